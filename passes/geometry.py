@@ -1,0 +1,80 @@
+"""How the tensors of a graph lie in memory, as the fake values of its nodes say.
+
+Sizes may be symbolic. They are compared without adding a guard: what is not known to be equal is
+taken as different.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+
+def value(node: fx.Node) -> Any:
+    """The fake value of a node: a tensor, a tuple of them, a number, or None."""
+    return node.meta.get("val")
+
+
+def tensors(node: fx.Node) -> list[torch.Tensor]:
+    """The fake tensors that a node yields, in order."""
+    found = value(node)
+    parts = found if isinstance(found, (tuple, list)) else (found,)
+    return [t for t in parts if isinstance(t, torch.Tensor)]
+
+
+def tensor_inputs(node: fx.Node) -> Iterator[tuple[fx.Node, torch.Tensor]]:
+    """The inputs of a node that are tensors, lists of them included."""
+    for source in node.all_input_nodes:
+        found = value(source)
+        if isinstance(found, torch.Tensor):
+            yield source, found
+
+
+def storage_key(tensor: torch.Tensor) -> int:
+    """Tensors with equal keys share their memory."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def is_equal(a: Any, b: Any) -> bool:
+    """Whether two sizes, symbolic or not, are known to be equal."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a == b
+    return bool(statically_known_true(a == b))
+
+
+def same_shape(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.dim() == b.dim() and all(
+        is_equal(x, y) for x, y in zip(a.shape, b.shape, strict=True)
+    )
+
+
+def same_layout(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Same type, shape, strides and offset: element by element in the same place."""
+    if a.dtype != b.dtype or a.device != b.device or not same_shape(a, b):
+        return False
+    strides = zip(a.stride(), b.stride(), strict=True)
+    same_strides = all(is_equal(x, y) for x, y in strides)
+    return same_strides and is_equal(a.storage_offset(), b.storage_offset())
+
+
+def fills_its_storage(tensor: torch.Tensor) -> bool:
+    """Whether every byte of the storage belongs to exactly one element of the tensor."""
+    nbytes = tensor.numel() * tensor.element_size()
+    return is_equal(tensor.untyped_storage().nbytes(), nbytes) and _is_dense(tensor)
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    if any(not isinstance(n, int) for n in (*tensor.shape, *tensor.stride())):
+        return tensor.is_contiguous()
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size == 1:
+            continue
+        if stride != expected:
+            return False
+        expected *= size
+    return True

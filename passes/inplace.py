@@ -1,0 +1,86 @@
+"""Marks which result may be written over which input, should the input die there.
+
+An op may overwrite an input when it reads each element for the last time before it writes the
+same element: pointwise ops do, and the CPU's softmax kernels over the last dim, which finish
+reading a row (its maximum, its sum) before they write it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from roam.passes import cross_entropy_backward, out_variants
+from roam.passes.geometry import (
+    fills_its_storage,
+    same_layout,
+    storage_key,
+    tensor_inputs,
+    tensors,
+)
+
+aten = torch.ops.aten
+META = "roam_over"
+
+POINTWISE: frozenset[Any] = frozenset(  # by nature, though not tagged so
+    {
+        aten.clone.default,
+        aten._to_copy.default,
+        aten.hardtanh_backward.default,
+        aten.native_dropout.default,
+        aten.masked_fill.Scalar,
+        aten.masked_fill.Tensor,
+        aten.relu.default,
+    }
+)
+ROWWISE: dict[Any, int] = {  # op -> the argument that names the dim
+    aten._softmax.default: 1,
+    aten._log_softmax.default: 1,
+    aten._softmax_backward_data.default: 2,
+    aten._log_softmax_backward_data.default: 2,
+    cross_entropy_backward.OP: 7,
+}
+
+
+@dataclass(frozen=True)
+class InPlace:
+    """Annotates `node.meta["roam_over"]` with the inputs that the first result may overwrite."""
+
+    name: str = "inplace"
+
+    def __call__(self, module: fx.GraphModule) -> int:
+        found = 0
+        for node in module.graph.nodes:
+            if out_variants.META in node.meta and _reads_before_it_writes(node):
+                candidates = _overwritable(node)
+                if candidates:
+                    node.meta[META] = candidates
+                    found += 1
+        return found
+
+
+def _reads_before_it_writes(node: fx.Node) -> bool:
+    if torch.Tag.pointwise in node.target.tags or node.target in POINTWISE:  # type: ignore[union-attr]
+        return True
+    at = ROWWISE.get(node.target)
+    if at is None:
+        return False
+    out = tensors(node)[0]
+    return out.device.type == "cpu" and node.args[at] in (-1, out.dim() - 1)
+
+
+def _overwritable(node: fx.Node) -> tuple[fx.Node, ...]:
+    """Inputs that lie just as the result will, and that no other input overlaps differently."""
+    result = tensors(node)[0]
+    inputs = list(tensor_inputs(node))
+    fit = [n for n, t in inputs if same_layout(t, result) and fills_its_storage(t)]
+    return tuple(n for n in fit if _alone(n, inputs))
+
+
+def _alone(candidate: fx.Node, inputs: list[tuple[fx.Node, torch.Tensor]]) -> bool:
+    mine = next(t for n, t in inputs if n is candidate)
+    sharing = [t for _, t in inputs if storage_key(t) == storage_key(mine)]
+    return all(same_layout(t, mine) for t in sharing)

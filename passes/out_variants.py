@@ -1,0 +1,201 @@
+"""Finds for every op the form that writes its results into memory it is given.
+
+Many `out=` overloads are generated: they call the functional op and copy, which doubles the
+memory. Those are passed over (`torch.Tag.generated`). Some ops without a real overload have an
+equivalent that writes in place with the same arithmetic; those stand here by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from roam.passes.geometry import fills_its_storage, is_equal, same_shape, tensors, value
+
+aten = torch.ops.aten
+META = "roam_out_variant"
+
+
+@dataclass(frozen=True)
+class OutVariant:
+    """`target(*args, **kwargs, **{name: tensor})` computes the op into the given tensors.
+
+    names: the keyword of each result, in the order of the results.
+    """
+
+    target: Callable[..., Any]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OutVariants:
+    """Annotates `node.meta["roam_out_variant"]` where every result can be written in place."""
+
+    name: str = "out_variants"
+
+    def __call__(self, module: fx.GraphModule) -> int:
+        found = 0
+        for node in module.graph.nodes:
+            variant = find(node)
+            if variant is not None:
+                node.meta[META] = variant
+                found += 1
+        return found
+
+
+def find(node: fx.Node) -> OutVariant | None:
+    """The op's real out variant, or None."""
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return None
+    results = tensors(node)
+    if not results or not all(_can_be_placed(t) for t in results):
+        return None
+    by_hand = BY_HAND.get(node.target)
+    if by_hand is not None:
+        applies, variant = by_hand
+        return variant if applies(node) else None
+    variant = overload(node.target)
+    return variant if variant is not None and len(variant.names) == len(results) else None
+
+
+def _can_be_placed(tensor: Tensor) -> bool:
+    strided = tensor.layout is torch.strided and not tensor.is_quantized
+    return strided and is_equal(tensor.storage_offset(), 0) and fills_its_storage(tensor)
+
+
+@cache
+def overload(op: torch._ops.OpOverload) -> OutVariant | None:
+    """The overload of the same packet that takes the same arguments and real outs."""
+    schema = op._schema
+    if any(a.alias_info for a in (*schema.arguments, *schema.returns)):
+        return None
+    wanted = [(a.name, str(a.type)) for a in schema.arguments]
+    for name in op.overloadpacket.overloads():
+        candidate = getattr(op.overloadpacket, name)
+        outs = [a for a in candidate._schema.arguments if a.is_out]
+        rest = [(a.name, str(a.type)) for a in candidate._schema.arguments if not a.is_out]
+        fits = len(outs) == len(schema.returns) and rest == wanted
+        if outs and fits and torch.Tag.generated not in candidate.tags:
+            return OutVariant(candidate, tuple(a.name for a in outs))
+    return None
+
+
+def clone_out(x: Tensor, *, memory_format: Any = None, out: Tensor) -> Tensor:
+    return out.copy_(x)
+
+
+def to_copy_out(x: Tensor, *, out: Tensor, **_: Any) -> Tensor:
+    return out.copy_(x)
+
+
+def relu_out(x: Tensor, *, out: Tensor) -> Tensor:
+    return torch.clamp_min(x, 0, out=out)
+
+
+def masked_fill_out(x: Tensor, mask: Tensor, fill: Any, *, out: Tensor) -> Tensor:
+    return out.copy_(x).masked_fill_(mask, fill)
+
+
+def embedding_out(weight: Tensor, indices: Tensor, *_: Any, out: Tensor, **__: Any) -> Tensor:
+    rows = out.view(-1, weight.shape[1])
+    torch.index_select(weight, 0, indices.reshape(-1), out=rows)
+    return out
+
+
+def slice_backward_out(
+    grad: Tensor, sizes: Sequence[int], dim: int, start: int, end: int, step: int, *, out: Tensor
+) -> Tensor:
+    aten.slice(out.zero_(), dim, start, end, step).copy_(grad)
+    return out
+
+
+def select_backward_out(
+    grad: Tensor, sizes: Sequence[int], dim: int, index: int, *, out: Tensor
+) -> Tensor:
+    out.zero_().select(dim, index).copy_(grad)
+    return out
+
+
+def index_put_out(
+    x: Tensor, indices: Any, values: Tensor, accumulate: bool = False, *, out: Tensor
+) -> Tensor:
+    return aten.index_put_(out.copy_(x), indices, values, accumulate)  # type: ignore[no-any-return]
+
+
+def pad_out(x: Tensor, pad: Sequence[int], value: float = 0, *, out: Tensor) -> Tensor:
+    inner = out.fill_(value)
+    for i in range(len(pad) // 2):
+        dim = x.dim() - 1 - i
+        inner = inner.narrow(dim, pad[2 * i], x.shape[dim])
+    inner.copy_(x)
+    return out
+
+
+def zeros_out(x: Tensor, *_: Any, out: Tensor, **__: Any) -> Tensor:
+    return out.zero_()
+
+
+def ones_out(x: Tensor, *_: Any, out: Tensor, **__: Any) -> Tensor:
+    return out.fill_(1)
+
+
+def full_like_out(x: Tensor, fill: Any, *, out: Tensor, **_: Any) -> Tensor:
+    return out.fill_(fill)
+
+
+def native_dropout_out(x: Tensor, p: float, train: Any, *, out: Tensor, mask: Tensor) -> Any:
+    """The CPU kernel's arithmetic and its use of the generator, step by step."""
+    mask.bernoulli_(1 - p)
+    torch.mul(x, mask, out=out).mul_(1 / (1 - p))
+    return out, mask
+
+
+def _always(node: fx.Node) -> bool:
+    return True
+
+
+def _same_device(node: fx.Node) -> bool:
+    source = value(node.all_input_nodes[0]) if node.all_input_nodes else None
+    return isinstance(source, Tensor) and source.device == tensors(node)[0].device
+
+
+def _plain_dropout(node: fx.Node) -> bool:
+    """Other devices draw inside their kernel; p = 0 and p = 1 take other paths."""
+    x, p, train = node.args[:3]
+    plain = all(t.device.type == "cpu" and t.is_contiguous() for t in (value(x), *tensors(node)))
+    return plain and train is True and isinstance(p, float) and 0 < p < 1
+
+
+def _pads_outward(node: fx.Node) -> bool:
+    pads = node.args[1]
+    return isinstance(pads, (list, tuple)) and all(isinstance(p, int) and p >= 0 for p in pads)
+
+
+def _same_shape(node: fx.Node) -> bool:
+    first, out = value(node.all_input_nodes[0]), tensors(node)[0]
+    return isinstance(first, Tensor) and first.dtype == out.dtype and same_shape(first, out)
+
+
+_ONE = ("out",)
+BY_HAND: dict[Any, tuple[Callable[[fx.Node], bool], OutVariant]] = {
+    aten.clone.default: (_same_device, OutVariant(clone_out, _ONE)),
+    aten._to_copy.default: (_same_device, OutVariant(to_copy_out, _ONE)),
+    aten.relu.default: (_always, OutVariant(relu_out, _ONE)),
+    aten.masked_fill.Scalar: (_same_shape, OutVariant(masked_fill_out, _ONE)),
+    aten.masked_fill.Tensor: (_same_shape, OutVariant(masked_fill_out, _ONE)),
+    aten.embedding.default: (_always, OutVariant(embedding_out, _ONE)),
+    aten.slice_backward.default: (_always, OutVariant(slice_backward_out, _ONE)),
+    aten.select_backward.default: (_always, OutVariant(select_backward_out, _ONE)),
+    aten.index_put.default: (_always, OutVariant(index_put_out, _ONE)),
+    aten.constant_pad_nd.default: (_pads_outward, OutVariant(pad_out, _ONE)),
+    aten.zeros_like.default: (_always, OutVariant(zeros_out, _ONE)),
+    aten.new_zeros.default: (_always, OutVariant(zeros_out, _ONE)),
+    aten.ones_like.default: (_always, OutVariant(ones_out, _ONE)),
+    aten.full_like.default: (_always, OutVariant(full_like_out, _ONE)),
+    aten.native_dropout.default: (_plain_dropout, OutVariant(native_dropout_out, ("out", "mask"))),
+}

@@ -1,0 +1,34 @@
+"""What a pass is, and how a tuple of them runs.
+
+A pass is a frozen dataclass with a `name` and its options as fields. Called on a graph module it
+rewrites or annotates the graph and says how many nodes it changed. Between two passes a callback
+may look: to verify, print or compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from torch import fx
+
+
+class Pass(Protocol):
+    """One rewrite of a graph. Returns the number of nodes it changed."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, module: fx.GraphModule) -> int: ...
+
+
+Between = Callable[[str, int, fx.GraphModule], None]
+
+
+def run(passes: Sequence[Pass], module: fx.GraphModule, between: Between | None = None) -> None:
+    """Runs the passes in order. `between(name, changed, module)` sees the graph after each."""
+    for each in passes:
+        changed = each(module)
+        module.graph.lint()
+        if between is not None:
+            between(each.name, changed, module)

@@ -1,0 +1,283 @@
+"""One contender on one model, in a process of its own: what it plans, allocates and takes.
+
+    python -m roam.bench.contender --entry gpt2 --contender roam --steps 5
+
+prints one JSON object. With --serve it warms up, says so, and then takes one timed step for every
+line it reads, so that several contenders can be timed in turns (see `paired`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from roam.core.errors import RoamError
+
+CONTENDERS = ("eager", "aot_eager", "inductor", "roam")
+Result = dict[str, Any]
+
+
+class ContenderError(RoamError):
+    """A contender's process that failed: the message ends with what it wrote to stderr."""
+
+
+def run(entry: str, contender: str, *, steps: int = 5, device: str = "cpu") -> Result:
+    """Runs one contender in a fresh process.
+
+    The result's keys: entry, contender, device; measured (transient bytes of one training step at
+    its worst moment, gradients and whatever is kept between steps included), kept (bytes kept
+    between steps); seconds (of every timed step), median_seconds, first_seconds (of the first step,
+    compilation included, under the profiler); resident (the process's peak resident bytes,
+    compilation and profiler included); loss (of the last step). For roam also those of `planned`.
+
+    Raises ContenderError.
+    """
+    with _process(entry, contender, device, "--steps", str(steps)) as child:
+        return child.read()
+
+
+def paired(
+    entry: str,
+    contenders: Sequence[str] = CONTENDERS,
+    *,
+    rounds: int = 10,
+    base: str = "eager",
+    device: str = "cpu",
+) -> Result:
+    """Times the contenders in turns, one step each, so that each ratio is of neighbouring steps.
+
+        A B C  A B C  A B C ...
+
+    One process a contender; while one takes its step the others wait. Returns the keys entry,
+    base, seconds (contender -> one a round) and ratio (contender -> the median over the rounds of
+    its seconds by base's). Raises ContenderError.
+    """
+    if base not in contenders:
+        raise ValueError(f"the base {base!r} is none of the contenders: {', '.join(contenders)}")
+    seconds: dict[str, list[float]] = {c: [] for c in contenders}
+    with ExitStack() as stack:
+        children: dict[str, _Child] = {}
+        for c in contenders:
+            children[c] = stack.enter_context(_process(entry, c, device, "--serve"))
+            children[c].read()  # warm, before the next one starts to compile
+        for _ in range(rounds):
+            for c, child in children.items():
+                seconds[c].append(child.ask("step")["seconds"])
+    ratio = {
+        c: statistics.median(s / b for s, b in zip(seconds[c], seconds[base], strict=True))
+        for c in contenders
+    }
+    return {"entry": entry, "base": base, "seconds": seconds, "ratio": ratio}
+
+
+@dataclass
+class _Child:
+    label: str
+    process: subprocess.Popen[str]
+    stderr: IO[str]
+
+    def ask(self, line: str) -> Result:
+        assert self.process.stdin is not None
+        try:
+            print(line, file=self.process.stdin, flush=True)
+        except BrokenPipeError:
+            raise self._error() from None
+        return self.read()
+
+    def read(self) -> Result:
+        """The next JSON object; ContenderError if the process ends without one."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise self._error()
+        answer: Result = json.loads(line)
+        return answer
+
+    def _error(self) -> ContenderError:
+        code = self.process.wait()
+        self.stderr.seek(0)
+        tail = "".join(self.stderr.readlines()[-15:])
+        return ContenderError(f"{self.label} ended with exit status {code}:\n{tail}")
+
+
+@contextmanager
+def _process(entry: str, contender: str, device: str, *more: str) -> Iterator[_Child]:
+    command = [sys.executable, "-m", "roam.bench.contender", "--entry", entry]
+    command += ["--contender", contender, "--device", device, *more]
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    with tempfile.TemporaryFile("w+") as stderr:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        try:
+            yield _Child(f"{contender} on {entry}", process, stderr)
+        finally:
+            process.kill()
+            process.communicate()
+
+
+# ---- inside the process ----
+
+
+class Trainer:
+    """A model, a batch and a step: forward, backward, gradients dropped. The loss is its result."""
+
+    def __init__(self, entry: str, contender: str, device: str) -> None:
+        import torch
+
+        from roam.bench.zoo import find
+
+        found = find(entry)
+        self.model = found.build().to(device)
+        self.batch = {k: v.to(device) for k, v in found.batch().items()}
+        self.loss = _compiled(contender)
+        self.seed: Callable[[int], object] = torch.manual_seed
+
+    def step(self) -> float:
+        value = self.loss(self.model, self.batch)
+        value.backward()
+        self.model.zero_grad(set_to_none=True)
+        return float(value.item())
+
+    def timed_step(self) -> tuple[float, float]:
+        """(seconds, loss) of one step; the same random numbers every time."""
+        self.seed(0)
+        start = time.perf_counter()
+        value = self.step()  # ends in item(), which waits for the device
+        return time.perf_counter() - start, value
+
+
+def _compiled(contender: str) -> Callable[..., Any]:
+    import torch
+
+    from roam.bench.zoo import loss
+
+    if contender == "eager":
+        return loss
+    if contender == "roam":
+        from roam.backend import roam
+
+        return torch.compile(loss, backend=roam)
+    return torch.compile(loss, backend=contender)
+
+
+def measure(entry: str, contender: str, steps: int, device: str) -> Result:
+    """What `run` returns, measured in this process, which must be fresh."""
+    from roam.inspect.measure import measure_peak
+
+    trainer = Trainer(entry, contender, device)
+    first: list[float] = []
+    memory = measure_peak(
+        trainer.timed_step, device, warm_up=lambda: first.append(trainer.timed_step()[0])
+    )
+    timed = [trainer.timed_step() for _ in range(steps)]
+    result: Result = {
+        "entry": entry,
+        "contender": contender,
+        "device": device,
+        "measured": memory.peak,
+        "kept": memory.held,
+        "seconds": [seconds for seconds, _ in timed],
+        "median_seconds": statistics.median(seconds for seconds, _ in timed),
+        "first_seconds": first[0],
+        "resident": resident_peak(),
+        "loss": timed[-1][1],
+    }
+    return result | planned() if contender == "roam" else result
+
+
+def planned() -> Result:
+    """What roam planned in this process, of its largest graph.
+
+    The keys: graphs and unplanned (how many), reasons (why not), detours; ops, planned, bound, gap,
+    arena, fragmentation, external (the share of the peak outside the arena), persistent,
+    planning_seconds (over all graphs). With no graph planned, only the first four.
+    """
+    from roam.inspect.report import report
+
+    done = report()
+    result: Result = {
+        "graphs": len(done.graphs),
+        "unplanned": done.unplanned,
+        "reasons": [g.reason for g in done.graphs if g.reason],
+        "detours": done.detours,
+    }
+    plans = [g.plan for g in done.graphs if g.plan is not None]
+    if not plans:
+        return result
+    plan = max(plans, key=lambda p: p.peak)
+    return result | {
+        "ops": len(plan.order),
+        "planned": plan.peak,
+        "bound": plan.lower_bound,
+        "gap": plan.gap,
+        "arena": plan.arena,
+        "fragmentation": plan.fragmentation,
+        "external": 1 - plan.arena / plan.peak if plan.peak else 0.0,
+        "persistent": plan.persistent,
+        "method": plan.method,
+        "planning_seconds": sum(p.seconds for p in plans),
+    }
+
+
+def resident_peak() -> int:
+    """Most bytes this process ever had resident.
+
+    Linux hands ru_maxrss of the parent down to the child, so its own high-water mark comes first.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        [line] = [s for s in status.read_text().splitlines() if s.startswith("VmHWM")]
+        return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts in bytes
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m roam.bench.contender", description=__doc__)
+    parser.add_argument("--entry", required=True)
+    parser.add_argument("--contender", required=True, choices=CONTENDERS)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--serve", action="store_true", help="a step for every line read")
+    args = parser.parse_args(argv)
+
+    # what libraries print must not come between the answers
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def say(answer: Result) -> None:
+        print(json.dumps(answer), file=answers, flush=True)
+
+    if not args.serve:
+        say(measure(args.entry, args.contender, args.steps, args.device))
+        return
+    trainer = Trainer(args.entry, args.contender, args.device)
+    for _ in range(2):
+        trainer.timed_step()
+    say({"ready": True})
+    for _ in sys.stdin:
+        seconds, value = trainer.timed_step()
+        say({"seconds": seconds, "loss": value})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""The zoo's table: what was planned, what was measured, and what the others need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from roam.bench.contender import ContenderError, Result, run
+
+SHOWN = ("roam", "eager", "inductor")
+Row = dict[str, Any]  # "entry" -> its name, contender -> its Result or {"error": message}
+
+
+def zoo_bench(
+    only: str | None = None,
+    json_file: Path | None = None,
+    *,
+    full: bool = False,
+    contenders: Sequence[str] = SHOWN,
+    steps: int = 5,
+    device: str = "cpu",
+    console: Console | None = None,
+) -> list[Row]:
+    """Runs the zoo, each contender on each model in its own process, and prints the table.
+
+    only: names of entries, with commas between, of the tiny zoo or the full one; None for all of
+    the tiny zoo, and with `full` of the full one too. json_file: written anew, one JSON object a
+    row, each as soon as it is there. A contender that fails leaves its error in the row, the table
+    and the file. Raises ValueError for a name that the zoo does not have.
+    """
+    console = console or Console()
+    names = entry_names(only, full)
+    rows: list[Row] = []
+    if json_file is not None:
+        json_file.write_text("")
+    with _progress(console) as progress:
+        task = progress.add_task("", total=len(names) * len(contenders))
+        for name in names:
+            row: Row = {"entry": name}
+            for contender in contenders:
+                progress.update(task, description=f"{name}, {contender}")
+                row[contender] = _attempt(name, contender, steps, device)
+                progress.advance(task)
+            rows.append(row)
+            if json_file is not None:
+                append_json(row, json_file)
+    print_rows(rows, console)
+    return rows
+
+
+def entry_names(only: str | None, full: bool) -> list[str]:
+    """The entries that a wish stands for. Raises ValueError."""
+    from roam.bench.zoo import FULL, TINY, find
+
+    if only is not None:
+        return [find(name.strip()).name for name in only.split(",")]
+    return [*TINY, *(FULL if full else ())]
+
+
+def _attempt(name: str, contender: str, steps: int, device: str) -> Result:
+    try:
+        return run(name, contender, steps=steps, device=device)
+    except ContenderError as error:
+        return {"entry": name, "contender": contender, "error": str(error)}
+
+
+def append_json(row: Row, file: Path) -> None:
+    with file.open("a") as out:
+        out.write(json.dumps(row) + "\n")
+
+
+def print_rows(rows: Sequence[Row], console: Console) -> None:
+    """The table, and below it the whole text of every error."""
+    console.print(table(rows))
+    for row in rows:
+        for result in _results(row):
+            if "error" in result:
+                console.print(result["error"], style="red", markup=False, highlight=False)
+            for reason in result.get("reasons", ()):
+                console.print(f"{row['entry']}: {reason}", style="yellow", markup=False)
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """One line a model. Sizes in MiB, times in seconds; roam's own figures first."""
+    own = [r for row in rows if (r := row.get("roam")) is not None]
+    others = dict.fromkeys(c for row in rows for c in row if c not in ("entry", "roam"))
+    columns = [c for c in _ROAM if own] + [f"{c} {what}" for c in others for what in _OTHER]
+    shown = Table(title="MiB and seconds; each contender in its own process", title_justify="left")
+    shown.add_column("model")
+    for column in columns:
+        shown.add_column(column, justify="right")
+    for row in rows:
+        cells = _cells(row.get("roam", {}), _ROAM) if own else []
+        for c in others:
+            cells += _cells(row.get(c, {}), _OTHER)
+        shown.add_row(row["entry"], *cells)
+    return shown
+
+
+def _cells(result: Result, columns: dict[str, tuple[str, str]]) -> list[str]:
+    if "error" in result:
+        return ["[red]failed[/red]", *[""] * (len(columns) - 1)]
+    return [_cell(result.get(key), form) for key, form in columns.values()]
+
+
+def _cell(value: Any, form: str) -> str:
+    if value is None:
+        return "-"
+    if form == "MiB":
+        return f"{value / 2**20:.2f}"
+    return format(value, form)
+
+
+def _results(row: Row) -> list[Result]:
+    return [r for c, r in row.items() if c != "entry"]
+
+
+# heading -> (key of the Result, how to write it)
+_ROAM = {
+    "ops": ("ops", "d"),
+    "graphs": ("graphs", "d"),
+    "planned": ("planned", "MiB"),
+    "measured": ("measured", "MiB"),
+    "bound": ("bound", "MiB"),
+    "gap": ("gap", ".2%"),
+    "arena": ("arena", "MiB"),
+    "fragm.": ("fragmentation", ".2%"),
+    "external": ("external", ".0%"),
+    "planning": ("planning_seconds", ".2f"),
+    "step": ("median_seconds", ".3f"),
+}
+_OTHER = {"peak": ("measured", "MiB"), "step": ("median_seconds", ".3f")}
+
+
+def _progress(console: Console) -> Progress:
+    text = TextColumn("{task.description}")
+    return Progress(text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)

@@ -1,0 +1,331 @@
+"""Reads a Problem out of the graphs of a step.
+
+    fx node                         in the Problem
+    ------------------------------  -----------------------------------------------
+    placeholder, get_attr           a buffer of the user's
+    tangents                        what a first op of the backward creates
+    op with results of its own      an op, and a buffer a result
+    view, alias, getitem            nothing: another name for a buffer
+    op that changes its argument    an op that mutates
+    number (sizes)                  nothing: known when the graph is planned
+
+Two tensors are one buffer when their fake values share a storage; the values of the forward's
+nodes and of the backward's placeholders are the same objects, so this links the two graphs.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from roam.core.errors import UnplannableError
+from roam.core.problem import Buffer, BufferId, Home, Kind, Op, OpId, Problem
+from roam.passes import inplace, out_variants
+from roam.passes.geometry import storage_key, tensor_inputs, tensors, value
+from roam.passes.scratch import scratch
+
+ALIGNMENT = {"cuda": 512}  # what the allocators give; 64 elsewhere
+
+
+@dataclass
+class Captured:
+    """A Problem, and where its parts came from.
+
+    nodes: the fx node of every op, None for the one that stands for the tangents. results: for every op its buffers, in the order of the
+    node's results. buffer_of: the buffer of every storage (by its key). numbers: what the
+    symbols in sizes stand for.
+    """
+
+    problem: Problem
+    forward: fx.Graph
+    backward: fx.Graph | None
+    nodes: list[fx.Node | None]
+    results: list[tuple[BufferId, ...]]
+    buffer_of: dict[int, BufferId]
+    numbers: Numbers
+    device: torch.device
+
+    def buffer(self, tensor: torch.Tensor) -> BufferId:
+        return self.buffer_of[storage_key(tensor)]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Turns symbolic sizes into numbers, given what the graph's inputs are in this call."""
+
+    symbols: dict[Any, int] = field(default_factory=dict)
+
+    @staticmethod
+    def bind(placeholders: Sequence[fx.Node], args: Sequence[Any]) -> Numbers:
+        """Reads the symbols off the inputs: numbers, and the shapes of tensors."""
+        symbols: dict[Any, int] = {}
+        for node, arg in zip(placeholders, args, strict=True):
+            fake = value(node)
+            if isinstance(fake, torch.SymInt) and isinstance(arg, int):
+                pairs: list[tuple[Any, int]] = [(fake, arg)]
+            elif isinstance(fake, torch.Tensor) and isinstance(arg, torch.Tensor):
+                pairs = list(zip((*fake.shape, *fake.stride()), (*arg.shape, *arg.stride()), strict=True))
+            else:
+                pairs = []
+            for symbolic, number in pairs:
+                if isinstance(symbolic, torch.SymInt) and symbolic.node.expr.is_Symbol:
+                    symbols.setdefault(symbolic.node.expr, number)
+        return Numbers(symbols)
+
+    def __call__(self, number: Any) -> Any:
+        """The number behind a size; raises UnplannableError where only the data decides it."""
+        if not isinstance(number, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return number
+        known = number.node.expr.xreplace(self.symbols)
+        if known.free_symbols:
+            raise UnplannableError(f"the size {number} depends on data: it is not known in advance")
+        if isinstance(number, torch.SymBool):
+            return bool(known)
+        return int(known) if isinstance(number, torch.SymInt) else float(known)
+
+    def shape(self, sizes: Sequence[Any]) -> tuple[int, ...]:
+        return tuple(int(self(n)) for n in sizes)
+
+
+def capture(
+    name: str,
+    forward: fx.Graph,
+    backward: fx.Graph | None,
+    numbers: Numbers,
+    outputs: int | None = None,
+    parameters: frozenset[str] = frozenset(),
+) -> Captured:
+    """The Problem of a forward graph and, in training, of its backward.
+
+    outputs: how many of the forward's outputs are the user's; the rest is saved. parameters: the
+    names of the placeholders that are parameters. Raises UnplannableError naming the op.
+    """
+    reader = _Reader(numbers, parameters)
+    graphs = [forward] if backward is None else [forward, backward]
+    for phase, graph in enumerate(graphs):
+        reader.read(graph, phase)
+    reader.keep(_outputs(forward)[:outputs], Kind.OUTPUT)
+    if backward is not None:
+        reader.save(_outputs(forward)[outputs:])
+        reader.keep(_outputs(backward), Kind.GRADIENT)
+    device = reader.settle_on_device()
+    return Captured(
+        problem=Problem(name, tuple(reader.buffers), tuple(reader.ops)),
+        forward=forward,
+        backward=backward,
+        nodes=reader.nodes,
+        results=reader.results,
+        buffer_of=reader.buffer_of,
+        numbers=numbers,
+        device=device,
+    )
+
+
+def _outputs(graph: fx.Graph) -> Sequence[Any]:
+    (returned,) = graph.output_node().args
+    return returned if isinstance(returned, (tuple, list)) else (returned,)
+
+
+class _Reader:
+    """Walks the graphs node by node, making buffers and ops."""
+
+    def __init__(self, numbers: Numbers, parameters: frozenset[str]) -> None:
+        self.numbers = numbers
+        self.parameters = parameters
+        self.buffers: list[Buffer] = []
+        self.ops: list[Op] = []
+        self.nodes: list[fx.Node | None] = []
+        self.results: list[tuple[BufferId, ...]] = []
+        self.buffer_of: dict[int, BufferId] = {}
+        self.device_of: dict[BufferId, torch.device] = {}
+        self.last_ordered: OpId | None = None
+        self.first: OpId | None = None  # what every op of the phase waits for
+        self.buffer_names: set[str] = set()
+        self.op_names: set[str] = set()
+
+    def read(self, graph: fx.Graph, phase: int) -> None:
+        self.last_ordered = None
+        if phase > 0:
+            self.add_tangents(graph, phase)
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                self.add_users(node, Kind.PARAMETER if node.name in self.parameters else Kind.INPUT)
+            elif node.op == "get_attr":
+                self.add_users(node, Kind.INPUT)
+            elif node.op == "call_function" and is_op(node):
+                self.add_op(node, phase)
+            elif node.op not in ("call_function", "output"):
+                raise UnplannableError(f"{node.name}: a {node.op} node")
+
+    def add_tangents(self, graph: fx.Graph, phase: int) -> None:
+        """The gradients of the outputs, which autograd makes before the backward begins.
+
+        It fills in zeros for an output that nobody differentiated. They are not the user's to
+        keep and go as soon as they are used, so they count, as what one first op creates.
+        """
+        known = len(self.buffers)
+        for node in graph.find_nodes(op="placeholder"):
+            for tensor in tensors(node):
+                self.add_buffer(node, node.name, tensor, Kind.TEMPORARY, Home.EXTERNAL)
+        self.first = len(self.ops)
+        made = tuple(range(known, len(self.buffers)))
+        self.ops.append(Op(_unique("tangents", self.op_names), creates=made, phase=phase))
+        self.nodes.append(None)
+        self.results.append(made)
+
+    def add_users(self, node: fx.Node, kind: Kind) -> None:
+        for tensor in tensors(node):
+            self.add_buffer(node, node.name, tensor, kind, Home.USER)
+
+    def add_buffer(
+        self, node: fx.Node, name: str, tensor: torch.Tensor, kind: Kind, home: Home
+    ) -> BufferId:
+        if tensor.layout is not torch.strided:
+            raise UnplannableError(f"{node.name}: a tensor of layout {tensor.layout}")
+        key = storage_key(tensor)
+        if key not in self.buffer_of:
+            try:
+                size = int(self.numbers(tensor.untyped_storage().nbytes()))
+            except UnplannableError as error:
+                raise UnplannableError(f"{node.name} ({node.target}): {error}") from None
+            align = ALIGNMENT.get(tensor.device.type, 64)
+            home = Home.EXTERNAL if size == 0 and home is Home.ARENA else home
+            self.buffer_of[key] = len(self.buffers)
+            self.device_of[len(self.buffers)] = tensor.device
+            self.buffers.append(Buffer(_unique(name, self.buffer_names), size, kind, home, align, where(node)))
+        return self.buffer_of[key]
+
+    def add_op(self, node: fx.Node, phase: int) -> None:
+        reads = tuple(dict.fromkeys(self.buffer_of[storage_key(t)] for _, t in tensor_inputs(node)))
+        mutates = tuple(dict.fromkeys(self.buffer_of[storage_key(t)] for t in mutated(node)))
+        home = Home.ARENA if out_variants.META in node.meta else Home.EXTERNAL
+        known = len(self.buffers)
+        parts = tensors(node)
+        names = [node.name] if len(parts) == 1 else [f"{node.name}.{i}" for i in range(len(parts))]
+        results = tuple(
+            self.add_buffer(node, name, t, Kind.TEMPORARY, home)
+            for name, t in zip(names, parts, strict=True)
+        )
+        creates = tuple(dict.fromkeys(b for b in results if b >= known))
+        ordered = keeps_its_turn(node)
+        after = (self.last_ordered,) if ordered and self.last_ordered is not None else ()
+        if self.first is not None:
+            after = tuple(dict.fromkeys((self.first, *after)))
+        if ordered:
+            self.last_ordered = len(self.ops)
+        self.ops.append(
+            Op(
+                name=_unique(node.name, self.op_names),
+                reads=reads,
+                creates=creates,
+                mutates=mutates,
+                over=self.pairs(node, results, creates),
+                scratch=int(self.numbers(scratch(node))),
+                phase=phase,
+                after=after,
+                where=where(node),
+            )
+        )
+        self.nodes.append(node)
+        self.results.append(results)
+
+    def pairs(
+        self, node: fx.Node, results: Sequence[BufferId], creates: Sequence[BufferId]
+    ) -> tuple[tuple[BufferId, BufferId], ...]:
+        over = [self.buffer_of[storage_key(value(n))] for n in node.meta.get(inplace.META, ())]
+        return tuple((results[0], b) for b in dict.fromkeys(over) if results[0] in creates)
+
+    def keep(self, returned: Sequence[Any], kind: Kind) -> None:
+        """What is returned is the user's from then on."""
+        for b in self.returned_buffers(returned):
+            buffer = self.buffers[b]
+            if buffer.home is not Home.USER and not buffer.kept:
+                self.buffers[b] = _changed(buffer, kind, Home.EXTERNAL)
+
+    def save(self, returned: Sequence[Any]) -> None:
+        for b in self.returned_buffers(returned):
+            buffer = self.buffers[b]
+            if buffer.home is not Home.USER and not buffer.kept:
+                self.buffers[b] = _changed(buffer, Kind.SAVED, buffer.home)
+
+    def returned_buffers(self, returned: Sequence[Any]) -> Iterator[BufferId]:
+        for node in returned:
+            if isinstance(node, fx.Node):
+                yield from (self.buffer_of[storage_key(t)] for t in tensors(node))
+
+    def settle_on_device(self) -> torch.device:
+        """The arena lies where most of what it may hold does; the rest allocates for itself."""
+        held: dict[torch.device, int] = {}
+        for b, buffer in enumerate(self.buffers):
+            if buffer.home is Home.ARENA:
+                held[self.device_of[b]] = held.get(self.device_of[b], 0) + buffer.size
+        device = max(held, key=lambda d: held[d]) if held else torch.device("cpu")
+        for b, buffer in enumerate(self.buffers):
+            if buffer.home is Home.ARENA and self.device_of[b] != device:
+                self.buffers[b] = _changed(buffer, buffer.kind, Home.EXTERNAL)
+        return device
+
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    """A name of its own for what the backward computes again."""
+    while name in taken:
+        name += "'"
+    taken.add(name)
+    return name
+
+
+def _changed(buffer: Buffer, kind: Kind, home: Home) -> Buffer:
+    return Buffer(buffer.name, buffer.size, kind, home, buffer.align, buffer.where)
+
+
+def is_op(node: fx.Node) -> bool:
+    """Whether a node does something: makes memory of its own, changes some, or has an effect."""
+    if node.target is operator.getitem:
+        return False
+    parts = tensors(node)
+    if not parts:
+        return not _is_number(value(node))
+    known = {storage_key(t) for _, t in tensor_inputs(node)}
+    for source in node.all_input_nodes:
+        known |= {storage_key(t) for t in tensors(source)}
+    return bool(mutated(node)) or any(storage_key(t) not in known for t in parts)
+
+
+def _is_number(found: Any) -> bool:
+    return isinstance(found, (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool))
+
+
+def mutated(node: fx.Node) -> list[torch.Tensor]:
+    """The arguments that an op writes to, as its schema says."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return []
+    found: list[torch.Tensor] = []
+    for i, argument in enumerate(node.target._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = node.kwargs.get(argument.name) if i >= len(node.args) else node.args[i]
+            several = given if isinstance(given, (list, tuple)) else (given,)
+            found += [value(n) for n in several if isinstance(n, fx.Node)]
+    return found
+
+
+def keeps_its_turn(node: fx.Node) -> bool:
+    """Whether an op must keep its place among its like: it draws random numbers or has effects."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return True
+    no_result = not tensors(node) and not mutated(node)
+    return no_result or torch.Tag.nondeterministic_seeded in node.target.tags
+
+
+def where(node: fx.Node) -> str:
+    """The path of the module that an op belongs to, '' if it belongs to none."""
+    stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
+    if not stack:
+        return ""
+    path, _ = list(stack.values())[-1]
+    return str(path).replace("L['self'].", "").replace("L['self']", "")

@@ -1,0 +1,1 @@
+"""The ground floor: problems, plans, lifetimes, bounds and the checker. No torch, no solver."""

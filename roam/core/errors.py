@@ -1,0 +1,85 @@
+"""Every error that roam raises: one class each, naming the offender and the way out."""
+
+
+class RoamError(Exception):
+    """The base of them all: `except roam.RoamError` catches whatever roam raises."""
+
+
+class OptionError(RoamError, ValueError):
+    """An option or mode of the backend that does not exist, or has a wrong value."""
+
+
+class ProblemError(RoamError, ValueError):
+    """A Problem that describes no program."""
+
+
+class CycleError(ProblemError):
+    """Ops that wait for one another."""
+
+
+class SizeError(ProblemError):
+    """A negative size, scratch space or cost, or an alignment that is no power of two."""
+
+
+class ReadBeforeWriteError(ProblemError):
+    """A buffer is used before an op makes it, or made twice."""
+
+
+class UnknownReferenceError(ProblemError):
+    """An op names a buffer or an op that the problem does not have."""
+
+
+class DuplicateNameError(ProblemError):
+    """Two buffers, or two ops, of the same name."""
+
+
+class PlanError(RoamError, ValueError):
+    """A Plan that is not valid for its Problem."""
+
+
+class OrderError(PlanError):
+    """An order that misses, repeats or misplaces an op."""
+
+
+class OverlapError(PlanError):
+    """Two buffers that live at the same time at the same address."""
+
+
+class OffsetError(PlanError):
+    """A buffer outside its block, misaligned, or placed where it has no business."""
+
+
+class ReuseError(PlanError):
+    """A buffer written over another that is still needed, or may not be."""
+
+
+class FigureError(PlanError):
+    """A plan that states a peak, bound or total that is not so."""
+
+
+class FileFormatError(RoamError, ValueError):
+    """A plan or problem file that is truncated or no such file at all."""
+
+
+class FileVersionError(FileFormatError):
+    """A plan or problem file written by another version of the format."""
+
+
+class GraphMismatchError(RoamError, ValueError):
+    """A plan that belongs to another graph."""
+
+
+class UnplannableError(RoamError):
+    """A graph that cannot be planned. The backend catches it, says so once, and runs unplanned."""
+
+
+class SizeTextError(RoamError, ValueError):
+    """A size in bytes that cannot be read, such as `24 GiBs`."""
+
+
+class MissingExtraError(RoamError, ImportError):
+    """An optional package that is not installed; the message says what to install."""
+
+
+class UnplannedWarning(UserWarning):
+    """A graph runs without a plan: the message names the op and the reason."""

@@ -1,0 +1,257 @@
+"""The picture of a plan: where every buffer lies, and what the step holds, op by op.
+
+address |      [ saved ------------- )
+        |  [ saved ----------------------- )        one rectangle a slot, outlined blocks
+        +----------------------------------> time
+bytes   |     ___/\\___  <- peak                     held: blocks, external, gradients, scratch
+        +----------------------------------> time    against the live bytes and the lower bound
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from roam.core.errors import GraphMismatchError, MissingExtraError, OptionError
+from roam.core.lifetime import Slot, live_curve, slots
+from roam.core.plan import Plan
+from roam.core.problem import Kind, Problem
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MIB = 2**20
+
+# Okabe and Ito's palette, told apart by every kind of colour vision (jfly.uni-koeln.de/color).
+COLOURS = {
+    Kind.SAVED: "#0072B2",
+    Kind.TEMPORARY: "#E69F00",
+    Kind.GRADIENT: "#009E73",
+    Kind.OUTPUT: "#CC79A7",
+    Kind.STATE: "#D55E00",
+    Kind.INPUT: "#F0E442",
+    Kind.PARAMETER: "#56B4E9",
+}
+LAYERS = {
+    "arena blocks": "#C9D3DE",
+    "external": "#B48EAD",
+    "gradients, outputs": "#8CCBB5",
+    "scratch": "#E3B8A0",
+}
+INK = "#222222"
+MANY = 400  # rectangles or ops from which an SVG holds them as pixels: shapes would fill megabytes
+EDGED = 1 / 250  # the share of the picture's height and width from which a rectangle gets an edge
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """One slot of the arena: times [lower, upper) in ops, addresses [offset, offset + size)."""
+
+    lower: int
+    upper: int
+    offset: int
+    size: int
+    kind: Kind
+    name: str
+
+
+def picture(problem: Problem, plan: Plan, path: str | Path) -> None:
+    """Draws `plan` into a file, SVG or PNG by the suffix of `path`.
+
+    Raises MissingExtraError without matplotlib, OptionError for another suffix, and
+    GraphMismatchError for a plan of another problem.
+    """
+    path = Path(path)
+    if path.suffix not in (".svg", ".png"):
+        raise OptionError(f"a picture is a .svg or a .png file, not {path.name!r}")
+    if plan.fingerprint != problem.fingerprint:
+        raise GraphMismatchError(f"the plan is of {plan.problem!r}, not of {problem.name!r}")
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        raise MissingExtraError(
+            "pictures need matplotlib: pip install roam-planner[demo]"
+        ) from None
+    with matplotlib.rc_context({"axes.edgecolor": "#888888", "svg.hashsalt": "roam"}):
+        # No date inside: the same plan gives the same file.
+        metadata = {"Date": None} if path.suffix == ".svg" else None
+        _figure(problem, plan).savefig(path, dpi=160, metadata=metadata)
+
+
+def rectangles(problem: Problem, plan: Plan) -> list[Rectangle]:
+    """Every slot that the plan placed in the arena, in the order in which they begin."""
+    found = []
+    for slot in slots(problem, plan.order, plan.reuse):
+        head = slot.buffers[0]
+        if head in plan.offsets:
+            name = " / ".join(problem.buffers[b].name for b in slot.buffers)
+            kind = _kind(problem, slot)
+            found.append(
+                Rectangle(slot.lower, slot.upper, plan.offsets[head], slot.size, kind, name)
+            )
+    return found
+
+
+def layers(problem: Problem, plan: Plan) -> dict[str, list[int]]:
+    """What the committed bytes consist of while each op runs; the layers sum to the curve."""
+    change = {name: [0] * (len(plan.order) + 1) for name in LAYERS}
+    held = [("arena blocks", b.lower, b.upper, b.size) for b in plan.blocks]
+    for slot in slots(problem, plan.order, plan.reuse):
+        if slot.buffers[0] not in plan.offsets:
+            kept = problem.buffers[slot.buffers[-1]].kept
+            name = "gradients, outputs" if kept else "external"
+            held.append((name, slot.lower, slot.upper, slot.size))
+    for name, lower, upper, size in held:
+        change[name][lower] += size
+        change[name][upper] -= size
+    curves = {name: list(accumulate(steps))[:-1] for name, steps in change.items()}
+    curves["scratch"] = [problem.ops[i].scratch for i in plan.order]
+    return curves
+
+
+def _kind(problem: Problem, slot: Slot) -> Kind:
+    """A chain is saved when any of its links is: that is why it lives so long."""
+    kinds = [problem.buffers[b].kind for b in slot.buffers]
+    return Kind.SAVED if Kind.SAVED in kinds else kinds[-1]
+
+
+def _figure(problem: Problem, plan: Plan) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 8.5), layout="constrained")
+    arena, held = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    _draw_arena(arena, problem, plan)
+    _draw_held(held, problem, plan)
+    for axes in (arena, held):
+        _draw_phases(axes, problem, plan)
+        axes.set_xlim(0, max(len(plan.order), 1))
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(_title(plan), x=0.01, ha="left", fontsize=12, color=INK)
+    return figure
+
+
+def _title(plan: Plan) -> str:
+    return (
+        f"{plan.problem}:  {len(plan.order):,} ops,  peak {plan.peak / MIB:,.1f} MiB,  "
+        f"bound {plan.lower_bound / MIB:,.1f} MiB,  gap {plan.gap:.2%} ({plan.status})"
+    )
+
+
+def _draw_arena(axes: Axes, problem: Problem, plan: Plan) -> None:
+    from matplotlib.collections import PolyCollection
+    from matplotlib.patches import Patch
+
+    found = rectangles(problem, plan)
+    width, height = max(len(plan.order), 1), max(plan.arena, 1)
+    large = [r.size > EDGED * height and r.upper - r.lower > EDGED * width for r in found]
+    for edged in (True, False):  # the small ones last, or the edges of the large would hide them
+        some = [r for r, big in zip(found, large, strict=True) if big == edged]
+        axes.add_collection(
+            PolyCollection(
+                [_corners(r.lower, r.upper, r.offset, r.size) for r in some],
+                facecolors=[COLOURS[r.kind] for r in some],
+                edgecolors="white" if edged else "none",
+                linewidths=0.4 if edged else 0,
+                rasterized=len(found) > MANY,
+            )
+        )
+    axes.add_collection(
+        PolyCollection(
+            [_corners(b.lower, b.upper, b.offset, b.size) for b in plan.blocks],
+            facecolors="none",
+            edgecolors=INK,
+            linewidths=0.8,
+            clip_on=False,
+        )
+    )
+    axes.set_ylim(0, height / MIB)
+    axes.set_ylabel("address in the arena, MiB")
+    here = [k for k in COLOURS if any(r.kind is k for r in found)]
+    keys = [Patch(facecolor=COLOURS[k], label=k.value) for k in here]
+    keys.append(Patch(facecolor="none", edgecolor=INK, label="block"))
+    _legend(axes, keys, f"{len(found):,} rectangles")
+
+
+def _draw_held(axes: Axes, problem: Problem, plan: Plan) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    parts = {name: curve for name, curve in layers(problem, plan).items() if any(curve)}
+    edges = range(len(plan.order) + 1)
+    below = [0.0] * len(plan.order)
+    for name, curve in parts.items():
+        above = [low + now / MIB for low, now in zip(below, curve, strict=True)]
+        axes.fill_between(
+            edges,
+            _stretch(below),
+            _stretch(above),
+            step="post",
+            color=LAYERS[name],
+            linewidth=0,
+            rasterized=len(plan.order) > MANY,
+        )
+        below = above
+    live = [now / MIB for now in live_curve(problem, plan.order, plan.reuse)]
+    axes.step(edges, _stretch(below), where="post", color=INK, linewidth=1.0)
+    axes.step(edges, _stretch(live), where="post", color="#0072B2", linewidth=0.9)
+    axes.axhline(plan.lower_bound / MIB, color="#D55E00", linewidth=1.1, linestyle=(0, (5, 3)))
+    peak = max(below, default=0.0)
+    at = below.index(peak) if below else 0
+    axes.plot([at + 0.5], [peak], marker="v", color=INK, markersize=7, clip_on=False)
+    axes.set_ylim(0, 1.08 * max(peak, plan.lower_bound / MIB, 1e-6))
+    axes.set_ylabel("transient, MiB")
+    axes.set_xlabel("time, ops")
+    _legend(
+        axes,
+        [
+            Line2D([], [], color=INK, marker="v", label=f"held, peak {peak:,.1f} MiB"),
+            Line2D([], [], color="#0072B2", label=f"live, peak {max(live, default=0):,.1f} MiB"),
+            Line2D([], [], color="#D55E00", linestyle="--", label="lower bound"),
+            *(Patch(facecolor=LAYERS[name], label=name) for name in reversed(parts)),
+        ],
+        "held while each op runs",
+    )
+
+
+def _draw_phases(axes: Axes, problem: Problem, plan: Plan) -> None:
+    phases = [problem.ops[i].phase for i in plan.order]
+    for t, (before, after) in enumerate(pairwise(phases), 1):
+        if before != after:
+            axes.axvline(t, color=INK, linewidth=0.8, linestyle=":")
+            if axes.get_subplotspec().is_first_row():  # type: ignore[union-attr]
+                _label(axes, t, "forward ", "right")
+                _label(axes, t, " backward", "left")
+
+
+def _label(axes: Axes, t: int, text: str, side: str) -> None:
+    """Above the axes, so that it covers no rectangle."""
+    place = axes.get_xaxis_transform()
+    axes.text(t, 1.005, text, transform=place, ha=side, va="bottom", fontsize=9, color=INK)
+
+
+def _legend(axes: Axes, keys: Sequence[Artist], title: str) -> None:
+    axes.legend(
+        handles=keys,
+        title=title,
+        alignment="left",
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        frameon=False,
+        fontsize=9,
+        title_fontsize=9,
+    )
+
+
+def _corners(lower: int, upper: int, offset: int, size: int) -> list[tuple[float, float]]:
+    low, high = offset / MIB, (offset + size) / MIB
+    return [(lower, low), (upper, low), (upper, high), (lower, high)]
+
+
+def _stretch(curve: Sequence[float]) -> list[float]:
+    """The value of the last op once more, so that its step has a right end."""
+    return [*curve, curve[-1]] if curve else [0.0]

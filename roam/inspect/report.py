@@ -1,0 +1,90 @@
+"""What the backend did in this process: every graph it planned, and those it could not."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass
+
+from roam.core.plan import Plan
+from roam.core.problem import Problem
+
+
+@dataclass(frozen=True)
+class GraphRecord:
+    """One captured graph. Planned: problem and plan. Unplanned: the reason, naming the op."""
+
+    name: str
+    problem: Problem | None = None
+    plan: Plan | None = None
+    reason: str | None = None
+
+    @property
+    def planned(self) -> bool:
+        return self.plan is not None
+
+
+@dataclass(frozen=True)
+class Report:
+    """The graphs in the order in which they came, and how often a run left its plan.
+
+    detours counts calls that ran a planned graph without its plan, by reason (a backward with
+    retain_graph=True, saved tensors that a hook moved elsewhere).
+    """
+
+    graphs: tuple[GraphRecord, ...]
+    detours: dict[str, int]
+
+    @property
+    def planned(self) -> int:
+        return sum(g.planned for g in self.graphs)
+
+    @property
+    def unplanned(self) -> int:
+        return len(self.graphs) - self.planned
+
+    def __str__(self) -> str:
+        lines = [f"roam: {self.planned} graphs planned, {self.unplanned} unplanned"]
+        lines += [f"  {_line(g)}" for g in self.graphs]
+        lines += [f"  {n} calls ran without their plan: {why}" for why, n in self.detours.items()]
+        return "\n".join(lines)
+
+
+def _line(graph: GraphRecord) -> str:
+    if graph.plan is None:
+        return f"{graph.name}: unplanned, {graph.reason}"
+    p = graph.plan
+    mib = 1 / 2**20
+    return (
+        f"{graph.name}: {len(p.order)} ops, peak {p.peak * mib:.1f} MiB, "
+        f"bound {p.lower_bound * mib:.1f} MiB ({p.status}), {p.method}, {p.seconds:.2f} s"
+    )
+
+
+_lock = threading.Lock()
+_graphs: list[GraphRecord] = []
+_detours: Counter[str] = Counter()
+
+
+def record(graph: GraphRecord) -> None:
+    with _lock:
+        _graphs.append(graph)
+
+
+def count_detour(reason: str) -> int:
+    """Counts one call that left its plan; returns how often that reason came up."""
+    with _lock:
+        _detours[reason] += 1
+        return _detours[reason]
+
+
+def report() -> Report:
+    """What the backend did since the process began, or since `reset_report()`."""
+    with _lock:
+        return Report(tuple(_graphs), dict(_detours))
+
+
+def reset_report() -> None:
+    with _lock:
+        _graphs.clear()
+        _detours.clear()

@@ -1,0 +1,1 @@
+"""A Plan becomes a callable, one lowering a file."""

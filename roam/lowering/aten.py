@@ -1,0 +1,228 @@
+"""The `aten` lowering: a plan becomes two graphs of ATen kernels, and those become Python.
+
+Each op of the plan is emitted in the plan's order, in one of three forms:
+
+    placed      t = carve(block, offset, ...);  op.out(..., out=t)
+    over        op.out(..., out=dying)
+    by itself   t = op(...)                     the operator allocates
+
+The generated code drops every tensor after its last use. So a block is given back when the last
+tensor carved out of it is gone, and whatever lies outside is freed as planned.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.graph import CodeGen
+
+from roam.capture import Captured
+from roam.core.plan import Block, Plan
+from roam.core.problem import BufferId, OpId
+from roam.lowering.memory import Shelf, allocate, carve
+from roam.passes import inplace, out_variants
+from roam.passes.geometry import tensors, value
+
+Boxed = Callable[[list[Any]], Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class SavedAt:
+    """Where the backward expects one of its inputs: an address in a block."""
+
+    argument: int
+    block: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A plan that runs. The callables take a list of inputs and empty it.
+
+    saved: the backward's inputs that must lie in the arena as the forward left them.
+    """
+
+    forward: Boxed
+    backward: Boxed | None
+    saved: tuple[SavedAt, ...]
+
+    def finds_its_arena(self, args: Sequence[Any]) -> bool:
+        """Whether the saved tensors lie where the forward wrote them.
+
+        They do not when somebody moved them in between (saved tensor hooks), or when another
+        plan ran the forward.
+        """
+        base: dict[int, int] = {}
+        for at in self.saved:
+            start = args[at.argument].data_ptr() - at.offset
+            if base.setdefault(at.block, start) != start:
+                return False
+        return all(args[at.argument].untyped_storage().data_ptr() == base[at.block] for at in self.saved)
+
+
+class BoxedCode(CodeGen):
+    """Generates functions that take their inputs in a list and empty it, to free them early."""
+
+    def gen_fn_def(self, free_vars: list[str], maybe_return_annotation: str, **_: Any) -> str:
+        names = [v.split(":")[0].split("=")[0].strip() for v in free_vars if v != "self"]
+        lines = [f"def {self._func_name}(self, boxed){maybe_return_annotation}:"]
+        if names:
+            lines += [f"    {', '.join(names)}, = boxed", "    boxed.clear()"]
+        return "\n".join(lines)
+
+
+def boxed(graph: fx.Graph, root: torch.nn.Module, name: str) -> Boxed:
+    """The graph as a callable that takes a list and empties it."""
+    graph.set_codegen(BoxedCode())
+    module = fx.GraphModule(root, graph, class_name=name)
+    return module.forward
+
+
+def lower(captured: Captured, plan: Plan, root: torch.nn.Module, shelf: Shelf | None) -> Lowered:
+    """Makes a plan run. root: what get_attr nodes refer to. shelf: where held blocks lie."""
+    graphs = [captured.forward, captured.backward]
+    first = len(captured.problem.phases[0]) if captured.problem.phases else 0
+    emitters = [
+        _Emitter(captured, plan, graph, times, shelf)
+        for graph, times in zip(
+            graphs, (range(first), range(first, len(plan.order))), strict=True
+        )
+        if graph is not None
+    ]
+    forward, *rest = [boxed(e.emit(), root, f"roam_{n}") for n, e in zip("fb", emitters, strict=False)]
+    return Lowered(forward, rest[0] if rest else None, emitters[-1].saved if rest else ())
+
+
+class _Emitter:
+    """Writes one phase of the plan as a new graph."""
+
+    def __init__(
+        self, captured: Captured, plan: Plan, old: fx.Graph, times: range, shelf: Shelf | None
+    ) -> None:
+        self.captured, self.plan, self.old, self.times = captured, plan, old, times
+        self.shelf = shelf
+        self.graph = fx.Graph()
+        self.new: dict[fx.Node, Any] = {}
+        self.blocks: dict[int, fx.Node] = {}
+        self.saved: tuple[SavedAt, ...] = ()
+        self.made_at = {
+            b: t for t in times for b in captured.problem.ops[plan.order[t]].creates
+        }
+
+    def emit(self) -> fx.Graph:
+        for node in self.old.find_nodes(op="placeholder"):
+            self.new[node] = self.graph.node_copy(node)
+        if self.times.start > 0:
+            self.find_blocks()
+        for t in self.times:
+            self.allocate_blocks(t)
+            self.emit_op(self.plan.order[t])
+        if self.shelf is not None:
+            self.put_back(self.shelf)
+        self.graph.output(fx.map_arg(self.old.output_node().args[0], self.value))
+        return self.graph
+
+    def find_blocks(self) -> None:
+        """The backward finds the blocks that the forward left by the tensors saved in them."""
+        found: list[SavedAt] = []
+        for i, node in enumerate(self.old.find_nodes(op="placeholder")):
+            tensor = value(node)
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            b = self.captured.buffer(tensor)
+            if b in self.plan.offsets:
+                k, block = self.block_of(b, self.times.start)
+                inside = self.captured.numbers(tensor.storage_offset()) * tensor.element_size()
+                found.append(SavedAt(i, k, self.plan.offsets[b] - block.offset + inside))
+                self.blocks.setdefault(k, self.new[node])
+        self.saved = tuple(found)
+
+    def allocate_blocks(self, t: int) -> None:
+        for k, block in enumerate(self.plan.blocks):
+            if block.lower == t:
+                how = allocate if self.shelf is None else self.shelf.take
+                self.blocks[k] = self.graph.call_function(how, (block.size, self.captured.device))
+
+    def put_back(self, shelf: Shelf) -> None:
+        """Ends the step: what is done with goes back on the shelf, whole."""
+        for k, block in enumerate(self.plan.blocks):
+            if k in self.blocks and block.upper <= self.times.stop:
+                how = (self.blocks[k], 0, torch.uint8, (block.size,), (1,))
+                whole = self.graph.call_function(carve, how)
+                self.graph.call_function(shelf.put_back, (whole,))
+
+    def block_of(self, b: BufferId, t: int) -> tuple[int, Block]:
+        offset = self.plan.offsets[b]
+        for k, block in enumerate(self.plan.blocks):
+            inside = block.offset <= offset < block.offset + block.size
+            if inside and block.lower <= t < block.upper:
+                return k, block
+        raise AssertionError(f"buffer {b} lies in no block at {t}: the plan was not checked")
+
+    def emit_op(self, i: OpId) -> None:
+        node, results = self.captured.nodes[i], self.captured.results[i]
+        if node is None:
+            return
+        variant: out_variants.OutVariant | None = node.meta.get(out_variants.META)
+        given = [b in self.plan.offsets or b in self.plan.reuse for b in results]
+        if variant is None or not any(given):
+            self.new[node] = self.graph.node_copy(node, self.value)
+            return
+        outs = [
+            self.destination(node, b, t) for b, t in zip(results, tensors(node), strict=True)
+        ]
+        call = self.graph.call_function(
+            variant.target,
+            fx.map_arg(node.args, self.value),
+            {**fx.map_arg(node.kwargs, self.value), **dict(zip(variant.names, outs, strict=True))},
+        )
+        call.meta = dict(node.meta)
+        self.new[node] = tuple(outs) if isinstance(value(node), (tuple, list)) else outs[0]
+
+    def destination(self, node: fx.Node, b: BufferId, result: torch.Tensor) -> fx.Node:
+        """The tensor that a result is written to."""
+        if b in self.plan.reuse:
+            return self.dying_input(node, self.plan.reuse[b])
+        shape = self.captured.numbers.shape(result.shape)
+        stride = self.captured.numbers.shape(result.stride())
+        if b not in self.plan.offsets:
+            how = {"dtype": result.dtype, "device": result.device}
+            return self.graph.call_function(torch.empty_strided, (shape, stride), how)
+        k, block = self.block_of(b, self.made_at[b])
+        offset = self.plan.offsets[b] - block.offset
+        return self.graph.call_function(
+            carve, (self.blocks[k], offset, result.dtype, shape, stride)
+        )
+
+    def dying_input(self, node: fx.Node, dying: BufferId) -> fx.Node:
+        """The input that holds the dying buffer and lies as the result will."""
+        for source in node.meta[inplace.META]:
+            if self.captured.buffer(value(source)) == dying:
+                found = self.value(source)
+                assert isinstance(found, fx.Node)
+                return found
+        raise AssertionError(f"{node.name} may not be written over buffer {dying}")
+
+    def value(self, node: fx.Node) -> Any:
+        """What stands for a node of the old graph: emits views when they are first asked for."""
+        if node in self.new:
+            return self.new[node]
+        fake = value(node)
+        if isinstance(fake, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            self.new[node] = self.captured.numbers(fake)
+        elif node.target is operator.getitem:
+            self.new[node] = self.part(node)
+        else:
+            self.new[node] = self.graph.node_copy(node, self.value)
+        return self.new[node]
+
+    def part(self, node: fx.Node) -> Any:
+        whole = self.value(node.args[0])  # type: ignore[arg-type]
+        if isinstance(whole, tuple):
+            return whole[node.args[1]]  # type: ignore[index]
+        return self.graph.call_function(operator.getitem, (whole, node.args[1]))

@@ -1,0 +1,70 @@
+"""The memory of a step at run time: blocks, tensors carved out of them, and blocks held over.
+
+Nobody keeps a ledger. A block is a storage, and every tensor carved out of it holds the storage.
+What autograd saves between forward and backward are such tensors, so a block lives just as long as
+somebody may read it: a graph that is dropped gives its blocks back, two pending forwards have two
+sets, and two threads never share one.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def allocate(size: int, device: torch.device) -> Tensor:
+    """A block of `size` bytes."""
+    return torch.empty(size, dtype=torch.uint8, device=device)
+
+
+def carve(
+    block: Tensor, offset: int, dtype: torch.dtype, shape: Sequence[int], stride: Sequence[int]
+) -> Tensor:
+    """A tensor of its own at `offset` bytes from the start of the block's storage.
+
+    A view of the block would share its version counter, and autograd would take a write
+    anywhere in the block for a write to every tensor saved in it.
+    """
+    tensor = torch.empty(0, dtype=dtype, device=block.device)
+    return tensor.set_(block.untyped_storage(), offset // dtype.itemsize, shape, stride)  # type: ignore[call-overload,no-any-return]
+
+
+class Shelf:
+    """Blocks that are held between steps: taken by a forward, put back after its backward."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._blocks: list[Tensor] = []
+        _shelves.add(self)
+
+    def take(self, size: int, device: torch.device) -> Tensor:
+        """A block from the shelf, or a new one when all are in use."""
+        with self._lock:
+            for i, block in enumerate(self._blocks):
+                if block.numel() == size and block.device == device:
+                    return self._blocks.pop(i)
+        with torch.inference_mode(False):  # a later step may run outside of it
+            return allocate(size, device)
+
+    def put_back(self, block: Tensor) -> None:
+        with self._lock:
+            self._blocks.append(block)
+
+    def clear(self) -> int:
+        """Gives everything on the shelf back to the allocator; returns the bytes."""
+        with self._lock:
+            freed = sum(block.numel() for block in self._blocks)
+            self._blocks.clear()
+            return freed
+
+
+_shelves: weakref.WeakSet[Shelf] = weakref.WeakSet()
+
+
+def release() -> int:
+    """Gives back every arena that is held between steps and not in use now; returns the bytes."""
+    return sum(shelf.clear() for shelf in list(_shelves))

@@ -1,0 +1,101 @@
+"""The story of planning: an order, what it lets be written in place, a layout, and a proof.
+
+    Problem ── order ── reuse ── layout ── bound ── check ── Plan
+                 │                 │
+        the best of several   the most in the arena
+        for each phase        at no more than the live peak
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from roam.core.bounds import must_live
+from roam.core.check import check
+from roam.core.lifetime import find_reuse, live_curve
+from roam.core.plan import Plan
+from roam.core.problem import OpId, Problem
+from roam.solvers.layout import lay_out
+from roam.solvers.order import CANDIDATES, program_order
+
+TOLERANCE = 0.005  # of the live peak: what an arena may cost for sparing the allocator
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to plan. seconds: the deadline. hold: the arena is kept between steps, in one block."""
+
+    seconds: float = 10.0
+    hold: bool = False
+
+
+def plan(problem: Problem, settings: Settings | None = None) -> Plan:
+    """The best plan found by the deadline, checked. Same problem, same settings, same plan."""
+    settings = settings or Settings()
+    start = time.monotonic()
+    deadline = start + settings.seconds
+    order, order_method = best_order(problem, deadline)
+    reuse = find_reuse(problem, order)
+    live = max(live_curve(problem, order, reuse), default=0)
+    layout = lay_out(
+        problem,
+        order,
+        reuse,
+        limit=_limit(problem, live, settings.hold),
+        hold=settings.hold,
+        deadline=deadline,
+    )
+    found = Plan(
+        problem=problem.name,
+        fingerprint=problem.fingerprint,
+        order=tuple(order),
+        offsets=layout.offsets,
+        reuse=reuse,
+        blocks=layout.blocks,
+        peak=layout.peak,
+        live_peak=live,
+        lower_bound=must_live(problem),
+        persistent=problem.persistent,
+        method=f"{order_method}, {layout.method}",
+        seconds=time.monotonic() - start,
+    )
+    check(problem, found)
+    return found
+
+
+def _limit(problem: Problem, live: int, hold: bool) -> int:
+    """What the peak may be with an arena: never above what the plan replaces."""
+    replaced = replaced_peak(problem)
+    return max(live, replaced if hold else min(int(live * (1 + TOLERANCE)), replaced))
+
+
+def replaced_peak(problem: Problem) -> int:
+    """What the step takes without a plan: program order, nothing written in place, no arena."""
+    return max(live_curve(problem, range(len(problem.ops)), {}), default=0)
+
+
+def best_order(problem: Problem, deadline: float) -> tuple[list[OpId], str]:
+    """For every phase the candidate with the lowest peak; the first found wins a draw.
+
+    The phases can be judged apart: what is alive between them does not depend on the order.
+    """
+    best = [program_order(problem, phase) for phase in range(len(problem.phases))]
+    method = ["program" for _ in best]
+    for phase in range(len(best)):
+        lowest = _phase_peak(problem, best, phase)
+        for name, solve in CANDIDATES.items():
+            if time.monotonic() > deadline:
+                break
+            trial = [*best[:phase], solve(problem, phase), *best[phase + 1 :]]
+            peak = _phase_peak(problem, trial, phase)
+            if peak < lowest:
+                best, lowest, method[phase] = trial, peak, name
+    return [i for phase in best for i in phase], " / ".join(method)
+
+
+def _phase_peak(problem: Problem, phases: list[list[OpId]], phase: int) -> int:
+    order = [i for ops in phases for i in ops]
+    curve = live_curve(problem, order, find_reuse(problem, order))
+    before = sum(len(ops) for ops in phases[:phase])
+    return max(curve[before : before + len(phases[phase])], default=0)

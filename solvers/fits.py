@@ -1,0 +1,140 @@
+"""Greedy fits: rectangles are placed one after another, each into a gap between those placed.
+
+All of them share one loop; they differ in who comes first (the largest, the longest-lived, the
+largest area, the first born) and in which gap is taken (the lowest, or the tightest).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Rect:
+    """Bytes [?, ? + size) during times [lower, upper); the address is what is sought."""
+
+    lower: int
+    upper: int
+    size: int
+    align: int = 1
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A greedy rule: `first` ranks the rectangles, `tightest` chooses among the gaps."""
+
+    name: str
+    first: Callable[[Rect], tuple[int, ...]]
+    tightest: bool = False
+
+
+def _by_size(r: Rect) -> tuple[int, ...]:
+    return (-r.size, r.lower)
+
+
+def _by_lifetime(r: Rect) -> tuple[int, ...]:
+    return (r.lower - r.upper, -r.size)
+
+
+def _by_area(r: Rect) -> tuple[int, ...]:
+    return (-(r.upper - r.lower) * r.size, r.lower)
+
+
+def _by_start(r: Rect) -> tuple[int, ...]:
+    return (r.lower, r.lower - r.upper, -r.size)
+
+
+FITS: tuple[Fit, ...] = (
+    Fit("first fit by size", _by_size),
+    Fit("first fit by start", _by_start),
+    Fit("first fit by area", _by_area),
+    Fit("first fit by lifetime", _by_lifetime),
+    Fit("best fit by size", _by_size, tightest=True),
+    Fit("best fit by start", _by_start, tightest=True),
+    Fit("best fit by area", _by_area, tightest=True),
+    Fit("best fit by lifetime", _by_lifetime, tightest=True),
+)
+
+
+def place(
+    rects: Sequence[Rect],
+    fit: Fit,
+    fixed: Sequence[tuple[Rect, int]] = (),
+    walls: Sequence[int] = (),
+) -> list[int]:
+    """An offset for every rectangle, in bytes.
+
+    fixed: rectangles that lie where they lie. walls: addresses that no rectangle may cross.
+    """
+    taken = _Taken(len(rects) + len(fixed))
+    for rect, offset in fixed:
+        taken.add(rect, offset)
+    offsets = [0] * len(rects)
+    edges = sorted(walls)
+    for i in sorted(range(len(rects)), key=lambda i: fit.first(rects[i])):
+        offsets[i] = _find_gap(taken.during(rects[i]), rects[i], edges, fit.tightest)
+        taken.add(rects[i], offsets[i])
+    return offsets
+
+
+class _Taken:
+    """The rectangles placed so far, in arrays, so that one comparison asks them all."""
+
+    def __init__(self, capacity: int) -> None:
+        self.lower, self.upper, self.bottom, self.top = np.zeros((4, capacity), dtype=np.int64)
+        self.n = 0
+
+    def add(self, rect: Rect, offset: int) -> None:
+        n = self.n
+        self.lower[n], self.upper[n] = rect.lower, rect.upper
+        self.bottom[n], self.top[n] = offset, offset + rect.size
+        self.n += 1
+
+    def during(self, rect: Rect) -> NDArray[np.int64]:
+        """(k, 2): bottom and top of the k rectangles alive with this one, lowest first."""
+        n = self.n
+        alive = np.flatnonzero((self.lower[:n] < rect.upper) & (self.upper[:n] > rect.lower))
+        spans = np.stack((self.bottom[alive], self.top[alive]), axis=1)
+        ordered: NDArray[np.int64] = spans[np.argsort(spans[:, 0], kind="stable")]
+        return ordered
+
+
+def _find_gap(
+    spans: NDArray[np.int64], rect: Rect, walls: Sequence[int], tightest: bool
+) -> int:
+    """The lowest, or the tightest, address where the rectangle fits between the spans."""
+    tops = np.maximum.accumulate(np.concatenate(([0], spans[:, 1])))
+    if not walls:
+        starts = -(-tops // rect.align) * rect.align
+        room = spans[:, 0] - starts[:-1]
+        fits = np.flatnonzero(room >= rect.size)
+        if not len(fits):
+            return int(starts[-1])
+        best = fits[np.argmin(room[fits])] if tightest else fits[0]
+        return int(starts[best])
+    ends = np.append(spans[:, 0], np.iinfo(np.int64).max)
+    found: tuple[int, int] | None = None
+    for bottom, end in zip(tops.tolist(), ends.tolist(), strict=True):
+        if end - bottom < rect.size:
+            continue
+        start = _above_walls(bottom, rect, walls)
+        if start + rect.size <= end:
+            if not tightest:
+                return start
+            if found is None or end - bottom < found[0]:
+                found = (end - bottom, start)
+    assert found is not None, "the last gap has no end"
+    return found[1]
+
+
+def _above_walls(bottom: int, rect: Rect, walls: Sequence[int]) -> int:
+    """The lowest aligned address from `bottom` on where the rectangle crosses no wall."""
+    start = -(-bottom // rect.align) * rect.align
+    for wall in walls:
+        if start < wall < start + rect.size:
+            start = -(-wall // rect.align) * rect.align
+    return start

@@ -1,0 +1,143 @@
+"""Where everything lies: offsets in the arena, and the blocks that back it.
+
+What lives from the forward to the backward is stacked first, last freed lowest, as ROAM does
+(arXiv 2310.19295, section 4): it is made from the bottom up and dies from the top down. Cut into
+blocks, the stack can be taken and given back piece by piece, so that the gradients, which lie
+outside, may grow into what it leaves. The temporaries of each phase go into the gaps, and what
+finds none on top, into a block of the phase's own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import inf
+
+from roam.core.lifetime import Reuse, Slot, slots
+from roam.core.plan import Block, measure
+from roam.core.problem import BufferId, Home, OpId, Problem
+from roam.solvers.fits import FITS, Fit, Rect, place
+
+CUTS = (1, 4, 16, 64)  # into how many blocks the stack of saved buffers may be cut
+LARGEST = (inf, 1 / 8, 1 / 32, 1 / 128)  # above this share of the peak a buffer stays outside
+
+
+@dataclass(frozen=True)
+class Layout:
+    offsets: dict[BufferId, int]
+    blocks: tuple[Block, ...]
+    peak: int
+    method: str
+
+
+NOTHING_PLACED = "no arena"
+
+
+def lay_out(
+    problem: Problem,
+    order: Sequence[OpId],
+    reuse: Reuse,
+    *,
+    limit: int,
+    hold: bool = False,
+    deadline: float = inf,
+) -> Layout:
+    """The layout with the most in the arena whose peak stays within `limit` bytes.
+
+    Tries the whole arena in one block first, then more blocks, then leaves the largest buffers
+    outside, where they cost just their own size; the last resort is no arena at all. hold: the
+    arena is one block, held from step to step. deadline: a time of `time.monotonic()`.
+    """
+    _, live = measure(problem, order, reuse, {}, ())
+    everything = [s for s in slots(problem, order, reuse) if s.home is Home.ARENA and s.size]
+    boundary = len(problem.phases[0]) if len(problem.phases) > 1 else len(order)
+    for share, cuts in _attempts(hold):
+        chosen = [s for s in everything if s.size <= share * live]
+        best: Layout | None = None
+        for fit in FITS:
+            if time.monotonic() > deadline:
+                break
+            arena = _Arena(chosen, boundary, len(order), cuts, fit)
+            blocks = arena.one_block() if hold else arena.blocks()
+            peak, _ = measure(problem, order, reuse, arena.offsets(), blocks)
+            if best is None or peak < best.peak:
+                best = Layout(arena.offsets(), blocks, peak, fit.name)
+            if peak == live:
+                break
+        if best is not None and best.peak <= limit:
+            return best
+    return Layout({}, (), live, NOTHING_PLACED)
+
+
+def _attempts(hold: bool) -> Iterator[tuple[float, int]]:
+    for share in LARGEST:
+        for cuts in CUTS[:1] if hold else CUTS:
+            yield share, cuts
+
+
+class _Arena:
+    """One attempt: the saved buffers stacked, the rest fitted around them by one rule."""
+
+    def __init__(
+        self, chosen: Sequence[Slot], boundary: int, end: int, cuts: int, fit: Fit
+    ) -> None:
+        self.boundary, self.end = boundary, end
+        crossing = [s for s in chosen if s.lower < boundary < s.upper]
+        crossing.sort(key=lambda s: (-s.upper, s.lower))
+        self.crosses = bool(crossing)
+        self.placed: list[tuple[Slot, int]] = []
+        self.edges = self.stack(crossing, cuts)
+        fixed = [(_rect(s), offset) for s, offset in self.placed]
+        for phase in ((0, boundary), (boundary, end)):
+            own = [s for s in chosen if phase[0] <= s.lower and s.upper <= phase[1]]
+            offsets = place([_rect(s) for s in own], fit, fixed, self.edges[1:])
+            self.placed += zip(own, offsets, strict=True)
+
+    def stack(self, crossing: Sequence[Slot], cuts: int) -> list[int]:
+        """Stacks the saved buffers; returns where the stack is cut, both of its ends included."""
+        starts: list[int] = []
+        top = 0
+        for slot in crossing:
+            offset = -(-top // slot.align) * slot.align
+            self.placed.append((slot, offset))
+            starts.append(offset)
+            top = offset + slot.size
+        top = -(-top // 512) * 512 if top else 0
+        wanted = [top * k // cuts for k in range(1, cuts)]
+        inner = [min((s for s in starts if s >= w), default=top) for w in wanted]
+        return sorted({0, top, *inner})
+
+    def offsets(self) -> dict[BufferId, int]:
+        return {b: offset for slot, offset in self.placed for b in slot.buffers}
+
+    def blocks(self) -> tuple[Block, ...]:
+        """The pieces of the stack, and above it each phase's own block."""
+        above = self.edges[-1]
+        found = [
+            _block([(s, o) for s, o in self.placed if low <= o < high], low, high)
+            for low, high in zip(self.edges, self.edges[1:], strict=False)
+        ]
+        for low, high in ((0, self.boundary), (self.boundary, self.end)):
+            own = [(s, o) for s, o in self.placed if o >= above and low <= s.lower < high]
+            found.append(_block(own, above, max((o + s.size for s, o in own), default=above)))
+        return tuple(b for b in found if b.size)
+
+    def one_block(self) -> tuple[Block, ...]:
+        """One block for the whole step, which is held between the steps as well.
+
+        Where nothing is saved the phases have nothing to share: then it is one block each.
+        """
+        if not self.crosses:
+            return self.blocks()
+        return (Block(0, max(o + s.size for s, o in self.placed), 0, self.end),)
+
+
+def _rect(slot: Slot) -> Rect:
+    return Rect(slot.lower, slot.upper, slot.size, slot.align)
+
+
+def _block(inside: Sequence[tuple[Slot, int]], low: int, high: int) -> Block:
+    lower = min((s.lower for s, _ in inside), default=0)
+    upper = max((s.upper for s, _ in inside), default=0)
+    return Block(low, high - low, lower, upper)

@@ -1,0 +1,169 @@
+"""Orders of the ops of a Problem: program order, and greedy list schedules.
+
+The forward runs before the backward, and what is alive between the two does not depend on either
+order. So each phase is ordered by itself, and the best order of the one goes with the best of the
+other.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+
+from roam.core.lifetime import can_take
+from roam.core.problem import BufferId, Home, OpId, Problem
+
+Order = list[OpId]
+OrderSolver = Callable[[Problem, int], Order]  # (problem, phase) -> the ops of that phase
+
+
+def program_order(problem: Problem, phase: int) -> Order:
+    """The order in which the program was written."""
+    return list(problem.phases[phase])
+
+
+def demand(problem: Problem, phase: int) -> Order:
+    """Program order, but every op as late as it may be: right before somebody needs it.
+
+    Walks the ops that nobody in the phase waits for, in program order, and before each the ops
+    that it waits for. What is cheap to make and long to keep is made late.
+    """
+    inside = set(problem.phases[phase])
+    done: set[OpId] = set()
+    order: Order = []
+    sinks = [i for i in problem.phases[phase] if not inside.intersection(problem.successors[i])]
+    for sink in sinks:
+        stack = [sink]
+        while stack:
+            i = stack[-1]
+            waiting = [p for p in problem.predecessors[i] if p in inside and p not in done]
+            if i in done or not waiting:
+                stack.pop()
+                if i not in done:
+                    done.add(i)
+                    order.append(i)
+            else:
+                stack.extend(sorted(waiting, reverse=True))
+    return order
+
+
+def free_early(problem: Problem, phase: int) -> Order:
+    """Program order, but an op that frees more than it makes runs as soon as it can."""
+    return _list_schedule(problem, phase, _frees_first)
+
+
+def least_peak_first(problem: Problem, phase: int) -> Order:
+    """Of the ops that are ready, the one that leaves the least memory in use.
+
+    The greedy rule of LESCEA (as described in ROAM, arXiv 2310.19295, section 2) and of
+    Inductor's "least peak memory first".
+    """
+    return _list_schedule(problem, phase, _least_first)
+
+
+def _frees_first(net: int, transient: int, place: int) -> tuple[int, ...]:
+    return (0 if net < 0 else 1, place)
+
+
+def _least_first(net: int, transient: int, place: int) -> tuple[int, ...]:
+    return (net, transient, place)
+
+
+CANDIDATES: dict[str, OrderSolver] = {
+    "program": program_order,
+    "free early": free_early,
+    "demand": demand,
+    "least peak first": least_peak_first,
+}
+
+
+def _list_schedule(
+    problem: Problem, phase: int, rank: Callable[[int, int, int], tuple[int, ...]]
+) -> Order:
+    """Runs, of the ready ops, the one of the lowest rank.
+
+    An op's rank changes only when one of the buffers that it touches gets its last user but
+    one, so ranks are renewed then and the outdated entries of the heap are passed over.
+    """
+    state = _Memory(problem, phase)
+    waiting = {i: state.waits_for(i) for i in problem.phases[phase]}
+    version: dict[OpId, int] = {}
+    heap: list[tuple[tuple[int, ...], OpId, int]] = []
+
+    def push(i: OpId) -> None:
+        version[i] = version.get(i, 0) + 1
+        heapq.heappush(heap, (rank(*state.effect(i), i), i, version[i]))
+
+    for i, n in waiting.items():
+        if n == 0:
+            push(i)
+    order: Order = []
+    while heap:
+        _, i, seen = heapq.heappop(heap)
+        if seen != version[i]:
+            continue
+        version[i] = -1
+        order.append(i)
+        touched = state.run(i)
+        for s in problem.successors[i]:
+            if s in waiting:
+                waiting[s] -= 1
+                if waiting[s] == 0:
+                    push(s)
+        for u in touched:
+            if waiting.get(u) == 0 and version.get(u, -1) > 0:
+                push(u)
+    return order
+
+
+class _Memory:
+    """Which buffers of a phase still have users to come, and what running an op would change."""
+
+    def __init__(self, problem: Problem, phase: int) -> None:
+        self.problem = problem
+        self.inside = set(problem.phases[phase])
+        self.left: list[int] = [len(users) for users in problem.users]
+        for earlier in problem.phases[:phase]:
+            for i in earlier:
+                for b in _used(problem, i):
+                    self.left[b] -= 1
+
+    def waits_for(self, i: OpId) -> int:
+        return sum(p in self.inside for p in self.problem.predecessors[i])
+
+    def effect(self, i: OpId) -> tuple[int, int]:
+        """(net change of the live bytes, bytes on top while the op runs)."""
+        problem = self.problem
+        op = problem.ops[i]
+        dying = {b for b in _used(problem, i) if self.left[b] == 1 and self.can_die(b)}
+        made = sum(problem.buffers[b].size for b in op.creates)
+        freed = sum(problem.buffers[b].size for b in dying)
+        idle = sum(
+            problem.buffers[b].size
+            for b in op.creates
+            if not problem.users[b] and not problem.buffers[b].kept
+        )
+        shared = 0
+        for new, old in op.over:
+            if old in dying and can_take(problem, new, old):
+                shared = problem.buffers[new].size
+                break
+        return made - freed - idle, made + op.scratch - shared
+
+    def can_die(self, b: BufferId) -> bool:
+        buffer = self.problem.buffers[b]
+        return buffer.home is not Home.USER and not buffer.kept
+
+    def run(self, i: OpId) -> list[OpId]:
+        """Runs an op; returns the ops whose effect this changed."""
+        touched: list[OpId] = []
+        for b in _used(self.problem, i):
+            self.left[b] -= 1
+            if self.left[b] == 1:
+                touched += self.problem.users[b]
+        return touched
+
+
+def _used(problem: Problem, i: OpId) -> Sequence[BufferId]:
+    op = problem.ops[i]
+    return list(dict.fromkeys((*op.reads, *op.mutates)))

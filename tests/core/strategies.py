@@ -1,0 +1,172 @@
+"""Problems at random and from the golden texts, every order of a small one, and plain oracles.
+
+The oracles say what a word means in the plainest way, whatever that costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from hypothesis import strategies as st
+
+from roam.core.bounds import must_live
+from roam.core.lifetime import find_reuse, slots
+from roam.core.plan import Block, Plan, measure
+from roam.core.problem import Buffer, BufferId, Home, Kind, Op, OpId, Problem
+from roam.core.text import parse_problem
+
+T = TypeVar("T")
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+GRAPHS = ("chain", "diamond", "in_place", "training_step", "wide")
+
+
+def graph(name: str) -> Problem:
+    """One of the tiny GRAPHS, whose numbers stand in its golden text."""
+    return parse_problem((GOLDEN / f"{name}.txt").read_text())
+
+
+@st.composite
+def problems(draw: st.DrawFn, max_ops: int = 7) -> Problem:
+    """Training steps of up to two phases, with everything that a Problem can say."""
+    buffers = [_user_buffer(draw, n) for n in range(draw(st.integers(0, 2)))]
+    ops: list[Op] = []
+    last_forward = draw(st.integers(0, max_ops))
+    for i in range(draw(st.integers(1, max_ops))):
+        there = list(range(len(buffers)))
+        reads = draw(_some(there, at_most=3))
+        creates = tuple(range(len(buffers), len(buffers) + draw(st.integers(0, 2))))
+        buffers += [_made_buffer(draw, b) for b in creates]
+        ops.append(
+            Op(
+                name=f"op{i}",
+                reads=reads,
+                creates=creates,
+                mutates=draw(_some(there, at_most=1)),
+                over=draw(_some(list(product(creates, reads)), at_most=4)),
+                scratch=draw(st.sampled_from((0, 0, 7, 90))),
+                phase=int(i > last_forward),
+                cost=draw(st.sampled_from((0.0, 1e-6, 0.25))),
+                after=draw(_some(list(range(i)), at_most=1)),
+                where=draw(st.sampled_from(("", "net.0"))),
+            )
+        )
+    return Problem("random", tuple(buffers), tuple(ops))
+
+
+@st.composite
+def renamed_problems(draw: st.DrawFn) -> Problem:
+    """The same with any text for a name."""
+    problem = draw(problems(max_ops=4))
+    n, m = len(problem.buffers), len(problem.ops)
+    buffer_names = draw(st.lists(st.text(), unique=True, min_size=n, max_size=n))
+    op_names = draw(st.lists(st.text(), unique=True, min_size=m, max_size=m))
+    where = draw(st.text())
+    return Problem(
+        draw(st.text()),
+        tuple(
+            msgspec.structs.replace(b, name=name, where=where)
+            for b, name in zip(problem.buffers, buffer_names, strict=True)
+        ),
+        tuple(
+            msgspec.structs.replace(op, name=name, where=where)
+            for op, name in zip(problem.ops, op_names, strict=True)
+        ),
+    )
+
+
+@st.composite
+def orders(draw: st.DrawFn, problem: Problem) -> tuple[OpId, ...]:
+    """One valid order."""
+    order: list[OpId] = []
+    while len(order) < len(problem.ops):
+        order.append(draw(st.sampled_from(ready(problem, order))))
+    return tuple(order)
+
+
+def all_orders(problem: Problem, start: tuple[OpId, ...] = ()) -> Iterator[tuple[OpId, ...]]:
+    """Every valid order."""
+    if len(start) == len(problem.ops):
+        yield start
+    for i in ready(problem, start):
+        yield from all_orders(problem, (*start, i))
+
+
+def ready(problem: Problem, start: Sequence[OpId]) -> list[OpId]:
+    """The ops that can come next."""
+    waiting = [i for i in range(len(problem.ops)) if i not in start]
+    phase = min((problem.ops[i].phase for i in waiting), default=0)
+    return [
+        i
+        for i in waiting
+        if problem.ops[i].phase == phase and set(problem.predecessors[i]) <= set(start)
+    ]
+
+
+def alive(problem: Problem, order: Sequence[OpId], t: int) -> set[BufferId]:
+    """The buffers that the step has made and someone still wants, while op `t` runs."""
+    made = {b for i in order[: t + 1] for b in problem.ops[i].creates}
+    wanted = {b for i in order[t:] for b in problem.ops[i].touches}
+    return {b for b in made if b in wanted or problem.buffers[b].kept}
+
+
+def stacked_plan(problem: Problem, order: tuple[OpId, ...]) -> Plan:
+    """The plainest valid plan: one block for the whole step, every slot at its own address."""
+    reuse = find_reuse(problem, order)
+    align = max((b.align for b in problem.buffers), default=1)
+    offsets: dict[BufferId, int] = {}
+    top = size = 0
+    for slot in slots(problem, order, reuse):
+        if slot.home is Home.ARENA and slot.size:
+            offsets |= dict.fromkeys(slot.buffers, top)
+            size = top + slot.size
+            top = -(-size // align) * align
+    blocks = (Block(0, size, 0, len(order)),) if offsets else ()
+    peak, live_peak = measure(problem, order, reuse, offsets, blocks)
+    return Plan(
+        problem=problem.name,
+        fingerprint=problem.fingerprint,
+        order=order,
+        offsets=offsets,
+        reuse=reuse,
+        blocks=blocks,
+        peak=peak,
+        live_peak=live_peak,
+        lower_bound=must_live(problem),
+        persistent=problem.persistent,
+        method="stacked",
+        seconds=0.5,
+    )
+
+
+@st.composite
+def plans(draw: st.DrawFn, max_ops: int = 7) -> tuple[Problem, Plan]:
+    problem = draw(problems(max_ops))
+    return problem, stacked_plan(problem, draw(orders(problem)))
+
+
+def _user_buffer(draw: st.DrawFn, n: int) -> Buffer:
+    kind = draw(st.sampled_from((Kind.PARAMETER, Kind.INPUT, Kind.STATE)))
+    return Buffer(f"b{n}", draw(st.sampled_from((0, 64, 1000))), kind, Home.USER)
+
+
+def _made_buffer(draw: st.DrawFn, n: int) -> Buffer:
+    kinds = (Kind.TEMPORARY, Kind.TEMPORARY, Kind.SAVED, Kind.GRADIENT, Kind.OUTPUT)
+    return Buffer(
+        name=f"b{n}",
+        size=draw(st.sampled_from((64, 64, 100, 1, 0))),
+        kind=draw(st.sampled_from(kinds)),
+        home=draw(st.sampled_from((Home.ARENA, Home.ARENA, Home.EXTERNAL))),
+        align=draw(st.sampled_from((64, 64, 16, 1))),
+        where=draw(st.sampled_from(("", "net.1"))),
+    )
+
+
+def _some(of: list[T], at_most: int) -> st.SearchStrategy[tuple[T, ...]]:
+    if not of:
+        return st.just(())
+    return st.lists(st.sampled_from(of), unique=True, max_size=at_most).map(tuple)
