@@ -32,8 +32,14 @@ _library.define(f"cross_entropy_backward.out({_ARGUMENTS}, *, Tensor(a!) out) ->
 
 
 def rows_per_block(log_probs: Tensor) -> int:
-    """How many rows of (rows, classes) make a block."""
+    """How many rows of (rows, classes) make a block, the last one aside."""
     return max(1, BLOCK // max(1, int(log_probs.shape[1]) * log_probs.element_size()))
+
+
+def block_bytes(log_probs: Tensor) -> int:
+    """What is allocated between the two ops at any time."""
+    rows = min(rows_per_block(log_probs), log_probs.shape[0])
+    return rows * int(log_probs.shape[1]) * log_probs.element_size()
 
 
 def _into(
@@ -58,6 +64,7 @@ def _into(
             above, block, target[rows], weight, reduction, ignore_index, total_weight
         )
         aten._log_softmax_backward_data.out(between, block, dim, input_dtype, out=out[rows])
+        del between  # before the next one is made
     return out
 
 

@@ -155,6 +155,10 @@ def native_dropout_out(x: Tensor, p: float, train: Any, *, out: Tensor, mask: Te
     return out, mask
 
 
+def native_dropout_backward_out(g: Tensor, mask: Tensor, scale: float, *, out: Tensor) -> Tensor:
+    return torch.mul(g, mask, out=out).mul_(scale)
+
+
 def _always(node: fx.Node) -> bool:
     return True
 
@@ -169,6 +173,14 @@ def _plain_dropout(node: fx.Node) -> bool:
     x, p, train = node.args[:3]
     plain = all(t.device.type == "cpu" and t.is_contiguous() for t in (value(x), *tensors(node)))
     return plain and train is True and isinstance(p, float) and 0 < p < 1
+
+
+def _on_cpu(node: fx.Node) -> bool:
+    return tensors(node)[0].device.type == "cpu"
+
+
+def _two_arguments(node: fx.Node) -> bool:
+    return len(node.args) == 2 and not node.kwargs
 
 
 def _pads_outward(node: fx.Node) -> bool:
@@ -197,5 +209,10 @@ BY_HAND: dict[Any, tuple[Callable[[fx.Node], bool], OutVariant]] = {
     aten.new_zeros.default: (_always, OutVariant(zeros_out, _ONE)),
     aten.ones_like.default: (_always, OutVariant(ones_out, _ONE)),
     aten.full_like.default: (_always, OutVariant(full_like_out, _ONE)),
+    aten.native_dropout_backward.default: (_on_cpu, OutVariant(native_dropout_backward_out, _ONE)),
+    aten.add.Scalar: (_two_arguments, OutVariant(aten.add.out, _ONE)),
+    aten.sub.Scalar: (_two_arguments, OutVariant(aten.sub.out, _ONE)),
+    aten.mul.Scalar: (_two_arguments, OutVariant(aten.mul.out, _ONE)),
+    aten.div.Scalar: (_two_arguments, OutVariant(aten.div.out, _ONE)),
     aten.native_dropout.default: (_plain_dropout, OutVariant(native_dropout_out, ("out", "mask"))),
 }

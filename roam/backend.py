@@ -28,16 +28,18 @@ from roam.core.errors import OptionError, UnplannableError, UnplannedWarning
 from roam.inspect.report import GraphRecord, count_detour, record
 from roam.lowering.aten import Boxed, Lowered, boxed, lower
 from roam.lowering.memory import Shelf
+from roam.passes.common_subexpressions import CommonSubexpressions
 from roam.passes.cross_entropy_backward import CrossEntropyBackward
 from roam.passes.drop_clones import DropClones
 from roam.passes.inplace import InPlace
 from roam.passes.out_variants import OutVariants
+from roam.passes.recompute import Recompute
 from roam.passes.pipeline import run
 from roam.planner import Settings, plan
 
 log = logging.getLogger("roam")
 
-REWRITES = (DropClones(), CrossEntropyBackward())
+REWRITES = (CommonSubexpressions(), DropClones(), CrossEntropyBackward(), Recompute())
 ANNOTATIONS = (OutVariants(), InPlace())
 
 RETAINED = "a backward with retain_graph=True or create_graph=True keeps what the plan overwrites"
@@ -134,7 +136,7 @@ class Step:
         return _mark_boxed(self.run_backward)
 
     def compile_inference(self, gm: fx.GraphModule, _: Sequence[Any]) -> Boxed:
-        run(REWRITES, gm)
+        run((DropClones(),), gm)
         self.forward, self.plain_forward = gm, _plain(gm)
         return _mark_boxed(self.run_forward)
 

@@ -82,8 +82,9 @@ def _classifier(
     **config: object,
 ) -> Entry:
     # left open, the first step writes it into the config, and the second compiles again
-    kind = {"problem_type": "single_label_classification"}
-    return _entry(name, f"{model}ForImageClassification", make_batch, base, **kind, **config)
+    config["problem_type"] = "single_label_classification"
+    base = {**(base or {}), **config}
+    return _entry(name, f"{model}ForImageClassification", make_batch, base)
 
 
 def _table(*entries: Entry) -> dict[str, Entry]:

@@ -172,6 +172,7 @@ class _Emitter:
         given = [b in self.plan.offsets or b in self.plan.reuse for b in results]
         if variant is None or not any(given):
             self.new[node] = self.graph.node_copy(node, self.value)
+            self.unpack(node)
             return
         outs = [
             self.destination(node, b, t) for b, t in zip(results, tensors(node), strict=True)
@@ -220,6 +221,13 @@ class _Emitter:
         else:
             self.new[node] = self.graph.node_copy(node, self.value)
         return self.new[node]
+
+    def unpack(self, node: fx.Node) -> None:
+        """Takes several results apart at once: the tuple would hold all of them until the last."""
+        for user in node.users:
+            if user.target is operator.getitem:
+                self.value(user)
+                self.unpack(user)
 
     def part(self, node: fx.Node) -> Any:
         whole = self.value(node.args[0])  # type: ignore[arg-type]
