@@ -78,3 +78,26 @@ def _is_dense(tensor: torch.Tensor) -> bool:
             return False
         expected *= size
     return True
+
+
+def renew_views(graph: fx.Graph) -> None:
+    """Makes the fake values of views share their storage with what they are views of.
+
+    Where a pass put one tensor in another's place, the views of the old one still point to it.
+    """
+    for node in graph.nodes:
+        if node.op != "call_function" or not _is_view(node):
+            continue
+        sources = {storage_key(t) for _, t in tensor_inputs(node)}
+        if any(storage_key(t) not in sources for t in tensors(node)):
+            args, kwargs = fx.map_arg((node.args, node.kwargs), value)
+            node.meta["val"] = node.target(*args, **kwargs)
+
+
+def _is_view(node: fx.Node) -> bool:
+    if node.target is torch.ops.aten._unsafe_view.default:
+        return True  # a view all the same, though its schema does not say so
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and any(
+        r.alias_info is not None and not r.alias_info.is_write for r in schema.returns
+    )

@@ -7,6 +7,7 @@ reading a row (its maximum, its sum) before they write it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,8 @@ POINTWISE: frozenset[Any] = frozenset(  # by nature, though not tagged so
         aten.relu.default,
     }
 )
+# Their variants copy the first argument before they read the others.
+FIRST_ONLY: frozenset[Any] = frozenset({aten.masked_fill.Scalar, aten.masked_fill.Tensor})
 ROWWISE: dict[Any, int] = {  # op -> the argument that names the dim
     aten._softmax.default: 1,
     aten._log_softmax.default: 1,
@@ -77,7 +80,15 @@ def _overwritable(node: fx.Node) -> tuple[fx.Node, ...]:
     result = tensors(node)[0]
     inputs = list(tensor_inputs(node))
     fit = [n for n, t in inputs if same_layout(t, result) and fills_its_storage(t)]
+    if node.target in FIRST_ONLY:
+        fit = [n for n in fit if n is node.args[0] and _unshared(n, node.args[1:])]
     return tuple(n for n in fit if _alone(n, inputs))
+
+
+def _unshared(candidate: fx.Node, others: Sequence[Any]) -> bool:
+    """Whether no other argument lies in the candidate's memory."""
+    memory = {storage_key(t) for n in others if isinstance(n, fx.Node) for t in tensors(n)}
+    return storage_key(tensors(candidate)[0]) not in memory
 
 
 def _alone(candidate: fx.Node, inputs: list[tuple[fx.Node, torch.Tensor]]) -> bool:

@@ -121,6 +121,23 @@ def select_backward_out(
     return out
 
 
+def copy_out(x: Tensor, source: Tensor, *_: Any, out: Tensor) -> Tensor:
+    return out.copy_(source)
+
+
+def slice_scatter_out(
+    x: Tensor, source: Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1,
+    *, out: Tensor,
+) -> Tensor:
+    aten.slice(out.copy_(x), dim, start, end, step).copy_(source)
+    return out
+
+
+def select_scatter_out(x: Tensor, source: Tensor, dim: int, index: int, *, out: Tensor) -> Tensor:
+    out.copy_(x).select(dim, index).copy_(source)
+    return out
+
+
 def index_put_out(
     x: Tensor, indices: Any, values: Tensor, accumulate: bool = False, *, out: Tensor
 ) -> Tensor:
@@ -203,6 +220,9 @@ BY_HAND: dict[Any, tuple[Callable[[fx.Node], bool], OutVariant]] = {
     aten.embedding.default: (_always, OutVariant(embedding_out, _ONE)),
     aten.slice_backward.default: (_always, OutVariant(slice_backward_out, _ONE)),
     aten.select_backward.default: (_always, OutVariant(select_backward_out, _ONE)),
+    aten.copy.default: (_always, OutVariant(copy_out, _ONE)),
+    aten.slice_scatter.default: (_always, OutVariant(slice_scatter_out, _ONE)),
+    aten.select_scatter.default: (_always, OutVariant(select_scatter_out, _ONE)),
     aten.index_put.default: (_always, OutVariant(index_put_out, _ONE)),
     aten.constant_pad_nd.default: (_pads_outward, OutVariant(pad_out, _ONE)),
     aten.zeros_like.default: (_always, OutVariant(zeros_out, _ONE)),

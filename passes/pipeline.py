@@ -12,6 +12,8 @@ from typing import Protocol
 
 from torch import fx
 
+from roam.passes.geometry import renew_views
+
 
 class Pass(Protocol):
     """One rewrite of a graph. Returns the number of nodes it changed."""
@@ -29,6 +31,7 @@ def run(passes: Sequence[Pass], module: fx.GraphModule, between: Between | None 
     """Runs the passes in order. `between(name, changed, module)` sees the graph after each."""
     for each in passes:
         changed = each(module)
+        renew_views(module.graph)
         module.graph.lint()
         if between is not None:
             between(each.name, changed, module)

@@ -28,6 +28,7 @@ from roam.core.errors import OptionError, UnplannableError, UnplannedWarning
 from roam.inspect.report import GraphRecord, count_detour, record
 from roam.lowering.aten import Boxed, Lowered, boxed, lower
 from roam.lowering.memory import Shelf
+from roam.lowering.probe import probe
 from roam.passes.common_subexpressions import CommonSubexpressions
 from roam.passes.cross_entropy_backward import CrossEntropyBackward
 from roam.passes.drop_clones import DropClones
@@ -191,13 +192,16 @@ class Step:
         for gm in (self.forward, self.backward):
             if gm is not None:
                 run(ANNOTATIONS, gm)
+        forward, backward = self.forward.graph, self.backward and self.backward.graph
+        numbers = Numbers.bind(placeholders, args)
         captured = capture(
             self.name,
-            self.forward.graph,
-            None if self.backward is None else self.backward.graph,
-            Numbers.bind(placeholders, args),
+            forward,
+            backward,
+            numbers,
             self.outputs,
             frozenset(n.name for i, n in enumerate(placeholders) if i in self.parameters),
+            probe([g for g in (forward, backward) if g is not None], numbers),
         )
         hold = self.options.arena == "keep"
         found = plan(captured.problem, Settings(self.options.planning_seconds, hold))

@@ -16,7 +16,7 @@ nodes and of the backward's placeholders are the same objects, so this links the
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,13 +99,15 @@ def capture(
     numbers: Numbers,
     outputs: int | None = None,
     parameters: frozenset[str] = frozenset(),
+    measured: Mapping[fx.Node, int] | None = None,
 ) -> Captured:
     """The Problem of a forward graph and, in training, of its backward.
 
     outputs: how many of the forward's outputs are the user's; the rest is saved. parameters: the
-    names of the placeholders that are parameters. Raises UnplannableError naming the op.
+    names of the placeholders that are parameters. measured: scratch bytes of ops, where they
+    were measured. Raises UnplannableError naming the op.
     """
-    reader = _Reader(numbers, parameters)
+    reader = _Reader(numbers, parameters, measured or {})
     graphs = [forward] if backward is None else [forward, backward]
     for phase, graph in enumerate(graphs):
         reader.read(graph, phase)
@@ -134,9 +136,12 @@ def _outputs(graph: fx.Graph) -> Sequence[Any]:
 class _Reader:
     """Walks the graphs node by node, making buffers and ops."""
 
-    def __init__(self, numbers: Numbers, parameters: frozenset[str]) -> None:
+    def __init__(
+        self, numbers: Numbers, parameters: frozenset[str], measured: Mapping[fx.Node, int]
+    ) -> None:
         self.numbers = numbers
         self.parameters = parameters
+        self.measured = measured
         self.buffers: list[Buffer] = []
         self.ops: list[Op] = []
         self.nodes: list[fx.Node | None] = []
@@ -159,6 +164,8 @@ class _Reader:
                 self.add_users(node, Kind.INPUT)
             elif node.op == "call_function" and is_op(node):
                 self.add_op(node, phase)
+            elif node.op == "call_function" and looks_at_storage(node):
+                self.leave_outside([self.buffer_of[storage_key(t)] for _, t in tensor_inputs(node)])
             elif node.op not in ("call_function", "output"):
                 raise UnplannableError(f"{node.name}: a {node.op} node")
 
@@ -225,7 +232,7 @@ class _Reader:
                 creates=creates,
                 mutates=mutates,
                 over=self.pairs(node, results, creates),
-                scratch=int(self.numbers(scratch(node))),
+                scratch=self.scratch(node),
                 phase=phase,
                 after=after,
                 where=where(node),
@@ -233,6 +240,17 @@ class _Reader:
         )
         self.nodes.append(node)
         self.results.append(results)
+        if looks_at_storage(node):
+            self.leave_outside(reads)
+
+    def leave_outside(self, buffers: Sequence[BufferId]) -> None:
+        for b in buffers:
+            if self.buffers[b].home is Home.ARENA:
+                self.buffers[b] = _changed(self.buffers[b], self.buffers[b].kind, Home.EXTERNAL)
+
+    def scratch(self, node: fx.Node) -> int:
+        found = self.measured.get(node)
+        return int(self.numbers(scratch(node))) if found is None else found
 
     def pairs(
         self, node: fx.Node, results: Sequence[BufferId], creates: Sequence[BufferId]
@@ -295,6 +313,29 @@ def is_op(node: fx.Node) -> bool:
     for source in node.all_input_nodes:
         known |= {storage_key(t) for t in tensors(source)}
     return bool(mutated(node)) or any(storage_key(t) not in known for t in parts)
+
+
+aten = torch.ops.aten
+ON_STORAGE = frozenset(  # ops that address, or copy, the whole storage behind their argument
+    {
+        aten.as_strided.default,
+        aten.as_strided_copy.default,
+        aten.as_strided_scatter.default,
+        aten.copy.default,
+        aten.diagonal_scatter.default,
+        aten.select_scatter.default,
+        aten.slice_scatter.default,
+        aten.resize.default,
+        aten.set.source_Tensor,
+    }
+)
+
+
+def looks_at_storage(node: fx.Node) -> bool:
+    """Whether an op would see the block around a tensor. Then its inputs must lie outside."""
+    if isinstance(node.target, torch._ops.HigherOrderOperator):
+        return True
+    return node.target in ON_STORAGE and out_variants.META not in node.meta
 
 
 def _is_number(found: Any) -> bool:

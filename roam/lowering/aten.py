@@ -21,7 +21,7 @@ import torch
 from torch import fx
 from torch.fx.graph import CodeGen
 
-from roam.capture import Captured
+from roam.capture import ON_STORAGE, Captured
 from roam.core.plan import Block, Plan
 from roam.core.problem import BufferId, OpId
 from roam.lowering.memory import Shelf, allocate, carve
@@ -170,7 +170,8 @@ class _Emitter:
             return
         variant: out_variants.OutVariant | None = node.meta.get(out_variants.META)
         given = [b in self.plan.offsets or b in self.plan.reuse for b in results]
-        if variant is None or not any(given):
+        by_itself = not any(given) and node.target not in ON_STORAGE
+        if variant is None or by_itself:
             self.new[node] = self.graph.node_copy(node, self.value)
             self.unpack(node)
             return
