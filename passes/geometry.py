@@ -6,6 +6,7 @@ taken as different.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,9 +22,13 @@ def value(node: fx.Node) -> Any:
 
 def tensors(node: fx.Node) -> list[torch.Tensor]:
     """The fake tensors that a node yields, in order."""
-    found = value(node)
-    parts = found if isinstance(found, (tuple, list)) else (found,)
-    return [t for t in parts if isinstance(t, torch.Tensor)]
+    return _flat(value(node))
+
+
+def _flat(found: Any) -> list[torch.Tensor]:
+    if isinstance(found, (tuple, list)):
+        return [t for part in found for t in _flat(part)]
+    return [found] if isinstance(found, torch.Tensor) else []
 
 
 def tensor_inputs(node: fx.Node) -> Iterator[tuple[fx.Node, torch.Tensor]]:
@@ -47,9 +52,7 @@ def is_equal(a: Any, b: Any) -> bool:
 
 
 def same_shape(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.dim() == b.dim() and all(
-        is_equal(x, y) for x, y in zip(a.shape, b.shape, strict=True)
-    )
+    return a.dim() == b.dim() and all(is_equal(x, y) for x, y in zip(a.shape, b.shape, strict=True))
 
 
 def same_layout(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -86,12 +89,48 @@ def renew_views(graph: fx.Graph) -> None:
     Where a pass put one tensor in another's place, the views of the old one still point to it.
     """
     for node in graph.nodes:
+        if node.target is operator.getitem and value(node.args[0]) is not None:
+            node.meta["val"] = value(node.args[0])[node.args[1]]
         if node.op != "call_function" or not _is_view(node):
             continue
         sources = {storage_key(t) for _, t in tensor_inputs(node)}
         if any(storage_key(t) not in sources for t in tensors(node)):
             args, kwargs = fx.map_arg((node.args, node.kwargs), value)
             node.meta["val"] = node.target(*args, **kwargs)
+
+
+def renew_recomputed(forward: fx.Graph, backward: fx.Graph) -> None:
+    """Gives what the backward computes again (checkpointing) memory of its own.
+
+    The partitioner copies the ops from the forward together with their fake values.
+    """
+    for graph in (forward, backward):
+        _gather_parts(graph)
+    made = {storage_key(t) for node in forward.nodes for t in tensors(node)}
+    for node in backward.nodes:
+        if node.op != "call_function" or node.target is operator.getitem or _is_view(node):
+            continue
+        fresh = made - {storage_key(t) for _, t in tensor_inputs(node)}
+        if any(storage_key(t) in fresh for t in tensors(node)):
+            node.meta["val"] = _renewed(value(node))
+    renew_views(backward)
+
+
+def _gather_parts(graph: fx.Graph) -> None:
+    """The partitioner's ops that save random state have no fake value; they get their parts'."""
+    for node in graph.nodes:
+        parts = {u.args[1]: value(u) for u in node.users if u.target is operator.getitem}
+        if node.op == "call_function" and "val" not in node.meta and parts:
+            node.meta["val"] = tuple(parts.get(i) for i in range(max(parts) + 1))
+
+
+def _renewed(found: Any) -> Any:
+    """The same fake tensors with storages of their own."""
+    if isinstance(found, (tuple, list)):
+        return tuple(map(_renewed, found))
+    if isinstance(found, torch.Tensor):
+        return found.new_empty_strided(found.shape, found.stride())
+    return found
 
 
 def _is_view(node: fx.Node) -> bool:

@@ -68,12 +68,26 @@ def _can_be_placed(tensor: Tensor) -> bool:
     return strided and is_equal(tensor.storage_offset(), 0) and fills_its_storage(tensor)
 
 
+# Their kernels first resize `out` to the shape of their input, over whatever lies behind it.
+RESIZING: frozenset[Any] = frozenset(
+    {
+        aten.binary_cross_entropy.default,
+        aten.huber_loss.default,
+        aten.mse_loss.default,
+        aten.smooth_l1_loss.default,
+        aten.soft_margin_loss.default,
+    }
+)
+
+
 @cache
 def overload(op: torch._ops.OpOverload) -> OutVariant | None:
     """The overload of the same packet that takes the same arguments and real outs."""
     schema = op._schema
-    if any(a.alias_info for a in (*schema.arguments, *schema.returns)):
+    if op in RESIZING or any(a.alias_info for a in (*schema.arguments, *schema.returns)):
         return None
+    if any(str(r.type) != "Tensor" for r in schema.returns):
+        return None  # a list of them, of any length
     wanted = [(a.name, str(a.type)) for a in schema.arguments]
     for name in op.overloadpacket.overloads():
         candidate = getattr(op.overloadpacket, name)
@@ -166,9 +180,13 @@ def full_like_out(x: Tensor, fill: Any, *, out: Tensor, **_: Any) -> Tensor:
 
 
 def native_dropout_out(x: Tensor, p: float, train: Any, *, out: Tensor, mask: Tensor) -> Any:
-    """The CPU kernel's arithmetic and its use of the generator, step by step."""
+    """The CPU kernel's arithmetic and its use of the generator, step by step.
+
+    It scales by a number of the input's type, which is coarser than the float for half types.
+    """
     mask.bernoulli_(1 - p)
-    torch.mul(x, mask, out=out).mul_(1 / (1 - p))
+    scale = torch.tensor(1 / (1 - p), dtype=x.dtype).item()
+    torch.mul(x, mask, out=out).mul_(scale)
     return out, mask
 
 

@@ -15,11 +15,13 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from inspect import currentframe
 from typing import Any
 
 import torch
 from torch import fx
 from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.exc import ShortenTraceback
 from torch._functorch.partitioners import default_partition
 from torch._guards import CompileContext, TracingContext
 
@@ -32,10 +34,11 @@ from roam.lowering.probe import probe
 from roam.passes.common_subexpressions import CommonSubexpressions
 from roam.passes.cross_entropy_backward import CrossEntropyBackward
 from roam.passes.drop_clones import DropClones
+from roam.passes.geometry import renew_recomputed
 from roam.passes.inplace import InPlace
 from roam.passes.out_variants import OutVariants
+from roam.passes.pipeline import Pass, run
 from roam.passes.recompute import Recompute
-from roam.passes.pipeline import run
 from roam.planner import Settings, plan
 
 log = logging.getLogger("roam")
@@ -45,6 +48,10 @@ ANNOTATIONS = (OutVariants(), InPlace())
 
 RETAINED = "a backward with retain_graph=True or create_graph=True keeps what the plan overwrites"
 MOVED = "the saved tensors are not where the forward left them (saved tensor hooks)"
+
+
+class CompileOptionError(ShortenTraceback, OptionError):
+    """An OptionError that dynamo hands to the user as it is, not wrapped in one of its own."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,8 @@ class Options:
         """Raises OptionError for an unknown mode or option, or a value of the wrong type."""
         if mode not in (None, "default"):
             raise OptionError(f"roam has no mode {mode!r}: leave it out or use 'default'")
+        if not isinstance(options, (dict, type(None))):
+            raise OptionError(f"options is a dict such as {{'arena': 'keep'}}, not {options!r}")
         given = dict(options or {})
         unknown = sorted(set(given) - set(Options.__dataclass_fields__))
         if unknown:
@@ -71,7 +80,7 @@ class Options:
         if given.get("arena", "step") not in ("step", "keep"):
             raise OptionError(f"option arena is 'step' or 'keep', not {given['arena']!r}")
         seconds = given.get("planning_seconds", 1.0)
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or seconds <= 0:
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
             raise OptionError(f"option planning_seconds is a positive number, not {seconds!r}")
         return Options(**given)
 
@@ -84,7 +93,11 @@ def roam(
     mode: str | None = None,
 ) -> Callable[..., Any]:
     """The backend: compiles one graph that dynamo captured. Raises OptionError."""
-    step = Step(_name(), Options.parse(options, mode), _parameters(example_inputs))
+    try:
+        chosen = Options.parse(options, mode)
+    except OptionError as error:
+        raise CompileOptionError(str(error), first_useful_frame=currentframe()) from None
+    step = Step(_name(gm), chosen, _parameters(example_inputs))
     compile_graph = aot_autograd(
         fw_compiler=step.compile_forward,
         bw_compiler=step.compile_backward,
@@ -95,8 +108,12 @@ def roam(
     return compile_graph(gm, example_inputs)
 
 
-def _name() -> str:
-    return f"graph {CompileContext.current_compile_id()}"
+def _name(gm: fx.GraphModule) -> str:
+    """The outermost module, if there is one, and dynamo's number of the graph."""
+    stacks = (n.meta.get("nn_module_stack") for n in gm.graph.nodes)
+    outer = next((next(iter(s.values()))[1] for s in stacks if s), "graph")
+    outer = getattr(outer, "__name__", str(outer).rpartition(".")[2])
+    return f"{outer} {CompileContext.current_compile_id()}"
 
 
 def _parameters(example_inputs: Sequence[Any]) -> frozenset[int]:
@@ -121,7 +138,7 @@ class Step:
     def partition(
         self, joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **how: Any
     ) -> tuple[fx.GraphModule, fx.GraphModule]:
-        run(REWRITES, joint)
+        joint = _rewritten(REWRITES, joint)
         self.outputs = num_fwd_outputs
         graphs = default_partition(joint, inputs, num_fwd_outputs=num_fwd_outputs, **how)
         self.backward = graphs[1]  # compiled when it first runs, but planned before
@@ -137,7 +154,7 @@ class Step:
         return _mark_boxed(self.run_backward)
 
     def compile_inference(self, gm: fx.GraphModule, _: Sequence[Any]) -> Boxed:
-        run((DropClones(),), gm)
+        gm = _rewritten((DropClones(),), gm)
         self.forward, self.plain_forward = gm, _plain(gm)
         return _mark_boxed(self.run_forward)
 
@@ -156,7 +173,7 @@ class Step:
     def run_backward(self, args: list[Any]) -> Sequence[Any]:
         """Runs the plan that ran the forward, unless its memory must not be written over."""
         assert self.plain_backward is not None
-        planned = [p for p in self.plans.values() if p is not None]
+        planned = [p for p in list(self.plans.values()) if p is not None and p.is_for(args)]
         found = next((p for p in planned if p.finds_its_arena(args)), None)
         if found is None or found.backward is None:
             if planned:
@@ -189,6 +206,8 @@ class Step:
     def make_or_raise(self, args: Sequence[Any]) -> Lowered:
         assert self.forward is not None
         placeholders = self.forward.graph.find_nodes(op="placeholder")
+        if self.backward is not None:
+            renew_recomputed(self.forward.graph, self.backward.graph)
         for gm in (self.forward, self.backward):
             if gm is not None:
                 run(ANNOTATIONS, gm)
@@ -205,10 +224,25 @@ class Step:
         )
         hold = self.options.arena == "keep"
         found = plan(captured.problem, Settings(self.options.planning_seconds, hold))
-        lowered = lower(captured, found, self.forward, Shelf() if hold else None)
+        roots = [gm for gm in (self.forward, self.backward) if gm is not None]
+        lowered = lower(captured, found, roots, Shelf() if hold else None)
         record(GraphRecord(self.name, captured.problem, found))
         log.info("%s: peak %d bytes, bound %d", self.name, found.peak, found.lower_bound)
         return lowered
+
+
+def _rewritten(passes: Sequence[Pass], gm: fx.GraphModule) -> fx.GraphModule:
+    """The graph after the passes; as it came, should one of them fail."""
+    graph = fx.Graph()
+    returned = graph.graph_copy(gm.graph, {})
+    graph.output(returned).meta = dict(gm.graph.output_node().meta)
+    trial = fx.GraphModule(gm, graph)
+    try:
+        run(passes, trial)
+    except Exception:
+        log.warning("a graph is planned as it came: rewriting it failed", exc_info=True)
+        return gm
+    return trial
 
 
 def _plain(gm: fx.GraphModule) -> Boxed:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from sympy import sympify
 from torch import fx
 
 from roam.core.errors import UnplannableError
@@ -69,7 +70,9 @@ class Numbers:
             if isinstance(fake, torch.SymInt) and isinstance(arg, int):
                 pairs: list[tuple[Any, int]] = [(fake, arg)]
             elif isinstance(fake, torch.Tensor) and isinstance(arg, torch.Tensor):
-                pairs = list(zip((*fake.shape, *fake.stride()), (*arg.shape, *arg.stride()), strict=True))
+                pairs = list(
+                    zip((*fake.shape, *fake.stride()), (*arg.shape, *arg.stride()), strict=True)
+                )
             else:
                 pairs = []
             for symbolic, number in pairs:
@@ -81,7 +84,10 @@ class Numbers:
         """The number behind a size; raises UnplannableError where only the data decides it."""
         if not isinstance(number, (torch.SymInt, torch.SymFloat, torch.SymBool)):
             return number
-        known = number.node.expr.xreplace(self.symbols)
+        expr = number.node.expr
+        known = sympify(expr.xreplace(self.symbols))
+        if known == expr and number.node.has_hint():
+            known = sympify(number.node.hint)  # no input's size: a constant (of random state)
         if known.free_symbols:
             raise UnplannableError(f"the size {number} depends on data: it is not known in advance")
         if isinstance(number, torch.SymBool):
@@ -204,7 +210,9 @@ class _Reader:
             home = Home.EXTERNAL if size == 0 and home is Home.ARENA else home
             self.buffer_of[key] = len(self.buffers)
             self.device_of[len(self.buffers)] = tensor.device
-            self.buffers.append(Buffer(_unique(name, self.buffer_names), size, kind, home, align, where(node)))
+            self.buffers.append(
+                Buffer(_unique(name, self.buffer_names), size, kind, home, align, where(node))
+            )
         return self.buffer_of[key]
 
     def add_op(self, node: fx.Node, phase: int) -> None:
@@ -287,7 +295,6 @@ class _Reader:
             if buffer.home is Home.ARENA and self.device_of[b] != device:
                 self.buffers[b] = _changed(buffer, buffer.kind, Home.EXTERNAL)
         return device
-
 
 
 def _unique(name: str, taken: set[str]) -> str:

@@ -19,7 +19,7 @@ from roam.core.plan import Block, measure
 from roam.core.problem import BufferId, Home, OpId, Problem
 from roam.solvers.fits import FITS, Fit, Rect, place
 
-CUTS = (1, 4, 16, 64)  # into how many blocks the stack of saved buffers may be cut
+CUTS = (1, 4, 16, 64, 256)  # into how many blocks the stack of saved buffers may be cut
 LARGEST = (inf, 1 / 8, 1 / 32, 1 / 128)  # above this share of the peak a buffer stays outside
 
 
@@ -112,16 +112,12 @@ class _Arena:
         return {b: offset for slot, offset in self.placed for b in slot.buffers}
 
     def blocks(self) -> tuple[Block, ...]:
-        """The pieces of the stack, and above it each phase's own block."""
-        above = self.edges[-1]
-        found = [
-            _block([(s, o) for s, o in self.placed if low <= o < high], low, high)
-            for low, high in zip(self.edges, self.edges[1:], strict=False)
-        ]
-        for low, high in ((0, self.boundary), (self.boundary, self.end)):
-            own = [(s, o) for s, o in self.placed if o >= above and low <= s.lower < high]
-            found.append(_block(own, above, max((o + s.size for s, o in own), default=above)))
-        return tuple(b for b in found if b.size)
+        """The pieces of the stack, and above it each phase's own; none is held while it is empty."""
+        found: list[Block] = []
+        for low, high in zip(self.edges, [*self.edges[1:], None], strict=True):
+            inside = [(s, o) for s, o in self.placed if low <= o and (high is None or o < high)]
+            found += _sections(inside)
+        return tuple(found)
 
     def one_block(self) -> tuple[Block, ...]:
         """One block for the whole step, which is held between the steps as well.
@@ -137,7 +133,21 @@ def _rect(slot: Slot) -> Rect:
     return Rect(slot.lower, slot.upper, slot.size, slot.align)
 
 
-def _block(inside: Sequence[tuple[Slot, int]], low: int, high: int) -> Block:
-    lower = min((s.lower for s, _ in inside), default=0)
-    upper = max((s.upper for s, _ in inside), default=0)
-    return Block(low, high - low, lower, upper)
+def _sections(inside: Sequence[tuple[Slot, int]]) -> Iterator[Block]:
+    """A block for every stretch of time in which something is alive, as large as that needs.
+
+        address   [--a--)   [----c----)         two blocks: one for a and b, one for c
+                     [-b-)
+                  ^      ^  ^         ^  time
+    """
+    waiting = sorted(inside, key=lambda placed: placed[0].lower)
+    while waiting:
+        end = waiting[0][0].upper
+        section = []
+        while waiting and waiting[0][0].lower < end:
+            slot, offset = waiting.pop(0)
+            end = max(end, slot.upper)
+            section.append((slot, offset))
+        low = min(o for _, o in section)
+        high = max(o + s.size for s, o in section)
+        yield Block(low, high - low, section[0][0].lower, end)

@@ -3,9 +3,38 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from dataclasses import replace
 
+import pytest
+import torch
 from hypothesis import settings
+
+import roam
+from roam import backend
+from roam.passes.recompute import Recompute
 
 settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+@pytest.fixture(autouse=True)
+def _afresh() -> Iterator[None]:
+    """No graph compiled, no record and no arena is left from the test before."""
+    torch._dynamo.reset()
+    roam.reset_report()
+    yield
+    torch._dynamo.reset()
+    roam.release()
+
+
+@pytest.fixture
+def everything_placed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The models of tests are so small that the planner would mostly do without an arena.
+
+    Here whatever may lie in the arena does, and whatever may be recomputed is.
+    """
+    monkeypatch.setattr("roam.planner._limit", lambda *_: 2**60)
+    rewrites = [replace(p, smallest=1) if isinstance(p, Recompute) else p for p in backend.REWRITES]
+    monkeypatch.setattr(backend, "REWRITES", tuple(rewrites))

@@ -1,4 +1,4 @@
-"""Trains the same tiny model with several backends and compares every bit."""
+"""Runs the same scenario with several backends and compares every bit."""
 
 from __future__ import annotations
 
@@ -16,25 +16,86 @@ import roam
 from roam.core.errors import UnplannedWarning
 
 ARENAS = ("step", "keep")
-Loss = Callable[[Any], Tensor]
+Compile = Callable[[Any], Any]
+Scenario = Callable[[Compile], Iterable[Any]]
 both_arenas = pytest.mark.parametrize("arena", ARENAS)
 
 
-def options(arena: str) -> dict[str, dict[str, object]]:
-    """What to hand to torch.compile to get the backend with that arena."""
-    return {"options": {"arena": arena}}
+def compiler(backend: str, **how: Any) -> Compile:
+    """A shorthand: `compiler("keep")` compiles with roam and that arena."""
+    if backend in ARENAS:
+        how = {"options": {"arena": backend}, **how}
+        backend = "roam"
+    return lambda model: torch.compile(model, backend=backend, **how)
 
 
-def assert_equal(found: Iterable[Any], expected: Iterable[Any]) -> None:
-    """Bit for bit: equal type, shape, strides and numbers, NaN in the same places."""
-    for i, (a, b) in enumerate(zip(found, expected, strict=True)):
-        if not isinstance(a, Tensor) or not isinstance(b, Tensor):
-            assert a == b, f"number {i}"
-            continue
-        assert (a.dtype, a.shape, a.stride()) == (b.dtype, b.shape, b.stride()), f"tensor {i}"
-        same = torch.equal(a, b) or torch.equal(a.isnan(), b.isnan())
-        assert same, f"tensor {i}: {a} is not {b}"
-        assert torch.equal(a.nan_to_num(), b.nan_to_num()), f"tensor {i}: {a} is not {b}"
+def same(
+    scenario: Scenario,
+    *,
+    planned: int = 1,
+    unplanned: int = 0,
+    detours: int = 0,
+    eager: bool = True,
+    arenas: Iterable[str] = ARENAS,
+    **how: Any,
+) -> None:
+    """Runs the scenario with roam, in both modes, and without it: all must yield the same bits.
+
+    The counts are what roam.report() must say, for each mode. `how` goes to torch.compile.
+    """
+    expected = results(scenario, compiler("aot_eager", **how))
+    if eager:
+        assert_equal(expected, results(scenario, lambda model: model))
+    for arena in arenas:
+        roam.reset_report()
+        with warned(unplanned):
+            found = results(scenario, compiler(arena, **how))
+        assert_equal(found, expected)
+        assert_counts(planned, unplanned, detours)
+
+
+def results(scenario: Scenario, compile_: Compile) -> list[Any]:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    return list(scenario(compile_))
+
+
+def check(make: Callable[[], nn.Module], *inputs: Any, **counts: Any) -> None:
+    """`same`, where the scenario is two steps of SGD on a model."""
+    same(lambda compile_: train(make, inputs, compile_), **counts)
+
+
+def train(
+    make: Callable[[], nn.Module], inputs: tuple[Any, ...], compile_: Compile, steps: int = 2
+) -> Iterator[Any]:
+    """Yields every output, loss, gradient, changed input and buffer of some steps."""
+    model = make()
+    run = compile_(model)
+    optimizer = torch.optim.SGD([*model.parameters(), nn.Parameter(torch.zeros(1))], lr=1e-3)
+    for _ in range(steps):
+        given = copy.deepcopy(inputs)
+        result = run(*given)
+        loss = total(result)
+        yield from snapshot([result, loss])
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+        leaves = [x for x in (*model.parameters(), *flat(given)) if isinstance(x, Tensor)]
+        yield from snapshot([x.grad for x in leaves if x.is_leaf])
+        yield from snapshot(given)
+        optimizer.step()
+        optimizer.zero_grad()
+        yield from snapshot(list(model.buffers()))
+
+
+def total(result: Any) -> Tensor:
+    """A loss in which every element of every differentiable output has a weight of its own."""
+    loss = torch.zeros(())
+    for t in flat(result):
+        if isinstance(t, Tensor) and t.requires_grad:
+            real = torch.view_as_real(t) if t.is_complex() else t
+            weight = torch.linspace(0.5, 1.5, max(real.numel(), 1), dtype=real.dtype)
+            loss = loss + (real.reshape(-1) * weight[: real.numel()]).sum().float()
+    return loss
 
 
 def flat(result: Any) -> list[Any]:
@@ -46,72 +107,31 @@ def flat(result: Any) -> list[Any]:
     return [result]
 
 
-def total(result: Any) -> Tensor:
-    """A loss in which every element of every differentiable output has a weight of its own."""
-    parts = [t for t in flat(result) if isinstance(t, Tensor) and t.requires_grad]
-    loss = torch.zeros(())
-    for t in parts:
-        real = torch.view_as_real(t) if t.is_complex() else t
-        weight = torch.linspace(0.5, 1.5, max(real.numel(), 1), dtype=real.dtype)[: real.numel()]
-        loss = loss + (real.reshape(-1) * weight).sum().float()
-    return loss
+def snapshot(result: Any) -> list[Any]:
+    """What is there now, copied: later steps cannot change it."""
+    return [x.detach().clone() if isinstance(x, Tensor) else x for x in flat(result)]
 
 
-def train(
-    make: Callable[[], nn.Module],
-    inputs: tuple[Any, ...],
-    steps: int = 2,
-    loss: Loss = total,
-    **how: Any,
-) -> list[Any]:
-    """Outputs, losses, gradients and buffers of some steps of SGD; `how` goes to torch.compile.
-
-    Without `how` the model runs as it is.
-    """
-    torch._dynamo.reset()
-    torch.manual_seed(0)
-    model = make()
-    compiled = torch.compile(model, **how) if how else model
-    optimizer = torch.optim.SGD([*model.parameters(), nn.Parameter(torch.zeros(1))], lr=1e-3)
-    seen: list[Any] = []
-    torch.manual_seed(1)
-    for _ in range(steps):
-        given = copy.deepcopy(inputs)
-        result = compiled(*given)
-        value = loss(result)
-        seen += [x.detach().clone() if isinstance(x, Tensor) else x for x in flat(result)]
-        seen.append(value.detach().clone())
-        if value.requires_grad:
-            value.backward()  # type: ignore[no-untyped-call]
-        with_grad = [x for x in (*model.parameters(), *flat(given)) if isinstance(x, Tensor)]
-        seen += [None if x.grad is None else x.grad.clone() for x in with_grad if x.is_leaf]
-        seen += [x.detach().clone() for x in flat(given) if isinstance(x, Tensor)]
-        optimizer.step()
-        optimizer.zero_grad()
-        seen += [b.clone() for b in model.buffers()]
-    return seen
+def grads(model: nn.Module) -> list[Any]:
+    return snapshot([p.grad for p in model.parameters()])
 
 
-def check(
-    make: Callable[[], nn.Module],
-    *inputs: Any,
-    planned: int = 1,
-    unplanned: int = 0,
-    detours: int = 0,
-    eager: bool = True,
-    arenas: Iterable[str] = ARENAS,
-    **how: Any,
-) -> None:
-    """Trains with roam, in both modes, and without: the bits and the counts must be as said."""
-    expected = train(make, inputs, **how, backend="aot_eager")
-    if eager:
-        assert_equal(expected, train(make, inputs))
-    for arena in arenas:
-        roam.reset_report()
-        with warned(unplanned):
-            found = train(make, inputs, **how, backend="roam", **options(arena))
-        assert_equal(found, expected)
-        assert_counts(planned, unplanned, detours)
+def assert_equal(found: Iterable[Any], expected: Iterable[Any]) -> None:
+    """Equal type, shape, strides and bits."""
+    for i, (a, b) in enumerate(zip(found, expected, strict=True)):
+        if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+            assert a == b, f"number {i}"
+            continue
+        assert (a.dtype, a.shape, a.layout) == (b.dtype, b.shape, b.layout), f"tensor {i}"
+        if a.layout is not torch.strided:
+            a, b = a.to_dense(), b.to_dense()
+        assert a.stride() == b.stride(), f"tensor {i}"
+        assert torch.equal(bits(a), bits(b)), f"tensor {i}: {a} is not {b}"
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor's elements: NaN equals itself here, and 0.0 is not -0.0."""
+    return tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
 
 
 @contextmanager
@@ -130,3 +150,28 @@ def assert_counts(planned: int, unplanned: int = 0, detours: int = 0) -> None:
     report = roam.report()
     counts = (report.planned, report.unplanned, sum(report.detours.values()))
     assert counts == (planned, unplanned, detours), str(report)
+
+
+def mlp(width: int = 16) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 4))
+
+
+def random(*shape: int) -> Tensor:
+    """The same numbers every time, whatever was drawn before."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+class Calls(nn.Module):
+    """A function of some parameters and the inputs, as a module."""
+
+    def __init__(self, function: Callable[..., Any], *shapes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.function = function
+        self.weights = nn.ParameterList(0.3 * torch.randn(shape) for shape in shapes)
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.function(*self.weights, *inputs)
+
+
+def calls(function: Callable[..., Any], *shapes: tuple[int, ...]) -> Callable[[], nn.Module]:
+    return lambda: Calls(function, *shapes)

@@ -112,9 +112,9 @@ def train(job: Job, tell: Callable[[Message], None]) -> Outcome:
     for i, batch in enumerate(_batches(settings)):
 
         def forward_backward(batch: Tensor = batch) -> None:
-            loss = compiled(input_ids=batch, labels=batch, use_cache=False).loss
-            loss.backward()
-            losses.append(loss.item())
+            out = compiled(input_ids=batch, labels=batch, use_cache=False)
+            out.loss.backward()
+            losses.append(out.loss.item())
 
         def iteration(run: Callable[[], None] = forward_backward) -> None:
             optimizer.zero_grad()
@@ -167,6 +167,8 @@ def _gpt2(settings: Settings) -> torch.nn.Module:
             eos_token_id=0,
         )
     )
+    # what transformers falls back to with a warning, which would break the graph in two
+    model.loss_type = "ForCausalLM"  # type: ignore[assignment]
     return model.train()
 
 

@@ -24,7 +24,7 @@ from torch.fx.graph import CodeGen
 from roam.capture import ON_STORAGE, Captured
 from roam.core.plan import Block, Plan
 from roam.core.problem import BufferId, OpId
-from roam.lowering.memory import Shelf, allocate, carve
+from roam.lowering.memory import Shelf, allocate, carve, is_block
 from roam.passes import inplace, out_variants
 from roam.passes.geometry import tensors, value
 
@@ -44,25 +44,34 @@ class SavedAt:
 class Lowered:
     """A plan that runs. The callables take a list of inputs and empty it.
 
-    saved: the backward's inputs that must lie in the arena as the forward left them.
+    saved: the backward's inputs that must lie in the arena as the forward left them. sizes: of
+    all of the backward's inputs.
     """
 
     forward: Boxed
     backward: Boxed | None
     saved: tuple[SavedAt, ...]
+    sizes: tuple[tuple[int, ...], ...]
+
+    def is_for(self, args: Sequence[Any]) -> bool:
+        """Whether these inputs of the backward have the sizes that were planned for."""
+        return all(_size(a) == size for a, size in zip(args, self.sizes, strict=True))
 
     def finds_its_arena(self, args: Sequence[Any]) -> bool:
         """Whether the saved tensors lie where the forward wrote them.
 
-        They do not when somebody moved them in between (saved tensor hooks), or when another
-        plan ran the forward.
+        They do not when somebody moved them in between (saved tensor hooks), or when the forward
+        ran without the plan.
         """
         base: dict[int, int] = {}
         for at in self.saved:
-            start = args[at.argument].data_ptr() - at.offset
-            if base.setdefault(at.block, start) != start:
+            storage = args[at.argument].untyped_storage()
+            start = storage.data_ptr()
+            if not is_block(storage) or base.setdefault(at.block, start) != start:
                 return False
-        return all(args[at.argument].untyped_storage().data_ptr() == base[at.block] for at in self.saved)
+            if args[at.argument].storage_offset() * args[at.argument].itemsize != at.offset:
+                return False
+        return True
 
 
 class BoxedCode(CodeGen):
@@ -83,19 +92,36 @@ def boxed(graph: fx.Graph, root: torch.nn.Module, name: str) -> Boxed:
     return module.forward
 
 
-def lower(captured: Captured, plan: Plan, root: torch.nn.Module, shelf: Shelf | None) -> Lowered:
-    """Makes a plan run. root: what get_attr nodes refer to. shelf: where held blocks lie."""
+def lower(
+    captured: Captured, plan: Plan, roots: Sequence[torch.nn.Module], shelf: Shelf | None
+) -> Lowered:
+    """Makes a plan run.
+
+    roots: what get_attr nodes refer to, of each graph. shelf: where held blocks lie.
+    """
     graphs = [captured.forward, captured.backward]
     first = len(captured.problem.phases[0]) if captured.problem.phases else 0
     emitters = [
         _Emitter(captured, plan, graph, times, shelf)
-        for graph, times in zip(
-            graphs, (range(first), range(first, len(plan.order))), strict=True
-        )
+        for graph, times in zip(graphs, (range(first), range(first, len(plan.order))), strict=True)
         if graph is not None
     ]
-    forward, *rest = [boxed(e.emit(), root, f"roam_{n}") for n, e in zip("fb", emitters, strict=False)]
-    return Lowered(forward, rest[0] if rest else None, emitters[-1].saved if rest else ())
+    forward, *rest = [
+        boxed(e.emit(), root, f"roam_{n}")
+        for n, root, e in zip("fb", roots, emitters, strict=False)
+    ]
+    if captured.backward is None:
+        return Lowered(forward, None, (), ())
+    given = [value(n) for n in captured.backward.find_nodes(op="placeholder")]
+    sizes = tuple(_size(g, captured.numbers) for g in given)
+    return Lowered(forward, rest[0], emitters[-1].saved, sizes)
+
+
+def _size(given: Any, numbers: Callable[[Any], Any] = int) -> tuple[int, ...]:
+    """The shape of a tensor, the value of a number; empty for anything else."""
+    if isinstance(given, torch.Tensor):
+        return tuple(numbers(n) for n in given.shape)
+    return (numbers(given),) if isinstance(given, (int, torch.SymInt)) else ()
 
 
 class _Emitter:
@@ -110,9 +136,7 @@ class _Emitter:
         self.new: dict[fx.Node, Any] = {}
         self.blocks: dict[int, fx.Node] = {}
         self.saved: tuple[SavedAt, ...] = ()
-        self.made_at = {
-            b: t for t in times for b in captured.problem.ops[plan.order[t]].creates
-        }
+        self.made_at = {b: t for t in times for b in captured.problem.ops[plan.order[t]].creates}
 
     def emit(self) -> fx.Graph:
         for node in self.old.find_nodes(op="placeholder"):
@@ -175,9 +199,7 @@ class _Emitter:
             self.new[node] = self.graph.node_copy(node, self.value)
             self.unpack(node)
             return
-        outs = [
-            self.destination(node, b, t) for b, t in zip(results, tensors(node), strict=True)
-        ]
+        outs = [self.destination(node, b, t) for b, t in zip(results, tensors(node), strict=True)]
         call = self.graph.call_function(
             variant.target,
             fx.map_arg(node.args, self.value),

@@ -17,8 +17,14 @@ from torch import Tensor
 
 
 def allocate(size: int, device: torch.device) -> Tensor:
-    """A block of `size` bytes."""
-    return torch.empty(size, dtype=torch.uint8, device=device)
+    """A block of `size` bytes. Its storage wears a mark: no copy of what lies in it has one."""
+    block = torch.empty(size, dtype=torch.uint8, device=device)
+    block.untyped_storage().is_roam_block = True  # type: ignore[attr-defined]
+    return block
+
+
+def is_block(storage: torch.UntypedStorage) -> bool:
+    return getattr(storage, "is_roam_block", False)
 
 
 def carve(

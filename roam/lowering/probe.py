@@ -21,6 +21,7 @@ from torch import fx
 from torch.autograd import profiler_legacy
 
 from roam.capture import Numbers, is_op
+from roam.core.errors import UnplannableError
 from roam.passes.geometry import tensor_inputs, tensors
 
 log = logging.getLogger("roam")
@@ -37,7 +38,10 @@ def probe(graphs: Iterable[fx.Graph], numbers: Numbers) -> dict[fx.Node, int]:
     found: dict[fx.Node, int] = {}
     with _lock, torch.no_grad(), torch.random.fork_rng(devices=[]):
         for node in (n for graph in graphs for n in graph.nodes if _is_worth_it(n)):
-            call = _signature(node, numbers)
+            try:
+                call = _signature(node, numbers)
+            except UnplannableError:
+                continue  # a size that depends on data: the capture names it
             if call not in _known:
                 _known[call] = _measure(node, numbers)
             found[node] = _known[call]

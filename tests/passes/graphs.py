@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree
 
-from roam.passes.geometry import storage_key
+from roam.lowering.memory import carve
 
 
 def trace(fn: Callable[..., Any], *args: Any) -> fx.GraphModule:
@@ -62,6 +62,29 @@ def garbage(like: Tensor) -> Tensor:
     return empty.fill_(fill)
 
 
+MARGIN, UNTOUCHED = 256, 0xA5
+
+
+class Carved:
+    """A tensor like another one, within a larger block whose other bytes nobody may touch."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.like = like
+        self.end = MARGIN + like.numel() * like.element_size()
+        self.block = torch.full((self.end + MARGIN,), UNTOUCHED, dtype=torch.uint8)
+        self.tensor = carve(self.block, MARGIN, like.dtype, like.shape, like.stride())
+
+    def is_in_place(self) -> bool:
+        """Whether the tensor still lies where it was carved, and all around it is as it was."""
+        around = torch.cat((self.block[:MARGIN], self.block[self.end :]))
+        same_place = self.tensor.data_ptr() == self.block.data_ptr() + MARGIN
+        same_form = (self.tensor.shape, self.tensor.stride()) == (
+            self.like.shape,
+            self.like.stride(),
+        )
+        return same_place and same_form and bool((around == UNTOUCHED).all())
+
+
 def printed(module: fx.GraphModule) -> str:
     """The graph one line a node, as short as can be: `add = add(x, 1)`."""
     return "\n".join(line for line in map(_line, module.graph.nodes) if line)
@@ -76,7 +99,3 @@ def _line(node: fx.Node) -> str:
     name = target.name.split("::")[1] if target else getattr(node.target, "__name__", "?")
     given = [str(a) for a in node.args] + [f"{k}={v}" for k, v in node.kwargs.items()]
     return f"{node.name} = {name}({', '.join(given)})"
-
-
-def shares_memory(a: Tensor, b: Tensor) -> bool:
-    return storage_key(a) == storage_key(b)

@@ -1,0 +1,101 @@
+"""Real architectures: the same bits as without roam, and the peak that the plan states.
+
+To add one, add a line to roam.bench.zoo.TINY.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import roam
+from roam.bench.zoo import TINY, Entry, loss
+
+CORE = (  # the rest runs with -m slow
+    "gpt2 llama bert t5 vit resnet mobilenetv2 efficientnet convnext swin whisper mixtral mamba "
+    "gemma2 qwen3 bart clip"
+).split()
+ENTRIES = [pytest.param(TINY[n], id=n) for n in CORE] + [
+    pytest.param(TINY[n], id=n, marks=pytest.mark.slow) for n in TINY if n not in CORE
+]
+AOT_SUMS_OTHERWISE = {"llama", "mistral", "qwen2", "qwen3", "mixtral", "mamba"}
+STEPS = 3
+Trace = list[dict[str, Tensor]]
+
+
+def train(entry: Entry, backend: str, *, dropout: bool) -> tuple[Trace, nn.Module, Callable[[], Any]]:
+    """Loss, gradients and buffers after each of a few steps, with a change of the weights between."""
+    torch._dynamo.reset()
+    model = entry.build().train(dropout)
+    batch = entry.batch()
+    step = loss if backend == "eager" else torch.compile(loss, backend=backend)
+    trace: Trace = []
+
+    def forward_backward() -> Tensor:
+        value: Tensor = step(model, batch)
+        value.backward()
+        return value
+
+    for i in range(STEPS):
+        model.zero_grad(set_to_none=True)
+        torch.manual_seed(i)
+        found = {"loss": forward_backward().detach()}
+        found |= {f"{n}.grad": p.grad for n, p in model.named_parameters() if p.grad is not None}
+        found |= {n: b for n, b in model.named_buffers()}
+        trace.append(copy.deepcopy(found))
+        with torch.no_grad():
+            for p in model.parameters():
+                if p.grad is not None:
+                    p -= 0.01 * p.grad
+    model.zero_grad(set_to_none=True)
+    return trace, model, forward_backward
+
+
+def assert_same_bits(mine: Trace, theirs: Trace) -> None:
+    for i, (a, b) in enumerate(zip(mine, theirs, strict=True)):
+        assert a.keys() == b.keys()
+        different = [n for n in a if not torch.equal(a[n], b[n])]
+        assert not different, f"step {i}: {different[:5]} of {len(a)} differ"
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_training(entry: Entry) -> None:
+    theirs, *_ = train(entry, "aot_eager", dropout=True)
+    roam.reset_report()
+    mine, _, step = train(entry, "roam", dropout=True)
+    assert_same_bits(mine, theirs)
+
+    report = roam.report()
+    assert report.unplanned == 0
+    assert not report.detours
+    if entry.breaks == 0:
+        (graph,) = report.graphs
+        assert graph.plan is not None
+        measured = roam.measure_peak(step).peak
+        assert abs(graph.plan.peak - measured) <= 0.01 * measured
+        assert graph.plan.fragmentation < 0.01
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_without_random_ops(entry: Entry) -> None:
+    """In evaluation mode, with gradients: the same bits as eager.
+
+    AOTAutograd sums some gradients of these models in another order than eager, roam or not. There
+    the bits are AOTAutograd's.
+    """
+    theirs, *_ = train(entry, "eager", dropout=False)
+    if entry.name in AOT_SUMS_OTHERWISE:
+        eager, (theirs, *_) = theirs, train(entry, "aot_eager", dropout=False)
+        with pytest.raises(AssertionError, match="differ"):
+            assert_same_bits(theirs, eager)
+    mine, model, _ = train(entry, "roam", dropout=False)
+    assert_same_bits(mine, theirs)
+
+    with torch.no_grad():
+        expected = torch.compile(loss, backend="aot_eager")(model, entry.batch())
+        assert torch.equal(torch.compile(loss, backend="roam")(model, entry.batch()), expected)
