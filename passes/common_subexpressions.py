@@ -59,7 +59,10 @@ def _key(node: fx.Node) -> Any:
     target = node.target
     if node.op != "call_function" or not _is_pure(node) or not tensors(node):
         return None
-    if isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags:
+    if (
+        isinstance(target, torch._ops.OpOverload)
+        and torch.Tag.nondeterministic_seeded in target.tags
+    ):
         return None
     # backward ops that nobody tells apart from the forward's may still be kept apart by their phase
     phase = node.meta.get("partitioner_tag")

@@ -41,6 +41,8 @@ def tensor_inputs(node: fx.Node) -> Iterator[tuple[fx.Node, torch.Tensor]]:
 
 def storage_key(tensor: torch.Tensor) -> int:
     """Tensors with equal keys share their memory."""
+    if tensor.layout is not torch.strided:
+        return id(tensor)  # no storage to ask; a sparse tensor shares nothing that we could plan
     return int(tensor.untyped_storage()._cdata)
 
 
@@ -56,8 +58,13 @@ def same_shape(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def same_layout(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Same type, shape, strides and offset: element by element in the same place."""
+    """Same type, shape, strides and offset: element by element in the same place.
+
+    And read the same way: a conjugate, or negative, view says another number of the same bytes.
+    """
     if a.dtype != b.dtype or a.device != b.device or not same_shape(a, b):
+        return False
+    if a.is_conj() != b.is_conj() or a.is_neg() != b.is_neg():
         return False
     strides = zip(a.stride(), b.stride(), strict=True)
     same_strides = all(is_equal(x, y) for x, y in strides)

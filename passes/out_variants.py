@@ -55,17 +55,22 @@ def find(node: fx.Node) -> OutVariant | None:
     results = tensors(node)
     if not results or not all(_can_be_placed(t) for t in results):
         return None
-    by_hand = BY_HAND.get(node.target)
-    if by_hand is not None:
-        applies, variant = by_hand
-        return variant if applies(node) else None
+    if node.target in BY_HAND:
+        applies, by_hand = BY_HAND[node.target]
+        return by_hand if applies(node) else None
     variant = overload(node.target)
     return variant if variant is not None and len(variant.names) == len(results) else None
 
 
 def _can_be_placed(tensor: Tensor) -> bool:
     strided = tensor.layout is torch.strided and not tensor.is_quantized
-    return strided and is_equal(tensor.storage_offset(), 0) and fills_its_storage(tensor)
+    as_written = not tensor.is_conj() and not tensor.is_neg()
+    return (
+        strided
+        and as_written
+        and is_equal(tensor.storage_offset(), 0)
+        and fills_its_storage(tensor)
+    )
 
 
 # Their kernels first resize `out` to the shape of their input, over whatever lies behind it.
@@ -140,8 +145,14 @@ def copy_out(x: Tensor, source: Tensor, *_: Any, out: Tensor) -> Tensor:
 
 
 def slice_scatter_out(
-    x: Tensor, source: Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1,
-    *, out: Tensor,
+    x: Tensor,
+    source: Tensor,
+    dim: int = 0,
+    start: Any = None,
+    end: Any = None,
+    step: int = 1,
+    *,
+    out: Tensor,
 ) -> Tensor:
     aten.slice(out.copy_(x), dim, start, end, step).copy_(source)
     return out
@@ -206,7 +217,7 @@ def _same_device(node: fx.Node) -> bool:
 def _plain_dropout(node: fx.Node) -> bool:
     """Other devices draw inside their kernel; p = 0 and p = 1 take other paths."""
     x, p, train = node.args[:3]
-    plain = all(t.device.type == "cpu" and t.is_contiguous() for t in (value(x), *tensors(node)))
+    plain = all(t.device.type == "cpu" and t.is_contiguous() for t in (value(x), *tensors(node)))  # type: ignore[arg-type]
     return plain and train is True and isinstance(p, float) and 0 < p < 1
 
 

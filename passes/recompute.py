@@ -50,7 +50,9 @@ class Recompute:
     def is_cheap(self, node: fx.Node) -> bool:
         """A pointwise op that makes memory of its own, and enough of it."""
         result = value(node)
-        if not isinstance(node.target, torch._ops.OpOverload) or not isinstance(result, torch.Tensor):
+        if not isinstance(node.target, torch._ops.OpOverload) or not isinstance(
+            result, torch.Tensor
+        ):
             return False
         if torch.Tag.pointwise not in node.target.tags or node.target is aten.clone.default:
             return False

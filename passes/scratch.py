@@ -25,12 +25,23 @@ def scratch(node: fx.Node) -> Any:
     return _casts(node) if torch.Tag.pointwise in node.target.tags else 0
 
 
+MASKED: dict[Any, int] = {  # op -> the argument that is a mask, and read as it is
+    torch.ops.aten.where.self: 0,
+    torch.ops.aten.masked_fill.Scalar: 1,
+    torch.ops.aten.masked_fill.Tensor: 1,
+}
+
+
 def _casts(node: fx.Node) -> Any:
-    """A pointwise op copies operands of another type before it computes."""
-    operands = [t for _, t in tensor_inputs(node)]
-    if len({t.dtype for t in operands}) < 2:
-        return 0
-    common = operands[0].dtype
+    """A pointwise op copies operands of another type than it computes in.
+
+    That is the type of the operands together with the result's: the root of a whole number is
+    computed as a fraction. A comparison's result says nothing of how it compares.
+    """
+    mask = node.args[MASKED[node.target]] if node.target in MASKED else None
+    operands = [t for n, t in tensor_inputs(node) if n is not mask]
+    result = tensors(node)[0]
+    common = operands[0].dtype if result.dtype is torch.bool else result.dtype
     for t in operands:
         if t.dim() > 0:
             common = torch.promote_types(common, t.dtype)

@@ -3,12 +3,17 @@
 torch.compile(model, backend="roam") needs no import; these names are for looking and steering.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from roam.core.errors import RoamError, UnplannedWarning
 from roam.core.plan import Plan
 from roam.core.problem import Problem
-from roam.inspect.measure import Measurement, measure_peak
 from roam.inspect.report import Report, report, reset_report
-from roam.lowering.memory import release
+
+if TYPE_CHECKING:
+    from roam.inspect.measure import Measurement, measure_peak
+    from roam.lowering.memory import release
 
 __all__ = [
     "Measurement",
@@ -22,3 +27,15 @@ __all__ = [
     "report",
     "reset_report",
 ]
+
+_NEED_TORCH = {  # imported when first asked for: whoever looks at a plan does not wait for torch
+    "Measurement": "roam.inspect.measure",
+    "measure_peak": "roam.inspect.measure",
+    "release": "roam.lowering.memory",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEED_TORCH:
+        raise AttributeError(f"module 'roam' has no attribute {name!r}")
+    return getattr(import_module(_NEED_TORCH[name]), name)

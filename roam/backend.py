@@ -211,7 +211,8 @@ class Step:
         for gm in (self.forward, self.backward):
             if gm is not None:
                 run(ANNOTATIONS, gm)
-        forward, backward = self.forward.graph, self.backward and self.backward.graph
+        forward = self.forward.graph
+        backward = None if self.backward is None else self.backward.graph
         numbers = Numbers.bind(placeholders, args)
         captured = capture(
             self.name,

@@ -340,8 +340,10 @@ ON_STORAGE = frozenset(  # ops that address, or copy, the whole storage behind t
 
 def looks_at_storage(node: fx.Node) -> bool:
     """Whether an op would see the block around a tensor. Then its inputs must lie outside."""
-    if isinstance(node.target, torch._ops.HigherOrderOperator):
-        return True
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return isinstance(node.target, torch._ops.HigherOrderOperator)
+    if node.target.namespace not in ("aten", "prims", "roam"):
+        return True  # the user's own: who knows what it looks at
     return node.target in ON_STORAGE and out_variants.META not in node.meta
 
 

@@ -121,6 +121,25 @@ def zoo(
         raise typer.Exit(1)
 
 
+@bench.command()
+def step(
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write one JSON object a contender here.")
+    ] = None,
+    only: Annotated[str, typer.Option(metavar="MODEL", help="This model.")] = "gpt2-small",
+    rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each contender.")] = 10,
+) -> None:
+    """Memory of one model's step and loop, and step times taken in turns with eager's."""
+    from roam.bench.steps import step_bench
+    from roam.bench.tables import entry_names
+
+    try:
+        [name] = entry_names(only, full=False)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--only") from None
+    step_bench(name, json, rounds=rounds)
+
+
 @app.command()
 def show(
     plan: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A plan file, JSON.")],

@@ -1,9 +1,9 @@
 """The story of planning: an order, what it lets be written in place, a layout, and a proof.
 
-    Problem ── order ── reuse ── layout ── bound ── check ── Plan
-                 │                 │
-        the best of several   the most in the arena
-        for each phase        at no more than the live peak
+Problem ── order ── reuse ── layout ── bound ── check ── Plan
+             │                 │
+    the best of several   the most in the arena
+    for each phase        at no more than the live peak
 """
 
 from __future__ import annotations

@@ -103,9 +103,7 @@ class _Taken:
         return ordered
 
 
-def _find_gap(
-    spans: NDArray[np.int64], rect: Rect, walls: Sequence[int], tightest: bool
-) -> int:
+def _find_gap(spans: NDArray[np.int64], rect: Rect, walls: Sequence[int], tightest: bool) -> int:
     """The lowest, or the tightest, address where the rectangle fits between the spans."""
     tops = np.maximum.accumulate(np.concatenate(([0], spans[:, 1])))
     if not walls:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from roam.core.lifetime import Reuse, Slot, slots
+from roam.core.lifetime import Slot, slots
 from roam.core.plan import Block, measure
 from roam.core.problem import BufferId, Home, OpId, Problem
 from roam.solvers.fits import FITS, Fit, Rect, place
@@ -37,7 +37,7 @@ NOTHING_PLACED = "no arena"
 def lay_out(
     problem: Problem,
     order: Sequence[OpId],
-    reuse: Reuse,
+    reuse: dict[BufferId, BufferId],
     *,
     limit: int,
     hold: bool = False,
@@ -52,8 +52,7 @@ def lay_out(
     _, live = measure(problem, order, reuse, {}, ())
     everything = [s for s in slots(problem, order, reuse) if s.home is Home.ARENA and s.size]
     boundary = len(problem.phases[0]) if len(problem.phases) > 1 else len(order)
-    for share, cuts in _attempts(hold):
-        chosen = [s for s in everything if s.size <= share * live]
+    for chosen, cuts in _attempts(everything, live, hold):
         best: Layout | None = None
         for fit in FITS:
             if time.monotonic() > deadline:
@@ -70,10 +69,17 @@ def lay_out(
     return Layout({}, (), live, NOTHING_PLACED)
 
 
-def _attempts(hold: bool) -> Iterator[tuple[float, int]]:
+def _attempts(
+    everything: Sequence[Slot], live: int, hold: bool
+) -> Iterator[tuple[Sequence[Slot], int]]:
+    """(what may be placed, into how many blocks the stack is cut), none of them twice."""
+    tried = 0
     for share in LARGEST:
-        for cuts in CUTS[:1] if hold else CUTS:
-            yield share, cuts
+        chosen = [s for s in everything if s.size <= share * live]
+        if chosen and len(chosen) != tried:
+            tried = len(chosen)
+            for cuts in CUTS[:1] if hold else CUTS:
+                yield chosen, cuts
 
 
 class _Arena:
@@ -136,9 +142,9 @@ def _rect(slot: Slot) -> Rect:
 def _sections(inside: Sequence[tuple[Slot, int]]) -> Iterator[Block]:
     """A block for every stretch of time in which something is alive, as large as that needs.
 
-        address   [--a--)   [----c----)         two blocks: one for a and b, one for c
-                     [-b-)
-                  ^      ^  ^         ^  time
+    address   [--a--)   [----c----)         two blocks: one for a and b, one for c
+                 [-b-)
+              ^      ^  ^         ^  time
     """
     waiting = sorted(inside, key=lambda placed: placed[0].lower)
     while waiting:

@@ -36,6 +36,7 @@ def same(
     unplanned: int = 0,
     detours: int = 0,
     eager: bool = True,
+    reference: str = "aot_eager",
     arenas: Iterable[str] = ARENAS,
     **how: Any,
 ) -> None:
@@ -43,7 +44,7 @@ def same(
 
     The counts are what roam.report() must say, for each mode. `how` goes to torch.compile.
     """
-    expected = results(scenario, compiler("aot_eager", **how))
+    expected = results(scenario, compiler(reference, **how))
     if eager:
         assert_equal(expected, results(scenario, lambda model: model))
     for arena in arenas:

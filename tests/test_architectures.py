@@ -28,7 +28,9 @@ STEPS = 3
 Trace = list[dict[str, Tensor]]
 
 
-def train(entry: Entry, backend: str, *, dropout: bool) -> tuple[Trace, nn.Module, Callable[[], Any]]:
+def train(
+    entry: Entry, backend: str, *, dropout: bool
+) -> tuple[Trace, nn.Module, Callable[[], Any]]:
     """Loss, gradients and buffers after each of a few steps, with a change of the weights between."""
     torch._dynamo.reset()
     model = entry.build().train(dropout)

@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from roam.core.errors import RoamError
 
-CONTENDERS = ("eager", "aot_eager", "inductor", "roam")
+CONTENDERS = ("eager", "aot_eager", "inductor", "roam", "roam keep")
 Result = dict[str, Any]
 
 
@@ -37,7 +37,8 @@ def run(entry: str, contender: str, *, steps: int = 5, device: str = "cpu") -> R
 
     The result's keys: entry, contender, device; measured (transient bytes of one training step at
     its worst moment, gradients and whatever is kept between steps included), kept (bytes kept
-    between steps); seconds (of every timed step), median_seconds, first_seconds (of the first step,
+    between steps), loop (the same as measured for the user's whole loop: a step and an update by
+    torch's AdamW, whose state is there before); seconds (of every timed step), median_seconds, first_seconds (of the first step,
     compilation included, under the profiler); resident (the process's peak resident bytes,
     compilation and profiler included); loss (of the last step). For roam also those of `planned`.
 
@@ -124,7 +125,8 @@ def _process(entry: str, contender: str, device: str, *more: str) -> Iterator[_C
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            env={**os.environ, "PYTHONPATH": path},
+            # a thread that waits by spinning takes the core from the contender whose turn it is
+            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path},
         )
         try:
             yield _Child(f"{contender} on {entry}", process, stderr)
@@ -150,9 +152,10 @@ class Trainer:
         self.loss = _compiled(contender)
         self.seed: Callable[[int], object] = torch.manual_seed
 
-    def step(self) -> float:
+    def step(self, update: Callable[[], object] = lambda: None) -> float:
         value = self.loss(self.model, self.batch)
         value.backward()
+        update()
         self.model.zero_grad(set_to_none=True)
         return float(value.item())
 
@@ -171,15 +174,18 @@ def _compiled(contender: str) -> Callable[..., Any]:
 
     if contender == "eager":
         return loss
-    if contender == "roam":
+    if contender.startswith("roam"):
         from roam.backend import roam
 
-        return torch.compile(loss, backend=roam)
+        arena = "keep" if contender == "roam keep" else "step"
+        return torch.compile(loss, backend=roam, options={"arena": arena})
     return torch.compile(loss, backend=contender)
 
 
 def measure(entry: str, contender: str, steps: int, device: str) -> Result:
     """What `run` returns, measured in this process, which must be fresh."""
+    import torch
+
     from roam.inspect.measure import measure_peak
 
     trainer = Trainer(entry, contender, device)
@@ -188,19 +194,27 @@ def measure(entry: str, contender: str, steps: int, device: str) -> Result:
         trainer.timed_step, device, warm_up=lambda: first.append(trainer.timed_step()[0])
     )
     timed = [trainer.timed_step() for _ in range(steps)]
+    optimizer = torch.optim.AdamW(trainer.model.parameters())
+    trainer.step(optimizer.step)  # makes the optimizer's state
+
+    def iteration() -> float:
+        return trainer.step(optimizer.step)
+
+    loop = measure_peak(iteration, device, warm_up=trainer.step)
     result: Result = {
         "entry": entry,
         "contender": contender,
         "device": device,
         "measured": memory.peak,
         "kept": memory.held,
+        "loop": loop.peak,
         "seconds": [seconds for seconds, _ in timed],
         "median_seconds": statistics.median(seconds for seconds, _ in timed),
         "first_seconds": first[0],
         "resident": resident_peak(),
         "loss": timed[-1][1],
     }
-    return result | planned() if contender == "roam" else result
+    return result | planned() if contender.startswith("roam") else result
 
 
 def planned() -> Result:

@@ -14,6 +14,7 @@ from rich.table import Table
 from roam.bench.contender import ContenderError, Result, run
 
 SHOWN = ("roam", "eager", "inductor")
+WIDTH = 150  # columns: a narrower table would be cut to dots
 Row = dict[str, Any]  # "entry" -> its name, contender -> its Result or {"error": message}
 
 
@@ -34,7 +35,7 @@ def zoo_bench(
     row, each as soon as it is there. A contender that fails leaves its error in the row, the table
     and the file. Raises ValueError for a name that the zoo does not have.
     """
-    console = console or Console()
+    console = console or Console(width=max(WIDTH, Console().width))
     names = entry_names(only, full)
     rows: list[Row] = []
     if json_file is not None:

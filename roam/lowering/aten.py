@@ -215,7 +215,7 @@ class _Emitter:
         shape = self.captured.numbers.shape(result.shape)
         stride = self.captured.numbers.shape(result.stride())
         if b not in self.plan.offsets:
-            how = {"dtype": result.dtype, "device": result.device}
+            how: dict[str, Any] = {"dtype": result.dtype, "device": result.device}
             return self.graph.call_function(torch.empty_strided, (shape, stride), how)
         k, block = self.block_of(b, self.made_at[b])
         offset = self.plan.offsets[b] - block.offset

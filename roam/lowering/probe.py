@@ -29,11 +29,12 @@ log = logging.getLogger("roam")
 Call = tuple[Any, ...]
 _known: dict[Call, int] = {}
 _lock = threading.Lock()
+_OPAQUE = ("workspace", "reserve")  # written by a forward kernel for its backward, which trusts it
 
 
 def probe(graphs: Iterable[fx.Graph], numbers: Numbers) -> dict[fx.Node, int]:
     """Scratch bytes of the ops that were measured. Empty while a profiler is running."""
-    if torch.autograd._profiler_enabled():
+    if torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
         return {}
     found: dict[fx.Node, int] = {}
     with _lock, torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -53,6 +54,8 @@ def _is_worth_it(node: fx.Node) -> bool:
     if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
         return False
     if target.namespace != "aten" or torch.Tag.pointwise in target.tags or not is_op(node):
+        return False
+    if any(a.name in _OPAQUE for a in target._schema.arguments):
         return False
     everything = [*tensors(node), *(t for _, t in tensor_inputs(node))]
     return bool(tensors(node)) and all(
@@ -87,7 +90,7 @@ def _measure(node: fx.Node, numbers: Numbers) -> int:
         log.debug("%s cannot be measured on zeros: %r", node.target, error)
         results = None
     finally:
-        records = torch.autograd._disable_profiler_legacy()
+        records: Any = torch.autograd._disable_profiler_legacy()  # type: ignore[attr-defined]
     changes = [r.cpu_memory_usage() for t in records for r in t if r.kind() == "memory_alloc"]
     return 0 if results is None else max(0, _peak(changes) - sum(changes))
 

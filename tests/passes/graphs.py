@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,14 @@ def node_of(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any
     node.meta["val"] = result
     graph.output(node)
     return node
+
+
+def every_op() -> Iterator[Any]:
+    """Every overload of every ATen op."""
+    for name in sorted(dir(torch.ops.aten)):
+        packet = getattr(torch.ops.aten, name)
+        if isinstance(packet, torch._ops.OpOverloadPacket):
+            yield from (getattr(packet, o) for o in packet.overloads())  # type: ignore[no-untyped-call]
 
 
 def bits(tensor: Tensor) -> Tensor:

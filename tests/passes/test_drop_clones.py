@@ -73,14 +73,15 @@ def test_a_clone_beside_its_source() -> None:
 
 def test_a_clone_that_changes_the_layout_is_kept() -> None:
     def fn(x: Tensor) -> Tensor:
-        return x.exp().t().clone(memory_format=torch.contiguous_format).view(24)
+        return x.exp().t().clone(memory_format=torch.contiguous_format).view(24).sin()
 
     assert after(fn) == lines(
         "exp = exp(x_1)",
         "t = t(exp)",
         "clone = clone(t, memory_format=torch.contiguous_format)",
         "view = view(clone, [24])",
-        "return view",
+        "sin = sin(view)",
+        "return sin",
     )
 
 
@@ -94,12 +95,29 @@ def test_a_clone_that_keeps_a_transposed_layout_is_dropped() -> None:
 
 
 def test_a_clone_of_a_part_starts_elsewhere_and_is_kept() -> None:
-    assert after(lambda x: x.exp()[1:].clone().view(18)) == lines(
+    assert after(lambda x: x.exp()[1:].clone().sin()) == lines(
         "exp = exp(x_1)",
         "slice_1 = slice(exp, 0, 1, 9223372036854775807)",
         "clone = clone(slice_1)",
-        "view = view(clone, [18])",
-        "return view",
+        "sin = sin(clone)",
+        "return sin",
+    )
+
+
+def test_a_clone_of_a_conjugate_view_is_kept() -> None:
+    """It holds other bytes, though it lies in the same way."""
+
+    def fn(x: Tensor) -> Tensor:
+        conjugate = torch.complex(x, x).conj()
+        return torch.view_as_real(conjugate.clone()).sin()
+
+    assert after(fn) == lines(
+        "complex_1 = complex(x_1, x_1)",
+        "_conj = _conj(complex_1)",
+        "clone = clone(_conj)",
+        "view_as_real = view_as_real(clone)",
+        "sin = sin(view_as_real)",
+        "return sin",
     )
 
 

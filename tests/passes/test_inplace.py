@@ -13,7 +13,7 @@ from roam.passes import cross_entropy_backward
 from roam.passes.inplace import META, POINTWISE, ROWWISE, InPlace
 from roam.passes.out_variants import BY_HAND, OutVariants, overload
 from roam.passes.out_variants import META as OUT_META
-from tests.passes.graphs import garbage, node_of, own_memory, same_bits, trace
+from tests.passes.graphs import every_op, garbage, node_of, own_memory, same_bits, trace
 
 aten = torch.ops.aten
 DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.int64, torch.bool)
@@ -27,16 +27,12 @@ LAYOUTS: tuple[Layout, ...] = (
 
 
 def pointwise_ops() -> Iterator[Any]:
-    """Every ATen op that the pass may mark: tagged pointwise, functional, with a variant."""
-    for name in sorted(dir(aten)):
-        packet = getattr(aten, name)
-        if not isinstance(packet, torch._ops.OpOverloadPacket):
-            continue
-        for op in (getattr(packet, o) for o in packet.overloads()):
-            changes = any(a.alias_info for a in op._schema.arguments)
-            marked = torch.Tag.pointwise in op.tags or op in POINTWISE
-            if marked and not changes and (overload(op) or op in BY_HAND):
-                yield op
+    """Every op that the pass may mark: tagged pointwise, functional, with a variant."""
+    for op in every_op():
+        changes = any(a.alias_info for a in op._schema.arguments)
+        marked = torch.Tag.pointwise in op.tags or op in POINTWISE
+        if marked and not changes and (overload(op) or op in BY_HAND):
+            yield op
 
 
 OPS = tuple(pointwise_ops())
@@ -214,6 +210,13 @@ def test_an_input_read_through_another_geometry() -> None:
     assert check_all_marked(aten.add.Tensor, (x, x[0]), {}) == 0
     assert check_all_marked(aten.add.Tensor, (x, x), {}) == 1
     assert check_all_marked(aten.add.Tensor, (x, x.view(8, 8)), {}) == 2
+
+
+def test_an_input_read_as_its_conjugate() -> None:
+    z = torch.randn(8, dtype=torch.complex64)
+    assert check_all_marked(aten.mul.Tensor, (z, z.conj()), {}) == 0
+    assert check_all_marked(aten.exp.default, (z.conj(),), {}) == 0
+    assert check_all_marked(aten.exp.default, (z,), {}) == 1
 
 
 def test_an_input_that_is_part_of_something_larger() -> None:

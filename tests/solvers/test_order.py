@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from roam.core.lifetime import can_take, find_reuse, live_curve
 from roam.core.problem import BufferId, Home, Op, OpId, Problem
 from roam.core.text import parse_problem
-from roam.solvers.order import CANDIDATES, free_early, least_peak_first
+from roam.solvers.order import CANDIDATES, demand, free_early, least_peak_first
 from tests.core.strategies import GRAPHS, graph, problems
 
 every_candidate = pytest.mark.parametrize("name", CANDIDATES)
@@ -173,3 +173,26 @@ def test_the_heap_agrees_with_trying_all(problem: Problem) -> None:
     for phase in range(len(problem.phases)):
         assert least_peak_first(problem, phase) == by_trying_all(problem, phase, False)
         assert free_early(problem, phase) == by_trying_all(problem, phase, True)
+
+
+def asked_for(problem: Problem, phase: int) -> list[OpId]:
+    """Whoever nobody waits for, in program order, and before each what it needs, likewise."""
+    members = problem.phases[phase]
+    order: list[OpId] = []
+
+    def run(i: OpId) -> None:
+        for p in sorted(set(problem.predecessors[i]) & set(members)):
+            run(p)
+        if i not in order:
+            order.append(i)
+
+    for i in members:
+        if not set(problem.successors[i]) & set(members):
+            run(i)
+    return order
+
+
+@given(problem=problems(max_ops=12))
+def test_demand_runs_what_is_asked_for(problem: Problem) -> None:
+    for phase in range(len(problem.phases)):
+        assert demand(problem, phase) == asked_for(problem, phase)

@@ -1,0 +1,65 @@
+"""One model, step by step: the memory of each contender, and step times taken in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from roam.bench.contender import Result, paired, run
+from roam.bench.tables import append_json
+
+SHOWN = ("eager", "aot_eager", "inductor", "roam", "roam keep")
+
+
+def step_bench(
+    only: str = "gpt2-small",
+    json_file: Path | None = None,
+    *,
+    contenders: Sequence[str] = SHOWN,
+    rounds: int = 10,
+    device: str = "cpu",
+    console: Console | None = None,
+) -> list[Result]:
+    """Memory of a step and of the whole loop, and the median ratio of step times to eager's.
+
+    only: the name of one zoo entry. json_file: written anew, one JSON object a contender. The loop
+    is a step and an update by torch's AdamW. Raises ContenderError.
+    """
+    console = console or Console()
+    rows: list[Result] = []
+    for contender in contenders:
+        with console.status(f"{only}, {contender}: memory"):
+            rows.append(run(only, contender, steps=1, device=device))
+    with console.status(f"{only}: {rounds} steps of each in turns"):
+        times = paired(only, contenders, rounds=rounds, device=device)
+    for row in rows:
+        row["ratio"] = times["ratio"][row["contender"]]
+        row["seconds"] = times["seconds"][row["contender"]]
+    if json_file is not None:
+        json_file.write_text("")
+        for row in rows:
+            append_json(row, json_file)
+    console.print(table(only, rows))
+    return rows
+
+
+def table(name: str, rows: Sequence[Result]) -> Table:
+    """One line a contender. Peaks in MiB; the base of the percentages is the first line."""
+    shown = Table(
+        title=f"{name}: transient peaks in MiB, step time by eager's", title_justify="left"
+    )
+    for column in ("contender", "planned", "step", "", "loop", "", "time"):
+        shown.add_column(column, justify="left" if column == "contender" else "right")
+    for row in rows:
+        cells = [_mib(row.get("planned"))]
+        for key in ("measured", "loop"):
+            cells += [_mib(row[key]), f"{row[key] / rows[0][key] - 1:+.1%}"]
+        shown.add_row(row["contender"], *cells, f"{row['ratio']:.3f}")
+    return shown
+
+
+def _mib(size: int | None) -> str:
+    return "" if size is None else f"{size / 2**20:.1f}"
