@@ -109,7 +109,7 @@ def _only_user(loss: fx.Node) -> fx.Node | None:
 
 
 def _fits(loss: fx.Node, softmax: fx.Node) -> bool:
-    """Same log-softmax in both (detached in one), over the last of two dims, on whole rows of one type."""
+    """Same log-softmax in both (detached in one), over the last of two dims, of one type."""
     result = value(softmax)
     log_probs = value(softmax.args[1])  # type: ignore[arg-type]
     if not isinstance(log_probs, Tensor) or log_probs.dim() != 2 or len(loss.args) != 7:

@@ -166,7 +166,7 @@ def select_scatter_out(x: Tensor, source: Tensor, dim: int, index: int, *, out: 
 def index_put_out(
     x: Tensor, indices: Any, values: Tensor, accumulate: bool = False, *, out: Tensor
 ) -> Tensor:
-    return aten.index_put_(out.copy_(x), indices, values, accumulate)  # type: ignore[no-any-return]
+    return aten.index_put_(out.copy_(x), indices, values, accumulate)
 
 
 def pad_out(x: Tensor, pad: Sequence[int], value: float = 0, *, out: Tensor) -> Tensor:

@@ -37,9 +37,9 @@ ALIGNMENT = {"cuda": 512}  # what the allocators give; 64 elsewhere
 class Captured:
     """A Problem, and where its parts came from.
 
-    nodes: the fx node of every op, None for the one that stands for the tangents. results: for every op its buffers, in the order of the
-    node's results. buffer_of: the buffer of every storage (by its key). numbers: what the
-    symbols in sizes stand for.
+    nodes: the fx node of every op, None for the one that stands for the tangents. results: for
+    every op its buffers, in the order of the node's results. buffer_of: the buffer of every
+    storage (by its key). numbers: what the symbols in sizes stand for.
     """
 
     problem: Problem

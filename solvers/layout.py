@@ -118,7 +118,7 @@ class _Arena:
         return {b: offset for slot, offset in self.placed for b in slot.buffers}
 
     def blocks(self) -> tuple[Block, ...]:
-        """The pieces of the stack, and above it each phase's own; none is held while it is empty."""
+        """The pieces of the stack, and above it each phase's own; none is held while empty."""
         found: list[Block] = []
         for low, high in zip(self.edges, [*self.edges[1:], None], strict=True):
             inside = [(s, o) for s, o in self.placed if low <= o and (high is None or o < high)]

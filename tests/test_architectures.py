@@ -16,10 +16,10 @@ from torch import Tensor, nn
 import roam
 from roam.bench.zoo import TINY, Entry, loss
 
-CORE = (  # the rest runs with -m slow
-    "gpt2 llama bert t5 vit resnet mobilenetv2 efficientnet convnext swin whisper mixtral mamba "
-    "gemma2 qwen3 bart clip"
-).split()
+CORE = [  # the rest runs with -m slow
+    *("gpt2", "llama", "bert", "t5", "vit", "resnet", "mobilenetv2", "efficientnet", "convnext"),
+    *("swin", "whisper", "mixtral", "mamba", "gemma2", "qwen3", "bart", "clip"),
+]
 ENTRIES = [pytest.param(TINY[n], id=n) for n in CORE] + [
     pytest.param(TINY[n], id=n, marks=pytest.mark.slow) for n in TINY if n not in CORE
 ]
@@ -31,7 +31,7 @@ Trace = list[dict[str, Tensor]]
 def train(
     entry: Entry, backend: str, *, dropout: bool
 ) -> tuple[Trace, nn.Module, Callable[[], Any]]:
-    """Loss, gradients and buffers after each of a few steps, with a change of the weights between."""
+    """Loss, gradients and buffers of a few steps, the weights changing in between."""
     torch._dynamo.reset()
     model = entry.build().train(dropout)
     batch = entry.batch()
@@ -48,12 +48,12 @@ def train(
         torch.manual_seed(i)
         found = {"loss": forward_backward().detach()}
         found |= {f"{n}.grad": p.grad for n, p in model.named_parameters() if p.grad is not None}
-        found |= {n: b for n, b in model.named_buffers()}
+        found |= dict(model.named_buffers())
         trace.append(copy.deepcopy(found))
         with torch.no_grad():
             for p in model.parameters():
                 if p.grad is not None:
-                    p -= 0.01 * p.grad
+                    p.sub_(p.grad, alpha=0.01)
     model.zero_grad(set_to_none=True)
     return trace, model, forward_backward
 

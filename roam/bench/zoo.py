@@ -250,16 +250,20 @@ TINY: dict[str, Entry] = _table(
 )
 
 
-def gpt2_small(seq: int = 1024, batch: int = 1) -> Entry:
+def gpt2_small(name: str, seq: int = 1024, batch: int = 1, dropout: float = 0.0) -> Entry:
     """GPT-2 small (12 layers, 768 wide) on `batch` sequences of `seq` tokens."""
     text = batches.text(batch, seq, vocab=50257)
-    return _entry("gpt2-small", "GPT2LMHeadModel", text, _GPT2, n_positions=max(seq, 1024))
+    drop = {f"{where}_pdrop": dropout for where in ("attn", "embd", "resid")}
+    config = {**_GPT2, "n_positions": max(seq, 1024), **drop}
+    return _entry(name, "GPT2LMHeadModel", text, config)
 
 
 _PHOTO = batches.image(batch=1, size=224, classes=1000)
 
 FULL: dict[str, Entry] = _table(
-    gpt2_small(),
+    gpt2_small("gpt2-small"),
+    gpt2_small("gpt2-small-dropout", dropout=0.1),
+    gpt2_small("gpt2-small-128", seq=128),
     _entry("bert-base", "BertForMaskedLM", batches.text(batch=1, seq=512, vocab=30522)),
     _classifier("vit-b-16", "ViT", _PHOTO, num_labels=1000),
     _classifier("resnet-50", "ResNet", _PHOTO, num_labels=1000),

@@ -36,7 +36,7 @@ def carve(
     anywhere in the block for a write to every tensor saved in it.
     """
     tensor = torch.empty(0, dtype=dtype, device=block.device)
-    return tensor.set_(block.untyped_storage(), offset // dtype.itemsize, shape, stride)  # type: ignore[call-overload,no-any-return]
+    return tensor.set_(block.untyped_storage(), offset // dtype.itemsize, shape, stride)
 
 
 class Shelf:
