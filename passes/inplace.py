@@ -78,6 +78,8 @@ def _reads_before_it_writes(node: fx.Node) -> bool:
 def _overwritable(node: fx.Node) -> tuple[fx.Node, ...]:
     """Inputs that lie just as the result will, and that no other input overlaps differently."""
     result = tensors(node)[0]
+    if result.is_complex():
+        return ()  # compilers vectorize complex division only where nothing overlaps: other bits
     inputs = list(tensor_inputs(node))
     fit = [n for n, t in inputs if same_layout(t, result) and fills_its_storage(t)]
     if node.target in FIRST_ONLY:

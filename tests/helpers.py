@@ -132,7 +132,8 @@ def assert_equal(found: Iterable[Any], expected: Iterable[Any]) -> None:
 
 def bits(tensor: Tensor) -> Tensor:
     """The bytes of a tensor's elements: NaN equals itself here, and 0.0 is not -0.0."""
-    return tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+    plain = tensor.detach().resolve_conj().resolve_neg().reshape(-1)
+    return plain.clone(memory_format=torch.contiguous_format).view(torch.uint8)
 
 
 @contextmanager

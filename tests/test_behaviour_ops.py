@@ -83,6 +83,7 @@ UNARY: dict[str, Callable[[Tensor], Any]] = {
     "bfloat16": lambda y: y.bfloat16().sin().float() * y,
     "fft": lambda y: torch.fft.rfft(y) * 2,
     "complex": lambda y: (torch.fft.fft(y) * torch.complex(y, y)).abs(),
+    "complex division": lambda y: (torch.fft.fft(y) / (torch.fft.fft(y * 2) + 1)).abs(),
     "view_as_real": lambda y: torch.view_as_real(torch.fft.fft(y) * 1.5).exp(),
     "no elements": lambda y: y[:0].exp().sum() + y.exp(),
     "a view of no elements": lambda y: (lambda z: z[:0].exp().sum() + z.exp())(y.sin()),
