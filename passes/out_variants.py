@@ -85,11 +85,17 @@ RESIZING: frozenset[Any] = frozenset(
 )
 
 
+# Their kernels take results in one storage, as all of a block's are, for the same memory.
+BY_STORAGE: frozenset[Any] = frozenset({aten.linalg_qr.default})
+
+
 @cache
 def overload(op: torch._ops.OpOverload) -> OutVariant | None:
     """The overload of the same packet that takes the same arguments and real outs."""
     schema = op._schema
-    if op in RESIZING or any(a.alias_info for a in (*schema.arguments, *schema.returns)):
+    if op in RESIZING | BY_STORAGE or any(
+        a.alias_info for a in (*schema.arguments, *schema.returns)
+    ):
         return None
     if any(str(r.type) != "Tensor" for r in schema.returns):
         return None  # a list of them, of any length

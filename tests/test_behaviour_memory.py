@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.helpers import calls, check, random, same, snapshot, total
+from tests.helpers import (
+    Compile,
+    both_arenas,
+    calls,
+    check,
+    compiler,
+    mlp,
+    random,
+    same,
+    snapshot,
+    total,
+)
 
 pytestmark = pytest.mark.usefixtures("everything_placed")
 
@@ -105,6 +117,30 @@ def test_inputs_that_share_memory() -> None:
             yield from snapshot([out, base, weight.grad])
 
     same(scenario)
+
+
+def test_the_user_writes_to_an_output() -> None:
+    def scenario(compile_: Compile) -> Iterator[Any]:
+        weight = nn.Parameter(random(5, 8))
+        run = compile_(lambda x: (weight * x).sin().cumsum(0) * 2)
+        for i in range(3):
+            y = run(random(5, 8) + i)
+            y.mul_(2)
+            y[0] = 0
+            total(y).backward()  # type: ignore[no-untyped-call]
+            yield from snapshot([y, weight.grad])
+
+    same(scenario)
+
+
+@both_arenas
+def test_a_parameter_changed_before_the_backward_is_autograds_own_error(arena: str) -> None:
+    model = mlp()
+    loss = total(compiler(arena)(model)(random(5, 8)))
+    with torch.no_grad():
+        model[2].weight.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()  # type: ignore[no-untyped-call]
 
 
 class Keeping(torch.autograd.Function):

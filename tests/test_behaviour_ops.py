@@ -76,6 +76,9 @@ UNARY: dict[str, Callable[[Tensor], Any]] = {
     "baddbmm": lambda y: torch.baddbmm(y[None], y[None, :, :5], y[None, :5]),
     "inverse": lambda y: torch.linalg.inv(y[:, :5] + 5 * torch.eye(5)),
     "svdvals": lambda y: torch.linalg.svdvals(y),
+    "eigh, cholesky": lambda y: torch.linalg.eigh(torch.linalg.cholesky(y @ y.t() + torch.eye(5)))[
+        0
+    ],
     "cdist": lambda y: torch.cdist(y, y * 2),
     "interpolate": lambda y: F.interpolate(y[None], scale_factor=2).exp(),
     "pooling": lambda y: [F.avg_pool1d(y[None], 2), F.max_pool1d(y[None], 2).exp()],
@@ -83,7 +86,10 @@ UNARY: dict[str, Callable[[Tensor], Any]] = {
     "bfloat16": lambda y: y.bfloat16().sin().float() * y,
     "fft": lambda y: torch.fft.rfft(y) * 2,
     "complex": lambda y: (torch.fft.fft(y) * torch.complex(y, y)).abs(),
-    "complex division": lambda y: (torch.fft.fft(y) / (torch.fft.fft(y * 2) + 1)).abs(),
+    "complex division": lambda y: (torch.fft.fft(y) / (torch.fft.fft(y[:, 1:], 8) + 1)).abs(),
+    "complex division, odd": lambda y: (
+        torch.fft.fft(y[:, 1:]) / (torch.fft.fft(y[:, :7] * 2) + 1)
+    ).abs(),
     "view_as_real": lambda y: torch.view_as_real(torch.fft.fft(y) * 1.5).exp(),
     "no elements": lambda y: y[:0].exp().sum() + y.exp(),
     "a view of no elements": lambda y: (lambda z: z[:0].exp().sum() + z.exp())(y.sin()),
@@ -141,6 +147,16 @@ def test_attention(how: dict[str, Any]) -> None:
         return F.scaled_dot_product_attention(x @ q, x @ k, x @ v, **how)
 
     check(calls(attend, (4, 4), (4, 4), (4, 4)), random(2, 2, 5, 4))
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 3)])
+def test_an_op_that_asks_whether_its_results_share_a_storage(shape: tuple[int, int]) -> None:
+    """AOTAutograd takes its backward apart, so its bits are not those of eager."""
+    check(
+        calls(lambda w, x: [part.exp() for part in torch.linalg.qr(x @ w)], shape),
+        random(8, 8),
+        eager=False,
+    )
 
 
 def test_gather_and_scatter() -> None:
@@ -201,3 +217,24 @@ def test_nothing_to_differentiate() -> None:
 
 def test_integers() -> None:
     check(calls(lambda w, i: (w[i] * i[:, None], i + 1, i.shape[0]), (8, 3)), torch.arange(5))
+
+
+def test_random_numbers() -> None:
+    """The planner may not change the order in which ops draw from the generator."""
+
+    def draw(w: Tensor, x: Tensor) -> Tensor:
+        y = x @ w
+        noise = torch.randn_like(x) + torch.rand(8) * torch.randint(0, 3, (8,))
+        shuffled = y[:, torch.randperm(8)] * torch.bernoulli(x.sigmoid())
+        return F.dropout(shuffled, 0.3) + F.gumbel_softmax(y) + F.alpha_dropout(noise, 0.2)
+
+    check(calls(draw, (8, 8)), random(5, 8))
+
+
+def test_function_transforms() -> None:
+    def transform(w: Tensor, x: Tensor) -> Tensor:
+        inner = torch.func.grad(lambda v: (x @ v).sin().sum())(w)
+        rows = torch.vmap(lambda row: (row @ w).exp().sum())(x)
+        return inner + rows.sum()  # type: ignore[no-any-return]
+
+    check(calls(transform, (8, 8)), random(5, 8), eager=False)

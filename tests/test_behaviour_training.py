@@ -241,3 +241,50 @@ def test_frozen_and_unused_parameters() -> None:
         yield from grads(model)
 
     same(scenario, planned=2)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_a_compiled_optimizer_step(kind: Any) -> None:
+    def scenario(compile_: Compile) -> Iterator[Any]:
+        model = mlp()
+        optimizer = kind(model.parameters(), lr=0.1)
+        step = compile_(lambda: optimizer.step())
+        for i in range(3):
+            total(model(random(5, 8) + i)).backward()  # type: ignore[no-untyped-call]
+            step()
+            optimizer.zero_grad()
+            yield from snapshot(list(model.parameters()))
+
+    same(scenario, eager=False)  # compiled, AdamW computes its steps as tensors
+
+
+@torch._dynamo.config.patch(compiled_autograd=True)
+def test_a_whole_step_under_compiled_autograd() -> None:
+    def scenario(compile_: Compile) -> Iterator[Any]:
+        model = mlp()
+
+        def step(x: Tensor) -> Tensor:
+            loss = total(model(x))
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        run = compile_(step)
+        for i in range(3):
+            yield from [*snapshot(run(random(5, 8) + i)), *grads(model)]
+
+    same(scenario, planned=3)  # dynamo compiles again when gradients are there to add to
+
+
+@torch._dynamo.config.patch(trace_autograd_ops=True)
+def test_gradients_taken_inside_of_the_graph() -> None:
+    def scenario(compile_: Compile) -> Iterator[Any]:
+        model = mlp()
+
+        def step(x: Tensor) -> list[Tensor]:
+            return list(torch.autograd.grad(total(model(x)), list(model.parameters())))
+
+        run = compile_(step)
+        for i in range(3):
+            yield from snapshot(run(random(5, 8) + i))
+
+    same(scenario, eager=False)
