@@ -11,6 +11,7 @@ size is a number; a graph with dynamic shapes is planned once for each of its sh
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -31,15 +32,18 @@ from roam.inspect.report import GraphRecord, count_detour, record
 from roam.lowering.aten import Boxed, Lowered, boxed, lower
 from roam.lowering.memory import Shelf
 from roam.lowering.probe import probe
+from roam.options import Options
 from roam.passes.common_subexpressions import CommonSubexpressions
 from roam.passes.cross_entropy_backward import CrossEntropyBackward
 from roam.passes.drop_clones import DropClones
-from roam.passes.geometry import renew_recomputed
+from roam.passes.geometry import renew_recomputed, storage_key, tensors, value
+from roam.passes.gradient_release import GradientRelease, Release
 from roam.passes.inplace import InPlace
 from roam.passes.out_variants import OutVariants
 from roam.passes.pipeline import Pass, run
 from roam.passes.recompute import Recompute
 from roam.planner import Settings, plan
+from roam.tickets import Claims, Ticket
 
 log = logging.getLogger("roam")
 
@@ -47,42 +51,12 @@ REWRITES = (CommonSubexpressions(), DropClones(), CrossEntropyBackward(), Recomp
 ANNOTATIONS = (OutVariants(), InPlace())
 
 RETAINED = "a backward with retain_graph=True or create_graph=True keeps what the plan overwrites"
+SHARED = "a parameter is used by several graphs, or several calls, whose gradients must be summed"
 MOVED = "the saved tensors are not where the forward left them (saved tensor hooks)"
 
 
 class CompileOptionError(ShortenTraceback, OptionError):
     """An OptionError that dynamo hands to the user as it is, not wrapped in one of its own."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `torch.compile(..., options={...})` may say.
-
-    arena: "step" gives the arena back at the end of every backward, "keep" holds it for the next
-        step, until `roam.release()`. planning_seconds: the deadline for planning a graph.
-    """
-
-    arena: str = "step"
-    planning_seconds: float = 10.0
-
-    @staticmethod
-    def parse(options: dict[str, Any] | None, mode: str | None) -> Options:
-        """Raises OptionError for an unknown mode or option, or a value of the wrong type."""
-        if mode not in (None, "default"):
-            raise OptionError(f"roam has no mode {mode!r}: leave it out or use 'default'")
-        if not isinstance(options, (dict, type(None))):
-            raise OptionError(f"options is a dict such as {{'arena': 'keep'}}, not {options!r}")
-        given = dict(options or {})
-        unknown = sorted(set(given) - set(Options.__dataclass_fields__))
-        if unknown:
-            valid = ", ".join(Options.__dataclass_fields__)
-            raise OptionError(f"roam has no option {unknown[0]!r}: the options are {valid}")
-        if given.get("arena", "step") not in ("step", "keep"):
-            raise OptionError(f"option arena is 'step' or 'keep', not {given['arena']!r}")
-        seconds = given.get("planning_seconds", 1.0)
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
-            raise OptionError(f"option planning_seconds is a positive number, not {seconds!r}")
-        return Options(**given)
 
 
 def roam(
@@ -97,7 +71,7 @@ def roam(
         chosen = Options.parse(options, mode)
     except OptionError as error:
         raise CompileOptionError(str(error), first_useful_frame=currentframe()) from None
-    step = Step(_name(gm), chosen, _parameters(example_inputs))
+    step = Step(_name(gm), chosen, _parameters(example_inputs), _source_names(gm))
     compile_graph = aot_autograd(
         fw_compiler=step.compile_forward,
         bw_compiler=step.compile_backward,
@@ -120,6 +94,30 @@ def _parameters(example_inputs: Sequence[Any]) -> frozenset[int]:
     return frozenset(i for i, x in enumerate(example_inputs) if isinstance(x, torch.nn.Parameter))
 
 
+def _source_names(gm: fx.GraphModule) -> tuple[str, ...]:
+    """For every input the name that the user's model has for it, '' if it has none."""
+    sources = (n.meta.get("grapharg") for n in gm.graph.find_nodes(op="placeholder"))
+    paths = (str(getattr(getattr(s, "source", None), "name", "")) for s in sources)
+    return tuple(
+        ".".join(re.findall(r"_(?:modules|parameters|buffers)\['([^']*)'\]", p)) for p in paths
+    )
+
+
+def _own_saved(forward: fx.Graph, outputs: int | None) -> int | None:
+    """Which output is a saved tensor that is not, and shares nothing with, one of the user's."""
+    returned = list(forward.output_node().args[0])  # type: ignore[arg-type]
+    users = [*forward.find_nodes(op="placeholder"), *returned[:outputs]]
+    known = {storage_key(t) for n in users if isinstance(n, fx.Node) for t in tensors(n)}
+    for i, node in enumerate(returned):
+        found = value(node) if isinstance(node, fx.Node) else None
+        if isinstance(found, torch.Tensor) and storage_key(found) not in known:
+            return i
+    return None
+
+
+Key = tuple[tuple[int, ...], tuple[int, ...]]  # sizes; inputs whose gradients are folded
+
+
 @dataclass
 class Step:
     """A captured graph with its backward, and a plan for each of the shapes it has met."""
@@ -127,12 +125,14 @@ class Step:
     name: str
     options: Options
     parameters: frozenset[int]
+    names: tuple[str, ...]
     outputs: int | None = None
+    own_saved: int | None = None  # an output of the forward that only its backward holds
     forward: fx.GraphModule | None = None
     backward: fx.GraphModule | None = None
     plain_forward: Boxed | None = None
     plain_backward: Boxed | None = None
-    plans: dict[tuple[int, ...], Lowered | None] = field(default_factory=dict)
+    plans: dict[Key, Lowered | None] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def partition(
@@ -146,6 +146,7 @@ class Step:
 
     def compile_forward(self, gm: fx.GraphModule, _: Sequence[Any]) -> Boxed:
         self.forward, self.plain_forward = gm, _plain(gm)
+        self.own_saved = _own_saved(gm.graph, self.outputs)
         _allow_retaining()
         return _mark_boxed(self.run_forward)
 
@@ -159,42 +160,70 @@ class Step:
         return _mark_boxed(self.run_forward)
 
     def run_forward(self, args: list[Any]) -> Sequence[Any]:
-        key = tuple(a for a in args if isinstance(a, int))
+        assert self.plain_forward is not None
+        wanted = self.wanted(args)
+        key = tuple(a for a in args if isinstance(a, int)), tuple(wanted)
         if key not in self.plans:
             with self.lock:
                 if key not in self.plans:
-                    self.plans[key] = self.make(args)
+                    self.plans[key] = self.make(args, wanted)
         lowered = self.plans[key]
         if lowered is None:
-            assert self.plain_forward is not None
             return self.plain_forward(args)
-        return lowered.forward(args)
+        results = lowered.forward(args)
+        if lowered.folds:
+            assert self.options.optimizer is not None
+            assert self.own_saved is not None
+            Ticket(lowered, self.options.optimizer, wanted).leave_on(results[self.own_saved])
+        return results
+
+    def wanted(self, args: Sequence[Any]) -> dict[int, torch.nn.Parameter]:
+        optimizer = self.options.optimizer
+        if optimizer is None or self.own_saved is None:
+            return {}
+        return Claims.of(optimizer).wanted(optimizer, args)
 
     def run_backward(self, args: list[Any]) -> Sequence[Any]:
         """Runs the plan that ran the forward, unless its memory must not be written over."""
         assert self.plain_backward is not None
-        planned = [p for p in list(self.plans.values()) if p is not None and p.is_for(args)]
-        found = next((p for p in planned if p.finds_its_arena(args)), None)
-        if found is None or found.backward is None:
-            if planned:
-                self.detour(MOVED)
+        ticket = None if self.options.optimizer is None else Ticket.found_on(args)
+        lowered = self.plan_for(args) if ticket is None else ticket.lowered
+        if lowered is None or lowered.backward is None:
             return self.plain_backward(args)
-        if torch._C._autograd._get_current_graph_task_keep_graph():
+        if not lowered.finds_its_arena(args):
+            self.detour(MOVED)
+        elif torch._C._autograd._get_current_graph_task_keep_graph():
             self.detour(RETAINED)
-            return self.plain_backward(args)
-        return found.backward(args)
+        elif ticket is None:
+            return lowered.backward(args)
+        elif ticket.may_fold(torch._C._current_graph_task_id()):
+            args.append(ticket.absorb)  # to the same list: the callee empties it
+            return lowered.backward(args)
+        else:
+            self.detour(SHARED)
+        return self.plain_backward(args)
+
+    def plan_for(self, args: Sequence[Any]) -> Lowered | None:
+        """The plan whose forward left these saved tensors, as far as they tell.
+
+        A plan with folds is found by its ticket or not at all.
+        """
+        for lowered in list(self.plans.values()):
+            if lowered is not None and not lowered.folds and lowered.is_for(args):
+                return lowered
+        return None
 
     def detour(self, reason: str) -> None:
         if count_detour(reason) == 1:
             log.warning("%s: %s; this backward ran unplanned", self.name, reason)
 
-    def make(self, args: Sequence[Any]) -> Lowered | None:
+    def make(self, args: Sequence[Any], wanted: dict[int, torch.nn.Parameter]) -> Lowered | None:
         """Captures, plans and lowers; None, said once and counted, where that fails.
 
         Whatever goes wrong here must not end the user's training.
         """
         try:
-            return self.make_or_raise(args)
+            return self.make_or_raise(args, wanted)
         except Exception as error:
             reason = str(error) if isinstance(error, UnplannableError) else repr(error)
             record(GraphRecord(self.name, reason=reason))
@@ -203,33 +232,55 @@ class Step:
             warnings.warn(text, UnplannedWarning, stacklevel=2)
             return None
 
-    def make_or_raise(self, args: Sequence[Any]) -> Lowered:
+    def make_or_raise(self, args: Sequence[Any], wanted: dict[int, torch.nn.Parameter]) -> Lowered:
         assert self.forward is not None
         placeholders = self.forward.graph.find_nodes(op="placeholder")
-        if self.backward is not None:
-            renew_recomputed(self.forward.graph, self.backward.graph)
-        for gm in (self.forward, self.backward):
-            if gm is not None:
-                run(ANNOTATIONS, gm)
-        forward = self.forward.graph
-        backward = None if self.backward is None else self.backward.graph
         numbers = Numbers.bind(placeholders, args)
+        forward, backward = self.forward, self.backward
+        if backward is not None:
+            renew_recomputed(forward.graph, backward.graph)
+        if backward is not None and wanted:
+            release = GradientRelease(self.releases(wanted))
+            backward = _rewritten((release,), backward)
+        roots = [gm for gm in (forward, backward) if gm is not None]
+        for gm in roots:
+            run(ANNOTATIONS, gm)
         captured = capture(
             self.name,
-            forward,
-            backward,
+            forward.graph,
+            None if backward is None else backward.graph,
             numbers,
             self.outputs,
             frozenset(n.name for i, n in enumerate(placeholders) if i in self.parameters),
-            probe([g for g in (forward, backward) if g is not None], numbers),
+            probe([gm.graph for gm in roots], numbers),
+            {n.name: name for n, name in zip(placeholders, self.names, strict=False) if name},
         )
         hold = self.options.arena == "keep"
         found = plan(captured.problem, Settings(self.options.planning_seconds, hold))
-        roots = [gm for gm in (self.forward, self.backward) if gm is not None]
         lowered = lower(captured, found, roots, Shelf() if hold else None)
         record(GraphRecord(self.name, captured.problem, found))
         log.info("%s: peak %d bytes, bound %d", self.name, found.peak, found.lower_bound)
         return lowered
+
+    def releases(self, wanted: dict[int, torch.nn.Parameter]) -> tuple[Release, ...]:
+        """What to tell the pass about each parameter. Its state is made now, not in the step."""
+        optimizer = self.options.optimizer
+        assert optimizer is not None
+        assert self.forward is not None
+        assert self.backward is not None
+        placeholders = self.forward.graph.find_nodes(op="placeholder")
+        returned: Any = self.backward.graph.output_node().args[0]
+        return tuple(
+            Release(
+                index=i,
+                parameter=value(placeholders[i]),
+                state=tuple((n, t.nbytes) for n, t in optimizer.state_of(p).items()),
+                scratch=optimizer.scratch(p, value(returned[i])),
+                writes_parameter=optimizer.writes_parameters,
+            )
+            for i, p in wanted.items()
+            if isinstance(returned[i], fx.Node)
+        )
 
 
 def _rewritten(passes: Sequence[Pass], gm: fx.GraphModule) -> fx.GraphModule:

@@ -7,6 +7,7 @@
     op with results of its own      an op, and a buffer a result
     view, alias, getitem            nothing: another name for a buffer
     op that changes its argument    an op that mutates
+    fold of a gradient              an op that mutates the optimizer's state, and the parameter
     number (sizes)                  nothing: known when the graph is planned
 
 Two tensors are one buffer when their fake values share a storage; the values of the forward's
@@ -16,6 +17,7 @@ nodes and of the backward's placeholders are the same objects, so this links the
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +28,7 @@ from torch import fx
 
 from roam.core.errors import UnplannableError
 from roam.core.problem import Buffer, BufferId, Home, Kind, Op, OpId, Problem
-from roam.passes import inplace, out_variants
+from roam.passes import gradient_release, inplace, out_variants
 from roam.passes.geometry import storage_key, tensor_inputs, tensors, value
 from roam.passes.scratch import scratch
 
@@ -106,14 +108,15 @@ def capture(
     outputs: int | None = None,
     parameters: frozenset[str] = frozenset(),
     measured: Mapping[fx.Node, int] | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> Captured:
     """The Problem of a forward graph and, in training, of its backward.
 
     outputs: how many of the forward's outputs are the user's; the rest is saved. parameters: the
     names of the placeholders that are parameters. measured: scratch bytes of ops, where they
-    were measured. Raises UnplannableError naming the op.
+    were measured. names: what the user calls a placeholder. Raises UnplannableError naming the op.
     """
-    reader = _Reader(numbers, parameters, measured or {})
+    reader = _Reader(numbers, parameters, measured or {}, names or {})
     graphs = [forward] if backward is None else [forward, backward]
     for phase, graph in enumerate(graphs):
         reader.read(graph, phase)
@@ -143,11 +146,16 @@ class _Reader:
     """Walks the graphs node by node, making buffers and ops."""
 
     def __init__(
-        self, numbers: Numbers, parameters: frozenset[str], measured: Mapping[fx.Node, int]
+        self,
+        numbers: Numbers,
+        parameters: frozenset[str],
+        measured: Mapping[fx.Node, int],
+        names: Mapping[str, str],
     ) -> None:
         self.numbers = numbers
         self.parameters = parameters
         self.measured = measured
+        self.names = names
         self.buffers: list[Buffer] = []
         self.ops: list[Op] = []
         self.nodes: list[fx.Node | None] = []
@@ -168,6 +176,8 @@ class _Reader:
                 self.add_users(node, Kind.PARAMETER if node.name in self.parameters else Kind.INPUT)
             elif node.op == "get_attr":
                 self.add_users(node, Kind.INPUT)
+            elif gradient_release.META in node.meta:
+                self.add_fold(node, phase)
             elif node.op == "call_function" and is_op(node):
                 self.add_op(node, phase)
             elif node.op == "call_function" and looks_at_storage(node):
@@ -193,7 +203,8 @@ class _Reader:
 
     def add_users(self, node: fx.Node, kind: Kind) -> None:
         for tensor in tensors(node):
-            self.add_buffer(node, node.name, tensor, kind, Home.USER)
+            name = self.names.get(node.name, node.name)
+            self.add_buffer(node, name, tensor, kind, Home.USER)
 
     def add_buffer(
         self, node: fx.Node, name: str, tensor: torch.Tensor, kind: Kind, home: Home
@@ -250,6 +261,38 @@ class _Reader:
         self.results.append(results)
         if looks_at_storage(node):
             self.leave_outside(reads)
+
+    def add_fold(self, node: fx.Node, phase: int) -> None:
+        """The gradient dies here; what the fold changes was there before the step."""
+        release: gradient_release.Release = node.meta[gradient_release.META]
+        parameter = self.buffer_of[storage_key(release.parameter)]
+        name = self.buffers[parameter].name
+        changed = [self.add_state(f"{name}.{what}", size) for what, size in release.state]
+        if release.writes_parameter:
+            changed.append(parameter)
+        gradients = tuple(self.buffer_of[storage_key(t)] for _, t in tensor_inputs(node))
+        for b in gradients:
+            if self.buffers[b].kind is Kind.TEMPORARY:
+                self.buffers[b] = _changed(self.buffers[b], Kind.RELEASED, self.buffers[b].home)
+        self.ops.append(
+            Op(
+                name=_unique(f"fold_{name}", self.op_names),
+                reads=gradients,
+                mutates=tuple(changed),
+                scratch=release.scratch,
+                phase=phase,
+                after=() if self.first is None else (self.first,),
+                where=self.buffers[parameter].where,
+            )
+        )
+        self.nodes.append(node)
+        self.results.append(())
+
+    def add_state(self, name: str, size: int) -> BufferId:
+        """A tensor of the optimizer's, which is no node's."""
+        name = _unique(name, self.buffer_names)
+        self.buffers.append(Buffer(name, size, Kind.STATE, Home.USER))
+        return len(self.buffers) - 1
 
     def leave_outside(self, buffers: Sequence[BufferId]) -> None:
         for b in buffers:
@@ -378,4 +421,4 @@ def where(node: fx.Node) -> str:
     if not stack:
         return ""
     path, _ = list(stack.values())[-1]
-    return str(path).replace("L['self'].", "").replace("L['self']", "")
+    return re.sub(r"^[LG]\['\w+'\]\.?", "", str(path))

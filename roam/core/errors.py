@@ -81,5 +81,57 @@ class MissingExtraError(RoamError, ImportError):
     """An optional package that is not installed; the message says what to install."""
 
 
+class OptimizerError(RoamError):
+    """An optimizer of roam.optim used in a way that would train something else."""
+
+
+class HyperparameterError(OptimizerError, ValueError):
+    """A mode that does not exist, or a hyperparameter or rule out of its range."""
+
+
+class SecondBackwardError(OptimizerError, RuntimeError):
+    """A gradient after the last one that the mini-batch has room for, without step()."""
+
+
+class MicroBatchError(OptimizerError, RuntimeError):
+    """step() before the last micro-batch."""
+
+
+class MidBatchError(OptimizerError, RuntimeError):
+    """Something that is only possible between two mini-batches."""
+
+
+class ClosureError(OptimizerError, TypeError):
+    """step(closure)."""
+
+
+class SparseGradientError(OptimizerError, TypeError):
+    """A sparse gradient."""
+
+
+class GradScalerError(OptimizerError, RuntimeError):
+    """A GradScaler, which expects gradients to be there after the backward."""
+
+
+class DataParallelError(OptimizerError, RuntimeError):
+    """DistributedDataParallel around parameters whose gradients are folded before it sums them."""
+
+
+class LostParameterError(OptimizerError, RuntimeError):
+    """A parameter that a newer optimizer folds."""
+
+
+class StateMismatchError(OptimizerError, ValueError):
+    """A state dict of other parameters, or of an optimizer that needs other state."""
+
+
+class RulesFileError(OptimizerError, ValueError):
+    """A file of SlimAdam's rules that cannot be read as such."""
+
+
+class OptimizerCopyError(OptimizerError, TypeError):
+    """A pickled or deep-copied optimizer, which would fold no gradients."""
+
+
 class UnplannedWarning(UserWarning):
     """A graph runs without a plan: the message names the op and the reason."""

@@ -38,7 +38,8 @@ class Kind(StrEnum):
     STATE = "state"  # of the optimizer
     SAVED = "saved"  # written by the forward, read by the backward
     TEMPORARY = "temporary"
-    GRADIENT = "gradient"
+    GRADIENT = "gradient"  # the user's, in `.grad`
+    RELEASED = "released"  # a gradient that a fold absorbs
     OUTPUT = "output"
 
 

@@ -32,6 +32,7 @@ COLOURS = {
     Kind.SAVED: "#0072B2",
     Kind.TEMPORARY: "#E69F00",
     Kind.GRADIENT: "#009E73",
+    Kind.RELEASED: "#44AA99",
     Kind.OUTPUT: "#CC79A7",
     Kind.STATE: "#D55E00",
     Kind.INPUT: "#F0E442",

@@ -25,8 +25,12 @@ from roam.capture import ON_STORAGE, Captured
 from roam.core.plan import Block, Plan
 from roam.core.problem import BufferId, OpId
 from roam.lowering.memory import Shelf, allocate, carve, is_block
-from roam.passes import inplace, out_variants
+from roam.passes import gradient_release, inplace, out_variants
 from roam.passes.geometry import tensors, value
+
+aten = torch.ops.aten
+# reduced to a number, which they return in memory of the full size unless given some
+OVERSIZED = frozenset({aten.mse_loss.default, aten.smooth_l1_loss.default})
 
 Boxed = Callable[[list[Any]], Sequence[Any]]
 
@@ -45,13 +49,15 @@ class Lowered:
     """A plan that runs. The callables take a list of inputs and empty it.
 
     saved: the backward's inputs that must lie in the arena as the forward left them. sizes: of
-    all of the backward's inputs.
+    all of the backward's inputs. folds: the backward folds gradients, and takes one more input:
+    absorb(index of the parameter, gradient).
     """
 
     forward: Boxed
     backward: Boxed | None
     saved: tuple[SavedAt, ...]
     sizes: tuple[tuple[int, ...], ...]
+    folds: bool = False
 
     def is_for(self, args: Sequence[Any]) -> bool:
         """Whether these inputs of the backward have the sizes that were planned for."""
@@ -114,7 +120,7 @@ def lower(
         return Lowered(forward, None, (), ())
     given = [value(n) for n in captured.backward.find_nodes(op="placeholder")]
     sizes = tuple(_size(g, captured.numbers) for g in given)
-    return Lowered(forward, rest[0], emitters[-1].saved, sizes)
+    return Lowered(forward, rest[0], emitters[-1].saved, sizes, emitters[-1].absorb is not None)
 
 
 def _size(given: Any, numbers: Callable[[Any], Any] = int) -> tuple[int, ...]:
@@ -136,11 +142,14 @@ class _Emitter:
         self.new: dict[fx.Node, Any] = {}
         self.blocks: dict[int, fx.Node] = {}
         self.saved: tuple[SavedAt, ...] = ()
+        self.absorb: fx.Node | None = None
         self.made_at = {b: t for t in times for b in captured.problem.ops[plan.order[t]].creates}
 
     def emit(self) -> fx.Graph:
         for node in self.old.find_nodes(op="placeholder"):
             self.new[node] = self.graph.node_copy(node)
+        if self.old.find_nodes(op="call_function", target=gradient_release.fold):
+            self.absorb = self.graph.placeholder("absorb")
         if self.times.start > 0:
             self.find_blocks()
         for t in self.times:
@@ -192,9 +201,16 @@ class _Emitter:
         node, results = self.captured.nodes[i], self.captured.results[i]
         if node is None:
             return
+        if gradient_release.META in node.meta:
+            _, index, gradient = node.args
+            self.graph.call_function(
+                gradient_release.fold,
+                (self.absorb, index, self.value(gradient)),  # type: ignore[arg-type]
+            )
+            return
         variant: out_variants.OutVariant | None = node.meta.get(out_variants.META)
         given = [b in self.plan.offsets or b in self.plan.reuse for b in results]
-        by_itself = not any(given) and node.target not in ON_STORAGE
+        by_itself = not any(given) and node.target not in (ON_STORAGE | OVERSIZED)
         if variant is None or by_itself:
             self.new[node] = self.graph.node_copy(node, self.value)
             self.unpack(node)

@@ -3,7 +3,8 @@
 Convolutions reorder their operands, attention keeps blocks of scores, a product copies an operand
 that does not lie right: how much, the kernels decide, by shape, layout and the machine. So each
 distinct call (op, shapes, strides, types) is run once before its graph is planned, and the
-allocator's events are read: scratch = peak - results. Calls are remembered for the process.
+allocator's events are read: scratch = peak - what the results need. Calls are remembered for the
+process.
 
 Pointwise ops are not run: what they allocate is known (passes/scratch.py). On devices other than
 the CPU nothing is measured.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -33,9 +35,15 @@ _OPAQUE = ("workspace", "reserve")  # written by a forward kernel for its backwa
 
 
 def probe(graphs: Iterable[fx.Graph], numbers: Numbers) -> dict[fx.Node, int]:
-    """Scratch bytes of the ops that were measured. Empty while a profiler is running."""
-    if torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
-        return {}
+    """Scratch bytes of the ops that were measured.
+
+    In a thread of its own: a profiler that the user runs in this one would not have a second.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_probe, graphs, numbers).result()
+
+
+def _probe(graphs: Iterable[fx.Graph], numbers: Numbers) -> dict[fx.Node, int]:
     found: dict[fx.Node, int] = {}
     with _lock, torch.no_grad(), torch.random.fork_rng(devices=[]):
         for node in (n for graph in graphs for n in graph.nodes if _is_worth_it(n)):
@@ -92,7 +100,12 @@ def _measure(node: fx.Node, numbers: Numbers) -> int:
     finally:
         records: Any = torch.autograd._disable_profiler_legacy()  # type: ignore[attr-defined]
     changes = [r.cpu_memory_usage() for t in records for r in t if r.kind() == "memory_alloc"]
-    return 0 if results is None else max(0, _peak(changes) - sum(changes))
+    return 0 if results is None else max(0, _peak(changes) - _needed(node, numbers))
+
+
+def _needed(node: fx.Node, numbers: Numbers) -> int:
+    """Bytes of the results; some ops (reduced losses) return them in storages that are larger."""
+    return sum(int(numbers(t.untyped_storage().nbytes())) for t in tensors(node))
 
 
 def _peak(changes: Sequence[int]) -> int:

@@ -1,0 +1,217 @@
+"""AdamA: AdamW that absorbs every gradient as soon as it is there (arXiv 2305.19982)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from roam.core.errors import HyperparameterError
+from roam.optim.fold import FoldRule, Group, State, StateSpec, alike, block_size, blocks
+from roam.optim.folding import FoldingOptimizer, Mode
+
+FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
+TILE = 60 * 60  # elements of the buffer through which ATen transposes a matrix that is no smaller
+FUSED_DTYPES = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16})
+
+
+class AdamA(FoldingOptimizer):
+    """AdamW whose gradients live from their production to their fold, and no longer.
+
+    **`clip_grad_norm_` does nothing here.** No gradient is left when the backward returns: every
+    `.grad` is None, and PyTorch's function passes over those in silence. Use `update_clip`. For
+    the same reason there is no GradScaler (train in bfloat16), and DistributedDataParallel would
+    sum gradients that are gone; both raise an error.
+
+    params: parameters, groups of them, or `model.named_parameters()`, which lets errors name them.
+    lr, betas, eps, weight_decay: as in torch.optim.AdamW. The weight decay is decoupled, the
+        parameter times `1 - lr * weight_decay`: an L2 penalty does not belong here, add it to the
+        loss. All of them may differ between groups and change at any time; what counts is their
+        value when the update runs, in mode "release" during the backward.
+    mode: "release" is AdamW exactly, by PyTorch's own fused kernel where there is one: each
+        parameter is updated during the backward, as soon as its gradient is complete. `step()`
+        only closes the mini-batch, and one backward is all that fits into it.
+        "accumulate" is gradient accumulation without the gradients: a mini-batch is `micro_batches`
+        times a backward of the *mean* loss of a micro-batch, not divided by anything, then
+        `step()`. With N = micro_batches and g the gradient of one of them,
+
+            once: m *= β1, v *= β2        each: m += (1-β1) g/N, v += (1-β2) (g/N)²
+
+        m is Adam's, but v is a sum of squares where Adam's is the square of the sum. By Cauchy and
+        Schwarz it is at least 1/N of Adam's, so that a step can be up to √N times as long as
+        Adam's: where the gradients of the micro-batches agree. Where they cancel it is shorter.
+    micro_batches: N. May be set anew between two mini-batches.
+    batch_invariant: N times this v, the mean of the squares of the micro-batches' gradients
+        (arXiv 2402.18824): no step is longer than Adam's then, and v keeps its scale, and with it
+        the learning rate its meaning, when N changes.
+    update_clip: d, or None. Divides the update of each parameter by max(1, RMS(update) / d), the
+        update being what the learning rate multiplies (AdaFactor, arXiv 1804.04235, section 6;
+        StableAdamW, arXiv 2304.13013). d = 1 is usual. The fused kernel cannot do that.
+
+    What is folded cannot be taken back: `zero_grad()` finds nothing, and a mini-batch whose loss is
+    NaN has to be seen before its backward.
+
+    The state is AdamW's, with the same names: state dicts can be loaded into one another.
+    `state_dict()` raises in the middle of a mini-batch. Raises HyperparameterError.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        micro_batches: int = 1,
+        mode: Mode = "release",
+        update_clip: float | None = None,
+        batch_invariant: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "update_clip": update_clip,
+        }
+        super().__init__(params, defaults, AdamARule(batch_invariant), mode, micro_batches)
+
+
+class AdamARule(FoldRule):
+    """Two moments of the parameter's shape and dtype, as AdamW has them."""
+
+    def __init__(self, batch_invariant: bool = False) -> None:
+        self.batch_invariant = batch_invariant
+
+    def check(self, group: Group) -> None:
+        beta1, beta2 = group["betas"]
+        clip = group["update_clip"]
+        for name, value, good in (
+            ("lr", group["lr"], group["lr"] >= 0),
+            ("betas[0]", beta1, 0 <= beta1 < 1),
+            ("betas[1]", beta2, 0 <= beta2 < 1),
+            ("eps", group["eps"], group["eps"] >= 0),
+            ("weight_decay", group["weight_decay"], group["weight_decay"] >= 0),
+            ("update_clip", clip, clip is None or clip > 0),
+        ):
+            if not good:
+                raise HyperparameterError(f"{name}={value} is out of its range")
+
+    def state(self, param: Tensor) -> tuple[StateSpec, ...]:
+        shape = tuple(param.shape)
+        return (
+            StateSpec("exp_avg", shape, param.dtype),
+            StateSpec("exp_avg_sq", shape, param.dtype),
+        )
+
+    def decay(self, state: State, group: Group) -> None:
+        beta1, beta2 = group["betas"]
+        state["exp_avg"].mul_(beta1)
+        state["exp_avg_sq"].mul_(beta2)
+
+    def fold(self, state: State, grad: Tensor, scale: float, group: Group) -> None:
+        beta1, beta2 = group["betas"]
+        state["exp_avg"].add_(grad, alpha=(1 - beta1) * scale)
+        share = (1 - beta2) * self.square_scale(scale)
+        state["exp_avg_sq"].addcmul_(grad, grad, value=share)
+
+    def square_scale(self, scale: float) -> float:
+        """What g² is multiplied with: 1 / N², and N times that where the batch size must not
+        matter."""
+        return scale if self.batch_invariant else scale * scale
+
+    def apply(self, state: State, param: Tensor, step: Tensor, group: Group) -> None:
+        lr, m, v = float(group["lr"]), state["exp_avg"], state["exp_avg_sq"]
+        correction1, correction2 = corrections(step, group)
+        longer = None
+        if group["update_clip"] is not None:
+            squares = sum(
+                squared_sum(m_ / denominator(v_, correction2, group)) for m_, v_ in blocks(m, v)
+            )
+            longer = clip(squares, param, correction1, group)
+        param.mul_(1 - lr * group["weight_decay"])
+        for p_, m_, v_ in blocks(param, m, v):
+            divisor = denominator(v_, correction2, group)
+            if longer is not None:
+                divisor *= longer
+            p_.addcdiv_(m_, divisor, value=-lr / correction1)
+
+    def release(
+        self, state: State, param: Tensor, grad: Tensor, step: Tensor, group: Group
+    ) -> None:
+        m, v = state["exp_avg"], state["exp_avg_sq"]
+        if not has_fused(param, grad, group) or not alike(param, m, v):
+            super().release(state, param, grad, step, group)
+            return
+        if not alike(param, grad):  # the kernel goes through memory and looks at no strides
+            grad = torch.empty_like(param).copy_(grad)
+        beta1, beta2 = group["betas"]
+        torch.ops.aten._fused_adamw_(
+            [param],
+            [grad],
+            [m],
+            [v],
+            [],
+            [step.to(param.device, non_blocking=True)],
+            lr=group["lr"],
+            beta1=float(beta1),
+            beta2=float(beta2),
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
+        # The kernel does not, and a reader that comes too late must not pass unnoticed.
+        torch.autograd.graph.increment_version(param)
+
+    def release_scratch(self, param: Tensor, grad: Tensor, group: Group) -> int:
+        if has_fused(param, grad, group):
+            return 0 if alike(param, grad) else param.nbytes + _transposing(param, grad)
+        block = min(block_size(param), param.numel()) * param.itemsize
+        return block if group["update_clip"] is None else 2 * block
+
+
+def has_fused(param: Tensor, grad: Tensor, group: Group) -> bool:
+    """Whether PyTorch's fused kernel can do this update."""
+    return (
+        group["update_clip"] is None
+        and param.device.type in FUSED_DEVICES
+        and param.dtype in FUSED_DTYPES
+        and param.dtype == grad.dtype
+    )
+
+
+def corrections(step: Tensor, group: Group) -> tuple[float, float]:
+    """Adam's bias corrections of m and v."""
+    beta1, beta2 = group["betas"]
+    n = float(step)
+    return 1 - float(beta1) ** n, 1 - float(beta2) ** n
+
+
+def denominator(v: Tensor, correction2: float, group: Group) -> Tensor:
+    """√(v / correction) + ε, in memory of its own."""
+    return v.sqrt().div_(math.sqrt(correction2)).add_(group["eps"])
+
+
+def squared_sum(x: Tensor) -> Tensor:
+    """The sum of squares, a scalar, in float32 at least."""
+    return torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32)).square()
+
+
+def clip(squares: Tensor | Any, param: Tensor, correction1: float, group: Group) -> Any:
+    """max(1, RMS(update) / d), a scalar on the parameter's device.
+
+    squares: the sum of the squares of m over its denominator, without m's bias correction.
+    """
+    rms = (squares / max(param.numel(), 1)) ** 0.5 / correction1
+    return torch.clamp(torch.as_tensor(rms / group["update_clip"], device=param.device), min=1)
+
+
+def _transposing(param: Tensor, grad: Tensor) -> int:
+    """Bytes that ATen allocates to copy the transpose of a contiguous matrix on the CPU."""
+    transposed = param.dim() == 2 and param.is_contiguous() and grad.t().is_contiguous()
+    large = param.device.type == "cpu" and param.numel() >= TILE
+    return TILE * param.itemsize if transposed and large else 0

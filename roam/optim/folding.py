@@ -1,0 +1,300 @@
+"""The optimizer around a fold rule: counting, hooks, state, and what people fall into.
+
+    eager      AccumulateGrad ──► hook ──────────┐
+    compiled   an op of the backward graph ──────┼──► absorb(param, grad) ──► rule
+    by hand    param.grad, found in step() ──────┘
+
+The hook of a parameter fires in a compiled backward too, but finds no gradient where the graph has
+folded it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT, StateDict
+
+from roam.core.errors import (
+    ClosureError,
+    DataParallelError,
+    GradScalerError,
+    HyperparameterError,
+    LostParameterError,
+    MicroBatchError,
+    MidBatchError,
+    OptimizerCopyError,
+    SecondBackwardError,
+    SparseGradientError,
+    StateMismatchError,
+)
+from roam.optim.fold import FoldRule, Group, StateSpec
+from roam.optim.hooks import claim, distributed, hook_up, in_data_parallel, owner
+
+Mode = Literal["release", "accumulate"]
+STEP = StateSpec("step", (), torch.float32)  # how often the parameter was updated; on the CPU
+
+
+class FoldingOptimizer(Optimizer):
+    """A torch.optim.Optimizer that absorbs each gradient as soon as it is complete.
+
+    All that can change (learning rate, betas, step counts, state) is looked up when a gradient
+    comes. `.grad` is None after a backward. A gradient that is in `.grad` when `step()` is called,
+    because somebody put it there or its parameter was frozen before, is taken as the mini-batch's
+    sum. Optimizers of different parameters are independent, in threads too.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        defaults: dict[str, Any],
+        rule: FoldRule,
+        mode: Mode,
+        micro_batches: int,
+    ) -> None:
+        if mode not in get_args(Mode):
+            raise HyperparameterError(f"mode={mode!r}: there are {get_args(Mode)}")
+        self.rule = rule
+        self.mode = mode
+        self._place: dict[Tensor, tuple[int, int]] = {}  # group, and index in it
+        self._hooked: set[Tensor] = set()
+        self._folded: dict[Tensor, int] = {}  # gradients of this mini-batch
+        self._looked_for_ddp = False
+        self.micro_batches = micro_batches
+        super().__init__(params, defaults)
+
+    @property
+    def micro_batches(self) -> int:
+        """Backwards to a mini-batch."""
+        return self._micro_batches
+
+    @micro_batches.setter
+    def micro_batches(self, n: int) -> None:
+        if n < 1:
+            raise HyperparameterError(f"micro_batches={n}: at least 1")
+        if n > 1 and self.mode == "release":
+            raise HyperparameterError(
+                f"micro_batches={n} with mode='release', which updates the parameters in every "
+                "backward and so cannot accumulate: use mode='accumulate'"
+            )
+        self._between_batches("changing micro_batches")
+        self._micro_batches = n
+
+    @property
+    def writes_parameters(self) -> bool:
+        """Whether absorbing a gradient changes the parameter too."""
+        return self.mode == "release"
+
+    def holds(self, param: Tensor) -> bool:
+        """Whether this optimizer folds the parameter's gradient."""
+        return param in self._place and owner(param) is self
+
+    def spec(self, param: Tensor) -> tuple[StateSpec, ...]:
+        """The state of a parameter, whether it is there yet or not."""
+        return (*self.rule.state(param), STEP)
+
+    def scratch(self, param: Tensor, grad: Tensor) -> int:
+        """Bytes that absorbing this gradient allocates. Both may be fake."""
+        if self.writes_parameters:
+            return self.rule.release_scratch(param, grad, self._group(param))
+        return self.rule.fold_scratch(param, grad, self._group(param))
+
+    def state_of(self, param: Tensor) -> dict[str, Tensor]:
+        """The state of a parameter, made when it is first asked for."""
+        state: dict[str, Tensor] = self.state[param]
+        if not state:
+            state.update({spec.name: _zeros(spec, param) for spec in self.rule.state(param)})
+            state["step"] = torch.zeros((), dtype=STEP.dtype)
+        return state
+
+    @torch.no_grad()
+    def absorb(self, param: Tensor, grad: Tensor) -> None:
+        """Takes in a parameter's complete gradient of one micro-batch. It may be dropped then.
+
+        Raises SecondBackwardError, SparseGradientError, DataParallelError.
+        """
+        self._absorb(param, grad, 1 / self.micro_batches, 1)
+
+    def _absorb(self, param: Tensor, grad: Tensor, scale: float, micro_batches: int) -> None:
+        seen = self._folded.get(param, 0)
+        self._refuse(param, grad, seen + micro_batches)
+        group, state = self._group(param), self.state_of(param)
+        self._folded[param] = seen + micro_batches
+        step = state["step"]
+        if param.is_complex():
+            param, grad = torch.view_as_real(param), torch.view_as_real(grad.resolve_conj())
+            state = _real(state)
+        if self.writes_parameters:
+            step += 1
+            self.rule.release(state, param, grad, step, group)
+            return
+        if seen == 0:
+            self.rule.decay(state, group)
+        self.rule.fold(state, grad, scale, group)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Ends the mini-batch: updates the parameters, which mode "release" has done already.
+
+        Without a backward before it, it does nothing. Raises MicroBatchError, ClosureError,
+        LostParameterError.
+        """
+        if closure is not None:
+            raise ClosureError(
+                f"{type(self).__name__}.step() takes no closure: gradients are folded during the "
+                "backward and cannot be computed anew. Call loss.backward() before step()."
+            )
+        self._check_owners()
+        done = max(self._folded.values(), default=0)
+        if 0 < done < self.micro_batches:
+            raise MicroBatchError(
+                f"step() after {done} of {self.micro_batches} micro-batches. Run the others first; "
+                "where a mini-batch has fewer (the last of an epoch), set optimizer.micro_batches "
+                "before its first backward, or drop it with DataLoader(drop_last=True)."
+            )
+        self._absorb_the_rest()
+        if not self.writes_parameters:
+            for param in self._folded:
+                self._apply(param)
+        self._folded.clear()
+        self._hook_up()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        self.rule.check({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+        for j, param in enumerate(self.param_groups[-1]["params"]):
+            self._place[param] = (len(self.param_groups) - 1, j)
+            claim(param, self)
+        self._hook_up()
+
+    def state_dict(self) -> StateDict:
+        """As in torch, at the end of a mini-batch. In the middle it raises MidBatchError."""
+        self._between_batches("state_dict()")
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """As in torch, and like there the moments are shared with `state_dict` where they can be.
+
+        An unfinished mini-batch is forgotten. Raises StateMismatchError.
+        """
+        self._check_fits(state_dict)
+        super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
+        for param, state in self.state.items():
+            state["step"] = torch.as_tensor(state["step"]).to("cpu", STEP.dtype, copy=True)
+            for spec in self.rule.state(param):
+                if _zeros(spec, param.to("meta")).stride() != state[spec.name].stride():
+                    state[spec.name] = _zeros(spec, param).copy_(state[spec.name])
+        self._folded.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise OptimizerCopyError(
+            f"{type(self).__name__} folds the gradients of its own parameters and cannot be "
+            "copied or pickled: make another one and load the state_dict()"
+        )
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """What GradScaler.step asks an optimizer first."""
+        raise GradScalerError(
+            f"{type(self).__name__} folds gradients during the backward: there are none left that "
+            "a GradScaler could unscale. Train in bfloat16, which needs no scaling."
+        )
+
+    def _group(self, param: Tensor) -> Group:
+        return self.param_groups[self._place[param][0]]
+
+    def _name(self, param: Tensor) -> str:
+        i, j = self._place[param]
+        names = self.param_groups[i].get("param_names")
+        return names[j] if names else f"parameter {j} of group {i}, {list(param.shape)}"
+
+    def _hook_up(self) -> None:
+        """Hooks for parameters that are new, or not frozen any more."""
+        for param in self._place:
+            if param.requires_grad and param not in self._hooked:
+                self._hooked.add(param)
+                hook_up(param, self)
+
+    def _refuse(self, param: Tensor, grad: Tensor, count: int) -> None:
+        if count > self.micro_batches:
+            raise SecondBackwardError(
+                f"{self._name(param)} has its gradient of this mini-batch already. "
+                + (
+                    "Call step() after every backward; to accumulate, use mode='accumulate'."
+                    if self.writes_parameters
+                    else f"Call step() after {self.micro_batches} backwards (micro_batches)."
+                )
+            )
+        if grad.layout is not torch.strided:
+            raise SparseGradientError(
+                f"{self._name(param)} has a sparse gradient, and {type(self).__name__} folds dense "
+                "ones: nn.Embedding(sparse=False), or another optimizer for this parameter"
+            )
+        if not self._looked_for_ddp and distributed():
+            self._looked_for_ddp = True
+            if in_data_parallel(self.holds):
+                raise DataParallelError(
+                    f"DistributedDataParallel would sum gradients that {type(self).__name__} has "
+                    "folded before: every rank would train on its own. Use torch.optim.AdamW here."
+                )
+
+    def _check_owners(self) -> None:
+        for param in self._place:
+            if owner(param) is not self:
+                raise LostParameterError(
+                    f"{self._name(param)} was given to a newer optimizer, which folds its "
+                    "gradients now: drop this one"
+                )
+
+    def _absorb_the_rest(self) -> None:
+        """Gradients that no hook and no graph has taken: somebody put them into `.grad`."""
+        n = self.micro_batches
+        for param in self._place:
+            if (grad := param.grad) is not None:
+                self._absorb(param, grad / n if n > 1 else grad, 1.0, n)
+                param.grad = None
+
+    def _apply(self, param: Tensor) -> None:
+        state, group = self.state_of(param), self._group(param)
+        step = state["step"]
+        step += 1
+        if param.is_complex():
+            param, state = torch.view_as_real(param), _real(state)
+        self.rule.apply(state, param, step, group)
+
+    def _between_batches(self, what: str) -> None:
+        if self._folded:
+            raise MidBatchError(
+                f"{what} in the middle of a mini-batch: gradients were folded since the last step()"
+            )
+
+    def _check_fits(self, state_dict: StateDict) -> None:
+        ids = dict.fromkeys(i for group in state_dict["param_groups"] for i in group["params"])
+        for group in state_dict["param_groups"]:
+            for option in ("amsgrad", "maximize"):
+                if group.get(option):
+                    raise StateMismatchError(f"the state is of an optimizer with {option}=True")
+        for i, param in zip(ids, self._place, strict=False):  # torch compares the groups' lengths
+            state = state_dict["state"].get(i)
+            for spec in self.spec(param) if state else ():
+                found = state.get(spec.name)
+                if found is None or tuple(torch.as_tensor(found).shape) != spec.shape:
+                    raise StateMismatchError(
+                        f"{self._name(param)} needs {spec.name} of shape {list(spec.shape)}, and "
+                        f"the state dict has {'none' if found is None else list(found.shape)}"
+                    )
+
+
+def _zeros(spec: StateSpec, param: Tensor) -> Tensor:
+    if spec.shape == tuple(param.shape):  # with the parameter's strides
+        return torch.zeros_like(param, dtype=spec.dtype, memory_format=torch.preserve_format)
+    return torch.zeros(spec.shape, dtype=spec.dtype, device=param.device)
+
+
+def _real(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: torch.view_as_real(t) if t.is_complex() else t for k, t in state.items()}

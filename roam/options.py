@@ -1,0 +1,48 @@
+"""What `torch.compile(..., backend="roam", options={...})` may say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from roam.core.errors import OptionError
+from roam.optim.folding import FoldingOptimizer
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `torch.compile(..., options={...})` may say.
+
+    arena: "step" gives the arena back at the end of every backward, "keep" holds it for the next
+        step, until `roam.release()`. planning_seconds: the deadline for planning a graph.
+        optimizer: one of roam's, whose parameters' gradients are folded inside the backward.
+    """
+
+    arena: str = "step"
+    planning_seconds: float = 10.0
+    optimizer: FoldingOptimizer | None = None
+
+    @staticmethod
+    def parse(options: dict[str, Any] | None, mode: str | None) -> Options:
+        """Raises OptionError for an unknown mode or option, or a value of the wrong type."""
+        if mode not in (None, "default"):
+            raise OptionError(f"roam has no mode {mode!r}: leave it out or use 'default'")
+        if not isinstance(options, (dict, type(None))):
+            raise OptionError(f"options is a dict such as {{'arena': 'keep'}}, not {options!r}")
+        given = dict(options or {})
+        unknown = sorted(set(given) - set(Options.__dataclass_fields__))
+        if unknown:
+            valid = ", ".join(Options.__dataclass_fields__)
+            raise OptionError(f"roam has no option {unknown[0]!r}: the options are {valid}")
+        if given.get("arena", "step") not in ("step", "keep"):
+            raise OptionError(f"option arena is 'step' or 'keep', not {given['arena']!r}")
+        seconds = given.get("planning_seconds", 1.0)
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+            raise OptionError(f"option planning_seconds is a positive number, not {seconds!r}")
+        optimizer = given.get("optimizer")
+        if not isinstance(optimizer, (FoldingOptimizer, type(None))):
+            raise OptionError(
+                f"option optimizer is one of roam.optim (AdamA), not a {type(optimizer).__name__}: "
+                "only those fold a gradient before all of them are known"
+            )
+        return Options(**given)
