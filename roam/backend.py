@@ -32,6 +32,7 @@ from roam.inspect.report import GraphRecord, count_detour, record
 from roam.lowering.aten import Boxed, Lowered, boxed, lower
 from roam.lowering.memory import Shelf
 from roam.lowering.probe import probe
+from roam.lowering.tickets import Claims, Ticket, held
 from roam.options import Options
 from roam.passes.common_subexpressions import CommonSubexpressions
 from roam.passes.cross_entropy_backward import CrossEntropyBackward
@@ -43,7 +44,6 @@ from roam.passes.out_variants import OutVariants
 from roam.passes.pipeline import Pass, run
 from roam.passes.recompute import Recompute
 from roam.planner import Settings, plan
-from roam.tickets import Claims, Ticket
 
 log = logging.getLogger("roam")
 
@@ -160,43 +160,52 @@ class Step:
         return _mark_boxed(self.run_forward)
 
     def run_forward(self, args: list[Any]) -> Sequence[Any]:
+        optimizer = self.options.optimizer
+        if optimizer is None or self.backward is None:
+            return self.run_planned(self.lowered_for(args, {}), args)
+        used = held(optimizer, args)
+        shared = Claims.of(optimizer).shared
+        findable = self.own_saved is not None
+        folded = {i: p for i, p in used.items() if findable and id(p) not in shared}
+        lowered = self.lowered_for(args, folded)
+        results = self.run_planned(lowered, args)
+        if used:
+            ids = {id(p) for p in used.values()}
+            marked = next(r for r in results if isinstance(r, torch.Tensor))
+            if self.own_saved is not None:
+                marked = results[self.own_saved]
+            Ticket(lowered, optimizer, ids, folded, findable).leave_on(marked)
+        return results
+
+    def run_planned(self, lowered: Lowered | None, args: list[Any]) -> Sequence[Any]:
         assert self.plain_forward is not None
-        wanted = self.wanted(args)
-        key = tuple(a for a in args if isinstance(a, int)), tuple(wanted)
+        return self.plain_forward(args) if lowered is None else lowered.forward(args)
+
+    def lowered_for(
+        self, args: Sequence[Any], folded: dict[int, torch.nn.Parameter]
+    ) -> Lowered | None:
+        key = tuple(a for a in args if isinstance(a, int)), tuple(folded)
         if key not in self.plans:
             with self.lock:
                 if key not in self.plans:
-                    self.plans[key] = self.make(args, wanted)
-        lowered = self.plans[key]
-        if lowered is None:
-            return self.plain_forward(args)
-        results = lowered.forward(args)
-        if lowered.folds:
-            assert self.options.optimizer is not None
-            assert self.own_saved is not None
-            Ticket(lowered, self.options.optimizer, wanted).leave_on(results[self.own_saved])
-        return results
-
-    def wanted(self, args: Sequence[Any]) -> dict[int, torch.nn.Parameter]:
-        optimizer = self.options.optimizer
-        if optimizer is None or self.own_saved is None:
-            return {}
-        return Claims.of(optimizer).wanted(optimizer, args)
+                    self.plans[key] = self.make(args, folded)
+        return self.plans[key]
 
     def run_backward(self, args: list[Any]) -> Sequence[Any]:
         """Runs the plan that ran the forward, unless its memory must not be written over."""
         assert self.plain_backward is not None
         ticket = None if self.options.optimizer is None else Ticket.found_on(args)
         lowered = self.plan_for(args) if ticket is None else ticket.lowered
+        complete = ticket is not None and Claims.of(ticket.optimizer).may_fold(ticket)
         if lowered is None or lowered.backward is None:
             return self.plain_backward(args)
         if not lowered.finds_its_arena(args):
             self.detour(MOVED)
         elif torch._C._autograd._get_current_graph_task_keep_graph():
             self.detour(RETAINED)
-        elif ticket is None:
+        elif not lowered.folds:
             return lowered.backward(args)
-        elif ticket.may_fold(torch._C._current_graph_task_id()):
+        elif ticket is not None and complete:
             args.append(ticket.absorb)  # to the same list: the callee empties it
             return lowered.backward(args)
         else:
@@ -217,13 +226,13 @@ class Step:
         if count_detour(reason) == 1:
             log.warning("%s: %s; this backward ran unplanned", self.name, reason)
 
-    def make(self, args: Sequence[Any], wanted: dict[int, torch.nn.Parameter]) -> Lowered | None:
+    def make(self, args: Sequence[Any], folded: dict[int, torch.nn.Parameter]) -> Lowered | None:
         """Captures, plans and lowers; None, said once and counted, where that fails.
 
         Whatever goes wrong here must not end the user's training.
         """
         try:
-            return self.make_or_raise(args, wanted)
+            return self.make_or_raise(args, folded)
         except Exception as error:
             reason = str(error) if isinstance(error, UnplannableError) else repr(error)
             record(GraphRecord(self.name, reason=reason))
@@ -232,15 +241,15 @@ class Step:
             warnings.warn(text, UnplannedWarning, stacklevel=2)
             return None
 
-    def make_or_raise(self, args: Sequence[Any], wanted: dict[int, torch.nn.Parameter]) -> Lowered:
+    def make_or_raise(self, args: Sequence[Any], folded: dict[int, torch.nn.Parameter]) -> Lowered:
         assert self.forward is not None
         placeholders = self.forward.graph.find_nodes(op="placeholder")
         numbers = Numbers.bind(placeholders, args)
         forward, backward = self.forward, self.backward
         if backward is not None:
             renew_recomputed(forward.graph, backward.graph)
-        if backward is not None and wanted:
-            release = GradientRelease(self.releases(wanted))
+        if backward is not None and folded:
+            release = GradientRelease(self.releases(folded))
             backward = _rewritten((release,), backward)
         roots = [gm for gm in (forward, backward) if gm is not None]
         for gm in roots:
@@ -262,7 +271,7 @@ class Step:
         log.info("%s: peak %d bytes, bound %d", self.name, found.peak, found.lower_bound)
         return lowered
 
-    def releases(self, wanted: dict[int, torch.nn.Parameter]) -> tuple[Release, ...]:
+    def releases(self, folded: dict[int, torch.nn.Parameter]) -> tuple[Release, ...]:
         """What to tell the pass about each parameter. Its state is made now, not in the step."""
         optimizer = self.options.optimizer
         assert optimizer is not None
@@ -278,7 +287,7 @@ class Step:
                 scratch=optimizer.scratch(p, value(returned[i])),
                 writes_parameter=optimizer.writes_parameters,
             )
-            for i, p in wanted.items()
+            for i, p in folded.items()
             if isinstance(returned[i], fx.Node)
         )
 

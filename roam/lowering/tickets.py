@@ -15,37 +15,41 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from roam.core.errors import IncompleteGradientError
 from roam.lowering.aten import Lowered
 from roam.optim.folding import FoldingOptimizer
 
 
 @dataclass(eq=False)
 class Ticket:
-    """One forward that ran, and the parameters whose gradients its backward folds, by input."""
+    """One forward that ran: its plan, and the optimizer's parameters that it used.
 
-    lowered: Lowered
+    folded: those whose gradients its backward folds, by input. findable: the ticket lies where
+    the backward looks. done: the backward has run.
+    """
+
+    lowered: Lowered | None
     optimizer: FoldingOptimizer
-    parameters: dict[int, Parameter]
+    used: set[int]
+    folded: dict[int, Parameter]
+    findable: bool = True
     done: bool = False
 
-    @property
-    def ids(self) -> set[int]:
-        return {id(p) for p in self.parameters.values()}
-
     def absorb(self, index: int, gradient: Tensor) -> None:
-        self.optimizer.absorb(self.parameters[index], gradient)
-
-    def may_fold(self, task: int) -> bool:
-        return Claims.of(self.optimizer).may_fold(self, task)
+        parameter = self.folded[index]
+        Claims.of(self.optimizer).expect_no_more(parameter)
+        self.optimizer.absorb(parameter, gradient)
 
     def leave_on(self, tensor: Tensor) -> None:
-        """The ticket lives as long as the saved tensor's memory: a dropped graph drops it."""
+        """The ticket lives as long as the tensor's memory: a dropped graph drops it."""
         tensor.untyped_storage().roam_ticket = self  # type: ignore[attr-defined]
         Claims.of(self.optimizer).issue(self)
 
@@ -53,69 +57,101 @@ class Ticket:
     def found_on(args: Sequence[Any]) -> Ticket | None:
         tensors = (a for a in args if isinstance(a, Tensor))
         marks = (getattr(t.untyped_storage(), "roam_ticket", None) for t in tensors)
-        return next((m for m in marks if isinstance(m, Ticket)), None)
+        return next((m for m in marks if isinstance(m, Ticket) and m.findable), None)
 
 
-@dataclass(eq=False)
 class Claims:
     """The pending forwards of one optimizer's parameters.
 
-    shared: parameters that were met twice in one backward. No graph folds their gradients again.
+    shared: parameters (ids; the optimizer keeps them) that two forwards of one step used. No
+    graph folds their gradients again.
     """
 
-    shared: set[int] = field(default_factory=set)  # ids: the optimizer keeps its parameters
-    tickets: weakref.WeakSet[Ticket] = field(default_factory=weakref.WeakSet)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    task: int = -1
-    contested: set[int] = field(default_factory=set)
-    met: set[int] = field(default_factory=set)
+    def __init__(self) -> None:
+        self.shared: set[int] = set()
+        self._tickets: weakref.WeakSet[Ticket] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._task = NO_TASK
+        self._watched: set[int] = set()
+        self._folded: set[int] = set()
+        self._contested: set[int] = set()
+        self._met: set[int] = set()
 
     @staticmethod
     def of(optimizer: FoldingOptimizer) -> Claims:
         with _lock:
             return _claims.setdefault(optimizer, Claims())
 
-    def wanted(self, optimizer: FoldingOptimizer, args: Sequence[Any]) -> dict[int, Parameter]:
-        """The parameters among a forward's inputs whose gradients may be folded in its graph."""
-        return {
-            i: a
-            for i, a in enumerate(args)
-            if isinstance(a, Parameter)
-            and a.requires_grad
-            and optimizer.holds(a)
-            and id(a) not in self.shared
-        }
-
     def issue(self, ticket: Ticket) -> None:
-        with self.lock:
-            self.tickets.add(ticket)
+        with self._lock:
+            self._tickets.add(ticket)
 
-    def may_fold(self, ticket: Ticket, task: int) -> bool:
-        """Whether the gradients of this backward are complete in its own graph.
+    def may_fold(self, ticket: Ticket) -> bool:
+        """Whether the gradients of the backward that runs now are complete in its own graph.
 
-        task: a number for each call of `backward()`. A parameter that two graphs of one call
-        met, one after the other, is shared from then on.
+        A parameter that two graphs of one call of `backward()` met, one after the other, is
+        shared from then on; so is one that a graph used whose backward cannot be told.
         """
-        with self.lock:
-            if task != self.task:
-                self.task, self.met = task, set()
-                self.contested = self.in_doubt()
-            own = ticket.ids
-            self.shared |= self.met & own
-            self.met |= own
+        with self._lock:
+            if self._task != torch._C._current_graph_task_id():
+                self._task = torch._C._current_graph_task_id()
+                self._met, self._folded = set(), set()
+                self._contested = self._in_doubt()
+            self.shared |= self._met & ticket.used
+            self._met |= ticket.used
             ticket.done = True
-            return not self.contested & own
+            return not self._contested & {id(p) for p in ticket.folded.values()}
 
-    def in_doubt(self) -> set[int]:
+    def expect_no_more(self, parameter: Parameter) -> None:
+        """Notes that a graph folds this gradient: in this backward no more of it may come.
+
+        It would, were the parameter used outside of the compiled region as well.
+        """
+        with self._lock:
+            self._folded.add(id(parameter))
+            new = id(parameter) not in self._watched
+            self._watched.add(id(parameter))
+        if new:
+            parameter.register_hook(partial(_refuse_more, weakref.ref(self), id(parameter)))
+
+    def refuse_more(self, parameter: int) -> None:
+        if self._task == torch._C._current_graph_task_id() and parameter in self._folded:
+            self.shared.add(parameter)
+            raise IncompleteGradientError(
+                "a parameter is used in the compiled region and outside of it: what the region "
+                "folded was only a part of its gradient. Compile the whole of the model or loss "
+                "function (what is wrong now is this step; later ones sum the gradient first)"
+            )
+
+    def _in_doubt(self) -> set[int]:
         """The parameters that more than one pending forward used."""
         once: set[int] = set()
         twice: set[int] = set()
-        for ticket in self.tickets:
-            if not ticket.done:
-                twice |= once & ticket.ids
-                once |= ticket.ids
+        pending = [t for t in self._tickets if not t.done]
+        for ticket in pending:
+            twice |= once & ticket.used
+            once |= ticket.used
+        for ticket in pending:
+            if not ticket.findable:
+                self.shared |= twice & ticket.used
         return twice
 
 
+def held(optimizer: FoldingOptimizer, args: Sequence[Any]) -> dict[int, Parameter]:
+    """The optimizer's parameters among the inputs of a graph."""
+    return {
+        i: a
+        for i, a in enumerate(args)
+        if isinstance(a, Parameter) and a.requires_grad and optimizer.holds(a)
+    }
+
+
+def _refuse_more(claims: weakref.ref[Claims], parameter: int, gradient: Tensor | None) -> None:
+    found = claims()
+    if gradient is not None and found is not None:
+        found.refuse_more(parameter)
+
+
+NO_TASK = -1
 _claims: weakref.WeakKeyDictionary[FoldingOptimizer, Claims] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()

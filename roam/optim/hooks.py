@@ -1,0 +1,63 @@
+"""Which optimizer folds a parameter's gradients, and the hook that hands them over."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.weak import WeakTensorKeyDictionary
+
+
+class Absorbs(Protocol):
+    """What takes gradients in."""
+
+    def absorb(self, param: Tensor, grad: Tensor) -> None: ...
+
+
+# Parameter -> a weak reference to who folds its gradients.
+_owners = WeakTensorKeyDictionary()
+
+
+def claim(param: Tensor, optimizer: Absorbs) -> None:
+    """The newest optimizer gets the parameter: whoever runs a notebook's cell again means that."""
+    _owners[param] = weakref.ref(optimizer)
+
+
+def owner(param: Tensor) -> Absorbs | None:
+    """Who folds the parameter's gradients, if anybody still does."""
+    reference = _owners.get(param)
+    return reference() if reference is not None else None
+
+
+def hook_up(param: Tensor, optimizer: Absorbs) -> None:
+    """From now on, hands each complete gradient over while the optimizer owns the parameter.
+
+    Where the graph has folded the gradient and returned None for it, the hook fires all the same,
+    with nothing in `.grad`.
+    """
+    reference = weakref.ref(optimizer)
+
+    def fold(param: Tensor) -> None:
+        optimizer, grad = reference(), param.grad
+        if grad is not None and optimizer is not None and owner(param) is optimizer:
+            param.grad = None
+            optimizer.absorb(param, grad)
+
+    param.register_post_accumulate_grad_hook(fold)
+
+
+def distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def in_data_parallel(holds: Callable[[Tensor], bool]) -> bool:
+    """Whether DistributedDataParallel has wrapped one of the parameters, which shows on none."""
+    return any(
+        issubclass(type(found), DistributedDataParallel) and any(map(holds, found.parameters()))
+        for found in gc.get_objects()
+    )

@@ -1,0 +1,65 @@
+"""Gradients that end in folds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx
+
+from roam.passes.geometry import value
+from roam.passes.gradient_release import META, GradientRelease, Release, fold
+from roam.passes.pipeline import run
+from tests.passes.graphs import trace
+
+
+def backward(w: Tensor, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of x @ w: w's comes first, but w is read after it."""
+    grad_w = x.t().mm(g)
+    grad_x = g.mm(w.t())
+    return grad_w, grad_x
+
+
+def traced() -> tuple[fx.GraphModule, Tensor]:
+    module = trace(backward, torch.randn(4, 3), torch.randn(5, 4), torch.randn(5, 3))
+    w = next(iter(module.graph.nodes))
+    return module, value(w)
+
+
+def order(module: fx.GraphModule) -> list[str]:
+    return [n.name for n in module.graph.nodes if n.op == "call_function"]
+
+
+def test_a_gradient_ends_in_its_fold_and_none_is_returned() -> None:
+    module, w = traced()
+    run((GradientRelease((Release(0, w, (("m", 48),)),)),), module)
+    returned = module.graph.output_node().args[0]
+    assert returned[0] is None
+    assert returned[1].name == "mm_1"
+    [node] = module.graph.find_nodes(op="call_function", target=fold)
+    assert node.args[1:] == (0, next(n for n in module.graph.nodes if n.name == "mm"))
+    assert node.meta[META].state == (("m", 48),)
+
+
+def test_a_fold_that_writes_the_parameter_comes_after_its_last_reader() -> None:
+    module, w = traced()
+    run((GradientRelease((Release(0, w, ()),)),), module)
+    assert order(module) == ["t", "mm", "t_1", "mm_1", "fold"]
+
+
+def test_a_fold_of_state_alone_comes_at_once() -> None:
+    module, w = traced()
+    run((GradientRelease((Release(0, w, (), writes_parameter=False),)),), module)
+    assert order(module) == ["t", "mm", "fold", "t_1", "mm_1"]
+
+
+def test_a_gradient_of_another_shape_is_left_alone() -> None:
+    module, _ = traced()
+    wrong = torch.empty(2, 2, device="meta")
+    changed = GradientRelease((Release(0, wrong, ()),))(module)
+    assert changed == 0
+    assert all(isinstance(n, fx.Node) for n in module.graph.output_node().args[0])
+
+
+def test_absorb_gets_the_gradient_and_which_one_it_is() -> None:
+    seen: list[tuple[int, float]] = []
+    fold(lambda i, g: seen.append((i, g.item())), 3, torch.tensor(2.0))
+    assert seen == [(3, 2.0)]
