@@ -13,7 +13,9 @@ from roam.inspect.report import Report, report, reset_report
 
 if TYPE_CHECKING:
     from roam.inspect.measure import Measurement, measure_peak
+    from roam.inspect.step_plan import StepPlan
     from roam.lowering.memory import release
+    from roam.offline import plan
 
 __all__ = [
     "Measurement",
@@ -21,8 +23,10 @@ __all__ = [
     "Problem",
     "Report",
     "RoamError",
+    "StepPlan",
     "UnplannedWarning",
     "measure_peak",
+    "plan",
     "release",
     "report",
     "reset_report",
@@ -30,7 +34,9 @@ __all__ = [
 
 _NEED_TORCH = {  # imported when first asked for: whoever looks at a plan does not wait for torch
     "Measurement": "roam.inspect.measure",
+    "StepPlan": "roam.inspect.step_plan",
     "measure_peak": "roam.inspect.measure",
+    "plan": "roam.offline",
     "release": "roam.lowering.memory",
 }
 

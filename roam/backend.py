@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from inspect import currentframe
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import fx
@@ -71,15 +71,21 @@ def roam(
         chosen = Options.parse(options, mode)
     except OptionError as error:
         raise CompileOptionError(str(error), first_useful_frame=currentframe()) from None
-    step = Step(_name(gm), chosen, _parameters(example_inputs), _source_names(gm))
-    compile_graph = aot_autograd(
+    return compile_graph(Step.of(gm, chosen, example_inputs), gm, example_inputs)
+
+
+def compile_graph(
+    step: Step, gm: fx.GraphModule, example_inputs: Sequence[Any]
+) -> Callable[..., Any]:
+    """Lets AOTAutograd take one graph apart, for the step to plan."""
+    compiler = aot_autograd(
         fw_compiler=step.compile_forward,
         bw_compiler=step.compile_backward,
         inference_compiler=step.compile_inference,
         partition_fn=step.partition,
         keep_inference_input_mutations=True,
     )
-    return compile_graph(gm, example_inputs)
+    return compiler(gm, example_inputs)
 
 
 def _name(gm: fx.GraphModule) -> str:
@@ -135,6 +141,10 @@ class Step:
     plans: dict[Key, Lowered | None] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    @classmethod
+    def of(cls, gm: fx.GraphModule, options: Options, example_inputs: Sequence[Any]) -> Self:
+        return cls(_name(gm), options, _parameters(example_inputs), _source_names(gm))
+
     def partition(
         self, joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **how: Any
     ) -> tuple[fx.GraphModule, fx.GraphModule]:
@@ -160,26 +170,26 @@ class Step:
         return _mark_boxed(self.run_forward)
 
     def run_forward(self, args: list[Any]) -> Sequence[Any]:
-        optimizer = self.options.optimizer
-        if optimizer is None or self.backward is None:
-            return self.run_planned(self.lowered_for(args, {}), args)
-        used = held(optimizer, args)
-        shared = Claims.of(optimizer).shared
-        findable = self.own_saved is not None
-        folded = {i: p for i, p in used.items() if findable and id(p) not in shared}
-        lowered = self.lowered_for(args, folded)
-        results = self.run_planned(lowered, args)
-        if used:
-            ids = {id(p) for p in used.values()}
+        assert self.plain_forward is not None
+        ticket = self.ticket(args)
+        lowered = self.lowered_for(args, {} if ticket is None else ticket.folded)
+        results = self.plain_forward(args) if lowered is None else lowered.forward(args)
+        if ticket is not None:
+            ticket.lowered = lowered
             marked = next(r for r in results if isinstance(r, torch.Tensor))
-            if self.own_saved is not None:
-                marked = results[self.own_saved]
-            Ticket(lowered, optimizer, ids, folded, findable).leave_on(marked)
+            ticket.leave_on(marked if self.own_saved is None else results[self.own_saved])
         return results
 
-    def run_planned(self, lowered: Lowered | None, args: list[Any]) -> Sequence[Any]:
-        assert self.plain_forward is not None
-        return self.plain_forward(args) if lowered is None else lowered.forward(args)
+    def ticket(self, args: Sequence[Any]) -> Ticket | None:
+        """For a forward that uses the optimizer's parameters, and has a backward."""
+        optimizer = self.options.optimizer
+        used = {} if optimizer is None or self.backward is None else held(optimizer, args)
+        if optimizer is None or not used:
+            return None
+        findable = self.own_saved is not None
+        shared = Claims.of(optimizer).shared
+        folded = {i: p for i, p in used.items() if findable and id(p) not in shared}
+        return Ticket(optimizer, {id(p) for p in used.values()}, folded, findable)
 
     def lowered_for(
         self, args: Sequence[Any], folded: dict[int, torch.nn.Parameter]
@@ -235,7 +245,7 @@ class Step:
             return self.make_or_raise(args, folded)
         except Exception as error:
             reason = str(error) if isinstance(error, UnplannableError) else repr(error)
-            record(GraphRecord(self.name, reason=reason))
+            self.record(GraphRecord(self.name, reason=reason))
             log.debug("%s could not be planned", self.name, exc_info=True)
             text = f"roam runs {self.name} without a plan: {reason}"
             warnings.warn(text, UnplannedWarning, stacklevel=2)
@@ -267,12 +277,15 @@ class Step:
         hold = self.options.arena == "keep"
         found = plan(captured.problem, Settings(self.options.planning_seconds, hold))
         lowered = lower(captured, found, roots, Shelf() if hold else None)
-        record(GraphRecord(self.name, captured.problem, found))
+        self.record(GraphRecord(self.name, captured.problem, found))
         log.info("%s: peak %d bytes, bound %d", self.name, found.peak, found.lower_bound)
         return lowered
 
+    def record(self, graph: GraphRecord) -> None:
+        record(graph)
+
     def releases(self, folded: dict[int, torch.nn.Parameter]) -> tuple[Release, ...]:
-        """What to tell the pass about each parameter. Its state is made now, not in the step."""
+        """What to tell the pass about each parameter."""
         optimizer = self.options.optimizer
         assert optimizer is not None
         assert self.forward is not None
@@ -283,7 +296,7 @@ class Step:
             Release(
                 index=i,
                 parameter=value(placeholders[i]),
-                state=tuple((n, t.nbytes) for n, t in optimizer.state_of(p).items()),
+                state=tuple((spec.name, spec.bytes) for spec in optimizer.spec(p)),
                 scratch=optimizer.scratch(p, value(returned[i])),
                 writes_parameter=optimizer.writes_parameters,
             )

@@ -81,6 +81,14 @@ class MissingExtraError(RoamError, ImportError):
     """An optional package that is not installed; the message says what to install."""
 
 
+class OfflineError(RoamError):
+    """A model that cannot be planned without running it."""
+
+
+class SizeFormatError(RoamError, ValueError):
+    """A text that names no number of bytes."""
+
+
 class OptimizerError(RoamError):
     """An optimizer of roam.optim used in a way that would train something else."""
 

@@ -36,11 +36,11 @@ class Ticket:
     the backward looks. done: the backward has run.
     """
 
-    lowered: Lowered | None
     optimizer: FoldingOptimizer
     used: set[int]
     folded: dict[int, Parameter]
     findable: bool = True
+    lowered: Lowered | None = None
     done: bool = False
 
     def absorb(self, index: int, gradient: Tensor) -> None:
@@ -51,6 +51,8 @@ class Ticket:
     def leave_on(self, tensor: Tensor) -> None:
         """The ticket lives as long as the tensor's memory: a dropped graph drops it."""
         tensor.untyped_storage().roam_ticket = self  # type: ignore[attr-defined]
+        for parameter in self.folded.values():
+            self.optimizer.state_of(parameter)  # made now, so that it is not made in the backward
         Claims.of(self.optimizer).issue(self)
 
     @staticmethod

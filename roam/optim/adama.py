@@ -132,12 +132,12 @@ class AdamARule(FoldRule):
                 squared_sum(m_ / denominator(v_, correction2, group)) for m_, v_ in blocks(m, v)
             )
             longer = clip(squares, param, correction1, group)
-        param.mul_(1 - lr * group["weight_decay"])
+        kept = 1 - lr * group["weight_decay"]
         for p_, m_, v_ in blocks(param, m, v):
             divisor = denominator(v_, correction2, group)
             if longer is not None:
                 divisor *= longer
-            p_.addcdiv_(m_, divisor, value=-lr / correction1)
+            p_.mul_(kept).addcdiv_(m_, divisor, value=-lr / correction1)
 
     def release(
         self, state: State, param: Tensor, grad: Tensor, step: Tensor, group: Group
@@ -178,7 +178,7 @@ def has_fused(param: Tensor, grad: Tensor, group: Group) -> bool:
     """Whether PyTorch's fused kernel can do this update."""
     return (
         group["update_clip"] is None
-        and param.device.type in FUSED_DEVICES
+        and grad.device.type in FUSED_DEVICES
         and param.dtype in FUSED_DTYPES
         and param.dtype == grad.dtype
     )
@@ -193,7 +193,7 @@ def corrections(step: Tensor, group: Group) -> tuple[float, float]:
 
 def denominator(v: Tensor, correction2: float, group: Group) -> Tensor:
     """√(v / correction) + ε, in memory of its own."""
-    return v.sqrt().div_(math.sqrt(correction2)).add_(group["eps"])
+    return v.sqrt().mul_(1 / math.sqrt(correction2)).add_(group["eps"])
 
 
 def squared_sum(x: Tensor) -> Tensor:

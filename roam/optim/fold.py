@@ -38,6 +38,12 @@ class StateSpec:
     def bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
+    def zeros(self, param: Tensor) -> Tensor:
+        """The tensor at its start, on the parameter's device; of its shape, it has its strides."""
+        if self.shape == tuple(param.shape):
+            return torch.zeros_like(param, dtype=self.dtype, memory_format=torch.preserve_format)
+        return torch.zeros(self.shape, dtype=self.dtype, device=param.device)
+
 
 class FoldRule(ABC):
     """How one gradient is absorbed. Every method works in place, under `torch.no_grad()`.
@@ -47,11 +53,7 @@ class FoldRule(ABC):
 
     @abstractmethod
     def state(self, param: Tensor) -> tuple[StateSpec, ...]:
-        """What the parameter needs. Looks at its shape and dtype only: it may be fake or meta.
-
-        State of the parameter's shape gets its strides too, the rest is contiguous; both start
-        as zeros.
-        """
+        """What the parameter needs. Looks at its shape and dtype only: it may be fake or meta."""
 
     @abstractmethod
     def decay(self, state: State, group: Group) -> None:

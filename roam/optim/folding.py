@@ -11,6 +11,7 @@ folded it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -28,13 +29,23 @@ from roam.core.errors import (
     OptimizerCopyError,
     SecondBackwardError,
     SparseGradientError,
-    StateMismatchError,
 )
 from roam.optim.fold import FoldRule, Group, StateSpec
-from roam.optim.hooks import claim, distributed, hook_up, in_data_parallel, owner
+from roam.optim.hooks import claim, distributed, hook_up, in_data_parallel
+from roam.optim.state_dicts import check_fits
 
 Mode = Literal["release", "accumulate"]
 STEP = StateSpec("step", (), torch.float32)  # how often the parameter was updated; on the CPU
+
+
+@dataclass
+class Member:
+    """A parameter of the optimizer. lost: a newer optimizer folds its gradients."""
+
+    group: int
+    index: int
+    hooked: bool = False
+    lost: bool = False
 
 
 class FoldingOptimizer(Optimizer):
@@ -58,8 +69,7 @@ class FoldingOptimizer(Optimizer):
             raise HyperparameterError(f"mode={mode!r}: there are {get_args(Mode)}")
         self.rule = rule
         self.mode = mode
-        self._place: dict[Tensor, tuple[int, int]] = {}  # group, and index in it
-        self._hooked: set[Tensor] = set()
+        self._members: dict[Tensor, Member] = {}
         self._folded: dict[Tensor, int] = {}  # gradients of this mini-batch
         self._looked_for_ddp = False
         self.micro_batches = micro_batches
@@ -89,7 +99,7 @@ class FoldingOptimizer(Optimizer):
 
     def holds(self, param: Tensor) -> bool:
         """Whether this optimizer folds the parameter's gradient."""
-        return param in self._place and owner(param) is self
+        return param in self._members and not self._members[param].lost
 
     def spec(self, param: Tensor) -> tuple[StateSpec, ...]:
         """The state of a parameter, whether it is there yet or not."""
@@ -105,7 +115,7 @@ class FoldingOptimizer(Optimizer):
         """The state of a parameter, made when it is first asked for."""
         state: dict[str, Tensor] = self.state[param]
         if not state:
-            state.update({spec.name: _zeros(spec, param) for spec in self.rule.state(param)})
+            state.update({spec.name: spec.zeros(param) for spec in self.rule.state(param)})
             state["step"] = torch.zeros((), dtype=STEP.dtype)
         return state
 
@@ -146,8 +156,8 @@ class FoldingOptimizer(Optimizer):
                 f"{type(self).__name__}.step() takes no closure: gradients are folded during the "
                 "backward and cannot be computed anew. Call loss.backward() before step()."
             )
-        self._check_owners()
-        done = max(self._folded.values(), default=0)
+        self._check_lost()
+        done = max((0, *self._folded.values()))
         if 0 < done < self.micro_batches:
             raise MicroBatchError(
                 f"step() after {done} of {self.micro_batches} micro-batches. Run the others first; "
@@ -165,7 +175,7 @@ class FoldingOptimizer(Optimizer):
         self.rule.check({**self.defaults, **param_group})
         super().add_param_group(param_group)
         for j, param in enumerate(self.param_groups[-1]["params"]):
-            self._place[param] = (len(self.param_groups) - 1, j)
+            self._members[param] = Member(len(self.param_groups) - 1, j)
             claim(param, self)
         self._hook_up()
 
@@ -179,7 +189,7 @@ class FoldingOptimizer(Optimizer):
 
         An unfinished mini-batch is forgotten. Raises StateMismatchError.
         """
-        self._check_fits(state_dict)
+        check_fits(state_dict, ((self._name(p), self.spec(p)) for p in self._members))
         super().load_state_dict(state_dict)
         for group in self.param_groups:
             for key, value in self.defaults.items():
@@ -187,8 +197,8 @@ class FoldingOptimizer(Optimizer):
         for param, state in self.state.items():
             state["step"] = torch.as_tensor(state["step"]).to("cpu", STEP.dtype, copy=True)
             for spec in self.rule.state(param):
-                if _zeros(spec, param.to("meta")).stride() != state[spec.name].stride():
-                    state[spec.name] = _zeros(spec, param).copy_(state[spec.name])
+                if spec.zeros(param.to("meta")).stride() != state[spec.name].stride():
+                    state[spec.name] = spec.zeros(param).copy_(state[spec.name])
         self._folded.clear()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -206,19 +216,31 @@ class FoldingOptimizer(Optimizer):
         )
 
     def _group(self, param: Tensor) -> Group:
-        return self.param_groups[self._place[param][0]]
+        return self.param_groups[self._members[param].group]
 
     def _name(self, param: Tensor) -> str:
-        i, j = self._place[param]
+        i, j = self._members[param].group, self._members[param].index
         names = self.param_groups[i].get("param_names")
         return names[j] if names else f"parameter {j} of group {i}, {list(param.shape)}"
 
     def _hook_up(self) -> None:
         """Hooks for parameters that are new, or not frozen any more."""
-        for param in self._place:
-            if param.requires_grad and param not in self._hooked:
-                self._hooked.add(param)
+        for param, member in self._members.items():
+            if param.requires_grad and not member.hooked:
+                member.hooked = True
                 hook_up(param, self)
+
+    def lose(self, param: Tensor) -> None:
+        """A newer optimizer folds the parameter's gradients."""
+        self._members[param].lost = True
+
+    def _check_lost(self) -> None:
+        for param, member in self._members.items():
+            if member.lost:
+                raise LostParameterError(
+                    f"{self._name(param)} was given to a newer optimizer, which folds its "
+                    "gradients now: drop this one"
+                )
 
     def _refuse(self, param: Tensor, grad: Tensor, count: int) -> None:
         if count > self.micro_batches:
@@ -243,18 +265,10 @@ class FoldingOptimizer(Optimizer):
                     "folded before: every rank would train on its own. Use torch.optim.AdamW here."
                 )
 
-    def _check_owners(self) -> None:
-        for param in self._place:
-            if owner(param) is not self:
-                raise LostParameterError(
-                    f"{self._name(param)} was given to a newer optimizer, which folds its "
-                    "gradients now: drop this one"
-                )
-
     def _absorb_the_rest(self) -> None:
         """Gradients that no hook and no graph has taken: somebody put them into `.grad`."""
         n = self.micro_batches
-        for param in self._place:
+        for param in self._members:
             if (grad := param.grad) is not None:
                 self._absorb(param, grad / n if n > 1 else grad, 1.0, n)
                 param.grad = None
@@ -272,28 +286,6 @@ class FoldingOptimizer(Optimizer):
             raise MidBatchError(
                 f"{what} in the middle of a mini-batch: gradients were folded since the last step()"
             )
-
-    def _check_fits(self, state_dict: StateDict) -> None:
-        ids = dict.fromkeys(i for group in state_dict["param_groups"] for i in group["params"])
-        for group in state_dict["param_groups"]:
-            for option in ("amsgrad", "maximize"):
-                if group.get(option):
-                    raise StateMismatchError(f"the state is of an optimizer with {option}=True")
-        for i, param in zip(ids, self._place, strict=False):  # torch compares the groups' lengths
-            state = state_dict["state"].get(i)
-            for spec in self.spec(param) if state else ():
-                found = state.get(spec.name)
-                if found is None or tuple(torch.as_tensor(found).shape) != spec.shape:
-                    raise StateMismatchError(
-                        f"{self._name(param)} needs {spec.name} of shape {list(spec.shape)}, and "
-                        f"the state dict has {'none' if found is None else list(found.shape)}"
-                    )
-
-
-def _zeros(spec: StateSpec, param: Tensor) -> Tensor:
-    if spec.shape == tuple(param.shape):  # with the parameter's strides
-        return torch.zeros_like(param, dtype=spec.dtype, memory_format=torch.preserve_format)
-    return torch.zeros(spec.shape, dtype=spec.dtype, device=param.device)
 
 
 def _real(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -18,24 +18,25 @@ class Absorbs(Protocol):
 
     def absorb(self, param: Tensor, grad: Tensor) -> None: ...
 
+    def lose(self, param: Tensor) -> None: ...
 
-# Parameter -> a weak reference to who folds its gradients.
-_owners = WeakTensorKeyDictionary()
+
+_owners = WeakTensorKeyDictionary()  # parameter -> a weak reference to who folds its gradients
+_hooks = WeakTensorKeyDictionary()  # parameter -> the handle of its hook, once it has one
 
 
 def claim(param: Tensor, optimizer: Absorbs) -> None:
     """The newest optimizer gets the parameter: whoever runs a notebook's cell again means that."""
+    last = _owners.get(param)
+    if last is not None and (owner := last()) is not None and owner is not optimizer:
+        owner.lose(param)
+    if param in _hooks:
+        _hooks.pop(param).remove()
     _owners[param] = weakref.ref(optimizer)
 
 
-def owner(param: Tensor) -> Absorbs | None:
-    """Who folds the parameter's gradients, if anybody still does."""
-    reference = _owners.get(param)
-    return reference() if reference is not None else None
-
-
 def hook_up(param: Tensor, optimizer: Absorbs) -> None:
-    """From now on, hands each complete gradient over while the optimizer owns the parameter.
+    """From now on, hands each complete gradient over, as long as there is the optimizer.
 
     Where the graph has folded the gradient and returned None for it, the hook fires all the same,
     with nothing in `.grad`.
@@ -44,11 +45,11 @@ def hook_up(param: Tensor, optimizer: Absorbs) -> None:
 
     def fold(param: Tensor) -> None:
         optimizer, grad = reference(), param.grad
-        if grad is not None and optimizer is not None and owner(param) is optimizer:
+        if grad is not None and optimizer is not None:
             param.grad = None
             optimizer.absorb(param, grad)
 
-    param.register_post_accumulate_grad_hook(fold)
+    _hooks[param] = param.register_post_accumulate_grad_hook(fold)
 
 
 def distributed() -> bool:

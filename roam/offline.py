@@ -1,0 +1,101 @@
+"""`roam.plan`: what a training step will take, planned without running it.
+
+Nothing is computed and no weight is there: the model is copied onto fake tensors, which have
+shapes and no data, and its graphs go the way that the backend would send them. Only the scratch
+space of operators is measured, on zeros, each distinct call once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import Parameter
+
+from roam.backend import Step, compile_graph
+from roam.core.errors import OfflineError
+from roam.inspect.report import GraphRecord
+from roam.inspect.step_plan import StepPlan
+from roam.lowering.fake import fake_inputs, fake_mode_of, fake_model, without_fakes
+from roam.optim.folding import FoldingOptimizer
+from roam.options import Options
+
+
+def plan(
+    model: nn.Module,
+    *args: Any,
+    loss: Callable[[Any], Tensor] | None = None,
+    optimizer: FoldingOptimizer | None = None,
+    device: torch.device | str | None = None,
+    options: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> StepPlan:
+    """The plan that `torch.compile(model, backend="roam", options=options)` would run.
+
+    model: a module, real, on the meta device or built under `FakeTensorMode`. args, kwargs: what
+    its forward gets. loss: a function of its output, compiled with it; None where the model
+    returns the loss. optimizer: one of roam's over the model's parameters: its folds are planned
+    and its state is counted, whether it is there yet or not. device: where the step will run, if
+    not where the model lies now.
+
+    Every function compiled before in this process is compiled anew when it is called again.
+    Raises OptionError, and OfflineError where a graph cannot be planned.
+    """
+    if not isinstance(model, nn.Module):
+        raise OfflineError(f"{model!r} is no torch.nn.Module: only those can be copied unfilled")
+    chosen = Options.parse({**(options or {}), "optimizer": optimizer}, None)
+    where = None if device is None else torch.device(device)
+    mode = fake_mode_of(model)
+    fake = fake_model(mode, model, where)
+    inputs, named = fake_inputs(mode, (args, kwargs), where)
+    original: dict[Tensor, Parameter] = dict(
+        zip(fake.parameters(), model.parameters(), strict=True)
+    )
+    steps: list[_Offline] = []
+
+    def backend(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        steps.append(_Offline.of(gm, chosen, example_inputs))
+        steps[-1].original = original
+        return compile_graph(steps[-1], gm, example_inputs)
+
+    def whole(*a: Any, **k: Any) -> Any:
+        output = fake(*a, **k)
+        return output if loss is None else loss(output)
+
+    torch.compiler.reset()
+    with mode:
+        torch.compile(whole, backend=backend)(*inputs, **named)
+    torch.compiler.reset()
+    return StepPlan(tuple(r for s in steps for r in s.records))
+
+
+@dataclass
+class _Offline(Step):
+    """Plans at the first forward as ever, and runs the graph on what has no data."""
+
+    original: dict[Tensor, Parameter] = field(default_factory=dict)
+    records: list[GraphRecord] = field(default_factory=list)
+
+    def run_forward(self, args: list[Any]) -> Sequence[Any]:
+        assert self.plain_forward is not None
+        folded = self.used(args) if self.own_saved is not None else {}
+        with without_fakes():
+            self.make_or_raise(args, folded)
+        return self.plain_forward(args)
+
+    def used(self, args: Sequence[Any]) -> dict[int, Parameter]:
+        optimizer = self.options.optimizer
+        if optimizer is None or self.backward is None:
+            return {}
+        found = {i: self.original.get(a) for i, a in enumerate(args) if isinstance(a, Tensor)}
+        return {
+            i: p
+            for i, p in found.items()
+            if p is not None and p.requires_grad and optimizer.holds(p)
+        }
+
+    def record(self, graph: GraphRecord) -> None:
+        self.records.append(graph)

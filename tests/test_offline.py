@@ -1,0 +1,133 @@
+"""Planned offline, on tensors without data: the plan that the backend would run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import roam
+from roam.bench.zoo import TINY
+from roam.core.errors import OfflineError, OptionError, SizeFormatError
+from roam.core.plan import Plan
+from roam.core.problem import Kind
+from roam.core.sizes import parse_size, show_size
+from roam.optim import AdamA
+from tests.helpers import mlp, random
+
+ARCHITECTURES = ["gpt2", "llama", "bert", "t5", "vit", "resnet", "mobilenetv2", "swin", "bart"]
+
+
+def one_number(out: Mapping[str, Tensor]) -> Tensor:
+    return out["loss"] if "loss" in out else out["logits"].square().mean()
+
+
+def what_counts(plan: Plan) -> tuple[Any, ...]:
+    return plan.fingerprint, plan.order, plan.offsets, plan.blocks, plan.peak, plan.lower_bound
+
+
+def ran() -> list[tuple[Any, ...]]:
+    return [what_counts(g.plan) for g in roam.report().graphs if g.plan is not None]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("fold", [False, True])
+def test_planned_offline_is_planned_at_run_time(name: str, fold: bool) -> None:
+    model, batch = TINY[name].build(), TINY[name].batch()
+    optimizer = AdamA(model.parameters()) if fold else None
+    found = roam.plan(model, loss=one_number, optimizer=optimizer, **batch)
+    options = {} if optimizer is None else {"optimizer": optimizer}
+    step = torch.compile(lambda **b: one_number(model(**b)), backend="roam", options=options)
+    step(**batch).backward()
+    assert [what_counts(plan) for _, plan in found.planned] == ran()
+
+
+def test_a_model_on_meta_needs_no_weights() -> None:
+    real = mlp(1024)
+    with torch.device("meta"):
+        model = mlp(1024)
+    x = random(5, 8)
+    expected = roam.plan(real, x, loss=lambda y: y.sum(), optimizer=AdamA(real.parameters()))
+    found = roam.plan(model, x, loss=lambda y: y.sum(), optimizer=AdamA(model.parameters()))
+    assert [what_counts(p) for _, p in found.planned] == [
+        what_counts(p) for _, p in expected.planned
+    ]
+    assert all(p.is_meta for p in model.parameters())
+
+
+def test_nothing_is_left_behind() -> None:
+    model = mlp()
+    optimizer = AdamA(model.parameters())
+    roam.plan(model, random(5, 8), loss=lambda y: y.sum(), optimizer=optimizer)
+    assert not optimizer.state  # counted, not made
+    assert roam.report().graphs == ()
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_totals() -> None:
+    model = mlp()
+    found = roam.plan(
+        model, random(5, 8), loss=lambda y: y.sum(), optimizer=AdamA(model.parameters())
+    )
+    weights = sum(p.nbytes for p in model.parameters())
+    kinds = found.persistent_by_kind
+    assert kinds[Kind.PARAMETER] == weights
+    assert kinds[Kind.STATE] == 2 * weights + 4 * 4
+    assert found.total == found.peak + found.persistent
+    assert found.lower_bound <= found.peak
+    assert sum(found.peak_by_kind.values()) <= found.peak
+
+
+def test_fits() -> None:
+    model = mlp()
+    found = roam.plan(model, random(5, 8), loss=lambda y: y.sum())
+    assert found.fits(found.total)
+    assert not found.fits(found.total - 1)
+    assert found.fits(found.total - 1).margin == -1
+    assert str(found.fits("1GiB")).startswith("yes, ")
+
+
+def test_a_model_with_a_graph_break_has_several_graphs() -> None:
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = mlp(), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x)
+            torch._dynamo.graph_break()
+            return self.second(y)
+
+    model = Broken()
+    found = roam.plan(model, random(5, 8), loss=lambda y: y.sum())
+    assert len(found.planned) == 3  # before the break, after it, and the loss
+    assert found.persistent_by_kind[Kind.PARAMETER] == sum(p.nbytes for p in model.parameters())
+
+
+def test_bad_input() -> None:
+    with pytest.raises(OfflineError, match="Module"):
+        roam.plan(lambda x: x, random(5, 8))
+    with pytest.raises(OptionError, match="arena"):
+        roam.plan(mlp(), random(5, 8), options={"arena": "nowhere"})
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("24GiB", 24 * 2**30), ("512 MB", 512 * 10**6), ("1.5KiB", 1536), ("7B", 7), (99, 99)],
+)
+def test_sizes(text: str | int, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["24", "24 G", "", "GiB", "-1GiB", "1e3MB", True, -5, "1 GiB x"])
+def test_sizes_are_strict(text: Any) -> None:
+    with pytest.raises(SizeFormatError, match=r"24GiB"):
+        parse_size(text)
+
+
+def test_sizes_are_shown_in_the_largest_unit() -> None:
+    shown = [show_size(n) for n in (5, 2048, 3 * 2**20, 2**30)]
+    assert shown == ["5 B", "2.00 KiB", "3.00 MiB", "1.00 GiB"]
