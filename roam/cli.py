@@ -140,6 +140,27 @@ def step(
     step_bench(name, json, rounds=rounds)
 
 
+@bench.command()
+def adama(
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write one JSON object a row here.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="MODEL,...", help="These models of the zoo.")
+    ] = None,
+    micro_batches: Annotated[int, typer.Option(min=1, help="Micro-batches a mini-batch.")] = 8,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed mini-batches of each.")] = 3,
+    memory: Annotated[str, typer.Option(help="What a process may have.")] = "24GiB",
+) -> None:
+    """Total memory with gradients folded (AdamA) and with gradients kept (AdamW)."""
+    from roam.bench.adama import adama_bench
+
+    try:
+        adama_bench(only, json, micro_batches=micro_batches, rounds=rounds, memory=memory)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--only") from None
+
+
 @app.command()
 def show(
     plan: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A plan file, JSON.")],

@@ -12,24 +12,16 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
 
-from roam.core.errors import RoamError
+from roam.bench.children import Child, Result, process, resident_peak
 
 CONTENDERS = ("eager", "aot_eager", "inductor", "roam", "roam keep")
-Result = dict[str, Any]
-
-
-class ContenderError(RoamError):
-    """A contender's process that failed: the message ends with what it wrote to stderr."""
+WORKER = "roam.bench.contender"
 
 
 def run(entry: str, contender: str, *, steps: int = 5, device: str = "cpu") -> Result:
@@ -45,7 +37,7 @@ def run(entry: str, contender: str, *, steps: int = 5, device: str = "cpu") -> R
 
     Raises ContenderError.
     """
-    with _process(entry, contender, device, "--steps", str(steps)) as child:
+    with process(WORKER, entry, contender, "--device", device, "--steps", str(steps)) as child:
         return child.read()
 
 
@@ -69,9 +61,11 @@ def paired(
         raise ValueError(f"the base {base!r} is none of the contenders: {', '.join(contenders)}")
     seconds: dict[str, list[float]] = {c: [] for c in contenders}
     with ExitStack() as stack:
-        children: dict[str, _Child] = {}
+        children: dict[str, Child] = {}
         for c in contenders:
-            children[c] = stack.enter_context(_process(entry, c, device, "--serve"))
+            children[c] = stack.enter_context(
+                process(WORKER, entry, c, "--device", device, "--serve")
+            )
             children[c].read()  # warm, before the next one starts to compile
         for _ in range(rounds):
             for c, child in children.items():
@@ -81,59 +75,6 @@ def paired(
         for c in contenders
     }
     return {"entry": entry, "base": base, "seconds": seconds, "ratio": ratio}
-
-
-@dataclass
-class _Child:
-    label: str
-    process: subprocess.Popen[str]
-    stderr: IO[str]
-
-    def ask(self, line: str) -> Result:
-        assert self.process.stdin is not None
-        try:
-            print(line, file=self.process.stdin, flush=True)
-        except BrokenPipeError:
-            raise self._error() from None
-        return self.read()
-
-    def read(self) -> Result:
-        """The next JSON object; ContenderError if the process ends without one."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise self._error()
-        answer: Result = json.loads(line)
-        return answer
-
-    def _error(self) -> ContenderError:
-        code = self.process.wait()
-        self.stderr.seek(0)
-        tail = "".join(self.stderr.readlines()[-15:])
-        return ContenderError(f"{self.label} ended with exit status {code}:\n{tail}")
-
-
-@contextmanager
-def _process(entry: str, contender: str, device: str, *more: str) -> Iterator[_Child]:
-    command = [sys.executable, "-m", "roam.bench.contender", "--entry", entry]
-    command += ["--contender", contender, "--device", device, *more]
-    root = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    with tempfile.TemporaryFile("w+") as stderr:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            # a thread that waits by spinning takes the core from the contender whose turn it is
-            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path},
-        )
-        try:
-            yield _Child(f"{contender} on {entry}", process, stderr)
-        finally:
-            process.kill()
-            process.communicate()
 
 
 # ---- inside the process ----
@@ -253,20 +194,6 @@ def planned() -> Result:
         "method": plan.method,
         "planning_seconds": sum(p.seconds for p in plans),
     }
-
-
-def resident_peak() -> int:
-    """Most bytes this process ever had resident.
-
-    Linux hands ru_maxrss of the parent down to the child, so its own high-water mark comes first.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        [line] = [s for s in status.read_text().splitlines() if s.startswith("VmHWM")]
-        return int(line.split()[1]) * 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts in bytes
 
 
 def main(argv: Sequence[str] | None = None) -> None:

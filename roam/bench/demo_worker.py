@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
-from roam.bench.contender import resident_peak
+from roam.bench.children import resident_peak
 from roam.bench.text_corpus import text
 from roam.core.errors import MissingExtraError, UnplannableError
 from roam.core.files import problem_to_json

@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from roam.bench.contender import Result, paired, run
+from roam.bench.children import Result
+from roam.bench.contender import paired, run
 from roam.bench.tables import append_json
 
 SHOWN = ("eager", "aot_eager", "inductor", "roam", "roam keep")

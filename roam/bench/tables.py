@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from roam.bench.contender import ContenderError, Result, run
+from roam.bench.children import ContenderError, Result
+from roam.bench.contender import run
 
 SHOWN = ("roam", "eager", "inductor")
 WIDTH = 150  # columns: a narrower table would be cut to dots

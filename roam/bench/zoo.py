@@ -54,13 +54,17 @@ class Entry:
 
 def loss(model: nn.Module, batch: Batch) -> Tensor:
     """The model's own loss where it gives one, else the mean square of its main output. Scalar."""
-    out: dict[str, Tensor] = model(**batch)
+    return loss_of(model(**batch))
+
+
+def loss_of(out: Mapping[str, Tensor]) -> Tensor:
+    """The loss in a model's output, or the mean square of its main part. Scalar."""
     if "loss" in out:
         return out["loss"]
     for name in ("logits", "logits_per_image", "last_hidden_state"):
         if name in out:
             return out[name].square().mean()
-    raise ValueError(f"{type(model).__name__} returns none of the known outputs: {list(out)}")
+    raise ValueError(f"a model returns none of the known outputs: {list(out)}")
 
 
 def _entry(
@@ -282,9 +286,43 @@ FULL: dict[str, Entry] = _table(
 )
 
 
+_BERT = {"num_attention_heads": 16, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+LARGE: dict[str, Entry] = _table(  # where weights, gradients and states are most of the memory
+    _entry(
+        "bert-large",
+        "BertForMaskedLM",
+        batches.text(batch=1, seq=128, vocab=30522),
+        _BERT,
+        hidden_size=1024,
+        num_hidden_layers=24,
+        intermediate_size=4096,
+    ),
+    _entry(
+        "gpt2-xl",
+        "GPT2LMHeadModel",
+        batches.text(batch=1, seq=128, vocab=50257),
+        {**_GPT2, **{f"{where}_pdrop": 0.0 for where in ("attn", "embd", "resid")}},
+        n_positions=1024,
+        n_embd=1600,
+        n_layer=48,
+        n_head=25,
+    ),
+    _entry(
+        "bert-4b",
+        "BertForMaskedLM",
+        batches.text(batch=1, seq=128, vocab=30522),
+        _BERT,
+        hidden_size=2560,
+        num_hidden_layers=48,
+        intermediate_size=10240,
+    ),
+)
+
+
 def find(name: str) -> Entry:
-    """The entry of that name, of TINY or FULL. Raises ValueError with the names there are."""
-    both = TINY | FULL
-    if name not in both:
-        raise ValueError(f"the zoo has no {name!r}, only: {', '.join(both)}")
-    return both[name]
+    """The entry of that name, of any table. Raises ValueError with the names there are."""
+    every = TINY | FULL | LARGE
+    if name not in every:
+        raise ValueError(f"the zoo has no {name!r}, only: {', '.join(every)}")
+    return every[name]

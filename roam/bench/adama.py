@@ -1,0 +1,184 @@
+"""Total memory with gradients folded, against gradients kept: planned at any size, and measured.
+
+    total = weights + optimizer state + what the mini-batch takes at its worst moment
+
+A mini-batch is N micro-batches. With N = 1 the optimizer in a hook of PyTorch's tutorial is a
+contender too, and AdamA runs in its release mode.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from roam.bench.children import Child, ContenderError, Result, process
+from roam.bench.tables import append_json
+from roam.bench.zoo import find, loss_of
+from roam.core.problem import Kind
+from roam.core.sizes import parse_size
+from roam.inspect.step_plan import StepPlan
+from roam.offline import plan
+from roam.optim import AdamA, SlimAdamA, static_rules
+from roam.optim.folding import FoldingOptimizer, Mode
+
+ENTRIES = ("gpt2-small-128", "bert-large", "gpt2-xl", "bert-4b")
+WORKER = "roam.bench.folding_worker"
+SEVERAL = ("adamw eager", "adamw inductor", "adama roam", "slim roam")
+ONE = ("adamw eager", "hooks eager", "hooks inductor", "adama roam", "slim roam")
+BASE = "adamw eager"
+
+
+def adama_bench(
+    only: str | None = None,
+    json_file: Path | None = None,
+    *,
+    micro_batches: int = 8,
+    rounds: int = 3,
+    memory: str = "24GiB",
+    contenders: Sequence[str] | None = None,
+    console: Console | None = None,
+) -> list[Result]:
+    """One row a model and contender. Each is measured if its planned total fits into `memory`,
+    and its process has no more; those that fit together are timed in turns.
+
+    Raises ValueError for a name that the zoo does not have.
+    """
+    console = console or Console()
+    names = [find(n.strip()).name for n in only.split(",")] if only else list(ENTRIES)
+    several = contenders or (ONE if micro_batches == 1 else SEVERAL)
+    if json_file is not None:
+        json_file.write_text("")
+    rows: list[Result] = []
+    for name in names:
+        with console.status(f"{name}: planning"):
+            planned = planned_totals(name, micro_batches)
+        found = [_row(name, c, micro_batches, planned) for c in several]
+        for row in found:
+            with console.status(f"{name}: {row['contender']}"):
+                row |= measure(row, parse_size(memory))
+        fitting = [r for r in found if "transient" in r]
+        if sum(r["persistent"] + r["transient"] for r in fitting) < 0.85 * parse_size(memory):
+            with console.status(f"{name}: mini-batches in turns"):
+                _time(fitting, rounds)
+        for row in found:
+            if json_file is not None:
+                append_json(row, json_file)
+        console.print(table(name, found, planned))
+        rows += found
+    return rows
+
+
+def planned_totals(name: str, micro_batches: int) -> Result:
+    """Bytes of one model, planned on the meta device: weights, gradients, the largest gradient;
+    the totals of AdamA and SlimAdamA, and of gradient accumulation with AdamW at its best, where
+    every gradient is added to the others as soon as it is there."""
+    mode: Mode = "release" if micro_batches == 1 else "accumulate"
+    with torch.device("meta"):
+        model = find(name).build()
+    sizes = [p.nbytes for p in model.parameters() if p.requires_grad]
+    adama = _plan(name, model, AdamA(model.parameters(), micro_batches=micro_batches, mode=mode))
+    rules = static_rules(model)
+    named = model.named_parameters()
+    slim = _plan(name, model, SlimAdamA(named, rules, micro_batches=micro_batches, mode=mode))
+    return {
+        "weights": sum(sizes),
+        "state": adama.persistent_by_kind[Kind.STATE],
+        "largest": max(sizes),
+        "adama transient": adama.peak,
+        "adama": adama.total,
+        "slim": slim.total,
+        "adamw": adama.total + sum(sizes),
+    }
+
+
+def _plan(name: str, model: torch.nn.Module, optimizer: FoldingOptimizer) -> StepPlan:
+    batch: dict[str, Any] = dict(find(name).batch())
+    return plan(model, loss=loss_of, optimizer=optimizer, **batch)
+
+
+def _row(name: str, contender: str, micro_batches: int, planned: Result) -> Result:
+    way = contender.split()[0]
+    total = planned["adama" if way == "hooks" else way]
+    return {
+        "entry": name,
+        "contender": contender,
+        "micro_batches": micro_batches,
+        "planned_total": total,
+    }
+
+
+def measure(row: Result, memory: int) -> Result:
+    """Runs a contender with no more memory than that; its error where it has too little."""
+    try:
+        with _start(row, "--limit", str(memory)) as child:
+            ready = child.read()
+            return {"resident": ready["resident"], **child.ask("measure")}
+    except ContenderError as error:
+        text = str(error)
+        out_of_memory = "can't allocate memory" in text or "Cannot allocate" in text
+        return {"error": "out of memory" if out_of_memory else text}
+
+
+def _start(row: Result, *more: str) -> AbstractContextManager[Child]:
+    count = ("--micro-batches", str(row["micro_batches"]))
+    return process(WORKER, row["entry"], row["contender"], *count, *more)
+
+
+def _time(rows: Sequence[Result], rounds: int) -> None:
+    """Adds to each row the median ratio of its seconds to the base's, mini-batch by mini-batch."""
+    seconds: dict[str, list[float]] = {r["contender"]: [] for r in rows}
+    with ExitStack() as stack:
+        children: dict[str, Child] = {}
+        for row in rows:
+            children[row["contender"]] = stack.enter_context(_start(row))
+            children[row["contender"]].read()
+        for _ in range(rounds):
+            for contender, child in children.items():
+                seconds[contender].append(child.ask("step")["seconds"])
+    for row in rows:
+        own = seconds[row["contender"]]
+        row["seconds"] = own
+        if BASE in seconds:
+            ratios = (s / b for s, b in zip(own, seconds[BASE], strict=True))
+            row["ratio"] = statistics.median(ratios)
+
+
+def table(name: str, rows: Sequence[Result], planned: Result) -> Table:
+    """Totals in MiB. The percentages are of the first row's."""
+    possible = (planned["weights"] - planned["largest"]) / planned["adamw"]
+    title = (
+        f"{name}, {rows[0]['micro_batches']} micro-batches: totals in MiB; "
+        f"{possible:.1%} would be all gradients but the largest"
+    )
+    shown = Table(title=title, title_justify="left")
+    for column in ("contender", "planned", "", "measured", "", "resident", "time"):
+        shown.add_column(column, justify="left" if column == "contender" else "right")
+    base = _total(rows[0])
+    for row in rows:
+        total = _total(row)
+        first = rows[0]["planned_total"]
+        shown.add_row(
+            row["contender"],
+            _mib(row["planned_total"]),
+            f"{row['planned_total'] / first - 1:+.1%}",
+            row.get("error", "") if total is None else _mib(total),
+            "" if total is None or base is None else f"{total / base - 1:+.1%}",
+            _mib(row.get("resident")),
+            f"{row['ratio']:.3f}" if "ratio" in row else "",
+        )
+    return shown
+
+
+def _total(row: Result) -> int | None:
+    return row["persistent"] + row["transient"] if "transient" in row else None
+
+
+def _mib(size: int | None) -> str:
+    return "" if size is None else f"{size / 2**20:,.0f}"

@@ -1,0 +1,89 @@
+"""Contenders in processes of their own: JSON objects come from them, single words go to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from roam.core.errors import RoamError
+
+Result = dict[str, Any]
+
+
+class ContenderError(RoamError):
+    """A contender's process that failed: the message ends with what it wrote to stderr."""
+
+
+@dataclass
+class Child:
+    label: str
+    process: subprocess.Popen[str]
+    stderr: IO[str]
+
+    def ask(self, line: str) -> Result:
+        assert self.process.stdin is not None
+        try:
+            print(line, file=self.process.stdin, flush=True)
+        except BrokenPipeError:
+            raise self._error() from None
+        return self.read()
+
+    def read(self) -> Result:
+        """The next JSON object; ContenderError if the process ends without one."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise self._error()
+        answer: Result = json.loads(line)
+        return answer
+
+    def _error(self) -> ContenderError:
+        code = self.process.wait()
+        self.stderr.seek(0)
+        tail = "".join(self.stderr.readlines()[-15:])
+        return ContenderError(f"{self.label} ended with exit status {code}:\n{tail}")
+
+
+@contextmanager
+def process(module: str, entry: str, contender: str, *more: str) -> Iterator[Child]:
+    """A process of its own that runs a worker: `python -m module --entry .. --contender ..`."""
+    command = [sys.executable, "-m", module, "--entry", entry, "--contender", contender, *more]
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    with tempfile.TemporaryFile("w+") as stderr:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            # a thread that waits by spinning takes the core from the contender whose turn it is
+            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path},
+        )
+        try:
+            yield Child(f"{contender} on {entry}", process, stderr)
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def resident_peak() -> int:
+    """Most bytes this process ever had resident.
+
+    Linux hands ru_maxrss of the parent down to the child, so its own high-water mark comes first.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        [line] = [s for s in status.read_text().splitlines() if s.startswith("VmHWM")]
+        return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts in bytes

@@ -1,0 +1,173 @@
+"""One way of keeping gradients, on one model, in a process of its own.
+
+    python -m roam.bench.folding_worker --entry gpt2-small --contender "adama roam"
+
+prints JSON objects: {"ready": ...} after two mini-batches, then one for every line read: its
+seconds and loss for "step", its bytes for "measure". With --limit, memory ends there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from roam.bench.children import Result, resident_peak
+from roam.bench.zoo import find, loss
+from roam.inspect.measure import measure_peak
+from roam.inspect.report import report
+from roam.optim import AdamA, SlimAdamA, static_rules
+from roam.optim.folding import Mode
+
+WAYS = ("adamw", "hooks", "adama", "slim")
+CONTENDERS = (
+    "adamw eager",
+    "adamw inductor",
+    "hooks eager",
+    "hooks inductor",
+    "adama eager",
+    "adama roam",
+    "slim roam",
+)
+
+
+class Training:
+    """A model, an optimizer, and mini-batches of so many micro-batches."""
+
+    def __init__(self, entry: str, contender: str, micro_batches: int) -> None:
+        way, backend = contender.split()
+        found = find(entry)
+        self.model, self.batch = found.build(), found.batch()
+        self.micro_batches = micro_batches
+        self.scale = 1 / micro_batches if way == "adamw" else 1.0
+        self.optimizer = OPTIMIZERS[way](self.model, micro_batches)
+        self.loss = _compiled(backend, self.optimizer)
+
+    def mini_batch(self) -> float:
+        value = 0.0
+        for _ in range(self.micro_batches):
+            micro = self.loss(self.model, self.batch) * self.scale
+            micro.backward()
+            value = micro.item()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return value
+
+    def persistent(self) -> int:
+        """Bytes of weights, buffers and the optimizer's state."""
+        tensors = [*self.model.parameters(), *self.model.buffers(), *self.batch.values()]
+        return sum(t.nbytes for t in tensors) + _state_bytes(self.optimizer)
+
+
+class Hooks:
+    """PyTorch's tutorial: an optimizer a parameter; it steps as soon as the gradient is there."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.each: dict[Tensor, torch.optim.Optimizer] = {
+            p: torch.optim.AdamW([p], fused=True) for p in model.parameters()
+        }
+        for p in self.each:
+            p.register_post_accumulate_grad_hook(self.step_one)
+
+    def step_one(self, p: Tensor) -> None:
+        if p.grad is not None:
+            self.each[p].step()
+            self.each[p].zero_grad()
+
+    def step(self) -> None: ...
+
+    def zero_grad(self) -> None: ...
+
+
+def _hooks(model: nn.Module, micro_batches: int) -> Hooks:
+    if micro_batches > 1:
+        raise ValueError("an optimizer in a hook cannot accumulate: micro_batches is 1")
+    return Hooks(model)
+
+
+def _mode(micro_batches: int) -> Mode:
+    return "release" if micro_batches == 1 else "accumulate"
+
+
+def _adama(model: nn.Module, n: int) -> AdamA:
+    return AdamA(model.parameters(), micro_batches=n, mode=_mode(n))
+
+
+def _slim(model: nn.Module, n: int) -> SlimAdamA:
+    rules = static_rules(model)
+    return SlimAdamA(model.named_parameters(), rules, micro_batches=n, mode=_mode(n))
+
+
+OPTIMIZERS: dict[str, Callable[[nn.Module, int], Any]] = {
+    "adamw": lambda model, _: torch.optim.AdamW(model.parameters(), fused=True),
+    "hooks": _hooks,
+    "adama": _adama,
+    "slim": _slim,
+}
+
+
+def _compiled(backend: str, optimizer: Any) -> Callable[..., Any]:
+    if backend == "eager":
+        return loss
+    if backend == "roam":
+        from roam.backend import roam
+
+        return torch.compile(loss, backend=roam, options={"optimizer": optimizer})
+    return torch.compile(loss, backend=backend)
+
+
+def _state_bytes(optimizer: Any) -> int:
+    several = optimizer.each.values() if isinstance(optimizer, Hooks) else [optimizer]
+    states = (state for each in several for state in each.state.values())
+    return sum(t.nbytes for state in states for t in state.values() if isinstance(t, Tensor))
+
+
+def measured(training: Training) -> Result:
+    """Bytes: transient (at the worst moment of a mini-batch), persistent; for roam, planned."""
+    result: Result = {"transient": measure_peak(training.mini_batch).peak}
+    result["persistent"] = training.persistent()
+    plans = [g.plan for g in report().graphs if g.plan is not None]
+    if plans:
+        result["planned"] = max(p.peak for p in plans)
+        result["detours"] = report().detours
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m roam.bench.folding_worker")
+    parser.add_argument("--entry", required=True)
+    parser.add_argument("--contender", required=True, choices=CONTENDERS)
+    parser.add_argument("--micro-batches", type=int, default=1)
+    parser.add_argument("--limit", type=int, help="bytes of data this process may have")
+    args = parser.parse_args()
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not come between the answers
+
+    def say(answer: Result) -> None:
+        print(json.dumps(answer), file=answers, flush=True)
+
+    if args.limit:
+        resource.setrlimit(resource.RLIMIT_DATA, (args.limit, args.limit))
+    training = Training(args.entry, args.contender, args.micro_batches)
+    losses = [training.mini_batch() for _ in range(2)]
+    say({"ready": True, "losses": losses, "resident": resident_peak()})
+    for line in sys.stdin:
+        if line.strip() == "measure":
+            say(measured(training))
+        else:
+            start = time.perf_counter()
+            value = training.mini_batch()
+            seconds = time.perf_counter() - start
+            say({"seconds": seconds, "loss": value, "resident": resident_peak()})
+
+
+if __name__ == "__main__":
+    main()
