@@ -31,13 +31,14 @@ META = "roam_release"  # on a fold's node: the Release it carries out
 class Release:
     """One gradient to fold.
 
-    index: which of the forward's inputs the parameter is, and so which of the backward's outputs
-    its gradient is. parameter: its fake value. state: name and bytes of each tensor of the
+    index: which of the inputs the parameter is. output: which of the outputs its gradient is.
+    parameter: its fake value. state: name and bytes of each tensor of the
     optimizer's state that the fold changes. scratch: bytes that the fold allocates for itself.
     writes_parameter: whether the fold changes the parameter too.
     """
 
     index: int
+    output: int
     parameter: torch.Tensor
     state: tuple[tuple[str, int], ...]
     scratch: int = 0
@@ -64,7 +65,7 @@ class GradientRelease:
         last_reader = _last_readers(graph)
         changed = 0
         for release in self.releases:
-            gradient = returned[release.index]
+            gradient = returned[release.output]
             if not _can_fold(gradient, release):
                 continue
             reader = last_reader.get(storage_key(release.parameter), gradient)
@@ -73,7 +74,7 @@ class GradientRelease:
                 node = graph.call_function(fold, (None, release.index, gradient))
             node.meta[META] = release
             node.meta["val"] = None
-            returned[release.index] = None
+            returned[release.output] = None
             changed += 1
         output.args = (tuple(returned),)
         return changed

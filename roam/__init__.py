@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from roam.inspect.step_plan import StepPlan
     from roam.lowering.memory import release
     from roam.offline import plan
+    from roam.whole_step import compile_step
 
 __all__ = [
     "Measurement",
@@ -25,6 +26,7 @@ __all__ = [
     "RoamError",
     "StepPlan",
     "UnplannedWarning",
+    "compile_step",
     "measure_peak",
     "plan",
     "release",
@@ -35,6 +37,7 @@ __all__ = [
 _NEED_TORCH = {  # imported when first asked for: whoever looks at a plan does not wait for torch
     "Measurement": "roam.inspect.measure",
     "StepPlan": "roam.inspect.step_plan",
+    "compile_step": "roam.whole_step",
     "measure_peak": "roam.inspect.measure",
     "plan": "roam.offline",
     "release": "roam.lowering.memory",

@@ -14,19 +14,20 @@ import logging
 import re
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from inspect import currentframe
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import fx
 from torch._dynamo.backends.common import aot_autograd
-from torch._dynamo.exc import ShortenTraceback
+from torch._dynamo.exc import ShortenTraceback, TorchDynamoException
 from torch._functorch.partitioners import default_partition
 from torch._guards import CompileContext, TracingContext
 
-from roam.capture import Numbers, capture
+from roam.capture import Captured, Numbers, capture
 from roam.core.errors import OptionError, UnplannableError, UnplannedWarning
 from roam.inspect.report import GraphRecord, count_detour, record
 from roam.lowering.aten import Boxed, Lowered, boxed, lower
@@ -140,6 +141,7 @@ class Step:
     plain_backward: Boxed | None = None
     plans: dict[Key, Lowered | None] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    inference_rewrites: ClassVar[tuple[Pass, ...]] = (DropClones(),)
 
     @classmethod
     def of(cls, gm: fx.GraphModule, options: Options, example_inputs: Sequence[Any]) -> Self:
@@ -165,7 +167,7 @@ class Step:
         return _mark_boxed(self.run_backward)
 
     def compile_inference(self, gm: fx.GraphModule, _: Sequence[Any]) -> Boxed:
-        gm = _rewritten((DropClones(),), gm)
+        gm = _rewritten(self.inference_rewrites, gm)
         self.forward, self.plain_forward = gm, _plain(gm)
         return _mark_boxed(self.run_forward)
 
@@ -252,28 +254,10 @@ class Step:
             return None
 
     def make_or_raise(self, args: Sequence[Any], folded: dict[int, torch.nn.Parameter]) -> Lowered:
-        assert self.forward is not None
-        placeholders = self.forward.graph.find_nodes(op="placeholder")
-        numbers = Numbers.bind(placeholders, args)
-        forward, backward = self.forward, self.backward
-        if backward is not None:
-            renew_recomputed(forward.graph, backward.graph)
-        if backward is not None and folded:
-            release = GradientRelease(self.releases(folded))
-            backward = _rewritten((release,), backward)
-        roots = [gm for gm in (forward, backward) if gm is not None]
-        for gm in roots:
-            run(ANNOTATIONS, gm)
-        captured = capture(
-            self.name,
-            forward.graph,
-            None if backward is None else backward.graph,
-            numbers,
-            self.outputs,
-            frozenset(n.name for i, n in enumerate(placeholders) if i in self.parameters),
-            probe([gm.graph for gm in roots], numbers),
-            {n.name: name for n, name in zip(placeholders, self.names, strict=False) if name},
-        )
+        roots = self.graphs(folded)
+        numbers = self.numbers(args)
+        measured = probe([gm.graph for gm in roots], numbers)
+        captured = self.captured(roots, numbers, measured)
         hold = self.options.arena == "keep"
         found = plan(captured.problem, Settings(self.options.planning_seconds, hold))
         lowered = lower(captured, found, roots, Shelf() if hold else None)
@@ -281,28 +265,86 @@ class Step:
         log.info("%s: peak %d bytes, bound %d", self.name, found.peak, found.lower_bound)
         return lowered
 
+    def graphs(self, folded: dict[int, torch.nn.Parameter]) -> list[fx.GraphModule]:
+        """The forward, and in training the backward, ready for capture, folds included."""
+        assert self.forward is not None
+        found = [self.forward]
+        if self.backward is not None:
+            renew_recomputed(self.forward.graph, self.backward.graph)
+            found.append(self.backward)
+        if folded:
+            release = GradientRelease(self.releases(folded, found[-1]))
+            found[-1] = _rewritten((release,), found[-1])
+        for gm in found:
+            run(ANNOTATIONS, gm)
+        return found
+
+    def numbers(self, args: Sequence[Any]) -> Numbers:
+        return Numbers.bind(self.placeholders, args)
+
+    @property
+    def placeholders(self) -> list[fx.Node]:
+        assert self.forward is not None
+        return list(self.forward.graph.find_nodes(op="placeholder"))
+
+    def captured(
+        self,
+        graphs: Sequence[fx.GraphModule],
+        numbers: Numbers,
+        measured: Mapping[fx.Node, int] | None = None,
+    ) -> Captured:
+        """measured: scratch bytes of ops, where they were measured."""
+        named = zip(self.placeholders, self.names, strict=False)
+        return capture(
+            self.name,
+            graphs[0].graph,
+            graphs[1].graph if len(graphs) > 1 else None,
+            numbers,
+            self.outputs,
+            frozenset(n.name for i, n in enumerate(self.placeholders) if i in self.parameters),
+            measured,
+            {n.name: name for n, name in named if name},
+        )
+
     def record(self, graph: GraphRecord) -> None:
         record(graph)
 
-    def releases(self, folded: dict[int, torch.nn.Parameter]) -> tuple[Release, ...]:
+    def releases(
+        self, folded: dict[int, torch.nn.Parameter], gm: fx.GraphModule
+    ) -> tuple[Release, ...]:
         """What to tell the pass about each parameter."""
         optimizer = self.options.optimizer
         assert optimizer is not None
-        assert self.forward is not None
-        assert self.backward is not None
-        placeholders = self.forward.graph.find_nodes(op="placeholder")
-        returned: Any = self.backward.graph.output_node().args[0]
+        placeholders = self.placeholders
+        returned: Any = gm.graph.output_node().args[0]
         return tuple(
             Release(
                 index=i,
+                output=self.gradient_of(i),
                 parameter=value(placeholders[i]),
                 state=tuple((spec.name, spec.bytes) for spec in optimizer.spec(p)),
-                scratch=optimizer.scratch(p, value(returned[i])),
+                scratch=optimizer.scratch(p, value(returned[self.gradient_of(i)])),
                 writes_parameter=optimizer.writes_parameters,
             )
             for i, p in folded.items()
-            if isinstance(returned[i], fx.Node)
+            if isinstance(returned[self.gradient_of(i)], fx.Node)
         )
+
+    def gradient_of(self, i: int) -> int:
+        """Which output is the gradient of an input: a backward has one for each, in turn."""
+        return i
+
+
+TRACING_ERRORS = (TorchDynamoException,)
+
+
+def can_trace_backward() -> bool:
+    return hasattr(torch._dynamo.config, "trace_autograd_ops")
+
+
+def one_graph() -> AbstractContextManager[None]:
+    """Within, dynamo captures `backward()` and `torch.autograd.grad` instead of breaking there."""
+    return torch._dynamo.config.patch(trace_autograd_ops=True)
 
 
 def _rewritten(passes: Sequence[Pass], gm: fx.GraphModule) -> fx.GraphModule:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,11 +17,14 @@ from torch.nn import Parameter
 
 from roam.backend import Step, compile_graph
 from roam.core.errors import OfflineError
+from roam.core.problem import Problem
 from roam.inspect.report import GraphRecord
 from roam.inspect.step_plan import StepPlan
 from roam.lowering.fake import fake_inputs, fake_mode_of, fake_model, without_fakes
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
+
+S = TypeVar("S", bound="_Offline")
 
 
 def plan(
@@ -44,6 +47,39 @@ def plan(
     Every function compiled before in this process is compiled anew when it is called again.
     Raises OptionError, and OfflineError where a graph cannot be planned.
     """
+    steps = _trace(_Offline, model, args, kwargs, loss, optimizer, device, options)
+    return StepPlan(tuple(r for s in steps for r in s.records))
+
+
+def problems(
+    model: nn.Module,
+    *args: Any,
+    loss: Callable[[Any], Tensor] | None = None,
+    optimizer: FoldingOptimizer | None = None,
+    device: torch.device | str | None = None,
+    **kwargs: Any,
+) -> tuple[Problem, ...]:
+    """The Problems of a step, one a graph, captured as `plan` does but not planned.
+
+    Nothing is run, so what operators allocate for themselves counts only where it is known
+    without (passes/scratch.py): the Problem is the same on every machine. Takes what `plan`
+    takes and raises what `plan` raises.
+    """
+    steps = _trace(_Unplanned, model, args, kwargs, loss, optimizer, device, None)
+    return tuple(p for s in steps for p in s.problems)
+
+
+def _trace(
+    how: type[S],
+    model: nn.Module,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    loss: Callable[[Any], Tensor] | None,
+    optimizer: FoldingOptimizer | None,
+    device: torch.device | str | None,
+    options: dict[str, Any] | None,
+) -> list[S]:
+    """Compiles a copy of the model without data and runs its forward: the steps, one a graph."""
     if not isinstance(model, nn.Module):
         raise OfflineError(f"{model!r} is no torch.nn.Module: only those can be copied unfilled")
     chosen = Options.parse({**(options or {}), "optimizer": optimizer}, None)
@@ -54,10 +90,10 @@ def plan(
     original: dict[Tensor, Parameter] = dict(
         zip(fake.parameters(), model.parameters(), strict=True)
     )
-    steps: list[_Offline] = []
+    steps: list[S] = []
 
     def backend(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-        steps.append(_Offline.of(gm, chosen, example_inputs))
+        steps.append(how.of(gm, chosen, example_inputs))
         steps[-1].original = original
         return compile_graph(steps[-1], gm, example_inputs)
 
@@ -69,7 +105,7 @@ def plan(
     with mode:
         torch.compile(whole, backend=backend)(*inputs, **named)
     torch.compiler.reset()
-    return StepPlan(tuple(r for s in steps for r in s.records))
+    return steps
 
 
 @dataclass
@@ -83,8 +119,11 @@ class _Offline(Step):
         assert self.plain_forward is not None
         folded = self.used(args) if self.own_saved is not None else {}
         with without_fakes():
-            self.make_or_raise(args, folded)
+            self.look_at(args, folded)
         return self.plain_forward(args)
+
+    def look_at(self, args: Sequence[Any], folded: dict[int, Parameter]) -> None:
+        self.make_or_raise(args, folded)
 
     def used(self, args: Sequence[Any]) -> dict[int, Parameter]:
         optimizer = self.options.optimizer
@@ -99,3 +138,13 @@ class _Offline(Step):
 
     def record(self, graph: GraphRecord) -> None:
         self.records.append(graph)
+
+
+@dataclass
+class _Unplanned(_Offline):
+    """Captures at the first forward, and leaves it at that."""
+
+    problems: list[Problem] = field(default_factory=list)
+
+    def look_at(self, args: Sequence[Any], folded: dict[int, Parameter]) -> None:
+        self.problems.append(self.captured(self.graphs(folded), self.numbers(args)).problem)

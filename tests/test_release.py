@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import roam
+from roam.bench.zoo import TINY, loss_of
 from roam.core.errors import IncompleteGradientError, OptionError, SecondBackwardError
+from roam.core.lifetime import lifetimes
 from roam.core.problem import Kind, Problem
 from roam.optim import AdamA
 from tests.helpers import assert_equal, bits, mlp, random
@@ -342,3 +344,46 @@ def test_planned_is_measured() -> None:
     outside = 32 * 256 * 4 * 3  # the batch, and the loss with its gradient: not the graph's
     found = roam.measure_peak(step).peak
     assert plan.peak <= found <= plan.peak + outside
+
+
+@pytest.mark.parametrize("name", ["gpt2", "vit", "resnet"])
+def test_fifty_steps_of_a_real_model_equal_adamw(name: str) -> None:
+    reference = TINY[name].build()
+    model = copy.deepcopy(reference)
+    batch = TINY[name].batch()
+    stock = torch.optim.AdamW(reference.parameters(), lr=1e-3, fused=True)
+    optimizer = AdamA(model.parameters(), lr=1e-3)
+    expected = torch.compile(lambda **b: loss_of(reference(**b)), backend="aot_eager")
+    options = {"optimizer": optimizer}
+    compiled = torch.compile(lambda **b: loss_of(model(**b)), backend="roam", options=options)
+    for i in range(50):
+        losses = []
+        for run, each in ((expected, stock), (compiled, optimizer)):
+            torch.manual_seed(i)
+            loss = run(**batch)
+            loss.backward()
+            each.step()
+            each.zero_grad()
+            losses.append(loss.item())
+        assert losses[0] == losses[1]
+    assert_equal(model.state_dict().values(), reference.state_dict().values())
+    assert not any(b.kind is Kind.GRADIENT for b in problem().buffers)
+
+
+def test_no_more_than_two_weight_gradients_are_alive_at_once() -> None:
+    """Release edges are worth something only if the folds come early."""
+    model = TINY["gpt2"].build()
+    optimizer = AdamA(model.parameters())
+    options = {"optimizer": optimizer}
+    compiled = torch.compile(lambda **b: loss_of(model(**b)), backend="roam", options=options)
+    compiled(**TINY["gpt2"].batch()).backward()
+    plan = roam.report().graphs[-1].plan
+    assert plan is not None
+    p = problem()
+    smallest = 1024  # bytes: a weight, not a bias
+    alive = [0] * len(plan.order)
+    for b, (lower, upper) in enumerate(lifetimes(p, plan.order)):
+        if p.buffers[b].kind is Kind.RELEASED and p.buffers[b].size > smallest:
+            for t in range(lower, upper):
+                alive[t] += 1
+    assert max(alive) <= 2

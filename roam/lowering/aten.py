@@ -49,8 +49,8 @@ class Lowered:
     """A plan that runs. The callables take a list of inputs and empty it.
 
     saved: the backward's inputs that must lie in the arena as the forward left them. sizes: of
-    all of the backward's inputs. folds: the backward folds gradients, and takes one more input:
-    absorb(index of the parameter, gradient).
+    all of the backward's inputs. folds: the last of the two folds gradients, and takes one more
+    input: absorb(index of the parameter, gradient).
     """
 
     forward: Boxed
@@ -116,11 +116,12 @@ def lower(
         boxed(e.emit(), root, f"roam_{n}")
         for n, root, e in zip("fb", roots, emitters, strict=False)
     ]
+    folds = emitters[-1].absorb is not None
     if captured.backward is None:
-        return Lowered(forward, None, (), ())
+        return Lowered(forward, None, (), (), folds)
     given = [value(n) for n in captured.backward.find_nodes(op="placeholder")]
     sizes = tuple(_size(g, captured.numbers) for g in given)
-    return Lowered(forward, rest[0], emitters[-1].saved, sizes, emitters[-1].absorb is not None)
+    return Lowered(forward, rest[0], emitters[-1].saved, sizes, folds)
 
 
 def _size(given: Any, numbers: Callable[[Any], Any] = int) -> tuple[int, ...]:

@@ -42,11 +42,13 @@ class AdamA(FoldingOptimizer):
 
         m is Adam's, but v is a sum of squares where Adam's is the square of the sum. By Cauchy and
         Schwarz it is at least 1/N of Adam's, so that a step can be up to √N times as long as
-        Adam's: where the gradients of the micro-batches agree. Where they cancel it is shorter.
+        Adam's: where the gradients of the micro-batches agree, as they do at the start of a
+        training, which wants a longer warm-up. Where they cancel it is shorter.
     micro_batches: N. May be set anew between two mini-batches.
     batch_invariant: N times this v, the mean of the squares of the micro-batches' gradients
-        (arXiv 2402.18824): no step is longer than Adam's then, and v keeps its scale, and with it
-        the learning rate its meaning, when N changes.
+        (arXiv 2402.18824). No step is longer than Adam's then, and where gradients are mostly noise
+        it is up to √N times shorter; v, and what the learning rate means, depend on the size of
+        the micro-batches and not on their number.
     update_clip: d, or None. Divides the update of each parameter by max(1, RMS(update) / d), the
         update being what the learning rate multiplies (AdaFactor, arXiv 1804.04235, section 6;
         StableAdamW, arXiv 2304.13013). d = 1 is usual. The fused kernel cannot do that.

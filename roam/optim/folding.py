@@ -10,7 +10,8 @@ folded it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -72,6 +73,8 @@ class FoldingOptimizer(Optimizer):
         self._members: dict[Tensor, Member] = {}
         self._folded: dict[Tensor, int] = {}  # gradients of this mini-batch
         self._looked_for_ddp = False
+        self._deferred = False
+        self._due: list[bool] = []  # a list: what dynamo captures changes no attribute
         self.micro_batches = micro_batches
         super().__init__(params, defaults)
 
@@ -144,13 +147,37 @@ class FoldingOptimizer(Optimizer):
             self.rule.decay(state, group)
         self.rule.fold(state, grad, scale, group)
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Ends the mini-batch: updates the parameters, which mode "release" has done already.
 
         Without a backward before it, it does nothing. Raises MicroBatchError, ClosureError,
         LostParameterError.
         """
+        if self._deferred:
+            self._due.append(True)
+        else:
+            self._finish(closure)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As in torch; no gradient of this optimizer's is left after a step."""
+        if not self._deferred:
+            super().zero_grad(set_to_none)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Within, `step()` is put off to the end: for a graph that step() is captured in."""
+        self._deferred = True
+        self._due.clear()
+        try:
+            yield
+        finally:
+            self._deferred = False
+        for _ in self._due:
+            self._finish(None)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.no_grad()
+    def _finish(self, closure: Callable[[], float] | None) -> None:
         if closure is not None:
             raise ClosureError(
                 f"{type(self).__name__}.step() takes no closure: gradients are folded during the "

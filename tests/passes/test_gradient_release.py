@@ -30,7 +30,7 @@ def order(module: fx.GraphModule) -> list[str]:
 
 def test_a_gradient_ends_in_its_fold_and_none_is_returned() -> None:
     module, w = traced()
-    run((GradientRelease((Release(0, w, (("m", 48),)),)),), module)
+    run((GradientRelease((Release(0, 0, w, (("m", 48),)),)),), module)
     returned = module.graph.output_node().args[0]
     assert returned[0] is None
     assert returned[1].name == "mm_1"
@@ -41,20 +41,20 @@ def test_a_gradient_ends_in_its_fold_and_none_is_returned() -> None:
 
 def test_a_fold_that_writes_the_parameter_comes_after_its_last_reader() -> None:
     module, w = traced()
-    run((GradientRelease((Release(0, w, ()),)),), module)
+    run((GradientRelease((Release(0, 0, w, ()),)),), module)
     assert order(module) == ["t", "mm", "t_1", "mm_1", "fold"]
 
 
 def test_a_fold_of_state_alone_comes_at_once() -> None:
     module, w = traced()
-    run((GradientRelease((Release(0, w, (), writes_parameter=False),)),), module)
+    run((GradientRelease((Release(0, 0, w, (), writes_parameter=False),)),), module)
     assert order(module) == ["t", "mm", "fold", "t_1", "mm_1"]
 
 
 def test_a_gradient_of_another_shape_is_left_alone() -> None:
     module, _ = traced()
     wrong = torch.empty(2, 2, device="meta")
-    changed = GradientRelease((Release(0, wrong, ()),))(module)
+    changed = GradientRelease((Release(0, 0, wrong, ()),))(module)
     assert changed == 0
     assert all(isinstance(n, fx.Node) for n in module.graph.output_node().args[0])
 

@@ -1,0 +1,168 @@
+"""`roam.compile_step`: forward, backward and update captured as one graph.
+
+    train_step(batch):                     the graph that dynamo makes of it
+        loss = model(batch)                    loss = ...
+        loss.backward()                        g = torch.autograd.grad(loss, parameters)
+        optimizer.step()                       return loss, g, ...     (to be put into .grad)
+
+The gradients that an optimizer of roam's wants are folded instead of returned, as in a compiled
+backward. Nothing of the user's runs between forward and backward, and nothing has to be saved for
+later: the whole step is one phase of the plan.
+"""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import update_wrapper
+from typing import Any
+
+import torch
+from torch import fx
+from torch.nn import Parameter
+
+from roam.backend import (
+    REWRITES,
+    TRACING_ERRORS,
+    Step,
+    can_trace_backward,
+    compile_graph,
+    one_graph,
+)
+from roam.core.errors import UnplannedWarning
+from roam.lowering.aten import Boxed
+from roam.lowering.tickets import held
+from roam.optim.folding import FoldingOptimizer
+from roam.options import Options
+
+
+def compile_step(
+    train_step: Callable[..., Any], optimizer: FoldingOptimizer, **options: Any
+) -> Callable[..., Any]:
+    """A training step planned and run as one graph: the same numbers as dropping in, bit for bit.
+
+    train_step: runs the forward, one `loss.backward()` (or `torch.autograd.grad`) and
+    `optimizer.step()`. What it returns must not need a gradient (`loss.detach()`). options: as for
+    the backend. In mode "accumulate" the update itself, which frees nothing, follows the graph.
+
+    Where the torch at hand cannot trace it, a warning says so, and the model is compiled alone, as
+    if dropped in. Raises OptionError.
+    """
+    given: dict[str, Any] = {**options, "optimizer": optimizer}
+    chosen = Options.parse(given, None)
+
+    def backend(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        step = _WholeStep.of(gm, chosen, example_inputs)
+        step.gradients = return_as_they_are(gm, optimizer)
+        return compile_graph(step, gm, example_inputs)
+
+    whole = torch.compile(train_step, backend=backend, fullgraph=True)
+    parts = torch.compile(train_step, backend="roam", options=given)
+    return update_wrapper(_CompiledStep(whole, parts, optimizer), train_step)
+
+
+class _CompiledStep:
+    """Runs the whole graph; the model alone once the whole could not be captured."""
+
+    def __init__(
+        self,
+        whole: Callable[..., Any],
+        parts: Callable[..., Any],
+        optimizer: FoldingOptimizer,
+    ) -> None:
+        self.whole, self.parts, self.optimizer = whole, parts, optimizer
+        self.traceable = can_trace_backward()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.traceable:
+            try:
+                with one_graph(), self.optimizer.deferred():
+                    return self.whole(*args, **kwargs)
+            except TRACING_ERRORS as error:
+                self.traceable = False
+                text = f"the step is not one graph, so its model is compiled alone: {error}"
+                warnings.warn(text, UnplannedWarning, stacklevel=2)
+        return self.parts(*args, **kwargs)
+
+
+@dataclass
+class _WholeStep(Step):
+    """A step whose only graph computes gradients, and folds them.
+
+    gradients: the output that is the gradient of an input.
+    """
+
+    gradients: dict[int, int] = field(default_factory=dict)
+    inference_rewrites = REWRITES
+
+    def compile_inference(self, gm: fx.GraphModule, inputs: Sequence[Any]) -> Boxed:
+        for node in gm.graph.nodes:  # as the joint graph of a model says it
+            late = node.meta.get("autograd_backward", False)
+            node.meta["partitioner_tag"] = "is_backward" if late else "is_forward"
+        return super().compile_inference(gm, inputs)
+
+    def run_forward(self, args: list[Any]) -> Sequence[Any]:
+        optimizer = self.options.optimizer
+        assert optimizer is not None
+        assert self.plain_forward is not None
+        folded = {i: p for i, p in held(optimizer, args).items() if i in self.gradients}
+        lowered = self.lowered_for(args, folded)
+        if lowered is None:
+            return self.plain_forward(args)
+        if lowered.folds:
+            for p in folded.values():
+                optimizer.state_of(p)
+            args.append(lambda i, gradient: optimizer.absorb(folded[i], gradient))
+        return lowered.forward(args)
+
+    def gradient_of(self, i: int) -> int:
+        return self.gradients[i]
+
+
+def return_as_they_are(gm: fx.GraphModule, optimizer: FoldingOptimizer) -> dict[int, int]:
+    """Returns an optimizer's gradients themselves, where dynamo would return copies of them.
+
+    The copies are what it puts into `.grad`. Returns input -> output, for every such gradient.
+    """
+    inputs = {n: i for i, n in enumerate(gm.graph.find_nodes(op="placeholder"))}
+    output = gm.graph.output_node()
+    returned: list[Any] = list(output.args[0])  # type: ignore[arg-type]
+    found: dict[int, int] = {}
+    for k, copy in enumerate(returned):
+        write = _only_write(copy)
+        parameter = None if write is None else _parameter_of(write.args[1])
+        if write is None or parameter is None or not _holds(optimizer, parameter):
+            continue
+        found[inputs[parameter]] = k
+        returned[k] = write.args[1]
+        output.args = (tuple(returned),)
+        gm.graph.erase_node(write)
+        gm.graph.erase_node(copy)
+    gm.recompile()
+    return found
+
+
+def _only_write(copy: Any) -> fx.Node | None:
+    """The copy_ that fills an empty tensor, which is then returned and nothing else."""
+    if not isinstance(copy, fx.Node) or copy.target is not torch.empty_like:
+        return None
+    writes = [u for u in copy.users if u.op == "call_method" and u.target == "copy_"]
+    return writes[0] if len(writes) == 1 and len(copy.users) == 2 else None
+
+
+def _parameter_of(gradient: Any) -> fx.Node | None:
+    """The input that a result of torch.autograd.grad is the gradient of."""
+    if not isinstance(gradient, fx.Node) or gradient.target is not operator.getitem:
+        return None
+    whole, i = gradient.args
+    if not isinstance(whole, fx.Node) or whole.target is not torch.autograd.grad:
+        return None
+    parameter = whole.args[1][i]  # type: ignore[index]
+    return parameter if isinstance(parameter, fx.Node) else None
+
+
+def _holds(optimizer: FoldingOptimizer, placeholder: fx.Node) -> bool:
+    example = getattr(placeholder.meta.get("grapharg"), "example", None)
+    return isinstance(example, Parameter) and optimizer.holds(example)
