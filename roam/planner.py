@@ -1,23 +1,28 @@
 """The story of planning: an order, what it lets be written in place, a layout, and a proof.
 
 Problem ── order ── reuse ── layout ── bound ── check ── Plan
-             │                 │
-    the best of several   the most in the arena
-    for each phase        at no more than the live peak
+             │                 │         │
+    the best of several,  the most in    what must be alive whatever ran,
+    divided at its peak   the arena at   or at the cheapest moment of each op
+                          no more than
+                          the live peak
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from roam.core.bounds import must_live
 from roam.core.check import check
 from roam.core.lifetime import find_reuse, live_curve
 from roam.core.plan import Plan
 from roam.core.problem import OpId, Problem
+from roam.solvers.cut_bound import cut_bound
+from roam.solvers.divide import divide
 from roam.solvers.layout import lay_out
-from roam.solvers.order import CANDIDATES, program_order
+from roam.solvers.order import CANDIDATES, OrderSolver, program_order
 
 TOLERANCE = 0.005  # of the live peak: what an arena may cost for sparing the allocator
 
@@ -35,9 +40,10 @@ def plan(problem: Problem, settings: Settings | None = None) -> Plan:
     settings = settings or Settings()
     start = time.monotonic()
     deadline = start + settings.seconds
-    order, order_method = best_order(problem, deadline)
+    order, order_method, bound = best_order(problem, deadline)
     reuse = find_reuse(problem, order)
-    live = max(live_curve(problem, order, reuse), default=0)
+    curve = live_curve(problem, order, reuse)
+    live = max(curve, default=0)
     layout = lay_out(
         problem,
         order,
@@ -55,7 +61,7 @@ def plan(problem: Problem, settings: Settings | None = None) -> Plan:
         blocks=layout.blocks,
         peak=layout.peak,
         live_peak=live,
-        lower_bound=must_live(problem),
+        lower_bound=cut_bound(problem, order, curve, bound, deadline),
         persistent=problem.persistent,
         method=f"{order_method}, {layout.method}",
         seconds=time.monotonic() - start,
@@ -75,23 +81,26 @@ def replaced_peak(problem: Problem) -> int:
     return max(live_curve(problem, range(len(problem.ops)), {}), default=0)
 
 
-def best_order(problem: Problem, deadline: float) -> tuple[list[OpId], str]:
-    """For every phase the candidate with the lowest peak; the first found wins a draw.
+def best_order(problem: Problem, deadline: float) -> tuple[list[OpId], str, int]:
+    """For every phase the candidate with the lowest peak, the first found in a draw; the names of
+    the methods; and a lower bound, at which the search stops.
 
     The phases can be judged apart: what is alive between them does not depend on the order.
     """
+    bound = must_live(problem)
+    solvers: dict[str, OrderSolver] = {**CANDIDATES, "divide": partial(divide, deadline=deadline)}
     best = [program_order(problem, phase) for phase in range(len(problem.phases))]
     method = ["program" for _ in best]
     for phase in range(len(best)):
         lowest = _phase_peak(problem, best, phase)
-        for name, solve in CANDIDATES.items():
-            if time.monotonic() > deadline:
+        for name, solve in solvers.items():
+            if lowest <= bound or time.monotonic() > deadline:
                 break
             trial = [*best[:phase], solve(problem, phase), *best[phase + 1 :]]
             peak = _phase_peak(problem, trial, phase)
             if peak < lowest:
                 best, lowest, method[phase] = trial, peak, name
-    return [i for phase in best for i in phase], " / ".join(method)
+    return [i for phase in best for i in phase], " / ".join(method), bound
 
 
 def _phase_peak(problem: Problem, phases: list[list[OpId]], phase: int) -> int:

@@ -14,6 +14,7 @@ from roam.core.lifetime import can_take
 from roam.core.problem import BufferId, Home, OpId, Problem
 
 Order = list[OpId]
+Rank = Callable[[int, int, int], tuple[int, ...]]  # (net bytes, bytes on top, place) -> rank
 OrderSolver = Callable[[Problem, int], Order]  # (problem, phase) -> the ops of that phase
 
 
@@ -49,7 +50,7 @@ def demand(problem: Problem, phase: int) -> Order:
 
 def free_early(problem: Problem, phase: int) -> Order:
     """Program order, but an op that frees more than it makes runs as soon as it can."""
-    return _list_schedule(problem, phase, _frees_first)
+    return list_schedule(problem, problem.phases[phase], (), _frees_first)
 
 
 def least_peak_first(problem: Problem, phase: int) -> Order:
@@ -58,7 +59,7 @@ def least_peak_first(problem: Problem, phase: int) -> Order:
     The greedy rule of LESCEA (as described in ROAM, arXiv 2310.19295, section 2) and of
     Inductor's "least peak memory first".
     """
-    return _list_schedule(problem, phase, _least_first)
+    return list_schedule(problem, problem.phases[phase], (), _least_first)
 
 
 def _frees_first(net: int, transient: int, place: int) -> tuple[int, ...]:
@@ -77,16 +78,22 @@ CANDIDATES: dict[str, OrderSolver] = {
 }
 
 
-def _list_schedule(
-    problem: Problem, phase: int, rank: Callable[[int, int, int], tuple[int, ...]]
-) -> Order:
+RULES = (_frees_first, _least_first)
+
+
+def list_schedule(problem: Problem, ops: Sequence[OpId], done: Sequence[OpId], rank: Rank) -> Order:
     """Runs, of the ready ops, the one of the lowest rank.
+
+    ops: of one phase; done: those of the same phase that ran before.
 
     An op's rank changes only when one of the buffers that it touches gets its last user but
     one, so ranks are renewed then and the outdated entries of the heap are passed over.
     """
-    state = _Memory(problem, phase)
-    waiting = {i: state.waits_for(i) for i in problem.phases[phase]}
+    if not ops:
+        return []
+    state = Memory(problem, problem.ops[ops[0]].phase, done)
+    inside = set(ops)
+    waiting = {i: sum(p in inside for p in problem.predecessors[i]) for i in ops}
     version: dict[OpId, int] = {}
     heap: list[tuple[tuple[int, ...], OpId, int]] = []
 
@@ -116,20 +123,30 @@ def _list_schedule(
     return order
 
 
-class _Memory:
-    """Which buffers of a phase still have users to come, and what running an op would change."""
+class Memory:
+    """Which buffers still have users to come, and what running an op would change.
 
-    def __init__(self, problem: Problem, phase: int) -> None:
+    phase: every op of the phases before it has run. done: those of its own that have.
+    """
+
+    def __init__(self, problem: Problem, phase: int, done: Sequence[OpId] = ()) -> None:
         self.problem = problem
-        self.inside = set(problem.phases[phase])
         self.left: list[int] = [len(users) for users in problem.users]
-        for earlier in problem.phases[:phase]:
-            for i in earlier:
-                for b in _used(problem, i):
-                    self.left[b] -= 1
+        self.made = [i for earlier in problem.phases[:phase] for i in earlier] + list(done)
+        for i in self.made:
+            for b in _used(problem, i):
+                self.left[b] -= 1
 
-    def waits_for(self, i: OpId) -> int:
-        return sum(p in self.inside for p in self.problem.predecessors[i])
+    def live(self) -> int:
+        """Bytes that are alive now."""
+        problem = self.problem
+        return sum(
+            problem.buffers[b].size
+            for i in self.made
+            for b in problem.ops[i].creates
+            if problem.buffers[b].home is not Home.USER
+            and (self.left[b] or problem.buffers[b].kept)
+        )
 
     def effect(self, i: OpId) -> tuple[int, int]:
         """(net change of the live bytes, bytes on top while the op runs)."""

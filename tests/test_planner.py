@@ -26,7 +26,7 @@ some_settings = st.sampled_from((Settings(), Settings(hold=True), NO_TIME))
 def test_every_plan_keeps_its_promises(problem: Problem, settings: Settings) -> None:
     found = plan(problem, settings)
     check(problem, found)
-    assert found.lower_bound == must_live(problem)
+    assert found.lower_bound >= must_live(problem)
     assert found.lower_bound <= found.live_peak <= found.peak <= replaced_peak(problem)
     assert found.persistent == problem.persistent
     assert found.status is (Status.OPTIMAL if found.gap == 0 else Status.FEASIBLE)
@@ -55,13 +55,13 @@ def test_a_plan_called_optimal_is_the_best_of_all_orders(problem: Problem) -> No
 @given(problems(max_ops=9))
 def test_each_phase_has_the_lowest_peak_of_its_own(problem: Problem) -> None:
     """Chosen apart, the orders of the phases are as good as the best pair of candidates."""
-    order, _ = best_order(problem, float("inf"))
+    order, _, _ = best_order(problem, float("inf"))
     pairs = product(CANDIDATES.values(), repeat=len(problem.phases))
     peaks = []
     for pair in pairs:
         whole = [i for phase, solve in enumerate(pair) for i in solve(problem, phase)]
         peaks.append(max(live_curve(problem, whole, find_reuse(problem, whole)), default=0))
-    assert max(live_curve(problem, order, find_reuse(problem, order)), default=0) == min(peaks)
+    assert max(live_curve(problem, order, find_reuse(problem, order)), default=0) <= min(peaks)
 
 
 @pytest.mark.parametrize(

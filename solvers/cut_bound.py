@@ -1,0 +1,183 @@
+"""How low can any order go: the cheapest moment at which an op can run, by a minimum cut.
+
+While an op runs, some set of other ops has run before it: with every op its predecessors too, all
+of the op's ancestors and none of its descendants. What is alive then are the buffers that were
+made inside the set and are read outside of it. Among all such sets one costs least, and no order
+does better:
+
+        ran before            │  runs later
+    ancestors ── a ─ 12 MiB ──│── b ── descendants     Along a chain of copies either a or what is
+                              │                        made of it is alive: every cut pays once.
+                           the op
+
+A set of ops and the buffers across its border are a cut of a network, so the cheapest is found by
+maximum flow (Picard 1976 on closures). Stronger than counting what must be alive whatever ran:
+that misses a buffer that may be gone, though only because one as large has taken over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from math import inf
+
+import numpy as np
+from ortools.graph.python.max_flow import SimpleMaxFlow
+
+from roam.core.lifetime import can_take
+from roam.core.problem import BufferId, Home, OpId, Problem
+
+BEFORE, AFTER = 0, 1  # the network's source and sink: what has run, and what has not
+
+
+class Cuts:
+    """The cheapest moments of the ops of one problem."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.unbounded = 1 + sum(b.size for b in problem.buffers)
+        self.place = {i: k for ops in problem.phases for k, i in enumerate(ops)}
+        self.networks: dict[int, Network] = {}
+
+    def bound(self, op: OpId) -> int:
+        """Transient bytes below which the op cannot run, in any order."""
+        network = self.network(self.problem.ops[op].phase)
+        return network.cheapest(self.place[op])[0] + self.own(op)
+
+    def network(self, phase: int) -> Network:
+        if phase not in self.networks:
+            self.networks[phase] = Network(self.problem, phase, self.unbounded)
+        return self.networks[phase]
+
+    def own(self, i: OpId) -> int:
+        """What the op adds to the buffers alive before it."""
+        problem, op = self.problem, self.problem.ops[i]
+        created = sum(
+            problem.buffers[b].size for b in op.creates if problem.buffers[b].home is not Home.USER
+        )
+        return created + op.scratch - _most_shared(problem, i)
+
+
+class Network:
+    """The ops of a phase and the buffers between them, as arcs of a flow network."""
+
+    def __init__(self, problem: Problem, phase: int, unbounded: int) -> None:
+        self.ops = problem.phases[phase]
+        self.place = {i: k for k, i in enumerate(self.ops)}
+        self.unbounded = unbounded
+        self.before = [self._inside(problem.predecessors[i]) for i in self.ops]
+        self.after = [self._inside(problem.successors[i]) for i in self.ops]
+        tails: list[int] = []
+        heads: list[int] = []
+        capacities: list[int] = []
+
+        def arc(tail: int, head: int, capacity: int) -> None:
+            tails.append(tail)
+            heads.append(head)
+            capacities.append(capacity)
+
+        for k, before in enumerate(self.before):
+            for p in before:
+                arc(k + 2, p + 2, unbounded)  # whoever has run, so have those it waits for
+        nodes = len(self.ops) + 2
+        for b, buffer in enumerate(problem.buffers):
+            if buffer.home is Home.USER or not buffer.size:
+                continue
+            maker = self._maker(problem, b, phase)
+            readers = self._readers(problem, b, phase)
+            if maker is None or not readers or maker == AFTER:
+                continue
+            if len(readers) == 1:
+                arc(maker, readers[0], buffer.size)
+            else:  # pays once, however many have yet to read
+                arc(maker, nodes, buffer.size)
+                for reader in readers:
+                    arc(nodes, reader, unbounded)
+                nodes += 1
+        self.tails, self.heads = np.array(tails, np.int32), np.array(heads, np.int32)
+        self.capacities = np.array(capacities, np.int64)
+        self.nodes = nodes
+
+    def _inside(self, ops: Sequence[OpId]) -> list[int]:
+        return [self.place[i] for i in ops if i in self.place]
+
+    def _maker(self, problem: Problem, b: BufferId, phase: int) -> int | None:
+        made_by = problem.maker[b]
+        if made_by is None:
+            return None
+        if made_by in self.place:
+            return self.place[made_by] + 2
+        return BEFORE if problem.ops[made_by].phase < phase else AFTER
+
+    def _readers(self, problem: Problem, b: BufferId, phase: int) -> list[int]:
+        users = problem.users[b]
+        later = problem.buffers[b].kept or any(problem.ops[u].phase > phase for u in users)
+        return [AFTER] if later else [self.place[u] + 2 for u in users if u in self.place]
+
+    def cheapest(
+        self, k: int, before: Sequence[int] = (), after: Sequence[int] = ()
+    ) -> tuple[int, list[int]]:
+        """The least bytes that are alive before the op at place k runs, and the ops, by place,
+        that ran before then.
+
+        before, after: ops that have run in any case, and those that have not: with what they
+        wait for, and with what waits for them.
+        """
+        side = np.arange(self.nodes, dtype=np.int32)
+        side[np.array([*before, *_reached(k, self.before)], np.int64) + 2] = BEFORE
+        side[np.array([*after, k, *_reached(k, self.after)], np.int64) + 2] = AFTER
+        tails, heads = side[self.tails], side[self.heads]
+        across = (tails == BEFORE) & (heads == AFTER)
+        certain = int(self.capacities[across].sum())
+        open_arcs = (tails != heads) & ~across & (tails != AFTER) & (heads != BEFORE)
+        flow = SimpleMaxFlow()
+        flow.add_arcs_with_capacity(tails[open_arcs], heads[open_arcs], self.capacities[open_arcs])
+        if open_arcs.any() and flow.solve(BEFORE, AFTER) != flow.OPTIMAL:
+            raise AssertionError("a cut of finite size exists: the op's own ancestors")
+        ran = set(flow.get_source_side_min_cut()) if open_arcs.any() else {BEFORE}
+        places = [p for p in range(len(self.ops)) if int(side[p + 2]) in ran]
+        return certain + (int(flow.optimal_flow()) if open_arcs.any() else 0), places
+
+
+def _reached(k: int, neighbours: Sequence[Sequence[int]]) -> list[int]:
+    """Everything that can be reached from a place, itself aside."""
+    seen = set(neighbours[k])
+    stack = list(seen)
+    while stack:
+        for n in neighbours[stack.pop()]:
+            if n not in seen:
+                seen.add(n)
+                stack.append(n)
+    return list(seen)
+
+
+def _most_shared(problem: Problem, i: OpId) -> int:
+    """The most bytes the op can save by writing over what dies there, each pair of one size."""
+    made: dict[int, set[BufferId]] = {}
+    dying: dict[int, set[BufferId]] = {}
+    for new, old in problem.ops[i].over:
+        if can_take(problem, new, old):
+            made.setdefault(problem.buffers[new].size, set()).add(new)
+            dying.setdefault(problem.buffers[new].size, set()).add(old)
+    return sum(size * min(len(made[size]), len(dying[size])) for size in made)
+
+
+def cut_bound(
+    problem: Problem,
+    order: Sequence[OpId],
+    curve: Sequence[int],
+    known: int,
+    deadline: float = inf,
+) -> int:
+    """The best bound found by the deadline, at least `known`.
+
+    order, curve: an order and its live bytes. No op's bound lies above what it takes there, so
+    the ops are asked from the highest down, until none can raise the bound any more.
+    """
+    cuts = Cuts(problem)
+    best = known
+    for t in sorted(range(len(order)), key=lambda t: -curve[t]):
+        if curve[t] <= best or time.monotonic() > deadline:
+            break
+        best = max(best, cuts.bound(order[t]))
+    return best
