@@ -11,6 +11,7 @@ Problem ── order ── reuse ── layout ── bound ── check ──
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -44,14 +45,10 @@ def plan(problem: Problem, settings: Settings | None = None) -> Plan:
     reuse = find_reuse(problem, order)
     curve = live_curve(problem, order, reuse)
     live = max(curve, default=0)
-    layout = lay_out(
-        problem,
-        order,
-        reuse,
-        limit=_limit(problem, live, settings.hold),
-        hold=settings.hold,
-        deadline=deadline,
-    )
+    for limit in _limits(problem, live, settings.hold):
+        layout = lay_out(problem, order, reuse, limit=limit, hold=settings.hold, deadline=deadline)
+        if layout.blocks:
+            break
     found = Plan(
         problem=problem.name,
         fingerprint=problem.fingerprint,
@@ -70,10 +67,12 @@ def plan(problem: Problem, settings: Settings | None = None) -> Plan:
     return found
 
 
-def _limit(problem: Problem, live: int, hold: bool) -> int:
-    """What the peak may be with an arena: never above what the plan replaces."""
-    replaced = replaced_peak(problem)
-    return max(live, replaced if hold else min(int(live * (1 + TOLERANCE)), replaced))
+def _limits(problem: Problem, live: int, hold: bool) -> Sequence[int]:
+    """What the peak may be with an arena: the live peak, or, where that leaves no arena, a little
+    more. Never above what the plan replaces.
+    """
+    replaced = max(live, replaced_peak(problem))
+    return (live, replaced) if hold else (live, min(int(live * (1 + TOLERANCE)), replaced))
 
 
 def replaced_peak(problem: Problem) -> int:

@@ -52,7 +52,7 @@ def lay_out(
     _, live = measure(problem, order, reuse, {}, ())
     everything = [s for s in slots(problem, order, reuse) if s.home is Home.ARENA and s.size]
     boundary = len(problem.phases[0]) if len(problem.phases) > 1 else len(order)
-    for chosen, cuts in _attempts(everything, live, hold):
+    for chosen, cuts in _attempts(everything, live, boundary, hold):
         best: Layout | None = None
         for fit in FITS:
             if time.monotonic() > deadline:
@@ -70,15 +70,18 @@ def lay_out(
 
 
 def _attempts(
-    everything: Sequence[Slot], live: int, hold: bool
+    everything: Sequence[Slot], live: int, boundary: int, hold: bool
 ) -> Iterator[tuple[Sequence[Slot], int]]:
     """(what may be placed, into how many blocks the stack is cut), none of them twice."""
     tried = 0
     for share in LARGEST:
         chosen = [s for s in everything if s.size <= share * live]
-        if chosen and len(chosen) != tried:
-            tried = len(chosen)
-            for cuts in CUTS[:1] if hold else CUTS:
+        if not chosen or len(chosen) == tried:
+            continue
+        tried = len(chosen)
+        crossing = sum(s.lower < boundary < s.upper for s in chosen)
+        for cuts in CUTS:
+            if cuts == 1 or (not hold and cuts < 2 * crossing):
                 yield chosen, cuts
 
 
