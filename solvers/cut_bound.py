@@ -114,6 +114,14 @@ class Network:
         later = problem.buffers[b].kept or any(problem.ops[u].phase > phase for u in users)
         return [AFTER] if later else [self.place[u] + 2 for u in users if u in self.place]
 
+    def ancestors(self, k: int) -> set[int]:
+        """The op at place k, and all that it waits for."""
+        return {k, *_reached(k, self.before)}
+
+    def descendants(self, k: int) -> set[int]:
+        """The op at place k, and all that wait for it."""
+        return {k, *_reached(k, self.after)}
+
     def cheapest(
         self, k: int, before: Sequence[int] = (), after: Sequence[int] = ()
     ) -> tuple[int, list[int]]:

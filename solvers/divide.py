@@ -23,7 +23,9 @@ from roam.solvers.cut_bound import Cuts
 from roam.solvers.order import RULES, Memory, list_schedule
 
 Order = list[OpId]
-DEEPEST = 200  # divisions within divisions
+DEEPEST = 40  # divisions within divisions
+TRIES = 6  # moments of one worst op
+WORK, WORK_AN_OP = 10_000, 4  # ops put in order, over all divisions
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,10 @@ class Part:
     def peak(self) -> int:
         return max(self.curve, default=0)
 
+    @property
+    def worst(self) -> OpId:
+        return self.order[self.curve.index(self.peak)] if self.order else -1
+
 
 def divide(problem: Problem, phase: int, deadline: float = inf) -> Order:
     """An order of the phase's ops, at least as good as the greedy ones."""
@@ -49,23 +55,42 @@ class _Divider:
         self.cuts = Cuts(problem)
         self.network = self.cuts.network(phase)
         self.place = self.network.place
+        self.work = WORK + WORK_AN_OP * len(self.place)
 
     def best(self, ops: Sequence[OpId], done: Sequence[OpId], depth: int = 0) -> Part:
         """The best order found of some ops, given in program order, after those that are done."""
-        whole = self.greedy(ops, done)
-        split = self.split(ops, done, whole) if depth < DEEPEST else None
-        if split is None:
-            return whole
-        first, op, rest = split
-        before = self.best(first, done, depth + 1)
-        if before.peak >= whole.peak:
-            return whole
-        middle = self.curve([op], [*done, *first])
-        after = self.best(rest, [*done, *first, op], depth + 1)
-        found = Part([*before.order, op, *after.order], [*before.curve, *middle, *after.curve])
-        return found if found.peak < whole.peak else whole
+        best = self.greedy(ops, done)
+        sooner: list[OpId] = []
+        later: list[OpId] = []
+        for _ in range(TRIES if depth < DEEPEST and self.work > 0 else 0):
+            worst = best.worst
+            first = self.cheapest_moment(worst, ops, done, sooner, later, best.peak)
+            if first is None:
+                break
+            found = self.around(first, worst, ops, done, depth)
+            culprit = found.worst
+            if found.peak < best.peak:
+                best, sooner, later = found, [], []
+            elif culprit in first:  # what was to run before the worst op is worse: not before
+                later.append(culprit)
+            elif culprit != worst:  # or what was left for later, now that this has run: before
+                sooner.append(culprit)
+            else:
+                break
+        return best
+
+    def around(
+        self, first: set[OpId], op: OpId, ops: Sequence[OpId], done: Sequence[OpId], depth: int
+    ) -> Part:
+        """Some of the ops, then the one, then the others."""
+        before = self.best([i for i in ops if i in first], done, depth + 1)
+        middle = self.curve([op], [*done, *before.order])
+        rest = [i for i in ops if i not in first and i != op]
+        after = self.best(rest, [*done, *before.order, op], depth + 1)
+        return Part([*before.order, op, *after.order], [*before.curve, *middle, *after.curve])
 
     def greedy(self, ops: Sequence[OpId], done: Sequence[OpId]) -> Part:
+        self.work -= len(ops)
         orders = [list(ops), *(list_schedule(self.problem, ops, done, rule) for rule in RULES)]
         parts = (Part(o, self.curve(o, done)) for o in orders)
         return min(parts, key=lambda part: part.peak)
@@ -80,21 +105,29 @@ class _Divider:
             memory.run(i)
         return curve
 
-    def split(
-        self, ops: Sequence[OpId], done: Sequence[OpId], whole: Part
-    ) -> tuple[list[OpId], OpId, list[OpId]] | None:
-        """What runs before the worst op, that op, and the rest; None if it has no better moment."""
+    def cheapest_moment(
+        self,
+        op: OpId,
+        ops: Sequence[OpId],
+        done: Sequence[OpId],
+        sooner: Sequence[OpId],
+        later: Sequence[OpId],
+        peak: int,
+    ) -> set[OpId] | None:
+        """What of the ops runs before the one when it costs least; None if that is its peak."""
         if len(ops) < 2 or time.monotonic() > self.deadline:
             return None
-        worst = whole.order[whole.curve.index(whole.peak)]
-        inside = set(ops)
-        ran = [self.place[i] for i in done]
-        late = [k for i, k in self.place.items() if i not in inside]
-        late = sorted(set(late) - set(ran))
-        least, places = self.network.cheapest(self.place[worst], ran, late)
-        if least + self.cuts.own(worst) >= whole.peak:
+        inside = {self.place[i] for i in ops}
+        ran = {self.place[i] for i in done}
+        before, after = set(ran), set(range(len(self.place))) - inside - ran
+        for i in sooner:
+            before |= self.network.ancestors(self.place[i])
+        for i in later:
+            after |= self.network.descendants(self.place[i])
+        k = self.place[op]
+        if before & (after | self.network.descendants(k)) or after & self.network.ancestors(k):
             return None
-        first = {self.network.ops[k] for k in places} & inside
-        before = [i for i in ops if i in first]
-        rest = [i for i in ops if i not in first and i != worst]
-        return before, worst, rest
+        least, places = self.network.cheapest(k, list(before), list(after))
+        if least + self.cuts.own(op) >= peak:
+            return None
+        return {self.network.ops[k] for k in places} & set(ops)

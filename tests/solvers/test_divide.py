@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 
 from roam.core.lifetime import find_reuse, live_curve
-from roam.core.problem import Buffer, Op, Problem
+from roam.core.problem import Buffer, Kind, Op, Problem
 from roam.solvers.divide import divide
 from roam.solvers.order import CANDIDATES
 from tests.core.strategies import problems
@@ -59,3 +60,27 @@ def test_it_finds_what_program_order_does_not() -> None:
 @given(problems(max_ops=9))
 def test_same_problem_same_order(problem: Problem) -> None:
     assert whole(problem) == whole(Problem(problem.name, problem.buffers, problem.ops))
+
+
+def test_a_cheaper_moment_beats_every_greedy_rule() -> None:
+    """The rules go by what an op leaves behind, which is the same here; its scratch is not."""
+    buffers = (Buffer("t", 64), *(Buffer(f"g{i}", 64, Kind.GRADIENT) for i in range(2)))
+    ops = (Op("plain", creates=(0, 1)), Op("hungry", creates=(2,), scratch=90))
+    problem = Problem("two", buffers, ops)
+    assert min(peak(problem, solve(problem, 0)) for solve in CANDIDATES.values()) == 218
+    assert peak(problem, whole(problem)) == 192
+
+
+def test_the_next_best_moment_is_tried_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scratch fits before either gradient is made, which the first division cannot see."""
+    buffers = (Buffer("t", 64), *(Buffer(f"g{i}", 64, Kind.GRADIENT) for i in range(2)))
+    ops = (
+        Op("both", creates=(0, 1)),
+        Op("one", creates=(2,)),
+        *(Op(f"idle{i}") for i in range(3)),
+        Op("hungry", scratch=90),
+    )
+    problem = Problem("six", buffers, ops)
+    assert peak(problem, whole(problem)) == 128
+    monkeypatch.setattr("roam.solvers.divide.TRIES", 1)
+    assert peak(problem, whole(problem)) == 154
