@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx
 
@@ -24,6 +26,11 @@ def traced() -> tuple[fx.GraphModule, Tensor]:
     return module, value(w)
 
 
+def returned(module: fx.GraphModule) -> list[Any]:
+    found: Any = module.graph.output_node().args[0]
+    return list(found)
+
+
 def order(module: fx.GraphModule) -> list[str]:
     return [n.name for n in module.graph.nodes if n.op == "call_function"]
 
@@ -31,9 +38,8 @@ def order(module: fx.GraphModule) -> list[str]:
 def test_a_gradient_ends_in_its_fold_and_none_is_returned() -> None:
     module, w = traced()
     run((GradientRelease((Release(0, 0, w, (("m", 48),)),)),), module)
-    returned = module.graph.output_node().args[0]
-    assert returned[0] is None
-    assert returned[1].name == "mm_1"
+    assert returned(module)[0] is None
+    assert returned(module)[1].name == "mm_1"
     [node] = module.graph.find_nodes(op="call_function", target=fold)
     assert node.args[1:] == (0, next(n for n in module.graph.nodes if n.name == "mm"))
     assert node.meta[META].state == (("m", 48),)
@@ -56,7 +62,7 @@ def test_a_gradient_of_another_shape_is_left_alone() -> None:
     wrong = torch.empty(2, 2, device="meta")
     changed = GradientRelease((Release(0, 0, wrong, ()),))(module)
     assert changed == 0
-    assert all(isinstance(n, fx.Node) for n in module.graph.output_node().args[0])
+    assert all(isinstance(n, fx.Node) for n in returned(module))
 
 
 def test_absorb_gets_the_gradient_and_which_one_it_is() -> None:
