@@ -1,0 +1,197 @@
+"""`roam bench order`: the planned order against the orders that others would run.
+
+Every model comes twice, its step dropped in (gradients kept) and whole (gradients folded inside
+the backward). What PyTorch would take is the drop-in's program order, nothing written in place:
+it keeps all gradients to the end whether an optimizer follows or not.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from roam.bench.children import Result, process
+from roam.bench.order_tables import print_rows
+from roam.bench.order_zoo import DROP_IN, ORDER, WHOLE
+from roam.bench.tables import append_json
+from roam.core.files import problem_from_json
+from roam.core.lifetime import Reuse, find_reuse, live_curve, slots
+from roam.core.plan import Plan
+from roam.core.problem import Home, OpId, Problem
+from roam.planner import Settings, plan, replaced_peak
+from roam.solvers.baselines import HEURISTICS, PROGRAMS
+from roam.solvers.caching_allocator import Span, reserved
+from roam.solvers.order import OrderSolver
+
+WORKER = "roam.bench.order_worker"
+SYNTHETIC = "synthetic"
+SIZES = (1_000, 10_000, 100_000)  # ops of the synthetic graphs
+
+# seconds that ROAM's authors state for planning, single-stream (arXiv 2310.19295 and its result
+# files), by model
+PUBLISHED = {
+    "alexnet": 2.3,
+    "vgg11": 3.3,
+    "mnasnet": 27.0,
+    "mobilenet-v2": 28.0,
+    "efficientnet-b0": 379.0,
+    "vit-b-16": 86.0,
+    "bert-base": 221.0,
+    "gpt2-xl": 337.0,
+}
+
+
+def order_bench(
+    only: str | None = None,
+    json_file: Path | None = None,
+    *,
+    planning_seconds: float = 20.0,
+    program_seconds: float = 10.0,
+    sizes: Sequence[int] | None = None,
+    console: Console | None = None,
+) -> list[Result]:
+    """Prints the tables and returns their rows, those of the synthetic graphs last.
+
+    only: models, with commas between: `alexnet` for all of its batches, or `alexnet-b32`.
+    program_seconds: what an integer program gets for a phase, 0 to leave them out. sizes: ops of
+    the synthetic graphs; by default SIZES with the whole zoo, and none with `only`. json_file:
+    written anew, one JSON object a row. Raises ValueError for a model that is not there, and
+    ContenderError where a process fails.
+    """
+    console = console or Console(width=max(190, Console().width))
+    names = order_names(only)
+    if sizes is None:
+        sizes = SIZES if only is None else ()
+    if json_file is not None:
+        json_file.write_text("")
+    rows: list[Result] = []
+    with console.status("capturing") as status:
+        for row in _rows(names, sizes, planning_seconds, program_seconds):
+            rows.append(row)
+            status.update(f"{row['entry']} {row['step']}: done")
+            if json_file is not None:
+                append_json(row, json_file)
+    print_rows(rows, console)
+    return rows
+
+
+def order_names(only: str | None) -> list[str]:
+    """The entries that a wish stands for. Raises ValueError."""
+    if only is None:
+        return list(ORDER)
+    found: list[str] = []
+    for wish in (w.strip() for w in only.split(",")):
+        meant = [n for n in ORDER if wish in (n, _model(n))]
+        if not meant:
+            raise ValueError(f"the order bench has no {wish!r}, only: {', '.join(ORDER)}")
+        found += meant
+    return found
+
+
+def _model(entry: str) -> str:
+    return entry.rpartition("-b")[0]
+
+
+def _rows(
+    names: Sequence[str], sizes: Sequence[int], planning: float, program: float
+) -> Iterator[Result]:
+    for name in names:
+        problems = {step: _captured(name, step) for step in (DROP_IN, WHOLE)}
+        dropped_in, _ = problems[DROP_IN]
+        for step, (problem, seconds) in problems.items():
+            head = {"entry": name, "step": step, "capture_seconds": seconds}
+            published = {"published_seconds": PUBLISHED.get(_model(name))}
+            yield head | published | row(problem, dropped_in, planning, program)
+    for size in sizes:
+        with process(WORKER, str(size), SYNTHETIC) as child:
+            yield {"step": SYNTHETIC, **child.read()}
+
+
+def _captured(entry: str, step: str) -> tuple[Problem, float]:
+    """The Problem, captured in a process of its own, and the seconds that took."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "problem.json"
+        with process(WORKER, entry, step, "--out", str(file)) as child:
+            seconds = child.read()["capture_seconds"]
+        return problem_from_json(file.read_bytes()), seconds
+
+
+def row(problem: Problem, dropped_in: Problem, planning: float, program: float) -> Result:
+    """All figures of one Problem. Bytes, seconds, and shares.
+
+    dropped_in: the same step without folds, for what PyTorch would take.
+    """
+    found = plan(problem, Settings(planning))
+    pytorch = replaced_peak(dropped_in)
+    persistent = problem.persistent
+    own = [b.size for b in problem.buffers if b.home is Home.USER]
+    at_rest = reserved([], own)
+    pytorch_reserved = reserved(program_spans(dropped_in), own) - at_rest
+    roam_reserved = reserved(plan_spans(problem, found), own) - at_rest
+    return {
+        "ops": len(problem.ops),
+        "buffers": len(problem.buffers),
+        "persistent": persistent,
+        "pytorch": pytorch,
+        "pytorch_reserved": pytorch_reserved,
+        "baselines": baselines(problem, program),
+        "peak": found.peak,
+        "live_peak": found.live_peak,
+        "bound": found.lower_bound,
+        "gap": found.gap,
+        "status": found.status.value,
+        "method": found.method,
+        "seconds": found.seconds,
+        "reserved": roam_reserved,
+        "saved": 1 - found.peak / pytorch,
+        "saved_of_all": 1 - found.total / (persistent + pytorch),
+        "reserved_saved": 1 - roam_reserved / pytorch_reserved,
+        "reserved_saved_of_all": 1 - (at_rest + roam_reserved) / (at_rest + pytorch_reserved),
+    }
+
+
+def baselines(problem: Problem, program_seconds: float) -> dict[str, Result]:
+    """Peak and seconds of every baseline, in-place reuse granted to all of them."""
+    solvers: dict[str, OrderSolver] = dict(HEURISTICS)
+    if program_seconds > 0:
+        for name, solve in PROGRAMS.items():
+            solvers[name] = partial(solve, seconds=program_seconds)
+    found: dict[str, Result] = {}
+    for name, solver in solvers.items():
+        start = time.perf_counter()
+        order = [i for phase in range(len(problem.phases)) for i in solver(problem, phase)]
+        seconds = time.perf_counter() - start
+        found[name] = {"peak": peak_of(problem, order), "seconds": seconds}
+    return found
+
+
+def peak_of(problem: Problem, order: Sequence[OpId]) -> int:
+    """Transient bytes at the worst moment of an order, all in-place reuse taken."""
+    return max(live_curve(problem, order, find_reuse(problem, order)), default=0)
+
+
+def program_spans(problem: Problem) -> list[Span]:
+    """What the step asks of an allocator in program order, nothing written in place."""
+    return _spans(problem, range(len(problem.ops)), {})
+
+
+def plan_spans(problem: Problem, found: Plan) -> list[Span]:
+    """What a planned step asks of it: the blocks of the arena, and what lies outside."""
+    blocks = [Span(b.lower, b.upper, b.size) for b in found.blocks]
+    return blocks + _spans(problem, found.order, found.reuse, set(found.offsets))
+
+
+def _spans(
+    problem: Problem,
+    order: Sequence[OpId],
+    reuse: Reuse,
+    placed: frozenset[int] | set[int] = frozenset(),
+) -> list[Span]:
+    outside = [s for s in slots(problem, order, reuse) if s.buffers[0] not in placed]
+    scratch = [Span(t, t + 1, problem.ops[i].scratch) for t, i in enumerate(order)]
+    return [Span(s.lower, s.upper, s.size) for s in outside] + [s for s in scratch if s.size]

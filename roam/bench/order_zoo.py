@@ -1,0 +1,76 @@
+"""The models of `roam bench order`, at the sizes of ROAM's evaluation, and their Problems.
+
+    entry = ORDER["alexnet-b32"]
+    problem = captured(entry, folds=True)       # the whole step: forward, backward, update
+
+They are captured on tensors without data: GPT2-XL needs no more memory than AlexNet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from roam.bench import batches, vision
+from roam.bench.batches import MakeBatch
+from roam.bench.zoo import FULL, LARGE, Entry, gpt2_small, loss_of
+from roam.core.errors import OfflineError
+from roam.core.problem import Problem
+from roam.offline import problems
+from roam.optim import AdamA
+
+DROP_IN, WHOLE = "drop-in", "whole"  # a step's gradients are kept; folded inside the backward
+
+
+@dataclass(frozen=True)
+class Vision(Entry):
+    """A model of roam/bench/vision.py, where `model` names the function that builds it."""
+
+    def build(self) -> nn.Module:
+        torch.manual_seed(0)
+        built: nn.Module = getattr(vision, self.model)()
+        return built.train()
+
+
+def captured(entry: Entry, *, folds: bool) -> Problem:
+    """The entry's step. folds: with AdamA's update of each parameter inside the backward.
+
+    Raises OfflineError where the model's graph breaks, and what `roam.plan` raises.
+    """
+    with torch.device("meta"):
+        model = entry.build()
+    optimizer = AdamA(model.parameters()) if folds else None
+    batch: dict[str, Any] = dict(entry.batch())
+    found = problems(model, loss=loss_of, optimizer=optimizer, **batch)
+    if len(found) != 1:
+        raise OfflineError(f"{entry.name} has {len(found)} graphs: only one is ordered at once")
+    return found[0]
+
+
+def _photos(batch: int) -> MakeBatch:
+    return batches.image(batch=batch, size=224, classes=1000)
+
+
+def _text(entry: Entry, batch: int, seq: int, vocab: int) -> Entry:
+    make = batches.text(batch=batch, seq=seq, vocab=vocab)
+    return replace(entry, name=f"{entry.name}-b{batch}", make_batch=make)
+
+
+def _entries() -> dict[str, Entry]:
+    found: list[Entry] = []
+    for model in ("alexnet", "vgg11", "mnasnet"):
+        found += [Vision(f"{model}-b{n}", model, _photos(n)) for n in (1, 32)]
+    for model in ("mobilenet-v2", "efficientnet-b0", "resnet-50", "vit-b-16"):
+        found += [
+            replace(FULL[model], name=f"{model}-b{n}", make_batch=_photos(n)) for n in (1, 32)
+        ]
+    found += [_text(FULL["bert-base"], n, 512, vocab=30522) for n in (1, 32)]
+    found.append(gpt2_small("gpt2-small-b1"))
+    found += [_text(LARGE["gpt2-xl"], n, 1024, vocab=50257) for n in (1, 2, 4)]
+    return {e.name: e for e in found}
+
+
+ORDER: dict[str, Entry] = _entries()

@@ -1,0 +1,111 @@
+"""The three orders among which Inductor chooses (torch/_inductor/memory.py, torch 2.13).
+
+They know what is allocated and freed, but neither scratch space nor writing in place.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+from roam.core.problem import Home, OpId, Problem
+from roam.solvers.baselines.list_schedule import ListSchedule
+
+
+def lpmf(problem: Problem, phase: int) -> list[OpId]:
+    """Least peak memory first: the op that leaves least in use, of those below the peak so far.
+
+    Where none stays below the peak, the one that raises it least. The peak counts from what the
+    phase finds alive, or hands on, whichever is more.
+    """
+    state = ListSchedule(problem, phase)
+    live = _at_start(problem, phase)
+    peak = max(live, _at_end(problem, phase))
+    order: list[OpId] = []
+    while state.ready:
+        room = peak - live
+
+        def rank(i: OpId, room: int = room) -> tuple[int, int, OpId]:
+            made = state.made[i]
+            return (made if made > room else 0, made - state.freed[i], i)
+
+        i = min(state.ready, key=rank)
+        state.run(i)
+        order.append(i)
+        live += state.made[i]
+        peak = max(peak, live)
+        live -= state.freed[i]
+    return order
+
+
+def bfs(problem: Problem, phase: int) -> list[OpId]:
+    """First the op whose predecessors ran earliest, compared one by one, earliest first."""
+    state = ListSchedule(problem, phase)
+    place: dict[OpId, int] = {}
+
+    def entry(i: OpId) -> tuple[list[int], OpId]:
+        return sorted(place[p] for p in problem.predecessors[i] if p in place), i
+
+    heap = [entry(i) for i in state.ready]
+    heapq.heapify(heap)
+    while heap:
+        _, i = heapq.heappop(heap)
+        place[i] = len(place)
+        known = len(state.ready)
+        state.run(i)
+        for s in list(state.ready)[known - 1 :]:
+            heapq.heappush(heap, entry(s))
+    return list(place)
+
+
+def dfs(problem: Problem, phase: int) -> list[OpId]:
+    """From the op that touches the fewest bytes on, each after what it waits for, depth first."""
+    inside = set(problem.phases[phase])
+    rank = {i: (_touched(problem, i), i) for i in inside}
+    seen: set[OpId] = set()
+    order: list[OpId] = []
+    for start in sorted(inside, key=rank.__getitem__):
+        stack = [(start, False)]
+        while stack:
+            i, visited = stack.pop()
+            if visited:
+                order.append(i)
+            elif i not in seen:
+                seen.add(i)
+                stack.append((i, True))
+                before = inside.intersection(problem.predecessors[i])
+                stack += [(p, False) for p in sorted(before, key=rank.__getitem__, reverse=True)]
+    return order
+
+
+def _touched(problem: Problem, i: OpId) -> int:
+    """Bytes that an op makes or reads, the user's own not counted."""
+    touched = (problem.buffers[b] for b in problem.ops[i].touches)
+    return sum(b.size for b in touched if b.home is not Home.USER)
+
+
+def _at_start(problem: Problem, phase: int) -> int:
+    """Bytes that the phase finds alive and may free."""
+    first = problem.phases[phase][0] if problem.phases[phase] else 0
+    return sum(
+        buffer.size
+        for b, buffer in enumerate(problem.buffers)
+        if buffer.home is not Home.USER
+        and not buffer.kept
+        and _maker(problem, b) < first <= max(problem.users[b], default=-1)
+    )
+
+
+def _at_end(problem: Problem, phase: int) -> int:
+    """Bytes that the phase makes and hands on: to the user, or to the next phase."""
+    last = problem.phases[phase][-1] if problem.phases[phase] else -1
+    inside = set(problem.phases[phase])
+    return sum(
+        buffer.size
+        for b, buffer in enumerate(problem.buffers)
+        if problem.maker[b] in inside and (buffer.kept or max(problem.users[b], default=-1) > last)
+    )
+
+
+def _maker(problem: Problem, b: int) -> OpId:
+    made_by = problem.maker[b]
+    return -1 if made_by is None else made_by

@@ -1,0 +1,210 @@
+"""MODeL's integer program for the order (arXiv 2210.12924, section 3.2), one op a timestep.
+
+    C[i, t]    op i runs at t, and makes its buffers
+    P[b, t]    buffer b was made before t and is still held at t
+
+    minimize the highest of  Σ size(b) C[maker(b), t] + Σ size(b) P[b, t] + scratch
+
+As published it knows nothing of writing in place, and an op may run at any time from the length of
+the longest path that leads to it to what the longest path from it leaves. Program order is the
+first solution that the solver is shown. Its size is quadratic in the ops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from ortools.sat.python import cp_model
+
+from roam.core.problem import BufferId, Home, OpId, Problem
+
+LARGEST = 100_000  # variables: above, building the model alone takes seconds and gigabytes
+Linear = cp_model.LinearExpr | int
+UNIT = 512  # bytes: sizes are counted in these, rounded up, or the solver's sums overflow
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some ops of a phase, in program order, that run after `done` and before all others."""
+
+    problem: Problem
+    ops: Sequence[OpId]
+    done: Collection[OpId] = ()
+
+    @cached_property
+    def place(self) -> dict[OpId, int]:
+        return {i: k for k, i in enumerate(self.ops)}
+
+    @cached_property
+    def first(self) -> dict[OpId, int]:
+        """For every op the earliest timestep that the longest path to it allows."""
+        first = dict.fromkeys(self.ops, 0)
+        for i in self.ops:
+            for s in self.problem.successors[i]:
+                if s in first:
+                    first[s] = max(first[s], first[i] + 1)
+        return first
+
+    @cached_property
+    def last(self) -> dict[OpId, int]:
+        """The latest, one timestep an op."""
+        last = dict.fromkeys(self.ops, len(self.ops) - 1)
+        for i in reversed(self.ops):
+            for p in self.problem.predecessors[i]:
+                if p in last:
+                    last[p] = min(last[p], last[i] - 1)
+        return last
+
+    @cached_property
+    def buffers(self) -> list[BufferId]:
+        """The buffers that the ops use and whose memory is the step's."""
+        used = dict.fromkeys(b for i in self.ops for b in self.problem.ops[i].touches)
+        return [b for b in used if self.problem.buffers[b].home is not Home.USER]
+
+    def outlives(self, b: BufferId) -> bool:
+        """Whether a buffer is held when all of the ops have run."""
+        later = (u for u in self.problem.users[b] if u not in self.place and u not in self.done)
+        return self.problem.buffers[b].kept or any(True for _ in later)
+
+    @property
+    def size(self) -> int:
+        """The number of variables, about."""
+        windows = sum(self.last[i] - self.first[i] + 1 for i in self.ops)
+        return windows + len(self.buffers) * (len(self.ops) + 1)
+
+
+@dataclass(frozen=True)
+class Found:
+    order: list[OpId]
+    proven: bool  # optimal, without writing in place
+
+
+def modelilp(problem: Problem, phase: int, seconds: float = 10.0) -> list[OpId]:
+    """The best order found within so many seconds, program order where the phase is too large."""
+    return solve(Part(problem, problem.phases[phase], range(_first(problem, phase))), seconds).order
+
+
+def _first(problem: Problem, phase: int) -> OpId:
+    return problem.phases[phase][0] if problem.phases[phase] else 0
+
+
+def solve(part: Part, seconds: float, workers: int = 2) -> Found:
+    """The best order of some ops found by then."""
+    if len(part.ops) < 2:
+        return Found(list(part.ops), proven=True)
+    if seconds <= 0 or part.size > LARGEST:
+        return Found(list(part.ops), proven=False)
+    ilp = _Ilp(part)
+    solver = cp_model.CpSolver()
+    solver.parameters.max_time_in_seconds = seconds
+    solver.parameters.num_workers = workers
+    solver.parameters.random_seed = 0
+    status = solver.solve(ilp.model)
+    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        return Found(list(part.ops), proven=False)
+    return Found(ilp.order(solver), proven=status == cp_model.OPTIMAL)
+
+
+class _Ilp:
+    """The model, one family of constraints a method."""
+
+    def __init__(self, part: Part) -> None:
+        self.part, self.problem, self.n = part, part.problem, len(part.ops)
+        self.model = cp_model.CpModel()
+        new = self.model.new_bool_var
+        self.runs = {
+            (i, t): new(f"C_{i}_{t}")
+            for i in part.ops
+            for t in range(part.first[i], part.last[i] + 1)
+        }
+        self.held = {(b, t): new(f"P_{b}_{t}") for b in part.buffers for t in range(self.n + 1)}
+        self.peak = self.model.new_int_var(0, 2**53, "peak")
+        self.every_op_runs_once()
+        self.one_op_at_a_time()
+        self.what_is_held_was_held_or_made()
+        self.what_is_used_is_held()
+        self.what_others_need_is_held_at_the_end()
+        self.order_holds()
+        self.peak_is_the_highest()
+        self.begin_with_program_order()
+        self.model.minimize(self.peak)
+
+    def at(self, i: OpId | None, t: int) -> Linear:
+        return self.runs.get((i, t), 0) if i is not None else 0
+
+    def every_op_runs_once(self) -> None:
+        for i in self.part.ops:
+            window = range(self.part.first[i], self.part.last[i] + 1)
+            self.model.add_exactly_one(self.runs[i, t] for t in window)
+
+    def one_op_at_a_time(self) -> None:
+        for t in range(self.n):
+            self.model.add_exactly_one(c for (_, s), c in self.runs.items() if s == t)
+
+    def what_is_held_was_held_or_made(self) -> None:
+        for b in self.part.buffers:
+            maker = self.problem.maker[b]
+            if maker in self.part.place:
+                self.model.add(self.held[b, 0] == 0)
+            for t in range(1, self.n + 1):
+                before = self.held[b, t - 1] + self.at(maker, t - 1)
+                self.model.add(self.held[b, t] <= before)
+
+    def what_is_used_is_held(self) -> None:
+        for i in self.part.ops:
+            op = self.problem.ops[i]
+            for b in {*op.reads, *op.mutates}.intersection(self.part.buffers):
+                for t in range(self.part.first[i], self.part.last[i] + 1):
+                    self.model.add_implication(self.runs[i, t], self.held[b, t])
+
+    def what_others_need_is_held_at_the_end(self) -> None:
+        for b in self.part.buffers:
+            if self.part.outlives(b):
+                self.model.add(self.held[b, self.n] == 1)
+
+    def order_holds(self) -> None:
+        """Where it does not follow from the buffers."""
+        for i in self.part.ops:
+            op = self.problem.ops[i]
+            makers = {self.problem.maker[b] for b in (*op.reads, *op.mutates)}
+            for p in self.problem.predecessors[i]:
+                if p in self.part.place and p not in makers:
+                    self.model.add(self._time(p) + 1 <= self._time(i))
+
+    def _time(self, i: OpId) -> Linear:
+        window = range(self.part.first[i], self.part.last[i] + 1)
+        return sum(t * self.runs[i, t] for t in window)
+
+    def peak_is_the_highest(self) -> None:
+        problem = self.problem
+        sizes = {b: _units(problem.buffers[b].size) for b in self.part.buffers}
+        made = {
+            i: sum(sizes.get(b, 0) for b in problem.ops[i].creates) + _units(problem.ops[i].scratch)
+            for i in self.part.ops
+        }
+        for t in range(self.n):
+            held = sum(size * self.held[b, t] for b, size in sizes.items())
+            making = sum(size * self.at(i, t) for i, size in made.items() if size)
+            self.model.add(held + making <= self.peak)
+
+    def begin_with_program_order(self) -> None:
+        """The hint: every op at its place, and every buffer held while it is used."""
+        for (i, t), c in self.runs.items():
+            self.model.add_hint(c, t == self.part.place[i])
+        for b in self.part.buffers:
+            maker = self.problem.maker[b]
+            made = self.part.place[maker] + 1 if maker in self.part.place else 0
+            used = [self.part.place[u] for u in self.problem.users[b] if u in self.part.place]
+            end = self.n if self.part.outlives(b) else max(used, default=-1)
+            for t in range(self.n + 1):
+                self.model.add_hint(self.held[b, t], made <= t <= end)
+
+    def order(self, solver: cp_model.CpSolver) -> list[OpId]:
+        when = {i: t for (i, t), c in self.runs.items() if solver.boolean_value(c)}
+        return sorted(when, key=when.__getitem__)
+
+
+def _units(size: int) -> int:
+    return -(-size // UNIT)

@@ -1,0 +1,162 @@
+"""What a CUDA device would reserve: PyTorch's caching allocator, simulated.
+
+Written from its documented behaviour ("Memory management" in PyTorch's CUDA notes, and the
+constants in c10/cuda/CUDACachingAllocator.cpp), with default settings, one stream, and a device
+that is never full. **Not validated on a device.**
+
+    segment   [ block | free | block |    free     ]     one cudaMalloc
+                               freed: joins the free blocks beside it
+
+A request is rounded up to 512 bytes. It takes the smallest free block of its pool in which it
+fits, the lowest address first, and gives back what is left of the block if that is large enough;
+a new segment is reserved where none fits. Segments are never given back.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+MIB = 2**20
+ROUND = 512  # bytes of which every block is a multiple
+SMALL = MIB  # up to here a request is of the small pool
+SMALL_SEGMENT = 2 * MIB
+LARGE_SEGMENT = 20 * MIB
+OWN_SEGMENT = 10 * MIB  # from here on a request gets a segment of its own size
+OWN_SEGMENT_ROUND = 2 * MIB
+
+
+@dataclass(eq=False)
+class Chunk:
+    """A block of a segment, taken or free, and its neighbours there. Bytes."""
+
+    address: int
+    size: int
+    small: bool
+    free: bool = True
+    below: Chunk | None = None
+    above: Chunk | None = None
+
+
+class CachingAllocator:
+    """reserved: bytes of all segments. allocated: bytes of all blocks in use, with rounding."""
+
+    def __init__(self) -> None:
+        self.reserved = self.allocated = 0
+        self.peak_reserved = self.peak_allocated = 0
+        self._pools: dict[bool, list[tuple[int, int]]] = {True: [], False: []}  # (size, address)
+        self._free: dict[int, Chunk] = {}
+
+    def malloc(self, size: int) -> Chunk | None:
+        """A block of at least so many bytes. None for 0 bytes, which take no block."""
+        if size == 0:
+            return None
+        size = _round(size, ROUND)
+        small = size <= SMALL
+        chunk = self._best_fit(size, small) or self._new_segment(size, small)
+        chunk.free = False
+        left = chunk.size - size
+        if left >= ROUND if small else left > SMALL:
+            self._split(chunk, size)
+        self.allocated += chunk.size
+        self.peak_allocated = max(self.peak_allocated, self.allocated)
+        return chunk
+
+    def free(self, chunk: Chunk | None) -> None:
+        if chunk is None:
+            return
+        self.allocated -= chunk.size
+        chunk.free = True
+        if chunk.below is not None and chunk.below.free:
+            self._take(chunk.below)
+            chunk = _join(chunk.below, chunk)
+        if chunk.above is not None and chunk.above.free:
+            self._take(chunk.above)
+            chunk = _join(chunk, chunk.above)
+        self._put(chunk)
+
+    def _best_fit(self, size: int, small: bool) -> Chunk | None:
+        pool = self._pools[small]
+        at = bisect_left(pool, (size, 0))
+        if at == len(pool):
+            return None
+        chunk = self._free[pool[at][1]]
+        self._take(chunk)
+        return chunk
+
+    def _new_segment(self, size: int, small: bool) -> Chunk:
+        if small:
+            segment = SMALL_SEGMENT
+        elif size < OWN_SEGMENT:
+            segment = LARGE_SEGMENT
+        else:
+            segment = _round(size, OWN_SEGMENT_ROUND)
+        chunk = Chunk(self.reserved, segment, small)
+        self.reserved += segment
+        self.peak_reserved = self.reserved
+        return chunk
+
+    def _split(self, chunk: Chunk, size: int) -> None:
+        rest = Chunk(chunk.address + size, chunk.size - size, chunk.small)
+        rest.below, rest.above = chunk, chunk.above
+        if chunk.above is not None:
+            chunk.above.below = rest
+        chunk.above, chunk.size = rest, size
+        self._put(rest)
+
+    def _put(self, chunk: Chunk) -> None:
+        insort(self._pools[chunk.small], (chunk.size, chunk.address))
+        self._free[chunk.address] = chunk
+
+    def _take(self, chunk: Chunk) -> None:
+        pool = self._pools[chunk.small]
+        del pool[bisect_left(pool, (chunk.size, chunk.address))]
+        del self._free[chunk.address]
+
+
+def _join(lower: Chunk, upper: Chunk) -> Chunk:
+    lower.size += upper.size
+    lower.above = upper.above
+    if upper.above is not None:
+        upper.above.below = lower
+    return lower
+
+
+def _round(size: int, to: int) -> int:
+    return -(-size // to) * to
+
+
+@dataclass(frozen=True)
+class Span:
+    """A request: so many bytes from one op of the order to before another."""
+
+    lower: int
+    upper: int
+    size: int
+
+
+def reserved(spans: Iterable[Span], persistent: Iterable[int] = (), steps: int = 2) -> int:
+    """Bytes that the device has reserved after some steps of the same requests.
+
+    persistent: sizes that are requested first and held. In a step, requests that begin at an op
+    come in the order given, before those that end with it are freed. The first step finds an
+    empty cache and later ones what it left, so one is not always enough to see the most.
+    """
+    allocator = CachingAllocator()
+    for size in persistent:
+        allocator.malloc(size)
+    begins: dict[int, list[int]] = {}
+    ends: dict[int, list[int]] = {}
+    listed = list(spans)
+    for n, span in enumerate(listed):
+        begins.setdefault(span.lower, []).append(n)
+        ends.setdefault(span.upper, []).append(n)
+    for _ in range(steps):
+        held: dict[int, Chunk | None] = {}
+        for time in sorted(begins.keys() | ends.keys()):
+            for n in ends.get(time, ()):  # half open: what ends here is gone before `time`
+                allocator.free(held.pop(n))
+            for n in begins.get(time, ()):
+                held[n] = allocator.malloc(listed[n].size)
+    return allocator.reserved
