@@ -11,7 +11,6 @@ Problem ── order ── reuse ── layout ── bound ── check ──
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,8 +23,6 @@ from roam.solvers.cut_bound import cut_bound
 from roam.solvers.divide import divide
 from roam.solvers.layout import lay_out
 from roam.solvers.order import CANDIDATES, OrderSolver, program_order
-
-TOLERANCE = 0.005  # of the live peak: what an arena may cost for sparing the allocator
 
 
 @dataclass(frozen=True)
@@ -45,10 +42,8 @@ def plan(problem: Problem, settings: Settings | None = None) -> Plan:
     reuse = find_reuse(problem, order)
     curve = live_curve(problem, order, reuse)
     live = max(curve, default=0)
-    for limit in _limits(problem, live, settings.hold):
-        layout = lay_out(problem, order, reuse, limit=limit, hold=settings.hold, deadline=deadline)
-        if layout.blocks:
-            break
+    limit = arena_limit(problem, live, settings.hold)
+    layout = lay_out(problem, order, reuse, limit=limit, hold=settings.hold, deadline=deadline)
     found = Plan(
         problem=problem.name,
         fingerprint=problem.fingerprint,
@@ -67,12 +62,12 @@ def plan(problem: Problem, settings: Settings | None = None) -> Plan:
     return found
 
 
-def _limits(problem: Problem, live: int, hold: bool) -> Sequence[int]:
-    """What the peak may be with an arena: the live peak, or, where that leaves no arena, a little
-    more. Never above what the plan replaces.
+def arena_limit(problem: Problem, live: int, hold: bool) -> int:
+    """What the peak may be with an arena: the live peak, so that it costs nothing.
+
+    One that is held between the steps may cost as much as the plan saves.
     """
-    replaced = max(live, replaced_peak(problem))
-    return (live, replaced) if hold else (live, min(int(live * (1 + TOLERANCE)), replaced))
+    return max(live, replaced_peak(problem)) if hold else live
 
 
 def replaced_peak(problem: Problem) -> int:

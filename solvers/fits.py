@@ -115,24 +115,21 @@ def _find_gap(spans: NDArray[np.int64], rect: Rect, walls: Sequence[int], tighte
         best = fits[np.argmin(room[fits])] if tightest else fits[0]
         return int(starts[best])
     ends = np.append(spans[:, 0], np.iinfo(np.int64).max)
-    found: tuple[int, int] | None = None
-    for bottom, end in zip(tops.tolist(), ends.tolist(), strict=True):
-        if end - bottom < rect.size:
-            continue
-        start = _above_walls(bottom, rect, walls)
-        if start + rect.size <= end:
-            if not tightest:
-                return start
-            if found is None or end - bottom < found[0]:
-                found = (end - bottom, start)
-    assert found is not None, "the last gap has no end"
-    return found[1]
+    starts = _above_walls(tops, rect, np.array(walls, np.int64))
+    fits = np.flatnonzero(ends - starts >= rect.size)
+    best = fits[np.argmin((ends - tops)[fits])] if tightest else fits[0]
+    return int(starts[best])
 
 
-def _above_walls(bottom: int, rect: Rect, walls: Sequence[int]) -> int:
-    """The lowest aligned address from `bottom` on where the rectangle crosses no wall."""
-    start = -(-bottom // rect.align) * rect.align
-    for wall in walls:
-        if start < wall < start + rect.size:
-            start = -(-wall // rect.align) * rect.align
-    return start
+def _above_walls(
+    bottoms: NDArray[np.int64], rect: Rect, walls: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """From each bottom on the lowest aligned address where the rectangle crosses no wall."""
+    starts: NDArray[np.int64] = -(-bottoms // rect.align) * rect.align
+    while True:
+        above = np.searchsorted(walls, starts, side="right")
+        known = above < len(walls)
+        crossed = known & (walls[np.where(known, above, 0)] < starts + rect.size)
+        if not crossed.any():
+            return starts
+        starts[crossed] = -(-walls[above[crossed]] // rect.align) * rect.align

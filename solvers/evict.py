@@ -1,0 +1,102 @@
+"""Which buffers leave the arena, so that what its blocks waste does not raise the peak.
+
+    block  [  a  ]          ┐
+           [  b  |  empty   ├─ held to the end of c: while `op` runs, the block wastes what it
+           [     c          ┘  holds and does not need
+                    ^ op
+
+At the worst moment of a layout it is one block's waste that counts most. Either what is alive in
+it then goes outside, and the block ends before; or what is not goes, and the block shrinks; or
+only what reaches above the height that the moment has room for. The fewest leave. A buffer
+outside takes its own size while it lives, so that a layout of nothing wastes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roam.core.lifetime import Slot
+from roam.core.plan import Block
+
+Placed = tuple[Slot, int]  # and its address
+Curve = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+def evict(
+    placed: Sequence[Placed],
+    sections: Callable[[Sequence[Placed]], tuple[Block, ...]],
+    live: Sequence[int],
+    limit: int,
+) -> list[Placed]:
+    """Those that stay: live bytes and waste together are within `limit` at every moment.
+
+    sections: the blocks of what is placed. live: bytes alive at every moment, with nothing
+    wasted. Where they are above the limit themselves, nothing stays.
+    """
+    staying = list(placed)
+    if max(live, default=0) > limit:
+        return []
+    room = limit - np.array(live, np.int64)
+    while staying:
+        leaving = _Waste(staying, sections(staying), room).leaving()
+        if not leaving.any():
+            break
+        staying = [p for p, leaves in zip(staying, leaving, strict=True) if not leaves]
+    return staying
+
+
+class _Waste:
+    """What the blocks of some placed buffers waste, moment by moment."""
+
+    def __init__(self, placed: Sequence[Placed], blocks: Sequence[Block], room: Curve) -> None:
+        self.blocks, self.room = blocks, room
+        table = np.array([(s.lower, s.upper, o, o + s.size) for s, o in placed], np.int64)
+        self.lower, self.upper, self.bottom, self.top = table.T
+        self.total = sum((self.curve(b) for b in blocks), np.zeros(len(room), np.int64))
+
+    def inside(self, block: Block) -> Mask:
+        """Which of the placed lie in a block."""
+        then = (block.lower <= self.lower) & (self.lower < block.upper)
+        there = (block.offset <= self.bottom) & (self.bottom < block.offset + block.size)
+        return then & there
+
+    def curve(self, block: Block) -> Curve:
+        """What a block wastes at every moment."""
+        mine = self.inside(block)
+        change = np.zeros(len(self.room) + 1, np.int64)
+        change[block.lower] += block.size
+        change[block.upper] -= block.size
+        sizes = (self.top - self.bottom)[mine]
+        np.subtract.at(change, self.lower[mine], sizes)
+        np.add.at(change, self.upper[mine], sizes)
+        return change.cumsum()[:-1]
+
+    def leaving(self) -> Mask:
+        """Who leaves, moment after moment, until all have room, each block asked once."""
+        leaving = np.zeros(len(self.lower), bool)
+        waiting, total = list(self.blocks), self.total
+        while True:
+            t = int(np.argmax(total - self.room))
+            need = int(total[t] - self.room[t])
+            held = [b for b in waiting if b.lower <= t < b.upper]
+            if need <= 0 or not held:
+                return leaving
+            worst = max(held, key=lambda b: int(self.curve(b)[t]))
+            leaving |= self.fewest(worst, t, need)
+            waiting.remove(worst)
+            total = total - self.curve(worst)
+
+    def fewest(self, block: Block, t: int, need: int) -> Mask:
+        """Who must leave a block for it to waste `need` bytes less at a moment, or nothing."""
+        mine = self.inside(block)
+        alive = mine & (self.lower <= t) & (t < self.upper)
+        high = mine & (self.top > block.offset + block.size - need)
+        choices = [alive, mine & ~alive] + ([] if (high & alive).any() else [high])
+        sizes = self.top - self.bottom
+        return min(
+            (c for c in choices if c.any()), key=lambda c: (int(c.sum()), int(sizes[c].sum()))
+        )
