@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperGroup
 
+from roam.cli_bench import bench
 from roam.core.errors import OptionError, RoamError
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-bench = typer.Typer(help="Measures roam against eager and inductor.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
 
@@ -95,70 +95,6 @@ def demo(
     outcomes = run(settings, out, contender or CONTENDERS)
     if any(o.error for o in outcomes):
         raise typer.Exit(1)
-
-
-@bench.command()
-def zoo(
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Write one JSON object a model here.")
-    ] = None,
-    only: Annotated[
-        str | None, typer.Option(metavar="MODEL,...", help="These models, tiny or full size.")
-    ] = None,
-    full: Annotated[
-        bool, typer.Option("--full", help="The full-size models too: minutes each.")
-    ] = False,
-) -> None:
-    """Plan and train one step of every model in the zoo, and compare with eager and inductor."""
-    from roam.bench.tables import entry_names, zoo_bench
-
-    try:
-        entry_names(only, full)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--only") from None
-    rows = zoo_bench(only, json, full=full)
-    if any("error" in result for row in rows for result in row.values()):
-        raise typer.Exit(1)
-
-
-@bench.command()
-def step(
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Write one JSON object a contender here.")
-    ] = None,
-    only: Annotated[str, typer.Option(metavar="MODEL", help="This model.")] = "gpt2-small",
-    rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each contender.")] = 10,
-) -> None:
-    """Memory of one model's step and loop, and step times taken in turns with eager's."""
-    from roam.bench.steps import step_bench
-    from roam.bench.tables import entry_names
-
-    try:
-        [name] = entry_names(only, full=False)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--only") from None
-    step_bench(name, json, rounds=rounds)
-
-
-@bench.command()
-def adama(
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Write one JSON object a row here.")
-    ] = None,
-    only: Annotated[
-        str | None, typer.Option(metavar="MODEL,...", help="These models of the zoo.")
-    ] = None,
-    micro_batches: Annotated[int, typer.Option(min=1, help="Micro-batches a mini-batch.")] = 8,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed mini-batches of each.")] = 3,
-    memory: Annotated[str, typer.Option(help="What a process may have.")] = "24GiB",
-) -> None:
-    """Total memory with gradients folded (AdamA) and with gradients kept (AdamW)."""
-    from roam.bench.adama import adama_bench
-
-    try:
-        adama_bench(only, json, micro_batches=micro_batches, rounds=rounds, memory=memory)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--only") from None
 
 
 @app.command()

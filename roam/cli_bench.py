@@ -1,0 +1,114 @@
+"""The benchmarks of the command line: `roam bench NAME`, each with `--json` and `--only`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+bench = typer.Typer(help="Measures roam against what it replaces.", no_args_is_help=True)
+
+
+@bench.command()
+def zoo(
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write one JSON object a model here.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="MODEL,...", help="These models, tiny or full size.")
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="The full-size models too: minutes each.")
+    ] = False,
+) -> None:
+    """Plan and train one step of every model in the zoo, and compare with eager and inductor."""
+    from roam.bench.tables import entry_names, zoo_bench
+
+    try:
+        entry_names(only, full)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--only") from None
+    rows = zoo_bench(only, json, full=full)
+    if any("error" in result for row in rows for result in row.values()):
+        raise typer.Exit(1)
+
+
+@bench.command()
+def step(
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write one JSON object a contender here.")
+    ] = None,
+    only: Annotated[str, typer.Option(metavar="MODEL", help="This model.")] = "gpt2-small",
+    rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each contender.")] = 10,
+) -> None:
+    """Memory of one model's step and loop, and step times taken in turns with eager's."""
+    from roam.bench.steps import step_bench
+    from roam.bench.tables import entry_names
+
+    try:
+        [name] = entry_names(only, full=False)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--only") from None
+    step_bench(name, json, rounds=rounds)
+
+
+@bench.command()
+def adama(
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write one JSON object a row here.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="MODEL,...", help="These models of the zoo.")
+    ] = None,
+    micro_batches: Annotated[int, typer.Option(min=1, help="Micro-batches a mini-batch.")] = 8,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed mini-batches of each.")] = 3,
+    memory: Annotated[str, typer.Option(help="What a process may have.")] = "24GiB",
+) -> None:
+    """Total memory with gradients folded (AdamA) and with gradients kept (AdamW)."""
+    from roam.bench.adama import adama_bench
+
+    try:
+        adama_bench(only, json, micro_batches=micro_batches, rounds=rounds, memory=memory)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--only") from None
+
+
+@bench.command()
+def order(
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write one JSON object a row here.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="MODEL,...", help="alexnet, or alexnet-b32.")
+    ] = None,
+    planning_seconds: Annotated[float, typer.Option(min=0.1, help="For one plan.")] = 20.0,
+    program_seconds: Annotated[
+        float, typer.Option(min=0.0, help="For one phase's integer program; 0 leaves them out.")
+    ] = 10.0,
+) -> None:
+    """Peaks of planned orders against other schedulers', with bounds; and how planning scales."""
+    from roam.bench.order import order_bench
+
+    try:
+        order_bench(only, json, planning_seconds=planning_seconds, program_seconds=program_seconds)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--only") from None
+
+
+@bench.command()
+def convergence(
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write one JSON object a run here.")
+    ] = None,
+    picture: Annotated[Path, typer.Option(help="Where the curves go, .svg or .png.")] = Path(
+        "convergence.svg"
+    ),
+    steps: Annotated[int, typer.Option(min=10, help="Steps of each run.")] = 300,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each contender.")] = 3,
+    rate: Annotated[float, typer.Option(min=0.0, help="Learning rate.")] = 1e-3,
+) -> None:
+    """Validation losses of AdamA and SlimAdamA beside AdamW's, on the demo's text."""
+    from roam.bench.convergence import Settings, convergence_bench
+
+    convergence_bench(Settings(steps=steps, seeds=seeds, rate=rate), json, picture)
