@@ -49,10 +49,10 @@ def _probe(graphs: Iterable[fx.Graph], numbers: Numbers) -> dict[fx.Node, int]:
         for node in (n for graph in graphs for n in graph.nodes if _is_worth_it(n)):
             try:
                 call = _signature(node, numbers)
+                if call not in _known:
+                    _known[call] = _measure(node, numbers)
             except UnplannableError:
                 continue  # a size that depends on data: the capture names it
-            if call not in _known:
-                _known[call] = _measure(node, numbers)
             found[node] = _known[call]
     return found
 

@@ -126,7 +126,8 @@ class SlimRule(AdamARule):
         wide = torch.promote_types(grad.dtype, torch.float32).itemsize
         copies = 1 if grad.itemsize == wide else 2
         means = 2 * math.prod(self.state(param)[1].shape)
-        return (copies * min(grad.numel(), block_size(grad)) + means) * wide
+        threads = torch.get_num_threads()  # a sum to a single number has a part from each
+        return (copies * min(grad.numel(), block_size(grad)) + means + threads) * wide
 
     def release_scratch(self, param: Tensor, grad: Tensor, group: Group) -> int:
         if self.dims.get(param, ()):
