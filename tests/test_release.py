@@ -13,8 +13,8 @@ from torch.nn import functional
 import roam
 from roam.bench.zoo import TINY, loss_of
 from roam.core.errors import IncompleteGradientError, OptionError, SecondBackwardError
-from roam.core.lifetime import lifetimes
 from roam.core.problem import Kind, Problem
+from roam.inspect.gradients import gradient_lives, most_alive
 from roam.optim import AdamA
 from tests.helpers import assert_equal, bits, mlp, random
 
@@ -379,11 +379,58 @@ def test_no_more_than_two_weight_gradients_are_alive_at_once() -> None:
     compiled(**TINY["gpt2"].batch()).backward()
     plan = roam.report().graphs[-1].plan
     assert plan is not None
-    p = problem()
     smallest = 1024  # bytes: a weight, not a bias
-    alive = [0] * len(plan.order)
-    for b, (lower, upper) in enumerate(lifetimes(p, plan.order)):
-        if p.buffers[b].kind is Kind.RELEASED and p.buffers[b].size > smallest:
-            for t in range(lower, upper):
-                alive[t] += 1
+    lives = [g for g in gradient_lives(problem(), plan) if g.size > smallest]
+    assert len(lives) == 10
+    assert all(g.folded_by is not None and g.ops <= 2 for g in lives)
+    alive = [sum(g.lower <= t < g.upper for g in lives) for t in range(len(plan.order))]
     assert max(alive) <= 2
+
+
+def test_a_plan_tells_the_life_of_every_gradient() -> None:
+    model = mlp()
+    options = {"optimizer": AdamA(model.parameters())}
+    torch.compile(model, backend="roam", options=options)(random(5, 8)).sum().backward()
+    plan = roam.report().graphs[0].plan
+    assert plan is not None
+    lives = gradient_lives(problem(), plan)
+    assert [g.folded_by for g in lives] == [
+        "fold_2.bias",
+        "fold_2.weight",
+        "fold_0.bias",
+        "fold_0.weight",
+    ]
+    for g in lives:
+        fold = problem().ops[plan.order[g.upper - 1]]
+        assert fold.name == g.folded_by
+        assert g.ops >= 1
+    assert most_alive(lives) <= 2 * max(g.size for g in lives)
+    kept = roam.plan(mlp(), random(5, 8), loss=lambda y: y.sum())
+    assert [g.folded_by for g in kept.gradients] == [None] * 4
+    assert "gradients are folded" not in str(kept)
+
+
+def test_the_report_says_whose_gradients_are_not_folded_and_why() -> None:
+    torch.manual_seed(0)
+    parts = (Outside(), Shared(), mlp())
+    parts[2][0].weight.requires_grad_(False)
+    model = nn.ModuleList(parts)
+    optimizer = AdamA(model.named_parameters(), lr=1e-2)
+    options = {"optimizer": optimizer}
+    for part in parts:
+        compiled = torch.compile(part, backend="roam", options=options)
+        for _ in range(2):
+            compiled(random(5, 8)).square().mean().backward()
+            optimizer.step()
+    found = roam.report()
+    assert found.unfolded == {
+        "0.outside.weight": "no compiled graph has used it",
+        "0.outside.bias": "no compiled graph has used it",
+        "1.weight": "several graphs or calls use it, and their gradients are summed first",
+        "2.0.weight": "it is frozen",
+    }
+    lines = str(found).splitlines()
+    assert (
+        "  0.outside.weight and 1 more: not folded in a graph, no compiled graph has used it"
+        in lines
+    )

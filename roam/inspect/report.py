@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from roam.core.plan import Plan
 from roam.core.problem import Problem
@@ -29,11 +30,14 @@ class Report:
     """The graphs in the order in which they came, and how often a run left its plan.
 
     detours counts calls that ran a planned graph without its plan, by reason (a backward with
-    retain_graph=True, saved tensors that a hook moved elsewhere).
+    retain_graph=True, saved tensors that a hook moved elsewhere). unfolded: parameters of the
+    optimizers given to the backend whose gradients no graph folds, and why; they take the way
+    through `.grad`.
     """
 
     graphs: tuple[GraphRecord, ...]
     detours: dict[str, int]
+    unfolded: dict[str, str] = field(default_factory=dict)
 
     @property
     def planned(self) -> int:
@@ -47,6 +51,11 @@ class Report:
         lines = [f"roam: {self.planned} graphs planned, {self.unplanned} unplanned"]
         lines += [f"  {_line(g)}" for g in self.graphs]
         lines += [f"  {n} calls ran without their plan: {why}" for why, n in self.detours.items()]
+        reasons = Counter(self.unfolded.values())
+        for name, why in self.unfolded.items():
+            if n := reasons.pop(why, 0):  # the first speaks for all that have its reason
+                several = f" and {n - 1} more" if n > 1 else ""
+                lines.append(f"  {name}{several}: not folded in a graph, {why}")
         return "\n".join(lines)
 
 
@@ -64,6 +73,7 @@ def _line(graph: GraphRecord) -> str:
 _lock = threading.Lock()
 _graphs: list[GraphRecord] = []
 _detours: Counter[str] = Counter()
+_unfolded: list[Callable[[], Mapping[str, str]]] = []
 
 
 def record(graph: GraphRecord) -> None:
@@ -78,10 +88,16 @@ def count_detour(reason: str) -> int:
         return _detours[reason]
 
 
+def ask_for_unfolded(source: Callable[[], Mapping[str, str]]) -> None:
+    """Whoever folds gradients answers for those that it does not, when a report is made."""
+    _unfolded.append(source)
+
+
 def report() -> Report:
     """What the backend did since the process began, or since `reset_report()`."""
     with _lock:
-        return Report(tuple(_graphs), dict(_detours))
+        unfolded = {name: why for source in _unfolded for name, why in source().items()}
+        return Report(tuple(_graphs), dict(_detours), unfolded)
 
 
 def reset_report() -> None:

@@ -10,6 +10,7 @@ from roam.core.lifetime import lifetimes
 from roam.core.plan import Plan
 from roam.core.problem import Home, Kind, Problem
 from roam.core.sizes import parse_size, show_size
+from roam.inspect.gradients import GradientLife, gradient_lives, most_alive
 from roam.inspect.report import GraphRecord
 
 
@@ -84,6 +85,11 @@ class StepPlan:
         return sizes
 
     @property
+    def gradients(self) -> tuple[GradientLife, ...]:
+        """The life of every gradient, graph by graph."""
+        return tuple(life for p, plan in self.planned for life in gradient_lives(p, plan))
+
+    @property
     def total(self) -> int:
         return self.peak + self.persistent
 
@@ -102,6 +108,13 @@ class StepPlan:
             lines.append(f"  {kind.value:10} {show_size(size):>12}  all the time")
         for kind, size in sorted(self.peak_by_kind.items(), key=lambda x: -x[1]):
             lines.append(f"  {kind.value:10} {show_size(size):>12}  at the peak")
+        if folded := [g for g in self.gradients if g.folded_by is not None]:
+            at_once = max(most_alive(gradient_lives(*graph)) for graph in self.planned)
+            lines.append(
+                f"  {len(folded)} of {len(self.gradients)} gradients are folded, "
+                f"{max(g.ops for g in folded)} ops after they are made at the latest; "
+                f"{show_size(at_once)} of them at once at most"
+            )
         return "\n".join(lines)
 
 

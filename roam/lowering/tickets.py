@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from roam.core.errors import IncompleteGradientError
+from roam.inspect.report import ask_for_unfolded
 from roam.lowering.aten import Lowered
 from roam.optim.folding import FoldingOptimizer
 
@@ -74,7 +75,8 @@ class Claims:
         self._tickets: weakref.WeakSet[Ticket] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._task = NO_TASK
-        self._watched: set[int] = set()
+        self._watched: set[int] = set()  # what a graph has folded
+        self._used: set[int] = set()  # what a graph has used
         self._folded: set[int] = set()
         self._contested: set[int] = set()
         self._met: set[int] = set()
@@ -87,6 +89,19 @@ class Claims:
     def issue(self, ticket: Ticket) -> None:
         with self._lock:
             self._tickets.add(ticket)
+            self._used |= ticket.used
+
+    def unfolded(self, optimizer: FoldingOptimizer) -> Iterator[tuple[str, str]]:
+        """The optimizer's parameters whose gradients no graph folds, by name, and why."""
+        for name, p in optimizer.named():
+            if not p.requires_grad:
+                yield name, "it is frozen"
+            elif id(p) in self.shared:
+                yield name, "several graphs or calls use it, and their gradients are summed first"
+            elif id(p) not in self._used:
+                yield name, "no compiled graph has used it"
+            elif id(p) not in self._watched:
+                yield name, "no backward has run by its plan yet"
 
     def may_fold(self, ticket: Ticket) -> bool:
         """Whether the gradients of the backward that runs now are complete in its own graph.
@@ -154,6 +169,11 @@ def _refuse_more(claims: weakref.ref[Claims], parameter: int, gradient: Tensor |
         found.refuse_more(parameter)
 
 
+def _unfolded() -> dict[str, str]:
+    return {n: why for optimizer, c in list(_claims.items()) for n, why in c.unfolded(optimizer)}
+
+
 NO_TASK = -1
 _claims: weakref.WeakKeyDictionary[FoldingOptimizer, Claims] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
+ask_for_unfolded(_unfolded)

@@ -104,6 +104,10 @@ class FoldingOptimizer(Optimizer):
         """Whether this optimizer folds the parameter's gradient."""
         return param in self._members and not self._members[param].lost
 
+    def named(self) -> Iterator[tuple[str, Tensor]]:
+        """The parameters whose gradients it folds."""
+        return ((self._name(p), p) for p, member in self._members.items() if not member.lost)
+
     def spec(self, param: Tensor) -> tuple[StateSpec, ...]:
         """The state of a parameter, whether it is there yet or not."""
         return (*self.rule.state(param), STEP)
