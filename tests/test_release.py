@@ -423,7 +423,8 @@ def test_the_report_says_whose_gradients_are_not_folded_and_why() -> None:
             compiled(random(5, 8)).square().mean().backward()
             optimizer.step()
     found = roam.report()
-    assert found.unfolded == {
+    own = {name for name, _ in optimizer.named()}  # others' optimizers may still be there
+    assert {name: why for name, why in found.unfolded.items() if name in own} == {
         "0.outside.weight": "no compiled graph has used it",
         "0.outside.bias": "no compiled graph has used it",
         "1.weight": "several graphs or calls use it, and their gradients are summed first",
