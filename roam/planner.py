@@ -2,9 +2,9 @@
 
 Problem ── order ── reuse ── layout ── bound ── check ── Plan
              │                 │         │
-    the best of several,  the most in    what must be alive whatever ran,
-    divided at its peak   the arena at   or at the cheapest moment of each op
-                          no more than
+    the best of several,  the most in    what must be alive whatever ran, at the cheapest
+    then from valley to   the arena at   moment of each op, or because no order keeps below
+    valley to the limit   no more than
                           the live peak
 """
 
@@ -22,7 +22,10 @@ from roam.core.problem import OpId, Problem
 from roam.solvers.cut_bound import cut_bound
 from roam.solvers.divide import divide
 from roam.solvers.layout import lay_out
-from roam.solvers.order import CANDIDATES, OrderSolver, program_order
+from roam.solvers.order import CANDIDATES, program_order
+from roam.solvers.settle import settle
+
+ORDER_SHARE = 0.6  # of the time: the layout and the bound come after
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def plan(problem: Problem, settings: Settings | None = None) -> Plan:
     settings = settings or Settings()
     start = time.monotonic()
     deadline = start + settings.seconds
-    order, order_method, bound = best_order(problem, deadline)
+    order, order_method, bound = best_order(problem, start + ORDER_SHARE * settings.seconds)
     reuse = find_reuse(problem, order)
     curve = live_curve(problem, order, reuse)
     live = max(curve, default=0)
@@ -76,29 +79,55 @@ def replaced_peak(problem: Problem) -> int:
 
 
 def best_order(problem: Problem, deadline: float) -> tuple[list[OpId], str, int]:
-    """For every phase the candidate with the lowest peak, the first found in a draw; the names of
-    the methods; and a lower bound, at which the search stops.
+    """For every phase the order with the lowest peak; the names of the methods; a lower bound.
 
-    The phases can be judged apart: what is alive between them does not depend on the order.
+    The phases can be judged apart: what is alive between them does not depend on the order. The
+    one with the highest peak comes first, for below its bound the others need not go.
     """
     bound = must_live(problem)
-    solvers: dict[str, OrderSolver] = {**CANDIDATES, "divide": partial(divide, deadline=deadline)}
-    best = [program_order(problem, phase) for phase in range(len(problem.phases))]
-    method = ["program" for _ in best]
-    for phase in range(len(best)):
-        lowest = _phase_peak(problem, best, phase)
-        for name, solve in solvers.items():
-            if lowest <= bound or time.monotonic() > deadline:
-                break
-            trial = [*best[:phase], solve(problem, phase), *best[phase + 1 :]]
-            peak = _phase_peak(problem, trial, phase)
-            if peak < lowest:
-                best, lowest, method[phase] = trial, peak, name
-    return [i for phase in best for i in phase], " / ".join(method), bound
+    best = _Orders(problem)
+    phases = range(len(problem.phases))
+    for phase in phases:
+        for name, solve in CANDIDATES.items():
+            if best.peak(phase) > bound and time.monotonic() < deadline:
+                best.offer(phase, name, solve(problem, phase))
+    for phase in sorted(phases, key=best.peak, reverse=True):
+        bound = best.settle(phase, bound, deadline)
+        open_still = best.peak(phase) > bound and time.monotonic() < deadline
+        if open_still and best.offer(phase, "divide", divide(problem, phase, deadline)):
+            bound = best.settle(phase, bound, deadline)
+    return [i for order in best.orders for i in order], " / ".join(best.methods), bound
 
 
-def _phase_peak(problem: Problem, phases: list[list[OpId]], phase: int) -> int:
-    order = [i for ops in phases for i in ops]
-    curve = live_curve(problem, order, find_reuse(problem, order))
-    before = sum(len(ops) for ops in phases[:phase])
-    return max(curve[before : before + len(phases[phase])], default=0)
+class _Orders:
+    """The best order of every phase so far, program order at first, and who found it."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.orders = [program_order(problem, phase) for phase in range(len(problem.phases))]
+        self.methods = ["program" for _ in self.orders]
+
+    def peak(self, phase: int, order: list[OpId] | None = None) -> int:
+        """What a phase takes, in an order other than its best if one is given."""
+        phases = list(self.orders)
+        phases[phase] = phases[phase] if order is None else order
+        whole = [i for ops in phases for i in ops]
+        curve = live_curve(self.problem, whole, find_reuse(self.problem, whole))
+        before = sum(len(ops) for ops in phases[:phase])
+        return max(curve[before : before + len(phases[phase])], default=0)
+
+    def offer(self, phase: int, name: str, order: list[OpId]) -> bool:
+        """Takes an order if it is better; returns whether it is."""
+        better = self.peak(phase, order) < self.peak(phase)
+        if better:
+            self.orders[phase], self.methods[phase] = order, name
+        return better
+
+    def settle(self, phase: int, bound: int, deadline: float) -> int:
+        """Searches between the bound and the phase's peak; returns the better bound."""
+        found = settle(
+            self.problem, phase, partial(self.peak, phase), self.peak(phase), bound, deadline
+        )
+        if found.order is not None:
+            self.offer(phase, "valleys", found.order)
+        return found.bound

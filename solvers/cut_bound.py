@@ -42,20 +42,12 @@ class Cuts:
     def bound(self, op: OpId) -> int:
         """Transient bytes below which the op cannot run, in any order."""
         network = self.network(self.problem.ops[op].phase)
-        return network.cheapest(self.place[op])[0] + self.own(op)
+        return network.cheapest(self.place[op])[0] + own_bytes(self.problem, op)
 
     def network(self, phase: int) -> Network:
         if phase not in self.networks:
             self.networks[phase] = Network(self.problem, phase, self.unbounded)
         return self.networks[phase]
-
-    def own(self, i: OpId) -> int:
-        """What the op adds to the buffers alive before it."""
-        problem, op = self.problem, self.problem.ops[i]
-        created = sum(
-            problem.buffers[b].size for b in op.creates if problem.buffers[b].home is not Home.USER
-        )
-        return created + op.scratch - _most_shared(problem, i)
 
 
 class Network:
@@ -159,15 +151,18 @@ def _reached(k: int, neighbours: Sequence[Sequence[int]]) -> list[int]:
     return list(seen)
 
 
-def _most_shared(problem: Problem, i: OpId) -> int:
-    """The most bytes the op can save by writing over what dies there, each pair of one size."""
+def own_bytes(problem: Problem, i: OpId) -> int:
+    """What an op adds to the buffers alive before it, writing over all of them that it may."""
+    op = problem.ops[i]
     made: dict[int, set[BufferId]] = {}
     dying: dict[int, set[BufferId]] = {}
-    for new, old in problem.ops[i].over:
+    for new, old in op.over:
         if can_take(problem, new, old):
             made.setdefault(problem.buffers[new].size, set()).add(new)
             dying.setdefault(problem.buffers[new].size, set()).add(old)
-    return sum(size * min(len(made[size]), len(dying[size])) for size in made)
+    shared = sum(size * min(len(made[size]), len(dying[size])) for size in made)
+    created = (problem.buffers[b] for b in op.creates)
+    return sum(b.size for b in created if b.home is not Home.USER) + op.scratch - shared
 
 
 def cut_bound(

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from math import inf
 
 from roam.core.problem import OpId, Problem
-from roam.solvers.cut_bound import Cuts
+from roam.solvers.cut_bound import Cuts, own_bytes
 from roam.solvers.order import RULES, Memory, list_schedule
 
 Order = list[OpId]
@@ -128,6 +128,6 @@ class _Divider:
         if before & (after | self.network.descendants(k)) or after & self.network.ancestors(k):
             return None
         least, places = self.network.cheapest(k, list(before), list(after))
-        if least + self.cuts.own(op) >= peak:
+        if least + own_bytes(self.problem, op) >= peak:
             return None
         return {self.network.ops[k] for k in places} & set(ops)

@@ -1,0 +1,69 @@
+"""The lowest peak of a phase, between a bound and an order: a limit asked after another.
+
+    bound ──┬────────┬─────── ... ───────┬── peak of the best order so far
+           no: raises the bound         yes: a better order
+           to the next limit that
+           makes a difference
+
+Where every question is answered the two meet, and the order is optimal. One without an answer is
+followed by the one whose "no" is a proof, and a second one ends the search.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+
+from roam.core.problem import OpId, Problem
+from roam.solvers.valleys import keeps_within
+
+JUMPS = 3  # times that the bound is raised by one limit only, before halving what is left
+WORK, WORK_AN_OP = 20_000, 60  # ops run for one question
+QUESTIONS = 40
+
+
+@dataclass(frozen=True)
+class Settled:
+    """order: None where none was found that is better than the known one. bound: proven, bytes."""
+
+    order: list[OpId] | None
+    peak: int
+    bound: int
+
+
+def settle(
+    problem: Problem,
+    phase: int,
+    peak_of: Callable[[list[OpId]], int],
+    peak: int,
+    bound: int,
+    deadline: float = inf,
+) -> Settled:
+    """A better order of a phase than one of so high a peak, and a higher bound, if there are any.
+
+    peak_of: what an order of the phase really takes. deadline: a time of `time.monotonic()`.
+    """
+    best = Settled(None, peak, bound)
+    work = WORK + WORK_AN_OP * len(problem.phases[phase])
+    most, unanswered = bound, 0
+    for question in range(QUESTIONS):
+        if best.peak <= best.bound or time.monotonic() > deadline:
+            break
+        answer = keeps_within(problem, phase, most, work, deadline)
+        if answer.order is not None:
+            reached = peak_of(answer.order)
+            if reached < best.peak:
+                best = Settled(answer.order, reached, best.bound)
+            if reached > most:
+                break  # it was counted on reuse that the order does not allow
+        elif answer.needed:
+            best = Settled(best.order, best.peak, max(best.bound, min(answer.needed, best.peak)))
+        elif most < best.peak - 1 and unanswered == 0:
+            unanswered, most = 1, best.peak - 1
+            continue
+        else:
+            break
+        most = best.bound if question < JUMPS else (best.bound + best.peak) // 2
+    return best
