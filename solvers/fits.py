@@ -125,11 +125,15 @@ def _above_walls(
     bottoms: NDArray[np.int64], rect: Rect, walls: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """From each bottom on the lowest aligned address where the rectangle crosses no wall."""
-    starts: NDArray[np.int64] = -(-bottoms // rect.align) * rect.align
-    while True:
-        above = np.searchsorted(walls, starts, side="right")
-        known = above < len(walls)
-        crossed = known & (walls[np.where(known, above, 0)] < starts + rect.size)
-        if not crossed.any():
-            return starts
-        starts[crossed] = -(-walls[above[crossed]] // rect.align) * rect.align
+    starts: NDArray[np.int64] = _aligned(bottoms, rect)
+    ends = np.append(walls, np.iinfo(np.int64).max)
+    crossing = ends[np.searchsorted(walls, starts, side="right")] - starts < rect.size
+    wide = ends[1:] - _aligned(walls, rect) >= rect.size  # behind which walls it fits at all
+    beyond = np.searchsorted(walls[wide], starts[crossing], side="right")
+    starts[crossing] = _aligned(walls[wide], rect)[beyond]
+    return starts
+
+
+def _aligned(addresses: NDArray[np.int64], rect: Rect) -> NDArray[np.int64]:
+    upwards: NDArray[np.int64] = -(-addresses // rect.align) * rect.align
+    return upwards

@@ -26,7 +26,7 @@ from roam.solvers.evict import Placed, evict
 from roam.solvers.fits import FITS, Fit, Rect, place
 
 CUTS = (1, 4, 16, 64, 256)  # into how many blocks the stack of saved buffers may be cut
-TRIES = 12  # rules and cuts
+TRIES = 8  # rules and cuts
 COARSE = 512  # bytes: what a cut of the stack is aligned to, at least
 
 
