@@ -22,7 +22,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from roam.core.lifetime import can_take
-from roam.core.problem import BufferId, Home, Op, Problem
+from roam.core.problem import BufferId, Home, Op, OpId, Problem
 
 Bits = int  # a set of buffers: bit b is set when buffer b is in it
 
@@ -43,6 +43,20 @@ def must_live(problem: Problem) -> int:
         for i, op in enumerate(problem.ops)
     )
     return max(kept, *while_running) if problem.ops else kept
+
+
+def certain(problem: Problem, op: OpId) -> frozenset[BufferId]:
+    """The buffers that are alive while an op runs, whatever the order; the user's own left out.
+
+    Of two that may be written over one another there, both are named.
+    """
+    made, (used, _) = _made(problem), _used(problem)
+    both = made[op] & used[op]
+    return frozenset(
+        b
+        for b, buffer in enumerate(problem.buffers)
+        if both >> b & 1 and buffer.home is not Home.USER
+    )
 
 
 def _made(problem: Problem) -> list[Bits]:

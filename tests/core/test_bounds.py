@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 
-from roam.core.bounds import must_live
+from roam.core.bounds import certain, must_live
 from roam.core.lifetime import can_take, find_reuse, live_curve
 from roam.core.problem import Buffer, Home, Kind, Op, Problem
 from tests.core.strategies import alive, all_orders, graph, problems
@@ -136,3 +136,22 @@ def test_the_users_own_buffers_are_not_counted(problem: Problem) -> None:
         for b in problem.buffers
     )
     assert must_live(Problem("larger", larger, problem.ops)) == must_live(problem)
+
+
+@given(problems(max_ops=6))
+def test_what_is_certain_is_alive_in_every_order(problem: Problem) -> None:
+    known = [certain(problem, i) for i in range(len(problem.ops))]
+    for order in all_orders(problem):
+        for t, i in enumerate(order):
+            assert known[i] <= alive(problem, order, t)
+
+
+@given(problems(max_ops=5))
+def test_what_is_not_certain_is_away_in_some_order(problem: Problem) -> None:
+    everywhere = [
+        frozenset.intersection(
+            *(frozenset(alive(problem, order, order.index(i))) for order in all_orders(problem))
+        )
+        for i in range(len(problem.ops))
+    ]
+    assert everywhere == [certain(problem, i) for i in range(len(problem.ops))]
