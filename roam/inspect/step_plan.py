@@ -6,11 +6,16 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from roam.core.lifetime import lifetimes
+import msgspec
+
+from roam.core.errors import FileFormatError, FileVersionError, GraphMismatchError
 from roam.core.plan import Plan
-from roam.core.problem import Home, Kind, Problem
+from roam.core.problem import Buffer, Home, Kind, Problem
 from roam.core.sizes import parse_size, show_size
+from roam.inspect.moment import held_at, worst_moment
 from roam.inspect.report import GraphRecord
+
+VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -57,19 +62,19 @@ class StepPlan:
     @property
     def persistent(self) -> int:
         """Bytes that are there before the step and after it: parameters, state, the batch."""
-        return sum(self.persistent_by_kind.values())
+        return sum(b.size for b in self.persistent_buffers)
+
+    @property
+    def persistent_buffers(self) -> tuple[Buffer, ...]:
+        """The same, one by one. What several graphs use counts once, told by its name."""
+        buffers = (b for problem, _ in self.planned for b in problem.buffers)
+        return tuple({b.name: b for b in buffers if b.home is Home.USER}.values())
 
     @property
     def persistent_by_kind(self) -> Mapping[Kind, int]:
-        """The same by kind. What several graphs use counts once, told by its name."""
-        found: dict[str, tuple[Kind, int]] = {}
-        for problem, _ in self.planned:
-            for b in problem.buffers:
-                if b.home is Home.USER:
-                    found[b.name] = b.kind, b.size
         sizes: Counter[Kind] = Counter()
-        for kind, size in found.values():
-            sizes[kind] += size
+        for b in self.persistent_buffers:
+            sizes[b.kind] += b.size
         return sizes
 
     @property
@@ -77,10 +82,9 @@ class StepPlan:
         """What is alive at the worst moment of every graph, by kind, scratch space aside."""
         sizes: Counter[Kind] = Counter()
         for problem, plan in self.planned:
-            curve = _live(problem, plan)
-            worst = max(curve, key=lambda t: sum(curve[t].values()), default=None)
-            if worst is not None:
-                sizes += curve[worst]
+            for held in held_at(problem, plan, worst_moment(problem, plan)):
+                if held.kind in set(Kind):
+                    sizes[Kind(held.kind)] += held.size
         return sizes
 
     @property
@@ -104,15 +108,39 @@ class StepPlan:
             lines.append(f"  {kind.value:10} {show_size(size):>12}  at the peak")
         return "\n".join(lines)
 
+    def to_json(self) -> bytes:
+        """The whole step, problems and plans, for `from_json`."""
+        return msgspec.json.encode(_File(VERSION, self.graphs))
 
-def _live(problem: Problem, plan: Plan) -> dict[int, Counter[Kind]]:
-    """For every time the live bytes by kind; a buffer that takes another's place counts once."""
-    curve: dict[int, Counter[Kind]] = {t: Counter() for t in range(len(plan.order))}
-    reused = set(plan.reuse.values())
-    for b, (lower, upper) in enumerate(lifetimes(problem, plan.order)):
-        if problem.buffers[b].home is Home.USER:
-            continue
-        taken = 1 if b in reused else 0  # its last moment is the first of who takes its place
-        for t in range(lower, upper - taken):
-            curve[t][problem.buffers[b].kind] += problem.buffers[b].size
-    return curve
+    @staticmethod
+    def from_json(text: bytes | str) -> StepPlan:
+        """Reads what `to_json` writes.
+
+        Raises FileFormatError, FileVersionError, and GraphMismatchError where a plan stands
+        beside another problem than its own. Whether the plans are valid `check` says.
+        """
+        try:
+            version = msgspec.json.decode(text, type=_Head).roam_step
+            if version != VERSION:
+                raise FileVersionError(
+                    f"the step plan has version {version}, this roam reads {VERSION}: plan again"
+                )
+            step = StepPlan(msgspec.json.decode(text, type=_File).graphs)
+        except msgspec.MsgspecError as error:
+            raise FileFormatError(f"not a whole step plan file: {error}") from None
+        for problem, plan in step.planned:
+            if plan.fingerprint != problem.fingerprint:
+                raise GraphMismatchError(
+                    f"the plan of {plan.problem!r} stands beside another graph, "
+                    f"{problem.name!r}: plan again"
+                )
+        return step
+
+
+class _Head(msgspec.Struct):
+    roam_step: int
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    roam_step: int
+    graphs: tuple[GraphRecord, ...]

@@ -1,0 +1,91 @@
+"""`roam.compare`: what grew from one plan to another, by module and by kind."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from operator import attrgetter
+
+from roam.core.sizes import show_size
+from roam.inspect.breakdown import Breakdown, breakdown
+from roam.inspect.step_plan import StepPlan
+
+ROWS = 10  # of a table that is printed; the rest is one line
+TOP = "(top level)"  # the module whose path is empty
+
+
+@dataclass(frozen=True)
+class Change:
+    """Bytes of one module or one kind, before and after."""
+
+    name: str
+    before: int
+    after: int
+
+    @property
+    def grew(self) -> int:
+        """Bytes, negative where it shrank."""
+        return self.after - self.before
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two breakdowns. As the parts of each add up, so do the changes: to that of the total."""
+
+    before: Breakdown
+    after: Breakdown
+
+    @property
+    def modules(self) -> tuple[Change, ...]:
+        """Every module whose bytes changed, what grew most first."""
+        return self._changes("module")
+
+    @property
+    def kinds(self) -> tuple[Change, ...]:
+        """Every kind whose bytes changed, what grew most first."""
+        return self._changes("kind")
+
+    def _changes(self, field: str) -> tuple[Change, ...]:
+        before, after = (_sums(b, field) for b in (self.before, self.after))
+        names = before | after
+        changes = (Change(name, before[name], after[name]) for name in names)
+        return tuple(sorted((c for c in changes if c.grew), key=lambda c: (-c.grew, c.name)))
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        for what in ("total", "peak", "persistent", "lower_bound"):
+            change = Change(what, *map(attrgetter(what), (self.before, self.after)))
+            yield _line(change, what.replace("_", " "), 12)
+        for title, changes in (("by module", self.modules), ("by kind", self.kinds)):
+            if changes:
+                width = max(len(c.name or TOP) for c in changes[:ROWS])
+                yield f"{title}, what grew most first"
+                yield from (f"  {_line(c, c.name or TOP, width)}" for c in changes[:ROWS])
+            if len(changes) > ROWS:
+                rest = sum(c.grew for c in changes[ROWS:])
+                yield f"  and {len(changes) - ROWS} more, together {signed(rest)}"
+
+
+def compare(before: StepPlan | Breakdown, after: StepPlan | Breakdown) -> Comparison:
+    """What changed from one plan to another, parts of the worst moments and persistent ones."""
+    return Comparison(*(b if isinstance(b, Breakdown) else breakdown(b) for b in (before, after)))
+
+
+def signed(size: int) -> str:
+    return f"{'−' if size < 0 else '+'}{show_size(abs(size))}"
+
+
+def _sums(found: Breakdown, field: str) -> Counter[str]:
+    sizes: Counter[str] = Counter()
+    for part in found.parts:
+        sizes[getattr(part, field)] += part.size
+    return sizes
+
+
+def _line(change: Change, name: str, width: int) -> str:
+    share = f", {change.grew / change.before:+.1%}" if change.before and change.grew else ""
+    grew = f"  ({signed(change.grew)}{share})" if change.grew else ""
+    return f"{name:{width}}  {show_size(change.before):>11} → {show_size(change.after):>11}{grew}"
