@@ -9,10 +9,10 @@ from operator import attrgetter
 
 from roam.core.sizes import show_size
 from roam.inspect.breakdown import Breakdown, breakdown
+from roam.inspect.moment import TOP
 from roam.inspect.step_plan import StepPlan
 
 ROWS = 10  # of a table that is printed; the rest is one line
-TOP = "(top level)"  # the module whose path is empty
 
 
 @dataclass(frozen=True)

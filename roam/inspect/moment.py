@@ -16,6 +16,7 @@ from roam.core.problem import Buffer, BufferId, Home, Kind, Problem
 
 SCRATCH = "scratch"
 FRAGMENTATION = "fragmentation"
+TOP = "(top level)"  # how the module with the empty path is shown
 
 
 @dataclass(frozen=True)

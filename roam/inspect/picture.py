@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from roam.core.errors import GraphMismatchError, MissingExtraError, OptionError
-from roam.core.lifetime import Slot, live_curve, slots
+from roam.core.lifetime import live_curve, slots
 from roam.core.plan import Plan
 from roam.core.problem import Kind, Problem
+from roam.inspect.boxes import slot_kind
+from roam.inspect.palette import BOUND, COLOURS, INK, LAYERS, LIVE
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -27,24 +29,6 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 
-# Okabe and Ito's palette, told apart by every kind of colour vision (jfly.uni-koeln.de/color).
-COLOURS = {
-    Kind.SAVED: "#0072B2",
-    Kind.TEMPORARY: "#E69F00",
-    Kind.GRADIENT: "#009E73",
-    Kind.RELEASED: "#44AA99",
-    Kind.OUTPUT: "#CC79A7",
-    Kind.STATE: "#D55E00",
-    Kind.INPUT: "#F0E442",
-    Kind.PARAMETER: "#56B4E9",
-}
-LAYERS = {
-    "arena blocks": "#C9D3DE",
-    "external": "#B48EAD",
-    "gradients, outputs": "#8CCBB5",
-    "scratch": "#E3B8A0",
-}
-INK = "#222222"
 MANY = 400  # rectangles or ops from which an SVG holds them as pixels: shapes would fill megabytes
 EDGED = 1 / 250  # the share of the picture's height and width from which a rectangle gets an edge
 
@@ -70,6 +54,17 @@ def picture(problem: Problem, plan: Plan, path: str | Path) -> None:
     path = Path(path)
     if path.suffix not in (".svg", ".png"):
         raise OptionError(f"a picture is a .svg or a .png file, not {path.name!r}")
+    drawn = figure(problem, plan)
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "roam"}):
+        # No date inside: the same plan gives the same file.
+        metadata = {"Date": None} if path.suffix == ".svg" else None
+        drawn.savefig(path, dpi=160, metadata=metadata)
+
+
+def figure(problem: Problem, plan: Plan) -> Figure:
+    """The picture, for matplotlib: raises what `picture` raises."""
     if plan.fingerprint != problem.fingerprint:
         raise GraphMismatchError(f"the plan is of {plan.problem!r}, not of {problem.name!r}")
     try:
@@ -78,10 +73,8 @@ def picture(problem: Problem, plan: Plan, path: str | Path) -> None:
         raise MissingExtraError(
             "pictures need matplotlib: pip install roam-planner[demo]"
         ) from None
-    with matplotlib.rc_context({"axes.edgecolor": "#888888", "svg.hashsalt": "roam"}):
-        # No date inside: the same plan gives the same file.
-        metadata = {"Date": None} if path.suffix == ".svg" else None
-        _figure(problem, plan).savefig(path, dpi=160, metadata=metadata)
+    with matplotlib.rc_context({"axes.edgecolor": "#888888"}):
+        return _figure(problem, plan)
 
 
 def rectangles(problem: Problem, plan: Plan) -> list[Rectangle]:
@@ -91,7 +84,7 @@ def rectangles(problem: Problem, plan: Plan) -> list[Rectangle]:
         head = slot.buffers[0]
         if head in plan.offsets:
             name = " / ".join(problem.buffers[b].name for b in slot.buffers)
-            kind = _kind(problem, slot)
+            kind = slot_kind(problem, slot)
             found.append(
                 Rectangle(slot.lower, slot.upper, plan.offsets[head], slot.size, kind, name)
             )
@@ -113,12 +106,6 @@ def layers(problem: Problem, plan: Plan) -> dict[str, list[int]]:
     curves = {name: list(accumulate(steps))[:-1] for name, steps in change.items()}
     curves["scratch"] = [problem.ops[i].scratch for i in plan.order]
     return curves
-
-
-def _kind(problem: Problem, slot: Slot) -> Kind:
-    """A chain is saved when any of its links is: that is why it lives so long."""
-    kinds = [problem.buffers[b].kind for b in slot.buffers]
-    return Kind.SAVED if Kind.SAVED in kinds else kinds[-1]
 
 
 def _figure(problem: Problem, plan: Plan) -> Figure:
@@ -199,8 +186,8 @@ def _draw_held(axes: Axes, problem: Problem, plan: Plan) -> None:
         below = above
     live = [now / MIB for now in live_curve(problem, plan.order, plan.reuse)]
     axes.step(edges, _stretch(below), where="post", color=INK, linewidth=1.0)
-    axes.step(edges, _stretch(live), where="post", color="#0072B2", linewidth=0.9)
-    axes.axhline(plan.lower_bound / MIB, color="#D55E00", linewidth=1.1, linestyle=(0, (5, 3)))
+    axes.step(edges, _stretch(live), where="post", color=LIVE, linewidth=0.9)
+    axes.axhline(plan.lower_bound / MIB, color=BOUND, linewidth=1.1, linestyle=(0, (5, 3)))
     peak = max(below, default=0.0)
     at = below.index(peak) if below else 0
     axes.plot([at + 0.5], [peak], marker="v", color=INK, markersize=7, clip_on=False)
@@ -211,8 +198,8 @@ def _draw_held(axes: Axes, problem: Problem, plan: Plan) -> None:
         axes,
         [
             Line2D([], [], color=INK, marker="v", label=f"held, peak {peak:,.1f} MiB"),
-            Line2D([], [], color="#0072B2", label=f"live, peak {max(live, default=0):,.1f} MiB"),
-            Line2D([], [], color="#D55E00", linestyle="--", label="lower bound"),
+            Line2D([], [], color=LIVE, label=f"live, peak {max(live, default=0):,.1f} MiB"),
+            Line2D([], [], color=BOUND, linestyle="--", label="lower bound"),
             *(Patch(facecolor=LAYERS[name], label=name) for name in reversed(parts)),
         ],
         "held while each op runs",

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from roam.core.errors import FileFormatError, FileVersionError, GraphMismatchError
+from roam.core.errors import FileFormatError, FileVersionError, GraphMismatchError, OfflineError
 from roam.core.plan import Plan
 from roam.core.problem import Buffer, Home, Kind, Problem
 from roam.core.sizes import parse_size, show_size
 from roam.inspect.moment import held_at, worst_moment
 from roam.inspect.report import GraphRecord
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 VERSION = 1
 
@@ -98,7 +102,7 @@ class StepPlan:
 
     def __str__(self) -> str:
         lines = [
-            f"{len(self.planned)} graphs, total {show_size(self.total)}: transient "
+            f"{_count(len(self.planned))}, total {show_size(self.total)}: transient "
             f"{show_size(self.peak)} (at least {show_size(self.lower_bound)}), persistent "
             f"{show_size(self.persistent)}"
         ]
@@ -107,6 +111,27 @@ class StepPlan:
         for kind, size in sorted(self.peak_by_kind.items(), key=lambda x: -x[1]):
             lines.append(f"  {kind.value:10} {show_size(size):>12}  at the peak")
         return "\n".join(lines)
+
+    @property
+    def largest(self) -> tuple[Problem, Plan] | None:
+        """The graph with the highest peak, None where no graph was planned."""
+        return max(self.planned, key=lambda pair: pair[1].peak, default=None)
+
+    def timeline(self) -> Figure:
+        """The graph with the highest peak as a matplotlib figure: its arena, and what it holds.
+
+        Raises MissingExtraError without matplotlib, and OfflineError where nothing was planned.
+        """
+        from roam.inspect.picture import figure
+
+        if self.largest is None:
+            raise OfflineError("there is no plan to draw: no graph of the step was planned")
+        return figure(*self.largest)
+
+    def _repr_html_(self) -> str:
+        from roam.inspect.html import to_html
+
+        return to_html(self)
 
     def to_json(self) -> bytes:
         """The whole step, problems and plans, for `from_json`."""
@@ -135,6 +160,10 @@ class StepPlan:
                     f"{problem.name!r}: plan again"
                 )
         return step
+
+
+def _count(graphs: int) -> str:
+    return "1 graph" if graphs == 1 else f"{graphs} graphs"
 
 
 class _Head(msgspec.Struct):
