@@ -9,6 +9,7 @@ so the items of the worst moment add up to the peak that the plan states, to the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 from roam.core.lifetime import Slot, lifetimes, slots
 from roam.core.plan import Plan, committed_curve
@@ -57,6 +58,30 @@ def held_at(problem: Problem, plan: Plan, t: int) -> list[Held]:
     blocks = sum(b.size for b in plan.blocks if b.lower <= t < b.upper)
     found.append(Held(FRAGMENTATION, FRAGMENTATION, "", "", blocks - placed, t, t + 1))
     return sorted((h for h in found if h.size), key=lambda h: -h.size)
+
+
+def curves_by_kind(problem: Problem, plan: Plan) -> dict[str, list[int]]:
+    """What is held while each op runs, by kind; together that is the committed curve."""
+    change: dict[str, list[int]] = {}
+    end = len(plan.order)
+
+    def hold(kind: str, lower: int, upper: int, size: int) -> None:
+        steps = change.setdefault(kind, [0] * (end + 1))
+        steps[lower] += size
+        steps[upper] -= size
+
+    lives = lifetimes(problem, plan.order)
+    for slot in slots(problem, plan.order, plan.reuse):
+        for b, after in zip(slot.buffers, (*slot.buffers[1:], None), strict=True):
+            upper = slot.upper if after is None else lives[after][0]
+            hold(problem.buffers[b].kind.value, lives[b][0], upper, slot.size)
+        if slot.buffers[0] in plan.offsets:
+            hold(FRAGMENTATION, slot.lower, slot.upper, -slot.size)
+    for block in plan.blocks:
+        hold(FRAGMENTATION, block.lower, block.upper, block.size)
+    curves = {kind: list(accumulate(steps))[:-1] for kind, steps in change.items()}
+    curves[SCRATCH] = [problem.ops[i].scratch for i in plan.order]
+    return curves
 
 
 def held(problem: Problem, b: BufferId, lives: list[tuple[int, int]]) -> Held:
