@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from roam.core.errors import FileFormatError, OptionError, SizeFormatError
-from roam.core.sizes import parse_size, show_size
+from roam.core.errors import FileFormatError, OptionError
+from roam.core.sizes import show_size
 
 if TYPE_CHECKING:
-    from roam.inspect.breakdown import Breakdown
     from roam.inspect.step_plan import StepPlan
 
 FOLDER = "memory_plans"
@@ -67,14 +66,14 @@ class MemoryPlan:
         a remark at the end of the run. Raises OptionError for a bad tolerance or name.
         """
         from roam.inspect.breakdown import breakdown, breakdown_from_json
-        from roam.inspect.compare import compare
+        from roam.inspect.compare import Tolerance, compare
 
         path = golden_path(self.item, name)
         if path in self.checked:
             raise OptionError(f"two checks of {self.item.name} share a golden: give them a name=")
         self.checked.add(path)
         self.ledger.used[self.item.path].add(path)
-        allowed = _parse_tolerance(tolerance)
+        allowed = Tolerance.parse(tolerance)
         now = breakdown(plan)
         if self.update:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,11 +83,12 @@ class MemoryPlan:
         if not path.exists():
             pytest.fail(f"no golden {_shown(path)}\nto write it: {command}", pytrace=False)
         golden, _ = breakdown_from_json(path.read_bytes())
-        if _exceeds(golden, now, allowed):
+        grown = compare(golden, now)
+        if grown.exceeds(allowed):
             said = f"the plan takes more than its golden {_shown(path)} and {tolerance}\n"
-            said += f"{compare(golden, now)}\nto accept it: {command}"
+            said += f"{grown}\nto accept it: {command}"
             pytest.fail(said, pytrace=False)
-        if _exceeds(now, golden, allowed):
+        if compare(now, golden).exceeds(allowed):
             saved = show_size(golden.total - now.total)
             self.ledger.remarks.append(f"{_shown(path)} is {saved} too high by now: {command}")
 
@@ -102,23 +102,6 @@ def golden_path(item: pytest.Item, name: str = "") -> Path:
 
 def _shown(path: Path) -> str:
     return os.path.relpath(path)
-
-
-def _exceeds(golden: Breakdown, now: Breakdown, allowed: tuple[float, int]) -> bool:
-    share, size = allowed
-    pairs = ((golden.peak, now.peak), (golden.persistent, now.persistent))
-    return any(after > before + before * share + size for before, after in pairs)
-
-
-def _parse_tolerance(text: str | int) -> tuple[float, int]:
-    """A share, and bytes: one of the two is 0."""
-    percent = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", str(text))
-    try:
-        return (float(percent[1]) / 100, 0) if percent else (0.0, parse_size(text))
-    except SizeFormatError:
-        raise OptionError(
-            f"tolerance is a share or a size, '1%' or '10MiB', not {text!r}"
-        ) from None
 
 
 @dataclass

@@ -153,7 +153,7 @@ def test_tolerance(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -
     pytester.makepyfile(test_it=body.format(saved=4, size=2 * MIB))
     result = pytester.runpytest_inprocess()
     result.assert_outcomes(passed=3, failed=3)
-    result.stdout.fnmatch_lines(["*OptionError: tolerance is a share or a size*not 'a lot'"])
+    result.stdout.fnmatch_lines(["*OptionError: a tolerance is a share or a size*not 'a lot'"])
 
 
 def test_two_checks_need_names(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 
-from roam.core.sizes import show_size
+from roam.core.errors import OptionError, SizeFormatError
+from roam.core.sizes import parse_size, show_size
 from roam.inspect.breakdown import Breakdown, breakdown
 from roam.inspect.moment import TOP
 from roam.inspect.step_plan import StepPlan
 
 ROWS = 10  # of a table that is printed; the rest is one line
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """By how much something may grow: a share of what it was, and bytes on top."""
+
+    share: float = 0.0
+    size: int = 0
+
+    @staticmethod
+    def parse(text: str | int) -> Tolerance:
+        """A share ("1%"), or bytes (4096, "10MiB"). Raises OptionError."""
+        percent = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", str(text))
+        if percent:
+            return Tolerance(share=float(percent[1]) / 100)
+        try:
+            return Tolerance(size=parse_size(text))
+        except SizeFormatError:
+            message = f"a tolerance is a share or a size, '1%' or '10MiB', not {text!r}"
+            raise OptionError(message) from None
+
+    def exceeded(self, before: int, after: int) -> bool:
+        return after > before + before * self.share + self.size
 
 
 @dataclass(frozen=True)
@@ -45,6 +70,12 @@ class Comparison:
     def kinds(self) -> tuple[Change, ...]:
         """Every kind whose bytes changed, what grew most first."""
         return self._changes("kind")
+
+    def exceeds(self, tolerance: Tolerance) -> bool:
+        """Whether the peak or the persistent bytes grew by more than that."""
+        one, two = self.before, self.after
+        pairs = ((one.peak, two.peak), (one.persistent, two.persistent))
+        return any(tolerance.exceeded(*pair) for pair in pairs)
 
     def _changes(self, field: str) -> tuple[Change, ...]:
         before, after = (_sums(b, field) for b in (self.before, self.after))

@@ -24,7 +24,7 @@ class Format:
 
 FORMATS = {
     "memory_viz": Format(to_memory_viz, ".pickle", "pytorch.org/memory_viz"),
-    "chrome": Format(to_chrome, ".json", "ui.perfetto.dev, chrome://tracing"),
+    "chrome": Format(to_chrome, ".trace.json", "ui.perfetto.dev, chrome://tracing"),
     "minimalloc": Format(to_minimalloc, ".csv", "MiniMalloc"),
     "graphml": Format(to_graphml, ".graphml", "networkx, yEd, Gephi"),
 }
