@@ -23,6 +23,16 @@ class GraphRecord:
     def planned(self) -> bool:
         return self.plan is not None
 
+    def __str__(self) -> str:
+        p = self.plan
+        if p is None:
+            return f"{self.name}: unplanned, {self.reason}"
+        mib = 1 / 2**20
+        return (
+            f"{self.name}: {len(p.order)} ops, peak {p.peak * mib:.1f} MiB, "
+            f"bound {p.lower_bound * mib:.1f} MiB ({p.status}), {p.method}, {p.seconds:.2f} s"
+        )
+
 
 @dataclass(frozen=True)
 class Report:
@@ -45,20 +55,9 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"roam: {self.planned} graphs planned, {self.unplanned} unplanned"]
-        lines += [f"  {_line(g)}" for g in self.graphs]
+        lines += [f"  {g}" for g in self.graphs]
         lines += [f"  {n} calls ran without their plan: {why}" for why, n in self.detours.items()]
         return "\n".join(lines)
-
-
-def _line(graph: GraphRecord) -> str:
-    if graph.plan is None:
-        return f"{graph.name}: unplanned, {graph.reason}"
-    p = graph.plan
-    mib = 1 / 2**20
-    return (
-        f"{graph.name}: {len(p.order)} ops, peak {p.peak * mib:.1f} MiB, "
-        f"bound {p.lower_bound * mib:.1f} MiB ({p.status}), {p.method}, {p.seconds:.2f} s"
-    )
 
 
 _lock = threading.Lock()
