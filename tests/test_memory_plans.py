@@ -7,6 +7,7 @@ known, and the figures are the same on every machine.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def test_a_planted_regression_is_named_first(
     monkeypatch.delenv("CI", raising=False)
     model, batch = TINY["gpt2"].build(), TINY["gpt2"].batch()
     sound = roam.plan(model, loss=loss_of, **batch)
-    mlp = model.transformer.h[1].mlp
+    mlp: Any = model.get_submodule("transformer.h.1.mlp")
     mlp.act = Twice(mlp.act)
     planted = roam.plan(model, loss=loss_of, **batch)
 
@@ -66,6 +67,7 @@ def test_a_planted_regression_is_named_first(
     pytester.makepyfile(
         test_it="""
         from pathlib import Path
+from typing import Any
         from roam.inspect.step_plan import StepPlan
 
         def test_it(memory_plan):
