@@ -1,6 +1,7 @@
 """The picture of a plan: where every buffer lies, and what the step holds, op by op.
 
-address |      [ saved ------------- )
+address | .......[ outside, stacked )......         above the dotted line: what has no address
+        |      [ saved ------------- )
         |  [ saved ----------------------- )        one rectangle a slot, outlined blocks
         +----------------------------------> time
 bytes   |     ___/\\___  <- peak                     held: blocks, external, gradients, scratch
@@ -10,7 +11,6 @@ bytes   |     ___/\\___  <- peak                     held: blocks, external, gra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from roam.core.errors import GraphMismatchError, MissingExtraError, OptionError
 from roam.core.lifetime import live_curve, slots
 from roam.core.plan import Plan
-from roam.core.problem import Kind, Problem
-from roam.inspect.boxes import slot_kind
+from roam.core.problem import Problem
+from roam.inspect.boxes import boxes
 from roam.inspect.palette import BOUND, COLOURS, INK, LAYERS, LIVE
 
 if TYPE_CHECKING:
@@ -31,18 +31,6 @@ MIB = 2**20
 
 MANY = 400  # rectangles or ops from which an SVG holds them as pixels: shapes would fill megabytes
 EDGED = 1 / 250  # the share of the picture's height and width from which a rectangle gets an edge
-
-
-@dataclass(frozen=True)
-class Rectangle:
-    """One slot of the arena: times [lower, upper) in ops, addresses [offset, offset + size)."""
-
-    lower: int
-    upper: int
-    offset: int
-    size: int
-    kind: Kind
-    name: str
 
 
 def picture(problem: Problem, plan: Plan, path: str | Path) -> None:
@@ -75,20 +63,6 @@ def figure(problem: Problem, plan: Plan) -> Figure:
         ) from None
     with matplotlib.rc_context({"axes.edgecolor": "#888888"}):
         return _figure(problem, plan)
-
-
-def rectangles(problem: Problem, plan: Plan) -> list[Rectangle]:
-    """Every slot that the plan placed in the arena, in the order in which they begin."""
-    found = []
-    for slot in slots(problem, plan.order, plan.reuse):
-        head = slot.buffers[0]
-        if head in plan.offsets:
-            name = " / ".join(problem.buffers[b].name for b in slot.buffers)
-            kind = slot_kind(problem, slot)
-            found.append(
-                Rectangle(slot.lower, slot.upper, plan.offsets[head], slot.size, kind, name)
-            )
-    return found
 
 
 def layers(problem: Problem, plan: Plan) -> dict[str, list[int]]:
@@ -132,17 +106,19 @@ def _title(plan: Plan) -> str:
 
 def _draw_arena(axes: Axes, problem: Problem, plan: Plan) -> None:
     from matplotlib.collections import PolyCollection
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    found = rectangles(problem, plan)
-    width, height = max(len(plan.order), 1), max(plan.arena, 1)
-    large = [r.size > EDGED * height and r.upper - r.lower > EDGED * width for r in found]
+    found = boxes(problem, plan)
+    width = max(len(plan.order), 1)
+    height = max((b.offset + b.height for b in found), default=0) or 1
+    large = [b.height > EDGED * height and b.upper - b.lower > EDGED * width for b in found]
     for edged in (True, False):  # the small ones last, or the edges of the large would hide them
-        some = [r for r, big in zip(found, large, strict=True) if big == edged]
+        some = [b for b, big in zip(found, large, strict=True) if big == edged]
         axes.add_collection(
             PolyCollection(
-                [_corners(r.lower, r.upper, r.offset, r.size) for r in some],
-                facecolors=[COLOURS[r.kind] for r in some],
+                [_corners(b.lower, b.upper, b.offset, b.height) for b in some],
+                facecolors=[COLOURS[b.kind] for b in some],
                 edgecolors="white" if edged else "none",
                 linewidths=0.4 if edged else 0,
                 rasterized=len(found) > MANY,
@@ -158,10 +134,17 @@ def _draw_arena(axes: Axes, problem: Problem, plan: Plan) -> None:
         )
     )
     axes.set_ylim(0, height / MIB)
-    axes.set_ylabel("address in the arena, MiB")
-    here = [k for k in COLOURS if any(r.kind is k for r in found)]
-    keys = [Patch(facecolor=COLOURS[k], label=k.value) for k in here]
-    keys.append(Patch(facecolor="none", edgecolor=INK, label="block"))
+    axes.set_ylabel("address, MiB")
+    keys: list[Artist] = [
+        Patch(facecolor=COLOURS[k], label=k.value)
+        for k in COLOURS
+        if any(b.kind is k for b in found)
+    ]
+    if plan.blocks:
+        keys.append(Patch(facecolor="none", edgecolor=INK, label="block of the arena"))
+    if height > plan.arena:
+        axes.axhline(plan.arena / MIB, color=INK, linewidth=1, linestyle=":", clip_on=False)
+        keys.append(Line2D([], [], color=INK, linestyle=":", label="above: outside, stacked"))
     _legend(axes, keys, f"{len(found):,} rectangles")
 
 

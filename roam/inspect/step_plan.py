@@ -38,7 +38,7 @@ class Fits:
         return f"{'yes' if self.fits else 'no'}, {show_size(abs(self.margin))} {how}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StepPlan:
     """What a training step takes. A model with graph breaks has several graphs.
 
@@ -99,6 +99,9 @@ class StepPlan:
         """Whether the whole step fits into so many bytes ("24GiB"). Raises SizeFormatError."""
         capacity = parse_size(size)
         return Fits(self.total <= capacity, capacity - self.total, capacity)
+
+    def __repr__(self) -> str:
+        return f"<StepPlan: {str(self).splitlines()[0]}>"
 
     def __str__(self) -> str:
         lines = [
