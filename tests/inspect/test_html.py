@@ -120,10 +120,9 @@ def id_of(box: Box) -> str:
     return box.items[0].name
 
 
-@pytest.mark.parametrize("layers", [2500, 10_000])
-def test_a_large_step_stays_small(layers: int) -> None:
-    """GPT2-XL with folds has 2,920 ops and 1,906 places; these have 5,000 and 20,000 of each."""
-    html = to_html(chain(layers))
+def test_a_large_step_stays_small() -> None:
+    """GPT2-XL with folds has 2,920 ops and 1,906 places in memory; this has 10,000 of each."""
+    html = to_html(chain(5000))
     assert len(html.encode()) < 10**6
     arena, curve = pictures(html)
     assert len(titles(arena)) < 1500
