@@ -192,9 +192,8 @@ def _write_plan(out: Path) -> int:
     from roam.inspect.html import to_page
     from roam.inspect.picture import picture
     from roam.inspect.report import report
-    from roam.inspect.step_plan import StepPlan
 
-    step = StepPlan(report().graphs)
+    step = report().step
     if step.largest is None:
         raise UnplannableError(f"no graph was planned: {report()}")
     problem, plan = step.largest

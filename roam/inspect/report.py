@@ -5,9 +5,13 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from roam.core.plan import Plan
 from roam.core.problem import Problem
+
+if TYPE_CHECKING:
+    from roam.inspect.step_plan import StepPlan
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,16 @@ class Report:
     @property
     def unplanned(self) -> int:
         return len(self.graphs) - self.planned
+
+    @property
+    def step(self) -> StepPlan:
+        """The same graphs as a plan: to look at, to store, to compare."""
+        from roam.inspect.step_plan import StepPlan
+
+        return StepPlan(self.graphs)
+
+    def _repr_html_(self) -> str:
+        return self.step._repr_html_()
 
     def __str__(self) -> str:
         lines = [f"roam: {self.planned} graphs planned, {self.unplanned} unplanned"]

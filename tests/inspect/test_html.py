@@ -15,7 +15,7 @@ from roam.core.errors import OfflineError
 from roam.core.plan import Plan
 from roam.inspect.boxes import Box, boxes, gather, stack
 from roam.inspect.html import DRAWN, to_html, to_page
-from roam.inspect.report import GraphRecord
+from roam.inspect.report import GraphRecord, Report
 from roam.inspect.step_plan import StepPlan
 from tests.inspect.steps import MIB, chain, step
 
@@ -54,6 +54,11 @@ class Table(HTMLParser):
 
 def test_a_notebook_shows_the_plan() -> None:
     assert step()._repr_html_() == to_html(step())
+
+
+def test_so_does_a_report() -> None:
+    made = step()
+    assert Report(made.graphs, {})._repr_html_() == to_html(made)
 
 
 def test_the_summary_comes_first() -> None:
