@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from roam.core.lifetime import live_curve
-from roam.core.plan import Plan, committed_curve
+from roam.core.plan import Block, Plan, committed_curve
 from roam.core.problem import Problem
 from roam.core.sizes import show_size
 from roam.inspect.boxes import Box, boxes, gather
@@ -100,28 +100,39 @@ def _caption(plan: Plan, found: Sequence[Box], drawn: Sequence[Box]) -> str:
     if len(drawn) < len(found):
         parts.append("small ones drawn together")
     if plan.blocks:
-        parts.append("outlined: the blocks of the arena")
+        tall = (
+            " that are tall enough" if len(_outlined(plan, _up(drawn))) < len(plan.blocks) else ""
+        )
+        parts.append(f"outlined: the blocks of the arena{tall}")
     if any(b.offset >= plan.arena for b in drawn):
         parts.append("above the dotted line: outside the arena, stacked here for the picture")
     return "; ".join(parts)
 
 
 def _arena(problem: Problem, plan: Plan, drawn: Sequence[Box]) -> str:
-    top = max((b.offset + b.height for b in drawn), default=0) or 1
-    across, up = WIDTH / max(len(plan.order), 1), ARENA / top
+    across, up = WIDTH / max(len(plan.order), 1), _up(drawn)
     lines = [_rectangle(b, across, up) for b in drawn]
-    for block in plan.blocks:
+    for block in _outlined(plan, up):
         x, y = block.lower * across, ARENA - (block.offset + block.size) * up
         width, height = (block.upper - block.lower) * across, block.size * up
         lines.append(
             f'<path d="M{x:.1f} {y:.1f}h{width:.1f}v{height:.1f}h{-width:.1f}z" fill="none" '
             f'stroke="{INK}" pointer-events="none"/>'
         )
-    if plan.arena < top:
+    if any(b.offset >= plan.arena for b in drawn):
         y = ARENA - plan.arena * up
         lines.append(f'<path d="M0 {y:.1f}H{WIDTH}" stroke="{INK}" stroke-dasharray="2 3"/>')
     lines += [_phase_line(problem, plan, ARENA, across)]
     return _svg("roam-arena", ARENA, lines)
+
+
+def _up(drawn: Sequence[Box]) -> float:
+    """Units of height a byte."""
+    return ARENA / (max((b.offset + b.height for b in drawn), default=0) or 1)
+
+
+def _outlined(plan: Plan, up: float) -> list[Block]:
+    return [block for block in plan.blocks if block.size * up > 2 * EDGED]
 
 
 def _rectangle(box: Box, across: float, up: float) -> str:

@@ -124,9 +124,10 @@ def _draw_arena(axes: Axes, problem: Problem, plan: Plan) -> None:
                 rasterized=len(found) > MANY,
             )
         )
+    blocks = [b for b in plan.blocks if b.size > 4 * EDGED * height]  # or they were all outline
     axes.add_collection(
         PolyCollection(
-            [_corners(b.lower, b.upper, b.offset, b.size) for b in plan.blocks],
+            [_corners(b.lower, b.upper, b.offset, b.size) for b in blocks],
             facecolors="none",
             edgecolors=INK,
             linewidths=0.8,
@@ -140,7 +141,7 @@ def _draw_arena(axes: Axes, problem: Problem, plan: Plan) -> None:
         for k in COLOURS
         if any(b.kind is k for b in found)
     ]
-    if plan.blocks:
+    if blocks:
         keys.append(Patch(facecolor="none", edgecolor=INK, label="block of the arena"))
     if height > plan.arena:
         axes.axhline(plan.arena / MIB, color=INK, linewidth=1, linestyle=":", clip_on=False)
