@@ -67,7 +67,6 @@ def test_a_planted_regression_is_named_first(
     pytester.makepyfile(
         test_it="""
         from pathlib import Path
-from typing import Any
         from roam.inspect.step_plan import StepPlan
 
         def test_it(memory_plan):
