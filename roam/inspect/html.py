@@ -100,10 +100,8 @@ def _caption(plan: Plan, found: Sequence[Box], drawn: Sequence[Box]) -> str:
     if len(drawn) < len(found):
         parts.append("small ones drawn together")
     if plan.blocks:
-        tall = (
-            " that are tall enough" if len(_outlined(plan, _up(drawn))) < len(plan.blocks) else ""
-        )
-        parts.append(f"outlined: the blocks of the arena{tall}")
+        every = len(_outlined(plan, _up(drawn))) == len(plan.blocks)
+        parts.append(f"outlined: the {'' if every else 'taller '}blocks of the arena")
     if any(b.offset >= plan.arena for b in drawn):
         parts.append("above the dotted line: outside the arena, stacked here for the picture")
     return "; ".join(parts)
