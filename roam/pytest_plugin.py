@@ -62,27 +62,34 @@ class MemoryPlan:
         """Fails where the peak or the persistent bytes grew beyond the golden's by more than so.
 
         tolerance: a share of the golden's bytes ("1%"), or bytes (4096, "10MiB"). name: tells
-        the checks of one test apart. A missing golden fails too. What shrank by more passes, with
-        a remark at the end of the run. Raises OptionError for a bad tolerance or name.
+        the checks of one test apart. A missing golden fails too, and so does a graph without a
+        plan, whose memory nobody knows. What shrank by more passes, with a remark at the end of
+        the run. Raises OptionError for a bad tolerance or name.
         """
         from roam.inspect.breakdown import breakdown, breakdown_from_json
         from roam.inspect.compare import Tolerance, compare
 
         path = golden_path(self.item, name)
         if path in self.checked:
-            raise OptionError(f"two checks of {self.item.name} share a golden: give them a name=")
+            raise OptionError(f"two checks of {_name(self.item)} share a golden: give them a name=")
         self.checked.add(path)
         self.ledger.used[self.item.path].add(path)
         allowed = Tolerance.parse(tolerance)
+        for graph in plan.graphs:
+            if not graph.planned:
+                pytest.fail(f"nobody knows what the step takes: {graph}", pytrace=False)
         now = breakdown(plan)
         if self.update:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(now.to_json(self.item.name))
+            path.write_bytes(now.to_json(_name(self.item)))
             return
         command = f"pytest {UPDATE} '{self.item.nodeid}'"
         if not path.exists():
             pytest.fail(f"no golden {_shown(path)}\nto write it: {command}", pytrace=False)
-        golden, _ = breakdown_from_json(path.read_bytes())
+        golden, test = breakdown_from_json(path.read_bytes())
+        if test != _name(self.item):
+            said = f"{_shown(path)} is the golden of {test}: rename one of the tests, and run"
+            pytest.fail(f"{said} {command}", pytrace=False)
         grown = compare(golden, now)
         if grown.exceeds(allowed):
             said = f"the plan takes more than its golden {_shown(path)} and {tolerance}\n"
@@ -95,9 +102,14 @@ class MemoryPlan:
 
 def golden_path(item: pytest.Item, name: str = "") -> Path:
     """Where the golden of a test lies: letters, digits, `-`, `_` and `.` only."""
-    told = ".".join(filter(None, (item.name, name)))
+    told = ".".join(filter(None, (_name(item), name)))
     clean = re.sub(r"[^\w.-]+", "-", told).strip("-")
     return item.path.parent / FOLDER / item.path.stem / f"{clean}.json"
+
+
+def _name(item: pytest.Item) -> str:
+    """What tells a test from the others in its file: its class, name and parameters."""
+    return item.nodeid.partition("::")[2]
 
 
 def _shown(path: Path) -> str:
@@ -118,12 +130,12 @@ class _Ledger:
     remarks: list[str] = field(default_factory=list)
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
-        self.tests[item.path].add(item.name)
+        self.tests[item.path].add(_name(item))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, None, None]:
         yield  # raises where the test fails
-        self.passed[item.path].add(item.name)
+        self.passed[item.path].add(_name(item))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:

@@ -174,3 +174,49 @@ def test_two_checks_need_names(pytester: pytest.Pytester, monkeypatch: pytest.Mo
     result = pytester.runpytest_inprocess(UPDATE)
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*OptionError: two checks of test_unnamed share a golden*"])
+
+
+def test_tests_that_share_a_golden(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Classes have goldens of their own; names that differ in odd characters only are refused."""
+    monkeypatch.delenv("CI", raising=False)
+    pytester.makepyfile(
+        """
+        import pytest
+        from tests.inspect.steps import step
+
+        class TestOne:
+            def test_it(self, memory_plan):
+                memory_plan.check(step())
+
+        class TestTwo:
+            def test_it(self, memory_plan):
+                memory_plan.check(step(saved=3))
+
+        @pytest.mark.parametrize("name", ["a+b", "a-b"])
+        def test_names(memory_plan, name):
+            memory_plan.check(step())
+        """
+    )
+    pytester.runpytest_inprocess(UPDATE).assert_outcomes(passed=4)
+    result = pytester.runpytest_inprocess()
+    result.assert_outcomes(passed=3, failed=1)
+    result.stdout.fnmatch_lines(["*test_names-a-b.json is the golden of test_names?a-b?: rename*"])
+
+
+def test_a_graph_without_a_plan_fails(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        from roam.inspect.report import GraphRecord
+        from roam.inspect.step_plan import StepPlan
+        from tests.inspect.steps import step
+
+        def test_it(memory_plan):
+            odd = GraphRecord("odd", reason="a size that depends on data")
+            memory_plan.check(StepPlan((*step().graphs, odd)))
+        """
+    )
+    result = pytester.runpytest_inprocess()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["nobody knows what the step takes: odd: unplanned, a size *"])

@@ -105,7 +105,7 @@ class StepPlan:
 
     def __str__(self) -> str:
         lines = [
-            f"{_count(len(self.planned))}, total {show_size(self.total)}: transient "
+            f"{_count(len(self.planned), len(self.graphs))}, total {show_size(self.total)}: transient "
             f"{show_size(self.peak)} (at least {show_size(self.lower_bound)}), persistent "
             f"{show_size(self.persistent)}"
         ]
@@ -165,8 +165,9 @@ class StepPlan:
         return step
 
 
-def _count(graphs: int) -> str:
-    return "1 graph" if graphs == 1 else f"{graphs} graphs"
+def _count(planned: int, graphs: int) -> str:
+    more = f" (and {graphs - planned} without a plan, not counted)" if graphs > planned else ""
+    return f"{planned} graph{'' if planned == 1 else 's'}{more}"
 
 
 class _Head(msgspec.Struct):

@@ -96,6 +96,12 @@ def test_what_several_graphs_use_counts_once() -> None:
     assert twice.peak == 2 * step().peak == breakdown(twice).peak
 
 
+def test_graphs_without_a_plan_are_not_hidden() -> None:
+    odd = GraphRecord("odd", reason="unknown")
+    assert str(StepPlan((*step().graphs, odd))).startswith("1 graph (and 1 without a plan, not")
+    assert str(StepPlan(step().graphs * 2)).startswith("2 graphs, total")
+
+
 def test_a_breakdown_has_a_part_a_line() -> None:
     found = breakdown(step())
     text = found.to_json("test_it")
