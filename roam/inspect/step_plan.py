@@ -105,8 +105,8 @@ class StepPlan:
 
     def __str__(self) -> str:
         lines = [
-            f"{_count(len(self.planned), len(self.graphs))}, total {show_size(self.total)}: transient "
-            f"{show_size(self.peak)} (at least {show_size(self.lower_bound)}), persistent "
+            f"{_count(len(self.planned), len(self.graphs))}, total {show_size(self.total)}: "
+            f"transient {show_size(self.peak)} (at least {show_size(self.lower_bound)}), persistent "
             f"{show_size(self.persistent)}"
         ]
         for kind, size in sorted(self.persistent_by_kind.items(), key=lambda x: -x[1]):
