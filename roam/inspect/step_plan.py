@@ -106,8 +106,8 @@ class StepPlan:
     def __str__(self) -> str:
         lines = [
             f"{_count(len(self.planned), len(self.graphs))}, total {show_size(self.total)}: "
-            f"transient {show_size(self.peak)} (at least {show_size(self.lower_bound)}), persistent "
-            f"{show_size(self.persistent)}"
+            f"transient {show_size(self.peak)} (at least {show_size(self.lower_bound)}), "
+            f"persistent {show_size(self.persistent)}"
         ]
         for kind, size in sorted(self.persistent_by_kind.items(), key=lambda x: -x[1]):
             lines.append(f"  {kind.value:10} {show_size(size):>12}  all the time")
