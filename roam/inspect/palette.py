@@ -1,5 +1,6 @@
 """The colours of every picture: Okabe and Ito's palette (jfly.uni-koeln.de/color), which every
-kind of colour vision tells apart.
+kind of colour vision tells apart. Released gradients are a lighter tone of the gradients' green:
+the two are the same thing to a reader, and no step has much of both.
 """
 
 from __future__ import annotations
