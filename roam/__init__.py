@@ -12,6 +12,7 @@ from roam.core.problem import Problem
 from roam.inspect.report import Report, report, reset_report
 
 if TYPE_CHECKING:
+    from roam.inspect.compare import compare
     from roam.inspect.measure import Measurement, measure_peak
     from roam.inspect.step_plan import StepPlan
     from roam.lowering.memory import release
@@ -26,6 +27,7 @@ __all__ = [
     "RoamError",
     "StepPlan",
     "UnplannedWarning",
+    "compare",
     "compile_step",
     "measure_peak",
     "plan",
@@ -37,6 +39,7 @@ __all__ = [
 _NEED_TORCH = {  # imported when first asked for: whoever looks at a plan does not wait for torch
     "Measurement": "roam.inspect.measure",
     "StepPlan": "roam.inspect.step_plan",
+    "compare": "roam.inspect.compare",
     "compile_step": "roam.whole_step",
     "measure_peak": "roam.inspect.measure",
     "plan": "roam.offline",

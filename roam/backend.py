@@ -25,7 +25,7 @@ from torch import fx
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.exc import ShortenTraceback, TorchDynamoException
 from torch._functorch.partitioners import default_partition
-from torch._guards import CompileContext, TracingContext
+from torch._guards import CompileContext, CompileId, TracingContext
 
 from roam.capture import Captured, Numbers, capture
 from roam.core.errors import OptionError, UnplannableError, UnplannedWarning
@@ -34,6 +34,7 @@ from roam.lowering.aten import Boxed, Lowered, boxed, lower
 from roam.lowering.memory import Shelf
 from roam.lowering.probe import probe
 from roam.lowering.tickets import Claims, Ticket, held
+from roam.lowering.trace import tell
 from roam.options import Options
 from roam.passes.common_subexpressions import CommonSubexpressions
 from roam.passes.cross_entropy_backward import CrossEntropyBackward
@@ -133,6 +134,7 @@ class Step:
     options: Options
     parameters: frozenset[int]
     names: tuple[str, ...]
+    compile_id: CompileId | None = None  # dynamo's, for its structured trace
     outputs: int | None = None
     own_saved: int | None = None  # an output of the forward that only its backward holds
     forward: fx.GraphModule | None = None
@@ -145,7 +147,9 @@ class Step:
 
     @classmethod
     def of(cls, gm: fx.GraphModule, options: Options, example_inputs: Sequence[Any]) -> Self:
-        return cls(_name(gm), options, _parameters(example_inputs), _source_names(gm))
+        here = CompileContext.current_compile_id()
+        names = _source_names(gm)
+        return cls(_name(gm), options, _parameters(example_inputs), names, compile_id=here)
 
     def partition(
         self, joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **how: Any
@@ -261,8 +265,9 @@ class Step:
         hold = self.options.arena == "keep"
         found = plan(captured.problem, Settings(self.options.planning_seconds, hold))
         lowered = lower(captured, found, roots, Shelf() if hold else None)
-        self.record(GraphRecord(self.name, captured.problem, found))
-        log.info("%s: peak %d bytes, bound %d", self.name, found.peak, found.lower_bound)
+        graph = GraphRecord(self.name, captured.problem, found)
+        self.record(graph)
+        tell(graph, self.compile_id)
         return lowered
 
     def graphs(self, folded: dict[int, torch.nn.Parameter]) -> list[fx.GraphModule]:

@@ -1,4 +1,4 @@
-"""The command line: `roam demo`, `roam bench zoo`, `roam show`.
+"""The command line: `roam demo`, `roam bench ...`; the commands about plans are in cli_plans.py.
 
 What a command needs is imported when it runs, so that `roam --help` answers at once.
 """
@@ -6,21 +6,14 @@ What a command needs is imported when it runs, so that `roam --help` answers at 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
 
+from roam import cli_plans
 from roam.cli_bench import bench
-from roam.core.errors import OptionError, RoamError
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from roam.core.plan import Plan
-    from roam.core.problem import Problem
-
-MIB = 2**20
+from roam.core.errors import RoamError
 
 
 class _OneLine(TyperGroup):
@@ -44,6 +37,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(bench, name="bench")
+cli_plans.register(app)
 
 
 @app.callback()
@@ -95,93 +89,6 @@ def demo(
     outcomes = run(settings, out, contender or CONTENDERS)
     if any(o.error for o in outcomes):
         raise typer.Exit(1)
-
-
-@app.command()
-def show(
-    plan: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A plan file, JSON.")],
-    problem: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Its problem file: checks the plan too."),
-    ] = None,
-    text: Annotated[
-        bool, typer.Option("--text", help="Print the whole plan, op by op. Needs --problem.")
-    ] = False,
-    picture: Annotated[
-        Path | None, typer.Option(help="Draw it, .svg or .png. Needs --problem.")
-    ] = None,
-) -> None:
-    """Summarise a plan file."""
-    from rich.console import Console
-
-    from roam.core.check import check
-    from roam.core.files import problem_from_json
-    from roam.core.plan import Plan
-    from roam.core.text import plan_to_text
-
-    found = problem_from_json(problem.read_bytes()) if problem is not None else None
-    read = Plan.from_json(plan.read_bytes(), found)
-    if found is None:
-        if text or picture is not None:
-            raise OptionError("--text and --picture need the problem too: add --problem FILE")
-    else:
-        check(found, read)
-        if picture is not None:
-            from roam.inspect.picture import picture as draw
-
-            draw(found, read, picture)
-    if text and found is not None:
-        typer.echo(plan_to_text(read, found), nl=False)
-    else:
-        Console().print(_summary(read, found))
-
-
-def _summary(plan: Plan, problem: Problem | None) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    found = Table(
-        title=plan.problem, title_justify="left", box=box.SIMPLE, show_header=False, pad_edge=False
-    )
-    found.add_column(no_wrap=True)
-    found.add_column()
-    for name, value in (
-        ("ops", f"{len(plan.order):,}"),
-        ("peak", f"{_mib(plan.peak)}, {plan.status}"),
-        ("lower bound", f"{_mib(plan.lower_bound)}, gap {plan.gap:.2%}"),
-        ("live peak", f"{_mib(plan.live_peak)}, fragmentation {plan.fragmentation:.2%}"),
-        ("arena", _mib(plan.arena)),
-        ("its blocks", f"{len(plan.blocks):,}"),
-        ("its buffers", f"{len(plan.offsets):,}"),
-        ("persistent", _mib(plan.persistent)),
-        ("total", _mib(plan.total)),
-        ("method", f"{plan.method}, {plan.seconds:.2f} s"),
-        ("fingerprint", plan.fingerprint),
-    ):
-        found.add_row(name, value)
-    if problem is not None:
-        found.add_row("at the peak", _worst_moment(problem, plan))
-    return found
-
-
-def _worst_moment(problem: Problem, plan: Plan) -> str:
-    """Which op is running when the most is held, and what that is."""
-    from roam.inspect.picture import layers
-
-    parts = layers(problem, plan)
-    held = [sum(at) for at in zip(*parts.values(), strict=True)]
-    if not held:
-        return "no ops"
-    t = held.index(max(held))
-    op = problem.ops[plan.order[t]]
-    where = f" in {op.where}" if op.where else ""
-    return f"op {t}, {op.name}{where}: " + ", ".join(
-        f"{name} {_mib(curve[t])}" for name, curve in parts.items() if curve[t]
-    )
-
-
-def _mib(size: int) -> str:
-    return f"{size / MIB:,.2f} MiB"
 
 
 def main() -> None:

@@ -14,10 +14,7 @@ from roam.bench import text_corpus
 from roam.bench.demo import demo
 from roam.bench.demo_worker import Outcome, Settings
 from roam.cli import app
-from roam.core.errors import OptionError, PlanError
-from roam.core.files import problem_to_json
-from roam.core.plan import Plan
-from roam.core.problem import Buffer, Home, Kind, Op, Problem
+from roam.core.errors import OptionError
 
 SMALL = Settings(layers=1, heads=1, width=16, seq=16, batch=1, steps=4, threads=1)
 
@@ -26,21 +23,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> tuple[Path, Path]:
-    """A plan file and its problem file."""
-    problem = Problem(
-        "tiny",
-        (Buffer("x", 64, Kind.INPUT, Home.USER), Buffer("y", 64, Kind.OUTPUT, Home.EXTERNAL)),
-        (Op("copy", reads=(0,), creates=(1,)),),
-    )
-    plan = Plan("tiny", problem.fingerprint, (0,), {}, {}, (), 64, 64, 64, 64, "hand")
-    (tmp_path / "plan.json").write_bytes(plan.to_json())
-    (tmp_path / "problem.json").write_bytes(problem_to_json(problem))
-    return tmp_path / "plan.json", tmp_path / "problem.json"
-
-
-@pytest.mark.parametrize("command", [[], ["demo"], ["show"], ["bench"], ["bench", "zoo"]])
+@pytest.mark.parametrize("command", [[], ["demo"], ["bench"], ["bench", "zoo"]])
 def test_help(command: list[str]) -> None:
     result = run(*command, "--help")
     assert result.exit_code == 0
@@ -49,63 +32,10 @@ def test_help(command: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [["nothing"], ["show"], ["demo", "--layers", "0"], ["bench", "zoo", "--only", "nothing"]],
+    [["nothing"], ["demo", "--layers", "0"], ["bench", "zoo", "--only", "nothing"]],
 )
 def test_what_typer_does_not_know_exits_2(command: list[str]) -> None:
     assert run(*command).exit_code == 2
-
-
-def test_show(files: tuple[Path, Path]) -> None:
-    result = run("show", files[0])
-    assert result.exit_code == 0
-    assert "tiny" in result.stdout
-    assert "OPTIMAL" in result.stdout
-
-
-def test_show_with_the_problem_names_the_worst_op(files: tuple[Path, Path]) -> None:
-    result = run("show", files[0], "--problem", files[1])
-    assert result.exit_code == 0
-    assert "op 0, copy" in result.stdout
-
-
-def test_show_text(files: tuple[Path, Path]) -> None:
-    result = run("show", files[0], "--problem", files[1], "--text")
-    assert result.exit_code == 0
-    assert "run copy" in result.stdout
-
-
-def test_show_picture(files: tuple[Path, Path], tmp_path: Path) -> None:
-    assert (
-        run("show", files[0], "--problem", files[1], "--picture", tmp_path / "p.svg").exit_code == 0
-    )
-    assert (tmp_path / "p.svg").stat().st_size > 0
-
-
-def test_a_bad_plan_file_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "plan.json").write_bytes(b"\xff not json")
-    result = run("show", tmp_path / "plan.json")
-    assert result.exit_code == 1
-    assert result.stderr.startswith("roam: not a whole plan file")
-    assert result.stderr.count("\n") == 1
-
-
-def test_show_text_without_the_problem_says_what_to_add(files: tuple[Path, Path]) -> None:
-    result = run("show", files[0], "--text")
-    assert result.exit_code == 1
-    assert "--problem" in result.stderr
-
-
-def test_a_plan_that_is_not_valid_is_refused(files: tuple[Path, Path]) -> None:
-    plan = Plan.from_json(files[0].read_bytes())
-    files[0].write_bytes(msgspec.structs.replace(plan, peak=1).to_json())
-    assert run("show", files[0], "--problem", files[1]).exit_code == 1
-
-
-def test_traceback_lets_the_error_through(files: tuple[Path, Path]) -> None:
-    plan = Plan.from_json(files[0].read_bytes())
-    files[0].write_bytes(msgspec.structs.replace(plan, peak=1).to_json())
-    result = run("--traceback", "show", files[0], "--problem", files[1])
-    assert isinstance(result.exception, PlanError)
 
 
 def test_the_corpus_is_the_same_every_time() -> None:

@@ -35,7 +35,7 @@ def demo(
     """Runs the contenders one after another, prints the table, and returns their outcomes.
 
     Writes into `out`: results.json, what each contender printed (NAME.log), and for roam its plan
-    (plan.json, problem.json) and the picture of it (plan.svg, plan.png). Raises OptionError for
+    (plan.json, plan.html) and the picture of it (plan.svg, plan.png). Raises OptionError for
     settings that make no model.
     """
     _check(settings)
@@ -138,7 +138,7 @@ def notes(outcomes: Sequence[Outcome], out: Path) -> list[str]:
             f"{_against(roam.whole, eager.whole)} in the whole step."
         )
     if roam is not None:
-        lines.append(f"The plan, its problem and its picture are in {out}.")
+        lines.append(f"The plan, its page (plan.html) and its picture are in {out}.")
     return lines
 
 

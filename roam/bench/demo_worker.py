@@ -20,7 +20,6 @@ import msgspec
 from roam.bench.children import resident_peak
 from roam.bench.text_corpus import text
 from roam.core.errors import MissingExtraError, UnplannableError
-from roam.core.files import problem_to_json
 
 if TYPE_CHECKING:
     import torch
@@ -186,19 +185,20 @@ def _batches(settings: Settings) -> list[Tensor]:
 
 
 def _write_plan(out: Path) -> int:
-    """Writes the plan of the largest graph, with its problem and its picture; returns its peak.
+    """Writes the plan, the same as a page, and a picture of it; returns the largest graph's peak.
 
     Raises UnplannableError when the backend planned nothing.
     """
+    from roam.inspect.html import to_page
     from roam.inspect.picture import picture
     from roam.inspect.report import report
 
-    planned = [(g.problem, g.plan) for g in report().graphs if g.problem and g.plan]
-    if not planned:
+    step = report().step
+    if step.largest is None:
         raise UnplannableError(f"no graph was planned: {report()}")
-    problem, plan = max(planned, key=lambda pair: pair[1].peak)
-    (out / "plan.json").write_bytes(plan.to_json())
-    (out / "problem.json").write_bytes(problem_to_json(problem))
+    problem, plan = step.largest
+    (out / "plan.json").write_bytes(step.to_json())
+    (out / "plan.html").write_text(to_page(step), encoding="utf-8")
     picture(problem, plan, out / "plan.svg")
     picture(problem, plan, out / "plan.png")
     return plan.peak

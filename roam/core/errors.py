@@ -85,6 +85,10 @@ class OfflineError(RoamError):
     """A model that cannot be planned without running it."""
 
 
+class FactoryError(RoamError):
+    """A function named on the command line that makes nothing to plan."""
+
+
 class SizeFormatError(RoamError, ValueError):
     """A text that names no number of bytes."""
 

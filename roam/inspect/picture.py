@@ -1,6 +1,7 @@
 """The picture of a plan: where every buffer lies, and what the step holds, op by op.
 
-address |      [ saved ------------- )
+address | .......[ outside, stacked )......         above the dotted line: what has no address
+        |      [ saved ------------- )
         |  [ saved ----------------------- )        one rectangle a slot, outlined blocks
         +----------------------------------> time
 bytes   |     ___/\\___  <- peak                     held: blocks, external, gradients, scratch
@@ -10,15 +11,16 @@ bytes   |     ___/\\___  <- peak                     held: blocks, external, gra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from roam.core.errors import GraphMismatchError, MissingExtraError, OptionError
-from roam.core.lifetime import Slot, live_curve, slots
+from roam.core.lifetime import live_curve, slots
 from roam.core.plan import Plan
-from roam.core.problem import Kind, Problem
+from roam.core.problem import Problem
+from roam.inspect.boxes import boxes
+from roam.inspect.palette import BOUND, COLOURS, INK, LAYERS, LIVE
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -27,38 +29,8 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 
-# Okabe and Ito's palette, told apart by every kind of colour vision (jfly.uni-koeln.de/color).
-COLOURS = {
-    Kind.SAVED: "#0072B2",
-    Kind.TEMPORARY: "#E69F00",
-    Kind.GRADIENT: "#009E73",
-    Kind.RELEASED: "#44AA99",
-    Kind.OUTPUT: "#CC79A7",
-    Kind.STATE: "#D55E00",
-    Kind.INPUT: "#F0E442",
-    Kind.PARAMETER: "#56B4E9",
-}
-LAYERS = {
-    "arena blocks": "#C9D3DE",
-    "external": "#B48EAD",
-    "gradients, outputs": "#8CCBB5",
-    "scratch": "#E3B8A0",
-}
-INK = "#222222"
 MANY = 400  # rectangles or ops from which an SVG holds them as pixels: shapes would fill megabytes
 EDGED = 1 / 250  # the share of the picture's height and width from which a rectangle gets an edge
-
-
-@dataclass(frozen=True)
-class Rectangle:
-    """One slot of the arena: times [lower, upper) in ops, addresses [offset, offset + size)."""
-
-    lower: int
-    upper: int
-    offset: int
-    size: int
-    kind: Kind
-    name: str
 
 
 def picture(problem: Problem, plan: Plan, path: str | Path) -> None:
@@ -70,6 +42,17 @@ def picture(problem: Problem, plan: Plan, path: str | Path) -> None:
     path = Path(path)
     if path.suffix not in (".svg", ".png"):
         raise OptionError(f"a picture is a .svg or a .png file, not {path.name!r}")
+    drawn = figure(problem, plan)
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "roam"}):
+        # No date inside: the same plan gives the same file.
+        metadata = {"Date": None} if path.suffix == ".svg" else None
+        drawn.savefig(path, dpi=160, metadata=metadata)
+
+
+def figure(problem: Problem, plan: Plan) -> Figure:
+    """The picture, for matplotlib: raises what `picture` raises."""
     if plan.fingerprint != problem.fingerprint:
         raise GraphMismatchError(f"the plan is of {plan.problem!r}, not of {problem.name!r}")
     try:
@@ -78,24 +61,8 @@ def picture(problem: Problem, plan: Plan, path: str | Path) -> None:
         raise MissingExtraError(
             "pictures need matplotlib: pip install roam-planner[demo]"
         ) from None
-    with matplotlib.rc_context({"axes.edgecolor": "#888888", "svg.hashsalt": "roam"}):
-        # No date inside: the same plan gives the same file.
-        metadata = {"Date": None} if path.suffix == ".svg" else None
-        _figure(problem, plan).savefig(path, dpi=160, metadata=metadata)
-
-
-def rectangles(problem: Problem, plan: Plan) -> list[Rectangle]:
-    """Every slot that the plan placed in the arena, in the order in which they begin."""
-    found = []
-    for slot in slots(problem, plan.order, plan.reuse):
-        head = slot.buffers[0]
-        if head in plan.offsets:
-            name = " / ".join(problem.buffers[b].name for b in slot.buffers)
-            kind = _kind(problem, slot)
-            found.append(
-                Rectangle(slot.lower, slot.upper, plan.offsets[head], slot.size, kind, name)
-            )
-    return found
+    with matplotlib.rc_context({"axes.edgecolor": "#888888"}):
+        return _figure(problem, plan)
 
 
 def layers(problem: Problem, plan: Plan) -> dict[str, list[int]]:
@@ -113,12 +80,6 @@ def layers(problem: Problem, plan: Plan) -> dict[str, list[int]]:
     curves = {name: list(accumulate(steps))[:-1] for name, steps in change.items()}
     curves["scratch"] = [problem.ops[i].scratch for i in plan.order]
     return curves
-
-
-def _kind(problem: Problem, slot: Slot) -> Kind:
-    """A chain is saved when any of its links is: that is why it lives so long."""
-    kinds = [problem.buffers[b].kind for b in slot.buffers]
-    return Kind.SAVED if Kind.SAVED in kinds else kinds[-1]
 
 
 def _figure(problem: Problem, plan: Plan) -> Figure:
@@ -145,25 +106,28 @@ def _title(plan: Plan) -> str:
 
 def _draw_arena(axes: Axes, problem: Problem, plan: Plan) -> None:
     from matplotlib.collections import PolyCollection
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    found = rectangles(problem, plan)
-    width, height = max(len(plan.order), 1), max(plan.arena, 1)
-    large = [r.size > EDGED * height and r.upper - r.lower > EDGED * width for r in found]
+    found = boxes(problem, plan)
+    width = max(len(plan.order), 1)
+    height = max((b.offset + b.height for b in found), default=0) or 1
+    large = [b.height > EDGED * height and b.upper - b.lower > EDGED * width for b in found]
     for edged in (True, False):  # the small ones last, or the edges of the large would hide them
-        some = [r for r, big in zip(found, large, strict=True) if big == edged]
+        some = [b for b, big in zip(found, large, strict=True) if big == edged]
         axes.add_collection(
             PolyCollection(
-                [_corners(r.lower, r.upper, r.offset, r.size) for r in some],
-                facecolors=[COLOURS[r.kind] for r in some],
+                [_corners(b.lower, b.upper, b.offset, b.height) for b in some],
+                facecolors=[COLOURS[b.kind] for b in some],
                 edgecolors="white" if edged else "none",
                 linewidths=0.4 if edged else 0,
                 rasterized=len(found) > MANY,
             )
         )
+    blocks = [b for b in plan.blocks if b.size > 4 * EDGED * height]  # or they were all outline
     axes.add_collection(
         PolyCollection(
-            [_corners(b.lower, b.upper, b.offset, b.size) for b in plan.blocks],
+            [_corners(b.lower, b.upper, b.offset, b.size) for b in blocks],
             facecolors="none",
             edgecolors=INK,
             linewidths=0.8,
@@ -171,10 +135,17 @@ def _draw_arena(axes: Axes, problem: Problem, plan: Plan) -> None:
         )
     )
     axes.set_ylim(0, height / MIB)
-    axes.set_ylabel("address in the arena, MiB")
-    here = [k for k in COLOURS if any(r.kind is k for r in found)]
-    keys = [Patch(facecolor=COLOURS[k], label=k.value) for k in here]
-    keys.append(Patch(facecolor="none", edgecolor=INK, label="block"))
+    axes.set_ylabel("address, MiB")
+    keys: list[Artist] = [
+        Patch(facecolor=COLOURS[k], label=k.value)
+        for k in COLOURS
+        if any(b.kind is k for b in found)
+    ]
+    if blocks:
+        keys.append(Patch(facecolor="none", edgecolor=INK, label="block of the arena"))
+    if height > plan.arena:
+        axes.axhline(plan.arena / MIB, color=INK, linewidth=1, linestyle=":", clip_on=False)
+        keys.append(Line2D([], [], color=INK, linestyle=":", label="above: outside, stacked"))
     _legend(axes, keys, f"{len(found):,} rectangles")
 
 
@@ -199,8 +170,8 @@ def _draw_held(axes: Axes, problem: Problem, plan: Plan) -> None:
         below = above
     live = [now / MIB for now in live_curve(problem, plan.order, plan.reuse)]
     axes.step(edges, _stretch(below), where="post", color=INK, linewidth=1.0)
-    axes.step(edges, _stretch(live), where="post", color="#0072B2", linewidth=0.9)
-    axes.axhline(plan.lower_bound / MIB, color="#D55E00", linewidth=1.1, linestyle=(0, (5, 3)))
+    axes.step(edges, _stretch(live), where="post", color=LIVE, linewidth=0.9)
+    axes.axhline(plan.lower_bound / MIB, color=BOUND, linewidth=1.1, linestyle=(0, (5, 3)))
     peak = max(below, default=0.0)
     at = below.index(peak) if below else 0
     axes.plot([at + 0.5], [peak], marker="v", color=INK, markersize=7, clip_on=False)
@@ -211,8 +182,8 @@ def _draw_held(axes: Axes, problem: Problem, plan: Plan) -> None:
         axes,
         [
             Line2D([], [], color=INK, marker="v", label=f"held, peak {peak:,.1f} MiB"),
-            Line2D([], [], color="#0072B2", label=f"live, peak {max(live, default=0):,.1f} MiB"),
-            Line2D([], [], color="#D55E00", linestyle="--", label="lower bound"),
+            Line2D([], [], color=LIVE, label=f"live, peak {max(live, default=0):,.1f} MiB"),
+            Line2D([], [], color=BOUND, linestyle="--", label="lower bound"),
             *(Patch(facecolor=LAYERS[name], label=name) for name in reversed(parts)),
         ],
         "held while each op runs",

@@ -6,9 +6,13 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from roam.core.plan import Plan
 from roam.core.problem import Problem
+
+if TYPE_CHECKING:
+    from roam.inspect.step_plan import StepPlan
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,16 @@ class GraphRecord:
     @property
     def planned(self) -> bool:
         return self.plan is not None
+
+    def __str__(self) -> str:
+        p = self.plan
+        if p is None:
+            return f"{self.name}: unplanned, {self.reason}"
+        mib = 1 / 2**20
+        return (
+            f"{self.name}: {len(p.order)} ops, peak {p.peak * mib:.1f} MiB, "
+            f"bound {p.lower_bound * mib:.1f} MiB ({p.status}), {p.method}, {p.seconds:.2f} s"
+        )
 
 
 @dataclass(frozen=True)
@@ -47,9 +61,19 @@ class Report:
     def unplanned(self) -> int:
         return len(self.graphs) - self.planned
 
+    @property
+    def step(self) -> StepPlan:
+        """The same graphs as a plan: to look at, to store, to compare."""
+        from roam.inspect.step_plan import StepPlan
+
+        return StepPlan(self.graphs)
+
+    def _repr_html_(self) -> str:
+        return self.step._repr_html_()
+
     def __str__(self) -> str:
         lines = [f"roam: {self.planned} graphs planned, {self.unplanned} unplanned"]
-        lines += [f"  {_line(g)}" for g in self.graphs]
+        lines += [f"  {g}" for g in self.graphs]
         lines += [f"  {n} calls ran without their plan: {why}" for why, n in self.detours.items()]
         reasons = Counter(self.unfolded.values())
         for name, why in self.unfolded.items():
@@ -57,17 +81,6 @@ class Report:
                 several = f" and {n - 1} more" if n > 1 else ""
                 lines.append(f"  {name}{several}: not folded in a graph, {why}")
         return "\n".join(lines)
-
-
-def _line(graph: GraphRecord) -> str:
-    if graph.plan is None:
-        return f"{graph.name}: unplanned, {graph.reason}"
-    p = graph.plan
-    mib = 1 / 2**20
-    return (
-        f"{graph.name}: {len(p.order)} ops, peak {p.peak * mib:.1f} MiB, "
-        f"bound {p.lower_bound * mib:.1f} MiB ({p.status}), {p.method}, {p.seconds:.2f} s"
-    )
 
 
 _lock = threading.Lock()

@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from roam.core.lifetime import lifetimes
+import msgspec
+
+from roam.core.errors import FileFormatError, FileVersionError, GraphMismatchError, OfflineError
 from roam.core.plan import Plan
-from roam.core.problem import Home, Kind, Problem
+from roam.core.problem import Buffer, Home, Kind, Problem
 from roam.core.sizes import parse_size, show_size
 from roam.inspect.gradients import GradientLife, gradient_lives, most_alive
+from roam.inspect.moment import held_at, worst_moment
 from roam.inspect.report import GraphRecord
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,7 @@ class Fits:
         return f"{'yes' if self.fits else 'no'}, {show_size(abs(self.margin))} {how}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StepPlan:
     """What a training step takes. A model with graph breaks has several graphs.
 
@@ -58,19 +67,19 @@ class StepPlan:
     @property
     def persistent(self) -> int:
         """Bytes that are there before the step and after it: parameters, state, the batch."""
-        return sum(self.persistent_by_kind.values())
+        return sum(b.size for b in self.persistent_buffers)
+
+    @property
+    def persistent_buffers(self) -> tuple[Buffer, ...]:
+        """The same, one by one. What several graphs use counts once, told by its name."""
+        buffers = (b for problem, _ in self.planned for b in problem.buffers)
+        return tuple({b.name: b for b in buffers if b.home is Home.USER}.values())
 
     @property
     def persistent_by_kind(self) -> Mapping[Kind, int]:
-        """The same by kind. What several graphs use counts once, told by its name."""
-        found: dict[str, tuple[Kind, int]] = {}
-        for problem, _ in self.planned:
-            for b in problem.buffers:
-                if b.home is Home.USER:
-                    found[b.name] = b.kind, b.size
         sizes: Counter[Kind] = Counter()
-        for kind, size in found.values():
-            sizes[kind] += size
+        for b in self.persistent_buffers:
+            sizes[b.kind] += b.size
         return sizes
 
     @property
@@ -78,10 +87,9 @@ class StepPlan:
         """What is alive at the worst moment of every graph, by kind, scratch space aside."""
         sizes: Counter[Kind] = Counter()
         for problem, plan in self.planned:
-            curve = _live(problem, plan)
-            worst = max(curve, key=lambda t: sum(curve[t].values()), default=None)
-            if worst is not None:
-                sizes += curve[worst]
+            for held in held_at(problem, plan, worst_moment(problem, plan)):
+                if held.kind in set(Kind):
+                    sizes[Kind(held.kind)] += held.size
         return sizes
 
     @property
@@ -98,11 +106,14 @@ class StepPlan:
         capacity = parse_size(size)
         return Fits(self.total <= capacity, capacity - self.total, capacity)
 
+    def __repr__(self) -> str:
+        return f"<StepPlan: {str(self).splitlines()[0]}>"
+
     def __str__(self) -> str:
         lines = [
-            f"{len(self.planned)} graphs, total {show_size(self.total)}: transient "
-            f"{show_size(self.peak)} (at least {show_size(self.lower_bound)}), persistent "
-            f"{show_size(self.persistent)}"
+            f"{_count(len(self.planned), len(self.graphs))}, total {show_size(self.total)}: "
+            f"transient {show_size(self.peak)} (at least {show_size(self.lower_bound)}), "
+            f"persistent {show_size(self.persistent)}"
         ]
         for kind, size in sorted(self.persistent_by_kind.items(), key=lambda x: -x[1]):
             lines.append(f"  {kind.value:10} {show_size(size):>12}  all the time")
@@ -117,15 +128,65 @@ class StepPlan:
             )
         return "\n".join(lines)
 
+    @property
+    def largest(self) -> tuple[Problem, Plan] | None:
+        """The graph with the highest peak, None where no graph was planned."""
+        return max(self.planned, key=lambda pair: pair[1].peak, default=None)
 
-def _live(problem: Problem, plan: Plan) -> dict[int, Counter[Kind]]:
-    """For every time the live bytes by kind; a buffer that takes another's place counts once."""
-    curve: dict[int, Counter[Kind]] = {t: Counter() for t in range(len(plan.order))}
-    reused = set(plan.reuse.values())
-    for b, (lower, upper) in enumerate(lifetimes(problem, plan.order)):
-        if problem.buffers[b].home is Home.USER:
-            continue
-        taken = 1 if b in reused else 0  # its last moment is the first of who takes its place
-        for t in range(lower, upper - taken):
-            curve[t][problem.buffers[b].kind] += problem.buffers[b].size
-    return curve
+    def timeline(self) -> Figure:
+        """The graph with the highest peak as a matplotlib figure: its arena, and what it holds.
+
+        Raises MissingExtraError without matplotlib, and OfflineError where nothing was planned.
+        """
+        from roam.inspect.picture import figure
+
+        if self.largest is None:
+            raise OfflineError("there is no plan to draw: no graph of the step was planned")
+        return figure(*self.largest)
+
+    def _repr_html_(self) -> str:
+        from roam.inspect.html import to_html
+
+        return to_html(self)
+
+    def to_json(self) -> bytes:
+        """The whole step, problems and plans, for `from_json`."""
+        return msgspec.json.encode(_File(VERSION, self.graphs))
+
+    @staticmethod
+    def from_json(text: bytes | str) -> StepPlan:
+        """Reads what `to_json` writes.
+
+        Raises FileFormatError, FileVersionError, and GraphMismatchError where a plan stands
+        beside another problem than its own. Whether the plans are valid `check` says.
+        """
+        try:
+            version = msgspec.json.decode(text, type=_Head).roam_step
+            if version != VERSION:
+                raise FileVersionError(
+                    f"the step plan has version {version}, this roam reads {VERSION}: plan again"
+                )
+            step = StepPlan(msgspec.json.decode(text, type=_File).graphs)
+        except msgspec.MsgspecError as error:
+            raise FileFormatError(f"not a whole step plan file: {error}") from None
+        for problem, plan in step.planned:
+            if plan.fingerprint != problem.fingerprint:
+                raise GraphMismatchError(
+                    f"the plan of {plan.problem!r} stands beside another graph, "
+                    f"{problem.name!r}: plan again"
+                )
+        return step
+
+
+def _count(planned: int, graphs: int) -> str:
+    more = f" (and {graphs - planned} without a plan, not counted)" if graphs > planned else ""
+    return f"{planned} graph{'' if planned == 1 else 's'}{more}"
+
+
+class _Head(msgspec.Struct):
+    roam_step: int
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    roam_step: int
+    graphs: tuple[GraphRecord, ...]

@@ -1,0 +1,230 @@
+"""The commands about plans: `roam plan`, `show`, `diff`, `export`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from roam.core.errors import OptionError
+from roam.core.sizes import show_size
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from roam.core.plan import Plan
+    from roam.core.problem import Problem
+    from roam.inspect.breakdown import Breakdown
+    from roam.inspect.step_plan import StepPlan
+
+PlanFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A file of roam plan.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Graph = Annotated[int | None, typer.Option(min=1, help="Which graph; the largest by default.")]
+
+
+def register(app: typer.Typer) -> None:
+    for command in (plan, show, diff, export):
+        app.command()(command)
+
+
+def plan(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="PKG.MODULE:FACTORY",
+            help="A function that returns model, batch, loss, and an optimizer if it has one.",
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Write the plan here, JSON.")] = None,
+    fits: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Exit with 1 if it takes more: 24GiB.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="The deadline for planning a graph.")] = 10.0,
+    json: Json = False,
+) -> None:
+    """Plan a training step without running it."""
+    from rich.console import Console
+
+    from roam.core.sizes import parse_size
+    from roam.factory import plan_made_by
+
+    capacity = None if fits is None else parse_size(fits)  # before the long work
+    with Console(stderr=True).status(f"capturing and planning {target}"):
+        step = plan_made_by(target, {"planning_seconds": seconds})
+    if out is not None:
+        out.write_bytes(step.to_json())
+    _print(step, json)
+    if capacity is not None and not step.fits(capacity):
+        over = show_size(step.total - capacity)
+        typer.echo(f"roam: does not fit into {fits}: {over} missing", err=True)
+        raise typer.Exit(1)
+
+
+def show(
+    file: PlanFile,
+    text: Annotated[bool, typer.Option("--text", help="Print the plan op by op.")] = False,
+    picture: Annotated[Path | None, typer.Option(help="Draw it, .svg or .png.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write it as a page.")] = None,
+    graph: Graph = None,
+    json: Json = False,
+) -> None:
+    """Summarise a plan file, having checked it."""
+    step = _read(file)
+    if picture is not None:
+        from roam.inspect.picture import picture as draw
+
+        draw(*_pick(step, graph), picture)
+    if html is not None:
+        from roam.inspect.html import to_page
+
+        html.write_text(to_page(step), encoding="utf-8")
+    if text:
+        from roam.core.text import plan_to_text
+
+        problem, found = _pick(step, graph)
+        typer.echo(plan_to_text(found, problem), nl=False)
+    else:
+        _print(step, json)
+
+
+def diff(
+    before: PlanFile,
+    after: PlanFile,
+    tolerance: Annotated[
+        str | None,
+        typer.Option(help="Exit with 1 if peak or persistent bytes grew by more: 1%, 10MiB."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """What grew from one plan to another, by module and by kind. Takes golden files too."""
+    import msgspec
+
+    from roam.inspect.compare import Tolerance, compare
+
+    allowed = None if tolerance is None else Tolerance.parse(tolerance)
+    found = compare(_breakdown(before), _breakdown(after))
+    if json:
+        parts = {"before": found.before, "after": found.after}
+        grew = {"modules": found.modules, "kinds": found.kinds}
+        typer.echo(msgspec.json.encode({**grew, **parts}))
+    else:
+        typer.echo(str(found))
+    if allowed is not None and found.exceeds(allowed):
+        typer.echo(f"roam: {after} takes more than {before} and {tolerance}", err=True)
+        raise typer.Exit(1)
+
+
+def export(
+    file: PlanFile,
+    format: Annotated[str, typer.Argument(help="memory_viz, chrome, minimalloc or graphml.")],
+    out: Annotated[Path | None, typer.Option(help="Beside the plan file by default.")] = None,
+    graph: Graph = None,
+) -> None:
+    """Write a plan in the format of another tool."""
+    from roam.inspect.export import FORMATS
+
+    if format not in FORMATS:
+        raise OptionError(f"no format {format!r}: the formats are {', '.join(FORMATS)}")
+    how = FORMATS[format]
+    path = out or file.with_suffix(how.suffix)
+    path.write_bytes(how.write(*_pick(_read(file), graph)))
+    typer.echo(f"{path}: open it with {how.opens_with}")
+
+
+def _read(file: Path) -> StepPlan:
+    """The plans in a file, checked."""
+    from roam.core.check import check
+    from roam.inspect.step_plan import StepPlan
+
+    step = StepPlan.from_json(file.read_bytes())
+    for problem, found in step.planned:
+        check(problem, found)
+    return step
+
+
+def _breakdown(file: Path) -> Breakdown:
+    from roam.inspect.breakdown import breakdown, breakdown_from_json
+
+    text = file.read_bytes()
+    golden = b"roam_breakdown" in text[:32]
+    return breakdown_from_json(text)[0] if golden else breakdown(_read(file))
+
+
+def _pick(step: StepPlan, graph: int | None) -> tuple[Problem, Plan]:
+    found = step.largest if graph is None else dict(enumerate(step.planned, 1)).get(graph)
+    if found is None:
+        names = ", ".join(f"{i} {p.name}" for i, (p, _) in enumerate(step.planned, 1))
+        raise OptionError(f"no such graph: there are {names or 'no planned graphs'}")
+    return found
+
+
+def _print(step: StepPlan, json: bool) -> None:
+    import msgspec
+    from rich.console import Console
+
+    if json:
+        typer.echo(msgspec.json.encode(_as_json(step)))
+        return
+    console = Console()
+    console.print(str(step), markup=False, highlight=False, soft_wrap=True)
+    for graph in step.graphs:
+        if graph.reason:
+            console.print(f"{graph.name}: unplanned, {graph.reason}", markup=False)
+    for problem, found in step.planned:
+        console.print(_summary(problem, found))
+
+
+def _as_json(step: StepPlan) -> dict[str, Any]:
+    from roam.inspect.breakdown import breakdown
+
+    graphs = [
+        {
+            "name": g.name,
+            **({"unplanned": g.reason} if g.plan is None else _figures(g.plan)),
+        }
+        for g in step.graphs
+    ]
+    return {"total": step.total, "graphs": graphs, "breakdown": breakdown(step)}
+
+
+def _figures(found: Plan) -> dict[str, object]:
+    keys = ("peak", "lower_bound", "live_peak", "arena", "persistent", "status", "method")
+    return {"ops": len(found.order), **{k: getattr(found, k) for k in keys}}
+
+
+def _summary(problem: Problem, found: Plan) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=found.problem, title_justify="left", box=box.SIMPLE, show_header=False, pad_edge=False
+    )
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, value in _rows(problem, found):
+        table.add_row(name, value)
+    return table
+
+
+def _rows(problem: Problem, plan: Plan) -> Iterator[tuple[str, str]]:
+    from roam.inspect.moment import TOP, held_at, worst_moment
+
+    yield "ops", f"{len(plan.order):,}"
+    yield "peak", f"{show_size(plan.peak)}, {plan.status}"
+    yield "lower bound", f"{show_size(plan.lower_bound)}, gap {plan.gap:.2%}"
+    yield "live peak", f"{show_size(plan.live_peak)}, fragmentation {plan.fragmentation:.2%}"
+    yield "arena", show_size(plan.arena)
+    yield "its blocks", f"{len(plan.blocks):,}"
+    yield "its buffers", f"{len(plan.offsets):,}"
+    yield "persistent", show_size(plan.persistent)
+    yield "total", show_size(plan.total)
+    yield "method", f"{plan.method}, {plan.seconds:.2f} s"
+    yield "fingerprint", plan.fingerprint
+    if plan.order:
+        worst = worst_moment(problem, plan)
+        op = problem.ops[plan.order[worst]]
+        yield "worst moment", f"op {worst}, {op.name} in {op.where or TOP}"
+        for held in held_at(problem, plan, worst)[:10]:
+            yield "  holds", f"{show_size(held.size):>11}  {held.kind}, {held.name}, {held.module}"

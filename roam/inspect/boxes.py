@@ -1,0 +1,129 @@
+"""The rectangles of a plan's picture: every buffer of the step, the small ones gathered.
+
+    address |   [ stacked, outside the arena )      no planned address: laid on one another here,
+            |  [ stacked           )                above the arena, so that nothing is left out
+            |--------------------------------
+            |      [ placed     )                   in the arena, where the plan has them
+            |  [ placed                )
+            +--------------------------------> time
+
+A step of GPT2-XL's size has thousands of buffers, and most are thinner than a pixel. The largest
+are drawn one by one; the others are put together where they begin, end and lie in the same cells
+of a grid, which is made coarser until few enough are left.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from roam.core.lifetime import Slot, lifetimes, slots
+from roam.core.plan import Plan
+from roam.core.problem import Kind, Problem
+from roam.inspect.moment import Held, held
+
+SINGLE = 800  # rectangles drawn one by one
+TOGETHER = 600  # rectangles that stand for several
+
+
+@dataclass(frozen=True)
+class Box:
+    """Times [lower, upper) in ops, addresses [offset, offset + height) in bytes.
+
+    items: the buffers in it: one, a chain written over one another, or several small ones;
+    count: of slots. size: bytes, added over those.
+    """
+
+    lower: int
+    upper: int
+    offset: int
+    height: int
+    size: int
+    count: int
+    kind: Kind
+    items: tuple[Held, ...]
+
+    @property
+    def area(self) -> int:
+        return self.height * (self.upper - self.lower)
+
+
+def boxes(problem: Problem, plan: Plan) -> list[Box]:
+    """A box a slot: those of the arena where they lie, those outside of it stacked above."""
+    lives = lifetimes(problem, plan.order)
+    every = slots(problem, plan.order, plan.reuse)
+    outside = [s for s in every if s.buffers[0] not in plan.offsets and s.size]
+    stacked = dict(zip((s.buffers[0] for s in outside), stack(outside), strict=True))
+    found = []
+    for slot in every:
+        head = slot.buffers[0]
+        if slot.size:
+            offset = plan.offsets[head] if head in plan.offsets else plan.arena + stacked[head]
+            items = tuple(held(problem, b, lives) for b in slot.buffers)
+            kind = slot_kind(problem, slot)
+            found.append(Box(slot.lower, slot.upper, offset, slot.size, slot.size, 1, kind, items))
+    return found
+
+
+def slot_kind(problem: Problem, slot: Slot) -> Kind:
+    """A chain is saved when any of its links is: that is why it lives so long."""
+    kinds = [problem.buffers[b].kind for b in slot.buffers]
+    return Kind.SAVED if Kind.SAVED in kinds else kinds[-1]
+
+
+def stack(outside: Sequence[Slot]) -> list[int]:
+    """Each slot, as it begins, at the lowest place that is free until then. Bytes."""
+    offsets: list[int] = []
+    alive: list[tuple[int, int, int]] = []  # offset, end, upper; by offset
+    for slot in outside:
+        alive = [place for place in alive if place[2] > slot.lower]
+        low = 0
+        for offset, end, _ in alive:
+            if offset - low >= slot.size:
+                break
+            low = end
+        offsets.append(low)
+        alive.append((low, low + slot.size, slot.upper))
+        alive.sort()
+    return offsets
+
+
+def gather(found: Sequence[Box], single: int = SINGLE, together: int = TOGETHER) -> list[Box]:
+    """At most `single` of the boxes as they are, the largest, and `together` for the rest."""
+    ranked = sorted(found, key=lambda b: -b.area)
+    large, small = ranked[:single], ranked[single:]
+    cells = 512  # to a side of the picture
+    groups = _groups(small, cells)
+    while len(groups) > together and cells > 1:
+        cells //= 2
+        groups = _groups(small, cells)
+    return large + [_joined(group) for group in groups]
+
+
+def _groups(small: Sequence[Box], cells: int) -> list[list[Box]]:
+    width = max((b.upper for b in small), default=0) / cells or 1
+    height = max((b.offset + b.height for b in small), default=0) / cells or 1
+    groups: defaultdict[tuple[int, int, int, Kind], list[Box]] = defaultdict(list)
+    for b in small:
+        cell = int(b.lower / width), int(b.upper / width), int(b.offset / height), b.kind
+        groups[cell].append(b)
+    return list(groups.values())
+
+
+def _joined(group: Sequence[Box]) -> Box:
+    low, high = min(b.offset for b in group), max(b.offset + b.height for b in group)
+    return Box(
+        lower=min(b.lower for b in group),
+        upper=max(b.upper for b in group),
+        offset=low,
+        height=high - low,
+        size=sum(b.size for b in group),
+        count=len(group),
+        kind=group[0].kind,
+        items=_largest(i for b in group for i in b.items),
+    )
+
+
+def _largest(items: Iterable[Held]) -> tuple[Held, ...]:
+    return tuple(sorted(items, key=lambda i: -i.size)[:1])

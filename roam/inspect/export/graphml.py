@@ -1,0 +1,27 @@
+"""The precedence graph of a plan as GraphML: networkx, yEd and Gephi read it."""
+
+from __future__ import annotations
+
+import io
+
+from roam.core.lifetime import live_curve
+from roam.core.plan import Plan
+from roam.core.problem import Problem
+
+
+def to_graphml(problem: Problem, plan: Plan) -> bytes:
+    """A node an op: its module, phase, time in the plan, and the bytes alive then; an edge a wait,
+    with the bytes that one op makes and the other reads.
+    """
+    import networkx
+
+    graph = problem.to_networkx()
+    live = live_curve(problem, plan.order, plan.reuse)
+    for t, i in enumerate(plan.order):
+        op = problem.ops[i]
+        node = graph.nodes[op.name]
+        node.clear()
+        node.update(module=op.where, phase=op.phase, time=t, live=live[t], scratch=op.scratch)
+    file = io.BytesIO()
+    networkx.write_graphml_xml(graph, file)
+    return file.getvalue()

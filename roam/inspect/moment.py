@@ -1,0 +1,104 @@
+"""What a step holds at one moment, item by item.
+
+    committed curve at t  =  buffers alive at t  +  scratch of the op at t  +  fragmentation
+                                                                     (room in blocks, lost)
+
+so the items of the worst moment add up to the peak that the plan states, to the byte.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+from roam.core.lifetime import Slot, lifetimes, slots
+from roam.core.plan import Plan, committed_curve
+from roam.core.problem import Buffer, BufferId, Home, Kind, Problem
+
+SCRATCH = "scratch"
+FRAGMENTATION = "fragmentation"
+TOP = "(top level)"  # how the module with the empty path is shown
+
+
+@dataclass(frozen=True)
+class Held:
+    """One item: `size` bytes that are there at times lower <= t < upper.
+
+    kind: what `Kind` calls it, or SCRATCH or FRAGMENTATION. module: the path of the module that
+    made it, "" where that is the model itself or none. op: the op that made it.
+    """
+
+    name: str
+    kind: str
+    module: str
+    op: str
+    size: int
+    lower: int
+    upper: int
+
+
+def worst_moment(problem: Problem, plan: Plan) -> int:
+    """The first time at which the plan's peak is held, 0 for a step without ops."""
+    curve = committed_curve(problem, plan.order, plan.reuse, plan.offsets, plan.blocks)
+    return max(range(len(curve)), key=curve.__getitem__, default=0)
+
+
+def held_at(problem: Problem, plan: Plan, t: int) -> list[Held]:
+    """Every transient item at time t, the largest first."""
+    if not plan.order:
+        return []
+    lives = lifetimes(problem, plan.order)
+    found, placed = [], 0
+    for slot in slots(problem, plan.order, plan.reuse):
+        if slot.lower <= t < slot.upper:
+            found.append(held(problem, slot_buffer_at(slot, lives, t), lives))
+            placed += slot.size if slot.buffers[0] in plan.offsets else 0
+    op = problem.ops[plan.order[t]]
+    found.append(Held(op.name, SCRATCH, op.where, op.name, op.scratch, t, t + 1))
+    blocks = sum(b.size for b in plan.blocks if b.lower <= t < b.upper)
+    found.append(Held(FRAGMENTATION, FRAGMENTATION, "", "", blocks - placed, t, t + 1))
+    return sorted((h for h in found if h.size), key=lambda h: -h.size)
+
+
+def curves_by_kind(problem: Problem, plan: Plan) -> dict[str, list[int]]:
+    """What is held while each op runs, by kind; together that is the committed curve."""
+    change: dict[str, list[int]] = {}
+    end = len(plan.order)
+
+    def hold(kind: str, lower: int, upper: int, size: int) -> None:
+        steps = change.setdefault(kind, [0] * (end + 1))
+        steps[lower] += size
+        steps[upper] -= size
+
+    lives = lifetimes(problem, plan.order)
+    for slot in slots(problem, plan.order, plan.reuse):
+        for b, after in zip(slot.buffers, (*slot.buffers[1:], None), strict=True):
+            upper = slot.upper if after is None else lives[after][0]
+            hold(problem.buffers[b].kind.value, lives[b][0], upper, slot.size)
+        if slot.buffers[0] in plan.offsets:
+            hold(FRAGMENTATION, slot.lower, slot.upper, -slot.size)
+    for block in plan.blocks:
+        hold(FRAGMENTATION, block.lower, block.upper, block.size)
+    curves = {kind: list(accumulate(steps))[:-1] for kind, steps in change.items()}
+    curves[SCRATCH] = [problem.ops[i].scratch for i in plan.order]
+    return curves
+
+
+def held(problem: Problem, b: BufferId, lives: list[tuple[int, int]]) -> Held:
+    """A buffer of the step as an item."""
+    buffer, maker = problem.buffers[b], problem.maker[b]
+    op = "" if maker is None else problem.ops[maker].name
+    return Held(buffer.name, buffer.kind.value, module_of(buffer), op, buffer.size, *lives[b])
+
+
+def slot_buffer_at(slot: Slot, lives: list[tuple[int, int]], t: int) -> BufferId:
+    """Whose bytes a slot holds at t: where one buffer becomes the next, the next one's."""
+    return next(b for b in reversed(slot.buffers) if lives[b][0] <= t)
+
+
+def module_of(buffer: Buffer) -> str:
+    """The path of the module a buffer belongs to. Parameters and states tell it by their name."""
+    if buffer.home is not Home.USER:
+        return buffer.where
+    own = 2 if buffer.kind is Kind.STATE else 1  # "weight.exp_avg", "weight"
+    return ".".join(buffer.name.split(".")[:-own])
