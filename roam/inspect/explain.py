@@ -62,11 +62,11 @@ class Explanation:
             f"{show_size(self.certain)} are held under any order, {show_size(self.chosen)} under "
             "this one",
         ]
-        for g in self.groups[:SHOWN]:
-            lines.append(f"  {show_size(g.size):>12}  {g.kind:13} {g.module or TOP}")
+        held = [(g.size, f"{g.kind:13} {g.module or TOP}") for g in self.groups[:SHOWN]]
         if rest := self.groups[SHOWN:]:
-            lines.append(f"  {show_size(sum(g.size for g in rest)):>12}  in {len(rest)} more groups")
-        return "\n".join(lines + [f"  - {line}" for line in self.advice])
+            held.append((sum(g.size for g in rest), f"in {len(rest)} more groups"))
+        lines += [f"  {show_size(size):>12}  {what}" for size, what in held]
+        return "\n".join([*lines, *(f"  - {line}" for line in self.advice)])
 
 
 def explain(problem: Problem, plan: Plan) -> Explanation:

@@ -20,6 +20,8 @@ from roam.inspect.report import GraphRecord
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from roam.inspect.explain import Explanation
+
 VERSION = 1
 
 
@@ -132,6 +134,17 @@ class StepPlan:
     def largest(self) -> tuple[Problem, Plan] | None:
         """The graph with the highest peak, None where no graph was planned."""
         return max(self.planned, key=lambda pair: pair[1].peak, default=None)
+
+    def explain(self) -> Explanation:
+        """Where the highest of the graphs' peaks is, what is alive then, and why.
+
+        Raises OfflineError where nothing was planned.
+        """
+        from roam.inspect.explain import explain
+
+        if self.largest is None:
+            raise OfflineError("there is no peak to explain: no graph of the step was planned")
+        return explain(*self.largest)
 
     def timeline(self) -> Figure:
         """The graph with the highest peak as a matplotlib figure: its arena, and what it holds.
