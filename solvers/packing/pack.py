@@ -1,0 +1,212 @@
+"""Packing, from the cheap to the exact: greedy fits, then branch and bound under a deadline.
+
+    fits ── height = max load? ── search at the lower bound ──┐ in turns, with growing budgets,
+                                  search a step below the best ┘ other orders, restarts
+
+The question of capacity (does it fit in so many bytes?) and the minimization are one: to minimize
+is to ask about the lower bound, which a refusal raises, and about less than the best, which a yes
+lowers, until the two meet.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import count
+from math import inf
+
+import numpy as np
+
+from roam.solvers.fits import FITS as GREEDY
+from roam.solvers.fits import Rect, place
+from roam.solvers.packing.instance import check_packing, granule, height, max_load, to_items
+from roam.solvers.packing.search import DOES_NOT_FIT, FITS, search
+from roam.solvers.packing.skyline import Ints
+
+NODES, NODES_AN_ITEM = 500, 4  # of the shortest search
+REMEMBERED = 2**26  # bytes of failed states
+RANKS = ((1, 0.3), (1, 1), (0.3, 1))  # exponents of size and time: by size, area, time
+NOISE = 0.3  # of the logarithm, from the second round on
+
+
+class Answer(StrEnum):
+    OPTIMAL = "OPTIMAL"  # height = lower bound
+    FEASIBLE = "FEASIBLE"
+    FITS = "FITS"
+    DOES_NOT_FIT = "DOES_NOT_FIT"  # proven
+    UNKNOWN = "UNKNOWN"  # not within the capacity by the deadline, and no proof either
+
+
+@dataclass(frozen=True)
+class Packing:
+    """An offset for every rectangle and the arena's height, in bytes; valid, but perhaps higher
+    than the capacity that was asked for: `status` says so. No height is below `lower_bound`.
+    """
+
+    offsets: tuple[int, ...]
+    height: int
+    lower_bound: int
+    status: Answer
+    method: str
+    nodes: int
+    seconds: float
+
+
+def pack(
+    rects: Sequence[Rect],
+    capacity: int | None = None,
+    *,
+    deadline: float = inf,
+    node_limit: float = inf,
+) -> Packing:
+    """A packing below the capacity, or the lowest one, and how good it is.
+
+    deadline: a time of `time.monotonic()`. node_limit: of the search, all in all; without a
+    deadline the same arguments give the same packing. Raises OverlapError or OffsetError where the
+    fixed offsets contradict themselves.
+    """
+    return _Packer(rects, capacity, deadline, node_limit).run()
+
+
+class _Packer:
+    def __init__(
+        self, rects: Sequence[Rect], capacity: int | None, deadline: float, node_limit: float
+    ) -> None:
+        self.started = time.monotonic()
+        self.rects, self.capacity = rects, capacity
+        self.deadline, self.node_limit = deadline, node_limit
+        self.granule = granule(rects)
+        self.nodes = 0
+        self.free = [i for i, r in enumerate(rects) if r.fixed is None]
+        self.fixed = [(r, r.fixed) for r in rects if r.fixed is not None]
+        check_packing([r for r, _ in self.fixed], [o for _, o in self.fixed])
+        top = max((o + r.size for r, o in self.fixed if r.size), default=0)
+        self.lower_bound = max(-(-max_load(rects) // self.granule) * self.granule, top)
+        self.offsets, self.method = self.greedy()
+        self.height = height(rects, self.offsets)
+
+    def greedy(self) -> tuple[list[int], str]:
+        """The best of all greedy fits and its name."""
+        best: list[int] | None = None
+        for fit in GREEDY:
+            found = [r.fixed or 0 for r in self.rects]
+            for i, o in zip(
+                self.free, place([self.rects[i] for i in self.free], fit, self.fixed), strict=True
+            ):
+                found[i] = o
+            if best is None or height(self.rects, found) < height(self.rects, best):
+                best, method = found, fit.name
+            if height(self.rects, best) <= self.goal:
+                break
+        assert best is not None, "there are greedy fits"
+        return best, method
+
+    @property
+    def goal(self) -> int:
+        """What ends the search when the height comes down to it."""
+        return self.lower_bound if self.capacity is None else self.capacity
+
+    def run(self) -> Packing:
+        if self.height > self.goal >= self.lower_bound:
+            self.search()
+        check_packing(self.rects, self.offsets)
+        return Packing(
+            offsets=tuple(self.offsets),
+            height=self.height,
+            lower_bound=self.lower_bound,
+            status=self.status(),
+            method=self.method,
+            nodes=self.nodes,
+            seconds=time.monotonic() - self.started,
+        )
+
+    def status(self) -> Answer:
+        if self.capacity is None:
+            return Answer.OPTIMAL if self.height == self.lower_bound else Answer.FEASIBLE
+        if self.height <= self.capacity:
+            return Answer.FITS
+        return Answer.DOES_NOT_FIT if self.capacity < self.lower_bound else Answer.UNKNOWN
+
+    def search(self) -> None:
+        """Asks about the goal; to minimize, every other time about a step below the best height,
+        which is halved when the search gives no answer. Ends with one, or when time or nodes do.
+        """
+        searcher = _Searcher(self.rects)
+        step = self.height - self.goal
+        for turn, restart in enumerate(_restarts()):
+            below = turn % 2 == 1 and self.capacity is None
+            step = min(step, self.height - self.goal)
+            target = self.height - step if below else self.goal
+            budget = int(min(restart * searcher.shortest, self.node_limit - self.nodes))
+            outcome, nodes = searcher.ask(target, budget, turn // 2 if self.capacity is None else turn)
+            self.nodes += nodes
+            if outcome == FITS:
+                self.offsets, self.method = searcher.offsets(), "branch and bound"
+                self.height = height(self.rects, self.offsets)
+            elif outcome == DOES_NOT_FIT:
+                self.lower_bound = max(self.lower_bound, self.above(target))
+            elif below:
+                step = max(step // 2, self.granule)
+            if (
+                not self.lower_bound <= self.goal < self.height
+                or self.nodes >= self.node_limit
+                or time.monotonic() > self.deadline
+            ):
+                break
+
+    def above(self, size: int) -> int:
+        """The next height that may be best."""
+        return (size // self.granule + 1) * self.granule
+
+
+def _restarts() -> Iterator[int]:
+    """The sequence of Luby, Sinclair and Zuckerman (1993), every term as often as there are ranks:
+    1 1 2 1 1 2 4 ...
+    """
+    for i in count(1):
+        k = i
+        while k & (k + 1):  # not 2^j - 1: the sequence repeats what came before 2^j - 1
+            k -= (1 << (k.bit_length() - 1)) - 1
+        for _ in RANKS:
+            yield (k + 1) // 2
+
+
+class _Searcher:
+    """The search's tables, and which order to try next."""
+
+    def __init__(self, rects: Sequence[Rect]) -> None:
+        self.rects = rects
+        self.items, self.kept = to_items(rects)
+        words = (len(self.items.first) - 1 + 63) // 64
+        entries = 1 << (REMEMBERED // (8 * (words + 1))).bit_length() - 1
+        self.failed = np.zeros(entries, np.uint64)
+        self.reasons = np.empty((entries, words), np.uint64)
+        self.found = np.zeros(len(self.kept), np.int64)
+        self.random = np.random.default_rng(0)
+        self.shortest = NODES + NODES_AN_ITEM * len(self.kept)
+
+    def ask(self, capacity: int, nodes: int, turn: int) -> tuple[int, int]:
+        """Does everything fit? The outcome and the nodes, `nodes` of them at most."""
+        noise = 0.0 if turn < len(RANKS) else NOISE
+        rank = self.rank(*RANKS[turn % len(RANKS)], noise)
+        with np.errstate(over="ignore"):  # hashing overflows, which only the interpreter minds
+            return search(
+                self.items, capacity, rank, nodes, self.failed, self.reasons, self.found
+            )
+
+    def rank(self, by_size: float, by_time: float, noise: float) -> Ints:
+        """Items by size^a × time^b, largest first, as far as noise lets them be."""
+        time = np.log(self.items.upper - self.items.lower)
+        value = by_size * np.log(self.items.size) + by_time * time
+        value += noise * self.random.normal(size=len(value))
+        rank = np.empty(len(value), np.int64)
+        rank[np.argsort(-value, kind="stable")] = np.arange(len(value))
+        return rank
+
+    def offsets(self) -> list[int]:
+        offsets = [r.fixed or 0 for r in self.rects]
+        for i, offset in zip(self.kept, self.found.tolist(), strict=True):
+            offsets[i] = offset
+        return offsets
