@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperGroup
 
+from roam.cli_layout import bench_layout, layout
 from roam.core.errors import OptionError, RoamError
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Measures roam against eager and inductor.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+app.command()(layout)
+bench.command("layout")(bench_layout)
 
 
 @app.callback()

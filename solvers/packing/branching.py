@@ -111,13 +111,13 @@ def waste_to(items: Items, sky: Skyline, s: int) -> int:
     """If nothing lies at the floor of section s, the lowest address where something might: on a
     wall, or on top of something that is beside s and not yet there.
     """
-    best = np.int64(NEVER)
+    best = NEVER
     for i in range(items.cover_start[s], items.cover_start[s + 1]):
         b = items.cover[i]
         if sky.offset[b] != NOWHERE:
             continue
         if sky.lowest[b] > sky.floor[s]:
-            best = min(best, sky.lowest[b])
+            best = min(best, int(sky.lowest[b]))
             continue
         for c in range(items.reaching[items.lower[b]], items.first[items.upper[b]]):
             if _may_support(items, sky, c, b, s):

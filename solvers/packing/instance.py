@@ -131,13 +131,19 @@ def to_items(rects: Sequence[Rect]) -> tuple[Items, list[int]]:
     times = sorted({t for i in kept for t in (rects[i].lower, rects[i].upper)})
     section = {t: s for s, t in enumerate(times)}
     shape = {
-        i: (section[r.lower], section[r.upper], r.size, r.align, NOWHERE if r.fixed is None else r.fixed)
+        i: (
+            section[r.lower],
+            section[r.upper],
+            r.size,
+            r.align,
+            NOWHERE if r.fixed is None else r.fixed,
+        )
         for i, r in ((i, rects[i]) for i in kept)
     }
     kept.sort(key=lambda i: shape[i])
-    lower, upper, size, align, fixed = np.array(
-        [shape[i] for i in kept], dtype=np.int64
-    ).reshape(-1, 5).T.copy()
+    lower, upper, size, align, fixed = (
+        np.array([shape[i] for i in kept], dtype=np.int64).reshape(-1, 5).T.copy()
+    )
     sections = max(len(times) - 1, 0)
     cover: list[list[int]] = [[] for _ in range(sections)]
     for b in range(len(kept)):
@@ -156,7 +162,10 @@ def to_items(rects: Sequence[Rect]) -> tuple[Items, list[int]]:
         reaching=np.searchsorted(ends, np.arange(sections + 1), side="right"),
         cover_start=np.cumsum([0, *map(len, cover)]),
         cover=np.array([b for c in cover for b in c], dtype=np.int64),
-        twin=np.array([NOWHERE, *(b if t else NOWHERE for b, t in enumerate(twins))][: len(kept)], dtype=np.int64),
+        twin=np.array(
+            [NOWHERE, *(b if t else NOWHERE for b, t in enumerate(twins))][: len(kept)],
+            dtype=np.int64,
+        ),
         key=_random_words(sections + len(kept)),
     ), kept
 

@@ -27,7 +27,11 @@ from roam.solvers.packing.skyline import Ints
 
 NODES, NODES_AN_ITEM = 500, 4  # of the shortest search
 REMEMBERED = 2**26  # bytes of failed states
-RANKS = ((1, 0.3), (1, 1), (0.3, 1))  # exponents of size and time: by size, area, time
+RANKS: tuple[tuple[float, float], ...] = (
+    (1, 0.3),
+    (1, 1),
+    (0.3, 1),
+)  # exponents of size and time: by size, area, time
 NOISE = 0.3  # of the logarithm, from the second round on
 
 
@@ -140,7 +144,9 @@ class _Packer:
             step = min(step, self.height - self.goal)
             target = self.height - step if below else self.goal
             budget = int(min(restart * searcher.shortest, self.node_limit - self.nodes))
-            outcome, nodes = searcher.ask(target, budget, turn // 2 if self.capacity is None else turn)
+            outcome, nodes = searcher.ask(
+                target, budget, turn // 2 if self.capacity is None else turn
+            )
             self.nodes += nodes
             if outcome == FITS:
                 self.offsets, self.method = searcher.offsets(), "branch and bound"
@@ -190,10 +196,16 @@ class _Searcher:
     def ask(self, capacity: int, nodes: int, turn: int) -> tuple[int, int]:
         """Does everything fit? The outcome and the nodes, `nodes` of them at most."""
         noise = 0.0 if turn < len(RANKS) else NOISE
-        rank = self.rank(*RANKS[turn % len(RANKS)], noise)
+        by_size, by_time = RANKS[turn % len(RANKS)]
         with np.errstate(over="ignore"):  # hashing overflows, which only the interpreter minds
             return search(
-                self.items, capacity, rank, nodes, self.failed, self.reasons, self.found
+                self.items,
+                capacity,
+                self.rank(by_size, by_time, noise),
+                nodes,
+                self.failed,
+                self.reasons,
+                self.found,
             )
 
     def rank(self, by_size: float, by_time: float, noise: float) -> Ints:

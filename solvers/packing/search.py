@@ -177,10 +177,10 @@ def _touches(items: Items, frame: Ints, words: Words) -> bool:
         return True
     if taken == WASTED:
         return marked(words, frame[SECTION])
+    found = False
     for s in range(items.lower[taken], items.upper[taken]):
-        if marked(words, s):
-            return True
-    return False
+        found = found or marked(words, s)
+    return found
 
 
 @compiled
