@@ -120,31 +120,28 @@ def waste_to(items: Items, sky: Skyline, s: int) -> int:
             best = min(best, int(sky.lowest[b]))
             continue
         for c in range(items.reaching[items.lower[b]], items.first[items.upper[b]]):
-            if _may_support(items, sky, c, b, s):
+            beside = s < items.lower[c] or items.upper[c] <= s
+            if sky.offset[c] == NOWHERE and items.upper[c] > items.lower[b] and beside:
                 best = min(best, lift(items, b, sky.lowest[c] + items.size[c]))
     return best
-
-
-@compiled
-def _may_support(items: Items, sky: Skyline, c: int, b: int, s: int) -> bool:
-    beside = s < items.lower[c] or items.upper[c] <= s
-    return sky.offset[c] == NOWHERE and items.upper[c] > items.lower[b] and beside
 
 
 @compiled
 def explain_choices(items: Items, sky: Skyline, capacity: int, s: int, words: Words) -> None:
     """Marks the sections whose heights left section s these choices and no others."""
     mark(words, s)
-    may_waste = sky.floor[s] + sky.load[s] < capacity
+    left, right = s, s + 1  # where that lies which may come next
     for i in range(items.cover_start[s], items.cover_start[s + 1]):
         b = items.cover[i]
-        if sky.offset[b] != NOWHERE:
-            continue
-        blame(items, sky, b, words)
-        if may_waste and sky.lowest[b] == sky.floor[s]:
-            for c in range(items.reaching[items.lower[b]], items.first[items.upper[b]]):
-                if _may_support(items, sky, c, b, s):
-                    blame(items, sky, c, words)
+        if sky.offset[b] == NOWHERE:
+            blame(items, sky, b, words)
+            if sky.lowest[b] == sky.floor[s]:
+                left, right = min(left, items.lower[b]), max(right, items.upper[b])
+    if sky.floor[s] + sky.load[s] < capacity:
+        for c in range(items.reaching[left], items.first[right]):
+            beside = s < items.lower[c] or items.upper[c] <= s
+            if sky.offset[c] == NOWHERE and items.upper[c] > left and beside:
+                blame(items, sky, c, words)
 
 
 @compiled

@@ -1,6 +1,8 @@
 """Compiled where numba is installed (`pip install roam-planner[exact]`), interpreted where not.
 
-The source is one and the same and so are the answers; see README for what it is worth.
+The source is one and the same, and so are the answers. Compiling takes some seconds, once: numba
+keeps the result beside the sources. It notices a change in a function's own file only, so after
+editing one of these modules remove `__pycache__/*.nbi`.
 """
 
 from __future__ import annotations
