@@ -22,8 +22,6 @@ ROOT = Path(__file__).parents[1]
 SOURCES = b"".join(f.read_bytes() for f in sorted(ROOT.glob("solvers/packing/*.py")))
 CACHE = f"numba-{sha256(SOURCES).hexdigest()[:12]}"
 os.environ["NUMBA_CACHE_DIR"] = str(ROOT / ".pytest_cache" / CACHE)
-    ROOT / ".pytest_cache" / f"numba-{sha256(SOURCES).hexdigest()[:12]}"
-)
 
 settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, database=None)

@@ -1,5 +1,6 @@
 """Packing, from the cheap to the exact: greedy fits, then branch and bound under a deadline.
 
+    parts of time, the highest load first
     fits ── height = max load? ── search at the lower bound ──┐ in turns, with growing budgets,
                                   search a step below the best ┘ other orders, restarts
 
@@ -71,15 +72,59 @@ def pack(
     deadline the same arguments give the same packing. Raises OverlapError or OffsetError where the
     fixed offsets contradict themselves.
     """
-    return _Packer(rects, capacity, deadline, node_limit).run()
+    started = time.monotonic()
+    offsets = [r.fixed or 0 for r in rects]
+    top = lower_bound = nodes = 0
+    method = "nothing to pack"
+    parts = [([rects[i] for i in part], part) for part in _parts(rects)]
+    for some, part in sorted(parts, key=lambda p: -max_load(p[0])):
+        packer = _Packer(some, capacity, top, deadline, node_limit - nodes)
+        packer.run()
+        for i, offset in zip(part, packer.offsets, strict=True):
+            offsets[i] = offset
+        lower_bound = max(lower_bound, packer.lower_bound)
+        nodes += packer.nodes
+        if packer.height >= top:
+            top, method = packer.height, packer.method
+    check_packing(rects, offsets)
+    status = _answer(top, lower_bound, capacity)
+    seconds = time.monotonic() - started
+    return Packing(tuple(offsets), top, lower_bound, status, method, nodes, seconds)
+
+
+def _parts(rects: Sequence[Rect]) -> list[list[int]]:
+    """The rectangles between one moment at which none is alive and the next."""
+    parts: list[list[int]] = []
+    end = 0
+    for i in sorted(range(len(rects)), key=lambda i: rects[i].lower):
+        if not parts or rects[i].lower >= end:
+            parts.append([])
+            end = rects[i].upper
+        parts[-1].append(i)
+        end = max(end, rects[i].upper)
+    return parts
+
+
+def _answer(top: int, lower_bound: int, capacity: int | None) -> Answer:
+    if capacity is None:
+        return Answer.OPTIMAL if top == lower_bound else Answer.FEASIBLE
+    if top <= capacity:
+        return Answer.FITS
+    return Answer.DOES_NOT_FIT if capacity < lower_bound else Answer.UNKNOWN
 
 
 class _Packer:
+    """One part. enough: a height that is no use to go below, that of another part."""
+
     def __init__(
-        self, rects: Sequence[Rect], capacity: int | None, deadline: float, node_limit: float
+        self,
+        rects: Sequence[Rect],
+        capacity: int | None,
+        enough: int,
+        deadline: float,
+        node_limit: float,
     ) -> None:
-        self.started = time.monotonic()
-        self.rects, self.capacity = rects, capacity
+        self.rects, self.capacity, self.enough = rects, capacity, enough
         self.deadline, self.node_limit = deadline, node_limit
         self.granule = granule(rects)
         self.nodes = 0
@@ -110,28 +155,13 @@ class _Packer:
     @property
     def goal(self) -> int:
         """What ends the search when the height comes down to it."""
-        return self.lower_bound if self.capacity is None else self.capacity
+        if self.capacity is None:
+            return max(self.lower_bound, self.enough)
+        return self.capacity
 
-    def run(self) -> Packing:
+    def run(self) -> None:
         if self.height > self.goal >= self.lower_bound:
             self.search()
-        check_packing(self.rects, self.offsets)
-        return Packing(
-            offsets=tuple(self.offsets),
-            height=self.height,
-            lower_bound=self.lower_bound,
-            status=self.status(),
-            method=self.method,
-            nodes=self.nodes,
-            seconds=time.monotonic() - self.started,
-        )
-
-    def status(self) -> Answer:
-        if self.capacity is None:
-            return Answer.OPTIMAL if self.height == self.lower_bound else Answer.FEASIBLE
-        if self.height <= self.capacity:
-            return Answer.FITS
-        return Answer.DOES_NOT_FIT if self.capacity < self.lower_bound else Answer.UNKNOWN
 
     def search(self) -> None:
         """Asks about the goal; to minimize, every other time about a step below the best height,

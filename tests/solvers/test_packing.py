@@ -134,6 +134,19 @@ def test_minimalloc_in_other_words() -> None:
     assert pack(mirrored, CAPACITY, node_limit=200_000).status is Answer.FITS
 
 
+def test_parts_of_time_are_packed_apart() -> None:
+    """A knot, and after it an instance with more load, below which it is enough to stay."""
+    knot = crowd(KNOTS[0])
+    high = [Rect(100, 101, 3), Rect(100, 102, max_load(knot) + 4)]
+    alone = pack(knot)
+    together = pack(knot + high)
+    assert together.height == max_load(high) > alone.height > max_load(knot)
+    assert together.nodes < alone.nodes
+    low = [Rect(100, 101, 1)]
+    assert pack(knot + low).offsets[: len(knot)] == alone.offsets
+    assert pack(knot + low, max_load(knot)).status is Answer.DOES_NOT_FIT
+
+
 def test_the_same_packing_every_time() -> None:
     rects = read_csv((MINIMALLOC / f"A.{CAPACITY}.csv").read_text()).rects
     first, second = (pack(rects, node_limit=20_000) for _ in range(2))
@@ -261,12 +274,12 @@ def test_heights_come_in_steps() -> None:
 def crowd(seed: int) -> list[Rect]:
     """8 to 25 rectangles drawn at random, as many as stay below a height."""
     draw = np.random.default_rng(seed)
-    n, times, largest = draw.integers(8, 26), draw.integers(5, 16), draw.integers(3, 12)
+    n, times, largest = (int(draw.integers(*r)) for r in ((8, 26), (5, 16), (3, 12)))
     load, limit = np.zeros(times, int), draw.integers(6, 24)
     rects: list[Rect] = []
     for _ in range(6 * n):
         lower = int(draw.integers(0, times))
-        upper = int(min(times, lower + 1 + int(draw.exponential(2.5))))
+        upper = min(times, lower + 1 + int(draw.exponential(2.5)))
         size = int(draw.integers(1, largest))
         if load[lower:upper].max() + size <= limit and len(rects) < n:
             load[lower:upper] += size
