@@ -127,7 +127,7 @@ class _Packer:
         self.rects, self.capacity, self.enough = rects, capacity, enough
         self.deadline, self.node_limit = deadline, node_limit
         self.granule = granule(rects)
-        self.nodes = 0
+        self.nodes, self.started = 0, 0.0
         self.free = [i for i, r in enumerate(rects) if r.fixed is None]
         self.fixed = [(r, r.fixed) for r in rects if r.fixed is not None]
         check_packing([r for r, _ in self.fixed], [o for _, o in self.fixed])
@@ -168,14 +168,15 @@ class _Packer:
         which is halved when the search gives no answer. Ends with one, or when time or nodes do.
         """
         searcher = _Searcher(self.rects)
+        self.started = time.monotonic()
         step = self.height - self.goal
         for turn, restart in enumerate(_restarts()):
             below = turn % 2 == 1 and self.capacity is None
-            step = min(step, self.height - self.goal)
+            step = max(min(step, (self.height - self.goal) // 2), self.granule)
             target = self.height - step if below else self.goal
-            budget = int(min(restart * searcher.shortest, self.node_limit - self.nodes))
+            budget = min(restart * searcher.shortest, self.node_limit - self.nodes, self.in_time())
             outcome, nodes = searcher.ask(
-                target, budget, turn // 2 if self.capacity is None else turn
+                target, int(budget), turn // 2 if self.capacity is None else turn
             )
             self.nodes += nodes
             if outcome == FITS:
@@ -191,6 +192,13 @@ class _Packer:
                 or time.monotonic() > self.deadline
             ):
                 break
+
+    def in_time(self) -> float:
+        """As many nodes as there will be time for, going by those that there were."""
+        if not self.nodes or self.deadline == inf:
+            return inf
+        now = time.monotonic()
+        return max(self.nodes / (now - self.started) * (self.deadline - now), 1)
 
     def above(self, size: int) -> int:
         """The next height that may be best."""
