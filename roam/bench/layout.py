@@ -51,7 +51,7 @@ def layout_bench(
     if json_file is not None:
         json_file.write_text("")
     start = time.monotonic()
-    pack(cut_strip(10, 10, STRIP, 0), node_limit=100)
+    pack(cut_strip(50, 100, STRIP, 0), node_limit=100)  # numba compiles, or finds what it compiled
     how = "compiled" if COMPILED else "interpreted: numba is not installed"
     console.print(f"first search, {how}: {time.monotonic() - start:.1f} s")
     rows: list[Result] = []

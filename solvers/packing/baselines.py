@@ -30,7 +30,7 @@ def llfb(rects: Sequence[Rect]) -> Offsets:
     return place(rects, BY_NAME["best fit by lifetime"])
 
 
-HILL_CLIMB_ATTEMPTS = 500
+ATTEMPTS, PLACEMENTS = 500, 100_000  # of the hill climb: TVM's 500, fewer above 200 buffers
 
 
 def tvm(rects: Sequence[Rect]) -> Offsets:
@@ -39,8 +39,10 @@ def tvm(rects: Sequence[Rect]) -> Offsets:
     """
     choose = random.Random(0)
     order = sorted(range(len(rects)), key=lambda i: (-rects[i].size, rects[i].lower))
+    if not order:
+        return []
     offsets = best = _first_fit(rects, order)
-    for _ in range(HILL_CLIMB_ATTEMPTS if len(rects) > 1 else 0):
+    for _ in range(min(ATTEMPTS, PLACEMENTS // len(rects))):
         now = height(rects, offsets)
         high = choose.choice([i for i in order if offsets[i] + rects[i].size == now])
         met = [i for i in order if i != high and _meet(rects[i], rects[high])]

@@ -48,23 +48,22 @@ def choose_section(
 
     Returns it and its valley, [left, right). Wasting is half a choice.
     """
-    count[lo:hi] = 0
-    for b in range(items.first[lo], items.first[hi]):
-        if is_choice(items, sky, b, sky.floor[items.lower[b]]):
-            for s in range(items.lower[b], items.upper[b]):
-                if sky.floor[s] == sky.lowest[b]:
-                    count[s] += 1
     best, best_left, best_right, fewest = lo, lo, hi, np.inf
     left = lo
     while left < hi:
+        floor = sky.floor[left]
         right = left + 1
-        while right < hi and sky.floor[right] == sky.floor[left]:
+        while right < hi and sky.floor[right] == floor:
             right += 1
-        walled = left == lo or sky.floor[left - 1] > sky.floor[left]
-        if walled and (right == hi or sky.floor[right] > sky.floor[left]):
+        walled = left == lo or sky.floor[left - 1] > floor
+        if walled and (right == hi or sky.floor[right] > floor):
+            count[left:right] = 0
+            for b in range(items.first[left], items.first[right]):
+                if is_choice(items, sky, b, floor):
+                    count[items.lower[b] : items.upper[b]] += 1
             for s in range(left, right):
-                choices = count[s] + 0.25 * sky.floor[s] / capacity
-                if sky.floor[s] + sky.load[s] < capacity:
+                choices = count[s] + 0.25 * floor / capacity
+                if floor + sky.load[s] < capacity:
                     choices += 0.5
                 if choices < fewest:
                     best, best_left, best_right, fewest = s, left, right, choices
