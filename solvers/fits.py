@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Rect:
-    """Bytes [?, ? + size) during times [lower, upper); the address is what is sought."""
+    """Bytes [?, ? + size) during times [lower, upper); the address is what is sought, or fixed."""
 
     lower: int
     upper: int
     size: int
     align: int = 1
+    fixed: int | None = None
 
 
 @dataclass(frozen=True)

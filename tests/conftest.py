@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,13 @@ from hypothesis import settings
 import roam
 from roam import backend
 from roam.passes.recompute import Recompute
+
+ROOT = Path(__file__).parents[1]
+# numba keeps what it compiled until a function's own file changes, whatever becomes of the
+# functions that it calls: here every state of the sources has a cache of its own
+SOURCES = b"".join(f.read_bytes() for f in sorted(ROOT.glob("solvers/packing/*.py")))
+CACHE = f"numba-{sha256(SOURCES).hexdigest()[:12]}"
+os.environ["NUMBA_CACHE_DIR"] = str(ROOT / ".pytest_cache" / CACHE)
 
 settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, database=None)

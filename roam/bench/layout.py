@@ -1,0 +1,141 @@
+"""Packing, exact and as others do it: the instances of MiniMalloc, and strips cut at random."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from roam.bench.children import Result
+from roam.bench.tables import append_json
+from roam.core.errors import OptionError
+from roam.solvers.fits import Rect
+from roam.solvers.packing.baselines import BASELINES
+from roam.solvers.packing.generate import cut_strip
+from roam.solvers.packing.instance import check_packing, height, max_load, read_csv
+from roam.solvers.packing.jit import COMPILED
+from roam.solvers.packing.pack import Answer, pack
+
+STRIP = 2**20  # bytes, the height of the random instances
+BUFFERS = (50, 100, 200, 500, 1000, 2000)
+MOMENTS = {"op": 2, "continuous": 10**6}  # of a strip: 2 for every buffer, or 10^6 in all
+SEEDS = range(3)
+
+
+def layout_bench(
+    json_file: Path | None = None,
+    *,
+    only: str | None = None,
+    data: Path | None = None,
+    seconds: float = 60.0,
+    console: Console | None = None,
+) -> list[Result]:
+    """One row an instance: the height of every allocator by the largest load, and our seconds.
+
+    data: a folder of `NAME.CAPACITY.csv`, each asked whether it fits; then the random ones, which
+    are minimized. only: names that begin so. seconds: for each instance. Raises OptionError.
+    """
+    console = console or Console()
+    instances = [
+        (name, rects, capacity)
+        for name, rects, capacity in [*_files(data), *_strips()]
+        if only is None or name.startswith(only)
+    ]
+    if not instances:
+        raise OptionError(
+            f"no instance is called {only!r}: they come from --data, or are `strip-…`"
+        )
+    if json_file is not None:
+        json_file.write_text("")
+    start = time.monotonic()
+    pack(cut_strip(50, 100, STRIP, 0), node_limit=100)  # numba compiles, or finds what it compiled
+    how = "compiled" if COMPILED else "interpreted: numba is not installed"
+    console.print(f"first search, {how}: {time.monotonic() - start:.1f} s")
+    rows: list[Result] = []
+    for name, rects, capacity in instances:
+        with console.status(name):
+            rows.append(run(name, rects, capacity, seconds))
+        if json_file is not None:
+            append_json(rows[-1], json_file)
+        console.print(line(rows[-1]))
+    console.print(table(rows))
+    return rows
+
+
+def run(name: str, rects: Sequence[Rect], capacity: int | None, seconds: float) -> Result:
+    cpu = time.process_time()
+    packing = pack(rects, capacity, deadline=time.monotonic() + seconds)
+    cpu = time.process_time() - cpu
+    check_packing(rects, packing.offsets)
+    heights = {}
+    for baseline, place in BASELINES.items():
+        offsets = place(rects)
+        check_packing(rects, offsets)
+        heights[baseline] = height(rects, offsets)
+    return {
+        "instance": name,
+        "buffers": len(rects),
+        "load": max_load(rects),
+        "capacity": capacity,
+        "height": packing.height,
+        "lower_bound": packing.lower_bound,
+        "status": str(packing.status),
+        "nodes": packing.nodes,
+        "seconds": packing.seconds,
+        "cpu_seconds": cpu,
+        "baselines": heights,
+    }
+
+
+def solved(row: Result) -> bool:
+    return row["status"] in (Answer.OPTIMAL, Answer.FITS, Answer.DOES_NOT_FIT)
+
+
+def line(row: Result) -> str:
+    return (
+        f"{row['instance']}: {row['status']}, {row['height'] / row['load']:.3f} of the load, "
+        f"{row['nodes']:,} nodes, {row['seconds']:.2f} s"
+    )
+
+
+def table(rows: Sequence[Result]) -> Table:
+    """Heights by the largest load: 1.000 is the best that there may be."""
+    shown = Table(
+        title=f"Arena by largest load; {sum(map(solved, rows))} of {len(rows)} solved in "
+        f"{sum(r['seconds'] for r in rows):.1f} s",
+        title_justify="left",
+    )
+    shown.add_column("instance")
+    for column in ("buffers", "roam", "status", "seconds", "CPU", *BASELINES):
+        shown.add_column(column, justify="right")
+    for row in rows:
+        shown.add_row(
+            row["instance"],
+            str(row["buffers"]),
+            f"{row['height'] / row['load']:.3f}",
+            row["status"],
+            f"{row['seconds']:.2f}",
+            f"{row['cpu_seconds']:.2f}",
+            *(f"{h / row['load']:.3f}" for h in row["baselines"].values()),
+        )
+    return shown
+
+
+def _files(data: Path | None) -> list[tuple[str, Sequence[Rect], int | None]]:
+    """NAME.CAPACITY.csv, in the order of names."""
+    return [
+        (f.name.split(".")[0], read_csv(f.read_text()).rects, int(f.name.split(".")[1]))
+        for f in sorted(data.glob("*.*.csv") if data is not None else ())
+    ]
+
+
+def _strips() -> list[tuple[str, Sequence[Rect], int | None]]:
+    return [
+        (f"strip-{kind}-{n}-{seed}", cut_strip(n, m * n if kind == "op" else m, STRIP, seed), None)
+        for kind, m in MOMENTS.items()
+        for n in BUFFERS
+        for seed in SEEDS
+    ]

@@ -1,0 +1,65 @@
+"""`roam layout` and `roam bench layout`: memory packing as a tool of its own."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def layout(
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="CSV: id,lower,upper,size.")
+    ],
+    capacity: Annotated[
+        str | None, typer.Option(help="Does it fit? Bytes, or such as 24MiB. Default: minimize.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the CSV with offsets here.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Until when to search.")] = 60.0,
+) -> None:
+    """Give every buffer of a CSV an offset, in the lowest arena or below a capacity.
+
+    Columns `alignment` and `offset` (fixed) are read too. Exit code 0: it fits, or the arena is
+    proven to be lowest. 2: proven not to fit. 3: the time was not enough to tell.
+    """
+    from roam.core.sizes import parse_size
+    from roam.solvers.packing.instance import check_packing, read_csv, write_csv
+    from roam.solvers.packing.pack import Answer, pack
+
+    limit = None
+    if capacity is not None:
+        limit = parse_size(int(capacity) if capacity.isdecimal() else capacity)
+    instance = read_csv(file.read_text())
+    packing = pack(instance.rects, limit, deadline=time.monotonic() + seconds)
+    check_packing(instance.rects, packing.offsets, instance.names)
+    typer.echo(
+        f"{packing.status}: {packing.height} bytes, none is below {packing.lower_bound}; "
+        f"{packing.method}, {packing.nodes} nodes, {packing.seconds:.2f} s"
+    )
+    if out is not None and packing.status in (Answer.OPTIMAL, Answer.FEASIBLE, Answer.FITS):
+        out.write_text(write_csv(instance, packing.offsets))
+    if packing.status is Answer.DOES_NOT_FIT:
+        raise typer.Exit(2)
+    if packing.status in (Answer.UNKNOWN, Answer.FEASIBLE):
+        raise typer.Exit(3)
+
+
+def bench_layout(
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write one JSON object an instance here.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="PREFIX", help="Instances whose names begin so.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="A folder of NAME.CAPACITY.csv files."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.0, help="For each instance.")] = 60.0,
+) -> None:
+    """Pack MiniMalloc's and random instances, and compare with what compilers ship."""
+    from roam.bench.layout import layout_bench
+
+    layout_bench(json, only=only, data=data, seconds=seconds)

@@ -1,0 +1,1 @@
+"""Exact packing: offsets for rectangles of memory, the lowest arena and the proof."""

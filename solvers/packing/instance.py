@@ -1,0 +1,174 @@
+"""An instance of packing: rectangles, some with offsets that are fixed. CSV in and out."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import gcd
+
+import numpy as np
+
+from roam.core.errors import FileFormatError, OffsetError, OverlapError
+from roam.solvers.fits import Rect
+from roam.solvers.packing.skyline import NOWHERE, Items, Words
+
+REQUIRED = ("id", "lower", "upper", "size")
+OPTIONAL = ("alignment", "offset")
+
+
+@dataclass(frozen=True)
+class Instance:
+    names: tuple[str, ...]
+    rects: tuple[Rect, ...]
+
+
+def read_csv(text: str) -> Instance:
+    """MiniMalloc's format: `id,lower,upper,size`, and perhaps `alignment` and `offset` (fixed).
+
+    Times are half open, sizes in bytes. Raises FileFormatError, naming the line.
+    """
+    rows = csv.DictReader(io.StringIO(text))
+    columns = rows.fieldnames or ()
+    missing = [c for c in REQUIRED if c not in columns]
+    unknown = [c for c in columns if c not in REQUIRED + OPTIONAL]
+    if missing or unknown:
+        raise FileFormatError(
+            f"a CSV of buffers has the columns {','.join(REQUIRED)} and perhaps "
+            f"{','.join(OPTIONAL)}, not {','.join(columns)}"
+        )
+    names, rects = [], []
+    for row in rows:
+        try:
+            rect = Rect(
+                int(row["lower"]),
+                int(row["upper"]),
+                int(row["size"]),
+                int(row.get("alignment") or 1),
+                int(row["offset"]) if row.get("offset") else None,
+            )
+        except (TypeError, ValueError):
+            raise FileFormatError(f"line {rows.line_num}: {row} are not all integers") from None
+        if not (0 <= rect.lower < rect.upper and rect.size >= 0 and rect.align > 0):
+            raise FileFormatError(
+                f"line {rows.line_num}: buffer {row['id']} needs 0 <= lower < upper, "
+                "size >= 0, alignment > 0"
+            )
+        names.append(row["id"])
+        rects.append(rect)
+    return Instance(tuple(names), tuple(rects))
+
+
+def write_csv(instance: Instance, offsets: Sequence[int]) -> str:
+    """The instance with an offset for every buffer, as `read_csv` takes it."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*REQUIRED, *OPTIONAL])
+    for name, r, offset in zip(instance.names, instance.rects, offsets, strict=True):
+        writer.writerow([name, r.lower, r.upper, r.size, r.align, offset])
+    return out.getvalue()
+
+
+def height(rects: Sequence[Rect], offsets: Sequence[int]) -> int:
+    """The bytes of the arena."""
+    return max((o + r.size for r, o in zip(rects, offsets, strict=True) if r.size), default=0)
+
+
+def max_load(rects: Sequence[Rect]) -> int:
+    """The most bytes alive at once: what no packing is below."""
+    change: dict[int, int] = {}
+    for r in rects:
+        change[r.lower] = change.get(r.lower, 0) + r.size
+        change[r.upper] = change.get(r.upper, 0) - r.size
+    most = live = 0
+    for t in sorted(change):
+        live += change[t]
+        most = max(most, live)
+    return most
+
+
+def granule(rects: Sequence[Rect]) -> int:
+    """Every height that can be best is a multiple of this many bytes."""
+    return gcd(*(r.size for r in rects), *(r.align for r in rects if r.align > 1),
+               *(r.fixed for r in rects if r.fixed is not None)) or 1  # fmt: skip
+
+
+def check_packing(
+    rects: Sequence[Rect], offsets: Sequence[int], names: Sequence[str] | None = None
+) -> None:
+    """Raises OffsetError or OverlapError, naming the buffers, where the offsets are not valid.
+
+    Plain on purpose, and apart from all that packs: a sweep over time with a list of who is alive.
+    """
+    name = [repr(n) for n in names] if names else [f"buffer {i}" for i in range(len(rects))]
+    for i, (r, o) in enumerate(zip(rects, offsets, strict=True)):
+        if o < 0 or o % r.align or (r.fixed is not None and o != r.fixed):
+            wanted = f"at {r.fixed}" if r.fixed is not None else f"at a multiple of {r.align}"
+            raise OffsetError(f"{name[i]} lies at {o}, and must lie {wanted}")
+    alive: list[int] = []
+    for i in sorted(range(len(rects)), key=lambda i: rects[i].lower):
+        r = rects[i]
+        if not r.size:
+            continue
+        alive = [k for k in alive if rects[k].upper > r.lower]
+        for k in alive:
+            if offsets[i] < offsets[k] + rects[k].size and offsets[k] < offsets[i] + r.size:
+                raise OverlapError(
+                    f"{name[k]} and {name[i]} overlap at time {r.lower}: they lie at "
+                    f"{offsets[k]} and {offsets[i]}, with {rects[k].size} and {r.size} bytes"
+                )
+        alive.append(i)
+
+
+def to_items(rects: Sequence[Rect]) -> tuple[Items, list[int]]:
+    """The arrays that the search reads, and which rectangle is which item.
+
+    A section is a stretch of time between two moments at which anything begins or ends.
+    """
+    kept = [i for i, r in enumerate(rects) if r.size]
+    times = sorted({t for i in kept for t in (rects[i].lower, rects[i].upper)})
+    section = {t: s for s, t in enumerate(times)}
+    shape = {
+        i: (
+            section[r.lower],
+            section[r.upper],
+            r.size,
+            r.align,
+            NOWHERE if r.fixed is None else r.fixed,
+        )
+        for i, r in ((i, rects[i]) for i in kept)
+    }
+    kept.sort(key=lambda i: shape[i])
+    lower, upper, size, align, fixed = (
+        np.array([shape[i] for i in kept], dtype=np.int64).reshape(-1, 5).T.copy()
+    )
+    sections = max(len(times) - 1, 0)
+    cover: list[list[int]] = [[] for _ in range(sections)]
+    for b in range(len(kept)):
+        for s in range(lower[b], upper[b]):
+            cover[s].append(b)
+    twins = [a == b for a, b in pairwise(shape[i] for i in kept)]
+    ends = np.maximum.accumulate(upper) if len(kept) else upper
+    return Items(
+        lower=lower,
+        upper=upper,
+        size=size,
+        align=align,
+        fixed=fixed,
+        obstacles=np.flatnonzero(fixed != NOWHERE),
+        first=np.searchsorted(lower, np.arange(sections + 1)),
+        reaching=np.searchsorted(ends, np.arange(sections + 1), side="right"),
+        cover_start=np.cumsum([0, *map(len, cover)]),
+        cover=np.array([b for c in cover for b in c], dtype=np.int64),
+        twin=np.array(
+            [NOWHERE, *(b if t else NOWHERE for b, t in enumerate(twins))][: len(kept)],
+            dtype=np.int64,
+        ),
+        key=_random_words(sections + len(kept)),
+    ), kept
+
+
+def _random_words(count: int) -> Words:
+    return np.random.default_rng(0).integers(0, 2**64, count, dtype=np.uint64)

@@ -1,0 +1,262 @@
+"""Packing, from the cheap to the exact: greedy fits, then branch and bound under a deadline.
+
+    parts of time, the highest load first
+    fits ── height = max load? ── search at the lower bound ──┐ in turns, with growing budgets,
+                                  search a step below the best ┘ other orders, restarts
+
+The question of capacity (does it fit in so many bytes?) and the minimization are one: to minimize
+is to ask about the lower bound, which a refusal raises, and about less than the best, which a yes
+lowers, until the two meet.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import count
+from math import inf
+
+import numpy as np
+
+from roam.solvers.fits import FITS as GREEDY
+from roam.solvers.fits import Rect, place
+from roam.solvers.packing.instance import check_packing, granule, height, max_load, to_items
+from roam.solvers.packing.search import DOES_NOT_FIT, FITS, search
+from roam.solvers.packing.skyline import Ints
+
+NODES, NODES_AN_ITEM = 500, 4  # of the shortest search
+REMEMBERED = 2**26  # bytes of failed states
+RANKS: tuple[tuple[float, float], ...] = (
+    (1, 0.3),
+    (1, 1),
+    (0.3, 1),
+)  # exponents of size and time: by size, area, time
+NOISE = 0.3  # of the logarithm, from the second round on
+
+
+class Answer(StrEnum):
+    OPTIMAL = "OPTIMAL"  # height = lower bound
+    FEASIBLE = "FEASIBLE"
+    FITS = "FITS"
+    DOES_NOT_FIT = "DOES_NOT_FIT"  # proven
+    UNKNOWN = "UNKNOWN"  # not within the capacity by the deadline, and no proof either
+
+
+@dataclass(frozen=True)
+class Packing:
+    """An offset for every rectangle and the arena's height, in bytes; valid, but perhaps higher
+    than the capacity that was asked for: `status` says so. No height is below `lower_bound`.
+    """
+
+    offsets: tuple[int, ...]
+    height: int
+    lower_bound: int
+    status: Answer
+    method: str
+    nodes: int
+    seconds: float
+
+
+def pack(
+    rects: Sequence[Rect],
+    capacity: int | None = None,
+    *,
+    deadline: float = inf,
+    node_limit: float = inf,
+) -> Packing:
+    """A packing below the capacity, or the lowest one, and how good it is.
+
+    deadline: a time of `time.monotonic()`. node_limit: of the search, all in all; without a
+    deadline the same arguments give the same packing. Raises OverlapError or OffsetError where the
+    fixed offsets contradict themselves.
+    """
+    started = time.monotonic()
+    offsets = [r.fixed or 0 for r in rects]
+    top = lower_bound = nodes = 0
+    method = "nothing to pack"
+    parts = [([rects[i] for i in part], part) for part in _parts(rects)]
+    for some, part in sorted(parts, key=lambda p: -max_load(p[0])):
+        packer = _Packer(some, capacity, top, deadline, node_limit - nodes)
+        packer.run()
+        for i, offset in zip(part, packer.offsets, strict=True):
+            offsets[i] = offset
+        lower_bound = max(lower_bound, packer.lower_bound)
+        nodes += packer.nodes
+        if packer.height >= top:
+            top, method = packer.height, packer.method
+    check_packing(rects, offsets)
+    status = _answer(top, lower_bound, capacity)
+    seconds = time.monotonic() - started
+    return Packing(tuple(offsets), top, lower_bound, status, method, nodes, seconds)
+
+
+def _parts(rects: Sequence[Rect]) -> list[list[int]]:
+    """The rectangles between one moment at which none is alive and the next."""
+    parts: list[list[int]] = []
+    end = 0
+    for i in sorted(range(len(rects)), key=lambda i: rects[i].lower):
+        if not parts or rects[i].lower >= end:
+            parts.append([])
+            end = rects[i].upper
+        parts[-1].append(i)
+        end = max(end, rects[i].upper)
+    return parts
+
+
+def _answer(top: int, lower_bound: int, capacity: int | None) -> Answer:
+    if capacity is None:
+        return Answer.OPTIMAL if top == lower_bound else Answer.FEASIBLE
+    if top <= capacity:
+        return Answer.FITS
+    return Answer.DOES_NOT_FIT if capacity < lower_bound else Answer.UNKNOWN
+
+
+class _Packer:
+    """One part. enough: a height that is no use to go below, that of another part."""
+
+    def __init__(
+        self,
+        rects: Sequence[Rect],
+        capacity: int | None,
+        enough: int,
+        deadline: float,
+        node_limit: float,
+    ) -> None:
+        self.rects, self.capacity, self.enough = rects, capacity, enough
+        self.deadline, self.node_limit = deadline, node_limit
+        self.granule = granule(rects)
+        self.nodes, self.started = 0, 0.0
+        self.free = [i for i, r in enumerate(rects) if r.fixed is None]
+        self.fixed = [(r, r.fixed) for r in rects if r.fixed is not None]
+        check_packing([r for r, _ in self.fixed], [o for _, o in self.fixed])
+        top = max((o + r.size for r, o in self.fixed if r.size), default=0)
+        self.lower_bound = max(-(-max_load(rects) // self.granule) * self.granule, top)
+        self.offsets, self.method = self.greedy()
+        self.height = height(rects, self.offsets)
+
+    def greedy(self) -> tuple[list[int], str]:
+        """The best of all greedy fits and its name."""
+        best: list[int] | None = None
+        for fit in GREEDY:
+            found = [r.fixed or 0 for r in self.rects]
+            for i, o in zip(
+                self.free, place([self.rects[i] for i in self.free], fit, self.fixed), strict=True
+            ):
+                found[i] = o
+            if best is None or height(self.rects, found) < height(self.rects, best):
+                best, method = found, fit.name
+            if height(self.rects, best) <= self.goal:
+                break
+        assert best is not None, "there are greedy fits"
+        return best, method
+
+    @property
+    def goal(self) -> int:
+        """What ends the search when the height comes down to it."""
+        if self.capacity is None:
+            return max(self.lower_bound, self.enough)
+        return self.capacity
+
+    def run(self) -> None:
+        if self.height > self.goal >= self.lower_bound:
+            self.search()
+
+    def search(self) -> None:
+        """Asks about the goal; to minimize, every other time about a step below the best height,
+        which is halved when the search gives no answer. Ends with one, or when time or nodes do.
+        """
+        searcher = _Searcher(self.rects)
+        self.started = time.monotonic()
+        step = self.height - self.goal
+        for turn, restart in enumerate(_restarts()):
+            below = turn % 2 == 1 and self.capacity is None
+            step = max(min(step, (self.height - self.goal) // 2), self.granule)
+            target = self.height - step if below else self.goal
+            budget = min(restart * searcher.shortest, self.node_limit - self.nodes, self.in_time())
+            outcome, nodes = searcher.ask(
+                target, int(budget), turn // 2 if self.capacity is None else turn
+            )
+            self.nodes += nodes
+            if outcome == FITS:
+                self.offsets, self.method = searcher.offsets(), "branch and bound"
+                self.height = height(self.rects, self.offsets)
+            elif outcome == DOES_NOT_FIT:
+                self.lower_bound = max(self.lower_bound, self.above(target))
+            elif below:
+                step = max(step // 2, self.granule)
+            if (
+                not self.lower_bound <= self.goal < self.height
+                or self.nodes >= self.node_limit
+                or time.monotonic() > self.deadline
+            ):
+                break
+
+    def in_time(self) -> float:
+        """As many nodes as there will be time for, going by those that there were."""
+        if not self.nodes or self.deadline == inf:
+            return inf
+        now = time.monotonic()
+        return max(self.nodes / (now - self.started) * (self.deadline - now), 1)
+
+    def above(self, size: int) -> int:
+        """The next height that may be best."""
+        return (size // self.granule + 1) * self.granule
+
+
+def _restarts() -> Iterator[int]:
+    """The sequence of Luby, Sinclair and Zuckerman (1993), every term as often as there are ranks:
+    1 1 2 1 1 2 4 ...
+    """
+    for i in count(1):
+        k = i
+        while k & (k + 1):  # not 2^j - 1: the sequence repeats what came before 2^j - 1
+            k -= (1 << (k.bit_length() - 1)) - 1
+        for _ in RANKS:
+            yield (k + 1) // 2
+
+
+class _Searcher:
+    """The search's tables, and which order to try next."""
+
+    def __init__(self, rects: Sequence[Rect]) -> None:
+        self.rects = rects
+        self.items, self.kept = to_items(rects)
+        words = (len(self.items.first) - 1 + 63) // 64
+        entries = 1 << (REMEMBERED // (8 * (words + 1))).bit_length() - 1
+        self.failed = np.zeros(entries, np.uint64)
+        self.reasons = np.empty((entries, words), np.uint64)
+        self.found = np.zeros(len(self.kept), np.int64)
+        self.random = np.random.default_rng(0)
+        self.shortest = NODES + NODES_AN_ITEM * len(self.kept)
+
+    def ask(self, capacity: int, nodes: int, turn: int) -> tuple[int, int]:
+        """Does everything fit? The outcome and the nodes, `nodes` of them at most."""
+        noise = 0.0 if turn < len(RANKS) else NOISE
+        by_size, by_time = RANKS[turn % len(RANKS)]
+        with np.errstate(over="ignore"):  # hashing overflows, which only the interpreter minds
+            return search(
+                self.items,
+                capacity,
+                self.rank(by_size, by_time, noise),
+                nodes,
+                self.failed,
+                self.reasons,
+                self.found,
+            )
+
+    def rank(self, by_size: float, by_time: float, noise: float) -> Ints:
+        """Items by size^a × time^b, largest first, as far as noise lets them be."""
+        time = np.log(self.items.upper - self.items.lower)
+        value = by_size * np.log(self.items.size) + by_time * time
+        value += noise * self.random.normal(size=len(value))
+        rank = np.empty(len(value), np.int64)
+        rank[np.argsort(-value, kind="stable")] = np.arange(len(value))
+        return rank
+
+    def offsets(self) -> list[int]:
+        offsets = [r.fixed or 0 for r in self.rects]
+        for i, offset in zip(self.kept, self.found.tolist(), strict=True):
+            offsets[i] = offset
+        return offsets
