@@ -72,6 +72,10 @@ def roam(
         chosen = Options.parse(options, mode)
     except OptionError as error:
         raise CompileOptionError(str(error), first_useful_frame=currentframe()) from None
+    if chosen.lowering == "inductor":
+        from roam.lowering import inductor  # takes a second to import, and few ask for it
+
+        return inductor.compile_graph(_name(gm), chosen, gm, example_inputs)
     return compile_graph(Step.of(gm, chosen, example_inputs), gm, example_inputs)
 
 

@@ -30,10 +30,13 @@ TOLERANCE = 0.005  # of the live peak: what an arena may cost for sparing the al
 
 @dataclass(frozen=True)
 class Settings:
-    """How to plan. seconds: the deadline. hold: the arena is kept between steps, in one block."""
+    """How to plan. seconds: the deadline. hold: the arena is kept between steps, in one block.
+    settled: how many phases, from the first, keep program order: their code is generated already.
+    """
 
     seconds: float = 10.0
     hold: bool = False
+    settled: int = 0
 
 
 def plan(problem: Problem, settings: Settings | None = None) -> Plan:
@@ -41,7 +44,7 @@ def plan(problem: Problem, settings: Settings | None = None) -> Plan:
     settings = settings or Settings()
     start = time.monotonic()
     deadline = start + settings.seconds
-    order, order_method, bound = best_order(problem, deadline)
+    order, order_method, bound = best_order(problem, deadline, settings.settled)
     reuse = find_reuse(problem, order)
     curve = live_curve(problem, order, reuse)
     live = max(curve, default=0)
@@ -80,8 +83,10 @@ def replaced_peak(problem: Problem) -> int:
     return max(live_curve(problem, range(len(problem.ops)), {}), default=0)
 
 
-def best_order(problem: Problem, deadline: float) -> tuple[list[OpId], str, int]:
-    """For every phase the candidate with the lowest peak, the first found in a draw; the names of
+def best_order(
+    problem: Problem, deadline: float, settled: int = 0
+) -> tuple[list[OpId], str, int]:
+    """For every phase that is not settled the candidate with the lowest peak, the first found in a draw; the names of
     the methods; and a lower bound, at which the search stops.
 
     The phases can be judged apart: what is alive between them does not depend on the order.
@@ -90,7 +95,7 @@ def best_order(problem: Problem, deadline: float) -> tuple[list[OpId], str, int]
     solvers: dict[str, OrderSolver] = {**CANDIDATES, "divide": partial(divide, deadline=deadline)}
     best = [program_order(problem, phase) for phase in range(len(problem.phases))]
     method = ["program" for _ in best]
-    for phase in range(len(best)):
+    for phase in range(settled, len(best)):
         lowest = _phase_peak(problem, best, phase)
         for name, solve in solvers.items():
             if lowest <= bound or time.monotonic() > deadline:

@@ -1,0 +1,312 @@
+"""Reads a Problem off Inductor's fused scheduler nodes.
+
+    in the scheduler                      in the Problem
+    ------------------------------------  --------------------------------------------------
+    graph input                           a buffer of the user's, or saved by the forward
+    fused node, extern kernel             an op
+    buffer with memory of its own         a buffer, made by the first op that touches it
+    buffer that lives within one kernel   nothing: the code generation removes it
+    view, slice of a concatenation,       another name of a buffer
+    mutated buffer
+    tuple of results                      nothing: its parts are made by the op, and live until
+                                          they were all taken out of it
+    input whose place an output may take  a pair in `over`
+
+Inductor frees a buffer after the last node that uses it, and decides about reuse while it
+generates code, by the rules of `BaseSchedulerNode.decide_inplace_update`; `_over` states them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from msgspec.structs import replace
+from torch import fx
+from torch._inductor import config, ir
+from torch._inductor.codegen.common import BackendFeature
+from torch._inductor.codegen.wrapper import can_match_buffer_size
+from torch._inductor.graph import GraphLowering
+from torch._inductor.scheduler import BaseSchedulerNode, NopKernelSchedulerNode, SchedulerNode
+from torch._inductor.utils import get_dtype_size
+
+from roam.capture import where
+from roam.core.errors import UnplannableError
+from roam.core.problem import Buffer, BufferId, Home, Kind, Op, Problem
+
+Pairs = tuple[tuple[BufferId, BufferId], ...]
+WITHOUT_MEMORY = (ir.NoneLayout, ir.MultiOutputLayout, ir.MutationLayoutSHOULDREMOVE)
+
+
+@dataclass(frozen=True)
+class Read:
+    """What was read of one graph: `first` is the number of its first op that is a node.
+
+    named: the buffer behind every input and every output, by their names in the FX graph. saved:
+    the outputs that are not the user's.
+    """
+
+    problem: Problem
+    nodes: Sequence[BaseSchedulerNode]
+    first: int
+    named: dict[str, BufferId]
+    saved: frozenset[BufferId]
+
+
+def read(
+    graph: GraphLowering,
+    nodes: Sequence[BaseSchedulerNode],
+    name: str,
+    outputs: Sequence[str | None],
+    saved: frozenset[int],
+    forward: Read | None = None,
+) -> Read:
+    """The Problem of one graph, or, given its forward, of both.
+
+    nodes: fused, in the order that Inductor would run them in. outputs: the names of the FX
+    graph's results. saved: which of them go to the backward. forward: its ops keep their order.
+    Raises UnplannableError.
+    """
+    reader = _Reader(graph, forward)
+    reader.add_inputs()
+    first = len(reader.ops)
+    for node in nodes:
+        reader.add_op(node)
+    named = reader.inputs | reader.keep(outputs, saved)
+    return Read(
+        Problem(name, tuple(reader.buffers), tuple(reader.ops)),
+        nodes,
+        first,
+        named,
+        frozenset(named[n] for i, n in enumerate(outputs) if i in saved and n in named),
+    )
+
+
+def as_first_phase(forward: Read, order: Sequence[int]) -> Read:
+    """The forward as its backward finds it: the ops in the order in which they were compiled."""
+    old = forward.problem
+    place = {op: t for t, op in enumerate(order)}
+    ops = [
+        replace(old.ops[i], after=tuple(sorted(place[p] for p in old.ops[i].after))) for i in order
+    ]
+    buffers = [
+        replace(b, kind=Kind.SAVED) if i in forward.saved and b.home is not Home.USER else b
+        for i, b in enumerate(old.buffers)
+    ]
+    problem = Problem(old.name, tuple(buffers), tuple(ops))
+    return Read(problem, (), len(ops), forward.named, forward.saved)
+
+
+@dataclass
+class _Reader:
+    graph: GraphLowering
+    forward: Read | None
+    buffers: list[Buffer] = field(default_factory=list)
+    ops: list[Op] = field(default_factory=list)
+    inputs: dict[str, BufferId] = field(default_factory=dict)
+    buffer_of: dict[str, BufferId] = field(default_factory=dict)  # by the name of its root
+    op_of: dict[BaseSchedulerNode, int] = field(default_factory=dict)
+    waits_for: tuple[int, ...] = ()  # what every op of the phase waits for
+
+    def __post_init__(self) -> None:
+        if self.forward is not None:
+            self.buffers += self.forward.problem.buffers
+            self.ops += self.forward.problem.ops
+
+    @property
+    def phase(self) -> int:
+        return 0 if self.forward is None else 1
+
+    def add_inputs(self) -> None:
+        """What the graph is given.
+
+        In a backward: what its forward saved, and the gradients of the outputs, which autograd
+        makes before it begins and which go as soon as they are used.
+        """
+        known = {} if self.forward is None else self.forward.named
+        made: list[BufferId] = []
+        for name, found in self.graph.graph_inputs.items():
+            if not isinstance(found, ir.TensorBox):
+                continue  # a number
+            if name in known:
+                b = known[name]
+            elif self.forward is None:
+                b = self.add(name, self.bytes(found), Kind.INPUT, Home.USER)
+            else:
+                b = self.add(name, self.bytes(found), Kind.TEMPORARY, Home.EXTERNAL)
+                made.append(b)
+            self.inputs[name] = self.buffer_of[name] = b
+        if made:
+            self.waits_for = (len(self.ops),)
+            self.ops.append(Op("tangents", creates=tuple(made), phase=self.phase))
+
+    def add_op(self, node: BaseSchedulerNode) -> None:
+        known = len(self.buffers)
+        within = {n.get_name() for n in node.get_nodes()}
+        over = self.add_results(node, within)
+        touched = [self.root(n) for n in sorted(node.used_or_aliased_buffer_names())]
+        for root in (*touched, *self.parts(node)):
+            if root not in self.buffer_of:
+                self.add_root(root, node, within)
+        used = dict.fromkeys(self.buffer_of[r] for r in touched if r in self.buffer_of)
+        changed = [self.root(m) for made in node.get_outputs() for m in made.get_mutations()]
+        changes = dict.fromkeys(self.buffer_of[r] for r in changed if r in self.buffer_of)
+        earlier = {self.op_of[p] for p in node.mpi_node.pred_nodes if p in self.op_of}
+        self.op_of[node] = len(self.ops)
+        self.ops.append(
+            Op(
+                name=self.unique(node.get_name()),
+                reads=tuple(b for b in used if b < known),
+                creates=tuple(range(known, len(self.buffers))),
+                mutates=tuple(b for b in changes if b < known),
+                over=over,
+                phase=self.phase,
+                after=(*self.waits_for, *sorted(earlier)),
+                where=_where(node),
+            )
+        )
+
+    def add_results(self, node: BaseSchedulerNode, within: set[str]) -> Pairs:
+        """Adds what the parts of a kernel write; returns what that may be written over.
+
+        A part may write over what an earlier part of the same kernel made: one buffer then.
+        """
+        known = len(self.buffers)
+        pairs: dict[tuple[BufferId, BufferId], None] = {}
+        for part in node.get_nodes():
+            if not isinstance(part, SchedulerNode) or not _reuses(self.graph, part):
+                continue
+            for made in (b for b in part.get_outputs() if _has_own_memory(b)):
+                name = made.get_name()
+                found = [self.buffer_of[d] for d in self.replaceable(node, part, made)]
+                inside = next((b for b in found if b >= known), None)
+                if inside is not None and not self.removed(name, node, within):
+                    self.buffer_of[name] = inside
+                else:
+                    self.add_root(name, node, within)
+                    made_here = self.buffer_of.get(name)
+                    pairs |= {(made_here, b): None for b in found if made_here is not None}
+        return tuple(pairs)
+
+    def root(self, name: str) -> str:
+        """The name of the buffer whose memory another one shows or changes."""
+        name = self.graph.scheduler.mutation_real_name.get(name, name)
+        buffer = self.graph.name_to_buffer.get(name)
+        aliased = [] if buffer is None else buffer.get_inputs_that_alias_output()
+        return self.root(aliased[0]) if aliased else name
+
+    def parts(self, node: BaseSchedulerNode) -> list[str]:
+        """The results that an extern kernel returns in a tuple, and somebody takes out of it."""
+        found: list[str] = []
+        pending = [b for b in node.get_outputs() if isinstance(b.node.layout, ir.MultiOutputLayout)]
+        while pending:
+            for user in pending.pop().users:
+                if isinstance(user.node, BaseSchedulerNode):
+                    parts = [b for b in user.node.get_outputs() if _is_part(b.node)]
+                    found += [self.root(b.get_name()) for b in parts]
+                    pending += [b for b in parts if isinstance(b.node.layout, ir.MultiOutputLayout)]
+        return found
+
+    def add_root(self, name: str, node: BaseSchedulerNode, within: set[str]) -> None:
+        buffer = self.graph.name_to_buffer.get(name)
+        if buffer is None:
+            constant = self.graph.constants.get(name)
+            size = 0 if constant is None else constant.nbytes
+            self.buffer_of[name] = self.add(name, size, Kind.INPUT, Home.USER)
+        elif not isinstance(buffer.layout, WITHOUT_MEMORY) and not self.removed(name, node, within):
+            home = Kind.TEMPORARY, Home.EXTERNAL
+            self.buffer_of[name] = self.add(name, self.bytes(buffer), *home, _where(node))
+
+    def removed(self, name: str, node: BaseSchedulerNode, within: set[str]) -> bool:
+        """Whether the buffer is the kernel's own affair."""
+        scheduler = self.graph.scheduler
+        return not node.is_extern() and scheduler.can_buffer_be_removed_through_fusion(name, within)
+
+    def replaceable(
+        self, node: BaseSchedulerNode, part: SchedulerNode, made: Any
+    ) -> Iterable[str]:
+        scheduler = self.graph.scheduler
+        for dep in part.read_writes.reads:
+            buffer = scheduler.name_to_donated_buffer.get(dep.name)
+            buffer = buffer or scheduler.name_to_buf.get(dep.name)
+            if buffer is None or dep.name not in self.buffer_of or buffer.node is None:
+                continue
+            if isinstance(buffer.defining_op, NopKernelSchedulerNode):
+                continue
+            if isinstance(buffer.node.get_output_spec(), WITHOUT_MEMORY):
+                continue
+            if not _only_use(node, part, buffer) or not _one_index(node, buffer):
+                continue
+            if can_match_buffer_size(buffer.node, made.node):
+                yield dep.name
+
+    def keep(self, outputs: Sequence[str | None], saved: frozenset[int]) -> dict[str, BufferId]:
+        """What the graph returns stays; a saved tensor at least to the graph's end."""
+        found: dict[str, BufferId] = {}
+        kind = Kind.OUTPUT if self.phase == 0 else Kind.GRADIENT
+        names = self.graph.get_output_names()
+        for i, (name, fx_name) in enumerate(zip(names, outputs, strict=True)):
+            b = self.buffer_of.get(self.root(name))
+            if b is None:
+                continue
+            if self.buffers[b].home is not Home.USER and not self.buffers[b].kept:
+                self.buffers[b] = replace(self.buffers[b], kind=kind)
+            if fx_name is not None:
+                found[fx_name] = b
+        return found
+
+    def bytes(self, node: Any) -> int:
+        size = self.graph.get_allocation_storage_size(node)
+        hint = self.graph.sizevars.optimization_hint(size, fallback=None)
+        if hint is None:
+            raise UnplannableError(f"{node.get_name()}: a size that depends on data")
+        return int(hint) * get_dtype_size(node.get_dtype())
+
+    def add(self, name: str, size: int, kind: Kind, home: Home, where: str = "") -> BufferId:
+        taken = {b.name for b in self.buffers} if self.forward is not None else ()
+        while name in taken:
+            name += "'"
+        self.buffers.append(Buffer(name, size, kind, home, where=where))
+        return len(self.buffers) - 1
+
+    def unique(self, name: str) -> str:
+        return name if self.forward is None else f"backward {name}"
+
+
+def _has_own_memory(buffer: Any) -> bool:
+    own = buffer.node.should_allocate() and not buffer.get_aliases()
+    return own and not buffer.get_mutations()
+
+
+def _is_part(buffer: Any) -> bool:
+    return isinstance(buffer, ir.MultiOutput)
+
+
+def _reuses(graph: GraphLowering, node: SchedulerNode) -> bool:
+    features = graph.has_feature(node.get_device(), BackendFeature.INPLACE_BUFFERS)
+    return bool(config.inplace_buffers and features)
+
+
+def _only_use(node: BaseSchedulerNode, part: SchedulerNode, buffer: Any) -> bool:
+    """Whether nobody in the kernel uses the buffer but this part of it, and those before it."""
+    inside = {n.get_name() for n in node.get_nodes()}
+    left = [u for u in buffer.users if u.get_name() in inside - set(part.ancestors)]
+    return len(left) == 1 and left[0].can_inplace and left[0].node is part
+
+
+def _one_index(node: BaseSchedulerNode, buffer: Any) -> bool:
+    """Whether the kernel addresses the buffer in one way only."""
+    inside = [u.node for u in buffer.users if u.node in node.get_nodes()]
+    deps = {d for n in inside for d in n.read_writes.reads_and_writes()}
+    return len({d for d in deps if d.name == buffer.get_name()}) <= 1
+
+
+def _where(node: BaseSchedulerNode) -> str:
+    """The path of the module that the first of the node's origins belongs to."""
+    for part in node.get_nodes():
+        origins = getattr(part.node, "origins", ())
+        for origin in origins:
+            if isinstance(origin, fx.Node) and where(origin):
+                return where(origin)
+    return ""
