@@ -34,6 +34,7 @@ from torch._inductor.utils import get_dtype_size
 from roam.capture import where
 from roam.core.errors import UnplannableError
 from roam.core.problem import Buffer, BufferId, Home, Kind, Op, Problem
+from roam.lowering.inductor_scratch import scratch
 
 Pairs = tuple[tuple[BufferId, BufferId], ...]
 WITHOUT_MEMORY = (ir.NoneLayout, ir.MultiOutputLayout, ir.MutationLayoutSHOULDREMOVE)
@@ -68,7 +69,7 @@ def read(
     graph's results. saved: which of them go to the backward. forward: its ops keep their order.
     Raises UnplannableError.
     """
-    reader = _Reader(graph, forward)
+    reader = _Reader(graph, forward, scratch(graph, nodes))
     reader.add_inputs()
     first = len(reader.ops)
     for node in nodes:
@@ -102,6 +103,7 @@ def as_first_phase(forward: Read, order: Sequence[int]) -> Read:
 class _Reader:
     graph: GraphLowering
     forward: Read | None
+    scratch: dict[str, int]
     buffers: list[Buffer] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)
     inputs: dict[str, BufferId] = field(default_factory=dict)
@@ -161,6 +163,7 @@ class _Reader:
                 creates=tuple(range(known, len(self.buffers))),
                 mutates=tuple(b for b in changes if b < known),
                 over=over,
+                scratch=self.scratch.get(node.get_name(), 0),
                 phase=self.phase,
                 after=(*self.waits_for, *sorted(earlier)),
                 where=_where(node),
