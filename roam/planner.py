@@ -83,11 +83,9 @@ def replaced_peak(problem: Problem) -> int:
     return max(live_curve(problem, range(len(problem.ops)), {}), default=0)
 
 
-def best_order(
-    problem: Problem, deadline: float, settled: int = 0
-) -> tuple[list[OpId], str, int]:
-    """For every phase that is not settled the candidate with the lowest peak, the first found in a draw; the names of
-    the methods; and a lower bound, at which the search stops.
+def best_order(problem: Problem, deadline: float, settled: int = 0) -> tuple[list[OpId], str, int]:
+    """For every phase that is not settled the candidate with the lowest peak, the first found in a
+    draw; the names of the methods; and a lower bound, at which the search stops.
 
     The phases can be judged apart: what is alive between them does not depend on the order.
     """

@@ -30,11 +30,14 @@ from torch._inductor.codegen.wrapper import can_match_buffer_size
 from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import BaseSchedulerNode, NopKernelSchedulerNode, SchedulerNode
 from torch._inductor.utils import get_dtype_size
+from torch.utils._ordered_set import OrderedSet
 
 from roam.capture import where
 from roam.core.errors import UnplannableError
 from roam.core.problem import Buffer, BufferId, Home, Kind, Op, Problem
-from roam.lowering.inductor_scratch import scratch
+from roam.lowering.inductor_scratch import origin, scratch
+from roam.passes import gradient_release
+from roam.passes.gradient_release import Release
 
 Pairs = tuple[tuple[BufferId, BufferId], ...]
 WITHOUT_MEMORY = (ir.NoneLayout, ir.MultiOutputLayout, ir.MutationLayoutSHOULDREMOVE)
@@ -74,7 +77,7 @@ def read(
     first = len(reader.ops)
     for node in nodes:
         reader.add_op(node)
-    named = reader.inputs | reader.keep(outputs, saved)
+    named = reader.inputs | reader.keep(outputs)
     return Read(
         Problem(name, tuple(reader.buffers), tuple(reader.ops)),
         nodes,
@@ -145,7 +148,7 @@ class _Reader:
 
     def add_op(self, node: BaseSchedulerNode) -> None:
         known = len(self.buffers)
-        within = {n.get_name() for n in node.get_nodes()}
+        within = OrderedSet(n.get_name() for n in node.get_nodes())
         over = self.add_results(node, within)
         touched = [self.root(n) for n in sorted(node.used_or_aliased_buffer_names())]
         for root in (*touched, *self.parts(node)):
@@ -154,23 +157,27 @@ class _Reader:
         used = dict.fromkeys(self.buffer_of[r] for r in touched if r in self.buffer_of)
         changed = [self.root(m) for made in node.get_outputs() for m in made.get_mutations()]
         changes = dict.fromkeys(self.buffer_of[r] for r in changed if r in self.buffer_of)
+        release = _release(node)
+        if release is not None:
+            self.add_fold(release, used, changes)
         earlier = {self.op_of[p] for p in node.mpi_node.pred_nodes if p in self.op_of}
         self.op_of[node] = len(self.ops)
+        made = range(known, len(self.buffers))
         self.ops.append(
             Op(
                 name=self.unique(node.get_name()),
                 reads=tuple(b for b in used if b < known),
-                creates=tuple(range(known, len(self.buffers))),
-                mutates=tuple(b for b in changes if b < known),
+                creates=tuple(b for b in made if self.buffers[b].home is not Home.USER),
+                mutates=tuple(b for b in changes if b < known or self.buffers[b].home is Home.USER),
                 over=over,
-                scratch=self.scratch.get(node.get_name(), 0),
+                scratch=release.scratch if release else self.scratch.get(node.get_name(), 0),
                 phase=self.phase,
                 after=(*self.waits_for, *sorted(earlier)),
                 where=_where(node),
             )
         )
 
-    def add_results(self, node: BaseSchedulerNode, within: set[str]) -> Pairs:
+    def add_results(self, node: BaseSchedulerNode, within: OrderedSet[str]) -> Pairs:
         """Adds what the parts of a kernel write; returns what that may be written over.
 
         A part may write over what an earlier part of the same kernel made: one buffer then.
@@ -192,6 +199,17 @@ class _Reader:
                     pairs |= {(made_here, b): None for b in found if made_here is not None}
         return tuple(pairs)
 
+    def add_fold(
+        self, release: Release, used: Iterable[BufferId], changes: dict[BufferId, None]
+    ) -> None:
+        """The gradient dies here; what the fold changes was there before the step."""
+        for b in used:
+            if self.buffers[b].kind is Kind.TEMPORARY:
+                self.buffers[b] = replace(self.buffers[b], kind=Kind.RELEASED)
+        for what, size in release.state:
+            b = self.add(f"{release.index}.{what}", size, Kind.STATE, Home.USER)
+            changes[b] = None
+
     def root(self, name: str) -> str:
         """The name of the buffer whose memory another one shows or changes."""
         name = self.graph.scheduler.mutation_real_name.get(name, name)
@@ -211,7 +229,7 @@ class _Reader:
                     pending += [b for b in parts if isinstance(b.node.layout, ir.MultiOutputLayout)]
         return found
 
-    def add_root(self, name: str, node: BaseSchedulerNode, within: set[str]) -> None:
+    def add_root(self, name: str, node: BaseSchedulerNode, within: OrderedSet[str]) -> None:
         buffer = self.graph.name_to_buffer.get(name)
         if buffer is None:
             constant = self.graph.constants.get(name)
@@ -221,18 +239,16 @@ class _Reader:
             home = Kind.TEMPORARY, Home.EXTERNAL
             self.buffer_of[name] = self.add(name, self.bytes(buffer), *home, _where(node))
 
-    def removed(self, name: str, node: BaseSchedulerNode, within: set[str]) -> bool:
+    def removed(self, name: str, node: BaseSchedulerNode, within: OrderedSet[str]) -> bool:
         """Whether the buffer is the kernel's own affair."""
         scheduler = self.graph.scheduler
         return not node.is_extern() and scheduler.can_buffer_be_removed_through_fusion(name, within)
 
-    def replaceable(
-        self, node: BaseSchedulerNode, part: SchedulerNode, made: Any
-    ) -> Iterable[str]:
+    def replaceable(self, node: BaseSchedulerNode, part: SchedulerNode, made: Any) -> Iterable[str]:
         scheduler = self.graph.scheduler
         for dep in part.read_writes.reads:
-            buffer = scheduler.name_to_donated_buffer.get(dep.name)
-            buffer = buffer or scheduler.name_to_buf.get(dep.name)
+            donated: Any = scheduler.name_to_donated_buffer.get(dep.name)
+            buffer = donated or scheduler.name_to_buf.get(dep.name)
             if buffer is None or dep.name not in self.buffer_of or buffer.node is None:
                 continue
             if isinstance(buffer.defining_op, NopKernelSchedulerNode):
@@ -244,12 +260,12 @@ class _Reader:
             if can_match_buffer_size(buffer.node, made.node):
                 yield dep.name
 
-    def keep(self, outputs: Sequence[str | None], saved: frozenset[int]) -> dict[str, BufferId]:
+    def keep(self, outputs: Sequence[str | None]) -> dict[str, BufferId]:
         """What the graph returns stays; a saved tensor at least to the graph's end."""
         found: dict[str, BufferId] = {}
         kind = Kind.OUTPUT if self.phase == 0 else Kind.GRADIENT
         names = self.graph.get_output_names()
-        for i, (name, fx_name) in enumerate(zip(names, outputs, strict=True)):
+        for name, fx_name in zip(names, outputs, strict=True):
             b = self.buffer_of.get(self.root(name))
             if b is None:
                 continue
@@ -275,6 +291,12 @@ class _Reader:
 
     def unique(self, name: str) -> str:
         return name if self.forward is None else f"backward {name}"
+
+
+def _release(node: BaseSchedulerNode) -> Release | None:
+    """What a fold of a gradient carries out."""
+    called = origin(node.node) if node.is_extern() else None
+    return None if called is None else called.meta.get(gradient_release.META)
 
 
 def _has_own_memory(buffer: Any) -> bool:
@@ -314,8 +336,7 @@ def _one_index(node: BaseSchedulerNode, buffer: Any) -> bool:
 def _where(node: BaseSchedulerNode) -> str:
     """The path of the module that the first of the node's origins belongs to."""
     for part in node.get_nodes():
-        origins = getattr(part.node, "origins", ())
-        for origin in origins:
-            if isinstance(origin, fx.Node) and where(origin):
-                return where(origin)
+        for source in getattr(part.node, "origins", ()):
+            if isinstance(source, fx.Node) and where(source):
+                return where(source)
     return ""

@@ -37,11 +37,11 @@ def scratch(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> dict[st
 
 def _call(calls: fx.Graph, kernel: Any, hint: Hint) -> fx.Node | None:
     """The call that an extern kernel stands for, on inputs of its layouts."""
-    origin = None if isinstance(kernel, ir.MultiOutput) else _origin(kernel)
-    if origin is None:
+    called = None if isinstance(kernel, ir.MultiOutput) else origin(kernel)
+    if called is None:
         return None
     inputs = [i for i in kernel.inputs if isinstance(i, ir.IRNode)]
-    if len(inputs) != len(list(_tensors(origin))) or not _on_cpu(inputs):
+    if len(inputs) != len(list(_tensors(called))) or not _on_cpu(inputs):
         return None
     given = iter(inputs)
 
@@ -52,22 +52,23 @@ def _call(calls: fx.Graph, kernel: Any, hint: Hint) -> fx.Node | None:
         found.meta["val"] = _like(next(given), hint)
         return found
 
-    call = calls.call_function(origin.target, *fx.map_arg((origin.args, origin.kwargs), stand_in))
-    call.meta["val"] = fx.node.map_aggregate(origin.meta["val"], lambda t: _static(t, hint))
+    target: Any = called.target
+    call = calls.call_function(target, *fx.map_arg((called.args, called.kwargs), stand_in))
+    call.meta["val"] = fx.node.map_aggregate(called.meta["val"], lambda t: _static(t, hint))
     return call
 
 
-def _origin(kernel: Any) -> fx.Node | None:
+def origin(kernel: Any) -> fx.Node | None:
     """The node of the FX graph that calls the kernel's operator."""
     called = getattr(kernel, "op_overload", None)
     found = getattr(kernel, "origin_node", None)
     return found or next((n for n in kernel.origins if n.target is called), None)
 
 
-def _tensors(origin: fx.Node) -> Iterator[fx.Node]:
+def _tensors(call: fx.Node) -> Iterator[fx.Node]:
     """The arguments that are tensors, one for each time that they are given."""
     found: list[fx.Node] = []
-    fx.map_arg((origin.args, origin.kwargs), found.append)
+    fx.map_arg((call.args, call.kwargs), found.append)
     return (n for n in found if isinstance(n.meta.get("val"), torch.Tensor))
 
 
@@ -83,8 +84,9 @@ def _like(buffer: Any, hint: Hint) -> torch.Tensor:
 def _static(found: Any, hint: Hint) -> Any:
     if not isinstance(found, torch.Tensor):
         return found
+    sizes: list[list[Any]] = [list(found.shape), list(found.stride())]
     size, stride = (
-        tuple(hint(n.node.expr) if isinstance(n, torch.SymInt) else n for n in numbers)
-        for numbers in (found.shape, found.stride())
+        [hint(n.node.expr) if isinstance(n, torch.SymInt) else n for n in numbers]
+        for numbers in sizes
     )
     return torch.empty_strided(size, stride, dtype=found.dtype, device=found.device)
