@@ -27,8 +27,8 @@ from torch._inductor.virtualized import V
 from torch.utils._ordered_set import OrderedSet
 
 from roam.core.errors import UnplannedWarning
-from roam.core.plan import Plan
 from roam.inspect.report import GraphRecord, record
+from roam.lowering.inductor_notes import Note, compiling, find
 from roam.lowering.inductor_problem import Read, as_first_phase, read
 from roam.options import Options
 from roam.planner import Settings, plan
@@ -36,7 +36,9 @@ from roam.planner import Settings, plan
 log = logging.getLogger("roam")
 
 Nodes = list[BaseSchedulerNode]
-SOURCES = tuple(sorted(map(str, Path(__file__).parent.glob("inductor*.py"))))
+ROOT = Path(__file__).parents[1]
+DEPENDS_ON = ("planner.py", "lowering/inductor*.py", "solvers/*.py", "core/*.py")  # what plans do
+SOURCES = tuple(sorted(str(path) for files in DEPENDS_ON for path in ROOT.glob(files)))
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Compilation:
     is_backward: bool = False
     is_inference: bool = False
     forward: Read | None = None
+    note: Note | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -70,8 +73,22 @@ class Compilation:
         self.is_inference = bool(how.get("is_inference"))
         self.outputs = _outputs(gm)
         self.saved = frozenset(range(self.first_saved(gm), len(self.outputs)))
-        with config.patch(self.settings), one_kernel_a_node():
-            return compile_fx_inner(gm, example_inputs, **how)
+        self.note = None
+        with config.patch(self.settings), one_kernel_a_node(), compiling():
+            compiled = compile_fx_inner(gm, example_inputs, **how)
+        self.take(self.note or find(getattr(compiled, "source_code", None) or ""))
+        return compiled
+
+    def take(self, note: Note | None) -> None:
+        """What was planned, now or before the code went into a cache."""
+        if not self.is_backward:
+            self.forward = None
+        if note is None:
+            return
+        note.report(self.name)
+        if not note.complete:
+            read = Read(note.problem, (), len(note.problem.ops), note.named, note.saved)
+            self.forward = as_first_phase(read, note.plan.order)
 
     def first_saved(self, gm: fx.GraphModule) -> int:
         """Which of a graph's results is the first that goes to the backward."""
@@ -84,20 +101,15 @@ class Compilation:
     def order(self, graph: GraphLowering, nodes: Nodes) -> Nodes:
         """The planned order of the fused nodes of one graph, which come in Inductor's order."""
         forward = self.forward if self.is_backward else None
-        if self.is_backward and forward is None:
-            return nodes  # its forward came from a cache, in the order that was planned then
         found = read(graph, nodes, self.name, self.outputs, self.saved, forward)
         settled = 0 if forward is None else 1
         planned = plan(found.problem, Settings(self.options.planning_seconds, settled=settled))
-        if self.is_backward or self.is_inference:
-            self.record(found, planned)
-        else:
-            self.forward = as_first_phase(found, planned.order)
-        return [nodes[i - found.first] for i in planned.order[found.first :]]
-
-    def record(self, found: Read, planned: Plan) -> None:
-        record(GraphRecord(self.name, found.problem, planned))
         log.info("%s: peak %d bytes, bound %d", self.name, planned.peak, planned.lower_bound)
+        complete = self.is_backward or self.is_inference
+        self.note = Note(self.name, found.problem, planned, complete, found.named, found.saved)
+        if not graph.cpp_wrapper:
+            graph.wrapper_code.header.writeline(self.note.statement())
+        return [nodes[i - found.first] for i in planned.order[found.first :]]
 
 
 class PlannedOrder(CustomSchedulerPass):

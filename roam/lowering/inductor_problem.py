@@ -66,10 +66,11 @@ def read(
     saved: frozenset[int],
     forward: Read | None = None,
 ) -> Read:
-    """The Problem of one graph, or, given its forward, of both.
+    """The Problem of one graph, or of a backward together with its forward.
 
     nodes: fused, in the order that Inductor would run them in. outputs: the names of the FX
-    graph's results. saved: which of them go to the backward. forward: its ops keep their order.
+    graph's results. saved: which of them go to the backward. forward: what was read of
+    a backward's forward, where that is known; its ops keep their order.
     Raises UnplannableError.
     """
     reader = _Reader(graph, forward, scratch(graph, nodes))
@@ -121,7 +122,7 @@ class _Reader:
 
     @property
     def phase(self) -> int:
-        return 0 if self.forward is None else 1
+        return int(self.graph.is_backward)
 
     def add_inputs(self) -> None:
         """What the graph is given.
@@ -136,7 +137,7 @@ class _Reader:
                 continue  # a number
             if name in known:
                 b = known[name]
-            elif self.forward is None:
+            elif not self.graph.is_backward or name.startswith("primals_"):
                 b = self.add(name, self.bytes(found), Kind.INPUT, Home.USER)
             else:
                 b = self.add(name, self.bytes(found), Kind.TEMPORARY, Home.EXTERNAL)
