@@ -75,7 +75,8 @@ def roam(
     if chosen.lowering == "inductor":
         from roam.lowering import inductor  # takes a second to import, and few ask for it
 
-        return inductor.compile_graph(_name(gm), chosen, gm, example_inputs)
+        named = _source_names(gm), _parameters(example_inputs)
+        return inductor.compile_graph(_name(gm), chosen, gm, example_inputs, *named)
     return compile_graph(Step.of(gm, chosen, example_inputs), gm, example_inputs)
 
 

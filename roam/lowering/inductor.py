@@ -29,12 +29,21 @@ TESTED = ("2.13",)
 
 
 def compile_graph(
-    name: str, options: Options, gm: fx.GraphModule, example_inputs: Sequence[Any]
+    name: str,
+    options: Options,
+    gm: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    names: tuple[str, ...],
+    parameters: frozenset[int],
 ) -> Callable[..., Any]:
-    """Has Inductor compile one graph that dynamo captured, in planned orders."""
+    """Has Inductor compile one graph that dynamo captured, in planned orders.
+
+    names: what the user calls the inputs, "" where they have no name. parameters: which of the
+    inputs are.
+    """
     known = is_tested(".".join(torch.__version__.split(".")[:2]))
     kind = FoldingCompilation if known and options.optimizer is not None else Compilation
-    return kind(name, options).run(gm, example_inputs)
+    return kind(name, options, names, parameters).run(gm, example_inputs)
 
 
 @cache

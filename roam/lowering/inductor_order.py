@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,9 +27,10 @@ from torch._inductor.virtualized import V
 from torch.utils._ordered_set import OrderedSet
 
 from roam.core.errors import UnplannedWarning
+from roam.core.problem import Kind
 from roam.inspect.report import GraphRecord, record
 from roam.lowering.inductor_notes import Note, compiling, find
-from roam.lowering.inductor_problem import Read, as_first_phase, read
+from roam.lowering.inductor_problem import Labels, Read, as_first_phase, read
 from roam.options import Options
 from roam.planner import Settings, plan
 
@@ -47,10 +48,13 @@ class Compilation:
 
     name: str
     options: Options
+    names: tuple[str, ...] = ()  # what the user calls the inputs, "" where it has no name
+    parameters: frozenset[int] = frozenset()  # which of the inputs are
     outputs: tuple[str | None, ...] = ()  # of the graph that is being compiled, by name
     saved: frozenset[int] = frozenset()  # which of them go to the backward
     is_backward: bool = False
     is_inference: bool = False
+    labels: Labels = field(default_factory=dict)
     forward: Read | None = None
     note: Note | None = None
 
@@ -72,6 +76,7 @@ class Compilation:
         self.is_backward = bool(how.get("is_backward"))
         self.is_inference = bool(how.get("is_inference"))
         self.outputs = _outputs(gm)
+        self.labels = {} if self.is_backward else self.labelled(gm)
         self.saved = frozenset(range(self.first_saved(gm), len(self.outputs)))
         self.note = None
         with config.patch(self.settings), one_kernel_a_node(), compiling():
@@ -90,6 +95,14 @@ class Compilation:
             read = Read(note.problem, (), len(note.problem.ops), note.named, note.saved)
             self.forward = as_first_phase(read, note.plan.order)
 
+    def labelled(self, gm: fx.GraphModule) -> Labels:
+        inputs = [n.name for n in gm.graph.find_nodes(op="placeholder")]
+        names = (*self.names, *("" for _ in inputs))
+        return {
+            given: (name or given, Kind.PARAMETER if i in self.parameters else Kind.INPUT)
+            for i, (given, name) in enumerate(zip(inputs, names, strict=False))
+        }
+
     def first_saved(self, gm: fx.GraphModule) -> int:
         """Which of a graph's results is the first that goes to the backward."""
         context = TracingContext.try_get()
@@ -101,7 +114,7 @@ class Compilation:
     def order(self, graph: GraphLowering, nodes: Nodes) -> Nodes:
         """The planned order of the fused nodes of one graph, which come in Inductor's order."""
         forward = self.forward if self.is_backward else None
-        found = read(graph, nodes, self.name, self.outputs, self.saved, forward)
+        found = read(graph, nodes, self.name, self.outputs, self.saved, forward, self.labels)
         settled = 0 if forward is None else 1
         planned = plan(found.problem, Settings(self.options.planning_seconds, settled=settled))
         log.info("%s: peak %d bytes, bound %d", self.name, planned.peak, planned.lower_bound)

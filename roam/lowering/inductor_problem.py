@@ -12,35 +12,33 @@
                                           they were all taken out of it
     input whose place an output may take  a pair in `over`
 
-Inductor frees a buffer after the last node that uses it, and decides about reuse while it
-generates code, by the rules of `BaseSchedulerNode.decide_inplace_update`; `_over` states them.
+Inductor frees a buffer after the last node that uses it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from msgspec.structs import replace
 from torch import fx
-from torch._inductor import config, ir
-from torch._inductor.codegen.common import BackendFeature
-from torch._inductor.codegen.wrapper import can_match_buffer_size
+from torch._inductor import ir
 from torch._inductor.graph import GraphLowering
-from torch._inductor.scheduler import BaseSchedulerNode, NopKernelSchedulerNode, SchedulerNode
+from torch._inductor.scheduler import BaseSchedulerNode
 from torch._inductor.utils import get_dtype_size
 from torch.utils._ordered_set import OrderedSet
 
 from roam.capture import where
 from roam.core.errors import UnplannableError
 from roam.core.problem import Buffer, BufferId, Home, Kind, Op, Problem
+from roam.lowering.inductor_inplace import WITHOUT_MEMORY, written_over
 from roam.lowering.inductor_scratch import origin, scratch
 from roam.passes import gradient_release
 from roam.passes.gradient_release import Release
 
 Pairs = tuple[tuple[BufferId, BufferId], ...]
-WITHOUT_MEMORY = (ir.NoneLayout, ir.MultiOutputLayout, ir.MutationLayoutSHOULDREMOVE)
+Labels = Mapping[str, tuple[str, Kind]]
 
 
 @dataclass(frozen=True)
@@ -65,15 +63,17 @@ def read(
     outputs: Sequence[str | None],
     saved: frozenset[int],
     forward: Read | None = None,
+    labels: Labels | None = None,
 ) -> Read:
     """The Problem of one graph, or of a backward together with its forward.
 
     nodes: fused, in the order that Inductor would run them in. outputs: the names of the FX
     graph's results. saved: which of them go to the backward. forward: what was read of
-    a backward's forward, where that is known; its ops keep their order.
+    a backward's forward, where that is known; its ops keep their order. labels: what the user
+    calls a forward's inputs, and of which kind they are.
     Raises UnplannableError.
     """
-    reader = _Reader(graph, forward, scratch(graph, nodes))
+    reader = _Reader(graph, forward, scratch(graph, nodes), labels or {})
     reader.add_inputs()
     first = len(reader.ops)
     for node in nodes:
@@ -108,15 +108,19 @@ class _Reader:
     graph: GraphLowering
     forward: Read | None
     scratch: dict[str, int]
+    labels: Labels
     buffers: list[Buffer] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)
     inputs: dict[str, BufferId] = field(default_factory=dict)
     buffer_of: dict[str, BufferId] = field(default_factory=dict)  # by the name of its root
+    tuple_of: dict[str, list[str]] = field(default_factory=dict)  # by the root of a part
     op_of: dict[BaseSchedulerNode, int] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
     waits_for: tuple[int, ...] = ()  # what every op of the phase waits for
 
     def __post_init__(self) -> None:
         if self.forward is not None:
+            self.names = {b.name for b in self.forward.problem.buffers}
             self.buffers += self.forward.problem.buffers
             self.ops += self.forward.problem.ops
 
@@ -135,10 +139,11 @@ class _Reader:
         for name, found in self.graph.graph_inputs.items():
             if not isinstance(found, ir.TensorBox):
                 continue  # a number
+            label, kind = self.labels.get(name, (name, Kind.INPUT))
             if name in known:
                 b = known[name]
             elif not self.graph.is_backward or name.startswith("primals_"):
-                b = self.add(name, self.bytes(found), Kind.INPUT, Home.USER)
+                b = self.add(label, self.bytes(found), kind, Home.USER)
             else:
                 b = self.add(name, self.bytes(found), Kind.TEMPORARY, Home.EXTERNAL)
                 made.append(b)
@@ -152,7 +157,11 @@ class _Reader:
         within = OrderedSet(n.get_name() for n in node.get_nodes())
         over = self.add_results(node, within)
         touched = [self.root(n) for n in sorted(node.used_or_aliased_buffer_names())]
-        for root in (*touched, *self.parts(node)):
+        parts = self.parts(node)
+        self.tuple_of |= dict.fromkeys(parts, parts)
+        if isinstance(node.node, ir.MultiOutput):  # the tuple holds its other parts meanwhile
+            touched += [other for root in touched for other in self.tuple_of.get(root, ())]
+        for root in (*touched, *parts):
             if root not in self.buffer_of:
                 self.add_root(root, node, within)
         used = dict.fromkeys(self.buffer_of[r] for r in touched if r in self.buffer_of)
@@ -166,7 +175,9 @@ class _Reader:
         made = range(known, len(self.buffers))
         self.ops.append(
             Op(
-                name=self.unique(node.get_name()),
+                name=f"fold_{self.owner(release)}"
+                if release
+                else self.phase * "backward " + node.get_name(),
                 reads=tuple(b for b in used if b < known),
                 creates=tuple(b for b in made if self.buffers[b].home is not Home.USER),
                 mutates=tuple(b for b in changes if b < known or self.buffers[b].home is Home.USER),
@@ -186,11 +197,9 @@ class _Reader:
         known = len(self.buffers)
         pairs: dict[tuple[BufferId, BufferId], None] = {}
         for part in node.get_nodes():
-            if not isinstance(part, SchedulerNode) or not _reuses(self.graph, part):
-                continue
-            for made in (b for b in part.get_outputs() if _has_own_memory(b)):
+            for made, dying in written_over(self.graph, node, part):
                 name = made.get_name()
-                found = [self.buffer_of[d] for d in self.replaceable(node, part, made)]
+                found = [self.buffer_of[d] for d in dying if d in self.buffer_of]
                 inside = next((b for b in found if b >= known), None)
                 if inside is not None and not self.removed(name, node, within):
                     self.buffer_of[name] = inside
@@ -207,9 +216,15 @@ class _Reader:
         for b in used:
             if self.buffers[b].kind is Kind.TEMPORARY:
                 self.buffers[b] = replace(self.buffers[b], kind=Kind.RELEASED)
+        owner = self.owner(release)
         for what, size in release.state:
-            b = self.add(f"{release.index}.{what}", size, Kind.STATE, Home.USER)
-            changes[b] = None
+            changes[self.add(f"{owner}.{what}", size, Kind.STATE, Home.USER)] = None
+
+    def owner(self, release: Release) -> str:
+        """The name of the parameter whose gradient is folded."""
+        name = f"primals_{release.index + 1}"  # as AOTAutograd calls the inputs of a step
+        b = None if self.forward is None else self.forward.named.get(name)
+        return name if b is None else self.buffers[b].name
 
     def root(self, name: str) -> str:
         """The name of the buffer whose memory another one shows or changes."""
@@ -225,7 +240,9 @@ class _Reader:
         while pending:
             for user in pending.pop().users:
                 if isinstance(user.node, BaseSchedulerNode):
-                    parts = [b for b in user.node.get_outputs() if _is_part(b.node)]
+                    parts = [
+                        b for b in user.node.get_outputs() if isinstance(b.node, ir.MultiOutput)
+                    ]
                     found += [self.root(b.get_name()) for b in parts]
                     pending += [b for b in parts if isinstance(b.node.layout, ir.MultiOutputLayout)]
         return found
@@ -244,22 +261,6 @@ class _Reader:
         """Whether the buffer is the kernel's own affair."""
         scheduler = self.graph.scheduler
         return not node.is_extern() and scheduler.can_buffer_be_removed_through_fusion(name, within)
-
-    def replaceable(self, node: BaseSchedulerNode, part: SchedulerNode, made: Any) -> Iterable[str]:
-        scheduler = self.graph.scheduler
-        for dep in part.read_writes.reads:
-            donated: Any = scheduler.name_to_donated_buffer.get(dep.name)
-            buffer = donated or scheduler.name_to_buf.get(dep.name)
-            if buffer is None or dep.name not in self.buffer_of or buffer.node is None:
-                continue
-            if isinstance(buffer.defining_op, NopKernelSchedulerNode):
-                continue
-            if isinstance(buffer.node.get_output_spec(), WITHOUT_MEMORY):
-                continue
-            if not _only_use(node, part, buffer) or not _one_index(node, buffer):
-                continue
-            if can_match_buffer_size(buffer.node, made.node):
-                yield dep.name
 
     def keep(self, outputs: Sequence[str | None]) -> dict[str, BufferId]:
         """What the graph returns stays; a saved tensor at least to the graph's end."""
@@ -284,54 +285,17 @@ class _Reader:
         return int(hint) * get_dtype_size(node.get_dtype())
 
     def add(self, name: str, size: int, kind: Kind, home: Home, where: str = "") -> BufferId:
-        taken = {b.name for b in self.buffers} if self.forward is not None else ()
-        while name in taken:
+        while name in self.names:
             name += "'"
+        self.names.add(name)
         self.buffers.append(Buffer(name, size, kind, home, where=where))
         return len(self.buffers) - 1
-
-    def unique(self, name: str) -> str:
-        return name if self.forward is None else f"backward {name}"
 
 
 def _release(node: BaseSchedulerNode) -> Release | None:
     """What a fold of a gradient carries out."""
     called = origin(node.node) if node.is_extern() else None
     return None if called is None else called.meta.get(gradient_release.META)
-
-
-def _has_own_memory(buffer: Any) -> bool:
-    own = buffer.node.should_allocate() and not buffer.get_aliases()
-    return own and not buffer.get_mutations()
-
-
-def _is_part(buffer: Any) -> bool:
-    return isinstance(buffer, ir.MultiOutput)
-
-
-def _reuses(graph: GraphLowering, node: SchedulerNode) -> bool:
-    features = graph.has_feature(node.get_device(), BackendFeature.INPLACE_BUFFERS)
-    return bool(config.inplace_buffers and features)
-
-
-def _only_use(node: BaseSchedulerNode, part: SchedulerNode, buffer: Any) -> bool:
-    """Whether this part is the buffer's only user, those before it aside.
-
-    Users outside of the kernel have run by then, where an input dies here. What the kernel itself
-    makes dies here only if it has none.
-    """
-    inside = {n.get_name() for n in node.get_nodes()}
-    made_here = buffer.defining_op in node.get_nodes()
-    users = [u for u in buffer.users if made_here or u.get_name() in inside]
-    left = [u for u in users if u.get_name() not in part.ancestors]
-    return len(left) == 1 and left[0].can_inplace and left[0].node is part
-
-
-def _one_index(node: BaseSchedulerNode, buffer: Any) -> bool:
-    """Whether the kernel addresses the buffer in one way only."""
-    inside = [u.node for u in buffer.users if u.node in node.get_nodes()]
-    deps = {d for n in inside for d in n.read_writes.reads_and_writes()}
-    return len({d for d in deps if d.name == buffer.get_name()}) <= 1
 
 
 def _where(node: BaseSchedulerNode) -> str:
