@@ -128,7 +128,7 @@ def main() -> None:
 
     trainer = Trainer(args.entry, args.contender)
     result = {"entry": args.entry, "contender": args.contender} | measure(trainer)
-    say(result | planned() if args.contender.startswith("roam") else result)
+    say(planned() | result if args.contender.startswith("roam") else result)
     for _ in sys.stdin:
         say({"seconds": trainer.iteration()})
 
