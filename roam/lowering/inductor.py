@@ -4,10 +4,12 @@
                                    └── backward ── folds ── scheduler ── order ── code
                                                             fuses       Problem, Plan
 
-Partitioning, fusion, in-place reuse and the caches are Inductor's. Private names of Inductor are
-used in the files `inductor*.py` of this folder and nowhere else. They were tested with the versions
-in TESTED. With another version roam says so once, folds no gradients inside the backward, and runs
-Inductor's own order wherever planning one fails.
+Partitioning, fusion, in-place reuse and the caches are Inductor's. Nothing is placed: on the CPU
+every buffer is an allocation of its own, so what is alive is what is held.
+
+Private names of Inductor are used in the files `inductor*.py` of this folder and nowhere else. They
+were tested with the versions in TESTED. With another version roam says so once, folds no gradients
+inside the backward, and runs Inductor's own order wherever planning one fails.
 """
 
 from __future__ import annotations
