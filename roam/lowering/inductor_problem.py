@@ -116,6 +116,7 @@ class _Reader:
     tuple_of: dict[str, list[str]] = field(default_factory=dict)  # by the root of a part
     op_of: dict[BaseSchedulerNode, int] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
+    phase: int = 0
     waits_for: tuple[int, ...] = ()  # what every op of the phase waits for
 
     def __post_init__(self) -> None:
@@ -123,10 +124,7 @@ class _Reader:
             self.names = {b.name for b in self.forward.problem.buffers}
             self.buffers += self.forward.problem.buffers
             self.ops += self.forward.problem.ops
-
-    @property
-    def phase(self) -> int:
-        return int(self.graph.is_backward)
+        self.phase = int(self.graph.is_backward)
 
     def add_inputs(self) -> None:
         """What the graph is given.
@@ -145,7 +143,7 @@ class _Reader:
             elif not self.graph.is_backward or name.startswith("primals_"):
                 b = self.add(label, self.bytes(found), kind, Home.USER)
             else:
-                b = self.add(name, self.bytes(found), Kind.TEMPORARY, Home.EXTERNAL)
+                b = self.add(name, self.bytes(found))
                 made.append(b)
             self.inputs[name] = self.buffer_of[name] = b
         if made:
@@ -167,7 +165,8 @@ class _Reader:
         used = dict.fromkeys(self.buffer_of[r] for r in touched if r in self.buffer_of)
         changed = [self.root(m) for made in node.get_outputs() for m in made.get_mutations()]
         changes = dict.fromkeys(self.buffer_of[r] for r in changed if r in self.buffer_of)
-        release = _release(node)
+        called = origin(node.node) if node.is_extern() else None
+        release = None if called is None else called.meta.get(gradient_release.META)
         if release is not None:
             self.add_fold(release, used, changes)
         earlier = {self.op_of[p] for p in node.mpi_node.pred_nodes if p in self.op_of}
@@ -254,8 +253,7 @@ class _Reader:
             size = 0 if constant is None else constant.nbytes
             self.buffer_of[name] = self.add(name, size, Kind.INPUT, Home.USER)
         elif not isinstance(buffer.layout, WITHOUT_MEMORY) and not self.removed(name, node, within):
-            home = Kind.TEMPORARY, Home.EXTERNAL
-            self.buffer_of[name] = self.add(name, self.bytes(buffer), *home, _where(node))
+            self.buffer_of[name] = self.add(name, self.bytes(buffer), where=_where(node))
 
     def removed(self, name: str, node: BaseSchedulerNode, within: OrderedSet[str]) -> bool:
         """Whether the buffer is the kernel's own affair."""
@@ -284,18 +282,19 @@ class _Reader:
             raise UnplannableError(f"{node.get_name()}: a size that depends on data")
         return int(hint) * get_dtype_size(node.get_dtype())
 
-    def add(self, name: str, size: int, kind: Kind, home: Home, where: str = "") -> BufferId:
+    def add(
+        self,
+        name: str,
+        size: int,
+        kind: Kind = Kind.TEMPORARY,
+        home: Home = Home.EXTERNAL,
+        where: str = "",
+    ) -> BufferId:
         while name in self.names:
             name += "'"
         self.names.add(name)
         self.buffers.append(Buffer(name, size, kind, home, where=where))
         return len(self.buffers) - 1
-
-
-def _release(node: BaseSchedulerNode) -> Release | None:
-    """What a fold of a gradient carries out."""
-    called = origin(node.node) if node.is_extern() else None
-    return None if called is None else called.meta.get(gradient_release.META)
 
 
 def _where(node: BaseSchedulerNode) -> str:
