@@ -38,6 +38,8 @@ from roam.passes import gradient_release
 from roam.passes.gradient_release import Release
 
 Pairs = tuple[tuple[BufferId, BufferId], ...]
+Held = tuple[Kind, Home]
+MADE = Kind.TEMPORARY, Home.EXTERNAL
 Labels = Mapping[str, tuple[str, Kind]]
 
 
@@ -141,7 +143,7 @@ class _Reader:
             if name in known:
                 b = known[name]
             elif not self.graph.is_backward or name.startswith("primals_"):
-                b = self.add(label, self.bytes(found), kind, Home.USER)
+                b = self.add(label, self.bytes(found), (kind, Home.USER))
             else:
                 b = self.add(name, self.bytes(found))
                 made.append(b)
@@ -217,7 +219,7 @@ class _Reader:
                 self.buffers[b] = replace(self.buffers[b], kind=Kind.RELEASED)
         owner = self.owner(release)
         for what, size in release.state:
-            changes[self.add(f"{owner}.{what}", size, Kind.STATE, Home.USER)] = None
+            changes[self.add(f"{owner}.{what}", size, (Kind.STATE, Home.USER))] = None
 
     def owner(self, release: Release) -> str:
         """The name of the parameter whose gradient is folded."""
@@ -251,7 +253,7 @@ class _Reader:
         if buffer is None:
             constant = self.graph.constants.get(name)
             size = 0 if constant is None else constant.nbytes
-            self.buffer_of[name] = self.add(name, size, Kind.INPUT, Home.USER)
+            self.buffer_of[name] = self.add(name, size, (Kind.INPUT, Home.USER))
         elif not isinstance(buffer.layout, WITHOUT_MEMORY) and not self.removed(name, node, within):
             self.buffer_of[name] = self.add(name, self.bytes(buffer), where=_where(node))
 
@@ -264,8 +266,7 @@ class _Reader:
         """What the graph returns stays; a saved tensor at least to the graph's end."""
         found: dict[str, BufferId] = {}
         kind = Kind.OUTPUT if self.phase == 0 else Kind.GRADIENT
-        names = self.graph.get_output_names()
-        for name, fx_name in zip(names, outputs, strict=True):
+        for name, fx_name in zip(self.graph.get_output_names(), outputs, strict=True):
             b = self.buffer_of.get(self.root(name))
             if b is None:
                 continue
@@ -282,18 +283,11 @@ class _Reader:
             raise UnplannableError(f"{node.get_name()}: a size that depends on data")
         return int(hint) * get_dtype_size(node.get_dtype())
 
-    def add(
-        self,
-        name: str,
-        size: int,
-        kind: Kind = Kind.TEMPORARY,
-        home: Home = Home.EXTERNAL,
-        where: str = "",
-    ) -> BufferId:
+    def add(self, name: str, size: int, held: Held = MADE, where: str = "") -> BufferId:
         while name in self.names:
             name += "'"
         self.names.add(name)
-        self.buffers.append(Buffer(name, size, kind, home, where=where))
+        self.buffers.append(Buffer(name, size, *held, where=where))
         return len(self.buffers) - 1
 
 
