@@ -33,14 +33,14 @@ from roam.inspect.report import GraphRecord, count_detour, record
 from roam.lowering.aten import Boxed, Lowered, boxed, lower
 from roam.lowering.memory import Shelf
 from roam.lowering.probe import probe
-from roam.lowering.tickets import Claims, Ticket, held
+from roam.lowering.tickets import Claims, Ticket, own_saved, releases
 from roam.lowering.trace import tell
 from roam.options import Options
 from roam.passes.common_subexpressions import CommonSubexpressions
 from roam.passes.cross_entropy_backward import CrossEntropyBackward
 from roam.passes.drop_clones import DropClones
-from roam.passes.geometry import renew_recomputed, storage_key, tensors, value
-from roam.passes.gradient_release import GradientRelease, Release
+from roam.passes.geometry import renew_recomputed, value
+from roam.passes.gradient_release import GradientRelease
 from roam.passes.inplace import InPlace
 from roam.passes.out_variants import OutVariants
 from roam.passes.pipeline import Pass, run
@@ -73,6 +73,11 @@ def roam(
         chosen = Options.parse(options, mode)
     except OptionError as error:
         raise CompileOptionError(str(error), first_useful_frame=currentframe()) from None
+    if chosen.lowering == "inductor":
+        from roam.lowering import inductor  # takes a second to import, and few ask for it
+
+        named = _source_names(gm), _parameters(example_inputs)
+        return inductor.compile_graph(_name(gm), chosen, gm, example_inputs, *named)
     return compile_graph(Step.of(gm, chosen, example_inputs), gm, example_inputs)
 
 
@@ -109,18 +114,6 @@ def _source_names(gm: fx.GraphModule) -> tuple[str, ...]:
     return tuple(
         ".".join(re.findall(r"_(?:modules|parameters|buffers)\['([^']*)'\]", p)) for p in paths
     )
-
-
-def _own_saved(forward: fx.Graph, outputs: int | None) -> int | None:
-    """Which output is a saved tensor that is not, and shares nothing with, one of the user's."""
-    returned = list(forward.output_node().args[0])  # type: ignore[arg-type]
-    users = [*forward.find_nodes(op="placeholder"), *returned[:outputs]]
-    known = {storage_key(t) for n in users if isinstance(n, fx.Node) for t in tensors(n)}
-    for i, node in enumerate(returned):
-        found = value(node) if isinstance(node, fx.Node) else None
-        if isinstance(found, torch.Tensor) and storage_key(found) not in known:
-            return i
-    return None
 
 
 Key = tuple[tuple[int, ...], tuple[int, ...]]  # sizes; inputs whose gradients are folded
@@ -162,7 +155,7 @@ class Step:
 
     def compile_forward(self, gm: fx.GraphModule, _: Sequence[Any]) -> Boxed:
         self.forward, self.plain_forward = gm, _plain(gm)
-        self.own_saved = _own_saved(gm.graph, self.outputs)
+        self.own_saved = own_saved(gm.graph, self.outputs)
         _allow_retaining()
         return _mark_boxed(self.run_forward)
 
@@ -177,25 +170,14 @@ class Step:
 
     def run_forward(self, args: list[Any]) -> Sequence[Any]:
         assert self.plain_forward is not None
-        ticket = self.ticket(args)
+        optimizer = self.options.optimizer if self.backward is not None else None
+        ticket = Ticket.of(optimizer, args, findable=self.own_saved is not None)
         lowered = self.lowered_for(args, {} if ticket is None else ticket.folded)
         results = self.plain_forward(args) if lowered is None else lowered.forward(args)
         if ticket is not None:
             ticket.lowered = lowered
-            marked = next(r for r in results if isinstance(r, torch.Tensor))
-            ticket.leave_on(marked if self.own_saved is None else results[self.own_saved])
+            ticket.leave_on(results, self.own_saved)
         return results
-
-    def ticket(self, args: Sequence[Any]) -> Ticket | None:
-        """For a forward that uses the optimizer's parameters, and has a backward."""
-        optimizer = self.options.optimizer
-        used = {} if optimizer is None or self.backward is None else held(optimizer, args)
-        if optimizer is None or not used:
-            return None
-        findable = self.own_saved is not None
-        shared = Claims.of(optimizer).shared
-        folded = {i: p for i, p in used.items() if findable and id(p) not in shared}
-        return Ticket(optimizer, {id(p) for p in used.values()}, folded, findable)
 
     def lowered_for(
         self, args: Sequence[Any], folded: dict[int, torch.nn.Parameter]
@@ -278,8 +260,10 @@ class Step:
             renew_recomputed(self.forward.graph, self.backward.graph)
             found.append(self.backward)
         if folded:
-            release = GradientRelease(self.releases(folded, found[-1]))
-            found[-1] = _rewritten((release,), found[-1])
+            assert self.options.optimizer is not None
+            given = [value(n) for n in self.placeholders]
+            where = releases(self.options.optimizer, folded, given, found[-1], self.gradient_of)
+            found[-1] = _rewritten((GradientRelease(where),), found[-1])
         for gm in found:
             run(ANNOTATIONS, gm)
         return found
@@ -313,27 +297,6 @@ class Step:
 
     def record(self, graph: GraphRecord) -> None:
         record(graph)
-
-    def releases(
-        self, folded: dict[int, torch.nn.Parameter], gm: fx.GraphModule
-    ) -> tuple[Release, ...]:
-        """What to tell the pass about each parameter."""
-        optimizer = self.options.optimizer
-        assert optimizer is not None
-        placeholders = self.placeholders
-        returned: Any = gm.graph.output_node().args[0]
-        return tuple(
-            Release(
-                index=i,
-                output=self.gradient_of(i),
-                parameter=value(placeholders[i]),
-                state=tuple((spec.name, spec.bytes) for spec in optimizer.spec(p)),
-                scratch=optimizer.scratch(p, value(returned[self.gradient_of(i)])),
-                writes_parameter=optimizer.writes_parameters,
-            )
-            for i, p in folded.items()
-            if isinstance(returned[self.gradient_of(i)], fx.Node)
-        )
 
     def gradient_of(self, i: int) -> int:
         """Which output is the gradient of an input: a backward has one for each, in turn."""

@@ -112,3 +112,22 @@ def convergence(
     from roam.bench.convergence import Settings, convergence_bench
 
     convergence_bench(Settings(steps=steps, seeds=seeds, rate=rate), json, picture)
+
+
+@bench.command()
+def compiled(
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write one JSON object a row here.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="MODEL,...", help="These models of the zoo.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each pair.")] = 7,
+) -> None:
+    """Memory, step and compile times beside Inductor's, with gradients kept and folded."""
+    from roam.bench.compiled import compiled_bench
+
+    try:
+        compiled_bench(only, json, rounds=rounds)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--only") from None

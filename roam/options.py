@@ -16,11 +16,13 @@ class Options:
     arena: "step" gives the arena back at the end of every backward, "keep" holds it for the next
         step, until `roam.release()`. planning_seconds: the deadline for planning a graph.
         optimizer: one of roam's, whose parameters' gradients are folded inside the backward.
+        lowering: "aten" runs the graph's own operators, "inductor" the kernels that Inductor fuses.
     """
 
     arena: str = "step"
     planning_seconds: float = 10.0
     optimizer: FoldingOptimizer | None = None
+    lowering: str = "aten"
 
     @staticmethod
     def parse(options: dict[str, Any] | None, mode: str | None) -> Options:
@@ -36,6 +38,8 @@ class Options:
             raise OptionError(f"roam has no option {unknown[0]!r}: the options are {valid}")
         if given.get("arena", "step") not in ("step", "keep"):
             raise OptionError(f"option arena is 'step' or 'keep', not {given['arena']!r}")
+        if given.get("lowering", "aten") not in ("aten", "inductor"):
+            raise OptionError(f"option lowering is 'aten' or 'inductor', not {given['lowering']!r}")
         seconds = given.get("planning_seconds", 1.0)
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
             raise OptionError(f"option planning_seconds is a positive number, not {seconds!r}")

@@ -30,10 +30,13 @@ ORDER_SHARE = 0.6  # of the time: the layout and the bound come after
 
 @dataclass(frozen=True)
 class Settings:
-    """How to plan. seconds: the deadline. hold: the arena is kept between steps, in one block."""
+    """How to plan. seconds: the deadline. hold: the arena is kept between steps, in one block.
+    fixed: how many phases, from the first, keep program order: their code is generated already.
+    """
 
     seconds: float = 10.0
     hold: bool = False
+    fixed: int = 0
 
 
 def plan(problem: Problem, settings: Settings | None = None) -> Plan:
@@ -41,7 +44,8 @@ def plan(problem: Problem, settings: Settings | None = None) -> Plan:
     settings = settings or Settings()
     start = time.monotonic()
     deadline = start + settings.seconds
-    order, order_method, bound = best_order(problem, start + ORDER_SHARE * settings.seconds)
+    ordering = start + ORDER_SHARE * settings.seconds
+    order, order_method, bound = best_order(problem, ordering, settings.fixed)
     reuse = find_reuse(problem, order)
     curve = live_curve(problem, order, reuse)
     live = max(curve, default=0)
@@ -78,15 +82,16 @@ def replaced_peak(problem: Problem) -> int:
     return max(live_curve(problem, range(len(problem.ops)), {}), default=0)
 
 
-def best_order(problem: Problem, deadline: float) -> tuple[list[OpId], str, int]:
-    """For every phase the order with the lowest peak; the names of the methods; a lower bound.
+def best_order(problem: Problem, deadline: float, fixed: int = 0) -> tuple[list[OpId], str, int]:
+    """The order with the lowest peak for every phase but the first that are fixed; who found it; a
+    lower bound.
 
     The phases can be judged apart: what is alive between them does not depend on the order. The
     one with the highest peak comes first, for below its bound the others need not go.
     """
     bound = must_live(problem)
     best = _Orders(problem)
-    phases = range(len(problem.phases))
+    phases = range(fixed, len(problem.phases))
     for phase in phases:
         for name, solve in CANDIDATES.items():
             if best.peak(phase) > bound and time.monotonic() < deadline:

@@ -14,19 +14,21 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.nn import Parameter
 
 from roam.core.errors import IncompleteGradientError
 from roam.inspect.report import ask_for_unfolded
 from roam.lowering.aten import Lowered
 from roam.optim.folding import FoldingOptimizer
+from roam.passes.geometry import storage_key, tensors, value
+from roam.passes.gradient_release import Release
 
 
 @dataclass(eq=False)
@@ -49,8 +51,25 @@ class Ticket:
         Claims.of(self.optimizer).expect_no_more(parameter)
         self.optimizer.absorb(parameter, gradient)
 
-    def leave_on(self, tensor: Tensor) -> None:
-        """The ticket lives as long as the tensor's memory: a dropped graph drops it."""
+    @staticmethod
+    def of(
+        optimizer: FoldingOptimizer | None, args: Sequence[Any], *, findable: bool
+    ) -> Ticket | None:
+        """For a forward that uses the optimizer's parameters, and has a backward."""
+        used = {} if optimizer is None else held(optimizer, args)
+        if optimizer is None or not used:
+            return None
+        shared = Claims.of(optimizer).shared
+        folded = {i: p for i, p in used.items() if findable and id(p) not in shared}
+        return Ticket(optimizer, {id(p) for p in used.values()}, folded, findable)
+
+    def leave_on(self, results: Sequence[Any], own_saved: int | None) -> None:
+        """Marks a result that the backward will find: one that is its own, if there is one.
+
+        The ticket lives as long as the tensor's memory: a dropped graph drops it.
+        """
+        marked = next(r for r in results if isinstance(r, Tensor))
+        tensor: Tensor = marked if own_saved is None else results[own_saved]
         tensor.untyped_storage().roam_ticket = self  # type: ignore[attr-defined]
         for parameter in self.folded.values():
             self.optimizer.state_of(parameter)  # made now, so that it is not made in the backward
@@ -161,6 +180,45 @@ def held(optimizer: FoldingOptimizer, args: Sequence[Any]) -> dict[int, Paramete
         for i, a in enumerate(args)
         if isinstance(a, Parameter) and a.requires_grad and optimizer.holds(a)
     }
+
+
+def own_saved(forward: fx.Graph, outputs: int | None) -> int | None:
+    """Which output is a saved tensor that is not, and shares nothing with, one of the user's."""
+    returned = list(forward.output_node().args[0])  # type: ignore[arg-type]
+    users = [*forward.find_nodes(op="placeholder"), *returned[:outputs]]
+    known = {storage_key(t) for n in users if isinstance(n, fx.Node) for t in tensors(n)}
+    for i, node in enumerate(returned):
+        found = value(node) if isinstance(node, fx.Node) else None
+        if isinstance(found, torch.Tensor) and storage_key(found) not in known:
+            return i
+    return None
+
+
+def releases(
+    optimizer: FoldingOptimizer,
+    folded: dict[int, Parameter],
+    given: Sequence[Any],
+    backward: fx.GraphModule,
+    gradient_of: Callable[[int], int] = lambda i: i,
+) -> tuple[Release, ...]:
+    """What to tell the pass about each parameter whose gradient is folded.
+
+    given: the fake values of the forward's inputs. gradient_of: which output is an input's
+    gradient.
+    """
+    returned: Any = backward.graph.output_node().args[0]
+    return tuple(
+        Release(
+            index=i,
+            output=gradient_of(i),
+            parameter=given[i],
+            state=tuple((spec.name, spec.bytes) for spec in optimizer.spec(p)),
+            scratch=optimizer.scratch(p, value(returned[gradient_of(i)])),
+            writes_parameter=optimizer.writes_parameters,
+        )
+        for i, p in folded.items()
+        if isinstance(returned[gradient_of(i)], fx.Node)
+    )
 
 
 def _refuse_more(claims: weakref.ref[Claims], parameter: int, gradient: Tensor | None) -> None:

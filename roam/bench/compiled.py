@@ -1,0 +1,105 @@
+"""Compiled steps: Inductor as it is, with what it can do about memory, and with roam.
+
+Each contender runs in a process of its own, with an empty cache of compiled code. For step times it
+runs beside Inductor, one step each in turns, so that each ratio is of neighbouring steps.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from roam.bench.children import ContenderError, Result, process
+from roam.bench.compiled_worker import CONTENDERS
+from roam.bench.tables import append_json
+from roam.bench.zoo import find
+
+ENTRIES = ("gpt2", "vit", "resnet", "gpt2-small-128", "gpt2-small")
+WORKER = "roam.bench.compiled_worker"
+BASE = "inductor"
+
+
+def compiled_bench(
+    only: str | None = None,
+    json_file: Path | None = None,
+    *,
+    contenders: Sequence[str] = CONTENDERS,
+    rounds: int = 7,
+    console: Console | None = None,
+) -> list[Result]:
+    """One row a model and contender, printed as a table a model.
+
+    only: names of entries, with commas between. json_file: written anew, one JSON object a row. A
+    contender that fails leaves its error in its row. Raises ValueError for an unknown name.
+    """
+    console = console or Console()
+    names = [find(n.strip()).name for n in only.split(",")] if only else list(ENTRIES)
+    if json_file is not None:
+        json_file.write_text("")
+    rows: list[Result] = []
+    for name in names:
+        with console.status(f"{name}: memory and compile times") as status, ExitStack() as stack:
+            caches = {c: stack.enter_context(tempfile.TemporaryDirectory()) for c in contenders}
+            of_model = [_measured(name, c, caches[c]) for c in contenders]
+            for row in of_model:
+                c = row["contender"]
+                if BASE in caches and c != BASE and "error" not in row:
+                    status.update(f"{name}: {c} and {BASE} in turns")
+                    row["ratio"] = _ratio(name, c, caches, rounds)
+                if json_file is not None:
+                    append_json(row, json_file)
+        console.print(table(name, of_model))
+        rows += of_model
+    return rows
+
+
+def _measured(entry: str, contender: str, cache: str) -> Result:
+    try:
+        with process(WORKER, entry, contender, "--cache", cache) as child:
+            return child.read()
+    except ContenderError as error:
+        return {"entry": entry, "contender": contender, "error": str(error)}
+
+
+def _ratio(entry: str, contender: str, caches: dict[str, str], rounds: int) -> float:
+    """The median over the rounds of the contender's seconds by Inductor's; both compile nothing
+    now. Raises ContenderError."""
+    with ExitStack() as stack:
+        pair = []
+        for c in (contender, BASE):
+            child = stack.enter_context(process(WORKER, entry, c, "--cache", caches[c]))
+            child.read()  # warm, before the next one starts
+            pair.append(child)
+        asked = [[child.ask("step")["seconds"] for child in pair] for _ in range(rounds)]
+    return statistics.median(mine / theirs for mine, theirs in asked)
+
+
+def table(name: str, rows: Sequence[Result]) -> Table:
+    """One line a contender. Memory in MiB, with Inductor's as the base of the percentages."""
+    shown = Table(
+        title=f"{name}: memory in MiB, step time by inductor's, compiling in seconds",
+        title_justify="left",
+    )
+    for column in ("contender", "planned", "transient", "", "total", "", "step", "compile"):
+        shown.add_column(column, justify="left" if column == "contender" else "right")
+    base = next((r for r in rows if r["contender"] == BASE and "error" not in r), None)
+    for row in rows:
+        if "error" in row:
+            shown.add_row(row["contender"], row["error"].strip().splitlines()[-1])
+            continue
+        cells = [_mib(row["planned"]) if "planned" in row else ""]
+        for key in ("transient", "total"):
+            cells += [_mib(row[key]), f"{row[key] / base[key] - 1:+.1%}" if base else ""]
+        ratio = f"{row['ratio']:.3f}" if "ratio" in row else ""
+        shown.add_row(row["contender"], *cells, ratio, f"{row['compile_seconds']:.1f}")
+    return shown
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f}"

@@ -1,0 +1,58 @@
+"""The `inductor` lowering: Inductor fuses and generates the kernels, roam decides their order.
+
+    dynamo's graph ── compile_fx ──┬── forward ─────────── scheduler ── order ── code
+                                   └── backward ── folds ── scheduler ── order ── code
+                                                            fuses       Problem, Plan
+
+Partitioning, fusion, in-place reuse and the caches are Inductor's. Nothing is placed: on the CPU
+every buffer is an allocation of its own, so what is alive is what is held.
+
+Private names of Inductor are used in the files `inductor*.py` of this folder and nowhere else. They
+were tested with the versions in TESTED. With another version roam says so once, folds no gradients
+inside the backward, and runs Inductor's own order wherever planning one fails.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import fx
+
+from roam.core.errors import UnplannedWarning
+from roam.lowering.inductor_folds import FoldingCompilation
+from roam.lowering.inductor_order import Compilation
+from roam.options import Options
+
+TESTED = ("2.13",)
+
+
+def compile_graph(
+    name: str,
+    options: Options,
+    gm: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    names: tuple[str, ...],
+    parameters: frozenset[int],
+) -> Callable[..., Any]:
+    """Has Inductor compile one graph that dynamo captured, in planned orders.
+
+    names: what the user calls the inputs, "" where they have no name. parameters: which of the
+    inputs are.
+    """
+    known = is_tested(".".join(torch.__version__.split(".")[:2]))
+    kind = FoldingCompilation if known and options.optimizer is not None else Compilation
+    return kind(name, options, names, parameters).run(gm, example_inputs)
+
+
+@cache
+def is_tested(version: str) -> bool:
+    """Whether this is a version whose private names are known; says so once if it is not."""
+    if version not in TESTED:
+        known = ", ".join(TESTED)
+        text = f"the inductor lowering is tested with torch {known}, not {version}"
+        warnings.warn(text, UnplannedWarning, stacklevel=3)
+    return version in TESTED

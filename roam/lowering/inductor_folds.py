@@ -1,0 +1,180 @@
+"""Folds of gradients as ops of Inductor's backward.
+
+    mm ── buf7 ── roam::fold([primals_3], buf7, 3) ── del buf7
+
+The op says that it changes what the graph sees of the parameter, so that Inductor runs it after
+every reader; who absorbs the gradient is told by the ticket of the forward that ran. All folds
+stand at the end of the FX graph, where they part no pattern of Inductor's; where they run, the
+planner decides.
+
+A backward is compiled when it first runs, once for each set of parameters whose gradients it folds.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._functorch import config as functorch_config
+from torch._guards import CompileContext, TracingContext, compile_context, tracing
+
+from roam.inspect.report import count_detour
+from roam.lowering.inductor_order import Compilation
+from roam.lowering.tickets import Claims, Ticket, own_saved, releases
+from roam.passes.geometry import storage_key, value
+from roam.passes.gradient_release import META, GradientRelease
+
+log = logging.getLogger("roam")
+
+Key = tuple[int, ...]  # the inputs whose gradients are folded
+Absorb = Callable[[int, Tensor], None]
+
+RETAINED = "a backward with retain_graph=True or create_graph=True needs its gradients again"
+SHARED = "a parameter is used by several graphs, or several calls, whose gradients must be summed"
+
+_library = torch.library.Library("roam", "FRAGMENT")
+_library.define(
+    "fold(Tensor(a!)[] parameter, Tensor gradient, int index) -> ()",
+    tags=(torch.Tag.flexible_layout,),
+)
+FOLD = torch.ops.roam.fold.default
+_running = threading.local()
+
+
+def _fold(parameter: Sequence[Tensor], gradient: Tensor, index: int) -> None:
+    _running.absorb(index, gradient)
+
+
+_library.impl("fold", _fold, "CompositeExplicitAutograd")
+_library.impl("fold", lambda *_: None, "Meta")  # when graphs are traced nothing is folded
+
+
+@contextmanager
+def absorbing(absorb: Absorb) -> Iterator[None]:
+    """Within, the folds that this thread runs hand their gradients to `absorb`."""
+    before = getattr(_running, "absorb", None)
+    _running.absorb = absorb
+    try:
+        yield
+    finally:
+        _running.absorb = before
+
+
+@dataclass
+class FoldingCompilation(Compilation):
+    """A graph of dynamo's whose gradients end in an optimizer's state where they may."""
+
+    given: tuple[Any, ...] = ()  # the fake values of the forward's inputs
+    backward: Backward | None = None
+
+    def run(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        # what AOTAutograd caches knows nothing of tickets
+        with functorch_config.patch(enable_autograd_cache=False):
+            return super().run(gm, example_inputs)
+
+    def compile_inner(self, gm: fx.GraphModule, example_inputs: Sequence[Any], **how: Any) -> Any:
+        if how.get("is_backward"):
+            self.backward = Backward(self, gm, tuple(example_inputs), how)
+            return _boxed(self.backward)
+        if how.get("is_inference"):
+            return super().compile_inner(gm, example_inputs, **how)
+        self.given = tuple(n.meta.get("val") for n in gm.graph.find_nodes(op="placeholder"))
+        mine = own_saved(gm.graph, self.first_saved(gm))
+        compiled = super().compile_inner(gm, example_inputs, **how)
+
+        def run_forward(args: list[Any]) -> Any:
+            ticket = Ticket.of(self.options.optimizer, args, findable=mine is not None)
+            results = compiled(args)
+            if ticket is not None:
+                ticket.leave_on(results, mine)
+            return results
+
+        return _boxed(run_forward)
+
+
+@dataclass
+class Backward:
+    """A backward that folds what its ticket says, if it may."""
+
+    compilation: FoldingCompilation
+    gm: fx.GraphModule
+    inputs: tuple[Any, ...]
+    how: dict[str, Any]
+    tracing: TracingContext | None = field(default_factory=TracingContext.try_get)
+    compiling: CompileContext | None = field(default_factory=CompileContext.try_get)
+    compiled: dict[Key, Callable[..., Any]] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self, args: list[Any]) -> Any:
+        ticket = Ticket.found_on(args)
+        complete = ticket is not None and Claims.of(ticket.optimizer).may_fold(ticket)
+        if ticket is None or not ticket.folded:
+            return self.compiled_for({})(args)
+        if torch._C._autograd._get_current_graph_task_keep_graph():
+            self.detour(RETAINED)
+        elif not complete:
+            self.detour(SHARED)
+        else:
+            with absorbing(ticket.absorb):
+                return self.compiled_for(ticket.folded)(args)
+        return self.compiled_for({})(args)
+
+    def compiled_for(self, folded: dict[int, torch.nn.Parameter]) -> Callable[..., Any]:
+        key = tuple(folded)
+        with self.lock:
+            if key not in self.compiled:
+                self.compiled[key] = self.compile(folded)
+        return self.compiled[key]
+
+    def compile(self, folded: dict[int, torch.nn.Parameter]) -> Callable[..., Any]:
+        gm = _copy(self.gm)
+        optimizer = self.compilation.options.optimizer
+        assert optimizer is not None
+        GradientRelease(releases(optimizer, folded, self.compilation.given, gm))(gm)
+        _lower_folds(gm)
+        with ExitStack() as stack:
+            stack.enter_context(tracing(self.tracing))
+            if self.compiling is not None:
+                stack.enter_context(compile_context(self.compiling))
+            return Compilation.compile_inner(self.compilation, gm, self.inputs, **self.how)
+
+    def detour(self, reason: str) -> None:
+        if count_detour(reason) == 1:
+            log.warning("%s: %s; this backward folded nothing", self.compilation.name, reason)
+
+
+def _copy(gm: fx.GraphModule) -> fx.GraphModule:
+    """Inductor changes the graphs that it compiles."""
+    graph = fx.Graph()
+    returned = graph.graph_copy(gm.graph, {})
+    graph.output(returned).meta = dict(gm.graph.output_node().meta)
+    return fx.GraphModule(gm, graph)
+
+
+def _lower_folds(gm: fx.GraphModule) -> None:
+    """Has Inductor's op carry out the folds, at the end of the graph."""
+    graph = gm.graph
+    inputs = [n for n in graph.find_nodes(op="placeholder") if isinstance(value(n), Tensor)]
+    for node in [n for n in graph.nodes if META in n.meta]:
+        release = node.meta[META]
+        key = storage_key(release.parameter)
+        seen = [n for n in inputs if release.writes_parameter and storage_key(value(n)) == key]
+        with graph.inserting_before(graph.output_node()):
+            fold = graph.call_function(FOLD, (seen, node.args[2], release.index))
+        fold.meta = dict(node.meta)
+        graph.erase_node(node)
+    gm.recompile()
+
+
+def _boxed(run: Callable[[list[Any]], Any]) -> Callable[[list[Any]], Any]:
+    def call(args: list[Any]) -> Any:
+        return run(args)
+
+    call._boxed_call = True  # type: ignore[attr-defined]
+    return call

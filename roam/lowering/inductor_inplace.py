@@ -1,0 +1,76 @@
+"""Which inputs of a kernel its outputs may be written over, should they die there.
+
+Inductor decides that while it generates code (`BaseSchedulerNode.decide_inplace_update`), when it
+knows the order. Here are the conditions that do not depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch._inductor import config, ir
+from torch._inductor.codegen.common import BackendFeature
+from torch._inductor.codegen.wrapper import can_match_buffer_size
+from torch._inductor.graph import GraphLowering
+from torch._inductor.scheduler import BaseSchedulerNode, NopKernelSchedulerNode, SchedulerNode
+
+WITHOUT_MEMORY = (ir.NoneLayout, ir.MultiOutputLayout, ir.MutationLayoutSHOULDREMOVE)
+
+
+def written_over(
+    graph: GraphLowering, node: BaseSchedulerNode, part: BaseSchedulerNode
+) -> Iterator[tuple[Any, list[str]]]:
+    """Every output of one part of a fused node, and the names of what it may be written over."""
+    if isinstance(part, SchedulerNode) and _reuses(graph, part):
+        for made in (b for b in part.get_outputs() if _has_own_memory(b)):
+            yield made, list(_replaceable(graph, node, part, made))
+
+
+def _replaceable(
+    graph: GraphLowering, node: BaseSchedulerNode, part: SchedulerNode, made: Any
+) -> Iterator[str]:
+    scheduler = graph.scheduler
+    for dep in part.read_writes.reads:
+        donated: Any = scheduler.name_to_donated_buffer.get(dep.name)
+        buffer = donated or scheduler.name_to_buf.get(dep.name)
+        if buffer is None or buffer.node is None:
+            continue
+        if isinstance(buffer.defining_op, NopKernelSchedulerNode):
+            continue
+        if isinstance(buffer.node.get_output_spec(), WITHOUT_MEMORY):
+            continue
+        if not _only_use(node, part, buffer) or not _one_index(node, buffer):
+            continue
+        if can_match_buffer_size(buffer.node, made.node):
+            yield dep.name
+
+
+def _has_own_memory(buffer: Any) -> bool:
+    own = buffer.node.should_allocate() and not buffer.get_aliases()
+    return own and not buffer.get_mutations()
+
+
+def _reuses(graph: GraphLowering, node: SchedulerNode) -> bool:
+    features = graph.has_feature(node.get_device(), BackendFeature.INPLACE_BUFFERS)
+    return bool(config.inplace_buffers and features)
+
+
+def _only_use(node: BaseSchedulerNode, part: SchedulerNode, buffer: Any) -> bool:
+    """Whether this part is the buffer's only user, those before it aside.
+
+    Users outside of the kernel have run by then, where an input dies here. What the kernel itself
+    makes dies here only if it has none.
+    """
+    inside = {n.get_name() for n in node.get_nodes()}
+    made_here = buffer.defining_op in node.get_nodes()
+    users = [u for u in buffer.users if made_here or u.get_name() in inside]
+    left = [u for u in users if u.get_name() not in part.ancestors]
+    return len(left) == 1 and left[0].can_inplace and left[0].node is part
+
+
+def _one_index(node: BaseSchedulerNode, buffer: Any) -> bool:
+    """Whether the kernel addresses the buffer in one way only."""
+    inside = [u.node for u in buffer.users if u.node in node.get_nodes()]
+    deps = {d for n in inside for d in n.read_writes.reads_and_writes()}
+    return len({d for d in deps if d.name == buffer.get_name()}) <= 1

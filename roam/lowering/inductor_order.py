@@ -1,0 +1,182 @@
+"""Planned orders of the kernels that Inductor generates.
+
+Inductor hands over the fused nodes of a graph before it generates their code. Its own order by
+memory is the program order of the Problem, so the planned one is never worse.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from torch import fx
+from torch._guards import TracingContext
+from torch._inductor import config
+from torch._inductor.codegen.cpp import CppScheduling
+from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+from torch._inductor.custom_graph_pass import CustomSchedulerPass, get_hash_for_files
+from torch._inductor.graph import GraphLowering, SubgraphLowering
+from torch._inductor.memory import reorder_for_peak_memory
+from torch._inductor.scheduler import BaseSchedulerNode
+from torch._inductor.virtualized import V
+from torch.utils._ordered_set import OrderedSet
+
+from roam.core.errors import UnplannedWarning
+from roam.core.problem import Kind
+from roam.inspect.report import GraphRecord, record
+from roam.lowering.inductor_notes import Note, compiling, find
+from roam.lowering.inductor_problem import Labels, Read, as_first_phase, read
+from roam.options import Options
+from roam.planner import Settings, plan
+
+log = logging.getLogger("roam")
+
+Nodes = list[BaseSchedulerNode]
+ROOT = Path(__file__).parents[1]
+DEPENDS_ON = ("planner.py", "lowering/inductor*.py", "solvers/*.py", "core/*.py")  # what plans do
+SOURCES = tuple(sorted(str(path) for files in DEPENDS_ON for path in ROOT.glob(files)))
+
+
+@dataclass
+class Compilation:
+    """One graph of dynamo's: its forward is compiled first, its backward when it first runs."""
+
+    name: str
+    options: Options
+    names: tuple[str, ...] = ()  # what the user calls the inputs, "" where it has no name
+    parameters: frozenset[int] = frozenset()  # which of the inputs are
+    outputs: tuple[str | None, ...] = ()  # of the graph that is being compiled, by name
+    saved: frozenset[int] = frozenset()  # which of them go to the backward
+    is_backward: bool = False
+    is_inference: bool = False
+    labels: Labels = field(default_factory=dict)
+    forward: Read | None = None
+    note: Note | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Inductor's, while it compiles these graphs."""
+        return {
+            "_post_fusion_custom_pass": PlannedOrder(self),
+            "reorder_for_peak_memory": False,  # it would run after ours; ours runs it first
+        }
+
+    def run(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        compiled: Any = compile_fx(  # the settings are part of AOTAutograd's cache key
+            gm, example_inputs, self.compile_inner, config_patches=self.settings
+        )
+        return compiled
+
+    def compile_inner(self, gm: fx.GraphModule, example_inputs: Sequence[Any], **how: Any) -> Any:
+        self.is_backward = bool(how.get("is_backward"))
+        self.is_inference = bool(how.get("is_inference"))
+        self.outputs = _outputs(gm)
+        self.labels = {} if self.is_backward else self.labelled(gm)
+        self.saved = frozenset(range(self.first_saved(gm), len(self.outputs)))
+        self.note = None
+        with config.patch(self.settings), one_kernel_a_node(), compiling():
+            compiled = compile_fx_inner(gm, example_inputs, **how)
+        self.take(self.note or find(getattr(compiled, "source_code", None) or ""))
+        return compiled
+
+    def take(self, note: Note | None) -> None:
+        """What was planned, now or before the code went into a cache."""
+        if not self.is_backward:
+            self.forward = None
+        if note is None:
+            return
+        note.report(self.name)
+        if not note.complete:
+            read = Read(note.problem, (), len(note.problem.ops), note.named, note.saved)
+            self.forward = as_first_phase(read, note.plan.order)
+
+    def labelled(self, gm: fx.GraphModule) -> Labels:
+        inputs = [n.name for n in gm.graph.find_nodes(op="placeholder")]
+        names = (*self.names, *("" for _ in inputs))
+        return {
+            given: (name or given, Kind.PARAMETER if i in self.parameters else Kind.INPUT)
+            for i, (given, name) in enumerate(zip(inputs, names, strict=False))
+        }
+
+    def first_saved(self, gm: fx.GraphModule) -> int:
+        """Which of a graph's results is the first that goes to the backward."""
+        context = TracingContext.try_get()
+        known = context.fw_metadata if context is not None else None
+        if self.is_backward or self.is_inference or known is None:
+            return len(_outputs(gm))
+        return known.num_forward
+
+    def order(self, graph: GraphLowering, nodes: Nodes) -> Nodes:
+        """The planned order of the fused nodes of one graph, which come in Inductor's order."""
+        forward = self.forward if self.is_backward else None
+        found = read(graph, nodes, self.name, self.outputs, self.saved, forward, self.labels)
+        settled = 0 if forward is None else 1
+        planned = plan(found.problem, Settings(self.options.planning_seconds, fixed=settled))
+        log.info("%s: peak %d bytes, bound %d", self.name, planned.peak, planned.lower_bound)
+        complete = self.is_backward or self.is_inference
+        self.note = Note(self.name, found.problem, planned, complete, found.named, found.saved)
+        if not graph.cpp_wrapper:
+            graph.wrapper_code.header.writeline(self.note.statement())
+        return [nodes[i - found.first] for i in planned.order[found.first :]]
+
+
+class PlannedOrder(CustomSchedulerPass):
+    """Orders fused nodes; where that fails, they run in Inductor's own order."""
+
+    def __init__(self, compilation: Compilation) -> None:
+        self.compilation = compilation
+
+    def __call__(self, nodes: Nodes) -> Nodes:
+        graph = V.graph
+        theirs = reorder_for_peak_memory(
+            nodes,
+            graph.scheduler.name_to_buf,
+            graph.scheduler.name_to_fused_node,
+            OrderedSet(graph.graph_inputs),
+            OrderedSet(graph.get_output_names()),
+        )
+        if isinstance(graph, SubgraphLowering):
+            return theirs
+        try:
+            return self.compilation.order(graph, theirs)
+        except Exception as error:
+            name = self.compilation.name
+            record(GraphRecord(name, reason=repr(error)))
+            log.debug("%s could not be planned", name, exc_info=True)
+            text = f"roam leaves the order of {name} to Inductor: {error!r}"
+            warnings.warn(text, UnplannedWarning, stacklevel=2)
+            return theirs
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Inductor copies its whole configuration now and then; the compilation stays one."""
+        return self
+
+    def uuid(self) -> Any:
+        """What the caches tell compiled code by: our sources, and what plans depend on."""
+        return get_hash_for_files(SOURCES, str(self.compilation.options.planning_seconds))
+
+
+@contextmanager
+def one_kernel_a_node() -> Iterator[None]:
+    """Within, every fused node becomes a C++ kernel of its own.
+
+    Inductor would put neighbours on the CPU into one function, and what dies in between would
+    stay until its end: what a node holds would depend on its neighbours. The kernels are the same,
+    and a layer's are more often those of another.
+    """
+    before = CppScheduling.MAX_FUSED_KERNEL_ARGS_NUM
+    CppScheduling.MAX_FUSED_KERNEL_ARGS_NUM = 0
+    try:
+        yield
+    finally:
+        CppScheduling.MAX_FUSED_KERNEL_ARGS_NUM = before
+
+
+def _outputs(gm: fx.GraphModule) -> tuple[str | None, ...]:
+    (returned,) = gm.graph.output_node().args
+    return tuple(n.name if isinstance(n, fx.Node) else None for n in returned)  # type: ignore[union-attr]

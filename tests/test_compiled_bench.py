@@ -1,0 +1,56 @@
+"""`roam bench compiled`: what its table says, and what its processes answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from roam.bench import compiled, compiled_worker
+from roam.bench.children import ContenderError
+from roam.bench.zoo import TINY
+
+
+def row(contender: str, transient: int, **more: Any) -> dict[str, Any]:
+    sizes = {"transient": transient, "total": 2 * transient, "compile_seconds": 1.5}
+    return {"entry": "gpt2", "contender": contender, **sizes, **more}
+
+
+def test_the_table_compares_with_inductor() -> None:
+    rows = [
+        row("inductor", 2**21),
+        row("roam inductor", 2**20, planned=2**20, ratio=1.01),
+        {"entry": "gpt2", "contender": "inductor pools", "error": "ended\nMemoryError: none\n"},
+    ]
+    console = Console(width=120, record=True, file=None, quiet=False)
+    with console.capture() as captured:
+        console.print(compiled.table("gpt2", rows))
+    text = captured.get()
+    [mine] = [line for line in text.splitlines() if "roam inductor" in line]
+    assert mine.split("│")[2].strip() == "1.0"
+    assert "-50.0%" in mine
+    assert "1.010" in mine
+    assert "MemoryError: none" in text
+
+
+def test_a_contender_that_fails_leaves_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ContenderError("out of memory")
+
+    monkeypatch.setattr(compiled, "process", fail)
+    [found] = compiled.compiled_bench("gpt2", contenders=("eager",), console=Console(quiet=True))
+    assert found == {"entry": "gpt2", "contender": "eager", "error": "out of memory"}
+
+
+def test_what_a_contender_measures() -> None:
+    torch._dynamo.reset()
+    trainer = compiled_worker.Trainer("gpt2", "eager")
+    found = compiled_worker.measure(trainer)
+    weights = sum(p.nbytes for p in trainer.model.parameters())
+    state = 2 * weights + 4 * len(list(trainer.model.parameters()))
+    held = sum(t.nbytes for t in (*trainer.model.buffers(), *TINY["gpt2"].batch().values()))
+    assert found["persistent"] == weights + state + held
+    assert found["transient"] > weights  # the gradients, and what the forward saved
+    assert found["total"] >= found["persistent"] + found["transient"]
