@@ -27,14 +27,16 @@ from torch._dynamo.exc import ShortenTraceback, TorchDynamoException
 from torch._functorch.partitioners import default_partition
 from torch._guards import CompileContext, CompileId, TracingContext
 
-from roam.capture import Captured, Numbers, capture
+from roam.capture import Captured, capture
 from roam.core.errors import OptionError, UnplannableError, UnplannedWarning
 from roam.inspect.report import GraphRecord, count_detour, record
-from roam.lowering.aten import Boxed, Lowered, boxed, lower
+from roam.lowering.aten import Boxed, Lowered, lower
 from roam.lowering.memory import Shelf
+from roam.lowering.plain import mark_boxed, plain, rewritten
 from roam.lowering.probe import probe
 from roam.lowering.tickets import Claims, Ticket, own_saved, releases
 from roam.lowering.trace import tell
+from roam.numbers import Numbers
 from roam.options import Options
 from roam.passes.common_subexpressions import CommonSubexpressions
 from roam.passes.cross_entropy_backward import CrossEntropyBackward
@@ -147,26 +149,26 @@ class Step:
     def partition(
         self, joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **how: Any
     ) -> tuple[fx.GraphModule, fx.GraphModule]:
-        joint = _rewritten(REWRITES, joint)
+        joint = rewritten(REWRITES, joint)
         self.outputs = num_fwd_outputs
         graphs = default_partition(joint, inputs, num_fwd_outputs=num_fwd_outputs, **how)
         self.backward = graphs[1]  # compiled when it first runs, but planned before
         return graphs
 
     def compile_forward(self, gm: fx.GraphModule, _: Sequence[Any]) -> Boxed:
-        self.forward, self.plain_forward = gm, _plain(gm)
+        self.forward, self.plain_forward = gm, plain(gm)
         self.own_saved = own_saved(gm.graph, self.outputs)
         _allow_retaining()
-        return _mark_boxed(self.run_forward)
+        return mark_boxed(self.run_forward)
 
     def compile_backward(self, gm: fx.GraphModule, _: Sequence[Any]) -> Boxed:
-        self.plain_backward = _plain(gm)
-        return _mark_boxed(self.run_backward)
+        self.plain_backward = plain(gm)
+        return mark_boxed(self.run_backward)
 
     def compile_inference(self, gm: fx.GraphModule, _: Sequence[Any]) -> Boxed:
-        gm = _rewritten(self.inference_rewrites, gm)
-        self.forward, self.plain_forward = gm, _plain(gm)
-        return _mark_boxed(self.run_forward)
+        gm = rewritten(self.inference_rewrites, gm)
+        self.forward, self.plain_forward = gm, plain(gm)
+        return mark_boxed(self.run_forward)
 
     def run_forward(self, args: list[Any]) -> Sequence[Any]:
         assert self.plain_forward is not None
@@ -263,7 +265,7 @@ class Step:
             assert self.options.optimizer is not None
             given = [value(n) for n in self.placeholders]
             where = releases(self.options.optimizer, folded, given, found[-1], self.gradient_of)
-            found[-1] = _rewritten((GradientRelease(where),), found[-1])
+            found[-1] = rewritten((GradientRelease(where),), found[-1])
         for gm in found:
             run(ANNOTATIONS, gm)
         return found
@@ -313,36 +315,6 @@ def can_trace_backward() -> bool:
 def one_graph() -> AbstractContextManager[None]:
     """Within, dynamo captures `backward()` and `torch.autograd.grad` instead of breaking there."""
     return torch._dynamo.config.patch(trace_autograd_ops=True)
-
-
-def _rewritten(passes: Sequence[Pass], gm: fx.GraphModule) -> fx.GraphModule:
-    """The graph after the passes; as it came, should one of them fail."""
-    graph = fx.Graph()
-    returned = graph.graph_copy(gm.graph, {})
-    graph.output(returned).meta = dict(gm.graph.output_node().meta)
-    trial = fx.GraphModule(gm, graph)
-    try:
-        run(passes, trial)
-    except Exception:
-        log.warning("a graph is planned as it came: rewriting it failed", exc_info=True)
-        return gm
-    return trial
-
-
-def _plain(gm: fx.GraphModule) -> Boxed:
-    """The graph as it came, run in program order with every op allocating for itself."""
-    graph = fx.Graph()
-    returned = graph.graph_copy(gm.graph, {})
-    graph.output(returned)
-    return boxed(graph, gm, "roam_plain")
-
-
-def _mark_boxed(run: Boxed) -> Boxed:
-    def call(args: list[Any]) -> Sequence[Any]:
-        return run(args)
-
-    call._boxed_call = True  # type: ignore[attr-defined]
-    return call
 
 
 def _allow_retaining() -> None:

@@ -16,18 +16,17 @@ nodes and of the backward's placeholders are the same objects, so this links the
 
 from __future__ import annotations
 
-import operator
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from sympy import sympify
 from torch import fx
 
 from roam.core.errors import UnplannableError
 from roam.core.problem import Buffer, BufferId, Home, Kind, Op, OpId, Problem
+from roam.node_facts import is_op, keeps_its_turn, looks_at_storage, mutated, where
+from roam.numbers import Numbers
 from roam.passes import gradient_release, inplace, out_variants
 from roam.passes.geometry import storage_key, tensor_inputs, tensors, value
 from roam.passes.scratch import scratch
@@ -55,49 +54,6 @@ class Captured:
 
     def buffer(self, tensor: torch.Tensor) -> BufferId:
         return self.buffer_of[storage_key(tensor)]
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """Turns symbolic sizes into numbers, given what the graph's inputs are in this call."""
-
-    symbols: dict[Any, int] = field(default_factory=dict)
-
-    @staticmethod
-    def bind(placeholders: Sequence[fx.Node], args: Sequence[Any]) -> Numbers:
-        """Reads the symbols off the inputs: numbers, and the shapes of tensors."""
-        symbols: dict[Any, int] = {}
-        for node, arg in zip(placeholders, args, strict=True):
-            fake = value(node)
-            if isinstance(fake, torch.SymInt) and isinstance(arg, int):
-                pairs: list[tuple[Any, int]] = [(fake, arg)]
-            elif isinstance(fake, torch.Tensor) and isinstance(arg, torch.Tensor):
-                pairs = list(
-                    zip((*fake.shape, *fake.stride()), (*arg.shape, *arg.stride()), strict=True)
-                )
-            else:
-                pairs = []
-            for symbolic, number in pairs:
-                if isinstance(symbolic, torch.SymInt) and symbolic.node.expr.is_Symbol:
-                    symbols.setdefault(symbolic.node.expr, number)
-        return Numbers(symbols)
-
-    def __call__(self, number: Any) -> Any:
-        """The number behind a size; raises UnplannableError where only the data decides it."""
-        if not isinstance(number, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-            return number
-        expr = number.node.expr
-        known = sympify(expr.xreplace(self.symbols))
-        if known == expr and number.node.has_hint():
-            known = sympify(number.node.hint)  # no input's size: a constant (of random state)
-        if known.free_symbols:
-            raise UnplannableError(f"the size {number} depends on data: it is not known in advance")
-        if isinstance(number, torch.SymBool):
-            return bool(known)
-        return int(known) if isinstance(number, torch.SymInt) else float(known)
-
-    def shape(self, sizes: Sequence[Any]) -> tuple[int, ...]:
-        return tuple(int(self(n)) for n in sizes)
 
 
 def capture(
@@ -350,75 +306,3 @@ def _unique(name: str, taken: set[str]) -> str:
 
 def _changed(buffer: Buffer, kind: Kind, home: Home) -> Buffer:
     return Buffer(buffer.name, buffer.size, kind, home, buffer.align, buffer.where)
-
-
-def is_op(node: fx.Node) -> bool:
-    """Whether a node does something: makes memory of its own, changes some, or has an effect."""
-    if node.target is operator.getitem:
-        return False
-    parts = tensors(node)
-    if not parts:
-        return not _is_number(value(node))
-    known = {storage_key(t) for _, t in tensor_inputs(node)}
-    for source in node.all_input_nodes:
-        known |= {storage_key(t) for t in tensors(source)}
-    return bool(mutated(node)) or any(storage_key(t) not in known for t in parts)
-
-
-aten = torch.ops.aten
-ON_STORAGE = frozenset(  # ops that address, or copy, the whole storage behind their argument
-    {
-        aten.as_strided.default,
-        aten.as_strided_copy.default,
-        aten.as_strided_scatter.default,
-        aten.copy.default,
-        aten.diagonal_scatter.default,
-        aten.select_scatter.default,
-        aten.slice_scatter.default,
-        aten.resize.default,
-        aten.set.source_Tensor,
-    }
-)
-
-
-def looks_at_storage(node: fx.Node) -> bool:
-    """Whether an op would see the block around a tensor. Then its inputs must lie outside."""
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return isinstance(node.target, torch._ops.HigherOrderOperator)
-    if node.target.namespace not in ("aten", "prims", "roam"):
-        return True  # the user's own: who knows what it looks at
-    return node.target in ON_STORAGE and out_variants.META not in node.meta
-
-
-def _is_number(found: Any) -> bool:
-    return isinstance(found, (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool))
-
-
-def mutated(node: fx.Node) -> list[torch.Tensor]:
-    """The arguments that an op writes to, as its schema says."""
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return []
-    found: list[torch.Tensor] = []
-    for i, argument in enumerate(node.target._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            given = node.kwargs.get(argument.name) if i >= len(node.args) else node.args[i]
-            several = given if isinstance(given, (list, tuple)) else (given,)
-            found += [value(n) for n in several if isinstance(n, fx.Node)]
-    return found
-
-
-def keeps_its_turn(node: fx.Node) -> bool:
-    """Whether an op must keep its place among its like: it draws random numbers or has effects."""
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return True
-    no_result = not tensors(node) and not mutated(node)
-    return no_result or torch.Tag.nondeterministic_seeded in node.target.tags
-
-
-def where(node: fx.Node) -> str:
-    """The path of the module that an op belongs to, '' if it belongs to none."""
-    stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
-    if not stack:
-        return ""
-    path, _ = list(stack.values())[-1]
-    return re.sub(r"^[LG]\['\w+'\]\.?", "", str(path))

@@ -15,10 +15,11 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import roam
-from roam.capture import Captured, Numbers, capture
+from roam.capture import Captured, capture
 from roam.core.errors import UnplannableError
 from roam.core.problem import Buffer, Home, Kind, Op, Problem
 from roam.core.text import problem_to_text
+from roam.numbers import Numbers
 from roam.passes.inplace import InPlace
 from roam.passes.out_variants import OutVariants
 from roam.passes.pipeline import run

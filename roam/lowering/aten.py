@@ -21,10 +21,11 @@ import torch
 from torch import fx
 from torch.fx.graph import CodeGen
 
-from roam.capture import ON_STORAGE, Captured
+from roam.capture import Captured
 from roam.core.plan import Block, Plan
 from roam.core.problem import BufferId, OpId
 from roam.lowering.memory import Shelf, allocate, carve, is_block
+from roam.node_facts import ON_STORAGE
 from roam.passes import gradient_release, inplace, out_variants
 from roam.passes.geometry import tensors, value
 

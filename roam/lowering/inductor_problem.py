@@ -29,11 +29,11 @@ from torch._inductor.scheduler import BaseSchedulerNode
 from torch._inductor.utils import get_dtype_size
 from torch.utils._ordered_set import OrderedSet
 
-from roam.capture import where
 from roam.core.errors import UnplannableError
 from roam.core.problem import Buffer, BufferId, Home, Kind, Op, Problem
 from roam.lowering.inductor_inplace import WITHOUT_MEMORY, written_over
 from roam.lowering.inductor_scratch import origin, scratch
+from roam.node_facts import where
 from roam.passes import gradient_release
 from roam.passes.gradient_release import Release
 

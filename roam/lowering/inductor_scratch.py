@@ -13,8 +13,8 @@ from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import BaseSchedulerNode
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from roam.capture import Numbers
 from roam.lowering.probe import probe
+from roam.numbers import Numbers
 
 Hint = Callable[[Any], int]
 

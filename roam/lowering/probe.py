@@ -22,8 +22,9 @@ import torch
 from torch import fx
 from torch.autograd import profiler_legacy
 
-from roam.capture import Numbers, is_op
 from roam.core.errors import UnplannableError
+from roam.node_facts import is_op
+from roam.numbers import Numbers
 from roam.passes.geometry import tensor_inputs, tensors
 
 log = logging.getLogger("roam")

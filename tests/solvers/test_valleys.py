@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from roam.core.lifetime import find_reuse, live_curve
 from roam.core.problem import Buffer, Home, Kind, Op, OpId, Problem
 from roam.solvers.cut_bound import own_bytes
+from roam.solvers.progress import Phase, State
 from roam.solvers.settle import settle
-from roam.solvers.valleys import Phase, Search, State, keeps_within
+from roam.solvers.valleys import Search, keeps_within
 from tests.core.strategies import all_orders, problems
 
 
