@@ -38,7 +38,7 @@ def layout_bench(
     data: a folder of `NAME.CAPACITY.csv`, each asked whether it fits; then the random ones, which
     are minimized. only: names that begin so. seconds: for each instance. Raises OptionError.
     """
-    console = console or Console()
+    console = console or Console(width=max(120, Console().width))
     instances = [
         (name, rects, capacity)
         for name, rects, capacity in [*_files(data), *_strips()]
