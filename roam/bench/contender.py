@@ -16,9 +16,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from roam.bench.children import Child, Result, process, resident_peak
+
+if TYPE_CHECKING:
+    from roam.core.plan import Plan
+    from roam.core.problem import Problem
 
 CONTENDERS = ("eager", "aot_eager", "inductor", "roam", "roam keep")
 WORKER = "roam.bench.contender"
@@ -166,7 +170,7 @@ def planned() -> Result:
     """What roam planned in this process, of its largest graph.
 
     The keys: graphs and unplanned (how many), reasons (why not), detours; ops, planned, bound, gap,
-    arena, fragmentation, external (the share of the peak outside the arena), persistent,
+    arena, fragmentation, external (the share of the peak that is not in the arena), persistent,
     planning_seconds (over all graphs). With no graph planned, only the first four.
     """
     from roam.inspect.report import report
@@ -178,10 +182,9 @@ def planned() -> Result:
         "reasons": [g.reason for g in done.graphs if g.reason],
         "detours": done.detours,
     }
-    plans = [g.plan for g in done.graphs if g.plan is not None]
-    if not plans:
+    if done.step.largest is None:
         return result
-    plan = max(plans, key=lambda p: p.peak)
+    problem, plan = done.step.largest
     return result | {
         "ops": len(plan.order),
         "planned": plan.peak,
@@ -189,11 +192,19 @@ def planned() -> Result:
         "gap": plan.gap,
         "arena": plan.arena,
         "fragmentation": plan.fragmentation,
-        "external": 1 - plan.arena / plan.peak if plan.peak else 0.0,
+        "external": 1 - _in_blocks(problem, plan) / plan.peak if plan.peak else 0.0,
         "persistent": plan.persistent,
         "method": plan.method,
-        "planning_seconds": sum(p.seconds for p in plans),
+        "planning_seconds": sum(p.seconds for _, p in done.step.planned),
     }
+
+
+def _in_blocks(problem: Problem, plan: Plan) -> int:
+    """Bytes of the arena's blocks at the worst moment."""
+    from roam.inspect.moment import worst_moment
+
+    t = worst_moment(problem, plan)
+    return sum(b.size for b in plan.blocks if b.lower <= t < b.upper)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
