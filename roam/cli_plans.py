@@ -65,6 +65,7 @@ def plan(
 def show(
     file: PlanFile,
     text: Annotated[bool, typer.Option("--text", help="Print the plan op by op.")] = False,
+    why: Annotated[bool, typer.Option("--explain", help="Say where the peak is, and why.")] = False,
     picture: Annotated[Path | None, typer.Option(help="Draw it, .svg or .png.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write it as a page.")] = None,
     graph: Graph = None,
@@ -85,6 +86,10 @@ def show(
 
         problem, found = _pick(step, graph)
         typer.echo(plan_to_text(found, problem), nl=False)
+    elif why:
+        from roam.inspect.explain import explain
+
+        typer.echo(explain(*_pick(step, graph)))
     else:
         _print(step, json)
 

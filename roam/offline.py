@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import Parameter
 
-from roam.backend import Step, compile_graph
 from roam.core.errors import OfflineError
 from roam.core.problem import Problem
 from roam.inspect.report import GraphRecord
 from roam.inspect.step_plan import StepPlan
 from roam.lowering.fake import fake_inputs, fake_mode_of, fake_model, without_fakes
+from roam.lowering.step import Step, compile_graph
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
 

@@ -23,16 +23,10 @@ import torch
 from torch import fx
 from torch.nn import Parameter
 
-from roam.backend import (
-    REWRITES,
-    TRACING_ERRORS,
-    Step,
-    can_trace_backward,
-    compile_graph,
-    one_graph,
-)
+from roam.backend import TRACING_ERRORS, can_trace_backward, one_graph
 from roam.core.errors import UnplannedWarning
 from roam.lowering.aten import Boxed
+from roam.lowering.step import REWRITES, Step, compile_graph
 from roam.lowering.tickets import held
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options

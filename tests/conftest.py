@@ -13,7 +13,7 @@ import torch
 from hypothesis import settings
 
 import roam
-from roam import backend
+from roam.lowering import step
 from roam.passes.recompute import Recompute
 
 ROOT = Path(__file__).parents[1]
@@ -45,5 +45,5 @@ def everything_placed(monkeypatch: pytest.MonkeyPatch) -> None:
     Here whatever may lie in the arena does, and whatever may be recomputed is.
     """
     monkeypatch.setattr("roam.planner.arena_limit", lambda *_: 2**60)
-    rewrites = [replace(p, smallest=1) if isinstance(p, Recompute) else p for p in backend.REWRITES]
-    monkeypatch.setattr(backend, "REWRITES", tuple(rewrites))
+    rewrites = [replace(p, smallest=1) if isinstance(p, Recompute) else p for p in step.REWRITES]
+    monkeypatch.setattr(step, "REWRITES", tuple(rewrites))

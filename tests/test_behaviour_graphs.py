@@ -127,16 +127,16 @@ def test_attention_of_dynamic_length() -> None:
 
 
 def test_one_of_the_shapes_cannot_be_planned(monkeypatch: pytest.MonkeyPatch) -> None:
-    from roam import backend
+    from roam.lowering import step
 
-    plan = backend.plan
+    plan = step.plan
 
     def picky(problem: Any, settings: Any) -> Any:
         if any(b.size == 7 * 16 * 4 for b in problem.buffers):
             raise MemoryError("seven is too many")
         return plan(problem, settings)
 
-    monkeypatch.setattr(backend, "plan", picky)
+    monkeypatch.setattr(step, "plan", picky)
     same(training(mlp, batches(5, 7, 5, 7)), planned=1, unplanned=1, dynamic=True)
 
 

@@ -48,7 +48,7 @@ def test_what_cannot_be_planned_is_said_once_for_a_graph(monkeypatch: pytest.Mon
     def fail(*_: Any) -> None:
         raise MemoryError("no plan today")
 
-    monkeypatch.setattr("roam.backend.plan", fail)
+    monkeypatch.setattr("roam.lowering.step.plan", fail)
     check(mlp, random(5, 8), planned=0, unplanned=1)
     with warned(1) as messages:
         run = compiler("step")(mlp())
@@ -63,7 +63,7 @@ def test_whatever_fails_training_goes_on(monkeypatch: pytest.MonkeyPatch, part: 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(f"roam.backend.{part}", fail)
+    monkeypatch.setattr(f"roam.lowering.step.{part}", fail)
     check(mlp, random(5, 8), planned=0, unplanned=1)
 
 
@@ -78,7 +78,7 @@ def test_a_rewrite_that_fails_leaves_the_graph_as_it_came(monkeypatch: pytest.Mo
                     raise RuntimeError("a bug")
             return 0
 
-    monkeypatch.setattr("roam.backend.REWRITES", (Broken(),))
+    monkeypatch.setattr("roam.lowering.step.REWRITES", (Broken(),))
     check(mlp, random(5, 8))
 
 

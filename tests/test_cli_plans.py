@@ -136,6 +136,11 @@ def test_show_text(here: Path) -> None:
     assert "run backward_0" in run("show", "two.json", "--text", "--graph", 2).stdout
 
 
+def test_show_explains_the_peak(here: Path) -> None:
+    step = StepPlan.from_json((here / "step.json").read_bytes())
+    assert run("show", "step.json", "--explain").stdout == f"{step.explain()}\n"
+
+
 def test_show_files(here: Path) -> None:
     assert run("show", "step.json", "--picture", "p.svg", "--html", "p.html").exit_code == 0
     assert (here / "p.svg").read_bytes().startswith(b"<?xml")

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import roam
-from roam.backend import Options
 from roam.core.errors import OptionError
+from roam.options import Options
 from tests.helpers import assert_counts, mlp, random
 
 WRONG: list[tuple[dict[str, Any], str]] = [

@@ -38,7 +38,7 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_options_are_listed() -> None:
-    from roam.backend import Options
+    from roam.options import Options
 
     for name in Options.__dataclass_fields__:
         assert f"`{name}`" in README or f'"{name}"' in README

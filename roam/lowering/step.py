@@ -1,0 +1,264 @@
+"""A captured graph with its backward: planned at its first forward, when every size is a number.
+
+AOTAutograd hands over the joint graph first, to be cut into forward and backward, then each of
+the two to be compiled. A graph with dynamic shapes is planned once for each of its shapes.
+
+    joint graph ── partition ──┬── forward graph ──┐
+                               └── backward graph ─┴── first call: capture, plan, lower
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import fx
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.partitioners import default_partition
+from torch._guards import CompileContext, CompileId, TracingContext
+
+from roam.capture import Captured, capture
+from roam.core.errors import UnplannableError, UnplannedWarning
+from roam.inspect.report import GraphRecord, count_detour, record
+from roam.lowering.aten import Boxed, Lowered, lower
+from roam.lowering.memory import Shelf
+from roam.lowering.naming import graph_name, parameter_inputs, source_names
+from roam.lowering.plain import mark_boxed, plain, rewritten
+from roam.lowering.probe import probe
+from roam.lowering.tickets import Claims, Ticket, own_saved, releases
+from roam.lowering.trace import tell
+from roam.numbers import Numbers
+from roam.options import Options
+from roam.passes.common_subexpressions import CommonSubexpressions
+from roam.passes.cross_entropy_backward import CrossEntropyBackward
+from roam.passes.drop_clones import DropClones
+from roam.passes.geometry import renew_recomputed, value
+from roam.passes.gradient_release import GradientRelease
+from roam.passes.inplace import InPlace
+from roam.passes.out_variants import OutVariants
+from roam.passes.pipeline import Pass, run
+from roam.passes.recompute import Recompute
+from roam.planner import Settings, plan
+
+log = logging.getLogger("roam")
+
+REWRITES = (CommonSubexpressions(), DropClones(), CrossEntropyBackward(), Recompute())
+ANNOTATIONS = (OutVariants(), InPlace())
+
+RETAINED = "a backward with retain_graph=True or create_graph=True keeps what the plan overwrites"
+SHARED = "a parameter is used by several graphs, or several calls, whose gradients must be summed"
+MOVED = "the saved tensors are not where the forward left them (saved tensor hooks)"
+
+Key = tuple[tuple[int, ...], tuple[int, ...]]  # sizes; inputs whose gradients are folded
+
+
+def compile_graph(
+    step: Step, gm: fx.GraphModule, example_inputs: Sequence[Any]
+) -> Callable[..., Any]:
+    """Lets AOTAutograd take one graph apart, for the step to plan."""
+    compiler = aot_autograd(
+        fw_compiler=step.compile_forward,
+        bw_compiler=step.compile_backward,
+        inference_compiler=step.compile_inference,
+        partition_fn=step.partition,
+        keep_inference_input_mutations=True,
+    )
+    return compiler(gm, example_inputs)
+
+
+@dataclass
+class Step:
+    """A captured graph with its backward, and a plan for each of the shapes it has met."""
+
+    name: str
+    options: Options
+    parameters: frozenset[int]
+    names: tuple[str, ...]
+    compile_id: CompileId | None = None  # dynamo's, for its structured trace
+    outputs: int | None = None
+    own_saved: int | None = None  # an output of the forward that only its backward holds
+    forward: fx.GraphModule | None = None
+    backward: fx.GraphModule | None = None
+    plain_forward: Boxed | None = None
+    plain_backward: Boxed | None = None
+    plans: dict[Key, Lowered | None] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    inference_rewrites: ClassVar[tuple[Pass, ...]] = (DropClones(),)
+
+    @classmethod
+    def of(cls, gm: fx.GraphModule, options: Options, example_inputs: Sequence[Any]) -> Self:
+        here = CompileContext.current_compile_id()
+        names = source_names(gm)
+        return cls(
+            graph_name(gm), options, parameter_inputs(example_inputs), names, compile_id=here
+        )
+
+    def partition(
+        self, joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **how: Any
+    ) -> tuple[fx.GraphModule, fx.GraphModule]:
+        joint = rewritten(REWRITES, joint)
+        self.outputs = num_fwd_outputs
+        graphs = default_partition(joint, inputs, num_fwd_outputs=num_fwd_outputs, **how)
+        self.backward = graphs[1]  # compiled when it first runs, but planned before
+        return graphs
+
+    def compile_forward(self, gm: fx.GraphModule, _: Sequence[Any]) -> Boxed:
+        self.forward, self.plain_forward = gm, plain(gm)
+        self.own_saved = own_saved(gm.graph, self.outputs)
+        _allow_retaining()
+        return mark_boxed(self.run_forward)
+
+    def compile_backward(self, gm: fx.GraphModule, _: Sequence[Any]) -> Boxed:
+        self.plain_backward = plain(gm)
+        return mark_boxed(self.run_backward)
+
+    def compile_inference(self, gm: fx.GraphModule, _: Sequence[Any]) -> Boxed:
+        gm = rewritten(self.inference_rewrites, gm)
+        self.forward, self.plain_forward = gm, plain(gm)
+        return mark_boxed(self.run_forward)
+
+    def run_forward(self, args: list[Any]) -> Sequence[Any]:
+        assert self.plain_forward is not None
+        optimizer = self.options.optimizer if self.backward is not None else None
+        ticket = Ticket.of(optimizer, args, findable=self.own_saved is not None)
+        lowered = self.lowered_for(args, {} if ticket is None else ticket.folded)
+        results = self.plain_forward(args) if lowered is None else lowered.forward(args)
+        if ticket is not None:
+            ticket.lowered = lowered
+            ticket.leave_on(results, self.own_saved)
+        return results
+
+    def lowered_for(
+        self, args: Sequence[Any], folded: dict[int, torch.nn.Parameter]
+    ) -> Lowered | None:
+        key = tuple(a for a in args if isinstance(a, int)), tuple(folded)
+        if key not in self.plans:
+            with self.lock:
+                if key not in self.plans:
+                    self.plans[key] = self.make(args, folded)
+        return self.plans[key]
+
+    def run_backward(self, args: list[Any]) -> Sequence[Any]:
+        """Runs the plan that ran the forward, unless its memory must not be written over."""
+        assert self.plain_backward is not None
+        ticket = None if self.options.optimizer is None else Ticket.found_on(args)
+        lowered = self.plan_for(args) if ticket is None else ticket.lowered
+        complete = ticket is not None and Claims.of(ticket.optimizer).may_fold(ticket)
+        if lowered is None or lowered.backward is None:
+            return self.plain_backward(args)
+        if not lowered.finds_its_arena(args):
+            self.detour(MOVED)
+        elif torch._C._autograd._get_current_graph_task_keep_graph():
+            self.detour(RETAINED)
+        elif not lowered.folds:
+            return lowered.backward(args)
+        elif ticket is not None and complete:
+            args.append(ticket.absorb)  # to the same list: the callee empties it
+            return lowered.backward(args)
+        else:
+            self.detour(SHARED)
+        return self.plain_backward(args)
+
+    def plan_for(self, args: Sequence[Any]) -> Lowered | None:
+        """The plan whose forward left these saved tensors, as far as they tell.
+
+        A plan with folds is found by its ticket or not at all.
+        """
+        for lowered in list(self.plans.values()):
+            if lowered is not None and not lowered.folds and lowered.is_for(args):
+                return lowered
+        return None
+
+    def detour(self, reason: str) -> None:
+        if count_detour(reason) == 1:
+            log.warning("%s: %s; this backward ran unplanned", self.name, reason)
+
+    def make(self, args: Sequence[Any], folded: dict[int, torch.nn.Parameter]) -> Lowered | None:
+        """Captures, plans and lowers; None, said once and counted, where that fails.
+
+        Whatever goes wrong here must not end the user's training.
+        """
+        try:
+            return self.make_or_raise(args, folded)
+        except Exception as error:
+            reason = str(error) if isinstance(error, UnplannableError) else repr(error)
+            self.record(GraphRecord(self.name, reason=reason))
+            log.debug("%s could not be planned", self.name, exc_info=True)
+            text = f"roam runs {self.name} without a plan: {reason}"
+            warnings.warn(text, UnplannedWarning, stacklevel=2)
+            return None
+
+    def make_or_raise(self, args: Sequence[Any], folded: dict[int, torch.nn.Parameter]) -> Lowered:
+        roots = self.graphs(folded)
+        numbers = self.numbers(args)
+        measured = probe([gm.graph for gm in roots], numbers)
+        captured = self.captured(roots, numbers, measured)
+        hold = self.options.arena == "keep"
+        found = plan(captured.problem, Settings(self.options.planning_seconds, hold))
+        lowered = lower(captured, found, roots, Shelf() if hold else None)
+        graph = GraphRecord(self.name, captured.problem, found)
+        self.record(graph)
+        tell(graph, self.compile_id)
+        return lowered
+
+    def graphs(self, folded: dict[int, torch.nn.Parameter]) -> list[fx.GraphModule]:
+        """The forward, and in training the backward, ready for capture, folds included."""
+        assert self.forward is not None
+        found = [self.forward]
+        if self.backward is not None:
+            renew_recomputed(self.forward.graph, self.backward.graph)
+            found.append(self.backward)
+        if folded:
+            assert self.options.optimizer is not None
+            given = [value(n) for n in self.placeholders]
+            where = releases(self.options.optimizer, folded, given, found[-1], self.gradient_of)
+            found[-1] = rewritten((GradientRelease(where),), found[-1])
+        for gm in found:
+            run(ANNOTATIONS, gm)
+        return found
+
+    def numbers(self, args: Sequence[Any]) -> Numbers:
+        return Numbers.bind(self.placeholders, args)
+
+    @property
+    def placeholders(self) -> list[fx.Node]:
+        assert self.forward is not None
+        return list(self.forward.graph.find_nodes(op="placeholder"))
+
+    def captured(
+        self,
+        graphs: Sequence[fx.GraphModule],
+        numbers: Numbers,
+        measured: Mapping[fx.Node, int] | None = None,
+    ) -> Captured:
+        """measured: scratch bytes of ops, where they were measured."""
+        named = zip(self.placeholders, self.names, strict=False)
+        return capture(
+            self.name,
+            graphs[0].graph,
+            graphs[1].graph if len(graphs) > 1 else None,
+            numbers,
+            self.outputs,
+            frozenset(n.name for i, n in enumerate(self.placeholders) if i in self.parameters),
+            measured,
+            {n.name: name for n, name in named if name},
+        )
+
+    def record(self, graph: GraphRecord) -> None:
+        record(graph)
+
+    def gradient_of(self, i: int) -> int:
+        """Which output is the gradient of an input: a backward has one for each, in turn."""
+        return i
+
+
+def _allow_retaining() -> None:
+    """A backward that retains its graph runs unplanned here, so AOTAutograd need not refuse it."""
+    context = TracingContext.try_get()
+    if context is not None and context.fw_metadata is not None:
+        context.fw_metadata.bw_donated_idxs = []
