@@ -23,7 +23,7 @@ from roam.solvers.cut_bound import cut_bound
 from roam.solvers.divide import divide
 from roam.solvers.layout import lay_out
 from roam.solvers.order import CANDIDATES, program_order
-from roam.solvers.settle import settle
+from roam.solvers.settle import WORTH, settle
 
 ORDER_SHARE = 0.6  # of the time: the layout and the bound come after
 
@@ -98,7 +98,7 @@ def best_order(problem: Problem, deadline: float, fixed: int = 0) -> tuple[list[
                 best.offer(phase, name, solve(problem, phase))
     for phase in sorted(phases, key=best.peak, reverse=True):
         bound = best.settle(phase, bound, deadline)
-        open_still = best.peak(phase) > bound and time.monotonic() < deadline
+        open_still = best.peak(phase) > bound * (1 + WORTH) and time.monotonic() < deadline
         if open_still and best.offer(phase, "divide", divide(problem, phase, deadline)):
             bound = best.settle(phase, bound, deadline)
     return [i for order in best.orders for i in order], " / ".join(best.methods), bound

@@ -67,7 +67,8 @@ def _of_each(ops: dict[BufferId, list[Place]], n: int) -> list[list[BufferId]]:
 class State:
     """What has run of a phase, and what could run next. `run` and `undo` change it.
 
-    light: the ready ops after which no more is alive than before.
+    light: the ready ops after which no more is alive than before. idle: forward, those that only
+    add, and take no more while they run than they leave behind. blocked: ops that are not to run.
     """
 
     def __init__(self, phase: Phase) -> None:
@@ -78,6 +79,8 @@ class State:
         self.left = {b: len(closers) for b, closers in phase.closers.items()}
         self.ready: set[Place] = set()
         self.light: set[Place] = set()
+        self.idle: set[Place] = set()
+        self.blocked: set[Place] = set()
         for k, n in enumerate(self.waits):
             if n == 0:
                 self.ready.add(k)
@@ -85,9 +88,14 @@ class State:
 
     def net(self, k: Place) -> int:
         """How the live bytes change when a ready op runs."""
-        size, phase = self.phase.size, self.phase
-        more = sum(size[b] for b in phase.opens[k] if self.opened[b] == 0)
-        return more - sum(size[b] for b in phase.closes[k] if self.left[b] == 1)
+        size, net = self.phase.size, 0
+        for b in self.phase.opens[k]:
+            if not self.opened[b]:
+                net += size[b]
+        for b in self.phase.closes[k]:
+            if self.left[b] == 1:
+                net -= size[b]
+        return net
 
     def takes(self, k: Place) -> int:
         """Bytes alive while a ready op runs. Mirrored, the state before it comes after."""
@@ -96,16 +104,26 @@ class State:
 
     def weigh(self, ops: Iterable[Place]) -> None:
         for k in ops:
-            if k in self.ready and self.net(k) <= 0:
-                self.light.add(k)
-            else:
-                self.light.discard(k)
+            self.light.discard(k)
+            self.idle.discard(k)
+            if k in self.ready:
+                net = self.net(k)
+                if net <= 0:
+                    self.light.add(k)
+                elif net >= self.phase.own[k] and not self.phase.mirrored:
+                    self.idle.add(k)
+
+    def block(self, ops: Iterable[Place]) -> None:
+        self.blocked.update(ops)
+        for some in (self.ready, self.light, self.idle):
+            some.difference_update(self.blocked)
 
     def run(self, k: Place) -> None:
         phase = self.phase
         self.live += self.net(k)
         self.ready.discard(k)
         self.light.discard(k)
+        self.idle.discard(k)
         for b in phase.opens[k]:
             self.opened[b] += 1
             if self.opened[b] == 1:
@@ -116,7 +134,7 @@ class State:
                 self.weigh(phase.closers[b])
         for s in phase.after[k]:
             self.waits[s] -= 1
-            if self.waits[s] == 0:
+            if self.waits[s] == 0 and s not in self.blocked:
                 self.ready.add(s)
                 self.weigh([s])
 
@@ -126,6 +144,7 @@ class State:
             self.waits[s] += 1
             self.ready.discard(s)
             self.light.discard(s)
+            self.idle.discard(s)
         self.ready.add(k)
         for b in phase.opens[k]:
             self.opened[b] -= 1

@@ -6,7 +6,7 @@
            makes a difference
 
 Where every question is answered the two meet, and the order is optimal. One without an answer is
-followed by the one whose "no" is a proof, and a second one ends the search.
+followed by the one whose "no" is a proof, if that lies further off; a second one ends the search.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from roam.core.problem import OpId, Problem
 from roam.solvers.valleys import keeps_within
 
 JUMPS = 3  # times that the bound is raised by one limit only, before halving what is left
-WORK, WORK_AN_OP = 20_000, 60  # ops run for one question
+WORK, WORK_AN_OP = 20_000, 120  # ops run for one question
 QUESTIONS = 40
+WORTH = 1e-3  # of the peak: what lies closer to the bound is not worth another kind of search
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def settle(
     """
     best = Settled(None, peak, bound)
     work = WORK + WORK_AN_OP * len(problem.phases[phase])
-    most, unanswered = bound, 0
+    most, unanswered = bound, False
     for question in range(QUESTIONS):
         if best.peak <= best.bound or time.monotonic() > deadline:
             break
@@ -60,10 +61,10 @@ def settle(
                 break  # it was counted on reuse that the order does not allow
         elif answer.needed:
             best = Settled(best.order, best.peak, max(best.bound, min(answer.needed, best.peak)))
-        elif most < best.peak - 1 and unanswered == 0:
-            unanswered, most = 1, best.peak - 1
-            continue
-        else:
+        elif unanswered or best.peak - most <= WORTH * best.peak:
             break
+        else:
+            unanswered, most = True, best.peak - 1
+            continue
         most = best.bound if question < JUMPS else (best.bound + best.peak) // 2
     return best

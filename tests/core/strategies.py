@@ -59,6 +59,25 @@ def problems(draw: st.DrawFn, max_ops: int = 7) -> Problem:
 
 
 @st.composite
+def dense_problems(draw: st.DrawFn, max_ops: int = 8) -> Problem:
+    """One phase after what saved for it, in which much is read more than once and some is kept."""
+    sizes = st.sampled_from((0, 1, 5, 10, 10, 20, 25))
+    buffers = [Buffer(f"saved{n}", draw(sizes)) for n in range(draw(st.integers(1, 4)))]
+    ops = [Op("forward", creates=tuple(range(len(buffers))))]
+    for i in range(draw(st.integers(4, max_ops))):
+        there = list(range(len(buffers)))
+        reads = draw(_some(there[-4:] if draw(st.booleans()) else there, at_most=3))
+        creates = tuple(range(len(buffers), len(buffers) + draw(st.sampled_from((0, 1, 1, 1, 2)))))
+        kept = draw(st.sampled_from((False, False, False, True)))
+        home = Home.EXTERNAL if kept else Home.ARENA
+        kind = Kind.GRADIENT if kept else Kind.TEMPORARY
+        buffers += [Buffer(f"b{b}", draw(sizes), kind, home) for b in creates]
+        scratch = draw(st.sampled_from((0, 0, 0, 3, 15)))
+        ops.append(Op(f"op{i}", reads, creates, scratch=scratch, phase=1))
+    return Problem("dense", tuple(buffers), tuple(ops))
+
+
+@st.composite
 def renamed_problems(draw: st.DrawFn) -> Problem:
     """The same with any text for a name."""
     problem = draw(problems(max_ops=4))
