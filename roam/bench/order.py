@@ -17,7 +17,7 @@ from rich.console import Console
 
 from roam.bench.children import Result, process
 from roam.bench.order_tables import print_rows
-from roam.bench.order_zoo import DROP_IN, ORDER, WHOLE
+from roam.bench.order_zoo import BRANCHING, DROP_IN, ORDER, WHOLE
 from roam.bench.tables import append_json
 from roam.core.files import problem_from_json
 from roam.core.lifetime import Reuse, find_reuse, live_curve, slots
@@ -84,11 +84,12 @@ def order_names(only: str | None) -> list[str]:
     """The entries that a wish stands for. Raises ValueError."""
     if only is None:
         return list(ORDER)
+    known = [*ORDER, *BRANCHING]
     found: list[str] = []
     for wish in (w.strip() for w in only.split(",")):
-        meant = [n for n in ORDER if wish in (n, _model(n))]
+        meant = [n for n in known if wish in (n, _model(n))]
         if not meant:
-            raise ValueError(f"the order bench has no {wish!r}, only: {', '.join(ORDER)}")
+            raise ValueError(f"the order bench has no {wish!r}, only: {', '.join(known)}")
         found += meant
     return found
 

@@ -8,13 +8,14 @@ They are captured on tensors without data: GPT2-XL needs no more memory than Ale
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from roam.bench import batches, vision
+from roam.bench import batches, branching, vision
 from roam.bench.batches import MakeBatch
 from roam.bench.zoo import FULL, LARGE, Entry, gpt2_small, loss_of
 from roam.core.errors import OfflineError
@@ -26,13 +27,14 @@ DROP_IN, WHOLE = "drop-in", "whole"  # a step's gradients are kept; folded insid
 
 
 @dataclass(frozen=True)
-class Vision(Entry):
-    """A model of roam/bench/vision.py, where `model` names the function that builds it."""
+class Built(Entry):
+    """A model that transformers does not have. make: builds it; `model` is its name."""
+
+    make: Callable[[], nn.Module] = vision.alexnet
 
     def build(self) -> nn.Module:
         torch.manual_seed(0)
-        built: nn.Module = getattr(vision, self.model)()
-        return built.train()
+        return self.make().train()
 
 
 def captured(entry: Entry, *, folds: bool) -> Problem:
@@ -62,7 +64,8 @@ def _text(entry: Entry, batch: int, seq: int, vocab: int) -> Entry:
 def _entries() -> dict[str, Entry]:
     found: list[Entry] = []
     for model in ("alexnet", "vgg11", "mnasnet"):
-        found += [Vision(f"{model}-b{n}", model, _photos(n)) for n in (1, 32)]
+        make = getattr(vision, model)
+        found += [Built(f"{model}-b{n}", model, _photos(n), make=make) for n in (1, 32)]
     for model in ("mobilenet-v2", "efficientnet-b0", "resnet-50", "vit-b-16"):
         found += [
             replace(FULL[model], name=f"{model}-b{n}", make_batch=_photos(n)) for n in (1, 32)
@@ -73,4 +76,16 @@ def _entries() -> dict[str, Entry]:
     return {e.name: e for e in found}
 
 
+def _branching() -> dict[str, Entry]:
+    rows = batches.image(batch=16, size=32, classes=1000)
+    found: list[Entry] = [
+        Built("densenet121-b8", "densenet121", _photos(8), make=branching.densenet121),
+        Built("randwire-b8", "randwire", _photos(8), make=branching.randwire),
+        Built("unet-b4", "unet", _photos(4), make=branching.unet),
+        Built("recurrent-b16", "recurrent", rows, make=branching.recurrent),
+    ]
+    return {e.name: e for e in found}
+
+
 ORDER: dict[str, Entry] = _entries()
+BRANCHING: dict[str, Entry] = _branching()  # outside of ROAM's evaluation: only when asked for

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import nn
 
 import roam
-from roam.bench import vision
+from roam.bench import branching, vision
 from roam.bench.order import (
     PUBLISHED,
     baselines,
@@ -26,9 +26,10 @@ from roam.bench.order import (
     row,
 )
 from roam.bench.order_tables import plan_table, print_rows, verdict
-from roam.bench.order_zoo import ORDER, captured
+from roam.bench.order_zoo import BRANCHING, ORDER, captured
 from roam.bench.zoo import TINY, loss_of
 from roam.core.errors import OfflineError
+from roam.core.plan import Status
 from roam.core.problem import Kind, Problem
 from roam.core.text import parse_problem
 from roam.offline import problems
@@ -40,7 +41,12 @@ from tests.core.strategies import graph
 
 @pytest.mark.parametrize(
     ("build", "parameters"),  # as torchvision documents them
-    [(vision.alexnet, 61_100_840), (vision.vgg11, 132_863_336), (vision.mnasnet, 4_383_312)],
+    [
+        (vision.alexnet, 61_100_840),
+        (vision.vgg11, 132_863_336),
+        (vision.mnasnet, 4_383_312),
+        (branching.densenet121, 7_978_856),
+    ],
 )
 def test_models_have_the_parameters_of_their_papers(
     build: Callable[[], nn.Module], parameters: int
@@ -58,6 +64,21 @@ def test_models_give_a_loss(build: Callable[[], nn.Module]) -> None:
     assert out["logits"].shape == (2, 1000)
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "unet-b4",
+        pytest.param("randwire-b8", marks=pytest.mark.slow),
+        pytest.param("recurrent-b16", marks=pytest.mark.slow),
+    ],
+)
+def test_graphs_that_branch_are_ordered_as_well_as_may_be(entry: str) -> None:
+    """Nothing here was made with them in mind."""
+    for fold in (False, True):
+        problem = captured(BRANCHING[entry], folds=fold)
+        assert plan(problem, Settings(60)).status is Status.OPTIMAL
+
+
 def test_the_models_of_the_bench() -> None:
     batches = {"bert-base": [1, 32], "gpt2-small": [1], "gpt2-xl": [1, 2, 4]}
     for model in {*PUBLISHED, "resnet-50", "gpt2-small"}:
@@ -69,6 +90,7 @@ def test_the_models_of_the_bench() -> None:
     assert ORDER["gpt2-xl-b2"].batch()["input_ids"].shape == (2, 1024)
     assert ORDER["bert-base-b1"].batch()["input_ids"].shape == (1, 512)
     assert order_names(None) == list(ORDER)
+    assert order_names("unet") == ["unet-b4"]
     assert order_names("vgg11-b32, alexnet") == ["vgg11-b32", "alexnet-b1", "alexnet-b32"]
     with pytest.raises(ValueError, match=r"'elephant'.*alexnet-b1"):
         order_names("elephant")
