@@ -164,8 +164,8 @@ def test_no_time_left() -> None:
 
 def test_no_more_nodes_than_allowed() -> None:
     rects = read_csv((MINIMALLOC / f"A.{CAPACITY}.csv").read_text()).rects
-    packing = pack(rects, node_limit=100)
-    assert packing.nodes == 100
+    packing = pack(rects, node_limit=30)
+    assert packing.nodes == 30
     assert packing.status is Answer.FEASIBLE
 
 
