@@ -1,7 +1,7 @@
 """Packing, from the cheap to the exact: greedy fits, then what searches, under a deadline.
 
     parts of time, the highest load first
-    fits ── height = max load? ── sweeps, where little is wasted, forwards and backwards in time
+    fits ── height = max load? ── sweeps where little is wasted, from either end of time
                                   search at the lower bound ──┐ in turns, with growing budgets,
                                   search a step below the best ┘ other orders, restarts
 
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import count
-from math import gcd, inf
+from math import gcd, inf, lcm
 
 import numpy as np
 
@@ -30,11 +30,8 @@ from roam.solvers.packing.sweep import sweep
 
 NODES, NODES_AN_ITEM = 500, 4  # of the shortest search
 REMEMBERED = 2**26  # bytes of failed states
-RANKS: tuple[tuple[float, float], ...] = (
-    (1, 0.3),
-    (1, 1),
-    (0.3, 1),
-)  # exponents of size and time: by size, area, time
+# exponents of size and time: by size, area, time
+RANKS: tuple[tuple[float, float], ...] = ((1, 0.3), (1, 1), (0.3, 1))
 NOISE = 0.3  # of the logarithm, from the second round on
 WASTE = 0.1  # of the area at most, where it is worth to sweep
 NARROW, WIDE = (1, 4, 16), (64, 256)  # beams of the sweeps, before the search and in turns with it
@@ -190,8 +187,7 @@ class _Packer:
         """Whether little is wasted below the goal, and all sums of sizes are free and aligned."""
         area = sum(r.size * (r.upper - r.lower) for r in self.rects)
         span = max(r.upper for r in self.rects) - min(r.lower for r in self.rects)
-        sums = gcd(*(r.size for r in self.rects))
-        aligned = all(sums % r.align == 0 for r in self.rects)
+        aligned = gcd(*(r.size for r in self.rects)) % lcm(*(r.align for r in self.rects)) == 0
         return not self.fixed and aligned and area >= (1 - WASTE) * self.goal * span
 
     @property
@@ -232,9 +228,11 @@ class _Packer:
                 break
 
     def in_time(self) -> float:
-        """As many nodes as there will be time for, at the pace of the last search."""
-        if not self.pace or self.deadline == inf:
+        """As many nodes as there will be time for, at the pace of the last search; few at first."""
+        if self.deadline == inf:
             return inf
+        if not self.pace:
+            return NODES
         return max(self.pace * (self.deadline - time.monotonic()), 1)
 
     def above(self, size: int) -> int:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from heapq import nlargest
 from itertools import combinations, islice
 from math import comb, gcd, inf, log
@@ -27,6 +28,7 @@ from roam.solvers.fits import Rect
 from roam.solvers.packing.pq_tree import Tree, bits, frontier, gather, join, leaf, runs
 
 SUBSETS = 4096  # of what dies at a moment, and of what is born, whose sums are compared
+TRIES = 16  # to form groups at a moment, for every way that may be kept
 PAIRS, GROUPS = 4096, 64  # of those, how many of equal sum are looked at, and how many are kept
 
 
@@ -162,20 +164,23 @@ class _Groups:
             step = _Step(way.steps, found.run, found.beside, sum(1 << i for i in come))
             return _Way(way.score + group.score + found.chance, found.tree, step)
 
-        def go_on(way: _Way, dead: int, born: int, start: int) -> Iterator[_Way]:
-            """All that is left as one group, or first one of the others, from `start` on."""
-            rest = put(way, _Group(0.0, dead, born))
-            if rest is not None:
-                yield rest
+        def go_on(way: _Way, dead: int, born: int, start: int) -> Iterator[_Way | None]:
+            """All that is left as one group, or first one of the others, from `start` on.
+
+            None where a group cannot be gathered.
+            """
+            yield put(way, _Group(0.0, dead, born))
             for k in range(start, len(groups)):
                 _, some, come = group = groups[k]
                 if not some & ~dead and not come & ~born and some != dead and come != born:
                     new = put(way, group)
-                    if new is not None:
+                    if new is None:
+                        yield None
+                    else:
                         yield from go_on(new, dead & ~some, born & ~come, k + 1)
 
-        every = islice(go_on(way, all_dead, all_born, 0), 4 * limit)
-        return nlargest(limit, every, key=lambda way: way.score)
+        tried = islice(go_on(way, all_dead, all_born, 0), TRIES * limit)
+        return nlargest(limit, (new for new in tried if new), key=lambda way: way.score)
 
     def groups(self, way: _Way, parts: Sequence[int], born: Sequence[int]) -> list[_Group]:
         """Groups of equal size, the likeliest first, but not all as one group."""
@@ -193,9 +198,7 @@ class _Groups:
         ends: dict[int, int] = {}
         for i, b in enumerate(born):
             ends[self.rects[b].upper] = ends.get(self.rects[b].upper, 0) | 1 << i
-        by_sum: dict[int, list[tuple[int, int]]] = {}
-        for m, come, total in _subsets([self.rects[b].size for b in born]):
-            by_sum.setdefault(total, []).append((m, come))
+        by_sum = _by_sum(tuple(self.rects[b].size for b in born))
         sizes = [sum(self.rects[i].size for i in bits(part)) for part in parts]
         for k, some, total in _subsets(sizes):
             for m, come in by_sum.get(total, ()):
@@ -206,14 +209,22 @@ class _Groups:
                     yield _Group(score, some, come)
 
 
+@lru_cache(maxsize=1)  # all ways have the same births to put somewhere
+def _by_sum(sizes: tuple[int, ...]) -> dict[int, list[tuple[int, int]]]:
+    """Of which sum: of how many, and which, as bits."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for n, some, total in _subsets(sizes):
+        found.setdefault(total, []).append((n, some))
+    return found
+
+
 def _subsets(sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
     """Of how many, which, as bits, and their sum: the smaller sets first."""
-    every = (
-        (n, sum(1 << i for i in some), sum(sizes[i] for i in some))
-        for n in range(1, len(sizes) + 1)
-        for some in combinations(range(len(sizes)), n)
-    )
-    return islice(every, SUBSETS)
+    one = [(1 << i, size) for i, size in enumerate(sizes)]
+    every = (some for n in range(1, len(sizes) + 1) for some in combinations(one, n))
+    for some in islice(every, SUBSETS):
+        bits_of, sizes_of = zip(*some, strict=True)
+        yield len(some), sum(bits_of), sum(sizes_of)
 
 
 def _offsets(way: _Way, sizes: Sequence[int]) -> list[int]:
