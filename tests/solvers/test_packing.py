@@ -360,3 +360,8 @@ def test_inductor_shares_a_place_and_cuts_it() -> None:
     """
     rects = [Rect(0, 4, 10), Rect(4, 8, 6), Rect(4, 7, 4), Rect(5, 6, 3)]
     assert BASELINES["Inductor"](rects) == [0, 0, 6, 10]
+
+
+def test_inductor_nests_places_as_deep_as_there_are_buffers() -> None:
+    stairs = [Rect(i, 10_000 - i, 2000 - i) for i in range(400)]
+    assert height(stairs, BASELINES["Inductor"](stairs)) == max_load(stairs)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roam.solvers.fits import Rect
-from roam.solvers.packing.generate import cut_strip
+from roam.solvers.packing.generate import GRAIN, cut_strip, spoil
 from roam.solvers.packing.instance import check_packing, height, max_load
 from roam.solvers.packing.pack import Answer, pack
 from roam.solvers.packing.pq_tree import Tree, bits, frontier, gather, join, leaf, runs
@@ -103,6 +103,24 @@ def test_a_sweep_is_sound_whatever_is_wasted(drawn: list[tuple[int, int, int]], 
 def test_a_sweep_solves_what_a_search_cannot(n: int, times: int, seed: int) -> None:
     packing = pack(cut_strip(n, times, STRIP, seed), node_limit=5_000)
     assert (packing.status, packing.height, packing.method) == (Answer.OPTIMAL, STRIP, "sweep")
+
+
+@pytest.mark.parametrize(("grain", "pinwheels"), [(GRAIN, 0.0), (GRAIN, 0.8), (STRIP // 1024, 0.2)])
+def test_strips_of_other_kinds(grain: int, pinwheels: float) -> None:
+    rects = cut_strip(500, 1000, STRIP, 1, grain=grain, pinwheels=pinwheels)
+    assert sum(r.size * (r.upper - r.lower) for r in rects) == 1000 * STRIP
+    packing = pack(rects, node_limit=10_000)
+    assert packing.height == STRIP
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_spoiled_strip(seed: int) -> None:
+    whole = cut_strip(500, 1000, STRIP, seed)
+    rects = spoil(whole, 0.03, seed)
+    assert max_load(rects) <= STRIP
+    assert 0 < len(whole) - len(rects) < 15
+    packing = pack(rects, node_limit=10_000)
+    assert (packing.status, packing.method) == (Answer.OPTIMAL, "sweep")
 
 
 def test_the_same_forwards_and_backwards_and_in_another_order() -> None:
