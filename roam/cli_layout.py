@@ -57,7 +57,7 @@ def bench_layout(
         Path | None,
         typer.Option(exists=True, file_okay=False, help="A folder of NAME.CAPACITY.csv files."),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.0, help="For each instance.")] = 60.0,
+    seconds: Annotated[float, typer.Option(min=0.0, help="For each instance.")] = 20.0,
 ) -> None:
     """Pack MiniMalloc's and random instances, and compare with what compilers ship."""
     from roam.bench.layout import layout_bench

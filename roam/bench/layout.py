@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -14,15 +14,24 @@ from roam.bench.tables import append_json
 from roam.core.errors import OptionError
 from roam.solvers.fits import Rect
 from roam.solvers.packing.baselines import BASELINES
-from roam.solvers.packing.generate import cut_strip
+from roam.solvers.packing.generate import cut_strip, spoil
 from roam.solvers.packing.instance import check_packing, height, max_load, read_csv
 from roam.solvers.packing.jit import COMPILED
 from roam.solvers.packing.pack import Answer, pack
 
 STRIP = 2**20  # bytes, the height of the random instances
 BUFFERS = (50, 100, 200, 500, 1000, 2000)
-MOMENTS = {"op": 2, "continuous": 10**6}  # of a strip: 2 for every buffer, or 10^6 in all
-SEEDS = range(3)
+LONG = 10**6  # moments
+STRIPS: dict[str, Callable[[int, int], list[Rect]]] = {  # n buffers and a seed
+    "op": lambda n, seed: cut_strip(n, 2 * n, STRIP, seed),
+    "continuous": lambda n, seed: cut_strip(n, LONG, STRIP, seed),
+    "guillotine": lambda n, seed: cut_strip(n, 2 * n, STRIP, seed, pinwheels=0.0),
+    "pinwheel": lambda n, seed: cut_strip(n, 2 * n, STRIP, seed, pinwheels=0.8),
+    "coarse": lambda n, seed: cut_strip(n, 2 * n, STRIP, seed, grain=STRIP // 1024),
+    "crowded": lambda n, seed: cut_strip(n, 100, STRIP, seed),
+    "spoiled": lambda n, seed: spoil(cut_strip(n, 2 * n, STRIP, seed), 0.03, seed),
+}
+SEEDS = range(2)
 
 
 def layout_bench(
@@ -30,7 +39,7 @@ def layout_bench(
     *,
     only: str | None = None,
     data: Path | None = None,
-    seconds: float = 60.0,
+    seconds: float = 20.0,
     console: Console | None = None,
 ) -> list[Result]:
     """One row an instance: the height of every allocator by the largest load, and our seconds.
@@ -51,7 +60,7 @@ def layout_bench(
     if json_file is not None:
         json_file.write_text("")
     start = time.monotonic()
-    pack(cut_strip(50, 100, STRIP, 0), node_limit=100)  # numba compiles, or finds what it compiled
+    pack([Rect(i, i + 3, 3 + i * i % 4) for i in range(6)])  # numba compiles, or finds its cache
     how = "compiled" if COMPILED else "interpreted: numba is not installed"
     console.print(f"first search, {how}: {time.monotonic() - start:.1f} s")
     rows: list[Result] = []
@@ -132,10 +141,8 @@ def _files(data: Path | None) -> list[tuple[str, Sequence[Rect], int | None]]:
     ]
 
 
-def _strips() -> list[tuple[str, Sequence[Rect], int | None]]:
-    return [
-        (f"strip-{kind}-{n}-{seed}", cut_strip(n, m * n if kind == "op" else m, STRIP, seed), None)
-        for kind, m in MOMENTS.items()
-        for n in BUFFERS
-        for seed in SEEDS
-    ]
+def _strips() -> Iterator[tuple[str, Sequence[Rect], int | None]]:
+    for kind, strip in STRIPS.items():
+        for n in BUFFERS:
+            for seed in SEEDS:
+                yield f"strip-{kind}-{n}-{seed}", strip(n, seed), None

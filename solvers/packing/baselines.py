@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -77,15 +78,20 @@ def inductor(rects: Sequence[Rect]) -> Offsets:
     together, and cut in two where something smaller comes in. Larger and longer-lived ones first.
     """
     pool = _Place(0)
-    for i in sorted(
-        range(len(rects)), key=lambda i: (-rects[i].size, rects[i].lower - rects[i].upper)
-    ):
-        if not pool.take(rects[i], i, grow=True):
-            pool = _Place(
-                pool.size + rects[i].size, [_Cut(pool, _Place(rects[i].size, [_Leaf(i, rects[i])]))]
-            )
     offsets = [0] * len(rects)
-    pool.settle(0, offsets)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(limit + 4 * len(rects))  # places may be nested as deep as there are rects
+    try:
+        for i in sorted(
+            range(len(rects)), key=lambda i: (-rects[i].size, rects[i].lower - rects[i].upper)
+        ):
+            rect = rects[i]
+            if not pool.take(rect, i, grow=True):
+                top = _Place(rect.size, [_Leaf(i, rect)])
+                pool = _Place(pool.size + rect.size, [_Cut(pool, top)])
+        pool.settle(0, offsets)
+    finally:
+        sys.setrecursionlimit(limit)
     return offsets
 
 
@@ -112,7 +118,10 @@ class _Place:
         self.tenants = tenants or []
 
     def meets(self, rect: Rect) -> bool:
-        return any(t.meets(rect) for t in self.tenants)
+        for tenant in self.tenants:  # noqa: SIM110 - any() nests on the interpreter's own stack
+            if tenant.meets(rect):
+                return True
+        return False
 
     def take(self, rect: Rect, i: int, *, grow: bool) -> bool:
         if rect.size > self.size and not grow:

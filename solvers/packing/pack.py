@@ -1,7 +1,8 @@
-"""Packing, from the cheap to the exact: greedy fits, then branch and bound under a deadline.
+"""Packing, from the cheap to the exact: greedy fits, then what searches, under a deadline.
 
     parts of time, the highest load first
-    fits ── height = max load? ── search at the lower bound ──┐ in turns, with growing budgets,
+    fits ── height = max load? ── sweeps where little is wasted, from either end of time
+                                  search at the lower bound ──┐ in turns, with growing budgets,
                                   search a step below the best ┘ other orders, restarts
 
 The question of capacity (does it fit in so many bytes?) and the minimization are one: to minimize
@@ -13,10 +14,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import count
-from math import inf
+from math import gcd, inf, lcm
 
 import numpy as np
 
@@ -25,15 +26,15 @@ from roam.solvers.fits import Rect, place
 from roam.solvers.packing.instance import check_packing, granule, height, max_load, to_items
 from roam.solvers.packing.search import DOES_NOT_FIT, FITS, search
 from roam.solvers.packing.skyline import Ints
+from roam.solvers.packing.sweep import sweep
 
 NODES, NODES_AN_ITEM = 500, 4  # of the shortest search
 REMEMBERED = 2**26  # bytes of failed states
-RANKS: tuple[tuple[float, float], ...] = (
-    (1, 0.3),
-    (1, 1),
-    (0.3, 1),
-)  # exponents of size and time: by size, area, time
+# exponents of size and time: by size, area, time
+RANKS: tuple[tuple[float, float], ...] = ((1, 0.3), (1, 1), (0.3, 1))
 NOISE = 0.3  # of the logarithm, from the second round on
+WASTE = 0.1  # of the area at most, where it is worth to sweep
+NARROW, WIDE = (1, 4, 16), (64, 256)  # beams of the sweeps, before the search and in turns with it
 
 
 class Answer(StrEnum):
@@ -127,7 +128,7 @@ class _Packer:
         self.rects, self.capacity, self.enough = rects, capacity, enough
         self.deadline, self.node_limit = deadline, node_limit
         self.granule = granule(rects)
-        self.nodes, self.started = 0, 0.0
+        self.nodes, self.pace = 0, 0.0
         self.free = [i for i, r in enumerate(rects) if r.fixed is None]
         self.fixed = [(r, r.fixed) for r in rects if r.fixed is not None]
         check_packing([r for r, _ in self.fixed], [o for _, o in self.fixed])
@@ -160,25 +161,60 @@ class _Packer:
         return self.capacity
 
     def run(self) -> None:
-        if self.height > self.goal >= self.lower_bound:
+        for beam in NARROW if self.sweepable else ():
+            if not self.done:
+                self.sweep(beam)
+        if not self.done:
             self.search()
+
+    def sweep(self, beam: int) -> None:
+        """At the goal, from the first moment on and, if that finds nothing, from the last."""
+        kept = [i for i, r in enumerate(self.rects) if r.size]
+        ahead = [self.rects[i] for i in kept]
+        for rects in (ahead, [replace(r, lower=-r.upper, upper=-r.lower) for r in ahead]):
+            limit = self.node_limit - self.nodes
+            found, nodes = sweep(rects, self.goal, beam, deadline=self.deadline, node_limit=limit)
+            self.nodes += nodes
+            if found is not None:
+                self.offsets, self.method = [0] * len(self.rects), "sweep"
+                for i, offset in zip(kept, found, strict=True):
+                    self.offsets[i] = offset
+                self.height = height(self.rects, self.offsets)
+                break
+
+    @property
+    def sweepable(self) -> bool:
+        """Whether little is wasted below the goal, and all sums of sizes are free and aligned."""
+        area = sum(r.size * (r.upper - r.lower) for r in self.rects)
+        span = max(r.upper for r in self.rects) - min(r.lower for r in self.rects)
+        aligned = gcd(*(r.size for r in self.rects)) % lcm(*(r.align for r in self.rects)) == 0
+        return not self.fixed and aligned and area >= (1 - WASTE) * self.goal * span
+
+    @property
+    def done(self) -> bool:
+        return (
+            not self.lower_bound <= self.goal < self.height
+            or self.nodes >= self.node_limit
+            or time.monotonic() > self.deadline
+        )
 
     def search(self) -> None:
         """Asks about the goal; to minimize, every other time about a step below the best height,
         which is halved when the search gives no answer. Ends with one, or when time or nodes do.
         """
         searcher = _Searcher(self.rects)
-        self.started = time.monotonic()
         step = self.height - self.goal
         for turn, restart in enumerate(_restarts()):
             below = turn % 2 == 1 and self.capacity is None
             step = max(min(step, (self.height - self.goal) // 2), self.granule)
             target = self.height - step if below else self.goal
             budget = min(restart * searcher.shortest, self.node_limit - self.nodes, self.in_time())
+            started = time.monotonic()
             outcome, nodes = searcher.ask(
                 target, int(budget), turn // 2 if self.capacity is None else turn
             )
             self.nodes += nodes
+            self.pace = nodes / max(time.monotonic() - started, 1e-6)
             if outcome == FITS:
                 self.offsets, self.method = searcher.offsets(), "branch and bound"
                 self.height = height(self.rects, self.offsets)
@@ -186,19 +222,18 @@ class _Packer:
                 self.lower_bound = max(self.lower_bound, self.above(target))
             elif below:
                 step = max(step // 2, self.granule)
-            if (
-                not self.lower_bound <= self.goal < self.height
-                or self.nodes >= self.node_limit
-                or time.monotonic() > self.deadline
-            ):
+            if turn < len(WIDE) and self.sweepable and not self.done:
+                self.sweep(WIDE[turn])
+            if self.done:
                 break
 
     def in_time(self) -> float:
-        """As many nodes as there will be time for, going by those that there were."""
-        if not self.nodes or self.deadline == inf:
+        """As many nodes as there will be time for, at the pace of the last search; few at first."""
+        if self.deadline == inf:
             return inf
-        now = time.monotonic()
-        return max(self.nodes / (now - self.started) * (self.deadline - now), 1)
+        if not self.pace:
+            return NODES
+        return max(self.pace * (self.deadline - time.monotonic()), 1)
 
     def above(self, size: int) -> int:
         """The next height that may be best."""

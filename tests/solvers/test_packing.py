@@ -164,8 +164,8 @@ def test_no_time_left() -> None:
 
 def test_no_more_nodes_than_allowed() -> None:
     rects = read_csv((MINIMALLOC / f"A.{CAPACITY}.csv").read_text()).rects
-    packing = pack(rects, node_limit=100)
-    assert packing.nodes == 100
+    packing = pack(rects, node_limit=30)
+    assert packing.nodes == 30
     assert packing.status is Answer.FEASIBLE
 
 
@@ -360,3 +360,8 @@ def test_inductor_shares_a_place_and_cuts_it() -> None:
     """
     rects = [Rect(0, 4, 10), Rect(4, 8, 6), Rect(4, 7, 4), Rect(5, 6, 3)]
     assert BASELINES["Inductor"](rects) == [0, 0, 6, 10]
+
+
+def test_inductor_nests_places_as_deep_as_there_are_buffers() -> None:
+    stairs = [Rect(i, 10_000 - i, 2000 - i) for i in range(400)]
+    assert height(stairs, BASELINES["Inductor"](stairs)) == max_load(stairs)

@@ -1,0 +1,203 @@
+"""Orders in which certain sets are consecutive: the PQ-trees of Booth and Lueker (1976).
+
+A tree stands for all the orders of its leaves that arise when the children of a free node change
+places at will, and those of an ordered node are turned around. To ask that a set be consecutive
+leaves a tree again, or nothing. Trees are immutable and share what they have in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import lgamma, log
+from typing import NamedTuple
+
+
+class Tree(NamedTuple):
+    """leaves: a set of small integers, one bit each. kind: equal where the orders are the same, as
+    far as leaves of equal kind can be told apart. freedom: the logarithm of how many orders.
+    """
+
+    leaves: int
+    kind: int
+    children: tuple[Tree, ...] = ()
+    ordered: bool = False
+    freedom: float = 0.0
+
+
+class Gathered(NamedTuple):
+    """tree: with the new in place of what was gathered. run: that, in its order, from the side of
+    the leaf `beside` on; if there is none, either way. chance: the logarithm of the share of the
+    orders in which the set was consecutive anyhow.
+    """
+
+    tree: Tree
+    run: tuple[Tree, ...]
+    beside: int | None
+    chance: float
+
+
+def leaf(i: int, kind: int) -> Tree:
+    return Tree(1 << i, kind)
+
+
+def join(children: Sequence[Tree], *, ordered: bool = False) -> Tree:
+    """One tree of one or more."""
+    if len(children) == 1:
+        return children[0]
+    ordered = ordered and len(children) > 2
+    leaves, freedom = 0, log(2) if ordered else lgamma(len(children) + 1)
+    for child in children:
+        leaves |= child.leaves
+        freedom += child.freedom
+    kinds = [child.kind for child in children]
+    kind = hash((*min(kinds, kinds[::-1]), 0)) if ordered else hash(tuple(sorted(kinds)))
+    return Tree(leaves, kind, tuple(children), ordered, freedom)
+
+
+def frontier(tree: Tree) -> Iterator[int]:
+    """The leaves in one of the orders."""
+    stack = [tree]
+    while stack:
+        node = stack.pop()
+        if node.children:
+            stack += reversed(node.children)
+        else:
+            yield node.leaves.bit_length() - 1
+
+
+def runs(tree: Tree, some: int) -> list[int]:
+    """The parts of a set of leaves that are consecutive in every order, each as large as it is."""
+    found: list[int] = []
+    stack = [tree]
+    while stack:
+        node = stack.pop()
+        if not node.leaves & ~some:
+            found.append(node.leaves)
+            continue
+        last = 0
+        for child in node.children:
+            if child.leaves & ~some:
+                last = 0
+                if child.leaves & some:
+                    stack.append(child)
+            elif node.ordered and last:
+                found[-1] |= child.leaves
+            else:
+                found.append(child.leaves)
+                last = 1
+    return found
+
+
+def gather(tree: Tree, some: int, new: Tree) -> Gathered | None:
+    """Puts `new` in place of a set of leaves that is to be consecutive; None where it cannot be."""
+    path: list[tuple[Tree, int]] = []
+    node = tree
+    while node.leaves & ~some:
+        touched = [i for i, child in enumerate(node.children) if child.leaves & some]
+        if len(touched) > 1:
+            break
+        path.append((node, touched[0]))
+        node = node.children[touched[0]]
+    else:
+        return _rebuilt(tree, path, new, new, (node,), None)
+    found = _ordered_row(node, some) if node.ordered else _free_row(node, some)
+    if found is None:
+        return None
+    apart, row = found
+    inside = [i for i, part in enumerate(row) if part.leaves & some]
+    first, end = inside[0], inside[-1] + 1
+    run, beside = tuple(row[first:end]), None
+    if first > 0:
+        beside = next(frontier(row[first - 1]))
+    elif end < len(row):
+        run, beside = run[::-1], next(frontier(row[end]))
+    put = join([*row[:first], new, *row[end:]], ordered=True)
+    return _rebuilt(tree, path, join([*apart, put]) if apart else put, new, run, beside)
+
+
+def _rebuilt(
+    tree: Tree,
+    path: Sequence[tuple[Tree, int]],
+    put: Tree,
+    new: Tree,
+    run: tuple[Tree, ...],
+    beside: int | None,
+) -> Gathered:
+    for node, i in reversed(path):
+        children = list(node.children)
+        children[i] = put
+        put = join(children, ordered=node.ordered)
+    chance = put.freedom - new.freedom + sum(r.freedom for r in run) - tree.freedom
+    return Gathered(put, run, beside, chance)
+
+
+def _free_row(node: Tree, some: int) -> tuple[list[Tree], list[Tree]] | None:
+    """The children without any of the set, and the others in a row with the set in its middle."""
+    empty, full, partial = _sorted(node, some)
+    if len(partial) > 2:
+        return None
+    left = _tail(partial[0], some) if partial else []
+    right = _tail(partial[1], some) if len(partial) > 1 else []
+    if left is None or right is None:
+        return None
+    return empty, left + ([join(full)] if full else []) + right[::-1]
+
+
+def _ordered_row(node: Tree, some: int) -> tuple[list[Tree], list[Tree]] | None:
+    children = node.children
+    touched = [i for i, child in enumerate(children) if child.leaves & some]
+    first, last = touched[0], touched[-1]
+    if any(child.leaves & ~some for child in children[first + 1 : last]):
+        return None
+    left, right = _tail(children[first], some), _tail(children[last], some)
+    if left is None or right is None:
+        return None
+    row = [*children[:first], *left, *children[first + 1 : last], *right[::-1]]
+    return [], row + list(children[last + 1 :])
+
+
+def _tail(node: Tree, some: int) -> list[Tree] | None:
+    """A row whose end is the set, where all of it fits there."""
+    left: list[Tree] = []
+    right: list[Tree] = []
+    while node.leaves & some and node.leaves & ~some:
+        empty, full, partial = _sorted(node, some)
+        if len(partial) > 1:
+            return None
+        if node.ordered:
+            children = node.children
+            if children[0].leaves & some and children[-1].leaves & ~some:
+                children, empty, full = children[::-1], empty[::-1], full[::-1]
+            if children != (*empty, *partial, *full):
+                return None
+            left += empty
+            right += full[::-1]
+        else:
+            left += [join(empty)] if empty else []
+            right += [join(full)] if full else []
+        if not partial:
+            return left + right[::-1]
+        node = partial[0]
+    return [*left, node, *right[::-1]]
+
+
+def _sorted(node: Tree, some: int) -> tuple[list[Tree], list[Tree], list[Tree]]:
+    """The children with nothing of the set, with nothing else, and with both."""
+    empty: list[Tree] = []
+    full: list[Tree] = []
+    partial: list[Tree] = []
+    for child in node.children:
+        if not child.leaves & some:
+            empty.append(child)
+        elif not child.leaves & ~some:
+            full.append(child)
+        else:
+            partial.append(child)
+    return empty, full, partial
+
+
+def bits(some: int) -> Iterator[int]:
+    """The members of a set."""
+    while some:
+        yield (some & -some).bit_length() - 1
+        some &= some - 1
