@@ -362,6 +362,15 @@ def test_inductor_shares_a_place_and_cuts_it() -> None:
     assert BASELINES["Inductor"](rects) == [0, 0, 6, 10]
 
 
+def test_llfb_lifts_the_lowest_line_where_nothing_fits() -> None:
+    """b lives longest of what may lie on a. Beside it there is no room for c, so that the line
+    rises to the top of b first; there is room for d.
+    """
+    a, b, c, d = Rect(0, 4, 3), Rect(0, 3, 2), Rect(2, 4, 1), Rect(3, 4, 7)
+    assert BASELINES["LLFB"]([c, a, b]) == [5, 0, 3]
+    assert BASELINES["LLFB"]([d, a, b]) == [3, 0, 3]
+
+
 def test_inductor_nests_places_as_deep_as_there_are_buffers() -> None:
     stairs = [Rect(i, 10_000 - i, 2000 - i) for i in range(400)]
     assert height(stairs, BASELINES["Inductor"](stairs)) == max_load(stairs)
