@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +16,6 @@ from typing import Any, Self
 from torch import fx
 from torch._guards import TracingContext
 from torch._inductor import config
-from torch._inductor.codegen.cpp import CppScheduling
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.custom_graph_pass import CustomSchedulerPass, get_hash_for_files
 from torch._inductor.graph import GraphLowering, SubgraphLowering
@@ -29,6 +27,7 @@ from torch.utils._ordered_set import OrderedSet
 from roam.core.errors import UnplannedWarning
 from roam.core.problem import Kind
 from roam.inspect.report import GraphRecord, record
+from roam.lowering.inductor_kernels import end_kernels, last_of_kernels
 from roam.lowering.inductor_notes import Note, compiling, find
 from roam.lowering.inductor_problem import Labels, Read, as_first_phase, read
 from roam.options import Options
@@ -79,7 +78,7 @@ class Compilation:
         self.labels = {} if self.is_backward else self.labelled(gm)
         self.saved = frozenset(range(self.first_saved(gm), len(self.outputs)))
         self.note = None
-        with config.patch(self.settings), one_kernel_a_node(), compiling():
+        with config.patch(self.settings), compiling():
             compiled = compile_fx_inner(gm, example_inputs, **how)
         self.take(self.note or find(getattr(compiled, "source_code", None) or ""))
         return compiled
@@ -122,7 +121,10 @@ class Compilation:
         self.note = Note(self.name, found.problem, planned, complete, found.named, found.saved)
         if not graph.cpp_wrapper:
             graph.wrapper_code.header.writeline(self.note.statement())
-        return [nodes[i - found.first] for i in planned.order[found.first :]]
+        ordered = [nodes[i - found.first] for i in planned.order[found.first :]]
+        ends = last_of_kernels(found.problem, planned, ordered)
+        end_kernels(graph.scheduler, ordered, ends)
+        return ordered
 
 
 class PlannedOrder(CustomSchedulerPass):
@@ -159,22 +161,6 @@ class PlannedOrder(CustomSchedulerPass):
     def uuid(self) -> Any:
         """What the caches tell compiled code by: our sources, and what plans depend on."""
         return get_hash_for_files(SOURCES, str(self.compilation.options.planning_seconds))
-
-
-@contextmanager
-def one_kernel_a_node() -> Iterator[None]:
-    """Within, every fused node becomes a C++ kernel of its own.
-
-    Inductor would put neighbours on the CPU into one function, and what dies in between would
-    stay until its end: what a node holds would depend on its neighbours. The kernels are the same,
-    and a layer's are more often those of another.
-    """
-    before = CppScheduling.MAX_FUSED_KERNEL_ARGS_NUM
-    CppScheduling.MAX_FUSED_KERNEL_ARGS_NUM = 0
-    try:
-        yield
-    finally:
-        CppScheduling.MAX_FUSED_KERNEL_ARGS_NUM = before
 
 
 def _outputs(gm: fx.GraphModule) -> tuple[str | None, ...]:
