@@ -31,11 +31,13 @@ from roam.lowering.inductor_kernels import end_kernels, last_of_kernels
 from roam.lowering.inductor_notes import Note, compiling, find
 from roam.lowering.inductor_problem import Labels, Read, as_first_phase, read
 from roam.options import Options
+from roam.passes import gradient_release
 from roam.planner import Settings, plan
 
 log = logging.getLogger("roam")
 
 Nodes = list[BaseSchedulerNode]
+Folds = tuple[tuple[int, tuple[tuple[str, int], ...], int], ...]  # parameter; its state; scratch
 ROOT = Path(__file__).parents[1]
 DEPENDS_ON = ("planner.py", "lowering/inductor*.py", "solvers/*.py", "core/*.py")  # what plans do
 SOURCES = tuple(sorted(str(path) for files in DEPENDS_ON for path in ROOT.glob(files)))
@@ -51,6 +53,7 @@ class Compilation:
     parameters: frozenset[int] = frozenset()  # which of the inputs are
     outputs: tuple[str | None, ...] = ()  # of the graph that is being compiled, by name
     saved: frozenset[int] = frozenset()  # which of them go to the backward
+    folds: Folds = ()
     is_backward: bool = False
     is_inference: bool = False
     labels: Labels = field(default_factory=dict)
@@ -65,6 +68,15 @@ class Compilation:
             "reorder_for_peak_memory": False,  # it would run after ours; ours runs it first
         }
 
+    @property
+    def depends_on(self) -> str:
+        """What a plan depends on beside the graph that is compiled, and our sources."""
+        read = self.forward if self.is_backward else None
+        forward = None if read is None else (read.problem.fingerprint, sorted(read.named.items()))
+        inputs = self.names, sorted(self.parameters), sorted(self.labels.items())
+        results = self.outputs, sorted(self.saved), self.folds
+        return repr((self.options.planning_seconds, inputs, results, forward))
+
     def run(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         compiled: Any = compile_fx(  # the settings are part of AOTAutograd's cache key
             gm, example_inputs, self.compile_inner, config_patches=self.settings
@@ -77,6 +89,7 @@ class Compilation:
         self.outputs = _outputs(gm)
         self.labels = {} if self.is_backward else self.labelled(gm)
         self.saved = frozenset(range(self.first_saved(gm), len(self.outputs)))
+        self.folds = _folds(gm)
         self.note = None
         with config.patch(self.settings), compiling():
             compiled = compile_fx_inner(gm, example_inputs, **how)
@@ -158,9 +171,20 @@ class PlannedOrder(CustomSchedulerPass):
         """Inductor copies its whole configuration now and then; the compilation stays one."""
         return self
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The caches pickle the configuration for their keys."""
+        return bytes, (self.uuid(),)
+
     def uuid(self) -> Any:
-        """What the caches tell compiled code by: our sources, and what plans depend on."""
-        return get_hash_for_files(SOURCES, str(self.compilation.options.planning_seconds))
+        """What the caches tell compiled code by."""
+        return get_hash_for_files(SOURCES, self.compilation.depends_on)
+
+
+def _folds(gm: fx.GraphModule) -> Folds:
+    found = (
+        n.meta[gradient_release.META] for n in gm.graph.nodes if gradient_release.META in n.meta
+    )
+    return tuple((r.index, r.state, r.scratch) for r in found)
 
 
 def _outputs(gm: fx.GraphModule) -> tuple[str | None, ...]:
