@@ -78,8 +78,8 @@ def roam(
     if chosen.lowering == "inductor":
         from roam.lowering import inductor  # takes a second to import, and few ask for it
 
-        named = _source_names(gm), _parameters(example_inputs)
-        return inductor.compile_graph(_name(gm), chosen, gm, example_inputs, *named)
+        named = source_names(gm), parameter_inputs(example_inputs)
+        return inductor.compile_graph(graph_name(gm), chosen, gm, example_inputs, *named)
     return compile_graph(Step.of(gm, chosen, example_inputs), gm, example_inputs)
 
 
@@ -97,7 +97,7 @@ def compile_graph(
     return compiler(gm, example_inputs)
 
 
-def _name(gm: fx.GraphModule) -> str:
+def graph_name(gm: fx.GraphModule) -> str:
     """The outermost module, if there is one, and dynamo's number of the graph."""
     stacks = (n.meta.get("nn_module_stack") for n in gm.graph.nodes)
     outer = next((next(iter(s.values()))[1] for s in stacks if s), "graph")
@@ -105,11 +105,12 @@ def _name(gm: fx.GraphModule) -> str:
     return f"{outer} {CompileContext.current_compile_id()}"
 
 
-def _parameters(example_inputs: Sequence[Any]) -> frozenset[int]:
+def parameter_inputs(example_inputs: Sequence[Any]) -> frozenset[int]:
+    """Which of a graph's inputs are parameters."""
     return frozenset(i for i, x in enumerate(example_inputs) if isinstance(x, torch.nn.Parameter))
 
 
-def _source_names(gm: fx.GraphModule) -> tuple[str, ...]:
+def source_names(gm: fx.GraphModule) -> tuple[str, ...]:
     """For every input the name that the user's model has for it, '' if it has none."""
     sources = (n.meta.get("grapharg") for n in gm.graph.find_nodes(op="placeholder"))
     paths = (str(getattr(getattr(s, "source", None), "name", "")) for s in sources)
@@ -143,8 +144,10 @@ class Step:
     @classmethod
     def of(cls, gm: fx.GraphModule, options: Options, example_inputs: Sequence[Any]) -> Self:
         here = CompileContext.current_compile_id()
-        names = _source_names(gm)
-        return cls(_name(gm), options, _parameters(example_inputs), names, compile_id=here)
+        names = source_names(gm)
+        return cls(
+            graph_name(gm), options, parameter_inputs(example_inputs), names, compile_id=here
+        )
 
     def partition(
         self, joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **how: Any

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from torch import fx
-from torch._guards import TracingContext
+from torch._guards import CompileContext, TracingContext
 from torch._inductor import config
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.custom_graph_pass import CustomSchedulerPass, get_hash_for_files
@@ -28,8 +28,9 @@ from roam.core.errors import UnplannedWarning
 from roam.core.problem import Kind
 from roam.inspect.report import GraphRecord, record
 from roam.lowering.inductor_kernels import end_kernels, last_of_kernels
-from roam.lowering.inductor_notes import Note, compiling, find
+from roam.lowering.inductor_notes import LOWERING, Note, compiling, find
 from roam.lowering.inductor_problem import Labels, Read, as_first_phase, read
+from roam.lowering.trace import tell
 from roam.options import Options
 from roam.passes import gradient_release
 from roam.planner import Settings, plan
@@ -65,7 +66,9 @@ class Compilation:
         """Inductor's, while it compiles these graphs."""
         return {
             "_post_fusion_custom_pass": PlannedOrder(self),
-            "reorder_for_peak_memory": False,  # it would run after ours; ours runs it first
+            # these would run after ours, which runs the first of them before
+            "reorder_for_peak_memory": False,
+            "triton.reorder_for_reducing_graph_partitions": False,
         }
 
     @property
@@ -92,9 +95,14 @@ class Compilation:
         self.folds = _folds(gm)
         self.note = None
         with config.patch(self.settings), compiling():
-            compiled = compile_fx_inner(gm, example_inputs, **how)
+            compiled = self.generate(gm, example_inputs, how)
         self.take(self.note or find(getattr(compiled, "source_code", None) or ""))
         return compiled
+
+    def generate(
+        self, gm: fx.GraphModule, example_inputs: Sequence[Any], how: dict[str, Any]
+    ) -> Any:
+        return compile_fx_inner(gm, example_inputs, **how)
 
     def take(self, note: Note | None) -> None:
         """What was planned, now or before the code went into a cache."""
@@ -102,10 +110,23 @@ class Compilation:
             self.forward = None
         if note is None:
             return
-        note.report(self.name)
-        if not note.complete:
+        if note.complete:
+            self.record(note.of(self.name))
+        else:
             read = Read(note.problem, (), len(note.problem.ops), note.named, note.saved)
             self.forward = as_first_phase(read, note.plan.order)
+
+    def record(self, graph: GraphRecord) -> None:
+        record(graph)
+        if graph.planned:
+            tell(graph, CompileContext.current_compile_id())
+
+    def unplanned(self, error: Exception) -> None:
+        """Says that Inductor's own order runs, and why."""
+        self.record(GraphRecord(self.name, reason=repr(error), lowering=LOWERING))
+        log.debug("%s could not be planned", self.name, exc_info=True)
+        text = f"roam leaves the order of {self.name} to Inductor: {error!r}"
+        warnings.warn(text, UnplannedWarning, stacklevel=2)
 
     def labelled(self, gm: fx.GraphModule) -> Labels:
         inputs = [n.name for n in gm.graph.find_nodes(op="placeholder")]
@@ -129,7 +150,6 @@ class Compilation:
         found = read(graph, nodes, self.name, self.outputs, self.saved, forward, self.labels)
         settled = 0 if forward is None else 1
         planned = plan(found.problem, Settings(self.options.planning_seconds, fixed=settled))
-        log.info("%s: peak %d bytes, bound %d", self.name, planned.peak, planned.lower_bound)
         complete = self.is_backward or self.is_inference
         self.note = Note(self.name, found.problem, planned, complete, found.named, found.saved)
         if not graph.cpp_wrapper:
@@ -160,11 +180,7 @@ class PlannedOrder(CustomSchedulerPass):
         try:
             return self.compilation.order(graph, theirs)
         except Exception as error:
-            name = self.compilation.name
-            record(GraphRecord(name, reason=repr(error)))
-            log.debug("%s could not be planned", name, exc_info=True)
-            text = f"roam leaves the order of {name} to Inductor: {error!r}"
-            warnings.warn(text, UnplannedWarning, stacklevel=2)
+            self.compilation.unplanned(error)
             return theirs
 
     def __deepcopy__(self, memo: object) -> Self:
