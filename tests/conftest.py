@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._functorch.config
+import torch._inductor.config
 from hypothesis import settings
 
 import roam
@@ -36,6 +38,17 @@ def _afresh() -> Iterator[None]:
     yield
     torch._dynamo.reset()
     roam.release()
+
+
+@pytest.fixture
+def shared_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The C++ kernels that Inductor compiles are kept, by their sources; graphs are not."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(ROOT / ".pytest_cache" / "inductor"))
+    with (
+        torch._inductor.config.patch(fx_graph_cache=False),
+        torch._functorch.config.patch(enable_autograd_cache=False),
+    ):
+        yield
 
 
 @pytest.fixture
