@@ -42,13 +42,19 @@ def _afresh() -> Iterator[None]:
 
 @pytest.fixture
 def shared_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The C++ kernels that Inductor compiles are kept, by their sources; graphs are not."""
+    """The C++ kernels that Inductor compiles are kept, by their sources; graphs are not.
+
+    One thread: several add up what scatters into one place, an embedding's gradient, in any order.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(ROOT / ".pytest_cache" / "inductor"))
     with (
         torch._inductor.config.patch(fx_graph_cache=False),
         torch._functorch.config.patch(enable_autograd_cache=False),
     ):
         yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

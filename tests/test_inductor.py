@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -42,16 +42,6 @@ def error(found: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
     return max(float((found[n] - exact[n]).norm()) for n in exact) / scale
 
 
-@pytest.fixture
-def _one_thread() -> Iterator[None]:
-    """Several add up what scatters into one place, an embedding's gradient, in any order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("_one_thread")
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_a_step(entry: Entry) -> None:
     """Inductor's bits, which are float64's but for rounding; the peak never above Inductor's."""

@@ -12,7 +12,7 @@ from torch._inductor.utils import run_fw_bw_and_get_code
 
 import roam
 from roam.core.problem import Buffer, Home, Kind, Op, Problem
-from roam.lowering.inductor_kernels import last_of_kernels
+from roam.lowering.inductor_kernels import functions
 from roam.planner import plan
 from tests.helpers import fused, random
 
@@ -47,7 +47,7 @@ def ends(ops: int, scratch: int = 0, extern: int | None = None) -> set[str]:
     )
     problem = Problem("chain", buffers, chain)
     nodes: Any = [Node(f"op{i}", extern=i == extern) for i in range(ops)]
-    return set(last_of_kernels(problem, plan(problem), nodes))
+    return set(functions(problem, plan(problem), nodes).ends)
 
 
 def test_a_function_ends_where_it_would_lift_the_peak() -> None:
@@ -82,14 +82,14 @@ class Chain(nn.Module):
 
 @pytest.mark.usefixtures("shared_kernels")
 def test_functions_are_shared_as_inductor_shares_them_where_there_is_room() -> None:
-    def functions(run: Any) -> int:
+    def count(run: Any) -> int:
         _, code = run_fw_bw_and_get_code(lambda: run(random(64, 16)))
         return sum(text.count("async_compile.cpp_pybinding") for text in code)
 
     model = Chain()
-    theirs = functions(torch.compile(model))
+    theirs = count(torch.compile(model))
     torch._dynamo.reset()
-    ours = functions(fused(model))
+    ours = count(fused(model))
     [graph] = roam.report().graphs
     assert graph.problem is not None
     assert ours <= theirs < len(graph.problem.ops)

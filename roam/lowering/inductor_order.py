@@ -27,7 +27,7 @@ from torch.utils._ordered_set import OrderedSet
 from roam.core.errors import UnplannedWarning
 from roam.core.problem import Kind
 from roam.inspect.report import GraphRecord, record
-from roam.lowering.inductor_kernels import end_kernels, last_of_kernels
+from roam.lowering.inductor_kernels import functions, generate
 from roam.lowering.inductor_notes import LOWERING, Note, compiling, find
 from roam.lowering.inductor_problem import Labels, Read, as_first_phase, read
 from roam.lowering.trace import tell
@@ -155,8 +155,7 @@ class Compilation:
         if not graph.cpp_wrapper:
             graph.wrapper_code.header.writeline(self.note.statement())
         ordered = [nodes[i - found.first] for i in planned.order[found.first :]]
-        ends = last_of_kernels(found.problem, planned, ordered)
-        end_kernels(graph.scheduler, ordered, ends)
+        generate(graph, ordered, functions(found.problem, planned, ordered))
         return ordered
 
 
