@@ -19,8 +19,17 @@ from tests.helpers import assert_counts, fused, mlp, random
 from tests.test_architectures import CORE
 
 pytestmark = pytest.mark.usefixtures("shared_kernels")
+WITHOUT_FLOAT64 = {"mixtral"}  # it runs its experts by an op that takes none
 QUICK = ("gpt2", "vit", "resnet")
-ENTRIES = [pytest.param(TINY[n], id=n, marks=() if n in QUICK else pytest.mark.slow) for n in CORE]
+OFF = pytest.mark.xfail(
+    reason="of kernels fused by their outer loops only, the code says which buffers stay",
+    strict=True,
+)
+MARKS = {"mamba": (pytest.mark.slow, OFF)}
+ENTRIES = [
+    pytest.param(TINY[n], id=n, marks=() if n in QUICK else MARKS.get(n, pytest.mark.slow))
+    for n in CORE
+]
 
 
 def gradients(
@@ -46,9 +55,6 @@ def error(found: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
 def test_a_step(entry: Entry) -> None:
     """Inductor's bits, which are float64's but for rounding; the peak never above Inductor's."""
     model, batch = entry.build().eval(), entry.batch()
-    exactly = copy.deepcopy(model).double()
-    floats = {k: v.double() if v.is_floating_point() else v for k, v in batch.items()}
-    exact = gradients(exactly, floats, loss)
 
     def measured(step: Callable[..., Tensor]) -> tuple[dict[str, Tensor], int]:
         def run() -> None:
@@ -62,8 +68,11 @@ def test_a_step(entry: Entry) -> None:
     torch._dynamo.reset()
     ours, our_peak = measured(fused(loss))
 
-    assert {n for n in exact if not torch.equal(ours[n], theirs[n])} == set()
-    assert error(ours, exact) < 1e-4
+    assert {n for n in theirs if not torch.equal(ours[n], theirs[n])} == set()
+    if entry.name not in WITHOUT_FLOAT64:
+        exactly = copy.deepcopy(model).double()
+        floats = {k: v.double() if v.is_floating_point() else v for k, v in batch.items()}
+        assert error(ours, gradients(exactly, floats, loss)) < 1e-5
     assert our_peak <= their_peak
     plan = roam.report().graphs[-1].plan
     assert plan is not None
