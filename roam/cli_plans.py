@@ -41,6 +41,7 @@ def plan(
     fits: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Exit with 1 if it takes more: 24GiB.")
     ] = None,
+    lowering: Annotated[str, typer.Option(help="Whose kernels: aten or inductor.")] = "aten",
     seconds: Annotated[float, typer.Option(help="The deadline for planning a graph.")] = 10.0,
     json: Json = False,
 ) -> None:
@@ -52,7 +53,7 @@ def plan(
 
     capacity = None if fits is None else parse_size(fits)  # before the long work
     with Console(stderr=True).status(f"capturing and planning {target}"):
-        step = plan_made_by(target, {"planning_seconds": seconds})
+        step = plan_made_by(target, {"lowering": lowering, "planning_seconds": seconds})
     if out is not None:
         out.write_bytes(step.to_json())
     _print(step, json)
@@ -191,7 +192,12 @@ def _as_json(step: StepPlan) -> dict[str, Any]:
         }
         for g in step.graphs
     ]
-    return {"total": step.total, "graphs": graphs, "breakdown": breakdown(step)}
+    return {
+        "total": step.total,
+        "lowering": step.lowering,
+        "graphs": graphs,
+        "breakdown": breakdown(step),
+    }
 
 
 def _figures(found: Plan) -> dict[str, object]:

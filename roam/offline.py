@@ -1,15 +1,16 @@
 """`roam.plan`: what a training step will take, planned without running it.
 
 Nothing is computed and no weight is there: the model is copied onto fake tensors, which have
-shapes and no data, and its graphs go the way that the backend would send them. Only the scratch
-space of operators is measured, on zeros, each distinct call once.
+shapes and no data, and its graphs go the way that the backend would send them, until there is code
+to generate. Only the scratch space of operators is measured, on zeros, each distinct call once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -20,11 +21,21 @@ from roam.core.problem import Problem
 from roam.inspect.report import GraphRecord
 from roam.inspect.step_plan import StepPlan
 from roam.lowering.fake import fake_inputs, fake_mode_of, fake_model, without_fakes
+from roam.lowering.naming import graph_name, parameter_inputs, source_names
 from roam.lowering.step import Step, compile_graph
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
 
-S = TypeVar("S", bound="_Offline")
+if TYPE_CHECKING:
+    from roam.lowering.inductor_offline import OfflineCompilation
+
+S = TypeVar("S")
+Original = dict[Tensor, Parameter]  # by their copies without data
+Start = Callable[[fx.GraphModule, Sequence[Any], Options, Original], tuple[S, Callable[..., Any]]]
+
+
+class _Recorded(Protocol):
+    records: list[GraphRecord]
 
 
 def plan(
@@ -33,6 +44,7 @@ def plan(
     loss: Callable[[Any], Tensor] | None = None,
     optimizer: FoldingOptimizer | None = None,
     device: torch.device | str | None = None,
+    lowering: str = "aten",
     options: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> StepPlan:
@@ -42,12 +54,15 @@ def plan(
     its forward gets. loss: a function of its output, compiled with it; None where the model
     returns the loss. optimizer: one of roam's over the model's parameters: its folds are planned
     and its state is counted, whether it is there yet or not. device: where the step will run, if
-    not where the model lies now.
+    not where the model lies now. lowering: as in the options, which go before it; Inductor's
+    kernels are neither generated nor compiled.
 
     Every function compiled before in this process is compiled anew when it is called again.
     Raises OptionError, and OfflineError where a graph cannot be planned.
     """
-    steps = _trace(_Offline, model, args, kwargs, loss, optimizer, device, options)
+    options = {"lowering": lowering, **(options or {})}
+    chosen = Options.parse({**options, "optimizer": optimizer}, None)
+    steps = _trace(_start, model, args, kwargs, loss, chosen, device)
     return StepPlan(tuple(r for s in steps for r in s.records))
 
 
@@ -65,37 +80,34 @@ def problems(
     without (passes/scratch.py): the Problem is the same on every machine. Takes what `plan`
     takes and raises what `plan` raises.
     """
-    steps = _trace(_Unplanned, model, args, kwargs, loss, optimizer, device, None)
+    chosen = Options(optimizer=optimizer)
+    steps = _trace(_Unplanned.start, model, args, kwargs, loss, chosen, device)
     return tuple(p for s in steps for p in s.problems)
 
 
 def _trace(
-    how: type[S],
+    start: Start[S],
     model: nn.Module,
     args: Sequence[Any],
     kwargs: dict[str, Any],
     loss: Callable[[Any], Tensor] | None,
-    optimizer: FoldingOptimizer | None,
+    options: Options,
     device: torch.device | str | None,
-    options: dict[str, Any] | None,
 ) -> list[S]:
     """Compiles a copy of the model without data and runs its forward: the steps, one a graph."""
     if not isinstance(model, nn.Module):
         raise OfflineError(f"{model!r} is no torch.nn.Module: only those can be copied unfilled")
-    chosen = Options.parse({**(options or {}), "optimizer": optimizer}, None)
     where = None if device is None else torch.device(device)
     mode = fake_mode_of(model)
     fake = fake_model(mode, model, where)
     inputs, named = fake_inputs(mode, (args, kwargs), where)
-    original: dict[Tensor, Parameter] = dict(
-        zip(fake.parameters(), model.parameters(), strict=True)
-    )
+    original: Original = dict(zip(fake.parameters(), model.parameters(), strict=True))
     steps: list[S] = []
 
     def backend(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-        steps.append(how.of(gm, chosen, example_inputs))
-        steps[-1].original = original
-        return compile_graph(steps[-1], gm, example_inputs)
+        step, compiled = start(gm, example_inputs, options, original)
+        steps.append(step)
+        return compiled
 
     def whole(*a: Any, **k: Any) -> Any:
         output = fake(*a, **k)
@@ -108,12 +120,56 @@ def _trace(
     return steps
 
 
+def _start(
+    gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options, original: Original
+) -> tuple[_Recorded, Callable[..., Any]]:
+    if options.lowering == "inductor":
+        return _start_inductor(gm, example_inputs, options, original)
+    return _Offline.start(gm, example_inputs, options, original)
+
+
+def _start_inductor(
+    gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options, original: Original
+) -> tuple[OfflineCompilation, Callable[..., Any]]:
+    from roam.lowering import inductor  # takes a second to import
+    from roam.lowering.inductor_offline import OfflineCompilation
+
+    named = source_names(gm), parameter_inputs(example_inputs)
+    used = partial(_used, options.optimizer if inductor.folds(options) else None, original)
+    step = OfflineCompilation(graph_name(gm), options, *named, used=used)
+    return step, step.run(gm, example_inputs)
+
+
+def _used(
+    optimizer: FoldingOptimizer | None, original: Original, args: Sequence[Any]
+) -> dict[int, Parameter]:
+    """The optimizer's parameters among the inputs of a graph, whose copies are given."""
+    found = {i: original.get(a) for i, a in enumerate(args) if isinstance(a, Tensor)}
+    return {
+        i: p
+        for i, p in found.items()
+        if p is not None and p.requires_grad and optimizer is not None and optimizer.holds(p)
+    }
+
+
 @dataclass
 class _Offline(Step):
     """Plans at the first forward as ever, and runs the graph on what has no data."""
 
-    original: dict[Tensor, Parameter] = field(default_factory=dict)
+    original: Original = field(default_factory=dict)
     records: list[GraphRecord] = field(default_factory=list)
+
+    @classmethod
+    def start(
+        cls,
+        gm: fx.GraphModule,
+        example_inputs: Sequence[Any],
+        options: Options,
+        original: Original,
+    ) -> tuple[Self, Callable[..., Any]]:
+        step = cls.of(gm, options, example_inputs)
+        step.original = original
+        return step, compile_graph(step, gm, example_inputs)
 
     def run_forward(self, args: list[Any]) -> Sequence[Any]:
         assert self.plain_forward is not None
@@ -126,15 +182,8 @@ class _Offline(Step):
         self.make_or_raise(args, folded)
 
     def used(self, args: Sequence[Any]) -> dict[int, Parameter]:
-        optimizer = self.options.optimizer
-        if optimizer is None or self.backward is None:
-            return {}
-        found = {i: self.original.get(a) for i, a in enumerate(args) if isinstance(a, Tensor)}
-        return {
-            i: p
-            for i, p in found.items()
-            if p is not None and p.requires_grad and optimizer.holds(p)
-        }
+        optimizer = None if self.backward is None else self.options.optimizer
+        return _used(optimizer, self.original, args)
 
     def record(self, graph: GraphRecord) -> None:
         self.records.append(graph)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._functorch.config
+import torch._inductor.config
 from hypothesis import settings
 
 import roam
@@ -36,6 +38,23 @@ def _afresh() -> Iterator[None]:
     yield
     torch._dynamo.reset()
     roam.release()
+
+
+@pytest.fixture
+def shared_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The C++ kernels that Inductor compiles are kept, by their sources; graphs are not.
+
+    One thread: several add up what scatters into one place, an embedding's gradient, in any order.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(ROOT / ".pytest_cache" / "inductor"))
+    with (
+        torch._inductor.config.patch(fx_graph_cache=False),
+        torch._functorch.config.patch(enable_autograd_cache=False),
+    ):
+        yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -55,6 +55,24 @@ def same(
         assert_counts(planned, unplanned, detours)
 
 
+def same_as_inductor(scenario: Scenario, *, planned: int = 1, detours: int = 0, **how: Any) -> None:
+    """Runs the scenario with Inductor and with roam's order of its kernels: the same bits.
+
+    `how` goes to torch.compile. The counts are what roam.report() must say.
+    """
+    expected = results(scenario, compiler("inductor", **how))
+    roam.reset_report()
+    with warned(0):
+        found = results(scenario, lambda model: fused(model, **how))
+    assert_equal(found, expected)
+    assert_counts(planned, detours=detours)
+
+
+def fused(model: Any, dynamic: bool | None = None, **options: Any) -> Any:
+    options = {"lowering": "inductor", **options}
+    return torch.compile(model, backend="roam", dynamic=dynamic, options=options)
+
+
 def results(scenario: Scenario, compile_: Compile) -> list[Any]:
     torch._dynamo.reset()
     torch.manual_seed(0)

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GraphRecord:
-    """One captured graph. Planned: problem and plan. Unplanned: the reason, naming the op."""
+    """One captured graph. Planned: problem and plan. Unplanned: the reason, naming the op.
+
+    lowering: whose kernels the ops are, as the option of that name says.
+    """
 
     name: str
     problem: Problem | None = None
     plan: Plan | None = None
     reason: str | None = None
+    lowering: str = "aten"
 
     @property
     def planned(self) -> bool:

@@ -58,6 +58,11 @@ class StepPlan:
         )
 
     @property
+    def lowering(self) -> str:
+        """Whose kernels the ops are: "aten", "inductor", or both where graphs differ."""
+        return ", ".join(sorted({g.lowering for g in self.graphs}))
+
+    @property
     def peak(self) -> int:
         """Transient bytes at the worst moment: arena, external buffers, gradients, outputs."""
         return sum(plan.peak for _, plan in self.planned)
@@ -116,6 +121,7 @@ class StepPlan:
             f"{_count(len(self.planned), len(self.graphs))}, total {show_size(self.total)}: "
             f"transient {show_size(self.peak)} (at least {show_size(self.lower_bound)}), "
             f"persistent {show_size(self.persistent)}"
+            + (f"; lowering {self.lowering}" if self.lowering != "aten" else "")
         ]
         for kind, size in sorted(self.persistent_by_kind.items(), key=lambda x: -x[1]):
             lines.append(f"  {kind.value:10} {show_size(size):>12}  all the time")

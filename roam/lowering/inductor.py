@@ -43,9 +43,14 @@ def compile_graph(
     names: what the user calls the inputs, "" where they have no name. parameters: which of the
     inputs are.
     """
-    known = is_tested(".".join(torch.__version__.split(".")[:2]))
-    kind = FoldingCompilation if known and options.optimizer is not None else Compilation
+    kind = FoldingCompilation if folds(options) else Compilation
     return kind(name, options, names, parameters).run(gm, example_inputs)
+
+
+def folds(options: Options) -> bool:
+    """Whether backwards fold gradients."""
+    known = is_tested(".".join(torch.__version__.split(".")[:2]))
+    return known and options.optimizer is not None
 
 
 @cache

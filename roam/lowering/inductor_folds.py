@@ -134,10 +134,11 @@ class Backward:
 
     def compile(self, folded: dict[int, torch.nn.Parameter]) -> Callable[..., Any]:
         gm = _copy(self.gm)
-        optimizer = self.compilation.options.optimizer
-        assert optimizer is not None
-        GradientRelease(releases(optimizer, folded, self.compilation.given, gm))(gm)
-        _lower_folds(gm)
+        if folded:
+            optimizer = self.compilation.options.optimizer
+            assert optimizer is not None
+            GradientRelease(releases(optimizer, folded, self.compilation.given, gm))(gm)
+            _lower_folds(gm)
         with ExitStack() as stack:
             stack.enter_context(tracing(self.tracing))
             if self.compiling is not None:

@@ -19,6 +19,8 @@ from roam.core.plan import Plan
 from roam.core.problem import BufferId, Problem
 from roam.inspect.report import GraphRecord, record
 
+LOWERING = "inductor"  # the option's value, as reports name it
+
 
 class Note(msgspec.Struct, frozen=True):
     """What was planned of one graph; of a backward together with its forward.
@@ -39,9 +41,9 @@ class Note(msgspec.Struct, frozen=True):
         text = base64.b85encode(zlib.compress(msgspec.json.encode(self))).decode()
         return f"__import__('{__name__}', fromlist=['']).loaded(r'{text}')"
 
-    def report(self, name: str | None = None) -> None:
-        if self.complete:
-            record(GraphRecord(name or self.name, self.problem, self.plan))
+    def of(self, name: str) -> GraphRecord:
+        """What to report about the graph, which may have another name in this process."""
+        return GraphRecord(name, self.problem, self.plan, lowering=LOWERING)
 
 
 _STATEMENT = re.compile(
@@ -58,8 +60,9 @@ def find(code: str) -> Note | None:
 
 def loaded(text: str) -> None:
     """A module was imported that a cache knew: its plan is reported, unless `compiling` will."""
-    if not getattr(_here, "compiling", False):
-        _decode(text).report()
+    note = _decode(text)
+    if note.complete and not getattr(_here, "compiling", False):
+        record(note.of(note.name))
 
 
 @contextmanager

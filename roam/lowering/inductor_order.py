@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from torch import fx
-from torch._guards import TracingContext
+from torch._guards import CompileContext, TracingContext
 from torch._inductor import config
-from torch._inductor.codegen.cpp import CppScheduling
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.custom_graph_pass import CustomSchedulerPass, get_hash_for_files
 from torch._inductor.graph import GraphLowering, SubgraphLowering
@@ -29,14 +27,18 @@ from torch.utils._ordered_set import OrderedSet
 from roam.core.errors import UnplannedWarning
 from roam.core.problem import Kind
 from roam.inspect.report import GraphRecord, record
-from roam.lowering.inductor_notes import Note, compiling, find
+from roam.lowering.inductor_kernels import functions, generate
+from roam.lowering.inductor_notes import LOWERING, Note, compiling, find
 from roam.lowering.inductor_problem import Labels, Read, as_first_phase, read
+from roam.lowering.trace import tell
 from roam.options import Options
+from roam.passes import gradient_release
 from roam.planner import Settings, plan
 
 log = logging.getLogger("roam")
 
 Nodes = list[BaseSchedulerNode]
+Folds = tuple[tuple[int, tuple[tuple[str, int], ...], int], ...]  # parameter; its state; scratch
 ROOT = Path(__file__).parents[1]
 DEPENDS_ON = ("planner.py", "lowering/inductor*.py", "solvers/*.py", "core/*.py")  # what plans do
 SOURCES = tuple(sorted(str(path) for files in DEPENDS_ON for path in ROOT.glob(files)))
@@ -52,6 +54,7 @@ class Compilation:
     parameters: frozenset[int] = frozenset()  # which of the inputs are
     outputs: tuple[str | None, ...] = ()  # of the graph that is being compiled, by name
     saved: frozenset[int] = frozenset()  # which of them go to the backward
+    folds: Folds = ()
     is_backward: bool = False
     is_inference: bool = False
     labels: Labels = field(default_factory=dict)
@@ -63,8 +66,19 @@ class Compilation:
         """Inductor's, while it compiles these graphs."""
         return {
             "_post_fusion_custom_pass": PlannedOrder(self),
-            "reorder_for_peak_memory": False,  # it would run after ours; ours runs it first
+            # these would run after ours, which runs the first of them before
+            "reorder_for_peak_memory": False,
+            "triton.reorder_for_reducing_graph_partitions": False,
         }
+
+    @property
+    def depends_on(self) -> str:
+        """What a plan depends on beside the graph that is compiled, and our sources."""
+        read = self.forward if self.is_backward else None
+        forward = None if read is None else (read.problem.fingerprint, sorted(read.named.items()))
+        inputs = self.names, sorted(self.parameters), sorted(self.labels.items())
+        results = self.outputs, sorted(self.saved), self.folds
+        return repr((self.options.planning_seconds, inputs, results, forward))
 
     def run(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         compiled: Any = compile_fx(  # the settings are part of AOTAutograd's cache key
@@ -78,11 +92,17 @@ class Compilation:
         self.outputs = _outputs(gm)
         self.labels = {} if self.is_backward else self.labelled(gm)
         self.saved = frozenset(range(self.first_saved(gm), len(self.outputs)))
+        self.folds = _folds(gm)
         self.note = None
-        with config.patch(self.settings), one_kernel_a_node(), compiling():
-            compiled = compile_fx_inner(gm, example_inputs, **how)
+        with config.patch(self.settings), compiling():
+            compiled = self.generate(gm, example_inputs, how)
         self.take(self.note or find(getattr(compiled, "source_code", None) or ""))
         return compiled
+
+    def generate(
+        self, gm: fx.GraphModule, example_inputs: Sequence[Any], how: dict[str, Any]
+    ) -> Any:
+        return compile_fx_inner(gm, example_inputs, **how)
 
     def take(self, note: Note | None) -> None:
         """What was planned, now or before the code went into a cache."""
@@ -90,10 +110,23 @@ class Compilation:
             self.forward = None
         if note is None:
             return
-        note.report(self.name)
-        if not note.complete:
+        if note.complete:
+            self.record(note.of(self.name))
+        else:
             read = Read(note.problem, (), len(note.problem.ops), note.named, note.saved)
             self.forward = as_first_phase(read, note.plan.order)
+
+    def record(self, graph: GraphRecord) -> None:
+        record(graph)
+        if graph.planned:
+            tell(graph, CompileContext.current_compile_id())
+
+    def unplanned(self, error: Exception) -> None:
+        """Says that Inductor's own order runs, and why."""
+        self.record(GraphRecord(self.name, reason=repr(error), lowering=LOWERING))
+        log.debug("%s could not be planned", self.name, exc_info=True)
+        text = f"roam leaves the order of {self.name} to Inductor: {error!r}"
+        warnings.warn(text, UnplannedWarning, stacklevel=2)
 
     def labelled(self, gm: fx.GraphModule) -> Labels:
         inputs = [n.name for n in gm.graph.find_nodes(op="placeholder")]
@@ -117,12 +150,13 @@ class Compilation:
         found = read(graph, nodes, self.name, self.outputs, self.saved, forward, self.labels)
         settled = 0 if forward is None else 1
         planned = plan(found.problem, Settings(self.options.planning_seconds, fixed=settled))
-        log.info("%s: peak %d bytes, bound %d", self.name, planned.peak, planned.lower_bound)
         complete = self.is_backward or self.is_inference
         self.note = Note(self.name, found.problem, planned, complete, found.named, found.saved)
         if not graph.cpp_wrapper:
             graph.wrapper_code.header.writeline(self.note.statement())
-        return [nodes[i - found.first] for i in planned.order[found.first :]]
+        ordered = [nodes[i - found.first] for i in planned.order[found.first :]]
+        generate(graph, ordered, functions(found.problem, planned, ordered))
+        return ordered
 
 
 class PlannedOrder(CustomSchedulerPass):
@@ -145,36 +179,27 @@ class PlannedOrder(CustomSchedulerPass):
         try:
             return self.compilation.order(graph, theirs)
         except Exception as error:
-            name = self.compilation.name
-            record(GraphRecord(name, reason=repr(error)))
-            log.debug("%s could not be planned", name, exc_info=True)
-            text = f"roam leaves the order of {name} to Inductor: {error!r}"
-            warnings.warn(text, UnplannedWarning, stacklevel=2)
+            self.compilation.unplanned(error)
             return theirs
 
     def __deepcopy__(self, memo: object) -> Self:
         """Inductor copies its whole configuration now and then; the compilation stays one."""
         return self
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The caches pickle the configuration for their keys."""
+        return bytes, (self.uuid(),)
+
     def uuid(self) -> Any:
-        """What the caches tell compiled code by: our sources, and what plans depend on."""
-        return get_hash_for_files(SOURCES, str(self.compilation.options.planning_seconds))
+        """What the caches tell compiled code by."""
+        return get_hash_for_files(SOURCES, self.compilation.depends_on)
 
 
-@contextmanager
-def one_kernel_a_node() -> Iterator[None]:
-    """Within, every fused node becomes a C++ kernel of its own.
-
-    Inductor would put neighbours on the CPU into one function, and what dies in between would
-    stay until its end: what a node holds would depend on its neighbours. The kernels are the same,
-    and a layer's are more often those of another.
-    """
-    before = CppScheduling.MAX_FUSED_KERNEL_ARGS_NUM
-    CppScheduling.MAX_FUSED_KERNEL_ARGS_NUM = 0
-    try:
-        yield
-    finally:
-        CppScheduling.MAX_FUSED_KERNEL_ARGS_NUM = before
+def _folds(gm: fx.GraphModule) -> Folds:
+    found = (
+        n.meta[gradient_release.META] for n in gm.graph.nodes if gradient_release.META in n.meta
+    )
+    return tuple((r.index, r.state, r.scratch) for r in found)
 
 
 def _outputs(gm: fx.GraphModule) -> tuple[str | None, ...]:

@@ -1,0 +1,107 @@
+"""Which neighbouring nodes become one C++ function.
+
+On the CPU Inductor puts all nodes between two extern kernels into one function, and what dies in
+between is freed at its end:
+
+    op4 [ buf4 ]              each for itself: buf4 goes before buf6 is made
+    op5    [ buf5 ]           one function: all three are held until op6 is done
+    op6       [ buf6 ]
+
+So a function ends where the next node would lift it above the planned peak. Elsewhere the nodes
+stay together, which saves calls, and compiles of the C++ compiler.
+
+Inductor fills the same room below the peak: it keeps freed buffers for later ones of their size. So
+it is told how much room there is, in place of its own estimate, which knows neither buffers written
+over others nor scratch space, and lifts the peak.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch._inductor import config
+from torch._inductor.codegen.cpp import CppScheduling
+from torch._inductor.codegen.segmented_tree import SegmentedTree
+from torch._inductor.graph import GraphLowering
+from torch._inductor.scheduler import BaseSchedulerNode, Scheduler
+
+from roam.core.lifetime import live_curve, slots
+from roam.core.plan import Plan
+from roam.core.problem import Problem
+
+
+@dataclass(frozen=True)
+class Functions:
+    """ends: the names of the nodes that must be their function's last. held: bytes at every node,
+    alive or freed with its function. peak: bytes that may be held."""
+
+    ends: frozenset[str]
+    held: tuple[int, ...]
+    peak: int
+
+
+def functions(problem: Problem, plan: Plan, nodes: Sequence[BaseSchedulerNode]) -> Functions:
+    """The fewest functions that keep the peak as planned.
+
+    nodes: the last ops of the plan, in its order. A function that may take another node may take
+    it wherever it began: so to fill one after the other is best.
+    """
+    curve = live_curve(problem, plan.order, plan.reuse)
+    dying = [0] * (len(curve) + 1)
+    for slot in slots(problem, plan.order, plan.reuse):
+        dying[slot.upper] += slot.size
+    peak = max(curve, default=0)
+    first = len(curve) - len(nodes)
+    ends: set[str] = set()
+    dead = [0] * len(nodes)
+    for t in range(1, len(nodes)):
+        before, node = nodes[t - 1], nodes[t]
+        if _is_alone(before) or _is_alone(node):
+            continue
+        dead[t] = dead[t - 1] + dying[first + t]
+        if curve[first + t] + dead[t] > peak:
+            ends.add(before.get_name())
+            dead[t] = 0
+    held = (alive + more for alive, more in zip(curve[first:], dead, strict=True))
+    return Functions(frozenset(ends), tuple(held), peak)
+
+
+def generate(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode], shared: Functions) -> None:
+    """Has the nodes of a graph, which run in this order, share these functions."""
+    devices = {node.get_device() for node in nodes} - {None}
+    for backend in map(graph.scheduler.get_backend, devices):
+        if isinstance(backend, CppScheduling):
+            _end_functions(graph.scheduler, backend, shared.ends)
+            _tell_the_room(graph.wrapper_code, shared)
+
+
+def _end_functions(scheduler: Scheduler, backend: CppScheduling, ends: frozenset[str]) -> None:
+    is_full = backend.ready_to_flush
+
+    def ready_to_flush() -> bool:
+        node = scheduler.current_node
+        return is_full() or (node is not None and node.get_name() in ends)
+
+    backend.ready_to_flush = ready_to_flush  # type: ignore[method-assign]
+
+
+def _tell_the_room(wrapper: Any, shared: Functions) -> None:
+    plan_reuse = wrapper.memory_plan_reuse
+
+    def memory_plan_reuse() -> None:
+        if config.allow_buffer_reuse:
+            wrapper.estimate_peak.overall_peak_memory = shared.peak
+            wrapper.estimate_peak.segmented_tree = SegmentedTree(
+                list(shared.held), operator.add, max, 0
+            )
+        plan_reuse()
+
+    wrapper.memory_plan_reuse = memory_plan_reuse
+
+
+def _is_alone(node: BaseSchedulerNode) -> bool:
+    """Whether Inductor ends the function before this node, and after it."""
+    return node.is_extern() or node.is_template()

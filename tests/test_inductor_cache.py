@@ -1,0 +1,68 @@
+"""Inductor's caches: what they give back in another process has the plan that was made for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from roam.lowering.inductor_notes import find
+
+STEPS = """
+import json, torch, roam
+from torch._dynamo.utils import counters
+from roam.optim import AdamA
+
+def step(folded):
+    torch.manual_seed(0)
+    counters.clear()
+    roam.reset_report()
+    model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.GELU(), torch.nn.Linear(16, 4))
+    options = {"optimizer": AdamA(model.parameters())} if folded else {}
+    run = torch.compile(model, backend="roam", options={"lowering": "inductor", **options})
+    run(torch.ones(5, 8)).sum().backward()
+    [graph] = roam.report().graphs
+    return {
+        "hits": counters["aot_autograd"]["autograd_cache_hit"],
+        "graphs": counters["inductor"]["fxgraph_cache_hit"],
+        "plan": [graph.problem.fingerprint, graph.plan.order, graph.plan.peak],
+        "folds": sum("fold" in op.name for op in graph.problem.ops),
+    }
+
+print(json.dumps([step(False), step(True)]))
+"""
+
+
+def steps(cache: Path) -> list[dict[str, Any]]:
+    """Of a process of its own: a step that folds no gradients, and one that does."""
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+            "TORCHINDUCTOR_CACHE_DIR": str(cache),
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def test_a_second_process_finds_the_plans(tmp_path: Path) -> None:
+    """AOTAutograd's cache keeps pairs of graphs; folds are put into the backward after it."""
+    first, second = steps(tmp_path), steps(tmp_path)
+    assert [s["hits"] for s in second] == [1, 0]
+    assert second[1]["graphs"] == 2
+    for before, now, folds in zip(first, second, (0, 4), strict=True):
+        assert before["hits"] == 0
+        assert now["plan"] == before["plan"]
+        assert now["folds"] == before["folds"] == folds
+
+
+def test_code_without_a_note_has_none() -> None:
+    assert find("buf0 = empty_strided_cpu((5, 8), (8, 1), torch.float32)") is None

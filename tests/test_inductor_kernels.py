@@ -1,0 +1,95 @@
+"""Which nodes share a C++ function: all that may without lifting the peak."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._inductor.utils import run_fw_bw_and_get_code
+
+import roam
+from roam.core.problem import Buffer, Home, Kind, Op, Problem
+from roam.lowering.inductor_kernels import functions
+from roam.planner import plan
+from tests.helpers import fused, random
+
+
+@dataclass
+class Node:
+    name: str
+    extern: bool = False
+
+    def get_name(self) -> str:
+        return self.name
+
+    def is_extern(self) -> bool:
+        return self.extern
+
+    def is_template(self) -> bool:
+        return False
+
+
+def ends(ops: int, scratch: int = 0, extern: int | None = None) -> set[str]:
+    """For a chain of ops that each make 100 bytes of the 100 before; the last one has scratch."""
+    held = Kind.TEMPORARY, Home.EXTERNAL
+    buffers = tuple(Buffer(f"b{i}", 100, *held) for i in range(ops))
+    chain = tuple(
+        Op(
+            name=f"op{i}",
+            reads=(i - 1,) if i else (),
+            creates=(i,),
+            scratch=scratch if i == ops - 1 else 0,
+        )
+        for i in range(ops)
+    )
+    problem = Problem("chain", buffers, chain)
+    nodes: Any = [Node(f"op{i}", extern=i == extern) for i in range(ops)]
+    return set(functions(problem, plan(problem), nodes).ends)
+
+
+def test_a_function_ends_where_it_would_lift_the_peak() -> None:
+    assert ends(2) == set()
+    assert ends(3) == {"op1"}  # op0's buffer must go before op2 makes another
+    assert ends(6) == {"op1", "op2", "op3", "op4"}
+
+
+def test_a_higher_peak_elsewhere_leaves_room() -> None:
+    assert ends(6, scratch=99) == {"op1", "op2", "op3", "op4"}
+    assert ends(6, scratch=100) == {"op2", "op4"}
+    assert ends(6, scratch=1000) == {"op4"}  # what died before must not be there beside the scratch
+
+
+def test_extern_kernels_end_functions_anyway() -> None:
+    assert ends(4, extern=2) == set()
+
+
+class Chain(nn.Module):
+    """Reductions part the kernels; every one of them makes a tensor as large as the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(random(16))
+        self.large = nn.Linear(16, 4096, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(3):
+            x = (x * self.weight).softmax(0).cumsum(1)
+        return x.sum() + self.large(x[:1]).sum()
+
+
+@pytest.mark.usefixtures("shared_kernels")
+def test_functions_are_shared_as_inductor_shares_them_where_there_is_room() -> None:
+    def count(run: Any) -> int:
+        _, code = run_fw_bw_and_get_code(lambda: run(random(64, 16)))
+        return sum(text.count("async_compile.cpp_pybinding") for text in code)
+
+    model = Chain()
+    theirs = count(torch.compile(model))
+    torch._dynamo.reset()
+    ours = count(fused(model))
+    [graph] = roam.report().graphs
+    assert graph.problem is not None
+    assert ours <= theirs < len(graph.problem.ops)
