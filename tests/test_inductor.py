@@ -20,13 +20,7 @@ from tests.test_architectures import CORE
 
 pytestmark = pytest.mark.usefixtures("shared_kernels")
 QUICK = ("gpt2", "vit", "resnet")
-# which buffers stay between kernels that are fused by their outer loops only, the code decides
-OFF = pytest.mark.xfail(reason="a plan 1.2 % below what is measured", strict=True)
-MARKS = {"mamba": (pytest.mark.slow, OFF)}
-ENTRIES = [
-    pytest.param(TINY[n], id=n, marks=() if n in QUICK else MARKS.get(n, pytest.mark.slow))
-    for n in CORE
-]
+ENTRIES = [pytest.param(TINY[n], id=n, marks=() if n in QUICK else pytest.mark.slow) for n in CORE]
 
 
 def gradients(

@@ -27,10 +27,10 @@ from torch._inductor import ir
 from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import BaseSchedulerNode
 from torch._inductor.utils import get_dtype_size
-from torch.utils._ordered_set import OrderedSet
 
 from roam.core.errors import UnplannableError
 from roam.core.problem import Buffer, BufferId, Home, Kind, Op, Problem
+from roam.lowering.inductor_inner import is_removed
 from roam.lowering.inductor_inplace import WITHOUT_MEMORY, written_over
 from roam.lowering.inductor_scratch import origin, scratch
 from roam.node_facts import where
@@ -154,8 +154,7 @@ class _Reader:
 
     def add_op(self, node: BaseSchedulerNode) -> None:
         known = len(self.buffers)
-        within = OrderedSet(n.get_name() for n in node.get_nodes())
-        over = self.add_results(node, within)
+        over = self.add_results(node)
         touched = [self.root(n) for n in sorted(node.used_or_aliased_buffer_names())]
         parts = self.parts(node)
         self.tuple_of |= dict.fromkeys(parts, parts)
@@ -163,7 +162,7 @@ class _Reader:
             touched += [other for root in touched for other in self.tuple_of.get(root, ())]
         for root in (*touched, *parts):
             if root not in self.buffer_of:
-                self.add_root(root, node, within)
+                self.add_root(root, node)
         used = dict.fromkeys(self.buffer_of[r] for r in touched if r in self.buffer_of)
         changed = [self.root(m) for made in node.get_outputs() for m in made.get_mutations()]
         changes = dict.fromkeys(self.buffer_of[r] for r in changed if r in self.buffer_of)
@@ -190,7 +189,7 @@ class _Reader:
             )
         )
 
-    def add_results(self, node: BaseSchedulerNode, within: OrderedSet[str]) -> Pairs:
+    def add_results(self, node: BaseSchedulerNode) -> Pairs:
         """Adds what the parts of a kernel write; returns what that may be written over.
 
         A part may write over what an earlier part of the same kernel made: one buffer then.
@@ -202,10 +201,10 @@ class _Reader:
                 name = made.get_name()
                 found = [self.buffer_of[d] for d in dying if d in self.buffer_of]
                 inside = next((b for b in found if b >= known), None)
-                if inside is not None and not self.removed(name, node, within):
+                if inside is not None and not is_removed(self.graph, name, node):
                     self.buffer_of[name] = inside
                 else:
-                    self.add_root(name, node, within)
+                    self.add_root(name, node)
                     made_here = self.buffer_of.get(name)
                     pairs |= {(made_here, b): None for b in found if made_here is not None}
         return tuple(pairs)
@@ -248,19 +247,16 @@ class _Reader:
                     pending += [b for b in parts if isinstance(b.node.layout, ir.MultiOutputLayout)]
         return found
 
-    def add_root(self, name: str, node: BaseSchedulerNode, within: OrderedSet[str]) -> None:
+    def add_root(self, name: str, node: BaseSchedulerNode) -> None:
         buffer = self.graph.name_to_buffer.get(name)
         if buffer is None:
             constant = self.graph.constants.get(name)
             size = 0 if constant is None else constant.nbytes
             self.buffer_of[name] = self.add(name, size, (Kind.INPUT, Home.USER))
-        elif not isinstance(buffer.layout, WITHOUT_MEMORY) and not self.removed(name, node, within):
+        elif not isinstance(buffer.layout, WITHOUT_MEMORY) and not is_removed(
+            self.graph, name, node
+        ):
             self.buffer_of[name] = self.add(name, self.bytes(buffer), where=_where(node))
-
-    def removed(self, name: str, node: BaseSchedulerNode, within: OrderedSet[str]) -> bool:
-        """Whether the buffer is the kernel's own affair."""
-        scheduler = self.graph.scheduler
-        return not node.is_extern() and scheduler.can_buffer_be_removed_through_fusion(name, within)
 
     def keep(self, outputs: Sequence[str | None]) -> dict[str, BufferId]:
         """What the graph returns stays; a saved tensor at least to the graph's end."""

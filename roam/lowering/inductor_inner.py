@@ -1,0 +1,65 @@
+"""Which buffers are a kernel's own affair: the code generation removes them.
+
+for row:                 fused nodes share their loops: what only they use is never stored
+    a = ...
+    b = f(a)
+for row:                 nodes fused by their outer loops only: what one hands to another is
+    for x: a[x] = ...    stored, or kept in a local array of the size of the inner loop where
+    for y: b = f(a[y])   it is written and read in one simple way
+"""
+
+from __future__ import annotations
+
+from torch._inductor import ir
+from torch._inductor.codegen.cpp import OuterLoopFusedSchedulerNode
+from torch._inductor.graph import GraphLowering
+from torch._inductor.scheduler import BaseSchedulerNode, SchedulerNode
+from torch.utils._ordered_set import OrderedSet
+
+
+def is_removed(graph: GraphLowering, name: str, node: BaseSchedulerNode) -> bool:
+    """Whether a buffer that a node touches is nothing that it would find in memory."""
+    if node.is_extern() or not _dies_in(graph, name, node):
+        return False
+    if not isinstance(node, OuterLoopFusedSchedulerNode):
+        return True
+    maker = graph.scheduler.name_to_buf[name].defining_op
+    loops = node.get_outer_nodes()
+    own = next((n for n in loops if maker in n.get_nodes()), None)
+    return own is not None and (_dies_in(graph, name, own) or _is_local(graph, name, node))
+
+
+def _dies_in(graph: GraphLowering, name: str, node: BaseSchedulerNode) -> bool:
+    within = OrderedSet(n.get_name() for n in node.get_nodes())
+    return graph.scheduler.can_buffer_be_removed_through_fusion(name, within)
+
+
+def _is_local(graph: GraphLowering, name: str, node: OuterLoopFusedSchedulerNode) -> bool:
+    """As `CppScheduling.codegen_outer_loop_node` decides, should it keep the outer loops fused."""
+    if any(len(_ranges(n)) != node.outer_loop_fusion_depth + 1 for n in node.get_outer_nodes()):
+        return False
+    buffer = graph.scheduler.name_to_buf[name]
+    maker = buffer.defining_op
+    if not isinstance(maker, SchedulerNode) or maker.is_reduction():
+        return False
+    if len(maker.get_outputs()) != 1 or not isinstance(buffer.node, ir.ComputedBuffer):
+        return False
+    in_turn, stride = 0, 1
+    for index, size in reversed(maker._body.var_ranges.items()):
+        in_turn += stride * index
+        stride *= size
+    return (
+        buffer.node.get_layout().is_contiguous()
+        and maker._body.get_write_expr(name) == in_turn
+        and all(
+            isinstance(user.node, SchedulerNode) and user.node._body.get_read_expr(name) == in_turn
+            for user in buffer.users
+        )
+    )
+
+
+def _ranges(node: BaseSchedulerNode) -> tuple[object, ...]:
+    """The sizes of a node's loops, those of its reduction last."""
+    widest = max(node.get_nodes(), key=lambda n: n.is_reduction())
+    group, reduction = widest.group[1]
+    return (*group, *reduction)
