@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from roam.solvers.fits import FITS, Fit, Rect, place
 from roam.solvers.packing.instance import height
+from roam.solvers.packing.lines import lifetime, on_the_lowest_line
 
-Line = tuple[int, int, int]
 Offsets = list[int]
 BY_NAME = {fit.name: fit for fit in FITS}
 
@@ -29,44 +29,8 @@ def xla(rects: Sequence[Rect]) -> Offsets:
 
 
 def llfb(rects: Sequence[Rect]) -> Offsets:
-    """On the lowest line of the skyline, the one that lives longest of those that fit there; where
-    none does, the line rises to its lower neighbour (Sekiyama et al., arXiv 1804.10001, section 3).
-    """
-    offsets = [0] * len(rects)
-    left = sorted((i for i, r in enumerate(rects) if r.size), key=lambda i: _lifetime(rects[i]))
-    last = max((r.upper for r in rects), default=0)
-    lines = [(0, min((r.lower for r in rects), default=0), last)]  # floor, from, to
-    while left:
-        at = lines.index(min(lines))
-        floor, start, end = lines[at]
-        fits = (i for i in reversed(left) if start <= rects[i].lower and rects[i].upper <= end)
-        if (i := next(fits, None)) is None:
-            beside = [lines[n] for n in (at - 1, at + 1) if 0 <= n < len(lines)]
-            lines[at] = (min(beside)[0], start, end)
-            lines = _merged(lines)
-            continue
-        left.remove(i)
-        r = rects[i]
-        offsets[i] = -(-floor // r.align) * r.align
-        top = offsets[i] + r.size
-        parts = [(floor, start, r.lower), (top, r.lower, r.upper), (floor, r.upper, end)]
-        lines[at : at + 1] = [part for part in parts if part[1] < part[2]]
-        lines = _merged(lines)
-    return offsets
-
-
-def _lifetime(r: Rect) -> int:
-    return r.upper - r.lower
-
-
-def _merged(lines: Sequence[Line]) -> list[Line]:
-    """Neighbours of the same height as one."""
-    found: list[Line] = []
-    for floor, start, end in lines:
-        if found and found[-1][0] == floor:
-            start = found.pop()[1]
-        found.append((floor, start, end))
-    return found
+    """The longest lifetime first, on the lowest line (Sekiyama et al., arXiv 1804.10001)."""
+    return on_the_lowest_line(rects, lifetime)
 
 
 ATTEMPTS, PLACEMENTS = 500, 100_000  # of the hill climb: TVM's 500, fewer above 200 buffers

@@ -24,6 +24,7 @@ import numpy as np
 from roam.solvers.fits import FITS as GREEDY
 from roam.solvers.fits import Rect, place
 from roam.solvers.packing.instance import check_packing, granule, height, max_load, to_items
+from roam.solvers.packing.lines import LINES, on_the_lowest_line
 from roam.solvers.packing.search import DOES_NOT_FIT, FITS, search
 from roam.solvers.packing.skyline import Ints
 from roam.solvers.packing.sweep import sweep
@@ -140,18 +141,24 @@ class _Packer:
     def greedy(self) -> tuple[list[int], str]:
         """The best of all greedy fits and its name."""
         best: list[int] | None = None
-        for fit in GREEDY:
+        for name, placed in self.candidates():
             found = [r.fixed or 0 for r in self.rects]
-            for i, o in zip(
-                self.free, place([self.rects[i] for i in self.free], fit, self.fixed), strict=True
-            ):
-                found[i] = o
+            for i, offset in zip(self.free, placed, strict=True):
+                found[i] = offset
             if best is None or height(self.rects, found) < height(self.rects, best):
-                best, method = found, fit.name
+                best, method = found, name
             if height(self.rects, best) <= self.goal:
                 break
         assert best is not None, "there are greedy fits"
         return best, method
+
+    def candidates(self) -> Iterator[tuple[str, list[int]]]:
+        free = [self.rects[i] for i in self.free]
+        for fit in GREEDY:
+            yield fit.name, place(free, fit, self.fixed)
+        if not self.fixed:
+            for name, worth in LINES.items():
+                yield name, on_the_lowest_line(free, worth)
 
     @property
     def goal(self) -> int:
