@@ -52,6 +52,7 @@ ANNOTATIONS = (OutVariants(), InPlace())
 
 RETAINED = "a backward with retain_graph=True or create_graph=True keeps what the plan overwrites"
 SHARED = "a parameter is used by several graphs, or several calls, whose gradients must be summed"
+ELSEWHERE = "a gradient is not the optimizer's: autograd.grad wants it, or .grad holds one already"
 MOVED = "the saved tensors are not where the forward left them (saved tensor hooks)"
 
 Key = tuple[tuple[int, ...], tuple[int, ...]]  # sizes; inputs whose gradients are folded
@@ -161,7 +162,7 @@ class Step:
             args.append(ticket.absorb)  # to the same list: the callee empties it
             return lowered.backward(args)
         else:
-            self.detour(SHARED)
+            self.detour(SHARED if ticket is None or ticket.expected() else ELSEWHERE)
         return self.plain_backward(args)
 
     def plan_for(self, args: Sequence[Any]) -> Lowered | None:

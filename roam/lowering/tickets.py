@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.autograd.graph import get_gradient_edge
 from torch.nn import Parameter
 
 from roam.core.errors import IncompleteGradientError
@@ -50,6 +51,14 @@ class Ticket:
         parameter = self.folded[index]
         Claims.of(self.optimizer).expect_no_more(parameter)
         self.optimizer.absorb(parameter, gradient)
+
+    def expected(self) -> bool:
+        """Whether the backward that runs now would put every folded gradient into an empty `.grad`.
+
+        `autograd.grad` and `backward(inputs=...)` want it elsewhere, or not at all, and must
+        train nothing.
+        """
+        return all(p.grad is None and _is_accumulated(p) for p in self.folded.values())
 
     @staticmethod
     def of(
@@ -123,7 +132,7 @@ class Claims:
                 yield name, "no backward has run by its plan yet"
 
     def may_fold(self, ticket: Ticket) -> bool:
-        """Whether the gradients of the backward that runs now are complete in its own graph.
+        """Whether the gradients of the backward that runs now are the optimizer's, and complete.
 
         A parameter that two graphs of one call of `backward()` met, one after the other, is
         shared from then on; so is one that a graph used whose backward cannot be told.
@@ -136,7 +145,8 @@ class Claims:
             self.shared |= self._met & ticket.used
             self._met |= ticket.used
             ticket.done = True
-            return not self._contested & {id(p) for p in ticket.folded.values()}
+            contested = self._contested & {id(p) for p in ticket.folded.values()}
+            return not contested and ticket.expected()
 
     def expect_no_more(self, parameter: Parameter) -> None:
         """Notes that a graph folds this gradient: in this backward no more of it may come.
@@ -219,6 +229,13 @@ def releases(
         for i, p in folded.items()
         if isinstance(returned[gradient_of(i)], fx.Node)
     )
+
+
+def _is_accumulated(parameter: Parameter) -> bool:
+    try:
+        return torch._C._will_engine_execute_node(get_gradient_edge(parameter).node)
+    except RuntimeError:  # the engine's answer where `autograd.grad` returns this gradient
+        return False
 
 
 def _refuse_more(claims: weakref.ref[Claims], parameter: int, gradient: Tensor | None) -> None:
