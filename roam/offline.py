@@ -15,11 +15,17 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import Parameter
 
-from roam.core.errors import OfflineError
+from roam.core.errors import OfflineError, UnplannableError
 from roam.core.problem import Problem
 from roam.inspect.report import GraphRecord
 from roam.inspect.step_plan import StepPlan
-from roam.lowering.fake import fake_inputs, fake_mode_of, fake_model, without_fakes
+from roam.lowering.fake import (
+    NEEDS_DATA,
+    fake_inputs,
+    fake_mode_of,
+    fake_model,
+    without_fakes,
+)
 from roam.lowering.step import Step, compile_graph
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
@@ -42,7 +48,8 @@ def plan(
     its forward gets. loss: a function of its output, compiled with it; None where the model
     returns the loss. optimizer: one of roam's over the model's parameters: its folds are planned
     and its state is counted, whether it is there yet or not. device: where the step will run, if
-    not where the model lies now.
+    not where the model lies now; this torch must have been built for it. options: as for the
+    backend, with its default lowering.
 
     Every function compiled before in this process is compiled anew when it is called again.
     Raises OptionError, and OfflineError where a graph cannot be planned.
@@ -82,8 +89,11 @@ def _trace(
     """Compiles a copy of the model without data and runs its forward: the steps, one a graph."""
     if not isinstance(model, nn.Module):
         raise OfflineError(f"{model!r} is no torch.nn.Module: only those can be copied unfilled")
-    chosen = Options.parse({**(options or {}), "optimizer": optimizer}, None)
+    chosen = Options.parse(options, None)
+    if optimizer is not None:
+        chosen = Options.parse({**(options or {}), "optimizer": optimizer}, None)
     where = None if device is None else torch.device(device)
+    _check(chosen, model, where)
     mode = fake_mode_of(model)
     fake = fake_model(mode, model, where)
     inputs, named = fake_inputs(mode, (args, kwargs), where)
@@ -102,10 +112,41 @@ def _trace(
         return output if loss is None else loss(output)
 
     torch.compiler.reset()
-    with mode:
-        torch.compile(whole, backend=backend)(*inputs, **named)
-    torch.compiler.reset()
+    try:
+        with mode:
+            torch.compile(whole, backend=backend)(*inputs, **named)
+    except NEEDS_DATA as error:
+        raise OfflineError(
+            f"{error} depends on values, and offline there are none: run the step, and look at "
+            "roam.report().step"
+        ) from error
+    except UnplannableError as error:
+        raise OfflineError(str(error)) from error
+    finally:
+        torch.compiler.reset()
     return steps
+
+
+def _check(options: Options, model: nn.Module, device: torch.device | None) -> None:
+    """Raises OfflineError for what would be planned otherwise than asked for, or not at all."""
+    if options.lowering != "aten":
+        raise OfflineError(
+            f"lowering {options.lowering!r} is planned when it has compiled its kernels: run the "
+            "step, and look at roam.report().step"
+        )
+    optimizer = options.optimizer
+    if optimizer is not None and not any(map(optimizer.holds, model.parameters())):
+        raise OfflineError(
+            f"the {type(optimizer).__name__} holds no parameter of the model: make it of "
+            "model.parameters()"
+        )
+    built = torch.accelerator.current_accelerator()
+    known = ("cpu", "meta", None if built is None else built.type)
+    if device is not None and device.type not in known:  # autograd would abort the process
+        raise OfflineError(
+            f"this torch was built without {device.type}: plan for the CPU, or on a torch that was "
+            "built with it"
+        )
 
 
 @dataclass

@@ -116,6 +116,47 @@ def test_bad_input() -> None:
         roam.plan(mlp(), random(5, 8), options={"arena": "nowhere"})
 
 
+def test_the_optimizer_may_come_in_the_options() -> None:
+    model, x = mlp(), random(5, 8)
+    optimizer = AdamA(model.parameters())
+    named = roam.plan(model, x, loss=lambda y: y.sum(), optimizer=optimizer)
+    found = roam.plan(model, x, loss=lambda y: y.sum(), options={"optimizer": optimizer})
+    assert [what_counts(p) for _, p in found.planned] == [what_counts(p) for _, p in named.planned]
+    with pytest.raises(OfflineError, match=r"holds no parameter.*model\.parameters"):
+        roam.plan(mlp(), x, loss=lambda y: y.sum(), optimizer=optimizer)
+
+
+def test_what_would_not_be_the_plan_that_runs_is_refused() -> None:
+    with pytest.raises(OfflineError, match=r"'inductor'.*report\(\)\.step"):
+        roam.plan(mlp(), random(5, 8), options={"lowering": "inductor"})
+    with pytest.raises(OptionError, match="a dict"):
+        roam.plan(mlp(), random(5, 8), options="keep")
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [lambda y: y.sum() if y.sum().item() > 0 else y.mean(), lambda y: y[y > 0].sum()],
+    ids=["a branch", "a size"],
+)
+def test_a_step_that_depends_on_values_is_refused(loss: Any) -> None:
+    with pytest.raises(OfflineError, match="depends on values"):
+        roam.plan(mlp(), random(5, 8), loss=loss)
+
+
+def test_a_graph_that_cannot_be_planned_is_refused() -> None:
+    model = nn.Embedding(10, 4, sparse=True)
+    with pytest.raises(OfflineError, match="sparse"):
+        roam.plan(model, torch.tensor([1, 2]), loss=lambda y: y.sum())
+
+
+def test_a_device_that_torch_was_built_without() -> None:
+    """Without a check the process aborts."""
+    built = torch.accelerator.current_accelerator()
+    missing = "xpu" if built is None or built.type != "xpu" else "cuda"
+    with pytest.raises(OfflineError, match=f"built without {missing}"):
+        roam.plan(mlp(), random(5, 8), loss=lambda y: y.sum(), device=missing)
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [("24GiB", 24 * 2**30), ("512 MB", 512 * 10**6), ("1.5KiB", 1536), ("7B", 7), (99, 99)],
