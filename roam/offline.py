@@ -27,6 +27,7 @@ from roam.lowering.fake import (
     without_fakes,
 )
 from roam.lowering.step import Step, compile_graph
+from roam.lowering.tickets import hooked
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
 
@@ -174,7 +175,7 @@ class _Offline(Step):
         return {
             i: p
             for i, p in found.items()
-            if p is not None and p.requires_grad and optimizer.holds(p)
+            if p is not None and p.requires_grad and optimizer.holds(p) and not hooked(p)
         }
 
     def record(self, graph: GraphRecord) -> None:

@@ -71,3 +71,32 @@ def test_a_gradient_that_was_there_is_added_as_adamw_adds_it() -> None:
             how.zero_grad()
     assert_equal(model.state_dict().values(), reference.state_dict().values())
     assert roam.report().detours == {ELSEWHERE: 1}
+
+
+def test_a_hook_gets_its_gradient_first() -> None:
+    """To mask it, say. The other gradients are folded as ever."""
+    reference = mlp()
+    model = copy.deepcopy(reference)
+    stock = torch.optim.AdamW(reference.parameters(), fused=True)
+    optimizer = AdamA(model.named_parameters())
+    x = random(5, 8)
+    steps = [
+        (torch.compile(reference, backend="aot_eager"), stock),
+        (torch.compile(model, backend="roam", options={"optimizer": optimizer}), optimizer),
+    ]
+    for hooks in (False, True):  # a graph that has folded all of them, and one planned anew
+        if hooks:
+            for weight in (reference[0].weight, model[0].weight):
+                weight.register_hook(lambda gradient: gradient * (gradient > 0))
+            planned = roam.plan(model, x, loss=lambda y: y.sum(), optimizer=optimizer)
+        for run, how in steps:
+            for _ in range(2):
+                run(x).square().mean().backward()
+                how.step()
+                how.zero_grad()
+    assert_equal(model.state_dict().values(), reference.state_dict().values())
+    assert roam.report().detours == {}
+    assert list(roam.report().unfolded) == ["0.weight"]
+    for problem in (roam.report().graphs[-1].problem, planned.planned[0][0]):
+        assert problem is not None
+        assert sum(op.name.startswith("fold_") for op in problem.ops) == 3

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -69,7 +69,8 @@ class Ticket:
         if optimizer is None or not used:
             return None
         shared = Claims.of(optimizer).shared
-        folded = {i: p for i, p in used.items() if findable and id(p) not in shared}
+        free = {i: p for i, p in used.items() if id(p) not in shared and not hooked(p)}
+        folded = free if findable else {}
         return Ticket(optimizer, {id(p) for p in used.values()}, folded, findable)
 
     def leave_on(self, results: Sequence[Any], own_saved: int | None) -> None:
@@ -126,6 +127,8 @@ class Claims:
                 yield name, "it is frozen"
             elif id(p) in self.shared:
                 yield name, "several graphs or calls use it, and their gradients are summed first"
+            elif hooked(p):
+                yield name, "a hook (Tensor.register_hook) gets its gradient first"
             elif id(p) not in self._used:
                 yield name, "no compiled graph has used it"
             elif id(p) not in self._watched:
@@ -190,6 +193,12 @@ def held(optimizer: FoldingOptimizer, args: Sequence[Any]) -> dict[int, Paramete
         for i, a in enumerate(args)
         if isinstance(a, Parameter) and a.requires_grad and optimizer.holds(a)
     }
+
+
+def hooked(parameter: Tensor) -> bool:
+    """Whether a hook of the user's may change the gradient on its way to the parameter."""
+    hooks: Mapping[int, Any] = parameter._backward_hooks or {}
+    return any(getattr(hook, "func", hook) is not _refuse_more for hook in hooks.values())
 
 
 def own_saved(forward: fx.Graph, outputs: int | None) -> int | None:
