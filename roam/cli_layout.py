@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from roam.core.errors import FileFormatError
+
 
 def layout(
     file: Annotated[
@@ -31,7 +33,7 @@ def layout(
     limit = None
     if capacity is not None:
         limit = parse_size(int(capacity) if capacity.isdecimal() else capacity)
-    instance = read_csv(file.read_text())
+    instance = read_csv(_text(file))
     packing = pack(instance.rects, limit, deadline=time.monotonic() + seconds)
     check_packing(instance.rects, packing.offsets, instance.names)
     typer.echo(
@@ -44,6 +46,14 @@ def layout(
         raise typer.Exit(2)
     if packing.status in (Answer.UNKNOWN, Answer.FEASIBLE):
         raise typer.Exit(3)
+
+
+def _text(file: Path) -> str:
+    """Spreadsheets begin a CSV with a byte order mark."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FileFormatError(f"{file} is no text: {error}") from None
 
 
 def bench_layout(

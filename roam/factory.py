@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from roam.core.errors import FactoryError
+from roam.core.errors import FactoryError, RoamError
 
 if TYPE_CHECKING:
     from roam.inspect.step_plan import StepPlan
@@ -44,7 +44,7 @@ def load(target: str) -> Callable[[], Any]:
 def plan_made_by(target: str, options: dict[str, Any] | None = None) -> StepPlan:
     """The plan of what a factory makes. options: as for `roam.plan`.
 
-    Raises FactoryError, and what `roam.plan` raises.
+    Raises FactoryError, also for what model and loss raise, and what `roam.plan` raises.
     """
     from roam.offline import plan
 
@@ -55,12 +55,18 @@ def plan_made_by(target: str, options: dict[str, Any] | None = None) -> StepPlan
     except Exception as error:
         raise FactoryError(f"{target} raised {_told(error)}") from error
     if not isinstance(made, tuple) or len(made) not in (3, 4):
-        raise FactoryError(f"{target} returned no tuple (model, batch, loss), but {type(made)}")
+        raise FactoryError(f"{target} returned no tuple (model, batch, loss), but {_shape(made)}")
     model, batch, loss, *optimizer = made
     args, kwargs = _given(batch)
-    return plan(
-        model, *args, loss=loss, optimizer=next(iter(optimizer), None), options=options, **kwargs
-    )
+    folding = next(iter(optimizer), None)
+    try:
+        return plan(model, *args, loss=loss, optimizer=folding, options=options, **kwargs)
+    except RoamError:
+        raise
+    except Exception as error:
+        raise FactoryError(
+            f"the step of {target} does not run, {_told(error)} (roam --traceback plan shows where)"
+        ) from error
 
 
 def _given(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -69,5 +75,13 @@ def _given(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (batch if isinstance(batch, tuple) else (batch,)), {}
 
 
+def _shape(made: Any) -> str:
+    if not isinstance(made, tuple):
+        return type(made).__name__
+    return f"({', '.join(type(part).__name__ for part in made)})"
+
+
 def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    """Its first paragraph: dynamo's errors have several."""
+    paragraph, _, _ = str(error).partition("\n\n")
+    return f"{type(error).__name__}: {paragraph}"

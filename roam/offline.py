@@ -7,22 +7,32 @@ to generate. Only the scratch space of operators is measured, on zeros, each dis
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor, fx, nn
 from torch.nn import Parameter
 
-from roam.core.errors import OfflineError
+from roam.capture import ALIGNMENT, Captured
+from roam.core.errors import OfflineError, UnplannableError
 from roam.core.problem import Problem
 from roam.inspect.report import GraphRecord
 from roam.inspect.step_plan import StepPlan
-from roam.lowering.fake import fake_inputs, fake_mode_of, fake_model, without_fakes
+from roam.lowering.fake import (
+    NEEDS_DATA,
+    fake_inputs,
+    fake_mode_of,
+    fake_model,
+    without_fakes,
+)
 from roam.lowering.naming import graph_name, parameter_inputs, source_names
 from roam.lowering.step import Step, compile_graph
+from roam.numbers import Numbers
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
 
@@ -54,14 +64,19 @@ def plan(
     its forward gets. loss: a function of its output, compiled with it; None where the model
     returns the loss. optimizer: one of roam's over the model's parameters: its folds are planned
     and its state is counted, whether it is there yet or not. device: where the step will run, if
-    not where the model lies now. lowering: as in the options, which go before it; Inductor's
-    kernels are neither generated nor compiled.
+    not where the model lies now. A torch that was built without that device captures what the CPU
+    would run, and a warning says so: sizes and alignment are the device's, scratch space and the
+    choice of fused operators need not be. lowering: as in the options, which go before it;
+    Inductor's kernels are neither generated nor compiled.
 
     Every function compiled before in this process is compiled anew when it is called again.
     Raises OptionError, and OfflineError where a graph cannot be planned.
     """
+    Options.parse(options, None)
     options = {"lowering": lowering, **(options or {})}
-    chosen = Options.parse({**options, "optimizer": optimizer}, None)
+    if optimizer is not None:
+        options["optimizer"] = optimizer
+    chosen = Options.parse(options, None)
     steps = _trace(_start, model, args, kwargs, loss, chosen, device)
     return StepPlan(tuple(r for s in steps for r in s.records))
 
@@ -97,7 +112,15 @@ def _trace(
     """Compiles a copy of the model without data and runs its forward: the steps, one a graph."""
     if not isinstance(model, nn.Module):
         raise OfflineError(f"{model!r} is no torch.nn.Module: only those can be copied unfilled")
+    _check(options.optimizer, model)
     where = None if device is None else torch.device(device)
+    stands_for = None
+    if where is not None and not _is_built_for(where):
+        stands_for, where = where, torch.device("cpu")
+        text = f"this torch was built without {stands_for.type}"
+        if options.lowering != "aten":
+            raise OfflineError(f"{text}: no kernels can be planned for it; use lowering='aten'")
+        warnings.warn(f"{text}: the CPU's operators are planned", UserWarning, stacklevel=3)
     mode = fake_mode_of(model)
     fake = fake_model(mode, model, where)
     inputs, named = fake_inputs(mode, (args, kwargs), where)
@@ -106,6 +129,8 @@ def _trace(
 
     def backend(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         step, compiled = start(gm, example_inputs, options, original)
+        if isinstance(step, _Offline):
+            step.stands_for = stands_for
         steps.append(step)
         return compiled
 
@@ -114,10 +139,34 @@ def _trace(
         return output if loss is None else loss(output)
 
     torch.compiler.reset()
-    with mode:
-        torch.compile(whole, backend=backend)(*inputs, **named)
-    torch.compiler.reset()
+    try:
+        with mode:
+            torch.compile(whole, backend=backend)(*inputs, **named)
+    except NEEDS_DATA as error:
+        raise OfflineError(
+            f"{error} depends on values, and offline there are none: run the step, and look at "
+            "roam.report().step"
+        ) from error
+    except UnplannableError as error:
+        raise OfflineError(str(error)) from error
+    finally:
+        torch.compiler.reset()
     return steps
+
+
+def _check(optimizer: FoldingOptimizer | None, model: nn.Module) -> None:
+    """Raises OfflineError for an optimizer that another model's step would need."""
+    if optimizer is not None and not any(map(optimizer.holds, model.parameters())):
+        raise OfflineError(
+            f"the {type(optimizer).__name__} holds no parameter of the model: make it of "
+            "model.parameters()"
+        )
+
+
+def _is_built_for(device: torch.device) -> bool:
+    """Without it, autograd would abort the process, even where nothing has data."""
+    built = torch.accelerator.current_accelerator()
+    return device.type in ("cpu", "meta", None if built is None else built.type)
 
 
 def _start(
@@ -158,6 +207,7 @@ class _Offline(Step):
 
     original: Original = field(default_factory=dict)
     records: list[GraphRecord] = field(default_factory=list)
+    stands_for: torch.device | None = None  # where the tensors shall lie, if torch has no such
 
     @classmethod
     def start(
@@ -184,6 +234,17 @@ class _Offline(Step):
     def used(self, args: Sequence[Any]) -> dict[int, Parameter]:
         optimizer = None if self.backward is None else self.options.optimizer
         return _used(optimizer, self.original, args)
+
+    def scratch(self, graphs: Sequence[fx.GraphModule], numbers: Numbers) -> dict[fx.Node, int]:
+        return {} if self.stands_for is not None else super().scratch(graphs, numbers)
+
+    def captured(self, *given: Any) -> Captured:
+        found = super().captured(*given)
+        if self.stands_for is not None:
+            align = ALIGNMENT.get(self.stands_for.type, 64)
+            buffers = (replace(b, align=align) for b in found.problem.buffers)
+            found.problem = replace(found.problem, buffers=tuple(buffers))
+        return found
 
     def record(self, graph: GraphRecord) -> None:
         self.records.append(graph)

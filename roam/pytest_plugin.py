@@ -154,7 +154,7 @@ class _Ledger:
             for golden in sorted((file.parent / FOLDER / file.stem).glob("*.json")):
                 try:
                     _, test = breakdown_from_json(golden.read_bytes())
-                except FileFormatError as error:
+                except (FileFormatError, OSError) as error:
                     found.append(f"{_shown(golden)}: {error}")
                     continue
                 idle = test in self.passed[file] and golden not in self.used[file]

@@ -24,10 +24,10 @@ from torch import fx
 from torch.nn import Parameter
 
 from roam.backend import TRACING_ERRORS, can_trace_backward, one_graph
-from roam.core.errors import UnplannedWarning
+from roam.core.errors import OptionError, UnplannedWarning
 from roam.lowering.aten import Boxed
 from roam.lowering.step import REWRITES, Step, compile_graph
-from roam.lowering.tickets import held
+from roam.lowering.tickets import held, hooked
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
 
@@ -46,6 +46,11 @@ def compile_step(
     """
     given: dict[str, Any] = {**options, "optimizer": optimizer}
     chosen = Options.parse(given, None)
+    if chosen.optimizer is None or chosen.lowering != "aten":
+        raise OptionError(
+            "compile_step needs one of roam.optim's optimizers and runs ATen's kernels: for others "
+            'torch.compile(model, backend="roam", options=...)'
+        )
 
     def backend(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         step = _WholeStep.of(gm, chosen, example_inputs)
@@ -70,15 +75,20 @@ class _CompiledStep:
         self.traceable = can_trace_backward()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.traceable and any(hooked(p) for _, p in self.optimizer.named()):
+            self.give_up("dynamo leaves out a parameter's hook (Tensor.register_hook)")
         if self.traceable:
             try:
                 with one_graph(), self.optimizer.deferred():
                     return self.whole(*args, **kwargs)
             except TRACING_ERRORS as error:
-                self.traceable = False
-                text = f"the step is not one graph, so its model is compiled alone: {error}"
-                warnings.warn(text, UnplannedWarning, stacklevel=2)
+                self.give_up(error)
         return self.parts(*args, **kwargs)
+
+    def give_up(self, reason: object) -> None:
+        self.traceable = False
+        text = f"the step is not one graph, so its model is compiled alone: {reason}"
+        warnings.warn(text, UnplannedWarning, stacklevel=3)
 
 
 @dataclass

@@ -64,6 +64,15 @@ def test_what_is_no_such_file(file: Path) -> None:
     assert "id,lower,upper,size" in result.stderr
 
 
+def test_a_file_of_a_spreadsheet_and_one_that_is_no_text(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbf" + TWO.encode())
+    assert run("layout", file).exit_code == 0
+    file.write_bytes(b"\x80\x81")
+    result = run("layout", file)
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "is no text" in result.stderr
+
+
 def test_the_benchmark(file: Path, tmp_path: Path) -> None:
     said = io.StringIO()
     rows = layout_bench(

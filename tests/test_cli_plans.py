@@ -43,6 +43,15 @@ def broken():
 def nothing():
     return None
 
+def short():
+    return model(), torch.randn(5, 8)
+
+def wide():
+    return model(), torch.randn(5, 9), lambda y: y.sum()
+
+def no_loss():
+    return model(), torch.randn(5, 8), 3
+
 number = 3
 """
 
@@ -109,7 +118,10 @@ def test_plan_that_does_not_fit(here: Path) -> None:
         ("factories:missing", "has no function 'missing'"),
         ("factories:number", "has no function 'number'"),
         ("factories:broken", "raised ValueError: no such layer"),
-        ("factories:nothing", "no tuple (model, batch, loss)"),
+        ("factories:nothing", "no tuple (model, batch, loss), but NoneType"),
+        ("factories:short", "no tuple (model, batch, loss), but (Sequential, Tensor)"),
+        ("factories:wide", "wide does not run, TorchRuntimeError: "),
+        ("factories:no_loss", "no_loss does not run, TypeError: 'int' object is not callable"),
     ],
 )
 def test_a_bad_factory_is_one_line(here: Path, target: str, complaint: str) -> None:

@@ -6,7 +6,9 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.profiler import profile
 
+from roam.core.errors import MeasurementError
 from roam.inspect.measure import Measurement, measure_peak
 
 F = 4  # bytes of a float32
@@ -158,6 +160,15 @@ def test_an_error_inside_is_passed_on() -> None:
     with pytest.raises(KeyError, match="mine"):
         measure_peak(fn)
     assert measure_peak(lambda: torch.empty(9)).peak == 9 * F  # and the next one is sound
+
+
+def test_a_measurement_inside_of_another_is_refused() -> None:
+    """It would end the outer one's profiler, and with it the user's."""
+    with pytest.raises(MeasurementError, match="profiler runs already"):
+        measure_peak(lambda: measure_peak(lambda: torch.empty(9)))
+    with profile(profile_memory=True), pytest.raises(MeasurementError):
+        measure_peak(lambda: torch.empty(9))
+    assert measure_peak(lambda: torch.empty(9)).peak == 9 * F
 
 
 def test_an_unknown_device_is_refused() -> None:

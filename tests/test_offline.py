@@ -116,6 +116,55 @@ def test_bad_input() -> None:
         roam.plan(mlp(), random(5, 8), options={"arena": "nowhere"})
 
 
+def test_the_optimizer_may_come_in_the_options() -> None:
+    model, x = mlp(), random(5, 8)
+    optimizer = AdamA(model.parameters())
+    named = roam.plan(model, x, loss=lambda y: y.sum(), optimizer=optimizer)
+    found = roam.plan(model, x, loss=lambda y: y.sum(), options={"optimizer": optimizer})
+    assert [what_counts(p) for _, p in found.planned] == [what_counts(p) for _, p in named.planned]
+    with pytest.raises(OfflineError, match=r"holds no parameter.*model\.parameters"):
+        roam.plan(mlp(), x, loss=lambda y: y.sum(), optimizer=optimizer)
+
+
+def test_options_are_a_dict() -> None:
+    with pytest.raises(OptionError, match="a dict"):
+        roam.plan(mlp(), random(5, 8), options="keep")
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [lambda y: y.sum() if y.sum().item() > 0 else y.mean(), lambda y: y[y > 0].sum()],
+    ids=["a branch", "a size"],
+)
+def test_a_step_that_depends_on_values_is_refused(loss: Any) -> None:
+    with pytest.raises(OfflineError, match="depends on values"):
+        roam.plan(mlp(), random(5, 8), loss=loss)
+
+
+def test_a_graph_that_cannot_be_planned_is_refused() -> None:
+    model = nn.Embedding(10, 4, sparse=True)
+    with pytest.raises(OfflineError, match="sparse"):
+        roam.plan(model, torch.tensor([1, 2]), loss=lambda y: y.sum())
+
+
+def test_a_device_that_torch_was_built_without() -> None:
+    """Autograd would abort the process: the CPU's operators are planned instead, aligned alike."""
+    built = torch.accelerator.current_accelerator()
+    missing, align = ("xpu", 64) if built is not None and built.type == "cuda" else ("cuda", 512)
+
+    def planned(**how: Any) -> Any:
+        return roam.plan(mlp(), random(5, 8), loss=lambda y: y.sum(), **how)
+
+    with pytest.warns(UserWarning, match=f"built without {missing}"):
+        step = planned(device=missing)
+    ((problem, plan),) = step.planned
+    assert {b.align for b in problem.buffers} == {align}
+    assert all(offset % align == 0 for offset in plan.offsets.values())
+    assert plan.live_peak <= planned().largest[1].live_peak  # whose scratch space is measured
+    with pytest.raises(OfflineError, match=f"built without {missing}.*lowering='aten'"):
+        planned(device=missing, lowering="inductor")
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [("24GiB", 24 * 2**30), ("512 MB", 512 * 10**6), ("1.5KiB", 1536), ("7B", 7), (99, 99)],

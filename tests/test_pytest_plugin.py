@@ -108,11 +108,13 @@ def test_stale_goldens_are_listed(project: Project) -> None:
     (project.goldens / "gone.json").write_bytes(golden.replace(b"test_memory[c]", b"test_gone"))
     (project.goldens / "idle.json").write_bytes(golden)
     (project.goldens / "broken.json").write_bytes(b"{}")
+    (project.goldens / "folder.json").mkdir()
     result = project.run()
     result.assert_outcomes(passed=3)
     result.stdout.fnmatch_lines(
         [
             "*broken.json: not a whole breakdown file*",
+            "*folder.json: *Is a directory*",
             "*gone.json is stale, no check uses it: delete it",
             "*idle.json is stale, no check uses it: delete it",
         ]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import roam
 from roam.bench.zoo import TINY, loss_of
-from roam.core.errors import OptionError, UnplannedWarning
+from roam.core.errors import MicroBatchError, OptionError, UnplannedWarning
 from roam.core.problem import Kind
 from roam.optim import AdamA
 from tests.helpers import assert_equal, mlp, random
@@ -137,9 +137,74 @@ def test_a_step_with_a_graph_break_drops_in() -> None:
     assert_equal(model.state_dict().values(), reference.state_dict().values())
 
 
+def test_a_hook_on_a_parameter_drops_in() -> None:
+    """Dynamo leaves it out of the graph, without a word."""
+    reference = mlp()
+    model = copy.deepcopy(reference)
+    x = random(5, 8)
+    optimizers = AdamA(reference.parameters()), AdamA(model.parameters())
+    for m in (reference, model):
+        m[0].weight.register_hook(lambda gradient: gradient * (gradient > 0))
+    torch.compile(reference, backend="aot_eager")(x).square().mean().backward()
+    optimizers[0].step()
+    torch._dynamo.reset()
+
+    def train_step(x: Tensor) -> Tensor:
+        loss = model(x).square().mean()
+        loss.backward()
+        optimizers[1].step()
+        return loss.detach()
+
+    with pytest.warns(UnplannedWarning, match="hook"):
+        roam.compile_step(train_step, optimizers[1])(x)
+    assert_equal(model.state_dict().values(), reference.state_dict().values())
+
+
+def test_two_micro_batches_in_one_step_are_refused() -> None:
+    """Dynamo sums their gradients, and a square of the sum is not the sum of the squares."""
+    model = mlp()
+    optimizer = AdamA(model.parameters(), mode="accumulate", micro_batches=2)
+
+    def train_step(x: Tensor) -> None:
+        for part in x.chunk(2):
+            model(part).square().mean().backward()
+        optimizer.step()
+
+    with pytest.raises(MicroBatchError, match="1 of 2"):
+        roam.compile_step(train_step, optimizer)(random(6, 8))
+
+
+def test_what_the_graph_cannot_fold_is_folded_a_micro_batch_at_a_time() -> None:
+    """Its gradients are read inside of the step, so that they have to leave the graph."""
+    reference = mlp()
+    model = copy.deepcopy(reference)
+    how: dict[str, Any] = {"mode": "accumulate", "micro_batches": 2}
+    stock = AdamA(reference.parameters(), **how)
+    optimizer = AdamA(model.parameters(), **how)
+    compiled = torch.compile(reference, backend="aot_eager")
+    for i in range(2):
+        compiled(random(5 + i, 8)).square().mean().backward()
+    stock.step()
+    torch._dynamo.reset()
+
+    def train_step(x: Tensor) -> Tensor:
+        model(x).square().mean().backward()
+        return torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None])
+
+    step = roam.compile_step(train_step, optimizer)
+    for i in range(2):
+        assert len(step(random(5 + i, 8))) == 4
+    optimizer.step()
+    assert_equal(model.state_dict().values(), reference.state_dict().values())
+
+
 def test_bad_options() -> None:
     model = mlp()
     with pytest.raises(OptionError, match="arena"):
         roam.compile_step(lambda: None, AdamA(model.parameters()), arena="nowhere")
     with pytest.raises(OptionError, match="AdamA"):
         roam.compile_step(lambda: None, torch.optim.SGD(model.parameters()))
+    with pytest.raises(OptionError, match="needs one of roam"):
+        roam.compile_step(lambda: None, None)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="ATen"):
+        roam.compile_step(lambda: None, AdamA(model.parameters()), lowering="inductor")

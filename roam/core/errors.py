@@ -85,6 +85,10 @@ class OfflineError(RoamError):
     """A model that cannot be planned without running it."""
 
 
+class MeasurementError(RoamError, RuntimeError):
+    """A measurement inside of another one, or of a profiler's run."""
+
+
 class FactoryError(RoamError):
     """A function named on the command line that makes nothing to plan."""
 

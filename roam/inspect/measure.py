@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from roam.core.errors import MeasurementError
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -41,7 +43,8 @@ def measure_peak(
     its back (convolution workspaces, packed weights), is not. On CUDA the caching allocator
     counts, in its rounded sizes.
 
-    What `fn` returns is dropped. What it raises is passed on.
+    What `fn` returns is dropped. What it raises is passed on. Raises MeasurementError where a
+    profiler runs already, as inside another `measure_peak`: torch has one for the whole process.
     """
     where = torch.device(device or "cpu")
     if where.type == "cpu":
@@ -55,6 +58,11 @@ _MARK = "roam.measure"
 
 
 def _measure_cpu(fn: Callable[[], object], warm_up: Callable[[], object] | None) -> Measurement:
+    if torch.autograd.profiler._is_profiler_enabled:
+        raise MeasurementError(
+            "a profiler runs already, and torch has only one: measure outside of it, and not "
+            "inside of another measure_peak"
+        )
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
         if warm_up is not None:
             warm_up()

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
     FakeCopyMode,
     FakeTensor,
     FakeTensorMode,
@@ -18,6 +20,8 @@ from torch.utils import _pytree
 
 T = TypeVar("T")
 without_fakes = unset_fake_temporarily  # what runs inside makes real tensors again
+
+NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException)
 
 
 def fake_mode_of(model: nn.Module) -> FakeTensorMode:

@@ -52,6 +52,7 @@ ANNOTATIONS = (OutVariants(), InPlace())
 
 RETAINED = "a backward with retain_graph=True or create_graph=True keeps what the plan overwrites"
 SHARED = "a parameter is used by several graphs, or several calls, whose gradients must be summed"
+ELSEWHERE = "a gradient is not the optimizer's: autograd.grad wants it, or .grad holds one already"
 MOVED = "the saved tensors are not where the forward left them (saved tensor hooks)"
 
 Key = tuple[tuple[int, ...], tuple[int, ...]]  # sizes; inputs whose gradients are folded
@@ -161,7 +162,7 @@ class Step:
             args.append(ticket.absorb)  # to the same list: the callee empties it
             return lowered.backward(args)
         else:
-            self.detour(SHARED)
+            self.detour(SHARED if ticket is None or ticket.expected() else ELSEWHERE)
         return self.plain_backward(args)
 
     def plan_for(self, args: Sequence[Any]) -> Lowered | None:
@@ -196,8 +197,7 @@ class Step:
     def make_or_raise(self, args: Sequence[Any], folded: dict[int, torch.nn.Parameter]) -> Lowered:
         roots = self.graphs(folded)
         numbers = self.numbers(args)
-        measured = probe([gm.graph for gm in roots], numbers)
-        captured = self.captured(roots, numbers, measured)
+        captured = self.captured(roots, numbers, self.scratch(roots, numbers))
         hold = self.options.arena == "keep"
         found = plan(captured.problem, Settings(self.options.planning_seconds, hold))
         lowered = lower(captured, found, roots, Shelf() if hold else None)
@@ -221,6 +221,10 @@ class Step:
         for gm in found:
             run(ANNOTATIONS, gm)
         return found
+
+    def scratch(self, graphs: Sequence[fx.GraphModule], numbers: Numbers) -> dict[fx.Node, int]:
+        """Bytes that ops allocate for themselves while they run, measured."""
+        return probe([gm.graph for gm in graphs], numbers)
 
     def numbers(self, args: Sequence[Any]) -> Numbers:
         return Numbers.bind(self.placeholders, args)

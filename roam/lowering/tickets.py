@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.autograd.graph import get_gradient_edge
 from torch.nn import Parameter
 
 from roam.core.errors import IncompleteGradientError
@@ -51,6 +52,14 @@ class Ticket:
         Claims.of(self.optimizer).expect_no_more(parameter)
         self.optimizer.absorb(parameter, gradient)
 
+    def expected(self) -> bool:
+        """Whether the backward that runs now would put every folded gradient into an empty `.grad`.
+
+        `autograd.grad` and `backward(inputs=...)` want it elsewhere, or not at all, and must
+        train nothing.
+        """
+        return all(p.grad is None and _is_accumulated(p) for p in self.folded.values())
+
     @staticmethod
     def of(
         optimizer: FoldingOptimizer | None, args: Sequence[Any], *, findable: bool
@@ -60,7 +69,8 @@ class Ticket:
         if optimizer is None or not used:
             return None
         shared = Claims.of(optimizer).shared
-        folded = {i: p for i, p in used.items() if findable and id(p) not in shared}
+        free = {i: p for i, p in used.items() if id(p) not in shared and not hooked(p)}
+        folded = free if findable else {}
         return Ticket(optimizer, {id(p) for p in used.values()}, folded, findable)
 
     def leave_on(self, results: Sequence[Any], own_saved: int | None) -> None:
@@ -117,13 +127,15 @@ class Claims:
                 yield name, "it is frozen"
             elif id(p) in self.shared:
                 yield name, "several graphs or calls use it, and their gradients are summed first"
+            elif hooked(p):
+                yield name, "a hook (Tensor.register_hook) gets its gradient first"
             elif id(p) not in self._used:
                 yield name, "no compiled graph has used it"
             elif id(p) not in self._watched:
                 yield name, "no backward has run by its plan yet"
 
     def may_fold(self, ticket: Ticket) -> bool:
-        """Whether the gradients of the backward that runs now are complete in its own graph.
+        """Whether the gradients of the backward that runs now are the optimizer's, and complete.
 
         A parameter that two graphs of one call of `backward()` met, one after the other, is
         shared from then on; so is one that a graph used whose backward cannot be told.
@@ -136,7 +148,8 @@ class Claims:
             self.shared |= self._met & ticket.used
             self._met |= ticket.used
             ticket.done = True
-            return not self._contested & {id(p) for p in ticket.folded.values()}
+            contested = self._contested & {id(p) for p in ticket.folded.values()}
+            return not contested and ticket.expected()
 
     def expect_no_more(self, parameter: Parameter) -> None:
         """Notes that a graph folds this gradient: in this backward no more of it may come.
@@ -182,6 +195,12 @@ def held(optimizer: FoldingOptimizer, args: Sequence[Any]) -> dict[int, Paramete
     }
 
 
+def hooked(parameter: Tensor) -> bool:
+    """Whether a hook of the user's may change the gradient on its way to the parameter."""
+    hooks: Mapping[int, Any] = parameter._backward_hooks or {}
+    return any(getattr(hook, "func", hook) is not _refuse_more for hook in hooks.values())
+
+
 def own_saved(forward: fx.Graph, outputs: int | None) -> int | None:
     """Which output is a saved tensor that is not, and shares nothing with, one of the user's."""
     returned = list(forward.output_node().args[0])  # type: ignore[arg-type]
@@ -219,6 +238,13 @@ def releases(
         for i, p in folded.items()
         if isinstance(returned[gradient_of(i)], fx.Node)
     )
+
+
+def _is_accumulated(parameter: Parameter) -> bool:
+    try:
+        return torch._C._will_engine_execute_node(get_gradient_edge(parameter).node)
+    except RuntimeError:  # the engine's answer where `autograd.grad` returns this gradient
+        return False
 
 
 def _refuse_more(claims: weakref.ref[Claims], parameter: int, gradient: Tensor | None) -> None:

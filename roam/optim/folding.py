@@ -85,8 +85,8 @@ class FoldingOptimizer(Optimizer):
 
     @micro_batches.setter
     def micro_batches(self, n: int) -> None:
-        if n < 1:
-            raise HyperparameterError(f"micro_batches={n}: at least 1")
+        if not isinstance(n, int) or n < 1:
+            raise HyperparameterError(f"micro_batches={n!r}: a whole number, at least 1")
         if n > 1 and self.mode == "release":
             raise HyperparameterError(
                 f"micro_batches={n} with mode='release', which updates the parameters in every "
@@ -169,13 +169,22 @@ class FoldingOptimizer(Optimizer):
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within, `step()` is put off to the end: for a graph that step() is captured in."""
+        """Within, `step()` is put off to the end: for a graph that step() is captured in.
+
+        In mode "accumulate" a gradient that the graph left in `.grad` is folded then, as a hook
+        would have folded it: at the end of the mini-batch it could not be told from a sum.
+        """
         self._deferred = True
         self._due.clear()
         try:
             yield
         finally:
             self._deferred = False
+        if not self.writes_parameters:
+            for param in self._members:
+                if (grad := param.grad) is not None:
+                    param.grad = None
+                    self.absorb(param, grad)
         for _ in self._due:
             self._finish(None)
 
@@ -235,7 +244,8 @@ class FoldingOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         raise OptimizerCopyError(
             f"{type(self).__name__} folds the gradients of its own parameters and cannot be "
-            "copied or pickled: make another one and load the state_dict()"
+            "copied or pickled: make another one and load the state_dict(). A model that was "
+            "compiled with it holds it too: copy what torch.compile was given"
         )
 
     @property

@@ -43,7 +43,8 @@ def hook_up(param: Tensor, optimizer: Absorbs) -> None:
     """
     reference = weakref.ref(optimizer)
 
-    def fold(param: Tensor) -> None:
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def fold(param: Tensor) -> None:  # in a compiled train_step it would be compiled too
         optimizer, grad = reference(), param.grad
         if grad is not None and optimizer is not None:
             param.grad = None

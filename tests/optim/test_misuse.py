@@ -74,6 +74,13 @@ def test_accumulating_in_release_mode() -> None:
         optimizer.micro_batches = 2
 
 
+@pytest.mark.parametrize("n", [0, 1.5, "2"])
+def test_a_number_of_micro_batches_that_is_none(n: Any) -> None:
+    """One and a half would scale every gradient, and no step() would say so."""
+    with pytest.raises(HyperparameterError, match="a whole number"):
+        accumulate(mlp(), n)
+
+
 def test_step_after_three_of_four_micro_batches() -> None:
     model = mlp()
     expected = twin(model)
@@ -204,6 +211,10 @@ def test_two_optimizers_of_one_parameter() -> None:
 def test_copies(copies: Any) -> None:
     with pytest.raises(OptimizerCopyError, match="state_dict"):
         copies(AdamA(mlp().parameters()))
+    model = mlp()
+    options = {"optimizer": AdamA(model.parameters())}
+    with pytest.raises(OptimizerCopyError, match=r"what torch\.compile was given"):
+        copies(torch.compile(model, backend="roam", options=options))
 
 
 def test_clipping_finds_nothing_to_clip() -> None:
