@@ -42,6 +42,9 @@ def plan(
         str | None, typer.Option(metavar="SIZE", help="Exit with 1 if it takes more: 24GiB.")
     ] = None,
     lowering: Annotated[str, typer.Option(help="Whose kernels: aten or inductor.")] = "aten",
+    device: Annotated[
+        str | None, typer.Option(help="Where it will run; as made if left out.")
+    ] = None,
     seconds: Annotated[float, typer.Option(help="The deadline for planning a graph.")] = 10.0,
     json: Json = False,
 ) -> None:
@@ -52,8 +55,11 @@ def plan(
     from roam.factory import plan_made_by
 
     capacity = None if fits is None else parse_size(fits)  # before the long work
+    if out is not None and not out.parent.is_dir():
+        raise OptionError(f"--out: there is no folder {out.parent}")
     with Console(stderr=True).status(f"capturing and planning {target}"):
-        step = plan_made_by(target, {"lowering": lowering, "planning_seconds": seconds})
+        options = {"lowering": lowering, "planning_seconds": seconds}
+        step = plan_made_by(target, options, device)
     if out is not None:
         out.write_bytes(step.to_json())
     _print(step, json)
@@ -92,7 +98,7 @@ def show(
 
         typer.echo(explain(*_pick(step, graph)))
     else:
-        _print(step, json)
+        _print(step if graph is None else _only(step, graph), json)
 
 
 def diff(
@@ -164,6 +170,13 @@ def _pick(step: StepPlan, graph: int | None) -> tuple[Problem, Plan]:
         names = ", ".join(f"{i} {p.name}" for i, (p, _) in enumerate(step.planned, 1))
         raise OptionError(f"no such graph: there are {names or 'no planned graphs'}")
     return found
+
+
+def _only(step: StepPlan, graph: int) -> StepPlan:
+    from roam.inspect.step_plan import StepPlan
+
+    _, found = _pick(step, graph)
+    return StepPlan(tuple(g for g in step.graphs if g.plan is found))
 
 
 def _print(step: StepPlan, json: bool) -> None:

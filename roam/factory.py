@@ -41,8 +41,10 @@ def load(target: str) -> Callable[[], Any]:
     return function
 
 
-def plan_made_by(target: str, options: dict[str, Any] | None = None) -> StepPlan:
-    """The plan of what a factory makes. options: as for `roam.plan`.
+def plan_made_by(
+    target: str, options: dict[str, Any] | None = None, device: str | None = None
+) -> StepPlan:
+    """The plan of what a factory makes. options, device: as for `roam.plan`.
 
     Raises FactoryError, also for what model and loss raise, and what `roam.plan` raises.
     """
@@ -59,8 +61,9 @@ def plan_made_by(target: str, options: dict[str, Any] | None = None) -> StepPlan
     model, batch, loss, *optimizer = made
     args, kwargs = _given(batch)
     folding = next(iter(optimizer), None)
+    how: dict[str, Any] = {"optimizer": folding, "device": device, "options": options}
     try:
-        return plan(model, *args, loss=loss, optimizer=folding, options=options, **kwargs)
+        return plan(model, *args, loss=loss, **how, **kwargs)
     except RoamError:
         raise
     except Exception as error:

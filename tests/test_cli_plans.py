@@ -148,6 +148,22 @@ def test_show_text(here: Path) -> None:
     assert "run backward_0" in run("show", "two.json", "--text", "--graph", 2).stdout
 
 
+def test_plan_looks_at_its_options_first(here: Path) -> None:
+    result = run("plan", "factories:positional", "--out", "nowhere/out.json")
+    assert "--out: there is no folder nowhere" in result.stderr
+    assert run("plan", "factories:positional", "--device", "meta").exit_code == 0
+    assert run("plan", "factories:positional", "--device", "moon").exit_code == 1
+
+
+def test_show_one_graph(here: Path) -> None:
+    both, second = (
+        json.loads(run("show", "two.json", *a, "--json").stdout)["graphs"]
+        for a in ((), ("--graph", 2))
+    )
+    assert second == both[1:]
+    assert "no such graph" in run("show", "two.json", "--graph", 7).stderr
+
+
 def test_show_explains_the_peak(here: Path) -> None:
     step = StepPlan.from_json((here / "step.json").read_bytes())
     assert run("show", "step.json", "--explain").stdout == f"{step.explain()}\n"

@@ -25,6 +25,9 @@ class Instance:
     rects: tuple[Rect, ...]
 
 
+LARGEST = 2**62  # so that sums of two stay in 64 bits
+
+
 def read_csv(text: str) -> Instance:
     """MiniMalloc's format: `id,lower,upper,size`, and perhaps `alignment` and `offset` (fixed).
 
@@ -51,13 +54,17 @@ def read_csv(text: str) -> Instance:
             )
         except (TypeError, ValueError):
             raise FileFormatError(f"line {rows.line_num}: {row} are not all integers") from None
-        if not (0 <= rect.lower < rect.upper and rect.size >= 0 and rect.align > 0):
+        sound = 0 <= rect.lower < rect.upper and rect.size >= 0 and rect.align > 0
+        if not (sound and (rect.fixed or 0) >= 0):
             raise FileFormatError(
                 f"line {rows.line_num}: buffer {row['id']} needs 0 <= lower < upper, "
-                "size >= 0, alignment > 0"
+                "size >= 0, alignment > 0, offset >= 0"
             )
         names.append(row["id"])
         rects.append(rect)
+    last = max((r.upper for r in rects), default=0)
+    if max(last, sum(r.size + r.align + (r.fixed or 0) for r in rects)) > LARGEST:
+        raise FileFormatError("the times, or all sizes together, go beyond 2^62")
     return Instance(tuple(names), tuple(rects))
 
 

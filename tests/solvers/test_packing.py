@@ -374,3 +374,12 @@ def test_llfb_lifts_the_lowest_line_where_nothing_fits() -> None:
 def test_inductor_nests_places_as_deep_as_there_are_buffers() -> None:
     stairs = [Rect(i, 10_000 - i, 2000 - i) for i in range(400)]
     assert height(stairs, BASELINES["Inductor"](stairs)) == max_load(stairs)
+
+
+@pytest.mark.parametrize("row", [f"a,0,1,{2**63}", f"a,0,{2**63},1", "a,0,1,1,1,-3"])
+def test_a_csv_of_what_cannot_be_packed(row: str) -> None:
+    columns = (
+        "id,lower,upper,size,alignment,offset" if row.count(",") > 3 else "id,lower,upper,size"
+    )
+    with pytest.raises(FileFormatError, match=r"2\^62|offset >= 0"):
+        read_csv(f"{columns}\n{row}\n")
