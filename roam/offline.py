@@ -32,6 +32,7 @@ from roam.lowering.fake import (
 )
 from roam.lowering.naming import graph_name, parameter_inputs, source_names
 from roam.lowering.step import Step, compile_graph
+from roam.lowering.tickets import hooked
 from roam.numbers import Numbers
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
@@ -193,11 +194,13 @@ def _used(
     optimizer: FoldingOptimizer | None, original: Original, args: Sequence[Any]
 ) -> dict[int, Parameter]:
     """The optimizer's parameters among the inputs of a graph, whose copies are given."""
+    if optimizer is None:
+        return {}
     found = {i: original.get(a) for i, a in enumerate(args) if isinstance(a, Tensor)}
     return {
         i: p
         for i, p in found.items()
-        if p is not None and p.requires_grad and optimizer is not None and optimizer.holds(p)
+        if p is not None and p.requires_grad and optimizer.holds(p) and not hooked(p)
     }
 
 
