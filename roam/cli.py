@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from roam import cli_plans
 from roam.cli_bench import bench
-from roam.cli_layout import bench_layout, layout
+from roam.cli_layout import layout
 from roam.core.errors import RoamError
 
 
@@ -40,7 +40,6 @@ app = typer.Typer(
 app.add_typer(bench, name="bench")
 cli_plans.register(app)
 app.command()(layout)
-bench.command("layout")(bench_layout)
 
 
 @app.callback()

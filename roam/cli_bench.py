@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -9,12 +11,22 @@ import typer
 
 bench = typer.Typer(help="Measures roam against what it replaces.", no_args_is_help=True)
 
+Json = Annotated[Path | None, typer.Option("--json", help="Write one JSON object a row here.")]
+Only = Annotated[str | None, typer.Option(metavar="MODEL,...", help="These models of the zoo.")]
+
+
+@contextmanager
+def unknown_refused() -> Iterator[None]:
+    """Around the look-up of names: raises ValueError for one that a bench does not know."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--only") from None
+
 
 @bench.command()
 def zoo(
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Write one JSON object a model here.")
-    ] = None,
+    json: Json = None,
     only: Annotated[
         str | None, typer.Option(metavar="MODEL,...", help="These models, tiny or full size.")
     ] = None,
@@ -25,10 +37,8 @@ def zoo(
     """Plan and train one step of every model in the zoo, and compare with eager and inductor."""
     from roam.bench.tables import entry_names, zoo_bench
 
-    try:
-        entry_names(only, full)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--only") from None
+    with unknown_refused():
+        entry_names(only, ())
     rows = zoo_bench(only, json, full=full)
     if any("error" in result for row in rows for result in row.values()):
         raise typer.Exit(1)
@@ -36,9 +46,7 @@ def zoo(
 
 @bench.command()
 def step(
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Write one JSON object a contender here.")
-    ] = None,
+    json: Json = None,
     only: Annotated[str, typer.Option(metavar="MODEL", help="This model.")] = "gpt2-small",
     rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each contender.")] = 10,
 ) -> None:
@@ -46,39 +54,31 @@ def step(
     from roam.bench.steps import step_bench
     from roam.bench.tables import entry_names
 
-    try:
-        [name] = entry_names(only, full=False)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--only") from None
+    with unknown_refused():
+        [name] = entry_names(only, ())
     step_bench(name, json, rounds=rounds)
 
 
 @bench.command()
 def adama(
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Write one JSON object a row here.")
-    ] = None,
-    only: Annotated[
-        str | None, typer.Option(metavar="MODEL,...", help="These models of the zoo.")
-    ] = None,
+    json: Json = None,
+    only: Only = None,
     micro_batches: Annotated[int, typer.Option(min=1, help="Micro-batches a mini-batch.")] = 8,
     rounds: Annotated[int, typer.Option(min=1, help="Timed mini-batches of each.")] = 3,
     memory: Annotated[str, typer.Option(help="What a process may have.")] = "24GiB",
 ) -> None:
     """Total memory with gradients folded (AdamA) and with gradients kept (AdamW)."""
     from roam.bench.adama import adama_bench
+    from roam.bench.tables import entry_names
 
-    try:
-        adama_bench(only, json, micro_batches=micro_batches, rounds=rounds, memory=memory)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--only") from None
+    with unknown_refused():
+        entry_names(only, ())
+    adama_bench(only, json, micro_batches=micro_batches, rounds=rounds, memory=memory)
 
 
 @bench.command()
 def order(
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Write one JSON object a row here.")
-    ] = None,
+    json: Json = None,
     only: Annotated[
         str | None, typer.Option(metavar="MODEL,...", help="alexnet, or alexnet-b32.")
     ] = None,
@@ -88,19 +88,16 @@ def order(
     ] = 10.0,
 ) -> None:
     """Peaks of planned orders against other schedulers', with bounds; and how planning scales."""
-    from roam.bench.order import order_bench
+    from roam.bench.order import order_bench, order_names
 
-    try:
-        order_bench(only, json, planning_seconds=planning_seconds, program_seconds=program_seconds)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--only") from None
+    with unknown_refused():
+        order_names(only)
+    order_bench(only, json, planning_seconds=planning_seconds, program_seconds=program_seconds)
 
 
 @bench.command()
 def convergence(
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Write one JSON object a run here.")
-    ] = None,
+    json: Json = None,
     picture: Annotated[Path, typer.Option(help="Where the curves go, .svg or .png.")] = Path(
         "convergence.svg"
     ),
@@ -116,18 +113,32 @@ def convergence(
 
 @bench.command()
 def compiled(
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Write one JSON object a row here.")
-    ] = None,
-    only: Annotated[
-        str | None, typer.Option(metavar="MODEL,...", help="These models of the zoo.")
-    ] = None,
+    json: Json = None,
+    only: Only = None,
     rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each pair.")] = 7,
 ) -> None:
     """Memory, step and compile times beside Inductor's, with gradients kept and folded."""
     from roam.bench.compiled import compiled_bench
+    from roam.bench.tables import entry_names
 
-    try:
-        compiled_bench(only, json, rounds=rounds)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--only") from None
+    with unknown_refused():
+        entry_names(only, ())
+    compiled_bench(only, json, rounds=rounds)
+
+
+@bench.command()
+def layout(
+    json: Json = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="PREFIX", help="Instances whose names begin so.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="A folder of NAME.CAPACITY.csv files."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.0, help="For each instance.")] = 20.0,
+) -> None:
+    """Pack MiniMalloc's and random instances, and compare with what compilers ship."""
+    from roam.bench.layout import layout_bench
+
+    layout_bench(json, only=only, data=data, seconds=seconds)

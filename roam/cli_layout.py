@@ -1,4 +1,4 @@
-"""`roam layout` and `roam bench layout`: memory packing as a tool of its own."""
+"""`roam layout`: memory packing as a tool of its own."""
 
 from __future__ import annotations
 
@@ -54,22 +54,3 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise FileFormatError(f"{file} is no text: {error}") from None
-
-
-def bench_layout(
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Write one JSON object an instance here.")
-    ] = None,
-    only: Annotated[
-        str | None, typer.Option(metavar="PREFIX", help="Instances whose names begin so.")
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(exists=True, file_okay=False, help="A folder of NAME.CAPACITY.csv files."),
-    ] = None,
-    seconds: Annotated[float, typer.Option(min=0.0, help="For each instance.")] = 20.0,
-) -> None:
-    """Pack MiniMalloc's and random instances, and compare with what compilers ship."""
-    from roam.bench.layout import layout_bench
-
-    layout_bench(json, only=only, data=data, seconds=seconds)

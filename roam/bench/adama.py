@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from roam.bench.children import Child, ContenderError, Result, process
-from roam.bench.tables import append_json
+from roam.bench.tables import append_json, entry_names
 from roam.bench.zoo import find, loss_of
 from roam.core.problem import Kind
 from roam.core.sizes import parse_size
@@ -51,7 +51,7 @@ def adama_bench(
     Raises ValueError for a name that the zoo does not have.
     """
     console = console or Console()
-    names = [find(n.strip()).name for n in only.split(",")] if only else list(ENTRIES)
+    names, limit = entry_names(only, ENTRIES), parse_size(memory)
     several = contenders or (ONE if micro_batches == 1 else SEVERAL)
     if json_file is not None:
         json_file.write_text("")
@@ -62,9 +62,9 @@ def adama_bench(
         found = [_row(name, c, micro_batches, planned) for c in several]
         for row in found:
             with console.status(f"{name}: {row['contender']}"):
-                row |= measure(row, parse_size(memory))
+                row |= measure(row, limit)
         fitting = [r for r in found if "transient" in r]
-        if sum(r["persistent"] + r["transient"] for r in fitting) < 0.85 * parse_size(memory):
+        if sum(r["persistent"] + r["transient"] for r in fitting) < 0.85 * limit:
             with console.status(f"{name}: mini-batches in turns"):
                 _time(fitting, rounds)
         for row in found:

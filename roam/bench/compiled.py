@@ -17,8 +17,7 @@ from rich.table import Table
 
 from roam.bench.children import ContenderError, Result, process
 from roam.bench.compiled_worker import CONTENDERS
-from roam.bench.tables import append_json
-from roam.bench.zoo import find
+from roam.bench.tables import append_json, entry_names
 
 ENTRIES = ("gpt2", "vit", "resnet", "gpt2-small-128", "gpt2-small")
 WORKER = "roam.bench.compiled_worker"
@@ -39,7 +38,7 @@ def compiled_bench(
     contender that fails leaves its error in its row. Raises ValueError for an unknown name.
     """
     console = console or Console()
-    names = [find(n.strip()).name for n in only.split(",")] if only else list(ENTRIES)
+    names = entry_names(only, ENTRIES)
     if json_file is not None:
         json_file.write_text("")
     rows: list[Result] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,10 @@ def zoo_bench(
     row, each as soon as it is there. A contender that fails leaves its error in the row, the table
     and the file. Raises ValueError for a name that the zoo does not have.
     """
+    from roam.bench.zoo import FULL, TINY
+
     console = console or Console(width=max(WIDTH, Console().width))
-    names = entry_names(only, full)
+    names = entry_names(only, [*TINY, *(FULL if full else ())])
     rows: list[Row] = []
     if json_file is not None:
         json_file.write_text("")
@@ -56,13 +58,11 @@ def zoo_bench(
     return rows
 
 
-def entry_names(only: str | None, full: bool) -> list[str]:
-    """The entries that a wish stands for. Raises ValueError."""
-    from roam.bench.zoo import FULL, TINY, find
+def entry_names(only: str | None, default: Iterable[str]) -> list[str]:
+    """The entries that a wish stands for, and without one the default. Raises ValueError."""
+    from roam.bench.zoo import find
 
-    if only is not None:
-        return [find(name.strip()).name for name in only.split(",")]
-    return [*TINY, *(FULL if full else ())]
+    return list(default) if only is None else [find(n.strip()).name for n in only.split(",")]
 
 
 def _attempt(name: str, contender: str, steps: int, device: str) -> Result:
