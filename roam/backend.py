@@ -17,7 +17,6 @@ from torch import fx
 from torch._dynamo.exc import ShortenTraceback, TorchDynamoException
 
 from roam.core.errors import OptionError
-from roam.lowering.naming import graph_name, parameter_inputs, source_names
 from roam.lowering.step import Step, compile_graph
 from roam.options import Options
 
@@ -41,8 +40,7 @@ def roam(
     if chosen.lowering == "inductor":
         from roam.lowering import inductor  # takes a second to import, and few ask for it
 
-        named = source_names(gm), parameter_inputs(example_inputs)
-        return inductor.compile_graph(graph_name(gm), chosen, gm, example_inputs, *named)
+        return inductor.compile_graph(gm, chosen, example_inputs)
     return compile_graph(Step.of(gm, chosen, example_inputs), gm, example_inputs)
 
 

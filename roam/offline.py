@@ -30,7 +30,6 @@ from roam.lowering.fake import (
     fake_model,
     without_fakes,
 )
-from roam.lowering.naming import graph_name, parameter_inputs, source_names
 from roam.lowering.step import Step, compile_graph
 from roam.lowering.tickets import hooked
 from roam.numbers import Numbers
@@ -184,9 +183,8 @@ def _start_inductor(
     from roam.lowering import inductor  # takes a second to import
     from roam.lowering.inductor_offline import OfflineCompilation
 
-    named = source_names(gm), parameter_inputs(example_inputs)
     used = partial(_used, options.optimizer if inductor.folds(options) else None, original)
-    step = OfflineCompilation(graph_name(gm), options, *named, used=used)
+    step = OfflineCompilation.of(gm, options, example_inputs, used=used)
     return step, step.run(gm, example_inputs)
 
 

@@ -31,20 +31,11 @@ TESTED = ("2.13",)
 
 
 def compile_graph(
-    name: str,
-    options: Options,
-    gm: fx.GraphModule,
-    example_inputs: Sequence[Any],
-    names: tuple[str, ...],
-    parameters: frozenset[int],
+    gm: fx.GraphModule, options: Options, example_inputs: Sequence[Any]
 ) -> Callable[..., Any]:
-    """Has Inductor compile one graph that dynamo captured, in planned orders.
-
-    names: what the user calls the inputs, "" where they have no name. parameters: which of the
-    inputs are.
-    """
+    """Has Inductor compile one graph that dynamo captured, in planned orders."""
     kind = FoldingCompilation if folds(options) else Compilation
-    return kind(name, options, names, parameters).run(gm, example_inputs)
+    return kind.of(gm, options, example_inputs).run(gm, example_inputs)
 
 
 def folds(options: Options) -> bool:

@@ -26,6 +26,7 @@ from torch._guards import CompileContext, TracingContext, compile_context, traci
 
 from roam.inspect.report import count_detour
 from roam.lowering.inductor_order import Compilation
+from roam.lowering.plain import copied, mark_boxed
 from roam.lowering.tickets import Claims, Ticket, own_saved, releases
 from roam.passes.geometry import storage_key, value
 from roam.passes.gradient_release import META, GradientRelease
@@ -81,7 +82,7 @@ class FoldingCompilation(Compilation):
     def compile_inner(self, gm: fx.GraphModule, example_inputs: Sequence[Any], **how: Any) -> Any:
         if how.get("is_backward"):
             self.backward = Backward(self, gm, tuple(example_inputs), how)
-            return _boxed(self.backward)
+            return mark_boxed(self.backward)
         if how.get("is_inference"):
             return super().compile_inner(gm, example_inputs, **how)
         self.given = tuple(n.meta.get("val") for n in gm.graph.find_nodes(op="placeholder"))
@@ -95,7 +96,7 @@ class FoldingCompilation(Compilation):
                 ticket.leave_on(results, mine)
             return results
 
-        return _boxed(run_forward)
+        return mark_boxed(run_forward)
 
 
 @dataclass
@@ -133,7 +134,7 @@ class Backward:
         return self.compiled[key]
 
     def compile(self, folded: dict[int, torch.nn.Parameter]) -> Callable[..., Any]:
-        gm = _copy(self.gm)
+        gm = copied(self.gm)  # Inductor changes the graphs that it compiles
         if folded:
             optimizer = self.compilation.options.optimizer
             assert optimizer is not None
@@ -150,14 +151,6 @@ class Backward:
             log.warning("%s: %s; this backward folded nothing", self.compilation.name, reason)
 
 
-def _copy(gm: fx.GraphModule) -> fx.GraphModule:
-    """Inductor changes the graphs that it compiles."""
-    graph = fx.Graph()
-    returned = graph.graph_copy(gm.graph, {})
-    graph.output(returned).meta = dict(gm.graph.output_node().meta)
-    return fx.GraphModule(gm, graph)
-
-
 def _lower_folds(gm: fx.GraphModule) -> None:
     """Has Inductor's op carry out the folds, at the end of the graph."""
     graph = gm.graph
@@ -171,11 +164,3 @@ def _lower_folds(gm: fx.GraphModule) -> None:
         fold.meta = dict(node.meta)
         graph.erase_node(node)
     gm.recompile()
-
-
-def _boxed(run: Callable[[list[Any]], Any]) -> Callable[[list[Any]], Any]:
-    def call(args: list[Any]) -> Any:
-        return run(args)
-
-    call._boxed_call = True  # type: ignore[attr-defined]
-    return call

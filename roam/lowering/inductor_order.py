@@ -30,6 +30,7 @@ from roam.inspect.report import GraphRecord, record
 from roam.lowering.inductor_kernels import functions, generate
 from roam.lowering.inductor_notes import LOWERING, Note, compiling, find
 from roam.lowering.inductor_problem import Labels, Read, as_first_phase, read
+from roam.lowering.naming import graph_name, parameter_inputs, source_names
 from roam.lowering.trace import tell
 from roam.options import Options
 from roam.passes import gradient_release
@@ -60,6 +61,13 @@ class Compilation:
     labels: Labels = field(default_factory=dict)
     forward: Read | None = None
     note: Note | None = None
+
+    @classmethod
+    def of(
+        cls, gm: fx.GraphModule, options: Options, example_inputs: Sequence[Any], **more: Any
+    ) -> Self:
+        names = source_names(gm)
+        return cls(graph_name(gm), options, names, parameter_inputs(example_inputs), **more)
 
     @property
     def settings(self) -> dict[str, Any]:

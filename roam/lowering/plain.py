@@ -14,12 +14,16 @@ from roam.passes.pipeline import Pass, run
 log = logging.getLogger("roam")
 
 
-def rewritten(passes: Sequence[Pass], gm: fx.GraphModule) -> fx.GraphModule:
-    """The graph after the passes; as it came, should one of them fail."""
+def copied(gm: fx.GraphModule) -> fx.GraphModule:
     graph = fx.Graph()
     returned = graph.graph_copy(gm.graph, {})
     graph.output(returned).meta = dict(gm.graph.output_node().meta)
-    trial = fx.GraphModule(gm, graph)
+    return fx.GraphModule(gm, graph)
+
+
+def rewritten(passes: Sequence[Pass], gm: fx.GraphModule) -> fx.GraphModule:
+    """The graph after the passes; as it came, should one of them fail."""
+    trial = copied(gm)
     try:
         run(passes, trial)
     except Exception:

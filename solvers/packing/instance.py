@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import gcd
 
 import numpy as np
@@ -85,15 +85,16 @@ def height(rects: Sequence[Rect], offsets: Sequence[int]) -> int:
 
 def max_load(rects: Sequence[Rect]) -> int:
     """The most bytes alive at once: what no packing is below."""
+    return max(accumulate(change for _, change in load_changes(rects)), default=0)
+
+
+def load_changes(rects: Sequence[Rect]) -> list[tuple[int, int]]:
+    """By how many bytes the load rises at every moment at which anything begins or ends."""
     change: dict[int, int] = {}
     for r in rects:
         change[r.lower] = change.get(r.lower, 0) + r.size
         change[r.upper] = change.get(r.upper, 0) - r.size
-    most = live = 0
-    for t in sorted(change):
-        live += change[t]
-        most = max(most, live)
-    return most
+    return sorted(change.items())
 
 
 def granule(rects: Sequence[Rect]) -> int:

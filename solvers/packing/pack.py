@@ -24,7 +24,7 @@ import numpy as np
 from roam.solvers.fits import FITS as GREEDY
 from roam.solvers.fits import Rect, place
 from roam.solvers.packing.instance import check_packing, granule, height, max_load, to_items
-from roam.solvers.packing.lines import LINES, on_the_lowest_line
+from roam.solvers.packing.lines import LINES, area, on_the_lowest_line
 from roam.solvers.packing.search import DOES_NOT_FIT, FITS, search
 from roam.solvers.packing.skyline import Ints
 from roam.solvers.packing.sweep import sweep
@@ -192,10 +192,10 @@ class _Packer:
     @property
     def sweepable(self) -> bool:
         """Whether little is wasted below the goal, and all sums of sizes are free and aligned."""
-        area = sum(r.size * (r.upper - r.lower) for r in self.rects)
+        used = sum(map(area, self.rects))
         span = max(r.upper for r in self.rects) - min(r.lower for r in self.rects)
         aligned = gcd(*(r.size for r in self.rects)) % lcm(*(r.align for r in self.rects)) == 0
-        return not self.fixed and aligned and area >= (1 - WASTE) * self.goal * span
+        return not self.fixed and aligned and used >= (1 - WASTE) * self.goal * span
 
     @property
     def done(self) -> bool:

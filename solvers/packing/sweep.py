@@ -25,6 +25,7 @@ from math import comb, gcd, inf, log
 from typing import NamedTuple
 
 from roam.solvers.fits import Rect
+from roam.solvers.packing.instance import load_changes
 from roam.solvers.packing.pq_tree import Tree, bits, frontier, gather, join, leaf, runs
 
 SUBSETS = 4096  # of what dies at a moment, and of what is born, whose sums are compared
@@ -101,15 +102,11 @@ def holes(rects: Sequence[Rect], capacity: int) -> list[Rect]:
     """Rectangles that fill what is left of the capacity: where the load falls, a hole is born, and
     where it rises, those die that have the same size; if there are none, one is cut.
     """
-    change: dict[int, int] = {}
-    for r in rects:
-        change[r.lower] = change.get(r.lower, 0) - r.size
-        change[r.upper] = change.get(r.upper, 0) + r.size
-    first, *others, last = sorted(change)
+    (first, load), *others, (last, _) = load_changes(rects)
     found: list[Rect] = []
-    open_since = [(capacity + change[first], first)]
-    for t in others:
-        room = change[t]
+    open_since = [(capacity - load, first)]
+    for t, more in others:
+        room = -more
         if room < 0:
             sizes = [size for size, _ in open_since]
             same = next((some for _, some, total in _subsets(sizes) if total == -room), None)
