@@ -1,8 +1,9 @@
 """The `torch.compile` entry point: `torch.compile(model, backend="roam")`.
 
-Dynamo captures graphs of the user's model; each goes to the lowering that the options ask for,
-which lets AOTAutograd take it apart into forward and backward, plans them together, and runs the
-plan: `lowering/step.py` with ATen's own kernels, `lowering/inductor.py` with fused ones.
+Dynamo captures graphs of the user's model; each goes to a lowering, which lets AOTAutograd take it
+apart into forward and backward, plans them together, and runs the plan: `lowering/inductor.py` with
+fused kernels, where Inductor can make them and the options ask for nothing else;
+`lowering/step.py` with ATen's own.
 """
 
 from __future__ import annotations
@@ -37,11 +38,26 @@ def roam(
         chosen = Options.parse(options, mode)
     except OptionError as error:
         raise CompileOptionError(str(error), first_useful_frame=currentframe()) from None
-    if chosen.lowering == "inductor":
-        from roam.lowering import inductor  # takes a second to import, and few ask for it
+    if wants_inductor(chosen, example_inputs):
+        from roam.lowering import inductor
 
-        return inductor.compile_graph(gm, chosen, example_inputs)
+        compiled = inductor.compile_graph(gm, chosen, example_inputs)
+        if compiled is not None:
+            return compiled
     return compile_graph(Step.of(gm, chosen, example_inputs), gm, example_inputs)
+
+
+def wants_inductor(options: Options, example_inputs: Sequence[Any]) -> bool:
+    """Whether a graph goes to Inductor: as asked; unasked wherever it would work there."""
+    if options.lowering is not None or options.arena == "keep":
+        return options.lowering == "inductor"
+    from roam.lowering import inductor_needs  # takes a second to import
+
+    devices = {t.device for t in example_inputs if isinstance(t, torch.Tensor)}
+    lacking = inductor_needs.missing(devices)
+    if lacking is not None:
+        inductor_needs.say_missing(lacking)
+    return lacking is None
 
 
 TRACING_ERRORS = (TorchDynamoException,)

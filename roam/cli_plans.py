@@ -41,7 +41,9 @@ def plan(
     fits: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Exit with 1 if it takes more: 24GiB.")
     ] = None,
-    lowering: Annotated[str, typer.Option(help="Whose kernels: aten or inductor.")] = "aten",
+    lowering: Annotated[
+        str | None, typer.Option(help="Whose kernels: inductor (where it works) or aten.")
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="Where it will run; as made if left out.")
     ] = None,

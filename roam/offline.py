@@ -7,6 +7,7 @@ to generate. Only the scratch space of operators is measured, on zeros, each dis
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from roam.lowering.fake import (
     fake_model,
     without_fakes,
 )
+from roam.lowering.naming import graph_name
 from roam.lowering.step import Step, compile_graph
 from roam.lowering.tickets import hooked
 from roam.numbers import Numbers
@@ -54,7 +56,7 @@ def plan(
     loss: Callable[[Any], Tensor] | None = None,
     optimizer: FoldingOptimizer | None = None,
     device: torch.device | str | None = None,
-    lowering: str = "aten",
+    lowering: str | None = None,
     options: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> StepPlan:
@@ -67,7 +69,8 @@ def plan(
     not where the model lies now. A torch that was built without that device captures what the CPU
     would run, and a warning says so: sizes and alignment are the device's, scratch space and the
     choice of fused operators need not be. lowering: as in the options, which go before it;
-    Inductor's kernels are neither generated nor compiled.
+    Inductor's kernels are neither generated nor compiled, and unasked they are planned whether or
+    not this machine could.
 
     Every function compiled before in this process is compiled anew when it is called again.
     Raises OptionError, and OfflineError where a graph cannot be planned.
@@ -77,6 +80,8 @@ def plan(
     if optimizer is not None:
         options["optimizer"] = optimizer
     chosen = Options.parse(options, None)
+    if chosen.lowering is None:
+        chosen = dataclasses.replace(chosen, lowering=_usual_lowering(chosen, device))
     steps = _trace(_start, model, args, kwargs, loss, chosen, device)
     return StepPlan(tuple(r for s in steps for r in s.records))
 
@@ -118,7 +123,7 @@ def _trace(
     if where is not None and not _is_built_for(where):
         stands_for, where = where, torch.device("cpu")
         text = f"this torch was built without {stands_for.type}"
-        if options.lowering != "aten":
+        if options.lowering == "inductor":
             raise OfflineError(f"{text}: no kernels can be planned for it; use lowering='aten'")
         warnings.warn(f"{text}: the CPU's operators are planned", UserWarning, stacklevel=3)
     mode = fake_mode_of(model)
@@ -163,24 +168,37 @@ def _check(optimizer: FoldingOptimizer | None, model: nn.Module) -> None:
         )
 
 
-def _is_built_for(device: torch.device) -> bool:
+def _usual_lowering(options: Options, device: torch.device | str | None) -> str:
+    """As the backend chooses, where this machine had all that Inductor needs."""
+    from roam.lowering.inductor_needs import DEVICES  # takes a second to import
+
+    known = device is None or (torch.device(device).type in DEVICES and _is_built_for(device))
+    return "inductor" if known and options.arena != "keep" else "aten"
+
+
+def _is_built_for(device: torch.device | str) -> bool:
     """Without it, autograd would abort the process, even where nothing has data."""
     built = torch.accelerator.current_accelerator()
-    return device.type in ("cpu", "meta", None if built is None else built.type)
+    return torch.device(device).type in ("cpu", "meta", None if built is None else built.type)
 
 
 def _start(
     gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options, original: Original
 ) -> tuple[_Recorded, Callable[..., Any]]:
     if options.lowering == "inductor":
-        return _start_inductor(gm, example_inputs, options, original)
+        from roam.lowering import inductor  # takes a second to import
+
+        try:
+            return _start_inductor(gm, example_inputs, options, original)
+        except inductor.REFUSALS as error:
+            inductor.say_refused(graph_name(gm), error)
     return _Offline.start(gm, example_inputs, options, original)
 
 
 def _start_inductor(
     gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options, original: Original
 ) -> tuple[OfflineCompilation, Callable[..., Any]]:
-    from roam.lowering import inductor  # takes a second to import
+    from roam.lowering import inductor
     from roam.lowering.inductor_offline import OfflineCompilation
 
     used = partial(_used, options.optimizer if inductor.folds(options) else None, original)

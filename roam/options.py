@@ -8,6 +8,10 @@ from typing import Any
 from roam.core.errors import OptionError
 from roam.optim.folding import FoldingOptimizer
 
+MODES = (
+    None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Options:
@@ -16,29 +20,34 @@ class Options:
     arena: "step" gives the arena back at the end of every backward, "keep" holds it for the next
         step, until `roam.release()`. planning_seconds: the deadline for planning a graph.
         optimizer: one of roam's, whose parameters' gradients are folded inside the backward.
-        lowering: "aten" runs the graph's own operators, "inductor" the kernels that Inductor fuses.
+        lowering: "aten" runs the graph's own operators, "inductor" the kernels that Inductor fuses;
+        None is "inductor" wherever it works, but for an arena that is to be kept.
+
+    mode: of Inductor's own, as `torch.compile(..., mode=...)` names them.
     """
 
     arena: str = "step"
     planning_seconds: float = 10.0
     optimizer: FoldingOptimizer | None = None
-    lowering: str = "aten"
+    lowering: str | None = None
+    mode: str | None = None
 
     @staticmethod
     def parse(options: dict[str, Any] | None, mode: str | None) -> Options:
         """Raises OptionError for an unknown mode or option, or a value of the wrong type."""
-        if mode not in (None, "default"):
-            raise OptionError(f"roam has no mode {mode!r}: leave it out or use 'default'")
+        if mode not in MODES:
+            valid = ", ".join(m for m in MODES if m)
+            raise OptionError(f"roam has no mode {mode!r}: the modes are {valid}")
         if not isinstance(options, (dict, type(None))):
             raise OptionError(f"options is a dict such as {{'arena': 'keep'}}, not {options!r}")
         given = dict(options or {})
-        unknown = sorted(set(given) - set(Options.__dataclass_fields__))
+        unknown = sorted(set(given) - set(NAMES))
         if unknown:
-            valid = ", ".join(Options.__dataclass_fields__)
+            valid = ", ".join(NAMES)
             raise OptionError(f"roam has no option {unknown[0]!r}: the options are {valid}")
         if given.get("arena", "step") not in ("step", "keep"):
             raise OptionError(f"option arena is 'step' or 'keep', not {given['arena']!r}")
-        if given.get("lowering", "aten") not in ("aten", "inductor"):
+        if given.get("lowering") not in (None, "aten", "inductor"):
             raise OptionError(f"option lowering is 'aten' or 'inductor', not {given['lowering']!r}")
         seconds = given.get("planning_seconds", 1.0)
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
@@ -49,4 +58,7 @@ class Options:
                 f"option optimizer is one of roam.optim (AdamA), not a {type(optimizer).__name__}: "
                 "only those fold a gradient before all of them are known"
             )
-        return Options(**given)
+        return Options(**given, mode=mode)
+
+
+NAMES = tuple(name for name in Options.__dataclass_fields__ if name != "mode")

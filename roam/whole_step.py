@@ -44,9 +44,9 @@ def compile_step(
     Where the torch at hand cannot trace it, a warning says so, and the model is compiled alone, as
     if dropped in. Raises OptionError.
     """
-    given: dict[str, Any] = {**options, "optimizer": optimizer}
+    given: dict[str, Any] = {"lowering": "aten", **options, "optimizer": optimizer}
     chosen = Options.parse(given, None)
-    if chosen.optimizer is None or chosen.lowering != "aten":
+    if chosen.optimizer is None or chosen.lowering == "inductor":
         raise OptionError(
             "compile_step needs one of roam.optim's optimizers and runs ATen's kernels: for others "
             'torch.compile(model, backend="roam", options=...)'

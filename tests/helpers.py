@@ -22,9 +22,12 @@ both_arenas = pytest.mark.parametrize("arena", ARENAS)
 
 
 def compiler(backend: str, **how: Any) -> Compile:
-    """A shorthand: `compiler("keep")` compiles with roam and that arena."""
+    """Shorthands: `compiler("keep")` compiles with roam's aten lowering and that arena, and
+    `compiler("eager")` not at all."""
+    if backend == "eager":
+        return lambda model: model
     if backend in ARENAS:
-        how = {"options": {"arena": backend}, **how}
+        how = {"options": {"arena": backend, "lowering": "aten"}, **how}
         backend = "roam"
     return lambda model: torch.compile(model, backend=backend, **how)
 
@@ -71,6 +74,11 @@ def same_as_inductor(scenario: Scenario, *, planned: int = 1, detours: int = 0, 
 def fused(model: Any, dynamic: bool | None = None, **options: Any) -> Any:
     options = {"lowering": "inductor", **options}
     return torch.compile(model, backend="roam", dynamic=dynamic, options=options)
+
+
+def unfused(model: Any, **options: Any) -> Any:
+    """Compiled with ATen's own kernels, whose bits are eager's."""
+    return torch.compile(model, backend="roam", options={"lowering": "aten", **options})
 
 
 def results(scenario: Scenario, compile_: Compile) -> list[Any]:

@@ -23,6 +23,7 @@ from roam.numbers import Numbers
 from roam.passes.inplace import InPlace
 from roam.passes.out_variants import OutVariants
 from roam.passes.pipeline import run
+from tests.helpers import unfused
 from tests.passes.graphs import trace
 
 GOLDEN = Path(__file__).parent / "golden" / "mlp_step.txt"
@@ -39,7 +40,7 @@ def _fresh() -> Iterator[None]:
 
 def step_of(model: Callable[..., Any], *args: Any) -> Problem:
     """The Problem of a training step, forward and backward, as the backend reads it."""
-    torch.compile(model, backend="roam")(*args)
+    unfused(model)(*args)
     [record] = roam.report().graphs
     assert record.problem is not None, record.reason
     return record.problem

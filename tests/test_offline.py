@@ -16,7 +16,7 @@ from roam.core.plan import Plan
 from roam.core.problem import Kind
 from roam.core.sizes import parse_size, show_size
 from roam.optim import AdamA
-from tests.helpers import mlp, random
+from tests.helpers import mlp, random, unfused
 
 FOLDED = ["gpt2", "llama", "bert", "t5", "vit", "resnet", "mobilenetv2", "swin", "bart", "clip"]
 CASES = [(name, True) for name in FOLDED] + [("gpt2", False), ("resnet", False)]
@@ -40,9 +40,8 @@ def ran() -> list[tuple[Any, ...]]:
 def test_planned_offline_is_planned_at_run_time(name: str, fold: bool) -> None:
     model, batch = TINY[name].build(), TINY[name].batch()
     optimizer = AdamA(model.parameters()) if fold else None
-    found = roam.plan(model, loss=one_number, optimizer=optimizer, **batch)
-    options = {} if optimizer is None else {"optimizer": optimizer}
-    step = torch.compile(lambda **b: one_number(model(**b)), backend="roam", options=options)
+    found = roam.plan(model, loss=one_number, optimizer=optimizer, lowering="aten", **batch)
+    step = unfused(lambda **b: one_number(model(**b)), optimizer=optimizer)
     step(**batch).backward()
     assert [what_counts(plan) for _, plan in found.planned] == ran()
 
@@ -144,7 +143,7 @@ def test_a_step_that_depends_on_values_is_refused(loss: Any) -> None:
 def test_a_graph_that_cannot_be_planned_is_refused() -> None:
     model = nn.Embedding(10, 4, sparse=True)
     with pytest.raises(OfflineError, match="sparse"):
-        roam.plan(model, torch.tensor([1, 2]), loss=lambda y: y.sum())
+        roam.plan(model, torch.tensor([1, 2]), loss=lambda y: y.sum(), lowering="aten")
 
 
 def test_a_device_that_torch_was_built_without() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import roam
 from roam.lowering.step import ELSEWHERE
 from roam.optim import AdamA
-from tests.helpers import assert_equal, mlp, random
+from tests.helpers import assert_equal, mlp, random, unfused
 
 Ask = Callable[[Tensor, Tensor, list[nn.Parameter]], Sequence[Tensor | None]]
 
@@ -41,7 +41,7 @@ def test_gradients_that_are_asked_for_train_nothing(lowering: str) -> None:
         model = copy.deepcopy(reference)
         optimizer = AdamA(model.parameters())
         options = {"optimizer": optimizer, "lowering": lowering}
-        found = asked(ask, torch.compile(model, backend="roam", options=options), model)
+        found = asked(ask, unfused(model, **options), model)
         if lowering == "aten":
             assert_equal(found, asked(ask, reference, reference))
             assert ELSEWHERE in roam.report().detours
@@ -63,7 +63,7 @@ def test_a_gradient_that_was_there_is_added_as_adamw_adds_it() -> None:
         p.grad = torch.ones_like(p)
     stock = torch.optim.AdamW(reference.parameters(), fused=True)
     optimizer = AdamA(model.parameters())
-    compiled = torch.compile(model, backend="roam", options={"optimizer": optimizer})
+    compiled = unfused(model, optimizer=optimizer)
     for i in range(3):
         for run, how in ((reference, stock), (compiled, optimizer)):
             run(random(5 + i, 8)).square().mean().backward()
@@ -82,7 +82,7 @@ def test_a_hook_gets_its_gradient_first() -> None:
     x = random(5, 8)
     steps = [
         (torch.compile(reference, backend="aot_eager"), stock),
-        (torch.compile(model, backend="roam", options={"optimizer": optimizer}), optimizer),
+        (unfused(model, optimizer=optimizer), optimizer),
     ]
     for hooks in (False, True):  # a graph that has folded all of them, and one planned anew
         if hooks:

@@ -9,6 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 import roam
 from roam.core.problem import Problem
 from roam.lowering import probe
+from tests.helpers import compiler, unfused
 
 
 def planned() -> Problem:
@@ -17,7 +18,7 @@ def planned() -> Problem:
     probe._known.clear()
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3, groups=1), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    torch.compile(model, backend="roam")(torch.randn(2, 3, 16, 16)).sum().backward()
+    unfused(model)(torch.randn(2, 3, 16, 16)).sum().backward()
     [graph] = roam.report().graphs
     assert graph.problem is not None
     return graph.problem
@@ -40,10 +41,10 @@ def test_measuring_draws_no_random_numbers() -> None:
 
     x = torch.randn(4, 16)
     results = []
-    for backend in ("aot_eager", "roam"):
+    for backend in ("aot_eager", "step"):
         torch._dynamo.reset()
         torch.manual_seed(7)
-        results.append((torch.compile(draw, backend=backend)(x), torch.rand(3)))
+        results.append((compiler(backend)(draw)(x), torch.rand(3)))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
@@ -59,7 +60,7 @@ def test_a_reduced_loss_does_not_keep_the_memory_of_its_terms() -> None:
     for function in (nn.functional.mse_loss, nn.functional.smooth_l1_loss):
         torch._dynamo.reset()
         roam.reset_report()
-        loss = torch.compile(lambda x, y, f=function: f(x @ weight, y), backend="roam")
+        loss = unfused(lambda x, y, f=function: f(x @ weight, y))
         step()
         [graph] = roam.report().graphs
         assert graph.plan is not None

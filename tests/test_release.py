@@ -16,7 +16,7 @@ from roam.core.errors import IncompleteGradientError, OptionError, SecondBackwar
 from roam.core.problem import Kind, Problem
 from roam.inspect.gradients import gradient_lives, most_alive
 from roam.optim import AdamA
-from tests.helpers import assert_equal, bits, mlp, random
+from tests.helpers import assert_equal, bits, mlp, random, unfused
 
 Make = Callable[[], nn.Module]
 
@@ -41,7 +41,7 @@ def trained(make: Make, **how: object) -> tuple[nn.Module, nn.Module]:
     torch._dynamo.reset()
     optimizer = AdamA(model.parameters(), lr=1e-2)
     options = {"optimizer": optimizer, **how}
-    steps(model, torch.compile(model, backend="roam", options=options), optimizer)
+    steps(model, unfused(model, **options), optimizer)
     return reference, model
 
 
@@ -169,7 +169,7 @@ def test_a_weight_used_inside_and_outside_is_an_error_once_and_right_from_then_o
     steps(reference, torch.compile(reference, backend="aot_eager"), adamw(reference))
     torch._dynamo.reset()
     optimizer = AdamA(model.parameters(), lr=1e-2)
-    compiled = torch.compile(model, backend="roam", options={"optimizer": optimizer})
+    compiled = unfused(model, optimizer=optimizer)
     before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
     with pytest.raises(IncompleteGradientError, match="outside"):
         compiled(random(5, 8)).square().mean().backward()
@@ -200,7 +200,7 @@ def test_a_siamese_net() -> None:
     steps(reference, reference, adamw(reference))
     torch._dynamo.reset()
     optimizer = AdamA(model.parameters(), lr=1e-2)
-    model.run = torch.compile(model.part, backend="roam", options={"optimizer": optimizer})
+    model.run = unfused(model.part, optimizer=optimizer)
     steps(model, model, optimizer)
     assert_same(reference, model)
 
@@ -230,7 +230,7 @@ def test_one_compiled_block_serves_many_layers() -> None:
     torch._dynamo.reset()
     optimizer = AdamA(model.parameters(), lr=1e-2)
     for layer in model.layers:
-        layer.compile(backend="roam", options={"optimizer": optimizer})
+        layer.compile(backend="roam", options={"lowering": "aten", "optimizer": optimizer})
     steps(model, model, optimizer)
     assert_same(reference, model)
     assert roam.report().detours == {}
@@ -243,7 +243,7 @@ def test_a_forward_that_is_dropped_does_not_matter() -> None:
     steps(reference, torch.compile(reference, backend="aot_eager"), adamw(reference))
     torch._dynamo.reset()
     optimizer = AdamA(model.parameters(), lr=1e-2)
-    compiled = torch.compile(model, backend="roam", options={"optimizer": optimizer})
+    compiled = unfused(model, optimizer=optimizer)
 
     def run(x: Tensor) -> Tensor:
         compiled(x)  # nobody keeps it
@@ -269,7 +269,7 @@ def test_accumulate_in_the_graph_equals_accumulate_by_hooks(n: int) -> None:
         yield from model.parameters()
 
     expected = list(run(lambda model, _: torch.compile(model, backend="aot_eager")))
-    found = run(lambda model, opt: torch.compile(model, backend="roam", options={"optimizer": opt}))
+    found = run(lambda model, opt: unfused(model, optimizer=opt))
     assert all(torch.equal(bits(a), bits(b)) for a, b in zip(found, expected, strict=True))
     writes = [op for op in problem().ops if op.name == "fold_0.weight"]
     [fold] = writes
@@ -280,7 +280,7 @@ def test_accumulate_in_the_graph_equals_accumulate_by_hooks(n: int) -> None:
 def test_a_second_backward_without_a_step_is_refused() -> None:
     model = mlp()
     optimizer = AdamA(model.parameters())
-    compiled = torch.compile(model, backend="roam", options={"optimizer": optimizer})
+    compiled = unfused(model, optimizer=optimizer)
     compiled(random(5, 8)).sum().backward()
     before = [p.detach().clone() for p in model.parameters()]
     with pytest.raises(SecondBackwardError, match="step"):
@@ -291,7 +291,7 @@ def test_a_second_backward_without_a_step_is_refused() -> None:
 def test_the_learning_rate_is_not_baked_in() -> None:
     model = mlp()
     optimizer = AdamA(model.parameters(), lr=0.0, weight_decay=0.0)
-    compiled = torch.compile(model, backend="roam", options={"optimizer": optimizer})
+    compiled = unfused(model, optimizer=optimizer)
     before = [p.detach().clone() for p in model.parameters()]
 
     def step() -> list[bool]:
@@ -315,7 +315,7 @@ def test_a_retained_graph_folds_by_hooks() -> None:
     stock.zero_grad()
     torch._dynamo.reset()
     optimizer = AdamA(model.parameters(), lr=1e-2)
-    compiled = torch.compile(model, backend="roam", options={"optimizer": optimizer})
+    compiled = unfused(model, optimizer=optimizer)
     compiled(random(5, 8)).sum().backward(retain_graph=True)
     optimizer.step()
     assert_same(reference, model)
@@ -325,14 +325,14 @@ def test_another_optimizer_is_refused() -> None:
     model = mlp()
     options = {"optimizer": torch.optim.SGD(model.parameters())}
     with pytest.raises(OptionError, match="AdamA"):
-        torch.compile(model, backend="roam", options=options)(random(5, 8))
+        unfused(model, **options)(random(5, 8))
 
 
 @pytest.mark.usefixtures("everything_placed")
 def test_planned_is_measured() -> None:
     model = nn.Sequential(nn.Linear(256, 1024), nn.GELU(), nn.Linear(1024, 256))
     optimizer = AdamA(model.parameters())
-    compiled = torch.compile(model, backend="roam", options={"optimizer": optimizer})
+    compiled = unfused(model, optimizer=optimizer)
 
     def step() -> None:
         compiled(random(32, 256)).square().mean().backward()
@@ -355,7 +355,7 @@ def test_fifty_steps_of_a_real_model_equal_adamw(name: str) -> None:
     optimizer = AdamA(model.parameters(), lr=1e-3)
     expected = torch.compile(lambda **b: loss_of(reference(**b)), backend="aot_eager")
     options = {"optimizer": optimizer}
-    compiled = torch.compile(lambda **b: loss_of(model(**b)), backend="roam", options=options)
+    compiled = unfused(lambda **b: loss_of(model(**b)), **options)
     for i in range(50):
         losses = []
         for run, each in ((expected, stock), (compiled, optimizer)):
@@ -375,7 +375,7 @@ def test_no_more_than_two_weight_gradients_are_alive_at_once() -> None:
     model = TINY["gpt2"].build()
     optimizer = AdamA(model.parameters())
     options = {"optimizer": optimizer}
-    compiled = torch.compile(lambda **b: loss_of(model(**b)), backend="roam", options=options)
+    compiled = unfused(lambda **b: loss_of(model(**b)), **options)
     compiled(**TINY["gpt2"].batch()).backward()
     plan = roam.report().graphs[-1].plan
     assert plan is not None
@@ -390,7 +390,7 @@ def test_no_more_than_two_weight_gradients_are_alive_at_once() -> None:
 def test_a_plan_tells_the_life_of_every_gradient() -> None:
     model = mlp()
     options = {"optimizer": AdamA(model.parameters())}
-    torch.compile(model, backend="roam", options=options)(random(5, 8)).sum().backward()
+    unfused(model, **options)(random(5, 8)).sum().backward()
     plan = roam.report().graphs[0].plan
     assert plan is not None
     lives = gradient_lives(problem(), plan)
@@ -418,7 +418,7 @@ def test_the_report_says_whose_gradients_are_not_folded_and_why() -> None:
     optimizer = AdamA(model.named_parameters(), lr=1e-2)
     options = {"optimizer": optimizer}
     for part in parts:
-        compiled = torch.compile(part, backend="roam", options=options)
+        compiled = unfused(part, **options)
         for _ in range(2):
             compiled(random(5, 8)).square().mean().backward()
             optimizer.step()

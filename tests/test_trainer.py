@@ -37,4 +37,4 @@ def test_a_trainer_trains(tmp_path: Path) -> None:
     assert roam.report().unplanned == 0, str(roam.report())
     assert len(compiled) == 6
     assert compiled[-1] < compiled[0]
-    assert compiled == train("aot_eager")
+    assert compiled == train("inductor")

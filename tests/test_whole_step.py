@@ -15,16 +15,14 @@ from roam.bench.zoo import TINY, loss_of
 from roam.core.errors import MicroBatchError, OptionError, UnplannedWarning
 from roam.core.problem import Kind
 from roam.optim import AdamA
-from tests.helpers import assert_equal, mlp, random
+from tests.helpers import assert_equal, mlp, random, unfused
 
 STEPS = 20
 Batch = dict[str, Any]
 
 
 def dropped_in(model: nn.Module, optimizer: AdamA, batch: Batch) -> Callable[[], Tensor]:
-    run = torch.compile(
-        lambda **b: loss_of(model(**b)), backend="roam", options={"optimizer": optimizer}
-    )
+    run = unfused(lambda **b: loss_of(model(**b)), optimizer=optimizer)
 
     def step() -> Tensor:
         loss = run(**batch)

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     from roam.core.plan import Plan
     from roam.core.problem import Problem
 
-CONTENDERS = ("eager", "aot_eager", "inductor", "roam", "roam keep")
+CONTENDERS = ("eager", "aot_eager", "inductor", "roam", "roam aten", "roam keep")
+OPTIONS: dict[str, dict[str, Any]] = {
+    "roam": {},
+    "roam aten": {"lowering": "aten"},
+    "roam keep": {"arena": "keep"},
+}
 WORKER = "roam.bench.contender"
 
 
@@ -120,11 +125,8 @@ def _compiled(contender: str) -> Callable[..., Any]:
 
     if contender == "eager":
         return loss
-    if contender.startswith("roam"):
-        from roam.backend import roam
-
-        arena = "keep" if contender == "roam keep" else "step"
-        return torch.compile(loss, backend=roam, options={"arena": arena})
+    if contender in OPTIONS:
+        return torch.compile(loss, backend="roam", options=OPTIONS[contender])
     return torch.compile(loss, backend=contender)
 
 
@@ -163,7 +165,7 @@ def measure(entry: str, contender: str, steps: int, device: str) -> Result:
         "resident": resident_peak(),
         "loss": timed[-1][1],
     }
-    return result | planned() if contender.startswith("roam") else result
+    return result | planned() if contender in OPTIONS else result
 
 
 def planned() -> Result:

@@ -12,7 +12,7 @@ from roam.bench.children import Result
 from roam.bench.contender import paired, run
 from roam.bench.tables import append_json
 
-SHOWN = ("eager", "aot_eager", "inductor", "roam", "roam keep")
+SHOWN = ("eager", "aot_eager", "inductor", "roam", "roam aten", "roam keep")
 
 
 def step_bench(

@@ -120,8 +120,7 @@ class StepPlan:
         lines = [
             f"{_count(len(self.planned), len(self.graphs))}, total {show_size(self.total)}: "
             f"transient {show_size(self.peak)} (at least {show_size(self.lower_bound)}), "
-            f"persistent {show_size(self.persistent)}"
-            + (f"; lowering {self.lowering}" if self.lowering != "aten" else "")
+            f"persistent {show_size(self.persistent)}; lowering {self.lowering}"
         ]
         for kind, size in sorted(self.persistent_by_kind.items(), key=lambda x: -x[1]):
             lines.append(f"  {kind.value:10} {show_size(size):>12}  all the time")

@@ -9,7 +9,8 @@ every buffer is an allocation of its own, so what is alive is what is held.
 
 Private names of Inductor are used in the files `inductor*.py` of this folder and nowhere else. They
 were tested with the versions in TESTED. With another version roam says so once, folds no gradients
-inside the backward, and runs Inductor's own order wherever planning one fails.
+inside the backward, and runs Inductor's own order wherever planning one fails. What Inductor cannot
+compile runs ATen's kernels.
 """
 
 from __future__ import annotations
@@ -21,21 +22,37 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._inductor.exc import InductorError
 
 from roam.core.errors import UnplannedWarning
 from roam.lowering.inductor_folds import FoldingCompilation
 from roam.lowering.inductor_order import Compilation
+from roam.lowering.naming import graph_name
 from roam.options import Options
 
 TESTED = ("2.13",)
+REFUSALS = (InductorError,)  # what is raised where Inductor cannot compile a graph
 
 
 def compile_graph(
     gm: fx.GraphModule, options: Options, example_inputs: Sequence[Any]
-) -> Callable[..., Any]:
-    """Has Inductor compile one graph that dynamo captured, in planned orders."""
+) -> Callable[..., Any] | None:
+    """Has Inductor compile one graph that dynamo captured, in planned orders.
+
+    None where Inductor cannot, which is said.
+    """
     kind = FoldingCompilation if folds(options) else Compilation
-    return kind.of(gm, options, example_inputs).run(gm, example_inputs)
+    try:
+        return kind.of(gm, options, example_inputs).run(gm, example_inputs)
+    except REFUSALS as error:
+        say_refused(graph_name(gm), error)
+        return None
+
+
+def say_refused(name: str, error: Exception) -> None:
+    reason = str(error).strip().partition("\n")[0]
+    text = f"Inductor cannot compile {name}, which runs ATen's kernels: {reason}"
+    warnings.warn(text, UnplannedWarning, stacklevel=3)
 
 
 def folds(options: Options) -> bool:

@@ -74,6 +74,11 @@ class FoldingCompilation(Compilation):
     given: tuple[Any, ...] = ()  # the fake values of the forward's inputs
     backward: Backward | None = None
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        # a replayed CUDA graph would call no optimizer
+        return super().settings | {"triton.cudagraphs": False}
+
     def run(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         # what AOTAutograd caches knows nothing of tickets
         with functorch_config.patch(enable_autograd_cache=False):

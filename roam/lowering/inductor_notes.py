@@ -14,10 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import msgspec
+from torch._guards import CompileContext
 
 from roam.core.plan import Plan
 from roam.core.problem import BufferId, Problem
 from roam.inspect.report import GraphRecord, record
+from roam.lowering.trace import tell
 
 LOWERING = "inductor"  # the option's value, as reports name it
 
@@ -62,7 +64,9 @@ def loaded(text: str) -> None:
     """A module was imported that a cache knew: its plan is reported, unless `compiling` will."""
     note = _decode(text)
     if note.complete and not getattr(_here, "compiling", False):
-        record(note.of(note.name))
+        graph = note.of(note.name)
+        record(graph)
+        tell(graph, CompileContext.current_compile_id())
 
 
 @contextmanager

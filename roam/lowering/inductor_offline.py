@@ -16,6 +16,7 @@ from torch._dynamo.exc import ShortenTraceback
 from torch._functorch import config as functorch_config
 from torch._guards import TracingContext
 from torch._inductor import config, ir
+from torch._inductor.exc import InductorError
 from torch._inductor.graph import GraphLowering
 from torch.nn import Parameter
 
@@ -92,6 +93,9 @@ class OfflineCompilation(FoldingCompilation):
 
     def record(self, graph: GraphRecord) -> None:
         self.records.append(graph)
+
+    def refused(self, error: InductorError) -> None:
+        raise _OfflineError(f"{self.name}: {error}", first_useful_frame=None) from error
 
     def unplanned(self, error: Exception) -> None:
         text = f"{self.name} cannot be planned: {error!r}"

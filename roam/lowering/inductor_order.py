@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import torch._inductor
 from torch import fx
 from torch._guards import CompileContext, TracingContext
 from torch._inductor import config
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.custom_graph_pass import CustomSchedulerPass, get_hash_for_files
+from torch._inductor.exc import InductorError
 from torch._inductor.graph import GraphLowering, SubgraphLowering
 from torch._inductor.memory import reorder_for_peak_memory
 from torch._inductor.scheduler import BaseSchedulerNode
@@ -31,6 +33,7 @@ from roam.lowering.inductor_kernels import functions, generate
 from roam.lowering.inductor_notes import LOWERING, Note, compiling, find
 from roam.lowering.inductor_problem import Labels, Read, as_first_phase, read
 from roam.lowering.naming import graph_name, parameter_inputs, source_names
+from roam.lowering.plain import mark_boxed, plain
 from roam.lowering.trace import tell
 from roam.options import Options
 from roam.passes import gradient_release
@@ -73,6 +76,7 @@ class Compilation:
     def settings(self) -> dict[str, Any]:
         """Inductor's, while it compiles these graphs."""
         return {
+            **mode_options(self.options.mode),
             "_post_fusion_custom_pass": PlannedOrder(self),
             # these would run after ours, which runs the first of them before
             "reorder_for_peak_memory": False,
@@ -102,8 +106,15 @@ class Compilation:
         self.saved = frozenset(range(self.first_saved(gm), len(self.outputs)))
         self.folds = _folds(gm)
         self.note = None
-        with config.patch(self.settings), compiling():
-            compiled = self.generate(gm, example_inputs, how)
+        runs = plain(gm) if self.is_backward else None  # now: the compilation changes the graph
+        try:
+            with config.patch(self.settings), compiling():
+                compiled = self.generate(gm, example_inputs, how)
+        except InductorError as error:
+            if runs is None:
+                raise  # the whole graph may take another way
+            self.refused(error)
+            return mark_boxed(runs)
         self.take(self.note or find(getattr(compiled, "source_code", None) or ""))
         return compiled
 
@@ -119,21 +130,28 @@ class Compilation:
         if note is None:
             return
         if note.complete:
-            self.record(note.of(self.name))
+            graph = note.of(self.name)
+            self.record(graph)
+            tell(graph, CompileContext.current_compile_id())
         else:
             read = Read(note.problem, (), len(note.problem.ops), note.named, note.saved)
             self.forward = as_first_phase(read, note.plan.order)
 
     def record(self, graph: GraphRecord) -> None:
+        """Reports a graph that was just compiled, or could not be."""
         record(graph)
-        if graph.planned:
-            tell(graph, CompileContext.current_compile_id())
 
     def unplanned(self, error: Exception) -> None:
         """Says that Inductor's own order runs, and why."""
         self.record(GraphRecord(self.name, reason=repr(error), lowering=LOWERING))
         log.debug("%s could not be planned", self.name, exc_info=True)
         text = f"roam leaves the order of {self.name} to Inductor: {error!r}"
+        warnings.warn(text, UnplannedWarning, stacklevel=2)
+
+    def refused(self, error: InductorError) -> None:
+        """Says that a backward runs as it came, since Inductor cannot compile it."""
+        self.record(GraphRecord(self.name, reason=repr(error.inner_exception), lowering=LOWERING))
+        text = f"Inductor cannot compile the backward of {self.name}, which runs unplanned: {error}"
         warnings.warn(text, UnplannedWarning, stacklevel=2)
 
     def labelled(self, gm: fx.GraphModule) -> Labels:
@@ -165,6 +183,11 @@ class Compilation:
         ordered = [nodes[i - found.first] for i in planned.order[found.first :]]
         generate(graph, ordered, functions(found.problem, planned, ordered))
         return ordered
+
+
+def mode_options(mode: str | None) -> dict[str, Any]:
+    """Inductor's settings for a mode of `torch.compile`."""
+    return {} if mode is None else torch._inductor.list_mode_options(mode)
 
 
 class PlannedOrder(CustomSchedulerPass):

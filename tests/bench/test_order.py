@@ -132,7 +132,8 @@ def test_problems_are_those_that_would_be_planned_but_for_measured_scratch(fold:
     model, batch = entry.build(), entry.batch()
     optimizer = AdamA(model.parameters()) if fold else None
     [problem] = problems(model, loss=loss_of, optimizer=optimizer, **batch)
-    [(planned, _)] = roam.plan(model, loss=loss_of, optimizer=optimizer, **batch).planned
+    step = roam.plan(model, loss=loss_of, optimizer=optimizer, lowering="aten", **batch)
+    [(planned, _)] = step.planned
     assert problem.buffers == planned.buffers
     assert [replace(op, scratch=0) for op in problem.ops] == [
         replace(op, scratch=0) for op in planned.ops

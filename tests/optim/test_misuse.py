@@ -26,6 +26,7 @@ from roam.core.errors import (
     SparseGradientError,
 )
 from roam.optim import AdamA, OptimizerError, SlimAdamA
+from tests.helpers import unfused
 from tests.optim.reference import backward, batches, mlp, same_parameters, twin
 
 
@@ -212,9 +213,9 @@ def test_copies(copies: Any) -> None:
     with pytest.raises(OptimizerCopyError, match="state_dict"):
         copies(AdamA(mlp().parameters()))
     model = mlp()
-    options = {"optimizer": AdamA(model.parameters())}
+    optimizer = AdamA(model.parameters())
     with pytest.raises(OptimizerCopyError, match=r"what torch\.compile was given"):
-        copies(torch.compile(model, backend="roam", options=options))
+        copies(unfused(model, optimizer=optimizer))
 
 
 def test_clipping_finds_nothing_to_clip() -> None:
