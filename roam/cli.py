@@ -67,7 +67,9 @@ def demo(
     ] = None,
     contender: Annotated[
         list[str] | None,
-        typer.Option(help="eager or a torch.compile backend; again for more. Default: all three."),
+        typer.Option(
+            help="eager, a backend of torch.compile, or roam aten; again for more. Default: all."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Where plan and picture go.")] = Path("roam-demo"),
 ) -> None:

@@ -22,7 +22,7 @@ from rich.table import Table
 from roam.bench.demo_worker import UNTIMED, Job, Message, Outcome, Settings, Step
 from roam.core.errors import OptionError
 
-CONTENDERS = ("roam", "eager", "inductor")
+CONTENDERS = ("roam", "roam aten", "eager", "inductor")
 MIB = 2**20
 
 
@@ -34,7 +34,7 @@ def demo(
 ) -> list[Outcome]:
     """Runs the contenders one after another, prints the table, and returns their outcomes.
 
-    Writes into `out`: results.json, what each contender printed (NAME.log), and for roam its plan
+    Writes into `out`: results.json, what each contender printed (NAME.log), and for "roam" its plan
     (plan.json, plan.html) and the picture of it (plan.svg, plan.png). Raises OptionError for
     settings that make no model.
     """
@@ -127,16 +127,16 @@ def notes(outcomes: Sequence[Outcome], out: Path) -> list[str]:
     ]
     lines += [f"[red]{o.contender} failed:[/] {escape(o.error)}" for o in outcomes if o.error]
     by_name = {o.contender: o for o in outcomes if not o.error}
-    eager, roam = by_name.get("eager"), by_name.get("roam")
-    if eager is not None:
-        equal = [n for n, o in by_name.items() if n != "eager" and o.losses == eager.losses]
-        if equal:
-            lines.append(f"Every loss equals eager's bit for bit: {', '.join(equal)}.")
-    if eager is not None and roam is not None:
-        lines.append(
-            f"roam takes {_against(roam.passes, eager.passes)} than eager in forward and backward, "
-            f"{_against(roam.whole, eager.whole)} in the whole step."
-        )
+    roam = by_name.get("roam")
+    for theirs in (o for n, o in by_name.items() if not n.startswith("roam")):
+        same = [n for n, o in by_name.items() if o is not theirs and o.losses == theirs.losses]
+        if same:
+            lines.append(f"Every loss equals {theirs.contender}'s bit for bit: {', '.join(same)}.")
+        if roam is not None:
+            lines.append(
+                f"roam takes {_against(roam.passes, theirs.passes)} than {theirs.contender} in "
+                f"forward and backward, {_against(roam.whole, theirs.whole)} in the whole step."
+            )
     if roam is not None:
         lines.append(f"The plan, its page (plan.html) and its picture are in {out}.")
     return lines

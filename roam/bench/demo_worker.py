@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
@@ -52,7 +52,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What a worker is to do. contender: `eager` or the name of a torch.compile backend."""
+    """What a worker is to do. contender: `eager`, the name of a torch.compile backend, or `roam`
+    and a lowering."""
 
     settings: Settings
     contender: str
@@ -103,7 +104,7 @@ def train(job: Job, tell: Callable[[Message], None]) -> Outcome:
     model = _gpt2(settings)
     parameters = sum(p.numel() for p in model.parameters())
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.rate)
-    compiled = model if job.contender == "eager" else torch.compile(model, backend=job.contender)
+    compiled = _compiled(model, job.contender)
 
     losses: list[float] = []
     seconds: list[float] = []
@@ -135,13 +136,24 @@ def train(job: Job, tell: Callable[[Message], None]) -> Outcome:
     return Outcome(
         contender=job.contender,
         losses=losses,
-        planned=_write_plan(Path(job.out)) if job.contender == "roam" else None,
+        planned=_planned(job),
         passes=passes,
         whole=whole,
         resident=resident_peak(),
         seconds=statistics.median(seconds[UNTIMED:]),
         first=seconds[0],
         parameters=parameters,
+    )
+
+
+def _compiled(model: torch.nn.Module, contender: str) -> Callable[..., Any]:
+    import torch
+
+    if contender == "eager":
+        return model
+    backend, _, lowering = contender.partition(" ")
+    return torch.compile(
+        model, backend=backend, options={"lowering": lowering} if lowering else None
     )
 
 
@@ -184,8 +196,8 @@ def _batches(settings: Settings) -> list[Tensor]:
     return batches
 
 
-def _write_plan(out: Path) -> int:
-    """Writes the plan, the same as a page, and a picture of it; returns the largest graph's peak.
+def _planned(job: Job) -> int | None:
+    """The peak of roam's largest graph; the plan of "roam" is written, as a page and drawn too.
 
     Raises UnplannableError when the backend planned nothing.
     """
@@ -193,10 +205,15 @@ def _write_plan(out: Path) -> int:
     from roam.inspect.picture import picture
     from roam.inspect.report import report
 
+    if not job.contender.startswith("roam"):
+        return None
     step = report().step
     if step.largest is None:
         raise UnplannableError(f"no graph was planned: {report()}")
     problem, plan = step.largest
+    if job.contender != "roam":
+        return plan.peak
+    out = Path(job.out)
     (out / "plan.json").write_bytes(step.to_json())
     (out / "plan.html").write_text(to_page(step), encoding="utf-8")
     picture(problem, plan, out / "plan.svg")
