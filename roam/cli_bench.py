@@ -115,15 +115,24 @@ def convergence(
 def compiled(
     json: Json = None,
     only: Only = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each pair.")] = 7,
+    contender: Annotated[
+        list[str] | None, typer.Option(help="One of the table's; again for more. Default: all.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each pair, at least.")] = 7,
 ) -> None:
     """Memory, step and compile times beside Inductor's, with gradients kept and folded."""
     from roam.bench.compiled import compiled_bench
+    from roam.bench.compiled_worker import CONTENDERS
     from roam.bench.tables import entry_names
 
     with unknown_refused():
         entry_names(only, ())
-    compiled_bench(only, json, rounds=rounds)
+    chosen = contender or CONTENDERS
+    if unknown := set(chosen) - set(CONTENDERS):
+        raise typer.BadParameter(
+            f"--contender: {unknown.pop()!r} is none of {', '.join(CONTENDERS)}"
+        )
+    compiled_bench(only, json, contenders=chosen, rounds=rounds)
 
 
 @bench.command()

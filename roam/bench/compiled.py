@@ -1,7 +1,8 @@
 """Compiled steps: Inductor as it is, with what it can do about memory, and with roam.
 
 Each contender runs in a process of its own, with an empty cache of compiled code. For step times it
-runs beside Inductor, one step each in turns, so that each ratio is of neighbouring steps.
+runs beside Inductor, one step each in turns, so that each ratio is of neighbouring steps. The
+shorter a step is, the more of them it takes for a ratio to mean something.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from roam.bench.children import ContenderError, Result, process
 from roam.bench.compiled_worker import CONTENDERS
 from roam.bench.tables import append_json, entry_names
 
-ENTRIES = ("gpt2", "vit", "resnet", "gpt2-small-128", "gpt2-small")
+LARGER = ("gpt2-small-128", "gpt2-small-512", "gpt2-small")
 WORKER = "roam.bench.compiled_worker"
 BASE = "inductor"
+MOST_ROUNDS, SECONDS = 101, 4.0  # pairs of steps that are short get so many, in so much time
 
 
 def compiled_bench(
@@ -34,11 +36,14 @@ def compiled_bench(
 ) -> list[Result]:
     """One row a model and contender, printed as a table a model.
 
-    only: names of entries, with commas between. json_file: written anew, one JSON object a row. A
+    only: names of entries, with commas between; None for GPT-2 small at three lengths and the tiny
+    zoo. json_file: written anew, one JSON object a row. rounds: timed pairs of steps at least. A
     contender that fails leaves its error in its row. Raises ValueError for an unknown name.
     """
+    from roam.bench.zoo import TINY
+
     console = console or Console()
-    names = entry_names(only, ENTRIES)
+    names = entry_names(only, (*LARGER, *TINY))
     if json_file is not None:
         json_file.write_text("")
     rows: list[Result] = []
@@ -75,8 +80,14 @@ def _ratio(entry: str, contender: str, caches: dict[str, str], rounds: int) -> f
             child = stack.enter_context(process(WORKER, entry, c, "--cache", caches[c]))
             child.read()  # warm, before the next one starts
             pair.append(child)
-        asked = [[child.ask("step")["seconds"] for child in pair] for _ in range(rounds)]
+        asked: list[list[float]] = []
+        while len(asked) < rounds or (len(asked) < MOST_ROUNDS and _total(asked) < SECONDS):
+            asked.append([child.ask("step")["seconds"] for child in pair])
     return statistics.median(mine / theirs for mine, theirs in asked)
+
+
+def _total(asked: Sequence[Sequence[float]]) -> float:
+    return sum(map(sum, asked))
 
 
 def table(name: str, rows: Sequence[Result]) -> Table:

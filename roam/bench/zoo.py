@@ -268,6 +268,7 @@ FULL: dict[str, Entry] = _table(
     gpt2_small("gpt2-small"),
     gpt2_small("gpt2-small-dropout", dropout=0.1),
     gpt2_small("gpt2-small-128", seq=128),
+    gpt2_small("gpt2-small-512", seq=512),
     _entry("bert-base", "BertForMaskedLM", batches.text(batch=1, seq=512, vocab=30522)),
     _classifier("vit-b-16", "ViT", _PHOTO, num_labels=1000),
     _classifier("resnet-50", "ResNet", _PHOTO, num_labels=1000),
