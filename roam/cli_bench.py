@@ -128,10 +128,10 @@ def compiled(
     with unknown_refused():
         entry_names(only, ())
     chosen = contender or CONTENDERS
-    if unknown := set(chosen) - set(CONTENDERS):
-        raise typer.BadParameter(
-            f"--contender: {unknown.pop()!r} is none of {', '.join(CONTENDERS)}"
-        )
+    for name in chosen:
+        if name not in CONTENDERS:
+            known = ", ".join(CONTENDERS)
+            raise typer.BadParameter(f"{name!r} is none of {known}", param_hint="--contender")
     compiled_bench(only, json, contenders=chosen, rounds=rounds)
 
 

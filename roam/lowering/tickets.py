@@ -112,6 +112,9 @@ class Claims:
 
     @staticmethod
     def of(optimizer: FoldingOptimizer) -> Claims:
+        found = _claims.get(optimizer)
+        if found is not None:  # once for every gradient: no lock, no Claims made in vain
+            return found
         with _lock:
             return _claims.setdefault(optimizer, Claims())
 

@@ -151,7 +151,7 @@ class AdamARule(FoldRule):
         if not alike(param, grad):  # the kernel goes through memory and looks at no strides
             grad = torch.empty_like(param).copy_(grad)
         beta1, beta2 = group["betas"]
-        torch.ops.aten._fused_adamw_(
+        torch._fused_adamw_(
             [param],
             [grad],
             [m],

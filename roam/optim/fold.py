@@ -100,10 +100,12 @@ def block_size(tensor: Tensor) -> int:
 
 def alike(first: Tensor, *others: Tensor) -> bool:
     """Whether the tensors have one shape, and each fills its memory in one and the same order."""
+    if any(t.shape != first.shape for t in others):
+        return False
+    if first.is_contiguous():  # nearly always, and once for every gradient
+        return all(t.is_contiguous() for t in others)
     order = sorted(range(first.dim()), key=first.stride, reverse=True)
-    return all(
-        t.shape == first.shape and t.permute(order).is_contiguous() for t in (first, *others)
-    )
+    return all(t.permute(order).is_contiguous() for t in (first, *others))
 
 
 def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
