@@ -100,9 +100,14 @@ def block_size(tensor: Tensor) -> int:
 
 def alike(first: Tensor, *others: Tensor) -> bool:
     """Whether the tensors have one shape, and each fills its memory in one and the same order."""
-    order = sorted(range(first.dim()), key=first.stride, reverse=True)
+    step, dense = 1, [0] * first.dim()
+    for i in sorted(range(first.dim()), key=first.stride):
+        dense[i] = step
+        step *= first.shape[i]
     return all(
-        t.shape == first.shape and t.permute(order).is_contiguous() for t in (first, *others)
+        t.shape == first.shape
+        and all(n == 1 or s == d for n, s, d in zip(t.shape, t.stride(), dense, strict=True))
+        for t in (first, *others)
     )
 
 
