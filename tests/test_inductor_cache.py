@@ -9,7 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from roam.lowering.inductor_notes import find
+from roam.lowering.inductor_order import SOURCES
+from roam.optim import AdamA
+from tests.helpers import fused, mlp, random
 
 STEPS = """
 import json, torch, roam
@@ -66,3 +71,14 @@ def test_a_second_process_finds_the_plans(tmp_path: Path) -> None:
 
 def test_code_without_a_note_has_none() -> None:
     assert find("buf0 = empty_strided_cpu((5, 8), (8, 1), torch.float32)") is None
+
+
+@pytest.mark.usefixtures("shared_kernels")
+def test_what_planned_is_part_of_the_key() -> None:
+    """Change any module that may have had a hand in a plan, and the caches miss."""
+    model = mlp()
+    fused(model, optimizer=AdamA(model.parameters()))(random(5, 8)).sum().backward()
+    names = [name for name in sys.modules if name.partition(".")[0] == "roam"]
+    used = {str(Path(sys.modules[name].__file__ or "").resolve()) for name in names}
+    assert "planner.py" in {Path(file).name for file in used}
+    assert used <= {str(Path(file).resolve()) for file in SOURCES}

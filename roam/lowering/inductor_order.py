@@ -7,6 +7,7 @@ memory is the program order of the Problem, so the planned one is never worse.
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -41,8 +42,9 @@ log = logging.getLogger("roam")
 Nodes = list[BaseSchedulerNode]
 Folds = tuple[tuple[int, tuple[tuple[str, int], ...], int], ...]  # parameter; its state; scratch
 ROOT = Path(__file__).parents[1]
-DEPENDS_ON = ("planner.py", "lowering/inductor*.py", "solvers/*.py", "core/*.py")  # what plans do
-SOURCES = tuple(sorted(str(path) for files in DEPENDS_ON for path in ROOT.glob(files)))
+FOLDERS = [Path(at) for at, *_ in os.walk(ROOT, followlinks=True)]
+# all of roam: a list of what can change a plan would soon lack something
+SOURCES = tuple(sorted(str(file) for folder in FOLDERS for file in folder.glob("*.py")))
 
 
 @dataclass
@@ -200,7 +202,7 @@ class PlannedOrder(CustomSchedulerPass):
 
     def uuid(self) -> Any:
         """What the caches tell compiled code by."""
-        return get_hash_for_files(SOURCES, self.compilation.depends_on)
+        return get_hash_for_files(SOURCES) + self.compilation.depends_on.encode()
 
 
 def _folds(gm: fx.GraphModule) -> Folds:
