@@ -41,7 +41,7 @@ print(json.dumps([step(False), step(True)]))
 """
 
 
-def steps(cache: Path) -> list[dict[str, Any]]:
+def steps(cache: Path, wrapper: str) -> list[dict[str, Any]]:
     """Of a process of its own: a step that folds no gradients, and one that does."""
     done = subprocess.run(
         [sys.executable, "-c", STEPS],
@@ -49,6 +49,7 @@ def steps(cache: Path) -> list[dict[str, Any]]:
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parents[1]),
             "TORCHINDUCTOR_CACHE_DIR": str(cache),
+            "TORCHINDUCTOR_CPP_WRAPPER": str(int(wrapper == "C++")),
         },
         capture_output=True,
         text=True,
@@ -58,9 +59,10 @@ def steps(cache: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_second_process_finds_the_plans(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrapper", ["Python", "C++"])
+def test_a_second_process_finds_the_plans(tmp_path: Path, wrapper: str) -> None:
     """AOTAutograd's cache keeps pairs of graphs; folds are put into the backward after it."""
-    first, second = steps(tmp_path), steps(tmp_path)
+    first, second = steps(tmp_path, wrapper), steps(tmp_path, wrapper)
     assert [s["hits"] for s in second] == [1, 0]
     assert second[1]["graphs"] == 2
     for before, now, folds in zip(first, second, (0, 4), strict=True):

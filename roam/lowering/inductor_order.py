@@ -162,8 +162,8 @@ class Compilation:
         planned = plan(found.problem, Settings(self.options.planning_seconds, fixed=settled))
         complete = self.is_backward or self.is_inference
         self.note = Note(self.name, found.problem, planned, complete, found.named, found.saved)
-        if not graph.cpp_wrapper:
-            graph.wrapper_code.header.writeline(self.note.statement())
+        # first: what a C++ wrapper writes next is no Python
+        graph.wrapper_code.header._lines.insert(0, self.note.statement())
         ordered = [nodes[i - found.first] for i in planned.order[found.first :]]
         generate(graph, ordered, functions(found.problem, planned, ordered))
         return ordered
