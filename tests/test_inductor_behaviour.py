@@ -105,10 +105,10 @@ def test_what_dynamic_shapes_take() -> None:
     assert all(mine <= their for mine, their in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_folds_across_a_graph_break(dynamic: bool) -> None:
-    torch.manual_seed(0)
-    ours = Broken()
+def folds_as_adamw_does(
+    ours: nn.Module, dynamic: bool, *batches: Tensor, loss: Callable[[Tensor], Tensor]
+) -> None:
+    """A step a batch: every gradient is folded, and the weights are those of Inductor and AdamW."""
     theirs = copy.deepcopy(ours)
     folding = AdamA(ours.parameters(), lr=1e-2)
     usual = torch.optim.AdamW(theirs.parameters(), lr=1e-2, fused=True)
@@ -116,17 +116,24 @@ def test_folds_across_a_graph_break(dynamic: bool) -> None:
         (fused(ours, dynamic, optimizer=folding), folding),
         (torch.compile(theirs, dynamic=dynamic), usual),
     )
-    for batch in (3, 5) if dynamic else (3, 3):
+    for batch in batches:
         for run, optimizer in ways:
-            run(random(batch, 8)).square().sum().backward()
+            loss(run(batch)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
     assert_equal(ours.parameters(), theirs.parameters())
-    assert_counts(planned=2)
     folds = [
         op for g in roam.report().graphs if g.problem for op in g.problem.ops if "fold" in op.name
     ]
     assert len(folds) == len(list(ours.parameters()))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_folds_across_a_graph_break(dynamic: bool) -> None:
+    torch.manual_seed(0)
+    batches = random(3, 8), random(5 if dynamic else 3, 8)
+    folds_as_adamw_does(Broken(), dynamic, *batches, loss=lambda out: out.square().sum())
+    assert_counts(planned=2)
 
 
 def test_a_graph_break_and_inference() -> None:
@@ -168,11 +175,14 @@ class Attention(nn.Module):
         return self.out((q @ k.transpose(1, 2)).softmax(-1) @ v)
 
 
-@pytest.mark.parametrize(
+SETTINGS = pytest.mark.parametrize(
     "settings",
     [{"max_autotune": True}, {"triton.cudagraphs": True}, {"cpp_wrapper": True}],
     ids=lambda s: next(iter(s)),
 )
+
+
+@SETTINGS
 def test_inductors_settings(settings: dict[str, Any]) -> None:
     def scenario(compile_: Compile) -> Iterator[Any]:
         return train(Attention, (random(4, 64, 8),), compile_)
@@ -189,6 +199,32 @@ def test_inductors_settings(settings: dict[str, Any]) -> None:
     plan = roam.report().graphs[-1].plan
     assert plan is not None
     assert abs(plan.peak - measured) <= 0.01 * measured
+
+
+@SETTINGS
+@pytest.mark.parametrize("dynamic", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_folds_with_inductors_settings(settings: dict[str, Any], dynamic: bool) -> None:
+    torch.manual_seed(0)
+    batches = random(4, 64, 8), random(6 if dynamic else 4, 64, 8)
+    with config.patch(settings):
+        folds_as_adamw_does(Attention(), dynamic, *batches, loss=lambda out: out.square().mean())
+
+
+def test_freezing() -> None:
+    """Weights that Inductor turned into constants, where no gradients are wanted."""
+
+    def scenario(compile_: Compile) -> Iterator[Any]:
+        model = Attention()
+        run = compile_(model)
+        with torch.no_grad():
+            yield run(random(4, 64, 8))
+        yield from train(lambda: model, (random(4, 64, 8),), lambda _: run)
+
+    with config.patch(freezing=True):
+        same_as_inductor(scenario, planned=2)
+    frozen = roam.report().graphs[0].problem
+    assert frozen is not None
+    assert [b.name for b in frozen.buffers if "frozen" in b.name]
 
 
 def test_retain_graph() -> None:

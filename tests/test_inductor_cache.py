@@ -9,7 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from roam.lowering.inductor_notes import find
+from roam.lowering.inductor_order import SOURCES
+from roam.optim import AdamA
+from tests.helpers import fused, mlp, random
 
 STEPS = """
 import json, torch, roam
@@ -36,7 +41,7 @@ print(json.dumps([step(False), step(True)]))
 """
 
 
-def steps(cache: Path) -> list[dict[str, Any]]:
+def steps(cache: Path, wrapper: str) -> list[dict[str, Any]]:
     """Of a process of its own: a step that folds no gradients, and one that does."""
     done = subprocess.run(
         [sys.executable, "-c", STEPS],
@@ -44,6 +49,7 @@ def steps(cache: Path) -> list[dict[str, Any]]:
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parents[1]),
             "TORCHINDUCTOR_CACHE_DIR": str(cache),
+            "TORCHINDUCTOR_CPP_WRAPPER": str(int(wrapper == "C++")),
         },
         capture_output=True,
         text=True,
@@ -53,9 +59,10 @@ def steps(cache: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_second_process_finds_the_plans(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrapper", ["Python", "C++"])
+def test_a_second_process_finds_the_plans(tmp_path: Path, wrapper: str) -> None:
     """AOTAutograd's cache keeps pairs of graphs; folds are put into the backward after it."""
-    first, second = steps(tmp_path), steps(tmp_path)
+    first, second = steps(tmp_path, wrapper), steps(tmp_path, wrapper)
     assert [s["hits"] for s in second] == [1, 0]
     assert second[1]["graphs"] == 2
     for before, now, folds in zip(first, second, (0, 4), strict=True):
@@ -66,3 +73,14 @@ def test_a_second_process_finds_the_plans(tmp_path: Path) -> None:
 
 def test_code_without_a_note_has_none() -> None:
     assert find("buf0 = empty_strided_cpu((5, 8), (8, 1), torch.float32)") is None
+
+
+@pytest.mark.usefixtures("shared_kernels")
+def test_what_planned_is_part_of_the_key() -> None:
+    """Change any module that may have had a hand in a plan, and the caches miss."""
+    model = mlp()
+    fused(model, optimizer=AdamA(model.parameters()))(random(5, 8)).sum().backward()
+    names = [name for name in sys.modules if name.partition(".")[0] == "roam"]
+    used = {str(Path(sys.modules[name].__file__ or "").resolve()) for name in names}
+    assert "planner.py" in {Path(file).name for file in used}
+    assert used <= {str(Path(file).resolve()) for file in SOURCES}

@@ -159,11 +159,14 @@ class Backward:
 def _lower_folds(gm: fx.GraphModule) -> None:
     """Has Inductor's op carry out the folds, at the end of the graph."""
     graph = gm.graph
-    inputs = [n for n in graph.find_nodes(op="placeholder") if isinstance(value(n), Tensor)]
+    inputs: dict[int, list[fx.Node]] = {}  # by their storage
+    for node in graph.find_nodes(op="placeholder"):
+        if isinstance(value(node), Tensor):
+            inputs.setdefault(storage_key(value(node)), []).append(node)
     for node in [n for n in graph.nodes if META in n.meta]:
         release = node.meta[META]
-        key = storage_key(release.parameter)
-        seen = [n for n in inputs if release.writes_parameter and storage_key(value(n)) == key]
+        shown = inputs.get(storage_key(release.parameter), [])
+        seen = list(shown) if release.writes_parameter else []
         with graph.inserting_before(graph.output_node()):
             fold = graph.call_function(FOLD, (seen, node.args[2], release.index))
         fold.meta = dict(node.meta)

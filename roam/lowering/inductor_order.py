@@ -7,6 +7,7 @@ memory is the program order of the Problem, so the planned one is never worse.
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -44,8 +45,9 @@ log = logging.getLogger("roam")
 Nodes = list[BaseSchedulerNode]
 Folds = tuple[tuple[int, tuple[tuple[str, int], ...], int], ...]  # parameter; its state; scratch
 ROOT = Path(__file__).parents[1]
-DEPENDS_ON = ("planner.py", "lowering/inductor*.py", "solvers/*.py", "core/*.py")  # what plans do
-SOURCES = tuple(sorted(str(path) for files in DEPENDS_ON for path in ROOT.glob(files)))
+FOLDERS = [Path(at) for at, *_ in os.walk(ROOT, followlinks=True)]
+# all of roam: a list of what can change a plan would soon lack something
+SOURCES = tuple(sorted(str(file) for folder in FOLDERS for file in folder.glob("*.py")))
 
 
 @dataclass
@@ -178,8 +180,8 @@ class Compilation:
         planned = plan(found.problem, Settings(self.options.planning_seconds, fixed=settled))
         complete = self.is_backward or self.is_inference
         self.note = Note(self.name, found.problem, planned, complete, found.named, found.saved)
-        if not graph.cpp_wrapper:
-            graph.wrapper_code.header.writeline(self.note.statement())
+        # first: what a C++ wrapper writes next is no Python
+        graph.wrapper_code.header._lines.insert(0, self.note.statement())
         ordered = [nodes[i - found.first] for i in planned.order[found.first :]]
         generate(graph, ordered, functions(found.problem, planned, ordered))
         return ordered
@@ -223,7 +225,7 @@ class PlannedOrder(CustomSchedulerPass):
 
     def uuid(self) -> Any:
         """What the caches tell compiled code by."""
-        return get_hash_for_files(SOURCES, self.compilation.depends_on)
+        return get_hash_for_files(SOURCES) + self.compilation.depends_on.encode()
 
 
 def _folds(gm: fx.GraphModule) -> Folds:

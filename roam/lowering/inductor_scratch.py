@@ -13,7 +13,7 @@ from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import BaseSchedulerNode
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from roam.lowering.probe import probe
+from roam.lowering.probe import is_measured, probe
 from roam.numbers import Numbers
 
 Hint = Callable[[Any], int]
@@ -38,7 +38,7 @@ def scratch(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> dict[st
 def _call(calls: fx.Graph, kernel: Any, hint: Hint) -> fx.Node | None:
     """The call that an extern kernel stands for, on inputs of its layouts."""
     called = None if isinstance(kernel, ir.MultiOutput) else origin(kernel)
-    if called is None:
+    if called is None or not is_measured(called.target):
         return None
     inputs = [i for i in kernel.inputs if isinstance(i, ir.IRNode)]
     if len(inputs) != len(list(_tensors(called))) or not _on_cpu(inputs):

@@ -58,13 +58,17 @@ def _probe(graphs: Iterable[fx.Graph], numbers: Numbers) -> dict[fx.Node, int]:
     return found
 
 
+def is_measured(target: Any) -> bool:
+    """Whether ops of this kind are run."""
+    if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
+        return False
+    if torch.Tag.pointwise in target.tags:
+        return False
+    return not any(a.name in _OPAQUE for a in target._schema.arguments)
+
+
 def _is_worth_it(node: fx.Node) -> bool:
-    target = node.target
-    if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
-        return False
-    if target.namespace != "aten" or torch.Tag.pointwise in target.tags or not is_op(node):
-        return False
-    if any(a.name in _OPAQUE for a in target._schema.arguments):
+    if node.op != "call_function" or not is_measured(node.target) or not is_op(node):
         return False
     everything = [*tensors(node), *(t for _, t in tensor_inputs(node))]
     return bool(tensors(node)) and all(

@@ -104,8 +104,15 @@ def alike(first: Tensor, *others: Tensor) -> bool:
         return False
     if first.is_contiguous():  # nearly always, and once for every gradient
         return all(t.is_contiguous() for t in others)
-    order = sorted(range(first.dim()), key=first.stride, reverse=True)
-    return all(t.permute(order).is_contiguous() for t in (first, *others))
+    step, dense = 1, [0] * first.dim()
+    for i in sorted(range(first.dim()), key=first.stride):
+        dense[i] = step
+        step *= first.shape[i]
+    return all(
+        n == 1 or s == d
+        for t in (first, *others)
+        for n, s, d in zip(t.shape, t.stride(), dense, strict=True)
+    )
 
 
 def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
