@@ -100,7 +100,7 @@ def planned_totals(name: str, micro_batches: int) -> Result:
 
 def _plan(name: str, model: torch.nn.Module, optimizer: FoldingOptimizer) -> StepPlan:
     batch: dict[str, Any] = dict(find(name).batch())
-    return plan(model, loss=loss_of, optimizer=optimizer, **batch)
+    return plan(model, loss=loss_of, optimizer=optimizer, lowering="aten", **batch)
 
 
 def _row(name: str, contender: str, micro_batches: int, planned: Result) -> Result:
