@@ -22,12 +22,13 @@ from math import inf
 from roam.core.lifetime import Slot, live_curve, slots
 from roam.core.plan import Block, measure
 from roam.core.problem import BufferId, Home, OpId, Problem
-from roam.solvers.caching_allocator import Span, reserved
+from roam.solvers.caching_allocator import LARGE_SEGMENT, Span, reserved
 from roam.solvers.evict import evict
 from roam.solvers.fits import FITS
 from roam.solvers.layout import NOTHING_PLACED, Arena, Layout
 
 CUTS = (1, 2, 4, 8, 16, 32, 64)  # into how many blocks the stack may be cut
+WORTH = LARGE_SEGMENT  # bytes: a lower stack shares its segments with other requests anyway
 
 
 def stack_saved(
@@ -42,7 +43,8 @@ def stack_saved(
     """The stack of saved buffers for which a caching allocator reserves the least.
 
     held: bytes that the first ops hold without blocks, which may be more than is alive. limit:
-    bytes that no op may hold. deadline: a time of `time.monotonic()`.
+    bytes that no op may hold. deadline: a time of `time.monotonic()`. Nothing is placed where less
+    than WORTH is saved in all.
     """
     boundary = len(problem.phases[0]) if problem.phases else 0
     saved = [
@@ -53,6 +55,8 @@ def stack_saved(
     live = live_curve(problem, order, reuse)
     without = [max(pair) for pair in zip(live, held, strict=False)] + live[len(held) :]
     best = Layout({}, (), max(live, default=0), NOTHING_PLACED, len(saved))
+    if sum(s.size for s in saved) < WORTH:
+        return best
     least = simulate(problem, order, reuse, best.offsets, best.blocks)
     for cuts in CUTS:
         if cuts > len(saved) or time.monotonic() > deadline:
