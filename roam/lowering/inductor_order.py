@@ -188,8 +188,9 @@ class Compilation:
             first = self.note.as_first_phase()
             leave_open(graph, self.key(first), first.problem)
         if forward is not None:
-            placed = {name for name, b in forward.named.items() if b in planned.offsets}
-            free_at_once(graph, placed)
+            placed = {name: b for name, b in forward.named.items() if b in planned.offsets}
+            dying = set(planned.reuse.values())
+            free_at_once(graph, placed, {name for name, b in placed.items() if b in dying})
         return ordered
 
 

@@ -1,8 +1,8 @@
 """The code that Inductor generates for what is saved, which the plan places in blocks.
 
 forward     asks for every saved buffer where it lies (see `inductor_stack`)
-backward    frees it, where else it would keep its memory for a later buffer of that size:
-            the whole block would wait
+backward    frees it as planned, where else it might write over it, or keep its memory for a
+            later buffer of that size: the whole block would wait
 """
 
 from __future__ import annotations
@@ -61,13 +61,18 @@ def leave_open(graph: GraphLowering, key: str, problem: Problem) -> None:
     wrapper.memory_plan_reuse = memory_plan_reuse
 
 
-def free_at_once(graph: GraphLowering, placed: Container[str]) -> None:
-    """Has a backward's code free what is written over inputs that lie in blocks.
+def free_at_once(graph: GraphLowering, placed: Container[str], inherited: Container[str]) -> None:
+    """Has a backward's code hold no block longer than planned.
 
-    placed: the names of those inputs.
+    placed: the names of the inputs that lie in blocks. inherited: those that something is written
+    over; Inductor, which sees no difference, might choose others of their size.
     """
     wrapper: Any = graph.wrapper_code
-    plan_reuse = wrapper.memory_plan_reuse
+    plan_reuse, can_reuse = wrapper.memory_plan_reuse, wrapper.can_reuse
+
+    def can_write_over(given: Any, *by: Any) -> bool:
+        name = given.get_name()
+        return (name not in placed or name in inherited) and can_reuse(given, *by)
 
     def memory_plan_reuse() -> None:
         for i, line in enumerate(wrapper.lines):
@@ -77,6 +82,7 @@ def free_at_once(graph: GraphLowering, placed: Container[str]) -> None:
                     wrapper.lines[i] = FreeLine(wrapper, line.node)
         plan_reuse()
 
+    wrapper.can_reuse = can_write_over
     wrapper.memory_plan_reuse = memory_plan_reuse
 
 
