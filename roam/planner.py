@@ -11,6 +11,7 @@ Problem ── order ── reuse ── layout ── bound ── check ──
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,6 +24,7 @@ from roam.solvers.cut_bound import cut_bound
 from roam.solvers.divide import divide
 from roam.solvers.layout import lay_out
 from roam.solvers.order import CANDIDATES, program_order
+from roam.solvers.saved_blocks import stack_saved
 from roam.solvers.settle import WORTH, settle
 
 ORDER_SHARE = 0.6  # of the time: the layout and the bound come after
@@ -32,11 +34,14 @@ ORDER_SHARE = 0.6  # of the time: the layout and the bound come after
 class Settings:
     """How to plan. seconds: the deadline. hold: the arena is kept between steps, in one block.
     fixed: how many phases, from the first, keep program order: their code is generated already.
+    held: where every op allocates for itself, bytes that the fixed ones hold, alive or not; then
+    only what is saved for a later phase is placed.
     """
 
     seconds: float = 10.0
     hold: bool = False
     fixed: int = 0
+    held: Sequence[int] | None = None
 
 
 def plan(problem: Problem, settings: Settings | None = None) -> Plan:
@@ -50,7 +55,10 @@ def plan(problem: Problem, settings: Settings | None = None) -> Plan:
     curve = live_curve(problem, order, reuse)
     live = max(curve, default=0)
     limit = arena_limit(problem, live, settings.hold)
-    layout = lay_out(problem, order, reuse, limit=limit, hold=settings.hold, deadline=deadline)
+    if settings.held is None:
+        layout = lay_out(problem, order, reuse, limit=limit, hold=settings.hold, deadline=deadline)
+    else:
+        layout = stack_saved(problem, order, reuse, settings.held, limit=live, deadline=deadline)
     found = Plan(
         problem=problem.name,
         fingerprint=problem.fingerprint,

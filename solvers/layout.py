@@ -75,7 +75,7 @@ def lay_out(
     for fit, n in islice(product(FITS, cuts), TRIES):
         if time.monotonic() > deadline or (best.peak == lowest and not best.left):
             break
-        arena = _Arena(everything, boundary, len(order), n, fit)
+        arena = Arena(everything, boundary, len(order), n, fit)
         placed = arena.placed if hold else evict(arena.placed, arena.sections, live, limit)
         blocks = arena.one_block() if hold else arena.sections(placed)
         offsets = {b: offset for slot, offset in placed for b in slot.buffers}
@@ -87,7 +87,7 @@ def lay_out(
     return best
 
 
-class _Arena:
+class Arena:
     """One attempt: the saved buffers stacked, the rest fitted around them by one rule."""
 
     def __init__(

@@ -1,11 +1,16 @@
-"""The `inductor` lowering: Inductor fuses and generates the kernels, roam decides their order.
+"""The `inductor` lowering: Inductor fuses and generates the kernels, roam decides their order and
+where lies what the forward saves.
 
     dynamo's graph ── compile_fx ──┬── forward ─────────── scheduler ── order ── code
                                    └── backward ── folds ── scheduler ── order ── code
                                                             fuses       Problem, Plan
 
-Partitioning, fusion, in-place reuse and the caches are Inductor's. Nothing is placed: on the CPU
-every buffer is an allocation of its own, so what is alive is what is held.
+Partitioning, fusion, in-place reuse and the caches are Inductor's. Saved tensors lie in blocks
+where a caching allocator would otherwise reserve more, and the peak stays the live peak: from the
+second step on, for the forward is compiled before its backward is known. Everything else is an
+allocation of its own; and so are saved tensors where shapes are dynamic, with several devices in
+one graph, with cpp_wrapper, and where two backwards of one forward were planned with different
+blocks.
 
 Private names of Inductor are used in the files `inductor*.py` of this folder and nowhere else. They
 were tested with the versions in TESTED. With another version roam says so once, folds no gradients

@@ -20,6 +20,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from torch._inductor import config
@@ -28,31 +29,38 @@ from torch._inductor.codegen.segmented_tree import SegmentedTree
 from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import BaseSchedulerNode, Scheduler
 
-from roam.core.lifetime import live_curve, slots
-from roam.core.plan import Plan
+from roam.core.lifetime import Slot, slots
+from roam.core.plan import Block, Plan, committed_curve
 from roam.core.problem import Problem
 
 
 @dataclass(frozen=True)
 class Functions:
     """ends: the names of the nodes that must be their function's last. held: bytes at every node,
-    alive or freed with its function. peak: bytes that may be held."""
+    alive or freed with its function. most: bytes that may be held there."""
 
     ends: frozenset[str]
     held: tuple[int, ...]
-    peak: int
+    most: tuple[int, ...]
 
 
-def functions(problem: Problem, plan: Plan, nodes: Sequence[BaseSchedulerNode]) -> Functions:
+def functions(
+    problem: Problem, plan: Plan, nodes: Sequence[BaseSchedulerNode], *, complete: bool = True
+) -> Functions:
     """The fewest functions that keep the peak as planned.
 
-    nodes: the last ops of the plan, in its order. A function that may take another node may take
-    it wherever it began: so to fill one after the other is best.
+    nodes: the last ops of the plan, in its order. complete: no backward is to come. Where one is,
+    room that is left goes to the blocks that its plan will make of what is saved. A function that
+    may take another node may take it wherever it began: so to fill one after the other is best.
     """
-    curve = live_curve(problem, plan.order, plan.reuse)
+    curve = committed_curve(problem, plan.order, plan.reuse, plan.offsets, plan.blocks)
     dying = [0] * (len(curve) + 1)
-    for slot in slots(problem, plan.order, plan.reuse):
-        dying[slot.upper] += slot.size
+    outside = (
+        s for s in slots(problem, plan.order, plan.reuse) if s.buffers[0] not in plan.offsets
+    )
+    everything: tuple[Slot | Block, ...] = (*outside, *plan.blocks)
+    for ended in everything:
+        dying[ended.upper] += ended.size
     peak = max(curve, default=0)
     first = len(curve) - len(nodes)
     ends: set[str] = set()
@@ -65,8 +73,9 @@ def functions(problem: Problem, plan: Plan, nodes: Sequence[BaseSchedulerNode]) 
         if curve[first + t] + dead[t] > peak:
             ends.add(before.get_name())
             dead[t] = 0
-    held = (alive + more for alive, more in zip(curve[first:], dead, strict=True))
-    return Functions(frozenset(ends), tuple(held), peak)
+    held = tuple(alive + more for alive, more in zip(curve[first:], dead, strict=True))
+    most = (peak for _ in held) if complete else accumulate(held, max)
+    return Functions(frozenset(ends), held, tuple(most))
 
 
 def generate(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode], shared: Functions) -> None:
@@ -93,10 +102,11 @@ def _tell_the_room(wrapper: Any, shared: Functions) -> None:
 
     def memory_plan_reuse() -> None:
         if config.allow_buffer_reuse:
-            wrapper.estimate_peak.overall_peak_memory = shared.peak
-            wrapper.estimate_peak.segmented_tree = SegmentedTree(
-                list(shared.held), operator.add, max, 0
-            )
+            full = max(shared.most, default=0)
+            levels = zip(shared.most, shared.held, strict=True)
+            taken = [full - (most - held) for most, held in levels]
+            wrapper.estimate_peak.overall_peak_memory = full
+            wrapper.estimate_peak.segmented_tree = SegmentedTree(taken, operator.add, max, 0)
         plan_reuse()
 
     wrapper.memory_plan_reuse = memory_plan_reuse

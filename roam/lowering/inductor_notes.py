@@ -14,11 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import msgspec
+from msgspec.structs import replace
 from torch._guards import CompileContext
 
 from roam.core.plan import Plan
-from roam.core.problem import BufferId, Problem
+from roam.core.problem import BufferId, Home, Kind, Problem
 from roam.inspect.report import GraphRecord, record
+from roam.lowering.inductor_problem import Read
+from roam.lowering.inductor_stack import place
 from roam.lowering.trace import tell
 
 LOWERING = "inductor"  # the option's value, as reports name it
@@ -28,7 +31,8 @@ class Note(msgspec.Struct, frozen=True):
     """What was planned of one graph; of a backward together with its forward.
 
     complete: no backward is to come. named: the buffers of the forward's inputs and results, by
-    name. saved: those that go to the backward.
+    name. saved: those that go to the backward. held: bytes that the forward may hold at every op.
+    forward: the key of the forward that a backward was planned around.
     """
 
     name: str
@@ -37,11 +41,32 @@ class Note(msgspec.Struct, frozen=True):
     complete: bool
     named: dict[str, BufferId]
     saved: frozenset[BufferId]
+    held: tuple[int, ...] = ()
+    forward: str = ""
 
     def statement(self) -> str:
         """What the generated module runs when it is imported."""
         text = base64.b85encode(zlib.compress(msgspec.json.encode(self))).decode()
         return f"__import__('{__name__}', fromlist=['']).loaded(r'{text}')"
+
+    def as_first_phase(self) -> Read:
+        """A forward as its backward finds it: ordered and written over as it was compiled."""
+        old, order = self.problem, self.plan.order
+        place = {op: t for t, op in enumerate(order)}
+        ops = [
+            replace(
+                old.ops[i],
+                after=tuple(sorted(place[p] for p in old.ops[i].after)),
+                over=tuple(pair for pair in old.ops[i].over if pair in self.plan.reuse.items()),
+            )
+            for i in order
+        ]
+        buffers = [
+            replace(b, kind=Kind.SAVED) if i in self.saved and b.home is not Home.USER else b
+            for i, b in enumerate(old.buffers)
+        ]
+        problem = Problem(old.name, tuple(buffers), tuple(ops))
+        return Read(problem, (), len(ops), self.named, self.saved, self.held)
 
     def of(self, name: str) -> GraphRecord:
         """What to report about the graph, which may have another name in this process."""
@@ -61,8 +86,13 @@ def find(code: str) -> Note | None:
 
 
 def loaded(text: str) -> None:
-    """A module was imported that a cache knew: its plan is reported, unless `compiling` will."""
+    """A module was imported, which a cache may have known.
+
+    Its forward is told where its saved tensors lie. Its plan is reported, unless `compiling` will.
+    """
     note = _decode(text)
+    if note.forward:
+        place(note.forward, note.problem, note.plan)
     if note.complete and not getattr(_here, "compiling", False):
         graph = note.of(note.name)
         record(graph)

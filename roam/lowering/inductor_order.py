@@ -32,7 +32,8 @@ from roam.core.problem import Kind
 from roam.inspect.report import GraphRecord, record
 from roam.lowering.inductor_kernels import functions, generate
 from roam.lowering.inductor_notes import LOWERING, Note, compiling, find
-from roam.lowering.inductor_problem import Labels, Read, as_first_phase, read
+from roam.lowering.inductor_problem import Labels, Read, read
+from roam.lowering.inductor_saved import free_at_once, leave_open
 from roam.lowering.naming import graph_name, parameter_inputs, source_names
 from roam.lowering.plain import mark_boxed, plain
 from roam.lowering.trace import tell
@@ -86,13 +87,18 @@ class Compilation:
         }
 
     @property
+    def may_fold(self) -> bool:
+        return self.options.optimizer is not None
+
+    @property
     def depends_on(self) -> str:
         """What a plan depends on beside the graph that is compiled, and our sources."""
         read = self.forward if self.is_backward else None
         forward = None if read is None else (read.problem.fingerprint, sorted(read.named.items()))
         inputs = self.names, sorted(self.parameters), sorted(self.labels.items())
         results = self.outputs, sorted(self.saved), self.folds
-        return repr((self.options.planning_seconds, inputs, results, forward))
+        how = self.options.planning_seconds, self.may_fold
+        return repr((how, inputs, results, forward))
 
     def run(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         compiled: Any = compile_fx(  # the settings are part of AOTAutograd's cache key
@@ -136,8 +142,7 @@ class Compilation:
             self.record(graph)
             tell(graph, CompileContext.current_compile_id())
         else:
-            read = Read(note.problem, (), len(note.problem.ops), note.named, note.saved)
-            self.forward = as_first_phase(read, note.plan.order)
+            self.forward = note.as_first_phase()
 
     def record(self, graph: GraphRecord) -> None:
         """Reports a graph that was just compiled, or could not be."""
@@ -172,18 +177,40 @@ class Compilation:
             return len(_outputs(gm))
         return known.num_forward
 
+    def key(self, forward: Read) -> str:
+        """What a backward's plan calls its forward."""
+        return f"{forward.problem.fingerprint}{' folding' * self.may_fold}"
+
     def order(self, graph: GraphLowering, nodes: Nodes) -> Nodes:
         """The planned order of the fused nodes of one graph, which come in Inductor's order."""
         forward = self.forward if self.is_backward else None
         found = read(graph, nodes, self.name, self.outputs, self.saved, forward, self.labels)
-        settled = 0 if forward is None else 1
-        planned = plan(found.problem, Settings(self.options.planning_seconds, fixed=settled))
+        settled, held = (0, ()) if forward is None else (1, forward.held)
+        how = Settings(self.options.planning_seconds, fixed=settled, held=held)
+        planned = plan(found.problem, how)
         complete = self.is_backward or self.is_inference
-        self.note = Note(self.name, found.problem, planned, complete, found.named, found.saved)
+        ordered = [nodes[i - found.first] for i in planned.order[found.first :]]
+        shared = functions(found.problem, planned, ordered, complete=complete)
+        self.note = Note(
+            self.name,
+            found.problem,
+            planned,
+            complete,
+            found.named,
+            found.saved,
+            () if complete else shared.most,
+            "" if forward is None else self.key(forward),
+        )
         # first: what a C++ wrapper writes next is no Python
         graph.wrapper_code.header._lines.insert(0, self.note.statement())
-        ordered = [nodes[i - found.first] for i in planned.order[found.first :]]
-        generate(graph, ordered, functions(found.problem, planned, ordered))
+        generate(graph, ordered, shared)
+        if not complete:
+            first = self.note.as_first_phase()
+            leave_open(graph, self.key(first), first.problem)
+        if forward is not None:
+            placed = {name: b for name, b in forward.named.items() if b in planned.offsets}
+            dying = set(planned.reuse.values())
+            free_at_once(graph, placed, {name for name, b in placed.items() if b in dying})
         return ordered
 
 

@@ -28,10 +28,12 @@ from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import BaseSchedulerNode
 from torch._inductor.utils import get_dtype_size
 
+from roam.capture import ALIGNMENT
 from roam.core.errors import UnplannableError
 from roam.core.problem import Buffer, BufferId, Home, Kind, Op, Problem
 from roam.lowering.inductor_inner import is_removed
 from roam.lowering.inductor_inplace import WITHOUT_MEMORY, written_over
+from roam.lowering.inductor_saved import home
 from roam.lowering.inductor_scratch import origin, scratch
 from roam.node_facts import where
 from roam.passes import gradient_release
@@ -48,7 +50,7 @@ class Read:
     """What was read of one graph: `first` is the number of its first op that is a node.
 
     named: the buffer behind every input and every output, by their names in the FX graph. saved:
-    the outputs that are not the user's.
+    the outputs that are not the user's. held: bytes that a compiled forward may hold at every op.
     """
 
     problem: Problem
@@ -56,6 +58,7 @@ class Read:
     first: int
     named: dict[str, BufferId]
     saved: frozenset[BufferId]
+    held: tuple[int, ...] = ()
 
 
 def read(
@@ -81,28 +84,19 @@ def read(
     for node in nodes:
         reader.add_op(node)
     named = reader.inputs | reader.keep(outputs)
-    return Read(
-        Problem(name, tuple(reader.buffers), tuple(reader.ops)),
-        nodes,
-        first,
-        named,
-        frozenset(named[n] for i, n in enumerate(outputs) if i in saved and n in named),
-    )
+    problem = Problem(name, tuple(reader.buffers), tuple(reader.ops))
+    return Read(problem, nodes, first, named, _only_saved(named, outputs, saved))
 
 
-def as_first_phase(forward: Read, order: Sequence[int]) -> Read:
-    """The forward as its backward finds it: the ops in the order in which they were compiled."""
-    old = forward.problem
-    place = {op: t for t, op in enumerate(order)}
-    ops = [
-        replace(old.ops[i], after=tuple(sorted(place[p] for p in old.ops[i].after))) for i in order
-    ]
-    buffers = [
-        replace(b, kind=Kind.SAVED) if i in forward.saved and b.home is not Home.USER else b
-        for i, b in enumerate(old.buffers)
-    ]
-    problem = Problem(old.name, tuple(buffers), tuple(ops))
-    return Read(problem, (), len(ops), forward.named, forward.saved)
+def _only_saved(
+    named: Mapping[str, BufferId], outputs: Sequence[str | None], saved: frozenset[int]
+) -> frozenset[BufferId]:
+    """What goes to the backward and not to the user as well."""
+    found: tuple[set[BufferId], set[BufferId]] = set(), set()
+    for i, name in enumerate(outputs):
+        if name is not None and name in named:
+            found[i in saved].add(named[name])
+    return frozenset(found[True] - found[False])
 
 
 @dataclass
@@ -119,6 +113,7 @@ class _Reader:
     op_of: dict[BaseSchedulerNode, int] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     phase: int = 0
+    align: int = 64
     waits_for: tuple[int, ...] = ()  # what every op of the phase waits for
 
     def __post_init__(self) -> None:
@@ -127,6 +122,7 @@ class _Reader:
             self.buffers += self.forward.problem.buffers
             self.ops += self.forward.problem.ops
         self.phase = int(self.graph.is_backward)
+        self.align = max(ALIGNMENT.get(d, 64) for d in ("cpu", *self.graph.device_types))
 
     def add_inputs(self) -> None:
         """What the graph is given.
@@ -256,7 +252,8 @@ class _Reader:
         elif not isinstance(buffer.layout, WITHOUT_MEMORY) and not is_removed(
             self.graph, name, node
         ):
-            self.buffer_of[name] = self.add(name, self.bytes(buffer), where=_where(node))
+            held = Kind.TEMPORARY, home(self.graph, buffer)
+            self.buffer_of[name] = self.add(name, self.bytes(buffer), held, _where(node))
 
     def keep(self, outputs: Sequence[str | None]) -> dict[str, BufferId]:
         """What the graph returns stays; a saved tensor at least to the graph's end."""
@@ -283,7 +280,7 @@ class _Reader:
         while name in self.names:
             name += "'"
         self.names.add(name)
-        self.buffers.append(Buffer(name, size, *held, where=where))
+        self.buffers.append(Buffer(name, size, *held, self.align, where))
         return len(self.buffers) - 1
 
 

@@ -1,0 +1,93 @@
+"""The code that Inductor generates for what is saved, which the plan places in blocks.
+
+forward     asks for every saved buffer where it lies (see `inductor_stack`)
+backward    frees it as planned, where else it might write over it, or keep its memory for a
+            later buffer of that size: the whole block would wait
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Any
+
+import sympy
+from torch._inductor import ir
+from torch._inductor.codegen.wrapper import AllocateLine, FreeIfNotReusedLine, FreeLine
+from torch._inductor.graph import GraphLowering
+
+from roam.core.problem import Home, Kind, Problem
+from roam.lowering import inductor_stack
+
+
+def home(graph: GraphLowering, buffer: Any) -> Home:
+    """Whether the plan may place a buffer: Python code allocates it, and it has one size only."""
+    numbers = (n for n in graph.graph_inputs.values() if isinstance(n, sympy.Expr))
+    dynamic = any(n.free_symbols for n in numbers)
+    elsewhere = graph.cpp_wrapper or len(graph.device_types) > 1
+    shared = isinstance(buffer.layout, ir.CommBufferLayout)
+    own = buffer.should_allocate() and not (dynamic or elsewhere or shared)
+    return Home.ARENA if own else Home.EXTERNAL
+
+
+def leave_open(graph: GraphLowering, key: str, problem: Problem) -> None:
+    """Has a forward's code ask where what it saves lies.
+
+    key: what the plan of a backward calls the forward. problem: the forward as its backward finds
+    it.
+    """
+    wrapper: Any = graph.wrapper_code
+    saved = [b.name for b in problem.buffers if b.kind is Kind.SAVED and b.home is Home.ARENA]
+    plan_reuse = wrapper.memory_plan_reuse
+
+    def memory_plan_reuse() -> None:
+        first = {_first(wrapper, name) for name in saved}
+        found = [
+            (i, line.node)
+            for i, line in enumerate(wrapper.lines)
+            if isinstance(line, AllocateLine) and line.node.get_name() in first
+        ]
+        for k, (i, buffer) in enumerate(found):
+            _, _, how = wrapper.make_buffer_allocation(buffer).partition("(")
+            wrapper.lines[i] = f"{buffer.get_name()} = saved_at[{k}]({how}"
+        if found:
+            names = tuple(buffer.get_name() for _, buffer in found)
+            device = found[0][1].get_device_or_error().type
+            stack = f"__import__('{inductor_stack.__name__}', fromlist=['']).stack"
+            given = f"{key!r}, {names}, '{device}', empty_strided_{device}"
+            wrapper.header.writeline(f"saved_stack = {stack}({given})")
+            wrapper.lines.insert(0, "saved_at = saved_stack.places()")
+        plan_reuse()
+
+    wrapper.memory_plan_reuse = memory_plan_reuse
+
+
+def free_at_once(graph: GraphLowering, placed: Container[str], inherited: Container[str]) -> None:
+    """Has a backward's code hold no block longer than planned.
+
+    placed: the names of the inputs that lie in blocks. inherited: those that something is written
+    over; Inductor, which sees no difference, might choose others of their size.
+    """
+    wrapper: Any = graph.wrapper_code
+    plan_reuse, can_reuse = wrapper.memory_plan_reuse, wrapper.can_reuse
+
+    def can_write_over(given: Any, *by: Any) -> bool:
+        name = given.get_name()
+        return (name not in placed or name in inherited) and can_reuse(given, *by)
+
+    def memory_plan_reuse() -> None:
+        for i, line in enumerate(wrapper.lines):
+            if isinstance(line, FreeIfNotReusedLine):
+                name = line.node.get_name()
+                if _first(wrapper, name) in placed:
+                    wrapper.lines[i] = FreeLine(wrapper, line.node)
+        plan_reuse()
+
+    wrapper.can_reuse = can_write_over
+    wrapper.memory_plan_reuse = memory_plan_reuse
+
+
+def _first(wrapper: Any, name: str) -> str:
+    """The buffer that was allocated for the one that a buffer is written over, if any."""
+    while name in wrapper.reuses:
+        name = wrapper.reuses[name]
+    return name

@@ -1,0 +1,80 @@
+"""Blocks for what is saved: valid, within the limit, and less reserved or none at all."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from roam.core.check import check
+from roam.core.lifetime import find_reuse, live_curve
+from roam.core.plan import committed_curve
+from roam.core.problem import Buffer, Home, Kind, Op, OpId, Problem
+from roam.solvers.caching_allocator import MIB
+from roam.solvers.layout import NOTHING_PLACED, Layout
+from roam.solvers.saved_blocks import simulate, stack_saved
+from tests.core.strategies import orders, problems
+from tests.solvers.test_layout import whole_plan
+
+
+def stacked(
+    problem: Problem, order: tuple[OpId, ...], held: tuple[int, ...] = (), limit: int | None = None
+) -> Layout:
+    """A valid layout of an order."""
+    reuse = find_reuse(problem, order)
+    limit = max(live_curve(problem, order, reuse), default=0) if limit is None else limit
+    layout = stack_saved(problem, order, reuse, held, limit=limit)
+    check(problem, whole_plan(problem, order, layout))
+    return layout
+
+
+@given(st.data())
+def test_valid_within_the_limit_and_never_more_reserved(data: st.DataObject) -> None:
+    drawn = data.draw(problems(max_ops=9))
+    large = tuple(replace(b, size=b.size * MIB) for b in drawn.buffers)
+    problem = Problem(drawn.name, large, drawn.ops)
+    order = data.draw(orders(problem))
+    reuse = find_reuse(problem, order)
+    layout = stacked(problem, order)
+    assert layout.peak == max(live_curve(problem, order, reuse), default=0)
+    found = simulate(problem, order, reuse, layout.offsets, layout.blocks)
+    plain = simulate(problem, order, reuse, {}, ())
+    assert found < plain or (found == plain and not layout.blocks)
+
+
+def saving(count: int, size: int, last: int) -> Problem:
+    """Saves some buffers, frees them one after the other, and then needs a large one."""
+    buffers = [Buffer(f"s{i}", size, Kind.SAVED) for i in range(count)]
+    buffers += [Buffer("large", last, home=Home.EXTERNAL)]
+    ops = [Op(f"f{i}", creates=(i,)) for i in range(count)]
+    ops += [Op(f"b{i}", reads=(i,), phase=1) for i in reversed(range(count))]
+    ops += [Op("last", creates=(count,), phase=1, after=(len(ops) - 1,))]
+    return Problem("saving", tuple(buffers), tuple(ops))
+
+
+def test_a_large_request_finds_the_block_where_the_saved_were() -> None:
+    problem = saving(4, 12 * MIB, 48 * MIB)
+    order = tuple(range(len(problem.ops)))
+    layout = stacked(problem, order)
+    assert [(b.size, b.lower, b.upper) for b in layout.blocks] == [(48 * MIB, 0, 8)]
+    assert simulate(problem, order, {}, {}, ()) == 96 * MIB
+    assert simulate(problem, order, {}, layout.offsets, layout.blocks) == 48 * MIB
+
+
+def test_what_the_code_holds_leaves_less_room() -> None:
+    """The block waits for three more buffers while the code holds what is dead already."""
+    problem = saving(4, 12 * MIB, 48 * MIB)
+    order = tuple(range(len(problem.ops)))
+    held = tuple(12 * MIB * n for n in (2, 3, 4, 4))
+    layout = stacked(problem, order, held)
+    live = live_curve(problem, order, {})
+    committed = committed_curve(problem, order, {}, layout.offsets, layout.blocks)
+    for t in range(4):
+        assert held[t] + committed[t] - live[t] <= 48 * MIB
+    assert layout.blocks != stacked(problem, order).blocks
+
+
+def test_where_nothing_is_gained_there_is_no_block() -> None:
+    problem = saving(4, 1024, 4096)
+    layout = stacked(problem, tuple(range(len(problem.ops))))
+    assert (layout.blocks, layout.method) == ((), NOTHING_PLACED)

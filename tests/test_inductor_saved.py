@@ -1,0 +1,319 @@
+"""What Inductor's forward saves lies in blocks: the same bits, and the peak as planned."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._inductor import config
+from torch._inductor.codecache import PyCodeCache
+
+import roam
+from roam.bench.zoo import TINY, loss
+from roam.core.plan import Plan
+from roam.lowering import inductor_stack
+from roam.optim import AdamA
+from roam.planner import Settings, plan
+from tests.helpers import (
+    Compile,
+    assert_equal,
+    fused,
+    grads,
+    random,
+    same_as_inductor,
+    snapshot,
+    total,
+)
+from tests.solvers.test_saved_blocks import saving
+from tests.test_behaviour_threads import together
+from tests.test_inductor import gradients
+from tests.test_inductor_behaviour import deep, sizes
+
+pytestmark = pytest.mark.usefixtures("shared_kernels", "stacked")
+
+
+@pytest.fixture
+def stacked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The models of tests are too small for a segment. Here whatever may lie in a block does."""
+    monkeypatch.setattr("roam.solvers.saved_blocks.simulate", most_in_fewest)
+    monkeypatch.setattr("roam.solvers.saved_blocks.WORTH", 0)
+    _forget()
+    yield
+    _forget()
+
+
+def _forget() -> None:
+    """Modules that are loaded already would not say again what was planned."""
+    PyCodeCache.cache_clear()
+    inductor_stack.forget()
+
+
+def most_in_fewest(*given: Any) -> tuple[int, int]:
+    *_, offsets, blocks = given
+    return -len(offsets), len(blocks)
+
+
+def plans() -> list[Plan]:
+    return [g.plan for g in roam.report().graphs if g.plan is not None]
+
+
+@pytest.mark.parametrize("name", ["gpt2", pytest.param("resnet", marks=pytest.mark.slow)])
+def test_a_step(name: str) -> None:
+    """Before the backward is there everything is by itself, and after that in its blocks."""
+    model, batch = TINY[name].build().eval(), TINY[name].batch()
+    theirs = gradients(model, batch, torch.compile(loss, backend="inductor"))
+    torch._dynamo.reset()
+    step = fused(loss)
+    for _ in range(3):
+        found = gradients(model, batch, step)
+        assert {n for n in found if not torch.equal(found[n], theirs[n])} == set()
+
+    def run() -> None:
+        step(model, batch).backward()
+        model.zero_grad(set_to_none=True)
+
+    measured = roam.measure_peak(run, warm_up=run).peak
+    [ran] = plans()
+    assert len(ran.offsets) > 2 * len(ran.blocks) > 0
+    assert ran.peak == ran.live_peak
+    assert abs(ran.peak - measured) <= 0.01 * measured
+
+
+def test_folds() -> None:
+    ours = deep()
+    theirs = copy.deepcopy(ours)
+    folding = AdamA(ours.parameters(), lr=1e-2)
+    usual = torch.optim.AdamW(theirs.parameters(), lr=1e-2, fused=True)
+    x = random(256, 8)
+    ways = (
+        (fused(lambda: ours(x).square().sum(), optimizer=folding), folding),
+        (torch.compile(lambda: theirs(x).square().sum()), usual),
+    )
+
+    def training(run: Any, optimizer: Any) -> None:
+        run().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    for _ in range(3):
+        for way in ways:
+            training(*way)
+    assert_equal(ours.parameters(), theirs.parameters())
+    measured = roam.measure_peak(lambda: training(*ways[0])).peak
+    [ran] = plans()
+    assert ran.blocks
+    assert abs(ran.peak - measured) <= 0.01 * measured
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mixtral", "mamba"])
+def test_a_block_is_held_as_long_as_planned(name: str) -> None:
+    """Inductor would write over other inputs, of the same size, than the plan does."""
+    model, batch = TINY[name].build().eval(), TINY[name].batch()
+    optimizer = AdamA(model.parameters(), lr=1e-4)
+    step = fused(loss, optimizer=optimizer)
+
+    def run() -> None:
+        step(model, batch).backward()
+        optimizer.step()
+
+    run()
+    run()
+    measured = roam.measure_peak(run, warm_up=run).peak
+    [ran] = plans()
+    assert len(ran.offsets) > 2 * len(ran.blocks) > 0
+    assert abs(ran.peak - measured) <= 0.01 * measured
+
+
+def saved(out: Tensor) -> list[Tensor]:
+    """What the backward of a compiled graph will read."""
+    pending, found = [out.grad_fn], []
+    while pending:
+        node = pending.pop()
+        found += [t for t in getattr(node, "saved_tensors", ()) if isinstance(t, Tensor)]
+        pending += [n for n, _ in getattr(node, "next_functions", ()) if n is not None]
+    return found
+
+
+def test_tensors_of_a_block_are_counted_apart() -> None:
+    """A write to one is no write to the others: autograd would refuse to run."""
+    model = deep()
+    run = fused(model)
+    run(random(5, 8)).sum().backward()
+    out = run(random(5, 8))
+    inside = [t for t in saved(out) if getattr(t.untyped_storage(), "is_roam_block", False)]
+    assert len(inside) > 1
+    assert len({t.untyped_storage().data_ptr() for t in inside}) < len(inside)
+    before = [t._version for t in inside]
+    with torch.no_grad():
+        inside[0].mul_(1.0)
+    assert [t._version for t in inside[1:]] == before[1:]
+    assert inside[0]._version == before[0] + 1
+
+
+def test_pending_forwards_and_hooks() -> None:
+    """Two forwards wait at once; saved tensors are moved elsewhere; the graph is retained."""
+
+    def moved(t: Tensor) -> Tensor:
+        return t.clone()
+
+    def scenario(compile_: Compile) -> Iterator[Any]:
+        model = deep()
+        run = compile_(model)
+        for _ in range(2):
+            first, second = run(random(5, 8)), run(random(5, 8) + 1)
+            total(first).backward()  # type: ignore[no-untyped-call]
+            yield from grads(model)
+            total(second).backward()  # type: ignore[no-untyped-call]
+            yield from grads(model)
+            with torch.autograd.graph.saved_tensors_hooks(moved, moved):
+                out = run(random(5, 8))
+            total(out).backward()  # type: ignore[no-untyped-call]
+            yield from grads(model)
+        value = run(random(5, 8)).square().sum()
+        try:
+            value.backward(retain_graph=True)
+            value.backward()
+        except RuntimeError as error:  # donated buffers
+            yield str(error)
+        yield from grads(model)
+
+    same_as_inductor(scenario)
+    assert plans()[0].blocks
+
+
+def test_two_threads() -> None:
+    model, x = deep(), random(6, 8)
+    run = fused(model)
+    run(x).sum().backward()
+    model.zero_grad()
+
+    def gradient() -> list[Any]:
+        found = []
+        for _ in range(20):
+            found += snapshot(torch.autograd.grad(run(x).square().sum(), list(model.parameters())))
+        return found
+
+    alone = gradient()
+    for found in together([gradient, gradient]):
+        assert_equal(found, alone)
+
+
+def by_itself(shape: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> Tensor:
+    return torch.empty_strided(shape, stride, dtype=dtype)
+
+
+def test_backwards_that_disagree_have_no_blocks() -> None:
+    problem = saving(2, 64, 128)
+    forward = inductor_stack.stack("forward", ("s0", "s1"), "cpu", by_itself)
+
+    def storages() -> int:
+        made = [make((16,), (1,), torch.float32) for make in forward.places()]
+        return len({t.untyped_storage().data_ptr() for t in made})
+
+    assert storages() == 2
+    for _ in range(2):
+        inductor_stack.place("forward", problem, plan(problem, Settings(held=())))
+        assert storages() == 1
+    inductor_stack.place("other", problem, plan(problem))
+    assert storages() == 1
+    inductor_stack.place("forward", problem, plan(problem, Settings(held=(128, 128))))
+    assert storages() == 2
+
+
+def test_code_that_does_not_ask_for_all_that_is_placed_gets_no_block() -> None:
+    problem = saving(2, 64, 128)
+    inductor_stack.place("forward", problem, plan(problem, Settings(held=())))
+    forward = inductor_stack.stack("forward", ("s0", "s2"), "cpu", by_itself)
+    assert forward.places() == [by_itself] * 2
+
+
+def test_a_result_that_is_saved_as_well_is_the_users() -> None:
+    weight = nn.Parameter(random(64, 64))
+
+    def scenario(compile_: Compile) -> Iterator[Any]:
+        run = compile_(lambda x: ((x @ weight).exp(), (x @ weight).tanh().square()))
+        for _ in range(2):
+            first, second = run(random(64, 64))
+            assert not any(hasattr(t.untyped_storage(), "is_roam_block") for t in (first, second))
+            (first.sum() + second.sum()).backward()
+            yield first.detach()
+            yield weight.grad
+            weight.grad = None
+
+    same_as_inductor(scenario)
+    assert plans()[0].blocks
+
+
+@pytest.mark.parametrize("settings", [{"cpp_wrapper": True}, {"allow_buffer_reuse": False}])
+def test_inductors_settings(settings: dict[str, Any]) -> None:
+    with config.patch(settings):
+        same_as_inductor(sizes(6, 6))
+    assert bool(plans()[0].blocks) is not settings.get("cpp_wrapper", False)
+
+
+def test_dynamic_shapes_stay_outside() -> None:
+    same_as_inductor(sizes(6, 9, 12), dynamic=True)
+    assert plans()[0].blocks == ()
+
+
+CACHED = """
+import json, torch, roam, roam.solvers.saved_blocks as solver
+from torch._dynamo.utils import counters
+from roam.optim import AdamA
+
+solver.simulate, solver.WORTH = lambda *given: (-len(given[3]), len(given[4])), 0
+
+def step(folded):
+    torch.manual_seed(0)
+    counters.clear()
+    model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.GELU(), torch.nn.Linear(16, 4))
+    optimizer = (AdamA if folded else torch.optim.SGD)(model.parameters())
+    options = {"optimizer": optimizer} if folded else {}
+    run = torch.compile(model, backend="roam", options={"lowering": "inductor", **options})
+    inside = []
+    for _ in range(2):
+        out = run(torch.ones(5, 8)).tanh()
+        found = out.grad_fn.next_functions[0][0].saved_tensors
+        inside.append(sum(hasattr(t.untyped_storage(), "is_roam_block") for t in found))
+        out.sum().backward()
+        optimizer.step()
+    hits = counters["aot_autograd"]["autograd_cache_hit"], counters["inductor"]["fxgraph_cache_hit"]
+    return {"hits": hits, "inside": inside}
+
+print(json.dumps([step(False), step(True)]))
+"""
+
+
+def test_in_another_process(tmp_path: Path) -> None:
+    """Where AOTAutograd's cache has both graphs the first step knows its blocks already."""
+
+    def steps() -> Any:
+        done = subprocess.run(
+            [sys.executable, "-c", CACHED],
+            env={
+                **os.environ,
+                "PYTHONPATH": str(Path(__file__).parents[1]),
+                "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return json.loads(done.stdout)
+
+    first, second = steps(), steps()
+    assert [s["hits"][0] for s in second] == [1, 0]
+    assert second[1]["hits"][1] == 2
+    assert [s["inside"][0] for s in first] == [0, 0]
+    assert [s["inside"][1] for s in second] == [s["inside"][1] for s in first]
+    assert min(s["inside"][1] for s in first) > 0
