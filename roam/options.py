@@ -49,6 +49,8 @@ class Options:
             raise OptionError(f"option arena is 'step' or 'keep', not {given['arena']!r}")
         if given.get("lowering") not in (None, "aten", "inductor"):
             raise OptionError(f"option lowering is 'aten' or 'inductor', not {given['lowering']!r}")
+        if (given.get("lowering"), given.get("arena")) == ("inductor", "keep"):
+            raise OptionError("option arena='keep' is for ATen's kernels: ask for lowering='aten'")
         seconds = given.get("planning_seconds", 1.0)
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
             raise OptionError(f"option planning_seconds is a positive number, not {seconds!r}")

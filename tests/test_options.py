@@ -20,6 +20,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     ({"options": {"arena": "keep", "x": 1, "b": 2}}, "no option 'b'"),
     ({"options": {"arena": "kept"}}, "arena is 'step' or 'keep', not 'kept'"),
+    ({"options": {"arena": "keep", "lowering": "inductor"}}, "arena='keep' is for ATen's kernels"),
     ({"options": {"arena": None}}, "arena is 'step' or 'keep', not None"),
     ({"options": {"arena": ["keep"]}}, r"arena is 'step' or 'keep', not \['keep'\]"),
     ({"options": {"planning_seconds": 0}}, "planning_seconds is a positive number, not 0"),
