@@ -60,11 +60,12 @@ def _only_use(node: BaseSchedulerNode, part: SchedulerNode, buffer: Any) -> bool
     """Whether this part is the buffer's only user, those before it aside.
 
     Users outside of the kernel have run by then, where an input dies here. What the kernel itself
-    makes dies here only if it has none.
+    makes dies here only if it has none. To Inductor a fold uses what was computed with the
+    parameter that it changes (weakly), and where the fold comes later, nothing is written over.
     """
     inside = {n.get_name() for n in node.get_nodes()}
     made_here = buffer.defining_op in node.get_nodes()
-    users = [u for u in buffer.users if made_here or u.get_name() in inside]
+    users = [u for u in buffer.users if made_here or u.is_weak or u.get_name() in inside]
     left = [u for u in users if u.get_name() not in part.ancestors]
     return len(left) == 1 and left[0].can_inplace and left[0].node is part
 

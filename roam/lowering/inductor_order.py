@@ -33,7 +33,7 @@ from roam.inspect.report import GraphRecord, record
 from roam.lowering.inductor_kernels import functions, generate
 from roam.lowering.inductor_notes import LOWERING, Note, compiling, find
 from roam.lowering.inductor_problem import Labels, Read, read
-from roam.lowering.inductor_saved import free_at_once, leave_open
+from roam.lowering.inductor_saved import keep_to_blocks, leave_open
 from roam.lowering.naming import graph_name, parameter_inputs, source_names
 from roam.lowering.plain import mark_boxed, plain
 from roam.lowering.trace import tell
@@ -208,9 +208,7 @@ class Compilation:
             first = self.note.as_first_phase()
             leave_open(graph, self.key(first), first.problem)
         if forward is not None:
-            placed = {name: b for name, b in forward.named.items() if b in planned.offsets}
-            dying = set(planned.reuse.values())
-            free_at_once(graph, placed, {name for name, b in placed.items() if b in dying})
+            keep_to_blocks(graph, found.at, planned)
         return ordered
 
 

@@ -51,6 +51,7 @@ class Read:
 
     named: the buffer behind every input and every output, by their names in the FX graph. saved:
     the outputs that are not the user's. held: bytes that a compiled forward may hold at every op.
+    at: the buffer behind every name in the scheduler that has memory.
     """
 
     problem: Problem
@@ -59,6 +60,7 @@ class Read:
     named: dict[str, BufferId]
     saved: frozenset[BufferId]
     held: tuple[int, ...] = ()
+    at: Mapping[str, BufferId] = field(default_factory=dict)
 
 
 def read(
@@ -85,7 +87,8 @@ def read(
         reader.add_op(node)
     named = reader.inputs | reader.keep(outputs)
     problem = Problem(name, tuple(reader.buffers), tuple(reader.ops))
-    return Read(problem, nodes, first, named, _only_saved(named, outputs, saved))
+    saved_alone = _only_saved(named, outputs, saved)
+    return Read(problem, nodes, first, named, saved_alone, at=reader.buffer_of)
 
 
 def _only_saved(

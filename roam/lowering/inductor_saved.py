@@ -7,7 +7,7 @@ backward    frees it as planned, where else it might write over it, or keep its 
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Mapping
 from typing import Any
 
 import sympy
@@ -15,7 +15,8 @@ from torch._inductor import ir
 from torch._inductor.codegen.wrapper import AllocateLine, FreeIfNotReusedLine, FreeLine
 from torch._inductor.graph import GraphLowering
 
-from roam.core.problem import Home, Kind, Problem
+from roam.core.plan import Plan
+from roam.core.problem import BufferId, Home, Kind, Problem
 from roam.lowering import inductor_stack
 
 
@@ -61,18 +62,25 @@ def leave_open(graph: GraphLowering, key: str, problem: Problem) -> None:
     wrapper.memory_plan_reuse = memory_plan_reuse
 
 
-def free_at_once(graph: GraphLowering, placed: Container[str], inherited: Container[str]) -> None:
-    """Has a backward's code hold no block longer than planned.
+def keep_to_blocks(graph: GraphLowering, at: Mapping[str, BufferId], plan: Plan) -> None:
+    """Has a backward's code hold no block longer than planned, and write over what the plan does.
 
-    placed: the names of the inputs that lie in blocks. inherited: those that something is written
-    over; Inductor, which sees no difference, might choose others of their size.
+    at: the buffers behind the scheduler's names. Of two dying inputs of one size Inductor, which
+    sees no difference, might choose the other one: then a block waits for what is not planned to
+    lie in it, or what is lies beside it.
     """
+    if not plan.offsets:
+        return
     wrapper: Any = graph.wrapper_code
     plan_reuse, can_reuse = wrapper.memory_plan_reuse, wrapper.can_reuse
+    placed = {name for name, b in at.items() if b in plan.offsets}
 
     def can_write_over(given: Any, *by: Any) -> bool:
-        name = given.get_name()
-        return (name not in placed or name in inherited) and can_reuse(given, *by)
+        made = {at.get(b.get_name()) for node in by for b in node.get_outputs()} - {None}
+        planned = {plan.reuse[b] for b in made if b in plan.reuse}
+        b = at.get(given.get_name())
+        free = not by or b not in plan.offsets
+        return (b in planned | made if planned else free) and can_reuse(given, *by)
 
     def memory_plan_reuse() -> None:
         for i, line in enumerate(wrapper.lines):
