@@ -15,8 +15,12 @@ a new segment is reserved where none fits. Segments are never given back.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
+
+from roam.core.lifetime import Reuse
+from roam.core.plan import Block, allocations
+from roam.core.problem import BufferId, OpId, Problem
 
 MIB = 2**20
 ROUND = 512  # bytes of which every block is a multiple
@@ -134,6 +138,19 @@ class Span:
     lower: int
     upper: int
     size: int
+
+
+def requests(
+    problem: Problem,
+    order: Sequence[OpId],
+    reuse: Reuse,
+    placed: Container[BufferId],
+    blocks: Sequence[Block],
+) -> list[Span]:
+    """What a planned step asks for: the blocks, what lies outside of them, and scratch space."""
+    apart = allocations(problem, order, reuse, placed, blocks)
+    scratch = [Span(t, t + 1, problem.ops[i].scratch) for t, i in enumerate(order)]
+    return [Span(a.lower, a.upper, a.size) for a in apart] + [s for s in scratch if s.size]
 
 
 def reserved(spans: Iterable[Span], persistent: Iterable[int] = (), steps: int = 2) -> int:

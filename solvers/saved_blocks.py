@@ -19,10 +19,10 @@ import time
 from collections.abc import Sequence
 from math import inf
 
-from roam.core.lifetime import Slot, live_curve, slots
+from roam.core.lifetime import live_curve, slots
 from roam.core.plan import Block, measure
 from roam.core.problem import BufferId, Home, OpId, Problem
-from roam.solvers.caching_allocator import LARGE_SEGMENT, Span, reserved
+from roam.solvers.caching_allocator import LARGE_SEGMENT, requests, reserved
 from roam.solvers.evict import evict
 from roam.solvers.fits import FITS
 from roam.solvers.layout import NOTHING_PLACED, Arena, Layout
@@ -82,9 +82,5 @@ def simulate(
     blocks: Sequence[Block],
 ) -> int:
     """Bytes that a caching allocator reserves for the step and what is there before it."""
-    outside = [s for s in slots(problem, order, reuse) if s.buffers[0] not in offsets]
-    requests: tuple[Slot | Block, ...] = (*blocks, *outside)
-    spans = [Span(r.lower, r.upper, r.size) for r in requests]
-    scratch = (Span(t, t + 1, problem.ops[i].scratch) for t, i in enumerate(order))
     persistent = (b.size for b in problem.buffers if b.home is Home.USER)
-    return reserved([*spans, *scratch], persistent)
+    return reserved(requests(problem, order, reuse, offsets, blocks), persistent)

@@ -20,12 +20,11 @@ from roam.bench.order_tables import print_rows
 from roam.bench.order_zoo import BRANCHING, DROP_IN, ORDER, WHOLE
 from roam.bench.tables import append_json
 from roam.core.files import problem_from_json
-from roam.core.lifetime import Reuse, find_reuse, live_curve, slots
-from roam.core.plan import Plan
+from roam.core.lifetime import find_reuse, live_curve
 from roam.core.problem import Home, OpId, Problem
 from roam.planner import Settings, plan, replaced_peak
 from roam.solvers.baselines import HEURISTICS, PROGRAMS
-from roam.solvers.caching_allocator import Span, reserved
+from roam.solvers.caching_allocator import requests, reserved
 from roam.solvers.order import OrderSolver
 
 WORKER = "roam.bench.order_worker"
@@ -132,8 +131,10 @@ def row(problem: Problem, dropped_in: Problem, planning: float, program: float) 
     persistent = problem.persistent
     own = [b.size for b in problem.buffers if b.home is Home.USER]
     at_rest = reserved([], own)
-    pytorch_reserved = reserved(program_spans(dropped_in), own) - at_rest
-    roam_reserved = reserved(plan_spans(problem, found), own) - at_rest
+    program_order = requests(dropped_in, range(len(dropped_in.ops)), {}, (), ())
+    pytorch_reserved = reserved(program_order, own) - at_rest
+    planned = requests(problem, found.order, found.reuse, found.offsets, found.blocks)
+    roam_reserved = reserved(planned, own) - at_rest
     return {
         "ops": len(problem.ops),
         "buffers": len(problem.buffers),
@@ -174,25 +175,3 @@ def baselines(problem: Problem, program_seconds: float) -> dict[str, Result]:
 def peak_of(problem: Problem, order: Sequence[OpId]) -> int:
     """Transient bytes at the worst moment of an order, all in-place reuse taken."""
     return max(live_curve(problem, order, find_reuse(problem, order)), default=0)
-
-
-def program_spans(problem: Problem) -> list[Span]:
-    """What the step asks of an allocator in program order, nothing written in place."""
-    return _spans(problem, range(len(problem.ops)), {})
-
-
-def plan_spans(problem: Problem, found: Plan) -> list[Span]:
-    """What a planned step asks of it: the blocks of the arena, and what lies outside."""
-    blocks = [Span(b.lower, b.upper, b.size) for b in found.blocks]
-    return blocks + _spans(problem, found.order, found.reuse, set(found.offsets))
-
-
-def _spans(
-    problem: Problem,
-    order: Sequence[OpId],
-    reuse: Reuse,
-    placed: frozenset[int] | set[int] = frozenset(),
-) -> list[Span]:
-    outside = [s for s in slots(problem, order, reuse) if s.buffers[0] not in placed]
-    scratch = [Span(t, t + 1, problem.ops[i].scratch) for t, i in enumerate(order)]
-    return [Span(s.lower, s.upper, s.size) for s in outside] + [s for s in scratch if s.size]

@@ -18,13 +18,13 @@ with the backward, while the gradients, which are the user's and lie outside, pi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from enum import StrEnum
 
 import msgspec
 
 from roam.core.errors import FileFormatError, FileVersionError, GraphMismatchError
-from roam.core.lifetime import Slot, live_curve, slots
+from roam.core.lifetime import Reuse, Slot, live_curve, slots
 from roam.core.problem import BufferId, OpId, Problem
 
 VERSION = 1
@@ -133,6 +133,18 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     plan: Plan
 
 
+def allocations(
+    problem: Problem,
+    order: Sequence[OpId],
+    reuse: Reuse,
+    placed: Container[BufferId],
+    blocks: Sequence[Block],
+) -> list[Slot | Block]:
+    """What is allocated apart, each for its time: the blocks, then what lies outside of them."""
+    outside = (s for s in slots(problem, order, reuse) if s.buffers[0] not in placed)
+    return [*blocks, *outside]
+
+
 def committed_curve(
     problem: Problem,
     order: Sequence[OpId],
@@ -142,9 +154,7 @@ def committed_curve(
 ) -> list[int]:
     """Transient bytes held while each op runs: blocks, what lies outside them, and scratch."""
     change = [0] * (len(order) + 1)
-    outside = [s for s in slots(problem, order, reuse) if s.buffers[0] not in placed]
-    everything: tuple[Slot | Block, ...] = (*outside, *blocks)
-    for held in everything:
+    for held in allocations(problem, order, reuse, placed, blocks):
         change[held.lower] += held.size
         change[held.upper] -= held.size
     curve: list[int] = []

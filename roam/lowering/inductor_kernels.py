@@ -29,8 +29,7 @@ from torch._inductor.codegen.segmented_tree import SegmentedTree
 from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import BaseSchedulerNode, Scheduler
 
-from roam.core.lifetime import Slot, slots
-from roam.core.plan import Block, Plan, committed_curve
+from roam.core.plan import Plan, allocations, committed_curve
 from roam.core.problem import Problem
 
 
@@ -55,11 +54,7 @@ def functions(
     """
     curve = committed_curve(problem, plan.order, plan.reuse, plan.offsets, plan.blocks)
     dying = [0] * (len(curve) + 1)
-    outside = (
-        s for s in slots(problem, plan.order, plan.reuse) if s.buffers[0] not in plan.offsets
-    )
-    everything: tuple[Slot | Block, ...] = (*outside, *plan.blocks)
-    for ended in everything:
+    for ended in allocations(problem, plan.order, plan.reuse, plan.offsets, plan.blocks):
         dying[ended.upper] += ended.size
     peak = max(curve, default=0)
     first = len(curve) - len(nodes)

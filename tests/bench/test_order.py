@@ -21,8 +21,6 @@ from roam.bench.order import (
     order_bench,
     order_names,
     peak_of,
-    plan_spans,
-    program_spans,
     row,
 )
 from roam.bench.order_tables import plan_table, print_rows, verdict
@@ -35,7 +33,7 @@ from roam.core.text import parse_problem
 from roam.offline import problems
 from roam.optim import AdamA
 from roam.planner import Settings, plan, replaced_peak
-from roam.solvers.caching_allocator import Span
+from roam.solvers.caching_allocator import Span, requests
 from tests.core.strategies import graph
 
 
@@ -176,14 +174,15 @@ op end reads=b creates=out
 
 
 def test_spans_of_program_order() -> None:
-    spans = program_spans(parse_problem(TEXT))
+    problem = parse_problem(TEXT)
+    spans = requests(problem, range(len(problem.ops)), {}, (), ())
     assert spans == [Span(0, 2, 100), Span(1, 3, 100), Span(2, 3, 1), Span(0, 1, 7)]
 
 
 def test_spans_of_a_plan_are_its_blocks_and_what_lies_outside() -> None:
     problem = parse_problem(TEXT)
     found = plan(problem, Settings())
-    spans = plan_spans(problem, found)
+    spans = requests(problem, found.order, found.reuse, found.offsets, found.blocks)
     inside = [Span(b.lower, b.upper, b.size) for b in found.blocks]
     assert spans[: len(inside)] == inside
     assert Span(1, 3, 100) in spans
