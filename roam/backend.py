@@ -49,7 +49,7 @@ def roam(
 
 def wants_inductor(options: Options, example_inputs: Sequence[Any]) -> bool:
     """Whether a graph goes to Inductor: as asked; unasked wherever it would work there."""
-    if options.lowering is not None or options.arena == "keep":
+    if options.lowering is not None:
         return options.lowering == "inductor"
     from roam.lowering import inductor_needs  # takes a second to import
 

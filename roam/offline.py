@@ -81,7 +81,7 @@ def plan(
         options["optimizer"] = optimizer
     chosen = Options.parse(options, None)
     if chosen.lowering is None:
-        chosen = dataclasses.replace(chosen, lowering=_usual_lowering(chosen, device))
+        chosen = dataclasses.replace(chosen, lowering=_usual_lowering(device))
     steps = _trace(_start, model, args, kwargs, loss, chosen, device)
     return StepPlan(tuple(r for s in steps for r in s.records))
 
@@ -168,12 +168,12 @@ def _check(optimizer: FoldingOptimizer | None, model: nn.Module) -> None:
         )
 
 
-def _usual_lowering(options: Options, device: torch.device | str | None) -> str:
+def _usual_lowering(device: torch.device | str | None) -> str:
     """As the backend chooses, where this machine had all that Inductor needs."""
     from roam.lowering.inductor_needs import DEVICES  # takes a second to import
 
     known = device is None or (torch.device(device).type in DEVICES and _is_built_for(device))
-    return "inductor" if known and options.arena != "keep" else "aten"
+    return "inductor" if known else "aten"
 
 
 def _is_built_for(device: torch.device | str) -> bool:

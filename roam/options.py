@@ -21,7 +21,7 @@ class Options:
         step, until `roam.release()`. planning_seconds: the deadline for planning a graph.
         optimizer: one of roam's, whose parameters' gradients are folded inside the backward.
         lowering: "aten" runs the graph's own operators, "inductor" the kernels that Inductor fuses;
-        None is "inductor" wherever it works, but for an arena that is to be kept.
+        None is "inductor" wherever it works. An arena that is kept is ATen's.
 
     mode: of Inductor's own, as `torch.compile(..., mode=...)` names them.
     """
@@ -60,6 +60,8 @@ class Options:
                 f"option optimizer is one of roam.optim (AdamA), not a {type(optimizer).__name__}: "
                 "only those fold a gradient before all of them are known"
             )
+        if given.get("arena") == "keep":
+            given["lowering"] = "aten"  # the only one that has an arena to keep
         return Options(**given, mode=mode)
 
 
