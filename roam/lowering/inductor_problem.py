@@ -33,7 +33,7 @@ from roam.core.errors import UnplannableError
 from roam.core.problem import Buffer, BufferId, Home, Kind, Op, Problem
 from roam.lowering.inductor_inner import is_removed
 from roam.lowering.inductor_inplace import WITHOUT_MEMORY, written_over
-from roam.lowering.inductor_saved import home
+from roam.lowering.inductor_saved import is_own, is_placeable
 from roam.lowering.inductor_scratch import origin, scratch
 from roam.node_facts import where
 from roam.passes import gradient_release
@@ -117,6 +117,7 @@ class _Reader:
     names: set[str] = field(default_factory=set)
     phase: int = 0
     align: int = 64
+    placeable: bool = False
     waits_for: tuple[int, ...] = ()  # what every op of the phase waits for
 
     def __post_init__(self) -> None:
@@ -125,6 +126,7 @@ class _Reader:
             self.buffers += self.forward.problem.buffers
             self.ops += self.forward.problem.ops
         self.phase = int(self.graph.is_backward)
+        self.placeable = is_placeable(self.graph)
         self.align = max(ALIGNMENT.get(d, 64) for d in ("cpu", *self.graph.device_types))
 
     def add_inputs(self) -> None:
@@ -255,7 +257,8 @@ class _Reader:
         elif not isinstance(buffer.layout, WITHOUT_MEMORY) and not is_removed(
             self.graph, name, node
         ):
-            held = Kind.TEMPORARY, home(self.graph, buffer)
+            home = Home.ARENA if self.placeable and is_own(buffer) else Home.EXTERNAL
+            held = Kind.TEMPORARY, home
             self.buffer_of[name] = self.add(name, self.bytes(buffer), held, _where(node))
 
     def keep(self, outputs: Sequence[str | None]) -> dict[str, BufferId]:

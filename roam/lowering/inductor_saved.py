@@ -20,14 +20,16 @@ from roam.core.problem import BufferId, Home, Kind, Problem
 from roam.lowering import inductor_stack
 
 
-def home(graph: GraphLowering, buffer: Any) -> Home:
-    """Whether the plan may place a buffer: Python code allocates it, and it has one size only."""
+def is_placeable(graph: GraphLowering) -> bool:
+    """Whether Python code allocates a graph's buffers on one device, each of one size only."""
     numbers = (n for n in graph.graph_inputs.values() if isinstance(n, sympy.Expr))
     dynamic = any(n.free_symbols for n in numbers)
-    elsewhere = graph.cpp_wrapper or len(graph.device_types) > 1
-    shared = isinstance(buffer.layout, ir.CommBufferLayout)
-    own = buffer.should_allocate() and not (dynamic or elsewhere or shared)
-    return Home.ARENA if own else Home.EXTERNAL
+    return not (dynamic or graph.cpp_wrapper or len(graph.device_types) > 1)
+
+
+def is_own(buffer: Any) -> bool:
+    """Whether the code allocates a buffer, in memory that nobody else must see."""
+    return buffer.should_allocate() and not isinstance(buffer.layout, ir.CommBufferLayout)
 
 
 def leave_open(graph: GraphLowering, key: str, problem: Problem) -> None:
