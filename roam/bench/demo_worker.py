@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from roam.core.plan import Plan
+    from roam.core.problem import Problem
+    from roam.inspect.step_plan import StepPlan
+
 # The first step compiles and makes the optimizer's states; the next two are measured, and slow
 # for it. Times are taken from the steps that are left.
 WHOLE, PASSES, UNTIMED = 1, 2, 3
@@ -197,12 +201,10 @@ def _batches(settings: Settings) -> list[Tensor]:
 
 
 def _planned(job: Job) -> int | None:
-    """The peak of roam's largest graph; the plan of "roam" is written, as a page and drawn too.
+    """The peak of roam's largest graph; the plan of "roam" is written.
 
     Raises UnplannableError when the backend planned nothing.
     """
-    from roam.inspect.html import to_page
-    from roam.inspect.picture import picture
     from roam.inspect.report import report
 
     if not job.contender.startswith("roam"):
@@ -210,15 +212,20 @@ def _planned(job: Job) -> int | None:
     step = report().step
     if step.largest is None:
         raise UnplannableError(f"no graph was planned: {report()}")
-    problem, plan = step.largest
-    if job.contender != "roam":
-        return plan.peak
-    out = Path(job.out)
+    if job.contender == "roam":
+        _write(step, *step.largest, Path(job.out))
+    return step.largest[1].peak
+
+
+def _write(step: StepPlan, problem: Problem, plan: Plan, out: Path) -> None:
+    """Writes the plan, the same as a page, and a picture of its largest graph."""
+    from roam.inspect.html import to_page
+    from roam.inspect.picture import picture
+
     (out / "plan.json").write_bytes(step.to_json())
     (out / "plan.html").write_text(to_page(step), encoding="utf-8")
     picture(problem, plan, out / "plan.svg")
     picture(problem, plan, out / "plan.png")
-    return plan.peak
 
 
 def main() -> None:
