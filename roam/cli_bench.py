@@ -24,6 +24,14 @@ def unknown_refused() -> Iterator[None]:
         raise typer.BadParameter(str(error), param_hint="--only") from None
 
 
+def zoo_names(only: str | None) -> list[str]:
+    """The entries asked for, looked up before the long work begins."""
+    from roam.bench.tables import entry_names
+
+    with unknown_refused():
+        return entry_names(only, ())
+
+
 @bench.command()
 def zoo(
     json: Json = None,
@@ -35,10 +43,9 @@ def zoo(
     ] = False,
 ) -> None:
     """Plan and train one step of every model in the zoo, and compare with eager and inductor."""
-    from roam.bench.tables import entry_names, zoo_bench
+    from roam.bench.tables import zoo_bench
 
-    with unknown_refused():
-        entry_names(only, ())
+    zoo_names(only)
     rows = zoo_bench(only, json, full=full)
     if any("error" in result for row in rows for result in row.values()):
         raise typer.Exit(1)
@@ -52,10 +59,8 @@ def step(
 ) -> None:
     """Memory of one model's step and loop, and step times taken in turns with eager's."""
     from roam.bench.steps import step_bench
-    from roam.bench.tables import entry_names
 
-    with unknown_refused():
-        [name] = entry_names(only, ())
+    [name] = zoo_names(only)
     step_bench(name, json, rounds=rounds)
 
 
@@ -69,10 +74,8 @@ def adama(
 ) -> None:
     """Total memory with gradients folded (AdamA) and with gradients kept (AdamW)."""
     from roam.bench.adama import adama_bench
-    from roam.bench.tables import entry_names
 
-    with unknown_refused():
-        entry_names(only, ())
+    zoo_names(only)
     adama_bench(only, json, micro_batches=micro_batches, rounds=rounds, memory=memory)
 
 
@@ -123,10 +126,8 @@ def compiled(
     """Memory, step and compile times beside Inductor's, with gradients kept and folded."""
     from roam.bench.compiled import compiled_bench
     from roam.bench.compiled_worker import CONTENDERS
-    from roam.bench.tables import entry_names
 
-    with unknown_refused():
-        entry_names(only, ())
+    zoo_names(only)
     chosen = contender or CONTENDERS
     for name in chosen:
         if name not in CONTENDERS:
