@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.autograd.graph import get_gradient_edge
 from torch.nn import Parameter
 
 from roam.core.errors import IncompleteGradientError
@@ -48,9 +47,13 @@ class Ticket:
     done: bool = False
 
     def absorb(self, index: int, gradient: Tensor) -> None:
-        parameter = self.folded[index]
-        Claims.of(self.optimizer).expect_no_more(parameter)
-        self.optimizer.absorb(parameter, gradient)
+        self.absorb_all([(index, gradient)])
+
+    def absorb_all(self, gradients: Sequence[tuple[int, Tensor]]) -> None:
+        """gradients: with the input that each is the gradient of."""
+        found = [(self.folded[i], gradient) for i, gradient in gradients]
+        Claims.of(self.optimizer).expect_no_more([parameter for parameter, _ in found])
+        self.optimizer.absorb_all(found)
 
     def expected(self) -> bool:
         """Whether the backward that runs now would put every folded gradient into an empty `.grad`.
@@ -58,7 +61,8 @@ class Ticket:
         `autograd.grad` and `backward(inputs=...)` want it elsewhere, or not at all, and must
         train nothing.
         """
-        return all(p.grad is None and _is_accumulated(p) for p in self.folded.values())
+        with torch.enable_grad():  # only then is there a node behind a parameter
+            return all(p.grad is None and _is_accumulated(p) for p in self.folded.values())
 
     @staticmethod
     def of(
@@ -154,16 +158,17 @@ class Claims:
             contested = self._contested & {id(p) for p in ticket.folded.values()}
             return not contested and ticket.expected()
 
-    def expect_no_more(self, parameter: Parameter) -> None:
-        """Notes that a graph folds this gradient: in this backward no more of it may come.
+    def expect_no_more(self, parameters: Sequence[Parameter]) -> None:
+        """Notes that a graph folds these gradients: in this backward no more of them may come.
 
-        It would, were the parameter used outside of the compiled region as well.
+        They would, were a parameter used outside of the compiled region as well.
         """
+        folded = {id(p) for p in parameters}
         with self._lock:
-            self._folded.add(id(parameter))
-            new = id(parameter) not in self._watched
-            self._watched.add(id(parameter))
-        if new:
+            self._folded |= folded
+            new = folded - self._watched
+            self._watched |= new
+        for parameter in (p for p in parameters if id(p) in new):
             parameter.register_hook(partial(_refuse_more, weakref.ref(self), id(parameter)))
 
     def refuse_more(self, parameter: int) -> None:
@@ -244,8 +249,10 @@ def releases(
 
 
 def _is_accumulated(parameter: Parameter) -> bool:
+    view: Any = parameter.view_as(parameter)
+    [(accumulates, _)] = view.grad_fn.next_functions
     try:
-        return torch._C._will_engine_execute_node(get_gradient_edge(parameter).node)
+        return torch._C._will_engine_execute_node(accumulates)
     except RuntimeError:  # the engine's answer where `autograd.grad` returns this gradient
         return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from roam.core.errors import HyperparameterError
-from roam.optim.fold import FoldRule, Group, State, StateSpec, alike, block_size, blocks
+from roam.optim.fold import FoldRule, Group, State, StateSpec, Update, alike, block_size, blocks
 from roam.optim.folding import FoldingOptimizer, Mode
 
 FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
@@ -141,39 +142,54 @@ class AdamARule(FoldRule):
                 divisor *= longer
             p_.mul_(kept).addcdiv_(m_, divisor, value=-lr / correction1)
 
-    def release(
-        self, state: State, param: Tensor, grad: Tensor, step: Tensor, group: Group
-    ) -> None:
-        m, v = state["exp_avg"], state["exp_avg_sq"]
-        if not has_fused(param, grad, group) or not alike(param, m, v):
-            super().release(state, param, grad, step, group)
-            return
-        if not alike(param, grad):  # the kernel goes through memory and looks at no strides
-            grad = torch.empty_like(param).copy_(grad)
-        beta1, beta2 = group["betas"]
-        torch._fused_adamw_(
-            [param],
-            [grad],
-            [m],
-            [v],
-            [],
-            [step.to(param.device, non_blocking=True)],
-            lr=group["lr"],
-            beta1=float(beta1),
-            beta2=float(beta2),
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            amsgrad=False,
-            maximize=False,
-        )
-        # The kernel does not, and a reader that comes too late must not pass unnoticed.
-        torch.autograd.graph.increment_version(param)
+    def release_all(self, updates: Sequence[Update]) -> None:
+        together: dict[tuple[int, torch.device, torch.dtype], list[Update]] = {}
+        for update in updates:
+            state, param, grad, _, group = update
+            m, v = moments(state)
+            if not has_fused(param, grad, group) or not alike(param, m, v):
+                self.release(*update)
+                continue
+            if not alike(param, grad):  # the kernel goes through memory and looks at no strides
+                update = update._replace(grad=torch.empty_like(param).copy_(grad))
+            together.setdefault((id(group), param.device, param.dtype), []).append(update)
+        for found in together.values():
+            fused(found)
 
     def release_scratch(self, param: Tensor, grad: Tensor, group: Group) -> int:
         if has_fused(param, grad, group):
             return 0 if alike(param, grad) else param.nbytes + _transposing(param, grad)
         block = min(block_size(param), param.numel()) * param.itemsize
         return block if group["update_clip"] is None else 2 * block
+
+
+def fused(updates: Sequence[Update]) -> None:
+    """PyTorch's own AdamW for parameters of one group, one device and one dtype."""
+    states, params, grads, steps, (group, *_) = zip(*updates, strict=True)
+    first, second = zip(*map(moments, states), strict=True)
+    beta1, beta2 = group["betas"]
+    device = params[0].device
+    torch._fused_adamw_(
+        params,
+        grads,
+        first,
+        second,
+        [],
+        steps if device.type == "cpu" else [s.to(device, non_blocking=True) for s in steps],
+        lr=group["lr"],
+        beta1=float(beta1),
+        beta2=float(beta2),
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        amsgrad=False,
+        maximize=False,
+    )
+    # The kernel does not, and a reader that comes too late must not pass unnoticed.
+    torch.autograd.graph.increment_version(params)
+
+
+def moments(state: State) -> tuple[Tensor, Tensor]:
+    return state["exp_avg"], state["exp_avg_sq"]
 
 
 def has_fused(param: Tensor, grad: Tensor, group: Group) -> bool:

@@ -1,4 +1,4 @@
-"""The optimizer around a fold rule: counting, hooks, state, and what people fall into.
+"""The optimizer around a fold rule: counting, hooks and state.
 
     eager      AccumulateGrad ──► hook ──────────┐
     compiled   an op of the backward graph ──────┼──► absorb(param, grad) ──► rule
@@ -10,7 +10,7 @@ folded it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -19,19 +19,9 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT, StateDict
 
-from roam.core.errors import (
-    ClosureError,
-    DataParallelError,
-    GradScalerError,
-    HyperparameterError,
-    LostParameterError,
-    MicroBatchError,
-    MidBatchError,
-    OptimizerCopyError,
-    SecondBackwardError,
-    SparseGradientError,
-)
-from roam.optim.fold import FoldRule, Group, StateSpec
+from roam.core.errors import HyperparameterError
+from roam.optim import refusals
+from roam.optim.fold import FoldRule, Group, StateSpec, Update
 from roam.optim.hooks import claim, distributed, hook_up, in_data_parallel
 from roam.optim.state_dicts import check_fits
 
@@ -41,10 +31,12 @@ STEP = StateSpec("step", (), torch.float32)  # how often the parameter was updat
 
 @dataclass
 class Member:
-    """A parameter of the optimizer. lost: a newer optimizer folds its gradients."""
+    """A parameter of the optimizer. folded: how many of its gradients of this mini-batch. lost: a
+    newer optimizer folds them."""
 
     group: int
     index: int
+    folded: int = 0
     hooked: bool = False
     lost: bool = False
 
@@ -71,7 +63,6 @@ class FoldingOptimizer(Optimizer):
         self.rule = rule
         self.mode = mode
         self._members: dict[Tensor, Member] = {}
-        self._folded: dict[Tensor, int] = {}  # gradients of this mini-batch
         self._looked_for_ddp = False
         self._deferred = False
         self._due: list[bool] = []  # a list: what dynamo captures changes no attribute
@@ -126,30 +117,46 @@ class FoldingOptimizer(Optimizer):
             state["step"] = torch.zeros((), dtype=STEP.dtype)
         return state
 
-    @torch.no_grad()
     def absorb(self, param: Tensor, grad: Tensor) -> None:
         """Takes in a parameter's complete gradient of one micro-batch. It may be dropped then.
 
         Raises SecondBackwardError, SparseGradientError, DataParallelError.
         """
-        self._absorb(param, grad, 1 / self.micro_batches, 1)
+        self.absorb_all([(param, grad)])
 
-    def _absorb(self, param: Tensor, grad: Tensor, scale: float, micro_batches: int) -> None:
-        seen = self._folded.get(param, 0)
-        self._refuse(param, grad, seen + micro_batches)
-        group, state = self._group(param), self.state_of(param)
-        self._folded[param] = seen + micro_batches
-        step = state["step"]
-        if param.is_complex():
-            param, grad = torch.view_as_real(param), torch.view_as_real(grad.resolve_conj())
-            state = _real(state)
-        if self.writes_parameters:
-            step += 1
-            self.rule.release(state, param, grad, step, group)
-            return
-        if seen == 0:
-            self.rule.decay(state, group)
-        self.rule.fold(state, grad, scale, group)
+    @torch.no_grad()
+    def absorb_all(self, gradients: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """As `absorb`, for several parameters at once, with their gradients: in fewer calls."""
+        self._absorb(gradients, 1 / self.micro_batches, 1)
+
+    def _absorb(
+        self, gradients: Sequence[tuple[Tensor, Tensor]], scale: float, micro_batches: int
+    ) -> None:
+        self._look_for_data_parallel()
+        updates: list[Update] = []
+        for param, grad in gradients:
+            member = self._members[param]
+            seen, count = member.folded, member.folded + micro_batches
+            if count > self._micro_batches:
+                raise refusals.second_backward(
+                    self._name(param), self.micro_batches, self.writes_parameters
+                )
+            if grad.layout is not torch.strided:
+                raise refusals.sparse(self._name(param), type(self).__name__)
+            group, state = self.param_groups[member.group], self.state_of(param)
+            member.folded, step = count, state["step"]
+            if param.is_complex():
+                param, grad = torch.view_as_real(param), torch.view_as_real(grad.resolve_conj())
+                state = _real(state)
+            if self.writes_parameters:
+                updates.append(Update(state, param, grad, step, group))
+                continue
+            if seen == 0:
+                self.rule.decay(state, group)
+            self.rule.fold(state, grad, scale, group)
+        if updates:
+            torch._foreach_add_([update.step for update in updates], 1)
+            self.rule.release_all(updates)
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Ends the mini-batch: updates the parameters, which mode "release" has done already.
@@ -192,23 +199,17 @@ class FoldingOptimizer(Optimizer):
     @torch.no_grad()
     def _finish(self, closure: Callable[[], float] | None) -> None:
         if closure is not None:
-            raise ClosureError(
-                f"{type(self).__name__}.step() takes no closure: gradients are folded during the "
-                "backward and cannot be computed anew. Call loss.backward() before step()."
-            )
+            raise refusals.closure(type(self).__name__)
         self._check_lost()
-        done = max((0, *self._folded.values()))
+        done = max((member.folded for member in self._members.values()), default=0)
         if 0 < done < self.micro_batches:
-            raise MicroBatchError(
-                f"step() after {done} of {self.micro_batches} micro-batches. Run the others first; "
-                "where a mini-batch has fewer (the last of an epoch), set optimizer.micro_batches "
-                "before its first backward, or drop it with DataLoader(drop_last=True)."
-            )
+            raise refusals.unfinished(done, self.micro_batches)
         self._absorb_the_rest()
         if not self.writes_parameters:
-            for param in self._folded:
-                self._apply(param)
-        self._folded.clear()
+            for param, member in self._members.items():
+                if member.folded:
+                    self._apply(param)
+        self._begin()
         self._hook_up()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -239,22 +240,15 @@ class FoldingOptimizer(Optimizer):
             for spec in self.rule.state(param):
                 if spec.zeros(param.to("meta")).stride() != state[spec.name].stride():
                     state[spec.name] = spec.zeros(param).copy_(state[spec.name])
-        self._folded.clear()
+        self._begin()
 
     def __getstate__(self) -> dict[str, Any]:
-        raise OptimizerCopyError(
-            f"{type(self).__name__} folds the gradients of its own parameters and cannot be "
-            "copied or pickled: make another one and load the state_dict(). A model that was "
-            "compiled with it holds it too: copy what torch.compile was given"
-        )
+        raise refusals.copied(type(self).__name__)
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """What GradScaler.step asks an optimizer first."""
-        raise GradScalerError(
-            f"{type(self).__name__} folds gradients during the backward: there are none left that "
-            "a GradScaler could unscale. Train in bfloat16, which needs no scaling."
-        )
+        raise refusals.grad_scaler(type(self).__name__)
 
     def _group(self, param: Tensor) -> Group:
         return self.param_groups[self._members[param].group]
@@ -278,40 +272,25 @@ class FoldingOptimizer(Optimizer):
     def _check_lost(self) -> None:
         for param, member in self._members.items():
             if member.lost:
-                raise LostParameterError(
-                    f"{self._name(param)} was given to a newer optimizer, which folds its "
-                    "gradients now: drop this one"
-                )
+                raise refusals.lost(self._name(param))
 
-    def _refuse(self, param: Tensor, grad: Tensor, count: int) -> None:
-        if count > self.micro_batches:
-            raise SecondBackwardError(
-                f"{self._name(param)} has its gradient of this mini-batch already. "
-                + (
-                    "Call step() after every backward; to accumulate, use mode='accumulate'."
-                    if self.writes_parameters
-                    else f"Call step() after {self.micro_batches} backwards (micro_batches)."
-                )
-            )
-        if grad.layout is not torch.strided:
-            raise SparseGradientError(
-                f"{self._name(param)} has a sparse gradient, and {type(self).__name__} folds dense "
-                "ones: nn.Embedding(sparse=False), or another optimizer for this parameter"
-            )
+    def _begin(self) -> None:
+        """A new mini-batch."""
+        for member in self._members.values():
+            member.folded = 0
+
+    def _look_for_data_parallel(self) -> None:
         if not self._looked_for_ddp and distributed():
             self._looked_for_ddp = True
             if in_data_parallel(self.holds):
-                raise DataParallelError(
-                    f"DistributedDataParallel would sum gradients that {type(self).__name__} has "
-                    "folded before: every rank would train on its own. Use torch.optim.AdamW here."
-                )
+                raise refusals.data_parallel(type(self).__name__)
 
     def _absorb_the_rest(self) -> None:
         """Gradients that no hook and no graph has taken: somebody put them into `.grad`."""
         n = self.micro_batches
         for param in self._members:
             if (grad := param.grad) is not None:
-                self._absorb(param, grad / n if n > 1 else grad, 1.0, n)
+                self._absorb([(param, grad / n if n > 1 else grad)], 1.0, n)
                 param.grad = None
 
     def _apply(self, param: Tensor) -> None:
@@ -323,10 +302,8 @@ class FoldingOptimizer(Optimizer):
         self.rule.apply(state, param, step, group)
 
     def _between_batches(self, what: str) -> None:
-        if self._folded:
-            raise MidBatchError(
-                f"{what} in the middle of a mini-batch: gradients were folded since the last step()"
-            )
+        if any(member.folded for member in self._members.values()):
+            raise refusals.mid_batch(what)
 
 
 def _real(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -44,13 +44,17 @@ def hook_up(param: Tensor, optimizer: Absorbs) -> None:
     reference = weakref.ref(optimizer)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def fold(param: Tensor) -> None:  # in a compiled train_step it would be compiled too
-        optimizer, grad = reference(), param.grad
-        if grad is not None and optimizer is not None:
+    def fold(param: Tensor, grad: Tensor) -> None:  # would be compiled in a compiled train_step
+        optimizer = reference()
+        if optimizer is not None:
             param.grad = None
             optimizer.absorb(param, grad)
 
-    _hooks[param] = param.register_post_accumulate_grad_hook(fold)
+    def hook(param: Tensor) -> None:
+        if (grad := param.grad) is not None:  # asked first: what torch wraps around `fold` is slow
+            fold(param, grad)
+
+    _hooks[param] = param.register_post_accumulate_grad_hook(hook)
 
 
 def distributed() -> bool:

@@ -17,6 +17,7 @@ from roam.bench.zoo import TINY, loss
 from roam.core.errors import HyperparameterError
 from roam.optim import AdamA, SlimAdamA
 from roam.optim.fold import alike, block_size, blocks
+from tests.helpers import assert_equal
 from tests.optim.reference import (
     GOOD,
     Reference,
@@ -251,3 +252,21 @@ def test_a_learning_rate_may_be_a_tensor() -> None:
             backward(model, x)
             optimizer.step()
     same_parameters(a, b)
+
+
+def test_several_gradients_at_once_are_each_as_alone() -> None:
+    shapes = ((3, 4), (5,), (2, 3, 2), (4, 4))
+    trained = []
+    for together in (True, False):
+        torch.manual_seed(0)
+        params = [nn.Parameter(torch.randn(s, dtype=torch.float64)) for s in shapes]
+        params[1] = nn.Parameter(torch.randn(5, dtype=torch.float32))
+        optimizer = AdamA([{"params": params[:3]}, {"params": params[3:], "lr": 0.5}])
+        for _ in range(3):
+            found = [(p, torch.randn_like(p)) for p in params]
+            found[3] = (params[3], found[3][1].t())  # in another layout
+            for some in [found] if together else [[one] for one in found]:
+                optimizer.absorb_all(some)
+            optimizer.step()
+        trained.append(params)
+    assert_equal(trained[0], trained[1])

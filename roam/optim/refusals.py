@@ -1,0 +1,82 @@
+"""What people fall into with an optimizer that keeps no gradients: each error says the way out."""
+
+from __future__ import annotations
+
+from roam.core.errors import (
+    ClosureError,
+    DataParallelError,
+    GradScalerError,
+    LostParameterError,
+    MicroBatchError,
+    MidBatchError,
+    OptimizerCopyError,
+    SecondBackwardError,
+    SparseGradientError,
+)
+
+
+def second_backward(parameter: str, micro_batches: int, releases: bool) -> SecondBackwardError:
+    way_out = (
+        "Call step() after every backward; to accumulate, use mode='accumulate'."
+        if releases
+        else f"Call step() after {micro_batches} backwards (micro_batches)."
+    )
+    return SecondBackwardError(
+        f"{parameter} has its gradient of this mini-batch already. {way_out}"
+    )
+
+
+def sparse(parameter: str, optimizer: str) -> SparseGradientError:
+    return SparseGradientError(
+        f"{parameter} has a sparse gradient, and {optimizer} folds dense ones: "
+        "nn.Embedding(sparse=False), or another optimizer for this parameter"
+    )
+
+
+def data_parallel(optimizer: str) -> DataParallelError:
+    return DataParallelError(
+        f"DistributedDataParallel would sum gradients that {optimizer} has folded before: every "
+        "rank would train on its own. Use torch.optim.AdamW here."
+    )
+
+
+def closure(optimizer: str) -> ClosureError:
+    return ClosureError(
+        f"{optimizer}.step() takes no closure: gradients are folded during the backward and cannot "
+        "be computed anew. Call loss.backward() before step()."
+    )
+
+
+def unfinished(done: int, micro_batches: int) -> MicroBatchError:
+    return MicroBatchError(
+        f"step() after {done} of {micro_batches} micro-batches. Run the others first; where a "
+        "mini-batch has fewer (the last of an epoch), set optimizer.micro_batches before its first "
+        "backward, or drop it with DataLoader(drop_last=True)."
+    )
+
+
+def mid_batch(what: str) -> MidBatchError:
+    return MidBatchError(
+        f"{what} in the middle of a mini-batch: gradients were folded since the last step()"
+    )
+
+
+def copied(optimizer: str) -> OptimizerCopyError:
+    return OptimizerCopyError(
+        f"{optimizer} folds the gradients of its own parameters and cannot be copied or pickled: "
+        "make another one and load the state_dict(). A model that was compiled with it holds it "
+        "too: copy what torch.compile was given"
+    )
+
+
+def grad_scaler(optimizer: str) -> GradScalerError:
+    return GradScalerError(
+        f"{optimizer} folds gradients during the backward: there are none left that a GradScaler "
+        "could unscale. Train in bfloat16, which needs no scaling."
+    )
+
+
+def lost(parameter: str) -> LostParameterError:
+    return LostParameterError(
+        f"{parameter} was given to a newer optimizer, which folds its gradients now: drop this one"
+    )
