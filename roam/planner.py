@@ -22,6 +22,7 @@ from roam.core.plan import Plan
 from roam.core.problem import OpId, Problem
 from roam.solvers.cut_bound import cut_bound
 from roam.solvers.divide import divide
+from roam.solvers.gather import gather
 from roam.solvers.layout import lay_out
 from roam.solvers.order import CANDIDATES, program_order
 from roam.solvers.saved_blocks import stack_saved
@@ -51,6 +52,8 @@ def plan(problem: Problem, settings: Settings | None = None) -> Plan:
     deadline = start + settings.seconds
     ordering = start + ORDER_SHARE * settings.seconds
     order, order_method, bound = best_order(problem, ordering, settings.fixed)
+    if settings.held is not None:  # without an arena, room below the peak costs nothing
+        order = gather(problem, order)
     reuse = find_reuse(problem, order)
     curve = live_curve(problem, order, reuse)
     live = max(curve, default=0)

@@ -5,7 +5,10 @@
 The op says that it changes what the graph sees of the parameter, so that Inductor runs it after
 every reader; who absorbs the gradient is told by the ticket of the forward that ran. All folds
 stand at the end of the FX graph, where they part no pattern of Inductor's; where they run, the
-planner decides.
+planner decides. Those that it puts side by side are one call of the optimizer:
+
+    fold_later([primals_3], buf7, 3)       kept
+    fold_now([primals_5], buf9, 5)         both absorbed
 
 A backward is compiled when it first runs, once for each set of parameters whose gradients it folds.
 """
@@ -17,15 +20,18 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch._functorch import config as functorch_config
 from torch._guards import CompileContext, TracingContext, compile_context, tracing
+from torch._inductor.graph import GraphLowering
+from torch._inductor.scheduler import BaseSchedulerNode
 
 from roam.inspect.report import count_detour
-from roam.lowering.inductor_order import Compilation
+from roam.lowering.inductor_order import Compilation, Nodes
 from roam.lowering.plain import copied, mark_boxed
 from roam.lowering.tickets import Claims, Ticket, own_saved, releases
 from roam.passes.geometry import storage_key, value
@@ -34,7 +40,7 @@ from roam.passes.gradient_release import META, GradientRelease
 log = logging.getLogger("roam")
 
 Key = tuple[int, ...]  # the inputs whose gradients are folded
-Absorb = Callable[[int, Tensor], None]
+Gradients = list[tuple[int, Tensor]]  # with the input that each is the gradient of
 
 RETAINED = "a backward with retain_graph=True or create_graph=True needs its gradients again"
 SHARED = "a parameter is used by several graphs, or several calls, whose gradients must be summed"
@@ -48,23 +54,45 @@ FOLD = torch.ops.roam.fold.default
 _running = threading.local()
 
 
-def _fold(parameter: Sequence[Tensor], gradient: Tensor, index: int) -> None:
-    _running.absorb(index, gradient)
+def fold_later(parameter: Sequence[Tensor], gradient: Tensor, index: int) -> None:
+    """The next op is a fold too, and takes this one with it."""
+    _running.waiting.append((index, gradient))
 
 
-_library.impl("fold", _fold, "CompositeExplicitAutograd")
+def fold_now(parameter: Sequence[Tensor], gradient: Tensor, index: int) -> None:
+    gradients, _running.waiting = [*_running.waiting, (index, gradient)], []
+    _running.absorb(gradients)
+
+
+_library.impl("fold", fold_now, "CompositeExplicitAutograd")
 _library.impl("fold", lambda *_: None, "Meta")  # when graphs are traced nothing is folded
 
 
 @contextmanager
-def absorbing(absorb: Absorb) -> Iterator[None]:
+def absorbing(absorb: Callable[[Gradients], None]) -> Iterator[None]:
     """Within, the folds that this thread runs hand their gradients to `absorb`."""
-    before = getattr(_running, "absorb", None)
-    _running.absorb = absorb
+    before = getattr(_running, "absorb", None), getattr(_running, "waiting", None)
+    _running.absorb, _running.waiting = absorb, []
     try:
         yield
     finally:
-        _running.absorb = before
+        _running.absorb, _running.waiting = before
+
+
+def call_together(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> None:
+    """Has Python code call `fold_now` in place of the op, once for folds that follow each other."""
+    if graph.cpp_wrapper:
+        return
+    graph.wrapper_code.header.writeline(f"from {__name__} import fold_later, fold_now")
+    for node, following in pairwise((*nodes, None)):
+        if node is not None and _is_fold(node):
+            together = following is not None and _is_fold(following)
+            name = fold_later.__name__ if together else fold_now.__name__
+            node.node.set_python_kernel_name(name)  # type: ignore[union-attr]
+
+
+def _is_fold(node: BaseSchedulerNode) -> bool:
+    return getattr(node.node, "op_overload", None) is FOLD
 
 
 @dataclass
@@ -83,6 +111,11 @@ class FoldingCompilation(Compilation):
         # what AOTAutograd caches knows nothing of tickets
         with functorch_config.patch(enable_autograd_cache=False):
             return super().run(gm, example_inputs)
+
+    def order(self, graph: GraphLowering, nodes: Nodes) -> Nodes:
+        ordered = super().order(graph, nodes)
+        call_together(graph, ordered)
+        return ordered
 
     def compile_inner(self, gm: fx.GraphModule, example_inputs: Sequence[Any], **how: Any) -> Any:
         if how.get("is_backward"):
@@ -127,7 +160,7 @@ class Backward:
         elif not complete:
             self.detour(SHARED)
         else:
-            with absorbing(ticket.absorb):
+            with absorbing(ticket.absorb_all):
                 return self.compiled_for(ticket.folded)(args)
         return self.compiled_for({})(args)
 
