@@ -121,7 +121,8 @@ def compiled(
     contender: Annotated[
         list[str] | None, typer.Option(help="One of the table's; again for more. Default: all.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each pair, at least.")] = 7,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed turns of each process.")] = 7,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of processes to time.")] = 1,
 ) -> None:
     """Memory, step and compile times beside Inductor's, with gradients kept and folded."""
     from roam.bench.compiled import compiled_bench
@@ -133,7 +134,7 @@ def compiled(
         if name not in CONTENDERS:
             known = ", ".join(CONTENDERS)
             raise typer.BadParameter(f"{name!r} is none of {known}", param_hint="--contender")
-    compiled_bench(only, json, contenders=chosen, rounds=rounds)
+    compiled_bench(only, json, contenders=chosen, rounds=rounds, pairs=pairs)
 
 
 @bench.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -54,3 +56,34 @@ def test_what_a_contender_measures() -> None:
     assert found["persistent"] == weights + state + held
     assert found["transient"] > weights  # the gradients, and what the forward saved
     assert found["total"] >= found["persistent"] + found["transient"]
+
+
+def test_what_is_timed_is_a_median_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiling = {"inductor": iter((9.0, 2.0, 3.0)), "roam inductor": iter((4.0, 5.0, 30.0))}
+    turns = {"inductor": 2.0, "roam inductor": 3.0}
+    started: list[str] = []
+
+    class Fake:
+        def __init__(self, contender: str) -> None:
+            self.contender = contender
+
+        def read(self) -> dict[str, Any]:
+            return row(self.contender, 2**20) | {
+                "compile_seconds": next(compiling[self.contender], 0.0)
+            }
+
+        def ask(self, _: str) -> dict[str, Any]:
+            return {"seconds": turns[self.contender]}
+
+    @contextmanager
+    def process(_worker: str, _entry: str, contender: str, *_: str) -> Iterator[Fake]:
+        started.append(contender)
+        yield Fake(contender)
+
+    monkeypatch.setattr(compiled, "process", process)
+    found = compiled.compiled_bench(
+        "gpt2", contenders=tuple(turns), rounds=2, pairs=3, console=Console(quiet=True)
+    )
+    assert [r["compile_seconds"] for r in found] == [3.0, 5.0]
+    assert found[1]["ratio"] == 1.5
+    assert len(started) == 3 * 2 + 3 * 2  # to compile, and to be timed

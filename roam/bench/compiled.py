@@ -1,8 +1,8 @@
 """Compiled steps: Inductor as it is, with what it can do about memory, and with roam.
 
 Each contender runs in a process of its own, with an empty cache of compiled code. For step times it
-runs beside Inductor, one step each in turns, so that each ratio is of neighbouring steps. The
-shorter a step is, the more of them it takes for a ratio to mean something.
+runs beside Inductor, in turns, so that each ratio is of neighbouring steps. Two processes of one
+program differ by some percent for as long as they live, so there may be several pairs of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from roam.bench.tables import append_json, entry_names
 LARGER = ("gpt2-small-128", "gpt2-small-512", "gpt2-small")
 WORKER = "roam.bench.compiled_worker"
 BASE = "inductor"
-MOST_ROUNDS, SECONDS = 101, 4.0  # pairs of steps that are short get so many, in so much time
 
 
 def compiled_bench(
@@ -32,13 +31,15 @@ def compiled_bench(
     *,
     contenders: Sequence[str] = CONTENDERS,
     rounds: int = 7,
+    pairs: int = 1,
     console: Console | None = None,
 ) -> list[Result]:
     """One row a model and contender, printed as a table a model.
 
     only: names of entries, with commas between; None for GPT-2 small at three lengths and the tiny
-    zoo. json_file: written anew, one JSON object a row. rounds: timed pairs of steps at least. A
-    contender that fails leaves its error in its row. Raises ValueError for an unknown name.
+    zoo. json_file: written anew, one JSON object a row. rounds: timed turns of every process.
+    pairs: processes of each contender, to compile and to be timed. A contender that fails leaves
+    its error in its row. Raises ValueError for an unknown name.
     """
     from roam.bench.zoo import TINY
 
@@ -51,11 +52,13 @@ def compiled_bench(
         with console.status(f"{name}: memory and compile times") as status, ExitStack() as stack:
             caches = {c: stack.enter_context(tempfile.TemporaryDirectory()) for c in contenders}
             of_model = [_measured(name, c, caches[c]) for c in contenders]
+            _compile_again(of_model, pairs - 1)
             for row in of_model:
                 c = row["contender"]
                 if BASE in caches and c != BASE and "error" not in row:
                     status.update(f"{name}: {c} and {BASE} in turns")
-                    row["ratio"] = _ratio(name, c, caches, rounds)
+                    ratios = [r for _ in range(pairs) for r in _ratios(name, c, caches, rounds)]
+                    row["ratio"] = statistics.median(ratios)
                 if json_file is not None:
                     append_json(row, json_file)
         console.print(table(name, of_model))
@@ -71,23 +74,32 @@ def _measured(entry: str, contender: str, cache: str) -> Result:
         return {"entry": entry, "contender": contender, "error": str(error)}
 
 
-def _ratio(entry: str, contender: str, caches: dict[str, str], rounds: int) -> float:
-    """The median over the rounds of the contender's seconds by Inductor's; both compile nothing
-    now. Raises ContenderError."""
+def _compile_again(rows: Sequence[Result], times: int) -> None:
+    """Makes the seconds of compiling the median of so many more. Raises ContenderError."""
+    rows = [row for row in rows if "error" not in row]
+    seconds = [[row["compile_seconds"]] for row in rows]
+    for _ in range(times):
+        for row, found in zip(rows, seconds, strict=True):
+            with (
+                tempfile.TemporaryDirectory() as cache,
+                process(WORKER, row["entry"], row["contender"], "--cache", cache) as child,
+            ):
+                found.append(child.read()["compile_seconds"])
+    for row, found in zip(rows, seconds, strict=True):
+        row["compile_seconds"] = statistics.median(found)
+
+
+def _ratios(entry: str, contender: str, caches: dict[str, str], rounds: int) -> list[float]:
+    """Of each round, the contender's seconds by Inductor's, of one pair of processes; both compile
+    nothing now. Raises ContenderError."""
     with ExitStack() as stack:
         pair = []
         for c in (contender, BASE):
             child = stack.enter_context(process(WORKER, entry, c, "--cache", caches[c]))
             child.read()  # warm, before the next one starts
             pair.append(child)
-        asked: list[list[float]] = []
-        while len(asked) < rounds or (len(asked) < MOST_ROUNDS and _total(asked) < SECONDS):
-            asked.append([child.ask("step")["seconds"] for child in pair])
-    return statistics.median(mine / theirs for mine, theirs in asked)
-
-
-def _total(asked: Sequence[Sequence[float]]) -> float:
-    return sum(map(sum, asked))
+        asked = [[child.ask("turn")["seconds"] for child in pair] for _ in range(rounds)]
+    return [mine / theirs for mine, theirs in asked]
 
 
 def table(name: str, rows: Sequence[Result]) -> Table:
