@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 import roam
 from roam.bench.zoo import TINY, loss_of
+from roam.lowering import inductor_folds
 from roam.optim import AdamA
 from roam.optim.adama import AdamARule
 from roam.optim.fold import Update
 from tests.helpers import assert_equal
 
+pytestmark = pytest.mark.usefixtures("shared_kernels")
 
-@pytest.mark.usefixtures("shared_kernels")
-def test_small_folds_share_calls_of_the_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many gradients each call of the optimizer took."""
     calls: list[int] = []
     release_all = AdamARule.release_all
 
@@ -25,6 +32,10 @@ def test_small_folds_share_calls_of_the_optimizer(monkeypatch: pytest.MonkeyPatc
         release_all(rule, updates)
 
     monkeypatch.setattr(AdamARule, "release_all", counted)
+    return calls
+
+
+def test_small_folds_share_calls_of_the_optimizer(calls: list[int]) -> None:
     entry = TINY["gpt2"]
     trained = []
     for backend in ("inductor", "roam"):
@@ -51,3 +62,36 @@ def test_small_folds_share_calls_of_the_optimizer(monkeypatch: pytest.MonkeyPatc
     [graph] = roam.report().graphs
     assert graph.plan is not None
     assert graph.plan.peak == graph.plan.live_peak
+
+
+@dataclass
+class Node:
+    """A scheduler's node. scratch: of a fold; None is another op."""
+
+    scratch: int | None = None
+    name: str = ""
+
+    @property
+    def node(self) -> Node:
+        return self
+
+    def set_python_kernel_name(self, name: str) -> None:
+        self.name = name
+
+
+def test_folds_that_allocate_are_called_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were planned with the gradients of those before them gone."""
+
+    def release(node: Node) -> Any:
+        return None if node.scratch is None else SimpleNamespace(scratch=node.scratch)
+
+    monkeypatch.setattr(inductor_folds, "_release", release)
+    header: list[str] = []
+    wrapper = SimpleNamespace(header=SimpleNamespace(writeline=header.append))
+    graph: Any = SimpleNamespace(cpp_wrapper=False, wrapper_code=wrapper)
+    nodes: Any = [Node(s) for s in (None, 0, 0, 8, 0, 0, None, 8, 8, 0)]
+    inductor_folds.call_together(graph, nodes)
+    assert [node.name.removeprefix("fold_") for node in nodes] == [
+        *("", "later", "now", "now", "later", "now", "", "now", "now", "now"),
+    ]
+    assert header == ["from roam.lowering.inductor_folds import fold_later, fold_now"]

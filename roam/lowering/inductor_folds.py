@@ -20,7 +20,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -32,10 +31,11 @@ from torch._inductor.scheduler import BaseSchedulerNode
 
 from roam.inspect.report import count_detour
 from roam.lowering.inductor_order import Compilation, Nodes
+from roam.lowering.inductor_scratch import origin
 from roam.lowering.plain import copied, mark_boxed
 from roam.lowering.tickets import Claims, Ticket, own_saved, releases
 from roam.passes.geometry import storage_key, value
-from roam.passes.gradient_release import META, GradientRelease
+from roam.passes.gradient_release import META, GradientRelease, Release
 
 log = logging.getLogger("roam")
 
@@ -80,19 +80,24 @@ def absorbing(absorb: Callable[[Gradients], None]) -> Iterator[None]:
 
 
 def call_together(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> None:
-    """Has Python code call `fold_now` in place of the op, once for folds that follow each other."""
+    """Has Python code call `fold_now` in place of the op, once for folds that follow each other.
+
+    One that allocates for itself is called alone: it was planned with the others' gradients gone.
+    """
     if graph.cpp_wrapper:
         return
     graph.wrapper_code.header.writeline(f"from {__name__} import fold_later, fold_now")
-    for node, following in pairwise((*nodes, None)):
-        if node is not None and _is_fold(node):
-            together = following is not None and _is_fold(following)
+    folds = [_release(node) for node in nodes]
+    for node, fold, following in zip(nodes, folds, [*folds[1:], None], strict=True):
+        if fold is not None:
+            together = following is not None and not fold.scratch and not following.scratch
             name = fold_later.__name__ if together else fold_now.__name__
             node.node.set_python_kernel_name(name)  # type: ignore[union-attr]
 
 
-def _is_fold(node: BaseSchedulerNode) -> bool:
-    return getattr(node.node, "op_overload", None) is FOLD
+def _release(node: BaseSchedulerNode) -> Release | None:
+    called = origin(node.node) if node.is_extern() else None
+    return None if called is None else called.meta.get(META)
 
 
 @dataclass
