@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from roam.core.lifetime import find_reuse, live_curve, slots
-from roam.core.problem import Kind, OpId, Problem
+from roam.core.lifetime import find_reuse, live_curve
+from roam.core.problem import Home, Kind, OpId, Problem
 
 SMALL = 1 << 18  # bytes of a gradient; for a larger one the call is a small part of the fold
 
@@ -22,19 +22,15 @@ def gather(problem: Problem, order: Sequence[OpId]) -> list[OpId]:
 
     Folds that allocate for themselves stay where they are: together they would allocate more.
     """
-    reuse = find_reuse(problem, order)
-    curve = live_curve(problem, order, reuse)
-    frees = [0] * len(order)
-    for slot in slots(problem, order, reuse):
-        frees[min(slot.upper, len(order)) - 1] += slot.size
+    curve = live_curve(problem, order, find_reuse(problem, order))
     peak = max(curve, default=0)
     gathered: list[OpId] = []
     waiting: dict[OpId, int] = {}  # and what each keeps alive
-    for t, i in enumerate(order):
+    for i, live in zip(order, curve, strict=True):
         if is_small_fold(problem, i):
-            waiting[i] = frees[t]
+            waiting[i] = kept_alive(problem, i)
             continue
-        full = curve[t] + sum(waiting.values()) > peak
+        full = live + sum(waiting.values()) > peak
         if full or any(must_precede(problem, fold, i) for fold in waiting):
             gathered += waiting
             waiting.clear()
@@ -50,8 +46,14 @@ def must_precede(problem: Problem, first: OpId, then: OpId) -> bool:
 
 
 def is_small_fold(problem: Problem, i: OpId) -> bool:
-    """Whether an op only absorbs gradients, small ones."""
-    op = problem.ops[i]
-    released = [b for b in op.reads if problem.buffers[b].kind is Kind.RELEASED]
-    size = sum(problem.buffers[b].size for b in released)
-    return bool(released) and size <= SMALL and not op.creates and not op.scratch
+    """Whether an op does nothing but absorb a small gradient in what is the user's."""
+    op, buffers = problem.ops[i], problem.buffers
+    gradients = sum(buffers[b].size for b in op.reads if buffers[b].kind is Kind.RELEASED)
+    absorbs = gradients > 0 and any(buffers[b].home is Home.USER for b in op.mutates)
+    return absorbs and gradients <= SMALL and not op.creates and not op.scratch
+
+
+def kept_alive(problem: Problem, i: OpId) -> int:
+    """Bytes that may wait with an op: of its gradient, and of whatever else it reads."""
+    read = (problem.buffers[b] for b in problem.ops[i].reads)
+    return sum(b.size for b in read if b.home is not Home.USER)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from roam.core.lifetime import find_reuse, live_curve
-from roam.core.problem import Buffer, Kind, Op, OpId, Problem
+from roam.core.problem import Buffer, Home, Kind, Op, OpId, Problem
 from roam.solvers.gather import SMALL, gather
 from tests.core.strategies import dense_problems, orders
 
@@ -17,7 +17,7 @@ LAYERS = 4
 
 def layers(*, peak_at: int | None = None, gradient: int = 10, scratch: int = 0) -> Problem:
     """Every layer makes a gradient and folds it; one of them also takes all that the peak has."""
-    buffers: list[Buffer] = []
+    buffers = [Buffer(f"state{i}", 1, Kind.STATE, Home.USER) for i in range(LAYERS)]
     ops: list[Op] = []
     for i in range(LAYERS):
         made = [len(buffers)]
@@ -26,7 +26,7 @@ def layers(*, peak_at: int | None = None, gradient: int = 10, scratch: int = 0) 
             made.append(len(buffers))
             buffers.append(Buffer("large", 3 * gradient))
         ops.append(Op(f"mm{i}", creates=tuple(made)))
-        ops.append(Op(f"fold{i}", reads=(made[0],), scratch=scratch))
+        ops.append(Op(f"fold{i}", reads=(made[0],), mutates=(i,), scratch=scratch))
     return Problem("layers", tuple(buffers), tuple(ops))
 
 
@@ -57,6 +57,23 @@ def test_a_large_fold_and_one_that_allocates_stay(how: dict[str, int]) -> None:
     assert gathered(layers(peak_at=2, **how)) == in_turn("mm", "fold")
 
 
+def test_a_gradient_that_others_read_after_its_fold_is_counted_all_the_same() -> None:
+    """A part of what an op returned is held until its last other part was taken out."""
+    problem = layers(peak_at=2)
+    late = replace(problem.ops[2], reads=(LAYERS,))  # mm1 reads the gradient of fold0
+    ops = (*problem.ops[:2], late, *problem.ops[3:])
+    assert gathered(replace(problem, ops=ops)) == [
+        *("mm0", "mm1", "fold0", "fold1", "mm2", "mm3", "fold2", "fold3"),
+    ]
+
+
+def test_a_reader_that_is_no_fold_stays() -> None:
+    """As a part of what an op returned: later ops wait for it."""
+    problem = layers(peak_at=0)
+    ops = tuple(replace(op, mutates=()) for op in problem.ops)
+    assert gathered(replace(problem, ops=ops)) == in_turn("mm", "fold")
+
+
 def test_who_waits_for_a_fold_does_not_wait_longer() -> None:
     problem = layers(peak_at=0)
     read_again = replace(problem.ops[4], after=(1,))  # mm2, after fold0
@@ -76,14 +93,18 @@ def test_a_fold_stays_in_its_phase() -> None:
 
 @st.composite
 def folding(draw: st.DrawFn) -> Problem:
-    """Problems in which some of what is read for the last time is a gradient."""
+    """Problems with gradients among what is made, and folds among what reads them."""
     problem = draw(dense_problems())
-    kinds = [draw(st.sampled_from((b.kind, Kind.RELEASED))) for b in problem.buffers]
-    made = [
-        b if b.kept else replace(b, kind=kind)
-        for b, kind in zip(problem.buffers, kinds, strict=True)
-    ]
-    return replace(problem, buffers=tuple(made))
+    made = tuple(
+        b if b.kept else replace(b, kind=draw(st.sampled_from((b.kind, Kind.RELEASED))))
+        for b in problem.buffers
+    )
+    state = Buffer("state", 1, Kind.STATE, Home.USER)
+    ops = tuple(
+        op if op.creates else replace(op, mutates=draw(st.sampled_from(((), (len(made),)))))
+        for op in problem.ops
+    )
+    return replace(problem, buffers=(*made, state), ops=ops)
 
 
 def peak(problem: Problem, order: list[OpId] | tuple[OpId, ...]) -> int:
