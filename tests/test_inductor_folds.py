@@ -94,4 +94,6 @@ def test_folds_that_allocate_are_called_alone(monkeypatch: pytest.MonkeyPatch) -
     assert [node.name.removeprefix("fold_") for node in nodes] == [
         *("", "later", "now", "now", "later", "now", "", "now", "now", "now"),
     ]
+    for without in ([], [Node()]):
+        inductor_folds.call_together(graph, without)  # type: ignore[arg-type]
     assert header == ["from roam.lowering.inductor_folds import fold_later, fold_now"]

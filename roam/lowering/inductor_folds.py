@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -84,11 +85,11 @@ def call_together(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> N
 
     One that allocates for itself is called alone: it was planned with the others' gradients gone.
     """
-    if graph.cpp_wrapper:
+    folds = [_release(node) for node in nodes]
+    if graph.cpp_wrapper or not any(folds):
         return
     graph.wrapper_code.header.writeline(f"from {__name__} import fold_later, fold_now")
-    folds = [_release(node) for node in nodes]
-    for node, fold, following in zip(nodes, folds, [*folds[1:], None], strict=True):
+    for node, (fold, following) in zip(nodes, pairwise([*folds, None]), strict=True):
         if fold is not None:
             together = following is not None and not fold.scratch and not following.scratch
             name = fold_later.__name__ if together else fold_now.__name__
