@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from roam.core.lifetime import find_reuse, live_curve
+from roam.core.lifetime import find_reuse, live_curve, live_peak
 from roam.core.problem import Home, Kind, OpId, Problem
 
 SMALL = 1 << 18  # bytes of a gradient; for a larger one the call is a small part of the fold
@@ -36,9 +36,8 @@ def gather(problem: Problem, order: Sequence[OpId]) -> list[OpId]:
             waiting.clear()
         gathered.append(i)
     gathered += waiting
-    after = live_curve(problem, gathered, find_reuse(problem, gathered))
     # what is written over what may differ where a gradient lives longer
-    return gathered if max(after, default=0) <= peak else list(order)
+    return gathered if live_peak(problem, gathered) <= peak else list(order)
 
 
 def must_precede(problem: Problem, first: OpId, then: OpId) -> bool:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from roam.core.bounds import must_live
 from roam.core.check import check
-from roam.core.lifetime import find_reuse, live_curve
+from roam.core.lifetime import live_peak
 from roam.core.plan import Plan, Status
 from roam.core.problem import Buffer, Kind, Op, Problem
 from roam.planner import Settings, best_order, plan, replaced_peak
@@ -43,10 +43,7 @@ def test_same_problem_same_plan(problem: Problem, hold: bool) -> None:
 @given(problems(max_ops=5))
 def test_a_plan_called_optimal_is_the_best_of_all_orders(problem: Problem) -> None:
     found = plan(problem)
-    peaks = [
-        max(live_curve(problem, order, find_reuse(problem, order)), default=0)
-        for order in all_orders(problem)
-    ]
+    peaks = [live_peak(problem, order) for order in all_orders(problem)]
     assert found.live_peak >= min(peaks)
     if found.status is Status.OPTIMAL:
         assert found.peak == min(peaks)
@@ -60,8 +57,8 @@ def test_each_phase_has_the_lowest_peak_of_its_own(problem: Problem) -> None:
     peaks = []
     for pair in pairs:
         whole = [i for phase, solve in enumerate(pair) for i in solve(problem, phase)]
-        peaks.append(max(live_curve(problem, whole, find_reuse(problem, whole)), default=0))
-    assert max(live_curve(problem, order, find_reuse(problem, order)), default=0) <= min(peaks)
+        peaks.append(live_peak(problem, whole))
+    assert live_peak(problem, order) <= min(peaks)
 
 
 @pytest.mark.parametrize(

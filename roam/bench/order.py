@@ -20,8 +20,8 @@ from roam.bench.order_tables import print_rows
 from roam.bench.order_zoo import BRANCHING, DROP_IN, ORDER, WHOLE
 from roam.bench.tables import append_json
 from roam.core.files import problem_from_json
-from roam.core.lifetime import find_reuse, live_curve
-from roam.core.problem import Home, OpId, Problem
+from roam.core.lifetime import live_peak
+from roam.core.problem import Home, Problem
 from roam.planner import Settings, plan, replaced_peak
 from roam.solvers.baselines import HEURISTICS, PROGRAMS
 from roam.solvers.caching_allocator import requests, reserved
@@ -168,10 +168,5 @@ def baselines(problem: Problem, program_seconds: float) -> dict[str, Result]:
         start = time.perf_counter()
         order = [i for phase in range(len(problem.phases)) for i in solver(problem, phase)]
         seconds = time.perf_counter() - start
-        found[name] = {"peak": peak_of(problem, order), "seconds": seconds}
+        found[name] = {"peak": live_peak(problem, order), "seconds": seconds}
     return found
-
-
-def peak_of(problem: Problem, order: Sequence[OpId]) -> int:
-    """Transient bytes at the worst moment of an order, all in-place reuse taken."""
-    return max(live_curve(problem, order, find_reuse(problem, order)), default=0)

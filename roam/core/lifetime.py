@@ -116,3 +116,8 @@ def live_curve(problem: Problem, order: Sequence[OpId], reuse: Reuse) -> list[in
         live += change[t]
         curve.append(live + problem.ops[i].scratch)
     return curve
+
+
+def live_peak(problem: Problem, order: Sequence[OpId]) -> int:
+    """Transient bytes at the worst moment of an order, all in-place reuse taken."""
+    return max(live_curve(problem, order, find_reuse(problem, order)), default=0)

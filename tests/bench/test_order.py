@@ -20,13 +20,13 @@ from roam.bench.order import (
     baselines,
     order_bench,
     order_names,
-    peak_of,
     row,
 )
 from roam.bench.order_tables import plan_table, print_rows, verdict
 from roam.bench.order_zoo import BRANCHING, ORDER, captured
 from roam.bench.zoo import TINY, loss_of
 from roam.core.errors import OfflineError
+from roam.core.lifetime import live_peak
 from roam.core.plan import Status
 from roam.core.problem import Kind, Problem
 from roam.core.text import parse_problem
@@ -156,7 +156,7 @@ def test_a_row(alexnet: tuple[Problem, Problem]) -> None:
 def test_baselines_are_granted_writing_in_place() -> None:
     problem = graph("in_place")
     assert baselines(problem, 0.0)["program"]["peak"] == 80
-    assert peak_of(problem, range(len(problem.ops))) == 80
+    assert live_peak(problem, range(len(problem.ops))) == 80
     assert replaced_peak(problem) == 128
     assert {"modelilp", "roam rings"} <= baselines(problem, 1.0).keys()
 

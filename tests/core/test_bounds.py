@@ -4,17 +4,14 @@ import pytest
 from hypothesis import given, settings
 
 from roam.core.bounds import certain, must_live
-from roam.core.lifetime import can_take, find_reuse, live_curve
+from roam.core.lifetime import can_take, find_reuse, live_curve, live_peak
 from roam.core.problem import Buffer, Home, Kind, Op, Problem
 from tests.core.strategies import alive, all_orders, graph, problems
 
 
 def best_peak(problem: Problem) -> int:
     """The lowest peak of any order, by trying them all."""
-    return min(
-        max(live_curve(problem, order, find_reuse(problem, order)), default=0)
-        for order in all_orders(problem)
-    )
+    return min(live_peak(problem, order) for order in all_orders(problem))
 
 
 @pytest.mark.parametrize(

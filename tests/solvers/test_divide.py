@@ -5,15 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 
-from roam.core.lifetime import find_reuse, live_curve
+from roam.core.lifetime import live_peak
 from roam.core.problem import Buffer, Kind, Op, Problem
 from roam.solvers.divide import divide
 from roam.solvers.order import CANDIDATES
 from tests.core.strategies import problems
-
-
-def peak(problem: Problem, order: list[int]) -> int:
-    return max(live_curve(problem, order, find_reuse(problem, order)), default=0)
 
 
 def whole(problem: Problem) -> list[int]:
@@ -53,8 +49,8 @@ def held_back() -> Problem:
 
 def test_it_finds_what_program_order_does_not() -> None:
     problem = held_back()
-    assert peak(problem, CANDIDATES["program"](problem, 0)) == 111
-    assert peak(problem, whole(problem)) == 72
+    assert live_peak(problem, CANDIDATES["program"](problem, 0)) == 111
+    assert live_peak(problem, whole(problem)) == 72
 
 
 @given(problems(max_ops=9))
@@ -67,8 +63,8 @@ def test_a_cheaper_moment_beats_every_greedy_rule() -> None:
     buffers = (Buffer("t", 64), *(Buffer(f"g{i}", 64, Kind.GRADIENT) for i in range(2)))
     ops = (Op("plain", creates=(0, 1)), Op("hungry", creates=(2,), scratch=90))
     problem = Problem("two", buffers, ops)
-    assert min(peak(problem, solve(problem, 0)) for solve in CANDIDATES.values()) == 218
-    assert peak(problem, whole(problem)) == 192
+    assert min(live_peak(problem, solve(problem, 0)) for solve in CANDIDATES.values()) == 218
+    assert live_peak(problem, whole(problem)) == 192
 
 
 def test_the_next_best_moment_is_tried_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,6 +77,6 @@ def test_the_next_best_moment_is_tried_as_well(monkeypatch: pytest.MonkeyPatch) 
         Op("hungry", scratch=90),
     )
     problem = Problem("six", buffers, ops)
-    assert peak(problem, whole(problem)) == 128
+    assert live_peak(problem, whole(problem)) == 128
     monkeypatch.setattr("roam.solvers.divide.TRIES", 1)
-    assert peak(problem, whole(problem)) == 154
+    assert live_peak(problem, whole(problem)) == 154

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from roam.core.lifetime import find_reuse, live_curve
-from roam.core.problem import Buffer, Home, Kind, Op, OpId, Problem
+from roam.core.lifetime import live_peak
+from roam.core.problem import Buffer, Home, Kind, Op, Problem
 from roam.solvers.gather import SMALL, gather
 from tests.core.strategies import dense_problems, orders
 
@@ -107,10 +107,6 @@ def folding(draw: st.DrawFn) -> Problem:
     return replace(problem, buffers=(*made, state), ops=ops)
 
 
-def peak(problem: Problem, order: list[OpId] | tuple[OpId, ...]) -> int:
-    return max(live_curve(problem, order, find_reuse(problem, order)), default=0)
-
-
 @given(st.data())
 def test_a_valid_order_with_no_higher_peak(data: st.DataObject) -> None:
     problem = data.draw(folding())
@@ -120,4 +116,4 @@ def test_a_valid_order_with_no_higher_peak(data: st.DataObject) -> None:
     assert sorted(found) == sorted(order)
     for i, before in enumerate(problem.predecessors):
         assert all(place[p] < place[i] for p in before)
-    assert peak(problem, found) <= peak(problem, order)
+    assert live_peak(problem, found) <= live_peak(problem, order)

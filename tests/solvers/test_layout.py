@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from roam.core.bounds import must_live
 from roam.core.check import check
-from roam.core.lifetime import find_reuse, live_curve, slots
+from roam.core.lifetime import find_reuse, live_peak, slots
 from roam.core.plan import Plan
 from roam.core.problem import Buffer, Home, Kind, Op, OpId, Problem
 from roam.solvers.layout import NOTHING_PLACED, Layout, lay_out
@@ -33,10 +33,6 @@ def whole_plan(problem: Problem, order: tuple[OpId, ...], layout: Layout) -> Pla
         lower_bound=must_live(problem),
         persistent=problem.persistent,
     )
-
-
-def live_peak(problem: Problem, order: tuple[OpId, ...]) -> int:
-    return max(live_curve(problem, order, find_reuse(problem, order)), default=0)
 
 
 def laid_out(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from msgspec.structs import replace
 
-from roam.core.lifetime import can_take, find_reuse, live_curve
+from roam.core.lifetime import can_take, live_peak
 from roam.core.problem import BufferId, Home, Op, OpId, Problem
 from roam.core.text import parse_problem
 from roam.solvers.order import CANDIDATES, demand, free_early, least_peak_first
@@ -22,7 +22,7 @@ def whole_order(name: str, problem: Problem) -> list[OpId]:
 
 def peak(name: str, problem: Problem) -> int:
     order = whole_order(name, problem)
-    return max(live_curve(problem, order, find_reuse(problem, order)), default=0)
+    return live_peak(problem, order)
 
 
 @every_candidate

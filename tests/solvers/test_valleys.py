@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roam.core.lifetime import find_reuse, live_curve
+from roam.core.lifetime import find_reuse, live_curve, live_peak
 from roam.core.problem import Buffer, Home, Kind, Op, OpId, Problem
 from roam.core.text import parse_problem
 from roam.solvers.cut_bound import own_bytes
@@ -269,17 +269,13 @@ def test_what_ran_from_one_end_is_out_of_the_way_of_the_other() -> None:
         assert meet([alone], best, 10_000, inf).order is None
 
 
-def peak(problem: Problem, order: list[OpId]) -> int:
-    return max(live_curve(problem, order, find_reuse(problem, order)), default=0)
-
-
 def test_the_bound_and_the_order_meet() -> None:
     problem = layers(10)
     program = [*problem.phases[0]]
-    assert peak(problem, program) == 64
-    found = settle(problem, 0, lambda order: peak(problem, order), 64, 31)
+    assert live_peak(problem, program) == 64
+    found = settle(problem, 0, lambda order: live_peak(problem, order), 64, 31)
     assert found.order is not None
-    assert found.peak == found.bound == peak(problem, found.order) == 35
+    assert found.peak == found.bound == live_peak(problem, found.order) == 35
 
 
 @given(problems(max_ops=6))
