@@ -25,13 +25,13 @@ pytestmark = pytest.mark.usefixtures("shared_kernels")
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many gradients each call of the optimizer took."""
     calls: list[int] = []
-    release_all = AdamARule.release_all
+    release = AdamARule.release
 
     def counted(rule: AdamARule, updates: Sequence[Update]) -> None:
         calls.append(len(updates))
-        release_all(rule, updates)
+        release(rule, updates)
 
-    monkeypatch.setattr(AdamARule, "release_all", counted)
+    monkeypatch.setattr(AdamARule, "release", counted)
     return calls
 
 

@@ -142,13 +142,13 @@ class AdamARule(FoldRule):
                 divisor *= longer
             p_.mul_(kept).addcdiv_(m_, divisor, value=-lr / correction1)
 
-    def release_all(self, updates: Sequence[Update]) -> None:
+    def release(self, updates: Sequence[Update]) -> None:
         together: dict[tuple[int, torch.device, torch.dtype], list[Update]] = {}
         for update in updates:
             state, param, grad, _, group = update
             m, v = moments(state)
             if not has_fused(param, grad, group) or not alike(param, m, v):
-                self.release(*update)
+                super().release([update])
                 continue
             if not alike(param, grad):  # the kernel goes through memory and looks at no strides
                 update = update._replace(grad=torch.empty_like(param).copy_(grad))

@@ -78,19 +78,13 @@ class FoldRule(ABC):
         """The end of a mini-batch: changes the parameter. `step` is its number, from 1: a float32
         scalar on the CPU."""
 
-    def release(
-        self, state: State, param: Tensor, grad: Tensor, step: Tensor, group: Group
-    ) -> None:
-        """A mini-batch of one micro-batch, all at once. Must bump the parameter's version, so that
-        autograd notices a reader that came too late."""
-        self.decay(state, group)
-        self.fold(state, grad, 1.0, group)
-        self.apply(state, param, step, group)
-
-    def release_all(self, updates: Sequence[Update]) -> None:
-        """Several parameters' releases, for a rule that can do them in fewer calls."""
-        for update in updates:
-            self.release(*update)
+    def release(self, updates: Sequence[Update]) -> None:
+        """A mini-batch of one micro-batch, all at once, for each of these parameters. Must bump
+        their versions, so that autograd notices a reader that came too late."""
+        for state, param, grad, step, group in updates:
+            self.decay(state, group)
+            self.fold(state, grad, 1.0, group)
+            self.apply(state, param, step, group)
 
     @abstractmethod
     def check(self, group: Group) -> None:
@@ -101,7 +95,7 @@ class FoldRule(ABC):
         return 0
 
     def release_scratch(self, param: Tensor, grad: Tensor, group: Group) -> int:
-        """Bytes that `release` allocates for itself at its worst moment."""
+        """Bytes that `release` allocates for one parameter at its worst moment."""
         return self.fold_scratch(param, grad, group)
 
 

@@ -156,7 +156,7 @@ class FoldingOptimizer(Optimizer):
             self.rule.fold(state, grad, scale, group)
         if updates:
             torch._foreach_add_([update.step for update in updates], 1)
-            self.rule.release_all(updates)
+            self.rule.release(updates)
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Ends the mini-batch: updates the parameters, which mode "release" has done already.
