@@ -85,7 +85,7 @@ def test_folds_that_allocate_are_called_alone(monkeypatch: pytest.MonkeyPatch) -
     def release(node: Node) -> Any:
         return None if node.scratch is None else SimpleNamespace(scratch=node.scratch)
 
-    monkeypatch.setattr(inductor_folds, "_release", release)
+    monkeypatch.setattr(inductor_folds, "release_of", release)
     header: list[str] = []
     wrapper = SimpleNamespace(header=SimpleNamespace(writeline=header.append))
     graph: Any = SimpleNamespace(cpp_wrapper=False, wrapper_code=wrapper)

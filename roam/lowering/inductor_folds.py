@@ -32,11 +32,11 @@ from torch._inductor.scheduler import BaseSchedulerNode
 
 from roam.inspect.report import count_detour
 from roam.lowering.inductor_order import Compilation, Nodes
-from roam.lowering.inductor_scratch import origin
+from roam.lowering.inductor_problem import release_of
 from roam.lowering.plain import copied, mark_boxed
 from roam.lowering.tickets import Claims, Ticket, own_saved, releases
 from roam.passes.geometry import storage_key, value
-from roam.passes.gradient_release import META, GradientRelease, Release
+from roam.passes.gradient_release import META, GradientRelease
 
 log = logging.getLogger("roam")
 
@@ -85,7 +85,7 @@ def call_together(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> N
 
     One that allocates for itself is called alone: it was planned with the others' gradients gone.
     """
-    folds = [_release(node) for node in nodes]
+    folds = [release_of(node) for node in nodes]
     if graph.cpp_wrapper or not any(folds):
         return
     graph.wrapper_code.header.writeline(f"from {__name__} import fold_later, fold_now")
@@ -94,11 +94,6 @@ def call_together(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> N
             together = following is not None and not fold.scratch and not following.scratch
             name = fold_later.__name__ if together else fold_now.__name__
             node.node.set_python_kernel_name(name)  # type: ignore[union-attr]
-
-
-def _release(node: BaseSchedulerNode) -> Release | None:
-    called = origin(node.node) if node.is_extern() else None
-    return None if called is None else called.meta.get(META)
 
 
 @dataclass

@@ -91,6 +91,12 @@ def read(
     return Read(problem, nodes, first, named, saved_alone, at=reader.buffer_of)
 
 
+def release_of(node: BaseSchedulerNode) -> Release | None:
+    """What a node releases, if it is a fold."""
+    called = origin(node.node) if node.is_extern() else None
+    return None if called is None else called.meta.get(gradient_release.META)
+
+
 def _only_saved(
     named: Mapping[str, BufferId], outputs: Sequence[str | None], saved: frozenset[int]
 ) -> frozenset[BufferId]:
@@ -167,8 +173,7 @@ class _Reader:
         used = dict.fromkeys(self.buffer_of[r] for r in touched if r in self.buffer_of)
         changed = [self.root(m) for made in node.get_outputs() for m in made.get_mutations()]
         changes = dict.fromkeys(self.buffer_of[r] for r in changed if r in self.buffer_of)
-        called = origin(node.node) if node.is_extern() else None
-        release = None if called is None else called.meta.get(gradient_release.META)
+        release = release_of(node)
         if release is not None:
             self.add_fold(release, used, changes)
         earlier = {self.op_of[p] for p in node.mpi_node.pred_nodes if p in self.op_of}

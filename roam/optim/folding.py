@@ -137,7 +137,7 @@ class FoldingOptimizer(Optimizer):
         for param, grad in gradients:
             member = self._members[param]
             seen, count = member.folded, member.folded + micro_batches
-            if count > self._micro_batches:
+            if count > self.micro_batches:
                 raise refusals.second_backward(
                     self._name(param), self.micro_batches, self.writes_parameters
                 )
