@@ -143,18 +143,32 @@ class AdamARule(FoldRule):
             p_.mul_(kept).addcdiv_(m_, divisor, value=-lr / correction1)
 
     def release(self, updates: Sequence[Update]) -> None:
-        together: dict[tuple[int, torch.device, torch.dtype], list[Update]] = {}
+        kinds: dict[tuple[int, torch.device, torch.dtype, torch.dtype], list[Update]] = {}
         for update in updates:
-            state, param, grad, _, group = update
+            _, param, grad, _, group = update
+            key = id(group), param.device, param.dtype, grad.dtype
+            kinds.setdefault(key, []).append(update)
+        for kind in kinds.values():
+            _, param, grad, _, group = kind[0]
+            if has_fused(param, grad, group):
+                self._release_fused(kind)
+            else:
+                super().release(kind)
+
+    def _release_fused(self, updates: Sequence[Update]) -> None:
+        together: list[Update] = []
+        for update in updates:
+            state, param, grad, _, _ = update
             m, v = moments(state)
-            if not has_fused(param, grad, group) or not alike(param, m, v):
+            # the kernel goes through memory and looks at no strides
+            if alike(param, m, v, grad):
+                together.append(update)
+            elif alike(param, m, v):
+                together.append(update._replace(grad=torch.empty_like(param).copy_(grad)))
+            else:
                 super().release([update])
-                continue
-            if not alike(param, grad):  # the kernel goes through memory and looks at no strides
-                update = update._replace(grad=torch.empty_like(param).copy_(grad))
-            together.setdefault((id(group), param.device, param.dtype), []).append(update)
-        for found in together.values():
-            fused(found)
+        if together:
+            fused(together)
 
     def release_scratch(self, param: Tensor, grad: Tensor, group: Group) -> int:
         if has_fused(param, grad, group):
@@ -166,14 +180,13 @@ class AdamARule(FoldRule):
 def fused(updates: Sequence[Update]) -> None:
     """PyTorch's own AdamW for parameters of one group, one device and one dtype."""
     states, params, grads, steps, (group, *_) = zip(*updates, strict=True)
-    first, second = zip(*map(moments, states), strict=True)
     beta1, beta2 = group["betas"]
     device = params[0].device
     torch._fused_adamw_(
         params,
         grads,
-        first,
-        second,
+        [state["exp_avg"] for state in states],
+        [state["exp_avg_sq"] for state in states],
         [],
         steps if device.type == "cpu" else [s.to(device, non_blocking=True) for s in steps],
         lr=group["lr"],

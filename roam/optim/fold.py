@@ -109,9 +109,9 @@ def block_size(tensor: Tensor) -> int:
 
 def alike(first: Tensor, *others: Tensor) -> bool:
     """Whether the tensors have one shape, and each fills its memory in one and the same order."""
-    contiguous = first.is_contiguous()
+    shape, contiguous = first.shape, first.is_contiguous()
     for t in others:  # once for every gradient: no generators
-        if t.shape != first.shape or (contiguous and not t.is_contiguous()):
+        if t.shape != shape or (contiguous and not t.is_contiguous()):
             return False
     if contiguous:
         return True

@@ -27,6 +27,7 @@ from roam.optim.state_dicts import check_fits
 
 Mode = Literal["release", "accumulate"]
 STEP = StateSpec("step", (), torch.float32)  # how often the parameter was updated; on the CPU
+ONE = torch.ones((), dtype=STEP.dtype)
 
 
 @dataclass
@@ -133,29 +134,30 @@ class FoldingOptimizer(Optimizer):
         self, gradients: Sequence[tuple[Tensor, Tensor]], scale: float, micro_batches: int
     ) -> None:
         self._look_for_data_parallel()
+        releases, most = self.writes_parameters, self.micro_batches
         updates: list[Update] = []
         for param, grad in gradients:
             member = self._members[param]
             seen, count = member.folded, member.folded + micro_batches
-            if count > self.micro_batches:
-                raise refusals.second_backward(
-                    self._name(param), self.micro_batches, self.writes_parameters
-                )
+            if count > most:
+                raise refusals.second_backward(self._name(param), most, releases)
             if grad.layout is not torch.strided:
                 raise refusals.sparse(self._name(param), type(self).__name__)
-            group, state = self.param_groups[member.group], self.state_of(param)
+            group = self.param_groups[member.group]
+            state = self.state[param] or self.state_of(param)
             member.folded, step = count, state["step"]
             if param.is_complex():
                 param, grad = torch.view_as_real(param), torch.view_as_real(grad.resolve_conj())
                 state = _real(state)
-            if self.writes_parameters:
+            if releases:
                 updates.append(Update(state, param, grad, step, group))
                 continue
             if seen == 0:
                 self.rule.decay(state, group)
             self.rule.fold(state, grad, scale, group)
         if updates:
-            torch._foreach_add_([update.step for update in updates], 1)
+            # alpha has ATen take a tensor for what it is: a number becomes one for every step
+            torch._foreach_add_([update.step for update in updates], ONE, alpha=1.0)
             self.rule.release(updates)
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
