@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +28,8 @@ from roam.lowering.aten import Lowered
 from roam.optim.folding import FoldingOptimizer
 from roam.passes.geometry import storage_key, tensors, value
 from roam.passes.gradient_release import Release
+
+AccumulateGrad: Any = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 
 
 @dataclass(eq=False)
@@ -61,8 +62,8 @@ class Ticket:
         `autograd.grad` and `backward(inputs=...)` want it elsewhere, or not at all, and must
         train nothing.
         """
-        with torch.enable_grad():  # only then is there a node behind a parameter
-            return all(p.grad is None and _is_accumulated(p) for p in self.folded.values())
+        ends = _ends(torch._C._current_autograd_node())
+        return all(p.grad is None and _is_run(ends.get(id(p))) for p in self.folded.values())
 
     @staticmethod
     def of(
@@ -85,13 +86,11 @@ class Ticket:
         marked = next(r for r in results if isinstance(r, Tensor))
         tensor: Tensor = marked if own_saved is None else results[own_saved]
         tensor.untyped_storage().roam_ticket = self  # type: ignore[attr-defined]
-        for parameter in self.folded.values():
-            self.optimizer.state_of(parameter)  # made now, so that it is not made in the backward
         Claims.of(self.optimizer).issue(self)
 
     @staticmethod
     def found_on(args: Sequence[Any]) -> Ticket | None:
-        tensors = (a for a in args if isinstance(a, Tensor))
+        tensors = (a for a in reversed(args) if isinstance(a, Tensor))  # the user's come first
         marks = (getattr(t.untyped_storage(), "roam_ticket", None) for t in tensors)
         return next((m for m in marks if isinstance(m, Ticket) and m.findable), None)
 
@@ -108,8 +107,8 @@ class Claims:
         self._tickets: weakref.WeakSet[Ticket] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._task = NO_TASK
-        self._watched: set[int] = set()  # what a graph has folded
         self._used: set[int] = set()  # what a graph has used
+        self._ever_folded: set[int] = set()
         self._folded: set[int] = set()
         self._contested: set[int] = set()
         self._met: set[int] = set()
@@ -120,12 +119,17 @@ class Claims:
         if found is not None:  # once for every gradient: no lock, no Claims made in vain
             return found
         with _lock:
-            return _claims.setdefault(optimizer, Claims())
+            claims = _claims.setdefault(optimizer, Claims())
+            optimizer.guard = claims.refuse_more
+            return claims
 
     def issue(self, ticket: Ticket) -> None:
         with self._lock:
             self._tickets.add(ticket)
-            self._used |= ticket.used
+            new = ticket.used - self._used
+            self._used |= new
+        for parameter in ticket.folded.values() if new else ():
+            ticket.optimizer.state_of(parameter)  # made now, so that no backward makes it
 
     def unfolded(self, optimizer: FoldingOptimizer) -> Iterator[tuple[str, str]]:
         """The optimizer's parameters whose gradients no graph folds, by name, and why."""
@@ -138,7 +142,7 @@ class Claims:
                 yield name, "a hook (Tensor.register_hook) gets its gradient first"
             elif id(p) not in self._used:
                 yield name, "no compiled graph has used it"
-            elif id(p) not in self._watched:
+            elif id(p) not in self._ever_folded:
                 yield name, "no backward has run by its plan yet"
 
     def may_fold(self, ticket: Ticket) -> bool:
@@ -166,14 +170,11 @@ class Claims:
         folded = {id(p) for p in parameters}
         with self._lock:
             self._folded |= folded
-            new = folded - self._watched
-            self._watched |= new
-        for parameter in (p for p in parameters if id(p) in new):
-            parameter.register_hook(partial(_refuse_more, weakref.ref(self), id(parameter)))
+            self._ever_folded |= folded
 
-    def refuse_more(self, parameter: int) -> None:
-        if self._task == torch._C._current_graph_task_id() and parameter in self._folded:
-            self.shared.add(parameter)
+    def refuse_more(self, parameter: Tensor) -> None:
+        if self._task == torch._C._current_graph_task_id() and id(parameter) in self._folded:
+            self.shared.add(id(parameter))
             raise IncompleteGradientError(
                 "a parameter is used in the compiled region and outside of it: what the region "
                 "folded was only a part of its gradient. Compile the whole of the model or loss "
@@ -205,16 +206,15 @@ def held(optimizer: FoldingOptimizer, args: Sequence[Any]) -> dict[int, Paramete
 
 def hooked(parameter: Tensor) -> bool:
     """Whether a hook of the user's may change the gradient on its way to the parameter."""
-    hooks: Mapping[int, Any] = parameter._backward_hooks or {}
-    return any(getattr(hook, "func", hook) is not _refuse_more for hook in hooks.values())
+    return bool(parameter._backward_hooks)
 
 
 def own_saved(forward: fx.Graph, outputs: int | None) -> int | None:
-    """Which output is a saved tensor that is not, and shares nothing with, one of the user's."""
+    """The last output that is a saved tensor and neither is, nor shares with, one of the user's."""
     returned = list(forward.output_node().args[0])  # type: ignore[arg-type]
     users = [*forward.find_nodes(op="placeholder"), *returned[:outputs]]
     known = {storage_key(t) for n in users if isinstance(n, fx.Node) for t in tensors(n)}
-    for i, node in enumerate(returned):
+    for i, node in reversed([*enumerate(returned)]):
         found = value(node) if isinstance(node, fx.Node) else None
         if isinstance(found, torch.Tensor) and storage_key(found) not in known:
             return i
@@ -248,19 +248,17 @@ def releases(
     )
 
 
-def _is_accumulated(parameter: Parameter) -> bool:
-    view: Any = parameter.view_as(parameter)
-    [(accumulates, _)] = view.grad_fn.next_functions
+def _ends(node: torch.autograd.graph.Node | None) -> dict[int, Any]:
+    """What the backward of a graph hands its gradients to, by the leaf (its id)."""
+    followers = () if node is None else node.next_functions
+    return {id(n.variable): n for n, _ in followers if isinstance(n, AccumulateGrad)}
+
+
+def _is_run(accumulates: Any) -> bool:
     try:
-        return torch._C._will_engine_execute_node(accumulates)
+        return bool(accumulates and torch._C._will_engine_execute_node(accumulates))
     except RuntimeError:  # the engine's answer where `autograd.grad` returns this gradient
         return False
-
-
-def _refuse_more(claims: weakref.ref[Claims], parameter: int, gradient: Tensor | None) -> None:
-    found = claims()
-    if gradient is not None and found is not None:
-        found.refuse_more(parameter)
 
 
 def _unfolded() -> dict[str, str]:

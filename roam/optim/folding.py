@@ -63,6 +63,7 @@ class FoldingOptimizer(Optimizer):
             raise HyperparameterError(f"mode={mode!r}: there are {get_args(Mode)}")
         self.rule = rule
         self.mode = mode
+        self.guard: Callable[[Tensor], None] | None = None  # may refuse what `absorb` is given
         self._members: dict[Tensor, Member] = {}
         self._looked_for_ddp = False
         self._deferred = False
@@ -94,7 +95,8 @@ class FoldingOptimizer(Optimizer):
 
     def holds(self, param: Tensor) -> bool:
         """Whether this optimizer folds the parameter's gradient."""
-        return param in self._members and not self._members[param].lost
+        member = self._members.get(param)
+        return member is not None and not member.lost
 
     def named(self) -> Iterator[tuple[str, Tensor]]:
         """The parameters whose gradients it folds."""
@@ -123,6 +125,8 @@ class FoldingOptimizer(Optimizer):
 
         Raises SecondBackwardError, SparseGradientError, DataParallelError.
         """
+        if self.guard is not None:
+            self.guard(param)
         self.absorb_all([(param, grad)])
 
     @torch.no_grad()
