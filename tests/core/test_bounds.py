@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from roam.core.bounds import certain, must_live
 from roam.core.lifetime import can_take, find_reuse, live_curve, live_peak
@@ -102,8 +102,17 @@ def test_no_order_is_below_the_bound(problem: Problem) -> None:
     assert must_live(problem) <= best_peak(problem)
 
 
+# No op is certain to see all that is kept, where each may run first; the end sees all of it.
+KEPT = Problem(
+    "p",
+    (Buffer("a", 64, Kind.GRADIENT), Buffer("b", 64, Kind.GRADIENT)),
+    (Op("make_a", creates=(0,)), Op("make_b", creates=(1,))),
+)
+
+
 @settings(max_examples=60)
 @given(problems(max_ops=6))
+@example(KEPT)
 def test_the_bound_counts_who_is_alive_in_every_order(problem: Problem) -> None:
     always = {i: set(range(len(problem.buffers))) for i in range(len(problem.ops))}
     for order in all_orders(problem):
@@ -121,8 +130,9 @@ def test_the_bound_counts_who_is_alive_in_every_order(problem: Problem) -> None:
         )
         for op in problem.ops
     ]
+    at_the_end = sum(b.size for b in problem.buffers if b.kept and b.home is not Home.USER)
     bound = must_live(problem)
-    assert bound <= max(at_each)
+    assert bound <= max(at_the_end, *at_each)
     assert bound >= max(a - b for a, b in zip(at_each, could_share, strict=True))
 
 
