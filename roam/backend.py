@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from inspect import currentframe
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -38,26 +39,26 @@ def roam(
         chosen = Options.parse(options, mode)
     except OptionError as error:
         raise CompileOptionError(str(error), first_useful_frame=currentframe()) from None
-    if wants_inductor(chosen, example_inputs):
-        from roam.lowering import inductor
-
-        compiled = inductor.compile_graph(gm, chosen, example_inputs)
+    inductor = inductor_for(chosen, example_inputs)
+    if inductor is not None:
+        compiled: Callable[..., Any] | None = inductor.compile_graph(gm, chosen, example_inputs)
         if compiled is not None:
             return compiled
     return compile_graph(Step.of(gm, chosen, example_inputs), gm, example_inputs)
 
 
-def wants_inductor(options: Options, example_inputs: Sequence[Any]) -> bool:
-    """Whether a graph goes to Inductor: as asked; unasked wherever it would work there."""
-    if options.lowering is not None:
-        return options.lowering == "inductor"
+def inductor_for(options: Options, example_inputs: Sequence[Any]) -> ModuleType | None:
+    """The lowering to Inductor for a graph that goes there: as asked; unasked wherever it works."""
+    if options.lowering == "aten":
+        return None
     from roam.lowering import inductor_needs  # takes a second to import
 
     devices = {t.device for t in example_inputs if isinstance(t, torch.Tensor)}
-    lacking = inductor_needs.missing(devices)
-    if lacking is not None:
-        inductor_needs.say_missing(lacking)
-    return lacking is None
+    lacking = None if options.lowering else inductor_needs.missing(devices)
+    if lacking is None:
+        return inductor_needs.lowering()
+    inductor_needs.say_missing(lacking)
+    return None
 
 
 TRACING_ERRORS = (TorchDynamoException,)

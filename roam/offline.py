@@ -176,6 +176,12 @@ def _usual_lowering(device: torch.device | str | None) -> str:
     return "inductor" if known else "aten"
 
 
+def _knows_inductor() -> bool:
+    from roam.lowering import inductor_needs  # takes a second to import
+
+    return inductor_needs.lowering() is not None
+
+
 def _is_built_for(device: torch.device | str) -> bool:
     """Without it, autograd would abort the process, even where nothing has data."""
     built = torch.accelerator.current_accelerator()
@@ -185,8 +191,8 @@ def _is_built_for(device: torch.device | str) -> bool:
 def _start(
     gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options, original: Original
 ) -> tuple[_Recorded, Callable[..., Any]]:
-    if options.lowering == "inductor":
-        from roam.lowering import inductor  # takes a second to import
+    if options.lowering == "inductor" and _knows_inductor():
+        from roam.lowering import inductor
 
         try:
             return _start_inductor(gm, example_inputs, options, original)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 import pytest
@@ -56,6 +57,26 @@ def test_without_a_compiler_atens_kernels_run(caplog: pytest.LogCaptureFixture) 
         assert lowerings(mlp()) == ["aten"]
         assert lowerings(mlp(3)) == ["aten", "aten"]
     assert [r.getMessage().partition(":")[0] for r in caplog.records] == ["no C++ compiler"]
+
+
+def test_an_inductor_that_lacks_what_roam_knows_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """torch 2.11 has no CustomSchedulerPass, whose import once ended the user's training there."""
+    for name in [n for n in sys.modules if n.startswith("roam.lowering.inductor_order")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "roam.lowering.inductor")
+    monkeypatch.delattr(torch._inductor.scheduler, "BaseSchedulerNode")
+    inductor_needs.lowering.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING, "roam"):
+            assert lowerings(mlp()) == ["aten"]
+            assert lowerings(mlp(3), lowering="inductor") == ["aten", "aten"]
+            assert roam.plan(mlp(), X, loss=lambda y: y.sum()).largest is not None
+    finally:
+        inductor_needs.lowering.cache_clear()
+    [said] = caplog.records
+    assert "BaseSchedulerNode" in said.getMessage()
 
 
 def test_a_device_that_inductor_is_not_planned_for() -> None:

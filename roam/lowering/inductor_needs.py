@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from functools import cache
+from importlib import import_module
+from types import ModuleType
 
 import torch
 from torch._inductor.cpp_builder import get_cpp_compiler
@@ -15,6 +17,16 @@ log = logging.getLogger("roam")
 
 DEVICES = ("cpu", "cuda", "xpu")
 ASKS = 'options={"lowering": "aten"} asks for that'
+
+
+@cache
+def lowering() -> ModuleType | None:
+    """The lowering. None, which is said, where this torch lacks a private name that it uses."""
+    try:
+        return import_module("roam.lowering.inductor")
+    except ImportError as error:
+        say_missing(f"the Inductor of torch {torch.__version__} is unknown ({error})")
+        return None
 
 
 def missing(devices: Iterable[torch.device]) -> str | None:

@@ -17,9 +17,8 @@ from typing import Any, Self
 import torch._inductor
 from torch import fx
 from torch._guards import CompileContext, TracingContext
-from torch._inductor import config
+from torch._inductor import config, custom_graph_pass
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
-from torch._inductor.custom_graph_pass import CustomSchedulerPass, get_hash_for_files
 from torch._inductor.exc import InductorError
 from torch._inductor.graph import GraphLowering, SubgraphLowering
 from torch._inductor.memory import reorder_for_peak_memory
@@ -43,6 +42,8 @@ from roam.planner import Settings, plan
 
 log = logging.getLogger("roam")
 
+# torch 2.11 has no class for it, and has the pass pickled with its settings for the caches' keys
+Pass: Any = getattr(custom_graph_pass, "CustomSchedulerPass", object)
 Nodes = list[BaseSchedulerNode]
 Folds = tuple[tuple[int, tuple[tuple[str, int], ...], int], ...]  # parameter; its state; scratch
 ROOT = Path(__file__).parents[1]
@@ -217,7 +218,7 @@ def mode_options(mode: str | None) -> dict[str, Any]:
     return {} if mode is None else torch._inductor.list_mode_options(mode)
 
 
-class PlannedOrder(CustomSchedulerPass):
+class PlannedOrder(Pass):  # type: ignore[misc]
     """Orders fused nodes; where that fails, they run in Inductor's own order."""
 
     def __init__(self, compilation: Compilation) -> None:
@@ -250,7 +251,7 @@ class PlannedOrder(CustomSchedulerPass):
 
     def uuid(self) -> Any:
         """What the caches tell compiled code by."""
-        return get_hash_for_files(SOURCES) + self.compilation.depends_on.encode()
+        return custom_graph_pass.get_hash_for_files(SOURCES) + self.compilation.depends_on.encode()
 
 
 def _folds(gm: fx.GraphModule) -> Folds:
