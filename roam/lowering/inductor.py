@@ -35,7 +35,7 @@ from roam.lowering.inductor_order import Compilation
 from roam.lowering.naming import graph_name
 from roam.options import Options
 
-TESTED = ("2.13",)
+TESTED = ("2.11", "2.12", "2.13", "2.14", "2.15")
 REFUSALS = (InductorError,)  # what is raised where Inductor cannot compile a graph
 
 
