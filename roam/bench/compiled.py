@@ -10,13 +10,13 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from roam.bench.children import ContenderError, Result, process
+from roam.bench.children import Child, ContenderError, Result, process
 from roam.bench.compiled_worker import CONTENDERS
 from roam.bench.tables import append_json, entry_names
 
@@ -57,8 +57,7 @@ def compiled_bench(
                 c = row["contender"]
                 if BASE in caches and c != BASE and "error" not in row:
                     status.update(f"{name}: {c} and {BASE} in turns")
-                    ratios = [r for _ in range(pairs) for r in _ratios(name, c, caches, rounds)]
-                    row["ratio"] = statistics.median(ratios)
+                    row["ratios"] = [_ratio(name, c, caches, rounds) for _ in range(pairs)]
                 if json_file is not None:
                     append_json(row, json_file)
         console.print(table(name, of_model))
@@ -82,24 +81,30 @@ def _compile_again(rows: Sequence[Result], times: int) -> None:
         for row, found in zip(rows, seconds, strict=True):
             with (
                 tempfile.TemporaryDirectory() as cache,
-                process(WORKER, row["entry"], row["contender"], "--cache", cache) as child,
+                _timed(row["entry"], row["contender"], cache) as child,
             ):
                 found.append(child.read()["compile_seconds"])
     for row, found in zip(rows, seconds, strict=True):
         row["compile_seconds"] = statistics.median(found)
 
 
-def _ratios(entry: str, contender: str, caches: dict[str, str], rounds: int) -> list[float]:
-    """Of each round, the contender's seconds by Inductor's, of one pair of processes; both compile
-    nothing now. Raises ContenderError."""
+def _ratio(entry: str, contender: str, caches: dict[str, str], rounds: int) -> float:
+    """The contender's seconds by Inductor's, of one pair of processes: the median of the rounds.
+
+    Both compile nothing now. Raises ContenderError.
+    """
     with ExitStack() as stack:
         pair = []
         for c in (contender, BASE):
-            child = stack.enter_context(process(WORKER, entry, c, "--cache", caches[c]))
+            child = stack.enter_context(_timed(entry, c, caches[c]))
             child.read()  # warm, before the next one starts
             pair.append(child)
         asked = [[child.ask("turn")["seconds"] for child in pair] for _ in range(rounds)]
-    return [mine / theirs for mine, theirs in asked]
+    return statistics.median(mine / theirs for mine, theirs in asked)
+
+
+def _timed(entry: str, contender: str, cache: str) -> AbstractContextManager[Child]:
+    return process(WORKER, entry, contender, "--cache", cache, "--seconds")
 
 
 def table(name: str, rows: Sequence[Result]) -> Table:
@@ -118,9 +123,15 @@ def table(name: str, rows: Sequence[Result]) -> Table:
         cells = [_mib(row["planned"]) if "planned" in row else ""]
         for key in ("transient", "total"):
             cells += [_mib(row[key]), f"{row[key] / base[key] - 1:+.1%}" if base else ""]
-        ratio = f"{row['ratio']:.3f}" if "ratio" in row else ""
-        shown.add_row(row["contender"], *cells, ratio, f"{row['compile_seconds']:.1f}")
+        shown.add_row(row["contender"], *cells, _step(row), f"{row['compile_seconds']:.1f}")
     return shown
+
+
+def _step(row: Result) -> str:
+    """The median of the pairs, and between which they lie where there are several."""
+    ratios = row.get("ratios", ())
+    spread = f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""
+    return f"{statistics.median(ratios):.3f}{spread}" if ratios else ""
 
 
 def _mib(size: int) -> str:

@@ -2,8 +2,8 @@
 
     python -m roam.bench.compiled_worker --entry gpt2 --contender inductor --cache FOLDER
 
-prints one JSON object: what compiling took, and what a step and a loop allocate. Then it takes a
-turn of timed steps, updates included, for every line it reads.
+prints one JSON object: what compiling took and, without `--seconds`, what a step and a loop
+allocate. Then it takes a turn of timed steps, updates included, for every line it reads.
 """
 
 from __future__ import annotations
@@ -102,22 +102,22 @@ def _compiled(contender: str, optimizer: Any) -> Callable[..., Any]:
     return torch.compile(loss, backend="inductor")
 
 
-def measure(trainer: Trainer) -> Result:
-    """seconds of the first step; transient bytes of a step; total bytes of the loop."""
-    from roam.inspect.measure import measure_peak
-
+def compile_seconds(trainer: Trainer) -> Result:
+    """What the first step takes longer than the next ones."""
     start = time.perf_counter()
     trainer.iteration()
     first = time.perf_counter() - start
-    again = min(trainer.iteration() for _ in range(2))
+    return {"compile_seconds": first - min(trainer.iteration() for _ in range(2))}
+
+
+def memory(trainer: Trainer) -> Result:
+    """Transient bytes of a step; bytes of the loop, and those of them that stay."""
+    from roam.inspect.measure import measure_peak
+
     transient = measure_peak(trainer.step, warm_up=trainer.step).peak
     loop = measure_peak(trainer.iteration, warm_up=trainer.iteration).peak
-    return {
-        "compile_seconds": first - again,
-        "transient": transient,
-        "persistent": trainer.persistent(),
-        "total": loop + trainer.persistent(),
-    }
+    stays = trainer.persistent()
+    return {"transient": transient, "persistent": stays, "total": loop + stays}
 
 
 def main() -> None:
@@ -125,6 +125,7 @@ def main() -> None:
     parser.add_argument("--entry", required=True)
     parser.add_argument("--contender", required=True, choices=CONTENDERS)
     parser.add_argument("--cache", required=True, help="Inductor's folder: empty, to be fair")
+    parser.add_argument("--seconds", action="store_true", help="measure no memory")
     args = parser.parse_args()
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = args.cache
 
@@ -136,7 +137,9 @@ def main() -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
     trainer = Trainer(args.entry, args.contender)
-    result = {"entry": args.entry, "contender": args.contender} | measure(trainer)
+    result = {"entry": args.entry, "contender": args.contender} | compile_seconds(trainer)
+    if not args.seconds:
+        result |= memory(trainer)
     say(planned() | result if args.contender.startswith("roam") else result)
     for _ in sys.stdin:
         say({"seconds": trainer.turn()})
