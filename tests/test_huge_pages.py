@@ -1,4 +1,4 @@
-"""The kernel is asked for huge pages under large blocks, and under nothing else."""
+"""The kernel is asked for huge pages under what is large, and under nothing else."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from roam.lowering.huge_pages import LARGE
 from roam.lowering.memory import allocate
@@ -26,12 +27,25 @@ def advised(address: int) -> bool:
     raise AssertionError("no mapping there")
 
 
-@pytest.mark.skipif(
+pytestmark = pytest.mark.skipif(
     not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="needs Linux's huge pages"
 )
+
+
 @pytest.mark.parametrize(("size", "expected"), [(LARGE + 100, True), (LARGE - 1, False)])
 def test_large_blocks_are_advised(size: int, expected: bool) -> None:
     block = allocate(size, torch.device("cpu"))
     assert advised(block.data_ptr() + size // 2) == expected
     plain = torch.empty(LARGE + 100, dtype=torch.uint8)
     assert not advised(plain.data_ptr() + LARGE // 2)
+
+
+def test_large_gradients_of_inductors_code_are_advised() -> None:
+    """GPT-2's embedding has one of 154 MB, whose 37,000 pages were mapped anew in every step."""
+    torch._dynamo.reset()
+    model = nn.Linear(2048, 4200, bias=False)
+    assert model.weight.nbytes > LARGE
+    run = torch.compile(model, backend="roam", options={"lowering": "inductor"})
+    run(torch.ones(4, 2048)).sum().backward()
+    assert model.weight.grad is not None
+    assert advised(model.weight.grad.data_ptr() + LARGE // 2)

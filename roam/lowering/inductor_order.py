@@ -31,6 +31,7 @@ from roam.core.problem import Kind
 from roam.inspect.report import GraphRecord, record
 from roam.lowering.inductor_kernels import functions, generate
 from roam.lowering.inductor_notes import LOWERING, Note, compiling, find
+from roam.lowering.inductor_pages import ask_for_huge_pages
 from roam.lowering.inductor_problem import Labels, Read, read
 from roam.lowering.inductor_saved import keep_to_blocks, leave_open
 from roam.lowering.naming import graph_name, parameter_inputs, source_names
@@ -210,6 +211,7 @@ class Compilation:
             leave_open(graph, self.key(first), first.problem)
         if forward is not None:
             keep_to_blocks(graph, found.at, planned)
+        ask_for_huge_pages(graph)
         return ordered
 
 

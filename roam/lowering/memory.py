@@ -15,16 +15,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from roam.lowering import huge_pages
+from roam.lowering.huge_pages import on_huge_pages
 
 
 def allocate(size: int, device: torch.device) -> Tensor:
     """A block of `size` bytes. Its storage wears a mark: no copy of what lies in it has one."""
     block = torch.empty(size, dtype=torch.uint8, device=device)
     block.untyped_storage().is_roam_block = True  # type: ignore[attr-defined]
-    if block.device.type == "cpu":
-        huge_pages.advise(block)
-    return block
+    return on_huge_pages(block) if block.device.type == "cpu" else block
 
 
 def is_block(storage: torch.UntypedStorage) -> bool:
