@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from torch import Tensor, fx, nn
 from torch.nn import Parameter
 
+from roam.backend import inductor_for
 from roam.capture import ALIGNMENT, Captured
 from roam.core.errors import OfflineError, UnplannableError
 from roam.core.problem import Problem
@@ -176,12 +177,6 @@ def _usual_lowering(device: torch.device | str | None) -> str:
     return "inductor" if known else "aten"
 
 
-def _knows_inductor() -> bool:
-    from roam.lowering import inductor_needs  # takes a second to import
-
-    return inductor_needs.lowering() is not None
-
-
 def _is_built_for(device: torch.device | str) -> bool:
     """Without it, autograd would abort the process, even where nothing has data."""
     built = torch.accelerator.current_accelerator()
@@ -191,23 +186,27 @@ def _is_built_for(device: torch.device | str) -> bool:
 def _start(
     gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options, original: Original
 ) -> tuple[_Recorded, Callable[..., Any]]:
-    if options.lowering == "inductor" and _knows_inductor():
-        from roam.lowering import inductor
-
+    inductor = inductor_for(options, example_inputs)
+    if inductor is not None:
+        folds = inductor.folds(options)
         try:
-            return _start_inductor(gm, example_inputs, options, original)
+            return _start_inductor(gm, example_inputs, options, original, folds=folds)
         except inductor.REFUSALS as error:
             inductor.say_refused(graph_name(gm), error)
     return _Offline.start(gm, example_inputs, options, original)
 
 
 def _start_inductor(
-    gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options, original: Original
+    gm: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    options: Options,
+    original: Original,
+    *,
+    folds: bool,
 ) -> tuple[OfflineCompilation, Callable[..., Any]]:
-    from roam.lowering import inductor
     from roam.lowering.inductor_offline import OfflineCompilation
 
-    used = partial(_used, options.optimizer if inductor.folds(options) else None, original)
+    used = partial(_used, options.optimizer if folds else None, original)
     step = OfflineCompilation.of(gm, options, example_inputs, used=used)
     return step, step.run(gm, example_inputs)
 

@@ -1,6 +1,8 @@
-"""Huge pages under the large buffers that Inductor's code allocates on the CPU one by one.
+"""Huge pages under the large buffers that Inductor's code allocates on the CPU one by one:
 
-buf0 = on_huge_pages(empty_strided_cpu((1024, 50257), (50257, 1), torch.float32))
+    buf0 = on_huge_pages(empty_strided_cpu((1024, 50257), (50257, 1), torch.float32))
+
+See `huge_pages` for what that saves.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ def ask_for_huge_pages(graph: GraphLowering) -> None:
 
     def memory_plan_reuse() -> None:
         plan_reuse()
-        lines = [(i, line) for i, line in enumerate(wrapper.lines) if _is_large(graph, line)]
+        lines = [(i, line) for i, line in enumerate(wrapper.lines) if _is_large(line)]
         for i, line in lines:
             name, _, made = wrapper.make_buffer_allocation(line.node).partition(" = ")
             wrapper.lines[i] = f"{name} = {on_huge_pages.__name__}({made})"
@@ -35,9 +37,9 @@ def ask_for_huge_pages(graph: GraphLowering) -> None:
     wrapper.memory_plan_reuse = memory_plan_reuse
 
 
-def _is_large(graph: GraphLowering, line: Any) -> bool:
+def _is_large(line: Any) -> bool:
     """Whether it allocates a large buffer, whose size is known now."""
-    if not isinstance(line, AllocateLine) or line.node.get_name() in graph.removed_buffers:
+    if not isinstance(line, AllocateLine):
         return False
     shape: Any = line.wrapper.static_shape_for_buffer_or_none(line.node)
     return shape is not None and math.prod(shape) * line.node.get_dtype().itemsize >= LARGE

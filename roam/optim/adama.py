@@ -159,7 +159,7 @@ class AdamARule(FoldRule):
         together: list[Update] = []
         for update in updates:
             state, param, grad, _, _ = update
-            m, v = moments(state)
+            m, v = state["exp_avg"], state["exp_avg_sq"]
             # the kernel goes through memory and looks at no strides
             if alike(param, m, v, grad):
                 together.append(update)
@@ -199,10 +199,6 @@ def fused(updates: Sequence[Update]) -> None:
     )
     # The kernel does not, and a reader that comes too late must not pass unnoticed.
     torch.autograd.graph.increment_version(params)
-
-
-def moments(state: State) -> tuple[Tensor, Tensor]:
-    return state["exp_avg"], state["exp_avg_sq"]
 
 
 def has_fused(param: Tensor, grad: Tensor, group: Group) -> bool:

@@ -148,7 +148,7 @@ class FoldingOptimizer(Optimizer):
             if grad.layout is not torch.strided:
                 raise refusals.sparse(self._name(param), type(self).__name__)
             group = self.param_groups[member.group]
-            state = self.state[param] or self.state_of(param)
+            state = self.state_of(param)
             member.folded, step = count, state["step"]
             if param.is_complex():
                 param, grad = torch.view_as_real(param), torch.view_as_real(grad.resolve_conj())
