@@ -25,21 +25,23 @@ def ask_for_huge_pages(graph: GraphLowering) -> None:
 
     def memory_plan_reuse() -> None:
         plan_reuse()
-        lines = [(i, line) for i, line in enumerate(wrapper.lines) if _is_large(line)]
-        for i, line in lines:
-            name, _, made = wrapper.make_buffer_allocation(line.node).partition(" = ")
-            wrapper.lines[i] = f"{name} = {on_huge_pages.__name__}({made})"
-        if lines:
-            wrapper.header.writeline(
-                f"from {on_huge_pages.__module__} import {on_huge_pages.__name__}"
-            )
+        for i, line in enumerate(wrapper.lines):
+            if isinstance(line, AllocateLine) and is_large(wrapper, line.node):
+                name, _, made = wrapper.make_buffer_allocation(line.node).partition(" = ")
+                wrapper.lines[i] = f"{name} = {asking(wrapper, made)}"
 
     wrapper.memory_plan_reuse = memory_plan_reuse
 
 
-def _is_large(line: Any) -> bool:
-    """Whether it allocates a large buffer, whose size is known now."""
-    if not isinstance(line, AllocateLine):
+def is_large(wrapper: Any, buffer: Any) -> bool:
+    """Whether a buffer gains by huge pages: one in a CPU's memory, whose size is known now."""
+    shape: Any = wrapper.static_shape_for_buffer_or_none(buffer)
+    if shape is None or buffer.get_device_or_error().type != "cpu":
         return False
-    shape: Any = line.wrapper.static_shape_for_buffer_or_none(line.node)
-    return shape is not None and math.prod(shape) * line.node.get_dtype().itemsize >= LARGE
+    return math.prod(shape) * buffer.get_dtype().itemsize >= LARGE
+
+
+def asking(wrapper: Any, made: str) -> str:
+    """What makes a buffer and asks for huge pages under it. made: what makes it."""
+    wrapper.add_import_once(f"from {on_huge_pages.__module__} import {on_huge_pages.__name__}")
+    return f"{on_huge_pages.__name__}({made})"
