@@ -17,7 +17,7 @@ from functools import partial
 
 from roam.core.bounds import must_live
 from roam.core.check import check
-from roam.core.lifetime import find_reuse, live_curve
+from roam.core.lifetime import find_reuse, live_curve, live_peak
 from roam.core.plan import Plan
 from roam.core.problem import OpId, Problem
 from roam.solvers.cut_bound import cut_bound
@@ -29,6 +29,7 @@ from roam.solvers.saved_blocks import stack_saved
 from roam.solvers.settle import WORTH, settle
 
 ORDER_SHARE = 0.6  # of the time: the layout and the bound come after
+STAGGER_SHARE = 0.001  # of the peak
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,14 @@ class Settings:
     """How to plan. seconds: the deadline. hold: the arena is kept between steps, in one block.
     fixed: how many phases, from the first, keep program order: their code is generated already.
     held: where every op allocates for itself, bytes that the fixed ones hold, alive or not; then
-    only what is saved for a later phase is placed.
+    only what is saved for a later phase is placed. stagger: bytes between those that are placed.
     """
 
     seconds: float = 10.0
     hold: bool = False
     fixed: int = 0
     held: Sequence[int] | None = None
+    stagger: int = 0
 
 
 def plan(problem: Problem, settings: Settings | None = None) -> Plan:
@@ -57,11 +59,19 @@ def plan(problem: Problem, settings: Settings | None = None) -> Plan:
     reuse = find_reuse(problem, order)
     curve = live_curve(problem, order, reuse)
     live = max(curve, default=0)
-    limit = arena_limit(problem, live, settings.hold)
+    limit = arena_limit(problem, live, settings)
     if settings.held is None:
         layout = lay_out(problem, order, reuse, limit=limit, hold=settings.hold, deadline=deadline)
     else:
-        layout = stack_saved(problem, order, reuse, settings.held, limit=live, deadline=deadline)
+        layout = stack_saved(
+            problem,
+            order,
+            reuse,
+            settings.held,
+            limit=limit,
+            stagger=settings.stagger,
+            deadline=deadline,
+        )
     found = Plan(
         problem=problem.name,
         fingerprint=problem.fingerprint,
@@ -80,12 +90,18 @@ def plan(problem: Problem, settings: Settings | None = None) -> Plan:
     return found
 
 
-def arena_limit(problem: Problem, live: int, hold: bool) -> int:
+def arena_limit(problem: Problem, live: int, settings: Settings) -> int:
     """What the peak may be with an arena: the live peak, so that it costs nothing.
 
-    One that is held between the steps may cost as much as the plan saves.
+    One that is held between the steps may cost as much as the plan saves. What is left empty
+    for speed may cost a little of what the order saves.
     """
-    return max(live, replaced_peak(problem)) if hold else live
+    if settings.hold:
+        return max(live, replaced_peak(problem))
+    if settings.stagger:
+        saved = live_peak(problem, range(len(problem.ops))) - live
+        return live + min(saved, int(live * STAGGER_SHARE))
+    return live
 
 
 def replaced_peak(problem: Problem) -> int:

@@ -28,6 +28,7 @@ from roam.solvers.fits import FITS, Fit, Rect, place
 CUTS = (1, 4, 16, 64, 256)  # into how many blocks the stack of saved buffers may be cut
 TRIES = 8  # rules and cuts
 COARSE = 512  # bytes: what a cut of the stack is aligned to, at least
+PAGE = 4096  # bytes
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,21 @@ def lay_out(
 
 
 class Arena:
-    """One attempt: the saved buffers stacked, the rest fitted around them by one rule."""
+    """One attempt: the saved buffers stacked, the rest fitted around them by one rule.
+
+    stagger: bytes left empty in the stack above buffers of whole pages.
+    """
 
     def __init__(
-        self, chosen: Sequence[Slot], boundary: int, end: int, cuts: int, fit: Fit
+        self,
+        chosen: Sequence[Slot],
+        boundary: int,
+        end: int,
+        cuts: int,
+        fit: Fit,
+        stagger: int = 0,
     ) -> None:
-        self.boundary, self.end = boundary, end
+        self.boundary, self.end, self.stagger = boundary, end, stagger
         crossing = [s for s in chosen if s.lower < boundary < s.upper]
         crossing.sort(key=lambda s: (-s.upper, s.lower))
         self.crosses = bool(crossing)
@@ -113,7 +123,7 @@ class Arena:
             offset = -(-top // slot.align) * slot.align
             self.placed.append((slot, offset))
             starts.append(offset)
-            top = offset + slot.size
+            top = offset + slot.size + (0 if slot.size % PAGE else self.stagger)
         coarsest = max((COARSE, *(s.align for s in crossing)))
         top = -(-top // coarsest) * coarsest
         wanted = [top * k // cuts for k in range(1, cuts)]

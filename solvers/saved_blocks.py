@@ -11,6 +11,14 @@ megabytes, each of which leaves a segment behind that none of the backward's lar
 A block is held from its first buffer to its last, which may be long after most of it died. So it
 is tried into how many blocks the stack should be cut, and that is taken which leaves the least
 reserved; none at all where nothing is gained.
+
+On a CPU tensors that lie at one place of their pages share the sets of a first-level cache, and
+look like each other's pending stores. Saved tensors of whole pages, one beside the other, all lie
+so, and a kernel reads some and writes others: the forward of GPT-2 small on 1024 tokens took 8 to
+14 % longer. So there they are staggered:
+
+    page  |       |       |       |       |       |       |       |
+          [      a       ]   [      b       ]   [      c       ]
 """
 
 from __future__ import annotations
@@ -38,13 +46,15 @@ def stack_saved(
     held: Sequence[int],
     *,
     limit: int,
+    stagger: int = 0,
     deadline: float = inf,
 ) -> Layout:
     """The stack of saved buffers for which a caching allocator reserves the least.
 
     held: bytes that the first ops hold without blocks, which may be more than is alive. limit:
-    bytes that no op may hold. deadline: a time of `time.monotonic()`. Nothing is placed where less
-    than WORTH is saved in all.
+    bytes that no op may hold. stagger: bytes left empty above a buffer of whole pages; where the
+    limit has no room for that, the buffers stay outside. deadline: a time of `time.monotonic()`.
+    Nothing is placed where less than WORTH is saved in all.
     """
     boundary = len(problem.phases[0]) if problem.phases else 0
     saved = [
@@ -61,7 +71,7 @@ def stack_saved(
     for cuts in CUTS:
         if cuts > len(saved) or time.monotonic() > deadline:
             break
-        arena = Arena(saved, boundary, len(order), cuts, FITS[0])
+        arena = Arena(saved, boundary, len(order), cuts, FITS[0], stagger)
         placed = evict(arena.placed, arena.sections, without, limit)
         blocks = arena.sections(placed)
         offsets = {b: offset for slot, offset in placed for b in slot.buffers}

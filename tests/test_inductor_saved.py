@@ -83,7 +83,7 @@ def test_a_step(name: str) -> None:
 
     measured = roam.measure_peak(run, warm_up=run).peak
     [ran] = plans()
-    assert len(ran.offsets) > 2 * len(ran.blocks) > 0
+    assert len(ran.offsets) >= 2 * len(ran.blocks) > 0
     assert ran.peak == ran.live_peak
     assert abs(ran.peak - measured) <= 0.01 * measured
 
@@ -130,7 +130,7 @@ def test_a_block_is_held_as_long_as_planned(name: str) -> None:
     run()
     measured = roam.measure_peak(run, warm_up=run).peak
     [ran] = plans()
-    assert len(ran.offsets) > 2 * len(ran.blocks) > 0
+    assert len(ran.offsets) >= 2 * len(ran.blocks) > 0
     assert abs(ran.peak - measured) <= 0.01 * measured
 
 

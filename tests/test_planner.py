@@ -13,10 +13,11 @@ from roam.core.check import check
 from roam.core.lifetime import live_peak
 from roam.core.plan import Plan, Status
 from roam.core.problem import Buffer, Kind, Op, Problem
-from roam.planner import Settings, best_order, plan, replaced_peak
+from roam.planner import Settings, arena_limit, best_order, plan, replaced_peak
 from roam.solvers.layout import NOTHING_PLACED
 from roam.solvers.order import CANDIDATES
 from tests.core.strategies import GRAPHS, all_orders, graph, problems
+from tests.solvers.test_saved_blocks import saving
 
 NO_TIME = Settings(seconds=1e-9)
 some_settings = st.sampled_from((Settings(), Settings(hold=True), NO_TIME))
@@ -30,6 +31,16 @@ def test_every_plan_keeps_its_promises(problem: Problem, settings: Settings) -> 
     assert found.lower_bound <= found.live_peak <= found.peak <= replaced_peak(problem)
     assert found.persistent == problem.persistent
     assert found.status is (Status.OPTIMAL if found.gap == 0 else Status.FEASIBLE)
+
+
+@pytest.mark.parametrize(("live", "limit"), [(96_000, 96_000), (95_950, 96_000), (60_000, 60_060)])
+def test_gaps_cost_a_thousandth_of_the_peak_and_no_more_than_the_order_saves(
+    live: int, limit: int
+) -> None:
+    problem = saving(8, 12_000, 48_000)
+    assert live_peak(problem, range(len(problem.ops))) == 96_000
+    assert arena_limit(problem, live, Settings(stagger=1536)) == limit
+    assert arena_limit(problem, live, Settings()) == live
 
 
 @given(problems(max_ops=9), st.booleans())

@@ -6,8 +6,9 @@ where lies what the forward saves.
                                                             fuses       Problem, Plan
 
 Partitioning, fusion, in-place reuse and the caches are Inductor's. Saved tensors lie in blocks
-where a caching allocator would otherwise reserve more, and the peak stays the live peak: from the
-second step on, for the forward is compiled before its backward is known. Everything else is an
+where a caching allocator would otherwise reserve more, and the peak stays the live peak (on the CPU
+gaps between them may cost a thousandth of it where the order saves as much): from the second step
+on, for the forward is compiled before its backward is known. Everything else is an
 allocation of its own; and so are saved tensors where shapes are dynamic, with several devices in
 one graph, with cpp_wrapper, and where two backwards of one forward were planned with different
 blocks.

@@ -33,7 +33,7 @@ from roam.lowering.inductor_kernels import functions, generate
 from roam.lowering.inductor_notes import LOWERING, Note, compiling, find
 from roam.lowering.inductor_pages import ask_for_huge_pages
 from roam.lowering.inductor_problem import Labels, Read, read
-from roam.lowering.inductor_saved import keep_to_blocks, leave_open
+from roam.lowering.inductor_saved import keep_to_blocks, leave_open, stagger
 from roam.lowering.naming import graph_name, parameter_inputs, source_names
 from roam.lowering.plain import mark_boxed, plain
 from roam.lowering.trace import tell
@@ -188,7 +188,8 @@ class Compilation:
         forward = self.forward if self.is_backward else None
         found = read(graph, nodes, self.name, self.outputs, self.saved, forward, self.labels)
         settled, held = (0, ()) if forward is None else (1, forward.held)
-        how = Settings(self.options.planning_seconds, fixed=settled, held=held)
+        apart = stagger(graph)
+        how = Settings(self.options.planning_seconds, fixed=settled, held=held, stagger=apart)
         planned = plan(found.problem, how)
         complete = self.is_backward or self.is_inference
         ordered = [nodes[i - found.first] for i in planned.order[found.first :]]

@@ -20,12 +20,19 @@ from roam.core.problem import BufferId, Home, Kind, Problem
 from roam.lowering import inductor_stack
 from roam.lowering.inductor_pages import asking, is_large
 
+STAGGER = 1536  # bytes: of neighbours, any eight lie at different places of their pages
+
 
 def is_placeable(graph: GraphLowering) -> bool:
     """Whether Python code allocates a graph's buffers on one device, each of one size only."""
     numbers = (n for n in graph.graph_inputs.values() if isinstance(n, sympy.Expr))
     dynamic = any(n.free_symbols for n in numbers)
     return not (dynamic or graph.cpp_wrapper or len(graph.device_types) > 1)
+
+
+def stagger(graph: GraphLowering) -> int:
+    """Bytes between saved tensors of whole pages. On CUDA nothing is known to be gained."""
+    return STAGGER if graph.device_types == {"cpu"} else 0
 
 
 def is_own(buffer: Any) -> bool:

@@ -18,12 +18,16 @@ from tests.solvers.test_layout import whole_plan
 
 
 def stacked(
-    problem: Problem, order: tuple[OpId, ...], held: tuple[int, ...] = (), limit: int | None = None
+    problem: Problem,
+    order: tuple[OpId, ...],
+    held: tuple[int, ...] = (),
+    limit: int | None = None,
+    stagger: int = 0,
 ) -> Layout:
     """A valid layout of an order."""
     reuse = find_reuse(problem, order)
     limit = max(live_curve(problem, order, reuse), default=0) if limit is None else limit
-    layout = stack_saved(problem, order, reuse, held, limit=limit)
+    layout = stack_saved(problem, order, reuse, held, limit=limit, stagger=stagger)
     check(problem, whole_plan(problem, order, layout))
     return layout
 
@@ -35,7 +39,7 @@ def test_valid_within_the_limit_and_never_more_reserved(data: st.DataObject) -> 
     problem = Problem(drawn.name, large, drawn.ops)
     order = data.draw(orders(problem))
     reuse = find_reuse(problem, order)
-    layout = stacked(problem, order)
+    layout = stacked(problem, order, stagger=data.draw(st.sampled_from((0, 1536))))
     assert layout.peak == max(live_curve(problem, order, reuse), default=0)
     found = simulate(problem, order, reuse, layout.offsets, layout.blocks)
     plain = simulate(problem, order, reuse, {}, ())
@@ -78,3 +82,31 @@ def test_where_nothing_is_gained_there_is_no_block() -> None:
     problem = saving(4, 1024, 4096)
     layout = stacked(problem, tuple(range(len(problem.ops))))
     assert (layout.blocks, layout.method) == ((), NOTHING_PLACED)
+
+
+def test_neighbours_of_whole_pages_are_staggered() -> None:
+    """Else a kernel that reads one and writes another is slowed down by their addresses."""
+    problem = saving(9, 4 * MIB, 40 * MIB)
+    order = tuple(range(len(problem.ops)))
+    layout = stacked(problem, order, stagger=1536)
+    assert [b.size for b in layout.blocks] == [36 * MIB + 8 * 1536]
+    places = [offset % 4096 for offset in sorted(layout.offsets.values())]
+    assert places[:4] == [0, 1536, 3072, 512]
+    assert all(len(set(places[i : i + 8])) == 8 for i in (0, 1))
+
+
+def test_what_ends_within_a_page_is_staggered_already() -> None:
+    problem = saving(4, 12 * MIB + 64, 49 * MIB)
+    order = tuple(range(len(problem.ops)))
+    layout = stacked(problem, order, stagger=1536)
+    assert layout.blocks == stacked(problem, order).blocks != ()
+
+
+def test_where_the_peak_has_no_room_for_gaps_there_are_none() -> None:
+    """All that is saved is alive at the peak: what is not staggered there lies outside."""
+    problem = saving(4, 12 * MIB, 48 * MIB)
+    order = tuple(range(len(problem.ops)))
+    assert stacked(problem, order).blocks
+    assert stacked(problem, order, stagger=1536).blocks == ()
+    roomy = stacked(problem, order, limit=48 * MIB + 3 * 1536, stagger=1536)
+    assert [b.size for b in roomy.blocks] == [48 * MIB + 3 * 1536]
