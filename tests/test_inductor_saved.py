@@ -84,7 +84,7 @@ def test_a_step(name: str) -> None:
     measured = roam.measure_peak(run, warm_up=run).peak
     [ran] = plans()
     assert len(ran.offsets) >= 2 * len(ran.blocks) > 0
-    assert ran.peak == ran.live_peak
+    assert ran.peak <= 1.001 * ran.live_peak  # gaps
     assert abs(ran.peak - measured) <= 0.01 * measured
 
 
