@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from roam.lowering.huge_pages import LARGE
+from roam.lowering import huge_pages
+from roam.lowering.huge_pages import LARGE, on_huge_pages
 from roam.lowering.memory import allocate, is_block
 
 SMAPS = Path("/proc/self/smaps")
+MAPPED = 33 << 20  # bytes: malloc always maps memory of its own for so much
 
 
 def advised(address: int) -> bool:
@@ -32,34 +35,52 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize(("size", "expected"), [(LARGE + 100, True), (LARGE - 1, False)])
-def test_large_blocks_are_advised(size: int, expected: bool) -> None:
-    block = allocate(size, torch.device("cpu"))
-    assert advised(block.data_ptr() + size // 2) == expected
-    plain = torch.empty(LARGE + 100, dtype=torch.uint8)
-    assert not advised(plain.data_ptr() + LARGE // 2)
+def test_large_blocks_are_advised() -> None:
+    block = allocate(MAPPED, torch.device("cpu"))
+    assert advised(block.data_ptr() + MAPPED // 2)
+    plain = torch.empty(MAPPED, dtype=torch.uint8)
+    assert not advised(plain.data_ptr() + MAPPED // 2)
+
+
+@pytest.mark.parametrize(("size", "expected"), [(LARGE, True), (LARGE - 1, False)])
+def test_only_a_tensors_own_pages_are(
+    size: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies beside it in malloc's heap is somebody else's."""
+    asked: list[tuple[int, int]] = []
+
+    def ask(start: int, size: int, _: int) -> None:
+        asked.append((start, start + size))
+
+    monkeypatch.setattr(huge_pages, "_madvise", lambda: ask)
+    block = on_huge_pages(torch.empty(size, dtype=torch.uint8))
+    assert bool(asked) == expected
+    for start, end in asked:
+        assert start % mmap.PAGESIZE == end % mmap.PAGESIZE == 0
+        assert block.data_ptr() <= start < end <= block.data_ptr() + size
+        assert end - start > size - 2 * mmap.PAGESIZE
 
 
 def test_large_gradients_of_inductors_code_are_advised() -> None:
     """GPT-2's embedding has one of 154 MB, whose 37,000 pages were mapped anew in every step."""
     torch._dynamo.reset()
-    model = nn.Linear(2048, 4200, bias=False)
-    assert model.weight.nbytes > LARGE
+    model = nn.Linear(2048, MAPPED // 8000, bias=False)
+    assert model.weight.nbytes > MAPPED
     run = torch.compile(model, backend="roam", options={"lowering": "inductor"})
     run(torch.ones(4, 2048)).sum().backward()
     assert model.weight.grad is not None
-    assert advised(model.weight.grad.data_ptr() + LARGE // 2)
+    assert advised(model.weight.grad.data_ptr() + MAPPED // 2)
 
 
 def test_a_large_saved_tensor_is_advised_in_no_block() -> None:
     """What GPT-2 small's loss saves of 1024 tokens has 206 MB, 51,000 pages."""
     torch._dynamo.reset()
-    model = nn.Linear(8, LARGE // 4000)
+    model = nn.Linear(8, MAPPED // 4000)
     step = torch.compile(
         lambda x: model(x).tanh().sum(), backend="roam", options={"lowering": "inductor"}
     )
     out = step(torch.ones(1024, 8))
     kept = max(out.grad_fn.saved_tensors, key=lambda t: t.nbytes)
-    assert kept.nbytes > LARGE
+    assert kept.nbytes > MAPPED
     assert not is_block(kept.untyped_storage())
-    assert advised(kept.data_ptr() + LARGE // 2)
+    assert advised(kept.data_ptr() + MAPPED // 2)
