@@ -33,7 +33,7 @@ from roam.lowering.inductor_kernels import functions, generate
 from roam.lowering.inductor_notes import LOWERING, Note, compiling, find
 from roam.lowering.inductor_pages import ask_for_huge_pages
 from roam.lowering.inductor_problem import Labels, Read, read
-from roam.lowering.inductor_saved import keep_to_blocks, leave_open, stagger
+from roam.lowering.inductor_saved import keep_to_plan, leave_open, stagger
 from roam.lowering.naming import graph_name, parameter_inputs, source_names
 from roam.lowering.plain import mark_boxed, plain
 from roam.lowering.trace import tell
@@ -210,8 +210,7 @@ class Compilation:
         if not complete:
             first = self.note.as_first_phase()
             leave_open(graph, self.key(first), first.problem)
-        if forward is not None:
-            keep_to_blocks(graph, found.at, planned)
+        keep_to_plan(graph, found.at, planned)
         ask_for_huge_pages(graph)
         return ordered
 

@@ -3,6 +3,8 @@
 forward     asks for every saved buffer where it lies (see `inductor_stack`)
 backward    frees it as planned, where else it might write over it, or keep its memory for a
             later buffer of that size: the whole block would wait
+
+Both write over what the plan does.
 """
 
 from __future__ import annotations
@@ -75,15 +77,14 @@ def leave_open(graph: GraphLowering, key: str, problem: Problem) -> None:
     wrapper.memory_plan_reuse = memory_plan_reuse
 
 
-def keep_to_blocks(graph: GraphLowering, at: Mapping[str, BufferId], plan: Plan) -> None:
-    """Has a backward's code hold no block longer than planned, and write over what the plan does.
+def keep_to_plan(graph: GraphLowering, at: Mapping[str, BufferId], plan: Plan) -> None:
+    """Has the code write over what the plan does, and hold no block longer than planned.
 
     at: the buffers behind the scheduler's names. Of two dying inputs of one size Inductor, which
     sees no difference, might choose the other one: then a block waits for what is not planned to
-    lie in it, or what is lies beside it.
+    lie in it, or what is lies beside it. Or it writes over what its kernel just made, which takes
+    memory only for that.
     """
-    if not plan.offsets:
-        return
     wrapper: Any = graph.wrapper_code
     plan_reuse, can_reuse = wrapper.memory_plan_reuse, wrapper.can_reuse
     placed = {name for name, b in at.items() if b in plan.offsets}
