@@ -29,7 +29,7 @@ from roam.solvers.saved_blocks import stack_saved
 from roam.solvers.settle import WORTH, settle
 
 ORDER_SHARE = 0.6  # of the time: the layout and the bound come after
-STAGGER_SHARE = 0.001  # of the peak
+STAGGER_SHARE = 0.001  # of the peak: what staggering may cost
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Settings:
     """How to plan. seconds: the deadline. hold: the arena is kept between steps, in one block.
     fixed: how many phases, from the first, keep program order: their code is generated already.
     held: where every op allocates for itself, bytes that the fixed ones hold, alive or not; then
-    only what is saved for a later phase is placed. stagger: bytes between those that are placed.
+    only what is saved for a later phase is placed. stagger: bytes left empty above those of them
+    that are whole pages.
     """
 
     seconds: float = 10.0

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 import roam
 from roam.core.errors import UnplannedWarning
+from roam.core.plan import Plan
+from roam.optim import AdamA
 
 ARENAS = ("step", "keep")
 Compile = Callable[[Any], Any]
@@ -79,6 +81,26 @@ def fused(model: Any, dynamic: bool | None = None, **options: Any) -> Any:
 def unfused(model: Any, **options: Any) -> Any:
     """Compiled with ATen's own kernels, whose bits are eager's."""
     return torch.compile(model, backend="roam", options={"lowering": "aten", **options})
+
+
+def folding_step(loss: Callable[..., Tensor], model: nn.Module, *given: Any) -> Callable[[], None]:
+    """A step of training with Inductor's kernels, the gradients folded. loss: of what is given."""
+    optimizer = AdamA(model.parameters(), lr=1e-4)
+    run = fused(loss, optimizer=optimizer)
+
+    def step() -> None:
+        run(*given).backward()
+        optimizer.step()
+
+    return step
+
+
+def measured_as_planned(step: Callable[[], None]) -> Plan:
+    """The plan of the only graph, which a step takes as much as, within 1 %."""
+    measured = roam.measure_peak(step, warm_up=step).peak
+    [plan] = [g.plan for g in roam.report().graphs if g.plan is not None]
+    assert abs(plan.peak - measured) <= 0.01 * measured
+    return plan
 
 
 def results(scenario: Scenario, compile_: Compile) -> list[Any]:
