@@ -169,11 +169,12 @@ def measure(entry: str, contender: str, steps: int, device: str) -> Result:
 
 
 def planned() -> Result:
-    """What roam planned in this process, of its largest graph.
+    """What roam planned in this process.
 
-    The keys: graphs and unplanned (how many), reasons (why not), detours; ops, planned, bound, gap,
-    arena, fragmentation, external (the share of the peak that is not in the arena), persistent,
-    planning_seconds (over all graphs). With no graph planned, only the first four.
+    The keys: graphs and unplanned (how many), reasons (why not), detours; planned and bound (of the
+    whole step), planning_seconds (over all graphs); of the largest graph, ops, gap, arena,
+    fragmentation, external (the share of its peak that is not in the arena), persistent. With no
+    graph planned, only the first four.
     """
     from roam.inspect.report import report
 
@@ -189,8 +190,8 @@ def planned() -> Result:
     problem, plan = done.step.largest
     return result | {
         "ops": len(plan.order),
-        "planned": plan.peak,
-        "bound": plan.lower_bound,
+        "planned": done.step.peak,
+        "bound": done.step.lower_bound,
         "gap": plan.gap,
         "arena": plan.arena,
         "fragmentation": plan.fragmentation,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from roam.core.errors import FileFormatError, FileVersionError
-from roam.inspect.moment import held_at, module_of, worst_moment
+from roam.inspect.moment import module_of
 
 if TYPE_CHECKING:
     from roam.inspect.step_plan import StepPlan
@@ -35,7 +35,7 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, order=True):
 class Breakdown(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """peak, persistent, lower_bound: bytes, as a StepPlan has them; parts: what they consist of.
 
-    The transient parts are those of the worst moment of each graph.
+    The transient parts are those of the step's worst moment.
     """
 
     peak: int
@@ -65,11 +65,10 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def breakdown(step: StepPlan) -> Breakdown:
-    """What the step holds at the worst moment of its graphs, and all the time."""
+    """What the step holds at its worst moment, and all the time."""
     sizes: Counter[tuple[str, str, bool]] = Counter()
-    for problem, plan in step.planned:
-        for held in held_at(problem, plan, worst_moment(problem, plan)):
-            sizes[held.module, held.kind, False] += held.size
+    for held in step.held_at_worst:
+        sizes[held.module, held.kind, False] += held.size
     for buffer in step.persistent_buffers:
         sizes[module_of(buffer), buffer.kind.value, True] += buffer.size
     parts = sorted(Part(*key, size) for key, size in sizes.items() if size)

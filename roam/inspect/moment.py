@@ -8,6 +8,7 @@ so the items of the worst moment add up to the peak that the plan states, to the
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -44,20 +45,34 @@ def worst_moment(problem: Problem, plan: Plan) -> int:
 
 
 def held_at(problem: Problem, plan: Plan, t: int) -> list[Held]:
-    """Every transient item at time t, the largest first."""
+    """Every transient item while the op of time t runs, the largest first."""
     if not plan.order:
         return []
-    lives = lifetimes(problem, plan.order)
-    found, placed = [], 0
-    for slot in slots(problem, plan.order, plan.reuse):
-        if slot.lower <= t < slot.upper:
-            found.append(held(problem, slot_buffer_at(slot, lives, t), lives))
-            placed += slot.size if slot.buffers[0] in plan.offsets else 0
     op = problem.ops[plan.order[t]]
-    found.append(Held(op.name, SCRATCH, op.where, op.name, op.scratch, t, t + 1))
-    blocks = sum(b.size for b in plan.blocks if b.lower <= t < b.upper)
-    found.append(Held(FRAGMENTATION, FRAGMENTATION, "", "", blocks - placed, t, t + 1))
-    return sorted((h for h in found if h.size), key=lambda h: -h.size)
+    scratch = Held(op.name, SCRATCH, op.where, op.name, op.scratch, t, t + 1)
+    return _by_size([scratch, *_held(problem, plan, t, t)])
+
+
+def held_before(problem: Problem, plan: Plan, t: int) -> list[Held]:
+    """Every item that lives on from the op before time t, at the end what is the user's."""
+    return _by_size(_held(problem, plan, t - 1, t))
+
+
+def _held(problem: Problem, plan: Plan, first: int, last: int) -> Iterator[Held]:
+    """What is there at both times. What is the user's to hold is there at the end, too."""
+    lives = lifetimes(problem, plan.order)
+    placed = 0
+    for slot in slots(problem, plan.order, plan.reuse):
+        stays = problem.buffers[slot.buffers[-1]].kept
+        if slot.lower <= first and (last < slot.upper or stays):
+            yield held(problem, slot_buffer_at(slot, lives, first), lives)
+            placed += slot.size if slot.buffers[0] in plan.offsets else 0
+    blocks = sum(b.size for b in plan.blocks if b.lower <= first and last < b.upper)
+    yield Held(FRAGMENTATION, FRAGMENTATION, "", "", blocks - placed, first, last + 1)
+
+
+def _by_size(items: Iterable[Held]) -> list[Held]:
+    return sorted((h for h in items if h.size), key=lambda h: -h.size)
 
 
 def curves_by_kind(problem: Problem, plan: Plan) -> dict[str, list[int]]:

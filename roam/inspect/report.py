@@ -6,6 +6,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from roam.core.plan import Plan
@@ -45,7 +47,7 @@ class GraphRecord:
 
 @dataclass(frozen=True)
 class Report:
-    """The graphs in the order in which they came, and how often a run left its plan.
+    """The graphs in the order in which they were captured, and how often a run left its plan.
 
     detours counts calls that ran a planned graph without its plan, by reason (a backward with
     retain_graph=True, saved tensors that a hook moved elsewhere). unfolded: parameters of the
@@ -88,14 +90,21 @@ class Report:
 
 
 _lock = threading.Lock()
-_graphs: list[GraphRecord] = []
+_numbers = count()
+_graphs: list[tuple[int, GraphRecord]] = []
 _detours: Counter[str] = Counter()
 _unfolded: list[Callable[[], Mapping[str, str]]] = []
 
 
-def record(graph: GraphRecord) -> None:
+def count_graph() -> int:
+    """A number for a graph that was just captured: higher than those before it."""
+    return next(_numbers)
+
+
+def record(graph: GraphRecord, number: int) -> None:
+    """Notes what became of a graph. Whichever backward is compiled first, reports go by number."""
     with _lock:
-        _graphs.append(graph)
+        _graphs.append((number, graph))
 
 
 def count_detour(reason: str) -> int:
@@ -114,7 +123,8 @@ def report() -> Report:
     """What the backend did since the process began, or since `reset_report()`."""
     with _lock:
         unfolded = {name: why for source in _unfolded for name, why in source().items()}
-        return Report(tuple(_graphs), dict(_detours), unfolded)
+        graphs = tuple(graph for _, graph in sorted(_graphs, key=itemgetter(0)))
+        return Report(graphs, dict(_detours), unfolded)
 
 
 def reset_report() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,7 +15,8 @@ from roam.core.plan import Plan
 from roam.core.problem import Buffer, Home, Kind, Problem
 from roam.core.sizes import parse_size, show_size
 from roam.inspect.gradients import GradientLife, gradient_lives, most_alive
-from roam.inspect.moment import held_at, worst_moment
+from roam.inspect.moment import Held
+from roam.inspect.nesting import held_at_worst
 from roam.inspect.report import GraphRecord
 
 if TYPE_CHECKING:
@@ -45,8 +47,9 @@ class Fits:
 class StepPlan:
     """What a training step takes. A model with graph breaks has several graphs.
 
-    Their transients are added up: what one graph saves is still there while the next one runs.
-    That is exact for one graph, and never too little for several.
+    They are nested (`nesting.py`): what one graph saves is there while the next ones run, and its
+    backward runs after theirs, beside their gradients. Each is taken to run once. That is exact for
+    one graph and never too little for several: what one hands to the next counts to the end.
     """
 
     graphs: tuple[GraphRecord, ...]
@@ -65,11 +68,17 @@ class StepPlan:
     @property
     def peak(self) -> int:
         """Transient bytes at the worst moment: arena, external buffers, gradients, outputs."""
-        return sum(plan.peak for _, plan in self.planned)
+        return sum(held.size for held in self.held_at_worst)
 
     @property
     def lower_bound(self) -> int:
-        return sum(plan.lower_bound for _, plan in self.planned)
+        """Transient bytes that no order of any graph can go below."""
+        return max((plan.lower_bound for _, plan in self.planned), default=0)
+
+    @cached_property
+    def held_at_worst(self) -> tuple[Held, ...]:
+        """What is there at the worst moment, item by item: together the peak."""
+        return tuple(held_at_worst(self.planned))
 
     @property
     def persistent(self) -> int:
@@ -91,12 +100,11 @@ class StepPlan:
 
     @property
     def peak_by_kind(self) -> Mapping[Kind, int]:
-        """What is alive at the worst moment of every graph, by kind, scratch space aside."""
+        """What is alive at the worst moment, by kind, scratch space aside."""
         sizes: Counter[Kind] = Counter()
-        for problem, plan in self.planned:
-            for held in held_at(problem, plan, worst_moment(problem, plan)):
-                if held.kind in set(Kind):
-                    sizes[Kind(held.kind)] += held.size
+        for held in self.held_at_worst:
+            if held.kind in set(Kind):
+                sizes[Kind(held.kind)] += held.size
         return sizes
 
     @property

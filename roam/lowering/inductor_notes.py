@@ -19,7 +19,7 @@ from torch._guards import CompileContext
 
 from roam.core.plan import Plan
 from roam.core.problem import BufferId, Home, Kind, Problem
-from roam.inspect.report import GraphRecord, record
+from roam.inspect.report import GraphRecord, count_graph, record
 from roam.lowering.inductor_problem import Read
 from roam.lowering.inductor_stack import place
 from roam.lowering.trace import tell
@@ -95,7 +95,7 @@ def loaded(text: str) -> None:
         place(note.forward, note.problem, note.plan)
     if note.complete and not getattr(_here, "compiling", False):
         graph = note.of(note.name)
-        record(graph)
+        record(graph, count_graph())
         tell(graph, CompileContext.current_compile_id())
 
 

@@ -28,7 +28,7 @@ from torch.utils._ordered_set import OrderedSet
 
 from roam.core.errors import UnplannedWarning
 from roam.core.problem import Kind
-from roam.inspect.report import GraphRecord, record
+from roam.inspect.report import GraphRecord, count_graph, record
 from roam.lowering.inductor_kernels import functions, generate
 from roam.lowering.inductor_notes import LOWERING, Note, compiling, find
 from roam.lowering.inductor_pages import ask_for_huge_pages
@@ -69,6 +69,7 @@ class Compilation:
     labels: Labels = field(default_factory=dict)
     forward: Read | None = None
     note: Note | None = None
+    number: int = field(default_factory=count_graph)
 
     @classmethod
     def of(
@@ -148,7 +149,7 @@ class Compilation:
 
     def record(self, graph: GraphRecord) -> None:
         """Reports a graph that was just compiled, or could not be."""
-        record(graph)
+        record(graph, self.number)
 
     def unplanned(self, error: Exception) -> None:
         """Says that Inductor's own order runs, and why."""

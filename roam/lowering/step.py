@@ -24,7 +24,7 @@ from torch._guards import CompileContext, CompileId, TracingContext
 
 from roam.capture import Captured, capture
 from roam.core.errors import UnplannableError, UnplannedWarning
-from roam.inspect.report import GraphRecord, count_detour, record
+from roam.inspect.report import GraphRecord, count_detour, count_graph, record
 from roam.lowering.aten import Boxed, Lowered, lower
 from roam.lowering.memory import Shelf
 from roam.lowering.naming import graph_name, parameter_inputs, source_names
@@ -89,6 +89,7 @@ class Step:
     plain_backward: Boxed | None = None
     plans: dict[Key, Lowered | None] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    number: int = field(default_factory=count_graph)
     inference_rewrites: ClassVar[tuple[Pass, ...]] = (DropClones(),)
 
     @classmethod
@@ -254,7 +255,7 @@ class Step:
         )
 
     def record(self, graph: GraphRecord) -> None:
-        record(graph)
+        record(graph, self.number)
 
     def gradient_of(self, i: int) -> int:
         """Which output is the gradient of an input: a backward has one for each, in turn."""
