@@ -1,0 +1,55 @@
+"""Training with gradients folded in the graph beside a stock optimizer's."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+import roam
+from roam.core.problem import Problem
+from roam.optim import AdamA
+from tests.helpers import assert_equal, random, unfused
+
+Make = Callable[[], nn.Module]
+
+
+def adamw(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
+
+
+def steps(model: nn.Module, run: Callable[..., Tensor], optimizer: torch.optim.Optimizer) -> None:
+    for i in range(3):
+        run(random(5 + i, 8)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def trained(make: Make, **how: object) -> tuple[nn.Module, nn.Module]:
+    """A model after three steps of AdamW, and after three of AdamA in the graph."""
+    torch.manual_seed(0)
+    reference = make()
+    model = copy.deepcopy(reference)
+    steps(reference, torch.compile(reference, backend="aot_eager"), adamw(reference))
+    torch._dynamo.reset()
+    optimizer = AdamA(model.parameters(), lr=1e-2)
+    options = {"optimizer": optimizer, **how}
+    steps(model, unfused(model, **options), optimizer)
+    return reference, model
+
+
+def assert_same(reference: nn.Module, model: nn.Module) -> None:
+    assert_equal(model.state_dict().values(), reference.state_dict().values())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def folds(problem: Problem) -> list[str]:
+    return [op.name for op in problem.ops if op.name.startswith("fold_")]
+
+
+def problem() -> Problem:
+    found = roam.report().graphs[-1].problem
+    assert found is not None
+    return found

@@ -1,0 +1,208 @@
+"""Folds where graphs, calls or code outside share a parameter: complete gradients or none."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import roam
+from roam.core.errors import IncompleteGradientError
+from roam.optim import AdamA
+from tests.helpers import mlp, random, unfused
+from tests.releases import adamw, assert_same, folds, problem, steps, trained
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 8))
+        self.frozen = nn.Parameter(torch.randn(8, 8), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.gelu(x @ self.weight) @ self.frozen @ self.weight.t()
+
+
+def test_a_tied_weight_folds_once_after_its_gradients_are_summed() -> None:
+    assert_same(*trained(Tied))
+    assert folds(problem()) == ["fold_weight"]
+
+
+class Outside(nn.Module):
+    """One layer is compiled, the other is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.outside = mlp(), nn.Linear(4, 3)
+
+    @torch.compiler.disable
+    def after(self, x: Tensor) -> Tensor:
+        return self.outside(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.inside(x))
+
+
+def test_a_parameter_outside_the_graph_trains_by_its_hook() -> None:
+    assert_same(*trained(Outside))
+    assert folds(problem()) == [
+        f"fold_inside.{n}" for n in ("2.bias", "2.weight", "0.bias", "0.weight")
+    ]
+
+
+class Shared(nn.Module):
+    """A graph break between two uses of one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 8))
+        self.own = nn.Parameter(torch.randn(8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(x @ self.weight)
+        torch._dynamo.graph_break()
+        return torch.tanh(x @ self.own) @ self.weight
+
+
+def test_a_parameter_of_two_graphs_is_summed_outside_of_them() -> None:
+    assert_same(*trained(Shared))
+    assert folds(problem()) == ["fold_own"]  # from the second step on
+    assert sum(roam.report().detours.values()) == 1  # the second graph's, in the first
+
+
+class Head(nn.Module):
+    """A weight that is tied to one outside of the compiled part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = mlp()
+
+    @torch.compiler.disable
+    def after(self, x: Tensor) -> Tensor:
+        return x @ self.inside[2].weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.inside(x))
+
+
+def test_a_weight_used_inside_and_outside_is_an_error_once_and_right_from_then_on() -> None:
+    torch.manual_seed(0)
+    reference = Head()
+    model = copy.deepcopy(reference)
+    steps(reference, torch.compile(reference, backend="aot_eager"), adamw(reference))
+    torch._dynamo.reset()
+    optimizer = AdamA(model.parameters(), lr=1e-2)
+    compiled = unfused(model, optimizer=optimizer)
+    before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    with pytest.raises(IncompleteGradientError, match="outside"):
+        compiled(random(5, 8)).square().mean().backward()
+    model.load_state_dict(before[0])
+    optimizer.load_state_dict(before[1])
+    optimizer.zero_grad()
+    steps(model, compiled, optimizer)
+    assert_same(reference, model)
+
+
+class Twice(nn.Module):
+    """One compiled part that runs twice before its backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = mlp()
+        self.run: Callable[..., Tensor] = self.part
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x) * self.run(2 * x)
+
+
+def test_a_siamese_net() -> None:
+    torch.manual_seed(0)
+    reference = Twice()
+    model = copy.deepcopy(reference)
+    reference.run = torch.compile(reference.part, backend="aot_eager")
+    steps(reference, reference, adamw(reference))
+    torch._dynamo.reset()
+    optimizer = AdamA(model.parameters(), lr=1e-2)
+    model.run = unfused(model.part, optimizer=optimizer)
+    steps(model, model, optimizer)
+    assert_same(reference, model)
+
+
+class Layers(nn.Module):
+    """One function compiled for three layers, each with parameters of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8)) for _ in range(3)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def test_one_compiled_block_serves_many_layers() -> None:
+    torch.manual_seed(0)
+    reference = Layers()
+    model = copy.deepcopy(reference)
+    for layer in reference.layers:
+        layer.compile(backend="aot_eager")
+    steps(reference, reference, adamw(reference))
+    torch._dynamo.reset()
+    optimizer = AdamA(model.parameters(), lr=1e-2)
+    for layer in model.layers:
+        layer.compile(backend="roam", options={"lowering": "aten", "optimizer": optimizer})
+    steps(model, model, optimizer)
+    assert_same(reference, model)
+    assert roam.report().detours == {}
+
+
+def test_a_forward_that_is_dropped_does_not_matter() -> None:
+    torch.manual_seed(0)
+    reference = mlp()
+    model = copy.deepcopy(reference)
+    steps(reference, torch.compile(reference, backend="aot_eager"), adamw(reference))
+    torch._dynamo.reset()
+    optimizer = AdamA(model.parameters(), lr=1e-2)
+    compiled = unfused(model, optimizer=optimizer)
+
+    def run(x: Tensor) -> Tensor:
+        compiled(x)  # nobody keeps it
+        return compiled(x)
+
+    steps(model, run, optimizer)
+    assert_same(reference, model)
+    assert roam.report().detours == {}
+
+
+def test_the_report_says_whose_gradients_are_not_folded_and_why() -> None:
+    torch.manual_seed(0)
+    parts = (Outside(), Shared(), mlp())
+    parts[2][0].weight.requires_grad_(False)
+    model = nn.ModuleList(parts)
+    optimizer = AdamA(model.named_parameters(), lr=1e-2)
+    options = {"optimizer": optimizer}
+    for part in parts:
+        compiled = unfused(part, **options)
+        for _ in range(2):
+            compiled(random(5, 8)).square().mean().backward()
+            optimizer.step()
+    found = roam.report()
+    own = {name for name, _ in optimizer.named()}  # others' optimizers may still be there
+    assert {name: why for name, why in found.unfolded.items() if name in own} == {
+        "0.outside.weight": "no compiled graph has used it",
+        "0.outside.bias": "no compiled graph has used it",
+        "1.weight": "several graphs or calls use it, and their gradients are summed first",
+        "2.0.weight": "it is frozen",
+    }
+    lines = str(found).splitlines()
+    assert (
+        "  0.outside.weight and 1 more: not folded in a graph, no compiled graph has used it"
+        in lines
+    )
