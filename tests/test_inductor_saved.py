@@ -234,9 +234,27 @@ def by_itself(shape: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -
     return torch.empty_strided(shape, stride, dtype=dtype)
 
 
+reinterpret = torch._C._dynamo.guards._reinterpret_tensor  # as in Inductor's code
+
+
+def test_neighbours_in_a_block_are_tensors_of_their_own() -> None:
+    """A block's view would have its version: autograd would take a write to one for one to all."""
+    problem = saving(2, 64, 128)
+    inductor_stack.place("forward", problem, plan(problem, Settings(held=())))
+    forward = inductor_stack.stack("forward", ("s0", "s1"), "cpu", by_itself, reinterpret)
+    kinds = [((8, 2), (1, 8), torch.float32), ((4, 2), (2, 1), torch.float64)]
+    made = [make(*kind) for make, kind in zip(forward.places(), kinds, strict=True)]
+    for i, tensor in enumerate(made):
+        tensor.fill_(i)
+    assert [(t.shape, t.stride(), t.dtype) for t in made] == kinds
+    assert [t.unique().tolist() for t in made] == [[0], [1]]
+    assert [t._version for t in made] == [1, 1]
+    assert len({t.untyped_storage().data_ptr() for t in made}) == 1
+
+
 def test_backwards_that_disagree_have_no_blocks() -> None:
     problem = saving(2, 64, 128)
-    forward = inductor_stack.stack("forward", ("s0", "s1"), "cpu", by_itself)
+    forward = inductor_stack.stack("forward", ("s0", "s1"), "cpu", by_itself, reinterpret)
 
     def storages() -> int:
         made = [make((16,), (1,), torch.float32) for make in forward.places()]
@@ -255,7 +273,7 @@ def test_backwards_that_disagree_have_no_blocks() -> None:
 def test_code_that_does_not_ask_for_all_that_is_placed_gets_no_block() -> None:
     problem = saving(2, 64, 128)
     inductor_stack.place("forward", problem, plan(problem, Settings(held=())))
-    forward = inductor_stack.stack("forward", ("s0", "s2"), "cpu", by_itself)
+    forward = inductor_stack.stack("forward", ("s0", "s2"), "cpu", by_itself, reinterpret)
     assert forward.places() == [by_itself] * 2
 
 

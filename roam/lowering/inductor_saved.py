@@ -69,7 +69,7 @@ def leave_open(graph: GraphLowering, key: str, problem: Problem) -> None:
             names = tuple(buffer.get_name() for _, buffer in found)
             device = found[0][1].get_device_or_error().type
             stack = f"__import__('{inductor_stack.__name__}', fromlist=['']).stack"
-            given = f"{key!r}, {names}, '{device}', empty_strided_{device}"
+            given = f"{key!r}, {names}, '{device}', empty_strided_{device}, reinterpret_tensor"
             wrapper.header.writeline(f"saved_stack = {stack}({given})")
             wrapper.lines.insert(0, "saved_at = saved_stack.places()")
         plan_reuse()

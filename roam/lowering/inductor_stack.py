@@ -28,6 +28,9 @@ from roam.core.problem import Problem
 from roam.lowering.memory import allocate, carve
 
 Make = Callable[[Sequence[int], Sequence[int], torch.dtype], Tensor]  # of a shape, a stride
+# another tensor of a storage: shape, stride, and its offset from the given one, in elements
+Reinterpret = Callable[[Tensor, Sequence[int], Sequence[int], int], Tensor]
+Bases = dict[tuple[int, torch.dtype], Tensor]  # of each block's storage, in the run of a forward
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,15 @@ class Places:
 
 @dataclass(frozen=True)
 class Stack:
-    """What a forward saves. names: the buffers that its code asks for, in its order. planned: the
-    places that its backwards were planned with, each of them once.
+    """What a forward saves. names: the buffers that its code asks for, in its order. by_itself and
+    reinterpret: what the code allocates and carves with. planned: the places that its backwards
+    were planned with, each of them once.
     """
 
     names: tuple[str, ...]
     device: str
     by_itself: Make
+    reinterpret: Reinterpret
     planned: list[Places]
 
     def places(self) -> list[Make]:
@@ -68,33 +73,51 @@ class Stack:
         """
         found = [self.by_itself] * len(self.names)
         if len(self.planned) == 1 and self.planned[0].at.keys() <= set(self.names):
-            blocks: dict[int, Tensor] = {}
+            bases: Bases = {}
             for i, name in enumerate(self.names):
                 if name in self.planned[0].at:
-                    found[i] = partial(self.make, blocks, *self.planned[0].at[name])
+                    found[i] = partial(self.make, bases, *self.planned[0].at[name])
         return found
 
     def make(
         self,
-        blocks: dict[int, Tensor],
+        bases: Bases,
         k: int,
         offset: int,
         shape: Sequence[int],
         stride: Sequence[int],
         dtype: torch.dtype,
     ) -> Tensor:
-        """A buffer in a block, which is allocated for the first of them."""
-        if k not in blocks:
-            blocks[k] = allocate(self.planned[0].sizes[k], torch.device(self.device))
-        return carve(blocks[k], offset, dtype, shape, stride)
+        """A buffer in a block, which is allocated for the first of them.
+
+        Not `carve`: in the step of a small model the time it takes shows. Of what is reinterpreted
+        each has a version counter of its own, too.
+        """
+        base = bases.get((k, dtype))
+        if base is None:
+            base = bases[k, dtype] = self.base(bases, k, dtype)
+        return self.reinterpret(base, shape, stride, offset // dtype.itemsize)
+
+    def base(self, bases: Bases, k: int, dtype: torch.dtype) -> Tensor:
+        """No elements, at the start of a block's storage."""
+        block = next((t for (j, _), t in bases.items() if j == k), None)
+        if block is None:
+            block = allocate(self.planned[0].sizes[k], torch.device(self.device))
+        return carve(block, 0, dtype, (0,), (1,))
 
 
 _planned: dict[str, list[Places]] = {}  # by the key of a forward
 
 
-def stack(forward: str, names: tuple[str, ...], device: str, by_itself: Make) -> Stack:
+def stack(
+    forward: str,
+    names: tuple[str, ...],
+    device: str,
+    by_itself: Make,
+    reinterpret: Reinterpret,
+) -> Stack:
     """What the code of a forward has when it is loaded. forward: its key."""
-    return Stack(names, device, by_itself, _planned.setdefault(forward, []))
+    return Stack(names, device, by_itself, reinterpret, _planned.setdefault(forward, []))
 
 
 def place(forward: str, problem: Problem, plan: Plan) -> None:
