@@ -163,8 +163,10 @@ def stacked_plan(problem: Problem, order: tuple[OpId, ...]) -> Plan:
 
 
 @st.composite
-def plans(draw: st.DrawFn, max_ops: int = 7) -> tuple[Problem, Plan]:
-    problem = draw(problems(max_ops))
+def plans(
+    draw: st.DrawFn, max_ops: int = 7, *, of: st.SearchStrategy[Problem] | None = None
+) -> tuple[Problem, Plan]:
+    problem = draw(of or problems(max_ops))
     return problem, stacked_plan(problem, draw(orders(problem)))
 
 
