@@ -27,7 +27,7 @@ from roam.backend import TRACING_ERRORS, can_trace_backward, one_graph
 from roam.core.errors import OptionError, UnplannedWarning
 from roam.lowering.aten import Boxed
 from roam.lowering.step import REWRITES, Step, compile_graph
-from roam.lowering.tickets import held, hooked
+from roam.lowering.tickets import Used, hooked
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
 
@@ -111,7 +111,7 @@ class _WholeStep(Step):
         optimizer = self.options.optimizer
         assert optimizer is not None
         assert self.plain_forward is not None
-        folded = {i: p for i, p in held(optimizer, args).items() if i in self.gradients}
+        folded = {i: p for i, p in Used.of(optimizer, args).at.items() if i in self.gradients}
         lowered = self.lowered_for(args, folded)
         if lowered is None:
             return self.plain_forward(args)

@@ -34,7 +34,7 @@ from roam.inspect.report import count_detour
 from roam.lowering.inductor_order import Compilation, Nodes
 from roam.lowering.inductor_problem import release_of
 from roam.lowering.plain import copied, mark_boxed
-from roam.lowering.tickets import Claims, Ticket, own_saved, releases
+from roam.lowering.tickets import Claims, Ticket, Used, own_saved, releases
 from roam.passes.geometry import storage_key, value
 from roam.passes.gradient_release import META, GradientRelease
 
@@ -127,9 +127,13 @@ class FoldingCompilation(Compilation):
         self.given = tuple(n.meta.get("val") for n in gm.graph.find_nodes(op="placeholder"))
         mine = own_saved(gm.graph, self.first_saved(gm))
         compiled = super().compile_inner(gm, example_inputs, **how)
+        optimizer, used = self.options.optimizer, Used()
+        assert optimizer is not None
 
         def run_forward(args: list[Any]) -> Any:
-            ticket = Ticket.of(self.options.optimizer, args, findable=mine is not None)
+            nonlocal used
+            used = used.renewed(optimizer, args)
+            ticket = Ticket.of(optimizer, used, findable=mine is not None)
             results = compiled(args)
             if ticket is not None:
                 ticket.leave_on(results, mine)

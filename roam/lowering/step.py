@@ -30,7 +30,7 @@ from roam.lowering.memory import Shelf
 from roam.lowering.naming import graph_name, parameter_inputs, source_names
 from roam.lowering.plain import mark_boxed, plain, rewritten
 from roam.lowering.probe import probe
-from roam.lowering.tickets import Claims, Ticket, own_saved, releases
+from roam.lowering.tickets import Claims, Ticket, Used, own_saved, releases
 from roam.lowering.trace import tell
 from roam.numbers import Numbers
 from roam.options import Options
@@ -127,7 +127,10 @@ class Step:
     def run_forward(self, args: list[Any]) -> Sequence[Any]:
         assert self.plain_forward is not None
         optimizer = self.options.optimizer if self.backward is not None else None
-        ticket = Ticket.of(optimizer, args, findable=self.own_saved is not None)
+        ticket = None
+        if optimizer is not None:
+            used = Used.of(optimizer, args)
+            ticket = Ticket.of(optimizer, used, findable=self.own_saved is not None)
         lowered = self.lowered_for(args, {} if ticket is None else ticket.folded)
         results = self.plain_forward(args) if lowered is None else lowered.forward(args)
         if ticket is not None:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,29 +32,58 @@ from roam.passes.gradient_release import Release
 AccumulateGrad: Any = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 
 
+@dataclass(frozen=True)
+class Used:
+    """The optimizer's parameters among the inputs of a graph. at: by input. ids: theirs. given: all
+    parameters among the inputs. changes: how often the optimizer had changed which it holds.
+    """
+
+    at: dict[int, Parameter] = field(default_factory=dict)
+    ids: frozenset[int] = frozenset()
+    given: tuple[tuple[int, Parameter], ...] = ()
+    changes: int = -1
+
+    @classmethod
+    def of(cls, optimizer: FoldingOptimizer, args: Sequence[Any]) -> Used:
+        given = tuple((i, a) for i, a in enumerate(args) if isinstance(a, Parameter))
+        at = {i: p for i, p in given if p.requires_grad and optimizer.holds(p)}
+        return cls(at, frozenset(map(id, at.values())), given, optimizer.changes)
+
+    def renewed(self, optimizer: FoldingOptimizer, args: Sequence[Any]) -> Used:
+        """The same of another run of the graph, which mostly is of the same parameters.
+
+        Whether one of them is trained dynamo has guarded.
+        """
+        if self.changes == optimizer.changes and all(args[i] is p for i, p in self.given):
+            return self
+        return Used.of(optimizer, args)
+
+
 @dataclass(eq=False)
 class Ticket:
     """One forward that ran: its plan, and the optimizer's parameters that it used.
 
-    folded: those whose gradients its backward folds, by input. findable: the ticket lies where
-    the backward looks. done: the backward has run.
+    used: their ids. folded: those whose gradients its backward folds, by input. findable: the
+    ticket lies where the backward looks. done: the backward has run. begun: it has folded some.
     """
 
     optimizer: FoldingOptimizer
-    used: set[int]
+    used: frozenset[int]
     folded: dict[int, Parameter]
     findable: bool = True
     lowered: Lowered | None = None
     done: bool = False
+    begun: bool = False
 
     def absorb(self, index: int, gradient: Tensor) -> None:
         self.absorb_all([(index, gradient)])
 
     def absorb_all(self, gradients: Sequence[tuple[int, Tensor]]) -> None:
         """gradients: with the input that each is the gradient of."""
-        found = [(self.folded[i], gradient) for i, gradient in gradients]
-        Claims.of(self.optimizer).expect_no_more([parameter for parameter, _ in found])
-        self.optimizer.absorb_all(found)
+        if not self.begun:
+            self.begun = True
+            Claims.of(self.optimizer).expect_no_more(self.folded.values())
+        self.optimizer.absorb_all([(self.folded[i], gradient) for i, gradient in gradients])
 
     def expected(self) -> bool:
         """Whether the backward that runs now would put every folded gradient into an empty `.grad`.
@@ -66,17 +95,13 @@ class Ticket:
         return all(p.grad is None and _is_run(ends.get(id(p))) for p in self.folded.values())
 
     @staticmethod
-    def of(
-        optimizer: FoldingOptimizer | None, args: Sequence[Any], *, findable: bool
-    ) -> Ticket | None:
+    def of(optimizer: FoldingOptimizer, used: Used, *, findable: bool) -> Ticket | None:
         """For a forward that uses the optimizer's parameters, and has a backward."""
-        used = {} if optimizer is None else held(optimizer, args)
-        if optimizer is None or not used:
+        if not used.at:
             return None
         shared = Claims.of(optimizer).shared
-        free = {i: p for i, p in used.items() if id(p) not in shared and not hooked(p)}
-        folded = free if findable else {}
-        return Ticket(optimizer, {id(p) for p in used.values()}, folded, findable)
+        free = {i: p for i, p in used.at.items() if id(p) not in shared and not hooked(p)}
+        return Ticket(optimizer, used.ids, free if findable else {}, findable)
 
     def leave_on(self, results: Sequence[Any], own_saved: int | None) -> None:
         """Marks a result that the backward will find: one that is its own, if there is one.
@@ -162,10 +187,10 @@ class Claims:
             contested = self._contested & {id(p) for p in ticket.folded.values()}
             return not contested and ticket.expected()
 
-    def expect_no_more(self, parameters: Sequence[Parameter]) -> None:
+    def expect_no_more(self, parameters: Iterable[Parameter]) -> None:
         """Notes that a graph folds these gradients: in this backward no more of them may come.
 
-        They would, were a parameter used outside of the compiled region as well.
+        They would once it has run, were a parameter used outside of the compiled region as well.
         """
         folded = {id(p) for p in parameters}
         with self._lock:
@@ -193,15 +218,6 @@ class Claims:
             if not ticket.findable:
                 self.shared |= twice & ticket.used
         return twice
-
-
-def held(optimizer: FoldingOptimizer, args: Sequence[Any]) -> dict[int, Parameter]:
-    """The optimizer's parameters among the inputs of a graph."""
-    return {
-        i: a
-        for i, a in enumerate(args)
-        if isinstance(a, Parameter) and a.requires_grad and optimizer.holds(a)
-    }
 
 
 def hooked(parameter: Tensor) -> bool:

@@ -64,6 +64,7 @@ class FoldingOptimizer(Optimizer):
         self.rule = rule
         self.mode = mode
         self.guard: Callable[[Tensor], None] | None = None  # may refuse what `absorb` is given
+        self.changes = 0  # of what it holds
         self._members: dict[Tensor, Member] = {}
         self._looked_for_ddp = False
         self._deferred = False
@@ -221,6 +222,7 @@ class FoldingOptimizer(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         self.rule.check({**self.defaults, **param_group})
         super().add_param_group(param_group)
+        self.changes += 1
         for j, param in enumerate(self.param_groups[-1]["params"]):
             self._members[param] = Member(len(self.param_groups) - 1, j)
             claim(param, self)
@@ -274,6 +276,7 @@ class FoldingOptimizer(Optimizer):
     def lose(self, param: Tensor) -> None:
         """A newer optimizer folds the parameter's gradients."""
         self._members[param].lost = True
+        self.changes += 1
 
     def _check_lost(self) -> None:
         for param, member in self._members.items():
