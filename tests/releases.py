@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,27 +15,39 @@ from roam.optim import AdamA
 from tests.helpers import assert_equal, random, unfused
 
 Make = Callable[[], nn.Module]
+Run = Callable[..., Tensor]
 
 
 def adamw(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
 
 
-def steps(model: nn.Module, run: Callable[..., Tensor], optimizer: torch.optim.Optimizer) -> None:
+def steps(model: nn.Module, run: Run, optimizer: torch.optim.Optimizer) -> None:
     for i in range(3):
         run(random(5 + i, 8)).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
 
 
-def trained(make: Make, **how: object) -> tuple[nn.Module, nn.Module]:
-    """A model after three steps of AdamW, and after three of AdamA in the graph."""
+def eager_kernels(model: nn.Module) -> Run:
+    return torch.compile(model, backend="aot_eager")
+
+
+def beside_adamw(
+    make: Make, compiled: Callable[[Any], Run] = eager_kernels
+) -> tuple[Any, Any, AdamA]:
+    """A model after three steps of AdamW; another as it was before them, and AdamA for that."""
     torch.manual_seed(0)
     reference = make()
     model = copy.deepcopy(reference)
-    steps(reference, torch.compile(reference, backend="aot_eager"), adamw(reference))
+    steps(reference, compiled(reference), adamw(reference))
     torch._dynamo.reset()
-    optimizer = AdamA(model.parameters(), lr=1e-2)
+    return reference, model, AdamA(model.parameters(), lr=1e-2)
+
+
+def trained(make: Make, **how: object) -> tuple[nn.Module, nn.Module]:
+    """A model after three steps of AdamW, and after three of AdamA in the graph."""
+    reference, model, optimizer = beside_adamw(make)
     options = {"optimizer": optimizer, **how}
     steps(model, unfused(model, **options), optimizer)
     return reference, model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,9 +14,19 @@ from torch.nn import functional
 
 import roam
 from roam.core.errors import IncompleteGradientError, LostParameterError
+from roam.lowering.tickets import Used
 from roam.optim import AdamA
-from tests.helpers import mlp, random, unfused
-from tests.releases import adamw, assert_same, folds, problem, steps, trained
+from tests.helpers import fused, mlp, random, unfused
+from tests.releases import (
+    adamw,
+    assert_same,
+    beside_adamw,
+    eager_kernels,
+    folds,
+    problem,
+    steps,
+    trained,
+)
 
 
 class Tied(nn.Module):
@@ -91,12 +102,7 @@ class Head(nn.Module):
 
 
 def test_a_weight_used_inside_and_outside_is_an_error_once_and_right_from_then_on() -> None:
-    torch.manual_seed(0)
-    reference = Head()
-    model = copy.deepcopy(reference)
-    steps(reference, torch.compile(reference, backend="aot_eager"), adamw(reference))
-    torch._dynamo.reset()
-    optimizer = AdamA(model.parameters(), lr=1e-2)
+    reference, model, optimizer = beside_adamw(Head)
     compiled = unfused(model, optimizer=optimizer)
     before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
     with pytest.raises(IncompleteGradientError, match="outside"):
@@ -121,13 +127,11 @@ class Twice(nn.Module):
 
 
 def test_a_siamese_net() -> None:
-    torch.manual_seed(0)
-    reference = Twice()
-    model = copy.deepcopy(reference)
-    reference.run = torch.compile(reference.part, backend="aot_eager")
-    steps(reference, reference, adamw(reference))
-    torch._dynamo.reset()
-    optimizer = AdamA(model.parameters(), lr=1e-2)
+    def compiled(net: Twice) -> Twice:
+        net.run = eager_kernels(net.part)
+        return net
+
+    reference, model, optimizer = beside_adamw(Twice, compiled)
     model.run = unfused(model.part, optimizer=optimizer)
     steps(model, model, optimizer)
     assert_same(reference, model)
@@ -151,14 +155,12 @@ class Layers(nn.Module):
 @pytest.mark.parametrize(("lowering", "theirs"), [("aten", "aot_eager"), ("inductor",) * 2])
 @pytest.mark.usefixtures("shared_kernels")
 def test_one_compiled_block_serves_many_layers(lowering: str, theirs: str) -> None:
-    torch.manual_seed(0)
-    reference = Layers()
-    model = copy.deepcopy(reference)
-    for layer in reference.layers:
-        layer.compile(backend=theirs)
-    steps(reference, reference, adamw(reference))
-    torch._dynamo.reset()
-    optimizer = AdamA(model.parameters(), lr=1e-2)
+    def compiled(net: Layers) -> Layers:
+        for layer in net.layers:
+            layer.compile(backend=theirs)
+        return net
+
+    reference, model, optimizer = beside_adamw(Layers, compiled)
     for layer in model.layers:
         layer.compile(backend="roam", options={"lowering": lowering, "optimizer": optimizer})
     steps(model, model, optimizer)
@@ -184,11 +186,12 @@ def test_parameters_are_frozen_and_thawed(lowering: str, theirs: str) -> None:
     assert_same(reference, model)
 
 
+@pytest.mark.usefixtures("shared_kernels")
 def test_a_newer_optimizer_takes_the_gradients() -> None:
     """What a graph folded for the older one is not its own any more."""
     model = mlp()
     older = AdamA(model.parameters(), lr=1e-2)
-    compiled = unfused(model, optimizer=older, lowering="inductor")
+    compiled = fused(model, optimizer=older)
     steps(model, compiled, older)
     newer = AdamA(model.parameters(), lr=1e-2)
     steps(model, compiled, newer)
@@ -197,13 +200,22 @@ def test_a_newer_optimizer_takes_the_gradients() -> None:
         older.step()
 
 
+def test_parameters_that_the_optimizer_does_not_hold_are_not_kept() -> None:
+    """A backbone that is not trained, which its owner drops."""
+    mine, other = nn.Parameter(random(2)), nn.Parameter(random(2))
+    optimizer = AdamA([mine])
+    used = Used.of(optimizer, [mine, other])
+    assert used.renewed(optimizer, [mine, other]) is used
+    gone = weakref.ref(other)
+    del other
+    assert gone() is None
+    other = nn.Parameter(random(2))
+    optimizer.add_param_group({"params": [other]})
+    assert list(used.renewed(optimizer, [mine, other]).at) == [0, 1]
+
+
 def test_a_forward_that_is_dropped_does_not_matter() -> None:
-    torch.manual_seed(0)
-    reference = mlp()
-    model = copy.deepcopy(reference)
-    steps(reference, torch.compile(reference, backend="aot_eager"), adamw(reference))
-    torch._dynamo.reset()
-    optimizer = AdamA(model.parameters(), lr=1e-2)
+    reference, model, optimizer = beside_adamw(mlp)
     compiled = unfused(model, optimizer=optimizer)
 
     def run(x: Tensor) -> Tensor:

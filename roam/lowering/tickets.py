@@ -35,18 +35,20 @@ AccumulateGrad: Any = torch._C._functions.AccumulateGrad  # type: ignore[attr-de
 @dataclass(frozen=True)
 class Used:
     """The optimizer's parameters among the inputs of a graph. at: by input. ids: theirs. given: all
-    parameters among the inputs. changes: how often the optimizer had changed which it holds.
+    parameters among the inputs, which are not kept for that. changes: how often the optimizer had
+    changed which it holds.
     """
 
     at: dict[int, Parameter] = field(default_factory=dict)
     ids: frozenset[int] = frozenset()
-    given: tuple[tuple[int, Parameter], ...] = ()
+    given: tuple[tuple[int, weakref.ref[Parameter]], ...] = ()
     changes: int = -1
 
     @classmethod
     def of(cls, optimizer: FoldingOptimizer, args: Sequence[Any]) -> Used:
-        given = tuple((i, a) for i, a in enumerate(args) if isinstance(a, Parameter))
-        at = {i: p for i, p in given if p.requires_grad and optimizer.holds(p)}
+        found = {i: a for i, a in enumerate(args) if isinstance(a, Parameter)}
+        at = {i: p for i, p in found.items() if p.requires_grad and optimizer.holds(p)}
+        given = tuple((i, weakref.ref(p)) for i, p in found.items())
         return cls(at, frozenset(map(id, at.values())), given, optimizer.changes)
 
     def renewed(self, optimizer: FoldingOptimizer, args: Sequence[Any]) -> Used:
@@ -54,7 +56,7 @@ class Used:
 
         Whether one of them is trained dynamo has guarded.
         """
-        if self.changes == optimizer.changes and all(args[i] is p for i, p in self.given):
+        if self.changes == optimizer.changes and all(args[i] is p() for i, p in self.given):
             return self
         return Used.of(optimizer, args)
 
