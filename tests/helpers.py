@@ -98,7 +98,7 @@ def folding_step(loss: Callable[..., Tensor], model: nn.Module, *given: Any) -> 
 def measured_as_planned(step: Callable[[], None]) -> Plan:
     """The plan of the only graph, which a step takes as much as, within 1 %."""
     measured = roam.measure_peak(step, warm_up=step).peak
-    [plan] = [g.plan for g in roam.report().graphs if g.plan is not None]
+    [(_, plan)] = roam.report().step.planned
     assert abs(plan.peak - measured) <= 0.01 * measured
     return plan
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -37,9 +35,7 @@ def test_what_several_graphs_take(rows: int, lowering: str, fold: bool) -> None:
     torch.manual_seed(0)
     model = Broken()
     optimizer = AdamA(model.parameters()) if fold else None
-    options: dict[str, Any] = {"lowering": lowering}
-    if fold:
-        options["optimizer"] = optimizer
+    options = {"lowering": lowering, "optimizer": optimizer}
     run = torch.compile(model, backend="roam", options=options)
     x = random(rows, 32)
 

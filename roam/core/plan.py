@@ -95,6 +95,10 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The extent of the arena's address space, bytes."""
         return max((b.offset + b.size for b in self.blocks), default=0)
 
+    def committed(self, problem: Problem) -> list[int]:
+        """Transient bytes held while each op of the order runs; the peak is the highest."""
+        return committed_curve(problem, self.order, self.reuse, self.offsets, self.blocks)
+
     def to_json(self) -> bytes:
         return msgspec.json.encode(_File(roam_plan=VERSION, plan=self))
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from roam.core.lifetime import live_curve
-from roam.core.plan import Block, Plan, committed_curve
+from roam.core.plan import Block, Plan
 from roam.core.problem import Problem
 from roam.core.sizes import show_size
 from roam.inspect.boxes import Box, boxes, gather
@@ -158,7 +158,7 @@ def _told(box: Box) -> str:
 
 
 def _curve(problem: Problem, plan: Plan) -> str:
-    held = committed_curve(problem, plan.order, plan.reuse, plan.offsets, plan.blocks)
+    held = plan.committed(problem)
     live = live_curve(problem, plan.order, plan.reuse)
     top = 1.12 * (max((*held, plan.lower_bound)) or 1)
     up = CURVE / top

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from roam.core.lifetime import Slot, lifetimes, slots
-from roam.core.plan import Plan, committed_curve
+from roam.core.plan import Plan
 from roam.core.problem import Buffer, BufferId, Home, Kind, Problem
 
 SCRATCH = "scratch"
@@ -40,7 +40,7 @@ class Held:
 
 def worst_moment(problem: Problem, plan: Plan) -> int:
     """The first time at which the plan's peak is held, 0 for a step without ops."""
-    curve = committed_curve(problem, plan.order, plan.reuse, plan.offsets, plan.blocks)
+    curve = plan.committed(problem)
     return max(range(len(curve)), key=curve.__getitem__, default=0)
 
 

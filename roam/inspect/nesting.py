@@ -10,10 +10,9 @@ runs backward, those after it hold what they leave to the user.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from operator import itemgetter
+from collections.abc import Sequence
 
-from roam.core.plan import Plan, committed_curve
+from roam.core.plan import Plan
 from roam.core.problem import Problem
 from roam.inspect.moment import Held, held_at, held_before
 
@@ -25,25 +24,19 @@ def held_at_worst(graphs: Sequence[Planned]) -> list[Held]:
 
     graphs: in the order in which their forwards run, each once.
     """
-    moments = ((i, *m) for i in range(len(graphs)) for m in _worst_moments(graphs, i))
-    worst = max(moments, key=itemgetter(-1), default=None)
-    if worst is None:
-        return []
-    i, t, others, _ = worst
-    return [*held_at(*graphs[i], t), *others]
-
-
-def _worst_moments(graphs: Sequence[Planned], i: int) -> Iterator[tuple[int, list[Held], int]]:
-    """Of a graph's forward and of its backward: when, what the others hold then, bytes in all."""
-    problem, plan = graphs[i]
-    curve = committed_curve(problem, plan.order, plan.reuse, plan.offsets, plan.blocks)
-    turn, end = _turn(problem, plan), len(plan.order)
-    saved = [held for p, q in graphs[:i] for held in held_before(p, q, _turn(p, q))]
-    left = [held for p, q in graphs[i + 1 :] for held in held_before(p, q, len(q.order))]
-    for times, others in ((range(turn), saved), (range(turn, end), saved + left)):
-        if times:
-            t = max(times, key=curve.__getitem__)
-            yield t, others, curve[t] + sum(held.size for held in others)
+    turns = [_turn(problem, plan) for problem, plan in graphs]
+    saved = [held_before(*graph, turn) for graph, turn in zip(graphs, turns, strict=True)]
+    left = [held_before(problem, plan, len(plan.order)) for problem, plan in graphs]
+    worst, most = [], 0
+    for i, (problem, plan) in enumerate(graphs):
+        curve = plan.committed(problem)
+        forward, backward = range(turns[i]), range(turns[i], len(curve))
+        for times, others in ((forward, saved[:i]), (backward, saved[:i] + left[i + 1 :])):
+            t = max(times, key=curve.__getitem__, default=None)
+            held = sum(item.size for items in others for item in items)
+            if t is not None and held + curve[t] > most:
+                worst, most = [held_at(problem, plan, t), *others], held + curve[t]
+    return [item for items in worst for item in items]
 
 
 def _turn(problem: Problem, plan: Plan) -> int:

@@ -29,7 +29,7 @@ from torch._inductor.codegen.segmented_tree import SegmentedTree
 from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import BaseSchedulerNode, Scheduler
 
-from roam.core.plan import Plan, allocations, committed_curve
+from roam.core.plan import Plan, allocations
 from roam.core.problem import Problem
 
 
@@ -52,7 +52,7 @@ def functions(
     room that is left goes to the blocks that its plan will make of what is saved. A function that
     may take another node may take it wherever it began: so to fill one after the other is best.
     """
-    curve = committed_curve(problem, plan.order, plan.reuse, plan.offsets, plan.blocks)
+    curve = plan.committed(problem)
     dying = [0] * (len(curve) + 1)
     for ended in allocations(problem, plan.order, plan.reuse, plan.offsets, plan.blocks):
         dying[ended.upper] += ended.size
