@@ -178,7 +178,7 @@ class FoldingOptimizer(Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As in torch; no gradient of this optimizer's is left after a step."""
-        if not self._deferred:
+        if not self._deferred and any(param.grad is not None for param in self._members):
             super().zero_grad(set_to_none)
 
     @contextmanager
