@@ -44,7 +44,6 @@ Key = tuple[int, ...]  # the inputs whose gradients are folded
 Gradients = list[tuple[int, Tensor]]  # with the input that each is the gradient of
 
 RETAINED = "a backward with retain_graph=True or create_graph=True needs its gradients again"
-SHARED = "a parameter is used by several graphs, or several calls, whose gradients must be summed"
 
 _library = torch.library.Library("roam", "FRAGMENT")
 _library.define(
@@ -127,12 +126,12 @@ class FoldingCompilation(Compilation):
         self.given = tuple(n.meta.get("val") for n in gm.graph.find_nodes(op="placeholder"))
         mine = own_saved(gm.graph, self.first_saved(gm))
         compiled = super().compile_inner(gm, example_inputs, **how)
-        optimizer, used = self.options.optimizer, Used()
+        optimizer, last = self.options.optimizer, Used()
         assert optimizer is not None
 
         def run_forward(args: list[Any]) -> Any:
-            nonlocal used
-            used = used.renewed(optimizer, args)
+            nonlocal last
+            last = used = last.renewed(optimizer, args)  # another thread's in a moment
             ticket = Ticket.of(optimizer, used, findable=mine is not None)
             results = compiled(args)
             if ticket is not None:
@@ -163,7 +162,7 @@ class Backward:
         if torch._C._autograd._get_current_graph_task_keep_graph():
             self.detour(RETAINED)
         elif not complete:
-            self.detour(SHARED)
+            self.detour(ticket.why_not())
         else:
             with absorbing(ticket.absorb_all):
                 return self.compiled_for(ticket.folded)(args)

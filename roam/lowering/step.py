@@ -30,7 +30,7 @@ from roam.lowering.memory import Shelf
 from roam.lowering.naming import graph_name, parameter_inputs, source_names
 from roam.lowering.plain import mark_boxed, plain, rewritten
 from roam.lowering.probe import probe
-from roam.lowering.tickets import Claims, Ticket, Used, own_saved, releases
+from roam.lowering.tickets import SHARED, Claims, Ticket, Used, own_saved, releases
 from roam.lowering.trace import tell
 from roam.numbers import Numbers
 from roam.options import Options
@@ -51,8 +51,6 @@ REWRITES = (CommonSubexpressions(), DropClones(), CrossEntropyBackward(), Recomp
 ANNOTATIONS = (OutVariants(), InPlace())
 
 RETAINED = "a backward with retain_graph=True or create_graph=True keeps what the plan overwrites"
-SHARED = "a parameter is used by several graphs, or several calls, whose gradients must be summed"
-ELSEWHERE = "a gradient is not the optimizer's: autograd.grad wants it, or .grad holds one already"
 MOVED = "the saved tensors are not where the forward left them (saved tensor hooks)"
 
 Key = tuple[tuple[int, ...], tuple[int, ...]]  # sizes; inputs whose gradients are folded
@@ -88,6 +86,7 @@ class Step:
     plain_forward: Boxed | None = None
     plain_backward: Boxed | None = None
     plans: dict[Key, Lowered | None] = field(default_factory=dict)
+    last: Used = field(default_factory=Used)
     lock: threading.Lock = field(default_factory=threading.Lock)
     number: int = field(default_factory=count_graph)
     inference_rewrites: ClassVar[tuple[Pass, ...]] = (DropClones(),)
@@ -129,7 +128,7 @@ class Step:
         optimizer = self.options.optimizer if self.backward is not None else None
         ticket = None
         if optimizer is not None:
-            used = Used.of(optimizer, args)
+            self.last = used = self.last.renewed(optimizer, args)  # another thread's in a moment
             ticket = Ticket.of(optimizer, used, findable=self.own_saved is not None)
         lowered = self.lowered_for(args, {} if ticket is None else ticket.folded)
         results = self.plain_forward(args) if lowered is None else lowered.forward(args)
@@ -166,7 +165,7 @@ class Step:
             args.append(ticket.absorb)  # to the same list: the callee empties it
             return lowered.backward(args)
         else:
-            self.detour(SHARED if ticket is None or ticket.expected() else ELSEWHERE)
+            self.detour(SHARED if ticket is None else ticket.why_not())
         return self.plain_backward(args)
 
     def plan_for(self, args: Sequence[Any]) -> Lowered | None:

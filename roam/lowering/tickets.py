@@ -31,6 +31,9 @@ from roam.passes.gradient_release import Release
 
 AccumulateGrad: Any = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 
+SHARED = "a parameter is used by several graphs, or several calls, whose gradients must be summed"
+ELSEWHERE = "a gradient is not the optimizer's: autograd.grad wants it, or .grad holds one already"
+
 
 @dataclass(frozen=True)
 class Used:
@@ -95,6 +98,10 @@ class Ticket:
         """
         ends = _ends(torch._C._current_autograd_node())
         return all(p.grad is None and _is_run(ends.get(id(p))) for p in self.folded.values())
+
+    def why_not(self) -> str:
+        """Why the backward that runs now may not fold."""
+        return SHARED if self.expected() else ELSEWHERE
 
     @staticmethod
     def of(optimizer: FoldingOptimizer, used: Used, *, findable: bool) -> Ticket | None:
