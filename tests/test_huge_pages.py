@@ -1,4 +1,4 @@
-"""The kernel is asked for huge pages under what is large, and under nothing else."""
+"""The kernel is asked for huge pages under large blocks, and under nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from roam.lowering import huge_pages
 from roam.lowering.huge_pages import LARGE, on_huge_pages
-from roam.lowering.memory import allocate, is_block
+from roam.lowering.memory import allocate
 
 SMAPS = Path("/proc/self/smaps")
 MAPPED = 33 << 20  # bytes: malloc always maps memory of its own for so much
@@ -61,26 +61,12 @@ def test_only_a_tensors_own_pages_are(
         assert end - start > size - 2 * mmap.PAGESIZE
 
 
-def test_large_gradients_of_inductors_code_are_advised() -> None:
-    """GPT-2's embedding has one of 154 MB, whose 37,000 pages were mapped anew in every step."""
+def test_what_inductors_code_allocates_is_not() -> None:
+    """On some machines a step with huge pages under all of it took longer."""
     torch._dynamo.reset()
     model = nn.Linear(2048, MAPPED // 8000, bias=False)
-    assert model.weight.nbytes > MAPPED
     run = torch.compile(model, backend="roam", options={"lowering": "inductor"})
     run(torch.ones(4, 2048)).sum().backward()
     assert model.weight.grad is not None
-    assert advised(model.weight.grad.data_ptr() + MAPPED // 2)
-
-
-def test_a_large_saved_tensor_is_advised_in_no_block() -> None:
-    """What GPT-2 small's loss saves of 1024 tokens has 206 MB, 51,000 pages."""
-    torch._dynamo.reset()
-    model = nn.Linear(8, MAPPED // 4000)
-    step = torch.compile(
-        lambda x: model(x).tanh().sum(), backend="roam", options={"lowering": "inductor"}
-    )
-    out = step(torch.ones(1024, 8))
-    kept = max(out.grad_fn.saved_tensors, key=lambda t: t.nbytes)
-    assert kept.nbytes > MAPPED
-    assert not is_block(kept.untyped_storage())
-    assert advised(kept.data_ptr() + MAPPED // 2)
+    assert model.weight.grad.nbytes > MAPPED
+    assert not advised(model.weight.grad.data_ptr() + MAPPED // 2)

@@ -31,7 +31,6 @@ from roam.core.problem import Kind
 from roam.inspect.report import GraphRecord, count_graph, record
 from roam.lowering.inductor_kernels import functions, generate
 from roam.lowering.inductor_notes import LOWERING, Note, compiling, find
-from roam.lowering.inductor_pages import ask_for_huge_pages
 from roam.lowering.inductor_problem import Labels, Read, read
 from roam.lowering.inductor_saved import keep_to_plan, leave_open, stagger
 from roam.lowering.naming import graph_name, parameter_inputs, source_names
@@ -212,7 +211,6 @@ class Compilation:
             first = self.note.as_first_phase()
             leave_open(graph, self.key(first), first.problem)
         keep_to_plan(graph, found.at, planned)
-        ask_for_huge_pages(graph)
         return ordered
 
 

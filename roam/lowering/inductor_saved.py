@@ -20,7 +20,6 @@ from torch._inductor.graph import GraphLowering
 from roam.core.plan import Plan
 from roam.core.problem import BufferId, Home, Kind, Problem
 from roam.lowering import inductor_stack
-from roam.lowering.inductor_pages import asking, is_large
 
 STAGGER = 1536  # bytes: of neighbours, any eight lie at different places of their pages
 
@@ -61,10 +60,7 @@ def leave_open(graph: GraphLowering, key: str, problem: Problem) -> None:
         ]
         for k, (i, buffer) in enumerate(found):
             _, _, how = wrapper.make_buffer_allocation(buffer).partition("(")
-            made = f"saved_at[{k}]({how}"
-            if is_large(wrapper, buffer):  # it may lie in no block
-                made = asking(wrapper, made)
-            wrapper.lines[i] = f"{buffer.get_name()} = {made}"
+            wrapper.lines[i] = f"{buffer.get_name()} = saved_at[{k}]({how}"
         if found:
             names = tuple(buffer.get_name() for _, buffer in found)
             device = found[0][1].get_device_or_error().type
