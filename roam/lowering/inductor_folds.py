@@ -156,13 +156,13 @@ class Backward:
 
     def __call__(self, args: list[Any]) -> Any:
         ticket = Ticket.found_on(args)
-        complete = ticket is not None and Claims.of(ticket.optimizer).may_fold(ticket)
+        objection = None if ticket is None else Claims.of(ticket.optimizer).objection(ticket)
         if ticket is None or not ticket.folded:
             return self.compiled_for({})(args)
         if torch._C._autograd._get_current_graph_task_keep_graph():
             self.detour(RETAINED)
-        elif not complete:
-            self.detour(ticket.why_not())
+        elif objection is not None:
+            self.detour(objection)
         else:
             with absorbing(ticket.absorb_all):
                 return self.compiled_for(ticket.folded)(args)

@@ -30,7 +30,7 @@ from roam.lowering.memory import Shelf
 from roam.lowering.naming import graph_name, parameter_inputs, source_names
 from roam.lowering.plain import mark_boxed, plain, rewritten
 from roam.lowering.probe import probe
-from roam.lowering.tickets import SHARED, Claims, Ticket, Used, own_saved, releases
+from roam.lowering.tickets import Claims, Ticket, Used, own_saved, releases
 from roam.lowering.trace import tell
 from roam.numbers import Numbers
 from roam.options import Options
@@ -152,20 +152,20 @@ class Step:
         assert self.plain_backward is not None
         ticket = None if self.options.optimizer is None else Ticket.found_on(args)
         lowered = self.plan_for(args) if ticket is None else ticket.lowered
-        complete = ticket is not None and Claims.of(ticket.optimizer).may_fold(ticket)
+        objection = None if ticket is None else Claims.of(ticket.optimizer).objection(ticket)
         if lowered is None or lowered.backward is None:
             return self.plain_backward(args)
         if not lowered.finds_its_arena(args):
             self.detour(MOVED)
         elif torch._C._autograd._get_current_graph_task_keep_graph():
             self.detour(RETAINED)
-        elif not lowered.folds:
+        elif ticket is None or not lowered.folds:
             return lowered.backward(args)
-        elif ticket is not None and complete:
+        elif objection is None:
             args.append(ticket.absorb)  # to the same list: the callee empties it
             return lowered.backward(args)
         else:
-            self.detour(SHARED if ticket is None else ticket.why_not())
+            self.detour(objection)
         return self.plain_backward(args)
 
     def plan_for(self, args: Sequence[Any]) -> Lowered | None:

@@ -99,10 +99,6 @@ class Ticket:
         ends = _ends(torch._C._current_autograd_node())
         return all(p.grad is None and _is_run(ends.get(id(p))) for p in self.folded.values())
 
-    def why_not(self) -> str:
-        """Why the backward that runs now may not fold."""
-        return SHARED if self.expected() else ELSEWHERE
-
     @staticmethod
     def of(optimizer: FoldingOptimizer, used: Used, *, findable: bool) -> Ticket | None:
         """For a forward that uses the optimizer's parameters, and has a backward."""
@@ -179,8 +175,8 @@ class Claims:
             elif id(p) not in self._ever_folded:
                 yield name, "no backward has run by its plan yet"
 
-    def may_fold(self, ticket: Ticket) -> bool:
-        """Whether the gradients of the backward that runs now are the optimizer's, and complete.
+    def objection(self, ticket: Ticket) -> str | None:
+        """Why the backward that runs now may not fold; None where its gradients are complete.
 
         A parameter that two graphs of one call of `backward()` met, one after the other, is
         shared from then on; so is one that a graph used whose backward cannot be told.
@@ -194,7 +190,9 @@ class Claims:
             self._met |= ticket.used
             ticket.done = True
             contested = self._contested & {id(p) for p in ticket.folded.values()}
-            return not contested and ticket.expected()
+            if not ticket.expected():
+                return ELSEWHERE
+            return SHARED if contested else None
 
     def expect_no_more(self, parameters: Iterable[Parameter]) -> None:
         """Notes that a graph folds these gradients: in this backward no more of them may come.
