@@ -6,7 +6,7 @@ To add one, add a line to roam.bench.zoo.TINY.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -21,11 +21,17 @@ CORE = [  # the rest runs with -m slow
     *("gpt2", "llama", "bert", "t5", "vit", "resnet", "mobilenetv2", "efficientnet", "convnext"),
     *("swin", "whisper", "mixtral", "mamba", "gemma2", "qwen3", "bart", "clip"),
 ]
-ENTRIES = [pytest.param(TINY[n], id=n) for n in CORE] + [
-    pytest.param(TINY[n], id=n, marks=pytest.mark.slow) for n in TINY if n not in CORE
-]
+QUICK = ["gpt2", "llama", "bert", "vit", "resnet", "convnext", "mixtral", "clip"]
 AOT_SUMS_OTHERWISE = {"llama", "qwen2", "qwen3", "mixtral", "mamba"}
 STEPS = 3
+
+
+def entries(quick: Sequence[str]) -> list[Any]:
+    """The whole tiny zoo, of which some are quick."""
+    marks = {n: () if n in quick else (pytest.mark.slow,) for n in TINY}
+    return [pytest.param(TINY[n], id=n, marks=marks[n]) for n in TINY]
+
+
 Trace = list[dict[str, Tensor]]
 
 
@@ -66,7 +72,7 @@ def assert_same_bits(mine: Trace, theirs: Trace) -> None:
         assert not different, f"step {i}: {different[:5]} of {len(a)} differ"
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("entry", entries(CORE))
 def test_training(entry: Entry) -> None:
     theirs, *_ = train(entry, "aot_eager", dropout=True)
     roam.reset_report()
@@ -84,7 +90,7 @@ def test_training(entry: Entry) -> None:
         assert graph.plan.fragmentation < 0.01
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("entry", entries(QUICK))
 def test_without_random_ops(entry: Entry) -> None:
     """In evaluation mode, with gradients: the same bits as eager.
 

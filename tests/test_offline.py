@@ -18,8 +18,13 @@ from roam.core.sizes import parse_size, show_size
 from roam.optim import AdamA
 from tests.helpers import mlp, random, unfused
 
-FOLDED = ["gpt2", "llama", "bert", "t5", "vit", "resnet", "mobilenetv2", "swin", "bart", "clip"]
-CASES = [(name, True) for name in FOLDED] + [("gpt2", False), ("resnet", False)]
+QUICK = ("gpt2", "llama", "bert", "vit", "resnet", "clip")
+SLOW = ("t5", "mobilenetv2", "swin", "bart")
+CASES = [
+    *((name, True) for name in QUICK),
+    *((name, False) for name in ("gpt2", "resnet")),
+    *(pytest.param(name, True, marks=pytest.mark.slow) for name in SLOW),
+]
 
 
 def one_number(out: Mapping[str, Tensor]) -> Tensor:
