@@ -25,7 +25,7 @@ from roam.solvers.divide import divide
 from roam.solvers.gather import gather
 from roam.solvers.layout import lay_out
 from roam.solvers.order import CANDIDATES, program_order
-from roam.solvers.saved_blocks import stack_saved
+from roam.solvers.saved_blocks import ANY, Blocking, stack_saved
 from roam.solvers.settle import WORTH, settle
 
 ORDER_SHARE = 0.6  # of the time: the layout and the bound come after
@@ -37,15 +37,14 @@ class Settings:
     """How to plan. seconds: the deadline. hold: the arena is kept between steps, in one block.
     fixed: how many phases, from the first, keep program order: their code is generated already.
     held: where every op allocates for itself, bytes that the fixed ones hold, alive or not; then
-    only what is saved for a later phase is placed. stagger: bytes left empty above those of them
-    that are whole pages.
+    only what is saved for a later phase is placed, in blocks as the machine asks for them.
     """
 
     seconds: float = 10.0
     hold: bool = False
     fixed: int = 0
     held: Sequence[int] | None = None
-    stagger: int = 0
+    blocking: Blocking = ANY
 
 
 def plan(problem: Problem, settings: Settings | None = None) -> Plan:
@@ -70,7 +69,7 @@ def plan(problem: Problem, settings: Settings | None = None) -> Plan:
             reuse,
             settings.held,
             limit=limit,
-            stagger=settings.stagger,
+            blocking=settings.blocking,
             deadline=deadline,
         )
     found = Plan(
@@ -99,7 +98,7 @@ def arena_limit(problem: Problem, live: int, settings: Settings) -> int:
     """
     if settings.hold:
         return max(live, replaced_peak(problem))
-    if settings.stagger:
+    if settings.blocking.stagger:
         saved = live_peak(problem, range(len(problem.ops))) - live
         return live + min(saved, int(live * STAGGER_SHARE))
     return live

@@ -16,7 +16,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import islice, pairwise, product
 from math import inf
 
 from roam.core.lifetime import Slot, live_curve, slots
@@ -91,7 +91,8 @@ def lay_out(
 class Arena:
     """One attempt: the saved buffers stacked, the rest fitted around them by one rule.
 
-    stagger: bytes left empty in the stack above buffers of whole pages.
+    stagger: bytes left empty in the stack above buffers of whole pages. largest: bytes of a piece
+    of the stack, as far as buffers begin where it may be cut.
     """
 
     def __init__(
@@ -102,8 +103,9 @@ class Arena:
         cuts: int,
         fit: Fit,
         stagger: int = 0,
+        largest: float = inf,
     ) -> None:
-        self.boundary, self.end, self.stagger = boundary, end, stagger
+        self.boundary, self.end, self.stagger, self.largest = boundary, end, stagger, largest
         crossing = [s for s in chosen if s.lower < boundary < s.upper]
         crossing.sort(key=lambda s: (-s.upper, s.lower))
         self.crosses = bool(crossing)
@@ -128,8 +130,12 @@ class Arena:
         top = -(-top // coarsest) * coarsest
         wanted = [top * k // cuts for k in range(1, cuts)]
         aligned = [s for s in starts if s % coarsest == 0]
-        inner = [min((s for s in aligned if s >= w), default=top) for w in wanted]
-        return sorted({0, top, *inner})
+        inner = {min((s for s in aligned if s >= w), default=top) for w in wanted}
+        edges = [0]
+        for start, following in pairwise([*aligned, top]):
+            if start > edges[-1] and (start in inner or following - edges[-1] > self.largest):
+                edges.append(start)
+        return [*edges, top] if top else edges
 
     def sections(self, placed: Sequence[Placed]) -> tuple[Block, ...]:
         """Blocks for some of the placed: the pieces of the stack, and above it each phase's own.

@@ -16,6 +16,7 @@ from roam.core.problem import Buffer, Kind, Op, Problem
 from roam.planner import Settings, arena_limit, best_order, plan, replaced_peak
 from roam.solvers.layout import NOTHING_PLACED
 from roam.solvers.order import CANDIDATES
+from roam.solvers.saved_blocks import Blocking
 from tests.core.strategies import GRAPHS, all_orders, graph, problems
 from tests.solvers.test_saved_blocks import saving
 
@@ -39,7 +40,7 @@ def test_gaps_cost_a_thousandth_of_the_peak_and_no_more_than_the_order_saves(
 ) -> None:
     problem = saving(8, 12_000, 48_000)
     assert live_peak(problem, range(len(problem.ops))) == 96_000
-    assert arena_limit(problem, live, Settings(stagger=1536)) == limit
+    assert arena_limit(problem, live, Settings(blocking=Blocking(stagger=1536))) == limit
     assert arena_limit(problem, live, Settings()) == live
 
 

@@ -32,7 +32,7 @@ from roam.inspect.report import GraphRecord, count_graph, record
 from roam.lowering.inductor_kernels import functions, generate
 from roam.lowering.inductor_notes import LOWERING, Note, compiling, find
 from roam.lowering.inductor_problem import Labels, Read, read
-from roam.lowering.inductor_saved import keep_to_plan, leave_open, stagger
+from roam.lowering.inductor_saved import blocking, keep_to_plan, leave_open
 from roam.lowering.naming import graph_name, parameter_inputs, source_names
 from roam.lowering.plain import mark_boxed, plain
 from roam.lowering.trace import tell
@@ -188,8 +188,8 @@ class Compilation:
         forward = self.forward if self.is_backward else None
         found = read(graph, nodes, self.name, self.outputs, self.saved, forward, self.labels)
         settled, held = (0, ()) if forward is None else (1, forward.held)
-        apart = stagger(graph)
-        how = Settings(self.options.planning_seconds, fixed=settled, held=held, stagger=apart)
+        seconds, asked = self.options.planning_seconds, blocking(graph)
+        how = Settings(seconds, fixed=settled, held=held, blocking=asked)
         planned = plan(found.problem, how)
         complete = self.is_backward or self.is_inference
         ordered = [nodes[i - found.first] for i in planned.order[found.first :]]

@@ -20,8 +20,10 @@ from torch._inductor.graph import GraphLowering
 from roam.core.plan import Plan
 from roam.core.problem import BufferId, Home, Kind, Problem
 from roam.lowering import inductor_stack
+from roam.solvers.saved_blocks import ANY, Blocking
 
 STAGGER = 1536  # bytes: of neighbours, any eight lie at different places of their pages
+LARGEST = (1 << 25) - (1 << 16)  # bytes: glibc's malloc maps 32 MiB and more anew every time
 
 
 def is_placeable(graph: GraphLowering) -> bool:
@@ -31,9 +33,9 @@ def is_placeable(graph: GraphLowering) -> bool:
     return not (dynamic or graph.cpp_wrapper or len(graph.device_types) > 1)
 
 
-def stagger(graph: GraphLowering) -> int:
-    """Bytes between saved tensors of whole pages. On CUDA nothing is known to be gained."""
-    return STAGGER if graph.device_types == {"cpu"} else 0
+def blocking(graph: GraphLowering) -> Blocking:
+    """What the device asks of blocks. Of CUDA nothing is known."""
+    return Blocking(STAGGER, LARGEST) if graph.device_types == {"cpu"} else ANY
 
 
 def is_own(buffer: Any) -> bool:

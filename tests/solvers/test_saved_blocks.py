@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -12,7 +14,7 @@ from roam.core.plan import committed_curve
 from roam.core.problem import Buffer, Home, Kind, Op, OpId, Problem
 from roam.solvers.caching_allocator import MIB
 from roam.solvers.layout import NOTHING_PLACED, Layout
-from roam.solvers.saved_blocks import simulate, stack_saved
+from roam.solvers.saved_blocks import Blocking, simulate, stack_saved
 from tests.core.strategies import orders, problems
 from tests.solvers.test_layout import whole_plan
 
@@ -23,11 +25,13 @@ def stacked(
     held: tuple[int, ...] = (),
     limit: int | None = None,
     stagger: int = 0,
+    largest: float = inf,
 ) -> Layout:
     """A valid layout of an order."""
     reuse = find_reuse(problem, order)
     limit = max(live_curve(problem, order, reuse), default=0) if limit is None else limit
-    layout = stack_saved(problem, order, reuse, held, limit=limit, stagger=stagger)
+    asked = Blocking(stagger, largest)
+    layout = stack_saved(problem, order, reuse, held, limit=limit, blocking=asked)
     check(problem, whole_plan(problem, order, layout))
     return layout
 
@@ -39,7 +43,9 @@ def test_valid_within_the_limit_and_never_more_reserved(data: st.DataObject) -> 
     problem = Problem(drawn.name, large, drawn.ops)
     order = data.draw(orders(problem))
     reuse = find_reuse(problem, order)
-    layout = stacked(problem, order, stagger=data.draw(st.sampled_from((0, 1536))))
+    largest = data.draw(st.sampled_from((inf, 5 * MIB)))
+    layout = stacked(problem, order, stagger=data.draw(st.sampled_from((0, 1536))), largest=largest)
+    assert all(b.size <= largest for b in layout.blocks)
     assert layout.peak == max(live_curve(problem, order, reuse), default=0)
     found = simulate(problem, order, reuse, layout.offsets, layout.blocks)
     plain = simulate(problem, order, reuse, {}, ())
@@ -76,6 +82,16 @@ def test_what_the_code_holds_leaves_less_room() -> None:
     for t in range(4):
         assert held[t] + committed[t] - live[t] <= 48 * MIB
     assert layout.blocks != stacked(problem, order).blocks
+
+
+def test_no_block_is_larger_than_the_largest() -> None:
+    """What is larger itself stays outside. The blocks go one after the other, as they get empty."""
+    problem = saving(8, 12 * MIB, 24 * MIB)
+    order = tuple(range(len(problem.ops)))
+    assert [b.size for b in stacked(problem, order).blocks] == [96 * MIB]
+    layout = stacked(problem, order, largest=30 * MIB)
+    assert [b.size for b in layout.blocks] == 4 * [24 * MIB]
+    assert stacked(problem, order, largest=11 * MIB).blocks == ()
 
 
 def test_where_nothing_is_gained_there_is_no_block() -> None:
