@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -58,17 +59,20 @@ def demo(
 
 
 def run(job: Job, progress: Progress, task: TaskID) -> Outcome:
-    """One contender in a fresh process. A process that dies is an outcome with an error."""
+    """One contender in a fresh process. A process that dies is an outcome with an error.
+
+    Its first step finds nothing that another contender compiled, or an earlier demo.
+    """
     command = [sys.executable, "-m", "roam.bench.demo_worker"]
     log = Path(job.out) / f"{job.contender}.log"
-    # Where other programs want the same cores, threads that spin while they wait starve those
-    # they wait for, and a step takes five times as long.
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
     with (
+        tempfile.TemporaryDirectory() as cache,
         log.open("wb") as stderr,
         subprocess.Popen(
             command,
-            env=environment,
+            # Where other programs want the same cores, threads that spin while they wait starve
+            # those they wait for, and a step takes five times as long.
+            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "TORCHINDUCTOR_CACHE_DIR": cache},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
