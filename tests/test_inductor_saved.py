@@ -88,6 +88,20 @@ def test_a_staggered_step() -> None:
     assert ran.live_peak < ran.peak <= 1.001 * ran.live_peak
 
 
+def test_no_block_is_so_large_that_malloc_maps_it_anew(
+    side_by_side: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every page of such a block was a fault in every step."""
+    whole = same_bits_in_blocks("gpt2")
+    largest = max(b.size for b in whole.blocks) // 2
+    monkeypatch.setattr(inductor_saved, "LARGEST", largest)
+    torch._dynamo.reset()
+    roam.reset_report()
+    _forget()
+    cut = same_bits_in_blocks("gpt2")
+    assert 0 < max(b.size for b in cut.blocks) <= largest
+
+
 def same_bits_in_blocks(name: str) -> Plan:
     """The plan of a model whose steps have Inductor's bits, and take what was planned."""
     model, batch = TINY[name].build().eval(), TINY[name].batch()

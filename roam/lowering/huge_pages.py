@@ -1,12 +1,10 @@
-"""Huge pages under a CPU's blocks, of which malloc maps the large ones anew in every step.
+"""Huge pages under a CPU's large blocks, which malloc maps anew in every step: those of ATen's
+arena. What Inductor's kernels save lies in blocks below that (see `solvers/saved_blocks.py`).
 
-The first touch of each page is a fault. With huge pages the forward of GPT-2 small on 1024 tokens
-had 84,000 to 126,000 fewer.
-
-Not under what Inductor's code allocates: whether that pays is the machine's. On some a step took
-5 to 9 % less with huge pages under all buffers from 4 MiB on, in a virtual machine 7 to 15 % more,
-where the kernel spent 1.35 seconds of a step in place of 0.49. PyTorch's own switch for all that it
-allocates is THP_MEM_ALLOC_ENABLE.
+The first touch of each page is a fault. Whether huge pages pay is the machine's: under all that
+Inductor's code allocates a step took 5 to 9 % less on some, and in a virtual machine 7 to 15 %
+more, where the kernel spent 1.35 seconds of a step in place of 0.49. PyTorch's own switch for all
+that it allocates is THP_MEM_ALLOC_ENABLE.
 """
 
 from __future__ import annotations
