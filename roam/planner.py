@@ -23,9 +23,9 @@ from roam.core.problem import OpId, Problem
 from roam.solvers.cut_bound import cut_bound
 from roam.solvers.divide import divide
 from roam.solvers.gather import gather
-from roam.solvers.layout import lay_out
+from roam.solvers.layout import ANY, Blocking, lay_out
 from roam.solvers.order import CANDIDATES, program_order
-from roam.solvers.saved_blocks import ANY, Blocking, stack_saved
+from roam.solvers.saved_blocks import stack_saved
 from roam.solvers.settle import WORTH, settle
 
 ORDER_SHARE = 0.6  # of the time: the layout and the bound come after

@@ -88,11 +88,24 @@ def lay_out(
     return best
 
 
+@dataclass(frozen=True)
+class Blocking:
+    """What a machine asks of blocks. stagger: bytes left empty above a saved buffer of whole pages;
+    where the limit has no room for that, it stays outside. largest: bytes of a block of saved
+    buffers, as far as they begin where the stack may be cut.
+    """
+
+    stagger: int = 0
+    largest: float = inf
+
+
+ANY = Blocking()
+
+
 class Arena:
     """One attempt: the saved buffers stacked, the rest fitted around them by one rule.
 
-    stagger: bytes left empty in the stack above buffers of whole pages. largest: bytes of a piece
-    of the stack, as far as buffers begin where it may be cut.
+    cuts: into how many pieces the stack is cut, or more where the blocking asks for smaller ones.
     """
 
     def __init__(
@@ -102,10 +115,9 @@ class Arena:
         end: int,
         cuts: int,
         fit: Fit,
-        stagger: int = 0,
-        largest: float = inf,
+        blocking: Blocking = ANY,
     ) -> None:
-        self.boundary, self.end, self.stagger, self.largest = boundary, end, stagger, largest
+        self.boundary, self.end, self.blocking = boundary, end, blocking
         crossing = [s for s in chosen if s.lower < boundary < s.upper]
         crossing.sort(key=lambda s: (-s.upper, s.lower))
         self.crosses = bool(crossing)
@@ -125,15 +137,15 @@ class Arena:
             offset = -(-top // slot.align) * slot.align
             self.placed.append((slot, offset))
             starts.append(offset)
-            top = offset + slot.size + (0 if slot.size % PAGE else self.stagger)
+            top = offset + slot.size + (0 if slot.size % PAGE else self.blocking.stagger)
         coarsest = max((COARSE, *(s.align for s in crossing)))
         top = -(-top // coarsest) * coarsest
         wanted = [top * k // cuts for k in range(1, cuts)]
         aligned = [s for s in starts if s % coarsest == 0]
         inner = {min((s for s in aligned if s >= w), default=top) for w in wanted}
-        edges = [0]
+        edges, largest = [0], self.blocking.largest
         for start, following in pairwise([*aligned, top]):
-            if start > edges[-1] and (start in inner or following - edges[-1] > self.largest):
+            if start > edges[-1] and (start in inner or following - edges[-1] > largest):
                 edges.append(start)
         return [*edges, top] if top else edges
 

@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import inf
 
 from roam.core.lifetime import live_curve, slots
@@ -39,23 +38,10 @@ from roam.core.problem import BufferId, Home, OpId, Problem
 from roam.solvers.caching_allocator import LARGE_SEGMENT, requests, reserved
 from roam.solvers.evict import evict
 from roam.solvers.fits import FITS
-from roam.solvers.layout import NOTHING_PLACED, Arena, Layout
+from roam.solvers.layout import ANY, NOTHING_PLACED, Arena, Blocking, Layout
 
 CUTS = (1, 2, 4, 8, 16, 32, 64)  # into how many blocks the stack may be cut
 WORTH = LARGE_SEGMENT  # bytes: a lower stack shares its segments with other requests anyway
-
-
-@dataclass(frozen=True)
-class Blocking:
-    """What a machine asks of blocks. stagger: bytes left empty above a buffer of whole pages; where
-    the limit has no room for that, the buffers stay outside. largest: bytes of a block.
-    """
-
-    stagger: int = 0
-    largest: float = inf
-
-
-ANY = Blocking()
 
 
 def stack_saved(
@@ -89,9 +75,7 @@ def stack_saved(
     for cuts in CUTS:
         if cuts > len(saved) or time.monotonic() > deadline:
             break
-        arena = Arena(
-            saved, boundary, len(order), cuts, FITS[0], blocking.stagger, blocking.largest
-        )
+        arena = Arena(saved, boundary, len(order), cuts, FITS[0], blocking)
         placed = evict(arena.placed, arena.sections, without, limit)
         blocks = arena.sections(placed)
         offsets = {b: offset for slot, offset in placed for b in slot.buffers}

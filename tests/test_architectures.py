@@ -6,7 +6,7 @@ To add one, add a line to roam.bench.zoo.TINY.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -17,22 +17,20 @@ import roam
 from roam.bench.zoo import TINY, Entry, loss
 from tests.helpers import compiler, unfused
 
-CORE = [  # the rest runs with -m slow
+CORE = [
     *("gpt2", "llama", "bert", "t5", "vit", "resnet", "mobilenetv2", "efficientnet", "convnext"),
     *("swin", "whisper", "mixtral", "mamba", "gemma2", "qwen3", "bart", "clip"),
 ]
 QUICK = ["gpt2", "llama", "bert", "vit", "resnet", "convnext", "mixtral", "clip"]
 AOT_SUMS_OTHERWISE = {"llama", "qwen2", "qwen3", "mixtral", "mamba"}
 STEPS = 3
-
-
-def entries(quick: Sequence[str]) -> list[Any]:
-    """The whole tiny zoo, of which some are quick."""
-    marks = {n: () if n in quick else (pytest.mark.slow,) for n in TINY}
-    return [pytest.param(TINY[n], id=n, marks=marks[n]) for n in TINY]
-
-
 Trace = list[dict[str, Tensor]]
+
+
+def entries(quick: Sequence[str], names: Iterable[str] = TINY) -> list[Any]:
+    """Some of the tiny zoo; all but the quick ones run with -m slow."""
+    marks = {n: () if n in quick else (pytest.mark.slow,) for n in names}
+    return [pytest.param(TINY[n], id=n, marks=mark) for n, mark in marks.items()]
 
 
 def train(

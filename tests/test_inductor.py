@@ -11,16 +11,15 @@ import torch
 from torch import Tensor, nn
 
 import roam
-from roam.bench.zoo import TINY, Entry, loss
+from roam.bench.zoo import Entry, loss
 from roam.core.errors import OptionError, UnplannedWarning
 from roam.lowering import inductor, inductor_order
 from roam.optim import AdamA
 from tests.helpers import assert_counts, fused, mlp, random
-from tests.test_architectures import CORE
+from tests.test_architectures import CORE, entries
 
 pytestmark = pytest.mark.usefixtures("shared_kernels")
 QUICK = ("gpt2", "vit", "resnet")
-ENTRIES = [pytest.param(TINY[n], id=n, marks=() if n in QUICK else pytest.mark.slow) for n in CORE]
 
 
 def gradients(
@@ -35,7 +34,7 @@ def gradients(
     return {"loss": value.detach(), **found}
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("entry", entries(QUICK, CORE))
 def test_a_step(entry: Entry) -> None:
     """Inductor's bits, so its error from float64 too; never above its peak; as planned."""
     model, batch = entry.build().eval(), entry.batch()

@@ -14,9 +14,8 @@ from roam.core.lifetime import live_peak
 from roam.core.plan import Plan, Status
 from roam.core.problem import Buffer, Kind, Op, Problem
 from roam.planner import Settings, arena_limit, best_order, plan, replaced_peak
-from roam.solvers.layout import NOTHING_PLACED
+from roam.solvers.layout import NOTHING_PLACED, Blocking
 from roam.solvers.order import CANDIDATES
-from roam.solvers.saved_blocks import Blocking
 from tests.core.strategies import GRAPHS, all_orders, graph, problems
 from tests.solvers.test_saved_blocks import saving
 

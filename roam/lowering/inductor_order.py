@@ -188,8 +188,9 @@ class Compilation:
         forward = self.forward if self.is_backward else None
         found = read(graph, nodes, self.name, self.outputs, self.saved, forward, self.labels)
         settled, held = (0, ()) if forward is None else (1, forward.held)
-        seconds, asked = self.options.planning_seconds, blocking(graph)
-        how = Settings(seconds, fixed=settled, held=held, blocking=asked)
+        how = Settings(
+            self.options.planning_seconds, fixed=settled, held=held, blocking=blocking(graph)
+        )
         planned = plan(found.problem, how)
         complete = self.is_backward or self.is_inference
         ordered = [nodes[i - found.first] for i in planned.order[found.first :]]

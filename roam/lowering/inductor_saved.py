@@ -20,10 +20,11 @@ from torch._inductor.graph import GraphLowering
 from roam.core.plan import Plan
 from roam.core.problem import BufferId, Home, Kind, Problem
 from roam.lowering import inductor_stack
-from roam.solvers.saved_blocks import ANY, Blocking
+from roam.lowering.huge_pages import LARGE
+from roam.solvers.layout import ANY, Blocking
 
 STAGGER = 1536  # bytes: of neighbours, any eight lie at different places of their pages
-LARGEST = (1 << 25) - (1 << 16)  # bytes: glibc's malloc maps 32 MiB and more anew every time
+LARGEST = LARGE - (1 << 16)  # bytes: less than malloc maps anew, with all that it adds
 
 
 def is_placeable(graph: GraphLowering) -> bool:

@@ -13,8 +13,8 @@ from roam.core.lifetime import find_reuse, live_curve
 from roam.core.plan import committed_curve
 from roam.core.problem import Buffer, Home, Kind, Op, OpId, Problem
 from roam.solvers.caching_allocator import MIB
-from roam.solvers.layout import NOTHING_PLACED, Layout
-from roam.solvers.saved_blocks import Blocking, simulate, stack_saved
+from roam.solvers.layout import NOTHING_PLACED, Blocking, Layout
+from roam.solvers.saved_blocks import simulate, stack_saved
 from tests.core.strategies import orders, problems
 from tests.solvers.test_layout import whole_plan
 
