@@ -60,8 +60,12 @@ def test_what_a_contender_measures() -> None:
 
 def test_what_is_timed_is_a_median_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     compiling = {"inductor": iter((9.0, 2.0, 3.0)), "roam inductor": iter((4.0, 5.0, 30.0))}
-    turns = {"inductor": iter([2.0] * 6), "roam inductor": iter((3.0, 3.0, 2.0, 2.0, 4.0, 4.0))}
+    turns = {
+        "inductor": iter([3.0, 2.0, 2.0, 2.0] * 3 + [2.0] * 6),
+        "roam inductor": iter((3.0, 3.0, 2.0, 2.0, 4.0, 4.0)),
+    }
     started: list[str] = []
+    asked: list[str] = []
 
     class Fake:
         def __init__(self, contender: str) -> None:
@@ -73,6 +77,7 @@ def test_what_is_timed_is_a_median_over_processes(monkeypatch: pytest.MonkeyPatc
             }
 
         def ask(self, _: str) -> dict[str, Any]:
+            asked.append(self.contender)
             return {"seconds": next(turns[self.contender])}
 
     @contextmanager
@@ -85,5 +90,7 @@ def test_what_is_timed_is_a_median_over_processes(monkeypatch: pytest.MonkeyPatc
         "gpt2", contenders=tuple(turns), rounds=2, pairs=3, console=Console(quiet=True)
     )
     assert [r["compile_seconds"] for r in found] == [3.0, 5.0]
+    assert found[0]["ratios"] == [1.25] * 3  # 3 by 2, and 2 by 2
     assert found[1]["ratios"] == [1.5, 1.0, 2.0]
-    assert len(started) == 3 * 2 + 3 * 2  # to compile, and to be timed
+    assert len(started) == 3 * 2 + 3 * 4  # to compile, and to be timed: each beside an Inductor
+    assert asked[-4:] == ["roam inductor", "inductor", "inductor", "roam inductor"]

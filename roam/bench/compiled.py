@@ -2,7 +2,8 @@
 
 Each contender runs in a process of its own, with an empty cache of compiled code. For step times it
 runs beside Inductor, in turns, so that each ratio is of neighbouring steps. Two processes of one
-program differ by some percent for as long as they live, so there may be several pairs of them.
+program differ by some percent for as long as they live: so Inductor runs beside itself too, which
+says what a ratio means, and there may be several pairs of them.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def compiled_bench(
             _compile_again(of_model, pairs - 1)
             for row in of_model:
                 c = row["contender"]
-                if BASE in caches and c != BASE and "error" not in row:
+                if BASE in caches and "error" not in row:
                     status.update(f"{name}: {c} and {BASE} in turns")
                     row["ratios"] = [_ratio(name, c, caches, rounds) for _ in range(pairs)]
                 if json_file is not None:
@@ -91,16 +92,22 @@ def _compile_again(rows: Sequence[Result], times: int) -> None:
 def _ratio(entry: str, contender: str, caches: dict[str, str], rounds: int) -> float:
     """The contender's seconds by Inductor's, of one pair of processes: the median of the rounds.
 
-    Both compile nothing now. Raises ContenderError.
+    Both compile nothing now, and take the first turn by turns. Raises ContenderError.
     """
+    ratios = []
     with ExitStack() as stack:
         pair = []
         for c in (contender, BASE):
             child = stack.enter_context(_timed(entry, c, caches[c]))
             child.read()  # warm, before the next one starts
             pair.append(child)
-        asked = [[child.ask("turn")["seconds"] for child in pair] for _ in range(rounds)]
-    return statistics.median(mine / theirs for mine, theirs in asked)
+        for k in range(rounds):
+            seconds = [0.0, 0.0]
+            for i in (0, 1) if k % 2 == 0 else (1, 0):
+                seconds[i] = pair[i].ask("turn")["seconds"]
+            mine, theirs = seconds
+            ratios.append(mine / theirs)
+    return statistics.median(ratios)
 
 
 def _timed(entry: str, contender: str, cache: str) -> AbstractContextManager[Child]:
