@@ -92,7 +92,7 @@ def _compile_again(rows: Sequence[Result], times: int) -> None:
 def _ratio(entry: str, contender: str, caches: dict[str, str], rounds: int) -> float:
     """The contender's seconds by Inductor's, of one pair of processes: the median of the rounds.
 
-    Both compile nothing now, and take the first turn by turns. Raises ContenderError.
+    Both compile nothing now, and begin a round by turns. Raises ContenderError.
     """
     ratios = []
     with ExitStack() as stack:
@@ -102,11 +102,9 @@ def _ratio(entry: str, contender: str, caches: dict[str, str], rounds: int) -> f
             child.read()  # warm, before the next one starts
             pair.append(child)
         for k in range(rounds):
-            seconds = [0.0, 0.0]
-            for i in (0, 1) if k % 2 == 0 else (1, 0):
-                seconds[i] = pair[i].ask("turn")["seconds"]
-            mine, theirs = seconds
-            ratios.append(mine / theirs)
+            order = (0, 1) if k % 2 == 0 else (1, 0)
+            seconds = {i: pair[i].ask("turn")["seconds"] for i in order}
+            ratios.append(seconds[0] / seconds[1])
     return statistics.median(ratios)
 
 

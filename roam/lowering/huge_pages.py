@@ -1,5 +1,5 @@
 """Huge pages under a CPU's large blocks, which malloc maps anew in every step: those of ATen's
-arena. What Inductor's kernels save lies in blocks below that (see `solvers/saved_blocks.py`).
+arena. What Inductor's kernels save lies in blocks below that (`inductor_saved.LARGEST`).
 
 The first touch of each page is a fault. Whether huge pages pay is the machine's: under all that
 Inductor's code allocates a step took 5 to 9 % less on some, and in a virtual machine 7 to 15 %
