@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -28,18 +27,6 @@ from roam.optim.state_dicts import check_fits
 Mode = Literal["release", "accumulate"]
 STEP = StateSpec("step", (), torch.float32)  # how often the parameter was updated; on the CPU
 ONE = torch.ones((), dtype=STEP.dtype)
-
-
-@dataclass
-class Member:
-    """A parameter of the optimizer. folded: how many of its gradients of this mini-batch. lost: a
-    newer optimizer folds them."""
-
-    group: int
-    index: int
-    folded: int = 0
-    hooked: bool = False
-    lost: bool = False
 
 
 class FoldingOptimizer(Optimizer):
@@ -65,7 +52,10 @@ class FoldingOptimizer(Optimizer):
         self.mode = mode
         self.guard: Callable[[Tensor], None] | None = None  # may refuse what `absorb` is given
         self.changes = 0  # of what it holds
-        self._members: dict[Tensor, Member] = {}
+        self._places: dict[Tensor, tuple[int, int]] = {}  # a parameter's group, and where there
+        self._folded: dict[Tensor, int] = {}  # how many of its gradients of this mini-batch
+        self._unhooked: set[Tensor] = set()
+        self._lost: set[Tensor] = set()  # to newer optimizers, which fold their gradients
         self._looked_for_ddp = False
         self._deferred = False
         self._due: list[bool] = []  # a list: what dynamo captures changes no attribute
@@ -96,12 +86,11 @@ class FoldingOptimizer(Optimizer):
 
     def holds(self, param: Tensor) -> bool:
         """Whether this optimizer folds the parameter's gradient."""
-        member = self._members.get(param)
-        return member is not None and not member.lost
+        return param in self._places and param not in self._lost
 
     def named(self) -> Iterator[tuple[str, Tensor]]:
         """The parameters whose gradients it folds."""
-        return ((self._name(p), p) for p, member in self._members.items() if not member.lost)
+        return ((self._name(p), p) for p in self._places if p not in self._lost)
 
     def spec(self, param: Tensor) -> tuple[StateSpec, ...]:
         """The state of a parameter, whether it is there yet or not."""
@@ -140,17 +129,17 @@ class FoldingOptimizer(Optimizer):
     ) -> None:
         self._look_for_data_parallel()
         releases, most = self.writes_parameters, self.micro_batches
+        groups, folded = self.param_groups, self._folded
         updates: list[Update] = []
         for param, grad in gradients:
-            member = self._members[param]
-            seen, count = member.folded, member.folded + micro_batches
-            if count > most:
+            seen = folded.get(param, 0)
+            if seen + micro_batches > most:
                 raise refusals.second_backward(self._name(param), most, releases)
             if grad.layout is not torch.strided:
                 raise refusals.sparse(self._name(param), type(self).__name__)
-            group = self.param_groups[member.group]
+            group = groups[self._places[param][0]]
             state = self.state_of(param)
-            member.folded, step = count, state["step"]
+            folded[param], step = seen + micro_batches, state["step"]
             if param.is_complex():
                 param, grad = torch.view_as_real(param), torch.view_as_real(grad.resolve_conj())
                 state = _real(state)
@@ -178,7 +167,7 @@ class FoldingOptimizer(Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As in torch; no gradient of this optimizer's is left after a step."""
-        if not self._deferred and any(param.grad is not None for param in self._members):
+        if not self._deferred and any(param.grad is not None for param in self._places):
             super().zero_grad(set_to_none)
 
     @contextmanager
@@ -195,7 +184,7 @@ class FoldingOptimizer(Optimizer):
         finally:
             self._deferred = False
         if not self.writes_parameters:
-            for param in self._members:
+            for param in self._places:
                 if (grad := param.grad) is not None:
                     param.grad = None
                     self.absorb(param, grad)
@@ -207,16 +196,16 @@ class FoldingOptimizer(Optimizer):
     def _finish(self, closure: Callable[[], float] | None) -> None:
         if closure is not None:
             raise refusals.closure(type(self).__name__)
-        self._check_lost()
-        done = max((member.folded for member in self._members.values()), default=0)
+        for param in self._lost:
+            raise refusals.lost(self._name(param))
+        done = max(self._folded.values(), default=0)
         if 0 < done < self.micro_batches:
             raise refusals.unfinished(done, self.micro_batches)
         self._absorb_the_rest()
         if not self.writes_parameters:
-            for param, member in self._members.items():
-                if member.folded:
-                    self._apply(param)
-        self._begin()
+            for param in self._folded:
+                self._apply(param)
+        self._folded.clear()
         self._hook_up()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -224,7 +213,8 @@ class FoldingOptimizer(Optimizer):
         super().add_param_group(param_group)
         self.changes += 1
         for j, param in enumerate(self.param_groups[-1]["params"]):
-            self._members[param] = Member(len(self.param_groups) - 1, j)
+            self._places[param] = len(self.param_groups) - 1, j
+            self._unhooked.add(param)
             claim(param, self)
         self._hook_up()
 
@@ -238,7 +228,7 @@ class FoldingOptimizer(Optimizer):
 
         An unfinished mini-batch is forgotten. Raises StateMismatchError.
         """
-        check_fits(state_dict, ((self._name(p), self.spec(p)) for p in self._members))
+        check_fits(state_dict, ((self._name(p), self.spec(p)) for p in self._places))
         super().load_state_dict(state_dict)
         for group in self.param_groups:
             for key, value in self.defaults.items():
@@ -248,7 +238,7 @@ class FoldingOptimizer(Optimizer):
             for spec in self.rule.state(param):
                 if spec.zeros(param.to("meta")).stride() != state[spec.name].stride():
                     state[spec.name] = spec.zeros(param).copy_(state[spec.name])
-        self._begin()
+        self._folded.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         raise refusals.copied(type(self).__name__)
@@ -259,34 +249,23 @@ class FoldingOptimizer(Optimizer):
         raise refusals.grad_scaler(type(self).__name__)
 
     def _group(self, param: Tensor) -> Group:
-        return self.param_groups[self._members[param].group]
+        return self.param_groups[self._places[param][0]]
 
     def _name(self, param: Tensor) -> str:
-        i, j = self._members[param].group, self._members[param].index
+        i, j = self._places[param]
         names = self.param_groups[i].get("param_names")
         return names[j] if names else f"parameter {j} of group {i}, {list(param.shape)}"
 
     def _hook_up(self) -> None:
         """Hooks for parameters that are new, or not frozen any more."""
-        for param, member in self._members.items():
-            if param.requires_grad and not member.hooked:
-                member.hooked = True
-                hook_up(param, self)
+        for param in [p for p in self._unhooked if p.requires_grad]:
+            self._unhooked.remove(param)
+            hook_up(param, self)
 
     def lose(self, param: Tensor) -> None:
         """A newer optimizer folds the parameter's gradients."""
-        self._members[param].lost = True
+        self._lost.add(param)
         self.changes += 1
-
-    def _check_lost(self) -> None:
-        for param, member in self._members.items():
-            if member.lost:
-                raise refusals.lost(self._name(param))
-
-    def _begin(self) -> None:
-        """A new mini-batch."""
-        for member in self._members.values():
-            member.folded = 0
 
     def _look_for_data_parallel(self) -> None:
         if not self._looked_for_ddp and distributed():
@@ -297,7 +276,7 @@ class FoldingOptimizer(Optimizer):
     def _absorb_the_rest(self) -> None:
         """Gradients that no hook and no graph has taken: somebody put them into `.grad`."""
         n = self.micro_batches
-        for param in self._members:
+        for param in self._places:
             if (grad := param.grad) is not None:
                 self._absorb([(param, grad / n if n > 1 else grad)], 1.0, n)
                 param.grad = None
@@ -311,7 +290,7 @@ class FoldingOptimizer(Optimizer):
         self.rule.apply(state, param, step, group)
 
     def _between_batches(self, what: str) -> None:
-        if any(member.folded for member in self._members.values()):
+        if self._folded:
             raise refusals.mid_batch(what)
 
 
