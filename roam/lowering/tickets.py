@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,13 +68,15 @@ class Used:
 class Ticket:
     """One forward that ran: its plan, and the optimizer's parameters that it used.
 
-    used: their ids. folded: those whose gradients its backward folds, by input. findable: the
-    ticket lies where the backward looks. done: the backward has run. begun: it has folded some.
+    used: their ids. folded: those whose gradients its backward folds, by input. folds: their ids.
+    findable: the ticket lies where the backward looks. done: the backward has run. begun: it has
+    folded some.
     """
 
     optimizer: FoldingOptimizer
     used: frozenset[int]
     folded: dict[int, Parameter]
+    folds: frozenset[int]
     findable: bool = True
     lowered: Lowered | None = None
     done: bool = False
@@ -87,7 +89,7 @@ class Ticket:
         """gradients: with the input that each is the gradient of."""
         if not self.begun:
             self.begun = True
-            Claims.of(self.optimizer).expect_no_more(self.folded.values())
+            Claims.of(self.optimizer).expect_no_more(self)
         self.optimizer.absorb_all([(self.folded[i], gradient) for i, gradient in gradients])
 
     def expected(self) -> bool:
@@ -105,8 +107,10 @@ class Ticket:
         if not used.at:
             return None
         shared = Claims.of(optimizer).shared
-        free = {i: p for i, p in used.at.items() if id(p) not in shared and not hooked(p)}
-        return Ticket(optimizer, used.ids, free if findable else {}, findable)
+        able = used.at if findable else {}
+        free = {i: p for i, p in able.items() if id(p) not in shared and not hooked(p)}
+        ids = used.ids if len(free) == len(used.at) else frozenset(map(id, free.values()))
+        return Ticket(optimizer, used.ids, free, ids, findable)
 
     def leave_on(self, results: Sequence[Any], own_saved: int | None) -> None:
         """Marks a result that the backward will find: one that is its own, if there is one.
@@ -189,20 +193,18 @@ class Claims:
             self.shared |= self._met & ticket.used
             self._met |= ticket.used
             ticket.done = True
-            contested = self._contested & {id(p) for p in ticket.folded.values()}
             if not ticket.expected():
                 return ELSEWHERE
-            return SHARED if contested else None
+            return None if self._contested.isdisjoint(ticket.folds) else SHARED
 
-    def expect_no_more(self, parameters: Iterable[Parameter]) -> None:
-        """Notes that a graph folds these gradients: in this backward no more of them may come.
+    def expect_no_more(self, ticket: Ticket) -> None:
+        """Notes that a graph folds its gradients: in this backward no more of them may come.
 
         They would once it has run, were a parameter used outside of the compiled region as well.
         """
-        folded = {id(p) for p in parameters}
         with self._lock:
-            self._folded |= folded
-            self._ever_folded |= folded
+            self._folded |= ticket.folds
+            self._ever_folded |= ticket.folds
 
     def refuse_more(self, parameter: Tensor) -> None:
         if self._task == torch._C._current_graph_task_id() and id(parameter) in self._folded:
