@@ -22,7 +22,7 @@ from roam.core.plan import Plan
 from roam.core.problem import OpId, Problem
 from roam.solvers.cut_bound import cut_bound
 from roam.solvers.divide import divide
-from roam.solvers.gather import gather
+from roam.solvers.gather import gather, small_folds
 from roam.solvers.layout import ANY, Blocking, lay_out
 from roam.solvers.order import CANDIDATES, program_order
 from roam.solvers.saved_blocks import stack_saved
@@ -38,6 +38,7 @@ class Settings:
     fixed: how many phases, from the first, keep program order: their code is generated already.
     held: where every op allocates for itself, bytes that the fixed ones hold, alive or not; then
     only what is saved for a later phase is placed, in blocks as the machine asks for them.
+    sharing: ops that share one call there, if they run one after another.
     """
 
     seconds: float = 10.0
@@ -45,6 +46,7 @@ class Settings:
     fixed: int = 0
     held: Sequence[int] | None = None
     blocking: Blocking = ANY
+    sharing: frozenset[OpId] = frozenset()
 
 
 def plan(problem: Problem, settings: Settings | None = None) -> Plan:
@@ -55,7 +57,8 @@ def plan(problem: Problem, settings: Settings | None = None) -> Plan:
     ordering = start + ORDER_SHARE * settings.seconds
     order, order_method, bound = best_order(problem, ordering, settings.fixed)
     if settings.held is not None:  # without an arena, room below the peak costs nothing
-        order = gather(problem, order)
+        for sharing in (small_folds(problem), settings.sharing):
+            order = gather(problem, order, sharing)
     reuse = find_reuse(problem, order)
     curve = live_curve(problem, order, reuse)
     live = max(curve, default=0)

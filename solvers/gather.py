@@ -1,15 +1,18 @@
-"""Small folds wait for one another, so that one call of the optimizer does the work of many.
+"""Ops that share a call run one after another, where that lifts no peak.
 
-    planned     mm1 fold1 mm2 fold2 mm3 fold3 mm4 fold4
-    gathered    mm1 mm2 mm3 fold1 fold2 fold3 mm4 fold4       mm4 holds the peak: no room for three
+    planned     gelu mm1 sum1 mm2 fold1 mm3 fold2 mm4 sum2 mm5 relu
+    gathered    gelu sum1 mm1 mm2 mm3 fold1 fold2 mm4 mm5 sum2 relu
 
-A fold of some kilobytes takes less time than calling for it. Its gradient may stay as long as it
-lifts no peak, so small folds are put off until there is no room, and run one after another.
+Small folds share one: a fold of some kilobytes takes less time than calling for it. So do kernels
+whose code is generated, which become one function. A whole run of such ops joins the run before,
+where it needs nothing from between and what it makes has room there; or the run after, where
+nothing in between needs it and what it holds has room.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence, Set
+from itertools import groupby
 
 from roam.core.lifetime import find_reuse, live_curve, live_peak
 from roam.core.problem import Home, Kind, OpId, Problem
@@ -17,42 +20,73 @@ from roam.core.problem import Home, Kind, OpId, Problem
 SMALL = 1 << 18  # bytes of a gradient; for a larger one the call is a small part of the fold
 
 
-def gather(problem: Problem, order: Sequence[OpId]) -> list[OpId]:
-    """The order with its small folds put off, each as far as the peak allows.
+def gather(problem: Problem, order: Sequence[OpId], sharing: Container[OpId]) -> list[OpId]:
+    """The order with fewer runs of the ops that share calls, each in its phase."""
+    earlier = _join(problem, order, sharing, backwards=False)
+    later = _join(problem, earlier, sharing, backwards=True)
+    # what is written over what may differ where a buffer lives longer
+    return later if live_peak(problem, later) <= live_peak(problem, order) else list(order)
 
-    Folds that allocate for themselves stay where they are: together they would allocate more.
+
+def small_folds(problem: Problem) -> frozenset[OpId]:
+    """The ops that do nothing but absorb a small gradient in what is the user's.
+
+    Not those that allocate for themselves: together they would allocate more.
     """
-    curve = live_curve(problem, order, find_reuse(problem, order))
-    peak = max(curve, default=0)
-    gathered: list[OpId] = []
-    waiting: dict[OpId, int] = {}  # and what each keeps alive
-    for i, live in zip(order, curve, strict=True):
-        if is_small_fold(problem, i):
-            waiting[i] = kept_alive(problem, i)
-            continue
-        full = live + sum(waiting.values()) > peak
-        if full or any(must_precede(problem, fold, i) for fold in waiting):
-            gathered += waiting
-            waiting.clear()
-        gathered.append(i)
-    gathered += waiting
-    # what is written over what may differ where a gradient lives longer
-    return gathered if live_peak(problem, gathered) <= peak else list(order)
+    return frozenset(i for i in range(len(problem.ops)) if _is_small_fold(problem, i))
 
 
-def must_precede(problem: Problem, first: OpId, then: OpId) -> bool:
-    return first in problem.predecessors[then] or problem.ops[first].phase < problem.ops[then].phase
-
-
-def is_small_fold(problem: Problem, i: OpId) -> bool:
-    """Whether an op does nothing but absorb a small gradient in what is the user's."""
+def _is_small_fold(problem: Problem, i: OpId) -> bool:
     op, buffers = problem.ops[i], problem.buffers
     gradients = sum(buffers[b].size for b in op.reads if buffers[b].kind is Kind.RELEASED)
     absorbs = gradients > 0 and any(buffers[b].home is Home.USER for b in op.mutates)
     return absorbs and gradients <= SMALL and not op.creates and not op.scratch
 
 
-def kept_alive(problem: Problem, i: OpId) -> int:
-    """Bytes that may wait with an op: of its gradient, and of whatever else it reads."""
-    read = (problem.buffers[b] for b in problem.ops[i].reads)
-    return sum(b.size for b in read if b.home is not Home.USER)
+def _join(
+    problem: Problem, order: Sequence[OpId], sharing: Container[OpId], *, backwards: bool
+) -> list[OpId]:
+    """Every run that may goes to the end of the one before; backwards, to the start of the next."""
+    curve = live_curve(problem, order, find_reuse(problem, order))
+    peak = max(curve, default=0)
+    room = {i: peak - live for i, live in zip(order, curve, strict=True)}
+    joined: list[OpId] = []
+    end: int | None = None  # of the last run of the phase
+    phase = None
+    for (in_phase, shares), ops in groupby(
+        reversed(order) if backwards else order, lambda i: (problem.ops[i].phase, i in sharing)
+    ):
+        run = list(ops)
+        end, phase = end if in_phase == phase else None, in_phase
+        if shares and end is not None and _is_free(problem, run, joined[end:], backwards=backwards):
+            held = _held(problem, run, set(joined[:end]), backwards=backwards)
+            scratch = max(problem.ops[i].scratch for i in run)
+            if all(held + scratch <= room[i] for i in joined[end:]):
+                room |= {i: room[i] - held for i in joined[end:]}
+                joined[end:end] = run
+                end += len(run)
+                continue
+        joined += run
+        end = len(joined) if shares else end
+    return joined[::-1] if backwards else joined
+
+
+def _is_free(
+    problem: Problem, run: Sequence[OpId], between: Sequence[OpId], *, backwards: bool
+) -> bool:
+    """Whether no op of a run waits for one that it is to pass; backwards, none of them for it."""
+    waits_for = problem.successors if backwards else problem.predecessors
+    return set(between).isdisjoint(p for i in run for p in waits_for[i])
+
+
+def _held(problem: Problem, run: Sequence[OpId], beyond: Set[OpId], *, backwards: bool) -> int:
+    """Bytes that a run holds at the ops that it passes, at most: what no op beyond them holds."""
+    touched = dict.fromkeys(b for i in run for b in problem.ops[i].touches)
+    return sum(
+        problem.buffers[b].size
+        for b in touched
+        if problem.buffers[b].home is not Home.USER
+        and not (backwards and problem.buffers[b].kept)
+        and problem.maker[b] not in beyond
+        and beyond.isdisjoint(problem.users[b])
+    )

@@ -8,7 +8,8 @@ between is freed at its end:
     op6       [ buf6 ]
 
 So a function ends where the next node would lift it above the planned peak. Elsewhere the nodes
-stay together, which saves calls, and compiles of the C++ compiler.
+stay together, which saves calls, and compiles of the C++ compiler; and the planner, which is told
+who may share one, brings them together (solvers/gather.py).
 
 Inductor fills the same room below the peak: it keeps freed buffers for later ones of their size. So
 it is told how much room there is, in place of its own estimate, which knows neither buffers written
@@ -43,6 +44,13 @@ class Functions:
     most: tuple[int, ...]
 
 
+def sharing(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> frozenset[int]:
+    """The numbers of the nodes that become one function where they run one after another."""
+    return frozenset(
+        k for k, node in enumerate(nodes) if _cpp(graph, node) is not None and not _is_alone(node)
+    )
+
+
 def functions(
     problem: Problem, plan: Plan, nodes: Sequence[BaseSchedulerNode], *, complete: bool = True
 ) -> Functions:
@@ -75,11 +83,10 @@ def functions(
 
 def generate(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode], shared: Functions) -> None:
     """Has the nodes of a graph, which run in this order, share these functions."""
-    devices = {node.get_device() for node in nodes} - {None}
-    for backend in map(graph.scheduler.get_backend, devices):
-        if isinstance(backend, CppScheduling):
-            _end_functions(graph.scheduler, backend, shared.ends)
-            _tell_the_room(graph.wrapper_code, shared)
+    backends = (_cpp(graph, node) for node in nodes)
+    for backend in {b for b in backends if b is not None}:
+        _end_functions(graph.scheduler, backend, shared.ends)
+        _tell_the_room(graph.wrapper_code, shared)
 
 
 def _end_functions(scheduler: Scheduler, backend: CppScheduling, ends: frozenset[str]) -> None:
@@ -105,6 +112,13 @@ def _tell_the_room(wrapper: Any, shared: Functions) -> None:
         plan_reuse()
 
     wrapper.memory_plan_reuse = memory_plan_reuse
+
+
+def _cpp(graph: GraphLowering, node: BaseSchedulerNode) -> CppScheduling | None:
+    """What generates the node's C++, if anything does."""
+    device = node.get_device()
+    backend = None if device is None else graph.scheduler.get_backend(device)
+    return backend if isinstance(backend, CppScheduling) else None
 
 
 def _is_alone(node: BaseSchedulerNode) -> bool:

@@ -29,7 +29,7 @@ from torch.utils._ordered_set import OrderedSet
 from roam.core.errors import UnplannedWarning
 from roam.core.problem import Kind
 from roam.inspect.report import GraphRecord, count_graph, record
-from roam.lowering.inductor_kernels import functions, generate
+from roam.lowering.inductor_kernels import functions, generate, sharing
 from roam.lowering.inductor_notes import LOWERING, Note, compiling, find
 from roam.lowering.inductor_problem import Labels, Read, read
 from roam.lowering.inductor_saved import blocking, keep_to_plan, leave_open
@@ -189,7 +189,11 @@ class Compilation:
         found = read(graph, nodes, self.name, self.outputs, self.saved, forward, self.labels)
         settled, held = (0, ()) if forward is None else (1, forward.held)
         how = Settings(
-            self.options.planning_seconds, fixed=settled, held=held, blocking=blocking(graph)
+            self.options.planning_seconds,
+            fixed=settled,
+            held=held,
+            blocking=blocking(graph),
+            sharing=frozenset(found.first + k for k in sharing(graph, nodes)),
         )
         planned = plan(found.problem, how)
         complete = self.is_backward or self.is_inference
