@@ -123,6 +123,7 @@ def compiled(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Timed turns of each process.")] = 7,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs of processes to time.")] = 1,
+    together: Annotated[bool, typer.Option(help="Time each pair in one process.")] = False,
 ) -> None:
     """Memory, step and compile times beside Inductor's, with gradients kept and folded."""
     from roam.bench.compiled import compiled_bench
@@ -134,7 +135,7 @@ def compiled(
         if name not in CONTENDERS:
             known = ", ".join(CONTENDERS)
             raise typer.BadParameter(f"{name!r} is none of {known}", param_hint="--contender")
-    compiled_bench(only, json, contenders=chosen, rounds=rounds, pairs=pairs)
+    compiled_bench(only, json, contenders=chosen, rounds=rounds, pairs=pairs, together=together)
 
 
 @bench.command()

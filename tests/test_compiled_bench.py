@@ -58,7 +58,10 @@ def test_what_a_contender_measures() -> None:
     assert found["total"] >= found["persistent"] + found["transient"]
 
 
-def test_what_is_timed_is_a_median_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("together", [False, True])
+def test_what_is_timed_is_a_median_over_pairs(
+    monkeypatch: pytest.MonkeyPatch, together: bool
+) -> None:
     compiling = {"inductor": iter((9.0, 2.0, 3.0)), "roam inductor": iter((4.0, 5.0, 30.0))}
     turns = {
         "inductor": iter([3.0, 2.0, 2.0, 2.0] * 3 + [2.0] * 6),
@@ -68,29 +71,37 @@ def test_what_is_timed_is_a_median_over_processes(monkeypatch: pytest.MonkeyPatc
     asked: list[str] = []
 
     class Fake:
-        def __init__(self, contender: str) -> None:
-            self.contender = contender
+        def __init__(self, contenders: list[str]) -> None:
+            self.contenders = contenders
+            self.warm = iter(contenders)
 
         def read(self) -> dict[str, Any]:
-            return row(self.contender, 2**20) | {
-                "compile_seconds": next(compiling[self.contender], 0.0)
-            }
+            name = next(self.warm)
+            return row(name, 2**20) | {"compile_seconds": next(compiling[name], 0.0)}
 
-        def ask(self, _: str) -> dict[str, Any]:
-            asked.append(self.contender)
-            return {"seconds": next(turns[self.contender])}
+        def ask(self, number: str) -> dict[str, Any]:
+            name = self.contenders[int(number)]
+            asked.append(name)
+            return {"seconds": next(turns[name])}
 
     @contextmanager
-    def process(_worker: str, _entry: str, contender: str, *_: str) -> Iterator[Fake]:
+    def process(_worker: str, _entry: str, contender: str, *more: str) -> Iterator[Fake]:
+        others = [more[i + 1] for i, word in enumerate(more) if word == "--contender"]
         started.append(contender)
-        yield Fake(contender)
+        yield Fake([contender, *others])
 
     monkeypatch.setattr(compiled, "process", process)
     found = compiled.compiled_bench(
-        "gpt2", contenders=tuple(turns), rounds=2, pairs=3, console=Console(quiet=True)
+        "gpt2",
+        contenders=tuple(turns),
+        rounds=2,
+        pairs=3,
+        together=together,
+        console=Console(quiet=True),
     )
     assert [r["compile_seconds"] for r in found] == [3.0, 5.0]
     assert found[0]["ratios"] == [1.25] * 3  # 3 by 2, and 2 by 2
     assert found[1]["ratios"] == [1.5, 1.0, 2.0]
-    assert len(started) == 3 * 2 + 3 * 4  # to compile, and to be timed: each beside an Inductor
+    timed = 3 * (2 if together else 4)  # each beside an Inductor
+    assert len(started) == 3 * 2 + timed
     assert asked[-4:] == ["roam inductor", "inductor", "inductor", "roam inductor"]

@@ -3,15 +3,17 @@
 Each contender runs in a process of its own, with an empty cache of compiled code. For step times it
 runs beside Inductor, in turns, so that each ratio is of neighbouring steps. Two processes of one
 program differ by some percent for as long as they live: so Inductor runs beside itself too, which
-says what a ratio means, and there may be several pairs of them.
+says what a ratio means, and there may be several pairs of them. Or both run in one process, which
+leaves less to chance and says less of memory: they share what one of them asked of the machine.
 """
 
 from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -33,14 +35,16 @@ def compiled_bench(
     contenders: Sequence[str] = CONTENDERS,
     rounds: int = 7,
     pairs: int = 1,
+    together: bool = False,
     console: Console | None = None,
 ) -> list[Result]:
     """One row a model and contender, printed as a table a model.
 
     only: names of entries, with commas between; None for GPT-2 small at three lengths and the tiny
     zoo. json_file: written anew, one JSON object a row. rounds: timed turns of every process.
-    pairs: processes of each contender, to compile and to be timed. A contender that fails leaves
-    its error in its row. Raises ValueError for an unknown name.
+    pairs: processes of each contender, to compile and to be timed. together: a pair is timed in
+    one process. A contender that fails leaves its error in its row. Raises ValueError for an
+    unknown name.
     """
     from roam.bench.zoo import TINY
 
@@ -58,7 +62,9 @@ def compiled_bench(
                 c = row["contender"]
                 if BASE in caches and "error" not in row:
                     status.update(f"{name}: {c} and {BASE} in turns")
-                    row["ratios"] = [_ratio(name, c, caches, rounds) for _ in range(pairs)]
+                    row["ratios"] = [
+                        _ratio(name, c, caches, rounds, together=together) for _ in range(pairs)
+                    ]
                 if json_file is not None:
                     append_json(row, json_file)
         console.print(table(name, of_model))
@@ -82,34 +88,42 @@ def _compile_again(rows: Sequence[Result], times: int) -> None:
         for row, found in zip(rows, seconds, strict=True):
             with (
                 tempfile.TemporaryDirectory() as cache,
-                _timed(row["entry"], row["contender"], cache) as child,
+                _timed(row["entry"], (row["contender"], cache)) as child,
             ):
                 found.append(child.read()["compile_seconds"])
     for row, found in zip(rows, seconds, strict=True):
         row["compile_seconds"] = statistics.median(found)
 
 
-def _ratio(entry: str, contender: str, caches: dict[str, str], rounds: int) -> float:
-    """The contender's seconds by Inductor's, of one pair of processes: the median of the rounds.
+def _ratio(
+    entry: str, contender: str, caches: dict[str, str], rounds: int, *, together: bool
+) -> float:
+    """The contender's seconds by Inductor's, of one pair: the median of the rounds.
 
     Both compile nothing now, and begin a round by turns. Raises ContenderError.
     """
     ratios = []
     with ExitStack() as stack:
-        pair = []
-        for c in (contender, BASE):
-            child = stack.enter_context(_timed(entry, c, caches[c]))
-            child.read()  # warm, before the next one starts
-            pair.append(child)
+        # Inductor first: what a contender sets for its process must not be set for Inductor too
+        runs = [[BASE, contender]] if together else [[BASE], [contender]]
+        turns: list[Callable[[], Result]] = []
+        for names in runs:
+            child = stack.enter_context(_timed(entry, *((c, caches[c]) for c in names)))
+            for i, _ in enumerate(names):
+                child.read()  # warm, before the next one starts
+                turns.append(partial(child.ask, str(i)))
         for k in range(rounds):
-            order = (0, 1) if k % 2 == 0 else (1, 0)
-            seconds = {i: pair[i].ask("turn")["seconds"] for i in order}
-            ratios.append(seconds[0] / seconds[1])
+            order = (1, 0) if k % 2 == 0 else (0, 1)
+            seconds = {i: turns[i]()["seconds"] for i in order}
+            ratios.append(seconds[1] / seconds[0])
     return statistics.median(ratios)
 
 
-def _timed(entry: str, contender: str, cache: str) -> AbstractContextManager[Child]:
-    return process(WORKER, entry, contender, "--cache", cache, "--seconds")
+def _timed(entry: str, *contenders: tuple[str, str]) -> AbstractContextManager[Child]:
+    """A process that runs contenders, each with its cache."""
+    (first, cache), *others = contenders
+    more = (word for c, folder in others for word in ("--contender", c, "--cache", folder))
+    return process(WORKER, entry, first, "--cache", cache, *more, "--seconds")
 
 
 def table(name: str, rows: Sequence[Result]) -> Table:

@@ -1,9 +1,10 @@
-"""One contender of `roam bench compiled` on one model, in a process of its own.
+"""Contenders of `roam bench compiled` on one model: one in a process of its own, or several.
 
     python -m roam.bench.compiled_worker --entry gpt2 --contender inductor --cache FOLDER
 
-prints one JSON object: what compiling took and, without `--seconds`, what a step and a loop
-allocate. Then it takes a turn of timed steps, updates included, for every line it reads.
+prints a JSON object for each: what compiling took and, without `--seconds`, what a step and a loop
+allocate. Then one of them takes a turn of timed steps, updates included, for every line it reads:
+the contender's number.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 from roam.bench.children import Result
@@ -91,9 +93,11 @@ class Trainer:
 def _compiled(contender: str, optimizer: Any) -> Callable[..., Any]:
     import torch
 
-    from roam.bench.zoo import loss
+    from roam.bench import zoo
     from roam.lowering import inductor_stock
 
+    # code of its own: dynamo looks at all that was compiled of one code object, one after the other
+    loss = FunctionType(zoo.loss.__code__.replace(), zoo.loss.__globals__)
     if contender == "eager":
         return loss
     if contender.startswith("roam"):
@@ -129,12 +133,15 @@ def memory(trainer: Trainer) -> Result:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--entry", required=True)
-    parser.add_argument("--contender", required=True, choices=CONTENDERS)
-    parser.add_argument("--cache", required=True, help="Inductor's folder: empty, to be fair")
+    parser.add_argument("--contender", required=True, action="append", choices=CONTENDERS)
+    parser.add_argument(
+        "--cache",
+        required=True,
+        action="append",
+        help="Inductor's folder, for each contender: empty, to be fair",
+    )
     parser.add_argument("--seconds", action="store_true", help="measure no memory")
     args = parser.parse_args()
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = args.cache
-
     # what libraries print must not come between the answers
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -142,13 +149,17 @@ def main() -> None:
     def say(answer: Result) -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
-    trainer = Trainer(args.entry, args.contender)
-    result = {"entry": args.entry, "contender": args.contender} | compile_seconds(trainer)
-    if not args.seconds:
-        result |= memory(trainer)
-    say(planned() | result if args.contender.startswith("roam") else result)
-    for _ in sys.stdin:
-        say({"seconds": trainer.turn()})
+    trainers: list[Trainer] = []
+    for contender, cache in zip(args.contender, args.cache, strict=True):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        trainer = Trainer(args.entry, contender)
+        trainers.append(trainer)
+        result = {"entry": args.entry, "contender": contender} | compile_seconds(trainer)
+        if not args.seconds:
+            result |= memory(trainer)
+        say(planned() | result if contender.startswith("roam") else result)
+    for line in sys.stdin:
+        say({"seconds": trainers[int(line)].turn()})
 
 
 if __name__ == "__main__":
