@@ -34,7 +34,7 @@ from roam.inspect.report import count_detour
 from roam.lowering.inductor_order import Compilation, Nodes
 from roam.lowering.inductor_problem import release_of
 from roam.lowering.plain import copied, mark_boxed
-from roam.lowering.tickets import Claims, Ticket, Used, own_saved, releases
+from roam.lowering.tickets import Ticket, Used, own_saved, releases
 from roam.passes.geometry import storage_key, value
 from roam.passes.gradient_release import META, GradientRelease
 
@@ -156,7 +156,7 @@ class Backward:
 
     def __call__(self, args: list[Any]) -> Any:
         ticket = Ticket.found_on(args)
-        objection = None if ticket is None else Claims.of(ticket.optimizer).objection(ticket)
+        objection = None if ticket is None else ticket.claims.objection(ticket)
         if ticket is None or not ticket.folded:
             return self.compiled_for({})(args)
         if torch._C._autograd._get_current_graph_task_keep_graph():

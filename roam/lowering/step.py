@@ -30,7 +30,7 @@ from roam.lowering.memory import Shelf
 from roam.lowering.naming import graph_name, parameter_inputs, source_names
 from roam.lowering.plain import mark_boxed, plain, rewritten
 from roam.lowering.probe import probe
-from roam.lowering.tickets import Claims, Ticket, Used, own_saved, releases
+from roam.lowering.tickets import Ticket, Used, own_saved, releases
 from roam.lowering.trace import tell
 from roam.numbers import Numbers
 from roam.options import Options
@@ -152,7 +152,7 @@ class Step:
         assert self.plain_backward is not None
         ticket = None if self.options.optimizer is None else Ticket.found_on(args)
         lowered = self.plan_for(args) if ticket is None else ticket.lowered
-        objection = None if ticket is None else Claims.of(ticket.optimizer).objection(ticket)
+        objection = None if ticket is None else ticket.claims.objection(ticket)
         if lowered is None or lowered.backward is None:
             return self.plain_backward(args)
         if not lowered.finds_its_arena(args):

@@ -74,6 +74,7 @@ class Ticket:
     """
 
     optimizer: FoldingOptimizer
+    claims: Claims
     used: frozenset[int]
     folded: dict[int, Parameter]
     folds: frozenset[int]
@@ -89,7 +90,7 @@ class Ticket:
         """gradients: with the input that each is the gradient of."""
         if not self.begun:
             self.begun = True
-            Claims.of(self.optimizer).expect_no_more(self)
+            self.claims.expect_no_more(self)
         self.optimizer.absorb_all([(self.folded[i], gradient) for i, gradient in gradients])
 
     def expected(self) -> bool:
@@ -106,11 +107,11 @@ class Ticket:
         """For a forward that uses the optimizer's parameters, and has a backward."""
         if not used.at:
             return None
-        shared = Claims.of(optimizer).shared
+        claims = Claims.of(optimizer)
         able = used.at if findable else {}
-        free = {i: p for i, p in able.items() if id(p) not in shared and not hooked(p)}
+        free = {i: p for i, p in able.items() if id(p) not in claims.shared and not hooked(p)}
         ids = used.ids if len(free) == len(used.at) else frozenset(map(id, free.values()))
-        return Ticket(optimizer, used.ids, free, ids, findable)
+        return Ticket(optimizer, claims, used.ids, free, ids, findable)
 
     def leave_on(self, results: Sequence[Any], own_saved: int | None) -> None:
         """Marks a result that the backward will find: one that is its own, if there is one.
@@ -120,7 +121,7 @@ class Ticket:
         marked = next(r for r in results if isinstance(r, Tensor))
         tensor: Tensor = marked if own_saved is None else results[own_saved]
         tensor.untyped_storage().roam_ticket = self  # type: ignore[attr-defined]
-        Claims.of(self.optimizer).issue(self)
+        self.claims.issue(self)
 
     @staticmethod
     def found_on(args: Sequence[Any]) -> Ticket | None:
@@ -150,7 +151,7 @@ class Claims:
     @staticmethod
     def of(optimizer: FoldingOptimizer) -> Claims:
         found = _claims.get(optimizer)
-        if found is not None:  # once for every gradient: no lock, no Claims made in vain
+        if found is not None:  # in every forward: no lock, no Claims made in vain
             return found
         with _lock:
             claims = _claims.setdefault(optimizer, Claims())

@@ -11,7 +11,7 @@ folded it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
@@ -119,15 +119,17 @@ class FoldingOptimizer(Optimizer):
             self.guard(param)
         self.absorb_all([(param, grad)])
 
-    @torch.no_grad()
     def absorb_all(self, gradients: Sequence[tuple[Tensor, Tensor]]) -> None:
         """As `absorb`, for several parameters at once, with their gradients: in fewer calls."""
-        self._absorb(gradients, 1 / self.micro_batches, 1)
+        # a backward has it off already, and switching takes as long as several parameters do
+        with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
+            self._absorb(gradients, 1 / self.micro_batches, 1)
 
     def _absorb(
         self, gradients: Sequence[tuple[Tensor, Tensor]], scale: float, micro_batches: int
     ) -> None:
-        self._look_for_data_parallel()
+        if not self._folded:
+            self._look_for_data_parallel()
         releases, most = self.writes_parameters, self.micro_batches
         groups, folded = self.param_groups, self._folded
         updates: list[Update] = []
