@@ -142,6 +142,7 @@ def main() -> None:
     )
     parser.add_argument("--seconds", action="store_true", help="measure no memory")
     args = parser.parse_args()
+
     # what libraries print must not come between the answers
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
