@@ -56,13 +56,13 @@ def _join(
     for (in_phase, shares), ops in groupby(
         reversed(order) if backwards else order, lambda i: (problem.ops[i].phase, i in sharing)
     ):
-        run = list(ops)
         end, phase = end if in_phase == phase else None, in_phase
-        if shares and end is not None and _is_free(problem, run, joined[end:], backwards=backwards):
+        run, between = list(ops), joined[end:]
+        if shares and end is not None and _is_free(problem, run, between, backwards=backwards):
             held = _held(problem, run, set(joined[:end]), backwards=backwards)
             scratch = max(problem.ops[i].scratch for i in run)
-            if all(held + scratch <= room[i] for i in joined[end:]):
-                room |= {i: room[i] - held for i in joined[end:]}
+            if all(held + scratch <= room[i] for i in between):
+                room |= {i: room[i] - held for i in between}
                 joined[end:end] = run
                 end += len(run)
                 continue
