@@ -15,7 +15,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import update_wrapper
 from typing import Any
 
@@ -27,7 +27,7 @@ from roam.backend import TRACING_ERRORS, can_trace_backward, one_graph
 from roam.core.errors import OptionError, UnplannedWarning
 from roam.lowering.aten import Boxed
 from roam.lowering.step import REWRITES, Step, compile_graph
-from roam.lowering.tickets import Used, hooked
+from roam.lowering.tickets import hooked
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
 
@@ -93,12 +93,8 @@ class _CompiledStep:
 
 @dataclass
 class _WholeStep(Step):
-    """A step whose only graph computes gradients, and folds them.
+    """A step whose only graph computes gradients, and folds them."""
 
-    gradients: the output that is the gradient of an input.
-    """
-
-    gradients: dict[int, int] = field(default_factory=dict)
     inference_rewrites = REWRITES
 
     def compile_inference(self, gm: fx.GraphModule, inputs: Sequence[Any]) -> Boxed:
@@ -111,7 +107,8 @@ class _WholeStep(Step):
         optimizer = self.options.optimizer
         assert optimizer is not None
         assert self.plain_forward is not None
-        folded = {i: p for i, p in Used.of(optimizer, args).at.items() if i in self.gradients}
+        self.last = used = self.last.renewed(optimizer, args, self.gradients)
+        folded = used.at
         lowered = self.lowered_for(args, folded)
         if lowered is None:
             return self.plain_forward(args)
@@ -120,9 +117,6 @@ class _WholeStep(Step):
                 optimizer.state_of(p)
             args.append(lambda i, gradient: optimizer.absorb(folded[i], gradient))
         return lowered.forward(args)
-
-    def gradient_of(self, i: int) -> int:
-        return self.gradients[i]
 
 
 def return_as_they_are(gm: fx.GraphModule, optimizer: FoldingOptimizer) -> dict[int, int]:

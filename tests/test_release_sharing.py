@@ -204,14 +204,55 @@ def test_parameters_that_the_optimizer_does_not_hold_are_not_kept() -> None:
     """A backbone that is not trained, which its owner drops."""
     mine, other = nn.Parameter(random(2)), nn.Parameter(random(2))
     optimizer = AdamA([mine])
-    used = Used.of(optimizer, [mine, other])
-    assert used.renewed(optimizer, [mine, other]) is used
+    used = Used.of(optimizer, [mine, other], None)
+    assert used.renewed(optimizer, [mine, other], None) is used
     gone = weakref.ref(other)
     del other
     assert gone() is None
     other = nn.Parameter(random(2))
     optimizer.add_param_group({"params": [other]})
-    assert list(used.renewed(optimizer, [mine, other]).at) == [0, 1]
+    assert list(used.renewed(optimizer, [mine, other], None).at) == [0, 1]
+
+
+@pytest.mark.parametrize(("lowering", "theirs"), [("aten", "aot_eager"), ("inductor",) * 2])
+@pytest.mark.usefixtures("shared_kernels")
+def test_data_went_to_another_dtype_and_back(lowering: str, theirs: str) -> None:
+    """As for an evaluation in half precision. Autograd puts the gradients elsewhere after it."""
+    torch.manual_seed(0)
+    reference = mlp()
+    model = copy.deepcopy(reference)
+    optimizer = AdamA(model.parameters(), lr=1e-2)
+    for net, chosen, compiled in (
+        (reference, adamw(reference), torch.compile(reference, backend=theirs)),
+        (model, optimizer, unfused(model, optimizer=optimizer, lowering=lowering)),
+    ):
+        for _ in range(2):
+            steps(net, compiled, chosen)
+            net.half().float()
+        torch._dynamo.reset()
+    assert_same(reference, model)
+    assert roam.report().detours == {}
+
+
+class Bypassed(nn.Module):
+    """One of the parameters is an input of the graph and gets no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = mlp()
+        self.scale = nn.Parameter(torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) * self.scale.detach()
+
+
+@pytest.mark.parametrize("lowering", ["aten", "inductor"])
+@pytest.mark.usefixtures("shared_kernels")
+def test_what_gets_no_gradient_gets_no_state(lowering: str) -> None:
+    model = Bypassed()
+    optimizer = AdamA(model.parameters(), lr=1e-2)
+    steps(model, unfused(model, optimizer=optimizer, lowering=lowering), optimizer)
+    assert set(optimizer.state) == set(model.inner.parameters())
 
 
 def test_a_forward_that_is_dropped_does_not_matter() -> None:
@@ -243,13 +284,10 @@ def test_the_report_says_whose_gradients_are_not_folded_and_why() -> None:
     own = {name for name, _ in optimizer.named()}  # others' optimizers may still be there
     found = replace(found, unfolded={n: why for n, why in found.unfolded.items() if n in own})
     assert found.unfolded == {
-        "0.outside.weight": "no compiled graph has used it",
-        "0.outside.bias": "no compiled graph has used it",
+        "0.outside.weight": "no compiled graph has a gradient of it",
+        "0.outside.bias": "no compiled graph has a gradient of it",
         "1.weight": "several graphs or calls use it, and their gradients are summed first",
         "2.0.weight": "it is frozen",
     }
-    lines = str(found).splitlines()
-    assert (
-        "  0.outside.weight and 1 more: not folded in a graph, no compiled graph has used it"
-        in lines
-    )
+    why = "not folded in a graph, no compiled graph has a gradient of it"
+    assert f"  0.outside.weight and 1 more: {why}" in str(found).splitlines()

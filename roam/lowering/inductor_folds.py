@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -34,7 +35,8 @@ from roam.inspect.report import count_detour
 from roam.lowering.inductor_order import Compilation, Nodes
 from roam.lowering.inductor_problem import release_of
 from roam.lowering.plain import copied, mark_boxed
-from roam.lowering.tickets import Ticket, Used, own_saved, releases
+from roam.lowering.releases import gradients_of, own_saved, releases
+from roam.lowering.tickets import Ticket, Used
 from roam.passes.geometry import storage_key, value
 from roam.passes.gradient_release import META, GradientRelease
 
@@ -108,8 +110,11 @@ class FoldingCompilation(Compilation):
         return super().settings | {"triton.cudagraphs": False}
 
     def run(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-        # what AOTAutograd caches knows nothing of tickets
-        with functorch_config.patch(enable_autograd_cache=False):
+        # What AOTAutograd caches knows nothing of tickets. The backward is compiled when it first
+        # runs, and looked at before: what has no gradient needs no state.
+        with functorch_config.patch(
+            enable_autograd_cache=False, force_non_lazy_backward_lowering=True
+        ):
             return super().run(gm, example_inputs)
 
     def order(self, graph: GraphLowering, nodes: Nodes) -> Nodes:
@@ -131,7 +136,9 @@ class FoldingCompilation(Compilation):
 
         def run_forward(args: list[Any]) -> Any:
             nonlocal last
-            last = used = last.renewed(optimizer, args)  # another thread's in a moment
+            gradients = None if self.backward is None else self.backward.gradients
+            # another thread's in a moment
+            last = used = last.renewed(optimizer, args, gradients)
             ticket = Ticket.of(optimizer, used, findable=mine is not None)
             results = compiled(args)
             if ticket is not None:
@@ -153,6 +160,10 @@ class Backward:
     compiling: CompileContext | None = field(default_factory=CompileContext.try_get)
     compiled: dict[Key, Callable[..., Any]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @cached_property
+    def gradients(self) -> dict[int, int]:
+        return gradients_of(self.gm.graph)
 
     def __call__(self, args: list[Any]) -> Any:
         ticket = Ticket.found_on(args)
@@ -180,7 +191,8 @@ class Backward:
         if folded:
             optimizer = self.compilation.options.optimizer
             assert optimizer is not None
-            GradientRelease(releases(optimizer, folded, self.compilation.given, gm))(gm)
+            given = self.compilation.given
+            GradientRelease(releases(optimizer, folded, given, gm, self.gradients))(gm)
             _lower_folds(gm)
         with ExitStack() as stack:
             stack.enter_context(tracing(self.tracing))

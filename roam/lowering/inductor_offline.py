@@ -13,7 +13,6 @@ from typing import Any
 
 from torch import fx
 from torch._dynamo.exc import ShortenTraceback
-from torch._functorch import config as functorch_config
 from torch._guards import TracingContext
 from torch._inductor import config, ir
 from torch._inductor.exc import InductorError
@@ -26,7 +25,7 @@ from roam.lowering.aten import Boxed
 from roam.lowering.inductor_folds import Backward, FoldingCompilation
 from roam.lowering.inductor_order import Compilation, Nodes
 from roam.lowering.plain import mark_boxed, plain
-from roam.lowering.tickets import own_saved
+from roam.lowering.releases import own_saved
 
 Strides = tuple[int, ...] | None
 Used = Callable[[Sequence[Any]], dict[int, Parameter]]
@@ -50,11 +49,6 @@ class OfflineCompilation(FoldingCompilation):
     used: Used = lambda _: {}
     records: list[GraphRecord] = field(default_factory=list)
     strides: list[Strides] = field(default_factory=list)  # of the results
-
-    def run(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-        # the backward is wanted before one runs
-        with functorch_config.patch(force_non_lazy_backward_lowering=True):
-            return super().run(gm, example_inputs)
 
     def compile_inner(self, gm: fx.GraphModule, example_inputs: Sequence[Any], **how: Any) -> Any:
         if how.get("is_backward"):

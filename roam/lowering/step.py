@@ -30,7 +30,8 @@ from roam.lowering.memory import Shelf
 from roam.lowering.naming import graph_name, parameter_inputs, source_names
 from roam.lowering.plain import mark_boxed, plain, rewritten
 from roam.lowering.probe import probe
-from roam.lowering.tickets import Ticket, Used, own_saved, releases
+from roam.lowering.releases import gradients_of, own_saved, releases
+from roam.lowering.tickets import Ticket, Used
 from roam.lowering.trace import tell
 from roam.numbers import Numbers
 from roam.options import Options
@@ -86,6 +87,7 @@ class Step:
     plain_forward: Boxed | None = None
     plain_backward: Boxed | None = None
     plans: dict[Key, Lowered | None] = field(default_factory=dict)
+    gradients: dict[int, int] = field(default_factory=dict)  # input -> output
     last: Used = field(default_factory=Used)
     lock: threading.Lock = field(default_factory=threading.Lock)
     number: int = field(default_factory=count_graph)
@@ -106,6 +108,7 @@ class Step:
         self.outputs = num_fwd_outputs
         graphs = default_partition(joint, inputs, num_fwd_outputs=num_fwd_outputs, **how)
         self.backward = graphs[1]  # compiled when it first runs, but planned before
+        self.gradients = gradients_of(self.backward.graph)
         return graphs
 
     def compile_forward(self, gm: fx.GraphModule, _: Sequence[Any]) -> Boxed:
@@ -128,7 +131,8 @@ class Step:
         optimizer = self.options.optimizer if self.backward is not None else None
         ticket = None
         if optimizer is not None:
-            self.last = used = self.last.renewed(optimizer, args)  # another thread's in a moment
+            # another thread's in a moment
+            self.last = used = self.last.renewed(optimizer, args, self.gradients)
             ticket = Ticket.of(optimizer, used, findable=self.own_saved is not None)
         lowered = self.lowered_for(args, {} if ticket is None else ticket.folded)
         results = self.plain_forward(args) if lowered is None else lowered.forward(args)
@@ -219,7 +223,7 @@ class Step:
         if folded:
             assert self.options.optimizer is not None
             given = [value(n) for n in self.placeholders]
-            where = releases(self.options.optimizer, folded, given, found[-1], self.gradient_of)
+            where = releases(self.options.optimizer, folded, given, found[-1], self.gradients)
             found[-1] = rewritten((GradientRelease(where),), found[-1])
         for gm in found:
             run(ANNOTATIONS, gm)
@@ -258,10 +262,6 @@ class Step:
 
     def record(self, graph: GraphRecord) -> None:
         record(graph, self.number)
-
-    def gradient_of(self, i: int) -> int:
-        """Which output is the gradient of an input: a backward has one for each, in turn."""
-        return i
 
 
 def _allow_retaining() -> None:

@@ -14,22 +14,19 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
+from torch.autograd.graph import Node, get_gradient_edge
 from torch.nn import Parameter
 
 from roam.core.errors import IncompleteGradientError
 from roam.inspect.report import ask_for_unfolded
 from roam.lowering.aten import Lowered
 from roam.optim.folding import FoldingOptimizer
-from roam.passes.geometry import storage_key, tensors, value
-from roam.passes.gradient_release import Release
-
-AccumulateGrad: Any = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 
 SHARED = "a parameter is used by several graphs, or several calls, whose gradients must be summed"
 ELSEWHERE = "a gradient is not the optimizer's: autograd.grad wants it, or .grad holds one already"
@@ -37,45 +34,59 @@ ELSEWHERE = "a gradient is not the optimizer's: autograd.grad wants it, or .grad
 
 @dataclass(frozen=True)
 class Used:
-    """The optimizer's parameters among the inputs of a graph. at: by input. ids: theirs. given: all
-    parameters among the inputs, which are not kept for that. changes: how often the optimizer had
-    changed which it holds.
+    """The optimizer's parameters among the inputs of a graph that it has gradients of.
+
+    at: by input. ids: theirs. given: the ids of all parameters among the inputs, by input; those
+    that the optimizer does not hold may be gone. changes: how often the optimizer had changed
+    which it holds.
     """
 
     at: dict[int, Parameter] = field(default_factory=dict)
     ids: frozenset[int] = frozenset()
-    given: tuple[tuple[int, weakref.ref[Parameter]], ...] = ()
+    given: dict[int, int] = field(default_factory=dict)
     changes: int = -1
 
     @classmethod
-    def of(cls, optimizer: FoldingOptimizer, args: Sequence[Any]) -> Used:
+    def of(
+        cls, optimizer: FoldingOptimizer, args: Sequence[Any], gradients: Collection[int] | None
+    ) -> Used:
+        """gradients: the inputs that the backward has gradients of; None where it is not known."""
         found = {i: a for i, a in enumerate(args) if isinstance(a, Parameter)}
-        at = {i: p for i, p in found.items() if p.requires_grad and optimizer.holds(p)}
-        given = tuple((i, weakref.ref(p)) for i, p in found.items())
+        at = {
+            i: p
+            for i, p in found.items()
+            if p.requires_grad and optimizer.holds(p) and (gradients is None or i in gradients)
+        }
+        given = {i: id(p) for i, p in found.items()}
+        Claims.of(optimizer).note(optimizer, at.values())
         return cls(at, frozenset(map(id, at.values())), given, optimizer.changes)
 
-    def renewed(self, optimizer: FoldingOptimizer, args: Sequence[Any]) -> Used:
+    def renewed(
+        self, optimizer: FoldingOptimizer, args: Sequence[Any], gradients: Collection[int] | None
+    ) -> Used:
         """The same of another run of the graph, which mostly is of the same parameters.
 
-        Whether one of them is trained dynamo has guarded.
+        Whether one of them is trained dynamo has guarded. One with the id of another that is gone
+        is none of the optimizer's, or the optimizer has changed since.
         """
-        if self.changes == optimizer.changes and all(args[i] is p() for i, p in self.given):
+        if self.changes == optimizer.changes and all(
+            id(args[i]) == n for i, n in self.given.items()
+        ):
             return self
-        return Used.of(optimizer, args)
+        return Used.of(optimizer, args, gradients)
 
 
 @dataclass(eq=False)
 class Ticket:
     """One forward that ran: its plan, and the optimizer's parameters that it used.
 
-    used: their ids. folded: those whose gradients its backward folds, by input. folds: their ids.
-    findable: the ticket lies where the backward looks. done: the backward has run. begun: it has
-    folded some.
+    folded: those whose gradients its backward folds, by input. folds: their ids. findable: the
+    ticket lies where the backward looks. done: the backward has run. begun: it has folded some.
     """
 
     optimizer: FoldingOptimizer
     claims: Claims
-    used: frozenset[int]
+    used: Used
     folded: dict[int, Parameter]
     folds: frozenset[int]
     findable: bool = True
@@ -93,33 +104,28 @@ class Ticket:
             self.claims.expect_no_more(self)
         self.optimizer.absorb_all([(self.folded[i], gradient) for i, gradient in gradients])
 
-    def expected(self) -> bool:
-        """Whether the backward that runs now would put every folded gradient into an empty `.grad`.
-
-        `autograd.grad` and `backward(inputs=...)` want it elsewhere, or not at all, and must
-        train nothing.
-        """
-        ends = _ends(torch._C._current_autograd_node())
-        return all(p.grad is None and _is_run(ends.get(id(p))) for p in self.folded.values())
-
     @staticmethod
     def of(optimizer: FoldingOptimizer, used: Used, *, findable: bool) -> Ticket | None:
         """For a forward that uses the optimizer's parameters, and has a backward."""
         if not used.at:
             return None
         claims = Claims.of(optimizer)
-        able = used.at if findable else {}
-        free = {i: p for i, p in able.items() if id(p) not in claims.shared and not hooked(p)}
-        ids = used.ids if len(free) == len(used.at) else frozenset(map(id, free.values()))
-        return Ticket(optimizer, claims, used.ids, free, ids, findable)
+        free, ids = (used.at, used.ids) if findable else ({}, frozenset())
+        # the same every time, but for what is rare: asked for all of them at once
+        if not claims.shared.isdisjoint(ids) or any(p._backward_hooks for p in free.values()):
+            free = {i: p for i, p in free.items() if id(p) not in claims.shared and not hooked(p)}
+            ids = frozenset(map(id, free.values()))
+        return Ticket(optimizer, claims, used, free, ids, findable)
 
     def leave_on(self, results: Sequence[Any], own_saved: int | None) -> None:
         """Marks a result that the backward will find: one that is its own, if there is one.
 
         The ticket lives as long as the tensor's memory: a dropped graph drops it.
         """
-        marked = next(r for r in results if isinstance(r, Tensor))
-        tensor: Tensor = marked if own_saved is None else results[own_saved]
+        if own_saved is None:
+            tensor = next(r for r in results if isinstance(r, Tensor))
+        else:
+            tensor = results[own_saved]
         tensor.untyped_storage().roam_ticket = self  # type: ignore[attr-defined]
         self.claims.issue(self)
 
@@ -142,11 +148,11 @@ class Claims:
         self._tickets: weakref.WeakSet[Ticket] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._task = NO_TASK
-        self._used: set[int] = set()  # what a graph has used
+        self._ends: dict[int, Node] = {}  # of the parameters (ids) that a graph has used
         self._ever_folded: set[int] = set()
         self._folded: set[int] = set()
         self._contested: set[int] = set()
-        self._met: set[int] = set()
+        self._met: frozenset[int] = frozenset()
 
     @staticmethod
     def of(optimizer: FoldingOptimizer) -> Claims:
@@ -161,10 +167,13 @@ class Claims:
     def issue(self, ticket: Ticket) -> None:
         with self._lock:
             self._tickets.add(ticket)
-            new = ticket.used - self._used
-            self._used |= new
-        for parameter in ticket.folded.values() if new else ():
-            ticket.optimizer.state_of(parameter)  # made now, so that no backward makes it
+
+    def note(self, optimizer: FoldingOptimizer, parameters: Collection[Parameter]) -> None:
+        """A graph uses these parameters of the optimizer's, and has gradients of them."""
+        new = [p for p in parameters if id(p) not in self._ends]
+        self._ends.update(_ends(new))
+        for parameter in new:
+            optimizer.state_of(parameter)  # made now, so that no backward makes it
 
     def unfolded(self, optimizer: FoldingOptimizer) -> Iterator[tuple[str, str]]:
         """The optimizer's parameters whose gradients no graph folds, by name, and why."""
@@ -175,8 +184,8 @@ class Claims:
                 yield name, "several graphs or calls use it, and their gradients are summed first"
             elif hooked(p):
                 yield name, "a hook (Tensor.register_hook) gets its gradient first"
-            elif id(p) not in self._used:
-                yield name, "no compiled graph has used it"
+            elif id(p) not in self._ends:
+                yield name, "no compiled graph has a gradient of it"
             elif id(p) not in self._ever_folded:
                 yield name, "no backward has run by its plan yet"
 
@@ -189,12 +198,12 @@ class Claims:
         with self._lock:
             if self._task != torch._C._current_graph_task_id():
                 self._task = torch._C._current_graph_task_id()
-                self._met, self._folded = set(), set()
+                self._met, self._folded = frozenset(), set()
                 self._contested = self._in_doubt()
-            self.shared |= self._met & ticket.used
-            self._met |= ticket.used
+            self.shared |= self._met & ticket.used.ids
+            self._met = self._met | ticket.used.ids if self._met else ticket.used.ids
             ticket.done = True
-            if not ticket.expected():
+            if not self._expected(ticket.folded.values()):
                 return ELSEWHERE
             return None if self._contested.isdisjoint(ticket.folds) else SHARED
 
@@ -216,17 +225,28 @@ class Claims:
                 "function (what is wrong now is this step; later ones sum the gradient first)"
             )
 
+    def _expected(self, folded: Collection[Parameter]) -> bool:
+        """Whether the backward that runs now would put each gradient into a `.grad` that is empty.
+
+        `autograd.grad` and `backward(inputs=...)` want it elsewhere, or not at all, and must
+        train nothing.
+        """
+        if _all_expected(folded, self._ends):
+            return True
+        self._ends.update(_ends(folded))  # others, where data were given another dtype or device
+        return _all_expected(folded, self._ends)
+
     def _in_doubt(self) -> set[int]:
         """The parameters that more than one pending forward used."""
         once: set[int] = set()
         twice: set[int] = set()
         pending = [t for t in self._tickets if not t.done]
-        for ticket in pending:
-            twice |= once & ticket.used
-            once |= ticket.used
+        for ticket in pending if len(pending) > 1 else ():
+            twice |= once & ticket.used.ids
+            once |= ticket.used.ids
         for ticket in pending:
             if not ticket.findable:
-                self.shared |= twice & ticket.used
+                self.shared |= twice & ticket.used.ids
         return twice
 
 
@@ -235,54 +255,15 @@ def hooked(parameter: Tensor) -> bool:
     return bool(parameter._backward_hooks)
 
 
-def own_saved(forward: fx.Graph, outputs: int | None) -> int | None:
-    """The last output that is a saved tensor and neither is, nor shares with, one of the user's."""
-    returned = list(forward.output_node().args[0])  # type: ignore[arg-type]
-    users = [*forward.find_nodes(op="placeholder"), *returned[:outputs]]
-    known = {storage_key(t) for n in users if isinstance(n, fx.Node) for t in tensors(n)}
-    for i, node in reversed([*enumerate(returned)]):
-        found = value(node) if isinstance(node, fx.Node) else None
-        if isinstance(found, torch.Tensor) and storage_key(found) not in known:
-            return i
-    return None
+def _ends(parameters: Iterable[Parameter]) -> dict[int, Node]:
+    """What puts a gradient into `.grad`, by id. Kept, it is what every graph to come ends in."""
+    return {id(p): get_gradient_edge(p).node for p in parameters}
 
 
-def releases(
-    optimizer: FoldingOptimizer,
-    folded: dict[int, Parameter],
-    given: Sequence[Any],
-    backward: fx.GraphModule,
-    gradient_of: Callable[[int], int] = lambda i: i,
-) -> tuple[Release, ...]:
-    """What to tell the pass about each parameter whose gradient is folded.
-
-    given: the fake values of the forward's inputs. gradient_of: which output is an input's
-    gradient.
-    """
-    returned: Any = backward.graph.output_node().args[0]
-    return tuple(
-        Release(
-            index=i,
-            output=gradient_of(i),
-            parameter=given[i],
-            state=tuple((spec.name, spec.bytes) for spec in optimizer.spec(p)),
-            scratch=optimizer.scratch(p, value(returned[gradient_of(i)])),
-            writes_parameter=optimizer.writes_parameters,
-        )
-        for i, p in folded.items()
-        if isinstance(returned[gradient_of(i)], fx.Node)
-    )
-
-
-def _ends(node: torch.autograd.graph.Node | None) -> dict[int, Any]:
-    """What the backward of a graph hands its gradients to, by the leaf (its id)."""
-    followers = () if node is None else node.next_functions
-    return {id(n.variable): n for n, _ in followers if isinstance(n, AccumulateGrad)}
-
-
-def _is_run(accumulates: Any) -> bool:
+def _all_expected(parameters: Iterable[Parameter], ends: Mapping[int, Node]) -> bool:
+    is_run = torch._C._will_engine_execute_node
     try:
-        return bool(accumulates and torch._C._will_engine_execute_node(accumulates))
+        return all(p.grad is None and is_run(ends[id(p)]) for p in parameters)
     except RuntimeError:  # the engine's answer where `autograd.grad` returns this gradient
         return False
 
