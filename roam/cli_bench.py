@@ -121,9 +121,9 @@ def compiled(
     contender: Annotated[
         list[str] | None, typer.Option(help="One of the table's; again for more. Default: all.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed turns of each process.")] = 7,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed turns of each.")] = 7,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs of processes to time.")] = 1,
-    together: Annotated[bool, typer.Option(help="Time each pair in one process.")] = False,
+    together: Annotated[bool, typer.Option(help="Time all of them in one process.")] = False,
 ) -> None:
     """Memory, step and compile times beside Inductor's, with gradients kept and folded."""
     from roam.bench.compiled import compiled_bench

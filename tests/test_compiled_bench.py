@@ -63,11 +63,8 @@ def test_what_is_timed_is_a_median_over_pairs(
     monkeypatch: pytest.MonkeyPatch, together: bool
 ) -> None:
     compiling = {"inductor": iter((9.0, 2.0, 3.0)), "roam inductor": iter((4.0, 5.0, 30.0))}
-    turns = {
-        "inductor": iter([3.0, 2.0, 2.0, 2.0] * 3 + [2.0] * 6),
-        "roam inductor": iter((3.0, 3.0, 2.0, 2.0, 4.0, 4.0)),
-    }
-    started: list[str] = []
+    mine = iter((3.0, 3.0, 2.0, 2.0, 4.0, 4.0))
+    started: list[list[str]] = []
     asked: list[str] = []
 
     class Fake:
@@ -80,28 +77,30 @@ def test_what_is_timed_is_a_median_over_pairs(
             return row(name, 2**20) | {"compile_seconds": next(compiling[name], 0.0)}
 
         def ask(self, number: str) -> dict[str, Any]:
-            name = self.contenders[int(number)]
-            asked.append(name)
-            return {"seconds": next(turns[name])}
+            asked.append(self.contenders[int(number)])
+            return {"seconds": next(mine) if asked[-1] == "roam inductor" else 2.0}
 
     @contextmanager
     def process(_worker: str, _entry: str, contender: str, *more: str) -> Iterator[Fake]:
         others = [more[i + 1] for i, word in enumerate(more) if word == "--contender"]
-        started.append(contender)
+        started.append([contender, *others])
         yield Fake([contender, *others])
 
     monkeypatch.setattr(compiled, "process", process)
     found = compiled.compiled_bench(
         "gpt2",
-        contenders=tuple(turns),
+        contenders=("inductor", "roam inductor"),
         rounds=2,
         pairs=3,
         together=together,
         console=Console(quiet=True),
     )
     assert [r["compile_seconds"] for r in found] == [3.0, 5.0]
-    assert found[0]["ratios"] == [1.25] * 3  # 3 by 2, and 2 by 2
-    assert found[1]["ratios"] == [1.5, 1.0, 2.0]
-    timed = 3 * (2 if together else 4)  # each beside an Inductor
-    assert len(started) == 3 * 2 + timed
-    assert asked[-4:] == ["roam inductor", "inductor", "inductor", "roam inductor"]
+    assert [list(r["ratios"]) for r in found] == [[1.0] * 3, [1.5, 1.0, 2.0]]
+    timed = started[3 * 2 :]
+    if together:
+        assert timed == [["inductor", "inductor", "roam inductor"]] * 3
+        assert asked[-3:] == ["inductor", "roam inductor", "inductor"]  # each begins in its turn
+    else:  # each beside an Inductor
+        assert timed == [["inductor"]] * 6 + [["inductor"], ["roam inductor"]] * 3
+        assert asked[-4:] == ["inductor", "roam inductor", "roam inductor", "inductor"]

@@ -3,7 +3,7 @@
 Each contender runs in a process of its own, with an empty cache of compiled code. For step times it
 runs beside Inductor, in turns, so that each ratio is of neighbouring steps. Two processes of one
 program differ by some percent for as long as they live: so Inductor runs beside itself too, which
-says what a ratio means, and there may be several pairs of them. Or both run in one process, which
+says what a ratio means, and there may be several pairs of them. Or all run in one process, which
 leaves less to chance and says less of memory: they share what one of them asked of the machine.
 """
 
@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
+from operator import truediv
 from pathlib import Path
 
 from rich.console import Console
@@ -41,9 +42,9 @@ def compiled_bench(
     """One row a model and contender, printed as a table a model.
 
     only: names of entries, with commas between; None for GPT-2 small at three lengths and the tiny
-    zoo. json_file: written anew, one JSON object a row. rounds: timed turns of every process.
-    pairs: processes of each contender, to compile and to be timed. together: a pair is timed in
-    one process. A contender that fails leaves its error in its row. Raises ValueError for an
+    zoo. json_file: written anew, one JSON object a row. rounds: timed turns of every contender.
+    pairs: processes of each, to compile and to be timed. together: all are timed in one process,
+    `pairs` times. A contender that fails leaves its error in its row. Raises ValueError for an
     unknown name.
     """
     from roam.bench.zoo import TINY
@@ -58,14 +59,15 @@ def compiled_bench(
             caches = {c: stack.enter_context(tempfile.TemporaryDirectory()) for c in contenders}
             of_model = [_measured(name, c, caches[c]) for c in contenders]
             _compile_again(of_model, pairs - 1)
-            for row in of_model:
-                c = row["contender"]
-                if BASE in caches and "error" not in row:
-                    status.update(f"{name}: {c} and {BASE} in turns")
-                    row["ratios"] = [
-                        _ratio(name, c, caches, rounds, together=together) for _ in range(pairs)
-                    ]
-                if json_file is not None:
+            runs = {row["contender"]: row for row in of_model if "error" not in row}
+            groups = [list(runs)] if together else [[c] for c in runs]
+            for group in groups if BASE in caches else ():
+                status.update(f"{name}: {', '.join(group)} and {BASE} in turns")
+                found = [_ratios(name, group, caches, rounds, together) for _ in range(pairs)]
+                for c, ratios in zip(group, zip(*found, strict=True), strict=True):
+                    runs[c]["ratios"] = ratios
+            if json_file is not None:
+                for row in of_model:
                     append_json(row, json_file)
         console.print(table(name, of_model))
         rows += of_model
@@ -95,28 +97,28 @@ def _compile_again(rows: Sequence[Result], times: int) -> None:
         row["compile_seconds"] = statistics.median(found)
 
 
-def _ratio(
-    entry: str, contender: str, caches: dict[str, str], rounds: int, *, together: bool
-) -> float:
-    """The contender's seconds by Inductor's, of one pair: the median of the rounds.
+def _ratios(
+    entry: str, contenders: Sequence[str], caches: dict[str, str], rounds: int, together: bool
+) -> list[float]:
+    """The seconds of each by those of Inductor beside it: the medians of the rounds.
 
-    Both compile nothing now, and begin a round by turns. Raises ContenderError.
+    They compile nothing now, and each begins a round in its turn. Raises ContenderError.
     """
-    ratios = []
+    names = [BASE, *contenders]
     with ExitStack() as stack:
-        # Inductor first: what a contender sets for its process must not be set for Inductor too
-        runs = [[BASE, contender]] if together else [[BASE], [contender]]
         turns: list[Callable[[], Result]] = []
-        for names in runs:
-            child = stack.enter_context(_timed(entry, *((c, caches[c]) for c in names)))
-            for i, _ in enumerate(names):
+        for run in [names] if together else [[c] for c in names]:
+            child = stack.enter_context(_timed(entry, *((c, caches[c]) for c in run)))
+            for i, _ in enumerate(run):
                 child.read()  # warm, before the next one starts
                 turns.append(partial(child.ask, str(i)))
+        seconds: list[list[float]] = [[] for _ in turns]
         for k in range(rounds):
-            order = (1, 0) if k % 2 == 0 else (0, 1)
-            seconds = {i: turns[i]()["seconds"] for i in order}
-            ratios.append(seconds[1] / seconds[0])
-    return statistics.median(ratios)
+            for i in range(len(turns)):
+                next_one = (i + k) % len(turns)
+                seconds[next_one].append(turns[next_one]()["seconds"])
+    base, *others = seconds
+    return [statistics.median(map(truediv, found, base)) for found in others]
 
 
 def _timed(entry: str, *contenders: tuple[str, str]) -> AbstractContextManager[Child]:
