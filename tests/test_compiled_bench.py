@@ -100,7 +100,7 @@ def test_what_is_timed_is_a_median_over_pairs(
     timed = started[3 * 2 :]
     if together:
         assert timed == [["inductor", "inductor", "roam inductor"]] * 3
-        assert asked[-3:] == ["inductor", "roam inductor", "inductor"]  # each begins in its turn
+        assert asked[-3:] == ["roam inductor", "inductor", "inductor"]  # the other way round
     else:  # each beside an Inductor
         assert timed == [["inductor"]] * 6 + [["inductor"], ["roam inductor"]] * 3
         assert asked[-4:] == ["inductor", "roam inductor", "roam inductor", "inductor"]

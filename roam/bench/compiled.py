@@ -102,7 +102,8 @@ def _ratios(
 ) -> list[float]:
     """The seconds of each by those of Inductor beside it: the medians of the rounds.
 
-    They compile nothing now, and each begins a round in its turn. Raises ContenderError.
+    They compile nothing now. Each begins a round in its turn, and ends the next one: nobody always
+    follows the same other one. Raises ContenderError.
     """
     names = [BASE, *contenders]
     with ExitStack() as stack:
@@ -114,9 +115,9 @@ def _ratios(
                 turns.append(partial(child.ask, str(i)))
         seconds: list[list[float]] = [[] for _ in turns]
         for k in range(rounds):
-            for i in range(len(turns)):
-                next_one = (i + k) % len(turns)
-                seconds[next_one].append(turns[next_one]()["seconds"])
+            forwards = [(i + k // 2) % len(turns) for i in range(len(turns))]
+            for i in forwards if k % 2 == 0 else reversed(forwards):
+                seconds[i].append(turns[i]()["seconds"])
     base, *others = seconds
     return [statistics.median(map(truediv, found, base)) for found in others]
 
