@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch._inductor.utils import run_fw_bw_and_get_code
 
 import roam
 from roam.core.problem import Buffer, Home, Kind, Op, Problem
-from roam.lowering.inductor_kernels import functions
+from roam.lowering.inductor_kernels import Functions, functions
 from roam.planner import plan
 from tests.helpers import fused, random
 
@@ -21,19 +22,14 @@ from tests.helpers import fused, random
 @dataclass
 class Node:
     name: str
-    extern: bool = False
 
     def get_name(self) -> str:
         return self.name
 
-    def is_extern(self) -> bool:
-        return self.extern
 
-    def is_template(self) -> bool:
-        return False
-
-
-def ends(ops: int, scratch: int = 0, extern: int | None = None) -> set[str]:
+def shared(
+    ops: int, scratch: int = 0, sharing: Collection[int] | None = None, *, complete: bool = True
+) -> Functions:
     """For a chain of ops that each make 100 bytes of the 100 before; the last one has scratch."""
     held = Kind.TEMPORARY, Home.EXTERNAL
     buffers = tuple(Buffer(f"b{i}", 100, *held) for i in range(ops))
@@ -47,8 +43,13 @@ def ends(ops: int, scratch: int = 0, extern: int | None = None) -> set[str]:
         for i in range(ops)
     )
     problem = Problem("chain", buffers, chain)
-    nodes: Any = [Node(f"op{i}", extern=i == extern) for i in range(ops)]
-    return set(functions(problem, plan(problem), nodes).ends)
+    nodes: Any = [Node(f"op{i}") for i in range(ops)]
+    who = range(ops) if sharing is None else sharing
+    return functions(problem, plan(problem), nodes, who, complete=complete)
+
+
+def ends(ops: int, scratch: int = 0, sharing: Collection[int] | None = None) -> set[str]:
+    return set(shared(ops, scratch, sharing).ends)
 
 
 def test_a_function_ends_where_it_would_lift_the_peak() -> None:
@@ -64,7 +65,14 @@ def test_a_higher_peak_elsewhere_leaves_room() -> None:
 
 
 def test_extern_kernels_end_functions_anyway() -> None:
-    assert ends(4, extern=2) == set()
+    assert ends(4, sharing={0, 1, 3}) == set()
+
+
+def test_what_shares_no_function_frees_at_once() -> None:
+    """As on a GPU, where every kernel is called for itself."""
+    assert shared(4, scratch=300, sharing=()).held == (100, 200, 200, 500)
+    assert shared(4, scratch=300).held == (100, 200, 300, 500)
+    assert shared(4, scratch=300, sharing=(), complete=False).most == (100, 200, 200, 500)
 
 
 class Chain(nn.Module):

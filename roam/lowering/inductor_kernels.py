@@ -12,14 +12,14 @@ stay together, which saves calls, and compiles of the C++ compiler; and the plan
 who may share one, brings them together (solvers/gather.py).
 
 Inductor fills the same room below the peak: it keeps freed buffers for later ones of their size. So
-it is told how much room there is, in place of its own estimate, which knows neither buffers written
-over others nor scratch space, and lifts the peak.
+it is told how much room there is, on a GPU too, in place of its own estimate, which knows neither
+buffers written over others nor scratch space, and lifts the peak.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -47,18 +47,26 @@ class Functions:
 def sharing(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> frozenset[int]:
     """The numbers of the nodes that become one function where they run one after another."""
     return frozenset(
-        k for k, node in enumerate(nodes) if _cpp(graph, node) is not None and not _is_alone(node)
+        k
+        for k, node in enumerate(nodes)
+        if _cpp(graph, node) is not None and not (node.is_extern() or node.is_template())
     )
 
 
 def functions(
-    problem: Problem, plan: Plan, nodes: Sequence[BaseSchedulerNode], *, complete: bool = True
+    problem: Problem,
+    plan: Plan,
+    nodes: Sequence[BaseSchedulerNode],
+    sharing: Collection[int],
+    *,
+    complete: bool = True,
 ) -> Functions:
     """The fewest functions that keep the peak as planned.
 
-    nodes: the last ops of the plan, in its order. complete: no backward is to come. Where one is,
-    room that is left goes to the blocks that its plan will make of what is saved. A function that
-    may take another node may take it wherever it began: so to fill one after the other is best.
+    nodes: the last ops of the plan, in its order. sharing: the numbers of those that may share a
+    function. complete: no backward is to come. Where one is, room that is left goes to the blocks
+    that its plan will make of what is saved. A function that may take another node may take it
+    wherever it began: so to fill one after the other is best.
     """
     curve = plan.committed(problem)
     dying = [0] * (len(curve) + 1)
@@ -69,12 +77,11 @@ def functions(
     ends: set[str] = set()
     dead = [0] * len(nodes)
     for t in range(1, len(nodes)):
-        before, node = nodes[t - 1], nodes[t]
-        if _is_alone(before) or _is_alone(node):
+        if t - 1 not in sharing or t not in sharing:
             continue
         dead[t] = dead[t - 1] + dying[first + t]
         if curve[first + t] + dead[t] > peak:
-            ends.add(before.get_name())
+            ends.add(nodes[t - 1].get_name())
             dead[t] = 0
     held = tuple(alive + more for alive, more in zip(curve[first:], dead, strict=True))
     most = (peak for _ in held) if complete else accumulate(held, max)
@@ -86,7 +93,7 @@ def generate(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode], shared: F
     backends = (_cpp(graph, node) for node in nodes)
     for backend in {b for b in backends if b is not None}:
         _end_functions(graph.scheduler, backend, shared.ends)
-        _tell_the_room(graph.wrapper_code, shared)
+    _tell_the_room(graph.wrapper_code, shared)
 
 
 def _end_functions(scheduler: Scheduler, backend: CppScheduling, ends: frozenset[str]) -> None:
@@ -103,8 +110,8 @@ def _tell_the_room(wrapper: Any, shared: Functions) -> None:
     plan_reuse = wrapper.memory_plan_reuse
 
     def memory_plan_reuse() -> None:
-        if config.allow_buffer_reuse:
-            full = max(shared.most, default=0)
+        if config.allow_buffer_reuse and shared.most:
+            full = max(shared.most)
             levels = zip(shared.most, shared.held, strict=True)
             taken = [full - (most - held) for most, held in levels]
             wrapper.estimate_peak.overall_peak_memory = full
@@ -119,8 +126,3 @@ def _cpp(graph: GraphLowering, node: BaseSchedulerNode) -> CppScheduling | None:
     device = node.get_device()
     backend = None if device is None else graph.scheduler.get_backend(device)
     return backend if isinstance(backend, CppScheduling) else None
-
-
-def _is_alone(node: BaseSchedulerNode) -> bool:
-    """Whether Inductor ends the function before this node, and after it."""
-    return node.is_extern() or node.is_template()

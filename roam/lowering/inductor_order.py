@@ -198,7 +198,9 @@ class Compilation:
         planned = plan(found.problem, how)
         complete = self.is_backward or self.is_inference
         ordered = [nodes[i - found.first] for i in planned.order[found.first :]]
-        shared = functions(found.problem, planned, ordered, complete=complete)
+        shared = functions(
+            found.problem, planned, ordered, sharing(graph, ordered), complete=complete
+        )
         self.note = Note(
             self.name,
             found.problem,
