@@ -27,7 +27,7 @@ from roam.backend import TRACING_ERRORS, can_trace_backward, one_graph
 from roam.core.errors import OptionError, UnplannedWarning
 from roam.lowering.aten import Boxed
 from roam.lowering.step import REWRITES, Step, compile_graph
-from roam.lowering.tickets import hooked
+from roam.lowering.tickets import Used, hooked
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
 
@@ -107,8 +107,7 @@ class _WholeStep(Step):
         optimizer = self.options.optimizer
         assert optimizer is not None
         assert self.plain_forward is not None
-        self.last = used = self.last.renewed(optimizer, args, self.gradients)
-        folded = used.at
+        folded = Used.of(optimizer, args, self.gradients).at
         lowered = self.lowered_for(args, folded)
         if lowered is None:
             return self.plain_forward(args)

@@ -18,6 +18,7 @@ from roam.lowering.tickets import Used
 from roam.optim import AdamA
 from tests.helpers import fused, mlp, random, unfused
 from tests.releases import (
+    Run,
     adamw,
     assert_same,
     beside_adamw,
@@ -168,22 +169,29 @@ def test_one_compiled_block_serves_many_layers(lowering: str, theirs: str) -> No
     assert roam.report().detours == {}
 
 
-@pytest.mark.parametrize(("lowering", "theirs"), [("aten", "aot_eager"), ("inductor",) * 2])
-@pytest.mark.usefixtures("shared_kernels")
-def test_parameters_are_frozen_and_thawed(lowering: str, theirs: str) -> None:
+def trained_by(
+    train: Callable[[nn.Sequential, Run, torch.optim.Optimizer], None], lowering: str, theirs: str
+) -> tuple[nn.Module, nn.Module]:
+    """A model after a training with AdamW and theirs, and another after it with AdamA."""
     torch.manual_seed(0)
     reference = mlp()
     model = copy.deepcopy(reference)
     optimizer = AdamA(model.parameters(), lr=1e-2)
-    for net, chosen, compiled in (
-        (reference, adamw(reference), torch.compile(reference, backend=theirs)),
-        (model, optimizer, unfused(model, optimizer=optimizer, lowering=lowering)),
-    ):
+    train(reference, torch.compile(reference, backend=theirs), adamw(reference))
+    torch._dynamo.reset()
+    train(model, unfused(model, optimizer=optimizer, lowering=lowering), optimizer)
+    return reference, model
+
+
+@pytest.mark.parametrize(("lowering", "theirs"), [("aten", "aot_eager"), ("inductor",) * 2])
+@pytest.mark.usefixtures("shared_kernels")
+def test_parameters_are_frozen_and_thawed(lowering: str, theirs: str) -> None:
+    def train(net: nn.Sequential, compiled: Run, optimizer: torch.optim.Optimizer) -> None:
         for learns in (True, False, True):
             net[2].weight.requires_grad_(learns)
-            steps(net, compiled, chosen)
-        torch._dynamo.reset()
-    assert_same(reference, model)
+            steps(net, compiled, optimizer)
+
+    assert_same(*trained_by(train, lowering, theirs))
 
 
 @pytest.mark.usefixtures("shared_kernels")
@@ -204,33 +212,27 @@ def test_parameters_that_the_optimizer_does_not_hold_are_not_kept() -> None:
     """A backbone that is not trained, which its owner drops."""
     mine, other = nn.Parameter(random(2)), nn.Parameter(random(2))
     optimizer = AdamA([mine])
-    used = Used.of(optimizer, [mine, other], None)
-    assert used.renewed(optimizer, [mine, other], None) is used
+    used = Used.of(optimizer, [mine, other], {0, 1})
+    assert used.renewed(optimizer, [mine, other], {0, 1}) is used
     gone = weakref.ref(other)
     del other
     assert gone() is None
     other = nn.Parameter(random(2))
     optimizer.add_param_group({"params": [other]})
-    assert list(used.renewed(optimizer, [mine, other], None).at) == [0, 1]
+    assert list(used.renewed(optimizer, [mine, other], {0, 1}).at) == [0, 1]
 
 
 @pytest.mark.parametrize(("lowering", "theirs"), [("aten", "aot_eager"), ("inductor",) * 2])
 @pytest.mark.usefixtures("shared_kernels")
 def test_data_went_to_another_dtype_and_back(lowering: str, theirs: str) -> None:
     """As for an evaluation in half precision. Autograd puts the gradients elsewhere after it."""
-    torch.manual_seed(0)
-    reference = mlp()
-    model = copy.deepcopy(reference)
-    optimizer = AdamA(model.parameters(), lr=1e-2)
-    for net, chosen, compiled in (
-        (reference, adamw(reference), torch.compile(reference, backend=theirs)),
-        (model, optimizer, unfused(model, optimizer=optimizer, lowering=lowering)),
-    ):
+
+    def train(net: nn.Sequential, compiled: Run, optimizer: torch.optim.Optimizer) -> None:
         for _ in range(2):
-            steps(net, compiled, chosen)
+            steps(net, compiled, optimizer)
             net.half().float()
-        torch._dynamo.reset()
-    assert_same(reference, model)
+
+    assert_same(*trained_by(train, lowering, theirs))
     assert roam.report().detours == {}
 
 

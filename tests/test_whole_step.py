@@ -70,7 +70,7 @@ def test_the_whole_step_equals_dropping_in(name: str) -> None:
 
 def test_planned_is_measured() -> None:
     model = nn.Sequential(nn.Linear(256, 1024), nn.GELU(), nn.Linear(1024, 256))
-    optimizer = AdamA(model.parameters())
+    optimizer = AdamA(model.named_parameters())
 
     def train_step(x: Tensor) -> Tensor:
         loss = model(x).square().mean()
@@ -84,6 +84,8 @@ def test_planned_is_measured() -> None:
     plan = roam.report().graphs[0].plan
     assert plan is not None
     assert plan.peak <= roam.measure_peak(lambda: step(x)).peak <= plan.peak + 64
+    # it once said that no backward had run by the plan: here there is none
+    assert not roam.report().unfolded.keys() & {name for name, _ in optimizer.named()}
 
 
 def test_accumulate_updates_after_the_graph() -> None:

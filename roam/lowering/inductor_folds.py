@@ -136,7 +136,7 @@ class FoldingCompilation(Compilation):
 
         def run_forward(args: list[Any]) -> Any:
             nonlocal last
-            gradients = None if self.backward is None else self.backward.gradients
+            gradients = {} if self.backward is None else self.backward.gradients
             # another thread's in a moment
             last = used = last.renewed(optimizer, args, gradients)
             ticket = Ticket.of(optimizer, used, findable=mine is not None)

@@ -48,23 +48,22 @@ class Used:
 
     @classmethod
     def of(
-        cls, optimizer: FoldingOptimizer, args: Sequence[Any], gradients: Collection[int] | None
+        cls, optimizer: FoldingOptimizer, args: Sequence[Any], gradients: Collection[int]
     ) -> Used:
-        """gradients: the inputs that the backward has gradients of; None where it is not known."""
+        """gradients: the inputs that the backward has gradients of."""
         found = {i: a for i, a in enumerate(args) if isinstance(a, Parameter)}
         at = {
             i: p
             for i, p in found.items()
-            if p.requires_grad and optimizer.holds(p) and (gradients is None or i in gradients)
+            if i in gradients and p.requires_grad and optimizer.holds(p)
         }
         given = {i: id(p) for i, p in found.items()}
-        Claims.of(optimizer).note(optimizer, at.values())
         return cls(at, frozenset(map(id, at.values())), given, optimizer.changes)
 
     def renewed(
-        self, optimizer: FoldingOptimizer, args: Sequence[Any], gradients: Collection[int] | None
+        self, optimizer: FoldingOptimizer, args: Sequence[Any], gradients: Collection[int]
     ) -> Used:
-        """The same of another run of the graph, which mostly is of the same parameters.
+        """The same of another forward that runs, which mostly is of the same parameters.
 
         Whether one of them is trained dynamo has guarded. One with the id of another that is gone
         is none of the optimizer's, or the optimizer has changed since.
@@ -73,7 +72,9 @@ class Used:
             id(args[i]) == n for i, n in self.given.items()
         ):
             return self
-        return Used.of(optimizer, args, gradients)
+        used = Used.of(optimizer, args, gradients)
+        Claims.of(optimizer).note(optimizer, used.at.values())
+        return used
 
 
 @dataclass(eq=False)
@@ -112,7 +113,7 @@ class Ticket:
         claims = Claims.of(optimizer)
         free, ids = (used.at, used.ids) if findable else ({}, frozenset())
         # the same every time, but for what is rare: asked for all of them at once
-        if not claims.shared.isdisjoint(ids) or any(p._backward_hooks for p in free.values()):
+        if not claims.shared.isdisjoint(ids) or any(map(hooked, free.values())):
             free = {i: p for i, p in free.items() if id(p) not in claims.shared and not hooked(p)}
             ids = frozenset(map(id, free.values()))
         return Ticket(optimizer, claims, used, free, ids, findable)
@@ -170,10 +171,11 @@ class Claims:
 
     def note(self, optimizer: FoldingOptimizer, parameters: Collection[Parameter]) -> None:
         """A graph uses these parameters of the optimizer's, and has gradients of them."""
-        new = [p for p in parameters if id(p) not in self._ends]
-        self._ends.update(_ends(new))
-        for parameter in new:
-            optimizer.state_of(parameter)  # made now, so that no backward makes it
+        with self._lock:
+            new = [p for p in parameters if id(p) not in self._ends]
+            self._ends.update(_ends(new))
+            for parameter in new:
+                optimizer.state_of(parameter)  # made now, so that no backward makes it
 
     def unfolded(self, optimizer: FoldingOptimizer) -> Iterator[tuple[str, str]]:
         """The optimizer's parameters whose gradients no graph folds, by name, and why."""
