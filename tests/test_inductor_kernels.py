@@ -44,7 +44,7 @@ def shared(
     )
     problem = Problem("chain", buffers, chain)
     nodes: Any = [Node(f"op{i}") for i in range(ops)]
-    who = range(ops) if sharing is None else sharing
+    who = frozenset(range(ops) if sharing is None else sharing)
     return functions(problem, plan(problem), nodes, who, complete=complete)
 
 

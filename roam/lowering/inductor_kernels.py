@@ -19,7 +19,7 @@ buffers written over others nor scratch space, and lifts the peak.
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -57,14 +57,14 @@ def functions(
     problem: Problem,
     plan: Plan,
     nodes: Sequence[BaseSchedulerNode],
-    sharing: Collection[int],
+    sharing: frozenset[int],
     *,
     complete: bool = True,
 ) -> Functions:
     """The fewest functions that keep the peak as planned.
 
-    nodes: the last ops of the plan, in its order. sharing: the numbers of those that may share a
-    function. complete: no backward is to come. Where one is, room that is left goes to the blocks
+    nodes: the last ops of the plan, in its order. sharing: the ops that may share a function.
+    complete: no backward is to come. Where one is, room that is left goes to the blocks
     that its plan will make of what is saved. A function that may take another node may take it
     wherever it began: so to fill one after the other is best.
     """
@@ -77,7 +77,7 @@ def functions(
     ends: set[str] = set()
     dead = [0] * len(nodes)
     for t in range(1, len(nodes)):
-        if t - 1 not in sharing or t not in sharing:
+        if not sharing.issuperset(plan.order[first + t - 1 : first + t + 1]):
             continue
         dead[t] = dead[t - 1] + dying[first + t]
         if curve[first + t] + dead[t] > peak:

@@ -198,9 +198,7 @@ class Compilation:
         planned = plan(found.problem, how)
         complete = self.is_backward or self.is_inference
         ordered = [nodes[i - found.first] for i in planned.order[found.first :]]
-        shared = functions(
-            found.problem, planned, ordered, sharing(graph, ordered), complete=complete
-        )
+        shared = functions(found.problem, planned, ordered, how.sharing, complete=complete)
         self.note = Note(
             self.name,
             found.problem,
