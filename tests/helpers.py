@@ -21,6 +21,10 @@ ARENAS = ("step", "keep")
 Compile = Callable[[Any], Any]
 Scenario = Callable[[Compile], Iterable[Any]]
 both_arenas = pytest.mark.parametrize("arena", ARENAS)
+# a decoder and a conv net; the whole zoo is tests/test_architectures.py's
+real_models = pytest.mark.parametrize(
+    "name", ["gpt2", "resnet", pytest.param("vit", marks=pytest.mark.slow)]
+)
 
 
 def compiler(backend: str, **how: Any) -> Compile:

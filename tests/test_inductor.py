@@ -19,7 +19,7 @@ from tests.helpers import assert_counts, fused, mlp, random
 from tests.test_architectures import CORE, entries
 
 pytestmark = pytest.mark.usefixtures("shared_kernels")
-QUICK = ("gpt2", "vit", "resnet")
+QUICK = ("gpt2", "resnet")
 
 
 def gradients(

@@ -13,7 +13,7 @@ from torch import nn
 from transformers.activations import QuickGELUActivation
 
 import roam
-from roam.bench.zoo import TINY, loss_of
+from roam.bench.zoo import TINY, loss
 from roam.lowering import inductor_folds
 from roam.optim import AdamA
 from roam.optim.adama import AdamARule
@@ -42,16 +42,16 @@ def test_small_folds_share_calls_of_the_optimizer(calls: list[int]) -> None:
     trained = []
     for backend in ("inductor", "roam"):
         torch.manual_seed(0)
-        model, batch = entry.build(), entry.batch()
+        model, batch = entry.build().eval(), entry.batch()
         weights = list(model.parameters())
         fold = backend == "roam"
         optimizer: torch.optim.Optimizer = (
             AdamA(weights) if fold else torch.optim.AdamW(weights, fused=True)
         )
         options = {"optimizer": optimizer} if fold else None
-        run = torch.compile(model, backend=backend, options=options)
+        step = torch.compile(loss, backend=backend, options=options)
         for _ in range(2):
-            loss_of(run(**batch)).backward()
+            step(model, batch).backward()
             optimizer.step()
             optimizer.zero_grad()
         trained.append([w.detach() for w in weights])

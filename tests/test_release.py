@@ -14,7 +14,7 @@ from roam.bench.zoo import TINY, loss_of
 from roam.core.errors import OptionError, SecondBackwardError
 from roam.core.problem import Kind
 from roam.optim import AdamA
-from tests.helpers import assert_equal, bits, mlp, random, unfused
+from tests.helpers import assert_equal, bits, mlp, random, real_models, unfused
 from tests.releases import adamw, assert_same, folds, problem, trained
 
 
@@ -100,7 +100,7 @@ def test_another_optimizer_is_refused() -> None:
         unfused(model, **options)(random(5, 8))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "vit", "resnet"])
+@real_models
 def test_fifty_steps_of_a_real_model_equal_adamw(name: str) -> None:
     reference = TINY[name].build()
     model = copy.deepcopy(reference)

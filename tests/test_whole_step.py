@@ -15,7 +15,7 @@ from roam.bench.zoo import TINY, loss_of
 from roam.core.errors import MicroBatchError, OptionError, UnplannedWarning
 from roam.core.problem import Kind
 from roam.optim import AdamA
-from tests.helpers import assert_equal, mlp, random, unfused
+from tests.helpers import assert_equal, mlp, random, real_models, unfused
 
 STEPS = 20
 Batch = dict[str, Any]
@@ -46,7 +46,7 @@ def whole(model: nn.Module, optimizer: AdamA, batch: Batch) -> Callable[[], Tens
     return lambda: compiled(**batch)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "vit", "resnet"])
+@real_models
 def test_the_whole_step_equals_dropping_in(name: str) -> None:
     reference = TINY[name].build()
     model = copy.deepcopy(reference)

@@ -14,6 +14,7 @@ from torch import nn
 from roam.bench.zoo import TINY
 from roam.bench.zoo import loss as zoo_loss
 from roam.optim import AdamA
+from tests.helpers import real_models
 from tests.optim.reference import (
     GOOD,
     Reference,
@@ -120,7 +121,7 @@ def test_where_micro_batches_agree_the_step_is_root_n_times_adams() -> None:
     assert close(p, torch.full_like(p, -2.0))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "vit", "resnet"])
+@real_models
 @pytest.mark.parametrize("n", COUNTS)
 def test_real_models_follow_the_formulas(name: str, n: int) -> None:
     entry = TINY[name]

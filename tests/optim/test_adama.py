@@ -17,7 +17,7 @@ from roam.bench.zoo import TINY, loss
 from roam.core.errors import HyperparameterError
 from roam.optim import AdamA, SlimAdamA
 from roam.optim.fold import alike, block_size, blocks
-from tests.helpers import assert_equal
+from tests.helpers import assert_equal, real_models
 from tests.optim.reference import (
     GOOD,
     Reference,
@@ -32,7 +32,7 @@ from tests.optim.reference import (
 SCALARS = 128  # bytes that numbers take where an operator wants a tensor
 
 
-@pytest.mark.parametrize("name", ["gpt2", "vit", "resnet"])
+@real_models
 def test_release_is_adamw_bit_for_bit(name: str) -> None:
     """50 steps, each parameter after each of them, losses included."""
     entry = TINY[name]
