@@ -36,14 +36,14 @@ ELSEWHERE = "a gradient is not the optimizer's: autograd.grad wants it, or .grad
 class Used:
     """The optimizer's parameters among the inputs of a graph that it has gradients of.
 
-    at: by input. ids: theirs. given: the ids of all parameters among the inputs, by input; those
-    that the optimizer does not hold may be gone. changes: how often the optimizer had changed
-    which it holds.
+    at: by input. ids: theirs. given: of all parameters among the inputs the ids, and whether they
+    are trained, by input; those that the optimizer does not hold may be gone. changes: how often
+    the optimizer had changed which it holds.
     """
 
     at: dict[int, Parameter] = field(default_factory=dict)
     ids: frozenset[int] = frozenset()
-    given: dict[int, int] = field(default_factory=dict)
+    given: dict[int, tuple[int, bool]] = field(default_factory=dict)
     changes: int = -1
 
     @classmethod
@@ -57,7 +57,7 @@ class Used:
             for i, p in found.items()
             if i in gradients and p.requires_grad and optimizer.holds(p)
         }
-        given = {i: id(p) for i, p in found.items()}
+        given = {i: (id(p), p.requires_grad) for i, p in found.items()}
         return cls(at, frozenset(map(id, at.values())), given, optimizer.changes)
 
     def renewed(
@@ -65,11 +65,11 @@ class Used:
     ) -> Used:
         """The same of another forward that runs, which mostly is of the same parameters.
 
-        Whether one of them is trained dynamo has guarded. One with the id of another that is gone
-        is none of the optimizer's, or the optimizer has changed since.
+        Not every version of dynamo guards whether one of them is trained. One with the id of
+        another that is gone is none of the optimizer's, or the optimizer has changed since.
         """
         if self.changes == optimizer.changes and all(
-            id(args[i]) == n for i, n in self.given.items()
+            (id(args[i]), args[i].requires_grad) == was for i, was in self.given.items()
         ):
             return self
         used = Used.of(optimizer, args, gradients)
@@ -259,7 +259,7 @@ def hooked(parameter: Tensor) -> bool:
 
 def _ends(parameters: Iterable[Parameter]) -> dict[int, Node]:
     """What puts a gradient into `.grad`, by id. Kept, it is what every graph to come ends in."""
-    return {id(p): get_gradient_edge(p).node for p in parameters}
+    return {id(p): get_gradient_edge(p).node for p in parameters if p.requires_grad}
 
 
 def _all_expected(parameters: Iterable[Parameter], ends: Mapping[int, Node]) -> bool:
