@@ -84,7 +84,7 @@ def test_no_packing_is_lower(rects: list[Rect]) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(rectangles(align=(1, 2, 3), most=5))
+@given(rectangles(align=(1, 2, 3), most=6))
 def test_no_packing_is_lower_where_addresses_are_aligned(rects: list[Rect]) -> None:
     assert_lowest(rects, pack(rects))
 
