@@ -194,6 +194,16 @@ def test_parameters_are_frozen_and_thawed(lowering: str, theirs: str) -> None:
     assert_same(*trained_by(train, lowering, theirs))
 
 
+def test_a_parameter_is_frozen_before_a_backward_that_wants_something_else() -> None:
+    """What puts its gradient into .grad was asked for anew, which autograd refuses."""
+    model, x = mlp(), random(5, 8).requires_grad_()
+    loss = unfused(model, optimizer=AdamA(model.parameters()))(x).sum()
+    model[2].weight.requires_grad_(False)
+    [found] = torch.autograd.grad(loss, x)
+    [expected] = torch.autograd.grad(model(x).sum(), x)
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.usefixtures("shared_kernels")
 def test_a_newer_optimizer_takes_the_gradients() -> None:
     """What a graph folded for the older one is not its own any more."""

@@ -258,7 +258,10 @@ def hooked(parameter: Tensor) -> bool:
 
 
 def _ends(parameters: Iterable[Parameter]) -> dict[int, Node]:
-    """What puts a gradient into `.grad`, by id. Kept, it is what every graph to come ends in."""
+    """What puts a gradient into `.grad`, by id. Kept, it is what every graph to come ends in.
+
+    One that was frozen since its forward has no new one.
+    """
     return {id(p): get_gradient_edge(p).node for p in parameters if p.requires_grad}
 
 
