@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
@@ -35,6 +35,7 @@ from roam.lowering.fake import (
 from roam.lowering.naming import graph_name
 from roam.lowering.step import Step, compile_graph
 from roam.lowering.tickets import hooked
+from roam.lowering.used import Folds, Used
 from roam.numbers import Numbers
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
@@ -101,7 +102,7 @@ def problems(
     without (passes/scratch.py): the Problem is the same on every machine. Takes what `plan`
     takes and raises what `plan` raises.
     """
-    chosen = Options(optimizer=optimizer)
+    chosen = Options(optimizer=None if optimizer is None else optimizer.handle)
     steps = _trace(_Unplanned.start, model, args, kwargs, loss, chosen, device)
     return tuple(p for s in steps for p in s.problems)
 
@@ -118,7 +119,7 @@ def _trace(
     """Compiles a copy of the model without data and runs its forward: the steps, one a graph."""
     if not isinstance(model, nn.Module):
         raise OfflineError(f"{model!r} is no torch.nn.Module: only those can be copied unfilled")
-    _check(options.optimizer, model)
+    _check(None if options.optimizer is None else options.optimizer(), model)
     where = None if device is None else torch.device(device)
     stands_for = None
     if where is not None and not _is_built_for(where):
@@ -206,23 +207,16 @@ def _start_inductor(
 ) -> tuple[OfflineCompilation, Callable[..., Any]]:
     from roam.lowering.inductor_offline import OfflineCompilation
 
-    used = partial(_used, options.optimizer if folds else None, original)
+    used = partial(_used, original) if folds else lambda *_: ()
     step = OfflineCompilation.of(gm, options, example_inputs, used=used)
     return step, step.run(gm, example_inputs)
 
 
-def _used(
-    optimizer: FoldingOptimizer | None, original: Original, args: Sequence[Any]
-) -> dict[int, Parameter]:
-    """The optimizer's parameters among the inputs of a graph, whose copies are given."""
-    if optimizer is None:
-        return {}
-    found = {i: original.get(a) for i, a in enumerate(args) if isinstance(a, Tensor)}
-    return {
-        i: p
-        for i, p in found.items()
-        if p is not None and p.requires_grad and optimizer.holds(p) and not hooked(p)
-    }
+def _used(original: Original, args: Sequence[Any], gradients: Mapping[int, Any]) -> Folds:
+    """What is folded by a graph whose inputs are copies of parameters."""
+    found = [original.get(a) if isinstance(a, Tensor) else None for a in args]
+    free = [p if p is not None and not hooked(p) else None for p in found]
+    return tuple(sorted(fold for used in Used.of(free, gradients) for fold in used.folds))
 
 
 @dataclass
@@ -247,17 +241,18 @@ class _Offline(Step):
 
     def run_forward(self, args: list[Any]) -> Sequence[Any]:
         assert self.plain_forward is not None
-        folded = self.used(args) if self.own_saved is not None else {}
+        folds = self.used(args) if self.own_saved is not None else ()
         with without_fakes():
-            self.look_at(args, folded)
+            self.look_at(args, folds)
         return self.plain_forward(args)
 
-    def look_at(self, args: Sequence[Any], folded: dict[int, Parameter]) -> None:
-        self.make_or_raise(args, folded)
+    def look_at(self, args: Sequence[Any], folds: Folds) -> None:
+        self.make_or_raise(args, folds)
 
-    def used(self, args: Sequence[Any]) -> dict[int, Parameter]:
-        optimizer = None if self.backward is None else self.options.optimizer
-        return _used(optimizer, self.original, args)
+    def used(self, args: Sequence[Any]) -> Folds:
+        if self.backward is None or self.options.optimizer is None:
+            return ()
+        return _used(self.original, args, self.gradient_values)
 
     def scratch(self, graphs: Sequence[fx.GraphModule], numbers: Numbers) -> dict[fx.Node, int]:
         return {} if self.stands_for is not None else super().scratch(graphs, numbers)
@@ -280,5 +275,5 @@ class _Unplanned(_Offline):
 
     problems: list[Problem] = field(default_factory=list)
 
-    def look_at(self, args: Sequence[Any], folded: dict[int, Parameter]) -> None:
-        self.problems.append(self.captured(self.graphs(folded), self.numbers(args)).problem)
+    def look_at(self, args: Sequence[Any], folds: Folds) -> None:
+        self.problems.append(self.captured(self.graphs(folds), self.numbers(args)).problem)

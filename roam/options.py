@@ -7,6 +7,7 @@ from typing import Any
 
 from roam.core.errors import OptionError
 from roam.optim.folding import FoldingOptimizer
+from roam.optim.handle import OptimizerHandle
 
 MODES = (
     None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs",
@@ -19,7 +20,8 @@ class Options:
 
     arena: "step" gives the arena back at the end of every backward, "keep" holds it for the next
         step, until `roam.release()`. planning_seconds: the deadline for planning a graph.
-        optimizer: one of roam's, whose parameters' gradients are folded inside the backward.
+        optimizer: one of roam's, whose parameters' gradients are folded inside the backward. Which
+        one is found out when a graph runs, from its parameters: options do not keep it alive.
         lowering: "aten" runs the graph's own operators, "inductor" the kernels that Inductor fuses;
         None is "inductor" wherever it works. An arena that is kept is ATen's.
 
@@ -28,7 +30,7 @@ class Options:
 
     arena: str = "step"
     planning_seconds: float = 10.0
-    optimizer: FoldingOptimizer | None = None
+    optimizer: OptimizerHandle | None = None
     lowering: str | None = None
     mode: str | None = None
 
@@ -55,7 +57,9 @@ class Options:
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
             raise OptionError(f"option planning_seconds is a positive number, not {seconds!r}")
         optimizer = given.get("optimizer")
-        if not isinstance(optimizer, (FoldingOptimizer, type(None))):
+        if isinstance(optimizer, FoldingOptimizer):
+            given["optimizer"] = optimizer.handle
+        elif not isinstance(optimizer, (OptimizerHandle, type(None))):
             raise OptionError(
                 f"option optimizer is one of roam.optim (AdamA), not a {type(optimizer).__name__}: "
                 "only those fold a gradient before all of them are known"

@@ -20,15 +20,18 @@ from functools import update_wrapper
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.nn import Parameter
 
 from roam.backend import TRACING_ERRORS, can_trace_backward, one_graph
 from roam.core.errors import OptionError, UnplannedWarning
 from roam.lowering.aten import Boxed
+from roam.lowering.releases import gradient_values
 from roam.lowering.step import REWRITES, Step, compile_graph
-from roam.lowering.tickets import Used, hooked
+from roam.lowering.tickets import hooked
+from roam.lowering.used import Folds, Used
 from roam.optim.folding import FoldingOptimizer
+from roam.optim.hooks import owner_of
 from roam.options import Options
 
 
@@ -46,20 +49,28 @@ def compile_step(
     """
     given: dict[str, Any] = {"lowering": "aten", **options, "optimizer": optimizer}
     chosen = Options.parse(given, None)
+    given["optimizer"] = chosen.optimizer  # a handle
     if chosen.optimizer is None or chosen.lowering == "inductor":
         raise OptionError(
             "compile_step needs one of roam.optim's optimizers and runs ATen's kernels: for others "
             'torch.compile(model, backend="roam", options=...)'
         )
 
-    def backend(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-        step = _WholeStep.of(gm, chosen, example_inputs)
-        step.gradients = return_as_they_are(gm, optimizer)
-        return compile_graph(step, gm, example_inputs)
-
-    whole = torch.compile(train_step, backend=backend, fullgraph=True)
+    whole = torch.compile(train_step, backend=_Backend(chosen), fullgraph=True)
     parts = torch.compile(train_step, backend="roam", options=given)
     return update_wrapper(_CompiledStep(whole, parts, optimizer), train_step)
+
+
+@dataclass(frozen=True)
+class _Backend:
+    """Compiles the graph of a whole step. Those of equal options are one backend to dynamo."""
+
+    options: Options
+
+    def __call__(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        step = _WholeStep.of(gm, self.options, example_inputs)
+        step.gradients = return_as_they_are(gm)
+        return compile_graph(step, gm, example_inputs)
 
 
 class _CompiledStep:
@@ -104,22 +115,33 @@ class _WholeStep(Step):
         return super().compile_inference(gm, inputs)
 
     def run_forward(self, args: list[Any]) -> Sequence[Any]:
-        optimizer = self.options.optimizer
-        assert optimizer is not None
         assert self.plain_forward is not None
-        folded = Used.of(optimizer, args, self.gradients).at
-        lowered = self.lowered_for(args, folded)
+        assert self.forward is not None
+        if not self.gradient_values:
+            self.gradient_values = gradient_values(self.forward.graph, self.gradients)
+        owners: dict[int, tuple[FoldingOptimizer, Parameter]] = {}
+        folds: Folds = ()
+        for used in Used.of(args, self.gradient_values):
+            if (optimizer := used.optimizer()) is not None:
+                owners |= {i: (optimizer, args[i]) for i in used.ids}
+                folds += used.folds
+        lowered = self.lowered_for(args, tuple(sorted(folds)))
         if lowered is None:
             return self.plain_forward(args)
         if lowered.folds:
-            for p in folded.values():
+            for optimizer, p in owners.values():
                 optimizer.state_of(p)
-            args.append(lambda i, gradient: optimizer.absorb(folded[i], gradient))
+
+            def absorb(i: int, gradient: Tensor) -> None:
+                optimizer, p = owners[i]
+                optimizer.absorb(p, gradient)
+
+            args.append(absorb)
         return lowered.forward(args)
 
 
-def return_as_they_are(gm: fx.GraphModule, optimizer: FoldingOptimizer) -> dict[int, int]:
-    """Returns an optimizer's gradients themselves, where dynamo would return copies of them.
+def return_as_they_are(gm: fx.GraphModule) -> dict[int, int]:
+    """Returns optimizers' gradients themselves, where dynamo would return copies of them.
 
     The copies are what it puts into `.grad`. Returns input -> output, for every such gradient.
     """
@@ -130,7 +152,7 @@ def return_as_they_are(gm: fx.GraphModule, optimizer: FoldingOptimizer) -> dict[
     for k, copy in enumerate(returned):
         write = _only_write(copy)
         parameter = None if write is None else _parameter_of(write.args[1])
-        if write is None or parameter is None or not _holds(optimizer, parameter):
+        if write is None or parameter is None or not _is_owned(parameter):
             continue
         found[inputs[parameter]] = k
         returned[k] = write.args[1]
@@ -160,6 +182,6 @@ def _parameter_of(gradient: Any) -> fx.Node | None:
     return parameter if isinstance(parameter, fx.Node) else None
 
 
-def _holds(optimizer: FoldingOptimizer, placeholder: fx.Node) -> bool:
+def _is_owned(placeholder: fx.Node) -> bool:
     example = getattr(placeholder.meta.get("grapharg"), "example", None)
-    return isinstance(example, Parameter) and optimizer.holds(example)
+    return isinstance(example, Parameter) and owner_of(example) is not None

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 import roam
 from roam.core.errors import IncompleteGradientError, LostParameterError
-from roam.lowering.tickets import Used
+from roam.lowering.tickets import Uses
 from roam.optim import AdamA
 from tests.helpers import fused, mlp, random, unfused
 from tests.releases import (
@@ -222,14 +222,17 @@ def test_parameters_that_the_optimizer_does_not_hold_are_not_kept() -> None:
     """A backbone that is not trained, which its owner drops."""
     mine, other = nn.Parameter(random(2)), nn.Parameter(random(2))
     optimizer = AdamA([mine])
-    used = Used.of(optimizer, [mine, other], {0, 1})
-    assert used.renewed(optimizer, [mine, other], {0, 1}) is used
+    uses, gradients = Uses(), {0: mine, 1: other}
+    used = uses.of([mine, other], gradients)
+    assert uses.of([mine, other], gradients) is used
     gone = weakref.ref(other)
-    del other
+    del other, gradients[1]
     assert gone() is None
-    other = nn.Parameter(random(2))
+    other = gradients[1] = nn.Parameter(random(2))
+    assert uses.of([mine, other], gradients) == used
     optimizer.add_param_group({"params": [other]})
-    assert list(used.renewed(optimizer, [mine, other], {0, 1}).at) == [0, 1]
+    [used] = uses.of([mine, other], gradients)
+    assert list(used.ids) == [0, 1]
 
 
 @pytest.mark.parametrize(("lowering", "theirs"), [("aten", "aot_eager"), ("inductor",) * 2])

@@ -10,7 +10,8 @@ planner decides. Those that it puts side by side are one call of the optimizer:
     fold_later([primals_3], buf7, 3)       kept
     fold_now([primals_5], buf9, 5)         both absorbed
 
-A backward is compiled when it first runs, once for each set of parameters whose gradients it folds.
+A backward is compiled when it first runs, once for each set of parameters whose gradients it folds,
+and for each kind of fold.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ from roam.inspect.report import count_detour
 from roam.lowering.inductor_order import Compilation, Nodes
 from roam.lowering.inductor_problem import release_of
 from roam.lowering.plain import copied, mark_boxed
-from roam.lowering.releases import gradients_of, own_saved, releases
-from roam.lowering.tickets import Ticket, Used
+from roam.lowering.releases import gradient_values, gradients_of, own_saved, releases
+from roam.lowering.tickets import Tickets, Uses
+from roam.lowering.used import Folds
 from roam.passes.geometry import storage_key, value
 from roam.passes.gradient_release import META, GradientRelease
 
 log = logging.getLogger("roam")
 
-Key = tuple[int, ...]  # the inputs whose gradients are folded
 Gradients = list[tuple[int, Tensor]]  # with the input that each is the gradient of
 
 RETAINED = "a backward with retain_graph=True or create_graph=True needs its gradients again"
@@ -131,18 +132,15 @@ class FoldingCompilation(Compilation):
         self.given = tuple(n.meta.get("val") for n in gm.graph.find_nodes(op="placeholder"))
         mine = own_saved(gm.graph, self.first_saved(gm))
         compiled = super().compile_inner(gm, example_inputs, **how)
-        optimizer, last = self.options.optimizer, Used()
-        assert optimizer is not None
+        uses = Uses()
 
         def run_forward(args: list[Any]) -> Any:
-            nonlocal last
-            gradients = {} if self.backward is None else self.backward.gradients
-            # another thread's in a moment
-            last = used = last.renewed(optimizer, args, gradients)
-            ticket = Ticket.of(optimizer, used, findable=mine is not None)
+            gradients = {} if self.backward is None else self.backward.gradient_values
+            used = uses.of(args, gradients)
+            tickets = Tickets.of(used, args, findable=mine is not None)
             results = compiled(args)
-            if ticket is not None:
-                ticket.leave_on(results, mine)
+            if tickets is not None:
+                tickets.leave_on(results, mine)
             return results
 
         return mark_boxed(run_forward)
@@ -158,41 +156,41 @@ class Backward:
     how: dict[str, Any]
     tracing: TracingContext | None = field(default_factory=TracingContext.try_get)
     compiling: CompileContext | None = field(default_factory=CompileContext.try_get)
-    compiled: dict[Key, Callable[..., Any]] = field(default_factory=dict)
+    compiled: dict[Folds, Callable[..., Any]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @cached_property
     def gradients(self) -> dict[int, int]:
         return gradients_of(self.gm.graph)
 
+    @cached_property
+    def gradient_values(self) -> dict[int, Any]:
+        return gradient_values(self.gm.graph, self.gradients)
+
     def __call__(self, args: list[Any]) -> Any:
-        ticket = Ticket.found_on(args)
-        objection = None if ticket is None else ticket.claims.objection(ticket)
-        if ticket is None or not ticket.folded:
-            return self.compiled_for({})(args)
+        tickets = Tickets.found_on(args)
+        objection = None if tickets is None else tickets.objection()
+        if tickets is None or not tickets.folds:
+            return self.compiled_for(())(args)
         if torch._C._autograd._get_current_graph_task_keep_graph():
             self.detour(RETAINED)
         elif objection is not None:
             self.detour(objection)
         else:
-            with absorbing(ticket.absorb_all):
-                return self.compiled_for(ticket.folded)(args)
-        return self.compiled_for({})(args)
+            with absorbing(tickets.absorb_all):
+                return self.compiled_for(tickets.folds)(args)
+        return self.compiled_for(())(args)
 
-    def compiled_for(self, folded: dict[int, torch.nn.Parameter]) -> Callable[..., Any]:
-        key = tuple(folded)
+    def compiled_for(self, folds: Folds) -> Callable[..., Any]:
         with self.lock:
-            if key not in self.compiled:
-                self.compiled[key] = self.compile(folded)
-        return self.compiled[key]
+            if folds not in self.compiled:
+                self.compiled[folds] = self.compile(folds)
+        return self.compiled[folds]
 
-    def compile(self, folded: dict[int, torch.nn.Parameter]) -> Callable[..., Any]:
+    def compile(self, folds: Folds) -> Callable[..., Any]:
         gm = copied(self.gm)  # Inductor changes the graphs that it compiles
-        if folded:
-            optimizer = self.compilation.options.optimizer
-            assert optimizer is not None
-            given = self.compilation.given
-            GradientRelease(releases(optimizer, folded, given, gm, self.gradients))(gm)
+        if folds:
+            GradientRelease(releases(folds, self.compilation.given, self.gradients))(gm)
             _lower_folds(gm)
         with ExitStack() as stack:
             stack.enter_context(tracing(self.tracing))

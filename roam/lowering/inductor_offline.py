@@ -7,7 +7,7 @@ compiled, on tensors without data. No C++ compiler is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,6 @@ from torch._guards import TracingContext
 from torch._inductor import config, ir
 from torch._inductor.exc import InductorError
 from torch._inductor.graph import GraphLowering
-from torch.nn import Parameter
 
 from roam.core.errors import OfflineError
 from roam.inspect.report import GraphRecord
@@ -26,9 +25,10 @@ from roam.lowering.inductor_folds import Backward, FoldingCompilation
 from roam.lowering.inductor_order import Compilation, Nodes
 from roam.lowering.plain import mark_boxed, plain
 from roam.lowering.releases import own_saved
+from roam.lowering.used import Folds
 
 Strides = tuple[int, ...] | None
-Used = Callable[[Sequence[Any]], dict[int, Parameter]]
+Used = Callable[[Sequence[Any], Mapping[int, Any]], Folds]
 
 
 class _Ended(BaseException):
@@ -43,10 +43,10 @@ class _OfflineError(ShortenTraceback, OfflineError):
 class OfflineCompilation(FoldingCompilation):
     """One graph of dynamo's, planned and not compiled.
 
-    used: for the arguments of a forward that runs, the parameters whose gradients are folded.
+    used: for the arguments of a forward that runs, and the gradients of its backward, the folds.
     """
 
-    used: Used = lambda _: {}
+    used: Used = lambda *_: ()
     records: list[GraphRecord] = field(default_factory=list)
     strides: list[Strides] = field(default_factory=list)  # of the results
 
@@ -60,8 +60,9 @@ class OfflineCompilation(FoldingCompilation):
         Compilation.compile_inner(self, gm, example_inputs, **how)
 
         def run_forward(args: list[Any]) -> Sequence[Any]:
-            if self.backward is not None:
-                self.backward.compiled_for(self.used(args) if findable else {})
+            if (backward := self.backward) is not None:
+                folds = self.used(args, backward.gradient_values) if findable else ()
+                backward.compiled_for(folds)
             return runs(args)
 
         return mark_boxed(run_forward)

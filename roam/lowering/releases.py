@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.nn import Parameter
 
-from roam.optim.folding import FoldingOptimizer
+from roam.lowering.used import Folds
 from roam.passes.geometry import storage_key, tensors, value
 from roam.passes.gradient_release import Release
 
@@ -32,27 +31,17 @@ def gradients_of(backward: fx.Graph) -> dict[int, int]:
     return {i: i for i, n in enumerate(returned) if isinstance(n, fx.Node)}
 
 
+def gradient_values(backward: fx.Graph, gradients: Mapping[int, int]) -> dict[int, Any]:
+    """The gradients without data, by the input that each is the gradient of."""
+    returned: Any = backward.output_node().args[0]
+    return {i: value(returned[output]) for i, output in gradients.items()}
+
+
 def releases(
-    optimizer: FoldingOptimizer,
-    folded: dict[int, Parameter],
-    given: Sequence[Any],
-    backward: fx.GraphModule,
-    gradients: Mapping[int, int],
+    folds: Folds, given: Sequence[Any], gradients: Mapping[int, int]
 ) -> tuple[Release, ...]:
     """What to tell the pass about each parameter whose gradient is folded.
 
     given: the fake values of the forward's inputs. gradients: input -> output.
     """
-    returned: Any = backward.graph.output_node().args[0]
-    return tuple(
-        Release(
-            index=i,
-            output=gradients[i],
-            parameter=given[i],
-            state=tuple((spec.name, spec.bytes) for spec in optimizer.spec(p)),
-            scratch=optimizer.scratch(p, value(returned[gradients[i]])),
-            writes_parameter=optimizer.writes_parameters,
-        )
-        for i, p in folded.items()
-        if i in gradients
-    )
+    return tuple(Release(i, gradients[i], given[i], *needs) for i, needs in folds)

@@ -30,9 +30,10 @@ from roam.lowering.memory import Shelf
 from roam.lowering.naming import graph_name, parameter_inputs, source_names
 from roam.lowering.plain import mark_boxed, plain, rewritten
 from roam.lowering.probe import probe
-from roam.lowering.releases import gradients_of, own_saved, releases
-from roam.lowering.tickets import Ticket, Used
+from roam.lowering.releases import gradient_values, gradients_of, own_saved, releases
+from roam.lowering.tickets import Tickets, Uses
 from roam.lowering.trace import tell
+from roam.lowering.used import Folds
 from roam.numbers import Numbers
 from roam.options import Options
 from roam.passes.common_subexpressions import CommonSubexpressions
@@ -54,7 +55,7 @@ ANNOTATIONS = (OutVariants(), InPlace())
 RETAINED = "a backward with retain_graph=True or create_graph=True keeps what the plan overwrites"
 MOVED = "the saved tensors are not where the forward left them (saved tensor hooks)"
 
-Key = tuple[tuple[int, ...], tuple[int, ...]]  # sizes; inputs whose gradients are folded
+Key = tuple[tuple[int, ...], Folds]  # sizes; what is folded
 
 
 def compile_graph(
@@ -88,7 +89,8 @@ class Step:
     plain_backward: Boxed | None = None
     plans: dict[Key, Lowered | None] = field(default_factory=dict)
     gradients: dict[int, int] = field(default_factory=dict)  # input -> output
-    last: Used = field(default_factory=Used)
+    gradient_values: dict[int, Any] = field(default_factory=dict)  # by input
+    uses: Uses = field(default_factory=Uses)
     lock: threading.Lock = field(default_factory=threading.Lock)
     number: int = field(default_factory=count_graph)
     inference_rewrites: ClassVar[tuple[Pass, ...]] = (DropClones(),)
@@ -109,6 +111,7 @@ class Step:
         graphs = default_partition(joint, inputs, num_fwd_outputs=num_fwd_outputs, **how)
         self.backward = graphs[1]  # compiled when it first runs, but planned before
         self.gradients = gradients_of(self.backward.graph)
+        self.gradient_values = gradient_values(self.backward.graph, self.gradients)
         return graphs
 
     def compile_forward(self, gm: fx.GraphModule, _: Sequence[Any]) -> Boxed:
@@ -128,45 +131,41 @@ class Step:
 
     def run_forward(self, args: list[Any]) -> Sequence[Any]:
         assert self.plain_forward is not None
-        optimizer = self.options.optimizer if self.backward is not None else None
-        ticket = None
-        if optimizer is not None:
-            # another thread's in a moment
-            self.last = used = self.last.renewed(optimizer, args, self.gradients)
-            ticket = Ticket.of(optimizer, used, findable=self.own_saved is not None)
-        lowered = self.lowered_for(args, {} if ticket is None else ticket.folded)
+        tickets = None
+        if self.options.optimizer is not None and self.backward is not None:
+            used = self.uses.of(args, self.gradient_values)
+            tickets = Tickets.of(used, args, findable=self.own_saved is not None)
+        lowered = self.lowered_for(args, () if tickets is None else tickets.folds)
         results = self.plain_forward(args) if lowered is None else lowered.forward(args)
-        if ticket is not None:
-            ticket.lowered = lowered
-            ticket.leave_on(results, self.own_saved)
+        if tickets is not None:
+            tickets.lowered = lowered
+            tickets.leave_on(results, self.own_saved)
         return results
 
-    def lowered_for(
-        self, args: Sequence[Any], folded: dict[int, torch.nn.Parameter]
-    ) -> Lowered | None:
-        key = tuple(a for a in args if isinstance(a, int)), tuple(folded)
+    def lowered_for(self, args: Sequence[Any], folds: Folds) -> Lowered | None:
+        key = tuple(a for a in args if isinstance(a, int)), folds
         if key not in self.plans:
             with self.lock:
                 if key not in self.plans:
-                    self.plans[key] = self.make(args, folded)
+                    self.plans[key] = self.make(args, folds)
         return self.plans[key]
 
     def run_backward(self, args: list[Any]) -> Sequence[Any]:
         """Runs the plan that ran the forward, unless its memory must not be written over."""
         assert self.plain_backward is not None
-        ticket = None if self.options.optimizer is None else Ticket.found_on(args)
-        lowered = self.plan_for(args) if ticket is None else ticket.lowered
-        objection = None if ticket is None else ticket.claims.objection(ticket)
+        tickets = None if self.options.optimizer is None else Tickets.found_on(args)
+        lowered = self.plan_for(args) if tickets is None else tickets.lowered
+        objection = None if tickets is None else tickets.objection()
         if lowered is None or lowered.backward is None:
             return self.plain_backward(args)
         if not lowered.finds_its_arena(args):
             self.detour(MOVED)
         elif torch._C._autograd._get_current_graph_task_keep_graph():
             self.detour(RETAINED)
-        elif ticket is None or not lowered.folds:
+        elif tickets is None or not lowered.folds:
             return lowered.backward(args)
         elif objection is None:
-            args.append(ticket.absorb)  # to the same list: the callee empties it
+            args.append(tickets.absorb)  # to the same list: the callee empties it
             return lowered.backward(args)
         else:
             self.detour(objection)
@@ -175,7 +174,7 @@ class Step:
     def plan_for(self, args: Sequence[Any]) -> Lowered | None:
         """The plan whose forward left these saved tensors, as far as they tell.
 
-        A plan with folds is found by its ticket or not at all.
+        A plan with folds is found by its tickets or not at all.
         """
         for lowered in list(self.plans.values()):
             if lowered is not None and not lowered.folds and lowered.is_for(args):
@@ -186,13 +185,13 @@ class Step:
         if count_detour(reason) == 1:
             log.warning("%s: %s; this backward ran unplanned", self.name, reason)
 
-    def make(self, args: Sequence[Any], folded: dict[int, torch.nn.Parameter]) -> Lowered | None:
+    def make(self, args: Sequence[Any], folds: Folds) -> Lowered | None:
         """Captures, plans and lowers; None, said once and counted, where that fails.
 
         Whatever goes wrong here must not end the user's training.
         """
         try:
-            return self.make_or_raise(args, folded)
+            return self.make_or_raise(args, folds)
         except Exception as error:
             reason = str(error) if isinstance(error, UnplannableError) else repr(error)
             self.record(GraphRecord(self.name, reason=reason))
@@ -201,8 +200,8 @@ class Step:
             warnings.warn(text, UnplannedWarning, stacklevel=2)
             return None
 
-    def make_or_raise(self, args: Sequence[Any], folded: dict[int, torch.nn.Parameter]) -> Lowered:
-        roots = self.graphs(folded)
+    def make_or_raise(self, args: Sequence[Any], folds: Folds) -> Lowered:
+        roots = self.graphs(folds)
         numbers = self.numbers(args)
         captured = self.captured(roots, numbers, self.scratch(roots, numbers))
         hold = self.options.arena == "keep"
@@ -213,17 +212,16 @@ class Step:
         tell(graph, self.compile_id)
         return lowered
 
-    def graphs(self, folded: dict[int, torch.nn.Parameter]) -> list[fx.GraphModule]:
+    def graphs(self, folds: Folds) -> list[fx.GraphModule]:
         """The forward, and in training the backward, ready for capture, folds included."""
         assert self.forward is not None
         found = [self.forward]
         if self.backward is not None:
             renew_recomputed(self.forward.graph, self.backward.graph)
             found.append(self.backward)
-        if folded:
-            assert self.options.optimizer is not None
+        if folds:
             given = [value(n) for n in self.placeholders]
-            where = releases(self.options.optimizer, folded, given, found[-1], self.gradients)
+            where = releases(folds, given, self.gradients)
             found[-1] = rewritten((GradientRelease(where),), found[-1])
         for gm in found:
             run(ANNOTATIONS, gm)

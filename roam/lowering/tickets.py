@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,115 +26,161 @@ from torch.nn import Parameter
 from roam.core.errors import IncompleteGradientError
 from roam.inspect.report import ask_for_unfolded
 from roam.lowering.aten import Lowered
+from roam.lowering.used import Folds, Used
 from roam.optim.folding import FoldingOptimizer
+from roam.optim.handle import given
+from roam.optim.hooks import epoch
 
 SHARED = "a parameter is used by several graphs, or several calls, whose gradients must be summed"
 ELSEWHERE = "a gradient is not the optimizer's: autograd.grad wants it, or .grad holds one already"
+GONE = "a parameter has changed its optimizer, or lost it, since the forward"
+
+SETS = 64  # of parameters that a graph remembers: more than one model has blocks of a kind
 
 
-@dataclass(frozen=True)
-class Used:
-    """The optimizer's parameters among the inputs of a graph that it has gradients of.
+class Uses:
+    """What one graph uses of optimizers, for every set of parameters that it runs with.
 
-    at: by input. ids: theirs. given: of all parameters among the inputs the ids, and whether they
-    are trained, by input; those that the optimizer does not hold may be gone. changes: how often
-    the optimizer had changed which it holds.
+    One graph may serve all blocks of a model, or model after model. An answer holds until
+    parameters change owners; not every version of dynamo guards whether one of them is trained.
     """
 
-    at: dict[int, Parameter] = field(default_factory=dict)
-    ids: frozenset[int] = frozenset()
-    given: dict[int, tuple[int, bool]] = field(default_factory=dict)
-    changes: int = -1
+    def __init__(self) -> None:
+        self._parameters: tuple[int, ...] | None = None  # which of the inputs are
+        self._known: tuple[object, dict[object, tuple[Used, ...]]] = None, {}  # in one epoch
 
-    @classmethod
-    def of(
-        cls, optimizer: FoldingOptimizer, args: Sequence[Any], gradients: Collection[int]
-    ) -> Used:
-        """gradients: the inputs that the backward has gradients of."""
-        found = {i: a for i, a in enumerate(args) if isinstance(a, Parameter)}
-        at = {
-            i: p
-            for i, p in found.items()
-            if i in gradients and p.requires_grad and optimizer.holds(p)
-        }
-        given = {i: (id(p), p.requires_grad) for i, p in found.items()}
-        return cls(at, frozenset(map(id, at.values())), given, optimizer.changes)
-
-    def renewed(
-        self, optimizer: FoldingOptimizer, args: Sequence[Any], gradients: Collection[int]
-    ) -> Used:
-        """The same of another forward that runs, which mostly is of the same parameters.
-
-        Not every version of dynamo guards whether one of them is trained. One with the id of
-        another that is gone is none of the optimizer's, or the optimizer has changed since.
-        """
-        if self.changes == optimizer.changes and all(
-            (id(args[i]), args[i].requires_grad) == was for i, was in self.given.items()
-        ):
-            return self
-        used = Used.of(optimizer, args, gradients)
-        Claims.of(optimizer).note(optimizer, used.at.values())
-        return used
+    def of(self, args: Sequence[Any], gradients: Mapping[int, Any]) -> tuple[Used, ...]:
+        """As `Used.of`. gradients: the same at every call."""
+        now, (since, known) = epoch(), self._known
+        if since is not now or len(known) > SETS:
+            known = {}
+            self._known = now, known
+        if self._parameters is None:
+            self._parameters = tuple(i for i, a in enumerate(args) if isinstance(a, Parameter))
+        key = tuple([(id(args[i]), args[i].requires_grad) for i in self._parameters])
+        found = known.get(key)
+        if found is None:
+            found = Used.of(args, gradients)
+            for used in found:
+                if (optimizer := used.optimizer()) is not None:
+                    Claims.of(optimizer).note(optimizer, [args[i] for i in used.ids])
+            known[key] = found
+        return found
 
 
 @dataclass(eq=False)
 class Ticket:
-    """One forward that ran: its plan, and the optimizer's parameters that it used.
+    """One forward that ran, with one optimizer's parameters.
 
-    folded: those whose gradients its backward folds, by input. folds: their ids. findable: the
-    ticket lies where the backward looks. done: the backward has run. begun: it has folded some.
+    folded: those whose gradients its backward folds, by input. ids: theirs. findable: the ticket
+    lies where the backward looks. done: the backward has run. begun: it has folded some.
     """
 
-    optimizer: FoldingOptimizer
-    claims: Claims
     used: Used
     folded: dict[int, Parameter]
-    folds: frozenset[int]
+    ids: frozenset[int]
     findable: bool = True
-    lowered: Lowered | None = None
     done: bool = False
     begun: bool = False
+
+    @staticmethod
+    def of(used: Used, args: Sequence[Any], *, findable: bool) -> Ticket:
+        optimizer = used.optimizer()
+        if optimizer is None or not findable:
+            return Ticket(used, {}, frozenset(), findable)
+        shared = Claims.of(optimizer).shared
+        free, ids = {i: args[i] for i in used.ids}, used.all_ids
+        # the same every time, but for what is rare: asked for all of them at once
+        if not shared.isdisjoint(ids) or any(map(hooked, free.values())):
+            free = {i: p for i, p in free.items() if id(p) not in shared and not hooked(p)}
+            ids = frozenset(map(id, free.values()))
+        return Ticket(used, free, ids, findable)
+
+    @property
+    def folds(self) -> Folds:
+        if len(self.folded) == len(self.used.folds):
+            return self.used.folds
+        return tuple(fold for fold in self.used.folds if fold[0] in self.folded)
+
+    def objection(self) -> str | None:
+        """Why the backward that runs now may not fold; None where its gradients are complete."""
+        optimizer = self.used.optimizer()
+        if optimizer is None:
+            return GONE
+        objection = Claims.of(optimizer).objection(self)
+        if self.used.epoch is not epoch() and not all(map(optimizer.holds, self.folded.values())):
+            return GONE
+        return objection
+
+    def absorb(self, gradients: Sequence[tuple[int, Tensor]]) -> None:
+        """gradients: with the input that each is the gradient of."""
+        optimizer = self.used.optimizer()
+        assert optimizer is not None, "the backward has asked for objections"
+        if not self.begun:
+            self.begun = True
+            Claims.of(optimizer).expect_no_more(self)
+        optimizer.absorb_all([(self.folded[i], gradient) for i, gradient in gradients])
+
+
+@dataclass(eq=False)
+class Tickets:
+    """One forward that ran: its tickets, one for each optimizer, and its plan."""
+
+    tickets: tuple[Ticket, ...]
+    lowered: Lowered | None = None
+
+    @staticmethod
+    def of(found: Sequence[Used], args: Sequence[Any], *, findable: bool) -> Tickets | None:
+        """For a forward that uses optimizers' parameters, and has a backward."""
+        if not found:
+            return None
+        return Tickets(tuple(Ticket.of(used, args, findable=findable) for used in found))
+
+    @property
+    def folds(self) -> Folds:
+        """What its backward folds, if nothing is objected."""
+        if len(self.tickets) == 1:
+            return self.tickets[0].folds
+        return tuple(sorted(fold for ticket in self.tickets for fold in ticket.folds))
+
+    def leave_on(self, results: Sequence[Any], own_saved: int | None) -> None:
+        """Marks a result that the backward will find: one that is its own, if there is one.
+
+        The tickets live as long as the tensor's memory: a dropped graph drops them.
+        """
+        if own_saved is None:
+            tensor = next(r for r in results if isinstance(r, Tensor))
+        else:
+            tensor = results[own_saved]
+        tensor.untyped_storage().roam_tickets = self  # type: ignore[attr-defined]
+        for ticket in self.tickets:
+            if (optimizer := ticket.used.optimizer()) is not None:
+                Claims.of(optimizer).issue(ticket)
+
+    @staticmethod
+    def found_on(args: Sequence[Any]) -> Tickets | None:
+        tensors = (a for a in reversed(args) if isinstance(a, Tensor))  # the user's come first
+        marks = (getattr(t.untyped_storage(), "roam_tickets", None) for t in tensors)
+        found = (m for m in marks if isinstance(m, Tickets))
+        return next((m for m in found if m.tickets[0].findable), None)
+
+    def objection(self) -> str | None:
+        """Why the backward that runs now may not fold; None where it may."""
+        found = [ticket.objection() for ticket in self.tickets]  # each notes its backward
+        return next((reason for reason in found if reason is not None), None)
 
     def absorb(self, index: int, gradient: Tensor) -> None:
         self.absorb_all([(index, gradient)])
 
     def absorb_all(self, gradients: Sequence[tuple[int, Tensor]]) -> None:
         """gradients: with the input that each is the gradient of."""
-        if not self.begun:
-            self.begun = True
-            self.claims.expect_no_more(self)
-        self.optimizer.absorb_all([(self.folded[i], gradient) for i, gradient in gradients])
-
-    @staticmethod
-    def of(optimizer: FoldingOptimizer, used: Used, *, findable: bool) -> Ticket | None:
-        """For a forward that uses the optimizer's parameters, and has a backward."""
-        if not used.at:
-            return None
-        claims = Claims.of(optimizer)
-        free, ids = (used.at, used.ids) if findable else ({}, frozenset())
-        # the same every time, but for what is rare: asked for all of them at once
-        if not claims.shared.isdisjoint(ids) or any(map(hooked, free.values())):
-            free = {i: p for i, p in free.items() if id(p) not in claims.shared and not hooked(p)}
-            ids = frozenset(map(id, free.values()))
-        return Ticket(optimizer, claims, used, free, ids, findable)
-
-    def leave_on(self, results: Sequence[Any], own_saved: int | None) -> None:
-        """Marks a result that the backward will find: one that is its own, if there is one.
-
-        The ticket lives as long as the tensor's memory: a dropped graph drops it.
-        """
-        if own_saved is None:
-            tensor = next(r for r in results if isinstance(r, Tensor))
-        else:
-            tensor = results[own_saved]
-        tensor.untyped_storage().roam_ticket = self  # type: ignore[attr-defined]
-        self.claims.issue(self)
-
-    @staticmethod
-    def found_on(args: Sequence[Any]) -> Ticket | None:
-        tensors = (a for a in reversed(args) if isinstance(a, Tensor))  # the user's come first
-        marks = (getattr(t.untyped_storage(), "roam_ticket", None) for t in tensors)
-        return next((m for m in marks if isinstance(m, Ticket) and m.findable), None)
+        if len(self.tickets) == 1:
+            self.tickets[0].absorb(gradients)
+            return
+        for ticket in self.tickets:
+            own = [(i, gradient) for i, gradient in gradients if i in ticket.folded]
+            if own:
+                ticket.absorb(own)
 
 
 class Claims:
@@ -202,12 +248,12 @@ class Claims:
                 self._task = torch._C._current_graph_task_id()
                 self._met, self._folded = frozenset(), set()
                 self._contested = self._in_doubt()
-            self.shared |= self._met & ticket.used.ids
-            self._met = self._met | ticket.used.ids if self._met else ticket.used.ids
+            self.shared |= self._met & ticket.used.all_ids
+            self._met = self._met | ticket.used.all_ids if self._met else ticket.used.all_ids
             ticket.done = True
             if not self._expected(ticket.folded.values()):
                 return ELSEWHERE
-            return None if self._contested.isdisjoint(ticket.folds) else SHARED
+            return None if self._contested.isdisjoint(ticket.ids) else SHARED
 
     def expect_no_more(self, ticket: Ticket) -> None:
         """Notes that a graph folds its gradients: in this backward no more of them may come.
@@ -215,8 +261,8 @@ class Claims:
         They would once it has run, were a parameter used outside of the compiled region as well.
         """
         with self._lock:
-            self._folded |= ticket.folds
-            self._ever_folded |= ticket.folds
+            self._folded |= ticket.ids
+            self._ever_folded |= ticket.ids
 
     def refuse_more(self, parameter: Tensor) -> None:
         if self._task == torch._C._current_graph_task_id() and id(parameter) in self._folded:
@@ -244,11 +290,11 @@ class Claims:
         twice: set[int] = set()
         pending = [t for t in self._tickets if not t.done]
         for ticket in pending if len(pending) > 1 else ():
-            twice |= once & ticket.used.ids
-            once |= ticket.used.ids
+            twice |= once & ticket.used.all_ids
+            once |= ticket.used.all_ids
         for ticket in pending:
             if not ticket.findable:
-                self.shared |= twice & ticket.used.ids
+                self.shared |= twice & ticket.used.all_ids
         return twice
 
 
@@ -274,7 +320,8 @@ def _all_expected(parameters: Iterable[Parameter], ends: Mapping[int, Node]) -> 
 
 
 def _unfolded() -> dict[str, str]:
-    return {n: why for optimizer, c in list(_claims.items()) for n, why in c.unfolded(optimizer)}
+    optimizers = {*given, *_claims}  # those in options, and those that graphs have found
+    return {n: why for each in optimizers for n, why in Claims.of(each).unfolded(each)}
 
 
 NO_TASK = -1

@@ -45,6 +45,18 @@ class StateSpec:
         return torch.zeros(self.shape, dtype=self.dtype, device=param.device)
 
 
+class FoldNeeds(NamedTuple):
+    """What a plan depends on of the optimizer that folds a parameter's gradient, and no more.
+
+    state: name and bytes of each tensor of the state that the fold changes. scratch: bytes that the
+    fold allocates for itself. writes_parameter: whether it changes the parameter too.
+    """
+
+    state: tuple[tuple[str, int], ...]
+    scratch: int
+    writes_parameter: bool
+
+
 class Update(NamedTuple):
     """One parameter's whole mini-batch, as `FoldRule.release` takes it."""
 

@@ -10,9 +10,10 @@ folded it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -20,13 +21,16 @@ from torch.optim.optimizer import Optimizer, ParamsT, StateDict
 
 from roam.core.errors import HyperparameterError
 from roam.optim import refusals
-from roam.optim.fold import FoldRule, Group, StateSpec, Update
-from roam.optim.hooks import claim, distributed, hook_up, in_data_parallel
+from roam.optim.fold import FoldNeeds, FoldRule, Group, StateSpec, Update
+from roam.optim.handle import OptimizerHandle
+from roam.optim.hooks import Hooks, distributed, in_data_parallel
 from roam.optim.state_dicts import check_fits
 
 Mode = Literal["release", "accumulate"]
 STEP = StateSpec("step", (), torch.float32)  # how often the parameter was updated; on the CPU
 ONE = torch.ones((), dtype=STEP.dtype)
+# attributes that a copy has its own of; `step` is there where a scheduler has wrapped it
+NOT_COPIED = frozenset({"guard", "_hooks", "_unhooked", "step"})
 
 
 class FoldingOptimizer(Optimizer):
@@ -51,7 +55,7 @@ class FoldingOptimizer(Optimizer):
         self.rule = rule
         self.mode = mode
         self.guard: Callable[[Tensor], None] | None = None  # may refuse what `absorb` is given
-        self.changes = 0  # of what it holds
+        self._hooks = Hooks(self)
         self._places: dict[Tensor, tuple[int, int]] = {}  # a parameter's group, and where there
         self._folded: dict[Tensor, int] = {}  # how many of its gradients of this mini-batch
         self._unhooked: set[Tensor] = set()
@@ -101,6 +105,11 @@ class FoldingOptimizer(Optimizer):
         if self.writes_parameters:
             return self.rule.release_scratch(param, grad, self._group(param))
         return self.rule.fold_scratch(param, grad, self._group(param))
+
+    def needs(self, param: Tensor, grad: Tensor) -> FoldNeeds:
+        """What a plan has to know of folding this gradient. Both may be fake."""
+        state = tuple((spec.name, spec.bytes) for spec in self.spec(param))
+        return FoldNeeds(state, self.scratch(param, grad), self.writes_parameters)
 
     def state_of(self, param: Tensor) -> dict[str, Tensor]:
         """The state of a parameter, made when it is first asked for."""
@@ -213,11 +222,10 @@ class FoldingOptimizer(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         self.rule.check({**self.defaults, **param_group})
         super().add_param_group(param_group)
-        self.changes += 1
         for j, param in enumerate(self.param_groups[-1]["params"]):
             self._places[param] = len(self.param_groups) - 1, j
             self._unhooked.add(param)
-            claim(param, self)
+            self._hooks.claim(param)
         self._hook_up()
 
     def state_dict(self) -> StateDict:
@@ -242,6 +250,35 @@ class FoldingOptimizer(Optimizer):
                     state[spec.name] = spec.zeros(param).copy_(state[spec.name])
         self._folded.clear()
 
+    @property
+    def handle(self) -> OptimizerHandle:
+        """What stands for the optimizer where it must not be kept alive: in options."""
+        return OptimizerHandle(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self | OptimizerHandle:
+        """Returns an optimizer of the parameters' copies, if the model was copied before.
+
+        `copy.deepcopy((model, optimizer))` and whatever else holds both is copied as with
+        torch.optim. Without the model, as a part of something, such as the options of
+        `torch.compile`, a handle of this optimizer takes its place.
+
+        Raises OptimizerCopyError: alone there is nothing that a copy could train.
+        """
+        if not memo:
+            raise refusals.copied(type(self).__name__)
+        if not any(id(param) in memo for param in self._places):
+            return self.handle
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        kept = {
+            name: attribute
+            for name, attribute in self.__dict__.items()
+            if name not in NOT_COPIED and not name.startswith("_optimizer_")
+        }
+        new.__setstate__(copy.deepcopy(kept, memo))
+        new._start_folding()
+        return new
+
     def __getstate__(self) -> dict[str, Any]:
         raise refusals.copied(type(self).__name__)
 
@@ -258,16 +295,25 @@ class FoldingOptimizer(Optimizer):
         names = self.param_groups[i].get("param_names")
         return names[j] if names else f"parameter {j} of group {i}, {list(param.shape)}"
 
+    def _start_folding(self) -> None:
+        """Takes the parameters of a copy, whose attributes are there."""
+        self.guard, self._hooks = None, Hooks(self)
+        self._unhooked = {param for param in self._places if param not in self._lost}
+        for param in self._unhooked:
+            self._hooks.claim(param)
+        self._hook_up()
+
     def _hook_up(self) -> None:
         """Hooks for parameters that are new, or not frozen any more."""
         for param in [p for p in self._unhooked if p.requires_grad]:
             self._unhooked.remove(param)
-            hook_up(param, self)
+            self._hooks.add(param)
 
     def lose(self, param: Tensor) -> None:
         """A newer optimizer folds the parameter's gradients."""
         self._lost.add(param)
-        self.changes += 1
+        self._unhooked.discard(param)
+        self._hooks.remove(param)
 
     def _look_for_data_parallel(self) -> None:
         if not self._looked_for_ddp and distributed():

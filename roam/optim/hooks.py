@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 
@@ -22,39 +23,79 @@ class Absorbs(Protocol):
 
 
 _owners = WeakTensorKeyDictionary()  # parameter -> a weak reference to who folds its gradients
-_hooks = WeakTensorKeyDictionary()  # parameter -> the handle of its hook, once it has one
+_epoch = object()
 
 
-def claim(param: Tensor, optimizer: Absorbs) -> None:
-    """The newest optimizer gets the parameter: whoever runs a notebook's cell again means that."""
-    last = _owners.get(param)
-    if last is not None and (owner := last()) is not None and owner is not optimizer:
-        owner.lose(param)
-    if param in _hooks:
-        _hooks.pop(param).remove()
-    _owners[param] = weakref.ref(optimizer)
+def owner_of(param: Tensor) -> Any:
+    """Returns the optimizer that folds the parameter's gradients, or None."""
+    reference = _owners.get(param)
+    return None if reference is None else reference()
 
 
-def hook_up(param: Tensor, optimizer: Absorbs) -> None:
-    """From now on, hands each complete gradient over, as long as there is the optimizer.
+def epoch() -> object:
+    """Returns the same object as long as no parameter has got, changed or lost its owner.
 
-    Where the graph has folded the gradient and returned None for it, the hook fires all the same,
-    with nothing in `.grad`.
+    Whoever owns a parameter keeps it alive: until the next epoch its id is its own.
     """
-    reference = weakref.ref(optimizer)
+    return _epoch
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def fold(param: Tensor, grad: Tensor) -> None:  # would be compiled in a compiled train_step
-        optimizer = reference()
-        if optimizer is not None:
-            param.grad = None
-            optimizer.absorb(param, grad)
 
-    def hook(param: Tensor) -> None:
-        if (grad := param.grad) is not None:  # asked first: what torch wraps around `fold` is slow
-            fold(param, grad)
+def _begin_epoch() -> None:
+    global _epoch
+    _epoch = object()
 
-    _hooks[param] = param.register_post_accumulate_grad_hook(hook)
+
+class Hooks:
+    """The hooks of one optimizer, which hand complete gradients over to it.
+
+    They own nothing: when the optimizer is gone, so are they, and its parameters are nobody's.
+    """
+
+    def __init__(self, optimizer: Absorbs) -> None:
+        self._optimizer = weakref.ref(optimizer)
+        self._handles: dict[int, RemovableHandle] = {}  # by the parameter's id
+        weakref.finalize(optimizer, _let_go, self._handles).atexit = False
+
+    def claim(self, param: Tensor) -> None:
+        """Takes the parameter from an older optimizer: whoever runs a cell again means that."""
+        owner, optimizer = owner_of(param), self._optimizer()
+        if owner is not None and owner is not optimizer:
+            owner.lose(param)
+        _owners[param] = self._optimizer
+        _begin_epoch()
+
+    def add(self, param: Tensor) -> None:
+        """From now on, hands each complete gradient of the parameter over.
+
+        Where the graph has folded the gradient and returned None for it, the hook fires all the
+        same, with nothing in `.grad`.
+        """
+        reference = self._optimizer
+
+        # would be compiled in a compiled train_step
+        @torch.compiler.disable  # type: ignore[untyped-decorator]
+        def fold(param: Tensor, grad: Tensor) -> None:
+            optimizer = reference()
+            if optimizer is not None:
+                param.grad = None
+                optimizer.absorb(param, grad)
+
+        def hook(param: Tensor) -> None:
+            if (grad := param.grad) is not None:  # asked first: torch's wrapper of `fold` is slow
+                fold(param, grad)
+
+        self._handles[id(param)] = param.register_post_accumulate_grad_hook(hook)
+
+    def remove(self, param: Tensor) -> None:
+        """Ends that."""
+        if id(param) in self._handles:
+            self._handles.pop(id(param)).remove()
+
+
+def _let_go(handles: dict[int, RemovableHandle]) -> None:
+    for handle in handles.values():
+        handle.remove()
+    _begin_epoch()
 
 
 def distributed() -> bool:

@@ -63,9 +63,17 @@ def mid_batch(what: str) -> MidBatchError:
 
 def copied(optimizer: str) -> OptimizerCopyError:
     return OptimizerCopyError(
-        f"{optimizer} folds the gradients of its own parameters and cannot be copied or pickled: "
-        "make another one and load the state_dict(). A model that was compiled with it holds it "
-        "too: copy what torch.compile was given"
+        f"{optimizer} folds the gradients of its own parameters: it can be neither pickled nor "
+        "copied alone. Copy it with its model, copy.deepcopy((model, optimizer)), or make another "
+        "one and load the state_dict(), which is also what to save"
+    )
+
+
+def handle(attribute: str) -> OptimizerCopyError:
+    return OptimizerCopyError(
+        f"no {attribute!r} here: an optimizer was copied, in something else, without its model. In "
+        "its place is a handle, which only the options of torch.compile can use. Copy the model "
+        "with it, and before it: copy.deepcopy((model, optimizer))"
     )
 
 

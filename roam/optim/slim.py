@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from roam.core.errors import HyperparameterError
 from roam.optim.adama import AdamARule, clip, corrections, denominator
@@ -48,7 +47,7 @@ class SlimAdamA(FoldingOptimizer):
         batch_invariant: bool = False,
     ) -> None:
         self.dims = dict(rules.dims() if isinstance(rules, SlimRules) else rules)
-        self._means = WeakTensorKeyDictionary()
+        self._means: dict[Tensor, tuple[int, ...]] = {}
         defaults = {
             "lr": lr,
             "betas": betas,
