@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._dynamo.exc import ShortenTraceback, TorchDynamoException
+from torch._dynamo.exc import FailOnRecompileLimitHit, ShortenTraceback, TorchDynamoException
 
 from roam.core.errors import OptionError
 from roam.lowering.step import Step, compile_graph
@@ -61,7 +61,7 @@ def inductor_for(options: Options, example_inputs: Sequence[Any]) -> ModuleType 
     return None
 
 
-TRACING_ERRORS = (TorchDynamoException,)
+TRACING_ERRORS = (TorchDynamoException, FailOnRecompileLimitHit)
 
 
 def can_trace_backward() -> bool:

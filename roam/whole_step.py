@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import update_wrapper
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -56,9 +57,28 @@ def compile_step(
             'torch.compile(model, backend="roam", options=...)'
         )
 
-    whole = torch.compile(train_step, backend=_Backend(chosen), fullgraph=True)
+    whole = torch.compile(with_own_cache(train_step), backend=_Backend(chosen), fullgraph=True)
     parts = torch.compile(train_step, backend="roam", options=given)
     return update_wrapper(_CompiledStep(whole, parts, optimizer), train_step)
+
+
+def with_own_cache(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function of the same code and closure whose compiled graphs dynamo keeps apart.
+
+    Dynamo counts them by code object and stops at eight. It compiles a graph in which it has met an
+    optimizer for that optimizer alone, so that the ninth training of a sweep would have none.
+    """
+    if not isinstance(function, FunctionType):
+        return function
+    own = FunctionType(
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    own.__kwdefaults__ = function.__kwdefaults__
+    return update_wrapper(own, function)
 
 
 @dataclass(frozen=True)

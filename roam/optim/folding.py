@@ -252,8 +252,12 @@ class FoldingOptimizer(Optimizer):
 
     @property
     def handle(self) -> OptimizerHandle:
-        """What stands for the optimizer where it must not be kept alive: in options."""
-        return OptimizerHandle(self)
+        """What stands for the optimizer where it must not be kept alive: in options.
+
+        Asked through a wrapper that passes for the optimizer, as Lightning has them, the handle is
+        of the optimizer itself.
+        """
+        return OptimizerHandle(self._hooks.optimizer())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self | OptimizerHandle:
         """Returns an optimizer of the parameters' copies, if the model was copied before.

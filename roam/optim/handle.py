@@ -62,6 +62,6 @@ given: weakref.WeakSet[FoldingOptimizer] = weakref.WeakSet()  # in the options o
 
 def without_ownership(options: dict[str, Any]) -> dict[str, Any]:
     """Returns the options of `torch.compile` with a handle in place of the optimizer."""
-    optimizer = options["optimizer"]
-    given.add(optimizer)
-    return {**options, "optimizer": optimizer.handle}
+    handle = options["optimizer"].handle
+    given.add(handle())
+    return {**options, "optimizer": handle}

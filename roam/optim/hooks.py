@@ -52,16 +52,16 @@ class Hooks:
     """
 
     def __init__(self, optimizer: Absorbs) -> None:
-        self._optimizer = weakref.ref(optimizer)
+        self.optimizer = weakref.ref(optimizer)
         self._handles: dict[int, RemovableHandle] = {}  # by the parameter's id
         weakref.finalize(optimizer, _let_go, self._handles).atexit = False
 
     def claim(self, param: Tensor) -> None:
         """Takes the parameter from an older optimizer: whoever runs a cell again means that."""
-        owner, optimizer = owner_of(param), self._optimizer()
+        owner, optimizer = owner_of(param), self.optimizer()
         if owner is not None and owner is not optimizer:
             owner.lose(param)
-        _owners[param] = self._optimizer
+        _owners[param] = self.optimizer
         _begin_epoch()
 
     def add(self, param: Tensor) -> None:
@@ -70,7 +70,7 @@ class Hooks:
         Where the graph has folded the gradient and returned None for it, the hook fires all the
         same, with nothing in `.grad`.
         """
-        reference = self._optimizer
+        reference = self.optimizer
 
         # would be compiled in a compiled train_step
         @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,12 +19,10 @@ from roam.core.errors import (
     LostParameterError,
     MicroBatchError,
     MidBatchError,
-    OptimizerCopyError,
     SecondBackwardError,
     SparseGradientError,
 )
 from roam.optim import AdamA, OptimizerError, SlimAdamA
-from tests.helpers import unfused
 from tests.optim.reference import backward, batches, mlp, same_parameters, twin
 
 
@@ -208,16 +204,6 @@ def test_two_optimizers_of_one_parameter() -> None:
     assert not old.state
 
 
-@pytest.mark.parametrize("copies", [copy.deepcopy, pickle.dumps])
-def test_copies(copies: Any) -> None:
-    with pytest.raises(OptimizerCopyError, match="state_dict"):
-        copies(AdamA(mlp().parameters()))
-    model = mlp()
-    optimizer = AdamA(model.parameters())
-    with pytest.raises(OptimizerCopyError, match=r"what torch\.compile was given"):
-        copies(unfused(model, optimizer=optimizer))
-
-
 def test_clipping_finds_nothing_to_clip() -> None:
     """The docstring says so in its first sentences: nothing can see that it is called."""
     for optimizer in (AdamA, SlimAdamA):
@@ -231,6 +217,6 @@ def test_clipping_finds_nothing_to_clip() -> None:
 
 def test_all_of_them_are_one_family() -> None:
     for error in (ClosureError, DataParallelError, GradScalerError, HyperparameterError,
-                  LostParameterError, MicroBatchError, MidBatchError, OptimizerCopyError,
+                  LostParameterError, MicroBatchError, MidBatchError,
                   SecondBackwardError, SparseGradientError):  # fmt: skip
         assert issubclass(error, OptimizerError)
