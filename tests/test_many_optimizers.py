@@ -121,11 +121,13 @@ def test_an_optimizer_that_was_deleted_trains_nothing(lowering: str) -> None:
     assert_equal(snapshot(list(net.parameters())), before)
 
 
-def test_a_deleted_optimizer_lets_go_of_its_model() -> None:
+@both_lowerings
+@pytest.mark.usefixtures("shared_kernels")
+def test_a_deleted_optimizer_lets_go_of_its_model(lowering: str) -> None:
     """What is left is the graph: neither it nor anything beside it keeps a parameter."""
     net = Net()
     optimizer = AdamA(net.parameters())
-    compiled = unfused(net, optimizer=optimizer)
+    compiled = unfused(net, optimizer=optimizer, lowering=lowering)
     train(compiled, optimizer)
     weights = [weakref.ref(p) for p in net.parameters()]
     del optimizer, compiled, net

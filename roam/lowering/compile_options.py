@@ -1,36 +1,37 @@
-"""What dynamo keeps of `torch.compile(..., options=...)`: a handle in place of an optimizer.
+"""What dynamo keeps of `torch.compile(..., options=...)`.
 
-`torch.compile` puts the options into a wrapper around the backend's name. The wrapper stays in
-dynamo's list of backends, and in the cache of every function compiled with it, until dynamo is
-reset. An optimizer in there would outlive its deletion, with its parameters and its moments, and
-go on folding. The backend itself is only called to compile a graph, which may be never, so the
-exchange is made where the wrapper is.
+    torch.compile ── wrapper of the backend's name, options ──┬── dynamo's list of backends
+                                                              └── caches of compiled functions
+
+The wrapper stays there until dynamo is reset. An optimizer in its options would outlive its
+deletion, with its parameters and its moments, and go on folding. The backend is only called where
+a graph has to be compiled, which may be never: so options are changed where the wrapper is made.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 import torch
 
-from roam.optim.folding import FoldingOptimizer
-from roam.optim.handle import without_ownership
+log = logging.getLogger("roam")
 
 
-def hold_optimizers_weakly() -> None:
-    """Has every later `torch.compile` keep a handle of a folding optimizer in its options.
-
-    The user's own dict of options stays as it is.
-    """
-    wrapper: Any = torch._TorchCompileWrapper
+def keep_options_as(changed: Callable[[Any], Any]) -> None:
+    """Has every later `torch.compile` keep `changed(options)` in place of the options."""
+    wrapper: Any = getattr(torch, "_TorchCompileWrapper", None)
+    if wrapper is None:
+        log.warning("torch %s keeps optimizers that are named in options", torch.__version__)
+        return
     init = wrapper.__init__
 
     @wraps(init)
-    def keep_handle(self: Any, *args: Any, **kwargs: Any) -> None:
+    def init_and_change(self: Any, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
-        options = self.kwargs.get("options")
-        if isinstance(options, dict) and isinstance(options.get("optimizer"), FoldingOptimizer):
-            self.kwargs["options"] = without_ownership(options)
+        if "options" in self.kwargs:
+            self.kwargs["options"] = changed(self.kwargs["options"])
 
-    wrapper.__init__ = keep_handle
+    wrapper.__init__ = init_and_change

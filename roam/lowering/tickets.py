@@ -28,21 +28,21 @@ from roam.inspect.report import ask_for_unfolded
 from roam.lowering.aten import Lowered
 from roam.lowering.used import Folds, Used
 from roam.optim.folding import FoldingOptimizer
-from roam.optim.handle import given
 from roam.optim.hooks import epoch
+from roam.optim.in_options import named
 
 SHARED = "a parameter is used by several graphs, or several calls, whose gradients must be summed"
 ELSEWHERE = "a gradient is not the optimizer's: autograd.grad wants it, or .grad holds one already"
 GONE = "a parameter has changed its optimizer, or lost it, since the forward"
 
-SETS = 64  # of parameters that a graph remembers: more than one model has blocks of a kind
+KNOWN_SETS = 64  # of parameters, to a graph: more than most models have blocks of one kind
 
 
 class Uses:
-    """What one graph uses of optimizers, for every set of parameters that it runs with.
+    """Remembers `Used.of` for each set of parameters that one graph has run with.
 
-    One graph may serve all blocks of a model, or model after model. An answer holds until
-    parameters change owners; not every version of dynamo guards whether one of them is trained.
+    One graph may serve all blocks of a model, or model after model. What is remembered holds for
+    one epoch, and as long as the same parameters are trained, which not every dynamo guards.
     """
 
     def __init__(self) -> None:
@@ -50,9 +50,9 @@ class Uses:
         self._known: tuple[object, dict[object, tuple[Used, ...]]] = None, {}  # in one epoch
 
     def of(self, args: Sequence[Any], gradients: Mapping[int, Any]) -> tuple[Used, ...]:
-        """As `Used.of`. gradients: the same at every call."""
+        """Returns `Used.of(args, gradients)`. The gradients are the same at every call."""
         now, (since, known) = epoch(), self._known
-        if since is not now or len(known) > SETS:
+        if since is not now or len(known) > KNOWN_SETS:
             known = {}
             self._known = now, known
         if self._parameters is None:
@@ -320,7 +320,7 @@ def _all_expected(parameters: Iterable[Parameter], ends: Mapping[int, Node]) -> 
 
 
 def _unfolded() -> dict[str, str]:
-    optimizers = {*given, *_claims}  # those in options, and those that graphs have found
+    optimizers = {*named, *_claims}  # those in options, and those that graphs have found
     return {n: why for each in optimizers for n, why in Claims.of(each).unfolded(each)}
 
 

@@ -24,13 +24,11 @@ from roam.optim import refusals
 from roam.optim.fold import FoldNeeds, FoldRule, Group, StateSpec, Update
 from roam.optim.handle import OptimizerHandle
 from roam.optim.hooks import Hooks, distributed, in_data_parallel
-from roam.optim.state_dicts import check_fits
+from roam.optim.state_dicts import check_fits, copied_attributes
 
 Mode = Literal["release", "accumulate"]
 STEP = StateSpec("step", (), torch.float32)  # how often the parameter was updated; on the CPU
 ONE = torch.ones((), dtype=STEP.dtype)
-# attributes that a copy has its own of; `step` is there where a scheduler has wrapped it
-NOT_COPIED = frozenset({"guard", "_hooks", "_unhooked", "step"})
 
 
 class FoldingOptimizer(Optimizer):
@@ -39,7 +37,8 @@ class FoldingOptimizer(Optimizer):
     All that can change (learning rate, betas, step counts, state) is looked up when a gradient
     comes. `.grad` is None after a backward. A gradient that is in `.grad` when `step()` is called,
     because somebody put it there or its parameter was frozen before, is taken as the mini-batch's
-    sum. Optimizers of different parameters are independent, in threads too.
+    sum. Optimizers of different parameters are independent, in threads too. A deleted optimizer
+    leaves its parameters without one: hooks, compiled graphs and options do not keep it alive.
     """
 
     def __init__(
@@ -257,7 +256,9 @@ class FoldingOptimizer(Optimizer):
         Asked through a wrapper that passes for the optimizer, as Lightning has them, the handle is
         of the optimizer itself.
         """
-        return OptimizerHandle(self._hooks.optimizer())
+        itself = self._hooks.optimizer()
+        assert isinstance(itself, FoldingOptimizer)
+        return OptimizerHandle(itself)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self | OptimizerHandle:
         """Returns an optimizer of the parameters' copies, if the model was copied before.
@@ -274,12 +275,7 @@ class FoldingOptimizer(Optimizer):
             return self.handle
         new = type(self).__new__(type(self))
         memo[id(self)] = new
-        kept = {
-            name: attribute
-            for name, attribute in self.__dict__.items()
-            if name not in NOT_COPIED and not name.startswith("_optimizer_")
-        }
-        new.__setstate__(copy.deepcopy(kept, memo))
+        new.__setstate__(copy.deepcopy(copied_attributes(self), memo))
         new._start_folding()
         return new
 

@@ -10,7 +10,7 @@ again, and it may: a graph looks for the optimizers of its parameters when it ru
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from roam.optim import refusals
 
@@ -55,13 +55,3 @@ class OptimizerHandle:
         if name.startswith("_"):
             raise AttributeError(name)
         raise refusals.handle(name)
-
-
-given: weakref.WeakSet[FoldingOptimizer] = weakref.WeakSet()  # in the options of a torch.compile
-
-
-def without_ownership(options: dict[str, Any]) -> dict[str, Any]:
-    """Returns the options of `torch.compile` with a handle in place of the optimizer."""
-    handle = options["optimizer"].handle
-    given.add(handle())
-    return {**options, "optimizer": handle}

@@ -1,15 +1,18 @@
-"""Whether a state dict is of these parameters, and of an optimizer that keeps the same state."""
+"""What optimizers hand over: to one another in state dicts, and to their copies."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch.optim.optimizer import StateDict
+from torch.optim.optimizer import Optimizer, StateDict
 
 from roam.core.errors import StateMismatchError
 from roam.optim.fold import StateSpec
 
+# a copy has its own; `step` is an attribute where a scheduler has wrapped it
+NOT_COPIED = frozenset({"guard", "_hooks", "_unhooked", "step"})
 REFUSED = ("amsgrad", "maximize")  # what an AdamW may have done and no fold does
 
 
@@ -29,3 +32,12 @@ def check_fits(state_dict: StateDict, wanted: Iterable[tuple[str, tuple[StateSpe
                     f"{name} needs {spec.name} of shape {list(spec.shape)}, and the state dict has "
                     f"{'none' if found is None else list(found)}"
                 )
+
+
+def copied_attributes(optimizer: Optimizer) -> dict[str, Any]:
+    """Returns the attributes that a copy takes over: as with torch.optim, no hooks on its steps."""
+    return {
+        name: attribute
+        for name, attribute in vars(optimizer).items()
+        if name not in NOT_COPIED and not name.startswith("_optimizer_")
+    }

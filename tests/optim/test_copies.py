@@ -108,7 +108,7 @@ def test_copied_options_mean_the_same_optimizer() -> None:
     """
     model = mlp()
     optimizer = AdamA(model.parameters())
-    how = copy.deepcopy({"options": {"optimizer": optimizer, "lowering": "aten"}})
+    how: dict[str, Any] = copy.deepcopy({"options": {"optimizer": optimizer, "lowering": "aten"}})
     named = how["options"]["optimizer"]
     assert isinstance(named, OptimizerHandle)
     assert named() is optimizer
