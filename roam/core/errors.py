@@ -121,10 +121,6 @@ class MidBatchError(OptimizerError, RuntimeError):
     """Something that is only possible between two mini-batches."""
 
 
-class ClosureError(OptimizerError, TypeError):
-    """step(closure)."""
-
-
 class SparseGradientError(OptimizerError, TypeError):
     """A sparse gradient."""
 
@@ -155,3 +151,19 @@ class OptimizerCopyError(OptimizerError, TypeError):
 
 class UnplannedWarning(UserWarning):
     """A graph runs without a plan: the message names the op and the reason."""
+
+
+class OptimizerWarning(UserWarning):
+    """The base of what an optimizer of roam.optim says once, and goes on."""
+
+
+class LateChangeWarning(OptimizerWarning):
+    """A learning rate or group changed after the backward had folded gradients by the old one."""
+
+
+class ClippingWarning(OptimizerWarning):
+    """Gradients were to be clipped or measured that the backward has folded."""
+
+
+class UnsummedWarning(OptimizerWarning):
+    """Several ranks, each of which folds gradients that nothing has summed."""

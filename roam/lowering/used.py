@@ -16,7 +16,7 @@ from torch.nn import Parameter
 
 from roam.optim.fold import FoldNeeds
 from roam.optim.folding import FoldingOptimizer
-from roam.optim.hooks import epoch, owner_of
+from roam.optim.hooks import epoch, owner_of, owners
 
 Folds = tuple[tuple[int, FoldNeeds], ...]  # the inputs whose gradients are folded, in their order
 
@@ -38,6 +38,8 @@ class Used:
     @staticmethod
     def of(args: Sequence[Any], gradients: Mapping[int, Any]) -> tuple[Used, ...]:
         """Returns one for each optimizer. gradients: the backward's, fake, by input."""
+        for owner in owners():  # one may have parameters by an edit of its groups
+            owner.look_at_groups()
         now = epoch()
         found: dict[FoldingOptimizer, dict[int, Parameter]] = {}
         for i, a in enumerate(args):

@@ -22,16 +22,20 @@ FUSED_DTYPES = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.fl
 class AdamA(FoldingOptimizer):
     """AdamW whose gradients live from their production to their fold, and no longer.
 
-    **`clip_grad_norm_` does nothing here.** No gradient is left when the backward returns: every
-    `.grad` is None, and PyTorch's function passes over those in silence. Use `update_clip`. For
-    the same reason there is no GradScaler (train in bfloat16), and DistributedDataParallel would
-    sum gradients that are gone; both raise an error.
+    **`clip_grad_norm_` clips nothing here**, and warns. No gradient is left when the backward
+    returns: every `.grad` is None, and PyTorch's function passes over those. Use `update_clip`. In
+    `roam.compile_step` it clips: there the gradients wait for it. There is no GradScaler (train in
+    bfloat16), and DistributedDataParallel would sum gradients that are gone; both raise an error.
+    On several ranks fully_shard (FSDP2) works, and so does a hook that sums
+    (Tensor.register_hook); summing after the backward finds nothing, and a warning says so.
 
     params: parameters, groups of them, or `model.named_parameters()`, which lets errors name them.
     lr, betas, eps, weight_decay: as in torch.optim.AdamW. The weight decay is decoupled, the
         parameter times `1 - lr * weight_decay`: an L2 penalty does not belong here, add it to the
-        loss. All of them may differ between groups and change at any time; what counts is their
-        value when the update runs, in mode "release" during the backward.
+        loss. All of them may differ between groups and change between two mini-batches. In mode
+        "release" the backward uses them: a change between it and step(), such as
+        `scheduler.step()`, comes too late and gets a LateChangeWarning. In mode "accumulate" that
+        is so for the betas; step() uses the others.
     mode: "release" is AdamW exactly, by PyTorch's own fused kernel where there is one: each
         parameter is updated during the backward, as soon as its gradient is complete. `step()`
         only closes the mini-batch, and one backward is all that fits into it.
@@ -85,6 +89,8 @@ class AdamA(FoldingOptimizer):
 
 class AdamARule(FoldRule):
     """Two moments of the parameter's shape and dtype, as AdamW has them."""
+
+    folds_with = ("betas",)
 
     def __init__(self, batch_invariant: bool = False) -> None:
         self.batch_invariant = batch_invariant

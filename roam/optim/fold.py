@@ -17,7 +17,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,6 +43,9 @@ class StateSpec:
         if self.shape == tuple(param.shape):
             return torch.zeros_like(param, dtype=self.dtype, memory_format=torch.preserve_format)
         return torch.zeros(self.shape, dtype=self.dtype, device=param.device)
+
+
+STEP = StateSpec("step", (), torch.float32)  # how often the parameter was updated; on the CPU
 
 
 class FoldNeeds(NamedTuple):
@@ -71,7 +74,11 @@ class FoldRule(ABC):
     """How one gradient is absorbed. Every method works in place, under `torch.no_grad()`.
 
     Complex parameters come as their real views, `[..., 2]`, and so do gradient and state.
+
+    folds_with: the values of a group that `decay` and `fold` look up. `apply` may use any.
     """
+
+    folds_with: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def state(self, param: Tensor) -> tuple[StateSpec, ...]:

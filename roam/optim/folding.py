@@ -10,28 +10,26 @@ folded it.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT, StateDict
+from torch.optim.optimizer import ParamsT, StateDict
 
 from roam.core.errors import HyperparameterError
 from roam.optim import refusals
-from roam.optim.fold import FoldNeeds, FoldRule, Group, StateSpec, Update
-from roam.optim.handle import OptimizerHandle
-from roam.optim.hooks import Hooks, distributed, in_data_parallel
-from roam.optim.state_dicts import check_fits, copied_attributes
+from roam.optim.clipping import watch
+from roam.optim.fold import STEP, FoldNeeds, FoldRule, Update
+from roam.optim.notices import Notices
+from roam.optim.ownership import OwningOptimizer
 
 Mode = Literal["release", "accumulate"]
-STEP = StateSpec("step", (), torch.float32)  # how often the parameter was updated; on the CPU
 ONE = torch.ones((), dtype=STEP.dtype)
 
 
-class FoldingOptimizer(Optimizer):
+class FoldingOptimizer(OwningOptimizer):
     """A torch.optim.Optimizer that absorbs each gradient as soon as it is complete.
 
     All that can change (learning rate, betas, step counts, state) is looked up when a gradient
@@ -39,6 +37,11 @@ class FoldingOptimizer(Optimizer):
     because somebody put it there or its parameter was frozen before, is taken as the mini-batch's
     sum. Optimizers of different parameters are independent, in threads too. A deleted optimizer
     leaves its parameters without one: hooks, compiled graphs and options do not keep it alive.
+
+    `param_groups` may be edited, parameters and all, between step() and the next backward. The
+    first gradient of a parameter that is new there may be in `.grad` until step(), which takes it;
+    the others are folded in the backward. An edit between a backward and its step() gets a
+    LateChangeWarning: what that backward folded stays folded.
     """
 
     def __init__(
@@ -51,19 +54,16 @@ class FoldingOptimizer(Optimizer):
     ) -> None:
         if mode not in get_args(Mode):
             raise HyperparameterError(f"mode={mode!r}: there are {get_args(Mode)}")
-        self.rule = rule
         self.mode = mode
+        self._values = tuple(defaults)  # by name; torch adds others to self.defaults
         self.guard: Callable[[Tensor], None] | None = None  # may refuse what `absorb` is given
-        self._hooks = Hooks(self)
-        self._places: dict[Tensor, tuple[int, int]] = {}  # a parameter's group, and where there
         self._folded: dict[Tensor, int] = {}  # how many of its gradients of this mini-batch
-        self._unhooked: set[Tensor] = set()
-        self._lost: set[Tensor] = set()  # to newer optimizers, which fold their gradients
-        self._looked_for_ddp = False
+        self._notices = Notices(type(self).__name__)
         self._deferred = False
         self._due: list[bool] = []  # a list: what dynamo captures changes no attribute
         self.micro_batches = micro_batches
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, rule)
+        watch()
 
     @property
     def micro_batches(self) -> int:
@@ -86,18 +86,6 @@ class FoldingOptimizer(Optimizer):
     def writes_parameters(self) -> bool:
         """Whether absorbing a gradient changes the parameter too."""
         return self.mode == "release"
-
-    def holds(self, param: Tensor) -> bool:
-        """Whether this optimizer folds the parameter's gradient."""
-        return param in self._places and param not in self._lost
-
-    def named(self) -> Iterator[tuple[str, Tensor]]:
-        """The parameters whose gradients it folds."""
-        return ((self._name(p), p) for p in self._places if p not in self._lost)
-
-    def spec(self, param: Tensor) -> tuple[StateSpec, ...]:
-        """The state of a parameter, whether it is there yet or not."""
-        return (*self.rule.state(param), STEP)
 
     def scratch(self, param: Tensor, grad: Tensor) -> int:
         """Bytes that absorbing this gradient allocates. Both may be fake."""
@@ -129,6 +117,8 @@ class FoldingOptimizer(Optimizer):
 
     def absorb_all(self, gradients: Sequence[tuple[Tensor, Tensor]]) -> None:
         """As `absorb`, for several parameters at once, with their gradients: in fewer calls."""
+        if not self._folded:
+            self._begin()
         # a backward has it off already, and switching takes as long as several parameters do
         with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
             self._absorb(gradients, 1 / self.micro_batches, 1)
@@ -136,18 +126,19 @@ class FoldingOptimizer(Optimizer):
     def _absorb(
         self, gradients: Sequence[tuple[Tensor, Tensor]], scale: float, micro_batches: int
     ) -> None:
-        if not self._folded:
-            self._look_for_data_parallel()
         releases, most = self.writes_parameters, self.micro_batches
-        groups, folded = self.param_groups, self._folded
+        places, folded = self._members.places, self._folded
         updates: list[Update] = []
         for param, grad in gradients:
+            if param not in places:  # it was, in the forward
+                param.grad = grad.clone() if param.grad is None else param.grad + grad
+                continue
             seen = folded.get(param, 0)
             if seen + micro_batches > most:
-                raise refusals.second_backward(self._name(param), most, releases)
+                raise refusals.second_backward(self._members.name(param), most, releases)
             if grad.layout is not torch.strided:
-                raise refusals.sparse(self._name(param), type(self).__name__)
-            group = groups[self._places[param][0]]
+                raise refusals.sparse(self._members.name(param), type(self).__name__)
+            group = places[param].group
             state = self.state_of(param)
             folded[param], step = seen + micro_batches, state["step"]
             if param.is_complex():
@@ -164,20 +155,33 @@ class FoldingOptimizer(Optimizer):
             torch._foreach_add_([update.step for update in updates], ONE, alpha=1.0)
             self.rule.release(updates)
 
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Ends the mini-batch: updates the parameters, which mode "release" has done already.
 
-        Without a backward before it, it does nothing. Raises MicroBatchError, ClosureError,
-        LostParameterError.
+        Without a backward before it, it does nothing. Raises MicroBatchError, LostParameterError.
+
+        Args:
+            closure: called first, with gradients on, as torch.optim does: it may run a backward.
+
+        Returns:
+            What the closure returns.
         """
+        result = None
+        if closure is not None:
+            with torch.enable_grad():
+                result = closure()
         if self._deferred:
             self._due.append(True)
         else:
-            self._finish(closure)
+            self._finish()
+        return result
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As in torch; no gradient of this optimizer's is left after a step."""
-        if not self._deferred and any(param.grad is not None for param in self._places):
+        # asked first: dynamo makes no inputs of parameters that it meets in param_groups
+        if self._deferred:
+            return
+        if any(param.grad is not None for group in self.param_groups for param in group["params"]):
             super().zero_grad(set_to_none)
 
     @contextmanager
@@ -187,6 +191,7 @@ class FoldingOptimizer(Optimizer):
         In mode "accumulate" a gradient that the graph left in `.grad` is folded then, as a hook
         would have folded it: at the end of the mini-batch it could not be told from a sum.
         """
+        self.look_at_groups()
         self._deferred = True
         self._due.clear()
         try:
@@ -194,38 +199,32 @@ class FoldingOptimizer(Optimizer):
         finally:
             self._deferred = False
         if not self.writes_parameters:
-            for param in self._places:
+            for param in self._members:
                 if (grad := param.grad) is not None:
                     param.grad = None
                     self.absorb(param, grad)
         for _ in self._due:
-            self._finish(None)
+            self._finish()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
-    def _finish(self, closure: Callable[[], float] | None) -> None:
-        if closure is not None:
-            raise refusals.closure(type(self).__name__)
+    def _finish(self) -> None:
+        self.look_at_groups()
         for param in self._lost:
-            raise refusals.lost(self._name(param))
+            raise refusals.lost(self._members.name(param))
         done = max(self._folded.values(), default=0)
         if 0 < done < self.micro_batches:
             raise refusals.unfinished(done, self.micro_batches)
+        if self._folded:
+            self._notices.end(self._folded.keys(), self._members)
+            for param in [p for p in self._folded if p not in self._members.places]:
+                del self._folded[param]
         self._absorb_the_rest()
         if not self.writes_parameters:
             for param in self._folded:
                 self._apply(param)
         self._folded.clear()
-        self._hook_up()
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        self.rule.check({**self.defaults, **param_group})
-        super().add_param_group(param_group)
-        for j, param in enumerate(self.param_groups[-1]["params"]):
-            self._places[param] = len(self.param_groups) - 1, j
-            self._unhooked.add(param)
-            self._hooks.claim(param)
-        self._hook_up()
+        self._hooks.add_missing()
 
     def state_dict(self) -> StateDict:
         """As in torch, at the end of a mini-batch. In the middle it raises MidBatchError."""
@@ -237,94 +236,34 @@ class FoldingOptimizer(Optimizer):
 
         An unfinished mini-batch is forgotten. Raises StateMismatchError.
         """
-        check_fits(state_dict, ((self._name(p), self.spec(p)) for p in self._places))
         super().load_state_dict(state_dict)
-        for group in self.param_groups:
-            for key, value in self.defaults.items():
-                group.setdefault(key, value)
-        for param, state in self.state.items():
-            state["step"] = torch.as_tensor(state["step"]).to("cpu", STEP.dtype, copy=True)
-            for spec in self.rule.state(param):
-                if spec.zeros(param.to("meta")).stride() != state[spec.name].stride():
-                    state[spec.name] = spec.zeros(param).copy_(state[spec.name])
         self._folded.clear()
-
-    @property
-    def handle(self) -> OptimizerHandle:
-        """What stands for the optimizer where it must not be kept alive: in options.
-
-        Asked through a wrapper that passes for the optimizer, as Lightning has them, the handle is
-        of the optimizer itself.
-        """
-        itself = self._hooks.optimizer()
-        assert isinstance(itself, FoldingOptimizer)
-        return OptimizerHandle(itself)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self | OptimizerHandle:
-        """Returns an optimizer of the parameters' copies, if the model was copied before.
-
-        `copy.deepcopy((model, optimizer))` and whatever else holds both is copied as with
-        torch.optim. Without the model, as a part of something, such as the options of
-        `torch.compile`, a handle of this optimizer takes its place.
-
-        Raises OptimizerCopyError: alone there is nothing that a copy could train.
-        """
-        if not memo:
-            raise refusals.copied(type(self).__name__)
-        if not any(id(param) in memo for param in self._places):
-            return self.handle
-        new = type(self).__new__(type(self))
-        memo[id(self)] = new
-        new.__setstate__(copy.deepcopy(copied_attributes(self), memo))
-        new._start_folding()
-        return new
-
-    def __getstate__(self) -> dict[str, Any]:
-        raise refusals.copied(type(self).__name__)
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """What GradScaler.step asks an optimizer first."""
         raise refusals.grad_scaler(type(self).__name__)
 
-    def _group(self, param: Tensor) -> Group:
-        return self.param_groups[self._places[param][0]]
+    def asked_for_gradient(self, param: Tensor | None) -> None:
+        """Warns if somebody wants a gradient that is folded. param: None for any parameter's."""
+        if param in self._folded if param is not None else self._folded:
+            self._notices.clipping()
 
-    def _name(self, param: Tensor) -> str:
-        i, j = self._places[param]
-        names = self.param_groups[i].get("param_names")
-        return names[j] if names else f"parameter {j} of group {i}, {list(param.shape)}"
+    def _own_again(self) -> None:
+        self.guard = None
+        super()._own_again()
 
-    def _start_folding(self) -> None:
-        """Takes the parameters of a copy, whose attributes are there."""
-        self.guard, self._hooks = None, Hooks(self)
-        self._unhooked = {param for param in self._places if param not in self._lost}
-        for param in self._unhooked:
-            self._hooks.claim(param)
-        self._hook_up()
-
-    def _hook_up(self) -> None:
-        """Hooks for parameters that are new, or not frozen any more."""
-        for param in [p for p in self._unhooked if p.requires_grad]:
-            self._unhooked.remove(param)
-            self._hooks.add(param)
-
-    def lose(self, param: Tensor) -> None:
-        """A newer optimizer folds the parameter's gradients."""
-        self._lost.add(param)
-        self._unhooked.discard(param)
-        self._hooks.remove(param)
-
-    def _look_for_data_parallel(self) -> None:
-        if not self._looked_for_ddp and distributed():
-            self._looked_for_ddp = True
-            if in_data_parallel(self.holds):
-                raise refusals.data_parallel(type(self).__name__)
+    def _begin(self) -> None:
+        """Before the first fold of a mini-batch."""
+        self.look_at_groups()
+        self._notices.look_for_ranks(self.holds, self._members.places.keys())
+        used = self._values if self.writes_parameters else self.rule.folds_with
+        self._notices.begin(self._members, used)
 
     def _absorb_the_rest(self) -> None:
         """Gradients that no hook and no graph has taken: somebody put them into `.grad`."""
         n = self.micro_batches
-        for param in self._places:
+        for param in self._members:
             if (grad := param.grad) is not None:
                 self._absorb([(param, grad / n if n > 1 else grad)], 1.0, n)
                 param.grad = None

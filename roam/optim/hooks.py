@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import weakref
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -21,6 +18,10 @@ class Absorbs(Protocol):
 
     def lose(self, param: Tensor) -> None: ...
 
+    def look_at_groups(self) -> None: ...
+
+    def asked_for_gradient(self, param: Tensor | None) -> None: ...
+
 
 _owners = WeakTensorKeyDictionary()  # parameter -> a weak reference to who folds its gradients
 _epoch = object()
@@ -30,6 +31,12 @@ def owner_of(param: Tensor) -> Any:
     """Returns the optimizer that folds the parameter's gradients, or None."""
     reference = _owners.get(param)
     return None if reference is None else reference()
+
+
+def owners() -> list[Absorbs]:
+    """Returns all optimizers that fold gradients."""
+    found = {id(o): o for ref in list(_owners.values()) if (o := ref()) is not None}
+    return [*found.values()]
 
 
 def epoch() -> object:
@@ -54,6 +61,7 @@ class Hooks:
     def __init__(self, optimizer: Absorbs) -> None:
         self.optimizer = weakref.ref(optimizer)
         self._handles: dict[int, RemovableHandle] = {}  # by the parameter's id
+        self._missing: set[Tensor] = set()  # parameters that are frozen, or new
         weakref.finalize(optimizer, _let_go, self._handles).atexit = False
 
     def claim(self, param: Tensor) -> None:
@@ -62,7 +70,21 @@ class Hooks:
         if owner is not None and owner is not optimizer:
             owner.lose(param)
         _owners[param] = self.optimizer
+        self._missing.add(param)
         _begin_epoch()
+
+    def let_go(self, param: Tensor) -> None:
+        """Leaves the parameter to nobody, unless another optimizer has claimed it."""
+        if owner_of(param) is self.optimizer():
+            del _owners[param]
+            _begin_epoch()
+        self.remove(param)
+
+    def add_missing(self) -> None:
+        """Adds the hooks of parameters that are new, or not frozen any more."""
+        for param in [p for p in self._missing if p.requires_grad]:
+            self._missing.remove(param)
+            self.add(param)
 
     def add(self, param: Tensor) -> None:
         """From now on, hands each complete gradient of the parameter over.
@@ -88,6 +110,7 @@ class Hooks:
 
     def remove(self, param: Tensor) -> None:
         """Ends that."""
+        self._missing.discard(param)
         if id(param) in self._handles:
             self._handles.pop(id(param)).remove()
 
@@ -96,15 +119,3 @@ def _let_go(handles: dict[int, RemovableHandle]) -> None:
     for handle in handles.values():
         handle.remove()
     _begin_epoch()
-
-
-def distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def in_data_parallel(holds: Callable[[Tensor], bool]) -> bool:
-    """Whether DistributedDataParallel has wrapped one of the parameters, which shows on none."""
-    return any(
-        issubclass(type(found), DistributedDataParallel) and any(map(holds, found.parameters()))
-        for found in gc.get_objects()
-    )

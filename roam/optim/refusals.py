@@ -1,17 +1,21 @@
-"""What people fall into with an optimizer that keeps no gradients: each error says the way out."""
+"""What people fall into with an optimizer that keeps no gradients: each text says the way out."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+
 from roam.core.errors import (
-    ClosureError,
+    ClippingWarning,
     DataParallelError,
     GradScalerError,
+    LateChangeWarning,
     LostParameterError,
     MicroBatchError,
     MidBatchError,
     OptimizerCopyError,
     SecondBackwardError,
     SparseGradientError,
+    UnsummedWarning,
 )
 
 
@@ -37,13 +41,6 @@ def data_parallel(optimizer: str) -> DataParallelError:
     return DataParallelError(
         f"DistributedDataParallel would sum gradients that {optimizer} has folded before: every "
         "rank would train on its own. Use torch.optim.AdamW here."
-    )
-
-
-def closure(optimizer: str) -> ClosureError:
-    return ClosureError(
-        f"{optimizer}.step() takes no closure: gradients are folded during the backward and cannot "
-        "be computed anew. Call loss.backward() before step()."
     )
 
 
@@ -87,4 +84,32 @@ def grad_scaler(optimizer: str) -> GradScalerError:
 def lost(parameter: str) -> LostParameterError:
     return LostParameterError(
         f"{parameter} was given to a newer optimizer, which folds its gradients now: drop this one"
+    )
+
+
+def late_change(optimizer: str, names: Iterable[str], left: Collection[str]) -> LateChangeWarning:
+    """names: of values of a group. left: names of parameters that have left the groups."""
+    what = [f"{', '.join(sorted(names))} of a group changed"] if names else []
+    what += [f"{', '.join(left)} left the groups"] if left else []
+    return LateChangeWarning(
+        f"{' and '.join(what)} between a backward and its step(): {optimizer} has folded the "
+        "gradients in the backward, by what the groups said then. Change groups, and call "
+        "scheduler.step(), after step() or before the backward."
+    )
+
+
+def clipping(optimizer: str) -> ClippingWarning:
+    return ClippingWarning(
+        f"asked to clip or to measure gradients that {optimizer} has folded in the backward: they "
+        f"are not clipped, and count as nothing in the norm. {optimizer}(update_clip=1.0) bounds "
+        "each parameter's update; for clipped gradients use torch.optim.AdamW."
+    )
+
+
+def unsummed(optimizer: str, ranks: int) -> UnsummedWarning:
+    return UnsummedWarning(
+        f"{ranks} ranks, and {optimizer} folds each one's gradients in its backward: if they train "
+        "one model and sum gradients afterwards, there are none to sum, and every rank trains on "
+        "its own. These sum before the fold: fully_shard (FSDP2), or a hook on each parameter, "
+        "p.register_hook(lambda g: all_reduced(g)). Otherwise use torch.optim.AdamW."
     )

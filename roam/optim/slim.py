@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch.optim.optimizer import ParamsT
 
 from roam.core.errors import HyperparameterError
 from roam.optim.adama import AdamARule, clip, corrections, denominator
+from roam.optim.data_parallel import is_sharded
 from roam.optim.fold import Group, State, StateSpec, block_size
 from roam.optim.folding import FoldingOptimizer, Mode
 from roam.optim.slim_rules import SlimRules, plain_name
@@ -22,7 +22,7 @@ class SlimAdamA(FoldingOptimizer):
 
         v = β2 v + (1-β2) mean_K(g²)
 
-    **`clip_grad_norm_` does nothing here**, as in AdamA; use `update_clip`.
+    **`clip_grad_norm_` clips nothing here**, as in AdamA; use `update_clip`.
 
     params: with their names, `model.named_parameters()`, or groups of those.
     rules: the dimensions K of each parameter by name, from `static_rules(model)`, from a
@@ -64,21 +64,23 @@ class SlimAdamA(FoldingOptimizer):
                 f"{names[0]!r} and the like: are they another model's?"
             )
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        if "param_names" not in group:
+    def admit(self, param: Tensor, name: str | None) -> None:
+        if name is None:
             raise HyperparameterError(
                 "SlimAdamA's rules go by name: give it model.named_parameters()"
             )
-        for name, param in zip(group["param_names"], group["params"], strict=True):
-            dims = self.dims.get(plain_name(name), ())
-            if any(not 0 <= d < param.dim() for d in dims):
-                raise HyperparameterError(
-                    f"the rule for {name} is the mean over dimensions {list(dims)}, and its shape "
-                    f"is {list(param.shape)}"
-                )
-            self._means[param] = tuple(dims)
+        dims = self.dims.get(plain_name(name), ())
+        if any(not 0 <= d < param.dim() for d in dims):
+            raise HyperparameterError(
+                f"the rule for {name} is the mean over dimensions {list(dims)}, and its shape "
+                f"is {list(param.shape)}"
+            )
+        if dims and is_sharded(param):
+            raise HyperparameterError(
+                f"the rule for {name} is a mean, and its parts lie on several ranks (DTensor): "
+                "leave it out of the rules, or use AdamA"
+            )
+        self._means[param] = tuple(dims)
 
 
 class SlimRule(AdamARule):

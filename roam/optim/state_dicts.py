@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Container, Iterable, MutableMapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.optimizer import Optimizer, StateDict
 
 from roam.core.errors import StateMismatchError
-from roam.optim.fold import StateSpec
+from roam.optim.fold import STEP, StateSpec
 
+StateOf = defaultdict[Tensor, dict[str, Any]]
 # a copy has its own; `step` is an attribute where a scheduler has wrapped it
-NOT_COPIED = frozenset({"guard", "_hooks", "_unhooked", "step"})
+NOT_COPIED = frozenset({"guard", "_hooks", "step"})
 REFUSED = ("amsgrad", "maximize")  # what an AdamW may have done and no fold does
 
 
@@ -32,6 +35,22 @@ def check_fits(state_dict: StateDict, wanted: Iterable[tuple[str, tuple[StateSpe
                     f"{name} needs {spec.name} of shape {list(spec.shape)}, and the state dict has "
                     f"{'none' if found is None else list(found)}"
                 )
+
+
+def of_members(state: StateOf, members: Container[Tensor]) -> StateOf:
+    """Returns the state of some parameters.
+
+    torch keeps the state of one that has left the groups, and then finds no number for it.
+    """
+    return defaultdict(dict, {p: tensors for p, tensors in state.items() if p in members})
+
+
+def settle(param: Tensor, state: MutableMapping[str, Any], specs: Sequence[StateSpec]) -> None:
+    """Gives loaded tensors the strides that a fold expects, and the step count its place."""
+    state["step"] = torch.as_tensor(state["step"]).to("cpu", STEP.dtype, copy=True)
+    for spec in specs:
+        if spec.zeros(param.to("meta")).stride() != state[spec.name].stride():
+            state[spec.name] = spec.zeros(param).copy_(state[spec.name])
 
 
 def copied_attributes(optimizer: Optimizer) -> dict[str, Any]:

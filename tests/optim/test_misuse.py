@@ -12,17 +12,20 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from roam.core.errors import (
-    ClosureError,
+    ClippingWarning,
     DataParallelError,
     GradScalerError,
     HyperparameterError,
+    LateChangeWarning,
     LostParameterError,
     MicroBatchError,
     MidBatchError,
+    OptimizerWarning,
     SecondBackwardError,
     SparseGradientError,
+    UnsummedWarning,
 )
-from roam.optim import AdamA, OptimizerError, SlimAdamA
+from roam.optim import AdamA, OptimizerError
 from tests.optim.reference import backward, batches, mlp, same_parameters, twin
 
 
@@ -128,11 +131,6 @@ def test_a_checkpoint_in_the_middle(mode: Any) -> None:
     optimizer.state_dict()
 
 
-def test_closures() -> None:
-    with pytest.raises(ClosureError, match="backward"):
-        AdamA(mlp().parameters()).step(lambda: 0.0)
-
-
 def test_sparse_gradients() -> None:
     table = nn.Embedding(5, 3, sparse=True)
     optimizer = AdamA(table.named_parameters())
@@ -204,19 +202,10 @@ def test_two_optimizers_of_one_parameter() -> None:
     assert not old.state
 
 
-def test_clipping_finds_nothing_to_clip() -> None:
-    """The docstring says so in its first sentences: nothing can see that it is called."""
-    for optimizer in (AdamA, SlimAdamA):
-        assert "clip_grad_norm_` does nothing" in (optimizer.__doc__ or "")
-    model = mlp()
-    kept = AdamA(model.parameters())
-    backward(model, batches(1)[0])
-    assert kept.state
-    assert torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) == 0
-
-
 def test_all_of_them_are_one_family() -> None:
-    for error in (ClosureError, DataParallelError, GradScalerError, HyperparameterError,
+    for error in (DataParallelError, GradScalerError, HyperparameterError,
                   LostParameterError, MicroBatchError, MidBatchError,
                   SecondBackwardError, SparseGradientError):  # fmt: skip
         assert issubclass(error, OptimizerError)
+    for warning in (ClippingWarning, LateChangeWarning, UnsummedWarning):
+        assert issubclass(warning, OptimizerWarning)

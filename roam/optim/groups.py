@@ -1,0 +1,123 @@
+"""What is in an optimizer's `param_groups`, which anybody may edit between two looks at them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from operator import is_
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from roam.core.errors import HyperparameterError
+from roam.optim.fold import Group
+
+PLAIN = frozenset({float, int, type(None)})
+
+
+class Place(NamedTuple):
+    """A parameter's group, and its position there."""
+
+    group: dict[str, Any]
+    position: int
+
+
+class Members:
+    """The parameters that the groups held when they were last looked at."""
+
+    def __init__(self, groups: Sequence[dict[str, Any]] = ()) -> None:
+        self._lists = [(group, [*group["params"]]) for group in groups]
+        self.places: dict[Tensor, Place] = {}
+        for group, params in self._lists:
+            for i, param in enumerate(params):
+                if (known := self.places.get(param)) is not None and known.group is not group:
+                    raise HyperparameterError(f"{self.name(param)} is in a second group, too")
+                self.places[param] = Place(group, i)
+
+    def are_in(self, groups: Sequence[dict[str, Any]]) -> bool:
+        """Returns whether the groups and their parameters are still the same objects.
+
+        Runs in every step: it compares identities and builds nothing.
+        """
+        if len(groups) != len(self._lists):
+            return False
+        for group, (known, params) in zip(groups, self._lists, strict=True):
+            now = group["params"]
+            if group is not known or len(now) != len(params) or not all(map(is_, now, params)):
+                return False
+        return True
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        return [group for group, _ in self._lists]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.places)
+
+    def given_name(self, param: Tensor) -> str | None:
+        """Returns the name that the user gave the parameter, if there is one."""
+        group, i = self.places[param]
+        names = group.get("param_names") or ()
+        return names[i] if i < len(names) else None
+
+    def name(self, param: Tensor) -> str:
+        """Returns what an error calls the parameter."""
+        group, i = self.places[param]
+        number = next(k for k, (known, _) in enumerate(self._lists) if known is group)
+        return self.given_name(param) or f"parameter {i} of group {number}, {list(param.shape)}"
+
+
+class FoldedValues:
+    """The values of each group (lr, betas, ...) that the folds of a mini-batch use."""
+
+    def __init__(self) -> None:
+        self._names: tuple[str, ...] = ()
+        self._kept: list[tuple[Group, tuple[Any, ...]]] = []
+
+    def note(self, groups: Sequence[Group], names: Iterable[str]) -> None:
+        """Keeps the named values of each group."""
+        self._names = tuple(names)
+        self._kept = [(g, tuple(map(_kept, self._of(g)))) for g in groups]
+
+    def are_as_noted(self) -> bool:
+        """Returns whether each group still has the values that were noted of it."""
+        return all(kept == self._of(g) or not self._differing(kept, g) for g, kept in self._kept)
+
+    def changed(self, noted: Group, now: Group) -> set[str]:
+        """Returns the names of the values noted of one group that another group, or it, has not."""
+        [kept] = [kept for group, kept in self._kept if group is noted]
+        return self._differing(kept, now)
+
+    def _of(self, group: Group) -> tuple[Any, ...]:
+        return tuple(map(group.__getitem__, self._names))
+
+    def _differing(self, kept: tuple[Any, ...], group: Group) -> set[str]:
+        values = zip(self._names, kept, self._of(group), strict=True)
+        return {name for name, was, now in values if not _same(was, now)}
+
+
+class _KeptTensor:
+    """A value that can change in place: a learning rate that is a tensor. Equals nothing."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self.version, self.copy = tensor, tensor._version, tensor.detach().clone()
+
+    def same(self, value: Any) -> bool:
+        # asked first: comparing the numbers of a GPU's tensors waits for the GPU
+        unchanged = value is self.tensor and value._version == self.version
+        return unchanged or bool(self.copy == value)
+
+
+def _kept(value: Any) -> Any:
+    if type(value) in PLAIN:  # asked first: nearly all are, of as many groups as there are
+        return value
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_kept, value))
+    return _KeptTensor(value) if isinstance(value, Tensor) else value
+
+
+def _same(kept: Any, value: Any) -> bool:
+    if isinstance(kept, _KeptTensor):
+        return kept.same(value)
+    if isinstance(kept, tuple):
+        return len(kept) == len(value) and all(map(_same, kept, value))
+    return bool(kept == value)

@@ -1,0 +1,77 @@
+"""What an optimizer cannot honour, and says once: training goes on, and not as the user thinks."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import roam
+from roam.core.errors import OptimizerWarning
+from roam.optim import refusals
+from roam.optim.data_parallel import in_data_parallel, nobody_sums, ranks
+from roam.optim.groups import FoldedValues, Members
+
+NOT_THE_USERS = tuple(str(Path(str(module.__file__)).parent) for module in (roam, torch))
+
+
+class Notices:
+    """The warnings of one optimizer, each shown once."""
+
+    def __init__(self, optimizer: str) -> None:
+        self._optimizer = optimizer  # its class
+        self._shown: set[type[OptimizerWarning]] = set()
+        self._members = Members()
+        self._values = FoldedValues()
+        self._looked_for_ranks = False
+
+    def begin(self, members: Members, names: Iterable[str]) -> None:
+        """Notes what the folds of a mini-batch go by: the groups, and their named values."""
+        self._members = members
+        self._values.note(members.groups, names)
+
+    def end(self, folded: Collection[Tensor], now: Members) -> None:
+        """Warns if the groups are not what they were for the folds of this mini-batch."""
+        before = self._members
+        if before is now and self._values.are_as_noted():
+            return
+        left: list[str] = []
+        values: set[str] = set()
+        for param in folded:
+            was, place = before.places.get(param), now.places.get(param)
+            if was is not None and place is not None:
+                values |= self._values.changed(was.group, place.group)
+            elif was is not None:
+                left.append(before.name(param))
+        if values or left:
+            self._show(refusals.late_change(self._optimizer, values, left))
+
+    def clipping(self) -> None:
+        self._show(refusals.clipping(self._optimizer))
+
+    def look_for_ranks(self, holds: Callable[[Tensor], bool], params: Collection[Tensor]) -> None:
+        """Looks, once there are ranks, whether something sums the gradients before the folds.
+
+        Raises DataParallelError.
+        """
+        if self._looked_for_ranks or not (count := ranks()):
+            return
+        self._looked_for_ranks = True
+        if in_data_parallel(holds):
+            raise refusals.data_parallel(self._optimizer)
+        if count > 1 and nobody_sums(params):
+            self._show(refusals.unsummed(self._optimizer, count))
+
+    def _show(self, warning: OptimizerWarning) -> None:
+        if type(warning) in self._shown:
+            return
+        self._shown.add(type(warning))
+        frame, level = sys._getframe(), 1
+        # the line of the user's that led here
+        while frame.f_code.co_filename.startswith(NOT_THE_USERS) and frame.f_back is not None:
+            frame, level = frame.f_back, level + 1
+        warnings.warn(warning, stacklevel=level)
