@@ -89,9 +89,21 @@ def order(
     program_seconds: Annotated[
         float, typer.Option(min=0.0, help="For one phase's integer program; 0 leaves them out.")
     ] = 10.0,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="Wide, irregular graphs, beside simulated annealing.")
+    ] = False,
+    instances: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="With --wide: graphs in node-link JSON."),
+    ] = None,
 ) -> None:
     """Peaks of planned orders against other schedulers', with bounds; and how planning scales."""
     from roam.bench.order import order_bench, order_names
+    from roam.bench.wide import wide_bench
+
+    if wide:
+        wide_bench(json, instances=instances)
+        return
 
     with unknown_refused():
         order_names(only)

@@ -21,12 +21,12 @@ from roam.core.lifetime import find_reuse, live_curve, live_peak
 from roam.core.plan import Plan
 from roam.core.problem import OpId, Problem
 from roam.solvers.cut_bound import cut_bound
-from roam.solvers.divide import divide
 from roam.solvers.gather import gather, small_folds
 from roam.solvers.layout import ANY, Blocking, lay_out
+from roam.solvers.local_search import local_search
 from roam.solvers.order import CANDIDATES, program_order
 from roam.solvers.saved_blocks import stack_saved
-from roam.solvers.settle import WORTH, settle
+from roam.solvers.settle import HASTY, WORTH, settle
 
 ORDER_SHARE = 0.6  # of the time: the layout and the bound come after
 STAGGER_SHARE = 0.001  # of the peak: what staggering may cost
@@ -127,9 +127,10 @@ def best_order(problem: Problem, deadline: float, fixed: int = 0) -> tuple[list[
             if best.peak(phase) > bound and time.monotonic() < deadline:
                 best.offer(phase, name, solve(problem, phase))
     for phase in sorted(phases, key=best.peak, reverse=True):
-        bound = best.settle(phase, bound, deadline)
-        open_still = best.peak(phase) > bound * (1 + WORTH) and time.monotonic() < deadline
-        if open_still and best.offer(phase, "divide", divide(problem, phase, deadline)):
+        bound = best.settle(phase, bound, deadline, HASTY)
+        if best.peak(phase) > bound * (1 + WORTH) and time.monotonic() < deadline:
+            found = local_search(problem, phase, best.orders[phase], bound, deadline=deadline)
+            best.offer(phase, "local search", found)
             bound = best.settle(phase, bound, deadline)
     return [i for order in best.orders for i in order], " / ".join(best.methods), bound
 
@@ -158,11 +159,10 @@ class _Orders:
             self.orders[phase], self.methods[phase] = order, name
         return better
 
-    def settle(self, phase: int, bound: int, deadline: float) -> int:
+    def settle(self, phase: int, bound: int, deadline: float, effort: float = 1.0) -> int:
         """Searches between the bound and the phase's peak; returns the better bound."""
-        found = settle(
-            self.problem, phase, partial(self.peak, phase), self.peak(phase), bound, deadline
-        )
+        peak_of = partial(self.peak, phase)
+        found = settle(self.problem, phase, peak_of, self.peak(phase), bound, deadline, effort)
         if found.order is not None:
             self.offer(phase, "valleys", found.order)
         return found.bound

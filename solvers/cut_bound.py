@@ -42,7 +42,7 @@ class Cuts:
     def bound(self, op: OpId) -> int:
         """Transient bytes below which the op cannot run, in any order."""
         network = self.network(self.problem.ops[op].phase)
-        return network.cheapest(self.place[op])[0] + own_bytes(self.problem, op)
+        return network.cheapest(self.place[op]) + own_bytes(self.problem, op)
 
     def network(self, phase: int) -> Network:
         if phase not in self.networks:
@@ -106,37 +106,22 @@ class Network:
         later = problem.buffers[b].kept or any(problem.ops[u].phase > phase for u in users)
         return [AFTER] if later else [self.place[u] + 2 for u in users if u in self.place]
 
-    def ancestors(self, k: int) -> set[int]:
-        """The op at place k, and all that it waits for."""
-        return {k, *_reached(k, self.before)}
-
-    def descendants(self, k: int) -> set[int]:
-        """The op at place k, and all that wait for it."""
-        return {k, *_reached(k, self.after)}
-
-    def cheapest(
-        self, k: int, before: Sequence[int] = (), after: Sequence[int] = ()
-    ) -> tuple[int, list[int]]:
-        """The least bytes that are alive before the op at place k runs, and the ops, by place,
-        that ran before then.
-
-        before, after: ops that have run in any case, and those that have not: with what they
-        wait for, and with what waits for them.
-        """
+    def cheapest(self, k: int) -> int:
+        """Returns the least bytes that are alive before the op at place k runs, in any order."""
         side = np.arange(self.nodes, dtype=np.int32)
-        side[np.array([*before, *_reached(k, self.before)], np.int64) + 2] = BEFORE
-        side[np.array([*after, k, *_reached(k, self.after)], np.int64) + 2] = AFTER
+        side[np.array(_reached(k, self.before), np.int64) + 2] = BEFORE
+        side[np.array([k, *_reached(k, self.after)], np.int64) + 2] = AFTER
         tails, heads = side[self.tails], side[self.heads]
         across = (tails == BEFORE) & (heads == AFTER)
         certain = int(self.capacities[across].sum())
         open_arcs = (tails != heads) & ~across & (tails != AFTER) & (heads != BEFORE)
         flow = SimpleMaxFlow()
         flow.add_arcs_with_capacity(tails[open_arcs], heads[open_arcs], self.capacities[open_arcs])
-        if open_arcs.any() and flow.solve(BEFORE, AFTER) != flow.OPTIMAL:
+        if not open_arcs.any():
+            return certain
+        if flow.solve(BEFORE, AFTER) != flow.OPTIMAL:
             raise AssertionError("a cut of finite size exists: the op's own ancestors")
-        ran = set(flow.get_source_side_min_cut()) if open_arcs.any() else {BEFORE}
-        places = [p for p in range(len(self.ops)) if int(side[p + 2]) in ran]
-        return certain + (int(flow.optimal_flow()) if open_arcs.any() else 0), places
+        return certain + int(flow.optimal_flow())
 
 
 def _reached(k: int, neighbours: Sequence[Sequence[int]]) -> list[int]:

@@ -50,7 +50,7 @@ def demand(problem: Problem, phase: int) -> Order:
 
 def free_early(problem: Problem, phase: int) -> Order:
     """Program order, but an op that frees more than it makes runs as soon as it can."""
-    return list_schedule(problem, problem.phases[phase], (), _frees_first)
+    return list_schedule(problem, phase, _frees_first)
 
 
 def least_peak_first(problem: Problem, phase: int) -> Order:
@@ -59,7 +59,7 @@ def least_peak_first(problem: Problem, phase: int) -> Order:
     The greedy rule of LESCEA (as described in ROAM, arXiv 2310.19295, section 2) and of
     Inductor's "least peak memory first".
     """
-    return list_schedule(problem, problem.phases[phase], (), _least_first)
+    return list_schedule(problem, phase, _least_first)
 
 
 def _frees_first(net: int, transient: int, place: int) -> tuple[int, ...]:
@@ -78,20 +78,14 @@ CANDIDATES: dict[str, OrderSolver] = {
 }
 
 
-RULES = (_frees_first, _least_first)
-
-
-def list_schedule(problem: Problem, ops: Sequence[OpId], done: Sequence[OpId], rank: Rank) -> Order:
-    """Runs, of the ready ops, the one of the lowest rank.
-
-    ops: of one phase; done: those of the same phase that ran before.
+def list_schedule(problem: Problem, phase: int, rank: Rank) -> Order:
+    """Runs, of the ready ops of a phase, the one of the lowest rank.
 
     An op's rank changes only when one of the buffers that it touches gets its last user but
     one, so ranks are renewed then and the outdated entries of the heap are passed over.
     """
-    if not ops:
-        return []
-    state = Memory(problem, problem.ops[ops[0]].phase, done)
+    ops = problem.phases[phase]
+    state = Memory(problem, phase)
     inside = set(ops)
     waiting = {i: sum(p in inside for p in problem.predecessors[i]) for i in ops}
     version: dict[OpId, int] = {}
@@ -126,27 +120,15 @@ def list_schedule(problem: Problem, ops: Sequence[OpId], done: Sequence[OpId], r
 class Memory:
     """Which buffers still have users to come, and what running an op would change.
 
-    phase: every op of the phases before it has run. done: those of its own that have.
+    When a phase begins, every op of the phases before it has run.
     """
 
-    def __init__(self, problem: Problem, phase: int, done: Sequence[OpId] = ()) -> None:
+    def __init__(self, problem: Problem, phase: int) -> None:
         self.problem = problem
         self.left: list[int] = [len(users) for users in problem.users]
-        self.made = [i for earlier in problem.phases[:phase] for i in earlier] + list(done)
-        for i in self.made:
+        for i in (i for earlier in problem.phases[:phase] for i in earlier):
             for b in _used(problem, i):
                 self.left[b] -= 1
-
-    def live(self) -> int:
-        """Bytes that are alive now."""
-        problem = self.problem
-        return sum(
-            problem.buffers[b].size
-            for i in self.made
-            for b in problem.ops[i].creates
-            if problem.buffers[b].home is not Home.USER
-            and (self.left[b] or problem.buffers[b].kept)
-        )
 
     def effect(self, i: OpId) -> tuple[int, int]:
         """(net change of the live bytes, bytes on top while the op runs)."""

@@ -21,6 +21,7 @@ from roam.solvers.valleys import keeps_within
 
 JUMPS = 3  # times that the bound is raised by one limit only, before halving what is left
 WORK, WORK_AN_OP = 20_000, 120  # ops run for one question
+HASTY = 0.2  # of them, before local search has had its turn
 QUESTIONS = 40
 WORTH = 1e-3  # of the peak: what lies closer to the bound is not worth another kind of search
 
@@ -41,13 +42,19 @@ def settle(
     peak: int,
     bound: int,
     deadline: float = inf,
+    effort: float = 1.0,
 ) -> Settled:
-    """A better order of a phase than one of so high a peak, and a higher bound, if there are any.
+    """Searches for an order with a peak below `peak`, and for a lower bound above `bound`.
 
-    peak_of: what an order of the phase really takes. deadline: a time of `time.monotonic()`.
+    Args:
+        peak_of: returns the bytes that an order of the phase really takes.
+        peak: bytes that the best known order takes.
+        bound: bytes that no order goes below.
+        deadline: a time of `time.monotonic()`.
+        effort: the share of the usual work after which a question is given up.
     """
     best = Settled(None, peak, bound)
-    work = WORK + WORK_AN_OP * len(problem.phases[phase])
+    work = int(effort * (WORK + WORK_AN_OP * len(problem.phases[phase])))
     most, unanswered = bound, False
     for question in range(QUESTIONS):
         if best.peak <= best.bound or time.monotonic() > deadline:

@@ -1,0 +1,118 @@
+"""Wide, irregular graphs: random layered ones, and other people's, given as node-link JSON.
+
+    level 0      1        2               n          an edge in ten or five between neighbours,
+     o ──────┬── o ──┬─── o ── ... ────── o          at least one in and one out of each node;
+             ├── o ──┴─┬─ o                          some of all edges skip levels
+             └── o ────┴─ o
+
+The family is that of Appendix A of *Neural Topological Ordering for Computation Graphs* (arXiv
+2207.05899). Its parameters stand in the names of the graphs published with MOCCASIN (arXiv
+2304.14463), whose levels, edges and skips were counted to find what they mean. Sizes are drawn
+from two normal distributions. The given order is a random one.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+
+from roam.core.errors import CycleError, FileFormatError
+from roam.core.problem import Buffer, Op, Problem
+
+Node = Any
+SIZES = ((100, 60), (300, 130))  # mean and deviation, in units of ten bytes
+SKIP = 3.0  # levels that an edge skips beyond the first, in the mean
+
+
+def layered_graph(
+    nodes: int,
+    *,
+    width: float = 0.43,
+    levels: float = 0.75,
+    density: float = 0.2,
+    skips: float = 0.14,
+    seed: int = 0,
+) -> Problem:
+    """Draws a random layered graph, each op making one buffer. The same for the same seed.
+
+    Args:
+        nodes: how many ops, about.
+        width: there are about nodes ** (1 - width) levels.
+        levels: the least share of them that is drawn.
+        density: the share of possible edges between neighbouring levels.
+        skips: the share of all edges that skip a level or more.
+    """
+    draw = random.Random(seed)
+    count = max(3, round(nodes ** (1 - width) * draw.uniform(levels, 1)))
+    shares = [draw.uniform(0.1, 1) for _ in range(count)]
+    widths = [1, *(max(1, round((nodes - 2) * s / sum(shares))) for s in shares), 1]
+    starts = [sum(widths[:i]) for i in range(len(widths) + 1)]
+    members = [range(a, b) for a, b in pairwise(starts)]
+    edges: set[tuple[int, int]] = set()
+    for above, below in pairwise(members):
+        found = {(a, b) for a in above for b in below if draw.random() < density}
+        found |= {(draw.choice(above), b) for b in below if all(b != e[1] for e in found)}
+        found |= {(a, draw.choice(below)) for a in above if all(a != e[0] for e in found)}
+        edges |= found
+    wanted = round(len(edges) / (1 - skips))
+    while len(edges) < wanted:
+        level = draw.randrange(1, count)
+        far = level + 2 + int(draw.expovariate(1 / SKIP))
+        if far < len(members):
+            edges.add((draw.choice(members[level]), draw.choice(members[far])))
+    sizes = [10 * max(1, round(draw.gauss(*draw.choice(SIZES)))) for _ in range(starts[-1])]
+    order = _random_order(starts[-1], edges, draw)
+    return _problem(f"layered {nodes}, {seed}", dict(enumerate(sizes)), edges, order)
+
+
+def read_graph(path: Path) -> Problem:
+    """Reads a graph in networkx's node-link JSON; node attribute `out_cost` or `cost_ram`, bytes.
+
+    The given order is the graph attribute `order`, else a topological order of the nodes. Raises
+    FileFormatError, CycleError.
+    """
+    try:
+        found = json.loads(path.read_text())
+        names = [n.get("id", n.get("name")) for n in found["nodes"]]
+        costs = [n["out_cost"] if "out_cost" in n else n["cost_ram"] for n in found["nodes"]]
+        edges = {
+            (e["source"], e["target"]) if "source" in e else (e["0"], e["1"])
+            for e in found["links"]
+        }
+        order = found.get("graph", {}).get("order")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FileFormatError(f"{path} is no graph in node-link JSON: {error!r}") from None
+    graph = nx.DiGraph(edges)
+    graph.add_nodes_from(names)
+    if not nx.is_directed_acyclic_graph(graph):
+        raise CycleError(f"{path}: the nodes of {nx.find_cycle(graph)} wait for one another")
+    sizes = {name: int(cost) for name, cost in zip(names, costs, strict=True)}
+    return _problem(path.stem, sizes, edges, order or list(nx.topological_sort(graph)))
+
+
+def _random_order(nodes: int, edges: Iterable[tuple[int, int]], draw: random.Random) -> list[int]:
+    graph = nx.DiGraph()
+    graph.add_nodes_from(range(nodes))
+    graph.add_edges_from(sorted(edges))
+    rank = [draw.random() for _ in range(nodes)]
+    return list(nx.lexicographical_topological_sort(graph, key=rank.__getitem__))
+
+
+def _problem(
+    name: str, sizes: dict[Node, int], edges: Iterable[tuple[Node, Node]], order: list[Node]
+) -> Problem:
+    place = {node: i for i, node in enumerate(order)}
+    reads: dict[Node, list[int]] = {node: [] for node in order}
+    for source, target in edges:
+        reads[target].append(place[source])
+    return Problem(
+        name,
+        tuple(Buffer(f"b{node}", sizes[node]) for node in order),
+        tuple(Op(f"n{node}", tuple(sorted(reads[node])), (place[node],)) for node in order),
+    )

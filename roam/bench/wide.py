@@ -1,0 +1,107 @@
+"""Orders of wide, irregular graphs, beside a plain simulated annealing with four times the time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean
+
+from rich.console import Console
+from rich.table import Table
+
+from roam.bench.children import Result
+from roam.bench.layered import layered_graph, read_graph
+from roam.bench.tables import append_json
+from roam.core.lifetime import live_curve, live_peak
+from roam.core.problem import Problem
+from roam.planner import best_order
+from roam.solvers.baselines.plain_annealing import plain_annealing
+from roam.solvers.local_search import Effort, local_search
+
+SIZES = {100: 0.27, 250: 0.43, 500: 0.43, 1000: 0.45, 2000: 0.47}  # ops, and their width
+GRAPHS = 10  # of each size
+PATIENCE = 4.0  # times the time of the planner that plain annealing has
+
+
+def wide_bench(
+    json_file: Path | None = None,
+    *,
+    instances: Path | None = None,
+    graphs: int = GRAPHS,
+    seconds: float = 30.0,
+    console: Console | None = None,
+) -> list[Result]:
+    """One row a graph: peaks as shares of the given order's, and the bound.
+
+    Args:
+        instances: a folder of graphs as node-link JSON, which come first.
+        graphs: random graphs of each size.
+        seconds: the planner's deadline for one order.
+    """
+    console = console or Console(width=max(100, Console().width))
+    local_search(layered_graph(20), 0, list(range(20)), effort=Effort(1, 1))  # numba compiles
+    plain_annealing(layered_graph(20), 0, 0.0)
+    rows: list[Result] = []
+    for problem in _graphs(instances, graphs):
+        with console.status(problem.name):
+            rows.append(run(problem, seconds))
+        if json_file is not None:
+            append_json(rows[-1], json_file)
+        console.print(
+            "{graph}: {roam:.4f}, bound {bound:.4f}, {seconds:.1f} s; "
+            "plain annealing {annealing:.4f}".format(**rows[-1])
+        )
+    console.print(table(rows))
+    return rows
+
+
+def run(problem: Problem, seconds: float) -> Result:
+    """Plans the order of one graph and measures it beside the baseline."""
+    given = max(live_curve(problem, range(len(problem.ops)), {}))
+    start = time.monotonic()
+    order, method, bound = best_order(problem, start + seconds)
+    took = time.monotonic() - start
+    annealed = plain_annealing(problem, 0, PATIENCE * took)
+    return {
+        "graph": problem.name,
+        "ops": len(problem.ops),
+        "roam": live_peak(problem, order) / given,
+        "bound": bound / given,
+        "method": method,
+        "seconds": took,
+        "annealing": live_peak(problem, annealed) / given,
+    }
+
+
+def table(rows: list[Result]) -> Table:
+    """Means over the graphs of one size, and on how many of them who is lower."""
+    shown = Table(title="Peak by that of the given order", title_justify="left")
+    columns = ("ops", "graphs", "roam", "bound", "optimal", "s", "annealing", "lower", "higher")
+    for column in columns:
+        shown.add_column(column, justify="right")
+    for ops in sorted({_size(r) for r in rows}):
+        some = [r for r in rows if _size(r) == ops]
+        shown.add_row(
+            str(ops),
+            str(len(some)),
+            *(f"{mean(r[key] for r in some):.4f}" for key in ("roam", "bound")),
+            str(sum(r["roam"] == r["bound"] for r in some)),
+            f"{mean(r['seconds'] for r in some):.1f}",
+            f"{mean(r['annealing'] for r in some):.4f}",
+            str(sum(r["roam"] < r["annealing"] for r in some)),
+            str(sum(r["roam"] > r["annealing"] for r in some)),
+        )
+    return shown
+
+
+def _size(row: Result) -> int:
+    return min(SIZES, key=lambda n: abs(n - row["ops"]))
+
+
+def _graphs(instances: Path | None, graphs: int) -> Iterator[Problem]:
+    for path in sorted(instances.glob("*.json")) if instances is not None else ():
+        yield read_graph(path)
+    for nodes, width in SIZES.items():
+        for seed in range(graphs):
+            yield layered_graph(nodes, width=width, seed=seed)
