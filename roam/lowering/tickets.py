@@ -159,10 +159,15 @@ class Tickets:
 
     @staticmethod
     def found_on(args: Sequence[Any]) -> Tickets | None:
-        tensors = (a for a in reversed(args) if isinstance(a, Tensor))  # the user's come first
-        marks = (getattr(t.untyped_storage(), "roam_tickets", None) for t in tensors)
-        found = (m for m in marks if isinstance(m, Tickets))
-        return next((m for m in found if m.tickets[0].findable), None)
+        """Takes them off the tensor: a gradient that is written there must not carry them."""
+        for tensor in reversed(args):  # the user's come first
+            storage = tensor.untyped_storage() if isinstance(tensor, Tensor) else None
+            mark = getattr(storage, "roam_tickets", None)
+            if storage is not None and isinstance(mark, Tickets) and mark.tickets[0].findable:
+                if not keeps_graph():
+                    del storage.roam_tickets  # type: ignore[attr-defined]
+                return mark
+        return None
 
     def objection(self) -> str | None:
         """Why the backward that runs now may not fold; None where it may."""
@@ -296,6 +301,11 @@ class Claims:
             if not ticket.findable:
                 self.shared |= twice & ticket.used.all_ids
         return twice
+
+
+def keeps_graph() -> bool:
+    """Whether another backward of the graph that runs now may follow."""
+    return bool(torch._C._autograd._get_current_graph_task_keep_graph())
 
 
 def hooked(parameter: Tensor) -> bool:
