@@ -3,7 +3,8 @@
     fx node                         in the Problem
     ------------------------------  -----------------------------------------------
     placeholder, get_attr           a buffer of the user's
-    tangents                        what a first op of the backward creates
+    tangents                        what a first op of the backward creates, and nobody writes
+                                    over or frees if somebody else holds it
     op with results of its own      an op, and a buffer a result
     view, alias, getitem            nothing: another name for a buffer
     op that changes its argument    an op that mutates
@@ -16,7 +17,7 @@ nodes and of the backward's placeholders are the same objects, so this links the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,14 +66,16 @@ def capture(
     parameters: frozenset[str] = frozenset(),
     measured: Mapping[fx.Node, int] | None = None,
     names: Mapping[str, str] | None = None,
+    held: Collection[int] = (),
 ) -> Captured:
     """The Problem of a forward graph and, in training, of its backward.
 
     outputs: how many of the forward's outputs are the user's; the rest is saved. parameters: the
     names of the placeholders that are parameters. measured: scratch bytes of ops, where they
-    were measured. names: what the user calls a placeholder. Raises UnplannableError naming the op.
+    were measured. names: what the user calls a placeholder. held: the backward's inputs that are
+    gradients of outputs and that somebody else holds. Raises UnplannableError naming the op.
     """
-    reader = _Reader(numbers, parameters, measured or {}, names or {})
+    reader = _Reader(numbers, parameters, measured or {}, names or {}, held)
     graphs = [forward] if backward is None else [forward, backward]
     for phase, graph in enumerate(graphs):
         reader.read(graph, phase)
@@ -107,11 +110,13 @@ class _Reader:
         parameters: frozenset[str],
         measured: Mapping[fx.Node, int],
         names: Mapping[str, str],
+        held: Collection[int],
     ) -> None:
         self.numbers = numbers
         self.parameters = parameters
         self.measured = measured
         self.names = names
+        self.held = held
         self.buffers: list[Buffer] = []
         self.ops: list[Op] = []
         self.nodes: list[fx.Node | None] = []
@@ -144,13 +149,14 @@ class _Reader:
     def add_tangents(self, graph: fx.Graph, phase: int) -> None:
         """The gradients of the outputs, which autograd makes before the backward begins.
 
-        It fills in zeros for an output that nobody differentiated. They are not the user's to
-        keep and go as soon as they are used, so they count, as what one first op creates.
+        It fills in zeros for an output that nobody differentiated. They count, as what one first
+        op creates. They go as soon as they are used, unless somebody else holds them.
         """
         known = len(self.buffers)
-        for node in graph.find_nodes(op="placeholder"):
+        for i, node in enumerate(graph.find_nodes(op="placeholder")):
+            kind = Kind.TANGENT if i in self.held else Kind.TEMPORARY
             for tensor in tensors(node):
-                self.add_buffer(node, node.name, tensor, Kind.TEMPORARY, Home.EXTERNAL)
+                self.add_buffer(node, node.name, tensor, kind, Home.EXTERNAL)
         self.first = len(self.ops)
         made = tuple(range(known, len(self.buffers)))
         self.ops.append(Op(_unique("tangents", self.op_names), creates=made, phase=phase))

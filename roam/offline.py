@@ -265,7 +265,7 @@ class _Offline(Step):
             found.problem = replace(found.problem, buffers=tuple(buffers))
         return found
 
-    def record(self, graph: GraphRecord) -> None:
+    def record(self, graph: GraphRecord, instead_of: GraphRecord | None = None) -> None:
         self.records.append(graph)
 
 

@@ -41,6 +41,7 @@ class Kind(StrEnum):
     GRADIENT = "gradient"  # the user's, in `.grad`
     RELEASED = "released"  # a gradient that a fold absorbs
     OUTPUT = "output"
+    TANGENT = "tangent"  # the gradient of an output, which somebody else holds as well
 
 
 class Home(StrEnum):
@@ -68,7 +69,7 @@ class Buffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def kept(self) -> bool:
-        return self.kind in (Kind.OUTPUT, Kind.GRADIENT)
+        return self.kind in (Kind.OUTPUT, Kind.GRADIENT, Kind.TANGENT)
 
 
 class Op(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

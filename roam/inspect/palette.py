@@ -13,6 +13,7 @@ COLOURS = {
     Kind.GRADIENT: "#009E73",
     Kind.RELEASED: "#44AA99",
     Kind.OUTPUT: "#CC79A7",
+    Kind.TANGENT: "#999999",
     Kind.STATE: "#D55E00",
     Kind.INPUT: "#F0E442",
     Kind.PARAMETER: "#56B4E9",

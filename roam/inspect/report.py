@@ -101,9 +101,13 @@ def count_graph() -> int:
     return next(_numbers)
 
 
-def record(graph: GraphRecord, number: int) -> None:
-    """Notes what became of a graph. Whichever backward is compiled first, reports go by number."""
+def record(graph: GraphRecord, number: int, instead_of: GraphRecord | None = None) -> None:
+    """Notes what became of a graph. Whichever backward is compiled first, reports go by number.
+
+    instead_of: the record of a plan that no step will run again.
+    """
     with _lock:
+        _graphs[:] = [(n, g) for n, g in _graphs if g is not instead_of]
         _graphs.append((number, graph))
 
 

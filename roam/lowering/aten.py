@@ -25,6 +25,7 @@ from roam.capture import Captured
 from roam.core.plan import Block, Plan
 from roam.core.problem import BufferId, OpId
 from roam.lowering.memory import Shelf, allocate, carve, is_block
+from roam.lowering.ownership import Taken
 from roam.node_facts import ON_STORAGE
 from roam.passes import gradient_release, inplace, out_variants
 from roam.passes.geometry import tensors, value
@@ -38,11 +39,12 @@ Boxed = Callable[[list[Any]], Sequence[Any]]
 
 @dataclass(frozen=True)
 class SavedAt:
-    """Where the backward expects one of its inputs: an address in a block."""
+    """Where the backward expects one of its inputs: an address in a block of that many bytes."""
 
     argument: int
     block: int
     offset: int
+    size: int
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,15 @@ class Lowered:
     """A plan that runs. The callables take a list of inputs and empty it.
 
     saved: the backward's inputs that must lie in the arena as the forward left them. sizes: of
-    all of the backward's inputs. folds: the last of the two folds gradients, and takes one more
-    input: absorb(index of the parameter, gradient).
+    all of the backward's inputs. taken: those that it may write over. folds: the last of the two
+    folds gradients, and takes one more input: absorb(index of the parameter, gradient).
     """
 
     forward: Boxed
     backward: Boxed | None
     saved: tuple[SavedAt, ...]
     sizes: tuple[tuple[int, ...], ...]
+    taken: Taken
     folds: bool = False
 
     def is_for(self, args: Sequence[Any]) -> bool:
@@ -68,13 +71,15 @@ class Lowered:
         """Whether the saved tensors lie where the forward wrote them.
 
         They do not when somebody moved them in between (saved tensor hooks), or when the forward
-        ran without the plan.
+        ran without the plan, or by another one.
         """
         base: dict[int, int] = {}
         for at in self.saved:
             storage = args[at.argument].untyped_storage()
             start = storage.data_ptr()
             if not is_block(storage) or base.setdefault(at.block, start) != start:
+                return False
+            if storage.nbytes() != at.size:
                 return False
             if args[at.argument].storage_offset() * args[at.argument].itemsize != at.offset:
                 return False
@@ -119,10 +124,27 @@ def lower(
     ]
     folds = emitters[-1].absorb is not None
     if captured.backward is None:
-        return Lowered(forward, None, (), (), folds)
+        return Lowered(forward, None, (), (), Taken(), folds)
     given = [value(n) for n in captured.backward.find_nodes(op="placeholder")]
     sizes = tuple(_size(g, captured.numbers) for g in given)
-    return Lowered(forward, rest[0], emitters[-1].saved, sizes, folds)
+    saved = emitters[-1].saved
+    return Lowered(forward, rest[0], saved, sizes, _taken(captured, plan, given, saved), folds)
+
+
+def _taken(captured: Captured, plan: Plan, given: Sequence[Any], saved: Sequence[SavedAt]) -> Taken:
+    """given: the fake values of the backward's inputs. saved: those in the arena."""
+    blocks: dict[int, list[int]] = {}
+    for at in saved:
+        blocks.setdefault(at.block, []).append(at.argument)
+    buffers = {i: captured.buffer(g) for i, g in enumerate(given) if isinstance(g, torch.Tensor)}
+    outside = set(plan.reuse.values()) - plan.offsets.keys()
+    first = captured.problem.ops[captured.nodes.index(None)]
+    tangents = {b for b in first.creates if not captured.problem.buffers[b].kept}
+    return Taken(
+        blocks=tuple(map(tuple, blocks.values())),
+        overwritten=frozenset(i for i, b in buffers.items() if b in outside),
+        dying=frozenset(i for i, b in buffers.items() if b in tangents and given[i].numel() != 1),
+    )
 
 
 def _size(given: Any, numbers: Callable[[Any], Any] = int) -> tuple[int, ...]:
@@ -173,7 +195,8 @@ class _Emitter:
             if b in self.plan.offsets:
                 k, block = self.block_of(b, self.times.start)
                 inside = self.captured.numbers(tensor.storage_offset()) * tensor.element_size()
-                found.append(SavedAt(i, k, self.plan.offsets[b] - block.offset + inside))
+                offset = self.plan.offsets[b] - block.offset + inside
+                found.append(SavedAt(i, k, offset, block.size))
                 self.blocks.setdefault(k, self.new[node])
         self.saved = tuple(found)
 
@@ -227,11 +250,18 @@ class _Emitter:
         self.new[node] = tuple(outs) if isinstance(value(node), (tuple, list)) else outs[0]
 
     def destination(self, node: fx.Node, b: BufferId, result: torch.Tensor) -> fx.Node:
-        """The tensor that a result is written to."""
-        if b in self.plan.reuse:
-            return self.dying_input(node, self.plan.reuse[b])
+        """The tensor that a result is written to.
+
+        What is returned is a tensor of its own even where its memory was a dying input's: that
+        may be a view, which autograd lets nobody change in place.
+        """
         shape = self.captured.numbers.shape(result.shape)
         stride = self.captured.numbers.shape(result.stride())
+        if b in self.plan.reuse:
+            dying = self.dying_input(node, self.plan.reuse[b])
+            if not self.captured.problem.buffers[b].kept:
+                return dying
+            return self.graph.call_function(carve, (dying, 0, result.dtype, shape, stride))
         if b not in self.plan.offsets:
             how: dict[str, Any] = {"dtype": result.dtype, "device": result.device}
             return self.graph.call_function(torch.empty_strided, (shape, stride), how)

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-import torch
 from torch import fx
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.partitioners import default_partition
@@ -31,7 +30,7 @@ from roam.lowering.naming import graph_name, parameter_inputs, source_names
 from roam.lowering.plain import mark_boxed, plain, rewritten
 from roam.lowering.probe import probe
 from roam.lowering.releases import gradient_values, gradients_of, own_saved, releases
-from roam.lowering.tickets import Tickets, Uses
+from roam.lowering.tickets import Tickets, Uses, keeps_graph
 from roam.lowering.trace import tell
 from roam.lowering.used import Folds
 from roam.numbers import Numbers
@@ -54,8 +53,9 @@ ANNOTATIONS = (OutVariants(), InPlace())
 
 RETAINED = "a backward with retain_graph=True or create_graph=True keeps what the plan overwrites"
 MOVED = "the saved tensors are not where the forward left them (saved tensor hooks)"
+HELD = "somebody else holds a saved tensor (saved tensor hooks), which the plan overwrites"
 
-Key = tuple[tuple[int, ...], Folds]  # sizes; what is folded
+Call = tuple[tuple[int, ...], Folds]  # sizes; what is folded
 
 
 def compile_graph(
@@ -87,7 +87,9 @@ class Step:
     backward: fx.GraphModule | None = None
     plain_forward: Boxed | None = None
     plain_backward: Boxed | None = None
-    plans: dict[Key, Lowered | None] = field(default_factory=dict)
+    plans: dict[tuple[Call, frozenset[int]], Lowered | None] = field(default_factory=dict)
+    held: frozenset[int] = frozenset()  # tangents, inputs of the backward, that others held once
+    latest: dict[Call, GraphRecord] = field(default_factory=dict)
     gradients: dict[int, int] = field(default_factory=dict)  # input -> output
     gradient_values: dict[int, Any] = field(default_factory=dict)  # by input
     uses: Uses = field(default_factory=Uses)
@@ -143,7 +145,7 @@ class Step:
         return results
 
     def lowered_for(self, args: Sequence[Any], folds: Folds) -> Lowered | None:
-        key = tuple(a for a in args if isinstance(a, int)), folds
+        key = _call(args, folds), self.held
         if key not in self.plans:
             with self.lock:
                 if key not in self.plans:
@@ -158,17 +160,20 @@ class Step:
         objection = None if tickets is None else tickets.objection()
         if lowered is None or lowered.backward is None:
             return self.plain_backward(args)
+        folding = tickets if lowered.folds else None
         if not lowered.finds_its_arena(args):
             self.detour(MOVED)
-        elif torch._C._autograd._get_current_graph_task_keep_graph():
+        elif keeps_graph():
             self.detour(RETAINED)
-        elif tickets is None or not lowered.folds:
-            return lowered.backward(args)
-        elif objection is None:
-            args.append(tickets.absorb)  # to the same list: the callee empties it
-            return lowered.backward(args)
-        else:
+        elif not lowered.taken.holds_blocks(args):
+            self.detour(HELD)
+        elif folding is not None and objection is not None:
             self.detour(objection)
+        else:
+            self.held |= lowered.taken.copy_held(args)  # the next forward plans with it
+            if folding is not None:
+                args.append(folding.absorb)  # to the same list: the callee empties it
+            return lowered.backward(args)
         return self.plain_backward(args)
 
     def plan_for(self, args: Sequence[Any]) -> Lowered | None:
@@ -176,10 +181,11 @@ class Step:
 
         A plan with folds is found by its tickets or not at all.
         """
-        for lowered in list(self.plans.values()):
-            if lowered is not None and not lowered.folds and lowered.is_for(args):
-                return lowered
-        return None
+        fit = [p for p in reversed([*self.plans.values()]) if p is not None and not p.folds]
+        fit = [p for p in fit if p.is_for(args)]
+        if len(fit) > 1:
+            return next((p for p in fit if p.finds_its_arena(args)), fit[0])
+        return next(iter(fit), None)
 
     def detour(self, reason: str) -> None:
         if count_detour(reason) == 1:
@@ -207,8 +213,9 @@ class Step:
         hold = self.options.arena == "keep"
         found = plan(captured.problem, Settings(self.options.planning_seconds, hold))
         lowered = lower(captured, found, roots, Shelf() if hold else None)
-        graph = GraphRecord(self.name, captured.problem, found)
-        self.record(graph)
+        graph, call = GraphRecord(self.name, captured.problem, found), _call(args, folds)
+        self.record(graph, self.latest.get(call))
+        self.latest[call] = graph
         tell(graph, self.compile_id)
         return lowered
 
@@ -256,10 +263,15 @@ class Step:
             frozenset(n.name for i, n in enumerate(self.placeholders) if i in self.parameters),
             measured,
             {n.name: name for n, name in named if name},
+            self.held,
         )
 
-    def record(self, graph: GraphRecord) -> None:
-        record(graph, self.number)
+    def record(self, graph: GraphRecord, instead_of: GraphRecord | None = None) -> None:
+        record(graph, self.number, instead_of)
+
+
+def _call(args: Sequence[Any], folds: Folds) -> Call:
+    return tuple(a for a in args if isinstance(a, int)), folds
 
 
 def _allow_retaining() -> None:

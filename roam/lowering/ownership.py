@@ -1,0 +1,98 @@
+"""Tells whether a backward may write over the tensors that it was given.
+
+A plan writes over what dies: saved tensors, and the gradients of the outputs (tangents). Who else
+may read them later is counted at run time:
+
+    arguments ───────────────> tensor ──> storage
+    a hook, a variable ───────────┘ │ │      │       Python counts its references
+    autograd, another function ─────┘ │      │       the tensor counts those of C++
+    the tensor that it is a view of ──┘      │       the same two counts
+    another tensor of the memory ────────────┘       the storage counts its tensors
+
+The counts of a tensor that nobody else holds differ between versions of Python and torch, so they
+are measured (`ALONE`).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Counts = set[tuple[str, int, int]]  # of what; references in Python; in C++, but for known ones
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The inputs of a backward whose memory its plan takes for its own, by position.
+
+    Attributes:
+        blocks: for every block of the arena, the saved tensors that lie in it.
+        overwritten: further inputs that the result of an op is written over.
+        dying: tangents of more than one element that are planned to go after their last use.
+    """
+
+    blocks: tuple[tuple[int, ...], ...] = ()
+    overwritten: frozenset[int] = frozenset()
+    dying: frozenset[int] = frozenset()
+
+    def holds_blocks(self, args: list[Any]) -> bool:
+        """Returns whether nobody but `args` may read what lies in the arena."""
+        return not any(is_held(args, block) for block in self.blocks)
+
+    def copy_held(self, args: list[Any]) -> frozenset[int]:
+        """Copies what would be written over and somebody else may read, in place in `args`.
+
+        Returns:
+            The tangents that do not die as planned.
+        """
+        held = [i for i in self.overwritten | self.dying if not is_own(args, i)]
+        for i in self.overwritten.intersection(held):
+            args[i] = args[i].clone()
+        return self.dying.intersection(held)
+
+
+def is_held(args: list[Any], which: Sequence[int]) -> bool:
+    """Returns whether anybody but `args` may read the memory of some of its tensors.
+
+    which: the positions of all tensors of one storage.
+    """
+    return not _counts(args, which) <= ALONE
+
+
+def is_own(args: list[Any], i: int) -> bool:
+    """Returns whether nobody but `args` may read a tensor, which is all of an allocation.
+
+    Of memory that another library or process lent (`from_numpy`, `share_memory_`) nobody knows
+    who reads it.
+    """
+    tensor: Tensor = args[i]
+    storage = tensor.untyped_storage()
+    whole = tensor.storage_offset() == 0 and storage.nbytes() == tensor.nbytes
+    lent = not storage.resizable() or (storage.device.type == "cpu" and storage.is_shared())
+    del tensor, storage  # they would count
+    return whole and not lent and not is_held(args, [i])
+
+
+def _counts(args: list[Any], which: Sequence[int]) -> Counts:
+    found: Counts = set()
+    bases: dict[int, list[Tensor]] = {}  # for each tensor that others are views of, once a view
+    for i in which:
+        found.add(("tensor", sys.getrefcount(args[i]), args[i]._use_count()))
+        if args[i]._is_view():
+            bases.setdefault(id(args[i]._base), []).append(args[i]._base)
+    for views in bases.values():
+        n = len(views)
+        uses = views[0]._use_count()  # type: ignore[attr-defined]
+        found.add(("base", sys.getrefcount(views[0]) - n, uses - n))
+    storage = args[which[0]].untyped_storage()
+    tensors = torch._C._storage_Use_Count(storage._cdata) - len(which) - len(bases)
+    found.add(("storage", sys.getrefcount(storage), tensors))
+    return found
+
+
+ALONE = _counts([torch.empty(1)], [0]) | _counts([torch.empty(1).view(1, 1)], [0])
