@@ -33,8 +33,8 @@ from roam.lowering.fake import (
     without_fakes,
 )
 from roam.lowering.naming import graph_name
+from roam.lowering.pending_forwards import left_whole
 from roam.lowering.step import Step, compile_graph
-from roam.lowering.tickets import hooked
 from roam.lowering.used import Folds, Used
 from roam.numbers import Numbers
 from roam.optim.folding import FoldingOptimizer
@@ -215,7 +215,7 @@ def _start_inductor(
 def _used(original: Original, args: Sequence[Any], gradients: Mapping[int, Any]) -> Folds:
     """What is folded by a graph whose inputs are copies of parameters."""
     found = [original.get(a) if isinstance(a, Tensor) else None for a in args]
-    free = [p if p is not None and not hooked(p) else None for p in found]
+    free = [p if p is not None and not left_whole(p) else None for p in found]
     return tuple(sorted(fold for used in Used.of(free, gradients) for fold in used.folds))
 
 

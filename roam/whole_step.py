@@ -27,9 +27,9 @@ from torch.nn import Parameter
 from roam.backend import TRACING_ERRORS, can_trace_backward, one_graph
 from roam.core.errors import OptionError, UnplannedWarning
 from roam.lowering.aten import Boxed
+from roam.lowering.pending_forwards import Claims
 from roam.lowering.releases import gradient_values
 from roam.lowering.step import REWRITES, Step, compile_graph
-from roam.lowering.tickets import hooked
 from roam.lowering.used import Folds, Used
 from roam.optim.folding import FoldingOptimizer
 from roam.optim.hooks import owner_of
@@ -106,8 +106,9 @@ class _CompiledStep:
         self.traceable = can_trace_backward()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.traceable and any(hooked(p) for _, p in self.optimizer.named()):
-            self.give_up("dynamo leaves out a parameter's hook (Tensor.register_hook)")
+        claims = Claims.of(self.optimizer)
+        if self.traceable and any(claims.hooked(p) for _, p in self.optimizer.named()):
+            self.give_up("dynamo leaves out a hook on a parameter's gradient")
         if self.traceable:
             try:
                 with one_graph(), self.optimizer.deferred():

@@ -16,7 +16,7 @@ from torch._inductor.scheduler import Scheduler
 import roam
 from roam.core.errors import UnplannedWarning
 from roam.lowering import inductor_needs
-from roam.lowering.tickets import Claims
+from roam.lowering.pending_forwards import Claims
 from roam.optim import AdamA
 from tests.helpers import assert_counts
 from tests.helpers import mlp as unseeded

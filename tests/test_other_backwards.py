@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import roam
-from roam.lowering.tickets import ELSEWHERE
+from roam.lowering.pending_forwards import ELSEWHERE
 from roam.optim import AdamA
 from tests.helpers import assert_equal, mlp, random, unfused
 

@@ -105,10 +105,6 @@ class HyperparameterError(OptimizerError, ValueError):
     """A mode that does not exist, or a hyperparameter or rule out of its range."""
 
 
-class IncompleteGradientError(OptimizerError):
-    """More of a gradient came after the compiled backward had folded it."""
-
-
 class SecondBackwardError(OptimizerError, RuntimeError):
     """A gradient after the last one that the mini-batch has room for, without step()."""
 

@@ -35,8 +35,10 @@ from torch._inductor.scheduler import BaseSchedulerNode
 from roam.inspect.report import count_detour
 from roam.lowering.inductor_order import Compilation, Nodes
 from roam.lowering.inductor_problem import release_of
+from roam.lowering.pending_forwards import note_first_pass
 from roam.lowering.plain import copied, mark_boxed
 from roam.lowering.releases import gradient_values, gradients_of, own_saved, releases
+from roam.lowering.running_backward import retained
 from roam.lowering.tickets import Tickets, Uses
 from roam.lowering.used import Folds
 from roam.passes.geometry import storage_key, value
@@ -128,7 +130,7 @@ class FoldingCompilation(Compilation):
             self.backward = Backward(self, gm, tuple(example_inputs), how)
             return mark_boxed(self.backward)
         if how.get("is_inference"):
-            return super().compile_inner(gm, example_inputs, **how)
+            return _noted(super().compile_inner(gm, example_inputs, **how))
         self.given = tuple(n.meta.get("val") for n in gm.graph.find_nodes(op="placeholder"))
         mine = own_saved(gm.graph, self.first_saved(gm))
         compiled = super().compile_inner(gm, example_inputs, **how)
@@ -172,7 +174,7 @@ class Backward:
         objection = None if tickets is None else tickets.objection()
         if tickets is None or not tickets.folds:
             return self.compiled_for(())(args)
-        if torch._C._autograd._get_current_graph_task_keep_graph():
+        if retained():
             self.detour(RETAINED)
         elif objection is not None:
             self.detour(objection)
@@ -201,6 +203,16 @@ class Backward:
     def detour(self, reason: str) -> None:
         if count_detour(reason) == 1:
             log.warning("%s: %s; this backward folded nothing", self.compilation.name, reason)
+
+
+def _noted(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """A forward without gradients, which a checkpoint may run again with them."""
+
+    def run_forward(args: list[Any]) -> Any:
+        note_first_pass(args)
+        return compiled(args)
+
+    return mark_boxed(run_forward)
 
 
 def _lower_folds(gm: fx.GraphModule) -> None:

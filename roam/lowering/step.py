@@ -27,10 +27,12 @@ from roam.inspect.report import GraphRecord, count_detour, count_graph, record
 from roam.lowering.aten import Boxed, Lowered, lower
 from roam.lowering.memory import Shelf
 from roam.lowering.naming import graph_name, parameter_inputs, source_names
+from roam.lowering.pending_forwards import note_first_pass
 from roam.lowering.plain import mark_boxed, plain, rewritten
 from roam.lowering.probe import probe
 from roam.lowering.releases import gradient_values, gradients_of, own_saved, releases
-from roam.lowering.tickets import Tickets, Uses, keeps_graph
+from roam.lowering.running_backward import retained
+from roam.lowering.tickets import Tickets, Uses
 from roam.lowering.trace import tell
 from roam.lowering.used import Folds
 from roam.numbers import Numbers
@@ -134,7 +136,9 @@ class Step:
     def run_forward(self, args: list[Any]) -> Sequence[Any]:
         assert self.plain_forward is not None
         tickets = None
-        if self.options.optimizer is not None and self.backward is not None:
+        if self.options.optimizer is not None and self.backward is None:
+            note_first_pass(args)
+        elif self.options.optimizer is not None:
             used = self.uses.of(args, self.gradient_values)
             tickets = Tickets.of(used, args, findable=self.own_saved is not None)
         lowered = self.lowered_for(args, () if tickets is None else tickets.folds)
@@ -163,7 +167,7 @@ class Step:
         folding = tickets if lowered.folds else None
         if not lowered.finds_its_arena(args):
             self.detour(MOVED)
-        elif keeps_graph():
+        elif retained():
             self.detour(RETAINED)
         elif not lowered.taken.holds_blocks(args):
             self.detour(HELD)

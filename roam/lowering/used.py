@@ -8,7 +8,8 @@ plan depends on what the folds take, and on nothing else of the optimizers.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +27,16 @@ class Used:
     """One optimizer's parameters among the inputs of a graph that it has gradients of.
 
     It keeps neither them nor the optimizer alive, and holds for one epoch. ids: of the parameters,
-    by input. folds: what folding their gradients takes.
+    by input. twice: those that are several inputs at once. read: the ids of all parameters among
+    the inputs. folds: what folding their gradients takes.
     """
 
     epoch: object
     optimizer: weakref.ref[FoldingOptimizer]
     ids: dict[int, int]
     all_ids: frozenset[int]
+    twice: frozenset[int]
+    read: frozenset[int]
     folds: Folds
 
     @staticmethod
@@ -47,13 +51,20 @@ class Used:
                 optimizer = owner_of(a)
                 if isinstance(optimizer, FoldingOptimizer):
                     found.setdefault(optimizer, {})[i] = a
+        read = frozenset(id(a) for a in args if isinstance(a, Parameter))
         return tuple(
             Used(
                 now,
                 weakref.ref(optimizer),
                 {i: id(p) for i, p in at.items()},
                 frozenset(map(id, at.values())),
+                _twice(map(id, at.values())),
+                read,
                 tuple((i, optimizer.needs(p, gradients[i])) for i, p in at.items()),
             )
             for optimizer, at in found.items()
         )
+
+
+def _twice(ids: Iterable[int]) -> frozenset[int]:
+    return frozenset(i for i, n in Counter(ids).items() if n > 1)

@@ -10,7 +10,7 @@ folded it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, get_args
 
@@ -56,8 +56,10 @@ class FoldingOptimizer(OwningOptimizer):
             raise HyperparameterError(f"mode={mode!r}: there are {get_args(Mode)}")
         self.mode = mode
         self._values = tuple(defaults)  # by name; torch adds others to self.defaults
-        self.guard: Callable[[Tensor], None] | None = None  # may refuse what `absorb` is given
+        self.more_to_come: Callable[[Tensor], bool] | None = None  # in .grad, before step()
+        self.mini_batches = 0  # that have ended
         self._folded: dict[Tensor, int] = {}  # how many of its gradients of this mini-batch
+        self._held: set[Tensor] = set()  # whose gradients wait in .grad for more
         self._notices = Notices(type(self).__name__)
         self._deferred = False
         self._due: list[bool] = []  # a list: what dynamo captures changes no attribute
@@ -111,9 +113,33 @@ class FoldingOptimizer(OwningOptimizer):
 
         Raises SecondBackwardError, SparseGradientError, DataParallelError.
         """
-        if self.guard is not None:
-            self.guard(param)
         self.absorb_all([(param, grad)])
+
+    def waits(self, param: Tensor) -> bool:
+        """Whether the gradient in `.grad` is to stay there, since more of it is to come."""
+        waits = self.more_to_come is not None and self.more_to_come(param)
+        if waits:
+            self._held.add(param)
+        else:
+            self._held.discard(param)
+        return waits
+
+    def absorb_held(self) -> None:
+        """Ends a micro-batch in mode "accumulate": gradients that waited for more are complete."""
+        if not self.writes_parameters:
+            while self._held:
+                param = self._held.pop()
+                if (grad := param.grad) is not None:
+                    param.grad = None
+                    self.absorb(param, grad)
+
+    def check_room(self, params: Iterable[Tensor]) -> None:
+        """Raises SecondBackwardError for one that has all gradients of its mini-batch."""
+        most = self.micro_batches
+        for param in params if self._folded else ():
+            if self._folded.get(param, 0) >= most:
+                name = self._members.name(param)
+                raise refusals.second_backward(name, most, self.writes_parameters)
 
     def absorb_all(self, gradients: Sequence[tuple[Tensor, Tensor]]) -> None:
         """As `absorb`, for several parameters at once, with their gradients: in fewer calls."""
@@ -212,6 +238,7 @@ class FoldingOptimizer(OwningOptimizer):
         self.look_at_groups()
         for param in self._lost:
             raise refusals.lost(self._members.name(param))
+        self.absorb_held()
         done = max(self._folded.values(), default=0)
         if 0 < done < self.micro_batches:
             raise refusals.unfinished(done, self.micro_batches)
@@ -223,7 +250,7 @@ class FoldingOptimizer(OwningOptimizer):
         if not self.writes_parameters:
             for param in self._folded:
                 self._apply(param)
-        self._folded.clear()
+        self._forget()
         self._hooks.add_missing()
 
     def state_dict(self) -> StateDict:
@@ -237,7 +264,7 @@ class FoldingOptimizer(OwningOptimizer):
         An unfinished mini-batch is forgotten. Raises StateMismatchError.
         """
         super().load_state_dict(state_dict)
-        self._folded.clear()
+        self._forget()
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -250,7 +277,7 @@ class FoldingOptimizer(OwningOptimizer):
             self._notices.clipping()
 
     def _own_again(self) -> None:
-        self.guard = None
+        self.more_to_come = None
         super()._own_again()
 
     def _begin(self) -> None:
@@ -267,6 +294,12 @@ class FoldingOptimizer(OwningOptimizer):
             if (grad := param.grad) is not None:
                 self._absorb([(param, grad / n if n > 1 else grad)], 1.0, n)
                 param.grad = None
+
+    def _forget(self) -> None:
+        """Begins a mini-batch."""
+        self._folded.clear()
+        self._held.clear()
+        self.mini_batches += 1
 
     def _apply(self, param: Tensor) -> None:
         state, group = self.state_of(param), self._group(param)

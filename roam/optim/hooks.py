@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -18,11 +19,14 @@ class Absorbs(Protocol):
 
     def lose(self, param: Tensor) -> None: ...
 
+    def waits(self, param: Tensor) -> bool: ...
+
     def look_at_groups(self) -> None: ...
 
     def asked_for_gradient(self, param: Tensor | None) -> None: ...
 
 
+OURS = "folds_for_roam"  # marks the hooks made here
 _owners = WeakTensorKeyDictionary()  # parameter -> a weak reference to who folds its gradients
 _epoch = object()
 
@@ -45,6 +49,11 @@ def epoch() -> object:
     Whoever owns a parameter keeps it alive: until the next epoch its id is its own.
     """
     return _epoch
+
+
+def is_ours(hook: Callable[..., object]) -> bool:
+    """Whether it is the hook of an optimizer of roam's."""
+    return hasattr(hook, OURS)
 
 
 def _begin_epoch() -> None:
@@ -98,7 +107,7 @@ class Hooks:
         @torch.compiler.disable  # type: ignore[untyped-decorator]
         def fold(param: Tensor, grad: Tensor) -> None:
             optimizer = reference()
-            if optimizer is not None:
+            if optimizer is not None and not optimizer.waits(param):
                 param.grad = None
                 optimizer.absorb(param, grad)
 
@@ -106,6 +115,7 @@ class Hooks:
             if (grad := param.grad) is not None:  # asked first: torch's wrapper of `fold` is slow
                 fold(param, grad)
 
+        setattr(hook, OURS, True)
         self._handles[id(param)] = param.register_post_accumulate_grad_hook(hook)
 
     def remove(self, param: Tensor) -> None:

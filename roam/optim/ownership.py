@@ -9,6 +9,7 @@ from typing import Any, Self
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT, StateDict
 
+from roam.core.errors import HyperparameterError
 from roam.optim import refusals
 from roam.optim.fold import STEP, FoldRule, Group, StateSpec
 from roam.optim.groups import Members
@@ -34,6 +35,10 @@ class OwningOptimizer(Optimizer):
         """Takes in a parameter's complete gradient of one micro-batch."""
         raise NotImplementedError
 
+    def waits(self, param: Tensor) -> bool:
+        """Whether the gradient in `.grad` is to stay there, since more of it is to come."""
+        raise NotImplementedError
+
     def asked_for_gradient(self, param: Tensor | None) -> None:
         """Called if somebody wants a parameter's gradient, and there is none; None: any one's."""
 
@@ -45,12 +50,26 @@ class OwningOptimizer(Optimizer):
         """The parameters whose gradients it folds."""
         return ((self._members.name(p), p) for p in self._members if p not in self._lost)
 
+    @property
+    def leaves_unfolded(self) -> bool:
+        """Whether it leaves parameters unfolded at all."""
+        return any(group.get("unfolded") for group in self.param_groups)
+
+    def unfolded(self, param: Tensor) -> bool:
+        """Whether its group says `"unfolded": True`: no compiled graph folds its gradient then."""
+        place = self._members.places.get(param)
+        return place is not None and bool(place.group.get("unfolded"))
+
+    def hook_up(self) -> None:
+        """Adds the hooks of parameters that are new, or not frozen any more."""
+        self._hooks.add_missing()
+
     def spec(self, param: Tensor) -> tuple[StateSpec, ...]:
         """The state of a parameter, whether it is there yet or not."""
         return (*self.rule.state(param), STEP)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        self.rule.check({**self.defaults, **param_group})
+        self._check({**self.defaults, **param_group})
         super().add_param_group(param_group)
         self.look_at_groups()
         self._hooks.add_missing()
@@ -69,7 +88,7 @@ class OwningOptimizer(Optimizer):
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
-            self.rule.check(group)
+            self._check(group)
         now = Members(self.param_groups)
         new = [param for param in now if param not in before.places]
         for param in new:
@@ -81,6 +100,11 @@ class OwningOptimizer(Optimizer):
                 self._hooks.let_go(param)
         for param in new:
             self._hooks.claim(param)
+
+    def _check(self, group: Group) -> None:
+        if not isinstance(unfolded := group.get("unfolded", False), bool):
+            raise HyperparameterError(f"unfolded={unfolded!r}: True or False, for the whole group")
+        self.rule.check(group)
 
     def _own_again(self) -> None:
         """Takes the parameters of a copy, whose other attributes are there."""

@@ -15,7 +15,7 @@ from roam.optim.fold import STEP, StateSpec
 
 StateOf = defaultdict[Tensor, dict[str, Any]]
 # a copy has its own; `step` is an attribute where a scheduler has wrapped it
-NOT_COPIED = frozenset({"guard", "_hooks", "step"})
+NOT_COPIED = frozenset({"more_to_come", "_hooks", "step"})
 REFUSED = ("amsgrad", "maximize")  # what an AdamW may have done and no fold does
 
 

@@ -1,0 +1,122 @@
+"""What autograd is about to do: the graphs of the calls of `backward()` that have not returned.
+
+The engine tells a node that runs nothing of the nodes above it. Its Python call does: the frame of
+`_engine_run_backward` holds the tensors that the graph is walked from.
+
+    loss.backward() ── frame: t_outputs = (loss,)
+                                  │ next_functions
+             AddBackward ─┬─ the compiled graph ── AccumulateGrad(p)      two edges: the gradient
+                          └─ PowBackward ───────── AccumulateGrad(p)      of p is a sum of both
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.autograd import graph as autograd_graph
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.utils.checkpoint import CheckpointFunction
+
+NO_TASK = -1  # what `current_task()` returns outside of a backward
+
+_ENGINE_CALL = autograd_graph._engine_run_backward.__code__
+_CHECKPOINT_CALL = CheckpointFunction.forward.__code__
+
+Roots = Sequence[torch.Tensor | GradientEdge]
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Where the edges into parameters (ids) come from, of the backwards that run now.
+
+    summed: more than one edge ends in the parameter, in the call that the asking node runs in.
+    around: an edge ends in it in a call that this one is nested in (a checkpoint with
+    use_reentrant=True calls `backward()` inside of a backward).
+    """
+
+    summed: frozenset[int]
+    around: frozenset[int]
+
+
+def current_task() -> int:
+    """Returns a number for the call of the autograd engine that this thread runs in."""
+    return torch._C._current_graph_task_id()
+
+
+def retained() -> bool:
+    """Whether the running backward keeps its graph, so that another one may follow."""
+    return torch._C._autograd._get_current_graph_task_keep_graph()
+
+
+def edges() -> Edges | None:
+    """Returns the edges into parameters of the backward that runs now.
+
+    To be called by a node of that backward. Returns None if the call was not made from Python.
+    """
+    node = torch._C._current_autograd_node()
+    for here, *around in _calls():
+        counted = _edges_from(here)
+        if node in counted:
+            summed = _parameters(n for n, k in counted.items() if k > 1)
+            outer = (_parameters(_edges_from(roots)) for roots in around)
+            return Edges(summed, frozenset().union(*outer))
+    return None
+
+
+def in_checkpoint() -> bool:
+    """Whether a checkpoint with use_reentrant=True runs its function for the first time.
+
+    It will run it again, with gradients, in the backward.
+    """
+    return any(frame.f_code is _CHECKPOINT_CALL for frame in _stack(sys._getframe()))
+
+
+def _calls() -> Iterator[list[Roots]]:
+    """Yields the roots of a thread's nested calls of the engine, the innermost first.
+
+    A device's thread has none of its own: any other thread's may be the one that it works for.
+    """
+    own = _roots(sys._getframe())
+    if own:
+        yield own
+        return
+    for frame in sys._current_frames().values():
+        if found := _roots(frame):
+            yield found
+
+
+def _roots(top: FrameType) -> list[Roots]:
+    return [frame.f_locals["t_outputs"] for frame in _stack(top) if frame.f_code is _ENGINE_CALL]
+
+
+def _stack(top: FrameType | None) -> Iterator[FrameType]:
+    while top is not None:
+        yield top
+        top = top.f_back
+
+
+def _edges_from(roots: Roots) -> dict[Node, int]:
+    """Returns the nodes that can be reached, with the number of edges into each."""
+    found: dict[Any, int] = {}
+    for root in roots:
+        node = root.node if isinstance(root, GradientEdge) else get_gradient_edge(root).node
+        found[node] = found.get(node, 0) + 1
+    waiting = list(found)
+    while waiting:
+        for node, _ in waiting.pop().next_functions:
+            if node in found:
+                found[node] += 1
+            elif node is not None:
+                found[node] = 1
+                waiting.append(node)
+    return found
+
+
+def _parameters(nodes: Iterable[Any]) -> frozenset[int]:
+    accumulate = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
+    return frozenset(id(n.variable) for n in nodes if isinstance(n, accumulate))
