@@ -98,7 +98,7 @@ def renew_views(graph: fx.Graph) -> None:
     for node in graph.nodes:
         if node.target is operator.getitem and value(node.args[0]) is not None:
             node.meta["val"] = value(node.args[0])[node.args[1]]
-        if node.op != "call_function" or not _is_view(node):
+        if node.op != "call_function" or not is_view(node):
             continue
         sources = {storage_key(t) for _, t in tensor_inputs(node)}
         if any(storage_key(t) not in sources for t in tensors(node)):
@@ -115,7 +115,7 @@ def renew_recomputed(forward: fx.Graph, backward: fx.Graph) -> None:
         _gather_parts(graph)
     made = {storage_key(t) for node in forward.nodes for t in tensors(node)}
     for node in backward.nodes:
-        if node.op != "call_function" or node.target is operator.getitem or _is_view(node):
+        if node.op != "call_function" or node.target is operator.getitem or is_view(node):
             continue
         fresh = made - {storage_key(t) for _, t in tensor_inputs(node)}
         if any(storage_key(t) in fresh for t in tensors(node)):
@@ -140,7 +140,8 @@ def _renewed(found: Any) -> Any:
     return found
 
 
-def _is_view(node: fx.Node) -> bool:
+def is_view(node: fx.Node) -> bool:
+    """Whether a node's results are other names of its operands' memory."""
     if node.target is torch.ops.aten._unsafe_view.default:
         return True  # a view all the same, though its schema does not say so
     schema = getattr(node.target, "_schema", None)

@@ -7,7 +7,7 @@ reading a row (its maximum, its sum) before they write it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,17 +48,28 @@ ROWWISE: dict[Any, int] = {  # op -> the argument that names the dim
 }
 
 
+def _on_trust(node: fx.Node, variant: out_variants.OutVariant, source: fx.Node) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class InPlace:
-    """Annotates `node.meta["roam_over"]` with the inputs that the first result may overwrite."""
+    """Annotates `node.meta["roam_over"]` with the inputs that the first result may overwrite.
 
+    writes: whether a variant writes what the op returns over one of its inputs; by default it is
+    taken to.
+    """
+
+    writes: Callable[[fx.Node, out_variants.OutVariant, fx.Node], bool] = _on_trust
     name: str = "inplace"
 
     def __call__(self, module: fx.GraphModule) -> int:
         found = 0
         for node in module.graph.nodes:
+            node.meta.pop(META, None)
             if out_variants.META in node.meta and _reads_before_it_writes(node):
-                candidates = _overwritable(node)
+                variant = node.meta[out_variants.META]
+                candidates = tuple(n for n in _overwritable(node) if self.writes(node, variant, n))
                 if candidates:
                     node.meta[META] = candidates
                     found += 1

@@ -32,17 +32,27 @@ class OutVariant:
     names: tuple[str, ...]
 
 
+def _on_trust(node: fx.Node, variant: OutVariant) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class OutVariants:
-    """Annotates `node.meta["roam_out_variant"]` where every result can be written in place."""
+    """Annotates `node.meta["roam_out_variant"]` where every result can be written in place.
 
+    writes: whether a variant writes what the op returns into memory that lies as stated; by
+    default it is taken to.
+    """
+
+    writes: Callable[[fx.Node, OutVariant], bool] = _on_trust
     name: str = "out_variants"
 
     def __call__(self, module: fx.GraphModule) -> int:
         found = 0
         for node in module.graph.nodes:
+            node.meta.pop(META, None)
             variant = find(node)
-            if variant is not None:
+            if variant is not None and self.writes(node, variant):
                 node.meta[META] = variant
                 found += 1
         return found
@@ -60,6 +70,17 @@ def find(node: fx.Node) -> OutVariant | None:
         return by_hand if applies(node) else None
     variant = overload(node.target)
     return variant if variant is not None and len(variant.names) == len(results) else None
+
+
+def is_provable(node: fx.Node, variant: OutVariant) -> bool:
+    """Whether a variant writes what it should into any strides, whatever a trial says.
+
+    Ours do, being made of copies and of pointwise ops, which iterate over any strides.
+    """
+    op = node.target
+    assert isinstance(op, torch._ops.OpOverload)
+    ours = op in BY_HAND or op.namespace == "roam"
+    return ours or (torch.Tag.pointwise in op.tags and op not in RESIZING)
 
 
 def _can_be_placed(tensor: Tensor) -> bool:

@@ -24,6 +24,7 @@ from torch._guards import CompileContext, CompileId, TracingContext
 from roam.capture import Captured, capture
 from roam.core.errors import UnplannableError, UnplannedWarning
 from roam.inspect.report import GraphRecord, count_detour, count_graph, record
+from roam.lowering import trials
 from roam.lowering.aten import Boxed, Lowered, lower
 from roam.lowering.memory import Shelf
 from roam.lowering.naming import graph_name, parameter_inputs, source_names
@@ -45,13 +46,15 @@ from roam.passes.gradient_release import GradientRelease
 from roam.passes.inplace import InPlace
 from roam.passes.out_variants import OutVariants
 from roam.passes.pipeline import Pass, run
+from roam.passes.real_layouts import RealLayouts
 from roam.passes.recompute import Recompute
 from roam.planner import Settings, plan
 
 log = logging.getLogger("roam")
 
 REWRITES = (CommonSubexpressions(), DropClones(), CrossEntropyBackward(), Recompute())
-ANNOTATIONS = (OutVariants(), InPlace())
+ANNOTATIONS = (OutVariants(trials.writes_into), InPlace(trials.writes_over))
+TRUTHS = (RealLayouts(trials.layouts),)  # before any pass that goes by strides
 
 RETAINED = "a backward with retain_graph=True or create_graph=True keeps what the plan overwrites"
 MOVED = "the saved tensors are not where the forward left them (saved tensor hooks)"
@@ -110,7 +113,7 @@ class Step:
     def partition(
         self, joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **how: Any
     ) -> tuple[fx.GraphModule, fx.GraphModule]:
-        joint = rewritten(REWRITES, joint)
+        joint = rewritten(REWRITES, rewritten(TRUTHS, joint))
         self.outputs = num_fwd_outputs
         graphs = default_partition(joint, inputs, num_fwd_outputs=num_fwd_outputs, **how)
         self.backward = graphs[1]  # compiled when it first runs, but planned before
@@ -129,7 +132,7 @@ class Step:
         return mark_boxed(self.run_backward)
 
     def compile_inference(self, gm: fx.GraphModule, _: Sequence[Any]) -> Boxed:
-        gm = rewritten(self.inference_rewrites, gm)
+        gm = rewritten(self.inference_rewrites, rewritten(TRUTHS, gm))
         self.forward, self.plain_forward = gm, plain(gm)
         return mark_boxed(self.run_forward)
 

@@ -1,0 +1,245 @@
+"""Evidence about operators: each distinct call is tried once on small random tensors.
+
+    how its results lie      as the graph's fake values state it, or otherwise
+    its out= form            writes the op's results, all of them, into strides like the stated
+    ... over an operand      the same where `out` is one of the operands
+
+PyTorch states the first and offers the second, and both can be wrong: the kernel behind
+`_log_softmax_backward_data` returns contiguous memory for a transposed gradient where its fake
+value is transposed, and writes wrong values when its `out` is. Trials are remembered for the
+process.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree
+
+from roam.core.errors import UnplannableError
+from roam.lowering.aside import aside, settings
+from roam.lowering.calls import Call, Made, Operand, families
+from roam.lowering.memory import carve
+from roam.numbers import Numbers
+from roam.passes.geometry import value
+from roam.passes.out_variants import OutVariant, is_provable
+
+log = logging.getLogger("roam")
+T = TypeVar("T")
+Order = tuple[int, ...]
+
+BYTES = 2**18  # of operands and results: some vectors and blocks of each dim, in microseconds
+MOST = 2**22  # bytes: what a call may take whose sizes cannot be lowered
+GUARD = 256  # bytes around a result that nothing may write to
+UNTOUCHED = 0xA5
+_known: dict[Any, Any] = {}
+
+
+def layouts(node: fx.Node) -> tuple[Order | None, ...] | None:
+    """How each result of a node really lies: its dims from the outermost in memory.
+
+    Returns None if the op cannot be tried; for a result None if it has gaps or overlaps.
+    """
+    return _remembered("layouts", node, lambda call: _layouts(call))
+
+
+def writes_into(node: fx.Node, variant: OutVariant) -> bool:
+    """Whether an out= form writes what the op returns into memory that lies as stated."""
+    found = _remembered("out", node, lambda call: _writes(call, variant))
+    return is_provable(node, variant) if found is None else found
+
+
+def writes_over(node: fx.Node, variant: OutVariant, source: fx.Node) -> bool:
+    """Whether it does so over one of its operands, too."""
+    at = next(i for i, n in enumerate(_nodes(node)) if n is source)
+    found = _remembered(("over", at), node, lambda call: _writes(call, variant, at))
+    return is_provable(node, variant) if found is None else found
+
+
+def _nodes(node: fx.Node) -> list[fx.Node]:
+    """The arguments that are tensors, in the order of a call's operands."""
+    found: list[fx.Node] = []
+    fx.map_arg((node.args, node.kwargs), found.append)
+    return [n for n in found if isinstance(value(n), Tensor)]
+
+
+def _call(node: fx.Node) -> Call | None:
+    try:
+        call = Call.of(node, Numbers())
+    except UnplannableError:
+        return None  # data decides a size
+    devices = {x.device.type for x in (*call.operands, *call.results)}
+    return call if "meta" not in devices else None
+
+
+def _remembered(what: Any, node: fx.Node, trial: Callable[[Call], T]) -> T | None:
+    """The outcome of the first trial that the operator did not refuse; None if it refused all."""
+    call = _call(node)
+    if call is None:
+        return None
+    key = what, call.key, settings()
+    if key not in _known:
+        _known[key] = aside(lambda: _first(call, trial))
+    found: T | None = _known[key]
+    return found
+
+
+def _first(call: Call, trial: Callable[[Call], T]) -> T | None:
+    for small in _smaller(call):
+        try:
+            return trial(small)
+        except Exception as error:
+            log.debug("%s cannot be tried on %s: %r", call.target, list(small.operands), error)
+    return None
+
+
+def _smaller(call: Call) -> Iterator[Call]:
+    """The call with sizes lowered in every way there is; at last as it is, if it is no large one."""
+    if call.nbytes <= BYTES:
+        yield call
+        return
+    for family in families(call):
+        limits = family.within(BYTES) or family.within(MOST)
+        if limits is not None:
+            yield family.at(limits)
+    if call.nbytes <= MOST:
+        yield call
+
+
+def _layouts(call: Call) -> tuple[Order | None, ...]:
+    made = call.made(_Fill())
+    real = [_operand(t) for t in _run(call, made)]
+    stated = call.results
+    if len(real) != len(stated):
+        raise ValueError(f"{len(real)} results where {len(stated)} are stated")
+    if any(r.order != s.order for r, s in zip(real, stated, strict=True)):
+        stated = _stated(call)
+        if any(s.order != t.order for s, t in zip(stated, call.results, strict=True)):
+            raise ValueError("how the results lie depends on the sizes")
+    return tuple(r.order if r.is_dense else None for r in real)
+
+
+def _stated(call: Call) -> tuple[Operand, ...]:
+    """The results that fake tensors of the call's sizes have."""
+    with FakeTensorMode():
+        made = call.made(_empty)
+        return tuple(_operand(t) for t in _tensors(call.target(*made.args, **made.kwargs)))
+
+
+def _writes(call: Call, variant: OutVariant, over: int | None = None) -> bool:
+    """Compares the results of an op with what its out= form leaves in given memory."""
+    fill = _Fill()
+    wanted = _run(call, call.made(fill))
+    lies = [
+        _operand(t).order == s.order and _operand(t).is_dense
+        for t, s in zip(wanted, call.results, strict=True)
+    ]
+    if not all(lies):
+        return False
+    made = call.made(_Fill())
+    arena = _Arena(wanted, call.results)
+    outs = list(arena.outs)
+    if over is not None:
+        outs[0] = made.tensors[list(call.operands)[over]]
+    given = zip(variant.names, outs, strict=True)
+    places = [_place(t) for t in outs]
+    _seeded(call, made)
+    variant.target(*made.args, **made.kwargs, **dict(given))
+    if places != [_place(t) for t in outs] or not arena.is_untouched():
+        return False
+    return all(_same(a, b) for a, b in zip(outs, wanted, strict=True))
+
+
+def _run(call: Call, made: Made) -> list[Tensor]:
+    _seeded(call, made)
+    return _tensors(call.target(*made.args, **made.kwargs))
+
+
+def _draws(call: Call) -> bool:
+    return torch.Tag.nondeterministic_seeded in call.target.tags
+
+
+def _seeded(call: Call, made: Made) -> None:
+    """Random operators draw from a generator of the trial's."""
+    if not _draws(call):
+        return
+    device = call.results[0].device
+    if any(a.name == "generator" for a in call.target._schema.arguments):
+        made.kwargs["generator"] = torch.Generator(device).manual_seed(0)
+    elif device.type == "cpu":
+        torch.default_generator.manual_seed(0)  # put back afterwards
+    else:
+        raise ValueError(f"it would draw from the generator of {device}")
+
+
+class _Fill:
+    """Makes operands of random numbers, the same for the same sequence of operands."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __call__(self, x: Operand) -> Tensor:
+        tensor = _empty(x)
+        if 0 in x.stride and tensor.numel():  # what is expanded has one number for many places
+            kept = [slice(0, 1) if s == 0 else slice(None) for s in x.stride]
+            tensor[tuple(kept)].copy_(self.numbers(x, tensor[tuple(kept)].shape))
+        else:
+            tensor.copy_(self.numbers(x, tensor.shape))
+        return tensor
+
+    def numbers(self, x: Operand, shape: Sequence[int]) -> Tensor:
+        """Fractions of both signs; whole numbers that are indices of anything."""
+        if x.dtype.is_floating_point or x.dtype.is_complex:
+            wide = torch.complex64 if x.dtype.is_complex else torch.float32
+            drawn = torch.rand(shape, generator=self.generator, dtype=wide)
+            return (drawn * 1.5 - (0.25 + 0.25j if x.dtype.is_complex else 0.25)).to(x.dtype)
+        return torch.randint(0, 2, tuple(shape), generator=self.generator).to(x.dtype)
+
+
+def _empty(x: Operand) -> Tensor:
+    return torch.empty_strided(x.shape, x.stride, dtype=x.dtype, device=x.device)
+
+
+class _Arena:
+    """Results one behind the other in one storage, as in a plan's arena, with guards around."""
+
+    def __init__(self, wanted: Sequence[Tensor], stated: Sequence[Operand]) -> None:
+        starts, end = [], GUARD
+        for t in wanted:
+            starts.append(end)
+            end += -(-t.numel() * t.element_size() // 64) * 64 + GUARD
+        size, device = (end,), (wanted[0].device if wanted else "cpu")
+        self.block = torch.full(size, UNTOUCHED, dtype=torch.uint8, device=device)
+        self.outs: list[Tensor] = []
+        free = torch.ones(size, dtype=torch.bool, device=device)
+        for t, x, at in zip(wanted, stated, starts, strict=True):
+            like = Operand(t.dtype, t.device, tuple(t.shape), ())
+            self.outs.append(carve(self.block, at, t.dtype, t.shape, like.stride_by(x.order)))
+            free[at : at + t.numel() * t.element_size()] = False
+        self.free = free
+
+    def is_untouched(self) -> bool:
+        return bool((self.block[self.free] == UNTOUCHED).all())
+
+
+def _operand(tensor: Tensor) -> Operand:
+    return Operand(tensor.dtype, tensor.device, tuple(tensor.shape), tuple(tensor.stride()))
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
+def _tensors(results: Any) -> list[Tensor]:
+    return [t for t in _pytree.tree_leaves(results) if isinstance(t, Tensor)]
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether all numbers are the same, NaN being one."""
+    return a.dtype == b.dtype and bool(((a == b) | ((a != a) & (b != b))).all())
