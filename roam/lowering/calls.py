@@ -113,7 +113,7 @@ class Call:
     @cached_property
     def key(self) -> tuple[Any, ...]:
         """Equal for equal calls; 1, 1.0 and True are different arguments."""
-        return self.target, repr(self.args), repr(self.kwargs), repr(self.results)
+        return self.target, _key(self.args), _key(self.kwargs), self.results
 
     @property
     def operands(self) -> Iterator[Operand]:
@@ -168,6 +168,14 @@ class Made:
 def is_size(arg: Any) -> bool:
     """Whether a number among the arguments may be a size that can be lowered."""
     return isinstance(arg, int) and not isinstance(arg, bool) and SMALL < arg < NO_SIZE
+
+
+def _key(arg: Any) -> Any:
+    if isinstance(arg, tuple):
+        return tuple(map(_key, arg))
+    if isinstance(arg, dict):
+        return tuple((k, _key(v)) for k, v in arg.items())
+    return arg if isinstance(arg, Operand) else (type(arg), repr(arg))
 
 
 def _leaves(arg: Any) -> Iterator[Any]:

@@ -13,9 +13,9 @@ process.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -28,38 +28,50 @@ from roam.lowering.calls import Call, Made, Operand, families
 from roam.lowering.memory import carve
 from roam.numbers import Numbers
 from roam.passes.geometry import value
-from roam.passes.out_variants import OutVariant, is_provable
+from roam.passes.out_variants import OutVariant, find, is_provable
 
 log = logging.getLogger("roam")
-T = TypeVar("T")
 Order = tuple[int, ...]
 
 BYTES = 2**18  # of operands and results: some vectors and blocks of each dim, in microseconds
 MOST = 2**22  # bytes: what a call may take whose sizes cannot be lowered
 GUARD = 256  # bytes around a result that nothing may write to
 UNTOUCHED = 0xA5
-_known: dict[Any, Any] = {}
+_known: dict[Any, Evidence | None] = {}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the trial of one call showed.
+
+    orders: how each result really lies, its dims from the outermost in memory; None for one with
+    gaps or overlaps. writes: whether the out= form writes what the op returns into memory that
+    lies as stated. over: whether it does so over each of the operands that lie like the result.
+    """
+
+    orders: tuple[Order | None, ...]
+    writes: bool = False
+    over: frozenset[int] = frozenset()
 
 
 def layouts(node: fx.Node) -> tuple[Order | None, ...] | None:
-    """How each result of a node really lies: its dims from the outermost in memory.
-
-    Returns None if the op cannot be tried; for a result None if it has gaps or overlaps.
-    """
-    return _remembered("layouts", node, lambda call: _layouts(call))
+    """How each result of a node really lies. Returns None if the op cannot be tried."""
+    evidence = _evidence(node)
+    return None if evidence is None else evidence.orders
 
 
 def writes_into(node: fx.Node, variant: OutVariant) -> bool:
-    """Whether an out= form writes what the op returns into memory that lies as stated."""
-    found = _remembered("out", node, lambda call: _writes(call, variant))
-    return is_provable(node, variant) if found is None else found
+    """Whether the op's out= form writes its results into memory that lies as stated."""
+    evidence = _evidence(node)
+    return is_provable(node, variant) if evidence is None else evidence.writes
 
 
 def writes_over(node: fx.Node, variant: OutVariant, source: fx.Node) -> bool:
     """Whether it does so over one of its operands, too."""
-    at = next(i for i, n in enumerate(_nodes(node)) if n is source)
-    found = _remembered(("over", at), node, lambda call: _writes(call, variant, at))
-    return is_provable(node, variant) if found is None else found
+    evidence = _evidence(node)
+    if evidence is None:
+        return is_provable(node, variant)
+    return next(i for i, n in enumerate(_nodes(node)) if n is source) in evidence.over
 
 
 def _nodes(node: fx.Node) -> list[fx.Node]:
@@ -78,22 +90,22 @@ def _call(node: fx.Node) -> Call | None:
     return call if "meta" not in devices else None
 
 
-def _remembered(what: Any, node: fx.Node, trial: Callable[[Call], T]) -> T | None:
-    """The outcome of the first trial that the operator did not refuse; None if it refused all."""
+def _evidence(node: fx.Node) -> Evidence | None:
+    """The evidence of the first trial that the operator did not refuse; None if it refused all."""
     call = _call(node)
     if call is None:
         return None
-    key = what, call.key, settings()
+    variant = find(node)
+    key = call.key, variant, settings()
     if key not in _known:
-        _known[key] = aside(lambda: _first(call, trial))
-    found: T | None = _known[key]
-    return found
+        _known[key] = aside(lambda: _first(call, variant))
+    return _known[key]
 
 
-def _first(call: Call, trial: Callable[[Call], T]) -> T | None:
+def _first(call: Call, variant: OutVariant | None) -> Evidence | None:
     for small in _smaller(call):
         try:
-            return trial(small)
+            return _try(small, variant)
         except Exception as error:
             log.debug("%s cannot be tried on %s: %r", call.target, list(small.operands), error)
     return None
@@ -112,17 +124,26 @@ def _smaller(call: Call) -> Iterator[Call]:
         yield call
 
 
-def _layouts(call: Call) -> tuple[Order | None, ...]:
-    made = call.made(_Fill())
-    real = [_operand(t) for t in _run(call, made)]
-    stated = call.results
+def _try(call: Call, variant: OutVariant | None) -> Evidence:
+    wanted = _run(call, call.made(_Fill()))
+    real, stated = [_operand(t) for t in wanted], call.results
     if len(real) != len(stated):
         raise ValueError(f"{len(real)} results where {len(stated)} are stated")
-    if any(r.order != s.order for r, s in zip(real, stated, strict=True)):
-        stated = _stated(call)
-        if any(s.order != t.order for s, t in zip(stated, call.results, strict=True)):
+    orders = tuple(r.order if r.is_dense else None for r in real)
+    told = tuple(s.order for s in stated)
+    if orders != told:
+        # by fake tensors of these sizes: a false statement, or of operands that lay otherwise
+        if tuple(s.order for s in _stated(call)) not in (told, orders):
             raise ValueError("how the results lie depends on the sizes")
-    return tuple(r.order if r.is_dense else None for r in real)
+        return Evidence(orders)
+    if variant is None or not _writes(call, variant, wanted):
+        return Evidence(orders)
+    alike = [i for i, x in enumerate(call.operands) if _lies_like(x, stated[0])]
+    return Evidence(orders, True, frozenset(i for i in alike if _writes(call, variant, wanted, i)))
+
+
+def _lies_like(x: Operand, result: Operand) -> bool:
+    return (x.dtype, x.shape, x.order) == (result.dtype, result.shape, result.order) and x.is_dense
 
 
 def _stated(call: Call) -> tuple[Operand, ...]:
@@ -132,25 +153,23 @@ def _stated(call: Call) -> tuple[Operand, ...]:
         return tuple(_operand(t) for t in _tensors(call.target(*made.args, **made.kwargs)))
 
 
-def _writes(call: Call, variant: OutVariant, over: int | None = None) -> bool:
-    """Compares the results of an op with what its out= form leaves in given memory."""
-    fill = _Fill()
-    wanted = _run(call, call.made(fill))
-    lies = [
-        _operand(t).order == s.order and _operand(t).is_dense
-        for t, s in zip(wanted, call.results, strict=True)
-    ]
-    if not all(lies):
-        return False
+def _writes(
+    call: Call, variant: OutVariant, wanted: Sequence[Tensor], over: int | None = None
+) -> bool:
+    """Compares what an out= form leaves in given memory, or over an operand, with what it should."""
     made = call.made(_Fill())
     arena = _Arena(wanted, call.results)
     outs = list(arena.outs)
     if over is not None:
         outs[0] = made.tensors[list(call.operands)[over]]
-    given = zip(variant.names, outs, strict=True)
     places = [_place(t) for t in outs]
-    _seeded(call, made)
-    variant.target(*made.args, **made.kwargs, **dict(given))
+    given = dict(zip(variant.names, outs, strict=True))
+    try:
+        _seeded(call, made)
+        variant.target(*made.args, **made.kwargs, **given)
+    except Exception as error:
+        log.debug("%s refuses memory: %r", variant.target, error)
+        return False
     if places != [_place(t) for t in outs] or not arena.is_untouched():
         return False
     return all(_same(a, b) for a, b in zip(outs, wanted, strict=True))
