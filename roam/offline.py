@@ -2,7 +2,9 @@
 
 Nothing is computed and no weight is there: the model is copied onto fake tensors, which have
 shapes and no data, and its graphs go the way that the backend would send them, until there is code
-to generate. Only the scratch space of operators is measured, on zeros, each distinct call once.
+to generate. Only what the kernels decide is tried, each distinct call once, in tensors that take no
+more than 64 MiB together: where results lie, and how much scratch space operators need. A call
+that would take more is tried smaller, and its scratch space is an estimate.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from roam.lowering.fake import (
 )
 from roam.lowering.naming import graph_name
 from roam.lowering.pending_forwards import left_whole
+from roam.lowering.probe import Scratch
 from roam.lowering.step import Step, compile_graph
 from roam.lowering.used import Folds, Used
 from roam.numbers import Numbers
@@ -98,9 +101,9 @@ def problems(
 ) -> tuple[Problem, ...]:
     """The Problems of a step, one a graph, captured as `plan` does but not planned.
 
-    Nothing is run, so what operators allocate for themselves counts only where it is known
-    without (passes/scratch.py): the Problem is the same on every machine. Takes what `plan`
-    takes and raises what `plan` raises.
+    No scratch space is measured, so what operators allocate for themselves counts only where it
+    is known without (passes/scratch.py): the Problem is the same on every machine whose kernels
+    write their results alike. Takes what `plan` takes and raises what `plan` raises.
     """
     chosen = Options(optimizer=None if optimizer is None else optimizer.handle)
     steps = _trace(_Unplanned.start, model, args, kwargs, loss, chosen, device)
@@ -254,7 +257,7 @@ class _Offline(Step):
             return ()
         return _used(self.original, args, self.gradient_values)
 
-    def scratch(self, graphs: Sequence[fx.GraphModule], numbers: Numbers) -> dict[fx.Node, int]:
+    def scratch(self, graphs: Sequence[fx.GraphModule], numbers: Numbers) -> dict[fx.Node, Scratch]:
         return {} if self.stands_for is not None else super().scratch(graphs, numbers)
 
     def captured(self, *given: Any) -> Captured:

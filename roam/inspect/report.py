@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class GraphRecord:
     """One captured graph. Planned: problem and plan. Unplanned: the reason, naming the op.
 
-    lowering: whose kernels the ops are, as the option of that name says.
+    lowering: whose kernels the ops are, as the option of that name says. estimated: the ops whose
+    scratch space was measured at smaller sizes, since theirs take more than planning may.
     """
 
     name: str
@@ -29,6 +30,7 @@ class GraphRecord:
     plan: Plan | None = None
     reason: str | None = None
     lowering: str = "aten"
+    estimated: tuple[str, ...] = ()
 
     @property
     def planned(self) -> bool:

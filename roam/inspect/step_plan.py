@@ -141,6 +141,8 @@ class StepPlan:
                 f"{max(g.ops for g in folded)} ops after they are made at the latest; "
                 f"{show_size(at_once)} of them at once at most"
             )
+        if guesses := sum(len(g.estimated) for g in self.graphs):
+            lines.append(f"  scratch space of {_ops(guesses)} estimated from smaller sizes")
         return "\n".join(lines)
 
     @property
@@ -207,6 +209,10 @@ class StepPlan:
 def _count(planned: int, graphs: int) -> str:
     more = f" (and {graphs - planned} without a plan, not counted)" if graphs > planned else ""
     return f"{planned} graph{'' if planned == 1 else 's'}{more}"
+
+
+def _ops(number: int) -> str:
+    return f"{number} op{' is' if number == 1 else 's is'}"
 
 
 class _Head(msgspec.Struct):

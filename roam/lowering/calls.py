@@ -24,6 +24,7 @@ from roam.passes.geometry import storage_key, tensors
 
 SMALL = 16  # sizes up to here stay: channels, kernels, heads
 NO_SIZE = 2**31  # numbers from here on are no sizes: the end of an open slice
+LEAST = 8  # of a size that was lowered
 STEP = 16  # lowered sizes keep their remainder: vectors and blocks end where they ended
 
 
@@ -81,7 +82,7 @@ class Operand:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """An operator with its arguments, tensors being Operands; `results` as the graph states them."""
+    """An operator with its arguments, Operands for tensors, and the results the graph states."""
 
     target: Any
     args: tuple[Any, ...]
@@ -223,7 +224,7 @@ class Family:
         if self.call.nbytes <= nbytes:
             return self.full
         best: Limits | None = None
-        low, high = 2, max(self.full, default=0) // STEP  # from 2: none becomes 1
+        low, high = 1, max(self.full, default=0) // STEP
         while low <= high:
             middle = (low + high) // 2
             limits = tuple(congruent(n, middle * STEP) for n in self.full)
@@ -235,8 +236,11 @@ class Family:
 
 
 def congruent(n: int, limit: int) -> int:
-    """The largest size up to `limit`, a multiple of STEP, with the remainder of `n`."""
-    return n if n <= limit else limit - (-n) % STEP
+    """The largest size with the remainder of `n` up to `limit`, a multiple of STEP, or near it."""
+    if n <= limit:
+        return n
+    found = limit - (-n) % STEP
+    return found if found >= LEAST else found + STEP
 
 
 def families(call: Call) -> Iterator[Family]:
@@ -246,7 +250,7 @@ def families(call: Call) -> Iterator[Family]:
     images (of rank 3 and more) related, as a convolution's input and its result are.
     """
     everything = (*dict.fromkeys(call.operands), *call.results)
-    sizes = {n for x in everything for n in x.shape if SMALL < n}
+    sizes = {n for x in everything for n in x.shape if n > SMALL}
     numbers = {n for n in _leaves((call.args, call.kwargs)) if is_size(n)} - sizes
     products = {n: found for n in numbers if (found := _product(n, everything))}
     free = numbers - products.keys()

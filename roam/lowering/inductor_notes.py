@@ -32,7 +32,8 @@ class Note(msgspec.Struct, frozen=True):
 
     complete: no backward is to come. named: the buffers of the forward's inputs and results, by
     name. saved: those that go to the backward. held: bytes that the forward may hold at every op.
-    forward: the key of the forward that a backward was planned around.
+    forward: the key of the forward that a backward was planned around. estimated: the ops whose
+    scratch space was measured at smaller sizes.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Note(msgspec.Struct, frozen=True):
     saved: frozenset[BufferId]
     held: tuple[int, ...] = ()
     forward: str = ""
+    estimated: tuple[str, ...] = ()
 
     def statement(self) -> str:
         """What the generated module runs when it is imported."""
@@ -66,11 +68,13 @@ class Note(msgspec.Struct, frozen=True):
             for i, b in enumerate(old.buffers)
         ]
         problem = Problem(old.name, tuple(buffers), tuple(ops))
-        return Read(problem, (), len(ops), self.named, self.saved, self.held)
+        named = self.named, self.saved, self.held
+        return Read(problem, (), len(ops), *named, estimated=self.estimated)
 
     def of(self, name: str) -> GraphRecord:
         """What to report about the graph, which may have another name in this process."""
-        return GraphRecord(name, self.problem, self.plan, lowering=LOWERING)
+        made = self.problem, self.plan
+        return GraphRecord(name, *made, lowering=LOWERING, estimated=self.estimated)
 
 
 _STATEMENT = re.compile(

@@ -208,6 +208,7 @@ class Compilation:
             found.saved,
             () if complete else shared.most,
             "" if forward is None else self.key(forward),
+            found.estimated,
         )
         # first: what a C++ wrapper writes next is no Python
         graph.wrapper_code.header._lines.insert(0, self.note.statement())

@@ -35,6 +35,7 @@ from roam.lowering.inductor_inner import is_removed
 from roam.lowering.inductor_inplace import WITHOUT_MEMORY, written_over
 from roam.lowering.inductor_saved import is_own, is_placeable
 from roam.lowering.inductor_scratch import origin, scratch
+from roam.lowering.probe import Scratch
 from roam.node_facts import where
 from roam.passes import gradient_release
 from roam.passes.gradient_release import Release
@@ -51,7 +52,8 @@ class Read:
 
     named: the buffer behind every input and every output, by their names in the FX graph. saved:
     the outputs that are not the user's. held: bytes that a compiled forward may hold at every op.
-    at: the buffer behind every name in the scheduler that has memory.
+    at: the buffer behind every name in the scheduler that has memory. estimated: the ops whose
+    scratch space was measured at smaller sizes.
     """
 
     problem: Problem
@@ -61,6 +63,7 @@ class Read:
     saved: frozenset[BufferId]
     held: tuple[int, ...] = ()
     at: Mapping[str, BufferId] = field(default_factory=dict)
+    estimated: tuple[str, ...] = ()
 
 
 def read(
@@ -88,7 +91,8 @@ def read(
     named = reader.inputs | reader.keep(outputs)
     problem = Problem(name, tuple(reader.buffers), tuple(reader.ops))
     saved_alone = _only_saved(named, outputs, saved)
-    return Read(problem, nodes, first, named, saved_alone, at=reader.buffer_of)
+    guesses = tuple(reader.estimated)
+    return Read(problem, nodes, first, named, saved_alone, at=reader.buffer_of, estimated=guesses)
 
 
 def release_of(node: BaseSchedulerNode) -> Release | None:
@@ -112,7 +116,7 @@ def _only_saved(
 class _Reader:
     graph: GraphLowering
     forward: Read | None
-    scratch: dict[str, int]
+    scratch: dict[str, Scratch]
     labels: Labels
     buffers: list[Buffer] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)
@@ -120,6 +124,7 @@ class _Reader:
     buffer_of: dict[str, BufferId] = field(default_factory=dict)  # by the name of its root
     tuple_of: dict[str, list[str]] = field(default_factory=dict)  # by the root of a part
     op_of: dict[BaseSchedulerNode, int] = field(default_factory=dict)
+    estimated: list[str] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
     phase: int = 0
     align: int = 64
@@ -131,6 +136,7 @@ class _Reader:
             self.names = {b.name for b in self.forward.problem.buffers}
             self.buffers += self.forward.problem.buffers
             self.ops += self.forward.problem.ops
+            self.estimated += self.forward.estimated
         self.phase = int(self.graph.is_backward)
         self.placeable = is_placeable(self.graph)
         self.align = max(ALIGNMENT.get(d, 64) for d in ("cpu", *self.graph.device_types))
@@ -179,16 +185,18 @@ class _Reader:
         earlier = {self.op_of[p] for p in node.mpi_node.pred_nodes if p in self.op_of}
         self.op_of[node] = len(self.ops)
         made = range(known, len(self.buffers))
+        own = Scratch(release.scratch) if release else self.scratch.get(node.get_name(), Scratch(0))
+        named = self.phase * "backward " + node.get_name()
+        if own.estimated:
+            self.estimated.append(named)
         self.ops.append(
             Op(
-                name=f"fold_{self.owner(release)}"
-                if release
-                else self.phase * "backward " + node.get_name(),
+                name=f"fold_{self.owner(release)}" if release else named,
                 reads=tuple(b for b in used if b < known),
                 creates=tuple(b for b in made if self.buffers[b].home is not Home.USER),
                 mutates=tuple(b for b in changes if b < known or self.buffers[b].home is Home.USER),
                 over=over,
-                scratch=release.scratch if release else self.scratch.get(node.get_name(), 0),
+                scratch=own.nbytes,
                 phase=self.phase,
                 after=(*self.waits_for, *sorted(earlier)),
                 where=_where(node),

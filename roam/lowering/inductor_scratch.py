@@ -13,14 +13,14 @@ from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import BaseSchedulerNode
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from roam.lowering.probe import is_measured, probe
+from roam.lowering.probe import Scratch, is_measured, probe
 from roam.numbers import Numbers
 
 Hint = Callable[[Any], int]
 
 
-def scratch(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> dict[str, int]:
-    """Scratch bytes of the extern kernels among the nodes, by the nodes' names. On the CPU."""
+def scratch(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> dict[str, Scratch]:
+    """Scratch space of the extern kernels among the nodes, by the nodes' names. On the CPU."""
 
     def hint(size: Any) -> int:
         return int(graph.sizevars.optimization_hint(size, fallback=0))

@@ -30,7 +30,7 @@ from roam.lowering.memory import Shelf
 from roam.lowering.naming import graph_name, parameter_inputs, source_names
 from roam.lowering.pending_forwards import note_first_pass
 from roam.lowering.plain import mark_boxed, plain, rewritten
-from roam.lowering.probe import probe
+from roam.lowering.probe import Scratch, probe
 from roam.lowering.releases import gradient_values, gradients_of, own_saved, releases
 from roam.lowering.running_backward import retained
 from roam.lowering.tickets import Tickets, Uses
@@ -216,11 +216,14 @@ class Step:
     def make_or_raise(self, args: Sequence[Any], folds: Folds) -> Lowered:
         roots = self.graphs(folds)
         numbers = self.numbers(args)
-        captured = self.captured(roots, numbers, self.scratch(roots, numbers))
+        measured = self.scratch(roots, numbers)
+        captured = self.captured(roots, numbers, {n: s.nbytes for n, s in measured.items()})
         hold = self.options.arena == "keep"
         found = plan(captured.problem, Settings(self.options.planning_seconds, hold))
         lowered = lower(captured, found, roots, Shelf() if hold else None)
-        graph, call = GraphRecord(self.name, captured.problem, found), _call(args, folds)
+        guesses = tuple(n.name for n, s in measured.items() if s.estimated)
+        graph = GraphRecord(self.name, captured.problem, found, estimated=guesses)
+        call = _call(args, folds)
         self.record(graph, self.latest.get(call))
         self.latest[call] = graph
         tell(graph, self.compile_id)
@@ -241,8 +244,8 @@ class Step:
             run(ANNOTATIONS, gm)
         return found
 
-    def scratch(self, graphs: Sequence[fx.GraphModule], numbers: Numbers) -> dict[fx.Node, int]:
-        """Bytes that ops allocate for themselves while they run, measured."""
+    def scratch(self, graphs: Sequence[fx.GraphModule], numbers: Numbers) -> dict[fx.Node, Scratch]:
+        """What ops allocate for themselves while they run, measured."""
         return probe([gm.graph for gm in graphs], numbers)
 
     def numbers(self, args: Sequence[Any]) -> Numbers:

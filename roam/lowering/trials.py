@@ -112,7 +112,7 @@ def _first(call: Call, variant: OutVariant | None) -> Evidence | None:
 
 
 def _smaller(call: Call) -> Iterator[Call]:
-    """The call with sizes lowered in every way there is; at last as it is, if it is no large one."""
+    """The call with its sizes lowered in every way there is; at last as it is, if not too large."""
     if call.nbytes <= BYTES:
         yield call
         return
@@ -156,7 +156,7 @@ def _stated(call: Call) -> tuple[Operand, ...]:
 def _writes(
     call: Call, variant: OutVariant, wanted: Sequence[Tensor], over: int | None = None
 ) -> bool:
-    """Compares what an out= form leaves in given memory, or over an operand, with what it should."""
+    """Whether an out= form leaves what is wanted in given memory, or over an operand."""
     made = call.made(_Fill())
     arena = _Arena(wanted, call.results)
     outs = list(arena.outs)
