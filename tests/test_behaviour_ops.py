@@ -238,3 +238,27 @@ def test_function_transforms() -> None:
         return inner + rows.sum()  # type: ignore[no-any-return]
 
     check(calls(transform, (8, 8)), random(5, 8), eager=False)
+
+
+def entropy_by_columns(a: Tensor, weights: Tensor) -> Tensor:
+    logs = a.log_softmax(-1)
+    return (logs.exp() * logs).t().cumsum(0).mul(weights).sum()
+
+
+def sinkhorn(a: Tensor, weights: Tensor) -> Tensor:
+    for _ in range(2):
+        a = a.log_softmax(-1).t().log_softmax(-1).t()
+    return (a.exp() * weights.t()).sum()
+
+
+TRANSPOSED_GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "kl": lambda a, w: F.kl_div(a.log_softmax(-1).t(), w.softmax(0), reduction="batchmean"),
+    "entropy": entropy_by_columns,
+    "sinkhorn": sinkhorn,
+}
+
+
+@pytest.mark.parametrize("loss", TRANSPOSED_GRADIENTS.values(), ids=TRANSPOSED_GRADIENTS.keys())
+def test_softmax_with_a_transposed_gradient(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Its kernel returns other strides than its fake value states, and its out= writes by them."""
+    check(calls(loss, (30, 20)), random(20, 30), eager=False)

@@ -138,7 +138,7 @@ def _try(call: Call, variant: OutVariant | None) -> Evidence:
         return Evidence(orders)
     if variant is None or not _writes(call, variant, wanted):
         return Evidence(orders)
-    alike = [i for i, x in enumerate(call.operands) if _lies_like(x, stated[0])]
+    alike = [i for i, x in enumerate(call.operands) if _lies_like(x, real[0])]
     return Evidence(orders, True, frozenset(i for i in alike if _writes(call, variant, wanted, i)))
 
 
@@ -213,11 +213,10 @@ class _Fill:
         return tensor
 
     def numbers(self, x: Operand, shape: Sequence[int]) -> Tensor:
-        """Fractions of both signs; whole numbers that are indices of anything."""
+        """Fractions that may be probabilities, and whole numbers that are indices of anything."""
         if x.dtype.is_floating_point or x.dtype.is_complex:
             wide = torch.complex64 if x.dtype.is_complex else torch.float32
-            drawn = torch.rand(shape, generator=self.generator, dtype=wide)
-            return (drawn * 1.5 - (0.25 + 0.25j if x.dtype.is_complex else 0.25)).to(x.dtype)
+            return torch.rand(shape, generator=self.generator, dtype=wide).to(x.dtype)
         return torch.randint(0, 2, tuple(shape), generator=self.generator).to(x.dtype)
 
 
