@@ -17,6 +17,7 @@ the CPU nothing is measured.
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -102,30 +103,27 @@ def _scratch(call: Call, needed: int) -> Scratch:
     whole = max(call.nbytes, needed)
     if whole <= AT_ONCE:
         return Scratch(_measure(call, needed))
-    family = _family(call)
-    rough = 0 if family is None else _Curve(family).at_full_size(AT_ONCE)
-    if whole + rough <= CAP and (family is not None or whole <= CAP // 8):
-        return Scratch(_measure(call, needed))
-    if family is None:
+    rough = _estimate(call, AT_ONCE)
+    if rough is None and whole > CAP // 8:
         log.debug("%s: no call of it is small enough to be measured", call.target)
         return Scratch(0, estimated=True)
-    small = family.at(family.within(AT_ONCE) or family.full)
-    room = CAP // 2 * small.nbytes // (small.nbytes + _run(small))
-    return Scratch(_Curve(family).at_full_size(max(AT_ONCE, min(ESTIMATED, room))), estimated=True)
+    if whole + (rough or 0) <= CAP:
+        return Scratch(_measure(call, needed))
+    room = CAP // 2 * whole // (whole + (rough or 0))
+    found = _estimate(call, max(AT_ONCE, min(ESTIMATED, room)))
+    return Scratch(found or rough or 0, estimated=True)
 
 
-def _family(call: Call) -> Family | None:
-    """The first of a call's families whose smallest member the operator takes, if there is one."""
+def _estimate(call: Call, nbytes: int) -> int | None:
+    """What a call would take, from calls of up to `nbytes`; None if the operator takes none."""
     for family in families(call):
-        limits = family.within(AT_ONCE)
+        limits = family.within(nbytes)
         if limits is None:
             continue
         try:
-            _run(family.at(limits))
-        except Exception as error:
+            return _Curve(family).at_full_size(limits)
+        except Exception as error:  # these sizes are related otherwise
             log.debug("%s cannot be measured: %r", call.target, error)
-        else:
-            return family
     return None
 
 
@@ -140,10 +138,9 @@ class _Curve:
     family: Family
     measured: dict[Limits, int] = field(default_factory=dict)
 
-    def at_full_size(self, nbytes: int) -> int:
-        """Extrapolates from three sizes a group, none of whose calls takes more than `nbytes`."""
+    def at_full_size(self, top: Limits) -> int:
+        """Extrapolates from three sizes a group, of which `top` are the largest."""
         full = self.family.full
-        top = self.family.within(nbytes) or full
         points = {i: _points(full[i], top[i]) for i in range(len(full)) if top[i] < full[i]}
         moved = {
             i: sizes
@@ -209,12 +206,16 @@ def _measure(call: Call, needed: int) -> int:
 def _run_on_zeros(call: Call) -> tuple[int, int]:
     """Runs a call. Returns the highest sum of the allocator's events, and bytes of the results."""
     made = call.made(_zeros)
+    collects = gc.isenabled()
+    gc.disable()  # garbage from before must not die, and be counted, inside
     profiler = profiler_legacy.profile(profile_memory=True)
     profiler.__enter__()
     try:
         results = call.target(*made.args, **made.kwargs)
     finally:
         records: Any = torch.autograd._disable_profiler_legacy()  # type: ignore[attr-defined]
+        if collects:
+            gc.enable()
     changes = [r.cpu_memory_usage() for t in records for r in t if r.kind() == "memory_alloc"]
     found = torch.utils._pytree.tree_leaves(results)
     return _peak(changes), sum(t.nbytes for t in found if isinstance(t, torch.Tensor))
