@@ -46,7 +46,7 @@ class RealLayouts:
                     node.meta["val"] = value(node.args[0])[node.args[1]]
                     changed.add(node)
                 continue
-            orders = self.layouts(node) if _is_open(node) else None
+            orders = self.layouts(node) if may_lie_otherwise(node) else None
             if orders is None and anew:
                 _compute(node)
                 changed.add(node)
@@ -58,8 +58,8 @@ class RealLayouts:
         return corrected
 
 
-def _is_open(node: fx.Node) -> bool:
-    """Whether an operator's results may lie otherwise than stated."""
+def may_lie_otherwise(node: fx.Node) -> bool:
+    """Whether the strides that are stated of an operator's results may be others."""
     op = node.target
     if not isinstance(op, torch._ops.OpOverload) or op.namespace != "aten" or is_view(node):
         return False

@@ -53,8 +53,9 @@ from roam.planner import Settings, plan
 log = logging.getLogger("roam")
 
 REWRITES = (CommonSubexpressions(), DropClones(), CrossEntropyBackward(), Recompute())
-ANNOTATIONS = (OutVariants(trials.writes_into), InPlace(trials.writes_over))
-TRUTHS = (RealLayouts(trials.layouts),)  # before any pass that goes by strides
+TRIED = trials.Tried()
+ANNOTATIONS = (TRIED, OutVariants(trials.writes_into), InPlace(trials.writes_over))
+TRUTHS = (TRIED, RealLayouts(trials.layouts))  # before any pass that goes by strides
 
 RETAINED = "a backward with retain_graph=True or create_graph=True keeps what the plan overwrites"
 MOVED = "the saved tensors are not where the forward left them (saved tensor hooks)"

@@ -29,6 +29,7 @@ from roam.lowering.memory import carve
 from roam.numbers import Numbers
 from roam.passes.geometry import value
 from roam.passes.out_variants import OutVariant, find, is_provable
+from roam.passes.real_layouts import may_lie_otherwise
 
 log = logging.getLogger("roam")
 Order = tuple[int, ...]
@@ -74,6 +75,28 @@ def writes_over(node: fx.Node, variant: OutVariant, source: fx.Node) -> bool:
     return next(i for i, n in enumerate(_nodes(node)) if n is source) in evidence.over
 
 
+@dataclass(frozen=True)
+class Tried:
+    """Tries all that the passes after it will ask about at once: each turn to a thread is a wait.
+
+    Counts the calls that were not known.
+    """
+
+    name: str = "tried"
+
+    def __call__(self, module: fx.GraphModule) -> int:
+        asked = (n for n in module.graph.nodes if find(n) is not None or may_lie_otherwise(n))
+        keyed = (_keyed(n) for n in asked)
+        new = {key: (call, v) for key, call, v in filter(None, keyed) if key not in _known}
+
+        def work() -> dict[Any, Evidence | None]:
+            return {key: _first(*given) for key, given in new.items()}
+
+        if new:
+            _known.update(aside(work))
+        return len(new)
+
+
 def _nodes(node: fx.Node) -> list[fx.Node]:
     """The arguments that are tensors, in the order of a call's operands."""
     found: list[fx.Node] = []
@@ -92,14 +115,21 @@ def _call(node: fx.Node) -> Call | None:
 
 def _evidence(node: fx.Node) -> Evidence | None:
     """The evidence of the first trial that the operator did not refuse; None if it refused all."""
+    keyed = _keyed(node)
+    if keyed is None:
+        return None
+    key, *given = keyed
+    if key not in _known:
+        _known[key] = aside(lambda: _first(*given))
+    return _known[key]
+
+
+def _keyed(node: fx.Node) -> tuple[Any, Call, OutVariant | None] | None:
     call = _call(node)
     if call is None:
         return None
     variant = find(node)
-    key = call.key, variant, settings()
-    if key not in _known:
-        _known[key] = aside(lambda: _first(call, variant))
-    return _known[key]
+    return (call.key, variant, settings()), call, variant
 
 
 def _first(call: Call, variant: OutVariant | None) -> Evidence | None:
