@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
+from time import monotonic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,10 +68,12 @@ def place(
     fit: Fit,
     fixed: Sequence[tuple[Rect, int]] = (),
     walls: Sequence[int] = (),
+    deadline: float = inf,
 ) -> list[int]:
     """An offset for every rectangle, in bytes.
 
     fixed: rectangles that lie where they lie. walls: addresses that no rectangle may cross.
+    deadline: a time of `time.monotonic()`. Raises TimeoutError when it is past.
     """
     taken = _Taken(len(rects) + len(fixed))
     for rect, offset in fixed:
@@ -77,6 +81,8 @@ def place(
     offsets = [0] * len(rects)
     edges = sorted(walls)
     for i in sorted(range(len(rects)), key=lambda i: fit.first(rects[i])):
+        if monotonic() > deadline:
+            raise TimeoutError(f"{fit.name} has placed {taken.n} rectangles of {len(rects)}")
         offsets[i] = _find_gap(taken.during(rects[i]), rects[i], edges, fit.tightest)
         taken.add(rects[i], offsets[i])
     return offsets

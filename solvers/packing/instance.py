@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -33,39 +35,64 @@ def read_csv(text: str) -> Instance:
 
     Times are half open, sizes in bytes. Raises FileFormatError, naming the line.
     """
-    rows = csv.DictReader(io.StringIO(text))
-    columns = rows.fieldnames or ()
+    rows = csv.reader(io.StringIO(text), strict=True)
+    try:
+        columns = next(rows, [])
+        _check_columns(columns)
+        found: dict[str, Rect] = {}
+        for row in rows:
+            if row:  # an empty line has no fields
+                name, rect = _read_row(columns, row, rows.line_num)
+                if name in found:
+                    raise FileFormatError(f"line {rows.line_num}: a second buffer {name!r}")
+                found[name] = rect
+    except csv.Error as error:
+        raise FileFormatError(f"line {rows.line_num}: {error}") from None
+    if not found:
+        raise FileFormatError(f"line {rows.line_num}: no buffer stands below the columns")
+    last = max(r.upper for r in found.values())
+    if max(last, sum(r.size + r.align + (r.fixed or 0) for r in found.values())) > LARGEST:
+        raise FileFormatError("the times, or all sizes together, go beyond 2^62")
+    return Instance(tuple(found), tuple(found.values()))
+
+
+def _check_columns(columns: Sequence[str]) -> None:
     missing = [c for c in REQUIRED if c not in columns]
     unknown = [c for c in columns if c not in REQUIRED + OPTIONAL]
-    if missing or unknown:
+    if missing or unknown or len(set(columns)) < len(columns):
         raise FileFormatError(
-            f"a CSV of buffers has the columns {','.join(REQUIRED)} and perhaps "
-            f"{','.join(OPTIONAL)}, not {','.join(columns)}"
+            f"line 1: a CSV of buffers has the columns {','.join(REQUIRED)} and perhaps "
+            f"{','.join(OPTIONAL)}, each once, not {','.join(columns)}"
         )
-    names, rects = [], []
-    for row in rows:
-        try:
-            rect = Rect(
-                int(row["lower"]),
-                int(row["upper"]),
-                int(row["size"]),
-                int(row.get("alignment") or 1),
-                int(row["offset"]) if row.get("offset") else None,
-            )
-        except (TypeError, ValueError):
-            raise FileFormatError(f"line {rows.line_num}: {row} are not all integers") from None
-        sound = 0 <= rect.lower < rect.upper and rect.size >= 0 and rect.align > 0
-        if not (sound and (rect.fixed or 0) >= 0):
+
+
+def _read_row(columns: Sequence[str], row: Sequence[str], line: int) -> tuple[str, Rect]:
+    """A buffer's id and rectangle. Raises FileFormatError."""
+    if len(row) != len(columns):
+        raise FileFormatError(
+            f"line {line}: buffer {row[0]!r} has {len(row)} fields for {len(columns)} columns"
+        )
+    fields = dict(zip(columns, row, strict=True))
+    name = fields.pop("id")
+    for column, text in fields.items():
+        if not re.fullmatch(r"\s*-?[0-9]{1,30}\s*", text) and (text or column in REQUIRED):
             raise FileFormatError(
-                f"line {rows.line_num}: buffer {row['id']} needs 0 <= lower < upper, "
-                "size >= 0, alignment > 0, offset >= 0"
+                f"line {line}: buffer {name!r} has a {column} that is no whole number: {text!r}"
             )
-        names.append(row["id"])
-        rects.append(rect)
-    last = max((r.upper for r in rects), default=0)
-    if max(last, sum(r.size + r.align + (r.fixed or 0) for r in rects)) > LARGEST:
-        raise FileFormatError("the times, or all sizes together, go beyond 2^62")
-    return Instance(tuple(names), tuple(rects))
+    value = {column: int(text) for column, text in fields.items() if text}
+    lower, upper, size = value["lower"], value["upper"], value["size"]
+    align, fixed = value.get("alignment", 1), value.get("offset")
+    if not (0 <= lower < upper and size >= 0 and align > 0 and (fixed or 0) >= 0):
+        raise FileFormatError(
+            f"line {line}: buffer {name!r} needs 0 <= lower < upper, size >= 0, alignment > 0, "
+            "offset >= 0"
+        )
+    if (fixed or 0) % align:
+        raise FileFormatError(
+            f"line {line}: buffer {name!r} has the fixed offset {fixed}, which is no multiple of "
+            f"its alignment {align}"
+        )
+    return name, Rect(lower, upper, size, align, fixed)
 
 
 def write_csv(instance: Instance, offsets: Sequence[int]) -> str:
@@ -108,26 +135,38 @@ def check_packing(
 ) -> None:
     """Raises OffsetError or OverlapError, naming the buffers, where the offsets are not valid.
 
-    Plain on purpose, and apart from all that packs: a sweep over time with a list of who is alive.
+    Plain on purpose, and apart from all that packs: a sweep over time with a list of who is alive,
+    by address. They lie apart, so a new one can only overlap one of its two neighbours there.
     """
     name = [repr(n) for n in names] if names else [f"buffer {i}" for i in range(len(rects))]
     for i, (r, o) in enumerate(zip(rects, offsets, strict=True)):
-        if o < 0 or o % r.align or (r.fixed is not None and o != r.fixed):
-            wanted = f"at {r.fixed}" if r.fixed is not None else f"at a multiple of {r.align}"
-            raise OffsetError(f"{name[i]} lies at {o}, and must lie {wanted}")
-    alive: list[int] = []
-    for i in sorted(range(len(rects)), key=lambda i: rects[i].lower):
-        r = rects[i]
-        if not r.size:
+        if o < 0 or o % r.align:
+            raise OffsetError(f"{name[i]} lies at {o}, and must lie at a multiple of {r.align}")
+        if r.fixed is not None and o != r.fixed:
+            raise OffsetError(f"{name[i]} lies at {o}, and must lie at {r.fixed}")
+    kept = [i for i, r in enumerate(rects) if r.size and r.lower < r.upper]
+    ends = [(rects[i].upper, False, i) for i in kept]
+    alive: list[tuple[int, int]] = []  # address and rectangle
+    for now, begins, i in sorted([*ends, *((rects[i].lower, True, i) for i in kept)]):
+        at = bisect_left(alive, (offsets[i], i))
+        if not begins:
+            del alive[at]
             continue
-        alive = [k for k in alive if rects[k].upper > r.lower]
-        for k in alive:
-            if offsets[i] < offsets[k] + rects[k].size and offsets[k] < offsets[i] + r.size:
+        for _, k in alive[max(at - 1, 0) : at + 1]:
+            if offsets[i] < offsets[k] + rects[k].size and offsets[k] < offsets[i] + rects[i].size:
                 raise OverlapError(
-                    f"{name[k]} and {name[i]} overlap at time {r.lower}: they lie at "
-                    f"{offsets[k]} and {offsets[i]}, with {rects[k].size} and {r.size} bytes"
+                    f"{name[k]} and {name[i]} overlap at time {now}: they lie at "
+                    f"{offsets[k]} and {offsets[i]}, with {rects[k].size} and {rects[i].size} bytes"
                 )
-        alive.append(i)
+        alive.insert(at, (offsets[i], i))
+
+
+def touches(rects: Sequence[Rect]) -> int:
+    """In how many sections all rectangles are alive, taken together: the size of the tables."""
+    kept = [r for r in rects if r.size]
+    times = sorted({t for r in kept for t in (r.lower, r.upper)})
+    section = {t: s for s, t in enumerate(times)}
+    return sum(section[r.upper] - section[r.lower] for r in kept)
 
 
 def to_items(rects: Sequence[Rect]) -> tuple[Items, list[int]]:

@@ -8,17 +8,22 @@ address    ______            the lowest line takes the best of the rectangles th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
+from time import monotonic
 
 from roam.solvers.fits import Rect
 
 Line = tuple[int, int, int]  # floor, from, to
 
 
-def on_the_lowest_line(rects: Sequence[Rect], worth: Callable[[Rect], float]) -> list[int]:
+def on_the_lowest_line(
+    rects: Sequence[Rect], worth: Callable[[Rect], float], deadline: float = inf
+) -> list[int]:
     """An offset for every rectangle, in bytes. worth: which of those that fit comes first.
 
     The best fit of Burke, Kendall and Whitwell (2004) for strips, in which time is given. Fixed
-    offsets are not looked at.
+    offsets are not looked at. deadline: a time of `time.monotonic()`. Raises TimeoutError when it
+    is past.
     """
     offsets = [0] * len(rects)
     left = sorted((i for i, r in enumerate(rects) if r.size), key=lambda i: -worth(rects[i]))
@@ -26,6 +31,8 @@ def on_the_lowest_line(rects: Sequence[Rect], worth: Callable[[Rect], float]) ->
         (0, min((r.lower for r in rects), default=0), max((r.upper for r in rects), default=0))
     ]
     while left:
+        if monotonic() > deadline:
+            raise TimeoutError(f"{len(left)} rectangles of {len(rects)} are not placed")
         at = lines.index(min(lines))
         floor, start, end = lines[at]
         fits = (i for i in left if start <= rects[i].lower and rects[i].upper <= end)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import count
@@ -23,13 +24,24 @@ import numpy as np
 
 from roam.solvers.fits import FITS as GREEDY
 from roam.solvers.fits import Rect, place
-from roam.solvers.packing.instance import check_packing, granule, height, max_load, to_items
+from roam.solvers.packing.instance import (
+    check_packing,
+    granule,
+    height,
+    max_load,
+    to_items,
+    touches,
+)
+from roam.solvers.packing.jit import COMPILED
 from roam.solvers.packing.lines import LINES, area, on_the_lowest_line
 from roam.solvers.packing.search import DOES_NOT_FIT, FITS, search
 from roam.solvers.packing.skyline import Ints
 from roam.solvers.packing.sweep import sweep
 
 NODES, NODES_AN_ITEM = 500, 4  # of the shortest search
+# a node of the search touches every rectangle in every section that it is alive in, at worst
+A_TOUCH = 1e-7 if COMPILED else 1e-5  # seconds; building the tables takes about as long compiled
+FIRST_TOUCHES = 10**7  # of the first search under a deadline, which measures the pace
 REMEMBERED = 2**26  # bytes of failed states
 # exponents of size and time: by size, area, time
 RANKS: tuple[tuple[float, float], ...] = ((1, 0.3), (1, 1), (0.3, 1))
@@ -67,17 +79,22 @@ def pack(
     *,
     deadline: float = inf,
     node_limit: float = inf,
+    names: Sequence[str] | None = None,
 ) -> Packing:
     """A packing below the capacity, or the lowest one, and how good it is.
 
-    deadline: a time of `time.monotonic()`. node_limit: of the search, all in all; without a
-    deadline the same arguments give the same packing. Raises OverlapError or OffsetError where the
-    fixed offsets contradict themselves.
+    deadline: a time of `time.monotonic()`; only the first greedy fit goes beyond it. node_limit: of
+    the search, all in all; without a deadline the same arguments give the same packing. names: of
+    the rectangles, for messages. Raises OverlapError or OffsetError where the fixed offsets
+    contradict themselves.
     """
     started = time.monotonic()
     offsets = [r.fixed or 0 for r in rects]
     top = lower_bound = nodes = 0
     method = "nothing to pack"
+    fixed = [i for i, r in enumerate(rects) if r.fixed is not None]
+    known = None if names is None else [names[i] for i in fixed]
+    check_packing([rects[i] for i in fixed], [offsets[i] for i in fixed], known)
     parts = [([rects[i] for i in part], part) for part in _parts(rects)]
     for some, part in sorted(parts, key=lambda p: -max_load(p[0])):
         packer = _Packer(some, capacity, top, deadline, node_limit - nodes)
@@ -88,7 +105,7 @@ def pack(
         nodes += packer.nodes
         if packer.height >= top:
             top, method = packer.height, packer.method
-    check_packing(rects, offsets)
+    check_packing(rects, offsets, names)
     status = _answer(top, lower_bound, capacity)
     seconds = time.monotonic() - started
     return Packing(tuple(offsets), top, lower_bound, status, method, nodes, seconds)
@@ -129,10 +146,9 @@ class _Packer:
         self.rects, self.capacity, self.enough = rects, capacity, enough
         self.deadline, self.node_limit = deadline, node_limit
         self.granule = granule(rects)
-        self.nodes, self.pace = 0, 0.0
+        self.nodes, self.pace, self.first = 0, 0.0, NODES
         self.free = [i for i, r in enumerate(rects) if r.fixed is None]
         self.fixed = [(r, r.fixed) for r in rects if r.fixed is not None]
-        check_packing([r for r, _ in self.fixed], [o for _, o in self.fixed])
         top = max((o + r.size for r, o in self.fixed if r.size), default=0)
         self.lower_bound = max(-(-max_load(rects) // self.granule) * self.granule, top)
         self.offsets, self.method = self.greedy()
@@ -154,11 +170,13 @@ class _Packer:
 
     def candidates(self) -> Iterator[tuple[str, list[int]]]:
         free = [self.rects[i] for i in self.free]
-        for fit in GREEDY:
-            yield fit.name, place(free, fit, self.fixed)
-        if not self.fixed:
-            for name, worth in LINES.items():
-                yield name, on_the_lowest_line(free, worth)
+        first, *others = GREEDY
+        yield first.name, place(free, first, self.fixed)
+        with suppress(TimeoutError):
+            for fit in others:
+                yield fit.name, place(free, fit, self.fixed, deadline=self.deadline)
+            for name, worth in LINES.items() if not self.fixed else ():
+                yield name, on_the_lowest_line(free, worth, self.deadline)
 
     @property
     def goal(self) -> int:
@@ -209,7 +227,10 @@ class _Packer:
         """Asks about the goal; to minimize, every other time about a step below the best height,
         which is halved when the search gives no answer. Ends with one, or when time or nodes do.
         """
+        if self.deadline - time.monotonic() < touches(self.rects) * A_TOUCH:
+            return
         searcher = _Searcher(self.rects)
+        self.first = max(min(NODES, FIRST_TOUCHES // max(len(searcher.items.cover), 1)), 1)
         step = self.height - self.goal
         for turn, restart in enumerate(_restarts()):
             below = turn % 2 == 1 and self.capacity is None
@@ -235,12 +256,15 @@ class _Packer:
                 break
 
     def in_time(self) -> float:
-        """As many nodes as there will be time for, at the pace of the last search; few at first."""
+        """As many nodes as half of the time is enough for, at the pace of the last search.
+
+        Nodes are not alike, and the pace is that of others. At first, few.
+        """
         if self.deadline == inf:
             return inf
         if not self.pace:
-            return NODES
-        return max(self.pace * (self.deadline - time.monotonic()), 1)
+            return self.first
+        return max(self.pace * (self.deadline - time.monotonic()) / 2, 1)
 
     def above(self, size: int) -> int:
         """The next height that may be best."""

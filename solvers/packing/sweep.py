@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from heapq import nlargest
-from itertools import combinations, islice
+from itertools import combinations, islice, takewhile
 from math import comb, gcd, inf, log
 from typing import NamedTuple
 
@@ -72,14 +72,17 @@ def sweep(
     Sizes are above 0; alignment and fixed offsets are not looked at. deadline: a time of
     `time.monotonic()`.
     """
-    full = [*rects, *holes(rects, capacity)]
+    try:
+        full = [*rects, *holes(rects, capacity, deadline)]
+    except TimeoutError:
+        return None, 0
     moments = sorted({r.lower for r in full})
     born: dict[int, list[int]] = {t: [] for t in moments}
     dead: dict[int, list[int]] = {t: [] for t in moments}
     for i, r in enumerate(full):
         born[r.lower].append(i)
         dead.setdefault(r.upper, []).append(i)
-    groups = _Groups(full, capacity, moments)
+    groups = _Groups(full, capacity, moments, deadline)
     ways = [_Way(0.0, groups.tree(born[moments[0]]), None)]
     nodes = 0
     for t in moments[1:]:
@@ -98,14 +101,18 @@ def sweep(
     return _offsets(ways[0], [r.size for r in full])[: len(rects)], nodes
 
 
-def holes(rects: Sequence[Rect], capacity: int) -> list[Rect]:
+def holes(rects: Sequence[Rect], capacity: int, deadline: float = inf) -> list[Rect]:
     """Rectangles that fill what is left of the capacity: where the load falls, a hole is born, and
     where it rises, those die that have the same size; if there are none, one is cut.
+
+    Raises TimeoutError when the deadline is past.
     """
     (first, load), *others, (last, _) = load_changes(rects)
     found: list[Rect] = []
     open_since = [(capacity - load, first)]
     for t, more in others:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the holes from time {t} on are not found")
         room = -more
         if room < 0:
             sizes = [size for size, _ in open_since]
@@ -133,13 +140,18 @@ class _Groups:
     different groups that end together.
     """
 
-    def __init__(self, rects: Sequence[Rect], capacity: int, moments: Sequence[int]) -> None:
-        self.rects = rects
+    def __init__(
+        self, rects: Sequence[Rect], capacity: int, moments: Sequence[int], deadline: float = inf
+    ) -> None:
+        self.rects, self.deadline = rects, deadline
         self.kind = [hash((r.size, r.upper)) for r in rects]
         start, end = moments[0], max(r.upper for r in rects)
         span = (end - start) // gcd(*(t - start for t in (*moments, end)))
         self.together = log((len(moments) + 1) / (span + 1))
         self.sums = log(capacity // gcd(*(r.size for r in rects)))
+
+    def in_time(self, _: object) -> bool:
+        return time.monotonic() <= self.deadline
 
     def tree(self, born: Sequence[int]) -> Tree:
         return join([leaf(i, self.kind[i]) for i in born])
@@ -176,7 +188,7 @@ class _Groups:
                     else:
                         yield from go_on(new, dead & ~some, born & ~come, k + 1)
 
-        tried = islice(go_on(way, all_dead, all_born, 0), TRIES * limit)
+        tried = takewhile(self.in_time, islice(go_on(way, all_dead, all_born, 0), TRIES * limit))
         return nlargest(limit, (new for new in tried if new), key=lambda way: way.score)
 
     def groups(self, way: _Way, parts: Sequence[int], born: Sequence[int]) -> list[_Group]:

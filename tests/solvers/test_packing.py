@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from ortools.sat.python import cp_model
 
@@ -237,6 +237,7 @@ def test_fixed_offsets_that_contradict_themselves() -> None:
 
 @given(rectangles())
 def test_csv_there_and_back(rects: list[Rect]) -> None:
+    assume(rects)
     instance = Instance(tuple(f"b{i}" for i in range(len(rects))), tuple(rects))
     offsets = pack(rects).offsets
     again = read_csv(write_csv(instance, offsets))
@@ -250,7 +251,21 @@ def test_csv_there_and_back(rects: list[Rect]) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "columns"),
+        ("", "line 1: .* columns"),
+        ("id,lower,upper,size\n", "line 1: no buffer"),
+        ("id,lower,upper,size,size\na,0,1,2,2\n", "each once"),
+        ("id,lower,upper,size\na,0,1,2\nb,0,1,2\na,0,1,2\n", "line 4: a second buffer 'a'"),
+        ("id,lower,upper,size\na,0,1,2,9\n", "line 2: buffer 'a' has 5 fields for 4 columns"),
+        ("id,lower,upper,size\na,0,1,2.0\n", "line 2: buffer 'a' has a size .* '2.0'"),
+        ("id,lower,upper,size\na,0,1,1_0\n", "line 2: buffer 'a' has a size .* '1_0'"),
+        ("id,lower,upper,size\na,0,1,٣\n", "line 2: buffer 'a' has a size .* '٣'"),
+        ("id,lower,upper,size\na,0,1,\n", "line 2: buffer 'a' has a size .* ''"),
+        (f"id,lower,upper,size\na,0,1,{'9' * 5000}\n", "line 2: buffer 'a' has a size"),
+        (f"id,lower,upper,size\na,0,1,{2**62}\n", "beyond 2.62"),
+        ('id,lower,upper,size\n"a\nb",0,1,2\nc,1,0,2\n', "line 4: buffer 'c'"),
+        ('id,lower,upper,size\n"a,0,1,2\n', "line 2: unexpected end"),
+        ("id,lower,upper,size,alignment\na,0,1,2,0\n", "line 2: buffer 'a' .* alignment > 0"),
+        ("id,lower,upper,size,alignment,offset\na,0,1,2,4,2\n", "'a' has the fixed offset 2"),
         ("id,lower,upper\na,0,1\n", "columns"),
         ("id,lower,upper,size,color\na,0,1,2,red\n", "color"),
         ("id,lower,upper,size\na,0,1,2\nb,0,x,2\n", "line 3"),
