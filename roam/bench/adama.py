@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from roam.bench.children import Child, ContenderError, Result, process
-from roam.bench.tables import append_json, entry_names
+from roam.bench.tables import entry_names, write_rows
 from roam.bench.zoo import find, loss_of
+from roam.core.atomic_write import check_writable
 from roam.core.problem import Kind
 from roam.core.sizes import parse_size
 from roam.inspect.step_plan import StepPlan
@@ -54,7 +55,7 @@ def adama_bench(
     names, limit = entry_names(only, ENTRIES), parse_size(memory)
     several = contenders or (ONE if micro_batches == 1 else SEVERAL)
     if json_file is not None:
-        json_file.write_text("")
+        check_writable(json_file)
     rows: list[Result] = []
     for name in names:
         with console.status(f"{name}: planning"):
@@ -67,11 +68,10 @@ def adama_bench(
         if sum(r["persistent"] + r["transient"] for r in fitting) < 0.85 * limit:
             with console.status(f"{name}: mini-batches in turns"):
                 _time(fitting, rounds)
-        for row in found:
-            if json_file is not None:
-                append_json(row, json_file)
-        console.print(table(name, found, planned))
         rows += found
+        if json_file is not None:
+            write_rows(rows, json_file)
+        console.print(table(name, found, planned))
     return rows
 
 

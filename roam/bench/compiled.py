@@ -22,7 +22,8 @@ from rich.table import Table
 
 from roam.bench.children import Child, ContenderError, Result, process
 from roam.bench.compiled_worker import CONTENDERS
-from roam.bench.tables import append_json, entry_names
+from roam.bench.tables import entry_names, write_rows
+from roam.core.atomic_write import check_writable
 
 LARGER = ("gpt2-small-128", "gpt2-small-512", "gpt2-small")
 WORKER = "roam.bench.compiled_worker"
@@ -52,7 +53,7 @@ def compiled_bench(
     console = console or Console()
     names = entry_names(only, (*LARGER, *TINY))
     if json_file is not None:
-        json_file.write_text("")
+        check_writable(json_file)
     rows: list[Result] = []
     for name in names:
         with console.status(f"{name}: memory and compile times") as status, ExitStack() as stack:
@@ -66,11 +67,10 @@ def compiled_bench(
                 found = [_ratios(name, group, caches, rounds, together) for _ in range(pairs)]
                 for c, ratios in zip(group, zip(*found, strict=True), strict=True):
                     runs[c]["ratios"] = ratios
+            rows += of_model
             if json_file is not None:
-                for row in of_model:
-                    append_json(row, json_file)
+                write_rows(rows, json_file)
         console.print(table(name, of_model))
-        rows += of_model
     return rows
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from roam.bench.text_corpus import text
+from roam.core.atomic_write import check_writable, write_file
 from roam.core.errors import MissingExtraError, OptionError
 from roam.optim import AdamA, SlimAdamA, SlimRules, SnrMeasurement, static_rules
 
@@ -111,7 +112,7 @@ def convergence_bench(
         check_picture(picture)
     console = console or Console()
     if json_file is not None:
-        json_file.write_text("")
+        check_writable(json_file)
     runs: list[Run] = []
     measured: SlimRules | None = None
     with _progress(console) as progress:
@@ -123,8 +124,7 @@ def convergence_bench(
                 measured = measured or rules
                 runs.append(run)
                 if json_file is not None:
-                    with json_file.open("ab") as out:
-                        out.write(msgspec.json.encode(run) + b"\n")
+                    write_file(json_file, b"".join(msgspec.json.encode(r) + b"\n" for r in runs))
                 progress.advance(task)
     console.print(table(runs))
     for line in verdicts(runs):

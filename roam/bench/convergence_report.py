@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from roam.bench.convergence import BASE, Run
+from roam.core.atomic_write import write_file
 from roam.core.errors import MissingExtraError, OptionError
 from roam.optim import SlimRules
 
@@ -108,7 +110,10 @@ def draw(runs: Sequence[Run], path: Path) -> None:
         curves, finals = figure.subplots(1, 2, width_ratios=[3, 2])
         _draw_curves(curves, runs)
         _draw_finals(finals, runs)
-        figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+        file = BytesIO()
+        metadata = {"Date": None} if path.suffix == ".svg" else None
+        figure.savefig(file, format=path.suffix[1:], dpi=160, metadata=metadata)
+    write_file(path, file.getvalue())
 
 
 def _draw_curves(axes: Axes, runs: Sequence[Run]) -> None:

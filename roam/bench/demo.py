@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from roam.bench.demo_worker import UNTIMED, Job, Message, Outcome, Settings, Step
+from roam.core.atomic_write import write_file
 from roam.core.errors import OptionError
 
 CONTENDERS = ("roam", "roam aten", "eager", "inductor")
@@ -51,7 +52,7 @@ def demo(
             if outcome.error:
                 progress.update(task, figures="failed")
             outcomes.append(outcome)
-    (out / "results.json").write_bytes(msgspec.json.encode((settings, outcomes)))
+    write_file(out / "results.json", msgspec.json.encode((settings, outcomes)))
     console.print(table(outcomes))
     for line in notes(outcomes, out):
         console.print(line, highlight=False)

@@ -19,6 +19,7 @@ import msgspec
 
 from roam.bench.children import resident_peak
 from roam.bench.text_corpus import text
+from roam.core.atomic_write import write_file
 from roam.core.errors import MissingExtraError, UnplannableError
 
 if TYPE_CHECKING:
@@ -222,8 +223,8 @@ def _write(step: StepPlan, problem: Problem, plan: Plan, out: Path) -> None:
     from roam.inspect.html import to_page
     from roam.inspect.picture import picture
 
-    (out / "plan.json").write_bytes(step.to_json())
-    (out / "plan.html").write_text(to_page(step), encoding="utf-8")
+    write_file(out / "plan.json", step.to_json())
+    write_file(out / "plan.html", to_page(step))
     picture(problem, plan, out / "plan.svg")
     picture(problem, plan, out / "plan.png")
 

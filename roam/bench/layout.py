@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from roam.bench.children import Result
-from roam.bench.tables import append_json
+from roam.bench.tables import write_rows
+from roam.core.atomic_write import check_writable
 from roam.core.errors import OptionError
 from roam.solvers.fits import Rect
 from roam.solvers.packing.baselines import BASELINES
@@ -58,7 +59,7 @@ def layout_bench(
             f"no instance is called {only!r}: they come from --data, or are `strip-…`"
         )
     if json_file is not None:
-        json_file.write_text("")
+        check_writable(json_file)
     start = time.monotonic()
     pack([Rect(i, i + 3, 3 + i * i % 4) for i in range(6)])  # numba compiles, or finds its cache
     how = "compiled" if COMPILED else "interpreted: numba is not installed"
@@ -68,7 +69,7 @@ def layout_bench(
         with console.status(name):
             rows.append(run(name, rects, capacity, seconds))
         if json_file is not None:
-            append_json(rows[-1], json_file)
+            write_rows(rows, json_file)
         console.print(line(rows[-1]))
     console.print(table(rows))
     return rows

@@ -18,7 +18,8 @@ from rich.console import Console
 from roam.bench.children import Result, process
 from roam.bench.order_tables import print_rows
 from roam.bench.order_zoo import BRANCHING, DROP_IN, ORDER, WHOLE
-from roam.bench.tables import append_json
+from roam.bench.tables import write_rows
+from roam.core.atomic_write import check_writable
 from roam.core.files import problem_from_json
 from roam.core.lifetime import live_peak
 from roam.core.problem import Home, Problem
@@ -67,14 +68,14 @@ def order_bench(
     if sizes is None:
         sizes = SIZES if only is None else ()
     if json_file is not None:
-        json_file.write_text("")
+        check_writable(json_file)
     rows: list[Result] = []
     with console.status("capturing") as status:
         for row in _rows(names, sizes, planning_seconds, program_seconds):
             rows.append(row)
             status.update(f"{row['entry']} {row['step']}: done")
             if json_file is not None:
-                append_json(row, json_file)
+                write_rows(rows, json_file)
     print_rows(rows, console)
     return rows
 

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from roam.bench.children import Result
 from roam.bench.contender import paired, run
-from roam.bench.tables import append_json
+from roam.bench.tables import write_rows
+from roam.core.atomic_write import check_writable
 
 SHOWN = ("eager", "aot_eager", "inductor", "roam", "roam aten", "roam keep")
 
@@ -30,6 +31,8 @@ def step_bench(
     is a step and an update by torch's AdamW. Raises ContenderError.
     """
     console = console or Console()
+    if json_file is not None:
+        check_writable(json_file)
     rows: list[Result] = []
     for contender in contenders:
         with console.status(f"{only}, {contender}: memory"):
@@ -40,9 +43,7 @@ def step_bench(
         row["ratio"] = times["ratio"][row["contender"]]
         row["seconds"] = times["seconds"][row["contender"]]
     if json_file is not None:
-        json_file.write_text("")
-        for row in rows:
-            append_json(row, json_file)
+        write_rows(rows, json_file)
     console.print(table(only, rows))
     return rows
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from roam.bench.children import ContenderError, Result
 from roam.bench.contender import run
+from roam.core.atomic_write import check_writable, write_file
 
 SHOWN = ("roam", "eager", "inductor")
 WIDTH = 150  # columns: a narrower table would be cut to dots
@@ -42,7 +43,7 @@ def zoo_bench(
     names = entry_names(only, [*TINY, *(FULL if full else ())])
     rows: list[Row] = []
     if json_file is not None:
-        json_file.write_text("")
+        check_writable(json_file)
     with _progress(console) as progress:
         task = progress.add_task("", total=len(names) * len(contenders))
         for name in names:
@@ -53,7 +54,7 @@ def zoo_bench(
                 progress.advance(task)
             rows.append(row)
             if json_file is not None:
-                append_json(row, json_file)
+                write_rows(rows, json_file)
     print_rows(rows, console)
     return rows
 
@@ -72,9 +73,9 @@ def _attempt(name: str, contender: str, steps: int, device: str) -> Result:
         return {"entry": name, "contender": contender, "error": str(error)}
 
 
-def append_json(row: Row, file: Path) -> None:
-    with file.open("a") as out:
-        out.write(json.dumps(row) + "\n")
+def write_rows(rows: Iterable[Row], file: Path) -> None:
+    """Writes all rows so far, one JSON object a line, in place of what the file held."""
+    write_file(file, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def print_rows(rows: Sequence[Row], console: Console) -> None:

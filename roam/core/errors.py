@@ -18,7 +18,7 @@ class CycleError(ProblemError):
 
 
 class SizeError(ProblemError):
-    """A negative size, scratch space or cost, or an alignment that is no power of two."""
+    """A size, scratch space, cost, phase or alignment that is out of its range."""
 
 
 class ReadBeforeWriteError(ProblemError):
@@ -65,6 +65,10 @@ class FileVersionError(FileFormatError):
     """A plan or problem file written by another version of the format."""
 
 
+class FileWriteError(RoamError, OSError):
+    """A file that could not be written: what was there before is untouched."""
+
+
 class GraphMismatchError(RoamError, ValueError):
     """A plan that belongs to another graph."""
 
@@ -83,6 +87,10 @@ class MissingExtraError(RoamError, ImportError):
 
 class OfflineError(RoamError):
     """A model that cannot be planned without running it."""
+
+
+class UnplannedStepError(RoamError):
+    """A step whose memory nobody knows, since a graph of it has no plan."""
 
 
 class MeasurementError(RoamError, RuntimeError):

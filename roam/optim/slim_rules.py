@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 import msgspec
 from torch import nn
 
+from roam.core.atomic_write import write_file
 from roam.core.errors import RulesFileError
 
 Side = Literal["fan-in", "fan-out"]
@@ -86,7 +87,7 @@ class SlimRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def save(self, file: Path) -> None:
         """Writes JSON."""
-        file.write_bytes(msgspec.json.format(msgspec.json.encode(self)) + b"\n")
+        write_file(file, msgspec.json.format(msgspec.json.encode(self)) + b"\n")
 
     @staticmethod
     def load(file: Path) -> SlimRules:
