@@ -5,6 +5,8 @@ What a command needs is imported when it runs, so that `roam --help` answers at 
 
 from __future__ import annotations
 
+import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +15,13 @@ from typer.core import TyperGroup
 
 from roam import cli_plans
 from roam.cli_bench import bench
-from roam.cli_layout import layout
+from roam.cli_exits import NO, TROUBLE, UNKNOWN, exits
+from roam.cli_layout import LAYOUT_EXITS, layout
 from roam.core.errors import RoamError
 
 
 class _OneLine(TyperGroup):
-    """Errors that roam expects are one line on stderr and exit code 1, without a traceback."""
+    """Errors that roam expects are one line on stderr and exit code 2, without a traceback."""
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         try:
@@ -27,19 +30,20 @@ class _OneLine(TyperGroup):
             if ctx.params["traceback"]:
                 raise
             typer.echo(f"roam: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(1) from None
+            raise typer.Exit(TROUBLE) from None
 
 
 app = typer.Typer(
     cls=_OneLine,
     help="A graph-level memory planner for PyTorch training.",
+    epilog=exits(f"{NO}: the answer is no", f"{UNKNOWN}: the time was not enough to tell"),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 app.add_typer(bench, name="bench")
 cli_plans.register(app)
-app.command()(layout)
+app.command(epilog=LAYOUT_EXITS)(layout)
 
 
 @app.callback()
@@ -51,7 +55,7 @@ def _options(
     """A graph-level memory planner for PyTorch training."""
 
 
-@app.command()
+@app.command(epilog=exits(f"{NO}: a contender failed"))
 def demo(
     layers: Annotated[int, typer.Option(min=1, help="Transformer layers.")] = 4,
     heads: Annotated[int, typer.Option(min=1, help="Attention heads a layer.")] = 8,
@@ -92,8 +96,12 @@ def demo(
     )
     outcomes = run(settings, out, contender or CONTENDERS)
     if any(o.error for o in outcomes):
-        raise typer.Exit(1)
+        raise typer.Exit(NO)
 
 
 def main() -> None:
-    app()
+    try:
+        app()
+    except Exception:  # Python would exit with 1, which is the answer "no"
+        traceback.print_exc()
+        sys.exit(TROUBLE)

@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from roam.core.errors import FileFormatError
+from roam.cli_exits import NO, UNKNOWN, exits
+from roam.core.atomic_write import check_writable, write_file
+from roam.core.errors import FileFormatError, OptionError
+
+LAYOUT_EXITS = exits(
+    f"{NO}: proven not to fit into --capacity",
+    f"{UNKNOWN}: --seconds were not enough to tell whether it fits or is lowest",
+)
 
 
 def layout(
@@ -23,29 +30,35 @@ def layout(
 ) -> None:
     """Give every buffer of a CSV an offset, in the lowest arena or below a capacity.
 
-    Columns `alignment` and `offset` (fixed) are read too. Exit code 0: it fits, or the arena is
-    proven to be lowest. 2: proven not to fit. 3: the time was not enough to tell.
+    Columns `alignment` and `offset` (fixed) are read too.
     """
+    started = time.monotonic()
     from roam.core.sizes import parse_size
-    from roam.solvers.packing.instance import check_packing, read_csv, write_csv
+    from roam.solvers.packing.instance import read_csv, write_csv
     from roam.solvers.packing.pack import Answer, pack
 
     limit = None
     if capacity is not None:
         limit = parse_size(int(capacity) if capacity.isdecimal() else capacity)
-    instance = read_csv(_text(file))
-    packing = pack(instance.rects, limit, deadline=time.monotonic() + seconds)
-    check_packing(instance.rects, packing.offsets, instance.names)
+    if out is not None:
+        check_writable(out)
+        if out.exists() and out.samefile(file):
+            raise OptionError(f"{out} is the file of the buffers itself: name another output")
+    try:
+        instance = read_csv(_text(file))
+    except FileFormatError as error:
+        raise FileFormatError(f"{file}: {error}") from None
+    packing = pack(instance.rects, limit, deadline=started + seconds, names=instance.names)
     typer.echo(
         f"{packing.status}: {packing.height} bytes, none is below {packing.lower_bound}; "
         f"{packing.method}, {packing.nodes} nodes, {packing.seconds:.2f} s"
     )
     if out is not None and packing.status in (Answer.OPTIMAL, Answer.FEASIBLE, Answer.FITS):
-        out.write_text(write_csv(instance, packing.offsets))
+        write_file(out, write_csv(instance, packing.offsets))
     if packing.status is Answer.DOES_NOT_FIT:
-        raise typer.Exit(2)
+        raise typer.Exit(NO)
     if packing.status in (Answer.UNKNOWN, Answer.FEASIBLE):
-        raise typer.Exit(3)
+        raise typer.Exit(UNKNOWN)
 
 
 def _text(file: Path) -> str:
@@ -53,4 +66,4 @@ def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise FileFormatError(f"{file} is no text: {error}") from None
+        raise FileFormatError(f"it is no text: {error}") from None

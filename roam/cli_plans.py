@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from roam.core.errors import OptionError
+from roam.cli_exits import NO, exits
+from roam.core.atomic_write import check_writable, write_file
+from roam.core.errors import OptionError, RoamError
 from roam.core.sizes import show_size
+from roam.core.strict_json import has_field
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,8 +29,10 @@ Graph = Annotated[int | None, typer.Option(min=1, help="Which graph; the largest
 
 
 def register(app: typer.Typer) -> None:
-    for command in (plan, show, diff, export):
-        app.command()(command)
+    app.command(epilog=exits(f"{NO}: it takes more than --fits"))(plan)
+    app.command(epilog=exits())(show)
+    app.command(epilog=exits(f"{NO}: it grew by more than --tolerance"))(diff)
+    app.command(epilog=exits())(export)
 
 
 def plan(
@@ -57,18 +63,18 @@ def plan(
     from roam.factory import plan_made_by
 
     capacity = None if fits is None else parse_size(fits)  # before the long work
-    if out is not None and not out.parent.is_dir():
-        raise OptionError(f"--out: there is no folder {out.parent}")
+    if out is not None:
+        check_writable(out)
     with Console(stderr=True).status(f"capturing and planning {target}"):
         options = {"lowering": lowering, "planning_seconds": seconds}
         step = plan_made_by(target, options, device)
-    if out is not None:
-        out.write_bytes(step.to_json())
     _print(step, json)
+    if out is not None:
+        write_file(out, step.to_json())
     if capacity is not None and not step.fits(capacity):
         over = show_size(step.total - capacity)
         typer.echo(f"roam: does not fit into {fits}: {over} missing", err=True)
-        raise typer.Exit(1)
+        raise typer.Exit(NO)
 
 
 def show(
@@ -81,6 +87,8 @@ def show(
     json: Json = False,
 ) -> None:
     """Summarise a plan file, having checked it."""
+    for out in (picture, html):
+        _check_out(file, out)
     step = _read(file)
     if picture is not None:
         from roam.inspect.picture import picture as draw
@@ -89,7 +97,7 @@ def show(
     if html is not None:
         from roam.inspect.html import to_page
 
-        html.write_text(to_page(step), encoding="utf-8")
+        write_file(html, to_page(step))
     if text:
         from roam.core.text import plan_to_text
 
@@ -118,7 +126,8 @@ def diff(
     from roam.inspect.compare import Tolerance, compare
 
     allowed = None if tolerance is None else Tolerance.parse(tolerance)
-    found = compare(_breakdown(before), _breakdown(after))
+    guarded = allowed is not None
+    found = compare(*(_breakdown(file, guarded=guarded) for file in (before, after)))
     if json:
         parts = {"before": found.before, "after": found.after}
         grew = {"modules": found.modules, "kinds": found.kinds}
@@ -127,7 +136,7 @@ def diff(
         typer.echo(str(found))
     if allowed is not None and found.exceeds(allowed):
         typer.echo(f"roam: {after} takes more than {before} and {tolerance}", err=True)
-        raise typer.Exit(1)
+        raise typer.Exit(NO)
 
 
 def export(
@@ -143,27 +152,47 @@ def export(
         raise OptionError(f"no format {format!r}: the formats are {', '.join(FORMATS)}")
     how = FORMATS[format]
     path = out or file.with_suffix(how.suffix)
-    path.write_bytes(how.write(*_pick(_read(file), graph)))
+    _check_out(file, path)
+    write_file(path, how.write(*_pick(_read(file), graph)))
     typer.echo(f"{path}: open it with {how.opens_with}")
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Around the reading of a file: errors name it."""
+    try:
+        yield
+    except RoamError as error:
+        raise type(error)(f"{file}: {error}") from error
 
 
 def _read(file: Path) -> StepPlan:
     """The plans in a file, checked."""
-    from roam.core.check import check
     from roam.inspect.step_plan import StepPlan
 
-    step = StepPlan.from_json(file.read_bytes())
-    for problem, found in step.planned:
-        check(problem, found)
-    return step
+    with _naming(file):
+        return StepPlan.from_json(file.read_bytes())
 
 
-def _breakdown(file: Path) -> Breakdown:
+def _breakdown(file: Path, *, guarded: bool) -> Breakdown:
+    """Of a plan or a golden file. guarded: a step with an unplanned graph raises its error."""
     from roam.inspect.breakdown import breakdown, breakdown_from_json
 
     text = file.read_bytes()
-    golden = b"roam_breakdown" in text[:32]
-    return breakdown_from_json(text)[0] if golden else breakdown(_read(file))
+    if has_field(text, "roam_breakdown"):
+        with _naming(file):
+            return breakdown_from_json(text)[0]
+    step = _read(file)
+    if guarded:
+        with _naming(file):
+            step.check_planned()
+    return breakdown(step)
+
+
+def _check_out(file: Path, out: Path | None) -> None:
+    """Raises OptionError for an output that would replace the plan it is made of."""
+    if out is not None and out.exists() and out.samefile(file):
+        raise OptionError(f"{out} is the plan file itself: name another output")
 
 
 def _pick(step: StepPlan, graph: int | None) -> tuple[Problem, Plan]:
@@ -216,21 +245,26 @@ def _as_json(step: StepPlan) -> dict[str, Any]:
 
 
 def _figures(found: Plan) -> dict[str, object]:
-    keys = ("peak", "lower_bound", "live_peak", "arena", "persistent", "status", "method")
+    keys = ("peak", "lower_bound", "stated", "live_peak", "arena", "persistent", "status", "method")
     return {"ops": len(found.order), **{k: getattr(found, k) for k in keys}}
 
 
 def _summary(problem: Problem, found: Plan) -> Table:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(
-        title=found.problem, title_justify="left", box=box.SIMPLE, show_header=False, pad_edge=False
+        title=Text(found.problem),
+        title_justify="left",
+        box=box.SIMPLE,
+        show_header=False,
+        pad_edge=False,
     )
     table.add_column(no_wrap=True)
     table.add_column()
     for name, value in _rows(problem, found):
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     return table
 
 
@@ -240,6 +274,8 @@ def _rows(problem: Problem, plan: Plan) -> Iterator[tuple[str, str]]:
     yield "ops", f"{len(plan.order):,}"
     yield "peak", f"{show_size(plan.peak)}, {plan.status}"
     yield "lower bound", f"{show_size(plan.lower_bound)}, gap {plan.gap:.2%}"
+    if plan.stated:
+        yield "stated bound", f"{show_size(plan.stated)}, not proven here"
     yield "live peak", f"{show_size(plan.live_peak)}, fragmentation {plan.fragmentation:.2%}"
     yield "arena", show_size(plan.arena)
     yield "its blocks", f"{len(plan.blocks):,}"

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from roam.core.errors import FileFormatError, OptionError
+from roam.core.atomic_write import write_file
+from roam.core.errors import FileFormatError, OptionError, UnplannedStepError
 from roam.core.sizes import show_size
 
 if TYPE_CHECKING:
@@ -75,18 +76,22 @@ class MemoryPlan:
         self.checked.add(path)
         self.ledger.used[self.item.path].add(path)
         allowed = Tolerance.parse(tolerance)
-        for graph in plan.graphs:
-            if not graph.planned:
-                pytest.fail(f"nobody knows what the step takes: {graph}", pytrace=False)
+        try:
+            plan.check_planned()
+        except UnplannedStepError as error:
+            pytest.fail(str(error), pytrace=False)
         now = breakdown(plan)
         if self.update:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(now.to_json(_name(self.item)))
+            write_file(path, now.to_json(_name(self.item)))
             return
         command = f"pytest {UPDATE} '{self.item.nodeid}'"
         if not path.exists():
             pytest.fail(f"no golden {_shown(path)}\nto write it: {command}", pytrace=False)
-        golden, test = breakdown_from_json(path.read_bytes())
+        try:
+            golden, test = breakdown_from_json(path.read_bytes())
+        except FileFormatError as error:
+            pytest.fail(f"{_shown(path)}: {error}\nto write it: {command}", pytrace=False)
         if test != _name(self.item):
             said = f"{_shown(path)} is the golden of {test}: rename one of the tests, and run"
             pytest.fail(f"{said} {command}", pytrace=False)

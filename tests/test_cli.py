@@ -41,7 +41,7 @@ def test_what_typer_does_not_know_exits_2(command: list[str]) -> None:
 def test_a_wrong_size_is_not_blamed_on_the_names() -> None:
     """Every ValueError of a bench was once an invalid `--only`."""
     result = run("bench", "adama", "--only", "gpt2", "--memory", "much")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "'much' is no size" in result.stderr
     assert "--only" not in result.stderr
 

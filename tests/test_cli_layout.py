@@ -32,8 +32,8 @@ def file(tmp_path: Path) -> Path:
         ((), 0, "OPTIMAL: 11 bytes"),
         (("--capacity", "11"), 0, "FITS: 11 bytes"),
         (("--capacity", "1KiB"), 0, "FITS: 11 bytes"),
-        (("--capacity", "10"), 2, "DOES_NOT_FIT: 11 bytes, none is below 11"),
-        (("--capacity", "ten"), 1, ""),
+        (("--capacity", "10"), 1, "DOES_NOT_FIT: 11 bytes, none is below 11"),
+        (("--capacity", "ten"), 2, ""),
     ],
 )
 def test_what_it_says(file: Path, capacity: tuple[str, ...], code: int, said: str) -> None:
@@ -60,7 +60,8 @@ def test_the_file_with_offsets_is_valid_and_may_be_read_again(file: Path) -> Non
 def test_what_is_no_such_file(file: Path) -> None:
     file.write_text("name,size\na,3\n")
     result = run("layout", file)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
+    assert f"{file}: line 1: " in result.stderr
     assert "id,lower,upper,size" in result.stderr
 
 
@@ -69,8 +70,24 @@ def test_a_file_of_a_spreadsheet_and_one_that_is_no_text(file: Path) -> None:
     assert run("layout", file).exit_code == 0
     file.write_bytes(b"\x80\x81")
     result = run("layout", file)
-    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert "is no text" in result.stderr
+
+
+def test_the_file_of_the_buffers_is_not_overwritten(file: Path) -> None:
+    link = file.with_name("link.csv")
+    link.symlink_to(file)
+    for out in (file, link):
+        result = run("layout", file, "--out", out)
+        assert (result.exit_code, file.read_text()) == (2, TWO)
+        assert "is the file of the buffers itself" in result.stderr
+
+
+def test_fixed_offsets_that_clash_are_named(file: Path) -> None:
+    file.write_text("id,lower,upper,size,offset\nfree,0,9,1,\nlow,0,2,6,0\nhigh,1,3,5,4\n")
+    result = run("layout", file)
+    assert result.exit_code == 2
+    assert "'low' and 'high' overlap" in result.stderr
 
 
 def test_the_benchmark(file: Path, tmp_path: Path) -> None:
@@ -87,5 +104,5 @@ def test_the_benchmark(file: Path, tmp_path: Path) -> None:
 
 def test_an_instance_that_is_not_there() -> None:
     result = run("bench", "layout", "--only", "nothing")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "nothing" in result.stderr

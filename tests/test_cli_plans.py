@@ -126,7 +126,7 @@ def test_plan_that_does_not_fit(here: Path) -> None:
 )
 def test_a_bad_factory_is_one_line(here: Path, target: str, complaint: str) -> None:
     result = run("plan", target)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert complaint in result.stderr
     assert result.stderr.count("\n") == 1
     assert isinstance(run("--traceback", "plan", target).exception, FactoryError)
@@ -150,9 +150,9 @@ def test_show_text(here: Path) -> None:
 
 def test_plan_looks_at_its_options_first(here: Path) -> None:
     result = run("plan", "factories:positional", "--out", "nowhere/out.json")
-    assert "--out: there is no folder nowhere" in result.stderr
+    assert "cannot write nowhere/out.json: there is no folder nowhere" in result.stderr
     assert run("plan", "factories:positional", "--device", "meta").exit_code == 0
-    assert run("plan", "factories:positional", "--device", "moon").exit_code == 1
+    assert run("plan", "factories:positional", "--device", "moon").exit_code == 2
 
 
 def test_show_one_graph(here: Path) -> None:
@@ -191,8 +191,8 @@ def test_show_unplanned(here: Path) -> None:
 def test_a_bad_file_is_one_line(here: Path) -> None:
     (here / "bad.json").write_bytes(b"\xff not json")
     result = run("show", "bad.json")
-    assert result.exit_code == 1
-    assert result.stderr.startswith("roam: not a whole step plan file")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("roam: bad.json: not a whole step plan file")
     assert result.stderr.count("\n") == 1
 
 
@@ -200,7 +200,7 @@ def test_a_plan_that_is_not_valid_is_refused(here: Path) -> None:
     [[problem, plan]] = step().planned
     wrong = GraphRecord("step", problem, msgspec.structs.replace(plan, peak=1))
     (here / "bad.json").write_bytes(StepPlan((wrong,)).to_json())
-    assert run("show", "bad.json").exit_code == 1
+    assert run("show", "bad.json").exit_code == 2
     assert isinstance(run("--traceback", "show", "bad.json").exception, FigureError)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from roam.inspect.breakdown import breakdown, breakdown_from_json
+from roam.inspect.breakdown import breakdown
 from roam.pytest_plugin import UPDATE
 from tests.inspect.steps import MIB, step
 
@@ -64,8 +64,8 @@ def test_update_writes_what_then_passes(project: Project) -> None:
     project.run(UPDATE).assert_outcomes(passed=3)
     names = sorted(p.name for p in project.goldens.iterdir())
     assert names == ["test_memory-a-b.json", "test_memory-c.json"]
-    stored = breakdown_from_json((project.goldens / names[1]).read_bytes())
-    assert stored == (breakdown(step()), "test_memory[c]")
+    stored = (project.goldens / names[1]).read_bytes()
+    assert stored == breakdown(step()).to_json("test_memory[c]")
     result = project.run()
     result.assert_outcomes(passed=3)
     result.stdout.no_fnmatch_line("*memory plans*")

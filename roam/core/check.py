@@ -18,17 +18,17 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from math import isfinite
 
 from roam.core.errors import (
     FigureError,
-    GraphMismatchError,
     OffsetError,
     OrderError,
     OverlapError,
     ReuseError,
 )
 from roam.core.plan import Plan
-from roam.core.problem import BufferId, Home, Problem
+from roam.core.problem import LARGEST, BufferId, Home, Problem
 
 
 @dataclass
@@ -66,11 +66,7 @@ def check(problem: Problem, plan: Plan) -> None:
     in this order of looking, naming the ops, buffers or figures that clash. Takes
     O((n + e) log n) for n ops and buffers and e precedences.
     """
-    if plan.fingerprint != problem.fingerprint:
-        raise GraphMismatchError(
-            f"the plan is of {plan.problem!r} ({plan.fingerprint}), not of "
-            f"{problem.name!r} ({problem.fingerprint}): plan this graph again"
-        )
+    plan.check_names(problem)
     _check_order(problem, plan)
     lives = _replay(problem, plan)
     _check_reuse(problem, plan, lives)
@@ -183,6 +179,8 @@ def _check_blocks(problem: Problem, plan: Plan, lives: Lives) -> None:
             raise OffsetError(f"{block.name} is not within the arena and the step: {block}")
         if block.size < 0:
             raise OffsetError(f"{block.name} has a negative size: {block.size}")
+        if block.end > LARGEST:
+            raise OffsetError(f"{block.name} ends beyond 2^62 bytes: {block.end}")
     _check_apart(blocks)
 
     blocks.sort(key=lambda block: block.offset)
@@ -260,10 +258,13 @@ def _check_figures(problem: Problem, plan: Plan, lives: Lives) -> None:
     ):
         if stated != true:
             raise FigureError(f"the plan states {what} of {stated} bytes, it is {true}")
-    if plan.lower_bound > plan.peak:
+    if min(plan.lower_bound, plan.stated) < 0 or plan.claimed_bound > plan.live_peak:
         raise FigureError(
-            f"the plan states a lower bound of {plan.lower_bound} bytes, its peak is {plan.peak}"
+            f"the plan states a lower bound of {plan.claimed_bound} bytes, its live peak is "
+            f"{plan.live_peak}"
         )
+    if not (isfinite(plan.seconds) and plan.seconds >= 0):
+        raise FigureError(f"the plan states that it took {plan.seconds} seconds")
 
 
 def _highest(held: Iterable[tuple[int, int, int]], scratch: Sequence[int]) -> int:

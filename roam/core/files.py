@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from roam.core.errors import FileFormatError, FileVersionError
 from roam.core.problem import Buffer, Op, Problem
+from roam.core.strict_json import read_versioned
 
 VERSION = 1
-
-
-class _Head(msgspec.Struct):
-    roam_problem: int
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -31,16 +27,7 @@ def problem_from_json(text: bytes | str) -> Problem:
     Raises FileFormatError or FileVersionError, and a ProblemError where the file is whole but
     describes no program.
     """
-    try:
-        version = msgspec.json.decode(text, type=_Head).roam_problem
-    except msgspec.MsgspecError as error:
-        raise FileFormatError(f"not a whole problem file: {error}") from None
-    if version != VERSION:
-        raise FileVersionError(
-            f"the problem file has version {version}, this roam reads {VERSION}: capture it again"
-        )
-    try:
-        file = msgspec.json.decode(text, type=_File)
-    except msgspec.MsgspecError as error:
-        raise FileFormatError(f"not a problem: {error}") from None
+    file = read_versioned(
+        text, _File, what="problem", key="roam_problem", version=VERSION, again="capture it again"
+    )
     return Problem(file.name, file.buffers, file.ops)

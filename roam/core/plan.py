@@ -23,9 +23,12 @@ from enum import StrEnum
 
 import msgspec
 
-from roam.core.errors import FileFormatError, FileVersionError, GraphMismatchError
+from roam.core.bounds import must_live
+from roam.core.errors import GraphMismatchError
 from roam.core.lifetime import Reuse, Slot, live_curve, slots
 from roam.core.problem import BufferId, OpId, Problem
+from roam.core.sizes import show_size
+from roam.core.strict_json import read_versioned
 
 VERSION = 1
 
@@ -44,7 +47,7 @@ class Block(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upper: int
 
 
-class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What to run when, and where everything lies.
 
     order: op ids in the order to run them.
@@ -53,7 +56,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     blocks: the allocations that back the arena.
     peak: transient bytes at the worst moment: blocks, external buffers, gradients, scratch.
     live_peak: the same with every buffer counted at its own size: what no layout can beat.
-    lower_bound: bytes that no order can beat.
+    lower_bound: bytes that no order can beat: proven in this process.
+    stated: a higher bound that the file of the plan states, not proven here; 0 if there is none.
     persistent: bytes of parameters, inputs and optimizer state.
     method, seconds: which candidates won, and how long planning took.
     """
@@ -70,6 +74,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     persistent: int
     method: str = ""
     seconds: float = 0.0
+    stated: int = 0
 
     @property
     def total(self) -> int:
@@ -99,37 +104,45 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Transient bytes held while each op of the order runs; the peak is the highest."""
         return committed_curve(problem, self.order, self.reuse, self.offsets, self.blocks)
 
+    @property
+    def claimed_bound(self) -> int:
+        """The highest bound that the plan states, proven here or not, bytes."""
+        return max(self.lower_bound, self.stated)
+
+    def with_proof(self, proven: int) -> Plan:
+        """The same plan, of whose bound `proven` bytes are proven; the rest of it is stated."""
+        claimed = self.claimed_bound
+        stated = claimed if proven < claimed else 0
+        return msgspec.structs.replace(self, lower_bound=min(proven, claimed), stated=stated)
+
     def to_json(self) -> bytes:
         return msgspec.json.encode(_File(roam_plan=VERSION, plan=self))
 
     @staticmethod
-    def from_json(text: bytes | str, problem: Problem | None = None) -> Plan:
-        """Reads a plan file; with a problem, also that it is a plan of that problem.
+    def from_json(text: bytes | str, problem: Problem) -> Plan:
+        """Reads a plan file, and proves of its bound what `must_live` proves.
 
-        Raises FileFormatError, FileVersionError or GraphMismatchError.
+        `check` says whether the rest is so. Raises FileFormatError, FileVersionError, and
+        GraphMismatchError for a plan of another problem.
         """
-        try:
-            version = msgspec.json.decode(text, type=_Head).roam_plan
-        except msgspec.MsgspecError as error:
-            raise FileFormatError(f"not a whole plan file: {error}") from None
-        if version != VERSION:
-            raise FileVersionError(
-                f"the plan file has version {version}, this roam reads {VERSION}: plan again"
-            )
-        try:
-            plan = msgspec.json.decode(text, type=_File).plan
-        except msgspec.MsgspecError as error:
-            raise FileFormatError(f"not a plan: {error}") from None
-        if problem is not None and plan.fingerprint != problem.fingerprint:
+        plan = read_versioned(
+            text, _File, what="plan", key="roam_plan", version=VERSION, again="plan again"
+        ).plan
+        plan.check_names(problem)
+        return plan.with_proof(must_live(problem))
+
+    def check_names(self, problem: Problem) -> None:
+        """Raises GraphMismatchError if the plan is of another problem."""
+        if (self.problem, self.fingerprint) != (problem.name, problem.fingerprint):
             raise GraphMismatchError(
-                f"the plan is of {plan.problem!r} ({plan.fingerprint}), not of "
+                f"the plan is of {self.problem!r} ({self.fingerprint}), not of "
                 f"{problem.name!r} ({problem.fingerprint}): plan this graph again"
             )
-        return plan
 
 
-class _Head(msgspec.Struct):
-    roam_plan: int
+def stated_note(stated: int) -> str:
+    """What people read behind a proven bound if the plan's file states a higher one."""
+    return f"; {show_size(stated)} stated, not proven" if stated else ""
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from functools import cached_property
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 BufferId = int  # index into Problem.buffers
 OpId = int  # index into Problem.ops, which is also the op's place in program order
+
+LARGEST = 2**62  # bytes of all buffers and scratch spaces together: sums of two stay in 64 bits
+PHASES = 64  # forward and backward are two
 
 
 class Kind(StrEnum):
@@ -101,7 +105,7 @@ class Op(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return dict.fromkeys((*self.reads, *self.mutates, *self.creates))
 
 
-class Problem(msgspec.Struct, frozen=True, dict=True):
+class Problem(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
     """A step to plan: `ops` in program order, over `buffers`.
 
     Raises a `ProblemError` naming the offender when it describes no program.
@@ -214,13 +218,18 @@ def _check_sizes(problem: Problem) -> None:
     for b in problem.buffers:
         if b.size < 0:
             raise SizeError(f"buffer {b.name!r} has a negative size: {b.size}")
-        if b.align < 1 or b.align & (b.align - 1):
+        if not 1 <= b.align <= LARGEST or b.align & (b.align - 1):
             raise SizeError(
                 f"buffer {b.name!r} has an alignment that is no power of two: {b.align}"
             )
     for op in problem.ops:
         if op.scratch < 0 or op.cost < 0 or op.phase < 0:
             raise SizeError(f"op {op.name!r} has a negative scratch space, cost or phase")
+        if not isfinite(op.cost) or op.phase >= PHASES:
+            raise SizeError(f"op {op.name!r} has a cost of {op.cost} in phase {op.phase}")
+    total = sum(b.size for b in problem.buffers) + sum(op.scratch for op in problem.ops)
+    if total > LARGEST:
+        raise SizeError(f"the buffers and scratch spaces of {problem.name!r} go beyond 2^62 bytes")
 
 
 def _check_references(problem: Problem) -> None:

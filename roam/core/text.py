@@ -31,7 +31,10 @@ from enum import StrEnum
 from typing import Any
 from urllib.parse import quote, unquote
 
-from roam.core.errors import FileFormatError, GraphMismatchError
+from msgspec.structs import replace
+
+from roam.core.bounds import must_live
+from roam.core.errors import FileFormatError
 from roam.core.plan import Block, Plan
 from roam.core.problem import Buffer, Home, Kind, Op, Problem
 
@@ -125,6 +128,7 @@ def plan_to_text(plan: Plan, problem: Problem) -> str:
             peak=str(plan.peak),
             live_peak=str(plan.live_peak),
             lower_bound=str(plan.lower_bound),
+            stated=_unless(plan.stated, 0),
             persistent=str(plan.persistent),
             method=plan.method and _escape(plan.method),
             seconds=_unless(plan.seconds, 0.0),
@@ -143,37 +147,43 @@ def plan_to_text(plan: Plan, problem: Problem) -> str:
 
 
 def parse_plan(text: str, problem: Problem) -> Plan:
-    """Reads what `plan_to_text` writes. It does not `check` the plan.
+    """Reads what `plan_to_text` writes, and proves of its bound what `must_live` proves.
 
-    Raises FileFormatError naming the line and what was expected there, and GraphMismatchError
-    when the plan belongs to another problem.
+    `check` says whether the rest is so. Raises FileFormatError naming the line and what was
+    expected there, and GraphMismatchError when the plan belongs to another problem.
     """
     head, *records = _parse(text, "plan", ("block", "run", "place"))
     numbers: dict[str, Reader] = dict.fromkeys(
         ("peak", "live_peak", "lower_bound", "persistent"), _whole
     )
-    of_plan = numbers | {"fingerprint": unquote, "method": unquote, "seconds": _number}
+    of_plan = numbers | {
+        "stated": _whole,
+        "fingerprint": unquote,
+        "method": unquote,
+        "seconds": _number,
+    }
     figures = head.read(of_plan, needed=[*numbers, "fingerprint"])
-    if figures["fingerprint"] != problem.fingerprint:
-        raise GraphMismatchError(
-            f"the plan is of {head.name!r} ({figures['fingerprint']}), not of "
-            f"{problem.name!r} ({problem.fingerprint}): plan this graph again"
-        )
+    head_only = Plan(head.name, order=(), offsets={}, reuse={}, blocks=(), **figures)
+    head_only.check_names(problem)
     buffer = _one_of("a buffer", {b.name: i for i, b in enumerate(problem.buffers)})
     op = _one_of("an op", {o.name: i for i, o in enumerate(problem.ops)})
     of_block: dict[str, Reader] = dict.fromkeys(("offset", "size", "lower", "upper"), _whole)
     places = [r for r in records if r.what == "place"]
-    placed = [(r.read_name(buffer), r.read({"offset": _whole, "over": buffer})) for r in places]
-    return Plan(
-        problem=head.name,
+    placed: dict[int, dict[str, Any]] = {}
+    for r in places:
+        if (b := r.read_name(buffer)) in placed:
+            raise _wrong(r.line, f"{r.name!r} to be placed once", "it twice")
+        placed[b] = r.read({"offset": _whole, "over": buffer})
+    plan = replace(
+        head_only,
         order=tuple(r.read_name(op) for r in records if r.what == "run"),
-        offsets={b: fields["offset"] for b, fields in placed if "offset" in fields},
-        reuse={b: fields["over"] for b, fields in placed if "over" in fields},
+        offsets={b: fields["offset"] for b, fields in placed.items() if "offset" in fields},
+        reuse={b: fields["over"] for b, fields in placed.items() if "over" in fields},
         blocks=tuple(
             Block(**r.read(of_block, needed=list(of_block))) for r in records if r.what == "block"
         ),
-        **figures,
     )
+    return plan.with_proof(must_live(problem))
 
 
 @dataclass(frozen=True)
@@ -246,16 +256,15 @@ def _wrong(line: int, expected: str, found: str) -> FileFormatError:
 
 
 def _whole(text: str) -> int:
-    if not re.fullmatch("-?[0-9]+", text):
+    if not re.fullmatch("-?[0-9]{1,30}", text):
         raise ValueError("a whole number")
     return int(text)
 
 
 def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError("a number") from None
+    if not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?", text):
+        raise ValueError("a number")
+    return float(text)
 
 
 def _one_of(what: str, ids: Mapping[str, int]) -> Reader:

@@ -87,9 +87,13 @@ class Comparison:
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        for what in ("total", "peak", "persistent", "lower_bound"):
-            change = Change(what, *map(attrgetter(what), (self.before, self.after)))
-            yield _line(change, what.replace("_", " "), 12)
+        both = {"before": self.before, "after": self.after}
+        for what in ("total", "peak", "persistent"):
+            change = Change(what, *map(attrgetter(what), both.values()))
+            yield _line(change, what, 12)
+        bound = Change("lower bound", *(b.claimed_bound for b in both.values()))
+        stated = " and ".join(which for which, b in both.items() if b.stated)
+        yield _line(bound, bound.name, 12) + (f"  ({stated}: stated, not proven)" if stated else "")
         for title, changes in (("by module", self.modules), ("by kind", self.kinds)):
             if changes:
                 width = max(len(c.name or TOP) for c in changes[:ROWS])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from roam.core.bounds import certain
 from roam.core.lifetime import lifetimes, slots
-from roam.core.plan import Plan, Status
+from roam.core.plan import Plan, Status, stated_note
 from roam.core.problem import BufferId, Kind, Problem
 from roam.core.sizes import show_size
 from roam.inspect.moment import FRAGMENTATION, SCRATCH, TOP, held_at, slot_buffer_at, worst_moment
@@ -30,7 +30,8 @@ class Group:
 class Explanation:
     """The worst moment of one graph.
 
-    op, where, time: the op that runs then, its module and its place in the order. groups: all that
+    op, where, time: the op that runs then, its module and its place in the order. lower_bound,
+    stated: as the plan has them. groups: all that
     is held, the largest first; together the peak. advice: what would lower it.
     """
 
@@ -40,6 +41,7 @@ class Explanation:
     time: int
     peak: int
     lower_bound: int
+    stated: int
     status: Status
     groups: tuple[Group, ...]
     advice: tuple[str, ...]
@@ -58,9 +60,9 @@ class Explanation:
         where = f" in {self.where}" if self.where else ""
         lines = [
             f"{self.graph}: peak {show_size(self.peak)} at op {self.time}, {self.op}{where}",
-            f"  no order takes less than {show_size(self.lower_bound)} ({self.status}); at this op "
-            f"{show_size(self.certain)} are held under any order, {show_size(self.chosen)} under "
-            "this one",
+            f"  no order takes less than {show_size(self.lower_bound)} ({self.status}"
+            f"{stated_note(self.stated)}); at this op {show_size(self.certain)} are held under any "
+            f"order, {show_size(self.chosen)} under this one",
         ]
         held = [(g.size, f"{g.kind:13} {g.module or TOP}") for g in self.groups[:SHOWN]]
         if rest := self.groups[SHOWN:]:
@@ -90,6 +92,7 @@ def explain(problem: Problem, plan: Plan) -> Explanation:
         time=t,
         peak=plan.peak,
         lower_bound=plan.lower_bound,
+        stated=plan.stated,
         status=plan.status,
         groups=groups,
         advice=tuple(_advice(plan, groups)),

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from roam.core.lifetime import live_curve
-from roam.core.plan import Block, Plan
+from roam.core.plan import Block, Plan, stated_note
 from roam.core.problem import Problem
 from roam.core.sizes import show_size
 from roam.inspect.boxes import Box, boxes, gather
@@ -79,7 +79,8 @@ def _summary(graph: GraphRecord) -> str:
         return f"{graph.name}: unplanned, {graph.reason}"
     return (
         f"{graph.name}: {len(plan.order):,} ops, peak {show_size(plan.peak)}, lower bound "
-        f"{show_size(plan.lower_bound)} ({plan.status}, gap {plan.gap:.2%}), fragmentation "
+        f"{show_size(plan.lower_bound)} ({plan.status}, gap {plan.gap:.2%}"
+        f"{stated_note(plan.stated)}), fragmentation "
         f"{plan.fragmentation:.2%}, {plan.method}"
     )
 

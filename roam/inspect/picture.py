@@ -11,13 +11,15 @@ bytes   |     ___/\\___  <- peak                     held: blocks, external, gra
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from roam.core.atomic_write import write_file
 from roam.core.errors import GraphMismatchError, MissingExtraError, OptionError
 from roam.core.lifetime import live_curve, slots
-from roam.core.plan import Plan
+from roam.core.plan import Plan, stated_note
 from roam.core.problem import Problem
 from roam.inspect.boxes import boxes
 from roam.inspect.palette import BOUND, COLOURS, INK, LAYERS, LIVE
@@ -48,7 +50,9 @@ def picture(problem: Problem, plan: Plan, path: str | Path) -> None:
     with matplotlib.rc_context({"svg.hashsalt": "roam"}):
         # No date inside: the same plan gives the same file.
         metadata = {"Date": None} if path.suffix == ".svg" else None
-        drawn.savefig(path, dpi=160, metadata=metadata)
+        file = BytesIO()
+        drawn.savefig(file, format=path.suffix[1:], dpi=160, metadata=metadata)
+    write_file(path, file.getvalue())
 
 
 def figure(problem: Problem, plan: Plan) -> Figure:
@@ -98,9 +102,11 @@ def _figure(problem: Problem, plan: Plan) -> Figure:
 
 
 def _title(plan: Plan) -> str:
+    name = plan.problem.replace("$", r"\$")  # matplotlib would take it for mathematics
     return (
-        f"{plan.problem}:  {len(plan.order):,} ops,  peak {plan.peak / MIB:,.1f} MiB,  "
-        f"bound {plan.lower_bound / MIB:,.1f} MiB,  gap {plan.gap:.2%} ({plan.status})"
+        f"{name}:  {len(plan.order):,} ops,  peak {plan.peak / MIB:,.1f} MiB,  "
+        f"bound {plan.lower_bound / MIB:,.1f} MiB,  gap {plan.gap:.2%} "
+        f"({plan.status}{stated_note(plan.stated)})"
     )
 
 

@@ -10,7 +10,7 @@ from itertools import count
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from roam.core.plan import Plan
+from roam.core.plan import Plan, stated_note
 from roam.core.problem import Problem
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ class GraphRecord:
         mib = 1 / 2**20
         return (
             f"{self.name}: {len(p.order)} ops, peak {p.peak * mib:.1f} MiB, "
-            f"bound {p.lower_bound * mib:.1f} MiB ({p.status}), {p.method}, {p.seconds:.2f} s"
+            f"bound {p.lower_bound * mib:.1f} MiB ({p.status}{stated_note(p.stated)}), "
+            f"{p.method}, {p.seconds:.2f} s"
         )
 
 

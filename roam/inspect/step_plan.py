@@ -6,17 +6,20 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from roam.core.errors import FileFormatError, FileVersionError, GraphMismatchError, OfflineError
-from roam.core.plan import Plan
+from roam.core.check import check
+from roam.core.errors import FileFormatError, OfflineError, UnplannedStepError
+from roam.core.plan import Plan, stated_note
 from roam.core.problem import Buffer, Home, Kind, Problem
 from roam.core.sizes import parse_size, show_size
+from roam.core.strict_json import read_versioned
 from roam.inspect.gradients import GradientLife, gradient_lives, most_alive
 from roam.inspect.moment import Held
 from roam.inspect.nesting import held_at_worst
+from roam.inspect.proof import SECONDS, prove
 from roam.inspect.report import GraphRecord
 
 if TYPE_CHECKING:
@@ -75,6 +78,12 @@ class StepPlan:
         """Transient bytes that no order of any graph can go below."""
         return max((plan.lower_bound for _, plan in self.planned), default=0)
 
+    @property
+    def stated(self) -> int:
+        """A higher bound that the step's file states, not proven here; 0 if there is none."""
+        highest = max((plan.stated for _, plan in self.planned), default=0)
+        return highest if highest > self.lower_bound else 0
+
     @cached_property
     def held_at_worst(self) -> tuple[Held, ...]:
         """What is there at the worst moment, item by item: together the peak."""
@@ -116,9 +125,21 @@ class StepPlan:
     def total(self) -> int:
         return self.peak + self.persistent
 
+    def check_planned(self) -> None:
+        """Raises UnplannedStepError if nobody knows what the step takes."""
+        for graph in self.graphs:
+            if not graph.planned:
+                raise UnplannedStepError(f"nobody knows what the step takes: {graph}")
+        if not self.graphs:
+            raise UnplannedStepError("nobody knows what the step takes: it has no graphs")
+
     def fits(self, size: str | int) -> Fits:
-        """Whether the whole step fits into so many bytes ("24GiB"). Raises SizeFormatError."""
+        """Whether the whole step fits into so many bytes ("24GiB").
+
+        Raises SizeFormatError, and UnplannedStepError where a graph has no plan.
+        """
         capacity = parse_size(size)
+        self.check_planned()
         return Fits(self.total <= capacity, capacity - self.total, capacity)
 
     def __repr__(self) -> str:
@@ -127,7 +148,8 @@ class StepPlan:
     def __str__(self) -> str:
         lines = [
             f"{_count(len(self.planned), len(self.graphs))}, total {show_size(self.total)}: "
-            f"transient {show_size(self.peak)} (at least {show_size(self.lower_bound)}), "
+            f"transient {show_size(self.peak)} (at least {show_size(self.lower_bound)}"
+            f"{stated_note(self.stated)}), "
             f"persistent {show_size(self.persistent)}; lowering {self.lowering}"
         ]
         for kind, size in sorted(self.persistent_by_kind.items(), key=lambda x: -x[1]):
@@ -179,31 +201,25 @@ class StepPlan:
 
     def to_json(self) -> bytes:
         """The whole step, problems and plans, for `from_json`."""
-        return msgspec.json.encode(_File(VERSION, self.graphs))
+        return msgspec.json.encode(_File(VERSION, tuple(map(_Graph.of, self.graphs))))
 
     @staticmethod
-    def from_json(text: bytes | str) -> StepPlan:
-        """Reads what `to_json` writes.
+    def from_json(text: bytes | str, seconds: float = SECONDS) -> StepPlan:
+        """Reads what `to_json` writes, checks every plan and proves its bound again.
 
-        Raises FileFormatError, FileVersionError, and GraphMismatchError where a plan stands
-        beside another problem than its own. Whether the plans are valid `check` says.
+        Args:
+            text: the file.
+            seconds: for the proofs of each graph; what they do not reach is left as `stated`.
+
+        Raises:
+            FileFormatError, FileVersionError: what is not exactly such a file.
+            GraphMismatchError: a plan beside another problem than its own.
+            PlanError: a plan that is not valid, states wrong figures, or a bound that is refuted.
         """
-        try:
-            version = msgspec.json.decode(text, type=_Head).roam_step
-            if version != VERSION:
-                raise FileVersionError(
-                    f"the step plan has version {version}, this roam reads {VERSION}: plan again"
-                )
-            step = StepPlan(msgspec.json.decode(text, type=_File).graphs)
-        except msgspec.MsgspecError as error:
-            raise FileFormatError(f"not a whole step plan file: {error}") from None
-        for problem, plan in step.planned:
-            if plan.fingerprint != problem.fingerprint:
-                raise GraphMismatchError(
-                    f"the plan of {plan.problem!r} stands beside another graph, "
-                    f"{problem.name!r}: plan again"
-                )
-        return step
+        file = read_versioned(
+            text, _File, what="step plan", key="roam_step", version=VERSION, again="plan again"
+        )
+        return StepPlan(tuple(graph.record(seconds) for graph in file.graphs))
 
 
 def _count(planned: int, graphs: int) -> str:
@@ -215,10 +231,41 @@ def _ops(number: int) -> str:
     return f"{number} op{' is' if number == 1 else 's is'}"
 
 
-class _Head(msgspec.Struct):
-    roam_step: int
+class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A GraphRecord in a file, where every field is written."""
+
+    name: str
+    problem: Problem | None
+    plan: Plan | None
+    reason: str | None
+    lowering: Literal["aten", "inductor"]
+    estimated: tuple[str, ...]
+
+    @staticmethod
+    def of(graph: GraphRecord) -> _Graph:
+        lowering: Any = graph.lowering
+        return _Graph(
+            graph.name, graph.problem, graph.plan, graph.reason, lowering, graph.estimated
+        )
+
+    def record(self, seconds: float) -> GraphRecord:
+        """The graph, its plan checked. Raises what `StepPlan.from_json` raises."""
+        planned = self.problem is not None and self.plan is not None
+        unplanned = self.problem is None and self.plan is None
+        if planned == (self.reason is not None) or not (planned or unplanned):
+            raise FileFormatError(
+                f"graph {self.name!r} of the step plan has neither a problem and its plan alone "
+                "nor a reason alone"
+            )
+        plan = None
+        if self.problem is not None and self.plan is not None:
+            check(self.problem, self.plan)
+            plan = prove(self.problem, self.plan, seconds)
+        return GraphRecord(
+            self.name, self.problem, plan, self.reason, self.lowering, self.estimated
+        )
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     roam_step: int
-    graphs: tuple[GraphRecord, ...]
+    graphs: tuple[_Graph, ...]

@@ -326,12 +326,13 @@ def test_a_figure_that_is_not_so(figure: str, drawn: Drawn, off: int) -> None:
 
 
 @given(plans(), st.integers(1, 1000))
-def test_a_bound_above_the_peak(drawn: Drawn, above: int) -> None:
+def test_a_bound_above_what_is_alive(drawn: Drawn, above: int) -> None:
     problem, plan = drawn
-    wrong = replace(plan, lower_bound=plan.peak + above)
-    message = refused(problem, wrong, FigureError)
-    assert f"{plan.peak + above} bytes" in message
-    assert message.endswith(f" {plan.peak}")
+    for field in ("lower_bound", "stated"):
+        wrong = replace(plan, **{field: plan.live_peak + above})
+        message = refused(problem, wrong, FigureError)
+        assert f"{plan.live_peak + above} bytes" in message
+        assert message.endswith(f" {plan.live_peak}")
 
 
 def two_blocks(problem: Problem) -> Plan:

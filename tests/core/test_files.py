@@ -24,7 +24,7 @@ PROBLEM = problem_to_json(CHAIN)
 def test_plans_come_back(drawn: tuple[Problem, Plan]) -> None:
     problem, plan = drawn
     assert Plan.from_json(plan.to_json(), problem) == plan
-    assert Plan.from_json(plan.to_json().decode()) == plan
+    assert Plan.from_json(plan.to_json().decode(), problem) == plan
 
 
 @given(st.one_of(problems(), renamed_problems()))
@@ -37,7 +37,7 @@ def test_problems_come_back(problem: Problem) -> None:
 @given(st.integers(0, len(PLAN) - 1))
 def test_a_truncated_plan(length: int) -> None:
     with pytest.raises(FileFormatError):
-        Plan.from_json(PLAN[:length])
+        Plan.from_json(PLAN[:length], CHAIN)
 
 
 @given(st.integers(0, len(PROBLEM) - 1))
@@ -49,7 +49,7 @@ def test_a_truncated_problem(length: int) -> None:
 @given(st.binary())
 def test_no_file_at_all(noise: bytes) -> None:
     with pytest.raises(FileFormatError):
-        Plan.from_json(noise)
+        Plan.from_json(noise, CHAIN)
     with pytest.raises(FileFormatError):
         problem_from_json(noise)
 
@@ -57,14 +57,14 @@ def test_no_file_at_all(noise: bytes) -> None:
 def test_another_version() -> None:
     """Also where the rest of the file has changed."""
     with pytest.raises(FileVersionError, match="version 2"):
-        Plan.from_json(b'{"roam_plan":2,"schedule":[]}')
+        Plan.from_json(b'{"roam_plan":2,"schedule":[]}', CHAIN)
     with pytest.raises(FileVersionError, match="version 2"):
         problem_from_json(b'{"roam_problem":2,"tensors":[]}')
 
 
 def test_one_for_the_other() -> None:
     with pytest.raises(FileFormatError, match="not a whole plan file"):
-        Plan.from_json(PROBLEM)
+        Plan.from_json(PROBLEM, CHAIN)
     with pytest.raises(FileFormatError, match="not a whole problem file"):
         problem_from_json(PLAN)
 
@@ -74,7 +74,7 @@ def test_an_unknown_field_of_a_plan(field: str) -> None:
     odd = field + '"colour":"red",' if field.endswith("{") else field + ',"colour":"red"'
     assert field in PLAN.decode()
     with pytest.raises(FileFormatError, match="colour"):
-        Plan.from_json(PLAN.decode().replace(field, odd, 1))
+        Plan.from_json(PLAN.decode().replace(field, odd, 1), CHAIN)
 
 
 @pytest.mark.parametrize("field", ['"roam_problem":1,', '"buffers":[{', '"ops":[{'])
@@ -87,7 +87,7 @@ def test_an_unknown_field_of_a_problem(field: str) -> None:
 
 def test_a_field_of_another_type() -> None:
     with pytest.raises(FileFormatError, match="peak"):
-        Plan.from_json(PLAN.replace(b'"peak":', b'"peak":null,"was":'))
+        Plan.from_json(PLAN.replace(b'"peak":', b'"peak":null,"was":'), CHAIN)
     with pytest.raises(FileFormatError, match="size"):
         problem_from_json(PROBLEM.replace(b'"size":1000', b'"size":"large"'))
 

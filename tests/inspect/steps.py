@@ -44,9 +44,10 @@ def step(saved: int = 2, weight: int = 4) -> StepPlan:
     offsets = {3: 0, 4: hidden, 5: hidden}
     blocks = (Block(0, (saved + 2) * MIB, 0, 4),)
     peak, live = measure(problem, order, reuse, offsets, blocks)
+    bound = (saved + 4) * MIB  # at the end of the forward; mm before embed takes no more
     plan = Plan(
         "step", problem.fingerprint, order, offsets, reuse, blocks,
-        peak, live, live, problem.persistent, "by hand",
+        peak, live, bound, problem.persistent, "by hand",
     )  # fmt: skip
     return StepPlan((GraphRecord("step", problem, plan),))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from roam.core.check import check
 from roam.core.errors import FileFormatError, FileVersionError, GraphMismatchError
@@ -43,7 +44,7 @@ def test_a_file_of_another_version_is_refused() -> None:
 def test_a_plan_beside_another_graph_is_refused() -> None:
     [[_, plan]], [[problem, _]] = step().planned, step(saved=3).planned
     mixed = StepPlan((GraphRecord("mixed", problem, plan),))
-    with pytest.raises(GraphMismatchError, match="'step' stands beside"):
+    with pytest.raises(GraphMismatchError, match="the plan is of 'step'"):
         StepPlan.from_json(mixed.to_json())
 
 
@@ -106,7 +107,9 @@ def test_graphs_without_a_plan_are_not_hidden() -> None:
 def test_a_breakdown_has_a_part_a_line() -> None:
     found = breakdown(step())
     text = found.to_json("test_it")
-    assert breakdown_from_json(text) == (found, "test_it")
+    read, test = breakdown_from_json(text)
+    assert (replace(read, lower_bound=read.stated, stated=0), test) == (found, "test_it")
+    assert read.to_json("test_it") == text
     assert text.count(b'"module"') == len(found.parts) == text.count(b"{ ")
     assert msgspec.json.decode(text)["roam_breakdown"] == 1
 

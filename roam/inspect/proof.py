@@ -1,0 +1,82 @@
+"""How much of the lower bound that a plan states can be proven again, in about a second.
+
+A plan's file is no proof: its bound is a number that anybody may have written. So whoever reads a
+file asks three proofs, the cheapest first, until one reaches what the file states:
+
+    what must be alive ── the cheapest moment of each op ── no order of the phase keeps below
+    core/bounds.py        solvers/cut_bound.py              solvers/settle.py
+
+What they do not reach stays stated. An order found on the way that takes less refutes the file.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import accumulate, pairwise
+
+from roam.core.bounds import must_live
+from roam.core.errors import FigureError
+from roam.core.lifetime import find_reuse, live_curve, live_peak
+from roam.core.plan import Plan
+from roam.core.problem import OpId, Problem
+
+SECONDS = 1.0  # for the proofs of one graph: a person waits for them
+
+
+def prove(problem: Problem, plan: Plan, seconds: float = SECONDS) -> Plan:
+    """Returns the plan with as much of its stated bound proven as can be by then.
+
+    Args:
+        plan: a plan that `check` accepts.
+        seconds: until no further proof is begun.
+
+    Raises:
+        FigureError: an order takes less than the bound that the plan states.
+    """
+    claimed = plan.claimed_bound
+    proven = must_live(problem)
+    if proven < claimed:
+        _refute(claimed, "program order", live_peak(problem, range(len(problem.ops))))
+        proven = _search(problem, plan, proven, time.monotonic() + seconds)
+    return plan.with_proof(proven)
+
+
+def _search(problem: Problem, plan: Plan, proven: int, deadline: float) -> int:
+    """The bound by minimum cuts, then by search of each phase, the one with most bytes first."""
+    from roam.solvers.cut_bound import cut_bound  # brings in ortools
+    from roam.solvers.settle import settle
+
+    claimed = plan.claimed_bound
+    curve = live_curve(problem, plan.order, plan.reuse)
+    proven = cut_bound(problem, plan.order, curve, proven, deadline)
+    phases = _phases(problem)
+    peaks = [max((curve[t] for t in times), default=0) for times in phases]
+    orders = [[plan.order[t] for t in times] for times in phases]
+    for phase in sorted(range(len(phases)), key=peaks.__getitem__, reverse=True):
+        if not proven < claimed <= peaks[phase] or time.monotonic() > deadline:
+            break
+
+        def peak_of(order: list[OpId], phase: int = phase) -> int:
+            whole = [i for p, own in enumerate(orders) for i in (order if p == phase else own)]
+            found = live_curve(problem, whole, find_reuse(problem, whole))
+            return max(found[t] for t in phases[phase])
+
+        found = settle(problem, phase, peak_of, peaks[phase], proven, deadline)
+        proven = found.bound
+        if found.order is not None:
+            orders[phase], peaks[phase] = found.order, found.peak
+    _refute(claimed, "another order", max(peaks, default=0))
+    return proven
+
+
+def _phases(problem: Problem) -> list[range]:
+    """The times of each phase, in any order."""
+    ends = [0, *accumulate(len(ops) for ops in problem.phases)]
+    return [range(start, end) for start, end in pairwise(ends)]
+
+
+def _refute(claimed: int, whose: str, takes: int) -> None:
+    if takes < claimed:
+        raise FigureError(
+            f"the plan states a lower bound of {claimed} bytes, and {whose} takes {takes}"
+        )
