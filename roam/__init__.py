@@ -12,6 +12,7 @@ from roam.core.problem import Problem
 from roam.inspect.report import Report, report, reset_report
 
 if TYPE_CHECKING:
+    from roam import optim
     from roam.inspect.compare import compare
     from roam.inspect.measure import Measurement, measure_peak
     from roam.inspect.step_plan import StepPlan
@@ -30,6 +31,7 @@ __all__ = [
     "compare",
     "compile_step",
     "measure_peak",
+    "optim",
     "plan",
     "release",
     "report",
@@ -48,6 +50,8 @@ _NEED_TORCH = {  # imported when first asked for: whoever looks at a plan does n
 
 
 def __getattr__(name: str) -> Any:
+    if name == "optim":
+        return import_module("roam.optim")
     if name not in _NEED_TORCH:
         raise AttributeError(f"module 'roam' has no attribute {name!r}")
     return getattr(import_module(_NEED_TORCH[name]), name)

@@ -13,6 +13,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping
+from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
 
 from roam.core.errors import FactoryError, RoamError
@@ -68,7 +69,7 @@ def plan_made_by(
         raise
     except Exception as error:
         raise FactoryError(
-            f"the step of {target} does not run, {_told(error)} (roam --traceback plan shows where)"
+            f"the step of {target} does not run, {_told(error)} (roam --traceback plan shows more)"
         ) from error
 
 
@@ -85,6 +86,9 @@ def _shape(made: Any) -> str:
 
 
 def _told(error: Exception) -> str:
-    """Its first paragraph: dynamo's errors have several."""
+    """Its first paragraph, for dynamo's errors have several, and the user's line."""
+    from roam.user_code import innermost_line  # brings in torch
+
     paragraph, _, _ = str(error).partition("\n\n")
-    return f"{type(error).__name__}: {paragraph}"
+    line = innermost_line(extract_tb(error.__traceback__))
+    return f"{type(error).__name__}: {paragraph}{line}"

@@ -28,10 +28,14 @@ from roam.core.problem import Problem
 from roam.inspect.report import GraphRecord
 from roam.inspect.step_plan import StepPlan
 from roam.lowering.fake import (
+    DOES_NOT_RUN,
     NEEDS_DATA,
     fake_inputs,
     fake_mode_of,
     fake_model,
+    quiet_meta_kernels,
+    scalars_in,
+    why_it_does_not_run,
     without_fakes,
 )
 from roam.lowering.naming import graph_name
@@ -78,7 +82,8 @@ def plan(
     not this machine could.
 
     Every function compiled before in this process is compiled anew when it is called again.
-    Raises OptionError, and OfflineError where a graph cannot be planned.
+    Raises OptionError, and OfflineError where a graph cannot be planned, an operator refuses its
+    arguments, or the loss is no scalar or trains nothing.
     """
     Options.parse(options, None)
     options = {"lowering": lowering, **(options or {})}
@@ -150,8 +155,10 @@ def _trace(
 
     torch.compiler.reset()
     try:
-        with mode:
-            torch.compile(whole, backend=backend)(*inputs, **named)
+        with mode, quiet_meta_kernels():
+            output = torch.compile(whole, backend=backend)(*inputs, **named)
+    except DOES_NOT_RUN as error:
+        raise OfflineError(f"the step does not run, {why_it_does_not_run(error)}") from error
     except NEEDS_DATA as error:
         raise OfflineError(
             f"{error} depends on values, and offline there are none: run the step, and look at "
@@ -161,7 +168,32 @@ def _trace(
         raise OfflineError(str(error)) from error
     finally:
         torch.compiler.reset()
+    _check_loss(output, "the output of the model" if loss is None else "the loss")
     return steps
+
+
+def _check_loss(output: Any, what: str) -> None:
+    """Raises OfflineError where `backward()` would raise: no loss, no scalar, or nothing to train.
+
+    A model may return its loss beside other things, in a tuple or a mapping.
+    """
+    found = [output] if isinstance(output, Tensor) else scalars_in(output)
+    if not found:
+        raise OfflineError(
+            f"{what} holds no scalar tensor to call backward() on, it is a "
+            f"{type(output).__name__}: give a loss=, a function of the output that returns a scalar"
+        )
+    if not any(t.requires_grad for t in found):
+        raise OfflineError(
+            f"{what} trains nothing, no parameter's gradient can come from it: it is detached, "
+            "made under no_grad, or made of frozen parameters only"
+        )
+    if not any(t.requires_grad and t.numel() == 1 and not t.is_complex() for t in found):
+        shape = f"{found[0].dtype} {list(found[0].shape)}"
+        raise OfflineError(
+            f"{what} is no scalar but {shape}, on which backward() would raise: reduce it, as in "
+            "loss=lambda y: y.mean()"
+        )
 
 
 def _check(optimizer: FoldingOptimizer | None, model: nn.Module) -> None:

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from roam.cli import app
-from roam.core.errors import FactoryError, FigureError
+from roam.core.errors import FigureError, RoamError
 from roam.inspect.breakdown import breakdown
 from roam.inspect.export import FORMATS
 from roam.inspect.report import GraphRecord
@@ -51,6 +51,12 @@ def wide():
 
 def no_loss():
     return model(), torch.randn(5, 8), 3
+
+def detached():
+    return model(), torch.randn(5, 8), lambda y: y.detach().sum()
+
+def unreduced():
+    return model(), torch.randn(5, 8), lambda y: y
 
 number = 3
 """
@@ -117,19 +123,21 @@ def test_plan_that_does_not_fit(here: Path) -> None:
         ("nowhere:f", "'nowhere' cannot be imported: ModuleNotFoundError"),
         ("factories:missing", "has no function 'missing'"),
         ("factories:number", "has no function 'number'"),
-        ("factories:broken", "raised ValueError: no such layer"),
+        ("factories:broken", "no such layer (FOLDER/factories.py, line 20, in broken: raise "),
         ("factories:nothing", "no tuple (model, batch, loss), but NoneType"),
         ("factories:short", "no tuple (model, batch, loss), but (Sequential, Tensor)"),
-        ("factories:wide", "wide does not run, TorchRuntimeError: "),
+        ("factories:wide", "does not run, RuntimeError: a and b must have same reduction dim"),
         ("factories:no_loss", "no_loss does not run, TypeError: 'int' object is not callable"),
+        ("factories:detached", "the loss trains nothing"),
+        ("factories:unreduced", "the loss is no scalar but torch.float32 [5, 4]"),
     ],
 )
 def test_a_bad_factory_is_one_line(here: Path, target: str, complaint: str) -> None:
     result = run("plan", target)
     assert result.exit_code == 2
-    assert complaint in result.stderr
+    assert complaint.replace("FOLDER", str(here)) in result.stderr
     assert result.stderr.count("\n") == 1
-    assert isinstance(run("--traceback", "plan", target).exception, FactoryError)
+    assert isinstance(run("--traceback", "plan", target).exception, RoamError)
 
 
 def test_a_bad_size_is_said_before_the_work(here: Path) -> None:

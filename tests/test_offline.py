@@ -186,3 +186,59 @@ def test_sizes_are_strict(text: Any) -> None:
 def test_sizes_are_shown_in_the_largest_unit() -> None:
     shown = [show_size(n) for n in (5, 2048, 3 * 2**20, 2**30)]
     assert shown == ["5 B", "2.00 KiB", "3.00 MiB", "1.00 GiB"]
+
+
+class UnderNoGrad(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.inner(x)
+
+
+def test_a_loss_that_backward_would_refuse_is_refused() -> None:
+    def planned(loss: Any, model: nn.Module | None = None) -> Any:
+        return roam.plan(model or mlp(), random(5, 8), loss=loss, lowering="aten")
+
+    nothing = "the loss trains nothing"
+    for loss, model, complaint in (
+        (lambda y: y.detach().sum(), None, nothing),
+        (lambda y: y.argmax(), None, nothing),
+        (lambda y: y.sum(), UnderNoGrad(), nothing),
+        (lambda y: y.sum(), mlp().requires_grad_(False), nothing),
+        (lambda y: y, None, r"the loss is no scalar but torch.float32 \[5, 4\]"),
+        (None, None, "the output of the model is no scalar"),
+        (lambda y: y.to(torch.complex64).sum(), None, "no scalar but torch.complex64"),
+        (lambda y: 1.0, None, "holds no scalar tensor .* it is a float"),
+    ):
+        with pytest.raises(OfflineError, match=complaint):
+            planned(loss, model)
+    with torch.no_grad(), pytest.raises(OfflineError, match=nothing):
+        planned(lambda y: y.sum())
+    assert planned(lambda y: y.sum().reshape(1)).planned
+    assert planned(lambda y: {"loss": y.sum(), "logits": y}).planned
+
+
+def test_an_operator_that_refuses_its_arguments_is_one_line(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Torch logs the traceback of such an error, and raises it as well."""
+
+    class Narrow(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(9, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)
+
+    with pytest.raises(OfflineError) as caught:
+        roam.plan(Narrow(), random(5, 8), loss=lambda y: y.sum(), lowering="aten")
+    said = str(caught.value)
+    assert "RuntimeError: a and b must have same reduction dim, but got [5, 8] X [9, 4]" in said
+    assert said.endswith("in forward: return self.inner(x))")
+    assert "\n" not in said
+    assert caught.value.__cause__ is not None  # what --traceback shows
+    assert capfd.readouterr().err == ""

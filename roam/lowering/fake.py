@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchRuntimeError
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -18,10 +22,40 @@ from torch._subclasses.fake_tensor import (
 from torch.nn import Parameter
 from torch.utils import _pytree
 
+from roam.user_code import innermost_line
+
 T = TypeVar("T")
 without_fakes = unset_fake_temporarily  # what runs inside makes real tensors again
 
 NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException)
+DOES_NOT_RUN = TorchRuntimeError  # an operator that refuses its arguments, wrapped by dynamo
+
+
+def why_it_does_not_run(error: TorchRuntimeError) -> str:
+    """What the operator said, and the user's line that called it."""
+    root: BaseException = error
+    while (inner := root.__cause__ or root.__context__) is not None:
+        root = inner
+    said, _, _ = str(root).strip().partition("\n")
+    return f"{type(root).__name__}: {said}{innermost_line(error.real_stack)}"
+
+
+@contextmanager
+def quiet_meta_kernels() -> Iterator[None]:
+    """Meanwhile torch does not log, with a traceback, the errors of operators that it also raises.
+
+    The log is that of `FakeTensorMode.dispatch`.
+    """
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("failed while attempting to run meta")
+
+    log = logging.getLogger(FakeTensorMode.__module__)
+    log.addFilter(is_other)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_other)
 
 
 def fake_mode_of(model: nn.Module) -> FakeTensorMode:
@@ -44,6 +78,12 @@ def fake_model(mode: FakeTensorMode, model: nn.Module, device: torch.device | No
 def fake_inputs(mode: FakeTensorMode, inputs: T, device: torch.device | None) -> T:
     """Nested tuples, lists and dicts of inputs, their tensors without data."""
     return _pytree.tree_map_only(Tensor, lambda t: _fake(mode, t, device), inputs)
+
+
+def scalars_in(output: Any) -> list[Tensor]:
+    """The tensors of one element in nested tuples, lists and mappings."""
+    leaves = _pytree.tree_leaves(dict(output) if isinstance(output, Mapping) else output)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.numel() == 1]
 
 
 def _fake(mode: FakeTensorMode, tensor: Tensor, device: torch.device | None) -> Tensor:

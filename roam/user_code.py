@@ -1,0 +1,23 @@
+"""Where in the user's own code something happened, for messages of one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from traceback import FrameSummary
+
+import torch
+
+LIBRARIES = tuple(str(Path(f).parent) for f in (torch.__file__, __file__))  # torch's code and ours
+
+
+def innermost_line(frames: Iterable[FrameSummary]) -> str:
+    """The last line that is neither torch's nor roam's: " (net.py, line 6, in forward: h = f(x))".
+
+    Empty where all of them are. frames: the outermost first.
+    """
+    own = [f for f in frames if not f.filename.startswith((*LIBRARIES, "<"))]
+    if not own:
+        return ""
+    last = own[-1]
+    return f" ({last.filename}, line {last.lineno}, in {last.name}: {last.line})"
