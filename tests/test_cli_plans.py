@@ -12,11 +12,14 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from roam.cli import app
-from roam.core.errors import FigureError, RoamError
+from roam.core.errors import FigureError, RoamError, UnplannedStepError
+from roam.core.plan import Plan
+from roam.core.problem import Problem
 from roam.inspect.breakdown import breakdown
 from roam.inspect.export import FORMATS
 from roam.inspect.report import GraphRecord
 from roam.inspect.step_plan import StepPlan
+from tests.core.test_atomic_write import files_no_longer_than
 from tests.inspect.steps import chain, step
 
 FACTORIES = """
@@ -244,3 +247,130 @@ def test_export_complaints(here: Path) -> None:
     assert "the formats are memory_viz" in run("export", "step.json", "jpeg").stderr
     result = run("export", "two.json", "chrome", "--graph", 3)
     assert "no such graph: there are 1 step, 2 chain" in result.stderr
+
+
+def forged(here: Path, **fields: object) -> None:
+    """Writes forged.json: the step with other figures than its own."""
+    [[problem, plan]] = step().planned
+    wrong = msgspec.structs.replace(plan, **fields)  # type: ignore[arg-type]
+    (here / "forged.json").write_bytes(StepPlan((GraphRecord("step", problem, wrong),)).to_json())
+
+
+def _five_mib(problem: Problem, plan: Plan, seconds: float) -> Plan:
+    return plan.with_proof(5 << 20)
+
+
+def test_a_bound_without_a_proof_is_shown_as_stated(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is proven beyond 5 MiB here: of the file's 6 MiB the rest is its own word."""
+    monkeypatch.setattr("roam.inspect.step_plan.prove", _five_mib)
+    shown = " ".join(run("show", "step.json").stdout.split())
+    assert "stated bound 6.00 MiB, not proven here" in shown
+    assert "at least 5.00 MiB; 6.00 MiB stated, not proven" in shown
+    assert "6.00 MiB stated, not proven" in run("show", "step.json", "--explain").stdout
+    assert f"stated={6 << 20}" in run("show", "step.json", "--text").stdout
+    [graph] = json.loads(run("show", "step.json", "--json").stdout)["graphs"]
+    assert (graph["lower_bound"], graph["stated"]) == (5 << 20, 6 << 20)
+    assert run("show", "step.json", "--html", "p.html", "--picture", "p.svg").exit_code == 0
+    assert "6.00 MiB stated, not proven" in (here / "p.html").read_text()
+    assert "(before and after: stated, not proven)" in run("diff", "step.json", "grown.json").stdout
+
+
+def test_a_golden_proves_nothing(here: Path) -> None:
+    assert "(before: stated, not proven)" in run("diff", "golden.json", "step.json").stdout
+    assert "stated" not in run("diff", "step.json", "grown.json").stdout
+
+
+@pytest.mark.parametrize("bound", [-1, 2**40, step().peak, step().planned[0][1].live_peak])
+def test_a_forged_bound_is_refused_in_one_line(here: Path, bound: int) -> None:
+    forged(here, lower_bound=bound)
+    for command in (("show",), ("diff", "step.json"), ("export",)):
+        more = ("chrome",) if command == ("export",) else ()
+        result = run(*command, "forged.json", *more)
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+        assert f"roam: forged.json: the plan states a lower bound of {bound} bytes" in result.stderr
+
+
+def test_names_are_shown_as_they_are(here: Path) -> None:
+    """Rich would take [/] for markup, and matplotlib dollars for mathematics."""
+    text = (here / "step.json").read_bytes()
+    text = text.replace(b'"mm"', b'"[/]$"').replace(b'"step"', b'"[/]$\\\\f$"')
+    problem = msgspec.json.decode(text)["graphs"][0]["problem"]
+    made = msgspec.convert(problem, Problem)
+    old = step().planned[0][0].fingerprint
+    (here / "odd.json").write_bytes(text.replace(old.encode(), made.fingerprint.encode()))
+    result = run("show", "odd.json", "--picture", "odd.svg", "--html", "odd.html")
+    assert result.exit_code == 0
+    assert "op 1, [/]$ in head" in result.stdout
+
+
+def test_a_guard_refuses_what_nobody_knows(here: Path) -> None:
+    odd = GraphRecord("odd", reason="a size that depends on data")
+    (here / "odd.json").write_bytes(StepPlan((*step().graphs, odd)).to_json())
+    (here / "none.json").write_bytes(StepPlan(()).to_json())
+    for file, reason in (("odd.json", "odd: unplanned, a size"), ("none.json", "no graphs")):
+        for pair in (("step.json", file), (file, "step.json")):
+            result = run("diff", *pair, "--tolerance", "1%")
+            assert result.exit_code == 2
+            assert f"{file}: nobody knows what the step takes" in result.stderr
+            assert reason in result.stderr
+        assert run("diff", "step.json", file).exit_code == 0
+        with pytest.raises(UnplannedStepError, match=reason):
+            StepPlan.from_json((here / file).read_bytes()).fits("1TiB")
+
+
+def test_nothing_is_written_over_the_plan(here: Path) -> None:
+    before = (here / "step.json").read_bytes()
+    (here / "plan.csv").write_bytes(before)
+    (here / "link.svg").symlink_to("step.json")
+    for arguments in (
+        ("export", "step.json", "chrome", "--out", "step.json"),
+        ("export", "step.json", "chrome", "--out", "./../" + here.name + "/step.json"),
+        ("export", "plan.csv", "minimalloc"),
+        ("show", "step.json", "--html", "step.json"),
+        ("show", "step.json", "--picture", "link.svg"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 2
+        assert "is the plan file itself" in result.stderr
+    assert (here / "step.json").read_bytes() == before == (here / "plan.csv").read_bytes()
+
+
+def test_a_full_disk_leaves_the_plan_that_was_there(here: Path) -> None:
+    (here / "out.json").write_text("old")
+    with files_no_longer_than(100):
+        written = (
+            run("export", "step.json", "chrome", "--out", "out.json"),
+            run("show", "step.json", "--html", "out.json"),
+        )
+    for result in written:
+        assert result.exit_code == 2
+        assert "roam: cannot write out.json: File too large" in result.stderr
+    assert (here / "out.json").read_text() == "old"
+    assert not [p.name for p in here.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("command", "no"),
+    [
+        ("plan", "1: it takes more than --fits"),
+        ("show", ""),
+        ("diff", "1: it grew by more than --tolerance"),
+        ("export", ""),
+        ("layout", "1: proven not to fit"),
+        ("demo", "1: a contender failed"),
+    ],
+)
+def test_exit_codes_are_told(command: str, no: str) -> None:
+    shown = " ".join(run(command, "--help").stdout.split())
+    assert "Exit codes. 0: done, or the answer is yes." in shown
+    assert "2: an error (command line, file, model)" in shown
+    assert no in shown
+
+
+def test_an_answer_and_an_error_have_codes_of_their_own(here: Path) -> None:
+    assert run("diff", "step.json", "grown.json", "--tolerance", "1%").exit_code == 1
+    for second in ("nowhere.json", str(here), "golden.json\x00", "factories.py"):
+        assert run("diff", "step.json", second, "--tolerance", "1%").exit_code == 2
+    assert run("diff", "step.json", "grown.json", "--tolerance", "much").exit_code == 2

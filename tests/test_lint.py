@@ -41,6 +41,21 @@ def test_the_core_stands_on_nothing(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_the_optimizers_come_when_asked_for() -> None:
+    """`import roam` alone brings no torch; its names do, `roam.optim` among them."""
+    lines = (
+        "import sys, roam",
+        "assert 'torch' not in sys.modules",
+        "assert 'optim' in roam.__all__",
+        "print(roam.optim.AdamA.__name__)",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "AdamA"
+
+
 def test_no_arrow_runs_back_up() -> None:
     """Nothing in passes/ or solvers/ knows the planner, a lowering or the backend."""
     upper = ("roam.planner", "roam.lowering", "roam.backend", "roam.capture", "roam.cli")

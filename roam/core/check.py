@@ -258,11 +258,11 @@ def _check_figures(problem: Problem, plan: Plan, lives: Lives) -> None:
     ):
         if stated != true:
             raise FigureError(f"the plan states {what} of {stated} bytes, it is {true}")
-    if min(plan.lower_bound, plan.stated) < 0 or plan.claimed_bound > plan.live_peak:
-        raise FigureError(
-            f"the plan states a lower bound of {plan.claimed_bound} bytes, its live peak is "
-            f"{plan.live_peak}"
-        )
+    for bound in (plan.lower_bound, plan.stated):
+        if not 0 <= bound <= plan.live_peak:
+            raise FigureError(
+                f"the plan states a lower bound of {bound} bytes, its live peak is {plan.live_peak}"
+            )
     if not (isfinite(plan.seconds) and plan.seconds >= 0):
         raise FigureError(f"the plan states that it took {plan.seconds} seconds")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ortools.sat.python import cp_model
 
 from roam.core.errors import FileFormatError, OffsetError, OverlapError
-from roam.solvers.fits import Rect
+from roam.solvers.fits import FITS, Rect, place
 from roam.solvers.packing import search
 from roam.solvers.packing.baselines import BASELINES
 from roam.solvers.packing.generate import cut_strip
@@ -23,9 +23,12 @@ from roam.solvers.packing.instance import (
     max_load,
     read_csv,
     to_items,
+    touches,
     write_csv,
 )
+from roam.solvers.packing.lines import area, on_the_lowest_line
 from roam.solvers.packing.pack import Answer, Packing, pack
+from roam.solvers.packing.sweep import holes, sweep
 
 MINIMALLOC = Path(__file__).parents[1] / "instances" / "minimalloc"
 CAPACITY = 2**20
@@ -398,3 +401,41 @@ def test_a_csv_of_what_cannot_be_packed(row: str) -> None:
     )
     with pytest.raises(FileFormatError, match=r"2\^62|offset >= 0"):
         read_csv(f"{columns}\n{row}\n")
+
+
+def test_only_the_first_fit_goes_beyond_the_deadline() -> None:
+    """Also where the clock strikes in the middle of a fit, a line or the search for holes."""
+    rects = crowd(3)
+    room = max_load(rects)
+    past = time.monotonic() - 1
+    for late in (
+        lambda: place(rects, FITS[0], deadline=past),
+        lambda: on_the_lowest_line(rects, area, past),
+        lambda: holes(rects, room, past),
+    ):
+        with pytest.raises(TimeoutError):
+            late()
+    assert sweep(rects, room, 4, deadline=past) == (None, 0)
+    found = pack(rects, deadline=past)
+    assert (found.method, found.nodes) == (FITS[0].name, 0)
+    assert list(found.offsets) == place(rects, FITS[0])
+
+
+def test_no_search_begins_whose_tables_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    rects = next(r for r in map(crowd, range(100)) if pack(r, node_limit=10).nodes)
+    assert touches(rects) == len(to_items(rects)[0].cover)
+
+    def begun(rects: Sequence[Rect]) -> None:
+        raise AssertionError("a search began")
+
+    monkeypatch.setattr("roam.solvers.packing.pack._Searcher", begun)
+    with pytest.raises(AssertionError, match="began"):
+        pack(rects)
+    monkeypatch.setattr("roam.solvers.packing.pack.A_TOUCH", 1e6)
+    assert pack(rects, deadline=time.monotonic() + 100).status is Answer.FEASIBLE
+
+
+def test_a_clash_of_fixed_offsets_is_named() -> None:
+    rects = [Rect(0, 2, 6, fixed=0), Rect(0, 9, 1), Rect(1, 3, 5, fixed=4)]
+    with pytest.raises(OverlapError, match="'low' and 'high' overlap at time 1"):
+        pack(rects, names=["low", "free", "high"])
