@@ -27,6 +27,7 @@ from roam.core.errors import OfflineError, UnplannableError
 from roam.core.problem import Problem
 from roam.inspect.report import GraphRecord
 from roam.inspect.step_plan import StepPlan
+from roam.loss_check import check_loss
 from roam.lowering.fake import (
     DOES_NOT_RUN,
     NEEDS_DATA,
@@ -34,7 +35,6 @@ from roam.lowering.fake import (
     fake_mode_of,
     fake_model,
     quiet_meta_kernels,
-    scalars_in,
     why_it_does_not_run,
     without_fakes,
 )
@@ -168,32 +168,8 @@ def _trace(
         raise OfflineError(str(error)) from error
     finally:
         torch.compiler.reset()
-    _check_loss(output, "the output of the model" if loss is None else "the loss")
+    check_loss(output, "the output of the model" if loss is None else "the loss")
     return steps
-
-
-def _check_loss(output: Any, what: str) -> None:
-    """Raises OfflineError where `backward()` would raise: no loss, no scalar, or nothing to train.
-
-    A model may return its loss beside other things, in a tuple or a mapping.
-    """
-    found = [output] if isinstance(output, Tensor) else scalars_in(output)
-    if not found:
-        raise OfflineError(
-            f"{what} holds no scalar tensor to call backward() on, it is a "
-            f"{type(output).__name__}: give a loss=, a function of the output that returns a scalar"
-        )
-    if not any(t.requires_grad for t in found):
-        raise OfflineError(
-            f"{what} trains nothing, no parameter's gradient can come from it: it is detached, "
-            "made under no_grad, or made of frozen parameters only"
-        )
-    if not any(t.requires_grad and t.numel() == 1 and not t.is_complex() for t in found):
-        shape = f"{found[0].dtype} {list(found[0].shape)}"
-        raise OfflineError(
-            f"{what} is no scalar but {shape}, on which backward() would raise: reduce it, as in "
-            "loss=lambda y: y.mean()"
-        )
 
 
 def _check(optimizer: FoldingOptimizer | None, model: nn.Module) -> None:

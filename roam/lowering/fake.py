@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -78,12 +78,6 @@ def fake_model(mode: FakeTensorMode, model: nn.Module, device: torch.device | No
 def fake_inputs(mode: FakeTensorMode, inputs: T, device: torch.device | None) -> T:
     """Nested tuples, lists and dicts of inputs, their tensors without data."""
     return _pytree.tree_map_only(Tensor, lambda t: _fake(mode, t, device), inputs)
-
-
-def scalars_in(output: Any) -> list[Tensor]:
-    """The tensors of one element in nested tuples, lists and mappings."""
-    leaves = _pytree.tree_leaves(dict(output) if isinstance(output, Mapping) else output)
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.numel() == 1]
 
 
 def _fake(mode: FakeTensorMode, tensor: Tensor, device: torch.device | None) -> Tensor:

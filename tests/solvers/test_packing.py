@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from roam.solvers.packing.instance import (
     write_csv,
 )
 from roam.solvers.packing.lines import area, on_the_lowest_line
-from roam.solvers.packing.pack import Answer, Packing, pack
+from roam.solvers.packing.pack import Answer, Packing, _Packer, _Searcher, pack
 from roam.solvers.packing.sweep import holes, sweep
 
 MINIMALLOC = Path(__file__).parents[1] / "instances" / "minimalloc"
@@ -422,17 +423,21 @@ def test_only_the_first_fit_goes_beyond_the_deadline() -> None:
 
 
 def test_no_search_begins_whose_tables_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    rects = next(r for r in map(crowd, range(100)) if pack(r, node_limit=10).nodes)
-    assert touches(rects) == len(to_items(rects)[0].cover)
+    begun: list[Sequence[Rect]] = []
 
-    def begun(rects: Sequence[Rect]) -> None:
-        raise AssertionError("a search began")
+    class Noted(_Searcher):
+        def __init__(self, rects: Sequence[Rect]) -> None:
+            begun.append(rects)
+            super().__init__(rects)
 
-    monkeypatch.setattr("roam.solvers.packing.pack._Searcher", begun)
-    with pytest.raises(AssertionError, match="began"):
-        pack(rects)
+    monkeypatch.setattr("roam.solvers.packing.pack._Searcher", Noted)
+    rects = read_csv((MINIMALLOC / "A.1048576.csv").read_text()).rects
+    _Packer(rects, CAPACITY, 0, inf, 1).search()
+    assert touches(begun[0]) == len(to_items(begun[0])[0].cover)
+    begun.clear()
     monkeypatch.setattr("roam.solvers.packing.pack.A_TOUCH", 1e6)
-    assert pack(rects, deadline=time.monotonic() + 100).status is Answer.FEASIBLE
+    _Packer(rects, CAPACITY, 0, time.monotonic() + 100, 1).search()
+    assert not begun
 
 
 def test_a_clash_of_fixed_offsets_is_named() -> None:
