@@ -1,0 +1,127 @@
+"""Classes of transformers that eager trains at the tiny configs that are made here."""
+
+NAMES = tuple(
+    """
+    ASTForAudioClassification AXK1ForCausalLM AfmoeForCausalLM Aimv2Model Aimv2VisionModel
+    AlbertForMaskedLM AltCLIPModel Apertus1p5TextForCausalLM ApertusForCausalLM ArceeForCausalLM
+    AriaForConditionalGeneration AriaTextForCausalLM AudioFlamingo3ForConditionalGeneration
+    AyaVisionForConditionalGeneration BailingHybridForCausalLM BambaForCausalLM
+    BartForConditionalGeneration BeamForCausalLM BeitForImageClassification BertForMaskedLM
+    BertGenerationDecoder BigBirdForMaskedLM BigBirdPegasusForConditionalGeneration
+    BioGptForCausalLM BitNetForCausalLM BlenderbotForConditionalGeneration
+    BlenderbotSmallForConditionalGeneration BlipModel BloomForCausalLM BridgeTowerModel
+    BrosModel CLIPForImageClassification CLIPSegModel CLIPTextModel CLIPVisionModel
+    CTRLLMHeadModel CamembertForMaskedLM CanaryForConditionalGeneration
+    CanineForSequenceClassification ChineseCLIPModel ChineseCLIPVisionModel CodeGenForCausalLM
+    Cohere2ForCausalLM Cohere2MoeForCausalLM Cohere2VisionForConditionalGeneration
+    CohereAsrForConditionalGeneration CohereForCausalLM ColModernVBertForRetrieval
+    ColPaliForRetrieval ConditionalDetrForObjectDetection ConvBertForMaskedLM
+    ConvNextForImageClassification ConvNextV2ForImageClassification
+    Cosmos3OmniForConditionalGeneration CpmAntForCausalLM CwmForCausalLM DINOv3ViTModel
+    DPRQuestionEncoder DPTModel DabDetrForObjectDetection Data2VecAudioForCTC
+    Data2VecTextForMaskedLM Data2VecVisionForImageClassification DebertaForMaskedLM
+    DebertaV2ForMaskedLM DeepseekV3ForCausalLM DeepseekV4ForCausalLM
+    DeepseekVLForConditionalGeneration DeepseekVLHybridForConditionalGeneration
+    DeformableDetrForObjectDetection DeiTForImageClassification DetrForObjectDetection
+    DiffLlamaForCausalLM Dinov2ForImageClassification Dinov2WithRegistersForImageClassification
+    DistilBertForMaskedLM DogeForCausalLM DonutSwinForImageClassification DoryForCausalLM
+    ElectraForMaskedLM EmbeddingGemma2TextModel Emu3ForCausalLM EncoderDecoderModel
+    Ernie4_5ForCausalLM Ernie4_5_MoeForCausalLM ErnieForMaskedLM EsmcForMaskedLM
+    EuroBertForMaskedLM Exaone4ForCausalLM Exaone4_5_ForConditionalGeneration
+    ExaoneMoeForCausalLM FNetForMaskedLM FSMTForConditionalGeneration FalconForCausalLM
+    FalconH1ForCausalLM FalconMambaForCausalLM FlaubertWithLMHeadModel FlavaForPreTraining
+    FlexOlmoForCausalLM FlintForCausalLM Florence2ForConditionalGeneration
+    FocalNetForImageClassification FunnelForMaskedLM FuyuForCausalLM GLPNForDepthEstimation
+    GPT2LMHeadModel GPTBigCodeForCausalLM GPTJForCausalLM GPTNeoXForCausalLM
+    GPTNeoXJapaneseForCausalLM Gemma2ForCausalLM Gemma3ForCausalLM
+    Gemma3ForConditionalGeneration Gemma3nForCausalLM Gemma4AudioModel Gemma4ForCausalLM
+    Gemma4ForConditionalGeneration Gemma4UnifiedForCausalLM
+    Gemma4UnifiedForConditionalGeneration GemmaForCausalLM GitForCausalLM Glm4ForCausalLM
+    Glm4MoeForCausalLM Glm4MoeLiteForCausalLM GlmAsrEncoder GlmAsrForConditionalGeneration
+    GlmForCausalLM GotOcr2ForConditionalGeneration GptOssForCausalLM
+    GraniteDoclingForConditionalGeneration GraniteDoclingTextModel GraniteDoclingVisionModel
+    GraniteForCausalLM GraniteMoeForCausalLM GraniteMoeHybridForCausalLM
+    GraniteMoeSWAForCausalLM GraniteMoeSharedForCausalLM GraniteSWAForCausalLM
+    GraniteSpeechForConditionalGeneration GraniteSpeechPlusForConditionalGeneration
+    GroupViTModel GteForMaskedLM HYV3ForCausalLM HYV4ForCausalLM HeliumForCausalLM
+    HieraForImageClassification HiggsAudioV2ForConditionalGeneration HrmTextForCausalLM
+    HubertForCTC HyperCLOVAXForCausalLM HyperCLOVAXVisionV2ForConditionalGeneration
+    IBertForMaskedLM IJepaForImageClassification Idefics2ForConditionalGeneration
+    Idefics3ForConditionalGeneration Idefics3VisionTransformer ImageGPTForImageClassification
+    Inkling2ForCausalLM Inkling2ForConditionalGeneration Inkling2LoopForCausalLM
+    Inkling2LoopForConditionalGeneration InklingForCausalLM InklingForConditionalGeneration
+    InternVLForConditionalGeneration InternVLVisionModel Jais2ForCausalLM JambaForCausalLM
+    JetMoeForCausalLM JinaEmbeddingsV3ForMaskedLM KimiLinearForCausalLM
+    Kimi_K25ForConditionalGeneration Kolibri1ForCausalLM Kosmos2_5ForConditionalGeneration
+    LEDForConditionalGeneration LagunaForCausalLM LaraMiniForCausalLM LasrEncoder LasrForCTC
+    LayoutLMForMaskedLM LevitForImageClassification Lfm2ForCausalLM
+    Lfm2VlForConditionalGeneration Lfm3ForCausalLM Lfm3VlForConditionalGeneration
+    LightGlueForKeypointMatching LightOnOcrForConditionalGeneration Llama4ForCausalLM
+    LlamaForCausalLM LlavaForConditionalGeneration LlavaNextForConditionalGeneration
+    LlavaNextVideoForConditionalGeneration LlavaOnevisionForConditionalGeneration
+    LongT5ForConditionalGeneration LongformerForMaskedLM LukeForMaskedLM
+    M2M100ForConditionalGeneration MBartForConditionalGeneration MLCDVisionModel
+    MPNetForMaskedLM MT5ForConditionalGeneration Mamba2ForCausalLM MambaForCausalLM
+    MarianMTModel MarkupLMForSequenceClassification MaskFormerModel MaskFormerSwinModel
+    MegatronBertForMaskedLM MellumForCausalLM MetaClip2ForImageClassification
+    MgpstrForSceneTextRecognition MiMoV2FlashForCausalLM MiniCPM3ForCausalLM
+    MiniCPMOcrForConditionalGeneration MiniCPMV4_6ForConditionalGeneration
+    MiniCPMV4_7ForConditionalGeneration MiniMaxForCausalLM MiniMaxM2ForCausalLM
+    MiniMaxM3SparseForConditionalGeneration MiniMaxM3VLForCausalLM Ministral3ForCausalLM
+    Mistral3ForConditionalGeneration Mistral4ForSequenceClassification MistralForCausalLM
+    MixtralForCausalLM MllamaForCausalLM MobileBertForMaskedLM MobileNetV1ForImageClassification
+    MobileNetV2ForImageClassification MobileViTForImageClassification
+    MobileViTV2ForImageClassification ModernBertDecoderForCausalLM ModernBertForMaskedLM
+    ModernVBertForMaskedLM Molmo2TextModel MoonshineForConditionalGeneration MoshiForCausalLM
+    MossTranscribeDiarizeAudioModel MossTranscribeDiarizeForConditionalGeneration MptForCausalLM
+    MraForMaskedLM MuseGlimmerForConditionalGeneration MuseGlimmerTextModel
+    MuseSparkForConditionalGeneration MuseSparkTextModel MusicFlamingoForConditionalGeneration
+    MvpForConditionalGeneration NanoChatForCausalLM Nemotron3DiarizationAudioModel
+    Nemotron3_5AsrForRNNT Nemotron3_5TranscribeAsrAudioModel
+    Nemotron3_5TranscribeWordTimestampModel NemotronAsrStreamingEncoder
+    NemotronAsrStreamingForRNNT NemotronHForCausalLM NemotronH_Omni_Reasoning_V3
+    NeoMMEForMaskedLM NllbMoeForConditionalGeneration NomicBertForMaskedLM
+    NystromformerForMaskedLM OPTForCausalLM Olmo2ForCausalLM Olmo3ForCausalLM OlmoForCausalLM
+    OlmoHybridForCausalLM OlmoeForCausalLM OmniASRForConditionalGeneration OpenAIGPTLMHeadModel
+    OpenAIPrivacyFilterModel Ovis2ForConditionalGeneration OwlViTModel Owlv2Model
+    PLBartForConditionalGeneration PPFormulaNetForConditionalGeneration
+    PPLCNetForImageClassification PaliGemmaForConditionalGeneration ParakeetEncoder
+    ParakeetForCTC ParakeetForRNNT ParakeetForTDT PegasusForConditionalGeneration
+    PegasusXForConditionalGeneration PersimmonForCausalLM Phi3ForCausalLM
+    Phi4MultimodalForCausalLM PhiForCausalLM PhimoeForCausalLM PixioModel PixtralVisionModel
+    PoolFormerForImageClassification Pop2PianoForConditionalGeneration
+    ProphetNetForConditionalGeneration PvtForImageClassification PvtV2ForImageClassification
+    QianfanOCRForConditionalGeneration QianfanOCRVisionModel Qwen2AudioEncoder
+    Qwen2AudioForConditionalGeneration Qwen2ForCausalLM Qwen2MoeForCausalLM
+    Qwen3ASRForConditionalGeneration Qwen3ForCausalLM Qwen3MoeForCausalLM Qwen3NextForCausalLM
+    Qwen3OmniMoeThinkerForConditionalGeneration Qwen3VLForConditionalGeneration
+    Qwen3VLMoeForConditionalGeneration Qwen3VLMoeTextModel Qwen3VLTextModel Qwen3_5ForCausalLM
+    Qwen3_5MoeForCausalLM Qwen4ExpForCausalLM RadioModel RecurrentGemmaForCausalLM
+    RegNetForImageClassification RemBertForMaskedLM ResNetForImageClassification
+    RoCBertForMaskedLM RoFormerForMaskedLM RobertaForMaskedLM RobertaPreLayerNormForMaskedLM
+    RwkvForCausalLM SEWDForCTC SEWForCTC Sam3ViTModel Sam3VisionModel SamHQVisionModel
+    SamVisionModel Sapiens2Model SeamlessM4TForTextToText SeamlessM4Tv2ForTextToText
+    SeedOssForCausalLM SegformerForImageClassification SiglipForImageClassification
+    SiglipVisionModel SmolLM3ForCausalLM SmolVLMForConditionalGeneration
+    SmolVLMVisionTransformer SolarOpenForCausalLM Speech2TextForConditionalGeneration
+    SpeechT5ForSpeechToText SplinterModel SqueezeBertForMaskedLM StableLmForCausalLM
+    Starcoder2ForCausalLM SwiftFormerForImageClassification Swin2SRModel
+    SwinForImageClassification Swinv2ForImageClassification
+    SwitchTransformersForConditionalGeneration T5ForConditionalGeneration
+    T5Gemma2ForConditionalGeneration T5GemmaForConditionalGeneration
+    TableTransformerForObjectDetection TapasForMaskedLM TimesformerModel Tipsv2Model
+    Tipsv2TextModel Tipsv2VisionModel TrOCRForCausalLM UMT5ForConditionalGeneration UdopModel
+    UltraVBertForMaskedLM UltrabertForMaskedLM UniSpeechForCTC UniSpeechSatForCTC
+    UnlimitedOcrForConditionalGeneration VaultGemmaForCausalLM ViTForImageClassification
+    ViTMAEForPreTraining ViTMSNForImageClassification VideoLlama3ForConditionalGeneration
+    VideoLlavaForConditionalGeneration VideoMAEModel VideoPrismVisionModel ViltModel
+    VipLlavaForConditionalGeneration VisionEncoderDecoderModel VisionTextDualEncoderModel
+    VisualBertForPreTraining VitDetModel VivitModel VoxtralEncoder
+    VoxtralForConditionalGeneration VoxtralRealtimeEncoder Wav2Vec2BertForSequenceClassification
+    Wav2Vec2ConformerForSequenceClassification Wav2Vec2ForCTC WavLMForCTC
+    WhisperForConditionalGeneration XGLMForCausalLM XLMRobertaForMaskedLM
+    XLMRobertaXLForMaskedLM XLMWithLMHeadModel XLNetLMHeadModel YolosForObjectDetection
+    YosoForMaskedLM YoutuForCausalLM Zamba2ForCausalLM ZambaForCausalLM ZayaForCausalLM
+    xLSTMForCausalLM
+    """.split()
+)
