@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import distributed, multiprocessing, nn
+from torch import Tensor, distributed, multiprocessing, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -20,6 +20,31 @@ RANKS = 2
 Wrap = Callable[[nn.Module, Callable[[Any], Any]], Any]
 
 
+class Block(nn.Module):
+    """A class of its own: dynamo compiles no frame of torch.nn, as which DDP and FSDP call it."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x).relu().square()  # type: ignore[no-any-return]
+
+
+class Net(nn.Module):
+    """Two of the weights are larger than a bucket of DDP's, 1 MiB."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = [(8, 520), (520, 520), (520, 520), (520, 4)]
+        self.blocks = nn.ModuleList(Block(*size) for size in sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
 def compiled_inside(model: nn.Module, compile_: Callable[[Any], Any]) -> Any:
     return DistributedDataParallel(compile_(model))
 
@@ -29,11 +54,10 @@ def compiled_outside(model: nn.Module, compile_: Callable[[Any], Any]) -> Any:
     return compile_(DistributedDataParallel(model, bucket_cap_mb=1))
 
 
-def sharded(model: nn.Module, compile_: Callable[[Any], Any]) -> Any:
+def sharded(model: Any, compile_: Callable[[Any], Any]) -> Any:
     mesh = init_device_mesh("cpu", (RANKS,))
-    for layer in model:
-        if isinstance(layer, nn.Linear):
-            fully_shard(layer, mesh=mesh)
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     return compile_(model)
 
@@ -49,10 +73,7 @@ def train(rank: int, wrap: Wrap, backend: str) -> list[Any]:
     """The losses and the weights of a few steps, each rank with batches of its own."""
     torch._dynamo.reset()
     torch.manual_seed(0)
-    # two of the weights are larger than DDP's buckets, 1 MiB
-    model = nn.Sequential(
-        nn.Linear(8, 520), nn.GELU(), nn.Linear(520, 520), nn.Linear(520, 520), nn.Linear(520, 4)
-    )
+    model = Net()
     run = wrap(model, compiler(backend))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     found: list[Any] = []

@@ -165,7 +165,7 @@ def closure_loop(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
             loss.backward()
             return loss
 
-        value = optimizer.step(closure)
+        value: Any = optimizer.step(closure)
         assert isinstance(value, Tensor)
 
 

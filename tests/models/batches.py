@@ -96,7 +96,9 @@ class _Maker:
         shape = (channels if isinstance(channels, int) else 3, *sides)
         if "KeypointMatching" in self.model:
             return (BATCH, 2, *shape)
-        return (BATCH, self.config.num_frames, *shape) if self.has("num_frames") else (BATCH, *shape)
+        return (
+            (BATCH, self.config.num_frames, *shape) if self.has("num_frames") else (BATCH, *shape)
+        )
 
     def sound(self, name: str, kind: str) -> tuple[int, ...]:
         if kind == "wave":

@@ -26,7 +26,7 @@ import torch
 import roam
 from tests.helpers import compiler, fused, unfused
 from tests.models.architectures import NAMES
-from tests.models.training import EagerFails, Example, Trace, different
+from tests.models.training import EagerError, Example, Trace, different
 
 BATCH = 40  # models a process
 LIMIT = 400  # seconds a model
@@ -42,7 +42,7 @@ def compare(name: str, lowering: str, layers: int) -> Row:
     """
     try:
         example = Example.of(name, layers)
-    except EagerFails as e:
+    except EagerError as e:
         return {"result": "eager does not train", "detail": str(e)[:300]}
     roam.reset_report()
     start = time.perf_counter()

@@ -1,9 +1,9 @@
-"""Two steps of SGD of one of transformers' models, as a trace of everything that can be compared."""
+"""Trains a model of transformers for two steps of SGD and returns all that can be compared."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ Compile = Callable[[nn.Module], Any]
 Trace = dict[str, Tensor]
 
 
-class EagerFails(Exception):
+class EagerError(Exception):
     """Eager does not train the model at the config and the batches that are made here."""
 
 
@@ -33,12 +33,12 @@ class Example:
 
     @staticmethod
     def of(name: str, layers: int = 2) -> Example:
-        """The first config and batch that eager trains on. Raises EagerFails."""
+        """The first config and batch that eager trains on. Raises EagerError."""
         import transformers
 
         cls = getattr(transformers, name, None)
         if cls is None:
-            raise EagerFails(f"this transformers has no {name}")
+            raise EagerError(f"this transformers has no {name}")
         error: Exception | None = None
         for config in _configs(cls, layers):
             try:
@@ -56,7 +56,7 @@ class Example:
                 if steps["0 loss"].isfinite() and any(key.endswith(".grad") for key in steps):
                     return example
             break
-        raise EagerFails(f"{name}: {error!r}") from error
+        raise EagerError(f"{name}: {error!r}") from error
 
     def train(
         self,
@@ -162,5 +162,4 @@ def _seed(seed: int) -> None:
     """Models draw from torch, and masks and dropped layers from Python and numpy."""
     torch.manual_seed(seed)
     random.seed(seed)
-    numpy.random.seed(seed)  # noqa: NPY002
-
+    numpy.random.seed(seed)
