@@ -11,6 +11,14 @@ graph.
                                                the parameter: after its last reader
 
 A fold is an ordinary op from then on: the planner decides when it runs.
+
+In a step that is captured whole, the parameter may be read after its update too. There the update
+stands in the program, as a function (UPDATED), so that rewrites tell the old values from the new.
+Here it becomes the fold, and who reads its result reads the parameter:
+
+    W ── t ── mm ── ...             W ── t ── mm ── ...
+    updated(W, gradient) ── norm    fold(gradient)        changes W
+    copy_(W, updated)               W ── norm             after the fold
 """
 
 from __future__ import annotations
@@ -25,6 +33,14 @@ from torch import fx
 from roam.passes.geometry import same_shape, storage_key, tensor_inputs, tensors, value
 
 META = "roam_release"  # on a fold's node: the Release it carries out
+aten = torch.ops.aten
+
+# The parameter after its update. index: which of the graph's inputs the parameter is. It has no
+# kernel: only a fold updates a parameter.
+_library = torch.library.Library("roam", "FRAGMENT")
+_library.define("updated(Tensor parameter, Tensor gradient, int index) -> Tensor")
+torch.library.register_fake("roam::updated", lambda parameter, gradient, index: parameter.clone())
+UPDATED = torch.ops.roam.updated.default
 
 
 @dataclass(frozen=True)
@@ -61,15 +77,20 @@ class GradientRelease:
         graph = module.graph
         output = graph.output_node()
         returned: list[Any] = list(output.args[0])  # type: ignore[arg-type]
+        updates = _updates(graph)
         place = {node: i for i, node in enumerate(graph.nodes)}
         last_reader = _last_readers(graph)
         changed = 0
         for release in self.releases:
-            gradient = returned[release.output]
+            gradient, update = returned[release.output], updates.get(release.index)
             if not _can_fold(gradient, release):
                 continue
             reader = last_reader.get(storage_key(release.parameter), gradient)
             last = max(gradient, reader, key=place.__getitem__)
+            if update is not None:
+                if place[last] > place[update]:
+                    continue  # it wants the old values when the new ones are there
+                last = _put_in_place(graph, update)
             with graph.inserting_after(last if release.writes_parameter else gradient):
                 node = graph.call_function(fold, (None, release.index, gradient))
             node.meta[META] = release
@@ -78,6 +99,41 @@ class GradientRelease:
             changed += 1
         output.args = (tuple(returned),)
         return changed
+
+
+def _updates(graph: fx.Graph) -> dict[Any, fx.Node]:
+    """The update of each parameter that the graph updates, by the parameter's input.
+
+    Takes away what AOTAutograd makes of the write to the parameter: a copy of the same values.
+    """
+    updates = {n.args[2]: n for n in graph.find_nodes(op="call_function", target=UPDATED)}
+    for copy in graph.find_nodes(op="call_function", target=aten.copy.default):
+        if copy.args[1] in updates.values():
+            copy.replace_all_uses_with(copy.args[1])
+            graph.erase_node(copy)
+    return updates
+
+
+def _put_in_place(graph: fx.Graph, update: fx.Node) -> fx.Node:
+    """Lets those who read the updated parameter read the parameter.
+
+    Where the program had changed it before, what it had become is written to it. Returns the
+    node that the fold has to follow.
+    """
+    before, index = update.args[0], update.args[2]
+    parameter = list(graph.find_nodes(op="placeholder"))[index]  # type: ignore[call-overload]
+    last = update.prev
+    assert isinstance(before, fx.Node)
+    if storage_key(value(before)) != storage_key(value(parameter)):
+        with graph.inserting_before(update):
+            last = graph.call_function(aten.copy_.default, (parameter, before))
+        last.meta["val"] = value(parameter)
+    update.replace_all_uses_with(parameter)
+    graph.erase_node(update)
+    for write in graph.find_nodes(op="call_function", target=aten.copy_.default):
+        if write.args[0] is parameter is write.args[1]:
+            graph.erase_node(write)
+    return last
 
 
 def _can_fold(gradient: Any, release: Release) -> bool:

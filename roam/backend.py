@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch._dynamo.exc import FailOnRecompileLimitHit, ShortenTraceback, TorchDynamoException
+from torch._dynamo.symbolic_convert import InstructionTranslator
 
 from roam.core.errors import OptionError
 from roam.lowering.step import Step, compile_graph
@@ -66,6 +67,20 @@ TRACING_ERRORS = (TorchDynamoException, FailOnRecompileLimitHit)
 
 def can_trace_backward() -> bool:
     return hasattr(torch._dynamo.config, "trace_autograd_ops")
+
+
+def is_read(thing: object) -> bool:
+    """Whether the program that dynamo is capturing has looked at a list, dict or object."""
+    return thing in InstructionTranslator.current_tx().output.side_effects
+
+
+def is_changed(thing: object) -> bool:
+    """Whether the program that dynamo is capturing changes a list, dict or object.
+
+    That happens after the graph has run, wherever in the program it stands.
+    """
+    effects = InstructionTranslator.current_tx().output.side_effects
+    return thing in effects and effects.is_modified(effects[thing])
 
 
 def one_graph() -> AbstractContextManager[None]:

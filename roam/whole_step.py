@@ -12,7 +12,6 @@ later: the whole step is one phase of the plan.
 
 from __future__ import annotations
 
-import operator
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,15 +24,16 @@ from torch import Tensor, fx
 from torch.nn import Parameter
 
 from roam.backend import TRACING_ERRORS, can_trace_backward, one_graph
-from roam.core.errors import OptionError, UnplannedWarning
+from roam.captured_step import place_updates
+from roam.core.errors import OptionError, UnplannableError, UnplannedWarning, WholeStepError
 from roam.lowering.aten import Boxed
 from roam.lowering.pending_forwards import Claims
 from roam.lowering.releases import gradient_values
 from roam.lowering.step import REWRITES, Step, compile_graph
 from roam.lowering.used import Folds, Used
 from roam.optim.folding import FoldingOptimizer
-from roam.optim.hooks import owner_of
 from roam.options import Options
+from roam.passes.gradient_release import UPDATED
 
 
 def compile_step(
@@ -89,7 +89,11 @@ class _Backend:
 
     def __call__(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         step = _WholeStep.of(gm, self.options, example_inputs)
-        step.gradients = return_as_they_are(gm)
+        optimizer = None if self.options.optimizer is None else self.options.optimizer()
+        if optimizer is None:
+            raise WholeStepError("its optimizer is gone")
+        step.gradients = place_updates(gm, optimizer)
+        step.updates = optimizer.writes_parameters
         return compile_graph(step, gm, example_inputs)
 
 
@@ -106,16 +110,24 @@ class _CompiledStep:
         self.traceable = can_trace_backward()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        claims = Claims.of(self.optimizer)
-        if self.traceable and any(claims.hooked(p) for _, p in self.optimizer.named()):
-            self.give_up("dynamo leaves out a hook on a parameter's gradient")
+        if self.traceable:
+            self.look_at_parameters()
         if self.traceable:
             try:
                 with one_graph(), self.optimizer.deferred():
                     return self.whole(*args, **kwargs)
-            except TRACING_ERRORS as error:
-                self.give_up(error)
+            except (*TRACING_ERRORS, WholeStepError) as error:
+                self.give_up(getattr(error, "inner_exception", error))
         return self.parts(*args, **kwargs)
+
+    def look_at_parameters(self) -> None:
+        claims = Claims.of(self.optimizer)
+        for name, p in self.optimizer.named():
+            if claims.hooked(p):
+                return self.give_up("dynamo leaves out a hook on a parameter's gradient")
+            if p.grad is not None:
+                return self.give_up(f"{name} has a gradient from before the step")
+        return None
 
     def give_up(self, reason: object) -> None:
         self.traceable = False
@@ -125,15 +137,28 @@ class _CompiledStep:
 
 @dataclass
 class _WholeStep(Step):
-    """A step whose only graph computes gradients, and folds them."""
+    """A step whose only graph computes gradients, and folds them.
+
+    updates: whether the graph itself updates the parameters whose gradients it folds.
+    """
 
     inference_rewrites = REWRITES
+    updates: bool = False
 
     def compile_inference(self, gm: fx.GraphModule, inputs: Sequence[Any]) -> Boxed:
         for node in gm.graph.nodes:  # as the joint graph of a model says it
             late = node.meta.get("autograd_backward", False)
             node.meta["partitioner_tag"] = "is_backward" if late else "is_forward"
         return super().compile_inference(gm, inputs)
+
+    def partition(self, *_: Any, **__: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
+        raise WholeStepError("the step changes or returns something that needs a gradient")
+
+    def graphs(self, folds: Folds) -> list[fx.GraphModule]:
+        found = super().graphs(folds)
+        if found[0].graph.find_nodes(op="call_function", target=UPDATED):
+            raise UnplannableError("a parameter is needed as it was before its update and after it")
+        return found
 
     def run_forward(self, args: list[Any]) -> Sequence[Any]:
         assert self.plain_forward is not None
@@ -147,6 +172,8 @@ class _WholeStep(Step):
                 owners |= {i: (optimizer, args[i]) for i in used.ids}
                 folds += used.folds
         lowered = self.lowered_for(args, tuple(sorted(folds)))
+        if self.updates and (lowered is None or owners.keys() != self.gradients.keys()):
+            raise WholeStepError("its updates cannot be made in its graph")
         if lowered is None:
             return self.plain_forward(args)
         if lowered.folds:
@@ -159,50 +186,3 @@ class _WholeStep(Step):
 
             args.append(absorb)
         return lowered.forward(args)
-
-
-def return_as_they_are(gm: fx.GraphModule) -> dict[int, int]:
-    """Returns optimizers' gradients themselves, where dynamo would return copies of them.
-
-    The copies are what it puts into `.grad`. Returns input -> output, for every such gradient.
-    """
-    inputs = {n: i for i, n in enumerate(gm.graph.find_nodes(op="placeholder"))}
-    output = gm.graph.output_node()
-    returned: list[Any] = list(output.args[0])  # type: ignore[arg-type]
-    found: dict[int, int] = {}
-    for k, copy in enumerate(returned):
-        write = _only_write(copy)
-        parameter = None if write is None else _parameter_of(write.args[1])
-        if write is None or parameter is None or not _is_owned(parameter):
-            continue
-        found[inputs[parameter]] = k
-        returned[k] = write.args[1]
-        output.args = (tuple(returned),)
-        gm.graph.erase_node(write)
-        gm.graph.erase_node(copy)
-    gm.recompile()
-    return found
-
-
-def _only_write(copy: Any) -> fx.Node | None:
-    """The copy_ that fills an empty tensor, which is then returned and nothing else."""
-    if not isinstance(copy, fx.Node) or copy.target is not torch.empty_like:
-        return None
-    writes = [u for u in copy.users if u.op == "call_method" and u.target == "copy_"]
-    return writes[0] if len(writes) == 1 and len(copy.users) == 2 else None
-
-
-def _parameter_of(gradient: Any) -> fx.Node | None:
-    """The input that a result of torch.autograd.grad is the gradient of."""
-    if not isinstance(gradient, fx.Node) or gradient.target is not operator.getitem:
-        return None
-    whole, i = gradient.args
-    if not isinstance(whole, fx.Node) or whole.target is not torch.autograd.grad:
-        return None
-    parameter = whole.args[1][i]  # type: ignore[index]
-    return parameter if isinstance(parameter, fx.Node) else None
-
-
-def _is_owned(placeholder: fx.Node) -> bool:
-    example = getattr(placeholder.meta.get("grapharg"), "example", None)
-    return isinstance(example, Parameter) and owner_of(example) is not None

@@ -77,6 +77,11 @@ class UnplannableError(RoamError):
     """A graph that cannot be planned. The backend catches it, says so once, and runs unplanned."""
 
 
+class WholeStepError(RoamError):
+    """A step that, run as one graph, would train something else. compile_step catches it, says so
+    once, and compiles the model alone."""
+
+
 class SizeTextError(RoamError, ValueError):
     """A size in bytes that cannot be read, such as `24 GiBs`."""
 

@@ -198,6 +198,7 @@ class FoldingOptimizer(OwningOptimizer):
                 result = closure()
         if self._deferred:
             self._due.append(True)
+            mark_step()
         else:
             self._finish()
         return result
@@ -312,6 +313,11 @@ class FoldingOptimizer(OwningOptimizer):
     def _between_batches(self, what: str) -> None:
         if self._folded:
             raise refusals.mid_batch(what)
+
+
+@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
+def mark_step() -> None:
+    """Leaves a node where `step()` was called in a graph that it is captured in."""
 
 
 def _real(state: dict[str, Tensor]) -> dict[str, Tensor]:
