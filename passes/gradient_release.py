@@ -89,7 +89,7 @@ class GradientRelease:
             last = max(gradient, reader, key=place.__getitem__)
             if update is not None:
                 if place[last] > place[update]:
-                    continue  # it wants the old values when the new ones are there
+                    continue  # an op wants the old values when the new ones are there
                 last = _put_in_place(graph, update)
             with graph.inserting_after(last if release.writes_parameter else gradient):
                 node = graph.call_function(fold, (None, release.index, gradient))
@@ -102,9 +102,9 @@ class GradientRelease:
 
 
 def _updates(graph: fx.Graph) -> dict[Any, fx.Node]:
-    """The update of each parameter that the graph updates, by the parameter's input.
+    """Returns the update of each parameter that the graph updates, by the parameter's input.
 
-    Takes away what AOTAutograd makes of the write to the parameter: a copy of the same values.
+    Removes what AOTAutograd makes of the write to the parameter: a copy of the same values.
     """
     updates = {n.args[2]: n for n in graph.find_nodes(op="call_function", target=UPDATED)}
     for copy in graph.find_nodes(op="call_function", target=aten.copy.default):
@@ -115,15 +115,15 @@ def _updates(graph: fx.Graph) -> dict[Any, fx.Node]:
 
 
 def _put_in_place(graph: fx.Graph, update: fx.Node) -> fx.Node:
-    """Lets those who read the updated parameter read the parameter.
+    """Replaces the updated parameter by the parameter itself.
 
-    Where the program had changed it before, what it had become is written to it. Returns the
+    If the program had changed the parameter before, writes what it had become to it. Returns the
     node that the fold has to follow.
     """
-    before, index = update.args[0], update.args[2]
-    parameter = list(graph.find_nodes(op="placeholder"))[index]  # type: ignore[call-overload]
+    before: Any = update.args[0]
+    index: Any = update.args[2]
+    parameter = list(graph.find_nodes(op="placeholder"))[index]
     last = update.prev
-    assert isinstance(before, fx.Node)
     if storage_key(value(before)) != storage_key(value(parameter)):
         with graph.inserting_before(update):
             last = graph.call_function(aten.copy_.default, (parameter, before))

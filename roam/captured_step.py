@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.nn import Parameter
 
 from roam.backend import is_changed, is_read
 from roam.core.errors import WholeStepError
@@ -88,8 +87,8 @@ def _refuse_hidden_changes(gm: fx.GraphModule, optimizer: FoldingOptimizer) -> N
     ):
         raise WholeStepError("the step looks at what the optimizer's folds change")
     for node in gm.graph.nodes:
-        if node.op == "get_attr" and isinstance(getattr(gm, str(node.target), None), Parameter):
-            # dynamo's backward passes over the parameters of a group that the step looked at
+        if node.op == "get_attr" and any(t.requires_grad for t in _flat(_fake(node))):
+            # dynamo's backward passes over what it found in an optimizer's groups
             raise WholeStepError(f"the step looks at an optimizer's groups ({node.target})")
         if node.target in (torch.Tensor.set_, "set_"):
             raise WholeStepError("the step gives a tensor other memory (an assignment to .data)")

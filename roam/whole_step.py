@@ -7,7 +7,9 @@
 
 The gradients that an optimizer of roam's wants are folded instead of returned, as in a compiled
 backward. Nothing of the user's runs between forward and backward, and nothing has to be saved for
-later: the whole step is one phase of the plan.
+later: the whole step is one phase of the plan. What else the step does with its parameters, such
+as averaging them after the update, finds the values that it finds in eager
+(`roam/captured_step.py`).
 """
 
 from __future__ import annotations
@@ -45,8 +47,10 @@ def compile_step(
     `optimizer.step()`. What it returns must not need a gradient (`loss.detach()`). options: as for
     the backend. In mode "accumulate" the update itself, which frees nothing, follows the graph.
 
-    Where the torch at hand cannot trace it, a warning says so, and the model is compiled alone, as
-    if dropped in. Raises OptionError.
+    If the torch at hand cannot trace the step, or the step does what one graph cannot do in the
+    same order (changes a learning rate, reads the optimizer's state, updates a parameter twice),
+    a warning says so before anything has run, and the model is compiled alone, as if dropped in.
+    Raises OptionError.
     """
     given: dict[str, Any] = {"lowering": "aten", **options, "optimizer": optimizer}
     chosen = Options.parse(given, None)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from roam.passes.geometry import value
-from roam.passes.gradient_release import META, GradientRelease, Release, fold
+from roam.passes.gradient_release import META, UPDATED, GradientRelease, Release, fold
 from roam.passes.pipeline import run
 from tests.passes.graphs import trace
 
@@ -69,3 +70,48 @@ def test_absorb_gets_the_gradient_and_which_one_it_is() -> None:
     seen: list[tuple[int, float]] = []
     fold(lambda i, g: seen.append((i, g.item())), 3, torch.tensor(2.0))
     assert seen == [(3, 2.0)]
+
+
+def release_in(step: Callable[..., Any]) -> fx.GraphModule:
+    """The graph of a captured step of w, x and g, its first output the gradient of w."""
+    module = trace(step, torch.randn(4, 3), torch.randn(5, 4), torch.randn(5, 3))
+    w = value(next(iter(module.graph.nodes)))
+    run((GradientRelease((Release(0, 0, w, ()),)),), module)
+    return module
+
+
+def test_an_update_is_the_fold_and_what_reads_it_reads_the_parameter() -> None:
+    def step(w: Tensor, x: Tensor, g: Tensor) -> Any:
+        gradient = x.t().mm(g)
+        before = w.exp()
+        updated = torch.ops.aten.copy(w, UPDATED(w, gradient, 0))
+        after = updated.exp()
+        w.copy_(updated)
+        return gradient, before, after
+
+    module = release_in(step)
+    assert order(module) == ["t", "mm", "exp", "fold", "exp_1"]
+    exps = module.graph.find_nodes(op="call_function", target=torch.ops.aten.exp.default)
+    assert [n.args[0].name for n in exps] == ["w_1", "w_1"]
+
+
+def test_what_the_program_wrote_before_the_update_and_after_it_is_written() -> None:
+    def step(w: Tensor, x: Tensor, g: Tensor) -> Any:
+        written = w.clamp(-1, 1)
+        gradient = x.t().mm(g)
+        w.copy_(UPDATED(written, gradient, 0).clamp(0, 1))
+        return (gradient,)
+
+    nodes = ["clamp", "t", "mm", "copy__default", "fold", "clamp_1", "copy_"]
+    assert order(release_in(step)) == nodes
+
+
+def test_an_update_that_an_op_must_come_before_and_cannot_stays() -> None:
+    def step(w: Tensor, x: Tensor, g: Tensor) -> Any:
+        gradient = x.t().mm(g)
+        updated = UPDATED(w, gradient, 0)
+        return gradient, updated + w
+
+    module = release_in(step)
+    assert order(module) == ["t", "mm", "updated", "add"]
+    assert returned(module)[0].name == "mm"
