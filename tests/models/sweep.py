@@ -22,6 +22,8 @@ from random import Random
 from typing import Any
 
 import torch
+import torch._functorch.config
+import torch._inductor.config
 
 import roam
 from tests.helpers import compiler, fused, unfused
@@ -118,7 +120,10 @@ def _child(names: list[str], lowering: str, layers: int) -> None:
 
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # several add up what scatters into one place in any order
+    # a graph is compiled every time; its C++ kernels, which are Inductor's, once
+    torch._inductor.config.fx_graph_cache = False
+    torch._functorch.config.enable_autograd_cache = False
     for name in names:
         row = {"model": name, "lowering": lowering, **compare(name, lowering, layers)}
         print("ROW" + json.dumps(row), flush=True)
