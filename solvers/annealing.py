@@ -217,7 +217,8 @@ def below(random: Words, n: int) -> int:
     x ^= x >> np.uint64(7)
     x ^= x << np.uint64(17)
     random[0] = x
-    return np.int64((x >> np.uint64(11)) % np.uint64(n))
+    drawn: int = np.int64((x >> np.uint64(11)) % np.uint64(n))  # type: ignore[assignment]
+    return drawn  # signed: compiled, int() would leave it unsigned
 
 
 @compiled

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from roam.bench.children import Result
 from roam.bench.layered import layered_graph, read_graph
-from roam.bench.tables import append_json
+from roam.bench.tables import write_rows
+from roam.core.atomic_write import check_writable
 from roam.core.lifetime import live_curve, live_peak
 from roam.core.problem import Problem
 from roam.planner import best_order
@@ -40,6 +41,8 @@ def wide_bench(
         seconds: the planner's deadline for one order.
     """
     console = console or Console(width=max(100, Console().width))
+    if json_file is not None:
+        check_writable(json_file)
     local_search(layered_graph(20), 0, list(range(20)), effort=Effort(1, 1))  # numba compiles
     plain_annealing(layered_graph(20), 0, 0.0)
     rows: list[Result] = []
@@ -47,7 +50,7 @@ def wide_bench(
         with console.status(problem.name):
             rows.append(run(problem, seconds))
         if json_file is not None:
-            append_json(rows[-1], json_file)
+            write_rows(rows, json_file)
         console.print(
             "{graph}: {roam:.4f}, bound {bound:.4f}, {seconds:.1f} s; "
             "plain annealing {annealing:.4f}".format(**rows[-1])

@@ -118,9 +118,9 @@ def _evidence(node: fx.Node) -> Evidence | None:
     keyed = _keyed(node)
     if keyed is None:
         return None
-    key, *given = keyed
+    key, call, variant = keyed
     if key not in _known:
-        _known[key] = aside(lambda: _first(*given))
+        _known[key] = aside(lambda: _first(call, variant))
     return _known[key]
 
 
