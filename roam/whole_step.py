@@ -181,8 +181,9 @@ class _WholeStep(Step):
         if lowered is None:
             return self.plain_forward(args)
         if lowered.folds:
-            for optimizer, p in owners.values():
-                optimizer.state_of(p)
+            for optimizer in {o for o, _ in owners.values()}:
+                own = [p for o, p in owners.values() if o is optimizer]
+                Claims.of(optimizer).note_folded(optimizer, own)
 
             def absorb(i: int, gradient: Tensor) -> None:
                 optimizer, p = owners[i]

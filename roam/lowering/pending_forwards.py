@@ -89,6 +89,13 @@ class Claims:
                 self._noted.add(id(parameter))
                 optimizer.state_of(parameter)  # made now, so that no backward makes it
 
+    def note_folded(self, optimizer: FoldingOptimizer, parameters: Collection[Parameter]) -> None:
+        """A step that was captured as one graph folds the gradients of these parameters."""
+        new = [p for p in parameters if id(p) not in self._ever_folded]
+        if new:
+            self.note(optimizer, new)
+            self._ever_folded.update(map(id, new))
+
     def note_first_pass(self, optimizer: FoldingOptimizer, ids: Collection[int]) -> None:
         """A checkpoint runs a graph without gradients, and will again with them."""
         with self._lock:
