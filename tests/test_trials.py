@@ -150,9 +150,9 @@ def test_a_trial_is_remembered_and_small(monkeypatch: pytest.MonkeyPatch) -> Non
     tried: list[Call] = []
     real = trials._try
 
-    def noted(call: Call, variant: OutVariant | None) -> Any:
+    def noted(call: Call, variant: OutVariant | None, wholes: int) -> Any:
         tried.append(call)
-        return real(call, variant)
+        return real(call, variant, wholes)
 
     monkeypatch.setattr(trials, "_try", noted)
     for _ in range(2):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ Order = tuple[int, ...]
 
 BYTES = 2**18  # of operands and results: some vectors and blocks of each dim, in microseconds
 MOST = 2**22  # bytes: what a call may take whose sizes cannot be lowered
+WHOLES = 2, 1  # whole numbers are below that: indices, of dims of one element too
 GUARD = 256  # bytes around a result that nothing may write to
 UNTOUCHED = 0xA5
 _known: dict[Any, Evidence | None] = {}
@@ -133,9 +135,9 @@ def _keyed(node: fx.Node) -> tuple[Any, Call, OutVariant | None] | None:
 
 
 def _first(call: Call, variant: OutVariant | None) -> Evidence | None:
-    for small in _smaller(call):
+    for small, wholes in product(_smaller(call), WHOLES):
         try:
-            return _try(small, variant)
+            return _try(small, variant, wholes)
         except Exception as error:
             log.debug("%s cannot be tried on %s: %r", call.target, list(small.operands), error)
     return None
@@ -154,8 +156,8 @@ def _smaller(call: Call) -> Iterator[Call]:
         yield call
 
 
-def _try(call: Call, variant: OutVariant | None) -> Evidence:
-    wanted = _run(call, call.made(_Fill()))
+def _try(call: Call, variant: OutVariant | None, wholes: int = 2) -> Evidence:
+    wanted = _run(call, call.made(_Fill(wholes)))
     real, stated = [_operand(t) for t in wanted], call.results
     if len(real) != len(stated):
         raise ValueError(f"{len(real)} results where {len(stated)} are stated")
@@ -166,10 +168,11 @@ def _try(call: Call, variant: OutVariant | None) -> Evidence:
         if tuple(s.order for s in _stated(call)) not in (told, orders):
             raise ValueError("how the results lie depends on the sizes")
         return Evidence(orders)
-    if variant is None or not _writes(call, variant, wanted):
+    if variant is None or not _writes(call, variant, wanted, wholes):
         return Evidence(orders)
     alike = [i for i, x in enumerate(call.operands) if _lies_like(x, real[0])]
-    return Evidence(orders, True, frozenset(i for i in alike if _writes(call, variant, wanted, i)))
+    over = (i for i in alike if _writes(call, variant, wanted, wholes, i))
+    return Evidence(orders, True, frozenset(over))
 
 
 def _lies_like(x: Operand, result: Operand) -> bool:
@@ -184,10 +187,14 @@ def _stated(call: Call) -> tuple[Operand, ...]:
 
 
 def _writes(
-    call: Call, variant: OutVariant, wanted: Sequence[Tensor], over: int | None = None
+    call: Call,
+    variant: OutVariant,
+    wanted: Sequence[Tensor],
+    wholes: int,
+    over: int | None = None,
 ) -> bool:
     """Whether an out= form leaves what is wanted in given memory, or over an operand."""
-    made = call.made(_Fill())
+    made = call.made(_Fill(wholes))
     arena = _Arena(wanted, call.results)
     outs = list(arena.outs)
     if over is not None:
@@ -230,7 +237,8 @@ def _seeded(call: Call, made: Made) -> None:
 class _Fill:
     """Makes operands of random numbers, the same for the same sequence of operands."""
 
-    def __init__(self) -> None:
+    def __init__(self, wholes: int) -> None:
+        self.wholes = wholes
         self.generator = torch.Generator().manual_seed(0)
 
     def __call__(self, x: Operand) -> Tensor:
@@ -247,7 +255,7 @@ class _Fill:
         if x.dtype.is_floating_point or x.dtype.is_complex:
             wide = torch.complex64 if x.dtype.is_complex else torch.float32
             return torch.rand(shape, generator=self.generator, dtype=wide).to(x.dtype)
-        return torch.randint(0, 2, tuple(shape), generator=self.generator).to(x.dtype)
+        return torch.randint(0, self.wholes, tuple(shape), generator=self.generator).to(x.dtype)
 
 
 def _empty(x: Operand) -> Tensor:
@@ -281,7 +289,9 @@ def _operand(tensor: Tensor) -> Operand:
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:
-    return tensor.data_ptr(), tensor.shape, tensor.stride()
+    """Where the elements of a tensor lie; the stride of a dim of one element says nothing."""
+    strides = (s for n, s in zip(tensor.shape, tensor.stride(), strict=True) if n != 1)
+    return tensor.data_ptr(), tensor.shape, tuple(strides)
 
 
 def _tensors(results: Any) -> list[Tensor]:
