@@ -143,7 +143,14 @@ def run(backend: str, chosen: list[Sample]) -> list[Any]:
         if loss.requires_grad:
             loss.backward()
     grads = [x.grad for given in leaves for x in given if _trains(x)]
-    return snapshot([results, loss, grads])
+    return [_settled(x) for x in snapshot([results, loss, grads])]
+
+
+def _settled(x: Any) -> Any:
+    """The same tensor, where dims of one element have a stride that means nothing."""
+    if not isinstance(x, Tensor) or x.layout is not torch.strided:
+        return x
+    return x.squeeze()
 
 
 def compare(chosen: list[Sample]) -> str | None:
