@@ -20,6 +20,8 @@ from torch import Tensor, fx
 
 from roam.passes.geometry import is_equal, is_view, tensor_inputs, tensors, value
 
+aten = torch.ops.aten
+VIEWS = frozenset({aten.view.default, aten._unsafe_view.default})
 Order = tuple[int, ...]  # the dims of more than one element, from the outermost in memory
 
 
@@ -48,8 +50,7 @@ class RealLayouts:
                 continue
             orders = self.layouts(node) if may_lie_otherwise(node) else None
             if orders is None and anew:
-                _compute(node)
-                changed.add(node)
+                changed.update(_compute(node))
             elif orders is not None and not _lie_so(tensors(node), orders):
                 parts = map(_laid_out, tensors(node), orders)
                 node.meta["val"] = _replaced(value(node), parts)
@@ -72,11 +73,35 @@ def may_lie_otherwise(node: fx.Node) -> bool:
     return any(sum(not is_equal(n, 1) for n in t.shape) > 1 for t in tensors(node))
 
 
-def _compute(node: fx.Node) -> None:
-    """What fake tensors say of a node whose operands lie otherwise than when it was traced."""
-    if isinstance(node.target, torch._ops.OpOverload):
-        args, kwargs = fx.map_arg((node.args, node.kwargs), value)
-        node.meta["val"] = node.target(*args, **kwargs)
+def _compute(node: fx.Node) -> tuple[fx.Node, ...]:
+    """Computes the fake value of a node whose operands lie otherwise than when it was traced.
+
+    A view that the operand's real strides do not allow becomes a view of a contiguous copy, as in
+    `Tensor.reshape`. Returns the nodes with a new value.
+    """
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return (node,)
+    if node.target in VIEWS and not _is_viewable(node):
+        source = node.all_input_nodes[0]
+        contiguous = {"memory_format": torch.contiguous_format}
+        with node.graph.inserting_before(node):
+            copy = node.graph.call_function(aten.clone.default, (source,), contiguous)
+        copy.meta = dict(node.meta)
+        node.replace_input_with(source, copy)
+        return (*_compute(copy), *_compute(node))
+    args, kwargs = fx.map_arg((node.args, node.kwargs), value)
+    node.meta["val"] = node.target(*args, **kwargs)
+    return (node,)
+
+
+def _is_viewable(node: fx.Node) -> bool:
+    """Whether the operand's strides allow the view: asked of the operator, as sizes may be symbols."""
+    args, kwargs = fx.map_arg((node.args, node.kwargs), value)
+    try:
+        node.target(*args, **kwargs)  # type: ignore[operator]
+    except (RuntimeError, ValueError):
+        return False
+    return True
 
 
 def _lie_so(results: Sequence[Tensor], orders: Sequence[Order | None]) -> bool:

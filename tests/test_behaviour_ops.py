@@ -262,3 +262,14 @@ TRANSPOSED_GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def test_softmax_with_a_transposed_gradient(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
     """Its kernel returns other strides than its fake value states, and its out= writes by them."""
     check(calls(loss, (30, 20)), random(20, 30), eager=False)
+
+
+def test_a_view_of_a_transposed_gradient() -> None:
+    """Softplus's gradient lies as its gradient does, not as its fake value states: aot_eager raises
+    at the view of it, and eager copies."""
+
+    def loss(w: Tensor, b: Tensor, x: Tensor) -> Tensor:
+        y = F.softplus(F.linear(x, w) + b)
+        return (y.transpose(1, 2).cumsum(-1) * torch.arange(16.0)).sum()
+
+    check(calls(loss, (4, 8), (4,)), random(2, 16, 8), reference="eager")
