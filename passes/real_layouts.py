@@ -95,7 +95,7 @@ def _compute(node: fx.Node) -> tuple[fx.Node, ...]:
 
 
 def _is_viewable(node: fx.Node) -> bool:
-    """Whether the operand's strides allow the view: asked of the operator, as sizes may be symbols."""
+    """Whether the operand allows the view. The operator is asked, as sizes may be symbols."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), value)
     try:
         node.target(*args, **kwargs)  # type: ignore[operator]

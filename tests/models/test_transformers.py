@@ -28,18 +28,31 @@ GOOD = (
 )
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in TELLING else pytest.mark.slow) for n in NAMES]
-)
-def test_trains_to_the_same_bits(name: str) -> None:
-    """Eager's bits, or aot_eager's if AOTAutograd adds up otherwise; or raises where that does."""
-    row = compare(name, "aten", layers=2)
+def trains(name: str, lowering: str, layers: int) -> None:
+    """Trains as well as without roam, or raises where that does."""
+    row = compare(name, lowering, layers)
     if row["result"] == "eager does not train":
         pytest.skip(row["detail"])
-    assert row["result"] in ("equal", "raises, as without roam", "trains where aot_eager raises"), (
-        row
-    )
+    assert row["result"] in GOOD, row
     assert not row.get("unplanned"), row
+
+
+@pytest.mark.parametrize("name", TELLING)
+def test_a_telling_few(name: str) -> None:
+    trains(name, "aten", layers=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_kernels_of_aten(name: str) -> None:
+    trains(name, "aten", layers=2)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_kernels")
+@pytest.mark.parametrize("name", NAMES)
+def test_kernels_of_inductor(name: str) -> None:
+    trains(name, "inductor", layers=1)
 
 
 def test_there_are_enough() -> None:
