@@ -150,4 +150,8 @@ def config(cls: Any, layers: int = 2, given: Mapping[str, Any] | None = None) ->
         if not hasattr(inner, "model_type") or not inner.model_type:
             inner = spec.get_config_class(spec.model_type)
         values[name] = config(inner, layers, spec.init_kwargs)
+    if "kv_lora_rank" in values and "num_key_value_heads" in values:
+        values["num_key_value_heads"] = values[
+            "num_attention_heads"
+        ]  # one latent makes all of them
     return cls(**{**values, **OTHERWISE.get(cls.model_type, {})})
