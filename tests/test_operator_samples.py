@@ -66,17 +66,14 @@ class Sample:
         self.name = f"{op.full_name} {layout.__name__}"
         given = (sample.input, sample.args, sample.kwargs)
         leaves, self.tree = _pytree.tree_flatten(given)
-        laid = [layout(x.detach()) if isinstance(x, Tensor) else None for x in leaves]
+        laid = [layout(x.detach()) if _is_strided(x) else None for x in leaves]
         self.applies = any(x is not None for x in laid)
         self.leaves = [old if new is None else new for old, new in zip(leaves, laid, strict=True)]
         self.own = layout in (contiguous, transposed, channels_last)
 
     def fresh(self) -> list[Any]:
         """The operands as leaves of their own, laid out alike."""
-        return [
-            _like(x) if isinstance(x, Tensor) and x.layout is torch.strided else x
-            for x in self.leaves
-        ]
+        return [_like(x) if _is_strided(x) else x for x in self.leaves]
 
     def __call__(self, leaves: list[Any]) -> tuple[list[Any], Tensor]:
         """The results, and a loss that reads them transposed: their gradients come so."""
@@ -90,6 +87,10 @@ class Sample:
                 real = real.mT if real.dim() > 1 else real
                 loss = loss + (real * _weights(real)).sum().float()
         return results, loss
+
+
+def _is_strided(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.layout is torch.strided
 
 
 def _like(x: Tensor) -> Tensor:
@@ -148,9 +149,7 @@ def run(backend: str, chosen: list[Sample]) -> list[Any]:
 
 def _settled(x: Any) -> Any:
     """The same tensor, where dims of one element have a stride that means nothing."""
-    if not isinstance(x, Tensor) or x.layout is not torch.strided:
-        return x
-    return x.squeeze()
+    return x.squeeze() if _is_strided(x) else x
 
 
 def compare(chosen: list[Sample]) -> str | None:
