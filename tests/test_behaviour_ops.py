@@ -273,3 +273,8 @@ def test_a_view_of_a_transposed_gradient() -> None:
         return (y.transpose(1, 2).cumsum(-1) * torch.arange(16.0)).sum()
 
     check(calls(loss, (4, 8), (4,)), random(2, 16, 8), reference="eager")
+
+
+def test_a_gradient_of_one_element() -> None:
+    """The loss's gradient, expanded to a matrix of one element, has strides 0 beside the result's."""
+    check(calls(lambda w, x: (w.t() * x).sum(), (1, 1)), random(1, 1))

@@ -24,7 +24,7 @@ from torch.fx.graph import CodeGen
 from roam.capture import Captured
 from roam.core.plan import Block, Plan
 from roam.core.problem import BufferId, OpId
-from roam.lowering.memory import Shelf, allocate, carve, is_block
+from roam.lowering.memory import Shelf, allocate, carve, is_block, twin
 from roam.lowering.ownership import Taken
 from roam.node_facts import ON_STORAGE
 from roam.passes import gradient_release, inplace, out_variants
@@ -255,13 +255,13 @@ class _Emitter:
         What is returned is a tensor of its own even where its memory was a dying input's: that
         may be a view, which autograd lets nobody change in place.
         """
-        shape = self.captured.numbers.shape(result.shape)
-        stride = self.captured.numbers.shape(result.stride())
         if b in self.plan.reuse:
             dying = self.dying_input(node, self.plan.reuse[b])
             if not self.captured.problem.buffers[b].kept:
                 return dying
-            return self.graph.call_function(carve, (dying, 0, result.dtype, shape, stride))
+            return self.graph.call_function(twin, (dying,))
+        shape = self.captured.numbers.shape(result.shape)
+        stride = self.captured.numbers.shape(result.stride())
         if b not in self.plan.offsets:
             how: dict[str, Any] = {"dtype": result.dtype, "device": result.device}
             return self.graph.call_function(torch.empty_strided, (shape, stride), how)

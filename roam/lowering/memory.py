@@ -41,6 +41,17 @@ def carve(
     return tensor.set_(block.untyped_storage(), offset // dtype.itemsize, shape, stride)
 
 
+def twin(tensor: Tensor) -> Tensor:
+    """A tensor of its own on another's elements, and no view of it.
+
+    With the other's strides: where dims have one element those are not always as stated, and an
+    op refuses to write over an operand that lies otherwise.
+    """
+    found = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    storage, offset = tensor.untyped_storage(), tensor.storage_offset()
+    return found.set_(storage, offset, tensor.shape, tensor.stride())
+
+
 class Shelf:
     """Blocks that are held between steps: taken by a forward, put back after its backward."""
 
