@@ -83,7 +83,7 @@ def _compute(node: fx.Node) -> tuple[fx.Node, ...]:
         return (node,)
     if node.target in VIEWS and not _is_viewable(node):
         source = node.all_input_nodes[0]
-        contiguous = {"memory_format": torch.contiguous_format}
+        contiguous: dict[str, Any] = {"memory_format": torch.contiguous_format}
         with node.graph.inserting_before(node):
             copy = node.graph.call_function(aten.clone.default, (source,), contiguous)
         copy.meta = dict(node.meta)
