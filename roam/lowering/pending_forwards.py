@@ -180,7 +180,8 @@ class Claims:
             if self.any_left_whole(ticket.folded.values()):
                 return HOOKED
             optimizer.check_room(ticket.folded.values())
-            self._ever_folded |= ticket.ids
+            if ticket.done:
+                self._ever_folded |= ticket.ids
             return None
 
     def more_to_come(self, parameter: Tensor) -> bool:
