@@ -8,8 +8,8 @@ fused kernels, where Inductor can make them and the options ask for nothing else
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from inspect import currentframe
 from types import ModuleType
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from torch import fx
 from torch._dynamo.exc import FailOnRecompileLimitHit, ShortenTraceback, TorchDynamoException
 from torch._dynamo.symbolic_convert import InstructionTranslator
+from torch._dynamo.variables import ConstantVariable
 
 from roam.core.errors import OptionError
 from roam.lowering.step import Step, compile_graph
@@ -83,6 +84,16 @@ def is_changed(thing: object) -> bool:
     return thing in effects and effects.is_modified(effects[thing])
 
 
-def one_graph() -> AbstractContextManager[None]:
-    """Within, dynamo captures `backward()` and `torch.autograd.grad` instead of breaking there."""
-    return torch._dynamo.config.patch(trace_autograd_ops=True)
+@contextmanager
+def one_graph() -> Iterator[None]:
+    """Within, dynamo captures `backward()` and `torch.autograd.grad` instead of breaking there.
+
+    Dynamo (torch 2.13) has one None for all that it captures, and where a `.grad` is read that was
+    set to None, notes there where that came from. A later graph that hands a None over at a break
+    would look for it at that place: so the note is taken away again.
+    """
+    with torch._dynamo.config.patch(trace_autograd_ops=True):
+        try:
+            yield
+        finally:
+            ConstantVariable.create(None).source = None

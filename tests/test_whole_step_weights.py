@@ -366,3 +366,26 @@ def test_a_view_of_a_weight_that_the_step_is_given() -> None:
         return step
 
     check(make, reason="Aliased inputs")
+
+
+def test_what_is_compiled_after_a_captured_step_finds_dynamo_as_it_was() -> None:
+    """A `.grad` set to None and read again left its place on the None that dynamo uses for all."""
+
+    def make(model: Any, other: nn.Module, optimizer: AdamA) -> Step:
+        def step(x: Tensor) -> Any:
+            first = train(model, optimizer, x)
+            model.zero_grad()
+            return first, train(model, optimizer, x)
+
+        return step
+
+    def nothing() -> None:
+        result = None
+        torch._dynamo.graph_break()
+        return result
+
+    check(make, reason="several gradients")
+    x = torch.ones(2)
+    doubled, none = torch.compile(lambda: (2 * x, nothing()), backend="eager")()
+    assert_equal([doubled], [2 * x])
+    assert none is None
