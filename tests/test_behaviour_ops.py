@@ -276,5 +276,5 @@ def test_a_view_of_a_transposed_gradient() -> None:
 
 
 def test_a_gradient_of_one_element() -> None:
-    """The loss's gradient, expanded to a matrix of one element, has strides 0 beside the result's."""
+    """The loss's gradient is expanded to a matrix of one element: its strides are 0."""
     check(calls(lambda w, x: (w.t() * x).sum(), (1, 1)), random(1, 1))
