@@ -379,7 +379,7 @@ def test_what_is_compiled_after_a_captured_step_finds_dynamo_as_it_was() -> None
 
         return step
 
-    def nothing() -> None:
+    def nothing() -> object:
         result = None
         torch._dynamo.graph_break()
         return result
