@@ -25,7 +25,16 @@ from roam.passes.geometry import storage_key, tensors
 SMALL = 16  # sizes up to here stay: channels, kernels, heads
 NO_SIZE = 2**31  # numbers from here on are no sizes: the end of an open slice
 LEAST = 8  # of a size that was lowered
+OPAQUE = frozenset({"workspace", "reserve"})  # what a forward kernel writes for its backward
 STEP = 16  # lowered sizes keep their remainder: vectors and blocks end where they ended
+
+
+def may_run_alone(target: torch._ops.OpOverload) -> bool:
+    """Returns whether an operator may be given any values.
+
+    A backward kernel trusts the workspace of its forward kernel: other values end the process.
+    """
+    return OPAQUE.isdisjoint(a.name for a in target._schema.arguments)
 
 
 @dataclass(frozen=True)

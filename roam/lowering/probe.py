@@ -31,7 +31,7 @@ from torch.autograd import profiler_legacy
 
 from roam.core.errors import UnplannableError
 from roam.lowering.aside import aside, settings
-from roam.lowering.calls import STEP, Call, Family, Limits, Operand, families
+from roam.lowering.calls import STEP, Call, Family, Limits, Operand, families, may_run_alone
 from roam.node_facts import is_op
 from roam.numbers import Numbers
 from roam.passes.geometry import tensor_inputs, tensors
@@ -54,7 +54,6 @@ class Scratch:
 
 
 _known: dict[Any, Scratch] = {}
-_OPAQUE = ("workspace", "reserve")  # written by a forward kernel for its backward, which trusts it
 
 
 def probe(graphs: Iterable[fx.Graph], numbers: Numbers) -> dict[fx.Node, Scratch]:
@@ -83,7 +82,7 @@ def is_measured(target: Any) -> bool:
         return False
     if torch.Tag.pointwise in target.tags:
         return False
-    return not any(a.name in _OPAQUE for a in target._schema.arguments)
+    return may_run_alone(target)
 
 
 def _is_worth_it(node: fx.Node) -> bool:

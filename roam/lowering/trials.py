@@ -25,7 +25,7 @@ from torch.utils import _pytree
 
 from roam.core.errors import UnplannableError
 from roam.lowering.aside import aside, settings
-from roam.lowering.calls import Call, Made, Operand, families
+from roam.lowering.calls import Call, Made, Operand, families, may_run_alone
 from roam.lowering.memory import carve
 from roam.numbers import Numbers
 from roam.passes.geometry import value
@@ -107,6 +107,8 @@ def _nodes(node: fx.Node) -> list[fx.Node]:
 
 
 def _call(node: fx.Node) -> Call | None:
+    if isinstance(node.target, torch._ops.OpOverload) and not may_run_alone(node.target):
+        return None
     try:
         call = Call.of(node, Numbers())
     except UnplannableError:
