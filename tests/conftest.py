@@ -1,7 +1,13 @@
-"""Hypothesis draws the same examples on every run in CI, and has no deadline anywhere."""
+"""Hypothesis draws the same examples on every run in CI, and has no deadline anywhere.
+
+Most of the suite's time is compilation. What it spends there on other things than compiling is
+turned off here.
+"""
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo.guards
 import torch._functorch.config
 import torch._inductor.config
 from hypothesis import settings
@@ -24,6 +31,19 @@ ROOT = Path(__file__).parents[1]
 SOURCES = b"".join(f.read_bytes() for f in sorted(ROOT.glob("solvers/packing/*.py")))
 CACHE = f"numba-{sha256(SOURCES).hexdigest()[:12]}"
 os.environ["NUMBA_CACHE_DIR"] = str(ROOT / ".pytest_cache" / CACHE)
+
+# After each compilation dynamo empties the processor's caches, to time its guards for a log line.
+torch._dynamo.guards.profile_guard_manager = lambda *_: 0.0
+# pytest listens to loggers that do not propagate: torch would write out every graph for this one
+logging.getLogger("torch.__trace").propagate = True
+
+
+def pytest_collection_finish() -> None:
+    """Keeps Python from looking for garbage among the modules, and as often as it does."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+
 
 settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, database=None)
