@@ -70,7 +70,7 @@ def assert_same_bits(mine: Trace, theirs: Trace) -> None:
         assert not different, f"step {i}: {different[:5]} of {len(a)} differ"
 
 
-@pytest.mark.parametrize("entry", entries(CORE))
+@pytest.mark.parametrize("entry", entries([*QUICK, "bart"], CORE))
 def test_training(entry: Entry) -> None:
     theirs, *_ = train(entry, "aot_eager", dropout=True)
     roam.reset_report()

@@ -11,7 +11,8 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(ROOT.glob("*.ipynb"))
-SLOW = ("2_where_gpt2_memory_goes", "3_gradient_release")  # a minute on two busy cores
+# half a minute of a core each; what the last one shows is tests/test_pytest_plugin.py's
+SLOW = ("2_where_gpt2_memory_goes", "3_gradient_release", "5_guard_a_model_in_ci")
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
