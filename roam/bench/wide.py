@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import mean
 
@@ -29,6 +29,7 @@ def wide_bench(
     json_file: Path | None = None,
     *,
     instances: Path | None = None,
+    sizes: Mapping[int, float] = SIZES,
     graphs: int = GRAPHS,
     seconds: float = 30.0,
     console: Console | None = None,
@@ -37,16 +38,16 @@ def wide_bench(
 
     Args:
         instances: a folder of graphs as node-link JSON, which come first.
+        sizes: ops of the random graphs, and the width of each.
         graphs: random graphs of each size.
         seconds: the planner's deadline for one order.
     """
     console = console or Console(width=max(100, Console().width))
     if json_file is not None:
         check_writable(json_file)
-    local_search(layered_graph(20), 0, list(range(20)), effort=Effort(1, 1))  # numba compiles
-    plain_annealing(layered_graph(20), 0, 0.0)
+    _compile_searches()
     rows: list[Result] = []
-    for problem in _graphs(instances, graphs):
+    for problem in _graphs(instances, sizes, graphs):
         with console.status(problem.name):
             rows.append(run(problem, seconds))
         if json_file is not None:
@@ -102,9 +103,16 @@ def _size(row: Result) -> int:
     return min(SIZES, key=lambda n: abs(n - row["ops"]))
 
 
-def _graphs(instances: Path | None, graphs: int) -> Iterator[Problem]:
+def _compile_searches() -> None:
+    """Has numba compile both searches, so that no row's seconds contain it."""
+    problem = layered_graph(20)
+    local_search(problem, 0, list(range(len(problem.ops))), effort=Effort(1, 1))
+    plain_annealing(problem, 0, 0.0)
+
+
+def _graphs(instances: Path | None, sizes: Mapping[int, float], graphs: int) -> Iterator[Problem]:
     for path in sorted(instances.glob("*.json")) if instances is not None else ():
         yield read_graph(path)
-    for nodes, width in SIZES.items():
+    for nodes, width in sizes.items():
         for seed in range(graphs):
             yield layered_graph(nodes, width=width, seed=seed)
