@@ -24,8 +24,8 @@ from torch.fx.graph import CodeGen
 from roam.capture import Captured
 from roam.core.plan import Block, Plan
 from roam.core.problem import BufferId, OpId
+from roam.lowering.held_tensors import Taken
 from roam.lowering.memory import Shelf, allocate, carve, is_block, twin
-from roam.lowering.ownership import Taken
 from roam.node_facts import ON_STORAGE
 from roam.passes import gradient_release, inplace, out_variants
 from roam.passes.geometry import tensors, value

@@ -189,8 +189,8 @@ class Step:
 
         A plan with folds is found by its tickets or not at all.
         """
-        fit = [p for p in reversed([*self.plans.values()]) if p is not None and not p.folds]
-        fit = [p for p in fit if p.is_for(args)]
+        plans = [p for p in reversed([*self.plans.values()]) if p is not None and not p.folds]
+        fit = [p for p in plans if p.is_for(args)]
         if len(fit) > 1:
             return next((p for p in fit if p.finds_its_arena(args)), fit[0])
         return next(iter(fit), None)
