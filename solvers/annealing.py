@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from roam.solvers.order_tables import EARLIER, Ints, Tables, measure
+from roam.solvers.order_tables import EARLIER, Ints, Tables, measure, measured
 from roam.solvers.packing.jit import compiled
 
 REACH = 40  # ops: how far a move goes that is not aimed at a buffer
@@ -43,10 +43,7 @@ def anneal(
     """
     n = len(order)
     random = np.array([seed], np.uint64)
-    time, during, after = np.empty(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
-    for t in range(n):
-        time[order[t]] = t
-    measure(phase, order, time, 0, n, during, after)
+    time, during, after = measured(phase, order)
     trial, trial_during, trial_after = order.copy(), during.copy(), after.copy()
     moved = np.zeros(n, np.int64)  # the last move that an op was part of
     best, best_order = during.max(), order.copy()

@@ -141,6 +141,17 @@ def measure(
 
 
 @compiled
+def measured(phase: Tables, order: Ints) -> tuple[Ints, Ints, Ints]:
+    """Returns when each op of an order runs, and the live bytes during and just after each time."""
+    n = len(order)
+    time, during, after = np.empty(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
+    for t in range(n):
+        time[order[t]] = t
+    measure(phase, order, time, 0, n, during, after)
+    return time, during, after
+
+
+@compiled
 def dies(phase: Tables, buffer: int, time: Ints, t: int) -> bool:
     """Whether no user of a buffer runs after time t."""
     for j in range(phase.users_at[buffer], phase.users_at[buffer + 1]):

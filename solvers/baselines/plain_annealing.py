@@ -13,7 +13,7 @@ import numpy as np
 
 from roam.core.problem import OpId, Problem
 from roam.solvers.annealing import below, uniform
-from roam.solvers.order_tables import Ints, Tables, measure, tables
+from roam.solvers.order_tables import Ints, Tables, measure, measured, tables
 from roam.solvers.packing.jit import compiled
 
 MOVES = 200  # for each op, between two looks at the clock
@@ -45,10 +45,7 @@ def wander(
     """Moves single ops at one temperature: the lowest peak met, its order, the last order."""
     n = len(order)
     random = np.array([seed], np.uint64)
-    time, during, after = np.empty(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
-    for t in range(n):
-        time[order[t]] = t
-    measure(phase, order, time, 0, n, during, after)
+    time, during, after = measured(phase, order)
     peak = during.max()
     best, best_order = peak, order.copy()
     for _ in range(moves):
