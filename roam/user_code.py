@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
 from pathlib import Path
 from traceback import FrameSummary
 
 import torch
 
-LIBRARIES = tuple(str(Path(f).parent) for f in (torch.__file__, __file__))  # torch's code and ours
+# torch's code, ours, and what imports the user's
+LIBRARIES = tuple(str(Path(f).parent) for f in (torch.__file__, __file__, importlib.__file__))
 
 
 def innermost_line(frames: Iterable[FrameSummary]) -> str:
-    """The last line that is neither torch's nor roam's: " (net.py, line 6, in forward: h = f(x))".
+    """Returns the last line of the user's own code: " (net.py, line 6, in forward: h = f(x))".
 
     Empty where all of them are. frames: the outermost first.
     """

@@ -123,7 +123,7 @@ def test_plan_that_does_not_fit(here: Path) -> None:
     ("target", "complaint"),
     [
         ("factories", "write pkg.module:factory"),
-        ("nowhere:f", "'nowhere' cannot be imported: ModuleNotFoundError"),
+        ("nowhere:f", "ModuleNotFoundError: No module named 'nowhere'\n"),
         ("factories:missing", "has no function 'missing'"),
         ("factories:number", "has no function 'number'"),
         ("factories:broken", "no such layer (FOLDER/factories.py, line 20, in broken: raise "),
