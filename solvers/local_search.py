@@ -63,7 +63,7 @@ def local_search(
     ops = problem.phases[phase]
     place = {i: k for k, i in enumerate(ops)}
     search = _Search(tables(problem, phase), bound, effort or Effort(), deadline)
-    if not len(search.phase.size):
+    if not ops:
         return order
     best = search.descend(np.array([place[i] for i in order], np.int64))
     for _ in range(search.effort.kicks):
@@ -80,7 +80,8 @@ class _Found(NamedTuple):
 class _Search:
     def __init__(self, phase: Tables, bound: int, effort: Effort, deadline: float) -> None:
         self.phase, self.bound, self.effort, self.deadline = phase, bound, effort, deadline
-        self.mean = max(1.0, float(phase.size.mean())) if len(phase.size) else 1.0  # bytes
+        sizes = phase.size if len(phase.size) else phase.unused + phase.scratch
+        self.mean = max(1.0, float(sizes.mean())) if len(sizes) else 1.0  # bytes
         self.seed = 0
 
     def anneal(self, order: Ints, limit: int, work_an_op: int, heat: tuple[float, float]) -> _Found:

@@ -148,6 +148,7 @@ def test_two_hundred_steps_are_flat(folds: bool, options: dict[str, Any]) -> Non
     first, before = roam.measure_peak(step), objects()
     steps(200)
     last, after = roam.measure_peak(step), objects()
-    assert (last, after) == (first, before)
+    assert last == first
+    assert after <= before  # what other tests left may go meanwhile
     assert last.held == 0
     assert_counts(planned=1)

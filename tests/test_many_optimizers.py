@@ -49,12 +49,12 @@ def by_adamw(net: Net, steps: int = 2) -> list[Tensor]:
     return snapshot(list(reference.parameters()))
 
 
-def live_tensors() -> tuple[int, int]:
-    """How many storages Python can reach, and their bytes. Fake tensors have none."""
+def live_bytes() -> int:
+    """The bytes of all storages that Python can reach. Fake and opaque tensors have none."""
     gc.collect()
     found = [t for t in gc.get_objects() if type(t) in (Tensor, nn.Parameter)]
-    storages = {s.data_ptr(): s.nbytes() for t in found if (s := t.untyped_storage()).nbytes()}
-    return len(storages), sum(storages.values())
+    storages = [t.untyped_storage() for t in found if torch._C._has_storage(t)]
+    return sum({s.data_ptr(): s.nbytes() for s in storages if s.nbytes()}.values())
 
 
 def assert_compiled_once() -> None:
@@ -89,8 +89,8 @@ def test_fifty_optimizers_made_used_and_dropped(lowering: str, same_model: bool)
         else:
             one()
         if i in (0, 49):
-            alive.append(live_tensors())
-    assert alive[0] == alive[1]
+            alive.append(live_bytes())
+    assert alive[1] <= alive[0]  # what other tests left may go meanwhile
     assert peaks[0] == peaks[1]
     assert_compiled_once()
 

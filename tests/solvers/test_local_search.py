@@ -6,12 +6,12 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from roam.bench.layered import layered_graph
 from roam.core.lifetime import find_reuse, live_curve, live_peak
-from roam.core.problem import Buffer, Op, OpId, Problem
+from roam.core.problem import Buffer, Home, Kind, Op, OpId, Problem
 from roam.solvers import annealing
 from roam.solvers.local_search import Effort, local_search
 from roam.solvers.order import CANDIDATES
@@ -74,6 +74,13 @@ def test_the_peak_never_rises_and_the_same_problem_gets_the_same_order(problem: 
     assert order == whole(Problem("again", problem.buffers, problem.ops))
 
 
+def nothing_is_read() -> Problem:
+    """Its only moment: a result that nobody reads is made before the gradient that is kept."""
+    buffers = (Buffer("gradient", 1, Kind.GRADIENT, Home.EXTERNAL), Buffer("unread", 1))
+    return Problem("unread", buffers, (Op("kept", creates=(0,)), Op("idle", creates=(1,))))
+
+
+@example(nothing_is_read())  # a phase in which no buffer is used up was not searched at all
 @given(dense_problems(max_ops=7))
 def test_small_steps_come_out_best(problem: Problem) -> None:
     best = min(live_peak(problem, order) for order in all_orders(problem))
