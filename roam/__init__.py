@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from roam.inspect.compare import compare
     from roam.inspect.measure import Measurement, measure_peak
     from roam.inspect.step_plan import StepPlan
-    from roam.lowering.memory import release
     from roam.offline import plan
+    from roam.runtime.blocks import release
     from roam.whole_step import compile_step
 
 __all__ = [
@@ -45,7 +45,7 @@ _NEED_TORCH = {  # imported when first asked for: whoever looks at a plan does n
     "compile_step": "roam.whole_step",
     "measure_peak": "roam.inspect.measure",
     "plan": "roam.offline",
-    "release": "roam.lowering.memory",
+    "release": "roam.runtime.blocks",
 }
 
 

@@ -1,9 +1,9 @@
 """The `torch.compile` entry point: `torch.compile(model, backend="roam")`.
 
 Dynamo captures graphs of the user's model; each goes to a lowering, which lets AOTAutograd take it
-apart into forward and backward, plans them together, and runs the plan: `lowering/inductor.py` with
+apart into forward and backward, plans them together, and runs the plan: `lowering/inductor/` with
 fused kernels, where Inductor can make them and the options ask for nothing else;
-`lowering/step.py` with ATen's own.
+`step/driver.py` with ATen's own.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch._dynamo.symbolic_convert import InstructionTranslator
 from torch._dynamo.variables import ConstantVariable
 
 from roam.core.errors import OptionError
-from roam.lowering.step import Step, compile_graph
 from roam.options import Options
+from roam.step.driver import Step, compile_graph
 
 
 class CompileOptionError(ShortenTraceback, OptionError):
@@ -53,13 +53,13 @@ def inductor_for(options: Options, example_inputs: Sequence[Any]) -> ModuleType 
     """The lowering to Inductor for a graph that goes there: as asked; unasked wherever it works."""
     if options.lowering == "aten":
         return None
-    from roam.lowering import inductor_needs  # takes a second to import
+    from roam.lowering.inductor import needs  # takes a second to import
 
     devices = {t.device for t in example_inputs if isinstance(t, torch.Tensor)}
-    lacking = None if options.lowering else inductor_needs.missing(devices)
+    lacking = None if options.lowering else needs.missing(devices)
     if lacking is None:
-        return inductor_needs.lowering()
-    inductor_needs.say_missing(lacking)
+        return needs.lowering()
+    needs.say_missing(lacking)
     return None
 
 

@@ -22,13 +22,7 @@ from torch import Tensor, fx, nn
 from torch.nn import Parameter
 
 from roam.backend import inductor_for
-from roam.capture import ALIGNMENT, Captured
-from roam.core.errors import OfflineError, UnplannableError
-from roam.core.problem import Problem
-from roam.inspect.report import GraphRecord
-from roam.inspect.step_plan import StepPlan
-from roam.loss_check import check_loss
-from roam.lowering.fake import (
+from roam.capture.fake_copies import (
     DOES_NOT_RUN,
     NEEDS_DATA,
     fake_inputs,
@@ -38,17 +32,23 @@ from roam.lowering.fake import (
     why_it_does_not_run,
     without_fakes,
 )
-from roam.lowering.naming import graph_name
-from roam.lowering.pending_forwards import left_whole
-from roam.lowering.probe import Scratch
-from roam.lowering.step import Step, compile_graph
-from roam.lowering.used import Folds, Used
-from roam.numbers import Numbers
+from roam.capture.fx_problem import ALIGNMENT, Captured
+from roam.capture.graph_names import graph_name
+from roam.capture.scratch_probe import Scratch
+from roam.capture.symbolic_sizes import Numbers
+from roam.core.errors import OfflineError, UnplannableError
+from roam.core.problem import Problem
+from roam.inspect.report import GraphRecord
+from roam.inspect.step_plan import StepPlan
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
+from roam.step.driver import Step, compile_graph
+from roam.step.graph_optimizers import Folds, Used
+from roam.step.loss_check import check_loss
+from roam.step.pending_forwards import left_whole
 
 if TYPE_CHECKING:
-    from roam.lowering.inductor_offline import OfflineCompilation
+    from roam.lowering.inductor.offline import OfflineCompilation
 
 S = TypeVar("S")
 Original = dict[Tensor, Parameter]  # by their copies without data
@@ -183,7 +183,7 @@ def _check(optimizer: FoldingOptimizer | None, model: nn.Module) -> None:
 
 def _usual_lowering(device: torch.device | str | None) -> str:
     """As the backend chooses, where this machine had all that Inductor needs."""
-    from roam.lowering.inductor_needs import DEVICES  # takes a second to import
+    from roam.lowering.inductor.needs import DEVICES  # takes a second to import
 
     known = device is None or (torch.device(device).type in DEVICES and _is_built_for(device))
     return "inductor" if known else "aten"
@@ -216,7 +216,7 @@ def _start_inductor(
     *,
     folds: bool,
 ) -> tuple[OfflineCompilation, Callable[..., Any]]:
-    from roam.lowering.inductor_offline import OfflineCompilation
+    from roam.lowering.inductor.offline import OfflineCompilation
 
     used = partial(_used, original) if folds else lambda *_: ()
     step = OfflineCompilation.of(gm, options, example_inputs, used=used)

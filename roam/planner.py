@@ -20,13 +20,13 @@ from roam.core.check import check
 from roam.core.lifetime import find_reuse, live_curve, live_peak
 from roam.core.plan import Plan
 from roam.core.problem import OpId, Problem
-from roam.solvers.cut_bound import cut_bound
-from roam.solvers.gather import gather, small_folds
-from roam.solvers.layout import ANY, Blocking, lay_out
-from roam.solvers.local_search import local_search
-from roam.solvers.order import CANDIDATES, program_order
-from roam.solvers.saved_blocks import stack_saved
-from roam.solvers.settle import HASTY, WORTH, settle
+from roam.solvers.bound.min_cut import cut_bound
+from roam.solvers.layout.arena import ANY, Blocking, lay_out
+from roam.solvers.layout.saved_layout import stack_saved
+from roam.solvers.order.adjacent_calls import gather, small_folds
+from roam.solvers.order.bisection import HASTY, WORTH, settle
+from roam.solvers.order.greedy import CANDIDATES, program_order
+from roam.solvers.order.local_search import local_search
 
 ORDER_SHARE = 0.6  # of the time: the layout and the bound come after
 STAGGER_SHARE = 0.001  # of the peak: what staggering may cost

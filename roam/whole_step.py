@@ -9,7 +9,7 @@ The gradients that an optimizer of roam's wants are folded instead of returned, 
 backward. Nothing of the user's runs between forward and backward, and nothing has to be saved for
 later: the whole step is one phase of the plan. What else the step does with its parameters, such
 as averaging them after the update, finds the values that it finds in eager
-(`roam/captured_step.py`).
+(`roam/step/captured_step.py`).
 """
 
 from __future__ import annotations
@@ -26,16 +26,21 @@ from torch import Tensor, fx
 from torch.nn import Parameter
 
 from roam.backend import TRACING_ERRORS, can_trace_backward, one_graph
-from roam.captured_step import place_updates
-from roam.core.errors import OptionError, UnplannableError, UnplannedWarning, WholeStepError
-from roam.lowering.aten import Boxed
-from roam.lowering.pending_forwards import Claims
-from roam.lowering.releases import gradient_values
-from roam.lowering.step import REWRITES, Step, compile_graph
-from roam.lowering.used import Folds, Used
+from roam.core.errors import (
+    OptionError,
+    UnplannableError,
+    UnplannedWarning,
+    WholeStepError,
+)
+from roam.lowering.aten.emit import Boxed
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
 from roam.passes.gradient_release import UPDATED
+from roam.step.captured_step import place_updates
+from roam.step.driver import REWRITES, Step, compile_graph
+from roam.step.graph_optimizers import Folds, Used
+from roam.step.pending_forwards import Claims
+from roam.step.releases import gradient_values
 
 
 def compile_step(

@@ -21,7 +21,7 @@ ARENAS = ("step", "keep")
 Compile = Callable[[Any], Any]
 Scenario = Callable[[Compile], Iterable[Any]]
 both_arenas = pytest.mark.parametrize("arena", ARENAS)
-# a decoder and a conv net; the whole zoo is tests/test_architectures.py's
+# a decoder and a conv net; the whole zoo is tests/models/test_zoo_architectures.py's
 real_models = pytest.mark.parametrize(
     "name", ["gpt2", "resnet", pytest.param("vit", marks=pytest.mark.slow)]
 )

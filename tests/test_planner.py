@@ -14,10 +14,10 @@ from roam.core.lifetime import live_peak
 from roam.core.plan import Plan, Status
 from roam.core.problem import Buffer, Kind, Op, Problem
 from roam.planner import Settings, arena_limit, best_order, plan, replaced_peak
-from roam.solvers.layout import NOTHING_PLACED, Blocking
-from roam.solvers.order import CANDIDATES
+from roam.solvers.layout.arena import NOTHING_PLACED, Blocking
+from roam.solvers.order.greedy import CANDIDATES
 from tests.core.strategies import GRAPHS, all_orders, graph, problems
-from tests.solvers.test_saved_blocks import saving
+from tests.solvers.layout.test_saved_layout import saving
 
 NO_TIME = Settings(seconds=1e-9)
 some_settings = st.sampled_from((Settings(), Settings(hold=True), NO_TIME))

@@ -111,12 +111,12 @@ def _compiled(contender: str, optimizer: Any) -> Callable[..., Any]:
 
 def _settings(contender: str) -> AbstractContextManager[None]:
     """Within, its first step compiles as it should: other contenders may be in the process."""
-    from roam.lowering import inductor_stock
+    from roam.lowering.inductor import stock
 
     if contender == "inductor budget 0.5":
-        return inductor_stock.recomputing_down_to(0.5)
+        return stock.recomputing_down_to(0.5)
     if contender == "inductor pools":
-        return inductor_stock.pooling()
+        return stock.pooling()
     return nullcontext()
 
 

@@ -135,7 +135,7 @@ def measure(entry: str, contender: str, steps: int, device: str) -> Result:
     import torch
 
     from roam.inspect.measure import measure_peak
-    from roam.lowering.memory import release
+    from roam.runtime.blocks import release
 
     trainer = Trainer(entry, contender, device)
     first: list[float] = []

@@ -13,12 +13,12 @@ from roam.bench.children import Result
 from roam.bench.tables import write_rows
 from roam.core.atomic_write import check_writable
 from roam.core.errors import OptionError
-from roam.solvers.fits import Rect
-from roam.solvers.packing.baselines import BASELINES
-from roam.solvers.packing.generate import cut_strip, spoil
-from roam.solvers.packing.instance import check_packing, height, max_load, read_csv
-from roam.solvers.packing.jit import COMPILED
-from roam.solvers.packing.pack import Answer, pack
+from roam.solvers.jit import COMPILED
+from roam.solvers.layout.greedy_fits import Rect
+from roam.solvers.layout.packing.baselines import BASELINES
+from roam.solvers.layout.packing.generate import cut_strip, spoil
+from roam.solvers.layout.packing.instance import check_packing, height, max_load, read_csv
+from roam.solvers.layout.packing.pack import Answer, pack
 
 STRIP = 2**20  # bytes, the height of the random instances
 BUFFERS = (50, 100, 200, 500, 1000, 2000)

@@ -25,8 +25,8 @@ from roam.core.lifetime import live_peak
 from roam.core.problem import Home, Problem
 from roam.planner import Settings, plan, replaced_peak
 from roam.solvers.baselines import HEURISTICS, PROGRAMS
-from roam.solvers.caching_allocator import requests, reserved
-from roam.solvers.order import OrderSolver
+from roam.solvers.order.greedy import OrderSolver
+from roam.solvers.simulate.caching_allocator import requests, reserved
 
 WORKER = "roam.bench.order_worker"
 SYNTHETIC = "synthetic"

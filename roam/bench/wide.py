@@ -18,7 +18,7 @@ from roam.core.lifetime import live_curve, live_peak
 from roam.core.problem import Problem
 from roam.planner import best_order
 from roam.solvers.baselines.plain_annealing import plain_annealing
-from roam.solvers.local_search import Effort, local_search
+from roam.solvers.order.local_search import Effort, local_search
 
 SIZES = {100: 0.27, 250: 0.43, 500: 0.43, 1000: 0.45, 2000: 0.47}  # ops, and their width
 GRAPHS = 10  # of each size

@@ -10,7 +10,14 @@ from roam.core.lifetime import lifetimes, slots
 from roam.core.plan import Plan, Status, stated_note
 from roam.core.problem import BufferId, Kind, Problem
 from roam.core.sizes import show_size
-from roam.inspect.moment import FRAGMENTATION, SCRATCH, TOP, held_at, slot_buffer_at, worst_moment
+from roam.inspect.moment import (
+    FRAGMENTATION,
+    SCRATCH,
+    TOP,
+    held_at,
+    slot_buffer_at,
+    worst_moment,
+)
 
 WORTH_IT = 0.05  # of the peak: below that share, advice would not be worth the reading
 SHOWN = 12  # groups

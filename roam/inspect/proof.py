@@ -43,8 +43,8 @@ def prove(problem: Problem, plan: Plan, seconds: float = SECONDS) -> Plan:
 
 def _search(problem: Problem, plan: Plan, proven: int, deadline: float) -> int:
     """The bound by minimum cuts, then by search of each phase, the one with most bytes first."""
-    from roam.solvers.cut_bound import cut_bound  # brings in ortools
-    from roam.solvers.settle import settle
+    from roam.solvers.bound.min_cut import cut_bound  # brings in ortools
+    from roam.solvers.order.bisection import settle
 
     claimed = plan.claimed_bound
     curve = live_curve(problem, plan.order, plan.reuse)

@@ -11,7 +11,16 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from roam.core.errors import HyperparameterError
-from roam.optim.fold import FoldRule, Group, State, StateSpec, Update, alike, block_size, blocks
+from roam.optim.fold import (
+    FoldRule,
+    Group,
+    State,
+    StateSpec,
+    Update,
+    alike,
+    block_size,
+    blocks,
+)
 from roam.optim.folding import FoldingOptimizer, Mode
 
 FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})

@@ -12,7 +12,7 @@ from roam.solvers.baselines.inductor import bfs, dfs, lpmf
 from roam.solvers.baselines.lescea import lescea
 from roam.solvers.baselines.modelilp import modelilp
 from roam.solvers.baselines.roam_rings import roam_rings
-from roam.solvers.order import OrderSolver, program_order
+from roam.solvers.order.greedy import OrderSolver, program_order
 
 HEURISTICS: dict[str, OrderSolver] = {
     "program": program_order,

@@ -12,9 +12,9 @@ from math import inf
 import numpy as np
 
 from roam.core.problem import OpId, Problem
-from roam.solvers.annealing import below, uniform
-from roam.solvers.order_tables import Ints, Tables, measure, measured, tables
-from roam.solvers.packing.jit import compiled
+from roam.solvers.jit import compiled
+from roam.solvers.order.annealing import below, uniform
+from roam.solvers.order.tables import Ints, Tables, measure, measured, tables
 
 MOVES = 200  # for each op, between two looks at the clock
 HOT, COLD = 0.5, 0.005  # temperatures, in sizes of the mean buffer

@@ -15,13 +15,7 @@ from torch import nn
 
 import roam
 from roam.bench import branching, vision
-from roam.bench.order import (
-    PUBLISHED,
-    baselines,
-    order_bench,
-    order_names,
-    row,
-)
+from roam.bench.order import PUBLISHED, baselines, order_bench, order_names, row
 from roam.bench.order_tables import plan_table, print_rows, verdict
 from roam.bench.order_zoo import BRANCHING, ORDER, captured
 from roam.bench.zoo import TINY, loss_of
@@ -33,7 +27,7 @@ from roam.core.text import parse_problem
 from roam.offline import problems
 from roam.optim import AdamA
 from roam.planner import Settings, plan, replaced_peak
-from roam.solvers.caching_allocator import Span, requests
+from roam.solvers.simulate.caching_allocator import Span, requests
 from tests.core.strategies import graph
 
 

@@ -14,7 +14,15 @@ import roam
 from roam.core.errors import SecondBackwardError
 from roam.optim import AdamA, SlimAdamA
 from tests.helpers import unfused
-from tests.optim.reference import ACCUMULATE, backward, batches, loss, mlp, same_parameters, twin
+from tests.optim.reference import (
+    ACCUMULATE,
+    backward,
+    batches,
+    loss,
+    mlp,
+    same_parameters,
+    twin,
+)
 
 Step = Callable[[Tensor], Any]
 

@@ -16,14 +16,7 @@ from torch.optim import Optimizer
 from roam.core.errors import HyperparameterError, LateChangeWarning, MicroBatchError
 from roam.optim import AdamA, SlimAdamA
 from tests.helpers import unfused
-from tests.optim.reference import (
-    backward,
-    batches,
-    both_modes,
-    mlp,
-    same_parameters,
-    twin,
-)
+from tests.optim.reference import backward, batches, both_modes, mlp, same_parameters, twin
 
 Edit = Callable[[nn.Sequential, Optimizer], None]
 eager_and_compiled = pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])

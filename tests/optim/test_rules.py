@@ -11,7 +11,14 @@ from torch import nn
 
 from roam.bench.zoo import TINY
 from roam.core.errors import RulesFileError
-from roam.optim import AdamA, OptimizerError, SlimAdamA, SlimRules, SnrMeasurement, static_rules
+from roam.optim import (
+    AdamA,
+    OptimizerError,
+    SlimAdamA,
+    SlimRules,
+    SnrMeasurement,
+    static_rules,
+)
 from roam.optim.slim_rules import MeanRule
 from roam.optim.snr import CEILING, candidates, is_due, snr
 from tests.optim.reference import backward, batches, mlp

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree
 
-from roam.lowering.memory import carve
+from roam.runtime.blocks import carve
 
 
 def trace(fn: Callable[..., Any], *args: Any) -> fx.GraphModule:

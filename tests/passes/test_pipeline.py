@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from roam.passes.drop_clones import DropClones
 from roam.passes.geometry import storage_key, value
 from roam.passes.pipeline import run
+from roam.passes.rewrites.drop_clones import DropClones
 from tests.passes.graphs import printed, trace
 
 

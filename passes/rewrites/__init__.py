@@ -1,0 +1,1 @@
+"""Rewrites: passes that change what a graph computes with, and never its results. One a file."""

@@ -1,0 +1,85 @@
+"""What can be told of an fx node: whether it is an op, what it changes, its module."""
+
+from __future__ import annotations
+
+import operator
+import re
+from typing import Any
+
+import torch
+from torch import fx
+
+from roam.passes.annotations import out_variants
+from roam.passes.geometry import storage_key, tensor_inputs, tensors, value
+
+
+def is_op(node: fx.Node) -> bool:
+    """Whether a node does something: makes memory of its own, changes some, or has an effect."""
+    if node.target is operator.getitem:
+        return False
+    parts = tensors(node)
+    if not parts:
+        return not _is_number(value(node))
+    known = {storage_key(t) for _, t in tensor_inputs(node)}
+    for source in node.all_input_nodes:
+        known |= {storage_key(t) for t in tensors(source)}
+    return bool(mutated(node)) or any(storage_key(t) not in known for t in parts)
+
+
+aten = torch.ops.aten
+ON_STORAGE = frozenset(  # ops that address, or copy, the whole storage behind their argument
+    {
+        aten.as_strided.default,
+        aten.as_strided_copy.default,
+        aten.as_strided_scatter.default,
+        aten.copy.default,
+        aten.diagonal_scatter.default,
+        aten.select_scatter.default,
+        aten.slice_scatter.default,
+        aten.resize.default,
+        aten.set.source_Tensor,
+    }
+)
+
+
+def looks_at_storage(node: fx.Node) -> bool:
+    """Whether an op would see the block around a tensor. Then its inputs must lie outside."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return isinstance(node.target, torch._ops.HigherOrderOperator)
+    if node.target.namespace not in ("aten", "prims", "roam"):
+        return True  # the user's own: who knows what it looks at
+    return node.target in ON_STORAGE and out_variants.META not in node.meta
+
+
+def _is_number(found: Any) -> bool:
+    return isinstance(found, (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool))
+
+
+def mutated(node: fx.Node) -> list[torch.Tensor]:
+    """The arguments that an op writes to, as its schema says."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return []
+    found: list[torch.Tensor] = []
+    for i, argument in enumerate(node.target._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = node.kwargs.get(argument.name) if i >= len(node.args) else node.args[i]
+            several = given if isinstance(given, (list, tuple)) else (given,)
+            found += [value(n) for n in several if isinstance(n, fx.Node)]
+    return found
+
+
+def keeps_its_turn(node: fx.Node) -> bool:
+    """Whether an op must keep its place among its like: it draws random numbers or has effects."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return True
+    no_result = not tensors(node) and not mutated(node)
+    return no_result or torch.Tag.nondeterministic_seeded in node.target.tags
+
+
+def where(node: fx.Node) -> str:
+    """The path of the module that an op belongs to, '' if it belongs to none."""
+    stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
+    if not stack:
+        return ""
+    path, _ = list(stack.values())[-1]
+    return re.sub(r"^[LG]\['\w+'\]\.?", "", str(path))

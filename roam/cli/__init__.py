@@ -1,0 +1,1 @@
+"""The commands: `app` is the entry point; `plans`, `layout` and `bench` hold one group each."""

@@ -1,0 +1,94 @@
+"""What `roam plan pkg.module:factory` is told to plan: a function that makes a model and a batch.
+
+    def factory():
+        return model, batch, loss              # or model, batch, loss, optimizer
+
+batch: what the model's forward gets: a mapping by name, a tuple in order, or one thing. loss: a
+function of the output, None where the model returns the loss. optimizer: one of roam.optim.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from traceback import extract_tb
+from typing import TYPE_CHECKING, Any
+
+from roam.core.errors import FactoryError, RoamError
+
+if TYPE_CHECKING:
+    from roam.inspect.step_plan import StepPlan
+
+
+def load(target: str) -> Callable[[], Any]:
+    """The function that "pkg.module:factory" names, looked for from the current folder too.
+
+    Raises FactoryError.
+    """
+    module, colon, name = target.partition(":")
+    if not (module and colon and name):
+        raise FactoryError(f"{target!r} names no function: write pkg.module:factory")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except Exception as error:
+        raise FactoryError(f"{module!r} cannot be imported: {_told(error)}") from error
+    if not callable(found):
+        raise FactoryError(f"{module!r} has no function {name!r}")
+    function: Callable[[], Any] = found
+    return function
+
+
+def plan_made_by(
+    target: str, options: dict[str, Any] | None = None, device: str | None = None
+) -> StepPlan:
+    """The plan of what a factory makes. options, device: as for `roam.plan`.
+
+    Raises FactoryError, also for what model and loss raise, and what `roam.plan` raises.
+    """
+    from roam.offline import plan
+
+    try:
+        made = load(target)()
+    except FactoryError:
+        raise
+    except Exception as error:
+        raise FactoryError(f"{target} raised {_told(error)}") from error
+    if not isinstance(made, tuple) or len(made) not in (3, 4):
+        raise FactoryError(f"{target} returned no tuple (model, batch, loss), but {_shape(made)}")
+    model, batch, loss, *optimizer = made
+    args, kwargs = _given(batch)
+    folding = next(iter(optimizer), None)
+    how: dict[str, Any] = {"optimizer": folding, "device": device, "options": options}
+    try:
+        return plan(model, *args, loss=loss, **how, **kwargs)
+    except RoamError:
+        raise
+    except Exception as error:
+        raise FactoryError(
+            f"the step of {target} does not run, {_told(error)} (roam --traceback plan shows more)"
+        ) from error
+
+
+def _given(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(batch, Mapping):
+        return (), dict(batch)
+    return (batch if isinstance(batch, tuple) else (batch,)), {}
+
+
+def _shape(made: Any) -> str:
+    if not isinstance(made, tuple):
+        return type(made).__name__
+    return f"({', '.join(type(part).__name__ for part in made)})"
+
+
+def _told(error: Exception) -> str:
+    """Its first paragraph, for dynamo's errors have several, and the user's line."""
+    from roam.capture.user_code import innermost_line  # brings in torch
+
+    paragraph, _, _ = str(error).partition("\n\n")
+    line = innermost_line(extract_tb(error.__traceback__))
+    return f"{type(error).__name__}: {paragraph}{line}"

@@ -1,0 +1,69 @@
+"""`roam layout`: memory packing as a tool of its own."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from roam.cli.exits import NO, UNKNOWN, exits
+from roam.core.atomic_write import check_writable, write_file
+from roam.core.errors import FileFormatError, OptionError
+
+LAYOUT_EXITS = exits(
+    f"{NO}: proven not to fit into --capacity",
+    f"{UNKNOWN}: --seconds were not enough to tell whether it fits or is lowest",
+)
+
+
+def layout(
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="CSV: id,lower,upper,size.")
+    ],
+    capacity: Annotated[
+        str | None, typer.Option(help="Does it fit? Bytes, or such as 24MiB. Default: minimize.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the CSV with offsets here.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Until when to search.")] = 60.0,
+) -> None:
+    """Give every buffer of a CSV an offset, in the lowest arena or below a capacity.
+
+    Columns `alignment` and `offset` (fixed) are read too.
+    """
+    started = time.monotonic()
+    from roam.core.sizes import parse_size
+    from roam.solvers.layout.packing.instance import read_csv, write_csv
+    from roam.solvers.layout.packing.pack import Answer, pack
+
+    limit = None
+    if capacity is not None:
+        limit = parse_size(int(capacity) if capacity.isdecimal() else capacity)
+    if out is not None:
+        check_writable(out)
+        if out.exists() and out.samefile(file):
+            raise OptionError(f"{out} is the file of the buffers itself: name another output")
+    try:
+        instance = read_csv(_text(file))
+    except FileFormatError as error:
+        raise FileFormatError(f"{file}: {error}") from None
+    packing = pack(instance.rects, limit, deadline=started + seconds, names=instance.names)
+    typer.echo(
+        f"{packing.status}: {packing.height} bytes, none is below {packing.lower_bound}; "
+        f"{packing.method}, {packing.nodes} nodes, {packing.seconds:.2f} s"
+    )
+    if out is not None and packing.status in (Answer.OPTIMAL, Answer.FEASIBLE, Answer.FITS):
+        write_file(out, write_csv(instance, packing.offsets))
+    if packing.status is Answer.DOES_NOT_FIT:
+        raise typer.Exit(NO)
+    if packing.status in (Answer.UNKNOWN, Answer.FEASIBLE):
+        raise typer.Exit(UNKNOWN)
+
+
+def _text(file: Path) -> str:
+    """Spreadsheets begin a CSV with a byte order mark."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FileFormatError(f"it is no text: {error}") from None

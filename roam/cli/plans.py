@@ -1,0 +1,292 @@
+"""The commands about plans: `roam plan`, `show`, `diff`, `export`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from roam.cli.exits import NO, exits
+from roam.core.atomic_write import check_writable, write_file
+from roam.core.errors import OptionError, RoamError
+from roam.core.sizes import show_size
+from roam.core.strict_json import has_field
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from roam.core.plan import Plan
+    from roam.core.problem import Problem
+    from roam.inspect.breakdown import Breakdown
+    from roam.inspect.step_plan import StepPlan
+
+PlanFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A file of roam plan.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Graph = Annotated[int | None, typer.Option(min=1, help="Which graph; the largest by default.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog=exits(f"{NO}: it takes more than --fits"))(plan)
+    app.command(epilog=exits())(show)
+    app.command(epilog=exits(f"{NO}: it grew by more than --tolerance"))(diff)
+    app.command(epilog=exits())(export)
+
+
+def plan(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="PKG.MODULE:FACTORY",
+            help="A function that returns model, batch, loss, and an optimizer if it has one.",
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Write the plan here, JSON.")] = None,
+    fits: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Exit with 1 if it takes more: 24GiB.")
+    ] = None,
+    lowering: Annotated[
+        str | None, typer.Option(help="Whose kernels: inductor (where it works) or aten.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where it will run; as made if left out.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="The deadline for planning a graph.")] = 10.0,
+    json: Json = False,
+) -> None:
+    """Plan a training step without running it."""
+    from rich.console import Console
+
+    from roam.cli.factory import plan_made_by
+    from roam.core.sizes import parse_size
+
+    capacity = None if fits is None else parse_size(fits)  # before the long work
+    if out is not None:
+        check_writable(out)
+    with Console(stderr=True).status(f"capturing and planning {target}"):
+        options = {"lowering": lowering, "planning_seconds": seconds}
+        step = plan_made_by(target, options, device)
+    _print(step, json)
+    if out is not None:
+        write_file(out, step.to_json())
+    if capacity is not None and not step.fits(capacity):
+        over = show_size(step.total - capacity)
+        typer.echo(f"roam: does not fit into {fits}: {over} missing", err=True)
+        raise typer.Exit(NO)
+
+
+def show(
+    file: PlanFile,
+    text: Annotated[bool, typer.Option("--text", help="Print the plan op by op.")] = False,
+    why: Annotated[bool, typer.Option("--explain", help="Say where the peak is, and why.")] = False,
+    picture: Annotated[Path | None, typer.Option(help="Draw it, .svg or .png.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write it as a page.")] = None,
+    graph: Graph = None,
+    json: Json = False,
+) -> None:
+    """Summarise a plan file, having checked it."""
+    for out in (picture, html):
+        _check_out(file, out)
+    step = _read(file)
+    if picture is not None:
+        from roam.inspect.picture import picture as draw
+
+        draw(*_pick(step, graph), picture)
+    if html is not None:
+        from roam.inspect.html import to_page
+
+        write_file(html, to_page(step))
+    if text:
+        from roam.core.text import plan_to_text
+
+        problem, found = _pick(step, graph)
+        typer.echo(plan_to_text(found, problem), nl=False)
+    elif why:
+        from roam.inspect.explain import explain
+
+        typer.echo(explain(*_pick(step, graph)))
+    else:
+        _print(step if graph is None else _only(step, graph), json)
+
+
+def diff(
+    before: PlanFile,
+    after: PlanFile,
+    tolerance: Annotated[
+        str | None,
+        typer.Option(help="Exit with 1 if peak or persistent bytes grew by more: 1%, 10MiB."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """What grew from one plan to another, by module and by kind. Takes golden files too."""
+    import msgspec
+
+    from roam.inspect.compare import Tolerance, compare
+
+    allowed = None if tolerance is None else Tolerance.parse(tolerance)
+    guarded = allowed is not None
+    found = compare(*(_breakdown(file, guarded=guarded) for file in (before, after)))
+    if json:
+        parts = {"before": found.before, "after": found.after}
+        grew = {"modules": found.modules, "kinds": found.kinds}
+        typer.echo(msgspec.json.encode({**grew, **parts}))
+    else:
+        typer.echo(str(found))
+    if allowed is not None and found.exceeds(allowed):
+        typer.echo(f"roam: {after} takes more than {before} and {tolerance}", err=True)
+        raise typer.Exit(NO)
+
+
+def export(
+    file: PlanFile,
+    format: Annotated[str, typer.Argument(help="memory_viz, chrome, minimalloc or graphml.")],
+    out: Annotated[Path | None, typer.Option(help="Beside the plan file by default.")] = None,
+    graph: Graph = None,
+) -> None:
+    """Write a plan in the format of another tool."""
+    from roam.inspect.export import FORMATS
+
+    if format not in FORMATS:
+        raise OptionError(f"no format {format!r}: the formats are {', '.join(FORMATS)}")
+    how = FORMATS[format]
+    path = out or file.with_suffix(how.suffix)
+    _check_out(file, path)
+    write_file(path, how.write(*_pick(_read(file), graph)))
+    typer.echo(f"{path}: open it with {how.opens_with}")
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Around the reading of a file: errors name it."""
+    try:
+        yield
+    except RoamError as error:
+        raise type(error)(f"{file}: {error}") from error
+
+
+def _read(file: Path) -> StepPlan:
+    """The plans in a file, checked."""
+    from roam.inspect.step_plan import StepPlan
+
+    with _naming(file):
+        return StepPlan.from_json(file.read_bytes())
+
+
+def _breakdown(file: Path, *, guarded: bool) -> Breakdown:
+    """Of a plan or a golden file. guarded: a step with an unplanned graph raises its error."""
+    from roam.inspect.breakdown import breakdown, breakdown_from_json
+
+    text = file.read_bytes()
+    if has_field(text, "roam_breakdown"):
+        with _naming(file):
+            return breakdown_from_json(text)[0]
+    step = _read(file)
+    if guarded:
+        with _naming(file):
+            step.check_planned()
+    return breakdown(step)
+
+
+def _check_out(file: Path, out: Path | None) -> None:
+    """Raises OptionError for an output that would replace the plan it is made of."""
+    if out is not None and out.exists() and out.samefile(file):
+        raise OptionError(f"{out} is the plan file itself: name another output")
+
+
+def _pick(step: StepPlan, graph: int | None) -> tuple[Problem, Plan]:
+    found = step.largest if graph is None else dict(enumerate(step.planned, 1)).get(graph)
+    if found is None:
+        names = ", ".join(f"{i} {p.name}" for i, (p, _) in enumerate(step.planned, 1))
+        raise OptionError(f"no such graph: there are {names or 'no planned graphs'}")
+    return found
+
+
+def _only(step: StepPlan, graph: int) -> StepPlan:
+    from roam.inspect.step_plan import StepPlan
+
+    _, found = _pick(step, graph)
+    return StepPlan(tuple(g for g in step.graphs if g.plan is found))
+
+
+def _print(step: StepPlan, json: bool) -> None:
+    import msgspec
+    from rich.console import Console
+
+    if json:
+        typer.echo(msgspec.json.encode(_as_json(step)))
+        return
+    console = Console()
+    console.print(str(step), markup=False, highlight=False, soft_wrap=True)
+    for graph in step.graphs:
+        if graph.reason:
+            console.print(f"{graph.name}: unplanned, {graph.reason}", markup=False)
+    for problem, found in step.planned:
+        console.print(_summary(problem, found))
+
+
+def _as_json(step: StepPlan) -> dict[str, Any]:
+    from roam.inspect.breakdown import breakdown
+
+    graphs = [
+        {
+            "name": g.name,
+            **({"unplanned": g.reason} if g.plan is None else _figures(g.plan)),
+        }
+        for g in step.graphs
+    ]
+    return {
+        "total": step.total,
+        "lowering": step.lowering,
+        "graphs": graphs,
+        "breakdown": breakdown(step),
+    }
+
+
+def _figures(found: Plan) -> dict[str, object]:
+    keys = ("peak", "lower_bound", "stated", "live_peak", "arena", "persistent", "status", "method")
+    return {"ops": len(found.order), **{k: getattr(found, k) for k in keys}}
+
+
+def _summary(problem: Problem, found: Plan) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=Text(found.problem),
+        title_justify="left",
+        box=box.SIMPLE,
+        show_header=False,
+        pad_edge=False,
+    )
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, value in _rows(problem, found):
+        table.add_row(name, Text(value))
+    return table
+
+
+def _rows(problem: Problem, plan: Plan) -> Iterator[tuple[str, str]]:
+    from roam.inspect.moment import TOP, held_at, worst_moment
+
+    yield "ops", f"{len(plan.order):,}"
+    yield "peak", f"{show_size(plan.peak)}, {plan.status}"
+    yield "lower bound", f"{show_size(plan.lower_bound)}, gap {plan.gap:.2%}"
+    if plan.stated:
+        yield "stated bound", f"{show_size(plan.stated)}, not proven here"
+    yield "live peak", f"{show_size(plan.live_peak)}, fragmentation {plan.fragmentation:.2%}"
+    yield "arena", show_size(plan.arena)
+    yield "its blocks", f"{len(plan.blocks):,}"
+    yield "its buffers", f"{len(plan.offsets):,}"
+    yield "persistent", show_size(plan.persistent)
+    yield "total", show_size(plan.total)
+    yield "method", f"{plan.method}, {plan.seconds:.2f} s"
+    yield "fingerprint", plan.fingerprint
+    if plan.order:
+        worst = worst_moment(problem, plan)
+        op = problem.ops[plan.order[worst]]
+        yield "worst moment", f"op {worst}, {op.name} in {op.where or TOP}"
+        for held in held_at(problem, plan, worst)[:10]:
+            yield "  holds", f"{show_size(held.size):>11}  {held.kind}, {held.name}, {held.module}"

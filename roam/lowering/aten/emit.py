@@ -1,0 +1,308 @@
+"""The `aten` lowering: a plan becomes two graphs of ATen kernels, and those become Python.
+
+Each op of the plan is emitted in the plan's order, in one of three forms:
+
+    placed      t = carve(block, offset, ...);  op.out(..., out=t)
+    over        op.out(..., out=dying)
+    by itself   t = op(...)                     the operator allocates
+
+The generated code drops every tensor after its last use. So a block is given back when the last
+tensor carved out of it is gone, and whatever lies outside is freed as planned.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.graph import CodeGen
+
+from roam.capture.fx_problem import Captured
+from roam.capture.node_facts import ON_STORAGE
+from roam.core.plan import Block, Plan
+from roam.core.problem import BufferId, OpId
+from roam.passes import gradient_release
+from roam.passes.annotations import inplace, out_variants
+from roam.passes.geometry import tensors, value
+from roam.runtime.blocks import Shelf, allocate, carve, is_block, twin
+from roam.runtime.held_tensors import Taken
+
+aten = torch.ops.aten
+# reduced to a number, which they return in memory of the full size unless given some
+OVERSIZED = frozenset({aten.mse_loss.default, aten.smooth_l1_loss.default})
+
+Boxed = Callable[[list[Any]], Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class SavedAt:
+    """Where the backward expects one of its inputs: an address in a block of that many bytes."""
+
+    argument: int
+    block: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A plan that runs. The callables take a list of inputs and empty it.
+
+    saved: the backward's inputs that must lie in the arena as the forward left them. sizes: of
+    all of the backward's inputs. taken: those that it may write over. folds: the last of the two
+    folds gradients, and takes one more input: absorb(index of the parameter, gradient).
+    """
+
+    forward: Boxed
+    backward: Boxed | None
+    saved: tuple[SavedAt, ...]
+    sizes: tuple[tuple[int, ...], ...]
+    taken: Taken
+    folds: bool = False
+
+    def is_for(self, args: Sequence[Any]) -> bool:
+        """Whether these inputs of the backward have the sizes that were planned for."""
+        return all(_size(a) == size for a, size in zip(args, self.sizes, strict=True))
+
+    def finds_its_arena(self, args: Sequence[Any]) -> bool:
+        """Whether the saved tensors lie where the forward wrote them.
+
+        They do not when somebody moved them in between (saved tensor hooks), or when the forward
+        ran without the plan, or by another one.
+        """
+        base: dict[int, int] = {}
+        for at in self.saved:
+            storage = args[at.argument].untyped_storage()
+            start = storage.data_ptr()
+            if not is_block(storage) or base.setdefault(at.block, start) != start:
+                return False
+            if storage.nbytes() != at.size:
+                return False
+            if args[at.argument].storage_offset() * args[at.argument].itemsize != at.offset:
+                return False
+        return True
+
+
+class BoxedCode(CodeGen):
+    """Generates functions that take their inputs in a list and empty it, to free them early."""
+
+    def gen_fn_def(self, free_vars: list[str], maybe_return_annotation: str, **_: Any) -> str:
+        names = [v.split(":")[0].split("=")[0].strip() for v in free_vars if v != "self"]
+        lines = [f"def {self._func_name}(self, boxed){maybe_return_annotation}:"]
+        if names:
+            lines += [f"    {', '.join(names)}, = boxed", "    boxed.clear()"]
+        return "\n".join(lines)
+
+
+def boxed(graph: fx.Graph, root: torch.nn.Module, name: str) -> Boxed:
+    """The graph as a callable that takes a list and empties it."""
+    graph.set_codegen(BoxedCode())
+    module = fx.GraphModule(root, graph, class_name=name)
+    return module.forward
+
+
+def lower(
+    captured: Captured, plan: Plan, roots: Sequence[torch.nn.Module], shelf: Shelf | None
+) -> Lowered:
+    """Makes a plan run.
+
+    roots: what get_attr nodes refer to, of each graph. shelf: where held blocks lie.
+    """
+    graphs = [captured.forward, captured.backward]
+    first = len(captured.problem.phases[0]) if captured.problem.phases else 0
+    emitters = [
+        _Emitter(captured, plan, graph, times, shelf)
+        for graph, times in zip(graphs, (range(first), range(first, len(plan.order))), strict=True)
+        if graph is not None
+    ]
+    forward, *rest = [
+        boxed(e.emit(), root, f"roam_{n}")
+        for n, root, e in zip("fb", roots, emitters, strict=False)
+    ]
+    folds = emitters[-1].absorb is not None
+    if captured.backward is None:
+        return Lowered(forward, None, (), (), Taken(), folds)
+    given = [value(n) for n in captured.backward.find_nodes(op="placeholder")]
+    sizes = tuple(_size(g, captured.numbers) for g in given)
+    saved = emitters[-1].saved
+    return Lowered(forward, rest[0], saved, sizes, _taken(captured, plan, given, saved), folds)
+
+
+def _taken(captured: Captured, plan: Plan, given: Sequence[Any], saved: Sequence[SavedAt]) -> Taken:
+    """given: the fake values of the backward's inputs. saved: those in the arena."""
+    blocks: dict[int, list[int]] = {}
+    for at in saved:
+        blocks.setdefault(at.block, []).append(at.argument)
+    buffers = {i: captured.buffer(g) for i, g in enumerate(given) if isinstance(g, torch.Tensor)}
+    outside = set(plan.reuse.values()) - plan.offsets.keys()
+    first = captured.problem.ops[captured.nodes.index(None)]
+    tangents = {b for b in first.creates if not captured.problem.buffers[b].kept}
+    return Taken(
+        blocks=tuple(map(tuple, blocks.values())),
+        overwritten=frozenset(i for i, b in buffers.items() if b in outside),
+        dying=frozenset(i for i, b in buffers.items() if b in tangents and given[i].numel() != 1),
+    )
+
+
+def _size(given: Any, numbers: Callable[[Any], Any] = int) -> tuple[int, ...]:
+    """The shape of a tensor, the value of a number; empty for anything else."""
+    if isinstance(given, torch.Tensor):
+        return tuple(numbers(n) for n in given.shape)
+    return (numbers(given),) if isinstance(given, (int, torch.SymInt)) else ()
+
+
+class _Emitter:
+    """Writes one phase of the plan as a new graph."""
+
+    def __init__(
+        self, captured: Captured, plan: Plan, old: fx.Graph, times: range, shelf: Shelf | None
+    ) -> None:
+        self.captured, self.plan, self.old, self.times = captured, plan, old, times
+        self.shelf = shelf
+        self.graph = fx.Graph()
+        self.new: dict[fx.Node, Any] = {}
+        self.blocks: dict[int, fx.Node] = {}
+        self.saved: tuple[SavedAt, ...] = ()
+        self.absorb: fx.Node | None = None
+        self.made_at = {b: t for t in times for b in captured.problem.ops[plan.order[t]].creates}
+
+    def emit(self) -> fx.Graph:
+        for node in self.old.find_nodes(op="placeholder"):
+            self.new[node] = self.graph.node_copy(node)
+        if self.old.find_nodes(op="call_function", target=gradient_release.fold):
+            self.absorb = self.graph.placeholder("absorb")
+        if self.times.start > 0:
+            self.find_blocks()
+        for t in self.times:
+            self.allocate_blocks(t)
+            self.emit_op(self.plan.order[t])
+        if self.shelf is not None:
+            self.put_back(self.shelf)
+        self.graph.output(fx.map_arg(self.old.output_node().args[0], self.value))
+        return self.graph
+
+    def find_blocks(self) -> None:
+        """The backward finds the blocks that the forward left by the tensors saved in them."""
+        found: list[SavedAt] = []
+        for i, node in enumerate(self.old.find_nodes(op="placeholder")):
+            tensor = value(node)
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            b = self.captured.buffer(tensor)
+            if b in self.plan.offsets:
+                k, block = self.block_of(b, self.times.start)
+                inside = self.captured.numbers(tensor.storage_offset()) * tensor.element_size()
+                offset = self.plan.offsets[b] - block.offset + inside
+                found.append(SavedAt(i, k, offset, block.size))
+                self.blocks.setdefault(k, self.new[node])
+        self.saved = tuple(found)
+
+    def allocate_blocks(self, t: int) -> None:
+        for k, block in enumerate(self.plan.blocks):
+            if block.lower == t:
+                how = allocate if self.shelf is None else self.shelf.take
+                self.blocks[k] = self.graph.call_function(how, (block.size, self.captured.device))
+
+    def put_back(self, shelf: Shelf) -> None:
+        """Ends the step: what is done with goes back on the shelf, whole."""
+        for k, block in enumerate(self.plan.blocks):
+            if k in self.blocks and block.upper <= self.times.stop:
+                how = (self.blocks[k], 0, torch.uint8, (block.size,), (1,))
+                whole = self.graph.call_function(carve, how)
+                self.graph.call_function(shelf.put_back, (whole,))
+
+    def block_of(self, b: BufferId, t: int) -> tuple[int, Block]:
+        offset = self.plan.offsets[b]
+        for k, block in enumerate(self.plan.blocks):
+            inside = block.offset <= offset < block.offset + block.size
+            if inside and block.lower <= t < block.upper:
+                return k, block
+        raise AssertionError(f"buffer {b} lies in no block at {t}: the plan was not checked")
+
+    def emit_op(self, i: OpId) -> None:
+        node, results = self.captured.nodes[i], self.captured.results[i]
+        if node is None:
+            return
+        if gradient_release.META in node.meta:
+            _, index, gradient = node.args
+            self.graph.call_function(
+                gradient_release.fold,
+                (self.absorb, index, self.value(gradient)),  # type: ignore[arg-type]
+            )
+            return
+        variant: out_variants.OutVariant | None = node.meta.get(out_variants.META)
+        given = [b in self.plan.offsets or b in self.plan.reuse for b in results]
+        by_itself = not any(given) and node.target not in (ON_STORAGE | OVERSIZED)
+        if variant is None or by_itself:
+            self.new[node] = self.graph.node_copy(node, self.value)
+            self.unpack(node)
+            return
+        outs = [self.destination(node, b, t) for b, t in zip(results, tensors(node), strict=True)]
+        call = self.graph.call_function(
+            variant.target,
+            fx.map_arg(node.args, self.value),
+            {**fx.map_arg(node.kwargs, self.value), **dict(zip(variant.names, outs, strict=True))},
+        )
+        call.meta = dict(node.meta)
+        self.new[node] = tuple(outs) if isinstance(value(node), (tuple, list)) else outs[0]
+
+    def destination(self, node: fx.Node, b: BufferId, result: torch.Tensor) -> fx.Node:
+        """The tensor that a result is written to.
+
+        What is returned is a tensor of its own even where its memory was a dying input's: that
+        may be a view, which autograd lets nobody change in place.
+        """
+        if b in self.plan.reuse:
+            dying = self.dying_input(node, self.plan.reuse[b])
+            if not self.captured.problem.buffers[b].kept:
+                return dying
+            return self.graph.call_function(twin, (dying,))
+        shape = self.captured.numbers.shape(result.shape)
+        stride = self.captured.numbers.shape(result.stride())
+        if b not in self.plan.offsets:
+            how: dict[str, Any] = {"dtype": result.dtype, "device": result.device}
+            return self.graph.call_function(torch.empty_strided, (shape, stride), how)
+        k, block = self.block_of(b, self.made_at[b])
+        offset = self.plan.offsets[b] - block.offset
+        return self.graph.call_function(
+            carve, (self.blocks[k], offset, result.dtype, shape, stride)
+        )
+
+    def dying_input(self, node: fx.Node, dying: BufferId) -> fx.Node:
+        """The input that holds the dying buffer and lies as the result will."""
+        for source in node.meta[inplace.META]:
+            if self.captured.buffer(value(source)) == dying:
+                found = self.value(source)
+                assert isinstance(found, fx.Node)
+                return found
+        raise AssertionError(f"{node.name} may not be written over buffer {dying}")
+
+    def value(self, node: fx.Node) -> Any:
+        """What stands for a node of the old graph: emits views when they are first asked for."""
+        if node in self.new:
+            return self.new[node]
+        fake = value(node)
+        if isinstance(fake, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            self.new[node] = self.captured.numbers(fake)
+        elif node.target is operator.getitem:
+            self.new[node] = self.part(node)
+        else:
+            self.new[node] = self.graph.node_copy(node, self.value)
+        return self.new[node]
+
+    def unpack(self, node: fx.Node) -> None:
+        """Takes several results apart at once: the tuple would hold all of them until the last."""
+        for user in node.users:
+            if user.target is operator.getitem:
+                self.value(user)
+                self.unpack(user)
+
+    def part(self, node: fx.Node) -> Any:
+        whole = self.value(node.args[0])  # type: ignore[arg-type]
+        if isinstance(whole, tuple):
+            return whole[node.args[1]]  # type: ignore[index]
+        return self.graph.call_function(operator.getitem, (whole, node.args[1]))

@@ -1,0 +1,117 @@
+"""The plan of a graph travels in its generated code, so that Inductor's caches give it back.
+
+miss                              hit in FxGraphCache        hit in AOTAutogradCache
+plan ── note ── code ── cache     code ── find(code)         code is imported ── loaded(note)
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+from msgspec.structs import replace
+from torch._guards import CompileContext
+
+from roam.core.plan import Plan
+from roam.core.problem import BufferId, Home, Kind, Problem
+from roam.inspect.report import GraphRecord, count_graph, record
+from roam.lowering.inductor.problem import Read
+from roam.runtime.saved_stack import place
+from roam.step.trace import tell
+
+LOWERING = "inductor"  # the option's value, as reports name it
+
+
+class Note(msgspec.Struct, frozen=True):
+    """What was planned of one graph; of a backward together with its forward.
+
+    complete: no backward is to come. named: the buffers of the forward's inputs and results, by
+    name. saved: those that go to the backward. held: bytes that the forward may hold at every op.
+    forward: the key of the forward that a backward was planned around. estimated: the ops whose
+    scratch space was measured at smaller sizes.
+    """
+
+    name: str
+    problem: Problem
+    plan: Plan
+    complete: bool
+    named: dict[str, BufferId]
+    saved: frozenset[BufferId]
+    held: tuple[int, ...] = ()
+    forward: str = ""
+    estimated: tuple[str, ...] = ()
+
+    def statement(self) -> str:
+        """What the generated module runs when it is imported."""
+        text = base64.b85encode(zlib.compress(msgspec.json.encode(self))).decode()
+        return f"__import__('{__name__}', fromlist=['']).loaded(r'{text}')"
+
+    def as_first_phase(self) -> Read:
+        """A forward as its backward finds it: ordered and written over as it was compiled."""
+        old, order = self.problem, self.plan.order
+        place = {op: t for t, op in enumerate(order)}
+        ops = [
+            replace(
+                old.ops[i],
+                after=tuple(sorted(place[p] for p in old.ops[i].after)),
+                over=tuple(pair for pair in old.ops[i].over if pair in self.plan.reuse.items()),
+            )
+            for i in order
+        ]
+        buffers = [
+            replace(b, kind=Kind.SAVED) if i in self.saved and b.home is not Home.USER else b
+            for i, b in enumerate(old.buffers)
+        ]
+        problem = Problem(old.name, tuple(buffers), tuple(ops))
+        named = self.named, self.saved, self.held
+        return Read(problem, (), len(ops), *named, estimated=self.estimated)
+
+    def of(self, name: str) -> GraphRecord:
+        """What to report about the graph, which may have another name in this process."""
+        made = self.problem, self.plan
+        return GraphRecord(name, *made, lowering=LOWERING, estimated=self.estimated)
+
+
+_STATEMENT = re.compile(
+    rf"__import__\('{re.escape(__name__)}', fromlist=\[''\]\).loaded\(r'(.*)'\)"
+)
+_here = threading.local()
+
+
+def find(code: str) -> Note | None:
+    """The note in generated code."""
+    found = _STATEMENT.search(code)
+    return None if found is None else _decode(found[1])
+
+
+def loaded(text: str) -> None:
+    """A module was imported, which a cache may have known.
+
+    Its forward is told where its saved tensors lie. Its plan is reported, unless `compiling` will.
+    """
+    note = _decode(text)
+    if note.forward:
+        place(note.forward, note.problem, note.plan)
+    if note.complete and not getattr(_here, "compiling", False):
+        graph = note.of(note.name)
+        record(graph, count_graph())
+        tell(graph, CompileContext.current_compile_id())
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Within, whoever compiles a graph reports its plan."""
+    _here.compiling = True
+    try:
+        yield
+    finally:
+        _here.compiling = False
+
+
+def _decode(text: str) -> Note:
+    return msgspec.json.decode(zlib.decompress(base64.b85decode(text)), type=Note)

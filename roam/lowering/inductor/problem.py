@@ -1,0 +1,312 @@
+"""Reads a Problem off Inductor's fused scheduler nodes.
+
+    in the scheduler                      in the Problem
+    ------------------------------------  --------------------------------------------------
+    graph input                           a buffer of the user's, or saved by the forward
+    fused node, extern kernel             an op
+    buffer with memory of its own         a buffer, made by the first op that touches it
+    buffer that lives within one kernel   nothing: the code generation removes it
+    view, slice of a concatenation,       another name of a buffer
+    mutated buffer
+    tuple of results                      nothing: its parts are made by the op, and live until
+                                          they were all taken out of it
+    input whose place an output may take  a pair in `over`
+
+Inductor frees a buffer after the last node that uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from msgspec.structs import replace
+from torch import fx
+from torch._inductor import ir
+from torch._inductor.graph import GraphLowering
+from torch._inductor.scheduler import BaseSchedulerNode
+from torch._inductor.utils import get_dtype_size
+
+from roam.capture.fx_problem import ALIGNMENT
+from roam.capture.node_facts import where
+from roam.capture.scratch_probe import Scratch
+from roam.core.errors import UnplannableError
+from roam.core.problem import Buffer, BufferId, Home, Kind, Op, Problem
+from roam.lowering.inductor.in_place import WITHOUT_MEMORY, written_over
+from roam.lowering.inductor.inner_buffers import is_removed
+from roam.lowering.inductor.saved_code import is_own, is_placeable
+from roam.lowering.inductor.scratch import origin, scratch
+from roam.passes import gradient_release
+from roam.passes.gradient_release import Release
+
+Pairs = tuple[tuple[BufferId, BufferId], ...]
+Held = tuple[Kind, Home]
+MADE = Kind.TEMPORARY, Home.EXTERNAL
+Labels = Mapping[str, tuple[str, Kind]]
+
+
+@dataclass(frozen=True)
+class Read:
+    """What was read of one graph: `first` is the number of its first op that is a node.
+
+    named: the buffer behind every input and every output, by their names in the FX graph. saved:
+    the outputs that are not the user's. held: bytes that a compiled forward may hold at every op.
+    at: the buffer behind every name in the scheduler that has memory. estimated: the ops whose
+    scratch space was measured at smaller sizes.
+    """
+
+    problem: Problem
+    nodes: Sequence[BaseSchedulerNode]
+    first: int
+    named: dict[str, BufferId]
+    saved: frozenset[BufferId]
+    held: tuple[int, ...] = ()
+    at: Mapping[str, BufferId] = field(default_factory=dict)
+    estimated: tuple[str, ...] = ()
+
+
+def read(
+    graph: GraphLowering,
+    nodes: Sequence[BaseSchedulerNode],
+    name: str,
+    outputs: Sequence[str | None],
+    saved: frozenset[int],
+    forward: Read | None = None,
+    labels: Labels | None = None,
+) -> Read:
+    """The Problem of one graph, or of a backward together with its forward.
+
+    nodes: fused, in the order that Inductor would run them in. outputs: the names of the FX
+    graph's results. saved: which of them go to the backward. forward: what was read of
+    a backward's forward, where that is known; its ops keep their order. labels: what the user
+    calls a forward's inputs, and of which kind they are.
+    Raises UnplannableError.
+    """
+    reader = _Reader(graph, forward, scratch(graph, nodes), labels or {})
+    reader.add_inputs()
+    first = len(reader.ops)
+    for node in nodes:
+        reader.add_op(node)
+    named = reader.inputs | reader.keep(outputs)
+    problem = Problem(name, tuple(reader.buffers), tuple(reader.ops))
+    saved_alone = _only_saved(named, outputs, saved)
+    guesses = tuple(reader.estimated)
+    return Read(problem, nodes, first, named, saved_alone, at=reader.buffer_of, estimated=guesses)
+
+
+def release_of(node: BaseSchedulerNode) -> Release | None:
+    """What a node releases, if it is a fold."""
+    called = origin(node.node) if node.is_extern() else None
+    return None if called is None else called.meta.get(gradient_release.META)
+
+
+def _only_saved(
+    named: Mapping[str, BufferId], outputs: Sequence[str | None], saved: frozenset[int]
+) -> frozenset[BufferId]:
+    """What goes to the backward and not to the user as well."""
+    found: tuple[set[BufferId], set[BufferId]] = set(), set()
+    for i, name in enumerate(outputs):
+        if name is not None and name in named:
+            found[i in saved].add(named[name])
+    return frozenset(found[True] - found[False])
+
+
+@dataclass
+class _Reader:
+    graph: GraphLowering
+    forward: Read | None
+    scratch: dict[str, Scratch]
+    labels: Labels
+    buffers: list[Buffer] = field(default_factory=list)
+    ops: list[Op] = field(default_factory=list)
+    inputs: dict[str, BufferId] = field(default_factory=dict)
+    buffer_of: dict[str, BufferId] = field(default_factory=dict)  # by the name of its root
+    tuple_of: dict[str, list[str]] = field(default_factory=dict)  # by the root of a part
+    op_of: dict[BaseSchedulerNode, int] = field(default_factory=dict)
+    estimated: list[str] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+    phase: int = 0
+    align: int = 64
+    placeable: bool = False
+    waits_for: tuple[int, ...] = ()  # what every op of the phase waits for
+
+    def __post_init__(self) -> None:
+        if self.forward is not None:
+            self.names = {b.name for b in self.forward.problem.buffers}
+            self.buffers += self.forward.problem.buffers
+            self.ops += self.forward.problem.ops
+            self.estimated += self.forward.estimated
+        self.phase = int(self.graph.is_backward)
+        self.placeable = is_placeable(self.graph)
+        self.align = max(ALIGNMENT.get(d, 64) for d in ("cpu", *self.graph.device_types))
+
+    def add_inputs(self) -> None:
+        """What the graph is given.
+
+        In a backward: what its forward saved, and the gradients of the outputs, which autograd
+        makes before it begins and which go as soon as they are used.
+        """
+        known = {} if self.forward is None else self.forward.named
+        made: list[BufferId] = []
+        for name, found in self.graph.graph_inputs.items():
+            if not isinstance(found, ir.TensorBox):
+                continue  # a number
+            label, kind = self.labels.get(name, (name, Kind.INPUT))
+            if name in known:
+                b = known[name]
+            elif not self.graph.is_backward or name.startswith("primals_"):
+                b = self.add(label, self.bytes(found), (kind, Home.USER))
+            else:
+                b = self.add(name, self.bytes(found))
+                made.append(b)
+            self.inputs[name] = self.buffer_of[name] = b
+        if made:
+            self.waits_for = (len(self.ops),)
+            self.ops.append(Op("tangents", creates=tuple(made), phase=self.phase))
+
+    def add_op(self, node: BaseSchedulerNode) -> None:
+        known = len(self.buffers)
+        over = self.add_results(node)
+        touched = [self.root(n) for n in sorted(node.used_or_aliased_buffer_names())]
+        parts = self.parts(node)
+        self.tuple_of |= dict.fromkeys(parts, parts)
+        if isinstance(node.node, ir.MultiOutput):  # the tuple holds its other parts meanwhile
+            touched += [other for root in touched for other in self.tuple_of.get(root, ())]
+        for root in (*touched, *parts):
+            if root not in self.buffer_of:
+                self.add_root(root, node)
+        used = dict.fromkeys(self.buffer_of[r] for r in touched if r in self.buffer_of)
+        changed = [self.root(m) for made in node.get_outputs() for m in made.get_mutations()]
+        changes = dict.fromkeys(self.buffer_of[r] for r in changed if r in self.buffer_of)
+        release = release_of(node)
+        if release is not None:
+            self.add_fold(release, used, changes)
+        earlier = {self.op_of[p] for p in node.mpi_node.pred_nodes if p in self.op_of}
+        self.op_of[node] = len(self.ops)
+        made = range(known, len(self.buffers))
+        own = Scratch(release.scratch) if release else self.scratch.get(node.get_name(), Scratch(0))
+        named = self.phase * "backward " + node.get_name()
+        if own.estimated:
+            self.estimated.append(named)
+        self.ops.append(
+            Op(
+                name=f"fold_{self.owner(release)}" if release else named,
+                reads=tuple(b for b in used if b < known),
+                creates=tuple(b for b in made if self.buffers[b].home is not Home.USER),
+                mutates=tuple(b for b in changes if b < known or self.buffers[b].home is Home.USER),
+                over=over,
+                scratch=own.nbytes,
+                phase=self.phase,
+                after=(*self.waits_for, *sorted(earlier)),
+                where=_where(node),
+            )
+        )
+
+    def add_results(self, node: BaseSchedulerNode) -> Pairs:
+        """Adds what the parts of a kernel write; returns what that may be written over.
+
+        A part may write over what an earlier part of the same kernel made: one buffer then.
+        """
+        known = len(self.buffers)
+        pairs: dict[tuple[BufferId, BufferId], None] = {}
+        for part in node.get_nodes():
+            for made, dying in written_over(self.graph, node, part):
+                name = made.get_name()
+                found = [self.buffer_of[d] for d in dying if d in self.buffer_of]
+                inside = next((b for b in found if b >= known), None)
+                if inside is not None and not is_removed(self.graph, name, node):
+                    self.buffer_of[name] = inside
+                else:
+                    self.add_root(name, node)
+                    made_here = self.buffer_of.get(name)
+                    pairs |= {(made_here, b): None for b in found if made_here is not None}
+        return tuple(pairs)
+
+    def add_fold(
+        self, release: Release, used: Iterable[BufferId], changes: dict[BufferId, None]
+    ) -> None:
+        """The gradient dies here; what the fold changes was there before the step."""
+        for b in used:
+            if self.buffers[b].kind is Kind.TEMPORARY:
+                self.buffers[b] = replace(self.buffers[b], kind=Kind.RELEASED)
+        owner = self.owner(release)
+        for what, size in release.state:
+            changes[self.add(f"{owner}.{what}", size, (Kind.STATE, Home.USER))] = None
+
+    def owner(self, release: Release) -> str:
+        """The name of the parameter whose gradient is folded."""
+        name = f"primals_{release.index + 1}"  # as AOTAutograd calls the inputs of a step
+        b = None if self.forward is None else self.forward.named.get(name)
+        return name if b is None else self.buffers[b].name
+
+    def root(self, name: str) -> str:
+        """The name of the buffer whose memory another one shows or changes."""
+        name = self.graph.scheduler.mutation_real_name.get(name, name)
+        buffer = self.graph.name_to_buffer.get(name)
+        aliased = [] if buffer is None else buffer.get_inputs_that_alias_output()
+        return self.root(aliased[0]) if aliased else name
+
+    def parts(self, node: BaseSchedulerNode) -> list[str]:
+        """The results that an extern kernel returns in a tuple, and somebody takes out of it."""
+        found: list[str] = []
+        pending = [b for b in node.get_outputs() if isinstance(b.node.layout, ir.MultiOutputLayout)]
+        while pending:
+            for user in pending.pop().users:
+                if isinstance(user.node, BaseSchedulerNode):
+                    parts = [
+                        b for b in user.node.get_outputs() if isinstance(b.node, ir.MultiOutput)
+                    ]
+                    found += [self.root(b.get_name()) for b in parts]
+                    pending += [b for b in parts if isinstance(b.node.layout, ir.MultiOutputLayout)]
+        return found
+
+    def add_root(self, name: str, node: BaseSchedulerNode) -> None:
+        buffer = self.graph.name_to_buffer.get(name)
+        if buffer is None:
+            constant = self.graph.constants.get(name)
+            size = 0 if constant is None else constant.nbytes
+            self.buffer_of[name] = self.add(name, size, (Kind.INPUT, Home.USER))
+        elif not isinstance(buffer.layout, WITHOUT_MEMORY) and not is_removed(
+            self.graph, name, node
+        ):
+            home = Home.ARENA if self.placeable and is_own(buffer) else Home.EXTERNAL
+            held = Kind.TEMPORARY, home
+            self.buffer_of[name] = self.add(name, self.bytes(buffer), held, _where(node))
+
+    def keep(self, outputs: Sequence[str | None]) -> dict[str, BufferId]:
+        """What the graph returns stays; a saved tensor at least to the graph's end."""
+        found: dict[str, BufferId] = {}
+        kind = Kind.OUTPUT if self.phase == 0 else Kind.GRADIENT
+        for name, fx_name in zip(self.graph.get_output_names(), outputs, strict=True):
+            b = self.buffer_of.get(self.root(name))
+            if b is None:
+                continue
+            if self.buffers[b].home is not Home.USER and not self.buffers[b].kept:
+                self.buffers[b] = replace(self.buffers[b], kind=kind)
+            if fx_name is not None:
+                found[fx_name] = b
+        return found
+
+    def bytes(self, node: Any) -> int:
+        size = self.graph.get_allocation_storage_size(node)
+        hint = self.graph.sizevars.optimization_hint(size, fallback=None)
+        if hint is None:
+            raise UnplannableError(f"{node.get_name()}: a size that depends on data")
+        return int(hint) * get_dtype_size(node.get_dtype())
+
+    def add(self, name: str, size: int, held: Held = MADE, where: str = "") -> BufferId:
+        while name in self.names:
+            name += "'"
+        self.names.add(name)
+        self.buffers.append(Buffer(name, size, *held, self.align, where))
+        return len(self.buffers) - 1
+
+
+def _where(node: BaseSchedulerNode) -> str:
+    """The path of the module that the first of the node's origins belongs to."""
+    for part in node.get_nodes():
+        for source in getattr(part.node, "origins", ()):
+            if isinstance(source, fx.Node) and where(source):
+                return where(source)
+    return ""

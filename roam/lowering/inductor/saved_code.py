@@ -1,0 +1,114 @@
+"""The code that Inductor generates for what is saved, which the plan places in blocks.
+
+forward     asks for every saved buffer where it lies (see `inductor_stack`)
+backward    frees it as planned, where else it might write over it, or keep its memory for a
+            later buffer of that size: the whole block would wait
+
+Both write over what the plan does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import sympy
+from torch._inductor import ir
+from torch._inductor.codegen.wrapper import AllocateLine, FreeIfNotReusedLine, FreeLine
+from torch._inductor.graph import GraphLowering
+
+from roam.core.plan import Plan
+from roam.core.problem import BufferId, Home, Kind, Problem
+from roam.runtime import saved_stack
+from roam.runtime.huge_pages import LARGE
+from roam.solvers.layout.arena import ANY, Blocking
+
+STAGGER = 1536  # bytes: of neighbours, any eight lie at different places of their pages
+LARGEST = LARGE - (1 << 16)  # bytes: less than malloc maps anew, with all that it adds
+
+
+def is_placeable(graph: GraphLowering) -> bool:
+    """Whether Python code allocates a graph's buffers on one device, each of one size only."""
+    numbers = (n for n in graph.graph_inputs.values() if isinstance(n, sympy.Expr))
+    dynamic = any(n.free_symbols for n in numbers)
+    return not (dynamic or graph.cpp_wrapper or len(graph.device_types) > 1)
+
+
+def blocking(graph: GraphLowering) -> Blocking:
+    """What the device asks of blocks. Of CUDA nothing is known."""
+    return Blocking(STAGGER, LARGEST) if graph.device_types == {"cpu"} else ANY
+
+
+def is_own(buffer: Any) -> bool:
+    """Whether the code allocates a buffer, in memory that nobody else must see."""
+    return buffer.should_allocate() and not isinstance(buffer.layout, ir.CommBufferLayout)
+
+
+def leave_open(graph: GraphLowering, key: str, problem: Problem) -> None:
+    """Has a forward's code ask where what it saves lies.
+
+    key: what the plan of a backward calls the forward. problem: the forward as its backward finds
+    it.
+    """
+    wrapper: Any = graph.wrapper_code
+    saved = [b.name for b in problem.buffers if b.kind is Kind.SAVED and b.home is Home.ARENA]
+    plan_reuse = wrapper.memory_plan_reuse
+
+    def memory_plan_reuse() -> None:
+        first = {_first(wrapper, name) for name in saved}
+        found = [
+            (i, line.node)
+            for i, line in enumerate(wrapper.lines)
+            if isinstance(line, AllocateLine) and line.node.get_name() in first
+        ]
+        for k, (i, buffer) in enumerate(found):
+            _, _, how = wrapper.make_buffer_allocation(buffer).partition("(")
+            wrapper.lines[i] = f"{buffer.get_name()} = saved_at[{k}]({how}"
+        if found:
+            names = tuple(buffer.get_name() for _, buffer in found)
+            device = found[0][1].get_device_or_error().type
+            stack = f"__import__('{saved_stack.__name__}', fromlist=['']).stack"
+            given = f"{key!r}, {names}, '{device}', empty_strided_{device}, reinterpret_tensor"
+            wrapper.header.writeline(f"saved_stack = {stack}({given})")
+            wrapper.lines.insert(0, "saved_at = saved_stack.places()")
+        plan_reuse()
+
+    wrapper.memory_plan_reuse = memory_plan_reuse
+
+
+def keep_to_plan(graph: GraphLowering, at: Mapping[str, BufferId], plan: Plan) -> None:
+    """Has the code write over what the plan does, and hold no block longer than planned.
+
+    at: the buffers behind the scheduler's names. Of two dying inputs of one size Inductor, which
+    sees no difference, might choose the other one: then a block waits for what is not planned to
+    lie in it, or what is lies beside it. Or it writes over what its kernel just made, which takes
+    memory only for that.
+    """
+    wrapper: Any = graph.wrapper_code
+    plan_reuse, can_reuse = wrapper.memory_plan_reuse, wrapper.can_reuse
+    placed = {name for name, b in at.items() if b in plan.offsets}
+
+    def can_write_over(given: Any, *by: Any) -> bool:
+        made = {at.get(b.get_name()) for node in by for b in node.get_outputs()} - {None}
+        planned = {plan.reuse[b] for b in made if b in plan.reuse}
+        b = at.get(given.get_name())
+        free = not by or b not in plan.offsets
+        return (b in planned | made if planned else free) and can_reuse(given, *by)
+
+    def memory_plan_reuse() -> None:
+        for i, line in enumerate(wrapper.lines):
+            if isinstance(line, FreeIfNotReusedLine):
+                name = line.node.get_name()
+                if _first(wrapper, name) in placed:
+                    wrapper.lines[i] = FreeLine(wrapper, line.node)
+        plan_reuse()
+
+    wrapper.can_reuse = can_write_over
+    wrapper.memory_plan_reuse = memory_plan_reuse
+
+
+def _first(wrapper: Any, name: str) -> str:
+    """The buffer that was allocated for the one that a buffer is written over, if any."""
+    while name in wrapper.reuses:
+        name = wrapper.reuses[name]
+    return name

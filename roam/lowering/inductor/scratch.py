@@ -1,0 +1,92 @@
+"""What extern kernels allocate for themselves: they are run once, on inputs laid out as Inductor
+lays them out (see `probe`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from torch._inductor import ir
+from torch._inductor.graph import GraphLowering
+from torch._inductor.scheduler import BaseSchedulerNode
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from roam.capture.scratch_probe import Scratch, is_measured, probe
+from roam.capture.symbolic_sizes import Numbers
+
+Hint = Callable[[Any], int]
+
+
+def scratch(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> dict[str, Scratch]:
+    """Scratch space of the extern kernels among the nodes, by the nodes' names. On the CPU."""
+
+    def hint(size: Any) -> int:
+        return int(graph.sizevars.optimization_hint(size, fallback=0))
+
+    calls = fx.Graph()
+    names: dict[fx.Node, str] = {}
+    with FakeTensorMode():
+        for node in nodes:
+            call = _call(calls, node.node, hint) if node.is_extern() else None
+            if call is not None:
+                names[call] = node.get_name()
+    return {names[call]: size for call, size in probe([calls], Numbers()).items()}
+
+
+def _call(calls: fx.Graph, kernel: Any, hint: Hint) -> fx.Node | None:
+    """The call that an extern kernel stands for, on inputs of its layouts."""
+    called = None if isinstance(kernel, ir.MultiOutput) else origin(kernel)
+    if called is None or not is_measured(called.target):
+        return None
+    inputs = [i for i in kernel.inputs if isinstance(i, ir.IRNode)]
+    if len(inputs) != len(list(_tensors(called))) or not _on_cpu(inputs):
+        return None
+    given = iter(inputs)
+
+    def stand_in(node: fx.Node) -> Any:
+        if not isinstance(node.meta.get("val"), torch.Tensor):
+            return hint(node.meta["val"].node.expr)
+        found = calls.placeholder(node.name)
+        found.meta["val"] = _like(next(given), hint)
+        return found
+
+    target: Any = called.target
+    call = calls.call_function(target, *fx.map_arg((called.args, called.kwargs), stand_in))
+    call.meta["val"] = fx.node.map_aggregate(called.meta["val"], lambda t: _static(t, hint))
+    return call
+
+
+def origin(kernel: Any) -> fx.Node | None:
+    """The node of the FX graph that calls the kernel's operator."""
+    called = getattr(kernel, "op_overload", None)
+    found = getattr(kernel, "origin_node", None)
+    return found or next((n for n in kernel.origins if n.target is called), None)
+
+
+def _tensors(call: fx.Node) -> Iterator[fx.Node]:
+    """The arguments that are tensors, one for each time that they are given."""
+    found: list[fx.Node] = []
+    fx.map_arg((call.args, call.kwargs), found.append)
+    return (n for n in found if isinstance(n.meta.get("val"), torch.Tensor))
+
+
+def _on_cpu(inputs: Sequence[Any]) -> bool:
+    return all(i.get_device() is not None and i.get_device().type == "cpu" for i in inputs)
+
+
+def _like(buffer: Any, hint: Hint) -> torch.Tensor:
+    size, stride = map(hint, buffer.get_size()), map(hint, buffer.get_stride())
+    return torch.empty_strided(tuple(size), tuple(stride), dtype=buffer.get_dtype())
+
+
+def _static(found: Any, hint: Hint) -> Any:
+    if not isinstance(found, torch.Tensor):
+        return found
+    sizes: list[list[Any]] = [list(found.shape), list(found.stride())]
+    size, stride = (
+        [hint(n.node.expr) if isinstance(n, torch.SymInt) else n for n in numbers]
+        for numbers in sizes
+    )
+    return torch.empty_strided(size, stride, dtype=found.dtype, device=found.device)

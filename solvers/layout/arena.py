@@ -1,0 +1,199 @@
+"""Where everything lies: offsets in the arena, and the blocks that back it.
+
+What lives from the forward to the backward is stacked first, last freed lowest, as ROAM does
+(arXiv 2310.19295, section 4): it is made from the bottom up and dies from the top down. Cut into
+blocks, the stack can be taken and given back piece by piece, so that the gradients, which lie
+outside, may grow into what it leaves. The temporaries of each phase go into the gaps, and what
+finds none on top, into a block of the phase's own.
+
+A block is held from its first buffer to its last, and what is empty of it meanwhile is wasted.
+Where that would raise the peak, buffers leave the arena until it does not (solvers/evict.py).
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise, product
+from math import inf
+
+from roam.core.lifetime import Slot, live_curve, slots
+from roam.core.plan import Block, measure
+from roam.core.problem import BufferId, Home, OpId, Problem
+from roam.solvers.layout.eviction import Placed, evict
+from roam.solvers.layout.greedy_fits import FITS, Fit, Rect, place
+
+CUTS = (1, 4, 16, 64, 256)  # into how many blocks the stack of saved buffers may be cut
+TRIES = 8  # rules and cuts
+COARSE = 512  # bytes: what a cut of the stack is aligned to, at least
+PAGE = 4096  # bytes
+
+
+@dataclass(frozen=True)
+class Layout:
+    """offsets: bytes. peak: bytes, of the step with this layout. left: how many buffers that the
+    arena might hold are outside.
+    """
+
+    offsets: dict[BufferId, int]
+    blocks: tuple[Block, ...]
+    peak: int
+    method: str
+    left: int = 0
+
+    @property
+    def cost(self) -> tuple[int, int, int]:
+        return len(self.blocks) + self.left, self.left, self.peak
+
+
+NOTHING_PLACED = "no arena"
+
+
+def lay_out(
+    problem: Problem,
+    order: Sequence[OpId],
+    reuse: dict[BufferId, BufferId],
+    *,
+    limit: int,
+    hold: bool = False,
+    deadline: float = inf,
+) -> Layout:
+    """The layout with the fewest allocations a step whose peak stays within `limit` bytes.
+
+    Every block is an allocation, and so is every buffer that the arena might hold but does not.
+    hold: the arena is one block, held from step to step; all of the buffers are in it, or none
+    where that would break the limit. deadline: a time of `time.monotonic()`.
+    """
+    everything = [s for s in slots(problem, order, reuse) if s.home is Home.ARENA and s.size]
+    boundary = len(problem.phases[0]) if len(problem.phases) > 1 else len(order)
+    crossing = sum(s.lower < boundary < s.upper for s in everything)
+    cuts = [n for n in CUTS if n == 1 or (not hold and n < 2 * crossing)]
+    live = live_curve(problem, order, reuse)
+    best = Layout({}, (), max(live, default=0), NOTHING_PLACED, len(everything))
+    lowest = best.peak
+    for fit, n in islice(product(FITS, cuts), TRIES):
+        if time.monotonic() > deadline or (best.peak == lowest and not best.left):
+            break
+        arena = Arena(everything, boundary, len(order), n, fit)
+        placed = arena.placed if hold else evict(arena.placed, arena.sections, live, limit)
+        blocks = arena.one_block() if hold else arena.sections(placed)
+        offsets = {b: offset for slot, offset in placed for b in slot.buffers}
+        peak, _ = measure(problem, order, reuse, offsets, blocks)
+        left = len(everything) - len(placed)
+        found = Layout(offsets, blocks, peak, fit.name, left)
+        if peak <= limit and found.cost < best.cost:
+            best = found
+    return best
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """What a machine asks of blocks. stagger: bytes left empty above a saved buffer of whole pages;
+    where the limit has no room for that, it stays outside. largest: bytes of a block of saved
+    buffers, as far as they begin where the stack may be cut.
+    """
+
+    stagger: int = 0
+    largest: float = inf
+
+
+ANY = Blocking()
+
+
+class Arena:
+    """One attempt: the saved buffers stacked, the rest fitted around them by one rule.
+
+    cuts: into how many pieces the stack is cut, or more where the blocking asks for smaller ones.
+    """
+
+    def __init__(
+        self,
+        chosen: Sequence[Slot],
+        boundary: int,
+        end: int,
+        cuts: int,
+        fit: Fit,
+        blocking: Blocking = ANY,
+    ) -> None:
+        self.boundary, self.end, self.blocking = boundary, end, blocking
+        crossing = [s for s in chosen if s.lower < boundary < s.upper]
+        crossing.sort(key=lambda s: (-s.upper, s.lower))
+        self.crosses = bool(crossing)
+        self.placed: list[Placed] = []
+        self.edges = self.stack(crossing, cuts)
+        fixed = [(_rect(s), offset) for s, offset in self.placed]
+        for phase in ((0, boundary), (boundary, end)):
+            own = [s for s in chosen if phase[0] <= s.lower and s.upper <= phase[1]]
+            offsets = place([_rect(s) for s in own], fit, fixed, self.edges[1:])
+            self.placed += zip(own, offsets, strict=True)
+
+    def stack(self, crossing: Sequence[Slot], cuts: int) -> list[int]:
+        """Stacks the saved buffers; returns where the stack is cut, both of its ends included."""
+        starts: list[int] = []
+        top = 0
+        for slot in crossing:
+            offset = -(-top // slot.align) * slot.align
+            self.placed.append((slot, offset))
+            starts.append(offset)
+            top = offset + slot.size + (0 if slot.size % PAGE else self.blocking.stagger)
+        coarsest = max((COARSE, *(s.align for s in crossing)))
+        top = -(-top // coarsest) * coarsest
+        wanted = [top * k // cuts for k in range(1, cuts)]
+        aligned = [s for s in starts if s % coarsest == 0]
+        inner = {min((s for s in aligned if s >= w), default=top) for w in wanted}
+        edges, largest = [0], self.blocking.largest
+        for start, following in pairwise([*aligned, top]):
+            if start > edges[-1] and (start in inner or following - edges[-1] > largest):
+                edges.append(start)
+        return [*edges, top] if top else edges
+
+    def sections(self, placed: Sequence[Placed]) -> tuple[Block, ...]:
+        """Blocks for some of the placed: the pieces of the stack, and above it each phase's own.
+
+        None is held while it is empty.
+        """
+        pieces: list[list[Placed]] = [[] for _ in self.edges]
+        for slot, offset in placed:
+            pieces[bisect_right(self.edges, offset) - 1].append((slot, offset))
+        return tuple(block for piece in pieces for block in _sections(piece))
+
+    def one_block(self) -> tuple[Block, ...]:
+        """One block for the whole step, which is held between the steps as well.
+
+        Where nothing is saved the phases have nothing to share: then it is one block each.
+        """
+        if not self.crosses:
+            return self.sections(self.placed)
+        return (Block(0, max(o + s.size for s, o in self.placed), 0, self.end),)
+
+
+def _rect(slot: Slot) -> Rect:
+    return Rect(slot.lower, slot.upper, slot.size, slot.align)
+
+
+def _sections(inside: Sequence[Placed]) -> Iterator[Block]:
+    """A block for every stretch of time in which something is alive, as large as that needs.
+
+    address   [--a--)   [----c----)         two blocks: one for a and b, one for c
+                 [-b-)
+              ^      ^  ^         ^  time
+    """
+    section: list[Placed] = []
+    end = 0
+    for slot, offset in sorted(inside, key=lambda placed: placed[0].lower):
+        if section and slot.lower >= end:
+            yield _around(section, end)
+            section = []
+        end = max(end, slot.upper) if section else slot.upper
+        section.append((slot, offset))
+    if section:
+        yield _around(section, end)
+
+
+def _around(section: Sequence[Placed], end: int) -> Block:
+    coarsest = max(s.align for s, _ in section)
+    low = min(o for _, o in section) // coarsest * coarsest
+    high = max(o + s.size for s, o in section)
+    return Block(low, high - low, section[0][0].lower, end)

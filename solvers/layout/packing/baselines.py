@@ -1,0 +1,182 @@
+"""What others do: the allocators that compilers ship, each as its source describes it."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from roam.solvers.layout.greedy_fits import FITS, Fit, Rect, place
+from roam.solvers.layout.packing.instance import height
+from roam.solvers.layout.packing.lines import lifetime, on_the_lowest_line
+
+Offsets = list[int]
+BY_NAME = {fit.name: fit for fit in FITS}
+
+
+def tflite(rects: Sequence[Rect]) -> Offsets:
+    """Greedy by size: the largest first, into the tightest gap (Pisarchyk and Lee,
+    arXiv 2001.03288, section 5.2)."""
+    return place(rects, BY_NAME["best fit by size"])
+
+
+def xla(rects: Sequence[Rect]) -> Offsets:
+    """The lower of two best fits, by size and by lifetime, as XLA's `ChooseBestHeapAlgorithm` does
+    with its `GlobalDecreasingSizeBestFitHeap`."""
+    by_lifetime = place(rects, BY_NAME["best fit by lifetime"])
+    return min(tflite(rects), by_lifetime, key=lambda offsets: height(rects, offsets))
+
+
+def llfb(rects: Sequence[Rect]) -> Offsets:
+    """The longest lifetime first, on the lowest line (Sekiyama et al., arXiv 1804.10001)."""
+    return on_the_lowest_line(rects, lifetime)
+
+
+ATTEMPTS, PLACEMENTS = 500, 100_000  # of the hill climb: TVM's 500, fewer above 200 buffers
+
+
+def tvm(rects: Sequence[Rect]) -> Offsets:
+    """Hill climbing in the order of a first fit, as TVM's USMP `hill_climb` does: from by size on,
+    one of the buffers at the top changes places with one that it met. Worse is accepted seldom.
+    """
+    choose = random.Random(0)
+    order = sorted(range(len(rects)), key=lambda i: (-rects[i].size, rects[i].lower))
+    if not order:
+        return []
+    offsets = best = _first_fit(rects, order)
+    for _ in range(min(ATTEMPTS, PLACEMENTS // len(rects))):
+        now = height(rects, offsets)
+        high = choose.choice([i for i in order if offsets[i] + rects[i].size == now])
+        met = [i for i in order if i != high and _meet(rects[i], rects[high])]
+        if not met:
+            break
+        other = choose.choice(met)
+        trial = order.copy()
+        a, b = trial.index(high), trial.index(other)
+        trial[a], trial[b] = trial[b], trial[a]
+        found = _first_fit(rects, trial)
+        if height(rects, found) <= now or choose.random() < 0.05:
+            order, offsets = trial, found
+        if height(rects, offsets) < height(rects, best):
+            best = offsets
+    return best
+
+
+def _first_fit(rects: Sequence[Rect], order: Sequence[int]) -> Offsets:
+    offsets = [0] * len(rects)
+    in_turn = place([rects[i] for i in order], Fit("in turn", lambda rect: ()))
+    for i, offset in zip(order, in_turn, strict=True):
+        offsets[i] = offset
+    return offsets
+
+
+def _meet(a: Rect, b: Rect) -> bool:
+    return a.lower < b.upper and b.lower < a.upper
+
+
+def inductor(rects: Sequence[Rect]) -> Offsets:
+    """The pools of Inductor's `memory_planning.py`: a place is shared by what is never alive
+    together, and cut in two where something smaller comes in. Larger and longer-lived ones first.
+    """
+    pool = _Place(0)
+    offsets = [0] * len(rects)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(limit + 4 * len(rects))  # places may be nested as deep as there are rects
+    try:
+        for i in sorted(
+            range(len(rects)), key=lambda i: (-rects[i].size, rects[i].lower - rects[i].upper)
+        ):
+            rect = rects[i]
+            if not pool.take(rect, i, grow=True):
+                top = _Place(rect.size, [_Leaf(i, rect)])
+                pool = _Place(pool.size + rect.size, [_Cut(pool, top)])
+        pool.settle(0, offsets)
+    finally:
+        sys.setrecursionlimit(limit)
+    return offsets
+
+
+@dataclass
+class _Leaf:
+    i: int
+    rect: Rect
+
+    def meets(self, rect: Rect) -> bool:
+        return _meet(self.rect, rect)
+
+    def take(self, rect: Rect, i: int, *, grow: bool) -> bool:
+        return False
+
+    def settle(self, offset: int, offsets: Offsets) -> None:
+        offsets[self.i] = offset
+
+
+class _Place:
+    """A span of addresses whose tenants are never alive together."""
+
+    def __init__(self, size: int, tenants: list[_Leaf | _Cut] | None = None) -> None:
+        self.size = size
+        self.tenants = tenants or []
+
+    def meets(self, rect: Rect) -> bool:
+        for tenant in self.tenants:  # noqa: SIM110 - any() nests on the interpreter's own stack
+            if tenant.meets(rect):
+                return True
+        return False
+
+    def take(self, rect: Rect, i: int, *, grow: bool) -> bool:
+        if rect.size > self.size and not grow:
+            return False
+        met = [t for t in self.tenants if t.meets(rect)]
+        if met:
+            if len(met) > 1 or not met[0].take(rect, i, grow=grow):
+                return False
+            self.size = max(self.size, *(t.size for t in met if isinstance(t, _Cut)))
+            return True
+        leaf = _Leaf(i, rect)
+        if rect.size < self.size:
+            rest = _Place(self.size - rect.size)
+            self.tenants.append(_Cut(_Place(rect.size, [leaf]), rest))
+            return True
+        spare = rect.size - self.size
+        if spare:
+            self.tenants = [_Cut(_Place(self.size, [t]), _Place(spare)) for t in self.tenants]
+        self.tenants.append(leaf)
+        self.size = rect.size
+        return True
+
+    def settle(self, offset: int, offsets: Offsets) -> None:
+        for tenant in self.tenants:
+            tenant.settle(offset, offsets)
+
+
+@dataclass
+class _Cut:
+    """Two places, one above the other."""
+
+    low: _Place
+    high: _Place
+
+    @property
+    def size(self) -> int:
+        return self.low.size + self.high.size
+
+    def meets(self, rect: Rect) -> bool:
+        return self.low.meets(rect) or self.high.meets(rect)
+
+    def take(self, rect: Rect, i: int, *, grow: bool) -> bool:
+        return self.low.take(rect, i, grow=False) or self.high.take(rect, i, grow=grow)
+
+    def settle(self, offset: int, offsets: Offsets) -> None:
+        self.low.settle(offset, offsets)
+        self.high.settle(offset + self.low.size, offsets)
+
+
+BASELINES: dict[str, Callable[[Sequence[Rect]], Offsets]] = {
+    "TFLite": tflite,
+    "XLA": xla,
+    "LLFB": llfb,
+    "Inductor": inductor,
+    "TVM": tvm,
+}

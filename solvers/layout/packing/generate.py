@@ -1,0 +1,63 @@
+"""Random instances: strips cut into rectangles, so that the lowest packing is known, or nearly."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+from roam.solvers.layout.greedy_fits import Rect
+
+GRAIN = 64  # bytes: the sizes are multiples of it
+PINWHEELS = 0.2  # the share of the cuts
+
+
+def cut_strip(
+    n: int, time: int, strip: int, seed: int, *, grain: int = GRAIN, pinwheels: float = PINWHEELS
+) -> list[Rect]:
+    """Cuts a strip, `time` by `strip` bytes, into at most n rectangles that fill it.
+
+    Again and again one of the rectangles, drawn by its area, is cut in two at a moment or at an
+    address, or into a pinwheel of five, which no straight cut takes apart.
+    """
+    draw = random.Random(seed)
+    cut = [(0, time, 0, strip // grain)]
+    while len(cut) < n:
+        areas = [(upper - lower) * (high - low) for lower, upper, low, high in cut]
+        if max(areas) == 1:
+            break
+        k = draw.choices(range(len(cut)), areas)[0]
+        lower, upper, low, high = cut[k]
+        wide, tall = upper - lower, high - low
+        way = draw.random()
+        if way < pinwheels and min(wide, tall) >= 3 and len(cut) <= n - 4:
+            a, b = sorted(draw.sample(range(lower + 1, upper), 2))
+            p, q = sorted(draw.sample(range(low + 1, high), 2))
+            cut[k : k + 1] = [
+                (lower, b, low, p), (b, upper, low, q), (a, upper, q, high),
+                (lower, a, p, high), (a, b, p, q),
+            ]  # fmt: skip
+        elif way < (1 + pinwheels) / 2 and wide > 1:
+            t = draw.randrange(lower + 1, upper)
+            cut[k : k + 1] = [(lower, t, low, high), (t, upper, low, high)]
+        elif tall > 1:
+            o = draw.randrange(low + 1, high)
+            cut[k : k + 1] = [(lower, upper, low, o), (lower, upper, o, high)]
+    draw.shuffle(cut)
+    return [Rect(lower, upper, (high - low) * grain) for lower, upper, low, high in cut]
+
+
+def spoil(rects: Sequence[Rect], share: float, seed: int) -> list[Rect]:
+    """Takes a share of the rectangles away, or some of their bytes, or of their time."""
+    draw = random.Random(seed)
+    spoiled = {}
+    for i in draw.sample(range(len(rects)), round(share * len(rects))):
+        r = rects[i]
+        way = draw.choice(("all", "bytes", "time"))
+        if way == "bytes":
+            spoiled[i] = [replace(r, size=draw.randint((r.size + 1) // 2, r.size))]
+        elif way == "time":
+            spoiled[i] = [replace(r, upper=r.upper - (r.upper - r.lower) // 2)]
+        else:
+            spoiled[i] = []
+    return [new for i, r in enumerate(rects) for new in spoiled.get(i, [r])]

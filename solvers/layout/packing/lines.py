@@ -1,0 +1,79 @@
+"""A skyline filled from its lowest line up, without a look ahead.
+
+address    ______            the lowest line takes the best of the rectangles that fit
+   ^      |      |____       between its ends; where none does, it rises to its lower
+   |  ____|           |__    neighbour, and what is below is lost
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import inf
+from time import monotonic
+
+from roam.solvers.layout.greedy_fits import Rect
+
+Line = tuple[int, int, int]  # floor, from, to
+
+
+def on_the_lowest_line(
+    rects: Sequence[Rect], worth: Callable[[Rect], float], deadline: float = inf
+) -> list[int]:
+    """An offset for every rectangle, in bytes. worth: which of those that fit comes first.
+
+    The best fit of Burke, Kendall and Whitwell (2004) for strips, in which time is given. Fixed
+    offsets are not looked at. deadline: a time of `time.monotonic()`. Raises TimeoutError when it
+    is past.
+    """
+    offsets = [0] * len(rects)
+    left = sorted((i for i, r in enumerate(rects) if r.size), key=lambda i: -worth(rects[i]))
+    lines = [
+        (0, min((r.lower for r in rects), default=0), max((r.upper for r in rects), default=0))
+    ]
+    while left:
+        if monotonic() > deadline:
+            raise TimeoutError(f"{len(left)} rectangles of {len(rects)} are not placed")
+        at = lines.index(min(lines))
+        floor, start, end = lines[at]
+        fits = (i for i in left if start <= rects[i].lower and rects[i].upper <= end)
+        if (i := next(fits, None)) is None:
+            beside = [lines[n][0] for n in (at - 1, at + 1) if 0 <= n < len(lines)]
+            parts = [(min(beside), start, end)]
+        else:
+            r = rects[i]
+            left.remove(i)
+            offsets[i] = -(-floor // r.align) * r.align
+            top = offsets[i] + r.size
+            parts = [(floor, start, r.lower), (top, r.lower, r.upper), (floor, r.upper, end)]
+        lines[at : at + 1] = [part for part in parts if part[1] < part[2]]
+        lines = _merged(lines)
+    return offsets
+
+
+def lifetime(r: Rect) -> int:
+    return r.upper - r.lower
+
+
+def area(r: Rect) -> int:
+    return r.size * lifetime(r)
+
+
+def long_area(r: Rect) -> float:
+    """Between lifetime and area."""
+    return lifetime(r) * r.size**0.5
+
+
+LINES: dict[str, Callable[[Rect], float]] = {
+    "lowest line by area": area,
+    "lowest line by long area": long_area,
+}
+
+
+def _merged(lines: Sequence[Line]) -> list[Line]:
+    """Neighbours of the same floor as one."""
+    found: list[Line] = []
+    for floor, start, end in lines:
+        if found and found[-1][0] == floor:
+            start = found.pop()[1]
+        found.append((floor, start, end))
+    return found

@@ -1,0 +1,193 @@
+"""Branch and bound over skylines: does everything fit below a capacity, or can it not?
+
+The scheme is MiniMalloc's (Moffitt, ASPLOS 2023): packings in which everything rests on something,
+built from the bottom up, with a bound in every section and parts that have come apart in time
+solved one by one. Three things differ. It branches on what comes next in the section of a valley
+that has the fewest choices (branching.py) instead of on all buffers by offset; it remembers the
+states that failed; and a failure names the sections that prove it, so that choices which touched
+none of them are not tried again (conflict-directed backjumping, Prosser 1993).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roam.solvers.jit import compiled
+from roam.solvers.layout.packing.branching import (
+    choose_section,
+    explain_choices,
+    explain_floors,
+    list_choices,
+    state_key,
+    waste_to,
+)
+from roam.solvers.layout.packing.skyline import (
+    NOWHERE,
+    Ints,
+    Items,
+    Scratch,
+    Skyline,
+    Words,
+    empty_skyline,
+    marked,
+    place,
+    raise_floor,
+    undo,
+    waste,
+)
+
+DOES_NOT_FIT, FITS, UNKNOWN = 0, 1, 2
+# a frame: the part of time it packs, what is to be packed after it, the frame that a failure goes
+# back to, its section and where wasting leads, its choices, what was taken, and where trail and
+# parts were
+LO, HI, NEXT_PART, PARENT, SECTION, WASTE, AT, END, TAKEN, TRAIL, PARTS = range(11)
+NOTHING, WASTED = -2, -1  # taken, besides items
+
+
+@compiled
+def search(
+    items: Items,
+    capacity: int,
+    rank: Ints,
+    node_limit: int,
+    failed: Words,
+    reasons: Words,
+    offsets: Ints,
+) -> tuple[int, int]:
+    """FITS (then `offsets` is filled), DOES_NOT_FIT (a proof) or UNKNOWN at the limit; nodes.
+
+    rank: which items to try first. failed: keys of states that failed, a power of two of them, and
+    in `reasons` why, as sets of sections; both are kept from call to call.
+    """
+    sections, n = len(items.first) - 1, len(items.lower)
+    sky = empty_skyline(items)
+    most = 4 * (sections + n)  # entries of the trail by one choice
+    trail = np.empty((8 * most, 2), np.int64)
+    frames = np.zeros((n + 1, 11), np.int64)
+    keys = np.zeros((n + 1, 1), np.uint64)
+    why = np.zeros((n + 1, (sections + 63) // 64), np.uint64)
+    parts = np.empty((n + 1, 4), np.int64)
+    choices = np.empty((16 * n, 2), np.int64)
+    scratch = Scratch(np.zeros(max(n, sections), np.int64), np.zeros(why.shape[1], np.uint64))
+    words = scratch.words
+    mask = np.uint64(len(failed) - 1)
+    waiting = depth = nodes = 0
+    lo, hi, next_part, parent = 0, sections, -1, -1
+    top, fits = raise_floor(items, sky, capacity, 0, sections, trail, 0, scratch)
+    while fits:
+        start, reach = _first_part(items, sky, lo, hi)
+        if start == reach:
+            if next_part < 0:
+                offsets[:] = sky.offset
+                return FITS, nodes
+            part = parts[next_part]
+            lo, hi, parent, next_part = part[0], part[1], part[2], part[3]
+            continue
+        if reach < hi:
+            parts = _grown(parts, waiting + 1)
+            parts[waiting, 0], parts[waiting, 1] = reach, hi
+            parts[waiting, 2], parts[waiting, 3] = parent, next_part
+            next_part = waiting
+            waiting += 1
+        lo, hi = start, reach
+        key = state_key(items, sky, capacity, lo, hi)
+        words[:] = 0
+        if failed[key & mask] == key:
+            words[:] = reasons[key & mask]
+            explain_floors(items, sky, words)
+        else:
+            if nodes == node_limit:
+                return UNKNOWN, nodes
+            nodes += 1
+            frames = _grown(frames, depth + 1)
+            keys, why = _grown(keys, depth + 1), _grown(why, depth + 1)
+            s, left, right = choose_section(items, sky, capacity, lo, hi, scratch.stack)
+            wasted = waste_to(items, sky, s)
+            at = frames[depth - 1, END] if depth else 0
+            choices = _grown(choices, at + n)
+            f = frames[depth]
+            f[LO], f[HI], f[NEXT_PART], f[PARENT], f[SECTION] = lo, hi, next_part, parent, s
+            f[WASTE] = wasted if wasted + sky.load[s] <= capacity else 0
+            f[AT], f[END] = at, list_choices(items, sky, s, left, right, rank, choices, at)
+            f[TAKEN], f[TRAIL], f[PARTS] = NOTHING, top, waiting
+            keys[depth, 0] = key
+            why[depth] = 0
+            parent = depth
+        while True:  # the next choice of the frame that what has just failed goes back to
+            if parent < 0:
+                return DOES_NOT_FIT, nodes
+            f, reason = frames[parent], why[parent]
+            top = undo(items, sky, trail, top, f[TRAIL])
+            trail = _grown(trail, top + most)
+            lo, hi, next_part = f[LO], f[HI], f[NEXT_PART]
+            waiting, depth = f[PARTS], parent + 1
+            to_blame = _touches(items, f, words)
+            if to_blame:
+                reason |= words
+            else:  # the failure has nothing to do with this choice, nor then with the others
+                reason[:] = words
+            words[:] = 0
+            if to_blame and f[AT] < f[END]:
+                b = choices[f[AT], 0]
+                f[AT] += 1
+                f[TAKEN] = b
+                top = place(items, sky, b, trail, top)
+                left, right = items.lower[b], items.upper[b]
+            elif to_blame and f[WASTE]:
+                left, right = f[SECTION], f[SECTION] + 1
+                top = waste(sky, left, f[WASTE], trail, top)
+                f[WASTE] = 0
+                f[TAKEN] = WASTED
+            else:
+                if to_blame:
+                    explain_choices(items, sky, capacity, f[SECTION], reason)
+                failed[keys[parent, 0] & mask] = keys[parent, 0]
+                reasons[keys[parent, 0] & mask] = reason
+                words[:] = reason
+                parent = f[PARENT]
+                continue
+            top, fits = raise_floor(items, sky, capacity, left, right, trail, top, scratch)
+            if fits:
+                break
+    return DOES_NOT_FIT, nodes
+
+
+@compiled
+def _first_part(items: Items, sky: Skyline, lo: int, hi: int) -> tuple[int, int]:
+    """The first stretch of [lo, hi) that what is left holds together; empty if nothing is."""
+    b, end = items.first[lo], items.first[hi]
+    while b < end and sky.offset[b] != NOWHERE:
+        b += 1
+    if b == end:
+        return hi, hi
+    start, reach = items.lower[b], items.upper[b]
+    while b < end and items.lower[b] < reach:
+        if sky.offset[b] == NOWHERE:
+            reach = max(reach, items.upper[b])
+        b += 1
+    return start, reach
+
+
+@compiled
+def _touches(items: Items, frame: Ints, words: Words) -> bool:
+    """Whether what a frame has taken raised one of the marked sections."""
+    taken = frame[TAKEN]
+    if taken == NOTHING:
+        return True
+    if taken == WASTED:
+        return marked(words, frame[SECTION])
+    found = False
+    for s in range(items.lower[taken], items.upper[taken]):
+        found = found or marked(words, s)
+    return found
+
+
+@compiled
+def _grown(table: NDArray, wanted: int) -> NDArray:  # type: ignore[type-arg]
+    """The table with room for that many rows, and then some."""
+    if wanted <= len(table):
+        return table
+    larger = np.zeros((2 * wanted, table.shape[1]), table.dtype)
+    larger[: len(table)] = table
+    return larger

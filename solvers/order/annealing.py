@@ -1,0 +1,224 @@
+"""Simulated annealing of one phase's order towards a limit on its live bytes.
+
+A move takes one op to another time, and takes along what has to go with it:
+
+    later      a X b c d e      X goes behind d, with c, which waits for it:   a b d X c e
+    sooner     a b c d X e      X goes before b, with c, for which it waits:   a c X b d e
+
+Only the ops in between are measured again: before and after them the same ops have run, so the same
+bytes are alive. A state costs the bytes by which its live curve exceeds the limit, summed over
+time; a small share of all live bytes is added, so that flat stretches slope. Moves begin at a time
+above the limit: a buffer that is alive then is made later, or used up sooner.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roam.solvers.jit import compiled
+from roam.solvers.order.tables import EARLIER, Ints, Tables, measure, measured
+
+REACH = 40  # ops: how far a move goes that is not aimed at a buffer
+FARTHEST = 4 * REACH  # ops: how far any move goes
+BEYOND = 8  # ops: how far behind the time that is too high a buffer's op may go
+AIMED = 3  # of 4 moves
+TRIES = 50  # draws for a buffer that is alive at some time
+SLOPE = 0.01  # of all live bytes, added to the cost
+NEARLY = 3  # times above the limit: few enough to look whether the peak is a new lowest one
+
+Words = NDArray[np.uint64]
+
+
+@compiled
+def anneal(
+    phase: Tables, order: Ints, limit: int, work: int, hot: float, cold: float, seed: int
+) -> tuple[int, Ints, int]:
+    """Searches for an order that keeps within `limit` bytes; returns the one of the lowest peak.
+
+    order: the ops, by place; it is changed. work: op runs measured until the search ends. hot,
+    cold: bytes; the temperature at the beginning and at the end. seed: positive.
+
+    Returns its peak in bytes, the order, and the work done.
+    """
+    n = len(order)
+    random = np.array([seed], np.uint64)
+    time, during, after = measured(phase, order)
+    trial, trial_during, trial_after = order.copy(), during.copy(), after.copy()
+    moved = np.zeros(n, np.int64)  # the last move that an op was part of
+    best, best_order = during.max(), order.copy()
+    above = (during > limit).sum()
+    done = move = 0
+    while above > 0 and done < work:
+        move += 1
+        done += 1
+        temperature = hot * (cold / hot) ** (done / work)
+        k, target = propose(phase, order, time, during, limit, random)
+        source = time[k]
+        first, last = min(source, target), max(source, target) + 1
+        if target == source or last - first > FARTHEST:
+            continue
+        done += last - first
+        if target > source:
+            changed = move_later(phase, order, trial, first, last, moved, move)
+        else:
+            changed = move_sooner(phase, order, trial, first, last, moved, move)
+        if not changed:
+            continue
+        for t in range(first, last):
+            time[trial[t]] = t
+        if first > 0:
+            trial_after[first - 1] = after[first - 1]
+        measure(phase, trial, time, first, last, trial_during, trial_after)
+        cost, more = compare(during, trial_during, first, last, limit)
+        if cost <= 0 or uniform(random) < np.exp(-cost / temperature):
+            above += more
+            for t in range(first, last):
+                order[t], during[t], after[t] = trial[t], trial_during[t], trial_after[t]
+            if above <= NEARLY:
+                peak = during.max()
+                if peak < best:
+                    best, best_order = peak, order.copy()
+        else:
+            for t in range(first, last):
+                time[order[t]], trial[t] = t, order[t]
+    return best, best_order, done
+
+
+@compiled
+def propose(
+    phase: Tables, order: Ints, time: Ints, during: Ints, limit: int, random: Words
+) -> tuple[int, int]:
+    """Draws an op and the time to which it is to go; the time it has, if the draw was in vain."""
+    n = len(order)
+    high = below(random, n)
+    while during[high] <= limit:
+        high = (high + 1) % n
+    if below(random, 4) < AIMED:
+        buffer = alive_at(phase, time, high, random)
+        if buffer >= 0:
+            return aim(phase, time, buffer, high, random)
+        return order[high], high
+    k = order[within(high + below(random, 2 * REACH + 1) - REACH, n)]
+    distance = 1 + below(random, REACH)
+    return k, within(time[k] + (distance if below(random, 2) else -distance), n)
+
+
+@compiled
+def aim(phase: Tables, time: Ints, buffer: int, high: int, random: Words) -> tuple[int, int]:
+    """Makes a buffer later than the time that is too high, or uses it up sooner."""
+    n = len(time)
+    maker, last = phase.maker[buffer], phase.users[phase.users_at[buffer]]
+    for j in range(phase.users_at[buffer], phase.users_at[buffer + 1]):
+        if time[phase.users[j]] > time[last]:
+            last = phase.users[j]
+    can_later, can_sooner = maker != EARLIER, time[last] > high
+    beyond = below(random, BEYOND)
+    if can_later and (not can_sooner or below(random, 2) == 0):
+        return maker, within(max(high + beyond, time[maker]), n)
+    return last, within(min(high - beyond, time[last]), n)
+
+
+@compiled
+def alive_at(phase: Tables, time: Ints, t: int, random: Words) -> int:
+    """Draws a buffer that is alive at a time and dies in the phase; -1 if none is found."""
+    buffers = len(phase.size)
+    for _ in range(TRIES if buffers else 0):
+        b = below(random, buffers)
+        if phase.maker[b] != EARLIER and time[phase.maker[b]] > t:
+            continue
+        for j in range(phase.users_at[b], phase.users_at[b + 1]):
+            if time[phase.users[j]] >= t:
+                return b
+    return -1
+
+
+@compiled
+def move_later(
+    phase: Tables, order: Ints, trial: Ints, first: int, last: int, moved: Ints, move: int
+) -> bool:
+    """Writes to trial[first:last] what results when the first op there goes to the end.
+
+    Returns False, having written nothing of use, if all the others wait for it.
+    """
+    moved[order[first]] = move
+    free = first
+    for t in range(first + 1, last):
+        k = order[t]
+        if touches(phase.before_at, phase.before, k, moved, move):
+            moved[k] = move
+        else:
+            trial[free] = k
+            free += 1
+    changed = free > first
+    for t in range(first, last):
+        if moved[order[t]] == move:
+            trial[free] = order[t]
+            free += 1
+    return changed
+
+
+@compiled
+def move_sooner(
+    phase: Tables, order: Ints, trial: Ints, first: int, last: int, moved: Ints, move: int
+) -> bool:
+    """As `move_later`, when the last op goes to the start, with all it waits for."""
+    moved[order[last - 1]] = move
+    free = last - 1
+    for t in range(last - 2, first - 1, -1):
+        k = order[t]
+        if touches(phase.after_at, phase.after, k, moved, move):
+            moved[k] = move
+        else:
+            trial[free] = k
+            free -= 1
+    changed = free < last - 1
+    for t in range(last - 1, first - 1, -1):
+        if moved[order[t]] == move:
+            trial[free] = order[t]
+            free -= 1
+    return changed
+
+
+@compiled
+def touches(at: Ints, neighbours: Ints, k: int, moved: Ints, move: int) -> bool:
+    """Whether a neighbour of an op is part of the move."""
+    for j in range(at[k], at[k + 1]):  # noqa: SIM110 (numba compiles no generators)
+        if moved[neighbours[j]] == move:
+            return True
+    return False
+
+
+@compiled
+def compare(during: Ints, trial: Ints, first: int, last: int, limit: int) -> tuple[float, int]:
+    """What the trial costs more, in bytes, and at how many more times it is above the limit."""
+    cost, more = 0.0, 0
+    for t in range(first, last):
+        cost += SLOPE * (trial[t] - during[t])
+        cost += max(trial[t] - limit, 0) - max(during[t] - limit, 0)
+        more += int(trial[t] > limit) - int(during[t] > limit)
+    return cost, more
+
+
+@compiled
+def within(t: int, n: int) -> int:
+    """The time nearest to t among 0 <= t < n."""
+    return min(max(t, 0), n - 1)
+
+
+@compiled
+def below(random: Words, n: int) -> int:
+    """Draws a number 0 <= x < n (xorshift64: Marsaglia 2003). The same with and without numba."""
+    x = random[0]
+    x ^= x << np.uint64(13)
+    x ^= x >> np.uint64(7)
+    x ^= x << np.uint64(17)
+    random[0] = x
+    drawn: int = np.int64((x >> np.uint64(11)) % np.uint64(n))  # type: ignore[assignment]
+    return drawn  # signed: compiled, int() would leave it unsigned
+
+
+@compiled
+def uniform(random: Words) -> float:
+    """Draws a number 0 <= x < 1."""
+    return below(random, 1 << 53) / (1 << 53)

@@ -1,0 +1,118 @@
+"""Local search: a better order of a phase where no exact search comes to an end.
+
+    peak ── limit 1 % below ── anneal ──┬── met: the limit goes 1 % below the new peak
+      ^                                 └── not met: half as far below, other random numbers
+      │                                               │
+      └── shaken by a short, hot annealing ───────────┘ often in vain
+
+Wide, irregular graphs have hills that the exact search cannot cross (`valleys.py`), but neighbours
+of an order that are quickly measured (`annealing.py`). The search is limited by counted work, so
+that the same problem gives the same order on every machine; the clock is a last resort.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple
+
+import numpy as np
+
+from roam.core.problem import OpId, Problem
+from roam.solvers.order.annealing import anneal
+from roam.solvers.order.tables import Ints, Tables, tables
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to search.
+
+    work_an_op: op runs measured in one annealing, for each op of the phase. in_vain: annealings in
+    a row without a lower peak that end a descent. kicks: descents from a shaken order that follow
+    the first.
+    """
+
+    work_an_op: int = 500
+    in_vain: int = 16
+    kicks: int = 6
+
+
+STEP, LEAST_STEP = 0.01, 0.001  # how far below the peak the limit is set, as a share of it
+HEATS = ((0.5, 0.02), (0.5, 0.1))  # first and last temperature, taken in turn, by the mean buffer
+SHAKEN = 4.0  # the temperature that shakes an order, by the mean buffer
+SHAKEN_LIMIT = 0.9  # of the peak
+SHAKEN_WORK = 100  # op runs measured, for each op of the phase
+
+
+def local_search(
+    problem: Problem,
+    phase: int,
+    order: list[OpId],
+    bound: int = 0,
+    effort: Effort | None = None,
+    deadline: float = inf,
+) -> list[OpId]:
+    """Returns an order of the phase whose peak is not above that of the given one.
+
+    Args:
+        order: the ops of the phase, in an order that respects their precedences.
+        bound: bytes; the search ends when the peak is as low.
+        deadline: a time of `time.monotonic()`, looked at between two annealings.
+    """
+    ops = problem.phases[phase]
+    place = {i: k for k, i in enumerate(ops)}
+    search = _Search(tables(problem, phase), bound, effort or Effort(), deadline)
+    if not ops:
+        return order
+    best = search.descend(np.array([place[i] for i in order], np.int64))
+    for _ in range(search.effort.kicks):
+        if best.peak > bound and time.monotonic() < deadline:
+            best = min(best, search.descend(search.shaken(best)), key=lambda found: found.peak)
+    return [ops[k] for k in best.order]
+
+
+class _Found(NamedTuple):
+    peak: int
+    order: Ints
+
+
+class _Search:
+    def __init__(self, phase: Tables, bound: int, effort: Effort, deadline: float) -> None:
+        self.phase, self.bound, self.effort, self.deadline = phase, bound, effort, deadline
+        sizes = phase.size if len(phase.size) else phase.unused + phase.scratch
+        self.mean = max(1.0, float(sizes.mean())) if len(sizes) else 1.0  # bytes
+        self.seed = 0
+
+    def anneal(self, order: Ints, limit: int, work_an_op: int, heat: tuple[float, float]) -> _Found:
+        """Anneals a copy of the order once, with other random numbers than before."""
+        self.seed += 1
+        hot, cold = (share * self.mean for share in heat)
+        work = work_an_op * len(order)
+        peak, found, _ = anneal(self.phase, order.copy(), limit, work, hot, cold, self.seed)
+        return _Found(int(peak), found)
+
+    def descend(self, order: Ints) -> _Found:
+        """Lowers the limit until it is not met any more."""
+        best = self.anneal(order, self.bound, 0, HEATS[0])  # measures it
+        in_vain, step = 0, STEP
+        while best.peak > self.bound and in_vain < self.effort.in_vain:
+            if time.monotonic() > self.deadline:
+                break
+            limit = max(self.bound, int(best.peak * (1 - step)))
+            heat = HEATS[in_vain % len(HEATS)]
+            found = self.anneal(best.order, limit, self.effort.work_an_op, heat)
+            in_vain += 1
+            if found.peak < best.peak:
+                best, in_vain = found, 0
+            if found.peak > limit:
+                step = max(step / 2, LEAST_STEP)
+        return best
+
+    def shaken(self, best: _Found) -> Ints:
+        """Returns what a short, hot annealing makes of an order."""
+        self.seed += 1
+        order, heat = best.order.copy(), SHAKEN * self.mean
+        work = SHAKEN_WORK * len(order)
+        anneal(self.phase, order, int(SHAKEN_LIMIT * best.peak), work, heat, heat, self.seed)
+        return order  # where it ended, not the best on the way

@@ -1,0 +1,160 @@
+"""What has run of a phase, and what is alive then: the state that a search steps through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from roam.core.problem import BufferId, Problem
+from roam.solvers.bound.min_cut import own_bytes
+
+Place = int  # of an op in its phase, in program order
+
+
+class Phase:
+    """The ops of one phase, by their places, and the buffers that open and close in it.
+
+    opens, closes: the buffers for which an op is one of the openers, or closers. A buffer is alive
+    from when the first of its openers has run to when the last of its closers has. own: bytes that
+    an op adds while it runs. start: bytes alive when the phase begins.
+
+    Forward, a buffer's opener is the op that makes it and its closers are those that use it.
+    Mirrored, time runs from the end of the phase to its start: what uses it opens it, and what
+    makes it closes it.
+    """
+
+    def __init__(self, problem: Problem, phase: int, *, mirrored: bool = False) -> None:
+        self.mirrored = mirrored
+        self.ops = problem.phases[phase]
+        place = {i: k for k, i in enumerate(self.ops)}
+        before = [[place[p] for p in problem.predecessors[i] if p in place] for i in self.ops]
+        after = [[place[s] for s in problem.successors[i] if s in place] for i in self.ops]
+        self.before, self.after = (after, before) if mirrored else (before, after)
+        self.own = [own_bytes(problem, i) for i in self.ops]
+        self.size = [b.size for b in problem.buffers]
+        self.openers: dict[BufferId, list[Place]] = {}
+        self.closers: dict[BufferId, list[Place]] = {}
+        self.start = 0
+        for b, buffer in enumerate(problem.buffers):
+            made_by, users = problem.maker[b], problem.users[b]
+            if made_by is None or problem.ops[made_by].phase > phase:
+                continue
+            later = buffer.kept or any(problem.ops[u].phase > phase for u in users)
+            inside = [place[u] for u in users if u in place]
+            if later or inside:
+                maker = [place[made_by]] if made_by in place else []
+                self.add(b, maker, [] if later else inside)
+        self.opens = _of_each(self.openers, len(self.ops))
+        self.closes = _of_each(self.closers, len(self.ops))
+
+    def add(self, b: BufferId, makers: list[Place], users: list[Place]) -> None:
+        openers, closers = (users, makers) if self.mirrored else (makers, users)
+        if not openers:
+            self.start += self.size[b]
+        else:
+            self.openers[b] = openers
+        if closers:
+            self.closers[b] = closers
+
+
+def _of_each(ops: dict[BufferId, list[Place]], n: int) -> list[list[BufferId]]:
+    found: list[list[BufferId]] = [[] for _ in range(n)]
+    for b, places in ops.items():
+        for k in places:
+            found[k].append(b)
+    return found
+
+
+class State:
+    """What has run of a phase, and what could run next. `run` and `undo` change it.
+
+    light: the ready ops after which no more is alive than before. idle: forward, those that only
+    add, and take no more while they run than they leave behind. blocked: ops that are not to run.
+    """
+
+    def __init__(self, phase: Phase) -> None:
+        self.phase = phase
+        self.live = phase.start
+        self.waits = [len(before) for before in phase.before]
+        self.opened = dict.fromkeys(phase.openers, 0)
+        self.left = {b: len(closers) for b, closers in phase.closers.items()}
+        self.ready: set[Place] = set()
+        self.light: set[Place] = set()
+        self.idle: set[Place] = set()
+        self.blocked: set[Place] = set()
+        for k, n in enumerate(self.waits):
+            if n == 0:
+                self.ready.add(k)
+                self.weigh([k])
+
+    def net(self, k: Place) -> int:
+        """How the live bytes change when a ready op runs."""
+        size, net = self.phase.size, 0
+        for b in self.phase.opens[k]:
+            if not self.opened[b]:
+                net += size[b]
+        for b in self.phase.closes[k]:
+            if self.left[b] == 1:
+                net -= size[b]
+        return net
+
+    def takes(self, k: Place) -> int:
+        """Bytes alive while a ready op runs. Mirrored, the state before it comes after."""
+        live = self.live + self.net(k) if self.phase.mirrored else self.live
+        return live + self.phase.own[k]
+
+    def weigh(self, ops: Iterable[Place]) -> None:
+        for k in ops:
+            self.light.discard(k)
+            self.idle.discard(k)
+            if k in self.ready:
+                net = self.net(k)
+                if net <= 0:
+                    self.light.add(k)
+                elif net >= self.phase.own[k] and not self.phase.mirrored:
+                    self.idle.add(k)
+
+    def block(self, ops: Iterable[Place]) -> None:
+        self.blocked.update(ops)
+        for some in (self.ready, self.light, self.idle):
+            some.difference_update(self.blocked)
+
+    def run(self, k: Place) -> None:
+        phase = self.phase
+        self.live += self.net(k)
+        self.ready.discard(k)
+        self.light.discard(k)
+        self.idle.discard(k)
+        for b in phase.opens[k]:
+            self.opened[b] += 1
+            if self.opened[b] == 1:
+                self.weigh(phase.openers[b])
+        for b in phase.closes[k]:
+            self.left[b] -= 1
+            if self.left[b] == 1:
+                self.weigh(phase.closers[b])
+        for s in phase.after[k]:
+            self.waits[s] -= 1
+            if self.waits[s] == 0 and s not in self.blocked:
+                self.ready.add(s)
+                self.weigh([s])
+
+    def undo(self, k: Place) -> None:
+        phase = self.phase
+        for s in phase.after[k]:
+            self.waits[s] += 1
+            self.ready.discard(s)
+            self.light.discard(s)
+            self.idle.discard(s)
+        self.ready.add(k)
+        for b in phase.opens[k]:
+            self.opened[b] -= 1
+        for b in phase.closes[k]:
+            self.left[b] += 1
+        for b in phase.opens[k]:
+            if self.opened[b] == 0:
+                self.weigh(phase.openers[b])
+        for b in phase.closes[k]:
+            if self.left[b] == 2:
+                self.weigh(phase.closers[b])
+        self.weigh([k])
+        self.live -= self.net(k)

@@ -1,0 +1,186 @@
+"""One phase of a Problem as arrays, for searches that measure millions of orders.
+
+Ops are named by their place in the phase (program order), buffers by a number of their own: only
+those that die in the phase are listed. Lists of lists are two arrays, rows one after another:
+
+    users of buffer b = users[users_at[b] : users_at[b + 1]]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roam.core.lifetime import can_take
+from roam.core.problem import BufferId, Home, OpId, Problem
+from roam.solvers.jit import compiled
+
+Ints = NDArray[np.int64]
+EARLIER = -1  # the maker of a buffer that an earlier phase made
+MOST_PAIRS = 62  # of one op that are looked at: as many as an integer has bits
+
+
+class Tables(NamedTuple):
+    """The ops and buffers of one phase.
+
+    start: bytes alive when the phase begins. makes: bytes that an op creates. unused: bytes that it
+    creates and nobody reads. scratch: bytes it allocates for itself. size: of a buffer, in bytes.
+    maker: the op that creates a buffer, or EARLIER. users: the ops that read or change a buffer.
+    uses: the buffers that an op reads or changes. over: the pairs (made, dying) of an op, as
+    numbers of buffers; `made` only tells the pairs of one op apart. before, after: the ops that an
+    op waits for, and those that wait for it.
+    """
+
+    start: int
+    makes: Ints
+    unused: Ints
+    scratch: Ints
+    size: Ints
+    maker: Ints
+    users_at: Ints
+    users: Ints
+    uses_at: Ints
+    uses: Ints
+    over_at: Ints
+    over_made: Ints
+    over_dying: Ints
+    before_at: Ints
+    before: Ints
+    after_at: Ints
+    after: Ints
+
+
+def tables(problem: Problem, phase: int) -> Tables:
+    """Reads the ops and buffers of one phase into arrays."""
+    ops = problem.phases[phase]
+    place = {i: k for k, i in enumerate(ops)}
+    start = 0
+    number: dict[BufferId, int] = {}
+    users: list[list[int]] = []
+    for b, buffer in enumerate(problem.buffers):
+        made_by = problem.maker[b]
+        if made_by is None or buffer.home is Home.USER or problem.ops[made_by].phase > phase:
+            continue
+        outlives = buffer.kept or any(problem.ops[u].phase > phase for u in problem.users[b])
+        inside = [place[u] for u in problem.users[b] if u in place]
+        if made_by not in place and (outlives or inside):
+            start += buffer.size
+        if inside and not outlives:
+            number[b] = len(users)
+            users.append(inside)
+    uses: list[list[int]] = [[] for _ in ops]
+    for b, inside in enumerate(users):
+        for k in inside:
+            uses[k].append(b)
+    pairs = [
+        [(n, o) for n, o in problem.ops[i].over if can_take(problem, n, o) and o in number]
+        for i in ops
+    ]
+    over_at, over_made = _rows([[made for made, _ in row] for row in pairs])
+    _, over_dying = _rows([[number[dying] for _, dying in row] for row in pairs])
+    return Tables(
+        start,
+        np.array([_made(problem, i) for i in ops], np.int64),
+        np.array([_unused(problem, i) for i in ops], np.int64),
+        np.array([problem.ops[i].scratch for i in ops], np.int64),
+        np.array([problem.buffers[b].size for b in number], np.int64),
+        np.array([_maker(problem, b, place) for b in number], np.int64),
+        *_rows(users),
+        *_rows(uses),
+        over_at,
+        over_made,
+        over_dying,
+        *_rows([[place[p] for p in problem.predecessors[i] if p in place] for i in ops]),
+        *_rows([[place[s] for s in problem.successors[i] if s in place] for i in ops]),
+    )
+
+
+def _maker(problem: Problem, b: BufferId, place: Mapping[OpId, int]) -> int:
+    made_by = problem.maker[b]
+    return EARLIER if made_by is None else place.get(made_by, EARLIER)
+
+
+def _made(problem: Problem, i: OpId) -> int:
+    return sum(problem.buffers[b].size for b in problem.ops[i].creates)
+
+
+def _unused(problem: Problem, i: OpId) -> int:
+    made = problem.ops[i].creates
+    idle = [b for b in made if not problem.users[b] and not problem.buffers[b].kept]
+    return sum(problem.buffers[b].size for b in idle)
+
+
+def _rows(lists: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
+    """Where each row begins, with the end of the last; and the rows one after another."""
+    at = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+    return at, np.array([x for row in lists for x in row], np.int64)
+
+
+@compiled
+def measure(
+    phase: Tables, order: Ints, time: Ints, first: int, last: int, during: Ints, after: Ints
+) -> None:
+    """Fills in the live bytes during, and just after, the ops at times first <= t < last.
+
+    order: the ops. time: when each op runs, the inverse of `order`. What is alive before `first`
+    must stand in `after[first - 1]`; for first = 0 it is `phase.start`.
+    """
+    live = phase.start if first == 0 else after[first - 1]
+    for t in range(first, last):
+        k = order[t]
+        freed = phase.unused[k]
+        for j in range(phase.uses_at[k], phase.uses_at[k + 1]):
+            if dies(phase, phase.uses[j], time, t):
+                freed += phase.size[phase.uses[j]]
+        during[t] = live + phase.makes[k] + phase.scratch[k] - written_over(phase, k, time, t)
+        live += phase.makes[k] - freed
+        after[t] = live
+
+
+@compiled
+def measured(phase: Tables, order: Ints) -> tuple[Ints, Ints, Ints]:
+    """Returns when each op of an order runs, and the live bytes during and just after each time."""
+    n = len(order)
+    time, during, after = np.empty(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
+    for t in range(n):
+        time[order[t]] = t
+    measure(phase, order, time, 0, n, during, after)
+    return time, during, after
+
+
+@compiled
+def dies(phase: Tables, buffer: int, time: Ints, t: int) -> bool:
+    """Whether no user of a buffer runs after time t."""
+    for j in range(phase.users_at[buffer], phase.users_at[buffer + 1]):
+        if time[phase.users[j]] > t:
+            return False
+    return True
+
+
+@compiled
+def written_over(phase: Tables, k: int, time: Ints, t: int) -> int:
+    """Bytes that an op run at time t saves by writing results over buffers that die there.
+
+    As `core.lifetime.find_reuse` gives them away: in the order of the pairs, each buffer once.
+    """
+    saved = 0
+    taken = 0  # the pairs given away, a bit each
+    first = phase.over_at[k]
+    for j in range(first, min(phase.over_at[k + 1], first + MOST_PAIRS)):
+        if not dies(phase, phase.over_dying[j], time, t):
+            continue
+        free = True
+        for i in range(first, j):
+            same = (
+                phase.over_made[i] == phase.over_made[j]
+                or phase.over_dying[i] == phase.over_dying[j]
+            )
+            if same and taken >> (i - first) & 1:
+                free = False
+        if free:
+            taken |= 1 << (j - first)
+            saved += phase.size[phase.over_dying[j]]
+    return saved

@@ -1,0 +1,1 @@
+"""Simulators: what an allocator would do with a plan."""

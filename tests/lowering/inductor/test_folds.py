@@ -1,0 +1,109 @@
+"""Folds in the code that Inductor generates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers.activations import QuickGELUActivation
+
+import roam
+from roam.bench.zoo import TINY, loss
+from roam.lowering.inductor import folds
+from roam.optim import AdamA
+from roam.optim.adama import AdamARule
+from roam.optim.fold import Update
+from tests.helpers import assert_equal, folding_step, measured_as_planned, random
+
+pytestmark = pytest.mark.usefixtures("shared_kernels")
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many gradients each call of the optimizer took."""
+    calls: list[int] = []
+    release = AdamARule.release
+
+    def counted(rule: AdamARule, updates: Sequence[Update]) -> None:
+        calls.append(len(updates))
+        release(rule, updates)
+
+    monkeypatch.setattr(AdamARule, "release", counted)
+    return calls
+
+
+def test_small_folds_share_calls_of_the_optimizer(calls: list[int]) -> None:
+    entry = TINY["gpt2"]
+    trained = []
+    for backend in ("inductor", "roam"):
+        torch.manual_seed(0)
+        model, batch = entry.build().eval(), entry.batch()
+        weights = list(model.parameters())
+        fold = backend == "roam"
+        optimizer: torch.optim.Optimizer = (
+            AdamA(weights) if fold else torch.optim.AdamW(weights, fused=True)
+        )
+        options = {"optimizer": optimizer} if fold else None
+        step = torch.compile(loss, backend=backend, options=options)
+        for _ in range(2):
+            step(model, batch).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        trained.append([w.detach() for w in weights])
+        torch._dynamo.reset()
+    assert_equal(trained[1], trained[0])
+    a_step = calls[: len(calls) // 2]
+    assert calls == a_step + a_step
+    assert sum(a_step) == len(trained[0])
+    assert len(a_step) <= sum(a_step) / 3
+    [graph] = roam.report().graphs
+    assert graph.plan is not None
+    assert graph.plan.peak == graph.plan.live_peak
+
+
+@dataclass
+class Node:
+    """A scheduler's node. scratch: of a fold; None is another op."""
+
+    scratch: int | None = None
+    name: str = ""
+
+    @property
+    def node(self) -> Node:
+        return self
+
+    def set_python_kernel_name(self, name: str) -> None:
+        self.name = name
+
+
+def test_folds_that_allocate_are_called_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were planned with the gradients of those before them gone."""
+
+    def release(node: Node) -> Any:
+        return None if node.scratch is None else SimpleNamespace(scratch=node.scratch)
+
+    monkeypatch.setattr(folds, "release_of", release)
+    header: list[str] = []
+    wrapper = SimpleNamespace(header=SimpleNamespace(writeline=header.append))
+    graph: Any = SimpleNamespace(cpp_wrapper=False, wrapper_code=wrapper)
+    nodes: Any = [Node(s) for s in (None, 0, 0, 8, 0, 0, None, 8, 8, 0)]
+    folds.call_together(graph, nodes)
+    assert [node.name.removeprefix("fold_") for node in nodes] == [
+        *("", "later", "now", "now", "later", "now", "", "now", "now", "now"),
+    ]
+    for without in ([], [Node()]):
+        folds.call_together(graph, without)  # type: ignore[arg-type]
+    assert header == ["from roam.lowering.inductor.folds import fold_later, fold_now"]
+
+
+def test_what_dies_is_written_over_and_not_what_the_kernel_made() -> None:
+    """CLIP's activation. To Inductor the product that its backward adds to is as good a place."""
+    model = nn.Sequential(nn.Linear(32, 128), QuickGELUActivation(), nn.Linear(128, 32))
+    step = folding_step(lambda x: model(x).square().sum(), model, random(512, 32))
+    step()
+    assert not measured_as_planned(step).blocks

@@ -1,0 +1,72 @@
+"""The kernel is asked for huge pages under large blocks, and under nothing else."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from roam.runtime import huge_pages
+from roam.runtime.blocks import allocate
+from roam.runtime.huge_pages import LARGE, on_huge_pages
+
+SMAPS = Path("/proc/self/smaps")
+MAPPED = 33 << 20  # bytes: malloc always maps memory of its own for so much
+
+
+def advised(address: int) -> bool:
+    """Whether the mapping around an address is marked "hg"."""
+    inside = False
+    for line in SMAPS.read_text().splitlines():
+        first = line.split()[0]
+        if "-" in first and not first.endswith(":"):
+            low, high = (int(end, 16) for end in first.split("-"))
+            inside = low <= address < high
+        elif inside and first == "VmFlags:":
+            return "hg" in line.split()
+    raise AssertionError("no mapping there")
+
+
+pytestmark = pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="needs Linux's huge pages"
+)
+
+
+def test_large_blocks_are_advised() -> None:
+    block = allocate(MAPPED, torch.device("cpu"))
+    assert advised(block.data_ptr() + MAPPED // 2)
+    plain = torch.empty(MAPPED, dtype=torch.uint8)
+    assert not advised(plain.data_ptr() + MAPPED // 2)
+
+
+@pytest.mark.parametrize(("size", "expected"), [(LARGE, True), (LARGE - 1, False)])
+def test_only_a_tensors_own_pages_are(
+    size: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies beside it in malloc's heap is somebody else's."""
+    asked: list[tuple[int, int]] = []
+
+    def ask(start: int, size: int, _: int) -> None:
+        asked.append((start, start + size))
+
+    monkeypatch.setattr(huge_pages, "_madvise", lambda: ask)
+    block = on_huge_pages(torch.empty(size, dtype=torch.uint8))
+    assert bool(asked) == expected
+    for start, end in asked:
+        assert start % mmap.PAGESIZE == end % mmap.PAGESIZE == 0
+        assert block.data_ptr() <= start < end <= block.data_ptr() + size
+        assert end - start > size - 2 * mmap.PAGESIZE
+
+
+def test_what_inductors_code_allocates_is_not() -> None:
+    """On some machines a step with huge pages under all of it took longer."""
+    torch._dynamo.reset()
+    model = nn.Linear(2048, MAPPED // 8000, bias=False)
+    run = torch.compile(model, backend="roam", options={"lowering": "inductor"})
+    run(torch.ones(4, 2048)).sum().backward()
+    assert model.weight.grad is not None
+    assert model.weight.grad.nbytes > MAPPED
+    assert not advised(model.weight.grad.data_ptr() + MAPPED // 2)

@@ -1,0 +1,75 @@
+"""The cheapest moment of an op, against all orders there are."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+
+from roam.core.bounds import must_live
+from roam.core.lifetime import find_reuse, live_curve
+from roam.core.problem import Buffer, Op, Problem
+from roam.solvers.bound.min_cut import Cuts, cut_bound
+from tests.core.strategies import all_orders, problems
+
+
+def curves(problem: Problem) -> list[tuple[tuple[int, ...], list[int]]]:
+    return [
+        (order, list(live_curve(problem, order, find_reuse(problem, order))))
+        for order in all_orders(problem)
+    ]
+
+
+@given(problems(max_ops=6))
+def test_no_order_runs_an_op_below_its_bound(problem: Problem) -> None:
+    cuts = Cuts(problem)
+    bounds = [cuts.bound(i) for i in range(len(problem.ops))]
+    for order, curve in curves(problem):
+        assert all(bounds[i] <= live for i, live in zip(order, curve, strict=True))
+
+
+@given(problems(max_ops=6))
+def test_no_order_goes_below_the_bound_and_it_is_the_stronger_one(problem: Problem) -> None:
+    weak = must_live(problem)
+    for order, curve in curves(problem):
+        strong = cut_bound(problem, order, curve, weak)
+        assert weak <= strong <= min(max(c, default=0) for _, c in curves(problem))
+
+
+def two_chains() -> Problem:
+    """In each chain one 10 is alive from the start to the end, though none of them must be.
+
+    start ── a0 ── a1 ── end        the 10 in `a` may be made into another one before or after
+          └─ b0 ── b1 ──┘           the chain of `b` is: one of the two is there in any case
+    """
+    buffers = [Buffer(f"{c}{k}", 10) for c in "ab" for k in range(3)]
+    ops = [Op("start", creates=(0, 3))]
+    for first in (0, 3):
+        ops += [Op(f"op{first + k}", reads=(first + k,), creates=(first + k + 1,)) for k in (0, 1)]
+    ops.append(Op("end", reads=(2, 5)))
+    return Problem("chains", tuple(buffers), tuple(ops))
+
+
+def test_one_of_a_chain_of_copies_is_always_alive() -> None:
+    problem = two_chains()
+    order = range(len(problem.ops))
+    curve = live_curve(problem, order, {})
+    assert must_live(problem) == 20
+    assert cut_bound(problem, order, curve, 20) == max(curve) == 30
+
+
+def test_it_asks_the_highest_ops_first_and_no_more_than_it_must(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    problem = two_chains()
+    order = range(len(problem.ops))
+    curve = live_curve(problem, order, {})
+    asked: list[int] = []
+    bound = Cuts.bound
+
+    def counted(self: Cuts, op: int) -> int:
+        asked.append(op)
+        return bound(self, op)
+
+    monkeypatch.setattr(Cuts, "bound", counted)
+    cut_bound(problem, order, curve, 20)
+    assert len(asked) == 1  # the peak is proven by the first: nothing lies above it

@@ -1,0 +1,446 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from math import inf
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from ortools.sat.python import cp_model
+
+from roam.core.errors import FileFormatError, OffsetError, OverlapError
+from roam.solvers.layout.greedy_fits import FITS, Rect, place
+from roam.solvers.layout.packing import search
+from roam.solvers.layout.packing.baselines import BASELINES
+from roam.solvers.layout.packing.generate import cut_strip
+from roam.solvers.layout.packing.instance import (
+    Instance,
+    check_packing,
+    granule,
+    height,
+    max_load,
+    read_csv,
+    to_items,
+    touches,
+    write_csv,
+)
+from roam.solvers.layout.packing.lines import area, on_the_lowest_line
+from roam.solvers.layout.packing.pack import Answer, Packing, _Packer, _Searcher, pack
+from roam.solvers.layout.packing.sweep import holes, sweep
+
+MINIMALLOC = Path(__file__).parents[2] / "instances" / "minimalloc"
+CAPACITY = 2**20
+
+
+@st.composite
+def rectangles(draw: st.DrawFn, align: tuple[int, ...] = (1,), most: int = 8) -> list[Rect]:
+    found = []
+    for _ in range(draw(st.integers(1, most))):
+        lower = draw(st.integers(0, 5))
+        size = draw(st.integers(0, 4))
+        found.append(
+            Rect(lower, draw(st.integers(lower + 1, 6)), size, draw(st.sampled_from(align)))
+        )
+    return found
+
+
+def brute_force(rects: list[Rect], capacity: int) -> bool:
+    """Whether everything fits: every offset of every rectangle, in turn."""
+    rects = sorted((r for r in rects if r.size), key=lambda r: (r.fixed is None, -r.size))
+    offsets: list[int] = []
+
+    def clear(r: Rect, o: int) -> bool:
+        return all(
+            r.upper <= q.lower or q.upper <= r.lower or o + r.size <= p or p + q.size <= o
+            for q, p in zip(rects, offsets, strict=False)
+        )
+
+    def rest() -> bool:
+        if len(offsets) == len(rects):
+            return True
+        r = rects[len(offsets)]
+        for o in range(0, capacity - r.size + 1, r.align) if r.fixed is None else [r.fixed]:
+            if o + r.size <= capacity and clear(r, o):
+                offsets.append(o)
+                if rest():
+                    return True
+                offsets.pop()
+        return False
+
+    return rest()
+
+
+def assert_lowest(rects: list[Rect], packing: Packing) -> None:
+    """It is valid, and not even one byte less would do."""
+    check_packing(rects, packing.offsets)
+    assert packing.status is Answer.OPTIMAL
+    assert packing.height == height(rects, packing.offsets)
+    assert not packing.height or not brute_force(rects, packing.height - 1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(rectangles())
+def test_no_packing_is_lower(rects: list[Rect]) -> None:
+    assert_lowest(rects, pack(rects))
+
+
+@settings(max_examples=60, deadline=None)
+@given(rectangles(align=(1, 2, 3), most=6))
+def test_no_packing_is_lower_where_addresses_are_aligned(rects: list[Rect]) -> None:
+    assert_lowest(rects, pack(rects))
+
+
+@settings(max_examples=60, deadline=None)
+@given(rectangles(most=6), rectangles(most=3), st.data())
+def test_no_packing_is_lower_around_what_is_fixed(
+    free: list[Rect], there: list[Rect], data: st.DataObject
+) -> None:
+    fixed: list[Rect] = []
+    for r in there:
+        at = data.draw(st.integers(0, 8))
+        new = Rect(r.lower, r.upper, r.size, 1, at)
+        try:
+            check_packing([*fixed, new], [q.fixed or 0 for q in [*fixed, new]])
+        except OverlapError:
+            continue
+        fixed.append(new)
+    packing = pack(free + fixed)
+    assert packing.offsets[len(free) :] == tuple(r.fixed for r in fixed)
+    assert_lowest(free + fixed, packing)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rectangles(), st.integers(0, 20))
+def test_the_question_of_capacity(rects: list[Rect], capacity: int) -> None:
+    packing = pack(rects, capacity)
+    fits = brute_force(rects, capacity)
+    assert packing.status is (Answer.FITS if fits else Answer.DOES_NOT_FIT)
+    assert (packing.height <= capacity) == fits
+    assert (packing.lower_bound > capacity) == (not fits)
+
+
+@pytest.mark.parametrize(("name", "nodes"), [("A", 20_000), ("E", 5_000), ("K", 20_000)])
+def test_minimalloc(name: str, nodes: int) -> None:
+    instance = read_csv((MINIMALLOC / f"{name}.{CAPACITY}.csv").read_text())
+    packing = pack(instance.rects, CAPACITY, node_limit=nodes)
+    assert packing.status is Answer.FITS
+    check_packing(instance.rects, packing.offsets)
+    assert packing.height <= CAPACITY
+
+
+def test_minimalloc_in_other_words() -> None:
+    """Time runs backwards and takes twice as long, the buffers come in another order."""
+    rects = read_csv((MINIMALLOC / f"K.{CAPACITY}.csv").read_text()).rects
+    mirrored = [Rect(-2 * r.upper, -2 * r.lower, r.size) for r in reversed(rects)]
+    assert pack(mirrored, CAPACITY, node_limit=200_000).status is Answer.FITS
+
+
+def test_parts_of_time_are_packed_apart() -> None:
+    """A knot, and after it an instance with more load, below which it is enough to stay."""
+    knot = crowd(KNOTS[0])
+    high = [Rect(100, 101, 3), Rect(100, 102, max_load(knot) + 4)]
+    alone = pack(knot)
+    together = pack(knot + high)
+    assert together.height == max_load(high) > alone.height > max_load(knot)
+    assert together.nodes < alone.nodes
+    low = [Rect(100, 101, 1)]
+    assert pack(knot + low).offsets[: len(knot)] == alone.offsets
+    assert pack(knot + low, max_load(knot)).status is Answer.DOES_NOT_FIT
+
+
+def test_the_same_packing_every_time() -> None:
+    rects = read_csv((MINIMALLOC / f"A.{CAPACITY}.csv").read_text()).rects
+    first, second = (pack(rects, node_limit=20_000) for _ in range(2))
+    assert (first.offsets, first.nodes) == (second.offsets, second.nodes)
+
+
+def test_no_time_left() -> None:
+    rects = read_csv((MINIMALLOC / f"A.{CAPACITY}.csv").read_text()).rects
+    packing = pack(rects, CAPACITY, deadline=time.monotonic() - 1)
+    check_packing(rects, packing.offsets)
+    assert packing.status is Answer.UNKNOWN
+    assert packing.height > CAPACITY
+    assert packing.nodes <= 2_000
+
+
+def test_no_more_nodes_than_allowed() -> None:
+    rects = read_csv((MINIMALLOC / f"A.{CAPACITY}.csv").read_text()).rects
+    packing = pack(rects, node_limit=30)
+    assert packing.nodes == 30
+    assert packing.status is Answer.FEASIBLE
+
+
+def test_the_search_without_numba() -> None:
+    """The same source, interpreted: the same answer after as many nodes."""
+    if not hasattr(search.search, "py_func"):
+        pytest.skip("numba is not installed: everything here is interpreted")
+    rects = read_csv((MINIMALLOC / f"E.{CAPACITY}.csv").read_text()).rects[:40]
+    items, _ = to_items(rects)
+    rank = np.arange(len(items.lower))
+    found = []
+    for run in (search.search, search.search.py_func):
+        failed, reasons = np.zeros(2**8, np.uint64), np.zeros((2**8, 8), np.uint64)
+        offsets = np.zeros(len(items.lower), np.int64)
+        words = (len(items.first) - 1 + 63) // 64
+        with np.errstate(over="ignore"):
+            end = run(items, max_load(rects), rank, 100, failed, reasons[:, :words], offsets)
+        found.append((end, offsets.tolist()))
+    assert found[0] == found[1]
+
+
+def test_nothing_to_pack() -> None:
+    packing = pack([])
+    assert (packing.offsets, packing.height, packing.status) == ((), 0, Answer.OPTIMAL)
+    assert pack([Rect(0, 1, 0)], 0).status is Answer.FITS
+
+
+def test_too_much_at_once_does_not_fit() -> None:
+    packing = pack([Rect(0, 2, 6), Rect(1, 3, 5)], 10)
+    assert (packing.status, packing.lower_bound, packing.nodes) == (Answer.DOES_NOT_FIT, 11, 0)
+
+
+def test_the_checker_names_both() -> None:
+    rects = [Rect(0, 4, 10), Rect(4, 9, 10), Rect(3, 5, 10)]
+    check_packing(rects, [0, 0, 10], ["a", "b", "c"])
+    with pytest.raises(OverlapError, match=r"'b' and 'c'|'c' and 'b'"):
+        check_packing(rects, [20, 0, 9], ["a", "b", "c"])
+
+
+@given(rectangles(), st.data())
+def test_the_checker_and_a_plain_one_agree(rects: list[Rect], data: st.DataObject) -> None:
+    offsets = [data.draw(st.integers(0, 6)) for _ in rects]
+    overlap = any(
+        a.size and b.size and a.lower < b.upper and b.lower < a.upper
+        and p < q + b.size and q < p + a.size
+        for i, (a, p) in enumerate(zip(rects, offsets, strict=True))
+        for b, q in list(zip(rects, offsets, strict=True))[:i]
+    )  # fmt: skip
+    if overlap:
+        with pytest.raises(OverlapError):
+            check_packing(rects, offsets)
+    else:
+        check_packing(rects, offsets)
+
+
+@pytest.mark.parametrize("rect", [Rect(0, 1, 8, 64), Rect(0, 1, 8, 1, 64)])
+def test_the_checker_knows_alignment_and_fixed_offsets(rect: Rect) -> None:
+    check_packing([rect], [64])
+    with pytest.raises(OffsetError, match="lies at 8"):
+        check_packing([rect], [8])
+
+
+def test_fixed_offsets_that_contradict_themselves() -> None:
+    with pytest.raises(OverlapError):
+        pack([Rect(0, 2, 10, 1, 0), Rect(1, 3, 10, 1, 5)])
+    with pytest.raises(OffsetError):
+        pack([Rect(0, 2, 10, 64, 8)])
+
+
+@given(rectangles())
+def test_csv_there_and_back(rects: list[Rect]) -> None:
+    assume(rects)
+    instance = Instance(tuple(f"b{i}" for i in range(len(rects))), tuple(rects))
+    offsets = pack(rects).offsets
+    again = read_csv(write_csv(instance, offsets))
+    assert again.names == instance.names
+    assert tuple(r.fixed for r in again.rects) == offsets
+    assert [(r.lower, r.upper, r.size, r.align) for r in again.rects] == [
+        (r.lower, r.upper, r.size, r.align) for r in rects
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "line 1: .* columns"),
+        ("id,lower,upper,size\n", "line 1: no buffer"),
+        ("id,lower,upper,size,size\na,0,1,2,2\n", "each once"),
+        ("id,lower,upper,size\na,0,1,2\nb,0,1,2\na,0,1,2\n", "line 4: a second buffer 'a'"),
+        ("id,lower,upper,size\na,0,1,2,9\n", "line 2: buffer 'a' has 5 fields for 4 columns"),
+        ("id,lower,upper,size\na,0,1,2.0\n", "line 2: buffer 'a' has a size .* '2.0'"),
+        ("id,lower,upper,size\na,0,1,1_0\n", "line 2: buffer 'a' has a size .* '1_0'"),
+        ("id,lower,upper,size\na,0,1,٣\n", "line 2: buffer 'a' has a size .* '٣'"),
+        ("id,lower,upper,size\na,0,1,\n", "line 2: buffer 'a' has a size .* ''"),
+        (f"id,lower,upper,size\na,0,1,{'9' * 5000}\n", "line 2: buffer 'a' has a size"),
+        (f"id,lower,upper,size\na,0,1,{2**62}\n", "beyond 2.62"),
+        ('id,lower,upper,size\n"a\nb",0,1,2\nc,1,0,2\n', "line 4: buffer 'c'"),
+        ('id,lower,upper,size\n"a,0,1,2\n', "line 2: unexpected end"),
+        ("id,lower,upper,size,alignment\na,0,1,2,0\n", "line 2: buffer 'a' .* alignment > 0"),
+        ("id,lower,upper,size,alignment,offset\na,0,1,2,4,2\n", "'a' has the fixed offset 2"),
+        ("id,lower,upper\na,0,1\n", "columns"),
+        ("id,lower,upper,size,color\na,0,1,2,red\n", "color"),
+        ("id,lower,upper,size\na,0,1,2\nb,0,x,2\n", "line 3"),
+        ("id,lower,upper,size\na,0,1\n", "line 2"),
+        ("id,lower,upper,size\nsame,3,3,2\n", "same"),
+        ("id,lower,upper,size\na,0,1,-2\n", "line 2"),
+    ],
+)
+def test_what_is_no_csv_of_buffers(text: str, said: str) -> None:
+    with pytest.raises(FileFormatError, match=said):
+        read_csv(text)
+
+
+def test_heights_come_in_steps() -> None:
+    assert granule([Rect(0, 1, 64), Rect(0, 1, 96)]) == 32
+    assert granule([Rect(0, 1, 64, 512), Rect(0, 1, 100)]) == 4
+    assert granule([Rect(0, 1, 64, 1, 7)]) == 1
+    assert granule([]) == 1
+
+
+def crowd(seed: int) -> list[Rect]:
+    """8 to 25 rectangles drawn at random, as many as stay below a height."""
+    draw = np.random.default_rng(seed)
+    n, times, largest = (int(draw.integers(*r)) for r in ((8, 26), (5, 16), (3, 12)))
+    load, limit = np.zeros(times, int), draw.integers(6, 24)
+    rects: list[Rect] = []
+    for _ in range(6 * n):
+        lower = int(draw.integers(0, times))
+        upper = min(times, lower + 1 + int(draw.exponential(2.5)))
+        size = int(draw.integers(1, largest))
+        if load[lower:upper].max() + size <= limit and len(rects) < n:
+            load[lower:upper] += size
+            rects.append(Rect(lower, upper, size))
+    return rects
+
+
+def fits_by_cp_sat(rects: list[Rect], capacity: int) -> bool:
+    model = cp_model.CpModel()
+    times, addresses = [], []
+    for r in rects:
+        offset = model.new_int_var(0, capacity - r.size, "")
+        times.append(model.new_fixed_size_interval_var(r.lower, r.upper - r.lower, ""))
+        addresses.append(model.new_fixed_size_interval_var(offset, r.size, ""))
+    model.add_no_overlap_2d(times, addresses)
+    solver = cp_model.CpSolver()
+    solver.parameters.num_workers = 1
+    status = solver.solve(model)
+    assert status in (cp_model.OPTIMAL, cp_model.FEASIBLE, cp_model.INFEASIBLE)
+    return status != cp_model.INFEASIBLE
+
+
+KNOTS = (1679, 4089, 4411, 4808, 5515, 6612, 9233, 11280)  # crowds that need more than their load
+
+
+@pytest.mark.parametrize("seed", [*KNOTS, *range(8)])
+def test_cp_sat_says_the_same(seed: int) -> None:
+    rects = crowd(seed)
+    packing = pack(rects)
+    assert packing.status is Answer.OPTIMAL
+    assert (packing.height > max_load(rects)) == (seed in KNOTS)
+    assert fits_by_cp_sat(rects, packing.height)
+    assert not fits_by_cp_sat(rects, packing.height - 1)
+
+
+def ask(rects: Sequence[Rect], entries: int = 2**16) -> tuple[int, int]:
+    """The search itself, at the largest load."""
+    items, _ = to_items(rects)
+    n = len(items.lower)
+    failed, reasons = np.zeros(entries, np.uint64), np.zeros((entries, 8), np.uint64)
+    reasons = reasons[:, : (len(items.first) - 1 + 63) // 64]
+    rank, offsets = np.arange(n), np.zeros(n, np.int64)
+    return search.search(items, max_load(rects), rank, 10**7, failed, reasons, offsets)
+
+
+def test_memory_saves_work() -> None:
+    """With one entry, which the next failure overwrites, the proofs are the same, and longer."""
+    with_memory, without = [[ask(crowd(seed), entries) for seed in KNOTS] for entries in (2**16, 1)]
+    assert {outcome for outcome, _ in with_memory + without} == {search.DOES_NOT_FIT}
+    assert sum(n for _, n in with_memory) < 0.8 * sum(n for _, n in without)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("n", "times"), [(50, 100), (100, 10**6), (200, 10**6)])
+def test_cut_strips_are_put_together_again(n: int, times: int, seed: int) -> None:
+    rects = cut_strip(n, times, CAPACITY, seed)
+    assert sum(r.size * (r.upper - r.lower) for r in rects) == times * CAPACITY
+    packing = pack(rects, node_limit=50_000)
+    assert (packing.status, packing.height) == (Answer.OPTIMAL, CAPACITY)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@settings(max_examples=20, deadline=None)
+@given(rects=rectangles())
+def test_baselines_are_sound_and_no_better(name: str, rects: list[Rect]) -> None:
+    rects = [r for r in rects if r.size]
+    offsets = BASELINES[name](rects)
+    check_packing(rects, offsets)
+    assert height(rects, offsets) >= pack(rects).height
+
+
+def test_inductor_shares_a_place_and_cuts_it() -> None:
+    """b and c come into the place of a, one above the other; d meets both, and is put on top.
+
+    a [------)               d        [--)
+                        on top of  c [-)      0..6
+                                   b [---)    of a's place, 6..10
+    """
+    rects = [Rect(0, 4, 10), Rect(4, 8, 6), Rect(4, 7, 4), Rect(5, 6, 3)]
+    assert BASELINES["Inductor"](rects) == [0, 0, 6, 10]
+
+
+def test_llfb_lifts_the_lowest_line_where_nothing_fits() -> None:
+    """b lives longest of what may lie on a. Beside it there is no room for c, so that the line
+    rises to the top of b first; there is room for d.
+    """
+    a, b, c, d = Rect(0, 4, 3), Rect(0, 3, 2), Rect(2, 4, 1), Rect(3, 4, 7)
+    assert BASELINES["LLFB"]([c, a, b]) == [5, 0, 3]
+    assert BASELINES["LLFB"]([d, a, b]) == [3, 0, 3]
+
+
+def test_inductor_nests_places_as_deep_as_there_are_buffers() -> None:
+    stairs = [Rect(i, 10_000 - i, 2000 - i) for i in range(400)]
+    assert height(stairs, BASELINES["Inductor"](stairs)) == max_load(stairs)
+
+
+@pytest.mark.parametrize("row", [f"a,0,1,{2**63}", f"a,0,{2**63},1", "a,0,1,1,1,-3"])
+def test_a_csv_of_what_cannot_be_packed(row: str) -> None:
+    columns = (
+        "id,lower,upper,size,alignment,offset" if row.count(",") > 3 else "id,lower,upper,size"
+    )
+    with pytest.raises(FileFormatError, match=r"2\^62|offset >= 0"):
+        read_csv(f"{columns}\n{row}\n")
+
+
+def test_only_the_first_fit_goes_beyond_the_deadline() -> None:
+    """Also where the clock strikes in the middle of a fit, a line or the search for holes."""
+    rects = crowd(3)
+    room = max_load(rects)
+    past = time.monotonic() - 1
+    for late in (
+        lambda: place(rects, FITS[0], deadline=past),
+        lambda: on_the_lowest_line(rects, area, past),
+        lambda: holes(rects, room, past),
+    ):
+        with pytest.raises(TimeoutError):
+            late()
+    assert sweep(rects, room, 4, deadline=past) == (None, 0)
+    found = pack(rects, deadline=past)
+    assert (found.method, found.nodes) == (FITS[0].name, 0)
+    assert list(found.offsets) == place(rects, FITS[0])
+
+
+def test_no_search_begins_whose_tables_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Sequence[Rect]] = []
+
+    class Noted(_Searcher):
+        def __init__(self, rects: Sequence[Rect]) -> None:
+            begun.append(rects)
+            super().__init__(rects)
+
+    monkeypatch.setattr("roam.solvers.layout.packing.pack._Searcher", Noted)
+    rects = read_csv((MINIMALLOC / "A.1048576.csv").read_text()).rects
+    _Packer(rects, CAPACITY, 0, inf, 1).search()
+    assert touches(begun[0]) == len(to_items(begun[0])[0].cover)
+    begun.clear()
+    monkeypatch.setattr("roam.solvers.layout.packing.pack.A_TOUCH", 1e6)
+    _Packer(rects, CAPACITY, 0, time.monotonic() + 100, 1).search()
+    assert not begun
+
+
+def test_a_clash_of_fixed_offsets_is_named() -> None:
+    rects = [Rect(0, 2, 6, fixed=0), Rect(0, 9, 1), Rect(1, 3, 5, fixed=4)]
+    with pytest.raises(OverlapError, match="'low' and 'high' overlap at time 1"):
+        pack(rects, names=["low", "free", "high"])
