@@ -7,12 +7,15 @@ may look: to verify, print or compare.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from torch import fx
 
 from roam.passes.geometry import renew_views
+
+log = logging.getLogger("roam")
 
 
 class Pass(Protocol):
@@ -35,3 +38,22 @@ def run(passes: Sequence[Pass], module: fx.GraphModule, between: Between | None 
         module.graph.lint()
         if between is not None:
             between(each.name, changed, module)
+
+
+def rewritten(passes: Sequence[Pass], module: fx.GraphModule) -> fx.GraphModule:
+    """Returns a copy of the graph after the passes; the graph as it came if one of them fails."""
+    trial = copied(module)
+    try:
+        run(passes, trial)
+    except Exception:
+        log.warning("a graph is planned as it came: rewriting it failed", exc_info=True)
+        return module
+    return trial
+
+
+def copied(module: fx.GraphModule) -> fx.GraphModule:
+    """Returns a module of the same attributes with a copy of the graph, metadata included."""
+    graph = fx.Graph()
+    returned = graph.graph_copy(module.graph, {})
+    graph.output(returned).meta = dict(module.graph.output_node().meta)
+    return fx.GraphModule(module, graph)

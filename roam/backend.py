@@ -1,17 +1,16 @@
 """The `torch.compile` entry point: `torch.compile(model, backend="roam")`.
 
-Dynamo captures graphs of the user's model; each goes to a lowering, which lets AOTAutograd take it
-apart into forward and backward, plans them together, and runs the plan: `lowering/inductor/` with
-fused kernels, where Inductor can make them and the options ask for nothing else;
-`step/driver.py` with ATen's own.
+Dynamo captures graphs of the user's model. Each goes to a lowering (`lowering/`), which lets
+AOTAutograd take it apart into forward and backward and plans them together; the step driver
+(`step/driver.py`) runs them.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from inspect import currentframe
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,9 +19,12 @@ from torch._dynamo.exc import FailOnRecompileLimitHit, ShortenTraceback, TorchDy
 from torch._dynamo.symbolic_convert import InstructionTranslator
 from torch._dynamo.variables import ConstantVariable
 
-from roam.core.errors import OptionError
+from roam.capture.graph_names import DynamoGraph
+from roam.core.errors import OptionError, UnplannedWarning
+from roam.lowering.table import candidates
 from roam.options import Options
-from roam.step.driver import Step, compile_graph
+from roam.step.driver import Step
+from roam.step.reports import RunningReports
 
 
 class CompileOptionError(ShortenTraceback, OptionError):
@@ -41,26 +43,23 @@ def roam(
         chosen = Options.parse(options, mode)
     except OptionError as error:
         raise CompileOptionError(str(error), first_useful_frame=currentframe()) from None
-    inductor = inductor_for(chosen, example_inputs)
-    if inductor is not None:
-        compiled: Callable[..., Any] | None = inductor.compile_graph(gm, chosen, example_inputs)
-        if compiled is not None:
-            return compiled
-    return compile_graph(Step.of(gm, chosen, example_inputs), gm, example_inputs)
-
-
-def inductor_for(options: Options, example_inputs: Sequence[Any]) -> ModuleType | None:
-    """The lowering to Inductor for a graph that goes there: as asked; unasked wherever it works."""
-    if options.lowering == "aten":
-        return None
-    from roam.lowering.inductor import needs  # takes a second to import
-
+    graph = DynamoGraph.of(gm, example_inputs)
     devices = {t.device for t in example_inputs if isinstance(t, torch.Tensor)}
-    lacking = None if options.lowering else needs.missing(devices)
-    if lacking is None:
-        return needs.lowering()
-    needs.say_missing(lacking)
-    return None
+    reports = RunningReports(graph.compile_id)
+    for lowering in candidates(chosen, devices):
+        kernels = lowering.kernels(graph, chosen, reports)
+        try:
+            return kernels.compile(gm, example_inputs, Step(graph.name, kernels))
+        except lowering.refusals as error:
+            warn_refused(graph.name, error)
+    raise AssertionError("ATen's kernels refuse no graph")
+
+
+def warn_refused(name: str, error: Exception) -> None:
+    """Warns that the lowering cannot compile a graph, so that the next one gets it."""
+    reason = str(error).strip().partition("\n")[0]
+    text = f"Inductor cannot compile {name}, which runs ATen's kernels: {reason}"
+    warnings.warn(text, UnplannedWarning, stacklevel=3)
 
 
 TRACING_ERRORS = (TorchDynamoException, FailOnRecompileLimitHit)

@@ -11,17 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from msgspec.structs import replace
 from torch import Tensor, fx, nn
-from torch.nn import Parameter
 
-from roam.backend import inductor_for
+from roam.backend import warn_refused
 from roam.capture.fake_copies import (
     DOES_NOT_RUN,
     NEEDS_DATA,
@@ -30,33 +26,23 @@ from roam.capture.fake_copies import (
     fake_model,
     quiet_meta_kernels,
     why_it_does_not_run,
-    without_fakes,
 )
-from roam.capture.fx_problem import ALIGNMENT, Captured
-from roam.capture.graph_names import graph_name
-from roam.capture.scratch_probe import Scratch
-from roam.capture.symbolic_sizes import Numbers
+from roam.capture.graph_names import DynamoGraph
 from roam.core.errors import OfflineError, UnplannableError
 from roam.core.problem import Problem
 from roam.inspect.report import GraphRecord
 from roam.inspect.step_plan import StepPlan
+from roam.lowering.aten.kernels import AtenKernels
+from roam.lowering.table import candidates
+from roam.optim.fold import Folds
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
-from roam.step.driver import Step, compile_graph
-from roam.step.graph_optimizers import Folds, Used
 from roam.step.loss_check import check_loss
-from roam.step.pending_forwards import left_whole
+from roam.step.offline import OfflineReports, OfflineStep, Original
 
-if TYPE_CHECKING:
-    from roam.lowering.inductor.offline import OfflineCompilation
-
-S = TypeVar("S")
-Original = dict[Tensor, Parameter]  # by their copies without data
-Start = Callable[[fx.GraphModule, Sequence[Any], Options, Original], tuple[S, Callable[..., Any]]]
-
-
-class _Recorded(Protocol):
-    records: list[GraphRecord]
+Compiled = Callable[..., Any]
+# compiles one captured graph; the last argument gives the parameters that the inputs stand for
+Compile = Callable[[fx.GraphModule, Sequence[Any], Original], Compiled]
 
 
 def plan(
@@ -92,8 +78,24 @@ def plan(
     chosen = Options.parse(options, None)
     if chosen.lowering is None:
         chosen = dataclasses.replace(chosen, lowering=_usual_lowering(device))
-    steps = _trace(_start, model, args, kwargs, loss, chosen, device)
-    return StepPlan(tuple(r for s in steps for r in s.records))
+    stands_for, where = _device(device, chosen.lowering)
+    records: list[GraphRecord] = []
+
+    def compile(gm: fx.GraphModule, example_inputs: Sequence[Any], original: Original) -> Compiled:
+        graph = DynamoGraph.of(gm, example_inputs)
+        devices = {t.device for t in example_inputs if isinstance(t, Tensor)}
+        for lowering in candidates(chosen, devices):
+            reports = OfflineReports(records)
+            kernels = lowering.offline_kernels(graph, chosen, reports, stands_for)
+            step = OfflineStep(kernels, original, kernels.plan)
+            try:
+                return kernels.compile(gm, example_inputs, step)
+            except lowering.refusals as error:
+                warn_refused(graph.name, error)
+        raise AssertionError("ATen's kernels refuse no graph")
+
+    _run(compile, model, args, kwargs, loss, optimizer, where)
+    return StepPlan(tuple(records))
 
 
 def problems(
@@ -111,43 +113,60 @@ def problems(
     write their results alike. Takes what `plan` takes and raises what `plan` raises.
     """
     chosen = Options(optimizer=None if optimizer is None else optimizer.handle)
-    steps = _trace(_Unplanned.start, model, args, kwargs, loss, chosen, device)
-    return tuple(p for s in steps for p in s.problems)
+    stands_for, where = _device(device, "aten")
+    found: list[Problem] = []
+
+    def compile(gm: fx.GraphModule, example_inputs: Sequence[Any], original: Original) -> Compiled:
+        graph = DynamoGraph.of(gm, example_inputs)
+        kernels = AtenKernels(graph, chosen, OfflineReports(), stands_for)
+
+        def look(args: Sequence[Any], folds: Folds) -> None:
+            found.append(kernels.unplanned_problem(args, folds).problem)
+
+        return kernels.compile(gm, example_inputs, OfflineStep(kernels, original, look))
+
+    _run(compile, model, args, kwargs, loss, optimizer, where)
+    return tuple(found)
 
 
-def _trace(
-    start: Start[S],
+def _device(
+    device: torch.device | str | None, lowering: str | None
+) -> tuple[torch.device | None, torch.device | None]:
+    """Returns the device that another one stands for, if any, and the one to capture on.
+
+    Raises:
+        OfflineError: this torch was built without the device, and Inductor's kernels are wanted.
+    """
+    where = None if device is None else torch.device(device)
+    if where is None or _is_built_for(where):
+        return None, where
+    text = f"this torch was built without {where.type}"
+    if lowering == "inductor":
+        raise OfflineError(f"{text}: no kernels can be planned for it; use lowering='aten'")
+    warnings.warn(f"{text}: the CPU's operators are planned", UserWarning, stacklevel=3)
+    return where, torch.device("cpu")
+
+
+def _run(
+    compile: Compile,
     model: nn.Module,
     args: Sequence[Any],
     kwargs: dict[str, Any],
     loss: Callable[[Any], Tensor] | None,
-    options: Options,
-    device: torch.device | str | None,
-) -> list[S]:
-    """Compiles a copy of the model without data and runs its forward: the steps, one a graph."""
+    optimizer: FoldingOptimizer | None,
+    where: torch.device | None,
+) -> None:
+    """Compiles a copy of the model without data, and runs its forward."""
     if not isinstance(model, nn.Module):
         raise OfflineError(f"{model!r} is no torch.nn.Module: only those can be copied unfilled")
-    _check(None if options.optimizer is None else options.optimizer(), model)
-    where = None if device is None else torch.device(device)
-    stands_for = None
-    if where is not None and not _is_built_for(where):
-        stands_for, where = where, torch.device("cpu")
-        text = f"this torch was built without {stands_for.type}"
-        if options.lowering == "inductor":
-            raise OfflineError(f"{text}: no kernels can be planned for it; use lowering='aten'")
-        warnings.warn(f"{text}: the CPU's operators are planned", UserWarning, stacklevel=3)
+    _check(optimizer, model)
     mode = fake_mode_of(model)
     fake = fake_model(mode, model, where)
     inputs, named = fake_inputs(mode, (args, kwargs), where)
     original: Original = dict(zip(fake.parameters(), model.parameters(), strict=True))
-    steps: list[S] = []
 
-    def backend(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-        step, compiled = start(gm, example_inputs, options, original)
-        if isinstance(step, _Offline):
-            step.stands_for = stands_for
-        steps.append(step)
-        return compiled
+    def backend(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Compiled:
+        return compile(gm, example_inputs, original)
 
     def whole(*a: Any, **k: Any) -> Any:
         output = fake(*a, **k)
@@ -169,7 +188,6 @@ def _trace(
     finally:
         torch.compiler.reset()
     check_loss(output, "the output of the model" if loss is None else "the loss")
-    return steps
 
 
 def _check(optimizer: FoldingOptimizer | None, model: nn.Module) -> None:
@@ -193,98 +211,3 @@ def _is_built_for(device: torch.device | str) -> bool:
     """Without it, autograd would abort the process, even where nothing has data."""
     built = torch.accelerator.current_accelerator()
     return torch.device(device).type in ("cpu", "meta", None if built is None else built.type)
-
-
-def _start(
-    gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options, original: Original
-) -> tuple[_Recorded, Callable[..., Any]]:
-    inductor = inductor_for(options, example_inputs)
-    if inductor is not None:
-        folds = inductor.folds(options)
-        try:
-            return _start_inductor(gm, example_inputs, options, original, folds=folds)
-        except inductor.REFUSALS as error:
-            inductor.say_refused(graph_name(gm), error)
-    return _Offline.start(gm, example_inputs, options, original)
-
-
-def _start_inductor(
-    gm: fx.GraphModule,
-    example_inputs: Sequence[Any],
-    options: Options,
-    original: Original,
-    *,
-    folds: bool,
-) -> tuple[OfflineCompilation, Callable[..., Any]]:
-    from roam.lowering.inductor.offline import OfflineCompilation
-
-    used = partial(_used, original) if folds else lambda *_: ()
-    step = OfflineCompilation.of(gm, options, example_inputs, used=used)
-    return step, step.run(gm, example_inputs)
-
-
-def _used(original: Original, args: Sequence[Any], gradients: Mapping[int, Any]) -> Folds:
-    """What is folded by a graph whose inputs are copies of parameters."""
-    found = [original.get(a) if isinstance(a, Tensor) else None for a in args]
-    free = [p if p is not None and not left_whole(p) else None for p in found]
-    return tuple(sorted(fold for used in Used.of(free, gradients) for fold in used.folds))
-
-
-@dataclass
-class _Offline(Step):
-    """Plans at the first forward as ever, and runs the graph on what has no data."""
-
-    original: Original = field(default_factory=dict)
-    records: list[GraphRecord] = field(default_factory=list)
-    stands_for: torch.device | None = None  # where the tensors shall lie, if torch has no such
-
-    @classmethod
-    def start(
-        cls,
-        gm: fx.GraphModule,
-        example_inputs: Sequence[Any],
-        options: Options,
-        original: Original,
-    ) -> tuple[Self, Callable[..., Any]]:
-        step = cls.of(gm, options, example_inputs)
-        step.original = original
-        return step, compile_graph(step, gm, example_inputs)
-
-    def run_forward(self, args: list[Any]) -> Sequence[Any]:
-        assert self.plain_forward is not None
-        folds = self.used(args) if self.own_saved is not None else ()
-        with without_fakes():
-            self.look_at(args, folds)
-        return self.plain_forward(args)
-
-    def look_at(self, args: Sequence[Any], folds: Folds) -> None:
-        self.make_or_raise(args, folds)
-
-    def used(self, args: Sequence[Any]) -> Folds:
-        if self.backward is None or self.options.optimizer is None:
-            return ()
-        return _used(self.original, args, self.gradient_values)
-
-    def scratch(self, graphs: Sequence[fx.GraphModule], numbers: Numbers) -> dict[fx.Node, Scratch]:
-        return {} if self.stands_for is not None else super().scratch(graphs, numbers)
-
-    def captured(self, *given: Any) -> Captured:
-        found = super().captured(*given)
-        if self.stands_for is not None:
-            align = ALIGNMENT.get(self.stands_for.type, 64)
-            buffers = (replace(b, align=align) for b in found.problem.buffers)
-            found.problem = replace(found.problem, buffers=tuple(buffers))
-        return found
-
-    def record(self, graph: GraphRecord, instead_of: GraphRecord | None = None) -> None:
-        self.records.append(graph)
-
-
-@dataclass
-class _Unplanned(_Offline):
-    """Captures at the first forward, and leaves it at that."""
-
-    problems: list[Problem] = field(default_factory=list)
-
-    def look_at(self, args: Sequence[Any], folds: Folds) -> None:
-        self.problems.append(self.captured(self.graphs(folds), self.numbers(args)).problem)

@@ -8,6 +8,7 @@ from typing import Any
 from roam.core.errors import OptionError
 from roam.optim.folding import FoldingOptimizer
 from roam.optim.handle import OptimizerHandle
+from roam.passes.pipeline import Pass
 
 MODES = (
     None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs",
@@ -25,6 +26,9 @@ class Options:
         lowering: "aten" runs the graph's own operators, "inductor" the kernels that Inductor fuses;
         None is "inductor" wherever it works. An arena that is kept is ATen's.
 
+        rewrites: passes (`roam.passes.pipeline.Pass`, frozen dataclasses) that change the joint
+        graph before it is cut into forward and backward.
+
     mode: of Inductor's own, as `torch.compile(..., mode=...)` names them.
     """
 
@@ -32,6 +36,7 @@ class Options:
     planning_seconds: float = 10.0
     optimizer: OptimizerHandle | None = None
     lowering: str | None = None
+    rewrites: tuple[Pass, ...] = ()
     mode: str | None = None
 
     @staticmethod
@@ -64,9 +69,23 @@ class Options:
                 f"option optimizer is one of roam.optim (AdamA), not a {type(optimizer).__name__}: "
                 "only those fold a gradient before all of them are known"
             )
+        given["rewrites"] = _rewrites(given.get("rewrites", ()))
         if given.get("arena") == "keep":
             given["lowering"] = "aten"  # the only one that has an arena to keep
         return Options(**given, mode=mode)
+
+
+def _rewrites(given: Any) -> tuple[Pass, ...]:
+    """Raises OptionError for what is no sequence of passes."""
+    if not isinstance(given, (list, tuple)):
+        raise OptionError(f"option rewrites is a list of passes, not {given!r}")
+    for each in given:
+        if isinstance(each, type) or not callable(each) or not hasattr(each, "name"):
+            raise OptionError(
+                f"option rewrites is a list of passes (roam.passes.pipeline.Pass), and {each!r} is "
+                "none"
+            )
+    return tuple(given)
 
 
 NAMES = tuple(name for name in Options.__dataclass_fields__ if name != "mode")

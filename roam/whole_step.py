@@ -26,21 +26,25 @@ from torch import Tensor, fx
 from torch.nn import Parameter
 
 from roam.backend import TRACING_ERRORS, can_trace_backward, one_graph
+from roam.capture.graph_names import DynamoGraph
+from roam.capture.step_outputs import gradient_values
 from roam.core.errors import (
     OptionError,
     UnplannableError,
     UnplannedWarning,
     WholeStepError,
 )
-from roam.lowering.aten.emit import Boxed
+from roam.lowering.aten.kernels import TRUTHS, AtenKernels
+from roam.optim.fold import Folds
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
 from roam.passes.gradient_release import UPDATED
+from roam.passes.pipeline import rewritten
+from roam.passes.rewrites.table import rewrites
 from roam.step.captured_step import place_updates
-from roam.step.driver import REWRITES, Step, compile_graph
-from roam.step.graph_optimizers import Folds, Used
+from roam.step.graph_optimizers import Used
 from roam.step.pending_forwards import Claims
-from roam.step.releases import gradient_values
+from roam.step.reports import RunningReports
 
 
 def compile_step(
@@ -97,13 +101,15 @@ class _Backend:
     options: Options
 
     def __call__(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-        step = _WholeStep.of(gm, self.options, example_inputs)
         optimizer = None if self.options.optimizer is None else self.options.optimizer()
         if optimizer is None:
             raise WholeStepError("its optimizer is gone")
-        step.gradients = place_updates(gm, optimizer)
-        step.updates = optimizer.writes_parameters
-        return compile_graph(step, gm, example_inputs)
+        graph = DynamoGraph.of(gm, example_inputs)
+        gradients = place_updates(gm, optimizer)
+        kernels = _WholeKernels(graph, self.options, RunningReports(graph.compile_id))
+        kernels.gradients = gradients
+        step = _WholeStep(kernels, updates=optimizer.writes_parameters)
+        return kernels.compile(gm, example_inputs, step)
 
 
 class _CompiledStep:
@@ -144,21 +150,18 @@ class _CompiledStep:
         warnings.warn(text, UnplannedWarning, stacklevel=3)
 
 
-@dataclass
-class _WholeStep(Step):
-    """A step whose only graph computes gradients, and folds them.
+class _WholeKernels(AtenKernels):
+    """The one graph of a step, which computes gradients and folds them."""
 
-    updates: whether the graph itself updates the parameters whose gradients it folds.
-    """
+    def take_forward(self, gm: fx.GraphModule) -> None:
+        super().take_forward(gm)
+        self.gradient_values = gradient_values(gm.graph, self.gradients)
 
-    inference_rewrites = REWRITES
-    updates: bool = False
-
-    def compile_inference(self, gm: fx.GraphModule, inputs: Sequence[Any]) -> Boxed:
+    def rewritten_alone(self, gm: fx.GraphModule) -> fx.GraphModule:
         for node in gm.graph.nodes:  # as the joint graph of a model says it
             late = node.meta.get("autograd_backward", False)
             node.meta["partitioner_tag"] = "is_backward" if late else "is_forward"
-        return super().compile_inference(gm, inputs)
+        return rewritten(rewrites("aten", self.options.rewrites), rewritten(TRUTHS, gm))
 
     def partition(self, *_: Any, **__: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
         raise WholeStepError("the step changes or returns something that needs a gradient")
@@ -169,22 +172,30 @@ class _WholeStep(Step):
             raise UnplannableError("a parameter is needed as it was before its update and after it")
         return found
 
-    def run_forward(self, args: list[Any]) -> Sequence[Any]:
-        assert self.plain_forward is not None
-        assert self.forward is not None
-        if not self.gradient_values:
-            self.gradient_values = gradient_values(self.forward.graph, self.gradients)
+
+@dataclass
+class _WholeStep:
+    """Runs the one graph of a step.
+
+    Attributes:
+        updates: the graph itself updates the parameters whose gradients it folds.
+    """
+
+    kernels: _WholeKernels
+    updates: bool
+
+    def forward(self, args: list[Any]) -> Sequence[Any]:
         owners: dict[int, tuple[FoldingOptimizer, Parameter]] = {}
         folds: Folds = ()
-        for used in Used.of(args, self.gradient_values):
+        for used in Used.of(args, self.kernels.gradient_values):
             if (optimizer := used.optimizer()) is not None:
                 owners |= {i: (optimizer, args[i]) for i in used.ids}
                 folds += used.folds
-        lowered = self.lowered_for(args, tuple(sorted(folds)))
-        if self.updates and (lowered is None or owners.keys() != self.gradients.keys()):
+        lowered = self.kernels.plan(args, tuple(sorted(folds)))
+        if self.updates and (lowered is None or owners.keys() != self.kernels.gradients.keys()):
             raise WholeStepError("its updates cannot be made in its graph")
         if lowered is None:
-            return self.plain_forward(args)
+            return self.kernels.plain_forward(args)
         if lowered.folds:
             for optimizer in {o for o, _ in owners.values()}:
                 own = [p for o, p in owners.values() if o is optimizer]
@@ -196,3 +207,6 @@ class _WholeStep(Step):
 
             args.append(absorb)
         return lowered.forward(args)
+
+    def backward(self, args: list[Any]) -> Sequence[Any]:
+        raise AssertionError("a whole step has no backward of its own")

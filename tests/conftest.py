@@ -23,7 +23,7 @@ from hypothesis import settings
 
 import roam
 from roam.passes.rewrites.recompute import Recompute
-from roam.step import driver
+from roam.passes.rewrites.table import EXACT
 
 ROOT = Path(__file__).parents[1]
 # numba keeps what it compiled until a function's own file changes, whatever becomes of the
@@ -84,5 +84,5 @@ def everything_placed(monkeypatch: pytest.MonkeyPatch) -> None:
     Here whatever may lie in the arena does, and whatever may be recomputed is.
     """
     monkeypatch.setattr("roam.planner.arena_limit", lambda *_: 2**60)
-    rewrites = [replace(p, smallest=1) if isinstance(p, Recompute) else p for p in driver.REWRITES]
-    monkeypatch.setattr(driver, "REWRITES", tuple(rewrites))
+    rewrites = [replace(p, smallest=1) if isinstance(p, Recompute) else p for p in EXACT["aten"]]
+    monkeypatch.setitem(EXACT, "aten", tuple(rewrites))

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 from torch import fx
 
 from roam.capture.node_facts import is_op, keeps_its_turn, looks_at_storage, mutated, where
@@ -68,13 +69,15 @@ def capture(
     measured: Mapping[fx.Node, int] | None = None,
     names: Mapping[str, str] | None = None,
     held: Collection[int] = (),
+    stands_for: torch.device | None = None,
 ) -> Captured:
     """The Problem of a forward graph and, in training, of its backward.
 
     outputs: how many of the forward's outputs are the user's; the rest is saved. parameters: the
     names of the placeholders that are parameters. measured: scratch bytes of ops, where they
     were measured. names: what the user calls a placeholder. held: the backward's inputs that are
-    gradients of outputs and that somebody else holds. Raises UnplannableError naming the op.
+    gradients of outputs and that somebody else holds. stands_for: the device whose alignment is
+    planned for, if it is not that of the tensors. Raises UnplannableError naming the op.
     """
     reader = _Reader(numbers, parameters, measured or {}, names or {}, held)
     graphs = [forward] if backward is None else [forward, backward]
@@ -85,6 +88,9 @@ def capture(
         reader.save(_outputs(forward)[outputs:])
         reader.keep(_outputs(backward), Kind.GRADIENT)
     device = reader.settle_on_device()
+    if stands_for is not None:
+        align = ALIGNMENT.get(stands_for.type, 64)
+        reader.buffers = [replace(b, align=align) for b in reader.buffers]
     return Captured(
         problem=Problem(name, tuple(reader.buffers), tuple(reader.ops)),
         forward=forward,

@@ -1,18 +1,41 @@
-"""What dynamo says of a graph that it captured: the names that the user knows things by."""
+"""A graph that dynamo captured, and the names by which the user knows its inputs."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
-from torch._guards import CompileContext
+from torch._guards import CompileContext, CompileId
+
+
+@dataclass(frozen=True)
+class DynamoGraph:
+    """What is known of a graph that dynamo captured, before it is compiled.
+
+    Attributes:
+        name: of its outermost module, with dynamo's number of the graph.
+        inputs: for every input the name that the user's model has for it, "" if it has none.
+        parameters: the positions of the inputs that are parameters.
+        compile_id: dynamo's, for its structured trace.
+    """
+
+    name: str
+    inputs: tuple[str, ...] = ()
+    parameters: frozenset[int] = frozenset()
+    compile_id: CompileId | None = None
+
+    @staticmethod
+    def of(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> DynamoGraph:
+        here = CompileContext.current_compile_id()
+        return DynamoGraph(graph_name(gm), source_names(gm), parameter_inputs(example_inputs), here)
 
 
 def graph_name(gm: fx.GraphModule) -> str:
-    """The outermost module, if there is one, and dynamo's number of the graph."""
+    """Returns the name of the outermost module, if there is one, and dynamo's number."""
     stacks = (n.meta.get("nn_module_stack") for n in gm.graph.nodes)
     outer = next((next(iter(s.values()))[1] for s in stacks if s), "graph")
     outer = getattr(outer, "__name__", str(outer).rpartition(".")[2])
@@ -20,12 +43,12 @@ def graph_name(gm: fx.GraphModule) -> str:
 
 
 def parameter_inputs(example_inputs: Sequence[Any]) -> frozenset[int]:
-    """Which of the inputs are parameters."""
+    """Returns the positions of the inputs that are parameters."""
     return frozenset(i for i, x in enumerate(example_inputs) if isinstance(x, torch.nn.Parameter))
 
 
 def source_names(gm: fx.GraphModule) -> tuple[str, ...]:
-    """For every input the name that the user's model has for it, '' if it has none."""
+    """Returns for every input the name that the user's model has for it, "" if it has none."""
     sources = (n.meta.get("grapharg") for n in gm.graph.find_nodes(op="placeholder"))
     paths = (str(getattr(getattr(s, "source", None), "name", "")) for s in sources)
     return tuple(

@@ -1,1 +1,10 @@
-"""A Plan becomes a callable, one lowering a file."""
+"""Lowerings: a captured graph becomes kernels that run in a planned order and planned memory.
+
+    lowering     kernels                          compiled by
+    inductor/    what Inductor fuses              compile_fx, which calls the planner back
+    aten/        the graph's own ATen operators   AOTAutograd, planned at the first forward
+
+The step driver (`roam.step.driver`) runs either through the protocol in `protocol`. `table` finds
+the lowering that the options ask for. A further lowering is a package with a module `entry` that
+has a `LOWERING`, and a row in the table. `trace` tells logs and torch's traces of a plan.
+"""

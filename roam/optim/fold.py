@@ -60,6 +60,9 @@ class FoldNeeds(NamedTuple):
     writes_parameter: bool
 
 
+Folds = tuple[tuple[int, FoldNeeds], ...]  # inputs of a graph whose gradients are folded, in order
+
+
 class Update(NamedTuple):
     """One parameter's whole mini-batch, as `FoldRule.release` takes it."""
 

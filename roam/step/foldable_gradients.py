@@ -18,9 +18,9 @@ from typing import Any
 from torch import Tensor
 from torch.nn import Parameter
 
-from roam.lowering.aten.emit import Lowered
+from roam.optim.fold import Folds
 from roam.optim.hooks import epoch
-from roam.step.graph_optimizers import Folds, Used
+from roam.step.graph_optimizers import Used
 from roam.step.pending_forwards import Claims
 from roam.step.running_backward import NO_TASK, current_task, retained
 
@@ -121,10 +121,10 @@ class Ticket:
 
 @dataclass(eq=False)
 class Tickets:
-    """One forward that ran: its tickets, one for each optimizer, and its plan."""
+    """One forward that ran: its tickets, one for each optimizer, and its plan (the kernels')."""
 
     tickets: tuple[Ticket, ...]
-    lowered: Lowered | None = None
+    planned: Any = None
 
     @staticmethod
     def of(found: Sequence[Used], args: Sequence[Any], *, findable: bool) -> Tickets | None:
@@ -171,10 +171,7 @@ class Tickets:
         found = [ticket.objection() for ticket in self.tickets]  # each notes its backward
         return next((reason for reason in found if reason is not None), None)
 
-    def absorb(self, index: int, gradient: Tensor) -> None:
-        self.absorb_all([(index, gradient)])
-
-    def absorb_all(self, gradients: Sequence[tuple[int, Tensor]]) -> None:
+    def absorb(self, gradients: Sequence[tuple[int, Tensor]]) -> None:
         """gradients: with the input that each is the gradient of."""
         if len(self.tickets) == 1:
             self.tickets[0].absorb(gradients)

@@ -15,11 +15,9 @@ from typing import Any
 
 from torch.nn import Parameter
 
-from roam.optim.fold import FoldNeeds
+from roam.optim.fold import Folds
 from roam.optim.folding import FoldingOptimizer
 from roam.optim.hooks import epoch, owner_of, owners
-
-Folds = tuple[tuple[int, FoldNeeds], ...]  # the inputs whose gradients are folded, in their order
 
 
 @dataclass(frozen=True)

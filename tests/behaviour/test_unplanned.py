@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import roam
+from roam.passes.rewrites.table import EXACT
 from tests.helpers import (
     assert_counts,
     calls,
@@ -57,7 +58,7 @@ def test_what_cannot_be_planned_is_said_once_for_a_graph(monkeypatch: pytest.Mon
     def fail(*_: Any) -> None:
         raise MemoryError("no plan today")
 
-    monkeypatch.setattr("roam.step.driver.plan", fail)
+    monkeypatch.setattr("roam.lowering.aten.kernels.plan", fail)
     check(mlp, random(5, 8), planned=0, unplanned=1)
     with warned(1) as messages:
         run = compiler("step")(mlp())
@@ -72,7 +73,7 @@ def test_whatever_fails_training_goes_on(monkeypatch: pytest.MonkeyPatch, part: 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(f"roam.step.driver.{part}", fail)
+    monkeypatch.setattr(f"roam.lowering.aten.kernels.{part}", fail)
     check(mlp, random(5, 8), planned=0, unplanned=1)
 
 
@@ -87,7 +88,7 @@ def test_a_rewrite_that_fails_leaves_the_graph_as_it_came(monkeypatch: pytest.Mo
                     raise RuntimeError("a bug")
             return 0
 
-    monkeypatch.setattr("roam.step.driver.REWRITES", (Broken(),))
+    monkeypatch.setitem(EXACT, "aten", (Broken(),))
     check(mlp, random(5, 8))
 
 

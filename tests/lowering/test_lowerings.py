@@ -16,6 +16,7 @@ from torch._inductor.scheduler import Scheduler
 import roam
 from roam.core.errors import UnplannedWarning
 from roam.lowering.inductor import needs
+from roam.lowering.table import say_missing
 from roam.optim import AdamA
 from roam.step.pending_forwards import Claims
 from tests.helpers import assert_counts
@@ -52,7 +53,7 @@ def test_an_arena_that_is_kept_is_atens() -> None:
 
 
 def test_without_a_compiler_atens_kernels_run(caplog: pytest.LogCaptureFixture) -> None:
-    needs.say_missing.cache_clear()
+    say_missing.cache_clear()
     none = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)})
     with none, caplog.at_level(logging.WARNING, "roam"):
         assert lowerings(mlp()) == ["aten"]
@@ -64,17 +65,17 @@ def test_an_inductor_that_lacks_what_roam_knows_is_left_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """torch 2.11 has no CustomSchedulerPass, whose import once ended the user's training there."""
-    for name in ("inductor", "inductor_order"):  # loaded by another test, or not yet
-        monkeypatch.delitem(sys.modules, f"roam.lowering.{name}", raising=False)
+    for name in ("kernels", "order"):  # loaded by another test, or not yet
+        monkeypatch.delitem(sys.modules, f"roam.lowering.inductor.{name}", raising=False)
     monkeypatch.delattr(torch._inductor.scheduler, "BaseSchedulerNode")
-    needs.lowering.cache_clear()
+    needs.unknown_names.cache_clear()
     try:
         with caplog.at_level(logging.WARNING, "roam"):
             assert lowerings(mlp()) == ["aten"]
             assert lowerings(mlp(3), lowering="inductor") == ["aten", "aten"]
             assert roam.plan(mlp(), X, loss=lambda y: y.sum()).largest is not None
     finally:
-        needs.lowering.cache_clear()
+        needs.unknown_names.cache_clear()
     [said] = caplog.records
     assert "BaseSchedulerNode" in said.getMessage()
 

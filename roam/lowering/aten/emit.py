@@ -25,6 +25,7 @@ from roam.capture.fx_problem import Captured
 from roam.capture.node_facts import ON_STORAGE
 from roam.core.plan import Block, Plan
 from roam.core.problem import BufferId, OpId
+from roam.lowering.protocol import Boxed
 from roam.passes import gradient_release
 from roam.passes.annotations import inplace, out_variants
 from roam.passes.geometry import tensors, value
@@ -34,8 +35,6 @@ from roam.runtime.held_tensors import Taken
 aten = torch.ops.aten
 # reduced to a number, which they return in memory of the full size unless given some
 OVERSIZED = frozenset({aten.mse_loss.default, aten.smooth_l1_loss.default})
-
-Boxed = Callable[[list[Any]], Sequence[Any]]
 
 
 @dataclass(frozen=True)

@@ -1,75 +1,73 @@
-"""The `inductor` lowering: Inductor fuses and generates the kernels, roam decides their order and
-where lies what the forward saves.
+"""The `inductor` lowering: Inductor fuses and generates kernels, roam orders them.
 
-    dynamo's graph ── compile_fx ──┬── forward ─────────── scheduler ── order ── code
-                                   └── backward ── folds ── scheduler ── order ── code
-                                                            fuses       Problem, Plan
+Partitioning, fusion, in-place reuse and the caches are Inductor's. roam also decides where tensors
+lie that the forward saves: in blocks, if a caching allocator would otherwise reserve more. The peak
+stays the live peak (on the CPU gaps between the tensors may cost a thousandth of it, if the order
+saves as much). Blocks are used from the second step on, because the forward is compiled before its
+backward is known. Every other tensor is an allocation of its own; so are saved tensors if shapes
+are dynamic, if a graph has several devices or uses cpp_wrapper, or if two backwards of one forward
+were planned with different blocks.
 
-Partitioning, fusion, in-place reuse and the caches are Inductor's. Saved tensors lie in blocks
-where a caching allocator would otherwise reserve more, and the peak stays the live peak (on the CPU
-gaps between them may cost a thousandth of it where the order saves as much): from the second step
-on, for the forward is compiled before its backward is known. Everything else is an
-allocation of its own; and so are saved tensors where shapes are dynamic, with several devices in
-one graph, with cpp_wrapper, and where two backwards of one forward were planned with different
-blocks.
-
-Private names of Inductor are used in the files `inductor*.py` of this folder and nowhere else. They
-were tested with the versions in TESTED. With another version roam says so once, folds no gradients
-inside the backward, and runs Inductor's own order wherever planning one fails. What Inductor cannot
-compile runs ATen's kernels.
+Only this package uses private names of Inductor. They were tested with the versions in TESTED. With
+another version roam warns once, folds no gradients inside the backward, and runs Inductor's own
+order wherever planning one fails. A graph that Inductor cannot compile runs ATen's kernels.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Collection
 from functools import cache
-from typing import Any
 
 import torch
-from torch import fx
 from torch._inductor.exc import InductorError
 
-from roam.capture.graph_names import graph_name
+from roam.capture.graph_names import DynamoGraph
 from roam.core.errors import UnplannedWarning
-from roam.lowering.inductor.folds import FoldingCompilation
-from roam.lowering.inductor.order import Compilation
+from roam.lowering.inductor.needs import missing, unknown_names
+from roam.lowering.protocol import Kernels, Lowering, OfflineKernels, Reports
 from roam.options import Options
 
 TESTED = ("2.11", "2.12", "2.13", "2.14", "2.15")
-REFUSALS = (InductorError,)  # what is raised where Inductor cannot compile a graph
 
 
-def compile_graph(
-    gm: fx.GraphModule, options: Options, example_inputs: Sequence[Any]
-) -> Callable[..., Any] | None:
-    """Has Inductor compile one graph that dynamo captured, in planned orders.
+class InductorLowering:
+    name = "inductor"
+    refusals: tuple[type[Exception], ...] = (InductorError,)
 
-    None where Inductor cannot, which is said.
-    """
-    kind = FoldingCompilation if folds(options) else Compilation
-    try:
-        return kind.of(gm, options, example_inputs).run(gm, example_inputs)
-    except REFUSALS as error:
-        say_refused(graph_name(gm), error)
-        return None
+    def lacks(self, devices: Collection[torch.device], *, asked: bool) -> str | None:
+        return (None if asked else missing(devices)) or unknown_names()
+
+    def kernels(self, graph: DynamoGraph, options: Options, reports: Reports) -> Kernels:
+        from roam.lowering.inductor.kernels import InductorKernels  # takes a second to import
+
+        return InductorKernels(graph, options, reports, may_fold(options))
+
+    def offline_kernels(
+        self,
+        graph: DynamoGraph,
+        options: Options,
+        reports: Reports,
+        stands_for: torch.device | None,
+    ) -> OfflineKernels:
+        from roam.lowering.inductor.offline import OfflineInductorKernels
+
+        assert stands_for is None, "roam.plan refuses a device that this torch does not know"
+        return OfflineInductorKernels(graph, options, reports, may_fold(options))
 
 
-def say_refused(name: str, error: Exception) -> None:
-    reason = str(error).strip().partition("\n")[0]
-    text = f"Inductor cannot compile {name}, which runs ATen's kernels: {reason}"
-    warnings.warn(text, UnplannedWarning, stacklevel=3)
+LOWERING: Lowering = InductorLowering()
 
 
-def folds(options: Options) -> bool:
-    """Whether backwards fold gradients."""
+def may_fold(options: Options) -> bool:
+    """Returns whether backwards fold gradients."""
     known = is_tested(".".join(torch.__version__.split(".")[:2]))
     return known and options.optimizer is not None
 
 
 @cache
 def is_tested(version: str) -> bool:
-    """Whether this is a version whose private names are known; says so once if it is not."""
+    """Returns whether the private names of this version are known; warns once if they are not."""
     if version not in TESTED:
         known = ", ".join(TESTED)
         text = f"the inductor lowering is tested with torch {known}, not {version}"

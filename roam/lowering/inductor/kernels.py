@@ -1,128 +1,246 @@
-"""Which neighbouring nodes become one C++ function.
+"""One captured graph in Inductor's kernels.
 
-On the CPU Inductor puts all nodes between two extern kernels into one function, and what dies in
-between is freed at its end:
+    compile_fx ──┬── forward    compiled at once, in a planned order
+                 └── backward   kept; compiled for each set of gradients that it folds, when that
+                                first runs, in an order planned together with the forward's
 
-    op4 [ buf4 ]              each for itself: buf4 goes before buf6 is made
-    op5    [ buf5 ]           one function: all three are held until op6 is done
-    op6       [ buf6 ]
-
-So a function ends where the next node would lift it above the planned peak. Elsewhere the nodes
-stay together, which saves calls, and compiles of the C++ compiler; and the planner, which is told
-who may share one, brings them together (solvers/gather.py).
-
-Inductor fills the same room below the peak: it keeps freed buffers for later ones of their size. So
-it is told how much room there is, on a GPU too, in place of its own estimate, which knows neither
-buffers written over others nor scratch space, and lifts the peak.
+Without a folding optimizer there is one backward and nothing to be driven: Inductor's callables and
+AOTAutograd's cache are used as they are.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import torch._inductor
+from torch import fx
+from torch._functorch import config as functorch_config
+from torch._guards import CompileContext, TracingContext, compile_context, tracing
 from torch._inductor import config
-from torch._inductor.codegen.cpp import CppScheduling
-from torch._inductor.codegen.segmented_tree import SegmentedTree
-from torch._inductor.graph import GraphLowering
-from torch._inductor.scheduler import BaseSchedulerNode, Scheduler
+from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+from torch._inductor.exc import InductorError
 
-from roam.core.plan import Plan, allocations
-from roam.core.problem import Problem
+from roam.capture.graph_names import DynamoGraph
+from roam.capture.step_outputs import gradient_values, gradients_of, own_saved, releases
+from roam.inspect.report import GraphRecord
+from roam.lowering.aten.plain import mark_boxed, plain
+from roam.lowering.inductor.folds import absorbing, lower_folds
+from roam.lowering.inductor.notes import LOWERING, Note, compiling, find
+from roam.lowering.inductor.order import How, OneGraph, PlannedOrder, first_saved
+from roam.lowering.inductor.problem import Read
+from roam.lowering.inductor.rewriting import joint_pass
+from roam.lowering.protocol import Absorb, Boxed, Driver, Reports
+from roam.optim.fold import Folds
+from roam.options import Options
+from roam.passes.gradient_release import GradientRelease
+from roam.passes.pipeline import copied
+from roam.passes.rewrites.table import rewrites
 
-
-@dataclass(frozen=True)
-class Functions:
-    """ends: the names of the nodes that must be their function's last. held: bytes at every node,
-    alive or freed with its function. most: bytes that may be held there."""
-
-    ends: frozenset[str]
-    held: tuple[int, ...]
-    most: tuple[int, ...]
-
-
-def sharing(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> frozenset[int]:
-    """The numbers of the nodes that become one function where they run one after another."""
-    return frozenset(
-        k
-        for k, node in enumerate(nodes)
-        if _cpp(graph, node) is not None and not (node.is_extern() or node.is_template())
-    )
+RETAINED = "a backward with retain_graph=True or create_graph=True needs its gradients again"
 
 
-def functions(
-    problem: Problem,
-    plan: Plan,
-    nodes: Sequence[BaseSchedulerNode],
-    sharing: frozenset[int],
-    *,
-    complete: bool = True,
-) -> Functions:
-    """The fewest functions that keep the peak as planned.
+@dataclass
+class InductorKernels:
+    """A captured graph whose forward, and backwards, Inductor compiles.
 
-    nodes: the last ops of the plan, in its order. sharing: the ops that may share a function.
-    complete: no backward is to come. Where one is, room that is left goes to the blocks
-    that its plan will make of what is saved. A function that may take another node may take it
-    wherever it began: so to fill one after the other is best.
+    Attributes:
+        forward_read: what was planned of the forward, for its backwards.
+        forward_code: None if the graph that runs has not been compiled.
+        given: the fake values of the forward's inputs.
     """
-    curve = plan.committed(problem)
-    dying = [0] * (len(curve) + 1)
-    for ended in allocations(problem, plan.order, plan.reuse, plan.offsets, plan.blocks):
-        dying[ended.upper] += ended.size
-    peak = max(curve, default=0)
-    first = len(curve) - len(nodes)
-    ends: set[str] = set()
-    dead = [0] * len(nodes)
-    for t in range(1, len(nodes)):
-        if not sharing.issuperset(plan.order[first + t - 1 : first + t + 1]):
-            continue
-        dead[t] = dead[t - 1] + dying[first + t]
-        if curve[first + t] + dead[t] > peak:
-            ends.add(nodes[t - 1].get_name())
-            dead[t] = 0
-    held = tuple(alive + more for alive, more in zip(curve[first:], dead, strict=True))
-    most = (peak for _ in held) if complete else accumulate(held, max)
-    return Functions(frozenset(ends), held, tuple(most))
+
+    without_plan = "this backward folded nothing"
+
+    graph: DynamoGraph
+    options: Options
+    reports: Reports
+    may_fold: bool
+    own_saved: int | None = None
+    forward_read: Read | None = None
+    forward_code: Callable[..., Any] | None = None
+    given: tuple[Any, ...] = ()
+    backwards: Backwards | None = None
+
+    @property
+    def is_driven(self) -> bool:
+        """Whether the driver has anything to decide when the graph runs."""
+        return self.may_fold
+
+    @property
+    def trains(self) -> bool:
+        return self.backwards is not None
+
+    @property
+    def gradient_values(self) -> Mapping[int, Any]:
+        return {} if self.backwards is None else self.backwards.gradient_values
+
+    @property
+    def how(self) -> How:
+        return How(self.graph, self.options.planning_seconds, self.may_fold)
+
+    # while Inductor compiles
+
+    def compile(
+        self, gm: fx.GraphModule, example_inputs: Sequence[Any], driver: Driver
+    ) -> Callable[..., Any]:
+        # What AOTAutograd caches knows nothing of tickets. The backward is compiled when it first
+        # runs, and looked at before: what has no gradient needs no state.
+        driven = {"enable_autograd_cache": False, "force_non_lazy_backward_lowering": True}
+        with functorch_config.patch(driven if self.is_driven else {}):
+            compiled: Any = compile_fx(  # the settings are part of AOTAutograd's cache key
+                gm,
+                example_inputs,
+                partial(self.compile_inner, driver),
+                config_patches=self.settings(PlannedOrder(self.how)),
+            )
+        return compiled
+
+    def settings(self, order: PlannedOrder) -> dict[str, Any]:
+        """Returns Inductor's settings while it compiles this graph."""
+        asked = rewrites(LOWERING, self.options.rewrites)
+        return {
+            **mode_options(self.options.mode),
+            **joint_pass(asked),
+            # a replayed CUDA graph would call no optimizer
+            **({"triton.cudagraphs": False} if self.is_driven else {}),
+            "_post_fusion_custom_pass": order,
+            # these would run after ours, which runs the first of them before
+            "reorder_for_peak_memory": False,
+            "triton.reorder_for_reducing_graph_partitions": False,
+        }
+
+    def compile_inner(
+        self, driver: Driver, gm: fx.GraphModule, example_inputs: Sequence[Any], **how: Any
+    ) -> Any:
+        """Compiles the forward or the backward: compile_fx calls it for each."""
+        if not self.is_driven:
+            return self.compile_one(gm, example_inputs, how)
+        if how.get("is_backward"):
+            self.backwards = Backwards(self, gm, tuple(example_inputs), how)
+            return mark_boxed(driver.backward)
+        self.given = tuple(n.meta.get("val") for n in gm.graph.find_nodes(op="placeholder"))
+        if not how.get("is_inference"):
+            self.own_saved = own_saved(gm.graph, first_saved(gm))
+        self.forward_code = self.compile_one(gm, example_inputs, how)
+        return mark_boxed(driver.forward)
+
+    def compile_one(
+        self, gm: fx.GraphModule, example_inputs: Sequence[Any], how: dict[str, Any]
+    ) -> Any:
+        """Compiles one graph in a planned order; a backward that fails runs as it came."""
+        one = OneGraph.of(gm, self.graph, self.forward_read, how)
+        runs = plain(gm) if one.is_backward else None  # now: the compilation changes the graph
+        order = PlannedOrder(self.how, one, self.unplanned)
+        try:
+            with config.patch(self.settings(order)), compiling():
+                compiled = self.generate(gm, example_inputs, how)
+        except InductorError as error:
+            if runs is None:
+                raise  # the whole graph may take another way
+            self.refused(error)
+            return mark_boxed(runs)
+        self.take(order.note or find(getattr(compiled, "source_code", None) or ""), one)
+        return compiled
+
+    def generate(
+        self, gm: fx.GraphModule, example_inputs: Sequence[Any], how: dict[str, Any]
+    ) -> Any:
+        return compile_fx_inner(gm, example_inputs, **how)
+
+    def take(self, note: Note | None, one: OneGraph) -> None:
+        """Notes what was planned, now or before the code went into a cache."""
+        if not one.is_backward:
+            self.forward_read = None
+        if note is not None and note.complete:
+            self.reports.planned(note.of(self.graph.name))
+        elif note is not None:
+            self.forward_read = note.as_first_phase()
+
+    def unplanned(self, error: Exception) -> None:
+        name = self.graph.name
+        graph = GraphRecord(name, reason=repr(error), lowering=LOWERING)
+        text = f"roam leaves the order of {name} to Inductor: {error!r}"
+        self.reports.unplanned(graph, error, text)
+
+    def refused(self, error: InductorError) -> None:
+        name = self.graph.name
+        graph = GraphRecord(name, reason=repr(error.inner_exception), lowering=LOWERING)
+        text = f"Inductor cannot compile the backward of {name}, which runs unplanned: {error}"
+        self.reports.unplanned(graph, error, text)
+
+    # when it runs
+
+    def plan(self, args: Sequence[Any], folds: Folds) -> Folds:
+        """A backward is told from the others of its forward by what it folds."""
+        return folds
+
+    def forward(self, planned: Folds, args: list[Any]) -> Sequence[Any]:
+        assert self.forward_code is not None
+        found: Sequence[Any] = self.forward_code(args)
+        return found
+
+    def found(self, args: Sequence[Any]) -> Folds:
+        return ()
+
+    def folds(self, planned: Folds) -> bool:
+        return bool(planned)
+
+    def refusal(self, planned: Folds, args: list[Any], *, retained: bool) -> str | None:
+        return RETAINED if planned and retained else None
+
+    def backward(self, planned: Folds, args: list[Any], absorb: Absorb | None) -> Sequence[Any]:
+        assert self.backwards is not None
+        code = self.backwards.compiled_for(planned)
+        if absorb is None:
+            return code(args)
+        with absorbing(absorb):
+            return code(args)
+
+    def plain_backward(self, args: list[Any]) -> Sequence[Any]:
+        return self.backward((), args, None)
 
 
-def generate(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode], shared: Functions) -> None:
-    """Has the nodes of a graph, which run in this order, share these functions."""
-    backends = (_cpp(graph, node) for node in nodes)
-    for backend in {b for b in backends if b is not None}:
-        _end_functions(graph.scheduler, backend, shared.ends)
-    _tell_the_room(graph.wrapper_code, shared)
+@dataclass
+class Backwards:
+    """The backward of one forward, compiled once for each set of gradients that it folds."""
+
+    kernels: InductorKernels
+    gm: fx.GraphModule
+    inputs: tuple[Any, ...]
+    how: dict[str, Any]
+    tracing: TracingContext | None = field(default_factory=TracingContext.try_get)
+    compiling: CompileContext | None = field(default_factory=CompileContext.try_get)
+    compiled: dict[Folds, Boxed] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.gradients = gradients_of(self.gm.graph)
+        self.gradient_values = gradient_values(self.gm.graph, self.gradients)
+
+    def compiled_for(self, folds: Folds) -> Boxed:
+        with self.lock:
+            if folds not in self.compiled:
+                self.compiled[folds] = self.compile(folds)
+        return self.compiled[folds]
+
+    def compile(self, folds: Folds) -> Boxed:
+        gm = copied(self.gm)  # Inductor changes the graphs that it compiles
+        if folds:
+            GradientRelease(releases(folds, self.kernels.given, self.gradients))(gm)
+            lower_folds(gm)
+        with ExitStack() as stack:
+            stack.enter_context(tracing(self.tracing))
+            if self.compiling is not None:
+                stack.enter_context(compile_context(self.compiling))
+            compiled: Boxed = self.kernels.compile_one(gm, self.inputs, self.how)
+            return compiled
 
 
-def _end_functions(scheduler: Scheduler, backend: CppScheduling, ends: frozenset[str]) -> None:
-    is_full = backend.ready_to_flush
-
-    def ready_to_flush() -> bool:
-        node = scheduler.current_node
-        return is_full() or (node is not None and node.get_name() in ends)
-
-    backend.ready_to_flush = ready_to_flush  # type: ignore[method-assign]
-
-
-def _tell_the_room(wrapper: Any, shared: Functions) -> None:
-    plan_reuse = wrapper.memory_plan_reuse
-
-    def memory_plan_reuse() -> None:
-        if config.allow_buffer_reuse and shared.most:
-            full = max(shared.most)
-            levels = zip(shared.most, shared.held, strict=True)
-            taken = [full - (most - held) for most, held in levels]
-            wrapper.estimate_peak.overall_peak_memory = full
-            wrapper.estimate_peak.segmented_tree = SegmentedTree(taken, operator.add, max, 0)
-        plan_reuse()
-
-    wrapper.memory_plan_reuse = memory_plan_reuse
-
-
-def _cpp(graph: GraphLowering, node: BaseSchedulerNode) -> CppScheduling | None:
-    """What generates the node's C++, if anything does."""
-    device = node.get_device()
-    backend = None if device is None else graph.scheduler.get_backend(device)
-    return backend if isinstance(backend, CppScheduling) else None
+def mode_options(mode: str | None) -> dict[str, Any]:
+    """Returns Inductor's settings for a mode of `torch.compile`."""
+    return {} if mode is None else torch._inductor.list_mode_options(mode)

@@ -21,8 +21,8 @@ from roam.core.plan import Plan
 from roam.core.problem import BufferId, Home, Kind, Problem
 from roam.inspect.report import GraphRecord, count_graph, record
 from roam.lowering.inductor.problem import Read
+from roam.lowering.trace import tell
 from roam.runtime.saved_stack import place
-from roam.step.trace import tell
 
 LOWERING = "inductor"  # the option's value, as reports name it
 

@@ -14,7 +14,7 @@ from torch._inductor.utils import run_fw_bw_and_get_code
 
 import roam
 from roam.core.problem import Buffer, Home, Kind, Op, Problem
-from roam.lowering.inductor.kernels import Functions, functions
+from roam.lowering.inductor.shared_functions import Functions, functions
 from roam.planner import plan
 from tests.helpers import fused, random
 

@@ -1,4 +1,4 @@
-"""What the graphs of a step say of its gradients: which there are, and what folding one takes."""
+"""What the graphs of a step return: gradients, and tensors that only the backward needs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from typing import Any
 import torch
 from torch import fx
 
+from roam.optim.fold import Folds
 from roam.passes.geometry import storage_key, tensors, value
 from roam.passes.gradient_release import Release
-from roam.step.graph_optimizers import Folds
 
 
 def own_saved(forward: fx.Graph, outputs: int | None) -> int | None:
-    """The last output that is a saved tensor and neither is, nor shares with, one of the user's."""
+    """Returns the last output that is a saved tensor and shares no memory with one of the user's.
+
+    Args:
+        outputs: how many of the forward's outputs are the user's.
+    """
     returned = list(forward.output_node().args[0])  # type: ignore[arg-type]
     users = [*forward.find_nodes(op="placeholder"), *returned[:outputs]]
     known = {storage_key(t) for n in users if isinstance(n, fx.Node) for t in tensors(n)}
@@ -26,13 +30,16 @@ def own_saved(forward: fx.Graph, outputs: int | None) -> int | None:
 
 
 def gradients_of(backward: fx.Graph) -> dict[int, int]:
-    """Which output is the gradient of an input: a backward has one for each, or None, in turn."""
+    """Returns, by input, which output of a backward is the input's gradient.
+
+    A backward returns one gradient, or None, for each input of its forward, in their order.
+    """
     returned: Any = backward.output_node().args[0]
     return {i: i for i, n in enumerate(returned) if isinstance(n, fx.Node)}
 
 
 def gradient_values(backward: fx.Graph, gradients: Mapping[int, int]) -> dict[int, Any]:
-    """The gradients without data, by the input that each is the gradient of."""
+    """Returns the fake value of each gradient, by the input that it is the gradient of."""
     returned: Any = backward.output_node().args[0]
     return {i: value(returned[output]) for i, output in gradients.items()}
 
@@ -40,8 +47,10 @@ def gradient_values(backward: fx.Graph, gradients: Mapping[int, int]) -> dict[in
 def releases(
     folds: Folds, given: Sequence[Any], gradients: Mapping[int, int]
 ) -> tuple[Release, ...]:
-    """What to tell the pass about each parameter whose gradient is folded.
+    """Returns what the gradient release has to know about each parameter.
 
-    given: the fake values of the forward's inputs. gradients: input -> output.
+    Args:
+        given: the fake values of the forward's inputs.
+        gradients: which output is the gradient of an input.
     """
     return tuple(Release(i, gradients[i], given[i], *needs) for i, needs in folds)

@@ -1,0 +1,35 @@
+"""The `aten` lowering: the graph's own operators in a planned arena."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+
+from roam.capture.graph_names import DynamoGraph
+from roam.lowering.aten.kernels import AtenKernels
+from roam.lowering.protocol import Kernels, Lowering, OfflineKernels, Reports
+from roam.options import Options
+
+
+class AtenLowering:
+    name = "aten"
+    refusals: tuple[type[Exception], ...] = ()
+
+    def lacks(self, devices: Collection[torch.device], *, asked: bool) -> str | None:
+        return None
+
+    def kernels(self, graph: DynamoGraph, options: Options, reports: Reports) -> Kernels:
+        return AtenKernels(graph, options, reports)
+
+    def offline_kernels(
+        self,
+        graph: DynamoGraph,
+        options: Options,
+        reports: Reports,
+        stands_for: torch.device | None,
+    ) -> OfflineKernels:
+        return AtenKernels(graph, options, reports, stands_for)
+
+
+LOWERING: Lowering = AtenLowering()

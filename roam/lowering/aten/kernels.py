@@ -1,0 +1,281 @@
+"""One captured graph in ATen's kernels, planned at its first forward, when every size is a number.
+
+    joint graph ── rewrites ── partition ──┬── forward graph ──┐
+                                           └── backward graph ─┴── first call: capture, plan, emit
+
+A graph with dynamic shapes is planned once for each of its shapes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.partitioners import default_partition
+from torch._guards import TracingContext
+
+from roam.capture import trials
+from roam.capture.fx_problem import Captured, capture
+from roam.capture.graph_names import DynamoGraph
+from roam.capture.scratch_probe import Scratch, probe
+from roam.capture.step_outputs import gradient_values, gradients_of, own_saved, releases
+from roam.capture.symbolic_sizes import Numbers
+from roam.core.errors import UnplannableError
+from roam.inspect.report import GraphRecord
+from roam.lowering.aten.emit import Lowered, lower
+from roam.lowering.aten.plain import mark_boxed, plain
+from roam.lowering.protocol import Absorb, Boxed, Driver, Reports
+from roam.optim.fold import Folds
+from roam.options import Options
+from roam.passes.annotations.inplace import InPlace
+from roam.passes.annotations.out_variants import OutVariants
+from roam.passes.annotations.real_layouts import RealLayouts
+from roam.passes.geometry import renew_recomputed, value
+from roam.passes.gradient_release import GradientRelease
+from roam.passes.pipeline import Pass, rewritten, run
+from roam.passes.rewrites.drop_clones import DropClones
+from roam.passes.rewrites.table import rewrites
+from roam.planner import Settings, plan
+from roam.runtime.blocks import Shelf
+
+TRIED = trials.Tried()
+ANNOTATIONS = (TRIED, OutVariants(trials.writes_into), InPlace(trials.writes_over))
+TRUTHS = (TRIED, RealLayouts(trials.layouts))  # before any pass that goes by strides
+
+RETAINED = "a backward with retain_graph=True or create_graph=True keeps what the plan overwrites"
+MOVED = "the saved tensors are not where the forward left them (saved tensor hooks)"
+HELD = "somebody else holds a saved tensor (saved tensor hooks), which the plan overwrites"
+
+Call = tuple[tuple[int, ...], Folds]  # sizes; what is folded
+
+
+@dataclass
+class AtenKernels:
+    """A captured graph with its backward, and a plan for each of the shapes it has met.
+
+    Attributes:
+        stands_for: the device that is planned for, if this torch was built without it.
+        held: inputs of the backward, tangents, that somebody else held once.
+    """
+
+    without_plan = "this backward ran unplanned"
+
+    graph: DynamoGraph
+    options: Options
+    reports: Reports
+    stands_for: torch.device | None = None
+    own_saved: int | None = None
+    gradients: dict[int, int] = field(default_factory=dict)  # input -> output
+    gradient_values: Mapping[int, Any] = field(default_factory=dict)
+    outputs: int | None = None  # how many of the forward's are the user's
+    forward_graph: fx.GraphModule | None = None
+    backward_graph: fx.GraphModule | None = None
+    captured_forward: Boxed | None = None  # as it came, every op allocating for itself
+    captured_backward: Boxed | None = None
+    plans: dict[tuple[Call, frozenset[int]], Lowered | None] = field(default_factory=dict)
+    held: frozenset[int] = frozenset()
+    latest: dict[Call, GraphRecord] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def may_fold(self) -> bool:
+        return self.options.optimizer is not None
+
+    @property
+    def trains(self) -> bool:
+        return self.backward_graph is not None
+
+    # while AOTAutograd takes the graph apart
+
+    def compile(
+        self, gm: fx.GraphModule, example_inputs: Sequence[Any], driver: Driver
+    ) -> Callable[..., Any]:
+        def forward(gm: fx.GraphModule, _: Sequence[Any]) -> Boxed:
+            self.take_forward(gm)
+            return mark_boxed(driver.forward)
+
+        def backward(gm: fx.GraphModule, _: Sequence[Any]) -> Boxed:
+            self.captured_backward = plain(gm)
+            return mark_boxed(driver.backward)
+
+        def inference(gm: fx.GraphModule, _: Sequence[Any]) -> Boxed:
+            self.take_forward(self.rewritten_alone(gm))
+            return mark_boxed(driver.forward)
+
+        compiler = aot_autograd(
+            fw_compiler=forward,
+            bw_compiler=backward,
+            inference_compiler=inference,
+            partition_fn=self.partition,
+            keep_inference_input_mutations=True,
+        )
+        return compiler(gm, example_inputs)
+
+    def partition(
+        self, joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **how: Any
+    ) -> tuple[fx.GraphModule, fx.GraphModule]:
+        joint = rewritten(rewrites("aten", self.options.rewrites), rewritten(TRUTHS, joint))
+        self.outputs = num_fwd_outputs
+        graphs = default_partition(joint, inputs, num_fwd_outputs=num_fwd_outputs, **how)
+        self.backward_graph = graphs[1]  # compiled when it first runs, but planned before
+        self.gradients = gradients_of(graphs[1].graph)
+        self.gradient_values = gradient_values(graphs[1].graph, self.gradients)
+        return graphs
+
+    def take_forward(self, gm: fx.GraphModule) -> None:
+        self.forward_graph = gm
+        self.captured_forward = plain(gm)
+        if self.trains:
+            self.own_saved = own_saved(gm.graph, self.outputs)
+            _allow_retaining()
+
+    def rewritten_alone(self, gm: fx.GraphModule) -> fx.GraphModule:
+        """Rewrites a graph that has no backward."""
+        passes: tuple[Pass, ...] = (DropClones(), *self.options.rewrites)
+        return rewritten(passes, rewritten(TRUTHS, gm))
+
+    # when it runs
+
+    def plan(self, args: Sequence[Any], folds: Folds) -> Lowered | None:
+        """Plans the graph for these sizes, once; returns None, with a warning, if that fails."""
+        key = _call(args, folds), self.held
+        if key not in self.plans:
+            with self.lock:
+                if key not in self.plans:
+                    self.plans[key] = self.make(args, folds)
+        return self.plans[key]
+
+    def forward(self, planned: Lowered | None, args: list[Any]) -> Sequence[Any]:
+        return self.plain_forward(args) if planned is None else planned.forward(args)
+
+    def plain_forward(self, args: list[Any]) -> Sequence[Any]:
+        assert self.captured_forward is not None
+        return self.captured_forward(args)
+
+    def found(self, args: Sequence[Any]) -> Lowered | None:
+        """Returns the plan whose forward left these saved tensors, as far as they tell.
+
+        A plan with folds is found by its tickets or not at all.
+        """
+        plans = [p for p in reversed([*self.plans.values()]) if p is not None and not p.folds]
+        fit = [p for p in plans if p.is_for(args)]
+        if len(fit) > 1:
+            return next((p for p in fit if p.finds_its_arena(args)), fit[0])
+        return next(iter(fit), None)
+
+    def folds(self, planned: Lowered) -> bool:
+        return planned.folds
+
+    def refusal(self, planned: Lowered, args: list[Any], *, retained: bool) -> str | None:
+        if not planned.finds_its_arena(args):
+            return MOVED
+        if retained:
+            return RETAINED
+        return None if planned.taken.holds_blocks(args) else HELD
+
+    def backward(self, planned: Lowered, args: list[Any], absorb: Absorb | None) -> Sequence[Any]:
+        assert planned.backward is not None
+        self.held |= planned.taken.copy_held(args)  # the next forward plans with it
+        if absorb is not None:
+            args.append(lambda i, gradient: absorb([(i, gradient)]))  # the callee empties the list
+        return planned.backward(args)
+
+    def plain_backward(self, args: list[Any]) -> Sequence[Any]:
+        assert self.captured_backward is not None
+        return self.captured_backward(args)
+
+    # how it is planned
+
+    def make(self, args: Sequence[Any], folds: Folds) -> Lowered | None:
+        """Whatever goes wrong here must not end the user's training."""
+        try:
+            return self.make_or_raise(args, folds)
+        except Exception as error:
+            reason = str(error) if isinstance(error, UnplannableError) else repr(error)
+            text = f"roam runs {self.graph.name} without a plan: {reason}"
+            self.reports.unplanned(GraphRecord(self.graph.name, reason=reason), error, text)
+            return None
+
+    def make_or_raise(self, args: Sequence[Any], folds: Folds) -> Lowered:
+        roots = self.graphs(folds)
+        numbers = self.numbers(args)
+        measured = self.scratch(roots, numbers)
+        captured = self.captured(roots, numbers, {n: s.nbytes for n, s in measured.items()})
+        hold = self.options.arena == "keep"
+        found = plan(captured.problem, Settings(self.options.planning_seconds, hold))
+        lowered = lower(captured, found, roots, Shelf() if hold else None)
+        guesses = tuple(n.name for n, s in measured.items() if s.estimated)
+        record = GraphRecord(self.graph.name, captured.problem, found, estimated=guesses)
+        call = _call(args, folds)
+        self.reports.planned(record, self.latest.get(call))
+        self.latest[call] = record
+        return lowered
+
+    def unplanned_problem(self, args: Sequence[Any], folds: Folds) -> Captured:
+        """Captures the graph and leaves it at that: nothing is measured."""
+        return self.captured(self.graphs(folds), self.numbers(args), {})
+
+    def graphs(self, folds: Folds) -> list[fx.GraphModule]:
+        """Returns the forward, and in training the backward, ready for capture, folds included."""
+        assert self.forward_graph is not None
+        found = [self.forward_graph]
+        if self.backward_graph is not None:
+            renew_recomputed(self.forward_graph.graph, self.backward_graph.graph)
+            found.append(self.backward_graph)
+        if folds:
+            given = [value(n) for n in self.placeholders]
+            where = releases(folds, given, self.gradients)
+            found[-1] = rewritten((GradientRelease(where),), found[-1])
+        for gm in found:
+            run(ANNOTATIONS, gm)
+        return found
+
+    def scratch(self, graphs: Sequence[fx.GraphModule], numbers: Numbers) -> dict[fx.Node, Scratch]:
+        """Measures what ops allocate for themselves while they run."""
+        return {} if self.stands_for is not None else probe([gm.graph for gm in graphs], numbers)
+
+    def numbers(self, args: Sequence[Any]) -> Numbers:
+        return Numbers.bind(self.placeholders, args)
+
+    @property
+    def placeholders(self) -> list[fx.Node]:
+        assert self.forward_graph is not None
+        return list(self.forward_graph.graph.find_nodes(op="placeholder"))
+
+    def captured(
+        self,
+        graphs: Sequence[fx.GraphModule],
+        numbers: Numbers,
+        measured: Mapping[fx.Node, int],
+    ) -> Captured:
+        """measured: scratch bytes of ops, if they were measured."""
+        names = zip(self.placeholders, self.graph.inputs, strict=False)
+        known = self.graph.parameters
+        return capture(
+            self.graph.name,
+            graphs[0].graph,
+            graphs[1].graph if len(graphs) > 1 else None,
+            numbers,
+            self.outputs,
+            frozenset(n.name for i, n in enumerate(self.placeholders) if i in known),
+            measured,
+            {n.name: name for n, name in names if name},
+            self.held,
+            self.stands_for,
+        )
+
+
+def _call(args: Sequence[Any], folds: Folds) -> Call:
+    return tuple(a for a in args if isinstance(a, int)), folds
+
+
+def _allow_retaining() -> None:
+    """A backward that retains its graph runs unplanned here, so AOTAutograd need not refuse it."""
+    context = TracingContext.try_get()
+    if context is not None and context.fw_metadata is not None:
+        context.fw_metadata.bw_donated_idxs = []

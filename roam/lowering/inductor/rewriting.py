@@ -1,0 +1,41 @@
+"""Rewrites of the joint graph, run by Inductor before it decides what is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import fx
+from torch._inductor import config
+from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
+
+from roam.passes.pipeline import Pass, rewritten, run
+
+
+def joint_pass(rewrites: Sequence[Pass]) -> dict[str, Any]:
+    """Returns the setting that has Inductor run the rewrites, after a joint pass of the user's."""
+    if not rewrites:
+        return {}
+    theirs = config.joint_custom_pre_pass
+    first = theirs.first if isinstance(theirs, JointRewrites) else theirs
+    return {"joint_custom_pre_pass": JointRewrites(tuple(rewrites), first)}
+
+
+class JointRewrites(CustomGraphPass):
+    """Runs rewrites on a joint graph; leaves it as it came if one of them fails."""
+
+    def __init__(self, rewrites: tuple[Pass, ...], first: Any) -> None:
+        self.rewrites, self.first = rewrites, first
+
+    def __call__(self, graph: fx.Graph) -> None:
+        if self.first is not None:
+            self.first(graph)
+        module = graph.owning_module
+        assert module is not None
+        if rewritten(self.rewrites, module) is not module:  # tried on a copy: none of them fails
+            run(self.rewrites, module)
+
+    def uuid(self) -> Any:
+        """Returns what Inductor's caches tell compiled graphs by: the rewrites, options too."""
+        theirs = None if self.first is None else self.first.uuid()
+        return get_hash_for_files((__file__,)) + repr((self.rewrites, theirs)).encode()

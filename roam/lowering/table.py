@@ -1,0 +1,52 @@
+"""Which lowering a captured graph gets."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator
+from functools import cache
+from importlib import import_module
+
+import torch
+
+from roam.lowering.protocol import Lowering
+from roam.options import Options
+
+log = logging.getLogger("roam")
+
+LOWERINGS = {  # the first that works is the usual one
+    "inductor": "roam.lowering.inductor.entry",
+    "aten": "roam.lowering.aten.entry",
+}
+
+
+def lowering(name: str) -> Lowering:
+    found: Lowering = import_module(LOWERINGS[name]).LOWERING
+    return found
+
+
+def candidates(options: Options, devices: Collection[torch.device]) -> Iterator[Lowering]:
+    """Yields the lowerings to try, in turn: from the one asked for, or from the first.
+
+    One that does not work on these devices is left out, with a line in the log. One that cannot
+    compile a graph leaves it to the next.
+    """
+    names = list(LOWERINGS)
+    first = 0 if options.lowering is None else names.index(options.lowering)
+    for name in names[first:]:
+        found = lowering(name)
+        lacking = found.lacks(devices, asked=options.lowering == name)
+        if lacking is None:
+            yield found
+        else:
+            say_missing(lacking)
+
+
+@cache
+def say_missing(what: str) -> None:
+    """Logs once what a lowering lacks."""
+    log.warning(
+        "%s: graphs run ATen's own kernels instead of Inductor's (%s)",
+        what,
+        'options={"lowering": "aten"} asks for that',
+    )

@@ -1,0 +1,37 @@
+"""What becomes of the graphs of a running program: reports, logs and warnings."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass, field
+
+from torch._guards import CompileId
+
+from roam.core.errors import UnplannedWarning
+from roam.inspect.report import GraphRecord, count_graph, record
+from roam.lowering.trace import tell
+
+log = logging.getLogger("roam")
+
+
+@dataclass
+class RunningReports:
+    """Notes the plans of one captured graph in `roam.report()`.
+
+    Attributes:
+        compile_id: dynamo's number of the graph, for torch's structured trace.
+        number: orders the report, whichever backward is compiled first.
+    """
+
+    compile_id: CompileId | None = None
+    number: int = field(default_factory=count_graph)
+
+    def planned(self, graph: GraphRecord, instead_of: GraphRecord | None = None) -> None:
+        record(graph, self.number, instead_of)
+        tell(graph, self.compile_id)
+
+    def unplanned(self, graph: GraphRecord, error: Exception, text: str) -> None:
+        record(graph, self.number)
+        log.debug("%s could not be planned", graph.name, exc_info=error)
+        warnings.warn(text, UnplannedWarning, stacklevel=3)
