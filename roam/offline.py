@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from roam.backend import warn_refused
 from roam.capture.fake_copies import (
     DOES_NOT_RUN,
     NEEDS_DATA,
@@ -27,18 +26,14 @@ from roam.capture.fake_copies import (
     quiet_meta_kernels,
     why_it_does_not_run,
 )
-from roam.capture.graph_names import DynamoGraph
 from roam.core.errors import OfflineError, UnplannableError
 from roam.core.problem import Problem
-from roam.inspect.report import GraphRecord
+from roam.inspect.record import GraphRecord
 from roam.inspect.step_plan import StepPlan
-from roam.lowering.aten.kernels import AtenKernels
-from roam.lowering.table import candidates
-from roam.optim.fold import Folds
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
 from roam.step.loss_check import check_loss
-from roam.step.offline import OfflineReports, OfflineStep, Original
+from roam.step.offline import Original, capture_graph, plan_graph
 
 Compiled = Callable[..., Any]
 # compiles one captured graph; the last argument gives the parameters that the inputs stand for
@@ -82,17 +77,7 @@ def plan(
     records: list[GraphRecord] = []
 
     def compile(gm: fx.GraphModule, example_inputs: Sequence[Any], original: Original) -> Compiled:
-        graph = DynamoGraph.of(gm, example_inputs)
-        devices = {t.device for t in example_inputs if isinstance(t, Tensor)}
-        for lowering in candidates(chosen, devices):
-            reports = OfflineReports(records)
-            kernels = lowering.offline_kernels(graph, chosen, reports, stands_for)
-            step = OfflineStep(kernels, original, kernels.plan)
-            try:
-                return kernels.compile(gm, example_inputs, step)
-            except lowering.refusals as error:
-                warn_refused(graph.name, error)
-        raise AssertionError("ATen's kernels refuse no graph")
+        return plan_graph(gm, example_inputs, chosen, original, stands_for, records)
 
     _run(compile, model, args, kwargs, loss, optimizer, where)
     return StepPlan(tuple(records))
@@ -117,13 +102,7 @@ def problems(
     found: list[Problem] = []
 
     def compile(gm: fx.GraphModule, example_inputs: Sequence[Any], original: Original) -> Compiled:
-        graph = DynamoGraph.of(gm, example_inputs)
-        kernels = AtenKernels(graph, chosen, OfflineReports(), stands_for)
-
-        def look(args: Sequence[Any], folds: Folds) -> None:
-            found.append(kernels.unplanned_problem(args, folds).problem)
-
-        return kernels.compile(gm, example_inputs, OfflineStep(kernels, original, look))
+        return capture_graph(gm, example_inputs, chosen, original, stands_for, found)
 
     _run(compile, model, args, kwargs, loss, optimizer, where)
     return tuple(found)

@@ -25,22 +25,17 @@ import torch
 from torch import Tensor, fx
 from torch.nn import Parameter
 
-from roam.backend import TRACING_ERRORS, can_trace_backward, one_graph
 from roam.capture.graph_names import DynamoGraph
-from roam.capture.step_outputs import gradient_values
+from roam.capture.whole_program import TRACING_ERRORS, can_trace_backward, one_graph
 from roam.core.errors import (
     OptionError,
-    UnplannableError,
     UnplannedWarning,
     WholeStepError,
 )
-from roam.lowering.aten.kernels import TRUTHS, AtenKernels
-from roam.optim.fold import Folds
+from roam.core.folds import Folds
+from roam.lowering.aten.whole_step import WholeStepKernels
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
-from roam.passes.gradient_release import UPDATED
-from roam.passes.pipeline import rewritten
-from roam.passes.rewrites.table import rewrites
 from roam.step.captured_step import place_updates
 from roam.step.graph_optimizers import Used
 from roam.step.pending_forwards import Claims
@@ -106,7 +101,7 @@ class _Backend:
             raise WholeStepError("its optimizer is gone")
         graph = DynamoGraph.of(gm, example_inputs)
         gradients = place_updates(gm, optimizer)
-        kernels = _WholeKernels(graph, self.options, RunningReports(graph.compile_id))
+        kernels = WholeStepKernels(graph, self.options, RunningReports(graph.compile_id))
         kernels.gradients = gradients
         step = _WholeStep(kernels, updates=optimizer.writes_parameters)
         return kernels.compile(gm, example_inputs, step)
@@ -150,29 +145,6 @@ class _CompiledStep:
         warnings.warn(text, UnplannedWarning, stacklevel=3)
 
 
-class _WholeKernels(AtenKernels):
-    """The one graph of a step, which computes gradients and folds them."""
-
-    def take_forward(self, gm: fx.GraphModule) -> None:
-        super().take_forward(gm)
-        self.gradient_values = gradient_values(gm.graph, self.gradients)
-
-    def rewritten_alone(self, gm: fx.GraphModule) -> fx.GraphModule:
-        for node in gm.graph.nodes:  # as the joint graph of a model says it
-            late = node.meta.get("autograd_backward", False)
-            node.meta["partitioner_tag"] = "is_backward" if late else "is_forward"
-        return rewritten(rewrites("aten", self.options.rewrites), rewritten(TRUTHS, gm))
-
-    def partition(self, *_: Any, **__: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
-        raise WholeStepError("the step changes or returns something that needs a gradient")
-
-    def graphs(self, folds: Folds) -> list[fx.GraphModule]:
-        found = super().graphs(folds)
-        if found[0].graph.find_nodes(op="call_function", target=UPDATED):
-            raise UnplannableError("a parameter is needed as it was before its update and after it")
-        return found
-
-
 @dataclass
 class _WholeStep:
     """Runs the one graph of a step.
@@ -181,7 +153,7 @@ class _WholeStep:
         updates: the graph itself updates the parameters whose gradients it folds.
     """
 
-    kernels: _WholeKernels
+    kernels: WholeStepKernels
     updates: bool
 
     def forward(self, args: list[Any]) -> Sequence[Any]:

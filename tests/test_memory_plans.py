@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import roam
 from roam.bench.zoo import TINY, loss_of
 from roam.inspect.breakdown import breakdown
-from roam.inspect.report import GraphRecord
+from roam.inspect.record import GraphRecord
 from roam.inspect.step_plan import StepPlan
 from roam.offline import problems
 from roam.optim import AdamA

@@ -210,7 +210,7 @@ def test_tests_that_share_a_golden(
 def test_a_graph_without_a_plan_fails(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
-        from roam.inspect.report import GraphRecord
+        from roam.inspect.record import GraphRecord
         from roam.inspect.step_plan import StepPlan
         from tests.inspect.steps import step
 

@@ -111,7 +111,7 @@ def _compiled(contender: str, optimizer: Any) -> Callable[..., Any]:
 
 def _settings(contender: str) -> AbstractContextManager[None]:
     """Within, its first step compiles as it should: other contenders may be in the process."""
-    from roam.lowering.inductor import stock
+    from roam.bench import inductor_stock as stock  # takes a second to import
 
     if contender == "inductor budget 0.5":
         return stock.recomputing_down_to(0.5)

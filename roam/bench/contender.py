@@ -134,8 +134,8 @@ def measure(entry: str, contender: str, steps: int, device: str) -> Result:
     """What `run` returns, measured in this process, which must be fresh."""
     import torch
 
+    import roam
     from roam.inspect.measure import measure_peak
-    from roam.runtime.blocks import release
 
     trainer = Trainer(entry, contender, device)
     first: list[float] = []
@@ -150,7 +150,7 @@ def measure(entry: str, contender: str, steps: int, device: str) -> Result:
         return trainer.step(optimizer.step)
 
     if contender == "roam keep":
-        release()  # so that the arena is allocated, and counted, within the measurement
+        roam.release()  # so that the arena is allocated, and counted, within the measurement
     loop = measure_peak(iteration, device, warm_up=trainer.step)
     result: Result = {
         "entry": entry,

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from roam.bench.convergence_run import BASE, Run
 from roam.bench.text_corpus import text
 from roam.core.atomic_write import check_writable, write_file
 from roam.core.errors import MissingExtraError, OptionError
@@ -48,19 +49,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     evaluations: int = 10
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One training. losses: of the validation text, nats a byte, after as many steps."""
-
-    contender: str
-    seed: int
-    steps: list[int]
-    losses: list[float]
-
-    @property
-    def final(self) -> float:
-        return self.losses[-1]
-
-
 @dataclass(frozen=True)
 class Contender:
     """An optimizer, and into how many micro-batches it cuts a mini-batch.
@@ -78,7 +66,6 @@ def _adama(invariant: bool = False) -> Callable[..., torch.optim.Optimizer]:
     )
 
 
-BASE = "AdamW"  # comes first: its first run is the one whose second moments are measured
 CONTENDERS = {
     BASE: Contender(lambda model, *_: torch.optim.AdamW(model.parameters()), 4),
     "AdamA, N = 4": Contender(_adama(), 4),

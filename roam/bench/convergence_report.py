@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from roam.bench.convergence import BASE, Run
+from roam.bench.convergence_run import BASE, Run
 from roam.core.atomic_write import write_file
 from roam.core.errors import MissingExtraError, OptionError
 from roam.optim import SlimRules

@@ -27,8 +27,9 @@ from torch import fx
 
 from roam.capture.node_facts import is_op, keeps_its_turn, looks_at_storage, mutated, where
 from roam.capture.symbolic_sizes import Numbers
+from roam.core.build import ProblemBuilder
 from roam.core.errors import UnplannableError
-from roam.core.problem import Buffer, BufferId, Home, Kind, Op, OpId, Problem
+from roam.core.problem import BufferId, Home, Kind, OpId, Problem
 from roam.passes import gradient_release
 from roam.passes.annotations import inplace, out_variants
 from roam.passes.annotations.scratch import scratch
@@ -83,16 +84,18 @@ def capture(
     graphs = [forward] if backward is None else [forward, backward]
     for phase, graph in enumerate(graphs):
         reader.read(graph, phase)
-    reader.keep(_outputs(forward)[:outputs], Kind.OUTPUT)
+    reader.keep(_outputs(forward)[:outputs], Kind.OUTPUT, Home.EXTERNAL)
     if backward is not None:
-        reader.save(_outputs(forward)[outputs:])
-        reader.keep(_outputs(backward), Kind.GRADIENT)
+        reader.keep(_outputs(forward)[outputs:], Kind.SAVED)
+        reader.keep(_outputs(backward), Kind.GRADIENT, Home.EXTERNAL)
     device = reader.settle_on_device()
+    problem = reader.build.problem(name)
     if stands_for is not None:
         align = ALIGNMENT.get(stands_for.type, 64)
-        reader.buffers = [replace(b, align=align) for b in reader.buffers]
+        buffers = (replace(b, align=align) for b in problem.buffers)
+        problem = replace(problem, buffers=tuple(buffers))
     return Captured(
-        problem=Problem(name, tuple(reader.buffers), tuple(reader.ops)),
+        problem=problem,
         forward=forward,
         backward=backward,
         nodes=reader.nodes,
@@ -124,16 +127,12 @@ class _Reader:
         self.measured = measured
         self.names = names
         self.held = held
-        self.buffers: list[Buffer] = []
-        self.ops: list[Op] = []
+        self.build = ProblemBuilder()
         self.nodes: list[fx.Node | None] = []
         self.results: list[tuple[BufferId, ...]] = []
         self.buffer_of: dict[int, BufferId] = {}
         self.device_of: dict[BufferId, torch.device] = {}
         self.last_ordered: OpId | None = None
-        self.first: OpId | None = None  # what every op of the phase waits for
-        self.buffer_names: set[str] = set()
-        self.op_names: set[str] = set()
 
     def read(self, graph: fx.Graph, phase: int) -> None:
         self.last_ordered = None
@@ -145,9 +144,9 @@ class _Reader:
             elif node.op == "get_attr":
                 self.add_users(node, Kind.INPUT)
             elif gradient_release.META in node.meta:
-                self.add_fold(node, phase)
+                self.add_fold(node)
             elif node.op == "call_function" and is_op(node):
-                self.add_op(node, phase)
+                self.add_op(node)
             elif node.op == "call_function" and looks_at_storage(node):
                 self.leave_outside([self.buffer_of[storage_key(t)] for _, t in tensor_inputs(node)])
             elif node.op not in ("call_function", "output"):
@@ -159,14 +158,13 @@ class _Reader:
         It fills in zeros for an output that nobody differentiated. They count, as what one first
         op creates. They go as soon as they are used, unless somebody else holds them.
         """
-        known = len(self.buffers)
+        known = len(self.build.buffers)
         for i, node in enumerate(graph.find_nodes(op="placeholder")):
             kind = Kind.TANGENT if i in self.held else Kind.TEMPORARY
             for tensor in tensors(node):
                 self.add_buffer(node, node.name, tensor, kind, Home.EXTERNAL)
-        self.first = len(self.ops)
-        made = tuple(range(known, len(self.buffers)))
-        self.ops.append(Op(_unique("tangents", self.op_names), creates=made, phase=phase))
+        made = tuple(range(known, len(self.build.buffers)))
+        self.build.begin_phase(phase, made)
         self.nodes.append(None)
         self.results.append(made)
 
@@ -188,18 +186,15 @@ class _Reader:
                 raise UnplannableError(f"{node.name} ({node.target}): {error}") from None
             align = ALIGNMENT.get(tensor.device.type, 64)
             home = Home.EXTERNAL if size == 0 and home is Home.ARENA else home
-            self.buffer_of[key] = len(self.buffers)
-            self.device_of[len(self.buffers)] = tensor.device
-            self.buffers.append(
-                Buffer(_unique(name, self.buffer_names), size, kind, home, align, where(node))
-            )
+            b = self.build.add_buffer(name, size, kind, home, align=align, where=where(node))
+            self.buffer_of[key], self.device_of[b] = b, tensor.device
         return self.buffer_of[key]
 
-    def add_op(self, node: fx.Node, phase: int) -> None:
+    def add_op(self, node: fx.Node) -> None:
         reads = tuple(dict.fromkeys(self.buffer_of[storage_key(t)] for _, t in tensor_inputs(node)))
         mutates = tuple(dict.fromkeys(self.buffer_of[storage_key(t)] for t in mutated(node)))
         home = Home.ARENA if out_variants.META in node.meta else Home.EXTERNAL
-        known = len(self.buffers)
+        known = len(self.build.buffers)
         parts = tensors(node)
         names = [node.name] if len(parts) == 1 else [f"{node.name}.{i}" for i in range(len(parts))]
         results = tuple(
@@ -208,65 +203,42 @@ class _Reader:
         )
         creates = tuple(dict.fromkeys(b for b in results if b >= known))
         ordered = keeps_its_turn(node)
-        after = (self.last_ordered,) if ordered and self.last_ordered is not None else ()
-        if self.first is not None:
-            after = tuple(dict.fromkeys((self.first, *after)))
-        if ordered:
-            self.last_ordered = len(self.ops)
-        self.ops.append(
-            Op(
-                name=_unique(node.name, self.op_names),
-                reads=reads,
-                creates=creates,
-                mutates=mutates,
-                over=self.pairs(node, results, creates),
-                scratch=self.scratch(node),
-                phase=phase,
-                after=after,
-                where=where(node),
-            )
+        op = self.build.add_op(
+            node.name,
+            reads=reads,
+            creates=creates,
+            mutates=mutates,
+            over=self.pairs(node, results, creates),
+            scratch=self.scratch(node),
+            after=() if self.last_ordered is None or not ordered else (self.last_ordered,),
+            where=where(node),
         )
+        if ordered:
+            self.last_ordered = op
         self.nodes.append(node)
         self.results.append(results)
         if looks_at_storage(node):
             self.leave_outside(reads)
 
-    def add_fold(self, node: fx.Node, phase: int) -> None:
-        """The gradient dies here; what the fold changes was there before the step."""
+    def add_fold(self, node: fx.Node) -> None:
         release: gradient_release.Release = node.meta[gradient_release.META]
         parameter = self.buffer_of[storage_key(release.parameter)]
-        name = self.buffers[parameter].name
-        changed = [self.add_state(f"{name}.{what}", size) for what, size in release.state]
-        if release.writes_parameter:
-            changed.append(parameter)
-        gradients = tuple(self.buffer_of[storage_key(t)] for _, t in tensor_inputs(node))
-        for b in gradients:
-            if self.buffers[b].kind is Kind.TEMPORARY:
-                self.buffers[b] = _changed(self.buffers[b], Kind.RELEASED, self.buffers[b].home)
-        self.ops.append(
-            Op(
-                name=_unique(f"fold_{name}", self.op_names),
-                reads=gradients,
-                mutates=tuple(changed),
-                scratch=release.scratch,
-                phase=phase,
-                after=() if self.first is None else (self.first,),
-                where=self.buffers[parameter].where,
-            )
+        known = self.build.buffers[parameter]
+        self.build.add_fold(
+            known.name,
+            [self.buffer_of[storage_key(t)] for _, t in tensor_inputs(node)],
+            release.state,
+            mutates=[parameter] if release.writes_parameter else [],
+            scratch=release.scratch,
+            where=known.where,
         )
         self.nodes.append(node)
         self.results.append(())
 
-    def add_state(self, name: str, size: int) -> BufferId:
-        """A tensor of the optimizer's, which is no node's."""
-        name = _unique(name, self.buffer_names)
-        self.buffers.append(Buffer(name, size, Kind.STATE, Home.USER))
-        return len(self.buffers) - 1
-
     def leave_outside(self, buffers: Sequence[BufferId]) -> None:
         for b in buffers:
-            if self.buffers[b].home is Home.ARENA:
-                self.buffers[b] = _changed(self.buffers[b], self.buffers[b].kind, Home.EXTERNAL)
+            if self.build.buffers[b].home is Home.ARENA:
+                self.build.change(b, home=Home.EXTERNAL)
 
     def scratch(self, node: fx.Node) -> int:
         found = self.measured.get(node)
@@ -278,18 +250,10 @@ class _Reader:
         over = [self.buffer_of[storage_key(value(n))] for n in node.meta.get(inplace.META, ())]
         return tuple((results[0], b) for b in dict.fromkeys(over) if results[0] in creates)
 
-    def keep(self, returned: Sequence[Any], kind: Kind) -> None:
-        """What is returned is the user's from then on."""
+    def keep(self, returned: Sequence[Any], kind: Kind, home: Home | None = None) -> None:
+        """Notes what becomes of a graph's results. home: EXTERNAL if they are the user's then."""
         for b in self.returned_buffers(returned):
-            buffer = self.buffers[b]
-            if buffer.home is not Home.USER and not buffer.kept:
-                self.buffers[b] = _changed(buffer, kind, Home.EXTERNAL)
-
-    def save(self, returned: Sequence[Any]) -> None:
-        for b in self.returned_buffers(returned):
-            buffer = self.buffers[b]
-            if buffer.home is not Home.USER and not buffer.kept:
-                self.buffers[b] = _changed(buffer, Kind.SAVED, buffer.home)
+            self.build.keep(b, kind, home)
 
     def returned_buffers(self, returned: Sequence[Any]) -> Iterator[BufferId]:
         for node in returned:
@@ -297,25 +261,12 @@ class _Reader:
                 yield from (self.buffer_of[storage_key(t)] for t in tensors(node))
 
     def settle_on_device(self) -> torch.device:
-        """The arena lies where most of what it may hold does; the rest allocates for itself."""
-        held: dict[torch.device, int] = {}
-        for b, buffer in enumerate(self.buffers):
-            if buffer.home is Home.ARENA:
-                held[self.device_of[b]] = held.get(self.device_of[b], 0) + buffer.size
-        device = max(held, key=lambda d: held[d]) if held else torch.device("cpu")
-        for b, buffer in enumerate(self.buffers):
-            if buffer.home is Home.ARENA and self.device_of[b] != device:
-                self.buffers[b] = _changed(buffer, buffer.kind, Home.EXTERNAL)
+        """Puts the arena on the device that holds most of the arena-eligible bytes."""
+        most: dict[torch.device, int] = {}
+        arena = [b for b, buffer in enumerate(self.build.buffers) if buffer.home is Home.ARENA]
+        for b in arena:
+            device = self.device_of[b]
+            most[device] = most.get(device, 0) + self.build.buffers[b].size
+        device = max(most, key=lambda d: most[d]) if most else torch.device("cpu")
+        self.leave_outside([b for b in arena if self.device_of[b] != device])
         return device
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    """A name of its own for what the backward computes again."""
-    while name in taken:
-        name += "'"
-    taken.add(name)
-    return name
-
-
-def _changed(buffer: Buffer, kind: Kind, home: Home) -> Buffer:
-    return Buffer(buffer.name, buffer.size, kind, home, buffer.align, buffer.where)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from roam.optim.fold import Folds
+from roam.core.folds import Folds
 from roam.passes.geometry import storage_key, tensors, value
 from roam.passes.gradient_release import Release
 

@@ -9,10 +9,9 @@ from traceback import FrameSummary
 
 import torch
 
-import roam
-
 # torch's code, ours, and what imports the user's
-LIBRARIES = tuple(str(Path(f).parent) for f in (torch.__file__, roam.__file__, importlib.__file__))
+ROAM = Path(__file__).parents[1]
+LIBRARIES = tuple(map(str, (ROAM, Path(torch.__file__).parent, Path(importlib.__file__).parent)))
 
 
 def innermost_line(frames: Iterable[FrameSummary]) -> str:

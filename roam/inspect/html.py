@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
 from roam.core.lifetime import live_curve
 from roam.core.plan import Block, Plan, stated_note
@@ -17,8 +18,10 @@ from roam.core.sizes import show_size
 from roam.inspect.boxes import Box, boxes, gather
 from roam.inspect.moment import FRAGMENTATION, SCRATCH, TOP, held_at, worst_moment
 from roam.inspect.palette import BOUND, COLOURS, INK, LIVE
-from roam.inspect.report import GraphRecord
-from roam.inspect.step_plan import StepPlan
+from roam.inspect.record import GraphRecord
+
+if TYPE_CHECKING:
+    from roam.inspect.step_plan import StepPlan
 
 DRAWN = 2  # graphs with pictures, the largest; the others are a line each
 LARGEST = 10  # rows of the table

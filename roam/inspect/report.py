@@ -8,44 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from operator import itemgetter
-from typing import TYPE_CHECKING
 
-from roam.core.plan import Plan, stated_note
-from roam.core.problem import Problem
-
-if TYPE_CHECKING:
-    from roam.inspect.step_plan import StepPlan
-
-
-@dataclass(frozen=True)
-class GraphRecord:
-    """One captured graph. Planned: problem and plan. Unplanned: the reason, naming the op.
-
-    lowering: whose kernels the ops are, as the option of that name says. estimated: the ops whose
-    scratch space was measured at smaller sizes, since theirs take more than planning may.
-    """
-
-    name: str
-    problem: Problem | None = None
-    plan: Plan | None = None
-    reason: str | None = None
-    lowering: str = "aten"
-    estimated: tuple[str, ...] = ()
-
-    @property
-    def planned(self) -> bool:
-        return self.plan is not None
-
-    def __str__(self) -> str:
-        p = self.plan
-        if p is None:
-            return f"{self.name}: unplanned, {self.reason}"
-        mib = 1 / 2**20
-        return (
-            f"{self.name}: {len(p.order)} ops, peak {p.peak * mib:.1f} MiB, "
-            f"bound {p.lower_bound * mib:.1f} MiB ({p.status}{stated_note(p.stated)}), "
-            f"{p.method}, {p.seconds:.2f} s"
-        )
+from roam.inspect.record import GraphRecord
+from roam.inspect.step_plan import StepPlan
 
 
 @dataclass(frozen=True)
@@ -73,8 +38,6 @@ class Report:
     @property
     def step(self) -> StepPlan:
         """The same graphs as a plan: to look at, to store, to compare."""
-        from roam.inspect.step_plan import StepPlan
-
         return StepPlan(self.graphs)
 
     def _repr_html_(self) -> str:

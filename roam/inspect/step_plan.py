@@ -20,7 +20,7 @@ from roam.inspect.gradients import GradientLife, gradient_lives, most_alive
 from roam.inspect.moment import Held
 from roam.inspect.nesting import held_at_worst
 from roam.inspect.proof import SECONDS, prove
-from roam.inspect.report import GraphRecord
+from roam.inspect.record import GraphRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, fx
 
 from roam.capture.graph_names import DynamoGraph
-from roam.inspect.report import GraphRecord
-from roam.optim.fold import Folds
+from roam.core.folds import Folds
+from roam.inspect.record import GraphRecord
 from roam.options import Options
 
 # takes gradients in, each with the input that it is the gradient of

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Collection, Iterator
 from functools import cache
 from importlib import import_module
 
 import torch
 
+from roam.core.errors import UnplannedWarning
 from roam.lowering.protocol import Lowering
 from roam.options import Options
 
@@ -50,3 +52,10 @@ def say_missing(what: str) -> None:
         what,
         'options={"lowering": "aten"} asks for that',
     )
+
+
+def warn_refused(name: str, error: Exception) -> None:
+    """Warns that the lowering cannot compile a graph, so that the next one gets it."""
+    reason = str(error).strip().partition("\n")[0]
+    text = f"Inductor cannot compile {name}, which runs ATen's kernels: {reason}"
+    warnings.warn(text, UnplannedWarning, stacklevel=3)

@@ -11,7 +11,7 @@ import logging
 from torch._guards import CompileId
 from torch._logging._internal import trace_structured
 
-from roam.inspect.report import GraphRecord
+from roam.inspect.record import GraphRecord
 from roam.inspect.step_plan import StepPlan
 
 log = logging.getLogger("roam")

@@ -48,21 +48,6 @@ class StateSpec:
 STEP = StateSpec("step", (), torch.float32)  # how often the parameter was updated; on the CPU
 
 
-class FoldNeeds(NamedTuple):
-    """What a plan depends on of the optimizer that folds a parameter's gradient, and no more.
-
-    state: name and bytes of each tensor of the state that the fold changes. scratch: bytes that the
-    fold allocates for itself. writes_parameter: whether it changes the parameter too.
-    """
-
-    state: tuple[tuple[str, int], ...]
-    scratch: int
-    writes_parameter: bool
-
-
-Folds = tuple[tuple[int, FoldNeeds], ...]  # inputs of a graph whose gradients are folded, in order
-
-
 class Update(NamedTuple):
     """One parameter's whole mini-batch, as `FoldRule.release` takes it."""
 

@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT, StateDict
 
 from roam.core.errors import HyperparameterError
+from roam.core.folds import FoldNeeds
 from roam.optim import refusals
 from roam.optim.clipping import watch
-from roam.optim.fold import STEP, FoldNeeds, FoldRule, Update
+from roam.optim.fold import STEP, FoldRule, Update
 from roam.optim.notices import Notices
 from roam.optim.ownership import OwningOptimizer
 

@@ -10,13 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import roam
 from roam.core.errors import OptimizerWarning
 from roam.optim import refusals
 from roam.optim.data_parallel import in_data_parallel, nobody_sums, ranks
 from roam.optim.groups import FoldedValues, Members
 
-NOT_THE_USERS = tuple(str(Path(str(module.__file__)).parent) for module in (roam, torch))
+NOT_THE_USERS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
 
 
 class Notices:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from roam.backend import is_changed, is_read
+from roam.capture.whole_program import is_changed, is_read
 from roam.core.errors import WholeStepError
 from roam.optim.folding import FoldingOptimizer, mark_step
 from roam.passes.geometry import storage_key

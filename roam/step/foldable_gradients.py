@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import Parameter
 
-from roam.optim.fold import Folds
+from roam.core.folds import Folds
 from roam.optim.hooks import epoch
 from roam.step.graph_optimizers import Used
 from roam.step.pending_forwards import Claims

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch.nn import Parameter
 
-from roam.optim.fold import Folds
+from roam.core.folds import Folds
 from roam.optim.folding import FoldingOptimizer
 from roam.optim.hooks import epoch, owner_of, owners
 

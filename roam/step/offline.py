@@ -6,15 +6,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, fx
 from torch._dynamo.exc import ShortenTraceback
+from torch._guards import CompileId
 from torch.nn import Parameter
 
 from roam.capture.fake_copies import without_fakes
+from roam.capture.graph_names import DynamoGraph
 from roam.core.errors import OfflineError
-from roam.inspect.report import GraphRecord
+from roam.core.folds import Folds
+from roam.core.problem import Problem
+from roam.inspect.record import GraphRecord
+from roam.lowering.aten.kernels import AtenKernels
 from roam.lowering.protocol import OfflineKernels
-from roam.optim.fold import Folds
+from roam.lowering.table import candidates, warn_refused
+from roam.lowering.trace import tell
+from roam.options import Options
 from roam.step.graph_optimizers import Used
 from roam.step.pending_forwards import left_whole
 
@@ -30,9 +38,11 @@ class OfflineReports:
     """Collects the plans of a step that is planned and does not run."""
 
     records: list[GraphRecord] = field(default_factory=list)
+    compile_id: CompileId | None = None
 
     def planned(self, graph: GraphRecord, instead_of: GraphRecord | None = None) -> None:
         self.records.append(graph)
+        tell(graph, self.compile_id)
 
     def unplanned(self, graph: GraphRecord, error: Exception, text: str) -> None:
         """Raises OfflineError."""
@@ -70,3 +80,48 @@ class OfflineStep:
 
     def backward(self, args: list[Any]) -> Sequence[Any]:
         return self.kernels.plain_backward(args)
+
+
+def plan_graph(
+    gm: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    options: Options,
+    original: Original,
+    stands_for: torch.device | None,
+    records: list[GraphRecord],
+) -> Callable[..., Any]:
+    """Compiles a graph of dynamo's into one that adds its plan to the records when it runs.
+
+    Args:
+        original: the parameters that the inputs are copies of.
+        stands_for: the device that is planned for, if this torch was built without it.
+    """
+    graph = DynamoGraph.of(gm, example_inputs)
+    devices = {t.device for t in example_inputs if isinstance(t, Tensor)}
+    reports = OfflineReports(records, graph.compile_id)
+    for lowering in candidates(options, devices):
+        kernels = lowering.offline_kernels(graph, options, reports, stands_for)
+        step = OfflineStep(kernels, original, kernels.plan)
+        try:
+            return kernels.compile(gm, example_inputs, step)
+        except lowering.refusals as error:
+            warn_refused(graph.name, error)
+    raise AssertionError("ATen's kernels refuse no graph")
+
+
+def capture_graph(
+    gm: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    options: Options,
+    original: Original,
+    stands_for: torch.device | None,
+    found: list[Problem],
+) -> Callable[..., Any]:
+    """Compiles a graph into one that adds its Problem when it runs: as `plan_graph`, unplanned."""
+    graph = DynamoGraph.of(gm, example_inputs)
+    kernels = AtenKernels(graph, options, OfflineReports(), stands_for)
+
+    def look(args: Sequence[Any], folds: Folds) -> None:
+        found.append(kernels.unplanned_problem(args, folds).problem)
+
+    return kernels.compile(gm, example_inputs, OfflineStep(kernels, original, look))

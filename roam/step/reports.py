@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from torch._guards import CompileId
 
 from roam.core.errors import UnplannedWarning
-from roam.inspect.report import GraphRecord, count_graph, record
+from roam.inspect.record import GraphRecord
+from roam.inspect.report import count_graph, record
 from roam.lowering.trace import tell
 
 log = logging.getLogger("roam")

@@ -17,7 +17,7 @@ from roam.core.plan import Plan
 from roam.core.problem import Problem
 from roam.inspect.breakdown import breakdown
 from roam.inspect.export import FORMATS
-from roam.inspect.report import GraphRecord
+from roam.inspect.record import GraphRecord
 from roam.inspect.step_plan import StepPlan
 from tests.core.test_atomic_write import files_no_longer_than
 from tests.inspect.steps import chain, step

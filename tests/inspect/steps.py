@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from roam.core.plan import Block, Plan, measure
 from roam.core.problem import Buffer, Home, Kind, Op, Problem
-from roam.inspect.report import GraphRecord
+from roam.inspect.record import GraphRecord
 from roam.inspect.step_plan import StepPlan
 
 MIB = 2**20

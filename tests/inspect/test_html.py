@@ -15,7 +15,8 @@ from roam.core.errors import OfflineError
 from roam.core.plan import Plan
 from roam.inspect.boxes import Box, boxes, gather, stack
 from roam.inspect.html import DRAWN, to_html, to_page
-from roam.inspect.report import GraphRecord, Report
+from roam.inspect.record import GraphRecord
+from roam.inspect.report import Report
 from roam.inspect.step_plan import StepPlan
 from tests.inspect.steps import MIB, chain, step
 

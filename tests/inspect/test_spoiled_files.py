@@ -23,7 +23,7 @@ from roam.inspect.compare import compare
 from roam.inspect.explain import explain
 from roam.inspect.export import FORMATS
 from roam.inspect.html import to_page
-from roam.inspect.report import GraphRecord
+from roam.inspect.record import GraphRecord
 from roam.inspect.step_plan import StepPlan
 from roam.planner import plan
 from tests.core.strategies import all_orders

@@ -12,7 +12,7 @@ from roam.core.plan import committed_curve
 from roam.core.problem import Kind
 from roam.inspect.breakdown import Part, breakdown, breakdown_from_json
 from roam.inspect.moment import Held, held_at, worst_moment
-from roam.inspect.report import GraphRecord
+from roam.inspect.record import GraphRecord
 from roam.inspect.step_plan import StepPlan
 from tests.inspect.steps import MIB, chain, step
 

@@ -26,11 +26,11 @@ from roam.capture.scratch_probe import Scratch, probe
 from roam.capture.step_outputs import gradient_values, gradients_of, own_saved, releases
 from roam.capture.symbolic_sizes import Numbers
 from roam.core.errors import UnplannableError
-from roam.inspect.report import GraphRecord
+from roam.core.folds import Folds
+from roam.inspect.record import GraphRecord
 from roam.lowering.aten.emit import Lowered, lower
 from roam.lowering.aten.plain import mark_boxed, plain
 from roam.lowering.protocol import Absorb, Boxed, Driver, Reports
-from roam.optim.fold import Folds
 from roam.options import Options
 from roam.passes.annotations.inplace import InPlace
 from roam.passes.annotations.out_variants import OutVariants

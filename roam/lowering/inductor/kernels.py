@@ -27,7 +27,8 @@ from torch._inductor.exc import InductorError
 
 from roam.capture.graph_names import DynamoGraph
 from roam.capture.step_outputs import gradient_values, gradients_of, own_saved, releases
-from roam.inspect.report import GraphRecord
+from roam.core.folds import Folds
+from roam.inspect.record import GraphRecord
 from roam.lowering.aten.plain import mark_boxed, plain
 from roam.lowering.inductor.folds import absorbing, lower_folds
 from roam.lowering.inductor.notes import LOWERING, Note, compiling, find
@@ -35,7 +36,6 @@ from roam.lowering.inductor.order import How, OneGraph, PlannedOrder, first_save
 from roam.lowering.inductor.problem import Read
 from roam.lowering.inductor.rewriting import joint_pass
 from roam.lowering.protocol import Absorb, Boxed, Driver, Reports
-from roam.optim.fold import Folds
 from roam.options import Options
 from roam.passes.gradient_release import GradientRelease
 from roam.passes.pipeline import copied

@@ -19,7 +19,8 @@ from torch._guards import CompileContext
 
 from roam.core.plan import Plan
 from roam.core.problem import BufferId, Home, Kind, Problem
-from roam.inspect.report import GraphRecord, count_graph, record
+from roam.inspect.record import GraphRecord
+from roam.inspect.report import count_graph, record
 from roam.lowering.inductor.problem import Read
 from roam.lowering.trace import tell
 from roam.runtime.saved_stack import place

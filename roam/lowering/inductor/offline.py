@@ -18,12 +18,14 @@ from unittest.mock import patch
 
 from torch import fx
 from torch._inductor import config
+from torch._inductor.exc import InductorError
 from torch._inductor.graph import GraphLowering
 
+from roam.core.errors import OfflineError
+from roam.core.folds import Folds
 from roam.lowering.aten.plain import plain
 from roam.lowering.inductor.kernels import InductorKernels
 from roam.lowering.protocol import Boxed, Driver
-from roam.optim.fold import Folds
 
 
 @dataclass
@@ -46,8 +48,14 @@ class OfflineInductorKernels(InductorKernels):
     def generate(
         self, gm: fx.GraphModule, example_inputs: Sequence[Any], how: dict[str, Any]
     ) -> Any:
-        with no_code(), config.patch(fx_graph_cache=False):
-            return super().generate(gm, example_inputs, how)
+        try:
+            with no_code(), config.patch(fx_graph_cache=False):
+                return super().generate(gm, example_inputs, how)
+        except InductorError as error:
+            reported = error.inner_exception  # an error of the reports', which Inductor wraps
+            if isinstance(reported, OfflineError):
+                raise reported from reported.__cause__
+            raise
 
     def plan(self, args: Sequence[Any], folds: Folds) -> Folds:
         """Plans the backward now: it will not run."""

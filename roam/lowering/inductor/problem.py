@@ -17,11 +17,10 @@ Inductor frees a buffer after the last node that uses it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from msgspec.structs import replace
 from torch import fx
 from torch._inductor import ir
 from torch._inductor.graph import GraphLowering
@@ -31,8 +30,9 @@ from torch._inductor.utils import get_dtype_size
 from roam.capture.fx_problem import ALIGNMENT
 from roam.capture.node_facts import where
 from roam.capture.scratch_probe import Scratch
+from roam.core.build import ProblemBuilder
 from roam.core.errors import UnplannableError
-from roam.core.problem import Buffer, BufferId, Home, Kind, Op, Problem
+from roam.core.problem import BufferId, Home, Kind, Problem
 from roam.lowering.inductor.in_place import WITHOUT_MEMORY, written_over
 from roam.lowering.inductor.inner_buffers import is_removed
 from roam.lowering.inductor.saved_code import is_own, is_placeable
@@ -41,8 +41,6 @@ from roam.passes import gradient_release
 from roam.passes.gradient_release import Release
 
 Pairs = tuple[tuple[BufferId, BufferId], ...]
-Held = tuple[Kind, Home]
-MADE = Kind.TEMPORARY, Home.EXTERNAL
 Labels = Mapping[str, tuple[str, Kind]]
 
 
@@ -75,7 +73,7 @@ def read(
     forward: Read | None = None,
     labels: Labels | None = None,
 ) -> Read:
-    """The Problem of one graph, or of a backward together with its forward.
+    """Returns the Problem of one graph, or of a backward together with its forward.
 
     nodes: fused, in the order that Inductor would run them in. outputs: the names of the FX
     graph's results. saved: which of them go to the backward. forward: what was read of
@@ -85,11 +83,11 @@ def read(
     """
     reader = _Reader(graph, forward, scratch(graph, nodes), labels or {})
     reader.add_inputs()
-    first = len(reader.ops)
+    first = len(reader.build.ops)
     for node in nodes:
         reader.add_op(node)
     named = reader.inputs | reader.keep(outputs)
-    problem = Problem(name, tuple(reader.buffers), tuple(reader.ops))
+    problem = reader.build.problem(name)
     saved_alone = _only_saved(named, outputs, saved)
     guesses = tuple(reader.estimated)
     return Read(problem, nodes, first, named, saved_alone, at=reader.buffer_of, estimated=guesses)
@@ -118,35 +116,26 @@ class _Reader:
     forward: Read | None
     scratch: dict[str, Scratch]
     labels: Labels
-    buffers: list[Buffer] = field(default_factory=list)
-    ops: list[Op] = field(default_factory=list)
+    build: ProblemBuilder = field(init=False)
     inputs: dict[str, BufferId] = field(default_factory=dict)
     buffer_of: dict[str, BufferId] = field(default_factory=dict)  # by the name of its root
     tuple_of: dict[str, list[str]] = field(default_factory=dict)  # by the root of a part
     op_of: dict[BaseSchedulerNode, int] = field(default_factory=dict)
     estimated: list[str] = field(default_factory=list)
-    names: set[str] = field(default_factory=set)
     phase: int = 0
-    align: int = 64
     placeable: bool = False
-    waits_for: tuple[int, ...] = ()  # what every op of the phase waits for
 
     def __post_init__(self) -> None:
+        begun = None if self.forward is None else self.forward.problem
+        align = max(ALIGNMENT.get(d, 64) for d in ("cpu", *self.graph.device_types))
+        self.build = ProblemBuilder(begun, align)
         if self.forward is not None:
-            self.names = {b.name for b in self.forward.problem.buffers}
-            self.buffers += self.forward.problem.buffers
-            self.ops += self.forward.problem.ops
             self.estimated += self.forward.estimated
         self.phase = int(self.graph.is_backward)
         self.placeable = is_placeable(self.graph)
-        self.align = max(ALIGNMENT.get(d, 64) for d in ("cpu", *self.graph.device_types))
 
     def add_inputs(self) -> None:
-        """What the graph is given.
-
-        In a backward: what its forward saved, and the gradients of the outputs, which autograd
-        makes before it begins and which go as soon as they are used.
-        """
+        """Adds what the graph is given: of a backward what its forward saved, and the tangents."""
         known = {} if self.forward is None else self.forward.named
         made: list[BufferId] = []
         for name, found in self.graph.graph_inputs.items():
@@ -156,17 +145,16 @@ class _Reader:
             if name in known:
                 b = known[name]
             elif not self.graph.is_backward or name.startswith("primals_"):
-                b = self.add(label, self.bytes(found), (kind, Home.USER))
+                b = self.build.add_buffer(label, self.bytes(found), kind, Home.USER)
             else:
-                b = self.add(name, self.bytes(found))
+                b = self.build.add_buffer(name, self.bytes(found))
                 made.append(b)
             self.inputs[name] = self.buffer_of[name] = b
-        if made:
-            self.waits_for = (len(self.ops),)
-            self.ops.append(Op("tangents", creates=tuple(made), phase=self.phase))
+        self.build.begin_phase(self.phase, made or None)
 
     def add_op(self, node: BaseSchedulerNode) -> None:
-        known = len(self.buffers)
+        buffers = self.build.buffers
+        known = len(buffers)
         over = self.add_results(node)
         touched = [self.root(n) for n in sorted(node.used_or_aliased_buffer_names())]
         parts = self.parts(node)
@@ -179,28 +167,33 @@ class _Reader:
         used = dict.fromkeys(self.buffer_of[r] for r in touched if r in self.buffer_of)
         changed = [self.root(m) for made in node.get_outputs() for m in made.get_mutations()]
         changes = dict.fromkeys(self.buffer_of[r] for r in changed if r in self.buffer_of)
+        earlier = sorted({self.op_of[p] for p in node.mpi_node.pred_nodes if p in self.op_of})
         release = release_of(node)
         if release is not None:
-            self.add_fold(release, used, changes)
-        earlier = {self.op_of[p] for p in node.mpi_node.pred_nodes if p in self.op_of}
-        self.op_of[node] = len(self.ops)
-        made = range(known, len(self.buffers))
-        own = Scratch(release.scratch) if release else self.scratch.get(node.get_name(), Scratch(0))
+            self.op_of[node] = self.build.add_fold(
+                self.owner(release),
+                [*used],
+                release.state,
+                mutates=[*changes],
+                scratch=release.scratch,
+                after=earlier,
+                where=_where(node),
+            )
+            return
+        made = range(known, len(buffers))
+        own = self.scratch.get(node.get_name(), Scratch(0))
         named = self.phase * "backward " + node.get_name()
         if own.estimated:
             self.estimated.append(named)
-        self.ops.append(
-            Op(
-                name=f"fold_{self.owner(release)}" if release else named,
-                reads=tuple(b for b in used if b < known),
-                creates=tuple(b for b in made if self.buffers[b].home is not Home.USER),
-                mutates=tuple(b for b in changes if b < known or self.buffers[b].home is Home.USER),
-                over=over,
-                scratch=own.nbytes,
-                phase=self.phase,
-                after=(*self.waits_for, *sorted(earlier)),
-                where=_where(node),
-            )
+        self.op_of[node] = self.build.add_op(
+            named,
+            reads=[b for b in used if b < known],
+            creates=[b for b in made if buffers[b].home is not Home.USER],
+            mutates=[b for b in changes if b < known or buffers[b].home is Home.USER],
+            over=over,
+            scratch=own.nbytes,
+            after=earlier,
+            where=_where(node),
         )
 
     def add_results(self, node: BaseSchedulerNode) -> Pairs:
@@ -208,7 +201,7 @@ class _Reader:
 
         A part may write over what an earlier part of the same kernel made: one buffer then.
         """
-        known = len(self.buffers)
+        known = len(self.build.buffers)
         pairs: dict[tuple[BufferId, BufferId], None] = {}
         for part in node.get_nodes():
             for made, dying in written_over(self.graph, node, part):
@@ -223,22 +216,11 @@ class _Reader:
                     pairs |= {(made_here, b): None for b in found if made_here is not None}
         return tuple(pairs)
 
-    def add_fold(
-        self, release: Release, used: Iterable[BufferId], changes: dict[BufferId, None]
-    ) -> None:
-        """The gradient dies here; what the fold changes was there before the step."""
-        for b in used:
-            if self.buffers[b].kind is Kind.TEMPORARY:
-                self.buffers[b] = replace(self.buffers[b], kind=Kind.RELEASED)
-        owner = self.owner(release)
-        for what, size in release.state:
-            changes[self.add(f"{owner}.{what}", size, (Kind.STATE, Home.USER))] = None
-
     def owner(self, release: Release) -> str:
         """The name of the parameter whose gradient is folded."""
         name = f"primals_{release.index + 1}"  # as AOTAutograd calls the inputs of a step
         b = None if self.forward is None else self.forward.named.get(name)
-        return name if b is None else self.buffers[b].name
+        return name if b is None else self.build.buffers[b].name
 
     def root(self, name: str) -> str:
         """The name of the buffer whose memory another one shows or changes."""
@@ -266,13 +248,14 @@ class _Reader:
         if buffer is None:
             constant = self.graph.constants.get(name)
             size = 0 if constant is None else constant.nbytes
-            self.buffer_of[name] = self.add(name, size, (Kind.INPUT, Home.USER))
+            self.buffer_of[name] = self.build.add_buffer(name, size, Kind.INPUT, Home.USER)
         elif not isinstance(buffer.layout, WITHOUT_MEMORY) and not is_removed(
             self.graph, name, node
         ):
             home = Home.ARENA if self.placeable and is_own(buffer) else Home.EXTERNAL
-            held = Kind.TEMPORARY, home
-            self.buffer_of[name] = self.add(name, self.bytes(buffer), held, _where(node))
+            self.buffer_of[name] = self.build.add_buffer(
+                name, self.bytes(buffer), home=home, where=_where(node)
+            )
 
     def keep(self, outputs: Sequence[str | None]) -> dict[str, BufferId]:
         """What the graph returns stays; a saved tensor at least to the graph's end."""
@@ -282,8 +265,7 @@ class _Reader:
             b = self.buffer_of.get(self.root(name))
             if b is None:
                 continue
-            if self.buffers[b].home is not Home.USER and not self.buffers[b].kept:
-                self.buffers[b] = replace(self.buffers[b], kind=kind)
+            self.build.keep(b, kind)
             if fx_name is not None:
                 found[fx_name] = b
         return found
@@ -294,13 +276,6 @@ class _Reader:
         if hint is None:
             raise UnplannableError(f"{node.get_name()}: a size that depends on data")
         return int(hint) * get_dtype_size(node.get_dtype())
-
-    def add(self, name: str, size: int, held: Held = MADE, where: str = "") -> BufferId:
-        while name in self.names:
-            name += "'"
-        self.names.add(name)
-        self.buffers.append(Buffer(name, size, *held, self.align, where))
-        return len(self.buffers) - 1
 
 
 def _where(node: BaseSchedulerNode) -> str:

@@ -1,0 +1,149 @@
+"""Builds a Problem op by op, whatever it is read from.
+
+begin_phase(1, [g1, g2])          tangents   creates g1, g2; every op of the phase waits for it
+add_buffer("x", 40)               x
+add_op("mm", creates=[x])         mm         creates x
+add_fold("w", [x], [("m", 40)])   fold_w     reads x, changes w.m; x is a released gradient
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from msgspec.structs import replace
+
+from roam.core.problem import Buffer, BufferId, Home, Kind, Op, OpId, Problem
+
+Pairs = Sequence[tuple[BufferId, BufferId]]
+State = Iterable[tuple[str, int]]  # of an optimizer: name and bytes of each tensor
+
+
+class ProblemBuilder:
+    """Collects buffers and ops under names of their own.
+
+    Args:
+        begun: a Problem to go on from: its buffers and ops come first.
+        align: what the address of a buffer must be a multiple of, in bytes, unless it says so.
+    """
+
+    def __init__(self, begun: Problem | None = None, align: int = 64) -> None:
+        self.buffers: list[Buffer] = [] if begun is None else list(begun.buffers)
+        self.ops: list[Op] = [] if begun is None else list(begun.ops)
+        self.align = align
+        self._phase = 0
+        self._waits_for: tuple[OpId, ...] = ()  # what every op of the phase waits for
+        self._buffer_names = {b.name for b in self.buffers}
+        self._op_names = {o.name for o in self.ops}
+
+    def begin_phase(self, phase: int, given: Sequence[BufferId] | None = None) -> None:
+        """Starts a phase. given: what autograd makes before it: one first op creates them.
+
+        Autograd makes the gradients of the outputs before a backward begins, zeros included for an
+        output that nobody differentiated.
+        """
+        self._phase, self._waits_for = phase, ()
+        if given is not None:
+            self._waits_for = (self.add_op("tangents", creates=given),)
+
+    def add_buffer(
+        self,
+        name: str,
+        size: int,
+        kind: Kind = Kind.TEMPORARY,
+        home: Home = Home.EXTERNAL,
+        *,
+        align: int | None = None,
+        where: str = "",
+    ) -> BufferId:
+        align = self.align if align is None else align
+        self.buffers.append(
+            Buffer(_unique(name, self._buffer_names), size, kind, home, align, where)
+        )
+        return len(self.buffers) - 1
+
+    def add_op(
+        self,
+        name: str,
+        *,
+        reads: Sequence[BufferId] = (),
+        creates: Sequence[BufferId] = (),
+        mutates: Sequence[BufferId] = (),
+        over: Pairs = (),
+        scratch: int = 0,
+        after: Iterable[OpId] = (),
+        where: str = "",
+    ) -> OpId:
+        """Adds an op to the phase. over: pairs of a result and a buffer it may be written over."""
+        self.ops.append(
+            Op(
+                name=_unique(name, self._op_names),
+                reads=tuple(reads),
+                creates=tuple(creates),
+                mutates=tuple(mutates),
+                over=tuple(over),
+                scratch=scratch,
+                phase=self._phase,
+                after=tuple(dict.fromkeys((*self._waits_for, *after))),
+                where=where,
+            )
+        )
+        return len(self.ops) - 1
+
+    def add_fold(
+        self,
+        parameter: str,
+        reads: Sequence[BufferId],
+        state: State,
+        *,
+        mutates: Sequence[BufferId] = (),
+        scratch: int = 0,
+        after: Iterable[OpId] = (),
+        where: str = "",
+    ) -> OpId:
+        """Adds the fold of a gradient, which dies there.
+
+        Args:
+            parameter: the name of the parameter that the gradient is of.
+            reads: the gradient among them.
+            state: the tensors of the optimizer that the fold changes, there before the step.
+            mutates: what else it changes: the parameter, if it updates it.
+        """
+        for b in reads:
+            if self.buffers[b].kind is Kind.TEMPORARY:
+                self.change(b, kind=Kind.RELEASED)
+        changed = [
+            self.add_buffer(f"{parameter}.{what}", size, Kind.STATE, Home.USER)
+            for what, size in state
+        ]
+        return self.add_op(
+            f"fold_{parameter}",
+            reads=reads,
+            mutates=(*changed, *mutates),
+            scratch=scratch,
+            after=after,
+            where=where,
+        )
+
+    def change(self, b: BufferId, *, kind: Kind | None = None, home: Home | None = None) -> None:
+        """Gives a buffer another kind or home."""
+        old = self.buffers[b]
+        self.buffers[b] = replace(old, kind=kind or old.kind, home=home or old.home)
+
+    def keep(self, b: BufferId, kind: Kind, home: Home | None = None) -> None:
+        """Notes what becomes of a result: an output, a gradient or a saved tensor.
+
+        Nothing changes for a buffer of the user's, or one that is kept already.
+        """
+        if self.buffers[b].home is not Home.USER and not self.buffers[b].kept:
+            self.change(b, kind=kind, home=home)
+
+    def problem(self, name: str) -> Problem:
+        return Problem(name, tuple(self.buffers), tuple(self.ops))
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    """Returns a name of its own for what the backward computes again."""
+    while name in taken:
+        name += "'"
+    taken.add(name)
+    return name

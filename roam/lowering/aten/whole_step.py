@@ -1,0 +1,38 @@
+"""The one graph of a step that was captured with its backward, in ATen's kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from roam.capture.step_outputs import gradient_values
+from roam.core.errors import UnplannableError, WholeStepError
+from roam.core.folds import Folds
+from roam.lowering.aten.kernels import TRUTHS, AtenKernels
+from roam.passes.gradient_release import UPDATED
+from roam.passes.pipeline import rewritten
+from roam.passes.rewrites.table import rewrites
+
+
+class WholeStepKernels(AtenKernels):
+    """The one graph of a step, which computes gradients and folds them."""
+
+    def take_forward(self, gm: fx.GraphModule) -> None:
+        super().take_forward(gm)
+        self.gradient_values = gradient_values(gm.graph, self.gradients)
+
+    def rewritten_alone(self, gm: fx.GraphModule) -> fx.GraphModule:
+        for node in gm.graph.nodes:  # as the joint graph of a model says it
+            late = node.meta.get("autograd_backward", False)
+            node.meta["partitioner_tag"] = "is_backward" if late else "is_forward"
+        return rewritten(rewrites("aten", self.options.rewrites), rewritten(TRUTHS, gm))
+
+    def partition(self, *_: Any, **__: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
+        raise WholeStepError("the step changes or returns something that needs a gradient")
+
+    def graphs(self, folds: Folds) -> list[fx.GraphModule]:
+        found = super().graphs(folds)
+        if found[0].graph.find_nodes(op="call_function", target=UPDATED):
+            raise UnplannableError("a parameter is needed as it was before its update and after it")
+        return found
