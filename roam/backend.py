@@ -47,5 +47,5 @@ def roam(
         try:
             return kernels.compile(gm, example_inputs, Step(graph.name, kernels))
         except lowering.refusals as error:
-            warn_refused(graph.name, error)
+            warn_refused(lowering, graph.name, error)
     raise AssertionError("ATen's kernels refuse no graph")

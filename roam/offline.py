@@ -23,6 +23,7 @@ from roam.capture.fake_copies import (
     fake_inputs,
     fake_mode_of,
     fake_model,
+    is_built_for,
     quiet_meta_kernels,
     why_it_does_not_run,
 )
@@ -33,7 +34,7 @@ from roam.inspect.step_plan import StepPlan
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
 from roam.step.loss_check import check_loss
-from roam.step.offline import Original, capture_graph, plan_graph
+from roam.step.offline import Original, capture_graph, plan_graph, usual_lowering
 
 Compiled = Callable[..., Any]
 # compiles one captured graph; the last argument gives the parameters that the inputs stand for
@@ -72,7 +73,7 @@ def plan(
         options["optimizer"] = optimizer
     chosen = Options.parse(options, None)
     if chosen.lowering is None:
-        chosen = dataclasses.replace(chosen, lowering=_usual_lowering(device))
+        chosen = dataclasses.replace(chosen, lowering=usual_lowering(device))
     stands_for, where = _device(device, chosen.lowering)
     records: list[GraphRecord] = []
 
@@ -117,7 +118,7 @@ def _device(
         OfflineError: this torch was built without the device, and Inductor's kernels are wanted.
     """
     where = None if device is None else torch.device(device)
-    if where is None or _is_built_for(where):
+    if where is None or is_built_for(where):
         return None, where
     text = f"this torch was built without {where.type}"
     if lowering == "inductor":
@@ -176,17 +177,3 @@ def _check(optimizer: FoldingOptimizer | None, model: nn.Module) -> None:
             f"the {type(optimizer).__name__} holds no parameter of the model: make it of "
             "model.parameters()"
         )
-
-
-def _usual_lowering(device: torch.device | str | None) -> str:
-    """As the backend chooses, where this machine had all that Inductor needs."""
-    from roam.lowering.inductor.needs import DEVICES  # takes a second to import
-
-    known = device is None or (torch.device(device).type in DEVICES and _is_built_for(device))
-    return "inductor" if known else "aten"
-
-
-def _is_built_for(device: torch.device | str) -> bool:
-    """Without it, autograd would abort the process, even where nothing has data."""
-    built = torch.accelerator.current_accelerator()
-    return torch.device(device).type in ("cpu", "meta", None if built is None else built.type)

@@ -10,6 +10,10 @@ from roam.optim.folding import FoldingOptimizer
 from roam.optim.handle import OptimizerHandle
 from roam.passes.pipeline import Pass
 
+LOWERINGS = {  # by the option's value; the first that works is the usual one
+    "inductor": "roam.lowering.inductor.entry",
+    "aten": "roam.lowering.aten.entry",
+}
 MODES = (
     None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs",
 )  # fmt: skip
@@ -54,8 +58,9 @@ class Options:
             raise OptionError(f"roam has no option {unknown[0]!r}: the options are {valid}")
         if given.get("arena", "step") not in ("step", "keep"):
             raise OptionError(f"option arena is 'step' or 'keep', not {given['arena']!r}")
-        if given.get("lowering") not in (None, "aten", "inductor"):
-            raise OptionError(f"option lowering is 'aten' or 'inductor', not {given['lowering']!r}")
+        if given.get("lowering") not in (None, *LOWERINGS):
+            valid = " or ".join(map(repr, sorted(LOWERINGS)))
+            raise OptionError(f"option lowering is {valid}, not {given['lowering']!r}")
         if (given.get("lowering"), given.get("arena")) == ("inductor", "keep"):
             raise OptionError("option arena='keep' is for ATen's kernels: ask for lowering='aten'")
         seconds = given.get("planning_seconds", 1.0)

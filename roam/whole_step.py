@@ -9,7 +9,7 @@ The gradients that an optimizer of roam's wants are folded instead of returned, 
 backward. Nothing of the user's runs between forward and backward, and nothing has to be saved for
 later: the whole step is one phase of the plan. What else the step does with its parameters, such
 as averaging them after the update, finds the values that it finds in eager
-(`roam/step/captured_step.py`).
+(`roam/capture/captured_step.py`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import Parameter
 
+from roam.capture.captured_step import place_updates
 from roam.capture.graph_names import DynamoGraph
 from roam.capture.whole_program import TRACING_ERRORS, can_trace_backward, one_graph
 from roam.core.errors import (
@@ -36,7 +37,6 @@ from roam.core.folds import Folds
 from roam.lowering.aten.whole_step import WholeStepKernels
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
-from roam.step.captured_step import place_updates
 from roam.step.graph_optimizers import Used
 from roam.step.pending_forwards import Claims
 from roam.step.reports import RunningReports

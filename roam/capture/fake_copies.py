@@ -92,3 +92,12 @@ def _fake(mode: FakeTensorMode, tensor: Tensor, device: torch.device | None) -> 
     if isinstance(tensor, Parameter):
         return Parameter(fake, requires_grad=tensor.requires_grad)
     return fake.requires_grad_(tensor.requires_grad)
+
+
+def is_built_for(device: torch.device | str) -> bool:
+    """Returns whether this torch knows the device.
+
+    If it does not, autograd aborts the process, even where no tensor has data.
+    """
+    built = torch.accelerator.current_accelerator()
+    return torch.device(device).type in ("cpu", "meta", None if built is None else built.type)

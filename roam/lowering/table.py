@@ -12,14 +12,9 @@ import torch
 
 from roam.core.errors import UnplannedWarning
 from roam.lowering.protocol import Lowering
-from roam.options import Options
+from roam.options import LOWERINGS, Options
 
 log = logging.getLogger("roam")
-
-LOWERINGS = {  # the first that works is the usual one
-    "inductor": "roam.lowering.inductor.entry",
-    "aten": "roam.lowering.aten.entry",
-}
 
 
 def lowering(name: str) -> Lowering:
@@ -54,8 +49,11 @@ def say_missing(what: str) -> None:
     )
 
 
-def warn_refused(name: str, error: Exception) -> None:
-    """Warns that the lowering cannot compile a graph, so that the next one gets it."""
+def warn_refused(lowering: Lowering, name: str, error: Exception) -> None:
+    """Warns that a lowering cannot compile a graph, so that the next one gets it."""
     reason = str(error).strip().partition("\n")[0]
-    text = f"Inductor cannot compile {name}, which runs ATen's kernels: {reason}"
+    text = (
+        f"{lowering.name} cannot compile {name}, which goes to the next lowering, ATen's kernels "
+        f"at last: {reason}"
+    )
     warnings.warn(text, UnplannedWarning, stacklevel=3)

@@ -2,6 +2,6 @@
 
 Read `driver` first. A forward that runs is remembered (`pending_forwards`) and says which gradients
 its backward may fold (`foldable_gradients`, `graph_optimizers`, `parameter_hooks`); the backward
-asks the autograd engine what it is about to do (`running_backward`). `captured_step` and
-`loss_check` serve `roam.compile_step`; `trace` tells logs and traces of a plan.
+asks the autograd engine what it is about to do (`running_backward`). `offline` drives a step that
+is planned and does not run; `reports` notes what becomes of graphs.
 """

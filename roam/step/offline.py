@@ -12,7 +12,7 @@ from torch._dynamo.exc import ShortenTraceback
 from torch._guards import CompileId
 from torch.nn import Parameter
 
-from roam.capture.fake_copies import without_fakes
+from roam.capture.fake_copies import is_built_for, without_fakes
 from roam.capture.graph_names import DynamoGraph
 from roam.core.errors import OfflineError
 from roam.core.folds import Folds
@@ -105,7 +105,7 @@ def plan_graph(
         try:
             return kernels.compile(gm, example_inputs, step)
         except lowering.refusals as error:
-            warn_refused(graph.name, error)
+            warn_refused(lowering, graph.name, error)
     raise AssertionError("ATen's kernels refuse no graph")
 
 
@@ -125,3 +125,15 @@ def capture_graph(
         found.append(kernels.unplanned_problem(args, folds).problem)
 
     return kernels.compile(gm, example_inputs, OfflineStep(kernels, original, look))
+
+
+def usual_lowering(device: torch.device | str | None) -> str:
+    """Returns what the backend would choose on a machine that has all that Inductor needs.
+
+    Args:
+        device: where the step will run, None for where the model lies.
+    """
+    from roam.lowering.inductor.needs import DEVICES  # takes a second to import
+
+    known = device is None or (torch.device(device).type in DEVICES and is_built_for(device))
+    return "inductor" if known else "aten"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import getsourcefile
+from pathlib import Path
 from typing import Any
 
 from torch import fx
@@ -37,5 +39,9 @@ class JointRewrites(CustomGraphPass):
 
     def uuid(self) -> Any:
         """Returns what Inductor's caches tell compiled graphs by: the rewrites, options too."""
-        theirs = None if self.first is None else self.first.uuid()
-        return get_hash_for_files((__file__,)) + repr((self.rewrites, theirs)).encode()
+        theirs = () if self.first is None else self.first.uuid()
+        files = [getsourcefile(type(each)) for each in self.rewrites]
+        if theirs is None or not all(file and Path(file).is_file() for file in files):
+            return None  # nothing is cached: a rewrite of a notebook may change unseen
+        code = get_hash_for_files((__file__, *sorted({str(file) for file in files})))
+        return code + repr((self.rewrites, theirs)).encode()
