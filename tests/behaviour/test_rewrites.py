@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 import roam
 from roam.core.errors import OptionError
+from roam.lowering.inductor.rewriting import JointRewrites
 from roam.optim import AdamA
 from tests.helpers import random
 
@@ -108,6 +109,13 @@ def test_another_rewrite_is_another_graph_to_the_caches(lowering: str) -> None:
         run = torch.compile(model, backend="roam", options=options)
         found = trained(model, run, torch.optim.AdamW(model.parameters()))
         torch.testing.assert_close(found, expected(by_hand))
+
+
+def test_a_rewrite_of_a_notebook_is_not_cached() -> None:
+    """Its code is in no file, so that a change of it would find the old kernels."""
+    made = type("Made", (AbsForRelu,), {"__module__": "a notebook"})()
+    assert JointRewrites((AbsForRelu(),), None).uuid() is not None
+    assert JointRewrites((AbsForRelu(), made), None).uuid() is None
 
 
 @both_lowerings

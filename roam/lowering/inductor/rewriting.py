@@ -40,8 +40,17 @@ class JointRewrites(CustomGraphPass):
     def uuid(self) -> Any:
         """Returns what Inductor's caches tell compiled graphs by: the rewrites, options too."""
         theirs = () if self.first is None else self.first.uuid()
-        files = [getsourcefile(type(each)) for each in self.rewrites]
-        if theirs is None or not all(file and Path(file).is_file() for file in files):
+        files = {_source(each) for each in self.rewrites}
+        if theirs is None or None in files:
             return None  # nothing is cached: a rewrite of a notebook may change unseen
-        code = get_hash_for_files((__file__, *sorted({str(file) for file in files})))
+        code = get_hash_for_files((__file__, *sorted(file for file in files if file)))
         return code + repr((self.rewrites, theirs)).encode()
+
+
+def _source(rewrite: Pass) -> str | None:
+    """Returns the file that a rewrite is written in; None if there is none."""
+    try:
+        file = getsourcefile(type(rewrite))
+    except (OSError, TypeError):
+        return None
+    return file if file is not None and Path(file).is_file() else None
