@@ -28,7 +28,7 @@ Bits = int  # a set of buffers: bit b is set when buffer b is in it
 
 
 def must_live(problem: Problem) -> int:
-    """Transient bytes that no order can go below, the user's own buffers not counted.
+    """Transient bytes of the device that no order can go below, the user's own not counted.
 
     An op that may write a new buffer over a dying one is taken to do so, hence the bound holds
     for plans with and without reuse. When the last op has run, whatever the user keeps is alive.
@@ -36,8 +36,8 @@ def must_live(problem: Problem) -> int:
     """
     made = _made(problem)
     used, later = _used(problem)
-    sizes = np.array([0 if b.home is Home.USER else b.size for b in problem.buffers], np.int64)
-    kept = sum(b.size for b in problem.buffers if b.kept and b.home is not Home.USER)
+    sizes = np.array([b.transient for b in problem.buffers], np.int64)
+    kept = sum(b.transient for b in problem.buffers if b.kept)
     while_running = (
         _total(made[i] & used[i], sizes) - _shared(problem, op, later[i]) + op.scratch
         for i, op in enumerate(problem.ops)
@@ -100,7 +100,7 @@ def _shared(problem: Problem, op: Op, later: Bits) -> int:
     dying: defaultdict[int, set[BufferId]] = defaultdict(set)
     for a, b in op.over:
         if can_take(problem, a, b) and not later >> b & 1:
-            size = problem.buffers[a].size
+            size = problem.buffers[a].transient
             made[size].add(a)
             dying[size].add(b)
     return sum(size * min(len(made[size]), len(dying[size])) for size in made)

@@ -37,6 +37,10 @@ class PlanError(RoamError, ValueError):
     """A Plan that is not valid for its Problem."""
 
 
+class EditError(PlanError):
+    """An edit that would change what a step computes, or that names what the problem lacks."""
+
+
 class OrderError(PlanError):
     """An order that misses, repeats or misplaces an op."""
 
@@ -80,10 +84,6 @@ class UnplannableError(RoamError):
 class WholeStepError(RoamError):
     """A step that, run as one graph, would train something else. compile_step catches it, says so
     once, and compiles the model alone."""
-
-
-class SizeTextError(RoamError, ValueError):
-    """A size in bytes that cannot be read, such as `24 GiBs`."""
 
 
 class MissingExtraError(RoamError, ImportError):

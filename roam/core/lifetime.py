@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from roam.core.problem import BufferId, Home, OpId, Problem
+from roam.core.problem import BufferId, Home, OpId, Problem, Tier
 
 Reuse = Mapping[BufferId, BufferId]  # a buffer -> the dying one whose place it takes
 
@@ -25,8 +25,8 @@ Reuse = Mapping[BufferId, BufferId]  # a buffer -> the dying one whose place it 
 class Slot:
     """A buffer, or a chain of buffers written over one another: one rectangle of memory.
 
-    Alive at times lower <= t < upper. `home` says where it may lie: a chain that ends in
-    something the user keeps is external altogether.
+    Alive at times lower <= t < upper, in one tier. `home` says where it may lie: a chain that ends
+    in something the user keeps is external altogether.
     """
 
     buffers: tuple[BufferId, ...]
@@ -35,6 +35,7 @@ class Slot:
     size: int
     align: int
     home: Home
+    tier: Tier = Tier.DEVICE
 
 
 def lifetimes(problem: Problem, order: Sequence[OpId]) -> list[tuple[int, int]]:
@@ -74,7 +75,8 @@ def find_reuse(problem: Problem, order: Sequence[OpId]) -> dict[BufferId, Buffer
 def can_take(problem: Problem, made: BufferId, dying: BufferId) -> bool:
     """Whether `made` may ever be written over `dying`, whatever the order."""
     a, b = problem.buffers[made], problem.buffers[dying]
-    return b.home is not Home.USER and not b.kept and a.size == b.size and a.align <= b.align
+    fits = a.size == b.size and a.align <= b.align and a.tier is b.tier
+    return fits and b.home is not Home.USER and not b.kept
 
 
 def slots(problem: Problem, order: Sequence[OpId], reuse: Reuse) -> list[Slot]:
@@ -101,13 +103,14 @@ def _slot(problem: Problem, links: list[BufferId], lives: list[tuple[int, int]])
         size=first.size,
         align=first.align,
         home=Home.ARENA if arena else Home.EXTERNAL,
+        tier=first.tier,
     )
 
 
 def live_curve(problem: Problem, order: Sequence[OpId], reuse: Reuse) -> list[int]:
-    """Transient bytes alive while each op of the order runs, its scratch space included."""
+    """Transient bytes of the device alive while each op of the order runs, with its scratch."""
     change = [0] * (len(order) + 1)
-    for slot in slots(problem, order, reuse):
+    for slot in (s for s in slots(problem, order, reuse) if s.tier is Tier.DEVICE):
         change[slot.lower] += slot.size
         change[slot.upper] -= slot.size
     curve: list[int] = []
@@ -119,5 +122,5 @@ def live_curve(problem: Problem, order: Sequence[OpId], reuse: Reuse) -> list[in
 
 
 def live_peak(problem: Problem, order: Sequence[OpId]) -> int:
-    """Transient bytes at the worst moment of an order, all in-place reuse taken."""
+    """Transient bytes of the device at the worst moment of an order, all in-place reuse taken."""
     return max(live_curve(problem, order, find_reuse(problem, order)), default=0)

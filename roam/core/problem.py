@@ -7,9 +7,9 @@ valid order; a planner may choose any other that keeps the precedences.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from enum import StrEnum
+from collections.abc import Sequence
 from functools import cached_property
+from itertools import accumulate, pairwise
 from math import isfinite
 from typing import TYPE_CHECKING
 
@@ -23,86 +23,20 @@ from roam.core.errors import (
     SizeError,
     UnknownReferenceError,
 )
+from roam.core.parts import Buffer as Buffer  # the parts belong to this module's face
+from roam.core.parts import BufferId as BufferId
+from roam.core.parts import Home as Home
+from roam.core.parts import Kind as Kind
+from roam.core.parts import Lane as Lane
+from roam.core.parts import Op as Op
+from roam.core.parts import OpId as OpId
+from roam.core.parts import Tier as Tier
 
 if TYPE_CHECKING:
     import networkx
 
-BufferId = int  # index into Problem.buffers
-OpId = int  # index into Problem.ops, which is also the op's place in program order
-
 LARGEST = 2**62  # bytes of all buffers and scratch spaces together: sums of two stay in 64 bits
 PHASES = 64  # forward and backward are two
-
-
-class Kind(StrEnum):
-    """What a buffer is to the person who trains."""
-
-    PARAMETER = "parameter"
-    INPUT = "input"
-    STATE = "state"  # of the optimizer
-    SAVED = "saved"  # written by the forward, read by the backward
-    TEMPORARY = "temporary"
-    GRADIENT = "gradient"  # the user's, in `.grad`
-    RELEASED = "released"  # a gradient that a fold absorbs
-    OUTPUT = "output"
-    TANGENT = "tangent"  # the gradient of an output, which somebody else holds as well
-
-
-class Home(StrEnum):
-    """Who provides a buffer's memory."""
-
-    ARENA = "arena"  # the plan may place it
-    EXTERNAL = "external"  # allocated by itself during the step
-    USER = "user"  # there before the step, and after it
-
-
-class Buffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One piece of memory. Views and aliases of it are the same buffer.
-
-    `size` is in bytes, `align` is what its address must be a multiple of. `where` names the
-    module that made it, for reports. `kept` buffers are the user's to hold once they are made:
-    they live to the end of the step and never lie in the arena.
-    """
-
-    name: str
-    size: int
-    kind: Kind = Kind.TEMPORARY
-    home: Home = Home.ARENA
-    align: int = 64
-    where: str = ""
-
-    @property
-    def kept(self) -> bool:
-        return self.kind in (Kind.OUTPUT, Kind.GRADIENT, Kind.TANGENT)
-
-
-class Op(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One operator.
-
-    reads, creates, mutates: the buffers it reads, allocates and writes, and changes in place.
-    over: pairs (created, read): the created buffer may take the place of the read one, where
-        the read one dies at this op.
-    scratch: bytes the operator allocates for itself while it runs.
-    phase: 0 for the forward, 1 for the backward; every op of a phase runs before the next phase.
-    cost: an estimate of the time it takes, in seconds.
-    after: ops that must have run before, beyond what the buffers say (random state, effects).
-    """
-
-    name: str
-    reads: tuple[BufferId, ...] = ()
-    creates: tuple[BufferId, ...] = ()
-    mutates: tuple[BufferId, ...] = ()
-    over: tuple[tuple[BufferId, BufferId], ...] = ()
-    scratch: int = 0
-    phase: int = 0
-    cost: float = 0.0
-    after: tuple[OpId, ...] = ()
-    where: str = ""
-
-    @property
-    def touches(self) -> Iterable[BufferId]:
-        """Every buffer that must be alive while the op runs."""
-        return dict.fromkeys((*self.reads, *self.mutates, *self.creates))
 
 
 class Problem(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
@@ -120,25 +54,18 @@ class Problem(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True
         _check_sizes(self)
         _check_references(self)
         _check_making(self)
+        _check_tiers(self)
         _check_acyclic(self)
 
     @cached_property
     def maker(self) -> list[OpId | None]:
         """For every buffer the op that creates it, None for the user's own."""
-        maker: list[OpId | None] = [None] * len(self.buffers)
-        for i, op in enumerate(self.ops):
-            for b in op.creates:
-                maker[b] = i
-        return maker
+        return find_makers(self.ops, len(self.buffers))
 
     @cached_property
     def users(self) -> list[list[OpId]]:
         """For every buffer the ops that read or change it, in program order, each once."""
-        users: list[list[OpId]] = [[] for _ in self.buffers]
-        for i, op in enumerate(self.ops):
-            for b in dict.fromkeys((*op.reads, *op.mutates)):
-                users[b].append(i)
-        return users
+        return find_users(self.ops, len(self.buffers))
 
     @cached_property
     def predecessors(self) -> list[tuple[OpId, ...]]:
@@ -147,19 +74,7 @@ class Problem(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True
         A reader waits for the maker; who changes a buffer waits for those who used it before in
         program order, and those who use it afterwards wait for the change.
         """
-        before: list[dict[OpId, None]] = [dict.fromkeys(op.after) for op in self.ops]
-        for b, made_by in enumerate(self.maker):
-            last_change = made_by
-            readers: list[OpId] = []
-            for i in self.users[b]:
-                if last_change is not None and last_change != i:
-                    before[i][last_change] = None
-                if b in self.ops[i].mutates:
-                    before[i].update(dict.fromkeys(r for r in readers if r != i))
-                    last_change, readers = i, []
-                else:
-                    readers.append(i)
-        return [tuple(p) for p in before]
+        return find_predecessors(self.ops, self.maker, self.users)
 
     @cached_property
     def successors(self) -> list[list[OpId]]:
@@ -180,9 +95,16 @@ class Problem(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True
         return phases
 
     @cached_property
+    def spans(self) -> list[range]:
+        """The times at which each phase runs, the same in every order."""
+        bounds = accumulate((len(ops) for ops in self.phases), initial=0)
+        return [range(start, stop) for start, stop in pairwise(bounds)]
+
+    @cached_property
     def persistent(self) -> int:
-        """Bytes that are there before the step and after it."""
-        return sum(b.size for b in self.buffers if b.home is Home.USER)
+        """Bytes of the device that are there before the step and after it."""
+        own = (b for b in self.buffers if b.home is Home.USER)
+        return sum(b.size for b in own if b.tier is Tier.DEVICE)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -203,6 +125,43 @@ class Problem(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True
                 size = sum(self.buffers[b].size for b in shared)
                 graph.add_edge(self.ops[p].name, self.ops[i].name, bytes=size)
         return graph
+
+
+def find_makers(ops: Sequence[Op], buffers: int) -> list[OpId | None]:
+    """Returns what `Problem.maker` is, of ops over so many buffers."""
+    maker: list[OpId | None] = [None] * buffers
+    for i, op in enumerate(ops):
+        for b in op.creates:
+            maker[b] = i
+    return maker
+
+
+def find_users(ops: Sequence[Op], buffers: int) -> list[list[OpId]]:
+    """Returns what `Problem.users` is, of ops over so many buffers."""
+    users: list[list[OpId]] = [[] for _ in range(buffers)]
+    for i, op in enumerate(ops):
+        for b in dict.fromkeys((*op.reads, *op.mutates)):
+            users[b].append(i)
+    return users
+
+
+def find_predecessors(
+    ops: Sequence[Op], maker: Sequence[OpId | None], users: Sequence[Sequence[OpId]]
+) -> list[tuple[OpId, ...]]:
+    """Returns what `Problem.predecessors` is, of ops in program order."""
+    before: list[dict[OpId, None]] = [dict.fromkeys(op.after) for op in ops]
+    for b, made_by in enumerate(maker):
+        last_change = made_by
+        readers: list[OpId] = []
+        for i in users[b]:
+            if last_change is not None and last_change != i:
+                before[i][last_change] = None
+            if b in ops[i].mutates:
+                before[i].update(dict.fromkeys(r for r in readers if r != i))
+                last_change, readers = i, []
+            else:
+                readers.append(i)
+    return [tuple(p) for p in before]
 
 
 def _check_names(problem: Problem) -> None:
@@ -254,13 +213,12 @@ def _check_references(problem: Problem) -> None:
 
 def _check_making(problem: Problem) -> None:
     made: set[BufferId] = {i for i, b in enumerate(problem.buffers) if b.home is Home.USER}
-    last_phase = 0
-    for op in problem.ops:
-        if op.phase < last_phase:
+    for last, op in pairwise(problem.ops):
+        if op.phase < last.phase:
             raise ProblemError(
-                f"op {op.name!r} of phase {op.phase} stands after phase {last_phase}"
+                f"op {op.name!r} of phase {op.phase} stands after phase {last.phase}"
             )
-        last_phase = op.phase
+    for op in problem.ops:
         for b in (*op.reads, *op.mutates):
             if b not in made:
                 name = problem.buffers[b].name
@@ -273,6 +231,19 @@ def _check_making(problem: Problem) -> None:
     for b, buffer in enumerate(problem.buffers):
         if b not in made:
             raise ReadBeforeWriteError(f"no op makes buffer {buffer.name!r}")
+
+
+def _check_tiers(problem: Problem) -> None:
+    for op in problem.ops:
+        if op.lane in (Lane.COPY_IN, Lane.COPY_OUT):
+            continue
+        for b in op.touches:
+            buffer = problem.buffers[b]
+            if buffer.tier is not Tier.DEVICE:
+                raise ProblemError(
+                    f"op {op.name!r} of the lane {str(op.lane)!r} uses {buffer.name!r}, "
+                    f"which lies in the tier {str(buffer.tier)!r}"
+                )
 
 
 def _check_acyclic(problem: Problem) -> None:
@@ -291,8 +262,3 @@ def _check_acyclic(problem: Problem) -> None:
             if p > i:
                 a, b = problem.ops[i].name, problem.ops[p].name
                 raise ProblemError(f"program order runs {a!r} before {b!r}, which it waits for")
-
-
-def names(problem: Problem, ids: Sequence[BufferId]) -> list[str]:
-    """The names of some buffers, for messages."""
-    return [problem.buffers[b].name for b in ids]
