@@ -4,17 +4,20 @@ It recomputes everything from the problem and the order alone, so that a mistake
 a layout or in `lifetime.py` is caught rather than repeated. Every plan goes through it.
 
 A buffer that is written over a dying one takes its place at the op where that happens. There the
-dying one no longer counts: it is `held` one op less than it is alive.
+dying one no longer counts: it is `counted` one op less than it is alive.
 
     time        0   1   2   3   4
     a alive     [-----------)             op 2 reads a for the last time and writes b over it
-    a held      [-------)
+    a counted   [-------)
     b           ........[---------)
+
+A plan with edits is checked against the unedited problem: the edits are applied again, which
+refuses those that would change what the step computes.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -24,56 +27,51 @@ from roam.core.errors import (
     FigureError,
     OffsetError,
     OrderError,
-    OverlapError,
     ReuseError,
 )
-from roam.core.plan import Plan
-from roam.core.problem import LARGEST, BufferId, Home, Problem
+from roam.core.plan import Arena, Plan
+from roam.core.problem import LARGEST, BufferId, Home, Problem, Tier
+from roam.core.rectangles import Rectangle, check_apart
 
 
 @dataclass
 class _Life:
-    """Alive from birth to before death, and counted to before `held`. Op indices of the order."""
+    """Alive in [birth, death), and counted in [birth, counted). Op indices of the order."""
 
     birth: int
     death: int
-    held: int
+    counted: int
 
 
 Lives = dict[BufferId, _Life]  # of all buffers that the step makes
 
 
-@dataclass(frozen=True)
-class _Rectangle:
-    name: str
-    lower: int
-    upper: int
-    offset: int
-    size: int
-
-    @property
-    def end(self) -> int:
-        return self.offset + self.size
-
-    def holds(self, birth: int, death: int) -> bool:
-        return self.lower <= birth and death <= self.upper
-
-
 def check(problem: Problem, plan: Plan) -> None:
-    """Returns when `plan` is a valid plan of `problem` with true numbers, and raises otherwise.
+    """Returns if `plan` is a valid plan of `problem` with true numbers, and raises otherwise.
 
-    Raises GraphMismatchError, OrderError, ReuseError, OffsetError, OverlapError or FigureError,
-    in this order of looking, naming the ops, buffers or figures that clash. Takes
-    O((n + e) log n) for n ops and buffers and e precedences.
+    Takes O((n + e) log n) for n ops and buffers and e precedences, beside what the edits take.
+
+    Args:
+        problem: the unedited problem.
+        plan: its plan.
+
+    Raises:
+        GraphMismatchError, EditError, OrderError, ReuseError, OffsetError, OverlapError,
+        FigureError: in this order of looking, naming the ops, buffers or figures that clash.
     """
     plan.check_names(problem)
-    _check_order(problem, plan)
-    lives = _replay(problem, plan)
-    _check_reuse(problem, plan, lives)
-    _check_offsets(problem, plan)
-    _check_blocks(problem, plan, lives)
-    _check_overlaps(problem, plan, lives)
-    _check_figures(problem, plan, lives)
+    edited = plan.edited(problem)
+    _check_order(edited, plan)
+    lives = _replay(edited, plan)
+    _check_reuse(edited, plan, lives)
+    _check_placed(edited, plan, lives)
+    for tier, arena in plan.arenas.items():
+        _check_offsets(edited, plan, tier, arena)
+    for tier, arena in plan.arenas.items():
+        _check_blocks(edited, plan, tier, arena, lives)
+    for arena in plan.arenas.values():
+        _check_overlaps(edited, arena, lives)
+    _check_figures(edited, plan, lives)
 
 
 def _check_order(problem: Problem, plan: Plan) -> None:
@@ -108,10 +106,10 @@ def _replay(problem: Problem, plan: Plan) -> Lives:
             lives[b] = _Life(t, t + 1, t + 1)
         for b in (*op.reads, *op.mutates):
             if b in lives:
-                lives[b].death = lives[b].held = t + 1
+                lives[b].death = lives[b].counted = t + 1
     for b, life in lives.items():
         if problem.buffers[b].kept:
-            life.death = life.held = len(plan.order)
+            life.death = life.counted = len(plan.order)
     return lives
 
 
@@ -125,7 +123,7 @@ def _check_reuse(problem: Problem, plan: Plan, lives: Lives) -> None:
             names = f"{_name(problem, made)} is written over {_name(problem, dying)}"
             raise ReuseError(f"{names}: {why}")
         heir[dying] = made
-        lives[dying].held = lives[made].birth
+        lives[dying].counted = lives[made].birth
 
 
 def _why_not_over(
@@ -146,21 +144,37 @@ def _why_not_over(
         return f"their sizes are {a.size} and {b.size} bytes"
     if a.align > b.align:
         return f"their alignments are {a.align} and {b.align}"
+    if a.tier is not b.tier:
+        return f"their tiers are {a.tier} and {b.tier}"
     return None
 
 
-def _check_offsets(problem: Problem, plan: Plan) -> None:
-    for b, offset in plan.offsets.items():
+def _check_placed(problem: Problem, plan: Plan, lives: Lives) -> None:
+    """Only the device allocates apart: elsewhere every buffer has an address."""
+    if Tier.DEVICE in plan.elsewhere:
+        raise OffsetError("the plan has a second arena for the device")
+    for b in lives:
+        buffer = problem.buffers[b]
+        if buffer.tier is Tier.DEVICE or not buffer.size:
+            continue
+        if b not in plan.elsewhere.get(buffer.tier, Arena()).offsets:
+            raise OffsetError(f"{buffer.name!r} lies in the tier {buffer.tier}, without an address")
+
+
+def _check_offsets(problem: Problem, plan: Plan, tier: Tier, arena: Arena) -> None:
+    for b, offset in arena.offsets.items():
         if not 0 <= b < len(problem.buffers):
             raise OffsetError(f"the plan places {_name(problem, b)}, which does not exist")
         buffer = problem.buffers[b]
         if buffer.home is not Home.ARENA or buffer.kept:
             what = f"{buffer.kind} of home {buffer.home}"
             raise OffsetError(f"{buffer.name!r} is placed in the arena, and is {what}")
+        if buffer.tier is not tier:
+            raise OffsetError(f"{buffer.name!r} of the tier {buffer.tier} is placed in {tier}")
         if offset < 0 or offset % buffer.align:
             raise OffsetError(f"{buffer.name!r} is at {offset}, its alignment is {buffer.align}")
     for made, dying in plan.reuse.items():
-        over, under = plan.offsets.get(made), plan.offsets.get(dying)
+        over, under = arena.offsets.get(made), arena.offsets.get(dying)
         if over != under:
             raise OffsetError(
                 f"{_name(problem, made)} is written over {_name(problem, dying)}, "
@@ -168,11 +182,12 @@ def _check_offsets(problem: Problem, plan: Plan) -> None:
             )
 
 
-def _check_blocks(problem: Problem, plan: Plan, lives: Lives) -> None:
+def _check_blocks(problem: Problem, plan: Plan, tier: Tier, arena: Arena, lives: Lives) -> None:
     """Blocks lie apart, and every placed buffer is inside one of them all its life."""
+    whose = "" if tier is Tier.DEVICE else f" of {tier}"
     blocks = [
-        _Rectangle(f"block {n}", b.lower, b.upper, b.offset, b.size)
-        for n, b in enumerate(plan.blocks)
+        Rectangle(f"block {n}{whose}", b.lower, b.upper, b.offset, b.size)
+        for n, b in enumerate(arena.blocks)
     ]
     for block in blocks:
         if not (0 <= block.lower <= block.upper <= len(plan.order)) or block.offset < 0:
@@ -181,11 +196,11 @@ def _check_blocks(problem: Problem, plan: Plan, lives: Lives) -> None:
             raise OffsetError(f"{block.name} has a negative size: {block.size}")
         if block.end > LARGEST:
             raise OffsetError(f"{block.name} ends beyond 2^62 bytes: {block.end}")
-    _check_apart(blocks)
+    check_apart(blocks)
 
     blocks.sort(key=lambda block: block.offset)
     starts = [block.offset for block in blocks]
-    for b, offset in plan.offsets.items():
+    for b, offset in arena.offsets.items():
         life, buffer = lives[b], problem.buffers[b]
         end = offset + max(buffer.size, 1)  # an empty buffer, too, has its address in a block
         # the nearest block below is nearly always the one
@@ -203,54 +218,25 @@ def _check_blocks(problem: Problem, plan: Plan, lives: Lives) -> None:
             )
 
 
-def _check_overlaps(problem: Problem, plan: Plan, lives: Lives) -> None:
-    _check_apart(
-        _Rectangle(_name(problem, b), lives[b].birth, lives[b].held, at, problem.buffers[b].size)
-        for b, at in plan.offsets.items()
+def _check_overlaps(problem: Problem, arena: Arena, lives: Lives) -> None:
+    check_apart(
+        Rectangle(_name(problem, b), lives[b].birth, lives[b].counted, at, problem.buffers[b].size)
+        for b, at in arena.offsets.items()
     )
 
 
-def _check_apart(rectangles: Iterable[_Rectangle]) -> None:
-    """No two rectangles share a byte at a time. A line sweeps over time:
-
-    address      .--------.
-      ^          |   c    |    Those that are active lie apart, so a new one can only
-      |    .-----+--.     |    clash with its two neighbours in the order of addresses:
-      |    |  a  |##|     |    here c begins while a is active.
-      |    '-----'--'-----'
-      +-----------------------> time
-    """
-    events: list[tuple[int, bool, int, _Rectangle]] = []
-    for n, r in enumerate(rectangles):
-        if r.size and r.lower < r.upper:
-            events += [(r.lower, True, n, r), (r.upper, False, n, r)]
-    active: list[_Rectangle] = []  # in the order of offsets
-    starts: list[int] = []
-    for _, begins, _, r in sorted(events, key=lambda event: event[:3]):  # ends before begins
-        at = bisect_left(starts, r.offset)
-        if not begins:
-            del active[at], starts[at]
-            continue
-        for other in active[max(at - 1, 0) : at + 1]:
-            if other.offset < r.end and r.offset < other.end:
-                raise OverlapError(
-                    f"{other.name} at [{other.offset}, {other.end}) overlaps {r.name} at "
-                    f"[{r.offset}, {r.end}) from op {r.lower} of the order on"
-                )
-        active.insert(at, r)
-        starts.insert(at, r.offset)
-
-
 def _check_figures(problem: Problem, plan: Plan, lives: Lives) -> None:
-    live = [(x.birth, x.held, problem.buffers[b].size) for b, x in lives.items()]
+    device = {b: x for b, x in lives.items() if problem.buffers[b].tier is Tier.DEVICE}
+    live = [(x.birth, x.counted, problem.buffers[b].size) for b, x in device.items()]
     outside = [
-        (x.birth, x.held, problem.buffers[b].size)
-        for b, x in lives.items()
+        (x.birth, x.counted, problem.buffers[b].size)
+        for b, x in device.items()
         if b not in plan.offsets
     ]
     blocks = [(k.lower, k.upper, k.size) for k in plan.blocks]
     scratch = [problem.ops[i].scratch for i in plan.order]
-    persistent = sum(b.size for b in problem.buffers if b.home is Home.USER)
+    users = (b for b in problem.buffers if b.home is Home.USER and b.tier is Tier.DEVICE)
+    persistent = sum(b.size for b in users)
     for what, stated, true in (
         ("a live peak", plan.live_peak, _highest(live, scratch)),
         ("a peak", plan.peak, _highest(outside + blocks, scratch)),
@@ -267,10 +253,10 @@ def _check_figures(problem: Problem, plan: Plan, lives: Lives) -> None:
         raise FigureError(f"the plan states that it took {plan.seconds} seconds")
 
 
-def _highest(held: Iterable[tuple[int, int, int]], scratch: Sequence[int]) -> int:
+def _highest(counted: Iterable[tuple[int, int, int]], scratch: Sequence[int]) -> int:
     """The most bytes at any op, of (lower, upper, size) and the ops' own scratch space."""
     change = [0] * (len(scratch) + 1)
-    for lower, upper, size in held:
+    for lower, upper, size in counted:
         change[lower] += size
         change[upper] -= size
     now = accumulate(change[:-1])

@@ -137,10 +137,10 @@ class Shrink(Edit, frozen=True):
                 reader.finds[small] = form
 
 
-AnyEdit = Recompute | Split | Offload | Shrink
+AnyEdit = Recompute | Split | Offload | Shrink  # what files may hold
 
 
-def apply(problem: Problem, edits: Sequence[Edit]) -> Problem:
+def apply(problem: Problem, edits: Sequence[AnyEdit]) -> Problem:
     """Returns the edited problem; the problem itself if there are no edits.
 
     The buffers come first that were there, in their order, then new ones. Ids may change. The same

@@ -14,6 +14,11 @@ crosses from one block into another:
 
 A block is held from its first use to its last. So the arena grows with the forward and shrinks
 with the backward, while the gradients, which are the user's and lie outside, pile up.
+
+Every other tier with buffers has an arena of its own: a slab of host memory, or a file.
+
+A plan with edits is one of the *unedited* problem, which it names. Its order, offsets and figures
+are of the edited one, and so are their ids: `plan.edited(problem)`.
 """
 
 from __future__ import annotations
@@ -24,9 +29,10 @@ from enum import StrEnum
 import msgspec
 
 from roam.core.bounds import must_live
+from roam.core.edits import AnyEdit, apply
 from roam.core.errors import GraphMismatchError
 from roam.core.lifetime import Reuse, Slot, live_curve, slots
-from roam.core.problem import BufferId, OpId, Problem
+from roam.core.problem import BufferId, OpId, Problem, Tier
 from roam.core.sizes import show_size
 from roam.core.strict_json import read_versioned
 
@@ -39,7 +45,7 @@ class Status(StrEnum):
 
 
 class Block(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One allocation of the arena: addresses [offset, offset + size), times [lower, upper)."""
+    """One allocation of an arena: addresses [offset, offset + size), times [lower, upper)."""
 
     offset: int
     size: int
@@ -47,19 +53,36 @@ class Block(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upper: int
 
 
+class Arena(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The planned addresses of a tier, bytes, and the allocations that back them."""
+
+    offsets: dict[BufferId, int] = {}
+    blocks: tuple[Block, ...] = ()
+
+    @property
+    def extent(self) -> int:
+        """Where the address space ends, bytes."""
+        return max((b.offset + b.size for b in self.blocks), default=0)
+
+
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What to run when, and where everything lies.
 
+    problem, fingerprint: of the unedited problem.
     order: op ids in the order to run them.
-    offsets: buffer id -> address in the arena, bytes; what is not in it allocates for itself.
+    offsets: buffer id -> address in the device's arena, bytes; what is not in it allocates for
+        itself.
     reuse: buffer id -> the dying buffer it is written over.
-    blocks: the allocations that back the arena.
-    peak: transient bytes at the worst moment: blocks, external buffers, gradients, scratch.
+    blocks: the allocations that back the device's arena.
+    peak: transient bytes of the device at the worst moment: blocks, external buffers, gradients,
+        scratch.
     live_peak: the same with every buffer counted at its own size: what no layout can beat.
     lower_bound: bytes that no order can beat: proven in this process.
     stated: a higher bound that the file of the plan states, not proven here; 0 if there is none.
     persistent: bytes of parameters, inputs and optimizer state.
     method, seconds: which candidates won, and how long planning took.
+    edits: what was done to the problem before it was planned, in this order.
+    elsewhere: the arenas of the other tiers.
     """
 
     problem: str
@@ -75,6 +98,26 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     method: str = ""
     seconds: float = 0.0
     stated: int = 0
+    edits: tuple[AnyEdit, ...] = ()
+    elsewhere: dict[Tier, Arena] = {}
+
+    @property
+    def arenas(self) -> dict[Tier, Arena]:
+        """The arena of every tier that has one."""
+        return {Tier.DEVICE: Arena(self.offsets, self.blocks), **self.elsewhere}
+
+    def edited(self, problem: Problem) -> Problem:
+        """Returns what the plan orders and places: the problem with the edits.
+
+        Raises EditError if the problem does not allow them.
+        """
+        return apply(problem, self.edits)
+
+    def of_unedited(self, problem: Problem, edits: Sequence[AnyEdit]) -> Plan:
+        """Returns this plan of an edited problem as one of the problem that the edits are of."""
+        return msgspec.structs.replace(
+            self, problem=problem.name, fingerprint=problem.fingerprint, edits=tuple(edits)
+        )
 
     @property
     def total(self) -> int:
@@ -97,12 +140,17 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
     @property
     def arena(self) -> int:
-        """The extent of the arena's address space, bytes."""
-        return max((b.offset + b.size for b in self.blocks), default=0)
+        """The extent of the address space of the device's arena, bytes."""
+        return Arena(self.offsets, self.blocks).extent
 
     def committed(self, problem: Problem) -> list[int]:
-        """Transient bytes held while each op of the order runs; the peak is the highest."""
-        return committed_curve(problem, self.order, self.reuse, self.offsets, self.blocks)
+        """Transient bytes held while each op of the order runs; the peak is the highest.
+
+        Args:
+            problem: the unedited one.
+        """
+        edited = self.edited(problem)
+        return committed_curve(edited, self.order, self.reuse, self.offsets, self.blocks)
 
     @property
     def claimed_bound(self) -> int:
@@ -122,14 +170,15 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     def from_json(text: bytes | str, problem: Problem) -> Plan:
         """Reads a plan file, and proves of its bound what `must_live` proves.
 
-        `check` says whether the rest is so. Raises FileFormatError, FileVersionError, and
-        GraphMismatchError for a plan of another problem.
+        `check` says whether the rest is so. Raises FileFormatError, FileVersionError,
+        GraphMismatchError for a plan of another problem, and EditError for edits that it does not
+        allow.
         """
         plan = read_versioned(
             text, _File, what="plan", key="roam_plan", version=VERSION, again="plan again"
         ).plan
         plan.check_names(problem)
-        return plan.with_proof(must_live(problem))
+        return plan.with_proof(must_live(plan.edited(problem)))
 
     def check_names(self, problem: Problem) -> None:
         """Raises GraphMismatchError if the plan is of another problem."""
@@ -157,9 +206,9 @@ def allocations(
     placed: Container[BufferId],
     blocks: Sequence[Block],
 ) -> list[Slot | Block]:
-    """What is allocated apart, each for its time: the blocks, then what lies outside of them."""
-    outside = (s for s in slots(problem, order, reuse) if s.buffers[0] not in placed)
-    return [*blocks, *outside]
+    """What the device allocates apart, each for its time: the blocks, then what is in none."""
+    device = (s for s in slots(problem, order, reuse) if s.tier is Tier.DEVICE)
+    return [*blocks, *(s for s in device if s.buffers[0] not in placed)]
 
 
 def committed_curve(
@@ -171,9 +220,9 @@ def committed_curve(
 ) -> list[int]:
     """Transient bytes held while each op runs: blocks, what lies outside them, and scratch."""
     change = [0] * (len(order) + 1)
-    for held in allocations(problem, order, reuse, placed, blocks):
-        change[held.lower] += held.size
-        change[held.upper] -= held.size
+    for allocated in allocations(problem, order, reuse, placed, blocks):
+        change[allocated.lower] += allocated.size
+        change[allocated.upper] -= allocated.size
     curve: list[int] = []
     now = 0
     for t, i in enumerate(order):
@@ -190,6 +239,6 @@ def measure(
     blocks: Sequence[Block],
 ) -> tuple[int, int]:
     """(peak, live peak) of an order and a layout, bytes."""
-    held = committed_curve(problem, order, reuse, placed, blocks)
+    committed = committed_curve(problem, order, reuse, placed, blocks)
     live = live_curve(problem, order, reuse)
-    return max(held, default=0), max(live, default=0)
+    return max(committed, default=0), max(live, default=0)

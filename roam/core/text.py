@@ -8,11 +8,11 @@
     op linear reads=x creates=h scratch=32
     op relu reads=h creates=y over=y<h cost=1e-06
 
-One line a thing: what it is, its name, then `field=value`; a field at its default is left out.
-Lists are separated by commas, and `y<h` says that y may be written over h. White space and any of
-`, < = %` in a name are written as in URLs, `%20`; a name that is empty is `%`.
+One record a line (`text_records.py`): what it is, its name, then `field=value`; a field at its
+default is left out. `y<h` says that y may be written over h.
 
-A plan names the ops in the order to run them and says where each placed buffer lies:
+A plan names its edits (`text_edits.py`), the ops in the order to run them, and says where each
+placed buffer lies:
 
     plan mlp fingerprint=e3b0c44298fc1c14 peak=288 live_peak=288 lower_bound=288 persistent=64
     block offset=0 size=256 lower=0 upper=2
@@ -24,54 +24,66 @@ A plan names the ops in the order to run them and says where each placed buffer 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from msgspec.structs import replace
 
 from roam.core.bounds import must_live
-from roam.core.errors import FileFormatError
-from roam.core.plan import Block, Plan
-from roam.core.problem import Buffer, Home, Kind, Op, Problem
-
-Reader = Callable[[str], Any]  # raises ValueError saying what it expected
+from roam.core.plan import Arena, Block, Plan
+from roam.core.problem import Buffer, Home, Kind, Lane, Op, Problem, Tier
+from roam.core.text_edits import EDITS, edits_to_lines, parse_edits
+from roam.core.text_records import (
+    Reader,
+    escape,
+    list_of,
+    member,
+    one_of,
+    pair_of,
+    parse_records,
+    read_flag,
+    read_number,
+    read_whole,
+    unless,
+    write_line,
+    wrong,
+)
 
 
 def problem_to_text(problem: Problem) -> str:
-    """`parse_problem` reads it back as an equal problem."""
-    buffers = [_escape(b.name) for b in problem.buffers]
-    ops = [_escape(o.name) for o in problem.ops]
-    lines = [_line("problem", _escape(problem.name))]
+    """Returns a text that `parse_problem` reads back as an equal problem."""
+    buffers = [escape(b.name) for b in problem.buffers]
+    ops = [escape(o.name) for o in problem.ops]
+    lines = [write_line("problem", escape(problem.name))]
     for name, buffer in zip(buffers, problem.buffers, strict=True):
         lines.append(
-            _line(
+            write_line(
                 "buffer",
                 name,
                 size=str(buffer.size),
-                kind=_unless(buffer.kind, Kind.TEMPORARY),
-                home=_unless(buffer.home, Home.ARENA),
-                align=_unless(buffer.align, 64),
-                where=buffer.where and _escape(buffer.where),
+                kind=unless(buffer.kind, Kind.TEMPORARY),
+                home=unless(buffer.home, Home.ARENA),
+                align=unless(buffer.align, 64),
+                where=buffer.where and escape(buffer.where),
+                tier=unless(buffer.tier, Tier.DEVICE),
             )
         )
     for name, op in zip(ops, problem.ops, strict=True):
         lines.append(
-            _line(
+            write_line(
                 "op",
                 name,
                 reads=",".join(buffers[b] for b in op.reads),
                 creates=",".join(buffers[b] for b in op.creates),
                 mutates=",".join(buffers[b] for b in op.mutates),
                 over=",".join(f"{buffers[made]}<{buffers[dying]}" for made, dying in op.over),
-                scratch=_unless(op.scratch, 0),
-                phase=_unless(op.phase, 0),
-                cost=_unless(op.cost, 0.0),
+                scratch=unless(op.scratch, 0),
+                phase=unless(op.phase, 0),
+                cost=unless(op.cost, 0.0),
                 after=",".join(ops[p] for p in op.after),
-                where=op.where and _escape(op.where),
+                where=op.where and escape(op.where),
+                lane=unless(op.lane, Lane.COMPUTE),
+                once="yes" if op.once else "",
             )
         )
     return "\n".join(lines) + "\n"
@@ -83,29 +95,32 @@ def parse_problem(text: str) -> Problem:
     Raises FileFormatError naming the line and what was expected there, and a ProblemError where
     the text is whole but describes no program.
     """
-    head, *records = _parse(text, "problem", ("buffer", "op"))
+    head, *records = parse_records(text, "problem", ("buffer", "op"))
     head.read({})
     buffers = [r for r in records if r.what == "buffer"]
     ops = [r for r in records if r.what == "op"]
-    buffer = _one_of("a buffer", {r.name: b for b, r in enumerate(buffers)})
-    op = _one_of("an op", {r.name: i for i, r in enumerate(ops)})
+    buffer = one_of("a buffer", {r.name: b for b, r in enumerate(buffers)})
+    op = one_of("an op", {r.name: i for i, r in enumerate(ops)})
     of_buffer: dict[str, Reader] = {
-        "size": _whole,
-        "kind": _member(Kind),
-        "home": _member(Home),
-        "align": _whole,
+        "size": read_whole,
+        "kind": member(Kind),
+        "home": member(Home),
+        "align": read_whole,
         "where": unquote,
+        "tier": member(Tier),
     }
     of_op: dict[str, Reader] = {
-        "reads": _list(buffer),
-        "creates": _list(buffer),
-        "mutates": _list(buffer),
-        "over": _list(_pair(buffer)),
-        "scratch": _whole,
-        "phase": _whole,
-        "cost": _number,
-        "after": _list(op),
+        "reads": list_of(buffer),
+        "creates": list_of(buffer),
+        "mutates": list_of(buffer),
+        "over": list_of(pair_of(buffer)),
+        "scratch": read_whole,
+        "phase": read_whole,
+        "cost": read_number,
+        "after": list_of(op),
         "where": unquote,
+        "lane": member(Lane),
+        "once": read_flag,
     }
     return Problem(
         head.name,
@@ -115,202 +130,105 @@ def parse_problem(text: str) -> Problem:
 
 
 def plan_to_text(plan: Plan, problem: Problem) -> str:
-    """`parse_plan` reads it back as an equal plan.
+    """Returns a text that `parse_plan` reads back as an equal plan.
 
-    The plan need not be valid, but must name no op or buffer that `problem` does not have.
+    Args:
+        plan: need not be valid, but must name no op or buffer that the edited problem lacks.
+        problem: the unedited problem.
+
+    Raises:
+        EditError: the problem does not allow the edits.
     """
-    buffers = [_escape(b.name) for b in problem.buffers]
+    edited = plan.edited(problem)
+    buffers = [escape(b.name) for b in edited.buffers]
     lines = [
-        _line(
+        write_line(
             "plan",
-            _escape(plan.problem),
-            fingerprint=_escape(plan.fingerprint),
+            escape(plan.problem),
+            fingerprint=escape(plan.fingerprint),
             peak=str(plan.peak),
             live_peak=str(plan.live_peak),
             lower_bound=str(plan.lower_bound),
-            stated=_unless(plan.stated, 0),
+            stated=unless(plan.stated, 0),
             persistent=str(plan.persistent),
-            method=plan.method and _escape(plan.method),
-            seconds=_unless(plan.seconds, 0.0),
+            method=plan.method and escape(plan.method),
+            seconds=unless(plan.seconds, 0.0),
         )
     ]
-    lines += [
-        f"block offset={k.offset} size={k.size} lower={k.lower} upper={k.upper}"
-        for k in plan.blocks
-    ]
-    lines += [f"run {_escape(problem.ops[i].name)}" for i in plan.order]
-    for b in sorted(plan.offsets.keys() | plan.reuse.keys()):
-        offset = str(plan.offsets.get(b, ""))
+    lines += edits_to_lines(plan.edits)
+    for tier, arena in plan.arenas.items():
+        whose = unless(tier, Tier.DEVICE)
+        for k in arena.blocks:
+            span = {"lower": str(k.lower), "upper": str(k.upper), "tier": whose}
+            lines.append(write_line("block", offset=str(k.offset), size=str(k.size), **span))
+    lines += [f"run {escape(edited.ops[i].name)}" for i in plan.order]
+    placed = {b: (tier, at) for tier, a in plan.arenas.items() for b, at in a.offsets.items()}
+    for b in sorted(placed.keys() | plan.reuse.keys()):
+        tier, offset = placed.get(b, (Tier.DEVICE, ""))
         over = buffers[plan.reuse[b]] if b in plan.reuse else ""
-        lines.append(_line("place", buffers[b], offset=offset, over=over))
+        whose = unless(tier, Tier.DEVICE)
+        lines.append(write_line("place", buffers[b], offset=str(offset), over=over, tier=whose))
     return "\n".join(lines) + "\n"
 
 
 def parse_plan(text: str, problem: Problem) -> Plan:
     """Reads what `plan_to_text` writes, and proves of its bound what `must_live` proves.
 
-    `check` says whether the rest is so. Raises FileFormatError naming the line and what was
-    expected there, and GraphMismatchError when the plan belongs to another problem.
+    `check` says whether the rest is so.
+
+    Args:
+        text: the plan.
+        problem: the unedited problem.
+
+    Raises:
+        FileFormatError: names the line and what was expected there.
+        GraphMismatchError: the plan belongs to another problem.
+        EditError: the problem does not allow the edits.
     """
-    head, *records = _parse(text, "plan", ("block", "run", "place"))
+    head, *records = parse_records(text, "plan", (*EDITS, "block", "run", "place"))
     numbers: dict[str, Reader] = dict.fromkeys(
-        ("peak", "live_peak", "lower_bound", "persistent"), _whole
+        ("peak", "live_peak", "lower_bound", "persistent"), read_whole
     )
     of_plan = numbers | {
-        "stated": _whole,
+        "stated": read_whole,
         "fingerprint": unquote,
         "method": unquote,
-        "seconds": _number,
+        "seconds": read_number,
     }
     figures = head.read(of_plan, needed=[*numbers, "fingerprint"])
-    head_only = Plan(head.name, order=(), offsets={}, reuse={}, blocks=(), **figures)
-    head_only.check_names(problem)
-    buffer = _one_of("a buffer", {b.name: i for i, b in enumerate(problem.buffers)})
-    op = _one_of("an op", {o.name: i for i, o in enumerate(problem.ops)})
-    of_block: dict[str, Reader] = dict.fromkeys(("offset", "size", "lower", "upper"), _whole)
-    places = [r for r in records if r.what == "place"]
+    edits = parse_edits(r for r in records if r.what in EDITS)
+    plan = Plan(head.name, order=(), offsets={}, reuse={}, blocks=(), edits=edits, **figures)
+    plan.check_names(problem)
+    edited = plan.edited(problem)
+    buffer = one_of("a buffer", {b.name: i for i, b in enumerate(edited.buffers)})
+    op = one_of("an op", {o.name: i for i, o in enumerate(edited.ops)})
+
+    spans: dict[str, Reader] = dict.fromkeys(("offset", "size", "lower", "upper"), read_whole)
+    of_block = spans | {"tier": member(Tier)}
+    blocks: dict[Tier, list[Block]] = {}
+    for r in (r for r in records if r.what == "block"):
+        fields = r.read(of_block, needed=list(spans))
+        blocks.setdefault(fields.pop("tier", Tier.DEVICE), []).append(Block(**fields))
+
+    of_place: dict[str, Reader] = {"offset": read_whole, "over": buffer, "tier": member(Tier)}
     placed: dict[int, dict[str, Any]] = {}
-    for r in places:
+    offsets: dict[Tier, dict[int, int]] = {}
+    for r in (r for r in records if r.what == "place"):
         if (b := r.read_name(buffer)) in placed:
-            raise _wrong(r.line, f"{r.name!r} to be placed once", "it twice")
-        placed[b] = r.read({"offset": _whole, "over": buffer})
+            raise wrong(r.line, f"{r.name!r} to be placed once", "it twice")
+        placed[b] = r.read(of_place)
+        if "offset" in placed[b]:
+            tier = placed[b].get("tier", Tier.DEVICE)
+            offsets.setdefault(tier, {})[b] = placed[b]["offset"]
+
+    arenas = {t: Arena(offsets.get(t, {}), tuple(blocks.get(t, ()))) for t in Tier}
+    device = arenas.pop(Tier.DEVICE)
     plan = replace(
-        head_only,
+        plan,
         order=tuple(r.read_name(op) for r in records if r.what == "run"),
-        offsets={b: fields["offset"] for b, fields in placed.items() if "offset" in fields},
+        offsets=device.offsets,
         reuse={b: fields["over"] for b, fields in placed.items() if "over" in fields},
-        blocks=tuple(
-            Block(**r.read(of_block, needed=list(of_block))) for r in records if r.what == "block"
-        ),
+        blocks=device.blocks,
+        elsewhere={t: arena for t, arena in arenas.items() if arena != Arena()},
     )
-    return plan.with_proof(must_live(problem))
-
-
-@dataclass(frozen=True)
-class _Record:
-    """One line: what it describes, its name as written and its fields as written."""
-
-    line: int
-    what: str
-    written: str
-    fields: Mapping[str, str]
-
-    @property
-    def name(self) -> str:
-        return _unescape(self.written)
-
-    def read(self, readers: Mapping[str, Reader], needed: Sequence[str] = ()) -> dict[str, Any]:
-        """The values of the fields. Raises FileFormatError."""
-        for field in needed:
-            if field not in self.fields:
-                raise _wrong(self.line, f"{field}=... for {self.what} {self.name!r}", "none")
-        for field in self.fields:
-            if field not in readers:
-                expected = f"one of {', '.join(readers)}" if readers else "no fields"
-                raise _wrong(self.line, expected, repr(field))
-        return {field: self._value(readers[field], text) for field, text in self.fields.items()}
-
-    def read_name(self, reader: Reader) -> Any:
-        return self._value(reader, self.written)
-
-    def _value(self, reader: Reader, text: str) -> Any:
-        try:
-            return reader(text)
-        except ValueError as error:
-            raise _wrong(self.line, str(error), repr(text)) from None
-
-
-def _parse(text: str, head: str, others: Sequence[str]) -> list[_Record]:
-    """The records of a text whose first is a `head`, and all others are of `others`."""
-    records: list[_Record] = []
-    lines = text.split("\n")
-    for number, line in enumerate(lines, start=1):
-        if line.strip() and not line.lstrip().startswith("#"):
-            record = _record(number, line)
-            expected = others if records else (head,)
-            if record.what not in expected:
-                raise _wrong(number, " or ".join(expected), repr(record.what))
-            records.append(record)
-    if not records:
-        raise _wrong(len(lines), head, "the end of the text")
-    return records
-
-
-def _record(number: int, line: str) -> _Record:
-    what, *words = line.split()
-    named = [w for w in words if "=" not in w]
-    if len(named) != (what != "block"):
-        raise _wrong(number, "one name" if what != "block" else "only fields", repr(line.strip()))
-    fields: dict[str, str] = {}
-    for word in words:
-        field, equals, value = word.partition("=")
-        if field in fields:
-            raise _wrong(number, f"{field}= once", "it twice")
-        if equals:
-            fields[field] = value
-    return _Record(number, what, "".join(named), fields)
-
-
-def _wrong(line: int, expected: str, found: str) -> FileFormatError:
-    return FileFormatError(f"line {line}: expected {expected}, found {found}")
-
-
-def _whole(text: str) -> int:
-    if not re.fullmatch("-?[0-9]{1,30}", text):
-        raise ValueError("a whole number")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    if not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?", text):
-        raise ValueError("a number")
-    return float(text)
-
-
-def _one_of(what: str, ids: Mapping[str, int]) -> Reader:
-    def read(text: str) -> int:
-        name = _unescape(text)
-        if name not in ids:
-            raise ValueError(f"the name of {what}")
-        return ids[name]
-
-    return read
-
-
-def _member(enum: type[StrEnum]) -> Reader:
-    def read(text: str) -> StrEnum:
-        if text not in list(enum):
-            raise ValueError(f"one of {', '.join(enum)}")
-        return enum(text)
-
-    return read
-
-
-def _list(item: Reader) -> Reader:
-    return lambda text: tuple(item(part) for part in text.split(","))
-
-
-def _pair(item: Reader) -> Reader:
-    def read(text: str) -> tuple[Any, Any]:
-        made, less, dying = text.partition("<")
-        if not less:
-            raise ValueError("pairs created<read")
-        return item(made), item(dying)
-
-    return read
-
-
-def _line(what: str, name: str, **fields: str) -> str:
-    return " ".join([what, name, *(f"{field}={value}" for field, value in fields.items() if value)])
-
-
-def _unless(value: object, default: object) -> str:
-    return "" if value == default else str(value)
-
-
-def _escape(name: str) -> str:
-    return re.sub(r"[\s,<=%]", lambda found: quote(found.group(), safe=""), name) or "%"
-
-
-def _unescape(text: str) -> str:
-    return "" if text == "%" else unquote(text)
+    return plan.with_proof(must_live(edited))

@@ -14,9 +14,11 @@ import msgspec
 from hypothesis import strategies as st
 
 from roam.core.bounds import must_live
+from roam.core.edits import AnyEdit, Load, Offload, Recompute, apply
+from roam.core.errors import EditError
 from roam.core.lifetime import find_reuse, slots
-from roam.core.plan import Block, Plan, measure
-from roam.core.problem import Buffer, BufferId, Home, Kind, Op, OpId, Problem
+from roam.core.plan import Arena, Block, Plan, measure
+from roam.core.problem import Buffer, BufferId, Home, Kind, Op, OpId, Problem, Tier
 from roam.core.text import parse_problem
 
 T = TypeVar("T")
@@ -133,32 +135,42 @@ def alive(problem: Problem, order: Sequence[OpId], t: int) -> set[BufferId]:
     return {b for b in made if b in wanted or problem.buffers[b].kept}
 
 
-def stacked_plan(problem: Problem, order: tuple[OpId, ...]) -> Plan:
-    """The plainest valid plan: one block for the whole step, every slot at its own address."""
-    reuse = find_reuse(problem, order)
-    align = max((b.align for b in problem.buffers), default=1)
-    offsets: dict[BufferId, int] = {}
-    top = size = 0
-    for slot in slots(problem, order, reuse):
-        if slot.home is Home.ARENA and slot.size:
-            offsets |= dict.fromkeys(slot.buffers, top)
-            size = top + slot.size
-            top = -(-size // align) * align
-    blocks = (Block(0, size, 0, len(order)),) if offsets else ()
-    peak, live_peak = measure(problem, order, reuse, offsets, blocks)
+def stacked_plan(problem: Problem, order: tuple[OpId, ...], edits: Sequence[AnyEdit] = ()) -> Plan:
+    """The plainest valid plan: one block a tier for the whole step, every slot at its own address.
+
+    `order` is one of the edited problem.
+    """
+    edited = apply(problem, edits)
+    reuse = find_reuse(edited, order)
+    align = max((b.align for b in edited.buffers), default=1)
+    arenas: dict[Tier, Arena] = {}
+    for tier in Tier:
+        offsets: dict[BufferId, int] = {}
+        top = size = 0
+        for slot in slots(edited, order, reuse):
+            if slot.home is Home.ARENA and slot.tier is tier and slot.size:
+                offsets |= dict.fromkeys(slot.buffers, top)
+                size = top + slot.size
+                top = -(-size // align) * align
+        blocks = (Block(0, size, 0, len(order)),) if offsets else ()
+        arenas[tier] = Arena(offsets, blocks)
+    device = arenas.pop(Tier.DEVICE)
+    peak, live_peak = measure(edited, order, reuse, device.offsets, device.blocks)
     return Plan(
         problem=problem.name,
         fingerprint=problem.fingerprint,
         order=order,
-        offsets=offsets,
+        offsets=device.offsets,
         reuse=reuse,
-        blocks=blocks,
+        blocks=device.blocks,
         peak=peak,
         live_peak=live_peak,
-        lower_bound=must_live(problem),
-        persistent=problem.persistent,
+        lower_bound=must_live(edited),
+        persistent=edited.persistent,
         method="stacked",
         seconds=0.5,
+        edits=tuple(edits),
+        elsewhere={tier: arena for tier, arena in arenas.items() if arena.offsets},
     )
 
 
@@ -168,6 +180,44 @@ def plans(
 ) -> tuple[Problem, Plan]:
     problem = draw(of or problems(max_ops))
     return problem, stacked_plan(problem, draw(orders(problem)))
+
+
+@st.composite
+def edited_plans(draw: st.DrawFn, max_ops: int = 6) -> tuple[Problem, Plan]:
+    """A problem and a plan of it with copies and transfers, as many as it allows of some."""
+    problem = draw(problems(max_ops))
+    edits: list[AnyEdit] = []
+    for _ in range(draw(st.integers(0, 4))):
+        edited = apply(problem, edits)
+        edit = draw(_edit(edited))
+        try:
+            apply(problem, [*edits, *edit])
+        except EditError:
+            continue
+        edits += edit
+    return problem, stacked_plan(problem, draw(orders(apply(problem, edits))), edits)
+
+
+@st.composite
+def _edit(draw: st.DrawFn, problem: Problem) -> list[AnyEdit]:
+    """One edit or none, which the problem need not allow."""
+    used = [b for b, users in enumerate(problem.users) if users]
+    if not used:
+        return []
+    b = draw(st.sampled_from(used))
+    readers = st.lists(
+        st.sampled_from([problem.ops[i].name for i in problem.users[b]]), min_size=1, unique=True
+    ).map(tuple)
+    anywhere = st.sampled_from(["", "", *(op.name for op in problem.ops)])
+    maker = problem.maker[b]
+    if maker is not None and draw(st.booleans()):
+        return [Recompute(problem.ops[maker].name, draw(readers), draw(anywhere))]
+    loads = [Load(draw(readers), draw(anywhere), draw(anywhere)) for _ in range(1)]
+    if maker is None:
+        loads = [Load(tuple(problem.ops[i].name for i in problem.users[b]))]
+    tier = draw(st.sampled_from((Tier.HOST, Tier.FILE)))
+    name = problem.buffers[b].name
+    return [Offload(name, tier, tuple(loads), draw(anywhere), draw(anywhere))]
 
 
 def _user_buffer(draw: st.DrawFn, n: int) -> Buffer:

@@ -84,7 +84,7 @@ def test_comments_and_empty_lines_are_skipped() -> None:
         ),
         (
             "problem p\nbuffer a size=8 colour=red",
-            "line 2: expected one of size, kind, home, align, where, found 'colour'",
+            "line 2: expected one of size, kind, home, align, where, tier, found 'colour'",
         ),
         ("problem p\nop f cost=dear", "line 2: expected a number, found 'dear'"),
         ("problem p\nop f reads=a", "line 2: expected the name of a buffer, found 'a'"),
