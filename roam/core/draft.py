@@ -252,9 +252,11 @@ class Draft:
     def _sorted_out(self) -> list[Buffer]:
         """The buffers, with those as saved that cross from a phase into a later one now."""
         was, now = _crossing(self.problem.ops), _crossing([made.op for made in self.ops])
+        new = range(len(self.problem.buffers), len(self.buffers))
         return [
             replace(buffer, kind=Kind.SAVED if b in now else Kind.TEMPORARY)
-            if buffer.kind in (Kind.SAVED, Kind.TEMPORARY) and (b in was) != (b in now)
+            if buffer.kind in (Kind.SAVED, Kind.TEMPORARY)
+            and (b in new or (b in was) != (b in now))
             else buffer
             for b, buffer in enumerate(self.buffers)
         ]

@@ -260,7 +260,7 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         plan = None
         if self.problem is not None and self.plan is not None:
             check(self.problem, self.plan)
-            plan = prove(self.problem, self.plan, seconds)
+            plan = prove(self.plan.edited(self.problem), self.plan, seconds)
         return GraphRecord(
             self.name, self.problem, plan, self.reason, self.lowering, self.estimated
         )

@@ -183,11 +183,11 @@ def plans(
 
 
 @st.composite
-def edited_plans(draw: st.DrawFn, max_ops: int = 6) -> tuple[Problem, Plan]:
+def edited_plans(draw: st.DrawFn) -> tuple[Problem, Plan]:
     """A problem and a plan of it with copies and transfers, as many as it allows of some."""
-    problem = draw(problems(max_ops))
+    problem = draw(st.one_of(dense_problems(), problems()))
     edits: list[AnyEdit] = []
-    for _ in range(draw(st.integers(0, 4))):
+    for _ in range(draw(st.integers(1, 5))):
         edited = apply(problem, edits)
         edit = draw(_edit(edited))
         try:
@@ -201,23 +201,24 @@ def edited_plans(draw: st.DrawFn, max_ops: int = 6) -> tuple[Problem, Plan]:
 @st.composite
 def _edit(draw: st.DrawFn, problem: Problem) -> list[AnyEdit]:
     """One edit or none, which the problem need not allow."""
+    made = {b for op in problem.ops if not op.mutates for b in op.creates}
     used = [b for b, users in enumerate(problem.users) if users]
+    copyable = [b for b in used if b in made]
     if not used:
         return []
-    b = draw(st.sampled_from(used))
-    readers = st.lists(
-        st.sampled_from([problem.ops[i].name for i in problem.users[b]]), min_size=1, unique=True
-    ).map(tuple)
+    copied = bool(copyable) and draw(st.booleans())
+    b = draw(st.sampled_from(copyable if copied else used))
+    users = tuple(problem.ops[i].name for i in problem.users[b])
+    some = st.lists(st.sampled_from(users), min_size=1, unique=True).map(tuple)
     anywhere = st.sampled_from(["", "", *(op.name for op in problem.ops)])
     maker = problem.maker[b]
-    if maker is not None and draw(st.booleans()):
-        return [Recompute(problem.ops[maker].name, draw(readers), draw(anywhere))]
-    loads = [Load(draw(readers), draw(anywhere), draw(anywhere)) for _ in range(1)]
-    if maker is None:
-        loads = [Load(tuple(problem.ops[i].name for i in problem.users[b]))]
+    if copied and maker is not None:
+        return [Recompute(problem.ops[maker].name, draw(some), draw(anywhere))]
+    readers = users if maker is None else draw(some)
+    loads = (Load(readers, draw(anywhere), draw(anywhere)),)
     tier = draw(st.sampled_from((Tier.HOST, Tier.FILE)))
     name = problem.buffers[b].name
-    return [Offload(name, tier, tuple(loads), draw(anywhere), draw(anywhere))]
+    return [Offload(name, tier, loads, draw(anywhere), draw(anywhere))]
 
 
 def _user_buffer(draw: st.DrawFn, n: int) -> Buffer:

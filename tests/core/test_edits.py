@@ -14,7 +14,7 @@ from roam.core.lifetime import live_curve, live_peak
 from roam.core.plan import Plan
 from roam.core.problem import Buffer, Home, Kind, Lane, Op, Problem
 from roam.core.text import parse_problem, problem_to_text
-from tests.core.strategies import edited_plans, graph, orders, stacked_plan
+from tests.core.strategies import dense_problems, edited_plans, graph, orders, stacked_plan
 from tests.core.symbolic import assert_same
 
 
@@ -229,6 +229,20 @@ def test_edits_change_no_result_whatever_the_order(drawn: tuple[Problem, Plan]) 
     problem, plan = drawn
     assert_same(problem, plan.edited(problem), plan.order)
     check(problem, plan)
+
+
+@given(dense_problems(), st.data())
+def test_where_nothing_is_changed_every_op_can_be_copied(
+    problem: Problem, data: st.DataObject
+) -> None:
+    read = [i for i, op in enumerate(problem.ops) if any(problem.users[b] for b in op.creates)]
+    i = data.draw(st.sampled_from(read)) if read else None
+    if i is not None:
+        users = sorted({u for b in problem.ops[i].creates for u in problem.users[b]})
+        readers = data.draw(st.lists(st.sampled_from(users), min_size=1, unique=True))
+        edit = Recompute(problem.ops[i].name, tuple(problem.ops[u].name for u in readers))
+        edited = apply(problem, [edit])
+        assert_same(problem, edited, data.draw(orders(edited)))
 
 
 @given(edited_plans(), st.data())
