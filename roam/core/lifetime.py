@@ -25,8 +25,8 @@ Reuse = Mapping[BufferId, BufferId]  # a buffer -> the dying one whose place it 
 class Slot:
     """A buffer, or a chain of buffers written over one another: one rectangle of memory.
 
-    Alive at times lower <= t < upper, in one tier. `home` says where it may lie: a chain that ends
-    in something the user keeps is external altogether.
+    Alive at times lower <= t < upper. `home` says where it may lie: a chain that ends in
+    something the user keeps is external altogether.
     """
 
     buffers: tuple[BufferId, ...]
@@ -35,7 +35,6 @@ class Slot:
     size: int
     align: int
     home: Home
-    tier: Tier = Tier.DEVICE
 
 
 def lifetimes(problem: Problem, order: Sequence[OpId]) -> list[tuple[int, int]]:
@@ -79,12 +78,14 @@ def can_take(problem: Problem, made: BufferId, dying: BufferId) -> bool:
     return fits and b.home is not Home.USER and not b.kept
 
 
-def slots(problem: Problem, order: Sequence[OpId], reuse: Reuse) -> list[Slot]:
-    """The rectangles of memory that the step needs, in the order in which they begin."""
+def slots(
+    problem: Problem, order: Sequence[OpId], reuse: Reuse, tier: Tier = Tier.DEVICE
+) -> list[Slot]:
+    """The rectangles of memory that the step needs of a tier, in the order in which they begin."""
     lives = lifetimes(problem, order)
     chain: dict[BufferId, list[BufferId]] = {}
     for i in order:
-        for b in problem.ops[i].creates:
+        for b in (b for b in problem.ops[i].creates if problem.buffers[b].tier is tier):
             links = chain[reuse[b]] if b in reuse else []
             links.append(b)
             chain[b] = links
@@ -103,14 +104,13 @@ def _slot(problem: Problem, links: list[BufferId], lives: list[tuple[int, int]])
         size=first.size,
         align=first.align,
         home=Home.ARENA if arena else Home.EXTERNAL,
-        tier=first.tier,
     )
 
 
 def live_curve(problem: Problem, order: Sequence[OpId], reuse: Reuse) -> list[int]:
     """Transient bytes of the device alive while each op of the order runs, with its scratch."""
     change = [0] * (len(order) + 1)
-    for slot in (s for s in slots(problem, order, reuse) if s.tier is Tier.DEVICE):
+    for slot in slots(problem, order, reuse):
         change[slot.lower] += slot.size
         change[slot.upper] -= slot.size
     curve: list[int] = []

@@ -91,6 +91,11 @@ class Buffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         """Bytes of the device that the step allocates for it."""
         return self.size if self.home is not Home.USER and self.tier is Tier.DEVICE else 0
 
+    @property
+    def persistent(self) -> int:
+        """Bytes of the device that are there before the step and after it."""
+        return self.size if self.home is Home.USER and self.tier is Tier.DEVICE else 0
+
 
 class Op(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One operator, or the start of a transfer between tiers, or the wait for its end.

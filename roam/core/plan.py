@@ -119,6 +119,16 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
             self, problem=problem.name, fingerprint=problem.fingerprint, edits=tuple(edits)
         )
 
+    def to_edited(self, problem: Problem) -> tuple[Problem, Plan]:
+        """Returns the edited problem, and this plan as one of that, without edits.
+
+        Whoever looks at the order and at addresses wants such a pair. `of_unedited` undoes it.
+        """
+        if not self.edits:
+            return problem, self
+        edited = self.edited(problem)
+        return edited, self.of_unedited(edited, ())
+
     @property
     def total(self) -> int:
         """Transient and persistent bytes together."""
@@ -207,8 +217,8 @@ def allocations(
     blocks: Sequence[Block],
 ) -> list[Slot | Block]:
     """What the device allocates apart, each for its time: the blocks, then what is in none."""
-    device = (s for s in slots(problem, order, reuse) if s.tier is Tier.DEVICE)
-    return [*blocks, *(s for s in device if s.buffers[0] not in placed)]
+    outside = (s for s in slots(problem, order, reuse) if s.buffers[0] not in placed)
+    return [*blocks, *outside]
 
 
 def committed_curve(

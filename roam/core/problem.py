@@ -103,8 +103,7 @@ class Problem(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True
     @cached_property
     def persistent(self) -> int:
         """Bytes of the device that are there before the step and after it."""
-        own = (b for b in self.buffers if b.home is Home.USER)
-        return sum(b.size for b in own if b.tier is Tier.DEVICE)
+        return sum(b.persistent for b in self.buffers)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -60,7 +60,7 @@ def to_html(step: StepPlan) -> str:
     for graph in step.graphs:
         parts.append(f"<p>{escape(_summary(graph))}</p>")
         if graph in drawn and graph.problem is not None and graph.plan is not None:
-            parts += _graph(graph.problem, graph.plan)
+            parts += _graph(*graph.plan.to_edited(graph.problem))
     body = "\n".join(parts)
     return (
         f'<div class="roam-plan"><style>{STYLE}</style>\n{body}\n<script>{SCRIPT}</script></div>\n'

@@ -13,7 +13,7 @@ import msgspec
 from roam.core.check import check
 from roam.core.errors import FileFormatError, OfflineError, UnplannedStepError
 from roam.core.plan import Plan, stated_note
-from roam.core.problem import Buffer, Home, Kind, Problem
+from roam.core.problem import Buffer, Home, Kind, Problem, Tier
 from roam.core.sizes import parse_size, show_size
 from roam.core.strict_json import read_versioned
 from roam.inspect.gradients import GradientLife, gradient_lives, most_alive
@@ -60,7 +60,9 @@ class StepPlan:
     @property
     def planned(self) -> tuple[tuple[Problem, Plan], ...]:
         return tuple(
-            (g.problem, g.plan) for g in self.graphs if g.problem is not None and g.plan is not None
+            g.plan.to_edited(g.problem)
+            for g in self.graphs
+            if g.problem is not None and g.plan is not None
         )
 
     @property
@@ -98,7 +100,8 @@ class StepPlan:
     def persistent_buffers(self) -> tuple[Buffer, ...]:
         """The same, one by one. What several graphs use counts once, told by its name."""
         buffers = (b for problem, _ in self.planned for b in problem.buffers)
-        return tuple({b.name: b for b in buffers if b.home is Home.USER}.values())
+        device = (b for b in buffers if b.tier is Tier.DEVICE)
+        return tuple({b.name: b for b in device if b.home is Home.USER}.values())
 
     @property
     def persistent_by_kind(self) -> Mapping[Kind, int]:

@@ -147,8 +147,8 @@ def stacked_plan(problem: Problem, order: tuple[OpId, ...], edits: Sequence[AnyE
     for tier in Tier:
         offsets: dict[BufferId, int] = {}
         top = size = 0
-        for slot in slots(edited, order, reuse):
-            if slot.home is Home.ARENA and slot.tier is tier and slot.size:
+        for slot in slots(edited, order, reuse, tier):
+            if slot.home is Home.ARENA and slot.size:
                 offsets |= dict.fromkeys(slot.buffers, top)
                 size = top + slot.size
                 top = -(-size // align) * align
@@ -178,7 +178,7 @@ def stacked_plan(problem: Problem, order: tuple[OpId, ...], edits: Sequence[AnyE
 def plans(
     draw: st.DrawFn, max_ops: int = 7, *, of: st.SearchStrategy[Problem] | None = None
 ) -> tuple[Problem, Plan]:
-    problem = draw(of or problems(max_ops))
+    problem = draw(problems(max_ops) if of is None else of)
     return problem, stacked_plan(problem, draw(orders(problem)))
 
 

@@ -12,11 +12,12 @@ import pytest
 from msgspec.structs import replace
 
 from roam.core.check import check
+from roam.core.edits import Load, Offload, Recompute, Shrink, Split, apply
 from roam.core.errors import FigureError, FileFormatError, RoamError
 from roam.core.files import problem_from_json
 from roam.core.lifetime import live_peak
 from roam.core.plan import Plan, Status, committed_curve
-from roam.core.problem import Buffer, Home, Kind, Op, Problem
+from roam.core.problem import Buffer, Home, Kind, Op, Problem, Tier
 from roam.core.text import parse_plan, parse_problem, plan_to_text, problem_to_text
 from roam.inspect.breakdown import breakdown, breakdown_from_json
 from roam.inspect.compare import compare
@@ -26,7 +27,7 @@ from roam.inspect.html import to_page
 from roam.inspect.record import GraphRecord
 from roam.inspect.step_plan import StepPlan
 from roam.planner import plan
-from tests.core.strategies import all_orders
+from tests.core.strategies import all_orders, graph, stacked_plan
 from tests.inspect.spoiling import spoiled
 from tests.inspect.steps import MIB, chain, step
 
@@ -76,9 +77,23 @@ def folded() -> Problem:
 def whole() -> StepPlan:
     """Planned graphs of all sorts beside one without a plan."""
     made = plan(folded())
-    graph = GraphRecord("folded", folded(), made, lowering="inductor")
+    first = GraphRecord("folded", folded(), made, lowering="inductor")
     odd = GraphRecord("odd", reason="a size that depends on data")
-    return StepPlan((graph, *step().graphs, *chain(2).graphs, odd))
+    return StepPlan((first, *step().graphs, *chain(2).graphs, edited(), odd))
+
+
+def edited() -> GraphRecord:
+    """A small step with edits of every kind, its plan with an arena for a file."""
+    problem = graph("training_step")
+    edits = [
+        Recompute("linear_1", ("linear_2_backward",)),
+        Offload("h", Tier.FILE, (Load(("linear_2_backward",)),)),
+        Offload("w2", Tier.FILE, (Load(("linear_2", "linear_2_backward")),)),
+        Shrink("gx", 10, "int8", ("linear_1_backward",), restored=True),
+        Split(("gx~int8~1.whole", "linear_1_backward"), (1, 1), joined=("g1",)),
+    ]
+    order = tuple(range(len(apply(problem, edits).ops)))
+    return GraphRecord("edited", problem, stacked_plan(problem, order, edits), lowering="aten")
 
 
 @cache
@@ -92,7 +107,8 @@ def assert_true(problem: Problem, found: Plan) -> None:
     check(problem, found)
     curve = committed_curve(problem, found.order, found.reuse, found.offsets, found.blocks)
     assert found.peak == max(curve, default=0)
-    assert found.persistent == sum(b.size for b in problem.buffers if b.home is Home.USER)
+    users = [b for b in problem.buffers if b.home is Home.USER and b.tier is Tier.DEVICE]
+    assert found.persistent == sum(b.size for b in users)
     assert found.lower_bound <= least(problem)
     assert (found.status is Status.OPTIMAL) == (found.peak == found.lower_bound)
 
@@ -123,9 +139,9 @@ def reforged(text: bytes) -> bytes:
     """The file with names and fingerprints made to fit, as a careful forger would."""
     try:
         value = json.loads(text)
-        for graph in value["graphs"]:
-            problem = msgspec.convert(graph["problem"], Problem)
-            graph["plan"] |= {"problem": problem.name, "fingerprint": problem.fingerprint}
+        for record in value["graphs"]:
+            problem = msgspec.convert(record["problem"], Problem)
+            record["plan"] |= {"problem": problem.name, "fingerprint": problem.fingerprint}
         return json.dumps(value).encode()
     except (ValueError, TypeError, KeyError, RecursionError):
         return text

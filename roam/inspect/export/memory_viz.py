@@ -20,7 +20,7 @@ from typing import Any
 
 from roam.core.lifetime import lifetimes, slots
 from roam.core.plan import Plan
-from roam.core.problem import Home, Problem
+from roam.core.problem import Problem
 from roam.inspect.moment import Held, held, module_of
 
 BASE = 0x7F0000000000  # where addresses begin: like a device's, and exact in JavaScript
@@ -58,7 +58,7 @@ class _Builder:
         """What is there before the step, in one segment."""
         blocks = []
         for b in self.problem.buffers:
-            if b.home is Home.USER and b.size:
+            if b.persistent:
                 frame = {"filename": module_of(b), "line": 0, "name": f"{b.name} ({b.kind})"}
                 blocks.append(_block(BASE, b.size, [frame]))
         return [_segment(BASE, _tiled(blocks))] if blocks else []
