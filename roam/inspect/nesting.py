@@ -24,7 +24,7 @@ def held_at_worst(graphs: Sequence[Planned]) -> list[Held]:
 
     graphs: in the order in which their forwards run, each once.
     """
-    turns = [_turn(problem, plan) for problem, plan in graphs]
+    turns = [_turn(problem) for problem, _ in graphs]
     saved = [held_before(*graph, turn) for graph, turn in zip(graphs, turns, strict=True)]
     left = [held_before(problem, plan, len(plan.order)) for problem, plan in graphs]
     worst, most = [], 0
@@ -39,7 +39,6 @@ def held_at_worst(graphs: Sequence[Planned]) -> list[Held]:
     return [item for items in worst for item in items]
 
 
-def _turn(problem: Problem, plan: Plan) -> int:
+def _turn(problem: Problem) -> int:
     """When the backward begins: at the end of the order where there is none."""
-    phases = (problem.ops[i].phase for i in plan.order)
-    return next((t for t, phase in enumerate(phases) if phase), len(plan.order))
+    return problem.spans[0].stop if problem.spans else 0

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import BytesIO
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -197,13 +197,11 @@ def _draw_held(axes: Axes, problem: Problem, plan: Plan) -> None:
 
 
 def _draw_phases(axes: Axes, problem: Problem, plan: Plan) -> None:
-    phases = [problem.ops[i].phase for i in plan.order]
-    for t, (before, after) in enumerate(pairwise(phases), 1):
-        if before != after:
-            axes.axvline(t, color=INK, linewidth=0.8, linestyle=":")
-            if axes.get_subplotspec().is_first_row():  # type: ignore[union-attr]
-                _label(axes, t, "forward ", "right")
-                _label(axes, t, " backward", "left")
+    for t in sorted({span.start for span in problem.spans} - {0, len(plan.order)}):
+        axes.axvline(t, color=INK, linewidth=0.8, linestyle=":")
+        if axes.get_subplotspec().is_first_row():  # type: ignore[union-attr]
+            _label(axes, t, "forward ", "right")
+            _label(axes, t, " backward", "left")
 
 
 def _label(axes: Axes, t: int, text: str, side: str) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from roam.core.errors import (
     CycleError,
@@ -10,7 +11,7 @@ from roam.core.errors import (
     SizeError,
     UnknownReferenceError,
 )
-from roam.core.problem import Buffer, Home, Kind, Op, Problem
+from roam.core.problem import Buffer, Home, Kind, Lane, Op, Problem, Tier
 from tests.core.strategies import graph
 
 X = Buffer("x", 8, Kind.INPUT, Home.USER)
@@ -77,6 +78,9 @@ MAKE_A = Op("make_a", reads=(0,), creates=(1,))
             id="over a buffer it does not read",
         ),
         pytest.param(
+            [X, Buffer("a", 8, tier=Tier.HOST)], [MAKE_A], ProblemError, ["make_a", "a"], id="tier"
+        ),
+        pytest.param(
             [X], [Op("p", phase=1), Op("q")], ProblemError, ["q"], id="phases out of order"
         ),
     ],
@@ -109,6 +113,7 @@ def test_readers_wait_for_the_maker_and_changes_for_the_readers() -> None:
 def test_what_a_problem_says_of_itself() -> None:
     step = graph("training_step")
     assert step.phases == [[0, 1, 2], [3, 4]]
+    assert step.spans == [range(3), range(3, 5)]
     assert step.maker == [None, None, None, 0, 1, 2, 3, 3, 4]
     assert step.users == [[0, 4], [0], [1, 3], [1, 3], [2, 3], [], [], [4], []]
     assert step.persistent == 500 + 30 + 40
@@ -118,6 +123,7 @@ def test_what_a_problem_says_of_itself() -> None:
 def test_the_empty_problem() -> None:
     empty = Problem("empty", (), ())
     assert empty.phases == []
+    assert empty.spans == []
     assert empty.persistent == 0
 
 
@@ -126,6 +132,21 @@ def test_the_fingerprint_is_of_the_graph_and_not_of_its_name() -> None:
     assert one.fingerprint == Problem("two", (X, A), (MAKE_A,)).fingerprint
     assert one.fingerprint != Problem("one", (X, B), (MAKE_A,)).fingerprint
     assert one.fingerprint == "872f86703e4cae65", "the same in every process"
+
+
+def test_the_fingerprint_knows_tiers_and_lanes() -> None:
+    """And leaves them out where they say nothing: see the one above."""
+    there = Problem("p", (X, A), (replace(MAKE_A, lane=Lane.COPY_IN),))
+    away = Problem("p", (X, replace(A, tier=Tier.FILE)), there.ops)
+    once = Problem("p", (X, A), (replace(MAKE_A, once=True),))
+    plain = Problem("p", (X, A), (MAKE_A,))
+    assert len({p.fingerprint for p in (plain, there, away, once)}) == 4
+
+
+def test_bytes_of_other_tiers_are_not_the_device_s() -> None:
+    buffers = [Buffer("x", 8, home=home, tier=tier) for home in Home for tier in Tier]
+    assert [b.transient for b in buffers] == [8, 0, 0, 8, 0, 0, 0, 0, 0]
+    assert [b.persistent for b in buffers] == [0, 0, 0, 0, 0, 0, 8, 0, 0]
 
 
 def test_networkx_has_the_precedences_and_the_bytes_between() -> None:
