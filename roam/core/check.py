@@ -76,19 +76,19 @@ def check(problem: Problem, plan: Plan) -> None:
 
 def _check_order(problem: Problem, plan: Plan) -> None:
     ops = problem.ops
-    place: dict[int, int] = {}
+    time: dict[int, int] = {}
     for t, i in enumerate(plan.order):
         if not 0 <= i < len(ops):
             raise OrderError(f"the order runs op {i}, and there are {len(ops)} ops")
-        if i in place:
+        if i in time:
             raise OrderError(f"the order runs op {ops[i].name!r} twice")
-        place[i] = t
+        time[i] = t
     for i, op in enumerate(ops):
-        if i not in place:
+        if i not in time:
             raise OrderError(f"the order misses op {op.name!r}")
     for i, before in enumerate(problem.predecessors):
         for p in before:
-            if place[p] > place[i]:
+            if time[p] > time[i]:
                 raise OrderError(f"op {ops[i].name!r} runs before {ops[p].name!r}, which it needs")
     for p, i in pairwise(plan.order):
         if ops[p].phase > ops[i].phase:

@@ -212,7 +212,7 @@ class Draft:
                 else in a buffer of the user's, or the ops are no program.
         """
         self._replay()
-        place = {id(made): i for i, made in enumerate(self.ops)}
+        index = {id(made): i for i, made in enumerate(self.ops)}
         ids = {old: new for new, old in enumerate(b for b in self.made_as if b not in self.gone)}
         ops = [
             replace(
@@ -221,7 +221,7 @@ class Draft:
                 creates=tuple(ids[b] for b in made.op.creates),
                 mutates=tuple(ids[b] for b in made.op.mutates),
                 over=tuple((ids[a], ids[b]) for a, b in made.op.over),
-                after=tuple(place[id(p)] for p in made.after),
+                after=tuple(index[id(p)] for p in made.after),
             )
             for made in self.ops
         ]

@@ -40,15 +40,15 @@ class Slot:
 def lifetimes(problem: Problem, order: Sequence[OpId]) -> list[tuple[int, int]]:
     """The half-open lifetime of every buffer. The user's own live throughout."""
     end = len(order)
-    place = {op: t for t, op in enumerate(order)}
+    time = {op: t for t, op in enumerate(order)}
     lives: list[tuple[int, int]] = []
     for b, buffer in enumerate(problem.buffers):
         made_by = problem.maker[b]
         if made_by is None:
             lives.append((0, end))
             continue
-        lower = place[made_by]
-        last = max((place[u] for u in problem.users[b]), default=lower)
+        lower = time[made_by]
+        last = max((time[u] for u in problem.users[b]), default=lower)
         lives.append((lower, end if buffer.kept else last + 1))
     return lives
 

@@ -162,11 +162,11 @@ def _contracted(draft: Draft, group: list[DraftOp]) -> list[DraftOp | None]:
 
     Raises EditError if there is none, since an op comes between ops of the group.
     """
-    place = {id(op): i for i, op in enumerate(draft.ops)}
-    ops = [replace(op.op, after=tuple(place[id(p)] for p in op.after)) for op in draft.ops]
+    index = {id(op): i for i, op in enumerate(draft.ops)}
+    ops = [replace(op.op, after=tuple(index[id(p)] for p in op.after)) for op in draft.ops]
     users = find_users(ops, len(draft.buffers))
     before = find_predecessors(ops, find_makers(ops, len(draft.buffers)), users)
-    leader = {place[id(op)]: place[id(group[0])] for op in group}
+    leader = {index[id(op)]: index[id(group[0])] for op in group}
 
     waits: dict[OpId, set[OpId]] = {i: set() for i in range(len(ops)) if leader.get(i, i) == i}
     for i, earlier in enumerate(before):
@@ -188,7 +188,7 @@ def _contracted(draft: Draft, group: list[DraftOp]) -> list[DraftOp | None]:
             if not waits[s]:
                 heappush(ready, (ops[s].phase, s))
     if None not in order:
-        stuck = min(waits[place[id(group[0])]])
+        stuck = min(waits[index[id(group[0])]])
         raise EditError(
             f"op {ops[stuck].name!r} comes between ops of the group: it waits for one of them, "
             "and another waits for it"
