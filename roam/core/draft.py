@@ -77,6 +77,7 @@ class Draft:
 
     made_as: for every buffer the one that it is, or stands for.
     gone: buffers that no op makes or uses any more.
+    final: what the unedited step leaves in each of its buffers.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -85,12 +86,12 @@ class Draft:
         self.ops: list[DraftOp] = []
         self.made_as = {b: b for b in range(len(self.buffers))}
         self.gone: set[BufferId] = set()
-        self._final = {b: Content(b, 0) for b in range(len(self.buffers))}
+        self.final = {b: Content(b, 0) for b in range(len(self.buffers))}
         for op in problem.ops:
-            finds = {b: self._final[b] for b in (*op.reads, *op.mutates)}
-            leaves = {b: self._final[b] for b in op.creates}
+            finds = {b: self.final[b] for b in (*op.reads, *op.mutates)}
+            leaves = {b: self.final[b] for b in op.creates}
             for b in op.mutates:
-                leaves[b] = self._final[b] = Content(b, self._final[b].version + 1)
+                leaves[b] = self.final[b] = Content(b, self.final[b].version + 1)
             self.ops.append(DraftOp(op, [], finds, leaves, op.name))
         for made in self.ops:
             made.after = [self.ops[p] for p in made.op.after]
@@ -105,8 +106,8 @@ class Draft:
         return self._op_names[name]
 
     def buffer(self, name: str, edit: Edit) -> BufferId:
-        """Returns the buffer of that name. Raises EditError if there is none."""
-        if name not in self._buffer_names:
+        """Returns the buffer of that name. Raises EditError if there is none any more."""
+        if self._buffer_names.get(name) in (None, *self.gone):
             raise EditError(f"{edit!r} names the buffer {name!r}, which does not exist")
         return self._buffer_names[name]
 
@@ -155,10 +156,13 @@ class Draft:
         return new
 
     def replace(self, old: Sequence[DraftOp], new: Sequence[Sequence[DraftOp]]) -> None:
-        """Removes ops, and names those that stand for each. `ops` is for the caller to order."""
+        """Lets the ops of `new` stand for those of `old`, each for its own.
+
+        The caller puts them into `ops`.
+        """
         instead = {id(gone): list(those) for gone, those in zip(old, new, strict=True)}
         for waits in (*self._gates, *(made.after for made in self.ops)):
-            waits[:] = [q for p in waits for q in instead.get(id(p), [p])]
+            waits[:] = dict.fromkeys(q for p in waits for q in instead.get(id(p), [p]))
         for gone in old:
             del self._op_names[gone.name]
         for those in new:
@@ -188,10 +192,6 @@ class Draft:
                 f"{self.buffers[b].name!r}: an op changes it in between"
             )
         return next(iter(found))
-
-    def final(self, b: BufferId) -> Content:
-        """Returns what the unedited step leaves in a buffer."""
-        return self._final[b]
 
     def leaving(
         self, content: Content, among: Iterable[BufferId]
@@ -233,7 +233,7 @@ class Draft:
 
     def _replay(self) -> None:
         """Raises EditError if a buffer does not hold what an op, or the user, expects there."""
-        own = (b for b in self._final if self.buffers[b].home is Home.USER)
+        own = (b for b in self.final if self.buffers[b].home is Home.USER)
         now = {b: Content(b, 0) for b in own}
         for made in self.ops:
             for b, content in made.finds.items():
@@ -243,10 +243,10 @@ class Draft:
                         f"and reads {_told(content)} in the unedited step"
                     )
             now |= made.leaves
-        for b, content in self._final.items():
+        for b, content in self.final.items():
             buffer = self.buffers[b]
-            wanted = buffer.home is Home.USER or buffer.kept
-            if wanted and now.get(b, content) != content:
+            kept = buffer.home is Home.USER or buffer.kept
+            if kept and now.get(b, content) != content:
                 raise EditError(f"the edits would leave {_told(now[b])} in {buffer.name!r}")
 
     def _sorted_out(self) -> list[Buffer]:
@@ -264,7 +264,7 @@ class Draft:
     def _gate(self, ops: Sequence[OpId]) -> list[DraftOp]:
         """What all ops of a phase wait for, such as that which makes its tangents."""
         waited_for = Counter(p for i in ops for p in self.problem.ops[i].after)
-        return [self.ops[p] for p, waiting in waited_for.items() if waiting >= len(ops) - 1]
+        return [self.ops[p] for p, waiting in waited_for.items() if waiting == len(ops) - 1]
 
 
 def _crossing(ops: Sequence[Op]) -> set[BufferId]:

@@ -87,7 +87,7 @@ class Offload(Edit, frozen=True):
         draft.buffers[stored] = replace(draft.buffers[stored], tier=self.tier)
         for load in self.loads:
             self._load(draft, load, stored, stored)
-        content = draft.final(stored)
+        content = draft.final[stored]
         loaded = [b for b, root in draft.made_as.items() if root == stored != b]
         if content != Content(stored, 0) and (found := draft.leaving(content, loaded)):
             name = _numbered(draft, f"{self.buffer}~back")
@@ -127,7 +127,7 @@ def _transfer(
     Only the wait leaves the content in the target, so that nobody uses that before.
     """
     source, target = way
-    on_the_way = content._replace(form="a transfer of")
+    on_the_way = content._replace(form="a transfer")
     there = draft.buffers[target].home is Home.USER
     end = Op(
         name=f"{name}.wait",

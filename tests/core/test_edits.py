@@ -8,13 +8,20 @@ from hypothesis import strategies as st
 
 from roam.core.bounds import must_live
 from roam.core.check import check
-from roam.core.edits import AnyEdit, Recompute, Shrink, apply
+from roam.core.edits import AnyEdit, Load, Offload, Recompute, Shrink, Split, apply
 from roam.core.errors import EditError
 from roam.core.lifetime import live_curve, live_peak
 from roam.core.plan import Plan
-from roam.core.problem import Buffer, Home, Kind, Lane, Op, Problem
+from roam.core.problem import Buffer, Home, Kind, Lane, Op, Problem, Tier
 from roam.core.text import parse_problem, problem_to_text
-from tests.core.strategies import dense_problems, edited_plans, graph, orders, stacked_plan
+from tests.core.strategies import (
+    dense_problems,
+    edited_plans,
+    graph,
+    orders,
+    problems,
+    stacked_plan,
+)
 from tests.core.symbolic import assert_same
 
 
@@ -243,6 +250,30 @@ def test_where_nothing_is_changed_every_op_can_be_copied(
         edit = Recompute(problem.ops[i].name, tuple(problem.ops[u].name for u in readers))
         edited = apply(problem, [edit])
         assert_same(problem, edited, data.draw(orders(edited)))
+
+
+@given(st.one_of(problems(), dense_problems()), st.data())
+def test_whatever_the_edits_say_they_are_applied_or_refused(
+    problem: Problem, data: st.DataObject
+) -> None:
+    ops = [op.name for op in problem.ops]
+    names = [*ops, *(b.name for b in problem.buffers), "op0~1", "op1#1", "b1~1", "b1~file~1"]
+    name, one_op, size = st.sampled_from(names), st.sampled_from(ops), st.integers(-1, 70)
+    some = st.lists(name, max_size=3).map(tuple)
+    place = st.one_of(st.just(""), one_op)
+    load = st.builds(Load, some, place, place)
+    edit = st.one_of(
+        st.builds(Recompute, name, some, place),
+        st.builds(Offload, name, st.sampled_from(Tier), st.lists(load, max_size=2).map(tuple)),
+        st.builds(Shrink, name, size, st.just("int8"), some, st.booleans(), st.just(1.0)),
+        st.builds(Split, some, st.lists(size, max_size=3).map(tuple), some, some),
+    )
+    edits = data.draw(st.lists(edit, min_size=1, max_size=3))
+    try:
+        edited = apply(problem, edits)
+    except EditError:
+        return
+    check(problem, stacked_plan(problem, tuple(range(len(edited.ops))), edits))
 
 
 @given(edited_plans(), st.data())
