@@ -18,10 +18,11 @@ from functools import partial
 from roam.core.bounds import must_live
 from roam.core.check import check
 from roam.core.lifetime import find_reuse, live_curve, live_peak
+from roam.core.machine import ANY, Blocking
 from roam.core.plan import Plan
 from roam.core.problem import OpId, Problem
 from roam.solvers.bound.min_cut import cut_bound
-from roam.solvers.layout.arena import ANY, Blocking, lay_out
+from roam.solvers.layout.arena import lay_out
 from roam.solvers.layout.saved_layout import stack_saved
 from roam.solvers.order.adjacent_calls import gather, small_folds
 from roam.solvers.order.bisection import HASTY, WORTH, settle

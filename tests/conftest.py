@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,8 +23,10 @@ import torch._inductor.config
 from hypothesis import settings
 
 import roam
+from roam.core import machine
 from roam.passes.rewrites.recompute import Recompute
 from roam.passes.rewrites.table import EXACT
+from tests.helpers import CpuWith
 
 ROOT = Path(__file__).parents[1]
 # numba keeps what it compiled until a function's own file changes, whatever becomes of the
@@ -75,6 +78,16 @@ def shared_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ):
         yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def cpu_with(monkeypatch: pytest.MonkeyPatch) -> CpuWith:
+    """Changes facts about the CPU for a test: cpu_with(loss_block=4096)."""
+
+    def change(**facts: Any) -> None:
+        monkeypatch.setitem(machine.DEVICES, "cpu", replace(machine.of("cpu"), **facts))
+
+    return change
 
 
 @pytest.fixture

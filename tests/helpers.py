@@ -19,6 +19,7 @@ from roam.optim import AdamA
 
 ARENAS = ("step", "keep")
 Compile = Callable[[Any], Any]
+CpuWith = Callable[..., None]  # the fixture `cpu_with`
 Scenario = Callable[[Compile], Iterable[Any]]
 both_arenas = pytest.mark.parametrize("arena", ARENAS)
 # a decoder and a conv net; the whole zoo is tests/models/test_zoo_architectures.py's

@@ -11,10 +11,11 @@ from msgspec.structs import replace
 from roam.core.bounds import must_live
 from roam.core.check import check
 from roam.core.lifetime import live_peak
+from roam.core.machine import Blocking
 from roam.core.plan import Plan, Status
 from roam.core.problem import Buffer, Kind, Op, Problem
 from roam.planner import Settings, arena_limit, best_order, plan, replaced_peak
-from roam.solvers.layout.arena import NOTHING_PLACED, Blocking
+from roam.solvers.layout.arena import NOTHING_PLACED
 from roam.solvers.order.greedy import CANDIDATES
 from tests.core.strategies import GRAPHS, all_orders, graph, problems
 from tests.solvers.layout.test_saved_layout import saving

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from roam.core import machine
 from roam.passes.geometry import same_layout, storage_key, value
 
 aten = torch.ops.aten
-BLOCK = 4 * 2**20  # bytes of one block of rows: within a cache, and large enough to be worth a call
 
 _ARGUMENTS = (
     "Tensor grad, Tensor log_probs, Tensor target, Tensor? weight, int reduction, "
@@ -33,7 +33,8 @@ _library.define(f"cross_entropy_backward.out({_ARGUMENTS}, *, Tensor(a!) out) ->
 
 def rows_per_block(log_probs: Tensor) -> int:
     """How many rows of (rows, classes) make a block, the last one aside."""
-    return max(1, BLOCK // max(1, int(log_probs.shape[1]) * log_probs.element_size()))
+    block = machine.of(log_probs.device.type).loss_block
+    return max(1, block // max(1, int(log_probs.shape[1]) * log_probs.element_size()))
 
 
 def block_bytes(log_probs: Tensor) -> int:

@@ -27,6 +27,7 @@ from torch import fx
 
 from roam.capture.node_facts import is_op, keeps_its_turn, looks_at_storage, mutated, where
 from roam.capture.symbolic_sizes import Numbers
+from roam.core import machine
 from roam.core.build import ProblemBuilder
 from roam.core.errors import UnplannableError
 from roam.core.problem import BufferId, Home, Kind, OpId, Problem
@@ -34,8 +35,6 @@ from roam.passes import gradient_release
 from roam.passes.annotations import inplace, out_variants
 from roam.passes.annotations.scratch import scratch
 from roam.passes.geometry import storage_key, tensor_inputs, tensors, value
-
-ALIGNMENT = {"cuda": 512}  # what the allocators give; 64 elsewhere
 
 
 @dataclass
@@ -91,7 +90,7 @@ def capture(
     device = reader.settle_on_device()
     problem = reader.build.problem(name)
     if stands_for is not None:
-        align = ALIGNMENT.get(stands_for.type, 64)
+        align = machine.of(stands_for.type).alignment
         buffers = (replace(b, align=align) for b in problem.buffers)
         problem = replace(problem, buffers=tuple(buffers))
     return Captured(
@@ -184,7 +183,7 @@ class _Reader:
                 size = int(self.numbers(tensor.untyped_storage().nbytes()))
             except UnplannableError as error:
                 raise UnplannableError(f"{node.name} ({node.target}): {error}") from None
-            align = ALIGNMENT.get(tensor.device.type, 64)
+            align = machine.of(tensor.device.type).alignment
             home = Home.EXTERNAL if size == 0 and home is Home.ARENA else home
             b = self.build.add_buffer(name, size, kind, home, align=align, where=where(node))
             self.buffer_of[key], self.device_of[b] = b, tensor.device

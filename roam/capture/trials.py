@@ -26,6 +26,7 @@ from torch.utils import _pytree
 from roam.capture.isolation import aside, settings
 from roam.capture.op_calls import Call, Made, Operand, families, may_run_alone
 from roam.capture.symbolic_sizes import Numbers
+from roam.core import machine
 from roam.core.errors import UnplannableError
 from roam.passes.annotations.out_variants import OutVariant, find, is_provable
 from roam.passes.annotations.real_layouts import may_lie_otherwise
@@ -268,11 +269,14 @@ class _Arena:
     """Results one behind the other in one storage, as in a plan's arena, with guards around."""
 
     def __init__(self, wanted: Sequence[Tensor], stated: Sequence[Operand]) -> None:
-        starts, end = [], GUARD
+        device = wanted[0].device if wanted else torch.device("cpu")
+        align = machine.of(device.type).alignment
+        guard = max(GUARD, align)
+        starts, end = [], guard
         for t in wanted:
             starts.append(end)
-            end += -(-t.numel() * t.element_size() // 64) * 64 + GUARD
-        size, device = (end,), (wanted[0].device if wanted else "cpu")
+            end += -(-t.numel() * t.element_size() // align) * align + guard
+        size = (end,)
         self.block = torch.full(size, UNTOUCHED, dtype=torch.uint8, device=device)
         self.outs: list[Tensor] = []
         free = torch.ones(size, dtype=torch.bool, device=device)

@@ -22,6 +22,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from roam.core import machine
+
 State = Mapping[str, Tensor]  # by StateSpec.name
 Group = Mapping[str, Any]  # the parameter's group: lr, betas, ..., looked up at every call
 
@@ -111,7 +113,7 @@ def block_size(tensor: Tensor) -> int:
 
     Few enough for a CPU's cache, and enough for a GPU to be worth a launch.
     """
-    return 1 << 18 if tensor.device.type == "cpu" else 1 << 22
+    return machine.of(tensor.device.type).fold_elements
 
 
 def alike(first: Tensor, *others: Tensor) -> bool:

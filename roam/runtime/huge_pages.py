@@ -1,5 +1,5 @@
 """Huge pages under a CPU's large blocks, which malloc maps anew in every step: those of ATen's
-arena. What Inductor's kernels save lies in blocks below that (`inductor_saved.LARGEST`).
+arena. What Inductor's kernels save lies in blocks below that (`machine.CPU.blocking`).
 
 The first touch of each page is a fault. Whether huge pages pay is the machine's: under all that
 Inductor's code allocates a step took 5 to 9 % less on some, and in a virtual machine 7 to 15 %
@@ -17,7 +17,7 @@ from functools import cache
 
 from torch import Tensor
 
-LARGE = 1 << 25  # bytes: from here on malloc maps memory that nothing else shares
+from roam.core import machine
 
 
 def on_huge_pages(new: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def on_huge_pages(new: Tensor) -> Tensor:
     It may decline. Linux only.
     """
     ask = _madvise()
-    if ask is not None and new.nbytes >= LARGE:
+    if ask is not None and new.nbytes >= machine.of(new.device.type).huge_pages_from:
         start = -(-new.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
         end = (new.data_ptr() + new.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
         ask(start, end - start, mmap.MADV_HUGEPAGE)

@@ -20,6 +20,7 @@ from itertools import islice, pairwise, product
 from math import inf
 
 from roam.core.lifetime import Slot, live_curve, slots
+from roam.core.machine import ANY, COARSEST, Blocking
 from roam.core.plan import Block, measure
 from roam.core.problem import BufferId, Home, OpId, Problem
 from roam.solvers.layout.eviction import Placed, evict
@@ -27,8 +28,6 @@ from roam.solvers.layout.greedy_fits import FITS, Fit, Rect, place
 
 CUTS = (1, 4, 16, 64, 256)  # into how many blocks the stack of saved buffers may be cut
 TRIES = 8  # rules and cuts
-COARSE = 512  # bytes: what a cut of the stack is aligned to, at least
-PAGE = 4096  # bytes
 
 
 @dataclass(frozen=True)
@@ -88,20 +87,6 @@ def lay_out(
     return best
 
 
-@dataclass(frozen=True)
-class Blocking:
-    """What a machine asks of blocks. stagger: bytes left empty above a saved buffer of whole pages;
-    where the limit has no room for that, it stays outside. largest: bytes of a block of saved
-    buffers, as far as they begin where the stack may be cut.
-    """
-
-    stagger: int = 0
-    largest: float = inf
-
-
-ANY = Blocking()
-
-
 class Arena:
     """One attempt: the saved buffers stacked, the rest fitted around them by one rule.
 
@@ -137,8 +122,9 @@ class Arena:
             offset = -(-top // slot.align) * slot.align
             self.placed.append((slot, offset))
             starts.append(offset)
-            top = offset + slot.size + (0 if slot.size % PAGE else self.blocking.stagger)
-        coarsest = max((COARSE, *(s.align for s in crossing)))
+            whole_pages = slot.size % self.blocking.page == 0
+            top = offset + slot.size + (self.blocking.stagger if whole_pages else 0)
+        coarsest = max((COARSEST, *(s.align for s in crossing)))
         top = -(-top // coarsest) * coarsest
         wanted = [top * k // cuts for k in range(1, cuts)]
         aligned = [s for s in starts if s % coarsest == 0]

@@ -33,15 +33,16 @@ from collections.abc import Sequence
 from math import inf
 
 from roam.core.lifetime import live_curve, slots
+from roam.core.machine import ANY, CUDA, Blocking
 from roam.core.plan import Block, measure
 from roam.core.problem import BufferId, Home, OpId, Problem
-from roam.solvers.layout.arena import ANY, NOTHING_PLACED, Arena, Blocking, Layout
+from roam.solvers.layout.arena import NOTHING_PLACED, Arena, Layout
 from roam.solvers.layout.eviction import evict
 from roam.solvers.layout.greedy_fits import FITS
-from roam.solvers.simulate.caching_allocator import LARGE_SEGMENT, requests, reserved
+from roam.solvers.simulate.caching_allocator import requests, reserved
 
 CUTS = (1, 2, 4, 8, 16, 32, 64)  # into how many blocks the stack may be cut
-WORTH = LARGE_SEGMENT  # bytes: a lower stack shares its segments with other requests anyway
+WORTH = CUDA.allocator.large_segment  # a lower stack shares its segments with others anyway
 
 
 def stack_saved(

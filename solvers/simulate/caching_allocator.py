@@ -19,16 +19,9 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from roam.core.lifetime import Reuse
+from roam.core.machine import CUDA, AllocatorModel
 from roam.core.plan import Block, allocations
 from roam.core.problem import BufferId, OpId, Problem
-
-MIB = 2**20
-ROUND = 512  # bytes of which every block is a multiple
-SMALL = MIB  # up to here a request is of the small pool
-SMALL_SEGMENT = 2 * MIB
-LARGE_SEGMENT = 20 * MIB
-OWN_SEGMENT = 10 * MIB  # from here on a request gets a segment of its own size
-OWN_SEGMENT_ROUND = 2 * MIB
 
 
 @dataclass(eq=False)
@@ -46,7 +39,8 @@ class Chunk:
 class CachingAllocator:
     """reserved: bytes of all segments. allocated: bytes of all blocks in use, with rounding."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: AllocatorModel = CUDA.allocator) -> None:
+        self.model = model
         self.reserved = self.allocated = 0
         self.peak_reserved = self.peak_allocated = 0
         self._pools: dict[bool, list[tuple[int, int]]] = {True: [], False: []}  # (size, address)
@@ -56,12 +50,13 @@ class CachingAllocator:
         """A block of at least so many bytes. None for 0 bytes, which take no block."""
         if size == 0:
             return None
-        size = _round(size, ROUND)
-        small = size <= SMALL
+        model = self.model
+        size = _round(size, model.round)
+        small = size <= model.small
         chunk = self._best_fit(size, small) or self._new_segment(size, small)
         chunk.free = False
         left = chunk.size - size
-        if left >= ROUND if small else left > SMALL:
+        if left >= model.round if small else left > model.small:
             self._split(chunk, size)
         self.allocated += chunk.size
         self.peak_allocated = max(self.peak_allocated, self.allocated)
@@ -91,11 +86,11 @@ class CachingAllocator:
 
     def _new_segment(self, size: int, small: bool) -> Chunk:
         if small:
-            segment = SMALL_SEGMENT
-        elif size < OWN_SEGMENT:
-            segment = LARGE_SEGMENT
+            segment = self.model.small_segment
+        elif size < self.model.own_segment:
+            segment = self.model.large_segment
         else:
-            segment = _round(size, OWN_SEGMENT_ROUND)
+            segment = _round(size, self.model.own_segment_round)
         chunk = Chunk(self.reserved, segment, small)
         self.reserved += segment
         self.peak_reserved = self.reserved

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from roam.core.machine import MALLOC_MAPS_FROM
 from roam.runtime import huge_pages
 from roam.runtime.blocks import allocate
-from roam.runtime.huge_pages import LARGE, on_huge_pages
+from roam.runtime.huge_pages import on_huge_pages
 
 SMAPS = Path("/proc/self/smaps")
 MAPPED = 33 << 20  # bytes: malloc always maps memory of its own for so much
@@ -42,7 +43,9 @@ def test_large_blocks_are_advised() -> None:
     assert not advised(plain.data_ptr() + MAPPED // 2)
 
 
-@pytest.mark.parametrize(("size", "expected"), [(LARGE, True), (LARGE - 1, False)])
+@pytest.mark.parametrize(
+    ("size", "expected"), [(MALLOC_MAPS_FROM, True), (MALLOC_MAPS_FROM - 1, False)]
+)
 def test_only_a_tensors_own_pages_are(
     size: int, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,12 +19,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from roam.core.lifetime import lifetimes, slots
+from roam.core.machine import CUDA
 from roam.core.plan import Plan
 from roam.core.problem import Problem
 from roam.inspect.moment import Held, held, module_of
 
 BASE = 0x7F0000000000  # where addresses begin: like a device's, and exact in JavaScript
-ALIGN = 512
 
 Json = dict[str, Any]
 
@@ -169,4 +169,5 @@ def _segment(address: int, blocks: list[Json]) -> Json:
 
 
 def _rounded(size: int) -> int:
-    return -(-size // ALIGN) * ALIGN
+    align = CUDA.allocator.round
+    return -(-size // align) * align

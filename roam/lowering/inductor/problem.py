@@ -27,9 +27,9 @@ from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import BaseSchedulerNode
 from torch._inductor.utils import get_dtype_size
 
-from roam.capture.fx_problem import ALIGNMENT
 from roam.capture.node_facts import where
 from roam.capture.scratch_probe import Scratch
+from roam.core import machine
 from roam.core.build import ProblemBuilder
 from roam.core.errors import UnplannableError
 from roam.core.problem import BufferId, Home, Kind, Problem
@@ -127,7 +127,7 @@ class _Reader:
 
     def __post_init__(self) -> None:
         begun = None if self.forward is None else self.forward.problem
-        align = max(ALIGNMENT.get(d, 64) for d in ("cpu", *self.graph.device_types))
+        align = max(machine.of(d).alignment for d in ("cpu", *self.graph.device_types))
         self.build = ProblemBuilder(begun, align)
         if self.forward is not None:
             self.estimated += self.forward.estimated

@@ -17,14 +17,11 @@ from torch._inductor import ir
 from torch._inductor.codegen.wrapper import AllocateLine, FreeIfNotReusedLine, FreeLine
 from torch._inductor.graph import GraphLowering
 
+from roam.core import machine
+from roam.core.machine import ANY, Blocking
 from roam.core.plan import Plan
 from roam.core.problem import BufferId, Home, Kind, Problem
 from roam.runtime import saved_stack
-from roam.runtime.huge_pages import LARGE
-from roam.solvers.layout.arena import ANY, Blocking
-
-STAGGER = 1536  # bytes: of neighbours, any eight lie at different places of their pages
-LARGEST = LARGE - (1 << 16)  # bytes: less than malloc maps anew, with all that it adds
 
 
 def is_placeable(graph: GraphLowering) -> bool:
@@ -35,8 +32,9 @@ def is_placeable(graph: GraphLowering) -> bool:
 
 
 def blocking(graph: GraphLowering) -> Blocking:
-    """What the device asks of blocks. Of CUDA nothing is known."""
-    return Blocking(STAGGER, LARGEST) if graph.device_types == {"cpu"} else ANY
+    """What the device asks of blocks; several devices ask for nothing."""
+    device, *others = graph.device_types
+    return ANY if others else machine.of(device).blocking
 
 
 def is_own(buffer: Any) -> bool:

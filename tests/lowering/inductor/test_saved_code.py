@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,14 +15,16 @@ from torch._inductor.codecache import PyCodeCache
 
 import roam
 from roam.bench.zoo import TINY, loss
+from roam.core import machine
+from roam.core.machine import Blocking
 from roam.core.plan import Plan
-from roam.lowering.inductor import saved_code
 from roam.optim import AdamA
 from roam.planner import Settings, plan
 from roam.runtime import saved_stack
 from tests.behaviour.test_threads import together
 from tests.helpers import (
     Compile,
+    CpuWith,
     assert_equal,
     folding_step,
     fused,
@@ -51,9 +54,9 @@ def stacked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+def side_by_side(cpu_with: CpuWith) -> None:
     """Models as small as these have little room for gaps: without them more lies in blocks."""
-    monkeypatch.setattr(saved_code, "STAGGER", 0)
+    cpu_with(blocking=replace(machine.CPU.blocking, stagger=0))
 
 
 def _forget() -> None:
@@ -87,10 +90,10 @@ def test_a_staggered_step() -> None:
 
 
 def test_no_block_is_so_large_that_malloc_maps_it_anew(
-    side_by_side: None, monkeypatch: pytest.MonkeyPatch
+    side_by_side: None, cpu_with: CpuWith
 ) -> None:
     """Every page of such a block was a fault in every step."""
-    monkeypatch.setattr(saved_code, "LARGEST", SMALL)
+    cpu_with(blocking=Blocking(largest=SMALL))
     cut = same_bits_in_blocks("gpt2")
     assert 0 < max(b.size for b in cut.blocks) <= SMALL
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from roam.core.machine import OTHER
 from roam.inspect.measure import measure_peak
-from roam.passes.rewrites import cross_entropy_backward as module_of_pass
 from roam.passes.rewrites.cross_entropy_backward import OP, CrossEntropyBackward, block_bytes
+from tests.helpers import CpuWith
 from tests.passes.graphs import bits, printed, same_bits, trace
 
 aten = torch.ops.aten
@@ -71,9 +72,9 @@ def test_the_two_become_one() -> None:
     ids=str,
 )
 def test_same_bits(
-    how: dict[str, Any], dtype: torch.dtype, rows_in_a_block: int, monkeypatch: pytest.MonkeyPatch
+    how: dict[str, Any], dtype: torch.dtype, rows_in_a_block: int, cpu_with: CpuWith
 ) -> None:
-    monkeypatch.setattr(module_of_pass, "BLOCK", rows_in_a_block * CLASSES * dtype.itemsize)
+    cpu_with(loss_block=rows_in_a_block * CLASSES * dtype.itemsize)
     module, inputs = backward_of(dtype=dtype, **how)
     wanted = module(*inputs)
     assert bool(bits(wanted).any())
@@ -149,9 +150,9 @@ def test_not_where_the_result_has_another_type() -> None:
 
 
 @pytest.mark.parametrize("rows", [96, 100])
-def test_one_block_is_all_it_allocates(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_block_is_all_it_allocates(rows: int, cpu_with: CpuWith) -> None:
     """Written over the log-softmax; 100 rows leave a block of 4 at the end."""
-    monkeypatch.setattr(module_of_pass, "BLOCK", 32 * 256 * 4)
+    cpu_with(loss_block=32 * 256 * 4)
     log_probs = torch.randn(rows, 256).log_softmax(1)
     target, one = torch.arange(rows), torch.tensor(1.0)
 
@@ -166,5 +167,5 @@ def test_one_block_is_all_it_allocates(rows: int, monkeypatch: pytest.MonkeyPatc
 
 def test_a_short_tensor_is_one_block_of_its_own_size() -> None:
     assert block_bytes(torch.empty(3, 10)) == 3 * 10 * 4
-    wider_than_a_block = torch.empty(2, module_of_pass.BLOCK, device="meta")
-    assert block_bytes(wider_than_a_block) == 4 * module_of_pass.BLOCK
+    wider_than_a_block = torch.empty(2, OTHER.loss_block, device="meta")
+    assert block_bytes(wider_than_a_block) == 4 * OTHER.loss_block

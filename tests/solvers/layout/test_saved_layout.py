@@ -10,11 +10,11 @@ from msgspec.structs import replace
 
 from roam.core.check import check
 from roam.core.lifetime import find_reuse, live_curve
+from roam.core.machine import MIB, Blocking
 from roam.core.plan import committed_curve
 from roam.core.problem import Buffer, Home, Kind, Op, OpId, Problem
-from roam.solvers.layout.arena import NOTHING_PLACED, Blocking, Layout
+from roam.solvers.layout.arena import NOTHING_PLACED, Layout
 from roam.solvers.layout.saved_layout import simulate, stack_saved
-from roam.solvers.simulate.caching_allocator import MIB
 from tests.core.strategies import orders, problems
 from tests.solvers.layout.test_arena import whole_plan
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from roam.solvers.simulate.caching_allocator import MIB, CachingAllocator, Span, reserved
+from roam.core.machine import MIB
+from roam.solvers.simulate.caching_allocator import CachingAllocator, Span, reserved
 
 
 @pytest.mark.parametrize(
