@@ -27,6 +27,7 @@ from roam.capture.fake_copies import (
     quiet_meta_kernels,
     why_it_does_not_run,
 )
+from roam.capture.op_costs import OpCosts
 from roam.core.errors import OfflineError, UnplannableError
 from roam.core.problem import Problem
 from roam.inspect.record import GraphRecord
@@ -49,6 +50,7 @@ def plan(
     device: torch.device | str | None = None,
     lowering: str | None = None,
     options: dict[str, Any] | None = None,
+    measure_costs: bool = False,
     **kwargs: Any,
 ) -> StepPlan:
     """The plan that `torch.compile(model, backend="roam", options=options)` would run.
@@ -61,7 +63,9 @@ def plan(
     would run, and a warning says so: sizes and alignment are the device's, scratch space and the
     choice of fused operators need not be. lowering: as in the options, which go before it;
     Inductor's kernels are neither generated nor compiled, and unasked they are planned whether or
-    not this machine could.
+    not this machine could. measure_costs: runs each distinct op to see how long it takes, for two
+    seconds in all, on operands of up to 1 GiB; otherwise, and of what is left, costs are
+    estimates, unless this machine has measured them before.
 
     Every function compiled before in this process is compiled anew when it is called again.
     Raises OptionError, and OfflineError where a graph cannot be planned, an operator refuses its
@@ -75,10 +79,11 @@ def plan(
     if chosen.lowering is None:
         chosen = dataclasses.replace(chosen, lowering=usual_lowering(device))
     stands_for, where = _device(device, chosen.lowering)
+    costs = None if stands_for is not None else OpCosts(measure=measure_costs)
     records: list[GraphRecord] = []
 
     def compile(gm: fx.GraphModule, example_inputs: Sequence[Any], original: Original) -> Compiled:
-        return plan_graph(gm, example_inputs, chosen, original, stands_for, records)
+        return plan_graph(gm, example_inputs, chosen, original, stands_for, costs, records)
 
     _run(compile, model, args, kwargs, loss, optimizer, where)
     return StepPlan(tuple(records))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -34,6 +35,10 @@ ROOT = Path(__file__).parents[1]
 SOURCES = b"".join(f.read_bytes() for f in sorted(ROOT.glob("solvers/packing/*.py")))
 CACHE = f"numba-{sha256(SOURCES).hexdigest()[:12]}"
 os.environ["NUMBA_CACHE_DIR"] = str(ROOT / ".pytest_cache" / CACHE)
+
+# what the machine measures of ops is no other run's
+COSTS = tempfile.TemporaryDirectory(prefix="roam-tests-")
+os.environ["ROAM_CACHE_DIR"] = COSTS.name
 
 # After each compilation dynamo empties the processor's caches, to time its guards for a log line.
 torch._dynamo.guards.profile_guard_manager = lambda *_: 0.0

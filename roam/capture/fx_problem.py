@@ -17,7 +17,7 @@ nodes and of the backward's placeholders are the same objects, so this links the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,12 @@ class Captured:
     def buffer(self, tensor: torch.Tensor) -> BufferId:
         return self.buffer_of[storage_key(tensor)]
 
+    def names_of(self, nodes: Iterable[fx.Node]) -> tuple[str, ...]:
+        """The names of the ops that these nodes are, in program order."""
+        wanted = set(nodes)
+        pairs = zip(self.problem.ops, self.nodes, strict=True)
+        return tuple(op.name for op, node in pairs if node in wanted)
+
 
 def capture(
     name: str,
@@ -70,6 +76,7 @@ def capture(
     names: Mapping[str, str] | None = None,
     held: Collection[int] = (),
     stands_for: torch.device | None = None,
+    costs: Mapping[fx.Node, float] | None = None,
 ) -> Captured:
     """The Problem of a forward graph and, in training, of its backward.
 
@@ -77,9 +84,10 @@ def capture(
     names of the placeholders that are parameters. measured: scratch bytes of ops, where they
     were measured. names: what the user calls a placeholder. held: the backward's inputs that are
     gradients of outputs and that somebody else holds. stands_for: the device whose alignment is
-    planned for, if it is not that of the tensors. Raises UnplannableError naming the op.
+    planned for, if it is not that of the tensors. costs: seconds of ops, if they are known. Raises
+    UnplannableError naming the op.
     """
-    reader = _Reader(numbers, parameters, measured or {}, names or {}, held)
+    reader = _Reader(numbers, parameters, measured or {}, names or {}, held, costs or {})
     graphs = [forward] if backward is None else [forward, backward]
     for phase, graph in enumerate(graphs):
         reader.read(graph, phase)
@@ -120,12 +128,14 @@ class _Reader:
         measured: Mapping[fx.Node, int],
         names: Mapping[str, str],
         held: Collection[int],
+        costs: Mapping[fx.Node, float],
     ) -> None:
         self.numbers = numbers
         self.parameters = parameters
         self.measured = measured
         self.names = names
         self.held = held
+        self.costs = costs
         self.build = ProblemBuilder()
         self.nodes: list[fx.Node | None] = []
         self.results: list[tuple[BufferId, ...]] = []
@@ -209,6 +219,7 @@ class _Reader:
             mutates=mutates,
             over=self.pairs(node, results, creates),
             scratch=self.scratch(node),
+            cost=self.costs.get(node, 0.0),
             after=() if self.last_ordered is None or not ordered else (self.last_ordered,),
             where=where(node),
         )
@@ -229,6 +240,7 @@ class _Reader:
             release.state,
             mutates=[parameter] if release.writes_parameter else [],
             scratch=release.scratch,
+            cost=self.costs.get(node, 0.0),
             where=known.where,
         )
         self.nodes.append(node)

@@ -43,9 +43,12 @@ def load(target: str) -> Callable[[], Any]:
 
 
 def plan_made_by(
-    target: str, options: dict[str, Any] | None = None, device: str | None = None
+    target: str,
+    options: dict[str, Any] | None = None,
+    device: str | None = None,
+    measure_costs: bool = False,
 ) -> StepPlan:
-    """The plan of what a factory makes. options, device: as for `roam.plan`.
+    """The plan of what a factory makes. options, device, measure_costs: as for `roam.plan`.
 
     Raises FactoryError, also for what model and loss raise, and what `roam.plan` raises.
     """
@@ -62,7 +65,12 @@ def plan_made_by(
     model, batch, loss, *optimizer = made
     args, kwargs = _given(batch)
     folding = next(iter(optimizer), None)
-    how: dict[str, Any] = {"optimizer": folding, "device": device, "options": options}
+    how: dict[str, Any] = {
+        "optimizer": folding,
+        "device": device,
+        "options": options,
+        "measure_costs": measure_costs,
+    }
     try:
         return plan(model, *args, loss=loss, **how, **kwargs)
     except RoamError:

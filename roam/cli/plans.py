@@ -54,6 +54,10 @@ def plan(
         str | None, typer.Option(help="Where it will run; as made if left out.")
     ] = None,
     seconds: Annotated[float, typer.Option(help="The deadline for planning a graph.")] = 10.0,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure-costs", help="Time each distinct op, for two seconds in all."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Plan a training step without running it."""
@@ -67,7 +71,7 @@ def plan(
         check_writable(out)
     with Console(stderr=True).status(f"capturing and planning {target}"):
         options = {"lowering": lowering, "planning_seconds": seconds}
-        step = plan_made_by(target, options, device)
+        step = plan_made_by(target, options, device, measure_costs=measure)
     _print(step, json)
     if out is not None:
         write_file(out, step.to_json())
@@ -106,7 +110,7 @@ def show(
     elif why:
         from roam.inspect.explain import explain
 
-        typer.echo(explain(*_pick(step, graph)))
+        typer.echo(explain(*_pick(step, graph), step.time))
     else:
         _print(step if graph is None else _only(step, graph), json)
 
@@ -239,6 +243,7 @@ def _as_json(step: StepPlan) -> dict[str, Any]:
     return {
         "total": step.total,
         "lowering": step.lowering,
+        "time": step.time,
         "graphs": graphs,
         "breakdown": breakdown(step),
     }

@@ -70,6 +70,7 @@ class ProblemBuilder:
         mutates: Sequence[BufferId] = (),
         over: Pairs = (),
         scratch: int = 0,
+        cost: float = 0.0,
         after: Iterable[OpId] = (),
         where: str = "",
     ) -> OpId:
@@ -83,6 +84,7 @@ class ProblemBuilder:
                 over=tuple(over),
                 scratch=scratch,
                 phase=self._phase,
+                cost=cost,
                 after=tuple(dict.fromkeys((*self._waits_for, *after))),
                 where=where,
             )
@@ -97,6 +99,7 @@ class ProblemBuilder:
         *,
         mutates: Sequence[BufferId] = (),
         scratch: int = 0,
+        cost: float = 0.0,
         after: Iterable[OpId] = (),
         where: str = "",
     ) -> OpId:
@@ -120,6 +123,7 @@ class ProblemBuilder:
             reads=reads,
             mutates=(*changed, *mutates),
             scratch=scratch,
+            cost=cost,
             after=after,
             where=where,
         )

@@ -105,7 +105,7 @@ class Op(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
         the read one dies at this op.
     scratch: bytes the operator allocates for itself while it runs.
     phase: 0 for the forward, 1 for the backward; every op of a phase runs before the next phase.
-    cost: seconds it takes, measured or estimated.
+    cost: seconds it takes, measured or estimated; 0 if nobody asked.
     after: ops that must have run before, beyond what the buffers say (random state, effects).
     where: the module it belongs to, for reports.
     lane: what carries it out.

@@ -14,6 +14,7 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import structs
 
 from roam.core.errors import (
     CycleError,
@@ -107,8 +108,12 @@ class Problem(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the graph: equal problems have equal fingerprints, in every process."""
-        body = msgspec.json.encode((self.buffers, self.ops))
+        """Names the graph: equal problems have equal fingerprints, in every process.
+
+        What its ops cost is the machine's and no part of that.
+        """
+        ops = [structs.replace(op, cost=0.0) if op.cost else op for op in self.ops]
+        body = msgspec.json.encode((self.buffers, ops))
         return hashlib.sha256(body).hexdigest()[:16]
 
     def to_networkx(self) -> networkx.DiGraph:

@@ -18,6 +18,7 @@ from roam.inspect.moment import (
     slot_buffer_at,
     worst_moment,
 )
+from roam.inspect.step_time import StepTime
 
 WORTH_IT = 0.05  # of the peak: below that share, advice would not be worth the reading
 SHOWN = 12  # groups
@@ -39,7 +40,8 @@ class Explanation:
 
     op, where, time: the op that runs then, its module and its place in the order. lower_bound,
     stated: as the plan has them. groups: all that
-    is held, the largest first; together the peak. advice: what would lower it.
+    is held, the largest first; together the peak. advice: what would lower it. step: how long the
+    ops of the whole step take, None if nobody asked what they cost.
     """
 
     graph: str
@@ -52,6 +54,7 @@ class Explanation:
     status: Status
     groups: tuple[Group, ...]
     advice: tuple[str, ...]
+    step: StepTime | None = None
 
     @property
     def certain(self) -> int:
@@ -71,6 +74,7 @@ class Explanation:
             f"{stated_note(self.stated)}); at this op {show_size(self.certain)} are held under any "
             f"order, {show_size(self.chosen)} under this one",
         ]
+        lines += [] if self.step is None else [f"  {self.step}"]
         held = [(g.size, f"{g.kind:13} {g.module or TOP}") for g in self.groups[:SHOWN]]
         if rest := self.groups[SHOWN:]:
             held.append((sum(g.size for g in rest), f"in {len(rest)} more groups"))
@@ -78,8 +82,8 @@ class Explanation:
         return "\n".join([*lines, *(f"  - {line}" for line in self.advice)])
 
 
-def explain(problem: Problem, plan: Plan) -> Explanation:
-    """Why a plan's peak is as high as it is."""
+def explain(problem: Problem, plan: Plan, step: StepTime | None = None) -> Explanation:
+    """Why a plan's peak is as high as it is. step: how long the step that it belongs to takes."""
     t = worst_moment(problem, plan)
     items = held_at(problem, plan, t)
     sizes: Counter[tuple[str, str]] = Counter()
@@ -103,6 +107,7 @@ def explain(problem: Problem, plan: Plan) -> Explanation:
         status=plan.status,
         groups=groups,
         advice=tuple(_advice(plan, groups)),
+        step=step,
     )
 
 

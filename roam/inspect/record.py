@@ -14,6 +14,7 @@ class GraphRecord:
 
     lowering: whose kernels the ops are, as the option of that name says. estimated: the ops whose
     scratch space was measured at smaller sizes, since theirs take more than planning may.
+    estimated_costs: the ops whose cost in seconds is an estimate.
     """
 
     name: str
@@ -22,6 +23,7 @@ class GraphRecord:
     reason: str | None = None
     lowering: str = "aten"
     estimated: tuple[str, ...] = ()
+    estimated_costs: tuple[str, ...] = ()
 
     @property
     def planned(self) -> bool:

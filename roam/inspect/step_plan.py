@@ -21,6 +21,7 @@ from roam.inspect.moment import Held
 from roam.inspect.nesting import held_at_worst
 from roam.inspect.proof import SECONDS, prove
 from roam.inspect.record import GraphRecord
+from roam.inspect.step_time import StepTime
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -125,6 +126,11 @@ class StepPlan:
         return tuple(life for p, plan in self.planned for life in gradient_lives(p, plan))
 
     @property
+    def time(self) -> StepTime | None:
+        """How long the ops take; None if nobody asked what they cost (a plan that ran)."""
+        return StepTime.of(self.graphs)
+
+    @property
     def total(self) -> int:
         return self.peak + self.persistent
 
@@ -168,6 +174,8 @@ class StepPlan:
             )
         if guesses := sum(len(g.estimated) for g in self.graphs):
             lines.append(f"  scratch space of {_ops(guesses)} estimated from smaller sizes")
+        if self.time is not None:
+            lines.append(f"  {self.time}")
         return "\n".join(lines)
 
     @property
@@ -184,7 +192,7 @@ class StepPlan:
 
         if self.largest is None:
             raise OfflineError("there is no peak to explain: no graph of the step was planned")
-        return explain(*self.largest)
+        return explain(*self.largest, self.time)
 
     def timeline(self) -> Figure:
         """The graph with the highest peak as a matplotlib figure: its arena, and what it holds.
@@ -243,12 +251,19 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str | None
     lowering: Literal["aten", "inductor"]
     estimated: tuple[str, ...]
+    estimated_costs: tuple[str, ...] = ()
 
     @staticmethod
     def of(graph: GraphRecord) -> _Graph:
         lowering: Any = graph.lowering
         return _Graph(
-            graph.name, graph.problem, graph.plan, graph.reason, lowering, graph.estimated
+            graph.name,
+            graph.problem,
+            graph.plan,
+            graph.reason,
+            lowering,
+            graph.estimated,
+            graph.estimated_costs,
         )
 
     def record(self, seconds: float) -> GraphRecord:
@@ -265,7 +280,13 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             check(self.problem, self.plan)
             plan = prove(self.plan.edited(self.problem), self.plan, seconds)
         return GraphRecord(
-            self.name, self.problem, plan, self.reason, self.lowering, self.estimated
+            self.name,
+            self.problem,
+            plan,
+            self.reason,
+            self.lowering,
+            self.estimated,
+            self.estimated_costs,
         )
 
 

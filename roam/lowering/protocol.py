@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx
 
 from roam.capture.graph_names import DynamoGraph
+from roam.capture.op_costs import OpCosts
 from roam.core.folds import Folds
 from roam.inspect.record import GraphRecord
 from roam.options import Options
@@ -147,10 +148,12 @@ class Lowering(Protocol):
         options: Options,
         reports: Reports,
         stands_for: torch.device | None,
+        costs: OpCosts | None,
     ) -> OfflineKernels:
         """Returns kernels that plan and generate no code.
 
         Args:
             stands_for: the device that is planned for, if this torch was built without it.
+            costs: tells those of ops, if they can be told.
         """
         ...

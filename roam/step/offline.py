@@ -14,6 +14,7 @@ from torch.nn import Parameter
 
 from roam.capture.fake_copies import is_built_for, without_fakes
 from roam.capture.graph_names import DynamoGraph
+from roam.capture.op_costs import OpCosts
 from roam.core.errors import OfflineError
 from roam.core.folds import Folds
 from roam.core.problem import Problem
@@ -88,6 +89,7 @@ def plan_graph(
     options: Options,
     original: Original,
     stands_for: torch.device | None,
+    costs: OpCosts | None,
     records: list[GraphRecord],
 ) -> Callable[..., Any]:
     """Compiles a graph of dynamo's into one that adds its plan to the records when it runs.
@@ -95,12 +97,13 @@ def plan_graph(
     Args:
         original: the parameters that the inputs are copies of.
         stands_for: the device that is planned for, if this torch was built without it.
+        costs: tells those of ops, if they can be told.
     """
     graph = DynamoGraph.of(gm, example_inputs)
     devices = {t.device for t in example_inputs if isinstance(t, Tensor)}
     reports = OfflineReports(records, graph.compile_id)
     for lowering in candidates(options, devices):
-        kernels = lowering.offline_kernels(graph, options, reports, stands_for)
+        kernels = lowering.offline_kernels(graph, options, reports, stands_for, costs)
         step = OfflineStep(kernels, original, kernels.plan)
         try:
             return kernels.compile(gm, example_inputs, step)

@@ -7,6 +7,7 @@ from collections.abc import Collection
 import torch
 
 from roam.capture.graph_names import DynamoGraph
+from roam.capture.op_costs import OpCosts
 from roam.lowering.aten.kernels import AtenKernels
 from roam.lowering.protocol import Kernels, Lowering, OfflineKernels, Reports
 from roam.options import Options
@@ -28,8 +29,9 @@ class AtenLowering:
         options: Options,
         reports: Reports,
         stands_for: torch.device | None,
+        costs: OpCosts | None,
     ) -> OfflineKernels:
-        return AtenKernels(graph, options, reports, stands_for)
+        return AtenKernels(graph, options, reports, stands_for, costs)
 
 
 LOWERING: Lowering = AtenLowering()

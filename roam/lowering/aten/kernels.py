@@ -22,6 +22,7 @@ from torch._guards import TracingContext
 from roam.capture import trials
 from roam.capture.fx_problem import Captured, capture
 from roam.capture.graph_names import DynamoGraph
+from roam.capture.op_costs import OpCosts
 from roam.capture.scratch_probe import Scratch, probe
 from roam.capture.step_outputs import gradient_values, gradients_of, own_saved, releases
 from roam.capture.symbolic_sizes import Numbers
@@ -60,6 +61,7 @@ class AtenKernels:
 
     Attributes:
         stands_for: the device that is planned for, if this torch was built without it.
+        costs: tells those of ops; None for a step that will run, which needs none.
         held: inputs of the backward, tangents, that somebody else held once.
     """
 
@@ -69,6 +71,7 @@ class AtenKernels:
     options: Options
     reports: Reports
     stands_for: torch.device | None = None
+    costs: OpCosts | None = None
     own_saved: int | None = None
     gradients: dict[int, int] = field(default_factory=dict)  # input -> output
     gradient_values: Mapping[int, Any] = field(default_factory=dict)
@@ -205,12 +208,24 @@ class AtenKernels:
         roots = self.graphs(folds)
         numbers = self.numbers(args)
         measured = self.scratch(roots, numbers)
-        captured = self.captured(roots, numbers, {n: s.nbytes for n, s in measured.items()})
+        costs = {} if self.costs is None else self.costs.of([gm.graph for gm in roots], numbers)
+        captured = self.captured(
+            roots,
+            numbers,
+            {n: s.nbytes for n, s in measured.items()},
+            {n: c.seconds for n, c in costs.items()},
+        )
         hold = self.options.arena == "keep"
         found = plan(captured.problem, Settings(self.options.planning_seconds, hold))
         lowered = lower(captured, found, roots, Shelf() if hold else None)
         guesses = tuple(n.name for n, s in measured.items() if s.estimated)
-        record = GraphRecord(self.graph.name, captured.problem, found, estimated=guesses)
+        record = GraphRecord(
+            self.graph.name,
+            captured.problem,
+            found,
+            estimated=guesses,
+            estimated_costs=captured.names_of(n for n, c in costs.items() if c.estimated),
+        )
         call = _call(args, folds)
         self.reports.planned(record, self.latest.get(call))
         self.latest[call] = record
@@ -218,7 +233,7 @@ class AtenKernels:
 
     def unplanned_problem(self, args: Sequence[Any], folds: Folds) -> Captured:
         """Captures the graph and leaves it at that: nothing is measured."""
-        return self.captured(self.graphs(folds), self.numbers(args), {})
+        return self.captured(self.graphs(folds), self.numbers(args), {}, {})
 
     def graphs(self, folds: Folds) -> list[fx.GraphModule]:
         """Returns the forward, and in training the backward, ready for capture, folds included."""
@@ -252,8 +267,9 @@ class AtenKernels:
         graphs: Sequence[fx.GraphModule],
         numbers: Numbers,
         measured: Mapping[fx.Node, int],
+        costs: Mapping[fx.Node, float],
     ) -> Captured:
-        """measured: scratch bytes of ops, if they were measured."""
+        """measured: scratch bytes of ops, if they were measured. costs: seconds of ops."""
         names = zip(self.placeholders, self.graph.inputs, strict=False)
         known = self.graph.parameters
         return capture(
@@ -267,6 +283,7 @@ class AtenKernels:
             {n.name: name for n, name in names if name},
             self.held,
             self.stands_for,
+            costs,
         )
 
 

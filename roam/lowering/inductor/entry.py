@@ -23,6 +23,7 @@ import torch
 from torch._inductor.exc import InductorError
 
 from roam.capture.graph_names import DynamoGraph
+from roam.capture.op_costs import OpCosts
 from roam.core.errors import UnplannedWarning
 from roam.lowering.inductor.needs import missing, unknown_names
 from roam.lowering.protocol import Kernels, Lowering, OfflineKernels, Reports
@@ -49,11 +50,12 @@ class InductorLowering:
         options: Options,
         reports: Reports,
         stands_for: torch.device | None,
+        costs: OpCosts | None,
     ) -> OfflineKernels:
         from roam.lowering.inductor.offline import OfflineInductorKernels
 
         assert stands_for is None, "roam.plan refuses a device that this torch does not know"
-        return OfflineInductorKernels(graph, options, reports, may_fold(options))
+        return OfflineInductorKernels(graph, options, reports, may_fold(options), costs)
 
 
 LOWERING: Lowering = InductorLowering()

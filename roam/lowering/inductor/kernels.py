@@ -26,6 +26,7 @@ from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.exc import InductorError
 
 from roam.capture.graph_names import DynamoGraph
+from roam.capture.op_costs import OpCosts
 from roam.capture.step_outputs import gradient_values, gradients_of, own_saved, releases
 from roam.core.folds import Folds
 from roam.inspect.record import GraphRecord
@@ -52,6 +53,7 @@ class InductorKernels:
         forward_read: what was planned of the forward, for its backwards.
         forward_code: None if the graph that runs has not been compiled.
         given: the fake values of the forward's inputs.
+        costs: tells those of kernels; None for a step that will run, which needs none.
     """
 
     without_plan = "this backward folded nothing"
@@ -60,6 +62,7 @@ class InductorKernels:
     options: Options
     reports: Reports
     may_fold: bool
+    costs: OpCosts | None = None
     own_saved: int | None = None
     forward_read: Read | None = None
     forward_code: Callable[..., Any] | None = None
@@ -81,7 +84,7 @@ class InductorKernels:
 
     @property
     def how(self) -> How:
-        return How(self.graph, self.options.planning_seconds, self.may_fold)
+        return How(self.graph, self.options.planning_seconds, self.may_fold, self.costs)
 
     # while Inductor compiles
 

@@ -34,7 +34,7 @@ class Note(msgspec.Struct, frozen=True):
     complete: no backward is to come. named: the buffers of the forward's inputs and results, by
     name. saved: those that go to the backward. held: bytes that the forward may hold at every op.
     forward: the key of the forward that a backward was planned around. estimated: the ops whose
-    scratch space was measured at smaller sizes.
+    scratch space was measured at smaller sizes. estimated_costs: those whose cost is an estimate.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Note(msgspec.Struct, frozen=True):
     held: tuple[int, ...] = ()
     forward: str = ""
     estimated: tuple[str, ...] = ()
+    estimated_costs: tuple[str, ...] = ()
 
     def statement(self) -> str:
         """What the generated module runs when it is imported."""
@@ -70,12 +71,25 @@ class Note(msgspec.Struct, frozen=True):
         ]
         problem = Problem(old.name, tuple(buffers), tuple(ops))
         named = self.named, self.saved, self.held
-        return Read(problem, (), len(ops), *named, estimated=self.estimated)
+        return Read(
+            problem,
+            (),
+            len(ops),
+            *named,
+            estimated=self.estimated,
+            estimated_costs=self.estimated_costs,
+        )
 
     def of(self, name: str) -> GraphRecord:
         """What to report about the graph, which may have another name in this process."""
         made = self.problem, self.plan
-        return GraphRecord(name, *made, lowering=LOWERING, estimated=self.estimated)
+        return GraphRecord(
+            name,
+            *made,
+            lowering=LOWERING,
+            estimated=self.estimated,
+            estimated_costs=self.estimated_costs,
+        )
 
 
 _STATEMENT = re.compile(

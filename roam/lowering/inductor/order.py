@@ -22,6 +22,7 @@ from torch._inductor.virtualized import V
 from torch.utils._ordered_set import OrderedSet
 
 from roam.capture.graph_names import DynamoGraph
+from roam.capture.op_costs import OpCosts
 from roam.core.problem import Kind
 from roam.lowering.inductor.folds import call_together
 from roam.lowering.inductor.notes import Note
@@ -48,11 +49,13 @@ class How:
     Attributes:
         seconds: the deadline for planning.
         may_fold: backwards may fold gradients.
+        costs: tells those of kernels, if they are wanted: no plan depends on it.
     """
 
     graph: DynamoGraph
     seconds: float
     may_fold: bool
+    costs: OpCosts | None = None
 
     def key(self, forward: Read) -> str:
         """Returns what a backward's plan calls its forward."""
@@ -123,7 +126,7 @@ def planned_order(
     """
     forward = one.forward
     name = how.graph.name
-    found = read(graph, nodes, name, one.outputs, one.saved, forward, one.labels)
+    found = read(graph, nodes, name, one.outputs, one.saved, forward, one.labels, how.costs)
     settled, held = (0, ()) if forward is None else (1, forward.held)
     settings = Settings(
         how.seconds,
@@ -145,6 +148,7 @@ def planned_order(
         () if one.complete else shared.most,
         "" if forward is None else how.key(forward),
         found.estimated,
+        found.estimated_costs,
     )
     # first: what a C++ wrapper writes next is no Python
     graph.wrapper_code.header._lines.insert(0, note.statement())

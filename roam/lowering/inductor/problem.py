@@ -28,11 +28,13 @@ from torch._inductor.scheduler import BaseSchedulerNode
 from torch._inductor.utils import get_dtype_size
 
 from roam.capture.node_facts import where
+from roam.capture.op_costs import Cost, OpCosts
 from roam.capture.scratch_probe import Scratch
 from roam.core import machine
 from roam.core.build import ProblemBuilder
 from roam.core.errors import UnplannableError
 from roam.core.problem import BufferId, Home, Kind, Problem
+from roam.lowering.inductor.costs import kernel_costs
 from roam.lowering.inductor.in_place import WITHOUT_MEMORY, written_over
 from roam.lowering.inductor.inner_buffers import is_removed
 from roam.lowering.inductor.saved_code import is_own, is_placeable
@@ -51,7 +53,7 @@ class Read:
     named: the buffer behind every input and every output, by their names in the FX graph. saved:
     the outputs that are not the user's. held: bytes that a compiled forward may hold at every op.
     at: the buffer behind every name in the scheduler that has memory. estimated: the ops whose
-    scratch space was measured at smaller sizes.
+    scratch space was measured at smaller sizes. estimated_costs: those whose cost is an estimate.
     """
 
     problem: Problem
@@ -62,6 +64,7 @@ class Read:
     held: tuple[int, ...] = ()
     at: Mapping[str, BufferId] = field(default_factory=dict)
     estimated: tuple[str, ...] = ()
+    estimated_costs: tuple[str, ...] = ()
 
 
 def read(
@@ -72,16 +75,18 @@ def read(
     saved: frozenset[int],
     forward: Read | None = None,
     labels: Labels | None = None,
+    costs: OpCosts | None = None,
 ) -> Read:
     """Returns the Problem of one graph, or of a backward together with its forward.
 
     nodes: fused, in the order that Inductor would run them in. outputs: the names of the FX
     graph's results. saved: which of them go to the backward. forward: what was read of
     a backward's forward, where that is known; its ops keep their order. labels: what the user
-    calls a forward's inputs, and of which kind they are.
+    calls a forward's inputs, and of which kind they are. costs: tells those of the kernels.
     Raises UnplannableError.
     """
-    reader = _Reader(graph, forward, scratch(graph, nodes), labels or {})
+    priced = {} if costs is None else kernel_costs(graph, nodes, costs)
+    reader = _Reader(graph, forward, scratch(graph, nodes), labels or {}, priced)
     reader.add_inputs()
     first = len(reader.build.ops)
     for node in nodes:
@@ -89,8 +94,16 @@ def read(
     named = reader.inputs | reader.keep(outputs)
     problem = reader.build.problem(name)
     saved_alone = _only_saved(named, outputs, saved)
-    guesses = tuple(reader.estimated)
-    return Read(problem, nodes, first, named, saved_alone, at=reader.buffer_of, estimated=guesses)
+    return Read(
+        problem,
+        nodes,
+        first,
+        named,
+        saved_alone,
+        at=reader.buffer_of,
+        estimated=tuple(reader.estimated),
+        estimated_costs=tuple(reader.estimated_costs),
+    )
 
 
 def release_of(node: BaseSchedulerNode) -> Release | None:
@@ -116,12 +129,14 @@ class _Reader:
     forward: Read | None
     scratch: dict[str, Scratch]
     labels: Labels
+    costs: dict[str, Cost]
     build: ProblemBuilder = field(init=False)
     inputs: dict[str, BufferId] = field(default_factory=dict)
     buffer_of: dict[str, BufferId] = field(default_factory=dict)  # by the name of its root
     tuple_of: dict[str, list[str]] = field(default_factory=dict)  # by the root of a part
     op_of: dict[BaseSchedulerNode, int] = field(default_factory=dict)
     estimated: list[str] = field(default_factory=list)
+    estimated_costs: list[str] = field(default_factory=list)
     phase: int = 0
     placeable: bool = False
 
@@ -131,6 +146,7 @@ class _Reader:
         self.build = ProblemBuilder(begun, align)
         if self.forward is not None:
             self.estimated += self.forward.estimated
+            self.estimated_costs += self.forward.estimated_costs
         self.phase = int(self.graph.is_backward)
         self.placeable = is_placeable(self.graph)
 
@@ -168,6 +184,7 @@ class _Reader:
         changed = [self.root(m) for made in node.get_outputs() for m in made.get_mutations()]
         changes = dict.fromkeys(self.buffer_of[r] for r in changed if r in self.buffer_of)
         earlier = sorted({self.op_of[p] for p in node.mpi_node.pred_nodes if p in self.op_of})
+        cost = self.costs.get(node.get_name(), Cost(0.0))
         release = release_of(node)
         if release is not None:
             self.op_of[node] = self.build.add_fold(
@@ -176,9 +193,11 @@ class _Reader:
                 release.state,
                 mutates=[*changes],
                 scratch=release.scratch,
+                cost=cost.seconds,
                 after=earlier,
                 where=_where(node),
             )
+            self.note_cost(node, cost)
             return
         made = range(known, len(buffers))
         own = self.scratch.get(node.get_name(), Scratch(0))
@@ -192,9 +211,15 @@ class _Reader:
             mutates=[b for b in changes if b < known or buffers[b].home is Home.USER],
             over=over,
             scratch=own.nbytes,
+            cost=cost.seconds,
             after=earlier,
             where=_where(node),
         )
+        self.note_cost(node, cost)
+
+    def note_cost(self, node: BaseSchedulerNode, cost: Cost) -> None:
+        if cost.estimated:
+            self.estimated_costs.append(self.build.ops[self.op_of[node]].name)
 
     def add_results(self, node: BaseSchedulerNode) -> Pairs:
         """Adds what the parts of a kernel write; returns what that may be written over.

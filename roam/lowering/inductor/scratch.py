@@ -1,5 +1,5 @@
 """What extern kernels allocate for themselves: they are run once, on inputs laid out as Inductor
-lays them out (see `probe`)."""
+lays them out (see `probe`). `extern_calls` gives such calls to whoever measures them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ Hint = Callable[[Any], int]
 
 def scratch(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> dict[str, Scratch]:
     """Scratch space of the extern kernels among the nodes, by the nodes' names. On the CPU."""
+    calls, names = extern_calls(graph, nodes)
+    return {names[call]: size for call, size in probe([calls], Numbers()).items()}
+
+
+def extern_calls(
+    graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]
+) -> tuple[fx.Graph, dict[fx.Node, str]]:
+    """The calls of operators that extern kernels stand for, and the scheduler's names of those."""
 
     def hint(size: Any) -> int:
         return int(graph.sizevars.optimization_hint(size, fallback=0))
@@ -32,7 +40,7 @@ def scratch(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> dict[st
             call = _call(calls, node.node, hint) if node.is_extern() else None
             if call is not None:
                 names[call] = node.get_name()
-    return {names[call]: size for call, size in probe([calls], Numbers()).items()}
+    return calls, names
 
 
 def _call(calls: fx.Graph, kernel: Any, hint: Hint) -> fx.Node | None:
@@ -41,7 +49,7 @@ def _call(calls: fx.Graph, kernel: Any, hint: Hint) -> fx.Node | None:
     if called is None or not is_measured(called.target):
         return None
     inputs = [i for i in kernel.inputs if isinstance(i, ir.IRNode)]
-    if len(inputs) != len(list(_tensors(called))) or not _on_cpu(inputs):
+    if len(inputs) != len(list(_tensors(called))) or not all(map(_device, inputs)):
         return None
     given = iter(inputs)
 
@@ -72,13 +80,14 @@ def _tensors(call: fx.Node) -> Iterator[fx.Node]:
     return (n for n in found if isinstance(n.meta.get("val"), torch.Tensor))
 
 
-def _on_cpu(inputs: Sequence[Any]) -> bool:
-    return all(i.get_device() is not None and i.get_device().type == "cpu" for i in inputs)
+def _device(buffer: Any) -> torch.device | None:
+    return buffer.get_device()
 
 
 def _like(buffer: Any, hint: Hint) -> torch.Tensor:
     size, stride = map(hint, buffer.get_size()), map(hint, buffer.get_stride())
-    return torch.empty_strided(tuple(size), tuple(stride), dtype=buffer.get_dtype())
+    dtype, device = buffer.get_dtype(), _device(buffer)
+    return torch.empty_strided(tuple(size), tuple(stride), dtype=dtype, device=device)
 
 
 def _static(found: Any, hint: Hint) -> Any:

@@ -1,0 +1,53 @@
+"""How long the ops of a step take together, and how much of that is only estimated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from roam.core.machine import Seconds
+from roam.inspect.record import GraphRecord
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of all ops, one after the other.
+
+    Attributes:
+        seconds: of all of them.
+        estimated: seconds of those that were estimated, and not measured.
+    """
+
+    seconds: Seconds
+    estimated: Seconds
+
+    @staticmethod
+    def of(graphs: Iterable[GraphRecord]) -> StepTime | None:
+        """Returns the time of these graphs, each run once; None if nobody asked what ops cost."""
+        seconds = estimated = 0.0
+        for graph in graphs:
+            guesses = set(graph.estimated_costs)
+            for op in () if graph.problem is None else graph.problem.ops:
+                seconds += op.cost
+                estimated += op.cost if op.name in guesses else 0.0
+        return StepTime(seconds, estimated) if seconds else None
+
+    def __str__(self) -> str:
+        return f"the step's ops take {show_seconds(self.seconds)} ({self._how})"
+
+    @property
+    def _how(self) -> str:
+        if self.estimated == 0:
+            return "measured"
+        if self.estimated == self.seconds:
+            return "estimated"
+        percent = min(99, max(1, round(100 * self.estimated / self.seconds)))
+        return f"measured; {percent} % estimated"
+
+
+def show_seconds(seconds: Seconds) -> str:
+    """Three digits, in seconds, milliseconds or microseconds."""
+    units = {"s": 1.0, "ms": 1e-3, "µs": 1e-6}
+    unit = next((name for name, factor in units.items() if seconds >= factor), "µs")
+    number = seconds / units[unit]
+    return f"{number:.{max(0, 3 - len(str(int(number))))}f} {unit}"

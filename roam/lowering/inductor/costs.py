@@ -1,0 +1,47 @@
+"""The seconds that Inductor's kernels take. Nothing is compiled for that.
+
+extern kernel         its operator's cost, on operands laid out as Inductor lays them out
+fused kernel          an estimate: the bytes that it reads and writes, by Inductor's own count,
+                      at the measured bandwidth (Inductor's estimate of the time is 0 on a CPU)
+template              the same, or its products' operations at the measured rate
+fold                  an estimate: the gradient, the state and the parameter
+part of a tuple, nop  nothing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch._inductor.graph import GraphLowering
+from torch._inductor.scheduler import BaseSchedulerNode
+
+from roam.capture.op_costs import Cost, OpCosts
+from roam.capture.roofline import Work, fold_work
+from roam.capture.symbolic_sizes import Numbers
+from roam.lowering.inductor.scratch import extern_calls, origin
+from roam.passes import gradient_release
+
+
+def kernel_costs(
+    graph: GraphLowering, nodes: Sequence[BaseSchedulerNode], costs: OpCosts
+) -> dict[str, Cost]:
+    """Costs of the nodes, by their names in the scheduler. None of one that is no kernel."""
+    calls, names = extern_calls(graph, nodes)
+    found = {names[call]: cost for call, cost in costs.of([calls], Numbers()).items()}
+    works = {n.get_name(): work for n in nodes for work in _works(n) if n.get_name() not in found}
+    return found | costs.estimated(works)
+
+
+def _works(node: BaseSchedulerNode) -> Iterator[Work]:
+    kernel: Any = node.node
+    called = origin(kernel) if node.is_extern() and hasattr(kernel, "origins") else None
+    if called is not None and gradient_release.META in called.meta:
+        yield fold_work(called, Numbers())
+        return
+    device, moved = node.get_device(), node.get_read_write_buffers_sizes()
+    if device is not None and moved:
+        dtypes = (b.node.maybe_get_dtype() for b in node.get_outputs())
+        dtype = next((d for d in dtypes if d is not None), torch.float32)
+        yield Work(device.type, moved, float(node.estimate_flops() or 0), dtype)
