@@ -33,8 +33,8 @@ from roam.capture.roofline import Work, fold_work
 from roam.capture.symbolic_sizes import Numbers
 from roam.core.errors import UnplannableError
 from roam.core.machine import Bytes, Rates, Seconds
-from roam.passes import gradient_release
 from roam.passes.geometry import tensor_inputs, tensors
+from roam.passes.gradient_release import META
 
 log = logging.getLogger("roam")
 
@@ -71,7 +71,8 @@ class OpCosts:
         """Returns the costs of the ops that are calls or folds, but for those on absent devices."""
         nodes = [n for graph in graphs for n in graph.nodes]
         calls = {n: c for n in nodes if (c := _call(n, numbers)) is not None}
-        folds = {n: fold_work(n, numbers) for n in nodes if gradient_release.META in n.meta}
+        releases = {n: n.meta[META] for n in nodes if META in n.meta}
+        folds = {n: fold_work(release, numbers) for n, release in releases.items()}
         found = aside(partial(self._of_calls, calls))
         return found | self.estimated(folds)
 
@@ -136,7 +137,7 @@ class OpCosts:
 
 def _call(node: fx.Node, numbers: Numbers) -> Call | None:
     """The call that a node makes. None for a view, a fold, and what the capture will refuse."""
-    if node.op != "call_function" or gradient_release.META in node.meta or not is_op(node):
+    if node.op != "call_function" or META in node.meta or not is_op(node):
         return None
     everything = [*tensors(node), *(t for _, t in tensor_inputs(node))]
     if any(t.layout is not torch.strided for t in everything):

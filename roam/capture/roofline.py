@@ -13,14 +13,12 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import fx
 from torch.utils.flop_counter import flop_registry
 
 from roam.capture.op_calls import Call, Operand
 from roam.capture.symbolic_sizes import Numbers
 from roam.core.machine import Bytes
-from roam.passes import gradient_release
-from roam.passes.geometry import tensor_inputs
+from roam.passes.gradient_release import Release
 
 log = logging.getLogger("roam")
 aten = torch.ops.aten
@@ -70,20 +68,12 @@ class Work:
         )
 
 
-def fold_work(node: fx.Node, numbers: Numbers) -> Work:
+def fold_work(release: Release, numbers: Numbers) -> Work:
     """A fold reads the gradient, and reads and writes the state and perhaps the parameter."""
-    release: gradient_release.Release = node.meta[gradient_release.META]
     parameter = release.parameter
-
-    def size(tensor: torch.Tensor) -> int:
-        return int(numbers(tensor.numel())) * tensor.element_size()
-
-    nbytes = 2 * sum(size for _, size in release.state) + sum(
-        size(gradient) for _, gradient in tensor_inputs(node)
-    )
-    if release.writes_parameter:
-        nbytes += 2 * size(parameter)
-    return Work(parameter.device.type, nbytes)
+    size = int(numbers(parameter.numel())) * parameter.element_size()  # the gradient's, too
+    state = sum(nbytes for _, nbytes in release.state)
+    return Work(parameter.device.type, size + 2 * state + 2 * size * release.writes_parameter)
 
 
 def _flops(call: Call) -> float:

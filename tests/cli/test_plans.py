@@ -101,6 +101,19 @@ def test_plan(here: Path) -> None:
     assert shown.stdout == result.stdout
 
 
+@pytest.mark.parametrize("measured", [True, False])
+def test_plan_says_what_the_ops_cost(here: Path, measured: bool) -> None:
+    how = ["--measure-costs"] if measured else []
+    made = run("plan", "factories:positional", "--lowering", "aten", "--out", "out.json", *how)
+    (line,) = (line for line in made.stdout.splitlines() if "the step's ops take" in line)
+    for arguments in ((), ("--explain",)):
+        assert line in run("show", "out.json", *arguments).stdout
+    found = json.loads(run("show", "out.json", "--json").stdout)["time"]
+    assert 0 <= found["estimated"] <= found["seconds"]
+    assert (found["estimated"] < found["seconds"]) or not measured
+    assert json.loads(run("show", "step.json", "--json").stdout)["time"] is None
+
+
 @pytest.mark.parametrize("name", ["by_name", "folded"])
 def test_plan_what_factories_may_return(here: Path, name: str) -> None:
     found = json.loads(run("plan", f"factories:{name}", "--json").stdout)

@@ -21,7 +21,7 @@ from roam.capture.op_costs import Cost, OpCosts
 from roam.capture.roofline import Work, fold_work
 from roam.capture.symbolic_sizes import Numbers
 from roam.lowering.inductor.scratch import extern_calls, origin
-from roam.passes import gradient_release
+from roam.passes.gradient_release import META
 
 
 def kernel_costs(
@@ -37,8 +37,8 @@ def kernel_costs(
 def _works(node: BaseSchedulerNode) -> Iterator[Work]:
     kernel: Any = node.node
     called = origin(kernel) if node.is_extern() and hasattr(kernel, "origins") else None
-    if called is not None and gradient_release.META in called.meta:
-        yield fold_work(called, Numbers())
+    if called is not None and META in called.meta:
+        yield fold_work(called.meta[META], Numbers())
         return
     device, moved = node.get_device(), node.get_read_write_buffers_sizes()
     if device is not None and moved:
