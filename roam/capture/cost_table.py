@@ -22,6 +22,7 @@ from hashlib import sha256
 from itertools import islice
 from math import isfinite
 from pathlib import Path
+from tempfile import gettempdir
 
 import msgspec
 
@@ -155,7 +156,12 @@ def cache_folder() -> Path:
     """Returns where files that outlive a process lie."""
     if own := os.environ.get("ROAM_CACHE_DIR"):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "roam"
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "roam"
+    try:
+        return Path.home() / ".cache" / "roam"
+    except RuntimeError:  # a user without a home
+        return Path(gettempdir()) / "roam"
 
 
 @contextmanager

@@ -99,6 +99,7 @@ class OpCosts:
         }
 
     def _of_calls(self, calls: Mapping[fx.Node, Call]) -> dict[fx.Node, Cost]:
+        end = self.clock() + self.left  # the probes of the estimates count, too
         text_of = {node: call_text(call) for node, call in calls.items()}
         distinct = {text_of[node]: call for node, call in calls.items()}
         guesses = self._estimated({text: Work.of(call) for text, call in distinct.items()})
@@ -106,7 +107,7 @@ class OpCosts:
             times = Counter(text_of.values())
             unknown = [t for t in guesses if t not in self.table.seconds and _may_run(distinct[t])]
             unknown.sort(key=lambda t: times[t] * guesses[t].seconds, reverse=True)
-            self._measure({t: distinct[t] for t in unknown}, guesses)
+            self._measure({t: distinct[t] for t in unknown}, guesses, end)
         known = self.table.seconds
         return {
             node: Cost(known[text]) if text in known else guesses[text]
@@ -114,9 +115,10 @@ class OpCosts:
             if text in known or text in guesses
         }
 
-    def _measure(self, calls: Mapping[str, Call], guesses: Mapping[str, Cost]) -> None:
+    def _measure(
+        self, calls: Mapping[str, Call], guesses: Mapping[str, Cost], end: Seconds
+    ) -> None:
         """Runs calls in this order, but for those that time would not be enough for."""
-        end = self.clock() + self.left
         known = len(self.table.seconds)
         for text, call in calls.items():
             now = self.clock()

@@ -129,6 +129,12 @@ def test_where_the_files_lie(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folder() == Path("/cache/roam")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path.home() / ".cache" / "roam"
+    monkeypatch.setattr(Path, "home", _homeless)
+    assert cache_folder().name == "roam"
+
+
+def _homeless() -> Path:
+    raise RuntimeError("could not determine home directory")
 
 
 def test_this_machine() -> None:

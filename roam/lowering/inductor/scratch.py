@@ -21,7 +21,8 @@ Hint = Callable[[Any], int]
 
 def scratch(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> dict[str, Scratch]:
     """Scratch space of the extern kernels among the nodes, by the nodes' names. On the CPU."""
-    calls, names = extern_calls(graph, nodes)
+    on_cpu = [n for n in nodes if n.is_extern() and _on_cpu(n.node)]
+    calls, names = extern_calls(graph, on_cpu)
     return {names[call]: size for call, size in probe([calls], Numbers()).items()}
 
 
@@ -48,7 +49,7 @@ def _call(calls: fx.Graph, kernel: Any, hint: Hint) -> fx.Node | None:
     called = None if isinstance(kernel, ir.MultiOutput) else origin(kernel)
     if called is None or not is_measured(called.target):
         return None
-    inputs = [i for i in kernel.inputs if isinstance(i, ir.IRNode)]
+    inputs = _inputs(kernel)
     if len(inputs) != len(list(_tensors(called))) or not all(map(_device, inputs)):
         return None
     given = iter(inputs)
@@ -78,6 +79,15 @@ def _tensors(call: fx.Node) -> Iterator[fx.Node]:
     found: list[fx.Node] = []
     fx.map_arg((call.args, call.kwargs), found.append)
     return (n for n in found if isinstance(n.meta.get("val"), torch.Tensor))
+
+
+def _inputs(kernel: Any) -> list[Any]:
+    return [i for i in kernel.inputs if isinstance(i, ir.IRNode)]
+
+
+def _on_cpu(kernel: Any) -> bool:
+    devices = map(_device, _inputs(kernel))
+    return all(device is not None and device.type == "cpu" for device in devices)
 
 
 def _device(buffer: Any) -> torch.device | None:
