@@ -12,16 +12,18 @@ The driver knows autograd, pending forwards and optimizers; the kernels know gra
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, fx
 
 from roam.capture.graph_names import DynamoGraph
-from roam.capture.op_costs import OpCosts
 from roam.core.folds import Folds
 from roam.inspect.record import GraphRecord
 from roam.options import Options
+
+if TYPE_CHECKING:
+    from roam.capture.op_costs import OpCosts
 
 # takes gradients in, each with the input that it is the gradient of
 Absorb = Callable[[Sequence[tuple[int, Tensor]]], None]

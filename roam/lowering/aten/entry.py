@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 import torch
 
 from roam.capture.graph_names import DynamoGraph
-from roam.capture.op_costs import OpCosts
 from roam.lowering.aten.kernels import AtenKernels
 from roam.lowering.protocol import Kernels, Lowering, OfflineKernels, Reports
 from roam.options import Options
+
+if TYPE_CHECKING:
+    from roam.capture.op_costs import OpCosts
 
 
 class AtenLowering:

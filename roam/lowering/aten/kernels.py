@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -22,7 +22,6 @@ from torch._guards import TracingContext
 from roam.capture import trials
 from roam.capture.fx_problem import Captured, capture
 from roam.capture.graph_names import DynamoGraph
-from roam.capture.op_costs import OpCosts
 from roam.capture.scratch_probe import Scratch, probe
 from roam.capture.step_outputs import gradient_values, gradients_of, own_saved, releases
 from roam.capture.symbolic_sizes import Numbers
@@ -43,6 +42,9 @@ from roam.passes.rewrites.drop_clones import DropClones
 from roam.passes.rewrites.table import rewrites
 from roam.planner import Settings, plan
 from roam.runtime.blocks import Shelf
+
+if TYPE_CHECKING:
+    from roam.capture.op_costs import OpCosts
 
 TRIED = trials.Tried()
 ANNOTATIONS = (TRIED, OutVariants(trials.writes_into), InPlace(trials.writes_over))

@@ -18,16 +18,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch._inductor.exc import InductorError
 
 from roam.capture.graph_names import DynamoGraph
-from roam.capture.op_costs import OpCosts
 from roam.core.errors import UnplannedWarning
 from roam.lowering.inductor.needs import missing, unknown_names
 from roam.lowering.protocol import Kernels, Lowering, OfflineKernels, Reports
 from roam.options import Options
+
+if TYPE_CHECKING:
+    from roam.capture.op_costs import OpCosts
 
 TESTED = ("2.11", "2.12", "2.13", "2.14", "2.15")
 

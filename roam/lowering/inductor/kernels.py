@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch._inductor
 from torch import fx
@@ -26,7 +26,6 @@ from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.exc import InductorError
 
 from roam.capture.graph_names import DynamoGraph
-from roam.capture.op_costs import OpCosts
 from roam.capture.step_outputs import gradient_values, gradients_of, own_saved, releases
 from roam.core.folds import Folds
 from roam.inspect.record import GraphRecord
@@ -41,6 +40,9 @@ from roam.options import Options
 from roam.passes.gradient_release import GradientRelease
 from roam.passes.pipeline import copied
 from roam.passes.rewrites.table import rewrites
+
+if TYPE_CHECKING:
+    from roam.capture.op_costs import OpCosts
 
 RETAINED = "a backward with retain_graph=True or create_graph=True needs its gradients again"
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import fx
 from torch._guards import TracingContext
@@ -22,7 +22,6 @@ from torch._inductor.virtualized import V
 from torch.utils._ordered_set import OrderedSet
 
 from roam.capture.graph_names import DynamoGraph
-from roam.capture.op_costs import OpCosts
 from roam.core.problem import Kind
 from roam.lowering.inductor.folds import call_together
 from roam.lowering.inductor.notes import Note
@@ -31,6 +30,9 @@ from roam.lowering.inductor.saved_code import blocking, keep_to_plan, leave_open
 from roam.lowering.inductor.shared_functions import functions, generate, sharing
 from roam.passes import gradient_release
 from roam.planner import Settings, plan
+
+if TYPE_CHECKING:
+    from roam.capture.op_costs import OpCosts
 
 # torch 2.11 has no class for it, and has the pass pickled with its settings for the caches' keys
 Pass: Any = getattr(custom_graph_pass, "CustomSchedulerPass", object)
@@ -126,7 +128,12 @@ def planned_order(
     """
     forward = one.forward
     name = how.graph.name
-    found = read(graph, nodes, name, one.outputs, one.saved, forward, one.labels, how.costs)
+    costs = None
+    if how.costs is not None:
+        from roam.lowering.inductor.costs import kernel_costs  # a step that will run has none
+
+        costs = kernel_costs(graph, nodes, how.costs)
+    found = read(graph, nodes, name, one.outputs, one.saved, forward, one.labels, costs)
     settled, held = (0, ()) if forward is None else (1, forward.held)
     settings = Settings(
         how.seconds,

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
 from torch._inductor import ir
@@ -28,19 +28,20 @@ from torch._inductor.scheduler import BaseSchedulerNode
 from torch._inductor.utils import get_dtype_size
 
 from roam.capture.node_facts import where
-from roam.capture.op_costs import Cost, OpCosts
 from roam.capture.scratch_probe import Scratch
 from roam.core import machine
 from roam.core.build import ProblemBuilder
 from roam.core.errors import UnplannableError
 from roam.core.problem import BufferId, Home, Kind, Problem
-from roam.lowering.inductor.costs import kernel_costs
 from roam.lowering.inductor.in_place import WITHOUT_MEMORY, written_over
 from roam.lowering.inductor.inner_buffers import is_removed
 from roam.lowering.inductor.saved_code import is_own, is_placeable
 from roam.lowering.inductor.scratch import origin, scratch
 from roam.passes import gradient_release
 from roam.passes.gradient_release import Release
+
+if TYPE_CHECKING:
+    from roam.capture.op_costs import Cost
 
 Pairs = tuple[tuple[BufferId, BufferId], ...]
 Labels = Mapping[str, tuple[str, Kind]]
@@ -75,18 +76,17 @@ def read(
     saved: frozenset[int],
     forward: Read | None = None,
     labels: Labels | None = None,
-    costs: OpCosts | None = None,
+    costs: Mapping[str, Cost] | None = None,
 ) -> Read:
     """Returns the Problem of one graph, or of a backward together with its forward.
 
     nodes: fused, in the order that Inductor would run them in. outputs: the names of the FX
     graph's results. saved: which of them go to the backward. forward: what was read of
     a backward's forward, where that is known; its ops keep their order. labels: what the user
-    calls a forward's inputs, and of which kind they are. costs: tells those of the kernels.
+    calls a forward's inputs, and of which kind they are. costs: of the nodes, by name.
     Raises UnplannableError.
     """
-    priced = {} if costs is None else kernel_costs(graph, nodes, costs)
-    reader = _Reader(graph, forward, scratch(graph, nodes), labels or {}, priced)
+    reader = _Reader(graph, forward, scratch(graph, nodes), labels or {}, costs or {})
     reader.add_inputs()
     first = len(reader.build.ops)
     for node in nodes:
@@ -129,7 +129,7 @@ class _Reader:
     forward: Read | None
     scratch: dict[str, Scratch]
     labels: Labels
-    costs: dict[str, Cost]
+    costs: Mapping[str, Cost]
     build: ProblemBuilder = field(init=False)
     inputs: dict[str, BufferId] = field(default_factory=dict)
     buffer_of: dict[str, BufferId] = field(default_factory=dict)  # by the name of its root
@@ -184,7 +184,8 @@ class _Reader:
         changed = [self.root(m) for made in node.get_outputs() for m in made.get_mutations()]
         changes = dict.fromkeys(self.buffer_of[r] for r in changed if r in self.buffer_of)
         earlier = sorted({self.op_of[p] for p in node.mpi_node.pred_nodes if p in self.op_of})
-        cost = self.costs.get(node.get_name(), Cost(0.0))
+        cost = self.costs.get(node.get_name())
+        seconds = 0.0 if cost is None else cost.seconds
         release = release_of(node)
         if release is not None:
             self.op_of[node] = self.build.add_fold(
@@ -193,7 +194,7 @@ class _Reader:
                 release.state,
                 mutates=[*changes],
                 scratch=release.scratch,
-                cost=cost.seconds,
+                cost=seconds,
                 after=earlier,
                 where=_where(node),
             )
@@ -211,14 +212,14 @@ class _Reader:
             mutates=[b for b in changes if b < known or buffers[b].home is Home.USER],
             over=over,
             scratch=own.nbytes,
-            cost=cost.seconds,
+            cost=seconds,
             after=earlier,
             where=_where(node),
         )
         self.note_cost(node, cost)
 
-    def note_cost(self, node: BaseSchedulerNode, cost: Cost) -> None:
-        if cost.estimated:
+    def note_cost(self, node: BaseSchedulerNode, cost: Cost | None) -> None:
+        if cost is not None and cost.estimated:
             self.estimated_costs.append(self.build.ops[self.op_of[node]].name)
 
     def add_results(self, node: BaseSchedulerNode) -> Pairs:
