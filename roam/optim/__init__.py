@@ -1,4 +1,21 @@
-"""Optimizers that fold gradients into their state while the backward still runs."""
+"""Optimizers that fold each gradient into their state during the backward, and then free it.
+
+    fold                           FoldRule: how one gradient is absorbed. Read it first.
+    adama, slim                    the two rules, with their optimizers AdamA and SlimAdamA
+    slim_rules, snr                which second moments SlimAdamA averages: by a table, or measured
+    folding                        FoldingOptimizer: counts micro-batches and calls the rule
+    ownership, hooks, groups       which parameters an optimizer folds; the hooks that hand it the
+                                   gradients that no compiled graph has folded
+    handle, in_options,            how torch.compile's options name an optimizer without keeping
+    compile_options                it alive
+    notices, clipping,             warnings and errors about training code that expects gradients
+    data_parallel, refusals        to be there after the backward
+    state_dicts                    state dicts and copies
+
+The other rooms take `FoldingOptimizer`, `OptimizerHandle`, `FoldNeeds` (what a plan has to know of
+a fold) and `owner_of` (which optimizer folds a parameter). An optimizer of your own is a FoldRule
+and a FoldingOptimizer around it.
+"""
 
 from roam.core.errors import OptimizerError
 from roam.optim.adama import AdamA

@@ -1,4 +1,4 @@
-"""AdamA: AdamW that absorbs every gradient as soon as it is there (arXiv 2305.19982)."""
+"""AdamA: AdamW that absorbs every gradient as soon as it is complete (arXiv 2305.19982)."""
 
 from __future__ import annotations
 
@@ -24,54 +24,59 @@ from roam.optim.fold import (
 from roam.optim.folding import FoldingOptimizer, Mode
 
 FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
-TILE = 60 * 60  # elements of the buffer through which ATen transposes a matrix that is no smaller
+TILE = 60 * 60  # elements of the buffer with which ATen transposes matrices of at least that size
 FUSED_DTYPES = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16})
 
 
 class AdamA(FoldingOptimizer):
-    """AdamW whose gradients live from their production to their fold, and no longer.
+    """AdamW that folds each gradient as soon as it is complete, and then frees it.
 
     **`clip_grad_norm_` clips nothing here**, and warns. No gradient is left when the backward
-    returns: every `.grad` is None, and PyTorch's function passes over those. Use `update_clip`. In
-    `roam.compile_step` it clips: there the gradients wait for it. There is no GradScaler (train in
-    bfloat16), and DistributedDataParallel would sum gradients that are gone; both raise an error.
-    On several ranks fully_shard (FSDP2) works, and so does a hook that sums
-    (Tensor.register_hook); summing after the backward finds nothing, and a warning says so.
+    returns: every `.grad` is None, and PyTorch's function skips those. Use `update_clip`. In
+    `roam.compile_step` it clips: there the gradients wait for it. GradScaler and
+    DistributedDataParallel need the gradients too, and raise an error: train in bfloat16, and use
+    fully_shard (FSDP2) or a hook that sums gradients (Tensor.register_hook) on several ranks.
+    Summing after the backward finds no gradients, and a warning says so.
 
-    params: parameters, groups of them, or `model.named_parameters()`, which lets errors name them.
-    lr, betas, eps, weight_decay: as in torch.optim.AdamW. The weight decay is decoupled, the
-        parameter times `1 - lr * weight_decay`: an L2 penalty does not belong here, add it to the
-        loss. All of them may differ between groups and change between two mini-batches. In mode
-        "release" the backward uses them: a change between it and step(), such as
-        `scheduler.step()`, comes too late and gets a LateChangeWarning. In mode "accumulate" that
-        is so for the betas; step() uses the others.
-    mode: "release" is AdamW exactly, by PyTorch's own fused kernel where there is one: each
-        parameter is updated during the backward, as soon as its gradient is complete. `step()`
-        only closes the mini-batch, and one backward is all that fits into it.
-        "accumulate" is gradient accumulation without the gradients: a mini-batch is `micro_batches`
-        times a backward of the *mean* loss of a micro-batch, not divided by anything, then
-        `step()`. With N = micro_batches and g the gradient of one of them,
+    A folded gradient cannot be taken back. `zero_grad()` has nothing to do, and a loss of NaN has
+    to be detected before its backward.
 
-            once: m *= β1, v *= β2        each: m += (1-β1) g/N, v += (1-β2) (g/N)²
+    The state is AdamW's, with the same names: each loads the other's state dict. `state_dict()`
+    raises MidBatchError in the middle of a mini-batch.
 
-        m is Adam's, but v is a sum of squares where Adam's is the square of the sum. By Cauchy and
-        Schwarz it is at least 1/N of Adam's, so that a step can be up to √N times as long as
-        Adam's: where the gradients of the micro-batches agree, as they do at the start of a
-        training, which wants a longer warm-up. Where they cancel it is shorter.
-    micro_batches: N. May be set anew between two mini-batches.
-    batch_invariant: N times this v, the mean of the squares of the micro-batches' gradients
-        (arXiv 2402.18824). No step is longer than Adam's then, and where gradients are mostly noise
-        it is up to √N times shorter; v, and what the learning rate means, depend on the size of
-        the micro-batches and not on their number.
-    update_clip: d, or None. Divides the update of each parameter by max(1, RMS(update) / d), the
-        update being what the learning rate multiplies (AdaFactor, arXiv 1804.04235, section 6;
-        StableAdamW, arXiv 2304.13013). d = 1 is usual. The fused kernel cannot do that.
+    Args:
+        params: parameters, groups of them, or `model.named_parameters()`, which lets errors name
+            the parameters.
+        lr, betas, eps, weight_decay: as in torch.optim.AdamW. The weight decay is decoupled, the
+            parameter times `1 - lr * weight_decay`; add an L2 penalty to the loss instead. All may
+            differ between groups and change between two mini-batches. In mode "release" the
+            backward reads them: a change between it and step(), such as `scheduler.step()`, comes
+            too late and gets a LateChangeWarning. In mode "accumulate" the backward reads only
+            the betas, and step() the others.
+        mode: "release" is AdamW exactly, by PyTorch's own fused kernel if there is one. Each
+            parameter is updated during the backward, as soon as its gradient is complete.
+            `step()` only ends the mini-batch, which has one backward.
+            "accumulate" is gradient accumulation that keeps no gradients. A mini-batch is
+            `micro_batches` backwards, each of the *mean* loss of one micro-batch, not divided by
+            anything, and then `step()`. With N = micro_batches and g the gradient of one of them,
 
-    What is folded cannot be taken back: `zero_grad()` finds nothing, and a mini-batch whose loss is
-    NaN has to be seen before its backward.
+                once: m *= β1, v *= β2        each: m += (1-β1) g/N, v += (1-β2) (g/N)²
 
-    The state is AdamW's, with the same names: state dicts can be loaded into one another.
-    `state_dict()` raises in the middle of a mini-batch. Raises HyperparameterError.
+            m is Adam's, but v is a sum of squares, and Adam's is the square of the sum. This v is
+            at least 1/N of Adam's (Cauchy-Schwarz). If the gradients of the micro-batches agree,
+            as they do early in training, a step is up to √N times as long as Adam's: use a longer
+            warm-up. If they cancel, the step is shorter.
+        micro_batches: N. May be changed between two mini-batches.
+        batch_invariant: multiplies this v by N: the mean of the squares of the micro-batches'
+            gradients (arXiv 2402.18824). No step is longer than Adam's then; if the gradients are
+            mostly noise, it is up to √N times shorter. v, and thereby the best learning rate,
+            depend on the size of the micro-batches and not on their number.
+        update_clip: d, or None. Divides the update of each parameter by max(1, RMS(update) / d).
+            The update is what the learning rate multiplies (AdaFactor, arXiv 1804.04235,
+            section 6; StableAdamW, arXiv 2304.13013). d = 1 is usual. Rules out the fused kernel.
+
+    Raises:
+        HyperparameterError: a value is out of its range.
     """
 
     def __init__(
@@ -137,8 +142,7 @@ class AdamARule(FoldRule):
         state["exp_avg_sq"].addcmul_(grad, grad, value=share)
 
     def square_scale(self, scale: float) -> float:
-        """What g² is multiplied with: 1 / N², and N times that where the batch size must not
-        matter."""
+        """Returns the weight of g² in v: 1 / N², or 1 / N if `batch_invariant`. scale: 1 / N."""
         return scale if self.batch_invariant else scale * scale
 
     def apply(self, state: State, param: Tensor, step: Tensor, group: Group) -> None:
@@ -175,7 +179,7 @@ class AdamARule(FoldRule):
         for update in updates:
             state, param, grad, _, _ = update
             m, v = state["exp_avg"], state["exp_avg_sq"]
-            # the kernel goes through memory and looks at no strides
+            # the kernel reads memory in order and ignores strides
             if alike(param, m, v, grad):
                 together.append(update)
             elif alike(param, m, v):
@@ -193,7 +197,7 @@ class AdamARule(FoldRule):
 
 
 def fused(updates: Sequence[Update]) -> None:
-    """PyTorch's own AdamW for parameters of one group, one device and one dtype."""
+    """Updates by PyTorch's own AdamW kernel: parameters of one group, device and dtype."""
     states, params, grads, steps, (group, *_) = zip(*updates, strict=True)
     beta1, beta2 = group["betas"]
     device = params[0].device
@@ -212,12 +216,12 @@ def fused(updates: Sequence[Update]) -> None:
         amsgrad=False,
         maximize=False,
     )
-    # The kernel does not, and a reader that comes too late must not pass unnoticed.
+    # The kernel does not, and autograd has to detect reads that need the old values.
     torch.autograd.graph.increment_version(params)
 
 
 def has_fused(param: Tensor, grad: Tensor, group: Group) -> bool:
-    """Whether PyTorch's fused kernel can do this update."""
+    """Returns whether PyTorch's fused kernel can do this update."""
     return (
         group["update_clip"] is None
         and grad.device.type in FUSED_DEVICES
@@ -234,26 +238,33 @@ def corrections(step: Tensor, group: Group) -> tuple[float, float]:
 
 
 def denominator(v: Tensor, correction2: float, group: Group) -> Tensor:
-    """√(v / correction) + ε, in memory of its own."""
+    """Returns √(v / correction2) + ε in new memory."""
     return v.sqrt().mul_(1 / math.sqrt(correction2)).add_(group["eps"])
 
 
 def squared_sum(x: Tensor) -> Tensor:
-    """The sum of squares, a scalar, in float32 at least."""
+    """Returns the sum of squares, a scalar, computed in at least float32."""
     return torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32)).square()
 
 
 def clip(squares: Tensor | Any, param: Tensor, correction1: float, group: Group) -> Any:
-    """max(1, RMS(update) / d), a scalar on the parameter's device.
+    """Returns max(1, RMS(update) / update_clip), a scalar on the parameter's device.
 
-    squares: the sum of the squares of m over its denominator, without m's bias correction.
+    Args:
+        squares: the sum of (m / denominator)², m without its bias correction.
+        param: the parameter.
+        correction1: the bias correction of m.
+        group: the parameter's group.
     """
     rms = (squares / max(param.numel(), 1)) ** 0.5 / correction1
     return torch.clamp(torch.as_tensor(rms / group["update_clip"], device=param.device), min=1)
 
 
 def _transposing(param: Tensor, grad: Tensor) -> int:
-    """Bytes that ATen allocates to copy the transpose of a contiguous matrix on the CPU."""
+    """Returns the bytes that ATen allocates to copy a transposed `grad` into a matrix on the CPU.
+
+    0 if `grad` is not transposed.
+    """
     transposed = param.dim() == 2 and param.is_contiguous() and grad.t().is_contiguous()
     large = param.device.type == "cpu" and param.numel() >= TILE
     return TILE * param.itemsize if transposed and large else 0

@@ -1,15 +1,15 @@
-"""Notices that somebody clips or measures gradients that were folded: `.grad` is empty.
+"""Detects calls that clip or measure gradients that were folded, and whose `.grad` is empty.
 
-Whether `.grad` was read shows nowhere, so torch's own functions have to tell. Each of them runs
-with gradients off, in a closure of `torch.nn.utils.clip_grad` that holds the function proper:
+Reading `.grad` cannot be detected, so torch's own functions are watched. Each of them is a wrapper
+that turns gradients off, a closure of `torch.nn.utils.clip_grad` with the function in a cell:
 
     clip_grad_norm_ ──► _no_grad_wrapper ──[cell]──► clip_grad_norm_
                                               │
                         clip_grads_with_norm_ ┘ ... and so the others
 
-`watch` exchanges what is in the cells. The functions stay the objects that they were, so that it
-does not matter who imported them, and when. `clip_grad_norm_`, by which accelerate, Lightning and
-the Trainer clip, calls the first of the functions that are watched.
+`watch` replaces the contents of the cells. The functions stay the same objects, so it does not
+matter who imported them, and when. `clip_grad_norm_`, which accelerate, Lightning and the Trainer
+use, calls `clip_grads_with_norm_`, the first of the watched functions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CLIP_NORM = inspect.unwrap(clip_grad_norm_).__code__
 
 
 def watch() -> None:
-    """Has torch's functions look for folded gradients first, from now on."""
+    """Makes torch's clipping functions tell the optimizers, from now on, before they run."""
     for function in (clip_grads_with_norm_, clip_grad_value_):
         _watch(function, "parameters", _ask_owners)
     _watch(get_total_norm, "tensors", _ask_all)
@@ -65,7 +65,10 @@ def _ask_owners(parameters: Sequence[Tensor]) -> None:
 
 
 def _ask_all(gradients: Sequence[Tensor]) -> None:
-    """No gradient says whose it would have been; `clip_grad_norm_` knows the parameters as well."""
+    """Tells every optimizer if the list of gradients is empty: it does not say whose they are.
+
+    Not if `clip_grad_norm_` calls: it passes the parameters to `clip_grads_with_norm_` too.
+    """
     caller = sys._getframe(3)  # of _no_grad_wrapper, which called `watched`
     if not gradients and caller.f_code is not CLIP_NORM:
         for owner in owners():
@@ -74,6 +77,9 @@ def _ask_all(gradients: Sequence[Tensor]) -> None:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _ask_once() -> None:
-    """Asks when dynamo traces a call: in a step that is one graph nothing is folded by then."""
+    """Tells every optimizer when dynamo traces a call, and not when the graph runs.
+
+    In a step that is one graph, nothing is folded at that time.
+    """
     for owner in owners():
         owner.asked_for_gradient(None)

@@ -1,11 +1,12 @@
-"""What dynamo keeps of `torch.compile(..., options=...)`.
+"""Changes the options that dynamo keeps of `torch.compile(..., options=...)`.
 
     torch.compile ── wrapper of the backend's name, options ──┬── dynamo's list of backends
                                                               └── caches of compiled functions
 
 The wrapper stays there until dynamo is reset. An optimizer in its options would outlive its
-deletion, with its parameters and its moments, and go on folding. The backend is only called where
-a graph has to be compiled, which may be never: so options are changed where the wrapper is made.
+deletion, with its parameters and moments, and go on folding. The options are changed when the
+wrapper is made, not when the backend is called: dynamo calls the backend only to compile a graph,
+which may never happen.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ log = logging.getLogger("roam")
 
 
 def keep_options_as(changed: Callable[[Any], Any]) -> None:
-    """Has every later `torch.compile` keep `changed(options)` in place of the options."""
+    """Makes every later `torch.compile` keep `changed(options)` instead of the user's options.
+
+    Logs a warning, and changes nothing, if this torch has no such wrapper.
+    """
     wrapper: Any = getattr(torch, "_TorchCompileWrapper", None)
     if wrapper is None:
         log.warning("torch %s keeps optimizers that are named in options", torch.__version__)

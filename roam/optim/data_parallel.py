@@ -1,4 +1,4 @@
-"""Several processes that train one model: whether anything sums the gradients that are folded."""
+"""Finds out whether several ranks train the model, and what sums their gradients before a fold."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ def ranks() -> int:
 
 
 def in_data_parallel(holds: Callable[[Tensor], bool]) -> bool:
-    """Whether DistributedDataParallel has wrapped one of the parameters, which shows on none."""
+    """Returns whether DistributedDataParallel has wrapped a parameter for which `holds` is true.
+
+    DDP leaves no mark on a parameter, so this looks for DDP modules among all live objects.
+    """
     return any(
         issubclass(type(found), DistributedDataParallel) and any(map(holds, found.parameters()))
         for found in gc.get_objects()
@@ -26,16 +29,16 @@ def in_data_parallel(holds: Callable[[Tensor], bool]) -> bool:
 
 
 def is_sharded(param: Tensor) -> bool:
-    """Returns whether the parameter is a DTensor: fully_shard (FSDP2) makes such."""
-    module = sys.modules.get("torch.distributed.tensor")  # if nobody imported it, there are none
+    """Returns whether the parameter is a DTensor, as fully_shard (FSDP2) makes them."""
+    module = sys.modules.get("torch.distributed.tensor")  # not imported: there are no DTensors
     return module is not None and isinstance(param, module.DTensor)
 
 
 def nobody_sums(params: Collection[Tensor]) -> bool:
-    """Returns whether some gradient meets neither FSDP nor a hook on its way to its fold.
+    """Returns whether neither FSDP nor a hook can have summed some gradient before its fold.
 
-    fully_shard sums gradients before the hooks of its parameters run. A hook of the user's
-    (Tensor.register_hook) may sum them.
+    fully_shard sums gradients before the hooks of its parameters run. A hook that the user
+    registered (Tensor.register_hook) may sum them.
     """
     if any(map(is_sharded, params)):
         return False

@@ -7,7 +7,7 @@
 
     release (N = 1): decay, fold and apply at once, as soon as the gradient is complete
 
-A rule is written for one parameter, and knows nothing of graphs, hooks or counting: that is
+A rule handles one parameter. Graphs, hooks and the counting of micro-batches are the business of
 `roam.optim.folding`. `roam.optim.adama` and `roam.optim.slim` are rules of about a page each.
 """
 
@@ -41,17 +41,17 @@ class StateSpec:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def zeros(self, param: Tensor) -> Tensor:
-        """The tensor at its start, on the parameter's device; of its shape, it has its strides."""
+        """Returns zeros on the parameter's device, with its strides if the shapes are equal."""
         if self.shape == tuple(param.shape):
             return torch.zeros_like(param, dtype=self.dtype, memory_format=torch.preserve_format)
         return torch.zeros(self.shape, dtype=self.dtype, device=param.device)
 
 
-STEP = StateSpec("step", (), torch.float32)  # how often the parameter was updated; on the CPU
+STEP = StateSpec("step", (), torch.float32)  # number of updates of the parameter; on the CPU
 
 
 class Update(NamedTuple):
-    """One parameter's whole mini-batch, as `FoldRule.release` takes it."""
+    """The arguments of one parameter's update, as `FoldRule.release` takes them."""
 
     state: State
     param: Tensor
@@ -61,35 +61,48 @@ class Update(NamedTuple):
 
 
 class FoldRule(ABC):
-    """How one gradient is absorbed. Every method works in place, under `torch.no_grad()`.
+    """How an optimizer absorbs one gradient. Every method works in place, under `torch.no_grad()`.
 
-    Complex parameters come as their real views, `[..., 2]`, and so do gradient and state.
+    Complex parameters, gradients and state are passed as their real views, `[..., 2]`.
 
-    folds_with: the values of a group that `decay` and `fold` look up. `apply` may use any.
+    Attributes:
+        folds_with: names of the group values that `decay` and `fold` read. `apply` may read any.
     """
 
     folds_with: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def state(self, param: Tensor) -> tuple[StateSpec, ...]:
-        """What the parameter needs. Looks at its shape and dtype only: it may be fake or meta."""
+        """Returns the state tensors that the parameter needs.
+
+        Must look at shape and dtype only: the parameter may be a fake or meta tensor.
+        """
 
     @abstractmethod
     def decay(self, state: State, group: Group) -> None:
-        """The start of a mini-batch, before its first fold."""
+        """Decays the state at the start of a mini-batch, before the first fold."""
 
     @abstractmethod
     def fold(self, state: State, grad: Tensor, scale: float, group: Group) -> None:
-        """Absorbs `scale * grad`, the gradient of one micro-batch of 1 / scale."""
+        """Absorbs `scale * grad`, the gradient of one of the 1 / scale micro-batches."""
 
     @abstractmethod
     def apply(self, state: State, param: Tensor, step: Tensor, group: Group) -> None:
-        """The end of a mini-batch: changes the parameter. `step` is its number, from 1: a float32
-        scalar on the CPU."""
+        """Updates the parameter at the end of a mini-batch.
+
+        Args:
+            state: the parameter's state, with all gradients of the mini-batch folded in.
+            param: the parameter.
+            step: the number of this update, from 1: a float32 scalar on the CPU.
+            group: the parameter's group.
+        """
 
     def release(self, updates: Sequence[Update]) -> None:
-        """A mini-batch of one micro-batch, all at once, for each of these parameters. Must bump
-        their versions, so that autograd notices a reader that came too late."""
+        """Decays, folds and applies at once, for each of these parameters: one micro-batch.
+
+        Must bump the version counter of each parameter, so that autograd detects an op that
+        reads it after the update but needs the old value.
+        """
         for state, param, grad, step, group in updates:
             self.decay(state, group)
             self.fold(state, grad, 1.0, group)
@@ -97,29 +110,32 @@ class FoldRule(ABC):
 
     @abstractmethod
     def check(self, group: Group) -> None:
-        """Raises HyperparameterError where a value of the group is out of its range."""
+        """Raises HyperparameterError if a value of the group is out of its range."""
 
     def fold_scratch(self, param: Tensor, grad: Tensor, group: Group) -> int:
-        """Bytes that `fold` allocates for itself at its worst moment. Fake tensors will do."""
+        """Returns the most bytes that `fold` has allocated at a time. Fake tensors will do."""
         return 0
 
     def release_scratch(self, param: Tensor, grad: Tensor, group: Group) -> int:
-        """Bytes that `release` allocates for one parameter at its worst moment."""
+        """Returns the most bytes that `release` has allocated at a time, for one parameter."""
         return self.fold_scratch(param, grad, group)
 
 
 def block_size(tensor: Tensor) -> int:
-    """Elements that an update works on at a time: what it allocates is no larger.
+    """Returns how many elements an update processes at a time, which bounds what it allocates.
 
-    Few enough for a CPU's cache, and enough for a GPU to be worth a launch.
+    Few enough for a CPU's cache, and enough for a GPU to be worth a kernel launch.
     """
     return machine.of(tensor.device.type).fold_elements
 
 
 def alike(first: Tensor, *others: Tensor) -> bool:
-    """Whether the tensors have one shape, and each fills its memory in one and the same order."""
+    """Returns whether all tensors have the same shape and the same dense strides.
+
+    Then element i of the memory of each is the same element of the tensor.
+    """
     shape, contiguous = first.shape, first.is_contiguous()
-    for t in others:  # once for every gradient: no generators
+    for t in others:  # a loop, not a generator: this runs for every gradient
         if t.shape != shape or (contiguous and not t.is_contiguous()):
             return False
     if contiguous:
@@ -136,9 +152,9 @@ def alike(first: Tensor, *others: Tensor) -> bool:
 
 
 def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The same elements of each tensor, a block at a time, as flat views, until all were seen.
+    """Yields flat views of the same block of elements of each tensor, block after block.
 
-    Tensors that are not alike come whole.
+    Yields the whole tensors once if they are not alike, since they have no common flat view.
     """
     if not alike(*tensors):
         yield tensors

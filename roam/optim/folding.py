@@ -1,10 +1,10 @@
-"""The optimizer around a fold rule: counting, hooks and state.
+"""The optimizer around a fold rule: takes gradients from three sources and counts micro-batches.
 
     eager      AccumulateGrad ──► hook ──────────┐
     compiled   an op of the backward graph ──────┼──► absorb(param, grad) ──► rule
     by hand    param.grad, found in step() ──────┘
 
-The hook of a parameter fires in a compiled backward too, but finds no gradient where the graph has
+The hook of a parameter fires after a compiled backward too, but finds no gradient if the graph has
 folded it.
 """
 
@@ -33,15 +33,15 @@ ONE = torch.ones((), dtype=STEP.dtype)
 class FoldingOptimizer(OwningOptimizer):
     """A torch.optim.Optimizer that absorbs each gradient as soon as it is complete.
 
-    All that can change (learning rate, betas, step counts, state) is looked up when a gradient
-    comes. `.grad` is None after a backward. A gradient that is in `.grad` when `step()` is called,
-    because somebody put it there or its parameter was frozen before, is taken as the mini-batch's
-    sum. Optimizers of different parameters are independent, in threads too. A deleted optimizer
-    leaves its parameters without one: hooks, compiled graphs and options do not keep it alive.
+    Learning rate, betas, step counts and state are looked up when a gradient comes, so all of them
+    may change between steps. `.grad` is None after a backward. If `step()` finds a gradient in
+    `.grad`, because the user put it there or the parameter was frozen before, it takes it as the
+    mini-batch's sum. Optimizers of different parameters are independent, in threads too. Hooks,
+    compiled graphs and options do not keep the optimizer alive.
 
-    `param_groups` may be edited, parameters and all, between step() and the next backward. The
-    first gradient of a parameter that is new there may be in `.grad` until step(), which takes it;
-    the others are folded in the backward. An edit between a backward and its step() gets a
+    `param_groups` may be edited between step() and the next backward, their parameters included.
+    The first gradient of an added parameter may stay in `.grad` until step() takes it; later ones
+    are folded in the backward. An edit between a backward and its step() gets a
     LateChangeWarning: what that backward folded stays folded.
     """
 
@@ -56,21 +56,22 @@ class FoldingOptimizer(OwningOptimizer):
         if mode not in get_args(Mode):
             raise HyperparameterError(f"mode={mode!r}: there are {get_args(Mode)}")
         self.mode = mode
-        self._values = tuple(defaults)  # by name; torch adds others to self.defaults
-        self.more_to_come: Callable[[Tensor], bool] | None = None  # in .grad, before step()
-        self.mini_batches = 0  # that have ended
-        self._folded: dict[Tensor, int] = {}  # how many of its gradients of this mini-batch
-        self._held: set[Tensor] = set()  # whose gradients wait in .grad for more
+        self._values = tuple(defaults)  # names of group values; torch adds more to self.defaults
+        # whether more will be added to the parameter's .grad before step()
+        self.more_to_come: Callable[[Tensor], bool] | None = None
+        self.mini_batches = 0  # ended so far
+        self._folded: dict[Tensor, int] = {}  # gradients folded in this mini-batch, a parameter
+        self._incomplete: set[Tensor] = set()  # parameters whose .grad waits for more
         self._notices = Notices(type(self).__name__)
         self._deferred = False
-        self._due: list[bool] = []  # a list: what dynamo captures changes no attribute
+        self._due: list[bool] = []  # one a step(); a list, since dynamo sets no attribute
         self.micro_batches = micro_batches
         super().__init__(params, defaults, rule)
         watch()
 
     @property
     def micro_batches(self) -> int:
-        """Backwards to a mini-batch."""
+        """The number of backwards in a mini-batch."""
         return self._micro_batches
 
     @micro_batches.setter
@@ -87,22 +88,22 @@ class FoldingOptimizer(OwningOptimizer):
 
     @property
     def writes_parameters(self) -> bool:
-        """Whether absorbing a gradient changes the parameter too."""
+        """Whether absorbing a gradient also updates the parameter, as in mode "release"."""
         return self.mode == "release"
 
     def scratch(self, param: Tensor, grad: Tensor) -> int:
-        """Bytes that absorbing this gradient allocates. Both may be fake."""
+        """Returns the bytes that absorbing this gradient allocates. Fake tensors will do."""
         if self.writes_parameters:
             return self.rule.release_scratch(param, grad, self._group(param))
         return self.rule.fold_scratch(param, grad, self._group(param))
 
     def needs(self, param: Tensor, grad: Tensor) -> FoldNeeds:
-        """What a plan has to know of folding this gradient. Both may be fake."""
+        """Returns what a plan has to know of folding this gradient. Fake tensors will do."""
         state = tuple((spec.name, spec.bytes) for spec in self.spec(param))
         return FoldNeeds(state, self.scratch(param, grad), self.writes_parameters)
 
     def state_of(self, param: Tensor) -> dict[str, Tensor]:
-        """The state of a parameter, made when it is first asked for."""
+        """Returns the state of a parameter, which the first call allocates."""
         state: dict[str, Tensor] = self.state[param]
         if not state:
             state.update({spec.name: spec.zeros(param) for spec in self.rule.state(param)})
@@ -110,32 +111,36 @@ class FoldingOptimizer(OwningOptimizer):
         return state
 
     def absorb(self, param: Tensor, grad: Tensor) -> None:
-        """Takes in a parameter's complete gradient of one micro-batch. It may be dropped then.
+        """Folds a parameter's complete gradient of one micro-batch. The caller may then free it.
 
-        Raises SecondBackwardError, SparseGradientError, DataParallelError.
+        Raises:
+            SecondBackwardError: all gradients of this mini-batch are folded already.
+            SparseGradientError: the gradient is sparse.
+            DataParallelError: DistributedDataParallel wraps a parameter.
         """
         self.absorb_all([(param, grad)])
 
     def waits(self, param: Tensor) -> bool:
-        """Whether the gradient in `.grad` is to stay there, since more of it is to come."""
+        """Returns whether the gradient has to stay in `.grad`, because more will be added to it."""
         waits = self.more_to_come is not None and self.more_to_come(param)
         if waits:
-            self._held.add(param)
+            self._incomplete.add(param)
         else:
-            self._held.discard(param)
+            self._incomplete.discard(param)
         return waits
 
     def absorb_held(self) -> None:
-        """Ends a micro-batch in mode "accumulate": gradients that waited for more are complete."""
+        """Folds the gradients that waited in `.grad` for more: in mode "accumulate" the end of a
+        micro-batch completes them. Does nothing in mode "release"."""
         if not self.writes_parameters:
-            while self._held:
-                param = self._held.pop()
+            while self._incomplete:
+                param = self._incomplete.pop()
                 if (grad := param.grad) is not None:
                     param.grad = None
                     self.absorb(param, grad)
 
     def check_room(self, params: Iterable[Tensor]) -> None:
-        """Raises SecondBackwardError for one that has all gradients of its mini-batch."""
+        """Raises SecondBackwardError if one of them has had all gradients of its mini-batch."""
         most = self.micro_batches
         for param in params if self._folded else ():
             if self._folded.get(param, 0) >= most:
@@ -143,10 +148,10 @@ class FoldingOptimizer(OwningOptimizer):
                 raise refusals.second_backward(name, most, self.writes_parameters)
 
     def absorb_all(self, gradients: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """As `absorb`, for several parameters at once, with their gradients: in fewer calls."""
+        """Does what `absorb` does for several (parameter, gradient) pairs, in fewer kernel calls."""
         if not self._folded:
             self._begin()
-        # a backward has it off already, and switching takes as long as several parameters do
+        # A backward runs with gradients off, and switching costs as much as several parameters.
         with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
             self._absorb(gradients, 1 / self.micro_batches, 1)
 
@@ -157,7 +162,7 @@ class FoldingOptimizer(OwningOptimizer):
         places, folded = self._members.places, self._folded
         updates: list[Update] = []
         for param, grad in gradients:
-            if param not in places:  # it was, in the forward
+            if param not in places:  # removed from the groups since the forward
                 param.grad = grad.clone() if param.grad is None else param.grad + grad
                 continue
             seen = folded.get(param, 0)
@@ -178,20 +183,24 @@ class FoldingOptimizer(OwningOptimizer):
                 self.rule.decay(state, group)
             self.rule.fold(state, grad, scale, group)
         if updates:
-            # alpha has ATen take a tensor for what it is: a number becomes one for every step
+            # with alpha ATen adds the one tensor ONE, and makes no tensor for each step count
             torch._foreach_add_([update.step for update in updates], ONE, alpha=1.0)
             self.rule.release(updates)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Ends the mini-batch: updates the parameters, which mode "release" has done already.
+        """Ends the mini-batch: in mode "accumulate" it updates the parameters.
 
-        Without a backward before it, it does nothing. Raises MicroBatchError, LostParameterError.
+        In mode "release" the backward has updated them. Without a backward it does nothing.
 
         Args:
-            closure: called first, with gradients on, as torch.optim does: it may run a backward.
+            closure: called first, with gradients on, as in torch.optim: it may run a backward.
 
         Returns:
             What the closure returns.
+
+        Raises:
+            MicroBatchError: some micro-batches of the mini-batch have not run.
+            LostParameterError: a newer optimizer has taken over a parameter.
         """
         result = None
         if closure is not None:
@@ -205,8 +214,8 @@ class FoldingOptimizer(OwningOptimizer):
         return result
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """As in torch; no gradient of this optimizer's is left after a step."""
-        # asked first: dynamo makes no inputs of parameters that it meets in param_groups
+        """As in torch, but there is nothing to do if no `.grad` was set by hand."""
+        # first, because dynamo makes no graph inputs of parameters that it finds in param_groups
         if self._deferred:
             return
         if any(param.grad is not None for group in self.param_groups for param in group["params"]):
@@ -214,10 +223,10 @@ class FoldingOptimizer(OwningOptimizer):
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within, `step()` is put off to the end: for a graph that step() is captured in.
+        """A context that postpones `step()` to its end, for a graph that captures step().
 
-        In mode "accumulate" a gradient that the graph left in `.grad` is folded then, as a hook
-        would have folded it: at the end of the mini-batch it could not be told from a sum.
+        At the end, in mode "accumulate", folds the gradients that the graph left in `.grad`, as a
+        hook would have done: step() could not tell them from the sum of a whole mini-batch.
         """
         self.look_at_groups()
         self._deferred = True
@@ -256,25 +265,28 @@ class FoldingOptimizer(OwningOptimizer):
         self._hooks.add_missing()
 
     def state_dict(self) -> StateDict:
-        """As in torch, at the end of a mini-batch. In the middle it raises MidBatchError."""
+        """As in torch. Raises MidBatchError in the middle of a mini-batch."""
         self._between_batches("state_dict()")
         return super().state_dict()
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """As in torch, and like there the moments are shared with `state_dict` where they can be.
+        """Loads a state dict as in torch, which shares tensors with it if it can.
 
-        An unfinished mini-batch is forgotten. Raises StateMismatchError.
+        Ends an unfinished mini-batch. Raises StateMismatchError.
         """
         super().load_state_dict(state_dict)
         self._forget()
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """What GradScaler.step asks an optimizer first."""
+        """Raises GradScalerError: GradScaler.step reads this attribute first."""
         raise refusals.grad_scaler(type(self).__name__)
 
     def asked_for_gradient(self, param: Tensor | None) -> None:
-        """Warns if somebody wants a gradient that is folded. param: None for any parameter's."""
+        """Warns if the gradient that the user's code asked for was folded.
+
+        param: whose gradient; None for any parameter's.
+        """
         if param in self._folded if param is not None else self._folded:
             self._notices.clipping()
 
@@ -283,14 +295,14 @@ class FoldingOptimizer(OwningOptimizer):
         super()._own_again()
 
     def _begin(self) -> None:
-        """Before the first fold of a mini-batch."""
+        """Prepares the first fold of a mini-batch: looks at the groups and at the ranks."""
         self.look_at_groups()
         self._notices.look_for_ranks(self.holds, self._members.places.keys())
         used = self._values if self.writes_parameters else self.rule.folds_with
         self._notices.begin(self._members, used)
 
     def _absorb_the_rest(self) -> None:
-        """Gradients that no hook and no graph has taken: somebody put them into `.grad`."""
+        """Absorbs gradients that the user's code has put into `.grad`, as a mini-batch's sum."""
         n = self.micro_batches
         for param in self._members:
             if (grad := param.grad) is not None:
@@ -298,9 +310,9 @@ class FoldingOptimizer(OwningOptimizer):
                 param.grad = None
 
     def _forget(self) -> None:
-        """Begins a mini-batch."""
+        """Forgets what was folded: the next gradient begins a new mini-batch."""
         self._folded.clear()
-        self._held.clear()
+        self._incomplete.clear()
         self.mini_batches += 1
 
     def _apply(self, param: Tensor) -> None:
@@ -318,7 +330,7 @@ class FoldingOptimizer(OwningOptimizer):
 
 @torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def mark_step() -> None:
-    """Leaves a node where `step()` was called in a graph that it is captured in."""
+    """Does nothing. In a captured graph, its node marks where `step()` was called."""
 
 
 def _real(state: dict[str, Tensor]) -> dict[str, Tensor]:

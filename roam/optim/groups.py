@@ -1,4 +1,4 @@
-"""What is in an optimizer's `param_groups`, which anybody may edit between two looks at them."""
+"""Remembers an optimizer's `param_groups`, to find out later whether the user edited them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ PLAIN = frozenset({float, int, type(None)})
 
 
 class Place(NamedTuple):
-    """A parameter's group, and its position there."""
+    """A parameter's group, and its index in the group's `params`."""
 
     group: dict[str, Any]
     position: int
 
 
 class Members:
-    """The parameters that the groups held when they were last looked at."""
+    """The parameters of all groups, as they were when this object was made.
+
+    Raises HyperparameterError for a parameter in two groups.
+    """
 
     def __init__(self, groups: Sequence[dict[str, Any]] = ()) -> None:
         self._lists = [(group, [*group["params"]]) for group in groups]
@@ -34,7 +37,7 @@ class Members:
                 self.places[param] = Place(group, i)
 
     def are_in(self, groups: Sequence[dict[str, Any]]) -> bool:
-        """Returns whether the groups and their parameters are still the same objects.
+        """Returns whether `groups` are the same dicts with the same parameters as remembered.
 
         Runs in every step: it compares identities and builds nothing.
         """
@@ -54,13 +57,13 @@ class Members:
         return iter(self.places)
 
     def given_name(self, param: Tensor) -> str | None:
-        """Returns the name that the user gave the parameter, if there is one."""
+        """Returns the name from `model.named_parameters()`, None if the user gave no names."""
         group, i = self.places[param]
         names = group.get("param_names") or ()
         return names[i] if i < len(names) else None
 
     def name(self, param: Tensor) -> str:
-        """Returns what an error calls the parameter."""
+        """Returns the parameter's name for messages: the user's, or group, position and shape."""
         group, i = self.places[param]
         number = next(k for k, (known, _) in enumerate(self._lists) if known is group)
         return self.given_name(param) or f"parameter {i} of group {number}, {list(param.shape)}"
@@ -74,16 +77,21 @@ class FoldedValues:
         self._kept: list[tuple[Group, tuple[Any, ...]]] = []
 
     def note(self, groups: Sequence[Group], names: Iterable[str]) -> None:
-        """Keeps the named values of each group."""
+        """Remembers the values of these names in each group."""
         self._names = tuple(names)
         self._kept = [(g, tuple(map(_kept, self._of(g)))) for g in groups]
 
     def are_as_noted(self) -> bool:
-        """Returns whether each group still has the values that were noted of it."""
+        """Returns whether each group still has the values that `note` remembered."""
         return all(kept == self._of(g) or not self._differing(kept, g) for g, kept in self._kept)
 
     def changed(self, noted: Group, now: Group) -> set[str]:
-        """Returns the names of the values noted of one group that another group, or it, has not."""
+        """Returns the names whose values differ between a group when noted and a group now.
+
+        Args:
+            noted: a group that `note` was given.
+            now: the parameter's group now, which may be another one.
+        """
         [kept] = [kept for group, kept in self._kept if group is noted]
         return self._differing(kept, now)
 
@@ -96,19 +104,22 @@ class FoldedValues:
 
 
 class _KeptTensor:
-    """A value that can change in place: a learning rate that is a tensor. Equals nothing."""
+    """Remembers a value that may change in place, such as a learning rate that is a tensor.
+
+    It equals nothing, so that `FoldedValues` has to compare by `same`.
+    """
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor, self.version, self.copy = tensor, tensor._version, tensor.detach().clone()
 
     def same(self, value: Any) -> bool:
-        # asked first: comparing the numbers of a GPU's tensors waits for the GPU
+        # first, because comparing the numbers in a GPU's tensors waits for the GPU
         unchanged = value is self.tensor and value._version == self.version
         return unchanged or bool(self.copy == value)
 
 
 def _kept(value: Any) -> Any:
-    if type(value) in PLAIN:  # asked first: nearly all are, of as many groups as there are
+    if type(value) in PLAIN:  # first, because nearly all are, and this runs for every group
         return value
     if isinstance(value, (tuple, list)):
         return tuple(map(_kept, value))

@@ -1,10 +1,10 @@
-"""A weak reference to an optimizer, which `torch.compile`'s options hold in its place.
+"""A weak reference to an optimizer, which replaces it in the options of `torch.compile`.
 
-    options = {"optimizer": opt}     the user's; dynamo keeps a copy of it until it is reset:
+    options = {"optimizer": opt}     the user's dict. Until it is reset, dynamo keeps this copy:
               {"optimizer": handle}  ── weakly ──►  opt  ──►  parameters, moments
 
-All handles are equal. Dynamo compares the options to find out whether a compiled graph may be used
-again, and it may: a graph looks for the optimizers of its parameters when it runs.
+All handles are equal. Dynamo reuses a compiled graph only if the options are equal, and here it
+always may: a graph looks up the optimizers of its parameters each time it runs.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class OptimizerHandle:
-    """Says that gradients shall be folded, and by which optimizer, without keeping it alive.
+    """Stands for an optimizer without keeping it alive.
 
-    Called, it returns the optimizer, or None if that is gone. It is what copying the options copies
-    an optimizer to. Any other use of it raises OptimizerCopyError.
+    Calling the handle returns the optimizer, or None if it was deleted. A deep copy of options
+    that name an optimizer contains its handle. Any other use raises OptimizerCopyError.
     """
 
     def __init__(self, optimizer: FoldingOptimizer | None = None) -> None:
@@ -45,7 +45,7 @@ class OptimizerHandle:
         return self
 
     def __reduce__(self) -> tuple[type[OptimizerHandle], tuple[()]]:
-        """In another process there is no such optimizer, and the graphs find those of there."""
+        """Pickles to an empty handle: another process looks up its own optimizers."""
         return OptimizerHandle, ()
 
     def __repr__(self) -> str:

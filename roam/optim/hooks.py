@@ -1,4 +1,4 @@
-"""Which optimizer folds a parameter's gradients, and the hook that hands them over."""
+"""Knows which optimizer folds a parameter's gradients, and hooks that hand them to it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 
-class Absorbs(Protocol):
-    """What takes gradients in."""
+class Absorber(Protocol):
+    """What hooks need of an optimizer: `OwningOptimizer` describes the methods."""
 
     def absorb(self, param: Tensor, grad: Tensor) -> None: ...
 
@@ -26,8 +26,8 @@ class Absorbs(Protocol):
     def asked_for_gradient(self, param: Tensor | None) -> None: ...
 
 
-OURS = "folds_for_roam"  # marks the hooks made here
-_owners = WeakTensorKeyDictionary()  # parameter -> a weak reference to who folds its gradients
+OURS = "folds_for_roam"  # the attribute that marks the hooks made here
+_owners = WeakTensorKeyDictionary()  # parameter -> weak reference to the optimizer that folds it
 _epoch = object()
 
 
@@ -37,22 +37,22 @@ def owner_of(param: Tensor) -> Any:
     return None if reference is None else reference()
 
 
-def owners() -> list[Absorbs]:
+def owners() -> list[Absorber]:
     """Returns all optimizers that fold gradients."""
     found = {id(o): o for ref in list(_owners.values()) if (o := ref()) is not None}
     return [*found.values()]
 
 
 def epoch() -> object:
-    """Returns the same object as long as no parameter has got, changed or lost its owner.
+    """Returns an object that is replaced whenever a parameter gets, changes or loses its owner.
 
-    Whoever owns a parameter keeps it alive: until the next epoch its id is its own.
+    An owner keeps its parameters alive, so within an epoch the id of a parameter is not reused.
     """
     return _epoch
 
 
 def is_ours(hook: Callable[..., object]) -> bool:
-    """Whether it is the hook of an optimizer of roam's."""
+    """Returns whether an optimizer of roam registered this hook."""
     return hasattr(hook, OURS)
 
 
@@ -62,19 +62,23 @@ def _begin_epoch() -> None:
 
 
 class Hooks:
-    """The hooks of one optimizer, which hand complete gradients over to it.
+    """The hooks of one optimizer, which pass complete gradients to it.
 
-    They own nothing: when the optimizer is gone, so are they, and its parameters are nobody's.
+    They do not keep the optimizer alive. When it is deleted, they are removed, and its parameters
+    have no owner.
     """
 
-    def __init__(self, optimizer: Absorbs) -> None:
+    def __init__(self, optimizer: Absorber) -> None:
         self.optimizer = weakref.ref(optimizer)
         self._handles: dict[int, RemovableHandle] = {}  # by the parameter's id
-        self._missing: set[Tensor] = set()  # parameters that are frozen, or new
+        self._missing: set[Tensor] = set()  # without a hook yet: frozen, or new
         weakref.finalize(optimizer, _let_go, self._handles).atexit = False
 
     def claim(self, param: Tensor) -> None:
-        """Takes the parameter from an older optimizer: whoever runs a cell again means that."""
+        """Makes this optimizer the parameter's owner, also if an older optimizer owns it.
+
+        Running a notebook's cell again makes a second optimizer of the same parameters.
+        """
         owner, optimizer = owner_of(param), self.optimizer()
         if owner is not None and owner is not optimizer:
             owner.lose(param)
@@ -83,27 +87,27 @@ class Hooks:
         _begin_epoch()
 
     def let_go(self, param: Tensor) -> None:
-        """Leaves the parameter to nobody, unless another optimizer has claimed it."""
+        """Removes the hook, and the owner unless another optimizer has claimed the parameter."""
         if owner_of(param) is self.optimizer():
             del _owners[param]
             _begin_epoch()
         self.remove(param)
 
     def add_missing(self) -> None:
-        """Adds the hooks of parameters that are new, or not frozen any more."""
+        """Adds the hooks of parameters that are new, or no longer frozen."""
         for param in [p for p in self._missing if p.requires_grad]:
             self._missing.remove(param)
             self.add(param)
 
     def add(self, param: Tensor) -> None:
-        """From now on, hands each complete gradient of the parameter over.
+        """Adds the parameter's hook, which passes each complete gradient to the optimizer.
 
-        Where the graph has folded the gradient and returned None for it, the hook fires all the
-        same, with nothing in `.grad`.
+        If a compiled graph has folded the gradient and returned None for it, the hook fires all
+        the same, with nothing in `.grad`.
         """
         reference = self.optimizer
 
-        # would be compiled in a compiled train_step
+        # or a compiled train_step would compile it
         @torch.compiler.disable  # type: ignore[untyped-decorator]
         def fold(param: Tensor, grad: Tensor) -> None:
             optimizer = reference()
@@ -112,14 +116,14 @@ class Hooks:
                 optimizer.absorb(param, grad)
 
         def hook(param: Tensor) -> None:
-            if (grad := param.grad) is not None:  # asked first: torch's wrapper of `fold` is slow
+            if (grad := param.grad) is not None:  # first, because torch's wrapper of `fold` is slow
                 fold(param, grad)
 
         setattr(hook, OURS, True)
         self._handles[id(param)] = param.register_post_accumulate_grad_hook(hook)
 
     def remove(self, param: Tensor) -> None:
-        """Ends that."""
+        """Removes the parameter's hook."""
         self._missing.discard(param)
         if id(param) in self._handles:
             self._handles.pop(id(param)).remove()

@@ -1,4 +1,5 @@
-"""The optimizers that are named in the options of a `torch.compile`."""
+"""Replaces optimizers in the options of `torch.compile` by handles, and remembers them in `named`.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ named: weakref.WeakSet[FoldingOptimizer] = weakref.WeakSet()
 
 
 def with_handle(options: Any) -> Any:
-    """Returns the options of a `torch.compile` with a handle in place of a folding optimizer.
+    """Returns a copy of the options in which a handle replaces the folding optimizer.
 
-    The dict given stays as it is. Whatever names no folding optimizer is returned itself.
+    Returns `options` itself if it names no folding optimizer.
     """
     optimizer = options.get("optimizer") if isinstance(options, dict) else None
     if not isinstance(optimizer, FoldingOptimizer):

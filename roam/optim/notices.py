@@ -1,4 +1,4 @@
-"""What an optimizer cannot honour, and says once: training goes on, and not as the user thinks."""
+"""Warns, once each, about training code that runs but has another effect with folded gradients."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Notices:
         self._looked_for_ranks = False
 
     def begin(self, members: Members, names: Iterable[str]) -> None:
-        """Notes what the folds of a mini-batch go by: the groups, and their named values."""
+        """Remembers the groups and the named values that the folds of this mini-batch use."""
         self._members = members
         self._values.note(members.groups, names)
 
     def end(self, folded: Collection[Tensor], now: Members) -> None:
-        """Warns if the groups are not what they were for the folds of this mini-batch."""
+        """Warns if a group was edited between the folds of this mini-batch and its `step()`."""
         before = self._members
         if before is now and self._values.are_as_noted():
             return
@@ -53,9 +53,16 @@ class Notices:
         self._show(refusals.clipping(self._optimizer))
 
     def look_for_ranks(self, holds: Callable[[Tensor], bool], params: Collection[Tensor]) -> None:
-        """Looks, once there are ranks, whether something sums the gradients before the folds.
+        """Warns if several ranks train and nothing sums their gradients before they are folded.
 
-        Raises DataParallelError.
+        Checks once, in the first mini-batch after torch.distributed was initialized.
+
+        Args:
+            holds: whether the optimizer folds a parameter's gradient.
+            params: all parameters of the optimizer.
+
+        Raises:
+            DataParallelError: DistributedDataParallel wraps one of the parameters.
         """
         if self._looked_for_ranks or not (count := ranks()):
             return
@@ -70,7 +77,7 @@ class Notices:
             return
         self._shown.add(type(warning))
         frame, level = sys._getframe(), 1
-        # the line of the user's that led here
+        # the warning points at the user's line that led here
         while frame.f_code.co_filename.startswith(NOT_THE_USERS) and frame.f_back is not None:
             frame, level = frame.f_back, level + 1
         warnings.warn(warning, stacklevel=level)

@@ -1,4 +1,4 @@
-"""Which parameters are an optimizer's: those in its groups, until a newer optimizer takes them."""
+"""Knows which parameters an optimizer folds: those in its groups that no newer optimizer took."""
 
 from __future__ import annotations
 
@@ -15,57 +15,63 @@ from roam.optim.fold import STEP, FoldRule, Group, StateSpec
 from roam.optim.groups import Members
 from roam.optim.handle import OptimizerHandle
 from roam.optim.hooks import Hooks
-from roam.optim.state_dicts import check_fits, copied_attributes, of_members, settle
+from roam.optim.state_dicts import check_fits, copied_attributes, fit_loaded, of_members
 
 
 class OwningOptimizer(Optimizer):
-    """A torch.optim.Optimizer that hooks its parameters, and lets go of those that leave.
+    """A torch.optim.Optimizer that hooks its parameters, and unhooks those that leave its groups.
 
-    `param_groups` may be edited by hand, parameters and all: `look_at_groups` finds out.
+    The user may edit `param_groups`, their parameters included: `look_at_groups` finds out.
     """
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], rule: FoldRule) -> None:
         self.rule = rule
         self._hooks = Hooks(self)
         self._members = Members()
-        self._lost: set[Tensor] = set()  # to newer optimizers, which fold their gradients
+        self._lost: set[Tensor] = set()  # in the groups, but a newer optimizer folds them
         super().__init__(params, defaults)
 
     def absorb(self, param: Tensor, grad: Tensor) -> None:
-        """Takes in a parameter's complete gradient of one micro-batch."""
+        """Folds a parameter's complete gradient of one micro-batch."""
         raise NotImplementedError
 
     def waits(self, param: Tensor) -> bool:
-        """Whether the gradient in `.grad` is to stay there, since more of it is to come."""
+        """Returns whether the gradient has to stay in `.grad`, because more will be added to it."""
         raise NotImplementedError
 
     def asked_for_gradient(self, param: Tensor | None) -> None:
-        """Called if somebody wants a parameter's gradient, and there is none; None: any one's."""
+        """Called when the user's code asks for a gradient and finds none, to clip or measure it.
+
+        param: whose gradient; None if that is unknown.
+        """
 
     def holds(self, param: Tensor) -> bool:
-        """Whether this optimizer folds the parameter's gradient."""
+        """Returns whether this optimizer folds the parameter's gradient."""
         return param in self._members.places and param not in self._lost
 
     def named(self) -> Iterator[tuple[str, Tensor]]:
-        """The parameters whose gradients it folds."""
+        """Yields name and parameter of all whose gradients this optimizer folds."""
         return ((self._members.name(p), p) for p in self._members if p not in self._lost)
 
     @property
     def leaves_unfolded(self) -> bool:
-        """Whether it leaves parameters unfolded at all."""
+        """Whether a group says `"unfolded": True`."""
         return any(group.get("unfolded") for group in self.param_groups)
 
     def unfolded(self, param: Tensor) -> bool:
-        """Whether its group says `"unfolded": True`: no compiled graph folds its gradient then."""
+        """Returns whether the parameter's group says `"unfolded": True`.
+
+        No compiled graph folds its gradient then; the hook does.
+        """
         place = self._members.places.get(param)
         return place is not None and bool(place.group.get("unfolded"))
 
     def hook_up(self) -> None:
-        """Adds the hooks of parameters that are new, or not frozen any more."""
+        """Adds the hooks of parameters that are new, or no longer frozen."""
         self._hooks.add_missing()
 
     def spec(self, param: Tensor) -> tuple[StateSpec, ...]:
-        """The state of a parameter, whether it is there yet or not."""
+        """Returns the state tensors of a parameter, whether they are allocated yet or not."""
         return (*self.rule.state(param), STEP)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -75,13 +81,16 @@ class OwningOptimizer(Optimizer):
         self._hooks.add_missing()
 
     def admit(self, param: Tensor, name: str | None) -> None:
-        """Called for a parameter that is new in the groups. May refuse it.
+        """Called for each parameter that is new in the groups. Raises to refuse it.
 
-        name: what the user calls it, if it has a name.
+        name: the name that the user gave the parameter, None without one.
         """
 
     def look_at_groups(self) -> None:
-        """Takes what is in `param_groups` now for the parameters whose gradients are folded."""
+        """Claims the parameters that are new in `param_groups`, and releases those that left.
+
+        Raises HyperparameterError for a group with a value out of its range.
+        """
         before = self._members
         if before.are_in(self.param_groups):
             return
@@ -107,7 +116,7 @@ class OwningOptimizer(Optimizer):
         self.rule.check(group)
 
     def _own_again(self) -> None:
-        """Takes the parameters of a copy, whose other attributes are there."""
+        """Hooks the parameters of a copied optimizer, the last step of copying it."""
         self._hooks = Hooks(self)
         for param in self._members:
             if param not in self._lost:
@@ -115,12 +124,12 @@ class OwningOptimizer(Optimizer):
         self._hooks.add_missing()
 
     def lose(self, param: Tensor) -> None:
-        """A newer optimizer folds the parameter's gradients."""
+        """Stops folding a parameter's gradients, because a newer optimizer has claimed it."""
         self._lost.add(param)
         self._hooks.remove(param)
 
     def state_dict(self) -> StateDict:
-        """As in torch, of the parameters that are in the groups."""
+        """Returns the state dict as in torch, without parameters that have left the groups."""
         self.look_at_groups()
         everything = self.state
         self.state = of_members(everything, self._members.places)
@@ -130,7 +139,7 @@ class OwningOptimizer(Optimizer):
             self.state = everything
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """As in torch, and like there the moments are shared with `state_dict` where they can be.
+        """Loads a state dict as in torch, which shares tensors with it if it can.
 
         Raises StateMismatchError.
         """
@@ -142,26 +151,26 @@ class OwningOptimizer(Optimizer):
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
         for param, state in self.state.items():
-            settle(param, state, self.rule.state(param))
+            fit_loaded(param, state, self.rule.state(param))
 
     @property
     def handle(self) -> OptimizerHandle:
-        """What stands for the optimizer where it must not be kept alive: in options.
+        """The weak handle that replaces the optimizer in options.
 
-        Asked through a wrapper that passes for the optimizer, as Lightning has them, the handle is
-        of the optimizer itself.
+        Read through a wrapper of the optimizer, such as Lightning's, it is still the handle of the
+        optimizer itself.
         """
         itself: Any = self._hooks.optimizer()
         return OptimizerHandle(itself)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self | OptimizerHandle:
-        """Returns an optimizer of the parameters' copies, if the model was copied before.
+        """Returns an optimizer of the copied parameters, if the model is copied before it.
 
-        `copy.deepcopy((model, optimizer))` and whatever else holds both is copied as with
-        torch.optim. Without the model, as a part of something, such as the options of
-        `torch.compile`, a handle of this optimizer takes its place.
+        So `copy.deepcopy((model, optimizer))` works as with torch.optim. A copy of something that
+        contains the optimizer without the model, such as the options of `torch.compile`, gets the
+        handle of this optimizer.
 
-        Raises OptimizerCopyError: alone there is nothing that a copy could train.
+        Raises OptimizerCopyError if only the optimizer is copied: it would train nothing.
         """
         if not memo:
             raise refusals.copied(type(self).__name__)

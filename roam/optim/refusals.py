@@ -1,4 +1,4 @@
-"""What people fall into with an optimizer that keeps no gradients: each text says the way out."""
+"""The texts of all errors and warnings of the optimizers. Each text says the way out."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def data_parallel(optimizer: str) -> DataParallelError:
 
 def unfinished(done: int, micro_batches: int) -> MicroBatchError:
     return MicroBatchError(
-        f"step() after {done} of {micro_batches} micro-batches. Run the others first; where a "
+        f"step() after {done} of {micro_batches} micro-batches. Run the others first; if a "
         "mini-batch has fewer (the last of an epoch), set optimizer.micro_batches before its first "
         "backward, or drop it with DataLoader(drop_last=True)."
     )
@@ -68,9 +68,9 @@ def copied(optimizer: str) -> OptimizerCopyError:
 
 def handle(attribute: str) -> OptimizerCopyError:
     return OptimizerCopyError(
-        f"no {attribute!r} here: an optimizer was copied, in something else, without its model. In "
-        "its place is a handle, which only the options of torch.compile can use. Copy the model "
-        "with it, and before it: copy.deepcopy((model, optimizer))"
+        f"no {attribute!r} here: this is the handle of an optimizer that was copied without its "
+        "model, as a part of something else. Only the options of torch.compile can use a handle. "
+        "Copy the model with the optimizer, and before it: copy.deepcopy((model, optimizer))"
     )
 
 
@@ -88,7 +88,13 @@ def lost(parameter: str) -> LostParameterError:
 
 
 def late_change(optimizer: str, names: Iterable[str], left: Collection[str]) -> LateChangeWarning:
-    """names: of values of a group. left: names of parameters that have left the groups."""
+    """Returns the warning about groups that changed too late.
+
+    Args:
+        optimizer: the name of its class.
+        names: the group values that changed.
+        left: names of the parameters that left the groups.
+    """
     what = [f"{', '.join(sorted(names))} of a group changed"] if names else []
     what += [f"{', '.join(left)} left the groups"] if left else []
     return LateChangeWarning(

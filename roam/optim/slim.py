@@ -1,4 +1,4 @@
-"""SlimAdamA: AdamA with the second moment replaced by its means (arXiv 2503.01843)."""
+"""SlimAdamA: AdamA with second moments averaged over rows or columns (arXiv 2503.01843)."""
 
 from __future__ import annotations
 
@@ -22,15 +22,18 @@ class SlimAdamA(FoldingOptimizer):
 
         v = β2 v + (1-β2) mean_K(g²)
 
-    **`clip_grad_norm_` clips nothing here**, as in AdamA; use `update_clip`.
+    **`clip_grad_norm_` clips nothing here**, as in AdamA; use `update_clip`. A state dict loads
+    only into a SlimAdamA with the same rules.
 
-    params: with their names, `model.named_parameters()`, or groups of those.
-    rules: the dimensions K of each parameter by name, from `static_rules(model)`, from a
-        measurement (`SnrMeasurement`), or written down: `{"head.weight": (1,)}`. What they do not
-        name stays as in AdamA.
+    Args:
+        params: named parameters, `model.named_parameters()`, or groups of those.
+        rules: the dimensions K of each parameter by name: from `static_rules(model)`, from a
+            measurement (`SnrMeasurement`), or written by hand, `{"head.weight": (1,)}`. A
+            parameter without a rule is treated as in AdamA.
+        lr, betas, ...: as in AdamA.
 
-    The others are AdamA's. State dicts load into SlimAdamA with the same rules. Raises
-    HyperparameterError.
+    Raises:
+        HyperparameterError: a value is out of its range, or the rules are not this model's.
     """
 
     def __init__(
@@ -84,7 +87,7 @@ class SlimAdamA(FoldingOptimizer):
 
 
 class SlimRule(AdamARule):
-    """AdamA's rule, v having size 1 in the dimensions that it is the mean over."""
+    """AdamA's rule with a second moment v that has size 1 in the averaged dimensions."""
 
     def __init__(self, dims: Mapping[Tensor, tuple[int, ...]], batch_invariant: bool) -> None:
         super().__init__(batch_invariant)
@@ -115,7 +118,7 @@ class SlimRule(AdamARule):
         correction1, correction2 = corrections(step, group)
         divisor = denominator(v, correction2, group)
         if group["update_clip"] is not None:
-            each = param.numel() / max(divisor.numel(), 1)  # elements behind one second moment
+            each = param.numel() / max(divisor.numel(), 1)  # elements that share a second moment
             squares = each * (mean_square(m, v.shape).sqrt() / divisor).square().sum()
             divisor *= clip(squares, param, correction1, group)
         param.mul_(1 - lr * group["weight_decay"])
@@ -127,7 +130,7 @@ class SlimRule(AdamARule):
         wide = torch.promote_types(grad.dtype, torch.float32).itemsize
         copies = 1 if grad.itemsize == wide else 2
         means = 2 * math.prod(self.state(param)[1].shape)
-        threads = torch.get_num_threads()  # a sum to a single number has a part from each
+        threads = torch.get_num_threads()  # a sum to one number has a partial sum of each thread
         return (copies * min(grad.numel(), block_size(grad)) + means + threads) * wide
 
     def release_scratch(self, param: Tensor, grad: Tensor, group: Group) -> int:
@@ -137,10 +140,10 @@ class SlimRule(AdamARule):
 
 
 def mean_square(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The mean of x² over the dimensions in which `shape` differs, with size 1 there, from x's.
+    """Returns the mean of x² over the dimensions that have size 1 in `shape` but not in x.
 
-    In float32 at least.
-    Goes through x by rows: the squares of all of it would be a second gradient.
+    Computes in at least float32, and squares a few rows at a time: x² as a whole would take as
+    much memory as the gradient.
     """
     dims = tuple(d for d in range(x.dim()) if shape[d] != x.shape[d])
     wide = torch.promote_types(x.dtype, torch.float32)

@@ -1,13 +1,14 @@
-"""Which second moments SlimAdam replaces by their means, and over which dimensions.
+"""Rules for SlimAdam: which second moments are averaged, and over which dimensions.
 
-The static rules are those of the paper for transformers (arXiv 2503.01843, table 1): over a matrix
-that maps fan-in to fan-out,
+The static rules are the paper's for transformers (arXiv 2503.01843, table 1). For a matrix that
+maps fan-in to fan-out,
 
     query, key, embeddings, head      mean over fan-in: one second moment for each output, or token
     value, attention output, MLP      mean over fan-out: one for each input
     norms, biases, the rest           none
 
-A fused query, key and value takes the rule of query and key, which are two thirds of it.
+A matrix that computes query, key and value together takes the rule of query and key, which are two
+thirds of it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from roam.core.errors import RulesFileError
 Side = Literal["fan-in", "fan-out"]
 Dims = tuple[int, ...]
 
-# What the path of a linear module says about it: the first that matches counts.
+# (role, side that is averaged, pattern of the linear module's path); the first match counts.
 ROLES: tuple[tuple[str, Side, str], ...] = (
     ("query, key", "fan-in", r"(to_|w)?(q|k|query|key)(_proj|_lin)?"),
     ("query, key, value", "fan-in", r"(c_attn|[qQ]kv(_proj)?|W[qQ]kv|query_key_value)"),
@@ -49,10 +50,13 @@ ROLES: tuple[tuple[str, Side, str], ...] = (
 
 
 class MeanRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One parameter's rule.
+    """The rule of one parameter.
 
-    dims: what its second moment is the mean over; none: it stays full. role: what the parameter
-    was taken for. snr: signal-to-noise ratio by candidate dims, where it was measured.
+    Attributes:
+        dims: dimensions over which the second moment is averaged; none: it stays full.
+        role: what the parameter was taken for, such as "MLP" or "norm".
+        shape: the parameter's.
+        snr: signal-to-noise ratio by candidate dims ("0", "1", "0,1"), if it was measured.
     """
 
     dims: Dims
@@ -62,7 +66,7 @@ class MeanRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def numel(self) -> tuple[int, int]:
-        """Second moments of the full parameter, and by this rule."""
+        """The number of second moments without and with this rule."""
         full = slim = 1
         for d, n in enumerate(self.shape):
             full *= n
@@ -81,7 +85,7 @@ class SlimRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def saved(self) -> float:
-        """The share of the second moments that need not be kept, 0 to 1."""
+        """The share of all second moments that these rules save, 0 to 1."""
         sizes = [rule.numel for rule in self.rules.values()]
         return 1 - sum(slim for _, slim in sizes) / max(1, sum(full for full, _ in sizes))
 
@@ -98,7 +102,7 @@ class SlimRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise RulesFileError(f"{file}: {error}") from None
 
     def __str__(self) -> str:
-        """One line for the parameters that differ only in their layer's number."""
+        """Returns one line for all parameters that differ only in their layer's number."""
         small = [r for r in self.rules.values() if r.role in ("norm", "vector")]
         count = sum(r.numel[0] for r in small)
         return "\n".join(
@@ -112,16 +116,23 @@ class SlimRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def static_rules(model: nn.Module) -> SlimRules:
-    """The paper's rules for a transformer, by the type and the name of each module.
+    """Returns the paper's rules for a transformer, chosen by the type and the name of each module.
 
-    Tied parameters have the name that comes first, as in `model.named_parameters()`. What matches
-    nothing stays full, with the role "no match".
+    A tied parameter has its first name, as in `model.named_parameters()`. A parameter that matches
+    no rule keeps its full second moment, with the role "no match".
     """
     return SlimRules("static", {name: _static(owner) for name, owner in owners(model).items()})
 
 
 class Owner(NamedTuple):
-    """A parameter, the module that it is an attribute of, and both their names."""
+    """A parameter and the module that owns it.
+
+    Attributes:
+        path: of the module.
+        module: the module.
+        attribute: the parameter's name in the module.
+        param: the parameter.
+    """
 
     path: str
     module: nn.Module
@@ -130,7 +141,7 @@ class Owner(NamedTuple):
 
 
 def owners(model: nn.Module) -> dict[str, Owner]:
-    """Each parameter once, by its name in `model.named_parameters()`."""
+    """Returns each parameter's owner, by the parameter's name in `model.named_parameters()`."""
     modules = dict(model.named_modules())
     found = {}
     for name, param in model.named_parameters():
@@ -140,7 +151,7 @@ def owners(model: nn.Module) -> dict[str, Owner]:
 
 
 def plain_name(name: str) -> str:
-    """Without what torch.compile puts into it."""
+    """Returns a parameter's name without the `_orig_mod.` that torch.compile puts into it."""
     return name.replace("_orig_mod.", "")
 
 
@@ -168,14 +179,17 @@ def _static(owner: Owner) -> MeanRule:
 
 
 def _fan_in(owner: Owner) -> int | None:
-    """Which dimension of a linear module's weight is the input's. None for other modules."""
+    """Returns the input dimension of a linear module's weight, None for other modules."""
     if isinstance(owner.module, nn.Linear) or owner.attribute == "in_proj_weight":
         return 1
     return 0 if type(owner.module).__name__ == "Conv1D" else None  # transformers': [in, out]
 
 
 def _linear_path(owner: Owner) -> str:
-    """With a dot before it; nn.MultiheadAttention's own weight counts as a module."""
+    """Returns the module's path with a leading dot, for ROLES.
+
+    nn.MultiheadAttention's own `in_proj_weight` gets a path as if it were a module's.
+    """
     own = ".in_proj" if owner.attribute == "in_proj_weight" else ""
     return f".{owner.path}{own}"
 

@@ -1,9 +1,9 @@
-"""Which second moments have little to lose: their signal-to-noise ratio (arXiv 2503.01843, sec. 3).
+"""Measures which second moments may be averaged: their signal-to-noise ratio (arXiv 2503.01843, 3).
 
     SNR_K(v) = E_K'[ (E_K v)² / Var_K v ]        K: the dimensions to average over, K' the others
 
-Where it is above 1, the mean over K stands for all of them well enough. It is measured during an
-ordinary run: at step 1, every 100 steps up to 1000 and every 1000 after, and averaged.
+If the ratio is above 1, the mean over K represents the second moments well enough. It is measured
+during an ordinary run (at step 1, every 100 steps up to 1000, every 1000 after) and averaged.
 
     measurement = SnrMeasurement(model, optimizer)      # an AdamA, or torch's AdamW
     ...                                                 # train
@@ -23,11 +23,11 @@ from torch.optim import Optimizer
 from roam.core.errors import OptimizerError
 from roam.optim.slim_rules import Dims, MeanRule, SlimRules, is_norm, owners
 
-CEILING = 1e9  # above it v is as good as constant, and rounding is what is measured
+CEILING = 1e9  # larger ratios are cut to this: v is as good as constant, the rest is rounding
 
 
 class SnrMeasurement:
-    """Measures from now on, after the optimizer's steps."""
+    """Measures the ratios after steps of the optimizer, from its making until `stop`."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
         self._owners = owners(model)
@@ -36,13 +36,14 @@ class SnrMeasurement:
         self._hook = optimizer.register_step_post_hook(self._after_step)
 
     def stop(self) -> None:
-        """Measures no longer."""
+        """Ends the measurement. `rules` still works."""
         self._hook.remove()
 
     def rules(self) -> SlimRules:
-        """For each matrix that is no norm's, the dimensions with the highest ratio above 1.
+        """Returns rules that average each matrix over the dimensions with its highest ratio.
 
-        Raises OptimizerError before the first step.
+        Norms, vectors and matrices without a ratio above 1 stay full. Raises OptimizerError before
+        the first step.
         """
         if not self._found:
             raise OptimizerError("nothing was measured yet: the first measurement is after step 1")
@@ -73,12 +74,15 @@ class SnrMeasurement:
 
 
 def is_due(step: int) -> bool:
-    """Whether the paper measures after this step, counted from 1."""
+    """Returns whether the paper measures after this step, counted from 1."""
     return step == 1 or step % (100 if step <= 1000 else 1000) == 0
 
 
 def candidates(shape: Dims) -> list[Dims]:
-    """Fan-out, fan-in and both, of a matrix or a convolution's weight; those that save anything."""
+    """Returns the dimensions that may be averaged: fan-out, fan-in, and both.
+
+    For matrices and weights of convolutions; leaves out choices that would save nothing.
+    """
     if len(shape) < 2:
         return []
     rest = tuple(range(1, len(shape)))
@@ -86,8 +90,8 @@ def candidates(shape: Dims) -> list[Dims]:
 
 
 def snr(v: Tensor, dims: Dims) -> float:
-    """The ratio over `dims`. Where v is 0 throughout, no gradient was seen and nothing counts."""
-    wide = v.double()  # the squares of squares of small gradients leave float32's range
+    """Returns the ratio over `dims`. Skips means that are 0: there was no gradient yet."""
+    wide = v.double()  # fourth powers of small gradients underflow in float32
     variance, mean = torch.var_mean(wide, dims, correction=0)
     seen = mean > 0
     if not seen.any():

@@ -1,4 +1,4 @@
-"""What optimizers hand over: to one another in state dicts, and to their copies."""
+"""Checks and adapts loaded state dicts, and selects what a copy of an optimizer takes over."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from roam.core.errors import StateMismatchError
 from roam.optim.fold import STEP, StateSpec
 
 StateOf = defaultdict[Tensor, dict[str, Any]]
-# a copy has its own; `step` is an attribute where a scheduler has wrapped it
+# a copy has its own; `step` is an attribute if a scheduler has wrapped it
 NOT_COPIED = frozenset({"more_to_come", "_hooks", "step"})
-REFUSED = ("amsgrad", "maximize")  # what an AdamW may have done and no fold does
+REFUSED = ("amsgrad", "maximize")  # options of AdamW that no fold rule has
 
 
 def check_fits(state_dict: StateDict, wanted: Iterable[tuple[str, tuple[StateSpec, ...]]]) -> None:
-    """Raises StateMismatchError. wanted: name and state of each parameter, in order."""
+    """Raises StateMismatchError if the state dict does not have the state of the parameters.
+
+    wanted: name and state tensors of each parameter, in the order of the groups.
+    """
     groups = state_dict["param_groups"]
     for option in REFUSED:
         if any(group.get(option) for group in groups):
@@ -38,15 +41,16 @@ def check_fits(state_dict: StateDict, wanted: Iterable[tuple[str, tuple[StateSpe
 
 
 def of_members(state: StateOf, members: Container[Tensor]) -> StateOf:
-    """Returns the state of some parameters.
+    """Returns the state of `members` only.
 
-    torch keeps the state of one that has left the groups, and then finds no number for it.
+    torch keeps the state of a parameter that has left the groups, and `state_dict` then fails for
+    it.
     """
     return defaultdict(dict, {p: tensors for p, tensors in state.items() if p in members})
 
 
-def settle(param: Tensor, state: MutableMapping[str, Any], specs: Sequence[StateSpec]) -> None:
-    """Gives loaded tensors the strides that a fold expects, and the step count its place."""
+def fit_loaded(param: Tensor, state: MutableMapping[str, Any], specs: Sequence[StateSpec]) -> None:
+    """Gives loaded tensors the strides that a fold expects, and moves the step count to the CPU."""
     state["step"] = torch.as_tensor(state["step"]).to("cpu", STEP.dtype, copy=True)
     for spec in specs:
         if spec.zeros(param.to("meta")).stride() != state[spec.name].stride():
@@ -54,7 +58,7 @@ def settle(param: Tensor, state: MutableMapping[str, Any], specs: Sequence[State
 
 
 def copied_attributes(optimizer: Optimizer) -> dict[str, Any]:
-    """Returns the attributes that a copy takes over: as with torch.optim, no hooks on its steps."""
+    """Returns the attributes that a copy takes over: not the step hooks, as with torch.optim."""
     return {
         name: attribute
         for name, attribute in vars(optimizer).items()
