@@ -1,7 +1,7 @@
-"""How the tensors of a graph lie in memory, as the fake values of its nodes say.
+"""Tells how the tensors of a graph lie in memory, by the fake values of its nodes.
 
-Sizes may be symbolic. They are compared without adding a guard: what is not known to be equal is
-taken as different.
+Sizes may be symbolic. Comparing them adds no guard: sizes that are not known to be equal count as
+different.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 
 def value(node: fx.Node) -> Any:
-    """The fake value of a node: a tensor, a tuple of them, a number, or None."""
+    """Returns the fake value of a node: a tensor, a tuple of tensors, a number, or None."""
     return node.meta.get("val")
 
 
 def tensors(node: fx.Node) -> list[torch.Tensor]:
-    """The fake tensors that a node yields, in order."""
+    """Returns the fake tensors that a node returns, in order."""
     return _flat(value(node))
 
 
@@ -32,7 +32,7 @@ def _flat(found: Any) -> list[torch.Tensor]:
 
 
 def tensor_inputs(node: fx.Node) -> Iterator[tuple[fx.Node, torch.Tensor]]:
-    """The inputs of a node that are tensors, lists of them included."""
+    """Yields the inputs of a node that return one tensor, also those inside list arguments."""
     for source in node.all_input_nodes:
         found = value(source)
         if isinstance(found, torch.Tensor):
@@ -40,14 +40,14 @@ def tensor_inputs(node: fx.Node) -> Iterator[tuple[fx.Node, torch.Tensor]]:
 
 
 def storage_key(tensor: torch.Tensor) -> int:
-    """Tensors with equal keys share their memory."""
+    """Returns a key that is equal for tensors that share their memory."""
     if tensor.layout is not torch.strided:
-        return id(tensor)  # no storage to ask; a sparse tensor shares nothing that we could plan
+        return id(tensor)  # has no storage; a sparse tensor shares no memory that could be planned
     return int(tensor.untyped_storage()._cdata)
 
 
 def is_equal(a: Any, b: Any) -> bool:
-    """Whether two sizes, symbolic or not, are known to be equal."""
+    """Returns whether two sizes, symbolic or not, are known to be equal."""
     if isinstance(a, int) and isinstance(b, int):
         return a == b
     return bool(statically_known_true(a == b))
@@ -58,9 +58,10 @@ def same_shape(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def same_layout(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Same type, shape, strides and offset: element by element in the same place.
+    """Returns whether dtype, shape, strides and offset are equal: each element at the same place.
 
-    And read the same way: a conjugate, or negative, view says another number of the same bytes.
+    The conjugate and negative bits have to agree too: such a view reads the same bytes as other
+    numbers.
     """
     if a.dtype != b.dtype or a.device != b.device or not same_shape(a, b):
         return False
@@ -72,7 +73,7 @@ def same_layout(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def fills_its_storage(tensor: torch.Tensor) -> bool:
-    """Whether every byte of the storage belongs to exactly one element of the tensor."""
+    """Returns whether every byte of the storage belongs to exactly one element of the tensor."""
     nbytes = tensor.numel() * tensor.element_size()
     return is_equal(tensor.untyped_storage().nbytes(), nbytes) and _is_dense(tensor)
 
@@ -91,9 +92,9 @@ def _is_dense(tensor: torch.Tensor) -> bool:
 
 
 def renew_views(graph: fx.Graph) -> None:
-    """Makes the fake values of views share their storage with what they are views of.
+    """Makes the fake value of each view share the storage of its source's fake value.
 
-    Where a pass put one tensor in another's place, the views of the old one still point to it.
+    After a pass has replaced a tensor by another, the views of the old one still point to it.
     """
     for node in graph.nodes:
         if node.target is operator.getitem and value(node.args[0]) is not None:
@@ -107,12 +108,12 @@ def renew_views(graph: fx.Graph) -> None:
 
 
 def renew_recomputed(forward: fx.Graph, backward: fx.Graph) -> None:
-    """Gives what the backward computes again (checkpointing) memory of its own.
+    """Gives the results of ops that the backward recomputes (checkpointing) their own storage.
 
-    The partitioner copies the ops from the forward together with their fake values.
+    The partitioner copies such ops from the forward together with their fake values.
     """
     for graph in (forward, backward):
-        _gather_parts(graph)
+        _value_from_items(graph)
     made = {storage_key(t) for node in forward.nodes for t in tensors(node)}
     for node in backward.nodes:
         if node.op != "call_function" or node.target is operator.getitem or is_view(node):
@@ -123,16 +124,19 @@ def renew_recomputed(forward: fx.Graph, backward: fx.Graph) -> None:
     renew_views(backward)
 
 
-def _gather_parts(graph: fx.Graph) -> None:
-    """The partitioner's ops that save random state have no fake value; they get their parts'."""
+def _value_from_items(graph: fx.Graph) -> None:
+    """Gives nodes without a fake value the tuple of the values of their `getitem` users.
+
+    The partitioner's ops that save random state have no fake value.
+    """
     for node in graph.nodes:
-        parts = {u.args[1]: value(u) for u in node.users if u.target is operator.getitem}
-        if node.op == "call_function" and "val" not in node.meta and parts:
-            node.meta["val"] = tuple(parts.get(i) for i in range(max(parts) + 1))
+        items = {u.args[1]: value(u) for u in node.users if u.target is operator.getitem}
+        if node.op == "call_function" and "val" not in node.meta and items:
+            node.meta["val"] = tuple(items.get(i) for i in range(max(items) + 1))
 
 
 def _renewed(found: Any) -> Any:
-    """The same fake tensors with storages of their own."""
+    """Returns the same fake tensors with new storages."""
     if isinstance(found, (tuple, list)):
         return tuple(map(_renewed, found))
     if isinstance(found, torch.Tensor):
@@ -141,9 +145,9 @@ def _renewed(found: Any) -> Any:
 
 
 def is_view(node: fx.Node) -> bool:
-    """Whether a node's results are other names of its operands' memory."""
+    """Returns whether a node's results are views of its operands."""
     if node.target is torch.ops.aten._unsafe_view.default:
-        return True  # a view all the same, though its schema does not say so
+        return True  # a view, though its schema does not say so
     schema = getattr(node.target, "_schema", None)
     return schema is not None and any(
         r.alias_info is not None and not r.alias_info.is_write for r in schema.returns

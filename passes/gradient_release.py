@@ -1,9 +1,8 @@
-"""Gradient release: a parameter's gradient ends in a fold instead of being returned.
+"""Gradient release: folds a parameter's gradient in the graph instead of returning it.
 
-AdamA (arXiv 2305.19982, section 3) integrates a gradient into the optimizer's state as soon as it
-is complete, so that it lives from its production to its fold and no longer. Hooks cannot do that
-for a compiled backward, which returns all of its gradients at once: the fold must be an op of the
-graph.
+AdamA (arXiv 2305.19982, section 3) absorbs a gradient into the optimizer's state as soon as it is
+complete, so that it can be freed. Hooks cannot do that for a compiled backward, which returns all
+of its gradients at once: the fold has to be an op of the graph.
 
     mm ── add ── output            mm ── add ── fold        output returns None there
                                          ^        |
@@ -12,9 +11,9 @@ graph.
 
 A fold is an ordinary op from then on: the planner decides when it runs.
 
-In a step that is captured whole, the parameter may be read after its update too. There the update
-stands in the program, as a function (UPDATED), so that rewrites tell the old values from the new.
-Here it becomes the fold, and who reads its result reads the parameter:
+A step that is captured whole may also read the parameter after its update. Its graph contains the
+update as a pure function (UPDATED), so that rewrites distinguish the old values from the new. This
+pass turns the update into the fold, and readers of its result into readers of the parameter:
 
     W ── t ── mm ── ...             W ── t ── mm ── ...
     updated(W, gradient) ── norm    fold(gradient)        changes W
@@ -35,8 +34,8 @@ from roam.passes.geometry import same_shape, storage_key, tensor_inputs, tensors
 META = "roam_release"  # on a fold's node: the Release it carries out
 aten = torch.ops.aten
 
-# The parameter after its update. index: which of the graph's inputs the parameter is. It has no
-# kernel: only a fold updates a parameter.
+# Returns the parameter after its update. index: position of the parameter among the graph's
+# inputs. Has no kernel, because this pass replaces it by a fold.
 _library = torch.library.Library("roam", "FRAGMENT")
 _library.define("updated(Tensor parameter, Tensor gradient, int index) -> Tensor")
 torch.library.register_fake("roam::updated", lambda parameter, gradient, index: parameter.clone())
@@ -47,10 +46,13 @@ UPDATED = torch.ops.roam.updated.default
 class Release:
     """One gradient to fold.
 
-    index: which of the inputs the parameter is. output: which of the outputs its gradient is.
-    parameter: its fake value. state: name and bytes of each tensor of the
-    optimizer's state that the fold changes. scratch: bytes that the fold allocates for itself.
-    writes_parameter: whether the fold changes the parameter too.
+    Attributes:
+        index: position of the parameter among the graph's inputs.
+        output: position of its gradient among the graph's outputs.
+        parameter: the parameter's fake value.
+        state: name and bytes of each tensor of the optimizer's state that the fold changes.
+        scratch: bytes that the fold allocates for itself.
+        writes_parameter: whether the fold changes the parameter too.
     """
 
     index: int
@@ -62,13 +64,16 @@ class Release:
 
 
 def fold(absorb: Callable[[int, torch.Tensor], None], index: int, gradient: torch.Tensor) -> None:
-    """What a fold's node calls. `absorb` is bound to the parameters of the forward that ran."""
+    """The function that a fold's node calls.
+
+    absorb: takes an index and a gradient; it knows the parameters of the forward that ran.
+    """
     absorb(index, gradient)
 
 
 @dataclass(frozen=True)
 class GradientRelease:
-    """Ends the gradients of some parameters in folds. A parameter without a gradient has none."""
+    """Folds the gradients that `releases` name. Skips a parameter that has no gradient."""
 
     releases: tuple[Release, ...]
     name: str = "gradient_release"
@@ -89,7 +94,7 @@ class GradientRelease:
             last = max(gradient, reader, key=place.__getitem__)
             if update is not None:
                 if place[last] > place[update]:
-                    continue  # an op wants the old values when the new ones are there
+                    continue  # an op reads the old values after the update
                 last = _put_in_place(graph, update)
             with graph.inserting_after(last if release.writes_parameter else gradient):
                 node = graph.call_function(fold, (None, release.index, gradient))
@@ -102,9 +107,9 @@ class GradientRelease:
 
 
 def _updates(graph: fx.Graph) -> dict[Any, fx.Node]:
-    """Returns the update of each parameter that the graph updates, by the parameter's input.
+    """Returns the UPDATED node of each parameter that the graph updates, by the parameter's input.
 
-    Removes what AOTAutograd makes of the write to the parameter: a copy of the same values.
+    Removes the copies of their results, which AOTAutograd makes of the writes to the parameters.
     """
     updates = {n.args[2]: n for n in graph.find_nodes(op="call_function", target=UPDATED)}
     for copy in graph.find_nodes(op="call_function", target=aten.copy.default):
@@ -115,10 +120,10 @@ def _updates(graph: fx.Graph) -> dict[Any, fx.Node]:
 
 
 def _put_in_place(graph: fx.Graph, update: fx.Node) -> fx.Node:
-    """Replaces the updated parameter by the parameter itself.
+    """Replaces the result of an update by the parameter itself.
 
-    If the program had changed the parameter before, writes what it had become to it. Returns the
-    node that the fold has to follow.
+    If the program had changed the parameter before its update, adds an op that writes the changed
+    values to the parameter. Returns the node that the fold has to follow.
     """
     before: Any = update.args[0]
     index: Any = update.args[2]
@@ -142,9 +147,9 @@ def _can_fold(gradient: Any, release: Release) -> bool:
 
 
 def _last_readers(graph: fx.Graph) -> dict[int, fx.Node]:
-    """For every storage the last op that reads it, through a view or not.
+    """Returns the last op that reads each storage, directly or through a view.
 
-    A fold that writes the parameter comes after: the op must see the old value.
+    A fold that writes the parameter has to come after this op, which reads the old value.
     """
     last: dict[int, fx.Node] = {}
     for node in graph.nodes:

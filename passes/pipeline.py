@@ -1,8 +1,8 @@
-"""What a pass is, and how a tuple of them runs.
+"""Defines what a pass is, and runs several in order.
 
-A pass is a frozen dataclass with a `name` and its options as fields. Called on a graph module it
-rewrites or annotates the graph and says how many nodes it changed. Between two passes a callback
-may look: to verify, print or compare.
+A pass is a frozen dataclass with a `name` and its options as fields. Calling it on a graph module
+rewrites or annotates the graph and returns how many nodes it changed. A callback may look at the
+graph after each pass: to verify, print or compare.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ log = logging.getLogger("roam")
 
 
 class Pass(Protocol):
-    """One rewrite of a graph. Returns the number of nodes it changed."""
+    """A rewrite or annotation of a graph. The call returns the number of nodes it changed."""
 
     @property
     def name(self) -> str: ...
@@ -31,7 +31,7 @@ Between = Callable[[str, int, fx.GraphModule], None]
 
 
 def run(passes: Sequence[Pass], module: fx.GraphModule, between: Between | None = None) -> None:
-    """Runs the passes in order. `between(name, changed, module)` sees the graph after each."""
+    """Runs the passes in order, and calls `between(name, changed, module)` after each."""
     for each in passes:
         changed = each(module)
         renew_views(module.graph)

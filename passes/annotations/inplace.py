@@ -1,8 +1,8 @@
-"""Marks which result may be written over which input, should the input die there.
+"""Marks which inputs a result may overwrite, if the op is the input's last reader.
 
-An op may overwrite an input when it reads each element for the last time before it writes the
-same element: pointwise ops do, and the CPU's softmax kernels over the last dim, which finish
-reading a row (its maximum, its sum) before they write it.
+An op may overwrite an input if it reads each element for the last time before it writes the
+element at the same place. Pointwise ops do, and the CPU's softmax kernels over the last dim, which
+read a whole row (its maximum, its sum) before they write it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from roam.passes.rewrites import cross_entropy_backward
 aten = torch.ops.aten
 META = "roam_over"
 
-POINTWISE: frozenset[Any] = frozenset(  # by nature, though not tagged so
+POINTWISE: frozenset[Any] = frozenset(  # pointwise, though torch does not tag them so
     {
         aten.clone.default,
         aten._to_copy.default,
@@ -38,9 +38,9 @@ POINTWISE: frozenset[Any] = frozenset(  # by nature, though not tagged so
         aten.relu.default,
     }
 )
-# Their variants copy the first argument before they read the others.
+# Their out variants copy the first argument to the result before they read the others.
 FIRST_ONLY: frozenset[Any] = frozenset({aten.masked_fill.Scalar, aten.masked_fill.Tensor})
-ROWWISE: dict[Any, int] = {  # op -> the argument that names the dim
+ROWWISE: dict[Any, int] = {  # op -> position of the argument `dim`
     aten._softmax.default: 1,
     aten._log_softmax.default: 1,
     aten._softmax_backward_data.default: 2,
@@ -49,19 +49,20 @@ ROWWISE: dict[Any, int] = {  # op -> the argument that names the dim
 }
 
 
-def _on_trust(node: fx.Node, variant: out_variants.OutVariant, source: fx.Node) -> bool:
+def _assumed(node: fx.Node, variant: out_variants.OutVariant, source: fx.Node) -> bool:
     return True
 
 
 @dataclass(frozen=True)
 class InPlace:
-    """Annotates `node.meta["roam_over"]` with the inputs that the first result may overwrite.
+    """Sets `node.meta["roam_over"]` to the inputs that the first result may overwrite.
 
-    writes: whether a variant writes what the op returns over one of its inputs; by default it is
-    taken to.
+    Attributes:
+        writes: whether the variant writes the op's result correctly over that input. The default
+            assumes that it does.
     """
 
-    writes: Callable[[fx.Node, out_variants.OutVariant, fx.Node], bool] = _on_trust
+    writes: Callable[[fx.Node, out_variants.OutVariant, fx.Node], bool] = _assumed
     name: str = "inplace"
 
     def __call__(self, module: fx.GraphModule) -> int:
@@ -88,24 +89,25 @@ def _reads_before_it_writes(node: fx.Node) -> bool:
 
 
 def _overwritable(node: fx.Node) -> tuple[fx.Node, ...]:
-    """Inputs that lie just as the result will, and that no other input overlaps differently."""
+    """Returns the inputs that have the result's layout and overlap no input of another layout."""
     result = tensors(node)[0]
     if result.is_complex():
-        return ()  # compilers vectorize complex division only where nothing overlaps: other bits
+        return ()  # complex division is vectorized only without overlap: the bits would differ
     inputs = list(tensor_inputs(node))
     fit = [n for n, t in inputs if same_layout(t, result) and fills_its_storage(t)]
     if node.target in FIRST_ONLY:
-        fit = [n for n in fit if n is node.args[0] and _unshared(n, node.args[1:])]
-    return tuple(n for n in fit if _alone(n, inputs))
+        fit = [n for n in fit if n is node.args[0] and _shares_nothing(n, node.args[1:])]
+    return tuple(n for n in fit if _shared_alike(n, inputs))
 
 
-def _unshared(candidate: fx.Node, others: Sequence[Any]) -> bool:
-    """Whether no other argument lies in the candidate's memory."""
+def _shares_nothing(candidate: fx.Node, others: Sequence[Any]) -> bool:
+    """Returns whether no other argument shares the candidate's memory."""
     memory = {storage_key(t) for n in others if isinstance(n, fx.Node) for t in tensors(n)}
     return storage_key(tensors(candidate)[0]) not in memory
 
 
-def _alone(candidate: fx.Node, inputs: list[tuple[fx.Node, torch.Tensor]]) -> bool:
+def _shared_alike(candidate: fx.Node, inputs: list[tuple[fx.Node, torch.Tensor]]) -> bool:
+    """Returns whether all inputs that share the candidate's memory have its layout."""
     mine = next(t for n, t in inputs if n is candidate)
     sharing = [t for _, t in inputs if storage_key(t) == storage_key(mine)]
     return all(same_layout(t, mine) for t in sharing)

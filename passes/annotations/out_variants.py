@@ -1,8 +1,8 @@
-"""Finds for every op the form that writes its results into memory it is given.
+"""Finds the form of each op that writes its results into given memory, its out variant.
 
-Many `out=` overloads are generated: they call the functional op and copy, which doubles the
-memory. Those are passed over (`torch.Tag.generated`). Some ops without a real overload have an
-equivalent that writes in place with the same arithmetic; those stand here by hand.
+Many `out=` overloads are generated: they call the functional op and copy its result, which doubles
+the memory. Those are skipped (`torch.Tag.generated`). Some ops without a real `out=` overload have
+an equivalent that writes in place with the same arithmetic: these are listed in BY_HAND.
 """
 
 from __future__ import annotations
@@ -25,26 +25,29 @@ META = "roam_out_variant"
 class OutVariant:
     """`target(*args, **kwargs, **{name: tensor})` computes the op into the given tensors.
 
-    names: the keyword of each result, in the order of the results.
+    Attributes:
+        target: the function.
+        names: the keyword of each result, in the order of the results.
     """
 
     target: Callable[..., Any]
     names: tuple[str, ...]
 
 
-def _on_trust(node: fx.Node, variant: OutVariant) -> bool:
+def _assumed(node: fx.Node, variant: OutVariant) -> bool:
     return True
 
 
 @dataclass(frozen=True)
 class OutVariants:
-    """Annotates `node.meta["roam_out_variant"]` where every result can be written in place.
+    """Sets `node.meta["roam_out_variant"]` if all results of the node can be written in place.
 
-    writes: whether a variant writes what the op returns into memory that lies as stated; by
-    default it is taken to.
+    Attributes:
+        writes: whether the variant writes the op's results into memory with the fake values'
+            strides. The default assumes that it does.
     """
 
-    writes: Callable[[fx.Node, OutVariant], bool] = _on_trust
+    writes: Callable[[fx.Node, OutVariant], bool] = _assumed
     name: str = "out_variants"
 
     def __call__(self, module: fx.GraphModule) -> int:
@@ -59,7 +62,7 @@ class OutVariants:
 
 
 def find(node: fx.Node) -> OutVariant | None:
-    """The op's real out variant, or None."""
+    """Returns the op's out variant, None if it has no real one."""
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
         return None
     results = tensors(node)
@@ -73,9 +76,9 @@ def find(node: fx.Node) -> OutVariant | None:
 
 
 def is_provable(node: fx.Node, variant: OutVariant) -> bool:
-    """Whether a variant writes what it should into any strides, whatever a trial says.
+    """Returns whether a variant is known to write correctly into any strides, without a trial.
 
-    Ours do, being made of copies and of pointwise ops, which iterate over any strides.
+    Those of roam do: they are made of copies and of pointwise ops, which work on any strides.
     """
     op = node.target
     assert isinstance(op, torch._ops.OpOverload)
@@ -94,7 +97,7 @@ def _can_be_placed(tensor: Tensor) -> bool:
     )
 
 
-# Their kernels first resize `out` to the shape of their input, over whatever lies behind it.
+# Their kernels first resize `out` to their input's shape, and overwrite the bytes behind it.
 RESIZING: frozenset[Any] = frozenset(
     {
         aten.binary_cross_entropy.default,
@@ -106,20 +109,20 @@ RESIZING: frozenset[Any] = frozenset(
 )
 
 
-# Their kernels take results in one storage, as all of a block's are, for the same memory.
+# Their kernels assume that two results in one storage overlap. In a block all share one storage.
 BY_STORAGE: frozenset[Any] = frozenset({aten.linalg_qr.default})
 
 
 @cache
 def overload(op: torch._ops.OpOverload) -> OutVariant | None:
-    """The overload of the same packet that takes the same arguments and real outs."""
+    """Returns the `out=` overload of the same op and arguments, None if there is no real one."""
     schema = op._schema
     if op in RESIZING | BY_STORAGE or any(
         a.alias_info for a in (*schema.arguments, *schema.returns)
     ):
         return None
     if any(str(r.type) != "Tensor" for r in schema.returns):
-        return None  # a list of them, of any length
+        return None  # a list of tensors, of any length
     wanted = [(a.name, str(a.type)) for a in schema.arguments]
     for name in op.overloadpacket.overloads():
         candidate = getattr(op.overloadpacket, name)
@@ -218,9 +221,9 @@ def full_like_out(x: Tensor, fill: Any, *, out: Tensor, **_: Any) -> Tensor:
 
 
 def native_dropout_out(x: Tensor, p: float, train: Any, *, out: Tensor, mask: Tensor) -> Any:
-    """The CPU kernel's arithmetic and its use of the generator, step by step.
+    """Repeats the CPU kernel's arithmetic and its use of the generator, step by step.
 
-    It scales by a number of the input's type, which is coarser than the float for half types.
+    Like the kernel it rounds the scale to the input's type, which matters for half types.
     """
     mask.bernoulli_(1 - p)
     scale = torch.tensor(1 / (1 - p), dtype=x.dtype).item()
@@ -242,7 +245,10 @@ def _same_device(node: fx.Node) -> bool:
 
 
 def _plain_dropout(node: fx.Node) -> bool:
-    """Other devices draw inside their kernel; p = 0 and p = 1 take other paths."""
+    """Returns whether `native_dropout_out` repeats this call's arithmetic.
+
+    Other devices draw random numbers inside their kernel; p = 0 and p = 1 take other paths.
+    """
     x, p, train = node.args[:3]
     plain = all(t.device.type == "cpu" and t.is_contiguous() for t in (value(x), *tensors(node)))  # type: ignore[arg-type]
     return plain and train is True and isinstance(p, float) and 0 < p < 1

@@ -1,11 +1,11 @@
-"""Corrects fake values that state other strides than the operator returns.
+"""Corrects fake values whose strides differ from those that the operator really returns.
 
     fake value     _log_softmax_backward_data(gradient.t(), ...)    (300, 200), strides (1, 300)
     real result                                                     (300, 200), strides (200, 1)
 
-Whatever is decided by strides afterwards (where a result may be written, what lies alike, which
-operand a product copies) is decided by the real ones, and what reads the result has its own value
-computed anew.
+Later passes then decide by the real strides: where a result may be written, which tensors have the
+same layout, which operand a matrix product copies. The fake values of the ops that read a
+corrected result are computed again.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ from roam.passes.geometry import is_equal, is_view, tensor_inputs, tensors, valu
 
 aten = torch.ops.aten
 VIEWS = frozenset({aten.view.default, aten._unsafe_view.default})
-Order = tuple[int, ...]  # the dims of more than one element, from the outermost in memory
+Order = tuple[int, ...]  # the dims with more than one element, the outermost in memory first
 
 
 @dataclass(frozen=True)
 class RealLayouts:
-    """Gives results the strides that they really have. Counts the operators it corrected.
+    """Gives results the strides that they really have. Returns how many operators it corrected.
 
-    layouts: the order of each of an operator's results in memory, as tried: None where one has
-    gaps or overlaps, and None for all if the operator was not tried.
+    Attributes:
+        layouts: returns the order of each result of a node in memory, as a trial found it. The
+            order is None for a result with gaps or overlaps; the return value is None for a node
+            that was not tried.
     """
 
     layouts: Callable[[fx.Node], Sequence[Order | None] | None]
@@ -40,18 +42,18 @@ class RealLayouts:
         changed: set[fx.Node] = set()
         corrected = 0
         for node in module.graph.nodes:
-            anew = not changed.isdisjoint(node.all_input_nodes)
+            stale = not changed.isdisjoint(node.all_input_nodes)  # computed from old strides
             if node.op != "call_function" or not tensors(node):
                 continue
             if node.target is operator.getitem:
-                if anew:
+                if stale:
                     node.meta["val"] = value(node.args[0])[node.args[1]]
                     changed.add(node)
                 continue
             orders = self.layouts(node) if may_lie_otherwise(node) else None
-            if orders is None and anew:
+            if orders is None and stale:
                 changed.update(_compute(node))
-            elif orders is not None and not _lie_so(tensors(node), orders):
+            elif orders is not None and not _have_order(tensors(node), orders):
                 parts = map(_laid_out, tensors(node), orders)
                 node.meta["val"] = _replaced(value(node), parts)
                 changed.add(node)
@@ -60,7 +62,7 @@ class RealLayouts:
 
 
 def may_lie_otherwise(node: fx.Node) -> bool:
-    """Whether the strides that are stated of an operator's results may be others."""
+    """Returns whether the real strides of a node's results may differ from the fake ones."""
     op = node.target
     if not isinstance(op, torch._ops.OpOverload) or op.namespace != "aten" or is_view(node):
         return False
@@ -74,7 +76,7 @@ def may_lie_otherwise(node: fx.Node) -> bool:
 
 
 def _compute(node: fx.Node) -> tuple[fx.Node, ...]:
-    """Computes the fake value of a node whose operands lie otherwise than when it was traced.
+    """Computes the fake value of a node again, after the strides of an operand have changed.
 
     A view that the operand's real strides do not allow becomes a view of a contiguous copy, as in
     `Tensor.reshape`. Returns the nodes with a new value.
@@ -95,7 +97,10 @@ def _compute(node: fx.Node) -> tuple[fx.Node, ...]:
 
 
 def _is_viewable(node: fx.Node) -> bool:
-    """Whether the operand allows the view. The operator is asked, as sizes may be symbols."""
+    """Returns whether the operand's strides allow the view.
+
+    Tries the operator on fake values, because sizes may be symbolic.
+    """
     args, kwargs = fx.map_arg((node.args, node.kwargs), value)
     try:
         node.target(*args, **kwargs)  # type: ignore[operator]
@@ -104,7 +109,7 @@ def _is_viewable(node: fx.Node) -> bool:
     return True
 
 
-def _lie_so(results: Sequence[Tensor], orders: Sequence[Order | None]) -> bool:
+def _have_order(results: Sequence[Tensor], orders: Sequence[Order | None]) -> bool:
     return all(
         order is None or all(map(is_equal, t.stride(), _strides(t, order)))
         for t, order in zip(results, orders, strict=True)
@@ -118,7 +123,7 @@ def _laid_out(tensor: Tensor, order: Order | None) -> Tensor:
 
 
 def _strides(tensor: Tensor, order: Order) -> list[Any]:
-    """Dense strides in that order; dims of one element, which it leaves out, keep theirs."""
+    """Returns dense strides in that order. Dims that are not in it, of one element, keep theirs."""
     found: list[Any] = list(tensor.stride())
     step: Any = 1
     for d in reversed(order):
@@ -127,7 +132,7 @@ def _strides(tensor: Tensor, order: Order) -> list[Any]:
 
 
 def _replaced(found: Any, parts: Iterator[Tensor]) -> Any:
-    """The same results with other tensors."""
+    """Returns the same nested results with the next tensors of `parts` in place of theirs."""
     if isinstance(found, (tuple, list)):
         return tuple(_replaced(f, parts) for f in found)
     return next(parts) if isinstance(found, Tensor) else found

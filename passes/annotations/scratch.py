@@ -1,6 +1,6 @@
-"""What ops allocate for themselves while they run, beyond their results, where it can be told.
+"""Computes what an op allocates while it runs, beside its results, if that is known in advance.
 
-That is so for our own ops, and for pointwise ops on the CPU; the rest has to be measured.
+It is known for roam's own ops and for pointwise ops on the CPU. Others have to be measured.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from roam.passes.rewrites import cross_entropy_backward
 
 
 def scratch(node: fx.Node) -> Any:
-    """Bytes of scratch space, symbolic where the sizes are; 0 where nothing is known."""
+    """Returns bytes of scratch space, symbolic if the sizes are; 0 if nothing is known."""
     if not isinstance(node.target, torch._ops.OpOverload) or not tensors(node):
         return 0
     if node.target is cross_entropy_backward.OP:
@@ -25,7 +25,7 @@ def scratch(node: fx.Node) -> Any:
     return _casts(node) if torch.Tag.pointwise in node.target.tags else 0
 
 
-MASKED: dict[Any, int] = {  # op -> the argument that is a mask, and read as it is
+MASKED: dict[Any, int] = {  # op -> position of the mask, which is never cast
     torch.ops.aten.where.self: 0,
     torch.ops.aten.masked_fill.Scalar: 1,
     torch.ops.aten.masked_fill.Tensor: 1,
@@ -33,10 +33,10 @@ MASKED: dict[Any, int] = {  # op -> the argument that is a mask, and read as it 
 
 
 def _casts(node: fx.Node) -> Any:
-    """A pointwise op copies operands of another type than it computes in.
+    """Returns the bytes of the operands that a pointwise op casts, which makes copies of them.
 
-    That is the type of the operands together with the result's: the root of a whole number is
-    computed as a fraction. A comparison's result says nothing of how it compares.
+    The op computes in the type to which operands and result promote: the square root of an integer
+    is computed in floating point. The boolean result of a comparison does not count.
     """
     mask = node.args[MASKED[node.target]] if node.target in MASKED else None
     operands = [t for n, t in tensor_inputs(node) if n is not mask]

@@ -1,1 +1,1 @@
-"""Rewrites: passes that change what a graph computes with, and never its results. One a file."""
+"""Rewrites: passes that change the ops of a graph and never its results. One a file."""

@@ -1,8 +1,9 @@
-"""Computes once what the graph computes several times.
+"""Merges calls that compute the same value.
 
 Transformers build the same attention mask in every layer, and autograd saves each copy. Two calls
-are the same when their op and arguments are; what draws random numbers, has effects or makes memory
-that is written to later is left alone, and so is what is returned, since the user may write to it.
+are the same if their op and arguments are. Calls are left alone if they draw random numbers or
+have effects, if their result is written to later, or if it is returned, since the user may write
+to it.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ class CommonSubexpressions:
 
     def __call__(self, module: fx.GraphModule) -> int:
         first: dict[Any, fx.Node] = {}
-        held = _held(module.graph)
+        needed = _returned_or_written(module.graph)
         merged = 0
         for node in list(module.graph.nodes):
             key = _key(node)
-            if key is None or any(storage_key(t) in held for t in tensors(node)):
+            if key is None or any(storage_key(t) in needed for t in tensors(node)):
                 continue
             twin = first.setdefault(key, node)
             if twin is not node:
@@ -38,8 +39,8 @@ class CommonSubexpressions:
         return merged
 
 
-def _held(graph: fx.Graph) -> set[int]:
-    """Storages that are returned, or written to."""
+def _returned_or_written(graph: fx.Graph) -> set[int]:
+    """Returns the storages that are returned or written to: each needs its own memory."""
     keys: set[int] = set()
     for node in graph.nodes:
         if node.op == "output" or (node.op == "call_function" and not _is_pure(node)):
@@ -55,7 +56,7 @@ def _is_pure(node: fx.Node) -> bool:
 
 
 def _key(node: fx.Node) -> Any:
-    """Equal for calls that yield the same numbers; None for a call that must be its own."""
+    """Returns a key that is equal for calls with equal results, None for calls to leave alone."""
     target = node.target
     if node.op != "call_function" or not _is_pure(node) or not tensors(node):
         return None
@@ -64,13 +65,13 @@ def _key(node: fx.Node) -> Any:
         and torch.Tag.nondeterministic_seeded in target.tags
     ):
         return None
-    # backward ops that nobody tells apart from the forward's may still be kept apart by their phase
+    # A forward op and an equal backward op are not merged: the result would have to be saved.
     phase = node.meta.get("partitioner_tag")
     return (target, phase, _freeze(node.args), _freeze(node.kwargs))
 
 
 def _freeze(argument: Any) -> Any:
-    """A hashable stand-in that also tells 1 from 1.0 and True."""
+    """Returns a hashable form of an argument, in which 1, 1.0 and True differ."""
     if isinstance(argument, (list, tuple)):
         return tuple(_freeze(a) for a in argument)
     if isinstance(argument, dict):

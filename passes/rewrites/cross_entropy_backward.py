@@ -1,12 +1,12 @@
-"""The backward of cross entropy, a block of rows at a time.
+"""Computes the backward of cross entropy a block of rows at a time.
 
     log_softmax ──┬── nll_loss_backward ── _log_softmax_backward_data ── gradient of the logits
                   └──────────────────────────────┘
 
-The tensor between the two is as large as the logits and zero but for one element a row. For a
-language model it is the step's peak. Both ops treat every row by itself, so they can go over the
-rows in blocks, with the same arithmetic and the same bits: what is between them is then a block,
-and the gradient may be written over the log-softmax, which dies here.
+The tensor between the two ops is as large as the logits, and zero but for one element a row. For a
+language model it is the step's peak. Both ops treat each row by itself, so one op can run both on
+a block of rows at a time, with the same bits. The tensor between them then has the size of a
+block, and the gradient may be written over the log-softmax, whose last reader this op is.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def rows_per_block(log_probs: Tensor) -> int:
 
 
 def block_bytes(log_probs: Tensor) -> int:
-    """What is allocated between the two ops at any time."""
+    """Returns the bytes of the tensor between the two ops, for one block."""
     rows = min(rows_per_block(log_probs), log_probs.shape[0])
     return rows * int(log_probs.shape[1]) * log_probs.element_size()
 
@@ -65,7 +65,7 @@ def _into(
             above, block, target[rows], weight, reduction, ignore_index, total_weight
         )
         aten._log_softmax_backward_data.out(between, block, dim, input_dtype, out=out[rows])
-        del between  # before the next one is made
+        del between  # frees it before the next one is allocated
     return out
 
 
@@ -81,7 +81,7 @@ OP = torch.ops.roam.cross_entropy_backward.default
 
 @dataclass(frozen=True)
 class CrossEntropyBackward:
-    """Joins the two ops of the backward of cross entropy over (rows, classes) into one."""
+    """Joins the two ops of the backward of cross entropy over (rows, classes) into one op."""
 
     name: str = "cross_entropy_backward"
 
@@ -91,7 +91,7 @@ class CrossEntropyBackward:
             op="call_function", target=aten.nll_loss_backward.default
         ):
             softmax = _only_user(loss)
-            if softmax is None or not _fits(loss, softmax):
+            if softmax is None or not _can_join(loss, softmax):
                 continue
             with module.graph.inserting_before(softmax):
                 whole = module.graph.call_function(OP, (*loss.args, *softmax.args[2:]))
@@ -109,8 +109,11 @@ def _only_user(loss: fx.Node) -> fx.Node | None:
     return user if right and len(loss.users) == 1 else None
 
 
-def _fits(loss: fx.Node, softmax: fx.Node) -> bool:
-    """Same log-softmax in both (detached in one), over the last of two dims, of one type."""
+def _can_join(loss: fx.Node, softmax: fx.Node) -> bool:
+    """Returns whether both ops read the same log-softmax, over the last of two dims, of one dtype.
+
+    One of them may read it through `detach`.
+    """
     result = value(softmax)
     log_probs = value(softmax.args[1])  # type: ignore[arg-type]
     if not isinstance(log_probs, Tensor) or log_probs.dim() != 2 or len(loss.args) != 7:

@@ -1,13 +1,14 @@
-"""Recomputes in the backward what one pointwise op makes of tensors that are saved anyway.
+"""Recomputes a saved tensor in the backward if one pointwise op makes it from other saved tensors.
 
     forward     x ──── silu ──── y          backward     x ──── silu ──── y' ── ...
                 │ saved          │ saved                 │ saved
                 v                v                       v
 
-Autograd saves both x, for the derivative of the op itself, and y, for that of whoever reads y. One
-of the two is enough. Same op, same input, same bits; the price is one more pass over the tensor,
-next to matrix products. This is no search for what to recompute under a budget: every saved tensor
-dropped here costs one pointwise op and nothing else becomes longer-lived.
+Autograd saves both x, for the derivative of the op itself, and y, for the derivative of the op
+that reads y. Saving x is enough: the same op on the same input has the same bits. The price is one
+more pass over the tensor, little beside matrix products. This pass does not search for what to
+recompute under a budget: each tensor it drops costs one pointwise op, and no other tensor lives
+longer.
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Recompute:
-    """smallest: saved tensors of fewer bytes than this are not worth an op."""
+    """smallest: the fewest bytes of a saved tensor that are worth an op."""
 
     name: str = "recompute"
     smallest: int = 16 * 1024
 
     def __call__(self, module: fx.GraphModule) -> int:
         graph = module.graph
-        held = _held(graph)
+        returned = _returned(graph)
         saved = {storage_key(t) for n in _forward(graph) if _in_backward(n) for t in tensors(n)}
         recomputed: set[int] = set()
         for node in list(_forward(graph)):
-            if not self.is_cheap(node) or storage_key(value(node)) not in saved - held:
+            if not self.is_cheap(node) or storage_key(value(node)) not in saved - returned:
                 continue
             sources = {storage_key(t) for _, t in tensor_inputs(node)}
             if sources and sources <= saved - recomputed - _written(graph):
@@ -54,7 +55,7 @@ class Recompute:
         return len(recomputed)
 
     def is_cheap(self, node: fx.Node) -> bool:
-        """A pointwise op that makes memory of its own, and enough of it."""
+        """Returns whether the node is a pointwise op with a new result of enough bytes."""
         result = value(node)
         if not isinstance(node.target, torch._ops.OpOverload) or not isinstance(
             result, torch.Tensor
@@ -77,13 +78,13 @@ def _in_backward(node: fx.Node) -> list[fx.Node]:
     return [u for u in node.users if u.meta.get("partitioner_tag") == "is_backward"]
 
 
-def _held(graph: fx.Graph) -> set[int]:
-    """Storages that are returned: they are alive in the backward in any case."""
+def _returned(graph: fx.Graph) -> set[int]:
+    """Returns the storages that the graph returns: they are alive in the backward in any case."""
     return {storage_key(t) for n in graph.output_node().all_input_nodes for t in tensors(n)}
 
 
 def _written(graph: fx.Graph) -> set[int]:
-    """Storages that the graph writes to: in the backward they hold something else."""
+    """Returns the storages that the graph writes to: in the backward their contents differ."""
     keys: set[int] = set()
     for node in graph.nodes:
         if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
@@ -92,13 +93,13 @@ def _written(graph: fx.Graph) -> set[int]:
 
 
 def _recompute(graph: fx.Graph, node: fx.Node) -> None:
-    """Makes the op and the views of its result anew for those who read them in the backward."""
+    """Copies the op, and the views of its result, for the ops that read them in the backward."""
     copies: dict[fx.Node, fx.Node] = {}
     aliases = [n for n in _forward(graph) if _shares(n, node)]
     position = {n: i for i, n in enumerate(graph.nodes)}
     users = {u: alias for alias in aliases for u in _in_backward(alias)}
     first = min(users, key=lambda u: position[u])
-    wanted = [a for a in aliases if a is node or _in_backward(a) or _leads_on(a, aliases)]
+    wanted = [a for a in aliases if a is node or _in_backward(a) or _has_view(a, aliases)]
     with graph.inserting_before(first):
         for alias in wanted:
             copies[alias] = _copy(graph, alias, copies)
@@ -117,7 +118,7 @@ def _shares(node: fx.Node, other: fx.Node) -> bool:
     return isinstance(found, torch.Tensor) and storage_key(found) == storage_key(mine)
 
 
-def _leads_on(alias: fx.Node, aliases: list[fx.Node]) -> bool:
+def _has_view(alias: fx.Node, aliases: list[fx.Node]) -> bool:
     return any(user in aliases for user in alias.users)
 
 
@@ -130,7 +131,7 @@ def _copy(graph: fx.Graph, node: fx.Node, copies: dict[fx.Node, fx.Node]) -> fx.
 
 
 def _fresh(node: fx.Node) -> torch.Tensor:
-    """A fake value of the same layout with a storage of its own."""
+    """Returns a fake value of the same layout with a new storage."""
     result = value(node)
     fresh: torch.Tensor = result.new_empty_strided(result.shape, result.stride())
     return fresh

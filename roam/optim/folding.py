@@ -148,7 +148,7 @@ class FoldingOptimizer(OwningOptimizer):
                 raise refusals.second_backward(name, most, self.writes_parameters)
 
     def absorb_all(self, gradients: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Does what `absorb` does for several (parameter, gradient) pairs, in fewer kernel calls."""
+        """Folds several (parameter, gradient) pairs as `absorb` does, in fewer kernel calls."""
         if not self._folded:
             self._begin()
         # A backward runs with gradients off, and switching costs as much as several parameters.

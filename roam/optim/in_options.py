@@ -1,5 +1,4 @@
-"""Replaces optimizers in the options of `torch.compile` by handles, and remembers them in `named`.
-"""
+"""Replaces the optimizer in the options of a `torch.compile` by its handle, and remembers it."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from typing import Any
 
 from roam.optim.folding import FoldingOptimizer
 
-named: weakref.WeakSet[FoldingOptimizer] = weakref.WeakSet()
+named: weakref.WeakSet[FoldingOptimizer] = weakref.WeakSet()  # all that options have named
 
 
 def with_handle(options: Any) -> Any:
