@@ -1,4 +1,4 @@
-"""What `torch.compile(..., backend="roam", options={...})` may say."""
+"""The options and modes of `torch.compile(..., backend="roam", mode=..., options={...})`."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ MODES = (
 
 @dataclass(frozen=True)
 class Options:
-    """What `torch.compile(..., options={...})` may say.
+    """The checked options of one `torch.compile(..., backend="roam")`.
 
-    arena: "step" gives the arena back at the end of every backward, "keep" holds it for the next
-        step, until `roam.release()`. planning_seconds: the deadline for planning a graph.
-        optimizer: one of roam's, whose parameters' gradients are folded inside the backward. Which
-        one is found out when a graph runs, from its parameters: options do not keep it alive.
-        lowering: "aten" runs the graph's own operators, "inductor" the kernels that Inductor fuses;
-        None is "inductor" wherever it works. An arena that is kept is ATen's.
-
+    Attributes:
+        arena: "step" frees the arena at the end of every backward. "keep" keeps it for the next
+            step, until `roam.release()`; it implies the lowering "aten".
+        planning_seconds: the deadline for planning a graph, in seconds.
+        optimizer: one of roam.optim, whose gradients are folded inside the backward. A graph
+            looks up the optimizer of its parameters when it runs, so the options hold only a weak
+            handle.
+        lowering: "aten" runs the graph's own operators, "inductor" the kernels that Inductor
+            fuses. None means "inductor" if Inductor works here, else "aten".
         rewrites: passes (`roam.passes.pipeline.Pass`, frozen dataclasses) that change the joint
-        graph before it is cut into forward and backward.
-
-    mode: of Inductor's own, as `torch.compile(..., mode=...)` names them.
+            graph before it is partitioned into forward and backward.
+        mode: one of Inductor's own modes, as `torch.compile(..., mode=...)` names them.
     """
 
     arena: str = "step"
@@ -45,7 +46,10 @@ class Options:
 
     @staticmethod
     def parse(options: dict[str, Any] | None, mode: str | None) -> Options:
-        """Raises OptionError for an unknown mode or option, or a value of the wrong type."""
+        """Checks the user's options and mode, and returns them with defaults filled in.
+
+        Raises OptionError for an unknown mode or option, or a wrong value.
+        """
         if mode not in MODES:
             valid = ", ".join(m for m in MODES if m)
             raise OptionError(f"roam has no mode {mode!r}: the modes are {valid}")

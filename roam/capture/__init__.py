@@ -1,4 +1,4 @@
-"""Capture: FX graphs become a Problem, with sizes, scratch space and names.
+"""Capture: turns FX graphs into a Problem, with sizes, scratch space and names.
 
 Read `fx_problem` first: it draws what becomes of each node. `symbolic_sizes` binds symbols to
 numbers, `graph_names` has what the user calls things, `step_outputs` tells gradients and saved

@@ -1,4 +1,4 @@
-"""Copies of models and inputs without data: shapes, types and devices are all a plan needs."""
+"""Copies models and inputs without their data: a plan needs only shapes, types and devices."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from torch.utils import _pytree
 from roam.capture.user_code import innermost_line
 
 T = TypeVar("T")
-without_fakes = unset_fake_temporarily  # what runs inside makes real tensors again
+without_fakes = unset_fake_temporarily  # a context in which new tensors are real again
 
 NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException)
 DOES_NOT_RUN = TorchRuntimeError  # an operator that refuses its arguments, wrapped by dynamo
 
 
 def why_it_does_not_run(error: TorchRuntimeError) -> str:
-    """What the operator said, and the user's line that called it."""
+    """Returns the operator's own error message, and the user's line that called it."""
     root: BaseException = error
     while (inner := root.__cause__ or root.__context__) is not None:
         root = inner
@@ -42,9 +42,9 @@ def why_it_does_not_run(error: TorchRuntimeError) -> str:
 
 @contextmanager
 def quiet_meta_kernels() -> Iterator[None]:
-    """Meanwhile torch does not log, with a traceback, the errors of operators that it also raises.
+    """A context in which FakeTensorMode does not log errors of operators.
 
-    The log is that of `FakeTensorMode.dispatch`.
+    torch raises these errors too; the log would only repeat them, with a traceback.
     """
 
     def is_other(record: logging.LogRecord) -> bool:
@@ -59,15 +59,17 @@ def quiet_meta_kernels() -> Iterator[None]:
 
 
 def fake_mode_of(model: nn.Module) -> FakeTensorMode:
-    """The mode that the model was built under; a new one for a model with data, or on meta."""
+    """Returns the fake mode that the model was built under, or a new one if it has no fakes."""
     tensors = [*model.parameters(), *model.buffers()]
     modes = (t.fake_mode for t in tensors if isinstance(t, FakeTensor))
     return next(modes, FakeTensorMode(allow_non_fake_inputs=True))
 
 
 def fake_model(mode: FakeTensorMode, model: nn.Module, device: torch.device | None) -> nn.Module:
-    """A copy whose parameters and buffers have no data. They lie on `device`, or where they lay;
-    meta tensors, which lie nowhere, on the CPU."""
+    """Returns a copy of the model whose parameters and buffers have no data.
+
+    device: of the copy. None keeps the device of each tensor, and puts meta tensors on the CPU.
+    """
     memo: dict[int, Any] = {}
     for tensor in (*model.parameters(), *model.buffers()):
         memo[id(tensor)] = _fake(mode, tensor, device)
@@ -76,7 +78,7 @@ def fake_model(mode: FakeTensorMode, model: nn.Module, device: torch.device | No
 
 
 def fake_inputs(mode: FakeTensorMode, inputs: T, device: torch.device | None) -> T:
-    """Nested tuples, lists and dicts of inputs, their tensors without data."""
+    """Returns the same nested inputs, their tensors replaced by tensors without data."""
     return _pytree.tree_map_only(Tensor, lambda t: _fake(mode, t, device), inputs)
 
 
@@ -85,7 +87,7 @@ def _fake(mode: FakeTensorMode, tensor: Tensor, device: torch.device | None) -> 
         return tensor
     nowhere = tensor.device.type == "meta"
     if not nowhere and device in (None, tensor.device):
-        return mode.from_tensor(tensor, static_shapes=True)  # knows who shares memory with whom
+        return mode.from_tensor(tensor, static_shapes=True)  # preserves shared memory
     where = device or torch.device("cpu")
     shell = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     fake: Tensor = FakeTensor(mode, shell, where)

@@ -1,4 +1,4 @@
-"""A graph that dynamo captured, and the names by which the user knows its inputs."""
+"""Names of a captured graph and its inputs as the user knows them, from what dynamo recorded."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class DynamoGraph:
 
 
 def graph_name(gm: fx.GraphModule) -> str:
-    """Returns the name of the outermost module, if there is one, and dynamo's number."""
+    """Returns the class of the outermost module, or "graph", and dynamo's number of the graph."""
     stacks = (n.meta.get("nn_module_stack") for n in gm.graph.nodes)
     outer = next((next(iter(s.values()))[1] for s in stacks if s), "graph")
     outer = getattr(outer, "__name__", str(outer).rpartition(".")[2])
@@ -48,7 +48,7 @@ def parameter_inputs(example_inputs: Sequence[Any]) -> frozenset[int]:
 
 
 def source_names(gm: fx.GraphModule) -> tuple[str, ...]:
-    """Returns for every input the name that the user's model has for it, "" if it has none."""
+    """Returns the name of each input in the user's model, '' for an input without one."""
     sources = (n.meta.get("grapharg") for n in gm.graph.find_nodes(op="placeholder"))
     paths = (str(getattr(getattr(s, "source", None), "name", "")) for s in sources)
     return tuple(

@@ -1,7 +1,8 @@
-"""Runs operators aside from the user's program: nothing of it is seen there, and nothing changed.
+"""Runs operators isolated from the user's program, in a thread of their own.
 
-A thread of its own has no fake tensors, no autocast, no default device, no profiler and no
-inference mode, whatever the user's has. The default generator is the process's: it is put back.
+The new thread has no fake tensors, autocast, default device, profiler or inference mode, whatever
+the user's thread has. The default random generator belongs to the process, so its state is saved
+and restored.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _lock = threading.Lock()
 
 
 def aside(work: Callable[[], T]) -> T:
-    """Returns what `work` returns, run in another thread, one at a time in the process."""
+    """Runs `work` in another thread and returns its result. Only one runs at a time."""
     with _lock, ThreadPoolExecutor(1) as thread:
         return thread.submit(_quietly, work).result()
 
@@ -35,7 +36,7 @@ def _quietly(work: Callable[[], T]) -> T:
 
 
 def settings() -> tuple[object, ...]:
-    """The process-wide settings of torch that decide which kernels run, and how."""
+    """Returns the process-wide settings of torch that decide which kernels run, and how."""
     return (
         torch.get_num_threads(),
         torch.get_default_dtype(),

@@ -1,4 +1,4 @@
-"""What can be told of an fx node: whether it is an op, what it changes, its module."""
+"""Answers questions about an fx node: whether it is an op, what it writes to, its module."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from roam.passes.geometry import storage_key, tensor_inputs, tensors, value
 
 
 def is_op(node: fx.Node) -> bool:
-    """Whether a node does something: makes memory of its own, changes some, or has an effect."""
+    """Returns whether a node allocates a result, writes to an argument, or has another effect.
+
+    Views and computations of sizes are no ops.
+    """
     if node.target is operator.getitem:
         return False
     parts = tensors(node)
@@ -27,7 +30,7 @@ def is_op(node: fx.Node) -> bool:
 
 
 aten = torch.ops.aten
-ON_STORAGE = frozenset(  # ops that address, or copy, the whole storage behind their argument
+ON_STORAGE = frozenset(  # ops that address or copy the whole storage of their argument
     {
         aten.as_strided.default,
         aten.as_strided_copy.default,
@@ -43,11 +46,14 @@ ON_STORAGE = frozenset(  # ops that address, or copy, the whole storage behind t
 
 
 def looks_at_storage(node: fx.Node) -> bool:
-    """Whether an op would see the block around a tensor. Then its inputs must lie outside."""
+    """Returns whether an op may read the storage around its arguments.
+
+    Then its arguments cannot lie in a block, whose storage contains other tensors.
+    """
     if not isinstance(node.target, torch._ops.OpOverload):
         return isinstance(node.target, torch._ops.HigherOrderOperator)
     if node.target.namespace not in ("aten", "prims", "roam"):
-        return True  # the user's own: who knows what it looks at
+        return True  # a user's own op may read anything
     return node.target in ON_STORAGE and out_variants.META not in node.meta
 
 
@@ -56,7 +62,7 @@ def _is_number(found: Any) -> bool:
 
 
 def mutated(node: fx.Node) -> list[torch.Tensor]:
-    """The arguments that an op writes to, as its schema says."""
+    """Returns the arguments that an op writes to, by its schema."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return []
     found: list[torch.Tensor] = []
@@ -69,7 +75,10 @@ def mutated(node: fx.Node) -> list[torch.Tensor]:
 
 
 def keeps_its_turn(node: fx.Node) -> bool:
-    """Whether an op must keep its place among its like: it draws random numbers or has effects."""
+    """Returns whether an op draws random numbers or has effects.
+
+    Such ops must stay in program order among each other.
+    """
     if not isinstance(node.target, torch._ops.OpOverload):
         return True
     no_result = not tensors(node) and not mutated(node)
@@ -77,7 +86,7 @@ def keeps_its_turn(node: fx.Node) -> bool:
 
 
 def where(node: fx.Node) -> str:
-    """The path of the module that an op belongs to, '' if it belongs to none."""
+    """Returns the path of the module that an op belongs to, '' if it belongs to none."""
     stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
     if not stack:
         return ""

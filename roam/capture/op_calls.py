@@ -1,10 +1,11 @@
-"""A call of an operator as a value: what it is given, without the data; and the same call smaller.
+"""Describes a call of an operator without its data, and makes the same call at smaller sizes.
 
     softmax(float32[32768, 50257], dim 1)    as in the graph: 6 GiB
-    softmax(float32[   64,   113], dim 1)    its sizes lowered, equal ones alike: 28 KiB
+    softmax(float32[   64,   113], dim 1)    sizes lowered, equal sizes stay equal: 28 KiB
 
-Sizes that an operator relates (a product's inner ones; an image and its convolved image) must stay
-related. A `Family` is one guess at how; a call that then raises has the next guess.
+Sizes that an operator relates (the inner sizes of a matrix product; an image and its convolved
+image) must stay related. A `Family` is one guess at the relations. If a call at lowered sizes
+raises, the next guess is tried.
 """
 
 from __future__ import annotations
@@ -22,24 +23,27 @@ from torch import fx
 from roam.capture.symbolic_sizes import Numbers
 from roam.passes.geometry import storage_key, tensors
 
-SMALL = 16  # sizes up to here stay: channels, kernels, heads
-NO_SIZE = 2**31  # numbers from here on are no sizes: the end of an open slice
-LEAST = 8  # of a size that was lowered
-OPAQUE = frozenset({"workspace", "reserve"})  # what a forward kernel writes for its backward
-STEP = 16  # lowered sizes keep their remainder: vectors and blocks end where they ended
+SMALL = 16  # sizes up to this are never lowered: channels, kernels, heads
+NO_SIZE = 2**31  # larger numbers are not sizes, but the end of an open slice
+LEAST = 8  # the smallest size that lowering gives
+OPAQUE = frozenset({"workspace", "reserve"})  # arguments that a forward kernel wrote
+STEP = 16  # a lowered size keeps its remainder modulo this, so that vectors end the same way
 
 
 def may_run_alone(target: torch._ops.OpOverload) -> bool:
-    """Returns whether an operator may be given any values.
+    """Returns whether an operator may be called with arbitrary values.
 
-    A backward kernel trusts the workspace of its forward kernel: other values end the process.
+    Not if it takes the workspace of a forward kernel: other values in it crash the process.
     """
     return OPAQUE.isdisjoint(a.name for a in target._schema.arguments)
 
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor without its data. memory: operands of one number share their storage."""
+    """A tensor without its data.
+
+    memory: a number for the storage: operands with equal numbers share it.
+    """
 
     dtype: torch.dtype
     device: torch.device
@@ -57,31 +61,31 @@ class Operand:
 
     @property
     def order(self) -> tuple[int, ...]:
-        """The dims that have a stride, from the outermost in memory to the innermost."""
+        """The dims with more than one element, from the outermost in memory to the innermost."""
         dims = [d for d, n in enumerate(self.shape) if n > 1]
         return tuple(sorted(dims, key=lambda d: -self.stride[d]))
 
     @property
     def is_dense(self) -> bool:
-        """Whether the elements fill their memory without a gap and without an overlap."""
+        """Whether the elements fill their memory without gaps or overlaps."""
         return self.stride_by(self.order) == tuple(
             s if n > 1 else 1 for n, s in zip(self.shape, self.stride, strict=True)
         )
 
     def stride_by(self, order: tuple[int, ...]) -> tuple[int, ...]:
-        """The strides of a dense tensor of this shape whose dims lie in that order."""
+        """Returns the strides of a dense tensor of this shape with its dims in that order."""
         found, step = [1] * len(self.shape), 1
         for d in reversed(order):
             found[d], step = step, step * self.shape[d]
         return tuple(found)
 
     def resized(self, size: Callable[[int], int]) -> Operand:
-        """The same with other sizes: gaps, overlaps and the order of the dims stay."""
+        """Returns the operand with other sizes, but the same gaps, overlaps and order of dims."""
         shape = tuple(map(size, self.shape))
         if shape == self.shape:
             return self
         stride = list(self.stride)
-        before = after = 1  # what the next stride would be, were there neither gap nor overlap
+        before = after = 1  # the next stride without a gap or an overlap, at old and new sizes
         for d in sorted(range(len(shape)), key=lambda d: (self.stride[d], self.shape[d])):
             if self.stride[d] >= before:
                 stride[d] = after * -(-self.stride[d] // before)
@@ -91,7 +95,7 @@ class Operand:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """An operator with its arguments, Operands for tensors, and the results the graph states."""
+    """An operator with its arguments, Operands for tensors, and its results by the fake values."""
 
     target: Any
     args: tuple[Any, ...]
@@ -100,7 +104,7 @@ class Call:
 
     @staticmethod
     def of(node: fx.Node, numbers: Numbers) -> Call:
-        """The call that a node makes. Raises UnplannableError if data decides a size."""
+        """Returns the call that a node makes. Raises UnplannableError if data decides a size."""
         memory: dict[int, int] = {}
 
         def operand(fake: torch.Tensor) -> Operand:
@@ -122,7 +126,7 @@ class Call:
 
     @cached_property
     def key(self) -> tuple[Any, ...]:
-        """Equal for equal calls; 1, 1.0 and True are different arguments."""
+        """A hashable key, equal for equal calls. 1, 1.0 and True are different arguments."""
         return self.target, _key(self.args), _key(self.kwargs), self.results
 
     @property
@@ -135,7 +139,7 @@ class Call:
         return sum(x.nbytes for x in (*dict.fromkeys(self.operands), *self.results))
 
     def resized(self, size: Callable[[int], int]) -> Call:
-        """The same call with other sizes. Numbers among the arguments change like sizes."""
+        """Returns the same call with other sizes. Integer arguments change like sizes."""
 
         def given(arg: Any) -> Any:
             if isinstance(arg, Operand):
@@ -150,7 +154,7 @@ class Call:
         return Call(self.target, given(self.args), given(self.kwargs), results)
 
     def made(self, make: Callable[[Operand], torch.Tensor]) -> Made:
-        """The arguments with real tensors; an operand that is given twice is one tensor."""
+        """Returns the arguments with real tensors: one tensor for each distinct operand."""
         found: dict[Operand, torch.Tensor] = {}
 
         def given(arg: Any) -> Any:
@@ -176,7 +180,7 @@ class Made:
 
 
 def is_size(arg: Any) -> bool:
-    """Whether a number among the arguments may be a size that can be lowered."""
+    """Returns whether an argument may be a size that can be lowered."""
     return isinstance(arg, int) and not isinstance(arg, bool) and SMALL < arg < NO_SIZE
 
 
@@ -196,16 +200,20 @@ def _leaves(arg: Any) -> Iterator[Any]:
         yield arg
 
 
-Groups = tuple[tuple[int, ...], ...]  # sizes that change together, ascending
-Limits = tuple[int, ...]  # the most that the smallest size of each group may be
+Groups = tuple[tuple[int, ...], ...]  # groups of sizes that change together, each ascending
+Limits = tuple[int, ...]  # the largest value of the smallest size of each group
 
 
 @dataclass(frozen=True)
 class Family:
-    """One call at many sizes. groups: the sizes that may be lowered, related ones together.
+    """One call at many sizes, by one guess at which sizes are related.
 
-    kept: numbers among the arguments that are no sizes. products: those that are products of
-    sizes (group norm is given the pixels of an image).
+    Attributes:
+        call: at full size.
+        groups: the sizes that may be lowered, related sizes in one group.
+        kept: integer arguments that are not sizes, and stay.
+        products: integer arguments that are products of sizes, with these sizes: group norm takes
+            the number of pixels of an image.
     """
 
     call: Call
@@ -218,7 +226,7 @@ class Family:
         return tuple(group[0] for group in self.groups)
 
     def at(self, limits: Limits) -> Call:
-        """The call whose groups are no larger than that."""
+        """Returns the call with its sizes lowered to these limits."""
         lowered: dict[int, int] = {}
         for (first, *rest), limit in zip(self.groups, limits, strict=True):
             by = first - min(first, limit)
@@ -229,7 +237,10 @@ class Family:
         return self.call.resized(lambda n: lowered.get(n, n))
 
     def within(self, nbytes: int) -> Limits | None:
-        """The largest sizes, under a common limit, whose call takes no more than `nbytes`."""
+        """Returns the largest limits, from one common limit, whose call takes at most `nbytes`.
+
+        Returns None if even the smallest call takes more.
+        """
         if self.call.nbytes <= nbytes:
             return self.full
         best: Limits | None = None
@@ -245,7 +256,10 @@ class Family:
 
 
 def congruent(n: int, limit: int) -> int:
-    """The largest size with the remainder of `n` up to `limit`, a multiple of STEP, or near it."""
+    """Returns the largest size up to `limit`, a multiple of STEP, with n's remainder modulo STEP.
+
+    Returns one STEP more if that would be less than LEAST.
+    """
     if n <= limit:
         return n
     found = limit - (-n) % STEP
@@ -253,10 +267,12 @@ def congruent(n: int, limit: int) -> int:
 
 
 def families(call: Call) -> Iterator[Family]:
-    """Guesses at which sizes are related, the most general first.
+    """Yields guesses at which sizes are related, the most general first.
 
-    Every size for itself; numbers among the arguments being no sizes; sizes at the same place of
-    images (of rank 3 and more) related, as a convolution's input and its result are.
+    1. Every size changes by itself, integer arguments too.
+    2. Every size changes by itself, and integer arguments stay.
+    3. The pixel sizes of images (tensors of rank 3 and more) change together, as those of a
+       convolution's input and result do.
     """
     everything = (*dict.fromkeys(call.operands), *call.results)
     sizes = {n for x in everything for n in x.shape if n > SMALL}
@@ -273,7 +289,7 @@ def families(call: Call) -> Iterator[Family]:
 
 
 def _product(number: int, operands: tuple[Operand, ...]) -> tuple[int, ...]:
-    """Neighbouring sizes of an operand whose product is the number."""
+    """Returns neighbouring sizes of an operand whose product is `number`, () if there are none."""
     for shape in (x.shape for x in operands):
         for i in range(len(shape)):
             for j, found in enumerate(accumulate(shape[i:], lambda a, b: a * b), i + 1):
@@ -283,7 +299,7 @@ def _product(number: int, operands: tuple[Operand, ...]) -> tuple[int, ...]:
 
 
 def _by_place(operands: tuple[Operand, ...], sizes: set[int]) -> Groups:
-    """Sizes of images, joined where one place has both, the last two dims being one place."""
+    """Groups the pixel sizes of all images (dims from the third on) together, others alone."""
     group = {n: {n} for n in sizes}
     images = [x.shape for x in operands if len(x.shape) >= 3]
     pixels = sorted({n for shape in images for n in shape[2:] if n in sizes})

@@ -1,18 +1,19 @@
 """Measures what operators allocate for themselves, by running each on zeros.
 
-Convolutions reorder their operands, attention keeps blocks of scores, a product copies an operand
-that does not lie right: how much, the kernels decide, by shape, layout and the machine. So each
-distinct call (op, shapes, strides, types) is run before its graph is planned, and the allocator's
-events are read: scratch = peak - what the results need. Calls are remembered for the process.
+Convolutions reorder their operands, attention keeps blocks of scores, a matrix product copies an
+operand whose layout it cannot use. How many bytes that takes depends on shapes, layouts and the
+machine. So each distinct call (op, shapes, strides, types) is run before its graph is planned, and
+the allocator's events are read: scratch = peak - bytes of the results. The process remembers the
+result of each call.
 
-No more than CAP bytes are real at a time, whatever the sizes of the step: a call that would take
-more is measured at smaller sizes, and the scratch space of its own is estimated from those.
+No more than CAP bytes are allocated at a time, whatever the sizes of the step. A call that would
+take more is measured at smaller sizes, and its scratch space is extrapolated from those.
 
     softmax(6 GiB)      at 30, 35 and 40 rows: 0, 0, 0                ->  0
     conv2d(4 GiB)       at 96, 112 and 128 pixels: 1.1, 1.5, 2.0 MiB  ->  8 GiB
 
-Pointwise ops are not run: what they allocate is known (passes/scratch.py). On devices other than
-the CPU nothing is measured.
+Pointwise ops are not run: what they allocate is known (passes/annotations/scratch.py). On devices
+other than the CPU nothing is measured.
 """
 
 from __future__ import annotations
@@ -46,16 +47,19 @@ from roam.passes.geometry import tensor_inputs, tensors
 
 log = logging.getLogger("roam")
 
-CAP = 2**26  # bytes that may be real at a time
-AT_ONCE = 2**21  # bytes of operands and results of a call that is run without an estimate first
-ESTIMATED = 2**24  # bytes of those of the largest call that an estimate goes by
-CURVED = Fraction(1, 20)  # growth of the growth from which on it is taken for a square
-BLOCK = 64  # sizes that an estimate goes by differ by a multiple: kernels work in blocks
+CAP = 2**26  # bytes that may be allocated at a time
+AT_ONCE = 2**21  # bytes of operands and results up to which a call is run without an estimate
+ESTIMATED = 2**24  # bytes of operands and results of the largest call that an estimate runs
+CURVED = Fraction(1, 20)  # second difference over first from which on growth counts as quadratic
+BLOCK = 64  # the sizes of an estimate differ by multiples of this, as kernels work in blocks
 
 
 @dataclass(frozen=True)
 class Scratch:
-    """Bytes that a call allocates for itself; estimated if it was not run at its own sizes."""
+    """Bytes that a call allocates for itself.
+
+    estimated: whether they were extrapolated from calls at smaller sizes.
+    """
 
     nbytes: int
     estimated: bool = False
@@ -65,7 +69,7 @@ _known: dict[Any, Scratch] = {}
 
 
 def probe(graphs: Iterable[fx.Graph], numbers: Numbers) -> dict[fx.Node, Scratch]:
-    """Scratch space of the ops that were measured."""
+    """Returns the scratch space of all ops that can be measured, by node."""
     return aside(partial(_probe, graphs, numbers))
 
 
@@ -76,7 +80,7 @@ def _probe(graphs: Iterable[fx.Graph], numbers: Numbers) -> dict[fx.Node, Scratc
             call = Call.of(node, numbers)
             needed = sum(int(numbers(t.untyped_storage().nbytes())) for t in tensors(node))
         except UnplannableError:
-            continue  # a size that depends on data: the capture names it
+            continue  # a size depends on data: the capture raises the error
         key = call.key, settings()
         if key not in _known:
             _known[key] = _scratch(call, needed)
@@ -85,7 +89,7 @@ def _probe(graphs: Iterable[fx.Graph], numbers: Numbers) -> dict[fx.Node, Scratc
 
 
 def is_measured(target: Any) -> bool:
-    """Whether ops of this kind are run."""
+    """Returns whether calls of this operator are run to measure them."""
     if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
         return False
     if torch.Tag.pointwise in target.tags:
@@ -103,9 +107,10 @@ def _is_worth_it(node: fx.Node) -> bool:
 
 
 def _scratch(call: Call, needed: int) -> Scratch:
-    """Measures a call at its own sizes, if it takes no more than the cap; else estimates.
+    """Measures a call at full size if it takes at most CAP bytes, and else estimates it.
 
-    needed: bytes of its results' storages. Some ops (reduced losses) return larger ones.
+    needed: bytes of the storages of its results. Some ops (reduced losses) return a small tensor
+    in a large storage.
     """
     whole = max(call.nbytes, needed)
     if whole <= AT_ONCE:
@@ -122,31 +127,35 @@ def _scratch(call: Call, needed: int) -> Scratch:
 
 
 def _estimate(call: Call, nbytes: int) -> int | None:
-    """What a call would take, from calls of up to `nbytes`; None if the operator takes none."""
+    """Extrapolates the scratch space of a call, in bytes, from calls of up to `nbytes`.
+
+    Returns None if no smaller call is valid.
+    """
     for family in families(call):
         limits = family.within(nbytes)
         if limits is None:
             continue
         try:
             return _Curve(family).at_full_size(limits)
-        except Exception as error:  # these sizes are related otherwise
+        except Exception as error:  # the guess at how sizes are related was wrong
             log.debug("%s cannot be measured: %r", call.target, error)
     return None
 
 
 @dataclass
 class _Curve:
-    """Scratch space of a family of calls, as a product of polynomials of its sizes.
+    """The scratch space of a family of calls as a function of its sizes.
 
-    It is a constant (blocks for each thread), or a copy of an operand, or something between
-    operands (a convolution's columns): in each size it is constant, linear or square.
+    Scratch space is a constant (blocks for each thread), or a copy of an operand, or a product of
+    sizes of several operands (a convolution's columns). So in each size it is constant, linear or
+    quadratic.
     """
 
     family: Family
     measured: dict[Limits, int] = field(default_factory=dict)
 
     def at_full_size(self, top: Limits) -> int:
-        """Extrapolates from three sizes a group, of which `top` are the largest."""
+        """Extrapolates bytes from three sizes of each group, of which `top` are the largest."""
         full = self.family.full
         points = {i: _points(full[i], top[i]) for i in range(len(full)) if top[i] < full[i]}
         moved = {
@@ -170,7 +179,7 @@ class _Curve:
 
 
 def _points(full: int, top: int) -> tuple[int, int, int]:
-    """Three sizes, evenly apart, that end in `top` and have the remainder of the full size."""
+    """Returns three evenly spaced sizes that end in `top`, by steps of STEP or BLOCK if they fit."""
     apart = max(STEP, top // 8 // BLOCK * BLOCK)
     while top - 2 * apart < 1:
         apart //= 2
@@ -182,26 +191,26 @@ def _with(limits: Limits, changed: Mapping[int, int]) -> Limits:
 
 
 def _extrapolated(sizes: Sequence[int], values: Sequence[Fraction], at: int) -> Fraction:
-    """The value further out of a constant, a straight line or a parabola."""
+    """Returns the value at `at` of the constant, line or parabola through the three values."""
     a, b, c = values
     apart = sizes[1] - sizes[0]
     steps = Fraction(at - sizes[2], apart)
     growth, bend = c - b, (c - b) - (b - a)
     if c <= a:
-        return max(values)  # less for more: no size decides it, but the kernel's choices
+        return max(values)  # does not grow with the size: the kernel's choices decide
     if abs(bend) <= CURVED * abs(growth):
         return c + (c - a) / 2 * steps
     return c + growth * steps + bend * steps * (steps + 1) / 2
 
 
 def _run(call: Call) -> int:
-    """The scratch space of a small call. Raises what the operator raises."""
+    """Returns the scratch space of a small call, in bytes. Raises what the operator raises."""
     peak, needed = _run_on_zeros(call)
     return max(0, peak - needed)
 
 
 def _measure(call: Call, needed: int) -> int:
-    """The scratch space of a call at its own sizes. An op that cannot take zeros has none known."""
+    """Returns the scratch space of a call at full size, in bytes; 0 if the op rejects zeros."""
     try:
         peak, _ = _run_on_zeros(call)
     except Exception as error:
@@ -211,10 +220,10 @@ def _measure(call: Call, needed: int) -> int:
 
 
 def _run_on_zeros(call: Call) -> tuple[int, int]:
-    """Runs a call. Returns the highest sum of the allocator's events, and bytes of the results."""
+    """Runs a call. Returns the peak of the allocated bytes, and the bytes of the results."""
     made = call.made(_zeros)
     collects = gc.isenabled()
-    gc.disable()  # garbage from before must not die, and be counted, inside
+    gc.disable()  # freeing earlier garbage during the call would be counted
     profiler = profiler_legacy.profile(profile_memory=True)
     profiler.__enter__()
     try:

@@ -1,4 +1,4 @@
-"""The numbers behind symbolic sizes, once the inputs of a call are known."""
+"""Turns symbolic sizes into numbers, given the inputs of a call."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from roam.passes.geometry import value
 
 @dataclass(frozen=True)
 class Numbers:
-    """Turns symbolic sizes into numbers, given what the graph's inputs are in this call."""
+    """Turns symbolic sizes into numbers.
+
+    symbols: the value of each symbol in this call.
+    """
 
     symbols: dict[Any, int] = field(default_factory=dict)
 
     @staticmethod
     def bind(placeholders: Sequence[fx.Node], args: Sequence[Any]) -> Numbers:
-        """Reads the symbols off the inputs: numbers, and the shapes of tensors."""
+        """Reads the values of the symbols from the inputs: integers, shapes and strides."""
         symbols: dict[Any, int] = {}
         for node, arg in zip(placeholders, args, strict=True):
             fake = value(node)
@@ -40,13 +43,13 @@ class Numbers:
         return Numbers(symbols)
 
     def __call__(self, number: Any) -> Any:
-        """The number behind a size; raises UnplannableError where only the data decides it."""
+        """Returns the number of a size. Raises UnplannableError if only data decides it."""
         if not isinstance(number, (torch.SymInt, torch.SymFloat, torch.SymBool)):
             return number
         expr = number.node.expr
         known = sympify(expr.xreplace(self.symbols))
         if known == expr and number.node.has_hint():
-            known = sympify(number.node.hint)  # no input's size: a constant (of random state)
+            known = sympify(number.node.hint)  # a constant (of random state), no input's size
         if known.free_symbols:
             raise UnplannableError(f"the size {number} depends on data: it is not known in advance")
         if isinstance(number, torch.SymBool):

@@ -1,13 +1,13 @@
-"""Evidence about operators: each distinct call is tried once on small random tensors.
+"""Tries each distinct call of an operator once, on small random tensors, and notes what is true.
 
-    how its results lie      as the graph's fake values state it, or otherwise
-    its out= form            writes the op's results, all of them, into strides like the stated
-    ... over an operand      the same where `out` is one of the operands
+    layout of the results    whether it is the one that the graph's fake values have
+    its out= form            whether it writes the op's results into memory of that layout
+    ... over an operand      the same if `out` is one of the operands
 
-PyTorch states the first and offers the second, and both can be wrong: the kernel behind
-`_log_softmax_backward_data` returns contiguous memory for a transposed gradient where its fake
-value is transposed, and writes wrong values when its `out` is. Trials are remembered for the
-process.
+PyTorch states the first and offers the second, and both can be wrong. For a transposed gradient,
+the kernel of `_log_softmax_backward_data` returns contiguous memory although its fake value is
+transposed, and it writes wrong values if its `out` is transposed. The process remembers the result
+of each trial.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ log = logging.getLogger("roam")
 Order = tuple[int, ...]
 
 BYTES = 2**18  # of operands and results: some vectors and blocks of each dim, in microseconds
-MOST = 2**22  # bytes: what a call may take whose sizes cannot be lowered
-WHOLES = 2, 1  # whole numbers are below that: indices, of dims of one element too
-GUARD = 256  # bytes around a result that nothing may write to
-UNTOUCHED = 0xA5
+MOST = 2**22  # bytes that a call may take if its sizes cannot be lowered to BYTES
+WHOLES = 2, 1  # integers are below this, to be valid indices: 1 for dims of one element
+GUARD = 256  # bytes around a result that the trial must not write to
+UNTOUCHED = 0xA5  # the byte that guards are filled with
 _known: dict[Any, Evidence | None] = {}
 
 
@@ -48,9 +48,11 @@ _known: dict[Any, Evidence | None] = {}
 class Evidence:
     """What the trial of one call showed.
 
-    orders: how each result really lies, its dims from the outermost in memory; None for one with
-    gaps or overlaps. writes: whether the out= form writes what the op returns into memory that
-    lies as stated. over: whether it does so over each of the operands that lie like the result.
+    Attributes:
+        orders: the real layout of each result, as its dims from the outermost in memory to the
+            innermost; None for a result with gaps or overlaps.
+        writes: whether the out= form writes the op's results into memory of the stated layout.
+        over: positions of the operands, of the result's layout, that it may write the result over.
     """
 
     orders: tuple[Order | None, ...]
@@ -59,19 +61,19 @@ class Evidence:
 
 
 def layouts(node: fx.Node) -> tuple[Order | None, ...] | None:
-    """How each result of a node really lies. Returns None if the op cannot be tried."""
+    """Returns the real layout of each result of a node, None if the op cannot be tried."""
     evidence = _evidence(node)
     return None if evidence is None else evidence.orders
 
 
 def writes_into(node: fx.Node, variant: OutVariant) -> bool:
-    """Whether the op's out= form writes its results into memory that lies as stated."""
+    """Returns whether the op's out= form writes its results into memory of the stated layout."""
     evidence = _evidence(node)
     return is_provable(node, variant) if evidence is None else evidence.writes
 
 
 def writes_over(node: fx.Node, variant: OutVariant, source: fx.Node) -> bool:
-    """Whether it does so over one of its operands, too."""
+    """Returns whether the op's out= form may write its result over the operand `source`."""
     evidence = _evidence(node)
     if evidence is None:
         return is_provable(node, variant)
@@ -80,9 +82,10 @@ def writes_over(node: fx.Node, variant: OutVariant, source: fx.Node) -> bool:
 
 @dataclass(frozen=True)
 class Tried:
-    """Tries all that the passes after it will ask about at once: each turn to a thread is a wait.
+    """A pass that tries all calls that later passes will ask about.
 
-    Counts the calls that were not known.
+    One visit to the other thread for all calls is faster than one for each. Returns how many calls
+    were new.
     """
 
     name: str = "tried"
@@ -101,7 +104,7 @@ class Tried:
 
 
 def _nodes(node: fx.Node) -> list[fx.Node]:
-    """The arguments that are tensors, in the order of a call's operands."""
+    """Returns the arguments that are tensors, in the order of `Call.operands`."""
     found: list[fx.Node] = []
     fx.map_arg((node.args, node.kwargs), found.append)
     return [n for n in found if isinstance(value(n), Tensor)]
@@ -119,7 +122,7 @@ def _call(node: fx.Node) -> Call | None:
 
 
 def _evidence(node: fx.Node) -> Evidence | None:
-    """The evidence of the first trial that the operator did not refuse; None if it refused all."""
+    """Returns the evidence of the first trial that raised no error, None if all raised."""
     keyed = _keyed(node)
     if keyed is None:
         return None
@@ -147,7 +150,7 @@ def _first(call: Call, variant: OutVariant | None) -> Evidence | None:
 
 
 def _smaller(call: Call) -> Iterator[Call]:
-    """The call with its sizes lowered in every way there is; at last as it is, if not too large."""
+    """Yields the call with its sizes lowered, by each guess, and last at full size if small."""
     if call.nbytes <= BYTES:
         yield call
         return
@@ -167,7 +170,8 @@ def _try(call: Call, variant: OutVariant | None, wholes: int = 2) -> Evidence:
     orders = tuple(r.order if r.is_dense else None for r in real)
     told = tuple(s.order for s in stated)
     if orders != told:
-        # by fake tensors of these sizes: a false statement, or of operands that lay otherwise
+        # Fake tensors at these sizes have to state what the graph states, which then is false, or
+        # the real layout: then the graph's statement was about operands of other strides.
         if tuple(s.order for s in _stated(call)) not in (told, orders):
             raise ValueError("how the results lie depends on the sizes")
         return Evidence(orders)
@@ -183,7 +187,7 @@ def _lies_like(x: Operand, result: Operand) -> bool:
 
 
 def _stated(call: Call) -> tuple[Operand, ...]:
-    """The results that fake tensors of the call's sizes have."""
+    """Returns the results of the call on fake tensors."""
     with FakeTensorMode():
         made = call.made(_empty)
         return tuple(_operand(t) for t in _tensors(call.target(*made.args, **made.kwargs)))
@@ -196,7 +200,15 @@ def _writes(
     wholes: int,
     over: int | None = None,
 ) -> bool:
-    """Whether an out= form leaves what is wanted in given memory, or over an operand."""
+    """Returns whether an out= form writes the wanted results, and nothing else, into given memory.
+
+    Args:
+        call: the call at small sizes.
+        variant: the out= form.
+        wanted: the results that the op itself returned.
+        wholes: the bound of random integers.
+        over: the position of the operand that serves as `out`; None: new memory.
+    """
     made = call.made(_Fill(wholes))
     arena = _Arena(wanted, call.results)
     outs = list(arena.outs)
@@ -225,14 +237,14 @@ def _draws(call: Call) -> bool:
 
 
 def _seeded(call: Call, made: Made) -> None:
-    """Random operators draw from a generator of the trial's."""
+    """Makes a random operator draw from a generator with seed 0."""
     if not _draws(call):
         return
     device = call.results[0].device
     if any(a.name == "generator" for a in call.target._schema.arguments):
         made.kwargs["generator"] = torch.Generator(device).manual_seed(0)
     elif device.type == "cpu":
-        torch.default_generator.manual_seed(0)  # put back afterwards
+        torch.default_generator.manual_seed(0)  # `isolation` restores it
     else:
         raise ValueError(f"it would draw from the generator of {device}")
 
@@ -246,7 +258,7 @@ class _Fill:
 
     def __call__(self, x: Operand) -> Tensor:
         tensor = _empty(x)
-        if 0 in x.stride and tensor.numel():  # what is expanded has one number for many places
+        if 0 in x.stride and tensor.numel():  # expanded: several elements share one number
             kept = [slice(0, 1) if s == 0 else slice(None) for s in x.stride]
             tensor[tuple(kept)].copy_(self.numbers(x, tensor[tuple(kept)].shape))
         else:
@@ -254,7 +266,7 @@ class _Fill:
         return tensor
 
     def numbers(self, x: Operand, shape: Sequence[int]) -> Tensor:
-        """Fractions that may be probabilities, and whole numbers that are indices of anything."""
+        """Returns random numbers: floats in [0, 1), valid as probabilities, or small indices."""
         if x.dtype.is_floating_point or x.dtype.is_complex:
             wide = torch.complex64 if x.dtype.is_complex else torch.float32
             return torch.rand(shape, generator=self.generator, dtype=wide).to(x.dtype)
@@ -266,7 +278,7 @@ def _empty(x: Operand) -> Tensor:
 
 
 class _Arena:
-    """Results one behind the other in one storage, as in a plan's arena, with guards around."""
+    """A storage with results one behind the other, as in a plan's arena, and guards around them."""
 
     def __init__(self, wanted: Sequence[Tensor], stated: Sequence[Operand]) -> None:
         device = wanted[0].device if wanted else torch.device("cpu")
@@ -295,7 +307,7 @@ def _operand(tensor: Tensor) -> Operand:
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:
-    """Where the elements of a tensor lie; the stride of a dim of one element says nothing."""
+    """Returns where the elements of a tensor lie: strides of dims of one element do not count."""
     strides = (s for n, s in zip(tensor.shape, tensor.stride(), strict=True) if n != 1)
     return tensor.data_ptr(), tensor.shape, tuple(strides)
 
@@ -305,5 +317,5 @@ def _tensors(results: Any) -> list[Tensor]:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether all numbers are the same, NaN being one."""
+    """Returns whether dtypes and all numbers are equal. NaN equals NaN."""
     return a.dtype == b.dtype and bool(((a == b) | ((a != a) & (b != b))).all())

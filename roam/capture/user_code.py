@@ -1,4 +1,4 @@
-"""Where in the user's own code something happened, for messages of one line."""
+"""Finds the line of the user's own code that an error message should name."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from traceback import FrameSummary
 
 import torch
 
-# torch's code, ours, and what imports the user's
+# torch, roam, and importlib, which imports the user's modules
 ROAM = Path(__file__).parents[1]
 LIBRARIES = tuple(map(str, (ROAM, Path(torch.__file__).parent, Path(importlib.__file__).parent)))
 
 
 def innermost_line(frames: Iterable[FrameSummary]) -> str:
-    """Returns the last line of the user's own code: " (net.py, line 6, in forward: h = f(x))".
+    """Returns the innermost line of the user's own code, or "" if no frame is the user's.
 
-    Empty where all of them are. frames: the outermost first.
+    Looks like " (net.py, line 6, in forward: h = f(x))".
+
+    Args:
+        frames: a traceback, the outermost frame first.
     """
     own = [f for f in frames if not f.filename.startswith((*LIBRARIES, "<"))]
     if not own:

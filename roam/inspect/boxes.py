@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from roam.core.lifetime import Slot, lifetimes, slots
 from roam.core.plan import Plan
 from roam.core.problem import Kind, Problem
-from roam.inspect.moment import Held, held
+from roam.inspect.moment import MemoryItem, buffer_item
 
 SINGLE = 800  # rectangles drawn one by one
 TOGETHER = 600  # rectangles that stand for several
@@ -42,7 +42,7 @@ class Box:
     size: int
     count: int
     kind: Kind
-    items: tuple[Held, ...]
+    items: tuple[MemoryItem, ...]
 
     @property
     def area(self) -> int:
@@ -60,7 +60,7 @@ def boxes(problem: Problem, plan: Plan) -> list[Box]:
         head = slot.buffers[0]
         if slot.size:
             offset = plan.offsets[head] if head in plan.offsets else plan.arena + stacked[head]
-            items = tuple(held(problem, b, lives) for b in slot.buffers)
+            items = tuple(buffer_item(problem, b, lives) for b in slot.buffers)
             kind = slot_kind(problem, slot)
             found.append(Box(slot.lower, slot.upper, offset, slot.size, slot.size, 1, kind, items))
     return found
@@ -125,5 +125,5 @@ def _joined(group: Sequence[Box]) -> Box:
     )
 
 
-def _largest(items: Iterable[Held]) -> tuple[Held, ...]:
+def _largest(items: Iterable[MemoryItem]) -> tuple[MemoryItem, ...]:
     return tuple(sorted(items, key=lambda i: -i.size)[:1])

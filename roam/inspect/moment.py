@@ -22,7 +22,7 @@ TOP = "(top level)"  # how the module with the empty path is shown
 
 
 @dataclass(frozen=True)
-class Held:
+class MemoryItem:
     """One item: `size` bytes that are there at times lower <= t < upper.
 
     kind: what `Kind` calls it, or SCRATCH or FRAGMENTATION. module: the path of the module that
@@ -44,34 +44,34 @@ def worst_moment(problem: Problem, plan: Plan) -> int:
     return max(range(len(curve)), key=curve.__getitem__, default=0)
 
 
-def held_at(problem: Problem, plan: Plan, t: int) -> list[Held]:
+def held_at(problem: Problem, plan: Plan, t: int) -> list[MemoryItem]:
     """Every transient item while the op of time t runs, the largest first."""
     if not plan.order:
         return []
     op = problem.ops[plan.order[t]]
-    scratch = Held(op.name, SCRATCH, op.where, op.name, op.scratch, t, t + 1)
+    scratch = MemoryItem(op.name, SCRATCH, op.where, op.name, op.scratch, t, t + 1)
     return _by_size([scratch, *_held(problem, plan, t, t)])
 
 
-def held_before(problem: Problem, plan: Plan, t: int) -> list[Held]:
+def held_before(problem: Problem, plan: Plan, t: int) -> list[MemoryItem]:
     """Every item that lives on from the op before time t, at the end what is the user's."""
     return _by_size(_held(problem, plan, t - 1, t))
 
 
-def _held(problem: Problem, plan: Plan, first: int, last: int) -> Iterator[Held]:
+def _held(problem: Problem, plan: Plan, first: int, last: int) -> Iterator[MemoryItem]:
     """What is there at both times. What is the user's to hold is there at the end, too."""
     lives = lifetimes(problem, plan.order)
     placed = 0
     for slot in slots(problem, plan.order, plan.reuse):
         stays = problem.buffers[slot.buffers[-1]].kept
         if slot.lower <= first and (last < slot.upper or stays):
-            yield held(problem, slot_buffer_at(slot, lives, first), lives)
+            yield buffer_item(problem, slot_buffer_at(slot, lives, first), lives)
             placed += slot.size if slot.buffers[0] in plan.offsets else 0
     blocks = sum(b.size for b in plan.blocks if b.lower <= first and last < b.upper)
-    yield Held(FRAGMENTATION, FRAGMENTATION, "", "", blocks - placed, first, last + 1)
+    yield MemoryItem(FRAGMENTATION, FRAGMENTATION, "", "", blocks - placed, first, last + 1)
 
 
-def _by_size(items: Iterable[Held]) -> list[Held]:
+def _by_size(items: Iterable[MemoryItem]) -> list[MemoryItem]:
     return sorted((h for h in items if h.size), key=lambda h: -h.size)
 
 
@@ -99,11 +99,11 @@ def curves_by_kind(problem: Problem, plan: Plan) -> dict[str, list[int]]:
     return curves
 
 
-def held(problem: Problem, b: BufferId, lives: list[tuple[int, int]]) -> Held:
+def buffer_item(problem: Problem, b: BufferId, lives: list[tuple[int, int]]) -> MemoryItem:
     """A buffer of the step as an item."""
     buffer, maker = problem.buffers[b], problem.maker[b]
     op = "" if maker is None else problem.ops[maker].name
-    return Held(buffer.name, buffer.kind.value, module_of(buffer), op, buffer.size, *lives[b])
+    return MemoryItem(buffer.name, buffer.kind.value, module_of(buffer), op, buffer.size, *lives[b])
 
 
 def slot_buffer_at(slot: Slot, lives: list[tuple[int, int]], t: int) -> BufferId:

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 
 from roam.core.plan import Plan
 from roam.core.problem import Problem
-from roam.inspect.moment import Held, held_at, held_before
+from roam.inspect.moment import MemoryItem, held_at, held_before
 
 Planned = tuple[Problem, Plan]
 
 
-def held_at_worst(graphs: Sequence[Planned]) -> list[Held]:
+def held_at_worst(graphs: Sequence[Planned]) -> list[MemoryItem]:
     """What a step holds at a moment at which it holds most.
 
     graphs: in the order in which their forwards run, each once.

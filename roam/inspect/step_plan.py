@@ -17,7 +17,7 @@ from roam.core.problem import Buffer, Home, Kind, Problem, Tier
 from roam.core.sizes import parse_size, show_size
 from roam.core.strict_json import read_versioned
 from roam.inspect.gradients import GradientLife, gradient_lives, most_alive
-from roam.inspect.moment import Held
+from roam.inspect.moment import MemoryItem
 from roam.inspect.nesting import held_at_worst
 from roam.inspect.proof import SECONDS, prove
 from roam.inspect.record import GraphRecord
@@ -88,7 +88,7 @@ class StepPlan:
         return highest if highest > self.lower_bound else 0
 
     @cached_property
-    def held_at_worst(self) -> tuple[Held, ...]:
+    def held_at_worst(self) -> tuple[MemoryItem, ...]:
         """What is there at the worst moment, item by item: together the peak."""
         return tuple(held_at_worst(self.planned))
 

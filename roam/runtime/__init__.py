@@ -1,5 +1,6 @@
 """Run time: the memory that planned graphs run in.
 
-`blocks` allocates, carves and keeps blocks, `saved_stack` places what Inductor's forward saves,
-`held_tensors` tells whether a tensor may be written over, `huge_pages` asks for large pages.
+Read `blocks` first: it allocates blocks, makes tensors in them, and keeps blocks between steps.
+`saved_stack` places the tensors that Inductor's forward saves, `held_tensors` tells whether a
+backward may overwrite its inputs, `huge_pages` asks the kernel for large pages.
 """

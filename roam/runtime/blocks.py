@@ -1,9 +1,9 @@
-"""The memory of a step at run time: blocks, tensors carved out of them, and blocks held over.
+"""The memory of a step at run time: blocks, tensors carved out of them, and blocks kept for later.
 
-Nobody keeps a ledger. A block is a storage, and every tensor carved out of it holds the storage.
-What autograd saves between forward and backward are such tensors, so a block lives just as long as
-somebody may read it: a graph that is dropped gives its blocks back, two pending forwards have two
-sets, and two threads never share one.
+Reference counts alone decide how long a block lives. A block is a storage, and every tensor carved
+out of it holds the storage. Autograd saves such tensors between forward and backward, so a block
+lives as long as a tensor in it can be read: a dropped autograd graph frees its blocks, two pending
+forwards have two sets, and two threads never share a block.
 """
 
 from __future__ import annotations
@@ -19,33 +19,37 @@ from roam.runtime.huge_pages import on_huge_pages
 
 
 def allocate(size: int, device: torch.device) -> Tensor:
-    """A block of `size` bytes. Its storage wears a mark: no copy of what lies in it has one."""
+    """Returns a block of `size` bytes.
+
+    Marks its storage, so that `is_block` tells a tensor in a block from a copy of it.
+    """
     block = torch.empty(size, dtype=torch.uint8, device=device)
     block.untyped_storage().is_roam_block = True  # type: ignore[attr-defined]
     return on_huge_pages(block) if block.device.type == "cpu" else block
 
 
 def is_block(storage: torch.UntypedStorage) -> bool:
+    """Returns whether `allocate` made the storage."""
     return getattr(storage, "is_roam_block", False)
 
 
 def carve(
     block: Tensor, offset: int, dtype: torch.dtype, shape: Sequence[int], stride: Sequence[int]
 ) -> Tensor:
-    """A tensor of its own at `offset` bytes from the start of the block's storage.
+    """Returns a new tensor, no view, at `offset` bytes from the start of the block's storage.
 
-    A view of the block would share its version counter, and autograd would take a write
-    anywhere in the block for a write to every tensor saved in it.
+    A view would share the version counter of the block, and autograd would take a write anywhere
+    in the block for a write to every tensor saved in it.
     """
     tensor = torch.empty(0, dtype=dtype, device=block.device)
     return tensor.set_(block.untyped_storage(), offset // dtype.itemsize, shape, stride)
 
 
 def twin(tensor: Tensor) -> Tensor:
-    """A tensor of its own on another's elements, and no view of it.
+    """Returns a new tensor, no view, on the same elements as `tensor`.
 
-    With the other's strides: where dims have one element those are not always as stated, and an
-    op refuses to write over an operand that lies otherwise.
+    It takes the real strides of `tensor`. In dims of one element they may differ from the fake
+    value's, and an op refuses to write its result over an operand with other strides.
     """
     found = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     storage, offset = tensor.untyped_storage(), tensor.storage_offset()
@@ -53,7 +57,7 @@ def twin(tensor: Tensor) -> Tensor:
 
 
 class Shelf:
-    """Blocks that are held between steps: taken by a forward, put back after its backward."""
+    """A pool of blocks between steps: a forward takes a block, its backward puts it back."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -61,12 +65,12 @@ class Shelf:
         _shelves.add(self)
 
     def take(self, size: int, device: torch.device) -> Tensor:
-        """A block from the shelf, or a new one when all are in use."""
+        """Returns a block of this size from the pool, or a new one if there is none."""
         with self._lock:
             for i, block in enumerate(self._blocks):
                 if block.numel() == size and block.device == device:
                     return self._blocks.pop(i)
-        with torch.inference_mode(False):  # a later step may run outside of it
+        with torch.inference_mode(False):  # a later step may run outside inference mode
             return allocate(size, device)
 
     def put_back(self, block: Tensor) -> None:
@@ -74,7 +78,7 @@ class Shelf:
             self._blocks.append(block)
 
     def clear(self) -> int:
-        """Gives everything on the shelf back to the allocator; returns the bytes."""
+        """Frees all blocks in the pool; returns their bytes."""
         with self._lock:
             freed = sum(block.numel() for block in self._blocks)
             self._blocks.clear()
@@ -85,5 +89,5 @@ _shelves: weakref.WeakSet[Shelf] = weakref.WeakSet()
 
 
 def release() -> int:
-    """Gives back every arena that is held between steps and not in use now; returns the bytes."""
+    """Frees every arena that is kept between steps and not in use now; returns the bytes."""
     return sum(shelf.clear() for shelf in list(_shelves))

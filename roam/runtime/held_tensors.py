@@ -1,7 +1,8 @@
-"""Tells whether a backward may write over the tensors that it was given.
+"""Tells whether a backward may overwrite the tensors that it was given.
 
-A plan writes over what dies: saved tensors, and the gradients of the outputs (tangents). Who else
-may read them later is counted at run time:
+A plan overwrites inputs after their last use: saved tensors, and the gradients of the outputs
+(tangents). That is allowed only if nothing else can read them later, which reference counts tell
+at run time:
 
     arguments ───────────────> tensor ──> storage
     a hook, a variable ───────────┘ │ │      │       Python counts its references
@@ -9,8 +10,8 @@ may read them later is counted at run time:
     the tensor that it is a view of ──┘      │       the same two counts
     another tensor of the memory ────────────┘       the storage counts its tensors
 
-The counts of a tensor that nobody else holds differ between versions of Python and torch, so they
-are measured (`ALONE`).
+The counts of a tensor with no other reference differ between versions of Python and torch, so they
+are measured at import (`ALONE`).
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Counts = set[tuple[str, int, int]]  # of what; references in Python; in C++, but for known ones
+Counts = set[tuple[str, int, int]]  # (object, references in Python, unknown references in C++)
 
 
 @dataclass(frozen=True)
 class Taken:
-    """The inputs of a backward whose memory its plan takes for its own, by position.
+    """The inputs of a backward whose memory its plan reuses, by position.
 
     Attributes:
         blocks: for every block of the arena, the saved tensors that lie in it.
-        overwritten: further inputs that the result of an op is written over.
-        dying: tangents of more than one element that are planned to go after their last use.
+        overwritten: inputs outside the arena that the result of an op is written over.
+        dying: tangents of more than one element that the plan frees after their last use.
     """
 
     blocks: tuple[tuple[int, ...], ...] = ()
@@ -41,14 +42,14 @@ class Taken:
     dying: frozenset[int] = frozenset()
 
     def holds_blocks(self, args: list[Any]) -> bool:
-        """Returns whether nobody but `args` may read what lies in the arena."""
+        """Returns whether only `args` refer to the saved tensors in the arena."""
         return not any(is_held(args, block) for block in self.blocks)
 
     def copy_held(self, args: list[Any]) -> frozenset[int]:
-        """Copies what would be written over and somebody else may read, in place in `args`.
+        """Replaces inputs in `args` by copies if the plan overwrites them and others refer to them.
 
         Returns:
-            The tangents that do not die as planned.
+            The tangents that the plan frees but that others keep alive.
         """
         held = [i for i in self.overwritten | self.dying if not is_own(args, i)]
         for i in self.overwritten.intersection(held):
@@ -57,30 +58,30 @@ class Taken:
 
 
 def is_held(args: list[Any], which: Sequence[int]) -> bool:
-    """Returns whether anybody but `args` may read the memory of some of its tensors.
+    """Returns whether something besides `args` refers to the memory of these tensors.
 
-    which: the positions of all tensors of one storage.
+    which: the positions in `args` of all tensors of one storage.
     """
     return not _counts(args, which) <= ALONE
 
 
 def is_own(args: list[Any], i: int) -> bool:
-    """Returns whether nobody but `args` may read a tensor, which is all of an allocation.
+    """Returns whether tensor `i` is a whole allocation to which only `args` refer.
 
-    Of memory that another library or process lent (`from_numpy`, `share_memory_`) nobody knows
-    who reads it.
+    False for memory that another library or process lent (`from_numpy`, `share_memory_`): its
+    readers are unknown.
     """
     tensor: Tensor = args[i]
     storage = tensor.untyped_storage()
     whole = tensor.storage_offset() == 0 and storage.nbytes() == tensor.nbytes
     lent = not storage.resizable() or (storage.device.type == "cpu" and storage.is_shared())
-    del tensor, storage  # they would count
+    del tensor, storage  # or they would be counted
     return whole and not lent and not is_held(args, [i])
 
 
 def _counts(args: list[Any], which: Sequence[int]) -> Counts:
     found: Counts = set()
-    bases: dict[int, list[Tensor]] = {}  # for each tensor that others are views of, once a view
+    bases: dict[int, list[Tensor]] = {}  # by id: the base of a view, once for each of its views
     for i in which:
         found.add(("tensor", sys.getrefcount(args[i]), args[i]._use_count()))
         if args[i]._is_view():

@@ -1,10 +1,14 @@
 """Huge pages under a CPU's large blocks, which malloc maps anew in every step: those of ATen's
 arena. What Inductor's kernels save lies in blocks below that (`machine.CPU.blocking`).
 
-The first touch of each page is a fault. Whether huge pages pay is the machine's: under all that
-Inductor's code allocates a step took 5 to 9 % less on some, and in a virtual machine 7 to 15 %
-more, where the kernel spent 1.35 seconds of a step in place of 0.49. PyTorch's own switch for all
-that it allocates is THP_MEM_ALLOC_ENABLE.
+malloc maps such blocks anew in every step, and the first touch of each page is a fault; a huge page
+is one fault in place of many. The blocks of tensors that Inductor's kernels save are smaller, and
+get none.
+
+Whether huge pages pay depends on the machine. With huge pages under all that Inductor's code
+allocates, a step took 5 to 9 % less time on some machines and 7 to 15 % more in a virtual machine,
+where the kernel spent 1.35 seconds of a step instead of 0.49. PyTorch's own switch for all that it
+allocates is THP_MEM_ALLOC_ENABLE.
 """
 
 from __future__ import annotations
@@ -21,9 +25,9 @@ from roam.core import machine
 
 
 def on_huge_pages(new: Tensor) -> Tensor:
-    """The same tensor; where it is large, the kernel is asked for huge pages under it.
+    """Asks the kernel for huge pages under a tensor if it is large, and returns the tensor.
 
-    It may decline. Linux only.
+    The kernel may decline. Linux only.
     """
     ask = _madvise()
     if ask is not None and new.nbytes >= machine.of(new.device.type).huge_pages_from:

@@ -1,16 +1,16 @@
-"""Where the forward's code puts what the backward will read.
+"""Decides where the forward's code puts the tensors that it saves for the backward.
 
 A forward is compiled before its backward, and only a plan of both knows how long each saved tensor
-lives. So the forward's code asks, every time it runs:
+lives. So the forward's code looks up the places every time it runs:
 
     saved_at = saved_stack.places()
     buf0 = empty_strided_cpu(...)
     buf1 = saved_at[0]((4, 8), (8, 1), torch.float32)      an allocation of its own, or
     buf2 = saved_at[1]((4, 8), (8, 1), torch.float32)      carved from a block
 
-Until the backward is loaded each is an allocation of its own. Nothing but the memory taken depends
-on that: a block is a storage that goes with the last tensor carved out of it, so that hooks, a
-retained graph or another backward find what they expect.
+Until the backward is loaded, each saved tensor is an allocation of its own. The places change only
+how much memory is used: a block is a storage that is freed with the last tensor carved out of it,
+so hooks, a retained graph or another backward find what they expect.
 """
 
 from __future__ import annotations
@@ -27,15 +27,20 @@ from roam.core.plan import Plan
 from roam.core.problem import Problem
 from roam.runtime.blocks import allocate, carve
 
-Make = Callable[[Sequence[int], Sequence[int], torch.dtype], Tensor]  # of a shape, a stride
-# another tensor of a storage: shape, stride, and its offset from the given one, in elements
+Make = Callable[[Sequence[int], Sequence[int], torch.dtype], Tensor]  # shape, stride, dtype
+# makes another tensor on a tensor's storage: shape, stride, and offset to the tensor, in elements
 Reinterpret = Callable[[Tensor, Sequence[int], Sequence[int], int], Tensor]
-Bases = dict[tuple[int, torch.dtype], Tensor]  # of each block's storage, in the run of a forward
+Bases = dict[tuple[int, torch.dtype], Tensor]  # by block and dtype, in one run of a forward
 
 
 @dataclass(frozen=True)
 class Places:
-    """sizes: of the blocks. at: for every buffer in one its block, and its offset there. Bytes."""
+    """The blocks of a plan, and the buffers in them.
+
+    Attributes:
+        sizes: bytes of each block.
+        at: by the name of a buffer: the index of its block, and its offset there in bytes.
+    """
 
     sizes: tuple[int, ...]
     at: dict[str, tuple[int, int]]
@@ -54,9 +59,14 @@ class Places:
 
 @dataclass(frozen=True)
 class Stack:
-    """What a forward saves. names: the buffers that its code asks for, in its order. by_itself and
-    reinterpret: what the code allocates and carves with. planned: the places that its backwards
-    were planned with, each of them once.
+    """The tensors that a forward saves, and the functions that make them.
+
+    Attributes:
+        names: the buffers that the forward's code asks for, in the order of the code.
+        device: of all of them.
+        by_itself: allocates a tensor of its own.
+        reinterpret: makes a tensor on the storage of another one.
+        planned: the places that the forward's backwards were planned with, without repeats.
     """
 
     names: tuple[str, ...]
@@ -66,10 +76,11 @@ class Stack:
     planned: list[Places]
 
     def places(self) -> list[Make]:
-        """What makes each of the buffers in one run of the forward.
+        """Returns the functions that make each of the buffers in one run of the forward.
 
-        Blocks that suit one backward might lift another one's peak: where two do not agree there
-        are none. Nor are there where the code does not ask for all that lies in them.
+        Uses no blocks if two backwards were planned with different places: the blocks for one
+        might raise the peak of the other. Uses none either if the code does not ask for all the
+        buffers in them.
         """
         found = [self.by_itself] * len(self.names)
         if len(self.planned) == 1 and self.planned[0].at.keys() <= set(self.names):
@@ -88,10 +99,10 @@ class Stack:
         stride: Sequence[int],
         dtype: torch.dtype,
     ) -> Tensor:
-        """A buffer in a block, which is allocated for the first of them.
+        """Returns a buffer in block `k`. The first buffer in a block allocates the block.
 
-        Not `carve`: in the step of a small model the time it takes shows. Of what is reinterpreted
-        each has a version counter of its own, too.
+        `carve` would do too, but its time shows in the step of a small model. Reinterpreted
+        tensors also have a version counter of their own.
         """
         base = bases.get((k, dtype))
         if base is None:
@@ -99,7 +110,7 @@ class Stack:
         return self.reinterpret(base, shape, stride, offset // dtype.itemsize)
 
     def base(self, bases: Bases, k: int, dtype: torch.dtype) -> Tensor:
-        """No elements, at the start of a block's storage."""
+        """Returns an empty tensor at the start of a block's storage, to reinterpret."""
         block = next((t for (j, _), t in bases.items() if j == k), None)
         if block is None:
             block = allocate(self.planned[0].sizes[k], torch.device(self.device))
@@ -116,18 +127,21 @@ def stack(
     by_itself: Make,
     reinterpret: Reinterpret,
 ) -> Stack:
-    """What the code of a forward has when it is loaded. forward: its key."""
+    """Returns the stack of a forward. The forward's code calls this once, when it is loaded.
+
+    forward: the key of the forward.
+    """
     return Stack(names, device, by_itself, reinterpret, _planned.setdefault(forward, []))
 
 
 def place(forward: str, problem: Problem, plan: Plan) -> None:
-    """Tells all forwards of this key what was planned with a backward of theirs."""
+    """Gives all forwards of this key the places that were planned with one of their backwards."""
     places, known = Places.of(problem, plan), _planned.setdefault(forward, [])
     if places not in known:
         known.append(places)
 
 
 def forget() -> None:
-    """Forgets what was planned of any forward."""
+    """Forgets the planned places of all forwards."""
     for known in _planned.values():
         known.clear()

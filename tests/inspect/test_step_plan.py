@@ -11,7 +11,7 @@ from roam.core.errors import FileFormatError, FileVersionError, GraphMismatchErr
 from roam.core.plan import committed_curve
 from roam.core.problem import Kind
 from roam.inspect.breakdown import Part, breakdown, breakdown_from_json
-from roam.inspect.moment import Held, held_at, worst_moment
+from roam.inspect.moment import MemoryItem, held_at, worst_moment
 from roam.inspect.record import GraphRecord
 from roam.inspect.step_plan import StepPlan
 from tests.inspect.steps import MIB, chain, step
@@ -68,11 +68,11 @@ def test_the_items_of_the_worst_moment() -> None:
     [[problem, plan]] = step().planned
     assert worst_moment(problem, plan) == 1
     assert held_at(problem, plan, 1) == [
-        Held("outside", "temporary", "head", "mm", 3 * MIB, 1, 3),
-        Held("saved", "saved", "encoder", "embed", 2 * MIB, 0, 3),
-        Held("hidden", "temporary", "head", "mm", MIB, 1, 3),
-        Held("fragmentation", "fragmentation", "", "", MIB, 1, 2),
-        Held("mm", "scratch", "head", "mm", 512, 1, 2),
+        MemoryItem("outside", "temporary", "head", "mm", 3 * MIB, 1, 3),
+        MemoryItem("saved", "saved", "encoder", "embed", 2 * MIB, 0, 3),
+        MemoryItem("hidden", "temporary", "head", "mm", MIB, 1, 3),
+        MemoryItem("fragmentation", "fragmentation", "", "", MIB, 1, 2),
+        MemoryItem("mm", "scratch", "head", "mm", 512, 1, 2),
     ]
 
 

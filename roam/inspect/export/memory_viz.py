@@ -83,7 +83,7 @@ class _Builder:
         for slot in slots(self.problem, self.plan.order, self.plan.reuse):
             if not slot.size:
                 continue
-            items = [held(self.problem, b, self.lives) for b in slot.buffers]
+            items = [buffer_item(self.problem, b, self.lives) for b in slot.buffers]
             head = slot.buffers[0]
             if head in self.plan.offsets:
                 address = self.arena + self.plan.offsets[head]
@@ -109,7 +109,7 @@ class _Builder:
         return opening + inner[0], inner[1] + closing
 
 
-def _frames(items: Iterable[Held]) -> list[Json]:
+def _frames(items: Iterable[MemoryItem]) -> list[Json]:
     return [{"filename": i.module, "line": i.lower, "name": f"{i.op} ({i.kind})"} for i in items]
 
 
