@@ -1,10 +1,10 @@
-"""Memory regression tests: a fixture that holds a plan against a golden file beside the test.
+"""Memory regression tests: a fixture that compares a plan with a golden file beside the test.
 
     def test_memory(memory_plan):
         memory_plan.check(roam.plan(MyModel(), batch, loss=loss), tolerance="1%")
 
-The golden lies in `memory_plans/<test file>/<test>.json`. `pytest --memory-plan-update` writes
-it; what it says is accepted by committing it, and so it is refused where `CI` is set.
+The golden file is `memory_plans/<test file>/<test>.json`. `pytest --memory-plan-update` writes it.
+Committing it accepts the new figures, so the option is refused if `CI` is set.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FOLDER = "memory_plans"
 UPDATE = "--memory-plan-update"
-_SENT = "memory_plan_remarks"  # what a worker of pytest-xdist tells the controller
+_SENT = "memory_plan_remarks"  # the key under which a pytest-xdist worker sends its remarks
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def memory_plan(request: pytest.FixtureRequest) -> MemoryPlan:
-    """Holds plans against golden files: see `MemoryPlan.check`."""
+    """Compares plans with golden files: see `MemoryPlan.check`."""
     ledger = request.config.pluginmanager.get_plugin("roam_memory_plans")
     assert isinstance(ledger, _Ledger)
     return MemoryPlan(request.node, bool(request.config.getoption(UPDATE)), ledger)
@@ -52,7 +52,7 @@ def memory_plan(request: pytest.FixtureRequest) -> MemoryPlan:
 
 @dataclass
 class MemoryPlan:
-    """What the fixture `memory_plan` is."""
+    """The value of the fixture `memory_plan`."""
 
     item: pytest.Item
     update: bool
@@ -60,12 +60,19 @@ class MemoryPlan:
     checked: set[Path] = field(default_factory=set)
 
     def check(self, plan: StepPlan, tolerance: str | int = "1%", name: str = "") -> None:
-        """Fails where the peak or the persistent bytes grew beyond the golden's by more than so.
+        """Fails the test if peak or persistent bytes exceed the golden's by more than `tolerance`.
 
-        tolerance: a share of the golden's bytes ("1%"), or bytes (4096, "10MiB"). name: tells
-        the checks of one test apart. A missing golden fails too, and so does a graph without a
-        plan, whose memory nobody knows. What shrank by more passes, with a remark at the end of
-        the run. Raises OptionError for a bad tolerance or name.
+        Fails too if there is no golden, or if a graph has no plan and its memory is unknown. If
+        the bytes shrank by more than `tolerance`, the check passes, with a remark at the end of
+        the run.
+
+        Args:
+            plan: the plan to check.
+            tolerance: a share of the golden's bytes ("1%"), or bytes (4096, "10MiB").
+            name: distinguishes several checks in one test.
+
+        Raises:
+            OptionError: a bad tolerance, or a second check with the same name.
         """
         from roam.inspect.breakdown import breakdown, breakdown_from_json
         from roam.inspect.compare import Tolerance, compare
@@ -106,14 +113,14 @@ class MemoryPlan:
 
 
 def golden_path(item: pytest.Item, name: str = "") -> Path:
-    """Where the golden of a test lies: letters, digits, `-`, `_` and `.` only."""
+    """Returns the path of a test's golden. Its name has letters, digits, `-`, `_` and `.` only."""
     told = ".".join(filter(None, (_name(item), name)))
     clean = re.sub(r"[^\w.-]+", "-", told).strip("-")
     return item.path.parent / FOLDER / item.path.stem / f"{clean}.json"
 
 
 def _name(item: pytest.Item) -> str:
-    """What tells a test from the others in its file: its class, name and parameters."""
+    """Returns the part of a test's id that is unique in its file: class, name and parameters."""
     return item.nodeid.partition("::")[2]
 
 
@@ -123,9 +130,9 @@ def _shown(path: Path) -> str:
 
 @dataclass
 class _Ledger:
-    """Knows which tests there are and which goldens they used, and says what is left over.
+    """Records which tests used which goldens, and reports goldens that no test used.
 
-    Under pytest-xdist every worker has one, and sends its remarks to the controller's.
+    Under pytest-xdist every worker has a ledger, and sends its remarks to the controller's.
     """
 
     config: pytest.Config
@@ -149,7 +156,7 @@ class _Ledger:
             self.config.workeroutput[_SENT] = self.remarks
 
     def stale(self) -> list[str]:
-        """Goldens whose test is gone, or has passed without them."""
+        """Returns remarks about goldens whose test is gone, or passed without using them."""
         from roam.inspect.breakdown import breakdown_from_json
 
         if self.partial:
@@ -169,7 +176,7 @@ class _Ledger:
 
     @property
     def partial(self) -> bool:
-        """Whether only some tests of a file were asked for: then nobody knows what is stale."""
+        """Whether pytest runs only some tests of a file: then unused goldens need not be stale."""
         some = any("::" in str(arg) for arg in self.config.args)
         return some or bool(self.config.getoption("lf", False))
 

@@ -179,7 +179,7 @@ class _Curve:
 
 
 def _points(full: int, top: int) -> tuple[int, int, int]:
-    """Returns three evenly spaced sizes that end in `top`, by steps of STEP or BLOCK if they fit."""
+    """Returns three evenly spaced sizes that end in `top`, apart by steps of STEP if they fit."""
     apart = max(STEP, top // 8 // BLOCK * BLOCK)
     while top - 2 * apart < 1:
         apart //= 2

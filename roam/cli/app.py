@@ -1,6 +1,6 @@
-"""The command line: `roam demo`, `roam bench ...`; the commands about plans are in plans.py.
+"""The entry point of the command line, and `roam demo`.
 
-What a command needs is imported when it runs, so that `roam --help` answers at once.
+A command imports what it needs when it runs, so that `roam --help` answers at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from roam.core.errors import RoamError
 
 
 class _OneLine(TyperGroup):
-    """Errors that roam expects are one line on stderr and exit code 2, without a traceback."""
+    """Prints expected errors as one line on stderr, without a traceback, and exits with code 2."""
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         try:
@@ -65,17 +65,17 @@ def demo(
     steps: Annotated[int, typer.Option(min=4, help="Steps to train.")] = 16,
     vocab: Annotated[int, typer.Option(min=256, help="Vocabulary; the text uses 256.")] = 256,
     dropout: Annotated[float, typer.Option(min=0.0, max=1.0, help="Dropout probability.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the weights and the batches.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of weights and batches.")] = 0,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; torch's own choice by default.")
     ] = None,
     contender: Annotated[
         list[str] | None,
         typer.Option(
-            help="eager, a backend of torch.compile, or roam aten; again for more. Default: all."
+            help="eager, a torch.compile backend, or roam aten; repeat for more. Default: all."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where plan and picture go.")] = Path("roam-demo"),
+    out: Annotated[Path, typer.Option(help="Folder for plan and picture.")] = Path("roam-demo"),
 ) -> None:
     """Train a small GPT-2 on the standard library's sources, with roam and without, and compare."""
     from roam.bench.demo import CONTENDERS

@@ -12,12 +12,12 @@ import typer
 bench = typer.Typer(help="Measures roam against what it replaces.", no_args_is_help=True)
 
 Json = Annotated[Path | None, typer.Option("--json", help="Write one JSON object a row here.")]
-Only = Annotated[str | None, typer.Option(metavar="MODEL,...", help="These models of the zoo.")]
+Only = Annotated[str | None, typer.Option(metavar="MODEL,...", help="Only these zoo models.")]
 
 
 @contextmanager
 def unknown_refused() -> Iterator[None]:
-    """Around the look-up of names: raises ValueError for one that a bench does not know."""
+    """A context that turns the ValueError of an unknown name into an error about `--only`."""
     try:
         yield
     except ValueError as error:
@@ -25,7 +25,7 @@ def unknown_refused() -> Iterator[None]:
 
 
 def zoo_names(only: str | None) -> list[str]:
-    """The entries asked for, looked up before the long work begins."""
+    """Returns the zoo entries that `--only` names, so that a wrong name fails at once."""
     from roam.bench.tables import entry_names
 
     with unknown_refused():
@@ -36,7 +36,7 @@ def zoo_names(only: str | None) -> list[str]:
 def zoo(
     json: Json = None,
     only: Annotated[
-        str | None, typer.Option(metavar="MODEL,...", help="These models, tiny or full size.")
+        str | None, typer.Option(metavar="MODEL,...", help="Only these models, tiny or full size.")
     ] = None,
     full: Annotated[
         bool, typer.Option("--full", help="The full-size models too: minutes each.")
@@ -54,10 +54,10 @@ def zoo(
 @bench.command()
 def step(
     json: Json = None,
-    only: Annotated[str, typer.Option(metavar="MODEL", help="This model.")] = "gpt2-small",
+    only: Annotated[str, typer.Option(metavar="MODEL", help="The model.")] = "gpt2-small",
     rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each contender.")] = 10,
 ) -> None:
-    """Memory of one model's step and loop, and step times taken in turns with eager's."""
+    """Measure the memory of one model's step and loop, and step times in turns with eager's."""
     from roam.bench.steps import step_bench
 
     [name] = zoo_names(only)
@@ -70,9 +70,9 @@ def adama(
     only: Only = None,
     micro_batches: Annotated[int, typer.Option(min=1, help="Micro-batches a mini-batch.")] = 8,
     rounds: Annotated[int, typer.Option(min=1, help="Timed mini-batches of each.")] = 3,
-    memory: Annotated[str, typer.Option(help="What a process may have.")] = "24GiB",
+    memory: Annotated[str, typer.Option(help="The memory that a model has to fit into.")] = "24GiB",
 ) -> None:
-    """Total memory with gradients folded (AdamA) and with gradients kept (AdamW)."""
+    """Measure total memory with gradients folded (AdamA) and with gradients kept (AdamW)."""
     from roam.bench.adama import adama_bench
 
     zoo_names(only)
@@ -85,9 +85,9 @@ def order(
     only: Annotated[
         str | None, typer.Option(metavar="MODEL,...", help="alexnet, or alexnet-b32.")
     ] = None,
-    planning_seconds: Annotated[float, typer.Option(min=0.1, help="For one plan.")] = 20.0,
+    planning_seconds: Annotated[float, typer.Option(min=0.1, help="Deadline of a plan.")] = 20.0,
     program_seconds: Annotated[
-        float, typer.Option(min=0.0, help="For one phase's integer program; 0 leaves them out.")
+        float, typer.Option(min=0.0, help="Deadline of one phase's integer program; 0: none runs.")
     ] = 10.0,
     wide: Annotated[
         bool, typer.Option("--wide", help="Wide, irregular graphs, beside simulated annealing.")
@@ -97,7 +97,7 @@ def order(
         typer.Option(exists=True, file_okay=False, help="With --wide: graphs in node-link JSON."),
     ] = None,
 ) -> None:
-    """Peaks of planned orders against other schedulers', with bounds; and how planning scales."""
+    """Compare the peaks of planned orders with other schedulers', and show how planning scales."""
     from roam.bench.order import order_bench, order_names
     from roam.bench.wide import wide_bench
 
@@ -113,14 +113,14 @@ def order(
 @bench.command()
 def convergence(
     json: Json = None,
-    picture: Annotated[Path, typer.Option(help="Where the curves go, .svg or .png.")] = Path(
+    picture: Annotated[Path, typer.Option(help="Draw the curves here, .svg or .png.")] = Path(
         "convergence.svg"
     ),
     steps: Annotated[int, typer.Option(min=10, help="Steps of each run.")] = 300,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each contender.")] = 3,
     rate: Annotated[float, typer.Option(min=0.0, help="Learning rate.")] = 1e-3,
 ) -> None:
-    """Validation losses of AdamA and SlimAdamA beside AdamW's, on the demo's text."""
+    """Compare the validation losses of AdamA and SlimAdamA with AdamW's, on the demo's text."""
     from roam.bench.convergence import Settings, convergence_bench
 
     convergence_bench(Settings(steps=steps, seeds=seeds, rate=rate), json, picture)
@@ -131,13 +131,13 @@ def compiled(
     json: Json = None,
     only: Only = None,
     contender: Annotated[
-        list[str] | None, typer.Option(help="One of the table's; again for more. Default: all.")
+        list[str] | None, typer.Option(help="A row of the table; repeat for more. Default: all.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Timed turns of each.")] = 7,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs of processes to time.")] = 1,
-    together: Annotated[bool, typer.Option(help="Time all of them in one process.")] = False,
+    together: Annotated[bool, typer.Option(help="Time all contenders in one process.")] = False,
 ) -> None:
-    """Memory, step and compile times beside Inductor's, with gradients kept and folded."""
+    """Compare memory, step and compile times with Inductor's, gradients kept and folded."""
     from roam.bench.compiled import compiled_bench
     from roam.bench.compiled_worker import CONTENDERS
 
@@ -146,7 +146,7 @@ def compiled(
     for name in chosen:
         if name not in CONTENDERS:
             known = ", ".join(CONTENDERS)
-            raise typer.BadParameter(f"{name!r} is none of {known}", param_hint="--contender")
+            raise typer.BadParameter(f"{name!r} is not one of {known}", param_hint="--contender")
     compiled_bench(only, json, contenders=chosen, rounds=rounds, pairs=pairs, together=together)
 
 
@@ -154,15 +154,15 @@ def compiled(
 def layout(
     json: Json = None,
     only: Annotated[
-        str | None, typer.Option(metavar="PREFIX", help="Instances whose names begin so.")
+        str | None, typer.Option(metavar="PREFIX", help="Only instances whose name begins so.")
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(exists=True, file_okay=False, help="A folder of NAME.CAPACITY.csv files."),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.0, help="For each instance.")] = 20.0,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Deadline of an instance.")] = 20.0,
 ) -> None:
-    """Pack MiniMalloc's and random instances, and compare with what compilers ship."""
+    """Pack MiniMalloc's and random instances, and compare with the packers of compilers."""
     from roam.bench.layout import layout_bench
 
     layout_bench(json, only=only, data=data, seconds=seconds)

@@ -1,4 +1,4 @@
-"""Exit codes of every command, those of grep and diff: a "no" is no error, and an error no "no"."""
+"""The exit codes of every command. As with grep and diff, a "no" (1) differs from an error (2)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ UNKNOWN = 3  # no answer in the time given
 
 
 def exits(*more: str) -> str:
-    """The exit codes of a command for its help. more: what its further codes mean."""
+    """Returns the text about exit codes for a command's help.
+
+    more: the codes that only this command has, each as "code: meaning".
+    """
     codes = (
         f"{DONE}: done, or the answer is yes",
         *more,

@@ -1,10 +1,11 @@
-"""What `roam plan pkg.module:factory` is told to plan: a function that makes a model and a batch.
+"""Calls the user's function that `roam plan pkg.module:factory` names, and plans what it makes.
 
     def factory():
         return model, batch, loss              # or model, batch, loss, optimizer
 
-batch: what the model's forward gets: a mapping by name, a tuple in order, or one thing. loss: a
-function of the output, None where the model returns the loss. optimizer: one of roam.optim.
+- batch: the arguments of the model's forward: a mapping by name, a tuple, or one argument.
+- loss: a function of the model's output; None if the model returns the loss.
+- optimizer: one of roam.optim.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def load(target: str) -> Callable[[], Any]:
-    """The function that "pkg.module:factory" names, looked for from the current folder too.
+    """Imports the function that "pkg.module:factory" names, also from the current folder.
 
     Raises FactoryError.
     """
@@ -50,7 +51,7 @@ def plan_made_by(
 ) -> StepPlan:
     """The plan of what a factory makes. options, device, measure_costs: as for `roam.plan`.
 
-    Raises FactoryError, also for what model and loss raise, and what `roam.plan` raises.
+    Raises FactoryError if the factory, the model or the loss raises, and what `roam.plan` raises.
     """
     from roam.offline import plan
 
@@ -94,7 +95,7 @@ def _shape(made: Any) -> str:
 
 
 def _told(error: Exception) -> str:
-    """Its first paragraph, for dynamo's errors have several, and the user's line."""
+    """Returns an error's first paragraph (dynamo's have several) and the user's line."""
     from roam.capture.user_code import innermost_line  # brings in torch
 
     paragraph, _, _ = str(error).partition("\n\n")

@@ -1,4 +1,4 @@
-"""`roam layout`: memory packing as a tool of its own."""
+"""`roam layout`: packs the buffers of any program, without a model."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def layout(
         Path, typer.Argument(exists=True, dir_okay=False, help="CSV: id,lower,upper,size.")
     ],
     capacity: Annotated[
-        str | None, typer.Option(help="Does it fit? Bytes, or such as 24MiB. Default: minimize.")
+        str | None, typer.Option(help="Bytes to fit into, or 24MiB. Default: minimize the arena.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the CSV with offsets here.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.0, help="Until when to search.")] = 60.0,
+    seconds: Annotated[float, typer.Option(min=0.0, help="How long to search.")] = 60.0,
 ) -> None:
     """Give every buffer of a CSV an offset, in the lowest arena or below a capacity.
 
@@ -62,7 +62,7 @@ def layout(
 
 
 def _text(file: Path) -> str:
-    """Spreadsheets begin a CSV with a byte order mark."""
+    """Returns the file's text, without the byte order mark that spreadsheets write."""
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -48,10 +48,10 @@ def plan(
         str | None, typer.Option(metavar="SIZE", help="Exit with 1 if it takes more: 24GiB.")
     ] = None,
     lowering: Annotated[
-        str | None, typer.Option(help="Whose kernels: inductor (where it works) or aten.")
+        str | None, typer.Option(help="inductor (the default if it works) or aten.")
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="Where it will run; as made if left out.")
+        str | None, typer.Option(help="Device of the step. Default: where the factory put it.")
     ] = None,
     seconds: Annotated[float, typer.Option(help="The deadline for planning a graph.")] = 10.0,
     measure: Annotated[
@@ -90,7 +90,7 @@ def show(
     graph: Graph = None,
     json: Json = False,
 ) -> None:
-    """Summarise a plan file, having checked it."""
+    """Check a plan file and summarise it."""
     for out in (picture, html):
         _check_out(file, out)
     step = _read(file)
@@ -124,7 +124,7 @@ def diff(
     ] = None,
     json: Json = False,
 ) -> None:
-    """What grew from one plan to another, by module and by kind. Takes golden files too."""
+    """Show what grew from one plan to another, by module and by kind. Takes golden files too."""
     import msgspec
 
     from roam.inspect.compare import Tolerance, compare
@@ -163,7 +163,7 @@ def export(
 
 @contextmanager
 def _naming(file: Path) -> Iterator[None]:
-    """Around the reading of a file: errors name it."""
+    """A context in which errors of roam name the file."""
     try:
         yield
     except RoamError as error:
@@ -171,7 +171,7 @@ def _naming(file: Path) -> Iterator[None]:
 
 
 def _read(file: Path) -> StepPlan:
-    """The plans in a file, checked."""
+    """Reads and checks the plans in a file."""
     from roam.inspect.step_plan import StepPlan
 
     with _naming(file):
@@ -179,7 +179,10 @@ def _read(file: Path) -> StepPlan:
 
 
 def _breakdown(file: Path, *, guarded: bool) -> Breakdown:
-    """Of a plan or a golden file. guarded: a step with an unplanned graph raises its error."""
+    """Returns the breakdown of a plan file or a golden file.
+
+    guarded: whether to raise UnplannedStepError for a step with an unplanned graph.
+    """
     from roam.inspect.breakdown import breakdown, breakdown_from_json
 
     text = file.read_bytes()
@@ -194,7 +197,7 @@ def _breakdown(file: Path, *, guarded: bool) -> Breakdown:
 
 
 def _check_out(file: Path, out: Path | None) -> None:
-    """Raises OptionError for an output that would replace the plan it is made of."""
+    """Raises OptionError if the output would replace the plan file that it is made from."""
     if out is not None and out.exists() and out.samefile(file):
         raise OptionError(f"{out} is the plan file itself: name another output")
 

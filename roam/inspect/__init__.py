@@ -1,1 +1,13 @@
-"""Looking at plans: what was planned, what was not and why, what it measures, how it looks."""
+"""Reports, pictures and exports of plans. No planning depends on this room.
+
+Read `moment` first: it lists what a step holds at one time, item by item. Most others use it.
+
+    report              every graph that the backend planned in this process, or why it did not
+    step_plan, nesting  all graphs of one step together: peak, total, `fits`, the plan's file
+    explain, gradients  why the peak is as high as it is; how long each gradient lives
+    breakdown, compare  bytes by module and kind, and what grew between two plans
+    proof               proves the lower bound of a plan that was read from a file
+    measure             what a call really allocates
+    boxes, palette      rectangles and colours of `picture` (SVG, PNG) and `html`
+    export/             formats of other tools
+"""

@@ -1,15 +1,15 @@
-"""The rectangles of a plan's picture: every buffer of the step, the small ones gathered.
+"""Computes the rectangles of a plan's picture: all buffers of the step, small ones joined.
 
-    address |   [ stacked, outside the arena )      no planned address: laid on one another here,
-            |  [ stacked           )                above the arena, so that nothing is left out
+    address |   [ stacked, outside the arena )      no planned address: stacked above the arena
+            |  [ stacked           )                for the picture, so that nothing is left out
             |--------------------------------
-            |      [ placed     )                   in the arena, where the plan has them
+            |      [ placed     )                   in the arena, at their planned addresses
             |  [ placed                )
             +--------------------------------> time
 
 A step of GPT2-XL's size has thousands of buffers, and most are thinner than a pixel. The largest
-are drawn one by one; the others are put together where they begin, end and lie in the same cells
-of a grid, which is made coarser until few enough are left.
+are drawn one by one. The others are joined if they begin, end and lie in the same cells of a grid,
+which is made coarser until few enough rectangles are left.
 """
 
 from __future__ import annotations
@@ -29,10 +29,14 @@ TOGETHER = 600  # rectangles that stand for several
 
 @dataclass(frozen=True)
 class Box:
-    """Times [lower, upper) in ops, addresses [offset, offset + height) in bytes.
+    """A rectangle: times [lower, upper) in ops, addresses [offset, offset + height) in bytes.
 
-    items: the buffers in it: one, a chain written over one another, or several small ones;
-    count: of slots. size: bytes, added over those.
+    Attributes:
+        size: bytes of all slots in it.
+        count: the number of slots in it; more than 1 if small ones are joined.
+        kind: of all of them.
+        items: the buffers of the slot, a chain if they are written over one another; of joined
+            slots only the largest buffer.
     """
 
     lower: int
@@ -50,7 +54,7 @@ class Box:
 
 
 def boxes(problem: Problem, plan: Plan) -> list[Box]:
-    """A box a slot: those of the arena where they lie, those outside of it stacked above."""
+    """Returns a box for each slot: at its address in the arena, or stacked above the arena."""
     lives = lifetimes(problem, plan.order)
     every = slots(problem, plan.order, plan.reuse)
     outside = [s for s in every if s.buffers[0] not in plan.offsets and s.size]
@@ -67,13 +71,16 @@ def boxes(problem: Problem, plan: Plan) -> list[Box]:
 
 
 def slot_kind(problem: Problem, slot: Slot) -> Kind:
-    """A chain is saved when any of its links is: that is why it lives so long."""
+    """Returns the kind of a slot: SAVED if one of its buffers is, since that explains its life.
+
+    Otherwise the kind of its last buffer.
+    """
     kinds = [problem.buffers[b].kind for b in slot.buffers]
     return Kind.SAVED if Kind.SAVED in kinds else kinds[-1]
 
 
 def stack(outside: Sequence[Slot]) -> list[int]:
-    """Each slot, as it begins, at the lowest place that is free until then. Bytes."""
+    """Returns an offset in bytes for each slot: the lowest that is free when the slot begins."""
     offsets: list[int] = []
     alive: list[tuple[int, int, int]] = []  # offset, end, upper; by offset
     for slot in outside:
@@ -90,10 +97,10 @@ def stack(outside: Sequence[Slot]) -> list[int]:
 
 
 def gather(found: Sequence[Box], single: int = SINGLE, together: int = TOGETHER) -> list[Box]:
-    """At most `single` of the boxes as they are, the largest, and `together` for the rest."""
+    """Returns the `single` largest boxes unchanged, and at most `together` boxes for the rest."""
     ranked = sorted(found, key=lambda b: -b.area)
     large, small = ranked[:single], ranked[single:]
-    cells = 512  # to a side of the picture
+    cells = 512  # along each side of the picture
     groups = _groups(small, cells)
     while len(groups) > together and cells > 1:
         cells //= 2

@@ -1,8 +1,8 @@
-"""Where the bytes of a step are, by kind and by module: what plans are compared by.
+"""Breaks the bytes of a step down by kind and module, to compare plans.
 
-The parts add up: the transient ones to the peak, the persistent ones to the rest of the total.
-A breakdown is small, and as a file it is stable from line to line, so that the diff of two says
-what changed. Such a file is what a memory regression test is held against.
+The transient parts add up to the peak, and the persistent parts to the persistent bytes. A
+breakdown's file is small and has one part a line in a fixed order, so that the diff of two files
+shows what changed. The golden files of memory regression tests are breakdowns.
 """
 
 from __future__ import annotations
@@ -27,7 +27,14 @@ _PART = re.compile(r"\{[^{}]*\}")  # the innermost objects of a file
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, order=True):
-    """`size` bytes of one kind that one module makes. persistent: there before and after."""
+    """Bytes of one kind that belong to one module.
+
+    Attributes:
+        module: its path, "" for the model itself.
+        kind: of the buffers, or SCRATCH or FRAGMENTATION.
+        persistent: whether they exist before and after the step, as parameters do.
+        size: bytes.
+    """
 
     module: str
     kind: str
@@ -36,11 +43,14 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, order=True):
 
 
 class Breakdown(msgspec.Struct, frozen=True):
-    """peak, persistent, lower_bound, stated: bytes, as a StepPlan has them; parts: what they
-    consist of.
+    """The bytes of a step, by module and kind.
 
     The transient parts are those of the step's worst moment. A breakdown that was read from a file
-    proves nothing: all of its bound is stated.
+    proves no lower bound: its bound is `stated`.
+
+    Attributes:
+        peak, persistent, lower_bound, stated: bytes, as in StepPlan.
+        parts: of peak and persistent bytes.
     """
 
     peak: int
@@ -59,7 +69,10 @@ class Breakdown(msgspec.Struct, frozen=True):
         return max(self.lower_bound, self.stated)
 
     def to_json(self, test: str = "") -> bytes:
-        """One part a line, ordered by module. test: the test that the file is the golden of."""
+        """Returns the file: one part a line, ordered by module.
+
+        test: the name of the test whose golden file this is.
+        """
         stored = _Stored(self.peak, self.persistent, self.claimed_bound, self.parts)
         text = msgspec.json.encode(_File(VERSION, test, stored))
         lines = msgspec.json.format(text, indent=1).decode()
@@ -80,7 +93,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def breakdown(step: StepPlan) -> Breakdown:
-    """What the step holds at its worst moment, and all the time."""
+    """Returns the breakdown of a step: of its worst moment, and of its persistent bytes."""
     sizes: Counter[tuple[str, str, bool]] = Counter()
     for held in step.held_at_worst:
         sizes[held.module, held.kind, False] += held.size
@@ -91,7 +104,7 @@ def breakdown(step: StepPlan) -> Breakdown:
 
 
 def breakdown_from_json(text: bytes | str) -> tuple[Breakdown, str]:
-    """A breakdown's file, and the test it is the golden of.
+    """Reads a breakdown's file. Returns it with the name of the test whose golden it is.
 
     Raises FileFormatError, also for parts that do not add up, or FileVersionError.
     """

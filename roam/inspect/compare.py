@@ -1,4 +1,4 @@
-"""`roam.compare`: what grew from one plan to another, by module and by kind."""
+"""`roam.compare`: finds what grew from one plan to another, by module and by kind."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from roam.inspect.breakdown import Breakdown, breakdown
 from roam.inspect.moment import TOP
 from roam.inspect.step_plan import StepPlan
 
-ROWS = 10  # of a table that is printed; the rest is one line
+ROWS = 10  # rows of a printed table; the rest is summed in one line
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """By how much something may grow: a share of what it was, and bytes on top."""
+    """How much a number of bytes may grow: by a share of itself, plus `size` bytes."""
 
     share: float = 0.0
     size: int = 0
 
     @staticmethod
     def parse(text: str | int) -> Tolerance:
-        """A share ("1%"), or bytes (4096, "10MiB"). Raises OptionError."""
+        """Reads a share ("1%") or a size (4096, "10MiB"). Raises OptionError."""
         percent = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", str(text))
         if percent:
             return Tolerance(share=float(percent[1]) / 100)
@@ -50,29 +50,29 @@ class Change:
 
     @property
     def grew(self) -> int:
-        """Bytes, negative where it shrank."""
+        """Bytes, negative if it shrank."""
         return self.after - self.before
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two breakdowns. As the parts of each add up, so do the changes: to that of the total."""
+    """Two breakdowns. The changes by module, or by kind, add up to the change of the total."""
 
     before: Breakdown
     after: Breakdown
 
     @property
     def modules(self) -> tuple[Change, ...]:
-        """Every module whose bytes changed, what grew most first."""
+        """Every module whose bytes changed, the one that grew most first."""
         return self._changes("module")
 
     @property
     def kinds(self) -> tuple[Change, ...]:
-        """Every kind whose bytes changed, what grew most first."""
+        """Every kind whose bytes changed, the one that grew most first."""
         return self._changes("kind")
 
     def exceeds(self, tolerance: Tolerance) -> bool:
-        """Whether the peak or the persistent bytes grew by more than that."""
+        """Returns whether the peak or the persistent bytes grew by more than the tolerance."""
         one, two = self.before, self.after
         pairs = ((one.peak, two.peak), (one.persistent, two.persistent))
         return any(tolerance.exceeded(*pair) for pair in pairs)
@@ -105,7 +105,7 @@ class Comparison:
 
 
 def compare(before: StepPlan | Breakdown, after: StepPlan | Breakdown) -> Comparison:
-    """What changed from one plan to another, parts of the worst moments and persistent ones."""
+    """Compares two plans, or breakdowns: bytes at their worst moments, and persistent bytes."""
     return Comparison(*(b if isinstance(b, Breakdown) else breakdown(b) for b in (before, after)))
 
 

@@ -1,4 +1,4 @@
-"""Where the peak is, and why: what is alive then, what of it had to be, and what would lower it."""
+"""Explains a plan's peak: what is alive then, what any order would hold, what would lower it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ from roam.inspect.moment import (
 )
 from roam.inspect.step_time import StepTime
 
-WORTH_IT = 0.05  # of the peak: below that share, advice would not be worth the reading
-SHOWN = 12  # groups
+WORTH_IT = 0.05  # share of the peak below which a kind of memory gets no advice
+SHOWN = 12  # groups that are printed
 
 
 @dataclass(frozen=True)
 class Group:
-    """What one module holds of one kind at the peak, bytes. certain: under any order."""
+    """The bytes of one kind that one module holds at the peak.
+
+    certain: those of them that are held at this op under any order.
+    """
 
     kind: str
     module: str
@@ -63,7 +66,7 @@ class Explanation:
 
     @property
     def chosen(self) -> int:
-        """Bytes that are held because of the order (and that another might hold elsewhere)."""
+        """Bytes that are held at this op because of the order: another might not hold them."""
         return self.peak - self.certain
 
     def __str__(self) -> str:
@@ -112,7 +115,7 @@ def explain(problem: Problem, plan: Plan, step: StepTime | None = None) -> Expla
 
 
 def _surely_alive(problem: Problem, plan: Plan, t: int) -> list[BufferId]:
-    """The buffers that hold memory at t and do so in every order while the same op runs."""
+    """Returns the buffers that are alive at t, and in every order while the same op runs."""
     sure = certain(problem, plan.order[t])
     lives = lifetimes(problem, plan.order)
     there = (s for s in slots(problem, plan.order, plan.reuse) if s.lower <= t < s.upper)

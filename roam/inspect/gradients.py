@@ -1,4 +1,4 @@
-"""The life of every gradient in a plan: from the op that makes it to the fold that absorbs it."""
+"""Finds the lifetime of every gradient: from the op that makes it to the fold that absorbs it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ from roam.core.problem import Kind, Problem
 
 @dataclass(frozen=True)
 class GradientLife:
-    """One gradient. size: bytes. lower, upper: it is alive at the times lower <= t < upper, in
-    ops. folded_by: the op that absorbs it; None where the user keeps it, to the end of the step.
+    """The lifetime of one gradient.
+
+    Attributes:
+        name: of the gradient's buffer.
+        size: bytes.
+        lower, upper: it is alive at the times lower <= t < upper.
+        folded_by: the op that absorbs it. None if the user keeps it, to the end of the step.
     """
 
     name: str
@@ -23,12 +28,12 @@ class GradientLife:
 
     @property
     def ops(self) -> int:
-        """From production to fold: 1 where the fold is the next op."""
+        """The number of ops from production to fold: 1 if the fold is the next op."""
         return self.upper - 1 - self.lower
 
 
 def gradient_lives(problem: Problem, plan: Plan) -> tuple[GradientLife, ...]:
-    """Every gradient of a step, in the order in which they are made."""
+    """Returns the lifetimes of all gradients of a step, in the order in which they are made."""
     lives = lifetimes(problem, plan.order)
     found = [
         GradientLife(
@@ -44,7 +49,7 @@ def gradient_lives(problem: Problem, plan: Plan) -> tuple[GradientLife, ...]:
 
 
 def most_alive(lives: tuple[GradientLife, ...]) -> int:
-    """The most bytes of gradients that are alive at one time."""
+    """Returns the most bytes of gradients that are alive at one time."""
     moments = sorted(
         (t, size) for g in lives for t, size in ((g.lower, g.size), (g.upper, -g.size))
     )

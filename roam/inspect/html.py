@@ -1,8 +1,8 @@
-"""A step plan as a piece of HTML: what a notebook shows, and `roam show --html` writes.
+"""Writes a step plan as HTML, for notebooks and for `roam show --html`.
 
-One file's worth of text that asks nothing of the network: inline SVG, and a script of a few lines
-that writes what lies under the pointer into the line below the picture. Without the script the
-browser's own tooltips say the same.
+The HTML loads nothing from the network. It has inline SVG and a short script, which shows the
+buffer under the pointer in the line below the picture. Without the script the browser's own
+tooltips show the same.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from roam.inspect.record import GraphRecord
 if TYPE_CHECKING:
     from roam.inspect.step_plan import StepPlan
 
-DRAWN = 2  # graphs with pictures, the largest; the others are a line each
+DRAWN = 2  # the number of graphs with a picture, the largest; the others are a line each
 LARGEST = 10  # rows of the table
-EDGED = 3  # units from which a rectangle gets an edge: thinner ones would be all edge
-WIDTH, ARENA, CURVE = 1000, 380, 150  # of the pictures, in SVG's units
+EDGED = 3  # SVG units from which a rectangle gets an edge: thinner ones would be all edge
+WIDTH, ARENA, CURVE = 1000, 380, 150  # SVG units: width, and heights of the two pictures
 SCRIPT = """
 for (const root of document.querySelectorAll(".roam-plan:not([data-ready])")) {
   root.dataset.ready = "yes";
@@ -53,7 +53,7 @@ STYLE = f"""
 
 
 def to_html(step: StepPlan) -> str:
-    """The plan as an element for a page. Under 1 MB whatever the size of the step."""
+    """Returns the plan as one HTML element, of less than 1 MB whatever the size of the step."""
     by_peak = sorted(step.graphs, key=lambda g: -g.plan.peak if g.plan else 0)
     drawn = [g for g in by_peak if g.planned][:DRAWN]
     parts = [f"<p><b>{escape(str(step).splitlines()[0])}</b></p>"]
@@ -68,7 +68,7 @@ def to_html(step: StepPlan) -> str:
 
 
 def to_page(step: StepPlan) -> str:
-    """The same as a whole HTML file."""
+    """Returns the plan as a whole HTML file."""
     names = ", ".join(g.name for g in step.graphs[:DRAWN])
     head = f'<meta charset="utf-8"><title>{escape(names)}: memory plan</title>'
     icon = '<link rel="icon" href="data:,">'  # or a browser asks for one
@@ -129,7 +129,7 @@ def _arena(problem: Problem, plan: Plan, drawn: Sequence[Box]) -> str:
 
 
 def _up(drawn: Sequence[Box]) -> float:
-    """Units of height a byte."""
+    """Returns the SVG units of height for one byte."""
     return ARENA / (max((b.offset + b.height for b in drawn), default=0) or 1)
 
 
@@ -187,7 +187,7 @@ def _curve(problem: Problem, plan: Plan) -> str:
 
 
 def _steps(curve: Sequence[int], up: float) -> str:
-    """The curve as a path: of many ops that share a unit of width, the highest."""
+    """Returns the curve as an SVG path. Of several ops in one unit of width, the highest counts."""
     columns = min(len(curve), WIDTH)
     parts = ["M0"]
     for c in range(columns):

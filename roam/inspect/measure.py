@@ -1,4 +1,4 @@
-"""What a step really allocates: the figure that every planned peak is held against."""
+"""Measures what a step really allocates, to compare it with the planned peak."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from roam.core.errors import MeasurementError
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one call allocated, in bytes above what was there before it.
+    """What one call allocated, in bytes above what was allocated before it.
 
-    peak: at the worst moment. held: still there when the call had returned.
-    events: how many allocations and releases were seen.
-    reserved: the most bytes the CUDA allocator held from the device, 0 on the CPU.
+    Attributes:
+        peak: bytes at the worst moment.
+        held: bytes that are still allocated after the call.
+        events: the number of allocations and releases that were seen.
+        reserved: the most bytes that the CUDA allocator had taken from the device; 0 on the CPU.
     """
 
     peak: int
@@ -33,18 +35,22 @@ def measure_peak(
     device: torch.device | str | None = None,
     warm_up: Callable[[], object] | None = None,
 ) -> Measurement:
-    """Runs `fn` once and measures the memory of `device` (the CPU by default) meanwhile.
+    """Runs `fn` once and measures the memory that it allocates.
 
-    `warm_up` runs before it, unmeasured, but what it leaves behind counts as if `fn` held it:
-    memory that is kept from one step to the next cannot hide there.
+    On the CPU this sees every allocation that this thread makes through torch's allocator, at the
+    requested size. It does not see other threads, nor memory that libraries take from malloc
+    directly (convolution workspaces, packed weights). On CUDA the caching allocator counts, in its
+    rounded sizes.
 
-    On the CPU every allocation of torch's allocator is seen that this thread makes, at the size
-    that was asked for; what other threads allocate, and what libraries take from malloc behind
-    its back (convolution workspaces, packed weights), is not. On CUDA the caching allocator
-    counts, in its rounded sizes.
+    Args:
+        fn: the call to measure. Its result is dropped, its errors are passed on.
+        device: CPU or CUDA; None: the CPU.
+        warm_up: runs before `fn`. Its own peak does not count, but memory that it leaves allocated
+            counts as if `fn` held it, so that memory kept between steps is not missed.
 
-    What `fn` returns is dropped. What it raises is passed on. Raises MeasurementError where a
-    profiler runs already, as inside another `measure_peak`: torch has one for the whole process.
+    Raises:
+        MeasurementError: a profiler runs already, as inside another `measure_peak`. torch has one
+            for the whole process.
     """
     where = torch.device(device or "cpu")
     if where.type == "cpu":
@@ -66,7 +72,7 @@ def _measure_cpu(fn: Callable[[], object], warm_up: Callable[[], object] | None)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
         if warm_up is not None:
             warm_up()
-        gc.collect()  # garbage from before must not die, and be counted, inside
+        gc.collect()  # freeing earlier garbage during the call would be counted
         with record_function(_MARK):
             fn()
     assert prof.profiler is not None
@@ -88,10 +94,14 @@ def _walk(events: Iterable[Any]) -> Iterator[Any]:
 
 
 def _sum(changes: list[tuple[int, int]], early: int) -> Measurement:
-    """Adds up (address, signed bytes) in the order of time, the first `early` of them unmeasured.
+    """Adds up allocations and releases.
 
     A release counts only if its allocation was seen. The profiler remembers addresses between
-    runs, so it may report the release of something older with the size of what once lay there.
+    runs, so it may report the release of an older tensor with the size of one that lay there once.
+
+    Args:
+        changes: (address, bytes) in the order of time; a release has negative bytes.
+        early: the number of changes before `fn` ran. They do not count for the peak.
     """
     live: dict[int, int] = {}
     now = peak = seen = 0

@@ -1,9 +1,9 @@
-"""What a step holds at one moment, item by item.
+"""Lists what a step holds at one moment, item by item.
 
     committed curve at t  =  buffers alive at t  +  scratch of the op at t  +  fragmentation
-                                                                     (room in blocks, lost)
+                                                                     (unused room in blocks)
 
-so the items of the worst moment add up to the peak that the plan states, to the byte.
+So the items of the worst moment add up to the peak that the plan states, to the byte.
 """
 
 from __future__ import annotations
@@ -23,10 +23,15 @@ TOP = "(top level)"  # how the module with the empty path is shown
 
 @dataclass(frozen=True)
 class MemoryItem:
-    """One item: `size` bytes that are there at times lower <= t < upper.
+    """Some bytes that a step holds at the times lower <= t < upper.
 
-    kind: what `Kind` calls it, or SCRATCH or FRAGMENTATION. module: the path of the module that
-    made it, "" where that is the model itself or none. op: the op that made it.
+    Attributes:
+        name: of the buffer.
+        kind: one of `Kind`, or SCRATCH or FRAGMENTATION.
+        module: path of the module that made it, "" for the model itself or none.
+        op: name of the op that made it.
+        size: bytes.
+        lower, upper: times.
     """
 
     name: str
@@ -39,13 +44,13 @@ class MemoryItem:
 
 
 def worst_moment(problem: Problem, plan: Plan) -> int:
-    """The first time at which the plan's peak is held, 0 for a step without ops."""
+    """Returns the first time of the peak, 0 for a step without ops."""
     curve = plan.committed(problem)
     return max(range(len(curve)), key=curve.__getitem__, default=0)
 
 
 def held_at(problem: Problem, plan: Plan, t: int) -> list[MemoryItem]:
-    """Every transient item while the op of time t runs, the largest first."""
+    """Returns all transient items while the op at time t runs, the largest first."""
     if not plan.order:
         return []
     op = problem.ops[plan.order[t]]
@@ -54,12 +59,18 @@ def held_at(problem: Problem, plan: Plan, t: int) -> list[MemoryItem]:
 
 
 def held_before(problem: Problem, plan: Plan, t: int) -> list[MemoryItem]:
-    """Every item that lives on from the op before time t, at the end what is the user's."""
+    """Returns the items between the ops at times t - 1 and t, the largest first.
+
+    For the end of the order these are the outputs and gradients that the step leaves to the user.
+    """
     return _by_size(_held(problem, plan, t - 1, t))
 
 
 def _held(problem: Problem, plan: Plan, first: int, last: int) -> Iterator[MemoryItem]:
-    """What is there at both times. What is the user's to hold is there at the end, too."""
+    """Yields the items that exist at both times.
+
+    Buffers that the user keeps also exist at the end of the order.
+    """
     lives = lifetimes(problem, plan.order)
     placed = 0
     for slot in slots(problem, plan.order, plan.reuse):
@@ -76,7 +87,7 @@ def _by_size(items: Iterable[MemoryItem]) -> list[MemoryItem]:
 
 
 def curves_by_kind(problem: Problem, plan: Plan) -> dict[str, list[int]]:
-    """What is held while each op runs, by kind; together that is the committed curve."""
+    """Returns, by kind, the bytes held while each op runs. They sum to the committed curve."""
     change: dict[str, list[int]] = {}
     end = len(plan.order)
 
@@ -100,20 +111,20 @@ def curves_by_kind(problem: Problem, plan: Plan) -> dict[str, list[int]]:
 
 
 def buffer_item(problem: Problem, b: BufferId, lives: list[tuple[int, int]]) -> MemoryItem:
-    """A buffer of the step as an item."""
+    """Returns a buffer of the step as an item."""
     buffer, maker = problem.buffers[b], problem.maker[b]
     op = "" if maker is None else problem.ops[maker].name
     return MemoryItem(buffer.name, buffer.kind.value, module_of(buffer), op, buffer.size, *lives[b])
 
 
 def slot_buffer_at(slot: Slot, lives: list[tuple[int, int]], t: int) -> BufferId:
-    """Whose bytes a slot holds at t: where one buffer becomes the next, the next one's."""
+    """Returns the buffer in a slot at t: the later one while it is written over the earlier one."""
     return next(b for b in reversed(slot.buffers) if lives[b][0] <= t)
 
 
 def module_of(buffer: Buffer) -> str:
-    """The path of the module a buffer belongs to. Parameters and states tell it by their name."""
+    """Returns the path of the module of a buffer. The name of a parameter or state contains it."""
     if buffer.home is not Home.USER:
         return buffer.where
-    own = 2 if buffer.kind is Kind.STATE else 1  # "weight.exp_avg", "weight"
+    own = 2 if buffer.kind is Kind.STATE else 1  # drops "weight.exp_avg" or "weight"
     return ".".join(buffer.name.split(".")[:-own])

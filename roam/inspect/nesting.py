@@ -1,11 +1,11 @@
-"""The worst moment of a step of several graphs, as a model with graph breaks has them.
+"""Finds the worst moment of a step of several graphs, which a model with graph breaks has.
 
     forward 1 ── forward 2 ── forward 3 ── backward 3 ── backward 2 ── backward 1
                      │                                       │
-           what graph 1 has saved           that, and what graph 3 leaves: its gradients
+      held too: what graph 1 saved         held too: what graph 1 saved, graph 3's gradients
 
-The graphs of a step are nested: while one runs, those before it hold what they saved, and once it
-runs backward, those after it hold what they leave to the user.
+The graphs of a step are nested. While a graph runs forward, the tensors that earlier graphs saved
+are held too. While it runs backward, the gradients and outputs of later graphs are held as well.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Planned = tuple[Problem, Plan]
 
 
 def held_at_worst(graphs: Sequence[Planned]) -> list[MemoryItem]:
-    """What a step holds at a moment at which it holds most.
+    """Returns the items that a step holds at its worst moment.
 
-    graphs: in the order in which their forwards run, each once.
+    graphs: problem and plan of each, in the order in which the forwards run.
     """
     turns = [_turn(problem) for problem, _ in graphs]
     saved = [held_before(*graph, turn) for graph, turn in zip(graphs, turns, strict=True)]

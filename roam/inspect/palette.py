@@ -1,6 +1,7 @@
-"""The colours of every picture: Okabe and Ito's palette (jfly.uni-koeln.de/color), which every
-kind of colour vision tells apart. Released gradients are a lighter tone of the gradients' green:
-the two are the same thing to a reader, and no step has much of both.
+"""The colours of all pictures: Okabe and Ito's palette (jfly.uni-koeln.de/color).
+
+Its colours differ for every kind of colour vision. Released gradients have a lighter tone of the
+gradients' green: to a reader both are gradients, and no step has much of both.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The picture of a plan: where every buffer lies, and what the step holds, op by op.
+"""Draws a plan: where every buffer lies, and what the step holds while each op runs.
 
 address | .......[ outside, stacked )......         above the dotted line: what has no address
         |      [ saved ------------- )
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 
-MANY = 400  # rectangles or ops from which an SVG holds them as pixels: shapes would fill megabytes
-EDGED = 1 / 250  # the share of the picture's height and width from which a rectangle gets an edge
+MANY = 400  # more rectangles or ops are pixels in an SVG: as shapes they would fill megabytes
+EDGED = 1 / 250  # share of the picture's height and width from which a rectangle gets an edge
 
 
 def picture(problem: Problem, plan: Plan, path: str | Path) -> None:
@@ -48,7 +48,7 @@ def picture(problem: Problem, plan: Plan, path: str | Path) -> None:
     import matplotlib
 
     with matplotlib.rc_context({"svg.hashsalt": "roam"}):
-        # No date inside: the same plan gives the same file.
+        # no date, so that the same plan gives the same file
         metadata = {"Date": None} if path.suffix == ".svg" else None
         file = BytesIO()
         drawn.savefig(file, format=path.suffix[1:], dpi=160, metadata=metadata)
@@ -56,7 +56,7 @@ def picture(problem: Problem, plan: Plan, path: str | Path) -> None:
 
 
 def figure(problem: Problem, plan: Plan) -> Figure:
-    """The picture, for matplotlib: raises what `picture` raises."""
+    """Returns the picture as a matplotlib figure. Raises what `picture` raises."""
     if plan.fingerprint != problem.fingerprint:
         raise GraphMismatchError(f"the plan is of {plan.problem!r}, not of {problem.name!r}")
     try:
@@ -70,7 +70,10 @@ def figure(problem: Problem, plan: Plan) -> Figure:
 
 
 def layers(problem: Problem, plan: Plan) -> dict[str, list[int]]:
-    """What the committed bytes consist of while each op runs; the layers sum to the curve."""
+    """Returns the layers of the lower picture: bytes while each op runs.
+
+    The layers sum to the committed curve.
+    """
     change = {name: [0] * (len(plan.order) + 1) for name in LAYERS}
     held = [("arena blocks", b.lower, b.upper, b.size) for b in plan.blocks]
     for slot in slots(problem, plan.order, plan.reuse):
@@ -119,7 +122,7 @@ def _draw_arena(axes: Axes, problem: Problem, plan: Plan) -> None:
     width = max(len(plan.order), 1)
     height = max((b.offset + b.height for b in found), default=0) or 1
     large = [b.height > EDGED * height and b.upper - b.lower > EDGED * width for b in found]
-    for edged in (True, False):  # the small ones last, or the edges of the large would hide them
+    for edged in (True, False):  # small ones last, or the edges of large ones would hide them
         some = [b for b, big in zip(found, large, strict=True) if big == edged]
         axes.add_collection(
             PolyCollection(
@@ -130,7 +133,7 @@ def _draw_arena(axes: Axes, problem: Problem, plan: Plan) -> None:
                 rasterized=len(found) > MANY,
             )
         )
-    blocks = [b for b in plan.blocks if b.size > 4 * EDGED * height]  # or they were all outline
+    blocks = [b for b in plan.blocks if b.size > 4 * EDGED * height]  # others would be all outline
     axes.add_collection(
         PolyCollection(
             [_corners(b.lower, b.upper, b.offset, b.size) for b in blocks],
@@ -205,7 +208,7 @@ def _draw_phases(axes: Axes, problem: Problem, plan: Plan) -> None:
 
 
 def _label(axes: Axes, t: int, text: str, side: str) -> None:
-    """Above the axes, so that it covers no rectangle."""
+    """Writes above the axes, so that the text covers no rectangle."""
     place = axes.get_xaxis_transform()
     axes.text(t, 1.005, text, transform=place, ha=side, va="bottom", fontsize=9, color=INK)
 
@@ -229,5 +232,5 @@ def _corners(lower: int, upper: int, offset: int, size: int) -> list[tuple[float
 
 
 def _stretch(curve: Sequence[float]) -> list[float]:
-    """The value of the last op once more, so that its step has a right end."""
+    """Repeats the last value, so that the step of the last op has a right end."""
     return [*curve, curve[-1]] if curve else [0.0]

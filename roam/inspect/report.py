@@ -1,4 +1,4 @@
-"""What the backend did in this process: every graph it planned, and those it could not."""
+"""Records what the backend did in this process: the graphs it planned, and those it could not."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from roam.inspect.step_plan import StepPlan
 
 @dataclass(frozen=True)
 class Report:
-    """The graphs in the order in which they were captured, and how often a run left its plan.
+    """What the backend did: the graphs it captured, and what did not run as planned.
 
-    detours counts calls that ran a planned graph without its plan, by reason (a backward with
-    retain_graph=True, saved tensors that a hook moved elsewhere). unfolded: parameters of the
-    optimizers given to the backend whose gradients no graph folds, and why; they take the way
-    through `.grad`.
+    Attributes:
+        graphs: in the order in which they were captured.
+        detours: by reason, the number of calls that ran a planned graph without its plan (a
+            backward with retain_graph=True, saved tensors that a hook moved elsewhere).
+        unfolded: by parameter, the reason why no graph folds its gradient. Its optimizer folds it
+            from `.grad` instead.
     """
 
     graphs: tuple[GraphRecord, ...]
@@ -37,7 +39,7 @@ class Report:
 
     @property
     def step(self) -> StepPlan:
-        """The same graphs as a plan: to look at, to store, to compare."""
+        """The same graphs as a StepPlan, to look at, store and compare."""
         return StepPlan(self.graphs)
 
     def _repr_html_(self) -> str:
@@ -49,7 +51,7 @@ class Report:
         lines += [f"  {n} calls ran without their plan: {why}" for why, n in self.detours.items()]
         reasons = Counter(self.unfolded.values())
         for name, why in self.unfolded.items():
-            if n := reasons.pop(why, 0):  # the first speaks for all that have its reason
+            if n := reasons.pop(why, 0):  # one line for all parameters with the same reason
                 several = f" and {n - 1} more" if n > 1 else ""
                 lines.append(f"  {name}{several}: not folded in a graph, {why}")
         return "\n".join(lines)
@@ -63,14 +65,17 @@ _unfolded: list[Callable[[], Mapping[str, str]]] = []
 
 
 def count_graph() -> int:
-    """A number for a graph that was just captured: higher than those before it."""
+    """Returns a number for a graph that was just captured, higher than all before it."""
     return next(_numbers)
 
 
 def record(graph: GraphRecord, number: int, instead_of: GraphRecord | None = None) -> None:
-    """Notes what became of a graph. Whichever backward is compiled first, reports go by number.
+    """Adds a graph to the report.
 
-    instead_of: the record of a plan that no step will run again.
+    Args:
+        graph: what became of it.
+        number: from `count_graph`. Reports sort by it, whichever backward is compiled first.
+        instead_of: the record of a plan that no step will run again, which this one replaces.
     """
     with _lock:
         _graphs[:] = [(n, g) for n, g in _graphs if g is not instead_of]
@@ -78,19 +83,19 @@ def record(graph: GraphRecord, number: int, instead_of: GraphRecord | None = Non
 
 
 def count_detour(reason: str) -> int:
-    """Counts one call that left its plan; returns how often that reason came up."""
+    """Counts a call that ran without its plan. Returns how many calls had this reason so far."""
     with _lock:
         _detours[reason] += 1
         return _detours[reason]
 
 
 def ask_for_unfolded(source: Callable[[], Mapping[str, str]]) -> None:
-    """Whoever folds gradients answers for those that it does not, when a report is made."""
+    """Registers a function that each report calls to get its `unfolded`."""
     _unfolded.append(source)
 
 
 def report() -> Report:
-    """What the backend did since the process began, or since `reset_report()`."""
+    """Returns what the backend did since the process began, or since `reset_report()`."""
     with _lock:
         unfolded = {name: why for source in _unfolded for name, why in source().items()}
         graphs = tuple(graph for _, graph in sorted(_graphs, key=itemgetter(0)))

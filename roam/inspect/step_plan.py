@@ -1,4 +1,4 @@
-"""A planned step for people: every graph of it with its plan, and the sums over them."""
+"""A planned training step: all of its graphs with their plans, and the sums over them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Fits:
-    """Whether a step fits into a memory. margin: bytes that are left, or, negative, missing."""
+    """Whether a step fits into `capacity` bytes.
+
+    margin: bytes that are left; negative: bytes that are missing.
+    """
 
     fits: bool
     margin: int
@@ -49,11 +52,12 @@ class Fits:
 
 @dataclass(frozen=True, repr=False)
 class StepPlan:
-    """What a training step takes. A model with graph breaks has several graphs.
+    """The memory of a training step. A model with graph breaks has several graphs.
 
-    They are nested (`nesting.py`): what one graph saves is there while the next ones run, and its
-    backward runs after theirs, beside their gradients. Each is taken to run once. That is exact for
-    one graph and never too little for several: what one hands to the next counts to the end.
+    The graphs are nested (`nesting.py`): the tensors that one graph saves stay while the next
+    graphs run, and its backward runs after theirs, beside their gradients. Each graph is assumed to
+    run once. The figures are exact for one graph and never too low for several, because tensors
+    that one graph passes to the next count until the end.
     """
 
     graphs: tuple[GraphRecord, ...]
@@ -68,7 +72,7 @@ class StepPlan:
 
     @property
     def lowering(self) -> str:
-        """Whose kernels the ops are: "aten", "inductor", or both where graphs differ."""
+        """Whose kernels run: "aten", "inductor", or both if the graphs differ."""
         return ", ".join(sorted({g.lowering for g in self.graphs}))
 
     @property
@@ -83,23 +87,23 @@ class StepPlan:
 
     @property
     def stated(self) -> int:
-        """A higher bound that the step's file states, not proven here; 0 if there is none."""
+        """A higher lower bound that the file states and nothing proves; 0 if there is none."""
         highest = max((plan.stated for _, plan in self.planned), default=0)
         return highest if highest > self.lower_bound else 0
 
     @cached_property
     def held_at_worst(self) -> tuple[MemoryItem, ...]:
-        """What is there at the worst moment, item by item: together the peak."""
+        """The items that are held at the worst moment. They sum to the peak."""
         return tuple(held_at_worst(self.planned))
 
     @property
     def persistent(self) -> int:
-        """Bytes that are there before the step and after it: parameters, state, the batch."""
+        """Bytes that exist before the step and after it: parameters, optimizer state, the batch."""
         return sum(b.size for b in self.persistent_buffers)
 
     @property
     def persistent_buffers(self) -> tuple[Buffer, ...]:
-        """The same, one by one. What several graphs use counts once, told by its name."""
+        """The persistent buffers. A buffer that several graphs use counts once, by its name."""
         buffers = (b for problem, _ in self.planned for b in problem.buffers)
         device = (b for b in buffers if b.tier is Tier.DEVICE)
         return tuple({b.name: b for b in device if b.home is Home.USER}.values())
@@ -113,7 +117,7 @@ class StepPlan:
 
     @property
     def peak_by_kind(self) -> Mapping[Kind, int]:
-        """What is alive at the worst moment, by kind, scratch space aside."""
+        """Bytes of the buffers that are alive at the worst moment, by kind, without scratch."""
         sizes: Counter[Kind] = Counter()
         for held in self.held_at_worst:
             if held.kind in set(Kind):
@@ -122,7 +126,7 @@ class StepPlan:
 
     @property
     def gradients(self) -> tuple[GradientLife, ...]:
-        """The life of every gradient, graph by graph."""
+        """The lifetime of every gradient, graph by graph."""
         return tuple(life for p, plan in self.planned for life in gradient_lives(p, plan))
 
     @property
@@ -135,7 +139,7 @@ class StepPlan:
         return self.peak + self.persistent
 
     def check_planned(self) -> None:
-        """Raises UnplannedStepError if nobody knows what the step takes."""
+        """Raises UnplannedStepError if a graph has no plan, and so the step's memory is unknown."""
         for graph in self.graphs:
             if not graph.planned:
                 raise UnplannedStepError(f"nobody knows what the step takes: {graph}")
@@ -180,13 +184,13 @@ class StepPlan:
 
     @property
     def largest(self) -> tuple[Problem, Plan] | None:
-        """The graph with the highest peak, None where no graph was planned."""
+        """The graph with the highest peak, None if no graph was planned."""
         return max(self.planned, key=lambda pair: pair[1].peak, default=None)
 
     def explain(self) -> Explanation:
-        """Where the highest of the graphs' peaks is, what is alive then, and why.
+        """Explains the peak of the graph with the highest one: where it is, what is alive, and why.
 
-        Raises OfflineError where nothing was planned.
+        Raises OfflineError if nothing was planned.
         """
         from roam.inspect.explain import explain
 
@@ -195,9 +199,9 @@ class StepPlan:
         return explain(*self.largest, self.time)
 
     def timeline(self) -> Figure:
-        """The graph with the highest peak as a matplotlib figure: its arena, and what it holds.
+        """Draws the graph with the highest peak as a matplotlib figure: its arena and its curves.
 
-        Raises MissingExtraError without matplotlib, and OfflineError where nothing was planned.
+        Raises MissingExtraError without matplotlib, and OfflineError if nothing was planned.
         """
         from roam.inspect.picture import figure
 
@@ -211,7 +215,7 @@ class StepPlan:
         return to_html(self)
 
     def to_json(self) -> bytes:
-        """The whole step, problems and plans, for `from_json`."""
+        """Returns the file of the step, problems and plans, which `from_json` reads."""
         return msgspec.json.encode(_File(VERSION, tuple(map(_Graph.of, self.graphs))))
 
     @staticmethod
@@ -220,12 +224,12 @@ class StepPlan:
 
         Args:
             text: the file.
-            seconds: for the proofs of each graph; what they do not reach is left as `stated`.
+            seconds: for the proofs of each graph. A bound that they do not reach stays `stated`.
 
         Raises:
-            FileFormatError, FileVersionError: what is not exactly such a file.
-            GraphMismatchError: a plan beside another problem than its own.
-            PlanError: a plan that is not valid, states wrong figures, or a bound that is refuted.
+            FileFormatError, FileVersionError: the text is not exactly such a file.
+            GraphMismatchError: a plan belongs to another problem than the one beside it.
+            PlanError: a plan is not valid, or states wrong figures or a bound that is refuted.
         """
         file = read_versioned(
             text, _File, what="step plan", key="roam_step", version=VERSION, again="plan again"
@@ -267,7 +271,7 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
     def record(self, seconds: float) -> GraphRecord:
-        """The graph, its plan checked. Raises what `StepPlan.from_json` raises."""
+        """Checks the plan and returns the graph. Raises what `StepPlan.from_json` raises."""
         planned = self.problem is not None and self.plan is not None
         unplanned = self.problem is None and self.plan is None
         if planned == (self.reason is not None) or not (planned or unplanned):

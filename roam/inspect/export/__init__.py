@@ -1,4 +1,4 @@
-"""Plans in the formats of other people's tools, one format a file."""
+"""Exports plans to the formats of other tools, one format a file. `FORMATS` lists them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from roam.inspect.export.minimalloc import to_minimalloc
 
 @dataclass(frozen=True)
 class Format:
-    """How one graph's plan is written, what such a file is called, and what opens it."""
+    """A file format.
+
+    Attributes:
+        write: returns the file of one graph's plan.
+        suffix: of the file's name.
+        opens_with: the tools that read it, for a message.
+    """
 
     write: Callable[[Problem, Plan], bytes]
     suffix: str

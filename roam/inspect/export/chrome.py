@@ -1,7 +1,7 @@
-"""A plan as a trace for Chrome and Perfetto: the ops as slices, the held bytes as counters by kind.
+"""Exports a plan as a trace for Chrome and Perfetto: ops as slices, held bytes as counters by kind.
 
-The format is Google's "Trace Event Format" in its JSON object form. The plan knows no clock, so an
-op takes a microsecond.
+The format is Google's "Trace Event Format" in its JSON object form. A plan has no times in seconds,
+so each op takes a microsecond.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PHASES = ("forward", "backward")
 
 
 def to_chrome(problem: Problem, plan: Plan) -> bytes:
-    """JSON. The counter's parts add up to the plan's held bytes at every op."""
+    """Returns the trace, JSON. At every op the counters add up to the plan's held bytes."""
     trace = {"traceEvents": list(_events(problem, plan)), "displayTimeUnit": "ns"}
     return msgspec.json.encode(trace)
 

@@ -1,4 +1,4 @@
-"""The precedence graph of a plan as GraphML: networkx, yEd and Gephi read it."""
+"""Exports the precedence graph of a plan as GraphML, which networkx, yEd and Gephi read."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from roam.core.problem import Problem
 
 
 def to_graphml(problem: Problem, plan: Plan) -> bytes:
-    """A node an op: its module, phase, time in the plan, and the bytes alive then; an edge a wait,
-    with the bytes that one op makes and the other reads.
+    """Returns the GraphML. A node is an op, an edge means that one op has to wait for another.
+
+    Nodes have the op's module, phase, time in the plan, and the live bytes at that time. Edges
+    have the bytes that the first op makes and the second reads.
     """
     import networkx
 

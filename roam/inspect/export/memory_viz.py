@@ -1,15 +1,14 @@
-"""A plan as a snapshot of PyTorch's memory allocator, for torch.cuda._memory_viz and its page.
+"""Exports a plan as a snapshot of PyTorch's memory allocator, for pytorch.org/memory_viz.
 
-    segments         what is there when the step has ended: the user's buffers, and what the step
+    segments         what exists when the step has ended: the user's buffers, and what the step
                      leaves (gradients, outputs); the blocks tile their segment
     device_traces    the step: segment_alloc and alloc, free_requested, free_completed and
                      segment_free, a microsecond an op
 
-A block of the arena is a segment, held as the plan says; what lies outside the arena, and the
-scratch space of an op, has a segment of its own. So what the viewer shows as reserved is the
-plan's held bytes, and what it shows as allocated is what is alive. The frames of an allocation are
-the FX nodes that write it, each with the path of its module in the place of a file and its time
-in the place of a line.
+Each block of the arena is a segment that exists as long as the plan holds the block. Each buffer
+outside the arena, and the scratch space of each op, has its own segment. So the viewer shows the
+plan's held bytes as reserved, and the live bytes as allocated. The frames of an allocation are the
+FX nodes that write it: the path of the module stands for the file, the time for the line.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ Json = dict[str, Any]
 
 
 def to_memory_viz(problem: Problem, plan: Plan) -> bytes:
-    """The snapshot, pickled with protocol 4 as torch.cuda.memory._dump_snapshot does."""
+    """Returns the snapshot, pickled with protocol 4 as torch.cuda.memory._dump_snapshot does."""
     return pickle.dumps(snapshot(problem, plan), protocol=4)
 
 
@@ -55,7 +54,7 @@ class _Builder:
         self.next = self.arena + _rounded(plan.arena)  # the next address outside the arena
 
     def users_segments(self) -> list[Json]:
-        """What is there before the step, in one segment."""
+        """Returns one segment with the user's buffers, which exist before the step."""
         blocks = []
         for b in self.problem.buffers:
             if b.persistent:
@@ -64,7 +63,7 @@ class _Builder:
         return [_segment(BASE, _tiled(blocks))] if blocks else []
 
     def trace(self) -> Iterator[Json]:
-        """The events of the step, those before an op first, then those after it."""
+        """Yields the events of the step in order: for each op those before it, then those after."""
         before: dict[int, list[Json]] = {}
         after: dict[int, list[Json]] = {}
         spans = list(self.spans())
@@ -77,8 +76,8 @@ class _Builder:
                 yield {**event, "time_us": t}
 
     def spans(self) -> Iterator[tuple[int, int, list[Json], list[Json]]]:
-        """For everything that is held: from when, until when, the events of its two ends."""
-        for block in self.plan.blocks:  # the first to open and the last to close
+        """Yields (lower, upper, opening events, closing events) of everything that is held."""
+        for block in self.plan.blocks:  # first, so that they open before and close after the rest
             yield block.lower, block.upper, *_segment_events(self.arena + block.offset, block.size)
         for slot in slots(self.problem, self.plan.order, self.plan.reuse):
             if not slot.size:
@@ -99,7 +98,10 @@ class _Builder:
                 yield t, t + 1, *self.alone(op.scratch, [frame], False)
 
     def alone(self, size: int, frames: list[Json], left: bool) -> tuple[list[Json], list[Json]]:
-        """The events of a buffer in a segment of its own, noted where it is left at the end."""
+        """Returns opening and closing events of a buffer in its own segment.
+
+        left: whether the step leaves the buffer to the user; then nothing closes it.
+        """
         address, self.next = self.next, self.next + _rounded(size)
         opening, closing = _segment_events(address, size)
         inner = _block_events(address, size, frames)
@@ -142,7 +144,7 @@ def _block(address: int, size: int, frames: list[Json]) -> Json:
 
 
 def _tiled(blocks: Iterable[Json]) -> list[Json]:
-    """The blocks one behind the other, each as long as its rounded size."""
+    """Returns the blocks at addresses one behind the other, each with its rounded size."""
     address, tiled = BASE, []
     for block in blocks:
         tiled.append({**block, "address": address, "size": _rounded(block["size"])})

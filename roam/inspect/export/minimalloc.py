@@ -1,6 +1,7 @@
-"""What the plan lays out as MiniMalloc's tools take it: a CSV of id, lower, upper, size.
+"""Exports the buffers of a plan's arena for MiniMalloc: a CSV of id, lower, upper, size.
 
-github.com/google/minimalloc, README, "How to use"; times are half open there too.
+The format is that of github.com/google/minimalloc, README, "How to use"; its times are half open
+too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from roam.core.problem import Home, Problem
 
 
 def to_minimalloc(problem: Problem, plan: Plan) -> bytes:
-    """A row for every slot that may lie in the arena, whether the plan placed it or not.
+    """Returns the CSV: a row for every slot that may lie in the arena, placed there or not.
 
     A chain of buffers that are written over one another is one row, named by its first.
     """
