@@ -1,0 +1,22 @@
+"""Benchmarks: `roam bench NAME` and `roam demo`. README.md here has the measured tables.
+
+    zoo, batches, vision, branching     the models and their random batches
+    layered, synthetic, text_corpus     random graphs, and text to train on
+    order_zoo                           the models of `roam bench order`, captured as Problems
+
+A benchmark is a file whose `*_bench` function prints a table and returns its rows. Contenders that
+run steps have a new process each (`children`), so that memory and caches of one do not affect
+another.
+
+    benchmark       file               its worker processes
+    zoo             tables             contender
+    step            steps              contender
+    compiled        compiled           compiled_worker
+    adama           adama              folding_worker
+    order           order, wide        order_worker (tables: order_tables)
+    layout          layout
+    convergence     convergence        (tables: convergence_report)
+    roam demo       demo               demo_worker
+
+Only the command line imports this room.
+"""

@@ -1,9 +1,9 @@
-"""Total memory with gradients folded, against gradients kept: planned at any size, and measured.
+"""`roam bench adama`: compares total memory with gradients folded and kept, planned and measured.
 
-    total = weights + optimizer state + what the mini-batch takes at its worst moment
+    total = weights + optimizer state + transient peak of a mini-batch
 
-A mini-batch is N micro-batches. With N = 1 the optimizer in a hook of PyTorch's tutorial is a
-contender too, and AdamA runs in its release mode.
+A mini-batch is N micro-batches. With N = 1 there is one contender more, the optimizer in a hook of
+PyTorch's tutorial, and AdamA runs in mode "release".
 """
 
 from __future__ import annotations
@@ -46,8 +46,10 @@ def adama_bench(
     contenders: Sequence[str] | None = None,
     console: Console | None = None,
 ) -> list[Result]:
-    """One row a model and contender. Each is measured if its planned total fits into `memory`,
-    and its process has no more; those that fit together are timed in turns.
+    """Prints a table for each model, and returns a row for each model and contender.
+
+    A contender is measured if its planned total fits into `memory`, in a process that may take no
+    more than that. Contenders that fit together are timed in turns.
 
     Raises ValueError for a name that the zoo does not have.
     """
@@ -76,9 +78,11 @@ def adama_bench(
 
 
 def planned_totals(name: str, micro_batches: int) -> Result:
-    """Bytes of one model, planned on the meta device: weights, gradients, the largest gradient;
-    the totals of AdamA and SlimAdamA, and of gradient accumulation with AdamW at its best, where
-    every gradient is added to the others as soon as it is there."""
+    """Returns bytes of one model, planned on the meta device.
+
+    Weights, gradients and the largest gradient; the totals of AdamA, of SlimAdamA, and of AdamW
+    with the best gradient accumulation, which adds each gradient to the sum as soon as it is made.
+    """
     mode: Mode = "release" if micro_batches == 1 else "accumulate"
     with torch.device("meta"):
         model = find(name).build()
@@ -115,7 +119,7 @@ def _row(name: str, contender: str, micro_batches: int, planned: Result) -> Resu
 
 
 def measure(row: Result, memory: int) -> Result:
-    """Runs a contender with no more memory than that; its error where it has too little."""
+    """Runs a contender in a process with at most `memory` bytes. Returns its row, or its error."""
     try:
         with _start(row, "--limit", str(memory)) as child:
             ready = child.read()
@@ -132,7 +136,7 @@ def _start(row: Result, *more: str) -> AbstractContextManager[Child]:
 
 
 def _time(rows: Sequence[Result], rounds: int) -> None:
-    """Adds to each row the median ratio of its seconds to the base's, mini-batch by mini-batch."""
+    """Adds to each row the median ratio of its seconds to the first row's, a mini-batch each."""
     seconds: dict[str, list[float]] = {r["contender"]: [] for r in rows}
     with ExitStack() as stack:
         children: dict[str, Child] = {}
@@ -151,7 +155,7 @@ def _time(rows: Sequence[Result], rounds: int) -> None:
 
 
 def table(name: str, rows: Sequence[Result], planned: Result) -> Table:
-    """Totals in MiB. The percentages are of the first row's."""
+    """Returns the table of totals in MiB. Percentages are of the first row's total."""
     possible = (planned["weights"] - planned["largest"]) / planned["adamw"]
     title = (
         f"{name}, {rows[0]['micro_batches']} micro-batches: totals in MiB; "

@@ -1,7 +1,7 @@
-"""Models that branch more than those of ROAM's evaluation: to see whether orders are found for
-graphs that nothing here was made with in mind.
+"""Models that branch more than those of ROAM's evaluation, as held-out graphs for the order search.
 
-All take images [batch, 3, size, size] and classes [batch], and return the cross entropy.
+No search was tuned on them. All take images [batch, 3, size, size] and classes [batch], and return
+the cross entropy.
 """
 
 from __future__ import annotations
@@ -49,8 +49,10 @@ class _Dense(nn.Module):
 
 
 def randwire(classes: int = CLASSES, nodes: int = 32, channels: int = 64) -> Classifier:
-    """Three stages of separable convolutions, each wired at random (Xie, arXiv 1904.01569), here
-    from up to eight nodes back, each with a chance of 1/4. The wires are the same every time.
+    """RandWire: three stages of separable convolutions, wired at random (Xie, arXiv 1904.01569).
+
+    Here a node reads each of the eight nodes before it with a chance of 1/4. The wiring is the
+    same every time.
     """
     stages = [_Wired(nodes, channels, random.Random(seed)) for seed in range(3)]
     stem = nn.Conv2d(3, channels, 3, stride=2, padding=1)
@@ -84,12 +86,12 @@ class _Wired(nn.Module):
 
 
 def unet(classes: int = CLASSES, channels: int = 32, depth: int = 4) -> Classifier:
-    """A U: every level down is kept for the level up (Ronneberger, arXiv 1505.04597)."""
+    """U-Net: each level down is kept for the level up (Ronneberger, arXiv 1505.04597)."""
     return _classifier([_U(3, channels, depth)], channels, classes)
 
 
 class _U(nn.Module):
-    """One level, and those below it: [batch, made, size, size] to [batch, channels, size, size]."""
+    """A level and those below it: [batch, made, size, size] to [batch, channels, size, size]."""
 
     def __init__(self, made: int, channels: int, depth: int) -> None:
         super().__init__()
@@ -106,7 +108,7 @@ class _U(nn.Module):
 
 
 def recurrent(classes: int = CLASSES, size: int = 32, hidden: int = 128) -> Classifier:
-    """An LSTM down the rows of an image and one up, every step of them written out."""
+    """Two LSTMs over the rows of an image, one in each direction, unrolled step by step."""
     return Classifier(nn.Sequential(_BothWays(3 * size, hidden), nn.Linear(2 * hidden, classes)))
 
 
@@ -137,7 +139,7 @@ def _norm(channels: int) -> tuple[nn.Module, nn.Module]:
 
 
 def _twice(made: int, channels: int) -> nn.Sequential:
-    """Two convolutions, with their normalization."""
+    """Returns two convolutions, each with a normalization."""
     layers: list[nn.Module] = []
     for given in (made, channels):
         layers.append(nn.Conv2d(given, channels, 3, padding=1))

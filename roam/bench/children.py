@@ -1,4 +1,4 @@
-"""Contenders in processes of their own: JSON objects come from them, single words go to them."""
+"""Runs contenders in new processes, which print JSON objects and read single words as commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Result = dict[str, Any]
 
 
 class ContenderError(RoamError):
-    """A contender's process that failed: the message ends with what it wrote to stderr."""
+    """A contender's process failed. The message ends with the process's stderr."""
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Child:
         return self.read()
 
     def read(self) -> Result:
-        """The next JSON object; ContenderError if the process ends without one."""
+        """Returns the next JSON object. Raises ContenderError if the process ends without one."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -54,7 +54,7 @@ class Child:
 
 @contextmanager
 def process(module: str, entry: str, contender: str, *more: str) -> Iterator[Child]:
-    """A process of its own that runs a worker: `python -m module --entry .. --contender ..`."""
+    """Runs a worker in a new process: `python -m module --entry .. --contender ..`."""
     command = [sys.executable, "-m", module, "--entry", entry, "--contender", contender, *more]
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
@@ -65,7 +65,7 @@ def process(module: str, entry: str, contender: str, *more: str) -> Iterator[Chi
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            # a thread that waits by spinning takes the core from the contender whose turn it is
+            # a thread that spins while it waits takes a core from the contender whose turn it is
             env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path},
         )
         try:
@@ -76,9 +76,9 @@ def process(module: str, entry: str, contender: str, *more: str) -> Iterator[Chi
 
 
 def resident_peak() -> int:
-    """Most bytes this process ever had resident.
+    """Returns the most bytes that this process ever had resident.
 
-    Linux hands ru_maxrss of the parent down to the child, so its own high-water mark comes first.
+    Prefers Linux's VmHWM: a child inherits ru_maxrss from its parent.
     """
     status = Path("/proc/self/status")
     if status.exists():

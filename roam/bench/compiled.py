@@ -1,10 +1,11 @@
-"""Compiled steps: Inductor as it is, with what it can do about memory, and with roam.
+"""`roam bench compiled`: compares plain Inductor, Inductor's own memory options, and roam.
 
-Each contender runs in a process of its own, with an empty cache of compiled code. For step times it
-runs beside Inductor, in turns, so that each ratio is of neighbouring steps. Two processes of one
-program differ by some percent for as long as they live: so Inductor runs beside itself too, which
-says what a ratio means, and there may be several pairs of them. Or all run in one process, which
-leaves less to chance and says less of memory: they share what one of them asked of the machine.
+Each contender runs in its own process, with an empty cache of compiled code. To compare step times,
+a contender and Inductor take turns, so that each ratio is of neighbouring steps. Two processes of
+the same program differ by some percent for as long as they live. So Inductor also runs against
+itself, which shows how exact a ratio is, and there may be several pairs of processes. With
+`together` all contenders run in one process: the ratios are more exact, but they share memory that
+one of them has taken from the machine.
 """
 
 from __future__ import annotations
@@ -40,13 +41,22 @@ def compiled_bench(
     together: bool = False,
     console: Console | None = None,
 ) -> list[Result]:
-    """One row a model and contender, printed as a table a model.
+    """Prints a table for each model, and returns a row for each model and contender.
 
-    only: names of entries, with commas between; None for GPT-2 small at three lengths and the tiny
-    zoo. json_file: written anew, one JSON object a row. rounds: timed turns of every contender.
-    pairs: processes of each, to compile and to be timed. together: all are timed in one process,
-    `pairs` times. A contender that fails leaves its error in its row. Raises ValueError for an
-    unknown name.
+    A contender that fails leaves its error in its row.
+
+    Args:
+        only: names of zoo entries, separated by commas; None: GPT-2 small at three lengths and the
+            tiny zoo.
+        json_file: overwritten with one JSON object a row.
+        contenders: rows of the table.
+        rounds: timed turns of every contender.
+        pairs: how often each contender is compiled, and timed, in new processes.
+        together: whether to time all contenders in one process, `pairs` times.
+        console: prints the tables.
+
+    Raises:
+        ValueError: `only` has an unknown name.
     """
     from roam.bench.zoo import TINY
 
@@ -83,7 +93,10 @@ def _measured(entry: str, contender: str, cache: str) -> Result:
 
 
 def _compile_again(rows: Sequence[Result], times: int) -> None:
-    """Makes the seconds of compiling the median of so many more. Raises ContenderError."""
+    """Compiles `times` more times, and puts the median seconds into the rows.
+
+    Raises ContenderError.
+    """
     rows = [row for row in rows if "error" not in row]
     seconds = [[row["compile_seconds"]] for row in rows]
     for _ in range(times):
@@ -100,9 +113,9 @@ def _compile_again(rows: Sequence[Result], times: int) -> None:
 def _ratios(
     entry: str, contenders: Sequence[str], caches: dict[str, str], rounds: int, together: bool
 ) -> list[float]:
-    """The seconds of each by those of Inductor beside it: the medians of the rounds.
+    """Returns each contender's step seconds as a ratio to Inductor's: the median over the rounds.
 
-    They compile nothing now. Each begins a round in its turn, and ends the next one: nobody always
+    All code is compiled before. The order changes from round to round, so that no contender always
     follows the same other one. Raises ContenderError.
     """
     names = [BASE, *contenders]
@@ -123,14 +136,14 @@ def _ratios(
 
 
 def _timed(entry: str, *contenders: tuple[str, str]) -> AbstractContextManager[Child]:
-    """A process that runs contenders, each with its cache."""
+    """Starts a process that runs contenders, each with its cache of compiled code."""
     (first, cache), *others = contenders
     more = (word for c, folder in others for word in ("--contender", c, "--cache", folder))
     return process(WORKER, entry, first, "--cache", cache, *more, "--seconds")
 
 
 def table(name: str, rows: Sequence[Result]) -> Table:
-    """One line a contender. Memory in MiB, with Inductor's as the base of the percentages."""
+    """Returns a table of one line a contender. Percentages are of Inductor's memory."""
     shown = Table(
         title=f"{name}: memory in MiB, step time by inductor's, compiling in seconds",
         title_justify="left",
@@ -150,7 +163,7 @@ def table(name: str, rows: Sequence[Result]) -> Table:
 
 
 def _step(row: Result) -> str:
-    """The median of the pairs, and between which they lie where there are several."""
+    """Returns the median ratio of the pairs, with their range if there are several."""
     ratios = row.get("ratios", ())
     spread = f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""
     return f"{statistics.median(ratios):.3f}{spread}" if ratios else ""

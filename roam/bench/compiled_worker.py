@@ -1,10 +1,10 @@
-"""Contenders of `roam bench compiled` on one model: one in a process of its own, or several.
+"""A process of `roam bench compiled`, with one contender or several on one model.
 
     python -m roam.bench.compiled_worker --entry gpt2 --contender inductor --cache FOLDER
 
-prints a JSON object for each: what compiling took and, without `--seconds`, what a step and a loop
-allocate. Then one of them takes a turn of timed steps, updates included, for every line it reads:
-the contender's number.
+prints a JSON object for each contender: the compile seconds and, without `--seconds`, the bytes
+that a step and a loop allocate. Each line that it reads is the number of a contender, which then
+takes a turn of timed steps, updates included.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ CONTENDERS = (
     "roam aten adama",
     "roam inductor adama",
 )
-TURN = 0.3  # seconds of steps, and at least so many:
-FEWEST = 3
+TURN = 0.3  # seconds of steps in a turn
+FEWEST = 3  # steps in a turn
 
 
 class Trainer:
-    """A model, a batch, an optimizer, and a loss compiled the contender's way."""
+    """A model, a batch, an optimizer, and a loss that is compiled as the contender does it."""
 
     def __init__(self, entry: str, contender: str) -> None:
         import torch
@@ -59,14 +59,14 @@ class Trainer:
         self.settings = _settings(contender)
 
     def step(self) -> None:
-        """Forward and backward, the gradients dropped; folds change the weights."""
+        """Runs forward and backward and drops the gradients. Folds change the weights."""
         self.loss(self.model, self.batch).backward()
         if self.folds:
             self.optimizer.step()
         self.model.zero_grad(set_to_none=True)
 
     def iteration(self) -> float:
-        """A step with its update; returns its seconds."""
+        """Runs a step with its update; returns its seconds."""
         start = time.perf_counter()
         self.loss(self.model, self.batch).backward()
         self.optimizer.step()
@@ -74,10 +74,10 @@ class Trainer:
         return time.perf_counter() - start
 
     def turn(self) -> float:
-        """The median seconds of steps that follow one another, after one that ends the wait.
+        """Returns the median seconds of consecutive steps, after one untimed step.
 
-        That one finds caches cold, and memory that it had given back taken by others: with GPT-2
-        small it took up to three times the system time of those that follow.
+        The untimed step finds cold caches, and memory that it had freed taken by others. With
+        GPT-2 small it took up to three times the system time of the steps that follow.
         """
         self.iteration()
         taken: list[float] = []
@@ -86,7 +86,7 @@ class Trainer:
         return statistics.median(taken)
 
     def persistent(self) -> int:
-        """Bytes of weights, buffers, the optimizer's state and the batch."""
+        """Returns the bytes of weights, buffers, the optimizer's state and the batch."""
         states = (t for s in self.optimizer.state.values() for t in s.values())
         held = (*self.model.parameters(), *self.model.buffers(), *states, *self.batch.values())
         return sum(t.nbytes for t in held)
@@ -97,7 +97,7 @@ def _compiled(contender: str, optimizer: Any) -> Callable[..., Any]:
 
     from roam.bench import zoo
 
-    # code of its own: dynamo looks at all that was compiled of one code object, one after the other
+    # a copy of the code object, because dynamo checks all compiled variants of one code object
     loss = FunctionType(zoo.loss.__code__.replace(), zoo.loss.__globals__)
     if contender == "eager":
         return loss
@@ -110,7 +110,10 @@ def _compiled(contender: str, optimizer: Any) -> Callable[..., Any]:
 
 
 def _settings(contender: str) -> AbstractContextManager[None]:
-    """Within, its first step compiles as it should: other contenders may be in the process."""
+    """A context with the contender's compiler settings, for its first step.
+
+    Other contenders in the same process may need other settings.
+    """
     from roam.bench import inductor_stock as stock  # takes a second to import
 
     if contender == "inductor budget 0.5":
@@ -121,7 +124,7 @@ def _settings(contender: str) -> AbstractContextManager[None]:
 
 
 def compile_seconds(trainer: Trainer) -> Result:
-    """What the first step takes longer than the next ones."""
+    """Returns the seconds by which the first step is longer than the next ones."""
     start = time.perf_counter()
     with trainer.settings:
         trainer.iteration()
@@ -130,7 +133,7 @@ def compile_seconds(trainer: Trainer) -> Result:
 
 
 def memory(trainer: Trainer) -> Result:
-    """Transient bytes of a step; bytes of the loop, and those of them that stay."""
+    """Returns transient bytes of a step, bytes of the loop, and bytes that stay after it."""
     from roam.inspect.measure import measure_peak
 
     transient = measure_peak(trainer.step, warm_up=trainer.step).peak
@@ -152,7 +155,7 @@ def main() -> None:
     parser.add_argument("--seconds", action="store_true", help="measure no memory")
     args = parser.parse_args()
 
-    # what libraries print must not come between the answers
+    # libraries print to stderr, so that stdout has the answers only
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 

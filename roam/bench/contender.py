@@ -1,9 +1,9 @@
-"""One contender on one model, in a process of its own: what it plans, allocates and takes.
+"""The process of one contender on one model: plans, allocates and times steps. Starts it, too.
 
     python -m roam.bench.contender --entry gpt2 --contender roam --steps 5
 
-prints one JSON object. With --serve it warms up, says so, and then takes one timed step for every
-line it reads, so that several contenders can be timed in turns (see `paired`).
+prints one JSON object. With --serve it warms up, prints that it is ready, and then takes one timed
+step for every line it reads, so that several contenders can be timed in turns (see `paired`).
 """
 
 from __future__ import annotations
@@ -34,17 +34,23 @@ WORKER = "roam.bench.contender"
 
 
 def run(entry: str, contender: str, *, steps: int = 5, device: str = "cpu") -> Result:
-    """Runs one contender in a fresh process.
+    """Runs one contender in a new process.
 
-    The result's keys: entry, contender, device; measured (transient bytes of one training step at
-    its worst moment, gradients and whatever is kept between steps included), kept (bytes kept
-    between steps), loop (the same as measured for the user's whole loop: a step and an update by
-    torch's AdamW, whose state is there before); seconds (of every timed step), median_seconds,
-    first_seconds (of the first step, compilation included, under the profiler); resident (the
-    process's peak resident bytes, compilation and profiler included); loss (of the last step). For
-    roam also those of `planned`.
+    Returns:
+        entry, contender, device: what ran.
+        measured: peak of one training step, in transient bytes: gradients and memory that is kept
+            between steps included.
+        kept: bytes kept between steps.
+        loop: as `measured`, for the user's whole loop: a step and an update by torch's AdamW, whose
+            state is made before.
+        seconds, median_seconds: of every timed step, and their median.
+        first_seconds: of the first step, compilation included, under the profiler.
+        resident: peak resident bytes of the process, compilation and profiler included.
+        loss: of the last step.
+        And for roam the keys of `planned`.
 
-    Raises ContenderError.
+    Raises:
+        ContenderError: the process failed.
     """
     with process(WORKER, entry, contender, "--device", device, "--steps", str(steps)) as child:
         return child.read()
@@ -62,9 +68,15 @@ def paired(
 
         A B C  A B C  A B C ...
 
-    One process a contender; while one takes its step the others wait. Returns the keys entry,
-    base, seconds (contender -> one a round) and ratio (contender -> the median over the rounds of
-    its seconds by base's). Raises ContenderError.
+    Each contender has its own process; while one runs its step the others wait.
+
+    Returns:
+        entry, base: as given.
+        seconds: by contender, one for each round.
+        ratio: by contender, its seconds by the base's, the median over the rounds.
+
+    Raises:
+        ContenderError: a process failed.
     """
     if base not in contenders:
         raise ValueError(f"the base {base!r} is none of the contenders: {', '.join(contenders)}")
@@ -86,11 +98,11 @@ def paired(
     return {"entry": entry, "base": base, "seconds": seconds, "ratio": ratio}
 
 
-# ---- inside the process ----
+# ---- inside the new process ----
 
 
 class Trainer:
-    """A model, a batch and a step: forward, backward, gradients dropped. The loss is its result."""
+    """A model, a batch, and a step that runs forward and backward and drops the gradients."""
 
     def __init__(self, entry: str, contender: str, device: str) -> None:
         import torch
@@ -111,7 +123,7 @@ class Trainer:
         return float(value.item())
 
     def timed_step(self) -> tuple[float, float]:
-        """(seconds, loss) of one step; the same random numbers every time."""
+        """Runs one step, with the same random numbers every time. Returns (seconds, loss)."""
         self.seed(0)
         start = time.perf_counter()
         value = self.step()  # ends in item(), which waits for the device
@@ -131,7 +143,7 @@ def _compiled(contender: str) -> Callable[..., Any]:
 
 
 def measure(entry: str, contender: str, steps: int, device: str) -> Result:
-    """What `run` returns, measured in this process, which must be fresh."""
+    """Measures what `run` returns, in this process, which must be new."""
     import torch
 
     import roam
@@ -150,7 +162,7 @@ def measure(entry: str, contender: str, steps: int, device: str) -> Result:
         return trainer.step(optimizer.step)
 
     if contender == "roam keep":
-        roam.release()  # so that the arena is allocated, and counted, within the measurement
+        roam.release()  # so that the measured iteration allocates the arena, and it counts
     loop = measure_peak(iteration, device, warm_up=trainer.step)
     result: Result = {
         "entry": entry,
@@ -169,12 +181,17 @@ def measure(entry: str, contender: str, steps: int, device: str) -> Result:
 
 
 def planned() -> Result:
-    """What roam planned in this process.
+    """Returns what roam planned in this process.
 
-    The keys: graphs and unplanned (how many), reasons (why not), detours; planned and bound (of the
-    whole step), planning_seconds (over all graphs); of the largest graph, ops, gap, arena,
-    fragmentation, external (the share of its peak that is not in the arena), persistent. With no
-    graph planned, only the first four.
+    Returns:
+        graphs, unplanned: how many.
+        reasons: why graphs are unplanned.
+        detours: calls that ran without their plan.
+        And if a graph was planned:
+        planned, bound: bytes of the whole step.
+        planning_seconds: over all graphs.
+        ops, gap, arena, fragmentation, persistent: of the largest graph.
+        external: the share of the largest graph's peak that is not in the arena.
     """
     from roam.inspect.report import report
 
@@ -203,7 +220,7 @@ def planned() -> Result:
 
 
 def _in_blocks(problem: Problem, plan: Plan) -> int:
-    """Bytes of the arena's blocks at the worst moment."""
+    """Returns the bytes of the arena's blocks at the worst moment."""
     from roam.inspect.moment import worst_moment
 
     t = worst_moment(problem, plan)
@@ -219,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--serve", action="store_true", help="a step for every line read")
     args = parser.parse_args(argv)
 
-    # what libraries print must not come between the answers
+    # libraries print to stderr, so that stdout has the answers only
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 

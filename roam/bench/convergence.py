@@ -1,7 +1,8 @@
-"""Do the folding optimizers train as well? Validation losses of a small GPT-2 on real text.
+"""`roam bench convergence`: compares the validation losses of folding optimizers with AdamW's.
 
-Every contender gets the same mini-batches, schedule and first weights, by seed; what differs is how
-a mini-batch is cut into micro-batches and what becomes of their gradients. AdamW accumulates them.
+All train a small GPT-2 on real text. For each seed, all have the same mini-batches, schedule and
+first weights. They differ in how many micro-batches make a mini-batch, and in whether gradients are
+folded or, with AdamW, accumulated.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ from roam.core.errors import MissingExtraError, OptionError
 from roam.optim import AdamA, SlimAdamA, SlimRules, SnrMeasurement, static_rules
 
 TEXT = 2**22  # bytes, of which the last eighth is for validation
-VALIDATION = 64  # sequences
+VALIDATION = 64  # sequences that each validation uses
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The model, the data and the loop. A byte is a token; batch is in sequences.
 
-    warm_up: share of the steps over which the learning rate rises; after it, a cosine to a tenth.
-    It has to be long for AdamA: at first all gradients agree, and its steps are up to √N times
-    AdamW's. With 0.1 AdamW loses 0.02 nats a byte, and AdamA 0.28 (N = 4, mean of 3 seeds).
+    warm_up: share of the steps over which the learning rate rises; a cosine to a tenth follows.
+    AdamA needs a long one: at first all gradients agree, and its steps are up to √N times AdamW's.
+    With 0.1, AdamW's loss is 0.02 nats a byte worse, and AdamA's 0.28 (N = 4, mean of 3 seeds).
     """
 
     layers: int = 2
@@ -51,9 +52,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Contender:
-    """An optimizer, and into how many micro-batches it cuts a mini-batch.
+    """An optimizer, and the number of micro-batches in its mini-batch.
 
-    make: from the model, the micro-batches and the measured rules.
+    make: makes the optimizer from the model, the number of micro-batches and the measured rules.
     """
 
     make: Callable[[nn.Module, int, SlimRules | None], torch.optim.Optimizer]
@@ -89,8 +90,15 @@ def convergence_bench(
 ) -> list[Run]:
     """Trains every contender with every seed, and prints final losses, verdicts and rules.
 
-    json_file: written anew, one JSON object a run, each as soon as it is there. picture: .svg or
-    .png. Raises OptionError, MissingExtraError.
+    Args:
+        settings: of the model, the data and the loop.
+        json_file: overwritten with one JSON object a run, each as soon as it is done.
+        picture: a .svg or .png file for the curves.
+        console: prints the tables.
+
+    Raises:
+        OptionError: the settings do not fit together, or the picture has another suffix.
+        MissingExtraError: transformers or matplotlib is not installed.
     """
     from roam.bench.convergence_report import check_picture, draw, rules_table, table, verdicts
 
@@ -126,9 +134,9 @@ def convergence_bench(
 def train(
     settings: Settings, name: str, seed: int, measured: SlimRules | None
 ) -> tuple[Run, SlimRules | None]:
-    """One run, and for AdamW's the rules that its second moments suggest.
+    """Trains once. Returns the run and, for AdamW, the rules by its second moments' noise.
 
-    measured: the rules of "SlimAdamA, measured rules".
+    measured: the rules for the contender "SlimAdamA, measured rules".
     """
     contender = CONTENDERS[name]
     torch.manual_seed(seed)
@@ -139,7 +147,7 @@ def train(
     schedule = LambdaLR(optimizer, lambda step: _rate(step / settings.steps, settings.warm_up))
     measurement = SnrMeasurement(model, optimizer) if name == BASE else None
     n = contender.micro_batches
-    share = 1 / n if name == BASE else 1.0  # a folding optimizer divides by itself
+    share = 1 / n if name == BASE else 1.0  # a folding optimizer divides the gradients itself
     every = max(1, settings.steps // settings.evaluations)
     steps, losses = [], []
     for step, batch in enumerate(_batches(settings, seed), 1):
@@ -156,7 +164,7 @@ def train(
 
 
 def check_settings(settings: Settings) -> None:
-    """Raises OptionError."""
+    """Raises OptionError if the settings do not fit together."""
     if settings.width % settings.heads:
         raise OptionError(
             f"{settings.heads} heads do not share a width of {settings.width}: "
@@ -171,7 +179,7 @@ def check_settings(settings: Settings) -> None:
 
 
 def _rate(done: float, warm_up: float) -> float:
-    """What the learning rate is multiplied with when this share of the steps is done."""
+    """Returns the factor of the learning rate when this share of the steps is done."""
     if done < warm_up:
         return (done + 1e-3) / (warm_up + 1e-3)
     return 0.55 + 0.45 * math.cos(math.pi * (done - warm_up) / (1 - warm_up))
@@ -209,7 +217,7 @@ def _loss(model: nn.Module, tokens: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _validate(model: nn.Module, settings: Settings) -> float:
-    """The mean loss of the same sequences every time, evenly spread over the text."""
+    """Returns the mean loss of fixed sequences, evenly spread over the validation text."""
     _, data = _corpus()
     starts = torch.linspace(0, len(data) - settings.seq, VALIDATION).long()
     tokens = data[starts[:, None] + torch.arange(settings.seq)].long()
@@ -219,7 +227,7 @@ def _validate(model: nn.Module, settings: Settings) -> float:
 
 
 def _batches(settings: Settings, seed: int) -> Iterator[Tensor]:
-    """One mini-batch a step, [batch, seq], int64: the seed's."""
+    """Yields one mini-batch a step, [batch, seq], int64, which the seed decides."""
     data, _ = _corpus()
     chance = torch.Generator().manual_seed(seed)
     for _ in range(settings.steps):
@@ -229,7 +237,7 @@ def _batches(settings: Settings, seed: int) -> Iterator[Tensor]:
 
 @cache
 def _corpus() -> Sequence[Tensor]:
-    """Bytes to train on, and bytes to validate with."""
+    """Returns the bytes to train on and the bytes to validate with."""
     data = torch.frombuffer(bytearray(text(TEXT)), dtype=torch.uint8)
     return data.tensor_split([len(data) * 7 // 8])
 

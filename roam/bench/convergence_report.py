@@ -1,4 +1,4 @@
-"""What `roam bench convergence` shows: final losses, verdicts, rules side by side, the picture."""
+"""Tables and picture of `roam bench convergence`: final losses, verdicts, rules side by side."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from roam.optim import SlimRules
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette, told apart by every kind of colour vision (jfly.uni-koeln.de/color).
+# Okabe and Ito's palette, which differs for every kind of colour vision
+# (jfly.uni-koeln.de/color).
 COLOURS = ("#222222", "#0072B2", "#D55E00", "#E69F00", "#009E73", "#CC79A7")
 
 
@@ -27,13 +28,13 @@ def by_contender(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def spread(runs: Sequence[Run]) -> tuple[float, float]:
-    """The least and the greatest final loss of AdamW's seeds."""
+    """Returns the least and the greatest final loss of AdamW's seeds."""
     finals = [r.final for r in runs if r.contender == BASE]
     return min(finals), max(finals)
 
 
 def verdict(runs: Sequence[Run], name: str) -> str:
-    """How the mean over the seeds of a contender's final losses lies to AdamW's spread."""
+    """Compares a contender's final loss, the mean over the seeds, with AdamW's spread, in words."""
     low, high = spread(runs)
     found = mean(r.final for r in runs if r.contender == name)
     if found < low:
@@ -52,7 +53,7 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
 
 
 def table(runs: Sequence[Run]) -> Table:
-    """Final validation losses in nats a byte, a column a seed, and how far from AdamW's."""
+    """Returns the table of final validation losses: a column a seed, and the distance to AdamW."""
     seeds = sorted({r.seed for r in runs})
     found = Table(title="Final validation loss, nats a byte", title_justify="left")
     found.add_column("optimizer")
@@ -68,7 +69,7 @@ def table(runs: Sequence[Run]) -> Table:
 
 
 def rules_table(static: SlimRules, measured: SlimRules) -> Table:
-    """The mean's dimensions of every matrix: by the paper's table, and by its measurement here."""
+    """Returns a table of the dimensions over which each matrix is averaged, static and measured."""
     found = Table(
         title=f"SlimAdam's rules: static save {static.saved:.2%} of the second moments, "
         f"measured {measured.saved:.2%}",
@@ -87,15 +88,15 @@ def rules_table(static: SlimRules, measured: SlimRules) -> Table:
 
 
 def check_picture(path: Path) -> None:
-    """Raises OptionError for another suffix than .svg and .png."""
+    """Raises OptionError for a suffix that is neither .svg nor .png."""
     if path.suffix not in (".svg", ".png"):
         raise OptionError(f"a picture is a .svg or a .png file, not {path.name!r}")
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:
-    """Left the curves, means over the seeds; right every final loss, against AdamW's spread.
+    """Draws the curves, means over the seeds, and every final loss beside AdamW's spread.
 
-    Raises OptionError, MissingExtraError.
+    Raises OptionError for a wrong suffix, and MissingExtraError without matplotlib.
     """
     check_picture(path)
     try:

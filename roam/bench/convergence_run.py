@@ -1,14 +1,17 @@
-"""One training of the convergence benchmark, as its report sees it."""
+"""The result of one training of the convergence benchmark, for its report."""
 
 from __future__ import annotations
 
 import msgspec
 
-BASE = "AdamW"  # comes first: its first run is the one whose second moments are measured
+BASE = "AdamW"  # runs first: its first run measures the rules for SlimAdamA
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One training. losses: of the validation text, nats a byte, after as many steps."""
+    """The result of one training.
+
+    losses: of the validation text, nats a byte, by the number of steps.
+    """
 
     contender: str
     seed: int

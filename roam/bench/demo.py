@@ -1,7 +1,7 @@
 """`roam demo`: trains a small GPT-2 on real text, with roam and without, and compares.
 
-Every contender trains the same model from the same seed on the same batches, in a process of its
-own, so that nothing one leaves behind helps or burdens the next.
+Every contender trains the same model from the same seed on the same batches, each in a new process,
+so that caches and memory of one do not affect the next.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def demo(
 ) -> list[Outcome]:
     """Runs the contenders one after another, prints the table, and returns their outcomes.
 
-    Writes into `out`: results.json, what each contender printed (NAME.log), and for "roam" its plan
-    (plan.json, plan.html) and the picture of it (plan.svg, plan.png). Raises OptionError for
+    Writes into `out`: results.json, the log of each contender (NAME.log), and for "roam" its plan
+    (plan.json, plan.html) and a picture of it (plan.svg, plan.png). Raises OptionError for
     settings that make no model.
     """
     _check(settings)
@@ -60,9 +60,9 @@ def demo(
 
 
 def run(job: Job, progress: Progress, task: TaskID) -> Outcome:
-    """One contender in a fresh process. A process that dies is an outcome with an error.
+    """Runs one contender in a new process. Returns an outcome with an error if the process dies.
 
-    Its first step finds nothing that another contender compiled, or an earlier demo.
+    The process has an empty cache of compiled code.
     """
     command = [sys.executable, "-m", "roam.bench.demo_worker"]
     log = Path(job.out) / f"{job.contender}.log"
@@ -71,8 +71,8 @@ def run(job: Job, progress: Progress, task: TaskID) -> Outcome:
         log.open("wb") as stderr,
         subprocess.Popen(
             command,
-            # Where other programs want the same cores, threads that spin while they wait starve
-            # those they wait for, and a step takes five times as long.
+            # If other programs use the same cores, threads that spin while they wait take the
+            # cores from the threads they wait for, and a step takes five times as long.
             env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "TORCHINDUCTOR_CACHE_DIR": cache},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -90,7 +90,7 @@ def run(job: Job, progress: Progress, task: TaskID) -> Outcome:
                     return message
                 progress.update(task, advance=1, figures=_figures(message, job.settings))
         except BaseException:
-            worker.kill()  # an interrupted demo leaves nobody training
+            worker.kill()  # an interrupted demo leaves no process behind
             raise
     error = f"the process ended with status {worker.returncode}: see {log}"
     return Outcome(contender=job.contender, error=error)
@@ -105,7 +105,7 @@ def describe(settings: Settings) -> str:
 
 
 def table(outcomes: Iterable[Outcome]) -> Table:
-    """One row a contender; why one failed stands in the notes below."""
+    """Returns a table of one row a contender. `notes` says why one failed."""
     found = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     found.add_column("contender", no_wrap=True)
     for heading in (
@@ -124,7 +124,7 @@ def table(outcomes: Iterable[Outcome]) -> Table:
 
 
 def notes(outcomes: Sequence[Outcome], out: Path) -> list[str]:
-    """What the figures say: roam against eager, and where the plan lies."""
+    """Returns the lines below the table: roam compared with eager, and the path of the plan."""
     lines = [
         "Peaks above parameters, optimizer state and batch: stated by the plan; measured over "
         "forward and backward; over the whole loop iteration. The process at its largest "

@@ -1,7 +1,7 @@
-"""One contender of `roam demo` in a process of its own: trains, measures, and reports.
+"""The process of one contender of `roam demo`: trains, measures, and reports.
 
-Reads one Job as JSON from stdin; writes one message as JSON a line to stdout: a Step after every
-step, at the end an Outcome. What libraries print goes to stderr.
+Reads one Job as JSON from stdin. Writes messages to stdout, one JSON object a line: a Step after
+every step, and an Outcome at the end. Output of libraries goes to stderr.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from roam.core.problem import Problem
     from roam.inspect.step_plan import StepPlan
 
-# The first step compiles and makes the optimizer's states; the next two are measured, and slow
-# for it. Times are taken from the steps that are left.
+# Step 0 compiles and makes the optimizer's states. Steps WHOLE and PASSES measure memory, which
+# slows them down. Step times are taken from step UNTIMED on.
 WHOLE, PASSES, UNTIMED = 1, 2, 3
 
 
@@ -48,17 +48,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dropout: float = 0.0
     rate: float = 1e-3
     seed: int = 0
-    threads: int | None = None  # torch's own choice
+    threads: int | None = None  # None: torch's own choice
 
     @property
     def tokens(self) -> int:
-        """Tokens in a step."""
+        """The number of tokens in a step."""
         return self.batch * self.seq
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What a worker is to do. contender: `eager`, the name of a torch.compile backend, or `roam`
-    and a lowering."""
+    """The task of a worker.
+
+    contender: `eager`, the name of a torch.compile backend, or `roam` and a lowering.
+    """
 
     settings: Settings
     contender: str
@@ -66,7 +68,10 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True, tag="step"):
-    """One step done. peak: bytes of the whole loop iteration, from the step that measures it on."""
+    """A message after each step.
+
+    peak: bytes of the whole loop iteration; None before the step that measures it.
+    """
 
     loss: float
     seconds: float
@@ -74,11 +79,15 @@ class Step(msgspec.Struct, frozen=True, tag="step"):
 
 
 class Outcome(msgspec.Struct, frozen=True, tag="outcome", kw_only=True):
-    """What a contender came to. Bytes are above what lay there before, but for `resident`.
+    """The figures of a contender. All bytes but `resident` are above what was allocated before.
 
-    planned: the peak that roam's plan states for the forward and backward. passes: what they
-    were measured to take. whole: zero_grad, forward, backward and step. resident: the process at
-    its largest, compiler and all. seconds: the median step; first: the first, with compilation.
+    Attributes:
+        planned: bytes of the peak of forward and backward by roam's plan.
+        passes: measured bytes of forward and backward.
+        whole: measured bytes of zero_grad, forward, backward and step.
+        resident: the most bytes that the process had resident, the compiler included.
+        seconds: of the median step.
+        first: seconds of the first step, with compilation.
     """
 
     contender: str
@@ -97,7 +106,7 @@ Message = Step | Outcome
 
 
 def train(job: Job, tell: Callable[[Message], None]) -> Outcome:
-    """Trains from the seed, on batches that the seed alone decides."""
+    """Trains a contender. The seed alone decides weights and batches."""
     import torch
 
     from roam.inspect.measure import measure_peak
@@ -183,13 +192,13 @@ def _gpt2(settings: Settings) -> torch.nn.Module:
             eos_token_id=0,
         )
     )
-    # what transformers falls back to with a warning, which would break the graph in two
+    # transformers takes this by default, with a warning, which would break the graph in two
     model.loss_type = "ForCausalLM"  # type: ignore[assignment]
     return model.train()
 
 
 def _batches(settings: Settings) -> list[Tensor]:
-    """One batch a step, each of shape (batch, seq), int64."""
+    """Returns one batch a step, each of shape (batch, seq), int64."""
     import torch
 
     data = torch.frombuffer(bytearray(text(2**22)), dtype=torch.uint8)
@@ -202,9 +211,9 @@ def _batches(settings: Settings) -> list[Tensor]:
 
 
 def _planned(job: Job) -> int | None:
-    """The peak of roam's largest graph; the plan of "roam" is written.
+    """Returns the peak of roam's largest graph in bytes. Writes the plan of the contender "roam".
 
-    Raises UnplannableError when the backend planned nothing.
+    Raises UnplannableError if the backend planned nothing.
     """
     from roam.inspect.report import report
 
@@ -219,7 +228,7 @@ def _planned(job: Job) -> int | None:
 
 
 def _write(step: StepPlan, problem: Problem, plan: Plan, out: Path) -> None:
-    """Writes the plan, the same as a page, and a picture of its largest graph."""
+    """Writes the plan as JSON and as a page, and a picture of its largest graph."""
     from roam.inspect.html import to_page
     from roam.inspect.picture import picture
 
@@ -230,7 +239,7 @@ def _write(step: StepPlan, problem: Problem, plan: Plan, out: Path) -> None:
 
 
 def main() -> None:
-    """Whatever goes wrong ends in an Outcome that says so, and in a traceback on stderr."""
+    """Runs a Job. Reports any error as an Outcome, with a traceback on stderr."""
     channel = _take_stdout()
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
 
@@ -248,7 +257,7 @@ def main() -> None:
 
 
 def _take_stdout() -> TextIO:
-    """Keeps stdout for messages: whoever prints from now on prints to stderr."""
+    """Returns stdout for the messages, and redirects all other output to stderr."""
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return channel

@@ -1,9 +1,9 @@
-"""One way of keeping gradients, on one model, in a process of its own.
+"""The process of one contender of `roam bench adama`: trains with gradients folded or kept.
 
     python -m roam.bench.folding_worker --entry gpt2-small --contender "adama roam"
 
-prints JSON objects: {"ready": ...} after two mini-batches, then one for every line read: its
-seconds and loss for "step", its bytes for "measure". With --limit, memory ends there.
+prints JSON objects: {"ready": ...} after two mini-batches, then one for every line it reads:
+seconds and loss of a mini-batch for "step", bytes for "measure". --limit limits its memory.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CONTENDERS = (
 
 
 class Training:
-    """A model, an optimizer, and mini-batches of so many micro-batches."""
+    """A model, an optimizer, and the loop over the micro-batches of a mini-batch."""
 
     def __init__(self, entry: str, contender: str, micro_batches: int) -> None:
         way, backend = contender.split()
@@ -68,7 +68,10 @@ class Training:
 
 
 class Hooks:
-    """PyTorch's tutorial: an optimizer a parameter; it steps as soon as the gradient is there."""
+    """The optimizer in a hook of PyTorch's tutorial.
+
+    Each parameter has its own optimizer, which steps as soon as the gradient is complete.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.each: dict[Tensor, torch.optim.Optimizer] = {
@@ -117,7 +120,7 @@ OPTIMIZERS: dict[str, Callable[[nn.Module, int], Any]] = {
 def _compiled(backend: str, optimizer: Any) -> Callable[..., Any]:
     if backend == "eager":
         return loss
-    if backend == "roam":  # by eager's kernels, so that the fold alone makes the difference
+    if backend == "roam":  # with eager's kernels, so that only the fold differs
         how = {"lowering": "aten", "optimizer": optimizer}
         return torch.compile(loss, backend="roam", options=how)
     return torch.compile(loss, backend=backend)
@@ -130,7 +133,7 @@ def _state_bytes(optimizer: Any) -> int:
 
 
 def measured(training: Training) -> Result:
-    """Bytes: transient (at the worst moment of a mini-batch), persistent; for roam, planned."""
+    """Returns bytes: transient (the peak of a mini-batch), persistent and, for roam, planned."""
     result: Result = {"transient": measure_peak(training.mini_batch).peak}
     result["persistent"] = training.persistent()
     plans = [g.plan for g in report().graphs if g.plan is not None]
@@ -148,7 +151,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="bytes of data this process may have")
     args = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not come between the answers
+    os.dup2(2, 1)  # libraries print to stderr, so that stdout has the answers only
 
     def say(answer: Result) -> None:
         print(json.dumps(answer), file=answers, flush=True)

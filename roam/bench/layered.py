@@ -1,14 +1,14 @@
-"""Wide, irregular graphs: random layered ones, and other people's, given as node-link JSON.
+"""Makes wide, irregular graphs: random layered ones, or graphs read from node-link JSON.
 
-    level 0      1        2               n          an edge in ten or five between neighbours,
-     o ──────┬── o ──┬─── o ── ... ────── o          at least one in and one out of each node;
-             ├── o ──┴─┬─ o                          some of all edges skip levels
-             └── o ────┴─ o
+    level 0      1        2               n          between neighbouring levels, a tenth or a
+     o ──────┬── o ──┬─── o ── ... ────── o          fifth of all possible edges, at least one in
+             ├── o ──┴─┬─ o                          and one out of each node; some edges skip
+             └── o ────┴─ o                          levels
 
 The family is that of Appendix A of *Neural Topological Ordering for Computation Graphs* (arXiv
-2207.05899). Its parameters stand in the names of the graphs published with MOCCASIN (arXiv
-2304.14463), whose levels, edges and skips were counted to find what they mean. Sizes are drawn
-from two normal distributions. The given order is a random one.
+2207.05899). The graphs published with MOCCASIN (arXiv 2304.14463) have its parameters in their
+names; their levels, edges and skips were counted to find out what the parameters mean. Sizes are
+drawn from two normal distributions. The given order is random.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from roam.core.errors import CycleError, FileFormatError
 from roam.core.problem import Buffer, Op, Problem
 
 Node = Any
-SIZES = ((100, 60), (300, 130))  # mean and deviation, in units of ten bytes
-SKIP = 3.0  # levels that an edge skips beyond the first, in the mean
+SIZES = ((100, 60), (300, 130))  # mean and standard deviation, in units of ten bytes
+SKIP = 3.0  # the mean number of levels that an edge skips beyond the first
 
 
 def layered_graph(
@@ -39,12 +39,12 @@ def layered_graph(
     skips: float = 0.14,
     seed: int = 0,
 ) -> Problem:
-    """Draws a random layered graph, each op making one buffer. The same for the same seed.
+    """Draws a random layered graph whose ops make one buffer each. A seed gives one graph.
 
     Args:
-        nodes: how many ops, about.
+        nodes: about how many ops.
         width: there are about nodes ** (1 - width) levels.
-        levels: the least share of them that is drawn.
+        levels: the least share of that number of levels that is drawn.
         density: the share of possible edges between neighbouring levels.
         skips: the share of all edges that skip a level or more.
     """
@@ -72,10 +72,10 @@ def layered_graph(
 
 
 def read_graph(path: Path) -> Problem:
-    """Reads a graph in networkx's node-link JSON; node attribute `out_cost` or `cost_ram`, bytes.
+    """Reads a graph in networkx's node-link JSON.
 
-    The given order is the graph attribute `order`, else a topological order of the nodes. Raises
-    FileFormatError, CycleError.
+    The bytes of a node are its attribute `out_cost` or `cost_ram`. The given order is the graph
+    attribute `order`, or else a topological order of the nodes. Raises FileFormatError, CycleError.
     """
     try:
         found = json.loads(path.read_text())

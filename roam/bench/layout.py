@@ -1,4 +1,7 @@
-"""Packing, exact and as others do it: the instances of MiniMalloc, and strips cut at random."""
+"""`roam bench layout`: packs MiniMalloc's and random instances, exactly and by others' heuristics.
+
+The random instances are strips of memory, cut into buffers.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from roam.solvers.layout.packing.pack import Answer, pack
 
 STRIP = 2**20  # bytes, the height of the random instances
 BUFFERS = (50, 100, 200, 500, 1000, 2000)
-LONG = 10**6  # moments
+LONG = 10**6  # times
 STRIPS: dict[str, Callable[[int, int], list[Rect]]] = {  # n buffers and a seed
     "op": lambda n, seed: cut_strip(n, 2 * n, STRIP, seed),
     "continuous": lambda n, seed: cut_strip(n, LONG, STRIP, seed),
@@ -43,10 +46,17 @@ def layout_bench(
     seconds: float = 20.0,
     console: Console | None = None,
 ) -> list[Result]:
-    """One row an instance: the height of every allocator by the largest load, and our seconds.
+    """Returns a row an instance: each allocator's height by the largest load, and roam's seconds.
 
-    data: a folder of `NAME.CAPACITY.csv`, each asked whether it fits; then the random ones, which
-    are minimized. only: names that begin so. seconds: for each instance. Raises OptionError.
+    Args:
+        json_file: overwritten with one JSON object a row.
+        data: a folder of `NAME.CAPACITY.csv` files; for these the question is whether they fit.
+            The random instances, which follow, are minimized.
+        only: a prefix of the instances' names.
+        seconds: the deadline of an instance.
+
+    Raises:
+        OptionError: no instance has that prefix.
     """
     console = console or Console(width=max(120, Console().width))
     instances = [
@@ -112,7 +122,7 @@ def line(row: Result) -> str:
 
 
 def table(rows: Sequence[Result]) -> Table:
-    """Heights by the largest load: 1.000 is the best that there may be."""
+    """Returns the table of heights, each by the largest load: 1.000 is the best possible."""
     shown = Table(
         title=f"Arena by largest load; {sum(map(solved, rows))} of {len(rows)} solved in "
         f"{sum(r['seconds'] for r in rows):.1f} s",
@@ -135,7 +145,7 @@ def table(rows: Sequence[Result]) -> Table:
 
 
 def _files(data: Path | None) -> list[tuple[str, Sequence[Rect], int | None]]:
-    """NAME.CAPACITY.csv, in the order of names."""
+    """Reads NAME.CAPACITY.csv files. Returns (name, buffers, capacity), in the order of names."""
     return [
         (f.name.split(".")[0], read_csv(f.read_text()).rects, int(f.name.split(".")[1]))
         for f in sorted(data.glob("*.*.csv") if data is not None else ())

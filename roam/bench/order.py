@@ -1,8 +1,8 @@
-"""`roam bench order`: the planned order against the orders that others would run.
+"""`roam bench order`: compares the planned order with the orders of other schedulers.
 
-Every model comes twice, its step dropped in (gradients kept) and whole (gradients folded inside
-the backward). What PyTorch would take is the drop-in's program order, nothing written in place:
-it keeps all gradients to the end whether an optimizer follows or not.
+Every model is planned twice: "drop-in" (gradients kept) and "whole" (gradients folded inside the
+backward). The figure for PyTorch is the drop-in's program order with no result written in place,
+in both cases, because PyTorch keeps all gradients to the end of the backward.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ WORKER = "roam.bench.order_worker"
 SYNTHETIC = "synthetic"
 SIZES = (1_000, 10_000, 100_000)  # ops of the synthetic graphs
 
-# seconds that ROAM's authors state for planning, single-stream (arXiv 2310.19295 and its result
-# files), by model
+# planning seconds that ROAM's authors state, single-stream, by model (arXiv 2310.19295 and its
+# result files)
 PUBLISHED = {
     "alexnet": 2.3,
     "vgg11": 3.3,
@@ -57,11 +57,16 @@ def order_bench(
 ) -> list[Result]:
     """Prints the tables and returns their rows, those of the synthetic graphs last.
 
-    only: models, with commas between: `alexnet` for all of its batches, or `alexnet-b32`.
-    program_seconds: what an integer program gets for a phase, 0 to leave them out. sizes: ops of
-    the synthetic graphs; by default SIZES with the whole zoo, and none with `only`. json_file:
-    written anew, one JSON object a row. Raises ValueError for a model that is not there, and
-    ContenderError where a process fails.
+    Args:
+        only: models, separated by commas: `alexnet` for all of its batch sizes, or `alexnet-b32`.
+        json_file: overwritten with one JSON object a row.
+        planning_seconds: the deadline of a plan.
+        program_seconds: the deadline of an integer program of one phase; 0: none runs.
+        sizes: ops of the synthetic graphs. By default SIZES with the whole zoo, none with `only`.
+
+    Raises:
+        ValueError: `only` has an unknown model.
+        ContenderError: a process failed.
     """
     console = console or Console(width=max(190, Console().width))
     names = order_names(only)
@@ -81,7 +86,7 @@ def order_bench(
 
 
 def order_names(only: str | None) -> list[str]:
-    """The entries that a wish stands for. Raises ValueError."""
+    """Returns the entries that `only` names. Raises ValueError."""
     if only is None:
         return list(ORDER)
     known = [*ORDER, *BRANCHING]
@@ -114,7 +119,7 @@ def _rows(
 
 
 def _captured(entry: str, step: str) -> tuple[Problem, float]:
-    """The Problem, captured in a process of its own, and the seconds that took."""
+    """Captures a Problem in a new process. Returns it with the seconds that it took."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "problem.json"
         with process(WORKER, entry, step, "--out", str(file)) as child:
@@ -123,9 +128,13 @@ def _captured(entry: str, step: str) -> tuple[Problem, float]:
 
 
 def row(problem: Problem, dropped_in: Problem, planning: float, program: float) -> Result:
-    """All figures of one Problem. Bytes, seconds, and shares.
+    """Returns all figures of one Problem: bytes, seconds, and shares.
 
-    dropped_in: the same step without folds, for what PyTorch would take.
+    Args:
+        problem: the step to plan.
+        dropped_in: the same step without folds, for PyTorch's figure.
+        planning: the deadline of the plan, in seconds.
+        program: the deadline of an integer program, in seconds.
     """
     found = plan(problem, Settings(planning))
     pytorch = replaced_peak(dropped_in)
@@ -159,7 +168,7 @@ def row(problem: Problem, dropped_in: Problem, planning: float, program: float) 
 
 
 def baselines(problem: Problem, program_seconds: float) -> dict[str, Result]:
-    """Peak and seconds of every baseline, in-place reuse granted to all of them."""
+    """Returns peak and seconds of every baseline. All of them may write results in place."""
     solvers: dict[str, OrderSolver] = dict(HEURISTICS)
     if program_seconds > 0:
         for name, solve in PROGRAMS.items():

@@ -1,4 +1,4 @@
-"""The tables of `roam bench order`."""
+"""Makes the tables of `roam bench order`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from roam.bench.children import Result
 
-# ROAM's mean reductions against PyTorch (arXiv 2310.19295): with fragmentation, and without
+# ROAM's mean savings against PyTorch (arXiv 2310.19295), with fragmentation and without
 ROAM_WITH, ROAM_WITHOUT = 0.357, 0.160
 
 
@@ -26,7 +26,7 @@ def print_rows(rows: Sequence[Result], console: Console) -> None:
 
 
 def plan_table(rows: Sequence[Result]) -> Table:
-    """One line a model and step; the means at the end."""
+    """Returns the table of plans: one line a model and step, and the means at the end."""
     title = (
         "Transient MiB, and planning seconds. saved: against PyTorch's program order, and of all "
         "bytes,\nthe persistent included. reserved: the same by a simulated CUDA caching allocator"
@@ -81,7 +81,7 @@ def plan_table(rows: Sequence[Result]) -> Table:
 
 
 def baseline_table(rows: Sequence[Result]) -> Table:
-    """Every baseline's peak and seconds."""
+    """Returns the table of every baseline's peak and seconds."""
     names = list(rows[0]["baselines"])
     title = "The orders' peaks in MiB, without a layout, in-place reuse granted to all; and seconds"
     shown = _table(title, ("model", "step", "planned"), names)
@@ -99,7 +99,7 @@ def baseline_table(rows: Sequence[Result]) -> Table:
 
 
 def verdict(rows: Sequence[Result]) -> str:
-    """How the rows stand against the baselines and the bound, in words."""
+    """Compares the rows with the baselines and with their lower bounds, in words."""
     orders = [name for r in rows for name in _lower_than(r, "live_peak")]
     plans = [name for r in rows for name in _lower_than(r, "peak")]
     worst = max(rows, key=lambda r: r["gap"])
@@ -115,14 +115,14 @@ def verdict(rows: Sequence[Result]) -> str:
 
 
 def _lower_than(row: Result, key: str) -> list[str]:
-    """The baseline whose order is the lowest, if it is below the row's figure."""
+    """Names the best baseline, if its order's peak is below the row's figure `key`."""
     best = min(row["baselines"], key=lambda name: row["baselines"][name]["peak"])
     less = row[key] - row["baselines"][best]["peak"]
     return [f"{row['entry']} {row['step']} ({best} by {_mib(less)} MiB)"] if less > 0 else []
 
 
 def scale_table(rows: Sequence[Result]) -> Table:
-    """One line a synthetic graph, each planned in a process of its own."""
+    """Returns the table of synthetic graphs, one a line, each planned in its own process."""
     shown = _table(
         "Synthetic training graphs. MiB and seconds; resident: the most that the process had",
         ("graph", "ops", "buffers", "program", "planned", "bound", "gap", "status"),

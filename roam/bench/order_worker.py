@@ -1,4 +1,4 @@
-"""One process of `roam bench order`: captures a model's step, or plans a synthetic one.
+"""A process of `roam bench order`: captures a model's step, or plans a synthetic graph.
 
 Prints one JSON object. `--entry MODEL --contender STEP --out FILE` captures and writes the
 Problem; `--entry N --contender synthetic` makes a graph of N ops and plans it.

@@ -3,7 +3,7 @@
     entry = ORDER["alexnet-b32"]
     problem = captured(entry, folds=True)       # the whole step: forward, backward, update
 
-They are captured on tensors without data: GPT2-XL needs no more memory than AlexNet.
+Models are captured on tensors without data, so capturing GPT2-XL takes as little memory as AlexNet.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ from roam.core.problem import Problem
 from roam.offline import problems
 from roam.optim import AdamA
 
-DROP_IN, WHOLE = "drop-in", "whole"  # a step's gradients are kept; folded inside the backward
+DROP_IN, WHOLE = "drop-in", "whole"  # gradients are kept; gradients are folded in the backward
 
 
 @dataclass(frozen=True)
 class Built(Entry):
-    """A model that transformers does not have. make: builds it; `model` is its name."""
+    """A model that transformers does not have.
+
+    make: builds it. `model` is its name, not a class.
+    """
 
     make: Callable[[], nn.Module] = vision.alexnet
 
@@ -38,9 +41,14 @@ class Built(Entry):
 
 
 def captured(entry: Entry, *, folds: bool) -> Problem:
-    """The entry's step. folds: with AdamA's update of each parameter inside the backward.
+    """Captures the entry's step.
 
-    Raises OfflineError where the model's graph breaks, and what `roam.plan` raises.
+    Args:
+        entry: the model and its batch.
+        folds: whether AdamA updates each parameter inside the backward.
+
+    Raises:
+        OfflineError: the model's graph breaks. Also raises what `roam.plan` raises.
     """
     with torch.device("meta"):
         model = entry.build()
@@ -88,4 +96,4 @@ def _branching() -> dict[str, Entry]:
 
 
 ORDER: dict[str, Entry] = _entries()
-BRANCHING: dict[str, Entry] = _branching()  # outside of ROAM's evaluation: only when asked for
+BRANCHING: dict[str, Entry] = _branching()  # not in ROAM's evaluation: run only if named

@@ -1,4 +1,4 @@
-"""One model, step by step: the memory of each contender, and step times taken in turns."""
+"""`roam bench step`: measures the memory and step times of all contenders on one model."""
 
 from __future__ import annotations
 
@@ -25,10 +25,16 @@ def step_bench(
     device: str = "cpu",
     console: Console | None = None,
 ) -> list[Result]:
-    """Memory of a step and of the whole loop, and the median ratio of step times to eager's.
+    """Measures memory of a step and of the whole loop, and the median step time relative to eager.
 
-    only: the name of one zoo entry. json_file: written anew, one JSON object a contender. The loop
-    is a step and an update by torch's AdamW. Raises ContenderError.
+    The loop is a step and an update by torch's AdamW.
+
+    Args:
+        only: the name of one zoo entry.
+        json_file: overwritten with one JSON object a contender.
+
+    Raises:
+        ContenderError: a process failed.
     """
     console = console or Console()
     if json_file is not None:
@@ -49,7 +55,7 @@ def step_bench(
 
 
 def table(name: str, rows: Sequence[Result]) -> Table:
-    """One line a contender. Peaks in MiB; the base of the percentages is the first line."""
+    """Returns a table of one line a contender. Percentages are of the first line's peak."""
     shown = Table(
         title=f"{name}: transient peaks in MiB, step time by eager's", title_justify="left"
     )

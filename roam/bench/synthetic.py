@@ -1,16 +1,16 @@
-"""Training graphs of any size, to see how planning scales: no model is behind them.
+"""Generates training graphs of any size, without a model, to see how planning scales.
 
-A layer has one to three branches. Each makes something large out of its input, and something
-small out of that; only the input is saved for the backward, which mirrors the forward.
+A layer has one to three branches. Each makes a large tensor from its input, and a small one from
+that. Only the input is saved for the backward, which mirrors the forward.
 
     forward      x ──┬── expand ── reduce ──┬── add ── x
                      └── expand ── reduce ──┘
 
     backward     g ──┬── widen ──┬── dx ──┬── sum ── g
-                     │           └── dw   │               fold: changes the weight and its
-                     └── ...              ┘               two states, once dw is there
+                     │           └── dw   │               fold: reads dw, changes the weight and
+                     └── ...              ┘               its two states
 
-Program order is a poor one: the branches of a layer go side by side, and all folds come last.
+Program order is a bad order here: the branches of a layer run side by side, and all folds last.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from dataclasses import dataclass, field
 from roam.core.problem import Buffer, BufferId, Home, Kind, Op, Problem
 
 KIB = 1024
-SMALL = (64 * KIB, 96 * KIB, 128 * KIB, 256 * KIB)  # bytes of what a layer reads
-TIMES = (4, 8, 16)  # as large is what a branch makes in between
-WEIGHT = (64 * KIB, 512 * KIB, 2048 * KIB)
+SMALL = (64 * KIB, 96 * KIB, 128 * KIB, 256 * KIB)  # bytes of a layer's input
+TIMES = (4, 8, 16)  # how many times as large a branch's large tensor is
+WEIGHT = (64 * KIB, 512 * KIB, 2048 * KIB)  # bytes of a weight
 
 
 @dataclass(frozen=True)
 class _Branch:
     weight: BufferId
-    large: int  # bytes in between
+    large: int  # bytes of the large tensor
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class _Layer:
 
 
 def training_graph(ops: int, seed: int = 0) -> Problem:
-    """A step of at least so many ops, and at most 21 more. The same for the same seed."""
+    """Returns a step of `ops` to `ops + 21` ops. The same seed gives the same graph."""
     builder = _Builder(random.Random(seed))
     x = builder.user("batch", Kind.INPUT, SMALL[0])
     layers: list[_Layer] = []
-    count = 2  # the loss, and where the backward begins
+    count = 2  # the loss, and the first op of the backward
     while count < ops:
         x, layer = builder.forward(x)
         layers.append(layer)
@@ -63,7 +63,7 @@ class _Builder:
     buffers: list[Buffer] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)
     phase: int = 0
-    gradients: list[tuple[BufferId, BufferId]] = field(default_factory=list)  # and their weights
+    gradients: list[tuple[BufferId, BufferId]] = field(default_factory=list)  # (gradient, weight)
 
     def forward(self, x: BufferId) -> tuple[BufferId, _Layer]:
         size = self.draw.choice(SMALL)
@@ -90,7 +90,7 @@ class _Builder:
         return self.total("sum", parts)
 
     def total(self, what: str, parts: list[BufferId]) -> BufferId:
-        """Two at a time, and written over one of the two."""
+        """Adds ops that sum the parts, two at a time, each result written over one of the two."""
         total, *others = parts
         for part in others:
             size = self.buffers[part].size

@@ -1,4 +1,4 @@
-"""The zoo's table: what was planned, what was measured, and what the others need."""
+"""`roam bench zoo`: runs every model and prints planned memory, measured memory, and others'."""
 
 from __future__ import annotations
 
@@ -32,10 +32,15 @@ def zoo_bench(
 ) -> list[Row]:
     """Runs the zoo, each contender on each model in its own process, and prints the table.
 
-    only: names of entries, with commas between, of the tiny zoo or the full one; None for all of
-    the tiny zoo, and with `full` of the full one too. json_file: written anew, one JSON object a
-    row, each as soon as it is there. A contender that fails leaves its error in the row, the table
-    and the file. Raises ValueError for a name that the zoo does not have.
+    A contender that fails leaves its error in the row, the table and the file.
+
+    Args:
+        only: names of entries of the tiny or the full zoo, separated by commas; None: all of the
+            tiny zoo and, with `full`, of the full one.
+        json_file: overwritten with one JSON object a row, each as soon as it is done.
+
+    Raises:
+        ValueError: `only` has an unknown name.
     """
     from roam.bench.zoo import FULL, TINY
 
@@ -60,7 +65,7 @@ def zoo_bench(
 
 
 def entry_names(only: str | None, default: Iterable[str]) -> list[str]:
-    """The entries that a wish stands for, and without one the default. Raises ValueError."""
+    """Returns the entries that `only` names, `default` without it. Raises ValueError."""
     from roam.bench.zoo import find
 
     return list(default) if only is None else [find(n.strip()).name for n in only.split(",")]
@@ -74,12 +79,12 @@ def _attempt(name: str, contender: str, steps: int, device: str) -> Result:
 
 
 def write_rows(rows: Iterable[Row], file: Path) -> None:
-    """Writes all rows so far, one JSON object a line, in place of what the file held."""
+    """Overwrites the file with all rows so far, one JSON object a line."""
     write_file(file, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def print_rows(rows: Sequence[Row], console: Console) -> None:
-    """The table, and below it the whole text of every error."""
+    """Prints the table, and below it the whole text of every error."""
     console.print(table(rows))
     for row in rows:
         for result in _results(row):
@@ -90,7 +95,7 @@ def print_rows(rows: Sequence[Row], console: Console) -> None:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """One line a model. Sizes in MiB, times in seconds; roam's own figures first."""
+    """Returns the table: one line a model, sizes in MiB, times in seconds, roam's figures first."""
     own = [r for row in rows if (r := row.get("roam")) is not None]
     others = dict.fromkeys(c for row in rows for c in row if c not in ("entry", "roam"))
     columns = [c for c in _ROAM if own] + [f"{c} {what}" for c in others for what in _OTHER]
@@ -124,7 +129,7 @@ def _results(row: Row) -> list[Result]:
     return [r for c, r in row.items() if c != "entry"]
 
 
-# heading -> (key of the Result, how to write it)
+# heading -> (key of the Result, function that formats it)
 _ROAM = {
     "ops": ("ops", "d"),
     "graphs": ("graphs", "d"),

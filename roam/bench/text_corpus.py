@@ -1,4 +1,4 @@
-"""Real text that every machine has: the sources of Python's own standard library."""
+"""Reads the sources of Python's own standard library: real text that every machine has."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-# Tests are long lists of cases; site-packages is whatever the user happened to install.
+# Tests are long lists of cases, and site-packages differs between machines.
 SKIPPED = frozenset({"test", "tests", "idle_test", "site-packages", "__pycache__"})
 
 
 def text(size: int) -> bytes:
-    """The first `size` bytes of the standard library's sources, read in the order of their paths.
+    """Returns the first `size` bytes of the standard library's sources, in the order of the paths.
 
-    The same Python gives the same bytes on every machine. Shorter when the library is.
+    The same Python gives the same bytes on every machine. Fewer bytes if the library is shorter.
     """
     library = Path(sysconfig.get_paths()["stdlib"])
     found = bytearray()
@@ -23,7 +23,7 @@ def text(size: int) -> bytes:
         try:
             found += path.read_bytes()
         except OSError:
-            continue  # a file that this user may not read is one text fewer
+            continue  # a file that this user may not read is left out
     return bytes(found[:size])
 
 

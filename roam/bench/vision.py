@@ -1,6 +1,6 @@
-"""Three classifiers that transformers does not have, as their papers give them.
+"""Three classifiers that transformers does not have, built as in their papers.
 
-Each returns the cross entropy of a batch of images, like the classifiers of transformers do.
+Each returns the cross entropy of a batch of images, as the classifiers of transformers do.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def vgg11(classes: int = CLASSES) -> Classifier:
 
 
 def _three_linear(width: int, classes: int) -> nn.Sequential:
-    """The head that AlexNet and VGG share."""
+    """Returns the three linear layers at the end of AlexNet and of VGG."""
     return nn.Sequential(
         nn.Dropout(0.5),
         nn.Linear(width, 4096),

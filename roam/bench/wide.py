@@ -1,4 +1,7 @@
-"""Orders of wide, irregular graphs, beside a plain simulated annealing with four times the time."""
+"""`roam bench order --wide`: compares orders of wide, irregular graphs with plain annealing's.
+
+The baseline is a plain simulated annealing with four times the planner's time.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,9 @@ from roam.planner import best_order
 from roam.solvers.baselines.plain_annealing import plain_annealing
 from roam.solvers.order.local_search import Effort, local_search
 
-SIZES = {100: 0.27, 250: 0.43, 500: 0.43, 1000: 0.45, 2000: 0.47}  # ops, and their width
+SIZES = {100: 0.27, 250: 0.43, 500: 0.43, 1000: 0.45, 2000: 0.47}  # number of ops -> width
 GRAPHS = 10  # of each size
-PATIENCE = 4.0  # times the time of the planner that plain annealing has
+PATIENCE = 4.0  # the time of plain annealing, in times of the planner's
 
 
 def wide_bench(
@@ -34,7 +37,7 @@ def wide_bench(
     seconds: float = 30.0,
     console: Console | None = None,
 ) -> list[Result]:
-    """One row a graph: peaks as shares of the given order's, and the bound.
+    """Plans each graph. Returns a row a graph: peaks as shares of the given order's, and the bound.
 
     Args:
         instances: a folder of graphs as node-link JSON, which come first.
@@ -61,7 +64,7 @@ def wide_bench(
 
 
 def run(problem: Problem, seconds: float) -> Result:
-    """Plans the order of one graph and measures it beside the baseline."""
+    """Plans the order of one graph, and runs the baseline on it."""
     given = max(live_curve(problem, range(len(problem.ops)), {}))
     start = time.monotonic()
     order, method, bound = best_order(problem, start + seconds)
@@ -79,7 +82,7 @@ def run(problem: Problem, seconds: float) -> Result:
 
 
 def table(rows: list[Result]) -> Table:
-    """Means over the graphs of one size, and on how many of them who is lower."""
+    """Returns a table of means over the graphs of each size, with wins of planner and baseline."""
     shown = Table(title="Peak by that of the given order", title_justify="left")
     columns = ("ops", "graphs", "roam", "bound", "optimal", "s", "annealing", "lower", "higher")
     for column in columns:
@@ -104,7 +107,7 @@ def _size(row: Result) -> int:
 
 
 def _compile_searches() -> None:
-    """Has numba compile both searches, so that no row's seconds contain it."""
+    """Makes numba compile both searches, so that no row's seconds include compilation."""
     problem = layered_graph(20)
     local_search(problem, 0, list(range(len(problem.ops))), effort=Effort(1, 1))
     plain_annealing(problem, 0, 0.0)

@@ -1,11 +1,11 @@
-"""The model zoo: transformers' architectures from a config, random weights, no download.
+"""The model zoo: architectures of transformers with random weights, made from a config.
 
     entry = TINY["gpt2"]
     model, batch = entry.build(), entry.batch()
     loss(model, batch).backward()
 
-To add one, add a line to TINY: a name, the class in transformers, a batch, and what the config
-has to say.
+To add a model, add a line to TINY: a name, the class in transformers, a batch, and the options of
+the config.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ from roam.bench.batches import Batch, MakeBatch
 class Entry:
     """One model and one batch for it.
 
-    model: the class in transformers. config: keyword arguments of its config class.
-    make_batch: draws a batch from a generator. breaks: graph breaks of a compiled training step,
-    0 where the whole forward is one graph.
+    Attributes:
+        name: of the entry.
+        model: the class in transformers.
+        config: keyword arguments of its config class.
+        make_batch: draws a batch from a generator.
+        breaks: graph breaks of a compiled training step; 0 if the whole forward is one graph.
     """
 
     name: str
@@ -36,14 +39,14 @@ class Entry:
     breaks: int = 0
 
     def build(self) -> nn.Module:
-        """The model in training mode, on the CPU, with the same random weights every time."""
+        """Returns the model on the CPU, in training mode, with the same random weights always."""
         import transformers
 
         cls = getattr(transformers, self.model)
         torch.manual_seed(0)
         model = cls(cls.config_class(**self.config))
         if getattr(model, "loss_type", "") is None:
-            # what transformers falls back to with a warning, which would break the graph
+            # transformers takes this by default, with a warning, which would break the graph
             model.loss_type = "ForCausalLM"
         trained: nn.Module = model.train()
         return trained
@@ -53,12 +56,12 @@ class Entry:
 
 
 def loss(model: nn.Module, batch: Batch) -> Tensor:
-    """The model's own loss where it gives one, else the mean square of its main output. Scalar."""
+    """Returns the model's own loss if it has one, else the mean square of its main output."""
     return loss_of(model(**batch))
 
 
 def loss_of(out: Mapping[str, Tensor]) -> Tensor:
-    """The loss in a model's output, or the mean square of its main part. Scalar."""
+    """Returns the loss in a model's output, or the mean square of its main part, a scalar."""
     if "loss" in out:
         return out["loss"]
     for name in ("logits", "logits_per_image", "last_hidden_state"):
@@ -85,7 +88,7 @@ def _classifier(
     base: Mapping[str, object] | None = None,
     **config: object,
 ) -> Entry:
-    # left open, the first step writes it into the config, and the second compiles again
+    # without it the first step writes it into the config, and the second compiles again
     config["problem_type"] = "single_label_classification"
     base = {**(base or {}), **config}
     return _entry(name, f"{model}ForImageClassification", make_batch, base)
@@ -95,7 +98,7 @@ def _table(*entries: Entry) -> dict[str, Entry]:
     return {e.name: e for e in entries}
 
 
-# what the configs of most architectures call the same
+# options that have the same names in the configs of most architectures
 _ENCODER: dict[str, object] = {
     "vocab_size": 512,
     "hidden_size": 64,
@@ -134,8 +137,8 @@ _PATCHES = {
     "num_attention_heads": 4,
 }
 _T5 = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "use_cache": False}
-# its feature extractor sets requires_grad inside the forward, which breaks the graph;
-# random masks and dropped layers, decided in Python, would make another graph each time
+# Its feature extractor sets requires_grad inside the forward, which breaks the graph. Random masks
+# and dropped layers are decided in Python, so each step would be another graph: they are off.
 _WAV2VEC2 = {
     **_ENCODER,
     "conv_dim": [32, 32],
@@ -255,7 +258,7 @@ TINY: dict[str, Entry] = _table(
 
 
 def gpt2_small(name: str, seq: int = 1024, batch: int = 1, dropout: float = 0.0) -> Entry:
-    """GPT-2 small (12 layers, 768 wide) on `batch` sequences of `seq` tokens."""
+    """Returns GPT-2 small (12 layers, 768 wide) on `batch` sequences of `seq` tokens."""
     text = batches.text(batch, seq, vocab=50257)
     drop = {f"{where}_pdrop": dropout for where in ("attn", "embd", "resid")}
     config = {**_GPT2, "n_positions": max(seq, 1024), **drop}
@@ -289,7 +292,7 @@ FULL: dict[str, Entry] = _table(
 
 _BERT = {"num_attention_heads": 16, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
-LARGE: dict[str, Entry] = _table(  # where weights, gradients and states are most of the memory
+LARGE: dict[str, Entry] = _table(  # weights, gradients and states are most of their memory
     _entry(
         "bert-large",
         "BertForMaskedLM",
@@ -322,7 +325,7 @@ LARGE: dict[str, Entry] = _table(  # where weights, gradients and states are mos
 
 
 def find(name: str) -> Entry:
-    """The entry of that name, of any table. Raises ValueError with the names there are."""
+    """Returns the entry of that name, from any table. Raises ValueError with the known names."""
     every = TINY | FULL | LARGE
     if name not in every:
         raise ValueError(f"the zoo has no {name!r}, only: {', '.join(every)}")
