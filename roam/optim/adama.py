@@ -216,7 +216,7 @@ def fused(updates: Sequence[Update]) -> None:
         amsgrad=False,
         maximize=False,
     )
-    # The kernel does not, and autograd has to detect reads that need the old values.
+    # The kernel bumps no version counters, by which autograd detects reads of the old values.
     torch.autograd.graph.increment_version(params)
 
 
@@ -231,7 +231,7 @@ def has_fused(param: Tensor, grad: Tensor, group: Group) -> bool:
 
 
 def corrections(step: Tensor, group: Group) -> tuple[float, float]:
-    """Adam's bias corrections of m and v."""
+    """Returns Adam's bias corrections of m and v after this step."""
     beta1, beta2 = group["betas"]
     n = float(step)
     return 1 - float(beta1) ** n, 1 - float(beta2) ** n

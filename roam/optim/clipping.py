@@ -33,11 +33,11 @@ CLIP_NORM = inspect.unwrap(clip_grad_norm_).__code__
 def watch() -> None:
     """Makes torch's clipping functions tell the optimizers, from now on, before they run."""
     for function in (clip_grads_with_norm_, clip_grad_value_):
-        _watch(function, "parameters", _ask_owners)
-    _watch(get_total_norm, "tensors", _ask_all)
+        _watch(function, "parameters", _tell_owners)
+    _watch(get_total_norm, "tensors", _tell_all)
 
 
-def _watch(function: Any, name: str, ask: Callable[[Sequence[Tensor]], None]) -> None:
+def _watch(function: Any, name: str, tell: Callable[[Sequence[Tensor]], None]) -> None:
     cell: CellType = function.__closure__[function.__code__.co_freevars.index("func")]
     inner = cell.cell_contents
     if getattr(inner, "roam_watches", False):
@@ -46,25 +46,25 @@ def _watch(function: Any, name: str, ask: Callable[[Sequence[Tensor]], None]) ->
     @wraps(inner)
     def watched(*args: Any, **how: Any) -> Any:
         if torch.compiler.is_compiling():
-            _ask_once()
+            _tell_at_trace()
         else:
             given = how.pop(name) if name in how else args[0]
             tensors = [given] if isinstance(given, Tensor) else [*given]
             args = (tensors, *args[1:])
-            ask(tensors)
+            tell(tensors)
         return inner(*args, **how)
 
     watched.roam_watches = True  # type: ignore[attr-defined]
     cell.cell_contents = watched
 
 
-def _ask_owners(parameters: Sequence[Tensor]) -> None:
+def _tell_owners(parameters: Sequence[Tensor]) -> None:
     for param in parameters:
         if param.grad is None and (owner := owner_of(param)) is not None:
             owner.asked_for_gradient(param)
 
 
-def _ask_all(gradients: Sequence[Tensor]) -> None:
+def _tell_all(gradients: Sequence[Tensor]) -> None:
     """Tells every optimizer if the list of gradients is empty: it does not say whose they are.
 
     Not if `clip_grad_norm_` calls: it passes the parameters to `clip_grads_with_norm_` too.
@@ -76,7 +76,7 @@ def _ask_all(gradients: Sequence[Tensor]) -> None:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _ask_once() -> None:
+def _tell_at_trace() -> None:
     """Tells every optimizer when dynamo traces a call, and not when the graph runs.
 
     In a step that is one graph, nothing is folded at that time.

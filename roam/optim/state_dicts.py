@@ -14,7 +14,7 @@ from roam.core.errors import StateMismatchError
 from roam.optim.fold import STEP, StateSpec
 
 StateOf = defaultdict[Tensor, dict[str, Any]]
-# a copy has its own; `step` is an attribute if a scheduler has wrapped it
+# a copy makes its own; `step` is among the attributes only if a scheduler has wrapped it
 NOT_COPIED = frozenset({"more_to_come", "_hooks", "step"})
 REFUSED = ("amsgrad", "maximize")  # options of AdamW that no fold rule has
 
