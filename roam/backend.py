@@ -24,7 +24,7 @@ from roam.step.reports import RunningReports
 
 
 class CompileOptionError(ShortenTraceback, OptionError):
-    """An OptionError that dynamo hands to the user as it is, not wrapped in one of its own."""
+    """An OptionError that dynamo passes to the user unwrapped."""
 
 
 def roam(
@@ -34,7 +34,7 @@ def roam(
     options: dict[str, Any] | None = None,
     mode: str | None = None,
 ) -> Callable[..., Any]:
-    """The backend: compiles one graph that dynamo captured. Raises OptionError."""
+    """Compiles one graph that dynamo captured: dynamo calls this backend. Raises OptionError."""
     try:
         chosen = Options.parse(options, mode)
     except OptionError as error:

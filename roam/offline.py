@@ -1,10 +1,10 @@
-"""`roam.plan`: what a training step will take, planned without running it.
+"""`roam.plan`: plans the memory of a training step without running it.
 
-Nothing is computed and no weight is there: the model is copied onto fake tensors, which have
-shapes and no data, and its graphs go the way that the backend would send them, until there is code
-to generate. Only what the kernels decide is tried, each distinct call once, in tensors that take no
-more than 64 MiB together: where results lie, and how much scratch space operators need. A call
-that would take more is tried smaller, and its scratch space is an estimate.
+It needs no weights: the model is copied onto fake tensors, which have shapes but no data, and its
+graphs are compiled as in the backend, up to the generation of code. Only two things are tried with
+real tensors, once for each distinct call: the layout of results, and the scratch space of
+operators. These tensors take at most 64 MiB together. A call that would take more is tried at
+smaller sizes, and its scratch space is an estimate.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def plan(
     measure_costs: bool = False,
     **kwargs: Any,
 ) -> StepPlan:
-    """The plan that `torch.compile(model, backend="roam", options=options)` would run.
+    """Returns the plan that `torch.compile(model, backend="roam", options=options)` would run.
 
     model: a module, real, on the meta device or built under `FakeTensorMode`. args, kwargs: what
     its forward gets. loss: a function of its output, compiled with it; None where the model
@@ -67,9 +67,23 @@ def plan(
     seconds in all, on operands of up to 1 GiB; otherwise, and of what is left, costs are
     estimates, unless this machine has measured them before.
 
-    Every function compiled before in this process is compiled anew when it is called again.
-    Raises OptionError, and OfflineError where a graph cannot be planned, an operator refuses its
-    arguments, or the loss is no scalar or trains nothing.
+    Args:
+        model: a module: real, on the meta device, or built under `FakeTensorMode`.
+        args, kwargs: the arguments of its forward.
+        loss: a function of its output, compiled with it; None if the model returns the loss.
+        optimizer: one of roam.optim with the model's parameters. Its folds are planned, and its
+            state counts, whether it exists yet or not.
+        device: where the step will run, if not where the model is now. If this torch was built
+            without the device, the plan is of the CPU's operators, with a warning: sizes and
+            alignment are the device's, but scratch space and fused operators may differ.
+        lowering: as the option of that name, which takes precedence. Inductor's kernels are neither
+            generated nor compiled. By default they are planned even if Inductor does not work on
+            this machine.
+
+    Raises:
+        OptionError: an option is unknown or has a wrong value.
+        OfflineError: a graph cannot be planned, an operator refuses its arguments, or the loss is
+            no scalar or trains nothing.
     """
     Options.parse(options, None)
     options = {"lowering": lowering, **(options or {})}
@@ -97,11 +111,11 @@ def problems(
     device: torch.device | str | None = None,
     **kwargs: Any,
 ) -> tuple[Problem, ...]:
-    """The Problems of a step, one a graph, captured as `plan` does but not planned.
+    """Returns the Problems of a step, one for each graph, captured as in `plan` but not planned.
 
-    No scratch space is measured, so what operators allocate for themselves counts only where it
-    is known without (passes/scratch.py): the Problem is the same on every machine whose kernels
-    write their results alike. Takes what `plan` takes and raises what `plan` raises.
+    Measures no scratch space: it counts only if it is known in advance
+    (passes/annotations/scratch.py). So the Problem is the same on every machine whose kernels
+    return results in the same layouts. Takes the arguments of `plan` and raises its errors.
     """
     chosen = Options(optimizer=None if optimizer is None else optimizer.handle)
     stands_for, where = _device(device, "aten")

@@ -5,11 +5,10 @@
         loss.backward()                        g = torch.autograd.grad(loss, parameters)
         optimizer.step()                       return loss, g, ...     (to be put into .grad)
 
-The gradients that an optimizer of roam's wants are folded instead of returned, as in a compiled
-backward. Nothing of the user's runs between forward and backward, and nothing has to be saved for
-later: the whole step is one phase of the plan. What else the step does with its parameters, such
-as averaging them after the update, finds the values that it finds in eager
-(`roam/capture/captured_step.py`).
+The gradients of a roam optimizer's parameters are folded instead of returned, as in a compiled
+backward. No user code runs between forward and backward, and nothing has to be saved for later: the
+whole step is one phase of the plan. Other ops of the step on its parameters, such as averaging them
+after the update, read the same values as in eager (`roam/capture/captured_step.py`).
 """
 
 from __future__ import annotations
@@ -45,16 +44,21 @@ from roam.step.reports import RunningReports
 def compile_step(
     train_step: Callable[..., Any], optimizer: FoldingOptimizer, **options: Any
 ) -> Callable[..., Any]:
-    """A training step planned and run as one graph: the same numbers as dropping in, bit for bit.
+    """Compiles a training step as one graph, with the same bits as the backend alone.
 
-    train_step: runs the forward, one `loss.backward()` (or `torch.autograd.grad`) and
-    `optimizer.step()`. What it returns must not need a gradient (`loss.detach()`). options: as for
-    the backend. In mode "accumulate" the update itself, which frees nothing, follows the graph.
+    If torch cannot trace the step, or the step does things that one graph cannot do in the same
+    order (changes a learning rate, reads the optimizer's state, updates a parameter twice), warns
+    before anything has run, and compiles only the model.
 
-    If the torch at hand cannot trace the step, or the step does what one graph cannot do in the
-    same order (changes a learning rate, reads the optimizer's state, updates a parameter twice),
-    a warning says so before anything has run, and the model is compiled alone, as if dropped in.
-    Raises OptionError.
+    Args:
+        train_step: runs the forward, one `loss.backward()` (or `torch.autograd.grad`) and
+            `optimizer.step()`. Its results must not need a gradient (`loss.detach()`).
+        optimizer: one of roam.optim. In mode "accumulate" the update itself, which frees nothing,
+            happens after the graph.
+        options: as for the backend.
+
+    Raises:
+        OptionError: an option is unknown or has a wrong value.
     """
     given: dict[str, Any] = {"lowering": "aten", **options, "optimizer": optimizer}
     chosen = Options.parse(given, None)
@@ -73,8 +77,9 @@ def compile_step(
 def with_own_cache(function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a function of the same code and closure whose compiled graphs dynamo keeps apart.
 
-    Dynamo counts them by code object and stops at eight. It compiles a graph in which it has met an
-    optimizer for that optimizer alone, so that the ninth training of a sweep would have none.
+    Dynamo counts compiled graphs by code object and stops at eight. A graph that contains an
+    optimizer is compiled for that optimizer alone, so the ninth training of a sweep would have no
+    compiled graph.
     """
     if not isinstance(function, FunctionType):
         return function
@@ -91,7 +96,7 @@ def with_own_cache(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class _Backend:
-    """Compiles the graph of a whole step. Those of equal options are one backend to dynamo."""
+    """Compiles the graph of a whole step. Dynamo takes backends with equal options for one."""
 
     options: Options
 
@@ -108,7 +113,7 @@ class _Backend:
 
 
 class _CompiledStep:
-    """Runs the whole graph; the model alone once the whole could not be captured."""
+    """Runs the step as one graph, or with only the model compiled if capturing the step failed."""
 
     def __init__(
         self,
@@ -150,7 +155,7 @@ class _WholeStep:
     """Runs the one graph of a step.
 
     Attributes:
-        updates: the graph itself updates the parameters whose gradients it folds.
+        updates: whether the graph itself updates the parameters whose gradients it folds.
     """
 
     kernels: WholeStepKernels

@@ -1,4 +1,4 @@
-"""What Inductor itself can do about memory, for comparisons: set while it compiles."""
+"""Turns on Inductor's own memory options while it compiles, for comparisons."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from torch._inductor.codegen.wrapper import PythonWrapperCodegen
 
 @contextmanager
 def recomputing_down_to(share: float) -> Iterator[None]:
-    """Activations are recomputed until so much of what the partitioner would save is left."""
+    """A context in which the partitioner saves only a share of activations and recomputes the rest.
+
+    share: PyTorch's `activation_memory_budget`.
+    """
     with functorch_config.patch(activation_memory_budget=share):
         yield
 
 
 @contextmanager
 def pooling() -> Iterator[None]:
-    """Turns Inductor's memory pools on in training too, where it leaves them off."""
+    """A context in which Inductor uses its memory pools in training too, not only in inference."""
     passes = PythonWrapperCodegen.run_wrapper_ir_passes
 
     def always(self: PythonWrapperCodegen, is_inference: bool) -> None:

@@ -1,4 +1,4 @@
-"""Reads, in a step that dynamo captured as one graph, where parameters are updated and used.
+"""Finds, in a step that dynamo captured as one graph, where parameters are updated and used.
 
     loss = ...
     grads = torch.autograd.grad(loss, [W, ...])   loss.backward()
@@ -8,9 +8,9 @@
     ema.lerp_(W)                                  reads W after its update
     return loss, kept
 
-A gradient that only goes into `.grad` is folded in the graph. In mode "release" the graph updates
-the parameter too, at `backward()`, as eager does, and whoever uses it below finds the new values.
-Every other update follows the graph, where nothing in the graph may depend on it.
+A gradient that only goes into `.grad` is folded in the graph. In mode "release" the graph also
+updates the parameter at `backward()`, as eager does, and later ops read the new values. Every other
+update happens after the graph has run, so no op of the graph may depend on it.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ Names = Mapping[fx.Node, str]  # of inputs that are trained parameters of the op
 
 
 def place_updates(gm: fx.GraphModule, optimizer: FoldingOptimizer) -> dict[int, int]:
-    """Has the graph return the gradients to fold, and update their parameters at `backward()`.
+    """Changes the graph: it returns the gradients to fold, and updates parameters at `backward()`.
 
     Returns:
-        For each of these parameters, by input, the output that its gradient is.
+        By input of each of these parameters, the output that is its gradient.
 
     Raises:
         WholeStepError: something in the step would see other values than in eager.
@@ -76,7 +76,11 @@ def _parameters(gm: fx.GraphModule, optimizer: FoldingOptimizer) -> dict[fx.Node
 
 
 def _refuse_hidden_changes(gm: fx.GraphModule, optimizer: FoldingOptimizer) -> None:
-    """What Python changes, it changes after the graph. What a fold changes, no graph can tell."""
+    """Raises WholeStepError for changes that the graph does not contain.
+
+    Changes of Python objects happen after the graph has run. And no graph contains what a fold
+    changes, so the step must not read it.
+    """
     if any(map(is_changed, (optimizer.param_groups, *optimizer.param_groups))):
         raise WholeStepError("the step changes the optimizer's groups (a learning rate)")
     groups = [v for group in optimizer.param_groups for v in group.values()]
@@ -88,14 +92,14 @@ def _refuse_hidden_changes(gm: fx.GraphModule, optimizer: FoldingOptimizer) -> N
         raise WholeStepError("the step looks at what the optimizer's folds change")
     for node in gm.graph.nodes:
         if node.op == "get_attr" and any(t.requires_grad for t in _flat(_fake(node))):
-            # dynamo's backward passes over what it found in an optimizer's groups
+            # dynamo's backward gives no gradient to parameters from an optimizer's groups
             raise WholeStepError(f"the step looks at an optimizer's groups ({node.target})")
         if node.target in (torch.Tensor.set_, "set_"):
             raise WholeStepError("the step gives a tensor other memory (an assignment to .data)")
 
 
 def _gradients(graph: fx.Graph, names: Names) -> dict[fx.Node, fx.Node]:
-    """The gradient of each parameter that has one."""
+    """Returns the gradient of each parameter that has one."""
     found: dict[fx.Node, fx.Node] = {}
     for whole in graph.find_nodes(op="call_function", target=torch.autograd.grad):
         wanted = whole.args[1] if len(whole.args) > 1 else whole.kwargs["inputs"]
@@ -114,24 +118,24 @@ def _gradients(graph: fx.Graph, names: Names) -> dict[fx.Node, fx.Node]:
 def _refuse_early_step(
     graph: fx.Graph, marks: Iterable[fx.Node], gradients: Collection[fx.Node]
 ) -> None:
-    """What follows the graph would come after the backward, and not before it."""
+    """Raises WholeStepError if a backward follows `step()`: updates happen after the graph."""
     place = {node: i for i, node in enumerate(graph.nodes)}
     if any(place[m] < place[g] for m in marks for g in gradients):
         raise WholeStepError("a backward follows optimizer.step()")
 
 
 def _used_after(mark: fx.Node) -> Iterator[int]:
-    """The storages that ops after a node read or write, through a view or not."""
+    """Yields the storages that ops after a node read or write, through a view or not."""
     node = mark.next
     while node.op != "output":
-        if node.target is not torch.autograd.grad:  # names what it wants the gradients of
+        if node.target is not torch.autograd.grad:  # its arguments are not read, only named
             for source in node.all_input_nodes:
                 yield from map(storage_key, _flat(_fake(source)))
         node = node.next
 
 
 def _only_write(gradient: fx.Node) -> fx.Node | None:
-    """The copy_ that fills a `.grad`, if that is all that becomes of a gradient."""
+    """Returns the copy_ that fills a `.grad`, None if the gradient has other users."""
     (write, *others) = gradient.users or (None,)
     if write is None or others or write.target != "copy_" or write.args[1:] != (gradient,):
         return None
@@ -142,19 +146,19 @@ def _only_write(gradient: fx.Node) -> fx.Node | None:
 
 
 def _is_kept(gradient: fx.Node) -> bool:
-    """Whether the step ends with the gradient in a `.grad`."""
+    """Returns whether the gradient is in a `.grad` at the end of the step."""
     writes = [u for u in gradient.users if u.target == "copy_" and u.args[1] is gradient]
     places = [gradient, *(w.args[0] for w in writes)]
     return any(u.op == "output" for p in places if isinstance(p, fx.Node) for u in p.users)
 
 
 def _return_itself(graph: fx.Graph, gradient: fx.Node, write: fx.Node) -> int:
-    """Returns the gradient instead of its copy, which nobody needs. Returns which output it is."""
+    """Makes the graph return the gradient instead of its copy. Returns the output's position."""
     kept: Any = write.args[0]
     output = graph.output_node()
     returned: list[Any] = list(output.args[0])  # type: ignore[arg-type]
     if kept not in returned:
-        returned.append(kept)  # dynamo takes no notice of one more
+        returned.append(kept)  # dynamo ignores a further output
     output.args = (tuple(gradient if r is kept else r for r in returned),)
     k = returned.index(kept)
     graph.erase_node(write)

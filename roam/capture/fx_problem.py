@@ -39,11 +39,13 @@ from roam.passes.geometry import storage_key, tensor_inputs, tensors, value
 
 @dataclass
 class Captured:
-    """A Problem, and where its parts came from.
+    """A Problem, and how it relates to the graphs it was read from.
 
-    nodes: the fx node of every op, None for the one that stands for the tangents. results: for
-    every op its buffers, in the order of the node's results. buffer_of: the buffer of every
-    storage (by its key). numbers: what the symbols in sizes stand for.
+    Attributes:
+        nodes: the fx node of every op, None for the op that creates the tangents.
+        results: for every op its buffers, in the order of the node's results.
+        buffer_of: by storage key, the buffer.
+        numbers: turns symbolic sizes into numbers.
     """
 
     problem: Problem
@@ -78,7 +80,7 @@ def capture(
     stands_for: torch.device | None = None,
     costs: Mapping[fx.Node, float] | None = None,
 ) -> Captured:
-    """The Problem of a forward graph and, in training, of its backward.
+    """Returns the Problem of a forward graph and, in training, of its backward.
 
     outputs: how many of the forward's outputs are the user's; the rest is saved. parameters: the
     names of the placeholders that are parameters. measured: scratch bytes of ops, where they
@@ -162,10 +164,10 @@ class _Reader:
                 raise UnplannableError(f"{node.name}: a {node.op} node")
 
     def add_tangents(self, graph: fx.Graph, phase: int) -> None:
-        """The gradients of the outputs, which autograd makes before the backward begins.
+        """Adds the tangents: gradients of the outputs, which autograd makes before the backward.
 
-        It fills in zeros for an output that nobody differentiated. They count, as what one first
-        op creates. They go as soon as they are used, unless somebody else holds them.
+        They are the results of one first op. They include zeros for outputs without a gradient.
+        They are freed after their last use, unless something else keeps them alive.
         """
         known = len(self.build.buffers)
         for i, node in enumerate(graph.find_nodes(op="placeholder")):
@@ -262,7 +264,7 @@ class _Reader:
         return tuple((results[0], b) for b in dict.fromkeys(over) if results[0] in creates)
 
     def keep(self, returned: Sequence[Any], kind: Kind, home: Home | None = None) -> None:
-        """Notes what becomes of a graph's results. home: EXTERNAL if they are the user's then."""
+        """Sets the kind of a graph's results. home: EXTERNAL if the user gets them."""
         for b in self.returned_buffers(returned):
             self.build.keep(b, kind, home)
 

@@ -1,4 +1,4 @@
-"""What the graphs of a step return: gradients, and tensors that only the backward needs."""
+"""Finds gradients, and tensors that only the backward needs, in the results of a step's graphs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from roam.passes.gradient_release import Release
 
 
 def own_saved(forward: fx.Graph, outputs: int | None) -> int | None:
-    """Returns the last output that is a saved tensor and shares no memory with one of the user's.
+    """Returns the last output that is a saved tensor and shares no memory with a user's output.
 
     Args:
         outputs: how many of the forward's outputs are the user's.
@@ -30,7 +30,7 @@ def own_saved(forward: fx.Graph, outputs: int | None) -> int | None:
 
 
 def gradients_of(backward: fx.Graph) -> dict[int, int]:
-    """Returns, by input, which output of a backward is the input's gradient.
+    """Returns, by input, the position of its gradient among the outputs of a backward.
 
     A backward returns one gradient, or None, for each input of its forward, in their order.
     """
@@ -39,7 +39,7 @@ def gradients_of(backward: fx.Graph) -> dict[int, int]:
 
 
 def gradient_values(backward: fx.Graph, gradients: Mapping[int, int]) -> dict[int, Any]:
-    """Returns the fake value of each gradient, by the input that it is the gradient of."""
+    """Returns the fake value of each gradient, by its input."""
     returned: Any = backward.output_node().args[0]
     return {i: value(returned[output]) for i, output in gradients.items()}
 
@@ -51,6 +51,6 @@ def releases(
 
     Args:
         given: the fake values of the forward's inputs.
-        gradients: which output is the gradient of an input.
+        gradients: by input, the position of its gradient among the outputs.
     """
     return tuple(Release(i, gradients[i], given[i], *needs) for i, needs in folds)

@@ -1,4 +1,4 @@
-"""What dynamo captures of a program that calls `backward()` itself, and what it does outside."""
+"""Makes dynamo capture a program with its `backward()`, and tells what it reads and changes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def can_trace_backward() -> bool:
 
 
 def is_read(thing: object) -> bool:
-    """Whether the program that dynamo is capturing has looked at a list, dict or object."""
+    """Returns whether the program that dynamo is capturing has read a list, dict or object."""
     return thing in InstructionTranslator.current_tx().output.side_effects
 
 
 def is_changed(thing: object) -> bool:
-    """Whether the program that dynamo is capturing changes a list, dict or object.
+    """Returns whether the program that dynamo is capturing changes a list, dict or object.
 
-    That happens after the graph has run, wherever in the program it stands.
+    Wherever the change stands in the program, it happens after the graph has run.
     """
     effects = InstructionTranslator.current_tx().output.side_effects
     return thing in effects and effects.is_modified(effects[thing])
@@ -33,11 +33,11 @@ def is_changed(thing: object) -> bool:
 
 @contextmanager
 def one_graph() -> Iterator[None]:
-    """Within, dynamo captures `backward()` and `torch.autograd.grad` instead of breaking there.
+    """A context in which dynamo captures `backward()` and `torch.autograd.grad` without a break.
 
-    Dynamo (torch 2.13) has one None for all that it captures, and where a `.grad` is read that was
-    set to None, notes there where that came from. A later graph that hands a None over at a break
-    would look for it at that place: so the note is taken away again.
+    Dynamo (torch 2.13) shares one variable for None among all captures, and stores in it where a
+    `.grad` that is None was read. A later graph that passes a None over a graph break would look it
+    up there, so the stored place is removed at the end.
     """
     with torch._dynamo.config.patch(trace_autograd_ops=True):
         try:

@@ -146,7 +146,7 @@ class ProblemBuilder:
 
 
 def _unique(name: str, taken: set[str]) -> str:
-    """Returns a name of its own for what the backward computes again."""
+    """Returns a name that is not taken, for an op or buffer that the backward computes again."""
     while name in taken:
         name += "'"
     taken.add(name)

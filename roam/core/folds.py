@@ -1,4 +1,4 @@
-"""What a plan has to know of the folds of gradients into an optimizer's state."""
+"""Describes folds of gradients into an optimizer's state, as far as a plan has to know them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 
 class FoldNeeds(NamedTuple):
-    """What a plan depends on of the optimizer that folds a parameter's gradient, and no more.
+    """All that a memory plan has to know of folding one parameter's gradient.
 
-    state: name and bytes of each tensor of the state that the fold changes. scratch: bytes that the
-    fold allocates for itself. writes_parameter: whether it changes the parameter too.
+    Attributes:
+        state: name and bytes of each state tensor that the fold changes.
+        scratch: bytes that the fold allocates for itself.
+        writes_parameter: whether the fold changes the parameter too.
     """
 
     state: tuple[tuple[str, int], ...]

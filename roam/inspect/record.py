@@ -1,4 +1,4 @@
-"""What became of one captured graph."""
+"""The record of one captured graph: its plan, or why it has none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from roam.core.problem import Problem
 
 @dataclass(frozen=True)
 class GraphRecord:
-    """One captured graph. Planned: problem and plan. Unplanned: the reason, naming the op.
+    """One captured graph: with a problem and its plan, or with the reason why there is none.
 
     lowering: whose kernels the ops are, as the option of that name says. estimated: the ops whose
     scratch space was measured at smaller sizes, since theirs take more than planning may.

@@ -6,6 +6,5 @@
 
 The step driver (`roam.step.driver`) runs either through the protocol in `protocol`. `table` finds
 the lowering that the options ask for. A further lowering is a package with a module `entry` that
-has a `LOWERING`, and a row of `roam.options.LOWERINGS`. `trace` tells logs and
-torch's traces of a plan.
+has a `LOWERING`, and a row of `roam.options.LOWERINGS`. `trace` logs plans, also to torch's traces.
 """

@@ -31,14 +31,14 @@ Boxed = Callable[[list[Any]], Sequence[Any]]  # takes its inputs in a list, and 
 
 
 class Reports(Protocol):
-    """Takes note of what becomes of a graph."""
+    """Records whether a graph was planned."""
 
     def planned(self, graph: GraphRecord, instead_of: GraphRecord | None = None) -> None:
-        """Notes a plan. instead_of: the record of a plan that no step will run again."""
+        """Records a plan. instead_of: an older record, whose plan no step will run again."""
         ...
 
     def unplanned(self, graph: GraphRecord, error: Exception, text: str) -> None:
-        """Notes, and warns, that a graph runs without a plan; offline it raises OfflineError."""
+        """Records and warns that a graph runs without a plan. Offline it raises OfflineError."""
         ...
 
 

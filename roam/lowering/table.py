@@ -1,4 +1,4 @@
-"""Which lowering a captured graph gets."""
+"""Chooses the lowering of a captured graph."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def lowering(name: str) -> Lowering:
 
 
 def candidates(options: Options, devices: Collection[torch.device]) -> Iterator[Lowering]:
-    """Yields the lowerings to try, in turn: from the one asked for, or from the first.
+    """Yields the lowerings to try, starting with the one that the user asked for, or the first.
 
-    One that does not work on these devices is left out, with a line in the log. One that cannot
-    compile a graph leaves it to the next.
+    Leaves out lowerings that do not work on these devices, with a line in the log. If a lowering
+    cannot compile the graph, the caller tries the next one.
     """
     names = list(LOWERINGS)
     first = 0 if options.lowering is None else names.index(options.lowering)

@@ -1,7 +1,7 @@
-"""What is said about a plan: a line in the log `roam`, and an artifact in TORCH_TRACE's files.
+"""Logs a plan: a line in the logger `roam`, and an artifact in TORCH_TRACE's files.
 
-`TORCH_LOGS=roam` shows the log like those of torch (`+roam` with debug messages); to the logging
-module it is a logger like any other. tlparse shows the artifact beside the compiled graph.
+`TORCH_LOGS=roam` shows the log like those of torch (`+roam` with debug messages). To the logging
+module it is an ordinary logger. tlparse shows the artifact beside the compiled graph.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ARTIFACT = "roam_plan"
 
 
 def tell(graph: GraphRecord, compile_id: CompileId | None) -> None:
-    """Says what was planned, to whoever listens. compile_id: of the graph, as dynamo counts."""
+    """Logs what was planned, and adds the artifact. compile_id: dynamo's number of the graph."""
     log.info("%s", graph)
     step = StepPlan((graph,))
     log.debug("%s", step)
@@ -27,6 +27,6 @@ def tell(graph: GraphRecord, compile_id: CompileId | None) -> None:
         "artifact",
         metadata_fn=lambda: {"name": ARTIFACT, "encoding": "json"},
         payload_fn=lambda: step.to_json().decode(),
-        expect_trace_id=False,  # planned when the graph first runs: dynamo has long finished
+        expect_trace_id=False,  # planned when the graph first runs, when dynamo has finished
         compile_id=compile_id,
     )

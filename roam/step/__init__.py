@@ -1,7 +1,8 @@
-"""The step: forward and backward of one captured graph, when they run, and what is folded.
+"""The step: runs forward and backward of a captured graph, and decides which gradients are folded.
 
-Read `driver` first. A forward that runs is remembered (`pending_forwards`) and says which gradients
-its backward may fold (`foldable_gradients`, `graph_optimizers`, `parameter_hooks`); the backward
-asks the autograd engine what it is about to do (`running_backward`). `offline` drives a step that
-is planned and does not run; `reports` notes what becomes of graphs.
+Read `driver` first. Each forward that runs leaves a ticket with the gradients that its backward may
+fold (`foldable_gradients`, `graph_optimizers`, `parameter_hooks`, `pending_forwards`). The backward
+inspects the autograd engine's graph to find out whether it may (`running_backward`). `offline`
+drives a step that is planned and does not run. `reports` records plans, logs and warns. The
+backend, `roam.plan` and `compile_step` use the driver.
 """

@@ -24,7 +24,7 @@ log = logging.getLogger("roam")
 
 @dataclass
 class Step:
-    """A captured graph that trains: its optimizers are found out each time it runs."""
+    """A captured graph that trains. It looks up its optimizers each time it runs."""
 
     name: str
     kernels: Kernels
@@ -48,7 +48,7 @@ class Step:
         return Tickets.of(used, args, findable=self.kernels.own_saved is not None)
 
     def backward(self, args: list[Any]) -> Sequence[Any]:
-        """Runs the plan that ran the forward, if nothing speaks against it."""
+        """Runs the backward by its forward's plan, or without a plan if it may not run so."""
         tickets = Tickets.found_on(args) if self.kernels.may_fold else None
         objection = None if tickets is None else tickets.objection()
         planned = self.kernels.found(args) if tickets is None else tickets.planned

@@ -1,4 +1,4 @@
-"""Which gradients a backward may fold, and into whose state.
+"""Decides which gradients a backward may fold, and into which optimizer's state.
 
 A graph is planned once, but may run with other parameters each time (one block compiled for all
 layers), twice before its backward (a siamese net), or share a parameter with a second graph (a
@@ -6,7 +6,7 @@ graph break). So every forward that runs leaves a ticket, which binds the plan's
 parameters it ran with; its backward finds the ticket on a saved tensor.
 
 If it may not fold, the backward returns its gradients, autograd adds them up, and the optimizer's
-hooks fold the sums: the way every gradient goes that is not folded in a graph.
+hooks fold the sums, as they do for every gradient that no graph folds.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ from roam.step.running_backward import NO_TASK, current_task, retained
 
 GONE = "a parameter has changed its optimizer, or lost it, since the forward"
 
-KNOWN_SETS = 64  # of parameters, to a graph: more than most models have blocks of one kind
+KNOWN_SETS = 64  # sets of parameters a graph: more than most models have blocks of one kind
 
 
 class Uses:
     """Remembers `Used.of` for each set of parameters that one graph has run with.
 
-    One graph may serve all blocks of a model, or model after model. What is remembered holds for
-    one epoch, and as long as the same parameters are trained, which not every dynamo guards.
+    One graph may run for all blocks of a model, or for one model after another. An entry is valid
+    for one epoch (`optim.hooks.epoch`), and as long as the same parameters require gradients, which
+    not every version of dynamo guards.
     """
 
     def __init__(self) -> None:
-        self._parameters: tuple[int, ...] | None = None  # which of the inputs are
+        self._parameters: tuple[int, ...] | None = None  # positions among the inputs
         self._known: tuple[object, dict[object, tuple[Used, ...]]] = None, {}  # in one epoch
 
     def of(self, args: Sequence[Any], gradients: Mapping[int, Any]) -> tuple[Used, ...]:
@@ -61,11 +62,15 @@ class Uses:
 
 @dataclass(eq=False)
 class Ticket:
-    """One forward that ran, with one optimizer's parameters.
+    """Binds a forward that ran to the parameters of one optimizer.
 
-    folded: those whose gradients its backward folds, by input. ids: theirs. findable: the ticket
-    lies where the backward looks. mini_batch: the optimizer's count. task: the backward that the
-    forward ran in, as a checkpoint's second does. done: its own backward has run.
+    Attributes:
+        folded: by input, the parameters whose gradients its backward folds.
+        ids: of these parameters.
+        findable: whether the backward can find the ticket on a saved tensor.
+        mini_batch: the optimizer's count of mini-batches when the forward ran.
+        task: the backward in which the forward ran, as the second forward of a checkpoint does.
+        done: whether the forward's own backward has run.
     """
 
     used: Used
@@ -88,7 +93,7 @@ class Ticket:
         claims = Claims.of(optimizer)
         free, ids = {i: args[i] for i in used.ids}, used.all_ids
         whole = used.twice | claims.shared
-        # the same every time, but for what is rare: asked for all of them at once
+        # exceptions are rare, so all parameters are checked at once
         if not whole.isdisjoint(ids) or claims.any_left_whole(free.values()):
             free = {
                 i: p for i, p in free.items() if id(p) not in whole and not claims.left_whole(p)
@@ -103,7 +108,7 @@ class Ticket:
         return tuple(fold for fold in self.used.folds if fold[0] in self.folded)
 
     def objection(self) -> str | None:
-        """Why the backward that runs now may not fold; None where its gradients are complete."""
+        """Returns why the running backward may not fold, None if its gradients are complete."""
         optimizer = self.used.optimizer()
         if optimizer is None:
             return GONE
@@ -113,7 +118,7 @@ class Ticket:
         return objection
 
     def absorb(self, gradients: Sequence[tuple[int, Tensor]]) -> None:
-        """gradients: with the input that each is the gradient of."""
+        """Folds gradients, each given with the index of its input."""
         optimizer = self.used.optimizer()
         assert optimizer is not None, "the backward has asked for objections"
         optimizer.absorb_all([(self.folded[i], gradient) for i, gradient in gradients])
@@ -121,29 +126,29 @@ class Ticket:
 
 @dataclass(eq=False)
 class Tickets:
-    """One forward that ran: its tickets, one for each optimizer, and its plan (the kernels')."""
+    """The tickets of one forward that ran, one for each optimizer, and the plan that it ran by."""
 
     tickets: tuple[Ticket, ...]
     planned: Any = None
 
     @staticmethod
     def of(found: Sequence[Used], args: Sequence[Any], *, findable: bool) -> Tickets | None:
-        """For a forward that uses optimizers' parameters, and has a backward."""
+        """Makes the tickets of a forward that has a backward. None without folding optimizers."""
         if not found:
             return None
         return Tickets(tuple(Ticket.of(used, args, findable=findable) for used in found))
 
     @property
     def folds(self) -> Folds:
-        """What its backward folds, if nothing is objected."""
+        """The folds of its backward, if there is no objection."""
         if len(self.tickets) == 1:
             return self.tickets[0].folds
         return tuple(sorted(fold for ticket in self.tickets for fold in ticket.folds))
 
     def leave_on(self, results: Sequence[Any], own_saved: int | None) -> None:
-        """Marks a result that the backward will find: one that is its own, if there is one.
+        """Puts the tickets on a saved tensor, if possible on one that the user does not get.
 
-        The tickets live as long as the tensor's memory: a dropped graph drops them.
+        They live as long as the tensor's memory, so dropping the autograd graph drops them.
         """
         if own_saved is None:
             tensor = next(r for r in results if isinstance(r, Tensor))
@@ -156,8 +161,11 @@ class Tickets:
 
     @staticmethod
     def found_on(args: Sequence[Any]) -> Tickets | None:
-        """Takes them off the tensor: a gradient that is written there must not carry them."""
-        for tensor in reversed(args):  # the user's come first
+        """Returns the tickets on one of these tensors, and removes them from it.
+
+        Otherwise a gradient that is written to the tensor's memory would carry them.
+        """
+        for tensor in reversed(args):  # the user's tensors come first
             storage = tensor.untyped_storage() if isinstance(tensor, Tensor) else None
             mark = getattr(storage, "roam_tickets", None)
             if storage is not None and isinstance(mark, Tickets) and mark.tickets[0].findable:
@@ -167,12 +175,12 @@ class Tickets:
         return None
 
     def objection(self) -> str | None:
-        """Why the backward that runs now may not fold; None where it may."""
-        found = [ticket.objection() for ticket in self.tickets]  # each notes its backward
+        """Returns why the running backward may not fold, None if it may."""
+        found = [ticket.objection() for ticket in self.tickets]  # all, as each records the backward
         return next((reason for reason in found if reason is not None), None)
 
     def absorb(self, gradients: Sequence[tuple[int, Tensor]]) -> None:
-        """gradients: with the input that each is the gradient of."""
+        """Folds gradients, each given with the index of its input."""
         if len(self.tickets) == 1:
             self.tickets[0].absorb(gradients)
             return

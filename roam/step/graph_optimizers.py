@@ -1,8 +1,8 @@
-"""The optimizers of a graph's parameters, looked up when it runs.
+"""Looks up the optimizers of a graph's parameters, each time the graph runs.
 
 A graph is compiled once, and may run with the parameters of another model, or of another optimizer,
-each time. So neither the backend's options nor a plan say whose state a gradient is folded into: a
-plan depends on what the folds take, and on nothing else of the optimizers.
+each time. So neither the backend's options nor a plan name the optimizer that folds a gradient: a
+plan depends only on the bytes that the folds need.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ from roam.optim.hooks import epoch, owner_of, owners
 
 @dataclass(frozen=True)
 class Used:
-    """One optimizer's parameters among the inputs of a graph that it has gradients of.
+    """The graph inputs that are parameters of one optimizer and receive a gradient.
 
-    It keeps neither them nor the optimizer alive, and holds for one epoch. ids: of the parameters,
-    by input. twice: those that are several inputs at once. read: the ids of all parameters among
-    the inputs. folds: what folding their gradients takes.
+    Keeps neither parameters nor optimizer alive. Valid for one epoch (`optim.hooks.epoch`).
+
+    Attributes:
+        ids: by input, the id of the parameter.
+        twice: ids of parameters that are several inputs at once.
+        read: ids of all parameters among the inputs.
+        folds: what folding their gradients needs.
     """
 
     epoch: object
@@ -39,8 +43,8 @@ class Used:
 
     @staticmethod
     def of(args: Sequence[Any], gradients: Mapping[int, Any]) -> tuple[Used, ...]:
-        """Returns one for each optimizer. gradients: the backward's, fake, by input."""
-        for owner in owners():  # one may have parameters by an edit of its groups
+        """Returns one for each optimizer. gradients: by input, its fake gradient in a backward."""
+        for owner in owners():  # the user may have added parameters to its groups
             owner.look_at_groups()
         now = epoch()
         found: dict[FoldingOptimizer, dict[int, Parameter]] = {}

@@ -1,4 +1,4 @@
-"""Whether what a step returns is a loss: eager's `backward()` would raise where it is none."""
+"""Checks that a step returns a loss on which eager's `backward()` would not raise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from roam.core.errors import OfflineError
 
 
 def check_loss(output: Any, what: str) -> None:
-    """Raises OfflineError where `backward()` would raise: no loss, no scalar, or nothing to train.
+    """Raises OfflineError if `backward()` would raise: no loss, no scalar, or nothing to train.
 
     A model may return its loss beside other things, in a tuple or a mapping.
     """
@@ -35,7 +35,7 @@ def check_loss(output: Any, what: str) -> None:
 
 
 def _scalars_in(output: Any) -> list[Tensor]:
-    """The tensors of one element in nested tuples, lists and mappings."""
+    """Returns the tensors of one element in nested tuples, lists and mappings."""
     if isinstance(output, Tensor):
         return [output] if output.numel() == 1 else []
     if isinstance(output, Mapping):

@@ -27,11 +27,11 @@ from roam.options import Options
 from roam.step.graph_optimizers import Used
 from roam.step.pending_forwards import left_whole
 
-Original = Mapping[Tensor, Parameter]  # by their copies without data
+Original = Mapping[Tensor, Parameter]  # copy without data -> the user's parameter
 
 
 class _OfflineError(ShortenTraceback, OfflineError):
-    """An OfflineError that dynamo hands to the user as it is."""
+    """An OfflineError that dynamo passes to the user unwrapped."""
 
 
 @dataclass
@@ -56,7 +56,7 @@ class OfflineStep:
     """A captured graph whose inputs are copies of the user's model, without data.
 
     Attributes:
-        plan: plans the graph, or whatever else is to be done with it instead of running it.
+        plan: called instead of running the graph: plans it, or captures its Problem.
     """
 
     kernels: OfflineKernels
@@ -70,7 +70,7 @@ class OfflineStep:
         return self.kernels.plain_forward(args)
 
     def folds(self, args: Sequence[Any]) -> Folds:
-        """Returns what the step would fold whose parameters the copies stand for."""
+        """Returns the folds of the step with the user's parameters in place of the copies."""
         kernels = self.kernels
         if not kernels.may_fold or not kernels.trains or kernels.own_saved is None:
             return ()
@@ -92,7 +92,7 @@ def plan_graph(
     costs: OpCosts | None,
     records: list[GraphRecord],
 ) -> Callable[..., Any]:
-    """Compiles a graph of dynamo's into one that adds its plan to the records when it runs.
+    """Compiles a graph that dynamo captured into one that adds its plan to the records when run.
 
     Args:
         original: the parameters that the inputs are copies of.
@@ -120,7 +120,7 @@ def capture_graph(
     stands_for: torch.device | None,
     found: list[Problem],
 ) -> Callable[..., Any]:
-    """Compiles a graph into one that adds its Problem when it runs: as `plan_graph`, unplanned."""
+    """Compiles a graph into one that adds its Problem, unplanned, when run: see `plan_graph`."""
     graph = DynamoGraph.of(gm, example_inputs)
     kernels = AtenKernels(graph, options, OfflineReports(), stands_for)
 

@@ -1,6 +1,6 @@
-"""Hooks of the user's on a parameter's gradient: who has one is not folded in a graph.
+"""Finds the user's hooks on a parameter's gradient: no graph folds the gradient then.
 
-In the order in which autograd runs them, with the optimizer's own among them:
+All hooks in the order in which autograd runs them, with the optimizer's own:
 
     Tensor.register_hook ── prehooks of AccumulateGrad ── .grad ──┐
       ┌───────────────────────────────────────────────────────────┘
@@ -24,9 +24,9 @@ from roam.optim.hooks import is_ours
 
 @dataclass(frozen=True)
 class Leaf:
-    """The AccumulateGrad node of a parameter: every graph to come ends in it, while it is kept.
+    """The AccumulateGrad node of a parameter. While it is kept alive, every graph ends in it.
 
-    prehooks, hooks: those on the node, which torch adds to and removes from.
+    prehooks, hooks: torch's own dicts of the node's hooks, so they are always current.
     """
 
     node: Node
@@ -36,7 +36,7 @@ class Leaf:
     @staticmethod
     def of(parameter: Tensor) -> Leaf:
         node = get_gradient_edge(parameter).node
-        # a node does not show its hooks: the handle of another one does
+        # a node does not show its hooks, but the handle of a further hook refers to their dict
         before, after = node.register_prehook(_nothing), node.register_hook(_nothing)
         prehooks, hooks = before.hooks_dict_ref(), after.hooks_dict_ref()
         before.remove()
@@ -47,7 +47,7 @@ class Leaf:
 
 
 def hooked(parameter: Tensor) -> bool:
-    """Whether a hook on the tensor may see or change the gradient before the optimizer does."""
+    """Returns whether a hook on the tensor may see or change the gradient before the optimizer."""
     if parameter._backward_hooks:
         return True
     hooks = parameter._post_accumulate_grad_hooks

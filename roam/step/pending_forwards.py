@@ -1,9 +1,9 @@
-"""The forwards of one optimizer that are pending, and which gradients are complete.
+"""Tracks the pending forwards of an optimizer's parameters, and which gradients are complete.
 
-A gradient is complete in a graph if the graph's is the only edge into the parameter, of all that
-the running backward has, and if no forward that is still pending needs the parameter as it is. It
-is complete in a hook of the optimizer's, where autograd has added them up, unless another run of a
-checkpoint or another backward is to come: then it stays in `.grad`, and grows there.
+A gradient in a graph is complete if the running backward has no other edge into the parameter, and
+no pending forward still needs the parameter's present value. In a hook of the optimizer, autograd
+has summed all edges. The sum is complete unless another run of a checkpoint or another backward
+will add to it: then it stays in `.grad`.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ ELSEWHERE = "a gradient is not the optimizer's: autograd.grad wants it, or .grad
 class Claims:
     """The pending forwards of one optimizer's parameters.
 
-    shared: parameters (ids; the optimizer keeps them) whose gradient was a sum of several once. No
-    graph folds their gradients again.
+    shared: ids of parameters, which the optimizer keeps alive, whose gradient was once a sum of
+        several. No graph folds their gradients again.
     """
 
     def __init__(self, optimizer: FoldingOptimizer) -> None:
@@ -56,17 +56,17 @@ class Claims:
         self._lock = threading.Lock()
         self._task = NO_TASK
         self._edges: Edges | None = None  # of that task
-        self._noted: set[int] = set()  # parameters (ids) that a graph has gradients of
-        self._leaves: dict[int, Leaf] = {}  # by their ids
+        self._noted: set[int] = set()  # ids of parameters that some graph has gradients of
+        self._leaves: dict[int, Leaf] = {}  # by the parameter's id
         self._ever_folded: set[int] = set()
         self._mini_batch = 0
-        self._reruns: Counter[int] = Counter()  # by checkpoints, in the backward to come
-        self._open: set[int] = set()  # nobody knows whether more of their gradients comes
+        self._reruns: Counter[int] = Counter()  # ids -> reruns by checkpoints in the next backward
+        self._open: set[int] = set()  # ids of parameters that may get more gradients
 
     @staticmethod
     def of(optimizer: FoldingOptimizer) -> Claims:
         found = _claims.get(optimizer)
-        if found is not None:  # in every forward: no lock, no Claims made in vain
+        if found is not None:  # runs in every forward, so without the lock
             return found
         with _lock:
             claims = _claims.setdefault(optimizer, Claims(optimizer))
@@ -78,7 +78,7 @@ class Claims:
             self._tickets.add(ticket)
 
     def note(self, optimizer: FoldingOptimizer, parameters: Collection[Parameter]) -> None:
-        """A graph uses these parameters of the optimizer's, and has gradients of them."""
+        """Records that a graph has gradients of these parameters of the optimizer."""
         optimizer.hook_up()
         held = {id(p) for _, p in optimizer.named()}
         with self._lock:
@@ -87,23 +87,23 @@ class Claims:
             self._leaves = {i: leaf for i, leaf in self._leaves.items() if i in held}
             for parameter in (p for p in parameters if id(p) not in self._noted):
                 self._noted.add(id(parameter))
-                optimizer.state_of(parameter)  # made now, so that no backward makes it
+                optimizer.state_of(parameter)  # allocates it now, not in the backward
 
     def note_folded(self, optimizer: FoldingOptimizer, parameters: Collection[Parameter]) -> None:
-        """A step that was captured as one graph folds the gradients of these parameters."""
+        """Records that a step captured as one graph folds the gradients of these parameters."""
         new = [p for p in parameters if id(p) not in self._ever_folded]
         if new:
             self.note(optimizer, new)
             self._ever_folded.update(map(id, new))
 
     def note_first_pass(self, optimizer: FoldingOptimizer, ids: Collection[int]) -> None:
-        """A checkpoint runs a graph without gradients, and will again with them."""
+        """Records that a checkpoint runs a graph without gradients, and will rerun it with them."""
         with self._lock:
             self._renew(optimizer)
             self._reruns.update(ids)
 
     def any_left_whole(self, parameters: Collection[Parameter]) -> bool:
-        """Whether one of them is left whole. Quick: every forward and backward asks it."""
+        """Returns whether one of them is left whole. Quick: every forward and backward calls it."""
         optimizer, leaves = self._optimizer(), self._leaves
         if optimizer is not None and optimizer.leaves_unfolded:
             return any(map(self.left_whole, parameters))
@@ -113,25 +113,26 @@ class Claims:
                 or leaf.prehooks
                 or leaf.hooks
                 or p._backward_hooks
-                or len(p._post_accumulate_grad_hooks or ()) > 1  # one of them is the optimizer's
+                or len(p._post_accumulate_grad_hooks or ()) > 1  # one is the optimizer's own
             )
             and self.left_whole(p)
             for p in parameters
         )
 
     def left_whole(self, parameter: Tensor) -> bool:
-        """Whether a hook gets the gradient first, or the user wants it folded in no graph."""
+        """Returns whether no graph may fold the gradient: a hook gets it first, or the group's
+        `"unfolded"` is set."""
         optimizer = self._optimizer()
         unfolded = optimizer is not None and optimizer.unfolded(parameter)
         return unfolded or self.hooked(parameter)
 
     def hooked(self, parameter: Tensor) -> bool:
-        """Whether a hook of the user's may see or change the gradient before the optimizer does."""
+        """Returns whether a user's hook may see or change the gradient before the optimizer."""
         leaf = self._leaf(parameter)
         return hooked(parameter) or (leaf is not None and bool(leaf.prehooks or leaf.hooks))
 
     def unfolded(self, optimizer: FoldingOptimizer) -> Iterator[tuple[str, str]]:
-        """The optimizer's parameters whose gradients no graph folds, by name, and why."""
+        """Yields name and reason for each parameter whose gradient no graph folds."""
         for name, p in optimizer.named():
             if not p.requires_grad:
                 yield name, "it is frozen"
@@ -147,10 +148,10 @@ class Claims:
                 yield name, "no backward has run by its plan yet"
 
     def objection(self, ticket: Ticket, optimizer: FoldingOptimizer) -> str | None:
-        """Why the backward that runs now may not fold; None if its gradients are complete.
+        """Returns why the running backward may not fold, None if its gradients are complete.
 
-        A parameter that more than one edge of the running backward ends in is shared from then on.
-        Raises SecondBackwardError, before anything is folded.
+        Marks a parameter as shared if more than one edge of the running backward ends in it. Raises
+        SecondBackwardError, before anything is folded.
         """
         used = ticket.used
         with self._lock:
@@ -185,10 +186,11 @@ class Claims:
             return None
 
     def more_to_come(self, parameter: Tensor) -> bool:
-        """Whether the gradient that a hook finds in `.grad` will grow there before `step()`.
+        """Returns whether the gradient that a hook finds in `.grad` is not complete yet.
 
-        Another run of a checkpoint adds to it, or a backward that retained its graph is not the
-        last. In mode "release" it waits for pending forwards too: they need the parameter as it is.
+        Another run of a checkpoint may add to it, or another backward if this one retains its
+        graph. In mode "release" it also waits for pending forwards, which need the parameter's
+        present value.
         """
         optimizer, i = self._optimizer(), id(parameter)
         if optimizer is None:
@@ -202,13 +204,13 @@ class Claims:
                 return False
             pending = self._pending(optimizer)
             reading = [t for t in pending if i in t.used.read]
-            # whether the backward of one that is not findable has run cannot be told
+            # it is unknown whether the backward of a ticket that is not findable has run
             if retained() or any(t.findable for t in reading) or len(reading) > 1:
                 return True
             return i not in self._noted and _overlap(pending)
 
     def _pending(self, optimizer: FoldingOptimizer) -> list[Ticket]:
-        now = optimizer.mini_batches  # an older one's weights have changed since
+        now = optimizer.mini_batches  # forwards of older mini-batches used other weights
         return [t for t in self._tickets if not t.done and t.mini_batch == now]
 
     def _renew(self, optimizer: FoldingOptimizer) -> None:
@@ -218,18 +220,18 @@ class Claims:
             self._open.clear()
 
     def _count_rerun(self, ids: Collection[int]) -> None:
-        """A checkpoint's function has run again, within the backward."""
+        """Records that a checkpoint's function has run again, within the backward."""
         for i in ids:
             if self._reruns[i] > 0:
                 self._reruns[i] -= 1
-            else:  # the first time was not seen: it is not torch's checkpoint
+            else:  # the first run was not recorded: it is not torch's checkpoint
                 self._open.add(i)
 
     def _is_rerun(self, i: int) -> bool:
         return self._reruns.get(i, 0) > 0 or i in self._open
 
     def _leaf(self, parameter: Tensor) -> Leaf | None:
-        """Where its gradient ends; None if it was frozen before anybody looked."""
+        """Returns the parameter's AccumulateGrad node, None if the parameter was frozen before."""
         i = id(parameter)
         leaf = self._leaves.get(i)
         if leaf is None:
@@ -237,20 +239,19 @@ class Claims:
                 return None
             leaf = Leaf.of(parameter)
         if leaf.prehooks or leaf.hooks:
-            self._leaves.pop(i, None)  # not kept: a node's hooks live as long as it does
+            self._leaves.pop(i, None)  # so that the node, and hooks on it, can be freed
         else:
             self._leaves[i] = leaf
         return leaf
 
     def _expected(self, folded: Collection[Parameter]) -> bool:
-        """Whether the backward that runs now would put each gradient into a `.grad` that is empty.
+        """Returns whether the running backward would put each gradient into an empty `.grad`.
 
-        `autograd.grad` and `backward(inputs=...)` want it elsewhere, or not at all, and must
-        train nothing.
+        `autograd.grad` and `backward(inputs=...)` may not, and then must train nothing.
         """
         if self._all_expected(folded):
             return True
-        # others, if data were given another dtype or device; one that was frozen has none
+        # a parameter has a new node after its .data got another dtype or device; none if frozen
         self._leaves.update({id(p): Leaf.of(p) for p in folded if p.requires_grad})
         return self._all_expected(folded)
 
@@ -266,7 +267,7 @@ class Claims:
 
 
 def _overlap(pending: Sequence[Ticket]) -> bool:
-    """Whether two forwards used the same parameters: they may end in backwards of their own."""
+    """Returns whether two pending forwards used the same parameters, maybe for two backwards."""
     seen: set[int] = set()
     for ticket in pending:
         if not seen.isdisjoint(ticket.used.all_ids):
@@ -276,7 +277,7 @@ def _overlap(pending: Sequence[Ticket]) -> bool:
 
 
 def note_first_pass(args: Sequence[Any]) -> None:
-    """A graph runs without gradients, and if a checkpoint runs it, again in the backward."""
+    """Records that a graph runs without gradients, if a checkpoint will rerun it later."""
     if in_checkpoint():
         found: dict[FoldingOptimizer, set[int]] = {}
         for a in args:
@@ -287,7 +288,7 @@ def note_first_pass(args: Sequence[Any]) -> None:
 
 
 def left_whole(parameter: Tensor) -> bool:
-    """Whether no graph may fold its gradient: a hook gets it first, or its group says so."""
+    """Returns whether no graph may fold its gradient: it is hooked, or its group says so."""
     owner = owner_of(parameter)
     return isinstance(owner, FoldingOptimizer) and Claims.of(owner).left_whole(parameter)
 

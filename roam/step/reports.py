@@ -1,4 +1,4 @@
-"""What becomes of the graphs of a running program: reports, logs and warnings."""
+"""Reports, logs and warnings about the graphs of a running program."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger("roam")
 
 @dataclass
 class RunningReports:
-    """Notes the plans of one captured graph in `roam.report()`.
+    """Adds the plans of one captured graph to `roam.report()`.
 
     Attributes:
         compile_id: dynamo's number of the graph, for torch's structured trace.

@@ -1,7 +1,7 @@
-"""What autograd is about to do: the graphs of the calls of `backward()` that have not returned.
+"""Inspects the autograd graph of the running `backward()`: which edges end in a parameter.
 
-The engine tells a node that runs nothing of the nodes above it. Its Python call does: the frame of
-`_engine_run_backward` holds the tensors that the graph is walked from.
+The engine does not tell a running node about the nodes that are still to run. But the Python frame
+of `_engine_run_backward` holds the tensors at which the backward started:
 
     loss.backward() ── frame: t_outputs = (loss,)
                                   │ next_functions
@@ -32,11 +32,12 @@ Roots = Sequence[torch.Tensor | GradientEdge]
 
 @dataclass(frozen=True)
 class Edges:
-    """Where the edges into parameters (ids) come from, of the backwards that run now.
+    """Ids of parameters, by the edges that end in them in the running backwards.
 
-    summed: more than one edge ends in the parameter, in the call that the asking node runs in.
-    around: an edge ends in it in a call that this one is nested in (a checkpoint with
-    use_reentrant=True calls `backward()` inside of a backward).
+    Attributes:
+        summed: more than one edge ends in the parameter, in the innermost call.
+        around: an edge ends in it in a call around the innermost one (a checkpoint with
+            use_reentrant=True calls `backward()` inside a backward).
     """
 
     summed: frozenset[int]
@@ -49,7 +50,7 @@ def current_task() -> int:
 
 
 def retained() -> bool:
-    """Whether the running backward keeps its graph, so that another one may follow."""
+    """Returns whether the running backward retains its graph, so that another may follow."""
     return torch._C._autograd._get_current_graph_task_keep_graph()
 
 
@@ -69,9 +70,9 @@ def edges() -> Edges | None:
 
 
 def in_checkpoint() -> bool:
-    """Whether a checkpoint with use_reentrant=True runs its function for the first time.
+    """Returns whether a checkpoint with use_reentrant=True runs its function for the first time.
 
-    It will run it again, with gradients, in the backward.
+    It will run the function again, with gradients, in the backward.
     """
     return any(frame.f_code is _CHECKPOINT_CALL for frame in _stack(sys._getframe()))
 
@@ -79,7 +80,8 @@ def in_checkpoint() -> bool:
 def _calls() -> Iterator[list[Roots]]:
     """Yields the roots of a thread's nested calls of the engine, the innermost first.
 
-    A device's thread has none of its own: any other thread's may be the one that it works for.
+    The engine's thread of a device has no such Python frame. It may work for any other thread, so
+    the calls of all threads are yielded then.
     """
     own = _roots(sys._getframe())
     if own:

@@ -1,13 +1,13 @@
-"""The `aten` lowering: a plan becomes two graphs of ATen kernels, and those become Python.
+"""Turns a plan into two graphs of ATen kernels, and those into Python.
 
-Each op of the plan is emitted in the plan's order, in one of three forms:
+Emits each op of the plan in the plan's order, in one of three forms:
 
     placed      t = carve(block, offset, ...);  op.out(..., out=t)
     over        op.out(..., out=dying)
     by itself   t = op(...)                     the operator allocates
 
-The generated code drops every tensor after its last use. So a block is given back when the last
-tensor carved out of it is gone, and whatever lies outside is freed as planned.
+The generated code drops every tensor after its last use. So a block is freed with the last tensor
+carved out of it, and tensors outside of blocks are freed as planned.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from roam.runtime.blocks import Shelf, allocate, carve, is_block, twin
 from roam.runtime.held_tensors import Taken
 
 aten = torch.ops.aten
-# reduced to a number, which they return in memory of the full size unless given some
+# losses that, without `out`, return their one number in a storage of the size of their input
 OVERSIZED = frozenset({aten.mse_loss.default, aten.smooth_l1_loss.default})
 
 
 @dataclass(frozen=True)
 class SavedAt:
-    """Where the backward expects one of its inputs: an address in a block of that many bytes."""
+    """The address of a saved tensor: an offset in a block, and the bytes of the block."""
 
     argument: int
     block: int
@@ -49,11 +49,14 @@ class SavedAt:
 
 @dataclass(frozen=True)
 class Lowered:
-    """A plan that runs. The callables take a list of inputs and empty it.
+    """A plan that can run. Its callables take a list of inputs and empty it.
 
-    saved: the backward's inputs that must lie in the arena as the forward left them. sizes: of
-    all of the backward's inputs. taken: those that it may write over. folds: the last of the two
-    folds gradients, and takes one more input: absorb(index of the parameter, gradient).
+    Attributes:
+        saved: the backward's inputs that must lie in the arena as the forward left them.
+        sizes: of all of the backward's inputs.
+        taken: the backward's inputs that it may overwrite.
+        folds: whether the backward folds gradients. If so, it takes one more input, a function
+            absorb(index of the parameter, gradient).
     """
 
     forward: Boxed
@@ -64,14 +67,14 @@ class Lowered:
     folds: bool = False
 
     def is_for(self, args: Sequence[Any]) -> bool:
-        """Whether these inputs of the backward have the sizes that were planned for."""
+        """Returns whether these inputs of the backward have the sizes that were planned for."""
         return all(_size(a) == size for a, size in zip(args, self.sizes, strict=True))
 
     def finds_its_arena(self, args: Sequence[Any]) -> bool:
-        """Whether the saved tensors lie where the forward wrote them.
+        """Returns whether the saved tensors lie where the plan's forward writes them.
 
-        They do not when somebody moved them in between (saved tensor hooks), or when the forward
-        ran without the plan, or by another one.
+        They do not if saved tensor hooks moved them, or if the forward ran without a plan or by
+        another one.
         """
         base: dict[int, int] = {}
         for at in self.saved:
@@ -87,7 +90,7 @@ class Lowered:
 
 
 class BoxedCode(CodeGen):
-    """Generates functions that take their inputs in a list and empty it, to free them early."""
+    """Generates code of functions that take a list of inputs and empty it, to free them early."""
 
     def gen_fn_def(self, free_vars: list[str], maybe_return_annotation: str, **_: Any) -> str:
         names = [v.split(":")[0].split("=")[0].strip() for v in free_vars if v != "self"]
@@ -98,7 +101,7 @@ class BoxedCode(CodeGen):
 
 
 def boxed(graph: fx.Graph, root: torch.nn.Module, name: str) -> Boxed:
-    """The graph as a callable that takes a list and empties it."""
+    """Returns the graph as a callable that takes a list of inputs and empties it."""
     graph.set_codegen(BoxedCode())
     module = fx.GraphModule(root, graph, class_name=name)
     return module.forward
@@ -107,9 +110,13 @@ def boxed(graph: fx.Graph, root: torch.nn.Module, name: str) -> Boxed:
 def lower(
     captured: Captured, plan: Plan, roots: Sequence[torch.nn.Module], shelf: Shelf | None
 ) -> Lowered:
-    """Makes a plan run.
+    """Generates the callables that run a plan.
 
-    roots: what get_attr nodes refer to, of each graph. shelf: where held blocks lie.
+    Args:
+        captured: the problem and the graphs that it was read from.
+        plan: the plan of the problem.
+        roots: for each graph, the module that its get_attr nodes refer to.
+        shelf: the pool for blocks that are kept between steps; None: blocks are not kept.
     """
     graphs = [captured.forward, captured.backward]
     first = len(captured.problem.phases[0]) if captured.problem.phases else 0
@@ -132,7 +139,10 @@ def lower(
 
 
 def _taken(captured: Captured, plan: Plan, given: Sequence[Any], saved: Sequence[SavedAt]) -> Taken:
-    """given: the fake values of the backward's inputs. saved: those in the arena."""
+    """Returns the inputs of the backward whose memory the plan reuses.
+
+    given: the fake values of the backward's inputs. saved: the inputs in the arena.
+    """
     blocks: dict[int, list[int]] = {}
     for at in saved:
         blocks.setdefault(at.block, []).append(at.argument)
@@ -148,7 +158,7 @@ def _taken(captured: Captured, plan: Plan, given: Sequence[Any], saved: Sequence
 
 
 def _size(given: Any, numbers: Callable[[Any], Any] = int) -> tuple[int, ...]:
-    """The shape of a tensor, the value of a number; empty for anything else."""
+    """Returns the shape of a tensor, the value of a number, () for anything else."""
     if isinstance(given, torch.Tensor):
         return tuple(numbers(n) for n in given.shape)
     return (numbers(given),) if isinstance(given, (int, torch.SymInt)) else ()
@@ -185,7 +195,7 @@ class _Emitter:
         return self.graph
 
     def find_blocks(self) -> None:
-        """The backward finds the blocks that the forward left by the tensors saved in them."""
+        """Emits the code by which the backward gets each block: from a tensor saved in it."""
         found: list[SavedAt] = []
         for i, node in enumerate(self.old.find_nodes(op="placeholder")):
             tensor = value(node)
@@ -207,7 +217,7 @@ class _Emitter:
                 self.blocks[k] = self.graph.call_function(how, (block.size, self.captured.device))
 
     def put_back(self, shelf: Shelf) -> None:
-        """Ends the step: what is done with goes back on the shelf, whole."""
+        """Emits the end of the step: the blocks go back into the pool."""
         for k, block in enumerate(self.plan.blocks):
             if k in self.blocks and block.upper <= self.times.stop:
                 how = (self.blocks[k], 0, torch.uint8, (block.size,), (1,))
@@ -250,10 +260,10 @@ class _Emitter:
         self.new[node] = tuple(outs) if isinstance(value(node), (tuple, list)) else outs[0]
 
     def destination(self, node: fx.Node, b: BufferId, result: torch.Tensor) -> fx.Node:
-        """The tensor that a result is written to.
+        """Returns the node of the tensor that a result is written to.
 
-        What is returned is a tensor of its own even where its memory was a dying input's: that
-        may be a view, which autograd lets nobody change in place.
+        A result that the graph returns is a new tensor even if it reuses the memory of a dying
+        input: the input may be a view, and autograd refuses in-place changes of views.
         """
         if b in self.plan.reuse:
             dying = self.dying_input(node, self.plan.reuse[b])
@@ -272,7 +282,7 @@ class _Emitter:
         )
 
     def dying_input(self, node: fx.Node, dying: BufferId) -> fx.Node:
-        """The input that holds the dying buffer and lies as the result will."""
+        """Returns the input that is in the dying buffer and has the layout of the result."""
         for source in node.meta[inplace.META]:
             if self.captured.buffer(value(source)) == dying:
                 found = self.value(source)
@@ -281,7 +291,7 @@ class _Emitter:
         raise AssertionError(f"{node.name} may not be written over buffer {dying}")
 
     def value(self, node: fx.Node) -> Any:
-        """What stands for a node of the old graph: emits views when they are first asked for."""
+        """Returns the new node of an old one. Emits a view when it is first needed."""
         if node in self.new:
             return self.new[node]
         fake = value(node)
@@ -294,7 +304,7 @@ class _Emitter:
         return self.new[node]
 
     def unpack(self, node: fx.Node) -> None:
-        """Takes several results apart at once: the tuple would hold all of them until the last."""
+        """Emits getitem for all results of a node at once, as the tuple would keep all alive."""
         for user in node.users:
             if user.target is operator.getitem:
                 self.value(user)

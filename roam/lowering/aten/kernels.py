@@ -48,13 +48,13 @@ if TYPE_CHECKING:
 
 TRIED = trials.Tried()
 ANNOTATIONS = (TRIED, OutVariants(trials.writes_into), InPlace(trials.writes_over))
-TRUTHS = (TRIED, RealLayouts(trials.layouts))  # before any pass that goes by strides
+TRUTHS = (TRIED, RealLayouts(trials.layouts))  # must run before any pass that uses strides
 
 RETAINED = "a backward with retain_graph=True or create_graph=True keeps what the plan overwrites"
 MOVED = "the saved tensors are not where the forward left them (saved tensor hooks)"
-HELD = "somebody else holds a saved tensor (saved tensor hooks), which the plan overwrites"
+HELD = "saved tensor hooks keep a saved tensor, which the plan overwrites"
 
-Call = tuple[tuple[int, ...], Folds]  # sizes; what is folded
+Call = tuple[tuple[int, ...], Folds]  # input sizes; the gradients that are folded
 
 
 @dataclass
@@ -77,10 +77,10 @@ class AtenKernels:
     own_saved: int | None = None
     gradients: dict[int, int] = field(default_factory=dict)  # input -> output
     gradient_values: Mapping[int, Any] = field(default_factory=dict)
-    outputs: int | None = None  # how many of the forward's are the user's
+    outputs: int | None = None  # how many outputs of the forward are the user's
     forward_graph: fx.GraphModule | None = None
     backward_graph: fx.GraphModule | None = None
-    captured_forward: Boxed | None = None  # as it came, every op allocating for itself
+    captured_forward: Boxed | None = None  # runs unplanned: every op allocates its results
     captured_backward: Boxed | None = None
     plans: dict[tuple[Call, frozenset[int]], Lowered | None] = field(default_factory=dict)
     held: frozenset[int] = frozenset()
@@ -163,9 +163,9 @@ class AtenKernels:
         return self.captured_forward(args)
 
     def found(self, args: Sequence[Any]) -> Lowered | None:
-        """Returns the plan whose forward left these saved tensors, as far as they tell.
+        """Returns the plan whose forward left these saved tensors, by their addresses.
 
-        A plan with folds is found by its tickets or not at all.
+        Finds no plan with folds: those are found by their tickets only.
         """
         plans = [p for p in reversed([*self.plans.values()]) if p is not None and not p.folds]
         fit = [p for p in plans if p.is_for(args)]
@@ -197,7 +197,7 @@ class AtenKernels:
     # how it is planned
 
     def make(self, args: Sequence[Any], folds: Folds) -> Lowered | None:
-        """Whatever goes wrong here must not end the user's training."""
+        """Makes a plan. Returns None, with a warning, if it fails: training has to go on."""
         try:
             return self.make_or_raise(args, folds)
         except Exception as error:
@@ -294,7 +294,7 @@ def _call(args: Sequence[Any], folds: Folds) -> Call:
 
 
 def _allow_retaining() -> None:
-    """A backward that retains its graph runs unplanned here, so AOTAutograd need not refuse it."""
+    """Turns off AOTAutograd's refusal of retain_graph=True: such a backward runs unplanned here."""
     context = TracingContext.try_get()
     if context is not None and context.fw_metadata is not None:
         context.fw_metadata.bw_donated_idxs = []

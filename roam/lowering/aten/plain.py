@@ -1,4 +1,4 @@
-"""Graphs without a plan, run just as they came."""
+"""Runs graphs without a plan."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from roam.lowering.protocol import Boxed
 
 
 def plain(gm: fx.GraphModule) -> Boxed:
-    """Returns the graph as a callable: in program order, every op allocating for itself."""
+    """Returns the graph as a callable: in program order, every op allocating its results."""
     graph = fx.Graph()
     returned = graph.graph_copy(gm.graph, {})
     graph.output(returned)
@@ -20,7 +20,7 @@ def plain(gm: fx.GraphModule) -> Boxed:
 
 
 def mark_boxed(run: Boxed) -> Boxed:
-    """Returns a callable that AOTAutograd gives its inputs in a list, for it to empty."""
+    """Marks a callable as boxed: AOTAutograd passes it a list of inputs, which it empties."""
 
     def call(args: list[Any]) -> Sequence[Any]:
         return run(args)

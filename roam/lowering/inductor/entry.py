@@ -1,12 +1,12 @@
 """The `inductor` lowering: Inductor fuses and generates kernels, roam orders them.
 
-Partitioning, fusion, in-place reuse and the caches are Inductor's. roam also decides where tensors
-lie that the forward saves: in blocks, if a caching allocator would otherwise reserve more. The peak
-stays the live peak (on the CPU gaps between the tensors may cost a thousandth of it, if the order
-saves as much). Blocks are used from the second step on, because the forward is compiled before its
-backward is known. Every other tensor is an allocation of its own; so are saved tensors if shapes
-are dynamic, if a graph has several devices or uses cpp_wrapper, or if two backwards of one forward
-were planned with different blocks.
+Partitioning, fusion, in-place reuse and the caches are Inductor's. roam also places saved tensors
+in blocks, if a caching allocator would otherwise reserve more. The peak stays the live peak (on the
+CPU gaps between the tensors may cost a thousandth of it, if the order saves as much). Blocks are
+used from the second step on, because the forward is compiled before its backward is known. Every
+other tensor is an allocation of its own. So are saved tensors if shapes are dynamic, if a graph has
+several devices or uses cpp_wrapper, or if two backwards of one forward were planned with different
+blocks.
 
 Only this package uses private names of Inductor. They were tested with the versions in TESTED. With
 another version roam warns once, folds no gradients inside the backward, and runs Inductor's own

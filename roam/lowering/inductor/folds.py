@@ -2,13 +2,14 @@
 
     mm ── buf7 ── roam::fold([primals_3], buf7, 3) ── del buf7
 
-The op says that it changes what the graph sees of the parameter, so that Inductor runs it after
-every reader; who absorbs the gradient is told by the ticket of the forward that ran. All folds
-stand at the end of the FX graph, where they part no pattern of Inductor's; where they run, the
-planner decides. Those that it puts side by side are one call of the optimizer:
+The op declares that it changes the graph's inputs that are views of the parameter, so that Inductor
+runs it after all of their readers. Which optimizer absorbs the gradient is known at run time, from
+the ticket of the forward that ran. In the FX graph all folds are at the end, so that they break no
+pattern that Inductor matches; the planner decides when they run. Folds that it puts side by side
+become one call of the optimizer:
 
-    fold_later([primals_3], buf7, 3)       kept
-    fold_now([primals_5], buf9, 5)         both absorbed
+    fold_later([primals_3], buf7, 3)       keeps the gradient
+    fold_now([primals_5], buf9, 5)         absorbs both gradients
 
 A backward is compiled when it first runs, once for each set of parameters whose gradients it folds,
 and for each kind of fold.
@@ -33,7 +34,7 @@ from roam.passes.gradient_release import META
 
 log = logging.getLogger("roam")
 
-Gradients = list[tuple[int, Tensor]]  # with the input that each is the gradient of
+Gradients = list[tuple[int, Tensor]]  # each with the index of the input that it belongs to
 
 _library = torch.library.Library("roam", "FRAGMENT")
 _library.define(
@@ -45,7 +46,7 @@ _running = threading.local()
 
 
 def fold_later(parameter: Sequence[Tensor], gradient: Tensor, index: int) -> None:
-    """The next op is a fold too, and takes this one with it."""
+    """Keeps a gradient for the next op, which is a fold too and absorbs both."""
     _running.waiting.append((index, gradient))
 
 
@@ -55,12 +56,12 @@ def fold_now(parameter: Sequence[Tensor], gradient: Tensor, index: int) -> None:
 
 
 _library.impl("fold", fold_now, "CompositeExplicitAutograd")
-_library.impl("fold", lambda *_: None, "Meta")  # when graphs are traced nothing is folded
+_library.impl("fold", lambda *_: None, "Meta")  # tracing a graph folds nothing
 
 
 @contextmanager
 def absorbing(absorb: Callable[[Gradients], None]) -> Iterator[None]:
-    """Within, the folds that this thread runs hand their gradients to `absorb`."""
+    """A context in which the folds that this thread runs pass their gradients to `absorb`."""
     before = getattr(_running, "absorb", None), getattr(_running, "waiting", None)
     _running.absorb, _running.waiting = absorb, []
     try:
@@ -70,9 +71,10 @@ def absorbing(absorb: Callable[[Gradients], None]) -> Iterator[None]:
 
 
 def call_together(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> None:
-    """Has Python code call `fold_now` in place of the op, once for folds that follow each other.
+    """Makes the generated Python code call `fold_later` and `fold_now` instead of the op.
 
-    One that allocates for itself is called alone: it was planned with the others' gradients gone.
+    Neighbouring folds are absorbed by one `fold_now`. A fold with scratch space is called alone,
+    because its plan counts on the other gradients being freed.
     """
     folds = [release_of(node) for node in nodes]
     if graph.cpp_wrapper or not any(folds):
@@ -86,9 +88,9 @@ def call_together(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> N
 
 
 def lower_folds(gm: fx.GraphModule) -> None:
-    """Replaces the folds of a graph by Inductor's op, at the end of the graph."""
+    """Replaces the folds of a graph by the op that Inductor knows, at the end of the graph."""
     graph = gm.graph
-    inputs: dict[int, list[fx.Node]] = {}  # by their storage
+    inputs: dict[int, list[fx.Node]] = {}  # by storage
     for node in graph.find_nodes(op="placeholder"):
         if isinstance(value(node), Tensor):
             inputs.setdefault(storage_key(value(node)), []).append(node)

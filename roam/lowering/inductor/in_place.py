@@ -1,7 +1,7 @@
-"""Which inputs of a kernel its outputs may be written over, should they die there.
+"""Finds the inputs that a kernel's outputs may overwrite, if the kernel is their last reader.
 
 Inductor decides that while it generates code (`BaseSchedulerNode.decide_inplace_update`), when it
-knows the order. Here are the conditions that do not depend on it.
+knows the order. This module has the conditions that do not depend on the order.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WITHOUT_MEMORY = (ir.NoneLayout, ir.MultiOutputLayout, ir.MutationLayoutSHOULDRE
 def written_over(
     graph: GraphLowering, node: BaseSchedulerNode, part: BaseSchedulerNode
 ) -> Iterator[tuple[Any, list[str]]]:
-    """Every output of one part of a fused node, and the names of what it may be written over."""
+    """Yields the outputs of one part of a fused node, each with the buffers it may overwrite."""
     if isinstance(part, SchedulerNode) and _reuses(graph, part):
         for made in (b for b in part.get_outputs() if _has_own_memory(b)):
             yield made, list(_replaceable(graph, node, part, made))
@@ -57,11 +57,11 @@ def _reuses(graph: GraphLowering, node: SchedulerNode) -> bool:
 
 
 def _only_use(node: BaseSchedulerNode, part: SchedulerNode, buffer: Any) -> bool:
-    """Whether this part is the buffer's only user, those before it aside.
+    """Returns whether no other user of the buffer can follow this part, if the buffer dies here.
 
-    Users outside of the kernel have run by then, where an input dies here. What the kernel itself
-    makes dies here only if it has none. To Inductor a fold uses what was computed with the
-    parameter that it changes (weakly), and where the fold comes later, nothing is written over.
+    Users of an input outside of the kernel have run then. A buffer that the kernel itself makes
+    must have no users outside. Inductor also counts a fold as a (weak) user of the buffers that
+    were computed from the parameter it changes; if the fold comes later, nothing is overwritten.
     """
     inside = {n.get_name() for n in node.get_nodes()}
     made_here = buffer.defining_op in node.get_nodes()
@@ -71,7 +71,7 @@ def _only_use(node: BaseSchedulerNode, part: SchedulerNode, buffer: Any) -> bool
 
 
 def _one_index(node: BaseSchedulerNode, buffer: Any) -> bool:
-    """Whether the kernel addresses the buffer in one way only."""
+    """Returns whether the kernel reads and writes the buffer with one index expression only."""
     inside = [u.node for u in buffer.users if u.node in node.get_nodes()]
     deps = {d for n in inside for d in n.read_writes.reads_and_writes()}
     return len({d for d in deps if d.name == buffer.get_name()}) <= 1

@@ -1,11 +1,11 @@
-"""Which buffers are a kernel's own affair: the code generation removes them.
+"""Finds the buffers that exist only inside a kernel: the code generation removes them.
 
-for row:                 fused nodes share their loops: what only they use is never stored
-    a = ...
+for row:                 fused nodes share their loops: a buffer that only they use is never
+    a = ...              stored
     b = f(a)
-for row:                 nodes fused by their outer loops only: what one hands to another is
-    for x: a[x] = ...    stored, or kept in a local array of the size of the inner loop where
-    for y: b = f(a[y])   it is written and read in one simple way
+for row:                 nodes that share only their outer loops: a buffer between them is
+    for x: a[x] = ...    stored, or kept in a local array of the inner loop's size if it is
+    for y: b = f(a[y])   written and read by one simple index
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.utils._ordered_set import OrderedSet
 
 
 def is_removed(graph: GraphLowering, name: str, node: BaseSchedulerNode) -> bool:
-    """Whether a buffer that a node touches is nothing that it would find in memory."""
+    """Returns whether the code generation removes a buffer that a node touches."""
     if node.is_extern() or not _dies_in(graph, name, node):
         return False
     if not isinstance(node, OuterLoopFusedSchedulerNode):
@@ -35,7 +35,10 @@ def _dies_in(graph: GraphLowering, name: str, node: BaseSchedulerNode) -> bool:
 
 
 def _is_local(graph: GraphLowering, name: str, node: OuterLoopFusedSchedulerNode) -> bool:
-    """As `CppScheduling.codegen_outer_loop_node` decides, should it keep the outer loops fused."""
+    """Returns whether a buffer becomes a local array, if Inductor keeps the outer loops fused.
+
+    Decides as `CppScheduling.codegen_outer_loop_node` does.
+    """
     if any(len(_ranges(n)) != node.outer_loop_fusion_depth + 1 for n in node.get_outer_nodes()):
         return False
     buffer = graph.scheduler.name_to_buf[name]
@@ -59,7 +62,7 @@ def _is_local(graph: GraphLowering, name: str, node: OuterLoopFusedSchedulerNode
 
 
 def _ranges(node: BaseSchedulerNode) -> tuple[object, ...]:
-    """The sizes of a node's loops, those of its reduction last."""
+    """Returns the sizes of a node's loops, those of its reduction last."""
     widest = max(node.get_nodes(), key=lambda n: n.is_reduction())
     group, reduction = widest.group[1]
     return (*group, *reduction)

@@ -4,8 +4,8 @@
                  └── backward   kept; compiled for each set of gradients that it folds, when that
                                 first runs, in an order planned together with the forward's
 
-Without a folding optimizer there is one backward and nothing to be driven: Inductor's callables and
-AOTAutograd's cache are used as they are.
+Without a folding optimizer there is one backward, and the step driver has nothing to decide:
+Inductor's callables and AOTAutograd's cache are used directly.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class InductorKernels:
 
     @property
     def is_driven(self) -> bool:
-        """Whether the driver has anything to decide when the graph runs."""
+        """Whether the step driver has to run the graph, because gradients may be folded."""
         return self.may_fold
 
     @property
@@ -93,8 +93,8 @@ class InductorKernels:
     def compile(
         self, gm: fx.GraphModule, example_inputs: Sequence[Any], driver: Driver
     ) -> Callable[..., Any]:
-        # What AOTAutograd caches knows nothing of tickets. The backward is compiled when it first
-        # runs, and looked at before: what has no gradient needs no state.
+        # AOTAutograd's cache entries leave no tickets. And the backward is traced now, though it is
+        # compiled when it first runs: parameters without a gradient need no optimizer state.
         driven = {"enable_autograd_cache": False, "force_non_lazy_backward_lowering": True}
         with functorch_config.patch(driven if self.is_driven else {}):
             compiled: Any = compile_fx(  # the settings are part of AOTAutograd's cache key
@@ -114,7 +114,7 @@ class InductorKernels:
             # a replayed CUDA graph would call no optimizer
             **({"triton.cudagraphs": False} if self.is_driven else {}),
             "_post_fusion_custom_pass": order,
-            # these would run after ours, which runs the first of them before
+            # these would run after roam's pass, and undo its order
             "reorder_for_peak_memory": False,
             "triton.reorder_for_reducing_graph_partitions": False,
         }
@@ -137,16 +137,16 @@ class InductorKernels:
     def compile_one(
         self, gm: fx.GraphModule, example_inputs: Sequence[Any], how: dict[str, Any]
     ) -> Any:
-        """Compiles one graph in a planned order; a backward that fails runs as it came."""
+        """Compiles one graph in a planned order. A backward that fails runs unplanned."""
         one = OneGraph.of(gm, self.graph, self.forward_read, how)
-        runs = plain(gm) if one.is_backward else None  # now: the compilation changes the graph
+        runs = plain(gm) if one.is_backward else None  # before compiling, which changes the graph
         order = PlannedOrder(self.how, one, self.unplanned)
         try:
             with config.patch(self.settings(order)), compiling():
                 compiled = self.generate(gm, example_inputs, how)
         except InductorError as error:
             if runs is None:
-                raise  # the whole graph may take another way
+                raise  # another lowering may compile the whole graph
             self.refused(error)
             return mark_boxed(runs)
         self.take(order.note or find(getattr(compiled, "source_code", None) or ""), one)
@@ -158,7 +158,7 @@ class InductorKernels:
         return compile_fx_inner(gm, example_inputs, **how)
 
     def take(self, note: Note | None, one: OneGraph) -> None:
-        """Notes what was planned, now or before the code went into a cache."""
+        """Records what was planned, now or before the code was cached."""
         if not one.is_backward:
             self.forward_read = None
         if note is not None and note.complete:
@@ -181,7 +181,7 @@ class InductorKernels:
     # when it runs
 
     def plan(self, args: Sequence[Any], folds: Folds) -> Folds:
-        """A backward is told from the others of its forward by what it folds."""
+        """Returns `folds`: the plan of a backward is identified by the gradients that it folds."""
         return folds
 
     def forward(self, planned: Folds, args: list[Any]) -> Sequence[Any]:
@@ -234,7 +234,7 @@ class Backwards:
         return self.compiled[folds]
 
     def compile(self, folds: Folds) -> Boxed:
-        gm = copied(self.gm)  # Inductor changes the graphs that it compiles
+        gm = copied(self.gm)  # because Inductor changes the graphs that it compiles
         if folds:
             GradientRelease(releases(folds, self.kernels.given, self.gradients))(gm)
             lower_folds(gm)

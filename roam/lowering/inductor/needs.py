@@ -1,4 +1,4 @@
-"""What Inductor needs on a device, so that its lowering is the usual one only if it works there."""
+"""Tells what Inductor lacks on a device: its lowering is the default only if it works there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEVICES = ("cpu", "cuda", "xpu")
 
 @cache
 def unknown_names() -> str | None:
-    """Returns what says that this torch lacks a private name that the lowering uses, if it does."""
+    """Returns a message if this torch lacks a private name that the lowering uses, else None."""
     try:
         import_module("roam.lowering.inductor.kernels")
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The plan of a graph travels in its generated code, so that Inductor's caches give it back.
+"""Writes the plan of a graph into its generated code, so that Inductor's caches return it too.
 
 miss                              hit in FxGraphCache        hit in AOTAutogradCache
 plan ── note ── code ── cache     code ── find(code)         code is imported ── loaded(note)
@@ -25,11 +25,11 @@ from roam.lowering.inductor.problem import Read
 from roam.lowering.trace import tell
 from roam.runtime.saved_stack import place
 
-LOWERING = "inductor"  # the option's value, as reports name it
+LOWERING = "inductor"  # the value of the option "lowering", for reports
 
 
 class Note(msgspec.Struct, frozen=True):
-    """What was planned of one graph; of a backward together with its forward.
+    """The plan of one graph, or of a backward together with its forward.
 
     complete: no backward is to come. named: the buffers of the forward's inputs and results, by
     name. saved: those that go to the backward. held: bytes that the forward may hold at every op.
@@ -49,12 +49,12 @@ class Note(msgspec.Struct, frozen=True):
     estimated_costs: tuple[str, ...] = ()
 
     def statement(self) -> str:
-        """What the generated module runs when it is imported."""
+        """Returns the statement that the generated module runs when it is imported."""
         text = base64.b85encode(zlib.compress(msgspec.json.encode(self))).decode()
         return f"__import__('{__name__}', fromlist=['']).loaded(r'{text}')"
 
     def as_first_phase(self) -> Read:
-        """A forward as its backward finds it: ordered and written over as it was compiled."""
+        """Returns the forward's part of the problem, with the order and the reuse of its code."""
         old, order = self.problem, self.plan.order
         place = {op: t for t, op in enumerate(order)}
         ops = [
@@ -81,7 +81,7 @@ class Note(msgspec.Struct, frozen=True):
         )
 
     def of(self, name: str) -> GraphRecord:
-        """What to report about the graph, which may have another name in this process."""
+        """Returns the record for reports. The graph may have another name in this process."""
         made = self.problem, self.plan
         return GraphRecord(
             name,
@@ -99,15 +99,15 @@ _here = threading.local()
 
 
 def find(code: str) -> Note | None:
-    """The note in generated code."""
+    """Returns the note in generated code, None if there is none."""
     found = _STATEMENT.search(code)
     return None if found is None else _decode(found[1])
 
 
 def loaded(text: str) -> None:
-    """A module was imported, which a cache may have known.
+    """Called when a generated module is imported, which may come from a cache.
 
-    Its forward is told where its saved tensors lie. Its plan is reported, unless `compiling` will.
+    Registers where its forward's saved tensors lie. Reports its plan, unless within `compiling`.
     """
     note = _decode(text)
     if note.forward:
@@ -120,7 +120,7 @@ def loaded(text: str) -> None:
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Within, whoever compiles a graph reports its plan."""
+    """A context in which `loaded` reports no plan, because the code that compiles a graph does."""
     _here.compiling = True
     try:
         yield

@@ -1,6 +1,6 @@
-"""Plans of Inductor's kernels without the kernels.
+"""Plans Inductor's kernels without generating them.
 
-    forward ── scheduler fuses ── order ── no code; the graph as it came runs in its place
+    forward ── scheduler fuses ── order ── no code; the captured graph runs in its place
 
 Graphs are fused and ordered on tensors without data, but neither generated nor compiled. No C++
 compiler is needed.
@@ -30,7 +30,7 @@ from roam.lowering.protocol import Boxed, Driver
 
 @dataclass
 class OfflineInductorKernels(InductorKernels):
-    """A captured graph that is planned as for Inductor's kernels, and runs as it came."""
+    """A captured graph that is planned for Inductor's kernels, and runs as it was captured."""
 
     captured_forward: Boxed | None = None
 
@@ -42,7 +42,7 @@ class OfflineInductorKernels(InductorKernels):
         self, driver: Driver, gm: fx.GraphModule, example_inputs: Sequence[Any], **how: Any
     ) -> Any:
         if not how.get("is_backward"):
-            self.captured_forward = plain(gm)  # now: the compilation changes the graph
+            self.captured_forward = plain(gm)  # before compiling, which changes the graph
         return super().compile_inner(driver, gm, example_inputs, **how)
 
     def generate(
@@ -52,13 +52,13 @@ class OfflineInductorKernels(InductorKernels):
             with no_code(), config.patch(fx_graph_cache=False):
                 return super().generate(gm, example_inputs, how)
         except InductorError as error:
-            reported = error.inner_exception  # an error of the reports', which Inductor wraps
+            reported = error.inner_exception  # Inductor wraps the error that the reports raised
             if isinstance(reported, OfflineError):
                 raise reported from reported.__cause__
             raise
 
     def plan(self, args: Sequence[Any], folds: Folds) -> Folds:
-        """Plans the backward now: it will not run."""
+        """Plans the backward now, since it will not run."""
         if self.backwards is not None:
             self.backwards.compiled_for(folds)
         return folds
@@ -70,12 +70,12 @@ class OfflineInductorKernels(InductorKernels):
 
 @contextmanager
 def no_code() -> Iterator[None]:
-    """Within, Inductor fuses and orders graphs, and makes modules that hold no code of them."""
+    """A context in which Inductor fuses and orders graphs, but makes modules without code."""
 
     def empty_module(graph: GraphLowering) -> Any:
         graph.init_wrapper_code()
         graph._update_scheduler()  # which calls the planner
-        graph.cache_path = os.devnull  # where Inductor reads the code that it has written
+        graph.cache_path = os.devnull  # Inductor reads the generated code from here
         return SimpleNamespace(call=_not_compiled, __file__=os.devnull)
 
     with patch.object(GraphLowering, "compile_to_module", empty_module):

@@ -1,7 +1,8 @@
-"""Planned orders of the kernels that Inductor generates.
+"""Plans the order of the kernels that Inductor generates.
 
-Inductor hands over the fused nodes of a graph before it generates their code. Its own order by
-memory is the program order of the Problem, so the planned one is never worse.
+Inductor passes the fused nodes of a graph to `PlannedOrder` before it generates their code. They
+come in Inductor's own order by memory, the program order of the Problem, so the planned order is
+never worse.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ Nodes = list[BaseSchedulerNode]
 FoldsInGraph = tuple[tuple[int, tuple[tuple[str, int], ...], int], ...]  # input; state; scratch
 ROOT = Path(__file__).parents[2]
 FOLDERS = [Path(at) for at, *_ in os.walk(ROOT, followlinks=True)]
-# all of roam: a list of what can change a plan would soon lack something
+# all of roam's sources: a list of those that can change a plan would soon be incomplete
 SOURCES = tuple(sorted(str(file) for folder in FOLDERS for file in folder.glob("*.py")))
 
 
 @dataclass(frozen=True)
 class How:
-    """What all graphs of one captured graph are planned with.
+    """Settings for the forward and all backwards of one captured graph.
 
     Attributes:
         seconds: the deadline for planning.
@@ -60,7 +61,7 @@ class How:
     costs: OpCosts | None = None
 
     def key(self, forward: Read) -> str:
-        """Returns what a backward's plan calls its forward."""
+        """Returns the key by which the plan of a backward refers to its forward."""
         return f"{forward.problem.fingerprint}{' folding' * self.may_fold}"
 
 
@@ -69,11 +70,11 @@ class OneGraph:
     """A forward or backward that Inductor compiles now.
 
     Attributes:
-        outputs: the FX names of what it returns, None for what is no node.
-        saved: the positions of those that go to the backward.
-        folds: the folds of gradients that it holds.
-        labels: what the user calls a forward's inputs, and of which kind they are.
-        forward: what was planned of a backward's forward, if that is known.
+        outputs: the FX names of its results, None for a result that is no node.
+        saved: positions of the results that go to the backward.
+        folds: the folds of gradients in it.
+        labels: by input of a forward, the user's name and the kind.
+        forward: the plan of a backward's forward, if it is known.
     """
 
     is_backward: bool
@@ -88,7 +89,7 @@ class OneGraph:
     def of(
         gm: fx.GraphModule, graph: DynamoGraph, forward: Read | None, how: Mapping[str, Any]
     ) -> OneGraph:
-        """how: what compile_fx says of the graph."""
+        """Describes a graph that compile_fx compiles. how: compile_fx's keyword arguments."""
         is_backward, is_inference = bool(how.get("is_backward")), bool(how.get("is_inference"))
         outputs = _outputs(gm)
         first = len(outputs) if is_backward or is_inference else first_saved(gm)
@@ -104,12 +105,12 @@ class OneGraph:
 
     @property
     def complete(self) -> bool:
-        """Whether no backward is to come."""
+        """Whether no backward follows."""
         return self.is_backward or self.is_inference
 
     @property
     def depends_on(self) -> object:
-        """What the plan depends on beside the fused nodes; equal in every process."""
+        """All that the plan depends on besides the fused nodes; equal in every process."""
         read = self.forward
         forward = None if read is None else (read.problem.fingerprint, sorted(read.named.items()))
         return self.outputs, sorted(self.saved), self.folds, sorted(self.labels.items()), forward
@@ -118,13 +119,13 @@ class OneGraph:
 def planned_order(
     graph: GraphLowering, nodes: Nodes, how: How, one: OneGraph
 ) -> tuple[Nodes, Note]:
-    """Plans one graph, and has its code keep to the plan.
+    """Plans one graph, and changes its code generation so that the code follows the plan.
 
     Args:
-        nodes: fused, in the order that Inductor would run them in.
+        nodes: the fused nodes, in Inductor's own order.
 
     Returns:
-        The nodes in the planned order, and the note of the plan that travels in the code.
+        The nodes in the planned order, and the note with the plan that was put into the code.
     """
     forward = one.forward
     name = how.graph.name
@@ -157,7 +158,7 @@ def planned_order(
         found.estimated,
         found.estimated_costs,
     )
-    # first: what a C++ wrapper writes next is no Python
+    # first in the header, because a C++ wrapper adds lines that are no Python
     graph.wrapper_code.header._lines.insert(0, note.statement())
     generate(graph, ordered, shared)
     if not one.complete:
@@ -173,9 +174,9 @@ class PlannedOrder(Pass):  # type: ignore[misc]
     """Orders the fused nodes of a graph; if that fails, they run in Inductor's own order.
 
     Attributes:
-        one: the graph that is compiled now; None for what AOTAutograd's cache tells graphs by.
-        failed: is told the error if planning fails.
-        note: of the plan, once the graph was planned.
+        one: the graph that is compiled now; None while AOTAutograd computes keys for its cache.
+        failed: called with the error if planning fails.
+        note: the plan's note, after planning.
     """
 
     how: How
@@ -204,15 +205,15 @@ class PlannedOrder(Pass):  # type: ignore[misc]
         return ordered
 
     def __deepcopy__(self, memo: object) -> Self:
-        """Inductor copies its whole configuration now and then; the pass stays one."""
+        """Returns the pass itself, because Inductor copies its configuration now and then."""
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """The caches pickle the configuration for their keys."""
+        """Pickles the uuid only: the caches pickle the configuration for their keys."""
         return bytes, (self.uuid(),)
 
     def uuid(self) -> Any:
-        """Returns what the caches tell compiled code by: all that a plan depends on."""
+        """Returns all that a plan depends on: a part of the keys of Inductor's caches."""
         how = self.how
         inputs = how.graph.inputs, sorted(how.graph.parameters)
         one = None if self.one is None else self.one.depends_on
@@ -221,7 +222,7 @@ class PlannedOrder(Pass):  # type: ignore[misc]
 
 
 def first_saved(gm: fx.GraphModule) -> int:
-    """Returns which of a forward's results is the first that goes to the backward."""
+    """Returns the position of the first result of a forward that goes to the backward."""
     context = TracingContext.try_get()
     known = context.fw_metadata if context is not None else None
     return len(_outputs(gm)) if known is None else known.num_forward

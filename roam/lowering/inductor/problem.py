@@ -8,9 +8,9 @@
     buffer that lives within one kernel   nothing: the code generation removes it
     view, slice of a concatenation,       another name of a buffer
     mutated buffer
-    tuple of results                      nothing: its parts are made by the op, and live until
-                                          they were all taken out of it
-    input whose place an output may take  a pair in `over`
+    tuple of results                      nothing: the op makes its parts, and all of them live
+                                          until the last one is taken out
+    input that an output may overwrite    a pair in `over`
 
 Inductor frees a buffer after the last node that uses it.
 """
@@ -49,7 +49,7 @@ Labels = Mapping[str, tuple[str, Kind]]
 
 @dataclass(frozen=True)
 class Read:
-    """What was read of one graph: `first` is the number of its first op that is a node.
+    """The Problem of a graph, and how it relates to the graph.
 
     named: the buffer behind every input and every output, by their names in the FX graph. saved:
     the outputs that are not the user's. held: bytes that a compiled forward may hold at every op.
@@ -107,7 +107,7 @@ def read(
 
 
 def release_of(node: BaseSchedulerNode) -> Release | None:
-    """What a node releases, if it is a fold."""
+    """Returns the Release of a node that is a fold, None for other nodes."""
     called = origin(node.node) if node.is_extern() else None
     return None if called is None else called.meta.get(gradient_release.META)
 
@@ -115,7 +115,7 @@ def release_of(node: BaseSchedulerNode) -> Release | None:
 def _only_saved(
     named: Mapping[str, BufferId], outputs: Sequence[str | None], saved: frozenset[int]
 ) -> frozenset[BufferId]:
-    """What goes to the backward and not to the user as well."""
+    """Returns the results that go to the backward and not to the user as well."""
     found: tuple[set[BufferId], set[BufferId]] = set(), set()
     for i, name in enumerate(outputs):
         if name is not None and name in named:
@@ -132,8 +132,8 @@ class _Reader:
     costs: Mapping[str, Cost]
     build: ProblemBuilder = field(init=False)
     inputs: dict[str, BufferId] = field(default_factory=dict)
-    buffer_of: dict[str, BufferId] = field(default_factory=dict)  # by the name of its root
-    tuple_of: dict[str, list[str]] = field(default_factory=dict)  # by the root of a part
+    buffer_of: dict[str, BufferId] = field(default_factory=dict)  # by root name
+    tuple_of: dict[str, list[str]] = field(default_factory=dict)  # root of a part -> all parts
     op_of: dict[BaseSchedulerNode, int] = field(default_factory=dict)
     estimated: list[str] = field(default_factory=list)
     estimated_costs: list[str] = field(default_factory=list)
@@ -151,12 +151,12 @@ class _Reader:
         self.placeable = is_placeable(self.graph)
 
     def add_inputs(self) -> None:
-        """Adds what the graph is given: of a backward what its forward saved, and the tangents."""
+        """Adds the inputs of the graph. A backward's are the saved tensors and the tangents."""
         known = {} if self.forward is None else self.forward.named
         made: list[BufferId] = []
         for name, found in self.graph.graph_inputs.items():
             if not isinstance(found, ir.TensorBox):
-                continue  # a number
+                continue  # a number, no tensor
             label, kind = self.labels.get(name, (name, Kind.INPUT))
             if name in known:
                 b = known[name]
@@ -175,7 +175,7 @@ class _Reader:
         touched = [self.root(n) for n in sorted(node.used_or_aliased_buffer_names())]
         parts = self.parts(node)
         self.tuple_of |= dict.fromkeys(parts, parts)
-        if isinstance(node.node, ir.MultiOutput):  # the tuple holds its other parts meanwhile
+        if isinstance(node.node, ir.MultiOutput):  # the tuple keeps its other parts alive
             touched += [other for root in touched for other in self.tuple_of.get(root, ())]
         for root in (*touched, *parts):
             if root not in self.buffer_of:
@@ -223,9 +223,10 @@ class _Reader:
             self.estimated_costs.append(self.build.ops[self.op_of[node]].name)
 
     def add_results(self, node: BaseSchedulerNode) -> Pairs:
-        """Adds what the parts of a kernel write; returns what that may be written over.
+        """Adds the buffers that a kernel's parts write. Returns the pairs for `over`.
 
-        A part may write over what an earlier part of the same kernel made: one buffer then.
+        If a part may overwrite a buffer that an earlier part of the kernel made, the two are one
+        buffer.
         """
         known = len(self.build.buffers)
         pairs: dict[tuple[BufferId, BufferId], None] = {}
@@ -243,20 +244,20 @@ class _Reader:
         return tuple(pairs)
 
     def owner(self, release: Release) -> str:
-        """The name of the parameter whose gradient is folded."""
-        name = f"primals_{release.index + 1}"  # as AOTAutograd calls the inputs of a step
+        """Returns the name of the parameter whose gradient is folded."""
+        name = f"primals_{release.index + 1}"  # AOTAutograd's name of the input
         b = None if self.forward is None else self.forward.named.get(name)
         return name if b is None else self.build.buffers[b].name
 
     def root(self, name: str) -> str:
-        """The name of the buffer whose memory another one shows or changes."""
+        """Returns the name of the buffer in whose memory a view, or a mutated buffer, lies."""
         name = self.graph.scheduler.mutation_real_name.get(name, name)
         buffer = self.graph.name_to_buffer.get(name)
         aliased = [] if buffer is None else buffer.get_inputs_that_alias_output()
         return self.root(aliased[0]) if aliased else name
 
     def parts(self, node: BaseSchedulerNode) -> list[str]:
-        """The results that an extern kernel returns in a tuple, and somebody takes out of it."""
+        """Returns the parts of an extern kernel's tuple of results that other nodes use."""
         found: list[str] = []
         pending = [b for b in node.get_outputs() if isinstance(b.node.layout, ir.MultiOutputLayout)]
         while pending:
@@ -284,7 +285,7 @@ class _Reader:
             )
 
     def keep(self, outputs: Sequence[str | None]) -> dict[str, BufferId]:
-        """What the graph returns stays; a saved tensor at least to the graph's end."""
+        """Marks the graph's results as kept. A saved tensor lives at least to the graph's end."""
         found: dict[str, BufferId] = {}
         kind = Kind.OUTPUT if self.phase == 0 else Kind.GRADIENT
         for name, fx_name in zip(self.graph.get_output_names(), outputs, strict=True):
@@ -305,7 +306,7 @@ class _Reader:
 
 
 def _where(node: BaseSchedulerNode) -> str:
-    """The path of the module that the first of the node's origins belongs to."""
+    """Returns the path of the module to which the first of the node's origins belongs."""
     for part in node.get_nodes():
         for source in getattr(part.node, "origins", ()):
             if isinstance(source, fx.Node) and where(source):

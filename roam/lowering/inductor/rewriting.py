@@ -15,7 +15,7 @@ from roam.passes.pipeline import Pass, rewritten, run
 
 
 def joint_pass(rewrites: Sequence[Pass]) -> dict[str, Any]:
-    """Returns the setting that has Inductor run the rewrites, after a joint pass of the user's."""
+    """Returns Inductor's setting to run the rewrites, after the user's own joint pass if any."""
     if not rewrites:
         return {}
     theirs = config.joint_custom_pre_pass
@@ -24,7 +24,7 @@ def joint_pass(rewrites: Sequence[Pass]) -> dict[str, Any]:
 
 
 class JointRewrites(CustomGraphPass):
-    """Runs rewrites on a joint graph; leaves it as it came if one of them fails."""
+    """Runs rewrites on a joint graph. Leaves the graph unchanged if one of them fails."""
 
     def __init__(self, rewrites: tuple[Pass, ...], first: Any) -> None:
         self.rewrites, self.first = rewrites, first
@@ -38,7 +38,7 @@ class JointRewrites(CustomGraphPass):
             run(self.rewrites, module)
 
     def uuid(self) -> Any:
-        """Returns what Inductor's caches tell compiled graphs by: the rewrites, options too."""
+        """Returns a part of the keys of Inductor's caches: the rewrites with their options."""
         theirs = () if self.first is None else self.first.uuid()
         files = {_source(each) for each in self.rewrites}
         if theirs is None or None in files:

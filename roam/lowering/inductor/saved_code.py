@@ -1,10 +1,10 @@
-"""The code that Inductor generates for what is saved, which the plan places in blocks.
+"""Changes the code that Inductor generates for saved tensors that the plan places in blocks.
 
-forward     asks for every saved buffer where it lies (see `inductor_stack`)
-backward    frees it as planned, where else it might write over it, or keep its memory for a
-            later buffer of that size: the whole block would wait
+forward     looks up where to put each saved tensor (see `runtime/saved_stack`)
+backward    frees each one as planned. Inductor might reuse its memory for a later buffer of the
+            same size instead, which would keep the whole block alive
 
-Both write over what the plan does.
+Both overwrite exactly the buffers that the plan overwrites.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from roam.runtime import saved_stack
 
 
 def is_placeable(graph: GraphLowering) -> bool:
-    """Whether Python code allocates a graph's buffers on one device, each of one size only."""
+    """Returns whether saved tensors can be placed: Python wrapper, one device, static sizes."""
     numbers = (n for n in graph.graph_inputs.values() if isinstance(n, sympy.Expr))
     dynamic = any(n.free_symbols for n in numbers)
     return not (dynamic or graph.cpp_wrapper or len(graph.device_types) > 1)
@@ -38,15 +38,16 @@ def blocking(graph: GraphLowering) -> Blocking:
 
 
 def is_own(buffer: Any) -> bool:
-    """Whether the code allocates a buffer, in memory that nobody else must see."""
+    """Returns whether the generated code allocates a buffer in memory that nothing else shares."""
     return buffer.should_allocate() and not isinstance(buffer.layout, ir.CommBufferLayout)
 
 
 def leave_open(graph: GraphLowering, key: str, problem: Problem) -> None:
-    """Has a forward's code ask where what it saves lies.
+    """Makes a forward's code look up where its saved tensors lie, each time it runs.
 
-    key: what the plan of a backward calls the forward. problem: the forward as its backward finds
-    it.
+    Args:
+        key: the name by which the plan of a backward refers to the forward.
+        problem: the forward's Problem, as its backward reads it.
     """
     wrapper: Any = graph.wrapper_code
     saved = [b.name for b in problem.buffers if b.kind is Kind.SAVED and b.home is Home.ARENA]
@@ -75,12 +76,13 @@ def leave_open(graph: GraphLowering, key: str, problem: Problem) -> None:
 
 
 def keep_to_plan(graph: GraphLowering, at: Mapping[str, BufferId], plan: Plan) -> None:
-    """Has the code write over what the plan does, and hold no block longer than planned.
+    """Makes the code overwrite the buffers that the plan overwrites, and keep no block longer.
 
-    at: the buffers behind the scheduler's names. Of two dying inputs of one size Inductor, which
-    sees no difference, might choose the other one: then a block waits for what is not planned to
-    lie in it, or what is lies beside it. Or it writes over what its kernel just made, which takes
-    memory only for that.
+    Of two dying inputs of equal size, Inductor might overwrite the other one. Then a buffer that is
+    not planned for the block keeps the block alive, or a planned one lies outside. Inductor might
+    also overwrite a buffer that the same kernel has just made, and allocate that one needlessly.
+
+    at: by name in the scheduler, the buffer.
     """
     wrapper: Any = graph.wrapper_code
     plan_reuse, can_reuse = wrapper.memory_plan_reuse, wrapper.can_reuse
@@ -106,7 +108,7 @@ def keep_to_plan(graph: GraphLowering, at: Mapping[str, BufferId], plan: Plan) -
 
 
 def _first(wrapper: Any, name: str) -> str:
-    """The buffer that was allocated for the one that a buffer is written over, if any."""
+    """Returns the first buffer of the chain of buffers that `name` was written over."""
     while name in wrapper.reuses:
         name = wrapper.reuses[name]
     return name

@@ -45,7 +45,10 @@ def extern_calls(
 
 
 def _call(calls: fx.Graph, kernel: Any, hint: Hint) -> fx.Node | None:
-    """The call that an extern kernel stands for, on inputs of its layouts."""
+    """Adds the operator call of an extern kernel to `calls`, with inputs of its layouts.
+
+    Returns None if the kernel's operator is unknown.
+    """
     called = None if isinstance(kernel, ir.MultiOutput) else origin(kernel)
     if called is None or not is_measured(called.target):
         return None
@@ -68,14 +71,14 @@ def _call(calls: fx.Graph, kernel: Any, hint: Hint) -> fx.Node | None:
 
 
 def origin(kernel: Any) -> fx.Node | None:
-    """The node of the FX graph that calls the kernel's operator."""
+    """Returns the node of the FX graph that calls the kernel's operator."""
     called = getattr(kernel, "op_overload", None)
     found = getattr(kernel, "origin_node", None)
     return found or next((n for n in kernel.origins if n.target is called), None)
 
 
 def _tensors(call: fx.Node) -> Iterator[fx.Node]:
-    """The arguments that are tensors, one for each time that they are given."""
+    """Yields the tensor arguments of a call, as often as they are given."""
     found: list[fx.Node] = []
     fx.map_arg((call.args, call.kwargs), found.append)
     return (n for n in found if isinstance(n.meta.get("val"), torch.Tensor))

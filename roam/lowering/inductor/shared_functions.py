@@ -1,19 +1,19 @@
-"""Which neighbouring nodes become one C++ function.
+"""Decides which neighbouring nodes become one C++ function.
 
-On the CPU Inductor puts all nodes between two extern kernels into one function, and what dies in
-between is freed at its end:
+On the CPU Inductor puts all nodes between two extern kernels into one function. Buffers that die in
+between are freed at its end:
 
-    op4 [ buf4 ]              each for itself: buf4 goes before buf6 is made
+    op4 [ buf4 ]              a function each: buf4 is freed before buf6 is made
     op5    [ buf5 ]           one function: all three are held until op6 is done
     op6       [ buf6 ]
 
-So a function ends where the next node would lift it above the planned peak. Elsewhere the nodes
-stay together, which saves calls, and compiles of the C++ compiler; and the planner, which is told
-who may share one, brings them together (solvers/gather.py).
+So roam ends a function before a node that would raise it above the planned peak. Otherwise nodes
+stay together, which saves calls and runs of the C++ compiler. The planner knows which nodes can
+share a function, and moves them next to each other (solvers/order/adjacent_calls.py).
 
-Inductor fills the same room below the peak: it keeps freed buffers for later ones of their size. So
-it is told how much room there is, on a GPU too, in place of its own estimate, which knows neither
-buffers written over others nor scratch space, and lifts the peak.
+Inductor uses the same room below the peak: it keeps freed buffers for later ones of their size. So
+roam tells it how much room there is, on a GPU too. Inductor's own estimate counts neither buffers
+that are written over others nor scratch space, and would raise the peak.
 """
 
 from __future__ import annotations
@@ -36,8 +36,13 @@ from roam.core.problem import Problem
 
 @dataclass(frozen=True)
 class Functions:
-    """ends: the names of the nodes that must be their function's last. held: bytes at every node,
-    alive or freed with its function. most: bytes that may be held there."""
+    """The functions of a graph.
+
+    Attributes:
+        ends: names of the nodes that end a function.
+        held: by node, the bytes that are alive or freed only with its function.
+        most: by node, the most bytes that may be held there.
+    """
 
     ends: frozenset[str]
     held: tuple[int, ...]
@@ -45,7 +50,7 @@ class Functions:
 
 
 def sharing(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> frozenset[int]:
-    """The numbers of the nodes that become one function where they run one after another."""
+    """Returns the numbers of the nodes that share a function if they run one after another."""
     return frozenset(
         k
         for k, node in enumerate(nodes)
@@ -61,12 +66,16 @@ def functions(
     *,
     complete: bool = True,
 ) -> Functions:
-    """The fewest functions that keep the peak as planned.
+    """Returns the fewest functions that keep the planned peak.
 
-    nodes: the last ops of the plan, in its order. sharing: the ops that may share a function.
-    complete: no backward is to come. Where one is, room that is left goes to the blocks
-    that its plan will make of what is saved. A function that may take another node may take it
-    wherever it began: so to fill one after the other is best.
+    Fills one function after another. That is best: if a function has room for a further node, so
+    has one that begins later.
+
+    Args:
+        nodes: the last ops of the plan, in its order.
+        sharing: the ops that may share a function.
+        complete: whether no backward follows. If one does, the room that is left is needed for the
+            blocks of saved tensors in its plan.
     """
     curve = plan.committed(problem)
     dying = [0] * (len(curve) + 1)
@@ -89,7 +98,7 @@ def functions(
 
 
 def generate(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode], shared: Functions) -> None:
-    """Has the nodes of a graph, which run in this order, share these functions."""
+    """Makes Inductor generate these functions for the nodes of a graph, in this order."""
     backends = (_cpp(graph, node) for node in nodes)
     for backend in {b for b in backends if b is not None}:
         _end_functions(graph.scheduler, backend, shared.ends)
@@ -122,7 +131,7 @@ def _tell_the_room(wrapper: Any, shared: Functions) -> None:
 
 
 def _cpp(graph: GraphLowering, node: BaseSchedulerNode) -> CppScheduling | None:
-    """What generates the node's C++, if anything does."""
+    """Returns the scheduling that generates the node's C++, None if none does."""
     device = node.get_device()
     backend = None if device is None else graph.scheduler.get_backend(device)
     return backend if isinstance(backend, CppScheduling) else None
