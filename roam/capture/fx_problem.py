@@ -97,7 +97,7 @@ def capture(
     if backward is not None:
         reader.keep(_outputs(forward)[outputs:], Kind.SAVED)
         reader.keep(_outputs(backward), Kind.GRADIENT, Home.EXTERNAL)
-    device = reader.settle_on_device()
+    device = reader.choose_device()
     problem = reader.build.problem(name)
     if stands_for is not None:
         align = machine.of(stands_for.type).alignment
@@ -273,7 +273,7 @@ class _Reader:
             if isinstance(node, fx.Node):
                 yield from (self.buffer_of[storage_key(t)] for t in tensors(node))
 
-    def settle_on_device(self) -> torch.device:
+    def choose_device(self) -> torch.device:
         """Puts the arena on the device that holds most of the arena-eligible bytes."""
         most: dict[torch.device, int] = {}
         arena = [b for b, buffer in enumerate(self.build.buffers) if buffer.home is Home.ARENA]

@@ -56,13 +56,13 @@ def twin(tensor: Tensor) -> Tensor:
     return found.set_(storage, offset, tensor.shape, tensor.stride())
 
 
-class Shelf:
+class BlockPool:
     """A pool of blocks between steps: a forward takes a block, its backward puts it back."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._blocks: list[Tensor] = []
-        _shelves.add(self)
+        _pools.add(self)
 
     def take(self, size: int, device: torch.device) -> Tensor:
         """Returns a block of this size from the pool, or a new one if there is none."""
@@ -85,9 +85,9 @@ class Shelf:
             return freed
 
 
-_shelves: weakref.WeakSet[Shelf] = weakref.WeakSet()
+_pools: weakref.WeakSet[BlockPool] = weakref.WeakSet()
 
 
 def release() -> int:
     """Frees every arena that is kept between steps and not in use now; returns the bytes."""
-    return sum(shelf.clear() for shelf in list(_shelves))
+    return sum(pool.clear() for pool in list(_pools))

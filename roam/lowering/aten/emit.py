@@ -29,8 +29,8 @@ from roam.lowering.protocol import Boxed
 from roam.passes import gradient_release
 from roam.passes.annotations import inplace, out_variants
 from roam.passes.geometry import tensors, value
-from roam.runtime.blocks import Shelf, allocate, carve, is_block, twin
-from roam.runtime.held_tensors import Taken
+from roam.runtime.blocks import BlockPool, allocate, carve, is_block, twin
+from roam.runtime.reused_inputs import ReusedInputs
 
 aten = torch.ops.aten
 # losses that, without `out`, return their one number in a storage of the size of their input
@@ -54,7 +54,7 @@ class Lowered:
     Attributes:
         saved: the backward's inputs that must lie in the arena as the forward left them.
         sizes: of all of the backward's inputs.
-        taken: the backward's inputs that it may overwrite.
+        reused: the backward's inputs that it may overwrite.
         folds: whether the backward folds gradients. If so, it takes one more input, a function
             absorb(index of the parameter, gradient).
     """
@@ -63,7 +63,7 @@ class Lowered:
     backward: Boxed | None
     saved: tuple[SavedAt, ...]
     sizes: tuple[tuple[int, ...], ...]
-    taken: Taken
+    reused: ReusedInputs
     folds: bool = False
 
     def is_for(self, args: Sequence[Any]) -> bool:
@@ -108,7 +108,7 @@ def boxed(graph: fx.Graph, root: torch.nn.Module, name: str) -> Boxed:
 
 
 def lower(
-    captured: Captured, plan: Plan, roots: Sequence[torch.nn.Module], shelf: Shelf | None
+    captured: Captured, plan: Plan, roots: Sequence[torch.nn.Module], pool: BlockPool | None
 ) -> Lowered:
     """Generates the callables that run a plan.
 
@@ -116,12 +116,12 @@ def lower(
         captured: the problem and the graphs that it was read from.
         plan: the plan of the problem.
         roots: for each graph, the module that its get_attr nodes refer to.
-        shelf: the pool for blocks that are kept between steps; None: blocks are not kept.
+        pool: the pool for blocks that are kept between steps; None: blocks are not kept.
     """
     graphs = [captured.forward, captured.backward]
     first = len(captured.problem.phases[0]) if captured.problem.phases else 0
     emitters = [
-        _Emitter(captured, plan, graph, times, shelf)
+        _Emitter(captured, plan, graph, times, pool)
         for graph, times in zip(graphs, (range(first), range(first, len(plan.order))), strict=True)
         if graph is not None
     ]
@@ -131,14 +131,18 @@ def lower(
     ]
     folds = emitters[-1].absorb is not None
     if captured.backward is None:
-        return Lowered(forward, None, (), (), Taken(), folds)
+        return Lowered(forward, None, (), (), ReusedInputs(), folds)
     given = [value(n) for n in captured.backward.find_nodes(op="placeholder")]
     sizes = tuple(_size(g, captured.numbers) for g in given)
     saved = emitters[-1].saved
-    return Lowered(forward, rest[0], saved, sizes, _taken(captured, plan, given, saved), folds)
+    return Lowered(
+        forward, rest[0], saved, sizes, _reused_inputs(captured, plan, given, saved), folds
+    )
 
 
-def _taken(captured: Captured, plan: Plan, given: Sequence[Any], saved: Sequence[SavedAt]) -> Taken:
+def _reused_inputs(
+    captured: Captured, plan: Plan, given: Sequence[Any], saved: Sequence[SavedAt]
+) -> ReusedInputs:
     """Returns the inputs of the backward whose memory the plan reuses.
 
     given: the fake values of the backward's inputs. saved: the inputs in the arena.
@@ -150,7 +154,7 @@ def _taken(captured: Captured, plan: Plan, given: Sequence[Any], saved: Sequence
     outside = set(plan.reuse.values()) - plan.offsets.keys()
     first = captured.problem.ops[captured.nodes.index(None)]
     tangents = {b for b in first.creates if not captured.problem.buffers[b].kept}
-    return Taken(
+    return ReusedInputs(
         blocks=tuple(map(tuple, blocks.values())),
         overwritten=frozenset(i for i, b in buffers.items() if b in outside),
         dying=frozenset(i for i, b in buffers.items() if b in tangents and given[i].numel() != 1),
@@ -168,10 +172,10 @@ class _Emitter:
     """Writes one phase of the plan as a new graph."""
 
     def __init__(
-        self, captured: Captured, plan: Plan, old: fx.Graph, times: range, shelf: Shelf | None
+        self, captured: Captured, plan: Plan, old: fx.Graph, times: range, pool: BlockPool | None
     ) -> None:
         self.captured, self.plan, self.old, self.times = captured, plan, old, times
-        self.shelf = shelf
+        self.pool = pool
         self.graph = fx.Graph()
         self.new: dict[fx.Node, Any] = {}
         self.blocks: dict[int, fx.Node] = {}
@@ -189,8 +193,8 @@ class _Emitter:
         for t in self.times:
             self.allocate_blocks(t)
             self.emit_op(self.plan.order[t])
-        if self.shelf is not None:
-            self.put_back(self.shelf)
+        if self.pool is not None:
+            self.put_back(self.pool)
         self.graph.output(fx.map_arg(self.old.output_node().args[0], self.value))
         return self.graph
 
@@ -213,16 +217,16 @@ class _Emitter:
     def allocate_blocks(self, t: int) -> None:
         for k, block in enumerate(self.plan.blocks):
             if block.lower == t:
-                how = allocate if self.shelf is None else self.shelf.take
+                how = allocate if self.pool is None else self.pool.take
                 self.blocks[k] = self.graph.call_function(how, (block.size, self.captured.device))
 
-    def put_back(self, shelf: Shelf) -> None:
+    def put_back(self, pool: BlockPool) -> None:
         """Emits the end of the step: the blocks go back into the pool."""
         for k, block in enumerate(self.plan.blocks):
             if k in self.blocks and block.upper <= self.times.stop:
                 how = (self.blocks[k], 0, torch.uint8, (block.size,), (1,))
                 whole = self.graph.call_function(carve, how)
-                self.graph.call_function(shelf.put_back, (whole,))
+                self.graph.call_function(pool.put_back, (whole,))
 
     def block_of(self, b: BufferId, t: int) -> tuple[int, Block]:
         offset = self.plan.offsets[b]

@@ -41,7 +41,7 @@ from roam.passes.pipeline import Pass, rewritten, run
 from roam.passes.rewrites.drop_clones import DropClones
 from roam.passes.rewrites.table import rewrites
 from roam.planner import Settings, plan
-from roam.runtime.blocks import Shelf
+from roam.runtime.blocks import BlockPool
 
 if TYPE_CHECKING:
     from roam.capture.op_costs import OpCosts
@@ -181,11 +181,11 @@ class AtenKernels:
             return MOVED
         if retained:
             return RETAINED
-        return None if planned.taken.holds_blocks(args) else HELD
+        return None if planned.reused.owns_blocks(args) else HELD
 
     def backward(self, planned: Lowered, args: list[Any], absorb: Absorb | None) -> Sequence[Any]:
         assert planned.backward is not None
-        self.held |= planned.taken.copy_held(args)  # the next forward plans with it
+        self.held |= planned.reused.copy_shared(args)  # the next forward plans with it
         if absorb is not None:
             args.append(lambda i, gradient: absorb([(i, gradient)]))  # the callee empties the list
         return planned.backward(args)
@@ -219,7 +219,7 @@ class AtenKernels:
         )
         hold = self.options.arena == "keep"
         found = plan(captured.problem, Settings(self.options.planning_seconds, hold))
-        lowered = lower(captured, found, roots, Shelf() if hold else None)
+        lowered = lower(captured, found, roots, BlockPool() if hold else None)
         guesses = tuple(n.name for n, s in measured.items() if s.estimated)
         record = GraphRecord(
             self.graph.name,

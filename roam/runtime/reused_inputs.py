@@ -28,7 +28,7 @@ Counts = set[tuple[str, int, int]]  # (object, references in Python, unknown ref
 
 
 @dataclass(frozen=True)
-class Taken:
+class ReusedInputs:
     """The inputs of a backward whose memory its plan reuses, by position.
 
     Attributes:
@@ -41,23 +41,23 @@ class Taken:
     overwritten: frozenset[int] = frozenset()
     dying: frozenset[int] = frozenset()
 
-    def holds_blocks(self, args: list[Any]) -> bool:
+    def owns_blocks(self, args: list[Any]) -> bool:
         """Returns whether only `args` refer to the saved tensors in the arena."""
-        return not any(is_held(args, block) for block in self.blocks)
+        return not any(is_shared(args, block) for block in self.blocks)
 
-    def copy_held(self, args: list[Any]) -> frozenset[int]:
+    def copy_shared(self, args: list[Any]) -> frozenset[int]:
         """Replaces inputs in `args` by copies if the plan overwrites them and others refer to them.
 
         Returns:
             The tangents that the plan frees but that others keep alive.
         """
-        held = [i for i in self.overwritten | self.dying if not is_own(args, i)]
-        for i in self.overwritten.intersection(held):
+        shared = [i for i in self.overwritten | self.dying if not is_own(args, i)]
+        for i in self.overwritten.intersection(shared):
             args[i] = args[i].clone()
-        return self.dying.intersection(held)
+        return self.dying.intersection(shared)
 
 
-def is_held(args: list[Any], which: Sequence[int]) -> bool:
+def is_shared(args: list[Any], which: Sequence[int]) -> bool:
     """Returns whether something besides `args` refers to the memory of these tensors.
 
     which: the positions in `args` of all tensors of one storage.
@@ -76,7 +76,7 @@ def is_own(args: list[Any], i: int) -> bool:
     whole = tensor.storage_offset() == 0 and storage.nbytes() == tensor.nbytes
     lent = not storage.resizable() or (storage.device.type == "cpu" and storage.is_shared())
     del tensor, storage  # or they would be counted
-    return whole and not lent and not is_held(args, [i])
+    return whole and not lent and not is_shared(args, [i])
 
 
 def _counts(args: list[Any], which: Sequence[int]) -> Counts:
