@@ -1,4 +1,4 @@
-"""What the step driver and a lowering ask of each other.
+"""The protocol between the step driver and a lowering.
 
     backend ── Lowering.kernels(graph) ── Kernels
                                             │ compile(gm, inputs, driver)
@@ -56,9 +56,9 @@ class Kernels(Protocol):
     Attributes:
         gradient_values: the fake value of each gradient, by the input that it is the gradient of;
             empty if the graph has no backward.
-        own_saved: an output of the forward that only its backward holds; None if there is none, or
-            no backward.
-        without_plan: what a backward does that may not run as planned, for the log.
+        own_saved: position of an output of the forward that only its backward gets; None if there
+            is none, or no backward.
+        without_plan: for the log, what happens to a backward that may not run as planned.
     """
 
     own_saved: int | None
@@ -80,17 +80,17 @@ class Kernels(Protocol):
     def compile(
         self, gm: fx.GraphModule, example_inputs: Sequence[Any], driver: Driver
     ) -> Callable[..., Any]:
-        """Compiles the graph; what it returns runs forward and backward through the driver."""
+        """Compiles the graph. The result, when called, runs forward and backward by the driver."""
         ...
 
     def plan(self, args: Sequence[Any], folds: Folds) -> Any:
-        """Returns the plan for these inputs whose backward folds `folds`; None if there is none."""
+        """Returns the plan for these inputs and folds of the backward, None if planning fails."""
         ...
 
     def forward(self, planned: Any, args: list[Any]) -> Sequence[Any]: ...
 
     def found(self, args: Sequence[Any]) -> Any:
-        """Returns the plan without folds that left these inputs of a backward, if one did."""
+        """Returns the plan without folds by which this backward's forward ran, None if unknown."""
         ...
 
     def folds(self, planned: Any) -> bool:

@@ -69,7 +69,7 @@ def _tell_all(gradients: Sequence[Tensor]) -> None:
 
     Not if `clip_grad_norm_` calls: it passes the parameters to `clip_grads_with_norm_` too.
     """
-    caller = sys._getframe(3)  # of _no_grad_wrapper, which called `watched`
+    caller = sys._getframe(3)  # the caller of _no_grad_wrapper, which called `watched`
     if not gradients and caller.f_code is not CLIP_NORM:
         for owner in owners():
             owner.asked_for_gradient(None)

@@ -60,7 +60,7 @@ class FoldingOptimizer(OwningOptimizer):
         # whether more will be added to the parameter's .grad before step()
         self.more_to_come: Callable[[Tensor], bool] | None = None
         self.mini_batches = 0  # ended so far
-        self._folded: dict[Tensor, int] = {}  # gradients folded in this mini-batch, a parameter
+        self._folded: dict[Tensor, int] = {}  # gradients folded in this mini-batch, by parameter
         self._incomplete: set[Tensor] = set()  # parameters whose .grad waits for more
         self._notices = Notices(type(self).__name__)
         self._deferred = False

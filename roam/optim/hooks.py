@@ -1,4 +1,4 @@
-"""Knows which optimizer folds a parameter's gradients, and hooks that hand them to it."""
+"""Knows which optimizer folds a parameter's gradients, and adds the hooks that pass them to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Warns, once each, about training code that runs but has another effect with folded gradients."""
+"""Warns, once each, about training code that does not do what it should if gradients are folded."""
 
 from __future__ import annotations
 

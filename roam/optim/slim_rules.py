@@ -182,7 +182,7 @@ def _fan_in(owner: Owner) -> int | None:
     """Returns the input dimension of a linear module's weight, None for other modules."""
     if isinstance(owner.module, nn.Linear) or owner.attribute == "in_proj_weight":
         return 1
-    return 0 if type(owner.module).__name__ == "Conv1D" else None  # transformers': [in, out]
+    return 0 if type(owner.module).__name__ == "Conv1D" else None  # transformers' Conv1D: [in, out]
 
 
 def _linear_path(owner: Owner) -> str:

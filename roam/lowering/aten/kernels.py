@@ -95,7 +95,7 @@ class AtenKernels:
     def trains(self) -> bool:
         return self.backward_graph is not None
 
-    # while AOTAutograd takes the graph apart
+    # ---- compiling: AOTAutograd partitions the graph ----
 
     def compile(
         self, gm: fx.GraphModule, example_inputs: Sequence[Any], driver: Driver
@@ -127,7 +127,7 @@ class AtenKernels:
         joint = rewritten(rewrites("aten", self.options.rewrites), rewritten(TRUTHS, joint))
         self.outputs = num_fwd_outputs
         graphs = default_partition(joint, inputs, num_fwd_outputs=num_fwd_outputs, **how)
-        self.backward_graph = graphs[1]  # compiled when it first runs, but planned before
+        self.backward_graph = graphs[1]  # planned with the forward, compiled when it first runs
         self.gradients = gradients_of(graphs[1].graph)
         self.gradient_values = gradient_values(graphs[1].graph, self.gradients)
         return graphs
@@ -144,7 +144,7 @@ class AtenKernels:
         passes: tuple[Pass, ...] = (DropClones(), *self.options.rewrites)
         return rewritten(passes, rewritten(TRUTHS, gm))
 
-    # when it runs
+    # ---- running: called by the step driver ----
 
     def plan(self, args: Sequence[Any], folds: Folds) -> Lowered | None:
         """Plans the graph for these sizes, once; returns None, with a warning, if that fails."""
@@ -194,7 +194,7 @@ class AtenKernels:
         assert self.captured_backward is not None
         return self.captured_backward(args)
 
-    # how it is planned
+    # ---- planning ----
 
     def make(self, args: Sequence[Any], folds: Folds) -> Lowered | None:
         """Makes a plan. Returns None, with a warning, if it fails: training has to go on."""

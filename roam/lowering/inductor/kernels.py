@@ -88,7 +88,7 @@ class InductorKernels:
     def how(self) -> How:
         return How(self.graph, self.options.planning_seconds, self.may_fold, self.costs)
 
-    # while Inductor compiles
+    # ---- compiling: called by Inductor ----
 
     def compile(
         self, gm: fx.GraphModule, example_inputs: Sequence[Any], driver: Driver
@@ -178,7 +178,7 @@ class InductorKernels:
         text = f"Inductor cannot compile the backward of {name}, which runs unplanned: {error}"
         self.reports.unplanned(graph, error, text)
 
-    # when it runs
+    # ---- running: called by the step driver ----
 
     def plan(self, args: Sequence[Any], folds: Folds) -> Folds:
         """Returns `folds`: the plan of a backward is identified by the gradients that it folds."""
