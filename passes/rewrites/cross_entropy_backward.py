@@ -32,7 +32,7 @@ _library.define(f"cross_entropy_backward.out({_ARGUMENTS}, *, Tensor(a!) out) ->
 
 
 def rows_per_block(log_probs: Tensor) -> int:
-    """How many rows of (rows, classes) make a block, the last one aside."""
+    """Returns the number of rows in each block but the last, for log_probs of (rows, classes)."""
     block = machine.of(log_probs.device.type).loss_block
     return max(1, block // max(1, int(log_probs.shape[1]) * log_probs.element_size()))
 

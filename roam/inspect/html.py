@@ -199,7 +199,7 @@ def _steps(curve: Sequence[int], up: float) -> str:
 
 
 def _phase_line(problem: Problem, plan: Plan, height: int, across: float) -> str:
-    """Between the forward and the backward."""
+    """Returns the line between forward and backward, "" if there is one phase only."""
     x = problem.spans[1].start * across if len(problem.spans) > 1 else 0
     path = f'<path d="M{x:.1f} 0V{height}" stroke="{INK}" stroke-dasharray="1 3"/>'
     return f'{path}<text x="{x + 4:.1f}" y="{height - 5}">backward</text>' if x else ""

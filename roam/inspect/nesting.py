@@ -40,5 +40,5 @@ def held_at_worst(graphs: Sequence[Planned]) -> list[MemoryItem]:
 
 
 def _turn(problem: Problem) -> int:
-    """When the backward begins: at the end of the order where there is none."""
+    """Returns the time at which the backward begins, the end of the order if there is none."""
     return problem.spans[0].stop if problem.spans else 0

@@ -21,9 +21,9 @@ from roam.core.lifetime import lifetimes, slots
 from roam.core.machine import CUDA
 from roam.core.plan import Plan
 from roam.core.problem import Problem
-from roam.inspect.moment import Held, held, module_of
+from roam.inspect.moment import MemoryItem, buffer_item, module_of
 
-BASE = 0x7F0000000000  # where addresses begin: like a device's, and exact in JavaScript
+BASE = 0x7F0000000000  # the first address: looks like a device's, and is exact in JavaScript
 
 Json = dict[str, Any]
 

@@ -64,7 +64,7 @@ class AtenKernels:
     Attributes:
         stands_for: the device that is planned for, if this torch was built without it.
         costs: tells those of ops; None for a step that will run, which needs none.
-        held: inputs of the backward, tangents, that somebody else held once.
+        held: tangents, by input of the backward, that something else once kept alive.
     """
 
     without_plan = "this backward ran unplanned"
@@ -234,7 +234,7 @@ class AtenKernels:
         return lowered
 
     def unplanned_problem(self, args: Sequence[Any], folds: Folds) -> Captured:
-        """Captures the graph and leaves it at that: nothing is measured."""
+        """Captures the graph without measuring or planning anything."""
         return self.captured(self.graphs(folds), self.numbers(args), {}, {})
 
     def graphs(self, folds: Folds) -> list[fx.GraphModule]:

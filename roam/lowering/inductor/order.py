@@ -35,7 +35,7 @@ from roam.planner import Settings, plan
 if TYPE_CHECKING:
     from roam.capture.op_costs import OpCosts
 
-# torch 2.11 has no class for it, and has the pass pickled with its settings for the caches' keys
+# torch 2.11 has no such class: it pickles the pass with the settings, for the keys of its caches
 Pass: Any = getattr(custom_graph_pass, "CustomSchedulerPass", object)
 Nodes = list[BaseSchedulerNode]
 FoldsInGraph = tuple[tuple[int, tuple[tuple[str, int], ...], int], ...]  # input; state; scratch

@@ -20,7 +20,7 @@ Hint = Callable[[Any], int]
 
 
 def scratch(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> dict[str, Scratch]:
-    """Scratch space of the extern kernels among the nodes, by the nodes' names. On the CPU."""
+    """Returns the scratch space of the extern kernels among the nodes, by node name. CPU only."""
     on_cpu = [n for n in nodes if n.is_extern() and _on_cpu(n.node)]
     calls, names = extern_calls(graph, on_cpu)
     return {names[call]: size for call, size in probe([calls], Numbers()).items()}
