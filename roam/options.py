@@ -26,7 +26,8 @@ class Options:
     Attributes:
         arena: "step" frees the arena at the end of every backward. "keep" keeps it for the next
             step, until `roam.release()`; it implies the lowering "aten".
-        planning_seconds: the deadline for planning a graph, in seconds.
+        planning_seconds: how much work planning a graph may take: what an ordinary machine does in
+            that time, counted, so that every machine finds the same plan.
         optimizer: one of roam.optim, whose gradients are folded inside the backward. A graph
             looks up the optimizer of its parameters when it runs, so the options hold only a weak
             handle.

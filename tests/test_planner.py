@@ -14,14 +14,15 @@ from roam.core.lifetime import live_peak
 from roam.core.machine import Blocking
 from roam.core.plan import Plan, Status
 from roam.core.problem import Buffer, Kind, Op, Problem
-from roam.planner import Settings, arena_limit, best_order, plan, replaced_peak
+from roam.planner import Arena, SavedBlocks, Settings, plan, replaced_peak
 from roam.solvers.layout.arena import NOTHING_PLACED
+from roam.solvers.order.best_order import best_order
 from roam.solvers.order.greedy import CANDIDATES
 from tests.core.strategies import GRAPHS, all_orders, graph, problems
 from tests.solvers.layout.test_saved_layout import saving
 
-NO_TIME = Settings(seconds=1e-9)
-some_settings = st.sampled_from((Settings(), Settings(hold=True), NO_TIME))
+NO_WORK = Settings(seconds=1e-12)
+some_settings = st.sampled_from((Settings(), Settings(placement=Arena(hold=True)), NO_WORK))
 
 
 @given(problems(max_ops=9), some_settings)
@@ -40,13 +41,14 @@ def test_gaps_cost_a_thousandth_of_the_peak_and_no_more_than_the_order_saves(
 ) -> None:
     problem = saving(8, 12_000, 48_000)
     assert live_peak(problem, range(len(problem.ops))) == 96_000
-    assert arena_limit(problem, live, Settings(blocking=Blocking(stagger=1536))) == limit
-    assert arena_limit(problem, live, Settings()) == live
+    staggered = SavedBlocks(blocking=Blocking(stagger=1536))
+    assert staggered.limit(problem, live) == limit
+    assert SavedBlocks().limit(problem, live) == Arena().limit(problem, live) == live
 
 
 @given(problems(max_ops=9), st.booleans())
 def test_same_problem_same_plan(problem: Problem, hold: bool) -> None:
-    settings = Settings(hold=hold)
+    settings = Settings(placement=Arena(hold))
     again = Problem(problem.name, problem.buffers, problem.ops)
     one, two = plan(problem, settings), plan(again, settings)
     assert replace(one, seconds=0.0) == replace(two, seconds=0.0)
@@ -64,7 +66,7 @@ def test_a_plan_called_optimal_is_the_best_of_all_orders(problem: Problem) -> No
 @given(problems(max_ops=9))
 def test_each_phase_has_the_lowest_peak_of_its_own(problem: Problem) -> None:
     """Chosen apart, the orders of the phases are as good as the best pair of candidates."""
-    order, _, _ = best_order(problem, float("inf"))
+    order = best_order(problem).found.order
     pairs = product(CANDIDATES.values(), repeat=len(problem.phases))
     peaks = []
     for pair in pairs:
@@ -93,9 +95,10 @@ def test_tiny_graphs(name: str, replaced: int, peak: int, bound: int, method: st
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_without_time_the_program_runs_as_it_was_written(name: str) -> None:
+def test_without_work_the_program_runs_as_it_was_written(name: str) -> None:
     problem = graph(name)
-    found = plan(problem, NO_TIME)
+    found = plan(problem, NO_WORK)
+    assert not found.cut_short
     assert found.order == tuple(range(len(problem.ops)))
     assert found.method.endswith(NOTHING_PLACED)
     assert found.blocks == ()

@@ -16,12 +16,14 @@ from roam.bench.children import Result
 from roam.bench.tables import write_rows
 from roam.core.atomic_write import check_writable
 from roam.core.errors import OptionError
+from roam.solvers.answer import Outcome
 from roam.solvers.jit import COMPILED
 from roam.solvers.layout.greedy_fits import Rect
 from roam.solvers.layout.packing.baselines import BASELINES
 from roam.solvers.layout.packing.generate import cut_strip, spoil
 from roam.solvers.layout.packing.instance import check_packing, height, max_load, read_csv
-from roam.solvers.layout.packing.pack import Answer, pack
+from roam.solvers.layout.packing.pack import pack
+from roam.solvers.work import Work
 
 STRIP = 2**20  # bytes, the height of the random instances
 BUFFERS = (50, 100, 200, 500, 1000, 2000)
@@ -86,10 +88,10 @@ def layout_bench(
 
 
 def run(name: str, rects: Sequence[Rect], capacity: int | None, seconds: float) -> Result:
-    cpu = time.process_time()
-    packing = pack(rects, capacity, deadline=time.monotonic() + seconds)
-    cpu = time.process_time() - cpu
-    check_packing(rects, packing.offsets)
+    start, cpu = time.monotonic(), time.process_time()
+    answer = pack(rects, capacity, work=Work.worth(seconds, patience=1.0))
+    took, cpu = time.monotonic() - start, time.process_time() - cpu
+    check_packing(rects, answer.found.offsets)
     heights = {}
     for baseline, place in BASELINES.items():
         offsets = place(rects)
@@ -100,18 +102,18 @@ def run(name: str, rects: Sequence[Rect], capacity: int | None, seconds: float) 
         "buffers": len(rects),
         "load": max_load(rects),
         "capacity": capacity,
-        "height": packing.height,
-        "lower_bound": packing.lower_bound,
-        "status": str(packing.status),
-        "nodes": packing.nodes,
-        "seconds": packing.seconds,
+        "height": answer.value,
+        "lower_bound": answer.bound,
+        "status": str(answer.status),
+        "nodes": answer.work,
+        "seconds": took,
         "cpu_seconds": cpu,
         "baselines": heights,
     }
 
 
 def solved(row: Result) -> bool:
-    return row["status"] in (Answer.OPTIMAL, Answer.FITS, Answer.DOES_NOT_FIT)
+    return row["status"] in (Outcome.OPTIMAL, Outcome.FITS, Outcome.DOES_NOT_FIT)
 
 
 def line(row: Result) -> str:

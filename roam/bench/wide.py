@@ -19,9 +19,10 @@ from roam.bench.tables import write_rows
 from roam.core.atomic_write import check_writable
 from roam.core.lifetime import live_curve, live_peak
 from roam.core.problem import Problem
-from roam.planner import best_order
 from roam.solvers.baselines.plain_annealing import plain_annealing
+from roam.solvers.order.best_order import best_order
 from roam.solvers.order.local_search import Effort, local_search
+from roam.solvers.work import Work
 
 SIZES = {100: 0.27, 250: 0.43, 500: 0.43, 1000: 0.45, 2000: 0.47}  # number of ops -> width
 GRAPHS = 10  # of each size
@@ -43,7 +44,7 @@ def wide_bench(
         instances: a folder of graphs as node-link JSON, which come first.
         sizes: ops of the random graphs, and the width of each.
         graphs: random graphs of each size.
-        seconds: the planner's deadline for one order.
+        seconds: the work of the planner for one order, as `Settings.seconds`.
     """
     console = console or Console(width=max(100, Console().width))
     if json_file is not None:
@@ -67,15 +68,15 @@ def run(problem: Problem, seconds: float) -> Result:
     """Plans the order of one graph, and runs the baseline on it."""
     given = max(live_curve(problem, range(len(problem.ops)), {}))
     start = time.monotonic()
-    order, method, bound = best_order(problem, start + seconds)
+    answer = best_order(problem, Work.worth(seconds))
     took = time.monotonic() - start
     annealed = plain_annealing(problem, 0, PATIENCE * took)
     return {
         "graph": problem.name,
         "ops": len(problem.ops),
-        "roam": live_peak(problem, order) / given,
-        "bound": bound / given,
-        "method": method,
+        "roam": live_peak(problem, answer.found.order) / given,
+        "bound": answer.bound / given,
+        "method": answer.found.method,
         "seconds": took,
         "annealing": live_peak(problem, annealed) / given,
     }

@@ -26,7 +26,7 @@ def layout(
         str | None, typer.Option(help="Bytes to fit into, or 24MiB. Default: minimize the arena.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the CSV with offsets here.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.0, help="How long to search.")] = 60.0,
+    seconds: Annotated[float, typer.Option(min=0.0, help="How long to search at most.")] = 60.0,
 ) -> None:
     """Give every buffer of a CSV an offset, in the lowest arena or below a capacity.
 
@@ -34,8 +34,10 @@ def layout(
     """
     started = time.monotonic()
     from roam.core.sizes import parse_size
+    from roam.solvers.answer import Outcome
     from roam.solvers.layout.packing.instance import read_csv, write_csv
-    from roam.solvers.layout.packing.pack import Answer, pack
+    from roam.solvers.layout.packing.pack import pack
+    from roam.solvers.work import Work
 
     limit = None
     if capacity is not None:
@@ -48,16 +50,17 @@ def layout(
         instance = read_csv(_text(file))
     except FileFormatError as error:
         raise FileFormatError(f"{file}: {error}") from None
-    packing = pack(instance.rects, limit, deadline=started + seconds, names=instance.names)
+    work = Work.worth(seconds, patience=1.0)
+    answer = pack(instance.rects, limit, work=work, names=instance.names)
     typer.echo(
-        f"{packing.status}: {packing.height} bytes, none is below {packing.lower_bound}; "
-        f"{packing.method}, {packing.nodes} nodes, {packing.seconds:.2f} s"
+        f"{answer.status}: {answer.value} bytes, none is below {answer.bound}; "
+        f"{answer.found.method}, {answer.work} nodes, {time.monotonic() - started:.2f} s"
     )
-    if out is not None and packing.status in (Answer.OPTIMAL, Answer.FEASIBLE, Answer.FITS):
-        write_file(out, write_csv(instance, packing.offsets))
-    if packing.status is Answer.DOES_NOT_FIT:
+    if out is not None and answer.status in (Outcome.OPTIMAL, Outcome.FEASIBLE, Outcome.FITS):
+        write_file(out, write_csv(instance, answer.found.offsets))
+    if answer.status is Outcome.DOES_NOT_FIT:
         raise typer.Exit(NO)
-    if packing.status in (Answer.UNKNOWN, Answer.FEASIBLE):
+    if answer.status in (Outcome.UNKNOWN, Outcome.FEASIBLE):
         raise typer.Exit(UNKNOWN)
 
 

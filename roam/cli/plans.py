@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from roam.cli.exits import NO, exits
+from roam.cli.exits import NO, UNKNOWN, exits
 from roam.core.atomic_write import check_writable, write_file
 from roam.core.errors import OptionError, RoamError
 from roam.core.sizes import show_size
@@ -30,7 +30,7 @@ Graph = Annotated[int | None, typer.Option(min=1, help="Which graph; the largest
 
 def register(app: typer.Typer) -> None:
     app.command(epilog=exits(f"{NO}: it takes more than --fits"))(plan)
-    app.command(epilog=exits())(show)
+    app.command(epilog=exits(f"{UNKNOWN}: --verify could not prove a bound again"))(show)
     app.command(epilog=exits(f"{NO}: it grew by more than --tolerance"))(diff)
     app.command(epilog=exits())(export)
 
@@ -53,7 +53,7 @@ def plan(
     device: Annotated[
         str | None, typer.Option(help="Device of the step. Default: where the factory put it.")
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Deadline for planning a graph.")] = 10.0,
+    seconds: Annotated[float, typer.Option(help="The work of planning a graph.")] = 10.0,
     measure: Annotated[
         bool,
         typer.Option("--measure-costs", help="Time each distinct op, for two seconds in all."),
@@ -87,6 +87,9 @@ def show(
     why: Annotated[bool, typer.Option("--explain", help="Say where the peak is, and why.")] = False,
     picture: Annotated[Path | None, typer.Option(help="Draw it, .svg or .png.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write it as a page.")] = None,
+    proven: Annotated[
+        bool, typer.Option("--verify", help="Prove its lower bounds again, by networkx.")
+    ] = False,
     graph: Graph = None,
     json: Json = False,
 ) -> None:
@@ -94,6 +97,9 @@ def show(
     for out in (picture, html):
         _check_out(file, out)
     step = _read(file)
+    if proven:
+        _verify(file, step if graph is None else _only(step, graph))
+        return
     if picture is not None:
         from roam.inspect.picture import picture as draw
 
@@ -217,6 +223,18 @@ def _only(step: StepPlan, graph: int) -> StepPlan:
     return StepPlan(tuple(g for g in step.graphs if g.plan is found))
 
 
+def _verify(file: Path, step: StepPlan) -> None:
+    """Says of every graph how its bound was proven again; exits with UNKNOWN if one was not."""
+    from roam.inspect.verify import verify
+
+    with _naming(file):
+        found = {problem.name: verify(problem, plan) for problem, plan in step.planned}
+    for name, verified in found.items():
+        typer.echo(f"{name}: {verified}")
+    if not all(verified.holds for verified in found.values()):
+        raise typer.Exit(UNKNOWN)
+
+
 def _print(step: StepPlan, json: bool) -> None:
     import msgspec
     from rich.console import Console
@@ -254,7 +272,8 @@ def _as_json(step: StepPlan) -> dict[str, Any]:
 
 def _figures(found: Plan) -> dict[str, object]:
     keys = ("peak", "lower_bound", "stated", "live_peak", "arena", "persistent", "status", "method")
-    return {"ops": len(found.order), **{k: getattr(found, k) for k in keys}}
+    more = ("proof", "cut_short")
+    return {"ops": len(found.order), **{k: getattr(found, k) for k in (*keys, *more)}}
 
 
 def _summary(problem: Problem, found: Plan) -> Table:
@@ -277,11 +296,14 @@ def _summary(problem: Problem, found: Plan) -> Table:
 
 
 def _rows(problem: Problem, plan: Plan) -> Iterator[tuple[str, str]]:
+    from roam.core.plan import cut_note
+    from roam.core.proof import show_proof
     from roam.inspect.moment import TOP, held_at, worst_moment
 
     yield "ops", f"{len(plan.order):,}"
     yield "peak", f"{show_size(plan.peak)}, {plan.status}"
     yield "lower bound", f"{show_size(plan.lower_bound)}, gap {plan.gap:.2%}"
+    yield "proven by", show_proof(plan.proof, problem)
     if plan.stated:
         yield "stated bound", f"{show_size(plan.stated)}, not proven here"
     yield "live peak", f"{show_size(plan.live_peak)}, fragmentation {plan.fragmentation:.2%}"
@@ -290,7 +312,7 @@ def _rows(problem: Problem, plan: Plan) -> Iterator[tuple[str, str]]:
     yield "its buffers", f"{len(plan.offsets):,}"
     yield "persistent", show_size(plan.persistent)
     yield "total", show_size(plan.total)
-    yield "method", f"{plan.method}, {plan.seconds:.2f} s"
+    yield "method", f"{plan.method}, {plan.seconds:.2f} s{cut_note(plan)}"
     yield "fingerprint", plan.fingerprint
     if plan.order:
         worst = worst_moment(problem, plan)

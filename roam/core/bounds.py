@@ -23,6 +23,7 @@ import numpy as np
 
 from roam.core.lifetime import can_take
 from roam.core.problem import BufferId, Home, Op, OpId, Problem
+from roam.core.proof import Bound, Kept, MustLive
 
 Bits = int  # a set of buffers: bit b is set when buffer b is in it
 
@@ -34,15 +35,21 @@ def must_live(problem: Problem) -> int:
     for plans with and without reuse. When the last op has run, whatever the user keeps is alive.
     15,000 ops take about a second.
     """
+    return must_live_bound(problem).value
+
+
+def must_live_bound(problem: Problem) -> Bound:
+    """Returns the same with its proof: the op that sees the most, or what is kept to the end."""
     made = _made(problem)
     used, later = _used(problem)
     sizes = np.array([b.transient for b in problem.buffers], np.int64)
     kept = sum(b.transient for b in problem.buffers if b.kept)
-    while_running = (
-        _total(made[i] & used[i], sizes) - _shared(problem, op, later[i]) + op.scratch
-        for i, op in enumerate(problem.ops)
-    )
-    return max(kept, *while_running) if problem.ops else kept
+    best = Bound(kept, Kept())
+    for i, op in enumerate(problem.ops):
+        alive = _total(made[i] & used[i], sizes) - _shared(problem, op, later[i]) + op.scratch
+        if alive > best.value:
+            best = Bound(alive, MustLive(i))
+    return best
 
 
 def certain(problem: Problem, op: OpId) -> frozenset[BufferId]:

@@ -31,6 +31,7 @@ from roam.core.errors import (
 )
 from roam.core.plan import Arena, Plan
 from roam.core.problem import LARGEST, BufferId, Home, Problem, Tier
+from roam.core.proof import check_proof
 from roam.core.rectangles import Rectangle, check_apart
 
 
@@ -249,6 +250,7 @@ def _check_figures(problem: Problem, plan: Plan, lives: Lives) -> None:
             raise FigureError(
                 f"the plan states a lower bound of {bound} bytes, its live peak is {plan.live_peak}"
             )
+    check_proof(plan.proof, problem)
     if not (isfinite(plan.seconds) and plan.seconds >= 0):
         raise FigureError(f"the plan states that it took {plan.seconds} seconds")
 

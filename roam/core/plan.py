@@ -33,6 +33,7 @@ from roam.core.edits import AnyEdit, apply
 from roam.core.errors import GraphMismatchError
 from roam.core.lifetime import Reuse, Slot, live_curve, slots
 from roam.core.problem import BufferId, OpId, Problem, Tier
+from roam.core.proof import UNKNOWN, Proof
 from roam.core.sizes import show_size
 from roam.core.strict_json import read_versioned
 
@@ -83,6 +84,9 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     method, seconds: which candidates won, and how long planning took.
     edits: what was done to the problem before it was planned, in this order.
     elsewhere: the arenas of the other tiers.
+    proof: what proved the bound, `stated` or not, for others to prove it again.
+    cut_short: whether the clock ended a search that had work left. Only a plan that is not cut
+        short is the same on every machine.
     """
 
     problem: str
@@ -98,6 +102,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     method: str = ""
     seconds: float = 0.0
     stated: int = 0
+    proof: Proof = UNKNOWN
+    cut_short: bool = False
     edits: tuple[AnyEdit, ...] = ()
     elsewhere: dict[Tier, Arena] = {}
 
@@ -202,6 +208,11 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 def stated_note(stated: int) -> str:
     """What people read behind a proven bound if the plan's file states a higher one."""
     return f"; {show_size(stated)} stated, not proven" if stated else ""
+
+
+def cut_note(plan: Plan) -> str:
+    """What people read behind a plan's seconds if the clock cut it short."""
+    return ", cut short by the clock" if plan.cut_short else ""
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):

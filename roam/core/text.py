@@ -24,6 +24,7 @@ placed buffer lies:
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -32,6 +33,7 @@ from msgspec.structs import replace
 from roam.core.bounds import must_live
 from roam.core.plan import Arena, Block, Plan
 from roam.core.problem import Buffer, Home, Kind, Lane, Op, Problem, Tier
+from roam.core.proof import UNKNOWN, proof_from_text, proof_to_text
 from roam.core.text_edits import EDITS, edits_to_lines, parse_edits
 from roam.core.text_records import (
     Reader,
@@ -141,6 +143,7 @@ def plan_to_text(plan: Plan, problem: Problem) -> str:
     """
     edited = plan.edited(problem)
     buffers = [escape(b.name) for b in edited.buffers]
+    ops = [escape(o.name) for o in edited.ops]
     lines = [
         write_line(
             "plan",
@@ -153,6 +156,8 @@ def plan_to_text(plan: Plan, problem: Problem) -> str:
             persistent=str(plan.persistent),
             method=plan.method and escape(plan.method),
             seconds=unless(plan.seconds, 0.0),
+            proof="" if plan.proof == UNKNOWN else proof_to_text(plan.proof, ops),
+            cut_short="yes" if plan.cut_short else "",
         )
     ]
     lines += edits_to_lines(plan.edits)
@@ -161,7 +166,7 @@ def plan_to_text(plan: Plan, problem: Problem) -> str:
         for k in arena.blocks:
             span = {"lower": str(k.lower), "upper": str(k.upper), "tier": whose}
             lines.append(write_line("block", offset=str(k.offset), size=str(k.size), **span))
-    lines += [f"run {escape(edited.ops[i].name)}" for i in plan.order]
+    lines += [f"run {ops[i]}" for i in plan.order]
     placed = {b: (tier, at) for tier, a in plan.arenas.items() for b, at in a.offsets.items()}
     for b in sorted(placed.keys() | plan.reuse.keys()):
         tier, offset = placed.get(b, (Tier.DEVICE, ""))
@@ -194,14 +199,19 @@ def parse_plan(text: str, problem: Problem) -> Plan:
         "fingerprint": unquote,
         "method": unquote,
         "seconds": read_number,
+        "proof": str,  # names an op of the edited problem: read below
+        "cut_short": read_flag,
     }
     figures = head.read(of_plan, needed=[*numbers, "fingerprint"])
+    figures.pop("proof", None)
     edits = parse_edits(r for r in records if r.what in EDITS)
     plan = Plan(head.name, order=(), offsets={}, reuse={}, blocks=(), edits=edits, **figures)
     plan.check_names(problem)
     edited = plan.edited(problem)
     buffer = one_of("a buffer", {b.name: i for i, b in enumerate(edited.buffers)})
     op = one_of("an op", {o.name: i for i, o in enumerate(edited.ops)})
+    of_plan["proof"] = partial(proof_from_text, op=op)
+    proof = head.read(of_plan).get("proof", UNKNOWN)
 
     spans: dict[str, Reader] = dict.fromkeys(("offset", "size", "lower", "upper"), read_whole)
     of_block = spans | {"tier": member(Tier)}
@@ -230,5 +240,6 @@ def parse_plan(text: str, problem: Problem) -> Plan:
         reuse={b: fields["over"] for b, fields in placed.items() if "over" in fields},
         blocks=device.blocks,
         elsewhere={t: arena for t, arena in arenas.items() if arena != Arena()},
+        proof=proof,
     )
     return plan.with_proof(must_live(edited))

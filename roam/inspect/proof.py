@@ -4,56 +4,63 @@ A plan's file is no proof: its bound is a number that anybody may have written. 
 file asks three proofs, the cheapest first, until one reaches what the file states:
 
     what must be alive ── the cheapest moment of each op ── no order of the phase keeps below
-    core/bounds.py        solvers/cut_bound.py              solvers/settle.py
+    core/bounds.py        solvers/bound/min_cut.py          solvers/order/bisection.py
 
 What they do not reach stays stated. An order found on the way that takes less refutes the file.
 """
 
 from __future__ import annotations
 
-import time
 from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING
 
-from roam.core.bounds import must_live
+from roam.core.bounds import must_live_bound
 from roam.core.errors import FigureError
 from roam.core.lifetime import find_reuse, live_curve, live_peak
 from roam.core.plan import Plan
 from roam.core.problem import OpId, Problem
+from roam.core.proof import Bound
+
+if TYPE_CHECKING:
+    from roam.solvers.work import Work
 
 SECONDS = 1.0  # for the proofs of one graph: a person waits for them
 
 
 def prove(problem: Problem, plan: Plan, seconds: float = SECONDS) -> Plan:
-    """Returns the plan with as much of its stated bound proven as can be by then.
+    """Returns the plan with as much of its stated bound proven as so much work proves.
 
     Args:
         plan: a plan that `check` accepts.
-        seconds: until no further proof is begun.
+        seconds: the work of the proofs, as `Settings.seconds`.
 
     Raises:
         FigureError: an order takes less than the bound that the plan states.
     """
     claimed = plan.claimed_bound
-    proven = must_live(problem)
+    known = must_live_bound(problem)
+    proven = known.value
     if proven < claimed:
+        from roam.solvers.work import Work
+
         _refute(claimed, "program order", live_peak(problem, range(len(problem.ops))))
-        proven = _search(problem, plan, proven, time.monotonic() + seconds)
+        proven = _search(problem, plan, known, Work.worth(seconds))
     return plan.with_proof(proven)
 
 
-def _search(problem: Problem, plan: Plan, proven: int, deadline: float) -> int:
+def _search(problem: Problem, plan: Plan, known: Bound, work: Work) -> int:
     """The bound by minimum cuts, then by search of each phase, the one with most bytes first."""
     from roam.solvers.bound.min_cut import cut_bound  # brings in ortools
     from roam.solvers.order.bisection import settle
 
     claimed = plan.claimed_bound
     curve = live_curve(problem, plan.order, plan.reuse)
-    proven = cut_bound(problem, plan.order, curve, proven, deadline)
+    proven = cut_bound(problem, plan.order, curve, known, work).bound
     phases = _phases(problem)
     peaks = [max((curve[t] for t in times), default=0) for times in phases]
     orders = [[plan.order[t] for t in times] for times in phases]
     for phase in sorted(range(len(phases)), key=peaks.__getitem__, reverse=True):
-        if not proven < claimed <= peaks[phase] or time.monotonic() > deadline:
+        if not proven < claimed <= peaks[phase] or work.is_over():
             break
 
         def peak_of(order: list[OpId], phase: int = phase) -> int:
@@ -61,10 +68,9 @@ def _search(problem: Problem, plan: Plan, proven: int, deadline: float) -> int:
             found = live_curve(problem, whole, find_reuse(problem, whole))
             return max(found[t] for t in phases[phase])
 
-        found = settle(problem, phase, peak_of, peaks[phase], proven, deadline)
-        proven = found.bound
-        if found.order is not None:
-            orders[phase], peaks[phase] = found.order, found.peak
+        answer = settle(problem, phase, orders[phase], peak_of, proven, work)
+        proven, orders[phase] = answer.bound, answer.found
+        peaks[phase] = min(peaks[phase], answer.value)
     _refute(claimed, "another order", max(peaks, default=0))
     return proven
 

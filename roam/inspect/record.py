@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from roam.core.plan import Plan, stated_note
+from roam.core.plan import Plan, cut_note, stated_note
 from roam.core.problem import Problem
 
 
@@ -37,5 +37,5 @@ class GraphRecord:
         return (
             f"{self.name}: {len(p.order)} ops, peak {p.peak * mib:.1f} MiB, "
             f"bound {p.lower_bound * mib:.1f} MiB ({p.status}{stated_note(p.stated)}), "
-            f"{p.method}, {p.seconds:.2f} s"
+            f"{p.method}, {p.seconds:.2f} s{cut_note(p)}"
         )

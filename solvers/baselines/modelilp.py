@@ -13,16 +13,18 @@ first solution that the solver is shown. Its size is quadratic in the ops.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ortools.sat.python import cp_model
 
 from roam.core.problem import BufferId, Home, OpId, Problem
+from roam.solvers.answer import Answer, Outcome, minimized
 
 LARGEST = 100_000  # variables: above, building the model alone takes seconds and gigabytes
 Linear = cp_model.LinearExpr | int
 UNIT = 512  # bytes: sizes are counted in these, rounded up, or the solver's sums overflow
+MOST = UNIT * 2**53  # bytes: no peak is higher
 
 
 @dataclass(frozen=True)
@@ -75,27 +77,27 @@ class Part:
         return windows + len(self.buffers) * (len(self.ops) + 1)
 
 
-@dataclass(frozen=True)
-class Found:
-    order: list[OpId]
-    proven: bool  # optimal, without writing in place
-
-
 def modelilp(problem: Problem, phase: int, seconds: float = 10.0) -> list[OpId]:
     """The best order found within so many seconds, program order where the phase is too large."""
-    return solve(Part(problem, problem.phases[phase], range(_first(problem, phase))), seconds).order
+    part = Part(problem, problem.phases[phase], range(_first(problem, phase)))
+    return solve(part, seconds).found
 
 
 def _first(problem: Problem, phase: int) -> OpId:
     return problem.phases[phase][0] if problem.phases[phase] else 0
 
 
-def solve(part: Part, seconds: float, workers: int = 2) -> Found:
-    """The best order of some ops found by then."""
+def solve(part: Part, seconds: float, workers: int = 2) -> Answer[list[OpId]]:
+    """Searches so many seconds for the best order of some ops.
+
+    Peak and bound are the program's: sizes rounded up, nothing written in place. A part that is not
+    searched keeps its order, as does one in which the solver finds none.
+    """
+    as_it_is = Answer(list(part.ops), MOST, 0, Outcome.FEASIBLE, 0)
     if len(part.ops) < 2:
-        return Found(list(part.ops), proven=True)
+        return replace(as_it_is, status=Outcome.OPTIMAL)
     if seconds <= 0 or part.size > LARGEST:
-        return Found(list(part.ops), proven=False)
+        return as_it_is
     ilp = _Ilp(part)
     solver = cp_model.CpSolver()
     solver.parameters.max_time_in_seconds = seconds
@@ -103,8 +105,9 @@ def solve(part: Part, seconds: float, workers: int = 2) -> Found:
     solver.parameters.random_seed = 0
     status = solver.solve(ilp.model)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        return Found(list(part.ops), proven=False)
-    return Found(ilp.order(solver), proven=status == cp_model.OPTIMAL)
+        return as_it_is
+    peak, bound = round(solver.objective_value), round(solver.best_objective_bound)
+    return minimized(ilp.order(solver), peak * UNIT, bound * UNIT, solver.num_branches)
 
 
 class _Ilp:
@@ -120,7 +123,7 @@ class _Ilp:
             for t in range(part.first[i], part.last[i] + 1)
         }
         self.held = {(b, t): new(f"P_{b}_{t}") for b in part.buffers for t in range(self.n + 1)}
-        self.peak = self.model.new_int_var(0, 2**53, "peak")
+        self.peak = self.model.new_int_var(0, MOST // UNIT, "peak")
         self.every_op_runs_once()
         self.one_op_at_a_time()
         self.what_is_held_was_held_or_made()

@@ -35,7 +35,7 @@ def roam_rings(problem: Problem, phase: int, seconds: float = 10.0) -> list[OpId
     waiting = [piece for ops in segments(problem, phase) for piece in _pieces(ops)]
     for k, ops in enumerate(waiting):
         share = (deadline - time.monotonic()) / (len(waiting) - k)
-        order += solve(Part(problem, ops, done), share).order
+        order += solve(Part(problem, ops, done), share).found
         done.update(ops)
     return order
 

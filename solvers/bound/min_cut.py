@@ -17,17 +17,19 @@ that misses a buffer that may be gone, though only because one as large has take
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from math import inf
 
 import numpy as np
 from ortools.graph.python.max_flow import SimpleMaxFlow
 
 from roam.core.lifetime import can_take
 from roam.core.problem import BufferId, Home, OpId, Problem
+from roam.core.proof import Bound, Cut, Proof, Search
+from roam.solvers.answer import Answer, minimized
+from roam.solvers.work import Units, Work
 
 BEFORE, AFTER = 0, 1  # the network's source and sink: what has run, and what has not
+A_CUT, AN_ARC = 100_000, 60  # units of a minimum cut, and for each arc of its network; measured
 
 
 class Cuts:
@@ -43,6 +45,10 @@ class Cuts:
         """Transient bytes below which the op cannot run, in any order."""
         network = self.network(self.problem.ops[op].phase)
         return network.cheapest(self.place[op]) + own_bytes(self.problem, op)
+
+    def cost(self, op: OpId) -> Units:
+        """Returns the units of work of one bound."""
+        return A_CUT + AN_ARC * len(self.network(self.problem.ops[op].phase).tails)
 
     def network(self, phase: int) -> Network:
         if phase not in self.networks:
@@ -154,18 +160,34 @@ def cut_bound(
     problem: Problem,
     order: Sequence[OpId],
     curve: Sequence[int],
-    known: int,
-    deadline: float = inf,
-) -> int:
-    """The best bound found by the deadline, at least `known`.
+    known: Bound,
+    work: Work | None = None,
+) -> Answer[Proof]:
+    """Searches for the op whose cheapest moment takes the most.
 
-    order, curve: an order and its live bytes. No op's bound lies above what it takes there, so
-    the ops are asked from the highest down, until none can raise the bound any more.
+    No op's bound lies above what it takes in a given order, so the ops are asked from the highest
+    down, until none can raise the bound any more. A bound that a search has proven is asked for at
+    the highest op as well: a cut is a proof that others can check.
+
+    Args:
+        order, curve: an order and its live bytes.
+        known: a bound that is proven already.
+        work: what the search may do; unlimited if left out.
+
+    Returns:
+        What proves the best bound, `known` or a cut; the peak of the order; the bound. `work`
+        counts minimum cuts.
     """
-    cuts = Cuts(problem)
+    work = work or Work()
+    cuts, asked = Cuts(problem), 0
     best = known
     for t in sorted(range(len(order)), key=lambda t: -curve[t]):
-        if curve[t] <= best or time.monotonic() > deadline:
+        better_proof = not asked and isinstance(known.proof, Search)
+        if (curve[t] <= best.value and not better_proof) or work.is_over():
             break
-        best = max(best, cuts.bound(order[t]))
-    return best
+        bound = cuts.bound(order[t])
+        asked += 1
+        work.spend(cuts.cost(order[t]))
+        if bound > best.value or (bound == best.value and better_proof):
+            best = Bound(bound, Cut(order[t]))
+    return minimized(best.proof, max(curve, default=0), best.value, asked)

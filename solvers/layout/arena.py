@@ -7,12 +7,11 @@ outside, may grow into what it leaves. The temporaries of each phase go into the
 finds none on top, into a block of the phase's own.
 
 A block is held from its first buffer to its last, and what is empty of it meanwhile is wasted.
-Where that would raise the peak, buffers leave the arena until it does not (solvers/evict.py).
+Where that would raise the peak, buffers leave the arena until it does not (eviction.py).
 """
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from roam.core.plan import Block, measure
 from roam.core.problem import BufferId, Home, OpId, Problem
 from roam.solvers.layout.eviction import Placed, evict
 from roam.solvers.layout.greedy_fits import FITS, Fit, Rect, place
+from roam.solvers.work import Work
 
 CUTS = (1, 4, 16, 64, 256)  # into how many blocks the stack of saved buffers may be cut
 TRIES = 8  # rules and cuts
@@ -57,14 +57,18 @@ def lay_out(
     *,
     limit: int,
     hold: bool = False,
-    deadline: float = inf,
+    work: Work | None = None,
 ) -> Layout:
-    """The layout with the fewest allocations a step whose peak stays within `limit` bytes.
+    """Returns the layout with the fewest allocations a step whose peak is within `limit` bytes.
 
     Every block is an allocation, and so is every buffer that the arena might hold but does not.
-    hold: the arena is one block, held from step to step; all of the buffers are in it, or none
-    where that would break the limit. deadline: a time of `time.monotonic()`.
+
+    Args:
+        hold: the arena is one block, held from step to step; all of the buffers are in it, or none
+            if that would break the limit.
+        work: asked before each attempt; unlimited if left out.
     """
+    work = work or Work()
     everything = [s for s in slots(problem, order, reuse) if s.home is Home.ARENA and s.size]
     boundary = len(problem.phases[0]) if len(problem.phases) > 1 else len(order)
     crossing = sum(s.lower < boundary < s.upper for s in everything)
@@ -73,9 +77,10 @@ def lay_out(
     best = Layout({}, (), max(live, default=0), NOTHING_PLACED, len(everything))
     lowest = best.peak
     for fit, n in islice(product(FITS, cuts), TRIES):
-        if time.monotonic() > deadline or (best.peak == lowest and not best.left):
+        if (best.peak == lowest and not best.left) or work.is_over():
             break
         arena = Arena(everything, boundary, len(order), n, fit)
+        work.spend(arena.spent)
         placed = arena.placed if hold else evict(arena.placed, arena.sections, live, limit)
         blocks = arena.one_block() if hold else arena.sections(placed)
         offsets = {b: offset for slot, offset in placed for b in slot.buffers}
@@ -91,6 +96,7 @@ class Arena:
     """One attempt: the saved buffers stacked, the rest fitted around them by one rule.
 
     cuts: into how many pieces the stack is cut, or more where the blocking asks for smaller ones.
+    spent: units of work.
     """
 
     def __init__(
@@ -106,13 +112,15 @@ class Arena:
         crossing = [s for s in chosen if s.lower < boundary < s.upper]
         crossing.sort(key=lambda s: (-s.upper, s.lower))
         self.crosses = bool(crossing)
+        placing = Work()  # an attempt that has begun is finished
         self.placed: list[Placed] = []
         self.edges = self.stack(crossing, cuts)
         fixed = [(_rect(s), offset) for s, offset in self.placed]
         for phase in ((0, boundary), (boundary, end)):
             own = [s for s in chosen if phase[0] <= s.lower and s.upper <= phase[1]]
-            offsets = place([_rect(s) for s in own], fit, fixed, self.edges[1:])
+            offsets = place([_rect(s) for s in own], fit, fixed, self.edges[1:], placing)
             self.placed += zip(own, offsets, strict=True)
+        self.spent = placing.spent
 
     def stack(self, crossing: Sequence[Slot], cuts: int) -> list[int]:
         """Stacks the saved buffers; returns where the stack is cut, both of its ends included."""

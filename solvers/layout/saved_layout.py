@@ -28,9 +28,7 @@ Inductor's 136,000 to 210,000. So there blocks have a largest size.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from math import inf
 
 from roam.core.lifetime import live_curve, slots
 from roam.core.machine import ANY, CUDA, Blocking
@@ -40,9 +38,11 @@ from roam.solvers.layout.arena import NOTHING_PLACED, Arena, Layout
 from roam.solvers.layout.eviction import evict
 from roam.solvers.layout.greedy_fits import FITS
 from roam.solvers.simulate.caching_allocator import requests, reserved
+from roam.solvers.work import Work
 
 CUTS = (1, 2, 4, 8, 16, 32, 64)  # into how many blocks the stack may be cut
 WORTH = CUDA.allocator.large_segment  # a lower stack shares its segments with others anyway
+AN_OP = 20_000  # units of one attempt, for each op: the step is simulated; measured
 
 
 def stack_saved(
@@ -53,14 +53,18 @@ def stack_saved(
     *,
     limit: int,
     blocking: Blocking = ANY,
-    deadline: float = inf,
+    work: Work | None = None,
 ) -> Layout:
-    """The stack of saved buffers for which a caching allocator reserves the least.
+    """Returns the stack of saved buffers for which a caching allocator reserves the least.
 
-    held: bytes that the first ops hold without blocks, which may be more than is alive. limit:
-    bytes that no op may hold. deadline: a time of `time.monotonic()`. Nothing is placed where less
-    than WORTH is saved in all.
+    Nothing is placed if less than WORTH is saved in all.
+
+    Args:
+        held: bytes that the first ops hold without blocks, which may be more than is alive.
+        limit: bytes that no op may hold.
+        work: asked before each attempt; unlimited if left out.
     """
+    work = work or Work()
     boundary = len(problem.phases[0]) if problem.phases else 0
     saved = [
         s
@@ -74,8 +78,9 @@ def stack_saved(
         return best
     least = simulate(problem, order, reuse, best.offsets, best.blocks)
     for cuts in CUTS:
-        if cuts > len(saved) or time.monotonic() > deadline:
+        if cuts > len(saved) or work.is_over():
             break
+        work.spend(AN_OP * len(order))
         arena = Arena(saved, boundary, len(order), cuts, FITS[0], blocking)
         placed = evict(arena.placed, arena.sections, without, limit)
         blocks = arena.sections(placed)

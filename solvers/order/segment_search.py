@@ -12,7 +12,6 @@ what the order held when y began. So an idle op runs in one move with such a y, 
 from __future__ import annotations
 
 import heapq
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -23,6 +22,7 @@ from ortools.graph.python.max_flow import SimpleMaxFlow
 
 from roam.core.problem import OpId
 from roam.solvers.order.progress import Phase, Place, State
+from roam.solvers.work import Work
 
 
 @dataclass(eq=False)
@@ -112,24 +112,25 @@ class Side:
     """What has run for good from one end of a phase.
 
     order: the ops, from that end on. most: the limit, bytes. refused: the least that an op would
-    have taken where it had no room. work: ops run so far.
+    have taken where it had no room. runs: ops run so far. work: ends the search at its deadline.
     """
 
-    def __init__(self, phase: Phase, most: int, deadline: float) -> None:
-        self.phase, self.most, self.deadline = phase, most, deadline
+    def __init__(self, phase: Phase, most: int, work: Work) -> None:
+        self.phase, self.most, self.work = phase, most, work
         self.state = State(phase)
         self.order: list[Place] = []
         self.refused: float = inf
-        self.work = self.limit = 0
+        self.runs = 0
+        self.limit: float = 0
 
-    def walk(self, patience: int, work: int) -> Crossed:
-        """From valley to valley, until a hill takes more ops run than `patience`, or all hills
-        together more than `work`.
+    def walk(self, patience: int, runs: float) -> Crossed:
+        """Goes from valley to valley, until a hill takes more than `patience` ops run, or all hills
+        together more than `runs`.
         """
-        last = self.work + work
+        last = self.runs + runs
         self.order += self.descend()
         while not self.is_all(0):
-            self.limit = min(self.work + patience, last)
+            self.limit = min(self.runs + patience, last)
             hill = self.cross()
             if self.gives_up():
                 return Crossed.GAVE_UP
@@ -148,7 +149,7 @@ class Side:
         return [self.phase.ops[k] for k in self.order]
 
     def gives_up(self) -> bool:
-        return self.work > self.limit or time.monotonic() > self.deadline
+        return self.runs > self.limit or self.work.is_late()
 
     def is_all(self, more: int) -> bool:
         return len(self.order) + more + len(self.state.blocked) == len(self.phase.ops)
@@ -156,7 +157,7 @@ class Side:
     def run(self, ops: Iterable[Place]) -> None:
         for k in ops:
             self.state.run(k)
-            self.work += 1
+            self.runs += 1
 
     def undo(self, ops: Sequence[Place]) -> None:
         for k in reversed(ops):
@@ -190,7 +191,7 @@ class Side:
                 return path
             self.run(path)
             for move in list(self.moves()):
-                if not self.runs(move):
+                if not self.has_run(move):
                     continue
                 more = (*move, *self.descend())
                 after = self.state.live
@@ -237,7 +238,7 @@ class Side:
                 found.append(others)
         return found
 
-    def runs(self, move: Sequence[Place]) -> bool:
+    def has_run(self, move: Sequence[Place]) -> bool:
         """Runs the ops of a move, or none of them where there is no room for one."""
         for n, k in enumerate(move):
             if not self.has_room(k):

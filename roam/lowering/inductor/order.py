@@ -30,7 +30,7 @@ from roam.lowering.inductor.problem import Labels, Read, read
 from roam.lowering.inductor.saved_code import blocking, keep_to_plan, leave_open
 from roam.lowering.inductor.shared_functions import functions, generate, sharing
 from roam.passes import gradient_release
-from roam.planner import Settings, plan
+from roam.planner import SavedBlocks, Settings, plan
 
 if TYPE_CHECKING:
     from roam.capture.op_costs import OpCosts
@@ -50,7 +50,7 @@ class How:
     """Settings for the forward and all backwards of one captured graph.
 
     Attributes:
-        seconds: the deadline for planning.
+        seconds: the work of planning, as `Settings.seconds`.
         may_fold: backwards may fold gradients.
         costs: tells those of kernels, if they are wanted: no plan depends on it.
     """
@@ -136,16 +136,11 @@ def planned_order(
         costs = kernel_costs(graph, nodes, how.costs)
     found = read(graph, nodes, name, one.outputs, one.saved, forward, one.labels, costs)
     settled, held = (0, ()) if forward is None else (1, forward.held)
-    settings = Settings(
-        how.seconds,
-        fixed=settled,
-        held=held,
-        blocking=blocking(graph),
-        sharing=frozenset(found.first + k for k in sharing(graph, nodes)),
-    )
-    planned = plan(found.problem, settings)
+    together = frozenset(found.first + k for k in sharing(graph, nodes))
+    placement = SavedBlocks(held, blocking(graph), together)
+    planned = plan(found.problem, Settings(how.seconds, placement, settled))
     ordered = [nodes[i - found.first] for i in planned.order[found.first :]]
-    shared = functions(found.problem, planned, ordered, settings.sharing, complete=one.complete)
+    shared = functions(found.problem, planned, ordered, together, complete=one.complete)
     note = Note(
         name,
         found.problem,

@@ -8,31 +8,38 @@ address    ______            the lowest line takes the best of the rectangles th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import inf
-from time import monotonic
 
 from roam.solvers.layout.greedy_fits import Rect
+from roam.solvers.work import Work
 
 Line = tuple[int, int, int]  # floor, from, to
+A_STEP, A_RECT = 2_000, 100  # units of one step, and for each rectangle left; measured
 
 
 def on_the_lowest_line(
-    rects: Sequence[Rect], worth: Callable[[Rect], float], deadline: float = inf
+    rects: Sequence[Rect], worth: Callable[[Rect], float], work: Work | None = None
 ) -> list[int]:
-    """An offset for every rectangle, in bytes. worth: which of those that fit comes first.
+    """Returns an offset for every rectangle, in bytes. Fixed offsets are not looked at.
 
-    The best fit of Burke, Kendall and Whitwell (2004) for strips, in which time is given. Fixed
-    offsets are not looked at. deadline: a time of `time.monotonic()`. Raises TimeoutError when it
-    is past.
+    The best fit of Burke, Kendall and Whitwell (2004) for strips, in which time is given.
+
+    Args:
+        worth: which of the rectangles that fit comes first: the one of the highest worth.
+        work: how much may be done; unlimited if left out.
+
+    Raises:
+        TimeoutError: the work is over before all are placed.
     """
+    work = work or Work()
     offsets = [0] * len(rects)
     left = sorted((i for i, r in enumerate(rects) if r.size), key=lambda i: -worth(rects[i]))
     lines = [
         (0, min((r.lower for r in rects), default=0), max((r.upper for r in rects), default=0))
     ]
     while left:
-        if monotonic() > deadline:
+        if work.is_over():
             raise TimeoutError(f"{len(left)} rectangles of {len(rects)} are not placed")
+        work.spend(A_STEP + A_RECT * len(left))
         at = lines.index(min(lines))
         floor, start, end = lines[at]
         fits = (i for i in left if start <= rects[i].lower and rects[i].upper <= end)

@@ -1,4 +1,4 @@
-"""Packing, from the cheap to the exact: greedy fits, then what searches, under a deadline.
+"""Packing, from the cheap to the exact: greedy fits, then what searches, by counted work.
 
     parts of time, the highest load first
     fits ── height = max load? ── sweeps where little is wasted, from either end of time
@@ -12,17 +12,15 @@ lowers, until the two meet.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from itertools import count
 from math import gcd, inf, lcm
 
 import numpy as np
 
-from roam.solvers.jit import COMPILED
+from roam.solvers.answer import Answer, Outcome, minimized
 from roam.solvers.layout.greedy_fits import FITS as GREEDY
 from roam.solvers.layout.greedy_fits import Rect, place
 from roam.solvers.layout.packing.instance import (
@@ -37,11 +35,12 @@ from roam.solvers.layout.packing.lines import LINES, area, on_the_lowest_line
 from roam.solvers.layout.packing.search import DOES_NOT_FIT, FITS, search
 from roam.solvers.layout.packing.skyline import Ints
 from roam.solvers.layout.packing.sweep import sweep
+from roam.solvers.work import Work
 
 NODES, NODES_AN_ITEM = 500, 4  # of the shortest search
-# a node of the search touches every rectangle in every section that it is alive in, at worst
-A_TOUCH = 1e-7 if COMPILED else 1e-5  # seconds; building the tables takes about as long compiled
-FIRST_TOUCHES = 10**7  # of the first search under a deadline, which measures the pace
+# Units. A node of the search touches about every rectangle in every section that it is alive in,
+# and so does building the tables. Measured: 3 to 18 nanoseconds a touch of a node.
+A_NODE, A_TOUCH, A_TABLE_TOUCH = 10_000, 10, 100
 REMEMBERED = 2**26  # bytes of failed states
 # exponents of size and time: by size, area, time
 RANKS: tuple[tuple[float, float], ...] = ((1, 0.3), (1, 1), (0.3, 1))
@@ -50,45 +49,38 @@ WASTE = 0.1  # of the area at most, where it is worth to sweep
 NARROW, WIDE = (1, 4, 16), (64, 256)  # beams of the sweeps, before the search and in turns with it
 
 
-class Answer(StrEnum):
-    OPTIMAL = "OPTIMAL"  # height = lower bound
-    FEASIBLE = "FEASIBLE"
-    FITS = "FITS"
-    DOES_NOT_FIT = "DOES_NOT_FIT"  # proven
-    UNKNOWN = "UNKNOWN"  # not within the capacity by the deadline, and no proof either
-
-
 @dataclass(frozen=True)
 class Packing:
-    """An offset for every rectangle and the arena's height, in bytes; valid, but perhaps higher
-    than the capacity that was asked for: `status` says so. No height is below `lower_bound`.
-    """
+    """An offset for every rectangle, in bytes; and what found the part with the greatest height."""
 
     offsets: tuple[int, ...]
-    height: int
-    lower_bound: int
-    status: Answer
     method: str
-    nodes: int
-    seconds: float
 
 
 def pack(
     rects: Sequence[Rect],
     capacity: int | None = None,
     *,
-    deadline: float = inf,
+    work: Work | None = None,
     node_limit: float = inf,
     names: Sequence[str] | None = None,
-) -> Packing:
-    """A packing below the capacity, or the lowest one, and how good it is.
+) -> Answer[Packing]:
+    """Searches for a packing below the capacity, or for the lowest one if none is given.
 
-    deadline: a time of `time.monotonic()`; only the first greedy fit goes beyond it. node_limit: of
-    the search, all in all; without a deadline the same arguments give the same packing. names: of
-    the rectangles, for messages. Raises OverlapError or OffsetError where the fixed offsets
-    contradict themselves.
+    Args:
+        work: what the search may do; only the first greedy fit goes beyond it. Unlimited if left
+            out.
+        node_limit: of the search, all in all.
+        names: of the rectangles, for messages.
+
+    Returns:
+        A valid packing, its height and the height that none is below, in bytes. It may be higher
+        than the capacity, as the status says. `work` counts nodes.
+
+    Raises:
+        OverlapError, OffsetError: the fixed offsets contradict themselves.
     """
-    started = time.monotonic()
+    work = work or Work()
     offsets = [r.fixed or 0 for r in rects]
     top = lower_bound = nodes = 0
     method = "nothing to pack"
@@ -97,7 +89,7 @@ def pack(
     check_packing([rects[i] for i in fixed], [offsets[i] for i in fixed], known)
     parts = [([rects[i] for i in part], part) for part in _parts(rects)]
     for some, part in sorted(parts, key=lambda p: -max_load(p[0])):
-        packer = _Packer(some, capacity, top, deadline, node_limit - nodes)
+        packer = _Packer(some, capacity, top, work, node_limit - nodes)
         packer.run()
         for i, offset in zip(part, packer.offsets, strict=True):
             offsets[i] = offset
@@ -106,9 +98,11 @@ def pack(
         if packer.height >= top:
             top, method = packer.height, packer.method
     check_packing(rects, offsets, names)
-    status = _answer(top, lower_bound, capacity)
-    seconds = time.monotonic() - started
-    return Packing(tuple(offsets), top, lower_bound, status, method, nodes, seconds)
+    packing = Packing(tuple(offsets), method)
+    if capacity is None:
+        return minimized(packing, top, lower_bound, nodes)
+    status = _within(capacity, top, lower_bound)
+    return Answer(packing, top, lower_bound, status, nodes)
 
 
 def _parts(rects: Sequence[Rect]) -> list[list[int]]:
@@ -124,12 +118,10 @@ def _parts(rects: Sequence[Rect]) -> list[list[int]]:
     return parts
 
 
-def _answer(top: int, lower_bound: int, capacity: int | None) -> Answer:
-    if capacity is None:
-        return Answer.OPTIMAL if top == lower_bound else Answer.FEASIBLE
+def _within(capacity: int, top: int, lower_bound: int) -> Outcome:
     if top <= capacity:
-        return Answer.FITS
-    return Answer.DOES_NOT_FIT if capacity < lower_bound else Answer.UNKNOWN
+        return Outcome.FITS
+    return Outcome.DOES_NOT_FIT if capacity < lower_bound else Outcome.UNKNOWN
 
 
 class _Packer:
@@ -140,13 +132,13 @@ class _Packer:
         rects: Sequence[Rect],
         capacity: int | None,
         enough: int,
-        deadline: float,
+        work: Work,
         node_limit: float,
     ) -> None:
         self.rects, self.capacity, self.enough = rects, capacity, enough
-        self.deadline, self.node_limit = deadline, node_limit
+        self.work, self.node_limit = work, node_limit
         self.granule = granule(rects)
-        self.nodes, self.pace, self.first = 0, 0.0, NODES
+        self.nodes = 0
         self.free = [i for i, r in enumerate(rects) if r.fixed is None]
         self.fixed = [(r, r.fixed) for r in rects if r.fixed is not None]
         top = max((o + r.size for r, o in self.fixed if r.size), default=0)
@@ -174,9 +166,9 @@ class _Packer:
         yield first.name, place(free, first, self.fixed)
         with suppress(TimeoutError):
             for fit in others:
-                yield fit.name, place(free, fit, self.fixed, deadline=self.deadline)
+                yield fit.name, place(free, fit, self.fixed, work=self.work)
             for name, worth in LINES.items() if not self.fixed else ():
-                yield name, on_the_lowest_line(free, worth, self.deadline)
+                yield name, on_the_lowest_line(free, worth, self.work)
 
     @property
     def goal(self) -> int:
@@ -198,7 +190,7 @@ class _Packer:
         ahead = [self.rects[i] for i in kept]
         for rects in (ahead, [replace(r, lower=-r.upper, upper=-r.lower) for r in ahead]):
             limit = self.node_limit - self.nodes
-            found, nodes = sweep(rects, self.goal, beam, deadline=self.deadline, node_limit=limit)
+            found, nodes = sweep(rects, self.goal, beam, node_limit=limit, work=self.work)
             self.nodes += nodes
             if found is not None:
                 self.offsets, self.method = [0] * len(self.rects), "sweep"
@@ -220,29 +212,33 @@ class _Packer:
         return (
             not self.lower_bound <= self.goal < self.height
             or self.nodes >= self.node_limit
-            or time.monotonic() > self.deadline
+            or self.work.is_over()
         )
 
     def search(self) -> None:
         """Asks about the goal; to minimize, every other time about a step below the best height,
-        which is halved when the search gives no answer. Ends with one, or when time or nodes do.
+        which is halved when the search gives no answer. Ends with one, or when work or nodes do.
+
+        The clock is not asked within a turn: the longest takes about as long as all before it.
         """
-        if self.deadline - time.monotonic() < touches(self.rects) * A_TOUCH:
+        cover = touches(self.rects)
+        if self.work.left < cover * A_TABLE_TOUCH:
             return
         searcher = _Searcher(self.rects)
-        self.first = max(min(NODES, FIRST_TOUCHES // max(len(searcher.items.cover), 1)), 1)
+        self.work.spend(cover * A_TABLE_TOUCH)
+        a_node = A_NODE + A_TOUCH * cover
         step = self.height - self.goal
         for turn, restart in enumerate(_restarts()):
             below = turn % 2 == 1 and self.capacity is None
             step = max(min(step, (self.height - self.goal) // 2), self.granule)
             target = self.height - step if below else self.goal
-            budget = min(restart * searcher.shortest, self.node_limit - self.nodes, self.in_time())
-            started = time.monotonic()
+            budget = min(restart * searcher.shortest, self.node_limit - self.nodes)
+            budget = max(self.work.steps(a_node, budget), 1)
             outcome, nodes = searcher.ask(
                 target, int(budget), turn // 2 if self.capacity is None else turn
             )
             self.nodes += nodes
-            self.pace = nodes / max(time.monotonic() - started, 1e-6)
+            self.work.spend(nodes * a_node)
             if outcome == FITS:
                 self.offsets, self.method = searcher.offsets(), "branch and bound"
                 self.height = height(self.rects, self.offsets)
@@ -254,17 +250,6 @@ class _Packer:
                 self.sweep(WIDE[turn])
             if self.done:
                 break
-
-    def in_time(self) -> float:
-        """As many nodes as half of the time is enough for, at the pace of the last search.
-
-        Nodes are not alike, and the pace is that of others. At first, few.
-        """
-        if self.deadline == inf:
-            return inf
-        if not self.pace:
-            return self.first
-        return max(self.pace * (self.deadline - time.monotonic()) / 2, 1)
 
     def above(self, size: int) -> int:
         """The next height that may be best."""

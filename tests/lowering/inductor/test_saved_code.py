@@ -19,7 +19,7 @@ from roam.core import machine
 from roam.core.machine import Blocking
 from roam.core.plan import Plan
 from roam.optim import AdamA
-from roam.planner import Settings, plan
+from roam.planner import SavedBlocks, Settings, plan
 from roam.runtime import saved_stack
 from tests.behaviour.test_threads import together
 from tests.helpers import (
@@ -250,7 +250,7 @@ reinterpret = torch._C._dynamo.guards._reinterpret_tensor  # as in Inductor's co
 def test_neighbours_in_a_block_are_tensors_of_their_own() -> None:
     """A block's view would have its version: autograd would take a write to one for one to all."""
     problem = saving(2, 64, 128)
-    saved_stack.place("forward", problem, plan(problem, Settings(held=())))
+    saved_stack.place("forward", problem, plan(problem, Settings(placement=SavedBlocks())))
     forward = saved_stack.stack("forward", ("s0", "s1"), "cpu", by_itself, reinterpret)
     kinds = [((8, 2), (1, 8), torch.float32), ((4, 2), (2, 1), torch.float64)]
     made = [make(*kind) for make, kind in zip(forward.places(), kinds, strict=True)]
@@ -272,17 +272,19 @@ def test_backwards_that_disagree_have_no_blocks() -> None:
 
     assert storages() == 2
     for _ in range(2):
-        saved_stack.place("forward", problem, plan(problem, Settings(held=())))
+        saved_stack.place("forward", problem, plan(problem, Settings(placement=SavedBlocks())))
         assert storages() == 1
     saved_stack.place("other", problem, plan(problem))
     assert storages() == 1
-    saved_stack.place("forward", problem, plan(problem, Settings(held=(128, 128))))
+    saved_stack.place(
+        "forward", problem, plan(problem, Settings(placement=SavedBlocks((128, 128))))
+    )
     assert storages() == 2
 
 
 def test_code_that_does_not_ask_for_all_that_is_placed_gets_no_block() -> None:
     problem = saving(2, 64, 128)
-    saved_stack.place("forward", problem, plan(problem, Settings(held=())))
+    saved_stack.place("forward", problem, plan(problem, Settings(placement=SavedBlocks())))
     forward = saved_stack.stack("forward", ("s0", "s2"), "cpu", by_itself, reinterpret)
     assert forward.places() == [by_itself] * 2
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 
-from roam.core.bounds import must_live
+from roam.core.bounds import must_live_bound
 from roam.core.lifetime import find_reuse, live_curve
 from roam.core.problem import Buffer, Op, Problem
+from roam.core.proof import Cut
+from roam.solvers.answer import Outcome
 from roam.solvers.bound.min_cut import Cuts, cut_bound
+from roam.solvers.work import Work
 from tests.core.strategies import all_orders, problems
 
 
@@ -29,10 +31,10 @@ def test_no_order_runs_an_op_below_its_bound(problem: Problem) -> None:
 
 @given(problems(max_ops=6))
 def test_no_order_goes_below_the_bound_and_it_is_the_stronger_one(problem: Problem) -> None:
-    weak = must_live(problem)
+    weak = must_live_bound(problem)
     for order, curve in curves(problem):
         strong = cut_bound(problem, order, curve, weak)
-        assert weak <= strong <= min(max(c, default=0) for _, c in curves(problem))
+        assert weak.value <= strong.bound <= min(max(c, default=0) for _, c in curves(problem))
 
 
 def two_chains() -> Problem:
@@ -53,23 +55,19 @@ def test_one_of_a_chain_of_copies_is_always_alive() -> None:
     problem = two_chains()
     order = range(len(problem.ops))
     curve = live_curve(problem, order, {})
-    assert must_live(problem) == 20
-    assert cut_bound(problem, order, curve, 20) == max(curve) == 30
+    known = must_live_bound(problem)
+    answer = cut_bound(problem, order, curve, known)
+    assert known.value == 20
+    assert (answer.bound, answer.value, answer.status) == (30, max(curve), Outcome.OPTIMAL)
+    assert answer.found == Cut(order[curve.index(30)])
 
 
-def test_it_asks_the_highest_ops_first_and_no_more_than_it_must(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_it_asks_the_highest_ops_first_and_no_more_than_it_must() -> None:
     problem = two_chains()
     order = range(len(problem.ops))
     curve = live_curve(problem, order, {})
-    asked: list[int] = []
-    bound = Cuts.bound
-
-    def counted(self: Cuts, op: int) -> int:
-        asked.append(op)
-        return bound(self, op)
-
-    monkeypatch.setattr(Cuts, "bound", counted)
-    cut_bound(problem, order, curve, 20)
-    assert len(asked) == 1  # the peak is proven by the first: nothing lies above it
+    known = must_live_bound(problem)
+    assert cut_bound(problem, order, curve, known).work == 1  # the first one proves the peak
+    none = cut_bound(problem, order, curve, known, Work(limit=0))
+    assert (none.found, none.bound, none.work) == (known.proof, 20, 0)
+    assert none.status is Outcome.FEASIBLE

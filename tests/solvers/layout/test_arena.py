@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +11,7 @@ from roam.core.lifetime import find_reuse, live_peak, slots
 from roam.core.plan import Plan
 from roam.core.problem import Buffer, Home, Kind, Op, OpId, Problem
 from roam.solvers.layout.arena import NOTHING_PLACED, Layout, lay_out
+from roam.solvers.work import Work
 from tests.core.strategies import GRAPHS, graph, orders, problems
 
 PAGE = 4096
@@ -105,7 +104,7 @@ def test_no_time_left_places_nothing() -> None:
     problem = graph("training_step")
     order = range(len(problem.ops))
     reuse = find_reuse(problem, order)
-    layout = lay_out(problem, order, reuse, limit=10**9, deadline=time.monotonic() - 1)
+    layout = lay_out(problem, order, reuse, limit=10**9, work=Work(limit=0))
     assert layout == Layout({}, (), 344, NOTHING_PLACED, left=2)
 
 

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +10,11 @@ from hypothesis import strategies as st
 from ortools.sat.python import cp_model
 
 from roam.core.errors import FileFormatError, OffsetError, OverlapError
+from roam.solvers.answer import Answer, Outcome
 from roam.solvers.layout.greedy_fits import FITS, Rect, place
 from roam.solvers.layout.packing import search
 from roam.solvers.layout.packing.baselines import BASELINES
-from roam.solvers.layout.packing.generate import cut_strip
+from roam.solvers.layout.packing.generate import cut_strip, spoil
 from roam.solvers.layout.packing.instance import (
     Instance,
     check_packing,
@@ -28,8 +27,9 @@ from roam.solvers.layout.packing.instance import (
     write_csv,
 )
 from roam.solvers.layout.packing.lines import area, on_the_lowest_line
-from roam.solvers.layout.packing.pack import Answer, Packing, _Packer, _Searcher, pack
+from roam.solvers.layout.packing.pack import A_TABLE_TOUCH, Packing, _Packer, pack
 from roam.solvers.layout.packing.sweep import holes, sweep
+from roam.solvers.work import Work
 
 MINIMALLOC = Path(__file__).parents[2] / "instances" / "minimalloc"
 CAPACITY = 2**20
@@ -73,12 +73,12 @@ def brute_force(rects: list[Rect], capacity: int) -> bool:
     return rest()
 
 
-def assert_lowest(rects: list[Rect], packing: Packing) -> None:
+def assert_lowest(rects: list[Rect], packing: Answer[Packing]) -> None:
     """It is valid, and not even one byte less would do."""
-    check_packing(rects, packing.offsets)
-    assert packing.status is Answer.OPTIMAL
-    assert packing.height == height(rects, packing.offsets)
-    assert not packing.height or not brute_force(rects, packing.height - 1)
+    check_packing(rects, packing.found.offsets)
+    assert packing.status is Outcome.OPTIMAL
+    assert packing.value == height(rects, packing.found.offsets)
+    assert not packing.value or not brute_force(rects, packing.value - 1)
 
 
 @settings(max_examples=100, deadline=None)
@@ -108,7 +108,7 @@ def test_no_packing_is_lower_around_what_is_fixed(
             continue
         fixed.append(new)
     packing = pack(free + fixed)
-    assert packing.offsets[len(free) :] == tuple(r.fixed for r in fixed)
+    assert packing.found.offsets[len(free) :] == tuple(r.fixed for r in fixed)
     assert_lowest(free + fixed, packing)
 
 
@@ -117,25 +117,25 @@ def test_no_packing_is_lower_around_what_is_fixed(
 def test_the_question_of_capacity(rects: list[Rect], capacity: int) -> None:
     packing = pack(rects, capacity)
     fits = brute_force(rects, capacity)
-    assert packing.status is (Answer.FITS if fits else Answer.DOES_NOT_FIT)
-    assert (packing.height <= capacity) == fits
-    assert (packing.lower_bound > capacity) == (not fits)
+    assert packing.status is (Outcome.FITS if fits else Outcome.DOES_NOT_FIT)
+    assert (packing.value <= capacity) == fits
+    assert (packing.bound > capacity) == (not fits)
 
 
 @pytest.mark.parametrize(("name", "nodes"), [("A", 20_000), ("E", 5_000), ("K", 20_000)])
 def test_minimalloc(name: str, nodes: int) -> None:
     instance = read_csv((MINIMALLOC / f"{name}.{CAPACITY}.csv").read_text())
     packing = pack(instance.rects, CAPACITY, node_limit=nodes)
-    assert packing.status is Answer.FITS
-    check_packing(instance.rects, packing.offsets)
-    assert packing.height <= CAPACITY
+    assert packing.status is Outcome.FITS
+    check_packing(instance.rects, packing.found.offsets)
+    assert packing.value <= CAPACITY
 
 
 def test_minimalloc_in_other_words() -> None:
     """Time runs backwards and takes twice as long, the buffers come in another order."""
     rects = read_csv((MINIMALLOC / f"K.{CAPACITY}.csv").read_text()).rects
     mirrored = [Rect(-2 * r.upper, -2 * r.lower, r.size) for r in reversed(rects)]
-    assert pack(mirrored, CAPACITY, node_limit=200_000).status is Answer.FITS
+    assert pack(mirrored, CAPACITY, node_limit=200_000).status is Outcome.FITS
 
 
 def test_parts_of_time_are_packed_apart() -> None:
@@ -144,33 +144,33 @@ def test_parts_of_time_are_packed_apart() -> None:
     high = [Rect(100, 101, 3), Rect(100, 102, max_load(knot) + 4)]
     alone = pack(knot)
     together = pack(knot + high)
-    assert together.height == max_load(high) > alone.height > max_load(knot)
-    assert together.nodes < alone.nodes
+    assert together.value == max_load(high) > alone.value > max_load(knot)
+    assert together.work < alone.work
     low = [Rect(100, 101, 1)]
-    assert pack(knot + low).offsets[: len(knot)] == alone.offsets
-    assert pack(knot + low, max_load(knot)).status is Answer.DOES_NOT_FIT
+    assert pack(knot + low).found.offsets[: len(knot)] == alone.found.offsets
+    assert pack(knot + low, max_load(knot)).status is Outcome.DOES_NOT_FIT
 
 
 def test_the_same_packing_every_time() -> None:
     rects = read_csv((MINIMALLOC / f"A.{CAPACITY}.csv").read_text()).rects
     first, second = (pack(rects, node_limit=20_000) for _ in range(2))
-    assert (first.offsets, first.nodes) == (second.offsets, second.nodes)
+    assert (first.found, first.work) == (second.found, second.work)
 
 
 def test_no_time_left() -> None:
     rects = read_csv((MINIMALLOC / f"A.{CAPACITY}.csv").read_text()).rects
-    packing = pack(rects, CAPACITY, deadline=time.monotonic() - 1)
-    check_packing(rects, packing.offsets)
-    assert packing.status is Answer.UNKNOWN
-    assert packing.height > CAPACITY
-    assert packing.nodes <= 2_000
+    packing = pack(rects, CAPACITY, work=Work(deadline=0))
+    check_packing(rects, packing.found.offsets)
+    assert packing.status is Outcome.UNKNOWN
+    assert packing.value > CAPACITY
+    assert packing.work <= 2_000
 
 
 def test_no_more_nodes_than_allowed() -> None:
     rects = read_csv((MINIMALLOC / f"A.{CAPACITY}.csv").read_text()).rects
     packing = pack(rects, node_limit=30)
-    assert packing.nodes == 30
-    assert packing.status is Answer.FEASIBLE
+    assert packing.work == 30
+    assert packing.status is Outcome.FEASIBLE
 
 
 def test_the_search_without_numba() -> None:
@@ -193,13 +193,13 @@ def test_the_search_without_numba() -> None:
 
 def test_nothing_to_pack() -> None:
     packing = pack([])
-    assert (packing.offsets, packing.height, packing.status) == ((), 0, Answer.OPTIMAL)
-    assert pack([Rect(0, 1, 0)], 0).status is Answer.FITS
+    assert (packing.found.offsets, packing.value, packing.status) == ((), 0, Outcome.OPTIMAL)
+    assert pack([Rect(0, 1, 0)], 0).status is Outcome.FITS
 
 
 def test_too_much_at_once_does_not_fit() -> None:
     packing = pack([Rect(0, 2, 6), Rect(1, 3, 5)], 10)
-    assert (packing.status, packing.lower_bound, packing.nodes) == (Answer.DOES_NOT_FIT, 11, 0)
+    assert (packing.status, packing.bound, packing.work) == (Outcome.DOES_NOT_FIT, 11, 0)
 
 
 def test_the_checker_names_both() -> None:
@@ -243,7 +243,7 @@ def test_fixed_offsets_that_contradict_themselves() -> None:
 def test_csv_there_and_back(rects: list[Rect]) -> None:
     assume(rects)
     instance = Instance(tuple(f"b{i}" for i in range(len(rects))), tuple(rects))
-    offsets = pack(rects).offsets
+    offsets = pack(rects).found.offsets
     again = read_csv(write_csv(instance, offsets))
     assert again.names == instance.names
     assert tuple(r.fixed for r in again.rects) == offsets
@@ -328,10 +328,10 @@ KNOTS = (1679, 4089, 4411, 4808, 5515, 6612, 9233, 11280)  # crowds that need mo
 def test_cp_sat_says_the_same(seed: int) -> None:
     rects = crowd(seed)
     packing = pack(rects)
-    assert packing.status is Answer.OPTIMAL
-    assert (packing.height > max_load(rects)) == (seed in KNOTS)
-    assert fits_by_cp_sat(rects, packing.height)
-    assert not fits_by_cp_sat(rects, packing.height - 1)
+    assert packing.status is Outcome.OPTIMAL
+    assert (packing.value > max_load(rects)) == (seed in KNOTS)
+    assert fits_by_cp_sat(rects, packing.value)
+    assert not fits_by_cp_sat(rects, packing.value - 1)
 
 
 def ask(rects: Sequence[Rect], entries: int = 2**16) -> tuple[int, int]:
@@ -357,7 +357,7 @@ def test_cut_strips_are_put_together_again(n: int, times: int, seed: int) -> Non
     rects = cut_strip(n, times, CAPACITY, seed)
     assert sum(r.size * (r.upper - r.lower) for r in rects) == times * CAPACITY
     packing = pack(rects, node_limit=50_000)
-    assert (packing.status, packing.height) == (Answer.OPTIMAL, CAPACITY)
+    assert (packing.status, packing.value) == (Outcome.OPTIMAL, CAPACITY)
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -367,7 +367,7 @@ def test_baselines_are_sound_and_no_better(name: str, rects: list[Rect]) -> None
     rects = [r for r in rects if r.size]
     offsets = BASELINES[name](rects)
     check_packing(rects, offsets)
-    assert height(rects, offsets) >= pack(rects).height
+    assert height(rects, offsets) >= pack(rects).value
 
 
 def test_inductor_shares_a_place_and_cuts_it() -> None:
@@ -404,40 +404,41 @@ def test_a_csv_of_what_cannot_be_packed(row: str) -> None:
         read_csv(f"{columns}\n{row}\n")
 
 
-def test_only_the_first_fit_goes_beyond_the_deadline() -> None:
-    """Also where the clock strikes in the middle of a fit, a line or the search for holes."""
+@pytest.mark.parametrize("over", [{"limit": 0}, {"deadline": 0.0}])
+def test_only_the_first_fit_goes_beyond_the_work(over: dict[str, float]) -> None:
+    """Also where the work ends in the middle of a fit, a line or the search for holes."""
     rects = crowd(3)
     room = max_load(rects)
-    past = time.monotonic() - 1
     for late in (
-        lambda: place(rects, FITS[0], deadline=past),
-        lambda: on_the_lowest_line(rects, area, past),
-        lambda: holes(rects, room, past),
+        lambda: place(rects, FITS[0], work=Work(**over)),
+        lambda: on_the_lowest_line(rects, area, Work(**over)),
+        lambda: holes(rects, room, Work(**over)),
     ):
         with pytest.raises(TimeoutError):
             late()
-    assert sweep(rects, room, 4, deadline=past) == (None, 0)
-    found = pack(rects, deadline=past)
-    assert (found.method, found.nodes) == (FITS[0].name, 0)
-    assert list(found.offsets) == place(rects, FITS[0])
+    assert sweep(rects, room, 4, work=Work(**over)) == (None, 0)
+    answer = pack(rects, work=Work(**over))
+    assert (answer.found.method, answer.work) == (FITS[0].name, 0)
+    assert list(answer.found.offsets) == place(rects, FITS[0])
 
 
-def test_no_search_begins_whose_tables_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[Sequence[Rect]] = []
-
-    class Noted(_Searcher):
-        def __init__(self, rects: Sequence[Rect]) -> None:
-            begun.append(rects)
-            super().__init__(rects)
-
-    monkeypatch.setattr("roam.solvers.layout.packing.pack._Searcher", Noted)
+def test_no_search_begins_whose_tables_take_too_long() -> None:
     rects = read_csv((MINIMALLOC / "A.1048576.csv").read_text()).rects
-    _Packer(rects, CAPACITY, 0, inf, 1).search()
-    assert touches(begun[0]) == len(to_items(begun[0])[0].cover)
-    begun.clear()
-    monkeypatch.setattr("roam.solvers.layout.packing.pack.A_TOUCH", 1e6)
-    _Packer(rects, CAPACITY, 0, time.monotonic() + 100, 1).search()
-    assert not begun
+    tables = A_TABLE_TOUCH * touches(rects)
+    assert touches(rects) == len(to_items(rects)[0].cover)
+    for limit, begins in ((tables - 1, False), (tables, True)):
+        packer = _Packer(rects, CAPACITY, 0, Work(), 1)
+        packer.work = Work(limit)
+        packer.search()
+        assert (packer.work.spent > 0) == (packer.nodes > 0) == begins
+
+
+def test_the_same_packing_after_the_same_work() -> None:
+    rects = spoil(cut_strip(300, 100, 2**20, 0), 0.05, 0)
+    one, two = (pack(rects, work=Work(2 * 10**8)) for _ in range(2))
+    assert one == two
+    assert one.status is Outcome.FEASIBLE  # the work ended the search
+    assert one.work > 0
 
 
 def test_a_clash_of_fixed_offsets_is_named() -> None:

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from roam.solvers.answer import Outcome
 from roam.solvers.layout.greedy_fits import Rect
 from roam.solvers.layout.packing.generate import GRAIN, cut_strip, spoil
 from roam.solvers.layout.packing.instance import check_packing, height, max_load
-from roam.solvers.layout.packing.pack import Answer, pack
+from roam.solvers.layout.packing.pack import pack
 from roam.solvers.layout.packing.pq_tree import Tree, bits, frontier, gather, join, leaf, runs
 from roam.solvers.layout.packing.sweep import holes, sweep
 
@@ -102,7 +103,11 @@ def test_a_sweep_is_sound_whatever_is_wasted(drawn: list[tuple[int, int, int]], 
 @pytest.mark.parametrize(("n", "times"), [(500, 1000), (1000, 10**6), (2000, 10**6)])
 def test_a_sweep_solves_what_a_search_cannot(n: int, times: int, seed: int) -> None:
     packing = pack(cut_strip(n, times, STRIP, seed), node_limit=5_000)
-    assert (packing.status, packing.height, packing.method) == (Answer.OPTIMAL, STRIP, "sweep")
+    assert (packing.status, packing.value, packing.found.method) == (
+        Outcome.OPTIMAL,
+        STRIP,
+        "sweep",
+    )
 
 
 @pytest.mark.parametrize(("grain", "pinwheels"), [(GRAIN, 0.0), (GRAIN, 0.8), (STRIP // 1024, 0.2)])
@@ -110,7 +115,7 @@ def test_strips_of_other_kinds(grain: int, pinwheels: float) -> None:
     rects = cut_strip(500, 1000, STRIP, 1, grain=grain, pinwheels=pinwheels)
     assert sum(r.size * (r.upper - r.lower) for r in rects) == 1000 * STRIP
     packing = pack(rects, node_limit=10_000)
-    assert packing.height == STRIP
+    assert packing.value == STRIP
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -120,11 +125,11 @@ def test_a_spoiled_strip(seed: int) -> None:
     assert max_load(rects) <= STRIP
     assert 0 < len(whole) - len(rects) < 15
     packing = pack(rects, node_limit=10_000)
-    assert (packing.status, packing.method) == (Answer.OPTIMAL, "sweep")
+    assert (packing.status, packing.found.method) == (Outcome.OPTIMAL, "sweep")
 
 
 def test_the_same_forwards_and_backwards_and_in_another_order() -> None:
     rects = cut_strip(300, 600, STRIP, 0)
     turned = [Rect(-2 * r.upper, -2 * r.lower, r.size) for r in reversed(rects)]
     for some in (rects, turned):
-        assert pack(some, node_limit=5_000).height == STRIP
+        assert pack(some, node_limit=5_000).value == STRIP

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from roam.bench.layered import layered_graph
 from roam.core.lifetime import find_reuse, live_curve, live_peak
 from roam.core.problem import Buffer, Home, Kind, Op, OpId, Problem
+from roam.solvers.answer import Outcome
 from roam.solvers.jit import COMPILED
 from roam.solvers.order import annealing
 from roam.solvers.order.greedy import CANDIDATES
 from roam.solvers.order.local_search import Effort, local_search
 from roam.solvers.order.tables import measure, tables
+from roam.solvers.work import Work
 from tests.core.strategies import all_orders, dense_problems, problems
 
 SHORT = Effort(work_an_op=30, in_vain=4, kicks=1)
@@ -26,7 +28,7 @@ def whole(problem: Problem, effort: Effort = SHORT, bound: int = 0) -> list[OpId
     return [
         i
         for phase, ops in enumerate(problem.phases)
-        for i in local_search(problem, phase, list(ops), bound, effort)
+        for i in local_search(problem, phase, list(ops), bound, effort).found
     ]
 
 
@@ -110,11 +112,15 @@ def test_it_finds_what_program_order_does_not() -> None:
     assert live_peak(problem, whole(problem)) == 72
 
 
-def test_at_the_bound_nothing_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_the_bound_or_without_work_nothing_is_searched() -> None:
     problem = held_back()
     best = whole(problem)
-    assert local_search(problem, 0, best, bound=72) == best
-    assert local_search(problem, 0, list(range(5)), deadline=0.0) == list(range(5))
+    met = local_search(problem, 0, best, bound=72)
+    assert (met.found, met.status, met.work) == (best, Outcome.OPTIMAL, 1)  # measured
+    for work in (Work(limit=0), Work(deadline=0.0)):
+        ended = local_search(problem, 0, list(range(5)), work=work)
+        assert (ended.found, ended.value) == (list(range(5)), 111)
+        assert (ended.status, ended.work) == (Outcome.FEASIBLE, 1)
 
 
 def test_a_wide_graph_gets_lower_than_any_greedy_rule_brings_it() -> None:

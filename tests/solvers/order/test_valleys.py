@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import inf
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,10 +9,12 @@ from hypothesis import strategies as st
 from roam.core.lifetime import find_reuse, live_curve, live_peak
 from roam.core.problem import Buffer, Home, Kind, Op, OpId, Problem
 from roam.core.text import parse_problem
+from roam.solvers.answer import Outcome
 from roam.solvers.bound.min_cut import own_bytes
 from roam.solvers.order.bisection import settle
 from roam.solvers.order.progress import Phase, State
 from roam.solvers.order.valleys import keeps_within, meet
+from roam.solvers.work import Work
 from tests.core.strategies import dense_problems, problems
 
 
@@ -60,13 +60,13 @@ def test_the_answer_is_right_from_either_end_and_both(
         lowest = least(problem, phase)
         for most in (lowest - 1, lowest, lowest + off):
             sides = [Phase(problem, phase, mirrored=m) for m in ends]
-            found = meet(sides, most, 10**6, inf, patience)
+            found = meet(sides, most, 10**6, Work(), patience)
             if most >= lowest:
-                assert found.order is not None
-                assert peak_of(problem, found.order) <= most
+                assert found.found is not None
+                assert peak_of(problem, found.found) <= most
             else:
-                assert found.order is None
-                assert most < found.needed <= lowest
+                assert found.found is None
+                assert most < found.bound <= lowest
 
 
 def peak_of(problem: Problem, order: list[OpId]) -> int:
@@ -90,8 +90,8 @@ def test_a_set_that_was_left_for_a_valley_may_be_reached_again_from_it() -> None
     assert least(problem, 1) == 60
     for mirrored in (False, True):
         sides = [Phase(problem, 1, mirrored=mirrored)]
-        assert meet(sides, 60, 10**4, inf).order is not None
-        assert meet(sides, 59, 10**4, inf).needed == 60
+        assert meet(sides, 60, 10**4, Work()).found is not None
+        assert meet(sides, 59, 10**4, Work()).bound == 60
 
 
 REACHED_AGAIN = """
@@ -119,7 +119,7 @@ op o7 reads=b5 scratch=3 phase=1
 @given(problems(max_ops=8))
 def test_every_op_comes_after_those_it_waits_for(problem: Problem) -> None:
     for phase in range(len(problem.phases)):
-        order = keeps_within(problem, phase, 2**60).order
+        order = keeps_within(problem, phase, 2**60).found
         assert order is not None
         place = {i: t for t, i in enumerate(order)}
         assert all(
@@ -173,15 +173,15 @@ def layers(n: int) -> Problem:
 def test_work_grows_with_the_layers_and_not_with_their_orders() -> None:
     """Each layer ends in a valley: its orders are forgotten there, not multiplied."""
     some, twice = keeps_within(layers(25), 0, 35), keeps_within(layers(50), 0, 35)
-    assert some.order is not None
-    assert twice.order is not None
+    assert some.found is not None
+    assert twice.found is not None
     assert twice.work <= 2.1 * some.work
-    assert keeps_within(layers(50), 0, 34).needed == 35
+    assert keeps_within(layers(50), 0, 34).bound == 35
 
 
 def test_it_gives_up_where_it_is_told_to() -> None:
-    assert keeps_within(layers(50), 0, 35, work=3).order is None
-    assert keeps_within(layers(50), 0, 34, work=3).needed == 0
+    assert keeps_within(layers(50), 0, 35, runs=3).status is Outcome.UNKNOWN
+    assert keeps_within(layers(50), 0, 34, runs=3).bound == 0
 
 
 def kept(n: int) -> Problem:
@@ -200,10 +200,10 @@ def test_a_slope_is_walked_from_either_end(mirrored: bool) -> None:
     problem = kept(12)
     phase = Phase(problem, 1, mirrored=mirrored)
     best = 12 * 20 + 10 + 5  # the smallest one last, and all gradients there
-    assert meet([phase], best, 10**5, inf).order is not None
-    no = meet([phase], best - 1, 10**4, inf)
-    assert no.order is None
-    assert no.needed == (best if mirrored else 0)  # forward, all subsets have to be looked at
+    assert meet([phase], best, 10**5, Work()).found is not None
+    no = meet([phase], best - 1, 10**4, Work())
+    assert no.found is None
+    assert no.bound == (best if mirrored else 0)  # forward, all subsets have to be looked at
 
 
 def recomputed(n: int) -> Problem:
@@ -232,12 +232,12 @@ def test_idle_ops_wait_for_who_needs_them(monkeypatch: pytest.MonkeyPatch) -> No
     problem = recomputed(40)
     forward = Phase(problem, 1)
     best = 40 * 9 + 30 + 9
-    found, no = (meet([forward], most, 1000, inf) for most in (best, best - 1))
-    assert found.order is not None
-    assert peak_of(problem, found.order) == best
-    assert no.needed == best
+    found, no = (meet([forward], most, 1000, Work()) for most in (best, best - 1))
+    assert found.found is not None
+    assert peak_of(problem, found.found) == best
+    assert no.bound == best
     monkeypatch.setattr(State, "idle", property(lambda _: set(), lambda *_: None), raising=False)
-    assert meet([forward], best - 1, 10_000, inf).needed == 0  # it has not found out by then
+    assert meet([forward], best - 1, 10_000, Work()).bound == 0  # it has not found out by then
 
 
 def shrunk_and_kept(n: int) -> Problem:
@@ -261,21 +261,20 @@ def test_what_ran_from_one_end_is_out_of_the_way_of_the_other() -> None:
     problem = shrunk_and_kept(14)
     best = 14 * 20 + 10 + 1 + 5  # at the last gradient, of the smallest
     start, end = (Phase(problem, 1, mirrored=m) for m in (False, True))
-    found, no = (meet([start, end], most, 2000, inf) for most in (best, best - 1))
-    assert found.order is not None
-    assert peak_of(problem, found.order) == best
-    assert no.needed == best
+    found, no = (meet([start, end], most, 2000, Work()) for most in (best, best - 1))
+    assert found.found is not None
+    assert peak_of(problem, found.found) == best
+    assert no.bound == best
     for alone in (start, end):
-        assert meet([alone], best, 10_000, inf).order is None
+        assert meet([alone], best, 10_000, Work()).found is None
 
 
 def test_the_bound_and_the_order_meet() -> None:
     problem = layers(10)
     program = [*problem.phases[0]]
     assert live_peak(problem, program) == 64
-    found = settle(problem, 0, lambda order: live_peak(problem, order), 64, 31)
-    assert found.order is not None
-    assert found.peak == found.bound == live_peak(problem, found.order) == 35
+    found = settle(problem, 0, program, lambda order: live_peak(problem, order), 31)
+    assert found.value == found.bound == live_peak(problem, found.found) == 35
 
 
 @given(problems(max_ops=6))
@@ -290,7 +289,6 @@ def test_what_is_settled_lies_between_the_bound_and_the_peak(problem: Problem) -
             return max(curve[len(others) : len(others) + len(order)], default=0)
 
         known = peak_of(problem.phases[phase])
-        found = settle(problem, phase, peak_of, known, 0)
-        assert found.bound <= least(problem, phase) <= found.peak <= known
-        if found.order is not None:
-            assert peak_of(found.order) == found.peak
+        found = settle(problem, phase, [*problem.phases[phase]], peak_of, 0)
+        assert found.bound <= least(problem, phase) <= found.value <= known
+        assert peak_of(found.found) == found.value

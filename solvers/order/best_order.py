@@ -1,0 +1,127 @@
+"""The order with the lowest peak that the searches find, phase by phase, and a lower bound.
+
+    must live ── greedy rules ── valleys, hastily ── cuts ── local search ── valleys ── order, bound
+    a first      of each phase   of each phase, the  └─ if the hasty search leaves a gap ─┘
+    bound                        most bytes first
+
+The phases can be judged apart: what is alive between them does not depend on the order. The phase
+with the highest peak comes first, since below its bound the others need not go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from roam.core.bounds import must_live_bound
+from roam.core.lifetime import find_reuse, live_curve
+from roam.core.problem import OpId, Problem
+from roam.core.proof import Bound, Proof, Search
+from roam.solvers.answer import Answer, minimized
+from roam.solvers.bound.min_cut import cut_bound
+from roam.solvers.order.bisection import HASTY, WORTH, settle
+from roam.solvers.order.greedy import CANDIDATES, program_order
+from roam.solvers.order.local_search import local_search
+from roam.solvers.work import Work
+
+CUTS_SHARE = 0.1  # of the work that is left when a search leaves a gap
+A_USE = 1_000  # units of a greedy rule or of measuring an order, for each use; measured
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """order: of all ops. method: who found the order of each phase. proof: of the bound."""
+
+    order: list[OpId]
+    method: str
+    proof: Proof
+
+
+def best_order(problem: Problem, work: Work | None = None, fixed: int = 0) -> Answer[Ordered]:
+    """Searches for the order with the lowest peak.
+
+    Args:
+        work: what the searches may do together; unlimited if left out.
+        fixed: how many phases, from the first, keep program order.
+
+    Returns:
+        The order, its peak and a lower bound. `work` counts the orders that were offered.
+    """
+    best = _Orders(problem, must_live_bound(problem), work or Work())
+    phases = range(fixed, len(problem.phases))
+    for phase in phases:
+        best.try_rules(phase)
+    for phase in sorted(phases, key=best.peak, reverse=True):
+        best.settle(phase, HASTY)
+        if best.has_gap(phase):
+            best.raise_bound()
+        if best.has_gap(phase):
+            best.search_locally(phase)
+            best.settle(phase)
+    peak = max(map(best.peak, range(len(problem.phases))), default=0)
+    found = Ordered(best.whole(best.orders), " / ".join(best.methods), best.bound.proof)
+    return minimized(found, peak, best.bound.value, best.offered)
+
+
+class _Orders:
+    """The best order of every phase so far, program order at first, and who found it."""
+
+    def __init__(self, problem: Problem, bound: Bound, work: Work) -> None:
+        self.problem, self.bound, self.work = problem, bound, work
+        self.orders = [program_order(problem, phase) for phase in range(len(problem.phases))]
+        self.methods = ["program" for _ in self.orders]
+        self.offered = 0
+        uses = sum(1 for op in problem.ops for _ in op.touches)
+        edges = sum(len(before) for before in problem.predecessors)
+        self.cost = A_USE * (len(problem.ops) + uses + edges)
+
+    def whole(self, orders: Sequence[list[OpId]]) -> list[OpId]:
+        return [i for order in orders for i in order]
+
+    def peak(self, phase: int, order: list[OpId] | None = None) -> int:
+        """Returns what a phase takes in its best order, or in another one if that is given."""
+        phases = list(self.orders)
+        phases[phase] = phases[phase] if order is None else order
+        whole = self.whole(phases)
+        curve = live_curve(self.problem, whole, find_reuse(self.problem, whole))
+        before = sum(len(ops) for ops in phases[:phase])
+        return max(curve[before : before + len(phases[phase])], default=0)
+
+    def offer(self, phase: int, name: str, order: list[OpId]) -> None:
+        """Takes an order if it is better."""
+        self.offered += 1
+        if self.peak(phase, order) < self.peak(phase):
+            self.orders[phase], self.methods[phase] = order, name
+
+    def try_rules(self, phase: int) -> None:
+        for name, solve in CANDIDATES.items():
+            if self.peak(phase) > self.bound.value and not self.work.is_over():
+                self.work.spend(2 * self.cost)
+                self.offer(phase, name, solve(self.problem, phase))
+
+    def settle(self, phase: int, effort: float = 1.0) -> None:
+        """Searches between the bound and the phase's peak, which may come closer."""
+        peak_of, bound = partial(self.peak, phase), self.bound.value
+        order = self.orders[phase]
+        found = settle(self.problem, phase, order, peak_of, bound, self.work, effort)
+        if found.bound > bound:
+            self.bound = Bound(found.bound, Search(phase))
+        self.offer(phase, "valleys", found.found)
+
+    def has_gap(self, phase: int) -> bool:
+        return self.peak(phase) > self.bound.value * (1 + WORTH)
+
+    def raise_bound(self) -> None:
+        """Asks the cuts of the highest ops, so that the searches know when they are done."""
+        order = self.whole(self.orders)
+        curve = live_curve(self.problem, order, find_reuse(self.problem, order))
+        with self.work.share(CUTS_SHARE):
+            found = cut_bound(self.problem, order, curve, self.bound, self.work)
+        self.bound = Bound(found.bound, found.found)
+
+    def search_locally(self, phase: int) -> None:
+        if not self.work.is_over():
+            bound = self.bound.value
+            found = local_search(self.problem, phase, self.orders[phase], bound, work=self.work)
+            self.offer(phase, "local search", found.found)
