@@ -162,6 +162,10 @@ class UnplannedWarning(UserWarning):
     """A graph runs without a plan: the message names the op and the reason."""
 
 
+class CutShortWarning(UserWarning):
+    """A plan that the clock cut short, one of several ranks: another rank may have another plan."""
+
+
 class OptimizerWarning(UserWarning):
     """The base of what an optimizer of roam.optim says once, and goes on."""
 

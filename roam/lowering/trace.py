@@ -7,10 +7,13 @@ module it is an ordinary logger. tlparse shows the artifact beside the compiled 
 from __future__ import annotations
 
 import logging
+import warnings
 
+import torch
 from torch._guards import CompileId
 from torch._logging._internal import trace_structured
 
+from roam.core.errors import CutShortWarning
 from roam.inspect.record import GraphRecord
 from roam.inspect.step_plan import StepPlan
 
@@ -19,7 +22,11 @@ ARTIFACT = "roam_plan"
 
 
 def tell(graph: GraphRecord, compile_id: CompileId | None) -> None:
-    """Logs what was planned, and adds the artifact. compile_id: dynamo's number of the graph."""
+    """Logs what was planned, adds the artifact, and warns if ranks may have got different plans.
+
+    compile_id: dynamo's number of the graph.
+    """
+    _warn_if_ranks_differ(graph)
     log.info("%s", graph)
     step = StepPlan((graph,))
     log.debug("%s", step)
@@ -30,3 +37,18 @@ def tell(graph: GraphRecord, compile_id: CompileId | None) -> None:
         expect_trace_id=False,  # planned when the graph first runs, when dynamo has finished
         compile_id=compile_id,
     )
+
+
+def _warn_if_ranks_differ(graph: GraphRecord) -> None:
+    """Ranks count the same work, but their clocks may end it at different moments."""
+    if graph.plan is None or not graph.plan.cut_short:
+        return
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    if (ranks := distributed.get_world_size()) > 1:
+        text = (
+            f"the clock cut the plan of {graph.name} short: the {ranks} ranks may run different "
+            "orders. A lower planning_seconds ends the search by counted work, the same on all"
+        )
+        warnings.warn(text, CutShortWarning, stacklevel=2)

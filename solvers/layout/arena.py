@@ -81,7 +81,7 @@ def lay_out(
             break
         arena = Arena(everything, boundary, len(order), n, fit)
         work.spend(arena.spent)
-        placed = arena.placed if hold else evict(arena.placed, arena.sections, live, limit)
+        placed = arena.placed if hold else evict(arena.placed, arena.sections, live, limit, work)
         blocks = arena.one_block() if hold else arena.sections(placed)
         offsets = {b: offset for slot, offset in placed for b in slot.buffers}
         peak, _ = measure(problem, order, reuse, offsets, blocks)

@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 
 from roam.core.lifetime import Slot
 from roam.core.plan import Block
+from roam.solvers.work import Work
+
+A_CURVE, AN_ITEM = 20_000, 3  # units of the waste of a block, for a buffer or a moment; measured
 
 Placed = tuple[Slot, int]  # and its address
 Curve = NDArray[np.int64]
@@ -31,18 +34,25 @@ def evict(
     sections: Callable[[Sequence[Placed]], tuple[Block, ...]],
     live: Sequence[int],
     limit: int,
+    work: Work,
 ) -> list[Placed]:
-    """Those that stay: live bytes and waste together are within `limit` at every moment.
+    """Returns those that stay: live bytes and waste are within `limit` together at every moment.
 
-    sections: the blocks of what is placed. live: bytes alive at every moment, with nothing
-    wasted. Where they are above the limit themselves, nothing stays.
+    Nothing stays if the live bytes alone are above the limit.
+
+    Args:
+        sections: returns the blocks of what is placed.
+        live: bytes alive at every moment, with nothing wasted.
+        work: what this takes is spent; it is not asked.
     """
     staying = list(placed)
     if max(live, default=0) > limit:
         return []
     room = limit - np.array(live, np.int64)
     while staying:
-        leaving = _Waste(staying, sections(staying), room).leaving()
+        waste = _Waste(staying, sections(staying), room)
+        leaving = waste.leaving()
+        work.spend(waste.spent)
         if not leaving.any():
             break
         staying = [p for p, leaves in zip(staying, leaving, strict=True) if not leaves]
@@ -50,10 +60,10 @@ def evict(
 
 
 class _Waste:
-    """What the blocks of some placed buffers waste, moment by moment."""
+    """What the blocks of some placed buffers waste, moment by moment. spent: units of work."""
 
     def __init__(self, placed: Sequence[Placed], blocks: Sequence[Block], room: Curve) -> None:
-        self.blocks, self.room = blocks, room
+        self.blocks, self.room, self.spent = blocks, room, 0
         table = np.array([(s.lower, s.upper, o, o + s.size) for s, o in placed], np.int64)
         self.lower, self.upper, self.bottom, self.top = table.T
         self.total = sum((self.curve(b) for b in blocks), np.zeros(len(room), np.int64))
@@ -66,6 +76,7 @@ class _Waste:
 
     def curve(self, block: Block) -> Curve:
         """What a block wastes at every moment."""
+        self.spent += A_CURVE + AN_ITEM * (len(self.lower) + len(self.room))
         mine = self.inside(block)
         change = np.zeros(len(self.room) + 1, np.int64)
         change[block.lower] += block.size

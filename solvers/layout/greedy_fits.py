@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from roam.solvers.work import Work
 
-A_RECT, A_PLACED = 20_000, 10  # units of placing a rectangle, and for each one placed; measured
+A_RECT, A_PLACED = 30_000, 12  # units of placing a rectangle, and for each one placed; measured
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def stack_saved(
             break
         work.spend(AN_OP * len(order))
         arena = Arena(saved, boundary, len(order), cuts, FITS[0], blocking)
-        placed = evict(arena.placed, arena.sections, without, limit)
+        placed = evict(arena.placed, arena.sections, without, limit, work)
         blocks = arena.sections(placed)
         offsets = {b: offset for slot, offset in placed for b in slot.buffers}
         taken = simulate(problem, order, reuse, offsets, blocks)

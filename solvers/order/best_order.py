@@ -10,9 +10,9 @@ with the highest peak comes first, since below its bound the others need not go.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, pairwise
 
 from roam.core.bounds import must_live_bound
 from roam.core.lifetime import find_reuse, live_curve
@@ -52,20 +52,19 @@ def best_order(problem: Problem, work: Work | None = None, fixed: int = 0) -> An
     phases = range(fixed, len(problem.phases))
     for phase in phases:
         best.try_rules(phase)
-    for phase in sorted(phases, key=best.peak, reverse=True):
+    for phase in sorted(phases, key=best.peaks.__getitem__, reverse=True):
         best.settle(phase, HASTY)
         if best.has_gap(phase):
             best.raise_bound()
         if best.has_gap(phase):
             best.search_locally(phase)
             best.settle(phase)
-    peak = max(map(best.peak, range(len(problem.phases))), default=0)
-    found = Ordered(best.whole(best.orders), " / ".join(best.methods), best.bound.proof)
-    return minimized(found, peak, best.bound.value, best.offered)
+    found = Ordered(best.whole(), " / ".join(best.methods), best.bound.proof)
+    return minimized(found, max(best.peaks, default=0), best.bound.value, best.offered)
 
 
 class _Orders:
-    """The best order of every phase so far, program order at first, and who found it."""
+    """The best order of every phase so far, program order at first; its peak, and who found it."""
 
     def __init__(self, problem: Problem, bound: Bound, work: Work) -> None:
         self.problem, self.bound, self.work = problem, bound, work
@@ -75,29 +74,36 @@ class _Orders:
         uses = sum(1 for op in problem.ops for _ in op.touches)
         edges = sum(len(before) for before in problem.predecessors)
         self.cost = A_USE * (len(problem.ops) + uses + edges)
+        ends = [0, *accumulate(map(len, self.orders))]
+        self.times = [slice(start, end) for start, end in pairwise(ends)]
+        curve = self.curve(self.whole())
+        self.peaks = [max(curve[times], default=0) for times in self.times]
 
-    def whole(self, orders: Sequence[list[OpId]]) -> list[OpId]:
-        return [i for order in orders for i in order]
+    def whole(self) -> list[OpId]:
+        return [i for order in self.orders for i in order]
 
-    def peak(self, phase: int, order: list[OpId] | None = None) -> int:
-        """Returns what a phase takes in its best order, or in another one if that is given."""
-        phases = list(self.orders)
-        phases[phase] = phases[phase] if order is None else order
-        whole = self.whole(phases)
-        curve = live_curve(self.problem, whole, find_reuse(self.problem, whole))
-        before = sum(len(ops) for ops in phases[:phase])
-        return max(curve[before : before + len(phases[phase])], default=0)
+    def curve(self, order: list[OpId]) -> list[int]:
+        """Returns the live bytes of an order of all ops."""
+        self.work.spend(self.cost)
+        return live_curve(self.problem, order, find_reuse(self.problem, order))
+
+    def peak(self, phase: int, order: list[OpId]) -> int:
+        """Returns what a phase takes in an order."""
+        whole = self.whole()
+        whole[self.times[phase]] = order
+        return max(self.curve(whole)[self.times[phase]], default=0)
 
     def offer(self, phase: int, name: str, order: list[OpId]) -> None:
         """Takes an order if it is better."""
         self.offered += 1
-        if self.peak(phase, order) < self.peak(phase):
-            self.orders[phase], self.methods[phase] = order, name
+        peak = self.peak(phase, order)
+        if peak < self.peaks[phase]:
+            self.orders[phase], self.methods[phase], self.peaks[phase] = order, name, peak
 
     def try_rules(self, phase: int) -> None:
         for name, solve in CANDIDATES.items():
-            if self.peak(phase) > self.bound.value and not self.work.is_over():
-                self.work.spend(2 * self.cost)
+            if self.peaks[phase] > self.bound.value and not self.work.is_over():
+                self.work.spend(self.cost)
                 self.offer(phase, name, solve(self.problem, phase))
 
     def settle(self, phase: int, effort: float = 1.0) -> None:
@@ -110,12 +116,12 @@ class _Orders:
         self.offer(phase, "valleys", found.found)
 
     def has_gap(self, phase: int) -> bool:
-        return self.peak(phase) > self.bound.value * (1 + WORTH)
+        return self.peaks[phase] > self.bound.value * (1 + WORTH)
 
     def raise_bound(self) -> None:
         """Asks the cuts of the highest ops, so that the searches know when they are done."""
-        order = self.whole(self.orders)
-        curve = live_curve(self.problem, order, find_reuse(self.problem, order))
+        order = self.whole()
+        curve = self.curve(order)
         with self.work.share(CUTS_SHARE):
             found = cut_bound(self.problem, order, curve, self.bound, self.work)
         self.bound = Bound(found.bound, found.found)

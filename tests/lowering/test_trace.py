@@ -8,12 +8,19 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
+import torch
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import roam
+from roam.core.errors import CutShortWarning
+from roam.inspect.report import GraphRecord
 from roam.inspect.step_plan import StepPlan
+from roam.step.trace import tell
 from tests.helpers import mlp, random
 
 PROGRAM = """
@@ -51,3 +58,27 @@ def test_torch_logs_and_torch_trace(tmp_path: Path) -> None:
     assert (told["frame_id"], told["frame_compile_id"]) == (0, 0)
     step = StepPlan.from_json(payload.strip())
     assert str(step.graphs[0]) == said
+
+
+def cut_short(graph: GraphRecord, *, cut: bool) -> GraphRecord:
+    assert graph.plan is not None
+    return replace(graph, plan=msgspec.structs.replace(graph.plan, cut_short=cut))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "cut", "warns"), [(1, True, False), (2, False, False), (2, True, True)]
+)
+def test_several_ranks_are_warned_of_a_plan_that_the_clock_cut_short(
+    ranks: int, cut: bool, warns: bool
+) -> None:
+    [graph] = roam.plan(mlp(), random(5, 8), loss=lambda y: y.sum()).graphs
+    graph = cut_short(graph, cut=cut)
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    try:
+        if warns:
+            with pytest.warns(CutShortWarning, match=rf"{graph.name} short: the 2 ranks"):
+                tell(graph, None)
+        else:
+            tell(graph, None)
+    finally:
+        torch.distributed.destroy_process_group()

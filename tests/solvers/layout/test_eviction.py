@@ -10,6 +10,7 @@ from roam.core.lifetime import Slot
 from roam.core.plan import Block
 from roam.core.problem import Home
 from roam.solvers.layout.eviction import Placed, evict
+from roam.solvers.work import Work
 
 END = 6
 
@@ -42,7 +43,7 @@ def live(everything: Sequence[Placed]) -> list[int]:
 
 def test_where_there_is_room_everything_stays() -> None:
     placed = [(slot(0, 0, 3, 10), 0), (slot(1, 2, 6, 10), 10)]
-    assert evict(placed, one_block, live(placed), 20) == placed
+    assert evict(placed, one_block, live(placed), 20, Work()) == placed
 
 
 def test_the_one_that_reaches_highest_leaves() -> None:
@@ -51,7 +52,7 @@ def test_the_one_that_reaches_highest_leaves() -> None:
     alive = live([low, high, late])
     alive[4] += 20  # something outside
     assert max(alive) == 40
-    assert evict([low, high, late], one_block, alive, 40) == [low, late]
+    assert evict([low, high, late], one_block, alive, 40, Work()) == [low, late]
 
 
 def test_the_last_one_alive_leaves_where_the_rest_is_dead() -> None:
@@ -59,12 +60,12 @@ def test_the_last_one_alive_leaves_where_the_rest_is_dead() -> None:
     last = (slot(9, 1, 6, 1), 40)
     alive = live([*dead, last])
     alive[5] += 40
-    assert evict([*dead, last], one_block, alive, 41) == dead
+    assert evict([*dead, last], one_block, alive, 41, Work()) == dead
 
 
 def test_below_what_is_alive_nothing_stays() -> None:
     placed = [(slot(0, 0, 3, 10), 0)]
-    assert evict(placed, one_block, live(placed), 9) == []
+    assert evict(placed, one_block, live(placed), 9, Work()) == []
 
 
 @st.composite
@@ -86,7 +87,7 @@ def test_who_stays_costs_no_more_than_the_limit(
 ) -> None:
     alive = [a + b for a, b in zip(live(placed), outside, strict=True)]
     limit = max(alive) + spare
-    staying = evict(placed, one_block, alive, limit)
+    staying = evict(placed, one_block, alive, limit, Work())
     assert [p for p in placed if p in staying] == staying
     total = [a + b for a, b in zip(committed(staying, placed), outside, strict=True)]
     assert max(total) <= limit
@@ -94,4 +95,4 @@ def test_who_stays_costs_no_more_than_the_limit(
 
 @pytest.mark.parametrize("limit", [20, 10**9])
 def test_nothing_placed(limit: int) -> None:
-    assert evict([], one_block, [10, 20], limit) == []
+    assert evict([], one_block, [10, 20], limit, Work()) == []
