@@ -114,8 +114,8 @@ class Settings:
         times the work of 10, on every machine.
     placement: what is placed.
     fixed: how many phases, from the first, keep program order: their code is generated already.
-    patience: after how many times `seconds` the clock ends the searches wherever they are. Such a
-        plan is `cut_short`: another machine might find another one.
+    patience: after how many times `seconds` (and a little overhead) the clock ends the searches
+        wherever they are. Such a plan is `cut_short`: another machine might find another one.
     """
 
     seconds: float = 10.0

@@ -1,7 +1,7 @@
 """How long a search may go on: counted work, with the clock as a last resort.
 
     seconds ──┬── × UNITS_A_SECOND ── units of work: the same on every machine, busy or not
-              └── × patience ──────── the deadline: never reached but on a very slow machine
+              └── + OVERHEAD, × patience ── the deadline: only a very slow machine reaches it
 
 The same problem then gets the same plan on every machine and every rank. A search that the
 deadline ends has less time than its work takes; `cut_short` records that, for the plan to say so.
@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from math import inf
 
 UNITS_A_SECOND = 10**9
-PATIENCE = 4.0  # times the seconds: two busy processes beside it, and an interpreter half as fast
+PATIENCE = 4.0  # times the seconds: two busy processes beside it, and a machine half as fast
+OVERHEAD = 2.5  # seconds: what is not counted, such as loading and compiling the searches
 
 Units = int
 
@@ -49,10 +50,10 @@ class Work:
     ) -> Work:
         """Returns the work of so many seconds, from now on.
 
-        patience: after how many times `seconds` the clock ends the searches.
+        patience: after how many times `seconds` and the overhead the clock ends the searches.
         """
         limit = seconds if seconds == inf else int(seconds * UNITS_A_SECOND)
-        return Work(limit, clock() + patience * seconds, clock)
+        return Work(limit, clock() + patience * (seconds + OVERHEAD), clock)
 
     @property
     def left(self) -> float:

@@ -17,7 +17,7 @@ from typing import Any
 import networkx as nx
 
 from roam.core.errors import FigureError
-from roam.core.lifetime import can_take
+from roam.core.lifetime import can_take, live_curve
 from roam.core.plan import Plan
 from roam.core.problem import BufferId, Home, OpId, Problem
 from roam.core.proof import Cut, Kept, MustLive, show_proof
@@ -94,7 +94,7 @@ def verify(problem: Problem, plan: Plan) -> Verified:
 
 
 def _worst(problem: Problem, plan: Plan) -> OpId:
-    curve = plan.committed(problem)
+    curve = live_curve(problem, plan.order, plan.reuse)
     return plan.order[curve.index(max(curve))]
 
 

@@ -11,14 +11,18 @@ import msgspec
 import pytest
 from typer.testing import CliRunner, Result
 
+from roam.bench.layered import layered_graph
 from roam.cli.app import app
 from roam.core.errors import FigureError, RoamError, UnplannedStepError
 from roam.core.plan import Plan
 from roam.core.problem import Problem
+from roam.core.proof import MustLive
 from roam.inspect.breakdown import breakdown
 from roam.inspect.export import FORMATS
 from roam.inspect.record import GraphRecord
 from roam.inspect.step_plan import StepPlan
+from roam.planner import plan
+from tests.core.strategies import graph
 from tests.core.test_atomic_write import files_no_longer_than
 from tests.inspect.steps import chain, step
 
@@ -387,3 +391,53 @@ def test_an_answer_and_an_error_have_codes_of_their_own(here: Path) -> None:
     for second in ("nowhere.json", str(here), "golden.json\x00", "factories.py"):
         assert run("diff", "step.json", second, "--tolerance", "1%").exit_code == 2
     assert run("diff", "step.json", "grown.json", "--tolerance", "much").exit_code == 2
+
+
+def written(here: Path, problem: Problem, found: Plan) -> str:
+    file = here / "made.json"
+    file.write_bytes(StepPlan((GraphRecord(problem.name, problem, found),)).to_json())
+    return file.name
+
+
+def test_a_bound_is_verified_by_networkx(here: Path) -> None:
+    problem = layered_graph(30)
+    file = written(here, problem, plan(problem))
+    result = run("show", file, "--verify")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("layered 30, 0: lower bound ")
+    assert result.stdout.endswith(": verified by networkx\n")
+
+
+def test_a_forged_proof_is_refused_in_one_line(here: Path) -> None:
+    problem = graph("training_step")
+    found = plan(problem)
+    assert found.proof != MustLive(0)
+    forgery = msgspec.structs.replace(found, proof=MustLive(0))
+    result = run("show", written(here, problem, forgery), "--verify")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "roam: made.json: the plan states a lower bound of 344 bytes" in result.stderr
+
+
+def test_a_bound_that_is_not_proven_again_has_its_exit_code(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = graph("diamond")
+    file = written(here, problem, plan(problem))
+    found = run("show", file, "--verify")
+    assert (found.exit_code, "by roam's own search" in found.stdout) == (0, True)
+    monkeypatch.setattr("roam.inspect.step_plan.prove", lambda *given: given[1].with_proof(1))
+    unproven = run("show", file, "--verify")
+    assert (unproven.exit_code, "not proven again" in unproven.stdout) == (3, True)
+
+
+@pytest.mark.parametrize("cut_short", [False, True])
+def test_what_proved_the_bound_and_who_cut_it_short_are_shown(here: Path, cut_short: bool) -> None:
+    problem = graph("training_step")
+    found = msgspec.structs.replace(plan(problem), cut_short=cut_short)
+    file = written(here, problem, found)
+    shown = " ".join(run("show", file).stdout.split())
+    assert "proven by must-live at linear_2_backward" in shown
+    assert ("s, cut short by the clock" in shown) == cut_short
+    [figures] = json.loads(run("show", file, "--json").stdout)["graphs"]
+    assert figures["cut_short"] is cut_short
+    assert figures["proof"] == {"type": "must-live", "op": 3}
