@@ -18,9 +18,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import roam
 from roam.core.errors import CutShortWarning
-from roam.inspect.report import GraphRecord
+from roam.inspect.record import GraphRecord
 from roam.inspect.step_plan import StepPlan
-from roam.step.trace import tell
+from roam.lowering.trace import tell
 from tests.helpers import mlp, random
 
 PROGRAM = """
