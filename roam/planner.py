@@ -30,6 +30,8 @@ from roam.solvers.order.adjacent_calls import gather, small_folds
 from roam.solvers.order.best_order import best_order
 from roam.solvers.work import PATIENCE, Work
 
+__all__ = ["ANY", "Arena", "Blocking", "SavedBlocks", "Settings", "plan", "replaced_peak"]
+
 ORDER_SHARE = 0.6  # of the work: the layout and the bound come after
 STAGGER_SHARE = 0.001  # of the peak: what staggering may cost
 

@@ -53,7 +53,7 @@ def plan(
     device: Annotated[
         str | None, typer.Option(help="Device of the step. Default: where the factory put it.")
     ] = None,
-    seconds: Annotated[float, typer.Option(help="The work of planning a graph.")] = 10.0,
+    seconds: Annotated[float, typer.Option(help="How much work to plan a graph, counted.")] = 10.0,
     measure: Annotated[
         bool,
         typer.Option("--measure-costs", help="Time each distinct op, for two seconds in all."),
