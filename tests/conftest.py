@@ -101,6 +101,6 @@ def everything_placed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Here whatever may lie in the arena does, and whatever may be recomputed is.
     """
-    monkeypatch.setattr("roam.planner.arena_limit", lambda *_: 2**60)
+    monkeypatch.setattr("roam.solvers.layout.placement.arena_limit", lambda *_: 2**60)
     rewrites = [replace(p, smallest=1) if isinstance(p, Recompute) else p for p in EXACT["aten"]]
     monkeypatch.setitem(EXACT, "aten", tuple(rewrites))

@@ -14,7 +14,7 @@ from roam.core.lifetime import live_peak
 from roam.core.machine import Blocking
 from roam.core.plan import Plan, Status
 from roam.core.problem import Buffer, Kind, Op, Problem
-from roam.planner import Arena, SavedBlocks, Settings, plan, replaced_peak
+from roam.planner import InArena, SavedBlocks, Settings, plan, replaced_peak
 from roam.solvers.layout.arena import NOTHING_PLACED
 from roam.solvers.order.best_order import best_order
 from roam.solvers.order.greedy import CANDIDATES
@@ -22,7 +22,7 @@ from tests.core.strategies import GRAPHS, all_orders, graph, problems
 from tests.solvers.layout.test_saved_layout import saving
 
 NO_WORK = Settings(seconds=1e-12)
-some_settings = st.sampled_from((Settings(), Settings(placement=Arena(hold=True)), NO_WORK))
+some_settings = st.sampled_from((Settings(), Settings(placement=InArena(hold=True)), NO_WORK))
 
 
 @given(problems(max_ops=9), some_settings)
@@ -43,12 +43,12 @@ def test_gaps_cost_a_thousandth_of_the_peak_and_no_more_than_the_order_saves(
     assert live_peak(problem, range(len(problem.ops))) == 96_000
     staggered = SavedBlocks(blocking=Blocking(stagger=1536))
     assert staggered.limit(problem, live) == limit
-    assert SavedBlocks().limit(problem, live) == Arena().limit(problem, live) == live
+    assert SavedBlocks().limit(problem, live) == InArena().limit(problem, live) == live
 
 
 @given(problems(max_ops=9), st.booleans())
 def test_same_problem_same_plan(problem: Problem, hold: bool) -> None:
-    settings = Settings(placement=Arena(hold))
+    settings = Settings(placement=InArena(hold))
     again = Problem(problem.name, problem.buffers, problem.ops)
     one, two = plan(problem, settings), plan(again, settings)
     assert replace(one, seconds=0.0) == replace(two, seconds=0.0)

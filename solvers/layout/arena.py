@@ -16,7 +16,6 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise, product
-from math import inf
 
 from roam.core.lifetime import Slot, live_curve, slots
 from roam.core.machine import ANY, COARSEST, Blocking

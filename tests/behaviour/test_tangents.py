@@ -223,7 +223,7 @@ def test_saved_tensors_that_a_hook_keeps_stay_as_they_are(
     arena: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same tensors, not copies: the backward finds them where the forward left them."""
-    monkeypatch.setattr("roam.planner.arena_limit", lambda *_: arena)
+    monkeypatch.setattr("roam.solvers.layout.placement.arena_limit", lambda *_: arena)
     kept: list[list[Tensor]] = []
 
     def scenario(compile_: Compile) -> Iterator[Any]:

@@ -40,7 +40,7 @@ from roam.passes.gradient_release import GradientRelease
 from roam.passes.pipeline import Pass, rewritten, run
 from roam.passes.rewrites.drop_clones import DropClones
 from roam.passes.rewrites.table import rewrites
-from roam.planner import Arena, Settings, plan
+from roam.planner import InArena, Settings, plan
 from roam.runtime.blocks import BlockPool
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ class AtenKernels:
             {n: c.seconds for n, c in costs.items()},
         )
         hold = self.options.arena == "keep"
-        found = plan(captured.problem, Settings(self.options.planning_seconds, Arena(hold)))
+        found = plan(captured.problem, Settings(self.options.planning_seconds, InArena(hold)))
         lowered = lower(captured, found, roots, BlockPool() if hold else None)
         guesses = tuple(n.name for n, s in measured.items() if s.estimated)
         record = GraphRecord(

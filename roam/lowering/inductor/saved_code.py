@@ -21,7 +21,6 @@ from roam.core import machine
 from roam.core.machine import ANY, Blocking
 from roam.core.plan import Plan
 from roam.core.problem import BufferId, Home, Kind, Problem
-from roam.planner import ANY, Blocking
 from roam.runtime import saved_stack
 
 
