@@ -7,7 +7,7 @@ from hypothesis import given
 from roam.core.bounds import must_live_bound
 from roam.core.lifetime import find_reuse, live_curve
 from roam.core.problem import Buffer, Op, Problem
-from roam.core.proof import Cut
+from roam.core.proof import Bound, Cut, Search
 from roam.solvers.answer import Outcome
 from roam.solvers.bound.min_cut import Cuts, cut_bound
 from roam.solvers.work import Work
@@ -71,3 +71,14 @@ def test_it_asks_the_highest_ops_first_and_no_more_than_it_must() -> None:
     none = cut_bound(problem, order, curve, known, Work(limit=0))
     assert (none.found, none.bound, none.work) == (known.proof, 20, 0)
     assert none.status is Outcome.FEASIBLE
+
+
+def test_a_bound_that_a_search_has_proven_gets_a_cut_as_proof_if_there_is_one() -> None:
+    problem = two_chains()
+    order = range(len(problem.ops))
+    curve = live_curve(problem, order, {})
+    searched = cut_bound(problem, order, curve, Bound(30, Search(0)))
+    assert (searched.found, searched.bound, searched.work) == (Cut(curve.index(30)), 30, 1)
+    curve[curve.index(30)] = 40  # as if the best order took more: the op alone proves 30
+    beyond = cut_bound(problem, order, curve, Bound(40, Search(0)))
+    assert (beyond.found, beyond.bound, beyond.work) == (Search(0), 40, 1)
