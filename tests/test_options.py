@@ -84,7 +84,7 @@ def test_the_defaults() -> None:
     assert Options.parse({"arena": "keep"}, "default").arena == "keep"
 
 
-def test_the_deadline_may_be_over_before_planning_begins() -> None:
+def test_planning_may_be_given_no_work_at_all() -> None:
     model = mlp()
     compiled = unfused(model, planning_seconds=1e-9)
     torch.testing.assert_close(compiled(random(5, 8)), model(random(5, 8)))
