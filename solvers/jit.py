@@ -1,8 +1,8 @@
-"""Compiled where numba is installed (`pip install roam-planner[exact]`), interpreted where not.
+"""Compiles functions if numba is installed (`pip install roam-planner[exact]`).
 
-The source is one and the same, and so are the answers. Compiling takes some seconds, once: numba
-keeps the result beside the sources. It notices a change in a function's own file only, so after
-editing one of these modules remove `__pycache__/*.nbi`.
+Without numba they are interpreted, with the same answers. Compiling takes some seconds, once: numba
+caches the result beside the sources. It notices a change in a function's own file only, so remove
+`__pycache__/*.nbi` after editing one of these modules.
 """
 
 from __future__ import annotations

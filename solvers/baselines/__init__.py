@@ -1,6 +1,6 @@
-"""The orders that others would run, to compare with: `(problem, phase) -> the phase's ops`.
+"""The orders of other planners, to compare with: functions `(problem, phase) -> the phase's ops`.
 
-HEURISTICS take no time to speak of. PROGRAMS are integer programs, with a time limit a phase.
+HEURISTICS are fast. PROGRAMS are integer programs, with a time limit for each phase.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The three orders among which Inductor chooses (torch/_inductor/memory.py, torch 2.13).
 
-They know what is allocated and freed, but neither scratch space nor writing in place.
+They count what is allocated and freed, but neither scratch space nor writing in place.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from roam.solvers.baselines.list_schedule import ListSchedule
 
 
 def lpmf(problem: Problem, phase: int) -> list[OpId]:
-    """Least peak memory first: the op that leaves least in use, of those below the peak so far.
+    """Least peak memory first: of the ops below the peak so far, the one that leaves least in use.
 
-    Where none stays below the peak, the one that raises it least. The peak counts from what the
-    phase finds alive, or hands on, whichever is more.
+    If none stays below the peak, runs the op that raises it least. The peak starts at the bytes
+    alive at the start of the phase, or at its end if that is more.
     """
     state = ListSchedule(problem, phase)
     live = _at_start(problem, phase)
@@ -38,7 +38,7 @@ def lpmf(problem: Problem, phase: int) -> list[OpId]:
 
 
 def bfs(problem: Problem, phase: int) -> list[OpId]:
-    """First the op whose predecessors ran earliest, compared one by one, earliest first."""
+    """Breadth first: runs the op whose predecessors ran earliest, compared one by one."""
     state = ListSchedule(problem, phase)
     place: dict[OpId, int] = {}
 
@@ -58,7 +58,7 @@ def bfs(problem: Problem, phase: int) -> list[OpId]:
 
 
 def dfs(problem: Problem, phase: int) -> list[OpId]:
-    """From the op that touches the fewest bytes on, each after what it waits for, depth first."""
+    """Depth first: takes ops by the bytes they touch, fewest first, each after its predecessors."""
     inside = set(problem.phases[phase])
     rank = {i: (_touched(problem, i), i) for i in inside}
     seen: set[OpId] = set()
@@ -78,13 +78,13 @@ def dfs(problem: Problem, phase: int) -> list[OpId]:
 
 
 def _touched(problem: Problem, i: OpId) -> int:
-    """Bytes that an op makes or reads, the user's own not counted."""
+    """Returns the bytes that an op makes or reads, without the user's own buffers."""
     touched = (problem.buffers[b] for b in problem.ops[i].touches)
     return sum(b.size for b in touched if b.home is not Home.USER)
 
 
 def _at_start(problem: Problem, phase: int) -> int:
-    """Bytes that the phase finds alive and may free."""
+    """Returns the bytes that are alive when the phase begins and that it may free."""
     first = problem.phases[phase][0] if problem.phases[phase] else 0
     return sum(
         buffer.size
@@ -96,7 +96,7 @@ def _at_start(problem: Problem, phase: int) -> int:
 
 
 def _at_end(problem: Problem, phase: int) -> int:
-    """Bytes that the phase makes and hands on: to the user, or to the next phase."""
+    """Returns the bytes that the phase makes for the user or for the next phase."""
     last = problem.phases[phase][-1] if problem.phases[phase] else -1
     inside = set(problem.phases[phase])
     return sum(

@@ -1,7 +1,7 @@
-"""LESCEA's greedy: of the ready ops, the one after which the least memory is in use.
+"""LESCEA's greedy rule: runs the ready op after which the least memory is in use.
 
 As ROAM describes it (arXiv 2310.19295, section 5.1, where LESCEA+LLFB is the heuristic baseline).
-A draw goes to program order.
+Of equal ops the first in program order runs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the greedy baselines share: which ops of a phase are ready, and what each would free."""
+"""Tracks which ops of a phase are ready, and what each would free, for the greedy baselines."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from roam.core.problem import BufferId, Home, OpId, Problem
 class ListSchedule:
     """A phase that is being scheduled, op by op.
 
-    made, freed: for every op the bytes that it allocates, and those that end with it as things
-    stand now. ready: the ops that wait for nothing, in the order in which they became so.
+    Attributes:
+        made: by op, the bytes that it allocates.
+        freed: by op, the bytes that it would free if it ran now.
+        ready: the ops whose predecessors have run, in the order in which they became ready.
     """
 
     def __init__(self, problem: Problem, phase: int) -> None:
@@ -32,7 +34,7 @@ class ListSchedule:
             self.freed[i] += _bytes(problem, unused)
 
     def dies(self, b: BufferId) -> bool:
-        """Whether a buffer's memory comes free when its last user has run."""
+        """Returns whether a buffer is freed when its last user has run."""
         buffer = self.problem.buffers[b]
         return buffer.home is not Home.USER and not buffer.kept
 
@@ -56,7 +58,7 @@ class ListSchedule:
 
 
 def schedule(problem: Problem, phase: int, rank: Callable[[ListSchedule, OpId], Any]) -> list[OpId]:
-    """Runs, of the ops that are ready, always the one of the lowest rank."""
+    """Always runs the ready op with the lowest rank."""
     state = ListSchedule(problem, phase)
     order: list[OpId] = []
     while state.ready:

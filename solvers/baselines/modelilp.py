@@ -5,9 +5,9 @@
 
     minimize the highest of  Σ size(b) C[maker(b), t] + Σ size(b) P[b, t] + scratch
 
-As published it knows nothing of writing in place, and an op may run at any time from the length of
-the longest path that leads to it to what the longest path from it leaves. Program order is the
-first solution that the solver is shown. Its size is quadratic in the ops.
+As published it does not model writing in place. The longest paths to and from an op limit the
+timesteps at which it may run. The solver starts from program order. The program's size is
+quadratic in the number of ops.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from roam.solvers.answer import Answer, Outcome, minimized
 
 LARGEST = 100_000  # variables: above, building the model alone takes seconds and gigabytes
 Linear = cp_model.LinearExpr | int
-UNIT = 512  # bytes: sizes are counted in these, rounded up, or the solver's sums overflow
+UNIT = 512  # bytes: sizes are rounded up to multiples of it, or the solver's sums would overflow
 MOST = UNIT * 2**53  # bytes: no peak is higher
 
 
@@ -41,7 +41,7 @@ class Part:
 
     @cached_property
     def first(self) -> dict[OpId, int]:
-        """For every op the earliest timestep that the longest path to it allows."""
+        """By op, the earliest timestep that the longest path to it allows."""
         first = dict.fromkeys(self.ops, 0)
         for i in self.ops:
             for s in self.problem.successors[i]:
@@ -51,7 +51,7 @@ class Part:
 
     @cached_property
     def last(self) -> dict[OpId, int]:
-        """The latest, one timestep an op."""
+        """By op, the latest timestep that the longest path from it allows."""
         last = dict.fromkeys(self.ops, len(self.ops) - 1)
         for i in reversed(self.ops):
             for p in self.problem.predecessors[i]:
@@ -61,24 +61,24 @@ class Part:
 
     @cached_property
     def buffers(self) -> list[BufferId]:
-        """The buffers that the ops use and whose memory is the step's."""
+        """The buffers that the ops use, without the user's own."""
         used = dict.fromkeys(b for i in self.ops for b in self.problem.ops[i].touches)
         return [b for b in used if self.problem.buffers[b].home is not Home.USER]
 
     def outlives(self, b: BufferId) -> bool:
-        """Whether a buffer is held when all of the ops have run."""
+        """Returns whether a buffer is still alive when all of the ops have run."""
         later = (u for u in self.problem.users[b] if u not in self.place and u not in self.done)
         return self.problem.buffers[b].kept or any(True for _ in later)
 
     @property
     def size(self) -> int:
-        """The number of variables, about."""
+        """The approximate number of variables."""
         windows = sum(self.last[i] - self.first[i] + 1 for i in self.ops)
         return windows + len(self.buffers) * (len(self.ops) + 1)
 
 
 def modelilp(problem: Problem, phase: int, seconds: float = 10.0) -> list[OpId]:
-    """The best order found within so many seconds, program order where the phase is too large."""
+    """Returns the best order found in `seconds`, or program order if the phase is too large."""
     part = Part(problem, problem.phases[phase], range(_first(problem, phase)))
     return solve(part, seconds).found
 
@@ -168,7 +168,7 @@ class _Ilp:
                 self.model.add(self.held[b, self.n] == 1)
 
     def order_holds(self) -> None:
-        """Where it does not follow from the buffers."""
+        """Adds the precedences that do not follow from the buffers."""
         for i in self.part.ops:
             op = self.problem.ops[i]
             makers = {self.problem.maker[b] for b in (*op.reads, *op.mutates)}
@@ -193,7 +193,7 @@ class _Ilp:
             self.model.add(held + making <= self.peak)
 
     def begin_with_program_order(self) -> None:
-        """The hint: every op at its place, and every buffer held while it is used."""
+        """Gives the solver program order as a hint: ops at their places, buffers while used."""
         for (i, t), c in self.runs.items():
             self.model.add_hint(c, t == self.part.place[i])
         for b in self.part.buffers:

@@ -1,7 +1,7 @@
-"""Simulated annealing as one writes it in an afternoon: one op to another place, the peak as cost.
+"""A plain simulated annealing: moves one op at a time, with the peak as cost.
 
-Nothing of `solvers/annealing.py` but the arrays and their measuring: no limit, no aim, nothing is
-taken along. What a local search must beat.
+It shares only the arrays and their measuring with `solvers/order/annealing.py`: it has no limit,
+aims at no buffer, and takes no other ops along. A local search has to beat it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ def plain_annealing(problem: Problem, phase: int, seconds: float = inf) -> list[
 def wander(
     phase: Tables, order: Ints, moves: int, heat: float, seed: int
 ) -> tuple[int, Ints, Ints]:
-    """Moves single ops at one temperature: the lowest peak met, its order, the last order."""
+    """Moves single ops at one temperature.
+
+    Returns the lowest peak, its order, and the last order.
+    """
     n = len(order)
     random = np.array([seed], np.uint64)
     time, during, after = measured(phase, order)
@@ -73,7 +76,7 @@ def wander(
 
 @compiled
 def shift(order: Ints, time: Ints, source: int, target: int) -> None:
-    """Moves the op at time `source` to time `target`, and those in between by one."""
+    """Moves the op at time `source` to time `target`, and the ops in between by one."""
     k = order[source]
     step = 1 if target > source else -1
     for t in range(source, target, step):

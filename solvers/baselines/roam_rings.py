@@ -1,18 +1,19 @@
-"""ROAM's rings (arXiv 2310.19295): cut where the memory does not depend on the order, and solve.
+"""ROAM's rings (arXiv 2310.19295): cuts a phase into segments, and orders each by itself.
 
-    ── a ──┬── b ──┬── d ── key ── ...      a key point is comparable with every op of the spine:
-           └── c ──┘                        the ops between two of them are ordered by themselves
+    ── a ──┬── b ──┬── d ── key ── ...      a key point is an ancestor or descendant of every op of
+           └── c ──┘                        the spine: the ops between two key points are a segment
 
-A ring is a segment of the forward with the segment of the backward that mirrors it. What the one
-saves for the other is the same under any order, so the two halves are solved apart. The rule for
-weight updates is set by hand: what leads to one gradient, update or running statistic and nowhere
-else hangs off the spine and does not count as a branch there; it runs within the first segment in
-which everything that it needs is there.
+A ring is a segment of the forward with its mirror segment of the backward. The tensors that one
+saves for the other are the same under any order, so the two are solved separately.
 
-The segments lie side by side: there is no tree of tasks here, one of more than NODES ops is just
-cut into pieces of program order. Each is solved by MODeL's program (modelilp.py) with an equal
-share of the time that is left. Written from the paper's description: the authors solve other
-programs, by another solver.
+The spine leaves out branches: ops that lead to one gradient, update or running statistic and to
+nothing else. A branch runs in the first segment in which all its inputs exist. This rule for weight
+updates is ours.
+
+A segment of more than NODES ops is cut into pieces of program order; there is no tree of tasks as
+in the paper. Each piece is solved by MODeL's program (modelilp.py), with an equal share of the time
+that is left. Written from the paper's description: the authors solve other programs, by another
+solver.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from roam.core.problem import Home, Kind, OpId, Problem
 from roam.solvers.baselines.modelilp import Part, solve
 
 NODES = 60  # ops that one program may have
-SEVERAL = -1  # leads to several gradients, updates or statistics, or elsewhere
+SEVERAL = -1  # an op that leads to several gradients, updates or statistics, or to other ops
 
 
 def roam_rings(problem: Problem, phase: int, seconds: float = 10.0) -> list[OpId]:
-    """Every segment in turn; no later than `seconds`, but for the building of the last model."""
+    """Orders one segment after another, in `seconds` and the time to build the last model."""
     deadline = time.monotonic() + seconds
     first = problem.phases[phase][0] if problem.phases[phase] else 0
     done = set(range(first))
@@ -41,15 +42,15 @@ def roam_rings(problem: Problem, phase: int, seconds: float = 10.0) -> list[OpId
 
 
 def _pieces(ops: list[OpId]) -> list[list[OpId]]:
-    """As few as there can be, of about the same size."""
+    """Cuts ops into as few pieces of at most NODES as possible, of about the same size."""
     n = -(-len(ops) // NODES)
     return [ops[len(ops) * k // n : len(ops) * (k + 1) // n] for k in range(n)]
 
 
 def segments(problem: Problem, phase: int) -> list[list[OpId]]:
-    """The ops between the key points, each key point with the ops that follow it.
+    """Cuts a phase at its key points. Each key point is in the segment that it begins.
 
-    In program order, as are the ops of each. Together they are the phase.
+    Segments, and the ops in each, are in program order.
     """
     ops = problem.phases[phase]
     spine = _spine(problem, phase)
@@ -72,10 +73,11 @@ def segments(problem: Problem, phase: int) -> list[list[OpId]]:
 
 
 def key_points(problem: Problem, ops: list[OpId]) -> list[OpId]:
-    """Those of some ops, in a valid order, that are ancestor or descendant of every other.
+    """Returns the ops, of `ops` in a valid order, that are ancestor or descendant of every other.
 
-    The op at place k is one if nothing jumps over it: every op before has a successor up to k,
-    and every op after a predecessor from k on. Linear in ops and edges.
+    The op at place k is one if no dependency passes it: every op before it has a successor at a
+    place up to k, and every op after it a predecessor at a place from k on. Linear in ops and
+    edges.
     """
     place = {i: k for k, i in enumerate(ops)}
     n = len(ops)
@@ -85,17 +87,17 @@ def key_points(problem: Problem, ops: list[OpId]) -> list[OpId]:
     nearest_before = [
         max((place[p] for p in problem.predecessors[i] if p in place), default=-1) for i in ops
     ]
-    farthest = [-1] * (n + 1)  # farthest[k]: where the last of the ops before k is first needed
+    farthest = [-1] * (n + 1)  # farthest[k]: the latest place of a first successor of ops before k
     for k in range(n):
         farthest[k + 1] = max(farthest[k], nearest_after[k])
-    lowest = [n] * (n + 1)  # lowest[k]: the earliest of the last needs of the ops from k on
+    lowest = [n] * (n + 1)  # lowest[k]: the earliest place of a last predecessor of ops from k on
     for k in reversed(range(n)):
         lowest[k] = min(lowest[k + 1], nearest_before[k])
     return [ops[k] for k in range(n) if farthest[k] <= k <= lowest[k + 1]]
 
 
 def _spine(problem: Problem, phase: int) -> list[OpId]:
-    """The ops that do not hang off as the branch of one gradient, update or statistic."""
+    """Returns the ops that are no branch to one gradient, update or statistic."""
     leads_to: dict[OpId, int] = {}
     for i in reversed(problem.phases[phase]):
         after = {leads_to[s] for s in problem.successors[i] if s in leads_to}
@@ -106,7 +108,7 @@ def _spine(problem: Problem, phase: int) -> list[OpId]:
 
 
 def _ends_a_branch(problem: Problem, i: OpId) -> bool:
-    """Whether an op makes a parameter's gradient for the user, or changes what is the user's."""
+    """Returns whether an op makes a kept gradient, or changes one of the user's buffers."""
     op = problem.ops[i]
     made = (problem.buffers[b].kind for b in op.creates)
     return Kind.GRADIENT in made or any(problem.buffers[b].home is Home.USER for b in op.mutates)

@@ -1,1 +1,4 @@
-"""Bounds: what no order can go below. `min_cut` finds the cheapest moment to run each op."""
+"""Lower bounds on the peak of every order. `min_cut` finds the cheapest moment to run each op.
+
+The bound that needs no search, of bytes that must be alive, is in `roam.core.bounds`.
+"""

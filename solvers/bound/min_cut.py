@@ -1,18 +1,18 @@
-"""How low can any order go: the cheapest moment at which an op can run, by a minimum cut.
+"""A lower bound on the peak of every order: the cheapest moment to run each op, by a minimum cut.
 
-While an op runs, some set of other ops has run before it: with every op its predecessors too, all
-of the op's ancestors and none of its descendants. What is alive then are the buffers that were
-made inside the set and are read outside of it. Among all such sets one costs least, and no order
-does better:
+Before an op runs, some set of other ops has run. It contains the predecessors of each of its ops,
+all ancestors of the op and none of its descendants. The live buffers are those that an op inside
+the set made and an op outside it reads. Among all such sets one has the fewest live bytes, and no
+order runs the op with fewer:
 
         ran before            │  runs later
     ancestors ── a ─ 12 MiB ──│── b ── descendants     Along a chain of copies either a or what is
                               │                        made of it is alive: every cut pays once.
                            the op
 
-A set of ops and the buffers across its border are a cut of a network, so the cheapest is found by
-maximum flow (Picard 1976 on closures). Stronger than counting what must be alive whatever ran:
-that misses a buffer that may be gone, though only because one as large has taken over.
+A set of ops and the buffers across its border are a cut of a network, so the cheapest set is found
+by maximum flow (Picard 1976 on closures). The bound is stronger than counting the buffers that must
+be alive in any case: of two buffers of which one must be alive, that counts neither.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from roam.core.proof import Bound, Cut, Proof, Search
 from roam.solvers.answer import Answer, minimized
 from roam.solvers.work import Units, Work
 
-BEFORE, AFTER = 0, 1  # the network's source and sink: what has run, and what has not
+BEFORE, AFTER = 0, 1  # source and sink: the sides of ops that have run, and that have not
 A_CUT, AN_ARC = 100_000, 60  # units of a minimum cut, and for each arc of its network; measured
 
 
@@ -42,7 +42,7 @@ class Cuts:
         self.networks: dict[int, Network] = {}
 
     def bound(self, op: OpId) -> int:
-        """Transient bytes below which the op cannot run, in any order."""
+        """Returns the fewest transient bytes with which the op can run, in any order."""
         network = self.network(self.problem.ops[op].phase)
         return network.cheapest(self.place[op]) + own_bytes(self.problem, op)
 
@@ -76,7 +76,7 @@ class Network:
 
         for k, before in enumerate(self.before):
             for p in before:
-                arc(k + 2, p + 2, unbounded)  # whoever has run, so have those it waits for
+                arc(k + 2, p + 2, unbounded)  # if an op has run, so have its predecessors
         nodes = len(self.ops) + 2
         for b, buffer in enumerate(problem.buffers):
             if buffer.home is Home.USER or not buffer.size:
@@ -87,7 +87,7 @@ class Network:
                 continue
             if len(readers) == 1:
                 arc(maker, readers[0], buffer.size)
-            else:  # pays once, however many have yet to read
+            else:  # counts once, however many ops have yet to read it
                 arc(maker, nodes, buffer.size)
                 for reader in readers:
                     arc(nodes, reader, unbounded)
@@ -131,7 +131,7 @@ class Network:
 
 
 def _reached(k: int, neighbours: Sequence[Sequence[int]]) -> list[int]:
-    """Everything that can be reached from a place, itself aside."""
+    """Returns all places that can be reached from place `k`, without `k` itself."""
     seen = set(neighbours[k])
     stack = list(seen)
     while stack:
@@ -143,7 +143,7 @@ def _reached(k: int, neighbours: Sequence[Sequence[int]]) -> list[int]:
 
 
 def own_bytes(problem: Problem, i: OpId) -> int:
-    """What an op adds to the buffers alive before it, writing over all of them that it may."""
+    """Returns the bytes that an op adds to the live bytes before it, if all reuse is granted."""
     op = problem.ops[i]
     made: dict[int, set[BufferId]] = {}
     dying: dict[int, set[BufferId]] = {}

@@ -1,5 +1,6 @@
-"""Layout: where each buffer lies. `arena` is the planner's; `packing/` is exact.
+"""Layout: decides at which address each buffer lies.
 
-`greedy_fits` places rectangles one after another, `eviction` says which buffers leave the arena,
-`saved_layout` cuts blocks for what the forward saves.
+Read `arena` first: it is the planner's layout. `greedy_fits` places rectangles one after another,
+`eviction` chooses the buffers that leave the arena, `saved_layout` makes blocks for saved tensors
+only. `packing/` is an exact search, for `roam layout`.
 """

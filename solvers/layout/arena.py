@@ -1,13 +1,13 @@
-"""Where everything lies: offsets in the arena, and the blocks that back it.
+"""Computes offsets in the arena, and the blocks that back it.
 
-What lives from the forward to the backward is stacked first, last freed lowest, as ROAM does
-(arXiv 2310.19295, section 4): it is made from the bottom up and dies from the top down. Cut into
-blocks, the stack can be taken and given back piece by piece, so that the gradients, which lie
-outside, may grow into what it leaves. The temporaries of each phase go into the gaps, and what
-finds none on top, into a block of the phase's own.
+Saved tensors are stacked first, the last one to be freed lowest, as in ROAM (arXiv 2310.19295,
+section 4). So the stack grows upwards through the forward and shrinks from the top through the
+backward. It is cut into blocks, which are allocated and freed one by one, so that gradients, which
+lie outside, can use the memory of freed blocks. The temporaries of each phase go into the gaps of
+the stack, and those that fit into no gap go above it, into a block of the phase.
 
-A block is held from its first buffer to its last, and what is empty of it meanwhile is wasted.
-Where that would raise the peak, buffers leave the arena until it does not (eviction.py).
+A block is held from its first buffer to its last, and its empty part is wasted meanwhile. If that
+would raise the peak, buffers leave the arena until it does not (`eviction.py`).
 """
 
 from __future__ import annotations
@@ -31,8 +31,12 @@ TRIES = 8  # rules and cuts
 
 @dataclass(frozen=True)
 class Layout:
-    """offsets: bytes. peak: bytes, of the step with this layout. left: how many buffers that the
-    arena might hold are outside.
+    """A layout.
+
+    Attributes:
+        offsets: of the buffers in the arena, in bytes.
+        peak: of the step with this layout, in bytes.
+        left: how many buffers lie outside that could lie in the arena.
     """
 
     offsets: dict[BufferId, int]
@@ -60,11 +64,11 @@ def lay_out(
 ) -> Layout:
     """Returns the layout with the fewest allocations a step whose peak is within `limit` bytes.
 
-    Every block is an allocation, and so is every buffer that the arena might hold but does not.
+    Every block is an allocation, and so is every buffer that could lie in the arena but does not.
 
     Args:
-        hold: the arena is one block, held from step to step; all of the buffers are in it, or none
-            if that would break the limit.
+        hold: whether the arena is one block that is kept between steps. It holds all of the
+            buffers, or none if that would exceed the limit.
         work: asked before each attempt; unlimited if left out.
     """
     work = work or Work()
@@ -92,10 +96,11 @@ def lay_out(
 
 
 class Arena:
-    """One attempt: the saved buffers stacked, the rest fitted around them by one rule.
+    """One attempt at a layout: stacks the saved buffers and fits the rest around them by one rule.
 
-    cuts: into how many pieces the stack is cut, or more where the blocking asks for smaller ones.
-    spent: units of work.
+    Attributes:
+        cuts: the number of pieces of the stack; more if the blocking wants smaller blocks.
+        spent: units of work.
     """
 
     def __init__(
@@ -122,7 +127,7 @@ class Arena:
         self.spent = placing.spent
 
     def stack(self, crossing: Sequence[Slot], cuts: int) -> list[int]:
-        """Stacks the saved buffers; returns where the stack is cut, both of its ends included."""
+        """Stacks the saved buffers. Returns the addresses of the cuts, both ends included."""
         starts: list[int] = []
         top = 0
         for slot in crossing:
@@ -143,9 +148,9 @@ class Arena:
         return [*edges, top] if top else edges
 
     def sections(self, placed: Sequence[Placed]) -> tuple[Block, ...]:
-        """Blocks for some of the placed: the pieces of the stack, and above it each phase's own.
+        """Returns blocks for placed buffers: the pieces of the stack, and each phase's block above.
 
-        None is held while it is empty.
+        A block is held only while a buffer in it is alive.
         """
         pieces: list[list[Placed]] = [[] for _ in self.edges]
         for slot, offset in placed:
@@ -153,9 +158,9 @@ class Arena:
         return tuple(block for piece in pieces for block in _sections(piece))
 
     def one_block(self) -> tuple[Block, ...]:
-        """One block for the whole step, which is held between the steps as well.
+        """Returns one block for the whole step, which is kept between steps.
 
-        Where nothing is saved the phases have nothing to share: then it is one block each.
+        If nothing is saved, each phase has a block, as they share no buffer.
         """
         if not self.crosses:
             return self.sections(self.placed)
@@ -167,7 +172,7 @@ def _rect(slot: Slot) -> Rect:
 
 
 def _sections(inside: Sequence[Placed]) -> Iterator[Block]:
-    """A block for every stretch of time in which something is alive, as large as that needs.
+    """Yields a block for every period in which buffers are alive, as large as they need.
 
     address   [--a--)   [----c----)         two blocks: one for a and b, one for c
                  [-b-)

@@ -1,14 +1,15 @@
-"""Which buffers leave the arena, so that what its blocks waste does not raise the peak.
+"""Chooses buffers that leave the arena, so that the waste of its blocks does not raise the peak.
 
     block  [  a  ]          ┐
            [  b  |  empty   ├─ held to the end of c: while `op` runs, the block wastes what it
            [     c          ┘  holds and does not need
                     ^ op
 
-At the worst moment of a layout it is one block's waste that counts most. Either what is alive in
-it then goes outside, and the block ends before; or what is not goes, and the block shrinks; or
-only what reaches above the height that the moment has room for. The fewest leave. A buffer
-outside takes its own size while it lives, so that a layout of nothing wastes nothing.
+At the worst time of a layout, look at the block that wastes most. There are three ways to lower its
+waste. The buffers in it that are alive at that time leave, and the block ends earlier. Or the
+buffers that are not alive leave, and the block shrinks. Or only those leave that reach above the
+height for which that time has room. The way with the fewest leaving buffers is taken. A buffer
+outside takes its own size while it lives, so in the end, with no buffer inside, nothing is wasted.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from roam.solvers.work import Work
 
 A_CURVE, AN_ITEM = 20_000, 3  # units of the waste of a block, for a buffer or a moment; measured
 
-Placed = tuple[Slot, int]  # and its address
+Placed = tuple[Slot, int]  # a slot and its address
 Curve = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
@@ -69,13 +70,13 @@ class _Waste:
         self.total = sum((self.curve(b) for b in blocks), np.zeros(len(room), np.int64))
 
     def inside(self, block: Block) -> Mask:
-        """Which of the placed lie in a block."""
+        """Returns a mask of the placed buffers that lie in a block."""
         then = (block.lower <= self.lower) & (self.lower < block.upper)
         there = (block.offset <= self.bottom) & (self.bottom < block.offset + block.size)
         return then & there
 
     def curve(self, block: Block) -> Curve:
-        """What a block wastes at every moment."""
+        """Returns the bytes that a block wastes at each time."""
         self.spent += A_CURVE + AN_ITEM * (len(self.lower) + len(self.room))
         mine = self.inside(block)
         change = np.zeros(len(self.room) + 1, np.int64)
@@ -87,7 +88,10 @@ class _Waste:
         return change.cumsum()[:-1]
 
     def leaving(self) -> Mask:
-        """Who leaves, moment after moment, until all have room, each block asked once."""
+        """Returns a mask of the buffers that leave, so that all times have room.
+
+        Looks at each block once.
+        """
         leaving = np.zeros(len(self.lower), bool)
         waiting, total = list(self.blocks), self.total
         while True:
@@ -102,7 +106,10 @@ class _Waste:
             total = total - self.curve(worst)
 
     def fewest(self, block: Block, t: int, need: int) -> Mask:
-        """Who must leave a block for it to waste `need` bytes less at a moment, or nothing."""
+        """Returns the fewest buffers that must leave for a block to waste `need` bytes less at t.
+
+        If that much cannot be saved, the block wastes nothing at t.
+        """
         mine = self.inside(block)
         alive = mine & (self.lower <= t) & (t < self.upper)
         high = mine & (self.top > block.offset + block.size - need)

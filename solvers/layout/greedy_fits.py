@@ -1,7 +1,7 @@
-"""Greedy fits: rectangles are placed one after another, each into a gap between those placed.
+"""Greedy fits: places rectangles one after another, each into a gap between those placed before.
 
-All of them share one loop; they differ in who comes first (the largest, the longest-lived, the
-largest area, the first born) and in which gap is taken (the lowest, or the tightest).
+All rules share one loop. They differ in which rectangle comes first (the largest, longest-lived or
+earliest one, or that of the largest area) and in which gap it takes (the lowest, or the tightest).
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ A_RECT, A_PLACED = 30_000, 12  # units of placing a rectangle, and for each one 
 
 @dataclass(frozen=True)
 class Rect:
-    """Bytes [?, ? + size) during times [lower, upper); the address is what is sought, or fixed."""
+    """A buffer of `size` bytes that is alive during times [lower, upper).
+
+    fixed: its address, if that is given; None: a packing has to find one.
+    """
 
     lower: int
     upper: int
@@ -30,7 +33,7 @@ class Rect:
 
 @dataclass(frozen=True)
 class Fit:
-    """A greedy rule: `first` ranks the rectangles, `tightest` chooses among the gaps."""
+    """A greedy rule: `first` ranks the rectangles; `tightest`: the smallest gap, not the lowest."""
 
     name: str
     first: Callable[[Rect], tuple[int, ...]]
@@ -75,7 +78,7 @@ def place(
     """Returns an offset for every rectangle, in bytes.
 
     Args:
-        fixed: rectangles that lie where they lie.
+        fixed: further rectangles, with their addresses.
         walls: addresses that no rectangle may cross.
         work: how much may be done; unlimited if left out.
 
@@ -98,7 +101,7 @@ def place(
 
 
 class _Taken:
-    """The rectangles placed so far, in arrays, so that one comparison asks them all."""
+    """The rectangles placed so far, in arrays, so that one comparison covers them all."""
 
     def __init__(self, capacity: int) -> None:
         self.lower, self.upper, self.bottom, self.top = np.zeros((4, capacity), dtype=np.int64)
@@ -111,7 +114,7 @@ class _Taken:
         self.n += 1
 
     def during(self, rect: Rect) -> NDArray[np.int64]:
-        """(k, 2): bottom and top of the k rectangles alive with this one, lowest first."""
+        """Returns (k, 2): bottom and top of the k rectangles alive with this one, lowest first."""
         n = self.n
         alive = np.flatnonzero((self.lower[:n] < rect.upper) & (self.upper[:n] > rect.lower))
         spans = np.stack((self.bottom[alive], self.top[alive]), axis=1)
@@ -120,7 +123,7 @@ class _Taken:
 
 
 def _find_gap(spans: NDArray[np.int64], rect: Rect, walls: Sequence[int], tightest: bool) -> int:
-    """The lowest, or the tightest, address where the rectangle fits between the spans."""
+    """Returns the address of the lowest, or the tightest, gap between the spans that fits."""
     tops = np.maximum.accumulate(np.concatenate(([0], spans[:, 1])))
     if not walls:
         starts = -(-tops // rect.align) * rect.align
@@ -140,11 +143,11 @@ def _find_gap(spans: NDArray[np.int64], rect: Rect, walls: Sequence[int], tighte
 def _above_walls(
     bottoms: NDArray[np.int64], rect: Rect, walls: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """From each bottom on the lowest aligned address where the rectangle crosses no wall."""
+    """Returns, for each bottom, the lowest aligned address from it on that crosses no wall."""
     starts: NDArray[np.int64] = _aligned(bottoms, rect)
     ends = np.append(walls, np.iinfo(np.int64).max)
     crossing = ends[np.searchsorted(walls, starts, side="right")] - starts < rect.size
-    wide = ends[1:] - _aligned(walls, rect) >= rect.size  # behind which walls it fits at all
+    wide = ends[1:] - _aligned(walls, rect) >= rect.size  # it fits between this wall and the next
     beyond = np.searchsorted(walls[wide], starts[crossing], side="right")
     starts[crossing] = _aligned(walls[wide], rect)[beyond]
     return starts

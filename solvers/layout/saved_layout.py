@@ -1,29 +1,29 @@
-"""Blocks for the saved buffers alone, so that less of a caching allocator's memory is fragments.
+"""Puts only the saved buffers into blocks, so that a caching allocator reserves less memory.
 
-A caching allocator never joins two segments. What the forward saves is many requests of some
-megabytes, each of which leaves a segment behind that none of the backward's large requests fits in:
+A caching allocator never joins two segments. Saved tensors are many requests of some megabytes, and
+each leaves a segment into which none of the backward's large requests fits:
 
     one by one     [ a ][ b ][ c ][ d ]                  a, b, c and d are dead, e needs a segment
                                        [     e     ]
     in one block   [ a | b | c | d ]                     e lies where they were
                    [     e     ]
 
-A block is held from its first buffer to its last, which may be long after most of it died. So it
-is tried into how many blocks the stack should be cut, and that is taken which leaves the least
-reserved; none at all where nothing is gained.
+A block is held from its first buffer to its last, long after most of its buffers may have died. So
+several numbers of blocks are tried, and the one with the fewest reserved bytes is taken; no blocks
+at all if they gain nothing.
 
-On a CPU tensors that lie at one place of their pages share the sets of a first-level cache, and
-look like each other's pending stores. Saved tensors of whole pages, one beside the other, all lie
-so, and a kernel reads some and writes others: the forward of GPT-2 small on 1024 tokens took 8 to
-14 % longer. So there they are staggered:
+On a CPU, tensors that start at the same offset within a page share the sets of the first-level
+cache, and the CPU confuses reads of one with pending stores to another. Neighbouring saved tensors
+of whole pages all start at the same offset: the forward of GPT-2 small on 1024 tokens took 8 to
+14 % longer. So on a CPU they are staggered:
 
     page  |       |       |       |       |       |       |       |
           [      a       ]   [      b       ]   [      c       ]
 
-And malloc maps large requests anew every time, so that every page of them is a fault in every step,
-where smaller ones find the pages of the step before in its heap. In two blocks of 383 and 348 MiB
-the same step had 262,000 faults with its gradients folded, in blocks of up to 33 MiB 198,000, and
-Inductor's 136,000 to 210,000. So there blocks have a largest size.
+Also, malloc maps large requests anew every time, so each of their pages is a fault in every step;
+smaller requests reuse pages of malloc's heap. With gradients folded, the same step had 262,000
+faults in two blocks of 383 and 348 MiB, and 198,000 in blocks of up to 33 MiB; Inductor's had
+136,000 to 210,000. So on a CPU blocks have a largest size.
 """
 
 from __future__ import annotations
@@ -101,6 +101,6 @@ def simulate(
     offsets: dict[BufferId, int],
     blocks: Sequence[Block],
 ) -> int:
-    """Bytes that a caching allocator reserves for the step and what is there before it."""
+    """Returns the bytes that a caching allocator reserves for the step and the user's buffers."""
     persistent = (b.size for b in problem.buffers if b.home is Home.USER)
     return reserved(requests(problem, order, reuse, offsets, blocks), persistent)

@@ -1,12 +1,13 @@
-"""Ops that share a call run one after another, where that lifts no peak.
+"""Moves ops that can share a call next to each other, if that does not raise the peak.
 
     planned     gelu mm1 sum1 mm2 fold1 mm3 fold2 mm4 sum2 mm5 relu
     gathered    gelu sum1 mm1 mm2 mm3 fold1 fold2 mm4 mm5 sum2 relu
 
-Small folds share one: a fold of some kilobytes takes less time than calling for it. So do kernels
-whose code is generated, which become one function. A whole run of such ops joins the run before,
-where it needs nothing from between and what it makes has room there; or the run after, where
-nothing in between needs it and what it holds has room.
+Small folds can share a call: the call takes longer than a fold of some kilobytes. So can generated
+kernels, which become one function. A run is a maximal sequence of neighbouring ops that can share.
+A whole run moves to the end of the run before it if it needs no op in between and its results have
+room there. Or it moves to the start of the run after it, if no op in between needs it and the
+buffers that it would have freed have room there.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ SMALL = 1 << 18  # bytes of a gradient; for a larger one the call is a small par
 
 
 def gather(problem: Problem, order: Sequence[OpId], sharing: Container[OpId]) -> list[OpId]:
-    """The order with fewer runs of the ops that share calls, each in its phase."""
+    """Returns an order with fewer runs of the ops in `sharing`. No op leaves its phase."""
     earlier = _join(problem, order, sharing, backwards=False)
     later = _join(problem, earlier, sharing, backwards=True)
-    # what is written over what may differ where a buffer lives longer
+    # if a buffer lives longer, other results may be written over it: so the peak is measured again
     return later if live_peak(problem, later) <= live_peak(problem, order) else list(order)
 
 
 def small_folds(problem: Problem) -> frozenset[OpId]:
-    """The ops that do nothing but absorb a small gradient in what is the user's.
+    """Returns the ops that only absorb small gradients into the user's own memory.
 
-    Not those that allocate for themselves: together they would allocate more.
+    Without those that allocate scratch space: called together they would allocate more.
     """
     return frozenset(i for i in range(len(problem.ops)) if _is_small_fold(problem, i))
 
@@ -46,12 +47,15 @@ def _is_small_fold(problem: Problem, i: OpId) -> bool:
 def _join(
     problem: Problem, order: Sequence[OpId], sharing: Container[OpId], *, backwards: bool
 ) -> list[OpId]:
-    """Every run that may goes to the end of the one before; backwards, to the start of the next."""
+    """Moves each run to the end of the run before it, if it may.
+
+    backwards: moves runs to the start of the run after them instead.
+    """
     curve = live_curve(problem, order, find_reuse(problem, order))
     peak = max(curve, default=0)
     room = {i: peak - live for i, live in zip(order, curve, strict=True)}
     joined: list[OpId] = []
-    end: int | None = None  # of the last run of the phase
+    end: int | None = None  # in `joined`, the end of the phase's last run so far
     phase = None
     for (in_phase, shares), ops in groupby(
         reversed(order) if backwards else order, lambda i: (problem.ops[i].phase, i in sharing)
@@ -74,13 +78,16 @@ def _join(
 def _is_free(
     problem: Problem, run: Sequence[OpId], between: Sequence[OpId], *, backwards: bool
 ) -> bool:
-    """Whether no op of a run waits for one that it is to pass; backwards, none of them for it."""
+    """Returns whether a run may pass the ops in between: it waits for none of them.
+
+    `backwards`: none of them waits for it.
+    """
     waits_for = problem.successors if backwards else problem.predecessors
     return set(between).isdisjoint(p for i in run for p in waits_for[i])
 
 
 def _held(problem: Problem, run: Sequence[OpId], beyond: Set[OpId], *, backwards: bool) -> int:
-    """Bytes that a run holds at the ops that it passes, at most: what no op beyond them holds."""
+    """Returns the most bytes by which a moved run raises the live bytes of the ops it passes."""
     touched = dict.fromkeys(b for i in run for b in problem.ops[i].touches)
     return sum(
         problem.buffers[b].size

@@ -1,14 +1,15 @@
-"""Simulated annealing of one phase's order towards a limit on its live bytes.
+"""Simulated annealing: changes one phase's order until its live bytes keep within a limit.
 
-A move takes one op to another time, and takes along what has to go with it:
+A move takes one op to another time, and takes the ops along that have to stay before or after it:
 
     later      a X b c d e      X goes behind d, with c, which waits for it:   a b d X c e
     sooner     a b c d X e      X goes before b, with c, for which it waits:   a c X b d e
 
-Only the ops in between are measured again: before and after them the same ops have run, so the same
-bytes are alive. A state costs the bytes by which its live curve exceeds the limit, summed over
-time; a small share of all live bytes is added, so that flat stretches slope. Moves begin at a time
-above the limit: a buffer that is alive then is made later, or used up sooner.
+Only the ops between the two times are measured again: before and after them the same ops have run,
+so the same bytes are alive. An order costs the bytes by which its live curve exceeds the limit,
+summed over time, plus a small share of all live bytes, so that moves below the limit count too.
+Most moves start from a time above the limit: they make a buffer that is alive then later, or run
+its last user sooner.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from numpy.typing import NDArray
 from roam.solvers.jit import compiled
 from roam.solvers.order.tables import EARLIER, Ints, Tables, measure, measured
 
-REACH = 40  # ops: how far a move goes that is not aimed at a buffer
-FARTHEST = 4 * REACH  # ops: how far any move goes
-BEYOND = 8  # ops: how far behind the time that is too high a buffer's op may go
-AIMED = 3  # of 4 moves
-TRIES = 50  # draws for a buffer that is alive at some time
-SLOPE = 0.01  # of all live bytes, added to the cost
-NEARLY = 3  # times above the limit: few enough to look whether the peak is a new lowest one
+REACH = 40  # ops: the farthest that a move goes which is not aimed at a buffer
+FARTHEST = 4 * REACH  # ops: the farthest that any move goes
+BEYOND = 8  # ops: how far beyond the time that is too high an aimed move may take an op
+AIMED = 3  # of 4 moves are aimed at a buffer that is alive at a time above the limit
+TRIES = 50  # random draws to find a buffer that is alive at a given time
+SLOPE = 0.01  # the share of all live bytes that is added to the cost
+NEARLY = 3  # with at most so many times above the limit, the peak is compared with the best one
 
 Words = NDArray[np.uint64]
 
@@ -34,12 +35,16 @@ Words = NDArray[np.uint64]
 def anneal(
     phase: Tables, order: Ints, limit: int, work: int, hot: float, cold: float, seed: int
 ) -> tuple[int, Ints, int]:
-    """Searches for an order that keeps within `limit` bytes; returns the one of the lowest peak.
+    """Searches for an order that keeps within `limit` bytes.
 
-    order: the ops, by place; it is changed. work: op runs measured until the search ends. hot,
-    cold: bytes; the temperature at the beginning and at the end. seed: positive.
+    Args:
+        order: the ops, by place. Changed in place.
+        work: the search ends after measuring so many op runs.
+        hot, cold: the temperature at the beginning and at the end, in bytes.
+        seed: positive.
 
-    Returns its peak in bytes, the order, and the work done.
+    Returns:
+        The lowest peak found, in bytes; its order; the op runs measured.
     """
     n = len(order)
     random = np.array([seed], np.uint64)
@@ -89,7 +94,7 @@ def anneal(
 def propose(
     phase: Tables, order: Ints, time: Ints, during: Ints, limit: int, random: Words
 ) -> tuple[int, int]:
-    """Draws an op and the time to which it is to go; the time it has, if the draw was in vain."""
+    """Draws an op and a new time for it. Returns the op's present time if it found no move."""
     n = len(order)
     high = below(random, n)
     while during[high] <= limit:
@@ -106,7 +111,10 @@ def propose(
 
 @compiled
 def aim(phase: Tables, time: Ints, buffer: int, high: int, random: Words) -> tuple[int, int]:
-    """Makes a buffer later than the time that is too high, or uses it up sooner."""
+    """Draws a move after which a buffer may be dead at time `high`.
+
+    The move makes the buffer later, or runs its last user sooner.
+    """
     n = len(time)
     maker, last = phase.maker[buffer], phase.users[phase.users_at[buffer]]
     for j in range(phase.users_at[buffer], phase.users_at[buffer + 1]):
@@ -121,7 +129,7 @@ def aim(phase: Tables, time: Ints, buffer: int, high: int, random: Words) -> tup
 
 @compiled
 def alive_at(phase: Tables, time: Ints, t: int, random: Words) -> int:
-    """Draws a buffer that is alive at a time and dies in the phase; -1 if none is found."""
+    """Draws a buffer that is alive at time t and dies in the phase. Returns -1 if none is found."""
     buffers = len(phase.size)
     for _ in range(TRIES if buffers else 0):
         b = below(random, buffers)
@@ -137,9 +145,10 @@ def alive_at(phase: Tables, time: Ints, t: int, random: Words) -> int:
 def move_later(
     phase: Tables, order: Ints, trial: Ints, first: int, last: int, moved: Ints, move: int
 ) -> bool:
-    """Writes to trial[first:last] what results when the first op there goes to the end.
+    """Moves the first op of [first, last) to the end, with the ops that wait for it.
 
-    Returns False, having written nothing of use, if all the others wait for it.
+    Writes the new order to trial[first:last]. Returns False, and leaves garbage there, if all the
+    other ops wait for it.
     """
     moved[order[first]] = move
     free = first
@@ -162,7 +171,10 @@ def move_later(
 def move_sooner(
     phase: Tables, order: Ints, trial: Ints, first: int, last: int, moved: Ints, move: int
 ) -> bool:
-    """As `move_later`, when the last op goes to the start, with all it waits for."""
+    """Moves the last op of [first, last) to the start, with the ops it waits for.
+
+    Writes and returns as `move_later` does.
+    """
     moved[order[last - 1]] = move
     free = last - 1
     for t in range(last - 2, first - 1, -1):
@@ -182,7 +194,7 @@ def move_sooner(
 
 @compiled
 def touches(at: Ints, neighbours: Ints, k: int, moved: Ints, move: int) -> bool:
-    """Whether a neighbour of an op is part of the move."""
+    """Returns whether a neighbour of op `k` is part of the move."""
     for j in range(at[k], at[k + 1]):  # noqa: SIM110 (numba compiles no generators)
         if moved[neighbours[j]] == move:
             return True
@@ -191,7 +203,7 @@ def touches(at: Ints, neighbours: Ints, k: int, moved: Ints, move: int) -> bool:
 
 @compiled
 def compare(during: Ints, trial: Ints, first: int, last: int, limit: int) -> tuple[float, int]:
-    """What the trial costs more, in bytes, and at how many more times it is above the limit."""
+    """Returns the change of the cost, in bytes, and of the number of times above the limit."""
     cost, more = 0.0, 0
     for t in range(first, last):
         cost += SLOPE * (trial[t] - during[t])
@@ -202,7 +214,7 @@ def compare(during: Ints, trial: Ints, first: int, last: int, limit: int) -> tup
 
 @compiled
 def within(t: int, n: int) -> int:
-    """The time nearest to t among 0 <= t < n."""
+    """Returns the time nearest to t with 0 <= time < n."""
     return min(max(t, 0), n - 1)
 
 

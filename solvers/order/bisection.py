@@ -1,11 +1,13 @@
-"""The lowest peak of a phase, between a bound and an order: a limit asked after another.
+"""Finds the lowest peak of a phase, between a bound and an order, by asking about limits.
+
+A question is: is there an order whose live bytes keep within this limit?
 
     bound ──┬────────┬─────── ... ───────┬── peak of the best order so far
            no: raises the bound         yes: a better order
            to the next limit that
            makes a difference
 
-Where every question is answered the two meet, and the order is optimal. After an inconclusive
+If every question is answered, bound and peak meet, and the order is optimal. After an inconclusive
 answer the search asks about one byte below the peak, whose "no" would be the proof; the second
 inconclusive answer ends it.
 """
@@ -19,11 +21,11 @@ from roam.solvers.answer import Answer, Outcome, minimized
 from roam.solvers.order.valleys import keeps_within
 from roam.solvers.work import Work
 
-JUMPS = 3  # times that the bound is raised by one limit only, before halving what is left
-RUNS, RUNS_AN_OP = 20_000, 120  # ops run for one question
-HASTY = 0.2  # of them, before local search has had its turn
-QUESTIONS = 40
-WORTH = 1e-3  # of the peak: what lies closer to the bound is not worth another kind of search
+JUMPS = 3  # times that the bound is raised to the next limit, before the gap is halved instead
+RUNS, RUNS_AN_OP = 20_000, 120  # ops run for one question: a constant, and for each op
+HASTY = 0.2  # the share of these runs before local search has run
+QUESTIONS = 40  # at most
+WORTH = 1e-3  # a gap below this share of the peak is not worth another kind of search
 
 
 def settle(

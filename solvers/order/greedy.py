@@ -1,8 +1,7 @@
-"""Orders of the ops of a Problem: program order, and greedy list schedules.
+"""Gives the first orders of a Problem: program order, and greedy list schedules.
 
-The forward runs before the backward, and what is alive between the two does not depend on either
-order. So each phase is ordered by itself, and the best order of the one goes with the best of the
-other.
+The forward runs before the backward, and the buffers alive between them do not depend on the order
+of either. So each phase is ordered by itself, and the best orders of both are best together.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ OrderSolver = Callable[[Problem, int], Order]  # (problem, phase) -> the ops of 
 
 
 def program_order(problem: Problem, phase: int) -> Order:
-    """The order in which the program was written."""
+    """Returns the order in which the program was written."""
     return list(problem.phases[phase])
 
 
 def demand(problem: Problem, phase: int) -> Order:
-    """Program order, but every op as late as it may be: right before somebody needs it.
+    """Returns program order, but with every op as late as possible: right before its first reader.
 
-    Walks the ops that nobody in the phase waits for, in program order, and before each the ops
-    that it waits for. What is cheap to make and long to keep is made late.
+    Takes the ops for which no op of the phase waits, in program order, and before each the ops
+    that it waits for. So ops whose results would live long run late.
     """
     inside = set(problem.phases[phase])
     done: set[OpId] = set()
@@ -49,12 +48,12 @@ def demand(problem: Problem, phase: int) -> Order:
 
 
 def free_early(problem: Problem, phase: int) -> Order:
-    """Program order, but an op that frees more than it makes runs as soon as it can."""
+    """Returns program order, but an op that frees more than it makes runs as soon as it can."""
     return list_schedule(problem, phase, _frees_first)
 
 
 def least_peak_first(problem: Problem, phase: int) -> Order:
-    """Of the ops that are ready, the one that leaves the least memory in use.
+    """Always runs the ready op that leaves the fewest bytes in use.
 
     The greedy rule of LESCEA (as described in ROAM, arXiv 2310.19295, section 2) and of
     Inductor's "least peak memory first".
@@ -79,10 +78,10 @@ CANDIDATES: dict[str, OrderSolver] = {
 
 
 def list_schedule(problem: Problem, phase: int, rank: Rank) -> Order:
-    """Runs, of the ready ops of a phase, the one of the lowest rank.
+    """Always runs the ready op of the phase with the lowest rank.
 
-    An op's rank changes only when one of the buffers that it touches gets its last user but
-    one, so ranks are renewed then and the outdated entries of the heap are passed over.
+    An op's rank changes only when a buffer that it touches has one user left. Ranks are computed
+    again then, and outdated entries of the heap are skipped.
     """
     ops = problem.phases[phase]
     state = Memory(problem, phase)
@@ -118,9 +117,9 @@ def list_schedule(problem: Problem, phase: int, rank: Rank) -> Order:
 
 
 class Memory:
-    """Which buffers still have users to come, and what running an op would change.
+    """Tracks which buffers have users that have yet to run, and what running an op would change.
 
-    When a phase begins, every op of the phases before it has run.
+    At the start of a phase, every op of earlier phases has run.
     """
 
     def __init__(self, problem: Problem, phase: int) -> None:
@@ -131,7 +130,7 @@ class Memory:
                 self.left[b] -= 1
 
     def effect(self, i: OpId) -> tuple[int, int]:
-        """(net change of the live bytes, bytes on top while the op runs)."""
+        """Returns (net change of the live bytes, bytes on top of that while the op runs)."""
         problem = self.problem
         op = problem.ops[i]
         dying = {b for b in _used(problem, i) if self.left[b] == 1 and self.can_die(b)}

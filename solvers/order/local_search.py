@@ -1,12 +1,12 @@
-"""Local search: a better order of a phase where no exact search comes to an end.
+"""Local search: improves the order of a phase if the exact search gives up.
 
     peak ── limit 1 % below ── anneal ──┬── met: the limit goes 1 % below the new peak
       ^                                 └── not met: half as far below, other random numbers
       │                                               │
       └── shaken by a short, hot annealing ───────────┘ often in vain
 
-Wide, irregular graphs have hills that the exact search cannot cross (`valleys.py`), but neighbours
-of an order that are quickly measured (`annealing.py`).
+The exact search cannot cross the hills of wide, irregular graphs (`valleys.py`), but the orders one
+move away from an order are quickly measured (`annealing.py`).
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from roam.solvers.work import Units, Work
 class Effort:
     """How long to search.
 
-    work_an_op: op runs measured in one annealing, for each op of the phase. in_vain: annealings in
-    a row without a lower peak that end a descent. kicks: descents from a shaken order that follow
-    the first.
+    Attributes:
+        work_an_op: op runs measured in one annealing, for each op of the phase.
+        in_vain: a descent ends after so many annealings in a row without a lower peak.
+        kicks: how many descents from a shaken order follow the first.
     """
 
     work_an_op: int = 500
@@ -37,10 +38,10 @@ class Effort:
     kicks: int = 6
 
 
-STEP, LEAST_STEP = 0.01, 0.001  # how far below the peak the limit is set, as a share of it
-HEATS = ((0.5, 0.02), (0.5, 0.1))  # first and last temperature, taken in turn, by the mean buffer
-SHAKEN = 4.0  # the temperature that shakes an order, by the mean buffer
-SHAKEN_LIMIT = 0.9  # of the peak
+STEP, LEAST_STEP = 0.01, 0.001  # how far below the peak the limit is set, as a share of the peak
+HEATS = ((0.5, 0.02), (0.5, 0.1))  # first and last temperature, in mean buffer sizes; in turn
+SHAKEN = 4.0  # the temperature that shakes an order, in mean buffer sizes
+SHAKEN_LIMIT = 0.9  # the limit while shaking, as a share of the peak
 SHAKEN_WORK = 100  # op runs measured, for each op of the phase
 
 
@@ -93,7 +94,7 @@ class _Search:
         self.phase, self.bound, self.effort, self.work = phase, bound, effort, work
         self.a_run = a_run(len(phase.makes))
         sizes = phase.size if len(phase.size) else phase.unused + phase.scratch
-        self.mean = max(1.0, float(sizes.mean())) if len(sizes) else 1.0  # bytes
+        self.mean = max(1.0, float(sizes.mean())) if len(sizes) else 1.0  # bytes of a mean buffer
         self.seed = 0
 
     def anneal(self, order: Ints, limit: int, work_an_op: int, heat: tuple[float, float]) -> _Found:
@@ -106,8 +107,8 @@ class _Search:
         return _Found(int(peak), found)
 
     def descend(self, order: Ints) -> _Found:
-        """Lowers the limit until it is not met any more."""
-        best = self.anneal(order, self.bound, 0, HEATS[0])  # measures it
+        """Lowers the limit below the peak, again and again, until annealing no longer meets it."""
+        best = self.anneal(order, self.bound, 0, HEATS[0])  # without work: measures the order
         in_vain, step = 0, STEP
         while best.peak > self.bound and in_vain < self.effort.in_vain:
             if self.work.is_over():
@@ -123,10 +124,10 @@ class _Search:
         return best
 
     def shaken(self, best: _Found) -> Ints:
-        """Returns what a short, hot annealing makes of an order."""
+        """Returns the order after a short, hot annealing, to leave a local minimum."""
         self.seed += 1
         order, heat = best.order.copy(), SHAKEN * self.mean
         limit, runs = int(SHAKEN_LIMIT * best.peak), SHAKEN_WORK * len(order)
         *_, done = anneal(self.phase, order, limit, runs, heat, heat, self.seed)
         self.work.spend(int(done) * self.a_run)
-        return order  # where it ended, not the best on the way
+        return order  # the last order, not the best on the way

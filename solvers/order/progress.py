@@ -1,4 +1,4 @@
-"""What has run of a phase, and what is alive then: the state that a search steps through."""
+"""The state of a search: which ops of a phase have run, and how many bytes are alive then."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ Place = int  # of an op in its phase, in program order
 
 
 class Phase:
-    """The ops of one phase, by their places, and the buffers that open and close in it.
+    """The ops of one phase, by their places, and the buffers that they open and close.
 
-    opens, closes: the buffers for which an op is one of the openers, or closers. A buffer is alive
-    from when the first of its openers has run to when the last of its closers has. own: bytes that
-    an op adds while it runs. start: bytes alive when the phase begins.
+    A buffer is alive from the time when the first of its openers has run until the last of its
+    closers has run. Forward in time, a buffer's opener is the op that makes it, and its closers are
+    its users. Mirrored, time runs from the end of the phase to its start: users open a buffer, and
+    its maker closes it.
 
-    Forward, a buffer's opener is the op that makes it and its closers are those that use it.
-    Mirrored, time runs from the end of the phase to its start: what uses it opens it, and what
-    makes it closes it.
+    Attributes:
+        opens, closes: by op, the buffers that it is an opener, or closer, of.
+        own: by op, the bytes that it adds while it runs.
+        start: bytes alive when the phase begins.
     """
 
     def __init__(self, problem: Problem, phase: int, *, mirrored: bool = False) -> None:
@@ -65,10 +67,15 @@ def _of_each(ops: dict[BufferId, list[Place]], n: int) -> list[list[BufferId]]:
 
 
 class State:
-    """What has run of a phase, and what could run next. `run` and `undo` change it.
+    """The ops of a phase that have run, and those that could run next. `run` and `undo` change it.
 
-    light: the ready ops after which no more is alive than before. idle: forward, those that only
-    add, and take no more while they run than they leave behind. blocked: ops that are not to run.
+    Attributes:
+        live: live bytes now.
+        ready: ops whose predecessors have all run.
+        light: the ready ops that do not raise the live bytes.
+        idle: the ready ops that raise the live bytes, and take no more while they run than after;
+            empty if mirrored.
+        blocked: ops that must not run here, since the search from the other end has run them.
     """
 
     def __init__(self, phase: Phase) -> None:
@@ -87,7 +94,7 @@ class State:
                 self.weigh([k])
 
     def net(self, k: Place) -> int:
-        """How the live bytes change when a ready op runs."""
+        """Returns the change of the live bytes by running a ready op."""
         size, net = self.phase.size, 0
         for b in self.phase.opens[k]:
             if not self.opened[b]:
@@ -98,7 +105,10 @@ class State:
         return net
 
     def takes(self, k: Place) -> int:
-        """Bytes alive while a ready op runs. Mirrored, the state before it comes after."""
+        """Returns the bytes alive while a ready op runs.
+
+        Mirrored, the state after the op in search time is the state before it in real time.
+        """
         live = self.live + self.net(k) if self.phase.mirrored else self.live
         return live + self.phase.own[k]
 

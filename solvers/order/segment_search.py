@@ -1,12 +1,13 @@
-"""From one valley of the live bytes to the next: the hill between them, crossed within a limit.
+"""Finds the ops that lead from one valley of the live bytes to the next, within a limit.
 
-See valleys.py for why a valley that was reached can be gone on from for good.
+valleys.py proves that the search may forget everything but the valley that it has reached.
 
-What makes hills wide are ops that may run at any time and only add: what is made again from a saved
-tensor, the gradient of a weight. Such an idle op can wait. Let an order keep within K bytes, run
-the idle op r, and later y, the first op that needs r or that r's last bytes to free depend on. Put
-r just before y: meanwhile less is alive, and while r runs there is no more than after it, which is
-what the order held when y began. So an idle op runs in one move with such a y, or at the very end.
+Between two valleys lies a hill. Hills become wide by idle ops: ops that may run at any time and
+only add bytes, such as recomputing from a saved tensor, or the gradient of a weight. An idle op can
+wait. Let an order keep within K bytes and run the idle op r, and later y, the first op that needs r
+or that frees a buffer which r uses too. Move r to just before y. Until then fewer bytes are alive,
+and r itself takes no more than is alive after it, as many bytes as the order held when y began. So
+an idle op runs in one move with such a y, or at the very end.
 """
 
 from __future__ import annotations
@@ -27,9 +28,16 @@ from roam.solvers.work import Work
 
 @dataclass(eq=False)
 class _Reached:
-    """A set of ops that can be reached: its live bytes, and the ops from its parent on.
+    """A set of ops that can run within the limit, as a node of the search tree.
 
-    From parent to child the live bytes rise: a child with fewer would have taken its place.
+    The live bytes rise from parent to child: a child with fewer would have replaced its parent.
+
+    Attributes:
+        live: live bytes when the set has run.
+        ops: the ops that the set has more than its parent, in order.
+        known: all ops of the set.
+        waiting: whether the search has yet to extend the set.
+        gone: whether the set was dropped.
     """
 
     live: int
@@ -45,7 +53,10 @@ class _Reached:
         return [*before, *self.ops]
 
     def highest_above(self, live: int) -> _Reached | None:
-        """The first on the way here with no less alive than that."""
+        """Returns the earliest ancestor from which on the live bytes never drop below `live`.
+
+        Returns None if this set itself has fewer live bytes.
+        """
         found = None
         at: _Reached | None = self
         while at is not None and at.live >= live:
@@ -54,21 +65,24 @@ class _Reached:
 
 
 class _Tree:
-    """What can be reached. size: how many have yet to be gone on from.
+    """The search tree of sets of ops that can run within the limit.
 
-    No set of ops comes up twice, but for one that was dropped: the valley that it was left for may
-    lead to it again.
+    No set is added twice, unless it was dropped in between: the valley that replaced it may lead to
+    it again.
+
+    Attributes:
+        size: how many sets have yet to be extended.
     """
 
     def __init__(self, root: _Reached) -> None:
         self.heap: list[tuple[int, int, _Reached]] = []
         self.seen: set[frozenset[Place]] = set()
-        self.turn = count()  # of two with as much alive, which came first
+        self.turn = count()  # of two sets with equal live bytes the earlier one is first
         self.size = 0
         self.add(root)
 
     def take(self) -> _Reached | None:
-        """The one with the least alive."""
+        """Removes and returns the set with the fewest live bytes that has yet to be extended."""
         while self.heap:
             _, _, found = heapq.heappop(self.heap)
             if not found.gone:
@@ -78,7 +92,7 @@ class _Tree:
         return None
 
     def drop(self, top: _Reached) -> None:
-        """Forgets a set of ops and all that was reached from it."""
+        """Removes a set and all sets that were reached from it."""
         stack = [top]
         while stack:
             at = stack.pop()
@@ -101,18 +115,22 @@ class _Tree:
 
 
 class Crossed(Enum):
-    """What became of a hill."""
+    """The outcome of a walk."""
 
-    ALL = auto()  # all that were there: the side has met the other
-    NO = auto()  # it cannot be crossed within the limit: a proof
+    ALL = auto()  # crossed every hill: the sides have met
+    NO = auto()  # proved that a hill cannot be crossed within the limit
     GAVE_UP = auto()
 
 
 class Side:
-    """What has run for good from one end of a phase.
+    """The search from one end of a phase, with the ops that it has fixed.
 
-    order: the ops, from that end on. most: the limit, bytes. refused: the least that an op would
-    have taken where it had no room. runs: ops run so far. work: ends the search at its deadline.
+    Attributes:
+        order: the fixed ops, starting at that end.
+        most: the limit in bytes.
+        refused: the fewest bytes that any op would have taken that did not fit into the limit.
+        runs: ops run so far.
+        work: ends the search at its deadline.
     """
 
     def __init__(self, phase: Phase, most: int, work: Work) -> None:
@@ -124,8 +142,9 @@ class Side:
         self.limit: float = 0
 
     def walk(self, patience: int, runs: float) -> Crossed:
-        """Goes from valley to valley, until a hill takes more than `patience` ops run, or all hills
-        together more than `runs`.
+        """Walks from valley to valley, and fixes the ops on the way.
+
+        Gives up after running `patience` ops on one hill, or `runs` ops in all.
         """
         last = self.runs + runs
         self.order += self.descend()
@@ -141,7 +160,7 @@ class Side:
         return Crossed.ALL
 
     def block(self, ops: Iterable[Place]) -> None:
-        """Leaves ops to the other end, where they have run for good."""
+        """Excludes ops that the other end has fixed."""
         self.state.block(ops)
 
     @property
@@ -170,7 +189,7 @@ class Side:
         return takes <= self.most
 
     def descend(self) -> list[Place]:
-        """Runs what frees as much as it makes: every such op leads into a valley by itself."""
+        """Runs and returns the ops that do not raise the live bytes: each leads to a valley."""
         ran: list[Place] = []
         while fits := [k for k in self.state.light if self.has_room(k)]:
             ran.append(min(fits))
@@ -178,10 +197,11 @@ class Side:
         return ran
 
     def cross(self) -> list[Place] | None:
-        """Ops from here to where nothing else needs to be remembered, None if that is nowhere.
+        """Returns the ops that lead to the next valley. Returns None if none is within the limit.
 
-        Of the sets of ops that can be reached, the one with the least alive goes on first. Where
-        one leads to a valley, it is left for that valley, whatever else it leads to.
+        Extends the reached set with the fewest live bytes first. A set that leads to a valley is
+        replaced by that valley, and its other extensions are dropped. The search ends when a single
+        set is left.
         """
         root = _Reached(self.state.live, ())
         tree = _Tree(root)
@@ -209,8 +229,10 @@ class Side:
         return None
 
     def moves(self) -> Iterator[tuple[Place, ...]]:
-        """What may run next, as far as there is a choice: an op, idle ones that it calls for before
-        it, or an idle one where nothing else is left.
+        """Yields the moves that the search has to try, each as ops in order.
+
+        A move is an op, after the idle ops that it needs or that use a buffer with it. An idle op
+        is a move by itself only if there is no other.
         """
         state, after = self.state, self.phase.after
         idle, waited_for = state.idle, False
@@ -230,7 +252,7 @@ class Side:
             yield from ((k,) for k in sorted(state.ready))
 
     def last_but_for(self, k: Place) -> list[set[Place]]:
-        """For every buffer that only an op and idle ones have yet to use, the idle ones."""
+        """Returns, for every buffer that only op `k` and idle ops have yet to use, the idle ops."""
         found = []
         for b in self.phase.closes[k]:
             others = {u for u in self.phase.closers[b] if u in self.state.idle and u != k}
@@ -239,7 +261,7 @@ class Side:
         return found
 
     def has_run(self, move: Sequence[Place]) -> bool:
-        """Runs the ops of a move, or none of them where there is no room for one."""
+        """Runs the ops of a move. Returns False, and runs none, if one does not fit the limit."""
         for n, k in enumerate(move):
             if not self.has_room(k):
                 self.undo(move[:n])
@@ -256,12 +278,13 @@ class Side:
         tree.add(_Reached(live, top.ops + least, top.parent))
 
     def lowest(self, path: Sequence[Place]) -> tuple[int, tuple[Place, ...]]:
-        """Those of some ops after which the least is alive, all of them if there is a choice;
-        and how much that is.
+        """Finds the subset of these ops after which the fewest bytes are alive.
 
-        A closure of greatest gain (Picard 1976), by a minimum cut: a buffer is gained when all of
-        its closers run, for which what they wait for has to run, and it costs when the first of
-        its openers does.
+        A closure of greatest gain (Picard 1976), by a minimum cut: a buffer is freed if all of its
+        closers run, with their predecessors, and it costs its bytes if one of its openers runs.
+
+        Returns:
+            The live bytes then, and the ops; the most ops if several subsets have as few bytes.
         """
         place = {k: n for n, k in enumerate(path)}
         source, sink, nodes = len(path), len(path) + 1, len(path) + 2

@@ -1,7 +1,7 @@
-"""One phase of a Problem as arrays, for searches that measure millions of orders.
+"""Holds one phase of a Problem as arrays, for searches that measure millions of orders.
 
-Ops are named by their place in the phase (program order), buffers by a number of their own: only
-those that die in the phase are listed. Lists of lists are two arrays, rows one after another:
+Ops are numbered by their place in the phase (program order). Buffers have new numbers: only those
+that die in the phase are listed. A list of lists is two arrays, with its rows one after another:
 
     users of buffer b = users[users_at[b] : users_at[b + 1]]
 """
@@ -20,18 +20,23 @@ from roam.solvers.jit import compiled
 
 Ints = NDArray[np.int64]
 EARLIER = -1  # the maker of a buffer that an earlier phase made
-MOST_PAIRS = 62  # of one op that are looked at: as many as an integer has bits
+MOST_PAIRS = 62  # pairs of one op that are considered: as many as fit into the bits of an integer
 
 
 class Tables(NamedTuple):
     """The ops and buffers of one phase.
 
-    start: bytes alive when the phase begins. makes: bytes that an op creates. unused: bytes that it
-    creates and nobody reads. scratch: bytes it allocates for itself. size: of a buffer, in bytes.
-    maker: the op that creates a buffer, or EARLIER. users: the ops that read or change a buffer.
-    uses: the buffers that an op reads or changes. over: the pairs (made, dying) of an op, as
-    numbers of buffers; `made` only tells the pairs of one op apart. before, after: the ops that an
-    op waits for, and those that wait for it.
+    Attributes:
+        start: bytes alive when the phase begins.
+        makes: by op, the bytes that it creates.
+        unused: by op, the bytes that it creates and no op reads.
+        scratch: by op, the bytes that it allocates for itself.
+        size: by buffer, its bytes.
+        maker: by buffer, the op that creates it, or EARLIER.
+        users: by buffer, the ops that read or change it.
+        uses: by op, the buffers that it reads or changes.
+        over: by op, its pairs (made, dying) of buffers; `made` only distinguishes pairs of one op.
+        before, after: by op, the ops that it waits for, and the ops that wait for it.
     """
 
     start: int
@@ -114,7 +119,7 @@ def _unused(problem: Problem, i: OpId) -> int:
 
 
 def _rows(lists: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
-    """Where each row begins, with the end of the last; and the rows one after another."""
+    """Returns the starts of the rows, with the end of the last, and all rows one after another."""
     at = np.cumsum([0, *map(len, lists)], dtype=np.int64)
     return at, np.array([x for row in lists for x in row], np.int64)
 
@@ -125,8 +130,9 @@ def measure(
 ) -> None:
     """Fills in the live bytes during, and just after, the ops at times first <= t < last.
 
-    order: the ops. time: when each op runs, the inverse of `order`. What is alive before `first`
-    must stand in `after[first - 1]`; for first = 0 it is `phase.start`.
+    `after[first - 1]` must contain the live bytes before `first`, unless first = 0.
+
+    order: the ops. time: by op, its time; the inverse of `order`.
     """
     live = phase.start if first == 0 else after[first - 1]
     for t in range(first, last):
@@ -153,7 +159,7 @@ def measured(phase: Tables, order: Ints) -> tuple[Ints, Ints, Ints]:
 
 @compiled
 def dies(phase: Tables, buffer: int, time: Ints, t: int) -> bool:
-    """Whether no user of a buffer runs after time t."""
+    """Returns whether no user of a buffer runs after time t."""
     for j in range(phase.users_at[buffer], phase.users_at[buffer + 1]):
         if time[phase.users[j]] > t:
             return False
@@ -162,12 +168,12 @@ def dies(phase: Tables, buffer: int, time: Ints, t: int) -> bool:
 
 @compiled
 def written_over(phase: Tables, k: int, time: Ints, t: int) -> int:
-    """Bytes that an op run at time t saves by writing results over buffers that die there.
+    """Returns the bytes that op `k` saves at time t by writing results over buffers that die there.
 
-    As `core.lifetime.find_reuse` gives them away: in the order of the pairs, each buffer once.
+    Pairs them as `core.lifetime.find_reuse` does: in the order of the pairs, each buffer once.
     """
     saved = 0
-    taken = 0  # the pairs given away, a bit each
+    taken = 0  # a bit for each pair that is used
     first = phase.over_at[k]
     for j in range(first, min(phase.over_at[k + 1], first + MOST_PAIRS)):
         if not dies(phase, phase.over_dying[j], time, t):

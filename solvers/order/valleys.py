@@ -1,28 +1,28 @@
-"""The best order of a phase, with a proof: from valley to valley of the live bytes.
+"""Finds the best order of a phase, with a proof: walks from valley to valley of the live bytes.
 
     live            K - - - - - - - - - - - - - -
     bytes   S              ╱╲    ╱╲                  S, T: sets of ops that have run
-              ╲__╱╲      ╱    ╲╱   ╲                 T: after S, no more is alive than after S
-                    ╲__╱            ╲___ T           hill: what has to be passed in between
+              ╲__╱╲      ╱    ╲╱   ╲                 T: a valley after S, with no more live bytes
+                    ╲__╱            ╲___ T           hill: the sets of ops between S and T
 
 Is there an order that never takes more than K bytes? Let S have run. Search the sets of ops that
-can be reached from S within K; as soon as one of them, T, holds no more bytes than S and than every
-set between the two, go on from T and forget the others. Nothing is lost: the live bytes of sets of
-ops are submodular, so whatever order from S keeps within K, running T's ops first and then the
-others in that order keeps within K as well. (Let σ be what the order has run at some moment. Then
-live(T ∪ σ) ≤ live(T) + live(σ) - live(T ∩ σ) ≤ live(σ), for T ∩ σ lies between S and T.) If the
-search ends without a T, no order keeps within K.
+can be reached from S within K. As soon as one of them, T, has no more live bytes than S and than
+every set between S and T, continue from T and forget all others. That loses nothing, because the
+live bytes of sets of ops are submodular. If an order from S keeps within K, then so does running
+T's ops first, and then the others in that order. (Let σ be the ops that the order has run at some
+time. Then live(T ∪ σ) ≤ live(T) + live(σ) - live(T ∩ σ) ≤ live(σ), since T ∩ σ lies between S and
+T.) If the search ends without a T, no order keeps within K.
 
-It generalises Liu's valleys of trees (1987), and Abdel-Wahab and Kameda's of series-parallel
-graphs (1978), to any graph; what is exponential is the width of single hills only, and training
-graphs are rich in valleys: every layer ends in one.
+This generalises the valleys of Liu for trees (1987), and of Abdel-Wahab and Kameda for
+series-parallel graphs (1978), to any graph. The search is exponential only in the width of single
+hills, and training graphs have many valleys: every layer ends in one.
 
-All of that holds from the end of the phase as well, with time running backwards, and what has run
-for good from one end is out of the way of the search from the other: gradients that are kept, say,
-which raise the live bytes whenever they are made, go last, and are no choice any more.
+All of that also holds from the end of the phase, with time running backwards. Ops that one end has
+fixed are no choice for the search from the other end. Kept gradients, for example, raise the live
+bytes whenever they are made: the search from the end fixes them as the last ops.
 
-An op is taken to write over dying buffers wherever it ever might. So an answer of "no" holds with
-and without reuse, while an order that is found has to be measured.
+The search assumes that every op writes over all dying buffers that it may ever write over. So the
+answer "no" holds with and without reuse, but an order that is found has to be measured.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from roam.solvers.order.progress import Phase
 from roam.solvers.order.segment_search import Crossed, Side
 from roam.solvers.work import Units, Work
 
-FIRST, MORE = 1_000, 4  # ops run for one hill before others are tried, and how many times more
+FIRST, MORE = 1_000, 4  # ops run on one hill before the other end is tried; grows by this factor
 A_RUN: Units = 10_000  # of one op run; measured: 5 to 15 microseconds
 
 Kept = Answer[list[OpId] | None]
@@ -60,10 +60,10 @@ def keeps_within(
 
 
 def meet(ends: Sequence[Phase], most: int, runs: int, work: Work, patience: int = FIRST) -> Kept:
-    """Walks from the ends of one phase until they meet, one in turn where another gets no further.
+    """Walks from both ends of a phase until they meet; when one gets no further, the other goes on.
 
-    Hills that are wide from one end may be narrow from the other, or become so when that one has
-    come closer. Where no end gets any further, more patience is given to all.
+    A hill that is wide from one end may be narrow from the other, or become narrow when the other
+    end has come closer. If no end gets any further, both get more work for each hill.
     """
     found = _meet(ends, most, work.steps(A_RUN, runs), work, patience)
     work.spend(found.work * A_RUN)

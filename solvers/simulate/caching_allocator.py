@@ -1,4 +1,4 @@
-"""What a CUDA device would reserve: PyTorch's caching allocator, simulated.
+"""Simulates PyTorch's caching allocator: the bytes that a CUDA device would reserve.
 
 Written from its documented behaviour ("Memory management" in PyTorch's CUDA notes, and the
 constants in c10/cuda/CUDACachingAllocator.cpp), with default settings, one stream, and a device
@@ -7,9 +7,9 @@ that is never full. **Not validated on a device.**
     segment   [ block | free | block |    free     ]     one cudaMalloc
                                freed: joins the free blocks beside it
 
-A request is rounded up to 512 bytes. It takes the smallest free block of its pool in which it
-fits, the lowest address first, and gives back what is left of the block if that is large enough;
-a new segment is reserved where none fits. Segments are never given back.
+A request is rounded up to 512 bytes. It takes the smallest free block of its pool into which it
+fits, at the lowest address, and splits off the rest of the block if that is large enough. If no
+block fits, the allocator reserves a new segment. Segments are never returned to the device.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from roam.core.problem import BufferId, OpId, Problem
 
 @dataclass(eq=False)
 class Chunk:
-    """A block of a segment, taken or free, and its neighbours there. Bytes."""
+    """A block of a segment, taken or free, with its neighbours in the segment. Sizes in bytes."""
 
     address: int
     size: int
@@ -47,7 +47,7 @@ class CachingAllocator:
         self._free: dict[int, Chunk] = {}
 
     def malloc(self, size: int) -> Chunk | None:
-        """A block of at least so many bytes. None for 0 bytes, which take no block."""
+        """Returns a block of at least `size` bytes. Returns None for 0 bytes."""
         if size == 0:
             return None
         model = self.model
@@ -128,7 +128,7 @@ def _round(size: int, to: int) -> int:
 
 @dataclass(frozen=True)
 class Span:
-    """A request: so many bytes from one op of the order to before another."""
+    """A request for `size` bytes, from one time up to, but not including, another."""
 
     lower: int
     upper: int
@@ -142,18 +142,20 @@ def requests(
     placed: Container[BufferId],
     blocks: Sequence[Block],
 ) -> list[Span]:
-    """What a planned step asks for: the blocks, what lies outside of them, and scratch space."""
+    """Returns the requests of a planned step: blocks, buffers outside of them, and scratch."""
     apart = allocations(problem, order, reuse, placed, blocks)
     scratch = [Span(t, t + 1, problem.ops[i].scratch) for t, i in enumerate(order)]
     return [Span(a.lower, a.upper, a.size) for a in apart] + [s for s in scratch if s.size]
 
 
 def reserved(spans: Iterable[Span], persistent: Iterable[int] = (), steps: int = 2) -> int:
-    """Bytes that the device has reserved after some steps of the same requests.
+    """Returns the bytes that the device has reserved after some steps of the same requests.
 
-    persistent: sizes that are requested first and held. In a step, requests that begin at an op
-    come in the order given, before those that end with it are freed. The first step finds an
-    empty cache and later ones what it left, so one is not always enough to see the most.
+    At each op, the requests that begin there come in the order given, before requests that end with
+    the op are freed. Later steps find the cache that the first step left, so one step may not show
+    the highest figure.
+
+    persistent: sizes that are requested first and never freed.
     """
     allocator = CachingAllocator()
     for size in persistent:
@@ -167,7 +169,7 @@ def reserved(spans: Iterable[Span], persistent: Iterable[int] = (), steps: int =
     for _ in range(steps):
         held: dict[int, Chunk | None] = {}
         for time in sorted(begins.keys() | ends.keys()):
-            for n in ends.get(time, ()):  # half open: what ends here is gone before `time`
+            for n in ends.get(time, ()):  # half open: a request that ends here is freed before
                 allocator.free(held.pop(n))
             for n in begins.get(time, ()):
                 held[n] = allocator.malloc(listed[n].size)

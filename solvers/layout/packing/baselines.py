@@ -1,4 +1,4 @@
-"""What others do: the allocators that compilers ship, each as its source describes it."""
+"""The packers that compilers ship, written after their sources, to compare with."""
 
 from __future__ import annotations
 
@@ -33,12 +33,14 @@ def llfb(rects: Sequence[Rect]) -> Offsets:
     return on_the_lowest_line(rects, lifetime)
 
 
-ATTEMPTS, PLACEMENTS = 500, 100_000  # of the hill climb: TVM's 500, fewer above 200 buffers
+ATTEMPTS, PLACEMENTS = 500, 100_000  # limits of the hill climb: TVM's 500, fewer above 200 buffers
 
 
 def tvm(rects: Sequence[Rect]) -> Offsets:
-    """Hill climbing in the order of a first fit, as TVM's USMP `hill_climb` does: from by size on,
-    one of the buffers at the top changes places with one that it met. Worse is accepted seldom.
+    """Hill climbing over the order of a first fit, as TVM's USMP `hill_climb` does.
+
+    Starts with the largest first. A step exchanges a buffer at the top with one that is alive with
+    it. A worse order is seldom accepted.
     """
     choose = random.Random(0)
     order = sorted(range(len(rects)), key=lambda i: (-rects[i].size, rects[i].lower))
@@ -76,8 +78,10 @@ def _meet(a: Rect, b: Rect) -> bool:
 
 
 def inductor(rects: Sequence[Rect]) -> Offsets:
-    """The pools of Inductor's `memory_planning.py`: a place is shared by what is never alive
-    together, and cut in two where something smaller comes in. Larger and longer-lived ones first.
+    """The pools of Inductor's `memory_planning.py`, larger and longer-lived buffers first.
+
+    A span of addresses is shared by buffers that are never alive together, and cut in two for a
+    smaller buffer.
     """
     pool = _Place(0)
     offsets = [0] * len(rects)
@@ -113,7 +117,7 @@ class _Leaf:
 
 
 class _Place:
-    """A span of addresses whose tenants are never alive together."""
+    """A span of addresses. Its tenants are the buffers in it, which are never alive together."""
 
     def __init__(self, size: int, tenants: list[_Leaf | _Cut] | None = None) -> None:
         self.size = size
@@ -153,7 +157,7 @@ class _Place:
 
 @dataclass
 class _Cut:
-    """Two places, one above the other."""
+    """Two spans of addresses, one above the other."""
 
     low: _Place
     high: _Place

@@ -1,13 +1,14 @@
-"""Where the search branches: a section of a valley, and what may lie there next.
+"""Chooses where the search branches: a section of a valley, and the items that may lie there next.
 
-         |         |         A valley is a stretch of equal floors between higher ones. Whatever
-    _____|   s     |____     lies on it lies in it whole, for what is wider lies on a wall. So in
-         |_________|         section s either one of those is next, or nothing lies at the floor
-                             of s at all, and a little is wasted there.
+         |         |         A valley is a period of equal floors between higher ones, its walls.
+    _____|   s     |____     An item on its floor is not wider than the valley: a wider one would
+         |_________|         rest on a wall. So either one of the items that fit comes next in
+                             section s, or no item lies on the floor of s: space is wasted there.
 
-In a packing where everything rests on something, as any can be made, one of these choices holds.
-So the search is complete, and whether it fails depends on the skyline and on what is left alone:
-states that failed are remembered. The section with the fewest choices comes first.
+Any packing can be changed so that every item rests on another item or on address 0, without getting
+higher. In such a packing one of these choices holds, so the search is complete. Whether a state
+fails depends only on the skyline and on the items that are left, so failed states are remembered.
+The section with the fewest choices is branched on first.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from roam.solvers.layout.packing.skyline import (
 
 @compiled
 def is_choice(items: Items, sky: Skyline, b: int, floor: int) -> bool:
-    """Whether an item may come next on that floor. Of equal items only the first may."""
+    """Returns whether an item may come next on that floor. Of equal items only the first may."""
     twin = items.twin[b]
     return (
         sky.offset[b] == NOWHERE
@@ -44,9 +45,9 @@ def is_choice(items: Items, sky: Skyline, b: int, floor: int) -> bool:
 def choose_section(
     items: Items, sky: Skyline, capacity: int, lo: int, hi: int, count: Ints
 ) -> tuple[int, int, int]:
-    """Of the sections of all valleys in [lo, hi), one with the fewest choices, then the lowest.
+    """Finds the section with the fewest choices among all valleys in [lo, hi); the lowest if equal.
 
-    Returns it and its valley, [left, right). Wasting is half a choice.
+    Wasting space counts as half a choice. Returns the section and its valley, [left, right).
     """
     best, best_left, best_right, fewest = lo, lo, hi, np.inf
     left = lo
@@ -75,10 +76,10 @@ def choose_section(
 def list_choices(
     items: Items, sky: Skyline, s: int, left: int, right: int, rank: Ints, choices: Ints, at: int
 ) -> int:
-    """Writes what may come next in section s of the valley [left, right) to `choices` from `at`
-    on, best first; returns the end.
+    """Writes the items that may come next in section s of the valley [left, right), best first.
 
-    Best is what fills the valley from wall to wall, and what ends level with a wall; then by rank.
+    The best items fill the valley from wall to wall, or end level with a wall; the others follow by
+    rank. Writes to `choices` from `at` on, and returns the end.
     """
     n = len(sky.offset)
     end = at
@@ -107,8 +108,9 @@ def list_choices(
 
 @compiled
 def waste_to(items: Items, sky: Skyline, s: int) -> int:
-    """If nothing lies at the floor of section s, the lowest address where something might: on a
-    wall, or on top of something that is beside s and not yet there.
+    """Returns the lowest address above the floor of section s at which an item might lie.
+
+    It is on a wall, or on top of an item that is yet to be placed beside s.
     """
     best = NEVER
     for i in range(items.cover_start[s], items.cover_start[s + 1]):
@@ -127,9 +129,9 @@ def waste_to(items: Items, sky: Skyline, s: int) -> int:
 
 @compiled
 def explain_choices(items: Items, sky: Skyline, capacity: int, s: int, words: Words) -> None:
-    """Marks the sections whose heights left section s these choices and no others."""
+    """Marks the sections whose heights explain why section s has no other choices."""
     mark(words, s)
-    left, right = s, s + 1  # where that lies which may come next
+    left, right = s, s + 1  # the sections of the items that may come next
     for i in range(items.cover_start[s], items.cover_start[s + 1]):
         b = items.cover[i]
         if sky.offset[b] == NOWHERE:
@@ -145,8 +147,10 @@ def explain_choices(items: Items, sky: Skyline, capacity: int, s: int, words: Wo
 
 @compiled
 def explain_floors(items: Items, sky: Skyline, words: Words) -> None:
-    """Adds to marked floors the heights that put them there: a floor is above the height of its
-    section where everything left there lies on something elsewhere.
+    """Marks the sections whose heights explain the marked floors.
+
+    A floor is above the height of its section if every item left there must rest on another
+    section's height.
     """
     for s in range(len(sky.floor)):
         if marked(words, s) and sky.height[s] < sky.floor[s]:
@@ -157,7 +161,7 @@ def explain_floors(items: Items, sky: Skyline, words: Words) -> None:
 
 @compiled
 def state_key(items: Items, sky: Skyline, capacity: int, lo: int, hi: int) -> np.uint64:
-    """64 bits for the floors, what is left, and the capacity; never 0."""
+    """Returns a 64-bit hash of the floors, the items that are left, and the capacity; never 0."""
     key = np.uint64(capacity) * np.uint64(0x9E3779B97F4A7C15)
     for s in range(lo, hi):
         x = np.uint64(sky.floor[s]) * np.uint64(0x9E3779B97F4A7C15) + items.key[s]

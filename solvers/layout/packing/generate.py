@@ -1,4 +1,4 @@
-"""Random instances: strips cut into rectangles, so that the lowest packing is known, or nearly."""
+"""Generates random instances with a (nearly) known lowest packing: strips cut into rectangles."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from roam.solvers.layout.greedy_fits import Rect
 
-GRAIN = 64  # bytes: the sizes are multiples of it
-PINWHEELS = 0.2  # the share of the cuts
+GRAIN = 64  # bytes: all sizes are multiples of it
+PINWHEELS = 0.2  # the share of cuts that make a pinwheel
 
 
 def cut_strip(
@@ -17,8 +17,8 @@ def cut_strip(
 ) -> list[Rect]:
     """Cuts a strip, `time` by `strip` bytes, into at most n rectangles that fill it.
 
-    Again and again one of the rectangles, drawn by its area, is cut in two at a moment or at an
-    address, or into a pinwheel of five, which no straight cut takes apart.
+    Repeatedly draws a rectangle, with a chance by its area, and cuts it in two at a time or at an
+    address, or into a pinwheel of five rectangles, which no straight cut separates.
     """
     draw = random.Random(seed)
     cut = [(0, time, 0, strip // grain)]
@@ -48,7 +48,7 @@ def cut_strip(
 
 
 def spoil(rects: Sequence[Rect], share: float, seed: int) -> list[Rect]:
-    """Takes a share of the rectangles away, or some of their bytes, or of their time."""
+    """Removes a share of the rectangles of a perfect packing, or some of their bytes or time."""
     draw = random.Random(seed)
     spoiled = {}
     for i in draw.sample(range(len(rects)), round(share * len(rects))):

@@ -1,4 +1,4 @@
-"""An instance of packing: rectangles, some with offsets that are fixed. CSV in and out."""
+"""Reads, writes and checks instances of packing: rectangles, some with fixed offsets."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ LARGEST = 2**62  # so that sums of two stay in 64 bits
 
 
 def read_csv(text: str) -> Instance:
-    """MiniMalloc's format: `id,lower,upper,size`, and perhaps `alignment` and `offset` (fixed).
+    """Reads MiniMalloc's format: `id,lower,upper,size`, perhaps `alignment` and (fixed) `offset`.
 
-    Times are half open, sizes in bytes. Raises FileFormatError, naming the line.
+    Times are half open, sizes in bytes. Raises FileFormatError, which names the line.
     """
     rows = csv.reader(io.StringIO(text), strict=True)
     try:
@@ -67,7 +67,7 @@ def _check_columns(columns: Sequence[str]) -> None:
 
 
 def _read_row(columns: Sequence[str], row: Sequence[str], line: int) -> tuple[str, Rect]:
-    """A buffer's id and rectangle. Raises FileFormatError."""
+    """Returns a buffer's id and rectangle. Raises FileFormatError."""
     if len(row) != len(columns):
         raise FileFormatError(
             f"line {line}: buffer {row[0]!r} has {len(row)} fields for {len(columns)} columns"
@@ -96,7 +96,7 @@ def _read_row(columns: Sequence[str], row: Sequence[str], line: int) -> tuple[st
 
 
 def write_csv(instance: Instance, offsets: Sequence[int]) -> str:
-    """The instance with an offset for every buffer, as `read_csv` takes it."""
+    """Returns the instance as CSV for `read_csv`, with an offset for every buffer."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*REQUIRED, *OPTIONAL])
@@ -106,17 +106,17 @@ def write_csv(instance: Instance, offsets: Sequence[int]) -> str:
 
 
 def height(rects: Sequence[Rect], offsets: Sequence[int]) -> int:
-    """The bytes of the arena."""
+    """Returns the bytes of the arena."""
     return max((o + r.size for r, o in zip(rects, offsets, strict=True) if r.size), default=0)
 
 
 def max_load(rects: Sequence[Rect]) -> int:
-    """The most bytes alive at once: what no packing is below."""
+    """Returns the most bytes alive at a time, a lower bound on every packing's height."""
     return max(accumulate(change for _, change in load_changes(rects)), default=0)
 
 
 def load_changes(rects: Sequence[Rect]) -> list[tuple[int, int]]:
-    """By how many bytes the load rises at every moment at which anything begins or ends."""
+    """Returns (time, bytes by which the load rises) for every time at which it may change."""
     change: dict[int, int] = {}
     for r in rects:
         change[r.lower] = change.get(r.lower, 0) + r.size
@@ -125,7 +125,7 @@ def load_changes(rects: Sequence[Rect]) -> list[tuple[int, int]]:
 
 
 def granule(rects: Sequence[Rect]) -> int:
-    """Every height that can be best is a multiple of this many bytes."""
+    """Returns a number of bytes of which every optimal height is a multiple."""
     return gcd(*(r.size for r in rects), *(r.align for r in rects if r.align > 1),
                *(r.fixed for r in rects if r.fixed is not None)) or 1  # fmt: skip
 
@@ -133,10 +133,11 @@ def granule(rects: Sequence[Rect]) -> int:
 def check_packing(
     rects: Sequence[Rect], offsets: Sequence[int], names: Sequence[str] | None = None
 ) -> None:
-    """Raises OffsetError or OverlapError, naming the buffers, where the offsets are not valid.
+    """Raises OffsetError or OverlapError, which name the buffers, if the offsets are not valid.
 
-    Plain on purpose, and apart from all that packs: a sweep over time with a list of who is alive,
-    by address. They lie apart, so a new one can only overlap one of its two neighbours there.
+    Simple on purpose, and independent of all packers: a sweep over time with a list of the live
+    rectangles, sorted by address. These do not overlap, so a new rectangle can only overlap its two
+    neighbours in the list.
     """
     name = [repr(n) for n in names] if names else [f"buffer {i}" for i in range(len(rects))]
     for i, (r, o) in enumerate(zip(rects, offsets, strict=True)):
@@ -162,7 +163,10 @@ def check_packing(
 
 
 def touches(rects: Sequence[Rect]) -> int:
-    """In how many sections all rectangles are alive, taken together: the size of the tables."""
+    """Returns the number of pairs of a rectangle and a section in which it is alive.
+
+    That is the size of the search's tables.
+    """
     kept = [r for r in rects if r.size]
     times = sorted({t for r in kept for t in (r.lower, r.upper)})
     section = {t: s for s, t in enumerate(times)}
@@ -170,9 +174,9 @@ def touches(rects: Sequence[Rect]) -> int:
 
 
 def to_items(rects: Sequence[Rect]) -> tuple[Items, list[int]]:
-    """The arrays that the search reads, and which rectangle is which item.
+    """Returns the arrays that the search reads, and the rectangle of each item.
 
-    A section is a stretch of time between two moments at which anything begins or ends.
+    A section is the time between two neighbouring times at which a rectangle begins or ends.
     """
     kept = [i for i, r in enumerate(rects) if r.size]
     times = sorted({t for i in kept for t in (rects[i].lower, rects[i].upper)})

@@ -1,8 +1,8 @@
-"""A skyline filled from its lowest line up, without a look ahead.
+"""A greedy heuristic: fills a skyline from its lowest line up.
 
-address    ______            the lowest line takes the best of the rectangles that fit
-   ^      |      |____       between its ends; where none does, it rises to its lower
-   |  ____|           |__    neighbour, and what is below is lost
+address    ______            the lowest line takes the best rectangle that fits between
+   ^      |      |____       its ends; if none fits, it rises to its lower neighbour, and
+   |  ____|           |__    the space below is wasted
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from roam.solvers.layout.greedy_fits import Rect
 from roam.solvers.work import Work
 
-Line = tuple[int, int, int]  # floor, from, to
+Line = tuple[int, int, int]  # address, start time, end time
 A_STEP, A_RECT = 2_000, 100  # units of one step, and for each rectangle left; measured
 
 
@@ -66,7 +66,7 @@ def area(r: Rect) -> int:
 
 
 def long_area(r: Rect) -> float:
-    """Between lifetime and area."""
+    """Ranks rectangles by a mixture of lifetime and area."""
     return lifetime(r) * r.size**0.5
 
 
@@ -77,7 +77,7 @@ LINES: dict[str, Callable[[Rect], float]] = {
 
 
 def _merged(lines: Sequence[Line]) -> list[Line]:
-    """Neighbours of the same floor as one."""
+    """Joins neighbouring lines at the same address."""
     found: list[Line] = []
     for floor, start, end in lines:
         if found and found[-1][0] == floor:

@@ -1,13 +1,13 @@
-"""Packing, from the cheap to the exact: greedy fits, then what searches, by counted work.
+"""Packs rectangles, from cheap to exact methods: greedy fits, then sweeps and a search.
 
     parts of time, the highest load first
-    fits ── height = max load? ── sweeps where little is wasted, from either end of time
+    fits ── height = max load? ── sweeps if little is wasted, from either end of time
                                   search at the lower bound ──┐ in turns, with growing budgets,
                                   search a step below the best ┘ other orders, restarts
 
-The question of capacity (does it fit in so many bytes?) and the minimization are one: to minimize
-is to ask about the lower bound, which a refusal raises, and about less than the best, which a yes
-lowers, until the two meet.
+A part is the rectangles between two times at which none is alive. Minimizing uses the question
+about a capacity (do they fit into so many bytes?). Asked about the lower bound, a "no" raises the
+bound. Asked about less than the best height, a "yes" lowers the best. At the end the two meet.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from roam.solvers.layout.packing.skyline import Ints
 from roam.solvers.layout.packing.sweep import sweep
 from roam.solvers.work import Work
 
-NODES, NODES_AN_ITEM = 500, 4  # of the shortest search
-# Units. A node of the search touches about every rectangle in every section that it is alive in,
-# and so does building the tables. Measured: 3 to 18 nanoseconds a touch of a node.
+NODES, NODES_AN_ITEM = 500, 4  # nodes of the shortest search: a constant, and for each item
+# Units of work. A node of the search touches about every rectangle in every section in which it is
+# alive, and so does building the tables. Measured: 3 to 18 nanoseconds a touch of a node.
 A_NODE, A_TOUCH, A_TABLE_TOUCH = 10_000, 10, 100
-REMEMBERED = 2**26  # bytes of failed states
+REMEMBERED = 2**26  # bytes of the table of failed states
 # exponents of size and time: by size, area, time
 RANKS: tuple[tuple[float, float], ...] = ((1, 0.3), (1, 1), (0.3, 1))
-NOISE = 0.3  # of the logarithm, from the second round on
-WASTE = 0.1  # of the area at most, where it is worth to sweep
-NARROW, WIDE = (1, 4, 16), (64, 256)  # beams of the sweeps, before the search and in turns with it
+NOISE = 0.3  # added to the logarithm of a rank, from the second round on
+WASTE = 0.1  # the largest share of wasted area with which a sweep is tried
+NARROW, WIDE = (1, 4, 16), (64, 256)  # beams of sweeps before the search, and in turns with it
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def pack(
 
 
 def _parts(rects: Sequence[Rect]) -> list[list[int]]:
-    """The rectangles between one moment at which none is alive and the next."""
+    """Returns the parts: the rectangles between two times at which no rectangle is alive."""
     parts: list[list[int]] = []
     end = 0
     for i in sorted(range(len(rects)), key=lambda i: rects[i].lower):
@@ -125,7 +125,10 @@ def _within(capacity: int, top: int, lower_bound: int) -> Outcome:
 
 
 class _Packer:
-    """One part. enough: a height that is no use to go below, that of another part."""
+    """Packs one part.
+
+    enough: the height of another part, below which a lower height is of no use.
+    """
 
     def __init__(
         self,
@@ -147,7 +150,7 @@ class _Packer:
         self.height = height(rects, self.offsets)
 
     def greedy(self) -> tuple[list[int], str]:
-        """The best of all greedy fits and its name."""
+        """Returns the best of all greedy fits, and its name."""
         best: list[int] | None = None
         for name, placed in self.candidates():
             found = [r.fixed or 0 for r in self.rects]
@@ -172,7 +175,7 @@ class _Packer:
 
     @property
     def goal(self) -> int:
-        """What ends the search when the height comes down to it."""
+        """The height at which the search ends: the capacity or, to minimize, the lower bound."""
         if self.capacity is None:
             return max(self.lower_bound, self.enough)
         return self.capacity
@@ -185,7 +188,7 @@ class _Packer:
             self.search()
 
     def sweep(self, beam: int) -> None:
-        """At the goal, from the first moment on and, if that finds nothing, from the last."""
+        """Sweeps at the height of the goal, forwards in time and, if that fails, backwards."""
         kept = [i for i, r in enumerate(self.rects) if r.size]
         ahead = [self.rects[i] for i in kept]
         for rects in (ahead, [replace(r, lower=-r.upper, upper=-r.lower) for r in ahead]):
@@ -201,7 +204,7 @@ class _Packer:
 
     @property
     def sweepable(self) -> bool:
-        """Whether little is wasted below the goal, and all sums of sizes are free and aligned."""
+        """Whether a sweep may work: little is wasted at the goal, and no offset is constrained."""
         used = sum(map(area, self.rects))
         span = max(r.upper for r in self.rects) - min(r.lower for r in self.rects)
         aligned = gcd(*(r.size for r in self.rects)) % lcm(*(r.align for r in self.rects)) == 0
@@ -216,10 +219,11 @@ class _Packer:
         )
 
     def search(self) -> None:
-        """Asks about the goal; to minimize, every other time about a step below the best height,
-        which is halved when the search gives no answer. Ends with one, or when work or nodes do.
+        """Searches at the goal and, to minimize, in turn a step below the best height.
 
-        The clock is not asked within a turn: the longest takes about as long as all before it.
+        Halves the step if the search gives no answer. Ends when the height reaches the goal, when
+        that is proven impossible, or when work or nodes run out. Looks at the clock only between
+        turns: the longest takes about as long as all before it.
         """
         cover = touches(self.rects)
         if self.work.left < cover * A_TABLE_TOUCH:
@@ -252,13 +256,14 @@ class _Packer:
                 break
 
     def above(self, size: int) -> int:
-        """The next height that may be best."""
+        """Returns the least height above `size` that an optimal packing can have, in bytes."""
         return (size // self.granule + 1) * self.granule
 
 
 def _restarts() -> Iterator[int]:
-    """The sequence of Luby, Sinclair and Zuckerman (1993), every term as often as there are ranks:
-    1 1 2 1 1 2 4 ...
+    """Yields the restart sequence of Luby, Sinclair and Zuckerman (1993), 1 1 2 1 1 2 4 ...
+
+    Each term is repeated once for every entry of RANKS.
     """
     for i in count(1):
         k = i
@@ -269,7 +274,7 @@ def _restarts() -> Iterator[int]:
 
 
 class _Searcher:
-    """The search's tables, and which order to try next."""
+    """The tables of the search, kept between searches, and the order to try next."""
 
     def __init__(self, rects: Sequence[Rect]) -> None:
         self.rects = rects
@@ -283,10 +288,10 @@ class _Searcher:
         self.shortest = NODES + NODES_AN_ITEM * len(self.kept)
 
     def ask(self, capacity: int, nodes: int, turn: int) -> tuple[int, int]:
-        """Does everything fit? The outcome and the nodes, `nodes` of them at most."""
+        """Searches for a packing within `capacity`. Returns the outcome and the nodes it took."""
         noise = 0.0 if turn < len(RANKS) else NOISE
         by_size, by_time = RANKS[turn % len(RANKS)]
-        with np.errstate(over="ignore"):  # hashing overflows, which only the interpreter minds
+        with np.errstate(over="ignore"):  # hashing overflows on purpose; only numpy would warn
             return search(
                 self.items,
                 capacity,
@@ -298,7 +303,7 @@ class _Searcher:
             )
 
     def rank(self, by_size: float, by_time: float, noise: float) -> Ints:
-        """Items by size^a × time^b, largest first, as far as noise lets them be."""
+        """Ranks items by size^by_size × time^by_time, with random noise, largest first."""
         time = np.log(self.items.upper - self.items.lower)
         value = by_size * np.log(self.items.size) + by_time * time
         value += noise * self.random.normal(size=len(value))

@@ -1,8 +1,8 @@
-"""Orders in which certain sets are consecutive: the PQ-trees of Booth and Lueker (1976).
+"""Represents orders in which certain sets are consecutive: PQ-trees (Booth and Lueker 1976).
 
-A tree stands for all the orders of its leaves that arise when the children of a free node change
-places at will, and those of an ordered node are turned around. To ask that a set be consecutive
-leaves a tree again, or nothing. Trees are immutable and share what they have in common.
+A tree represents all orders of its leaves that arise from permuting the children of free nodes, and
+reversing the children of ordered nodes. Requiring that a set be consecutive gives another tree, or
+none. Trees are immutable and share subtrees.
 """
 
 from __future__ import annotations
@@ -13,8 +13,14 @@ from typing import NamedTuple
 
 
 class Tree(NamedTuple):
-    """leaves: a set of small integers, one bit each. kind: equal where the orders are the same, as
-    far as leaves of equal kind can be told apart. freedom: the logarithm of how many orders.
+    """A PQ-tree.
+
+    Attributes:
+        leaves: a set of small integers, one bit each.
+        kind: a hash that is equal for trees with the same orders, up to leaves of equal kind.
+        children: none for a leaf.
+        ordered: whether the children may only be reversed, not permuted.
+        freedom: the logarithm of the number of orders.
     """
 
     leaves: int
@@ -25,9 +31,13 @@ class Tree(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """tree: with the new in place of what was gathered. run: that, in its order, from the side of
-    the leaf `beside` on; if there is none, either way. chance: the logarithm of the share of the
-    orders in which the set was consecutive anyhow.
+    """The result of `gather`: a set of leaves was made consecutive and replaced.
+
+    Attributes:
+        tree: the new tree.
+        run: the replaced leaves as subtrees, in their order.
+        beside: a leaf next to the first subtree of `run`; None: `run` may be reversed.
+        chance: the logarithm of the share of the old orders in which the set was consecutive.
     """
 
     tree: Tree
@@ -41,7 +51,7 @@ def leaf(i: int, kind: int) -> Tree:
 
 
 def join(children: Sequence[Tree], *, ordered: bool = False) -> Tree:
-    """One tree of one or more."""
+    """Joins trees as the children of a new node. A single tree is returned as it is."""
     if len(children) == 1:
         return children[0]
     ordered = ordered and len(children) > 2
@@ -55,7 +65,7 @@ def join(children: Sequence[Tree], *, ordered: bool = False) -> Tree:
 
 
 def frontier(tree: Tree) -> Iterator[int]:
-    """The leaves in one of the orders."""
+    """Yields the leaves in one of the tree's orders."""
     stack = [tree]
     while stack:
         node = stack.pop()
@@ -66,7 +76,7 @@ def frontier(tree: Tree) -> Iterator[int]:
 
 
 def runs(tree: Tree, some: int) -> list[int]:
-    """The parts of a set of leaves that are consecutive in every order, each as large as it is."""
+    """Cuts a set of leaves into the largest parts that are consecutive in every order."""
     found: list[int] = []
     stack = [tree]
     while stack:
@@ -89,7 +99,7 @@ def runs(tree: Tree, some: int) -> list[int]:
 
 
 def gather(tree: Tree, some: int, new: Tree) -> Gathered | None:
-    """Puts `new` in place of a set of leaves that is to be consecutive; None where it cannot be."""
+    """Makes a set of leaves consecutive and replaces it by `new`. None if that is impossible."""
     path: list[tuple[Tree, int]] = []
     node = tree
     while node.leaves & ~some:
@@ -132,7 +142,7 @@ def _rebuilt(
 
 
 def _free_row(node: Tree, some: int) -> tuple[list[Tree], list[Tree]] | None:
-    """The children without any of the set, and the others in a row with the set in its middle."""
+    """Returns the children without leaves of the set, and the others in a row around the set."""
     empty, full, partial = _sorted(node, some)
     if len(partial) > 2:
         return None
@@ -157,7 +167,7 @@ def _ordered_row(node: Tree, some: int) -> tuple[list[Tree], list[Tree]] | None:
 
 
 def _tail(node: Tree, some: int) -> list[Tree] | None:
-    """A row whose end is the set, where all of it fits there."""
+    """Returns the node as a row with the set's leaves at its end, None if that is impossible."""
     left: list[Tree] = []
     right: list[Tree] = []
     while node.leaves & some and node.leaves & ~some:
@@ -182,7 +192,7 @@ def _tail(node: Tree, some: int) -> list[Tree] | None:
 
 
 def _sorted(node: Tree, some: int) -> tuple[list[Tree], list[Tree], list[Tree]]:
-    """The children with nothing of the set, with nothing else, and with both."""
+    """Returns the children with no leaf of the set, with only such leaves, and with both."""
     empty: list[Tree] = []
     full: list[Tree] = []
     partial: list[Tree] = []
@@ -197,7 +207,7 @@ def _sorted(node: Tree, some: int) -> tuple[list[Tree], list[Tree], list[Tree]]:
 
 
 def bits(some: int) -> Iterator[int]:
-    """The members of a set."""
+    """Yields the members of a set that is stored as bits."""
     while some:
         yield (some & -some).bit_length() - 1
         some &= some - 1

@@ -1,11 +1,11 @@
 """Branch and bound over skylines: does everything fit below a capacity, or can it not?
 
-The scheme is MiniMalloc's (Moffitt, ASPLOS 2023): packings in which everything rests on something,
-built from the bottom up, with a bound in every section and parts that have come apart in time
-solved one by one. Three things differ. It branches on what comes next in the section of a valley
-that has the fewest choices (branching.py) instead of on all buffers by offset; it remembers the
-states that failed; and a failure names the sections that prove it, so that choices which touched
-none of them are not tried again (conflict-directed backjumping, Prosser 1993).
+The scheme is MiniMalloc's (Moffitt, ASPLOS 2023). It builds packings from the bottom up, in which
+every item rests on another or on address 0. It computes a bound in every section, and solves parts
+that share no time separately. Three things differ. It branches on the next item in the section with
+the fewest choices (branching.py), not on all buffers by offset. It remembers failed states. And a
+failure names the sections that prove it, so that the search skips choices that changed none of them
+(conflict-directed backjumping, Prosser 1993).
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from roam.solvers.layout.packing.skyline import (
 )
 
 DOES_NOT_FIT, FITS, UNKNOWN = 0, 1, 2
-# a frame: the part of time it packs, what is to be packed after it, the frame that a failure goes
-# back to, its section and where wasting leads, its choices, what was taken, and where trail and
-# parts were
+# Fields of a frame of the search's stack: the sections [LO, HI) that it packs, the part to pack
+# after it, the frame to return to after a failure, its section, the address to which wasting leads,
+# the range of its choices, the choice taken, and the lengths of trail and parts before it.
 LO, HI, NEXT_PART, PARENT, SECTION, WASTE, AT, END, TAKEN, TRAIL, PARTS = range(11)
-NOTHING, WASTED = -2, -1  # taken, besides items
+NOTHING, WASTED = -2, -1  # values of TAKEN that are no items
 
 
 @compiled
@@ -55,14 +55,21 @@ def search(
     reasons: Words,
     offsets: Ints,
 ) -> tuple[int, int]:
-    """FITS (then `offsets` is filled), DOES_NOT_FIT (a proof) or UNKNOWN at the limit; nodes.
+    """Searches for a packing within `capacity`.
 
-    rank: which items to try first. failed: keys of states that failed, a power of two of them, and
-    in `reasons` why, as sets of sections; both are kept from call to call.
+    Args:
+        rank: by item, its rank; low ranks are tried first.
+        failed: a hash table of failed states, whose length is a power of two.
+        reasons: for each failed state the set of sections that prove the failure. Both tables are
+            kept from call to call.
+        offsets: filled if a packing is found.
+
+    Returns:
+        FITS, DOES_NOT_FIT (proven) or UNKNOWN (at the limit), and the number of nodes.
     """
     sections, n = len(items.first) - 1, len(items.lower)
     sky = empty_skyline(items)
-    most = 4 * (sections + n)  # entries of the trail by one choice
+    most = 4 * (sections + n)  # the most entries that one choice adds to the trail
     trail = np.empty((8 * most, 2), np.int64)
     frames = np.zeros((n + 1, 11), np.int64)
     keys = np.zeros((n + 1, 1), np.uint64)
@@ -114,7 +121,7 @@ def search(
             keys[depth, 0] = key
             why[depth] = 0
             parent = depth
-        while True:  # the next choice of the frame that what has just failed goes back to
+        while True:  # take the next choice of the frame to which the failure returns
             if parent < 0:
                 return DOES_NOT_FIT, nodes
             f, reason = frames[parent], why[parent]
@@ -125,7 +132,7 @@ def search(
             to_blame = _touches(items, f, words)
             if to_blame:
                 reason |= words
-            else:  # the failure has nothing to do with this choice, nor then with the others
+            else:  # the failure does not depend on this choice, so the others would fail too
                 reason[:] = words
             words[:] = 0
             if to_blame and f[AT] < f[END]:
@@ -155,7 +162,7 @@ def search(
 
 @compiled
 def _first_part(items: Items, sky: Skyline, lo: int, hi: int) -> tuple[int, int]:
-    """The first stretch of [lo, hi) that what is left holds together; empty if nothing is."""
+    """Returns the first part of [lo, hi) that the remaining items connect; empty without items."""
     b, end = items.first[lo], items.first[hi]
     while b < end and sky.offset[b] != NOWHERE:
         b += 1
@@ -171,7 +178,7 @@ def _first_part(items: Items, sky: Skyline, lo: int, hi: int) -> tuple[int, int]
 
 @compiled
 def _touches(items: Items, frame: Ints, words: Words) -> bool:
-    """Whether what a frame has taken raised one of the marked sections."""
+    """Returns whether the choice of a frame raised one of the marked sections."""
     taken = frame[TAKEN]
     if taken == NOTHING:
         return True
@@ -185,7 +192,7 @@ def _touches(items: Items, frame: Ints, words: Words) -> bool:
 
 @compiled
 def _grown(table: NDArray, wanted: int) -> NDArray:  # type: ignore[type-arg]
-    """The table with room for that many rows, and then some."""
+    """Returns the table with room for at least `wanted` rows."""
     if wanted <= len(table):
         return table
     larger = np.zeros((2 * wanted, table.shape[1]), table.dtype)

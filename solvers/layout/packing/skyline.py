@@ -1,17 +1,17 @@
-"""The skyline of a partial packing: what is placed lies below it, everything else goes above.
+"""The skyline of a partial packing: placed items lie below it, all others go above.
 
 Time is cut into sections, in each of which the same rectangles are alive:
 
     address
       ^          ____
-      |     ____|    |        height   the top of what is placed, section by section
-      |    |    |    |__      floor    the lowest address that anything left can have there
-      |____|____|____|__|_    lowest   the lowest address that a rectangle can have: what is placed
-        s=0   1    2   3               later lies higher, so nothing slips below it any more
+      |     ____|    |        height   by section: the top of the placed rectangles
+      |    |    |    |__      floor    by section: the lowest address of any remaining rectangle
+      |____|____|____|__|_    lowest   by rectangle: the lowest address that it can have. Later
+        s=0   1    2   3               rectangles lie higher: none goes below a placed one
 
-All three only rise; a trail remembers what they were. `raise_floor` is the inference: in every
-section the rectangles left are put on top of one another, each no lower than it can be; if that
-passes the capacity, nothing above this skyline fits.
+All three only rise, and a trail stores their old values for `undo`. `raise_floor` prunes: in every
+section it piles up the remaining rectangles, each no lower than its lowest address. If the pile
+exceeds the capacity, no packing above this skyline fits.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from roam.solvers.jit import compiled
 
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
-NOWHERE = -1  # the offset of what is not placed, the fixed offset of what may lie anywhere
-NEVER = 2**62
+NOWHERE = -1  # the offset of an item that is not placed, or the fixed offset of a free item
+NEVER = 2**62  # an address that stands for "nowhere"
 
 
 class Items(NamedTuple):
-    """Rectangles in the order of their first section; sections [lower, upper), sizes in bytes."""
+    """The rectangles, in the order of their first section: sections [lower, upper), bytes."""
 
     lower: Ints
     upper: Ints
@@ -42,26 +42,26 @@ class Items(NamedTuple):
     reaching: Ints  # of section s: the first item with upper > s
     cover_start: Ints  # cover[cover_start[s] : cover_start[s + 1]] are the items alive in s
     cover: Ints
-    twin: Ints  # another item of the same shape, which is placed earlier
-    key: Words  # random words, of sections and then of items, to tell states apart
+    twin: Ints  # an item of the same sections and size that has to be placed before this one
+    key: Words  # random words of the sections, then of the items, to hash states
 
 
 class Skyline(NamedTuple):
     height: Ints
     floor: Ints
-    load: Ints  # bytes of what is not placed, by section
+    load: Ints  # by section, bytes of the items that are not placed
     offset: Ints
     lowest: Ints
 
 
 class Scratch(NamedTuple):
-    stack: Ints  # items, or counts by section: what one function needs for itself
-    words: Words  # a set of sections: why the last skyline failed
+    stack: Ints  # working memory of one function: items, or counts by section
+    words: Words  # the set of sections that prove the last failure
 
 
 @compiled
 def lift(items: Items, b: int, address: int) -> int:
-    """The lowest offset of an item at or above an address, around what is fixed; or NEVER."""
+    """Returns the lowest offset of an item from `address` on, around fixed items, or NEVER."""
     if items.fixed[b] != NOWHERE:
         return items.fixed[b] if address <= items.fixed[b] else NEVER
     align = items.align[b]
@@ -109,7 +109,7 @@ def mark(words: Words, s: int) -> None:
 
 @compiled
 def blame(items: Items, sky: Skyline, b: int, words: Words) -> None:
-    """Marks the section whose height makes an item lie no lower than it does."""
+    """Marks the section whose height keeps an item from lying lower."""
     best = items.lower[b]
     for s in range(items.lower[b] + 1, items.upper[b]):
         if sky.height[s] > sky.height[best]:
@@ -122,9 +122,9 @@ def raise_floor(
     items: Items, sky: Skyline, capacity: int, left: int, right: int, trail: Ints, top: int,
     scratch: Scratch,
 ) -> tuple[int, bool]:  # fmt: skip
-    """Sections [left, right) have all risen to one height: what follows from that.
+    """Updates floors and lowest addresses after sections [left, right) have risen to one height.
 
-    Returns the trail's new top, and whether everything may still fit; where it cannot,
+    Returns the trail's new length, and whether the remaining items may still fit. If they cannot,
     `scratch.words` marks the sections whose heights prove it.
     """
     height = sky.height[left]
@@ -157,10 +157,10 @@ def raise_floor(
 
 @compiled
 def _pile(items: Items, sky: Skyline, capacity: int, s: int, scratch: Scratch) -> int:
-    """The lowest address of anything left in section s; NEVER if they cannot all be piled up.
+    """Returns the lowest address of any item left in section s, NEVER if the pile is too high.
 
-    One machine with release dates: in the order of their lowest addresses they end soonest. What
-    lies above the last gap of the pile is the proof.
+    Piling up items is scheduling one machine with release dates: in the order of their lowest
+    addresses the pile is lowest. The items above the last gap of the pile prove its height.
     """
     stack = scratch.stack
     k = 0
@@ -190,7 +190,7 @@ def _pile(items: Items, sky: Skyline, capacity: int, s: int, scratch: Scratch) -
 
 @compiled
 def undo(items: Items, sky: Skyline, trail: Ints, top: int, down_to: int) -> int:
-    """Takes the skyline back to where the trail was `down_to` long."""
+    """Restores the skyline to its state when the trail had length `down_to`."""
     sections, n = len(sky.floor), len(sky.offset)
     while top > down_to:
         top -= 1
@@ -211,7 +211,7 @@ def undo(items: Items, sky: Skyline, trail: Ints, top: int, down_to: int) -> int
 
 @compiled
 def place(items: Items, sky: Skyline, b: int, trail: Ints, top: int) -> int:
-    """Puts an item where it is lowest. The trail's new top."""
+    """Places an item at its lowest address. Returns the trail's new length."""
     sections, n = len(sky.floor), len(sky.offset)
     sky.offset[b] = sky.lowest[b]
     trail[top, 0] = 2 * sections + n + b
@@ -224,7 +224,7 @@ def place(items: Items, sky: Skyline, b: int, trail: Ints, top: int) -> int:
 
 @compiled
 def waste(sky: Skyline, s: int, height: int, trail: Ints, top: int) -> int:
-    """Nothing more goes into section s below that height. The trail's new top."""
+    """Gives up the space of section s below `height`. Returns the trail's new length."""
     sections, n = len(sky.floor), len(sky.offset)
     trail[top, 0] = sections + n + s
     trail[top, 1] = sky.height[s]

@@ -1,17 +1,18 @@
-"""Packing without waste: a sweep over time, with the order of addresses left open.
+"""Packs without waste: sweeps over time and leaves the order of addresses open.
 
-Where every address is taken at every moment, what is born lies where something dies:
+If every address is taken at all times, buffers that begin lie where others end:
 
-    address    |   a   |--d--      the dead and the born of a moment fall into groups of equal
-        ^      |-------|  e        size, here {a, b} and {d, e}; the dead of a group are
+    address    |   a   |--d--      the ending and beginning buffers of a time form groups of equal
+        ^      |-------|  e        size, here {a, b} and {d, e}; the ending buffers of a group are
         |      |   b   |-----      consecutive in the order of addresses
         |      |-------------
-                   c               a hole, where nothing lies, is a rectangle like others
+                   c               a hole, which no buffer uses, is a rectangle like the others
 
-All orders that are possible so far are a PQ-tree: the dead of a group are gathered, and the born
-take their place in any order. Where it is known who is in which group, no choice is left, and the
-answer is exact. Sizes tell, for few sums of sizes are equal by chance; where there is more than
-one way to form groups, a beam of the likeliest goes on. So a failure is no proof.
+Below, buffers that end are called dead, and those that begin born. A PQ-tree represents all orders
+that are possible so far: the dead of a group become consecutive, and the born take their place in
+any order. If the groups are known, no choice is left. Sizes mostly determine the groups, since few
+sums of sizes are equal by chance. If there are several ways to form groups, a beam search follows
+the likeliest. So a failure proves nothing.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from roam.solvers.layout.packing.instance import load_changes
 from roam.solvers.layout.packing.pq_tree import Tree, bits, frontier, gather, join, leaf, runs
 from roam.solvers.work import Work
 
-SUBSETS = 4096  # of what dies at a moment, and of what is born, whose sums are compared
-TRIES = 16  # to form groups at a moment, for every way that may be kept
-PAIRS, GROUPS = 4096, 64  # of those, how many of equal sum are looked at, and how many are kept
+SUBSETS = 4096  # subsets of the dead, and of the born, whose sums are compared at one time
+TRIES = 16  # attempts to form groups at one time, for each way in the beam
+PAIRS, GROUPS = 4096, 64  # pairs of subsets with equal sums that are looked at, and that are kept
 A_WAY = 100_000  # units of following a way over a moment; measured: 40 to 400 microseconds
 
 
 class _Step(NamedTuple):
-    """A run of the dead, from the side of the leaf `beside` on, gave place to the born."""
+    """One replacement: the dead in `run`, which starts next to leaf `beside`, became the born."""
 
     before: _Step | None
     run: tuple[Tree, ...]
@@ -44,7 +45,7 @@ class _Step(NamedTuple):
 
 
 class _Way(NamedTuple):
-    """What may have happened up to some moment. score: the logarithm of how likely that is."""
+    """One way to pack up to some time. score: the logarithm of how likely it is right."""
 
     score: float
     tree: Tree
@@ -52,7 +53,7 @@ class _Way(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """Some of the dead runs and some of the born, as bits; score as that of a way."""
+    """A guess at a group: some dead runs and some born, as bits. score: as that of a way."""
 
     score: float
     dead: int
@@ -111,10 +112,10 @@ def sweep(
 
 
 def holes(rects: Sequence[Rect], capacity: int, work: Work | None = None) -> list[Rect]:
-    """Returns rectangles that fill what is left of the capacity.
+    """Returns rectangles that fill the space between load and capacity at all times.
 
-    Where the load falls, a hole is born; where it rises, those die that have the same size. If
-    there are none, one is cut.
+    When the load falls, a hole begins. When it rises, holes of the same total size end; if there
+    are none, a hole is cut.
 
     Raises TimeoutError when the work is over.
     """
@@ -144,12 +145,12 @@ def holes(rects: Sequence[Rect], capacity: int, work: Work | None = None) -> lis
 
 
 class _Groups:
-    """How the dead and the born of a moment may be grouped, and how likely that is.
+    """Guesses how the dead and the born of a time are grouped, and how likely each guess is.
 
-    Two sums of sizes are equal by chance once in `sums` times, so a group is the likelier to be
-    real the fewer there might be of its kind; and at few of the `span` moments that there might be
-    anything begins or ends, so groups of one moment are rare by chance, and so are rectangles of
-    different groups that end together.
+    Two sums of sizes are equal by chance once in `sums` times, so a group of a size for which
+    there are few candidates is likely to be real. And rectangles begin or end at few of the `span`
+    possible times, so it is rare that two groups change at the same time by chance, or that
+    rectangles of different groups end at the same time.
     """
 
     def __init__(
@@ -171,7 +172,7 @@ class _Groups:
     def replaced(
         self, way: _Way, dead: Sequence[int], born: Sequence[int], limit: int
     ) -> list[_Way]:
-        """The likeliest ways to go on with the born in place of the dead."""
+        """Returns the likeliest ways, at most `limit`, to replace the dead by the born."""
         parts = runs(way.tree, sum(1 << i for i in dead))
         all_dead, all_born = (1 << len(parts)) - 1, (1 << len(born)) - 1
         groups = self.groups(way, parts, born) if len(parts) > 1 else []
@@ -186,9 +187,9 @@ class _Groups:
             return _Way(way.score + group.score + found.chance, found.tree, step)
 
         def go_on(way: _Way, dead: int, born: int, start: int) -> Iterator[_Way | None]:
-            """All that is left as one group, or first one of the others, from `start` on.
+            """Yields ways: all that is left as one group, or first a group from `start` on.
 
-            None where a group cannot be gathered.
+            Yields None for a group that cannot be consecutive.
             """
             yield put(way, _Group(0.0, dead, born))
             for k in range(start, len(groups)):
@@ -204,7 +205,7 @@ class _Groups:
         return nlargest(limit, (new for new in tried if new), key=lambda way: way.score)
 
     def groups(self, way: _Way, parts: Sequence[int], born: Sequence[int]) -> list[_Group]:
-        """Groups of equal size, the likeliest first, but not all as one group."""
+        """Returns groups of equal size, the likeliest first, without the group of everything."""
         found = islice(self.equal(parts, born), PAIRS)
         possible: list[tuple[float, _Group]] = []
         for group in nlargest(4 * GROUPS, found):
@@ -215,7 +216,7 @@ class _Groups:
         return [group for _, group in nlargest(GROUPS, possible)]
 
     def equal(self, parts: Sequence[int], born: Sequence[int]) -> Iterator[_Group]:
-        """Groups of equal size, those of few parts first."""
+        """Yields groups of equal size, those with few parts first."""
         ends: dict[int, int] = {}
         for i, b in enumerate(born):
             ends[self.rects[b].upper] = ends.get(self.rects[b].upper, 0) | 1 << i
@@ -230,9 +231,9 @@ class _Groups:
                     yield _Group(score, some, come)
 
 
-@lru_cache(maxsize=1)  # all ways have the same births to put somewhere
+@lru_cache(maxsize=1)  # all ways have the same born
 def _by_sum(sizes: tuple[int, ...]) -> dict[int, list[tuple[int, int]]]:
-    """Of which sum: of how many, and which, as bits."""
+    """Returns, by sum, the subsets with that sum: their number of members, and bits."""
     found: dict[int, list[tuple[int, int]]] = {}
     for n, some, total in _subsets(sizes):
         found.setdefault(total, []).append((n, some))
@@ -240,7 +241,7 @@ def _by_sum(sizes: tuple[int, ...]) -> dict[int, list[tuple[int, int]]]:
 
 
 def _subsets(sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Of how many, which, as bits, and their sum: the smaller sets first."""
+    """Yields subsets, smaller ones first: number of members, bits, and sum."""
     one = [(1 << i, size) for i, size in enumerate(sizes)]
     every = (some for n in range(1, len(sizes) + 1) for some in combinations(one, n))
     for some in islice(every, SUBSETS):
@@ -249,7 +250,7 @@ def _subsets(sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
 
 
 def _offsets(way: _Way, sizes: Sequence[int]) -> list[int]:
-    """From the last moment back: the dead of a step lie where its born do."""
+    """Returns the offsets, from the last step back: the dead of a step lie where its born do."""
     offsets = [0] * len(sizes)
 
     def stack(leaves: Iterator[int], top: int) -> None:
