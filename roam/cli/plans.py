@@ -228,10 +228,10 @@ def _verify(file: Path, step: StepPlan) -> None:
     from roam.inspect.verify import verify
 
     with _naming(file):
-        found = {problem.name: verify(problem, plan) for problem, plan in step.planned}
-    for name, verified in found.items():
+        found = [(problem.name, verify(problem, plan)) for problem, plan in step.planned]
+    for name, verified in found:
         typer.echo(f"{name}: {verified}")
-    if not all(verified.holds for verified in found.values()):
+    if not all(verified.holds for _, verified in found):
         raise typer.Exit(UNKNOWN)
 
 
