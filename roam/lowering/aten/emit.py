@@ -13,98 +13,27 @@ carved out of it, and tensors outside of blocks are freed as planned.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import fx
-from torch.fx.graph import CodeGen
 
 from roam.capture.fx_problem import Captured
 from roam.capture.node_facts import ON_STORAGE
 from roam.core.plan import Block, Plan
 from roam.core.problem import BufferId, OpId
-from roam.lowering.protocol import Boxed
+from roam.lowering.aten.boxed_code import boxed
+from roam.lowering.aten.lowered import Lowered, SavedAt, size_of
 from roam.passes import gradient_release
 from roam.passes.annotations import inplace, out_variants
 from roam.passes.geometry import tensors, value
-from roam.runtime.blocks import BlockPool, allocate, carve, is_block, twin
+from roam.runtime.blocks import BlockPool, allocate, carve, twin
 from roam.runtime.reused_inputs import ReusedInputs
 
 aten = torch.ops.aten
 # losses that, without `out`, return their one number in a storage of the size of their input
 OVERSIZED = frozenset({aten.mse_loss.default, aten.smooth_l1_loss.default})
-
-
-@dataclass(frozen=True)
-class SavedAt:
-    """The address of a saved tensor: an offset in a block, and the bytes of the block."""
-
-    argument: int
-    block: int
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Lowered:
-    """A plan that can run. Its callables take a list of inputs and empty it.
-
-    Attributes:
-        saved: the backward's inputs that must lie in the arena as the forward left them.
-        sizes: of all of the backward's inputs.
-        reused: the backward's inputs that it may overwrite.
-        folds: whether the backward folds gradients. If so, it takes one more input, a function
-            absorb(index of the parameter, gradient).
-    """
-
-    forward: Boxed
-    backward: Boxed | None
-    saved: tuple[SavedAt, ...]
-    sizes: tuple[tuple[int, ...], ...]
-    reused: ReusedInputs
-    folds: bool = False
-
-    def is_for(self, args: Sequence[Any]) -> bool:
-        """Returns whether these inputs of the backward have the sizes that were planned for."""
-        return all(_size(a) == size for a, size in zip(args, self.sizes, strict=True))
-
-    def finds_its_arena(self, args: Sequence[Any]) -> bool:
-        """Returns whether the saved tensors lie where the plan's forward writes them.
-
-        They do not if saved tensor hooks moved them, or if the forward ran without a plan or by
-        another one.
-        """
-        base: dict[int, int] = {}
-        for at in self.saved:
-            storage = args[at.argument].untyped_storage()
-            start = storage.data_ptr()
-            if not is_block(storage) or base.setdefault(at.block, start) != start:
-                return False
-            if storage.nbytes() != at.size:
-                return False
-            if args[at.argument].storage_offset() * args[at.argument].itemsize != at.offset:
-                return False
-        return True
-
-
-class BoxedCode(CodeGen):
-    """Generates code of functions that take a list of inputs and empty it, to free them early."""
-
-    def gen_fn_def(self, free_vars: list[str], maybe_return_annotation: str, **_: Any) -> str:
-        names = [v.split(":")[0].split("=")[0].strip() for v in free_vars if v != "self"]
-        lines = [f"def {self._func_name}(self, boxed){maybe_return_annotation}:"]
-        if names:
-            lines += [f"    {', '.join(names)}, = boxed", "    boxed.clear()"]
-        return "\n".join(lines)
-
-
-def boxed(graph: fx.Graph, root: torch.nn.Module, name: str) -> Boxed:
-    """Returns the graph as a callable that takes a list of inputs and empties it."""
-    graph.set_codegen(BoxedCode())
-    module = fx.GraphModule(root, graph, class_name=name)
-    return module.forward
 
 
 def lower(
@@ -133,7 +62,7 @@ def lower(
     if captured.backward is None:
         return Lowered(forward, None, (), (), ReusedInputs(), folds)
     given = [value(n) for n in captured.backward.find_nodes(op="placeholder")]
-    sizes = tuple(_size(g, captured.numbers) for g in given)
+    sizes = tuple(size_of(g, captured.numbers) for g in given)
     saved = emitters[-1].saved
     return Lowered(
         forward, rest[0], saved, sizes, _reused_inputs(captured, plan, given, saved), folds
@@ -159,13 +88,6 @@ def _reused_inputs(
         overwritten=frozenset(i for i, b in buffers.items() if b in outside),
         dying=frozenset(i for i, b in buffers.items() if b in tangents and given[i].numel() != 1),
     )
-
-
-def _size(given: Any, numbers: Callable[[Any], Any] = int) -> tuple[int, ...]:
-    """Returns the shape of a tensor, the value of a number, () for anything else."""
-    if isinstance(given, torch.Tensor):
-        return tuple(numbers(n) for n in given.shape)
-    return (numbers(given),) if isinstance(given, (int, torch.SymInt)) else ()
 
 
 class _Emitter:

@@ -28,7 +28,8 @@ from roam.capture.symbolic_sizes import Numbers
 from roam.core.errors import UnplannableError
 from roam.core.folds import Folds
 from roam.inspect.record import GraphRecord
-from roam.lowering.aten.emit import Lowered, lower
+from roam.lowering.aten.emit import lower
+from roam.lowering.aten.lowered import Lowered
 from roam.lowering.aten.plain import mark_boxed, plain
 from roam.lowering.protocol import Absorb, Boxed, Driver, Reports
 from roam.options import Options

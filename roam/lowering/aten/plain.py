@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from roam.lowering.aten.emit import boxed
+from roam.lowering.aten.boxed_code import boxed
 from roam.lowering.protocol import Boxed
 
 

@@ -20,7 +20,8 @@ from torch._inductor.scheduler import BaseSchedulerNode
 from roam.capture.op_costs import Cost, OpCosts
 from roam.capture.roofline import Work, fold_work
 from roam.capture.symbolic_sizes import Numbers
-from roam.lowering.inductor.scratch import extern_calls, origin
+from roam.lowering.inductor.origins import origin
+from roam.lowering.inductor.scratch import extern_calls
 from roam.passes.gradient_release import META
 
 

@@ -28,7 +28,7 @@ from torch import Tensor, fx
 from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import BaseSchedulerNode
 
-from roam.lowering.inductor.problem import release_of
+from roam.lowering.inductor.origins import release_of
 from roam.passes.geometry import storage_key, value
 from roam.passes.gradient_release import META
 

@@ -21,13 +21,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from torch import fx
 from torch._inductor import ir
 from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import BaseSchedulerNode
 from torch._inductor.utils import get_dtype_size
 
-from roam.capture.node_facts import where
 from roam.capture.scratch_probe import Scratch
 from roam.core import machine
 from roam.core.build import ProblemBuilder
@@ -35,9 +33,9 @@ from roam.core.errors import UnplannableError
 from roam.core.problem import BufferId, Home, Kind, Problem
 from roam.lowering.inductor.in_place import WITHOUT_MEMORY, written_over
 from roam.lowering.inductor.inner_buffers import is_removed
+from roam.lowering.inductor.origins import module_of, release_of
 from roam.lowering.inductor.saved_code import is_own, is_placeable
-from roam.lowering.inductor.scratch import origin, scratch
-from roam.passes import gradient_release
+from roam.lowering.inductor.scratch import scratch
 from roam.passes.gradient_release import Release
 
 if TYPE_CHECKING:
@@ -104,12 +102,6 @@ def read(
         estimated=tuple(reader.estimated),
         estimated_costs=tuple(reader.estimated_costs),
     )
-
-
-def release_of(node: BaseSchedulerNode) -> Release | None:
-    """Returns the Release of a node that is a fold, None for other nodes."""
-    called = origin(node.node) if node.is_extern() else None
-    return None if called is None else called.meta.get(gradient_release.META)
 
 
 def _only_saved(
@@ -196,7 +188,7 @@ class _Reader:
                 scratch=release.scratch,
                 cost=seconds,
                 after=earlier,
-                where=_where(node),
+                where=module_of(node),
             )
             self.note_cost(node, cost)
             return
@@ -214,7 +206,7 @@ class _Reader:
             scratch=own.nbytes,
             cost=seconds,
             after=earlier,
-            where=_where(node),
+            where=module_of(node),
         )
         self.note_cost(node, cost)
 
@@ -281,7 +273,7 @@ class _Reader:
         ):
             home = Home.ARENA if self.placeable and is_own(buffer) else Home.EXTERNAL
             self.buffer_of[name] = self.build.add_buffer(
-                name, self.bytes(buffer), home=home, where=_where(node)
+                name, self.bytes(buffer), home=home, where=module_of(node)
             )
 
     def keep(self, outputs: Sequence[str | None]) -> dict[str, BufferId]:
@@ -303,12 +295,3 @@ class _Reader:
         if hint is None:
             raise UnplannableError(f"{node.get_name()}: a size that depends on data")
         return int(hint) * get_dtype_size(node.get_dtype())
-
-
-def _where(node: BaseSchedulerNode) -> str:
-    """Returns the path of the module to which the first of the node's origins belongs."""
-    for part in node.get_nodes():
-        for source in getattr(part.node, "origins", ()):
-            if isinstance(source, fx.Node) and where(source):
-                return where(source)
-    return ""

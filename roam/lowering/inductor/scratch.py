@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from roam.capture.scratch_probe import Scratch, is_measured, probe
 from roam.capture.symbolic_sizes import Numbers
+from roam.lowering.inductor.origins import origin
 
 Hint = Callable[[Any], int]
 
@@ -68,13 +69,6 @@ def _call(calls: fx.Graph, kernel: Any, hint: Hint) -> fx.Node | None:
     call = calls.call_function(target, *fx.map_arg((called.args, called.kwargs), stand_in))
     call.meta["val"] = fx.node.map_aggregate(called.meta["val"], lambda t: _static(t, hint))
     return call
-
-
-def origin(kernel: Any) -> fx.Node | None:
-    """Returns the node of the FX graph that calls the kernel's operator."""
-    called = getattr(kernel, "op_overload", None)
-    found = getattr(kernel, "origin_node", None)
-    return found or next((n for n in kernel.origins if n.target is called), None)
 
 
 def _tensors(call: fx.Node) -> Iterator[fx.Node]:

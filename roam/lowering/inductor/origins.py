@@ -1,0 +1,34 @@
+"""The FX nodes that scheduler nodes were made of, and what those say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+from torch._inductor.scheduler import BaseSchedulerNode
+
+from roam.capture.node_facts import where
+from roam.passes import gradient_release
+from roam.passes.gradient_release import Release
+
+
+def origin(kernel: Any) -> fx.Node | None:
+    """Returns the node of the FX graph that calls the kernel's operator."""
+    called = getattr(kernel, "op_overload", None)
+    found = getattr(kernel, "origin_node", None)
+    return found or next((n for n in kernel.origins if n.target is called), None)
+
+
+def release_of(node: BaseSchedulerNode) -> Release | None:
+    """Returns the Release of a node that is a fold, None for other nodes."""
+    called = origin(node.node) if node.is_extern() else None
+    return None if called is None else called.meta.get(gradient_release.META)
+
+
+def module_of(node: BaseSchedulerNode) -> str:
+    """Returns the path of the module to which the first of the node's origins belongs."""
+    for part in node.get_nodes():
+        for source in getattr(part.node, "origins", ()):
+            if isinstance(source, fx.Node) and where(source):
+                return where(source)
+    return ""
