@@ -11,7 +11,6 @@ What they do not reach stays stated. An order found on the way that takes less r
 
 from __future__ import annotations
 
-from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from roam.core.bounds import must_live_bound
@@ -56,7 +55,7 @@ def _search(problem: Problem, plan: Plan, known: Bound, work: Work) -> int:
     claimed = plan.claimed_bound
     curve = live_curve(problem, plan.order, plan.reuse)
     proven = cut_bound(problem, plan.order, curve, known, work).bound
-    phases = _phases(problem)
+    phases = problem.spans
     peaks = [max((curve[t] for t in times), default=0) for times in phases]
     orders = [[plan.order[t] for t in times] for times in phases]
     for phase in sorted(range(len(phases)), key=peaks.__getitem__, reverse=True):
@@ -73,12 +72,6 @@ def _search(problem: Problem, plan: Plan, known: Bound, work: Work) -> int:
         peaks[phase] = min(peaks[phase], answer.value)
     _refute(claimed, "another order", max(peaks, default=0))
     return proven
-
-
-def _phases(problem: Problem) -> list[range]:
-    """The times of each phase, in any order."""
-    ends = [0, *accumulate(len(ops) for ops in problem.phases)]
-    return [range(start, end) for start, end in pairwise(ends)]
 
 
 def _refute(claimed: int, whose: str, takes: int) -> None:

@@ -73,7 +73,7 @@ def lay_out(
     """
     work = work or Work()
     everything = [s for s in slots(problem, order, reuse) if s.home is Home.ARENA and s.size]
-    boundary = len(problem.phases[0]) if len(problem.phases) > 1 else len(order)
+    boundary = problem.spans[0].stop if problem.spans else 0
     crossing = sum(s.lower < boundary < s.upper for s in everything)
     cuts = [n for n in CUTS if n == 1 or (not hold and n < 2 * crossing)]
     live = live_curve(problem, order, reuse)

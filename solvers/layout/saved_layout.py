@@ -65,7 +65,7 @@ def stack_saved(
         work: asked before each attempt; unlimited if left out.
     """
     work = work or Work()
-    boundary = len(problem.phases[0]) if problem.phases else 0
+    boundary = problem.spans[0].stop if problem.spans else 0
     saved = [
         s
         for s in slots(problem, order, reuse)

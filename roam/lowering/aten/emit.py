@@ -48,7 +48,7 @@ def lower(
         pool: the pool for blocks that are kept between steps; None: blocks are not kept.
     """
     graphs = [captured.forward, captured.backward]
-    first = len(captured.problem.phases[0]) if captured.problem.phases else 0
+    first = captured.problem.spans[0].stop if captured.problem.spans else 0
     emitters = [
         _Emitter(captured, plan, graph, times, pool)
         for graph, times in zip(graphs, (range(first), range(first, len(plan.order))), strict=True)
