@@ -25,7 +25,14 @@ import torch
 from msgspec.structs import replace
 from torch import fx
 
-from roam.capture.node_facts import is_op, keeps_its_turn, looks_at_storage, mutated, where
+from roam.capture.node_facts import (
+    is_op,
+    keeps_its_turn,
+    looks_at_storage,
+    mutated,
+    runs_once,
+    where,
+)
 from roam.capture.symbolic_sizes import Numbers
 from roam.core import machine
 from roam.core.build import ProblemBuilder
@@ -224,6 +231,7 @@ class _Reader:
             cost=self.costs.get(node, 0.0),
             after=() if self.last_ordered is None or not ordered else (self.last_ordered,),
             where=where(node),
+            once=runs_once(node),
         )
         if ordered:
             self.last_ordered = op

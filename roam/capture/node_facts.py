@@ -85,6 +85,24 @@ def keeps_its_turn(node: fx.Node) -> bool:
     return no_result or torch.Tag.nondeterministic_seeded in node.target.tags
 
 
+def runs_once(node: fx.Node) -> bool:
+    """Returns whether an op must not be computed again: it draws random numbers or has effects.
+
+    Attention is tagged as random whatever its dropout is; without dropout it draws nothing.
+    """
+    return keeps_its_turn(node) and _dropout(node) != 0
+
+
+def _dropout(node: fx.Node) -> Any:
+    """Returns the argument `dropout_p` of an op that has one, else None."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        for i, argument in enumerate(node.target._schema.arguments):
+            if argument.name == "dropout_p":
+                given = node.args[i] if i < len(node.args) else argument.default_value
+                return node.kwargs.get("dropout_p", given)
+    return None
+
+
 def where(node: fx.Node) -> str:
     """Returns the path of the module that an op belongs to, '' if it belongs to none."""
     stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")

@@ -73,8 +73,14 @@ class ProblemBuilder:
         cost: float = 0.0,
         after: Iterable[OpId] = (),
         where: str = "",
+        once: bool = False,
     ) -> OpId:
-        """Adds an op to the phase. over: pairs of a result and a buffer it may be written over."""
+        """Adds an op to the phase.
+
+        Args:
+            over: pairs of a result and a buffer that it may be written over.
+            once: the op has effects or draws random numbers: no edit may copy it.
+        """
         self.ops.append(
             Op(
                 name=_unique(name, self._op_names),
@@ -87,6 +93,7 @@ class ProblemBuilder:
                 cost=cost,
                 after=tuple(dict.fromkeys((*self._waits_for, *after))),
                 where=where,
+                once=once,
             )
         )
         return len(self.ops) - 1

@@ -37,7 +37,7 @@ def kernel_costs(
 
 def _works(node: BaseSchedulerNode) -> Iterator[Work]:
     kernel: Any = node.node
-    called = origin(kernel) if node.is_extern() and hasattr(kernel, "origins") else None
+    called = origin(kernel) if node.is_extern() else None
     if called is not None and META in called.meta:
         yield fold_work(called.meta[META], Numbers())
         return

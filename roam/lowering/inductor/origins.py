@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from torch import fx
+from torch._inductor import ir
 from torch._inductor.scheduler import BaseSchedulerNode
 
-from roam.capture.node_facts import where
+from roam.capture.node_facts import runs_once, where
 from roam.passes import gradient_release
 from roam.passes.gradient_release import Release
 
@@ -16,13 +17,25 @@ def origin(kernel: Any) -> fx.Node | None:
     """Returns the node of the FX graph that calls the kernel's operator."""
     called = getattr(kernel, "op_overload", None)
     found = getattr(kernel, "origin_node", None)
-    return found or next((n for n in kernel.origins if n.target is called), None)
+    sources = getattr(kernel, "origins", ())
+    return found or next((n for n in sources if n.target is called), None)
 
 
 def release_of(node: BaseSchedulerNode) -> Release | None:
     """Returns the Release of a node that is a fold, None for other nodes."""
     called = origin(node.node) if node.is_extern() else None
     return None if called is None else called.meta.get(gradient_release.META)
+
+
+def must_run_once(node: BaseSchedulerNode) -> bool:
+    """Returns whether a kernel has effects or draws random numbers.
+
+    Kernels that Inductor generates draw none of their own: each reads a seed from a buffer.
+    """
+    if isinstance(node.node, ir.MultiOutput):
+        return False  # it only takes one result out of a tuple
+    called = origin(node.node) if node.is_extern() else None
+    return node.has_side_effects() if called is None else runs_once(called)
 
 
 def module_of(node: BaseSchedulerNode) -> str:

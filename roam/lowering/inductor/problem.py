@@ -33,7 +33,7 @@ from roam.core.errors import UnplannableError
 from roam.core.problem import BufferId, Home, Kind, Problem
 from roam.lowering.inductor.in_place import WITHOUT_MEMORY, written_over
 from roam.lowering.inductor.inner_buffers import is_removed
-from roam.lowering.inductor.origins import module_of, release_of
+from roam.lowering.inductor.origins import module_of, must_run_once, release_of
 from roam.lowering.inductor.saved_code import is_own, is_placeable
 from roam.lowering.inductor.scratch import scratch
 from roam.passes.gradient_release import Release
@@ -207,6 +207,7 @@ class _Reader:
             cost=seconds,
             after=earlier,
             where=module_of(node),
+            once=must_run_once(node),
         )
         self.note_cost(node, cost)
 
