@@ -1,6 +1,7 @@
-"""Solvers of order, bound and layout, baselines included. Imported as `roam.solvers`.
+"""Algorithms that find orders, lower bounds and layouts, and the baselines to compare them with.
 
-Every search returns an `Answer` (`answer.py`) and is limited by counted `Work` (`work.py`).
+The package is imported as `roam.solvers`. A search returns an `Answer` (`answer.py`), and counted
+`Work` limits how long it may go on (`work.py`).
 """
 
 if __name__ != "roam.solvers":

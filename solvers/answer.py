@@ -1,4 +1,4 @@
-"""What every search returns: the best that it found, what nothing goes below, and how it ended."""
+"""The result type of all searches: what was found, its bytes, a proven bound, and the outcome."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ T = TypeVar("T")
 
 
 class Outcome(StrEnum):
-    """How a search ended: the first two if it minimized, the others if it was given a limit."""
+    """How a search ended.
 
-    OPTIMAL = "OPTIMAL"  # value = bound
-    FEASIBLE = "FEASIBLE"  # the search gave up before the two met
+    A search for the fewest bytes ends with one of the first two outcomes. A search that is given a
+    limit in bytes ends with one of the other three.
+    """
+
+    OPTIMAL = "OPTIMAL"  # proven: nothing takes fewer bytes
+    FEASIBLE = "FEASIBLE"  # the search gave up: the value is still above the bound
     FITS = "FITS"  # what was found keeps within the limit
-    DOES_NOT_FIT = "DOES_NOT_FIT"  # proven: bound > limit
+    DOES_NOT_FIT = "DOES_NOT_FIT"  # proven: the bound is above the limit
     UNKNOWN = "UNKNOWN"  # the search gave up: nothing found within the limit, and no proof
 
 
@@ -23,9 +27,12 @@ class Outcome(StrEnum):
 class Answer(Generic[T]):
     """The answer of one search.
 
-    found: an order, a packing, a proof. value: bytes that it takes at most. bound: bytes below
-    which nothing goes; proven. status: how the search ended. work: steps that it took, each search
-    in its own (ops run, nodes, annealings, flows).
+    Attributes:
+        found: what the search found: an order, a packing or a proof.
+        value: bytes: the peak or height of what was found, or a limit that it keeps within.
+        bound: bytes below which no order, or no packing, can go; proven.
+        status: how the search ended.
+        work: the steps of the search. Its docstring says what it counts (such as ops run).
     """
 
     found: T
@@ -36,6 +43,6 @@ class Answer(Generic[T]):
 
 
 def minimized(found: T, value: int, bound: int, work: int) -> Answer[T]:
-    """Returns the answer of a search for the lowest value: optimal if that is as low as a bound."""
+    """Returns the answer of a search for the fewest bytes: OPTIMAL if `value` is within `bound`."""
     status = Outcome.OPTIMAL if value <= bound else Outcome.FEASIBLE
     return Answer(found, value, bound, status, work)

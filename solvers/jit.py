@@ -1,8 +1,9 @@
-"""Compiles functions if numba is installed (`pip install roam-planner[exact]`).
+"""Compiles functions with numba, if that is installed (`pip install roam-planner[exact]`).
 
-Without numba they are interpreted, with the same answers. Compiling takes some seconds, once: numba
-caches the result beside the sources. It notices a change in a function's own file only, so remove
-`__pycache__/*.nbi` after editing one of these modules.
+Without numba the functions are interpreted and return the same. Compiling takes some seconds, once:
+numba caches the machine code beside the sources. To find outdated code, numba looks only at the
+file of the function itself, and not at those of the functions that it calls. So remove
+`__pycache__/*.nbi` after editing a module that uses `compiled`.
 """
 
 from __future__ import annotations

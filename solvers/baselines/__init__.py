@@ -1,6 +1,7 @@
-"""The orders of other planners, to compare with: functions `(problem, phase) -> the phase's ops`.
+"""The orders of other planners, to compare roam's with.
 
-HEURISTICS are fast. PROGRAMS are integer programs, with a time limit for each phase.
+Each is a function `(problem, phase) -> the ops of the phase, in order`. HEURISTICS are fast.
+PROGRAMS solve integer programs and take a time limit for each phase.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ HEURISTICS: dict[str, OrderSolver] = {
 
 
 class ProgramSolver(Protocol):
-    """An order solver that stops after so many seconds."""
+    """A function that orders a phase and stops after so many seconds."""
 
     def __call__(self, problem: Problem, phase: int, seconds: float = ...) -> list[OpId]: ...
 

@@ -1,6 +1,7 @@
 """The three orders among which Inductor chooses (torch/_inductor/memory.py, torch 2.13).
 
-They count what is allocated and freed, but neither scratch space nor writing in place.
+They count the bytes of buffers that ops allocate and free. They ignore scratch space and reuse of
+dying buffers.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from roam.solvers.baselines.list_schedule import ListSchedule
 
 
 def lpmf(problem: Problem, phase: int) -> list[OpId]:
-    """Least peak memory first: of the ops below the peak so far, the one that leaves least in use.
+    """Returns the order "least peak memory first".
 
-    If none stays below the peak, runs the op that raises it least. The peak starts at the bytes
-    alive at the start of the phase, or at its end if that is more.
+    Always runs a ready op that keeps within the peak so far: of these the op after which the fewest
+    bytes are alive. If no ready op keeps within it, runs the op that raises it least. At first the
+    peak is the bytes alive at the start of the phase, or at its end if those are more.
     """
     state = ListSchedule(problem, phase)
     live = _at_start(problem, phase)
@@ -38,7 +40,10 @@ def lpmf(problem: Problem, phase: int) -> list[OpId]:
 
 
 def bfs(problem: Problem, phase: int) -> list[OpId]:
-    """Breadth first: runs the op whose predecessors ran earliest, compared one by one."""
+    """Returns a breadth-first order: always runs the ready op whose predecessors ran earliest.
+
+    Compares the times of the predecessors of two ops in turn, the earliest first.
+    """
     state = ListSchedule(problem, phase)
     place: dict[OpId, int] = {}
 
@@ -58,7 +63,10 @@ def bfs(problem: Problem, phase: int) -> list[OpId]:
 
 
 def dfs(problem: Problem, phase: int) -> list[OpId]:
-    """Depth first: takes ops by the bytes they touch, fewest first, each after its predecessors."""
+    """Returns a depth-first order.
+
+    Takes the ops that touch the fewest bytes first, and runs each after all ops that it waits for.
+    """
     inside = set(problem.phases[phase])
     rank = {i: (_touched(problem, i), i) for i in inside}
     seen: set[OpId] = set()
@@ -78,13 +86,16 @@ def dfs(problem: Problem, phase: int) -> list[OpId]:
 
 
 def _touched(problem: Problem, i: OpId) -> int:
-    """Returns the bytes that an op makes or reads, without the user's own buffers."""
+    """Returns the bytes of the buffers that an op creates, reads or changes.
+
+    Leaves out persistent buffers, such as parameters.
+    """
     touched = (problem.buffers[b] for b in problem.ops[i].touches)
     return sum(b.size for b in touched if b.home is not Home.USER)
 
 
 def _at_start(problem: Problem, phase: int) -> int:
-    """Returns the bytes that are alive when the phase begins and that it may free."""
+    """Returns the bytes that are alive when the phase begins and that it or a later one frees."""
     first = problem.phases[phase][0] if problem.phases[phase] else 0
     return sum(
         buffer.size
@@ -96,7 +107,7 @@ def _at_start(problem: Problem, phase: int) -> int:
 
 
 def _at_end(problem: Problem, phase: int) -> int:
-    """Returns the bytes that the phase makes for the user or for the next phase."""
+    """Returns the bytes that the phase creates and that are still alive at its end."""
     last = problem.phases[phase][-1] if problem.phases[phase] else -1
     inside = set(problem.phases[phase])
     return sum(

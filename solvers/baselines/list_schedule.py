@@ -1,4 +1,7 @@
-"""Tracks which ops of a phase are ready, and what each would free, for the greedy baselines."""
+"""Tracks which ops of a phase are ready, and how many bytes each would free.
+
+The greedy baselines share it.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,11 @@ class ListSchedule:
     """A phase that is being scheduled, op by op.
 
     Attributes:
-        made: by op, the bytes that it allocates.
-        freed: by op, the bytes that it would free if it ran now.
+        waits: by op, how many of its predecessors in the phase have not run.
         ready: the ops whose predecessors have run, in the order in which they became ready.
+        users_left: by buffer, the ops of this and later phases that have yet to use it.
+        made: by op, the bytes that it creates.
+        freed: by op, the bytes that it would free if it ran now.
     """
 
     def __init__(self, problem: Problem, phase: int) -> None:
@@ -34,7 +39,7 @@ class ListSchedule:
             self.freed[i] += _bytes(problem, unused)
 
     def dies(self, b: BufferId) -> bool:
-        """Returns whether a buffer is freed when its last user has run."""
+        """Returns whether a buffer is freed when the last op that uses it has run."""
         buffer = self.problem.buffers[b]
         return buffer.home is not Home.USER and not buffer.kept
 
@@ -58,7 +63,7 @@ class ListSchedule:
 
 
 def schedule(problem: Problem, phase: int, rank: Callable[[ListSchedule, OpId], Any]) -> list[OpId]:
-    """Always runs the ready op with the lowest rank."""
+    """Returns the order that always runs the ready op with the lowest rank."""
     state = ListSchedule(problem, phase)
     order: list[OpId] = []
     while state.ready:

@@ -1,13 +1,13 @@
 """MODeL's integer program for the order (arXiv 2210.12924, section 3.2), one op a timestep.
 
-    C[i, t]    op i runs at t, and makes its buffers
-    P[b, t]    buffer b was made before t and is still held at t
+    C[i, t]    1 if op i runs at timestep t, and makes its buffers
+    P[b, t]    1 if buffer b was made before timestep t and is still held at t
 
     minimize the highest of  Σ size(b) C[maker(b), t] + Σ size(b) P[b, t] + scratch
 
-As published it does not model writing in place. The longest paths to and from an op limit the
-timesteps at which it may run. The solver starts from program order. The program's size is
-quadratic in the number of ops.
+As published, the program does not model that a result is written over a dying buffer. The longest
+paths to and from an op limit the timesteps at which it may run. The solver starts from program
+order. The size of the integer program is quadratic in the number of ops.
 """
 
 from __future__ import annotations
@@ -21,15 +21,21 @@ from ortools.sat.python import cp_model
 from roam.core.problem import BufferId, Home, OpId, Problem
 from roam.solvers.answer import Answer, Outcome, minimized
 
-LARGEST = 100_000  # variables: above, building the model alone takes seconds and gigabytes
+LARGEST = 100_000  # variables; building a larger model alone takes many seconds and gigabytes
 Linear = cp_model.LinearExpr | int
 UNIT = 512  # bytes: sizes are rounded up to multiples of it, or the solver's sums would overflow
-MOST = UNIT * 2**53  # bytes: no peak is higher
+MOST = UNIT * 2**53  # bytes: an upper bound on every peak
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some ops of a phase, in program order, that run after `done` and before all others."""
+    """A part of a phase that is ordered by itself.
+
+    Attributes:
+        problem: the Problem that has the phase.
+        ops: the ops to order, in program order.
+        done: the ops that run before them; all other ops of the Problem run after them.
+    """
 
     problem: Problem
     ops: Sequence[OpId]
@@ -41,7 +47,7 @@ class Part:
 
     @cached_property
     def first(self) -> dict[OpId, int]:
-        """By op, the earliest timestep that the longest path to it allows."""
+        """By op, the earliest timestep that the longest path of ops before it allows."""
         first = dict.fromkeys(self.ops, 0)
         for i in self.ops:
             for s in self.problem.successors[i]:
@@ -51,7 +57,7 @@ class Part:
 
     @cached_property
     def last(self) -> dict[OpId, int]:
-        """By op, the latest timestep that the longest path from it allows."""
+        """By op, the latest timestep that the longest path of ops after it allows."""
         last = dict.fromkeys(self.ops, len(self.ops) - 1)
         for i in reversed(self.ops):
             for p in self.problem.predecessors[i]:
@@ -61,7 +67,7 @@ class Part:
 
     @cached_property
     def buffers(self) -> list[BufferId]:
-        """The buffers that the ops use, without the user's own."""
+        """The buffers that the ops create, read or change, without persistent ones."""
         used = dict.fromkeys(b for i in self.ops for b in self.problem.ops[i].touches)
         return [b for b in used if self.problem.buffers[b].home is not Home.USER]
 
@@ -72,13 +78,13 @@ class Part:
 
     @property
     def size(self) -> int:
-        """The approximate number of variables."""
+        """The approximate number of variables of the integer program."""
         windows = sum(self.last[i] - self.first[i] + 1 for i in self.ops)
         return windows + len(self.buffers) * (len(self.ops) + 1)
 
 
 def modelilp(problem: Problem, phase: int, seconds: float = 10.0) -> list[OpId]:
-    """Returns the best order found in `seconds`, or program order if the phase is too large."""
+    """Returns the best order of a phase found in `seconds`; program order if it is too large."""
     part = Part(problem, problem.phases[phase], range(_first(problem, phase)))
     return solve(part, seconds).found
 
@@ -88,10 +94,19 @@ def _first(problem: Problem, phase: int) -> OpId:
 
 
 def solve(part: Part, seconds: float, workers: int = 2) -> Answer[list[OpId]]:
-    """Searches so many seconds for the best order of some ops.
+    """Searches for the order of a part with the lowest peak.
 
-    Peak and bound are the program's: sizes rounded up, nothing written in place. A part that is not
-    searched keeps its order, as does one in which the solver finds none.
+    Peak and bound are those of the integer program: sizes are rounded up, and no result is written
+    over a dying buffer.
+
+    Args:
+        part: the ops to order.
+        seconds: the time limit of the solver.
+        workers: the number of the solver's threads.
+
+    Returns:
+        The best order, its peak and a lower bound. The part keeps program order if it is too large,
+        if there is no time, or if the solver finds no order. `work` counts branches.
     """
     as_it_is = Answer(list(part.ops), MOST, 0, Outcome.FEASIBLE, 0)
     if len(part.ops) < 2:
@@ -111,7 +126,7 @@ def solve(part: Part, seconds: float, workers: int = 2) -> Answer[list[OpId]]:
 
 
 class _Ilp:
-    """The model, one family of constraints a method."""
+    """The integer program of a part. Each method adds the constraints that its name states."""
 
     def __init__(self, part: Part) -> None:
         self.part, self.problem, self.n = part, part.problem, len(part.ops)
@@ -168,7 +183,7 @@ class _Ilp:
                 self.model.add(self.held[b, self.n] == 1)
 
     def order_holds(self) -> None:
-        """Adds the precedences that do not follow from the buffers."""
+        """Adds the precedences between ops that do not follow from what they make and use."""
         for i in self.part.ops:
             op = self.problem.ops[i]
             makers = {self.problem.maker[b] for b in (*op.reads, *op.mutates)}
@@ -193,7 +208,7 @@ class _Ilp:
             self.model.add(held + making <= self.peak)
 
     def begin_with_program_order(self) -> None:
-        """Gives the solver program order as a hint: ops at their places, buffers while used."""
+        """Gives the solver program order as a hint, with each buffer held up to its last use."""
         for (i, t), c in self.runs.items():
             self.model.add_hint(c, t == self.part.place[i])
         for b in self.part.buffers:

@@ -1,7 +1,8 @@
-"""A plain simulated annealing: moves one op at a time, with the peak as cost.
+"""A plain simulated annealing: moves one op at a time, and minimizes the peak.
 
-It shares only the arrays and their measuring with `solvers/order/annealing.py`: it has no limit,
-aims at no buffer, and takes no other ops along. A local search has to beat it.
+It shares only the arrays, the measuring and the random numbers with `solvers/order/annealing.py`.
+It has no limit, aims its moves at no buffer, and moves no other ops along. A local search is of use
+only if it beats this one.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from roam.solvers.jit import compiled
 from roam.solvers.order.annealing import below, uniform
 from roam.solvers.order.tables import Ints, Tables, measure, measured, tables
 
-MOVES = 200  # for each op, between two looks at the clock
-HOT, COLD = 0.5, 0.005  # temperatures, in sizes of the mean buffer
+MOVES = 200  # moves between two looks at the clock, for each op of the phase
+HOT, COLD = 0.5, 0.005  # the first and the last temperature, in mean buffer sizes
 
 
 def plain_annealing(problem: Problem, phase: int, seconds: float = inf) -> list[OpId]:
-    """Returns the best order of a phase that is found in so many seconds, from program order on."""
+    """Returns the best order of a phase found in `seconds`, starting from program order."""
     arrays = tables(problem, phase)
     ops = problem.phases[phase]
     order = best_order = np.arange(len(ops))
@@ -42,9 +43,17 @@ def plain_annealing(problem: Problem, phase: int, seconds: float = inf) -> list[
 def wander(
     phase: Tables, order: Ints, moves: int, heat: float, seed: int
 ) -> tuple[int, Ints, Ints]:
-    """Moves single ops at one temperature.
+    """Moves single ops at random, at one temperature.
 
-    Returns the lowest peak, its order, and the last order.
+    Args:
+        phase: the ops and buffers.
+        order: the ops, by place. Changed to the last order.
+        moves: how many moves to try.
+        heat: the temperature, in bytes.
+        seed: of the random numbers; positive.
+
+    Returns:
+        The lowest peak in bytes, the order with that peak, and the last order.
     """
     n = len(order)
     random = np.array([seed], np.uint64)
@@ -76,7 +85,7 @@ def wander(
 
 @compiled
 def shift(order: Ints, time: Ints, source: int, target: int) -> None:
-    """Moves the op at time `source` to time `target`, and the ops in between by one."""
+    """Moves the op at time `source` to time `target`. Shifts the ops in between by one."""
     k = order[source]
     step = 1 if target > source else -1
     for t in range(source, target, step):

@@ -3,17 +3,18 @@
     ── a ──┬── b ──┬── d ── key ── ...      a key point is an ancestor or descendant of every op of
            └── c ──┘                        the spine: the ops between two key points are a segment
 
-A ring is a segment of the forward with its mirror segment of the backward. The tensors that one
-saves for the other are the same under any order, so the two are solved separately.
+A ring is a segment of the forward together with its mirror segment of the backward. Whatever the
+order, the forward's segment saves the same tensors for the backward's. So the two are solved
+separately.
 
-The spine leaves out branches: ops that lead to one gradient, update or running statistic and to
-nothing else. A branch runs in the first segment in which all its inputs exist. This rule for weight
-updates is ours.
+A branch is a set of ops that lead to one gradient, update or running statistic and to nothing else.
+The spine is a phase without its branches. A branch runs in the first segment in which all its
+inputs exist. The paper has no such rule for weight updates.
 
 A segment of more than NODES ops is cut into pieces of program order; there is no tree of tasks as
-in the paper. Each piece is solved by MODeL's program (modelilp.py), with an equal share of the time
-that is left. Written from the paper's description: the authors solve other programs, by another
-solver.
+in the paper. Each piece is solved by MODeL's integer program (`modelilp.py`), with an equal share
+of the time that is left. Written from the paper's description: the authors solve other integer
+programs, with another solver.
 """
 
 from __future__ import annotations
@@ -23,12 +24,16 @@ import time
 from roam.core.problem import Home, Kind, OpId, Problem
 from roam.solvers.baselines.modelilp import Part, solve
 
-NODES = 60  # ops that one program may have
-SEVERAL = -1  # an op that leads to several gradients, updates or statistics, or to other ops
+NODES = 60  # the most ops of one integer program
+# what an op leads to if that is not one gradient, update or statistic: several, or other results
+SEVERAL = -1
 
 
 def roam_rings(problem: Problem, phase: int, seconds: float = 10.0) -> list[OpId]:
-    """Orders one segment after another, in `seconds` and the time to build the last model."""
+    """Returns an order of a phase whose segments are each ordered by an integer program.
+
+    Takes about `seconds`, and the time to build the last integer program.
+    """
     deadline = time.monotonic() + seconds
     first = problem.phases[phase][0] if problem.phases[phase] else 0
     done = set(range(first))
@@ -42,15 +47,15 @@ def roam_rings(problem: Problem, phase: int, seconds: float = 10.0) -> list[OpId
 
 
 def _pieces(ops: list[OpId]) -> list[list[OpId]]:
-    """Cuts ops into as few pieces of at most NODES as possible, of about the same size."""
+    """Cuts ops into as few pieces of at most NODES ops as possible, of about equal size."""
     n = -(-len(ops) // NODES)
     return [ops[len(ops) * k // n : len(ops) * (k + 1) // n] for k in range(n)]
 
 
 def segments(problem: Problem, phase: int) -> list[list[OpId]]:
-    """Cuts a phase at its key points. Each key point is in the segment that it begins.
+    """Cuts a phase into segments at its key points. Each key point begins a segment.
 
-    Segments, and the ops in each, are in program order.
+    The segments, and the ops in each of them, are in program order.
     """
     ops = problem.phases[phase]
     spine = _spine(problem, phase)
@@ -73,11 +78,15 @@ def segments(problem: Problem, phase: int) -> list[list[OpId]]:
 
 
 def key_points(problem: Problem, ops: list[OpId]) -> list[OpId]:
-    """Returns the ops, of `ops` in a valid order, that are ancestor or descendant of every other.
+    """Returns the key points: the ops that are an ancestor or a descendant of every other op.
 
-    The op at place k is one if no dependency passes it: every op before it has a successor at a
-    place up to k, and every op after it a predecessor at a place from k on. Linear in ops and
-    edges.
+    The op at place k is a key point if no dependency bypasses it: every op before it has a
+    successor at a place up to k, and every op after it has a predecessor at a place from k on. The
+    time is linear in ops and dependencies.
+
+    Args:
+        problem: the Problem with the dependencies.
+        ops: the ops to look at, in an order that respects the dependencies.
     """
     place = {i: k for k, i in enumerate(ops)}
     n = len(ops)
@@ -87,17 +96,17 @@ def key_points(problem: Problem, ops: list[OpId]) -> list[OpId]:
     nearest_before = [
         max((place[p] for p in problem.predecessors[i] if p in place), default=-1) for i in ops
     ]
-    farthest = [-1] * (n + 1)  # farthest[k]: the latest place of a first successor of ops before k
+    farthest = [-1] * (n + 1)  # farthest[k]: the latest of the first successors of ops before k
     for k in range(n):
         farthest[k + 1] = max(farthest[k], nearest_after[k])
-    lowest = [n] * (n + 1)  # lowest[k]: the earliest place of a last predecessor of ops from k on
+    lowest = [n] * (n + 1)  # lowest[k]: the earliest of the last predecessors of ops from k on
     for k in reversed(range(n)):
         lowest[k] = min(lowest[k + 1], nearest_before[k])
     return [ops[k] for k in range(n) if farthest[k] <= k <= lowest[k + 1]]
 
 
 def _spine(problem: Problem, phase: int) -> list[OpId]:
-    """Returns the ops that are no branch to one gradient, update or statistic."""
+    """Returns the ops of a phase that belong to no branch (defined at the top of this file)."""
     leads_to: dict[OpId, int] = {}
     for i in reversed(problem.phases[phase]):
         after = {leads_to[s] for s in problem.successors[i] if s in leads_to}
@@ -108,7 +117,7 @@ def _spine(problem: Problem, phase: int) -> list[OpId]:
 
 
 def _ends_a_branch(problem: Problem, i: OpId) -> bool:
-    """Returns whether an op makes a kept gradient, or changes one of the user's buffers."""
+    """Returns whether an op creates a gradient for the user or changes a persistent buffer."""
     op = problem.ops[i]
     made = (problem.buffers[b].kind for b in op.creates)
     return Kind.GRADIENT in made or any(problem.buffers[b].home is Home.USER for b in op.mutates)

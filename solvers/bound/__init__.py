@@ -1,4 +1,4 @@
-"""Lower bounds on the peak of every order. `min_cut` finds the cheapest moment to run each op.
+"""Lower bounds on the peak of every order. `min_cut` finds the cheapest moment to run an op.
 
-The bound that needs no search, of bytes that must be alive, is in `roam.core.bounds`.
+`roam.core.bounds` has the bound that needs no search: the bytes that must be alive in any order.
 """

@@ -1,18 +1,19 @@
 """A lower bound on the peak of every order: the cheapest moment to run each op, by a minimum cut.
 
-Before an op runs, some set of other ops has run. It contains the predecessors of each of its ops,
-all ancestors of the op and none of its descendants. The live buffers are those that an op inside
-the set made and an op outside it reads. Among all such sets one has the fewest live bytes, and no
-order runs the op with fewer:
+When an op begins, some set of other ops has run. The set contains the predecessors of each of its
+ops, all ancestors of the op and none of its descendants. The live buffers are those that an op in
+the set made and an op outside the set reads. One of all possible sets has the fewest live bytes,
+and no order runs the op with fewer:
 
         ran before            │  runs later
-    ancestors ── a ─ 12 MiB ──│── b ── descendants     Along a chain of copies either a or what is
-                              │                        made of it is alive: every cut pays once.
+    ancestors ── a ─ 12 MiB ──│── b ── descendants     Either a's result is alive or one that was
+                              │                        made of it: every cut pays for one of them.
                            the op
 
 A set of ops and the buffers across its border are a cut of a network, so the cheapest set is found
-by maximum flow (Picard 1976 on closures). The bound is stronger than counting the buffers that must
-be alive in any case: of two buffers of which one must be alive, that counts neither.
+by maximum flow (Picard 1976 on closures). The bound is stronger than that of `roam.core.bounds`,
+which counts only buffers that must be alive in any case. If either of two buffers must be alive,
+but not always the same one, that bound counts neither.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from roam.core.proof import Bound, Cut, Proof, Search
 from roam.solvers.answer import Answer, minimized
 from roam.solvers.work import Units, Work
 
-BEFORE, AFTER = 0, 1  # source and sink: the sides of ops that have run, and that have not
-A_CUT, AN_ARC = 100_000, 60  # units of a minimum cut, and for each arc of its network; measured
+BEFORE, AFTER = 0, 1  # nodes: the source, on the side of ops that have run, and the sink
+A_CUT, AN_ARC = 100_000, 60  # units of one minimum cut, plus for each arc of the network; measured
 
 
 class Cuts:
-    """The cheapest moments of the ops of one problem."""
+    """Finds the cheapest moments to run the ops of one problem. Keeps a network for each phase."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -42,12 +43,12 @@ class Cuts:
         self.networks: dict[int, Network] = {}
 
     def bound(self, op: OpId) -> int:
-        """Returns the fewest transient bytes with which the op can run, in any order."""
+        """Returns the fewest transient bytes that are alive while an op runs, in any order."""
         network = self.network(self.problem.ops[op].phase)
         return network.cheapest(self.place[op]) + own_bytes(self.problem, op)
 
     def cost(self, op: OpId) -> Units:
-        """Returns the units of work of one bound."""
+        """Returns the units of work that computing the bound of an op takes."""
         return A_CUT + AN_ARC * len(self.network(self.problem.ops[op].phase).tails)
 
     def network(self, phase: int) -> Network:
@@ -57,7 +58,10 @@ class Cuts:
 
 
 class Network:
-    """The ops of a phase and the buffers between them, as arcs of a flow network."""
+    """The ops of a phase, as nodes of a flow network, and its buffers, as arcs between them.
+
+    Node k + 2 is the op at place k of the phase's program order.
+    """
 
     def __init__(self, problem: Problem, phase: int, unbounded: int) -> None:
         self.ops = problem.phases[phase]
@@ -87,7 +91,7 @@ class Network:
                 continue
             if len(readers) == 1:
                 arc(maker, readers[0], buffer.size)
-            else:  # counts once, however many ops have yet to read it
+            else:  # one more node, so that a cut counts the buffer once however many ops read it
                 arc(maker, nodes, buffer.size)
                 for reader in readers:
                     arc(nodes, reader, unbounded)
@@ -113,7 +117,7 @@ class Network:
         return [AFTER] if later else [self.place[u] + 2 for u in users if u in self.place]
 
     def cheapest(self, k: int) -> int:
-        """Returns the least bytes that are alive before the op at place k runs, in any order."""
+        """Returns the fewest bytes that are alive just before the op at place k, in any order."""
         side = np.arange(self.nodes, dtype=np.int32)
         side[np.array(_reached(k, self.before), np.int64) + 2] = BEFORE
         side[np.array([k, *_reached(k, self.after)], np.int64) + 2] = AFTER
@@ -131,7 +135,7 @@ class Network:
 
 
 def _reached(k: int, neighbours: Sequence[Sequence[int]]) -> list[int]:
-    """Returns all places that can be reached from place `k`, without `k` itself."""
+    """Returns the places that can be reached from place `k` by `neighbours`, without `k` itself."""
     seen = set(neighbours[k])
     stack = list(seen)
     while stack:
@@ -143,7 +147,10 @@ def _reached(k: int, neighbours: Sequence[Sequence[int]]) -> list[int]:
 
 
 def own_bytes(problem: Problem, i: OpId) -> int:
-    """Returns the bytes that an op adds to the live bytes before it, if all reuse is granted."""
+    """Returns the bytes by which an op raises the live bytes while it runs.
+
+    Counts as if its results were written over every dying buffer that they may be written over.
+    """
     op = problem.ops[i]
     made: dict[int, set[BufferId]] = {}
     dying: dict[int, set[BufferId]] = {}
@@ -163,20 +170,23 @@ def cut_bound(
     known: Bound,
     work: Work | None = None,
 ) -> Answer[Proof]:
-    """Searches for the op whose cheapest moment takes the most.
+    """Searches for the op whose cheapest moment takes the most bytes: a bound on every peak.
 
-    No op's bound lies above what it takes in a given order, so the ops are asked from the highest
-    down, until none can raise the bound any more. A bound that a search has proven is asked for at
-    the highest op as well: a cut is a proof that others can check.
+    The bound of an op is never above the bytes that are alive while it runs in a known order. So
+    the ops are tried from the highest of the known order down, until no other op can raise the
+    bound. If `known` was proven by a search, the highest op is tried in any case: a cut that proves
+    the same bound is the better proof, since others can check it.
 
     Args:
-        order, curve: an order and its live bytes.
+        problem: the Problem to bound.
+        order: any order of all ops.
+        curve: its live curve.
         known: a bound that is proven already.
-        work: what the search may do; unlimited if left out.
+        work: limits the search; unlimited if left out.
 
     Returns:
-        What proves the best bound, `known` or a cut; the peak of the order; the bound. `work`
-        counts minimum cuts.
+        The proof of the best bound, which is that of `known` or a cut; the peak of the order; the
+        bound. `work` counts minimum cuts.
     """
     work = work or Work()
     cuts, asked = Cuts(problem), 0

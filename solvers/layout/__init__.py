@@ -1,6 +1,7 @@
 """Layout: decides at which address each buffer lies.
 
-Read `arena` first: it is the planner's layout. `greedy_fits` places rectangles one after another,
-`eviction` chooses the buffers that leave the arena, `saved_layout` makes blocks for saved tensors
-only. `packing/` is an exact search, for `roam layout`.
+Read `arena` first: it lays out all buffers of a step. It uses `greedy_fits`, which places
+rectangles one after another, and `eviction`, which takes buffers out of the arena again.
+`saved_layout` makes blocks for saved tensors only. A `placement` chooses between the two layouts.
+`packing/` is an exact search, used by the command `roam layout`.
 """

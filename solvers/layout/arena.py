@@ -1,13 +1,14 @@
 """Computes offsets in the arena, and the blocks that back it.
 
-Saved tensors are stacked first, the last one to be freed lowest, as in ROAM (arXiv 2310.19295,
-section 4). So the stack grows upwards through the forward and shrinks from the top through the
-backward. It is cut into blocks, which are allocated and freed one by one, so that gradients, which
-lie outside, can use the memory of freed blocks. The temporaries of each phase go into the gaps of
-the stack, and those that fit into no gap go above it, into a block of the phase.
+Saved tensors are stacked first, with the last one to be freed at the bottom, as in ROAM (arXiv
+2310.19295, section 4). So the stack grows upwards during the forward and shrinks from the top
+during the backward. The stack is cut into blocks, which are allocated and freed one by one.
+Gradients lie outside of the arena and can use the memory of freed blocks. The temporaries of each
+phase go into the gaps of the stack. If they fit into no gap, they go above the stack, into further
+blocks of the phase.
 
-A block is held from its first buffer to its last, and its empty part is wasted meanwhile. If that
-would raise the peak, buffers leave the arena until it does not (`eviction.py`).
+A block is held while any buffer in it is alive, and meanwhile its empty part is wasted. If that
+would raise the peak, buffers are taken out of the arena until it does not (`eviction.py`).
 """
 
 from __future__ import annotations
@@ -25,18 +26,20 @@ from roam.solvers.layout.eviction import Placed, evict
 from roam.solvers.layout.greedy_fits import FITS, Fit, Rect, place
 from roam.solvers.work import Work
 
-CUTS = (1, 4, 16, 64, 256)  # into how many blocks the stack of saved buffers may be cut
-TRIES = 8  # rules and cuts
+CUTS = (1, 4, 16, 64, 256)  # the numbers of blocks that the stack of saved buffers is cut into
+TRIES = 8  # the most layouts that are tried, each with a greedy rule and a number of cuts
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A layout.
+    """The offsets of buffers in an arena, and the blocks that hold them.
 
     Attributes:
-        offsets: of the buffers in the arena, in bytes.
-        peak: of the step with this layout, in bytes.
-        left: how many buffers lie outside that could lie in the arena.
+        offsets: by buffer in the arena, its offset in bytes.
+        blocks: the allocations behind the arena.
+        peak: the peak of the step with this layout, in bytes.
+        method: the name of the rule that found the layout.
+        left: how many buffers could lie in the arena and do not.
     """
 
     offsets: dict[BufferId, int]
@@ -62,14 +65,19 @@ def lay_out(
     hold: bool = False,
     work: Work | None = None,
 ) -> Layout:
-    """Returns the layout with the fewest allocations a step whose peak is within `limit` bytes.
+    """Searches for a layout with few allocations in a step and a peak of at most `limit` bytes.
 
     Every block is an allocation, and so is every buffer that could lie in the arena but does not.
+    Returns a layout without offsets if no attempt keeps within the limit.
 
     Args:
-        hold: whether the arena is one block that is kept between steps. It holds all of the
+        problem: the step.
+        order: all ops, in the order in which they run.
+        reuse: by buffer, the dying buffer that it is written over.
+        limit: bytes.
+        hold: whether the arena is one block that is kept between steps. Such an arena contains all
             buffers, or none if that would exceed the limit.
-        work: asked before each attempt; unlimited if left out.
+        work: limits the search; looked at before each attempt. Unlimited if left out.
     """
     work = work or Work()
     everything = [s for s in slots(problem, order, reuse) if s.home is Home.ARENA and s.size]
@@ -98,9 +106,18 @@ def lay_out(
 class Arena:
     """One attempt at a layout: stacks the saved buffers and fits the rest around them by one rule.
 
+    Args:
+        chosen: the buffers that may lie in the arena, as slots.
+        boundary: the time at which the backward begins.
+        end: the time at which the step ends.
+        cuts: how many pieces the stack is cut into; more if `blocking` limits their size.
+        fit: the greedy rule for the buffers that are not saved.
+        blocking: what the machine asks of blocks.
+
     Attributes:
-        cuts: the number of pieces of the stack; more if the blocking wants smaller blocks.
-        spent: units of work.
+        placed: the slots with their addresses.
+        edges: the addresses at which the stack is cut, its two ends included.
+        spent: units of work that the attempt took.
     """
 
     def __init__(
@@ -116,7 +133,7 @@ class Arena:
         crossing = [s for s in chosen if s.lower < boundary < s.upper]
         crossing.sort(key=lambda s: (-s.upper, s.lower))
         self.crosses = bool(crossing)
-        placing = Work()  # an attempt that has begun is finished
+        placing = Work()  # without a limit: an attempt that has begun is finished
         self.placed: list[Placed] = []
         self.edges = self.stack(crossing, cuts)
         fixed = [(_rect(s), offset) for s, offset in self.placed]
@@ -127,7 +144,7 @@ class Arena:
         self.spent = placing.spent
 
     def stack(self, crossing: Sequence[Slot], cuts: int) -> list[int]:
-        """Stacks the saved buffers. Returns the addresses of the cuts, both ends included."""
+        """Stacks the saved buffers. Returns where the stack is cut, its two ends included."""
         starts: list[int] = []
         top = 0
         for slot in crossing:
@@ -148,9 +165,10 @@ class Arena:
         return [*edges, top] if top else edges
 
     def sections(self, placed: Sequence[Placed]) -> tuple[Block, ...]:
-        """Returns blocks for placed buffers: the pieces of the stack, and each phase's block above.
+        """Returns blocks for placed buffers: in each piece of the stack, and above the stack.
 
-        A block is held only while a buffer in it is alive.
+        A block begins with its first buffer and ends with its last one. If no buffer of a piece is
+        alive for some time, the piece gets a block before and a block after that time.
         """
         pieces: list[list[Placed]] = [[] for _ in self.edges]
         for slot, offset in placed:
@@ -160,7 +178,7 @@ class Arena:
     def one_block(self) -> tuple[Block, ...]:
         """Returns one block for the whole step, which is kept between steps.
 
-        If nothing is saved, each phase has a block, as they share no buffer.
+        If no buffer is saved, returns a block for each period in which buffers are alive instead.
         """
         if not self.crosses:
             return self.sections(self.placed)
@@ -172,7 +190,7 @@ def _rect(slot: Slot) -> Rect:
 
 
 def _sections(inside: Sequence[Placed]) -> Iterator[Block]:
-    """Yields a block for every period in which buffers are alive, as large as they need.
+    """Yields a block for each period in which some buffer is alive, as large as its buffers need.
 
     address   [--a--)   [----c----)         two blocks: one for a and b, one for c
                  [-b-)

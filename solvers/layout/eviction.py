@@ -1,15 +1,20 @@
 """Chooses buffers that leave the arena, so that the waste of its blocks does not raise the peak.
 
     block  [  a  ]          ┐
-           [  b  |  empty   ├─ held to the end of c: while `op` runs, the block wastes what it
-           [     c          ┘  holds and does not need
+           [  b  |  empty   ├─ held to the end of c: while `op` runs, the block wastes the bytes in
+           [     c          ┘  which no buffer is alive
                     ^ op
 
-At the worst time of a layout, look at the block that wastes most. There are three ways to lower its
-waste. The buffers in it that are alive at that time leave, and the block ends earlier. Or the
-buffers that are not alive leave, and the block shrinks. Or only those leave that reach above the
-height for which that time has room. The way with the fewest leaving buffers is taken. A buffer
-outside takes its own size while it lives, so in the end, with no buffer inside, nothing is wasted.
+Takes the time at which a layout exceeds its limit most, and the block that wastes most then. There
+are three ways to lower the waste of that block at that time:
+
+    the buffers that are alive then leave         and the block is not held then
+    the buffers that are not alive then leave     and the block is as small as the others need
+    the buffers that reach above some height      and the block becomes so much lower that its
+    leave                                         waste fits
+
+Chooses the way on which the fewest buffers leave. A buffer outside of the arena takes its own size
+while it is alive. So in the end, with no buffer in the arena, nothing is wasted.
 """
 
 from __future__ import annotations
@@ -23,7 +28,8 @@ from roam.core.lifetime import Slot
 from roam.core.plan import Block
 from roam.solvers.work import Work
 
-A_CURVE, AN_ITEM = 20_000, 3  # units of the waste of a block, for a buffer or a moment; measured
+# units of computing the waste of one block: in all, plus for each buffer and each time; measured
+A_CURVE, AN_ITEM = 20_000, 3
 
 Placed = tuple[Slot, int]  # a slot and its address
 Curve = NDArray[np.int64]
@@ -37,14 +43,17 @@ def evict(
     limit: int,
     work: Work,
 ) -> list[Placed]:
-    """Returns those that stay: live bytes and waste are within `limit` together at every moment.
+    """Returns the buffers that stay in the arena, with their addresses.
 
-    Nothing stays if the live bytes alone are above the limit.
+    At every time, live bytes and wasted bytes are within `limit` together. Nothing stays if the
+    live bytes alone exceed the limit.
 
     Args:
-        sections: returns the blocks of what is placed.
-        live: bytes alive at every moment, with nothing wasted.
-        work: what this takes is spent; it is not asked.
+        placed: all buffers of the arena, with their addresses.
+        sections: returns the blocks that the placed buffers need.
+        live: the live curve of the step.
+        limit: bytes.
+        work: is spent, but does not limit the search.
     """
     staying = list(placed)
     if max(live, default=0) > limit:
@@ -61,7 +70,14 @@ def evict(
 
 
 class _Waste:
-    """What the blocks of some placed buffers waste, moment by moment. spent: units of work."""
+    """The bytes that blocks waste at each time.
+
+    Attributes:
+        blocks: the blocks of some placed buffers.
+        room: by time, the bytes that may be wasted.
+        spent: units of work that computing the waste took.
+        total: by time, the bytes that all blocks waste.
+    """
 
     def __init__(self, placed: Sequence[Placed], blocks: Sequence[Block], room: Curve) -> None:
         self.blocks, self.room, self.spent = blocks, room, 0
@@ -88,9 +104,9 @@ class _Waste:
         return change.cumsum()[:-1]
 
     def leaving(self) -> Mask:
-        """Returns a mask of the buffers that leave, so that all times have room.
+        """Returns a mask of buffers that leave, to bring the waste within the room at all times.
 
-        Looks at each block once.
+        Chooses from each block at most once, so some time may still exceed its room.
         """
         leaving = np.zeros(len(self.lower), bool)
         waiting, total = list(self.blocks), self.total
@@ -106,9 +122,10 @@ class _Waste:
             total = total - self.curve(worst)
 
     def fewest(self, block: Block, t: int, need: int) -> Mask:
-        """Returns the fewest buffers that must leave for a block to waste `need` bytes less at t.
+        """Returns a mask of the buffers that leave a block so that it wastes less at time t.
 
-        If that much cannot be saved, the block wastes nothing at t.
+        The block then wastes `need` bytes less, or nothing if it wastes less than `need`. Of the
+        three ways at the top of this file, takes the one on which the fewest buffers leave.
         """
         mine = self.inside(block)
         alive = mine & (self.lower <= t) & (t < self.upper)

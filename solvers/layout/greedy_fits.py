@@ -1,7 +1,8 @@
 """Greedy fits: places rectangles one after another, each into a gap between those placed before.
 
-All rules share one loop. They differ in which rectangle comes first (the largest, longest-lived or
-earliest one, or that of the largest area) and in which gap it takes (the lowest, or the tightest).
+A rectangle is a buffer: its sides are its lifetime and its size. All rules share one loop. They
+differ in which rectangle comes first (the largest, longest-lived or earliest one, or that of the
+largest area) and in which gap it takes (the lowest, or the tightest).
 """
 
 from __future__ import annotations
@@ -14,14 +15,20 @@ from numpy.typing import NDArray
 
 from roam.solvers.work import Work
 
-A_RECT, A_PLACED = 30_000, 12  # units of placing a rectangle, and for each one placed; measured
+# units of placing one rectangle: in all, plus for each rectangle placed before; measured
+A_RECT, A_PLACED = 30_000, 12
 
 
 @dataclass(frozen=True)
 class Rect:
     """A buffer of `size` bytes that is alive during times [lower, upper).
 
-    fixed: its address, if that is given; None: a packing has to find one.
+    Attributes:
+        lower: the time at which it begins.
+        upper: the time at which it ends.
+        size: bytes.
+        align: its address must be a multiple of so many bytes.
+        fixed: the address that it must have; None if a packing may choose one.
     """
 
     lower: int
@@ -33,7 +40,13 @@ class Rect:
 
 @dataclass(frozen=True)
 class Fit:
-    """A greedy rule: `first` ranks the rectangles; `tightest`: the smallest gap, not the lowest."""
+    """A greedy rule.
+
+    Attributes:
+        name: of the rule, for reports.
+        first: returns the rank of a rectangle; the lowest rank is placed first.
+        tightest: whether a rectangle takes the smallest gap that it fits into, not the lowest.
+    """
 
     name: str
     first: Callable[[Rect], tuple[int, ...]]
@@ -78,12 +91,14 @@ def place(
     """Returns an offset for every rectangle, in bytes.
 
     Args:
+        rects: the rectangles to place.
+        fit: the greedy rule.
         fixed: further rectangles, with their addresses.
-        walls: addresses that no rectangle may cross.
-        work: how much may be done; unlimited if left out.
+        walls: addresses that no rectangle of `rects` may cross.
+        work: limits the search; unlimited if left out.
 
     Raises:
-        TimeoutError: the work is over before all are placed.
+        TimeoutError: the work is spent before all rectangles are placed.
     """
     work = work or Work()
     taken = _Taken(len(rects) + len(fixed))
@@ -114,7 +129,10 @@ class _Taken:
         self.n += 1
 
     def during(self, rect: Rect) -> NDArray[np.int64]:
-        """Returns (k, 2): bottom and top of the k rectangles alive with this one, lowest first."""
+        """Returns bottom and top of each placed rectangle that is alive with `rect`: shape (k, 2).
+
+        The lowest comes first.
+        """
         n = self.n
         alive = np.flatnonzero((self.lower[:n] < rect.upper) & (self.upper[:n] > rect.lower))
         spans = np.stack((self.bottom[alive], self.top[alive]), axis=1)
@@ -123,7 +141,14 @@ class _Taken:
 
 
 def _find_gap(spans: NDArray[np.int64], rect: Rect, walls: Sequence[int], tightest: bool) -> int:
-    """Returns the address of the lowest, or the tightest, gap between the spans that fits."""
+    """Returns the address at which a rectangle goes: in the lowest, or the tightest, gap it fits.
+
+    Args:
+        spans: bottom and top of the rectangles that are alive with it, lowest first: (k, 2).
+        rect: the rectangle to place.
+        walls: addresses that it may not cross.
+        tightest: whether it takes the smallest gap, not the lowest.
+    """
     tops = np.maximum.accumulate(np.concatenate(([0], spans[:, 1])))
     if not walls:
         starts = -(-tops // rect.align) * rect.align
@@ -143,11 +168,11 @@ def _find_gap(spans: NDArray[np.int64], rect: Rect, walls: Sequence[int], tighte
 def _above_walls(
     bottoms: NDArray[np.int64], rect: Rect, walls: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Returns, for each bottom, the lowest aligned address from it on that crosses no wall."""
+    """Returns for each bottom the lowest aligned address, from it on, where no wall is crossed."""
     starts: NDArray[np.int64] = _aligned(bottoms, rect)
     ends = np.append(walls, np.iinfo(np.int64).max)
     crossing = ends[np.searchsorted(walls, starts, side="right")] - starts < rect.size
-    wide = ends[1:] - _aligned(walls, rect) >= rect.size  # it fits between this wall and the next
+    wide = ends[1:] - _aligned(walls, rect) >= rect.size  # `rect` fits between wall and next wall
     beyond = np.searchsorted(walls[wide], starts[crossing], side="right")
     starts[crossing] = _aligned(walls[wide], rect)[beyond]
     return starts

@@ -1,7 +1,7 @@
-"""What a plan places, and what that may cost: a lowering chooses one of two.
+"""Which buffers a plan places, and by how much that may raise the peak. A lowering chooses one:
 
-InArena        all buffers of the step, in one arena that the lowering hands out
-SavedBlocks    every op allocates for itself; only what the forward saves lies in blocks
+InArena        all buffers of the step lie in one arena
+SavedBlocks    only saved tensors lie in blocks; every other buffer is an allocation of its own
 """
 
 from __future__ import annotations
@@ -18,31 +18,35 @@ from roam.solvers.layout.saved_layout import stack_saved
 from roam.solvers.order.adjacent_calls import gather, small_folds
 from roam.solvers.work import Work
 
-STAGGER_SHARE = 0.001  # of the peak: what staggering may cost
+STAGGER_SHARE = 0.001  # staggering blocks may raise the peak by this share (see saved_layout.py)
 
-Over = dict[BufferId, BufferId]  # a buffer -> the dying one that it is written over
+Over = dict[BufferId, BufferId]  # by buffer, the dying buffer that it is written over
 
 
 class Placement(Protocol):
-    """What a plan places, and what that may cost."""
+    """Which buffers a plan places, and by how much that may raise the peak."""
 
     def arrange(self, problem: Problem, order: list[OpId]) -> list[OpId]:
-        """Returns an order that suits the placement better, of no higher peak."""
+        """Returns an order that suits the placement better and whose peak is not higher."""
 
     def limit(self, problem: Problem, live: int) -> int:
-        """Returns the bytes that the peak may be if the live peak is `live`."""
+        """Returns the highest peak that a layout may have, for an order whose live peak is `live`.
+
+        Both are in bytes. A layout may raise the peak above the live peak, by bytes that it wastes.
+        """
 
     def place(
         self, problem: Problem, order: Sequence[OpId], reuse: Over, limit: int, work: Work
     ) -> Layout:
-        """Returns a layout whose peak is within `limit` bytes."""
+        """Returns a layout whose peak is at most `limit` bytes."""
 
 
 @dataclass(frozen=True)
 class InArena:
-    """Every buffer that may lie in the arena does, if that costs nothing.
+    """Places every buffer that may lie in the arena, unless that would raise the peak too much.
 
-    hold: the arena is one block, kept from step to step.
+    Attributes:
+        hold: whether the arena is one block that is kept from step to step.
     """
 
     hold: bool = False
@@ -64,10 +68,13 @@ IN_ARENA = InArena()
 
 @dataclass(frozen=True)
 class SavedBlocks:
-    """Every op allocates for itself; only what is saved for a later phase is placed, in blocks.
+    """Places only saved tensors, in blocks. Every other buffer is an allocation of its own.
 
-    held: bytes that the ops of the fixed phases hold, alive or not. blocking: what the machine
-    asks of blocks. sharing: ops that share one call if they run one after another.
+    Attributes:
+        held: for each op of the phases whose order is fixed, an upper bound on the bytes that the
+            generated code holds while it runs; dead buffers may be among them.
+        blocking: what the machine asks of blocks.
+        sharing: ops that share one function if they run one after another.
     """
 
     held: Sequence[int] = ()
@@ -75,13 +82,13 @@ class SavedBlocks:
     sharing: frozenset[OpId] = frozenset()
 
     def arrange(self, problem: Problem, order: list[OpId]) -> list[OpId]:
-        """Puts ops that share a call side by side: room below the peak is free here."""
+        """Moves ops that can share a call next to each other, as far as the peak allows that."""
         for sharing in (small_folds(problem), self.sharing):
             order = gather(problem, order, sharing)
         return order
 
     def limit(self, problem: Problem, live: int) -> int:
-        """Staggering may cost a little of what the order saves."""
+        """Returns `live`; with staggering, up to STAGGER_SHARE more, if the order saves as much."""
         if not self.blocking.stagger:
             return live
         saved = live_peak(problem, range(len(problem.ops))) - live
@@ -96,13 +103,17 @@ class SavedBlocks:
 
 
 def arena_limit(problem: Problem, live: int, hold: bool) -> int:
-    """Returns what the peak may be with an arena: the live peak, so that the arena costs nothing.
+    """Returns the highest peak that a layout in an arena may have, in bytes.
 
-    One that is held between the steps may cost as much as the plan saves.
+    Args:
+        problem: the step.
+        live: the live peak of its planned order. Without `hold` the layout may not exceed it.
+        hold: whether the arena is kept between steps. Such an arena may waste as many bytes as
+            the planned order and reuse save.
     """
     return max(live, replaced_peak(problem)) if hold else live
 
 
 def replaced_peak(problem: Problem) -> int:
-    """What the step takes without a plan: program order, nothing written in place, no arena."""
+    """Returns the peak of the step without a plan: in program order, without reuse or arena."""
     return max(live_curve(problem, range(len(problem.ops)), {}), default=0)

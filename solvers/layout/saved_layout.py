@@ -3,19 +3,19 @@
 A caching allocator never joins two segments. Saved tensors are many requests of some megabytes, and
 each leaves a segment into which none of the backward's large requests fits:
 
-    one by one     [ a ][ b ][ c ][ d ]                  a, b, c and d are dead, e needs a segment
+    one by one     [ a ][ b ][ c ][ d ]                  a to d are freed, but e needs a new segment
                                        [     e     ]
-    in one block   [ a | b | c | d ]                     e lies where they were
+    in one block   [ a | b | c | d ]                     e lies where a to d were
                    [     e     ]
 
 A block is held from its first buffer to its last, long after most of its buffers may have died. So
-several numbers of blocks are tried, and the one with the fewest reserved bytes is taken; no blocks
-at all if they gain nothing.
+several numbers of blocks are tried, and the number with the fewest reserved bytes is chosen. If
+blocks save nothing, there are none.
 
 On a CPU, tensors that start at the same offset within a page share the sets of the first-level
 cache, and the CPU confuses reads of one with pending stores to another. Neighbouring saved tensors
 of whole pages all start at the same offset: the forward of GPT-2 small on 1024 tokens took 8 to
-14 % longer. So on a CPU they are staggered:
+14 % longer. So on a CPU saved tensors are staggered:
 
     page  |       |       |       |       |       |       |       |
           [      a       ]   [      b       ]   [      c       ]
@@ -40,9 +40,10 @@ from roam.solvers.layout.greedy_fits import FITS
 from roam.solvers.simulate.caching_allocator import requests, reserved
 from roam.solvers.work import Work
 
-CUTS = (1, 2, 4, 8, 16, 32, 64)  # into how many blocks the stack may be cut
-WORTH = CUDA.allocator.large_segment  # a lower stack shares its segments with others anyway
-AN_OP = 20_000  # units of one attempt, for each op: the step is simulated; measured
+CUTS = (1, 2, 4, 8, 16, 32, 64)  # the numbers of blocks that the stack may be cut into
+# bytes: less than that shares a segment with other buffers in any case, so blocks save nothing
+WORTH = CUDA.allocator.large_segment
+AN_OP = 20_000  # units of simulating the step once, for each op; measured
 
 
 def stack_saved(
@@ -55,14 +56,19 @@ def stack_saved(
     blocking: Blocking = ANY,
     work: Work | None = None,
 ) -> Layout:
-    """Returns the stack of saved buffers for which a caching allocator reserves the least.
+    """Returns the layout of saved buffers for which a caching allocator reserves the fewest bytes.
 
-    Nothing is placed if less than WORTH is saved in all.
+    Places nothing if all saved buffers together are smaller than WORTH.
 
     Args:
-        held: bytes that the first ops hold without blocks, which may be more than is alive.
-        limit: bytes that no op may hold.
-        work: asked before each attempt; unlimited if left out.
+        problem: the step.
+        order: all ops, in the order in which they run.
+        reuse: by buffer, the dying buffer that it is written over.
+        held: for each of the first ops, the bytes that it may hold without blocks; they may be more
+            than the live bytes.
+        limit: the highest peak that the layout may have, in bytes.
+        blocking: what the machine asks of blocks.
+        work: limits the search; looked at before each attempt. Unlimited if left out.
     """
     work = work or Work()
     boundary = problem.spans[0].stop if problem.spans else 0
@@ -101,6 +107,14 @@ def simulate(
     offsets: dict[BufferId, int],
     blocks: Sequence[Block],
 ) -> int:
-    """Returns the bytes that a caching allocator reserves for the step and the user's buffers."""
+    """Returns the bytes that a caching allocator reserves for the step and persistent buffers.
+
+    Args:
+        problem: the step.
+        order: all ops, in the order in which they run.
+        reuse: by buffer, the dying buffer that it is written over.
+        offsets: by buffer that lies in a block, its offset.
+        blocks: the blocks of the layout.
+    """
     persistent = (b.size for b in problem.buffers if b.home is Home.USER)
     return reserved(requests(problem, order, reuse, offsets, blocks), persistent)

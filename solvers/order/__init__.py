@@ -1,11 +1,14 @@
-"""Orders: in which order the ops of a phase run.
+"""Finds the order in which the ops of a phase run.
 
-Read `best_order` first: it asks `greedy` for first orders, `bisection` for a better one with a
-proof, and `local_search` if the proof leaves a gap.
+Read `best_order` first: it asks `greedy` for first orders, `bisection` for a better order and a
+proven bound, and `local_search` if peak and bound are still apart.
 
-    bisection       one limit after another, asked of `valleys`: does an order keep within it?
-    valleys         the exact search; `segment_search` crosses the hill between two valleys,
-                    `progress` is the state that it steps through
+    bisection       asks `valleys` about one limit in bytes after another: does any order fit?
+    valleys         the exact search for an order within a limit. `segment_search` finds the way
+                    from one valley to the next, `progress` is the state that it changes
     local_search    many runs of `annealing`, on the arrays of `tables`
-    adjacent_calls  puts ops side by side that share a call
+    adjacent_calls  moves ops that can share a call next to each other
+
+A *valley* is a set of ops after which no more bytes are alive than after any set on the way to it.
+The sets between two valleys are a *hill* (`valleys` draws both).
 """

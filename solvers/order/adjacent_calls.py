@@ -3,11 +3,14 @@
     planned     gelu mm1 sum1 mm2 fold1 mm3 fold2 mm4 sum2 mm5 relu
     gathered    gelu sum1 mm1 mm2 mm3 fold1 fold2 mm4 mm5 sum2 relu
 
-Small folds can share a call: the call takes longer than a fold of some kilobytes. So can generated
-kernels, which become one function. A run is a maximal sequence of neighbouring ops that can share.
-A whole run moves to the end of the run before it if it needs no op in between and its results have
-room there. Or it moves to the start of the run after it, if no op in between needs it and the
-buffers that it would have freed have room there.
+In the picture fold1 and fold2 come to share a call of the optimizer: the call takes longer than a
+fold of some kilobytes. Kernels that Inductor generates can become one function, such as gelu and
+sum1. A run is a maximal sequence of neighbouring ops that can share. It moves as a whole:
+
+to the end of the run before      if the moved run needs no op in between, and its results fit below
+                                  the peak while those ops run
+to the start of the run after     if no op in between needs the moved run, and the buffers that it
+                                  frees late fit below the peak while those ops run
 """
 
 from __future__ import annotations
@@ -18,21 +21,24 @@ from itertools import groupby
 from roam.core.lifetime import find_reuse, live_curve, live_peak
 from roam.core.problem import Home, Kind, OpId, Problem
 
-SMALL = 1 << 18  # bytes of a gradient; for a larger one the call is a small part of the fold
+SMALL = 1 << 18  # bytes of gradient in one fold; a larger fold takes much longer than its call
 
 
 def gather(problem: Problem, order: Sequence[OpId], sharing: Container[OpId]) -> list[OpId]:
-    """Returns an order with fewer runs of the ops in `sharing`. No op leaves its phase."""
+    """Returns an order with at most as many runs of ops in `sharing`, and no higher peak.
+
+    No op leaves its phase. Returns `order` itself if the moves would raise the peak.
+    """
     earlier = _join(problem, order, sharing, backwards=False)
     later = _join(problem, earlier, sharing, backwards=True)
-    # if a buffer lives longer, other results may be written over it: so the peak is measured again
+    # the moves change which results can be written over dying buffers: so measure the peak again
     return later if live_peak(problem, later) <= live_peak(problem, order) else list(order)
 
 
 def small_folds(problem: Problem) -> frozenset[OpId]:
-    """Returns the ops that only absorb small gradients into the user's own memory.
+    """Returns the folds of at most SMALL bytes of gradient that allocate nothing.
 
-    Without those that allocate scratch space: called together they would allocate more.
+    Folds that allocate scratch space are left out: called together they would allocate more.
     """
     return frozenset(i for i in range(len(problem.ops)) if _is_small_fold(problem, i))
 
@@ -47,15 +53,15 @@ def _is_small_fold(problem: Problem, i: OpId) -> bool:
 def _join(
     problem: Problem, order: Sequence[OpId], sharing: Container[OpId], *, backwards: bool
 ) -> list[OpId]:
-    """Moves each run to the end of the run before it, if it may.
+    """Moves each run to the end of the run before it, if dependencies and the peak allow that.
 
-    backwards: moves runs to the start of the run after them instead.
+    With `backwards`, moves each run to the start of the run after it instead.
     """
     curve = live_curve(problem, order, find_reuse(problem, order))
     peak = max(curve, default=0)
     room = {i: peak - live for i, live in zip(order, curve, strict=True)}
     joined: list[OpId] = []
-    end: int | None = None  # in `joined`, the end of the phase's last run so far
+    end: int | None = None  # index in `joined` at which the phase's last run so far ends
     phase = None
     for (in_phase, shares), ops in groupby(
         reversed(order) if backwards else order, lambda i: (problem.ops[i].phase, i in sharing)
@@ -78,16 +84,22 @@ def _join(
 def _is_free(
     problem: Problem, run: Sequence[OpId], between: Sequence[OpId], *, backwards: bool
 ) -> bool:
-    """Returns whether a run may pass the ops in between: it waits for none of them.
+    """Returns whether a run may move to before the ops in `between`, since it waits for none.
 
-    `backwards`: none of them waits for it.
+    With `backwards`, returns whether it may move to behind them, since none of them waits for it.
     """
     waits_for = problem.successors if backwards else problem.predecessors
     return set(between).isdisjoint(p for i in run for p in waits_for[i])
 
 
 def _held(problem: Problem, run: Sequence[OpId], beyond: Set[OpId], *, backwards: bool) -> int:
-    """Returns the most bytes by which a moved run raises the live bytes of the ops it passes."""
+    """Returns the most bytes by which moving a run raises the live bytes while passed ops run.
+
+    Args:
+        run: the ops that move.
+        beyond: the ops that the run does not pass, on the side to which it moves.
+        backwards: whether the run moves to a later time.
+    """
     touched = dict.fromkeys(b for i in run for b in problem.ops[i].touches)
     return sum(
         problem.buffers[b].size

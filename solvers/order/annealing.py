@@ -1,15 +1,15 @@
 """Simulated annealing: changes one phase's order until its live bytes keep within a limit.
 
-A move takes one op to another time, and takes the ops along that have to stay before or after it:
+A move takes one op to another time, with the ops that have to stay before or after it:
 
     later      a X b c d e      X goes behind d, with c, which waits for it:   a b d X c e
     sooner     a b c d X e      X goes before b, with c, for which it waits:   a c X b d e
 
-Only the ops between the two times are measured again: before and after them the same ops have run,
-so the same bytes are alive. An order costs the bytes by which its live curve exceeds the limit,
-summed over time, plus a small share of all live bytes, so that moves below the limit count too.
-Most moves start from a time above the limit: they make a buffer that is alive then later, or run
-its last user sooner.
+Only the ops between the two times are measured again. At every other time the same ops have run as
+before the move, so the same bytes are alive. The cost of an order is the number of bytes by which
+its live curve exceeds the limit, summed over time. A small share of all live bytes is added, so
+that moves below the limit count too. Most moves aim at a buffer that is alive at a time above the
+limit: they run its maker later, or the last op that uses it sooner.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from roam.solvers.jit import compiled
 from roam.solvers.order.tables import EARLIER, Ints, Tables, measure, measured
 
-REACH = 40  # ops: the farthest that a move goes which is not aimed at a buffer
-FARTHEST = 4 * REACH  # ops: the farthest that any move goes
-BEYOND = 8  # ops: how far beyond the time that is too high an aimed move may take an op
+REACH = 40  # times: the farthest that a move takes an op if it is aimed at no buffer
+FARTHEST = 4 * REACH  # times: the farthest that any move takes an op
+BEYOND = 8  # times: an aimed move passes the time above the limit by less than this
 AIMED = 3  # of 4 moves are aimed at a buffer that is alive at a time above the limit
 TRIES = 50  # random draws to find a buffer that is alive at a given time
 SLOPE = 0.01  # the share of all live bytes that is added to the cost
-NEARLY = 3  # with at most so many times above the limit, the peak is compared with the best one
+NEARLY = 3  # the peak is compared with the lowest so far if at most so many times exceed the limit
 
 Words = NDArray[np.uint64]
 
@@ -38,19 +38,22 @@ def anneal(
     """Searches for an order that keeps within `limit` bytes.
 
     Args:
-        order: the ops, by place. Changed in place.
-        work: the search ends after measuring so many op runs.
-        hot, cold: the temperature at the beginning and at the end, in bytes.
-        seed: positive.
+        phase: the ops and buffers.
+        order: the ops, by their places in program order. Changed to the last order accepted.
+        limit: bytes.
+        work: the search ends after measuring so many op runs (one op at one time).
+        hot: the temperature at the beginning, in bytes.
+        cold: the temperature at the end, in bytes.
+        seed: of the random numbers; positive.
 
     Returns:
-        The lowest peak found, in bytes; its order; the op runs measured.
+        The lowest peak found, in bytes; the order with that peak; the number of op runs measured.
     """
     n = len(order)
     random = np.array([seed], np.uint64)
     time, during, after = measured(phase, order)
     trial, trial_during, trial_after = order.copy(), during.copy(), after.copy()
-    moved = np.zeros(n, np.int64)  # the last move that an op was part of
+    moved = np.zeros(n, np.int64)  # by op, the number of the last move that it was part of
     best, best_order = during.max(), order.copy()
     above = (during > limit).sum()
     done = move = 0
@@ -94,7 +97,7 @@ def anneal(
 def propose(
     phase: Tables, order: Ints, time: Ints, during: Ints, limit: int, random: Words
 ) -> tuple[int, int]:
-    """Draws an op and a new time for it. Returns the op's present time if it found no move."""
+    """Draws an op and a new time for it. The time is the op's present one if no move is found."""
     n = len(order)
     high = below(random, n)
     while during[high] <= limit:
@@ -111,9 +114,9 @@ def propose(
 
 @compiled
 def aim(phase: Tables, time: Ints, buffer: int, high: int, random: Words) -> tuple[int, int]:
-    """Draws a move after which a buffer may be dead at time `high`.
+    """Draws a move after which a buffer may be dead at time `high`: an op and a new time for it.
 
-    The move makes the buffer later, or runs its last user sooner.
+    Moves the buffer's maker to a later time, or the last op that uses it to an earlier time.
     """
     n = len(time)
     maker, last = phase.maker[buffer], phase.users[phase.users_at[buffer]]
@@ -129,7 +132,7 @@ def aim(phase: Tables, time: Ints, buffer: int, high: int, random: Words) -> tup
 
 @compiled
 def alive_at(phase: Tables, time: Ints, t: int, random: Words) -> int:
-    """Draws a buffer that is alive at time t and dies in the phase. Returns -1 if none is found."""
+    """Draws one of the phase's buffers that is alive at time t. Returns -1 if TRIES draws fail."""
     buffers = len(phase.size)
     for _ in range(TRIES if buffers else 0):
         b = below(random, buffers)
@@ -145,10 +148,10 @@ def alive_at(phase: Tables, time: Ints, t: int, random: Words) -> int:
 def move_later(
     phase: Tables, order: Ints, trial: Ints, first: int, last: int, moved: Ints, move: int
 ) -> bool:
-    """Moves the first op of [first, last) to the end, with the ops that wait for it.
+    """Moves the op at time `first` to the end of [first, last), with the ops that wait for it.
 
-    Writes the new order to trial[first:last]. Returns False, and leaves garbage there, if all the
-    other ops wait for it.
+    Writes the new order to trial[first:last] and returns True. Returns False if all ops at these
+    times wait for the moved op; trial[first:last] is undefined then.
     """
     moved[order[first]] = move
     free = first
@@ -171,9 +174,9 @@ def move_later(
 def move_sooner(
     phase: Tables, order: Ints, trial: Ints, first: int, last: int, moved: Ints, move: int
 ) -> bool:
-    """Moves the last op of [first, last) to the start, with the ops it waits for.
+    """Moves the op at time `last - 1` to the start of [first, last), with the ops it waits for.
 
-    Writes and returns as `move_later` does.
+    Writes to `trial` and returns whether the order changed, as `move_later` does.
     """
     moved[order[last - 1]] = move
     free = last - 1
@@ -194,7 +197,10 @@ def move_sooner(
 
 @compiled
 def touches(at: Ints, neighbours: Ints, k: int, moved: Ints, move: int) -> bool:
-    """Returns whether a neighbour of op `k` is part of the move."""
+    """Returns whether move number `move` includes one of the neighbours of op `k`.
+
+    The neighbours are the ops that `k` waits for, or those that wait for it: rows as in `Tables`.
+    """
     for j in range(at[k], at[k + 1]):  # noqa: SIM110 (numba compiles no generators)
         if moved[neighbours[j]] == move:
             return True
@@ -203,7 +209,10 @@ def touches(at: Ints, neighbours: Ints, k: int, moved: Ints, move: int) -> bool:
 
 @compiled
 def compare(during: Ints, trial: Ints, first: int, last: int, limit: int) -> tuple[float, int]:
-    """Returns the change of the cost, in bytes, and of the number of times above the limit."""
+    """Returns by how much the trial order raises the cost, and the number of times above the limit.
+
+    Both orders differ at the times [first, last) only. The cost is in bytes, summed over time.
+    """
     cost, more = 0.0, 0
     for t in range(first, last):
         cost += SLOPE * (trial[t] - during[t])
@@ -220,14 +229,17 @@ def within(t: int, n: int) -> int:
 
 @compiled
 def below(random: Words, n: int) -> int:
-    """Draws a number 0 <= x < n (xorshift64: Marsaglia 2003). The same with and without numba."""
+    """Draws a number 0 <= x < n (xorshift64: Marsaglia 2003).
+
+    Draws the same numbers with and without numba. `random` is the state, one word.
+    """
     x = random[0]
     x ^= x << np.uint64(13)
     x ^= x >> np.uint64(7)
     x ^= x << np.uint64(17)
     random[0] = x
     drawn: int = np.int64((x >> np.uint64(11)) % np.uint64(n))  # type: ignore[assignment]
-    return drawn  # signed: compiled, int() would leave it unsigned
+    return drawn  # np.int64 makes it signed: in compiled code int() would leave it unsigned
 
 
 @compiled

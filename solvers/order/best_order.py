@@ -1,11 +1,12 @@
-"""The order with the lowest peak that the searches find, phase by phase, and a lower bound.
+"""Finds the order with the lowest peak, phase by phase, and a lower bound on every order's peak.
 
-    must live ── greedy rules ── valleys, hastily ── cuts ── local search ── valleys ── order, bound
-    a first      of each phase   of each phase, the  └─ if the hasty search leaves a gap ─┘
-    bound                        most bytes first
+    must live ── greedy rules ── valleys, short ── cuts ── local search ── valleys ── order, bound
+    a first      of each phase   of each phase,    └── if peak and bound are apart ──┘
+    bound                        highest peak first
 
-The phases can be judged apart: what is alive between them does not depend on the order. The phase
-with the highest peak comes first, since below its bound the others need not go.
+The phases are ordered one by one: which bytes are alive between them does not depend on the order.
+The phase with the highest peak comes first. Its lower bound holds for the whole step, so no other
+phase has to get below it.
 """
 
 from __future__ import annotations
@@ -25,13 +26,21 @@ from roam.solvers.order.greedy import CANDIDATES, program_order
 from roam.solvers.order.local_search import local_search
 from roam.solvers.work import Work
 
-CUTS_SHARE = 0.1  # of the work that is left when a search leaves a gap
-A_USE = 1_000  # units of a greedy rule or of measuring an order, for each use; measured
+CUTS_SHARE = 0.1  # minimum cuts may spend this share of the work that is left
+# units of applying a greedy rule or measuring an order, for each op, each dependency and each
+# buffer of an op; measured
+A_USE = 1_000
 
 
 @dataclass(frozen=True)
 class Ordered:
-    """order: of all ops. method: who found the order of each phase. proof: of the bound."""
+    """An order of a Problem and where it comes from.
+
+    Attributes:
+        order: all ops.
+        method: for each phase, the name of the search that found its order; joined by " / ".
+        proof: the proof of the lower bound.
+    """
 
     order: list[OpId]
     method: str
@@ -42,11 +51,12 @@ def best_order(problem: Problem, work: Work | None = None, fixed: int = 0) -> An
     """Searches for the order with the lowest peak.
 
     Args:
-        work: what the searches may do together; unlimited if left out.
-        fixed: how many phases, from the first, keep program order.
+        problem: the Problem to order.
+        work: limits all searches together; unlimited if left out.
+        fixed: so many phases, counted from the first, keep program order.
 
     Returns:
-        The order, its peak and a lower bound. `work` counts the orders that were offered.
+        The order, its peak and a lower bound. `work` counts the orders that were compared.
     """
     best = _Orders(problem, must_live_bound(problem), work or Work())
     phases = range(fixed, len(problem.phases))
@@ -64,7 +74,10 @@ def best_order(problem: Problem, work: Work | None = None, fixed: int = 0) -> An
 
 
 class _Orders:
-    """The best order of every phase so far, program order at first; its peak, and who found it."""
+    """The best order of each phase so far, its peak, and the name of the search that found it.
+
+    The first is program order.
+    """
 
     def __init__(self, problem: Problem, bound: Bound, work: Work) -> None:
         self.problem, self.bound, self.work = problem, bound, work
@@ -83,18 +96,21 @@ class _Orders:
         return [i for order in self.orders for i in order]
 
     def curve(self, order: list[OpId]) -> list[int]:
-        """Returns the live bytes of an order of all ops."""
+        """Returns the live curve of an order of all ops."""
         self.work.spend(self.cost)
         return live_curve(self.problem, order, find_reuse(self.problem, order))
 
     def peak(self, phase: int, order: list[OpId]) -> int:
-        """Returns what a phase takes in an order."""
+        """Returns the peak of a phase, in bytes, if its ops run in the given order."""
         whole = self.whole()
         whole[self.times[phase]] = order
         return max(self.curve(whole)[self.times[phase]], default=0)
 
     def offer(self, phase: int, name: str, order: list[OpId]) -> None:
-        """Takes an order if it is better."""
+        """Compares an order of a phase with its best one, and keeps the order of lower peak.
+
+        `name` is the search that found the order.
+        """
         self.offered += 1
         peak = self.peak(phase, order)
         if peak < self.peaks[phase]:
@@ -107,7 +123,7 @@ class _Orders:
                 self.offer(phase, name, solve(self.problem, phase))
 
     def settle(self, phase: int, effort: float = 1.0) -> None:
-        """Searches between the bound and the phase's peak, which may come closer."""
+        """Searches for a lower peak of the phase and a higher bound, by bisection."""
         peak_of, bound = partial(self.peak, phase), self.bound.value
         order = self.orders[phase]
         found = settle(self.problem, phase, order, peak_of, bound, self.work, effort)
@@ -119,7 +135,7 @@ class _Orders:
         return self.peaks[phase] > self.bound.value * (1 + WORTH)
 
     def raise_bound(self) -> None:
-        """Asks the cuts of the highest ops, so that the searches know when they are done."""
+        """Raises the lower bound by minimum cuts, at which local search may then stop."""
         order = self.whole()
         curve = self.curve(order)
         with self.work.share(CUTS_SHARE):

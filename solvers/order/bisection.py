@@ -1,15 +1,15 @@
-"""Finds the lowest peak of a phase, between a bound and an order, by asking about limits.
+"""Finds the lowest peak of a phase, between a lower bound and a known order, by bisection.
 
-A question is: is there an order whose live bytes keep within this limit?
+Asks `valleys` a sequence of questions: is there an order whose live bytes keep within this limit?
 
     bound ──┬────────┬─────── ... ───────┬── peak of the best order so far
            no: raises the bound         yes: a better order
            to the next limit that
-           makes a difference
+           could be answered otherwise
 
 If every question is answered, bound and peak meet, and the order is optimal. After an inconclusive
-answer the search asks about one byte below the peak, whose "no" would be the proof; the second
-inconclusive answer ends it.
+answer the search asks about one byte below the peak: a "no" proves that the order is optimal. The
+second inconclusive answer ends the search.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from roam.solvers.answer import Answer, Outcome, minimized
 from roam.solvers.order.valleys import keeps_within
 from roam.solvers.work import Work
 
-JUMPS = 3  # times that the bound is raised to the next limit, before the gap is halved instead
-RUNS, RUNS_AN_OP = 20_000, 120  # ops run for one question: a constant, and for each op
-HASTY = 0.2  # the share of these runs before local search has run
-QUESTIONS = 40  # at most
-WORTH = 1e-3  # a gap below this share of the peak is not worth another kind of search
+JUMPS = 3  # the search asks so many times about a raised bound before it halves the gap instead
+RUNS, RUNS_AN_OP = 20_000, 120  # ops run before a question is given up: in all, plus for each op
+HASTY = 0.2  # the effort of the bisection that comes before local search, as a share of these runs
+QUESTIONS = 40  # the most questions that are asked about one phase
+WORTH = 1e-3  # if peak and bound differ by less than this share, no further search is worth it
 
 
 def settle(
@@ -40,11 +40,13 @@ def settle(
     """Searches for an order with a lower peak than the given one, and for a higher bound.
 
     Args:
+        problem: the Problem whose phase is ordered.
+        phase: the index of the phase.
         order: the best known order of the phase.
-        peak_of: returns the bytes that an order of the phase really takes.
-        bound: bytes that no order goes below.
-        work: what the search may do; unlimited if left out.
-        effort: the share of the usual work after which a question is given up.
+        peak_of: returns the measured peak of an order of the phase, in bytes.
+        bound: bytes below which no order can go.
+        work: limits the search; unlimited if left out.
+        effort: a question is given up after this share of the usual ops run.
 
     Returns:
         The best order, its peak and the bound. `work` counts ops run.
@@ -63,7 +65,7 @@ def settle(
             if reached < peak:
                 best, peak = answer.found, reached
             if reached > most:
-                break  # it was counted on reuse that the order does not allow
+                break  # the search assumed reuse of memory that this order does not allow
         elif answer.status is Outcome.DOES_NOT_FIT:
             bound = max(bound, min(answer.bound, peak))
         elif unanswered or peak - most <= WORTH * peak:

@@ -1,7 +1,7 @@
-"""Gives the first orders of a Problem: program order, and greedy list schedules.
+"""Finds first orders of a Problem: program order and greedy list schedules.
 
-The forward runs before the backward, and the buffers alive between them do not depend on the order
-of either. So each phase is ordered by itself, and the best orders of both are best together.
+Each phase is ordered by itself: the buffers alive between the phases do not depend on the order
+of either phase, so the best orders of the phases are also the best order of the step.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from roam.core.lifetime import can_take
 from roam.core.problem import BufferId, Home, OpId, Problem
 
 Order = list[OpId]
-Rank = Callable[[int, int, int], tuple[int, ...]]  # (net bytes, bytes on top, place) -> rank
+# (bytes that the op adds to the live bytes, bytes that it adds while it runs, the op) -> its rank
+Rank = Callable[[int, int, int], tuple[int, ...]]
 OrderSolver = Callable[[Problem, int], Order]  # (problem, phase) -> the ops of that phase
 
 
 def program_order(problem: Problem, phase: int) -> Order:
-    """Returns the order in which the program was written."""
+    """Returns the ops of a phase in the order of the captured program."""
     return list(problem.phases[phase])
 
 
 def demand(problem: Problem, phase: int) -> Order:
-    """Returns program order, but with every op as late as possible: right before its first reader.
+    """Returns an order in which every op runs late: just before an op that waits for it.
 
-    Takes the ops for which no op of the phase waits, in program order, and before each the ops
-    that it waits for. So ops whose results would live long run late.
+    Takes the ops for which no op of the phase waits, in program order, and puts before each of them
+    the ops that it waits for. So an op whose results would otherwise live long runs late.
     """
     inside = set(problem.phases[phase])
     done: set[OpId] = set()
@@ -53,7 +54,7 @@ def free_early(problem: Problem, phase: int) -> Order:
 
 
 def least_peak_first(problem: Problem, phase: int) -> Order:
-    """Always runs the ready op that leaves the fewest bytes in use.
+    """Returns the order that always runs the ready op after which the fewest bytes are alive.
 
     The greedy rule of LESCEA (as described in ROAM, arXiv 2310.19295, section 2) and of
     Inductor's "least peak memory first".
@@ -78,10 +79,10 @@ CANDIDATES: dict[str, OrderSolver] = {
 
 
 def list_schedule(problem: Problem, phase: int, rank: Rank) -> Order:
-    """Always runs the ready op of the phase with the lowest rank.
+    """Returns the order that always runs the ready op with the lowest rank.
 
-    An op's rank changes only when a buffer that it touches has one user left. Ranks are computed
-    again then, and outdated entries of the heap are skipped.
+    The rank of an op changes only when it becomes the last op that has yet to use some buffer. It
+    is computed again then. Outdated entries stay in the heap and are skipped.
     """
     ops = problem.phases[phase]
     state = Memory(problem, phase)
@@ -117,9 +118,9 @@ def list_schedule(problem: Problem, phase: int, rank: Rank) -> Order:
 
 
 class Memory:
-    """Tracks which buffers have users that have yet to run, and what running an op would change.
+    """Tracks how many ops have yet to use each buffer, and so which bytes running an op would free.
 
-    At the start of a phase, every op of earlier phases has run.
+    Starts at the beginning of a phase: every op of earlier phases has run.
     """
 
     def __init__(self, problem: Problem, phase: int) -> None:
@@ -130,7 +131,10 @@ class Memory:
                 self.left[b] -= 1
 
     def effect(self, i: OpId) -> tuple[int, int]:
-        """Returns (net change of the live bytes, bytes on top of that while the op runs)."""
+        """Returns by how much a ready op changes the live bytes, and what it adds while it runs.
+
+        Both in bytes. The second counts its results and scratch space, less one reused buffer.
+        """
         problem = self.problem
         op = problem.ops[i]
         dying = {b for b in _used(problem, i) if self.left[b] == 1 and self.can_die(b)}
@@ -153,7 +157,7 @@ class Memory:
         return buffer.home is not Home.USER and not buffer.kept
 
     def run(self, i: OpId) -> list[OpId]:
-        """Runs an op; returns the ops whose effect this changed."""
+        """Counts an op as having run. Returns the ops whose `effect` this may have changed."""
         touched: list[OpId] = []
         for b in _used(self.problem, i):
             self.left[b] -= 1

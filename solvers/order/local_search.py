@@ -3,10 +3,11 @@
     peak ── limit 1 % below ── anneal ──┬── met: the limit goes 1 % below the new peak
       ^                                 └── not met: half as far below, other random numbers
       │                                               │
-      └── shaken by a short, hot annealing ───────────┘ often in vain
+      └── shaken by a short, hot annealing ───────────┘ after many annealings without success
 
-The exact search cannot cross the hills of wide, irregular graphs (`valleys.py`), but the orders one
-move away from an order are quickly measured (`annealing.py`).
+In wide, irregular graphs the exact search gets over no hill (defined in `valleys.py`): it lies
+among too many sets of ops. But an order that differs from a known one by a single move is quickly
+measured (`annealing.py`).
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from roam.solvers.work import Units, Work
 class Effort:
     """How long to search.
 
+    A descent is a sequence of annealings, each with a limit below the peak found so far.
+
     Attributes:
         work_an_op: op runs measured in one annealing, for each op of the phase.
         in_vain: a descent ends after so many annealings in a row without a lower peak.
-        kicks: how many descents from a shaken order follow the first.
+        kicks: the number of descents that start from a shaken order, after the first descent.
     """
 
     work_an_op: int = 500
@@ -39,17 +42,19 @@ class Effort:
 
 
 STEP, LEAST_STEP = 0.01, 0.001  # how far below the peak the limit is set, as a share of the peak
-HEATS = ((0.5, 0.02), (0.5, 0.1))  # first and last temperature, in mean buffer sizes; in turn
+# first and last temperature of an annealing, in mean buffer sizes; failed annealings alternate
+HEATS = ((0.5, 0.02), (0.5, 0.1))
 SHAKEN = 4.0  # the temperature that shakes an order, in mean buffer sizes
 SHAKEN_LIMIT = 0.9  # the limit while shaking, as a share of the peak
 SHAKEN_WORK = 100  # op runs measured, for each op of the phase
 
 
 def a_run(ops: int) -> Units:
-    """Returns what measuring one op run costs, in a phase of so many ops.
+    """Returns the units of work that it takes to measure one op run, in a phase of `ops` ops.
 
-    Measured: 60 to 200 nanoseconds up to 2,000 ops, 1,700 for 10,000: near the limit the whole live
-    curve is looked through after every move.
+    The time was measured: 60 to 200 nanoseconds in phases of up to 2,000 ops, 1,700 in a phase of
+    10,000. It grows with the phase, because near the limit every move searches the whole live curve
+    for its highest time.
     """
     return 100 + ops * 3 // 20
 
@@ -65,9 +70,12 @@ def local_search(
     """Searches for an order of the phase with a lower peak than the given one.
 
     Args:
+        problem: the Problem whose phase is ordered.
+        phase: the index of the phase.
         order: the ops of the phase, in an order that respects their precedences.
-        bound: bytes; the search ends when the peak is as low.
-        work: what the search may do, asked between two annealings; unlimited if left out.
+        bound: the search ends if the peak is at most so many bytes.
+        effort: how long to search; the defaults if left out.
+        work: limits the search; looked at between two annealings. Unlimited if left out.
 
     Returns:
         The best order, its peak, and the bound as it was given. `work` counts annealings.
@@ -98,7 +106,14 @@ class _Search:
         self.seed = 0
 
     def anneal(self, order: Ints, limit: int, work_an_op: int, heat: tuple[float, float]) -> _Found:
-        """Anneals a copy of the order once, with other random numbers than before."""
+        """Anneals a copy of the order once, with random numbers that no call before has used.
+
+        Args:
+            order: the ops, by place.
+            limit: bytes that the search tries to keep within.
+            work_an_op: op runs to measure, for each op of the phase.
+            heat: the first and the last temperature, in mean buffer sizes.
+        """
         self.seed += 1
         hot, cold = (share * self.mean for share in heat)
         runs = work_an_op * len(order)
@@ -107,8 +122,8 @@ class _Search:
         return _Found(int(peak), found)
 
     def descend(self, order: Ints) -> _Found:
-        """Lowers the limit below the peak, again and again, until annealing no longer meets it."""
-        best = self.anneal(order, self.bound, 0, HEATS[0])  # without work: measures the order
+        """Anneals with lower and lower limits, until several annealings in a row fail."""
+        best = self.anneal(order, self.bound, 0, HEATS[0])  # makes no move: measures the order
         in_vain, step = 0, STEP
         while best.peak > self.bound and in_vain < self.effort.in_vain:
             if self.work.is_over():
@@ -124,10 +139,10 @@ class _Search:
         return best
 
     def shaken(self, best: _Found) -> Ints:
-        """Returns the order after a short, hot annealing, to leave a local minimum."""
+        """Returns the order to which a short, hot annealing leads, away from a local minimum."""
         self.seed += 1
         order, heat = best.order.copy(), SHAKEN * self.mean
         limit, runs = int(SHAKEN_LIMIT * best.peak), SHAKEN_WORK * len(order)
         *_, done = anneal(self.phase, order, limit, runs, heat, heat, self.seed)
         self.work.spend(int(done) * self.a_run)
-        return order  # the last order, not the best on the way
+        return order  # `anneal` changed it to its last order, which is not its best

@@ -1,4 +1,4 @@
-"""The state of a search: which ops of a phase have run, and how many bytes are alive then."""
+"""The state of the exact search: which ops of a phase have run, and how many bytes are alive."""
 
 from __future__ import annotations
 
@@ -7,21 +7,26 @@ from collections.abc import Iterable
 from roam.core.problem import BufferId, Problem
 from roam.solvers.bound.min_cut import own_bytes
 
-Place = int  # of an op in its phase, in program order
+Place = int  # the index of an op in the program order of its phase
 
 
 class Phase:
     """The ops of one phase, by their places, and the buffers that they open and close.
 
-    A buffer is alive from the time when the first of its openers has run until the last of its
-    closers has run. Forward in time, a buffer's opener is the op that makes it, and its closers are
-    its users. Mirrored, time runs from the end of the phase to its start: users open a buffer, and
-    its maker closes it.
+    A buffer is alive from the moment at which its first opener has run until its last closer has
+    run. In a search from the start of the phase, the op that makes a buffer is its opener, and the
+    ops that use it are its closers. A mirrored search runs from the end of the phase to its start:
+    the ops that use a buffer open it, and the op that makes it closes it.
 
     Attributes:
-        opens, closes: by op, the buffers that it is an opener, or closer, of.
+        before: by op, the ops that have to run before it in the search.
+        after: by op, the ops that can run only after it in the search.
+        openers: by buffer, the ops of the phase that open it.
+        closers: by buffer, the ops of the phase that close it.
+        opens: by op, the buffers that it opens.
+        closes: by op, the buffers that it closes.
         own: by op, the bytes that it adds while it runs.
-        start: bytes alive when the phase begins.
+        start: bytes alive when the search begins.
     """
 
     def __init__(self, problem: Problem, phase: int, *, mirrored: bool = False) -> None:
@@ -71,10 +76,13 @@ class State:
 
     Attributes:
         live: live bytes now.
-        ready: ops whose predecessors have all run.
+        waits: by op, how many ops have to run before it and have not.
+        opened: by buffer, how many of its openers have run.
+        left: by buffer, how many of its closers have not run.
+        ready: ops that may run next, because `waits` is 0.
         light: the ready ops that do not raise the live bytes.
-        idle: the ready ops that raise the live bytes, and take no more while they run than after;
-            empty if mirrored.
+        idle: the ready ops that raise the live bytes, and take no more bytes while they run than
+            are alive after them; empty in a mirrored search.
         blocked: ops that must not run here, since the search from the other end has run them.
     """
 
@@ -94,7 +102,7 @@ class State:
                 self.weigh([k])
 
     def net(self, k: Place) -> int:
-        """Returns the change of the live bytes by running a ready op."""
+        """Returns by how many bytes running a ready op would raise the live bytes."""
         size, net = self.phase.size, 0
         for b in self.phase.opens[k]:
             if not self.opened[b]:
@@ -105,9 +113,9 @@ class State:
         return net
 
     def takes(self, k: Place) -> int:
-        """Returns the bytes alive while a ready op runs.
+        """Returns the bytes that would be alive while a ready op runs.
 
-        Mirrored, the state after the op in search time is the state before it in real time.
+        In a mirrored search, the state after the op is the state before it in the real order.
         """
         live = self.live + self.net(k) if self.phase.mirrored else self.live
         return live + self.phase.own[k]

@@ -1,13 +1,14 @@
 """Finds the ops that lead from one valley of the live bytes to the next, within a limit.
 
-valleys.py proves that the search may forget everything but the valley that it has reached.
+`valleys.py` defines valley and hill. It proves that once the search has reached a valley, it may
+forget everything but that valley.
 
-Between two valleys lies a hill. Hills become wide by idle ops: ops that may run at any time and
-only add bytes, such as recomputing from a saved tensor, or the gradient of a weight. An idle op can
-wait. Let an order keep within K bytes and run the idle op r, and later y, the first op that needs r
-or that frees a buffer which r uses too. Move r to just before y. Until then fewer bytes are alive,
-and r itself takes no more than is alive after it, as many bytes as the order held when y began. So
-an idle op runs in one move with such a y, or at the very end.
+Idle ops make a hill wide, that is, a hill of many sets of ops. An idle op may run at any time and
+only adds bytes: it recomputes from a saved tensor, for example, or makes the gradient of a weight.
+An idle op can wait. Let an order keep within K bytes and run the idle op r. Let y be the first
+later op that needs r, or that frees a buffer which r uses too. Move r to just before y. Until then
+fewer bytes are alive. While r runs, no more bytes are alive than after it, and those are as many as
+the order held when y began. So r runs in one move with such an op y, or at the end of the phase.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ from roam.solvers.work import Work
 class _Reached:
     """A set of ops that can run within the limit, as a node of the search tree.
 
-    The live bytes rise from parent to child: a child with fewer would have replaced its parent.
+    A child has more live bytes than its parent: otherwise it would have replaced its parent.
 
     Attributes:
         live: live bytes when the set has run.
-        ops: the ops that the set has more than its parent, in order.
-        known: all ops of the set.
+        ops: the ops that the set has in addition to its parent, in an order that fits.
+        parent: the set that was extended to this one; None for the valley where the hill begins.
+        known: all ops of the set that ran since that valley.
         waiting: whether the search has yet to extend the set.
         gone: whether the set was dropped.
     """
@@ -55,7 +57,7 @@ class _Reached:
     def highest_above(self, live: int) -> _Reached | None:
         """Returns the earliest ancestor from which on the live bytes never drop below `live`.
 
-        Returns None if this set itself has fewer live bytes.
+        This may be the set itself. Returns None if the set itself has fewer live bytes.
         """
         found = None
         at: _Reached | None = self
@@ -77,12 +79,12 @@ class _Tree:
     def __init__(self, root: _Reached) -> None:
         self.heap: list[tuple[int, int, _Reached]] = []
         self.seen: set[frozenset[Place]] = set()
-        self.turn = count()  # of two sets with equal live bytes the earlier one is first
+        self.turn = count()  # breaks ties: of two sets with equal live bytes the older is first
         self.size = 0
         self.add(root)
 
     def take(self) -> _Reached | None:
-        """Removes and returns the set with the fewest live bytes that has yet to be extended."""
+        """Returns the set to extend next: that with the fewest live bytes. None if none is left."""
         while self.heap:
             _, _, found = heapq.heappop(self.heap)
             if not found.gone:
@@ -115,22 +117,23 @@ class _Tree:
 
 
 class Crossed(Enum):
-    """The outcome of a walk."""
+    """How `Side.walk` ended."""
 
-    ALL = auto()  # crossed every hill: the sides have met
-    NO = auto()  # proved that a hill cannot be crossed within the limit
-    GAVE_UP = auto()
+    ALL = auto()  # every op of the phase is fixed, by this side or the other one
+    NO = auto()  # proven: no order gets over the next hill within the limit
+    GAVE_UP = auto()  # the ops run, or the time, were used up
 
 
 class Side:
-    """The search from one end of a phase, with the ops that it has fixed.
+    """The search from one end of a phase, with the ops whose order it has fixed.
 
     Attributes:
-        order: the fixed ops, starting at that end.
         most: the limit in bytes.
-        refused: the fewest bytes that any op would have taken that did not fit into the limit.
+        work: ends the search at its deadline; its units are not looked at.
+        order: the fixed ops, the one nearest to this end of the phase first.
+        refused: of the ops that did not fit into the limit, the fewest bytes that one would take.
         runs: ops run so far.
-        work: ends the search at its deadline.
+        limit: the search gives up when `runs` exceeds it.
     """
 
     def __init__(self, phase: Phase, most: int, work: Work) -> None:
@@ -142,7 +145,7 @@ class Side:
         self.limit: float = 0
 
     def walk(self, patience: int, runs: float) -> Crossed:
-        """Walks from valley to valley, and fixes the ops on the way.
+        """Searches from valley to valley, and fixes the ops on the way.
 
         Gives up after running `patience` ops on one hill, or `runs` ops in all.
         """
@@ -160,7 +163,7 @@ class Side:
         return Crossed.ALL
 
     def block(self, ops: Iterable[Place]) -> None:
-        """Excludes ops that the other end has fixed."""
+        """Excludes ops that the search from the other end has fixed."""
         self.state.block(ops)
 
     @property
@@ -189,7 +192,10 @@ class Side:
         return takes <= self.most
 
     def descend(self) -> list[Place]:
-        """Runs and returns the ops that do not raise the live bytes: each leads to a valley."""
+        """Runs ready ops that do not raise the live bytes until none is left. Returns these ops.
+
+        No choice is lost: after each of them the set of ops that have run is a valley again.
+        """
         ran: list[Place] = []
         while fits := [k for k in self.state.light if self.has_room(k)]:
             ran.append(min(fits))
@@ -197,11 +203,11 @@ class Side:
         return ran
 
     def cross(self) -> list[Place] | None:
-        """Returns the ops that lead to the next valley. Returns None if none is within the limit.
+        """Returns the ops that lead to the next valley. Returns None if no valley can be reached.
 
-        Extends the reached set with the fewest live bytes first. A set that leads to a valley is
-        replaced by that valley, and its other extensions are dropped. The search ends when a single
-        set is left.
+        Extends the reached set with the fewest live bytes first. If an extension is a valley for a
+        reached set, it replaces that set, and all other extensions of that set are dropped. The
+        search ends when no other set is left to extend, or when all ops of the phase have run.
         """
         root = _Reached(self.state.live, ())
         tree = _Tree(root)
@@ -229,10 +235,10 @@ class Side:
         return None
 
     def moves(self) -> Iterator[tuple[Place, ...]]:
-        """Yields the moves that the search has to try, each as ops in order.
+        """Yields the moves that the search has to try, each as a sequence of ops.
 
-        A move is an op, after the idle ops that it needs or that use a buffer with it. An idle op
-        is a move by itself only if there is no other.
+        A move is an op, preceded by the idle ops that it needs and by some of those that keep alive
+        a buffer that it could free. An idle op is a move by itself only if there is no other move.
         """
         state, after = self.state, self.phase.after
         idle, waited_for = state.idle, False
@@ -252,7 +258,7 @@ class Side:
             yield from ((k,) for k in sorted(state.ready))
 
     def last_but_for(self, k: Place) -> list[set[Place]]:
-        """Returns, for every buffer that only op `k` and idle ops have yet to use, the idle ops."""
+        """Returns a set of idle ops for each buffer that op `k` would free if that set had run."""
         found = []
         for b in self.phase.closes[k]:
             others = {u for u in self.phase.closers[b] if u in self.state.idle and u != k}
@@ -261,7 +267,7 @@ class Side:
         return found
 
     def has_run(self, move: Sequence[Place]) -> bool:
-        """Runs the ops of a move. Returns False, and runs none, if one does not fit the limit."""
+        """Runs the ops of a move. Returns False, and runs none, if one of them does not fit."""
         for n, k in enumerate(move):
             if not self.has_room(k):
                 self.undo(move[:n])
@@ -278,13 +284,18 @@ class Side:
         tree.add(_Reached(live, top.ops + least, top.parent))
 
     def lowest(self, path: Sequence[Place]) -> tuple[int, tuple[Place, ...]]:
-        """Finds the subset of these ops after which the fewest bytes are alive.
+        """Finds the subset of some ops after which the fewest bytes are alive.
 
-        A closure of greatest gain (Picard 1976), by a minimum cut: a buffer is freed if all of its
-        closers run, with their predecessors, and it costs its bytes if one of its openers runs.
+        The subset is a closure of greatest gain (Picard 1976), found by a minimum cut. It gains the
+        bytes of each buffer whose closers have all run, with the ops that they wait for. It pays
+        the bytes of each buffer of which an opener has run.
+
+        Args:
+            path: ops that can run in this order.
 
         Returns:
-            The live bytes then, and the ops; the most ops if several subsets have as few bytes.
+            The live bytes after the subset, and its ops in the order of `path`. Of subsets with
+            equally few bytes, the one with the most ops.
         """
         place = {k: n for n, k in enumerate(path)}
         source, sink, nodes = len(path), len(path) + 1, len(path) + 2

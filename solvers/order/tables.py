@@ -1,7 +1,8 @@
 """Holds one phase of a Problem as arrays, for searches that measure millions of orders.
 
-Ops are numbered by their place in the phase (program order). Buffers have new numbers: only those
-that die in the phase are listed. A list of lists is two arrays, with its rows one after another:
+Ops are numbered by their place in the phase (program order). Buffers are numbered anew: only those
+that die in the phase are listed. A list of lists is stored as two arrays: its rows, one after
+another, and the index at which each row starts:
 
     users of buffer b = users[users_at[b] : users_at[b + 1]]
 """
@@ -20,7 +21,7 @@ from roam.solvers.jit import compiled
 
 Ints = NDArray[np.int64]
 EARLIER = -1  # the maker of a buffer that an earlier phase made
-MOST_PAIRS = 62  # pairs of one op that are considered: as many as fit into the bits of an integer
+MOST_PAIRS = 62  # the pairs of `over` looked at, of one op: as many as an integer has bits for
 
 
 class Tables(NamedTuple):
@@ -30,13 +31,16 @@ class Tables(NamedTuple):
         start: bytes alive when the phase begins.
         makes: by op, the bytes that it creates.
         unused: by op, the bytes that it creates and no op reads.
-        scratch: by op, the bytes that it allocates for itself.
+        scratch: by op, the bytes that it allocates for itself while it runs.
         size: by buffer, its bytes.
         maker: by buffer, the op that creates it, or EARLIER.
         users: by buffer, the ops that read or change it.
         uses: by op, the buffers that it reads or changes.
-        over: by op, its pairs (made, dying) of buffers; `made` only distinguishes pairs of one op.
-        before, after: by op, the ops that it waits for, and the ops that wait for it.
+        over_made, over_dying: by op, pairs of a result and the buffer that it may be written over.
+            A result has the number that it has in the Problem.
+        before: by op, the ops of the phase that it waits for.
+        after: by op, the ops of the phase that wait for it.
+        users_at, uses_at, over_at, before_at, after_at: where the row of each buffer or op starts.
     """
 
     start: int
@@ -119,7 +123,7 @@ def _unused(problem: Problem, i: OpId) -> int:
 
 
 def _rows(lists: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
-    """Returns the starts of the rows, with the end of the last, and all rows one after another."""
+    """Returns two arrays: where each row starts (and where the last ends), and all rows in turn."""
     at = np.cumsum([0, *map(len, lists)], dtype=np.int64)
     return at, np.array([x for row in lists for x in row], np.int64)
 
@@ -128,11 +132,17 @@ def _rows(lists: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
 def measure(
     phase: Tables, order: Ints, time: Ints, first: int, last: int, during: Ints, after: Ints
 ) -> None:
-    """Fills in the live bytes during, and just after, the ops at times first <= t < last.
+    """Computes the live bytes while, and just after, each op at the times [first, last) runs.
 
-    `after[first - 1]` must contain the live bytes before `first`, unless first = 0.
-
-    order: the ops. time: by op, its time; the inverse of `order`.
+    Args:
+        phase: the ops and buffers.
+        order: by time, the op that runs then.
+        time: by op, the time at which it runs; the inverse of `order`.
+        first: the first time to measure.
+        last: the time after the last one to measure.
+        during: by time, the bytes alive while its op runs; filled in.
+        after: by time, the bytes alive just after its op; filled in. `after[first - 1]` must be
+            right already, unless first = 0.
     """
     live = phase.start if first == 0 else after[first - 1]
     for t in range(first, last):
@@ -148,7 +158,7 @@ def measure(
 
 @compiled
 def measured(phase: Tables, order: Ints) -> tuple[Ints, Ints, Ints]:
-    """Returns when each op of an order runs, and the live bytes during and just after each time."""
+    """Measures a whole order. Returns the arrays `time`, `during` and `after` of `measure`."""
     n = len(order)
     time, during, after = np.empty(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
     for t in range(n):
@@ -159,7 +169,7 @@ def measured(phase: Tables, order: Ints) -> tuple[Ints, Ints, Ints]:
 
 @compiled
 def dies(phase: Tables, buffer: int, time: Ints, t: int) -> bool:
-    """Returns whether no user of a buffer runs after time t."""
+    """Returns whether no op that uses a buffer runs after time t."""
     for j in range(phase.users_at[buffer], phase.users_at[buffer + 1]):
         if time[phase.users[j]] > t:
             return False
@@ -168,12 +178,13 @@ def dies(phase: Tables, buffer: int, time: Ints, t: int) -> bool:
 
 @compiled
 def written_over(phase: Tables, k: int, time: Ints, t: int) -> int:
-    """Returns the bytes that op `k` saves at time t by writing results over buffers that die there.
+    """Returns the bytes that op `k` saves at time t by writing results over buffers that die at t.
 
-    Pairs them as `core.lifetime.find_reuse` does: in the order of the pairs, each buffer once.
+    Chooses among the op's possible pairs of a result and a dying buffer in the order in which they
+    are listed, and uses each result and each buffer once, as `core.lifetime.find_reuse` does.
     """
     saved = 0
-    taken = 0  # a bit for each pair that is used
+    taken = 0  # bit n is set if the op's pair number n was chosen
     first = phase.over_at[k]
     for j in range(first, min(phase.over_at[k + 1], first + MOST_PAIRS)):
         if not dies(phase, phase.over_dying[j], time, t):

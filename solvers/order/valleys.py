@@ -1,28 +1,32 @@
-"""Finds the best order of a phase, with a proof: walks from valley to valley of the live bytes.
+"""Decides whether a phase has an order within a limit: goes from valley to valley of live bytes.
 
     live            K - - - - - - - - - - - - - -
     bytes   S              ╱╲    ╱╲                  S, T: sets of ops that have run
               ╲__╱╲      ╱    ╲╱   ╲                 T: a valley after S, with no more live bytes
                     ╲__╱            ╲___ T           hill: the sets of ops between S and T
 
-Is there an order that never takes more than K bytes? Let S have run. Search the sets of ops that
-can be reached from S within K. As soon as one of them, T, has no more live bytes than S and than
-every set between S and T, continue from T and forget all others. That loses nothing, because the
-live bytes of sets of ops are submodular. If an order from S keeps within K, then so does running
-T's ops first, and then the others in that order. (Let σ be the ops that the order has run at some
-time. Then live(T ∪ σ) ≤ live(T) + live(σ) - live(T ∩ σ) ≤ live(σ), since T ∩ σ lies between S and
-T.) If the search ends without a T, no order keeps within K.
+A *valley* after S is a set T of ops that contains S and has no more live bytes than S and than
+every set between S and T. The sets between them are a *hill*; it is wide if there are many.
+
+Is there an order that never takes more than K bytes? Let the ops of S have run. Search the sets of
+ops that can be reached from S within K. As soon as one of them is a valley T, continue from T and
+forget all others. That loses nothing, because the live bytes of sets of ops are submodular. If an
+order from S keeps within K, then so does running T's ops first, and then the others in that order.
+(Let σ be the ops that the order has run at some time. Then live(T ∪ σ) ≤ live(T) + live(σ) -
+live(T ∩ σ) ≤ live(σ), since T ∩ σ lies between S and T.) If the search ends without a valley, no
+order keeps within K.
 
 This generalises the valleys of Liu for trees (1987), and of Abdel-Wahab and Kameda for
-series-parallel graphs (1978), to any graph. The search is exponential only in the width of single
+series-parallel graphs (1978), to any graph. The time is exponential only in the width of single
 hills, and training graphs have many valleys: every layer ends in one.
 
-All of that also holds from the end of the phase, with time running backwards. Ops that one end has
-fixed are no choice for the search from the other end. Kept gradients, for example, raise the live
-bytes whenever they are made: the search from the end fixes them as the last ops.
+All of that also holds for a search from the end of the phase, with time running backwards. Ops that
+one search has fixed are left out of the other. Kept gradients, for example, raise the live bytes
+whenever they are made: the search from the end fixes the ops that make them as the last ones.
 
 The search assumes that every op writes over all dying buffers that it may ever write over. So the
-answer "no" holds with and without reuse, but an order that is found has to be measured.
+answer "no" holds with and without such reuse, but the peak of an order that is found may be higher
+than K, and has to be measured.
 """
 
 from __future__ import annotations
@@ -36,8 +40,10 @@ from roam.solvers.order.progress import Phase
 from roam.solvers.order.segment_search import Crossed, Side
 from roam.solvers.work import Units, Work
 
-FIRST, MORE = 1_000, 4  # ops run on one hill before the other end is tried; grows by this factor
-A_RUN: Units = 10_000  # of one op run; measured: 5 to 15 microseconds
+# ops run on one hill before the search from the other end goes on; the factor by which that number
+# grows when both searches have given up
+FIRST, MORE = 1_000, 4
+A_RUN: Units = 10_000  # units of one op run; measured: 5 to 15 microseconds
 
 Kept = Answer[list[OpId] | None]
 
@@ -45,25 +51,42 @@ Kept = Answer[list[OpId] | None]
 def keeps_within(
     problem: Problem, phase: int, most: int, runs: int = 1_000_000, work: Work | None = None
 ) -> Kept:
-    """Searches for an order of a phase that keeps within `most` bytes, all reuse granted.
+    """Searches for an order of a phase that keeps within `most` bytes.
+
+    Counts as if every op wrote over all dying buffers that it may ever write over.
 
     Args:
-        runs: ops run until the search gives up.
-        work: what it may do besides; unlimited if left out.
+        problem: the Problem whose phase is ordered.
+        phase: the index of the phase.
+        most: the limit in bytes.
+        runs: the search gives up after running so many ops.
+        work: limits the search as well; unlimited if left out.
 
     Returns:
-        FITS with the order; DOES_NOT_FIT with the bytes that every order takes as the bound; or
-        UNKNOWN. `work` counts ops run.
+        FITS with the order; DOES_NOT_FIT with a bound above `most`, the bytes that every order
+        takes at least; or UNKNOWN. `work` counts ops run.
     """
     ends = [Phase(problem, phase, mirrored=m) for m in (False, True)]
     return meet(ends, most, runs, work or Work())
 
 
 def meet(ends: Sequence[Phase], most: int, runs: int, work: Work, patience: int = FIRST) -> Kept:
-    """Walks from both ends of a phase until they meet; when one gets no further, the other goes on.
+    """Searches from both ends of a phase, in turn, until all ops are fixed.
 
-    A hill that is wide from one end may be narrow from the other, or become narrow when the other
-    end has come closer. If no end gets any further, both get more work for each hill.
+    Each search goes from valley to valley (see the top of this file) until it gives up on a hill.
+    Then the other one goes on: the hill may be narrow from the other end, or become narrow when the
+    other search has fixed more ops. If both give up without having fixed an op, both may run more
+    ops on one hill.
+
+    Args:
+        ends: the phase as it is, and mirrored.
+        most: the limit in bytes.
+        runs: the search gives up after running so many ops.
+        work: limits the search as well, and is spent.
+        patience: ops run on one hill before the other search goes on.
+
+    Returns:
+        What `keeps_within` returns.
     """
     found = _meet(ends, most, work.steps(A_RUN, runs), work, patience)
     work.spend(found.work * A_RUN)

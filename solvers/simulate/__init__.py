@@ -1,1 +1,1 @@
-"""Simulators: what an allocator would do with a plan."""
+"""Simulators of memory allocators: how many bytes a plan would make them reserve."""

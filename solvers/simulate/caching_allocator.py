@@ -1,7 +1,7 @@
-"""Simulates PyTorch's caching allocator: the bytes that a CUDA device would reserve.
+"""Simulates PyTorch's caching allocator: the bytes that it would reserve on a CUDA device.
 
-Written from its documented behaviour ("Memory management" in PyTorch's CUDA notes, and the
-constants in c10/cuda/CUDACachingAllocator.cpp), with default settings, one stream, and a device
+Written from the documentation of the allocator ("Memory management" in PyTorch's CUDA notes) and
+the constants in c10/cuda/CUDACachingAllocator.cpp, for default settings, one stream, and a device
 that is never full. **Not validated on a device.**
 
     segment   [ block | free | block |    free     ]     one cudaMalloc
@@ -26,7 +26,16 @@ from roam.core.problem import BufferId, OpId, Problem
 
 @dataclass(eq=False)
 class Chunk:
-    """A block of a segment, taken or free, with its neighbours in the segment. Sizes in bytes."""
+    """A block of a segment, taken or free, with its neighbours in the segment.
+
+    Attributes:
+        address: of the first byte.
+        size: bytes.
+        small: whether it belongs to the pool of small requests.
+        free: whether no request holds it.
+        below: the block before it in its segment, if there is one.
+        above: the block after it in its segment, if there is one.
+    """
 
     address: int
     size: int
@@ -37,13 +46,22 @@ class Chunk:
 
 
 class CachingAllocator:
-    """reserved: bytes of all segments. allocated: bytes of all blocks in use, with rounding."""
+    """A simulated caching allocator that starts empty.
+
+    Attributes:
+        model: the allocator's constants, such as the sizes of its segments.
+        reserved: bytes of all segments.
+        allocated: bytes of all blocks in use, as rounded.
+        peak_reserved: the most bytes reserved so far.
+        peak_allocated: the most bytes allocated so far.
+    """
 
     def __init__(self, model: AllocatorModel = CUDA.allocator) -> None:
         self.model = model
         self.reserved = self.allocated = 0
         self.peak_reserved = self.peak_allocated = 0
-        self._pools: dict[bool, list[tuple[int, int]]] = {True: [], False: []}  # (size, address)
+        # by `small`: (size, address) of the free blocks, sorted
+        self._pools: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
         self._free: dict[int, Chunk] = {}
 
     def malloc(self, size: int) -> Chunk | None:
@@ -128,7 +146,7 @@ def _round(size: int, to: int) -> int:
 
 @dataclass(frozen=True)
 class Span:
-    """A request for `size` bytes, from one time up to, but not including, another."""
+    """A request for `size` bytes that is held during the times [lower, upper)."""
 
     lower: int
     upper: int
@@ -142,20 +160,33 @@ def requests(
     placed: Container[BufferId],
     blocks: Sequence[Block],
 ) -> list[Span]:
-    """Returns the requests of a planned step: blocks, buffers outside of them, and scratch."""
+    """Returns the requests of a planned step to the allocator.
+
+    There is one for each block, each buffer outside of the blocks and each op's scratch space.
+
+    Args:
+        problem: the step.
+        order: all ops, in the planned order.
+        reuse: by buffer, the dying buffer that it is written over.
+        placed: the buffers that lie in blocks.
+        blocks: the blocks of the plan.
+    """
     apart = allocations(problem, order, reuse, placed, blocks)
     scratch = [Span(t, t + 1, problem.ops[i].scratch) for t, i in enumerate(order)]
     return [Span(a.lower, a.upper, a.size) for a in apart] + [s for s in scratch if s.size]
 
 
 def reserved(spans: Iterable[Span], persistent: Iterable[int] = (), steps: int = 2) -> int:
-    """Returns the bytes that the device has reserved after some steps of the same requests.
+    """Returns the bytes that the allocator has reserved after steps that make the same requests.
 
-    At each op, the requests that begin there come in the order given, before requests that end with
-    the op are freed. Later steps find the cache that the first step left, so one step may not show
-    the highest figure.
+    Requests that end at a time are freed before those that begin at it are made. Requests of the
+    same time keep the given order. The second step finds the cache that the first step left, and
+    may reserve more.
 
-    persistent: sizes that are requested first and never freed.
+    Args:
+        spans: the requests of one step.
+        persistent: sizes in bytes that are requested before the first step and never freed.
+        steps: the number of steps.
     """
     allocator = CachingAllocator()
     for size in persistent:
@@ -169,7 +200,7 @@ def reserved(spans: Iterable[Span], persistent: Iterable[int] = (), steps: int =
     for _ in range(steps):
         held: dict[int, Chunk | None] = {}
         for time in sorted(begins.keys() | ends.keys()):
-            for n in ends.get(time, ()):  # half open: a request that ends here is freed before
+            for n in ends.get(time, ()):  # freed first, because spans are half open
                 allocator.free(held.pop(n))
             for n in begins.get(time, ()):
                 held[n] = allocator.malloc(listed[n].size)

@@ -1,7 +1,7 @@
-"""Exact packing: finds offsets for rectangles of memory, the lowest arena, and its proof.
+"""Exact packing: finds offsets for buffers such that the arena is as low as possible, with a proof.
 
-Read `pack` first: it draws the order of the methods. `lines` and `sweep` are heuristics beside the
-greedy fits, with `pq_tree` under `sweep`. `search` is branch and bound: `skyline` is its state,
-`branching` its choices. `instance` reads and checks, `generate` makes random instances, `baselines`
-has the packers of compilers.
+A buffer is a rectangle: its sides are its lifetime and its size. Read `pack` first: it draws the
+order of the methods. `lines` and `sweep` are heuristics beside the greedy fits; `sweep` is built on
+`pq_tree`. `search` is branch and bound: `skyline` is its state, `branching` its choices. `instance`
+reads and checks instances, `generate` makes random ones, `baselines` has the packers of compilers.
 """

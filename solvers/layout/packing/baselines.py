@@ -1,4 +1,7 @@
-"""The packers that compilers ship, written after their sources, to compare with."""
+"""The packers of compilers and frameworks, to compare roam's packing with.
+
+Each is written after the source code or the paper that its docstring names.
+"""
 
 from __future__ import annotations
 
@@ -16,31 +19,40 @@ BY_NAME = {fit.name: fit for fit in FITS}
 
 
 def tflite(rects: Sequence[Rect]) -> Offsets:
-    """Greedy by size: the largest first, into the tightest gap (Pisarchyk and Lee,
-    arXiv 2001.03288, section 5.2)."""
+    """Places the largest rectangle first, each into the tightest gap that it fits.
+
+    "Greedy by size" of Pisarchyk and Lee (arXiv 2001.03288, section 5.2).
+    """
     return place(rects, BY_NAME["best fit by size"])
 
 
 def xla(rects: Sequence[Rect]) -> Offsets:
-    """The lower of two best fits, by size and by lifetime, as XLA's `ChooseBestHeapAlgorithm` does
-    with its `GlobalDecreasingSizeBestFitHeap`."""
+    """Packs by two best fits, by size and by lifetime, and returns the lower packing.
+
+    XLA's `ChooseBestHeapAlgorithm` does so with its `GlobalDecreasingSizeBestFitHeap`.
+    """
     by_lifetime = place(rects, BY_NAME["best fit by lifetime"])
     return min(tflite(rects), by_lifetime, key=lambda offsets: height(rects, offsets))
 
 
 def llfb(rects: Sequence[Rect]) -> Offsets:
-    """The longest lifetime first, on the lowest line (Sekiyama et al., arXiv 1804.10001)."""
+    """Fills the skyline's lowest line, with the longest-lived rectangle that fits there.
+
+    From Sekiyama et al. (arXiv 1804.10001).
+    """
     return on_the_lowest_line(rects, lifetime)
 
 
-ATTEMPTS, PLACEMENTS = 500, 100_000  # limits of the hill climb: TVM's 500, fewer above 200 buffers
+# the most steps of the hill climb (TVM's number), and the most placements of a buffer in all steps
+ATTEMPTS, PLACEMENTS = 500, 100_000
 
 
 def tvm(rects: Sequence[Rect]) -> Offsets:
-    """Hill climbing over the order of a first fit, as TVM's USMP `hill_climb` does.
+    """Improves the order in which a first fit places buffers, as TVM's USMP `hill_climb` does.
 
-    Starts with the largest first. A step exchanges a buffer at the top with one that is alive with
-    it. A worse order is seldom accepted.
+    Starts with the largest first. A step picks a buffer that reaches the top of the arena, and
+    exchanges it in the order with a buffer that is alive at the same time. A step that makes the
+    arena higher is kept with a probability of 5 %.
     """
     choose = random.Random(0)
     order = sorted(range(len(rects)), key=lambda i: (-rects[i].size, rects[i].lower))
@@ -78,15 +90,15 @@ def _meet(a: Rect, b: Rect) -> bool:
 
 
 def inductor(rects: Sequence[Rect]) -> Offsets:
-    """The pools of Inductor's `memory_planning.py`, larger and longer-lived buffers first.
+    """Packs into nested pools as Inductor's `memory_planning.py` does, the largest buffer first.
 
-    A span of addresses is shared by buffers that are never alive together, and cut in two for a
-    smaller buffer.
+    Of buffers of equal size the longest-lived comes first. Buffers that are never alive together
+    share a span of addresses. A span is cut in two for a buffer that is smaller than it.
     """
     pool = _Place(0)
     offsets = [0] * len(rects)
     limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(limit + 4 * len(rects))  # places may be nested as deep as there are rects
+    sys.setrecursionlimit(limit + 4 * len(rects))  # spans may be nested len(rects) deep
     try:
         for i in sorted(
             range(len(rects)), key=lambda i: (-rects[i].size, rects[i].lower - rects[i].upper)
@@ -117,7 +129,11 @@ class _Leaf:
 
 
 class _Place:
-    """A span of addresses. Its tenants are the buffers in it, which are never alive together."""
+    """A span of addresses.
+
+    Its tenants are buffers, or cuts into two spans with buffers. No two tenants have buffers that
+    are alive together.
+    """
 
     def __init__(self, size: int, tenants: list[_Leaf | _Cut] | None = None) -> None:
         self.size = size
@@ -157,7 +173,7 @@ class _Place:
 
 @dataclass
 class _Cut:
-    """Two spans of addresses, one above the other."""
+    """A span of addresses that is cut into two spans, `low` and `high`."""
 
     low: _Place
     high: _Place

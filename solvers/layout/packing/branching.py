@@ -1,14 +1,17 @@
-"""Chooses where the search branches: a section of a valley, and the items that may lie there next.
+"""Chooses the section of time at which the search branches, and the items that may lie there next.
 
-         |         |         A valley is a period of equal floors between higher ones, its walls.
-    _____|   s     |____     An item on its floor is not wider than the valley: a wider one would
-         |_________|         rest on a wall. So either one of the items that fit comes next in
-                             section s, or no item lies on the floor of s: space is wasted there.
+`skyline.py` defines section and floor. An item is a rectangle to place.
+
+         |         |         A niche is a period of equal floors between higher ones, its walls.
+    _____|   s     |____     An item on its floor is not wider than the niche: a wider item would
+         |_________|         rest on a wall. So there is one choice for each item that fits and may
+                             be the next in section s. The last choice is that no item lies on the
+                             floor of s: space is wasted there.
 
 Any packing can be changed so that every item rests on another item or on address 0, without getting
 higher. In such a packing one of these choices holds, so the search is complete. Whether a state
 fails depends only on the skyline and on the items that are left, so failed states are remembered.
-The section with the fewest choices is branched on first.
+The search branches at the section with the fewest choices.
 """
 
 from __future__ import annotations
@@ -32,7 +35,10 @@ from roam.solvers.layout.packing.skyline import (
 
 @compiled
 def is_choice(items: Items, sky: Skyline, b: int, floor: int) -> bool:
-    """Returns whether an item may come next on that floor. Of equal items only the first may."""
+    """Returns whether item `b` may be the next on a floor: it is not placed and can lie so low.
+
+    Of equal items only the first one may, so that the search does not try each of them.
+    """
     twin = items.twin[b]
     return (
         sky.offset[b] == NOWHERE
@@ -45,9 +51,21 @@ def is_choice(items: Items, sky: Skyline, b: int, floor: int) -> bool:
 def choose_section(
     items: Items, sky: Skyline, capacity: int, lo: int, hi: int, count: Ints
 ) -> tuple[int, int, int]:
-    """Finds the section with the fewest choices among all valleys in [lo, hi); the lowest if equal.
+    """Finds the section with the fewest choices among all niches of the sections [lo, hi).
 
-    Wasting space counts as half a choice. Returns the section and its valley, [left, right).
+    Wasting space counts as half a choice. Of sections with equally many choices takes the one with
+    the lowest floor.
+
+    Args:
+        items: the items.
+        sky: the skyline.
+        capacity: the height that the packing must keep within, in bytes.
+        lo: the first section to look at.
+        hi: the section after the last one to look at.
+        count: working memory, by section.
+
+    Returns:
+        The section, and the sections [left, right) of its niche.
     """
     best, best_left, best_right, fewest = lo, lo, hi, np.inf
     left = lo
@@ -76,10 +94,23 @@ def choose_section(
 def list_choices(
     items: Items, sky: Skyline, s: int, left: int, right: int, rank: Ints, choices: Ints, at: int
 ) -> int:
-    """Writes the items that may come next in section s of the valley [left, right), best first.
+    """Lists the items that may be the next in section s, in the order in which to try them.
 
-    The best items fill the valley from wall to wall, or end level with a wall; the others follow by
-    rank. Writes to `choices` from `at` on, and returns the end.
+    First come items that fill the niche from wall to wall, or whose top is level with a wall beside
+    them. The others follow by rank.
+
+    Args:
+        items: the items.
+        sky: the skyline.
+        s: a section of the niche.
+        left: the first section of the niche.
+        right: the section after the niche.
+        rank: by item; the lowest is tried first.
+        choices: the list. Its rows are an item and its score, filled in from row `at` on.
+        at: the first row to fill in.
+
+    Returns:
+        The row after the last one filled in.
     """
     n = len(sky.offset)
     end = at
@@ -108,9 +139,9 @@ def list_choices(
 
 @compiled
 def waste_to(items: Items, sky: Skyline, s: int) -> int:
-    """Returns the lowest address above the floor of section s at which an item might lie.
+    """Returns the lowest address above the floor of section s at which an item might lie, or NEVER.
 
-    It is on a wall, or on top of an item that is yet to be placed beside s.
+    Such an item rests on a wall, or on an item that is yet to be placed beside s.
     """
     best = NEVER
     for i in range(items.cover_start[s], items.cover_start[s + 1]):
@@ -129,7 +160,7 @@ def waste_to(items: Items, sky: Skyline, s: int) -> int:
 
 @compiled
 def explain_choices(items: Items, sky: Skyline, capacity: int, s: int, words: Words) -> None:
-    """Marks the sections whose heights explain why section s has no other choices."""
+    """Marks, in `words`, the sections whose heights rule out all other choices in section s."""
     mark(words, s)
     left, right = s, s + 1  # the sections of the items that may come next
     for i in range(items.cover_start[s], items.cover_start[s + 1]):
@@ -147,10 +178,10 @@ def explain_choices(items: Items, sky: Skyline, capacity: int, s: int, words: Wo
 
 @compiled
 def explain_floors(items: Items, sky: Skyline, words: Words) -> None:
-    """Marks the sections whose heights explain the marked floors.
+    """Marks, in `words`, further sections: those whose heights raise the floors of marked sections.
 
-    A floor is above the height of its section if every item left there must rest on another
-    section's height.
+    The floor of a section is above its height if each of its remaining items must lie higher
+    because of another section that the item covers.
     """
     for s in range(len(sky.floor)):
         if marked(words, s) and sky.height[s] < sky.floor[s]:
@@ -161,7 +192,10 @@ def explain_floors(items: Items, sky: Skyline, words: Words) -> None:
 
 @compiled
 def state_key(items: Items, sky: Skyline, capacity: int, lo: int, hi: int) -> np.uint64:
-    """Returns a 64-bit hash of the floors, the items that are left, and the capacity; never 0."""
+    """Returns a 64-bit hash of the state of sections [lo, hi); never 0.
+
+    The state is their floors, their items that are not placed, and the capacity.
+    """
     key = np.uint64(capacity) * np.uint64(0x9E3779B97F4A7C15)
     for s in range(lo, hi):
         x = np.uint64(sky.floor[s]) * np.uint64(0x9E3779B97F4A7C15) + items.key[s]

@@ -1,4 +1,7 @@
-"""Generates random instances with a (nearly) known lowest packing: strips cut into rectangles."""
+"""Generates random instances whose lowest packing is known: a strip is cut into rectangles.
+
+After `spoil` has removed some of the rectangles' area, it is known only roughly.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,25 @@ from dataclasses import replace
 from roam.solvers.layout.greedy_fits import Rect
 
 GRAIN = 64  # bytes: all sizes are multiples of it
-PINWHEELS = 0.2  # the share of cuts that make a pinwheel
+PINWHEELS = 0.2  # the share of cuts that make a pinwheel of five rectangles
 
 
 def cut_strip(
     n: int, time: int, strip: int, seed: int, *, grain: int = GRAIN, pinwheels: float = PINWHEELS
 ) -> list[Rect]:
-    """Cuts a strip, `time` by `strip` bytes, into at most n rectangles that fill it.
+    """Cuts a strip of `time` times and `strip` bytes into at most n rectangles that fill it.
 
-    Repeatedly draws a rectangle, with a chance by its area, and cuts it in two at a time or at an
-    address, or into a pinwheel of five rectangles, which no straight cut separates.
+    Repeatedly draws a rectangle, with a probability proportional to its area, and cuts it. A cut
+    divides it in two, at a time or at an address, or into a pinwheel: five rectangles around a
+    centre, which no straight cut separates.
+
+    Args:
+        n: the most rectangles.
+        time: the length of the strip.
+        strip: the height of the strip, in bytes.
+        seed: of the random numbers.
+        grain: bytes of which all sizes are multiples.
+        pinwheels: the share of cuts that make a pinwheel.
     """
     draw = random.Random(seed)
     cut = [(0, time, 0, strip // grain)]
@@ -48,7 +60,10 @@ def cut_strip(
 
 
 def spoil(rects: Sequence[Rect], share: float, seed: int) -> list[Rect]:
-    """Removes a share of the rectangles of a perfect packing, or some of their bytes or time."""
+    """Makes a share of the rectangles smaller or shorter, or removes them.
+
+    What is left of an instance that fills a strip no longer fills it.
+    """
     draw = random.Random(seed)
     spoiled = {}
     for i in draw.sample(range(len(rects)), round(share * len(rects))):

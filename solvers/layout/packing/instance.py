@@ -27,13 +27,17 @@ class Instance:
     rects: tuple[Rect, ...]
 
 
-LARGEST = 2**62  # so that sums of two stay in 64 bits
+LARGEST = 2**62  # bytes or times: the sum of two such numbers fits into 64 bits
 
 
 def read_csv(text: str) -> Instance:
-    """Reads MiniMalloc's format: `id,lower,upper,size`, perhaps `alignment` and (fixed) `offset`.
+    """Reads an instance from CSV in MiniMalloc's format.
 
-    Times are half open, sizes in bytes. Raises FileFormatError, which names the line.
+    The columns are `id,lower,upper,size`, and perhaps `alignment` and `offset`, which is fixed.
+    A buffer is alive during times [lower, upper). Sizes and offsets are in bytes.
+
+    Raises:
+        FileFormatError: the text has another format. The message names the line.
     """
     rows = csv.reader(io.StringIO(text), strict=True)
     try:
@@ -67,7 +71,7 @@ def _check_columns(columns: Sequence[str]) -> None:
 
 
 def _read_row(columns: Sequence[str], row: Sequence[str], line: int) -> tuple[str, Rect]:
-    """Returns a buffer's id and rectangle. Raises FileFormatError."""
+    """Returns the id and the rectangle of one row. Raises FileFormatError, which names `line`."""
     if len(row) != len(columns):
         raise FileFormatError(
             f"line {line}: buffer {row[0]!r} has {len(row)} fields for {len(columns)} columns"
@@ -96,7 +100,7 @@ def _read_row(columns: Sequence[str], row: Sequence[str], line: int) -> tuple[st
 
 
 def write_csv(instance: Instance, offsets: Sequence[int]) -> str:
-    """Returns the instance as CSV for `read_csv`, with an offset for every buffer."""
+    """Returns the instance as CSV that `read_csv` reads, with an offset for every buffer."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*REQUIRED, *OPTIONAL])
@@ -106,17 +110,20 @@ def write_csv(instance: Instance, offsets: Sequence[int]) -> str:
 
 
 def height(rects: Sequence[Rect], offsets: Sequence[int]) -> int:
-    """Returns the bytes of the arena."""
+    """Returns the height of a packing: the highest address that a rectangle reaches, in bytes."""
     return max((o + r.size for r, o in zip(rects, offsets, strict=True) if r.size), default=0)
 
 
 def max_load(rects: Sequence[Rect]) -> int:
-    """Returns the most bytes alive at a time, a lower bound on every packing's height."""
+    """Returns the most bytes alive at one time: a lower bound on the height of every packing."""
     return max(accumulate(change for _, change in load_changes(rects)), default=0)
 
 
 def load_changes(rects: Sequence[Rect]) -> list[tuple[int, int]]:
-    """Returns (time, bytes by which the load rises) for every time at which it may change."""
+    """Returns, in order of time, (time, change) for every time at which the load may change.
+
+    The load is the number of bytes alive. A change is positive if the load rises.
+    """
     change: dict[int, int] = {}
     for r in rects:
         change[r.lower] = change.get(r.lower, 0) + r.size
@@ -125,7 +132,7 @@ def load_changes(rects: Sequence[Rect]) -> list[tuple[int, int]]:
 
 
 def granule(rects: Sequence[Rect]) -> int:
-    """Returns a number of bytes of which every optimal height is a multiple."""
+    """Returns a number of bytes of which the lowest height of any packing is a multiple."""
     return gcd(*(r.size for r in rects), *(r.align for r in rects if r.align > 1),
                *(r.fixed for r in rects if r.fixed is not None)) or 1  # fmt: skip
 
@@ -133,11 +140,15 @@ def granule(rects: Sequence[Rect]) -> int:
 def check_packing(
     rects: Sequence[Rect], offsets: Sequence[int], names: Sequence[str] | None = None
 ) -> None:
-    """Raises OffsetError or OverlapError, which name the buffers, if the offsets are not valid.
+    """Raises an error, which names the buffers, if the offsets are not a valid packing.
 
-    Simple on purpose, and independent of all packers: a sweep over time with a list of the live
-    rectangles, sorted by address. These do not overlap, so a new rectangle can only overlap its two
-    neighbours in the list.
+    Simple on purpose, and independent of all packers: goes through time with a list of the live
+    rectangles, sorted by address. Those in the list do not overlap, so a new rectangle can only
+    overlap its two neighbours in the list.
+
+    Raises:
+        OffsetError: an offset is negative, not aligned, or not the fixed one.
+        OverlapError: two buffers share an address while both are alive.
     """
     name = [repr(n) for n in names] if names else [f"buffer {i}" for i in range(len(rects))]
     for i, (r, o) in enumerate(zip(rects, offsets, strict=True)):
@@ -165,7 +176,8 @@ def check_packing(
 def touches(rects: Sequence[Rect]) -> int:
     """Returns the number of pairs of a rectangle and a section in which it is alive.
 
-    That is the size of the search's tables.
+    A section is the time between two neighbouring times at which a rectangle begins or ends. The
+    number is the size of the search's tables.
     """
     kept = [r for r in rects if r.size]
     times = sorted({t for r in kept for t in (r.lower, r.upper)})
@@ -174,9 +186,10 @@ def touches(rects: Sequence[Rect]) -> int:
 
 
 def to_items(rects: Sequence[Rect]) -> tuple[Items, list[int]]:
-    """Returns the arrays that the search reads, and the rectangle of each item.
+    """Returns the rectangles as arrays for the search, and the index in `rects` of each item.
 
-    A section is the time between two neighbouring times at which a rectangle begins or ends.
+    An item is a rectangle that is not empty. A section is the time between two neighbouring times
+    at which a rectangle begins or ends.
     """
     kept = [i for i, r in enumerate(rects) if r.size]
     times = sorted({t for i in kept for t in (rects[i].lower, rects[i].upper)})

@@ -1,8 +1,8 @@
 """A greedy heuristic: fills a skyline from its lowest line up.
 
 address    ______            the lowest line takes the best rectangle that fits between
-   ^      |      |____       its ends; if none fits, it rises to its lower neighbour, and
-   |  ____|           |__    the space below is wasted
+   ^      |      |____       its ends; if no rectangle fits, the line rises to its lower
+   |  ____|           |__    neighbour, and the space below is wasted
 """
 
 from __future__ import annotations
@@ -13,22 +13,24 @@ from roam.solvers.layout.greedy_fits import Rect
 from roam.solvers.work import Work
 
 Line = tuple[int, int, int]  # address, start time, end time
-A_STEP, A_RECT = 2_000, 100  # units of one step, and for each rectangle left; measured
+A_STEP, A_RECT = 2_000, 100  # units of one step: in all, plus for each rectangle left; measured
 
 
 def on_the_lowest_line(
     rects: Sequence[Rect], worth: Callable[[Rect], float], work: Work | None = None
 ) -> list[int]:
-    """Returns an offset for every rectangle, in bytes. Fixed offsets are not looked at.
+    """Returns an offset for every rectangle, in bytes. Ignores fixed offsets.
 
-    The best fit of Burke, Kendall and Whitwell (2004) for strips, in which time is given.
+    This is the best fit of Burke, Kendall and Whitwell (2004) for strips, except that the lifetimes
+    of the rectangles are given.
 
     Args:
-        worth: which of the rectangles that fit comes first: the one of the highest worth.
-        work: how much may be done; unlimited if left out.
+        rects: the rectangles to place.
+        worth: ranks the rectangles that fit; the one of the highest worth is placed.
+        work: limits the search; unlimited if left out.
 
     Raises:
-        TimeoutError: the work is over before all are placed.
+        TimeoutError: the work is spent before all rectangles are placed.
     """
     work = work or Work()
     offsets = [0] * len(rects)
@@ -66,7 +68,7 @@ def area(r: Rect) -> int:
 
 
 def long_area(r: Rect) -> float:
-    """Ranks rectangles by a mixture of lifetime and area."""
+    """Returns a worth of a rectangle in which its lifetime counts for more than its size."""
     return lifetime(r) * r.size**0.5
 
 
@@ -77,7 +79,7 @@ LINES: dict[str, Callable[[Rect], float]] = {
 
 
 def _merged(lines: Sequence[Line]) -> list[Line]:
-    """Joins neighbouring lines at the same address."""
+    """Returns the lines with neighbours at the same address joined."""
     found: list[Line] = []
     for floor, start, end in lines:
         if found and found[-1][0] == floor:

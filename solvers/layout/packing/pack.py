@@ -1,13 +1,14 @@
 """Packs rectangles, from cheap to exact methods: greedy fits, then sweeps and a search.
 
-    parts of time, the highest load first
+    for each part, the highest load first
     fits ── height = max load? ── sweeps if little is wasted, from either end of time
                                   search at the lower bound ──┐ in turns, with growing budgets,
                                   search a step below the best ┘ other orders, restarts
 
-A part is the rectangles between two times at which none is alive. Minimizing uses the question
-about a capacity (do they fit into so many bytes?). Asked about the lower bound, a "no" raises the
-bound. Asked about less than the best height, a "yes" lowers the best. At the end the two meet.
+A part is the rectangles between two times at which none is alive. The search answers a question
+about a capacity: do the rectangles fit into so many bytes? To find the lowest packing, it is asked
+in turns about two capacities. If they are proven not to fit into the lower bound, the bound rises.
+If they fit into less than the best height so far, that height drops. At the end the two meet.
 """
 
 from __future__ import annotations
@@ -37,21 +38,22 @@ from roam.solvers.layout.packing.skyline import Ints
 from roam.solvers.layout.packing.sweep import sweep
 from roam.solvers.work import Work
 
-NODES, NODES_AN_ITEM = 500, 4  # nodes of the shortest search: a constant, and for each item
-# Units of work. A node of the search touches about every rectangle in every section in which it is
-# alive, and so does building the tables. Measured: 3 to 18 nanoseconds a touch of a node.
+NODES, NODES_AN_ITEM = 500, 4  # nodes of the shortest search: in all, plus for each item
+# units of a node: in all, and for each pair of a rectangle and a section in which it is alive
+# (measured: 3 to 18 nanoseconds). Building the tables takes A_TABLE_TOUCH for each pair
 A_NODE, A_TOUCH, A_TABLE_TOUCH = 10_000, 10, 100
 REMEMBERED = 2**26  # bytes of the table of failed states
-# exponents of size and time: by size, area, time
+# orders in which the search tries items: exponents of size and lifetime, for mostly by size, by
+# area, and mostly by lifetime
 RANKS: tuple[tuple[float, float], ...] = ((1, 0.3), (1, 1), (0.3, 1))
-NOISE = 0.3  # added to the logarithm of a rank, from the second round on
-WASTE = 0.1  # the largest share of wasted area with which a sweep is tried
+NOISE = 0.3  # standard deviation of the noise on an order, when RANKS are used for a second time
+WASTE = 0.1  # a sweep is tried if at most this share of the area would be wasted
 NARROW, WIDE = (1, 4, 16), (64, 256)  # beams of sweeps before the search, and in turns with it
 
 
 @dataclass(frozen=True)
 class Packing:
-    """An offset for every rectangle, in bytes; and what found the part with the greatest height."""
+    """The offset of every rectangle in bytes, and the method that packed the highest part."""
 
     offsets: tuple[int, ...]
     method: str
@@ -65,20 +67,21 @@ def pack(
     node_limit: float = inf,
     names: Sequence[str] | None = None,
 ) -> Answer[Packing]:
-    """Searches for a packing below the capacity, or for the lowest one if none is given.
+    """Searches for a packing within the capacity, or for the lowest packing if none is given.
 
     Args:
-        work: what the search may do; only the first greedy fit goes beyond it. Unlimited if left
-            out.
-        node_limit: of the search, all in all.
-        names: of the rectangles, for messages.
+        capacity: bytes that the packing must keep within; None to find the lowest packing.
+        work: limits the search; only the first greedy fit may exceed it. Unlimited if left out.
+        node_limit: the most nodes of all sweeps and searches together.
+        names: the names of the rectangles, for messages.
 
     Returns:
-        A valid packing, its height and the height that none is below, in bytes. It may be higher
-        than the capacity, as the status says. `work` counts nodes.
+        A valid packing, its height, and a lower bound on the height of every packing, in bytes. If
+        the status is not FITS, the packing may be higher than the capacity. `work` counts nodes.
 
     Raises:
-        OverlapError, OffsetError: the fixed offsets contradict themselves.
+        OffsetError: a fixed offset is negative or not aligned.
+        OverlapError: two rectangles with fixed offsets overlap.
     """
     work = work or Work()
     offsets = [r.fixed or 0 for r in rects]
@@ -106,7 +109,7 @@ def pack(
 
 
 def _parts(rects: Sequence[Rect]) -> list[list[int]]:
-    """Returns the parts: the rectangles between two times at which no rectangle is alive."""
+    """Returns the parts, as indices into `rects`: rectangles alive between two empty times."""
     parts: list[list[int]] = []
     end = 0
     for i in sorted(range(len(rects)), key=lambda i: rects[i].lower):
@@ -127,7 +130,9 @@ def _within(capacity: int, top: int, lower_bound: int) -> Outcome:
 class _Packer:
     """Packs one part.
 
-    enough: the height of another part, below which a lower height is of no use.
+    Attributes:
+        capacity: bytes that the part must keep within; None to find its lowest packing.
+        enough: the height of the highest part so far: getting below it is of no use.
     """
 
     def __init__(
@@ -150,7 +155,7 @@ class _Packer:
         self.height = height(rects, self.offsets)
 
     def greedy(self) -> tuple[list[int], str]:
-        """Returns the best of all greedy fits, and its name."""
+        """Returns the offsets of the lowest greedy packing, and the name of its rule."""
         best: list[int] | None = None
         for name, placed in self.candidates():
             found = [r.fixed or 0 for r in self.rects]
@@ -175,7 +180,7 @@ class _Packer:
 
     @property
     def goal(self) -> int:
-        """The height at which the search ends: the capacity or, to minimize, the lower bound."""
+        """The height at which the search ends: the capacity; without one, the lower bound."""
         if self.capacity is None:
             return max(self.lower_bound, self.enough)
         return self.capacity
@@ -188,7 +193,7 @@ class _Packer:
             self.search()
 
     def sweep(self, beam: int) -> None:
-        """Sweeps at the height of the goal, forwards in time and, if that fails, backwards."""
+        """Searches by a sweep for a packing within the goal; if that fails, backwards in time."""
         kept = [i for i, r in enumerate(self.rects) if r.size]
         ahead = [self.rects[i] for i in kept]
         for rects in (ahead, [replace(r, lower=-r.upper, upper=-r.lower) for r in ahead]):
@@ -204,7 +209,7 @@ class _Packer:
 
     @property
     def sweepable(self) -> bool:
-        """Whether a sweep may work: little is wasted at the goal, and no offset is constrained."""
+        """Whether a sweep is tried: little area is wasted at the goal, and offsets are free."""
         used = sum(map(area, self.rects))
         span = max(r.upper for r in self.rects) - min(r.lower for r in self.rects)
         aligned = gcd(*(r.size for r in self.rects)) % lcm(*(r.align for r in self.rects)) == 0
@@ -219,11 +224,11 @@ class _Packer:
         )
 
     def search(self) -> None:
-        """Searches at the goal and, to minimize, in turn a step below the best height.
+        """Asks whether the part fits into the goal and, without a capacity, a step below its best.
 
-        Halves the step if the search gives no answer. Ends when the height reaches the goal, when
-        that is proven impossible, or when work or nodes run out. Looks at the clock only between
-        turns: the longest takes about as long as all before it.
+        The two questions take turns. If the second finds no answer, its step is halved. Ends when
+        the height reaches the goal, when that is proven impossible, or when work or nodes run out.
+        Looks at the clock only between turns: the longest takes about as long as all before it.
         """
         cover = touches(self.rects)
         if self.work.left < cover * A_TABLE_TOUCH:
@@ -256,25 +261,25 @@ class _Packer:
                 break
 
     def above(self, size: int) -> int:
-        """Returns the least height above `size` that an optimal packing can have, in bytes."""
+        """Returns the lowest height above `size` that a lowest packing can have, in bytes."""
         return (size // self.granule + 1) * self.granule
 
 
 def _restarts() -> Iterator[int]:
     """Yields the restart sequence of Luby, Sinclair and Zuckerman (1993), 1 1 2 1 1 2 4 ...
 
-    Each term is repeated once for every entry of RANKS.
+    Each term is yielded once for every entry of RANKS.
     """
     for i in count(1):
         k = i
-        while k & (k + 1):  # not 2^j - 1: the sequence repeats what came before 2^j - 1
+        while k & (k + 1):  # if k is not 2^j - 1, the sequence repeats its beginning
             k -= (1 << (k.bit_length() - 1)) - 1
         for _ in RANKS:
             yield (k + 1) // 2
 
 
 class _Searcher:
-    """The tables of the search, kept between searches, and the order to try next."""
+    """Runs searches for packings of one part, with tables that are kept from search to search."""
 
     def __init__(self, rects: Sequence[Rect]) -> None:
         self.rects = rects
@@ -288,7 +293,10 @@ class _Searcher:
         self.shortest = NODES + NODES_AN_ITEM * len(self.kept)
 
     def ask(self, capacity: int, nodes: int, turn: int) -> tuple[int, int]:
-        """Searches for a packing within `capacity`. Returns the outcome and the nodes it took."""
+        """Searches for a packing within `capacity`, with at most so many nodes.
+
+        `turn` chooses the order in which items are tried. Returns the outcome and the nodes used.
+        """
         noise = 0.0 if turn < len(RANKS) else NOISE
         by_size, by_time = RANKS[turn % len(RANKS)]
         with np.errstate(over="ignore"):  # hashing overflows on purpose; only numpy would warn
@@ -303,7 +311,7 @@ class _Searcher:
             )
 
     def rank(self, by_size: float, by_time: float, noise: float) -> Ints:
-        """Ranks items by size^by_size × time^by_time, with random noise, largest first."""
+        """Ranks items by size^by_size × lifetime^by_time, the largest first, with random noise."""
         time = np.log(self.items.upper - self.items.lower)
         value = by_size * np.log(self.items.size) + by_time * time
         value += noise * self.random.normal(size=len(value))

@@ -1,8 +1,9 @@
 """Represents orders in which certain sets are consecutive: PQ-trees (Booth and Lueker 1976).
 
 A tree represents all orders of its leaves that arise from permuting the children of free nodes, and
-reversing the children of ordered nodes. Requiring that a set be consecutive gives another tree, or
-none. Trees are immutable and share subtrees.
+reversing the children of ordered nodes. Requiring that a set be consecutive gives another tree. If
+no order of the tree meets the requirement, there is no such tree. Trees are immutable and share
+subtrees. A set of leaves is an integer with one bit for each leaf.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ class Tree(NamedTuple):
     """A PQ-tree.
 
     Attributes:
-        leaves: a set of small integers, one bit each.
-        kind: a hash that is equal for trees with the same orders, up to leaves of equal kind.
-        children: none for a leaf.
+        leaves: the set of its leaves: leaf i is bit i.
+        kind: a hash. Trees with the same orders have the same hash, even if leaves of the same kind
+            are exchanged.
+        children: the subtrees; empty for a leaf.
         ordered: whether the children may only be reversed, not permuted.
-        freedom: the logarithm of the number of orders.
+        freedom: the natural logarithm of the number of orders.
     """
 
     leaves: int
@@ -36,8 +38,9 @@ class Gathered(NamedTuple):
     Attributes:
         tree: the new tree.
         run: the replaced leaves as subtrees, in their order.
-        beside: a leaf next to the first subtree of `run`; None: `run` may be reversed.
-        chance: the logarithm of the share of the old orders in which the set was consecutive.
+        beside: a leaf next to the first subtree of `run`; None if `run` may be reversed.
+        chance: the natural logarithm of the share of the old tree's orders in which the set was
+            consecutive.
     """
 
     tree: Tree
@@ -51,7 +54,7 @@ def leaf(i: int, kind: int) -> Tree:
 
 
 def join(children: Sequence[Tree], *, ordered: bool = False) -> Tree:
-    """Joins trees as the children of a new node. A single tree is returned as it is."""
+    """Returns a new node with the given trees as its children. Returns a single tree unchanged."""
     if len(children) == 1:
         return children[0]
     ordered = ordered and len(children) > 2
@@ -76,7 +79,7 @@ def frontier(tree: Tree) -> Iterator[int]:
 
 
 def runs(tree: Tree, some: int) -> list[int]:
-    """Cuts a set of leaves into the largest parts that are consecutive in every order."""
+    """Cuts the set `some` of leaves into the largest sets that are consecutive in every order."""
     found: list[int] = []
     stack = [tree]
     while stack:
@@ -99,7 +102,10 @@ def runs(tree: Tree, some: int) -> list[int]:
 
 
 def gather(tree: Tree, some: int, new: Tree) -> Gathered | None:
-    """Makes a set of leaves consecutive and replaces it by `new`. None if that is impossible."""
+    """Makes the set `some` of leaves consecutive and replaces it by the tree `new`.
+
+    Returns None if the set is consecutive in no order of the tree.
+    """
     path: list[tuple[Tree, int]] = []
     node = tree
     while node.leaves & ~some:
@@ -142,7 +148,11 @@ def _rebuilt(
 
 
 def _free_row(node: Tree, some: int) -> tuple[list[Tree], list[Tree]] | None:
-    """Returns the children without leaves of the set, and the others in a row around the set."""
+    """Arranges the children of a free node so that the leaves of the set `some` are consecutive.
+
+    Returns the children without leaves of the set, and the others as a row of subtrees. Returns
+    None if that is impossible.
+    """
     empty, full, partial = _sorted(node, some)
     if len(partial) > 2:
         return None
@@ -167,7 +177,10 @@ def _ordered_row(node: Tree, some: int) -> tuple[list[Tree], list[Tree]] | None:
 
 
 def _tail(node: Tree, some: int) -> list[Tree] | None:
-    """Returns the node as a row with the set's leaves at its end, None if that is impossible."""
+    """Returns a node as a row of subtrees that ends with the leaves of the set `some`.
+
+    Returns None if that is impossible.
+    """
     left: list[Tree] = []
     right: list[Tree] = []
     while node.leaves & some and node.leaves & ~some:
@@ -192,7 +205,7 @@ def _tail(node: Tree, some: int) -> list[Tree] | None:
 
 
 def _sorted(node: Tree, some: int) -> tuple[list[Tree], list[Tree], list[Tree]]:
-    """Returns the children with no leaf of the set, with only such leaves, and with both."""
+    """Returns three lists of a node's children: with no leaf in `some`, with all, and with both."""
     empty: list[Tree] = []
     full: list[Tree] = []
     partial: list[Tree] = []
@@ -207,7 +220,7 @@ def _sorted(node: Tree, some: int) -> tuple[list[Tree], list[Tree], list[Tree]]:
 
 
 def bits(some: int) -> Iterator[int]:
-    """Yields the members of a set that is stored as bits."""
+    """Yields the members of a set: the numbers of the bits that are 1, lowest first."""
     while some:
         yield (some & -some).bit_length() - 1
         some &= some - 1

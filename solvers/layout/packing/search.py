@@ -1,11 +1,13 @@
-"""Branch and bound over skylines: does everything fit below a capacity, or can it not?
+"""Branch and bound over skylines: finds a packing within a capacity, or proves that there is none.
 
 The scheme is MiniMalloc's (Moffitt, ASPLOS 2023). It builds packings from the bottom up, in which
-every item rests on another or on address 0. It computes a bound in every section, and solves parts
-that share no time separately. Three things differ. It branches on the next item in the section with
-the fewest choices (branching.py), not on all buffers by offset. It remembers failed states. And a
-failure names the sections that prove it, so that the search skips choices that changed none of them
-(conflict-directed backjumping, Prosser 1993).
+every item (a rectangle) rests on another item or on address 0. It computes a bound in every section
+of time, and solves parts that share no time separately. This search differs in three ways:
+
+It branches on the next item in the section with the fewest choices (`branching.py`), and not on all
+buffers by offset. It remembers failed states. And a failure names the sections that prove it, so
+that the search skips choices that changed none of them (conflict-directed backjumping, Prosser
+1993).
 """
 
 from __future__ import annotations
@@ -38,11 +40,13 @@ from roam.solvers.layout.packing.skyline import (
 )
 
 DOES_NOT_FIT, FITS, UNKNOWN = 0, 1, 2
-# Fields of a frame of the search's stack: the sections [LO, HI) that it packs, the part to pack
-# after it, the frame to return to after a failure, its section, the address to which wasting leads,
-# the range of its choices, the choice taken, and the lengths of trail and parts before it.
+# Columns of the table of frames, which is the stack of the search. A frame has: the sections
+# [LO, HI) that it packs; the index of the part to pack next; the frame to return to after a
+# failure; the section it branches at; the address below which wasting gives up space (0: may not);
+# the rows [AT, END) of its untried choices; the choice taken; the lengths of the trail and of the
+# list of parts when the frame began.
 LO, HI, NEXT_PART, PARENT, SECTION, WASTE, AT, END, TAKEN, TRAIL, PARTS = range(11)
-NOTHING, WASTED = -2, -1  # values of TAKEN that are no items
+NOTHING, WASTED = -2, -1  # values of TAKEN: no choice yet, and space was wasted; others are items
 
 
 @compiled
@@ -58,11 +62,14 @@ def search(
     """Searches for a packing within `capacity`.
 
     Args:
+        items: the items to pack.
+        capacity: bytes.
         rank: by item, its rank; low ranks are tried first.
-        failed: a hash table of failed states, whose length is a power of two.
-        reasons: for each failed state the set of sections that prove the failure. Both tables are
-            kept from call to call.
-        offsets: filled if a packing is found.
+        node_limit: the search gives up after so many nodes.
+        failed: a hash table of failed states, whose length is a power of two. May be passed to the
+            next call for the same items.
+        reasons: by row of `failed`, the set of sections that prove the failure.
+        offsets: by item, its offset in bytes; filled in if a packing is found.
 
     Returns:
         FITS, DOES_NOT_FIT (proven) or UNKNOWN (at the limit), and the number of nodes.
@@ -162,7 +169,11 @@ def search(
 
 @compiled
 def _first_part(items: Items, sky: Skyline, lo: int, hi: int) -> tuple[int, int]:
-    """Returns the first part of [lo, hi) that the remaining items connect; empty without items."""
+    """Returns the first part of the sections [lo, hi), as [start, end).
+
+    A part is a range of sections that share remaining items with no section outside. Returns
+    (hi, hi) if no item remains.
+    """
     b, end = items.first[lo], items.first[hi]
     while b < end and sky.offset[b] != NOWHERE:
         b += 1
@@ -178,7 +189,7 @@ def _first_part(items: Items, sky: Skyline, lo: int, hi: int) -> tuple[int, int]
 
 @compiled
 def _touches(items: Items, frame: Ints, words: Words) -> bool:
-    """Returns whether the choice of a frame raised one of the marked sections."""
+    """Returns whether the choice that a frame took raised a section that `words` marks."""
     taken = frame[TAKEN]
     if taken == NOTHING:
         return True

@@ -1,16 +1,17 @@
-"""The skyline of a partial packing: placed items lie below it, all others go above.
+"""The skyline of a partial packing: placed items lie below it, all others will lie above.
 
-Time is cut into sections, in each of which the same rectangles are alive:
+An item is a rectangle: a buffer with its lifetime and its size. Time is cut into sections, in each
+of which the same items are alive:
 
     address
       ^          ____
-      |     ____|    |        height   by section: the top of the placed rectangles
-      |    |    |    |__      floor    by section: the lowest address of any remaining rectangle
-      |____|____|____|__|_    lowest   by rectangle: the lowest address that it can have. Later
-        s=0   1    2   3               rectangles lie higher: none goes below a placed one
+      |     ____|    |        height   by section: the top of the placed items
+      |    |    |    |__      floor    by section: the lowest address of any remaining item
+      |____|____|____|__|_    lowest   by item: the lowest address that it can have. Remaining
+        s=0   1    2   3               items lie higher: none goes below a placed item
 
-All three only rise, and a trail stores their old values for `undo`. `raise_floor` prunes: in every
-section it piles up the remaining rectangles, each no lower than its lowest address. If the pile
+All three only rise, and a trail stores their old values for `undo`. `raise_floor` detects failures:
+in every section it piles up the remaining items, each no lower than its lowest address. If the pile
 exceeds the capacity, no packing above this skyline fits.
 """
 
@@ -25,12 +26,15 @@ from roam.solvers.jit import compiled
 
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
-NOWHERE = -1  # the offset of an item that is not placed, or the fixed offset of a free item
-NEVER = 2**62  # an address that stands for "nowhere"
+NOWHERE = -1  # as offset: the item is not placed; as fixed offset: the item has none
+NEVER = 2**62  # as address: there is no possible address
 
 
 class Items(NamedTuple):
-    """The rectangles, in the order of their first section: sections [lower, upper), bytes."""
+    """The items, in the order of their first section.
+
+    An item covers the sections [lower, upper). Sizes and fixed offsets are in bytes.
+    """
 
     lower: Ints
     upper: Ints
@@ -38,30 +42,33 @@ class Items(NamedTuple):
     align: Ints
     fixed: Ints
     obstacles: Ints  # the items that have a fixed offset
-    first: Ints  # of section s: the first item with lower >= s
-    reaching: Ints  # of section s: the first item with upper > s
-    cover_start: Ints  # cover[cover_start[s] : cover_start[s + 1]] are the items alive in s
+    first: Ints  # by section s: the first item with lower >= s
+    reaching: Ints  # by section s: the first item with upper > s
+    cover_start: Ints  # cover[cover_start[s] : cover_start[s + 1]] are the items alive in section s
     cover: Ints
-    twin: Ints  # an item of the same sections and size that has to be placed before this one
-    key: Words  # random words of the sections, then of the items, to hash states
+    twin: Ints  # by item: an equal item that has to be placed before it, or NOWHERE
+    key: Words  # random words, by section and then by item, to hash states
 
 
 class Skyline(NamedTuple):
     height: Ints
     floor: Ints
-    load: Ints  # by section, bytes of the items that are not placed
+    load: Ints  # by section: the bytes of its items that are not placed
     offset: Ints
     lowest: Ints
 
 
 class Scratch(NamedTuple):
-    stack: Ints  # working memory of one function: items, or counts by section
-    words: Words  # the set of sections that prove the last failure
+    stack: Ints  # working memory that one function uses at a time: items, or counts by section
+    words: Words  # the set of sections that prove the last failure, one bit each
 
 
 @compiled
 def lift(items: Items, b: int, address: int) -> int:
-    """Returns the lowest offset of an item from `address` on, around fixed items, or NEVER."""
+    """Returns the lowest offset, from `address` on, at which item `b` overlaps no fixed item.
+
+    Returns NEVER if its own fixed offset is below `address`.
+    """
     if items.fixed[b] != NOWHERE:
         return items.fixed[b] if address <= items.fixed[b] else NEVER
     align = items.align[b]
@@ -109,7 +116,7 @@ def mark(words: Words, s: int) -> None:
 
 @compiled
 def blame(items: Items, sky: Skyline, b: int, words: Words) -> None:
-    """Marks the section whose height keeps an item from lying lower."""
+    """Marks, in `words`, the highest section under item `b`: it keeps the item from lying lower."""
     best = items.lower[b]
     for s in range(items.lower[b] + 1, items.upper[b]):
         if sky.height[s] > sky.height[best]:
@@ -124,8 +131,18 @@ def raise_floor(
 ) -> tuple[int, bool]:  # fmt: skip
     """Updates floors and lowest addresses after sections [left, right) have risen to one height.
 
-    Returns the trail's new length, and whether the remaining items may still fit. If they cannot,
-    `scratch.words` marks the sections whose heights prove it.
+    Args:
+        items: the items.
+        sky: the skyline.
+        capacity: the height that the packing must keep within, in bytes.
+        left: the first section that has risen.
+        right: the section after the last one that has risen.
+        trail: the old values, for `undo`.
+        top: the length of the trail.
+        scratch: `scratch.words` marks the sections whose heights prove a failure.
+
+    Returns:
+        The new length of the trail, and whether the remaining items may still fit.
     """
     height = sky.height[left]
     low, high = left, right
@@ -157,10 +174,11 @@ def raise_floor(
 
 @compiled
 def _pile(items: Items, sky: Skyline, capacity: int, s: int, scratch: Scratch) -> int:
-    """Returns the lowest address of any item left in section s, NEVER if the pile is too high.
+    """Returns the lowest address of any remaining item of section s; NEVER if they do not fit.
 
-    Piling up items is scheduling one machine with release dates: in the order of their lowest
-    addresses the pile is lowest. The items above the last gap of the pile prove its height.
+    Piles up the remaining items, each no lower than its lowest address. The pile is lowest if they
+    are in the order of these addresses, as jobs with release dates on one machine. If it exceeds
+    the capacity, the items above its last gap prove that: `scratch.words` marks their sections.
     """
     stack = scratch.stack
     k = 0
@@ -190,7 +208,7 @@ def _pile(items: Items, sky: Skyline, capacity: int, s: int, scratch: Scratch) -
 
 @compiled
 def undo(items: Items, sky: Skyline, trail: Ints, top: int, down_to: int) -> int:
-    """Restores the skyline to its state when the trail had length `down_to`."""
+    """Restores the skyline as it was when the trail had length `down_to`. Returns that length."""
     sections, n = len(sky.floor), len(sky.offset)
     while top > down_to:
         top -= 1
@@ -211,7 +229,7 @@ def undo(items: Items, sky: Skyline, trail: Ints, top: int, down_to: int) -> int
 
 @compiled
 def place(items: Items, sky: Skyline, b: int, trail: Ints, top: int) -> int:
-    """Places an item at its lowest address. Returns the trail's new length."""
+    """Places item `b` at its lowest address. Returns the new length of the trail."""
     sections, n = len(sky.floor), len(sky.offset)
     sky.offset[b] = sky.lowest[b]
     trail[top, 0] = 2 * sections + n + b
@@ -224,7 +242,7 @@ def place(items: Items, sky: Skyline, b: int, trail: Ints, top: int) -> int:
 
 @compiled
 def waste(sky: Skyline, s: int, height: int, trail: Ints, top: int) -> int:
-    """Gives up the space of section s below `height`. Returns the trail's new length."""
+    """Raises section s to `height`, whatever lies below. Returns the new length of the trail."""
     sections, n = len(sky.floor), len(sky.offset)
     trail[top, 0] = sections + n + s
     trail[top, 1] = sky.height[s]

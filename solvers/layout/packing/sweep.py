@@ -1,4 +1,4 @@
-"""Packs without waste: sweeps over time and leaves the order of addresses open.
+"""Packs without waste: goes through time once, and keeps all orders of addresses that are possible.
 
 If every address is taken at all times, buffers that begin lie where others end:
 
@@ -8,11 +8,12 @@ If every address is taken at all times, buffers that begin lie where others end:
         |      |-------------
                    c               a hole, which no buffer uses, is a rectangle like the others
 
-Below, buffers that end are called dead, and those that begin born. A PQ-tree represents all orders
-that are possible so far: the dead of a group become consecutive, and the born take their place in
-any order. If the groups are known, no choice is left. Sizes mostly determine the groups, since few
-sums of sizes are equal by chance. If there are several ways to form groups, a beam search follows
-the likeliest. So a failure proves nothing.
+In this file the *dead* of a time are the rectangles that end at it, and the *born* those that begin
+at it. A PQ-tree represents all orders of addresses that are possible so far: the dead of a group
+become consecutive, and the born of the group take their place in any order. If the groups are
+known, no choice is left. Sizes mostly determine the groups, since few sums of sizes are equal by
+chance. If there are several ways to form groups, a beam search follows those that are most likely
+right. So a failure proves nothing.
 """
 
 from __future__ import annotations
@@ -29,14 +30,21 @@ from roam.solvers.layout.packing.instance import load_changes
 from roam.solvers.layout.packing.pq_tree import Tree, bits, frontier, gather, join, leaf, runs
 from roam.solvers.work import Work
 
-SUBSETS = 4096  # subsets of the dead, and of the born, whose sums are compared at one time
-TRIES = 16  # attempts to form groups at one time, for each way in the beam
-PAIRS, GROUPS = 4096, 64  # pairs of subsets with equal sums that are looked at, and that are kept
-A_WAY = 100_000  # units of following a way over a moment; measured: 40 to 400 microseconds
+SUBSETS = 4096  # the most subsets of the dead, and of the born, whose sums are compared at one time
+TRIES = 16  # the most attempts to group the dead and the born of one time, for each way to find
+PAIRS, GROUPS = 4096, 64  # the most groups that are looked at, and kept, at one time
+A_WAY = 100_000  # units of following one way over one time; measured: 40 to 400 microseconds
 
 
 class _Step(NamedTuple):
-    """One replacement: the dead in `run`, which starts next to leaf `beside`, became the born."""
+    """One replacement: rectangles that end were replaced by others that begin at the same time.
+
+    Attributes:
+        before: the replacement before it on the same way.
+        run: the rectangles that end, as subtrees in their order of addresses.
+        beside: a rectangle next to the first subtree of `run`; None if `run` may be reversed.
+        born: the set of the rectangles that begin, as bits.
+    """
 
     before: _Step | None
     run: tuple[Tree, ...]
@@ -45,7 +53,13 @@ class _Step(NamedTuple):
 
 
 class _Way(NamedTuple):
-    """One way to pack up to some time. score: the logarithm of how likely it is right."""
+    """One way to pack all rectangles that begin up to some time.
+
+    Attributes:
+        score: the natural logarithm of how likely it is that the way leads to a packing.
+        tree: the possible orders of the rectangles that are alive then.
+        steps: the last replacement on the way.
+    """
 
     score: float
     tree: Tree
@@ -53,7 +67,13 @@ class _Way(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """A guess at a group: some dead runs and some born, as bits. score: as that of a way."""
+    """A guess at a group: rectangles that end, and rectangles of the same total size that begin.
+
+    Attributes:
+        score: how likely the guess is right, as the score of a way.
+        dead: which parts of the rectangles that end, as bits; a part is consecutive in any order.
+        born: which of the rectangles that begin, as bits.
+    """
 
     score: float
     dead: int
@@ -68,17 +88,20 @@ def sweep(
     node_limit: float = inf,
     work: Work | None = None,
 ) -> tuple[list[int] | None, int]:
-    """Searches for offsets in bytes that stay below the capacity.
+    """Searches for a packing within the capacity that wastes no space but in holes.
 
-    Sizes are above 0; alignment and fixed offsets are not looked at.
+    Ignores alignment and fixed offsets.
 
     Args:
-        beam: how many ways are followed over each moment.
-        node_limit: how many are followed in all.
-        work: what the search may do; unlimited if left out.
+        rects: the rectangles, all with sizes above 0.
+        capacity: bytes.
+        beam: the most ways to pack that are followed from one time to the next.
+        node_limit: the search gives up after following so many ways over one time each.
+        work: limits the search; unlimited if left out.
 
     Returns:
-        The offsets, or None if none were found; and how many ways were followed over a moment.
+        The offsets in bytes, or None if none are found; and the number of nodes: ways that were
+        followed, each counted once for every time that it was followed over.
     """
     work = work or Work()
     try:
@@ -112,12 +135,13 @@ def sweep(
 
 
 def holes(rects: Sequence[Rect], capacity: int, work: Work | None = None) -> list[Rect]:
-    """Returns rectangles that fill the space between load and capacity at all times.
+    """Returns the holes: rectangles that fill the space between load and capacity at all times.
 
-    When the load falls, a hole begins. When it rises, holes of the same total size end; if there
-    are none, a hole is cut.
+    If the load falls at some time, a hole begins. If it rises, holes of the same total size end. If
+    no holes have that size, the largest ones end, and the rest of the last one begins anew.
 
-    Raises TimeoutError when the work is over.
+    Raises:
+        TimeoutError: the work is spent before all holes are found.
     """
     work = work or Work()
     (first, load), *others, (last, _) = load_changes(rects)
@@ -147,10 +171,11 @@ def holes(rects: Sequence[Rect], capacity: int, work: Work | None = None) -> lis
 class _Groups:
     """Guesses how the dead and the born of a time are grouped, and how likely each guess is.
 
-    Two sums of sizes are equal by chance once in `sums` times, so a group of a size for which
-    there are few candidates is likely to be real. And rectangles begin or end at few of the `span`
-    possible times, so it is rare that two groups change at the same time by chance, or that
-    rectangles of different groups end at the same time.
+    The top of this file defines dead, born and group. Two sums of sizes are equal by chance once in
+    exp(`sums`) cases. So a group is likely right if few other subsets have its size. Rectangles
+    begin or end at few of all possible times: at a share of exp(`together`). So it is rare that two
+    groups change at the same time by chance, or that rectangles of different groups end at the same
+    time.
     """
 
     def __init__(
@@ -172,7 +197,14 @@ class _Groups:
     def replaced(
         self, way: _Way, dead: Sequence[int], born: Sequence[int], limit: int
     ) -> list[_Way]:
-        """Returns the likeliest ways, at most `limit`, to replace the dead by the born."""
+        """Returns the ways on which the rectangles that end are replaced by those that begin.
+
+        Args:
+            way: the way up to now.
+            dead: the rectangles that end now.
+            born: the rectangles that begin now.
+            limit: the most ways; those of the highest scores are returned.
+        """
         parts = runs(way.tree, sum(1 << i for i in dead))
         all_dead, all_born = (1 << len(parts)) - 1, (1 << len(born)) - 1
         groups = self.groups(way, parts, born) if len(parts) > 1 else []
@@ -187,9 +219,10 @@ class _Groups:
             return _Way(way.score + group.score + found.chance, found.tree, step)
 
         def go_on(way: _Way, dead: int, born: int, start: int) -> Iterator[_Way | None]:
-            """Yields ways: all that is left as one group, or first a group from `start` on.
+            """Yields ways to replace the sets `dead` and `born`: as one group, or as several.
 
-            Yields None for a group that cannot be consecutive.
+            Their first group is one of `groups` from index `start` on. Yields None for a group that
+            cannot be consecutive.
             """
             yield put(way, _Group(0.0, dead, born))
             for k in range(start, len(groups)):
@@ -205,7 +238,15 @@ class _Groups:
         return nlargest(limit, (new for new in tried if new), key=lambda way: way.score)
 
     def groups(self, way: _Way, parts: Sequence[int], born: Sequence[int]) -> list[_Group]:
-        """Returns groups of equal size, the likeliest first, without the group of everything."""
+        """Returns the possible groups of rectangles that end and begin now, the best score first.
+
+        At most GROUPS are returned. The group of all rectangles is not among them.
+
+        Args:
+            way: the way up to now.
+            parts: sets of rectangles that end now; each is consecutive in every order of the way.
+            born: the rectangles that begin now.
+        """
         found = islice(self.equal(parts, born), PAIRS)
         possible: list[tuple[float, _Group]] = []
         for group in nlargest(4 * GROUPS, found):
@@ -216,7 +257,10 @@ class _Groups:
         return [group for _, group in nlargest(GROUPS, possible)]
 
     def equal(self, parts: Sequence[int], born: Sequence[int]) -> Iterator[_Group]:
-        """Yields groups of equal size, those with few parts first."""
+        """Yields groups: parts that end and rectangles that begin, of equal total size.
+
+        The groups with the fewest parts come first.
+        """
         ends: dict[int, int] = {}
         for i, b in enumerate(born):
             ends[self.rects[b].upper] = ends.get(self.rects[b].upper, 0) | 1 << i
@@ -233,7 +277,7 @@ class _Groups:
 
 @lru_cache(maxsize=1)  # all ways have the same born
 def _by_sum(sizes: tuple[int, ...]) -> dict[int, list[tuple[int, int]]]:
-    """Returns, by sum, the subsets with that sum: their number of members, and bits."""
+    """Returns, by sum of sizes, the subsets with that sum: the number of members, and the bits."""
     found: dict[int, list[tuple[int, int]]] = {}
     for n, some, total in _subsets(sizes):
         found.setdefault(total, []).append((n, some))
@@ -241,7 +285,7 @@ def _by_sum(sizes: tuple[int, ...]) -> dict[int, list[tuple[int, int]]]:
 
 
 def _subsets(sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Yields subsets, smaller ones first: number of members, bits, and sum."""
+    """Yields up to SUBSETS subsets, the smaller ones first: number of members, bits, and sum."""
     one = [(1 << i, size) for i, size in enumerate(sizes)]
     every = (some for n in range(1, len(sizes) + 1) for some in combinations(one, n))
     for some in islice(every, SUBSETS):
@@ -250,7 +294,10 @@ def _subsets(sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
 
 
 def _offsets(way: _Way, sizes: Sequence[int]) -> list[int]:
-    """Returns the offsets, from the last step back: the dead of a step lie where its born do."""
+    """Returns the offset of every rectangle on a way, by index, in bytes.
+
+    Goes back from the last replacement: the rectangles that ended lie where those that began do.
+    """
     offsets = [0] * len(sizes)
 
     def stack(leaves: Iterator[int], top: int) -> None:
