@@ -4,7 +4,8 @@
     inductor/    what Inductor fuses              compile_fx, which calls the planner back
     aten/        the graph's own ATen operators   AOTAutograd, planned at the first forward
 
-The step driver (`roam.step.driver`) runs either through the protocol in `protocol`. `table` finds
-the lowering that the options ask for. A further lowering is a package with a module `entry` that
-has a `LOWERING`, and a row of `roam.options.LOWERINGS`. `trace` logs plans, also to torch's traces.
+The step driver (`roam.step.driver`) runs the kernels of both lowerings through the interface in
+`protocol`. `table` finds the lowering that the options ask for. To add a lowering, write a package
+with a module `entry` that has a `LOWERING`, and add a row to `roam.options.LOWERINGS`. `trace` logs
+plans, also to torch's traces.
 """

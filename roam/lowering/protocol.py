@@ -7,6 +7,7 @@
         backward  ── driver.backward ── refusal(planned, args) ── backward(planned, args, absorb)
 
 The driver knows autograd, pending forwards and optimizers; the kernels know graphs and plans.
+`folds` says which gradients the backward folds. `planned` is the lowering's own plan object.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from roam.options import Options
 if TYPE_CHECKING:
     from roam.capture.op_costs import OpCosts
 
-# takes gradients in, each with the input that it is the gradient of
+# folds gradients into the optimizers; each comes with the index of the input that it belongs to
 Absorb = Callable[[Sequence[tuple[int, Tensor]]], None]
 Boxed = Callable[[list[Any]], Sequence[Any]]  # takes its inputs in a list, and empties it
 
@@ -34,16 +35,27 @@ class Reports(Protocol):
     """Records whether a graph was planned."""
 
     def planned(self, graph: GraphRecord, instead_of: GraphRecord | None = None) -> None:
-        """Records a plan. instead_of: an older record, whose plan no step will run again."""
+        """Records that a graph was planned.
+
+        Args:
+            graph: the record with the plan.
+            instead_of: an older record to remove, whose plan no step will run again.
+        """
         ...
 
     def unplanned(self, graph: GraphRecord, error: Exception, text: str) -> None:
-        """Records and warns that a graph runs without a plan. Offline it raises OfflineError."""
+        """Records that a graph runs without a plan, and warns. Raises OfflineError if offline.
+
+        Args:
+            graph: the record, with the reason.
+            error: why planning failed.
+            text: the text of the warning.
+        """
         ...
 
 
 class Driver(Protocol):
-    """Runs a compiled graph when the user's program calls it, and when autograd does."""
+    """Runs the forward of a compiled graph when the program calls it, the backward for autograd."""
 
     def forward(self, args: list[Any]) -> Sequence[Any]: ...
 
@@ -51,14 +63,14 @@ class Driver(Protocol):
 
 
 class Kernels(Protocol):
-    """One captured graph in the kernels of a lowering.
+    """One captured graph, compiled and run by a lowering.
 
     Attributes:
-        gradient_values: the fake value of each gradient, by the input that it is the gradient of;
-            empty if the graph has no backward.
+        gradient_values: the fake tensor of each gradient, by the index of the input that it belongs
+            to; empty if the graph has no backward.
         own_saved: position of an output of the forward that only its backward gets; None if there
-            is none, or no backward.
-        without_plan: for the log, what happens to a backward that may not run as planned.
+            is no such output, or no backward.
+        without_plan: the end of a log message about a backward that may not run as planned.
     """
 
     own_saved: int | None
@@ -66,7 +78,7 @@ class Kernels(Protocol):
 
     @property
     def may_fold(self) -> bool:
-        """Whether gradients may be folded in the backward."""
+        """Whether the backward may fold gradients."""
         ...
 
     @property
@@ -74,57 +86,64 @@ class Kernels(Protocol):
 
     @property
     def trains(self) -> bool:
-        """Whether the graph that runs next has a backward."""
+        """Whether the compiled graph has a backward."""
         ...
 
     def compile(
         self, gm: fx.GraphModule, example_inputs: Sequence[Any], driver: Driver
     ) -> Callable[..., Any]:
-        """Compiles the graph. The result, when called, runs forward and backward by the driver."""
+        """Compiles the graph. Returns a callable that runs it, both phases, through `driver`."""
         ...
 
     def plan(self, args: Sequence[Any], folds: Folds) -> Any:
-        """Returns the plan for these inputs and folds of the backward, None if planning fails."""
+        """Returns the plan for these inputs of the forward and folds of the backward.
+
+        Returns None if planning fails.
+        """
         ...
 
     def forward(self, planned: Any, args: list[Any]) -> Sequence[Any]: ...
 
     def found(self, args: Sequence[Any]) -> Any:
-        """Returns the plan without folds by which this backward's forward ran, None if unknown."""
+        """Returns the plan by which the forward ran that saved these inputs of a backward.
+
+        Only plans without folds are found. Returns None if none fits.
+        """
         ...
 
     def folds(self, planned: Any) -> bool:
-        """Whether the backward of a plan folds gradients."""
+        """Returns whether the backward of a plan folds gradients."""
         ...
 
     def refusal(self, planned: Any, args: list[Any], *, retained: bool) -> str | None:
         """Returns why a backward must not run as planned; None if it may.
 
         Args:
+            planned: the plan by which the forward ran.
             args: the inputs of the backward.
-            retained: autograd keeps the graph, so that another backward may follow.
+            retained: whether autograd keeps the graph, so that another backward may follow.
         """
         ...
 
     def backward(self, planned: Any, args: list[Any], absorb: Absorb | None) -> Sequence[Any]:
-        """Runs a backward as planned. absorb: takes the folded gradients, if there are any."""
+        """Runs a backward as planned. Passes the gradients that it folds to `absorb`."""
         ...
 
     def plain_backward(self, args: list[Any]) -> Sequence[Any]:
-        """Runs the backward so that it returns every gradient and needs nothing of a plan."""
+        """Runs the backward without a plan. It returns every gradient and folds none."""
         ...
 
 
 class OfflineKernels(Kernels, Protocol):
-    """Kernels whose `plan` plans forward and backward, on tensors without data."""
+    """Kernels for offline plans: `plan` plans forward and backward, on tensors without data."""
 
     def plain_forward(self, args: list[Any]) -> Sequence[Any]:
-        """Runs the forward as it was captured."""
+        """Runs the forward as it was captured, without a plan."""
         ...
 
 
 class Lowering(Protocol):
-    """Makes kernels of captured graphs.
+    """A way to compile and run captured graphs: a factory of `Kernels`.
 
     Attributes:
         name: the value of the option "lowering".
@@ -138,7 +157,8 @@ class Lowering(Protocol):
         """Returns what the lowering lacks to work on these devices; None if it works.
 
         Args:
-            asked: the user named the lowering: only what makes it impossible counts.
+            devices: the devices of the graph.
+            asked: whether the user named this lowering. Then it lacks only what makes it unusable.
         """
         ...
 
@@ -152,10 +172,13 @@ class Lowering(Protocol):
         stands_for: torch.device | None,
         costs: OpCosts | None,
     ) -> OfflineKernels:
-        """Returns kernels that plan and generate no code.
+        """Returns kernels that plan a graph and generate no code.
 
         Args:
+            graph: the captured graph.
+            options: of roam.
+            reports: records plans and failures.
             stands_for: the device that is planned for, if this torch was built without it.
-            costs: tells those of ops, if they can be told.
+            costs: tells how long ops take; None if that is unknown.
         """
         ...

@@ -23,10 +23,10 @@ def lowering(name: str) -> Lowering:
 
 
 def candidates(options: Options, devices: Collection[torch.device]) -> Iterator[Lowering]:
-    """Yields the lowerings to try, starting with the one that the user asked for, or the first.
+    """Yields the lowerings to try, from the one that the user named, or from the first.
 
-    Leaves out lowerings that do not work on these devices, with a line in the log. If a lowering
-    cannot compile the graph, the caller tries the next one.
+    Leaves out lowerings that do not work on these devices, and logs why. If a lowering cannot
+    compile the graph, the caller tries the next one.
     """
     names = list(LOWERINGS)
     first = 0 if options.lowering is None else names.index(options.lowering)
@@ -41,7 +41,7 @@ def candidates(options: Options, devices: Collection[torch.device]) -> Iterator[
 
 @cache
 def say_missing(what: str) -> None:
-    """Logs once what a lowering lacks."""
+    """Logs what a lowering lacks, each text once."""
     log.warning(
         "%s: graphs run ATen's own kernels instead of Inductor's (%s)",
         what,
@@ -50,7 +50,7 @@ def say_missing(what: str) -> None:
 
 
 def warn_refused(lowering: Lowering, name: str, error: Exception) -> None:
-    """Warns that a lowering cannot compile a graph, so that the next one gets it."""
+    """Warns that a lowering cannot compile a graph, and that the next lowering will."""
     reason = str(error).strip().partition("\n")[0]
     text = (
         f"{lowering.name} cannot compile {name}, which goes to the next lowering, ATen's kernels "

@@ -1,7 +1,8 @@
-"""Logs a plan: a line in the logger `roam`, and an artifact in TORCH_TRACE's files.
+"""Logs a plan: a line in the logger `roam`, and an artifact in the files of TORCH_TRACE.
 
-`TORCH_LOGS=roam` shows the log like those of torch (`+roam` with debug messages). To the logging
-module it is an ordinary logger. tlparse shows the artifact beside the compiled graph.
+`TORCH_LOGS=roam` shows the messages as it shows those of torch, `TORCH_LOGS=+roam` also debug
+messages. For Python's logging module `roam` is an ordinary logger. The tool tlparse shows the
+artifact beside the compiled graph.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ ARTIFACT = "roam_plan"
 
 
 def tell(graph: GraphRecord, compile_id: CompileId | None) -> None:
-    """Logs what was planned, adds the artifact, and warns if ranks may have got different plans.
+    """Logs a plan, adds the artifact, and warns if ranks may have got different plans.
 
-    compile_id: dynamo's number of the graph.
+    Args:
+        graph: the record with the plan.
+        compile_id: dynamo's number of the graph.
     """
     _warn_if_ranks_differ(graph)
     log.info("%s", graph)
@@ -34,13 +37,16 @@ def tell(graph: GraphRecord, compile_id: CompileId | None) -> None:
         "artifact",
         metadata_fn=lambda: {"name": ARTIFACT, "encoding": "json"},
         payload_fn=lambda: step.to_json().decode(),
-        expect_trace_id=False,  # planned when the graph first runs, when dynamo has finished
+        expect_trace_id=False,  # a graph may be planned at its first run, after dynamo has finished
         compile_id=compile_id,
     )
 
 
 def _warn_if_ranks_differ(graph: GraphRecord) -> None:
-    """Ranks count the same work, but their clocks may end it at different moments."""
+    """Warns if the clock ended the search of a plan: on another rank it may have ended elsewhere.
+
+    Counted work is the same on all ranks.
+    """
     if graph.plan is None or not graph.plan.cut_short:
         return
     distributed = torch.distributed

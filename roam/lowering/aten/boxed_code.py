@@ -1,4 +1,4 @@
-"""Python code of graphs that take their inputs in a list."""
+"""Generates Python code for graphs that take their inputs in a list, and so can free them early."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from roam.lowering.protocol import Boxed
 
 
 class BoxedCode(CodeGen):
-    """Generates code of functions that take a list of inputs and empty it, to free them early."""
+    """Generates functions that take a list of inputs and empty it.
+
+    No caller then keeps an input alive, so each can be freed after its last use.
+    """
 
     def gen_fn_def(self, free_vars: list[str], maybe_return_annotation: str, **_: Any) -> str:
         names = [v.split(":")[0].split("=")[0].strip() for v in free_vars if v != "self"]
@@ -23,7 +26,13 @@ class BoxedCode(CodeGen):
 
 
 def boxed(graph: fx.Graph, root: torch.nn.Module, name: str) -> Boxed:
-    """Returns the graph as a callable that takes a list of inputs and empties it."""
+    """Returns the graph as a callable that takes a list of inputs and empties it.
+
+    Args:
+        graph: the graph to generate code for.
+        root: the module that its get_attr nodes refer to.
+        name: the class name of the generated module.
+    """
     graph.set_codegen(BoxedCode())
     module = fx.GraphModule(root, graph, class_name=name)
     return module.forward

@@ -1,10 +1,10 @@
-"""Turns a plan into two graphs of ATen kernels, and those into Python.
+"""Turns a plan into a graph of ATen kernels for each phase, and these graphs into Python code.
 
-Emits each op of the plan in the plan's order, in one of three forms:
+Emits each op in the plan's order. What the code does depends on where the op's result lies:
 
-    placed      t = carve(block, offset, ...);  op.out(..., out=t)
-    over        op.out(..., out=dying)
-    by itself   t = op(...)                     the operator allocates
+    in a block             t = carve(block, offset, ...);  op.out(..., out=t)
+    over a dying buffer    op.out(..., out=dying)
+    by itself              t = op(...)                     the operator allocates
 
 The generated code drops every tensor after its last use. So a block is freed with the last tensor
 carved out of it, and tensors outside of blocks are freed as planned.
@@ -32,20 +32,20 @@ from roam.runtime.blocks import BlockPool, allocate, carve, twin
 from roam.runtime.reused_inputs import ReusedInputs
 
 aten = torch.ops.aten
-# losses that, without `out`, return their one number in a storage of the size of their input
+# losses whose result, without `out`, keeps a storage of the size of their input alive
 OVERSIZED = frozenset({aten.mse_loss.default, aten.smooth_l1_loss.default})
 
 
 def lower(
     captured: Captured, plan: Plan, roots: Sequence[torch.nn.Module], pool: BlockPool | None
 ) -> Lowered:
-    """Generates the callables that run a plan.
+    """Generates the callables that run a plan: the forward, and the backward if there is one.
 
     Args:
-        captured: the problem and the graphs that it was read from.
-        plan: the plan of the problem.
+        captured: the Problem and the graphs that it was read from.
+        plan: the plan of the Problem.
         roots: for each graph, the module that its get_attr nodes refer to.
-        pool: the pool for blocks that are kept between steps; None: blocks are not kept.
+        pool: keeps the blocks between steps; None to free them.
     """
     graphs = [captured.forward, captured.backward]
     first = captured.problem.spans[0].stop if captured.problem.spans else 0
@@ -74,7 +74,11 @@ def _reused_inputs(
 ) -> ReusedInputs:
     """Returns the inputs of the backward whose memory the plan reuses.
 
-    given: the fake values of the backward's inputs. saved: the inputs in the arena.
+    Args:
+        captured: the Problem and the graphs that it was read from.
+        plan: the plan of the Problem.
+        given: the fake values of the backward's inputs.
+        saved: the inputs that lie in blocks.
     """
     blocks: dict[int, list[int]] = {}
     for at in saved:
@@ -91,7 +95,17 @@ def _reused_inputs(
 
 
 class _Emitter:
-    """Writes one phase of the plan as a new graph."""
+    """Writes one phase of a plan as a new FX graph, which `emit` returns.
+
+    Attributes:
+        old: the captured graph of the phase.
+        times: the times of the phase in the plan's order.
+        new: by node of the old graph, its node in the new graph, or a constant or tuple of nodes.
+        blocks: by index of a block, the node with its memory.
+        saved: of a backward, where its inputs lie in blocks.
+        absorb: the input that takes folded gradients; None if the phase folds none.
+        made_at: by buffer, the time at which the phase creates it.
+    """
 
     def __init__(
         self, captured: Captured, plan: Plan, old: fx.Graph, times: range, pool: BlockPool | None
@@ -121,7 +135,7 @@ class _Emitter:
         return self.graph
 
     def find_blocks(self) -> None:
-        """Emits the code by which the backward gets each block: from a tensor saved in it."""
+        """Finds the blocks that the forward has allocated, each by a saved tensor in it."""
         found: list[SavedAt] = []
         for i, node in enumerate(self.old.find_nodes(op="placeholder")):
             tensor = value(node)
@@ -143,7 +157,7 @@ class _Emitter:
                 self.blocks[k] = self.graph.call_function(how, (block.size, self.captured.device))
 
     def put_back(self, pool: BlockPool) -> None:
-        """Emits the end of the step: the blocks go back into the pool."""
+        """Emits the calls that put the blocks that end in this phase back into the pool."""
         for k, block in enumerate(self.plan.blocks):
             if k in self.blocks and block.upper <= self.times.stop:
                 how = (self.blocks[k], 0, torch.uint8, (block.size,), (1,))
@@ -186,10 +200,15 @@ class _Emitter:
         self.new[node] = tuple(outs) if isinstance(value(node), (tuple, list)) else outs[0]
 
     def destination(self, node: fx.Node, b: BufferId, result: torch.Tensor) -> fx.Node:
-        """Returns the node of the tensor that a result is written to.
+        """Returns the new graph's node of the tensor that a result is written to.
 
         A result that the graph returns is a new tensor even if it reuses the memory of a dying
         input: the input may be a view, and autograd refuses in-place changes of views.
+
+        Args:
+            node: the op, in the old graph.
+            b: the buffer of the result.
+            result: the fake value of the result.
         """
         if b in self.plan.reuse:
             dying = self.dying_input(node, self.plan.reuse[b])
@@ -208,7 +227,10 @@ class _Emitter:
         )
 
     def dying_input(self, node: fx.Node, dying: BufferId) -> fx.Node:
-        """Returns the input that is in the dying buffer and has the layout of the result."""
+        """Returns the new graph's node of an input that lies in a dying buffer.
+
+        It is one of the inputs over which the op may write its result.
+        """
         for source in node.meta[inplace.META]:
             if self.captured.buffer(value(source)) == dying:
                 found = self.value(source)
@@ -217,7 +239,10 @@ class _Emitter:
         raise AssertionError(f"{node.name} may not be written over buffer {dying}")
 
     def value(self, node: fx.Node) -> Any:
-        """Returns the new node of an old one. Emits a view when it is first needed."""
+        """Returns the new graph's node of a node of the old graph.
+
+        Views and parts of tuples are emitted here, when they are first needed.
+        """
         if node in self.new:
             return self.new[node]
         fake = value(node)
@@ -230,7 +255,7 @@ class _Emitter:
         return self.new[node]
 
     def unpack(self, node: fx.Node) -> None:
-        """Emits getitem for all results of a node at once, as the tuple would keep all alive."""
+        """Emits getitem for all results of a node at once, because the tuple keeps all alive."""
         for user in node.users:
             if user.target is operator.getitem:
                 self.value(user)

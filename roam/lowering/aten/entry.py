@@ -1,4 +1,4 @@
-"""The `aten` lowering for the table of lowerings: the graph's own operators in a planned arena."""
+"""The `aten` lowering, for the table of lowerings: ATen's own operators in a planned arena."""
 
 from __future__ import annotations
 

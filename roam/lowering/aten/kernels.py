@@ -1,9 +1,9 @@
-"""One captured graph in ATen's kernels, planned at its first forward, when every size is a number.
+"""Compiles and runs one captured graph with ATen's kernels. Plans it at its first forward.
 
     joint graph ── rewrites ── partition ──┬── forward graph ──┐
                                            └── backward graph ─┴── first call: capture, plan, emit
 
-A graph with dynamic shapes is planned once for each of its shapes.
+By then every size is a number. A graph with dynamic shapes is planned once for each of its shapes.
 """
 
 from __future__ import annotations
@@ -49,13 +49,16 @@ if TYPE_CHECKING:
 
 TRIED = trials.Tried()
 ANNOTATIONS = (TRIED, OutVariants(trials.writes_into), InPlace(trials.writes_over))
-TRUTHS = (TRIED, RealLayouts(trials.layouts))  # must run before any pass that uses strides
+# annotates the strides that operators really return; must run before any pass that uses strides
+TRUTHS = (TRIED, RealLayouts(trials.layouts))
 
+# reasons why a backward does not run as planned
 RETAINED = "a backward with retain_graph=True or create_graph=True keeps what the plan overwrites"
 MOVED = "the saved tensors are not where the forward left them (saved tensor hooks)"
 HELD = "saved tensor hooks keep a saved tensor, which the plan overwrites"
 
-Call = tuple[tuple[int, ...], Folds]  # input sizes; the gradients that are folded
+# what a plan is made for: the inputs of the forward that are sizes; the gradients that are folded
+Call = tuple[tuple[int, ...], Folds]
 
 
 @dataclass
@@ -64,8 +67,12 @@ class AtenKernels:
 
     Attributes:
         stands_for: the device that is planned for, if this torch was built without it.
-        costs: tells those of ops; None for a step that will run, which needs none.
-        held: tangents, by input of the backward, that something else once kept alive.
+        costs: tells how long ops take; None for a step that will run, whose plan needs no costs.
+        gradients: by index of an input of the forward, the index of the output of the backward
+            that is its gradient.
+        plans: by call and `held`, the plan; None if planning failed.
+        held: the backward inputs, by index, that are tangents which something else once kept alive.
+        latest: by call, the record of its latest plan.
     """
 
     without_plan = "this backward ran unplanned"
@@ -76,9 +83,9 @@ class AtenKernels:
     stands_for: torch.device | None = None
     costs: OpCosts | None = None
     own_saved: int | None = None
-    gradients: dict[int, int] = field(default_factory=dict)  # input -> output
+    gradients: dict[int, int] = field(default_factory=dict)
     gradient_values: Mapping[int, Any] = field(default_factory=dict)
-    outputs: int | None = None  # how many outputs of the forward are the user's
+    outputs: int | None = None  # how many outputs of the forward are not saved tensors
     forward_graph: fx.GraphModule | None = None
     backward_graph: fx.GraphModule | None = None
     captured_forward: Boxed | None = None  # runs unplanned: every op allocates its results
@@ -148,7 +155,10 @@ class AtenKernels:
     # ---- running: called by the step driver ----
 
     def plan(self, args: Sequence[Any], folds: Folds) -> Lowered | None:
-        """Plans the graph for these sizes, once; returns None, with a warning, if that fails."""
+        """Returns the plan for these inputs, made at the first call for their sizes.
+
+        Returns None if planning fails; the first such call warns.
+        """
         key = _call(args, folds), self.held
         if key not in self.plans:
             with self.lock:
@@ -164,9 +174,9 @@ class AtenKernels:
         return self.captured_forward(args)
 
     def found(self, args: Sequence[Any]) -> Lowered | None:
-        """Returns the plan whose forward left these saved tensors, by their addresses.
+        """Returns the plan whose forward saved these tensors, found by their sizes and addresses.
 
-        Finds no plan with folds: those are found by their tickets only.
+        Leaves out plans with folds: the step driver knows by which of them a forward ran.
         """
         plans = [p for p in reversed([*self.plans.values()]) if p is not None and not p.folds]
         fit = [p for p in plans if p.is_for(args)]
@@ -186,7 +196,7 @@ class AtenKernels:
 
     def backward(self, planned: Lowered, args: list[Any], absorb: Absorb | None) -> Sequence[Any]:
         assert planned.backward is not None
-        self.held |= planned.reused.copy_shared(args)  # the next forward plans with it
+        self.held |= planned.reused.copy_shared(args)  # the next forward plans with these
         if absorb is not None:
             args.append(lambda i, gradient: absorb([(i, gradient)]))  # the callee empties the list
         return planned.backward(args)
@@ -198,7 +208,7 @@ class AtenKernels:
     # ---- planning ----
 
     def make(self, args: Sequence[Any], folds: Folds) -> Lowered | None:
-        """Makes a plan. Returns None, with a warning, if it fails: training has to go on."""
+        """Makes a plan. Warns and returns None if that fails, because training has to go on."""
         try:
             return self.make_or_raise(args, folds)
         except Exception as error:
@@ -235,11 +245,11 @@ class AtenKernels:
         return lowered
 
     def unplanned_problem(self, args: Sequence[Any], folds: Folds) -> Captured:
-        """Captures the graph without measuring or planning anything."""
+        """Returns the Problem that would be planned, without scratch space and costs."""
         return self.captured(self.graphs(folds), self.numbers(args), {}, {})
 
     def graphs(self, folds: Folds) -> list[fx.GraphModule]:
-        """Returns the forward, and in training the backward, ready for capture, folds included."""
+        """Returns the forward, and the backward with its folds if there is one, for `capture`."""
         assert self.forward_graph is not None
         found = [self.forward_graph]
         if self.backward_graph is not None:
@@ -254,7 +264,10 @@ class AtenKernels:
         return found
 
     def scratch(self, graphs: Sequence[fx.GraphModule], numbers: Numbers) -> dict[fx.Node, Scratch]:
-        """Measures what ops allocate for themselves while they run."""
+        """Measures the bytes that ops allocate for themselves while they run, by node.
+
+        Measures nothing if this torch was built without the device that is planned for.
+        """
         return {} if self.stands_for is not None else probe([gm.graph for gm in graphs], numbers)
 
     def numbers(self, args: Sequence[Any]) -> Numbers:
@@ -272,7 +285,14 @@ class AtenKernels:
         measured: Mapping[fx.Node, int],
         costs: Mapping[fx.Node, float],
     ) -> Captured:
-        """measured: scratch bytes of ops, if they were measured. costs: seconds of ops."""
+        """Reads a Problem off the graphs.
+
+        Args:
+            graphs: the forward, and the backward if there is one.
+            numbers: the value of every size.
+            measured: by node, the scratch space that was measured, in bytes.
+            costs: by node, its cost in seconds.
+        """
         names = zip(self.placeholders, self.graph.inputs, strict=False)
         known = self.graph.parameters
         return capture(

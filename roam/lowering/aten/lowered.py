@@ -1,4 +1,4 @@
-"""A plan that can run, and what its backward expects of its inputs."""
+"""A plan as two callables, and the checks of what its backward expects of its inputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from roam.runtime.reused_inputs import ReusedInputs
 
 @dataclass(frozen=True)
 class SavedAt:
-    """The address of a saved tensor: an offset in a block, and the bytes of the block."""
+    """Where a saved tensor lies, as the backward expects it.
+
+    Attributes:
+        argument: the index of the tensor among the backward's inputs.
+        block: the index of its block in the plan.
+        offset: of the tensor in the block, in bytes.
+        size: of the block, in bytes.
+    """
 
     argument: int
     block: int
@@ -28,11 +35,13 @@ class Lowered:
     """A plan that can run. Its callables take a list of inputs and empty it.
 
     Attributes:
-        saved: the backward's inputs that must lie in the arena as the forward left them.
-        sizes: of all of the backward's inputs.
+        forward: runs the forward.
+        backward: runs the backward; None if there is none.
+        saved: the backward's inputs that must lie in the arena where the forward put them.
+        sizes: for each of the backward's inputs, its size as `size_of` returns it.
         reused: the backward's inputs that it may overwrite.
         folds: whether the backward folds gradients. If so, it takes one more input, a function
-            absorb(index of the parameter, gradient).
+            absorb(index of the forward's input, gradient).
     """
 
     forward: Boxed
@@ -50,7 +59,7 @@ class Lowered:
         """Returns whether the saved tensors lie where the plan's forward writes them.
 
         They do not if saved tensor hooks moved them, or if the forward ran without a plan or by
-        another one.
+        another plan.
         """
         base: dict[int, int] = {}
         for at in self.saved:
@@ -66,7 +75,10 @@ class Lowered:
 
 
 def size_of(given: Any, numbers: Callable[[Any], Any] = int) -> tuple[int, ...]:
-    """Returns the shape of a tensor, the value of a number, () for anything else."""
+    """Returns the shape of a tensor, (n,) for a whole number n, and () for anything else.
+
+    `numbers` returns the value of a symbolic number.
+    """
     if isinstance(given, torch.Tensor):
         return tuple(numbers(n) for n in given.shape)
     return (numbers(given),) if isinstance(given, (int, torch.SymInt)) else ()

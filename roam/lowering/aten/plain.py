@@ -1,4 +1,4 @@
-"""Runs graphs without a plan."""
+"""Makes callables that run a graph without a plan."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from roam.lowering.protocol import Boxed
 
 
 def plain(gm: fx.GraphModule) -> Boxed:
-    """Returns the graph as a callable: in program order, every op allocating its results."""
+    """Returns a copy of the graph as a callable that takes a list of inputs and empties it.
+
+    It runs the ops in program order, and every op allocates its results.
+    """
     graph = fx.Graph()
     returned = graph.graph_copy(gm.graph, {})
     graph.output(returned)
@@ -20,7 +23,7 @@ def plain(gm: fx.GraphModule) -> Boxed:
 
 
 def mark_boxed(run: Boxed) -> Boxed:
-    """Marks a callable as boxed: AOTAutograd passes it a list of inputs, which it empties."""
+    """Returns `run` with a mark, by which AOTAutograd passes it a list of inputs to empty."""
 
     def call(args: list[Any]) -> Sequence[Any]:
         return run(args)

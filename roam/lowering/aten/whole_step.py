@@ -1,4 +1,4 @@
-"""The one graph of a step that was captured with its backward, in ATen's kernels."""
+"""Runs a step that was captured as one graph, its backward included, with ATen's kernels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from roam.passes.rewrites.table import rewrites
 
 
 class WholeStepKernels(AtenKernels):
-    """The one graph of a step, which computes gradients and folds them."""
+    """A step that was captured as one graph, which computes gradients and folds them."""
 
     def take_forward(self, gm: fx.GraphModule) -> None:
         super().take_forward(gm)

@@ -1,4 +1,4 @@
-"""Inductor's kernels in planned orders.
+"""Compiles graphs with Inductor, whose kernels then run in a planned order.
 
     dynamo's graph ── compile_fx ──┬── forward ─────────── scheduler ── order ── code
     entry                          └── backward ── folds ── scheduler ── order ── code

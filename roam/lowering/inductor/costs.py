@@ -1,11 +1,14 @@
-"""The seconds that Inductor's kernels take. Nothing is compiled for that.
+"""Finds out how many seconds each of Inductor's kernels takes, without compiling it.
 
-extern kernel         its operator's cost, on operands laid out as Inductor lays them out
-fused kernel          an estimate: the bytes that it reads and writes, by Inductor's own count,
-                      at the measured bandwidth (Inductor's estimate of the time is 0 on a CPU)
-template              the same, or its products' operations at the measured rate
-fold                  an estimate: the gradient, the state and the parameter
-part of a tuple, nop  nothing
+kernel                how its seconds are found
+--------------------  --------------------------------------------------------------------------
+extern kernel         the cost of its operator, on operands laid out as Inductor lays them out
+fused kernel          an estimate: the time to move the bytes that it reads and writes. Inductor
+                      counts the bytes, and the bandwidth is measured. (Inductor's own estimate of
+                      the time is 0 on a CPU)
+template              an estimate: the same, or the time of its matrix products at the measured rate
+fold                  an estimate: the time to move the gradient, the state and the parameter
+part of a tuple, nop  no cost
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from roam.passes.gradient_release import META
 def kernel_costs(
     graph: GraphLowering, nodes: Sequence[BaseSchedulerNode], costs: OpCosts
 ) -> dict[str, Cost]:
-    """Costs of the nodes, by their names in the scheduler. None of one that is no kernel."""
+    """Returns the costs of the nodes that are kernels, by their names in the scheduler."""
     calls, names = extern_calls(graph, nodes)
     found = {names[call]: cost for call, cost in costs.of([calls], Numbers()).items()}
     works = {n.get_name(): work for n in nodes for work in _works(n) if n.get_name() not in found}

@@ -1,16 +1,17 @@
 """The `inductor` lowering: Inductor fuses and generates kernels, roam orders them.
 
 Partitioning, fusion, in-place reuse and the caches are Inductor's. roam also places saved tensors
-in blocks, if a caching allocator would otherwise reserve more. The peak stays the live peak (on the
-CPU gaps between the tensors may cost a thousandth of it, if the order saves as much). Blocks are
+in blocks, if a caching allocator would otherwise reserve more. Blocks do not raise the peak (on the
+CPU gaps between the tensors may raise it by a thousandth, if the order saves as much). They are
 used from the second step on, because the forward is compiled before its backward is known. Every
 other tensor is an allocation of its own. So are saved tensors if shapes are dynamic, if a graph has
 several devices or uses cpp_wrapper, or if two backwards of one forward were planned with different
 blocks.
 
 Only this package uses private names of Inductor. They were tested with the versions in TESTED. With
-another version roam warns once, folds no gradients inside the backward, and runs Inductor's own
-order wherever planning one fails. A graph that Inductor cannot compile runs ATen's kernels.
+another version roam warns once and folds no gradients inside the backward. If it then fails to plan
+a graph, the graph runs in Inductor's own order. A graph that Inductor cannot compile runs ATen's
+kernels.
 """
 
 from __future__ import annotations
@@ -65,14 +66,14 @@ LOWERING: Lowering = InductorLowering()
 
 
 def may_fold(options: Options) -> bool:
-    """Returns whether backwards fold gradients."""
+    """Returns whether backwards may fold gradients: an optimizer is given, and torch is tested."""
     known = is_tested(".".join(torch.__version__.split(".")[:2]))
     return known and options.optimizer is not None
 
 
 @cache
 def is_tested(version: str) -> bool:
-    """Returns whether the private names of this version are known; warns once if they are not."""
+    """Returns whether a version of torch, such as "2.13", was tested. Warns once if it was not."""
     if version not in TESTED:
         known = ", ".join(TESTED)
         text = f"the inductor lowering is tested with torch {known}, not {version}"

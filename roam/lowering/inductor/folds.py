@@ -1,18 +1,18 @@
-"""Folds of gradients as ops of Inductor's backward.
+"""Makes folds of gradients ops of the backward that Inductor compiles.
 
     mm ── buf7 ── roam::fold([primals_3], buf7, 3) ── del buf7
 
-The op declares that it changes the graph's inputs that are views of the parameter, so that Inductor
-runs it after all of their readers. Which optimizer absorbs the gradient is known at run time, from
-the ticket of the forward that ran. In the FX graph all folds are at the end, so that they break no
-pattern that Inductor matches; the planner decides when they run. Folds that it puts side by side
-become one call of the optimizer:
+`roam::fold` declares that it changes those inputs of the graph that share the parameter's memory,
+so that Inductor runs it after all ops that read them. At run time the ticket of the forward
+(`roam.step.foldable_gradients`) tells which optimizer absorbs the gradient. In the FX graph all
+folds are at the end, so that they break no pattern that Inductor matches; the planner decides when
+they run. Folds that the planner puts next to each other become one call of the optimizer:
 
     fold_later([primals_3], buf7, 3)       keeps the gradient
     fold_now([primals_5], buf9, 5)         absorbs both gradients
 
-A backward is compiled when it first runs, once for each set of parameters whose gradients it folds,
-and for each kind of fold.
+A backward is compiled when it first runs, once for each set of gradients that it folds and for each
+kind of fold.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from roam.passes.gradient_release import META
 
 log = logging.getLogger("roam")
 
-Gradients = list[tuple[int, Tensor]]  # each with the index of the input that it belongs to
+Gradients = list[tuple[int, Tensor]]  # (index of the graph's input, the gradient of that input)
 
 _library = torch.library.Library("roam", "FRAGMENT")
 _library.define(
@@ -46,7 +46,7 @@ _running = threading.local()
 
 
 def fold_later(parameter: Sequence[Tensor], gradient: Tensor, index: int) -> None:
-    """Keeps a gradient for the next op, which is a fold too and absorbs both."""
+    """Keeps a gradient for the next fold of this thread, which will absorb it too."""
     _running.waiting.append((index, gradient))
 
 
@@ -61,7 +61,7 @@ _library.impl("fold", lambda *_: None, "Meta")  # tracing a graph folds nothing
 
 @contextmanager
 def absorbing(absorb: Callable[[Gradients], None]) -> Iterator[None]:
-    """A context in which the folds that this thread runs pass their gradients to `absorb`."""
+    """A context in which `fold_now`, run by this thread, passes gradients to `absorb`."""
     before = getattr(_running, "absorb", None), getattr(_running, "waiting", None)
     _running.absorb, _running.waiting = absorb, []
     try:
@@ -71,10 +71,15 @@ def absorbing(absorb: Callable[[Gradients], None]) -> Iterator[None]:
 
 
 def call_together(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> None:
-    """Makes the generated Python code call `fold_later` and `fold_now` instead of the op.
+    """Makes the generated code call `fold_later` or `fold_now` in place of each op `roam::fold`.
 
-    Neighbouring folds are absorbed by one `fold_now`. A fold with scratch space is called alone,
-    because its plan counts on the other gradients being freed.
+    Of folds that follow each other, the last one calls `fold_now`, which absorbs the gradients of
+    all. A fold with scratch space absorbs its gradient alone: its scratch space was planned for a
+    time when the other gradients are freed. Does nothing if the generated code is C++.
+
+    Args:
+        graph: the graph whose code is generated next.
+        nodes: its nodes, in the planned order.
     """
     folds = [release_of(node) for node in nodes]
     if graph.cpp_wrapper or not any(folds):
@@ -88,9 +93,12 @@ def call_together(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> N
 
 
 def lower_folds(gm: fx.GraphModule) -> None:
-    """Replaces the folds of a graph by the op that Inductor knows, at the end of the graph."""
+    """Replaces each fold of a graph by an op `roam::fold`, which Inductor can compile.
+
+    The new ops are at the end of the graph.
+    """
     graph = gm.graph
-    inputs: dict[int, list[fx.Node]] = {}  # by storage
+    inputs: dict[int, list[fx.Node]] = {}  # by key of a storage, the inputs that lie in it
     for node in graph.find_nodes(op="placeholder"):
         if isinstance(value(node), Tensor):
             inputs.setdefault(storage_key(value(node)), []).append(node)

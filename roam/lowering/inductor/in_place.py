@@ -1,7 +1,8 @@
 """Finds the inputs that a kernel's outputs may overwrite, if the kernel is their last reader.
 
-Inductor decides that while it generates code (`BaseSchedulerNode.decide_inplace_update`), when it
-knows the order. This module has the conditions that do not depend on the order.
+Inductor decides about in-place updates while it generates code, when it knows the order
+(`BaseSchedulerNode.decide_inplace_update`). This module repeats those of its conditions that do not
+depend on the order.
 """
 
 from __future__ import annotations
@@ -21,7 +22,13 @@ WITHOUT_MEMORY = (ir.NoneLayout, ir.MultiOutputLayout, ir.MutationLayoutSHOULDRE
 def written_over(
     graph: GraphLowering, node: BaseSchedulerNode, part: BaseSchedulerNode
 ) -> Iterator[tuple[Any, list[str]]]:
-    """Yields the outputs of one part of a fused node, each with the buffers it may overwrite."""
+    """Yields the outputs of one part of a fused node, each with the buffers that it may overwrite.
+
+    Args:
+        graph: the graph that Inductor compiles.
+        node: the fused node.
+        part: one of the nodes that were fused.
+    """
     if isinstance(part, SchedulerNode) and _reuses(graph, part):
         for made in (b for b in part.get_outputs() if _has_own_memory(b)):
             yield made, list(_replaceable(graph, node, part, made))
@@ -57,11 +64,17 @@ def _reuses(graph: GraphLowering, node: SchedulerNode) -> bool:
 
 
 def _only_use(node: BaseSchedulerNode, part: SchedulerNode, buffer: Any) -> bool:
-    """Returns whether no other user of the buffer can follow this part, if the buffer dies here.
+    """Returns whether part of a kernel is the last to read a buffer, if the buffer dies there.
 
-    Users of an input outside of the kernel have run then. A buffer that the kernel itself makes
-    must have no users outside. Inductor also counts a fold as a (weak) user of the buffers that
-    were computed from the parameter it changes; if the fold comes later, nothing is overwritten.
+    If the buffer is an input of the kernel, all ops outside of the kernel that read it have then
+    run. If the kernel itself makes the buffer, no op outside may read it. Inductor also counts a
+    fold as a (weak) reader of the buffers that were computed from the parameter that it changes. If
+    such a fold runs later, Inductor overwrites nothing.
+
+    Args:
+        node: the kernel, a fused node.
+        part: one of the nodes that were fused.
+        buffer: the buffer that the part may overwrite.
     """
     inside = {n.get_name() for n in node.get_nodes()}
     made_here = buffer.defining_op in node.get_nodes()
@@ -71,7 +84,7 @@ def _only_use(node: BaseSchedulerNode, part: SchedulerNode, buffer: Any) -> bool
 
 
 def _one_index(node: BaseSchedulerNode, buffer: Any) -> bool:
-    """Returns whether the kernel reads and writes the buffer with one index expression only."""
+    """Returns whether all reads and writes of the buffer in the kernel use one index expression."""
     inside = [u.node for u in buffer.users if u.node in node.get_nodes()]
     deps = {d for n in inside for d in n.read_writes.reads_and_writes()}
     return len({d for d in deps if d.name == buffer.get_name()}) <= 1

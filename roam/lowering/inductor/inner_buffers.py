@@ -1,4 +1,4 @@
-"""Finds the buffers that exist only inside a kernel: the code generation removes them.
+"""Finds the buffers that exist only inside a kernel. Inductor allocates no memory for them.
 
 for row:                 fused nodes share their loops: a buffer that only they use is never
     a = ...              stored
@@ -18,7 +18,13 @@ from torch.utils._ordered_set import OrderedSet
 
 
 def is_removed(graph: GraphLowering, name: str, node: BaseSchedulerNode) -> bool:
-    """Returns whether the code generation removes a buffer that a node touches."""
+    """Returns whether the generated code keeps a buffer inside the kernel of a node.
+
+    Args:
+        graph: the graph that Inductor compiles.
+        name: the buffer's name in the scheduler.
+        node: a node that makes or reads the buffer.
+    """
     if node.is_extern() or not _dies_in(graph, name, node):
         return False
     if not isinstance(node, OuterLoopFusedSchedulerNode):
@@ -35,9 +41,10 @@ def _dies_in(graph: GraphLowering, name: str, node: BaseSchedulerNode) -> bool:
 
 
 def _is_local(graph: GraphLowering, name: str, node: OuterLoopFusedSchedulerNode) -> bool:
-    """Returns whether a buffer becomes a local array, if Inductor keeps the outer loops fused.
+    """Returns whether a buffer becomes a local array of a kernel with shared outer loops.
 
-    Decides as `CppScheduling.codegen_outer_loop_node` does.
+    Assumes that Inductor keeps these loops fused. The conditions are those of
+    `CppScheduling.codegen_outer_loop_node`.
     """
     if any(len(_ranges(n)) != node.outer_loop_fusion_depth + 1 for n in node.get_outer_nodes()):
         return False
@@ -62,7 +69,7 @@ def _is_local(graph: GraphLowering, name: str, node: OuterLoopFusedSchedulerNode
 
 
 def _ranges(node: BaseSchedulerNode) -> tuple[object, ...]:
-    """Returns the sizes of a node's loops, those of its reduction last."""
+    """Returns the sizes of a node's loops, the loops of its reduction last."""
     widest = max(node.get_nodes(), key=lambda n: n.is_reduction())
     group, reduction = widest.group[1]
     return (*group, *reduction)

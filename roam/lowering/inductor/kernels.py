@@ -1,8 +1,9 @@
-"""One captured graph in Inductor's kernels.
+"""Compiles and runs one captured graph with Inductor's kernels.
 
     compile_fx ──┬── forward    compiled at once, in a planned order
-                 └── backward   kept; compiled for each set of gradients that it folds, when that
-                                first runs, in an order planned together with the forward's
+                 └── backward   kept; compiled once for each set of gradients that it folds, when it
+                                first runs with that set, in an order that is planned with the
+                                forward's order fixed
 
 Without a folding optimizer there is one backward, and the step driver has nothing to decide:
 Inductor's callables and AOTAutograd's cache are used directly.
@@ -49,13 +50,16 @@ RETAINED = "a backward with retain_graph=True or create_graph=True needs its gra
 
 @dataclass
 class InductorKernels:
-    """A captured graph whose forward, and backwards, Inductor compiles.
+    """A captured graph whose forward and backward Inductor compiles.
 
     Attributes:
-        forward_read: what was planned of the forward, for its backwards.
-        forward_code: None if the graph that runs has not been compiled.
+        may_fold: whether backwards may fold gradients.
+        costs: tells how long kernels take; None for a step that will run, whose plan needs no
+            costs.
+        forward_read: the forward as it was planned, with which backwards are planned; None before.
+        forward_code: the compiled forward; None before it is compiled.
         given: the fake values of the forward's inputs.
-        costs: tells those of kernels; None for a step that will run, which needs none.
+        backwards: the backward; None if there is none.
     """
 
     without_plan = "this backward folded nothing"
@@ -93,8 +97,9 @@ class InductorKernels:
     def compile(
         self, gm: fx.GraphModule, example_inputs: Sequence[Any], driver: Driver
     ) -> Callable[..., Any]:
-        # AOTAutograd's cache entries leave no tickets. And the backward is traced now, though it is
-        # compiled when it first runs: parameters without a gradient need no optimizer state.
+        # Code from AOTAutograd's cache would not go through the step driver. The backward is traced
+        # now, though it is compiled when it first runs: that tells which parameters have gradients,
+        # and so need optimizer state.
         driven = {"enable_autograd_cache": False, "force_non_lazy_backward_lowering": True}
         with functorch_config.patch(driven if self.is_driven else {}):
             compiled: Any = compile_fx(  # the settings are part of AOTAutograd's cache key
@@ -106,7 +111,7 @@ class InductorKernels:
         return compiled
 
     def settings(self, order: PlannedOrder) -> dict[str, Any]:
-        """Returns Inductor's settings while it compiles this graph."""
+        """Returns Inductor's settings for compiling this graph, with `order` as a pass."""
         asked = rewrites(LOWERING, self.options.rewrites)
         return {
             **mode_options(self.options.mode),
@@ -122,7 +127,7 @@ class InductorKernels:
     def compile_inner(
         self, driver: Driver, gm: fx.GraphModule, example_inputs: Sequence[Any], **how: Any
     ) -> Any:
-        """Compiles the forward or the backward: compile_fx calls it for each."""
+        """Compiles the forward or the backward. compile_fx calls this once for each."""
         if not self.is_driven:
             return self.compile_one(gm, example_inputs, how)
         if how.get("is_backward"):
@@ -137,7 +142,10 @@ class InductorKernels:
     def compile_one(
         self, gm: fx.GraphModule, example_inputs: Sequence[Any], how: dict[str, Any]
     ) -> Any:
-        """Compiles one graph in a planned order. A backward that fails runs unplanned."""
+        """Compiles the forward or the backward in a planned order, and returns its callable.
+
+        If Inductor cannot compile a backward, returns a callable that runs ATen's own operators.
+        """
         one = OneGraph.of(gm, self.graph, self.forward_read, how)
         runs = plain(gm) if one.is_backward else None  # before compiling, which changes the graph
         order = PlannedOrder(self.how, one, self.unplanned)
@@ -158,7 +166,12 @@ class InductorKernels:
         return compile_fx_inner(gm, example_inputs, **how)
 
     def take(self, note: Note | None, one: OneGraph) -> None:
-        """Records what was planned, now or before the code was cached."""
+        """Records a plan that was made now, or that cached code brought with it.
+
+        Args:
+            note: the plan; None if planning failed.
+            one: the graph that was compiled.
+        """
         if not one.is_backward:
             self.forward_read = None
         if note is not None and note.complete:
@@ -181,7 +194,7 @@ class InductorKernels:
     # ---- running: called by the step driver ----
 
     def plan(self, args: Sequence[Any], folds: Folds) -> Folds:
-        """Returns `folds`: the plan of a backward is identified by the gradients that it folds."""
+        """Returns `folds`: the gradients that a backward folds identify its plan."""
         return folds
 
     def forward(self, planned: Folds, args: list[Any]) -> Sequence[Any]:
@@ -212,7 +225,16 @@ class InductorKernels:
 
 @dataclass
 class Backwards:
-    """The backward of one forward, compiled once for each set of gradients that it folds."""
+    """The backward of one forward, compiled once for each set of gradients that it folds.
+
+    Attributes:
+        gm: the backward without folds.
+        inputs: its example inputs, as compile_fx gave them.
+        how: compile_fx's keyword arguments.
+        tracing: torch's context of tracing at that time, restored to compile later.
+        compiling: torch's context of compiling at that time, restored to compile later.
+        compiled: by folds, the compiled backward.
+    """
 
     kernels: InductorKernels
     gm: fx.GraphModule

@@ -1,4 +1,4 @@
-"""Tells what Inductor lacks on a device: its lowering is the default only if it works there."""
+"""Finds out what Inductor lacks on a device. Its lowering is the default only if it works there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEVICES = ("cpu", "cuda", "xpu")
 
 @cache
 def unknown_names() -> str | None:
-    """Returns a message if this torch lacks a private name that the lowering uses, else None."""
+    """Returns a message if this torch lacks a private name that the lowering uses, or None."""
     try:
         import_module("roam.lowering.inductor.kernels")
     except ImportError as error:
@@ -25,7 +25,10 @@ def unknown_names() -> str | None:
 
 
 def missing(devices: Iterable[torch.device]) -> str | None:
-    """Returns what Inductor lacks for one of the devices; None if it can generate code for all."""
+    """Returns what Inductor lacks to generate code for the first device that it cannot serve.
+
+    Returns None if it can generate code for all devices.
+    """
     found = (_missing_for(device.type) for device in devices)
     return next((what for what in found if what is not None), None)
 

@@ -1,6 +1,8 @@
 """Writes the plan of a graph into its generated code, so that Inductor's caches return it too.
 
-miss                              hit in FxGraphCache        hit in AOTAutogradCache
+A note is a plan with all that is needed to report it, encoded in a statement of the code:
+
+not in a cache                    found in FxGraphCache      found in AOTAutogradCache
 plan ── note ── code ── cache     code ── find(code)         code is imported ── loaded(note)
 """
 
@@ -31,10 +33,19 @@ LOWERING = "inductor"  # the value of the option "lowering", for reports
 class Note(msgspec.Struct, frozen=True):
     """The plan of one graph, or of a backward together with its forward.
 
-    complete: no backward is to come. named: the buffers of the forward's inputs and results, by
-    name. saved: those that go to the backward. held: bytes that the forward may hold at every op.
-    forward: the key of the forward that a backward was planned around. estimated: the ops whose
-    scratch space was measured at smaller sizes. estimated_costs: those whose cost is an estimate.
+    Attributes:
+        name: of the captured graph.
+        problem: what was planned: one phase, or both.
+        plan: the plan of `problem`.
+        complete: whether the plan includes the backward, or there is none.
+        named: by name in the FX graph, the buffer of each input and result.
+        saved: the buffers of the results that go to the backward only.
+        held: for each op of a forward, in planned order, an upper bound on the bytes that its
+            generated code holds while the op runs; empty if `complete`.
+        forward: the key of the forward whose order was fixed when its backward was planned; "" if
+            the note is not of a backward.
+        estimated: names of the ops whose scratch space was measured at smaller sizes.
+        estimated_costs: names of the ops whose cost is an estimate.
     """
 
     name: str
@@ -49,12 +60,15 @@ class Note(msgspec.Struct, frozen=True):
     estimated_costs: tuple[str, ...] = ()
 
     def statement(self) -> str:
-        """Returns the statement that the generated module runs when it is imported."""
+        """Returns the statement with the note, which the generated module runs when imported."""
         text = base64.b85encode(zlib.compress(msgspec.json.encode(self))).decode()
         return f"__import__('{__name__}', fromlist=['']).loaded(r'{text}')"
 
     def as_first_phase(self) -> Read:
-        """Returns the forward's part of the problem, with the order and the reuse of its code."""
+        """Returns the forward as the first phase of a Problem to which its backward is added.
+
+        Its ops are in the order of the generated code, and may write over the same buffers only.
+        """
         old, order = self.problem, self.plan.order
         place = {op: t for t, op in enumerate(order)}
         ops = [
@@ -81,7 +95,7 @@ class Note(msgspec.Struct, frozen=True):
         )
 
     def of(self, name: str) -> GraphRecord:
-        """Returns the record for reports. The graph may have another name in this process."""
+        """Returns the record for reports. `name` is the name of the graph in this process."""
         made = self.problem, self.plan
         return GraphRecord(
             name,
@@ -99,15 +113,16 @@ _here = threading.local()
 
 
 def find(code: str) -> Note | None:
-    """Returns the note in generated code, None if there is none."""
+    """Returns the note in generated code, or None."""
     found = _STATEMENT.search(code)
     return None if found is None else _decode(found[1])
 
 
 def loaded(text: str) -> None:
-    """Called when a generated module is imported, which may come from a cache.
+    """Registers a note and reports its plan. Generated modules call this when they are imported.
 
-    Registers where its forward's saved tensors lie. Reports its plan, unless within `compiling`.
+    If the note is of a backward, registers where the saved tensors of its forward lie. Within
+    `compiling` reports nothing.
     """
     note = _decode(text)
     if note.forward:
@@ -120,7 +135,7 @@ def loaded(text: str) -> None:
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """A context in which `loaded` reports no plan, because the code that compiles a graph does."""
+    """A context in which `loaded` reports no plan: the code that compiles a graph reports it."""
     _here.compiling = True
     try:
         yield

@@ -1,9 +1,9 @@
-"""Plans Inductor's kernels without generating them.
+"""Plans the order of Inductor's kernels without generating their code.
 
     forward ── scheduler fuses ── order ── no code; the captured graph runs in its place
 
-Graphs are fused and ordered on tensors without data, but neither generated nor compiled. No C++
-compiler is needed.
+Inductor fuses the nodes of a graph and roam orders them, on tensors without data. Code is neither
+generated nor compiled, so no C++ compiler is needed.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class OfflineInductorKernels(InductorKernels):
 
 @contextmanager
 def no_code() -> Iterator[None]:
-    """A context in which Inductor fuses and orders graphs, but makes modules without code."""
+    """A context in which Inductor fuses and orders the nodes of graphs, but generates no code."""
 
     def empty_module(graph: GraphLowering) -> Any:
         graph.init_wrapper_code()

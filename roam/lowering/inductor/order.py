@@ -1,8 +1,8 @@
 """Plans the order of the kernels that Inductor generates.
 
-Inductor passes the fused nodes of a graph to `PlannedOrder` before it generates their code. They
-come in Inductor's own order by memory, the program order of the Problem, so the planned order is
-never worse.
+Inductor passes the fused nodes of a graph to `PlannedOrder` before it generates their code.
+`PlannedOrder` first sorts them by Inductor's own pass, `reorder_for_peak_memory`. That order is the
+program order of the Problem, so the peak of the planned order is never higher.
 """
 
 from __future__ import annotations
@@ -35,13 +35,15 @@ from roam.planner import SavedBlocks, Settings, plan
 if TYPE_CHECKING:
     from roam.capture.op_costs import OpCosts
 
-# torch 2.11 has no such class: it pickles the pass with the settings, for the keys of its caches
+# torch 2.11 has no such class: there the pass is pickled, as a part of the keys of the caches
 Pass: Any = getattr(custom_graph_pass, "CustomSchedulerPass", object)
 Nodes = list[BaseSchedulerNode]
-FoldsInGraph = tuple[tuple[int, tuple[tuple[str, int], ...], int], ...]  # input; state; scratch
+# for each fold: the index of the parameter among the forward's inputs; name and bytes of each
+# tensor of its optimizer state; bytes of scratch space
+FoldsInGraph = tuple[tuple[int, tuple[tuple[str, int], ...], int], ...]
 ROOT = Path(__file__).parents[2]
 FOLDERS = [Path(at) for at, *_ in os.walk(ROOT, followlinks=True)]
-# all of roam's sources: a list of those that can change a plan would soon be incomplete
+# all source files of roam: a list of those that can change a plan would soon be incomplete
 SOURCES = tuple(sorted(str(file) for folder in FOLDERS for file in folder.glob("*.py")))
 
 
@@ -50,9 +52,11 @@ class How:
     """Settings for the forward and all backwards of one captured graph.
 
     Attributes:
-        seconds: the work of planning, as `Settings.seconds`.
-        may_fold: backwards may fold gradients.
-        costs: tells those of kernels, if they are wanted: no plan depends on it.
+        graph: the captured graph, with the user's names of its inputs.
+        seconds: how long planning may take, as `Settings.seconds`.
+        may_fold: whether backwards may fold gradients.
+        costs: tells how long kernels take, for reports; None if they are not wanted. No plan
+            depends on it.
     """
 
     graph: DynamoGraph
@@ -70,11 +74,13 @@ class OneGraph:
     """A forward or backward that Inductor compiles now.
 
     Attributes:
-        outputs: the FX names of its results, None for a result that is no node.
+        is_backward: whether it is a backward.
+        is_inference: whether it is a forward that has no backward.
+        outputs: the names of its results in the FX graph; None for a result that is no node.
         saved: positions of the results that go to the backward.
         folds: the folds of gradients in it.
-        labels: by input of a forward, the user's name and the kind.
-        forward: the plan of a backward's forward, if it is known.
+        labels: by name of an input of a forward, the user's name of that input and its kind.
+        forward: the planned forward of a backward; None if that is unknown.
     """
 
     is_backward: bool
@@ -89,7 +95,14 @@ class OneGraph:
     def of(
         gm: fx.GraphModule, graph: DynamoGraph, forward: Read | None, how: Mapping[str, Any]
     ) -> OneGraph:
-        """Describes a graph that compile_fx compiles. how: compile_fx's keyword arguments."""
+        """Describes a graph that compile_fx compiles.
+
+        Args:
+            gm: the graph.
+            graph: the captured graph that it is a part of.
+            forward: the planned forward, if there is one.
+            how: compile_fx's keyword arguments.
+        """
         is_backward, is_inference = bool(how.get("is_backward")), bool(how.get("is_inference"))
         outputs = _outputs(gm)
         first = len(outputs) if is_backward or is_inference else first_saved(gm)
@@ -105,12 +118,12 @@ class OneGraph:
 
     @property
     def complete(self) -> bool:
-        """Whether no backward follows."""
+        """Whether no backward is compiled after this graph."""
         return self.is_backward or self.is_inference
 
     @property
     def depends_on(self) -> object:
-        """All that the plan depends on besides the fused nodes; equal in every process."""
+        """All that the plan depends on besides the fused nodes. It is equal in every process."""
         read = self.forward
         forward = None if read is None else (read.problem.fingerprint, sorted(read.named.items()))
         return self.outputs, sorted(self.saved), self.folds, sorted(self.labels.items()), forward
@@ -122,16 +135,19 @@ def planned_order(
     """Plans one graph, and changes its code generation so that the code follows the plan.
 
     Args:
-        nodes: the fused nodes, in Inductor's own order.
+        graph: the graph as Inductor compiles it.
+        nodes: its fused nodes, in Inductor's own order.
+        how: the settings of the captured graph.
+        one: the graph, described.
 
     Returns:
-        The nodes in the planned order, and the note with the plan that was put into the code.
+        The nodes in the planned order, and the note (`notes.py`) that was put into the code.
     """
     forward = one.forward
     name = how.graph.name
     costs = None
     if how.costs is not None:
-        from roam.lowering.inductor.costs import kernel_costs  # a step that will run has none
+        from roam.lowering.inductor.costs import kernel_costs  # not imported if costs are unwanted
 
         costs = kernel_costs(graph, nodes, how.costs)
     found = read(graph, nodes, name, one.outputs, one.saved, forward, one.labels, costs)
@@ -153,7 +169,7 @@ def planned_order(
         found.estimated,
         found.estimated_costs,
     )
-    # first in the header, because a C++ wrapper adds lines that are no Python
+    # the first line of the header: what a C++ wrapper adds after it is no Python
     graph.wrapper_code.header._lines.insert(0, note.statement())
     generate(graph, ordered, shared)
     if not one.complete:
@@ -169,9 +185,10 @@ class PlannedOrder(Pass):  # type: ignore[misc]
     """Orders the fused nodes of a graph; if that fails, they run in Inductor's own order.
 
     Attributes:
+        how: the settings of the captured graph.
         one: the graph that is compiled now; None while AOTAutograd computes keys for its cache.
         failed: called with the error if planning fails.
-        note: the plan's note, after planning.
+        note: the plan as it was put into the code; None before, or if planning failed.
     """
 
     how: How
@@ -204,11 +221,11 @@ class PlannedOrder(Pass):  # type: ignore[misc]
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles the uuid only: the caches pickle the configuration for their keys."""
+        """Pickles the uuid only. The caches pickle Inductor's settings to compute their keys."""
         return bytes, (self.uuid(),)
 
     def uuid(self) -> Any:
-        """Returns all that a plan depends on: a part of the keys of Inductor's caches."""
+        """Returns all that a plan depends on, as bytes. They become a part of the caches' keys."""
         how = self.how
         inputs = how.graph.inputs, sorted(how.graph.parameters)
         one = None if self.one is None else self.one.depends_on

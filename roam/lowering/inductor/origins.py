@@ -1,4 +1,4 @@
-"""The FX nodes that scheduler nodes were made of, and what those say."""
+"""Finds the FX nodes from which Inductor made a scheduler node, and what they tell about it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from roam.passes.gradient_release import Release
 
 
 def origin(kernel: Any) -> fx.Node | None:
-    """Returns the node of the FX graph that calls the kernel's operator."""
+    """Returns the FX node that calls the operator of an extern kernel; None if it is unknown."""
     called = getattr(kernel, "op_overload", None)
     found = getattr(kernel, "origin_node", None)
     sources = getattr(kernel, "origins", ())
@@ -22,7 +22,7 @@ def origin(kernel: Any) -> fx.Node | None:
 
 
 def release_of(node: BaseSchedulerNode) -> Release | None:
-    """Returns the Release of a node that is a fold, None for other nodes."""
+    """Returns the `Release` of a node that is a fold (it says what is folded). Else None."""
     called = origin(node.node) if node.is_extern() else None
     return None if called is None else called.meta.get(gradient_release.META)
 
@@ -39,7 +39,7 @@ def must_run_once(node: BaseSchedulerNode) -> bool:
 
 
 def module_of(node: BaseSchedulerNode) -> str:
-    """Returns the path of the module to which the first of the node's origins belongs."""
+    """Returns the path of the module that a node's first FX node belongs to; "" if unknown."""
     for part in node.get_nodes():
         for source in getattr(part.node, "origins", ()):
             if isinstance(source, fx.Node) and where(source):

@@ -12,7 +12,7 @@
                                           until the last one is taken out
     input that an output may overwrite    a pair in `over`
 
-Inductor frees a buffer after the last node that uses it.
+Inductor frees a buffer after the last node that makes, reads or changes it.
 """
 
 from __future__ import annotations
@@ -41,18 +41,25 @@ from roam.passes.gradient_release import Release
 if TYPE_CHECKING:
     from roam.capture.op_costs import Cost
 
-Pairs = tuple[tuple[BufferId, BufferId], ...]
-Labels = Mapping[str, tuple[str, Kind]]
+Pairs = tuple[tuple[BufferId, BufferId], ...]  # (a result, a buffer that it may be written over)
+Labels = Mapping[str, tuple[str, Kind]]  # name of an input in the graph -> the user's name, kind
 
 
 @dataclass(frozen=True)
 class Read:
     """The Problem of a graph, and how it relates to the graph.
 
-    named: the buffer behind every input and every output, by their names in the FX graph. saved:
-    the outputs that are not the user's. held: bytes that a compiled forward may hold at every op.
-    at: the buffer behind every name in the scheduler that has memory. estimated: the ops whose
-    scratch space was measured at smaller sizes. estimated_costs: those whose cost is an estimate.
+    Attributes:
+        problem: of the graph; of a backward, together with its forward.
+        nodes: the fused nodes, in program order.
+        first: the op of the first node; the ops of the other nodes follow it.
+        named: by name in the FX graph, the buffer of each input and output.
+        saved: the buffers of the outputs that go to the backward only.
+        held: for each op of a compiled forward, an upper bound on the bytes that its generated
+            code holds while the op runs.
+        at: by name in the scheduler, the buffer of everything that has memory.
+        estimated: names of the ops whose scratch space was measured at smaller sizes.
+        estimated_costs: names of the ops whose cost is an estimate.
     """
 
     problem: Problem
@@ -78,11 +85,18 @@ def read(
 ) -> Read:
     """Returns the Problem of one graph, or of a backward together with its forward.
 
-    nodes: fused, in the order that Inductor would run them in. outputs: the names of the FX
-    graph's results. saved: which of them go to the backward. forward: what was read of
-    a backward's forward, where that is known; its ops keep their order. labels: what the user
-    calls a forward's inputs, and of which kind they are. costs: of the nodes, by name.
-    Raises UnplannableError.
+    Args:
+        graph: the graph as Inductor compiles it.
+        nodes: its fused nodes, in the order in which Inductor would run them.
+        name: of the Problem.
+        outputs: the names of the results in the FX graph; None for a result that is no node.
+        saved: positions of the results that go to the backward.
+        forward: the planned forward of a backward, if it is known; its ops keep their order.
+        labels: by name of an input of a forward, the user's name of that input and its kind.
+        costs: by name of a node, its cost.
+
+    Raises:
+        UnplannableError: a size depends on data.
     """
     reader = _Reader(graph, forward, scratch(graph, nodes), labels or {}, costs or {})
     reader.add_inputs()
@@ -107,7 +121,7 @@ def read(
 def _only_saved(
     named: Mapping[str, BufferId], outputs: Sequence[str | None], saved: frozenset[int]
 ) -> frozenset[BufferId]:
-    """Returns the results that go to the backward and not to the user as well."""
+    """Returns the buffers of results that go to the backward and not to the user as well."""
     found: tuple[set[BufferId], set[BufferId]] = set(), set()
     for i, name in enumerate(outputs):
         if name is not None and name in named:
@@ -124,8 +138,9 @@ class _Reader:
     costs: Mapping[str, Cost]
     build: ProblemBuilder = field(init=False)
     inputs: dict[str, BufferId] = field(default_factory=dict)
-    buffer_of: dict[str, BufferId] = field(default_factory=dict)  # by root name
-    tuple_of: dict[str, list[str]] = field(default_factory=dict)  # root of a part -> all parts
+    buffer_of: dict[str, BufferId] = field(default_factory=dict)  # by the name that `root` returns
+    # by the root of a part of a tuple, the roots of all parts of that tuple
+    tuple_of: dict[str, list[str]] = field(default_factory=dict)
     op_of: dict[BaseSchedulerNode, int] = field(default_factory=dict)
     estimated: list[str] = field(default_factory=list)
     estimated_costs: list[str] = field(default_factory=list)
@@ -143,7 +158,7 @@ class _Reader:
         self.placeable = is_placeable(self.graph)
 
     def add_inputs(self) -> None:
-        """Adds the inputs of the graph. A backward's are the saved tensors and the tangents."""
+        """Adds the inputs of the graph. The inputs of a backward are saved tensors and tangents."""
         known = {} if self.forward is None else self.forward.named
         made: list[BufferId] = []
         for name, found in self.graph.graph_inputs.items():
@@ -167,7 +182,7 @@ class _Reader:
         touched = [self.root(n) for n in sorted(node.used_or_aliased_buffer_names())]
         parts = self.parts(node)
         self.tuple_of |= dict.fromkeys(parts, parts)
-        if isinstance(node.node, ir.MultiOutput):  # the tuple keeps its other parts alive
+        if isinstance(node.node, ir.MultiOutput):  # takes one part; the tuple keeps all alive
             touched += [other for root in touched for other in self.tuple_of.get(root, ())]
         for root in (*touched, *parts):
             if root not in self.buffer_of:
@@ -216,10 +231,10 @@ class _Reader:
             self.estimated_costs.append(self.build.ops[self.op_of[node]].name)
 
     def add_results(self, node: BaseSchedulerNode) -> Pairs:
-        """Adds the buffers that a kernel's parts write. Returns the pairs for `over`.
+        """Adds the buffers that the parts of a fused node write. Returns the pairs for `over`.
 
-        If a part may overwrite a buffer that an earlier part of the kernel made, the two are one
-        buffer.
+        If a part may overwrite a buffer that an earlier part of the node made, its result and that
+        buffer become one buffer of the Problem.
         """
         known = len(self.build.buffers)
         pairs: dict[tuple[BufferId, BufferId], None] = {}
@@ -250,7 +265,10 @@ class _Reader:
         return self.root(aliased[0]) if aliased else name
 
     def parts(self, node: BaseSchedulerNode) -> list[str]:
-        """Returns the parts of an extern kernel's tuple of results that other nodes use."""
+        """Returns the roots of the parts of an extern kernel's tuple of results.
+
+        Leaves out parts that no other node takes out of the tuple.
+        """
         found: list[str] = []
         pending = [b for b in node.get_outputs() if isinstance(b.node.layout, ir.MultiOutputLayout)]
         while pending:
@@ -278,7 +296,10 @@ class _Reader:
             )
 
     def keep(self, outputs: Sequence[str | None]) -> dict[str, BufferId]:
-        """Marks the graph's results as kept. A saved tensor lives at least to the graph's end."""
+        """Marks the graph's results as kept, saved tensors included: they live to its end.
+
+        Returns their buffers, by name in the FX graph.
+        """
         found: dict[str, BufferId] = {}
         kind = Kind.OUTPUT if self.phase == 0 else Kind.GRADIENT
         for name, fx_name in zip(self.graph.get_output_names(), outputs, strict=True):

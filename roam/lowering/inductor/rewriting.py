@@ -15,7 +15,10 @@ from roam.passes.pipeline import Pass, rewritten, run
 
 
 def joint_pass(rewrites: Sequence[Pass]) -> dict[str, Any]:
-    """Returns Inductor's setting to run the rewrites, after the user's own joint pass if any."""
+    """Returns the setting by which Inductor runs the rewrites, after the user's own joint pass.
+
+    Returns no setting if there are no rewrites.
+    """
     if not rewrites:
         return {}
     theirs = config.joint_custom_pre_pass
@@ -34,21 +37,25 @@ class JointRewrites(CustomGraphPass):
             self.first(graph)
         module = graph.owning_module
         assert module is not None
-        if rewritten(self.rewrites, module) is not module:  # tried on a copy: none of them fails
+        # `rewritten` tries the rewrites on a copy, and returns the module itself if one fails
+        if rewritten(self.rewrites, module) is not module:
             run(self.rewrites, module)
 
     def uuid(self) -> Any:
-        """Returns a part of the keys of Inductor's caches: the rewrites with their options."""
+        """Returns what Inductor's caches put into their keys: the code of the rewrites and options.
+
+        Returns None if that is unknown, so that nothing is cached.
+        """
         theirs = () if self.first is None else self.first.uuid()
         files = {_source(each) for each in self.rewrites}
         if theirs is None or None in files:
-            return None  # nothing is cached: a rewrite of a notebook may change unseen
+            return None  # a rewrite without a source file may change without a trace
         code = get_hash_for_files((__file__, *sorted(file for file in files if file)))
         return code + repr((self.rewrites, theirs)).encode()
 
 
 def _source(rewrite: Pass) -> str | None:
-    """Returns the file that a rewrite is written in; None if there is none."""
+    """Returns the source file of a rewrite's class; None if it has none, as in a notebook."""
     try:
         file = getsourcefile(type(rewrite))
     except (OSError, TypeError):

@@ -1,10 +1,10 @@
 """Changes the code that Inductor generates for saved tensors that the plan places in blocks.
 
 forward     looks up where to put each saved tensor (see `runtime/saved_stack`)
-backward    frees each one as planned. Inductor might reuse its memory for a later buffer of the
-            same size instead, which would keep the whole block alive
+backward    frees each saved tensor as planned. Inductor might reuse its memory for a later buffer
+            of the same size instead, which would keep the whole block alive
 
-Both overwrite exactly the buffers that the plan overwrites.
+If a result is written over a dying buffer, it is the buffer that the plan chose.
 """
 
 from __future__ import annotations
@@ -32,13 +32,16 @@ def is_placeable(graph: GraphLowering) -> bool:
 
 
 def blocking(graph: GraphLowering) -> Blocking:
-    """What the device asks of blocks; several devices ask for nothing."""
+    """Returns the sizes and gaps that blocks must have on the graph's device.
+
+    Returns no demands if the graph has several devices, because then it has no blocks.
+    """
     device, *others = graph.device_types
     return ANY if others else machine.of(device).blocking
 
 
 def is_own(buffer: Any) -> bool:
-    """Returns whether the generated code allocates a buffer in memory that nothing else shares."""
+    """Returns whether the generated code allocates a buffer in memory that no other one shares."""
     return buffer.should_allocate() and not isinstance(buffer.layout, ir.CommBufferLayout)
 
 
@@ -46,8 +49,9 @@ def leave_open(graph: GraphLowering, key: str, problem: Problem) -> None:
     """Makes a forward's code look up where its saved tensors lie, each time it runs.
 
     Args:
-        key: the name by which the plan of a backward refers to the forward.
-        problem: the forward's Problem, as its backward reads it.
+        graph: the forward as Inductor compiles it.
+        key: the key by which the plan of a backward refers to the forward.
+        problem: the forward, as the first phase of the Problem of its backward.
     """
     wrapper: Any = graph.wrapper_code
     saved = [b.name for b in problem.buffers if b.kind is Kind.SAVED and b.home is Home.ARENA]
@@ -76,13 +80,17 @@ def leave_open(graph: GraphLowering, key: str, problem: Problem) -> None:
 
 
 def keep_to_plan(graph: GraphLowering, at: Mapping[str, BufferId], plan: Plan) -> None:
-    """Makes the code overwrite the buffers that the plan overwrites, and keep no block longer.
+    """Makes the generated code reuse memory as planned, so that it keeps no block longer.
 
-    Of two dying inputs of equal size, Inductor might overwrite the other one. Then a buffer that is
-    not planned for the block keeps the block alive, or a planned one lies outside. Inductor might
-    also overwrite a buffer that the same kernel has just made, and allocate that one needlessly.
+    Of two dying inputs of equal size, Inductor might overwrite the input that the plan does not.
+    Then a buffer that the plan puts elsewhere keeps a block alive, or a buffer of the block lies
+    elsewhere. Inductor might also overwrite a buffer that the same kernel has just made, and so
+    allocate that buffer needlessly.
 
-    at: by name in the scheduler, the buffer.
+    Args:
+        graph: the graph as Inductor compiles it.
+        at: by name in the scheduler, the buffer.
+        plan: the plan.
     """
     wrapper: Any = graph.wrapper_code
     plan_reuse, can_reuse = wrapper.memory_plan_reuse, wrapper.can_reuse
@@ -108,7 +116,7 @@ def keep_to_plan(graph: GraphLowering, at: Mapping[str, BufferId], plan: Plan) -
 
 
 def _first(wrapper: Any, name: str) -> str:
-    """Returns the first buffer of the chain of buffers that `name` was written over."""
+    """Returns the buffer whose allocation `name` uses: itself, or one that it is written over."""
     while name in wrapper.reuses:
         name = wrapper.reuses[name]
     return name

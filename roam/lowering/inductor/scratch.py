@@ -1,5 +1,8 @@
-"""What extern kernels allocate for themselves: they are run once, on inputs laid out as Inductor
-lays them out (see `probe`). `extern_calls` gives such calls to whoever measures them."""
+"""Measures the scratch space of extern kernels: the bytes that they allocate for themselves.
+
+Each operator runs once, on inputs laid out as Inductor lays them out (see `probe`). `extern_calls`
+returns these operator calls, also for other measurements.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ Hint = Callable[[Any], int]
 
 
 def scratch(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> dict[str, Scratch]:
-    """Returns the scratch space of the extern kernels among the nodes, by node name. CPU only."""
+    """Returns the scratch space of the extern kernels among the nodes, by the node's name.
+
+    Leaves out kernels with an input on another device than the CPU.
+    """
     on_cpu = [n for n in nodes if n.is_extern() and _on_cpu(n.node)]
     calls, names = extern_calls(graph, on_cpu)
     return {names[call]: size for call, size in probe([calls], Numbers()).items()}
@@ -30,7 +36,10 @@ def scratch(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> dict[st
 def extern_calls(
     graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]
 ) -> tuple[fx.Graph, dict[fx.Node, str]]:
-    """The calls of operators that extern kernels stand for, and the scheduler's names of those."""
+    """Returns a graph with the operator calls that extern kernels make.
+
+    Also returns, for each call, the kernel's name in the scheduler.
+    """
 
     def hint(size: Any) -> int:
         return int(graph.sizevars.optimization_hint(size, fallback=0))
@@ -46,9 +55,9 @@ def extern_calls(
 
 
 def _call(calls: fx.Graph, kernel: Any, hint: Hint) -> fx.Node | None:
-    """Adds the operator call of an extern kernel to `calls`, with inputs of its layouts.
+    """Adds the operator call of an extern kernel to `calls`, on inputs with the kernel's layouts.
 
-    Returns None if the kernel's operator is unknown.
+    Returns the call; None if its operator is unknown or cannot be measured.
     """
     called = None if isinstance(kernel, ir.MultiOutput) else origin(kernel)
     if called is None or not is_measured(called.target):
@@ -72,7 +81,7 @@ def _call(calls: fx.Graph, kernel: Any, hint: Hint) -> fx.Node | None:
 
 
 def _tensors(call: fx.Node) -> Iterator[fx.Node]:
-    """Yields the tensor arguments of a call, as often as they are given."""
+    """Yields the tensor arguments of a call; one that is passed twice, twice."""
     found: list[fx.Node] = []
     fx.map_arg((call.args, call.kwargs), found.append)
     return (n for n in found if isinstance(n.meta.get("val"), torch.Tensor))

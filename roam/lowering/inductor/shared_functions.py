@@ -1,19 +1,20 @@
 """Decides which neighbouring nodes become one C++ function.
 
-On the CPU Inductor puts all nodes between two extern kernels into one function. Buffers that die in
-between are freed at its end:
+On the CPU Inductor puts all nodes between two extern kernels into one function. Buffers that die
+within the function are freed only at its end:
 
-    op4 [ buf4 ]              a function each: buf4 is freed before buf6 is made
-    op5    [ buf5 ]           one function: all three are held until op6 is done
+    op4 [ buf4 ]              three functions: buf4 is freed before buf6 is made
+    op5    [ buf5 ]           one function: all three buffers are held until op6 is done
     op6       [ buf6 ]
 
-So roam ends a function before a node that would raise it above the planned peak. Otherwise nodes
-stay together, which saves calls and runs of the C++ compiler. The planner knows which nodes can
-share a function, and moves them next to each other (solvers/order/adjacent_calls.py).
+So roam ends a function before a node at which the held bytes would exceed the planned peak.
+Otherwise nodes stay together, which saves calls and runs of the C++ compiler. The planner knows
+which nodes can share a function, and moves them next to each other
+(solvers/order/adjacent_calls.py).
 
-Inductor uses the same room below the peak: it keeps freed buffers for later ones of their size. So
-roam tells it how much room there is, on a GPU too. Inductor's own estimate counts neither buffers
-that are written over others nor scratch space, and would raise the peak.
+Below the peak Inductor also keeps freed buffers, to reuse them for later buffers of the same size.
+For that it estimates the live bytes, but it counts neither buffers that are written over others nor
+scratch space, and so would raise the peak. So roam gives it the planned numbers, on a GPU too.
 """
 
 from __future__ import annotations
@@ -36,12 +37,13 @@ from roam.core.problem import Problem
 
 @dataclass(frozen=True)
 class Functions:
-    """The functions of a graph.
+    """How the nodes of a graph are divided into functions.
 
     Attributes:
         ends: names of the nodes that end a function.
-        held: by node, the bytes that are alive or freed only with its function.
-        most: by node, the most bytes that may be held there.
+        held: by node, the bytes held while it runs: alive, or dead and freed only at the end of its
+            function.
+        most: by node, the bytes that the generated code may hold while it runs.
     """
 
     ends: frozenset[str]
@@ -50,7 +52,7 @@ class Functions:
 
 
 def sharing(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> frozenset[int]:
-    """Returns the numbers of the nodes that share a function if they run one after another."""
+    """Returns the indices of the nodes that share a function if they run one after another."""
     return frozenset(
         k
         for k, node in enumerate(nodes)
@@ -66,16 +68,18 @@ def functions(
     *,
     complete: bool = True,
 ) -> Functions:
-    """Returns the fewest functions that keep the planned peak.
+    """Divides nodes into as few functions as possible that keep the planned peak.
 
-    Fills one function after another. That is best: if a function has room for a further node, so
-    has one that begins later.
+    Fills one function after another. That is optimal: if a function has room for a further node,
+    then so has a function that begins later, because it holds fewer dead buffers.
 
     Args:
-        nodes: the last ops of the plan, in its order.
+        problem: what was planned.
+        plan: the plan.
+        nodes: the nodes of the graph: the last ops of the plan, in its order.
         sharing: the ops that may share a function.
-        complete: whether no backward follows. If one does, the room that is left is needed for the
-            blocks of saved tensors in its plan.
+        complete: whether no backward is compiled after this graph. If one is, the room below the
+            peak is left for the blocks of saved tensors in its plan.
     """
     curve = plan.committed(problem)
     dying = [0] * (len(curve) + 1)
@@ -98,7 +102,7 @@ def functions(
 
 
 def generate(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode], shared: Functions) -> None:
-    """Makes Inductor generate these functions for the nodes of a graph, in this order."""
+    """Makes Inductor generate the functions `shared` for the nodes of a graph, in their order."""
     backends = (_cpp(graph, node) for node in nodes)
     for backend in {b for b in backends if b is not None}:
         _end_functions(graph.scheduler, backend, shared.ends)
@@ -131,7 +135,7 @@ def _tell_the_room(wrapper: Any, shared: Functions) -> None:
 
 
 def _cpp(graph: GraphLowering, node: BaseSchedulerNode) -> CppScheduling | None:
-    """Returns the scheduling that generates the node's C++, None if none does."""
+    """Returns the object of Inductor that generates C++ for a node; None if it becomes no C++."""
     device = node.get_device()
     backend = None if device is None else graph.scheduler.get_backend(device)
     return backend if isinstance(backend, CppScheduling) else None
