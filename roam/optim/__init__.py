@@ -12,9 +12,9 @@
     data_parallel, refusals        to be there after the backward
     state_dicts                    state dicts and copies
 
-The other rooms take `FoldingOptimizer`, `OptimizerHandle`, `FoldNeeds` (what a plan has to know of
-a fold) and `owner_of` (which optimizer folds a parameter). An optimizer of your own is a FoldRule
-and a FoldingOptimizer around it.
+Other packages of roam use `FoldingOptimizer`, `OptimizerHandle`, `FoldNeeds` (what a plan has to
+know of a fold) and `owner_of` (which optimizer folds a parameter). To write an optimizer of your
+own, write a FoldRule and a FoldingOptimizer that uses it.
 """
 
 from roam.core.errors import OptimizerError

@@ -24,7 +24,8 @@ from roam.optim.fold import (
 from roam.optim.folding import FoldingOptimizer, Mode
 
 FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
-TILE = 60 * 60  # elements of the buffer with which ATen transposes matrices of at least that size
+# elements of the buffer that ATen allocates to transpose a matrix of at least as many elements
+TILE = 60 * 60
 FUSED_DTYPES = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16})
 
 
@@ -32,17 +33,17 @@ class AdamA(FoldingOptimizer):
     """AdamW that folds each gradient as soon as it is complete, and then frees it.
 
     **`clip_grad_norm_` clips nothing here**, and warns. No gradient is left when the backward
-    returns: every `.grad` is None, and PyTorch's function skips those. Use `update_clip`. In
-    `roam.compile_step` it clips: there the gradients wait for it. GradScaler and
+    returns: every `.grad` is None, and PyTorch's function skips those. Use `update_clip`. Within
+    `roam.compile_step` `clip_grad_norm_` does clip: there the gradients wait for it. GradScaler and
     DistributedDataParallel need the gradients too, and raise an error: train in bfloat16, and use
-    fully_shard (FSDP2) or a hook that sums gradients (Tensor.register_hook) on several ranks.
-    Summing after the backward finds no gradients, and a warning says so.
+    fully_shard (FSDP2) or a hook that sums gradients (Tensor.register_hook) on several ranks. Code
+    that sums gradients after the backward finds none, and gets a warning.
 
     A folded gradient cannot be taken back. `zero_grad()` has nothing to do, and a loss of NaN has
     to be detected before its backward.
 
-    The state is AdamW's, with the same names: each loads the other's state dict. `state_dict()`
-    raises MidBatchError in the middle of a mini-batch.
+    The state has the tensors of AdamW's, with the same names: AdamA loads a state dict of AdamW,
+    and AdamW one of AdamA. `state_dict()` raises MidBatchError in the middle of a mini-batch.
 
     Args:
         params: parameters, groups of them, or `model.named_parameters()`, which lets errors name
@@ -102,7 +103,7 @@ class AdamA(FoldingOptimizer):
 
 
 class AdamARule(FoldRule):
-    """Two moments of the parameter's shape and dtype, as AdamW has them."""
+    """Folds a gradient into two moments of the parameter's shape and dtype, as AdamW has them."""
 
     folds_with = ("betas",)
 
@@ -142,7 +143,7 @@ class AdamARule(FoldRule):
         state["exp_avg_sq"].addcmul_(grad, grad, value=share)
 
     def square_scale(self, scale: float) -> float:
-        """Returns the weight of g² in v: 1 / N², or 1 / N if `batch_invariant`. scale: 1 / N."""
+        """Returns the weight of g² in v: 1 / N², or 1 / N if `batch_invariant`; `scale` = 1 / N."""
         return scale if self.batch_invariant else scale * scale
 
     def apply(self, state: State, param: Tensor, step: Tensor, group: Group) -> None:
@@ -179,7 +180,7 @@ class AdamARule(FoldRule):
         for update in updates:
             state, param, grad, _, _ = update
             m, v = state["exp_avg"], state["exp_avg_sq"]
-            # the kernel reads memory in order and ignores strides
+            # the kernel ignores strides: all tensors must have the same order of elements in memory
             if alike(param, m, v, grad):
                 together.append(update)
             elif alike(param, m, v):
@@ -197,7 +198,10 @@ class AdamARule(FoldRule):
 
 
 def fused(updates: Sequence[Update]) -> None:
-    """Updates by PyTorch's own AdamW kernel: parameters of one group, device and dtype."""
+    """Updates parameters by PyTorch's own AdamW kernel.
+
+    The parameters must be of one group, device and dtype, and `alike` their gradients and moments.
+    """
     states, params, grads, steps, (group, *_) = zip(*updates, strict=True)
     beta1, beta2 = group["betas"]
     device = params[0].device
@@ -216,12 +220,13 @@ def fused(updates: Sequence[Update]) -> None:
         amsgrad=False,
         maximize=False,
     )
-    # The kernel bumps no version counters, by which autograd detects reads of the old values.
+    # The kernel does not bump the version counters, by which autograd detects that an op needs the
+    # old value of a parameter.
     torch.autograd.graph.increment_version(params)
 
 
 def has_fused(param: Tensor, grad: Tensor, group: Group) -> bool:
-    """Returns whether PyTorch's fused kernel can do this update."""
+    """Returns whether PyTorch's fused kernel can update this parameter by this gradient."""
     return (
         group["update_clip"] is None
         and grad.device.type in FUSED_DEVICES
@@ -231,7 +236,7 @@ def has_fused(param: Tensor, grad: Tensor, group: Group) -> bool:
 
 
 def corrections(step: Tensor, group: Group) -> tuple[float, float]:
-    """Returns Adam's bias corrections of m and v after this step."""
+    """Returns Adam's bias corrections of m and v at update number `step`, counted from 1."""
     beta1, beta2 = group["betas"]
     n = float(step)
     return 1 - float(beta1) ** n, 1 - float(beta2) ** n
@@ -251,7 +256,7 @@ def clip(squares: Tensor | Any, param: Tensor, correction1: float, group: Group)
     """Returns max(1, RMS(update) / update_clip), a scalar on the parameter's device.
 
     Args:
-        squares: the sum of (m / denominator)², m without its bias correction.
+        squares: the sum of (m / denominator)² over all elements, m without its bias correction.
         param: the parameter.
         correction1: the bias correction of m.
         group: the parameter's group.
@@ -261,9 +266,9 @@ def clip(squares: Tensor | Any, param: Tensor, correction1: float, group: Group)
 
 
 def _transposing(param: Tensor, grad: Tensor) -> int:
-    """Returns the bytes that ATen allocates to copy a transposed `grad` into a matrix on the CPU.
+    """Returns the bytes that ATen allocates to copy `grad` into a tensor with `param`'s strides.
 
-    0 if `grad` is not transposed.
+    They are 0 unless `grad` is a large transposed matrix on the CPU.
     """
     transposed = param.dim() == 2 and param.is_contiguous() and grad.t().is_contiguous()
     large = param.device.type == "cpu" and param.numel() >= TILE

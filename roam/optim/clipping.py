@@ -1,4 +1,4 @@
-"""Detects calls that clip or measure gradients that were folded, and whose `.grad` is empty.
+"""Detects calls of torch that clip or measure gradients, if these were folded and `.grad` is None.
 
 Reading `.grad` cannot be detected, so torch's own functions are watched. Each of them is a wrapper
 that turns gradients off, a closure of `torch.nn.utils.clip_grad` with the function in a cell:
@@ -31,7 +31,7 @@ CLIP_NORM = inspect.unwrap(clip_grad_norm_).__code__
 
 
 def watch() -> None:
-    """Makes torch's clipping functions tell the optimizers, from now on, before they run."""
+    """Makes torch's clipping functions notify the optimizers, from now on, each time they run."""
     for function in (clip_grads_with_norm_, clip_grad_value_):
         _watch(function, "parameters", _tell_owners)
     _watch(get_total_norm, "tensors", _tell_all)
@@ -65,9 +65,10 @@ def _tell_owners(parameters: Sequence[Tensor]) -> None:
 
 
 def _tell_all(gradients: Sequence[Tensor]) -> None:
-    """Tells every optimizer if the list of gradients is empty: it does not say whose they are.
+    """Notifies all optimizers if a list of gradients is empty: it may be about any parameter.
 
-    Not if `clip_grad_norm_` calls: it passes the parameters to `clip_grads_with_norm_` too.
+    Does nothing if `clip_grad_norm_` calls, which also passes the parameters themselves to
+    `clip_grads_with_norm_`.
     """
     caller = sys._getframe(3)  # the caller of _no_grad_wrapper, which called `watched`
     if not gradients and caller.f_code is not CLIP_NORM:
@@ -77,9 +78,9 @@ def _tell_all(gradients: Sequence[Tensor]) -> None:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _tell_at_trace() -> None:
-    """Tells every optimizer when dynamo traces a call, and not when the graph runs.
+    """Notifies all optimizers when dynamo traces a clipping function, and not when the graph runs.
 
-    In a step that is one graph, nothing is folded at that time.
+    If the step is one graph, no gradient has been folded at that time, so nothing is reported.
     """
     for owner in owners():
         owner.asked_for_gradient(None)

@@ -1,12 +1,12 @@
-"""Changes the options that dynamo keeps of `torch.compile(..., options=...)`.
+"""Makes dynamo keep other options than those that the user passed to `torch.compile`.
 
     torch.compile ── wrapper of the backend's name, options ──┬── dynamo's list of backends
                                                               └── caches of compiled functions
 
-The wrapper stays there until dynamo is reset. An optimizer in its options would outlive its
-deletion, with its parameters and moments, and go on folding. The options are changed when the
-wrapper is made, not when the backend is called: dynamo calls the backend only to compile a graph,
-which may never happen.
+The wrapper is kept alive until dynamo is reset. An optimizer in its options would outlive its
+deletion by the user, with its parameters and moments, and go on folding. The options are changed
+when the wrapper is made, not when the backend is called: dynamo calls the backend only to compile a
+graph, which may never happen.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = logging.getLogger("roam")
 def keep_options_as(changed: Callable[[Any], Any]) -> None:
     """Makes every later `torch.compile` keep `changed(options)` instead of the user's options.
 
-    Logs a warning, and changes nothing, if this torch has no such wrapper.
+    If this version of torch has no such wrapper, logs a warning and changes nothing.
     """
     wrapper: Any = getattr(torch, "_TorchCompileWrapper", None)
     if wrapper is None:

@@ -1,4 +1,4 @@
-"""Finds out whether several ranks train the model, and what sums their gradients before a fold."""
+"""Finds out whether several ranks train, and whether something sums gradients before a fold."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def ranks() -> int:
-    """Returns how many processes torch.distributed connects; 0 if it is not in use."""
+    """Returns how many processes torch.distributed connects; 0 if it is not initialized."""
     there = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if there else 0
 
@@ -29,16 +29,16 @@ def in_data_parallel(holds: Callable[[Tensor], bool]) -> bool:
 
 
 def is_sharded(param: Tensor) -> bool:
-    """Returns whether the parameter is a DTensor, as fully_shard (FSDP2) makes them."""
-    module = sys.modules.get("torch.distributed.tensor")  # not imported: there are no DTensors
+    """Returns whether a parameter is a DTensor. fully_shard (FSDP2) makes parameters DTensors."""
+    module = sys.modules.get("torch.distributed.tensor")  # None: no code has imported DTensors
     return module is not None and isinstance(param, module.DTensor)
 
 
 def nobody_sums(params: Collection[Tensor]) -> bool:
-    """Returns whether neither FSDP nor a hook can have summed some gradient before its fold.
+    """Returns whether some gradient is certainly not summed over the ranks before its fold.
 
-    fully_shard sums gradients before the hooks of its parameters run. A hook that the user
-    registered (Tensor.register_hook) may sum them.
+    Two things may sum it: fully_shard (FSDP2), which does so before the hooks of its parameters
+    run, and a hook of the user (Tensor.register_hook).
     """
     if any(map(is_sharded, params)):
         return False

@@ -1,4 +1,4 @@
-"""The fold: how an optimizer absorbs one gradient, after which the gradient is dead.
+"""Defines a fold rule: how an optimizer absorbs one gradient, which may then be freed.
 
     micro-batch        1                2                          N
     gradient     made, folded     made, folded       ...     made, folded
@@ -7,8 +7,8 @@
 
     release (N = 1): decay, fold and apply at once, as soon as the gradient is complete
 
-A rule handles one parameter. Graphs, hooks and the counting of micro-batches are the business of
-`roam.optim.folding`. `roam.optim.adama` and `roam.optim.slim` are rules of about a page each.
+A rule handles one parameter. `roam.optim.folding` deals with graphs and hooks, and counts
+micro-batches. `roam.optim.adama` and `roam.optim.slim` have rules of about a page each.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from torch import Tensor
 
 from roam.core import machine
 
-State = Mapping[str, Tensor]  # by StateSpec.name
-Group = Mapping[str, Any]  # the parameter's group: lr, betas, ..., looked up at every call
+State = Mapping[str, Tensor]  # a parameter's state tensors, by StateSpec.name
+Group = Mapping[str, Any]  # a parameter's group: lr, betas, ...; its values may change
 
 
 @dataclass(frozen=True)
 class StateSpec:
-    """One tensor of one parameter's optimizer state."""
+    """Describes one tensor of the optimizer state of one parameter."""
 
     name: str
     shape: tuple[int, ...]
@@ -47,7 +47,7 @@ class StateSpec:
         return torch.zeros(self.shape, dtype=self.dtype, device=param.device)
 
 
-STEP = StateSpec("step", (), torch.float32)  # number of updates of the parameter; on the CPU
+STEP = StateSpec("step", (), torch.float32)  # how often the parameter was updated; on the CPU
 
 
 class Update(NamedTuple):
@@ -61,21 +61,22 @@ class Update(NamedTuple):
 
 
 class FoldRule(ABC):
-    """How an optimizer absorbs one gradient. Every method works in place, under `torch.no_grad()`.
+    """How an optimizer absorbs one gradient.
 
-    Complex parameters, gradients and state are passed as their real views, `[..., 2]`.
+    The methods change tensors in place and are called under `torch.no_grad()`. Complex parameters,
+    gradients and state tensors are passed to them as their real views, of shape `[..., 2]`.
 
     Attributes:
-        folds_with: names of the group values that `decay` and `fold` read. `apply` may read any.
+        folds_with: names of the group's values that `decay` and `fold` read. `apply` may read all.
     """
 
     folds_with: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def state(self, param: Tensor) -> tuple[StateSpec, ...]:
-        """Returns the state tensors that the parameter needs.
+        """Returns what state tensors a parameter needs.
 
-        Must look at shape and dtype only: the parameter may be a fake or meta tensor.
+        May look only at shape and dtype, because the parameter may be a fake or meta tensor.
         """
 
     @abstractmethod
@@ -84,7 +85,7 @@ class FoldRule(ABC):
 
     @abstractmethod
     def fold(self, state: State, grad: Tensor, scale: float, group: Group) -> None:
-        """Absorbs `scale * grad`, the gradient of one of the 1 / scale micro-batches."""
+        """Adds the gradient of one micro-batch to the state. `scale` is 1 / micro-batches."""
 
     @abstractmethod
     def apply(self, state: State, param: Tensor, step: Tensor, group: Group) -> None:
@@ -98,7 +99,7 @@ class FoldRule(ABC):
         """
 
     def release(self, updates: Sequence[Update]) -> None:
-        """Decays, folds and applies at once, for each of these parameters: one micro-batch.
+        """Decays, folds and applies at once, for each update. The mini-batch is one micro-batch.
 
         Must bump the version counter of each parameter, so that autograd detects an op that
         reads it after the update but needs the old value.
@@ -113,18 +114,18 @@ class FoldRule(ABC):
         """Raises HyperparameterError if a value of the group is out of its range."""
 
     def fold_scratch(self, param: Tensor, grad: Tensor, group: Group) -> int:
-        """Returns the most bytes that `fold` has allocated at a time. Fake tensors will do."""
+        """Returns the most bytes that `fold` allocates at a time. The tensors may be fake."""
         return 0
 
     def release_scratch(self, param: Tensor, grad: Tensor, group: Group) -> int:
-        """Returns the most bytes that `release` has allocated at a time, for one parameter."""
+        """Returns the most bytes that `release` allocates at a time, for one parameter."""
         return self.fold_scratch(param, grad, group)
 
 
 def block_size(tensor: Tensor) -> int:
-    """Returns how many elements an update processes at a time, which bounds what it allocates.
+    """Returns how many elements an update processes at a time, to bound the bytes it allocates.
 
-    Few enough for a CPU's cache, and enough for a GPU to be worth a kernel launch.
+    On a CPU so many fit into the cache; on a GPU so many are worth a kernel launch.
     """
     return machine.of(tensor.device.type).fold_elements
 
@@ -132,10 +133,10 @@ def block_size(tensor: Tensor) -> int:
 def alike(first: Tensor, *others: Tensor) -> bool:
     """Returns whether all tensors have the same shape and the same dense strides.
 
-    Then element i of the memory of each is the same element of the tensor.
+    If so, the tensors have their elements in the same order in memory.
     """
     shape, contiguous = first.shape, first.is_contiguous()
-    for t in others:  # a loop, not a generator: this runs for every gradient
+    for t in others:  # a loop, which is faster than a generator: this runs for every gradient
         if t.shape != shape or (contiguous and not t.is_contiguous()):
             return False
     if contiguous:
@@ -152,9 +153,9 @@ def alike(first: Tensor, *others: Tensor) -> bool:
 
 
 def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yields flat views of the same block of elements of each tensor, block after block.
+    """Yields, block after block, a flat view of each tensor with the same elements.
 
-    Yields the whole tensors once if they are not alike, since they have no common flat view.
+    If the tensors are not `alike`, yields the whole tensors once.
     """
     if not alike(*tensors):
         yield tensors

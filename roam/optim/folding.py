@@ -1,11 +1,11 @@
-"""The optimizer around a fold rule: takes gradients from three sources and counts micro-batches.
+"""An optimizer that uses a fold rule: takes gradients from three sources, counts micro-batches.
 
     eager      AccumulateGrad ──► hook ──────────┐
     compiled   an op of the backward graph ──────┼──► absorb(param, grad) ──► rule
     by hand    param.grad, found in step() ──────┘
 
-The hook of a parameter fires after a compiled backward too, but finds no gradient if the graph has
-folded it.
+The hook of a parameter is also called after a compiled backward. It finds no gradient then, if the
+graph has folded it.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class FoldingOptimizer(OwningOptimizer):
 
     Learning rate, betas, step counts and state are looked up when a gradient comes, so all of them
     may change between steps. `.grad` is None after a backward. If `step()` finds a gradient in
-    `.grad`, because the user put it there or the parameter was frozen before, it takes it as the
-    mini-batch's sum. Optimizers of different parameters are independent, in threads too. Hooks,
-    compiled graphs and options do not keep the optimizer alive.
+    `.grad`, because the user put it there or the parameter was frozen before, that gradient counts
+    as the sum of the whole mini-batch. Optimizers of different parameters are independent, in
+    threads too. Hooks, compiled graphs and options do not keep the optimizer alive.
 
-    `param_groups` may be edited between step() and the next backward, their parameters included.
-    The first gradient of an added parameter may stay in `.grad` until step() takes it; later ones
-    are folded in the backward. An edit between a backward and its step() gets a
+    Between step() and the next backward, values and parameters of `param_groups` may be changed.
+    The first gradient of an added parameter may stay in `.grad` until step() absorbs it; later
+    gradients are folded in the backward. A change between a backward and its step() gets a
     LateChangeWarning: what that backward folded stays folded.
     """
 
@@ -57,14 +57,14 @@ class FoldingOptimizer(OwningOptimizer):
             raise HyperparameterError(f"mode={mode!r}: there are {get_args(Mode)}")
         self.mode = mode
         self._values = tuple(defaults)  # names of group values; torch adds more to self.defaults
-        # whether more will be added to the parameter's .grad before step()
+        # returns whether more will be added to a parameter's .grad before step()
         self.more_to_come: Callable[[Tensor], bool] | None = None
-        self.mini_batches = 0  # ended so far
+        self.mini_batches = 0  # number of mini-batches that have ended
         self._folded: dict[Tensor, int] = {}  # gradients folded in this mini-batch, by parameter
         self._incomplete: set[Tensor] = set()  # parameters whose .grad waits for more
         self._notices = Notices(type(self).__name__)
         self._deferred = False
-        self._due: list[bool] = []  # one a step(); a list, since dynamo sets no attribute
+        self._due: list[bool] = []  # a True for each deferred step(); dynamo sets no attributes
         self.micro_batches = micro_batches
         super().__init__(params, defaults, rule)
         watch()
@@ -92,18 +92,18 @@ class FoldingOptimizer(OwningOptimizer):
         return self.mode == "release"
 
     def scratch(self, param: Tensor, grad: Tensor) -> int:
-        """Returns the bytes that absorbing this gradient allocates. Fake tensors will do."""
+        """Returns the bytes that absorbing this gradient allocates. The tensors may be fake."""
         if self.writes_parameters:
             return self.rule.release_scratch(param, grad, self._group(param))
         return self.rule.fold_scratch(param, grad, self._group(param))
 
     def needs(self, param: Tensor, grad: Tensor) -> FoldNeeds:
-        """Returns what a plan has to know of folding this gradient. Fake tensors will do."""
+        """Returns what a plan has to know of folding this gradient. The tensors may be fake."""
         state = tuple((spec.name, spec.bytes) for spec in self.spec(param))
         return FoldNeeds(state, self.scratch(param, grad), self.writes_parameters)
 
     def state_of(self, param: Tensor) -> dict[str, Tensor]:
-        """Returns the state of a parameter, which the first call allocates."""
+        """Returns the state tensors of a parameter. The first call allocates them."""
         state: dict[str, Tensor] = self.state[param]
         if not state:
             state.update({spec.name: spec.zeros(param) for spec in self.rule.state(param)})
@@ -111,7 +111,7 @@ class FoldingOptimizer(OwningOptimizer):
         return state
 
     def absorb(self, param: Tensor, grad: Tensor) -> None:
-        """Folds a parameter's complete gradient of one micro-batch. The caller may then free it.
+        """Folds the complete gradient of a parameter, of one micro-batch. It may then be freed.
 
         Raises:
             SecondBackwardError: all gradients of this mini-batch are folded already.
@@ -130,8 +130,9 @@ class FoldingOptimizer(OwningOptimizer):
         return waits
 
     def absorb_held(self) -> None:
-        """Folds the gradients that waited in `.grad` for more: in mode "accumulate" the end of a
-        micro-batch completes them. Does nothing in mode "release"."""
+        """Folds the gradients that waited in `.grad`, complete at the end of a micro-batch.
+
+        Does nothing in mode "release"."""
         if not self.writes_parameters:
             while self._incomplete:
                 param = self._incomplete.pop()
@@ -140,7 +141,7 @@ class FoldingOptimizer(OwningOptimizer):
                     self.absorb(param, grad)
 
     def check_room(self, params: Iterable[Tensor]) -> None:
-        """Raises SecondBackwardError if one of them has had all gradients of its mini-batch."""
+        """Raises SecondBackwardError if a parameter has had all gradients of this mini-batch."""
         most = self.micro_batches
         for param in params if self._folded else ():
             if self._folded.get(param, 0) >= most:
@@ -151,7 +152,7 @@ class FoldingOptimizer(OwningOptimizer):
         """Folds several (parameter, gradient) pairs as `absorb` does, in fewer kernel calls."""
         if not self._folded:
             self._begin()
-        # A backward runs with gradients off, and switching costs as much as several parameters.
+        # A backward runs under no_grad already, and entering it again takes as long as some folds.
         with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
             self._absorb(gradients, 1 / self.micro_batches, 1)
 
@@ -183,7 +184,7 @@ class FoldingOptimizer(OwningOptimizer):
                 self.rule.decay(state, group)
             self.rule.fold(state, grad, scale, group)
         if updates:
-            # with alpha ATen adds the one tensor ONE, and makes no tensor for each step count
+            # adds a tensor with alpha: a number would become a new tensor for each step count
             torch._foreach_add_([update.step for update in updates], ONE, alpha=1.0)
             self.rule.release(updates)
 
@@ -214,7 +215,7 @@ class FoldingOptimizer(OwningOptimizer):
         return result
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """As in torch, but there is nothing to do if no `.grad` was set by hand."""
+        """Does what torch does. That is nothing, unless some `.grad` was set by hand."""
         # first, because dynamo makes no graph inputs of parameters that it finds in param_groups
         if self._deferred:
             return
@@ -223,7 +224,7 @@ class FoldingOptimizer(OwningOptimizer):
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """A context that postpones `step()` to its end, for a graph that captures step().
+        """A context that postpones `step()` to its end, for a graph that includes a call of step().
 
         At the end, in mode "accumulate", folds the gradients that the graph left in `.grad`, as a
         hook would have done: step() could not tell them from the sum of a whole mini-batch.
@@ -265,15 +266,12 @@ class FoldingOptimizer(OwningOptimizer):
         self._hooks.add_missing()
 
     def state_dict(self) -> StateDict:
-        """As in torch. Raises MidBatchError in the middle of a mini-batch."""
+        """Returns the state dict. Raises MidBatchError in the middle of a mini-batch."""
         self._between_batches("state_dict()")
         return super().state_dict()
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """Loads a state dict as in torch, which shares tensors with it if it can.
-
-        Ends an unfinished mini-batch. Raises StateMismatchError.
-        """
+        """Loads a state dict as `OwningOptimizer` does, and drops an unfinished mini-batch."""
         super().load_state_dict(state_dict)
         self._forget()
 
@@ -283,9 +281,9 @@ class FoldingOptimizer(OwningOptimizer):
         raise refusals.grad_scaler(type(self).__name__)
 
     def asked_for_gradient(self, param: Tensor | None) -> None:
-        """Warns if the gradient that the user's code asked for was folded.
+        """Warns if the gradient that the user's code looks for was folded in this mini-batch.
 
-        param: whose gradient; None for any parameter's.
+        `param` is the parameter that it belongs to; None for any parameter.
         """
         if param in self._folded if param is not None else self._folded:
             self._notices.clipping()
@@ -295,14 +293,14 @@ class FoldingOptimizer(OwningOptimizer):
         super()._own_again()
 
     def _begin(self) -> None:
-        """Prepares the first fold of a mini-batch: looks at the groups and at the ranks."""
+        """Begins a mini-batch: looks for changes of the groups, and for other ranks."""
         self.look_at_groups()
         self._notices.look_for_ranks(self.holds, self._members.places.keys())
         used = self._values if self.writes_parameters else self.rule.folds_with
         self._notices.begin(self._members, used)
 
     def _absorb_the_rest(self) -> None:
-        """Absorbs gradients that the user's code has put into `.grad`, as a mini-batch's sum."""
+        """Absorbs gradients found in `.grad`, each as the sum of a whole mini-batch."""
         n = self.micro_batches
         for param in self._members:
             if (grad := param.grad) is not None:

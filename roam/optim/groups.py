@@ -1,4 +1,4 @@
-"""Remembers an optimizer's `param_groups`, to find out later whether the user edited them."""
+"""Remembers an optimizer's `param_groups`, to find out later whether the user has edited them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Place(NamedTuple):
 class Members:
     """The parameters of all groups, as they were when this object was made.
 
-    Raises HyperparameterError for a parameter in two groups.
+    Raises:
+        HyperparameterError: a parameter is in two groups.
     """
 
     def __init__(self, groups: Sequence[dict[str, Any]] = ()) -> None:
@@ -57,13 +58,16 @@ class Members:
         return iter(self.places)
 
     def given_name(self, param: Tensor) -> str | None:
-        """Returns the name from `model.named_parameters()`, None if the user gave no names."""
+        """Returns the name that the user gave the parameter; None without names.
+
+        The user gives names by passing `model.named_parameters()` to the optimizer.
+        """
         group, i = self.places[param]
         names = group.get("param_names") or ()
         return names[i] if i < len(names) else None
 
     def name(self, param: Tensor) -> str:
-        """Returns the parameter's name for messages: the user's, or group, position and shape."""
+        """Returns a name for messages: that of the user, or the group, position and shape."""
         group, i = self.places[param]
         number = next(k for k, (known, _) in enumerate(self._lists) if known is group)
         return self.given_name(param) or f"parameter {i} of group {number}, {list(param.shape)}"
@@ -77,7 +81,7 @@ class FoldedValues:
         self._kept: list[tuple[Group, tuple[Any, ...]]] = []
 
     def note(self, groups: Sequence[Group], names: Iterable[str]) -> None:
-        """Remembers the values of these names in each group."""
+        """Remembers the values in each group that have one of these names, such as "lr"."""
         self._names = tuple(names)
         self._kept = [(g, tuple(map(_kept, self._of(g)))) for g in groups]
 
@@ -86,11 +90,11 @@ class FoldedValues:
         return all(kept == self._of(g) or not self._differing(kept, g) for g, kept in self._kept)
 
     def changed(self, noted: Group, now: Group) -> set[str]:
-        """Returns the names whose values differ between a group when noted and a group now.
+        """Returns the names of the values that are different now for the parameters of a group.
 
         Args:
-            noted: a group that `note` was given.
-            now: the parameter's group now, which may be another one.
+            noted: a group that was passed to `note`; its values then are compared.
+            now: the group of its parameters now, which may be another group.
         """
         [kept] = [kept for group, kept in self._kept if group is noted]
         return self._differing(kept, now)
@@ -104,22 +108,22 @@ class FoldedValues:
 
 
 class _KeptTensor:
-    """Remembers a value that may change in place, such as a learning rate that is a tensor.
+    """Remembers the value of a tensor, such as a learning rate, which may change in place.
 
-    It equals nothing, so that `FoldedValues` has to compare by `same`.
+    It is equal (==) to nothing but itself, so that `FoldedValues` compares it by `same`.
     """
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor, self.version, self.copy = tensor, tensor._version, tensor.detach().clone()
 
     def same(self, value: Any) -> bool:
-        # first, because comparing the numbers in a GPU's tensors waits for the GPU
+        # tried first, because comparing the numbers of tensors on a GPU waits for the GPU
         unchanged = value is self.tensor and value._version == self.version
         return unchanged or bool(self.copy == value)
 
 
 def _kept(value: Any) -> Any:
-    if type(value) in PLAIN:  # first, because nearly all are, and this runs for every group
+    if type(value) in PLAIN:  # tried first: nearly all values are, and this runs for every group
         return value
     if isinstance(value, (tuple, list)):
         return tuple(map(_kept, value))

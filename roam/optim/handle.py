@@ -3,8 +3,8 @@
     options = {"optimizer": opt}     the user's dict. Until it is reset, dynamo keeps this copy:
               {"optimizer": handle}  ── weakly ──►  opt  ──►  parameters, moments
 
-All handles are equal. Dynamo reuses a compiled graph only if the options are equal, and here it
-always may: a graph looks up the optimizers of its parameters each time it runs.
+All handles are equal. Dynamo reuses a compiled graph only if the options are equal. It may reuse
+the graph with any optimizer: a graph looks up the optimizers of its parameters each time it runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class OptimizerHandle:
     """Stands for an optimizer without keeping it alive.
 
     Calling the handle returns the optimizer, or None if it was deleted. A deep copy of options
-    that name an optimizer contains its handle. Any other use raises OptimizerCopyError.
+    that name an optimizer contains its handle. Using the handle as an optimizer raises
+    OptimizerCopyError.
     """
 
     def __init__(self, optimizer: FoldingOptimizer | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Knows which optimizer folds a parameter's gradients, and adds the hooks that pass them to it."""
+"""Records which optimizer folds a parameter's gradients, and adds hooks that pass them to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 
 class Absorber(Protocol):
-    """What hooks need of an optimizer: `OwningOptimizer` describes the methods."""
+    """The methods that hooks call of an optimizer. `OwningOptimizer` describes them."""
 
     def absorb(self, param: Tensor, grad: Tensor) -> None: ...
 
@@ -32,7 +32,7 @@ _epoch = object()
 
 
 def owner_of(param: Tensor) -> Any:
-    """Returns the optimizer that folds the parameter's gradients, or None."""
+    """Returns the optimizer that folds a parameter's gradients, its owner; None without one."""
     reference = _owners.get(param)
     return None if reference is None else reference()
 
@@ -44,9 +44,10 @@ def owners() -> list[Absorber]:
 
 
 def epoch() -> object:
-    """Returns an object that is replaced whenever a parameter gets, changes or loses its owner.
+    """Returns an object that is replaced whenever any parameter gets, changes or loses its owner.
 
-    An owner keeps its parameters alive, so within an epoch the id of a parameter is not reused.
+    An epoch is the time until the next replacement. An owner keeps its parameters alive, so within
+    an epoch the id() of a parameter with an owner is not reused.
     """
     return _epoch
 
@@ -71,13 +72,14 @@ class Hooks:
     def __init__(self, optimizer: Absorber) -> None:
         self.optimizer = weakref.ref(optimizer)
         self._handles: dict[int, RemovableHandle] = {}  # by the parameter's id
-        self._missing: set[Tensor] = set()  # without a hook yet: frozen, or new
+        self._missing: set[Tensor] = set()  # parameters without a hook yet: frozen, or new
         weakref.finalize(optimizer, _let_go, self._handles).atexit = False
 
     def claim(self, param: Tensor) -> None:
-        """Makes this optimizer the parameter's owner, also if an older optimizer owns it.
+        """Makes this optimizer the parameter's owner, even if an older optimizer owns it.
 
-        Running a notebook's cell again makes a second optimizer of the same parameters.
+        That happens, for example, if a notebook's cell is run again, which makes a second optimizer
+        of the same parameters.
         """
         owner, optimizer = owner_of(param), self.optimizer()
         if owner is not None and owner is not optimizer:
@@ -87,14 +89,14 @@ class Hooks:
         _begin_epoch()
 
     def let_go(self, param: Tensor) -> None:
-        """Removes the hook, and the owner unless another optimizer has claimed the parameter."""
+        """Removes the parameter's hook, and this optimizer as its owner if it is that."""
         if owner_of(param) is self.optimizer():
             del _owners[param]
             _begin_epoch()
         self.remove(param)
 
     def add_missing(self) -> None:
-        """Adds the hooks of parameters that are new, or no longer frozen."""
+        """Adds hooks to claimed parameters without a hook, but not to frozen ones."""
         for param in [p for p in self._missing if p.requires_grad]:
             self._missing.remove(param)
             self.add(param)
@@ -102,12 +104,12 @@ class Hooks:
     def add(self, param: Tensor) -> None:
         """Adds the parameter's hook, which passes each complete gradient to the optimizer.
 
-        If a compiled graph has folded the gradient and returned None for it, the hook fires all
-        the same, with nothing in `.grad`.
+        If a compiled graph has folded the gradient and returned None for it, torch calls the hook
+        all the same, with None in `.grad`.
         """
         reference = self.optimizer
 
-        # or a compiled train_step would compile it
+        # disabled, or a compiled train_step would compile it
         @torch.compiler.disable  # type: ignore[untyped-decorator]
         def fold(param: Tensor, grad: Tensor) -> None:
             optimizer = reference()

@@ -1,4 +1,7 @@
-"""Replaces the optimizer in the options of a `torch.compile` by its handle, and remembers it."""
+"""Replaces the optimizer in the options of a `torch.compile` by its handle.
+
+Remembers, without keeping them alive, all optimizers that were named in options.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Any
 
 from roam.optim.folding import FoldingOptimizer
 
-named: weakref.WeakSet[FoldingOptimizer] = weakref.WeakSet()  # all that options have named
+named: weakref.WeakSet[FoldingOptimizer] = weakref.WeakSet()  # the optimizers named in options
 
 
 def with_handle(options: Any) -> Any:

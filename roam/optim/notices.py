@@ -1,4 +1,7 @@
-"""Warns, once each, about training code that does not do what it should if gradients are folded."""
+"""Warns about training code that does not work as intended if gradients are folded.
+
+Each kind of warning is shown once for each optimizer.
+"""
 
 from __future__ import annotations
 
@@ -22,19 +25,29 @@ class Notices:
     """The warnings of one optimizer, each shown once."""
 
     def __init__(self, optimizer: str) -> None:
-        self._optimizer = optimizer  # its class
+        self._optimizer = optimizer  # the name of its class
         self._shown: set[type[OptimizerWarning]] = set()
         self._members = Members()
         self._values = FoldedValues()
         self._looked_for_ranks = False
 
     def begin(self, members: Members, names: Iterable[str]) -> None:
-        """Remembers the groups and the named values that the folds of this mini-batch use."""
+        """Remembers the groups and those of their values that this mini-batch's folds use.
+
+        Args:
+            members: the groups with their parameters.
+            names: the names of the values, such as "lr".
+        """
         self._members = members
         self._values.note(members.groups, names)
 
     def end(self, folded: Collection[Tensor], now: Members) -> None:
-        """Warns if a group was edited between the folds of this mini-batch and its `step()`."""
+        """Warns if a group was edited between the folds of this mini-batch and its `step()`.
+
+        Args:
+            folded: the parameters with folded gradients.
+            now: the groups with their parameters, at the time of `step()`.
+        """
         before = self._members
         if before is now and self._values.are_as_noted():
             return
@@ -58,7 +71,7 @@ class Notices:
         Checks once, in the first mini-batch after torch.distributed was initialized.
 
         Args:
-            holds: whether the optimizer folds a parameter's gradient.
+            holds: returns whether the optimizer folds a parameter's gradient.
             params: all parameters of the optimizer.
 
         Raises:
@@ -77,7 +90,7 @@ class Notices:
             return
         self._shown.add(type(warning))
         frame, level = sys._getframe(), 1
-        # the warning points at the user's line that led here
+        # so that the warning shows the line of the user's code that led here
         while frame.f_code.co_filename.startswith(NOT_THE_USERS) and frame.f_back is not None:
             frame, level = frame.f_back, level + 1
         warnings.warn(warning, stacklevel=level)

@@ -1,4 +1,7 @@
-"""Knows which parameters an optimizer folds: those in its groups that no newer optimizer took."""
+"""Tracks of which parameters an optimizer folds the gradients.
+
+These are the parameters in its groups that no newer optimizer has claimed.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +22,21 @@ from roam.optim.state_dicts import check_fits, copied_attributes, fit_loaded, of
 
 
 class OwningOptimizer(Optimizer):
-    """A torch.optim.Optimizer that hooks its parameters, and unhooks those that leave its groups.
+    """A torch.optim.Optimizer whose parameters have hooks, which pass their gradients to it.
 
-    The user may edit `param_groups`, their parameters included: `look_at_groups` finds out.
+    The user may edit `param_groups`, and add and remove parameters. `look_at_groups` finds out, and
+    adds and removes hooks accordingly.
     """
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], rule: FoldRule) -> None:
         self.rule = rule
         self._hooks = Hooks(self)
         self._members = Members()
-        self._lost: set[Tensor] = set()  # in the groups, but a newer optimizer folds them
+        self._lost: set[Tensor] = set()  # parameters in the groups that a newer optimizer claimed
         super().__init__(params, defaults)
 
     def absorb(self, param: Tensor, grad: Tensor) -> None:
-        """Folds a parameter's complete gradient of one micro-batch."""
+        """Folds the complete gradient of a parameter, of one micro-batch."""
         raise NotImplementedError
 
     def waits(self, param: Tensor) -> bool:
@@ -40,9 +44,9 @@ class OwningOptimizer(Optimizer):
         raise NotImplementedError
 
     def asked_for_gradient(self, param: Tensor | None) -> None:
-        """Called when the user's code asks for a gradient and finds none, to clip or measure it.
+        """Called when the user's code finds no gradient to clip or to measure.
 
-        param: whose gradient; None if that is unknown.
+        `param` is the parameter without a gradient; None if that is unknown.
         """
 
     def holds(self, param: Tensor) -> bool:
@@ -50,28 +54,28 @@ class OwningOptimizer(Optimizer):
         return param in self._members.places and param not in self._lost
 
     def named(self) -> Iterator[tuple[str, Tensor]]:
-        """Yields name and parameter of all whose gradients this optimizer folds."""
+        """Yields the name and the parameter, for all parameters whose gradients are folded here."""
         return ((self._members.name(p), p) for p in self._members if p not in self._lost)
 
     @property
     def leaves_unfolded(self) -> bool:
-        """Whether a group says `"unfolded": True`."""
+        """Whether any group says `"unfolded": True`."""
         return any(group.get("unfolded") for group in self.param_groups)
 
     def unfolded(self, param: Tensor) -> bool:
         """Returns whether the parameter's group says `"unfolded": True`.
 
-        No compiled graph folds its gradient then; the hook does.
+        If it does, no compiled graph folds the parameter's gradient; the hook does.
         """
         place = self._members.places.get(param)
         return place is not None and bool(place.group.get("unfolded"))
 
     def hook_up(self) -> None:
-        """Adds the hooks of parameters that are new, or no longer frozen."""
+        """Adds missing hooks: to parameters that are new, or no longer frozen."""
         self._hooks.add_missing()
 
     def spec(self, param: Tensor) -> tuple[StateSpec, ...]:
-        """Returns the state tensors of a parameter, whether they are allocated yet or not."""
+        """Returns what state tensors a parameter has, even if they are not allocated yet."""
         return (*self.rule.state(param), STEP)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -81,15 +85,16 @@ class OwningOptimizer(Optimizer):
         self._hooks.add_missing()
 
     def admit(self, param: Tensor, name: str | None) -> None:
-        """Called for each parameter that is new in the groups. Raises to refuse it.
+        """Called for each parameter that is new in the groups. Raises an error to refuse it.
 
-        name: the name that the user gave the parameter, None without one.
+        `name` is the name that the user gave the parameter; None without one.
         """
 
     def look_at_groups(self) -> None:
-        """Claims the parameters that are new in `param_groups`, and releases those that left.
+        """Claims the parameters that are new in `param_groups`, and lets go of those that left.
 
-        Raises HyperparameterError for a group with a value out of its range.
+        Raises:
+            HyperparameterError: a value of a group is out of its range.
         """
         before = self._members
         if before.are_in(self.param_groups):
@@ -116,7 +121,7 @@ class OwningOptimizer(Optimizer):
         self.rule.check(group)
 
     def _own_again(self) -> None:
-        """Hooks the parameters of a copied optimizer, the last step of copying it."""
+        """Claims and hooks the parameters of a copied optimizer. The last step of copying it."""
         self._hooks = Hooks(self)
         for param in self._members:
             if param not in self._lost:
@@ -129,7 +134,7 @@ class OwningOptimizer(Optimizer):
         self._hooks.remove(param)
 
     def state_dict(self) -> StateDict:
-        """Returns the state dict as in torch, without parameters that have left the groups."""
+        """Returns the state dict as torch does, without parameters that have left the groups."""
         self.look_at_groups()
         everything = self.state
         self.state = of_members(everything, self._members.places)
@@ -139,9 +144,10 @@ class OwningOptimizer(Optimizer):
             self.state = everything
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """Loads a state dict as in torch, which shares tensors with it if it can.
+        """Loads a state dict as torch does: the optimizer shares its tensors if it can.
 
-        Raises StateMismatchError.
+        Raises:
+            StateMismatchError: it has not the state tensors that the parameters need.
         """
         self.look_at_groups()
         check_fits(state_dict, ((self._members.name(p), self.spec(p)) for p in self._members))
@@ -155,10 +161,9 @@ class OwningOptimizer(Optimizer):
 
     @property
     def handle(self) -> OptimizerHandle:
-        """The weak handle that replaces the optimizer in options.
+        """The handle that replaces the optimizer in the options of `torch.compile`.
 
-        Read through a wrapper of the optimizer, such as Lightning's, it is still the handle of the
-        optimizer itself.
+        A wrapper of the optimizer, such as Lightning's, has the handle of the optimizer itself.
         """
         itself: Any = self._hooks.optimizer()
         return OptimizerHandle(itself)
@@ -166,11 +171,12 @@ class OwningOptimizer(Optimizer):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self | OptimizerHandle:
         """Returns an optimizer of the copied parameters, if the model is copied before it.
 
-        So `copy.deepcopy((model, optimizer))` works as with torch.optim. A copy of something that
-        contains the optimizer without the model, such as the options of `torch.compile`, gets the
-        handle of this optimizer.
+        So `copy.deepcopy((model, optimizer))` works as with torch.optim. If something is copied
+        that contains the optimizer but not the model, such as the options of `torch.compile`,
+        returns the handle of this optimizer.
 
-        Raises OptimizerCopyError if only the optimizer is copied: it would train nothing.
+        Raises:
+            OptimizerCopyError: only the optimizer is copied: the copy would train nothing.
         """
         if not memo:
             raise refusals.copied(type(self).__name__)

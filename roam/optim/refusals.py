@@ -1,4 +1,4 @@
-"""The texts of all errors and warnings of the optimizers. Each text says the way out."""
+"""The texts of all errors and warnings of the optimizers. Each text says what to do instead."""
 
 from __future__ import annotations
 
@@ -91,9 +91,9 @@ def late_change(optimizer: str, names: Iterable[str], left: Collection[str]) -> 
     """Returns the warning about groups that changed too late.
 
     Args:
-        optimizer: the name of its class.
-        names: the group values that changed.
-        left: names of the parameters that left the groups.
+        optimizer: the name of the optimizer's class.
+        names: the names of the groups' values that changed.
+        left: the names of the parameters that left the groups.
     """
     what = [f"{', '.join(sorted(names))} of a group changed"] if names else []
     what += [f"{', '.join(left)} left the groups"] if left else []

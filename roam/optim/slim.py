@@ -20,20 +20,20 @@ from roam.optim.slim_rules import SlimRules, plain_name
 class SlimAdamA(FoldingOptimizer):
     """AdamA that keeps, for most parameters, one second moment for a whole row or column.
 
-        v = β2 v + (1-β2) mean_K(g²)
+        v = β2 v + (1-β2) mean_K(g²)        g: the gradient, K: the dimensions to average over
 
     **`clip_grad_norm_` clips nothing here**, as in AdamA; use `update_clip`. A state dict loads
     only into a SlimAdamA with the same rules.
 
     Args:
         params: named parameters, `model.named_parameters()`, or groups of those.
-        rules: the dimensions K of each parameter by name: from `static_rules(model)`, from a
+        rules: by name of a parameter, its dimensions K: from `static_rules(model)`, from a
             measurement (`SnrMeasurement`), or written by hand, `{"head.weight": (1,)}`. A
             parameter without a rule is treated as in AdamA.
         lr, betas, ...: as in AdamA.
 
     Raises:
-        HyperparameterError: a value is out of its range, or the rules are not this model's.
+        HyperparameterError: a value is out of its range, or the rules do not fit the parameters.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class SlimRule(AdamARule):
         correction1, correction2 = corrections(step, group)
         divisor = denominator(v, correction2, group)
         if group["update_clip"] is not None:
-            each = param.numel() / max(divisor.numel(), 1)  # elements that share a second moment
+            each = param.numel() / max(divisor.numel(), 1)  # how many elements share a moment
             squares = each * (mean_square(m, v.shape).sqrt() / divisor).square().sum()
             divisor *= clip(squares, param, correction1, group)
         param.mul_(1 - lr * group["weight_decay"])
@@ -130,7 +130,7 @@ class SlimRule(AdamARule):
         wide = torch.promote_types(grad.dtype, torch.float32).itemsize
         copies = 1 if grad.itemsize == wide else 2
         means = 2 * math.prod(self.state(param)[1].shape)
-        threads = torch.get_num_threads()  # a sum to one number has a partial sum of each thread
+        threads = torch.get_num_threads()  # each thread allocates a partial sum
         return (copies * min(grad.numel(), block_size(grad)) + means + threads) * wide
 
     def release_scratch(self, param: Tensor, grad: Tensor, group: Group) -> int:
@@ -142,8 +142,8 @@ class SlimRule(AdamARule):
 def mean_square(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Returns the mean of x² over the dimensions that have size 1 in `shape` but not in x.
 
-    Computes in at least float32, and squares a few rows at a time: x² as a whole would take as
-    much memory as the gradient.
+    Computes in at least float32. Squares a few rows at a time, because x² as a whole would take as
+    much memory as x.
     """
     dims = tuple(d for d in range(x.dim()) if shape[d] != x.shape[d])
     wide = torch.promote_types(x.dtype, torch.float32)

@@ -1,11 +1,11 @@
 """Rules for SlimAdam: which second moments are averaged, and over which dimensions.
 
-The static rules are the paper's for transformers (arXiv 2503.01843, table 1). For a matrix that
-maps fan-in to fan-out,
+The static rules are the paper's for transformers (arXiv 2503.01843, table 1). A matrix maps inputs
+(fan-in) to outputs (fan-out):
 
-    query, key, embeddings, head      mean over fan-in: one second moment for each output, or token
-    value, attention output, MLP      mean over fan-out: one for each input
-    norms, biases, the rest           none
+    query, key, embeddings, head      mean over fan-in: a second moment for each output, or token
+    value, attention output, MLP      mean over fan-out: a second moment for each input
+    norms, biases, the rest           no mean: a second moment for each element
 
 A matrix that computes query, key and value together takes the rule of query and key, which are two
 thirds of it.
@@ -27,7 +27,7 @@ from roam.core.errors import RulesFileError
 Side = Literal["fan-in", "fan-out"]
 Dims = tuple[int, ...]
 
-# (role, side that is averaged, pattern of the linear module's path); the first match counts.
+# (role, side that is averaged, pattern of a linear module's path); the first match counts
 ROLES: tuple[tuple[str, Side, str], ...] = (
     ("query, key", "fan-in", r"(to_|w)?(q|k|query|key)(_proj|_lin)?"),
     ("query, key, value", "fan-in", r"(c_attn|[qQ]kv(_proj)?|W[qQ]kv|query_key_value)"),
@@ -53,10 +53,10 @@ class MeanRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The rule of one parameter.
 
     Attributes:
-        dims: dimensions over which the second moment is averaged; none: it stays full.
+        dims: dimensions over which the second moment is averaged; empty if it is not averaged.
         role: what the parameter was taken for, such as "MLP" or "norm".
-        shape: the parameter's.
-        snr: signal-to-noise ratio by candidate dims ("0", "1", "0,1"), if it was measured.
+        shape: of the parameter.
+        snr: by candidate for `dims` ("0", "1", "0,1"), its signal-to-noise ratio, if measured.
     """
 
     dims: Dims
@@ -75,7 +75,7 @@ class MeanRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SlimRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The rules of a model by parameter name. Print them to see what was matched."""
+    """The rules of a model, by name of a parameter. Print them to see which parameters matched."""
 
     source: Literal["static", "snr"]
     rules: dict[str, MeanRule]
@@ -90,19 +90,19 @@ class SlimRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return 1 - sum(slim for _, slim in sizes) / max(1, sum(full for full, _ in sizes))
 
     def save(self, file: Path) -> None:
-        """Writes JSON."""
+        """Writes the rules to a file, as JSON."""
         write_file(file, msgspec.json.format(msgspec.json.encode(self)) + b"\n")
 
     @staticmethod
     def load(file: Path) -> SlimRules:
-        """Reads what `save` wrote. Raises RulesFileError."""
+        """Reads rules from a file that `save` wrote. Raises RulesFileError for other files."""
         try:
             return msgspec.json.decode(file.read_bytes(), type=SlimRules)
         except msgspec.DecodeError as error:
             raise RulesFileError(f"{file}: {error}") from None
 
     def __str__(self) -> str:
-        """Returns one line for all parameters that differ only in their layer's number."""
+        """Returns a table. Equal parameters of several layers share a line."""
         small = [r for r in self.rules.values() if r.role in ("norm", "vector")]
         count = sum(r.numel[0] for r in small)
         return "\n".join(
@@ -151,7 +151,7 @@ def owners(model: nn.Module) -> dict[str, Owner]:
 
 
 def plain_name(name: str) -> str:
-    """Returns a parameter's name without the `_orig_mod.` that torch.compile puts into it."""
+    """Returns a parameter's name without the parts `_orig_mod.` that torch.compile inserts."""
     return name.replace("_orig_mod.", "")
 
 
@@ -179,16 +179,16 @@ def _static(owner: Owner) -> MeanRule:
 
 
 def _fan_in(owner: Owner) -> int | None:
-    """Returns the input dimension of a linear module's weight, None for other modules."""
+    """Returns the dimension of the inputs in a linear module's weight; None for other modules."""
     if isinstance(owner.module, nn.Linear) or owner.attribute == "in_proj_weight":
         return 1
     return 0 if type(owner.module).__name__ == "Conv1D" else None  # transformers' Conv1D: [in, out]
 
 
 def _linear_path(owner: Owner) -> str:
-    """Returns the module's path with a leading dot, for ROLES.
+    """Returns the module's path with a leading dot, to match with ROLES.
 
-    nn.MultiheadAttention's own `in_proj_weight` gets a path as if it were a module's.
+    `in_proj_weight` of nn.MultiheadAttention gets a path as if it were the weight of a module.
     """
     own = ".in_proj" if owner.attribute == "in_proj_weight" else ""
     return f".{owner.path}{own}"

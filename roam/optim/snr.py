@@ -1,9 +1,12 @@
-"""Measures which second moments may be averaged: their signal-to-noise ratio (arXiv 2503.01843, 3).
+"""Measures by their signal-to-noise ratio which second moments may be averaged.
+
+The method is that of SlimAdam (arXiv 2503.01843, section 3):
 
     SNR_K(v) = E_K'[ (E_K v)² / Var_K v ]        K: the dimensions to average over, K' the others
 
 If the ratio is above 1, the mean over K represents the second moments well enough. It is measured
-during an ordinary run (at step 1, every 100 steps up to 1000, every 1000 after) and averaged.
+during an ordinary training run, at step 1, every 100 steps up to 1000 and every 1000 after. The
+mean of these measurements counts.
 
     measurement = SnrMeasurement(model, optimizer)      # an AdamA, or torch's AdamW
     ...                                                 # train
@@ -23,11 +26,11 @@ from torch.optim import Optimizer
 from roam.core.errors import OptimizerError
 from roam.optim.slim_rules import Dims, MeanRule, SlimRules, is_norm, owners
 
-CEILING = 1e9  # larger ratios are cut to this: v is as good as constant, the rest is rounding
+CEILING = 1e9  # larger ratios are cut to this: v is then constant but for rounding
 
 
 class SnrMeasurement:
-    """Measures the ratios after steps of the optimizer, from its making until `stop`."""
+    """Measures signal-to-noise ratios after steps of an optimizer, until `stop` is called."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
         self._owners = owners(model)
@@ -36,14 +39,16 @@ class SnrMeasurement:
         self._hook = optimizer.register_step_post_hook(self._after_step)
 
     def stop(self) -> None:
-        """Ends the measurement. `rules` still works."""
+        """Ends the measurement. `rules` may still be called."""
         self._hook.remove()
 
     def rules(self) -> SlimRules:
         """Returns rules that average each matrix over the dimensions with its highest ratio.
 
-        Norms, vectors and matrices without a ratio above 1 stay full. Raises OptimizerError before
-        the first step.
+        Norms, vectors and matrices without a ratio above 1 are not averaged.
+
+        Raises:
+            OptimizerError: no step has been measured yet.
         """
         if not self._found:
             raise OptimizerError("nothing was measured yet: the first measurement is after step 1")
@@ -74,14 +79,14 @@ class SnrMeasurement:
 
 
 def is_due(step: int) -> bool:
-    """Returns whether the paper measures after this step, counted from 1."""
+    """Returns whether to measure after this step, counted from 1. The schedule is the paper's."""
     return step == 1 or step % (100 if step <= 1000 else 1000) == 0
 
 
 def candidates(shape: Dims) -> list[Dims]:
-    """Returns the dimensions that may be averaged: fan-out, fan-in, and both.
+    """Returns the sets of dimensions that may be averaged: fan-out, fan-in, and both.
 
-    For matrices and weights of convolutions; leaves out choices that would save nothing.
+    Returns none for vectors. Leaves out sets that would save nothing.
     """
     if len(shape) < 2:
         return []
@@ -90,7 +95,10 @@ def candidates(shape: Dims) -> list[Dims]:
 
 
 def snr(v: Tensor, dims: Dims) -> float:
-    """Returns the ratio over `dims`. Skips means that are 0: there was no gradient yet."""
+    """Returns the signal-to-noise ratio of v over the dimensions `dims`.
+
+    Leaves out means that are 0, because their elements have had no gradient yet.
+    """
     wide = v.double()  # fourth powers of small gradients underflow in float32
     variance, mean = torch.var_mean(wide, dims, correction=0)
     seen = mean > 0

@@ -14,22 +14,24 @@ from roam.core.errors import StateMismatchError
 from roam.optim.fold import STEP, StateSpec
 
 StateOf = defaultdict[Tensor, dict[str, Any]]
-# a copy makes its own; `step` is among the attributes only if a scheduler has wrapped it
+# attributes that a copy does not take over; `step` is an attribute only if a scheduler wrapped it
 NOT_COPIED = frozenset({"more_to_come", "_hooks", "step"})
 REFUSED = ("amsgrad", "maximize")  # options of AdamW that no fold rule has
 
 
 def check_fits(state_dict: StateDict, wanted: Iterable[tuple[str, tuple[StateSpec, ...]]]) -> None:
-    """Raises StateMismatchError if the state dict does not have the state of the parameters.
+    """Raises StateMismatchError if a state dict does not have the state that the parameters need.
 
-    wanted: name and state tensors of each parameter, in the order of the groups.
+    Args:
+        state_dict: the state dict.
+        wanted: the name and the state tensors of each parameter, in the order of the groups.
     """
     groups = state_dict["param_groups"]
     for option in REFUSED:
         if any(group.get(option) for group in groups):
             raise StateMismatchError(f"the state is of an optimizer with {option}=True")
     ids = dict.fromkeys(i for group in groups for i in group["params"])
-    for i, (name, specs) in zip(ids, wanted, strict=False):  # torch compares the lengths
+    for i, (name, specs) in zip(ids, wanted, strict=False):  # torch checks that lengths are equal
         state = state_dict["state"].get(i)
         for spec in specs if state else ():
             found = tuple(torch.as_tensor(state[spec.name]).shape) if spec.name in state else None
@@ -41,10 +43,9 @@ def check_fits(state_dict: StateDict, wanted: Iterable[tuple[str, tuple[StateSpe
 
 
 def of_members(state: StateOf, members: Container[Tensor]) -> StateOf:
-    """Returns the state of `members` only.
+    """Returns the state of the parameters in `members` only.
 
-    torch keeps the state of a parameter that has left the groups, and `state_dict` then fails for
-    it.
+    torch keeps the state of a parameter that has left the groups, but its `state_dict` fails then.
     """
     return defaultdict(dict, {p: tensors for p, tensors in state.items() if p in members})
 
@@ -58,7 +59,7 @@ def fit_loaded(param: Tensor, state: MutableMapping[str, Any], specs: Sequence[S
 
 
 def copied_attributes(optimizer: Optimizer) -> dict[str, Any]:
-    """Returns the attributes that a copy takes over: not the step hooks, as with torch.optim."""
+    """Returns the attributes that a copy takes over. As with torch.optim, step hooks are not."""
     return {
         name: attribute
         for name, attribute in vars(optimizer).items()
