@@ -147,7 +147,7 @@ class OwningOptimizer(Optimizer):
         """Loads a state dict as torch does: the optimizer shares its tensors if it can.
 
         Raises:
-            StateMismatchError: it has not the state tensors that the parameters need.
+            StateMismatchError: it lacks state tensors that the parameters need.
         """
         self.look_at_groups()
         check_fits(state_dict, ((self._members.name(p), self.spec(p)) for p in self._members))

@@ -5,9 +5,9 @@
       │                                               │
       └── shaken by a short, hot annealing ───────────┘ after many annealings without success
 
-In wide, irregular graphs the exact search gets over no hill (defined in `valleys.py`): it lies
-among too many sets of ops. But an order that differs from a known one by a single move is quickly
-measured (`annealing.py`).
+In wide, irregular graphs the exact search gets over no hill (`valleys.py` defines hills), because
+there are too many sets of ops to search. But an order that differs from a known order by a single
+move is quickly measured (`annealing.py`).
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def a_run(ops: int) -> Units:
     """Returns the units of work that it takes to measure one op run, in a phase of `ops` ops.
 
     The time was measured: 60 to 200 nanoseconds in phases of up to 2,000 ops, 1,700 in a phase of
-    10,000. It grows with the phase, because near the limit every move searches the whole live curve
-    for its highest time.
+    10,000. It grows with the phase, because near the limit the whole live curve is searched for its
+    peak after every move.
     """
     return 100 + ops * 3 // 20
 

@@ -131,7 +131,7 @@ class Side:
         most: the limit in bytes.
         work: ends the search at its deadline; its units are not looked at.
         order: the fixed ops, the one nearest to this end of the phase first.
-        refused: of the ops that did not fit into the limit, the fewest bytes that one would take.
+        refused: the fewest bytes alive with an op that did not fit into the limit.
         runs: ops run so far.
         limit: the search gives up when `runs` exceeds it.
     """

@@ -62,7 +62,7 @@ def cut_strip(
 def spoil(rects: Sequence[Rect], share: float, seed: int) -> list[Rect]:
     """Makes a share of the rectangles smaller or shorter, or removes them.
 
-    What is left of an instance that fills a strip no longer fills it.
+    The rectangles that are left no longer fill the strip that they were cut from.
     """
     draw = random.Random(seed)
     spoiled = {}
