@@ -153,9 +153,10 @@ def alike(first: Tensor, *others: Tensor) -> bool:
 
 
 def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yields, block after block, a flat view of each tensor with the same elements.
+    """Cuts the tensors into pieces, and yields the pieces one after another.
 
-    If the tensors are not `alike`, yields the whole tensors once.
+    A piece is a flat view of each tensor, all of the same range of elements. If the tensors are not
+    `alike`, they are one piece.
     """
     if not alike(*tensors):
         yield tensors

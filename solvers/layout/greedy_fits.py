@@ -168,7 +168,10 @@ def _find_gap(spans: NDArray[np.int64], rect: Rect, walls: Sequence[int], tighte
 def _above_walls(
     bottoms: NDArray[np.int64], rect: Rect, walls: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Returns for each bottom the lowest aligned address, from it on, where no wall is crossed."""
+    """Returns, for each address, the lowest aligned one at or above it where `rect` fits.
+
+    walls: addresses that no rectangle may lie across.
+    """
     starts: NDArray[np.int64] = _aligned(bottoms, rect)
     ends = np.append(walls, np.iinfo(np.int64).max)
     crossing = ends[np.searchsorted(walls, starts, side="right")] - starts < rect.size

@@ -64,8 +64,8 @@ def stack_saved(
         problem: the step.
         order: all ops, in the order in which they run.
         reuse: by buffer, the dying buffer that it is written over.
-        held: for each of the first ops, the bytes that it may hold without blocks; they may be more
-            than the live bytes.
+        held: for each op of the forward, the first ops of the order, the bytes that may be
+            allocated while it runs if there are no blocks. They may be more than the live bytes.
         limit: the highest peak that the layout may have, in bytes.
         blocking: what the machine asks of blocks.
         work: limits the search; looked at before each attempt. Unlimited if left out.

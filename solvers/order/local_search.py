@@ -46,7 +46,7 @@ STEP, LEAST_STEP = 0.01, 0.001  # how far below the peak the limit is set, as a 
 HEATS = ((0.5, 0.02), (0.5, 0.1))
 SHAKEN = 4.0  # the temperature that shakes an order, in mean buffer sizes
 SHAKEN_LIMIT = 0.9  # the limit while shaking, as a share of the peak
-SHAKEN_WORK = 100  # op runs measured, for each op of the phase
+SHAKEN_WORK = 100  # times each op is measured, in the mean, while an order is shaken
 
 
 def a_run(ops: int) -> Units:

@@ -1,14 +1,16 @@
 """Finds the ops that lead from one valley of the live bytes to the next, within a limit.
 
-`valleys.py` defines valley and hill. It proves that once the search has reached a valley, it may
-forget everything but that valley.
+A state of the search is the set of ops that have run. A valley is a state with few live bytes, a
+hill the states between two valleys (`valleys.py`, which proves that once the search has reached a
+valley, it may forget everything but that valley).
 
-Idle ops make a hill wide, that is, a hill of many sets of ops. An idle op may run at any time and
-only adds bytes: it recomputes from a saved tensor, for example, or makes the gradient of a weight.
-An idle op can wait. Let an order keep within K bytes and run the idle op r. Let y be the first
-later op that needs r, or that frees a buffer which r uses too. Move r to just before y. Until then
-fewer bytes are alive. While r runs, no more bytes are alive than after it, and those are as many as
-the order held when y began. So r runs in one move with such an op y, or at the end of the phase.
+An idle op may run at any time and only adds bytes: it recomputes from a saved tensor, for example,
+or makes the gradient of a weight. Idle ops multiply the states of a hill. But they can wait. Let an
+order keep within K bytes and run the idle op r. Let y be the first later op that needs r, or that
+frees a buffer which r uses too. Move r to just before y. Until then fewer bytes are alive. While r
+runs, no more bytes are alive than after it, and those are as many as the order held when y began.
+So the search need not try r by itself: r runs together with such an op y, just before it, or at the
+end of the phase.
 """
 
 from __future__ import annotations

@@ -174,9 +174,10 @@ class AtenKernels:
         return self.captured_forward(args)
 
     def found(self, args: Sequence[Any]) -> Lowered | None:
-        """Returns the plan whose forward saved these tensors, found by their sizes and addresses.
+        """Returns the plan of the forward that saved these inputs of a backward.
 
-        Leaves out plans with folds: the step driver knows by which of them a forward ran.
+        Looks at their sizes and addresses, and only at plans without folds: of the others the step
+        driver knows by which a forward ran. Returns None if no plan fits.
         """
         plans = [p for p in reversed([*self.plans.values()]) if p is not None and not p.folds]
         fit = [p for p in plans if p.is_for(args)]
@@ -196,7 +197,7 @@ class AtenKernels:
 
     def backward(self, planned: Lowered, args: list[Any], absorb: Absorb | None) -> Sequence[Any]:
         assert planned.backward is not None
-        self.held |= planned.reused.copy_shared(args)  # the next forward plans with these
+        self.held |= planned.reused.copy_shared(args)  # tangents that stay alive in later plans
         if absorb is not None:
             args.append(lambda i, gradient: absorb([(i, gradient)]))  # the callee empties the list
         return planned.backward(args)

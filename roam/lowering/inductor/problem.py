@@ -231,7 +231,9 @@ class _Reader:
             self.estimated_costs.append(self.build.ops[self.op_of[node]].name)
 
     def add_results(self, node: BaseSchedulerNode) -> Pairs:
-        """Adds the buffers that the parts of a fused node write. Returns the pairs for `over`.
+        """Adds the buffers that the parts of a fused node write.
+
+        Returns pairs of a result and a buffer that it may be written over, for `Op.over`.
 
         If a part may overwrite a buffer that an earlier part of the node made, its result and that
         buffer become one buffer of the Problem.
