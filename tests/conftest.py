@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from tests.helpers import CpuWith
 ROOT = Path(__file__).parents[1]
 # numba keeps what it compiled until a function's own file changes, whatever becomes of the
 # functions that it calls: here every state of the sources has a cache of its own
-SOURCES = b"".join(f.read_bytes() for f in sorted(ROOT.glob("solvers/packing/*.py")))
+SOURCES = b"".join(f.read_bytes() for f in sorted(ROOT.glob("solvers/**/*.py")))
 CACHE = f"numba-{sha256(SOURCES).hexdigest()[:12]}"
 os.environ["NUMBA_CACHE_DIR"] = str(ROOT / ".pytest_cache" / CACHE)
 
@@ -104,3 +105,19 @@ def everything_placed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("roam.solvers.layout.placement.arena_limit", lambda *_: 2**60)
     rewrites = [replace(p, smallest=1) if isinstance(p, Recompute) else p for p in EXACT["aten"]]
     monkeypatch.setitem(EXACT, "aten", tuple(rewrites))
+
+
+@pytest.fixture
+def registered() -> None:
+    """Loads what registers itself when it is imported: dynamo's backends, and our operators."""
+    torch._dynamo.list_backends(exclude_tags=())
+    import_module("roam.lowering.inductor.kernels")
+
+
+@pytest.fixture
+def pytester(registered: None, pytester: pytest.Pytester) -> pytest.Pytester:
+    """pytester, which takes the modules away again that a run within the process was first to load.
+
+    Imported once more, they would register a second time.
+    """
+    return pytester
