@@ -7,7 +7,8 @@
         backward  ── driver.backward ── refusal(planned, args) ── backward(planned, args, absorb)
 
 The driver knows autograd, pending forwards and optimizers; the kernels know graphs and plans.
-`folds` says which gradients the backward folds. `planned` is the lowering's own plan object.
+`folds` lists the gradients that the backward folds (absorbs into the optimizer's state).
+`planned` is the lowering's own plan object.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from roam.options import Options
 if TYPE_CHECKING:
     from roam.capture.op_costs import OpCosts
 
-# folds gradients into the optimizers; each comes with the index of the input that it belongs to
+# function that folds gradients, given as pairs (index of the graph's input, its gradient)
 Absorb = Callable[[Sequence[tuple[int, Tensor]]], None]
-Boxed = Callable[[list[Any]], Sequence[Any]]  # takes its inputs in a list, and empties it
+Boxed = Callable[[list[Any]], Sequence[Any]]  # code that takes and empties a list of inputs
 
 
 class Reports(Protocol):
@@ -44,18 +45,21 @@ class Reports(Protocol):
         ...
 
     def unplanned(self, graph: GraphRecord, error: Exception, text: str) -> None:
-        """Records that a graph runs without a plan, and warns. Raises OfflineError if offline.
+        """Records that a graph runs without a plan, and warns.
 
         Args:
-            graph: the record, with the reason.
+            graph: the record of the graph, with the reason why it has no plan.
             error: why planning failed.
             text: the text of the warning.
+
+        Raises:
+            OfflineError: the step is only planned and never runs, so it needs a plan.
         """
         ...
 
 
 class Driver(Protocol):
-    """Runs the forward of a compiled graph when the program calls it, the backward for autograd."""
+    """Runs a compiled graph: the forward for the user's program, the backward for autograd."""
 
     def forward(self, args: list[Any]) -> Sequence[Any]: ...
 
@@ -66,10 +70,10 @@ class Kernels(Protocol):
     """One captured graph, compiled and run by a lowering.
 
     Attributes:
-        gradient_values: the fake tensor of each gradient, by the index of the input that it belongs
-            to; empty if the graph has no backward.
-        own_saved: position of an output of the forward that only its backward gets; None if there
-            is no such output, or no backward.
+        gradient_values: by index of a graph input, its gradient as a fake tensor; empty if the
+            graph has no backward.
+        own_saved: position of an output of the forward that goes to its backward and not to the
+            user; None if there is no such output, or no backward.
         without_plan: the end of a log message about a backward that may not run as planned.
     """
 
@@ -78,7 +82,7 @@ class Kernels(Protocol):
 
     @property
     def may_fold(self) -> bool:
-        """Whether the backward may fold gradients."""
+        """Whether the backward may fold gradients (absorb them into the optimizer's state)."""
         ...
 
     @property
@@ -96,7 +100,7 @@ class Kernels(Protocol):
         ...
 
     def plan(self, args: Sequence[Any], folds: Folds) -> Any:
-        """Returns the plan for these inputs of the forward and folds of the backward.
+        """Returns the plan for a forward with these inputs and a backward with these folds.
 
         Returns None if planning fails.
         """
@@ -105,9 +109,9 @@ class Kernels(Protocol):
     def forward(self, planned: Any, args: list[Any]) -> Sequence[Any]: ...
 
     def found(self, args: Sequence[Any]) -> Any:
-        """Returns the plan by which the forward ran that saved these inputs of a backward.
+        """Returns the plan of the forward that saved the tensors in `args`, a backward's inputs.
 
-        Only plans without folds are found. Returns None if none fits.
+        Looks only at plans that fold no gradients. Returns None if no plan fits.
         """
         ...
 
@@ -126,7 +130,7 @@ class Kernels(Protocol):
         ...
 
     def backward(self, planned: Any, args: list[Any], absorb: Absorb | None) -> Sequence[Any]:
-        """Runs a backward as planned. Passes the gradients that it folds to `absorb`."""
+        """Runs a backward as planned. Passes the gradients to fold to `absorb`."""
         ...
 
     def plain_backward(self, args: list[Any]) -> Sequence[Any]:
@@ -158,7 +162,7 @@ class Lowering(Protocol):
 
         Args:
             devices: the devices of the graph.
-            asked: whether the user named this lowering. Then it lacks only what makes it unusable.
+            asked: whether the user named this lowering. If so, returns only what makes it unusable.
         """
         ...
 
@@ -176,7 +180,7 @@ class Lowering(Protocol):
 
         Args:
             graph: the captured graph.
-            options: of roam.
+            options: the options of roam.
             reports: records plans and failures.
             stands_for: the device that is planned for, if this torch was built without it.
             costs: tells how long ops take; None if that is unknown.

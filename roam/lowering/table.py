@@ -23,10 +23,11 @@ def lowering(name: str) -> Lowering:
 
 
 def candidates(options: Options, devices: Collection[torch.device]) -> Iterator[Lowering]:
-    """Yields the lowerings to try, from the one that the user named, or from the first.
+    """Yields the lowerings to try, in the order of LOWERINGS.
 
-    Leaves out lowerings that do not work on these devices, and logs why. If a lowering cannot
-    compile the graph, the caller tries the next one.
+    Begins with the lowering that the user named; without a name, with the first lowering. Leaves
+    out lowerings that do not work on these devices, and logs why. If a lowering cannot compile
+    the graph, the caller tries the next lowering.
     """
     names = list(LOWERINGS)
     first = 0 if options.lowering is None else names.index(options.lowering)
@@ -41,7 +42,7 @@ def candidates(options: Options, devices: Collection[torch.device]) -> Iterator[
 
 @cache
 def say_missing(what: str) -> None:
-    """Logs what a lowering lacks, each text once."""
+    """Logs what a lowering lacks. Logs each text only once in a process."""
     log.warning(
         "%s: graphs run ATen's own kernels instead of Inductor's (%s)",
         what,

@@ -23,11 +23,11 @@ ARTIFACT = "roam_plan"
 
 
 def tell(graph: GraphRecord, compile_id: CompileId | None) -> None:
-    """Logs a plan, adds the artifact, and warns if ranks may have got different plans.
+    """Logs a plan, adds it to torch's trace, and warns if ranks may have got different plans.
 
     Args:
         graph: the record with the plan.
-        compile_id: dynamo's number of the graph.
+        compile_id: dynamo's identifier of the graph.
     """
     _warn_if_ranks_differ(graph)
     log.info("%s", graph)
@@ -43,9 +43,10 @@ def tell(graph: GraphRecord, compile_id: CompileId | None) -> None:
 
 
 def _warn_if_ranks_differ(graph: GraphRecord) -> None:
-    """Warns if the clock ended the search of a plan: on another rank it may have ended elsewhere.
+    """Warns if several ranks train and a time limit ended this rank's search for a plan.
 
-    Counted work is the same on all ranks.
+    Another rank may then have searched further and found another plan. A search that ends after a
+    counted amount of work finds the same plan on every rank.
     """
     if graph.plan is None or not graph.plan.cut_short:
         return

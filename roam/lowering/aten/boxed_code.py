@@ -1,4 +1,4 @@
-"""Generates Python code for graphs that take their inputs in a list, and so can free them early."""
+"""Generates code that takes a graph's inputs in a list, to free each input after its last use."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def boxed(graph: fx.Graph, root: torch.nn.Module, name: str) -> Boxed:
 
     Args:
         graph: the graph to generate code for.
-        root: the module that its get_attr nodes refer to.
+        root: the module that the graph's get_attr nodes refer to.
         name: the class name of the generated module.
     """
     graph.set_codegen(BoxedCode())

@@ -3,7 +3,7 @@
 Emits each op in the plan's order. What the code does depends on where the op's result lies:
 
     in a block             t = carve(block, offset, ...);  op.out(..., out=t)
-    over a dying buffer    op.out(..., out=dying)
+    over a dying buffer    op.out(..., out=dying)          an input that no later op reads
     by itself              t = op(...)                     the operator allocates
 
 The generated code drops every tensor after its last use. So a block is freed with the last tensor
@@ -32,7 +32,7 @@ from roam.runtime.blocks import BlockPool, allocate, carve, twin
 from roam.runtime.reused_inputs import ReusedInputs
 
 aten = torch.ops.aten
-# losses whose result, without `out`, keeps a storage of the size of their input alive
+# losses whose result, unless written to `out`, keeps as much memory alive as the loss's input
 OVERSIZED = frozenset({aten.mse_loss.default, aten.smooth_l1_loss.default})
 
 
@@ -78,7 +78,7 @@ def _reused_inputs(
         captured: the Problem and the graphs that it was read from.
         plan: the plan of the Problem.
         given: the fake values of the backward's inputs.
-        saved: the inputs that lie in blocks.
+        saved: the inputs of the backward that lie in blocks.
     """
     blocks: dict[int, list[int]] = {}
     for at in saved:
@@ -99,11 +99,12 @@ class _Emitter:
 
     Attributes:
         old: the captured graph of the phase.
-        times: the times of the phase in the plan's order.
+        times: the positions of the phase's ops in the plan's order.
         new: by node of the old graph, its node in the new graph, or a constant or tuple of nodes.
-        blocks: by index of a block, the node with its memory.
-        saved: of a backward, where its inputs lie in blocks.
-        absorb: the input that takes folded gradients; None if the phase folds none.
+        blocks: by index of a block in the plan, a node of the new graph that lies in the block.
+        saved: the inputs of a backward that lie in blocks; empty for a forward.
+        absorb: the node of an added input, the function that folds gradients; None if the phase
+            folds none.
         made_at: by buffer, the time at which the phase creates it.
     """
 
@@ -157,7 +158,7 @@ class _Emitter:
                 self.blocks[k] = self.graph.call_function(how, (block.size, self.captured.device))
 
     def put_back(self, pool: BlockPool) -> None:
-        """Emits the calls that put the blocks that end in this phase back into the pool."""
+        """Emits calls that return to the pool the blocks that, by the plan, end in this phase."""
         for k, block in enumerate(self.plan.blocks):
             if k in self.blocks and block.upper <= self.times.stop:
                 how = (self.blocks[k], 0, torch.uint8, (block.size,), (1,))
@@ -227,9 +228,9 @@ class _Emitter:
         )
 
     def dying_input(self, node: fx.Node, dying: BufferId) -> fx.Node:
-        """Returns the new graph's node of an input that lies in a dying buffer.
+        """Returns the new graph's node of the input in a buffer that no later op reads.
 
-        It is one of the inputs over which the op may write its result.
+        The op may write its result over this input.
         """
         for source in node.meta[inplace.META]:
             if self.captured.buffer(value(source)) == dying:
@@ -239,7 +240,7 @@ class _Emitter:
         raise AssertionError(f"{node.name} may not be written over buffer {dying}")
 
     def value(self, node: fx.Node) -> Any:
-        """Returns the new graph's node of a node of the old graph.
+        """Returns the node of the new graph that stands for a node of the old graph.
 
         Views and parts of tuples are emitted here, when they are first needed.
         """
@@ -255,7 +256,7 @@ class _Emitter:
         return self.new[node]
 
     def unpack(self, node: fx.Node) -> None:
-        """Emits getitem for all results of a node at once, because the tuple keeps all alive."""
+        """Emits getitem for every result of a node at once: their tuple keeps all of them alive."""
         for user in node.users:
             if user.target is operator.getitem:
                 self.value(user)

@@ -3,7 +3,8 @@
     joint graph ── rewrites ── partition ──┬── forward graph ──┐
                                            └── backward graph ─┴── first call: capture, plan, emit
 
-By then every size is a number. A graph with dynamic shapes is planned once for each of its shapes.
+Planning waits for the first call, because only then every size is a number. A graph with dynamic
+shapes is planned once for each of its shapes.
 """
 
 from __future__ import annotations
@@ -49,30 +50,31 @@ if TYPE_CHECKING:
 
 TRIED = trials.Tried()
 ANNOTATIONS = (TRIED, OutVariants(trials.writes_into), InPlace(trials.writes_over))
-# annotates the strides that operators really return; must run before any pass that uses strides
+# passes that annotate the strides that operators really return; run before any pass that uses them
 TRUTHS = (TRIED, RealLayouts(trials.layouts))
 
-# reasons why a backward does not run as planned
+# reasons why a backward may not run as planned
 RETAINED = "a backward with retain_graph=True or create_graph=True keeps what the plan overwrites"
 MOVED = "the saved tensors are not where the forward left them (saved tensor hooks)"
 HELD = "saved tensor hooks keep a saved tensor, which the plan overwrites"
 
-# what a plan is made for: the inputs of the forward that are sizes; the gradients that are folded
+# key of a plan: (values of the forward's inputs that are whole numbers, folds of the backward)
 Call = tuple[tuple[int, ...], Folds]
 
 
 @dataclass
 class AtenKernels:
-    """A captured graph with its backward, and a plan for each of the shapes it has met.
+    """A captured graph with its backward, and a plan for each `Call` key that it has run with.
 
     Attributes:
         stands_for: the device that is planned for, if this torch was built without it.
         costs: tells how long ops take; None for a step that will run, whose plan needs no costs.
         gradients: by index of an input of the forward, the index of the output of the backward
             that is its gradient.
-        plans: by call and `held`, the plan; None if planning failed.
-        held: the backward inputs, by index, that are tangents which something else once kept alive.
-        latest: by call, the record of its latest plan.
+        plans: by `Call` key and `held`, the plan; None if planning failed.
+        held: indices of the tangents among the backward's inputs that other code was seen to keep
+            alive. A later plan does not count on freeing these tangents.
+        latest: by `Call` key, the record of the latest plan for it.
     """
 
     without_plan = "this backward ran unplanned"
@@ -85,10 +87,10 @@ class AtenKernels:
     own_saved: int | None = None
     gradients: dict[int, int] = field(default_factory=dict)
     gradient_values: Mapping[int, Any] = field(default_factory=dict)
-    outputs: int | None = None  # how many outputs of the forward are not saved tensors
+    outputs: int | None = None  # number of the forward's outputs before the saved ones
     forward_graph: fx.GraphModule | None = None
     backward_graph: fx.GraphModule | None = None
-    captured_forward: Boxed | None = None  # runs unplanned: every op allocates its results
+    captured_forward: Boxed | None = None  # runs the forward without a plan
     captured_backward: Boxed | None = None
     plans: dict[tuple[Call, frozenset[int]], Lowered | None] = field(default_factory=dict)
     held: frozenset[int] = frozenset()
@@ -155,9 +157,9 @@ class AtenKernels:
     # ---- running: called by the step driver ----
 
     def plan(self, args: Sequence[Any], folds: Folds) -> Lowered | None:
-        """Returns the plan for these inputs, made at the first call for their sizes.
+        """Returns the plan for inputs of these sizes and for these folds. The first call makes it.
 
-        Returns None if planning fails; the first such call warns.
+        Returns None if planning failed. Only the call that failed warns.
         """
         key = _call(args, folds), self.held
         if key not in self.plans:
@@ -174,10 +176,11 @@ class AtenKernels:
         return self.captured_forward(args)
 
     def found(self, args: Sequence[Any]) -> Lowered | None:
-        """Returns the plan of the forward that saved these inputs of a backward.
+        """Returns the plan of the forward that saved the tensors in `args`, a backward's inputs.
 
-        Looks at their sizes and addresses, and only at plans without folds: of the others the step
-        driver knows by which a forward ran. Returns None if no plan fits.
+        Recognizes the plan by the tensors' sizes and addresses. Looks only at plans without folds,
+        because the step driver remembers which plan with folds a forward ran by. Returns None if
+        no plan fits.
         """
         plans = [p for p in reversed([*self.plans.values()]) if p is not None and not p.folds]
         fit = [p for p in plans if p.is_for(args)]
@@ -197,7 +200,7 @@ class AtenKernels:
 
     def backward(self, planned: Lowered, args: list[Any], absorb: Absorb | None) -> Sequence[Any]:
         assert planned.backward is not None
-        self.held |= planned.reused.copy_shared(args)  # tangents that stay alive in later plans
+        self.held |= planned.reused.copy_shared(args)  # tangents that later plans keep
         if absorb is not None:
             args.append(lambda i, gradient: absorb([(i, gradient)]))  # the callee empties the list
         return planned.backward(args)
@@ -250,7 +253,7 @@ class AtenKernels:
         return self.captured(self.graphs(folds), self.numbers(args), {}, {})
 
     def graphs(self, folds: Folds) -> list[fx.GraphModule]:
-        """Returns the forward, and the backward with its folds if there is one, for `capture`."""
+        """Returns the graphs to plan: the forward and, if there is one, its backward with folds."""
         assert self.forward_graph is not None
         found = [self.forward_graph]
         if self.backward_graph is not None:
@@ -265,7 +268,7 @@ class AtenKernels:
         return found
 
     def scratch(self, graphs: Sequence[fx.GraphModule], numbers: Numbers) -> dict[fx.Node, Scratch]:
-        """Measures the bytes that ops allocate for themselves while they run, by node.
+        """Returns each op's scratch space, the bytes that it allocates and frees while it runs.
 
         Measures nothing if this torch was built without the device that is planned for.
         """
@@ -290,7 +293,7 @@ class AtenKernels:
 
         Args:
             graphs: the forward, and the backward if there is one.
-            numbers: the value of every size.
+            numbers: the value of every symbolic size.
             measured: by node, the scratch space that was measured, in bytes.
             costs: by node, its cost in seconds.
         """

@@ -1,4 +1,4 @@
-"""A plan as two callables, and the checks of what its backward expects of its inputs."""
+"""A plan as two callables, forward and backward, with checks of the backward's inputs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class SavedAt:
     Attributes:
         argument: the index of the tensor among the backward's inputs.
         block: the index of its block in the plan.
-        offset: of the tensor in the block, in bytes.
-        size: of the block, in bytes.
+        offset: the tensor's offset in the block, in bytes.
+        size: the size of the block, in bytes.
     """
 
     argument: int

@@ -23,7 +23,7 @@ def plain(gm: fx.GraphModule) -> Boxed:
 
 
 def mark_boxed(run: Boxed) -> Boxed:
-    """Returns `run` with a mark, by which AOTAutograd passes it a list of inputs to empty."""
+    """Returns `run`, marked so that AOTAutograd passes the inputs in a list that it may empty."""
 
     def call(args: list[Any]) -> Sequence[Any]:
         return run(args)

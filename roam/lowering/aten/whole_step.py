@@ -23,7 +23,7 @@ class WholeStepKernels(AtenKernels):
         self.gradient_values = gradient_values(gm.graph, self.gradients)
 
     def rewritten_alone(self, gm: fx.GraphModule) -> fx.GraphModule:
-        for node in gm.graph.nodes:  # mark phases as in the joint graph of a model
+        for node in gm.graph.nodes:  # mark phases as AOTAutograd marks them in joint graphs
             late = node.meta.get("autograd_backward", False)
             node.meta["partitioner_tag"] = "is_backward" if late else "is_forward"
         return rewritten(rewrites("aten", self.options.rewrites), rewritten(TRUTHS, gm))

@@ -6,7 +6,8 @@ extern kernel         the cost of its operator, on operands laid out as Inductor
 fused kernel          an estimate: the time to move the bytes that it reads and writes. Inductor
                       counts the bytes, and the bandwidth is measured. (Inductor's own estimate of
                       the time is 0 on a CPU)
-template              an estimate: the same, or the time of its matrix products at the measured rate
+template              an estimate: as for a fused kernel, or the time of its matrix products at the
+                      measured rate, whichever is longer
 fold                  an estimate: the time to move the gradient, the state and the parameter
 part of a tuple, nop  no cost
 """
@@ -31,7 +32,7 @@ from roam.passes.gradient_release import META
 def kernel_costs(
     graph: GraphLowering, nodes: Sequence[BaseSchedulerNode], costs: OpCosts
 ) -> dict[str, Cost]:
-    """Returns the costs of the nodes that are kernels, by their names in the scheduler."""
+    """Returns the cost of each node that is a kernel, by the node's name in the scheduler."""
     calls, names = extern_calls(graph, nodes)
     found = {names[call]: cost for call, cost in costs.of([calls], Numbers()).items()}
     works = {n.get_name(): work for n in nodes for work in _works(n) if n.get_name() not in found}

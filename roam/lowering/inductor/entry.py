@@ -1,12 +1,12 @@
 """The `inductor` lowering: Inductor fuses and generates kernels, roam orders them.
 
 Partitioning, fusion, in-place reuse and the caches are Inductor's. roam also places saved tensors
-in blocks, if a caching allocator would otherwise reserve more. Blocks do not raise the peak (on the
-CPU gaps between the tensors may raise it by a thousandth, if the order saves as much). They are
-used from the second step on, because the forward is compiled before its backward is known. Every
-other tensor is an allocation of its own. So are saved tensors if shapes are dynamic, if a graph has
-several devices or uses cpp_wrapper, or if two backwards of one forward were planned with different
-blocks.
+in blocks, if a caching allocator would otherwise reserve more. Blocks do not raise the peak. (Gaps
+between the tensors, used on the CPU only, may raise it by a thousandth, but never by more than the
+planned order lowers it.) Blocks are used from the second step on, because the forward is compiled
+before its backward is known. Every other tensor is an allocation of its own. Saved tensors are
+allocations of their own, too, if shapes are dynamic, if a graph has several devices or uses
+cpp_wrapper, or if two backwards of one forward were planned with different blocks.
 
 Only this package uses private names of Inductor. They were tested with the versions in TESTED. With
 another version roam warns once and folds no gradients inside the backward. If it then fails to plan
@@ -66,7 +66,7 @@ LOWERING: Lowering = InductorLowering()
 
 
 def may_fold(options: Options) -> bool:
-    """Returns whether backwards may fold gradients: an optimizer is given, and torch is tested."""
+    """Returns whether backwards may fold gradients: with an optimizer, in a tested torch."""
     known = is_tested(".".join(torch.__version__.split(".")[:2]))
     return known and options.optimizer is not None
 

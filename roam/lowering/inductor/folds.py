@@ -1,18 +1,18 @@
-"""Makes folds of gradients ops of the backward that Inductor compiles.
+"""Makes each fold, which absorbs a gradient into optimizer state, an op that Inductor compiles.
 
     mm ── buf7 ── roam::fold([primals_3], buf7, 3) ── del buf7
 
 `roam::fold` declares that it changes those inputs of the graph that share the parameter's memory,
-so that Inductor runs it after all ops that read them. At run time the ticket of the forward
-(`roam.step.foldable_gradients`) tells which optimizer absorbs the gradient. In the FX graph all
-folds are at the end, so that they break no pattern that Inductor matches; the planner decides when
-they run. Folds that the planner puts next to each other become one call of the optimizer:
+so that Inductor runs it after all ops that read them. At run time the ticket that the forward left,
+a record of its parameters' optimizers, tells which optimizer absorbs the gradient
+(`roam.step.foldable_gradients`). In the FX graph all folds are at the end, so that they break no
+pattern that Inductor matches; the planner decides when they run. Folds that the planner puts next
+to each other become one call of the optimizer:
 
     fold_later([primals_3], buf7, 3)       keeps the gradient
-    fold_now([primals_5], buf9, 5)         absorbs both gradients
+    fold_now([primals_5], buf9, 5)         absorbs both gradients, buf7 and buf9
 
-A backward is compiled when it first runs, once for each set of gradients that it folds and for each
-kind of fold.
+A backward is compiled when it first runs, and once for each different list of folds that it makes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _running = threading.local()
 
 
 def fold_later(parameter: Sequence[Tensor], gradient: Tensor, index: int) -> None:
-    """Keeps a gradient for the next fold of this thread, which will absorb it too."""
+    """Keeps a gradient until this thread next calls `fold_now`, which absorbs it too."""
     _running.waiting.append((index, gradient))
 
 
@@ -56,7 +56,7 @@ def fold_now(parameter: Sequence[Tensor], gradient: Tensor, index: int) -> None:
 
 
 _library.impl("fold", fold_now, "CompositeExplicitAutograd")
-_library.impl("fold", lambda *_: None, "Meta")  # tracing a graph folds nothing
+_library.impl("fold", lambda *_: None, "Meta")  # a fold does nothing while a graph is traced
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def lower_folds(gm: fx.GraphModule) -> None:
     The new ops are at the end of the graph.
     """
     graph = gm.graph
-    inputs: dict[int, list[fx.Node]] = {}  # by key of a storage, the inputs that lie in it
+    inputs: dict[int, list[fx.Node]] = {}  # by key of a storage, its graph inputs
     for node in graph.find_nodes(op="placeholder"):
         if isinstance(value(node), Tensor):
             inputs.setdefault(storage_key(value(node)), []).append(node)

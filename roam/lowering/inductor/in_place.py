@@ -22,7 +22,7 @@ WITHOUT_MEMORY = (ir.NoneLayout, ir.MultiOutputLayout, ir.MutationLayoutSHOULDRE
 def written_over(
     graph: GraphLowering, node: BaseSchedulerNode, part: BaseSchedulerNode
 ) -> Iterator[tuple[Any, list[str]]]:
-    """Yields the outputs of one part of a fused node, each with the buffers that it may overwrite.
+    """Yields, for part of a fused node, pairs (output, names of buffers that it may overwrite).
 
     Args:
         graph: the graph that Inductor compiles.
@@ -64,12 +64,12 @@ def _reuses(graph: GraphLowering, node: SchedulerNode) -> bool:
 
 
 def _only_use(node: BaseSchedulerNode, part: SchedulerNode, buffer: Any) -> bool:
-    """Returns whether part of a kernel is the last to read a buffer, if the buffer dies there.
+    """Returns whether a part of a kernel is the last reader of a buffer that no later kernel reads.
 
-    If the buffer is an input of the kernel, all ops outside of the kernel that read it have then
-    run. If the kernel itself makes the buffer, no op outside may read it. Inductor also counts a
-    fold as a (weak) reader of the buffers that were computed from the parameter that it changes. If
-    such a fold runs later, Inductor overwrites nothing.
+    If the buffer is an input of the kernel, all other ops that read it are assumed to have run. If
+    the kernel itself makes the buffer, no op outside of the kernel may read it. Inductor also
+    counts a fold as a (weak) reader of the buffers that were computed from the parameter that the
+    fold changes. If such a fold runs later, Inductor overwrites nothing.
 
     Args:
         node: the kernel, a fused node.

@@ -18,7 +18,7 @@ from torch.utils._ordered_set import OrderedSet
 
 
 def is_removed(graph: GraphLowering, name: str, node: BaseSchedulerNode) -> bool:
-    """Returns whether the generated code keeps a buffer inside the kernel of a node.
+    """Returns whether a buffer exists only inside a node's kernel, without memory of its own.
 
     Args:
         graph: the graph that Inductor compiles.

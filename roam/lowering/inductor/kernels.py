@@ -56,10 +56,11 @@ class InductorKernels:
         may_fold: whether backwards may fold gradients.
         costs: tells how long kernels take; None for a step that will run, whose plan needs no
             costs.
-        forward_read: the forward as it was planned, with which backwards are planned; None before.
+        forward_read: the planned forward, the first phase of the plan of each backward; None if the
+            forward is not planned.
         forward_code: the compiled forward; None before it is compiled.
         given: the fake values of the forward's inputs.
-        backwards: the backward; None if there is none.
+        backwards: the backward in all its compiled versions; None if the graph has no backward.
     """
 
     without_plan = "this backward folded nothing"
@@ -97,12 +98,11 @@ class InductorKernels:
     def compile(
         self, gm: fx.GraphModule, example_inputs: Sequence[Any], driver: Driver
     ) -> Callable[..., Any]:
-        # Code from AOTAutograd's cache would not go through the step driver. The backward is traced
-        # now, though it is compiled when it first runs: that tells which parameters have gradients,
-        # and so need optimizer state.
+        # disables AOTAutograd's cache, because code from the cache would bypass the step driver
+        # traces the backward now: its graph tells which parameters get gradients, and need state
         driven = {"enable_autograd_cache": False, "force_non_lazy_backward_lowering": True}
         with functorch_config.patch(driven if self.is_driven else {}):
-            compiled: Any = compile_fx(  # the settings are part of AOTAutograd's cache key
+            compiled: Any = compile_fx(  # config_patches are part of AOTAutograd's cache key
                 gm,
                 example_inputs,
                 partial(self.compile_inner, driver),
@@ -116,10 +116,10 @@ class InductorKernels:
         return {
             **mode_options(self.options.mode),
             **joint_pass(asked),
-            # a replayed CUDA graph would call no optimizer
+            # no CUDA graphs, because a replayed CUDA graph would call no optimizer
             **({"triton.cudagraphs": False} if self.is_driven else {}),
             "_post_fusion_custom_pass": order,
-            # these would run after roam's pass, and undo its order
+            # turns off reorderings by Inductor that run after roam's pass and would undo its order
             "reorder_for_peak_memory": False,
             "triton.reorder_for_reducing_graph_partitions": False,
         }
@@ -147,7 +147,7 @@ class InductorKernels:
         If Inductor cannot compile a backward, returns a callable that runs ATen's own operators.
         """
         one = OneGraph.of(gm, self.graph, self.forward_read, how)
-        runs = plain(gm) if one.is_backward else None  # before compiling, which changes the graph
+        runs = plain(gm) if one.is_backward else None  # made first: compiling changes `gm`
         order = PlannedOrder(self.how, one, self.unplanned)
         try:
             with config.patch(self.settings(order)), compiling():
@@ -229,11 +229,11 @@ class Backwards:
 
     Attributes:
         gm: the backward without folds.
-        inputs: its example inputs, as compile_fx gave them.
+        inputs: example inputs of the backward, as compile_fx gave them.
         how: compile_fx's keyword arguments.
-        tracing: torch's context of tracing at that time, restored to compile later.
-        compiling: torch's context of compiling at that time, restored to compile later.
-        compiled: by folds, the compiled backward.
+        tracing: torch's TracingContext when compile_fx ran, restored to compile the backward.
+        compiling: torch's CompileContext when compile_fx ran, restored to compile the backward.
+        compiled: the compiled backwards, each by the folds that it makes.
     """
 
     kernels: InductorKernels

@@ -1,4 +1,4 @@
-"""Finds out what Inductor lacks on a device. Its lowering is the default only if it works there."""
+"""Finds out what Inductor lacks on a device; if nothing, roam uses Inductor by default."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEVICES = ("cpu", "cuda", "xpu")
 
 @cache
 def unknown_names() -> str | None:
-    """Returns a message if this torch lacks a private name that the lowering uses, or None."""
+    """Returns a message if this torch lacks a private name that the lowering uses; else None."""
     try:
         import_module("roam.lowering.inductor.kernels")
     except ImportError as error:

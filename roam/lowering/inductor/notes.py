@@ -34,7 +34,7 @@ class Note(msgspec.Struct, frozen=True):
     """The plan of one graph, or of a backward together with its forward.
 
     Attributes:
-        name: of the captured graph.
+        name: the name of the captured graph.
         problem: what was planned: one phase, or both.
         plan: the plan of `problem`.
         complete: whether the plan includes the backward, or there is none.
@@ -67,7 +67,8 @@ class Note(msgspec.Struct, frozen=True):
     def as_first_phase(self) -> Read:
         """Returns the forward as the first phase of a Problem to which its backward is added.
 
-        Its ops are in the order of the generated code, and may write over the same buffers only.
+        Its ops are in the order of the generated code. A result of an op may overwrite only the
+        buffer that it overwrites in that code.
         """
         old, order = self.problem, self.plan.order
         place = {op: t for t, op in enumerate(order)}

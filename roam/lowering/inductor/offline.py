@@ -42,7 +42,7 @@ class OfflineInductorKernels(InductorKernels):
         self, driver: Driver, gm: fx.GraphModule, example_inputs: Sequence[Any], **how: Any
     ) -> Any:
         if not how.get("is_backward"):
-            self.captured_forward = plain(gm)  # before compiling, which changes the graph
+            self.captured_forward = plain(gm)  # made first, because compiling changes `gm`
         return super().compile_inner(driver, gm, example_inputs, **how)
 
     def generate(
@@ -58,7 +58,7 @@ class OfflineInductorKernels(InductorKernels):
             raise
 
     def plan(self, args: Sequence[Any], folds: Folds) -> Folds:
-        """Plans the backward now, since it will not run."""
+        """Compiles, and so plans, the backward now: it will not run. Returns `folds`."""
         if self.backwards is not None:
             self.backwards.compiled_for(folds)
         return folds

@@ -35,15 +35,14 @@ from roam.planner import SavedBlocks, Settings, plan
 if TYPE_CHECKING:
     from roam.capture.op_costs import OpCosts
 
-# torch 2.11 has no such class: there the pass is pickled, as a part of the keys of the caches
+# base class of scheduler passes; torch 2.11 has none, and pickles a pass for its cache keys
 Pass: Any = getattr(custom_graph_pass, "CustomSchedulerPass", object)
 Nodes = list[BaseSchedulerNode]
-# for each fold: the index of the parameter among the forward's inputs; name and bytes of each
-# tensor of its optimizer state; bytes of scratch space
+# for each fold: (index of the forward's input, (name, bytes) of each state tensor, scratch bytes)
 FoldsInGraph = tuple[tuple[int, tuple[tuple[str, int], ...], int], ...]
 ROOT = Path(__file__).parents[2]
 FOLDERS = [Path(at) for at, *_ in os.walk(ROOT, followlinks=True)]
-# all source files of roam: a list of those that can change a plan would soon be incomplete
+# all source files of roam, because a list of the files that affect plans would soon be incomplete
 SOURCES = tuple(sorted(str(file) for folder in FOLDERS for file in folder.glob("*.py")))
 
 
@@ -55,8 +54,8 @@ class How:
         graph: the captured graph, with the user's names of its inputs.
         seconds: how long planning may take, as `Settings.seconds`.
         may_fold: whether backwards may fold gradients.
-        costs: tells how long kernels take, for reports; None if they are not wanted. No plan
-            depends on it.
+        costs: tells how long kernels take; None if reports shall not show that. No plan depends
+            on these costs.
     """
 
     graph: DynamoGraph
@@ -123,7 +122,7 @@ class OneGraph:
 
     @property
     def depends_on(self) -> object:
-        """All that the plan depends on besides the fused nodes. It is equal in every process."""
+        """All that the plan depends on besides the fused nodes, equal in every process."""
         read = self.forward
         forward = None if read is None else (read.problem.fingerprint, sorted(read.named.items()))
         return self.outputs, sorted(self.saved), self.folds, sorted(self.labels.items()), forward
@@ -138,7 +137,7 @@ def planned_order(
         graph: the graph as Inductor compiles it.
         nodes: its fused nodes, in Inductor's own order.
         how: the settings of the captured graph.
-        one: the graph, described.
+        one: the description of the graph.
 
     Returns:
         The nodes in the planned order, and the note (`notes.py`) that was put into the code.
@@ -169,7 +168,7 @@ def planned_order(
         found.estimated,
         found.estimated_costs,
     )
-    # the first line of the header: what a C++ wrapper adds after it is no Python
+    # inserts at the top, because lines that a C++ wrapper adds to the header are no Python
     graph.wrapper_code.header._lines.insert(0, note.statement())
     generate(graph, ordered, shared)
     if not one.complete:
@@ -188,7 +187,8 @@ class PlannedOrder(Pass):  # type: ignore[misc]
         how: the settings of the captured graph.
         one: the graph that is compiled now; None while AOTAutograd computes keys for its cache.
         failed: called with the error if planning fails.
-        note: the plan as it was put into the code; None before, or if planning failed.
+        note: the plan as it was put into the generated code; None before that, or if planning
+            failed.
     """
 
     how: How
@@ -225,7 +225,7 @@ class PlannedOrder(Pass):  # type: ignore[misc]
         return bytes, (self.uuid(),)
 
     def uuid(self) -> Any:
-        """Returns all that a plan depends on, as bytes. They become a part of the caches' keys."""
+        """Returns all that a plan depends on, as bytes that become part of the caches' keys."""
         how = self.how
         inputs = how.graph.inputs, sorted(how.graph.parameters)
         one = None if self.one is None else self.one.depends_on

@@ -22,7 +22,7 @@ def origin(kernel: Any) -> fx.Node | None:
 
 
 def release_of(node: BaseSchedulerNode) -> Release | None:
-    """Returns the `Release` of a node that is a fold (it says what is folded). Else None."""
+    """Returns the description of the fold that a node makes; None if it makes no fold."""
     called = origin(node.node) if node.is_extern() else None
     return None if called is None else called.meta.get(gradient_release.META)
 
@@ -30,10 +30,10 @@ def release_of(node: BaseSchedulerNode) -> Release | None:
 def must_run_once(node: BaseSchedulerNode) -> bool:
     """Returns whether a kernel has effects or draws random numbers.
 
-    Kernels that Inductor generates draw none of their own: each reads a seed from a buffer.
+    Kernels that Inductor generates need not run once to draw: each reads its seed from a buffer.
     """
     if isinstance(node.node, ir.MultiOutput):
-        return False  # it only takes one result out of a tuple
+        return False  # a MultiOutput only takes one result out of a tuple
     called = origin(node.node) if node.is_extern() else None
     return node.has_side_effects() if called is None else runs_once(called)
 

@@ -41,7 +41,7 @@ from roam.passes.gradient_release import Release
 if TYPE_CHECKING:
     from roam.capture.op_costs import Cost
 
-Pairs = tuple[tuple[BufferId, BufferId], ...]  # (a result, a buffer that it may be written over)
+Pairs = tuple[tuple[BufferId, BufferId], ...]  # (result, buffer that it may overwrite)
 Labels = Mapping[str, tuple[str, Kind]]  # name of an input in the graph -> the user's name, kind
 
 
@@ -50,14 +50,14 @@ class Read:
     """The Problem of a graph, and how it relates to the graph.
 
     Attributes:
-        problem: of the graph; of a backward, together with its forward.
+        problem: the Problem of the graph; for a backward, that of both phases.
         nodes: the fused nodes, in program order.
-        first: the op of the first node; the ops of the other nodes follow it.
+        first: index of the op made from the first node; the ops of the other nodes follow it.
         named: by name in the FX graph, the buffer of each input and output.
         saved: the buffers of the outputs that go to the backward only.
         held: for each op of a compiled forward, an upper bound on the bytes that its generated
             code holds while the op runs.
-        at: by name in the scheduler, the buffer of everything that has memory.
+        at: by the scheduler's name of each buffer with memory, the buffer of the Problem.
         estimated: names of the ops whose scratch space was measured at smaller sizes.
         estimated_costs: names of the ops whose cost is an estimate.
     """
@@ -88,7 +88,7 @@ def read(
     Args:
         graph: the graph as Inductor compiles it.
         nodes: its fused nodes, in the order in which Inductor would run them.
-        name: of the Problem.
+        name: the name of the Problem.
         outputs: the names of the results in the FX graph; None for a result that is no node.
         saved: positions of the results that go to the backward.
         forward: the planned forward of a backward, if it is known; its ops keep their order.
@@ -138,8 +138,8 @@ class _Reader:
     costs: Mapping[str, Cost]
     build: ProblemBuilder = field(init=False)
     inputs: dict[str, BufferId] = field(default_factory=dict)
-    buffer_of: dict[str, BufferId] = field(default_factory=dict)  # by the name that `root` returns
-    # by the root of a part of a tuple, the roots of all parts of that tuple
+    buffer_of: dict[str, BufferId] = field(default_factory=dict)  # by the buffer's name from `root`
+    # by the buffer (`root`) of one part of a tuple, the buffers of all parts of the tuple
     tuple_of: dict[str, list[str]] = field(default_factory=dict)
     op_of: dict[BaseSchedulerNode, int] = field(default_factory=dict)
     estimated: list[str] = field(default_factory=list)
@@ -182,7 +182,7 @@ class _Reader:
         touched = [self.root(n) for n in sorted(node.used_or_aliased_buffer_names())]
         parts = self.parts(node)
         self.tuple_of |= dict.fromkeys(parts, parts)
-        if isinstance(node.node, ir.MultiOutput):  # takes one part; the tuple keeps all alive
+        if isinstance(node.node, ir.MultiOutput):  # a tuple's part; the tuple keeps all alive
             touched += [other for root in touched for other in self.tuple_of.get(root, ())]
         for root in (*touched, *parts):
             if root not in self.buffer_of:
@@ -233,10 +233,10 @@ class _Reader:
     def add_results(self, node: BaseSchedulerNode) -> Pairs:
         """Adds the buffers that the parts of a fused node write.
 
-        Returns pairs of a result and a buffer that it may be written over, for `Op.over`.
+        Returns pairs (result, buffer that the result may overwrite), for `Op.over`.
 
-        If a part may overwrite a buffer that an earlier part of the node made, its result and that
-        buffer become one buffer of the Problem.
+        If the result of a part may overwrite a buffer that an earlier part of the same node made,
+        the result and that buffer become one buffer of the Problem.
         """
         known = len(self.build.buffers)
         pairs: dict[tuple[BufferId, BufferId], None] = {}
@@ -267,9 +267,9 @@ class _Reader:
         return self.root(aliased[0]) if aliased else name
 
     def parts(self, node: BaseSchedulerNode) -> list[str]:
-        """Returns the roots of the parts of an extern kernel's tuple of results.
+        """Returns the names of the buffers (`root`) that hold an extern kernel's tuple of results.
 
-        Leaves out parts that no other node takes out of the tuple.
+        Leaves out results that no other node takes out of the tuple.
         """
         found: list[str] = []
         pending = [b for b in node.get_outputs() if isinstance(b.node.layout, ir.MultiOutputLayout)]
@@ -298,9 +298,9 @@ class _Reader:
             )
 
     def keep(self, outputs: Sequence[str | None]) -> dict[str, BufferId]:
-        """Marks the graph's results as kept, saved tensors included: they live to its end.
+        """Marks the graph's results, saved tensors included, as alive to the end of the graph.
 
-        Returns their buffers, by name in the FX graph.
+        Returns the buffer of each result, by the result's name in the FX graph.
         """
         found: dict[str, BufferId] = {}
         kind = Kind.OUTPUT if self.phase == 0 else Kind.GRADIENT

@@ -1,4 +1,4 @@
-"""Rewrites of the joint graph, run by Inductor before it decides what is saved."""
+"""Rewrites of the joint graph, run by Inductor before it decides which tensors are saved."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class JointRewrites(CustomGraphPass):
             run(self.rewrites, module)
 
     def uuid(self) -> Any:
-        """Returns what Inductor's caches put into their keys: the code of the rewrites and options.
+        """Returns a key for Inductor's caches: source code and options of the rewrites.
 
-        Returns None if that is unknown, so that nothing is cached.
+        Returns None if some source code is unknown, so that Inductor caches nothing.
         """
         theirs = () if self.first is None else self.first.uuid()
         files = {_source(each) for each in self.rewrites}

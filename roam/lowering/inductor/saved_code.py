@@ -4,7 +4,7 @@ forward     looks up where to put each saved tensor (see `runtime/saved_stack`)
 backward    frees each saved tensor as planned. Inductor might reuse its memory for a later buffer
             of the same size instead, which would keep the whole block alive
 
-If a result is written over a dying buffer, it is the buffer that the plan chose.
+If a result overwrites a buffer that no later kernel reads, it overwrites the planned one.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def is_placeable(graph: GraphLowering) -> bool:
 def blocking(graph: GraphLowering) -> Blocking:
     """Returns the sizes and gaps that blocks must have on the graph's device.
 
-    Returns no demands if the graph has several devices, because then it has no blocks.
+    Returns `ANY`, no demands, if the graph has several devices, because it has no blocks then.
     """
     device, *others = graph.device_types
     return ANY if others else machine.of(device).blocking
 
 
 def is_own(buffer: Any) -> bool:
-    """Returns whether the generated code allocates a buffer in memory that no other one shares."""
+    """Returns whether the generated code allocates a buffer in memory of its own."""
     return buffer.should_allocate() and not isinstance(buffer.layout, ir.CommBufferLayout)
 
 
@@ -82,14 +82,15 @@ def leave_open(graph: GraphLowering, key: str, problem: Problem) -> None:
 def keep_to_plan(graph: GraphLowering, at: Mapping[str, BufferId], plan: Plan) -> None:
     """Makes the generated code reuse memory as planned, so that it keeps no block longer.
 
-    Of two dying inputs of equal size, Inductor might overwrite the input that the plan does not.
-    Then a buffer that the plan puts elsewhere keeps a block alive, or a buffer of the block lies
-    elsewhere. Inductor might also overwrite a buffer that the same kernel has just made, and so
-    allocate that buffer needlessly.
+    If a kernel is the last reader of two inputs of equal size, Inductor might overwrite one of them
+    and the plan the other. Then the result may lie in a block that the plan has freed by that time,
+    and keep the whole block alive, or may lie outside of the block that the plan puts it in.
+    Inductor might also overwrite a buffer that the same kernel has just made, and so allocate that
+    buffer needlessly.
 
     Args:
         graph: the graph as Inductor compiles it.
-        at: by name in the scheduler, the buffer.
+        at: by the scheduler's name of each buffer with memory, the buffer of the Problem.
         plan: the plan.
     """
     wrapper: Any = graph.wrapper_code
@@ -116,7 +117,7 @@ def keep_to_plan(graph: GraphLowering, at: Mapping[str, BufferId], plan: Plan) -
 
 
 def _first(wrapper: Any, name: str) -> str:
-    """Returns the buffer whose allocation `name` uses: itself, or one that it is written over."""
+    """Returns the buffer whose allocation `name` uses: `name`, or a buffer that it overwrites."""
     while name in wrapper.reuses:
         name = wrapper.reuses[name]
     return name

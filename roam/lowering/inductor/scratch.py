@@ -81,7 +81,7 @@ def _call(calls: fx.Graph, kernel: Any, hint: Hint) -> fx.Node | None:
 
 
 def _tensors(call: fx.Node) -> Iterator[fx.Node]:
-    """Yields the tensor arguments of a call; one that is passed twice, twice."""
+    """Yields the tensor arguments of a call. Yields a tensor twice if it is passed twice."""
     found: list[fx.Node] = []
     fx.map_arg((call.args, call.kwargs), found.append)
     return (n for n in found if isinstance(n.meta.get("val"), torch.Tensor))

@@ -12,9 +12,10 @@ Otherwise nodes stay together, which saves calls and runs of the C++ compiler. T
 which nodes can share a function, and moves them next to each other
 (solvers/order/adjacent_calls.py).
 
-Below the peak Inductor also keeps freed buffers, to reuse them for later buffers of the same size.
-For that it estimates the live bytes, but it counts neither buffers that are written over others nor
-scratch space, and so would raise the peak. So roam gives it the planned numbers, on a GPU too.
+If memory is below the peak, Inductor also keeps freed buffers, to reuse them for later buffers of
+the same size. For that it estimates the live bytes, but counts neither buffers that overwrite
+others nor scratch space, and so would raise the peak. So roam gives Inductor the planned numbers,
+on a GPU too.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ class Functions:
 
     Attributes:
         ends: names of the nodes that end a function.
-        held: by node, the bytes held while it runs: alive, or dead and freed only at the end of its
-            function.
-        most: by node, the bytes that the generated code may hold while it runs.
+        held: by node, the bytes held while the node runs: of buffers that are alive, or that are
+            dead but freed only at the end of the node's function.
+        most: by node, the bytes that the generated code may hold while the node runs.
     """
 
     ends: frozenset[str]
@@ -52,7 +53,7 @@ class Functions:
 
 
 def sharing(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> frozenset[int]:
-    """Returns the indices of the nodes that share a function if they run one after another."""
+    """Returns the indices of nodes that share one C++ function if they run in succession."""
     return frozenset(
         k
         for k, node in enumerate(nodes)
@@ -68,18 +69,18 @@ def functions(
     *,
     complete: bool = True,
 ) -> Functions:
-    """Divides nodes into as few functions as possible that keep the planned peak.
+    """Divides nodes into the fewest C++ functions with which memory stays within the planned peak.
 
     Fills one function after another. That is optimal: if a function has room for a further node,
     then so has a function that begins later, because it holds fewer dead buffers.
 
     Args:
-        problem: what was planned.
+        problem: the Problem that was planned.
         plan: the plan.
         nodes: the nodes of the graph: the last ops of the plan, in its order.
         sharing: the ops that may share a function.
         complete: whether no backward is compiled after this graph. If one is, the room below the
-            peak is left for the blocks of saved tensors in its plan.
+            peak is left for the blocks of saved tensors in the backward's plan.
     """
     curve = plan.committed(problem)
     dying = [0] * (len(curve) + 1)
@@ -135,7 +136,7 @@ def _tell_the_room(wrapper: Any, shared: Functions) -> None:
 
 
 def _cpp(graph: GraphLowering, node: BaseSchedulerNode) -> CppScheduling | None:
-    """Returns the object of Inductor that generates C++ for a node; None if it becomes no C++."""
+    """Returns the object of Inductor that generates C++ for a node; None for nodes not in C++."""
     device = node.get_device()
     backend = None if device is None else graph.scheduler.get_backend(device)
     return backend if isinstance(backend, CppScheduling) else None
