@@ -24,7 +24,7 @@ from roam.optim.fold import (
 from roam.optim.folding import FoldingOptimizer, Mode
 
 FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
-# elements of the buffer that ATen allocates to transpose a matrix of at least as many elements
+# elements of the buffer with which ATen transposes each matrix of at least this many elements
 TILE = 60 * 60
 FUSED_DTYPES = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16})
 
@@ -61,17 +61,18 @@ class AdamA(FoldingOptimizer):
             `micro_batches` backwards, each of the *mean* loss of one micro-batch, not divided by
             anything, and then `step()`. With N = micro_batches and g the gradient of one of them,
 
-                once: m *= β1, v *= β2        each: m += (1-β1) g/N, v += (1-β2) (g/N)²
+                once a mini-batch:       m *= β1, v *= β2
+                for each micro-batch:    m += (1-β1) g/N, v += (1-β2) (g/N)²
 
             m is Adam's, but v is a sum of squares, and Adam's is the square of the sum. This v is
             at least 1/N of Adam's (Cauchy-Schwarz). If the gradients of the micro-batches agree,
             as they do early in training, a step is up to √N times as long as Adam's: use a longer
             warm-up. If they cancel, the step is shorter.
         micro_batches: N. May be changed between two mini-batches.
-        batch_invariant: multiplies this v by N: the mean of the squares of the micro-batches'
-            gradients (arXiv 2402.18824). No step is longer than Adam's then; if the gradients are
-            mostly noise, it is up to √N times shorter. v, and thereby the best learning rate,
-            depend on the size of the micro-batches and not on their number.
+        batch_invariant: multiplies the v above by N, so that it averages the squares of the
+            micro-batches' gradients (arXiv 2402.18824). Then no step is longer than Adam's; if the
+            gradients are mostly noise, a step is up to √N times shorter. v, and thereby the best
+            learning rate, depend on the size of the micro-batches and not on their number.
         update_clip: d, or None. Divides the update of each parameter by max(1, RMS(update) / d).
             The update is what the learning rate multiplies (AdaFactor, arXiv 1804.04235,
             section 6; StableAdamW, arXiv 2304.13013). d = 1 is usual. Rules out the fused kernel.
@@ -180,7 +181,7 @@ class AdamARule(FoldRule):
         for update in updates:
             state, param, grad, _, _ = update
             m, v = state["exp_avg"], state["exp_avg_sq"]
-            # the kernel ignores strides: all tensors must have the same order of elements in memory
+            # the kernel ignores strides: all its tensors must order their elements alike in memory
             if alike(param, m, v, grad):
                 together.append(update)
             elif alike(param, m, v):
@@ -200,7 +201,8 @@ class AdamARule(FoldRule):
 def fused(updates: Sequence[Update]) -> None:
     """Updates parameters by PyTorch's own AdamW kernel.
 
-    The parameters must be of one group, device and dtype, and `alike` their gradients and moments.
+    All parameters must be of one group, device and dtype. Each must be `alike` (in shape and
+    strides) to its gradient and moments.
     """
     states, params, grads, steps, (group, *_) = zip(*updates, strict=True)
     beta1, beta2 = group["betas"]
@@ -220,8 +222,7 @@ def fused(updates: Sequence[Update]) -> None:
         amsgrad=False,
         maximize=False,
     )
-    # The kernel does not bump the version counters, by which autograd detects that an op needs the
-    # old value of a parameter.
+    # the kernel does not bump the version counters, by which autograd detects changed parameters
     torch.autograd.graph.increment_version(params)
 
 
@@ -248,7 +249,7 @@ def denominator(v: Tensor, correction2: float, group: Group) -> Tensor:
 
 
 def squared_sum(x: Tensor) -> Tensor:
-    """Returns the sum of squares, a scalar, computed in at least float32."""
+    """Returns the sum of the squared elements of x, a scalar, computed in at least float32."""
     return torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32)).square()
 
 

@@ -1,4 +1,4 @@
-"""Detects calls of torch that clip or measure gradients, if these were folded and `.grad` is None.
+"""Detects calls of torch's functions that clip or measure gradients, if these were folded before.
 
 Reading `.grad` cannot be detected, so torch's own functions are watched. Each of them is a wrapper
 that turns gradients off, a closure of `torch.nn.utils.clip_grad` with the function in a cell:
@@ -65,9 +65,9 @@ def _tell_owners(parameters: Sequence[Tensor]) -> None:
 
 
 def _tell_all(gradients: Sequence[Tensor]) -> None:
-    """Notifies all optimizers if a list of gradients is empty: it may be about any parameter.
+    """Notifies all optimizers if a list of gradients is empty: any of them may have folded some.
 
-    Does nothing if `clip_grad_norm_` calls, which also passes the parameters themselves to
+    Does nothing if the caller is `clip_grad_norm_`, which also passes the parameters themselves to
     `clip_grads_with_norm_`.
     """
     caller = sys._getframe(3)  # the caller of _no_grad_wrapper, which called `watched`

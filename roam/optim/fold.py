@@ -25,7 +25,7 @@ from torch import Tensor
 from roam.core import machine
 
 State = Mapping[str, Tensor]  # a parameter's state tensors, by StateSpec.name
-Group = Mapping[str, Any]  # a parameter's group: lr, betas, ...; its values may change
+Group = Mapping[str, Any]  # a parameter's group (lr, betas, ...); the values may change
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class StateSpec:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def zeros(self, param: Tensor) -> Tensor:
-        """Returns zeros on the parameter's device, with its strides if the shapes are equal."""
+        """Returns zeros on the parameter's device, with its strides if it has the same shape."""
         if self.shape == tuple(param.shape):
             return torch.zeros_like(param, dtype=self.dtype, memory_format=torch.preserve_format)
         return torch.zeros(self.shape, dtype=self.dtype, device=param.device)
 
 
-STEP = StateSpec("step", (), torch.float32)  # how often the parameter was updated; on the CPU
+STEP = StateSpec("step", (), torch.float32)  # number of the parameter's updates; on the CPU
 
 
 class Update(NamedTuple):
@@ -61,13 +61,14 @@ class Update(NamedTuple):
 
 
 class FoldRule(ABC):
-    """How an optimizer absorbs one gradient.
+    """A rule by which an optimizer absorbs one gradient into its state.
 
     The methods change tensors in place and are called under `torch.no_grad()`. Complex parameters,
     gradients and state tensors are passed to them as their real views, of shape `[..., 2]`.
 
     Attributes:
-        folds_with: names of the group's values that `decay` and `fold` read. `apply` may read all.
+        folds_with: names of the group's values that `decay` and `fold` read. `apply` may
+            read all values.
     """
 
     folds_with: ClassVar[tuple[str, ...]] = ()
@@ -76,7 +77,7 @@ class FoldRule(ABC):
     def state(self, param: Tensor) -> tuple[StateSpec, ...]:
         """Returns what state tensors a parameter needs.
 
-        May look only at shape and dtype, because the parameter may be a fake or meta tensor.
+        Must look only at the shape and dtype of `param`, which may be a fake or meta tensor.
         """
 
     @abstractmethod
@@ -99,10 +100,10 @@ class FoldRule(ABC):
         """
 
     def release(self, updates: Sequence[Update]) -> None:
-        """Decays, folds and applies at once, for each update. The mini-batch is one micro-batch.
+        """Decays, folds and applies at once, for each parameter: a mini-batch is one micro-batch.
 
-        Must bump the version counter of each parameter, so that autograd detects an op that
-        reads it after the update but needs the old value.
+        Must bump the version counter of each parameter, so that autograd detects an op that reads
+        the parameter after the update but needs the old value.
         """
         for state, param, grad, step, group in updates:
             self.decay(state, group)
@@ -125,7 +126,7 @@ class FoldRule(ABC):
 def block_size(tensor: Tensor) -> int:
     """Returns how many elements an update processes at a time, to bound the bytes it allocates.
 
-    On a CPU so many fit into the cache; on a GPU so many are worth a kernel launch.
+    On a CPU, this many elements fit into the cache. On a GPU, they are worth a kernel launch.
     """
     return machine.of(tensor.device.type).fold_elements
 
@@ -155,8 +156,8 @@ def alike(first: Tensor, *others: Tensor) -> bool:
 def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Cuts the tensors into pieces, and yields the pieces one after another.
 
-    A piece is a flat view of each tensor, all of the same range of elements. If the tensors are not
-    `alike`, they are one piece.
+    A piece is a tuple with a flat view of each tensor, all of one range of elements. If the tensors
+    are not `alike` (in shape and strides), they are yielded whole, as a single piece.
     """
     if not alike(*tensors):
         yield tensors

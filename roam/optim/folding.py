@@ -56,15 +56,15 @@ class FoldingOptimizer(OwningOptimizer):
         if mode not in get_args(Mode):
             raise HyperparameterError(f"mode={mode!r}: there are {get_args(Mode)}")
         self.mode = mode
-        self._values = tuple(defaults)  # names of group values; torch adds more to self.defaults
-        # returns whether more will be added to a parameter's .grad before step()
+        self._values = tuple(defaults)  # names of group values, without those torch adds
+        # function that returns whether more will be added to a parameter's .grad before step()
         self.more_to_come: Callable[[Tensor], bool] | None = None
         self.mini_batches = 0  # number of mini-batches that have ended
         self._folded: dict[Tensor, int] = {}  # gradients folded in this mini-batch, by parameter
-        self._incomplete: set[Tensor] = set()  # parameters whose .grad waits for more
+        self._incomplete: set[Tensor] = set()  # parameters with an incomplete .grad
         self._notices = Notices(type(self).__name__)
         self._deferred = False
-        self._due: list[bool] = []  # a True for each deferred step(); dynamo sets no attributes
+        self._due: list[bool] = []  # a True for each deferred step()
         self.micro_batches = micro_batches
         super().__init__(params, defaults, rule)
         watch()
@@ -111,7 +111,7 @@ class FoldingOptimizer(OwningOptimizer):
         return state
 
     def absorb(self, param: Tensor, grad: Tensor) -> None:
-        """Folds the complete gradient of a parameter, of one micro-batch. It may then be freed.
+        """Folds a parameter's complete gradient of one micro-batch, which may be freed then.
 
         Raises:
             SecondBackwardError: all gradients of this mini-batch are folded already.
@@ -130,7 +130,7 @@ class FoldingOptimizer(OwningOptimizer):
         return waits
 
     def absorb_held(self) -> None:
-        """Folds the gradients that waited in `.grad`, complete at the end of a micro-batch.
+        """Folds the gradients that waited in `.grad` and are complete after a micro-batch.
 
         Does nothing in mode "release"."""
         if not self.writes_parameters:
@@ -152,7 +152,7 @@ class FoldingOptimizer(OwningOptimizer):
         """Folds several (parameter, gradient) pairs as `absorb` does, in fewer kernel calls."""
         if not self._folded:
             self._begin()
-        # A backward runs under no_grad already, and entering it again takes as long as some folds.
+        # a backward runs under no_grad already, and entering no_grad takes as long as some folds
         with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
             self._absorb(gradients, 1 / self.micro_batches, 1)
 
@@ -184,14 +184,14 @@ class FoldingOptimizer(OwningOptimizer):
                 self.rule.decay(state, group)
             self.rule.fold(state, grad, scale, group)
         if updates:
-            # adds a tensor with alpha: a number would become a new tensor for each step count
+            # adds the tensor ONE: a Python number would become a new tensor for each step count
             torch._foreach_add_([update.step for update in updates], ONE, alpha=1.0)
             self.rule.release(updates)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Ends the mini-batch: in mode "accumulate" it updates the parameters.
 
-        In mode "release" the backward has updated them. Without a backward it does nothing.
+        In mode "release" the backward has updated them. Does nothing if no backward has run.
 
         Args:
             closure: called first, with gradients on, as in torch.optim: it may run a backward.
@@ -215,8 +215,8 @@ class FoldingOptimizer(OwningOptimizer):
         return result
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Does what torch does. That is nothing, unless some `.grad` was set by hand."""
-        # first, because dynamo makes no graph inputs of parameters that it finds in param_groups
+        """Resets every `.grad` as torch does. Folded gradients leave none to reset."""
+        # avoids param_groups when deferred: dynamo makes no graph inputs of parameters read there
         if self._deferred:
             return
         if any(param.grad is not None for group in self.param_groups for param in group["params"]):
@@ -227,7 +227,7 @@ class FoldingOptimizer(OwningOptimizer):
         """A context that postpones `step()` to its end, for a graph that includes a call of step().
 
         At the end, in mode "accumulate", folds the gradients that the graph left in `.grad`, as a
-        hook would have done: step() could not tell them from the sum of a whole mini-batch.
+        hook would have done: step() would take each for the sum of a whole mini-batch.
         """
         self.look_at_groups()
         self._deferred = True
@@ -283,7 +283,7 @@ class FoldingOptimizer(OwningOptimizer):
     def asked_for_gradient(self, param: Tensor | None) -> None:
         """Warns if the gradient that the user's code looks for was folded in this mini-batch.
 
-        `param` is the parameter that it belongs to; None for any parameter.
+        `param` is the parameter that the gradient belongs to; None for any parameter.
         """
         if param in self._folded if param is not None else self._folded:
             self._notices.clipping()
@@ -293,14 +293,14 @@ class FoldingOptimizer(OwningOptimizer):
         super()._own_again()
 
     def _begin(self) -> None:
-        """Begins a mini-batch: looks for changes of the groups, and for other ranks."""
+        """Begins a mini-batch: looks for edits of the groups, and for other ranks that train."""
         self.look_at_groups()
         self._notices.look_for_ranks(self.holds, self._members.places.keys())
         used = self._values if self.writes_parameters else self.rule.folds_with
         self._notices.begin(self._members, used)
 
     def _absorb_the_rest(self) -> None:
-        """Absorbs gradients found in `.grad`, each as the sum of a whole mini-batch."""
+        """Absorbs each gradient found in `.grad` as the sum of a whole mini-batch."""
         n = self.micro_batches
         for param in self._members:
             if (grad := param.grad) is not None:

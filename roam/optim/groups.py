@@ -58,7 +58,7 @@ class Members:
         return iter(self.places)
 
     def given_name(self, param: Tensor) -> str | None:
-        """Returns the name that the user gave the parameter; None without names.
+        """Returns the name that the user gave the parameter; None if the user gave none.
 
         The user gives names by passing `model.named_parameters()` to the optimizer.
         """
@@ -67,7 +67,7 @@ class Members:
         return names[i] if i < len(names) else None
 
     def name(self, param: Tensor) -> str:
-        """Returns a name for messages: that of the user, or the group, position and shape."""
+        """Returns a name for messages: the user's name, or one of group, position and shape."""
         group, i = self.places[param]
         number = next(k for k, (known, _) in enumerate(self._lists) if known is group)
         return self.given_name(param) or f"parameter {i} of group {number}, {list(param.shape)}"
@@ -94,7 +94,7 @@ class FoldedValues:
 
         Args:
             noted: a group that was passed to `note`; its values then are compared.
-            now: the group of its parameters now, which may be another group.
+            now: the group in which these parameters are now, maybe another group.
         """
         [kept] = [kept for group, kept in self._kept if group is noted]
         return self._differing(kept, now)
@@ -117,13 +117,13 @@ class _KeptTensor:
         self.tensor, self.version, self.copy = tensor, tensor._version, tensor.detach().clone()
 
     def same(self, value: Any) -> bool:
-        # tried first, because comparing the numbers of tensors on a GPU waits for the GPU
+        # compares versions first, because comparing numbers on a GPU waits for the GPU
         unchanged = value is self.tensor and value._version == self.version
         return unchanged or bool(self.copy == value)
 
 
 def _kept(value: Any) -> Any:
-    if type(value) in PLAIN:  # tried first: nearly all values are, and this runs for every group
+    if type(value) in PLAIN:  # first, because nearly all values are PLAIN
         return value
     if isinstance(value, (tuple, list)):
         return tuple(map(_kept, value))

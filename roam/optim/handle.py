@@ -1,7 +1,7 @@
 """A weak reference to an optimizer, which replaces it in the options of `torch.compile`.
 
-    options = {"optimizer": opt}     the user's dict. Until it is reset, dynamo keeps this copy:
-              {"optimizer": handle}  ── weakly ──►  opt  ──►  parameters, moments
+    the user's options:      {"optimizer": opt}
+    dynamo's, until reset:   {"optimizer": handle}  ── weakly ──►  opt  ──►  parameters, moments
 
 All handles are equal. Dynamo reuses a compiled graph only if the options are equal. It may reuse
 the graph with any optimizer: a graph looks up the optimizers of its parameters each time it runs.

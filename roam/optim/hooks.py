@@ -13,7 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 
 class Absorber(Protocol):
-    """The methods that hooks call of an optimizer. `OwningOptimizer` describes them."""
+    """The methods of an optimizer that hooks call. `OwningOptimizer` describes them."""
 
     def absorb(self, param: Tensor, grad: Tensor) -> None: ...
 
@@ -26,13 +26,13 @@ class Absorber(Protocol):
     def asked_for_gradient(self, param: Tensor | None) -> None: ...
 
 
-OURS = "folds_for_roam"  # the attribute that marks the hooks made here
+OURS = "folds_for_roam"  # attribute that marks the hooks of roam's optimizers
 _owners = WeakTensorKeyDictionary()  # parameter -> weak reference to the optimizer that folds it
 _epoch = object()
 
 
 def owner_of(param: Tensor) -> Any:
-    """Returns the optimizer that folds a parameter's gradients, its owner; None without one."""
+    """Returns a parameter's owner, the optimizer that folds its gradients; None without one."""
     reference = _owners.get(param)
     return None if reference is None else reference()
 
@@ -65,13 +65,13 @@ def _begin_epoch() -> None:
 class Hooks:
     """The hooks of one optimizer, which pass complete gradients to it.
 
-    They do not keep the optimizer alive. When it is deleted, they are removed, and its parameters
-    have no owner.
+    The hooks do not keep the optimizer alive. When the optimizer is deleted, its hooks are removed
+    and its parameters have no owner.
     """
 
     def __init__(self, optimizer: Absorber) -> None:
         self.optimizer = weakref.ref(optimizer)
-        self._handles: dict[int, RemovableHandle] = {}  # by the parameter's id
+        self._handles: dict[int, RemovableHandle] = {}  # handles of hooks, by the parameter's id
         self._missing: set[Tensor] = set()  # parameters without a hook yet: frozen, or new
         weakref.finalize(optimizer, _let_go, self._handles).atexit = False
 
@@ -89,7 +89,7 @@ class Hooks:
         _begin_epoch()
 
     def let_go(self, param: Tensor) -> None:
-        """Removes the parameter's hook, and this optimizer as its owner if it is that."""
+        """Removes the parameter's hook and, if this optimizer is its owner, the ownership."""
         if owner_of(param) is self.optimizer():
             del _owners[param]
             _begin_epoch()
@@ -109,7 +109,7 @@ class Hooks:
         """
         reference = self.optimizer
 
-        # disabled, or a compiled train_step would compile it
+        # hidden from dynamo, which would compile the hook as a part of a compiled train_step
         @torch.compiler.disable  # type: ignore[untyped-decorator]
         def fold(param: Tensor, grad: Tensor) -> None:
             optimizer = reference()
@@ -118,7 +118,7 @@ class Hooks:
                 optimizer.absorb(param, grad)
 
         def hook(param: Tensor) -> None:
-            if (grad := param.grad) is not None:  # first, because torch's wrapper of `fold` is slow
+            if (grad := param.grad) is not None:  # checked here, as calling `fold` is slow
                 fold(param, grad)
 
         setattr(hook, OURS, True)

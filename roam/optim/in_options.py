@@ -1,4 +1,4 @@
-"""Replaces the optimizer in the options of a `torch.compile` by its handle.
+"""Replaces the optimizer in the options of a `torch.compile` by a handle, a weak reference.
 
 Remembers, without keeping them alive, all optimizers that were named in options.
 """
@@ -14,7 +14,7 @@ named: weakref.WeakSet[FoldingOptimizer] = weakref.WeakSet()  # the optimizers n
 
 
 def with_handle(options: Any) -> Any:
-    """Returns a copy of the options in which a handle replaces the folding optimizer.
+    """Returns a copy of the options with a handle (weak reference) for the folding optimizer.
 
     Returns `options` itself if it names no folding optimizer.
     """

@@ -25,14 +25,14 @@ class Notices:
     """The warnings of one optimizer, each shown once."""
 
     def __init__(self, optimizer: str) -> None:
-        self._optimizer = optimizer  # the name of its class
+        self._optimizer = optimizer  # name of the optimizer's class
         self._shown: set[type[OptimizerWarning]] = set()
         self._members = Members()
         self._values = FoldedValues()
         self._looked_for_ranks = False
 
     def begin(self, members: Members, names: Iterable[str]) -> None:
-        """Remembers the groups and those of their values that this mini-batch's folds use.
+        """Remembers the groups, with the values (lr, ...) that this mini-batch's folds use.
 
         Args:
             members: the groups with their parameters.
@@ -90,7 +90,7 @@ class Notices:
             return
         self._shown.add(type(warning))
         frame, level = sys._getframe(), 1
-        # so that the warning shows the line of the user's code that led here
+        # skips frames of roam and torch, so that the warning shows a line of the user's code
         while frame.f_code.co_filename.startswith(NOT_THE_USERS) and frame.f_back is not None:
             frame, level = frame.f_back, level + 1
         warnings.warn(warning, stacklevel=level)

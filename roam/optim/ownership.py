@@ -1,4 +1,4 @@
-"""Tracks of which parameters an optimizer folds the gradients.
+"""Tracks the parameters whose gradients an optimizer folds.
 
 These are the parameters in its groups that no newer optimizer has claimed.
 """
@@ -24,8 +24,8 @@ from roam.optim.state_dicts import check_fits, copied_attributes, fit_loaded, of
 class OwningOptimizer(Optimizer):
     """A torch.optim.Optimizer whose parameters have hooks, which pass their gradients to it.
 
-    The user may edit `param_groups`, and add and remove parameters. `look_at_groups` finds out, and
-    adds and removes hooks accordingly.
+    The user may edit `param_groups`, and add and remove parameters. `look_at_groups` detects such
+    edits, and adds and removes hooks accordingly.
     """
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], rule: FoldRule) -> None:
@@ -36,7 +36,7 @@ class OwningOptimizer(Optimizer):
         super().__init__(params, defaults)
 
     def absorb(self, param: Tensor, grad: Tensor) -> None:
-        """Folds the complete gradient of a parameter, of one micro-batch."""
+        """Folds a parameter's complete gradient of one micro-batch."""
         raise NotImplementedError
 
     def waits(self, param: Tensor) -> bool:
@@ -54,24 +54,24 @@ class OwningOptimizer(Optimizer):
         return param in self._members.places and param not in self._lost
 
     def named(self) -> Iterator[tuple[str, Tensor]]:
-        """Yields the name and the parameter, for all parameters whose gradients are folded here."""
+        """Yields (name, parameter) for all parameters whose gradients this optimizer folds."""
         return ((self._members.name(p), p) for p in self._members if p not in self._lost)
 
     @property
     def leaves_unfolded(self) -> bool:
-        """Whether any group says `"unfolded": True`."""
+        """Whether any group says `"unfolded": True`: no graph folds its parameters' gradients."""
         return any(group.get("unfolded") for group in self.param_groups)
 
     def unfolded(self, param: Tensor) -> bool:
         """Returns whether the parameter's group says `"unfolded": True`.
 
-        If it does, no compiled graph folds the parameter's gradient; the hook does.
+        If so, no compiled graph folds the parameter's gradient: the parameter's hook folds it.
         """
         place = self._members.places.get(param)
         return place is not None and bool(place.group.get("unfolded"))
 
     def hook_up(self) -> None:
-        """Adds missing hooks: to parameters that are new, or no longer frozen."""
+        """Adds the missing hooks of parameters that are new or no longer frozen."""
         self._hooks.add_missing()
 
     def spec(self, param: Tensor) -> tuple[StateSpec, ...]:
@@ -91,7 +91,7 @@ class OwningOptimizer(Optimizer):
         """
 
     def look_at_groups(self) -> None:
-        """Claims the parameters that are new in `param_groups`, and lets go of those that left.
+        """Claims the parameters that are new in `param_groups`, and releases those that left it.
 
         Raises:
             HyperparameterError: a value of a group is out of its range.
@@ -144,15 +144,15 @@ class OwningOptimizer(Optimizer):
             self.state = everything
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """Loads a state dict as torch does: the optimizer shares its tensors if it can.
+        """Loads a state dict as torch does, sharing tensors with the state dict if possible.
 
         Raises:
-            StateMismatchError: it lacks state tensors that the parameters need.
+            StateMismatchError: the state dict lacks state tensors that the parameters need.
         """
         self.look_at_groups()
         check_fits(state_dict, ((self._members.name(p), self.spec(p)) for p in self._members))
         super().load_state_dict(state_dict)
-        self._members = Members(self.param_groups)  # torch makes new groups
+        self._members = Members(self.param_groups)  # torch replaces the group dicts
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
@@ -169,7 +169,7 @@ class OwningOptimizer(Optimizer):
         return OptimizerHandle(itself)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self | OptimizerHandle:
-        """Returns an optimizer of the copied parameters, if the model is copied before it.
+        """Returns a copy for the copied parameters, if the model is copied before the optimizer.
 
         So `copy.deepcopy((model, optimizer))` works as with torch.optim. If something is copied
         that contains the optimizer but not the model, such as the options of `torch.compile`,

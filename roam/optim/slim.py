@@ -118,7 +118,7 @@ class SlimRule(AdamARule):
         correction1, correction2 = corrections(step, group)
         divisor = denominator(v, correction2, group)
         if group["update_clip"] is not None:
-            each = param.numel() / max(divisor.numel(), 1)  # how many elements share a moment
+            each = param.numel() / max(divisor.numel(), 1)  # number of elements that share a moment
             squares = each * (mean_square(m, v.shape).sqrt() / divisor).square().sum()
             divisor *= clip(squares, param, correction1, group)
         param.mul_(1 - lr * group["weight_decay"])

@@ -5,7 +5,7 @@ The static rules are the paper's for transformers (arXiv 2503.01843, table 1). A
 
     query, key, embeddings, head      mean over fan-in: a second moment for each output, or token
     value, attention output, MLP      mean over fan-out: a second moment for each input
-    norms, biases, the rest           no mean: a second moment for each element
+    norms, biases, all others         no mean: a second moment for each element
 
 A matrix that computes query, key and value together takes the rule of query and key, which are two
 thirds of it.
@@ -50,12 +50,12 @@ ROLES: tuple[tuple[str, Side, str], ...] = (
 
 
 class MeanRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The rule of one parameter.
+    """The rule of one parameter: whether and how its second moment is averaged.
 
     Attributes:
         dims: dimensions over which the second moment is averaged; empty if it is not averaged.
         role: what the parameter was taken for, such as "MLP" or "norm".
-        shape: of the parameter.
+        shape: the shape of the parameter.
         snr: by candidate for `dims` ("0", "1", "0,1"), its signal-to-noise ratio, if measured.
     """
 
@@ -66,7 +66,7 @@ class MeanRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def numel(self) -> tuple[int, int]:
-        """The number of second moments without and with this rule."""
+        """The parameter's number of second moments, as (without this rule, with this rule)."""
         full = slim = 1
         for d, n in enumerate(self.shape):
             full *= n
@@ -75,7 +75,7 @@ class MeanRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SlimRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The rules of a model, by name of a parameter. Print them to see which parameters matched."""
+    """The rules of a model, by parameter name. Printing them shows which parameters matched."""
 
     source: Literal["static", "snr"]
     rules: dict[str, MeanRule]
@@ -102,7 +102,7 @@ class SlimRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise RulesFileError(f"{file}: {error}") from None
 
     def __str__(self) -> str:
-        """Returns a table. Equal parameters of several layers share a line."""
+        """Returns a table of the rules, one line for a parameter that several layers have."""
         small = [r for r in self.rules.values() if r.role in ("norm", "vector")]
         count = sum(r.numel[0] for r in small)
         return "\n".join(
@@ -116,7 +116,7 @@ class SlimRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def static_rules(model: nn.Module) -> SlimRules:
-    """Returns the paper's rules for a transformer, chosen by the type and the name of each module.
+    """Returns SlimAdam's rules for a transformer, chosen by each module's type and name.
 
     A tied parameter has its first name, as in `model.named_parameters()`. A parameter that matches
     no rule keeps its full second moment, with the role "no match".
@@ -128,7 +128,7 @@ class Owner(NamedTuple):
     """A parameter and the module that owns it.
 
     Attributes:
-        path: of the module.
+        path: the name of the module in the model.
         module: the module.
         attribute: the parameter's name in the module.
         param: the parameter.

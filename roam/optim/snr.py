@@ -2,11 +2,11 @@
 
 The method is that of SlimAdam (arXiv 2503.01843, section 3):
 
-    SNR_K(v) = E_K'[ (E_K v)² / Var_K v ]        K: the dimensions to average over, K' the others
+    SNR_K(v) = E_K'[ (E_K v)² / Var_K v ]        K: the dimensions to average over, K': the others
 
-If the ratio is above 1, the mean over K represents the second moments well enough. It is measured
-during an ordinary training run, at step 1, every 100 steps up to 1000 and every 1000 after. The
-mean of these measurements counts.
+If the ratio is above 1, the mean over K represents the second moments well enough. The ratio
+is measured during an ordinary training run, at step 1, every 100 steps up to step 1000 and every
+1000 steps after that. The mean of these measurements decides.
 
     measurement = SnrMeasurement(model, optimizer)      # an AdamA, or torch's AdamW
     ...                                                 # train
@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from roam.core.errors import OptimizerError
 from roam.optim.slim_rules import Dims, MeanRule, SlimRules, is_norm, owners
 
-CEILING = 1e9  # larger ratios are cut to this: v is then constant but for rounding
+CEILING = 1e9  # limit on ratios; v is constant but for rounding if its ratio is larger
 
 
 class SnrMeasurement:
@@ -79,14 +79,14 @@ class SnrMeasurement:
 
 
 def is_due(step: int) -> bool:
-    """Returns whether to measure after this step, counted from 1. The schedule is the paper's."""
+    """Returns whether the SlimAdam paper measures after this step, counted from 1."""
     return step == 1 or step % (100 if step <= 1000 else 1000) == 0
 
 
 def candidates(shape: Dims) -> list[Dims]:
     """Returns the sets of dimensions that may be averaged: fan-out, fan-in, and both.
 
-    Returns none for vectors. Leaves out sets that would save nothing.
+    Returns no set for vectors. Leaves out sets of dimensions over which a mean saves nothing.
     """
     if len(shape) < 2:
         return []
@@ -95,9 +95,9 @@ def candidates(shape: Dims) -> list[Dims]:
 
 
 def snr(v: Tensor, dims: Dims) -> float:
-    """Returns the signal-to-noise ratio of v over the dimensions `dims`.
+    """Returns the signal-to-noise ratio of the second moments v over the dimensions `dims`.
 
-    Leaves out means that are 0, because their elements have had no gradient yet.
+    Leaves out means of v that are 0, because their elements have had no gradient yet.
     """
     wide = v.double()  # fourth powers of small gradients underflow in float32
     variance, mean = torch.var_mean(wide, dims, correction=0)

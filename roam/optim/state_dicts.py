@@ -1,4 +1,4 @@
-"""Checks and adapts loaded state dicts, and selects what a copy of an optimizer takes over."""
+"""Checks and adapts loaded state dicts, and selects the attributes of a copied optimizer."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def check_fits(state_dict: StateDict, wanted: Iterable[tuple[str, tuple[StateSpe
 def of_members(state: StateOf, members: Container[Tensor]) -> StateOf:
     """Returns the state of the parameters in `members` only.
 
-    torch keeps the state of a parameter that has left the groups, but its `state_dict` fails then.
+    torch keeps the state of a parameter that has left the groups, but Optimizer.state_dict fails on
+    such a state.
     """
     return defaultdict(dict, {p: tensors for p, tensors in state.items() if p in members})
 
@@ -59,7 +60,7 @@ def fit_loaded(param: Tensor, state: MutableMapping[str, Any], specs: Sequence[S
 
 
 def copied_attributes(optimizer: Optimizer) -> dict[str, Any]:
-    """Returns the attributes that a copy takes over. As with torch.optim, step hooks are not."""
+    """Returns the attributes that a copy takes over: without step hooks, as in torch.optim."""
     return {
         name: attribute
         for name, attribute in vars(optimizer).items()

@@ -1,9 +1,10 @@
 """The step driver: forward and backward of one captured graph, as the user's program runs them.
 
     forward     which gradients may the backward fold? ── plan ── run ── leave tickets
-    backward    find the tickets ── objections? ── run as planned, or so that it needs no plan
+    backward    find the tickets ── objections? ── run as planned, or without a plan
 
-One driver serves every lowering (`roam.lowering.protocol`).
+A ticket records which gradients the backward of a forward may fold into an optimizer. One driver
+serves every lowering (`roam.lowering.protocol`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ log = logging.getLogger("roam")
 
 @dataclass
 class Step:
-    """A captured graph that trains. It looks up its optimizers each time it runs."""
+    """A captured graph, run as forward and backward. Looks up its optimizers each time it runs."""
 
     name: str
     kernels: Kernels
@@ -40,7 +41,7 @@ class Step:
         return results
 
     def tickets(self, args: Sequence[Any]) -> Tickets | None:
-        """Returns what the backward of this forward may fold; None without a backward."""
+        """Returns tickets: what this forward's backward may fold; None if it can fold nothing."""
         if not self.kernels.trains:
             note_first_pass(args)
             return None
@@ -48,7 +49,7 @@ class Step:
         return Tickets.of(used, args, findable=self.kernels.own_saved is not None)
 
     def backward(self, args: list[Any]) -> Sequence[Any]:
-        """Runs the backward by its forward's plan, or without a plan if it may not run so."""
+        """Runs the backward by its forward's plan, or without a plan if something forbids that."""
         tickets = Tickets.found_on(args) if self.kernels.may_fold else None
         objection = None if tickets is None else tickets.objection()
         planned = self.kernels.found(args) if tickets is None else tickets.planned

@@ -3,7 +3,7 @@
 A graph is planned once, but may run with other parameters each time (one block compiled for all
 layers), twice before its backward (a siamese net), or share a parameter with a second graph (a
 graph break). So every forward that runs leaves a ticket, which binds the plan's folds to the
-parameters it ran with; its backward finds the ticket on a saved tensor.
+parameters that the forward ran with; its backward finds the ticket on a saved tensor.
 
 If it may not fold, the backward returns its gradients, autograd adds them up, and the optimizer's
 hooks fold the sums, as they do for every gradient that no graph folds.
@@ -26,23 +26,24 @@ from roam.step.running_backward import NO_TASK, current_task, retained
 
 GONE = "a parameter has changed its optimizer, or lost it, since the forward"
 
-KNOWN_SETS = 64  # sets of parameters a graph: more than most models have blocks of one kind
+KNOWN_SETS = 64  # limit on a graph's remembered parameter sets; most models have fewer blocks
 
 
 class Uses:
     """Remembers `Used.of` for each set of parameters that one graph has run with.
 
     One graph may run for all blocks of a model, or for one model after another. An entry is valid
-    for one epoch (`optim.hooks.epoch`), and as long as the same parameters require gradients, which
-    not every version of dynamo guards.
+    for one epoch (`optim.hooks.epoch`), and as long as the same parameters require gradients. Not
+    every version of dynamo recompiles the graph if a `requires_grad` changes.
     """
 
     def __init__(self) -> None:
-        self._parameters: tuple[int, ...] | None = None  # positions among the inputs
-        self._known: tuple[object, dict[object, tuple[Used, ...]]] = None, {}  # in one epoch
+        self._parameters: tuple[int, ...] | None = None  # positions among a graph's inputs
+        # an epoch, and the results of `Used.of` in this epoch
+        self._known: tuple[object, dict[object, tuple[Used, ...]]] = None, {}
 
     def of(self, args: Sequence[Any], gradients: Mapping[int, Any]) -> tuple[Used, ...]:
-        """Returns `Used.of(args, gradients)`. The gradients are the same at every call."""
+        """Returns `Used.of(args, gradients)`. Every call must pass the same gradients."""
         now, (since, known) = epoch(), self._known
         if since is not now or len(known) > KNOWN_SETS:
             known = {}
@@ -65,11 +66,12 @@ class Ticket:
     """Binds a forward that ran to the parameters of one optimizer.
 
     Attributes:
-        folded: by input, the parameters whose gradients its backward folds.
-        ids: of these parameters.
+        folded: by index of a graph input, the parameter there whose gradient the backward folds.
+        ids: ids of the parameters in `folded`.
         findable: whether the backward can find the ticket on a saved tensor.
         mini_batch: the optimizer's count of mini-batches when the forward ran.
-        task: the backward in which the forward ran, as the second forward of a checkpoint does.
+        task: number of the backward inside which the forward ran (`current_task`), as the second
+            forward of a checkpoint does; NO_TASK outside of a backward.
         done: whether the forward's own backward has run.
     """
 
@@ -93,7 +95,7 @@ class Ticket:
         claims = Claims.of(optimizer)
         free, ids = {i: args[i] for i in used.ids}, used.all_ids
         whole = used.twice | claims.shared
-        # exceptions are rare, so all parameters are checked at once
+        # checks all parameters at once first, because parameters are rarely left out
         if not whole.isdisjoint(ids) or claims.any_left_whole(free.values()):
             free = {
                 i: p for i, p in free.items() if id(p) not in whole and not claims.left_whole(p)
@@ -108,7 +110,7 @@ class Ticket:
         return tuple(fold for fold in self.used.folds if fold[0] in self.folded)
 
     def objection(self) -> str | None:
-        """Returns why the running backward may not fold, None if its gradients are complete."""
+        """Returns why the running backward may not fold gradients; None if they are complete."""
         optimizer = self.used.optimizer()
         if optimizer is None:
             return GONE
@@ -118,7 +120,7 @@ class Ticket:
         return objection
 
     def absorb(self, gradients: Sequence[tuple[int, Tensor]]) -> None:
-        """Folds gradients, each given with the index of its input."""
+        """Folds gradients, given as pairs (index of the graph's input, its gradient)."""
         optimizer = self.used.optimizer()
         assert optimizer is not None, "the backward has asked for objections"
         optimizer.absorb_all([(self.folded[i], gradient) for i, gradient in gradients])
@@ -133,14 +135,14 @@ class Tickets:
 
     @staticmethod
     def of(found: Sequence[Used], args: Sequence[Any], *, findable: bool) -> Tickets | None:
-        """Makes the tickets of a forward that has a backward. None without folding optimizers."""
+        """Makes a forward's tickets, one for each of `found`. Returns None if `found` is empty."""
         if not found:
             return None
         return Tickets(tuple(Ticket.of(used, args, findable=findable) for used in found))
 
     @property
     def folds(self) -> Folds:
-        """The folds of its backward, if there is no objection."""
+        """The folds that the forward's backward makes, if nothing objects to them then."""
         if len(self.tickets) == 1:
             return self.tickets[0].folds
         return tuple(sorted(fold for ticket in self.tickets for fold in ticket.folds))
@@ -148,7 +150,8 @@ class Tickets:
     def leave_on(self, results: Sequence[Any], own_saved: int | None) -> None:
         """Puts the tickets on a saved tensor, if possible on one that the user does not get.
 
-        They live as long as the tensor's memory, so dropping the autograd graph drops them.
+        The tickets live as long as the tensor's memory. So if the autograd graph is dropped, they
+        are dropped, too.
         """
         if own_saved is None:
             tensor = next(r for r in results if isinstance(r, Tensor))
@@ -161,11 +164,12 @@ class Tickets:
 
     @staticmethod
     def found_on(args: Sequence[Any]) -> Tickets | None:
-        """Returns the tickets on one of these tensors, and removes them from it.
+        """Returns the tickets that lie on one of these tensors, and removes them from it.
 
-        Otherwise a gradient that is written to the tensor's memory would carry them.
+        If they stayed, a gradient that is written to the tensor's memory would carry them. They do
+        stay if the backward is retained, because another backward needs them.
         """
-        for tensor in reversed(args):  # the user's tensors come first
+        for tensor in reversed(args):  # from the end: the user's tensors come first
             storage = tensor.untyped_storage() if isinstance(tensor, Tensor) else None
             mark = getattr(storage, "roam_tickets", None)
             if storage is not None and isinstance(mark, Tickets) and mark.tickets[0].findable:
@@ -175,12 +179,12 @@ class Tickets:
         return None
 
     def objection(self) -> str | None:
-        """Returns why the running backward may not fold, None if it may."""
-        found = [ticket.objection() for ticket in self.tickets]  # all, as each records the backward
+        """Returns why the running backward may not fold gradients; None if it may."""
+        found = [ticket.objection() for ticket in self.tickets]  # asks all: each notes the backward
         return next((reason for reason in found if reason is not None), None)
 
     def absorb(self, gradients: Sequence[tuple[int, Tensor]]) -> None:
-        """Folds gradients, each given with the index of its input."""
+        """Folds gradients, given as pairs (index of the graph's input, its gradient)."""
         if len(self.tickets) == 1:
             self.tickets[0].absorb(gradients)
             return

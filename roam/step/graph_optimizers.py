@@ -27,10 +27,10 @@ class Used:
     Keeps neither parameters nor optimizer alive. Valid for one epoch (`optim.hooks.epoch`).
 
     Attributes:
-        ids: by input, the id of the parameter.
+        ids: by index of a graph input, the id() of the parameter.
         twice: ids of parameters that are several inputs at once.
-        read: ids of all parameters among the inputs.
-        folds: what folding their gradients needs.
+        read: ids of all parameters among the inputs, also of those without an optimizer.
+        folds: the inputs, each with the bytes that folding its gradient needs.
     """
 
     epoch: object
@@ -43,8 +43,13 @@ class Used:
 
     @staticmethod
     def of(args: Sequence[Any], gradients: Mapping[int, Any]) -> tuple[Used, ...]:
-        """Returns one for each optimizer. gradients: by input, its fake gradient in a backward."""
-        for owner in owners():  # the user may have added parameters to its groups
+        """Returns one `Used` for each optimizer that owns parameters among the inputs.
+
+        Args:
+            args: the inputs of the graph.
+            gradients: by index of an input, its gradient in the backward, as a fake tensor.
+        """
+        for owner in owners():  # the user may have added parameters to an optimizer
             owner.look_at_groups()
         now = epoch()
         found: dict[FoldingOptimizer, dict[int, Parameter]] = {}

@@ -11,7 +11,7 @@ from roam.core.errors import OfflineError
 
 
 def check_loss(output: Any, what: str) -> None:
-    """Raises OfflineError if `backward()` would raise: no loss, no scalar, or nothing to train.
+    """Raises OfflineError if `backward()` would raise: no loss, no scalar, nothing to train.
 
     A model may return its loss beside other things, in a tuple or a mapping.
     """

@@ -27,7 +27,7 @@ from roam.options import Options
 from roam.step.graph_optimizers import Used
 from roam.step.pending_forwards import left_whole
 
-Original = Mapping[Tensor, Parameter]  # copy without data -> the user's parameter
+Original = Mapping[Tensor, Parameter]  # copy without data -> the parameter that it is a copy of
 
 
 class _OfflineError(ShortenTraceback, OfflineError):
@@ -46,7 +46,7 @@ class OfflineReports:
         tell(graph, self.compile_id)
 
     def unplanned(self, graph: GraphRecord, error: Exception, text: str) -> None:
-        """Raises OfflineError."""
+        """Raises OfflineError: an offline step exists only to be planned."""
         reason = f"{graph.name} cannot be planned: {graph.reason}"
         raise _OfflineError(reason, first_useful_frame=None) from error
 
@@ -70,7 +70,7 @@ class OfflineStep:
         return self.kernels.plain_forward(args)
 
     def folds(self, args: Sequence[Any]) -> Folds:
-        """Returns the folds of the step with the user's parameters in place of the copies."""
+        """Returns the folds that the step would make with the user's parameters, not the copies."""
         kernels = self.kernels
         if not kernels.may_fold or not kernels.trains or kernels.own_saved is None:
             return ()
@@ -92,12 +92,13 @@ def plan_graph(
     costs: OpCosts | None,
     records: list[GraphRecord],
 ) -> Callable[..., Any]:
-    """Compiles a graph that dynamo captured into one that adds its plan to the records when run.
+    """Returns a callable for a graph that dynamo captured. Calling it plans the graph.
 
     Args:
         original: the parameters that the inputs are copies of.
         stands_for: the device that is planned for, if this torch was built without it.
-        costs: tells those of ops, if they can be told.
+        costs: tells how long ops take; None if that is unknown.
+        records: the list to which the plan is added.
     """
     graph = DynamoGraph.of(gm, example_inputs)
     devices = {t.device for t in example_inputs if isinstance(t, Tensor)}
@@ -120,7 +121,7 @@ def capture_graph(
     stands_for: torch.device | None,
     found: list[Problem],
 ) -> Callable[..., Any]:
-    """Compiles a graph into one that adds its Problem, unplanned, when run: see `plan_graph`."""
+    """Returns a callable as `plan_graph` does. Calling it adds the graph's Problem to `found`."""
     graph = DynamoGraph.of(gm, example_inputs)
     kernels = AtenKernels(graph, options, OfflineReports(), stands_for)
 
@@ -131,10 +132,10 @@ def capture_graph(
 
 
 def usual_lowering(device: torch.device | str | None) -> str:
-    """Returns what the backend would choose on a machine that has all that Inductor needs.
+    """Returns the lowering that the backend chooses on a machine with all that Inductor needs.
 
     Args:
-        device: where the step will run, None for where the model lies.
+        device: where the step will run; None for the device that holds the model.
     """
     from roam.lowering.inductor.needs import DEVICES  # takes a second to import
 

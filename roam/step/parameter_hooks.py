@@ -1,4 +1,4 @@
-"""Finds the user's hooks on a parameter's gradient: no graph folds the gradient then.
+"""Finds the user's hooks on a parameter's gradient. No graph may fold a gradient with hooks.
 
 All hooks in the order in which autograd runs them, with the optimizer's own:
 
@@ -24,9 +24,12 @@ from roam.optim.hooks import is_ours
 
 @dataclass(frozen=True)
 class Leaf:
-    """The AccumulateGrad node of a parameter. While it is kept alive, every graph ends in it.
+    """The AccumulateGrad node of a parameter. All autograd graphs end in it while it is alive.
 
-    prehooks, hooks: torch's own dicts of the node's hooks, so they are always current.
+    Attributes:
+        node: the AccumulateGrad node.
+        prehooks: torch's own dict of the node's prehooks, so it is always current.
+        hooks: torch's own dict of the node's hooks, so it is always current.
     """
 
     node: Node
@@ -36,7 +39,7 @@ class Leaf:
     @staticmethod
     def of(parameter: Tensor) -> Leaf:
         node = get_gradient_edge(parameter).node
-        # a node does not show its hooks, but the handle of a further hook refers to their dict
+        # a node does not show its hooks, but the handle of an added hook refers to the dict of all
         before, after = node.register_prehook(_nothing), node.register_hook(_nothing)
         prehooks, hooks = before.hooks_dict_ref(), after.hooks_dict_ref()
         before.remove()
@@ -47,7 +50,7 @@ class Leaf:
 
 
 def hooked(parameter: Tensor) -> bool:
-    """Returns whether a hook on the tensor may see or change the gradient before the optimizer."""
+    """Returns whether a user's hook on the tensor gets its gradient before the optimizer does."""
     if parameter._backward_hooks:
         return True
     hooks = parameter._post_accumulate_grad_hooks

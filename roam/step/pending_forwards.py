@@ -1,9 +1,9 @@
 """Tracks the pending forwards of an optimizer's parameters, and which gradients are complete.
 
-A gradient in a graph is complete if the running backward has no other edge into the parameter, and
-no pending forward still needs the parameter's present value. In a hook of the optimizer, autograd
-has summed all edges. The sum is complete unless another run of a checkpoint or another backward
-will add to it: then it stays in `.grad`.
+A gradient in a compiled graph is complete if the running backward has no other edge into the
+parameter, and no pending forward still needs the parameter's present value. When the optimizer's
+hook runs, autograd has summed the gradients of all edges. The sum is complete unless another run of
+a checkpoint or another backward will add to it: then it stays in `.grad`.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ ELSEWHERE = "a gradient is not the optimizer's: autograd.grad wants it, or .grad
 class Claims:
     """The pending forwards of one optimizer's parameters.
 
-    shared: ids of parameters, which the optimizer keeps alive, whose gradient was once a sum of
-        several. No graph folds their gradients again.
+    Attributes:
+        shared: ids of parameters whose gradient was once a sum of several gradients. No graph folds
+            the gradients of these parameters again. The optimizer keeps the parameters alive.
     """
 
     def __init__(self, optimizer: FoldingOptimizer) -> None:
@@ -55,18 +56,18 @@ class Claims:
         self._tickets: weakref.WeakSet[Ticket] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._task = NO_TASK
-        self._edges: Edges | None = None  # of that task
-        self._noted: set[int] = set()  # ids of parameters that some graph has gradients of
-        self._leaves: dict[int, Leaf] = {}  # by the parameter's id
+        self._edges: Edges | None = None  # edges of the backward `_task`
+        self._noted: set[int] = set()  # ids of parameters with a gradient in a graph
+        self._leaves: dict[int, Leaf] = {}  # AccumulateGrad nodes, by the parameter's id
         self._ever_folded: set[int] = set()
         self._mini_batch = 0
-        self._reruns: Counter[int] = Counter()  # ids -> reruns by checkpoints in the next backward
+        self._reruns: Counter[int] = Counter()  # parameter's id -> checkpoint reruns to come
         self._open: set[int] = set()  # ids of parameters that may get more gradients
 
     @staticmethod
     def of(optimizer: FoldingOptimizer) -> Claims:
         found = _claims.get(optimizer)
-        if found is not None:  # runs in every forward, so without the lock
+        if found is not None:  # takes no lock, because every forward runs this
             return found
         with _lock:
             claims = _claims.setdefault(optimizer, Claims(optimizer))
@@ -87,7 +88,7 @@ class Claims:
             self._leaves = {i: leaf for i, leaf in self._leaves.items() if i in held}
             for parameter in (p for p in parameters if id(p) not in self._noted):
                 self._noted.add(id(parameter))
-                optimizer.state_of(parameter)  # allocates it now, not in the backward
+                optimizer.state_of(parameter)  # allocates the state before the backward
 
     def note_folded(self, optimizer: FoldingOptimizer, parameters: Collection[Parameter]) -> None:
         """Records that a step captured as one graph folds the gradients of these parameters."""
@@ -103,7 +104,10 @@ class Claims:
             self._reruns.update(ids)
 
     def any_left_whole(self, parameters: Collection[Parameter]) -> bool:
-        """Returns whether one of them is left whole. Quick: every forward and backward calls it."""
+        """Returns whether a parameter's gradient may not be folded by a graph (`left_whole`).
+
+        Must be quick, because every forward and every backward calls it.
+        """
         optimizer, leaves = self._optimizer(), self._leaves
         if optimizer is not None and optimizer.leaves_unfolded:
             return any(map(self.left_whole, parameters))
@@ -113,26 +117,28 @@ class Claims:
                 or leaf.prehooks
                 or leaf.hooks
                 or p._backward_hooks
-                or len(p._post_accumulate_grad_hooks or ()) > 1  # one is the optimizer's own
+                or len(p._post_accumulate_grad_hooks or ()) > 1  # one is the optimizer's hook
             )
             and self.left_whole(p)
             for p in parameters
         )
 
     def left_whole(self, parameter: Tensor) -> bool:
-        """Returns whether no graph may fold the gradient: a hook gets it first, or the group's
-        `"unfolded"` is set."""
+        """Returns whether no graph may fold the parameter's gradient.
+
+        That is so if a user's hook gets the gradient first, or if the group says "unfolded".
+        """
         optimizer = self._optimizer()
         unfolded = optimizer is not None and optimizer.unfolded(parameter)
         return unfolded or self.hooked(parameter)
 
     def hooked(self, parameter: Tensor) -> bool:
-        """Returns whether a user's hook may see or change the gradient before the optimizer."""
+        """Returns whether a user's hook gets the gradient before the optimizer folds it."""
         leaf = self._leaf(parameter)
         return hooked(parameter) or (leaf is not None and bool(leaf.prehooks or leaf.hooks))
 
     def unfolded(self, optimizer: FoldingOptimizer) -> Iterator[tuple[str, str]]:
-        """Yields name and reason for each parameter whose gradient no graph folds."""
+        """Yields (parameter's name, reason) for each parameter whose gradient no graph folds."""
         for name, p in optimizer.named():
             if not p.requires_grad:
                 yield name, "it is frozen"
@@ -148,7 +154,7 @@ class Claims:
                 yield name, "no backward has run by its plan yet"
 
     def objection(self, ticket: Ticket, optimizer: FoldingOptimizer) -> str | None:
-        """Returns why the running backward may not fold, None if its gradients are complete.
+        """Returns why the running backward may not fold gradients; None if they are complete.
 
         Marks a parameter as shared if more than one edge of the running backward ends in it. Raises
         SecondBackwardError, before anything is folded.
@@ -188,9 +194,9 @@ class Claims:
     def more_to_come(self, parameter: Tensor) -> bool:
         """Returns whether the gradient that a hook finds in `.grad` is not complete yet.
 
-        Another run of a checkpoint may add to it, or another backward if this one retains its
-        graph. In mode "release" it also waits for pending forwards, which need the parameter's
-        present value.
+        Another run of a checkpoint may add to it, or another backward if the running one retains
+        its graph. In mode "release" the gradient also waits for pending forwards, which need the
+        parameter's present value.
         """
         optimizer, i = self._optimizer(), id(parameter)
         if optimizer is None:
@@ -204,13 +210,13 @@ class Claims:
                 return False
             pending = self._pending(optimizer)
             reading = [t for t in pending if i in t.used.read]
-            # it is unknown whether the backward of a ticket that is not findable has run
+            # if a ticket is not findable, it is unknown whether the backward of its forward has run
             if retained() or any(t.findable for t in reading) or len(reading) > 1:
                 return True
             return i not in self._noted and _overlap(pending)
 
     def _pending(self, optimizer: FoldingOptimizer) -> list[Ticket]:
-        now = optimizer.mini_batches  # forwards of older mini-batches used other weights
+        now = optimizer.mini_batches  # not earlier ones: their forwards used other weights
         return [t for t in self._tickets if not t.done and t.mini_batch == now]
 
     def _renew(self, optimizer: FoldingOptimizer) -> None:
@@ -224,14 +230,14 @@ class Claims:
         for i in ids:
             if self._reruns[i] > 0:
                 self._reruns[i] -= 1
-            else:  # the first run was not recorded: it is not torch's checkpoint
+            else:  # no first run was recorded: not torch's checkpoint
                 self._open.add(i)
 
     def _is_rerun(self, i: int) -> bool:
         return self._reruns.get(i, 0) > 0 or i in self._open
 
     def _leaf(self, parameter: Tensor) -> Leaf | None:
-        """Returns the parameter's AccumulateGrad node, None if the parameter was frozen before."""
+        """Returns the parameter's AccumulateGrad node; None if it is frozen and has none yet."""
         i = id(parameter)
         leaf = self._leaves.get(i)
         if leaf is None:
@@ -239,7 +245,7 @@ class Claims:
                 return None
             leaf = Leaf.of(parameter)
         if leaf.prehooks or leaf.hooks:
-            self._leaves.pop(i, None)  # so that the node, and hooks on it, can be freed
+            self._leaves.pop(i, None)  # so that the node and its hooks can be freed
         else:
             self._leaves[i] = leaf
         return leaf
@@ -247,11 +253,11 @@ class Claims:
     def _expected(self, folded: Collection[Parameter]) -> bool:
         """Returns whether the running backward would put each gradient into an empty `.grad`.
 
-        `autograd.grad` and `backward(inputs=...)` may not, and then must train nothing.
+        `autograd.grad` and `backward(inputs=...)` may not do that, and then must train nothing.
         """
         if self._all_expected(folded):
             return True
-        # a parameter has a new node after its .data got another dtype or device; none if frozen
+        # a parameter gets a new AccumulateGrad node when its .data gets another dtype or device
         self._leaves.update({id(p): Leaf.of(p) for p in folded if p.requires_grad})
         return self._all_expected(folded)
 
@@ -267,7 +273,7 @@ class Claims:
 
 
 def _overlap(pending: Sequence[Ticket]) -> bool:
-    """Returns whether two pending forwards used the same parameters, maybe for two backwards."""
+    """Returns whether two pending forwards, maybe with two backwards, used a common parameter."""
     seen: set[int] = set()
     for ticket in pending:
         if not seen.isdisjoint(ticket.used.all_ids):
@@ -288,13 +294,13 @@ def note_first_pass(args: Sequence[Any]) -> None:
 
 
 def left_whole(parameter: Tensor) -> bool:
-    """Returns whether no graph may fold its gradient: it is hooked, or its group says so."""
+    """Returns whether a hook or the parameter's group forbids graphs to fold its gradient."""
     owner = owner_of(parameter)
     return isinstance(owner, FoldingOptimizer) and Claims.of(owner).left_whole(parameter)
 
 
 def _unfolded() -> dict[str, str]:
-    optimizers = {*named, *_claims}  # those in options, and those that graphs have found
+    optimizers = {*named, *_claims}  # optimizers in options, and those found by graphs
     return {n: why for each in optimizers for n, why in Claims.of(each).unfolded(each)}
 
 

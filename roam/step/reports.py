@@ -21,8 +21,8 @@ class RunningReports:
     """Adds the plans of one captured graph to `roam.report()`.
 
     Attributes:
-        compile_id: dynamo's number of the graph, for torch's structured trace.
-        number: orders the report, whichever backward is compiled first.
+        compile_id: dynamo's identifier of the graph, for torch's structured trace.
+        number: the graph's place in the report, whichever graph's backward is compiled first.
     """
 
     compile_id: CompileId | None = None

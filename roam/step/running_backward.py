@@ -32,11 +32,11 @@ Roots = Sequence[torch.Tensor | GradientEdge]
 
 @dataclass(frozen=True)
 class Edges:
-    """Ids of parameters, by the edges that end in them in the running backwards.
+    """Ids of the parameters in which edges of the running backwards end.
 
     Attributes:
-        summed: more than one edge ends in the parameter, in the innermost call.
-        around: an edge ends in it in a call around the innermost one (a checkpoint with
+        summed: ids of parameters in which more than one edge of the innermost backward ends.
+        around: ids of parameters in which an edge of an outer backward ends (a checkpoint with
             use_reentrant=True calls `backward()` inside a backward).
     """
 
@@ -45,19 +45,19 @@ class Edges:
 
 
 def current_task() -> int:
-    """Returns a number for the call of the autograd engine that this thread runs in."""
+    """Returns the number of the engine's call (backward) that this thread runs in, or NO_TASK."""
     return torch._C._current_graph_task_id()
 
 
 def retained() -> bool:
-    """Returns whether the running backward retains its graph, so that another may follow."""
+    """Returns whether the running backward retains its graph: another backward may follow."""
     return torch._C._autograd._get_current_graph_task_keep_graph()
 
 
 def edges() -> Edges | None:
     """Returns the edges into parameters of the backward that runs now.
 
-    To be called by a node of that backward. Returns None if the call was not made from Python.
+    A node of that backward must call this. Returns None if the backward was not called from Python.
     """
     node = torch._C._current_autograd_node()
     for here, *around in _calls():
@@ -78,10 +78,10 @@ def in_checkpoint() -> bool:
 
 
 def _calls() -> Iterator[list[Roots]]:
-    """Yields the roots of a thread's nested calls of the engine, the innermost first.
+    """Yields, for a thread, the roots (starting tensors) of its nested backwards, innermost first.
 
-    The engine's thread of a device has no such Python frame. It may work for any other thread, so
-    the calls of all threads are yielded then.
+    The engine's own thread of a device has no Python frame of a backward, and may work for any
+    other thread. Called there, this yields the roots for each thread.
     """
     own = _roots(sys._getframe())
     if own:
@@ -103,7 +103,7 @@ def _stack(top: FrameType | None) -> Iterator[FrameType]:
 
 
 def _edges_from(roots: Roots) -> dict[Node, int]:
-    """Returns the nodes that can be reached, with the number of edges into each."""
+    """Returns the autograd nodes reachable from the roots, each with its number of input edges."""
     found: dict[Any, int] = {}
     for root in roots:
         node = root.node if isinstance(root, GradientEdge) else get_gradient_edge(root).node
