@@ -64,10 +64,10 @@ class AdamA(FoldingOptimizer):
                 once a mini-batch:       m *= β1, v *= β2
                 for each micro-batch:    m += (1-β1) g/N, v += (1-β2) (g/N)²
 
-            m is Adam's, but v is a sum of squares, and Adam's is the square of the sum. This v is
-            at least 1/N of Adam's (Cauchy-Schwarz). If the gradients of the micro-batches agree,
+            m is as in Adam. v is a sum of squares, while Adam's v is the square of the sum; this v
+            is at least 1/N of Adam's (Cauchy-Schwarz). If the gradients of the micro-batches agree,
             as they do early in training, a step is up to √N times as long as Adam's: use a longer
-            warm-up. If they cancel, the step is shorter.
+            warm-up. If these gradients cancel, the step is shorter.
         micro_batches: N. May be changed between two mini-batches.
         batch_invariant: multiplies the v above by N, so that it averages the squares of the
             micro-batches' gradients (arXiv 2402.18824). Then no step is longer than Adam's; if the

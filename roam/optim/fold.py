@@ -132,7 +132,7 @@ def block_size(tensor: Tensor) -> int:
 
 
 def alike(first: Tensor, *others: Tensor) -> bool:
-    """Returns whether all tensors have the same shape and the same dense strides.
+    """Returns whether all tensors have the same shape, and the same strides without gaps.
 
     If so, the tensors have their elements in the same order in memory.
     """

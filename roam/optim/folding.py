@@ -56,15 +56,16 @@ class FoldingOptimizer(OwningOptimizer):
         if mode not in get_args(Mode):
             raise HyperparameterError(f"mode={mode!r}: there are {get_args(Mode)}")
         self.mode = mode
-        self._values = tuple(defaults)  # names of group values, without those torch adds
+        self._values = tuple(defaults)  # names of group values, without those that torch adds
         # function that returns whether more will be added to a parameter's .grad before step()
         self.more_to_come: Callable[[Tensor], bool] | None = None
         self.mini_batches = 0  # number of mini-batches that have ended
-        self._folded: dict[Tensor, int] = {}  # gradients folded in this mini-batch, by parameter
+        self._folded: dict[Tensor, int] = {}  # parameter -> count of folds in this mini-batch
         self._incomplete: set[Tensor] = set()  # parameters with an incomplete .grad
         self._notices = Notices(type(self).__name__)
         self._deferred = False
-        self._due: list[bool] = []  # a True for each deferred step()
+        # one True for each deferred step(); a list, because dynamo sets no attributes
+        self._due: list[bool] = []
         self.micro_batches = micro_batches
         super().__init__(params, defaults, rule)
         watch()

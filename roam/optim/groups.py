@@ -90,10 +90,10 @@ class FoldedValues:
         return all(kept == self._of(g) or not self._differing(kept, g) for g, kept in self._kept)
 
     def changed(self, noted: Group, now: Group) -> set[str]:
-        """Returns the names of the values that are different now for the parameters of a group.
+        """Returns the names of the values that have changed since `note` for a group's parameters.
 
         Args:
-            noted: a group that was passed to `note`; its values then are compared.
+            noted: a group that was passed to `note`, which remembered its values.
             now: the group in which these parameters are now, maybe another group.
         """
         [kept] = [kept for group, kept in self._kept if group is noted]

@@ -46,7 +46,7 @@ class OwningOptimizer(Optimizer):
     def asked_for_gradient(self, param: Tensor | None) -> None:
         """Called when the user's code finds no gradient to clip or to measure.
 
-        `param` is the parameter without a gradient; None if that is unknown.
+        `param` is the parameter without a gradient; None if the parameter is unknown.
         """
 
     def holds(self, param: Tensor) -> bool:

@@ -88,11 +88,11 @@ def lost(parameter: str) -> LostParameterError:
 
 
 def late_change(optimizer: str, names: Iterable[str], left: Collection[str]) -> LateChangeWarning:
-    """Returns the warning about groups that changed too late.
+    """Returns the warning that groups were edited between a backward and its step().
 
     Args:
         optimizer: the name of the optimizer's class.
-        names: the names of the groups' values that changed.
+        names: the names of the groups' values that changed, such as "lr".
         left: the names of the parameters that left the groups.
     """
     what = [f"{', '.join(sorted(names))} of a group changed"] if names else []

@@ -27,7 +27,7 @@ class SlimAdamA(FoldingOptimizer):
 
     Args:
         params: named parameters, `model.named_parameters()`, or groups of those.
-        rules: by name of a parameter, its dimensions K: from `static_rules(model)`, from a
+        rules: the dimensions K of each parameter, by its name: from `static_rules(model)`, from a
             measurement (`SnrMeasurement`), or written by hand, `{"head.weight": (1,)}`. A
             parameter without a rule is treated as in AdamA.
         lr, betas, ...: as in AdamA.

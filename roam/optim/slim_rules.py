@@ -56,7 +56,8 @@ class MeanRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         dims: dimensions over which the second moment is averaged; empty if it is not averaged.
         role: what the parameter was taken for, such as "MLP" or "norm".
         shape: the shape of the parameter.
-        snr: by candidate for `dims` ("0", "1", "0,1"), its signal-to-noise ratio, if measured.
+        snr: measured signal-to-noise ratios, each by the candidate for `dims` ("0", "1", "0,1");
+            empty if not measured.
     """
 
     dims: Dims

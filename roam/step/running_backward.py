@@ -57,7 +57,8 @@ def retained() -> bool:
 def edges() -> Edges | None:
     """Returns the edges into parameters of the backward that runs now.
 
-    A node of that backward must call this. Returns None if the backward was not called from Python.
+    Must be called while a node of that backward runs. Returns None if the backward was not called
+    from Python.
     """
     node = torch._C._current_autograd_node()
     for here, *around in _calls():
@@ -72,7 +73,7 @@ def edges() -> Edges | None:
 def in_checkpoint() -> bool:
     """Returns whether a checkpoint with use_reentrant=True runs its function for the first time.
 
-    It will run the function again, with gradients, in the backward.
+    The checkpoint will run the function again, with gradients, in the backward.
     """
     return any(frame.f_code is _CHECKPOINT_CALL for frame in _stack(sys._getframe()))
 

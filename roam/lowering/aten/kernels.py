@@ -202,7 +202,7 @@ class AtenKernels:
         assert planned.backward is not None
         self.held |= planned.reused.copy_shared(args)  # tangents that later plans keep
         if absorb is not None:
-            args.append(lambda i, gradient: absorb([(i, gradient)]))  # the callee empties the list
+            args.append(lambda i, gradient: absorb([(i, gradient)]))  # the backward empties args
         return planned.backward(args)
 
     def plain_backward(self, args: list[Any]) -> Sequence[Any]:

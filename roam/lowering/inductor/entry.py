@@ -66,7 +66,7 @@ LOWERING: Lowering = InductorLowering()
 
 
 def may_fold(options: Options) -> bool:
-    """Returns whether backwards may fold gradients: with an optimizer, in a tested torch."""
+    """Returns whether backwards may fold: an optimizer is given, and this torch was tested."""
     known = is_tested(".".join(torch.__version__.split(".")[:2]))
     return known and options.optimizer is not None
 

@@ -74,7 +74,7 @@ def no_code() -> Iterator[None]:
 
     def empty_module(graph: GraphLowering) -> Any:
         graph.init_wrapper_code()
-        graph._update_scheduler()  # which calls the planner
+        graph._update_scheduler()  # calls the planner
         graph.cache_path = os.devnull  # Inductor reads the generated code from here
         return SimpleNamespace(call=_not_compiled, __file__=os.devnull)
 

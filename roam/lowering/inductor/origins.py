@@ -30,7 +30,8 @@ def release_of(node: BaseSchedulerNode) -> Release | None:
 def must_run_once(node: BaseSchedulerNode) -> bool:
     """Returns whether a kernel has effects or draws random numbers.
 
-    Kernels that Inductor generates need not run once to draw: each reads its seed from a buffer.
+    A random kernel that Inductor generated may rerun: it reads its seed from a buffer, and so draws
+    the same numbers again.
     """
     if isinstance(node.node, ir.MultiOutput):
         return False  # a MultiOutput only takes one result out of a tuple

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from roam.capture.op_costs import Cost
 
 Pairs = tuple[tuple[BufferId, BufferId], ...]  # (result, buffer that it may overwrite)
-Labels = Mapping[str, tuple[str, Kind]]  # name of an input in the graph -> the user's name, kind
+Labels = Mapping[str, tuple[str, Kind]]  # graph's name of an input -> (user's name, kind)
 
 
 @dataclass(frozen=True)
