@@ -12,15 +12,15 @@ T = TypeVar("T")
 class Outcome(StrEnum):
     """How a search ended.
 
-    A search for the fewest bytes ends with one of the first two outcomes. A search that is given a
-    limit in bytes ends with one of the other three.
+    A search for the fewest bytes ends with OPTIMAL or FEASIBLE. A search that is given a limit in
+    bytes ends with FITS, DOES_NOT_FIT or UNKNOWN.
     """
 
-    OPTIMAL = "OPTIMAL"  # proven: nothing takes fewer bytes
-    FEASIBLE = "FEASIBLE"  # the search gave up: the value is still above the bound
-    FITS = "FITS"  # what was found keeps within the limit
-    DOES_NOT_FIT = "DOES_NOT_FIT"  # proven: the bound is above the limit
-    UNKNOWN = "UNKNOWN"  # the search gave up: nothing found within the limit, and no proof
+    OPTIMAL = "OPTIMAL"  # proven: no order, or no packing, takes fewer bytes than the one found
+    FEASIBLE = "FEASIBLE"  # an order or packing was found, but takes more bytes than the bound
+    FITS = "FITS"  # an order or packing within the limit was found
+    DOES_NOT_FIT = "DOES_NOT_FIT"  # proven: no order, or no packing, keeps within the limit
+    UNKNOWN = "UNKNOWN"  # the search gave up: it neither found a fit nor proved that there is none
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,12 @@ class Answer(Generic[T]):
 
     Attributes:
         found: what the search found: an order, a packing or a proof.
-        value: bytes: the peak or height of what was found, or a limit that it keeps within.
+        value: bytes: the peak of the order found, the height of the packing found, or a limit that
+            either keeps within.
         bound: bytes below which no order, or no packing, can go; proven.
         status: how the search ended.
-        work: the steps of the search. Its docstring says what it counts (such as ops run).
+        work: the number of steps that the search took. The docstring of each search says what its
+            steps are, such as ops run.
     """
 
     found: T
@@ -43,6 +45,9 @@ class Answer(Generic[T]):
 
 
 def minimized(found: T, value: int, bound: int, work: int) -> Answer[T]:
-    """Returns the answer of a search for the fewest bytes: OPTIMAL if `value` is within `bound`."""
+    """Returns the answer of a search for the fewest bytes.
+
+    Its status is OPTIMAL if `value` is at most `bound`, and FEASIBLE otherwise.
+    """
     status = Outcome.OPTIMAL if value <= bound else Outcome.FEASIBLE
     return Answer(found, value, bound, status, work)

@@ -1,9 +1,9 @@
-"""Compiles functions with numba, if that is installed (`pip install roam-planner[exact]`).
+"""Compiles functions with numba, if numba is installed (`pip install roam-planner[exact]`).
 
-Without numba the functions are interpreted and return the same. Compiling takes some seconds, once:
-numba caches the machine code beside the sources. To find outdated code, numba looks only at the
-file of the function itself, and not at those of the functions that it calls. So remove
-`__pycache__/*.nbi` after editing a module that uses `compiled`.
+Without numba the functions are interpreted and return the same results. Compiling takes some
+seconds, once: numba caches the machine code beside the sources. Numba recompiles a function if the
+function's own file has changed, but not if the file of a function that it calls has changed. So
+remove `__pycache__/*.nbi` after editing a module that uses `compiled`.
 """
 
 from __future__ import annotations

@@ -21,10 +21,9 @@ from dataclasses import dataclass
 from math import inf
 
 UNITS_A_SECOND = 10**9
-# the deadline is so many times as far off as the work takes: enough for two busy processes beside
-# this one and a machine half as fast
+# factor on the seconds until the deadline, so that a busy or slow machine finishes the work too
 PATIENCE = 4.0
-OVERHEAD = 2.5  # seconds that no search counts, such as those of loading and compiling it
+OVERHEAD = 2.5  # seconds allowed for what no search counts, such as loading and compiling code
 
 Units = int
 
@@ -35,7 +34,7 @@ class Work:
 
     Attributes:
         limit: the units that may be spent.
-        deadline: when every search ends: a time of `clock`, in seconds.
+        deadline: the time of `clock` at which every search ends, in seconds.
         clock: returns the present time in seconds.
         spent: the units spent so far.
         cut_short: whether the deadline has ended a search that had work left.
@@ -53,7 +52,7 @@ class Work:
         patience: float = PATIENCE,
         clock: Callable[[], float] = time.monotonic,
     ) -> Work:
-        """Returns a new limit: the work that takes `seconds`, with a deadline counted from now.
+        """Returns a `Work` whose limit takes about `seconds`, and whose deadline counts from now.
 
         Args:
             seconds: converted to units by UNITS_A_SECOND; inf for no limit.
@@ -65,16 +64,17 @@ class Work:
 
     @property
     def left(self) -> float:
-        """The units that are left; inf without a limit."""
+        """The units of work that may still be spent; inf without a limit."""
         return max(self.limit - self.spent, 0)
 
     def spend(self, units: Units) -> None:
         self.spent += units
 
     def is_late(self) -> bool:
-        """Returns whether the deadline has passed, and if so sets `cut_short`.
+        """Returns whether the deadline has passed, and if it has, sets `cut_short`.
 
-        Call it only in a search that would otherwise go on.
+        Call this method only in a search that would otherwise go on: `cut_short` means that the
+        deadline has ended a search.
         """
         late = self.clock() > self.deadline
         self.cut_short = self.cut_short or late
@@ -85,12 +85,12 @@ class Work:
         return self.spent >= self.limit or self.is_late()
 
     def steps(self, cost: Units, most: float = inf) -> float:
-        """Returns how many steps of `cost` units each may still be taken, but at most `most`."""
+        """Returns how many steps, of `cost` units of work each, may be taken; at most `most`."""
         return min(most, self.left // cost) if self.left < inf else most
 
     @contextmanager
     def share(self, part: float) -> Iterator[None]:
-        """A context with less to spend: the share `part` of the units and of the time now left."""
+        """Opens a context in which only the share `part` of the units and time left may be used."""
         limit, deadline = self.limit, self.deadline
         if limit < inf:
             self.limit = self.spent + int(part * self.left)

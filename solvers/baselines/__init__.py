@@ -1,7 +1,7 @@
 """The orders of other planners, to compare roam's with.
 
-Each is a function `(problem, phase) -> the ops of the phase, in order`. HEURISTICS are fast.
-PROGRAMS solve integer programs and take a time limit for each phase.
+Each planner is a function `(problem, phase) -> the ops of the phase, in order`. HEURISTICS are
+fast. PROGRAMS solve integer programs and take a time limit for each phase.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HEURISTICS: dict[str, OrderSolver] = {
 
 
 class ProgramSolver(Protocol):
-    """A function that orders a phase and stops after so many seconds."""
+    """A function that orders a phase by integer programs, and stops after about `seconds`."""
 
     def __call__(self, problem: Problem, phase: int, seconds: float = ...) -> list[OpId]: ...
 

@@ -1,7 +1,7 @@
 """The three orders among which Inductor chooses (torch/_inductor/memory.py, torch 2.13).
 
-They count the bytes of buffers that ops allocate and free. They ignore scratch space and reuse of
-dying buffers.
+All three rules count the bytes of buffers that ops allocate and free. They ignore the ops' scratch
+space, and that results can be written over dying buffers.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from roam.solvers.baselines.list_schedule import ListSchedule
 def lpmf(problem: Problem, phase: int) -> list[OpId]:
     """Returns the order "least peak memory first".
 
-    Always runs a ready op that keeps within the peak so far: of these the op after which the fewest
-    bytes are alive. If no ready op keeps within it, runs the op that raises it least. At first the
-    peak is the bytes alive at the start of the phase, or at its end if those are more.
+    Always runs a ready op that does not raise the peak so far: of these ops the one after which the
+    fewest bytes are alive. If every ready op raises the peak, runs the one that raises it least.
+    The peak begins as the bytes alive at the start of the phase, or at its end if those are more.
     """
     state = ListSchedule(problem, phase)
     live = _at_start(problem, phase)
@@ -42,7 +42,7 @@ def lpmf(problem: Problem, phase: int) -> list[OpId]:
 def bfs(problem: Problem, phase: int) -> list[OpId]:
     """Returns a breadth-first order: always runs the ready op whose predecessors ran earliest.
 
-    Compares the times of the predecessors of two ops in turn, the earliest first.
+    Compares two ops by the sorted times of their predecessors, beginning with the earliest time.
     """
     state = ListSchedule(problem, phase)
     place: dict[OpId, int] = {}
@@ -65,7 +65,7 @@ def bfs(problem: Problem, phase: int) -> list[OpId]:
 def dfs(problem: Problem, phase: int) -> list[OpId]:
     """Returns a depth-first order.
 
-    Takes the ops that touch the fewest bytes first, and runs each after all ops that it waits for.
+    Visits ops that touch few bytes first. Runs each op right after all ops that it waits for.
     """
     inside = set(problem.phases[phase])
     rank = {i: (_touched(problem, i), i) for i in inside}
@@ -95,7 +95,7 @@ def _touched(problem: Problem, i: OpId) -> int:
 
 
 def _at_start(problem: Problem, phase: int) -> int:
-    """Returns the bytes that are alive when the phase begins and that it or a later one frees."""
+    """Returns the bytes alive at the start of a phase that the phase or a later one frees."""
     first = problem.phases[phase][0] if problem.phases[phase] else 0
     return sum(
         buffer.size
@@ -107,7 +107,7 @@ def _at_start(problem: Problem, phase: int) -> int:
 
 
 def _at_end(problem: Problem, phase: int) -> int:
-    """Returns the bytes that the phase creates and that are still alive at its end."""
+    """Returns the bytes that a phase creates and that are still alive at its end."""
     last = problem.phases[phase][-1] if problem.phases[phase] else -1
     inside = set(problem.phases[phase])
     return sum(

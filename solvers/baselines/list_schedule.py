@@ -1,7 +1,4 @@
-"""Tracks which ops of a phase are ready, and how many bytes each would free.
-
-The greedy baselines share it.
-"""
+"""List scheduling for the greedy baselines: tracks ready ops and the bytes that each would free."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ class ListSchedule:
 
     Attributes:
         waits: by op, how many of its predecessors in the phase have not run.
-        ready: the ops whose predecessors have run, in the order in which they became ready.
+        ready: the ops that can run, since their predecessors have; in order of becoming ready.
         users_left: by buffer, the ops of this and later phases that have yet to use it.
         made: by op, the bytes that it creates.
         freed: by op, the bytes that it would free if it ran now.

@@ -3,7 +3,7 @@
     C[i, t]    1 if op i runs at timestep t, and makes its buffers
     P[b, t]    1 if buffer b was made before timestep t and is still held at t
 
-    minimize the highest of  Σ size(b) C[maker(b), t] + Σ size(b) P[b, t] + scratch
+    minimize, over all t, the highest   Σ size(b) C[maker(b), t] + Σ size(b) P[b, t] + scratch
 
 As published, the program does not model that a result is written over a dying buffer. The longest
 paths to and from an op limit the timesteps at which it may run. The solver starts from program
@@ -21,10 +21,10 @@ from ortools.sat.python import cp_model
 from roam.core.problem import BufferId, Home, OpId, Problem
 from roam.solvers.answer import Answer, Outcome, minimized
 
-LARGEST = 100_000  # variables; building a larger model alone takes many seconds and gigabytes
+LARGEST = 100_000  # limit on the program's variables: building a larger one takes many gigabytes
 Linear = cp_model.LinearExpr | int
-UNIT = 512  # bytes: sizes are rounded up to multiples of it, or the solver's sums would overflow
-MOST = UNIT * 2**53  # bytes: an upper bound on every peak
+UNIT = 512  # unit of sizes in the program, in bytes: with single bytes the sums would overflow
+MOST = UNIT * 2**53  # upper bound on every peak, in bytes
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Part:
     Attributes:
         problem: the Problem that has the phase.
         ops: the ops to order, in program order.
-        done: the ops that run before them; all other ops of the Problem run after them.
+        done: the ops that run before `ops`. All other ops of the Problem run after `ops`.
     """
 
     problem: Problem
@@ -72,7 +72,7 @@ class Part:
         return [b for b in used if self.problem.buffers[b].home is not Home.USER]
 
     def outlives(self, b: BufferId) -> bool:
-        """Returns whether a buffer is still alive when all of the ops have run."""
+        """Returns whether a buffer is still alive when all ops of the part have run."""
         later = (u for u in self.problem.users[b] if u not in self.place and u not in self.done)
         return self.problem.buffers[b].kept or any(True for _ in later)
 
@@ -84,7 +84,10 @@ class Part:
 
 
 def modelilp(problem: Problem, phase: int, seconds: float = 10.0) -> list[OpId]:
-    """Returns the best order of a phase found in `seconds`; program order if it is too large."""
+    """Returns the best order of a phase found in `seconds`.
+
+    Returns program order if the integer program is too large, or if no order is found in time.
+    """
     part = Part(problem, problem.phases[phase], range(_first(problem, phase)))
     return solve(part, seconds).found
 
@@ -106,7 +109,8 @@ def solve(part: Part, seconds: float, workers: int = 2) -> Answer[list[OpId]]:
 
     Returns:
         The best order, its peak and a lower bound. The part keeps program order if it is too large,
-        if there is no time, or if the solver finds no order. `work` counts branches.
+        if there is no time, or if the solver finds no order. `Answer.work` counts branches of the
+        solver's search tree.
     """
     as_it_is = Answer(list(part.ops), MOST, 0, Outcome.FEASIBLE, 0)
     if len(part.ops) < 2:
@@ -183,7 +187,7 @@ class _Ilp:
                 self.model.add(self.held[b, self.n] == 1)
 
     def order_holds(self) -> None:
-        """Adds the precedences between ops that do not follow from what they make and use."""
+        """Adds precedences between ops that follow from no buffer that one makes and one uses."""
         for i in self.part.ops:
             op = self.problem.ops[i]
             makers = {self.problem.maker[b] for b in (*op.reads, *op.mutates)}
@@ -208,7 +212,7 @@ class _Ilp:
             self.model.add(held + making <= self.peak)
 
     def begin_with_program_order(self) -> None:
-        """Gives the solver program order as a hint, with each buffer held up to its last use."""
+        """Gives the solver program order as a hint. Each buffer is held up to its last use."""
         for (i, t), c in self.runs.items():
             self.model.add_hint(c, t == self.part.place[i])
         for b in self.part.buffers:

@@ -1,8 +1,8 @@
-"""A plain simulated annealing: moves one op at a time, and minimizes the peak.
+"""A plain simulated annealing, to compare local search with: moves one op, minimizes the peak.
 
 It shares only the arrays, the measuring and the random numbers with `solvers/order/annealing.py`.
-It has no limit, aims its moves at no buffer, and moves no other ops along. A local search is of use
-only if it beats this one.
+It has no limit in bytes, aims its moves at no buffer, and moves one op at a time. The local search
+of roam is of use only if it finds lower peaks than this plain annealing.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from roam.solvers.jit import compiled
 from roam.solvers.order.annealing import below, uniform
 from roam.solvers.order.tables import Ints, Tables, measure, measured, tables
 
-MOVES = 200  # moves between two looks at the clock, for each op of the phase
-HOT, COLD = 0.5, 0.005  # the first and the last temperature, in mean buffer sizes
+MOVES = 200  # number of moves between two looks at the clock, per op of the phase
+HOT, COLD = 0.5, 0.005  # first and last temperature, in mean buffer sizes
 
 
 def plain_annealing(problem: Problem, phase: int, seconds: float = inf) -> list[OpId]:
@@ -47,10 +47,11 @@ def wander(
 
     Args:
         phase: the ops and buffers.
-        order: the ops, by place. Changed to the last order.
+        order: by time, the op that runs then (its place in program order). Changed to the last
+            order that was accepted.
         moves: how many moves to try.
         heat: the temperature, in bytes.
-        seed: of the random numbers; positive.
+        seed: the seed of the random numbers; positive.
 
     Returns:
         The lowest peak in bytes, the order with that peak, and the last order.
@@ -85,7 +86,7 @@ def wander(
 
 @compiled
 def shift(order: Ints, time: Ints, source: int, target: int) -> None:
-    """Moves the op at time `source` to time `target`. Shifts the ops in between by one."""
+    """Moves the op at time `source` to time `target`. Shifts each op in between by one time."""
     k = order[source]
     step = 1 if target > source else -1
     for t in range(source, target, step):

@@ -1,15 +1,15 @@
-"""ROAM's rings (arXiv 2310.19295): cuts a phase into segments, and orders each by itself.
+"""ROAM's rings (arXiv 2310.19295): cuts a phase into segments, and orders each segment by itself.
 
     ── a ──┬── b ──┬── d ── key ── ...      a key point is an ancestor or descendant of every op of
            └── c ──┘                        the spine: the ops between two key points are a segment
 
 A ring is a segment of the forward together with its mirror segment of the backward. Whatever the
-order, the forward's segment saves the same tensors for the backward's. So the two are solved
-separately.
+order, the forward segment saves the same tensors for the backward segment. So the two segments of a
+ring are solved separately.
 
 A branch is a set of ops that lead to one gradient, update or running statistic and to nothing else.
-The spine is a phase without its branches. A branch runs in the first segment in which all its
-inputs exist. The paper has no such rule for weight updates.
+The spine of a phase is its ops outside of branches. A branch runs in the first segment in which all
+its inputs exist. The paper has no such rule for weight updates.
 
 A segment of more than NODES ops is cut into pieces of program order; there is no tree of tasks as
 in the paper. Each piece is solved by MODeL's integer program (`modelilp.py`), with an equal share
@@ -24,15 +24,15 @@ import time
 from roam.core.problem import Home, Kind, OpId, Problem
 from roam.solvers.baselines.modelilp import Part, solve
 
-NODES = 60  # the most ops of one integer program
-# what an op leads to if that is not one gradient, update or statistic: several, or other results
+NODES = 60  # limit on the ops of one integer program
+# stands for what an op leads to if that is not exactly one gradient, weight update or statistic
 SEVERAL = -1
 
 
 def roam_rings(problem: Problem, phase: int, seconds: float = 10.0) -> list[OpId]:
-    """Returns an order of a phase whose segments are each ordered by an integer program.
+    """Returns an order of a phase, each segment of which is ordered by an integer program.
 
-    Takes about `seconds`, and the time to build the last integer program.
+    Takes about `seconds`, plus the time to build the last integer program.
     """
     deadline = time.monotonic() + seconds
     first = problem.phases[phase][0] if problem.phases[phase] else 0
@@ -55,7 +55,9 @@ def _pieces(ops: list[OpId]) -> list[list[OpId]]:
 def segments(problem: Problem, phase: int) -> list[list[OpId]]:
     """Cuts a phase into segments at its key points. Each key point begins a segment.
 
-    The segments, and the ops in each of them, are in program order.
+    A key point is an op that is an ancestor or descendant of all others, branches left out (a
+    branch leads to one gradient, update or statistic only). The segments, and the ops in each of
+    them, are in program order.
     """
     ops = problem.phases[phase]
     spine = _spine(problem, phase)
@@ -80,9 +82,9 @@ def segments(problem: Problem, phase: int) -> list[list[OpId]]:
 def key_points(problem: Problem, ops: list[OpId]) -> list[OpId]:
     """Returns the key points: the ops that are an ancestor or a descendant of every other op.
 
-    The op at place k is a key point if no dependency bypasses it: every op before it has a
-    successor at a place up to k, and every op after it has a predecessor at a place from k on. The
-    time is linear in ops and dependencies.
+    The op at place k is a key point if every op before it has a successor at a place up to k, and
+    every op after it has a predecessor at place k or later. The time that this function takes is
+    linear in ops and dependencies.
 
     Args:
         problem: the Problem with the dependencies.
@@ -96,17 +98,20 @@ def key_points(problem: Problem, ops: list[OpId]) -> list[OpId]:
     nearest_before = [
         max((place[p] for p in problem.predecessors[i] if p in place), default=-1) for i in ops
     ]
-    farthest = [-1] * (n + 1)  # farthest[k]: the latest of the first successors of ops before k
+    farthest = [-1] * (n + 1)  # at k: the last place of a first successor of any op before k
     for k in range(n):
         farthest[k + 1] = max(farthest[k], nearest_after[k])
-    lowest = [n] * (n + 1)  # lowest[k]: the earliest of the last predecessors of ops from k on
+    lowest = [n] * (n + 1)  # at k: the first place of a last predecessor of any op from k on
     for k in reversed(range(n)):
         lowest[k] = min(lowest[k + 1], nearest_before[k])
     return [ops[k] for k in range(n) if farthest[k] <= k <= lowest[k + 1]]
 
 
 def _spine(problem: Problem, phase: int) -> list[OpId]:
-    """Returns the ops of a phase that belong to no branch (defined at the top of this file)."""
+    """Returns the ops of a phase that belong to no branch.
+
+    A branch is ops that lead to one gradient, update or running statistic, and to nothing else.
+    """
     leads_to: dict[OpId, int] = {}
     for i in reversed(problem.phases[phase]):
         after = {leads_to[s] for s in problem.successors[i] if s in leads_to}

@@ -1,4 +1,4 @@
-"""Lower bounds on the peak of every order. `min_cut` finds the cheapest moment to run an op.
+"""Lower bounds on the peak of every order. `min_cut` finds the fewest bytes alive when an op runs.
 
 `roam.core.bounds` has the bound that needs no search: the bytes that must be alive in any order.
 """

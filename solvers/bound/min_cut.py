@@ -1,4 +1,4 @@
-"""A lower bound on the peak of every order: the cheapest moment to run each op, by a minimum cut.
+"""A lower bound on the peak of every order: the fewest bytes alive when an op runs (minimum cut).
 
 When an op begins, some set of other ops has run. The set contains the predecessors of each of its
 ops, all ancestors of the op and none of its descendants. The live buffers are those that an op in
@@ -12,8 +12,8 @@ and no order runs the op with fewer:
 
 A set of ops and the buffers across its border are a cut of a network, so the cheapest set is found
 by maximum flow (Picard 1976 on closures). The bound is stronger than that of `roam.core.bounds`,
-which counts only buffers that must be alive in any case. If either of two buffers must be alive,
-but not always the same one, that bound counts neither.
+which counts only buffers that must be alive in any case. If one of two buffers must be alive, but
+either one may be, the bound of `roam.core.bounds` counts neither.
 """
 
 from __future__ import annotations
@@ -29,12 +29,15 @@ from roam.core.proof import Bound, Cut, Proof, Search
 from roam.solvers.answer import Answer, minimized
 from roam.solvers.work import Units, Work
 
-BEFORE, AFTER = 0, 1  # nodes: the source, on the side of ops that have run, and the sink
-A_CUT, AN_ARC = 100_000, 60  # units of one minimum cut, plus for each arc of the network; measured
+BEFORE, AFTER = 0, 1  # nodes of the network: source (ops that have run), sink (ops that run later)
+A_CUT, AN_ARC = 100_000, 60  # units of work: of one minimum cut, plus per arc in it; measured
 
 
 class Cuts:
-    """Finds the cheapest moments to run the ops of one problem. Keeps a network for each phase."""
+    """Finds the fewest bytes that are alive when an op of a Problem runs, for any of its ops.
+
+    Keeps the flow network of each phase.
+    """
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -48,7 +51,7 @@ class Cuts:
         return network.cheapest(self.place[op]) + own_bytes(self.problem, op)
 
     def cost(self, op: OpId) -> Units:
-        """Returns the units of work that computing the bound of an op takes."""
+        """Returns the units of work that it takes to compute the bound of an op."""
         return A_CUT + AN_ARC * len(self.network(self.problem.ops[op].phase).tails)
 
     def network(self, phase: int) -> Network:
@@ -170,23 +173,23 @@ def cut_bound(
     known: Bound,
     work: Work | None = None,
 ) -> Answer[Proof]:
-    """Searches for the op whose cheapest moment takes the most bytes: a bound on every peak.
+    """Searches for the op whose minimum cut proves the highest lower bound on every order's peak.
 
     The bound of an op is never above the bytes that are alive while it runs in a known order. So
-    the ops are tried from the highest of the known order down, until no other op can raise the
-    bound. If `known` was proven by a search, the highest op is tried in any case: a cut that proves
-    the same bound is the better proof, since others can check it.
+    the ops with the most live bytes in the known order are tried first, until no other op can raise
+    the bound. If `known` was proven by a search, at least one op is tried: a cut that proves the
+    same bound is the better proof, since others can check it.
 
     Args:
         problem: the Problem to bound.
         order: any order of all ops.
-        curve: its live curve.
+        curve: the live curve of `order`, in bytes.
         known: a bound that is proven already.
         work: limits the search; unlimited if left out.
 
     Returns:
         The proof of the best bound, which is that of `known` or a cut; the peak of the order; the
-        bound. `work` counts minimum cuts.
+        bound. `Answer.work` counts minimum cuts.
     """
     work = work or Work()
     cuts, asked = Cuts(problem), 0

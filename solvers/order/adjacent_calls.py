@@ -3,14 +3,15 @@
     planned     gelu mm1 sum1 mm2 fold1 mm3 fold2 mm4 sum2 mm5 relu
     gathered    gelu sum1 mm1 mm2 mm3 fold1 fold2 mm4 mm5 sum2 relu
 
-In the picture fold1 and fold2 come to share a call of the optimizer: the call takes longer than a
-fold of some kilobytes. Kernels that Inductor generates can become one function, such as gelu and
-sum1. A run is a maximal sequence of neighbouring ops that can share. It moves as a whole:
+In the picture, fold1 and fold2 (ops that absorb a gradient into the optimizer's state) come to
+share one call of the optimizer: the overhead of a call is larger than the time of a fold of some
+kilobytes. Kernels that Inductor generates can become one function, such as gelu and sum1. A run is
+a maximal sequence of neighbouring ops that can share a call. It moves as a whole:
 
-to the end of the run before      if the moved run needs no op in between, and its results fit below
-                                  the peak while those ops run
-to the start of the run after     if no op in between needs the moved run, and the buffers that it
-                                  frees late fit below the peak while those ops run
+to the end of the run before it     if the moved run needs no op in between, and its results fit
+                                    below the peak while those ops run
+to the start of the run after it    if no op in between needs the moved run, and the buffers that it
+                                    frees late fit below the peak while those ops run
 """
 
 from __future__ import annotations
@@ -21,24 +22,26 @@ from itertools import groupby
 from roam.core.lifetime import find_reuse, live_curve, live_peak
 from roam.core.problem import Home, Kind, OpId, Problem
 
-SMALL = 1 << 18  # bytes of gradient in one fold; a larger fold takes much longer than its call
+SMALL = 1 << 18  # limit on the bytes of gradient of a fold for which sharing a call pays off
 
 
 def gather(problem: Problem, order: Sequence[OpId], sharing: Container[OpId]) -> list[OpId]:
-    """Returns an order with at most as many runs of ops in `sharing`, and no higher peak.
+    """Returns an order in which the ops in `sharing` stand in fewer groups, if the peak allows it.
 
-    No op leaves its phase. Returns `order` itself if the moves would raise the peak.
+    A group is a sequence of neighbouring ops in `sharing`. The peak does not rise, and no op leaves
+    its phase. Returns a copy of `order` if the moves would raise the peak.
     """
     earlier = _join(problem, order, sharing, backwards=False)
     later = _join(problem, earlier, sharing, backwards=True)
-    # the moves change which results can be written over dying buffers: so measure the peak again
+    # measure the peak again: the moves change which results can be written over dying buffers
     return later if live_peak(problem, later) <= live_peak(problem, order) else list(order)
 
 
 def small_folds(problem: Problem) -> frozenset[OpId]:
     """Returns the folds of at most SMALL bytes of gradient that allocate nothing.
 
-    Folds that allocate scratch space are left out: called together they would allocate more.
+    A fold is an op that absorbs a gradient into the optimizer's state. Folds with scratch space are
+    left out: several in one call would allocate all their scratch space at once.
     """
     return frozenset(i for i in range(len(problem.ops)) if _is_small_fold(problem, i))
 
@@ -55,13 +58,14 @@ def _join(
 ) -> list[OpId]:
     """Moves each run to the end of the run before it, if dependencies and the peak allow that.
 
-    With `backwards`, moves each run to the start of the run after it instead.
+    A run is a maximal sequence of neighbouring ops in `sharing`. With `backwards`, moves each run
+    to the start of the run after it instead.
     """
     curve = live_curve(problem, order, find_reuse(problem, order))
     peak = max(curve, default=0)
     room = {i: peak - live for i, live in zip(order, curve, strict=True)}
     joined: list[OpId] = []
-    end: int | None = None  # index in `joined` at which the phase's last run so far ends
+    end: int | None = None  # index in `joined` just behind the phase's last run of sharing ops
     phase = None
     for (in_phase, shares), ops in groupby(
         reversed(order) if backwards else order, lambda i: (problem.ops[i].phase, i in sharing)
@@ -84,19 +88,20 @@ def _join(
 def _is_free(
     problem: Problem, run: Sequence[OpId], between: Sequence[OpId], *, backwards: bool
 ) -> bool:
-    """Returns whether a run may move to before the ops in `between`, since it waits for none.
+    """Returns whether the ops of a run may move to before the ops in `between`.
 
-    With `backwards`, returns whether it may move to behind them, since none of them waits for it.
+    They may if none of them waits for an op in `between`. With `backwards`, returns whether the run
+    may move to behind the ops in `between`, because none of those waits for an op of the run.
     """
     waits_for = problem.successors if backwards else problem.predecessors
     return set(between).isdisjoint(p for i in run for p in waits_for[i])
 
 
 def _held(problem: Problem, run: Sequence[OpId], beyond: Set[OpId], *, backwards: bool) -> int:
-    """Returns the most bytes by which moving a run raises the live bytes while passed ops run.
+    """Returns an upper bound on the bytes that moving a run adds while the ops that it passes run.
 
     Args:
-        run: the ops that move.
+        run: the neighbouring ops that move together.
         beyond: the ops that the run does not pass, on the side to which it moves.
         backwards: whether the run moves to a later time.
     """

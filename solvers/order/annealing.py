@@ -5,11 +5,12 @@ A move takes one op to another time, with the ops that have to stay before or af
     later      a X b c d e      X goes behind d, with c, which waits for it:   a b d X c e
     sooner     a b c d X e      X goes before b, with c, for which it waits:   a c X b d e
 
-Only the ops between the two times are measured again. At every other time the same ops have run as
-before the move, so the same bytes are alive. The cost of an order is the number of bytes by which
-its live curve exceeds the limit, summed over time. A small share of all live bytes is added, so
-that moves below the limit count too. Most moves aim at a buffer that is alive at a time above the
-limit: they run its maker later, or the last op that uses it sooner.
+Only the ops between the old and the new time of X are measured again. At every other time, the same
+ops have run as before the move, so the same bytes are alive. The cost of an order is the number of
+bytes by which its live curve exceeds the limit, summed over time. A small share of all live bytes
+is added, so that moves below the limit count too. A time above the limit is one at which more bytes
+are alive than the limit. Most moves aim at a buffer that is alive at such a time: they run the op
+that makes it later, or the last op that uses it sooner.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from numpy.typing import NDArray
 from roam.solvers.jit import compiled
 from roam.solvers.order.tables import EARLIER, Ints, Tables, measure, measured
 
-REACH = 40  # times: the farthest that a move takes an op if it is aimed at no buffer
-FARTHEST = 4 * REACH  # times: the farthest that any move takes an op
-BEYOND = 8  # times: an aimed move passes the time above the limit by less than this
-AIMED = 3  # of 4 moves are aimed at a buffer that is alive at a time above the limit
-TRIES = 50  # random draws to find a buffer that is alive at a given time
-SLOPE = 0.01  # the share of all live bytes that is added to the cost
-NEARLY = 3  # the peak is compared with the lowest so far if at most so many times exceed the limit
+REACH = 40  # limit on how many places in the order a random move takes an op
+FARTHEST = 4 * REACH  # limit on how many places in the order any move takes an op
+BEYOND = 8  # a move aimed past a time above the limit goes fewer places than this beyond that time
+AIMED = 3  # number of moves out of 4 that aim at a buffer alive at a time above the limit
+TRIES = 50  # limit on the random draws to find a buffer that is alive at a given time
+SLOPE = 0.01  # share of all live bytes that is added to the cost of an order
+NEARLY = 3  # largest number of times above the limit in an order whose peak is computed
 
 Words = NDArray[np.uint64]
 
@@ -39,12 +40,13 @@ def anneal(
 
     Args:
         phase: the ops and buffers.
-        order: the ops, by their places in program order. Changed to the last order accepted.
-        limit: bytes.
+        order: by time, the op that runs then (its place in program order). Changed to the last
+            order that was accepted.
+        limit: the live bytes that the order should keep within.
         work: the search ends after measuring so many op runs (one op at one time).
         hot: the temperature at the beginning, in bytes.
         cold: the temperature at the end, in bytes.
-        seed: of the random numbers; positive.
+        seed: the seed of the random numbers; positive.
 
     Returns:
         The lowest peak found, in bytes; the order with that peak; the number of op runs measured.
@@ -97,7 +99,7 @@ def anneal(
 def propose(
     phase: Tables, order: Ints, time: Ints, during: Ints, limit: int, random: Words
 ) -> tuple[int, int]:
-    """Draws an op and a new time for it. The time is the op's present one if no move is found."""
+    """Draws an op and a new time for it. Returns the op's present time if no move is found."""
     n = len(order)
     high = below(random, n)
     while during[high] <= limit:
@@ -132,7 +134,7 @@ def aim(phase: Tables, time: Ints, buffer: int, high: int, random: Words) -> tup
 
 @compiled
 def alive_at(phase: Tables, time: Ints, t: int, random: Words) -> int:
-    """Draws one of the phase's buffers that is alive at time t. Returns -1 if TRIES draws fail."""
+    """Draws a buffer of the phase that is alive at time t. Returns -1 if TRIES draws find none."""
     buffers = len(phase.size)
     for _ in range(TRIES if buffers else 0):
         b = below(random, buffers)
@@ -176,7 +178,8 @@ def move_sooner(
 ) -> bool:
     """Moves the op at time `last - 1` to the start of [first, last), with the ops it waits for.
 
-    Writes to `trial` and returns whether the order changed, as `move_later` does.
+    Writes the new order to trial[first:last] and returns True. Returns False if the moved op waits
+    for all ops at these times; trial[first:last] is undefined then.
     """
     moved[order[last - 1]] = move
     free = last - 1
@@ -199,7 +202,9 @@ def move_sooner(
 def touches(at: Ints, neighbours: Ints, k: int, moved: Ints, move: int) -> bool:
     """Returns whether move number `move` includes one of the neighbours of op `k`.
 
-    The neighbours are the ops that `k` waits for, or those that wait for it: rows as in `Tables`.
+    `at` and `neighbours` are `before_at` and `before` of `Tables` (the ops that `k` waits for), or
+    `after_at` and `after` (the ops that wait for `k`). By op, `moved` has the number of the last
+    move that included it.
     """
     for j in range(at[k], at[k + 1]):  # noqa: SIM110 (numba compiles no generators)
         if moved[neighbours[j]] == move:
@@ -209,9 +214,13 @@ def touches(at: Ints, neighbours: Ints, k: int, moved: Ints, move: int) -> bool:
 
 @compiled
 def compare(during: Ints, trial: Ints, first: int, last: int, limit: int) -> tuple[float, int]:
-    """Returns by how much the trial order raises the cost, and the number of times above the limit.
+    """Compares the live bytes of a trial order with those of the present order.
 
-    Both orders differ at the times [first, last) only. The cost is in bytes, summed over time.
+    The live bytes of the two orders, `trial` and `during`, differ at the times [first, last) only.
+
+    Returns:
+        By how much the trial order raises the cost, in bytes summed over time; and by how much it
+        raises the number of times at which more than `limit` bytes are alive.
     """
     cost, more = 0.0, 0
     for t in range(first, last):
@@ -231,7 +240,8 @@ def within(t: int, n: int) -> int:
 def below(random: Words, n: int) -> int:
     """Draws a number 0 <= x < n (xorshift64: Marsaglia 2003).
 
-    Draws the same numbers with and without numba. `random` is the state, one word.
+    Draws the same numbers with and without numba. `random` holds the state of the generator: one
+    64-bit word.
     """
     x = random[0]
     x ^= x << np.uint64(13)
@@ -239,7 +249,7 @@ def below(random: Words, n: int) -> int:
     x ^= x << np.uint64(17)
     random[0] = x
     drawn: int = np.int64((x >> np.uint64(11)) % np.uint64(n))  # type: ignore[assignment]
-    return drawn  # np.int64 makes it signed: in compiled code int() would leave it unsigned
+    return drawn  # np.int64 made it signed: in compiled code, int() would leave it unsigned
 
 
 @compiled

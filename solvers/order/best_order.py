@@ -1,12 +1,15 @@
 """Finds the order with the lowest peak, phase by phase, and a lower bound on every order's peak.
 
-    must live ── greedy rules ── valleys, short ── cuts ── local search ── valleys ── order, bound
-    a first      of each phase   of each phase,    └── if peak and bound are apart ──┘
-    bound                        highest peak first
+    for the step      bytes that must live in any order        a first lower bound
+    for each phase    greedy rules                             a first order
+    for each phase    a short bisection                        a better order, a higher bound
+                      minimum cuts        ┐ only if peak       a higher bound
+                      local search        ├ and bound still    a better order
+                      a long bisection    ┘ differ             a better order, a higher bound
 
-The phases are ordered one by one: which bytes are alive between them does not depend on the order.
-The phase with the highest peak comes first. Its lower bound holds for the whole step, so no other
-phase has to get below it.
+The phases are ordered one by one: which bytes are alive between two phases does not depend on the
+order of either. The phase with the highest peak comes first. A lower bound on its peak is one on
+the peak of the whole step, so no other phase has to get below that bound.
 """
 
 from __future__ import annotations
@@ -26,9 +29,8 @@ from roam.solvers.order.greedy import CANDIDATES, program_order
 from roam.solvers.order.local_search import local_search
 from roam.solvers.work import Work
 
-CUTS_SHARE = 0.1  # minimum cuts may spend this share of the work that is left
-# units of applying a greedy rule or measuring an order, for each op, each dependency and each
-# buffer of an op; measured
+CUTS_SHARE = 0.1  # share of the work left that minimum cuts may spend
+# units of work to measure an order, per op, dependency, and buffer of an op; measured
 A_USE = 1_000
 
 
@@ -37,8 +39,8 @@ class Ordered:
     """An order of a Problem and where it comes from.
 
     Attributes:
-        order: all ops.
-        method: for each phase, the name of the search that found its order; joined by " / ".
+        order: all ops, in the order in which they run.
+        method: the names of the searches that found the orders of the phases, joined by " / ".
         proof: the proof of the lower bound.
     """
 
@@ -53,10 +55,10 @@ def best_order(problem: Problem, work: Work | None = None, fixed: int = 0) -> An
     Args:
         problem: the Problem to order.
         work: limits all searches together; unlimited if left out.
-        fixed: so many phases, counted from the first, keep program order.
+        fixed: the number of phases, counted from the first, that keep program order.
 
     Returns:
-        The order, its peak and a lower bound. `work` counts the orders that were compared.
+        The order, its peak and a lower bound. `Answer.work` counts the orders that were compared.
     """
     best = _Orders(problem, must_live_bound(problem), work or Work())
     phases = range(fixed, len(problem.phases))
@@ -76,7 +78,7 @@ def best_order(problem: Problem, work: Work | None = None, fixed: int = 0) -> An
 class _Orders:
     """The best order of each phase so far, its peak, and the name of the search that found it.
 
-    The first is program order.
+    Each phase starts with its program order.
     """
 
     def __init__(self, problem: Problem, bound: Bound, work: Work) -> None:
@@ -107,9 +109,9 @@ class _Orders:
         return max(self.curve(whole)[self.times[phase]], default=0)
 
     def offer(self, phase: int, name: str, order: list[OpId]) -> None:
-        """Compares an order of a phase with its best one, and keeps the order of lower peak.
+        """Keeps an order of a phase if its peak is lower than that of the best order so far.
 
-        `name` is the search that found the order.
+        `name` is the name of the search that found the order.
         """
         self.offered += 1
         peak = self.peak(phase, order)
@@ -135,7 +137,7 @@ class _Orders:
         return self.peaks[phase] > self.bound.value * (1 + WORTH)
 
     def raise_bound(self) -> None:
-        """Raises the lower bound by minimum cuts, at which local search may then stop."""
+        """Raises the lower bound by minimum cuts. Local search stops at a peak within the bound."""
         order = self.whole()
         curve = self.curve(order)
         with self.work.share(CUTS_SHARE):

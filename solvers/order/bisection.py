@@ -1,6 +1,6 @@
 """Finds the lowest peak of a phase, between a lower bound and a known order, by bisection.
 
-Asks `valleys` a sequence of questions: is there an order whose live bytes keep within this limit?
+Asks `valleys` a sequence of questions: is there an order whose live bytes keep within a limit?
 
     bound ──┬────────┬─────── ... ───────┬── peak of the best order so far
            no: raises the bound         yes: a better order
@@ -21,11 +21,12 @@ from roam.solvers.answer import Answer, Outcome, minimized
 from roam.solvers.order.valleys import keeps_within
 from roam.solvers.work import Work
 
-JUMPS = 3  # the search asks so many times about a raised bound before it halves the gap instead
-RUNS, RUNS_AN_OP = 20_000, 120  # ops run before a question is given up: in all, plus for each op
-HASTY = 0.2  # the effort of the bisection that comes before local search, as a share of these runs
-QUESTIONS = 40  # the most questions that are asked about one phase
-WORTH = 1e-3  # if peak and bound differ by less than this share, no further search is worth it
+JUMPS = 3  # number of questions that ask about the lower bound; later questions halve the gap
+# limit on the ops run for one question: RUNS, plus RUNS_AN_OP for each op of the phase
+RUNS, RUNS_AN_OP = 20_000, 120
+HASTY = 0.2  # share of the usual ops run that the bisection before local search may take
+QUESTIONS = 40  # limit on the questions that are asked about one phase
+WORTH = 1e-3  # least relative gap between peak and bound that is worth another search
 
 
 def settle(
@@ -46,10 +47,10 @@ def settle(
         peak_of: returns the measured peak of an order of the phase, in bytes.
         bound: bytes below which no order can go.
         work: limits the search; unlimited if left out.
-        effort: a question is given up after this share of the usual ops run.
+        effort: the share of the usual limit on ops run that each question may take.
 
     Returns:
-        The best order, its peak and the bound. `work` counts ops run.
+        The best order, its peak and the best bound. `Answer.work` counts ops run.
     """
     work = work or Work()
     best, peak = order, peak_of(order)

@@ -13,9 +13,9 @@ from roam.core.lifetime import can_take
 from roam.core.problem import BufferId, Home, OpId, Problem
 
 Order = list[OpId]
-# (bytes that the op adds to the live bytes, bytes that it adds while it runs, the op) -> its rank
+# (bytes by which an op changes the live bytes, bytes that it adds while it runs, its id) -> rank
 Rank = Callable[[int, int, int], tuple[int, ...]]
-OrderSolver = Callable[[Problem, int], Order]  # (problem, phase) -> the ops of that phase
+OrderSolver = Callable[[Problem, int], Order]  # (problem, phase) -> an order of the phase's ops
 
 
 def program_order(problem: Problem, phase: int) -> Order:
@@ -26,8 +26,9 @@ def program_order(problem: Problem, phase: int) -> Order:
 def demand(problem: Problem, phase: int) -> Order:
     """Returns an order in which every op runs late: just before an op that waits for it.
 
-    Takes the ops for which no op of the phase waits, in program order, and puts before each of them
-    the ops that it waits for. So an op whose results would otherwise live long runs late.
+    Goes through the ops for which no other op of the phase waits, in program order. Runs each of
+    them right after the ops that it waits for and that have not run yet. So an op whose results
+    would otherwise live long runs late.
     """
     inside = set(problem.phases[phase])
     done: set[OpId] = set()
@@ -49,7 +50,10 @@ def demand(problem: Problem, phase: int) -> Order:
 
 
 def free_early(problem: Problem, phase: int) -> Order:
-    """Returns program order, but an op that frees more than it makes runs as soon as it can."""
+    """Returns program order, except that ops that free more bytes than they make run early.
+
+    Such an op runs as soon as all ops that it waits for have run.
+    """
     return list_schedule(problem, phase, _frees_first)
 
 
@@ -81,8 +85,9 @@ CANDIDATES: dict[str, OrderSolver] = {
 def list_schedule(problem: Problem, phase: int, rank: Rank) -> Order:
     """Returns the order that always runs the ready op with the lowest rank.
 
-    The rank of an op changes only when it becomes the last op that has yet to use some buffer. It
-    is computed again then. Outdated entries stay in the heap and are skipped.
+    A ready op is one that waits for no other op. The rank of an op changes only when the op becomes
+    the last one that has yet to use some buffer. The rank is then computed again. Outdated ranks
+    stay in the heap and are skipped.
     """
     ops = problem.phases[phase]
     state = Memory(problem, phase)
@@ -118,7 +123,7 @@ def list_schedule(problem: Problem, phase: int, rank: Rank) -> Order:
 
 
 class Memory:
-    """Tracks how many ops have yet to use each buffer, and so which bytes running an op would free.
+    """Tracks how many ops have yet to use each buffer, and which buffers an op would free.
 
     Starts at the beginning of a phase: every op of earlier phases has run.
     """
@@ -131,9 +136,10 @@ class Memory:
                 self.left[b] -= 1
 
     def effect(self, i: OpId) -> tuple[int, int]:
-        """Returns by how much a ready op changes the live bytes, and what it adds while it runs.
+        """Returns the bytes that a ready op adds to the live bytes: after it, and while it runs.
 
-        Both in bytes. The second counts its results and scratch space, less one reused buffer.
+        While the op runs, it adds its results and scratch space, less one result if that is written
+        over a dying buffer. After the op, the buffers that die are subtracted.
         """
         problem = self.problem
         op = problem.ops[i]

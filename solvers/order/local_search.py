@@ -1,13 +1,13 @@
 """Local search: improves the order of a phase if the exact search gives up.
 
-    peak ── limit 1 % below ── anneal ──┬── met: the limit goes 1 % below the new peak
-      ^                                 └── not met: half as far below, other random numbers
+    peak ── limit 1 % below ── anneal ──┬── limit met: the next limit is 1 % below the new peak
+      ^                                 └── not met: the next limit is half as far below the peak
       │                                               │
       └── shaken by a short, hot annealing ───────────┘ after many annealings without success
 
-In wide, irregular graphs the exact search gets over no hill (`valleys.py` defines hills), because
-there are too many sets of ops to search. But an order that differs from a known order by a single
-move is quickly measured (`annealing.py`).
+In wide, irregular graphs the exact search (`valleys.py`) gives up, because there are too many sets
+of ops to search. But an order that differs from a known order by a single move is quickly measured
+(`annealing.py`).
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from roam.solvers.work import Units, Work
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to search.
+    """How long a local search goes on.
 
     A descent is a sequence of annealings, each with a limit below the peak found so far.
 
     Attributes:
-        work_an_op: op runs measured in one annealing, for each op of the phase.
+        work_an_op: limit on the op runs that one annealing measures, per op of the phase. An op run
+            is one op measured at one time.
         in_vain: a descent ends after so many annealings in a row without a lower peak.
-        kicks: the number of descents that start from a shaken order, after the first descent.
+        kicks: the number of descents after the first one. Each starts from the best order, shaken.
     """
 
     work_an_op: int = 500
@@ -41,16 +42,16 @@ class Effort:
     kicks: int = 6
 
 
-STEP, LEAST_STEP = 0.01, 0.001  # how far below the peak the limit is set, as a share of the peak
-# first and last temperature of an annealing, in mean buffer sizes; failed annealings alternate
+STEP, LEAST_STEP = 0.01, 0.001  # first and least distance of limit to peak, as a share of the peak
+# (first, last) temperature of an annealing, in mean buffer sizes; a failure switches between both
 HEATS = ((0.5, 0.02), (0.5, 0.1))
-SHAKEN = 4.0  # the temperature that shakes an order, in mean buffer sizes
-SHAKEN_LIMIT = 0.9  # the limit while shaking, as a share of the peak
-SHAKEN_WORK = 100  # times each op is measured, in the mean, while an order is shaken
+SHAKEN = 4.0  # temperature of the short annealing that shakes an order, in mean buffer sizes
+SHAKEN_LIMIT = 0.9  # limit in bytes of the annealing that shakes an order, as a share of the peak
+SHAKEN_WORK = 100  # op runs measured while an order is shaken, per op of the phase
 
 
 def a_run(ops: int) -> Units:
-    """Returns the units of work that it takes to measure one op run, in a phase of `ops` ops.
+    """Returns the units of work to measure one op at one time, in a phase of `ops` ops.
 
     The time was measured: 60 to 200 nanoseconds in phases of up to 2,000 ops, 1,700 in a phase of
     10,000. It grows with the phase, because near the limit the whole live curve is searched for its
@@ -78,7 +79,7 @@ def local_search(
         work: limits the search; looked at between two annealings. Unlimited if left out.
 
     Returns:
-        The best order, its peak, and the bound as it was given. `work` counts annealings.
+        The best order, its peak, and the bound as it was given. `Answer.work` counts annealings.
     """
     ops = problem.phases[phase]
     place = {i: k for k, i in enumerate(ops)}
@@ -102,16 +103,16 @@ class _Search:
         self.phase, self.bound, self.effort, self.work = phase, bound, effort, work
         self.a_run = a_run(len(phase.makes))
         sizes = phase.size if len(phase.size) else phase.unused + phase.scratch
-        self.mean = max(1.0, float(sizes.mean())) if len(sizes) else 1.0  # bytes of a mean buffer
+        self.mean = max(1.0, float(sizes.mean())) if len(sizes) else 1.0  # mean buffer size, bytes
         self.seed = 0
 
     def anneal(self, order: Ints, limit: int, work_an_op: int, heat: tuple[float, float]) -> _Found:
-        """Anneals a copy of the order once, with random numbers that no call before has used.
+        """Anneals a copy of the order once, with a new seed for the random numbers.
 
         Args:
-            order: the ops, by place.
+            order: the ops in the order to start from, each by its place in program order.
             limit: bytes that the search tries to keep within.
-            work_an_op: op runs to measure, for each op of the phase.
+            work_an_op: limit on the op runs measured, per op of the phase.
             heat: the first and the last temperature, in mean buffer sizes.
         """
         self.seed += 1
@@ -122,8 +123,8 @@ class _Search:
         return _Found(int(peak), found)
 
     def descend(self, order: Ints) -> _Found:
-        """Anneals with lower and lower limits, until several annealings in a row fail."""
-        best = self.anneal(order, self.bound, 0, HEATS[0])  # makes no move: measures the order
+        """Anneals with lower and lower limits, until several in a row find no lower peak."""
+        best = self.anneal(order, self.bound, 0, HEATS[0])  # without work, only measures `order`
         in_vain, step = 0, STEP
         while best.peak > self.bound and in_vain < self.effort.in_vain:
             if self.work.is_over():
@@ -139,10 +140,13 @@ class _Search:
         return best
 
     def shaken(self, best: _Found) -> Ints:
-        """Returns the order to which a short, hot annealing leads, away from a local minimum."""
+        """Returns the order at which a short, hot annealing of the best order ends.
+
+        The order is likely outside of the local minimum of the best order.
+        """
         self.seed += 1
         order, heat = best.order.copy(), SHAKEN * self.mean
         limit, runs = int(SHAKEN_LIMIT * best.peak), SHAKEN_WORK * len(order)
         *_, done = anneal(self.phase, order, limit, runs, heat, heat, self.seed)
         self.work.spend(int(done) * self.a_run)
-        return order  # `anneal` changed it to its last order, which is not its best
+        return order  # `anneal` changed `order` to the last order that it accepted

@@ -11,7 +11,7 @@ Place = int  # the index of an op in the program order of its phase
 
 
 class Phase:
-    """The ops of one phase, by their places, and the buffers that they open and close.
+    """The ops of one phase, by place in program order, and the buffers that they open and close.
 
     A buffer is alive from the moment at which its first opener has run until its last closer has
     run. In a search from the start of the phase, the op that makes a buffer is its opener, and the
@@ -25,8 +25,9 @@ class Phase:
         closers: by buffer, the ops of the phase that close it.
         opens: by op, the buffers that it opens.
         closes: by op, the buffers that it closes.
-        own: by op, the bytes that it adds while it runs.
-        start: bytes alive when the search begins.
+        own: by op, the bytes by which it raises the live bytes while it runs.
+        start: bytes alive when the search begins: at the start of the phase, or if mirrored, at
+            its end.
     """
 
     def __init__(self, problem: Problem, phase: int, *, mirrored: bool = False) -> None:
@@ -76,14 +77,14 @@ class State:
 
     Attributes:
         live: live bytes now.
-        waits: by op, how many ops have to run before it and have not.
+        waits: by op, how many of the ops that have to run before it have not run yet.
         opened: by buffer, how many of its openers have run.
         left: by buffer, how many of its closers have not run.
         ready: ops that may run next, because `waits` is 0.
         light: the ready ops that do not raise the live bytes.
         idle: the ready ops that raise the live bytes, and take no more bytes while they run than
             are alive after them; empty in a mirrored search.
-        blocked: ops that must not run here, since the search from the other end has run them.
+        blocked: ops that this search must not run, since the search from the other end has.
     """
 
     def __init__(self, phase: Phase) -> None:
@@ -115,7 +116,8 @@ class State:
     def takes(self, k: Place) -> int:
         """Returns the bytes that would be alive while a ready op runs.
 
-        In a mirrored search, the state after the op is the state before it in the real order.
+        A mirrored search runs from the end of the phase to its start. So the state after an op in
+        the search is the state before that op in the order of the phase.
         """
         live = self.live + self.net(k) if self.phase.mirrored else self.live
         return live + self.phase.own[k]

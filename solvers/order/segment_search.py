@@ -1,16 +1,16 @@
 """Finds the ops that lead from one valley of the live bytes to the next, within a limit.
 
-A state of the search is the set of ops that have run. A valley is a state with few live bytes, a
-hill the states between two valleys (`valleys.py`, which proves that once the search has reached a
-valley, it may forget everything but that valley).
+A state of the search is the set of ops that have run. A valley is a state with few live bytes. A
+hill is the states between two valleys. `valleys.py` defines both, and proves that a search which
+has reached a valley may forget all other states.
 
 An idle op may run at any time and only adds bytes: it recomputes from a saved tensor, for example,
-or makes the gradient of a weight. Idle ops multiply the states of a hill. But they can wait. Let an
-order keep within K bytes and run the idle op r. Let y be the first later op that needs r, or that
-frees a buffer which r uses too. Move r to just before y. Until then fewer bytes are alive. While r
-runs, no more bytes are alive than after it, and those are as many as the order held when y began.
-So the search need not try r by itself: r runs together with such an op y, just before it, or at the
-end of the phase.
+or makes the gradient of a weight. Idle ops multiply the states of a hill. But idle ops can wait.
+Let an order keep within K bytes and run the idle op r. Let y be the first later op that needs r, or
+that frees a buffer which r uses too. Move r to just before y. Between the old and the new place of
+r, fewer bytes are alive than without the move. While r runs in its new place, no more bytes are
+alive than after it, and those are as many as without the move when y begins. So the search need not
+try r by itself: r runs just before such an op y, or at the end of the phase.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class _Reached:
 
     Attributes:
         live: live bytes when the set has run.
-        ops: the ops that the set has in addition to its parent, in an order that fits.
-        parent: the set that was extended to this one; None for the valley where the hill begins.
-        known: all ops of the set that ran since that valley.
+        ops: the ops that the set has and its parent has not, in an order within the limit.
+        parent: the set that was extended to this one; None for the set where the search begins.
+        known: all ops of the set but those of the set where the search begins.
         waiting: whether the search has yet to extend the set.
         gone: whether the set was dropped.
     """
@@ -59,7 +59,7 @@ class _Reached:
     def highest_above(self, live: int) -> _Reached | None:
         """Returns the earliest ancestor from which on the live bytes never drop below `live`.
 
-        This may be the set itself. Returns None if the set itself has fewer live bytes.
+        The set itself counts as an ancestor. Returns None if the set itself has fewer live bytes.
         """
         found = None
         at: _Reached | None = self
@@ -71,11 +71,11 @@ class _Reached:
 class _Tree:
     """The search tree of sets of ops that can run within the limit.
 
-    No set is added twice, unless it was dropped in between: the valley that replaced it may lead to
-    it again.
+    No set is added twice, unless it was dropped in between: the set for which it was dropped may
+    lead to it again.
 
     Attributes:
-        size: how many sets have yet to be extended.
+        size: how many sets the search has yet to extend.
     """
 
     def __init__(self, root: _Reached) -> None:
@@ -86,7 +86,10 @@ class _Tree:
         self.add(root)
 
     def take(self) -> _Reached | None:
-        """Returns the set to extend next: that with the fewest live bytes. None if none is left."""
+        """Returns the set to extend next: the one with the fewest live bytes.
+
+        Returns None if all sets have been extended or dropped.
+        """
         while self.heap:
             _, _, found = heapq.heappop(self.heap)
             if not found.gone:
@@ -122,8 +125,8 @@ class Crossed(Enum):
     """How `Side.walk` ended."""
 
     ALL = auto()  # every op of the phase is fixed, by this side or the other one
-    NO = auto()  # proven: no order gets over the next hill within the limit
-    GAVE_UP = auto()  # the ops run, or the time, were used up
+    NO = auto()  # proven: no order of the phase keeps within the limit
+    GAVE_UP = auto()  # the limit on the ops run, or the deadline, was reached
 
 
 class Side:
@@ -131,9 +134,10 @@ class Side:
 
     Attributes:
         most: the limit in bytes.
-        work: ends the search at its deadline; its units are not looked at.
-        order: the fixed ops, the one nearest to this end of the phase first.
-        refused: the fewest bytes alive with an op that did not fit into the limit.
+        work: ends the search at its deadline; the units of `work` are not looked at.
+        order: the fixed ops, beginning with the op nearest to this end of the phase.
+        refused: of all ops that did not fit into the limit, the fewest bytes that would have been
+            alive while one of them ran; inf if every op fitted.
         runs: ops run so far.
         limit: the search gives up when `runs` exceeds it.
     """
@@ -147,9 +151,9 @@ class Side:
         self.limit: float = 0
 
     def walk(self, patience: int, runs: float) -> Crossed:
-        """Searches from valley to valley, and fixes the ops on the way.
+        """Searches from valley to valley of the live bytes, and fixes the ops on the way.
 
-        Gives up after running `patience` ops on one hill, or `runs` ops in all.
+        Gives up after running `patience` ops between two valleys, or `runs` ops in all.
         """
         last = self.runs + runs
         self.order += self.descend()
@@ -196,7 +200,8 @@ class Side:
     def descend(self) -> list[Place]:
         """Runs ready ops that do not raise the live bytes until none is left. Returns these ops.
 
-        No choice is lost: after each of them the set of ops that have run is a valley again.
+        No choice is lost: after each of these ops, the set of all ops that have run is a valley (no
+        set on the way to it has fewer live bytes).
         """
         ran: list[Place] = []
         while fits := [k for k in self.state.light if self.has_room(k)]:
@@ -207,9 +212,10 @@ class Side:
     def cross(self) -> list[Place] | None:
         """Returns the ops that lead to the next valley. Returns None if no valley can be reached.
 
-        Extends the reached set with the fewest live bytes first. If an extension is a valley for a
-        reached set, it replaces that set, and all other extensions of that set are dropped. The
-        search ends when no other set is left to extend, or when all ops of the phase have run.
+        A valley is a set of ops after which no more bytes are alive than after any set on the way
+        to it. Extends the reached set with the fewest live bytes first. If an extension is a valley
+        for a reached set, the extension replaces that set and all its other extensions. The search
+        ends when only one set is left to extend, or when all ops of the phase have run.
         """
         root = _Reached(self.state.live, ())
         tree = _Tree(root)
@@ -239,8 +245,9 @@ class Side:
     def moves(self) -> Iterator[tuple[Place, ...]]:
         """Yields the moves that the search has to try, each as a sequence of ops.
 
-        A move is an op, preceded by the idle ops that it needs and by some of those that keep alive
-        a buffer that it could free. An idle op is a move by itself only if there is no other move.
+        An idle op may run at any time and only adds bytes. A move is one op, preceded by the idle
+        ops that it waits for, and by some of the idle ops that keep alive a buffer which the op
+        could free. An idle op is a move by itself only if there is no other move.
         """
         state, after = self.state, self.phase.after
         idle, waited_for = state.idle, False
@@ -260,7 +267,10 @@ class Side:
             yield from ((k,) for k in sorted(state.ready))
 
     def last_but_for(self, k: Place) -> list[set[Place]]:
-        """Returns a set of idle ops for each buffer that op `k` would free if that set had run."""
+        """Returns sets of idle ops (those that may wait), one for each buffer that needs them.
+
+        Op `k` would free the buffer if the idle ops of its set had run before.
+        """
         found = []
         for b in self.phase.closes[k]:
             others = {u for u in self.phase.closers[b] if u in self.state.idle and u != k}
@@ -269,7 +279,7 @@ class Side:
         return found
 
     def has_run(self, move: Sequence[Place]) -> bool:
-        """Runs the ops of a move. Returns False, and runs none, if one of them does not fit."""
+        """Runs the ops of a move, if each of them fits into the limit. Returns whether they ran."""
         for n, k in enumerate(move):
             if not self.has_room(k):
                 self.undo(move[:n])
@@ -288,9 +298,10 @@ class Side:
     def lowest(self, path: Sequence[Place]) -> tuple[int, tuple[Place, ...]]:
         """Finds the subset of some ops after which the fewest bytes are alive.
 
-        The subset is a closure of greatest gain (Picard 1976), found by a minimum cut. It gains the
-        bytes of each buffer whose closers have all run, with the ops that they wait for. It pays
-        the bytes of each buffer of which an opener has run.
+        A buffer is alive from its first opener to its last closer. The subset is a closure of
+        greatest gain (Picard 1976): it contains all ops that its ops wait for. It gains the bytes
+        of each buffer whose closers have then all run. It pays the bytes of each buffer of which it
+        contains an opener. A minimum cut finds it.
 
         Args:
             path: ops that can run in this order.

@@ -1,8 +1,8 @@
 """Holds one phase of a Problem as arrays, for searches that measure millions of orders.
 
-Ops are numbered by their place in the phase (program order). Buffers are numbered anew: only those
-that die in the phase are listed. A list of lists is stored as two arrays: its rows, one after
-another, and the index at which each row starts:
+Ops are numbered by their place in the phase (program order). Buffers are numbered anew: only
+buffers that die in the phase are listed. A list of lists is stored as two arrays: its rows, one
+after another, and the index at which each row starts:
 
     users of buffer b = users[users_at[b] : users_at[b + 1]]
 """
@@ -20,8 +20,8 @@ from roam.core.problem import BufferId, Home, OpId, Problem
 from roam.solvers.jit import compiled
 
 Ints = NDArray[np.int64]
-EARLIER = -1  # the maker of a buffer that an earlier phase made
-MOST_PAIRS = 62  # the pairs of `over` looked at, of one op: as many as an integer has bits for
+EARLIER = -1  # value of `maker` for a buffer that an earlier phase made
+MOST_PAIRS = 62  # limit on the pairs (result, dying buffer) tried for one op: bits of an integer
 
 
 class Tables(NamedTuple):
@@ -32,15 +32,16 @@ class Tables(NamedTuple):
         makes: by op, the bytes that it creates.
         unused: by op, the bytes that it creates and no op reads.
         scratch: by op, the bytes that it allocates for itself while it runs.
-        size: by buffer, its bytes.
-        maker: by buffer, the op that creates it, or EARLIER.
+        size: by buffer, its size in bytes.
+        maker: by buffer, the op that creates it; EARLIER if that op belongs to an earlier phase.
         users: by buffer, the ops that read or change it.
         uses: by op, the buffers that it reads or changes.
-        over_made, over_dying: by op, pairs of a result and the buffer that it may be written over.
-            A result has the number that it has in the Problem.
+        over_made, over_dying: by op, pairs of a result (`over_made`, numbered as in the Problem)
+            and a buffer that the result may be written over when that dies (`over_dying`).
         before: by op, the ops of the phase that it waits for.
         after: by op, the ops of the phase that wait for it.
-        users_at, uses_at, over_at, before_at, after_at: where the row of each buffer or op starts.
+        users_at, uses_at, over_at, before_at, after_at: the index at which the row of each buffer
+            or op starts in the array of that name.
     """
 
     start: int
@@ -123,7 +124,10 @@ def _unused(problem: Problem, i: OpId) -> int:
 
 
 def _rows(lists: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
-    """Returns two arrays: where each row starts (and where the last ends), and all rows in turn."""
+    """Stores a list of rows as two arrays: the index at which each row starts, and all rows joined.
+
+    The first array ends with the length of the second one.
+    """
     at = np.cumsum([0, *map(len, lists)], dtype=np.int64)
     return at, np.array([x for row in lists for x in row], np.int64)
 
@@ -132,7 +136,7 @@ def _rows(lists: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
 def measure(
     phase: Tables, order: Ints, time: Ints, first: int, last: int, during: Ints, after: Ints
 ) -> None:
-    """Computes the live bytes while, and just after, each op at the times [first, last) runs.
+    """Computes the live bytes during and just after each op that runs at the times [first, last).
 
     Args:
         phase: the ops and buffers.
@@ -141,8 +145,8 @@ def measure(
         first: the first time to measure.
         last: the time after the last one to measure.
         during: by time, the bytes alive while its op runs; filled in.
-        after: by time, the bytes alive just after its op; filled in. `after[first - 1]` must be
-            right already, unless first = 0.
+        after: by time, the bytes alive just after its op; filled in. If first > 0,
+            `after[first - 1]` must be correct already.
     """
     live = phase.start if first == 0 else after[first - 1]
     for t in range(first, last):
@@ -180,8 +184,8 @@ def dies(phase: Tables, buffer: int, time: Ints, t: int) -> bool:
 def written_over(phase: Tables, k: int, time: Ints, t: int) -> int:
     """Returns the bytes that op `k` saves at time t by writing results over buffers that die at t.
 
-    Chooses among the op's possible pairs of a result and a dying buffer in the order in which they
-    are listed, and uses each result and each buffer once, as `core.lifetime.find_reuse` does.
+    Goes through the op's pairs of a result and a buffer in the order in which they are listed. Uses
+    each result and each buffer at most once, as `core.lifetime.find_reuse` does.
     """
     saved = 0
     taken = 0  # bit n is set if the op's pair number n was chosen

@@ -6,7 +6,7 @@
                     ╲__╱            ╲___ T           hill: the sets of ops between S and T
 
 A *valley* after S is a set T of ops that contains S and has no more live bytes than S and than
-every set between S and T. The sets between them are a *hill*; it is wide if there are many.
+every set between S and T. The sets between S and T are a *hill*, which is wide if they are many.
 
 Is there an order that never takes more than K bytes? Let the ops of S have run. Search the sets of
 ops that can be reached from S within K. As soon as one of them is a valley T, continue from T and
@@ -21,8 +21,8 @@ series-parallel graphs (1978), to any graph. The time is exponential only in the
 hills, and training graphs have many valleys: every layer ends in one.
 
 All of that also holds for a search from the end of the phase, with time running backwards. Ops that
-one search has fixed are left out of the other. Kept gradients, for example, raise the live bytes
-whenever they are made: the search from the end fixes the ops that make them as the last ones.
+one search has fixed are left out of the other search. Gradients that are kept, for example, raise
+the live bytes whenever they are made: the search from the end makes them as late as possible.
 
 The search assumes that every op writes over all dying buffers that it may ever write over. So the
 answer "no" holds with and without such reuse, but the peak of an order that is found may be higher
@@ -40,10 +40,9 @@ from roam.solvers.order.progress import Phase
 from roam.solvers.order.segment_search import Crossed, Side
 from roam.solvers.work import Units, Work
 
-# ops run on one hill before the search from the other end goes on; the factor by which that number
-# grows when both searches have given up
+# limit on ops run to reach the next valley (few live bytes); its growth if both searches give up
 FIRST, MORE = 1_000, 4
-A_RUN: Units = 10_000  # units of one op run; measured: 5 to 15 microseconds
+A_RUN: Units = 10_000  # units of work to run one op in the search; measured: 5 to 15 microseconds
 
 Kept = Answer[list[OpId] | None]
 
@@ -53,7 +52,7 @@ def keeps_within(
 ) -> Kept:
     """Searches for an order of a phase that keeps within `most` bytes.
 
-    Counts as if every op wrote over all dying buffers that it may ever write over.
+    Counts live bytes as if every op wrote over all dying buffers that it may ever write over.
 
     Args:
         problem: the Problem whose phase is ordered.
@@ -64,7 +63,7 @@ def keeps_within(
 
     Returns:
         FITS with the order; DOES_NOT_FIT with a bound above `most`, the bytes that every order
-        takes at least; or UNKNOWN. `work` counts ops run.
+        takes at least; or UNKNOWN. `Answer.work` counts ops run.
     """
     ends = [Phase(problem, phase, mirrored=m) for m in (False, True)]
     return meet(ends, most, runs, work or Work())
@@ -73,17 +72,17 @@ def keeps_within(
 def meet(ends: Sequence[Phase], most: int, runs: int, work: Work, patience: int = FIRST) -> Kept:
     """Searches from both ends of a phase, in turn, until all ops are fixed.
 
-    Each search goes from valley to valley (see the top of this file) until it gives up on a hill.
-    Then the other one goes on: the hill may be narrow from the other end, or become narrow when the
-    other search has fixed more ops. If both give up without having fixed an op, both may run more
-    ops on one hill.
+    Each search goes from valley to valley (sets of ops after which few bytes are alive), until
+    there are too many sets to search up to the next valley. Then the search from the other end goes
+    on: there may be fewer sets from there, or fewer when it has fixed more ops. If both searches
+    give up without having fixed an op, both may run more ops between two valleys.
 
     Args:
-        ends: the phase as it is, and mirrored.
+        ends: the phase for a search from its start, and the phase for a search from its end.
         most: the limit in bytes.
         runs: the search gives up after running so many ops.
         work: limits the search as well, and is spent.
-        patience: ops run on one hill before the other search goes on.
+        patience: limit on ops run between two valleys before the other search goes on.
 
     Returns:
         What `keeps_within` returns.

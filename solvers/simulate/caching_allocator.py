@@ -7,9 +7,10 @@ that is never full. **Not validated on a device.**
     segment   [ block | free | block |    free     ]     one cudaMalloc
                                freed: joins the free blocks beside it
 
-A request is rounded up to 512 bytes. It takes the smallest free block of its pool into which it
-fits, at the lowest address, and splits off the rest of the block if that is large enough. If no
-block fits, the allocator reserves a new segment. Segments are never returned to the device.
+A request is rounded up to 512 bytes. It takes the smallest free block of its pool (of small or of
+large requests) into which it fits. Of equally small blocks it takes the one at the lowest address.
+If the block is much larger than the request, the unused part is split off. If no block fits, the
+allocator reserves a new segment. Segments are never returned to the device.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ class Chunk:
     """A block of a segment, taken or free, with its neighbours in the segment.
 
     Attributes:
-        address: of the first byte.
-        size: bytes.
-        small: whether it belongs to the pool of small requests.
-        free: whether no request holds it.
-        below: the block before it in its segment, if there is one.
-        above: the block after it in its segment, if there is one.
+        address: the address of the block's first byte.
+        size: the size of the block, in bytes.
+        small: whether the block belongs to the pool of small requests.
+        free: whether no request holds the block.
+        below: the block before this block in the segment; None if this one is the first.
+        above: the block after this block in the segment; None if this one is the last.
     """
 
     address: int
@@ -51,7 +52,7 @@ class CachingAllocator:
     Attributes:
         model: the allocator's constants, such as the sizes of its segments.
         reserved: bytes of all segments.
-        allocated: bytes of all blocks in use, as rounded.
+        allocated: bytes of all blocks in use; their sizes are rounded up.
         peak_reserved: the most bytes reserved so far.
         peak_allocated: the most bytes allocated so far.
     """
@@ -60,7 +61,7 @@ class CachingAllocator:
         self.model = model
         self.reserved = self.allocated = 0
         self.peak_reserved = self.peak_allocated = 0
-        # by `small`: (size, address) of the free blocks, sorted
+        # sorted (size, address) of the free blocks, for small (True) and for large (False) requests
         self._pools: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
         self._free: dict[int, Chunk] = {}
 
@@ -160,14 +161,15 @@ def requests(
     placed: Container[BufferId],
     blocks: Sequence[Block],
 ) -> list[Span]:
-    """Returns the requests of a planned step to the allocator.
+    """Returns the requests that a planned step makes to the allocator.
 
-    There is one for each block, each buffer outside of the blocks and each op's scratch space.
+    Each block is one request, and so is each buffer outside of the blocks, and the scratch space of
+    each op.
 
     Args:
         problem: the step.
         order: all ops, in the planned order.
-        reuse: by buffer, the dying buffer that it is written over.
+        reuse: maps a buffer to the dying buffer whose memory it is written over.
         placed: the buffers that lie in blocks.
         blocks: the blocks of the plan.
     """
@@ -179,14 +181,14 @@ def requests(
 def reserved(spans: Iterable[Span], persistent: Iterable[int] = (), steps: int = 2) -> int:
     """Returns the bytes that the allocator has reserved after steps that make the same requests.
 
-    Requests that end at a time are freed before those that begin at it are made. Requests of the
-    same time keep the given order. The second step finds the cache that the first step left, and
-    may reserve more.
+    At each time, requests that end are freed before requests that begin are made. Requests that
+    begin at one time are made in the given order. The second step finds the free blocks that the
+    first step left in the cache, and may reserve more.
 
     Args:
         spans: the requests of one step.
         persistent: sizes in bytes that are requested before the first step and never freed.
-        steps: the number of steps.
+        steps: how many times the step runs.
     """
     allocator = CachingAllocator()
     for size in persistent:
@@ -200,7 +202,7 @@ def reserved(spans: Iterable[Span], persistent: Iterable[int] = (), steps: int =
     for _ in range(steps):
         held: dict[int, Chunk | None] = {}
         for time in sorted(begins.keys() | ends.keys()):
-            for n in ends.get(time, ()):  # freed first, because spans are half open
+            for n in ends.get(time, ()):  # ends before begins: spans are half open
                 allocator.free(held.pop(n))
             for n in begins.get(time, ()):
                 held[n] = allocator.malloc(listed[n].size)
