@@ -7,8 +7,8 @@ Gradients lie outside of the arena and can use the memory of freed blocks. The t
 phase go into the gaps of the stack. If they fit into no gap, they go above the stack, into further
 blocks of the phase.
 
-A block is held while any buffer in it is alive, and meanwhile its empty part is wasted. If that
-would raise the peak, buffers are taken out of the arena until it does not (`eviction.py`).
+A block is held while any buffer in it is alive, and meanwhile its empty part is wasted. If the
+waste would raise the peak, buffers are taken out of the arena until it does not (`eviction.py`).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from roam.solvers.layout.eviction import Placed, evict
 from roam.solvers.layout.greedy_fits import FITS, Fit, Rect, place
 from roam.solvers.work import Work
 
-CUTS = (1, 4, 16, 64, 256)  # the numbers of blocks that the stack of saved buffers is cut into
-TRIES = 8  # the most layouts that are tried, each with a greedy rule and a number of cuts
+CUTS = (1, 4, 16, 64, 256)  # numbers of blocks to try, into which the saved buffers are cut
+TRIES = 8  # limit on the layouts tried; each has its own greedy rule or number of blocks
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def lay_out(
     Args:
         problem: the step.
         order: all ops, in the order in which they run.
-        reuse: by buffer, the dying buffer that it is written over.
-        limit: bytes.
+        reuse: maps a buffer to the dying buffer whose memory it is written over.
+        limit: the highest peak that the layout may have, in bytes.
         hold: whether the arena is one block that is kept between steps. Such an arena contains all
             buffers, or none if that would exceed the limit.
         work: limits the search; looked at before each attempt. Unlimited if left out.
@@ -104,19 +104,19 @@ def lay_out(
 
 
 class Arena:
-    """One attempt at a layout: stacks the saved buffers and fits the rest around them by one rule.
+    """One attempt at a layout: stacks the saved buffers, then fits in all others by a greedy rule.
 
     Args:
-        chosen: the buffers that may lie in the arena, as slots.
+        chosen: slots (a slot is buffers that share memory, one after another) for the arena.
         boundary: the time at which the backward begins.
         end: the time at which the step ends.
         cuts: how many pieces the stack is cut into; more if `blocking` limits their size.
         fit: the greedy rule for the buffers that are not saved.
-        blocking: what the machine asks of blocks.
+        blocking: the largest size of a block, and how its buffers have to be staggered.
 
     Attributes:
         placed: the slots with their addresses.
-        edges: the addresses at which the stack is cut, its two ends included.
+        edges: the addresses at which the stack is cut, and those of its two ends.
         spent: units of work that the attempt took.
     """
 
@@ -133,7 +133,7 @@ class Arena:
         crossing = [s for s in chosen if s.lower < boundary < s.upper]
         crossing.sort(key=lambda s: (-s.upper, s.lower))
         self.crosses = bool(crossing)
-        placing = Work()  # without a limit: an attempt that has begun is finished
+        placing = Work()  # has no limit: an attempt that has begun is finished
         self.placed: list[Placed] = []
         self.edges = self.stack(crossing, cuts)
         fixed = [(_rect(s), offset) for s, offset in self.placed]
@@ -144,7 +144,7 @@ class Arena:
         self.spent = placing.spent
 
     def stack(self, crossing: Sequence[Slot], cuts: int) -> list[int]:
-        """Stacks the saved buffers. Returns where the stack is cut, its two ends included."""
+        """Stacks the saved buffers. Returns the addresses of the stack's ends and of its cuts."""
         starts: list[int] = []
         top = 0
         for slot in crossing:
@@ -167,8 +167,8 @@ class Arena:
     def sections(self, placed: Sequence[Placed]) -> tuple[Block, ...]:
         """Returns blocks for placed buffers: in each piece of the stack, and above the stack.
 
-        A block begins with its first buffer and ends with its last one. If no buffer of a piece is
-        alive for some time, the piece gets a block before and a block after that time.
+        A block is held from its first buffer to its last one. If no buffer of a piece is alive for
+        some time, the piece gets a block before that time and a block after it.
         """
         pieces: list[list[Placed]] = [[] for _ in self.edges]
         for slot, offset in placed:
@@ -176,9 +176,9 @@ class Arena:
         return tuple(block for piece in pieces for block in _sections(piece))
 
     def one_block(self) -> tuple[Block, ...]:
-        """Returns one block for the whole step, which is kept between steps.
+        """Returns one block that is held for the whole step, and kept between steps.
 
-        If no buffer is saved, returns a block for each period in which buffers are alive instead.
+        If no buffer is saved for the backward, returns what `sections` does instead.
         """
         if not self.crosses:
             return self.sections(self.placed)
@@ -190,7 +190,7 @@ def _rect(slot: Slot) -> Rect:
 
 
 def _sections(inside: Sequence[Placed]) -> Iterator[Block]:
-    """Yields a block for each period in which some buffer is alive, as large as its buffers need.
+    """Yields a block for each period in which some buffer is alive, as large as those buffers need.
 
     address   [--a--)   [----c----)         two blocks: one for a and b, one for c
                  [-b-)

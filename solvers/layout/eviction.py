@@ -5,16 +5,16 @@
            [     c          ┘  which no buffer is alive
                     ^ op
 
-Takes the time at which a layout exceeds its limit most, and the block that wastes most then. There
-are three ways to lower the waste of that block at that time:
+`evict` looks at the time at which a layout exceeds its limit most, and at the block that wastes
+most at that time. There are three ways to lower the waste of that block at that time:
 
-    the buffers that are alive then leave         and the block is not held then
-    the buffers that are not alive then leave     and the block is as small as the others need
-    the buffers that reach above some height      and the block becomes so much lower that its
-    leave                                         waste fits
+    all buffers leave that are alive then         so the block is not held then
+    all buffers leave that are not alive then     so the block is as small as its live ones need
+    all buffers leave that reach above some       so the block becomes so much lower that its
+    height                                        waste fits
 
-Chooses the way on which the fewest buffers leave. A buffer outside of the arena takes its own size
-while it is alive. So in the end, with no buffer in the arena, nothing is wasted.
+`evict` chooses the way on which the fewest buffers leave. A buffer outside of the arena takes only
+its own size while it is alive. So in the end, with no buffer in the arena, nothing is wasted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from roam.core.lifetime import Slot
 from roam.core.plan import Block
 from roam.solvers.work import Work
 
-# units of computing the waste of one block: in all, plus for each buffer and each time; measured
+# units of work to compute the waste of one block: A_CURVE, and AN_ITEM per buffer and per time
 A_CURVE, AN_ITEM = 20_000, 3
 
 Placed = tuple[Slot, int]  # a slot and its address
@@ -45,14 +45,14 @@ def evict(
 ) -> list[Placed]:
     """Returns the buffers that stay in the arena, with their addresses.
 
-    At every time, live bytes and wasted bytes are within `limit` together. Nothing stays if the
-    live bytes alone exceed the limit.
+    With these buffers in the arena, live and wasted bytes together are within `limit` at every
+    time. No buffer stays if the live bytes alone exceed the limit.
 
     Args:
         placed: all buffers of the arena, with their addresses.
         sections: returns the blocks that the placed buffers need.
-        live: the live curve of the step.
-        limit: bytes.
+        live: the live curve of the step, in bytes.
+        limit: the most bytes that may be alive or wasted at one time.
         work: is spent, but does not limit the search.
     """
     staying = list(placed)
@@ -75,7 +75,7 @@ class _Waste:
     Attributes:
         blocks: the blocks of some placed buffers.
         room: by time, the bytes that may be wasted.
-        spent: units of work that computing the waste took.
+        spent: units of work that it took to compute the waste.
         total: by time, the bytes that all blocks waste.
     """
 
@@ -104,9 +104,10 @@ class _Waste:
         return change.cumsum()[:-1]
 
     def leaving(self) -> Mask:
-        """Returns a mask of buffers that leave, to bring the waste within the room at all times.
+        """Returns a mask of buffers that leave the arena, so that all blocks waste less.
 
-        Chooses from each block at most once, so some time may still exceed its room.
+        Lowers the waste of each block at most once. So at some time, more bytes than `room` allows
+        may still be wasted.
         """
         leaving = np.zeros(len(self.lower), bool)
         waiting, total = list(self.blocks), self.total
@@ -124,8 +125,9 @@ class _Waste:
     def fewest(self, block: Block, t: int, need: int) -> Mask:
         """Returns a mask of the buffers that leave a block so that it wastes less at time t.
 
-        The block then wastes `need` bytes less, or nothing if it wastes less than `need`. Of the
-        three ways at the top of this file, takes the one on which the fewest buffers leave.
+        The block then wastes `need` bytes less, or nothing if it wastes less than `need`. Either
+        the buffers alive at t leave, or the buffers not alive at t, or the buffers that reach into
+        the top `need` bytes of the block. Of these ways, takes that on which the fewest leave.
         """
         mine = self.inside(block)
         alive = mine & (self.lower <= t) & (t < self.upper)

@@ -1,8 +1,8 @@
 """Greedy fits: places rectangles one after another, each into a gap between those placed before.
 
-A rectangle is a buffer: its sides are its lifetime and its size. All rules share one loop. They
-differ in which rectangle comes first (the largest, longest-lived or earliest one, or that of the
-largest area) and in which gap it takes (the lowest, or the tightest).
+A rectangle is a buffer: its sides are its lifetime and its size. All greedy rules share one loop.
+They differ in which rectangle is placed first (the largest, longest-lived or earliest one, or the
+one of the largest area), and in which gap a rectangle takes (the lowest, or the tightest).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from roam.solvers.work import Work
 
-# units of placing one rectangle: in all, plus for each rectangle placed before; measured
+# units of work to place a rectangle: A_RECT, plus A_PLACED per rectangle placed before; measured
 A_RECT, A_PLACED = 30_000, 12
 
 
@@ -24,11 +24,11 @@ class Rect:
     """A buffer of `size` bytes that is alive during times [lower, upper).
 
     Attributes:
-        lower: the time at which it begins.
-        upper: the time at which it ends.
-        size: bytes.
-        align: its address must be a multiple of so many bytes.
-        fixed: the address that it must have; None if a packing may choose one.
+        lower: the first time at which the buffer is alive.
+        upper: the time after the last one at which the buffer is alive.
+        size: the size of the buffer, in bytes.
+        align: the address of the buffer must be a multiple of so many bytes.
+        fixed: the address that the buffer must have; None if a packing may choose one.
     """
 
     lower: int
@@ -40,11 +40,11 @@ class Rect:
 
 @dataclass(frozen=True)
 class Fit:
-    """A greedy rule.
+    """A greedy rule to place rectangles one after another.
 
     Attributes:
-        name: of the rule, for reports.
-        first: returns the rank of a rectangle; the lowest rank is placed first.
+        name: the name of the rule, for reports.
+        first: returns the rank of a rectangle; the one of lowest rank is placed first.
         tightest: whether a rectangle takes the smallest gap that it fits into, not the lowest.
     """
 
@@ -88,12 +88,12 @@ def place(
     walls: Sequence[int] = (),
     work: Work | None = None,
 ) -> list[int]:
-    """Returns an offset for every rectangle, in bytes.
+    """Places rectangles by a greedy rule. Returns the offset of each in bytes.
 
     Args:
         rects: the rectangles to place.
         fit: the greedy rule.
-        fixed: further rectangles, with their addresses.
+        fixed: further rectangles, which are placed already, with their addresses.
         walls: addresses that no rectangle of `rects` may cross.
         work: limits the search; unlimited if left out.
 
@@ -116,7 +116,7 @@ def place(
 
 
 class _Taken:
-    """The rectangles placed so far, in arrays, so that one comparison covers them all."""
+    """The rectangles placed so far, as numpy arrays, so that one operation compares all of them."""
 
     def __init__(self, capacity: int) -> None:
         self.lower, self.upper, self.bottom, self.top = np.zeros((4, capacity), dtype=np.int64)
@@ -129,9 +129,9 @@ class _Taken:
         self.n += 1
 
     def during(self, rect: Rect) -> NDArray[np.int64]:
-        """Returns bottom and top of each placed rectangle that is alive with `rect`: shape (k, 2).
+        """Returns (bottom, top) of the k placed rectangles that are alive together with `rect`.
 
-        The lowest comes first.
+        An array of shape (k, 2), in bytes, sorted by bottom.
         """
         n = self.n
         alive = np.flatnonzero((self.lower[:n] < rect.upper) & (self.upper[:n] > rect.lower))
@@ -141,13 +141,14 @@ class _Taken:
 
 
 def _find_gap(spans: NDArray[np.int64], rect: Rect, walls: Sequence[int], tightest: bool) -> int:
-    """Returns the address at which a rectangle goes: in the lowest, or the tightest, gap it fits.
+    """Returns the address at which to place a rectangle, in the lowest or the tightest gap.
 
     Args:
-        spans: bottom and top of the rectangles that are alive with it, lowest first: (k, 2).
+        spans: (bottom, top) of the k rectangles that are alive together with `rect`, sorted by
+            bottom: shape (k, 2).
         rect: the rectangle to place.
-        walls: addresses that it may not cross.
-        tightest: whether it takes the smallest gap, not the lowest.
+        walls: addresses that the rectangle may not cross.
+        tightest: whether to take the smallest gap into which it fits, instead of the lowest.
     """
     tops = np.maximum.accumulate(np.concatenate(([0], spans[:, 1])))
     if not walls:
@@ -168,14 +169,15 @@ def _find_gap(spans: NDArray[np.int64], rect: Rect, walls: Sequence[int], tighte
 def _above_walls(
     bottoms: NDArray[np.int64], rect: Rect, walls: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Returns, for each address, the lowest aligned one at or above it where `rect` fits.
+    """Returns, for each address, the lowest address at or above it at which `rect` may begin.
 
-    walls: addresses that no rectangle may lie across.
+    Such an address is aligned, and `rect` crosses no wall. A wall is an address that no rectangle
+    may lie across.
     """
     starts: NDArray[np.int64] = _aligned(bottoms, rect)
     ends = np.append(walls, np.iinfo(np.int64).max)
     crossing = ends[np.searchsorted(walls, starts, side="right")] - starts < rect.size
-    wide = ends[1:] - _aligned(walls, rect) >= rect.size  # `rect` fits between wall and next wall
+    wide = ends[1:] - _aligned(walls, rect) >= rect.size  # by wall: whether `rect` fits above it
     beyond = np.searchsorted(walls[wide], starts[crossing], side="right")
     starts[crossing] = _aligned(walls[wide], rect)[beyond]
     return starts

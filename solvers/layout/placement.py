@@ -1,4 +1,6 @@
-"""Which buffers a plan places, and by how much that may raise the peak. A lowering chooses one:
+"""Decides which buffers a plan gives addresses, and by how much the layout may raise the peak.
+
+A lowering chooses one of two placements:
 
 InArena        all buffers of the step lie in one arena
 SavedBlocks    only saved tensors lie in blocks; every other buffer is an allocation of its own
@@ -18,13 +20,13 @@ from roam.solvers.layout.saved_layout import stack_saved
 from roam.solvers.order.adjacent_calls import gather, small_folds
 from roam.solvers.work import Work
 
-STAGGER_SHARE = 0.001  # staggering blocks may raise the peak by this share (see saved_layout.py)
+STAGGER_SHARE = 0.001  # share of the peak that gaps between saved tensors may add (saved_layout.py)
 
-Over = dict[BufferId, BufferId]  # by buffer, the dying buffer that it is written over
+Over = dict[BufferId, BufferId]  # maps a buffer to the dying buffer that it is written over
 
 
 class Placement(Protocol):
-    """Which buffers a plan places, and by how much that may raise the peak."""
+    """Decides which buffers get planned addresses, and by how much that may raise the peak."""
 
     def arrange(self, problem: Problem, order: list[OpId]) -> list[OpId]:
         """Returns an order that suits the placement better and whose peak is not higher."""
@@ -71,10 +73,10 @@ class SavedBlocks:
     """Places only saved tensors, in blocks. Every other buffer is an allocation of its own.
 
     Attributes:
-        held: for each op of the phases whose order is fixed, an upper bound on the bytes that the
-            generated code holds while it runs; dead buffers may be among them.
-        blocking: what the machine asks of blocks.
-        sharing: ops that share one function if they run one after another.
+        held: by time, for the phases whose order is fixed (the first of the step): an upper bound
+            on the bytes that the generated code holds while an op runs, dead buffers included.
+        blocking: the largest size of a block, and how its buffers have to be staggered.
+        sharing: ops that can become one function with ops that run just before or after them.
     """
 
     held: Sequence[int] = ()
@@ -88,7 +90,11 @@ class SavedBlocks:
         return order
 
     def limit(self, problem: Problem, live: int) -> int:
-        """Returns `live`; with staggering, up to STAGGER_SHARE more, if the order saves as much."""
+        """Returns `live` bytes, or more if the machine wants gaps between saved tensors.
+
+        The gaps may add a share STAGGER_SHARE to `live`, but no more than the order saves compared
+        with program order.
+        """
         if not self.blocking.stagger:
             return live
         saved = live_peak(problem, range(len(problem.ops))) - live
@@ -107,7 +113,7 @@ def arena_limit(problem: Problem, live: int, hold: bool) -> int:
 
     Args:
         problem: the step.
-        live: the live peak of its planned order. Without `hold` the layout may not exceed it.
+        live: the live peak of the planned order, in bytes. Without `hold`, it is the limit.
         hold: whether the arena is kept between steps. Such an arena may waste as many bytes as
             the planned order and reuse save.
     """

@@ -3,7 +3,7 @@
 A caching allocator never joins two segments. Saved tensors are many requests of some megabytes, and
 each leaves a segment into which none of the backward's large requests fits:
 
-    one by one     [ a ][ b ][ c ][ d ]                  a to d are freed, but e needs a new segment
+    without blocks [ a ][ b ][ c ][ d ]                  a to d are freed, but e needs a new segment
                                        [     e     ]
     in one block   [ a | b | c | d ]                     e lies where a to d were
                    [     e     ]
@@ -40,10 +40,10 @@ from roam.solvers.layout.greedy_fits import FITS
 from roam.solvers.simulate.caching_allocator import requests, reserved
 from roam.solvers.work import Work
 
-CUTS = (1, 2, 4, 8, 16, 32, 64)  # the numbers of blocks that the stack may be cut into
-# bytes: less than that shares a segment with other buffers in any case, so blocks save nothing
+CUTS = (1, 2, 4, 8, 16, 32, 64)  # numbers of blocks to try, into which the saved buffers are cut
+# least bytes of all saved buffers for blocks to be of use: fewer share one segment anyway
 WORTH = CUDA.allocator.large_segment
-AN_OP = 20_000  # units of simulating the step once, for each op; measured
+AN_OP = 20_000  # units of work to simulate the allocator for a whole step, per op; measured
 
 
 def stack_saved(
@@ -63,11 +63,11 @@ def stack_saved(
     Args:
         problem: the step.
         order: all ops, in the order in which they run.
-        reuse: by buffer, the dying buffer that it is written over.
-        held: for each op of the forward, the first ops of the order, the bytes that may be
-            allocated while it runs if there are no blocks. They may be more than the live bytes.
+        reuse: maps a buffer to the dying buffer whose memory it is written over.
+        held: by time of the forward: the bytes that are allocated while an op runs if there are no
+            blocks. They may be more than the live bytes. The backward has no entries.
         limit: the highest peak that the layout may have, in bytes.
-        blocking: what the machine asks of blocks.
+        blocking: the largest size of a block, and how its buffers have to be staggered.
         work: limits the search; looked at before each attempt. Unlimited if left out.
     """
     work = work or Work()
@@ -112,8 +112,8 @@ def simulate(
     Args:
         problem: the step.
         order: all ops, in the order in which they run.
-        reuse: by buffer, the dying buffer that it is written over.
-        offsets: by buffer that lies in a block, its offset.
+        reuse: maps a buffer to the dying buffer whose memory it is written over.
+        offsets: by buffer that lies in a block, its offset in the arena in bytes.
         blocks: the blocks of the layout.
     """
     persistent = (b.size for b in problem.buffers if b.home is Home.USER)

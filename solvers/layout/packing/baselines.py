@@ -36,23 +36,24 @@ def xla(rects: Sequence[Rect]) -> Offsets:
 
 
 def llfb(rects: Sequence[Rect]) -> Offsets:
-    """Fills the skyline's lowest line, with the longest-lived rectangle that fits there.
+    """Fills the lowest line of the skyline with the longest-lived rectangle that fits there.
 
-    From Sekiyama et al. (arXiv 1804.10001).
+    The skyline is the top edge of the rectangles placed so far. From Sekiyama et al. (arXiv
+    1804.10001).
     """
     return on_the_lowest_line(rects, lifetime)
 
 
-# the most steps of the hill climb (TVM's number), and the most placements of a buffer in all steps
+# limits on the hill climb in `tvm`: its steps (as in TVM), and buffers placed in all steps together
 ATTEMPTS, PLACEMENTS = 500, 100_000
 
 
 def tvm(rects: Sequence[Rect]) -> Offsets:
     """Improves the order in which a first fit places buffers, as TVM's USMP `hill_climb` does.
 
-    Starts with the largest first. A step picks a buffer that reaches the top of the arena, and
-    exchanges it in the order with a buffer that is alive at the same time. A step that makes the
-    arena higher is kept with a probability of 5 %.
+    The first order has the largest buffer first. A step picks a buffer that reaches the top of the
+    arena, and swaps its place in the order with that of a buffer alive at the same time. A step
+    that makes the arena higher is kept with a probability of 5 %.
     """
     choose = random.Random(0)
     order = sorted(range(len(rects)), key=lambda i: (-rects[i].size, rects[i].lower))
@@ -93,7 +94,7 @@ def inductor(rects: Sequence[Rect]) -> Offsets:
     """Packs into nested pools as Inductor's `memory_planning.py` does, the largest buffer first.
 
     Of buffers of equal size the longest-lived comes first. Buffers that are never alive together
-    share a span of addresses. A span is cut in two for a buffer that is smaller than it.
+    share a span of addresses. If a buffer is smaller than its span, the span is cut in two.
     """
     pool = _Place(0)
     offsets = [0] * len(rects)
@@ -131,8 +132,8 @@ class _Leaf:
 class _Place:
     """A span of addresses.
 
-    Its tenants are buffers, or cuts into two spans with buffers. No two tenants have buffers that
-    are alive together.
+    Its tenants are single buffers (`_Leaf`), and cuts of the span into two spans (`_Cut`). No
+    buffer of one tenant is alive together with a buffer of another tenant.
     """
 
     def __init__(self, size: int, tenants: list[_Leaf | _Cut] | None = None) -> None:
@@ -140,7 +141,7 @@ class _Place:
         self.tenants = tenants or []
 
     def meets(self, rect: Rect) -> bool:
-        for tenant in self.tenants:  # noqa: SIM110 - any() nests on the interpreter's own stack
+        for tenant in self.tenants:  # noqa: SIM110 - nested any() would overflow the C stack
             if tenant.meets(rect):
                 return True
         return False

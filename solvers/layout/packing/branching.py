@@ -1,12 +1,13 @@
 """Chooses the section of time at which the search branches, and the items that may lie there next.
 
-`skyline.py` defines section and floor. An item is a rectangle to place.
+An item is a rectangle to place. A section is a period in which the same items are alive. Its floor
+is the lowest address that any item of the section can have, of those not placed yet.
 
-         |         |         A niche is a period of equal floors between higher ones, its walls.
-    _____|   s     |____     An item on its floor is not wider than the niche: a wider item would
-         |_________|         rest on a wall. So there is one choice for each item that fits and may
-                             be the next in section s. The last choice is that no item lies on the
-                             floor of s: space is wasted there.
+         |         |         A niche is a row of sections with equal floors. The sections beside
+    _____|   s     |____     it have higher floors: its walls. An item on the niche's floor is not
+         |_________|         wider than the niche, since a wider item would rest on a wall. So there
+                             is one choice for each item that fits and may be the next in section s.
+                             The last choice is to waste space: no item lies on the floor of s.
 
 Any packing can be changed so that every item rests on another item or on address 0, without getting
 higher. In such a packing one of these choices holds, so the search is complete. Whether a state
@@ -35,9 +36,10 @@ from roam.solvers.layout.packing.skyline import (
 
 @compiled
 def is_choice(items: Items, sky: Skyline, b: int, floor: int) -> bool:
-    """Returns whether item `b` may be the next on a floor: it is not placed and can lie so low.
+    """Returns whether item `b` may be placed next at address `floor`.
 
-    Of equal items only the first one may, so that the search does not try each of them.
+    It may if it is not placed and its lowest possible address is `floor`. Of equal items, only the
+    first one that is not placed may, so that the search does not try each of them.
     """
     twin = items.twin[b]
     return (
@@ -51,10 +53,11 @@ def is_choice(items: Items, sky: Skyline, b: int, floor: int) -> bool:
 def choose_section(
     items: Items, sky: Skyline, capacity: int, lo: int, hi: int, count: Ints
 ) -> tuple[int, int, int]:
-    """Finds the section with the fewest choices among all niches of the sections [lo, hi).
+    """Finds the section of time with the fewest choices among all niches of the sections [lo, hi).
 
-    Wasting space counts as half a choice. Of sections with equally many choices takes the one with
-    the lowest floor.
+    A niche is a row of sections with equal floors between sections with higher floors. A choice is
+    an item that may be placed next. Wasting space counts as half a choice. Of sections with equally
+    many choices, the one with the lowest floor is taken.
 
     Args:
         items: the items.
@@ -96,8 +99,9 @@ def list_choices(
 ) -> int:
     """Lists the items that may be the next in section s, in the order in which to try them.
 
-    First come items that fill the niche from wall to wall, or whose top is level with a wall beside
-    them. The others follow by rank.
+    A niche is a row of sections with equal floors; its walls are the sections beside it, with
+    higher floors. First come items that fill the niche from wall to wall, or whose top is level
+    with a wall beside them. All other items follow by rank.
 
     Args:
         items: the items.
@@ -105,12 +109,12 @@ def list_choices(
         s: a section of the niche.
         left: the first section of the niche.
         right: the section after the niche.
-        rank: by item; the lowest is tried first.
-        choices: the list. Its rows are an item and its score, filled in from row `at` on.
+        rank: by item, its rank; items of low rank are tried first.
+        choices: the list to fill in from row `at` on. Each row is an item and its score.
         at: the first row to fill in.
 
     Returns:
-        The row after the last one filled in.
+        The index of the row after the last row filled in.
     """
     n = len(sky.offset)
     end = at
@@ -141,7 +145,8 @@ def list_choices(
 def waste_to(items: Items, sky: Skyline, s: int) -> int:
     """Returns the lowest address above the floor of section s at which an item might lie, or NEVER.
 
-    Such an item rests on a wall, or on an item that is yet to be placed beside s.
+    Such an item rests on the top of a neighbouring section, or on an item that is yet to be placed
+    beside s.
     """
     best = NEVER
     for i in range(items.cover_start[s], items.cover_start[s + 1]):
@@ -160,9 +165,12 @@ def waste_to(items: Items, sky: Skyline, s: int) -> int:
 
 @compiled
 def explain_choices(items: Items, sky: Skyline, capacity: int, s: int, words: Words) -> None:
-    """Marks, in `words`, the sections whose heights rule out all other choices in section s."""
+    """Marks, in `words`, the sections whose heights rule out every choice that was not listed.
+
+    A choice is an item to place next in section s, or to waste space there.
+    """
     mark(words, s)
-    left, right = s, s + 1  # the sections of the items that may come next
+    left, right = s, s + 1  # [left, right): sections of the items that can lie on the floor of s
     for i in range(items.cover_start[s], items.cover_start[s + 1]):
         b = items.cover[i]
         if sky.offset[b] == NOWHERE:
@@ -180,8 +188,9 @@ def explain_choices(items: Items, sky: Skyline, capacity: int, s: int, words: Wo
 def explain_floors(items: Items, sky: Skyline, words: Words) -> None:
     """Marks, in `words`, further sections: those whose heights raise the floors of marked sections.
 
-    The floor of a section is above its height if each of its remaining items must lie higher
-    because of another section that the item covers.
+    The floor of a section is the lowest address that an item of it can have, of those not placed.
+    It is above the height of the section if each such item must lie higher, because of another
+    section that the item covers.
     """
     for s in range(len(sky.floor)):
         if marked(words, s) and sky.height[s] < sky.floor[s]:
@@ -194,7 +203,7 @@ def explain_floors(items: Items, sky: Skyline, words: Words) -> None:
 def state_key(items: Items, sky: Skyline, capacity: int, lo: int, hi: int) -> np.uint64:
     """Returns a 64-bit hash of the state of sections [lo, hi); never 0.
 
-    The state is their floors, their items that are not placed, and the capacity.
+    The state is the floors of these sections, their items that are not placed, and the capacity.
     """
     key = np.uint64(capacity) * np.uint64(0x9E3779B97F4A7C15)
     for s in range(lo, hi):

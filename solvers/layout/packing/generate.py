@@ -1,6 +1,6 @@
 """Generates random instances whose lowest packing is known: a strip is cut into rectangles.
 
-After `spoil` has removed some of the rectangles' area, it is known only roughly.
+After `spoil` has removed some of the rectangles' area, the lowest height is known only roughly.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import replace
 
 from roam.solvers.layout.greedy_fits import Rect
 
-GRAIN = 64  # bytes: all sizes are multiples of it
-PINWHEELS = 0.2  # the share of cuts that make a pinwheel of five rectangles
+GRAIN = 64  # bytes of which all sizes are multiples
+PINWHEELS = 0.2  # share of the cuts that make a pinwheel: five rectangles around a centre
 
 
 def cut_strip(
     n: int, time: int, strip: int, seed: int, *, grain: int = GRAIN, pinwheels: float = PINWHEELS
 ) -> list[Rect]:
-    """Cuts a strip of `time` times and `strip` bytes into at most n rectangles that fill it.
+    """Cuts a strip, `time` times long and `strip` bytes high, into at most n rectangles.
 
     Repeatedly draws a rectangle, with a probability proportional to its area, and cuts it. A cut
     divides it in two, at a time or at an address, or into a pinwheel: five rectangles around a
@@ -26,9 +26,9 @@ def cut_strip(
 
     Args:
         n: the most rectangles.
-        time: the length of the strip.
+        time: the length of the strip, as a number of times.
         strip: the height of the strip, in bytes.
-        seed: of the random numbers.
+        seed: the seed of the random numbers.
         grain: bytes of which all sizes are multiples.
         pinwheels: the share of cuts that make a pinwheel.
     """

@@ -27,14 +27,15 @@ class Instance:
     rects: tuple[Rect, ...]
 
 
-LARGEST = 2**62  # bytes or times: the sum of two such numbers fits into 64 bits
+LARGEST = 2**62  # limit on times and on all sizes together: twice as much still fits into 64 bits
 
 
 def read_csv(text: str) -> Instance:
     """Reads an instance from CSV in MiniMalloc's format.
 
-    The columns are `id,lower,upper,size`, and perhaps `alignment` and `offset`, which is fixed.
-    A buffer is alive during times [lower, upper). Sizes and offsets are in bytes.
+    The columns are `id,lower,upper,size`, and perhaps `alignment` and `offset`. A buffer with an
+    offset must lie there. A buffer is alive during times [lower, upper). Sizes and offsets are in
+    bytes.
 
     Raises:
         FileFormatError: the text has another format. The message names the line.
@@ -132,7 +133,7 @@ def load_changes(rects: Sequence[Rect]) -> list[tuple[int, int]]:
 
 
 def granule(rects: Sequence[Rect]) -> int:
-    """Returns a number of bytes of which the lowest height of any packing is a multiple."""
+    """Returns a number of bytes. The height of the lowest packing is a multiple of this number."""
     return gcd(*(r.size for r in rects), *(r.align for r in rects if r.align > 1),
                *(r.fixed for r in rects if r.fixed is not None)) or 1  # fmt: skip
 
@@ -142,9 +143,9 @@ def check_packing(
 ) -> None:
     """Raises an error, which names the buffers, if the offsets are not a valid packing.
 
-    Simple on purpose, and independent of all packers: goes through time with a list of the live
-    rectangles, sorted by address. Those in the list do not overlap, so a new rectangle can only
-    overlap its two neighbours in the list.
+    The check is simple on purpose, and independent of all packers. It goes through time with a list
+    of the live rectangles, sorted by address. The rectangles in the list do not overlap, so a new
+    rectangle can only overlap its two neighbours in the list.
 
     Raises:
         OffsetError: an offset is negative, not aligned, or not the fixed one.
@@ -158,7 +159,7 @@ def check_packing(
             raise OffsetError(f"{name[i]} lies at {o}, and must lie at {r.fixed}")
     kept = [i for i, r in enumerate(rects) if r.size and r.lower < r.upper]
     ends = [(rects[i].upper, False, i) for i in kept]
-    alive: list[tuple[int, int]] = []  # address and rectangle
+    alive: list[tuple[int, int]] = []  # (address, index) of the live rectangles, sorted
     for now, begins, i in sorted([*ends, *((rects[i].lower, True, i) for i in kept)]):
         at = bisect_left(alive, (offsets[i], i))
         if not begins:
@@ -177,7 +178,7 @@ def touches(rects: Sequence[Rect]) -> int:
     """Returns the number of pairs of a rectangle and a section in which it is alive.
 
     A section is the time between two neighbouring times at which a rectangle begins or ends. The
-    number is the size of the search's tables.
+    tables of the search are as large as this number.
     """
     kept = [r for r in rects if r.size]
     times = sorted({t for r in kept for t in (r.lower, r.upper)})

@@ -12,21 +12,22 @@ from collections.abc import Callable, Sequence
 from roam.solvers.layout.greedy_fits import Rect
 from roam.solvers.work import Work
 
-Line = tuple[int, int, int]  # address, start time, end time
-A_STEP, A_RECT = 2_000, 100  # units of one step: in all, plus for each rectangle left; measured
+Line = tuple[int, int, int]  # (address, start time, end time) of a line of the skyline
+A_STEP, A_RECT = 2_000, 100  # units of work: of one step, plus per rectangle left in it; measured
 
 
 def on_the_lowest_line(
     rects: Sequence[Rect], worth: Callable[[Rect], float], work: Work | None = None
 ) -> list[int]:
-    """Returns an offset for every rectangle, in bytes. Ignores fixed offsets.
+    """Packs rectangles on the lowest line of their top edge. Returns the offset of each in bytes.
 
-    This is the best fit of Burke, Kendall and Whitwell (2004) for strips, except that the lifetimes
-    of the rectangles are given.
+    This is the best fit of Burke, Kendall and Whitwell (2004) for strips, except that the position
+    of each rectangle in time is given. Ignores fixed offsets.
 
     Args:
         rects: the rectangles to place.
-        worth: ranks the rectangles that fit; the one of the highest worth is placed.
+        worth: returns the worth of a rectangle. Of the rectangles that fit on the lowest line, the
+            one of the highest worth is placed there.
         work: limits the search; unlimited if left out.
 
     Raises:
@@ -79,7 +80,7 @@ LINES: dict[str, Callable[[Rect], float]] = {
 
 
 def _merged(lines: Sequence[Line]) -> list[Line]:
-    """Returns the lines with neighbours at the same address joined."""
+    """Returns the lines, after joining neighbouring lines that lie at the same address."""
     found: list[Line] = []
     for floor, start, end in lines:
         if found and found[-1][0] == floor:

@@ -1,14 +1,19 @@
 """Packs rectangles, from cheap to exact methods: greedy fits, then sweeps and a search.
 
-    for each part, the highest load first
-    fits ── height = max load? ── sweeps if little is wasted, from either end of time
-                                  search at the lower bound ──┐ in turns, with growing budgets,
-                                  search a step below the best ┘ other orders, restarts
+    for each part, beginning with the part of the highest load:
+    1. greedy fits
+    2. sweeps, from either end of time      if little space is wasted at the lower bound
+    3. search for a packing as high as      ┐ in turns, with growing budgets of nodes and
+       the lower bound                      │ new orders of the items
+       search for a packing a step lower    │
+       than the best one                    ┘
+    each part is finished as soon as its height is the lower bound
 
 A part is the rectangles between two times at which none is alive. The search answers a question
-about a capacity: do the rectangles fit into so many bytes? To find the lowest packing, it is asked
-in turns about two capacities. If they are proven not to fit into the lower bound, the bound rises.
-If they fit into less than the best height so far, that height drops. At the end the two meet.
+about a capacity: do the rectangles fit into so many bytes? To find the lowest packing, the search
+is asked in turns about two capacities. If the rectangles are proven not to fit into the lower
+bound, the bound rises. If they fit into less than the best height so far, that height drops. At the
+end, bound and height meet.
 """
 
 from __future__ import annotations
@@ -38,17 +43,15 @@ from roam.solvers.layout.packing.skyline import Ints
 from roam.solvers.layout.packing.sweep import sweep
 from roam.solvers.work import Work
 
-NODES, NODES_AN_ITEM = 500, 4  # nodes of the shortest search: in all, plus for each item
-# units of a node: in all, and for each pair of a rectangle and a section in which it is alive
-# (measured: 3 to 18 nanoseconds). Building the tables takes A_TABLE_TOUCH for each pair
+NODES, NODES_AN_ITEM = 500, 4  # limit on the nodes of the shortest search: in all, plus per item
+# units of work: of a node, plus per item and period in its life; of the tables, per item and period
 A_NODE, A_TOUCH, A_TABLE_TOUCH = 10_000, 10, 100
-REMEMBERED = 2**26  # bytes of the table of failed states
-# orders in which the search tries items: exponents of size and lifetime, for mostly by size, by
-# area, and mostly by lifetime
+REMEMBERED = 2**26  # limit on the bytes of the table in which the search keeps failed states
+# exponents of (size, lifetime) in the products by which the search ranks items in turn
 RANKS: tuple[tuple[float, float], ...] = ((1, 0.3), (1, 1), (0.3, 1))
-NOISE = 0.3  # standard deviation of the noise on an order, when RANKS are used for a second time
-WASTE = 0.1  # a sweep is tried if at most this share of the area would be wasted
-NARROW, WIDE = (1, 4, 16), (64, 256)  # beams of sweeps before the search, and in turns with it
+NOISE = 0.3  # standard deviation of the noise on the ranks of items, from the second use of RANKS
+WASTE = 0.1  # largest share of the area that may be wasted for a sweep to be tried
+NARROW, WIDE = (1, 4, 16), (64, 256)  # beam widths of sweeps: before the search, and between turns
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,10 @@ def pack(
     node_limit: float = inf,
     names: Sequence[str] | None = None,
 ) -> Answer[Packing]:
-    """Searches for a packing within the capacity, or for the lowest packing if none is given.
+    """Searches for a packing within the capacity, or for the lowest packing without a capacity.
 
     Args:
+        rects: the rectangles to pack.
         capacity: bytes that the packing must keep within; None to find the lowest packing.
         work: limits the search; only the first greedy fit may exceed it. Unlimited if left out.
         node_limit: the most nodes of all sweeps and searches together.
@@ -77,7 +81,8 @@ def pack(
 
     Returns:
         A valid packing, its height, and a lower bound on the height of every packing, in bytes. If
-        the status is not FITS, the packing may be higher than the capacity. `work` counts nodes.
+        the status is not FITS, the packing may be higher than the capacity. `Answer.work` counts
+        the nodes of sweeps and searches.
 
     Raises:
         OffsetError: a fixed offset is negative or not aligned.
@@ -109,7 +114,10 @@ def pack(
 
 
 def _parts(rects: Sequence[Rect]) -> list[list[int]]:
-    """Returns the parts, as indices into `rects`: rectangles alive between two empty times."""
+    """Cuts the rectangles into parts, at the times at which no rectangle is alive.
+
+    Each part is a list of indices into `rects`.
+    """
     parts: list[list[int]] = []
     end = 0
     for i in sorted(range(len(rects)), key=lambda i: rects[i].lower):
@@ -132,7 +140,7 @@ class _Packer:
 
     Attributes:
         capacity: bytes that the part must keep within; None to find its lowest packing.
-        enough: the height of the highest part so far: getting below it is of no use.
+        enough: the height of the highest part so far. This part need not be lower than that.
     """
 
     def __init__(
@@ -193,7 +201,7 @@ class _Packer:
             self.search()
 
     def sweep(self, beam: int) -> None:
-        """Searches by a sweep for a packing within the goal; if that fails, backwards in time."""
+        """Sweeps through time for a packing within the goal; if that fails, backwards in time."""
         kept = [i for i, r in enumerate(self.rects) if r.size]
         ahead = [self.rects[i] for i in kept]
         for rects in (ahead, [replace(r, lower=-r.upper, upper=-r.lower) for r in ahead]):
@@ -209,7 +217,10 @@ class _Packer:
 
     @property
     def sweepable(self) -> bool:
-        """Whether a sweep is tried: little area is wasted at the goal, and offsets are free."""
+        """Whether a sweep is tried: little area is wasted at the goal, and any offset is allowed.
+
+        The area is bytes times time. Fixed offsets and alignments would restrict the offsets.
+        """
         used = sum(map(area, self.rects))
         span = max(r.upper for r in self.rects) - min(r.lower for r in self.rects)
         aligned = gcd(*(r.size for r in self.rects)) % lcm(*(r.align for r in self.rects)) == 0
@@ -224,11 +235,12 @@ class _Packer:
         )
 
     def search(self) -> None:
-        """Asks whether the part fits into the goal and, without a capacity, a step below its best.
+        """Searches by branch and bound for a packing of the part that is as low as the goal.
 
-        The two questions take turns. If the second finds no answer, its step is halved. Ends when
-        the height reaches the goal, when that is proven impossible, or when work or nodes run out.
-        Looks at the clock only between turns: the longest takes about as long as all before it.
+        If no capacity is given, every second turn searches for a packing that is lower than the
+        best one by a step. If that turn finds no answer, the step is halved. Ends when the height
+        reaches the goal, when that is proven impossible, or when work or nodes run out. Looks at
+        the clock only between turns: the longest turn takes about as long as all turns before it.
         """
         cover = touches(self.rects)
         if self.work.left < cover * A_TABLE_TOUCH:
@@ -261,14 +273,14 @@ class _Packer:
                 break
 
     def above(self, size: int) -> int:
-        """Returns the lowest height above `size` that a lowest packing can have, in bytes."""
+        """Returns the lowest height above `size` that the lowest packing can have, in bytes."""
         return (size // self.granule + 1) * self.granule
 
 
 def _restarts() -> Iterator[int]:
     """Yields the restart sequence of Luby, Sinclair and Zuckerman (1993), 1 1 2 1 1 2 4 ...
 
-    Each term is yielded once for every entry of RANKS.
+    Yields each term several times: once for every entry of RANKS.
     """
     for i in count(1):
         k = i
@@ -293,13 +305,14 @@ class _Searcher:
         self.shortest = NODES + NODES_AN_ITEM * len(self.kept)
 
     def ask(self, capacity: int, nodes: int, turn: int) -> tuple[int, int]:
-        """Searches for a packing within `capacity`, with at most so many nodes.
+        """Searches for a packing within `capacity` bytes, with at most `nodes` nodes.
 
-        `turn` chooses the order in which items are tried. Returns the outcome and the nodes used.
+        `turn` chooses the order in which items are tried. Returns the outcome and the number of
+        nodes used.
         """
         noise = 0.0 if turn < len(RANKS) else NOISE
         by_size, by_time = RANKS[turn % len(RANKS)]
-        with np.errstate(over="ignore"):  # hashing overflows on purpose; only numpy would warn
+        with np.errstate(over="ignore"):  # hashing overflows on purpose; numpy would warn of it
             return search(
                 self.items,
                 capacity,
@@ -311,7 +324,10 @@ class _Searcher:
             )
 
     def rank(self, by_size: float, by_time: float, noise: float) -> Ints:
-        """Ranks items by size^by_size × lifetime^by_time, the largest first, with random noise."""
+        """Ranks items by size^by_size × lifetime^by_time, with random noise.
+
+        The item of the largest product has rank 0.
+        """
         time = np.log(self.items.upper - self.items.lower)
         value = by_size * np.log(self.items.size) + by_time * time
         value += noise * self.random.normal(size=len(value))

@@ -18,11 +18,11 @@ class Tree(NamedTuple):
 
     Attributes:
         leaves: the set of its leaves: leaf i is bit i.
-        kind: a hash. Trees with the same orders have the same hash, even if leaves of the same kind
-            are exchanged.
+        kind: a hash of the orders that the tree represents. Leaves of equal kind are not told
+            apart.
         children: the subtrees; empty for a leaf.
         ordered: whether the children may only be reversed, not permuted.
-        freedom: the natural logarithm of the number of orders.
+        freedom: the natural logarithm of the number of orders that the tree represents.
     """
 
     leaves: int
@@ -33,7 +33,7 @@ class Tree(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """The result of `gather`: a set of leaves was made consecutive and replaced.
+    """The result of `gather`: a set of leaves was made consecutive and replaced by a new tree.
 
     Attributes:
         tree: the new tree.
@@ -150,8 +150,8 @@ def _rebuilt(
 def _free_row(node: Tree, some: int) -> tuple[list[Tree], list[Tree]] | None:
     """Arranges the children of a free node so that the leaves of the set `some` are consecutive.
 
-    Returns the children without leaves of the set, and the others as a row of subtrees. Returns
-    None if that is impossible.
+    Returns a list of the children without leaves of the set, and a row of subtrees made from all
+    other children. Returns None if the leaves of the set cannot be consecutive.
     """
     empty, full, partial = _sorted(node, some)
     if len(partial) > 2:
@@ -179,7 +179,7 @@ def _ordered_row(node: Tree, some: int) -> tuple[list[Tree], list[Tree]] | None:
 def _tail(node: Tree, some: int) -> list[Tree] | None:
     """Returns a node as a row of subtrees that ends with the leaves of the set `some`.
 
-    Returns None if that is impossible.
+    Returns None if these leaves cannot be the last ones in an order of the node.
     """
     left: list[Tree] = []
     right: list[Tree] = []
@@ -205,7 +205,7 @@ def _tail(node: Tree, some: int) -> list[Tree] | None:
 
 
 def _sorted(node: Tree, some: int) -> tuple[list[Tree], list[Tree], list[Tree]]:
-    """Returns three lists of a node's children: with no leaf in `some`, with all, and with both."""
+    """Returns the children of a node that have no leaf, all leaves, or some leaves in a set."""
     empty: list[Tree] = []
     full: list[Tree] = []
     partial: list[Tree] = []

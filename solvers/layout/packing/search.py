@@ -2,12 +2,14 @@
 
 The scheme is MiniMalloc's (Moffitt, ASPLOS 2023). It builds packings from the bottom up, in which
 every item (a rectangle) rests on another item or on address 0. It computes a bound in every section
-of time, and solves parts that share no time separately. This search differs in three ways:
+of time, and solves parts that share no time separately. This search differs from MiniMalloc's in
+three ways:
 
-It branches on the next item in the section with the fewest choices (`branching.py`), and not on all
-buffers by offset. It remembers failed states. And a failure names the sections that prove it, so
-that the search skips choices that changed none of them (conflict-directed backjumping, Prosser
-1993).
+1. It branches on the next item in the section of time with the fewest choices (`branching.py`).
+   MiniMalloc branches on all buffers by offset.
+2. It remembers failed states.
+3. A failure names the sections that prove it. The search skips the choices that changed none of
+   these sections (conflict-directed backjumping, Prosser 1993).
 """
 
 from __future__ import annotations
@@ -40,13 +42,21 @@ from roam.solvers.layout.packing.skyline import (
 )
 
 DOES_NOT_FIT, FITS, UNKNOWN = 0, 1, 2
-# Columns of the table of frames, which is the stack of the search. A frame has: the sections
-# [LO, HI) that it packs; the index of the part to pack next; the frame to return to after a
-# failure; the section it branches at; the address below which wasting gives up space (0: may not);
-# the rows [AT, END) of its untried choices; the choice taken; the lengths of the trail and of the
-# list of parts when the frame began.
-LO, HI, NEXT_PART, PARENT, SECTION, WASTE, AT, END, TAKEN, TRAIL, PARTS = range(11)
-NOTHING, WASTED = -2, -1  # values of TAKEN: no choice yet, and space was wasted; others are items
+# columns of the table of frames: the stack of the search, with a frame for each node on the path
+(
+    LO,  # first section of time that the frame packs
+    HI,  # section after the last one that the frame packs
+    NEXT_PART,  # index of the part to pack when the sections of the frame are packed; -1: none
+    PARENT,  # index of the frame to which the search returns after a failure; -1: none
+    SECTION,  # section at which the frame branches
+    WASTE,  # address up to which space is wasted as the last choice; 0: it may not be wasted
+    AT,  # row of the frame's first untried choice in the table of choices
+    END,  # row after the frame's last choice in the table of choices
+    TAKEN,  # choice that the frame took last: an item, NOTHING or WASTED
+    TRAIL,  # length of the trail (old values of the skyline) when the frame began
+    PARTS,  # length of the list of parts when the frame began
+) = range(11)
+NOTHING, WASTED = -2, -1  # values of TAKEN that are no item: no choice was taken; space was wasted
 
 
 @compiled
@@ -63,20 +73,20 @@ def search(
 
     Args:
         items: the items to pack.
-        capacity: bytes.
-        rank: by item, its rank; low ranks are tried first.
+        capacity: the bytes that the packing must keep within.
+        rank: by item, its rank; items of low rank are tried first.
         node_limit: the search gives up after so many nodes.
-        failed: a hash table of failed states, whose length is a power of two. May be passed to the
-            next call for the same items.
+        failed: a hash table of failed states, whose length is a power of two. A later call for the
+            same items may use it again.
         reasons: by row of `failed`, the set of sections that prove the failure.
         offsets: by item, its offset in bytes; filled in if a packing is found.
 
     Returns:
-        FITS, DOES_NOT_FIT (proven) or UNKNOWN (at the limit), and the number of nodes.
+        FITS, DOES_NOT_FIT (proven) or UNKNOWN (the node limit is reached); and the number of nodes.
     """
     sections, n = len(items.first) - 1, len(items.lower)
     sky = empty_skyline(items)
-    most = 4 * (sections + n)  # the most entries that one choice adds to the trail
+    most = 4 * (sections + n)  # limit on the entries that one choice adds to the trail
     trail = np.empty((8 * most, 2), np.int64)
     frames = np.zeros((n + 1, 11), np.int64)
     keys = np.zeros((n + 1, 1), np.uint64)
@@ -128,7 +138,7 @@ def search(
             keys[depth, 0] = key
             why[depth] = 0
             parent = depth
-        while True:  # take the next choice of the frame to which the failure returns
+        while True:  # takes the next choice of the frame `parent`, to which a failure returns
             if parent < 0:
                 return DOES_NOT_FIT, nodes
             f, reason = frames[parent], why[parent]
@@ -139,7 +149,7 @@ def search(
             to_blame = _touches(items, f, words)
             if to_blame:
                 reason |= words
-            else:  # the failure does not depend on this choice, so the others would fail too
+            else:  # the failure does not depend on the choice taken: every other one fails too
                 reason[:] = words
             words[:] = 0
             if to_blame and f[AT] < f[END]:
@@ -169,10 +179,10 @@ def search(
 
 @compiled
 def _first_part(items: Items, sky: Skyline, lo: int, hi: int) -> tuple[int, int]:
-    """Returns the first part of the sections [lo, hi), as [start, end).
+    """Returns the first part of the sections [lo, hi), as (start, end).
 
-    A part is a range of sections that share remaining items with no section outside. Returns
-    (hi, hi) if no item remains.
+    A part is a range of sections such that every remaining item lies inside or outside of it. An
+    item remains if it is not placed. Returns (hi, hi) if no item remains.
     """
     b, end = items.first[lo], items.first[hi]
     while b < end and sky.offset[b] != NOWHERE:
@@ -189,7 +199,10 @@ def _first_part(items: Items, sky: Skyline, lo: int, hi: int) -> tuple[int, int]
 
 @compiled
 def _touches(items: Items, frame: Ints, words: Words) -> bool:
-    """Returns whether the choice that a frame took raised a section that `words` marks."""
+    """Returns whether the choice that a frame took raised a section that `words` marks.
+
+    Returns True if the frame has taken no choice yet.
+    """
     taken = frame[TAKEN]
     if taken == NOTHING:
         return True

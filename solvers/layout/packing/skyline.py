@@ -26,14 +26,14 @@ from roam.solvers.jit import compiled
 
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
-NOWHERE = -1  # as offset: the item is not placed; as fixed offset: the item has none
-NEVER = 2**62  # as address: there is no possible address
+NOWHERE = -1  # value of an item's offset if it is not placed, or if it has no fixed offset
+NEVER = 2**62  # value of an address that does not exist
 
 
 class Items(NamedTuple):
-    """The items, in the order of their first section.
+    """The items (rectangles to place), in the order of their first section of time.
 
-    An item covers the sections [lower, upper). Sizes and fixed offsets are in bytes.
+    An item covers the sections [lower, upper). Sizes, alignments and fixed offsets are in bytes.
     """
 
     lower: Ints
@@ -46,28 +46,28 @@ class Items(NamedTuple):
     reaching: Ints  # by section s: the first item with upper > s
     cover_start: Ints  # cover[cover_start[s] : cover_start[s + 1]] are the items alive in section s
     cover: Ints
-    twin: Ints  # by item: an equal item that has to be placed before it, or NOWHERE
-    key: Words  # random words, by section and then by item, to hash states
+    twin: Ints  # by item: an equal item that has to be placed before it; NOWHERE if there is none
+    key: Words  # random 64-bit numbers to hash states: one for each section, then one for each item
 
 
 class Skyline(NamedTuple):
     height: Ints
     floor: Ints
-    load: Ints  # by section: the bytes of its items that are not placed
+    load: Ints  # by section: the bytes of the items in it that are not placed
     offset: Ints
     lowest: Ints
 
 
 class Scratch(NamedTuple):
-    stack: Ints  # working memory that one function uses at a time: items, or counts by section
-    words: Words  # the set of sections that prove the last failure, one bit each
+    stack: Ints  # working memory of `_pile` (items) and of `choose_section` (counts by section)
+    words: Words  # the set of sections that prove the last failure: one bit for each section
 
 
 @compiled
 def lift(items: Items, b: int, address: int) -> int:
     """Returns the lowest offset, from `address` on, at which item `b` overlaps no fixed item.
 
-    Returns NEVER if its own fixed offset is below `address`.
+    Returns NEVER if item `b` has a fixed offset below `address`.
     """
     if items.fixed[b] != NOWHERE:
         return items.fixed[b] if address <= items.fixed[b] else NEVER
@@ -116,7 +116,7 @@ def mark(words: Words, s: int) -> None:
 
 @compiled
 def blame(items: Items, sky: Skyline, b: int, words: Words) -> None:
-    """Marks, in `words`, the highest section under item `b`: it keeps the item from lying lower."""
+    """Marks, in `words`, the highest section under item `b`, below whose top `b` cannot lie."""
     best = items.lower[b]
     for s in range(items.lower[b] + 1, items.upper[b]):
         if sky.height[s] > sky.height[best]:
@@ -131,18 +131,22 @@ def raise_floor(
 ) -> tuple[int, bool]:  # fmt: skip
     """Updates floors and lowest addresses after sections [left, right) have risen to one height.
 
+    The lowest address of an item is the lowest that it can have. The floor of a section is the
+    lowest address of its items that are not placed.
+
     Args:
         items: the items.
         sky: the skyline.
         capacity: the height that the packing must keep within, in bytes.
         left: the first section that has risen.
         right: the section after the last one that has risen.
-        trail: the old values, for `undo`.
+        trail: old values of the skyline, which `undo` restores; new entries are added.
         top: the length of the trail.
-        scratch: `scratch.words` marks the sections whose heights prove a failure.
+        scratch: working memory. After a failure, `scratch.words` marks the sections whose heights
+            prove it.
 
     Returns:
-        The new length of the trail, and whether the remaining items may still fit.
+        The new length of the trail, and whether the items that are not placed may still fit.
     """
     height = sky.height[left]
     low, high = left, right
@@ -176,9 +180,10 @@ def raise_floor(
 def _pile(items: Items, sky: Skyline, capacity: int, s: int, scratch: Scratch) -> int:
     """Returns the lowest address of any remaining item of section s; NEVER if they do not fit.
 
-    Piles up the remaining items, each no lower than its lowest address. The pile is lowest if they
-    are in the order of these addresses, as jobs with release dates on one machine. If it exceeds
-    the capacity, the items above its last gap prove that: `scratch.words` marks their sections.
+    Piles up the items that are not placed, each no lower than its lowest address. The pile is
+    lowest if the items are in the order of these addresses, as jobs with release dates on one
+    machine. If the pile exceeds the capacity, the items above its last gap prove that. For each of
+    these items, the section that keeps it from lying lower is marked in `scratch.words`.
     """
     stack = scratch.stack
     k = 0
@@ -242,7 +247,7 @@ def place(items: Items, sky: Skyline, b: int, trail: Ints, top: int) -> int:
 
 @compiled
 def waste(sky: Skyline, s: int, height: int, trail: Ints, top: int) -> int:
-    """Raises section s to `height`, whatever lies below. Returns the new length of the trail."""
+    """Raises the height and floor of section s to `height`. Returns the new length of the trail."""
     sections, n = len(sky.floor), len(sky.offset)
     trail[top, 0] = sections + n + s
     trail[top, 1] = sky.height[s]

@@ -30,20 +30,20 @@ from roam.solvers.layout.packing.instance import load_changes
 from roam.solvers.layout.packing.pq_tree import Tree, bits, frontier, gather, join, leaf, runs
 from roam.solvers.work import Work
 
-SUBSETS = 4096  # the most subsets of the dead, and of the born, whose sums are compared at one time
-TRIES = 16  # the most attempts to group the dead and the born of one time, for each way to find
-PAIRS, GROUPS = 4096, 64  # the most groups that are looked at, and kept, at one time
-A_WAY = 100_000  # units of following one way over one time; measured: 40 to 400 microseconds
+SUBSETS = 4096  # limit on the subsets of ending (or of beginning) rectangles tried at one time
+TRIES = 16  # limit on attempts to group ending with beginning rectangles, per way to be found
+PAIRS, GROUPS = 4096, 64  # limits on the groups of rectangles looked at, and kept, at one time
+A_WAY = 100_000  # units of work to follow one partial packing over one time; measured: 40 to 400 µs
 
 
 class _Step(NamedTuple):
     """One replacement: rectangles that end were replaced by others that begin at the same time.
 
     Attributes:
-        before: the replacement before it on the same way.
+        before: the previous replacement on the same way to pack; None if this is the first.
         run: the rectangles that end, as subtrees in their order of addresses.
         beside: a rectangle next to the first subtree of `run`; None if `run` may be reversed.
-        born: the set of the rectangles that begin, as bits.
+        born: the set of the rectangles that begin: bit i is rectangle i.
     """
 
     before: _Step | None
@@ -57,8 +57,8 @@ class _Way(NamedTuple):
 
     Attributes:
         score: the natural logarithm of how likely it is that the way leads to a packing.
-        tree: the possible orders of the rectangles that are alive then.
-        steps: the last replacement on the way.
+        tree: the possible orders of addresses of the rectangles that are alive at that time.
+        steps: the last replacement on the way, which links to all replacements before it.
     """
 
     score: float
@@ -70,9 +70,10 @@ class _Group(NamedTuple):
     """A guess at a group: rectangles that end, and rectangles of the same total size that begin.
 
     Attributes:
-        score: how likely the guess is right, as the score of a way.
-        dead: which parts of the rectangles that end, as bits; a part is consecutive in any order.
-        born: which of the rectangles that begin, as bits.
+        score: how likely the guess is right, as a logarithm; added to the score of a way.
+        dead: the group's parts of the rectangles that end: bit i is part i. A part is rectangles
+            that are consecutive in every possible order of addresses.
+        born: the group's rectangles that begin: bit i is the i-th one that begins at this time.
     """
 
     score: float
@@ -88,15 +89,16 @@ def sweep(
     node_limit: float = inf,
     work: Work | None = None,
 ) -> tuple[list[int] | None, int]:
-    """Searches for a packing within the capacity that wastes no space but in holes.
+    """Searches for a packing within the capacity, by going through time once (a beam search).
 
-    Ignores alignment and fixed offsets.
+    The space that the packing leaves empty is chosen beforehand (`holes`). Ignores alignment and
+    fixed offsets.
 
     Args:
         rects: the rectangles, all with sizes above 0.
-        capacity: bytes.
-        beam: the most ways to pack that are followed from one time to the next.
-        node_limit: the search gives up after following so many ways over one time each.
+        capacity: the bytes that the packing must keep within.
+        beam: the most ways to pack that are followed from one time to the next time.
+        node_limit: the search gives up after so many nodes.
         work: limits the search; unlimited if left out.
 
     Returns:
@@ -137,8 +139,9 @@ def sweep(
 def holes(rects: Sequence[Rect], capacity: int, work: Work | None = None) -> list[Rect]:
     """Returns the holes: rectangles that fill the space between load and capacity at all times.
 
-    If the load falls at some time, a hole begins. If it rises, holes of the same total size end. If
-    no holes have that size, the largest ones end, and the rest of the last one begins anew.
+    If the load falls at some time, a hole begins. If the load rises, holes end whose total size is
+    the rise. If no holes have that total size, the largest holes end, and what is left of the last
+    one begins as a new hole.
 
     Raises:
         TimeoutError: the work is spent before all holes are found.
@@ -169,13 +172,13 @@ def holes(rects: Sequence[Rect], capacity: int, work: Work | None = None) -> lis
 
 
 class _Groups:
-    """Guesses how the dead and the born of a time are grouped, and how likely each guess is.
+    """Guesses which rectangles that begin at a time take the place of which ones that end then.
 
-    The top of this file defines dead, born and group. Two sums of sizes are equal by chance once in
-    exp(`sums`) cases. So a group is likely right if few other subsets have its size. Rectangles
-    begin or end at few of all possible times: at a share of exp(`together`). So it is rare that two
-    groups change at the same time by chance, or that rectangles of different groups end at the same
-    time.
+    A group is rectangles that end (dead) and rectangles that begin (born) in their place, of equal
+    total size. Two sums of sizes are equal by chance once in exp(`sums`) cases. So a group is
+    likely right if few other subsets have its size. Rectangles begin or end at few of all possible
+    times: at a share of exp(`together`). So it is rare that two groups change at the same time by
+    chance, or that rectangles of different groups end at the same time.
     """
 
     def __init__(
@@ -200,10 +203,10 @@ class _Groups:
         """Returns the ways on which the rectangles that end are replaced by those that begin.
 
         Args:
-            way: the way up to now.
+            way: the way to pack all rectangles that began before.
             dead: the rectangles that end now.
             born: the rectangles that begin now.
-            limit: the most ways; those of the highest scores are returned.
+            limit: the most ways that are returned: the ways of the highest scores.
         """
         parts = runs(way.tree, sum(1 << i for i in dead))
         all_dead, all_born = (1 << len(parts)) - 1, (1 << len(born)) - 1
@@ -221,8 +224,8 @@ class _Groups:
         def go_on(way: _Way, dead: int, born: int, start: int) -> Iterator[_Way | None]:
             """Yields ways to replace the sets `dead` and `born`: as one group, or as several.
 
-            Their first group is one of `groups` from index `start` on. Yields None for a group that
-            cannot be consecutive.
+            If there are several groups, the first one is in `groups` at index `start` or later.
+            Yields None for a group whose ending rectangles cannot be consecutive.
             """
             yield put(way, _Group(0.0, dead, born))
             for k in range(start, len(groups)):
@@ -243,7 +246,7 @@ class _Groups:
         At most GROUPS are returned. The group of all rectangles is not among them.
 
         Args:
-            way: the way up to now.
+            way: the way to pack all rectangles that began before.
             parts: sets of rectangles that end now; each is consecutive in every order of the way.
             born: the rectangles that begin now.
         """
@@ -257,7 +260,7 @@ class _Groups:
         return [group for _, group in nlargest(GROUPS, possible)]
 
     def equal(self, parts: Sequence[int], born: Sequence[int]) -> Iterator[_Group]:
-        """Yields groups: parts that end and rectangles that begin, of equal total size.
+        """Yields groups: parts that end and rectangles that begin, whose total sizes are equal.
 
         The groups with the fewest parts come first.
         """
@@ -275,9 +278,9 @@ class _Groups:
                     yield _Group(score, some, come)
 
 
-@lru_cache(maxsize=1)  # all ways have the same born
+@lru_cache(maxsize=1)  # one entry: at one time, the sizes are the same for all ways to pack
 def _by_sum(sizes: tuple[int, ...]) -> dict[int, list[tuple[int, int]]]:
-    """Returns, by sum of sizes, the subsets with that sum: the number of members, and the bits."""
+    """Returns, by sum of sizes, the subsets with that sum: (number of members, members as bits)."""
     found: dict[int, list[tuple[int, int]]] = {}
     for n, some, total in _subsets(sizes):
         found.setdefault(total, []).append((n, some))
@@ -285,7 +288,10 @@ def _by_sum(sizes: tuple[int, ...]) -> dict[int, list[tuple[int, int]]]:
 
 
 def _subsets(sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Yields up to SUBSETS subsets, the smaller ones first: number of members, bits, and sum."""
+    """Yields up to SUBSETS subsets of the sizes: (number of members, members as bits, their sum).
+
+    Subsets with fewer members come first.
+    """
     one = [(1 << i, size) for i, size in enumerate(sizes)]
     every = (some for n in range(1, len(sizes) + 1) for some in combinations(one, n))
     for some in islice(every, SUBSETS):
@@ -294,9 +300,10 @@ def _subsets(sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
 
 
 def _offsets(way: _Way, sizes: Sequence[int]) -> list[int]:
-    """Returns the offset of every rectangle on a way, by index, in bytes.
+    """Returns the offset in bytes of every rectangle on a way to pack, by index.
 
-    Goes back from the last replacement: the rectangles that ended lie where those that began do.
+    Goes back in time from the last replacement. The rectangles that ended in a replacement lie
+    where the rectangles that began in it lie.
     """
     offsets = [0] * len(sizes)
 
