@@ -7,9 +7,9 @@ Counting makes the same problem get the same plan on every machine and every ran
 ends a search that has work left, `cut_short` records it, and the plan reports it.
 
 Each search counts steps of its own (ops run, arcs of a flow network, rectangles placed). A constant
-beside its code says how many units one step costs. The constants were measured on one core of an
-Intel Xeon server, with compiled searches, so that a unit is about a nanosecond. They need not be
-exact: if a step takes twice as long, the search takes twice as long and finds the same.
+beside the search says how many units one step costs. The constants were measured on one core of an
+Intel Xeon server, with compiled searches, so that a unit is about a nanosecond. The constants need
+not be exact: if a step takes twice as long, the search takes twice as long and finds the same.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class ListSchedule:
 
 
 def schedule(problem: Problem, phase: int, rank: Callable[[ListSchedule, OpId], Any]) -> list[OpId]:
-    """Returns the order that always runs the ready op with the lowest rank."""
+    """Returns the order that always runs the op of lowest rank whose predecessors have run."""
     state = ListSchedule(problem, phase)
     order: list[OpId] = []
     while state.ready:

@@ -1,4 +1,4 @@
-"""MODeL's integer program for the order (arXiv 2210.12924, section 3.2), one op a timestep.
+"""MODeL's integer program for the order (arXiv 2210.12924, section 3.2). A timestep runs one op.
 
     C[i, t]    1 if op i runs at timestep t, and makes its buffers
     P[b, t]    1 if buffer b was made before timestep t and is still held at t

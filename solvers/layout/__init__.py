@@ -2,7 +2,6 @@
 
 Read `arena` first: it lays out all buffers of a step. It uses `greedy_fits`, which places
 rectangles one after another, and `eviction`, which takes buffers out of the arena again if its
-blocks waste too much.
-`saved_layout` makes blocks for saved tensors only. A `placement` chooses between the two layouts.
-`packing/` is an exact search, used by the command `roam layout`.
+blocks waste too much. `saved_layout` makes blocks for saved tensors only. A `placement` chooses
+`arena` or `saved_layout`. `packing/` is an exact search, used by the command `roam layout`.
 """

@@ -178,7 +178,8 @@ class Arena:
     def one_block(self) -> tuple[Block, ...]:
         """Returns one block that is held for the whole step, and kept between steps.
 
-        If no buffer is saved for the backward, returns what `sections` does instead.
+        If no buffer is saved for the backward, returns a block for each period in which buffers
+        are alive, as `sections` does.
         """
         if not self.crosses:
             return self.sections(self.placed)

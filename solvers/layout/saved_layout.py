@@ -21,9 +21,10 @@ of whole pages all start at the same offset: the forward of GPT-2 small on 1024 
           [      a       ]   [      b       ]   [      c       ]
 
 Also, malloc maps large requests anew every time, so each of their pages is a fault in every step;
-smaller requests reuse pages of malloc's heap. With gradients folded, the same step had 262,000
-faults in two blocks of 383 and 348 MiB, and 198,000 in blocks of up to 33 MiB; Inductor's had
-136,000 to 210,000. So on a CPU blocks have a largest size.
+smaller requests reuse pages of malloc's heap. With gradients absorbed into the optimizer's state
+one by one, the same step had 262,000 faults in two blocks of 383 and 348 MiB, and 198,000 in blocks
+of up to 33 MiB; the step compiled by Inductor had 136,000 to 210,000. So on a CPU blocks have a
+largest size.
 """
 
 from __future__ import annotations

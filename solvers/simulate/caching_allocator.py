@@ -9,8 +9,8 @@ that is never full. **Not validated on a device.**
 
 A request is rounded up to 512 bytes. It takes the smallest free block of its pool (of small or of
 large requests) into which it fits. Of equally small blocks it takes the one at the lowest address.
-If the block is much larger than the request, the unused part is split off. If no block fits, the
-allocator reserves a new segment. Segments are never returned to the device.
+If the unused part of the block is large enough, it is split off. If no block fits, the allocator
+reserves a new segment. Segments are never returned to the device.
 """
 
 from __future__ import annotations

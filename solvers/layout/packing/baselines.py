@@ -1,6 +1,6 @@
 """The packers of compilers and frameworks, to compare roam's packing with.
 
-Each is written after the source code or the paper that its docstring names.
+Each packer is written after the source code or the paper that its docstring names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BY_NAME = {fit.name: fit for fit in FITS}
 
 
 def tflite(rects: Sequence[Rect]) -> Offsets:
-    """Places the largest rectangle first, each into the tightest gap that it fits.
+    """Places rectangles by decreasing size, each into the tightest gap into which it fits.
 
     "Greedy by size" of Pisarchyk and Lee (arXiv 2001.03288, section 5.2).
     """

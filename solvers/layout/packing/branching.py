@@ -38,8 +38,8 @@ from roam.solvers.layout.packing.skyline import (
 def is_choice(items: Items, sky: Skyline, b: int, floor: int) -> bool:
     """Returns whether item `b` may be placed next at address `floor`.
 
-    It may if it is not placed and its lowest possible address is `floor`. Of equal items, only the
-    first one that is not placed may, so that the search does not try each of them.
+    It may if it is not placed yet and its lowest possible address is `floor`. Of equal items, only
+    the first one that is not placed is a choice, so that the search does not try each of them.
     """
     twin = items.twin[b]
     return (

@@ -20,9 +20,9 @@ def cut_strip(
 ) -> list[Rect]:
     """Cuts a strip, `time` times long and `strip` bytes high, into at most n rectangles.
 
-    Repeatedly draws a rectangle, with a probability proportional to its area, and cuts it. A cut
-    divides it in two, at a time or at an address, or into a pinwheel: five rectangles around a
-    centre, which no straight cut separates.
+    The rectangles fill the strip. Repeatedly draws a rectangle, with a probability proportional to
+    its area, and cuts it. A cut divides the rectangle in two, at a time or at an address, or into a
+    pinwheel: five rectangles around a centre, which no straight cut separates.
 
     Args:
         n: the most rectangles.

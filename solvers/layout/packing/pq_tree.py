@@ -37,7 +37,7 @@ class Gathered(NamedTuple):
 
     Attributes:
         tree: the new tree.
-        run: the replaced leaves as subtrees, in their order.
+        run: the replaced leaves, as a row of consecutive subtrees.
         beside: a leaf next to the first subtree of `run`; None if `run` may be reversed.
         chance: the natural logarithm of the share of the old tree's orders in which the set was
             consecutive.

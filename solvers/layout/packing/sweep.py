@@ -141,7 +141,7 @@ def holes(rects: Sequence[Rect], capacity: int, work: Work | None = None) -> lis
 
     If the load falls at some time, a hole begins. If the load rises, holes end whose total size is
     the rise. If no holes have that total size, the largest holes end, and what is left of the last
-    one begins as a new hole.
+    hole that ends begins as a new hole.
 
     Raises:
         TimeoutError: the work is spent before all holes are found.
