@@ -73,8 +73,8 @@ class SavedBlocks:
     """Places only saved tensors, in blocks. Every other buffer is an allocation of its own.
 
     Attributes:
-        held: by time, for the phases whose order is fixed (the first of the step): an upper bound
-            on the bytes that the generated code holds while an op runs, dead buffers included.
+        held: an upper bound on the bytes that the generated code holds while each op runs, dead
+            buffers included. By time; it covers the leading phases, whose order is fixed.
         blocking: the largest size of a block, and how its buffers have to be staggered.
         sharing: ops that can become one function with ops that run just before or after them.
     """

@@ -137,7 +137,7 @@ class _Orders:
         return self.peaks[phase] > self.bound.value * (1 + WORTH)
 
     def raise_bound(self) -> None:
-        """Raises the lower bound by minimum cuts. Local search stops at a peak within the bound."""
+        """Raises the lower bound by means of minimum cuts: a peak equal to it ends local search."""
         order = self.whole()
         curve = self.curve(order)
         with self.work.share(CUTS_SHARE):

@@ -46,7 +46,7 @@ STEP, LEAST_STEP = 0.01, 0.001  # first and least distance of limit to peak, as 
 # (first, last) temperature of an annealing, in mean buffer sizes; a failure switches between both
 HEATS = ((0.5, 0.02), (0.5, 0.1))
 SHAKEN = 4.0  # temperature of the short annealing that shakes an order, in mean buffer sizes
-SHAKEN_LIMIT = 0.9  # limit in bytes of the annealing that shakes an order, as a share of the peak
+SHAKEN_LIMIT = 0.9  # share of the peak below which the annealing aims that perturbs an order
 SHAKEN_WORK = 100  # op runs measured while an order is shaken, per op of the phase
 
 

@@ -200,7 +200,8 @@ class AtenKernels:
 
     def backward(self, planned: Lowered, args: list[Any], absorb: Absorb | None) -> Sequence[Any]:
         assert planned.backward is not None
-        self.held |= planned.reused.copy_shared(args)  # tangents that later plans keep
+        # these tangents are also used elsewhere: later plans do not reuse their memory
+        self.held |= planned.reused.copy_shared(args)
         if absorb is not None:
             args.append(lambda i, gradient: absorb([(i, gradient)]))  # the backward empties args
         return planned.backward(args)

@@ -102,7 +102,8 @@ class InductorKernels:
         # traces the backward now: its graph tells which parameters get gradients, and need state
         driven = {"enable_autograd_cache": False, "force_non_lazy_backward_lowering": True}
         with functorch_config.patch(driven if self.is_driven else {}):
-            compiled: Any = compile_fx(  # config_patches are part of AOTAutograd's cache key
+            # config_patches are in the caches' keys: no code for other options is found there
+            compiled: Any = compile_fx(
                 gm,
                 example_inputs,
                 partial(self.compile_inner, driver),

@@ -2,11 +2,14 @@
 
 If every address is taken at all times, buffers that begin lie where others end:
 
-    address    |   a   |--d--      the ending and beginning buffers of a time form groups of equal
-        ^      |-------|  e        size, here {a, b} and {d, e}; the ending buffers of a group are
-        |      |   b   |-----      consecutive in the order of addresses
-        |      |-------------
-                   c               a hole, which no buffer uses, is a rectangle like the others
+    address    |   a   |--d--      a and b end where d and e begin: a group, {a, b | d, e}
+        ^      |-------|  e        of equal total size on both sides
+        |      |   b   |  e
+        |      |-------|-----
+                   c               c lives on
+
+The ending buffers of a group are consecutive in the order of addresses. A hole, which no buffer
+uses, is treated as one more rectangle.
 
 In this file the *dead* of a time are the rectangles that end at it, and the *born* those that begin
 at it. A PQ-tree represents all orders of addresses that are possible so far: the dead of a group
