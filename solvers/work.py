@@ -38,6 +38,7 @@ class Work:
         clock: returns the present time in seconds.
         spent: the units spent so far.
         cut_short: whether the deadline has ended a search that had work left.
+        off_clock: seconds that do not count towards the deadline.
     """
 
     limit: float = inf
@@ -45,6 +46,7 @@ class Work:
     clock: Callable[[], float] = time.monotonic
     spent: Units = 0
     cut_short: bool = False
+    off_clock: float = 0.0
 
     @staticmethod
     def worth(
@@ -70,13 +72,29 @@ class Work:
     def spend(self, units: Units) -> None:
         self.spent += units
 
+    def now(self) -> float:
+        """Returns the time of the clock without the seconds that do not count."""
+        return self.clock() - self.off_clock
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Keeps the seconds spent within the context from counting towards the deadline.
+
+        For the compilation of a search, which one process pays for and the next does not.
+        """
+        start = self.clock()
+        try:
+            yield
+        finally:
+            self.off_clock += self.clock() - start
+
     def is_late(self) -> bool:
         """Returns whether the deadline has passed, and if it has, sets `cut_short`.
 
         Call this method only in a search that would otherwise go on: `cut_short` means that the
         deadline has ended a search.
         """
-        late = self.clock() > self.deadline
+        late = self.now() > self.deadline
         self.cut_short = self.cut_short or late
         return late
 
@@ -95,7 +113,7 @@ class Work:
         if limit < inf:
             self.limit = self.spent + int(part * self.left)
         if deadline < inf:
-            now = self.clock()
+            now = self.now()
             self.deadline = now + part * (deadline - now)
         try:
             yield

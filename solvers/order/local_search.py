@@ -124,7 +124,8 @@ class _Search:
 
     def descend(self, order: Ints) -> _Found:
         """Anneals with lower and lower limits, until several in a row find no lower peak."""
-        best = self.anneal(order, self.bound, 0, HEATS[0])  # without work, only measures `order`
+        with self.work.uncounted():  # the first call of a process compiles the annealing
+            best = self.anneal(order, self.bound, 0, HEATS[0])  # without work, measures `order`
         in_vain, step = 0, STEP
         while best.peak > self.bound and in_vain < self.effort.in_vain:
             if self.work.is_over():

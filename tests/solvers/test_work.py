@@ -66,3 +66,17 @@ def test_a_share_is_of_the_work_and_of_the_time_that_are_left() -> None:
     assert work.limit == 100
     with Work().share(0.5):
         pass
+
+
+def test_what_is_not_counted_moves_no_deadline() -> None:
+    """A search that is compiled first once cut plans short, on a machine that was busy."""
+    now = [0.0]
+    work = Work.worth(1.0, patience=1.0, clock=lambda: now[0])
+    with work.share(0.5):
+        with work.uncounted():
+            now[0] += 100.0
+        assert not work.is_late()
+    assert not work.is_late()
+    now[0] += 100.0
+    assert work.is_late()
+    assert work.cut_short
