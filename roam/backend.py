@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from inspect import currentframe
 from typing import Any
 
-import torch
 from torch import fx
 from torch._dynamo.exc import ShortenTraceback
 
 from roam.capture.graph_names import DynamoGraph
 from roam.core.errors import OptionError
-from roam.lowering.table import candidates, warn_refused
+from roam.lowering.protocol import Lowering
+from roam.lowering.table import first_to_compile
 from roam.options import Options
 from roam.step.driver import Step
 from roam.step.reports import RunningReports
@@ -40,12 +40,10 @@ def roam(
     except OptionError as error:
         raise CompileOptionError(str(error), first_useful_frame=currentframe()) from None
     graph = DynamoGraph.of(gm, example_inputs)
-    devices = {t.device for t in example_inputs if isinstance(t, torch.Tensor)}
     reports = RunningReports(graph.compile_id)
-    for lowering in candidates(chosen, devices):
+
+    def compile_by(lowering: Lowering) -> Callable[..., Any]:
         kernels = lowering.kernels(graph, chosen, reports)
-        try:
-            return kernels.compile(gm, example_inputs, Step(graph.name, kernels))
-        except lowering.refusals as error:
-            warn_refused(lowering, graph.name, error)
-    raise AssertionError("ATen's kernels refuse no graph")
+        return kernels.compile(gm, example_inputs, Step(graph.name, kernels))
+
+    return first_to_compile(chosen, graph.name, example_inputs, compile_by)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
 from importlib import import_module
+from typing import Any
 
 import torch
 
@@ -50,6 +51,29 @@ def say_missing(what: str) -> None:
     )
 
 
+def first_to_compile(
+    options: Options,
+    name: str,
+    example_inputs: Sequence[Any],
+    compile_by: Callable[[Lowering], Callable[..., Any]],
+) -> Callable[..., Any]:
+    """Returns what `compile_by` makes of a graph with the first lowering that can compile it.
+
+    Warns if a lowering refuses the graph, and tries the next one.
+
+    Args:
+        name: the name of the graph, for the warning.
+        compile_by: compiles the graph; raises one of the lowering's `refusals` if it cannot.
+    """
+    devices = {t.device for t in example_inputs if isinstance(t, torch.Tensor)}
+    for lowering in candidates(options, devices):
+        try:
+            return compile_by(lowering)
+        except lowering.refusals as error:
+            warn_refused(lowering, name, error)
+    raise AssertionError("ATen's kernels refuse no graph")
+
+
 def warn_refused(lowering: Lowering, name: str, error: Exception) -> None:
     """Warns that a lowering cannot compile a graph, and that the next lowering will."""
     reason = str(error).strip().partition("\n")[0]
@@ -57,4 +81,4 @@ def warn_refused(lowering: Lowering, name: str, error: Exception) -> None:
         f"{lowering.name} cannot compile {name}, which goes to the next lowering, ATen's kernels "
         f"at last: {reason}"
     )
-    warnings.warn(text, UnplannedWarning, stacklevel=3)
+    warnings.warn(text, UnplannedWarning, stacklevel=4)

@@ -20,8 +20,8 @@ from roam.core.folds import Folds
 from roam.core.problem import Problem
 from roam.inspect.record import GraphRecord
 from roam.lowering.aten.kernels import AtenKernels
-from roam.lowering.protocol import OfflineKernels
-from roam.lowering.table import candidates, warn_refused
+from roam.lowering.protocol import Lowering, OfflineKernels
+from roam.lowering.table import first_to_compile
 from roam.lowering.trace import tell
 from roam.options import Options
 from roam.step.graph_optimizers import Used
@@ -101,16 +101,13 @@ def plan_graph(
         records: the list to which the plan is added.
     """
     graph = DynamoGraph.of(gm, example_inputs)
-    devices = {t.device for t in example_inputs if isinstance(t, Tensor)}
     reports = OfflineReports(records, graph.compile_id)
-    for lowering in candidates(options, devices):
+
+    def compile_by(lowering: Lowering) -> Callable[..., Any]:
         kernels = lowering.offline_kernels(graph, options, reports, stands_for, costs)
-        step = OfflineStep(kernels, original, kernels.plan)
-        try:
-            return kernels.compile(gm, example_inputs, step)
-        except lowering.refusals as error:
-            warn_refused(lowering, graph.name, error)
-    raise AssertionError("ATen's kernels refuse no graph")
+        return kernels.compile(gm, example_inputs, OfflineStep(kernels, original, kernels.plan))
+
+    return first_to_compile(options, graph.name, example_inputs, compile_by)
 
 
 def capture_graph(
