@@ -19,7 +19,7 @@ import networkx as nx
 from roam.core.errors import FigureError
 from roam.core.lifetime import can_take, live_curve
 from roam.core.plan import Plan
-from roam.core.problem import BufferId, Home, OpId, Problem
+from roam.core.problem import BufferId, OpId, Problem
 from roam.core.proof import Cut, Kept, MustLive, show_proof
 from roam.core.sizes import show_size
 
@@ -111,7 +111,7 @@ class Steps:
     def kept(self) -> int:
         """Returns the bytes that the user keeps at the end."""
         buffers = self.problem.buffers
-        return sum(b.size for b in buffers if b.kept and b.home is not Home.USER)
+        return sum(b.transient for b in buffers if b.kept)
 
     def sides(self, op: OpId) -> dict[OpId, Node]:
         """Returns for every op whether it runs before `op` or not, or, if it may do both, itself.
@@ -159,10 +159,10 @@ class Steps:
         found = []
         for b, buffer in enumerate(self.problem.buffers):
             maker = self.problem.maker[b]
-            if maker is not None and buffer.home is not Home.USER and buffer.size:
+            if maker is not None and buffer.transient:
                 users = {sides[u] for u in self.problem.users[b]}
                 found.append(
-                    (sides[maker], users | ({LATER} if buffer.kept else set()), buffer.size)
+                    (sides[maker], users | ({LATER} if buffer.kept else set()), buffer.transient)
                 )
         return found
 
@@ -175,11 +175,7 @@ class Steps:
                 pairs.add_edge(("made", made), ("dying", dying), weight=size)
         shared = nx.max_weight_matching(pairs)
         saved = sum(pairs.edges[pair]["weight"] for pair in shared)
-        made = sum(
-            problem.buffers[b].size
-            for b in problem.ops[op].creates
-            if problem.buffers[b].home is not Home.USER
-        )
+        made = sum(problem.buffers[b].transient for b in problem.ops[op].creates)
         return made + problem.ops[op].scratch - saved
 
     def outlives(self, b: BufferId, op: OpId, sides: dict[OpId, Node]) -> bool:

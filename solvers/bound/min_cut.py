@@ -24,7 +24,7 @@ import numpy as np
 from ortools.graph.python.max_flow import SimpleMaxFlow
 
 from roam.core.lifetime import can_take
-from roam.core.problem import BufferId, Home, OpId, Problem
+from roam.core.problem import BufferId, OpId, Problem
 from roam.core.proof import Bound, Cut, Proof, Search
 from roam.solvers.answer import Answer, minimized
 from roam.solvers.work import Units, Work
@@ -86,7 +86,7 @@ class Network:
                 arc(k + 2, p + 2, unbounded)  # if an op has run, so have its predecessors
         nodes = len(self.ops) + 2
         for b, buffer in enumerate(problem.buffers):
-            if buffer.home is Home.USER or not buffer.size:
+            if not buffer.transient:
                 continue
             maker = self._maker(problem, b, phase)
             readers = self._readers(problem, b, phase)
@@ -162,8 +162,8 @@ def own_bytes(problem: Problem, i: OpId) -> int:
             made.setdefault(problem.buffers[new].size, set()).add(new)
             dying.setdefault(problem.buffers[new].size, set()).add(old)
     shared = sum(size * min(len(made[size]), len(dying[size])) for size in made)
-    created = (problem.buffers[b] for b in op.creates)
-    return sum(b.size for b in created if b.home is not Home.USER) + op.scratch - shared
+    created = sum(problem.buffers[b].transient for b in op.creates)
+    return created + op.scratch - shared
 
 
 def cut_bound(
