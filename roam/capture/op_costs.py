@@ -29,7 +29,7 @@ from roam.capture.isolation import aside, settings
 from roam.capture.node_facts import is_op
 from roam.capture.op_calls import Call, Operand, may_run_alone
 from roam.capture.rates import Clock, dtype_name, is_here, rates_of, shortest
-from roam.capture.roofline import Work, fold_work
+from roam.capture.roofline import OpWork, fold_work
 from roam.capture.symbolic_sizes import Numbers
 from roam.core.errors import UnplannableError
 from roam.core.machine import Bytes, Rates, Seconds
@@ -76,11 +76,11 @@ class OpCosts:
         found = aside(partial(self._of_calls, calls))
         return found | self.estimated(folds)
 
-    def estimated(self, works: Mapping[Any, Work]) -> dict[Any, Cost]:
+    def estimated(self, works: Mapping[Any, OpWork]) -> dict[Any, Cost]:
         """Returns estimates of ops, by whatever names them, but for those on absent devices."""
         return aside(partial(self._estimated, works))
 
-    def _estimated(self, works: Mapping[Any, Work]) -> dict[Any, Cost]:
+    def _estimated(self, works: Mapping[Any, OpWork]) -> dict[Any, Cost]:
         dtypes: dict[str, set[torch.dtype]] = {}
         for work in works.values():
             dtypes.setdefault(work.device, set()).update([work.dtype] if work.flops else [])
@@ -102,7 +102,7 @@ class OpCosts:
         end = self.clock() + self.left  # the probes of the estimates count, too
         text_of = {node: call_text(call) for node, call in calls.items()}
         distinct = {text_of[node]: call for node, call in calls.items()}
-        guesses = self._estimated({text: Work.of(call) for text, call in distinct.items()})
+        guesses = self._estimated({text: OpWork.of(call) for text, call in distinct.items()})
         if self.measure:
             times = Counter(text_of.values())
             unknown = [t for t in guesses if t not in self.table.seconds and _may_run(distinct[t])]
@@ -164,7 +164,7 @@ def _measured(call: Call, clock: Clock, end: Seconds) -> Seconds | None:
     """Seconds of a call on zeros, None if time was too short. Raises what the operator raises."""
     made = call.made(_zeros)
     run = partial(call.target, *made.args, **made.kwargs)
-    return shortest(run, Work.of(call).device, clock, end)
+    return shortest(run, OpWork.of(call).device, clock, end)
 
 
 def _zeros(x: Operand) -> torch.Tensor:

@@ -41,7 +41,7 @@ INDEXED = frozenset(  # ops that read of their largest operand only what the res
 
 
 @dataclass(frozen=True)
-class Work:
+class OpWork:
     """What an op does, as far as an estimate goes by it.
 
     Attributes:
@@ -57,10 +57,10 @@ class Work:
     dtype: torch.dtype = torch.float32
 
     @staticmethod
-    def of(call: Call) -> Work:
+    def of(call: Call) -> OpWork:
         everything = [*call.operands, *call.results]
         computed = (x.dtype for x in everything if x.dtype.is_floating_point)
-        return Work(
+        return OpWork(
             everything[0].device.type if everything else "cpu",
             _traffic(call),
             _flops(call),
@@ -68,12 +68,12 @@ class Work:
         )
 
 
-def fold_work(release: Release, numbers: Numbers) -> Work:
+def fold_work(release: Release, numbers: Numbers) -> OpWork:
     """A fold reads the gradient, and reads and writes the state and perhaps the parameter."""
     parameter = release.parameter
     size = int(numbers(parameter.numel())) * parameter.element_size()  # the gradient's, too
     state = sum(nbytes for _, nbytes in release.state)
-    return Work(parameter.device.type, size + 2 * state + 2 * size * release.writes_parameter)
+    return OpWork(parameter.device.type, size + 2 * state + 2 * size * release.writes_parameter)
 
 
 def _flops(call: Call) -> float:

@@ -17,7 +17,7 @@ from roam.capture.cost_table import CostTable, Site
 from roam.capture.op_calls import Call
 from roam.capture.op_costs import Cost, OpCosts, call_text
 from roam.capture.rates import is_here, rates_of, shortest
-from roam.capture.roofline import Work
+from roam.capture.roofline import OpWork
 from roam.capture.symbolic_sizes import Numbers
 from roam.inspect.step_plan import StepPlan
 from roam.optim import AdamA
@@ -163,7 +163,7 @@ def test_what_may_not_be_run_is_estimated(
 def test_a_device_that_is_not_here_has_no_costs(tmp_path: Path) -> None:
     costs = OpCosts(measure=True, table=table(tmp_path))
     assert not is_here("meta")
-    assert costs.estimated({"op": Work("meta", 1000)}) == {}
+    assert costs.estimated({"op": OpWork("meta", 1000)}) == {}
     on_meta = torch.empty(8, device="meta")
     assert costs.of([node_of(aten.neg.default, (on_meta,), {}, on_meta).graph], Numbers()) == {}
 

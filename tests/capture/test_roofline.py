@@ -11,20 +11,20 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from roam.capture.op_calls import Call
-from roam.capture.roofline import Work
+from roam.capture.roofline import OpWork
 from roam.capture.symbolic_sizes import Numbers
 from tests.passes.graphs import node_of
 
 aten = torch.ops.aten
 
 
-def work(op: Any, *args: Any) -> Work:
-    return Work.of(Call.of(node_of(op, args, {}, op(*args)), Numbers()))
+def work(op: Any, *args: Any) -> OpWork:
+    return OpWork.of(Call.of(node_of(op, args, {}, op(*args)), Numbers()))
 
 
 def test_a_product() -> None:
     found = work(aten.mm.default, torch.empty(4, 8), torch.empty(8, 16))
-    assert found == Work("cpu", 4 * (32 + 128 + 64), 2 * 4 * 8 * 16, torch.float32)
+    assert found == OpWork("cpu", 4 * (32 + 128 + 64), 2 * 4 * 8 * 16, torch.float32)
     half = torch.empty(4, 8, dtype=torch.bfloat16)
     assert work(aten.mm.default, half, half.t()).dtype is torch.bfloat16
 

@@ -22,7 +22,7 @@ from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import BaseSchedulerNode
 
 from roam.capture.op_costs import Cost, OpCosts
-from roam.capture.roofline import Work, fold_work
+from roam.capture.roofline import OpWork, fold_work
 from roam.capture.symbolic_sizes import Numbers
 from roam.lowering.inductor.origins import origin
 from roam.lowering.inductor.scratch import extern_calls
@@ -39,7 +39,7 @@ def kernel_costs(
     return found | costs.estimated(works)
 
 
-def _works(node: BaseSchedulerNode) -> Iterator[Work]:
+def _works(node: BaseSchedulerNode) -> Iterator[OpWork]:
     kernel: Any = node.node
     called = origin(kernel) if node.is_extern() else None
     if called is not None and META in called.meta:
@@ -49,4 +49,4 @@ def _works(node: BaseSchedulerNode) -> Iterator[Work]:
     if device is not None and moved:
         dtypes = (b.node.maybe_get_dtype() for b in node.get_outputs())
         dtype = next((d for d in dtypes if d is not None), torch.float32)
-        yield Work(device.type, moved, float(node.estimate_flops() or 0), dtype)
+        yield OpWork(device.type, moved, float(node.estimate_flops() or 0), dtype)
