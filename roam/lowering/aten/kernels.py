@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 TRIED = trials.Tried()
 ANNOTATIONS = (TRIED, OutVariants(trials.writes_into), InPlace(trials.writes_over))
-# passes that annotate the strides that operators really return; run before any pass that uses them
+# passes that correct the strides of fake values; run before any pass that relies on strides
 TRUTHS = (TRIED, RealLayouts(trials.layouts))
 
 # reasons why a backward may not run as planned
@@ -151,7 +151,7 @@ class AtenKernels:
 
     def rewritten_alone(self, gm: fx.GraphModule) -> fx.GraphModule:
         """Rewrites a graph that has no backward."""
-        passes: tuple[Pass, ...] = (DropClones(), *self.options.rewrites)
+        passes: tuple[Pass, ...] = (*self.options.rewrites, DropClones())
         return rewritten(passes, rewritten(TRUTHS, gm))
 
     # ---- running: called by the step driver ----
@@ -305,13 +305,13 @@ class AtenKernels:
             graphs[0].graph,
             graphs[1].graph if len(graphs) > 1 else None,
             numbers,
-            self.outputs,
-            frozenset(n.name for i, n in enumerate(self.placeholders) if i in known),
-            measured,
-            {n.name: name for n, name in names if name},
-            self.held,
-            self.stands_for,
-            costs,
+            outputs=self.outputs,
+            parameters=frozenset(n.name for i, n in enumerate(self.placeholders) if i in known),
+            measured=measured,
+            names={n.name: name for n, name in names if name},
+            held=self.held,
+            stands_for=self.stands_for,
+            costs=costs,
         )
 
 
