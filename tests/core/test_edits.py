@@ -14,6 +14,7 @@ from roam.core.lifetime import live_curve, live_peak
 from roam.core.plan import Plan
 from roam.core.problem import Buffer, Home, Kind, Lane, Op, Problem, Tier
 from roam.core.text import parse_problem, problem_to_text
+from tests.core.refusals import refused
 from tests.core.strategies import (
     dense_problems,
     edited_plans,
@@ -53,15 +54,6 @@ def recomputed(*names: str) -> list[AnyEdit]:
         readers = (f"b{name[1:]}", f"{above}~1") if above else (f"b{name[1:]}",)
         edits.append(Recompute(name, readers))
     return edits
-
-
-def refused(problem: Problem, edits: list[AnyEdit], *named: str) -> str:
-    """That the problem does not allow the edits, and that the error names these. The message."""
-    with pytest.raises(EditError) as caught:
-        apply(problem, edits)
-    for name in named:
-        assert repr(name) in str(caught.value)
-    return str(caught.value)
 
 
 def test_no_edits_are_no_change() -> None:

@@ -13,6 +13,7 @@ from roam.core.lifetime import live_curve
 from roam.core.plan import Arena, Block, Plan
 from roam.core.problem import Buffer, Home, Kind, Lane, Op, Problem, Tier
 from roam.core.text import parse_problem, problem_to_text
+from tests.core.refusals import refused
 from tests.core.strategies import stacked_plan
 from tests.core.symbolic import assert_same
 
@@ -42,14 +43,6 @@ def written(edits: list[AnyEdit]) -> list[str]:
     """The ops of the edited step, as text without what they leave at its default."""
     text = problem_to_text(apply(STEP, edits))
     return [line[3:] for line in text.split("\n") if line.startswith("op ")]
-
-
-def refused(edits: list[AnyEdit], *named: str) -> str:
-    with pytest.raises(EditError) as caught:
-        apply(STEP, edits)
-    for name in named:
-        assert repr(name) in str(caught.value)
-    return str(caught.value)
 
 
 def test_there_after_the_last_use_and_back_before_the_next() -> None:
@@ -145,13 +138,13 @@ def test_what_is_only_read_is_not_written_back() -> None:
     ],
 )
 def test_what_is_no_transfer(edit: Offload, named: list[str], why: str) -> None:
-    assert why in refused([edit], *named)
+    assert why in refused(STEP, [edit], *named)
 
 
 def test_who_changes_what_another_reads_from_the_tier() -> None:
     """w is read by `up` and changed by `fold`: a load for each, or the state would be lost."""
     apply(STEP, [Offload("w", Tier.FILE, (Load(("up",)), Load(("fold",))))])
-    refused([Offload("w", Tier.FILE, (Load(("up",)),))], "fold", "w")
+    refused(STEP, [Offload("w", Tier.FILE, (Load(("up",)),))], "fold", "w")
 
 
 def test_a_change_between_the_start_and_the_wait() -> None:

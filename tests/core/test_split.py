@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from roam.core.check import check
 from roam.core.edits import AnyEdit, Recompute, Split, apply
-from roam.core.errors import EditError
 from roam.core.lifetime import live_peak
 from roam.core.problem import Buffer, Home, Kind, Op, Problem
 from roam.core.text import parse_problem, problem_to_text
+from tests.core.refusals import refused
 from tests.core.strategies import stacked_plan
 
 Term = Any  # a name, or what an op makes of terms; of a buffer in rows, a dict of them
@@ -33,14 +33,6 @@ op down reads=a,w creates=y
 op sum reads=y creates=total
 """)
 GROUP = ("up", "gelu", "down")
-
-
-def refused(problem: Problem, edits: list[AnyEdit], *named: str) -> str:
-    with pytest.raises(EditError) as caught:
-        apply(problem, edits)
-    for name in named:
-        assert repr(name) in str(caught.value)
-    return str(caught.value)
 
 
 def test_what_is_between_exists_in_blocks_only() -> None:
