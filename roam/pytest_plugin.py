@@ -128,7 +128,7 @@ def _shown(path: Path) -> str:
     return os.path.relpath(path)
 
 
-@dataclass
+@dataclass(eq=False)  # pytest puts plugins into sets
 class _Ledger:
     """Records which tests used which goldens, and reports goldens that no test used.
 

@@ -71,6 +71,15 @@ def test_update_writes_what_then_passes(project: Project) -> None:
     result.stdout.no_fnmatch_line("*memory plans*")
 
 
+def test_a_project_with_a_conftest_in_a_subfolder(project: Project) -> None:
+    """pytest puts plugins into a set there, and the ledger could not be in one."""
+    for folder in ("first", "second"):
+        (project.pytester.path / folder).mkdir()
+        (project.pytester.path / folder / "conftest.py").write_text("")
+        (project.pytester.path / folder / "test_more.py").write_text("def test_more(): pass\n")
+    project.run(UPDATE, "--import-mode=importlib").assert_outcomes(passed=5)
+
+
 def test_growth_fails_with_the_module_that_grew_most_first(project: Project) -> None:
     project.run(UPDATE)
     result = project.run(saved=4)
