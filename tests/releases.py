@@ -66,3 +66,50 @@ def problem() -> Problem:
     found = roam.report().graphs[-1].problem
     assert found is not None
     return found
+
+
+Loss = Callable[[Any, Run], Tensor]  # of a model, and the same compiled
+
+
+def adama(net: nn.Module, **how: Any) -> AdamA:
+    return AdamA(net.named_parameters(), lr=1e-2, **how)
+
+
+def same_as_adamw(
+    make: Callable[[], nn.Module],
+    loss: Loss,
+    compiled: Callable[..., Run] = eager_kernels,
+    backward: Callable[[Tensor], None] = lambda loss: loss.backward(),
+) -> AdamA:
+    """Three steps of a loss with AdamW, and with AdamA, whose weights must be the same bits.
+
+    compiled: makes something of a model, with or without options for roam.
+    """
+
+    def train(net: nn.Module, run: Run, optimizer: torch.optim.Optimizer) -> None:
+        for _ in range(3):
+            backward(loss(net, run))
+            optimizer.step()
+            optimizer.zero_grad()
+
+    torch.manual_seed(0)
+    reference = make()
+    model = copy.deepcopy(reference)
+    train(reference, compiled(reference), adamw(reference))
+    torch._dynamo.reset()
+    optimizer = adama(model)
+    ours = unfused if compiled is eager_kernels else compiled
+    train(model, ours(model, optimizer=optimizer), optimizer)
+    assert_same(reference, model)
+    return optimizer
+
+
+class Block(nn.Module):
+    """What nn.Module.compile compiles: it does nothing with an nn.Sequential."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.second(torch.tanh(self.first(x))))

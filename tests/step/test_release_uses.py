@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 import roam
 from roam.core.errors import HyperparameterError, SecondBackwardError
@@ -17,49 +16,18 @@ from roam.optim import AdamA
 from roam.step.pending_forwards import PENDING, Claims
 from tests.helpers import Calls, assert_equal, mlp, random, unfused
 from tests.releases import (
+    Block,
+    Loss,
     Run,
+    adama,
     adamw,
     assert_same,
     eager_kernels,
     folds,
     problem,
+    same_as_adamw,
     steps,
 )
-
-Loss = Callable[[Any, Run], Tensor]  # of a model, and the same compiled
-
-
-def adama(net: nn.Module, **how: Any) -> AdamA:
-    return AdamA(net.named_parameters(), lr=1e-2, **how)
-
-
-def beside_adamw(
-    make: Callable[[], nn.Module],
-    loss: Loss,
-    compiled: Callable[..., Run] = eager_kernels,
-    backward: Callable[[Tensor], None] = lambda loss: loss.backward(),
-) -> AdamA:
-    """Three steps of a loss with AdamW, and with AdamA, whose weights must be the same bits.
-
-    compiled: makes something of a model, with or without options for roam.
-    """
-
-    def train(net: nn.Module, run: Run, optimizer: torch.optim.Optimizer) -> None:
-        for _ in range(3):
-            backward(loss(net, run))
-            optimizer.step()
-            optimizer.zero_grad()
-
-    torch.manual_seed(0)
-    reference = make()
-    model = copy.deepcopy(reference)
-    train(reference, compiled(reference), adamw(reference))
-    torch._dynamo.reset()
-    optimizer = adama(model)
-    ours = unfused if compiled is eager_kernels else compiled
-    train(model, ours(model, optimizer=optimizer), optimizer)
-    assert_same(reference, model)
-    return optimizer
 
 
 def penalty(net: Any, run: Run) -> Tensor:
@@ -86,7 +54,7 @@ def returned_gradient(net: Any, run: Run) -> Tensor:
 
 @pytest.mark.parametrize("loss", [penalty, penalty_first, gradient_penalty, returned_gradient])
 def test_code_outside_of_the_region_uses_the_weights(loss: Loss) -> None:
-    optimizer = beside_adamw(mlp, loss, backward=lambda loss: loss.sum().backward())
+    optimizer = same_as_adamw(mlp, loss, backward=lambda loss: loss.sum().backward())
     assert sum(roam.report().detours.values()) == 1  # from the second step on it is known
     shared = {n for n, p in optimizer.named() if id(p) in Claims.of(optimizer).shared}
     summed = 3 if loss is gradient_penalty else 1
@@ -100,7 +68,7 @@ def test_several_roots() -> None:
         torch.autograd.backward(losses)
         return torch.zeros((), requires_grad=True)
 
-    beside_adamw(mlp, loss)
+    same_as_adamw(mlp, loss)
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -112,7 +80,7 @@ def test_a_penalty_that_comes_and_goes(late: bool) -> None:
         count += 1
         return (penalty if (count % 3 == 2) is late else plain)(net, run)
 
-    beside_adamw(mlp, loss)
+    same_as_adamw(mlp, loss)
 
 
 def plain(net: Any, run: Run) -> Tensor:
@@ -128,17 +96,6 @@ class Pair(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.second(torch.tanh(self.first(x)))
-
-
-class Block(nn.Module):
-    """What nn.Module.compile compiles: it does nothing with an nn.Sequential."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.tanh(self.second(torch.tanh(self.first(x))))
 
 
 @pytest.mark.parametrize("after", [0, 1])
@@ -177,7 +134,7 @@ def test_blocks_of_one_graph_are_tied_after_compiling() -> None:
             net[1].first.weight = net[0].first.weight
         return plain(net, run)
 
-    beside_adamw(lambda: nn.Sequential(Pair(), Pair()), loss, compiled)
+    same_as_adamw(lambda: nn.Sequential(Pair(), Pair()), loss, compiled)
 
 
 def test_one_parameter_is_two_inputs_of_a_graph() -> None:
@@ -195,107 +152,7 @@ def test_one_parameter_is_two_inputs_of_a_graph() -> None:
         [w] = net.weights
         return run(w, w, random(5, 8)).square().mean()
 
-    beside_adamw(lambda: Calls(both, (8, 8)), loss, compiled)
-
-
-def layers(times: int, **how: Any) -> Loss:
-    """One block, used several times, each use under a checkpoint (ALBERT)."""
-
-    def loss(net: Any, run: Run) -> Tensor:
-        x = random(5, 8).requires_grad_()
-        for _ in range(times):
-            x = checkpoint(run, x, **how)
-        return x.square().mean()
-
-    return loss
-
-
-@pytest.mark.parametrize("reentrant", [False, True])
-@pytest.mark.parametrize("times", [1, 3])
-def test_one_block_is_used_under_checkpoints(reentrant: bool, times: int) -> None:
-    beside_adamw(Block, layers(times, use_reentrant=reentrant))
-
-
-@pytest.mark.usefixtures("shared_kernels")
-def test_one_block_is_used_under_checkpoints_with_inductors_kernels() -> None:
-    def compiled(net: Block, **options: Any) -> Run:
-        return torch.compile(
-            net, backend="roam" if options else "inductor", options=options or None
-        )
-
-    beside_adamw(Block, layers(2, use_reentrant=True), compiled)
-
-
-def test_a_block_under_checkpoints_and_outside_of_them() -> None:
-    def loss(net: Any, run: Run) -> Tensor:
-        inside = layers(2, use_reentrant=True)(net, run)
-        return inside + run(random(5, 8)).square().mean() + 0.1 * net.first.weight.square().sum()
-
-    beside_adamw(Block, loss)
-
-
-def test_a_checkpoint_that_is_not_torchs() -> None:
-    """Its first pass is not known for one: what comes of it waits for `step()`."""
-
-    class Rerun(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, run: Run, x: Tensor) -> Tensor:
-            ctx.run = run
-            ctx.save_for_backward(x)
-            with torch.no_grad():
-                return run(x)
-
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> Any:
-            x = ctx.saved_tensors[0].detach().requires_grad_()
-            with torch.enable_grad():
-                y = ctx.run(x)
-            torch.autograd.backward(y, grad)
-            return None, x.grad
-
-    def loss(net: Any, run: Run) -> Tensor:
-        x = random(5, 8).requires_grad_()
-        for _ in range(2):
-            x = Rerun.apply(run, x)
-        return x.square().mean()
-
-    beside_adamw(Block, loss)
-
-
-@pytest.mark.parametrize("reentrant", [False, True])
-def test_micro_batches_of_one_block_under_checkpoints(reentrant: bool) -> None:
-    """As without roam's graphs: the sum of a micro-batch is what is folded."""
-    loss = layers(3, use_reentrant=reentrant)
-    torch.manual_seed(0)
-    reference = Block()
-    model = copy.deepcopy(reference)
-    how = {"mode": "accumulate", "micro_batches": 2}
-    optimizers = adama(reference, **how), adama(model, **how)
-    runs = reference, unfused(model, optimizer=optimizers[1])
-    for i in range(6):
-        with torch.no_grad():
-            runs[1](random(5, 8))  # an evaluation, which no backward follows
-        layers(3, use_reentrant=False)(reference, runs[0]).backward()
-        loss(model, runs[1]).backward()
-        for optimizer in optimizers if i % 2 else ():
-            optimizer.step()
-    assert_same(reference, model)
-
-
-def test_checkpoints_fold_in_their_graphs_what_is_used_once() -> None:
-    model = nn.Sequential(Block(), Block())
-    optimizer = adama(model)
-    for part in model:
-        part.compile(backend="roam", options={"lowering": "aten", "optimizer": optimizer})
-    for _ in range(2):
-        x = random(5, 8).requires_grad_()
-        for part in model:
-            x = checkpoint(part, x, use_reentrant=True)
-        x.square().mean().backward()
-        assert all(p.grad is None for p in model.parameters())
-        optimizer.step()
-    assert roam.report().detours == {}
-    assert dict(Claims.of(optimizer).unfolded(optimizer)) == {}
+    same_as_adamw(lambda: Calls(both, (8, 8)), loss, compiled)
 
 
 def several(backwards: Callable[[list[Tensor]], Iterator[None]]) -> Callable[..., None]:
