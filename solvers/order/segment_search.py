@@ -213,9 +213,9 @@ class Side:
         """Returns the ops that lead to the next valley. Returns None if no valley can be reached.
 
         A valley is a set of ops after which no more bytes are alive than after any set on the way
-        to it. Extends the reached set with the fewest live bytes first. If an extension is a valley
-        for a reached set, the extension replaces that set and all its other extensions. The search
-        ends when only one set is left to extend, or when all ops of the phase have run.
+        to it. Extends the reached set with the fewest live bytes first. An extension that leaves no
+        more bytes alive than the set it extends replaces that set and its other extensions. The
+        search ends when only one set is left to extend, or when all ops of the phase have run.
         """
         root = _Reached(self.state.live, ())
         tree = _Tree(root)
