@@ -1,4 +1,4 @@
-"""The protocol between the step driver and a lowering.
+"""The protocol between the step driver, which runs compiled graphs, and a lowering.
 
     backend ── Lowering.kernels(graph) ── Kernels
                                             │ compile(gm, inputs, driver)
@@ -6,9 +6,9 @@
         forward   ── driver.forward ── plan(args, folds) ── forward(planned, args)
         backward  ── driver.backward ── refusal(planned, args) ── backward(planned, args, absorb)
 
-The driver knows autograd, pending forwards and optimizers; the kernels know graphs and plans.
-`folds` lists the gradients that the backward folds (absorbs into the optimizer's state).
-`planned` is the lowering's own plan object.
+The driver knows autograd, optimizers and pending forwards (whose backward has not run); the kernels
+know graphs and plans. `folds` lists the gradients that the backward folds (absorbs into the
+optimizer's state). `planned` is the lowering's own plan object.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from roam.options import Options
 if TYPE_CHECKING:
     from roam.capture.op_costs import OpCosts
 
-# function that folds gradients, given as pairs (index of the graph's input, its gradient)
+# function that absorbs gradients into optimizers, given as pairs (index of an input, its gradient)
 Absorb = Callable[[Sequence[tuple[int, Tensor]]], None]
 Boxed = Callable[[list[Any]], Sequence[Any]]  # code that takes and empties a list of inputs
 
@@ -96,13 +96,18 @@ class Kernels(Protocol):
     def compile(
         self, gm: fx.GraphModule, example_inputs: Sequence[Any], driver: Driver
     ) -> Callable[..., Any]:
-        """Compiles the graph. Returns a callable that runs it, both phases, through `driver`."""
+        """Compiles the graph.
+
+        Returns a callable that runs the graph's forward and backward through `driver`.
+        """
         ...
 
     def plan(self, args: Sequence[Any], folds: Folds) -> Any:
-        """Returns the plan for a forward with these inputs and a backward with these folds.
+        """Returns the plan for a forward with these inputs; None if planning fails.
 
-        Returns None if planning fails.
+        Args:
+            args: the inputs of the forward.
+            folds: the gradients that its backward folds (absorbs into the optimizer's state).
         """
         ...
 
@@ -120,7 +125,7 @@ class Kernels(Protocol):
         ...
 
     def refusal(self, planned: Any, args: list[Any], *, retained: bool) -> str | None:
-        """Returns why a backward must not run as planned; None if it may.
+        """Returns the reason why a backward must not run as planned; None if it may.
 
         Args:
             planned: the plan by which the forward ran.
@@ -130,11 +135,17 @@ class Kernels(Protocol):
         ...
 
     def backward(self, planned: Any, args: list[Any], absorb: Absorb | None) -> Sequence[Any]:
-        """Runs a backward as planned. Passes the gradients to fold to `absorb`."""
+        """Runs a backward as planned.
+
+        Args:
+            planned: the plan by which the forward ran.
+            args: the inputs of the backward.
+            absorb: gets the gradients that the plan folds; None if it folds none.
+        """
         ...
 
     def plain_backward(self, args: list[Any]) -> Sequence[Any]:
-        """Runs the backward without a plan. It returns every gradient and folds none."""
+        """Runs the backward without a plan. Returns every gradient and folds none."""
         ...
 
 
@@ -162,7 +173,8 @@ class Lowering(Protocol):
 
         Args:
             devices: the devices of the graph.
-            asked: whether the user named this lowering. If so, returns only what makes it unusable.
+            asked: whether the user named this lowering. If so, a lack that only speaks against the
+                lowering as a default, such as a missing compiler, does not count.
         """
         ...
 
@@ -182,7 +194,7 @@ class Lowering(Protocol):
             graph: the captured graph.
             options: the options of roam.
             reports: records plans and failures.
-            stands_for: the device that is planned for, if this torch was built without it.
+            stands_for: the device that is planned for, if this torch was built without it, or None.
             costs: tells how long ops take; None if that is unknown.
         """
         ...

@@ -75,7 +75,7 @@ def first_to_compile(
 
 
 def warn_refused(lowering: Lowering, name: str, error: Exception) -> None:
-    """Warns that a lowering cannot compile a graph, and that the next lowering will."""
+    """Warns that a lowering cannot compile a graph, and that the next lowering is tried."""
     reason = str(error).strip().partition("\n")[0]
     text = (
         f"{lowering.name} cannot compile {name}, which goes to the next lowering, ATen's kernels "

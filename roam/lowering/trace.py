@@ -37,7 +37,8 @@ def tell(graph: GraphRecord, compile_id: CompileId | None) -> None:
         "artifact",
         metadata_fn=lambda: {"name": ARTIFACT, "encoding": "json"},
         payload_fn=lambda: step.to_json().decode(),
-        expect_trace_id=False,  # a graph may be planned at its first run, after dynamo has finished
+        # a graph that is planned at its first run, after dynamo has finished, has no trace id
+        expect_trace_id=False,
         compile_id=compile_id,
     )
 

@@ -1,7 +1,8 @@
-"""The `aten` lowering: a graph's own operators, in a planned order and a planned arena.
+"""The `aten` lowering: runs a graph's own operators in a planned order, in planned memory.
 
 Read `kernels` first: it draws the path of a graph. `emit` turns a plan into a graph of operators
-for each phase, and these graphs into Python code (`boxed_code`). `lowered` is the result. `plain`
-runs a graph without a plan. `whole_step` handles a step that was captured as one graph with its
-backward. `entry` offers the package as a lowering.
+for each phase (forward, backward), and these graphs into Python code by means of `boxed_code`.
+`lowered` holds the resulting callables. `plain` runs a graph without a plan. `whole_step` handles a
+step that was captured as one graph with its backward. `entry` defines the object that stands for
+this lowering in `roam.lowering.table`.
 """

@@ -1,4 +1,4 @@
-"""Generates code that takes a graph's inputs in a list, to free each input after its last use."""
+"""Generates code that empties its list of inputs, to free each input after its last use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from roam.lowering.protocol import Boxed
 class BoxedCode(CodeGen):
     """Generates functions that take a list of inputs and empty it.
 
-    No caller then keeps an input alive, so each can be freed after its last use.
+    Afterwards the caller's list keeps no input alive, so the function can free each input after the
+    input's last use.
     """
 
     def gen_fn_def(self, free_vars: list[str], maybe_return_annotation: str, **_: Any) -> str:

@@ -1,13 +1,14 @@
 """Turns a plan into a graph of ATen kernels for each phase, and these graphs into Python code.
 
-Emits each op in the plan's order. What the code does depends on where the op's result lies:
+Emits each op in the plan's order. The emitted code depends on where the op's result lies:
 
     in a block             t = carve(block, offset, ...);  op.out(..., out=t)
     over a dying buffer    op.out(..., out=dying)          an input that no later op reads
     by itself              t = op(...)                     the operator allocates
 
-The generated code drops every tensor after its last use. So a block is freed with the last tensor
-carved out of it, and tensors outside of blocks are freed as planned.
+A block is one allocation that holds several tensors. The generated code drops every tensor after
+its last use. So a block is freed with the last tensor carved out of it, and tensors outside of
+blocks are freed as planned.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from roam.runtime.blocks import BlockPool, allocate, carve, twin
 from roam.runtime.reused_inputs import ReusedInputs
 
 aten = torch.ops.aten
-# losses whose result, unless written to `out`, keeps as much memory alive as the loss's input
+# loss operators that return a small tensor in a storage as large as their input, unless given `out`
 OVERSIZED = frozenset({aten.mse_loss.default, aten.smooth_l1_loss.default})
 
 
@@ -45,7 +46,7 @@ def lower(
         captured: the Problem and the graphs that it was read from.
         plan: the plan of the Problem.
         roots: for each graph, the module that its get_attr nodes refer to.
-        pool: keeps the blocks between steps; None to free them.
+        pool: keeps the plan's blocks (allocations) between steps; None if each step frees them.
     """
     graphs = [captured.forward, captured.backward]
     first = captured.problem.spans[0].stop if captured.problem.spans else 0
@@ -78,7 +79,7 @@ def _reused_inputs(
         captured: the Problem and the graphs that it was read from.
         plan: the plan of the Problem.
         given: the fake values of the backward's inputs.
-        saved: the inputs of the backward that lie in blocks.
+        saved: the inputs of the backward that lie in blocks (allocations for several tensors).
     """
     blocks: dict[int, list[int]] = {}
     for at in saved:
@@ -101,11 +102,12 @@ class _Emitter:
         old: the captured graph of the phase.
         times: the positions of the phase's ops in the plan's order.
         new: by node of the old graph, its node in the new graph, or a constant or tuple of nodes.
-        blocks: by index of a block in the plan, a node of the new graph that lies in the block.
+        blocks: by index of a block in the plan, a node of the new graph whose tensor lies in the
+            block.
         saved: the inputs of a backward that lie in blocks; empty for a forward.
-        absorb: the node of an added input, the function that folds gradients; None if the phase
-            folds none.
-        made_at: by buffer, the time at which the phase creates it.
+        absorb: the node of an input that `emit` adds: the function that absorbs gradients into the
+            optimizer's state. None if the phase absorbs none.
+        made_at: by buffer, the position in the plan's order of the op that creates the buffer.
     """
 
     def __init__(
@@ -136,7 +138,7 @@ class _Emitter:
         return self.graph
 
     def find_blocks(self) -> None:
-        """Finds the blocks that the forward has allocated, each by a saved tensor in it."""
+        """Finds each block that the forward allocated, by a saved tensor that lies in the block."""
         found: list[SavedAt] = []
         for i, node in enumerate(self.old.find_nodes(op="placeholder")):
             tensor = value(node)
@@ -158,7 +160,7 @@ class _Emitter:
                 self.blocks[k] = self.graph.call_function(how, (block.size, self.captured.device))
 
     def put_back(self, pool: BlockPool) -> None:
-        """Emits calls that return to the pool the blocks that, by the plan, end in this phase."""
+        """Emits calls that return a block to the pool if its planned life ends in this phase."""
         for k, block in enumerate(self.plan.blocks):
             if k in self.blocks and block.upper <= self.times.stop:
                 how = (self.blocks[k], 0, torch.uint8, (block.size,), (1,))
@@ -201,10 +203,11 @@ class _Emitter:
         self.new[node] = tuple(outs) if isinstance(value(node), (tuple, list)) else outs[0]
 
     def destination(self, node: fx.Node, b: BufferId, result: torch.Tensor) -> fx.Node:
-        """Returns the new graph's node of the tensor that a result is written to.
+        """Returns the new graph's node of the tensor that an op writes a result to.
 
-        A result that the graph returns is a new tensor even if it reuses the memory of a dying
-        input: the input may be a view, and autograd refuses in-place changes of views.
+        A result may reuse the memory of a dying input, one that no later op reads. If the graph
+        returns such a result, the result is a new tensor on that memory, because the input may be a
+        view, and autograd refuses in-place changes of views.
 
         Args:
             node: the op, in the old graph.
@@ -228,9 +231,13 @@ class _Emitter:
         )
 
     def dying_input(self, node: fx.Node, dying: BufferId) -> fx.Node:
-        """Returns the new graph's node of the input in a buffer that no later op reads.
+        """Returns the new graph's node of the op's input that lies in the buffer `dying`.
 
-        The op may write its result over this input.
+        No later op reads this buffer, so the op may write its result over the input.
+
+        Args:
+            node: the op, in the old graph.
+            dying: the buffer that the plan reuses for the op's result.
         """
         for source in node.meta[inplace.META]:
             if self.captured.buffer(value(source)) == dying:
@@ -256,7 +263,10 @@ class _Emitter:
         return self.new[node]
 
     def unpack(self, node: fx.Node) -> None:
-        """Emits getitem for every result of a node at once: their tuple keeps all of them alive."""
+        """Emits getitem for all results of a node at once.
+
+        The node's tuple of results keeps all of them alive until the last getitem has run.
+        """
         for user in node.users:
             if user.target is operator.getitem:
                 self.value(user)

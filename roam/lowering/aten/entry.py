@@ -1,4 +1,4 @@
-"""The `aten` lowering, for the table of lowerings: ATen's own operators in a planned arena."""
+"""Defines the `aten` lowering: it runs ATen's own operators in a planned order and memory."""
 
 from __future__ import annotations
 

@@ -64,17 +64,20 @@ Call = tuple[tuple[int, ...], Folds]
 
 @dataclass
 class AtenKernels:
-    """A captured graph with its backward, and a plan for each `Call` key that it has run with.
+    """A captured graph with its backward, and the plans that its runs needed.
+
+    A plan is made for each `Call` key: the inputs that are whole numbers, and the gradients that
+    the backward folds (absorbs into the optimizer's state).
 
     Attributes:
-        stands_for: the device that is planned for, if this torch was built without it.
+        stands_for: the device that is planned for, if this torch was built without that device.
         costs: tells how long ops take; None for a step that will run, whose plan needs no costs.
         gradients: by index of an input of the forward, the index of the output of the backward
             that is its gradient.
         plans: by `Call` key and `held`, the plan; None if planning failed.
-        held: indices of the tangents among the backward's inputs that other code was seen to keep
-            alive. A later plan does not count on freeing these tangents.
-        latest: by `Call` key, the record of the latest plan for it.
+        held: indices among the backward's inputs of the tangents that code outside of the graph was
+            seen to keep alive. A later plan does not count on freeing these tangents.
+        latest: by `Call` key, the record, for reports, of the latest plan for this key.
     """
 
     without_plan = "this backward ran unplanned"
@@ -87,7 +90,7 @@ class AtenKernels:
     own_saved: int | None = None
     gradients: dict[int, int] = field(default_factory=dict)
     gradient_values: Mapping[int, Any] = field(default_factory=dict)
-    outputs: int | None = None  # number of the forward's outputs before the saved ones
+    outputs: int | None = None  # number of the forward's outputs that precede the saved tensors
     forward_graph: fx.GraphModule | None = None
     backward_graph: fx.GraphModule | None = None
     captured_forward: Boxed | None = None  # runs the forward without a plan
@@ -137,7 +140,7 @@ class AtenKernels:
         joint = rewritten(rewrites("aten", self.options.rewrites), rewritten(TRUTHS, joint))
         self.outputs = num_fwd_outputs
         graphs = default_partition(joint, inputs, num_fwd_outputs=num_fwd_outputs, **how)
-        self.backward_graph = graphs[1]  # planned with the forward, compiled when it first runs
+        self.backward_graph = graphs[1]  # kept, to be planned with the forward at its first run
         self.gradients = gradients_of(graphs[1].graph)
         self.gradient_values = gradient_values(graphs[1].graph, self.gradients)
         return graphs
@@ -157,9 +160,10 @@ class AtenKernels:
     # ---- running: called by the step driver ----
 
     def plan(self, args: Sequence[Any], folds: Folds) -> Lowered | None:
-        """Returns the plan for inputs of these sizes and for these folds. The first call makes it.
+        """Returns the plan for inputs of these sizes and for these folds of gradients.
 
-        Returns None if planning failed. Only the call that failed warns.
+        Makes the plan at the first call with these sizes and folds. Returns None if planning
+        failed; warns only in the call that failed, not in later calls.
         """
         key = _call(args, folds), self.held
         if key not in self.plans:
@@ -178,9 +182,9 @@ class AtenKernels:
     def found(self, args: Sequence[Any]) -> Lowered | None:
         """Returns the plan of the forward that saved the tensors in `args`, a backward's inputs.
 
-        Recognizes the plan by the tensors' sizes and addresses. Looks only at plans without folds,
-        because the step driver remembers which plan with folds a forward ran by. Returns None if
-        no plan fits.
+        Recognizes the plan by the tensors' sizes and addresses. Looks only at plans that fold no
+        gradients, because the step driver remembers which plan with folds a forward ran by. Returns
+        None if no plan fits.
         """
         plans = [p for p in reversed([*self.plans.values()]) if p is not None and not p.folds]
         fit = [p for p in plans if p.is_for(args)]
@@ -200,10 +204,11 @@ class AtenKernels:
 
     def backward(self, planned: Lowered, args: list[Any], absorb: Absorb | None) -> Sequence[Any]:
         assert planned.backward is not None
-        # these tangents are also used elsewhere: later plans do not reuse their memory
+        # adds to `held` the tangents that other code keeps alive; later plans will not reuse them
         self.held |= planned.reused.copy_shared(args)
         if absorb is not None:
-            args.append(lambda i, gradient: absorb([(i, gradient)]))  # the backward empties args
+            # args may be changed, because `backward` empties it
+            args.append(lambda i, gradient: absorb([(i, gradient)]))
         return planned.backward(args)
 
     def plain_backward(self, args: list[Any]) -> Sequence[Any]:
@@ -250,11 +255,15 @@ class AtenKernels:
         return lowered
 
     def unplanned_problem(self, args: Sequence[Any], folds: Folds) -> Captured:
-        """Returns the Problem that would be planned, without scratch space and costs."""
+        """Returns the Problem that `plan` would plan, but without scratch space and costs."""
         return self.captured(self.graphs(folds), self.numbers(args), {}, {})
 
     def graphs(self, folds: Folds) -> list[fx.GraphModule]:
-        """Returns the graphs to plan: the forward and, if there is one, its backward with folds."""
+        """Returns the graphs to plan: the forward and, if there is one, the backward.
+
+        Adds to the last of these graphs the ops that fold gradients into the optimizer's state, if
+        `folds` lists any.
+        """
         assert self.forward_graph is not None
         found = [self.forward_graph]
         if self.backward_graph is not None:
@@ -320,7 +329,10 @@ def _call(args: Sequence[Any], folds: Folds) -> Call:
 
 
 def _allow_retaining() -> None:
-    """Turns off AOTAutograd's refusal of retain_graph=True: such a backward runs unplanned here."""
+    """Lets users pass retain_graph=True, which AOTAutograd would refuse.
+
+    Such a backward runs without a plan.
+    """
     context = TracingContext.try_get()
     if context is not None and context.fw_metadata is not None:
         context.fw_metadata.bw_donated_idxs = []

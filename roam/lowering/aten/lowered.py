@@ -15,7 +15,7 @@ from roam.runtime.reused_inputs import ReusedInputs
 
 @dataclass(frozen=True)
 class SavedAt:
-    """Where a saved tensor lies, as the backward expects it.
+    """The place in a block (an allocation) where the backward expects a saved tensor.
 
     Attributes:
         argument: the index of the tensor among the backward's inputs.
@@ -39,9 +39,10 @@ class Lowered:
         backward: runs the backward; None if there is none.
         saved: the backward's inputs that must lie in the arena where the forward put them.
         sizes: for each of the backward's inputs, its size as `size_of` returns it.
-        reused: the backward's inputs that it may overwrite.
-        folds: whether the backward folds gradients. If so, it takes one more input, a function
-            absorb(index of the forward's input, gradient).
+        reused: the backward's inputs that the backward may overwrite or free.
+        folds: whether the last phase folds gradients (absorbs them into the optimizer's state). If
+            so, this phase's callable takes one more input, a function absorb(index of the forward's
+            input, gradient).
     """
 
     forward: Boxed
@@ -58,8 +59,8 @@ class Lowered:
     def finds_its_arena(self, args: Sequence[Any]) -> bool:
         """Returns whether the saved tensors lie where the plan's forward writes them.
 
-        They do not if saved tensor hooks moved them, or if the forward ran without a plan or by
-        another plan.
+        Returns False if saved tensor hooks have moved them, or if the forward ran without a plan or
+        by another plan.
         """
         base: dict[int, int] = {}
         for at in self.saved:

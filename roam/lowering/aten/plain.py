@@ -14,7 +14,7 @@ from roam.lowering.protocol import Boxed
 def plain(gm: fx.GraphModule) -> Boxed:
     """Returns a copy of the graph as a callable that takes a list of inputs and empties it.
 
-    It runs the ops in program order, and every op allocates its results.
+    The callable runs the ops in program order, and every op allocates its results.
     """
     graph = fx.Graph()
     returned = graph.graph_copy(gm.graph, {})

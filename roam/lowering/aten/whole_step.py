@@ -16,14 +16,14 @@ from roam.passes.rewrites.table import rewrites
 
 
 class WholeStepKernels(AtenKernels):
-    """A step that was captured as one graph, which computes gradients and folds them."""
+    """A step that was captured as one graph, which also folds gradients into the optimizer."""
 
     def take_forward(self, gm: fx.GraphModule) -> None:
         super().take_forward(gm)
         self.gradient_values = gradient_values(gm.graph, self.gradients)
 
     def rewritten_alone(self, gm: fx.GraphModule) -> fx.GraphModule:
-        for node in gm.graph.nodes:  # mark phases as AOTAutograd marks them in joint graphs
+        for node in gm.graph.nodes:  # marks nodes by phase, as AOTAutograd does in joint graphs
             late = node.meta.get("autograd_backward", False)
             node.meta["partitioner_tag"] = "is_backward" if late else "is_forward"
         return rewritten(rewrites("aten", self.options.rewrites), rewritten(TRUTHS, gm))

@@ -1,15 +1,19 @@
 """Compiles graphs with Inductor, whose kernels then run in a planned order.
 
     dynamo's graph ── compile_fx ──┬── forward ─────────── scheduler ── order ── code
-    entry                          └── backward ── folds ── scheduler ── order ── code
-                                                            fuses       problem, planner,
-                                                                        saved_code, notes,
-                                                                        shared_functions
+    (entry)                        └── backward ── folds ── scheduler ── order ── code
 
-Read `entry`, then `kernels` (one captured graph), then `order`: Inductor calls it with the fused
-nodes of a graph. `problem` reads a Problem off them (`in_place`, `inner_buffers`, `scratch`).
-`rewriting` runs rewrites on the joint graph. `folds` puts an optimizer's folds into a backward,
-`saved_code` places saved tensors, `shared_functions` decides which nodes share a C++ function,
-`notes` carries plans through Inductor's caches. `offline` plans without generating code. `needs`
-tells quickly whether Inductor works on a device.
+Read `entry` first, then `kernels`, which compiles one captured graph, then `order`: Inductor's
+scheduler calls it with the fused nodes of a graph, and gets them back in a planned order.
+
+    problem                                 turns the fused nodes into a Problem for the planner
+    in_place, inner_buffers, scratch        find facts about memory that the Problem needs
+    rewriting                               runs rewrites on the joint graph
+    folds                                   adds ops to a backward that absorb gradients into an
+                                            optimizer's state
+    saved_code                              places saved tensors
+    shared_functions                        decides which nodes share a C++ function
+    notes                                   writes plans into code, for Inductor's caches
+    offline                                 plans without generating code
+    needs                                   tells quickly whether Inductor works on a device
 """

@@ -1,15 +1,16 @@
 """Finds out how many seconds each of Inductor's kernels takes, without compiling it.
 
-kernel                how its seconds are found
---------------------  --------------------------------------------------------------------------
-extern kernel         the cost of its operator, on operands laid out as Inductor lays them out
-fused kernel          an estimate: the time to move the bytes that it reads and writes. Inductor
-                      counts the bytes, and the bandwidth is measured. (Inductor's own estimate of
-                      the time is 0 on a CPU)
-template              an estimate: as for a fused kernel, or the time of its matrix products at the
-                      measured rate, whichever is longer
-fold                  an estimate: the time to move the gradient, the state and the parameter
-part of a tuple, nop  no cost
+kernel                 how its seconds are found
+---------------------  -------------------------------------------------------------------------
+extern kernel          the cost of its operator, on operands laid out as Inductor lays them out
+fused kernel           an estimate: the time to move the bytes that the kernel reads and writes.
+                       Inductor counts the bytes, and the bandwidth is measured. (Inductor's own
+                       estimate of the time is 0 on a CPU)
+template (of Triton    an estimate: as for a fused kernel, or the time of its matrix products at
+or C++)                the rate of operations that was measured, whichever is longer
+fold of a gradient     an estimate: the time to move the gradient, the optimizer's state and the
+into an optimizer      parameter
+part of a tuple, nop   no cost
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from roam.passes.gradient_release import META
 def kernel_costs(
     graph: GraphLowering, nodes: Sequence[BaseSchedulerNode], costs: OpCosts
 ) -> dict[str, Cost]:
-    """Returns the cost of each node that is a kernel, by the node's name in the scheduler."""
+    """Returns the cost in seconds of each node that is a kernel, by its name in the scheduler."""
     calls, names = extern_calls(graph, nodes)
     found = {names[call]: cost for call, cost in costs.of([calls], Numbers()).items()}
     works = {n.get_name(): work for n in nodes for work in _works(n) if n.get_name() not in found}

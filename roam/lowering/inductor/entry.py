@@ -1,17 +1,18 @@
-"""The `inductor` lowering: Inductor fuses and generates kernels, roam orders them.
+"""The `inductor` lowering: Inductor fuses nodes and generates kernels, roam orders the kernels.
 
 Partitioning, fusion, in-place reuse and the caches are Inductor's. roam also places saved tensors
-in blocks, if a caching allocator would otherwise reserve more. Blocks do not raise the peak. (Gaps
-between the tensors, used on the CPU only, may raise it by a thousandth, but never by more than the
-planned order lowers it.) Blocks are used from the second step on, because the forward is compiled
-before its backward is known. Every other tensor is an allocation of its own. Saved tensors are
-allocations of their own, too, if shapes are dynamic, if a graph has several devices or uses
-cpp_wrapper, or if two backwards of one forward were planned with different blocks.
+in blocks (allocations for several tensors) if a caching allocator would otherwise reserve more
+memory. Blocks do not raise the peak. (Gaps between the tensors in a block, used on the CPU only,
+may raise the peak by a thousandth, but never by more than the planned order lowers it.) Blocks are
+used from the second step on, because the forward is compiled before its backward is known. Tensors
+that are not saved for the backward are allocations of their own. So are saved tensors if shapes are
+dynamic, if a graph has several devices or uses cpp_wrapper, or if two backwards of one forward were
+planned with different blocks.
 
-Only this package uses private names of Inductor. They were tested with the versions in TESTED. With
-another version roam warns once and folds no gradients inside the backward. If it then fails to plan
-a graph, the graph runs in Inductor's own order. A graph that Inductor cannot compile runs ATen's
-kernels.
+Only this package uses private names of Inductor. It was tested with the versions of torch in
+TESTED. With another version roam warns once and folds no gradients into the optimizer inside the
+backward. A graph that roam cannot plan runs in Inductor's own order. A graph that Inductor cannot
+compile runs ATen's kernels.
 """
 
 from __future__ import annotations
@@ -66,14 +67,20 @@ LOWERING: Lowering = InductorLowering()
 
 
 def may_fold(options: Options) -> bool:
-    """Returns whether backwards may fold: an optimizer is given, and this torch was tested."""
+    """Returns whether backwards may fold gradients (absorb them into an optimizer's state).
+
+    They may if the options name an optimizer and this version of torch was tested.
+    """
     known = is_tested(".".join(torch.__version__.split(".")[:2]))
     return known and options.optimizer is not None
 
 
 @cache
 def is_tested(version: str) -> bool:
-    """Returns whether a version of torch, such as "2.13", was tested. Warns once if it was not."""
+    """Returns whether this lowering was tested with a version of torch, such as "2.13".
+
+    Warns once if it was not tested with this version.
+    """
     if version not in TESTED:
         known = ", ".join(TESTED)
         text = f"the inductor lowering is tested with torch {known}, not {version}"

@@ -1,18 +1,19 @@
 """Makes each fold, which absorbs a gradient into optimizer state, an op that Inductor compiles.
 
-    mm ── buf7 ── roam::fold([primals_3], buf7, 3) ── del buf7
+    mm ── buf7 ── roam::fold([primals_3], buf7, 2) ── del buf7
 
+The arguments are the parameter, its gradient, and the parameter's index among the graph's inputs.
 `roam::fold` declares that it changes those inputs of the graph that share the parameter's memory,
-so that Inductor runs it after all ops that read them. At run time the ticket that the forward left,
-a record of its parameters' optimizers, tells which optimizer absorbs the gradient
-(`roam.step.foldable_gradients`). In the FX graph all folds are at the end, so that they break no
-pattern that Inductor matches; the planner decides when they run. Folds that the planner puts next
-to each other become one call of the optimizer:
+so that Inductor runs the fold after all ops that read these inputs. Which optimizer absorbs the
+gradient is found at run time, in a record that the forward leaves of its parameters' optimizers
+(a ticket, see `roam.step.foldable_gradients`). In the FX graph all folds are at the end, so that
+they break no pattern that Inductor matches; the planner decides when they run. Folds that the
+planner puts next to each other become one call of the optimizer:
 
-    fold_later([primals_3], buf7, 3)       keeps the gradient
-    fold_now([primals_5], buf9, 5)         absorbs both gradients, buf7 and buf9
+    fold_later([primals_3], buf7, 2)       keeps the gradient
+    fold_now([primals_5], buf9, 4)         absorbs both gradients, buf7 and buf9
 
-A backward is compiled when it first runs, and once for each different list of folds that it makes.
+A backward is compiled once for each list of folds, when it first runs with that list.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _running = threading.local()
 
 
 def fold_later(parameter: Sequence[Tensor], gradient: Tensor, index: int) -> None:
-    """Keeps a gradient until this thread next calls `fold_now`, which absorbs it too."""
+    """Keeps a gradient for this thread's next call of `fold_now`, which absorbs it too."""
     _running.waiting.append((index, gradient))
 
 
@@ -73,13 +74,14 @@ def absorbing(absorb: Callable[[Gradients], None]) -> Iterator[None]:
 def call_together(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> None:
     """Makes the generated code call `fold_later` or `fold_now` in place of each op `roam::fold`.
 
-    Of folds that follow each other, the last one calls `fold_now`, which absorbs the gradients of
-    all. A fold with scratch space absorbs its gradient alone: its scratch space was planned for a
-    time when the other gradients are freed. Does nothing if the generated code is C++.
+    Each such op absorbs a gradient into an optimizer's state. Of several folds in succession, the
+    last one calls `fold_now`, which absorbs the gradients of all of them. A fold with scratch space
+    absorbs its gradient alone: its scratch space was planned for a time when the gradients of the
+    other folds are freed. Does nothing if the generated code is C++.
 
     Args:
         graph: the graph whose code is generated next.
-        nodes: its nodes, in the planned order.
+        nodes: the nodes of the graph, in the planned order.
     """
     folds = [release_of(node) for node in nodes]
     if graph.cpp_wrapper or not any(folds):
@@ -93,12 +95,13 @@ def call_together(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> N
 
 
 def lower_folds(gm: fx.GraphModule) -> None:
-    """Replaces each fold of a graph by an op `roam::fold`, which Inductor can compile.
+    """Replaces each fold of a gradient by an op `roam::fold`, which Inductor can compile.
 
-    The new ops are at the end of the graph.
+    Puts the new ops at the end of the graph.
     """
     graph = gm.graph
-    inputs: dict[int, list[fx.Node]] = {}  # by key of a storage, its graph inputs
+    # by key of a storage (`storage_key`): the graph inputs that lie in the storage
+    inputs: dict[int, list[fx.Node]] = {}
     for node in graph.find_nodes(op="placeholder"):
         if isinstance(value(node), Tensor):
             inputs.setdefault(storage_key(value(node)), []).append(node)

@@ -1,8 +1,8 @@
 """Finds the inputs that a kernel's outputs may overwrite, if the kernel is their last reader.
 
-Inductor decides about in-place updates while it generates code, when it knows the order
-(`BaseSchedulerNode.decide_inplace_update`). This module repeats those of its conditions that do not
-depend on the order.
+Inductor decides about in-place updates while it generates code, when it knows the order of the
+kernels (`BaseSchedulerNode.decide_inplace_update`). This module repeats those conditions of this
+method that do not depend on the order.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ WITHOUT_MEMORY = (ir.NoneLayout, ir.MultiOutputLayout, ir.MutationLayoutSHOULDRE
 def written_over(
     graph: GraphLowering, node: BaseSchedulerNode, part: BaseSchedulerNode
 ) -> Iterator[tuple[Any, list[str]]]:
-    """Yields, for part of a fused node, pairs (output, names of buffers that it may overwrite).
+    """Yields pairs (output of `part`, names of the buffers that this output may overwrite).
 
     Args:
         graph: the graph that Inductor compiles.
-        node: the fused node.
-        part: one of the nodes that were fused.
+        node: a fused node.
+        part: one of the nodes that were fused into `node`.
     """
     if isinstance(part, SchedulerNode) and _reuses(graph, part):
         for made in (b for b in part.get_outputs() if _has_own_memory(b)):
@@ -64,16 +64,18 @@ def _reuses(graph: GraphLowering, node: SchedulerNode) -> bool:
 
 
 def _only_use(node: BaseSchedulerNode, part: SchedulerNode, buffer: Any) -> bool:
-    """Returns whether a part of a kernel is the last reader of a buffer that no later kernel reads.
+    """Returns whether a part of a kernel is the last reader of a buffer.
 
-    If the buffer is an input of the kernel, all other ops that read it are assumed to have run. If
-    the kernel itself makes the buffer, no op outside of the kernel may read it. Inductor also
-    counts a fold as a (weak) reader of the buffers that were computed from the parameter that the
-    fold changes. If such a fold runs later, Inductor overwrites nothing.
+    If an earlier kernel made the buffer, assumes that all other kernels that read the buffer have
+    run. If this kernel made the buffer, other kernels that read it are later readers.
+
+    A fold (an op that changes a parameter) counts, as in Inductor, as a weak reader of each buffer
+    that was computed from the parameter. Unless the fold runs before the part, the part may not
+    overwrite such a buffer.
 
     Args:
         node: the kernel, a fused node.
-        part: one of the nodes that were fused.
+        part: one of the nodes that were fused into the kernel.
         buffer: the buffer that the part may overwrite.
     """
     inside = {n.get_name() for n in node.get_nodes()}

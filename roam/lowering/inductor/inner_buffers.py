@@ -1,11 +1,18 @@
 """Finds the buffers that exist only inside a kernel. Inductor allocates no memory for them.
 
-for row:                 fused nodes share their loops: a buffer that only they use is never
-    a = ...              stored
-    b = f(a)
-for row:                 nodes that share only their outer loops: a buffer between them is
-    for x: a[x] = ...    stored, or kept in a local array of the inner loop's size if it is
-    for y: b = f(a[y])   written and read by one simple index
+Fused nodes that share all their loops: a buffer that only these nodes use needs no memory.
+
+    for row:
+        a = ...
+        b = f(a)
+
+Fused nodes that share only their outer loops: a buffer between them has memory, unless it is
+written and read by one and the same simple index. Then it is a local array as large as the inner
+loop.
+
+    for row:
+        for x: a[x] = ...
+        for y: b = f(a[y])
 """
 
 from __future__ import annotations
@@ -43,7 +50,7 @@ def _dies_in(graph: GraphLowering, name: str, node: BaseSchedulerNode) -> bool:
 def _is_local(graph: GraphLowering, name: str, node: OuterLoopFusedSchedulerNode) -> bool:
     """Returns whether a buffer becomes a local array of a kernel with shared outer loops.
 
-    Assumes that Inductor keeps these loops fused. The conditions are those of
+    Assumes that Inductor does share these loops. The conditions are those of
     `CppScheduling.codegen_outer_loop_node`.
     """
     if any(len(_ranges(n)) != node.outer_loop_fusion_depth + 1 for n in node.get_outer_nodes()):

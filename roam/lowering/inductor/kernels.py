@@ -1,12 +1,12 @@
 """Compiles and runs one captured graph with Inductor's kernels.
 
     compile_fx ──┬── forward    compiled at once, in a planned order
-                 └── backward   kept; compiled once for each set of gradients that it folds, when it
-                                first runs with that set, in an order that is planned with the
-                                forward's order fixed
+                 └── backward   not compiled at once, but once for each set of gradients that it
+                                folds (absorbs into an optimizer's state), when it first runs with
+                                this set; its order is planned with the forward's order fixed
 
-Without a folding optimizer there is one backward, and the step driver has nothing to decide:
-Inductor's callables and AOTAutograd's cache are used directly.
+If no optimizer folds gradients, there is one backward, and the step driver has nothing to decide.
+Then Inductor's callables run without the step driver, and AOTAutograd's cache is used.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class InductorKernels:
 
     @property
     def is_driven(self) -> bool:
-        """Whether the step driver has to run the graph, because gradients may be folded."""
+        """Whether the step driver has to run the graph, because an optimizer may fold gradients."""
         return self.may_fold
 
     @property
@@ -99,10 +99,10 @@ class InductorKernels:
         self, gm: fx.GraphModule, example_inputs: Sequence[Any], driver: Driver
     ) -> Callable[..., Any]:
         # disables AOTAutograd's cache, because code from the cache would bypass the step driver
-        # traces the backward now: its graph tells which parameters get gradients, and need state
+        # gets the backward's graph before the first run: it shows which parameters get gradients
         driven = {"enable_autograd_cache": False, "force_non_lazy_backward_lowering": True}
         with functorch_config.patch(driven if self.is_driven else {}):
-            # config_patches are in the caches' keys: no code for other options is found there
+            # config_patches are part of cache keys, so caches return no code made for other options
             compiled: Any = compile_fx(
                 gm,
                 example_inputs,
@@ -128,7 +128,10 @@ class InductorKernels:
     def compile_inner(
         self, driver: Driver, gm: fx.GraphModule, example_inputs: Sequence[Any], **how: Any
     ) -> Any:
-        """Compiles the forward or the backward. compile_fx calls this once for each."""
+        """Compiles the forward or the backward. compile_fx calls this once for each of them.
+
+        If the step driver runs the graph, keeps the backward, to be compiled when it first runs.
+        """
         if not self.is_driven:
             return self.compile_one(gm, example_inputs, how)
         if how.get("is_backward"):
@@ -145,17 +148,18 @@ class InductorKernels:
     ) -> Any:
         """Compiles the forward or the backward in a planned order, and returns its callable.
 
-        If Inductor cannot compile a backward, returns a callable that runs ATen's own operators.
+        If Inductor cannot compile a backward, returns a callable that runs ATen's own operators. If
+        Inductor cannot compile a forward, raises InductorError.
         """
         one = OneGraph.of(gm, self.graph, self.forward_read, how)
-        runs = plain(gm) if one.is_backward else None  # made first: compiling changes `gm`
+        runs = plain(gm) if one.is_backward else None  # made before compiling, which changes `gm`
         order = PlannedOrder(self.how, one, self.unplanned)
         try:
             with config.patch(self.settings(order)), compiling():
                 compiled = self.generate(gm, example_inputs, how)
         except InductorError as error:
             if runs is None:
-                raise  # another lowering may compile the whole graph
+                raise  # the next lowering may compile the forward and backward
             self.refused(error)
             return mark_boxed(runs)
         self.take(order.note or find(getattr(compiled, "source_code", None) or ""), one)
@@ -167,10 +171,10 @@ class InductorKernels:
         return compile_fx_inner(gm, example_inputs, **how)
 
     def take(self, note: Note | None, one: OneGraph) -> None:
-        """Records a plan that was made now, or that cached code brought with it.
+        """Reports a complete plan. Keeps the plan of a forward whose backward is yet to be planned.
 
         Args:
-            note: the plan; None if planning failed.
+            note: the plan, made now or found in cached code; None if planning failed.
             one: the graph that was compiled.
         """
         if not one.is_backward:
@@ -231,10 +235,10 @@ class Backwards:
     Attributes:
         gm: the backward without folds.
         inputs: example inputs of the backward, as compile_fx gave them.
-        how: compile_fx's keyword arguments.
+        how: the keyword arguments that compile_fx passed with the backward.
         tracing: torch's TracingContext when compile_fx ran, restored to compile the backward.
         compiling: torch's CompileContext when compile_fx ran, restored to compile the backward.
-        compiled: the compiled backwards, each by the folds that it makes.
+        compiled: the compiled backwards, each by the folds (of gradients) that it makes.
     """
 
     kernels: InductorKernels

@@ -1,4 +1,7 @@
-"""Finds out what Inductor lacks on a device; if nothing, roam uses Inductor by default."""
+"""Finds out what Inductor lacks to run on a device, such as a compiler.
+
+roam uses Inductor by default if it lacks nothing.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ DEVICES = ("cpu", "cuda", "xpu")
 
 @cache
 def unknown_names() -> str | None:
-    """Returns a message if this torch lacks a private name that the lowering uses; else None."""
+    """Returns a message if this torch lacks a private name of Inductor that roam uses.
+
+    Returns None if it lacks none.
+    """
     try:
         import_module("roam.lowering.inductor.kernels")
     except ImportError as error:

@@ -1,9 +1,10 @@
-"""Writes the plan of a graph into its generated code, so that Inductor's caches return it too.
+"""Writes the plan of a graph into its generated code, so that Inductor's caches keep the plan too.
 
-A note is a plan with all that is needed to report it, encoded in a statement of the code:
+A note is a plan with all that is needed to report it, encoded in a statement of the code.
 
-not in a cache                    found in FxGraphCache      found in AOTAutogradCache
-plan ── note ── code ── cache     code ── find(code)         code is imported ── loaded(note)
+    the graph is compiled now             plan ── note ── code ── cache
+    FxGraphCache has the code             code ── find(code)
+    AOTAutogradCache has the code         code is imported, and runs ── loaded(note)
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ class Note(msgspec.Struct, frozen=True):
 
     Attributes:
         name: the name of the captured graph.
-        problem: what was planned: one phase, or both.
+        problem: what was planned: one phase (forward or backward), or both.
         plan: the plan of `problem`.
-        complete: whether the plan includes the backward, or there is none.
+        complete: whether the plan includes the backward, or the graph has no backward.
         named: by name in the FX graph, the buffer of each input and result.
         saved: the buffers of the results that go to the backward only.
         held: for each op of a forward, in planned order, an upper bound on the bytes that its
             generated code holds while the op runs; empty if `complete`.
         forward: the key of the forward whose order was fixed when its backward was planned; "" if
             the note is not of a backward.
-        estimated: names of the ops whose scratch space was measured at smaller sizes.
+        estimated: names of the ops whose scratch space is extrapolated from smaller sizes.
         estimated_costs: names of the ops whose cost is an estimate.
     """
 
@@ -60,15 +61,18 @@ class Note(msgspec.Struct, frozen=True):
     estimated_costs: tuple[str, ...] = ()
 
     def statement(self) -> str:
-        """Returns the statement with the note, which the generated module runs when imported."""
+        """Returns a Python statement that contains the note.
+
+        The generated module runs the statement when it is imported.
+        """
         text = base64.b85encode(zlib.compress(msgspec.json.encode(self))).decode()
         return f"__import__('{__name__}', fromlist=['']).loaded(r'{text}')"
 
     def as_first_phase(self) -> Read:
-        """Returns the forward as the first phase of a Problem to which its backward is added.
+        """Returns the forward as the first phase of a Problem, to which its backward can be added.
 
-        Its ops are in the order of the generated code. A result of an op may overwrite only the
-        buffer that it overwrites in that code.
+        The ops of the forward are in the order of its generated code. A result of an op may
+        overwrite only the buffer that the result overwrites in this code.
         """
         old, order = self.problem, self.plan.order
         place = {op: t for t, op in enumerate(order)}
@@ -96,7 +100,11 @@ class Note(msgspec.Struct, frozen=True):
         )
 
     def of(self, name: str) -> GraphRecord:
-        """Returns the record for reports. `name` is the name of the graph in this process."""
+        """Returns the plan as a record for reports.
+
+        Args:
+            name: the name of the graph in this process.
+        """
         made = self.problem, self.plan
         return GraphRecord(
             name,
@@ -114,16 +122,16 @@ _here = threading.local()
 
 
 def find(code: str) -> Note | None:
-    """Returns the note in generated code, or None."""
+    """Returns the note that generated code contains; None if it contains no note."""
     found = _STATEMENT.search(code)
     return None if found is None else _decode(found[1])
 
 
 def loaded(text: str) -> None:
-    """Registers a note and reports its plan. Generated modules call this when they are imported.
+    """Reports the plan of a note. Generated modules call this when they are imported.
 
-    If the note is of a backward, registers where the saved tensors of its forward lie. Within
-    `compiling` reports nothing.
+    If the note is of a backward, registers where the saved tensors of its forward lie. Reports
+    nothing in the context `compiling`, or if the backward is yet to be planned.
     """
     note = _decode(text)
     if note.forward:
@@ -136,7 +144,10 @@ def loaded(text: str) -> None:
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """A context in which `loaded` reports no plan: the code that compiles a graph reports it."""
+    """A context in which `loaded` reports no plan.
+
+    The code that compiles a graph enters it, and reports the plan itself.
+    """
     _here.compiling = True
     try:
         yield

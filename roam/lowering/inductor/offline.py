@@ -30,7 +30,7 @@ from roam.lowering.protocol import Boxed, Driver
 
 @dataclass
 class OfflineInductorKernels(InductorKernels):
-    """A captured graph that is planned for Inductor's kernels, and runs as it was captured."""
+    """A captured graph that is planned for Inductor's kernels, and run with ATen's operators."""
 
     captured_forward: Boxed | None = None
 
@@ -42,7 +42,7 @@ class OfflineInductorKernels(InductorKernels):
         self, driver: Driver, gm: fx.GraphModule, example_inputs: Sequence[Any], **how: Any
     ) -> Any:
         if not how.get("is_backward"):
-            self.captured_forward = plain(gm)  # made first, because compiling changes `gm`
+            self.captured_forward = plain(gm)  # made before compiling, which changes `gm`
         return super().compile_inner(driver, gm, example_inputs, **how)
 
     def generate(
@@ -52,13 +52,13 @@ class OfflineInductorKernels(InductorKernels):
             with no_code(), config.patch(fx_graph_cache=False):
                 return super().generate(gm, example_inputs, how)
         except InductorError as error:
-            reported = error.inner_exception  # Inductor wraps the error that the reports raised
+            reported = error.inner_exception  # raised by `unplanned`, wrapped by Inductor
             if isinstance(reported, OfflineError):
                 raise reported from reported.__cause__
             raise
 
     def plan(self, args: Sequence[Any], folds: Folds) -> Folds:
-        """Compiles, and so plans, the backward now: it will not run. Returns `folds`."""
+        """Plans the backward by compiling it now, because it will never run. Returns `folds`."""
         if self.backwards is not None:
             self.backwards.compiled_for(folds)
         return folds
@@ -74,8 +74,8 @@ def no_code() -> Iterator[None]:
 
     def empty_module(graph: GraphLowering) -> Any:
         graph.init_wrapper_code()
-        graph._update_scheduler()  # calls the planner
-        graph.cache_path = os.devnull  # Inductor reads the generated code from here
+        graph._update_scheduler()  # calls `PlannedOrder`, which plans the graph
+        graph.cache_path = os.devnull  # Inductor reads the generated code from this path
         return SimpleNamespace(call=_not_compiled, __file__=os.devnull)
 
     with patch.object(GraphLowering, "compile_to_module", empty_module):

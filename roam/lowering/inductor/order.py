@@ -1,8 +1,9 @@
 """Plans the order of the kernels that Inductor generates.
 
 Inductor passes the fused nodes of a graph to `PlannedOrder` before it generates their code.
-`PlannedOrder` first sorts them by Inductor's own pass, `reorder_for_peak_memory`. That order is the
-program order of the Problem, so the peak of the planned order is never higher.
+`PlannedOrder` first sorts the nodes by Inductor's own pass, `reorder_for_peak_memory`. The sorted
+order is the program order of the Problem, so the planned order never has a higher peak than
+Inductor's order.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ from roam.planner import SavedBlocks, Settings, plan
 if TYPE_CHECKING:
     from roam.capture.op_costs import OpCosts
 
-# base class of scheduler passes; torch 2.11 has none, and pickles a pass for its cache keys
+# base class of scheduler passes; torch 2.11 lacks it, and pickles a pass to compute cache keys
 Pass: Any = getattr(custom_graph_pass, "CustomSchedulerPass", object)
 Nodes = list[BaseSchedulerNode]
-# for each fold: (index of the forward's input, (name, bytes) of each state tensor, scratch bytes)
+# for each fold of a gradient: (input's index, (name, bytes) of each state tensor, scratch bytes)
 FoldsInGraph = tuple[tuple[int, tuple[tuple[str, int], ...], int], ...]
 ROOT = Path(__file__).parents[2]
 FOLDERS = [Path(at) for at, *_ in os.walk(ROOT, followlinks=True)]
-# all source files of roam, because a list of the files that affect plans would soon be incomplete
+# all source files of roam, for cache keys: a list of those that affect plans would get outdated
 SOURCES = tuple(sorted(str(file) for folder in FOLDERS for file in folder.glob("*.py")))
 
 
@@ -53,9 +54,9 @@ class How:
     Attributes:
         graph: the captured graph, with the user's names of its inputs.
         seconds: how long planning may take, as `Settings.seconds`.
-        may_fold: whether backwards may fold gradients.
-        costs: tells how long kernels take; None if reports shall not show that. No plan depends
-            on these costs.
+        may_fold: whether backwards may fold gradients (absorb them into an optimizer's state).
+        costs: tells how long kernels take, for reports; None if reports need not show that. No plan
+            depends on these costs.
     """
 
     graph: DynamoGraph
@@ -70,16 +71,17 @@ class How:
 
 @dataclass(frozen=True)
 class OneGraph:
-    """A forward or backward that Inductor compiles now.
+    """Describes the forward or backward that Inductor is compiling, for planning.
 
     Attributes:
-        is_backward: whether it is a backward.
-        is_inference: whether it is a forward that has no backward.
+        is_backward: whether the graph is a backward.
+        is_inference: whether the graph is a forward that has no backward.
         outputs: the names of its results in the FX graph; None for a result that is no node.
-        saved: positions of the results that go to the backward.
-        folds: the folds of gradients in it.
+        saved: positions of the results that go to the backward; empty for a backward.
+        folds: the gradients that the graph folds into an optimizer's state.
         labels: by name of an input of a forward, the user's name of that input and its kind.
-        forward: the planned forward of a backward; None if that is unknown.
+        forward: the planned forward of a backward. None for a forward, or if a backward's forward
+            is unknown.
     """
 
     is_backward: bool
@@ -98,7 +100,7 @@ class OneGraph:
 
         Args:
             gm: the graph.
-            graph: the captured graph that it is a part of.
+            graph: the captured graph that `gm` is a part of.
             forward: the planned forward, if there is one.
             how: compile_fx's keyword arguments.
         """
@@ -122,7 +124,10 @@ class OneGraph:
 
     @property
     def depends_on(self) -> object:
-        """All that the plan depends on besides the fused nodes, equal in every process."""
+        """The facts in this description that the plan depends on, for cache keys.
+
+        They are equal in every process.
+        """
         read = self.forward
         forward = None if read is None else (read.problem.fingerprint, sorted(read.named.items()))
         return self.outputs, sorted(self.saved), self.folds, sorted(self.labels.items()), forward
@@ -135,12 +140,12 @@ def planned_order(
 
     Args:
         graph: the graph as Inductor compiles it.
-        nodes: its fused nodes, in Inductor's own order.
+        nodes: the fused nodes of the graph, in Inductor's own order.
         how: the settings of the captured graph.
         one: the description of the graph.
 
     Returns:
-        The nodes in the planned order, and the note (`notes.py`) that was put into the code.
+        The nodes in the planned order, and the note: the plan as it was put into the code.
     """
     forward = one.forward
     name = how.graph.name
@@ -168,7 +173,7 @@ def planned_order(
         found.estimated,
         found.estimated_costs,
     )
-    # inserts at the top, because lines that a C++ wrapper adds to the header are no Python
+    # inserts at the top of the header, because lines that a C++ wrapper adds there are no Python
     graph.wrapper_code.header._lines.insert(0, note.statement())
     generate(graph, ordered, shared)
     if not one.complete:
@@ -181,7 +186,9 @@ def planned_order(
 
 @dataclass(eq=False)
 class PlannedOrder(Pass):  # type: ignore[misc]
-    """Orders the fused nodes of a graph; if that fails, they run in Inductor's own order.
+    """A pass of Inductor that orders the fused nodes of a graph as planned.
+
+    If planning fails, the nodes run in Inductor's own order.
 
     Attributes:
         how: the settings of the captured graph.
@@ -217,7 +224,7 @@ class PlannedOrder(Pass):  # type: ignore[misc]
         return ordered
 
     def __deepcopy__(self, memo: object) -> Self:
-        """Returns the pass itself, because Inductor copies its configuration now and then."""
+        """Returns the pass itself, because `note` is read from this object, and not from a copy."""
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -234,7 +241,7 @@ class PlannedOrder(Pass):  # type: ignore[misc]
 
 
 def first_saved(gm: fx.GraphModule) -> int:
-    """Returns the position of the first result of a forward that goes to the backward."""
+    """Returns the index of the first saved tensor among the results of a forward."""
     context = TracingContext.try_get()
     known = context.fw_metadata if context is not None else None
     return len(_outputs(gm)) if known is None else known.num_forward

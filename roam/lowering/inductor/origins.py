@@ -1,4 +1,4 @@
-"""Finds the FX nodes from which Inductor made a scheduler node, and what they tell about it."""
+"""Finds the FX nodes from which Inductor made a scheduler node, and facts recorded in them."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def origin(kernel: Any) -> fx.Node | None:
 
 
 def release_of(node: BaseSchedulerNode) -> Release | None:
-    """Returns the description of the fold that a node makes; None if it makes no fold."""
+    """Returns the `Release` of a node: the gradient that it folds into an optimizer, or None."""
     called = origin(node.node) if node.is_extern() else None
     return None if called is None else called.meta.get(gradient_release.META)
 
 
 def must_run_once(node: BaseSchedulerNode) -> bool:
-    """Returns whether a kernel has effects or draws random numbers.
+    """Returns whether a kernel must not be recomputed: it has side effects or draws random numbers.
 
-    A random kernel that Inductor generated may rerun: it reads its seed from a buffer, and so draws
-    the same numbers again.
+    A kernel that Inductor generated may be recomputed even if it is random: it reads its seed from
+    a buffer, and so draws the same numbers again.
     """
     if isinstance(node.node, ir.MultiOutput):
         return False  # a MultiOutput only takes one result out of a tuple

@@ -8,9 +8,9 @@
     buffer that lives within one kernel   nothing: the code generation removes it
     view, slice of a concatenation,       another name of a buffer
     mutated buffer
-    tuple of results                      nothing: the op makes its parts, and all of them live
-                                          until the last one is taken out
-    input that an output may overwrite    a pair in `over`
+    tuple of results                      nothing: the op creates the tensors in the tuple. Each
+                                          of them lives until the last is taken out of the tuple
+    input that an output may overwrite    a pair (output, input) in `Op.over`
 
 Inductor frees a buffer after the last node that makes, reads or changes it.
 """
@@ -47,7 +47,7 @@ Labels = Mapping[str, tuple[str, Kind]]  # graph's name of an input -> (user's n
 
 @dataclass(frozen=True)
 class Read:
-    """The Problem of a graph, and how it relates to the graph.
+    """The Problem of a graph, and which ops and buffers stand for the graph's nodes and values.
 
     Attributes:
         problem: the Problem of the graph; for a backward, that of both phases.
@@ -57,8 +57,8 @@ class Read:
         saved: the buffers of the outputs that go to the backward only.
         held: for each op of a compiled forward, an upper bound on the bytes that its generated
             code holds while the op runs.
-        at: by the scheduler's name of each buffer with memory, the buffer of the Problem.
-        estimated: names of the ops whose scratch space was measured at smaller sizes.
+        at: by name in the scheduler, the Problem's buffer of each buffer with memory of its own.
+        estimated: names of the ops whose scratch space is extrapolated from smaller sizes.
         estimated_costs: names of the ops whose cost is an estimate.
     """
 
@@ -87,13 +87,13 @@ def read(
 
     Args:
         graph: the graph as Inductor compiles it.
-        nodes: its fused nodes, in the order in which Inductor would run them.
+        nodes: the fused nodes of the graph, in the order in which Inductor would run them.
         name: the name of the Problem.
         outputs: the names of the results in the FX graph; None for a result that is no node.
         saved: positions of the results that go to the backward.
         forward: the planned forward of a backward, if it is known; its ops keep their order.
         labels: by name of an input of a forward, the user's name of that input and its kind.
-        costs: by name of a node, its cost.
+        costs: by name of a node, its cost in seconds.
 
     Raises:
         UnplannableError: a size depends on data.
@@ -138,8 +138,9 @@ class _Reader:
     costs: Mapping[str, Cost]
     build: ProblemBuilder = field(init=False)
     inputs: dict[str, BufferId] = field(default_factory=dict)
-    buffer_of: dict[str, BufferId] = field(default_factory=dict)  # by the buffer's name from `root`
-    # by the buffer (`root`) of one part of a tuple, the buffers of all parts of the tuple
+    # the Problem's buffers, by the name that `root` returns
+    buffer_of: dict[str, BufferId] = field(default_factory=dict)
+    # by name of one part of a tuple of results, the names of all its parts (names from `root`)
     tuple_of: dict[str, list[str]] = field(default_factory=dict)
     op_of: dict[BaseSchedulerNode, int] = field(default_factory=dict)
     estimated: list[str] = field(default_factory=list)
@@ -182,7 +183,8 @@ class _Reader:
         touched = [self.root(n) for n in sorted(node.used_or_aliased_buffer_names())]
         parts = self.parts(node)
         self.tuple_of |= dict.fromkeys(parts, parts)
-        if isinstance(node.node, ir.MultiOutput):  # a tuple's part; the tuple keeps all alive
+        # the op takes a part out of a tuple, which keeps all its parts alive
+        if isinstance(node.node, ir.MultiOutput):
             touched += [other for root in touched for other in self.tuple_of.get(root, ())]
         for root in (*touched, *parts):
             if root not in self.buffer_of:
@@ -254,7 +256,7 @@ class _Reader:
         return tuple(pairs)
 
     def owner(self, release: Release) -> str:
-        """Returns the name of the parameter whose gradient is folded."""
+        """Returns the name of the parameter whose gradient a fold absorbs into the optimizer."""
         name = f"primals_{release.index + 1}"  # AOTAutograd's name of the input
         b = None if self.forward is None else self.forward.named.get(name)
         return name if b is None else self.build.buffers[b].name
@@ -267,9 +269,10 @@ class _Reader:
         return self.root(aliased[0]) if aliased else name
 
     def parts(self, node: BaseSchedulerNode) -> list[str]:
-        """Returns the names of the buffers (`root`) that hold an extern kernel's tuple of results.
+        """Returns the names of the buffers of the tensors in an extern kernel's tuple of results.
 
-        Leaves out results that no other node takes out of the tuple.
+        The names are those that `root` returns. Leaves out results that no other node takes out of
+        the tuple.
         """
         found: list[str] = []
         pending = [b for b in node.get_outputs() if isinstance(b.node.layout, ir.MultiOutputLayout)]

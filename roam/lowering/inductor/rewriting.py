@@ -1,4 +1,4 @@
-"""Rewrites of the joint graph, run by Inductor before it decides which tensors are saved."""
+"""Runs rewrites of the joint graph inside Inductor, before Inductor decides what to save."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from roam.passes.pipeline import Pass, rewritten, run
 
 
 def joint_pass(rewrites: Sequence[Pass]) -> dict[str, Any]:
-    """Returns the setting by which Inductor runs the rewrites, after the user's own joint pass.
+    """Returns the Inductor setting that runs the rewrites after the user's own joint pass.
 
-    Returns no setting if there are no rewrites.
+    Returns an empty dict if there are no rewrites.
     """
     if not rewrites:
         return {}
@@ -27,7 +27,10 @@ def joint_pass(rewrites: Sequence[Pass]) -> dict[str, Any]:
 
 
 class JointRewrites(CustomGraphPass):
-    """Runs rewrites on a joint graph. Leaves the graph unchanged if one of them fails."""
+    """Runs the user's own pass and then roam's rewrites on a joint graph.
+
+    If a rewrite fails, the graph stays as the user's pass left it.
+    """
 
     def __init__(self, rewrites: tuple[Pass, ...], first: Any) -> None:
         self.rewrites, self.first = rewrites, first
@@ -37,7 +40,7 @@ class JointRewrites(CustomGraphPass):
             self.first(graph)
         module = graph.owning_module
         assert module is not None
-        # `rewritten` tries the rewrites on a copy, and returns the module itself if one fails
+        # `rewritten` tries the rewrites on a copy, and returns `module` itself if a rewrite fails
         if rewritten(self.rewrites, module) is not module:
             run(self.rewrites, module)
 
@@ -49,13 +52,13 @@ class JointRewrites(CustomGraphPass):
         theirs = () if self.first is None else self.first.uuid()
         files = {_source(each) for each in self.rewrites}
         if theirs is None or None in files:
-            return None  # a rewrite without a source file may change without a trace
+            return None  # a rewrite without a source file may change while its key does not
         code = get_hash_for_files((__file__, *sorted(file for file in files if file)))
         return code + repr((self.rewrites, theirs)).encode()
 
 
 def _source(rewrite: Pass) -> str | None:
-    """Returns the source file of a rewrite's class; None if it has none, as in a notebook."""
+    """Returns the source file of a rewrite's class; None if there is none, as in a notebook."""
     try:
         file = getsourcefile(type(rewrite))
     except (OSError, TypeError):

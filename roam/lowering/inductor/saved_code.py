@@ -1,10 +1,11 @@
 """Changes the code that Inductor generates for saved tensors that the plan places in blocks.
 
 forward     looks up where to put each saved tensor (see `runtime/saved_stack`)
-backward    frees each saved tensor as planned. Inductor might reuse its memory for a later buffer
-            of the same size instead, which would keep the whole block alive
+backward    frees each saved tensor as planned. Inductor might reuse the tensor's memory for a later
+            buffer of the same size instead, which would keep the whole block alive
 
-If a result overwrites a buffer that no later kernel reads, it overwrites the planned one.
+A block is one allocation for several tensors. If a result could overwrite one of several buffers
+that no later kernel reads, the code overwrites the buffer that the plan chose.
 """
 
 from __future__ import annotations
@@ -25,16 +26,19 @@ from roam.runtime import saved_stack
 
 
 def is_placeable(graph: GraphLowering) -> bool:
-    """Returns whether saved tensors can be placed: Python wrapper, one device, static sizes."""
+    """Returns whether saved tensors can be placed in blocks.
+
+    That takes a wrapper in Python, one device and static sizes.
+    """
     numbers = (n for n in graph.graph_inputs.values() if isinstance(n, sympy.Expr))
     dynamic = any(n.free_symbols for n in numbers)
     return not (dynamic or graph.cpp_wrapper or len(graph.device_types) > 1)
 
 
 def blocking(graph: GraphLowering) -> Blocking:
-    """Returns the sizes and gaps that blocks must have on the graph's device.
+    """Returns what the graph's device demands of the sizes of blocks and of the gaps inside them.
 
-    Returns `ANY`, no demands, if the graph has several devices, because it has no blocks then.
+    Returns `ANY` (no demands) if the graph has several devices, because such a graph has no blocks.
     """
     device, *others = graph.device_types
     return ANY if others else machine.of(device).blocking
@@ -46,7 +50,7 @@ def is_own(buffer: Any) -> bool:
 
 
 def leave_open(graph: GraphLowering, key: str, problem: Problem) -> None:
-    """Makes a forward's code look up where its saved tensors lie, each time it runs.
+    """Makes a forward's code look up where its saved tensors lie, each time the code runs.
 
     Args:
         graph: the forward as Inductor compiles it.
@@ -80,9 +84,9 @@ def leave_open(graph: GraphLowering, key: str, problem: Problem) -> None:
 
 
 def keep_to_plan(graph: GraphLowering, at: Mapping[str, BufferId], plan: Plan) -> None:
-    """Makes the generated code reuse memory as planned, so that it keeps no block longer.
+    """Makes the generated code reuse memory as planned, so that blocks are freed as planned.
 
-    If a kernel is the last reader of two inputs of equal size, Inductor might overwrite one of them
+    If a kernel is the last reader of two inputs of equal size, Inductor might overwrite one input,
     and the plan the other. Then the result may lie in a block that the plan has freed by that time,
     and keep the whole block alive, or may lie outside of the block that the plan puts it in.
     Inductor might also overwrite a buffer that the same kernel has just made, and so allocate that
@@ -90,7 +94,7 @@ def keep_to_plan(graph: GraphLowering, at: Mapping[str, BufferId], plan: Plan) -
 
     Args:
         graph: the graph as Inductor compiles it.
-        at: by the scheduler's name of each buffer with memory, the buffer of the Problem.
+        at: by name in the scheduler, the Problem's buffer of each buffer with memory of its own.
         plan: the plan.
     """
     wrapper: Any = graph.wrapper_code
@@ -117,7 +121,7 @@ def keep_to_plan(graph: GraphLowering, at: Mapping[str, BufferId], plan: Plan) -
 
 
 def _first(wrapper: Any, name: str) -> str:
-    """Returns the buffer whose allocation `name` uses: `name`, or a buffer that it overwrites."""
+    """Returns the name of the buffer whose allocation `name` uses: itself, or one it overwrites."""
     while name in wrapper.reuses:
         name = wrapper.reuses[name]
     return name

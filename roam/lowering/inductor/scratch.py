@@ -1,7 +1,7 @@
 """Measures the scratch space of extern kernels: the bytes that they allocate for themselves.
 
-Each operator runs once, on inputs laid out as Inductor lays them out (see `probe`). `extern_calls`
-returns these operator calls, also for other measurements.
+The operator of each kernel runs once, on inputs laid out as Inductor lays them out (see `probe`).
+`extern_calls` returns the calls of these operators, which `costs` uses too.
 """
 
 from __future__ import annotations

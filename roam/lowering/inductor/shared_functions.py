@@ -12,10 +12,10 @@ Otherwise nodes stay together, which saves calls and runs of the C++ compiler. T
 which nodes can share a function, and moves them next to each other
 (solvers/order/adjacent_calls.py).
 
-If memory is below the peak, Inductor also keeps freed buffers, to reuse them for later buffers of
-the same size. For that it estimates the live bytes, but counts neither buffers that overwrite
-others nor scratch space, and so would raise the peak. So roam gives Inductor the planned numbers,
-on a GPU too.
+As far as that keeps live bytes below the peak, Inductor also holds on to freed buffers, to reuse
+them for later buffers of the same size. Its estimate of the live bytes omits scratch space and
+takes no account of buffers that overwrite others, so its reuse would raise the peak. So roam gives
+Inductor the planned numbers, on a GPU too.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from roam.core.problem import Problem
 
 @dataclass(frozen=True)
 class Functions:
-    """How the nodes of a graph are divided into functions.
+    """A division of a graph's nodes into C++ functions.
 
     Attributes:
         ends: names of the nodes that end a function.
         held: by node, the bytes held while the node runs: of buffers that are alive, or that are
             dead but freed only at the end of the node's function.
-        most: by node, the bytes that the generated code may hold while the node runs.
+        most: by node, the limit on the bytes that the code may hold while the node runs.
     """
 
     ends: frozenset[str]
@@ -71,14 +71,15 @@ def functions(
 ) -> Functions:
     """Divides nodes into the fewest C++ functions with which memory stays within the planned peak.
 
-    Fills one function after another. That is optimal: if a function has room for a further node,
-    then so has a function that begins later, because it holds fewer dead buffers.
+    Makes each function as long as possible, from the first node on. That is optimal: if a function
+    has room for a further node, then so has a function that begins later, because it holds fewer
+    dead buffers.
 
     Args:
         problem: the Problem that was planned.
         plan: the plan.
-        nodes: the nodes of the graph: the last ops of the plan, in its order.
-        sharing: the ops that may share a function.
+        nodes: the nodes of the graph: the last ops of the plan, in the plan's order.
+        sharing: the indices of the ops that may share a function.
         complete: whether no backward is compiled after this graph. If one is, the room below the
             peak is left for the blocks of saved tensors in the backward's plan.
     """
@@ -103,7 +104,11 @@ def functions(
 
 
 def generate(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode], shared: Functions) -> None:
-    """Makes Inductor generate the functions `shared` for the nodes of a graph, in their order."""
+    """Makes Inductor generate the functions in `shared` for the nodes of a graph, in their order.
+
+    Also gives Inductor the planned bytes, by which Inductor decides whether to hold freed
+    buffers for reuse.
+    """
     backends = (_cpp(graph, node) for node in nodes)
     for backend in {b for b in backends if b is not None}:
         _end_functions(graph.scheduler, backend, shared.ends)
