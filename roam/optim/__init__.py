@@ -4,17 +4,17 @@
     adama, slim                    the two rules, with their optimizers AdamA and SlimAdamA
     slim_rules, snr                which second moments SlimAdamA averages: by a table, or measured
     folding                        FoldingOptimizer: counts micro-batches and calls the rule
-    ownership, hooks, groups       which parameters an optimizer folds; the hooks that hand it the
+    ownership, hooks, groups       which parameters belong to an optimizer; hooks that pass it the
                                    gradients that no compiled graph has folded
     handle, in_options,            how torch.compile's options name an optimizer without keeping
-    compile_options                it alive
-    notices, clipping,             warnings and errors about training code that expects gradients
-    data_parallel, refusals        to be there after the backward
-    state_dicts                    state dicts and copies
+    compile_options                the optimizer alive
+    notices, clipping,             warnings and errors for training code that expects gradients to
+    data_parallel, refusals        be there after the backward
+    state_dicts                    how state dicts are loaded, and optimizers copied
 
-Other packages of roam use `FoldingOptimizer`, `OptimizerHandle`, `FoldNeeds` (what a plan has to
-know of a fold) and `owner_of` (which optimizer folds a parameter). To write an optimizer of your
-own, write a FoldRule and a FoldingOptimizer that uses it.
+Other packages of roam use `FoldingOptimizer`, `OptimizerHandle` and `owner_of` (which optimizer
+folds the gradient of a parameter). To write an optimizer of your own, write a FoldRule and a
+FoldingOptimizer that uses it.
 """
 
 from roam.core.errors import OptimizerError

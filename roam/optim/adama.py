@@ -1,4 +1,4 @@
-"""AdamA: AdamW that absorbs every gradient as soon as it is complete (arXiv 2305.19982)."""
+"""Defines AdamA: AdamW that absorbs each gradient when it is complete (arXiv 2305.19982)."""
 
 from __future__ import annotations
 
@@ -24,42 +24,43 @@ from roam.optim.fold import (
 from roam.optim.folding import FoldingOptimizer, Mode
 
 FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
-# elements of the buffer with which ATen transposes each matrix of at least this many elements
+# number of elements of the buffer in which ATen transposes a matrix with at least as many elements
 TILE = 60 * 60
 FUSED_DTYPES = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16})
 
 
 class AdamA(FoldingOptimizer):
-    """AdamW that folds each gradient as soon as it is complete, and then frees it.
+    """AdamW that folds each gradient into its state during the backward, and then frees it.
 
     **`clip_grad_norm_` clips nothing here**, and warns. No gradient is left when the backward
-    returns: every `.grad` is None, and PyTorch's function skips those. Use `update_clip`. Within
-    `roam.compile_step` `clip_grad_norm_` does clip: there the gradients wait for it. GradScaler and
-    DistributedDataParallel need the gradients too, and raise an error: train in bfloat16, and use
-    fully_shard (FSDP2) or a hook that sums gradients (Tensor.register_hook) on several ranks. Code
-    that sums gradients after the backward finds none, and gets a warning.
+    returns: every `.grad` is None, and PyTorch's function skips such parameters. Use `update_clip`.
+    Within `roam.compile_step` `clip_grad_norm_` does clip: there the gradients wait for it.
+    GradScaler and DistributedDataParallel need the gradients too, and raise an error: train in
+    bfloat16, and use fully_shard (FSDP2) or a hook that sums gradients (Tensor.register_hook) on
+    several ranks. Code that sums gradients after the backward finds none, and gets a warning.
 
     A folded gradient cannot be taken back. `zero_grad()` has nothing to do, and a loss of NaN has
     to be detected before its backward.
 
-    The state has the tensors of AdamW's, with the same names: AdamA loads a state dict of AdamW,
-    and AdamW one of AdamA. `state_dict()` raises MidBatchError in the middle of a mini-batch.
+    AdamA and AdamW have the same state tensors, with the same names, so each loads a state dict of
+    the other. `state_dict()` raises MidBatchError in the middle of a mini-batch.
 
     Args:
         params: parameters, groups of them, or `model.named_parameters()`, which lets errors name
             the parameters.
-        lr, betas, eps, weight_decay: as in torch.optim.AdamW. The weight decay is decoupled, the
-            parameter times `1 - lr * weight_decay`; add an L2 penalty to the loss instead. All may
-            differ between groups and change between two mini-batches. In mode "release" the
-            backward reads them: a change between it and step(), such as `scheduler.step()`, comes
-            too late and gets a LateChangeWarning. In mode "accumulate" the backward reads only
-            the betas, and step() the others.
+        lr, betas, eps, weight_decay: as in torch.optim.AdamW. The weight decay is decoupled: it
+            multiplies the parameter by `1 - lr * weight_decay`. An L2 penalty has to be added to
+            the loss. All four may differ between groups and change between two mini-batches. In
+            mode "release" the backward reads all four: a change between the backward and step(),
+            such as `scheduler.step()`, comes too late and gets a LateChangeWarning. In mode
+            "accumulate" the backward reads only the betas, and step() the other three.
         mode: "release" is AdamW exactly, by PyTorch's own fused kernel if there is one. Each
             parameter is updated during the backward, as soon as its gradient is complete.
             `step()` only ends the mini-batch, which has one backward.
             "accumulate" is gradient accumulation that keeps no gradients. A mini-batch is
             `micro_batches` backwards, each of the *mean* loss of one micro-batch, not divided by
-            anything, and then `step()`. With N = micro_batches and g the gradient of one of them,
+            anything, and then `step()`. With N = micro_batches, g the gradient of one micro-batch,
+            and m and v the two moments,
 
                 once a mini-batch:       m *= β1, v *= β2
                 for each micro-batch:    m += (1-β1) g/N, v += (1-β2) (g/N)²
@@ -67,7 +68,7 @@ class AdamA(FoldingOptimizer):
             m is as in Adam. v is a sum of squares, while Adam's v is the square of the sum; this v
             is at least 1/N of Adam's (Cauchy-Schwarz). If the gradients of the micro-batches agree,
             as they do early in training, a step is up to √N times as long as Adam's: use a longer
-            warm-up. If these gradients cancel, the step is shorter.
+            warm-up. If these gradients cancel, the step is shorter than Adam's.
         micro_batches: N. May be changed between two mini-batches.
         batch_invariant: multiplies the v above by N, so that it averages the squares of the
             micro-batches' gradients (arXiv 2402.18824). Then no step is longer than Adam's; if the
@@ -104,7 +105,7 @@ class AdamA(FoldingOptimizer):
 
 
 class AdamARule(FoldRule):
-    """Folds a gradient into two moments of the parameter's shape and dtype, as AdamW has them."""
+    """AdamA's rule: folds a gradient into two moments of the parameter's shape and dtype."""
 
     folds_with = ("betas",)
 
@@ -144,7 +145,10 @@ class AdamARule(FoldRule):
         state["exp_avg_sq"].addcmul_(grad, grad, value=share)
 
     def square_scale(self, scale: float) -> float:
-        """Returns the weight of g² in v: 1 / N², or 1 / N if `batch_invariant`; `scale` = 1 / N."""
+        """Returns the factor of (1-β2) g² in v, where g is the gradient of one of N micro-batches.
+
+        The factor is 1 / N², or 1 / N if `batch_invariant`. `scale` is 1 / N.
+        """
         return scale if self.batch_invariant else scale * scale
 
     def apply(self, state: State, param: Tensor, step: Tensor, group: Group) -> None:
@@ -181,7 +185,7 @@ class AdamARule(FoldRule):
         for update in updates:
             state, param, grad, _, _ = update
             m, v = state["exp_avg"], state["exp_avg_sq"]
-            # the kernel ignores strides: all its tensors must order their elements alike in memory
+            # the fused kernel ignores strides: all its tensors must have one order of elements
             if alike(param, m, v, grad):
                 together.append(update)
             elif alike(param, m, v):
@@ -201,8 +205,8 @@ class AdamARule(FoldRule):
 def fused(updates: Sequence[Update]) -> None:
     """Updates parameters by PyTorch's own AdamW kernel.
 
-    All parameters must be of one group, device and dtype. Each must be `alike` (in shape and
-    strides) to its gradient and moments.
+    All parameters must be of one group, device and dtype. Each parameter must be `alike` (in shape
+    and strides) to its gradient and moments.
     """
     states, params, grads, steps, (group, *_) = zip(*updates, strict=True)
     beta1, beta2 = group["betas"]
@@ -222,7 +226,7 @@ def fused(updates: Sequence[Update]) -> None:
         amsgrad=False,
         maximize=False,
     )
-    # the kernel does not bump the version counters, by which autograd detects changed parameters
+    # the fused kernel does not bump version counters, by which autograd detects changed parameters
     torch.autograd.graph.increment_version(params)
 
 
@@ -244,7 +248,7 @@ def corrections(step: Tensor, group: Group) -> tuple[float, float]:
 
 
 def denominator(v: Tensor, correction2: float, group: Group) -> Tensor:
-    """Returns √(v / correction2) + ε in new memory."""
+    """Returns the denominator of Adam's update, √(v / correction2) + ε, in new memory."""
     return v.sqrt().mul_(1 / math.sqrt(correction2)).add_(group["eps"])
 
 
@@ -254,10 +258,12 @@ def squared_sum(x: Tensor) -> Tensor:
 
 
 def clip(squares: Tensor | Any, param: Tensor, correction1: float, group: Group) -> Any:
-    """Returns max(1, RMS(update) / update_clip), a scalar on the parameter's device.
+    """Returns the divisor that limits the length of an update: max(1, RMS(update) / update_clip).
+
+    The divisor is a scalar on the parameter's device. m below is Adam's first moment.
 
     Args:
-        squares: the sum of (m / denominator)² over all elements, m without its bias correction.
+        squares: the sum over all elements of (m / denominator)², where m has no bias correction.
         param: the parameter.
         correction1: the bias correction of m.
         group: the parameter's group.
@@ -269,7 +275,7 @@ def clip(squares: Tensor | Any, param: Tensor, correction1: float, group: Group)
 def _transposing(param: Tensor, grad: Tensor) -> int:
     """Returns the bytes that ATen allocates to copy `grad` into a tensor with `param`'s strides.
 
-    They are 0 unless `grad` is a large transposed matrix on the CPU.
+    Returns 0 unless `grad` is a large transposed matrix on the CPU.
     """
     transposed = param.dim() == 2 and param.is_contiguous() and grad.t().is_contiguous()
     large = param.device.type == "cpu" and param.numel() >= TILE

@@ -1,15 +1,17 @@
-"""Detects calls of torch's functions that clip or measure gradients, if these were folded before.
+"""Detects calls of torch's functions that clip or measure gradients which were folded before.
 
-Reading `.grad` cannot be detected, so torch's own functions are watched. Each of them is a wrapper
-that turns gradients off, a closure of `torch.nn.utils.clip_grad` with the function in a cell:
+Reading `.grad` cannot be detected, so this module watches calls of torch's own functions. Each of
+these functions is a wrapper that turns gradients off: a closure of `torch.nn.utils.clip_grad` that
+holds the wrapped function in a cell.
 
     clip_grad_norm_ ──► _no_grad_wrapper ──[cell]──► clip_grad_norm_
                                               │
                         clip_grads_with_norm_ ┘ ... and so the others
 
-`watch` replaces the contents of the cells. The functions stay the same objects, so it does not
-matter who imported them, and when. `clip_grad_norm_`, which accelerate, Lightning and the Trainer
-use, calls `clip_grads_with_norm_`, the first of the watched functions.
+`watch` replaces the contents of the cells of `clip_grads_with_norm_`, `clip_grad_value_` and
+`get_total_norm`. These functions stay the same objects, so it does not matter who imported them,
+and when. `clip_grad_norm_`, which accelerate, Lightning and the Trainer use, is not changed: it
+calls `clip_grads_with_norm_`.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ CLIP_NORM = inspect.unwrap(clip_grad_norm_).__code__
 
 
 def watch() -> None:
-    """Makes torch's clipping functions notify the optimizers, from now on, each time they run."""
+    """Makes torch's clipping functions notify roam's optimizers at each later call."""
     for function in (clip_grads_with_norm_, clip_grad_value_):
         _watch(function, "parameters", _tell_owners)
     _watch(get_total_norm, "tensors", _tell_all)
@@ -65,10 +67,11 @@ def _tell_owners(parameters: Sequence[Tensor]) -> None:
 
 
 def _tell_all(gradients: Sequence[Tensor]) -> None:
-    """Notifies all optimizers if a list of gradients is empty: any of them may have folded some.
+    """Notifies all optimizers if the list of gradients to measure is empty.
 
-    Does nothing if the caller is `clip_grad_norm_`, which also passes the parameters themselves to
-    `clip_grads_with_norm_`.
+    Then any optimizer may have folded the gradients. Does nothing if the caller is
+    `clip_grad_norm_`: that also calls `clip_grads_with_norm_`, which notifies the optimizers that
+    own the parameters.
     """
     caller = sys._getframe(3)  # the caller of _no_grad_wrapper, which called `watched`
     if not gradients and caller.f_code is not CLIP_NORM:
@@ -80,7 +83,8 @@ def _tell_all(gradients: Sequence[Tensor]) -> None:
 def _tell_at_trace() -> None:
     """Notifies all optimizers when dynamo traces a clipping function, and not when the graph runs.
 
-    If the step is one graph, no gradient has been folded at that time, so nothing is reported.
+    If the whole step is one graph, no gradient has been folded at the time of tracing, so no
+    optimizer warns.
     """
     for owner in owners():
         owner.asked_for_gradient(None)

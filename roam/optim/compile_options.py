@@ -3,10 +3,10 @@
     torch.compile ── wrapper of the backend's name, options ──┬── dynamo's list of backends
                                                               └── caches of compiled functions
 
-The wrapper is kept alive until dynamo is reset. An optimizer in its options would outlive its
-deletion by the user, with its parameters and moments, and go on folding. The options are changed
-when the wrapper is made, not when the backend is called: dynamo calls the backend only to compile a
-graph, which may never happen.
+These two keep the wrapper alive until dynamo is reset. An optimizer in the wrapper's options would
+outlive its deletion by the user, with its parameters and moments, and go on folding gradients. The
+options are changed when the wrapper is made, not when the backend is called: dynamo calls the
+backend only to compile a graph, which may never happen.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ log = logging.getLogger("roam")
 def keep_options_as(changed: Callable[[Any], Any]) -> None:
     """Makes every later `torch.compile` keep `changed(options)` instead of the user's options.
 
-    If this version of torch has no such wrapper, logs a warning and changes nothing.
+    If this version of torch has no `_TorchCompileWrapper`, the class that keeps the options, logs a
+    warning and changes nothing.
     """
     wrapper: Any = getattr(torch, "_TorchCompileWrapper", None)
     if wrapper is None:

@@ -1,4 +1,4 @@
-"""Finds out whether several ranks train, and whether something sums gradients before a fold."""
+"""Finds out whether several ranks train, and whether their gradients are summed before folding."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def is_sharded(param: Tensor) -> bool:
 
 
 def nobody_sums(params: Collection[Tensor]) -> bool:
-    """Returns whether some gradient is certainly not summed over the ranks before its fold.
+    """Returns whether some gradient is certainly not summed over the ranks before it is folded.
 
-    Two things may sum it: fully_shard (FSDP2), which does so before the hooks of its parameters
-    run, and a hook of the user (Tensor.register_hook).
+    Two things may sum a gradient: fully_shard (FSDP2), which does so before the hooks of its
+    parameters run, and a hook that the user has registered (Tensor.register_hook).
     """
     if any(map(is_sharded, params)):
         return False

@@ -3,7 +3,7 @@
     micro-batch        1                2                          N
     gradient     made, folded     made, folded       ...     made, folded
                       |                |                          |
-    state       decay + fold         fold            ...        fold  ──►  apply: the parameter
+    state       decay + fold         fold            ...        fold  ──►  apply (to the parameter)
 
     release (N = 1): decay, fold and apply at once, as soon as the gradient is complete
 
@@ -41,13 +41,16 @@ class StateSpec:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def zeros(self, param: Tensor) -> Tensor:
-        """Returns zeros on the parameter's device, with its strides if it has the same shape."""
+        """Returns zeros for this state tensor, on the parameter's device.
+
+        If the state tensor has the parameter's shape, it gets the parameter's strides too.
+        """
         if self.shape == tuple(param.shape):
             return torch.zeros_like(param, dtype=self.dtype, memory_format=torch.preserve_format)
         return torch.zeros(self.shape, dtype=self.dtype, device=param.device)
 
 
-STEP = StateSpec("step", (), torch.float32)  # number of the parameter's updates; on the CPU
+STEP = StateSpec("step", (), torch.float32)  # a tensor on the CPU that counts a parameter's updates
 
 
 class Update(NamedTuple):
@@ -86,7 +89,7 @@ class FoldRule(ABC):
 
     @abstractmethod
     def fold(self, state: State, grad: Tensor, scale: float, group: Group) -> None:
-        """Adds the gradient of one micro-batch to the state. `scale` is 1 / micro-batches."""
+        """Adds the gradient of one of N micro-batches to the state. `scale` is 1 / N."""
 
     @abstractmethod
     def apply(self, state: State, param: Tensor, step: Tensor, group: Group) -> None:
@@ -100,10 +103,11 @@ class FoldRule(ABC):
         """
 
     def release(self, updates: Sequence[Update]) -> None:
-        """Decays, folds and applies at once, for each parameter: a mini-batch is one micro-batch.
+        """Decays, folds and applies at once, for each parameter.
 
-        Must bump the version counter of each parameter, so that autograd detects an op that reads
-        the parameter after the update but needs the old value.
+        Called instead of these three methods if a mini-batch is one micro-batch. Must bump the
+        version counter of each parameter, so that autograd detects an op that reads the parameter
+        after the update but needs the old value.
         """
         for state, param, grad, step, group in updates:
             self.decay(state, group)
@@ -119,14 +123,15 @@ class FoldRule(ABC):
         return 0
 
     def release_scratch(self, param: Tensor, grad: Tensor, group: Group) -> int:
-        """Returns the most bytes that `release` allocates at a time, for one parameter."""
+        """Returns the most bytes that `release` allocates at a time to update one parameter."""
         return self.fold_scratch(param, grad, group)
 
 
 def block_size(tensor: Tensor) -> int:
     """Returns how many elements an update processes at a time, to bound the bytes it allocates.
 
-    On a CPU, this many elements fit into the cache. On a GPU, they are worth a kernel launch.
+    On a CPU, this many elements fit into the cache. On a GPU, they are enough to be worth a kernel
+    launch.
     """
     return machine.of(tensor.device.type).fold_elements
 

@@ -1,11 +1,13 @@
-"""An optimizer that uses a fold rule: takes gradients from three sources, counts micro-batches.
+"""Defines an optimizer that folds gradients by a rule, and counts micro-batches.
+
+Gradients come from three sources:
 
     eager      AccumulateGrad ──► hook ──────────┐
     compiled   an op of the backward graph ──────┼──► absorb(param, grad) ──► rule
     by hand    param.grad, found in step() ──────┘
 
-The hook of a parameter is also called after a compiled backward. It finds no gradient then, if the
-graph has folded it.
+The hook of a parameter is also called after a compiled backward. If the graph has folded the
+gradient, the hook then finds none.
 """
 
 from __future__ import annotations
@@ -40,9 +42,9 @@ class FoldingOptimizer(OwningOptimizer):
     threads too. Hooks, compiled graphs and options do not keep the optimizer alive.
 
     Between step() and the next backward, values and parameters of `param_groups` may be changed.
-    The first gradient of an added parameter may stay in `.grad` until step() absorbs it; later
-    gradients are folded in the backward. A change between a backward and its step() gets a
-    LateChangeWarning: what that backward folded stays folded.
+    The first gradient of an added parameter may stay in `.grad` until step() absorbs it; its later
+    gradients are absorbed in the backward. A change between a backward and its step() gets a
+    LateChangeWarning: the gradients that the backward absorbed stay absorbed.
     """
 
     def __init__(
@@ -56,15 +58,16 @@ class FoldingOptimizer(OwningOptimizer):
         if mode not in get_args(Mode):
             raise HyperparameterError(f"mode={mode!r}: there are {get_args(Mode)}")
         self.mode = mode
-        self._values = tuple(defaults)  # names of group values, without those that torch adds
-        # function that returns whether more will be added to a parameter's .grad before step()
+        # names of the values (lr, ...) that each group has from this optimizer; torch adds others
+        self._values = tuple(defaults)
+        # function that tells whether a gradient has to stay in .grad; None if no gradient has to
         self.more_to_come: Callable[[Tensor], bool] | None = None
         self.mini_batches = 0  # number of mini-batches that have ended
         self._folded: dict[Tensor, int] = {}  # parameter -> count of folds in this mini-batch
-        self._incomplete: set[Tensor] = set()  # parameters with an incomplete .grad
+        self._incomplete: set[Tensor] = set()  # parameters whose gradient has to stay in .grad
         self._notices = Notices(type(self).__name__)
         self._deferred = False
-        # one True for each deferred step(); a list, because dynamo sets no attributes
+        # one True for each postponed step(); a list, because a traced step() can set no attribute
         self._due: list[bool] = []
         self.micro_batches = micro_batches
         super().__init__(params, defaults, rule)
@@ -93,7 +96,10 @@ class FoldingOptimizer(OwningOptimizer):
         return self.mode == "release"
 
     def scratch(self, param: Tensor, grad: Tensor) -> int:
-        """Returns the bytes that absorbing this gradient allocates. The tensors may be fake."""
+        """Returns the most bytes that absorbing this gradient allocates at a time.
+
+        The tensors may be fake.
+        """
         if self.writes_parameters:
             return self.rule.release_scratch(param, grad, self._group(param))
         return self.rule.fold_scratch(param, grad, self._group(param))
@@ -115,14 +121,17 @@ class FoldingOptimizer(OwningOptimizer):
         """Folds a parameter's complete gradient of one micro-batch, which may be freed then.
 
         Raises:
-            SecondBackwardError: all gradients of this mini-batch are folded already.
+            SecondBackwardError: the parameter has had all its gradients of this mini-batch.
             SparseGradientError: the gradient is sparse.
             DataParallelError: DistributedDataParallel wraps a parameter.
         """
         self.absorb_all([(param, grad)])
 
     def waits(self, param: Tensor) -> bool:
-        """Returns whether the gradient has to stay in `.grad`, because more will be added to it."""
+        """Returns whether a parameter's gradient has to stay in `.grad`, and not be folded yet.
+
+        For example, another backward may be about to add to the gradient.
+        """
         waits = self.more_to_come is not None and self.more_to_come(param)
         if waits:
             self._incomplete.add(param)
@@ -131,9 +140,10 @@ class FoldingOptimizer(OwningOptimizer):
         return waits
 
     def absorb_held(self) -> None:
-        """Folds the gradients that waited in `.grad` and are complete after a micro-batch.
+        """Folds the gradients that had to stay in `.grad` (see `waits`), after a micro-batch.
 
-        Does nothing in mode "release"."""
+        Does nothing in mode "release".
+        """
         if not self.writes_parameters:
             while self._incomplete:
                 param = self._incomplete.pop()
@@ -142,7 +152,7 @@ class FoldingOptimizer(OwningOptimizer):
                     self.absorb(param, grad)
 
     def check_room(self, params: Iterable[Tensor]) -> None:
-        """Raises SecondBackwardError if a parameter has had all gradients of this mini-batch."""
+        """Raises SecondBackwardError if a parameter has had all its gradients of the mini-batch."""
         most = self.micro_batches
         for param in params if self._folded else ():
             if self._folded.get(param, 0) >= most:
@@ -164,7 +174,7 @@ class FoldingOptimizer(OwningOptimizer):
         places, folded = self._members.places, self._folded
         updates: list[Update] = []
         for param, grad in gradients:
-            if param not in places:  # removed from the groups since the forward
+            if param not in places:  # the user removed it after the forward
                 param.grad = grad.clone() if param.grad is None else param.grad + grad
                 continue
             seen = folded.get(param, 0)
@@ -190,7 +200,7 @@ class FoldingOptimizer(OwningOptimizer):
             self.rule.release(updates)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Ends the mini-batch: in mode "accumulate" it updates the parameters.
+        """Ends the mini-batch. In mode "accumulate", updates the parameters.
 
         In mode "release" the backward has updated them. Does nothing if no backward has run.
 
@@ -216,8 +226,8 @@ class FoldingOptimizer(OwningOptimizer):
         return result
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Resets every `.grad` as torch does. Folded gradients leave none to reset."""
-        # avoids param_groups when deferred: dynamo makes no graph inputs of parameters read there
+        """Resets every `.grad` as torch does. A gradient that was folded has left None there."""
+        # returns early if traced: parameters read from param_groups would be no inputs of the graph
         if self._deferred:
             return
         if any(param.grad is not None for group in self.param_groups for param in group["params"]):
@@ -225,10 +235,11 @@ class FoldingOptimizer(OwningOptimizer):
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """A context that postpones `step()` to its end, for a graph that includes a call of step().
+        """A context for a run of a step as one graph; postpones `step()` to the context's end.
 
-        At the end, in mode "accumulate", folds the gradients that the graph left in `.grad`, as a
-        hook would have done: step() would take each for the sum of a whole mini-batch.
+        In mode "accumulate", the end of the context first folds the gradients that the graph left
+        in `.grad`, as hooks would have done. Otherwise step() would take each of these gradients
+        for the sum of a whole mini-batch.
         """
         self.look_at_groups()
         self._deferred = True
@@ -278,7 +289,7 @@ class FoldingOptimizer(OwningOptimizer):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Raises GradScalerError: GradScaler.step reads this attribute first."""
+        """Raises GradScalerError, because GradScaler.step reads this attribute first."""
         raise refusals.grad_scaler(type(self).__name__)
 
     def asked_for_gradient(self, param: Tensor | None) -> None:
@@ -309,7 +320,7 @@ class FoldingOptimizer(OwningOptimizer):
                 param.grad = None
 
     def _forget(self) -> None:
-        """Forgets what was folded: the next gradient begins a new mini-batch."""
+        """Forgets which gradients were folded: the next gradient begins a new mini-batch."""
         self._folded.clear()
         self._incomplete.clear()
         self.mini_batches += 1

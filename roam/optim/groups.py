@@ -40,7 +40,7 @@ class Members:
     def are_in(self, groups: Sequence[dict[str, Any]]) -> bool:
         """Returns whether `groups` are the same dicts with the same parameters as remembered.
 
-        Runs in every step: it compares identities and builds nothing.
+        Runs in every step, so it only compares identities and builds nothing.
         """
         if len(groups) != len(self._lists):
             return False
@@ -67,7 +67,7 @@ class Members:
         return names[i] if i < len(names) else None
 
     def name(self, param: Tensor) -> str:
-        """Returns a name for messages: the user's name, or one of group, position and shape."""
+        """Returns a name for messages: the user's, or a name made of group, index and shape."""
         group, i = self.places[param]
         number = next(k for k, (known, _) in enumerate(self._lists) if known is group)
         return self.given_name(param) or f"parameter {i} of group {number}, {list(param.shape)}"
@@ -94,7 +94,7 @@ class FoldedValues:
 
         Args:
             noted: a group that was passed to `note`, which remembered its values.
-            now: the group in which these parameters are now, maybe another group.
+            now: the group that these parameters are in now, which may be another group.
         """
         [kept] = [kept for group, kept in self._kept if group is noted]
         return self._differing(kept, now)
@@ -110,7 +110,7 @@ class FoldedValues:
 class _KeptTensor:
     """Remembers the value of a tensor, such as a learning rate, which may change in place.
 
-    It is equal (==) to nothing but itself, so that `FoldedValues` compares it by `same`.
+    An object of this class equals (==) only itself, so that `FoldedValues` compares it by `same`.
     """
 
     def __init__(self, tensor: Tensor) -> None:
@@ -123,7 +123,7 @@ class _KeptTensor:
 
 
 def _kept(value: Any) -> Any:
-    if type(value) in PLAIN:  # first, because nearly all values are PLAIN
+    if type(value) in PLAIN:  # checked first, as nearly all values are PLAIN
         return value
     if isinstance(value, (tuple, list)):
         return tuple(map(_kept, value))

@@ -1,7 +1,8 @@
 """A weak reference to an optimizer, which replaces it in the options of `torch.compile`.
 
-    the user's options:      {"optimizer": opt}
-    dynamo's, until reset:   {"optimizer": handle}  ── weakly ──►  opt  ──►  parameters, moments
+    options of the user:              {"optimizer": opt}
+    options that dynamo keeps:        {"optimizer": handle}
+    what the handle refers to:        handle  ── weakly ──►  opt  ──►  parameters, moments
 
 All handles are equal. Dynamo reuses a compiled graph only if the options are equal. It may reuse
 the graph with any optimizer: a graph looks up the optimizers of its parameters each time it runs.

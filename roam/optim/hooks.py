@@ -1,4 +1,4 @@
-"""Records which optimizer folds a parameter's gradients, and adds hooks that pass them to it."""
+"""Records which optimizer folds a parameter's gradients, and adds hooks that deliver them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def owner_of(param: Tensor) -> Any:
 
 
 def owners() -> list[Absorber]:
-    """Returns all optimizers that fold gradients."""
+    """Returns all optimizers that own parameters, whose gradients they fold."""
     found = {id(o): o for ref in list(_owners.values()) if (o := ref()) is not None}
     return [*found.values()]
 
@@ -76,10 +76,10 @@ class Hooks:
         weakref.finalize(optimizer, _let_go, self._handles).atexit = False
 
     def claim(self, param: Tensor) -> None:
-        """Makes this optimizer the parameter's owner, even if an older optimizer owns it.
+        """Makes this optimizer the parameter's owner, which folds its gradients.
 
-        That happens, for example, if a notebook's cell is run again, which makes a second optimizer
-        of the same parameters.
+        Takes the parameter from an older optimizer that owns it. That happens, for example, if a
+        notebook's cell that makes an optimizer is run again.
         """
         owner, optimizer = owner_of(param), self.optimizer()
         if owner is not None and owner is not optimizer:
@@ -89,14 +89,14 @@ class Hooks:
         _begin_epoch()
 
     def let_go(self, param: Tensor) -> None:
-        """Removes the parameter's hook and, if this optimizer is its owner, the ownership."""
+        """Removes the parameter's hook, and this optimizer's ownership if it is the owner."""
         if owner_of(param) is self.optimizer():
             del _owners[param]
             _begin_epoch()
         self.remove(param)
 
     def add_missing(self) -> None:
-        """Adds hooks to claimed parameters without a hook, but not to frozen ones."""
+        """Adds hooks to the optimizer's parameters that have none, but not to frozen ones."""
         for param in [p for p in self._missing if p.requires_grad]:
             self._missing.remove(param)
             self.add(param)
@@ -109,7 +109,7 @@ class Hooks:
         """
         reference = self.optimizer
 
-        # hidden from dynamo, which would compile the hook as a part of a compiled train_step
+        # hides the hook from dynamo, which would compile it as a part of a compiled train_step
         @torch.compiler.disable  # type: ignore[untyped-decorator]
         def fold(param: Tensor, grad: Tensor) -> None:
             optimizer = reference()

@@ -10,7 +10,8 @@ from typing import Any
 
 from roam.optim.folding import FoldingOptimizer
 
-named: weakref.WeakSet[FoldingOptimizer] = weakref.WeakSet()  # the optimizers named in options
+# the optimizers that the options of some torch.compile name
+named: weakref.WeakSet[FoldingOptimizer] = weakref.WeakSet()
 
 
 def with_handle(options: Any) -> Any:

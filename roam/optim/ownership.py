@@ -1,6 +1,6 @@
 """Tracks the parameters whose gradients an optimizer folds.
 
-These are the parameters in its groups that no newer optimizer has claimed.
+These are the parameters in the optimizer's groups that no newer optimizer has claimed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from roam.optim.state_dicts import check_fits, copied_attributes, fit_loaded, of
 
 
 class OwningOptimizer(Optimizer):
-    """A torch.optim.Optimizer whose parameters have hooks, which pass their gradients to it.
+    """A torch.optim.Optimizer whose parameters have hooks, which pass it their gradients.
 
     The user may edit `param_groups`, and add and remove parameters. `look_at_groups` detects such
     edits, and adds and removes hooks accordingly.
@@ -40,7 +40,10 @@ class OwningOptimizer(Optimizer):
         raise NotImplementedError
 
     def waits(self, param: Tensor) -> bool:
-        """Returns whether the gradient has to stay in `.grad`, because more will be added to it."""
+        """Returns whether a parameter's gradient has to stay in `.grad`, and not be folded yet.
+
+        For example, another backward may be about to add to the gradient.
+        """
         raise NotImplementedError
 
     def asked_for_gradient(self, param: Tensor | None) -> None:
@@ -59,7 +62,7 @@ class OwningOptimizer(Optimizer):
 
     @property
     def leaves_unfolded(self) -> bool:
-        """Whether any group says `"unfolded": True`: no graph folds its parameters' gradients."""
+        """Whether any group says `"unfolded": True`: no graph folds gradients of its parameters."""
         return any(group.get("unfolded") for group in self.param_groups)
 
     def unfolded(self, param: Tensor) -> bool:
@@ -91,7 +94,7 @@ class OwningOptimizer(Optimizer):
         """
 
     def look_at_groups(self) -> None:
-        """Claims the parameters that are new in `param_groups`, and releases those that left it.
+        """Claims the parameters that are new in `param_groups`, and gives up those that left it.
 
         Raises:
             HyperparameterError: a value of a group is out of its range.
@@ -121,7 +124,7 @@ class OwningOptimizer(Optimizer):
         self.rule.check(group)
 
     def _own_again(self) -> None:
-        """Claims and hooks the parameters of a copied optimizer. The last step of copying it."""
+        """Claims the parameters of a copied optimizer and adds hooks: the last step of a copy."""
         self._hooks = Hooks(self)
         for param in self._members:
             if param not in self._lost:
@@ -152,7 +155,7 @@ class OwningOptimizer(Optimizer):
         self.look_at_groups()
         check_fits(state_dict, ((self._members.name(p), self.spec(p)) for p in self._members))
         super().load_state_dict(state_dict)
-        self._members = Members(self.param_groups)  # torch replaces the group dicts
+        self._members = Members(self.param_groups)  # as torch has replaced the groups' dicts
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
@@ -169,14 +172,14 @@ class OwningOptimizer(Optimizer):
         return OptimizerHandle(itself)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self | OptimizerHandle:
-        """Returns a copy for the copied parameters, if the model is copied before the optimizer.
+        """Returns a copy for the copied parameters, if the model was copied before the optimizer.
 
         So `copy.deepcopy((model, optimizer))` works as with torch.optim. If something is copied
         that contains the optimizer but not the model, such as the options of `torch.compile`,
-        returns the handle of this optimizer.
+        returns the handle of this optimizer (a weak reference).
 
         Raises:
-            OptimizerCopyError: only the optimizer is copied: the copy would train nothing.
+            OptimizerCopyError: the optimizer is copied alone; such a copy would train nothing.
         """
         if not memo:
             raise refusals.copied(type(self).__name__)

@@ -1,4 +1,4 @@
-"""The texts of all errors and warnings of the optimizers. Each text says what to do instead."""
+"""Texts of the optimizers' errors and warnings, which tell the user what to do instead."""
 
 from __future__ import annotations
 

@@ -118,7 +118,8 @@ class SlimRule(AdamARule):
         correction1, correction2 = corrections(step, group)
         divisor = denominator(v, correction2, group)
         if group["update_clip"] is not None:
-            each = param.numel() / max(divisor.numel(), 1)  # number of elements that share a moment
+            # number of elements of the parameter that share a second moment
+            each = param.numel() / max(divisor.numel(), 1)
             squares = each * (mean_square(m, v.shape).sqrt() / divisor).square().sum()
             divisor *= clip(squares, param, correction1, group)
         param.mul_(1 - lr * group["weight_decay"])
@@ -130,7 +131,7 @@ class SlimRule(AdamARule):
         wide = torch.promote_types(grad.dtype, torch.float32).itemsize
         copies = 1 if grad.itemsize == wide else 2
         means = 2 * math.prod(self.state(param)[1].shape)
-        threads = torch.get_num_threads()  # each thread allocates a partial sum
+        threads = torch.get_num_threads()  # each thread allocates one partial sum
         return (copies * min(grad.numel(), block_size(grad)) + means + threads) * wide
 
     def release_scratch(self, param: Tensor, grad: Tensor, group: Group) -> int:

@@ -27,7 +27,7 @@ from roam.core.errors import RulesFileError
 Side = Literal["fan-in", "fan-out"]
 Dims = tuple[int, ...]
 
-# (role, side that is averaged, pattern of a linear module's path); the first match counts
+# rules as (role, side that is averaged, pattern of a linear module's path); the first match counts
 ROLES: tuple[tuple[str, Side, str], ...] = (
     ("query, key", "fan-in", r"(to_|w)?(q|k|query|key)(_proj|_lin)?"),
     ("query, key, value", "fan-in", r"(c_attn|[qQ]kv(_proj)?|W[qQ]kv|query_key_value)"),
@@ -103,7 +103,7 @@ class SlimRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise RulesFileError(f"{file}: {error}") from None
 
     def __str__(self) -> str:
-        """Returns a table of the rules, one line for a parameter that several layers have."""
+        """Returns a table of the rules. Parameters that differ only by layer share a line."""
         small = [r for r in self.rules.values() if r.role in ("norm", "vector")]
         count = sum(r.numel[0] for r in small)
         return "\n".join(
@@ -183,11 +183,12 @@ def _fan_in(owner: Owner) -> int | None:
     """Returns the dimension of the inputs in a linear module's weight; None for other modules."""
     if isinstance(owner.module, nn.Linear) or owner.attribute == "in_proj_weight":
         return 1
-    return 0 if type(owner.module).__name__ == "Conv1D" else None  # transformers' Conv1D: [in, out]
+    # the Conv1D of the library transformers has weights of shape [inputs, outputs]
+    return 0 if type(owner.module).__name__ == "Conv1D" else None
 
 
 def _linear_path(owner: Owner) -> str:
-    """Returns the module's path with a leading dot, to match with ROLES.
+    """Returns the module's path with a leading dot, to match with the patterns in ROLES.
 
     `in_proj_weight` of nn.MultiheadAttention gets a path as if it were the weight of a module.
     """

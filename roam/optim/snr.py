@@ -2,7 +2,9 @@
 
 The method is that of SlimAdam (arXiv 2503.01843, section 3):
 
-    SNR_K(v) = E_K'[ (E_K v)² / Var_K v ]        K: the dimensions to average over, K': the others
+    SNR_K(v) = E_K'[ (E_K v)² / Var_K v ]
+
+    v: the second moments of a parameter    K: the dimensions to average over    K': all others
 
 If the ratio is above 1, the mean over K represents the second moments well enough. The ratio
 is measured during an ordinary training run, at step 1, every 100 steps up to step 1000 and every
@@ -26,7 +28,7 @@ from torch.optim import Optimizer
 from roam.core.errors import OptimizerError
 from roam.optim.slim_rules import Dims, MeanRule, SlimRules, is_norm, owners
 
-CEILING = 1e9  # limit on ratios; v is constant but for rounding if its ratio is larger
+CEILING = 1e9  # limit on signal-to-noise ratios; above it, rounding is the only noise
 
 
 class SnrMeasurement:
@@ -43,9 +45,10 @@ class SnrMeasurement:
         self._hook.remove()
 
     def rules(self) -> SlimRules:
-        """Returns rules that average each matrix over the dimensions with its highest ratio.
+        """Returns rules that average second moments as the signal-to-noise ratios (SNR) suggest.
 
-        Norms, vectors and matrices without a ratio above 1 are not averaged.
+        The second moments of a matrix are averaged over the dimensions with the highest SNR. Those
+        of norms, of vectors and of matrices without an SNR above 1 are not averaged.
 
         Raises:
             OptimizerError: no step has been measured yet.
@@ -84,7 +87,7 @@ def is_due(step: int) -> bool:
 
 
 def candidates(shape: Dims) -> list[Dims]:
-    """Returns the sets of dimensions that may be averaged: fan-out, fan-in, and both.
+    """Returns the sets of dimensions over which a mean may be taken: fan-out, fan-in, and both.
 
     Returns no set for vectors. Leaves out sets of dimensions over which a mean saves nothing.
     """

@@ -14,7 +14,7 @@ from roam.core.errors import StateMismatchError
 from roam.optim.fold import STEP, StateSpec
 
 StateOf = defaultdict[Tensor, dict[str, Any]]
-# attributes that a copy does not take over; `step` is an attribute only if a scheduler wrapped it
+# attributes of an optimizer that a copy does not get (`step` is one if a scheduler wrapped it)
 NOT_COPIED = frozenset({"more_to_come", "_hooks", "step"})
 REFUSED = ("amsgrad", "maximize")  # options of AdamW that no fold rule has
 
@@ -60,7 +60,7 @@ def fit_loaded(param: Tensor, state: MutableMapping[str, Any], specs: Sequence[S
 
 
 def copied_attributes(optimizer: Optimizer) -> dict[str, Any]:
-    """Returns the attributes that a copy takes over: without step hooks, as in torch.optim."""
+    """Returns the optimizer's attributes that its copy gets: no step hooks, as in torch.optim."""
     return {
         name: attribute
         for name, attribute in vars(optimizer).items()
