@@ -18,9 +18,11 @@ either one may be, the bound of `roam.core.bounds` counts neither.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from ortools.graph.python.max_flow import SimpleMaxFlow
 
 from roam.core.lifetime import can_take
@@ -60,6 +62,18 @@ class Cuts:
         return self.networks[phase]
 
 
+class Least(NamedTuple):
+    """A set of ops of a phase after which the fewest bytes are alive.
+
+    Attributes:
+        live: the transient bytes alive when the set has run.
+        ran: the places of its ops. Of several such sets, the smallest.
+    """
+
+    live: int
+    ran: set[int]
+
+
 class Network:
     """The ops of a phase, as nodes of a flow network, and its buffers, as arcs between them.
 
@@ -93,9 +107,9 @@ class Network:
             if maker is None or not readers or maker == AFTER:
                 continue
             if len(readers) == 1:
-                arc(maker, readers[0], buffer.size)
+                arc(maker, readers[0], buffer.transient)
             else:  # one more node, so that a cut counts the buffer once however many ops read it
-                arc(maker, nodes, buffer.size)
+                arc(maker, nodes, buffer.transient)
                 for reader in readers:
                     arc(nodes, reader, unbounded)
                 nodes += 1
@@ -121,23 +135,53 @@ class Network:
 
     def cheapest(self, k: int) -> int:
         """Returns the fewest bytes that are alive just before the op at place k, in any order."""
+        live, _, _ = self._cut(self.ancestors(k), [k, *self.descendants(k)])
+        return live
+
+    def least(self, ran: Iterable[int], later: Iterable[int]) -> Least:
+        """Finds the set of ops after which the fewest bytes are alive.
+
+        Args:
+            ran: places of ops that the set contains, with all ops of the phase they wait for.
+            later: places of ops that it does not contain, with all ops that wait for them.
+        """
+        live, side, flow = self._cut(ran, later)
+        inside = set(np.flatnonzero(side[2 : len(self.ops) + 2] == BEFORE).tolist())
+        if flow is not None:
+            reached = (int(node) - 2 for node in flow.get_source_side_min_cut())
+            inside.update(k for k in reached if 0 <= k < len(self.ops))
+        return Least(live, inside)
+
+    def _cut(
+        self, ran: Iterable[int], later: Iterable[int]
+    ) -> tuple[int, NDArray[np.int32], SimpleMaxFlow | None]:
+        """Returns the bytes of the minimum cut, the fixed side of each node, and the flow, if any.
+
+        A node that may lie on either side has its own number for a side.
+        """
         side = np.arange(self.nodes, dtype=np.int32)
-        side[np.array(_reached(k, self.before), np.int64) + 2] = BEFORE
-        side[np.array([k, *_reached(k, self.after)], np.int64) + 2] = AFTER
+        side[np.fromiter(ran, np.int64) + 2] = BEFORE
+        side[np.fromiter(later, np.int64) + 2] = AFTER
         tails, heads = side[self.tails], side[self.heads]
         across = (tails == BEFORE) & (heads == AFTER)
         certain = int(self.capacities[across].sum())
         open_arcs = (tails != heads) & ~across & (tails != AFTER) & (heads != BEFORE)
+        if not open_arcs.any():
+            return certain, side, None
         flow = SimpleMaxFlow()
         flow.add_arcs_with_capacity(tails[open_arcs], heads[open_arcs], self.capacities[open_arcs])
-        if not open_arcs.any():
-            return certain
         if flow.solve(BEFORE, AFTER) != flow.OPTIMAL:
-            raise AssertionError("a cut of finite size exists: the op's own ancestors")
-        return certain + int(flow.optimal_flow())
+            raise AssertionError("a cut of finite size exists: the ops of `ran`")
+        return certain + int(flow.optimal_flow()), side, flow
+
+    def ancestors(self, k: int) -> set[int]:
+        return _reached(k, self.before)
+
+    def descendants(self, k: int) -> set[int]:
+        return _reached(k, self.after)
 
 
-def _reached(k: int, neighbours: Sequence[Sequence[int]]) -> list[int]:
+def _reached(k: int, neighbours: Sequence[Sequence[int]]) -> set[int]:
     """Returns the places that can be reached from place `k` by `neighbours`, without `k` itself."""
     seen = set(neighbours[k])
     stack = list(seen)
@@ -146,7 +190,7 @@ def _reached(k: int, neighbours: Sequence[Sequence[int]]) -> list[int]:
             if n not in seen:
                 seen.add(n)
                 stack.append(n)
-    return list(seen)
+    return seen
 
 
 def own_bytes(problem: Problem, i: OpId) -> int:
@@ -159,8 +203,8 @@ def own_bytes(problem: Problem, i: OpId) -> int:
     dying: dict[int, set[BufferId]] = {}
     for new, old in op.over:
         if can_take(problem, new, old):
-            made.setdefault(problem.buffers[new].size, set()).add(new)
-            dying.setdefault(problem.buffers[new].size, set()).add(old)
+            made.setdefault(problem.buffers[new].transient, set()).add(new)
+            dying.setdefault(problem.buffers[new].transient, set()).add(old)
     shared = sum(size * min(len(made[size]), len(dying[size])) for size in made)
     created = sum(problem.buffers[b].transient for b in op.creates)
     return created + op.scratch - shared

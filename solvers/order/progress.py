@@ -38,7 +38,7 @@ class Phase:
         after = [[place[s] for s in problem.successors[i] if s in place] for i in self.ops]
         self.before, self.after = (after, before) if mirrored else (before, after)
         self.own = [own_bytes(problem, i) for i in self.ops]
-        self.size = [b.size for b in problem.buffers]
+        self.size = [b.transient for b in problem.buffers]
         self.openers: dict[BufferId, list[Place]] = {}
         self.closers: dict[BufferId, list[Place]] = {}
         self.start = 0

@@ -77,7 +77,7 @@ def tables(problem: Problem, phase: int) -> Tables:
         outlives = buffer.kept or any(problem.ops[u].phase > phase for u in problem.users[b])
         inside = [place[u] for u in problem.users[b] if u in place]
         if made_by not in place and (outlives or inside):
-            start += buffer.size
+            start += buffer.transient
         if inside and not outlives:
             number[b] = len(users)
             users.append(inside)
@@ -96,7 +96,7 @@ def tables(problem: Problem, phase: int) -> Tables:
         np.array([_made(problem, i) for i in ops], np.int64),
         np.array([_unused(problem, i) for i in ops], np.int64),
         np.array([problem.ops[i].scratch for i in ops], np.int64),
-        np.array([problem.buffers[b].size for b in number], np.int64),
+        np.array([problem.buffers[b].transient for b in number], np.int64),
         np.array([_maker(problem, b, place) for b in number], np.int64),
         *_rows(users),
         *_rows(uses),
@@ -114,13 +114,13 @@ def _maker(problem: Problem, b: BufferId, place: Mapping[OpId, int]) -> int:
 
 
 def _made(problem: Problem, i: OpId) -> int:
-    return sum(problem.buffers[b].size for b in problem.ops[i].creates)
+    return sum(problem.buffers[b].transient for b in problem.ops[i].creates)
 
 
 def _unused(problem: Problem, i: OpId) -> int:
     made = problem.ops[i].creates
     idle = [b for b in made if not problem.users[b] and not problem.buffers[b].kept]
-    return sum(problem.buffers[b].size for b in idle)
+    return sum(problem.buffers[b].transient for b in idle)
 
 
 def _rows(lists: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:

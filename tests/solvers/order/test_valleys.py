@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roam.core.lifetime import find_reuse, live_curve, live_peak
+from roam.core.plan import Plan
 from roam.core.problem import Buffer, Home, Kind, Op, OpId, Problem
 from roam.core.text import parse_problem
 from roam.solvers.answer import Outcome
@@ -15,17 +16,15 @@ from roam.solvers.order.bisection import settle
 from roam.solvers.order.progress import Phase, State
 from roam.solvers.order.valleys import keeps_within, meet
 from roam.solvers.work import Work
-from tests.core.strategies import dense_problems, problems
+from tests.core.strategies import dense_problems, edited_plans, problems
 
 
 def alive_after(problem: Problem, done: set[OpId]) -> int:
     """Bytes of what was made and is still wanted, in the plainest way."""
     return sum(
-        buffer.size
+        buffer.transient
         for b, buffer in enumerate(problem.buffers)
-        if buffer.home is not Home.USER
-        and problem.maker[b] in done
-        and (buffer.kept or not done.issuperset(problem.users[b]))
+        if problem.maker[b] in done and (buffer.kept or not done.issuperset(problem.users[b]))
     )
 
 
@@ -80,6 +79,18 @@ def peak_of(problem: Problem, order: list[OpId]) -> int:
         peak = max(peak, alive_after(problem, done) + own_bytes(problem, i))
         done.add(i)
     return peak
+
+
+@given(edited_plans().filter(lambda found: len(found[0].ops) <= 8))
+def test_what_lies_in_another_tier_takes_no_bytes_of_the_device(
+    found: tuple[Problem, Plan],
+) -> None:
+    problem = found[1].edited(found[0])
+    for phase, ops in enumerate(problem.phases):
+        if 0 < len(ops) <= 10:
+            lowest = least(problem, phase)
+            assert keeps_within(problem, phase, lowest).found is not None
+            assert keeps_within(problem, phase, lowest - 1).bound == lowest
 
 
 def test_a_set_that_was_left_for_a_valley_may_be_reached_again_from_it() -> None:
