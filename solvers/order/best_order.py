@@ -4,8 +4,13 @@
     for each phase    greedy rules                             a first order
     for each phase    a short bisection                        a better order, a higher bound
                       minimum cuts        ┐ only if peak       a higher bound
-                      local search        ├ and bound still    a better order
-                      a long bisection    ┘ differ             a better order, a higher bound
+                      leaf by leaf:       │ and bound still
+                        minimum cuts      │ differ             a higher bound
+                        local search      │                    a better order
+                        a long bisection  ┘                    a better order, a higher bound
+
+The order is that of the segments, joined: a phase is one segment until it is cut into leaves
+(`leaf_search.py`). `tree.py` draws them, and what lies within them, as a tree.
 
 The phases are ordered one by one: which bytes are alive between two phases does not depend on the
 order of either. The phase with the highest peak comes first. A lower bound on its peak is one on
@@ -26,10 +31,10 @@ from roam.solvers.answer import Answer, minimized
 from roam.solvers.bound.min_cut import cut_bound
 from roam.solvers.order.bisection import HASTY, WORTH, settle
 from roam.solvers.order.greedy import CANDIDATES, program_order
-from roam.solvers.order.local_search import local_search
+from roam.solvers.order.leaf_search import CUTS_SHARE, Searches, search_leaves
+from roam.solvers.order.segment import Segment
 from roam.solvers.work import Work
 
-CUTS_SHARE = 0.1  # share of the work left that minimum cuts may spend
 # units of work to measure an order, per op, dependency, and buffer of an op; measured
 A_USE = 1_000
 
@@ -39,28 +44,47 @@ class Ordered:
     """An order of a Problem and where it comes from.
 
     Attributes:
-        order: all ops, in the order in which they run.
-        method: the names of the searches that found the orders of the phases, joined by " / ".
+        segments: all ops, in the order in which they run; the phases are one or several segments.
         proof: the proof of the lower bound.
+        reused: how often a segment took the order that was found for an equal one.
     """
 
-    order: list[OpId]
-    method: str
+    segments: tuple[Segment, ...]
     proof: Proof
+    reused: int = 0
+
+    @property
+    def order(self) -> list[OpId]:
+        """All ops, in the order in which they run."""
+        return [i for segment in self.segments for i in segment.ops]
+
+    @property
+    def method(self) -> str:
+        """The searches that found the orders: those of a phase joined by " + ", phases by " / "."""
+        found: dict[int, list[str]] = {}
+        for segment in self.segments:
+            found.setdefault(segment.phase, []).extend(segment.solver.split(" + "))
+        return " / ".join(" + ".join(dict.fromkeys(solvers)) for solvers in found.values())
 
 
-def best_order(problem: Problem, work: Work | None = None, fixed: int = 0) -> Answer[Ordered]:
+def best_order(
+    problem: Problem,
+    work: Work | None = None,
+    fixed: int = 0,
+    searches: Searches | None = None,
+) -> Answer[Ordered]:
     """Searches for the order with the lowest peak.
 
     Args:
         problem: the Problem to order.
         work: limits all searches together; unlimited if left out.
         fixed: the number of phases, counted from the first, that keep program order.
+        searches: which searches may be used where a short exact search gives up; all if left out.
 
     Returns:
         The order, its peak and a lower bound. `Answer.work` counts the orders that were compared.
     """
-    best = _Orders(problem, must_live_bound(problem), work or Work())
+    best = _Orders(problem, must_live_bound(problem), work or Work(), searches or Searches())
     phases = range(fixed, len(problem.phases))
     for phase in phases:
         best.try_rules(phase)
@@ -69,33 +93,38 @@ def best_order(problem: Problem, work: Work | None = None, fixed: int = 0) -> An
         if best.has_gap(phase):
             best.raise_bound()
         if best.has_gap(phase):
-            best.search_locally(phase)
-            best.settle(phase)
-    found = Ordered(best.whole(), " / ".join(best.methods), best.bound.proof)
+            best.search_leaves(phase)
+    segments = tuple(segment for found in best.segments for segment in found)
+    found = Ordered(segments, best.bound.proof, best.reused)
     return minimized(found, max(best.peaks, default=0), best.bound.value, best.offered)
 
 
 class _Orders:
-    """The best order of each phase so far, its peak, and the name of the search that found it.
+    """The best order of each phase so far, in segments, and its peak.
 
-    Each phase starts with its program order.
+    Each phase starts as one segment, in program order.
     """
 
-    def __init__(self, problem: Problem, bound: Bound, work: Work) -> None:
-        self.problem, self.bound, self.work = problem, bound, work
-        self.orders = [program_order(problem, phase) for phase in range(len(problem.phases))]
-        self.methods = ["program" for _ in self.orders]
-        self.offered = 0
+    def __init__(self, problem: Problem, bound: Bound, work: Work, searches: Searches) -> None:
+        self.problem, self.bound, self.work, self.searches = problem, bound, work, searches
+        phases = range(len(problem.phases))
+        self.segments = [
+            (Segment(phase, tuple(program_order(problem, phase)), "program"),) for phase in phases
+        ]
+        self.offered = self.reused = 0
         uses = sum(1 for op in problem.ops for _ in op.touches)
         edges = sum(len(before) for before in problem.predecessors)
         self.cost = A_USE * (len(problem.ops) + uses + edges)
-        ends = [0, *accumulate(map(len, self.orders))]
+        ends = [0, *accumulate(map(len, problem.phases))]
         self.times = [slice(start, end) for start, end in pairwise(ends)]
         curve = self.curve(self.whole())
         self.peaks = [max(curve[times], default=0) for times in self.times]
 
     def whole(self) -> list[OpId]:
-        return [i for order in self.orders for i in order]
+        return [i for phase in range(len(self.segments)) for i in self.order(phase)]
+
+    def order(self, phase: int) -> list[OpId]:
+        return [i for segment in self.segments[phase] for i in segment.ops]
 
     def curve(self, order: list[OpId]) -> list[int]:
         """Returns the live curve of an order of all ops."""
@@ -109,14 +138,15 @@ class _Orders:
         return max(self.curve(whole)[self.times[phase]], default=0)
 
     def offer(self, phase: int, name: str, order: list[OpId]) -> None:
-        """Keeps an order of a phase if its peak is lower than that of the best order so far.
+        """Keeps an order of a phase, as one segment, if its peak is the lowest so far.
 
         `name` is the name of the search that found the order.
         """
         self.offered += 1
         peak = self.peak(phase, order)
         if peak < self.peaks[phase]:
-            self.orders[phase], self.methods[phase], self.peaks[phase] = order, name, peak
+            self.segments[phase] = (Segment(phase, tuple(order), name),)
+            self.peaks[phase] = peak
 
     def try_rules(self, phase: int) -> None:
         for name, solve in CANDIDATES.items():
@@ -127,11 +157,15 @@ class _Orders:
     def settle(self, phase: int, effort: float = 1.0) -> None:
         """Searches for a lower peak of the phase and a higher bound, by bisection."""
         peak_of, bound = partial(self.peak, phase), self.bound.value
-        order = self.orders[phase]
+        order = self.order(phase)
         found = settle(self.problem, phase, order, peak_of, bound, self.work, effort)
-        if found.bound > bound:
-            self.bound = Bound(found.bound, Search(phase))
+        self.raise_to(found.bound, phase)
         self.offer(phase, "valleys", found.found)
+
+    def raise_to(self, bound: int, phase: int) -> None:
+        """Raises the lower bound to one that a search of a phase has proven."""
+        if bound > self.bound.value:
+            self.bound = Bound(bound, Search(phase))
 
     def has_gap(self, phase: int) -> bool:
         return self.peaks[phase] > self.bound.value * (1 + WORTH)
@@ -144,8 +178,14 @@ class _Orders:
             found = cut_bound(self.problem, order, curve, self.bound, self.work)
         self.bound = Bound(found.bound, found.found)
 
-    def search_locally(self, phase: int) -> None:
-        if not self.work.is_over():
-            bound = self.bound.value
-            found = local_search(self.problem, phase, self.orders[phase], bound, work=self.work)
-            self.offer(phase, "local search", found.found)
+    def search_leaves(self, phase: int) -> None:
+        """Searches for a lower peak of the phase and a higher bound, leaf by leaf."""
+        if self.work.is_over():
+            return
+        segment = Segment(phase, tuple(self.order(phase)), self.segments[phase][0].solver)
+        bound = self.bound.value
+        found = search_leaves(self.problem, phase, segment, bound, self.work, self.searches)
+        self.raise_to(found.bound, phase)
+        self.reused += found.found.reused
+        self.offered += 1
+        self.segments[phase], self.peaks[phase] = found.found.segments, found.value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,8 +35,7 @@ def cut_steps(draw: st.DrawFn) -> tuple[Problem, list[OpId], int, list[int]]:
 
 
 def leaves_of(problem: Problem, own: list[OpId], phase: int, cuts: list[int]) -> list[Leaf]:
-    pairs = zip(cuts, cuts[1:], strict=False)
-    return [cut_out(problem, phase, set(own[:a]), set(own[:b])) for a, b in pairs]
+    return [cut_out(problem, phase, set(own[:a]), set(own[:b])) for a, b in pairwise(cuts)]
 
 
 @given(cut_steps())
