@@ -17,10 +17,10 @@ from tests.core.strategies import dense_problems, problems
 from tests.solvers.order.test_valleys import layers, least
 
 
-def searched(problem: Problem, phase: int = 0, *, tree: bool = True) -> Answer[Leaves]:
+def searched(problem: Problem, phase: int = 0, work: Work | None = None) -> Answer[Leaves]:
     """Searches a phase from program order on, leaf by leaf."""
     program = Segment(phase, tuple(problem.phases[phase]), "program")
-    return search_leaves(problem, phase, program, must_live(problem), searches=Searches(tree=tree))
+    return search_leaves(problem, phase, program, must_live(problem), work)
 
 
 @given(problems(max_ops=8) | dense_problems())
@@ -28,7 +28,7 @@ def test_the_answer_is_true_of_its_leaves(problem: Problem) -> None:
     for phase, ops in enumerate(problem.phases):
         if not ops:
             continue
-        answer = searched(problem, phase)
+        answer = searched(problem, phase, Work(10**7))
         own = [i for segment in answer.found.segments for i in segment.ops]
         assert sorted(own) == ops
         others = problem.phases[:phase], problem.phases[phase + 1 :]
