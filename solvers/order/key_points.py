@@ -125,13 +125,14 @@ class Cutter:
         early = [t for t in times if t <= above[0]]
         late = [t for t in times if t > above[-1]]
         inner = [t for t in times if above[0] < t <= above[-1]]
-        found = {0, n}
-        found.update([t for t in reversed(early) if self.is_first(places, t, after[t])][:1])
-        found.update([t for t in late if self.is_last(places, t, after[t])][:1])
-        for t in inner:
-            if self.is_first(places, t, after[t]) and self.is_last(places, t, after[t]):
-                found.add(t)
-        return sorted(found)
+        first = next((t for t in reversed(early) if self.is_first(places, t, after[t])), 0)
+        last = next((t for t in late if self.is_last(places, t, after[t])), n)
+        both = (
+            t
+            for t in inner
+            if self.is_first(places, t, after[t]) and self.is_last(places, t, after[t])
+        )
+        return sorted({0, first, *both, last, n})
 
     def is_first(self, places: Sequence[Place], t: Time, live: int) -> bool:
         """Returns whether the ops from time t on lose nothing by waiting for all before.
@@ -143,22 +144,21 @@ class Cutter:
         """
         before, later = set(places[:t]), places[t:]
         network = self.network
-        ready = [k for k in later if before.issuperset(network.before[k])]
-        waited_for = [network.ancestors(k) for k in ready]
-        return all(
-            len(above) == t or self.is_least(live, above, later) for above in _minimal(waited_for)
-        )
+        if self.is_least(live, (), later):
+            return True
+        ready = (k for k in later if before.issuperset(network.before[k]))
+        waited_for = (network.ancestors(k) for k in ready)
+        return all(len(ran) == t or self.is_least(live, ran, later) for ran in waited_for)
 
     def is_last(self, places: Sequence[Place], t: Time, live: int) -> bool:
         """Returns whether the ops before time t lose nothing by running before all others."""
         before, later = places[:t], set(places[t:])
         network = self.network
-        ends = [k for k in before if later.issuperset(network.after[k])]
-        waiting = [network.descendants(k) for k in ends]
-        return all(
-            len(below) == len(later) or self.is_least(live, before, below)
-            for below in _minimal(waiting)
-        )
+        if self.is_least(live, before, ()):
+            return True
+        last = (k for k in before if later.issuperset(network.after[k]))
+        waiting = (network.descendants(k) for k in last)
+        return all(len(w) == len(later) or self.is_least(live, before, w) for w in waiting)
 
     def is_least(self, live: int, ran: Iterable[Place], later: Iterable[Place]) -> bool:
         """Returns whether no set with `ran` and without `later` has fewer than `live` bytes.
@@ -169,12 +169,3 @@ class Cutter:
             return False
         self.work.spend(self.cost)
         return live <= self.network.least(ran, later).live
-
-
-def _minimal(sets: Sequence[set[Place]]) -> list[set[Place]]:
-    """Returns the sets that contain no other one, each once: those with the strongest condition."""
-    found: list[set[Place]] = []
-    for one in sorted(sets, key=len):
-        if not any(other <= one for other in found):
-            found.append(one)
-    return found

@@ -171,7 +171,10 @@ class _LeafSearch:
     def cut(self, order: list[OpId], bound: int) -> list[_Placed]:
         """Cuts the phase at safe key points of an order."""
         self.work.spend(A_CUTTING * len(order))
-        times = [0, len(order)] if self.cutter is None else self.cutter.cut(order, bound)
+        times = [0, len(order)]
+        if self.cutter is not None:
+            with self.work.share(CUTS_SHARE):
+                times = self.cutter.cut(order, bound)
         leaves = []
         for a, b in pairwise(times):
             leaf = cut_out(self.problem, self.phase, set(order[:a]), set(order[:b]))
