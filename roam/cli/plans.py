@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PlanFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A file of roam plan.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+WIDE = 160  # columns of a line about a segment: it does not break where the output is no terminal
 Graph = Annotated[int | None, typer.Option(min=1, help="Which graph; the largest by default.")]
 
 
@@ -85,6 +86,13 @@ def show(
     file: PlanFile,
     text: Annotated[bool, typer.Option("--text", help="Print the plan op by op.")] = False,
     why: Annotated[bool, typer.Option("--explain", help="Say where the peak is, and why.")] = False,
+    tree: Annotated[
+        bool, typer.Option("--tree", help="Print the tree of segments between key points.")
+    ] = False,
+    depth: Annotated[
+        int | None,
+        typer.Option(min=1, help="Print so many levels of the tree in full; else two, shortened."),
+    ] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw it, .svg or .png.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write it as a page.")] = None,
     proven: Annotated[
@@ -96,6 +104,8 @@ def show(
     """Check a plan file and summarise it."""
     for out in (picture, html):
         _check_out(file, out)
+    if depth is not None and not tree:
+        raise OptionError("--depth is of the tree: add --tree")
     step = _read(file)
     if proven:
         _verify(file, step if graph is None else _only(step, graph))
@@ -113,6 +123,8 @@ def show(
 
         problem, found = _pick(step, graph)
         typer.echo(plan_to_text(found, problem), nl=False)
+    elif tree:
+        _print_tree(*_pick(step, graph), depth)
     elif why:
         from roam.inspect.explain import explain
 
@@ -249,6 +261,15 @@ def _print(step: StepPlan, json: bool) -> None:
             console.print(f"{graph.name}: unplanned, {graph.reason}", markup=False)
     for problem, found in step.planned:
         console.print(_summary(problem, found))
+
+
+def _print_tree(problem: Problem, plan: Plan, depth: int | None) -> None:
+    from rich.console import Console
+
+    from roam.inspect.tree_view import show_tree
+
+    console = Console(width=max(WIDE, Console().width))
+    console.print(show_tree(problem, plan, depth), highlight=False, crop=False)
 
 
 def _as_json(step: StepPlan) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Read `moment` first: it lists what a step holds at one time, item by item. Most 
     step_plan, nesting  all graphs of one step together: peak, total, `fits`, the plan's file
     explain, gradients  why the peak is as high as it is; how long each gradient lives
     breakdown, compare  bytes by module and kind, and what grew between two plans
+    tree_view           the tree of segments of a plan, in words
     proof               proves the lower bound of a plan that was read from a file
     measure             what a call really allocates
     boxes, palette      rectangles and colours of `picture` (SVG, PNG) and `html`

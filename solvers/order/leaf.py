@@ -21,7 +21,7 @@ different layers differ in that constant only, so `Leaf.key` leaves it out.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence, Set
+from collections.abc import Container, Hashable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -73,32 +73,34 @@ class Leaf:
 
 
 def cut_out(
-    problem: Problem, phase: int, ran: Set[OpId], until: Set[OpId], live: int | None = None
+    problem: Problem,
+    phase: int,
+    ops: Iterable[OpId],
+    ran: Container[OpId],
+    live: int | None = None,
 ) -> Leaf:
-    """Returns the segment of a phase between two sets of its ops.
+    """Returns a segment of a phase as a Problem of its own.
 
     Args:
         problem: the Problem of the whole step.
         phase: the index of the phase.
+        ops: the ops of the segment, in any order. All that they wait for is among them, or has run.
         ran: the ops of the phase that have run when the segment begins.
-        until: those that have run when it ends. Each op of either set comes with all ops of the
-            phase that it waits for.
-        live: the bytes alive when `ran` has run, counted if left out.
+        live: the bytes alive when the segment begins, counted if left out.
     """
-    return _Cutting(problem, phase, ran, until).leaf(live)
+    return _Cutting(problem, phase, sorted(ops), ran).leaf(live)
 
 
 class _Cutting:
     """The buffers of a leaf, numbered by their first use in the segment, and its ops."""
 
-    def __init__(self, problem: Problem, phase: int, ran: Set[OpId], until: Set[OpId]) -> None:
-        self.problem, self.phase, self.ran, self.until = problem, phase, ran, until
-        self.ops = [i for i in problem.phases[phase] if i in until and i not in ran]
-        self.place = {i: k for k, i in enumerate(self.ops, 1)}  # the entry op comes first
-        self.over = [_takeable(problem, i) for i in self.ops]
+    def __init__(self, problem: Problem, phase: int, ops: list[OpId], ran: Container[OpId]) -> None:
+        self.problem, self.phase, self.ops, self.ran = problem, phase, ops, ran
+        self.place = {i: k for k, i in enumerate(ops, 1)}  # the entry op comes first
+        self.over = [_takeable(problem, i) for i in ops]
         self.dying = {old for pairs in self.over for _, old in pairs}
         self.number: dict[BufferId, BufferId] = {}
-        for i in self.ops:
+        for i in ops:
             op = problem.ops[i]
             for b in (*op.reads, *op.mutates, *op.creates):
                 if self.counts(b):
@@ -140,15 +142,13 @@ class _Cutting:
 
     def has_run(self, i: OpId) -> bool:
         """Returns whether an op runs before the segment."""
-        return i in self.ran or self.problem.ops[i].phase < self.phase
+        return self.problem.ops[i].phase < self.phase or i in self.ran
 
     def outlives(self, b: BufferId) -> bool:
-        """Returns whether a buffer that is made by the end of the segment is alive after it."""
-        problem = self.problem
-        return problem.buffers[b].kept or any(
-            problem.ops[u].phase > self.phase
-            or (problem.ops[u].phase == self.phase and u not in self.until)
-            for u in problem.users[b]
+        """Returns whether a buffer that exists when the segment ends is alive after it."""
+        users = self.problem.users[b]
+        return self.problem.buffers[b].kept or any(
+            u not in self.place and not self.has_run(u) for u in users
         )
 
     def op(self, k: int) -> Op:

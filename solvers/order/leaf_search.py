@@ -177,7 +177,7 @@ class _LeafSearch:
                 times = self.cutter.cut(order, bound)
         leaves = []
         for a, b in pairwise(times):
-            leaf = cut_out(self.problem, self.phase, set(order[:a]), set(order[:b]))
+            leaf = cut_out(self.problem, self.phase, order[a:b], set(order[:a]))
             leaves.append(_Placed(leaf, leaf.from_step(order[a:b])))
         return leaves
 

@@ -54,7 +54,7 @@ def test_the_best_leaves_make_the_best_order(problem: Problem, data: st.DataObje
         lowest = least(problem, phase)
         bound = data.draw(st.sampled_from((0, lowest - 1, lowest)))
         times = Cutter(problem, phase).cut(own, bound)
-        leaves = [cut_out(problem, phase, set(own[:a]), set(own[:b])) for a, b in pairwise(times)]
+        leaves = [cut_out(problem, phase, own[a:b], set(own[:a])) for a, b in pairwise(times)]
         assert max(bound, *(least(leaf.problem, INSIDE) for leaf in leaves)) == max(bound, lowest)
 
 
