@@ -41,7 +41,7 @@ def plan_tree(problem: Problem, plan: Plan, depth: int | None = None) -> network
     from math import inf
 
     from roam.solvers.order.segment import Segment
-    from roam.solvers.order.tree import tree  # brings in ortools
+    from roam.solvers.order.tree import STEP, tree  # brings in ortools
 
     orders, _, _ = plan.method.partition(", ")
     solvers = orders.split(" / ")
@@ -52,7 +52,9 @@ def plan_tree(problem: Problem, plan: Plan, depth: int | None = None) -> network
             for phase, (times, solver) in enumerate(zip(problem.spans, solvers, strict=True))
         ]
     levels = inf if depth is None else depth
-    return tree(problem, plan.order, segments, bound=plan.lower_bound, depth=levels)
+    found = tree(problem, plan.order, segments, bound=plan.lower_bound, depth=levels)
+    found.nodes[STEP]["solver"] = orders
+    return found
 
 
 def show_tree(problem: Problem, plan: Plan, depth: int | None = None) -> Tree:

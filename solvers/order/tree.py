@@ -175,6 +175,7 @@ class _Growing:
     def add_step(self, bound: int) -> None:
         nodes = self.graph.nodes
         phases = [(phase,) for phase in range(len(self.problem.phases))]
+        solvers = [nodes[p]["solver"] for p in phases]
         kept = sum(b.transient for b in self.problem.buffers if b.kept)
         self.graph.add_node(
             STEP,
@@ -184,7 +185,7 @@ class _Growing:
             exit=kept,
             peak=max((nodes[p]["peak"] for p in phases), default=0),
             bound=max([bound, *(nodes[p]["bound"] for p in phases)]),
-            solver=" / ".join(nodes[p]["solver"] for p in phases),
+            solver=" / ".join(solvers) if all(solvers) else "",
             mirror=None,
             like=None,
             constant=0,
