@@ -2,10 +2,16 @@
 
 Problem ── order ── reuse ── layout ── bound ── check ── Plan
              │                 │         │
-    the best of several,  the most in  what must be alive whatever ran, at the cheapest
-    then from valley to   blocks at no moment of each op, or because no order keeps below
-    valley to the limit   more than
-                          the live peak
+             │            the most in  what must be alive whatever ran, at the cheapest
+             │            blocks at no moment of each op, or because no order keeps below
+             │            more than
+             │            the live peak
+             │
+    step ─┬─ forward ──┬─ segment      each phase: the best of several rules, then from valley to
+          │            └─ segment      valley to the limit. Where that gives up, the phase is cut
+          └─ backward ─┬─ segment      at key points, and each segment is ordered by itself: from
+                       └─ ...          valley to valley, or by local search. Joined, they are the
+                                       order
 
     solvers/order/        solvers/layout/       solvers/bound/
     best_order.py         placement.py          min_cut.py
