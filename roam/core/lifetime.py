@@ -13,16 +13,19 @@ At the op where the one becomes the other, only one of the two is counted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from roam.core.problem import BufferId, Home, OpId, Problem, Tier
 
 Reuse = Mapping[BufferId, BufferId]  # a buffer -> the dying one whose place it takes
+Ints = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """A buffer, or a chain of buffers written over one another: one rectangle of memory.
 
     Alive at times lower <= t < upper. `home` says where it may lie: a chain that ends in
@@ -39,18 +42,22 @@ class Slot:
 
 def lifetimes(problem: Problem, order: Sequence[OpId]) -> list[tuple[int, int]]:
     """The half-open lifetime of every buffer. The user's own live throughout."""
-    end = len(order)
-    time = {op: t for t, op in enumerate(order)}
-    lives: list[tuple[int, int]] = []
-    for b, buffer in enumerate(problem.buffers):
-        made_by = problem.maker[b]
-        if made_by is None:
-            lives.append((0, end))
-            continue
-        lower = time[made_by]
-        last = max((time[u] for u in problem.users[b]), default=lower)
-        lives.append((lower, end if buffer.kept else last + 1))
-    return lives
+    lower, upper = _lives(problem, order)
+    return list(zip(lower.tolist(), upper.tolist(), strict=True))
+
+
+def _lives(problem: Problem, order: Sequence[OpId]) -> tuple[Ints, Ints]:
+    """Returns when each buffer's lifetime begins and ends, as two arrays by buffer."""
+    end, table = len(order), problem.buffer_table
+    time = np.empty(end, np.int64)
+    time[np.fromiter(order, np.int64, end)] = np.arange(end)
+    lower = np.zeros(len(table.size), np.int64)
+    upper = np.full(len(table.size), end, np.int64)
+    if end:
+        lower[table.made] = time[table.maker[table.made]]
+        last = np.maximum.reduceat(time[table.uses], table.first_use)
+        upper[table.dies] = last[table.dies] + 1
+    return lower, upper
 
 
 def find_reuse(problem: Problem, order: Sequence[OpId]) -> dict[BufferId, BufferId]:
@@ -58,14 +65,14 @@ def find_reuse(problem: Problem, order: Sequence[OpId]) -> dict[BufferId, Buffer
 
     Taking all of them is right: a reuse lowers the live bytes at its op and nowhere raises them.
     """
-    lives = lifetimes(problem, order)
+    upper = _lives(problem, order)[1]
     reuse: dict[BufferId, BufferId] = {}
     for t, i in enumerate(order):
         taken: set[BufferId] = set()
         for made, dying in problem.ops[i].over:
             if made in reuse or dying in taken or not can_take(problem, made, dying):
                 continue
-            if lives[dying][1] == t + 1:
+            if upper[dying] == t + 1:
                 reuse[made] = dying
                 taken.add(dying)
     return reuse
@@ -82,42 +89,50 @@ def slots(
     problem: Problem, order: Sequence[OpId], reuse: Reuse, tier: Tier = Tier.DEVICE
 ) -> list[Slot]:
     """The rectangles of memory that the step needs of a tier, in the order in which they begin."""
-    lives = lifetimes(problem, order)
+    lower, upper = (ends.tolist() for ends in _lives(problem, order))
     chain: dict[BufferId, list[BufferId]] = {}
+    heads: list[list[BufferId]] = []
     for i in order:
-        for b in (b for b in problem.ops[i].creates if problem.buffers[b].tier is tier):
-            links = chain[reuse[b]] if b in reuse else []
-            links.append(b)
+        for b in problem.ops[i].creates:
+            if problem.buffers[b].tier is not tier:
+                continue
+            if b in reuse:
+                links = chain[reuse[b]]
+                links.append(b)
+            else:
+                links = [b]
+                heads.append(links)
             chain[b] = links
-    heads = {links[0]: links for links in chain.values()}
-    return [_slot(problem, links, lives) for links in heads.values()]
+    return [_slot(problem, links, lower[links[0]], upper[links[-1]]) for links in heads]
 
 
-def _slot(problem: Problem, links: list[BufferId], lives: list[tuple[int, int]]) -> Slot:
+def _slot(problem: Problem, links: list[BufferId], lower: int, upper: int) -> Slot:
     first, last = problem.buffers[links[0]], problem.buffers[links[-1]]
-    homes = {problem.buffers[b].home for b in links}
-    arena = homes == {Home.ARENA} and not last.kept
-    return Slot(
-        buffers=tuple(links),
-        lower=lives[links[0]][0],
-        upper=lives[links[-1]][1],
-        size=first.size,
-        align=first.align,
-        home=Home.ARENA if arena else Home.EXTERNAL,
-    )
+    arena = all(problem.buffers[b].home is Home.ARENA for b in links) and not last.kept
+    home = Home.ARENA if arena else Home.EXTERNAL
+    return Slot(tuple(links), lower, upper, first.size, first.align, home)
 
 
-def live_curve(problem: Problem, order: Sequence[OpId], reuse: Reuse) -> list[int]:
-    """Transient bytes of the device alive while each op of the order runs, with its scratch."""
-    change = [0] * (len(order) + 1)
-    for slot in slots(problem, order, reuse):
-        change[slot.lower] += slot.size
-        change[slot.upper] -= slot.size
-    curve: list[int] = []
-    live = 0
-    for t, i in enumerate(order):
-        live += change[t]
-        curve.append(live + problem.ops[i].scratch)
+def live_curve(
+    problem: Problem, order: Sequence[OpId], reuse: Reuse, without: Collection[BufferId] = ()
+) -> list[int]:
+    """Returns the transient bytes of the device alive while each op of the order runs.
+
+    The scratch space of the op is counted. The buffers of `without` are not.
+    """
+    table = problem.buffer_table
+    lower, upper = _lives(problem, order)
+    counts = table.made & table.on_device
+    counts[np.fromiter(without, np.int64, len(without))] = False
+    begins, ends = counts.copy(), counts
+    # where one buffer becomes another, neither end of the slot is
+    begins[np.fromiter(reuse.keys(), np.int64, len(reuse))] = False
+    ends[np.fromiter(reuse.values(), np.int64, len(reuse))] = False
+    change = np.zeros(len(order) + 1, np.int64)
+    np.add.at(change, lower[begins], table.size[begins])
+    np.subtract.at(change, upper[ends], table.size[ends])
+    scratch = problem.scratch[np.fromiter(order, np.int64, len(order))]
+    curve: list[int] = (change[:-1].cumsum() + scratch).tolist()
     return curve
 
 

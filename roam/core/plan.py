@@ -27,6 +27,7 @@ from collections.abc import Container, Sequence
 from enum import StrEnum
 
 import msgspec
+import numpy as np
 
 from roam.core.bounds import must_live
 from roam.core.edits import AnyEdit, apply
@@ -240,15 +241,12 @@ def committed_curve(
     blocks: Sequence[Block],
 ) -> list[int]:
     """Transient bytes held while each op runs: blocks, what lies outside them, and scratch."""
-    change = [0] * (len(order) + 1)
-    for allocated in allocations(problem, order, reuse, placed, blocks):
-        change[allocated.lower] += allocated.size
-        change[allocated.upper] -= allocated.size
-    curve: list[int] = []
-    now = 0
-    for t, i in enumerate(order):
-        now += change[t]
-        curve.append(now + problem.ops[i].scratch)
+    change = np.zeros(len(order) + 1, np.int64)
+    for block in blocks:
+        change[block.lower] += block.size
+        change[block.upper] -= block.size
+    outside = live_curve(problem, order, reuse, placed)
+    curve: list[int] = (change[:-1].cumsum() + outside).tolist()
     return curve
 
 

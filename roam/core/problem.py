@@ -14,8 +14,11 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 from msgspec import structs
+from numpy.typing import NDArray
 
+from roam.core.buffer_table import BufferTable, make_buffer_table
 from roam.core.errors import (
     CycleError,
     DuplicateNameError,
@@ -67,6 +70,16 @@ class Problem(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True
     def users(self) -> list[list[OpId]]:
         """For every buffer the ops that read or change it, in program order, each once."""
         return find_users(self.ops, len(self.buffers))
+
+    @cached_property
+    def buffer_table(self) -> BufferTable:
+        """The buffers as arrays, for what looks at all of them at once."""
+        return make_buffer_table(self.buffers, self.maker, self.users)
+
+    @cached_property
+    def scratch(self) -> NDArray[np.int64]:
+        """For every op the bytes of its scratch space."""
+        return np.array([op.scratch for op in self.ops], np.int64)
 
     @cached_property
     def predecessors(self) -> list[tuple[OpId, ...]]:
