@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 
 from roam.bench import batches, branching, vision
 from roam.bench.batches import MakeBatch
+from roam.bench.irregular import cells, experts, randwire, recurrent, two_tower
 from roam.bench.zoo import FULL, LARGE, Entry, gpt2_small, loss_of
 from roam.core.errors import OfflineError
 from roam.core.problem import Problem
@@ -95,5 +97,25 @@ def _branching() -> dict[str, Entry]:
     return {e.name: e for e in found}
 
 
+def _irregular() -> dict[str, Entry]:
+    small = batches.image(batch=32, size=32, classes=10)
+    text = {n: batches.text(batch=n, seq=s, vocab=v) for n, s, v in ((4, 256, 32_000), (20, 200, 10_000))}
+    found: list[Entry] = [
+        Built("nasnet-a-b8", "nasnet-a", _photos(8), make=cells.nasnet_a),
+        Built("amoebanet-a-b8", "amoebanet-a", _photos(8), make=cells.amoebanet_a),
+        Built("darts-b32", "darts", small, make=cells.darts),
+    ]
+    for seed in (1, 2, 3):
+        make = partial(randwire.randwire, seed=seed)
+        found.append(Built(f"randwire-{seed}-b8", f"randwire-{seed}", _photos(8), make=make))
+    found += [
+        Built("lstm-200-b20", "lstm-200", text[20], make=recurrent.UnrolledLSTM),
+        Built("experts-16-b4", "experts-16", text[4], make=experts.ExpertDecoder),
+        Built("two-tower-b512", "two-tower", two_tower.visits(512), make=two_tower.TwoTower),
+    ]
+    return {e.name: e for e in found}
+
+
 ORDER: dict[str, Entry] = _entries()
 BRANCHING: dict[str, Entry] = _branching()  # not in ROAM's evaluation: run only if named
+IRREGULAR: dict[str, Entry] = _irregular()  # the networks of `roam bench order --wide`
