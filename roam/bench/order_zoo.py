@@ -99,7 +99,10 @@ def _branching() -> dict[str, Entry]:
 
 def _irregular() -> dict[str, Entry]:
     small = batches.image(batch=32, size=32, classes=10)
-    text = {n: batches.text(batch=n, seq=s, vocab=v) for n, s, v in ((4, 256, 32_000), (20, 200, 10_000))}
+    text = {
+        n: batches.text(batch=n, seq=s, vocab=v)
+        for n, s, v in ((4, 256, 32_000), (20, 200, 10_000))
+    }
     found: list[Entry] = [
         Built("nasnet-a-b8", "nasnet-a", _photos(8), make=cells.nasnet_a),
         Built("amoebanet-a-b8", "amoebanet-a", _photos(8), make=cells.amoebanet_a),

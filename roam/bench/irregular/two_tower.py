@@ -1,10 +1,10 @@
 """A recommender of two towers with five losses.
 
-    user's ids ── embeddings ── tower ── user ──┬── in-batch softmax over all items
-                                                │
-                                                ├── click, like, seconds watched
-    item's ids ── embeddings ── tower ── item ──┤
-                                                └── the item's category
+user's ids ── embeddings ── tower ── user ──┬── in-batch softmax over all items
+                                            │
+                                            ├── click, like, seconds watched
+item's ids ── embeddings ── tower ── item ──┤
+                                            └── the item's category
 """
 
 from __future__ import annotations
