@@ -17,7 +17,7 @@ from rich.console import Console
 
 from roam.bench.children import Result, process
 from roam.bench.order_tables import print_rows
-from roam.bench.order_zoo import BRANCHING, DROP_IN, ORDER, WHOLE
+from roam.bench.order_zoo import BRANCHING, DROP_IN, IRREGULAR, ORDER, WHOLE
 from roam.bench.tables import write_rows
 from roam.core.atomic_write import check_writable
 from roam.core.files import problem_from_json
@@ -89,14 +89,16 @@ def order_names(only: str | None) -> list[str]:
     """Returns the entries that `only` names. Raises ValueError."""
     if only is None:
         return list(ORDER)
-    known = [*ORDER, *BRANCHING]
-    found: list[str] = []
-    for wish in (w.strip() for w in only.split(",")):
-        meant = [n for n in known if wish in (n, _model(n))]
-        if not meant:
-            raise ValueError(f"the order bench has no {wish!r}, only: {', '.join(known)}")
-        found += meant
-    return found
+    known = [*ORDER, *BRANCHING, *IRREGULAR]
+    return [name for wish in only.split(",") for name in named(wish.strip(), known)]
+
+
+def named(wish: str, known: Sequence[str]) -> list[str]:
+    """Returns the names that are `wish`, or `wish` with any batch size. Raises ValueError."""
+    meant = [n for n in known if wish in (n, _model(n))]
+    if not meant:
+        raise ValueError(f"the order bench has no {wish!r}, only: {', '.join(known)}")
+    return meant
 
 
 def _model(entry: str) -> str:
@@ -107,7 +109,7 @@ def _rows(
     names: Sequence[str], sizes: Sequence[int], planning: float, program: float
 ) -> Iterator[Result]:
     for name in names:
-        problems = {step: _captured(name, step) for step in (DROP_IN, WHOLE)}
+        problems = {step: capture(name, step) for step in (DROP_IN, WHOLE)}
         dropped_in, _ = problems[DROP_IN]
         for step, (problem, seconds) in problems.items():
             head = {"entry": name, "step": step, "capture_seconds": seconds}
@@ -118,7 +120,7 @@ def _rows(
             yield {"step": SYNTHETIC, **child.read()}
 
 
-def _captured(entry: str, step: str) -> tuple[Problem, float]:
+def capture(entry: str, step: str) -> tuple[Problem, float]:
     """Captures a Problem in a new process. Returns it with the seconds that it took."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "problem.json"

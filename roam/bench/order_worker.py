@@ -29,11 +29,11 @@ def main() -> None:
 
 
 def capture(entry: str, step: str, out: Path) -> Result:
-    from roam.bench.order_zoo import BRANCHING, ORDER, WHOLE, captured
+    from roam.bench.order_zoo import EVERY, WHOLE, captured
     from roam.core.files import problem_to_json
 
     start = time.perf_counter()
-    problem = captured((ORDER | BRANCHING)[entry], folds=step == WHOLE)
+    problem = captured(EVERY[entry], folds=step == WHOLE)
     seconds = time.perf_counter() - start
     out.write_bytes(problem_to_json(problem))
     return {"capture_seconds": seconds}

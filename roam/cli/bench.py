@@ -83,26 +83,36 @@ def adama(
 def order(
     json: Json = None,
     only: Annotated[
-        str | None, typer.Option(metavar="MODEL,...", help="alexnet, or alexnet-b32.")
+        str | None,
+        typer.Option(
+            metavar="MODEL,...", help="alexnet, or alexnet-b32; with --wide: layered, nasnet-a."
+        ),
     ] = None,
     planning_seconds: Annotated[float, typer.Option(min=0.1, help="Deadline of a plan.")] = 20.0,
     program_seconds: Annotated[
         float, typer.Option(min=0.0, help="Deadline of one phase's integer program; 0: none runs.")
     ] = 10.0,
     wide: Annotated[
-        bool, typer.Option("--wide", help="Wide, irregular graphs, beside simulated annealing.")
+        bool, typer.Option("--wide", help="Random layered graphs and irregular networks.")
     ] = False,
     instances: Annotated[
         Path | None,
         typer.Option(exists=True, file_okay=False, help="With --wide: graphs in node-link JSON."),
     ] = None,
+    size: Annotated[
+        list[int] | None,
+        typer.Option(min=10, help="With --wide: ops of layered graphs; repeat for more."),
+    ] = None,
+    graphs: Annotated[int, typer.Option(min=1, help="With --wide: graphs of each size.")] = 10,
 ) -> None:
     """Compare the peaks of planned orders with other schedulers', and show how planning scales."""
     from roam.bench.order import order_bench, order_names
-    from roam.bench.wide import wide_bench
+    from roam.bench.wide import WIDTHS, wide_bench, wide_graphs
 
     if wide:
-        wide_bench(json, instances=instances)
+        with unknown_refused():
+            chosen = wide_graphs(only, instances, size or tuple(WIDTHS), graphs)
+        wide_bench(chosen, json, seconds=planning_seconds)
         return
 
     with unknown_refused():

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from roam.bench import networks
 from roam.bench.layered import layered_graph, read_graph
-from roam.bench.wide import wide_bench
+from roam.bench.wide import LAYERED, WIDTHS, Graphs, wide_bench, wide_graphs
 from roam.core.errors import CycleError, FileFormatError
 from roam.core.lifetime import live_peak
+from roam.planner import replaced_peak
 
 DIAMOND = {
     "graph": {"order": ["a", "c", "b", "d"]},
@@ -29,12 +32,44 @@ def written(folder: Path, graph: object) -> Path:
 def test_a_row_for_every_graph(tmp_path: Path) -> None:
     written(tmp_path, DIAMOND)
     out = tmp_path / "rows.jsonl"
-    rows = wide_bench(
-        out, instances=tmp_path, sizes={30: 0.3}, graphs=2, seconds=5.0, console=Console(quiet=True)
-    )
+    graphs = Graphs(sizes=(30,), each=2, instances=tmp_path)
+    rows = wide_bench(graphs, out, seconds=5.0, console=Console(quiet=True))
     assert [row["graph"] for row in rows] == ["diamond", "layered 30, 0", "layered 30, 1"]
     assert all(row["bound"] <= row["roam"] <= min(1.0, row["annealing"]) for row in rows)
     assert len(out.read_text().splitlines()) == 3
+
+
+def test_which_graphs_are_named() -> None:
+    every = wide_graphs()
+    assert every.sizes == tuple(WIDTHS)
+    assert {"nasnet-a-b2", "randwire-3-b2", "lstm-200-b20", "two-tower-b512"} < {*every.networks}
+    assert wide_graphs(LAYERED, sizes=(100,)) == Graphs(sizes=(100,))
+    some = wide_graphs("darts, randwire-1-b2", each=3)
+    assert some == Graphs(sizes=(), each=3, networks=("darts-b4", "randwire-1-b2"))
+    with pytest.raises(ValueError, match=r"'elephant'.*layered.*nasnet-a-b2"):
+        wide_graphs("layered, elephant")
+
+
+@pytest.mark.slow
+def test_a_network_has_a_row_with_gradients_kept_and_one_with_them_folded(tmp_path: Path) -> None:
+    out, screen = tmp_path / "rows.jsonl", io.StringIO()
+    graphs = Graphs(sizes=(), networks=("two-tower-b512",))
+    kept, folded = wide_bench(graphs, out, seconds=5.0, console=Console(file=screen, width=160))
+    assert [json.loads(line) for line in out.read_text().splitlines()] == [kept, folded]
+    assert (kept["step"], folded["step"]) == ("drop-in", "whole")
+    assert folded["bound"] <= folded["peak"] < kept["peak"] <= kept["pytorch"] == folded["pytorch"]
+    assert f"{folded['peak'] / 2**20:.1f}" in screen.getvalue()
+
+
+def test_the_table_of_networks() -> None:
+    problem = layered_graph(30)
+    figures = networks.run(problem, seconds=1.0)
+    assert figures["bound"] <= figures["live_peak"] <= figures["peak"]
+    row = {"network": "some", "step": "whole", "pytorch": replaced_peak(problem), **figures}
+    assert networks.line(row).startswith("some, whole: 30 ops, gap 0.00%")
+    screen = io.StringIO()
+    Console(file=screen, width=160).print(networks.table([row]))
+    assert figures["method"] in screen.getvalue()
 
 
 def test_a_graph_is_read_in_its_given_order(tmp_path: Path) -> None:

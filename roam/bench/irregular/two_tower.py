@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +105,7 @@ class _Tower(nn.Module):
 
 def _dense(widths: Sequence[int], *, last: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for given, made in zip(widths, widths[1:], strict=False):
+    for given, made in pairwise(widths):
         layers += [nn.Linear(given, made), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], last))
 
