@@ -28,6 +28,7 @@ from roam.core.lifetime import live_curve, live_peak
 from roam.core.problem import Problem
 from roam.solvers.baselines.plain_annealing import plain_annealing
 from roam.solvers.order.best_order import best_order
+from roam.solvers.order.leaf_search import Searches
 from roam.solvers.work import Work
 
 # ops of a random graph -> its `width`; a graph of another size has the width of the nearest
@@ -129,15 +130,18 @@ def _rows(graphs: Graphs, seconds: float) -> Iterator[Result]:
 
 
 def run(problem: Problem, seconds: float) -> Result:
-    """Plans the order of one graph, and runs the baseline on it.
+    """Returns the row of one graph: its order, and that of the baseline."""
+    row = order(problem, seconds)
+    annealed = plain_annealing(problem, 0, PATIENCE * row["seconds"])
+    return {**row, "annealing": live_peak(problem, annealed) / _given(problem)}
 
-    Peaks are shares of the given order's.
-    """
-    given = max(live_curve(problem, range(len(problem.ops)), {}))
+
+def order(problem: Problem, seconds: float, searches: Searches | None = None) -> Result:
+    """Orders one graph. Peak and bound are shares of the given order's peak."""
     start = time.process_time()
-    answer = best_order(problem, Work.worth(seconds))
+    answer = best_order(problem, Work.worth(seconds), searches=searches)
     took = time.process_time() - start
-    annealed = plain_annealing(problem, 0, PATIENCE * took)
+    given = _given(problem)
     return {
         "graph": problem.name,
         "ops": len(problem.ops),
@@ -145,8 +149,12 @@ def run(problem: Problem, seconds: float) -> Result:
         "bound": answer.bound / given,
         "method": answer.found.method,
         "seconds": took,
-        "annealing": live_peak(problem, annealed) / given,
     }
+
+
+def _given(problem: Problem) -> int:
+    """Returns the peak of the given order, with no result written in place, in bytes."""
+    return max(live_curve(problem, range(len(problem.ops)), {}))
 
 
 def line(row: Result) -> str:

@@ -104,15 +104,22 @@ def order(
         typer.Option(min=10, help="With --wide: ops of layered graphs; repeat for more."),
     ] = None,
     graphs: Annotated[int, typer.Option(min=1, help="With --wide: graphs of each size.")] = 10,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="With --wide: layered graphs without each search.")
+    ] = False,
 ) -> None:
     """Compare the peaks of planned orders with other schedulers', and show how planning scales."""
+    from roam.bench.ablation import ablation
     from roam.bench.order import order_bench, order_names
     from roam.bench.wide import WIDTHS, wide_bench, wide_graphs
 
     if wide:
         with unknown_refused():
             chosen = wide_graphs(only, instances, size or tuple(WIDTHS), graphs)
-        wide_bench(chosen, json, seconds=planning_seconds)
+        if ablate:
+            ablation(chosen, json, seconds=planning_seconds)
+        else:
+            wide_bench(chosen, json, seconds=planning_seconds)
         return
 
     with unknown_refused():

@@ -43,8 +43,9 @@ def test_cells_have_the_operations_and_channels_of_the_figure() -> None:
         # two cells of the stem, three stages of four, and a reduction between stages
         assert len(trunk.cells) == 2 + 3 * 4 + 2
         assert trunk(torch.empty(1, 3, 224, 224)).shape == (1, 1056, 7, 7)
-    convolutions = [m for m in trunk.cells[-1].blocks.modules() if isinstance(m, nn.Conv2d)]
-    assert len(convolutions) == 5 * 2 * 2  # a separable one has two, and is applied twice
+    convolutions = [m for m in trunk.cells[-1].modules() if isinstance(m, nn.Conv2d)]
+    # a separable one has two and is applied twice; one fits each of the two inputs
+    assert len(convolutions) == 5 * 2 * 2 + 2
     assert len(NASNET_A_REDUCTION.joined) == 4
 
 

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from roam.bench import networks
+from roam.bench.ablation import ablation, variants
 from roam.bench.layered import layered_graph, read_graph
 from roam.bench.wide import LAYERED, WIDTHS, Graphs, wide_bench, wide_graphs
 from roam.core.errors import CycleError, FileFormatError
@@ -70,6 +71,19 @@ def test_the_table_of_networks() -> None:
     screen = io.StringIO()
     Console(file=screen, width=160).print(networks.table([row]))
     assert figures["method"] in screen.getvalue()
+
+
+def test_every_search_is_switched_off_once(tmp_path: Path) -> None:
+    out, screen = tmp_path / "rows.jsonl", io.StringIO()
+    graphs = Graphs(sizes=(30,), each=2)
+    rows = ablation(graphs, out, seconds=5.0, console=Console(file=screen, width=120))
+    names = list(variants())
+    assert {"all", "no tree", "no local search"} <= {*names}
+    assert [row["searches"] for row in rows] == 2 * names
+    assert [json.loads(line) for line in out.read_text().splitlines()] == rows
+    assert all(name in screen.getvalue() for name in names)
+    assert not variants()["no tree"].tree
+    assert variants()["no tree"].local_search
 
 
 def test_a_graph_is_read_in_its_given_order(tmp_path: Path) -> None:

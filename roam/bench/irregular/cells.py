@@ -193,15 +193,16 @@ class Cell(nn.Module):
     ) -> None:
         super().__init__()
         self.before, self.last, self.wiring = before, last, wiring
-        self.blocks = nn.ModuleList()
-        for name, state, other, second in wiring.blocks:
-            pair = ((name, state), (other, second))
-            made = [operation(n, width, stride if s in (BEFORE, LAST) else 1) for n, s in pair]
-            self.blocks.append(nn.ModuleList(made))
+        self.left, self.right = nn.ModuleList(), nn.ModuleList()
+        for left, i, right, j in wiring.blocks:
+            self.left.append(operation(left, width, stride if i in (BEFORE, LAST) else 1))
+            self.right.append(operation(right, width, stride if j in (BEFORE, LAST) else 1))
 
     def forward(self, before: Tensor, last: Tensor) -> Tensor:
         states = [self.before(before), self.last(last)]
-        for (_, i, _, j), (left, right) in zip(self.wiring.blocks, self.blocks, strict=True):
+        for (_, i, _, j), left, right in zip(
+            self.wiring.blocks, self.left, self.right, strict=True
+        ):
             states.append(left(states[i]) + right(states[j]))
         return torch.cat([states[i] for i in self.wiring.joined], 1)
 
