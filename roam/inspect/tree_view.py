@@ -71,7 +71,7 @@ def show_tree(problem: Problem, plan: Plan, depth: int | None = None) -> Tree:
 
     graph = plan_tree(problem, plan, depth or LEVELS)
     shown = Tree(Text(_label(graph, (), problem.name)))
-    branches = {(): shown}
+    branches: dict[Node, Tree] = {(): shown}
     for node in _printed(graph, (), abbreviated=depth is None):
         parent = branches[node[:-1]]
         if node[-1] < 0:

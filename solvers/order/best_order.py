@@ -108,7 +108,7 @@ class _Orders:
     def __init__(self, problem: Problem, bound: Bound, work: Work, searches: Searches) -> None:
         self.problem, self.bound, self.work, self.searches = problem, bound, work, searches
         phases = range(len(problem.phases))
-        self.segments = [
+        self.segments: list[tuple[Segment, ...]] = [
             (Segment(phase, tuple(program_order(problem, phase)), "program"),) for phase in phases
         ]
         self.offered = self.reused = 0

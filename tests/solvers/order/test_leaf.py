@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -121,15 +122,19 @@ def test_equal_segments_have_equal_keys_whatever_is_alive_beside_them() -> None:
         lambda ops, sizes: ops.__setitem__(5, replace(ops[5], reads=(*ops[5].reads, 1))),
     ],
 )
-def test_segments_that_differ_have_other_keys(change) -> None:
+def test_segments_that_differ_have_other_keys(
+    change: Callable[[list[Op], list[int]], None],
+) -> None:
     problem = layers(1)
     ops, sizes = list(problem.ops), [b.size for b in problem.buffers]
     sizes[4] = sizes[2]  # so that one may be written over the other
-    buffers = lambda: tuple(  # noqa: E731
-        replace(b, size=size) for b, size in zip(problem.buffers, sizes, strict=True)
-    )
-    one = Problem("layers", buffers(), tuple(ops))
+    one = with_sizes(problem, ops, sizes)
     change(ops, sizes)
-    other = Problem("layers", buffers(), tuple(ops))
+    other = with_sizes(problem, ops, sizes)
     keys = [cut_out(step, 0, range(1, len(ops)), (0,)).key for step in (one, other)]
     assert keys[0] != keys[1]
+
+
+def with_sizes(problem: Problem, ops: list[Op], sizes: list[int]) -> Problem:
+    pairs = zip(problem.buffers, sizes, strict=True)
+    return Problem("changed", tuple(replace(b, size=size) for b, size in pairs), tuple(ops))
