@@ -4,7 +4,8 @@ A plan's file is no proof: its bound is a number that anybody may have written. 
 file asks three proofs, the cheapest first, until one reaches what the file states:
 
     what must be alive ── the cheapest moment of each op ── no order of the phase keeps below
-    core/bounds.py        solvers/bound/min_cut.py          solvers/order/bisection.py
+    core/bounds.py        solvers/bound/min_cut.py          solvers/order/bisection.py,
+                                                            then leaf by leaf: leaf_search.py
 
 What they do not reach stays stated. An order found on the way that takes less refutes the file.
 """
@@ -50,7 +51,9 @@ def prove(problem: Problem, plan: Plan, seconds: float = SECONDS) -> Plan:
 def _search(problem: Problem, plan: Plan, known: Bound, work: Work) -> int:
     """The bound by minimum cuts, then by search of each phase, the one with most bytes first."""
     from roam.solvers.bound.min_cut import cut_bound  # brings in ortools
-    from roam.solvers.order.bisection import settle
+    from roam.solvers.order.bisection import HASTY, settle
+    from roam.solvers.order.leaf_search import search_leaves
+    from roam.solvers.order.segment import Segment
 
     claimed = plan.claimed_bound
     curve = live_curve(problem, plan.order, plan.reuse)
@@ -67,9 +70,14 @@ def _search(problem: Problem, plan: Plan, known: Bound, work: Work) -> int:
             found = live_curve(problem, whole, find_reuse(problem, whole))
             return max(found[t] for t in phases[phase])
 
-        answer = settle(problem, phase, orders[phase], peak_of, proven, work)
+        answer = settle(problem, phase, orders[phase], peak_of, proven, work, HASTY)
         proven, orders[phase] = answer.bound, answer.found
         peaks[phase] = min(peaks[phase], answer.value)
+        if proven < claimed <= peaks[phase] and not work.is_over():
+            whole = Segment(phase, tuple(orders[phase]), "")
+            leaves = search_leaves(problem, phase, whole, proven, work)
+            proven, peaks[phase] = leaves.bound, leaves.value
+            orders[phase] = [i for segment in leaves.found.segments for i in segment.ops]
     _refute(claimed, "another order", max(peaks, default=0))
     return proven
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from roam.solvers.order.tree import Node
 
+SECONDS = 2.0  # of work for the bounds of all segments: a person waits for them
 LEVELS = 2  # printed unless another number is asked for: phases, and the segments within
 FIRST, LAST = 12, 6  # parts of a node that are printed if not all are
 
@@ -42,6 +43,7 @@ def plan_tree(problem: Problem, plan: Plan, depth: int | None = None) -> network
 
     from roam.solvers.order.segment import Segment
     from roam.solvers.order.tree import STEP, tree  # brings in ortools
+    from roam.solvers.work import Work
 
     orders, _, _ = plan.method.partition(", ")
     solvers = orders.split(" / ")
@@ -51,8 +53,14 @@ def plan_tree(problem: Problem, plan: Plan, depth: int | None = None) -> network
             Segment(phase, tuple(plan.order[t] for t in times), solver)
             for phase, (times, solver) in enumerate(zip(problem.spans, solvers, strict=True))
         ]
-    levels = inf if depth is None else depth
-    found = tree(problem, plan.order, segments, bound=plan.lower_bound, depth=levels)
+    found = tree(
+        problem,
+        plan.order,
+        segments,
+        bound=plan.lower_bound,
+        depth=inf if depth is None else depth,
+        work=Work.worth(SECONDS),
+    )
     found.nodes[STEP]["solver"] = orders
     return found
 

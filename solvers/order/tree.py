@@ -32,6 +32,7 @@ from roam.solvers.order.bisection import settle
 from roam.solvers.order.key_points import Time, curve_of, local_minima
 from roam.solvers.order.leaf import INSIDE, Leaf, cut_out
 from roam.solvers.order.segment import Segment
+from roam.solvers.work import Work
 
 Node = tuple[int, ...]  # the way from the root: phase, segment, segment within, ...
 STEP: Node = ()  # the root
@@ -45,6 +46,7 @@ def tree(
     *,
     bound: int = 0,
     depth: float = inf,
+    work: Work | None = None,
 ) -> nx.DiGraph:
     """Returns the tree of segments of an order, with an edge from each node to each of its parts.
 
@@ -67,8 +69,10 @@ def tree(
         segments: the planner's segments of this order, if known; those of each phase in a row.
         bound: a proven lower bound on the peak of the step, in bytes.
         depth: the greatest number of edges from the root to a node.
+        work: limits the searches for bounds. A segment that none is left for has the bound of the
+            bytes that must be alive. Unlimited if left out.
     """
-    growing = _Growing(problem, order, depth)
+    growing = _Growing(problem, order, depth, work or Work())
     parts: dict[int, list[Segment]] = {}
     for segment in segments:
         parts.setdefault(segment.phase, []).append(segment)
@@ -92,8 +96,8 @@ def walk(graph: nx.DiGraph) -> list[OpId]:
 class _Growing:
     """A tree that grows phase by phase."""
 
-    def __init__(self, problem: Problem, order: Sequence[OpId], depth: float) -> None:
-        self.problem, self.order, self.depth = problem, order, depth
+    def __init__(self, problem: Problem, order: Sequence[OpId], depth: float, work: Work) -> None:
+        self.problem, self.order, self.depth, self.work = problem, order, depth, work
         self.place = {i: t for t, i in enumerate(order)}
         self.curve = live_curve(problem, order, find_reuse(problem, order))
         self.graph = nx.DiGraph(name=problem.name)
@@ -148,7 +152,7 @@ class _Growing:
             leaf = cut_out(self.problem, phase, ops, ran, live=entry)
             like = self.first.setdefault(leaf.key, node)
             if like == node:
-                bound, like = max(bound, _bound(leaf, ops)), None
+                bound, like = max(bound, _bound(leaf, ops, self.work)), None
             else:
                 # the same bytes above the constant: that of the first one is known
                 first = self.graph.nodes[like]
@@ -246,10 +250,10 @@ def _records(after: Sequence[int], times: Sequence[Time]) -> Iterator[Time]:
             yield t
 
 
-def _bound(leaf: Leaf, order: Sequence[OpId]) -> int:
+def _bound(leaf: Leaf, order: Sequence[OpId], work: Work) -> int:
     """Returns bytes that every order of a leaf takes at least, by a short search.
 
     `order` is one of the leaf, by the ids of the step.
     """
     known, found = must_live(leaf.problem), leaf.from_step(order)
-    return settle(leaf.problem, INSIDE, found, leaf.peak, known, effort=EFFORT).bound
+    return settle(leaf.problem, INSIDE, found, leaf.peak, known, work, EFFORT).bound

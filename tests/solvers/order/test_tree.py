@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roam.core.bounds import must_live
 from roam.core.lifetime import find_reuse, live_curve, live_peak
 from roam.core.problem import Buffer, Kind, Op, Problem
 from roam.solvers.order.best_order import best_order
 from roam.solvers.order.leaf import INSIDE, cut_out
 from roam.solvers.order.leaf_search import Searches
 from roam.solvers.order.tree import STEP, Node, key_times, leaves, tree, walk
+from roam.solvers.work import Work
 from tests.core.strategies import dense_problems, orders, problems
 from tests.solvers.order.test_valleys import layers, least
 
@@ -118,6 +120,15 @@ def test_the_planners_segments_come_first() -> None:
     assert walk(graph) == answer.found.order
     assert graph.nodes[STEP]["bound"] == graph.nodes[STEP]["peak"] == answer.value == 35
     assert {graph.nodes[node]["solver"] for node in leaves(graph)} == {answer.found.method}
+
+
+def test_without_work_bounds_are_what_must_be_alive() -> None:
+    problem = layers(4)
+    searched, unsearched = (
+        tree(problem, range(len(problem.ops)), work=work) for work in (None, Work(limit=0))
+    )
+    assert searched.nodes[STEP]["bound"] == 35
+    assert unsearched.nodes[STEP]["bound"] == must_live(problem) == 34
 
 
 @pytest.mark.parametrize("phase", [0, 2])
