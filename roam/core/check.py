@@ -17,7 +17,6 @@ refuses those that would change what the step computes.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -32,7 +31,7 @@ from roam.core.errors import (
 from roam.core.plan import Arena, Plan
 from roam.core.problem import LARGEST, BufferId, Home, Problem, Tier
 from roam.core.proof import check_proof
-from roam.core.rectangles import Rectangle, check_apart
+from roam.core.rectangles import Rectangle, check_apart, find_around
 
 
 @dataclass
@@ -199,15 +198,12 @@ def _check_blocks(problem: Problem, plan: Plan, tier: Tier, arena: Arena, lives:
             raise OffsetError(f"{block.name} ends beyond 2^62 bytes: {block.end}")
     check_apart(blocks)
 
-    blocks.sort(key=lambda block: block.offset)
-    starts = [block.offset for block in blocks]
-    for b, offset in arena.offsets.items():
+    births = [(lives[b].birth, offset) for b, offset in arena.offsets.items()]
+    homes = find_around(blocks, births)
+    for (b, offset), home in zip(arena.offsets.items(), homes, strict=True):
         life, buffer = lives[b], problem.buffers[b]
         end = offset + max(buffer.size, 1)  # an empty buffer, too, has its address in a block
-        # the nearest block below is nearly always the one
-        below = reversed(blocks[: bisect_right(starts, offset)])
-        home = next((k for k in below if end <= k.end and k.holds(life.birth, life.death)), None)
-        if home is None:
+        if home is None or home.end < end or not home.holds(life.birth, life.death):
             raise OffsetError(
                 f"{buffer.name!r} is at [{offset}, {end}) during [{life.birth}, {life.death}), "
                 "and no block holds it there all that time"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from roam.core.errors import OverlapError
@@ -58,3 +58,33 @@ def check_apart(rectangles: Iterable[Rectangle]) -> None:
                 )
         active.insert(at, r)
         starts.insert(at, r.offset)
+
+
+def find_around(
+    rectangles: Sequence[Rectangle], points: Sequence[tuple[int, int]]
+) -> list[Rectangle | None]:
+    """For every point of time and address the rectangle around it, None where there is none.
+
+    The rectangles lie apart. A line sweeps over time, as in `check_apart`.
+    """
+    ends, begins, asks = range(3)  # what comes first of those at one time
+    events = [(time, asks, n) for n, (time, _) in enumerate(points)]
+    for n, r in enumerate(rectangles):
+        if r.size and r.lower < r.upper:
+            events += [(r.lower, begins, n), (r.upper, ends, n)]
+    found: list[Rectangle | None] = [None] * len(points)
+    active: list[Rectangle] = []  # in the order of offsets
+    starts: list[int] = []
+    for _, what, n in sorted(events):
+        if what == asks:
+            at = bisect_right(starts, points[n][1]) - 1
+            if at >= 0 and points[n][1] < active[at].end:
+                found[n] = active[at]
+            continue
+        at = bisect_left(starts, rectangles[n].offset)
+        if what == begins:
+            active.insert(at, rectangles[n])
+            starts.insert(at, rectangles[n].offset)
+        else:
+            del active[at], starts[at]
+    return found

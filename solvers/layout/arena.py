@@ -13,17 +13,17 @@ waste would raise the peak, buffers are taken out of the arena until it does not
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise, product
 
 from roam.core.lifetime import Slot, live_curve, slots
 from roam.core.machine import ANY, COARSEST, Blocking
-from roam.core.plan import Block, measure
+from roam.core.plan import Block, committed_curve
 from roam.core.problem import BufferId, Home, OpId, Problem
-from roam.solvers.layout.eviction import Placed, evict
+from roam.solvers.layout.eviction import evict
 from roam.solvers.layout.greedy_fits import FITS, Fit, Rect, place
+from roam.solvers.layout.sections import Placed, Sections, Table, cut_into_sections, table_of
 from roam.solvers.work import Work
 
 CUTS = (1, 4, 16, 64, 256)  # numbers of blocks to try, into which the saved buffers are cut
@@ -77,7 +77,7 @@ def lay_out(
         limit: the highest peak that the layout may have, in bytes.
         hold: whether the arena is one block that is kept between steps. Such an arena contains all
             buffers, or none if that would exceed the limit.
-        work: limits the search; looked at before each attempt. Unlimited if left out.
+        work: limits the search: an attempt that it ends does not count. Unlimited if left out.
     """
     work = work or Work()
     everything = [s for s in slots(problem, order, reuse) if s.home is Home.ARENA and s.size]
@@ -90,12 +90,14 @@ def lay_out(
     for fit, n in islice(product(FITS, cuts), TRIES):
         if (best.peak == lowest and not best.left) or work.is_over():
             break
-        arena = Arena(everything, boundary, len(order), n, fit)
-        work.spend(arena.spent)
-        placed = arena.placed if hold else evict(arena.placed, arena.sections, live, limit, work)
+        try:
+            arena = Arena(everything, boundary, len(order), n, fit, work=work)
+            placed = arena.placed if hold else evict(arena.placed, arena.cut, live, limit, work)
+        except TimeoutError:
+            break
         blocks = arena.one_block() if hold else arena.sections(placed)
         offsets = {b: offset for slot, offset in placed for b in slot.buffers}
-        peak, _ = measure(problem, order, reuse, offsets, blocks)
+        peak = max(committed_curve(problem, order, reuse, offsets, blocks), default=0)
         left = len(everything) - len(placed)
         found = Layout(offsets, blocks, peak, fit.name, left)
         if peak <= limit and found.cost < best.cost:
@@ -113,11 +115,14 @@ class Arena:
         cuts: how many pieces the stack is cut into; more if `blocking` limits their size.
         fit: the greedy rule for the buffers that are not saved.
         blocking: the largest size of a block, and how its buffers have to be staggered.
+        work: limits the attempt; unlimited if left out.
 
     Attributes:
         placed: the slots with their addresses.
         edges: the addresses at which the stack is cut, and those of its two ends.
-        spent: units of work that the attempt took.
+
+    Raises:
+        TimeoutError: the work is spent before all slots are placed.
     """
 
     def __init__(
@@ -128,20 +133,18 @@ class Arena:
         cuts: int,
         fit: Fit,
         blocking: Blocking = ANY,
+        work: Work | None = None,
     ) -> None:
         self.boundary, self.end, self.blocking = boundary, end, blocking
         crossing = [s for s in chosen if s.lower < boundary < s.upper]
         crossing.sort(key=lambda s: (-s.upper, s.lower))
         self.crosses = bool(crossing)
-        placing = Work()  # has no limit: an attempt that has begun is finished
         self.placed: list[Placed] = []
         self.edges = self.stack(crossing, cuts)
         fixed = [(_rect(s), offset) for s, offset in self.placed]
-        for phase in ((0, boundary), (boundary, end)):
-            own = [s for s in chosen if phase[0] <= s.lower and s.upper <= phase[1]]
-            offsets = place([_rect(s) for s in own], fit, fixed, self.edges[1:], placing)
-            self.placed += zip(own, offsets, strict=True)
-        self.spent = placing.spent
+        own = [s for s in chosen if not s.lower < boundary < s.upper]
+        offsets = place([_rect(s) for s in own], fit, fixed, self.edges[1:], work)
+        self.placed += zip(own, offsets, strict=True)
 
     def stack(self, crossing: Sequence[Slot], cuts: int) -> list[int]:
         """Stacks the saved buffers. Returns the addresses of the stack's ends and of its cuts."""
@@ -170,10 +173,11 @@ class Arena:
         A block is held from its first buffer to its last one. If no buffer of a piece is alive for
         some time, the piece gets a block before that time and a block after it.
         """
-        pieces: list[list[Placed]] = [[] for _ in self.edges]
-        for slot, offset in placed:
-            pieces[bisect_right(self.edges, offset) - 1].append((slot, offset))
-        return tuple(block for piece in pieces for block in _sections(piece))
+        return self.cut(table_of(placed)).blocks()
+
+    def cut(self, table: Table) -> Sections:
+        """Returns the sections of placed buffers, of which every one becomes a block."""
+        return cut_into_sections(table, self.edges)
 
     def one_block(self) -> tuple[Block, ...]:
         """Returns one block that is held for the whole step, and kept between steps.
@@ -188,29 +192,3 @@ class Arena:
 
 def _rect(slot: Slot) -> Rect:
     return Rect(slot.lower, slot.upper, slot.size, slot.align)
-
-
-def _sections(inside: Sequence[Placed]) -> Iterator[Block]:
-    """Yields a block for each period in which some buffer is alive, as large as those buffers need.
-
-    address   [--a--)   [----c----)         two blocks: one for a and b, one for c
-                 [-b-)
-              ^      ^  ^         ^  time
-    """
-    section: list[Placed] = []
-    end = 0
-    for slot, offset in sorted(inside, key=lambda placed: placed[0].lower):
-        if section and slot.lower >= end:
-            yield _around(section, end)
-            section = []
-        end = max(end, slot.upper) if section else slot.upper
-        section.append((slot, offset))
-    if section:
-        yield _around(section, end)
-
-
-def _around(section: Sequence[Placed], end: int) -> Block:
-    coarsest = max(s.align for s, _ in section)
-    low = min(o for _, o in section) // coarsest * coarsest
-    high = max(o + s.size for s, o in section)
-    return Block(low, high - low, section[0][0].lower, end)

@@ -20,25 +20,22 @@ its own size while it is alive. So in the end, with no buffer in the arena, noth
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import compress
 
 import numpy as np
-from numpy.typing import NDArray
 
-from roam.core.lifetime import Slot
-from roam.core.plan import Block
+from roam.solvers.layout.sections import Ints, Placed, Sections, Table, table_of
 from roam.solvers.work import Work
 
-# units of work to compute the waste of one block: A_CURVE, and AN_ITEM per buffer and per time
-A_CURVE, AN_ITEM = 20_000, 3
-
-Placed = tuple[Slot, int]  # a slot and its address
-Curve = NDArray[np.int64]
-Mask = NDArray[np.bool_]
+# units of work of one round of evictions, per buffer and per time; and of lowering the waste of one
+# section, plus per buffer of the sections held then, and per time of the section's life
+A_ROUND, A_SECTION, AN_ITEM = 60, 50_000, 4
+STRETCH = 512  # times of which only the worst one is remembered
 
 
 def evict(
     placed: Sequence[Placed],
-    sections: Callable[[Sequence[Placed]], tuple[Block, ...]],
+    sections: Callable[[Table], Sections],
     live: Sequence[int],
     limit: int,
     work: Work,
@@ -53,87 +50,143 @@ def evict(
         sections: returns the blocks that the placed buffers need.
         live: the live curve of the step, in bytes.
         limit: the most bytes that may be alive or wasted at one time.
-        work: is spent, but does not limit the search.
+        work: limits the search.
+
+    Raises:
+        TimeoutError: the work is spent before live and wasted bytes are within the limit.
     """
-    staying = list(placed)
     if max(live, default=0) > limit:
         return []
     room = limit - np.array(live, np.int64)
-    while staying:
-        waste = _Waste(staying, sections(staying), room)
-        leaving = waste.leaving()
-        work.spend(waste.spent)
-        if not leaving.any():
+    everything = table_of(placed)
+    stays = np.ones(len(placed), bool)
+    while stays.any():
+        if work.is_over():
+            raise TimeoutError(f"the waste of {stays.sum()} buffers is not within the limit")
+        some = everything.only(stays)
+        waste = _Waste(some, sections(some), room)
+        leaving = waste.leaving(work)
+        work.spend(A_ROUND * (len(some.lower) + len(room)))
+        if not len(leaving):
             break
-        staying = [p for p, leaves in zip(staying, leaving, strict=True) if not leaves]
-    return staying
+        stays[np.flatnonzero(stays)[leaving]] = False
+    return list(compress(placed, stays.tolist()))
 
 
 class _Waste:
-    """The bytes that blocks waste at each time.
+    """The bytes that sections waste at each time.
 
     Attributes:
-        blocks: the blocks of some placed buffers.
-        room: by time, the bytes that may be wasted.
-        spent: units of work that it took to compute the waste.
-        total: by time, the bytes that all blocks waste.
+        table: the placed buffers.
+        sections: their sections.
+        members: the buffers, one section after another.
+        first: by section, where its buffers begin in `members`; at last, their number.
+        excess: by time, the bytes that all sections waste beyond what they may waste.
     """
 
-    def __init__(self, placed: Sequence[Placed], blocks: Sequence[Block], room: Curve) -> None:
-        self.blocks, self.room, self.spent = blocks, room, 0
-        table = np.array([(s.lower, s.upper, o, o + s.size) for s, o in placed], np.int64)
-        self.lower, self.upper, self.bottom, self.top = table.T
-        self.total = sum((self.curve(b) for b in blocks), np.zeros(len(room), np.int64))
+    def __init__(self, table: Table, sections: Sections, room: Ints) -> None:
+        self.table, self.sections = table, sections
+        self.members = np.argsort(sections.of, kind="stable")
+        counts = np.bincount(sections.of, minlength=len(sections.size))
+        self.first = np.concatenate(([0], np.cumsum(counts)))
+        change = np.zeros(len(room) + 1, np.int64)
+        np.add.at(change, sections.lower, sections.size)
+        np.subtract.at(change, sections.upper, sections.size)
+        sizes = table.top - table.bottom
+        np.subtract.at(change, table.lower, sizes)
+        np.add.at(change, table.upper, sizes)
+        self.excess = _Worst(change.cumsum()[:-1] - room)
+        # sections on one axis of time, on which the pieces lie one after another
+        self.pieces, self.span = int(sections.piece[-1]) + 1, len(room) + 1
+        self.begins = sections.lower + sections.piece * self.span
 
-    def inside(self, block: Block) -> Mask:
-        """Returns a mask of the placed buffers that lie in a block."""
-        then = (block.lower <= self.lower) & (self.lower < block.upper)
-        there = (block.offset <= self.bottom) & (self.bottom < block.offset + block.size)
-        return then & there
+    def inside(self, section: int) -> Ints:
+        """Returns the buffers of a section."""
+        return self.members[self.first[section] : self.first[section + 1]]
 
-    def curve(self, block: Block) -> Curve:
-        """Returns the bytes that a block wastes at each time."""
-        self.spent += A_CURVE + AN_ITEM * (len(self.lower) + len(self.room))
-        mine = self.inside(block)
-        change = np.zeros(len(self.room) + 1, np.int64)
-        change[block.lower] += block.size
-        change[block.upper] -= block.size
-        sizes = (self.top - self.bottom)[mine]
-        np.subtract.at(change, self.lower[mine], sizes)
-        np.add.at(change, self.upper[mine], sizes)
-        return change.cumsum()[:-1]
+    def held(self, t: int) -> Ints:
+        """Returns the sections that are held at time t: at most one of each piece."""
+        pieces = np.arange(self.pieces)
+        found = np.searchsorted(self.begins, t + pieces * self.span, side="right") - 1
+        return found[(self.sections.piece[found] == pieces) & (self.sections.upper[found] > t)]
 
-    def leaving(self) -> Mask:
-        """Returns a mask of buffers that leave the arena, so that all blocks waste less.
+    def at(self, section: int, t: int) -> int:
+        """Returns the bytes that a section wastes at time t, at which it is held."""
+        some = self.table.only(self.inside(section))
+        alive = (some.lower <= t) & (t < some.upper)
+        return int(self.sections.size[section] - (some.top - some.bottom)[alive].sum())
 
-        Lowers the waste of each block at most once. So at some time, more bytes than `room` allows
-        may still be wasted.
+    def curve(self, section: int) -> Ints:
+        """Returns the bytes that a section wastes, by time from its first one."""
+        start, end = self.sections.lower[section], self.sections.upper[section]
+        some = self.table.only(self.inside(section))
+        change = np.zeros(end - start + 1, np.int64)
+        change[0] = self.sections.size[section]
+        np.subtract.at(change, some.lower - start, some.top - some.bottom)
+        np.add.at(change, some.upper - start, some.top - some.bottom)
+        wasted: Ints = change[:-1].cumsum()
+        return wasted
+
+    def leaving(self, work: Work) -> Ints:
+        """Returns buffers that leave the arena, so that all sections waste less.
+
+        Lowers the waste of each section at most once. So at some time, more bytes than allowed may
+        still be wasted.
         """
-        leaving = np.zeros(len(self.lower), bool)
-        waiting, total = list(self.blocks), self.total
+        leaving = [np.zeros(0, np.int64)]
+        waiting = np.ones(len(self.sections.size), bool)
         while True:
-            t = int(np.argmax(total - self.room))
-            need = int(total[t] - self.room[t])
-            held = [b for b in waiting if b.lower <= t < b.upper]
-            if need <= 0 or not held:
-                return leaving
-            worst = max(held, key=lambda b: int(self.curve(b)[t]))
-            leaving |= self.fewest(worst, t, need)
-            waiting.remove(worst)
-            total = total - self.curve(worst)
+            t, need = self.excess.worst()
+            held = self.held(t)
+            held = held[waiting[held]]
+            if need <= 0 or not len(held) or work.is_over():
+                return np.concatenate(leaving)
+            section = max(held.tolist(), key=lambda k: self.at(k, t))
+            leaving.append(self.fewest(section, t, need))
+            waiting[section] = False
+            wasted = self.curve(section)
+            self.excess.lower(int(self.sections.lower[section]), wasted)
+            buffers = sum(int(self.first[k + 1] - self.first[k]) for k in held.tolist())
+            work.spend(A_SECTION + AN_ITEM * (buffers + len(wasted)))
 
-    def fewest(self, block: Block, t: int, need: int) -> Mask:
-        """Returns a mask of the buffers that leave a block so that it wastes less at time t.
+    def fewest(self, section: int, t: int, need: int) -> Ints:
+        """Returns the buffers that leave a section so that it wastes less at time t.
 
-        The block then wastes `need` bytes less, or nothing if it wastes less than `need`. Either
+        The section then wastes `need` bytes less, or nothing if it wastes less than `need`. Either
         the buffers alive at t leave, or the buffers not alive at t, or the buffers that reach into
-        the top `need` bytes of the block. Of these ways, takes that on which the fewest leave.
+        the top `need` bytes of the section. Of these ways, takes that on which the fewest leave.
         """
-        mine = self.inside(block)
-        alive = mine & (self.lower <= t) & (t < self.upper)
-        high = mine & (self.top > block.offset + block.size - need)
-        choices = [alive, mine & ~alive] + ([] if (high & alive).any() else [high])
-        sizes = self.top - self.bottom
-        return min(
+        inside = self.inside(section)
+        some = self.table.only(inside)
+        alive = (some.lower <= t) & (t < some.upper)
+        top = self.sections.offset[section] + self.sections.size[section]
+        high = some.top > top - need
+        choices = [alive, ~alive] + ([] if (high & alive).any() else [high])
+        sizes = some.top - some.bottom
+        least = min(
             (c for c in choices if c.any()), key=lambda c: (int(c.sum()), int(sizes[c].sum()))
         )
+        return inside[least]
+
+
+class _Worst:
+    """A curve that is lowered bit by bit, and the time of its highest value, quickly found."""
+
+    def __init__(self, curve: Ints) -> None:
+        stretches = -(-len(curve) // STRETCH)
+        self.curve = np.full((stretches, STRETCH), np.iinfo(np.int64).min)
+        self.curve.flat[: len(curve)] = curve
+        self.highest = self.curve.max(axis=1)
+
+    def worst(self) -> tuple[int, int]:
+        """Returns the first time at which the curve is highest, and its value."""
+        stretch = int(np.argmax(self.highest))
+        t = int(np.argmax(self.curve[stretch]))
+        return stretch * STRETCH + t, int(self.curve[stretch, t])
+
+    def lower(self, start: int, by: Ints) -> None:
+        """Lowers the curve from time `start` on, at each time by its own number of bytes."""
+        end = start + len(by)
+        self.curve.reshape(-1)[start:end] -= by
+        first, beyond = start // STRETCH, -(-end // STRETCH)
+        self.highest[first:beyond] = self.curve[first:beyond].max(axis=1)

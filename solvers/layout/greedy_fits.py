@@ -7,20 +7,22 @@ one of the largest area), and in which gap a rectangle takes (the lowest, or the
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from math import inf
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from roam.solvers.layout.occupied import Occupied
 from roam.solvers.work import Work
 
-# units of work to place a rectangle: A_RECT, plus A_PLACED per rectangle placed before; measured
-A_RECT, A_PLACED = 30_000, 12
+# units of work to place a rectangle: A_RECT, plus A_NODE for each node of the tree of times that
+# stands for its lifetime, and A_SPAN for each span of taken addresses in these; measured
+A_RECT, A_NODE, A_SPAN = 10_000, 1_000, 200
 
 
-@dataclass(frozen=True)
-class Rect:
+class Rect(NamedTuple):
     """A buffer of `size` bytes that is alive during times [lower, upper).
 
     Attributes:
@@ -101,88 +103,67 @@ def place(
         TimeoutError: the work is spent before all rectangles are placed.
     """
     work = work or Work()
-    taken = _Taken(len(rects) + len(fixed))
+    everything = chain(rects, (rect for rect, _ in fixed))
+    occupied = Occupied(t for r in everything for t in (r.lower, r.upper))
     for rect, offset in fixed:
-        taken.add(rect, offset)
+        occupied.take(occupied.nodes(rect.lower, rect.upper), offset, offset + rect.size)
     offsets = [0] * len(rects)
-    edges = sorted(walls)
-    for i in sorted(range(len(rects)), key=lambda i: fit.first(rects[i])):
+    gaps = _Gaps(sorted(walls), fit.tightest)
+    for placed, i in enumerate(sorted(range(len(rects)), key=lambda i: fit.first(rects[i]))):
         if work.is_over():
-            raise TimeoutError(f"{fit.name} has placed {taken.n} rectangles of {len(rects)}")
-        offsets[i] = _find_gap(taken.during(rects[i]), rects[i], edges, fit.tightest)
-        taken.add(rects[i], offsets[i])
-        work.spend(A_RECT + A_PLACED * taken.n)
+            raise TimeoutError(f"{fit.name} has placed {placed} rectangles of {len(rects)}")
+        rect = rects[i]
+        nodes = occupied.nodes(rect.lower, rect.upper)
+        taken = occupied.taken(nodes)
+        offsets[i] = gaps.find(taken, rect)
+        occupied.take(nodes, offsets[i], offsets[i] + rect.size)
+        work.spend(A_RECT + A_NODE * sum(map(len, nodes)) + A_SPAN * len(taken))
     return offsets
 
 
-class _Taken:
-    """The rectangles placed so far, as numpy arrays, so that one operation compares all of them."""
-
-    def __init__(self, capacity: int) -> None:
-        self.lower, self.upper, self.bottom, self.top = np.zeros((4, capacity), dtype=np.int64)
-        self.n = 0
-
-    def add(self, rect: Rect, offset: int) -> None:
-        n = self.n
-        self.lower[n], self.upper[n] = rect.lower, rect.upper
-        self.bottom[n], self.top[n] = offset, offset + rect.size
-        self.n += 1
-
-    def during(self, rect: Rect) -> NDArray[np.int64]:
-        """Returns (bottom, top) of the k placed rectangles that are alive together with `rect`.
-
-        An array of shape (k, 2), in bytes, sorted by bottom.
-        """
-        n = self.n
-        alive = np.flatnonzero((self.lower[:n] < rect.upper) & (self.upper[:n] > rect.lower))
-        spans = np.stack((self.bottom[alive], self.top[alive]), axis=1)
-        ordered: NDArray[np.int64] = spans[np.argsort(spans[:, 0], kind="stable")]
-        return ordered
-
-
-def _find_gap(spans: NDArray[np.int64], rect: Rect, walls: Sequence[int], tightest: bool) -> int:
-    """Returns the address at which to place a rectangle, in the lowest or the tightest gap.
+class _Gaps:
+    """Finds the gap into which a rectangle goes.
 
     Args:
-        spans: (bottom, top) of the k rectangles that are alive together with `rect`, sorted by
-            bottom: shape (k, 2).
-        rect: the rectangle to place.
-        walls: addresses that the rectangle may not cross.
-        tightest: whether to take the smallest gap into which it fits, instead of the lowest.
+        walls: addresses that no rectangle may cross, sorted.
+        tightest: whether a rectangle takes the smallest gap into which it fits, not the lowest.
     """
-    tops = np.maximum.accumulate(np.concatenate(([0], spans[:, 1])))
-    if not walls:
-        starts = -(-tops // rect.align) * rect.align
-        room = spans[:, 0] - starts[:-1]
-        fits = np.flatnonzero(room >= rect.size)
-        if not len(fits):
-            return int(starts[-1])
-        best = fits[np.argmin(room[fits])] if tightest else fits[0]
-        return int(starts[best])
-    ends = np.append(spans[:, 0], np.iinfo(np.int64).max)
-    starts = _above_walls(tops, rect, np.array(walls, np.int64))
-    fits = np.flatnonzero(ends - starts >= rect.size)
-    best = fits[np.argmin((ends - tops)[fits])] if tightest else fits[0]
-    return int(starts[best])
+
+    def __init__(self, walls: Sequence[int], tightest: bool) -> None:
+        self.walls, self.tightest = walls, tightest
+
+    def find(self, taken: Sequence[tuple[int, int]], rect: Rect) -> int:
+        """Returns the address at which to place a rectangle.
+
+        Args:
+            taken: (bottom, top) of the spans of addresses that it may not share, sorted.
+            rect: the rectangle to place.
+        """
+        best, least = -1, inf
+        top = 0
+        for bottom, end in taken:
+            if bottom - top >= rect.size:
+                start = self.above_walls(top, rect)
+                room = bottom - start
+                if rect.size <= room < least:
+                    if not self.tightest:
+                        return start
+                    best, least = start, room
+            top = max(top, end)
+        return self.above_walls(top, rect) if least == inf else best
+
+    def above_walls(self, address: int, rect: Rect) -> int:
+        """Returns the lowest address, from `address` on, at which a rectangle may begin.
+
+        Such an address is aligned, and the rectangle crosses no wall.
+        """
+        walls, start = self.walls, _aligned(address, rect)
+        for wall in walls[bisect_right(walls, start) :]:
+            if wall - start >= rect.size:
+                break
+            start = _aligned(wall, rect)
+        return start
 
 
-def _above_walls(
-    bottoms: NDArray[np.int64], rect: Rect, walls: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Returns, for each address, the lowest address at or above it at which `rect` may begin.
-
-    Such an address is aligned, and `rect` crosses no wall. A wall is an address that no rectangle
-    may lie across.
-    """
-    starts: NDArray[np.int64] = _aligned(bottoms, rect)
-    ends = np.append(walls, np.iinfo(np.int64).max)
-    crossing = ends[np.searchsorted(walls, starts, side="right")] - starts < rect.size
-    wide = ends[1:] - _aligned(walls, rect) >= rect.size  # by wall: whether `rect` fits above it
-    beyond = np.searchsorted(walls[wide], starts[crossing], side="right")
-    starts[crossing] = _aligned(walls[wide], rect)[beyond]
-    return starts
-
-
-def _aligned(addresses: NDArray[np.int64], rect: Rect) -> NDArray[np.int64]:
-    upwards: NDArray[np.int64] = -(-addresses // rect.align) * rect.align
-    return upwards
+def _aligned(address: int, rect: Rect) -> int:
+    return -(-address // rect.align) * rect.align

@@ -69,7 +69,7 @@ def stack_saved(
             blocks. They may be more than the live bytes. The backward has no entries.
         limit: the highest peak that the layout may have, in bytes.
         blocking: the largest size of a block, and how its buffers have to be staggered.
-        work: limits the search; looked at before each attempt. Unlimited if left out.
+        work: limits the search: an attempt that it ends does not count. Unlimited if left out.
     """
     work = work or Work()
     boundary = problem.spans[0].stop if problem.spans else 0
@@ -87,9 +87,12 @@ def stack_saved(
     for cuts in CUTS:
         if cuts > len(saved) or work.is_over():
             break
-        work.spend(AN_OP * len(order))
         arena = Arena(saved, boundary, len(order), cuts, FITS[0], blocking)
-        placed = evict(arena.placed, arena.sections, without, limit, work)
+        try:
+            placed = evict(arena.placed, arena.cut, without, limit, work)
+        except TimeoutError:
+            break
+        work.spend(AN_OP * len(order))
         blocks = arena.sections(placed)
         offsets = {b: offset for slot, offset in placed for b in slot.buffers}
         taken = simulate(problem, order, reuse, offsets, blocks)

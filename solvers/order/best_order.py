@@ -35,8 +35,9 @@ from roam.solvers.order.leaf_search import CUTS_SHARE, Searches, search_leaves
 from roam.solvers.order.segment import Segment
 from roam.solvers.work import Work
 
-# units of work to measure an order, per op, dependency, and buffer of an op; measured
-A_USE = 1_000
+# units of work per op, dependency, and buffer of an op: to measure an order, and to make one by a
+# rule; measured
+A_MEASURED_USE, A_RULED_USE = 100, 1_000
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class _Orders:
         self.offered = self.reused = 0
         uses = sum(1 for op in problem.ops for _ in op.touches)
         edges = sum(len(before) for before in problem.predecessors)
-        self.cost = A_USE * (len(problem.ops) + uses + edges)
+        self.uses = len(problem.ops) + uses + edges
         ends = [0, *accumulate(map(len, problem.phases))]
         self.times = [slice(start, end) for start, end in pairwise(ends)]
         curve = self.curve(self.whole())
@@ -128,7 +129,7 @@ class _Orders:
 
     def curve(self, order: list[OpId]) -> list[int]:
         """Returns the live curve of an order of all ops."""
-        self.work.spend(self.cost)
+        self.work.spend(A_MEASURED_USE * self.uses)
         return live_curve(self.problem, order, find_reuse(self.problem, order))
 
     def peak(self, phase: int, order: list[OpId]) -> int:
@@ -149,9 +150,10 @@ class _Orders:
             self.peaks[phase] = peak
 
     def try_rules(self, phase: int) -> None:
+        share = len(self.problem.phases[phase]) / max(1, len(self.problem.ops))
         for name, solve in CANDIDATES.items():
             if self.peaks[phase] > self.bound.value and not self.work.is_over():
-                self.work.spend(self.cost)
+                self.work.spend(int(A_RULED_USE * self.uses * share))
                 self.offer(phase, name, solve(self.problem, phase))
 
     def settle(self, phase: int, effort: float = 1.0) -> None:

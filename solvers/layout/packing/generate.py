@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 
 from roam.solvers.layout.greedy_fits import Rect
 
@@ -70,9 +69,9 @@ def spoil(rects: Sequence[Rect], share: float, seed: int) -> list[Rect]:
         r = rects[i]
         way = draw.choice(("all", "bytes", "time"))
         if way == "bytes":
-            spoiled[i] = [replace(r, size=draw.randint((r.size + 1) // 2, r.size))]
+            spoiled[i] = [r._replace(size=draw.randint((r.size + 1) // 2, r.size))]
         elif way == "time":
-            spoiled[i] = [replace(r, upper=r.upper - (r.upper - r.lower) // 2)]
+            spoiled[i] = [r._replace(upper=r.upper - (r.upper - r.lower) // 2)]
         else:
             spoiled[i] = []
     return [new for i, r in enumerate(rects) for new in spoiled.get(i, [r])]

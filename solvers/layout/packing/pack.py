@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from math import gcd, inf, lcm
 
@@ -204,7 +204,7 @@ class _Packer:
         """Sweeps through time for a packing within the goal; if that fails, backwards in time."""
         kept = [i for i, r in enumerate(self.rects) if r.size]
         ahead = [self.rects[i] for i in kept]
-        for rects in (ahead, [replace(r, lower=-r.upper, upper=-r.lower) for r in ahead]):
+        for rects in (ahead, [r._replace(lower=-r.upper, upper=-r.lower) for r in ahead]):
             limit = self.node_limit - self.nodes
             found, nodes = sweep(rects, self.goal, beam, node_limit=limit, work=self.work)
             self.nodes += nodes

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from roam.core.lifetime import Slot
 from roam.core.plan import Block
 from roam.core.problem import Home
-from roam.solvers.layout.eviction import Placed, evict
+from roam.solvers.layout.eviction import evict
+from roam.solvers.layout.sections import Placed, Sections, Table, table_of
 from roam.solvers.work import Work
 
 END = 6
@@ -19,21 +21,17 @@ def slot(name: int, lower: int, upper: int, size: int) -> Slot:
     return Slot((name,), lower, upper, size, 1, Home.ARENA)
 
 
-def one_block(placed: Sequence[Placed]) -> tuple[Block, ...]:
+def one_block(table: Table) -> Sections:
     """Everything in one block, from the first to the last."""
-    if not placed:
-        return ()
-    low = min(o for _, o in placed)
-    high = max(o + s.size for s, o in placed)
-    return (
-        Block(low, high - low, min(s.lower for s, _ in placed), max(s.upper for s, _ in placed)),
-    )
+    low = table.bottom.min()
+    columns = (0, table.lower.min(), table.upper.max(), low, table.top.max() - low)
+    return Sections(*(np.array([c]) for c in columns), of=np.zeros(len(table.lower), np.int64))
 
 
 def committed(placed: Sequence[Placed], everything: Sequence[Placed]) -> list[int]:
     """Bytes at every moment: the blocks, and by itself whatever is not placed."""
     held: list[Slot | Block] = [s for s, o in everything if (s, o) not in placed]
-    held += one_block(placed)
+    held += one_block(table_of(placed)).blocks() if placed else ()
     return [sum(h.size for h in held if h.lower <= t < h.upper) for t in range(END)]
 
 
