@@ -89,7 +89,9 @@ def certain(problem: Problem, op: OpId) -> frozenset[BufferId]:
     def is_used(b: BufferId) -> bool:
         uses = (problem.maker[b], *problem.users[b])
         kept = problem.buffers[b].kept
-        return kept or any(u in after or problem.ops[u].phase > phase for u in uses if u is not None)
+        return kept or any(
+            u in after or problem.ops[u].phase > phase for u in uses if u is not None
+        )
 
     return frozenset(b for b in range(len(problem.buffers)) if is_made(b) and is_used(b))
 
@@ -204,7 +206,7 @@ def _shared(problem: Problem, op: Op, unused: set[BufferId]) -> int:
 
 
 def _totals(sets: Sequence[Bits], sizes: Ints) -> Ints:
-    """The bytes of each set of buffers, which is the sum of what each byte of its bits stands for."""
+    """The bytes of each set of buffers: the sum of what the bytes of its bits stand for."""
     width = -(-len(sizes) // 8)
     padded = np.zeros((width, 8), np.int64)
     padded.flat[: len(sizes)] = sizes
