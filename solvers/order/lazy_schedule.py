@@ -25,6 +25,7 @@ from roam.solvers.order.phase_memory import PhaseMemory
 Order = list[OpId]
 
 PROBES = 10  # limits that are tried; each halves the range of limits that is left
+STEPS = 200_000  # ops that may run under all limits together: a second, or two
 
 _Rank = tuple[bool, int, int]  # is early, bytes that the op leaves alive, bytes while it runs
 
@@ -35,7 +36,7 @@ def lazy(problem: Problem, phase: int) -> Order:
     assert found is not None  # no op waits for a limit
     order, peak = found
     refused = 0
-    for _ in range(PROBES):
+    for _ in range(min(PROBES, STEPS // max(1, len(order)))):
         limit = (refused + peak) // 2
         found = schedule(problem, phase, limit)
         if found is None:
