@@ -89,8 +89,8 @@ def tables(problem: Problem, phase: int) -> Tables:
         [(n, o) for n, o in problem.ops[i].over if can_take(problem, n, o) and o in number]
         for i in ops
     ]
-    over_at, over_made = _rows([[made for made, _ in row] for row in pairs])
-    _, over_dying = _rows([[number[dying] for _, dying in row] for row in pairs])
+    over_at, over_made = rows([[made for made, _ in row] for row in pairs])
+    _, over_dying = rows([[number[dying] for _, dying in row] for row in pairs])
     return Tables(
         start,
         np.array([_made(problem, i) for i in ops], np.int64),
@@ -98,13 +98,13 @@ def tables(problem: Problem, phase: int) -> Tables:
         np.array([problem.ops[i].scratch for i in ops], np.int64),
         np.array([problem.buffers[b].transient for b in number], np.int64),
         np.array([_maker(problem, b, place) for b in number], np.int64),
-        *_rows(users),
-        *_rows(uses),
+        *rows(users),
+        *rows(uses),
         over_at,
         over_made,
         over_dying,
-        *_rows([[place[p] for p in problem.predecessors[i] if p in place] for i in ops]),
-        *_rows([[place[s] for s in problem.successors[i] if s in place] for i in ops]),
+        *rows([[place[p] for p in problem.predecessors[i] if p in place] for i in ops]),
+        *rows([[place[s] for s in problem.successors[i] if s in place] for i in ops]),
     )
 
 
@@ -123,7 +123,7 @@ def _unused(problem: Problem, i: OpId) -> int:
     return sum(problem.buffers[b].transient for b in idle)
 
 
-def _rows(lists: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
+def rows(lists: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
     """Stores a list of rows as two arrays: the index at which each row starts, and all rows joined.
 
     The first array ends with the length of the second one.

@@ -1,0 +1,148 @@
+"""Settles a phase with wider and wider beams: a better order and a higher bound in wide graphs.
+
+    bound ───────────────────── limit ──── peak        fits          the peak falls, the next step
+                                  │<─ step ─>│                       is twice as long
+                                                       unknown       the next step is half as long
+                                                       does not fit  the bound rises
+
+A narrow beam (`beam_search.py`) finds good orders in no time, and a wide one proves that there are
+no better ones. So narrow beams come first. The step of each beam is short at first, except for the
+narrowest one. A beam is given up if it cannot say whether an order fits that is a little better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from roam.core.problem import OpId, Problem
+from roam.solvers.answer import Answer, Outcome, minimized
+from roam.solvers.order.beam_search import FOUND, NEVER, NONE, a_step, net, search
+from roam.solvers.order.progress import Phase
+from roam.solvers.work import Work
+
+
+@dataclass(frozen=True)
+class Beams:
+    """How wide the beams are.
+
+    Attributes:
+        widths: limits on the sets of a level that are extended, one beam after another.
+        both: beams up to this width search from both ends of the phase. Wider ones search from
+            the end only that has answered last, if any has.
+        tries: limit on the ops that one question tries after a set.
+        worth: the shortest step, as a share of the peak.
+    """
+
+    widths: tuple[int, ...] = (100, 1_000, 10_000, 100_000)
+    both: int = 1_000
+    tries: int = 10_000_000
+    worth: float = 1e-3
+
+
+class BeamSearch:
+    """Asks whether a phase has an order within a limit, from both ends of the phase.
+
+    Attributes:
+        ends: the phase as seen from its end and from its start. The one that has answered last
+            is first.
+        answered: whether any search has answered.
+        tries: limit on the ops that one search tries after a set.
+    """
+
+    def __init__(self, problem: Problem, phase: int, tries: int = NEVER) -> None:
+        self.tries = tries
+        self.ops = problem.phases[phase]
+        self.first = np.zeros(len(self.ops), np.int64)  # every op may run at every level
+        self.last = self.first + len(self.ops)
+        self.ends = [net(Phase(problem, phase, mirrored=m)) for m in (True, False)]
+        self.answered = False
+
+    def keeps_within(
+        self, most: int, width: int, work: Work, *, both: bool = True
+    ) -> Answer[list[OpId] | None]:
+        """Searches for an order of the phase that keeps within `most` bytes.
+
+        Args:
+            most: the limit in bytes.
+            width: limit on the sets of a level that are extended.
+            work: limits the search.
+            both: whether to search from the other end too, although one end has answered.
+
+        Returns:
+            FITS with the order; DOES_NOT_FIT with a bound above `most`, the bytes that every order
+            takes at least; or UNKNOWN. `Answer.work` counts the ops that were tried after a set.
+        """
+        cost, tried = a_step(len(self.ops)), 0
+        for end in list(self.ends if both or not self.answered else self.ends[:1]):
+            steps = int(work.steps(cost, self.tries))
+            how, found, needed, done = search(end, most, width, steps, self.first, self.last)
+            work.spend(done * cost)
+            tried += done
+            if how in (FOUND, NONE):
+                self.answered = True
+                self.ends.sort(key=lambda other: other is not end)
+            if how == NONE:
+                return Answer(None, most, needed, Outcome.DOES_NOT_FIT, tried)
+            if how == FOUND:
+                order = [self.ops[k] for k in (found[::-1] if end.mirrored else found)]
+                return Answer(order, most, 0, Outcome.FITS, tried)
+        return Answer(None, most, 0, Outcome.UNKNOWN, tried)
+
+
+def widen(
+    problem: Problem,
+    phase: int,
+    order: list[OpId],
+    peak_of: Callable[[list[OpId]], int],
+    bound: int,
+    work: Work | None = None,
+    beams: Beams | None = None,
+) -> Answer[list[OpId]]:
+    """Searches for an order with a lower peak than the given one, and for a higher bound.
+
+    Args:
+        problem: the Problem whose phase is ordered.
+        phase: the index of the phase.
+        order: the best known order of the phase.
+        peak_of: returns the measured peak of an order of the phase, in bytes.
+        bound: bytes below which no order can go.
+        work: limits the search; unlimited if left out.
+        beams: how wide the beams are; the defaults if left out.
+
+    Returns:
+        The best order, its peak and the best bound. `Answer.work` counts the ops that were tried
+        after a set.
+    """
+    work, beams = work or Work(), beams or Beams()
+    with work.uncounted():  # the first call of a process compiles the search
+        asked = BeamSearch(problem, phase, beams.tries)
+        asked.keeps_within(0, 1, Work(limit=0))
+    best, peak, tried = order, peak_of(order), 0
+    step: float = peak - bound
+    for width in beams.widths:
+        least = beams.worth * peak
+        while peak > bound and not work.is_over():
+            near = peak - bound <= 2 * least
+            most = peak - 1 if near else max(bound, int(peak - step))
+            answer = asked.keeps_within(most, width, work, both=width <= beams.both)
+            tried += answer.work
+            if answer.found is not None:
+                reached = peak_of(answer.found)
+                if reached < peak:
+                    best, peak = answer.found, reached
+                if reached > most:
+                    break  # the search assumed reuse of memory that this order does not allow
+                step = min(2 * step, (peak - bound) / 2)
+            elif answer.status is Outcome.DOES_NOT_FIT:
+                bound = max(bound, min(answer.bound, peak))
+                step = min(step, (peak - bound) / 2)
+            elif near or step <= least:
+                break
+            else:
+                step /= 2
+            step = max(step, least)
+        step = least
+    return minimized(best, peak, bound, tried)
