@@ -27,6 +27,7 @@ BEYOND = 8  # a move aimed past a time above the limit goes fewer places than th
 AIMED = 3  # number of moves out of 4 that aim at a buffer alive at a time above the limit
 TRIES = 50  # limit on the random draws to find a buffer that is alive at a given time
 SLOPE = 0.01  # share of all live bytes that is added to the cost of an order
+STEADY = 64  # number of moves between two changes of the temperature
 NEARLY = 3  # largest number of times above the limit in an order whose peak is computed
 
 Words = NDArray[np.uint64]
@@ -57,13 +58,18 @@ def anneal(
     trial, trial_during, trial_after = order.copy(), during.copy(), after.copy()
     moved = np.zeros(n, np.int64)  # by op, the number of the last move that it was part of
     best, best_order = during.max(), order.copy()
-    above = (during > limit).sum()
+    above, place = np.empty(n, np.int64), np.full(n, -1, np.int64)
+    count = 0  # of times above the limit: above[:count]; place[t] is that of time t, or -1
+    for t in range(n):
+        count = list_time(above, place, count, t, during[t] > limit)
     done = move = 0
-    while above > 0 and done < work:
+    temperature = hot
+    while count > 0 and done < work:
         move += 1
         done += 1
-        temperature = hot * (cold / hot) ** (done / work)
-        k, target = propose(phase, order, time, during, limit, random)
+        if move % STEADY == 1:
+            temperature = hot * (cold / hot) ** (done / work)
+        k, target = propose(phase, order, time, above[below(random, count)], random)
         source = time[k]
         first, last = min(source, target), max(source, target) + 1
         if target == source or last - first > FARTHEST:
@@ -80,13 +86,15 @@ def anneal(
         if first > 0:
             trial_after[first - 1] = after[first - 1]
         measure(phase, trial, time, first, last, trial_during, trial_after)
-        cost, more = compare(during, trial_during, first, last, limit)
+        cost = compare(during, trial_during, first, last, limit)
         if cost <= 0 or uniform(random) < np.exp(-cost / temperature):
-            above += more
             for t in range(first, last):
                 order[t], during[t], after[t] = trial[t], trial_during[t], trial_after[t]
-            if above <= NEARLY:
-                peak = during.max()
+                count = list_time(above, place, count, t, during[t] > limit)
+            if count <= NEARLY:
+                peak = limit if count else during.max()
+                for j in range(count):
+                    peak = max(peak, during[above[j]])
                 if peak < best:
                     best, best_order = peak, order.copy()
         else:
@@ -96,14 +104,37 @@ def anneal(
 
 
 @compiled
-def propose(
-    phase: Tables, order: Ints, time: Ints, during: Ints, limit: int, random: Words
-) -> tuple[int, int]:
-    """Draws an op and a new time for it. Returns the op's present time if no move is found."""
+def list_time(above: Ints, place: Ints, count: int, t: int, listed: bool) -> int:
+    """Adds a time to a list, or removes it, if it is not listed or removed already.
+
+    Args:
+        above: the list is above[:count]; changed.
+        place: by time, its index in the list, or -1; changed.
+        count: the length of the list.
+        t: the time.
+        listed: whether it is to be in the list.
+
+    Returns:
+        The new length of the list.
+    """
+    if listed and place[t] < 0:
+        above[count], place[t] = t, count
+        return count + 1
+    if not listed and place[t] >= 0:
+        last = above[count - 1]
+        above[place[t]], place[last] = last, place[t]
+        place[t] = -1
+        return count - 1
+    return count
+
+
+@compiled
+def propose(phase: Tables, order: Ints, time: Ints, high: int, random: Words) -> tuple[int, int]:
+    """Draws an op and a new time for it. Returns the op's present time if no move is found.
+
+    `high` is a time at which more bytes are alive than the limit.
+    """
     n = len(order)
-    high = below(random, n)
-    while during[high] <= limit:
-        high = (high + 1) % n
     if below(random, 4) < AIMED:
         buffer = alive_at(phase, time, high, random)
         if buffer >= 0:
@@ -213,21 +244,17 @@ def touches(at: Ints, neighbours: Ints, k: int, moved: Ints, move: int) -> bool:
 
 
 @compiled
-def compare(during: Ints, trial: Ints, first: int, last: int, limit: int) -> tuple[float, int]:
-    """Compares the live bytes of a trial order with those of the present order.
+def compare(during: Ints, trial: Ints, first: int, last: int, limit: int) -> float:
+    """Returns by how much a trial order raises the cost, in bytes summed over time.
 
-    The live bytes of the two orders, `trial` and `during`, differ at the times [first, last) only.
-
-    Returns:
-        By how much the trial order raises the cost, in bytes summed over time; and by how much it
-        raises the number of times at which more than `limit` bytes are alive.
+    The live bytes of the trial order and of the present order, `trial` and `during`, differ at the
+    times [first, last) only.
     """
-    cost, more = 0.0, 0
+    cost = 0.0
     for t in range(first, last):
         cost += SLOPE * (trial[t] - during[t])
         cost += max(trial[t] - limit, 0) - max(during[t] - limit, 0)
-        more += int(trial[t] > limit) - int(during[t] > limit)
-    return cost, more
+    return cost
 
 
 @compiled

@@ -3,11 +3,12 @@
     peak ── limit 1 % below ── anneal ──┬── limit met: the next limit is 1 % below the new peak
       ^                                 └── not met: the next limit is half as far below the peak
       │                                               │
-      └── shaken by a short, hot annealing ───────────┘ after many annealings without success
+      ├── windows around the worst moments searched ──┤ after many annealings without success
+      └── else shaken by a short, hot annealing ──────┘ (windows are searched first of all, too)
 
 In wide, irregular graphs the exact search (`valleys.py`) gives up, because there are too many sets
 of ops to search. But an order that differs from a known order by a single move is quickly measured
-(`annealing.py`).
+(`annealing.py`), and the sets around a few moments of an order are few (`windows.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import numpy as np
 from roam.core.problem import OpId, Problem
 from roam.solvers.answer import Answer, minimized
 from roam.solvers.order.annealing import anneal
-from roam.solvers.order.tables import Ints, Tables, tables
+from roam.solvers.order.tables import Ints, Tables, measured, tables
+from roam.solvers.order.windows import LADDER, Ladder, Windows
 from roam.solvers.work import Units, Work
 
 
@@ -34,12 +36,15 @@ class Effort:
         work_an_op: limit on the op runs that one annealing measures, per op of the phase. An op run
             is one op measured at one time.
         in_vain: a descent ends after so many annealings in a row without a lower peak.
-        kicks: the number of descents after the first one. Each starts from the best order, shaken.
+        kicks: the number of descents after the first one. Each starts from the best order: as
+            improved by a search of its windows, or else shaken.
+        ladder: what a search of windows tries; None for no such search.
     """
 
     work_an_op: int = 500
     in_vain: int = 16
     kicks: int = 6
+    ladder: Ladder | None = LADDER
 
 
 STEP, LEAST_STEP = 0.01, 0.001  # first and least distance of limit to peak, as a share of the peak
@@ -53,11 +58,10 @@ SHAKEN_WORK = 100  # op runs measured while an order is shaken, per op of the ph
 def a_run(ops: int) -> Units:
     """Returns the units of work to measure one op at one time, in a phase of `ops` ops.
 
-    The time was measured: 60 to 200 nanoseconds in phases of up to 2,000 ops, 1,700 in a phase of
-    10,000. It grows with the phase, because near the limit the whole live curve is searched for its
-    peak after every move.
+    The time was measured: 75 to 160 nanoseconds in phases of up to 1,000 ops, 250 in one of 2,000.
+    It grows with the phase, whose arrays leave the processor's caches.
     """
-    return 100 + ops * 3 // 20
+    return 100 + ops * 3 // 50
 
 
 def local_search(
@@ -83,13 +87,18 @@ def local_search(
     """
     ops = problem.phases[phase]
     place = {i: k for k, i in enumerate(ops)}
-    search = _Search(tables(problem, phase), bound, effort or Effort(), work or Work())
     if not ops:
         return minimized(order, 0, bound, 0)
-    best = search.descend(np.array([place[i] for i in order], np.int64))
-    for _ in range(search.effort.kicks):
+    effort, work = effort or Effort(), work or Work()
+    with work.uncounted():  # the first call of a process compiles the search of windows
+        windows = None if effort.ladder is None else Windows(problem, phase, effort.ladder)
+    search = _Search(tables(problem, phase), windows, bound, effort, work)
+    best = search.descend(search.freed(np.array([place[i] for i in order], np.int64)).order)
+    for _ in range(effort.kicks):
         if best.peak > bound and not search.work.is_over():
-            best = min(best, search.descend(search.shaken(best)), key=lambda found: found.peak)
+            freed = search.freed(best.order)
+            start = freed.order if freed.peak < best.peak else search.shaken(best)
+            best = min(best, freed, search.descend(start), key=lambda found: found.peak)
     return minimized([ops[k] for k in best.order], best.peak, bound, search.seed)
 
 
@@ -99,12 +108,21 @@ class _Found(NamedTuple):
 
 
 class _Search:
-    def __init__(self, phase: Tables, bound: int, effort: Effort, work: Work) -> None:
-        self.phase, self.bound, self.effort, self.work = phase, bound, effort, work
+    def __init__(
+        self, phase: Tables, windows: Windows | None, bound: int, effort: Effort, work: Work
+    ) -> None:
+        self.phase, self.windows = phase, windows
+        self.bound, self.effort, self.work = bound, effort, work
         self.a_run = a_run(len(phase.makes))
         sizes = phase.size if len(phase.size) else phase.unused + phase.scratch
         self.mean = max(1.0, float(sizes.mean())) if len(sizes) else 1.0  # mean buffer size, bytes
         self.seed = 0
+
+    def freed(self, order: Ints) -> _Found:
+        """Searches the windows of an order. Returns the order itself if that does not help."""
+        if self.windows is None:
+            return _Found(int(measured(self.phase, order)[1].max()), order)
+        return _Found(*self.windows.improve(order, self.bound, self.work))
 
     def anneal(self, order: Ints, limit: int, work_an_op: int, heat: tuple[float, float]) -> _Found:
         """Anneals a copy of the order once, with a new seed for the random numbers.

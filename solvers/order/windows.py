@@ -1,0 +1,187 @@
+"""Large neighbourhoods: frees windows of a known order around its worst moments, and searches them.
+
+    live          ╱╲              limit     A window is the times around the moments above the
+    bytes  ______╱__╲____╱╲______           limit. An op in a window may run up to `reach` steps
+          ╲  ╱╲ ╱    ╲  ╱  ╲╱ ╲__           sooner or later, within the window. All other ops
+           ╲╱  ╵      ╲╱                    stay where they are. A beam (`beam_search.py`) looks
+               └ window ┘                   for an order within the limit.
+
+A longer reach frees more, and so needs a wider beam. The search climbs a ladder of both: one rung
+up after a failure, one down after a success. Wherever no op is free the beam is one set wide, so a
+search costs about as much as its windows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roam.core.problem import OpId, Problem
+from roam.solvers.answer import Answer, minimized
+from roam.solvers.order.beam_search import FOUND, NEVER, Net, a_step, net, search
+from roam.solvers.order.progress import Phase
+from roam.solvers.order.tables import Ints, measured, tables
+from roam.solvers.work import Work
+
+
+@dataclass(frozen=True)
+class Rung:
+    """How much a search frees.
+
+    Attributes:
+        reach: how many steps sooner or later an op may run; also how many steps a window begins
+            before a moment above the limit, and ends after it.
+        width: limit on the sets of a level of the beam.
+    """
+
+    reach: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """What is tried, from cheap to dear.
+
+    Attributes:
+        rungs: one after another.
+        first, least: first and least distance of the limit to the peak, as a share of the peak.
+    """
+
+    rungs: tuple[Rung, ...] = (
+        Rung(20, 100),
+        Rung(40, 100),
+        Rung(40, 1000),
+        Rung(80, 300),
+        Rung(80, 1000),
+        Rung(160, 300),
+        Rung(160, 1000),
+        Rung(320, 1000),
+        Rung(320, 3000),
+    )
+    first: float = 2e-3
+    least: float = 1e-3
+
+
+LADDER = Ladder()
+
+
+def search_windows(
+    problem: Problem,
+    phase: int,
+    order: list[OpId],
+    bound: int = 0,
+    work: Work | None = None,
+    ladder: Ladder = LADDER,
+) -> Answer[list[OpId]]:
+    """Searches for an order of a phase with a lower peak than the given one, window by window.
+
+    Args:
+        problem: the Problem whose phase is ordered.
+        phase: the index of the phase.
+        order: the ops of the phase, in an order that respects their precedences.
+        bound: the search ends if the peak is at most so many bytes.
+        work: limits the search; unlimited if left out.
+        ladder: what is tried.
+
+    Returns:
+        The best order, its peak, and the bound as it was given. `Answer.work` counts beams.
+    """
+    ops, work = problem.phases[phase], work or Work()
+    if not ops:
+        return minimized(order, 0, bound, 0)
+    with work.uncounted():
+        windows = Windows(problem, phase, ladder)
+    place = {i: k for k, i in enumerate(ops)}
+    peak, found = windows.improve(np.array([place[i] for i in order], np.int64), bound, work)
+    return minimized([ops[k] for k in found], peak, bound, windows.searched)
+
+
+class Windows:
+    """Searches the windows of orders of one phase.
+
+    Attributes:
+        arrays: the phase, to measure orders.
+        ends: the phase as seen from its end and from its start.
+        searched: how many beams were searched.
+    """
+
+    def __init__(self, problem: Problem, phase: int, ladder: Ladder = LADDER) -> None:
+        self.arrays = tables(problem, phase)
+        self.ends = [net(Phase(problem, phase, mirrored=m)) for m in (True, False)]
+        self.ladder = ladder
+        self.searched = 0
+        order = np.arange(len(problem.phases[phase]))
+        search(self.ends[0], 0, 1, 0, order, order)  # the first call of a process compiles it
+
+    def improve(self, order: Ints, bound: int, work: Work) -> tuple[int, Ints]:
+        """Searches for an order with a lower peak than the given one.
+
+        Args:
+            order: by time, the op that runs then (its place in program order).
+            bound: the search ends if the peak is at most so many bytes.
+            work: limits the search, and is spent.
+
+        Returns:
+            The peak in bytes, and the best order.
+        """
+        during = self.during(order)
+        peak, step, rung = int(during.max()), self.ladder.first, 0
+        while peak > bound and rung < len(self.ladder.rungs) and not work.is_over():
+            limit = max(bound, int(peak * (1 - step)))
+            found = self.within(order, during > limit, limit, self.ladder.rungs[rung], work)
+            if found is not None and self.during(found).max() < peak:
+                order, during = found, self.during(found)
+                peak, step, rung = int(during.max()), 2 * step, max(rung - 1, 0)
+            else:
+                step, rung = max(step / 2, self.ladder.least), rung + 1
+        return peak, order
+
+    def during(self, order: Ints) -> Ints:
+        """Returns by time the bytes alive while the op of an order runs."""
+        return measured(self.arrays, order)[1]
+
+    def within(
+        self, order: Ints, above: NDArray[np.bool_], limit: int, rung: Rung, work: Work
+    ) -> Ints | None:
+        """Returns an order within `limit` bytes, all reuse granted, or None if none is found."""
+        first, last = allowed(order, above, rung.reach)
+        cost = a_step(len(order))
+        for end in self.ends:
+            first_seen, last_seen = seen_from(end, first, last)
+            steps = int(work.steps(cost, NEVER))
+            how, found, _, done = search(end, limit, rung.width, steps, first_seen, last_seen)
+            work.spend(done * cost)
+            self.searched += 1
+            if how == FOUND:
+                return found[::-1].copy() if end.mirrored else found
+        return None
+
+
+def allowed(order: Ints, above: NDArray[np.bool_], reach: int) -> tuple[Ints, Ints]:
+    """Returns by op the first and the last time at which it may run.
+
+    Args:
+        order: by time, the op that runs then.
+        above: by time, whether too many bytes are alive; a window surrounds each such moment.
+        reach: the length of a window to either side, and how far an op may move within it.
+    """
+    n = len(order)
+    free = np.zeros(n + 1, np.bool_)
+    for t in np.nonzero(above)[0]:
+        free[max(0, t - reach) : min(n, t + reach + 1)] = True
+    edges = np.nonzero(np.diff(np.concatenate(([False], free))))[0]
+    at = np.arange(n)
+    first, last = at.copy(), at.copy()
+    for start, stop in zip(edges[::2], edges[1::2], strict=True):
+        first[start:stop] = np.maximum(at[start:stop] - reach, start)
+        last[start:stop] = np.minimum(at[start:stop] + reach, stop - 1)
+    by_op = np.empty((2, n), np.int64)
+    by_op[0, order], by_op[1, order] = first, last
+    return by_op[0], by_op[1]
+
+
+def seen_from(end: Net, first: Ints, last: Ints) -> tuple[Ints, Ints]:
+    """Returns by op the first and the last level of a search from one end of the phase."""
+    return (len(first) - 1 - last, len(first) - 1 - first) if end.mirrored else (first, last)
