@@ -9,7 +9,10 @@ into leaves, and asks for the order and the bound of each.
                     from one valley to the next. `progress` holds the state of the search
     leaf_search     settles the leaf with the highest peak first, equal leaves once. `key_points`
                     proves where a phase may be cut; `leaf` makes a Problem of what is between
-    local_search    many runs of `annealing`, on the arrays of `tables`
+    widening        asks `beam_search`, a compiled search of sets of ops, with wider and wider beams
+    windows         asks `beam_search` about the surroundings of the worst moments of an order
+    local_search    many runs of `annealing`, on the arrays of `tables`, and of `windows`
+    leaf_cpsat      asks CP-SAT whether a small leaf has an order within a limit
     tree            the segments of an order as a tree: what `roam show --tree` prints
     adjacent_calls  moves ops that can share a call next to each other
 

@@ -6,7 +6,10 @@
                       minimum cuts        ┐ only if peak       a higher bound
                       leaf by leaf:       │ and bound still
                         minimum cuts      │ differ             a higher bound
+                        windows           │                    a better order
+                        wider beams       │                    a better order, a higher bound
                         local search      │                    a better order
+                        CP-SAT            │                    a better order, a higher bound
                         a long bisection  ┘                    a better order, a higher bound
 
 The order is that of the segments, joined: a phase is one segment until it is cut into leaves

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from roam.core.problem import OpId, Problem
 from roam.solvers.answer import Answer, Outcome, minimized
-from roam.solvers.order.valleys import keeps_within
+from roam.solvers.order.valleys import Kept, keeps_within
 from roam.solvers.work import Work
 
 JUMPS = 3  # number of questions that ask about the lower bound; later questions halve the gap
@@ -37,6 +37,7 @@ def settle(
     bound: int,
     work: Work | None = None,
     effort: float = 1.0,
+    ask: Callable[[int], Kept] | None = None,
 ) -> Answer[list[OpId]]:
     """Searches for an order with a lower peak than the given one, and for a higher bound.
 
@@ -48,6 +49,7 @@ def settle(
         bound: bytes below which no order can go.
         work: limits the search; unlimited if left out.
         effort: the share of the usual limit on ops run that each question may take.
+        ask: answers as `valleys.keeps_within` does, which is asked if this is left out.
 
     Returns:
         The best order, its peak and the best bound. `Answer.work` counts ops run.
@@ -59,7 +61,7 @@ def settle(
     for question in range(QUESTIONS):
         if peak <= bound or work.is_over():
             break
-        answer = keeps_within(problem, phase, most, runs, work)
+        answer = ask(most) if ask else keeps_within(problem, phase, most, runs, work)
         spent += answer.work
         if answer.found is not None:
             reached = peak_of(answer.found)

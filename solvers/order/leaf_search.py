@@ -28,15 +28,20 @@ from roam.core.problem import OpId, Problem
 from roam.core.proof import UNKNOWN, Bound
 from roam.solvers.answer import Answer, minimized
 from roam.solvers.bound.min_cut import cut_bound
+from roam.solvers.order import leaf_cpsat
 from roam.solvers.order.bisection import HASTY, WORTH, settle
 from roam.solvers.order.key_points import Cutter
 from roam.solvers.order.leaf import INSIDE, Leaf, cut_out
-from roam.solvers.order.local_search import local_search
+from roam.solvers.order.local_search import Effort, local_search
 from roam.solvers.order.segment import Segment
+from roam.solvers.order.widening import widen
+from roam.solvers.order.windows import search_windows
 from roam.solvers.work import Units, Work
 
 A_CUTTING: Units = 60_000  # units of work to cut out leaves and measure them, per op; measured
 ALMOST_ALL = 0.8  # share of a phase's ops above which a leaf is as hard as the phase
+WINDOWS_SHARE = 0.3  # share of the work left that the first search of windows may spend
+BEAMS_SHARE = 0.4  # share of the work left that wider and wider beams may spend
 CUTS_SHARE = 0.1  # share of the work left that minimum cuts may spend
 
 
@@ -46,11 +51,17 @@ class Searches:
 
     Attributes:
         tree: cut the phase at safe key points; if not, the whole phase is one leaf.
+        windows: search the windows around the worst moments of the best order.
+        beams: search sets of ops with wider and wider beams.
         local_search: anneal.
+        cp_sat: ask CP-SAT about leaves that are small enough.
     """
 
     tree: bool = True
+    windows: bool = True
+    beams: bool = True
     local_search: bool = True
+    cp_sat: bool = True
 
 
 @dataclass(frozen=True)
@@ -134,8 +145,15 @@ class _LeafSearch:
         self.solver = dict.fromkeys(segment.ops, segment.solver)
         self.best: dict[Hashable, tuple[list[OpId], str]] = {}
         self.bounds: dict[Hashable, int] = {}
-        local = [self.search_locally] if searches.local_search else []
-        self.stages = [self.search_briefly, *local, self.search_long]
+        stages = (
+            (self.search_briefly, True),
+            (self.search_windows, searches.windows),
+            (self.search_beams, searches.beams),
+            (self.search_locally, searches.local_search),
+            (self.ask_cp_sat, searches.cp_sat),
+            (self.search_long, True),
+        )
+        self.stages = [search for search, wanted in stages if wanted]
         self.failed: dict[Hashable, int] = {}
         self.reused = self.searched = 0
 
@@ -198,10 +216,34 @@ class _LeafSearch:
     def search_briefly(self, top: _Placed, target: int) -> int:
         return self.bisect(top, self.cut_bound(top, target), HASTY)
 
+    def search_windows(self, top: _Placed, target: int) -> int:
+        with self.work.share(WINDOWS_SHARE):
+            found = search_windows(top.leaf.problem, INSIDE, top.order, target, self.work)
+        self.offer(top, "windows", found.found)
+        return target
+
+    def search_beams(self, top: _Placed, target: int) -> int:
+        leaf = top.leaf
+        with self.work.share(BEAMS_SHARE):
+            found = widen(leaf.problem, INSIDE, top.order, leaf.peak, target, self.work)
+        self.offer(top, "beams", found.found)
+        return found.bound
+
     def search_locally(self, top: _Placed, target: int) -> int:
-        found = local_search(top.leaf.problem, INSIDE, top.order, target, work=self.work)
+        effort = Effort() if self.searches.windows else Effort(ladder=None)
+        found = local_search(top.leaf.problem, INSIDE, top.order, target, effort, self.work)
         self.offer(top, "local search", found.found)
         return target
+
+    def ask_cp_sat(self, top: _Placed, target: int) -> int:
+        leaf = top.leaf
+
+        def ask(most: int) -> Answer[list[OpId] | None]:
+            return leaf_cpsat.keeps_within(leaf.problem, INSIDE, most, top.order, self.work)
+
+        answer = settle(leaf.problem, INSIDE, top.order, leaf.peak, target, self.work, ask=ask)
+        self.offer(top, "CP-SAT", answer.found)
+        return answer.bound
 
     def search_long(self, top: _Placed, target: int) -> int:
         return self.bisect(top, target, 1.0)
