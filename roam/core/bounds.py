@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,9 +43,22 @@ from roam.core.proof import Bound, Kept, MustLive
 Bits = int  # a set of buffers of a group: bit k is set when its buffer k is in it
 Ints = NDArray[np.int64]
 
-MEMBERS = 4096  # most buffers of a group
-SHORT = 1024  # ops: a buffer of no longer lifetime is short-lived
 ROWS = 4096  # sets whose bytes are added up at once, so that the table of their bytes stays small
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """How buffers are grouped, which changes no bound, only the memory and time that it takes.
+
+    members: most buffers of a group.
+    short: ops: a buffer of no longer lifetime is short-lived.
+    """
+
+    members: int = 4096
+    short: int = 1024
+
+
+GROUPING = Grouping()
 
 
 def must_live(problem: Problem) -> int:
@@ -56,12 +70,12 @@ def must_live(problem: Problem) -> int:
     return must_live_bound(problem).value
 
 
-def must_live_bound(problem: Problem) -> Bound:
+def must_live_bound(problem: Problem, grouping: Grouping = GROUPING) -> Bound:
     """Returns the same with its proof: the op that sees the most, or what is kept to the end."""
     best = Bound(sum(b.transient for b in problem.buffers if b.kept), Kept())
     alive = problem.scratch.copy()
     still_used: set[tuple[OpId, BufferId]] = set()
-    for group in _groups(problem):
+    for group in _groups(problem, grouping):
         used = group.used(still_used)
         certain = [made & used for made, used in zip(group.made(), used, strict=True)]
         alive[group.first : group.last] += _totals(certain, group.sizes)
@@ -107,23 +121,24 @@ def _reached(op: OpId, neighbours: Sequence[Sequence[OpId]]) -> set[OpId]:
     return seen
 
 
-def _groups(problem: Problem) -> Iterator[_Group]:
+def _groups(problem: Problem, grouping: Grouping) -> Iterator[_Group]:
     """Yields groups of buffers. Every buffer with transient bytes is in one of them."""
     lives = lifetimes(problem, range(len(problem.ops)))
+    members = grouping.members
     short: list[BufferId] = []
     long: list[BufferId] = []
     for b in sorted(range(len(lives)), key=lives.__getitem__):
         if not problem.buffers[b].transient:
             continue
         lower, upper = lives[b]
-        if upper - lower > SHORT:
+        if upper - lower > grouping.short:
             long.append(b)
             continue
-        if short and (len(short) == MEMBERS or lower - lives[short[0]][0] > SHORT):
+        if short and (len(short) == members or lower - lives[short[0]][0] > grouping.short):
             yield _Group(problem, short, lives)
             short = []
         short.append(b)
-    for group in (short, *(long[k : k + MEMBERS] for k in range(0, len(long), MEMBERS))):
+    for group in (short, *(long[k : k + members] for k in range(0, len(long), members))):
         if group:
             yield _Group(problem, group, lives)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import example, given, settings
 
-from roam.core.bounds import certain, must_live
+from roam.core.bounds import Grouping, certain, must_live, must_live_bound
 from roam.core.lifetime import can_take, find_reuse, live_curve, live_peak
 from roam.core.problem import Buffer, Home, Kind, Op, Problem
 from tests.core.strategies import alive, all_orders, graph, problems
@@ -134,6 +134,13 @@ def test_the_bound_counts_who_is_alive_in_every_order(problem: Problem) -> None:
     bound = must_live(problem)
     assert bound <= max(at_the_end, *at_each)
     assert bound >= max(a - b for a, b in zip(at_each, could_share, strict=True))
+
+
+@settings(max_examples=60)
+@given(problems())
+def test_the_groups_change_nothing(problem: Problem) -> None:
+    for grouping in (Grouping(members=1), Grouping(members=2, short=1), Grouping(short=2)):
+        assert must_live_bound(problem, grouping) == must_live_bound(problem)
 
 
 @given(problems())

@@ -108,6 +108,17 @@ def test_no_time_left_places_nothing() -> None:
     assert layout == Layout({}, (), 344, NOTHING_PLACED, left=2)
 
 
+def test_an_attempt_ends_with_the_work() -> None:
+    problem = layers(300)
+    order = range(len(problem.ops))
+    enough, little = Work(), Work(limit=2_000_000)
+    limit = 301 * PAGE
+    assert lay_out(problem, order, {}, limit=limit, work=enough).offsets
+    layout = lay_out(problem, order, {}, limit=limit, work=little)
+    assert layout.method == NOTHING_PLACED
+    assert little.limit <= little.spent < little.limit + enough.spent / 10
+
+
 def layers(n: int, gradient: int = PAGE) -> Problem:
     """A step of n layers: each saves a page for its backward, which yields a gradient.
 

@@ -94,3 +94,9 @@ def test_who_stays_costs_no_more_than_the_limit(
 @pytest.mark.parametrize("limit", [20, 10**9])
 def test_nothing_placed(limit: int) -> None:
     assert evict([], one_block, [10, 20], limit, Work()) == []
+
+
+def test_without_work_nothing_is_decided() -> None:
+    placed = [(slot(0, 0, 3, 10), 0)]
+    with pytest.raises(TimeoutError, match="1 buffers"):
+        evict(placed, one_block, live(placed), 20, Work(limit=0))

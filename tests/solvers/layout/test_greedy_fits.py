@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roam.solvers.layout.greedy_fits import FITS, Fit, Rect, place
+from roam.solvers.work import Work
 
 FIRST = FITS[0]
 every_fit = pytest.mark.parametrize("fit", FITS, ids=lambda fit: fit.name)
@@ -140,6 +141,19 @@ def test_alone_in_time_all_lie_at_the_bottom(fit: Fit, some: list[Rect]) -> None
 def test_all_at_once_are_stacked_without_a_gap(fit: Fit) -> None:
     together = [Rect(0, 3, size) for size in (5, 9, 1, 7)]
     assert height(together, place(together, fit)) == 22
+
+
+@every_fit
+def test_the_work_grows_no_faster_than_the_rectangles(fit: Fit) -> None:
+    """Short lifetimes, one after another, over a stack that lasts."""
+
+    def spent(n: int) -> int:
+        work = Work()
+        stack = [(Rect(0, n + 3, 64), 64 * k) for k in range(20)]
+        place([Rect(t, t + 3, 64 + t % 5) for t in range(n)], fit, stack, work=work)
+        return work.spent
+
+    assert spent(800) < 1.2 * 8 * spent(100)
 
 
 def test_nothing_to_place() -> None:
