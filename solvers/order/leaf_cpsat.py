@@ -20,7 +20,7 @@ write over. So the answer "no" holds with and without such reuse.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ortools.sat.python import cp_model
@@ -111,7 +111,7 @@ def windows(phase: Phase) -> list[range]:
     return [range(len(before[k]), n - len(after[k])) for k in range(n)]
 
 
-def _reached(neighbours: Sequence[Sequence[Place]], order: Sequence[Place]) -> list[set[Place]]:
+def _reached(neighbours: Sequence[Sequence[Place]], order: Iterable[Place]) -> list[set[Place]]:
     """Returns by op all ops that it reaches, in an order in which each comes after these."""
     found: list[set[Place]] = [set() for _ in neighbours]
     for k in order:

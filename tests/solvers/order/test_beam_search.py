@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roam.bench.layered import layered_graph
@@ -29,6 +29,7 @@ def search(seen: Net, most: int, width: int, steps: int) -> tuple[int, Ints, int
     return beam_search.search(seen, most, width, steps, first, first + len(first))
 
 
+@settings(max_examples=50)
 @given(problems(max_ops=8) | dense_problems(), st.booleans(), st.integers(-20, 100))
 def test_a_beam_that_leaves_nothing_out_is_right(
     problem: Problem, mirrored: bool, off: int
@@ -47,6 +48,7 @@ def test_a_beam_that_leaves_nothing_out_is_right(
                 assert most < needed <= lowest
 
 
+@settings(max_examples=50)
 @given(dense_problems(), st.sampled_from((1, 2)), st.integers(-1, 30))
 def test_a_narrow_beam_may_give_up_and_is_never_wrong(
     problem: Problem, width: int, off: int
@@ -92,6 +94,7 @@ def test_wider_beams_meet_the_bound() -> None:
     assert narrow.bound < found.value < narrow.value < live_peak(problem, program)
 
 
+@settings(max_examples=30)
 @given(problems(max_ops=6))
 def test_what_is_settled_is_the_lowest_peak_with_all_reuse_granted(problem: Problem) -> None:
     for phase, ops in enumerate(problem.phases):

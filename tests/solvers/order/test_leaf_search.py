@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 
 from roam.bench.layered import layered_graph
@@ -76,10 +78,12 @@ def in_series(cells: list[Problem]) -> Problem:
 
 
 def test_wide_cells_are_settled_one_by_one() -> None:
-    """As a whole the phase is too wide for the same work."""
+    """As a whole the phase is too wide for the valley search and annealing, with the same work."""
     problem = in_series([layered_graph(80, width=0.5, seed=seed) for seed in (1, 2, 3)])
+    few = Searches(windows=False, beams=False, cp_sat=False)
     cut, uncut = (
-        best_order(problem, Work(2 * 10**9), searches=Searches(tree=tree)) for tree in (True, False)
+        best_order(problem, Work(2 * 10**9), searches=replace(few, tree=tree))
+        for tree in (True, False)
     )
     assert len(cut.found.segments) == 3
     assert cut.status is Outcome.OPTIMAL
