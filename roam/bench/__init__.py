@@ -1,6 +1,7 @@
 """Benchmarks: `roam bench NAME` and `roam demo`. README.md here has the measured tables.
 
     zoo, batches, vision, branching     the models and their random batches
+    irregular                           networks whose graphs are wide, from their papers
     layered, synthetic, text_corpus     random graphs, and text to train on
     order_zoo                           the models of `roam bench order`, captured as Problems
 
@@ -13,7 +14,9 @@ another.
     step            steps              contender
     compiled        compiled           compiled_worker
     adama           adama              folding_worker
-    order           order, wide        order_worker (tables: order_tables)
+    order           order              order_worker (tables: order_tables)
+    order --wide    wide, networks,    order_worker
+                    ablation
     layout          layout
     convergence     convergence        (tables: convergence_report)
     roam demo       demo               demo_worker

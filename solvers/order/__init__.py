@@ -4,6 +4,8 @@ Read `best_order` first: it asks `greedy` for first orders and `bisection` for a
 proven bound of the whole phase. If the peak is still above the bound, `leaf_search` cuts the phase
 into leaves, and asks for the order and the bound of each.
 
+    greedy          list schedules by simple rules, and `lazy_schedule`, which keeps within a limit.
+                    `phase_memory` counts the bytes that an op makes and frees
     bisection       asks `valleys` about one limit in bytes after another: does any order fit?
     valleys         the exact search for an order within a limit. `segment_search` finds the way
                     from one valley to the next. `progress` holds the state of the search
