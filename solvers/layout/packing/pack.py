@@ -3,9 +3,8 @@
     for each part, beginning with the part of the highest load:
     1. greedy fits
     2. sweeps, from either end of time      if little space is wasted at the lower bound
-    3. sweeps with noise on their scores    ┐ in turns, with growing budgets of nodes and
-       search for a packing as high as      │ new orders of the items; sweeps only as in 2
-       the lower bound                      │
+    3. search for a packing as high as      ┐ in turns, with growing budgets of nodes and
+       the lower bound                      │ new orders of the items
        search for a packing a step lower    │
        than the best one                    ┘
     each part is finished as soon as its height is the lower bound
@@ -24,7 +23,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from math import gcd, inf, lcm
-from random import Random
 
 import numpy as np
 
@@ -53,8 +51,6 @@ REMEMBERED = 2**26  # limit on the bytes of the table in which the search keeps 
 RANKS: tuple[tuple[float, float], ...] = ((1, 0.3), (1, 1), (0.3, 1))
 NOISE = 0.3  # standard deviation of the noise on the ranks of items, from the second use of RANKS
 WASTE = 0.1  # largest share of the area that may be wasted for a sweep to be tried
-# sweeps with noise: their beam width, and the share of the work left that they may take in one turn
-NOISY, NOISY_SHARE, SWEEPS = 4, 0.5, 64  # limit on the sweeps from either end of time in one turn
 NARROW, WIDE = (1, 4, 16), (64, 256)  # beam widths of sweeps: before the search, and between turns
 
 
@@ -159,7 +155,6 @@ class _Packer:
         self.work, self.node_limit = work, node_limit
         self.granule = granule(rects)
         self.nodes = 0
-        self.noise = Random(0)
         self.free = [i for i, r in enumerate(rects) if r.fixed is None]
         self.fixed = [(r, r.fixed) for r in rects if r.fixed is not None]
         top = max((o + r.size for r, o in self.fixed if r.size), default=0)
@@ -205,15 +200,13 @@ class _Packer:
         if not self.done:
             self.search()
 
-    def sweep(self, beam: int, noise: Random | None = None) -> None:
+    def sweep(self, beam: int) -> None:
         """Sweeps through time for a packing within the goal; if that fails, backwards in time."""
         kept = [i for i, r in enumerate(self.rects) if r.size]
         ahead = [self.rects[i] for i in kept]
         for rects in (ahead, [r._replace(lower=-r.upper, upper=-r.lower) for r in ahead]):
             limit = self.node_limit - self.nodes
-            found, nodes = sweep(
-                rects, self.goal, beam, noise=noise, node_limit=limit, work=self.work
-            )
+            found, nodes = sweep(rects, self.goal, beam, node_limit=limit, work=self.work)
             self.nodes += nodes
             if found is not None:
                 self.offsets, self.method = [0] * len(self.rects), "sweep"
@@ -221,19 +214,6 @@ class _Packer:
                     self.offsets[i] = offset
                 self.height = height(self.rects, self.offsets)
                 break
-
-    def sweep_again(self, units: float) -> None:
-        """Sweeps with noise, again and again, for about so many units of work.
-
-        A wide beam follows ways that differ in their last guesses only. If a sweep has failed after
-        a wrong guess long before, sweeps that guess otherwise from the start are more likely to
-        succeed: sweeps of one width are few steps each, and their successes are independent.
-        """
-        last = self.work.spent + min(units, NOISY_SHARE * self.work.left)
-        for _ in range(SWEEPS):
-            if self.done or self.work.spent >= last:
-                break
-            self.sweep(NOISY, self.noise)
 
     @property
     def sweepable(self) -> bool:
@@ -274,10 +254,6 @@ class _Packer:
             step = max(min(step, (self.height - self.goal) // 2), self.granule)
             target = self.height - step if below else self.goal
             budget = min(restart * searcher.shortest, self.node_limit - self.nodes)
-            if self.sweepable:
-                self.sweep_again(budget * a_node)
-            if self.done:
-                break
             budget = max(self.work.steps(a_node, budget), 1)
             outcome, nodes = searcher.ask(
                 target, int(budget), turn // 2 if self.capacity is None else turn

@@ -26,7 +26,6 @@ from functools import lru_cache
 from heapq import nlargest
 from itertools import combinations, islice, takewhile
 from math import comb, gcd, inf, log
-from random import Random
 from typing import NamedTuple
 
 from roam.solvers.layout.greedy_fits import Rect
@@ -37,7 +36,6 @@ from roam.solvers.work import Work
 SUBSETS = 4096  # limit on the subsets of ending (or of beginning) rectangles tried at one time
 TRIES = 16  # limit on attempts to group ending with beginning rectangles, per way to be found
 PAIRS, GROUPS = 4096, 64  # limits on the groups of rectangles looked at, and kept, at one time
-NOISE = 1.0  # standard deviation of the noise on scores, which are natural logarithms
 A_WAY = 100_000  # units of work to follow one partial packing over one time; measured: 40 to 400 µs
 
 
@@ -91,7 +89,6 @@ def sweep(
     capacity: int,
     beam: int,
     *,
-    noise: Random | None = None,
     node_limit: float = inf,
     work: Work | None = None,
 ) -> tuple[list[int] | None, int]:
@@ -104,8 +101,6 @@ def sweep(
         rects: the rectangles, all with sizes above 0.
         capacity: the bytes that the packing must keep within.
         beam: the most ways to pack that are followed from one time to the next time.
-        noise: random numbers that change the scores of groups a little, so that another sweep
-            guesses otherwise where guesses are close. No noise if left out.
         node_limit: the search gives up after so many nodes.
         work: limits the search; unlimited if left out.
 
@@ -124,7 +119,7 @@ def sweep(
     for i, r in enumerate(full):
         born[r.lower].append(i)
         dead.setdefault(r.upper, []).append(i)
-    groups = _Groups(full, capacity, moments, work, noise)
+    groups = _Groups(full, capacity, moments, work)
     ways = [_Way(0.0, groups.tree(born[moments[0]]), None)]
     nodes = 0
     for t in moments[1:]:
@@ -190,14 +185,9 @@ class _Groups:
     """
 
     def __init__(
-        self,
-        rects: Sequence[Rect],
-        capacity: int,
-        moments: Sequence[int],
-        work: Work,
-        noise: Random | None,
+        self, rects: Sequence[Rect], capacity: int, moments: Sequence[int], work: Work
     ) -> None:
-        self.rects, self.work, self.noise = rects, work, noise
+        self.rects, self.work = rects, work
         self.kind = [hash((r.size, r.upper)) for r in rects]
         start, end = moments[0], max(r.upper for r in rects)
         span = (end - start) // gcd(*(t - start for t in (*moments, end)))
@@ -288,10 +278,7 @@ class _Groups:
                     alike = comb(len(parts), k) * comb(len(born), m) * len(parts) * len(born)
                     parted = sum(1 for end in ends.values() if end & come and end & ~come)
                     score = self.sums + self.together * (1 + parted) - log(alike)
-                    yield _Group(score + self.drawn_noise(), some, come)
-
-    def drawn_noise(self) -> float:
-        return self.noise.gauss(0, NOISE) if self.noise is not None else 0.0
+                    yield _Group(score, some, come)
 
 
 @lru_cache(maxsize=1)  # one entry: at one time, the sizes are the same for all ways to pack
