@@ -1,19 +1,19 @@
-"""A lower bound on the peak of every order: the fewest bytes alive when an op runs (minimum cut).
+"""Proves a lower bound on the peak of every order: the fewest bytes alive when an op runs.
 
-When an op begins, some set of other ops has run. The set contains the predecessors of each of its
-ops, all ancestors of the op and none of its descendants. The live buffers are those that an op in
-the set made and an op outside the set reads. One of all possible sets has the fewest live bytes,
-and no order runs the op with fewer:
+When an op begins, some set of other ops has run. The set contains all ancestors of the op, none of
+its descendants, and with each op in the set also the predecessors of that op. A buffer is alive
+then if an op in the set made it and an op outside the set reads it. Of all possible sets, take one
+that leaves the fewest bytes alive: no order runs the op with fewer bytes alive.
 
-        ran before            │  runs later
-    ancestors ── a ─ 12 MiB ──│── b ── descendants     Either a's result is alive or one that was
-                              │                        made of it: every cut pays for one of them.
-                           the op
+        ran before            │  runs later            A set is a border through the graph. It lies
+    ancestors ── a ─ 12 MiB ──│── b ── descendants     between the op's ancestors and descendants.
+                              │                        Each buffer that crosses it is alive: here
+                           the op                      the 12 MiB that a makes and b reads.
 
-A set of ops and the buffers across its border are a cut of a network, so the cheapest set is found
-by maximum flow (Picard 1976 on closures). The bound is stronger than that of `roam.core.bounds`,
-which counts only buffers that must be alive in any case. If one of two buffers must be alive, but
-either one may be, the bound of `roam.core.bounds` counts neither.
+The ops and their buffers are the nodes and the arcs of a flow network, and a set is a cut of the
+network. So maximum flow finds the set that leaves the fewest bytes alive (Picard 1976 on closures).
+The bound of `roam.core.bounds` is weaker: it counts only the buffers that are alive for every set.
+If each set leaves one of two buffers alive, but not always the same one, it counts neither.
 """
 
 from __future__ import annotations
@@ -31,14 +31,16 @@ from roam.core.proof import Bound, Cut, Proof, Search
 from roam.solvers.answer import Answer, minimized
 from roam.solvers.work import Units, Work
 
-BEFORE, AFTER = 0, 1  # nodes of the network: source (ops that have run), sink (ops that run later)
-A_CUT, AN_ARC = 100_000, 60  # units of work: of one minimum cut, plus per arc in it; measured
+# numbers of two nodes of the flow network: source (ops that have run), sink (ops that run later)
+BEFORE, AFTER = 0, 1
+# units of work for one minimum cut: A_CUT, plus AN_ARC per arc of the flow network; measured
+A_CUT, AN_ARC = 100_000, 60
 
 
 class Cuts:
-    """Finds the fewest bytes that are alive when an op of a Problem runs, for any of its ops.
+    """Computes the fewest bytes that can be alive while an op of a Problem runs, over all orders.
 
-    Keeps the flow network of each phase.
+    Builds the flow network of a phase when an op of the phase is first asked about, and keeps it.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -48,12 +50,12 @@ class Cuts:
         self.networks: dict[int, Network] = {}
 
     def bound(self, op: OpId) -> int:
-        """Returns the fewest transient bytes that are alive while an op runs, in any order."""
+        """Returns the fewest transient bytes that can be alive while `op` runs, over all orders."""
         network = self.network(self.problem.ops[op].phase)
         return network.cheapest(self.place[op]) + own_bytes(self.problem, op)
 
     def cost(self, op: OpId) -> Units:
-        """Returns the units of work that it takes to compute the bound of an op."""
+        """Returns the units of work that the call `bound(op)` takes."""
         return A_CUT + AN_ARC * len(self.network(self.problem.ops[op].phase).tails)
 
     def network(self, phase: int) -> Network:
@@ -63,11 +65,12 @@ class Cuts:
 
 
 class Least(NamedTuple):
-    """A set of ops of a phase after which the fewest bytes are alive.
+    """A set of ops of a phase that leaves the fewest bytes alive, as `Network.least` finds it.
 
     Attributes:
-        live: the transient bytes alive when the set has run.
-        ran: the places of its ops. Of several such sets, the smallest.
+        live: the transient bytes alive when exactly these ops of the phase have run.
+        ran: the ops of the set, each by its index in the program order of the phase. If several
+            sets leave the fewest bytes alive, this is the smallest of them.
     """
 
     live: int
@@ -75,9 +78,10 @@ class Least(NamedTuple):
 
 
 class Network:
-    """The ops of a phase, as nodes of a flow network, and its buffers, as arcs between them.
+    """A flow network of a phase: ops are nodes, and buffers are arcs from their maker to a reader.
 
-    Node k + 2 is the op at place k of the phase's program order.
+    Nodes 0 and 1 are the source and the sink, and node k + 2 is the op at index k of the phase's
+    program order. A buffer that several ops read has one more node.
     """
 
     def __init__(self, problem: Problem, phase: int, unbounded: int) -> None:
@@ -97,7 +101,8 @@ class Network:
 
         for k, before in enumerate(self.before):
             for p in before:
-                arc(k + 2, p + 2, unbounded)  # if an op has run, so have its predecessors
+                # p is on the source's side if k is: if an op has run, so have its predecessors
+                arc(k + 2, p + 2, unbounded)
         nodes = len(self.ops) + 2
         for b, buffer in enumerate(problem.buffers):
             if not buffer.transient:
@@ -134,16 +139,23 @@ class Network:
         return [AFTER] if later else [self.place[u] + 2 for u in users if u in self.place]
 
     def cheapest(self, k: int) -> int:
-        """Returns the fewest bytes that are alive just before the op at place k, in any order."""
+        """Returns the fewest bytes that can be alive just before an op begins, over all orders.
+
+        `k` is the index of the op in the program order of the phase.
+        """
         live, _, _ = self._cut(self.ancestors(k), [k, *self.descendants(k)])
         return live
 
     def least(self, ran: Iterable[int], later: Iterable[int]) -> Least:
-        """Finds the set of ops after which the fewest bytes are alive.
+        """Finds the set of ops with `ran` and without `later` that leaves the fewest bytes alive.
+
+        These are the bytes alive when exactly the ops of the set have run.
 
         Args:
-            ran: places of ops that the set contains, with all ops of the phase they wait for.
-            later: places of ops that it does not contain, with all ops that wait for them.
+            ran: ops that the set contains, by their index in the program order of the phase. With
+                each op, `ran` lists all ops of the phase that it waits for.
+            later: ops that the set does not contain, by their index too. With each op, `later`
+                lists all ops of the phase that wait for it.
         """
         live, side, flow = self._cut(ran, later)
         inside = set(np.flatnonzero(side[2 : len(self.ops) + 2] == BEFORE).tolist())
@@ -155,9 +167,16 @@ class Network:
     def _cut(
         self, ran: Iterable[int], later: Iterable[int]
     ) -> tuple[int, NDArray[np.int32], SimpleMaxFlow | None]:
-        """Returns the bytes of the minimum cut, the fixed side of each node, and the flow, if any.
+        """Finds the minimum cut between ops that have run and ops that run later.
 
-        A node that may lie on either side has its own number for a side.
+        Args:
+            ran: ops on the side of those that have run, by their index in program order.
+            later: ops on the side of those that run later, by their index too.
+
+        Returns:
+            The bytes of the buffers across the cut; by node, BEFORE or AFTER if the arguments put
+            it on that side, and otherwise the node's own number; the solved maximum flow between
+            the nodes that may lie on either side, or None if the arguments alone decide the bytes.
         """
         side = np.arange(self.nodes, dtype=np.int32)
         side[np.fromiter(ran, np.int64) + 2] = BEFORE
@@ -182,7 +201,11 @@ class Network:
 
 
 def _reached(k: int, neighbours: Sequence[Sequence[int]]) -> set[int]:
-    """Returns the places that can be reached from place `k` by `neighbours`, without `k` itself."""
+    """Returns the ops that op `k` reaches over one or several steps, without `k` itself.
+
+    By op, `neighbours` lists its predecessors (or its successors), to which one step leads. Ops are
+    given by their index in the program order of the phase.
+    """
     seen = set(neighbours[k])
     stack = list(seen)
     while stack:
@@ -194,9 +217,10 @@ def _reached(k: int, neighbours: Sequence[Sequence[int]]) -> set[int]:
 
 
 def own_bytes(problem: Problem, i: OpId) -> int:
-    """Returns the bytes by which an op raises the live bytes while it runs.
+    """Returns the bytes that op `i` adds, while it runs, to those alive just before it begins.
 
-    Counts as if its results were written over every dying buffer that they may be written over.
+    These are its results and its scratch space, less the results that it may write over dying
+    buffers. Every such result is subtracted, as if the order let all these buffers die at the op.
     """
     op = problem.ops[i]
     made: dict[int, set[BufferId]] = {}
@@ -219,21 +243,22 @@ def cut_bound(
 ) -> Answer[Proof]:
     """Searches for the op whose minimum cut proves the highest lower bound on every order's peak.
 
-    The bound of an op is never above the bytes that are alive while it runs in a known order. So
-    the ops with the most live bytes in the known order are tried first, until no other op can raise
-    the bound. If `known` was proven by a search, at least one op is tried: a cut that proves the
-    same bound is the better proof, since others can check it.
+    The minimum cut of an op bounds the bytes alive while the op runs, in every order. So the bound
+    is never above the live bytes of that op in the known order `order`. The ops with the most live
+    bytes in that order are tried first, until none of those left can prove a higher bound. If
+    `known` was proven by a search, at least one op is tried: a cut that proves the same bound is
+    the better proof, because it can be checked without the search.
 
     Args:
-        problem: the Problem to bound.
+        problem: the Problem whose orders are bounded.
         order: any order of all ops.
         curve: the live curve of `order`, in bytes.
-        known: a bound that is proven already.
-        work: limits the search; unlimited if left out.
+        known: a lower bound that is proven already.
+        work: limits the work and the time of the search; no limit if left out.
 
     Returns:
-        The proof of the best bound, which is that of `known` or a cut; the peak of the order; the
-        bound. `Answer.work` counts minimum cuts.
+        The proof of the highest bound (a cut, or the proof of `known`); the peak of `order`; the
+        highest bound. `Answer.work` is the number of minimum cuts computed.
     """
     work = work or Work()
     cuts, asked = Cuts(problem), 0

@@ -1,24 +1,27 @@
 """Finds the order in which the ops of a phase run.
 
-Read `best_order` first: it asks `greedy` for first orders and `bisection` for a better order and a
-proven bound of the whole phase. If the peak is still above the bound, `leaf_search` cuts the phase
-into leaves, and asks for the order and the bound of each.
+Read `best_order` first. It asks `greedy` for first orders of each phase, then `bisection` for a
+better order and a proven lower bound on the peak of every order. If the peak of a phase is still
+above the bound, `leaf_search` cuts the phase into leaves, and searches for an order of each leaf.
 
-    greedy          list schedules by simple rules, and `lazy_schedule`, which keeps within a limit.
+    greedy          makes first orders by simple rules, one of which is in `lazy_schedule`.
                     `phase_memory` counts the bytes that an op makes and frees
-    bisection       asks `valleys` about one limit in bytes after another: does any order fit?
-    valleys         the exact search for an order within a limit. `segment_search` finds the way
-                    from one valley to the next. `progress` holds the state of the search
-    leaf_search     settles the leaf with the highest peak first, equal leaves once. `key_points`
-                    proves where a phase may be cut; `leaf` makes a Problem of what is between
+    bisection       asks `valleys` again and again whether an order keeps within a number of bytes
+    valleys         answers that question by an exact search. `segment_search` finds the ops that
+                    lead from one valley to the next; `progress` holds the state of the search
+    leaf_search     improves the leaf with the highest peak first, and copies its order to equal
+                    leaves. `key_points` proves where a phase may be cut; `leaf` makes a leaf a
+                    Problem of its own
     widening        asks `beam_search`, a compiled search of sets of ops, with wider and wider beams
-    windows         asks `beam_search` about the surroundings of the worst moments of an order
-    local_search    many runs of `annealing`, on the arrays of `tables`, and of `windows`
-    leaf_cpsat      asks CP-SAT whether a small leaf has an order within a limit
+    windows         asks `beam_search` about the times around the highest live bytes of an order
+    local_search    improves an order by many runs of `annealing`, which measures orders on the
+                    arrays of `tables`, and by `windows`
+    leaf_cpsat      asks CP-SAT whether a small leaf has an order within a number of bytes
     tree            the segments of an order as a tree: what `roam show --tree` prints
-    adjacent_calls  moves ops that can share a call next to each other
+    adjacent_calls  moves ops next to each other that can run in one call, such as small folds
 
 A *valley* is a set of ops after which no more bytes are alive than after any set on the way to it.
 The sets between two valleys are a *hill* (`valleys` draws both). A *key point* is a moment with few
-live bytes, and a *segment* the ops between two of them; a *leaf* is a segment without others in it.
+live bytes, and a *segment* is the ops between two key points. A *leaf* is a segment that no further
+key point divides.
 """

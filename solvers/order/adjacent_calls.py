@@ -1,17 +1,19 @@
-"""Moves ops that can share a call next to each other, if that does not raise the peak.
+"""Moves ops that can run in one call next to each other, if that does not raise the peak.
 
     planned     gelu mm1 sum1 mm2 fold1 mm3 fold2 mm4 sum2 mm5 relu
     gathered    gelu sum1 mm1 mm2 mm3 fold1 fold2 mm4 mm5 sum2 relu
 
-In the picture, fold1 and fold2 (ops that absorb a gradient into the optimizer's state) come to
-share one call of the optimizer: the overhead of a call is larger than the time of a fold of some
-kilobytes. Kernels that Inductor generates can become one function, such as gelu and sum1. A run is
-a maximal sequence of neighbouring ops that can share a call. It moves as a whole:
+A fold absorbs a gradient into the optimizer's state. In the picture, the moves bring fold1 and
+fold2 together, so that one call of the optimizer runs both: the overhead of a call is larger than
+the time of a fold of some kilobytes. Kernels that Inductor generates, such as gelu and sum1, can
+become one function if they are neighbours. A *run* is a maximal sequence of neighbouring ops that
+can run in one call. All ops of a run move together:
 
-to the end of the run before it     if the moved run needs no op in between, and its results fit
-                                    below the peak while those ops run
-to the start of the run after it    if no op in between needs the moved run, and the buffers that it
-                                    frees late fit below the peak while those ops run
+to the end of the run before it     if no op of the moved run needs an op in between, and the moved
+                                    run's results fit below the peak while the ops in between run
+to the start of the run after it    if no op in between needs an op of the moved run, and the
+                                    buffers that the moved run frees later than before fit below the
+                                    peak while the ops in between run
 """
 
 from __future__ import annotations
@@ -22,14 +24,16 @@ from itertools import groupby
 from roam.core.lifetime import find_reuse, live_curve, live_peak
 from roam.core.problem import Home, Kind, OpId, Problem
 
-SMALL = 1 << 18  # limit on the bytes of gradient of a fold for which sharing a call pays off
+# limit on the gradient bytes of a fold that is worth running in one call with other folds
+SMALL = 1 << 18
 
 
 def gather(problem: Problem, order: Sequence[OpId], sharing: Container[OpId]) -> list[OpId]:
     """Returns an order in which the ops in `sharing` stand in fewer groups, if the peak allows it.
 
-    A group is a sequence of neighbouring ops in `sharing`. The peak does not rise, and no op leaves
-    its phase. Returns a copy of `order` if the moves would raise the peak.
+    `sharing` holds the ops that can run in one call together if they are neighbours. A group is a
+    maximal sequence of neighbouring ops in `sharing`. The peak does not rise, and no op leaves its
+    phase. Returns a copy of `order` if the moves would raise the peak.
     """
     earlier = _join(problem, order, sharing, backwards=False)
     later = _join(problem, earlier, sharing, backwards=True)
@@ -38,10 +42,10 @@ def gather(problem: Problem, order: Sequence[OpId], sharing: Container[OpId]) ->
 
 
 def small_folds(problem: Problem) -> frozenset[OpId]:
-    """Returns the folds of at most SMALL bytes of gradient that allocate nothing.
+    """Returns the folds that absorb at most SMALL bytes of gradients and allocate nothing.
 
     A fold is an op that absorbs a gradient into the optimizer's state. Folds with scratch space are
-    left out: several in one call would allocate all their scratch space at once.
+    left out: several folds in one call would allocate all their scratch space at once.
     """
     return frozenset(i for i in range(len(problem.ops)) if _is_small_fold(problem, i))
 
@@ -56,16 +60,18 @@ def _is_small_fold(problem: Problem, i: OpId) -> bool:
 def _join(
     problem: Problem, order: Sequence[OpId], sharing: Container[OpId], *, backwards: bool
 ) -> list[OpId]:
-    """Moves each run to the end of the run before it, if dependencies and the peak allow that.
+    """Returns `order` with each run moved to the end of the run before it, if that is allowed.
 
-    A run is a maximal sequence of neighbouring ops in `sharing`. With `backwards`, moves each run
-    to the start of the run after it instead.
+    A run is a maximal sequence of neighbouring ops of a phase that are in `sharing`. A move is
+    allowed if no op has to wait for a later one afterwards, and the live bytes stay within the
+    peak. With `backwards`, moves each run to the start of the run after it instead.
     """
     curve = live_curve(problem, order, find_reuse(problem, order))
     peak = max(curve, default=0)
     room = {i: peak - live for i, live in zip(order, curve, strict=True)}
     joined: list[OpId] = []
-    end: int | None = None  # index in `joined` just behind the phase's last run of sharing ops
+    # index in `joined` just behind the latest run (neighbouring ops in `sharing`) of this phase
+    end: int | None = None
     phase = None
     for (in_phase, shares), ops in groupby(
         reversed(order) if backwards else order, lambda i: (problem.ops[i].phase, i in sharing)
@@ -88,10 +94,11 @@ def _join(
 def _is_free(
     problem: Problem, run: Sequence[OpId], between: Sequence[OpId], *, backwards: bool
 ) -> bool:
-    """Returns whether the ops of a run may move to before the ops in `between`.
+    """Returns whether the ops of a run may move across the ops in `between`.
 
-    They may if none of them waits for an op in `between`. With `backwards`, returns whether the run
-    may move to behind the ops in `between`, because none of those waits for an op of the run.
+    Without `backwards`, the run moves to before these ops: it may if no op of the run waits for an
+    op in `between`. With `backwards`, the run moves to behind these ops: it may if no op in
+    `between` waits for an op of the run.
     """
     waits_for = problem.successors if backwards else problem.predecessors
     return set(between).isdisjoint(p for i in run for p in waits_for[i])
@@ -100,9 +107,13 @@ def _is_free(
 def _held(problem: Problem, run: Sequence[OpId], beyond: Set[OpId], *, backwards: bool) -> int:
     """Returns an upper bound on the bytes that moving a run adds while the ops that it passes run.
 
+    A run is neighbouring ops that can run in one call. Counts the buffers that the run makes or
+    uses, and that no op beyond the run's new place makes or uses.
+
     Args:
+        problem: the Problem that is ordered.
         run: the neighbouring ops that move together.
-        beyond: the ops that the run does not pass, on the side to which it moves.
+        beyond: the ops beyond the run's new place: those before it, or with `backwards`, after it.
         backwards: whether the run moves to a later time.
     """
     touched = dict.fromkeys(b for i in run for b in problem.ops[i].touches)

@@ -1,16 +1,16 @@
-"""Simulated annealing: changes one phase's order until its live bytes keep within a limit.
+"""Simulated annealing: changes the order of one phase until its live bytes keep within a limit.
 
-A move takes one op to another time, with the ops that have to stay before or after it:
+A move takes one op, X, to another time, together with the ops that have to stay before or after X:
 
-    later      a X b c d e      X goes behind d, with c, which waits for it:   a b d X c e
-    sooner     a b c d X e      X goes before b, with c, for which it waits:   a c X b d e
+    later      a X b c d e      X goes behind d, with c, which waits for X:     a b d X c e
+    sooner     a b c d X e      X goes before b, with c, for which X waits:     a c X b d e
 
-Only the ops between the old and the new time of X are measured again. At every other time, the same
-ops have run as before the move, so the same bytes are alive. The cost of an order is the number of
-bytes by which its live curve exceeds the limit, summed over time. A small share of all live bytes
-is added, so that moves below the limit count too. A time above the limit is one at which more bytes
-are alive than the limit. Most moves aim at a buffer that is alive at such a time: they run the op
-that makes it later, or the last op that uses it sooner.
+Only the ops between the old and the new time of X are measured again. At every other time the same
+ops have run as without the move, so the same bytes are alive. The cost of an order is the number of
+bytes by which its live curve exceeds the limit, summed over all times. A small share of the live
+bytes at each time is added, so that the cost also tells apart orders that differ only below the
+limit. Most moves aim at a buffer that is alive at a time with more live bytes than the limit: the
+move runs the op that makes the buffer later, or the last op that uses it sooner.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from numpy.typing import NDArray
 from roam.solvers.jit import compiled
 from roam.solvers.order.tables import EARLIER, Ints, Tables, measure, measured
 
-REACH = 40  # limit on how many places in the order a random move takes an op
-FARTHEST = 4 * REACH  # limit on how many places in the order any move takes an op
-BEYOND = 8  # a move aimed past a time above the limit goes fewer places than this beyond that time
-AIMED = 3  # number of moves out of 4 that aim at a buffer alive at a time above the limit
+REACH = 40  # limit on the places in the order by which a random move shifts an op
+FARTHEST = 4 * REACH  # limit on the places in the order by which any move shifts an op
+# limit, itself excluded, on the places that a move goes past the time whose live bytes it lowers
+BEYOND = 8
+AIMED = 3  # number of moves out of 4 that aim at a buffer alive while too many bytes are
 TRIES = 50  # limit on the random draws to find a buffer that is alive at a given time
-SLOPE = 0.01  # share of all live bytes that is added to the cost of an order
+SLOPE = 0.01  # share of the live bytes of each time that is added to the cost of an order
 STEADY = 64  # number of moves between two changes of the temperature
-NEARLY = 3  # largest number of times above the limit in an order whose peak is computed
+# limit on the times with too many live bytes in an order whose peak is worth computing
+NEARLY = 3
 
 Words = NDArray[np.uint64]
 
@@ -37,14 +39,14 @@ Words = NDArray[np.uint64]
 def anneal(
     phase: Tables, order: Ints, limit: int, work: int, hot: float, cold: float, seed: int
 ) -> tuple[int, Ints, int]:
-    """Searches for an order that keeps within `limit` bytes.
+    """Searches for an order that keeps within `limit` bytes, by simulated annealing.
 
     Args:
-        phase: the ops and buffers.
-        order: by time, the op that runs then (its place in program order). Changed to the last
-            order that was accepted.
+        phase: the ops and buffers of the phase.
+        order: by time, the op that runs then (its index in program order). Changed to the last
+            order that the annealing accepted.
         limit: the live bytes that the order should keep within.
-        work: the search ends after measuring so many op runs (one op at one time).
+        work: limit on the op runs measured. An op run is one op at one time.
         hot: the temperature at the beginning, in bytes.
         cold: the temperature at the end, in bytes.
         seed: the seed of the random numbers; positive.
@@ -59,7 +61,8 @@ def anneal(
     moved = np.zeros(n, np.int64)  # by op, the number of the last move that it was part of
     best, best_order = during.max(), order.copy()
     above, place = np.empty(n, np.int64), np.full(n, -1, np.int64)
-    count = 0  # of times above the limit: above[:count]; place[t] is that of time t, or -1
+    # number of times above the limit: above[:count] lists them, place[t] is t's index there, or -1
+    count = 0
     for t in range(n):
         count = list_time(above, place, count, t, during[t] > limit)
     done = move = 0
@@ -105,14 +108,14 @@ def anneal(
 
 @compiled
 def list_time(above: Ints, place: Ints, count: int, t: int, listed: bool) -> int:
-    """Adds a time to a list, or removes it, if it is not listed or removed already.
+    """Adds a time to a list of times, or removes it from the list; a time is listed at most once.
 
     Args:
-        above: the list is above[:count]; changed.
-        place: by time, its index in the list, or -1; changed.
+        above: its first `count` items are the list; changed.
+        place: by time, its index in the list; -1 if the time is not in the list. Changed.
         count: the length of the list.
-        t: the time.
-        listed: whether it is to be in the list.
+        t: the time to add or to remove.
+        listed: whether `t` is to be in the list afterwards.
 
     Returns:
         The new length of the list.
@@ -130,9 +133,10 @@ def list_time(above: Ints, place: Ints, count: int, t: int, listed: bool) -> int
 
 @compiled
 def propose(phase: Tables, order: Ints, time: Ints, high: int, random: Words) -> tuple[int, int]:
-    """Draws an op and a new time for it. Returns the op's present time if no move is found.
+    """Draws a random move: returns an op and the time to which it should move.
 
-    `high` is a time at which more bytes are alive than the limit.
+    Returns an op with its present time if no move is found. `high` is a time at which more bytes
+    are alive than the limit.
     """
     n = len(order)
     if below(random, 4) < AIMED:
@@ -147,9 +151,10 @@ def propose(phase: Tables, order: Ints, time: Ints, high: int, random: Words) ->
 
 @compiled
 def aim(phase: Tables, time: Ints, buffer: int, high: int, random: Words) -> tuple[int, int]:
-    """Draws a move after which a buffer may be dead at time `high`: an op and a new time for it.
+    """Draws a random move after which a buffer may be dead at time `high`.
 
-    Moves the buffer's maker to a later time, or the last op that uses it to an earlier time.
+    Returns an op and the time to which it should move: the op that makes the buffer and a time from
+    `high` on, or the last op that uses the buffer and a time up to `high`.
     """
     n = len(time)
     maker, last = phase.maker[buffer], phase.users[phase.users_at[buffer]]
@@ -165,7 +170,7 @@ def aim(phase: Tables, time: Ints, buffer: int, high: int, random: Words) -> tup
 
 @compiled
 def alive_at(phase: Tables, time: Ints, t: int, random: Words) -> int:
-    """Draws a buffer of the phase that is alive at time t. Returns -1 if TRIES draws find none."""
+    """Draws at random a buffer that is alive at time t. Returns -1 if TRIES draws find none."""
     buffers = len(phase.size)
     for _ in range(TRIES if buffers else 0):
         b = below(random, buffers)
@@ -183,8 +188,9 @@ def move_later(
 ) -> bool:
     """Moves the op at time `first` to the end of [first, last), with the ops that wait for it.
 
-    Writes the new order to trial[first:last] and returns True. Returns False if all ops at these
-    times wait for the moved op; trial[first:last] is undefined then.
+    Writes the new order of these times to trial[first:last], sets moved[op] to the number `move`
+    for each op that moves, and returns True. Returns False if all ops at these times wait for the
+    moved op; trial[first:last] is undefined then.
     """
     moved[order[first]] = move
     free = first
@@ -209,8 +215,9 @@ def move_sooner(
 ) -> bool:
     """Moves the op at time `last - 1` to the start of [first, last), with the ops it waits for.
 
-    Writes the new order to trial[first:last] and returns True. Returns False if the moved op waits
-    for all ops at these times; trial[first:last] is undefined then.
+    Writes the new order of these times to trial[first:last], sets moved[op] to the number `move`
+    for each op that moves, and returns True. Returns False if the moved op waits for all ops at
+    these times; trial[first:last] is undefined then.
     """
     moved[order[last - 1]] = move
     free = last - 1
@@ -245,10 +252,11 @@ def touches(at: Ints, neighbours: Ints, k: int, moved: Ints, move: int) -> bool:
 
 @compiled
 def compare(during: Ints, trial: Ints, first: int, last: int, limit: int) -> float:
-    """Returns by how much a trial order raises the cost, in bytes summed over time.
+    """Returns by how much the cost of a trial order exceeds that of the present order.
 
-    The live bytes of the trial order and of the present order, `trial` and `during`, differ at the
-    times [first, last) only.
+    The cost of an order is the bytes above `limit`, plus SLOPE times the live bytes, summed over
+    time. By time, `trial` and `during` are the live bytes of the trial order and of the present
+    order. They differ only at the times [first, last).
     """
     cost = 0.0
     for t in range(first, last):
@@ -265,10 +273,10 @@ def within(t: int, n: int) -> int:
 
 @compiled
 def below(random: Words, n: int) -> int:
-    """Draws a number 0 <= x < n (xorshift64: Marsaglia 2003).
+    """Draws a random whole number 0 <= x < n (xorshift64: Marsaglia 2003).
 
-    Draws the same numbers with and without numba. `random` holds the state of the generator: one
-    64-bit word.
+    Draws the same numbers whether numba compiles the function or not. `random` holds the state of
+    the generator, one 64-bit word, and is changed.
     """
     x = random[0]
     x ^= x << np.uint64(13)
@@ -281,5 +289,5 @@ def below(random: Words, n: int) -> int:
 
 @compiled
 def uniform(random: Words) -> float:
-    """Draws a number 0 <= x < 1."""
+    """Draws a random number 0 <= x < 1."""
     return below(random, 1 << 53) / (1 << 53)

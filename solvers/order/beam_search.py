@@ -1,31 +1,36 @@
-"""Decides whether a phase has an order within a limit: searches sets of ops, level by level.
+"""Decides whether a phase has an order within a limit on live bytes: searches sets of ops by size.
 
-    level     0        1         2         3      A set holds the ops that have run. A level holds
-                  ┌── {a} ──┬── {a,b} ── ...      the sets of equally many ops that can be reached
-             {} ──┤         │                     within the limit: each once, however it is
-                  └── {b} ──┘   {b,d} ── ...      reached.
+    level     0        1         2         3      A set holds the ops that have run. Level n holds
+                  ┌── {a} ──┬── {a,b} ── ...      the sets of n ops that can be reached within the
+             {} ──┤         │                     limit. Several orders may reach a set; the level
+                  └── {b} ──┘   {b,d} ── ...      holds it once.
 
 If a level has more sets than the beam is wide, only those with the fewest live bytes are extended
-(a beam search). As long as no set is left out, the search is exact: if it comes to an end before
-all ops have run, no order keeps within the limit.
+(a beam search). As long as no set is left out, the search is exact: if it comes to a level without
+sets before all ops have run, no order keeps within the limit.
 
-Two rules make the levels small. Both are those of `valleys.py`, which proves that a search which
-has reached a valley may forget all other sets:
+Two rules make the levels small. Both follow from `valleys.py`. A valley of a set S is a set that
+contains S and leaves no more bytes alive than S and than every set between both. `valleys.py`
+proves that a search which has reached a valley of the set where it began may forget all other sets.
 
-    light op    A set with one more op and no more live bytes is a valley of the set: an op of this
-                kind that fits is the only extension. (Between the two lies no other set.)
-    low set     Let T be a set that no light op extends, with no more live bytes than any set that
-                was reached since R. T is a valley of R, and the search begins again from T. (Assume
-                that the largest set T' with the fewest live bytes between R and T has fewer than T.
-                It can be reached within the limit, as live bytes are submodular: by the ops of T',
-                in the order in which the search came to T. The search reaches T' itself: if a
-                light op extends a set within T', then T' and T contain the op, since otherwise it
-                would be light for T' or T too. T' is on an earlier level than T, so T has no more.)
+    light op    An op is light after a set S if it does not raise the live bytes. S with a light op
+                is a valley of S, as no set lies between the two. So a light op that fits within the
+                limit is the only extension of S that is tried.
+    low set     Let the search begin at a set R. Let T be a set after which no op is light, with no
+                more live bytes than any set reached since R. Then T is a valley of R, and the
+                search begins again at T. (Proof: assume that some set between R and T has fewer
+                live bytes than T, and let T' be the largest of those with the fewest. T' can be
+                reached within the limit, as live bytes are submodular: by the ops of T', in the
+                order in which the search came to T. The search does reach T': if a light op
+                extends a set within T', then T' and T contain the op, since otherwise it would be
+                light after T' or T too. T' is on an earlier level than T, so T has no more live
+                bytes than T', which contradicts the assumption.)
 
-Like `valleys`, the search runs from the start of the phase or, mirrored, from its end; counts live
-bytes as if every op wrote over all dying buffers that it may ever write over; and leaves it to the
-caller to measure the order that it finds. It is compiled and tries millions of ops a second, which
-pays in wide, irregular graphs. It knows no rule for ops that may wait (`segment_search.py`).
+Like `valleys`, the search runs from the start of the phase or, mirrored, from its end. Like
+`valleys`, it counts live bytes as if every op wrote over all dying buffers that it may ever write
+over, so the caller has to measure the order found. The search is compiled and tries millions of ops
+a second, which pays in wide, irregular graphs. It does not know the rule of `segment_search.py` for
+ops that only add bytes, and may wait.
 """
 
 from __future__ import annotations
@@ -41,24 +46,27 @@ from roam.solvers.order.tables import Ints, rows
 from roam.solvers.work import Units
 
 Words = NDArray[np.uint64]
-WORD = 64  # bits of a word of a set
-NEVER = 1 << 62  # more bytes than any limit
-FOUND, NONE, GAVE_UP = 0, 1, 2  # how `search` ends
+WORD = 64  # number of ops that one word of a set of ops holds: one bit an op
+NEVER = 1 << 62  # a number above every limit, in bytes or in steps
+# results of `search`: an order fits; proven that none does; ended without knowing which
+FOUND, NONE, GAVE_UP = 0, 1, 2
 
 
 def a_step(ops: int) -> Units:
-    """Returns the units of work to try one op after one set, in a phase of `ops` ops.
+    """Returns the units of work to try one op as the next one after a set of ops.
 
-    The time was measured: 90 to 150 nanoseconds in phases of up to 500 ops, 280 in one of 2,000.
+    `ops` is the number of ops of the phase. The time was measured: 90 to 150 nanoseconds in phases
+    of up to 500 ops, 280 in one of 2,000.
     """
     return 100 + ops // 10
 
 
 class Net(NamedTuple):
-    """The arrays of `progress.Phase`, whose attributes have the same names.
+    """The attributes of `progress.Phase`, as arrays under the same names.
 
-    A list of lists is stored as in `tables`: row k of `before` is before[before_at[k] :
-    before_at[k + 1]]. Buffers are numbered anew.
+    A list of lists is stored as two arrays: row k of `before`, for example, is before[before_at[k]
+    : before_at[k + 1]]. Only buffers that an op of the phase opens or closes are listed. They are
+    numbered anew, from 0.
     """
 
     mirrored: bool
@@ -80,7 +88,7 @@ class Net(NamedTuple):
 
 
 def net(phase: Phase) -> Net:
-    """Reads a phase into arrays."""
+    """Converts the lists of a `Phase` to arrays, for the compiled search."""
     buffers = list(dict.fromkeys([*phase.openers, *phase.closers]))
     number = {b: n for n, b in enumerate(buffers)}
     numbered = [[[number[b] for b in row] for row in of] for of in (phase.opens, phase.closes)]
@@ -99,13 +107,13 @@ def net(phase: Phase) -> Net:
 
 
 class _Level(NamedTuple):
-    """The sets of one level.
+    """The sets of ops of one level of the search, which all have the same number of ops.
 
     Attributes:
-        ran: by set, one bit an op: whether it has run.
-        ready: by set, one bit an op: whether it may run next.
-        live: by set, the live bytes.
-        hash: by set, the exclusive or of a random word for each of its ops.
+        ran: by set, a bit for each op of the phase: whether it has run.
+        ready: by set, a bit for each op of the phase: whether it may run next.
+        live: by set, the live bytes when its ops have run.
+        hash: by set, the exclusive or of one random word for each of its ops.
     """
 
     ran: Words
@@ -120,23 +128,28 @@ def search(
 ) -> tuple[int, Ints, int, int]:
     """Searches for an order within `most` bytes, from one end of the phase.
 
+    Level n of the search holds the sets of n ops that have run. A step tries one op after one set.
+
     Args:
-        phase: the phase, seen from that end.
-        most: the limit in bytes.
-        width: limit on the sets of a level that are extended.
-        steps: limit on the ops that are tried after a set.
-        first: by op, the first level at which it may run; no op is before one that it waits for.
-        last: by op, the last level at which it may run, unless ops that are later still hold it up.
+        phase: the phase, as seen from the end at which the search begins.
+        most: the limit on live bytes.
+        width: limit on the sets of one level that are extended.
+        steps: limit on the steps.
+        first: by op, the first level at which it may run; not below that of an op it waits for.
+        last: by op, the last level at which it may run. An op may run later than that only if other
+            ready ops are overdue too: of those, the one with the lowest last level runs first.
 
     Returns:
-        FOUND, NONE (no order of these keeps within the limit) or GAVE_UP; the order found, from
-        that end; of the ops that did not fit, the fewest bytes that one would have taken; and the
-        steps done.
+        FOUND, NONE (no order that respects `first` and `last` keeps within the limit) or GAVE_UP;
+        the order found, beginning at the end of the phase where the search begins; the fewest bytes
+        that would have been alive while one of the ops that did not fit within the limit ran; the
+        number of steps.
     """
     n = len(phase.own)
     key = random_words(n)
     now = _first(phase)
-    trail_at = np.zeros(n + 1, np.int64)  # by level, where its sets begin in the two arrays below
+    # by level, the index in `parents` and `ops` at which the sets of the level begin
+    trail_at = np.zeros(n + 1, np.int64)
     parents, ops = np.empty(1024, np.int32), np.empty(1024, np.int32)
     floor = phase.start
     exact = True
@@ -204,25 +217,25 @@ def _first(phase: Net) -> _Level:
 
 @compiled
 def has(bits: Words, k: int) -> bool:
-    """Returns whether bit k is set."""
+    """Returns whether bit k of `bits` is set."""
     return (bits[k >> 6] >> np.uint64(k & 63)) & np.uint64(1) != np.uint64(0)
 
 
 @compiled
 def put(bits: Words, k: int) -> None:
-    """Sets bit k."""
+    """Sets bit k of `bits`."""
     bits[k >> 6] |= np.uint64(1) << np.uint64(k & 63)
 
 
 @compiled
 def remove(bits: Words, k: int) -> None:
-    """Clears bit k."""
+    """Clears bit k of `bits`."""
     bits[k >> 6] &= ~(np.uint64(1) << np.uint64(k & 63))
 
 
 @compiled
 def lowest_bit(word: np.uint64) -> int:
-    """Returns the place of the lowest bit that is set in a word other than 0."""
+    """Returns the index of the lowest bit that is set in `word`, which must not be 0."""
     place = 0
     for half in (32, 16, 8, 4, 2, 1):
         if word & ((np.uint64(1) << np.uint64(half)) - np.uint64(1)) == np.uint64(0):
@@ -233,7 +246,10 @@ def lowest_bit(word: np.uint64) -> int:
 
 @compiled
 def raises(phase: Net, ran: Words, k: int) -> int:
-    """Returns by how many bytes op k raises the live bytes after the ops of `ran`."""
+    """Returns by how many bytes op k raises the live bytes if it runs when the ops of `ran` have.
+
+    Negative if the op lowers the live bytes.
+    """
     change = 0
     for j in range(phase.opens_at[k], phase.opens_at[k + 1]):
         b = phase.opens[j]
@@ -259,7 +275,11 @@ def raises(phase: Net, ran: Words, k: int) -> int:
 
 @compiled
 def takes(phase: Net, live: int, change: int, k: int) -> int:
-    """Returns the bytes alive while op k runs, which changes the live bytes from `live`."""
+    """Returns the bytes alive while op k runs, in a search from either end of the phase.
+
+    `live` is the bytes alive before the search runs op k, and `change` the bytes by which the live
+    bytes are higher afterwards.
+    """
     return live + phase.own[k] + (change if phase.mirrored else 0)
 
 
@@ -267,12 +287,23 @@ def takes(phase: Net, live: int, change: int, k: int) -> int:
 def extend(
     phase: Net, now: _Level, key: Words, most: int, level: int, first: Ints, last: Ints
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], Ints, Words, int, int]:
-    """Finds the sets of the next level, each once.
+    """Finds the sets of ops of the next level. Extends each set of the level `now` by one op.
+
+    Lists a set once, even if several extensions lead to it.
+
+    Args:
+        phase: the phase, as seen from the end at which the search begins.
+        now: the sets of the present level.
+        key: by op, the random word that the op adds to the hash of a set.
+        most: the limit on live bytes.
+        level: the number of ops in each set of `now`.
+        first: by op, the first level at which it may run.
+        last: by op, the last level at which it may run, unless other overdue ops come first.
 
     Returns:
-        For each set: a set of this level that it extends, the op by which it does, its live bytes
-        and its hash. Of the ops that did not fit, the fewest bytes that one would have taken. How
-        many ops were tried.
+        By set of the next level, the index in `now` of the set that it extends; the op by which it
+        does; its live bytes; its hash. Then the fewest bytes that would have been alive while one
+        of the ops that did not fit within the limit ran; and the number of ops tried.
     """
     n, words = len(phase.own), now.ran.shape[1]
     room = 256
@@ -335,7 +366,11 @@ def extend(
 
 @compiled
 def most_late(ready: Words, level: int, last: Ints) -> int:
-    """Returns the op that should have run first of those that may not wait longer, or -1."""
+    """Returns the ready op with the lowest last level, of those whose last level is reached.
+
+    By op, `last` is the last level at which the op should run. Returns -1 if no ready op has
+    reached its last level.
+    """
     late = -1
     for w in range(len(ready)):
         left = ready[w]
@@ -350,14 +385,14 @@ def most_late(ready: Words, level: int, last: Ints) -> int:
 @compiled
 def _grown(array, room):  # type: ignore[no-untyped-def]
     new = np.empty(room, array.dtype)
-    for i in range(len(array)):  # a slice would take ten seconds to compile
+    for i in range(len(array)):  # numba would take ten seconds to compile a slice
         new[i] = array[i]
     return new
 
 
 @compiled
 def same(ran: Words, k: int, other: Words, m: int) -> bool:
-    """Returns whether `ran` with op k holds the same ops as `other` with op m."""
+    """Returns whether `ran` with op k and `other` with op m are the same set of ops."""
     for w in range(len(ran)):
         a, b = ran[w], other[w]
         if w == k >> 6:
@@ -371,9 +406,10 @@ def same(ran: Words, k: int, other: Words, m: int) -> bool:
 
 @compiled
 def lowest(live: Ints, width: int) -> Ints:
-    """Returns the places of the `width` lowest of the live bytes; of equal ones the first."""
+    """Returns the indices of the `width` lowest items of `live`; of equal items, the earliest."""
     low, high = live.min(), live.max()
-    while low < high:  # finds the least number that `width` of them do not exceed
+    # finds the least number of bytes that at least `width` items of `live` do not exceed
+    while low < high:
         middle = low + (high - low) // 2
         count = 0
         for i in range(len(live)):
@@ -404,7 +440,11 @@ def run(
     live: Ints,
     hashes: Words,
 ) -> _Level:
-    """Returns the level of the sets that extend the set `parent` by `op`, for each of these."""
+    """Returns the sets of ops that extend sets of the level `now` by one op each, as a level.
+
+    Set i of the new level is set parent[i] of `now` with the op op[i]. Its live bytes and its hash
+    are live[i] and hashes[i].
+    """
     count, words = len(parent), now.ran.shape[1]
     ran, ready = np.empty((count, words), np.uint64), np.empty((count, words), np.uint64)
     for i in range(count):
@@ -427,7 +467,11 @@ def run(
 
 @compiled
 def low_set(phase: Net, level: _Level, floor: int, most: int) -> int:
-    """Returns a set with at most `floor` live bytes that no light op extends, or -1."""
+    """Returns the index of a set with at most `floor` live bytes after which no op is light.
+
+    An op is light if it does not raise the live bytes and fits within `most` bytes. Returns -1 if
+    the level has no such set.
+    """
     for at in range(len(level.live)):
         if level.live[at] > floor:
             continue

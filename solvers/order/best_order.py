@@ -12,12 +12,13 @@
                         CP-SAT            │                    a better order, a higher bound
                         a long bisection  ┘                    a better order, a higher bound
 
-The order is that of the segments, joined: a phase is one segment until it is cut into leaves
-(`leaf_search.py`). `tree.py` draws them, and what lies within them, as a tree.
+A phase is one segment until `leaf_search.py` cuts it into leaves, which are segments that no
+further key point divides. The order of the step is the orders of all segments, one after another.
+`tree.py` shows the segments as a tree.
 
-The phases are ordered one by one: which bytes are alive between two phases does not depend on the
-order of either. The phase with the highest peak comes first. A lower bound on its peak is one on
-the peak of the whole step, so no other phase has to get below that bound.
+The phases are ordered one by one, because the bytes alive between two phases do not depend on the
+order of either phase. The phase with the highest peak is ordered first. A lower bound on the peak
+of one phase is also a lower bound on the peak of the step, so no other phase has to get below it.
 """
 
 from __future__ import annotations
@@ -38,19 +39,19 @@ from roam.solvers.order.leaf_search import CUTS_SHARE, Searches, search_leaves
 from roam.solvers.order.segment import Segment
 from roam.solvers.work import Work
 
-# units of work per op, dependency, and buffer of an op: to measure an order, and to make one by a
-# rule; measured
+# A_MEASURED_USE: units of work to measure an order, per op, dependency and buffer use; measured
+# A_RULED_USE: units of work to make an order by a greedy rule, per op, dependency and buffer use
 A_MEASURED_USE, A_RULED_USE = 100, 1_000
 
 
 @dataclass(frozen=True)
 class Ordered:
-    """An order of a Problem and where it comes from.
+    """An order of a Problem, the searches that found it, and the proof of the lower bound.
 
     Attributes:
-        segments: all ops, in the order in which they run; the phases are one or several segments.
-        proof: the proof of the lower bound.
-        reused: how often a segment took the order that was found for an equal one.
+        segments: all ops in the order in which they run; each phase is one or several segments.
+        proof: the proof of the lower bound on the peak of every order.
+        reused: how many times a segment was given the order found for an equal segment.
     """
 
     segments: tuple[Segment, ...]
@@ -64,7 +65,10 @@ class Ordered:
 
     @property
     def method(self) -> str:
-        """The searches that found the orders: those of a phase joined by " + ", phases by " / "."""
+        """The names of the searches that found the order.
+
+        " + " joins the names of one phase, " / " the phases.
+        """
         found: dict[int, list[str]] = {}
         for segment in self.segments:
             found.setdefault(segment.phase, []).extend(segment.solver.split(" + "))
@@ -77,16 +81,17 @@ def best_order(
     fixed: int = 0,
     searches: Searches | None = None,
 ) -> Answer[Ordered]:
-    """Searches for the order with the lowest peak.
+    """Searches for the order with the lowest peak, and for a lower bound on every order's peak.
 
     Args:
         problem: the Problem to order.
-        work: limits all searches together; unlimited if left out.
-        fixed: the number of phases, counted from the first, that keep program order.
-        searches: which searches may be used where a short exact search gives up; all if left out.
+        work: limits the work and the time of all searches together; no limit if left out.
+        fixed: the number of phases, counted from the first phase, that keep program order.
+        searches: which searches may be used if a short exact search does not find the best order;
+            all if left out.
 
     Returns:
-        The order, its peak and a lower bound. `Answer.work` counts the orders that were compared.
+        The order, its peak and the lower bound. `Answer.work` is the number of orders compared.
     """
     best = _Orders(problem, must_live_bound(problem), work or Work(), searches or Searches())
     phases = range(fixed, len(problem.phases))
@@ -104,7 +109,7 @@ def best_order(
 
 
 class _Orders:
-    """The best order of each phase so far, in segments, and its peak.
+    """The best order of each phase found so far, as segments, with its peak.
 
     Each phase starts as one segment, in program order.
     """
@@ -160,7 +165,10 @@ class _Orders:
                 self.offer(phase, name, solve(self.problem, phase))
 
     def settle(self, phase: int, effort: float = 1.0) -> None:
-        """Searches for a lower peak of the phase and a higher bound, by bisection."""
+        """Searches by bisection for an order of a phase with a lower peak, and for a higher bound.
+
+        `effort` is the share of the usual limit on the ops that the exact search runs.
+        """
         peak_of, bound = partial(self.peak, phase), self.bound.value
         order = self.order(phase)
         found = settle(self.problem, phase, order, peak_of, bound, self.work, effort)
@@ -168,7 +176,7 @@ class _Orders:
         self.offer(phase, "valleys", found.found)
 
     def raise_to(self, bound: int, phase: int) -> None:
-        """Raises the lower bound to one that a search of a phase has proven."""
+        """Sets the lower bound to `bound`, proven by a search of the phase, if that is higher."""
         if bound > self.bound.value:
             self.bound = Bound(bound, Search(phase))
 
@@ -176,7 +184,7 @@ class _Orders:
         return self.peaks[phase] > self.bound.value * (1 + WORTH)
 
     def raise_bound(self) -> None:
-        """Raises the lower bound by means of minimum cuts: a peak equal to it ends local search."""
+        """Raises the lower bound by minimum cuts: searches end when a peak has come down to it."""
         order = self.whole()
         curve = self.curve(order)
         with self.work.share(CUTS_SHARE):
@@ -184,7 +192,10 @@ class _Orders:
         self.bound = Bound(found.bound, found.found)
 
     def search_leaves(self, phase: int) -> None:
-        """Searches for a lower peak of the phase and a higher bound, leaf by leaf."""
+        """Cuts the phase into leaves, and searches each leaf for a better order and a higher bound.
+
+        A leaf is a segment between key points of the phase, and is ordered by itself.
+        """
         if self.work.is_over():
             return
         segment = Segment(phase, tuple(self.order(phase)), self.segments[phase][0].solver)

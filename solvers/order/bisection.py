@@ -1,15 +1,15 @@
-"""Finds the lowest peak of a phase, between a lower bound and a known order, by bisection.
+"""Finds the lowest peak of a phase, between a lower bound and a known order's peak, by bisection.
 
 Asks `valleys` a sequence of questions: is there an order whose live bytes keep within a limit?
 
-    bound ──┬────────┬─────── ... ───────┬── peak of the best order so far
-           no: raises the bound         yes: a better order
-           to the next limit that
-           could be answered otherwise
+    bound ──┬──── limit ──── ... ───────┬── peak of the best order so far
+           no: raises the bound        yes: a better order, which lowers the peak
+           to the lowest limit that
+           this "no" does not rule out
 
-If every question is answered, bound and peak meet, and the order is optimal. After an inconclusive
-answer the search asks about one byte below the peak: a "no" proves that the order is optimal. The
-second inconclusive answer ends the search.
+If every question is answered, bound and peak meet, and the order is optimal. If the search cannot
+answer a question, it asks whether an order is better than the best one by a byte or more: a "no"
+proves that the best order is optimal. The second question without an answer ends the bisection.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from roam.solvers.answer import Answer, Outcome, minimized
 from roam.solvers.order.valleys import Kept, keeps_within
 from roam.solvers.work import Work
 
-JUMPS = 3  # number of questions that ask about the lower bound; later questions halve the gap
-# limit on the ops run for one question: RUNS, plus RUNS_AN_OP for each op of the phase
+# number of questions after the first one whose limit is the lower bound; later ones halve the gap
+JUMPS = 3
+# limit on the ops that the search runs for one question: RUNS, plus RUNS_AN_OP per op of the phase
 RUNS, RUNS_AN_OP = 20_000, 120
-HASTY = 0.2  # share of the usual ops run that the bisection before local search may take
-QUESTIONS = 40  # limit on the questions that are asked about one phase
+HASTY = 0.2  # share of the usual limit on ops run that a first, short bisection may use
+# limit on the questions "does an order keep within so many bytes?" of one bisection
+QUESTIONS = 40
 WORTH = 1e-3  # least relative gap between peak and bound that is worth another search
 
 
@@ -39,20 +41,21 @@ def settle(
     effort: float = 1.0,
     ask: Callable[[int], Kept] | None = None,
 ) -> Answer[list[OpId]]:
-    """Searches for an order with a lower peak than the given one, and for a higher bound.
+    """Searches for an order of a phase with a lower peak than `order`, and for a higher bound.
 
     Args:
         problem: the Problem whose phase is ordered.
         phase: the index of the phase.
         order: the best known order of the phase.
         peak_of: returns the measured peak of an order of the phase, in bytes.
-        bound: bytes below which no order can go.
-        work: limits the search; unlimited if left out.
-        effort: the share of the usual limit on ops run that each question may take.
-        ask: answers as `valleys.keeps_within` does, which is asked if this is left out.
+        bound: a proven lower bound on the peak, in bytes.
+        work: limits the work and the time of the search; no limit if left out.
+        effort: the share of the usual limit on ops run that the search of one question may use.
+        ask: called with a limit in bytes, answers whether an order keeps within it, as
+            `valleys.keeps_within` does. That function is asked if `ask` is left out.
 
     Returns:
-        The best order, its peak and the best bound. `Answer.work` counts ops run.
+        The best order, its peak and the highest bound. `Answer.work` is the number of ops run.
     """
     work = work or Work()
     best, peak = order, peak_of(order)

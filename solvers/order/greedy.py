@@ -1,7 +1,7 @@
-"""Finds first orders of a Problem: program order and greedy list schedules.
+"""Makes the first orders of each phase of a Problem: program order and greedy list schedules.
 
 Each phase is ordered by itself: the buffers alive between the phases do not depend on the order
-of either phase, so the best orders of the phases are also the best order of the step.
+of either phase, so the best orders of the phases together are the best order of the step.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from roam.solvers.order.lazy_schedule import lazy
 from roam.solvers.order.phase_memory import PhaseMemory
 
 Order = list[OpId]
-# (bytes by which an op changes the live bytes, bytes that it adds while it runs, its id) -> rank
+# greedy rule: (bytes an op adds to the live bytes, bytes it adds while it runs, its id) -> rank
 Rank = Callable[[int, int, int], tuple[int, ...]]
 OrderSolver = Callable[[Problem, int], Order]  # (problem, phase) -> an order of the phase's ops
 
@@ -27,9 +27,9 @@ def program_order(problem: Problem, phase: int) -> Order:
 def demand(problem: Problem, phase: int) -> Order:
     """Returns an order in which every op runs late: just before an op that waits for it.
 
-    Goes through the ops for which no other op of the phase waits, in program order. Runs each of
-    them right after the ops that it waits for and that have not run yet. So an op whose results
-    would otherwise live long runs late.
+    Goes in program order through the ops of the phase for which no other op of the phase waits.
+    Before each of these, runs all ops that it waits for, directly or not, and that have not run
+    yet. So an op does not run until its results are needed, and they do not live long.
     """
     inside = set(problem.phases[phase])
     done: set[OpId] = set()
@@ -61,7 +61,7 @@ def free_early(problem: Problem, phase: int) -> Order:
 def least_peak_first(problem: Problem, phase: int) -> Order:
     """Returns the order that always runs the ready op after which the fewest bytes are alive.
 
-    The greedy rule of LESCEA (as described in ROAM, arXiv 2310.19295, section 2) and of
+    This is the greedy rule of LESCEA (as described in ROAM, arXiv 2310.19295, section 2) and of
     Inductor's "least peak memory first".
     """
     return list_schedule(problem, phase, _least_first)
@@ -87,9 +87,9 @@ CANDIDATES: dict[str, OrderSolver] = {
 def list_schedule(problem: Problem, phase: int, rank: Rank) -> Order:
     """Returns the order that always runs the ready op with the lowest rank.
 
-    A ready op is one that waits for no other op. The rank of an op changes only when the op becomes
-    the last one that has yet to use some buffer. The rank is then computed again. Outdated ranks
-    stay in the heap and are skipped.
+    An op is ready if all ops that it waits for have run. The rank of a ready op changes only when
+    all other users of some buffer that it uses have run: the op would then free the buffer. The new
+    rank is pushed on the heap. The old one stays in the heap, and is skipped when it comes out.
     """
     ops = problem.phases[phase]
     state = PhaseMemory(problem, phase)

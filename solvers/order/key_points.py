@@ -4,38 +4,42 @@
     bytes  ╲  ╱    ╲__╱    ╲       Is there a best order that runs T's ops first, then all others?
              T1     T2       ╲     If so, T is a *safe* key point, and the phase may be cut there.
 
-Let X be the ops that an order σ has run at some time, and T a set of ops with all that they wait
-for. Move T's ops to the front, in the order of σ. An op of T that ran after X then runs after
-X ∩ T; any other op after X ∪ T. Live bytes of sets are submodular, so
+Let σ be an order, X the set of ops that have run in σ at some time, and T a set that contains, with
+each op, all ops that it waits for. Move T's ops to the front, without changing their order. In σ,
+some op runs next after X. If it is an op of T, it now runs when X ∩ T has run; if not, when X ∪ T
+has. Live bytes of sets are submodular:
 
     live(X ∩ T) + live(X ∪ T) <= live(X) + live(T)
 
-and no op runs with more bytes alive than before, if live(T) <= live(X ∪ T) for the ops of T, and
-live(T) <= live(X ∩ T) for the others. Only sets X count that neither lie in T nor contain T: in all
-other cases the op runs after the same set as before, or after T instead of a set X within T.
+So an op of T runs with no more bytes alive than in σ if live(T) <= live(X ∪ T), and any other op if
+live(T) <= live(X ∩ T). Only sets X that neither lie in T nor contain T have to be checked: for all
+other X, the op runs after the same set as in σ, or after T instead of a set X within T.
 
-    first   live(T) <= live(Y) for all Y within T from which an op outside of T could run: those
-            that contain all that some op x outside of T, for which T has all it needs, waits for.
-            Then the ops outside of T lose nothing by waiting for T.
-    last    live(T) <= live(Z) for all Z that contain T and could run while an op of T waits: those
-            without the ops that wait for t, for some op t of T for which no op of T waits.
+    first   live(T) <= live(Y) for all sets Y = X ∩ T, if an op outside of T could run after X.
+            These are the sets Y within T that contain all ancestors of some op x, where x is an op
+            outside of T whose predecessors are all in T.
+            Then the ops outside of T lose nothing by waiting for all of T.
+    last    live(T) <= live(Z) for all sets Z = X ∪ T, if X lacks an op of T. These are the sets Z
+            that contain T and no descendant of some op t, where t is an op of T for which no other
+            op of T waits.
             Then the ops of T lose nothing by running before all others.
 
-Both hold if few bytes are alive at T, and also if every op outside of T waits for all of T, as at
-the key points of ROAM (arXiv 2310.19295, section 4). A minimum cut for every x and for every t
-decides (`solvers/bound/min_cut.py`). T is safe if both hold. If an order is known that runs T's ops
-within a proven lower bound, *first* suffices, since T's ops may run in that order; if it runs the
-others within the bound, *last* suffices.
+Both conditions hold if few bytes are alive at T. They also hold if every op outside of T waits for
+all of T, as at the key points of ROAM (arXiv 2310.19295, section 4). A minimum cut for every x and
+for every t decides (`solvers/bound/min_cut.py`). T is safe if both conditions hold. If the known
+order runs T's ops within a proven lower bound, the condition *first* suffices, because T's ops may
+run in that order. If the known order runs all other ops within the bound, *last* suffices.
 
-So if some order keeps within a limit that is not below the bound, an order through T does so too.
-That holds for all safe key points of one known order together: moving to the front the ops of the
-smallest first, each move leaves intact what the moves before it did. Hence the lower bound of a
-segment between two of them, as a Problem of its own, is a lower bound of the step.
+So if some order keeps within a limit that is not below the bound, then an order that passes through
+T keeps within that limit too. The same holds for all safe key points of one known order together:
+move the ops of the smallest T to the front first, then those of the next larger T, and so on. No
+move undoes those before it. Hence a lower bound of a segment between two safe key points, as a
+Problem of its own, is a lower bound of the step.
 
-The sets to look at are those at the local minima of an order's live bytes. No set between the peaks
-beside a local minimum has fewer bytes: each op on the way down to it lowers the live bytes, and
-would do so all the more after other ops; each op on the way up raises them, and would do so all the
-more before.
+Candidates for T are the sets at the local minima of the live bytes of a known order. No set between
+the two peaks beside a local minimum has fewer live bytes than the minimum. Each op on the way down
+to the minimum lowers the live bytes, and would lower them at least as much after more ops. Each op
+on the way up raises the live bytes, and would raise them at least as much after fewer ops.
 """
 
 from __future__ import annotations
@@ -48,15 +52,17 @@ from roam.solvers.bound.min_cut import A_CUT, AN_ARC, Network
 from roam.solvers.order.progress import Phase, Place, State
 from roam.solvers.work import Work
 
-Time = int  # how many ops of the phase have run
+Time = int  # number of ops of the phase that have run
 
 
 class Curve(NamedTuple):
-    """The live bytes of an order, as if every op wrote over all that it may ever write over.
+    """The live bytes of an order of a phase, if every op could use all its in-place pairs.
+
+    An in-place pair is a result and a dying buffer that the result may be written over.
 
     Attributes:
-        during: by time, the bytes alive while the op runs that comes next.
-        after: by time, the bytes alive before that op; its last item is of the end of the phase.
+        during: item t is the bytes alive while the op at time t runs.
+        after: item t is the bytes alive when t ops have run; the last item is of the phase's end.
     """
 
     during: list[int]
@@ -64,7 +70,10 @@ class Curve(NamedTuple):
 
 
 def curve_of(problem: Problem, phase: int, order: Sequence[OpId]) -> Curve:
-    """Returns the live bytes of an order of a phase, with all reuse granted."""
+    """Returns the live bytes of an order of a phase, if every op could use all its in-place pairs.
+
+    An in-place pair is a result and a dying buffer that the result may be written over.
+    """
     place = {i: k for k, i in enumerate(problem.phases[phase])}
     state = State(Phase(problem, phase))
     during, after = [], [state.live]
@@ -76,9 +85,10 @@ def curve_of(problem: Problem, phase: int, order: Sequence[OpId]) -> Curve:
 
 
 def local_minima(after: Sequence[int]) -> list[Time]:
-    """Returns the inner times at which fewer bytes are alive than some time before and after.
+    """Returns the times of local minima of the live bytes, which fell before and rise after.
 
-    Of neighbouring times with equally few bytes the last.
+    If a minimum lasts several times, returns the last of these times. `after` is the live bytes by
+    the number of ops that have run. Its first and its last item are no local minima.
     """
     found: list[Time] = []
     falling = False
@@ -93,7 +103,11 @@ def local_minima(after: Sequence[int]) -> list[Time]:
 
 
 class Cutter:
-    """Finds safe key points of one phase. Keeps its flow network."""
+    """Finds safe key points of one phase: moments at which the phase may be cut.
+
+    Cutting a phase at a safe key point does not lose the best order. Keeps the flow network of the
+    phase, whose minimum cuts decide which key points are safe.
+    """
 
     def __init__(self, problem: Problem, phase: int, work: Work | None = None) -> None:
         self.problem, self.phase, self.work = problem, phase, work or Work()
@@ -101,19 +115,20 @@ class Cutter:
         self.cost = A_CUT + AN_ARC * len(self.network.tails)
 
     def cut(self, order: Sequence[OpId], bound: int) -> list[Time]:
-        """Returns the safe key points among an order's local minima of live bytes.
+        """Returns the safe key points among the local minima of an order's live bytes.
 
-        Of the part of the order that keeps within the bound from the start on, and of that which
-        does so to the end, only the innermost key point: nothing is to be gained there.
+        The beginning of the order, up to the first op that needs more bytes than the bound, is cut
+        only at its last safe key point. The end of the order, after the last such op, is cut only
+        at its first safe key point: nothing can be gained in a part that keeps within the bound.
 
         Args:
             order: a known order of the phase.
-            bound: a proven lower bound on the peak of the step, in bytes. The less of the order
-                lies above it, the more key points are safe.
+            bound: a proven lower bound on the peak of the step, in bytes. The higher it is,
+                the longer are the beginning and the end of the order that keep within it.
 
         Returns:
-            How many ops of the order have run at each key point, in ascending order. The first is
-            0, the last the number of all ops.
+            How many ops of the order have run at each key point, in ascending order. The first item
+            is 0, the last item is the number of all ops.
         """
         n = len(order)
         during, after = curve_of(self.problem, self.phase, order)
@@ -135,11 +150,14 @@ class Cutter:
         return sorted({0, first, *both, last, n})
 
     def is_first(self, places: Sequence[Place], t: Time, live: int) -> bool:
-        """Returns whether the ops from time t on lose nothing by waiting for all before.
+        """Returns whether all others can wait for the first `t` ops of an order at no cost.
+
+        If so, any order can be changed so that all other ops wait, and none of them then runs with
+        more bytes alive. This is the condition *first* of the module's docstring.
 
         Args:
-            places: an order, by the places of its ops in program order.
-            t: how many of them have run at the key point.
+            places: the ops of a known order, each by its index in program order.
+            t: how many ops of the order have run at the key point.
             live: the bytes alive then.
         """
         before, later = set(places[:t]), places[t:]
@@ -151,7 +169,12 @@ class Cutter:
         return all(len(ran) == t or self.is_least(live, ran, later) for ran in waited_for)
 
     def is_last(self, places: Sequence[Place], t: Time, live: int) -> bool:
-        """Returns whether the ops before time t lose nothing by running before all others."""
+        """Returns whether the first `t` ops of an order can run before all others at no cost.
+
+        If so, any order can be changed so that these `t` ops run first, and none of them then runs
+        with more bytes alive. This is the condition *last* of the module's docstring. The arguments
+        are those of `is_first`.
+        """
         before, later = places[:t], set(places[t:])
         network = self.network
         if self.is_least(live, before, ()):
@@ -161,9 +184,10 @@ class Cutter:
         return all(len(w) == len(later) or self.is_least(live, before, w) for w in waiting)
 
     def is_least(self, live: int, ran: Iterable[Place], later: Iterable[Place]) -> bool:
-        """Returns whether no set with `ran` and without `later` has fewer than `live` bytes.
+        """Returns whether every set of ops with `ran` and without `later` leaves >= `live` bytes.
 
-        Returns False if there is no work left to find out.
+        A set leaves the bytes that are alive when exactly its ops have run. Ops are given by their
+        index in program order. Returns False if no work is left to find out.
         """
         if self.work.is_over():
             return False

@@ -1,16 +1,17 @@
-"""Finds a greedy order that keeps within a limit in bytes, and the lowest such limit.
+"""Makes greedy orders of a phase that keep within limits on live bytes, and lowers the limit.
 
-Like `least_peak_first`, it runs the ready op after which the fewest bytes are alive, except that
+Like `greedy.least_peak_first`, always runs the ready op after which the fewest bytes are alive.
+There are two exceptions:
 
-    an op that would go above the limit        waits until other ops have freed enough. Otherwise an
-                                               op that frees much runs early, however much it takes
-                                               while it runs
-    an op whose results no op can use yet      is *early*, and runs after all ops that are not, if
-                                               it adds bytes. Otherwise such ops run all at once,
-                                               because each adds little
+    an op that would go above the limit        waits until other ops have freed enough. Without a
+                                               limit, an op that frees much runs early, even if it
+                                               needs many bytes while it runs
+    an op whose results no op can use yet      is *early*. An early op that adds bytes runs after
+                                               all ready ops that are not early. Otherwise the early
+                                               ops would run all at once, because each adds little
 
     g ──── dx ───┐
-                 ├── mul          the tanh of each layer is early until dx of its layer has run
+                 ├── mul          the tanh of a layer is early until the dx of its layer has run
     y ──── tanh ─┘
 """
 
@@ -24,16 +25,19 @@ from roam.solvers.order.phase_memory import PhaseMemory
 
 Order = list[OpId]
 
-PROBES = 10  # limits that are tried; each halves the range of limits that is left
-STEPS = 200_000  # ops that may run under all limits together: a second, or two
+# limit on the schedules of `lazy` after its first one; each halves the range of possible limits
+PROBES = 10
+# limit on the ops of all schedules of `lazy` after its first one together: one or two seconds
+STEPS = 200_000
 
-_Rank = tuple[bool, int, int]  # is early, bytes that the op leaves alive, bytes while it runs
+# (whether the op is early, bytes it adds to the live bytes, bytes it adds while it runs)
+_Rank = tuple[bool, int, int]
 
 
 def lazy(problem: Problem, phase: int) -> Order:
-    """Returns the order with the lowest peak among those of `schedule` with several limits."""
+    """Returns the order with the lowest peak that `schedule` makes under several limits."""
     found = schedule(problem, phase)
-    assert found is not None  # no op waits for a limit
+    assert found is not None  # without a limit, `schedule` always finds an order
     order, peak = found
     refused = 0
     for _ in range(min(PROBES, STEPS // max(1, len(order)))):
@@ -47,17 +51,20 @@ def lazy(problem: Problem, phase: int) -> Order:
 
 
 def schedule(problem: Problem, phase: int, limit: float = inf) -> tuple[Order, int] | None:
-    """Returns an order of a phase within a limit and its peak, or None if the rule finds none.
+    """Makes an order of a phase that keeps within a limit, by a greedy rule.
 
-    Limit and peak are bytes beyond those alive when the phase starts.
+    Returns the order and its peak, or None if the greedy rule comes to a point at which every ready
+    op would go above the limit. Limit and peak are bytes beyond those alive when the phase starts.
     """
     return _Schedule(problem, phase, limit).run()
 
 
 class _Schedule:
-    """The ready ops of a phase, in two heaps: those within the limit, and those that wait for it.
+    """The state of a greedy schedule of one phase, with its ready ops in two heaps.
 
-    An outdated entry stays in its heap and is skipped: its version is not that of the op.
+    One heap holds the ops to be run by rank, the other one the ops that would go above the limit.
+    When the rank of an op changes, a new entry with a higher version is pushed. The old entry stays
+    in its heap and is skipped when it comes out.
     """
 
     def __init__(self, problem: Problem, phase: int, limit: float) -> None:
@@ -88,19 +95,26 @@ class _Schedule:
         return order, self.peak
 
     def push(self, i: OpId) -> None:
-        """Adds a ready op with its present rank."""
+        """Pushes a ready op, with the rank that it has now, on the heap of the ops to be run."""
         self.version[i] = self.version.get(i, 0) + 1
         net, transient = self.state.effect(i)
         rank = (net > 0 and self.is_early(i), net, transient)
         heapq.heappush(self.ready, (rank, i, self.version[i]))
 
     def is_early(self, i: OpId) -> bool:
-        """Returns whether ops of the phase wait for a ready op, and all of them for others too."""
+        """Returns whether a ready op is early: no op of the phase can use its results yet.
+
+        That is so if ops of the phase wait for the op, and each of these waits for another op too.
+        """
         after = [self.waiting[s] for s in self.problem.successors[i] if s in self.waiting]
         return bool(after) and min(after) > 1
 
     def pop(self) -> tuple[_Rank, OpId] | None:
-        """Returns the op with the lowest rank that keeps within the limit, None without one."""
+        """Takes the ready op with the lowest rank that keeps within the limit off its heap.
+
+        Returns its rank and the op. Returns None if no ready op keeps within the limit. Ops that
+        would go above the limit are moved to the other heap, until enough bytes are free.
+        """
         while self.above and self.above[0][0] + self.live <= self.limit:
             heapq.heappush(self.ready, heapq.heappop(self.above)[1:])
         while self.ready:
@@ -113,7 +127,11 @@ class _Schedule:
         return None
 
     def count(self, i: OpId) -> None:
-        """Counts an op as having run, and pushes the ops that this makes ready or less early."""
+        """Records that an op has run. Pushes the ops that become ready or change their rank.
+
+        The rank of an op changes if the op would now free a buffer, or if its results can now be
+        used.
+        """
         self.version[i] = -1
         changed = self.state.run(i)
         for s in self.problem.successors[i]:

@@ -1,22 +1,24 @@
-"""Cuts a segment out of a phase, as a Problem of its own: a leaf of the tree.
+"""Cuts a segment out of a phase, as a Problem of its own: a leaf of the tree of segments.
 
     phase 0            phase 1                     phase 2
     entry op ── alive at entry ──┐
        │                         ├── the segment's ops ── alive at exit ── exit op
        └── alive throughout, as one constant buffer ────────────────────────┘
 
-A segment is the ops between two sets A and B of the ops of a phase: those that have run when the
-segment begins, and those that have run when it ends. Each op of a set comes with all ops that it
-waits for. The order of the segment's ops decides nothing outside of the segment: in every order of
-the step that passes through both sets, the same buffers are alive at both. So the peak of such an
-order is the highest of the peaks of its segments, and each segment can be ordered by itself.
+A segment is the ops between two sets A and B of the ops of a phase: A has run when the segment
+begins, and B has run when it ends. With each op, a set contains all ops that this op waits for. The
+order of the segment's ops decides nothing outside of the segment: whatever the order, the same
+buffers are alive when exactly A has run, and when exactly B has run. So the peak of an order that
+passes through both sets is the highest peak of its segments, and each segment can be ordered by
+itself.
 
-A leaf has the same live bytes as the step at every moment of the segment, and the same in-place
-pairs and scratch spaces. Every search for an order of a phase takes a leaf: phase `INSIDE` of
-`Leaf.problem`.
+A leaf has the same live bytes as the step at every moment of the segment, the same scratch spaces,
+and the same in-place pairs (a result and a dying buffer that the result may be written over). Every
+search for an order of a phase can be given a leaf: it orders the phase `INSIDE` of `Leaf.problem`.
 
-Buffers that are alive throughout and in no in-place pair count as one constant. Equal segments of
-different layers differ in that constant only, so `Leaf.key` leaves it out.
+A buffer that is alive throughout and in no in-place pair is not listed: one constant counts the
+bytes of all such buffers. Equal segments of different layers differ in that constant only, so
+`Leaf.key` leaves it out.
 """
 
 from __future__ import annotations
@@ -30,17 +32,18 @@ from msgspec.structs import replace
 from roam.core.lifetime import can_take, find_reuse, live_curve
 from roam.core.problem import Buffer, BufferId, Op, OpId, Problem
 
-ENTRY, INSIDE, EXIT = 0, 1, 2  # phases of a leaf
+ENTRY, INSIDE, EXIT = 0, 1, 2  # phases of a leaf's Problem
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A segment as a Problem of its own.
+    """A segment of a phase as a Problem of its own, between an entry op and an exit op.
 
     Attributes:
-        problem: an entry op, the ops of the segment in program order, and an exit op.
+        problem: the entry op, which makes the buffers alive when the segment begins; the ops of
+            the segment in program order; the exit op, which reads the buffers alive at the end.
         ops: the segment's ops, by their ids in the step, in program order.
-        constant: bytes that are alive throughout the segment, whatever its order.
+        constant: the bytes of the buffers that are alive throughout, whatever the order.
     """
 
     problem: Problem
@@ -49,25 +52,25 @@ class Leaf:
 
     @cached_property
     def key(self) -> Hashable:
-        """Equal for segments that differ in nothing but names and constant bytes.
+        """A value that is equal for two segments that differ only in names and in constant bytes.
 
-        Two segments that differ in the program order of their ops may have different keys.
+        Two segments that differ in the program order of their ops may have different values.
         """
         buffers = [(b.transient, b.align, b.kept) for b in self.problem.buffers]
         ops = [(op.reads, op.creates, op.over, op.scratch, op.after) for op in self.problem.ops]
         return tuple(buffers[:-1]), tuple(ops)
 
     def to_step(self, order: Iterable[OpId]) -> list[OpId]:
-        """Returns an order of the leaf's phase INSIDE by the ids of the step's ops."""
+        """Converts an order of the segment from op ids of the leaf to op ids of the step."""
         return [self.ops[i - 1] for i in order]
 
     def from_step(self, order: Iterable[OpId]) -> list[OpId]:
-        """Returns an order of the segment's ops by their ids in the leaf."""
+        """Converts an order of the segment from op ids of the step to op ids of the leaf."""
         place = {i: k for k, i in enumerate(self.ops, 1)}
         return [place[i] for i in order]
 
     def peak(self, order: Sequence[OpId]) -> int:
-        """Returns the peak of an order of the leaf's phase INSIDE, in bytes."""
+        """Returns the peak, in bytes, of an order of the segment's ops by their ids in the leaf."""
         whole = [0, *order, len(self.ops) + 1]
         return max(live_curve(self.problem, whole, find_reuse(self.problem, whole))[1:-1])
 
@@ -79,24 +82,26 @@ def cut_out(
     ran: Container[OpId],
     live: int | None = None,
 ) -> Leaf:
-    """Returns a segment of a phase as a Problem of its own.
+    """Returns a segment of a phase as a leaf, which is a Problem of its own.
 
     Args:
         problem: the Problem of the whole step.
         phase: the index of the phase.
-        ops: the ops of the segment, in any order. All that they wait for is among them, or has run.
+        ops: the ops of the segment, in any order. Each op that one of them waits for is in the
+            segment too, or has run when the segment begins.
         ran: the ops of the phase that have run when the segment begins.
-        live: the bytes alive when the segment begins, counted if left out.
+        live: the bytes alive when the segment begins; computed if left out.
     """
     return _Cutting(problem, phase, sorted(ops), ran).leaf(live)
 
 
 class _Cutting:
-    """The buffers of a leaf, numbered by their first use in the segment, and its ops."""
+    """Makes a leaf: numbers its buffers by their first use in program order, and builds its ops."""
 
     def __init__(self, problem: Problem, phase: int, ops: list[OpId], ran: Container[OpId]) -> None:
         self.problem, self.phase, self.ops, self.ran = problem, phase, ops, ran
-        self.place = {i: k for k, i in enumerate(ops, 1)}  # the entry op comes first
+        # by op id of the step, its id in the leaf: 1, 2, ..., after the entry op, which is 0
+        self.place = {i: k for k, i in enumerate(ops, 1)}
         self.over = [_takeable(problem, i) for i in ops]
         self.dying = {old for pairs in self.over for _, old in pairs}
         self.number: dict[BufferId, BufferId] = {}
@@ -125,9 +130,10 @@ class _Cutting:
         return Leaf(cut, tuple(self.ops), constant)
 
     def counts(self, b: BufferId) -> bool:
-        """Returns whether a buffer of an op of the segment belongs into the leaf.
+        """Returns whether the leaf lists a buffer that an op of the segment uses or makes.
 
-        That is so if it has bytes on the device, and may die in the segment or begins there.
+        The leaf lists a buffer with bytes on the device that is made in the segment, may die in it,
+        or may be written over in it.
         """
         if not self.problem.buffers[b].transient:
             return False
@@ -145,14 +151,17 @@ class _Cutting:
         return self.problem.ops[i].phase < self.phase or i in self.ran
 
     def outlives(self, b: BufferId) -> bool:
-        """Returns whether a buffer that exists when the segment ends is alive after it."""
+        """Returns whether a buffer is alive when the segment ends, if it has been made by then."""
         users = self.problem.users[b]
         return self.problem.buffers[b].kept or any(
             u not in self.place and not self.has_run(u) for u in users
         )
 
     def op(self, k: int) -> Op:
-        """Returns the op at place k of the segment, with all that it waits for in `after`."""
+        """Returns the op at index k of `ops` as an op of the leaf.
+
+        Its field `after` lists the leaf's ids of all ops in the segment that it waits for.
+        """
         number, op = self.number, self.problem.ops[self.ops[k]]
         reads = dict.fromkeys((*op.reads, *op.mutates))
         return replace(
@@ -169,7 +178,11 @@ class _Cutting:
 
 
 def _takeable(problem: Problem, i: OpId) -> list[tuple[BufferId, BufferId]]:
-    """Returns the in-place pairs of an op that some order may use."""
+    """Returns the pairs (result, dying buffer) of an op that some order may use in place.
+
+    The result is then written over the dying buffer. Pairs of buffers without device bytes are left
+    out.
+    """
     return [
         (new, old)
         for new, old in problem.ops[i].over

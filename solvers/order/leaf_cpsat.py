@@ -1,6 +1,7 @@
-"""Decides whether a phase has an order within a limit, by CP-SAT: for leaves that others give up.
+"""Decides by CP-SAT whether a phase has an order within a limit on live bytes.
 
-One Boolean an op and step says whether the op has run before the step:
+Used for small leaves (segments as Problems of their own) that no other search has settled. For each
+op and each step, one Boolean says whether the op has run before the step:
 
     step        0  1  2  3
     ran[a]      0  1  1  1      a runs at step 0       each op runs once            (`add_steps`)
@@ -8,14 +9,15 @@ One Boolean an op and step says whether the op has run before the step:
     alive[x]    0  1  1  0      a makes x, b reads it  from maker to last user      (`add_buffers`)
     bytes       10 14 14 2      <= limit               live bytes and the op's own  (`add_limit`)
 
-The numbers of an op's ancestors and descendants bound the steps at which it may run: outside of
-them its Booleans are constant. This program is stronger than one of start positions, with an
-interval for each buffer and a cumulative constraint: on random layered graphs of 20 to 120 ops it
-needs between a fifth and four fifths of the deterministic time, for finding orders as for proofs
-(one exception in 27).
+An op can only run after all its ancestors and before all its descendants. Their numbers limit the
+steps at which it may run. At earlier and later steps its Booleans are constant. The usual program
+has a start time for each op, an interval for each buffer and a cumulative constraint. On random
+layered graphs of 20 to 120 ops, the program of this module took between a fifth and four fifths of
+the deterministic time of the usual program, both to find orders and to prove that there are none
+(in 26 of 27 cases).
 
-Counts live bytes as `valleys.py` does: as if every op wrote over all dying buffers that it may ever
-write over. So the answer "no" holds with and without such reuse.
+Counts live bytes as if every op wrote over all dying buffers that it may ever write over. So the
+answer "no" also holds without such reuse.
 """
 
 from __future__ import annotations
@@ -30,24 +32,25 @@ from roam.solvers.answer import Answer, Outcome
 from roam.solvers.order.progress import Phase, Place
 from roam.solvers.work import UNITS_A_SECOND, Work
 
-Literals = list[cp_model.IntVar]  # by step; one more than there are ops
+# by step, whether an op has run or a buffer is alive before it: variables and constants
+Literals = list[cp_model.IntVar]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Which leaves CP-SAT is asked about, and for how long.
+    """Which phases CP-SAT is asked about, and for how long.
 
     Attributes:
-        variables: the most Booleans of a program; a larger one is not built. Ops by steps, and
-            buffers by steps, within the steps that are possible.
-        seconds: deterministic seconds that one question may take.
+        variables: limit on the Booleans of a program: one for each op and each step at which the
+            op may run, and one for each buffer and each step. A larger program is not built.
+        seconds: limit on CP-SAT's deterministic time for one question, in seconds.
     """
 
     variables: int = 8_000
     seconds: float = 5.0
 
 
-# units of work of one of CP-SAT's deterministic seconds; measured
+# units of work in one second of CP-SAT's deterministic time, which counts its steps; measured
 A_SECOND = 2 * UNITS_A_SECOND
 
 
@@ -59,19 +62,20 @@ def keeps_within(
     work: Work | None = None,
     limits: Limits | None = None,
 ) -> Answer[list[OpId] | None]:
-    """Searches for an order of a phase that keeps within `most` bytes.
+    """Searches by CP-SAT for an order of a phase that keeps within `most` bytes.
 
     Args:
         problem: the Problem whose phase is ordered.
         phase: the index of the phase.
-        most: the limit in bytes.
+        most: the limit on live bytes.
         hint: an order of the phase from which the search starts.
-        work: limits the search; unlimited if left out.
+        work: limits the work and the time of the search; no limit if left out.
         limits: which phases are searched, and for how long; the defaults if left out.
 
     Returns:
-        FITS with the order; DOES_NOT_FIT with the bound `most + 1`; or UNKNOWN, at once if the
-        program is too large. `Answer.work` counts deterministic milliseconds.
+        FITS with the order; DOES_NOT_FIT with the lower bound `most + 1`; or UNKNOWN, which a phase
+        with too large a program gets without a search. `Answer.work` is the deterministic time of
+        CP-SAT in milliseconds.
     """
     work, limits = work or Work(), limits or Limits()
     seen = Phase(problem, phase)
@@ -100,7 +104,7 @@ def keeps_within(
         return Answer(program.order(solver), most, 0, Outcome.FITS, spent)
     if status == cp_model.INFEASIBLE:
         return Answer(None, most, most + 1, Outcome.DOES_NOT_FIT, spent)
-    work.is_late()  # the plan records if it was the deadline that ended the search
+    work.is_late()  # sets `work.cut_short` if the deadline has ended the search
     return Answer(None, most, 0, Outcome.UNKNOWN, spent)
 
 
@@ -112,7 +116,11 @@ def windows(phase: Phase) -> list[range]:
 
 
 def _reached(neighbours: Sequence[Sequence[Place]], order: Iterable[Place]) -> list[set[Place]]:
-    """Returns by op all ops that it reaches, in an order in which each comes after these."""
+    """Returns by op the set of all ops that it reaches over one or several steps of `neighbours`.
+
+    By op, `neighbours` lists its predecessors (or its successors). `order` lists all ops so that
+    each op comes after its neighbours.
+    """
     found: list[set[Place]] = [set() for _ in neighbours]
     for k in order:
         found[k].update(neighbours[k], *(found[p] for p in neighbours[k]))
@@ -120,20 +128,20 @@ def _reached(neighbours: Sequence[Sequence[Place]], order: Iterable[Place]) -> l
 
 
 def variables(phase: Phase) -> int:
-    """Returns about how many Booleans the program of a phase has."""
+    """Returns about how many Booleans the CP-SAT program of a phase has."""
     steps = [len(window) for window in windows(phase)]
     closers = phase.closers.values()
     return sum(steps) + sum(max(map(steps.__getitem__, of)) for of in closers)
 
 
 class Program:
-    """The program of one phase. It is empty at first: each `add_` function adds one family.
+    """A CP-SAT program of one phase. Each function `add_...` of this module adds constraints.
 
     Attributes:
         phase: the ops, as seen from the start of the phase.
-        ran: by op, whether it has run before each step.
-        alive: by buffer that some op of the phase makes or uses up, whether it is alive when a
-            step begins; `add_buffers` fills it.
+        ran: by op and step, whether the op has run before the step.
+        alive: by buffer and step, whether the buffer is alive when the step begins. Lists the
+            buffers that an op of the phase makes, or that may die in it; `add_buffers` fills it.
     """
 
     def __init__(self, phase: Phase) -> None:
@@ -152,14 +160,14 @@ class Program:
             self.model.add_implication(one, other)
 
     def order(self, solver: cp_model.CpSolver) -> list[OpId]:
-        """Returns the ops in the order of a solution."""
+        """Returns the ops of the phase in the order that CP-SAT has found."""
         steps = [sum(map(solver.boolean_value, ran)) for ran in self.ran]
         places = sorted(range(len(steps)), key=lambda k: -steps[k])
         return [self.phase.ops[k] for k in places]
 
 
 def add_steps(program: Program) -> None:
-    """Adds that one op runs at each step, and that an op that has run stays so."""
+    """Adds constraints: one op runs at each step, and an op that has run before a step stays so."""
     for ran in program.ran:
         for t in range(len(ran) - 1):
             program.implies(ran[t], ran[t + 1])
@@ -168,7 +176,7 @@ def add_steps(program: Program) -> None:
 
 
 def add_waits(program: Program) -> None:
-    """Adds that an op that runs at a step waits for ops that have run before that step."""
+    """Adds constraints: an op runs at a step only if all that it waits for ran before the step."""
     for k, before in enumerate(program.phase.before):
         for p in before:
             for t in range(len(program.ran)):
@@ -176,7 +184,7 @@ def add_waits(program: Program) -> None:
 
 
 def add_buffers(program: Program) -> None:
-    """Adds that a buffer is alive if its maker has run and one of its users has not."""
+    """Adds constraints: a buffer is alive if its maker has run and one of its users has not."""
     phase, model = program.phase, program.model
     for b in dict.fromkeys([*phase.openers, *phase.closers]):
         made = program.ran[phase.openers[b][0]] if b in phase.openers else None
@@ -197,9 +205,10 @@ def add_buffers(program: Program) -> None:
 
 
 def add_limit(program: Program, most: int) -> None:
-    """Adds that the live bytes at each step, and the op's own, keep within `most` bytes."""
+    """Adds constraints: at each step, the live bytes and the op's own bytes keep within `most`."""
     phase, ran = program.phase, program.ran
-    counted = [b for b in phase.closers if b not in phase.openers]  # by `alive`, not by `start`
+    # buffers alive at the phase's start that may die in it: counted by `alive`, not by `constant`
+    counted = [b for b in phase.closers if b not in phase.openers]
     constant = phase.start - sum(phase.size[b] for b in counted)
     for t in range(len(phase.ops)):
         alive = [literals[t] for literals in program.alive.values()]
@@ -210,7 +219,7 @@ def add_limit(program: Program, most: int) -> None:
 
 
 def add_hint(program: Program, order: Sequence[Place]) -> None:
-    """Adds an order from which the search starts."""
+    """Gives CP-SAT an order from which its search starts."""
     for step, k in enumerate(order):
         for t, ran in enumerate(program.ran[k]):
             if ran is not program.no and ran is not program.yes:

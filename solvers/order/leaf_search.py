@@ -1,19 +1,20 @@
-"""Orders a phase leaf by leaf: cuts it at safe key points, and settles the highest leaf first.
+"""Orders a phase leaf by leaf: cuts it at safe key points, and improves the highest leaf first.
 
     ┌─> cut at safe key points ──> equal leaves take the best order found for one of them
     │      (key_points.py)              │
     │                                   v
     └── lower peak, higher bound <── the next search of the leaf with the highest peak:
-                                     minimum cuts and a short exact search; local search; a long
-                                     exact search
+                                     minimum cuts and a short exact search; windows; beams;
+                                     local search; CP-SAT; a long exact search
 
-Between two safe key points a leaf is a Problem of its own (`leaf.py`). The peak of the phase is the
-highest of its leaves' peaks, and the lower bound of each leaf is one of the step. So only leaves
-above the bound need a better order, and none needs to get below a leaf that the same search has
-left higher. The nearer order and bound are, the more of the phase keeps within the bound, and the
-smaller are the leaves.
+A leaf is a segment between two safe key points (moments at which a cut of the phase does not lose
+the best order), as a Problem of its own (`leaf.py`). The peak of the phase is the highest peak of a
+leaf. A lower bound of a leaf is a lower bound of the step. So only leaves with a peak above the
+bound need a better order. Nor does a leaf have to get below the peak of a leaf that the same search
+has failed to lower to the bound. The nearer the order's peak and the bound are, the more of the
+order keeps within the bound, and the smaller are the leaves.
 
-Leaves that differ in names and constant bytes only (`Leaf.key`), such as those of the layers of a
+Leaves that differ only in names and constant bytes (`Leaf.key`), such as those of the layers of a
 transformer, are solved once.
 """
 
@@ -38,23 +39,25 @@ from roam.solvers.order.widening import widen
 from roam.solvers.order.windows import search_windows
 from roam.solvers.work import Units, Work
 
-A_CUTTING: Units = 60_000  # units of work to cut out leaves and measure them, per op; measured
-ALMOST_ALL = 0.8  # share of a phase's ops above which a leaf is as hard as the phase
-WINDOWS_SHARE = 0.3  # share of the work left that the first search of windows may spend
-BEAMS_SHARE = 0.4  # share of the work left that wider and wider beams may spend
-CUTS_SHARE = 0.1  # share of the work left that minimum cuts may spend
+# units of work per op of a phase to cut it into leaves and to measure their peaks; measured
+A_CUTTING: Units = 60_000
+# share of the phase's ops above which a leaf skips the short exact search: the phase has had it
+ALMOST_ALL = 0.8
+WINDOWS_SHARE = 0.3  # share of the remaining work that a search of a leaf by windows may spend
+BEAMS_SHARE = 0.4  # share of the remaining work that a search of a leaf by beams may spend
+CUTS_SHARE = 0.1  # share of the remaining work that one series of minimum cuts may spend
 
 
 @dataclass(frozen=True)
 class Searches:
-    """Which searches may be used after the first exact search of a phase has given up.
+    """Which searches may be used if the first, short exact search does not find the best order.
 
     Attributes:
-        tree: cut the phase at safe key points; if not, the whole phase is one leaf.
-        windows: search the windows around the worst moments of the best order.
-        beams: search sets of ops with wider and wider beams.
-        local_search: anneal.
-        cp_sat: ask CP-SAT about leaves that are small enough.
+        tree: whether the phase is cut at safe key points; if not, the whole phase is one leaf.
+        windows: whether to search the times around the highest live bytes of the best order.
+        beams: whether to search sets of ops with wider and wider beams.
+        local_search: whether to use simulated annealing.
+        cp_sat: whether to ask CP-SAT about leaves that are small enough.
     """
 
     tree: bool = True
@@ -66,11 +69,11 @@ class Searches:
 
 @dataclass(frozen=True)
 class Leaves:
-    """The segments of a phase, in the order in which they run, and how they were ordered.
+    """The result of a search leaf by leaf: the segments of a phase, with their orders.
 
     Attributes:
-        segments: of all ops of the phase.
-        reused: how often a leaf took the order that was found for an equal one.
+        segments: all ops of the phase, in the order in which they run.
+        reused: how many times a leaf was given the order found for an equal leaf.
     """
 
     segments: tuple[Segment, ...]
@@ -79,10 +82,12 @@ class Leaves:
 
 @dataclass
 class _Placed:
-    """A leaf with the best order of its ops so far, by their ids in the leaf.
+    """A leaf and the best order found for it so far.
 
     Attributes:
-        peak: of the order, in bytes.
+        leaf: a segment as a Problem of its own.
+        order: the best order of the segment's ops, by their ids in the leaf.
+        peak: the peak of that order, in bytes.
     """
 
     leaf: Leaf
@@ -107,17 +112,19 @@ def search_leaves(
 ) -> Answer[Leaves]:
     """Searches for an order of a phase with a lower peak, and for a higher bound, leaf by leaf.
 
+    A leaf is a segment between safe key points, and is ordered by itself.
+
     Args:
         problem: the Problem whose phase is ordered.
         phase: the index of the phase, which has ops.
         segment: all ops of the phase in the best known order, and the search that found it.
-        bound: bytes below which no order of the step can go.
-        work: limits the searches; unlimited if left out.
+        bound: a proven lower bound on the peak of the step, in bytes.
+        work: limits the work and the time of all searches together; no limit if left out.
         searches: which searches may be used; all if left out.
 
     Returns:
-        The segments, the peak of their ops in this order, and a lower bound on the peak of every
-        order of the step. `Answer.work` counts searches of a leaf.
+        The segments of the phase, the peak of their order, and a lower bound on the peak of every
+        order of the step. `Answer.work` is the number of searches, each of one leaf.
     """
     search = _LeafSearch(problem, phase, segment, work or Work(), searches or Searches())
     leaves, bound = search.run(list(segment.ops), bound)
@@ -127,14 +134,14 @@ def search_leaves(
 
 
 class _LeafSearch:
-    """The state of the search of one phase.
+    """The state of the search for an order of one phase, leaf by leaf.
 
     Attributes:
-        solver: by op, the search that found its place in the order.
-        best: by key of a leaf, the best order of its ops so far, and who found it.
-        bounds: by key of a leaf, its lower bound, in bytes above the constant.
+        solver: by op, the name of the search that found its place in the order.
+        best: by `Leaf.key`, the best order found, by op ids of the leaf, and the search's name.
+        bounds: by `Leaf.key`, the leaf's lower bound, in bytes above its constant.
         stages: the searches, in the order in which they are tried on a leaf.
-        failed: by key of a leaf, how many of these searches have left it above their target.
+        failed: by `Leaf.key`, how many searches have not lowered the leaf's peak to their target.
     """
 
     def __init__(
@@ -158,7 +165,10 @@ class _LeafSearch:
         self.reused = self.searched = 0
 
     def run(self, order: list[OpId], bound: int) -> tuple[list[_Placed], int]:
-        """Settles the leaves. Returns them, and the lower bound of the step."""
+        """Searches leaf after leaf, until the peak has come down to the bound or no search is left.
+
+        Returns the leaves, with their orders, and the lower bound of the step.
+        """
         leaves = self.cut(order, bound)
         while True:
             self.share(leaves)
@@ -181,13 +191,17 @@ class _LeafSearch:
                 leaves = self.cut([i for placed in leaves for i in placed.ops], bound)
 
     def stage(self, placed: _Placed) -> int:
-        """Returns the index of the next search to try on a leaf."""
+        """Returns the index in `stages` of the next search to try on a leaf."""
         share = len(placed.leaf.ops) / len(self.solver)
-        tried = 1 if share > ALMOST_ALL else 0  # a short exact search of the phase has given up
+        tried = 1 if share > ALMOST_ALL else 0  # the whole phase has had a short exact search
         return max(tried, self.failed.get(placed.leaf.key, 0))
 
     def cut(self, order: list[OpId], bound: int) -> list[_Placed]:
-        """Cuts the phase at safe key points of an order."""
+        """Cuts an order of the phase into leaves, at its safe key points.
+
+        A cut at a safe key point does not lose the best order. Without a cutter, the phase is one
+        leaf.
+        """
         self.work.spend(A_CUTTING * len(order))
         times = [0, len(order)]
         if self.cutter is not None:
@@ -200,7 +214,7 @@ class _LeafSearch:
         return leaves
 
     def share(self, leaves: Iterable[_Placed]) -> None:
-        """Gives each leaf the best order that was found for an equal one, if that is better."""
+        """Gives each leaf the best order found for an equal leaf, if that has a lower peak."""
         for placed in leaves:
             if (known := self.best.get(placed.leaf.key)) is None:
                 continue
@@ -210,8 +224,8 @@ class _LeafSearch:
                 self.solver.update(dict.fromkeys(placed.leaf.ops, solver))
                 self.reused += 1
 
-    # Each stage searches for an order of a leaf within `target` bytes, offers what it finds, and
-    # returns a lower bound of the step in bytes, at least `target`.
+    # A stage is one search for an order of the leaf `top`: one that keeps within `target` bytes.
+    # A stage returns the step's lower bound that it has proven if above `target`, else `target`.
 
     def search_briefly(self, top: _Placed, target: int) -> int:
         return self.bisect(top, self.cut_bound(top, target), HASTY)
@@ -249,17 +263,21 @@ class _LeafSearch:
         return self.bisect(top, target, 1.0)
 
     def bisect(self, top: _Placed, bound: int, effort: float) -> int:
-        """Searches by bisection, with a share of the usual effort. Returns the best bound."""
+        """Searches a leaf by bisection, with the share `effort` of the usual limit on ops run.
+
+        `bound` is a number of bytes that the peak need not get below. Returns the lower bound
+        proven if it is higher, else `bound`.
+        """
         leaf = top.leaf
         answer = settle(leaf.problem, INSIDE, top.order, leaf.peak, bound, self.work, effort)
         self.offer(top, "valleys", answer.found)
         return answer.bound
 
     def cut_bound(self, top: _Placed, known: int) -> int:
-        """Returns the best bound of a leaf by minimum cuts, at least `known`.
+        """Returns the highest lower bound of a leaf that minimum cuts prove, or `known` if higher.
 
-        It may be above that of the step's cuts at the same ops: only sets of ops count that lie
-        between the key points at the two ends of the leaf.
+        The cuts of a leaf can prove more than cuts at the same ops of the step: only the sets of
+        ops count that contain all ops before the leaf and none after the leaf.
         """
         order = [0, *top.order, len(top.order) + 1]
         problem = top.leaf.problem
@@ -268,7 +286,7 @@ class _LeafSearch:
             return cut_bound(problem, order, curve, Bound(known, UNKNOWN), self.work).bound
 
     def offer(self, placed: _Placed, name: str, order: list[OpId]) -> None:
-        """Keeps an order of a leaf that the search `name` found, if its peak is lower."""
+        """Keeps an order of a leaf that the search `name` found, if its peak is a new lowest."""
         peak = placed.leaf.peak(order)
         if peak < placed.peak:
             placed.order, placed.peak = order, peak

@@ -1,4 +1,4 @@
-"""Local search: improves the order of a phase if the exact search gives up.
+"""Local search: improves the order of a phase if the exact search does not find the best one.
 
     peak ── limit 1 % below ── anneal ──┬── limit met: the next limit is 1 % below the new peak
       ^                                 └── not met: the next limit is half as far below the peak
@@ -6,9 +6,10 @@
       ├── windows around the worst moments searched ──┤ after many annealings without success
       └── else shaken by a short, hot annealing ──────┘ (windows are searched first of all, too)
 
-In wide, irregular graphs the exact search (`valleys.py`) gives up, because there are too many sets
-of ops to search. But an order that differs from a known order by a single move is quickly measured
-(`annealing.py`), and the sets around a few moments of an order are few (`windows.py`).
+In wide, irregular graphs the exact search (`valleys.py`) ends without an answer, because there are
+too many sets of ops to search. But an order that differs from a known order by a single move is
+quickly measured (`annealing.py`). And there are few sets of ops to search if only the ops that run
+around the highest live bytes of a known order may move (`windows.py`).
 """
 
 from __future__ import annotations
@@ -30,15 +31,16 @@ from roam.solvers.work import Units, Work
 class Effort:
     """How long a local search goes on.
 
-    A descent is a sequence of annealings, each with a limit below the peak found so far.
+    A descent is a sequence of annealings, each with a limit on live bytes below the lowest peak
+    found so far.
 
     Attributes:
         work_an_op: limit on the op runs that one annealing measures, per op of the phase. An op run
             is one op measured at one time.
-        in_vain: a descent ends after so many annealings in a row without a lower peak.
-        kicks: the number of descents after the first one. Each starts from the best order: as
-            improved by a search of its windows, or else shaken.
-        ladder: what a search of windows tries; None for no such search.
+        in_vain: number of annealings in a row without a lower peak after which a descent ends.
+        kicks: the number of descents after the first one. Each starts from the best order, changed
+            by a search of its windows, or if that finds nothing, by a short, hot annealing.
+        ladder: the reaches and beam widths that a search of windows tries; None for no such search.
     """
 
     work_an_op: int = 500
@@ -47,19 +49,23 @@ class Effort:
     ladder: Ladder | None = LADDER
 
 
-STEP, LEAST_STEP = 0.01, 0.001  # first and least distance of limit to peak, as a share of the peak
-# (first, last) temperature of an annealing, in mean buffer sizes; a failure switches between both
+# first and least distance of an annealing's limit below the peak, as a share of the peak
+STEP, LEAST_STEP = 0.01, 0.001
+# two pairs (first, last) temperature of an annealing, in mean buffer sizes; a failure switches pair
 HEATS = ((0.5, 0.02), (0.5, 0.1))
-SHAKEN = 4.0  # temperature of the short annealing that shakes an order, in mean buffer sizes
-SHAKEN_LIMIT = 0.9  # share of the peak below which the annealing aims that perturbs an order
-SHAKEN_WORK = 100  # op runs measured while an order is shaken, per op of the phase
+SHAKEN = 4.0  # temperature of the short annealing that perturbs an order, in mean buffer sizes
+# limit on live bytes in the annealing that perturbs an order, as a share of the peak
+SHAKEN_LIMIT = 0.9
+# number of op runs, per op of the phase, that the annealing measures that perturbs an order
+SHAKEN_WORK = 100
 
 
 def a_run(ops: int) -> Units:
-    """Returns the units of work to measure one op at one time, in a phase of `ops` ops.
+    """Returns the units of work to measure the live bytes of one op at one time.
 
-    The time was measured: 75 to 160 nanoseconds in phases of up to 1,000 ops, 250 in one of 2,000.
-    It grows with the phase, whose arrays leave the processor's caches.
+    `ops` is the number of ops of the phase. The time was measured: 75 to 160 nanoseconds in phases
+    of up to 1,000 ops, 250 in one of 2,000. It grows with the phase, because the arrays of a large
+    phase do not fit into the processor's caches.
     """
     return 100 + ops * 3 // 50
 
@@ -72,7 +78,7 @@ def local_search(
     effort: Effort | None = None,
     work: Work | None = None,
 ) -> Answer[list[OpId]]:
-    """Searches for an order of the phase with a lower peak than the given one.
+    """Searches for an order of the phase with a lower peak than the given one, by annealing.
 
     Args:
         problem: the Problem whose phase is ordered.
@@ -80,10 +86,12 @@ def local_search(
         order: the ops of the phase, in an order that respects their precedences.
         bound: the search ends if the peak is at most so many bytes.
         effort: how long to search; the defaults if left out.
-        work: limits the search; looked at between two annealings. Unlimited if left out.
+        work: limits the work and the time of the search; checked between two annealings. No limit
+            if left out.
 
     Returns:
-        The best order, its peak, and the bound as it was given. `Answer.work` counts annealings.
+        The best order, its peak, and the bound as it was given. `Answer.work` is the number of
+        annealings.
     """
     ops = problem.phases[phase]
     place = {i: k for k, i in enumerate(ops)}
@@ -119,7 +127,10 @@ class _Search:
         self.seed = 0
 
     def freed(self, order: Ints) -> _Found:
-        """Searches the windows of an order. Returns the order itself if that does not help."""
+        """Searches for a better order in windows: the times around the highest live bytes.
+
+        Returns the given order if that search finds no better one, or if it is switched off.
+        """
         if self.windows is None:
             return _Found(int(measured(self.phase, order)[1].max()), order)
         return _Found(*self.windows.improve(order, self.bound, self.work))
@@ -128,10 +139,13 @@ class _Search:
         """Anneals a copy of the order once, with a new seed for the random numbers.
 
         Args:
-            order: the ops in the order to start from, each by its place in program order.
-            limit: bytes that the search tries to keep within.
-            work_an_op: limit on the op runs measured, per op of the phase.
+            order: the ops in the order to start from, each by its index in program order.
+            limit: the live bytes that the search tries to keep within.
+            work_an_op: limit on the op runs (one op at one time) measured, per op of the phase.
             heat: the first and the last temperature, in mean buffer sizes.
+
+        Returns:
+            The lowest peak found, in bytes, and the order with that peak.
         """
         self.seed += 1
         hot, cold = (share * self.mean for share in heat)
@@ -141,9 +155,14 @@ class _Search:
         return _Found(int(peak), found)
 
     def descend(self, order: Ints) -> _Found:
-        """Anneals with lower and lower limits, until several in a row find no lower peak."""
+        """Anneals again and again, each time with a limit below the lowest peak found so far.
+
+        Ends when `effort.in_vain` annealings in a row have found no lower peak. Returns the best
+        order.
+        """
         with self.work.uncounted():  # the first call of a process compiles the annealing
-            best = self.anneal(order, self.bound, 0, HEATS[0])  # without work, measures `order`
+            # an annealing with a work limit of 0 only measures `order`
+            best = self.anneal(order, self.bound, 0, HEATS[0])
         in_vain, step = 0, STEP
         while best.peak > self.bound and in_vain < self.effort.in_vain:
             if self.work.is_over():
@@ -161,7 +180,8 @@ class _Search:
     def shaken(self, best: _Found) -> Ints:
         """Returns the order at which a short, hot annealing of the best order ends.
 
-        The order is likely outside of the local minimum of the best order.
+        A new descent from this order likely leads to another local minimum than that of the best
+        order.
         """
         self.seed += 1
         order, heat = best.order.copy(), SHAKEN * self.mean

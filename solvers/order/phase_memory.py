@@ -22,10 +22,12 @@ class PhaseMemory:
                 self.left[b] -= 1
 
     def effect(self, i: OpId) -> tuple[int, int]:
-        """Returns the bytes that a ready op adds to the live bytes: after it, and while it runs.
+        """Returns two numbers of bytes that a ready op adds: after it has run, and while it runs.
 
-        While the op runs, it adds its results and scratch space, less one result if that is written
-        over a dying buffer. After the op, the buffers that die are subtracted.
+        Both are relative to the bytes alive just before the op. While it runs, the op adds its
+        results and its scratch space, less one result if that is written over a dying buffer. After
+        it has run, the op adds its results that are used or kept, less the buffers that die with
+        it.
         """
         problem = self.problem
         op = problem.ops[i]

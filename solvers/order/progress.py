@@ -1,4 +1,4 @@
-"""The state of the exact search: which ops of a phase have run, and how many bytes are alive."""
+"""Holds the state of the exact search: which ops of a phase have run, how many bytes are alive."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Place = int  # the index of an op in the program order of its phase
 
 
 class Phase:
-    """The ops of one phase, by place in program order, and the buffers that they open and close.
+    """The ops of one phase, by index in program order, and the buffers that they open and close.
 
     A buffer is alive from the moment at which its first opener has run until its last closer has
     run. In a search from the start of the phase, the op that makes a buffer is its opener, and the
@@ -25,7 +25,8 @@ class Phase:
         closers: by buffer, the ops of the phase that close it.
         opens: by op, the buffers that it opens.
         closes: by op, the buffers that it closes.
-        own: by op, the bytes by which it raises the live bytes while it runs.
+        own: by op, the bytes that it adds, while it runs, to those alive just before it in the
+            phase.
         start: bytes alive when the search begins: at the start of the phase, or if mirrored, at
             its end.
     """
@@ -75,6 +76,8 @@ def _of_each(ops: dict[BufferId, list[Place]], n: int) -> list[list[BufferId]]:
 class State:
     """The ops of a phase that have run, and those that could run next. `run` and `undo` change it.
 
+    A buffer is alive from its first opener to its last closer, in the direction of the search.
+
     Attributes:
         live: live bytes now.
         waits: by op, how many of the ops that have to run before it have not run yet.
@@ -84,7 +87,7 @@ class State:
         light: the ready ops that do not raise the live bytes.
         idle: the ready ops that raise the live bytes, and take no more bytes while they run than
             are alive after them; empty in a mirrored search.
-        blocked: ops that this search must not run, since the search from the other end has.
+        blocked: ops that the search from the other end of the phase has run; this one must not.
     """
 
     def __init__(self, phase: Phase) -> None:
@@ -103,7 +106,7 @@ class State:
                 self.weigh([k])
 
     def net(self, k: Place) -> int:
-        """Returns by how many bytes running a ready op would raise the live bytes."""
+        """Returns the bytes that running a ready op would add to the live bytes: may be below 0."""
         size, net = self.phase.size, 0
         for b in self.phase.opens[k]:
             if not self.opened[b]:

@@ -9,14 +9,14 @@ from roam.core.problem import OpId
 
 @dataclass(frozen=True)
 class Segment:
-    """Some ops of a phase that run one after another.
+    """Ops of a phase that run one after another, between two moments with few live bytes.
 
     Attributes:
         phase: the index of the phase.
         ops: in the order in which they run.
-        solver: the search that found the order; " + " joins several.
-        bound: bytes that every order of these ops takes at least, between the same key points; 0
-            if nobody asked.
+        solver: the name of the search that found the order; several are joined by " + ".
+        bound: a lower bound, in bytes, on the peak of every order of these ops between the same two
+            key points; 0 if none was computed.
     """
 
     phase: int

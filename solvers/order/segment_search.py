@@ -1,16 +1,17 @@
-"""Finds the ops that lead from one valley of the live bytes to the next, within a limit.
+"""Finds the ops that lead from one valley of the live bytes to the next, within a limit on them.
 
-A state of the search is the set of ops that have run. A valley is a state with few live bytes. A
-hill is the states between two valleys. `valleys.py` defines both, and proves that a search which
+A state of the search is the set of ops that have run. A valley is a state with few live bytes, and
+the states between two valleys are a hill. `valleys.py` defines both, and proves that a search which
 has reached a valley may forget all other states.
 
-An idle op may run at any time and only adds bytes: it recomputes from a saved tensor, for example,
-or makes the gradient of a weight. Idle ops multiply the states of a hill. But idle ops can wait.
-Let an order keep within K bytes and run the idle op r. Let y be the first later op that needs r, or
-that frees a buffer which r uses too. Move r to just before y. Between the old and the new place of
-r, fewer bytes are alive than without the move. While r runs in its new place, no more bytes are
-alive than after it, and those are as many as without the move when y begins. So the search need not
-try r by itself: r runs just before such an op y, or at the end of the phase.
+An idle op is a ready op that only adds bytes: it recomputes from a saved tensor, for example, or
+makes the gradient of a weight. It may run at any later time too, and so multiplies the states of a
+hill. But an idle op can wait. Let an order keep within K bytes and run the idle op r. Let y be the
+first op after r that needs r, or that frees a buffer which r uses too. Move r to just before y.
+Between the old and the new place of r, fewer bytes are alive than without the move. While r runs in
+its new place, no more bytes are alive than just after it, and these are the bytes that were alive
+when y began without the move. So the moved order keeps within K bytes too. The search need not try
+r by itself: r runs just before such an op y, or at the end of the phase.
 """
 
 from __future__ import annotations
@@ -31,17 +32,19 @@ from roam.solvers.work import Work
 
 @dataclass(eq=False)
 class _Reached:
-    """A set of ops that can run within the limit, as a node of the search tree.
+    """A set of ops that can run within the limit on live bytes, as a node of the search tree.
 
-    A child has more live bytes than its parent: otherwise it would have replaced its parent.
+    A child is a set that extends its parent. It has more live bytes than its parent: otherwise it
+    would have replaced its parent.
 
     Attributes:
-        live: live bytes when the set has run.
+        live: live bytes when the ops of the set have run.
         ops: the ops that the set has and its parent has not, in an order within the limit.
-        parent: the set that was extended to this one; None for the set where the search begins.
-        known: all ops of the set but those of the set where the search begins.
+        parent: the set that was extended to this one; None for the root, the set without ops.
+        children: the sets that were made by extending this one.
+        known: all ops of the set, counted from the state in which the search of the hill begins.
         waiting: whether the search has yet to extend the set.
-        gone: whether the set was dropped.
+        gone: whether the set was removed from the tree.
     """
 
     live: int
@@ -59,7 +62,8 @@ class _Reached:
     def highest_above(self, live: int) -> _Reached | None:
         """Returns the earliest ancestor from which on the live bytes never drop below `live`.
 
-        The set itself counts as an ancestor. Returns None if the set itself has fewer live bytes.
+        An ancestor is a set that was extended, in one or several steps, to this set, or this set
+        itself. Returns None if this set has fewer live bytes than `live`.
         """
         found = None
         at: _Reached | None = self
@@ -69,13 +73,13 @@ class _Reached:
 
 
 class _Tree:
-    """The search tree of sets of ops that can run within the limit.
+    """The search tree: sets of ops that can run within the limit on live bytes.
 
-    No set is added twice, unless it was dropped in between: the set for which it was dropped may
-    lead to it again.
+    A set is added only if it is not in the tree. A set that was removed from the tree may be added
+    again, if the search reaches it on another way.
 
     Attributes:
-        size: how many sets the search has yet to extend.
+        size: how many sets of the tree the search has yet to extend.
     """
 
     def __init__(self, root: _Reached) -> None:
@@ -86,9 +90,9 @@ class _Tree:
         self.add(root)
 
     def take(self) -> _Reached | None:
-        """Returns the set to extend next: the one with the fewest live bytes.
+        """Returns the set to extend next: the one with the fewest live bytes of those not extended.
 
-        Returns None if all sets have been extended or dropped.
+        Returns None if all sets have been extended or removed.
         """
         while self.heap:
             _, _, found = heapq.heappop(self.heap)
@@ -99,7 +103,7 @@ class _Tree:
         return None
 
     def drop(self, top: _Reached) -> None:
-        """Removes a set and all sets that were reached from it."""
+        """Removes a set, and all sets that were made by extending it, from the tree."""
         stack = [top]
         while stack:
             at = stack.pop()
@@ -124,22 +128,24 @@ class _Tree:
 class Crossed(Enum):
     """How `Side.walk` ended."""
 
-    ALL = auto()  # every op of the phase is fixed, by this side or the other one
-    NO = auto()  # proven: no order of the phase keeps within the limit
-    GAVE_UP = auto()  # the limit on the ops run, or the deadline, was reached
+    # every op of the phase has its place, fixed by this search or by that from the other end
+    ALL = auto()
+    NO = auto()  # proven: no order of the phase keeps within the limit on live bytes
+    # no answer yet: limit on the ops run, or deadline, reached; `walk` may be called again
+    GAVE_UP = auto()
 
 
 class Side:
     """The search from one end of a phase, with the ops whose order it has fixed.
 
     Attributes:
-        most: the limit in bytes.
+        most: the limit on live bytes.
         work: ends the search at its deadline; the units of `work` are not looked at.
         order: the fixed ops, beginning with the op nearest to this end of the phase.
-        refused: of all ops that did not fit into the limit, the fewest bytes that would have been
+        refused: of all ops that did not fit within the limit, the fewest bytes that would have been
             alive while one of them ran; inf if every op fitted.
-        runs: ops run so far.
-        limit: the search gives up when `runs` exceeds it.
+        runs: number of ops run so far; an op that the search has run again counts again.
+        limit: value of `runs` above which the present call of `walk` ends without an answer.
     """
 
     def __init__(self, phase: Phase, most: int, work: Work) -> None:
@@ -151,9 +157,12 @@ class Side:
         self.limit: float = 0
 
     def walk(self, patience: int, runs: float) -> Crossed:
-        """Searches from valley to valley of the live bytes, and fixes the ops on the way.
+        """Searches from valley to valley, and fixes the ops on the way to each valley.
 
-        Gives up after running `patience` ops between two valleys, or `runs` ops in all.
+        A valley is a set of ops after which few bytes are alive (`valleys.py`). Returns GAVE_UP
+        after running more than `patience` ops without reaching the next valley, or more than `runs`
+        ops in all, or at the deadline. A further call then starts again from the last valley
+        reached.
         """
         last = self.runs + runs
         self.order += self.descend()
@@ -169,7 +178,7 @@ class Side:
         return Crossed.ALL
 
     def block(self, ops: Iterable[Place]) -> None:
-        """Excludes ops that the search from the other end has fixed."""
+        """Keeps this search from running ops that the search from the other end has fixed."""
         self.state.block(ops)
 
     @property
@@ -198,10 +207,10 @@ class Side:
         return takes <= self.most
 
     def descend(self) -> list[Place]:
-        """Runs ready ops that do not raise the live bytes until none is left. Returns these ops.
+        """Runs ready ops that do not raise the live bytes, as long as one fits within the limit.
 
-        No choice is lost: after each of these ops, the set of all ops that have run is a valley (no
-        set on the way to it has fewer live bytes).
+        Returns the ops run. No choice is lost: after each of these ops, the set of all ops that
+        have run is a valley (no set on the way to it has fewer live bytes).
         """
         ran: list[Place] = []
         while fits := [k for k in self.state.light if self.has_room(k)]:
@@ -210,12 +219,14 @@ class Side:
         return ran
 
     def cross(self) -> list[Place] | None:
-        """Returns the ops that lead to the next valley. Returns None if no valley can be reached.
+        """Returns the ops that lead to the next valley, or None if the search does not reach one.
 
         A valley is a set of ops after which no more bytes are alive than after any set on the way
-        to it. Extends the reached set with the fewest live bytes first. An extension that leaves no
-        more bytes alive than the set it extends replaces that set and its other extensions. The
-        search ends when only one set is left to extend, or when all ops of the phase have run.
+        to it. Extends the reached set with the fewest live bytes first. If an extension has no more
+        live bytes than the set it extends, it replaces that set and all other extensions of that
+        set. The search has reached a valley if only one set is left to extend, or if all ops of the
+        phase have run. The search ends without one if no set is left to extend (no order keeps
+        within the limit), or if `gives_up` returns True.
         """
         root = _Reached(self.state.live, ())
         tree = _Tree(root)
@@ -245,9 +256,9 @@ class Side:
     def moves(self) -> Iterator[tuple[Place, ...]]:
         """Yields the moves that the search has to try, each as a sequence of ops.
 
-        An idle op may run at any time and only adds bytes. A move is one op, preceded by the idle
-        ops that it waits for, and by some of the idle ops that keep alive a buffer which the op
-        could free. An idle op is a move by itself only if there is no other move.
+        An idle op only adds bytes, and may run at any later time too. A move is one op, preceded by
+        the idle ops that it waits for, and by some of the idle ops that keep a buffer alive which
+        the op could otherwise free. An idle op is a move by itself only if there is no other move.
         """
         state, after = self.state, self.phase.after
         idle, waited_for = state.idle, False
@@ -267,9 +278,10 @@ class Side:
             yield from ((k,) for k in sorted(state.ready))
 
     def last_but_for(self, k: Place) -> list[set[Place]]:
-        """Returns sets of idle ops (those that may wait), one for each buffer that needs them.
+        """Returns sets of idle ops, one for each buffer that only its set keeps alive after op `k`.
 
-        Op `k` would free the buffer if the idle ops of its set had run before.
+        Idle ops only add bytes, and may wait. Op `k` would free the buffer if all idle ops of the
+        set had run before it.
         """
         found = []
         for b in self.phase.closes[k]:
@@ -279,7 +291,10 @@ class Side:
         return found
 
     def has_run(self, move: Sequence[Place]) -> bool:
-        """Runs the ops of a move, if each of them fits into the limit. Returns whether they ran."""
+        """Runs the ops of a move one by one, if each of them fits within the limit on live bytes.
+
+        Returns whether all of them ran. If an op does not fit, undoes those before it.
+        """
         for n, k in enumerate(move):
             if not self.has_room(k):
                 self.undo(move[:n])
@@ -296,19 +311,20 @@ class Side:
         tree.add(_Reached(live, top.ops + least, top.parent))
 
     def lowest(self, path: Sequence[Place]) -> tuple[int, tuple[Place, ...]]:
-        """Finds the subset of some ops after which the fewest bytes are alive.
+        """Finds the subset of `path` after which the fewest bytes are alive.
 
-        A buffer is alive from its first opener to its last closer. The subset is a closure of
-        greatest gain (Picard 1976): it contains all ops that its ops wait for. It gains the bytes
-        of each buffer whose closers have then all run. It pays the bytes of each buffer of which it
-        contains an opener. A minimum cut finds it.
+        A buffer is alive from its first opener to its last closer (`progress.Phase`). With each op,
+        the subset contains all ops of `path` that this op waits for. It gains the bytes of each
+        buffer whose closers have all run with it, and pays the bytes of each buffer that one of its
+        ops opens. Such a subset with the greatest gain is a closure (Picard 1976), which a minimum
+        cut finds.
 
         Args:
-            path: ops that can run in this order.
+            path: ops that can run next, in this order.
 
         Returns:
-            The live bytes after the subset, and its ops in the order of `path`. Of subsets with
-            equally few bytes, the one with the most ops.
+            The live bytes after the subset, and its ops in the order of `path`. If several subsets
+            leave the fewest bytes alive, the one with the most ops.
         """
         place = {k: n for n, k in enumerate(path)}
         source, sink, nodes = len(path), len(path) + 1, len(path) + 2

@@ -21,7 +21,8 @@ from roam.solvers.jit import compiled
 
 Ints = NDArray[np.int64]
 EARLIER = -1  # value of `maker` for a buffer that an earlier phase made
-MOST_PAIRS = 62  # limit on the pairs (result, dying buffer) tried for one op: bits of an integer
+# limit on the pairs (result, dying buffer) tried for one op: an integer holds one bit for each
+MOST_PAIRS = 62
 
 
 class Tables(NamedTuple):

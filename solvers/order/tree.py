@@ -1,18 +1,20 @@
-"""The tree of segments of an order: step, phases, segments between key points, segments in them.
+"""Makes a tree of the segments of an order: the step, its phases, their segments, and so on down.
 
     live        ╱╲    ╱╲╱╲
-    bytes     ╱    ╲╱      ╲   ╱╲        a key point is a moment with few live bytes: a local
-            ╱               ╲╱    ╲      minimum. The segments of the phase lie between those
-           A        B            C  D    minima below which the bytes do not fall before, or not
-              AB      BC        CD       after. BC has a minimum of its own: two segments within.
+    bytes     ╱    ╲╱      ╲   ╱╲        A key point is a moment with few live bytes: a local
+            ╱               ╲╱    ╲      minimum. The phase is divided at those minima that no
+           A        B            C  D    earlier minimum is below, or no later one: A, B, C, D.
+              AB      BC        CD       Segment BC has a minimum of its own: two segments in it.
 
-A local minimum of any order has the fewest bytes of all sets of ops between the peaks beside it
-(`key_points.py`). The tree is a picture of one order, and can be made of any: of a plan that was
-saved, too. What the planner knows beside the order, the search that found each segment, is added if
-it is given; its own segments, between safe key points, then come right below the phases.
+No set of ops between the two peaks beside a local minimum has fewer live bytes than the minimum
+(`key_points.py`). The tree shows one order, and can be made of any order, such as that of a saved
+plan. If the planner's own segments are given, they come right below the phases, with the name of
+the search that ordered each of them. The planner's segments lie between safe key points, at which
+a cut of the phase does not lose the best order.
 
-A forward segment saves tensors for the backward. Its mirror is the segment of a later phase that
-reads the most bytes of them: the two form a ring of ROAM (arXiv 2310.19295, section 4).
+A forward segment saves tensors for the backward. The *mirror* of a segment is the segment of a
+later phase that reads the most bytes of the tensors it saves: the two form a ring of ROAM
+(arXiv 2310.19295, section 4).
 """
 
 from __future__ import annotations
@@ -34,9 +36,11 @@ from roam.solvers.order.leaf import INSIDE, Leaf, cut_out
 from roam.solvers.order.segment import Segment
 from roam.solvers.work import Work
 
-Node = tuple[int, ...]  # the way from the root: phase, segment, segment within, ...
-STEP: Node = ()  # the root
-EFFORT = 0.05  # share of the usual ops run for a question about a segment: there are many segments
+# path from the root: index of a phase, of a segment in it, of a segment in that one, ...
+Node = tuple[int, ...]
+STEP: Node = ()  # the root of the tree
+# share of the usual limit on ops run, for the bound of one segment: a tree has many segments
+EFFORT = 0.05
 
 
 def tree(
@@ -50,27 +54,30 @@ def tree(
 ) -> nx.DiGraph:
     """Returns the tree of segments of an order, with an edge from each node to each of its parts.
 
-    The attributes of a node:
+    The root is the step, its parts are the phases. The attributes of a node:
 
         ops         op ids in the order in which they run
         start       the time of its first op
-        entry, exit bytes alive before its first op, and after its last
+        entry, exit bytes alive before its first op, and after its last op
         peak        the most bytes alive while one of its ops runs
-        bound       bytes that no order of its ops takes less than, between the same two key points
-        solver      the search that ordered it; "" if unknown
-        mirror      of a segment: the node of a later phase that reads most of what it saves; None
-                    if it saves nothing, and for segments within segments
-        like        the first segment that differs in names and constant bytes only; None if this
-                    is the first
+        bound       lower bound in bytes on the peak of every order of its ops, between the same two
+                    key points
+        solver      the name of the search that ordered it; "" if unknown
+        mirror      of a segment right below a phase: the node of a later phase that reads the most
+                    bytes of the tensors that the segment saves; None if it saves nothing, and for
+                    all other nodes
+        like        the first node that differs from this one only in names and constant bytes; None
+                    if this node is the first
+        constant    the bytes of buffers that are alive throughout, whatever the order of its ops
 
     Args:
-        problem: the Problem that the order is of.
-        order: all ops.
+        problem: the Problem whose order is shown.
+        order: all ops, in the order in which they run.
         segments: the planner's segments of this order, if known; those of each phase in a row.
         bound: a proven lower bound on the peak of the step, in bytes.
         depth: the greatest number of edges from the root to a node.
-        work: limits the searches for bounds. A segment that none is left for has the bound of the
-            bytes that must be alive. Unlimited if left out.
+        work: limits the work and the time of the searches for bounds; no limit if left out. Once
+            it is spent, the bound of a segment is the bytes that must be alive in any order.
     """
     growing = _Growing(problem, order, depth, work or Work())
     parts: dict[int, list[Segment]] = {}
@@ -84,24 +91,24 @@ def tree(
 
 
 def leaves(graph: nx.DiGraph) -> Iterator[Node]:
-    """Yields the nodes without parts, in the order in which they run."""
+    """Yields the nodes that have no parts, in the order in which they run."""
     return (node for node in sorted(graph) if not graph.out_degree(node))
 
 
 def walk(graph: nx.DiGraph) -> list[OpId]:
-    """Returns the order of the step: that of each leaf, joined."""
+    """Returns the order of the step: the ops of all leaves of the tree, in the order they run."""
     return [i for node in leaves(graph) for i in graph.nodes[node]["ops"]]
 
 
 class _Growing:
-    """A tree that grows phase by phase."""
+    """A tree of segments under construction: one phase after another is added."""
 
     def __init__(self, problem: Problem, order: Sequence[OpId], depth: float, work: Work) -> None:
         self.problem, self.order, self.depth, self.work = problem, order, depth, work
         self.place = {i: t for t, i in enumerate(order)}
         self.curve = live_curve(problem, order, find_reuse(problem, order))
         self.graph = nx.DiGraph(name=problem.name)
-        self.first: dict[Hashable, Node] = {}  # by key of a leaf, the first segment that has it
+        self.first: dict[Hashable, Node] = {}  # by `Leaf.key`, its first node
 
     def add_phase(self, phase: int, segments: Sequence[Segment]) -> None:
         times = self.problem.spans[phase]
@@ -123,7 +130,11 @@ class _Growing:
     def add_parts(
         self, node: Node, phase: int, after: list[int], times: range, solver: str
     ) -> None:
-        """Adds the segments within a node, and those within them."""
+        """Divides a node at the key points within it, and each of its parts again, down to `depth`.
+
+        A key point is a moment with few live bytes. `after` is the live bytes of the phase by time,
+        and `times` the times of the node's ops.
+        """
         points = key_times(after, times)
         if not points or len(node) >= self.depth:
             return
@@ -140,7 +151,7 @@ class _Growing:
         solver: str,
         bound: int = 0,
     ) -> None:
-        """Adds a node for the ops of a phase that run at `times`, counted from its first op."""
+        """Adds a node for the ops that run at `times`, counted from the first op of the phase."""
         start = self.problem.spans[phase].start
         whole = range(start + times.start, start + times.stop)
         ops = tuple(self.order[t] for t in whole)
@@ -154,7 +165,7 @@ class _Growing:
             if like == node:
                 bound, like = max(bound, _bound(leaf, ops, self.work)), None
             else:
-                # the same bytes above the constant: that of the first one is known
+                # nodes of equal `Leaf.key` have the same bound, but for the constant bytes
                 first = self.graph.nodes[like]
                 bound = max(bound, first["bound"] + leaf.constant - first["constant"])
             constant = leaf.constant
@@ -197,7 +208,10 @@ class _Growing:
         self.graph.add_edges_from((STEP, p) for p in phases)
 
     def pair(self) -> None:
-        """Finds the mirror of each segment right below a phase, and of each phase without parts."""
+        """Finds the mirror of each segment right below a phase, and of each phase without parts.
+
+        The mirror is the node of a later phase that reads most of the bytes that the segment saves.
+        """
         of_op: dict[OpId, Node] = {}
         for phase in self.graph.successors(STEP):
             for node in list(self.graph.successors(phase)) or [phase]:
@@ -217,7 +231,7 @@ class _Growing:
 
 
 class _Before:
-    """The ops that run before a time, as a container."""
+    """The ops that run before a time, as a container: supports `op in before`."""
 
     def __init__(self, place: dict[OpId, Time], time: Time) -> None:
         self.place, self.time = place, time
@@ -227,14 +241,14 @@ class _Before:
 
 
 def key_times(after: Sequence[int], times: range) -> list[Time]:
-    """Returns the key points between the segments of one level, inside of `times`.
+    """Returns the key points at which a segment is divided into the segments of the next level.
 
-    Of the local minima, those that no earlier minimum is below, and those that no later one is
-    below.
+    These are the local minima of the live bytes that no earlier minimum in the segment is below,
+    and those that no later one is below.
 
     Args:
-        after: by time, the bytes alive before the op that runs then, and at the end.
-        times: the ops of the segment.
+        after: by time, the bytes alive before the op that runs then; the last item is of the end.
+        times: the times at which the ops of the segment run.
     """
     inner = after[times.start : times.stop + 1]
     minima = [times.start + t for t in local_minima(inner)]
@@ -242,7 +256,7 @@ def key_times(after: Sequence[int], times: range) -> list[Time]:
 
 
 def _records(after: Sequence[int], times: Sequence[Time]) -> Iterator[Time]:
-    """Yields the times at which no more bytes are alive than at all times listed before."""
+    """Yields each of `times` at which no more bytes are alive than at all of `times` before it."""
     least: float = inf
     for t in times:
         if after[t] <= least:
@@ -251,9 +265,9 @@ def _records(after: Sequence[int], times: Sequence[Time]) -> Iterator[Time]:
 
 
 def _bound(leaf: Leaf, order: Sequence[OpId], work: Work) -> int:
-    """Returns bytes that every order of a leaf takes at least, by a short search.
+    """Returns a lower bound in bytes on the peak of every order of a leaf, found by a short search.
 
-    `order` is one of the leaf, by the ids of the step.
+    A leaf is a segment as a Problem of its own. `order` is one order of it, by op ids of the step.
     """
     known, found = must_live(leaf.problem), leaf.from_step(order)
     return settle(leaf.problem, INSIDE, found, leaf.peak, known, work, EFFORT).bound

@@ -9,24 +9,24 @@ A *valley* after S is a set T of ops that contains S and has no more live bytes 
 every set between S and T. The sets between S and T are a *hill*, which is wide if they are many.
 
 Is there an order that never takes more than K bytes? Let the ops of S have run. Search the sets of
-ops that can be reached from S within K. As soon as one of them is a valley T, continue from T and
-forget all others. That loses nothing, because the live bytes of sets of ops are submodular. If an
-order from S keeps within K, then so does running T's ops first, and then the others in that order.
-(Let σ be the ops that the order has run at some time. Then live(T ∪ σ) ≤ live(T) + live(σ) -
-live(T ∩ σ) ≤ live(σ), since T ∩ σ lies between S and T.) If the search ends without a valley, no
-order keeps within K.
+ops that can be reached from S within K bytes. As soon as one of them is a valley T, continue from T
+and forget all others. That loses nothing, because the live bytes of sets of ops are submodular. If
+some order of the ops that follow S keeps within K, then so does this order: the ops of T first, and
+then all other ops as in the given order. (Let σ be the set of ops that the given order has run at
+some time. Then live(T ∪ σ) ≤ live(T) + live(σ) - live(T ∩ σ) ≤ live(σ), since T ∩ σ lies between S
+and T.) If the search ends without reaching a valley, no order keeps within K.
 
 This generalises the valleys of Liu for trees (1987), and of Abdel-Wahab and Kameda for
 series-parallel graphs (1978), to any graph. The time is exponential only in the width of single
 hills, and training graphs have many valleys: every layer ends in one.
 
-All of that also holds for a search from the end of the phase, with time running backwards. Ops that
-one search has fixed are left out of the other search. Gradients that are kept, for example, raise
-the live bytes whenever they are made: the search from the end makes them as late as possible.
+All of that also holds for a search from the end of the phase, with time running backwards. The ops
+whose order one search has fixed are left out of the other search. Gradients that are kept, for
+example, raise the live bytes whenever they are made: the search from the end makes them late.
 
 The search assumes that every op writes over all dying buffers that it may ever write over. So the
-answer "no" holds with and without such reuse, but the peak of an order that is found may be higher
-than K, and has to be measured.
+answer "no" holds with and without such reuse. But the peak of an order that is found may be higher
+than K bytes, and has to be measured.
 """
 
 from __future__ import annotations
@@ -40,9 +40,11 @@ from roam.solvers.order.progress import Phase
 from roam.solvers.order.segment_search import Crossed, Side
 from roam.solvers.work import Units, Work
 
-# limit on ops run to reach the next valley (few live bytes); its growth if both searches give up
+# FIRST: limit on ops run from a valley (few live bytes) to the next, before the search pauses
+# MORE: factor on that limit each time neither the search from the start nor from the end got on
 FIRST, MORE = 1_000, 4
-A_RUN: Units = 10_000  # units of work to run one op in the search; measured: 5 to 15 microseconds
+# units of work to run one op in the exact search; measured: 5 to 15 microseconds
+A_RUN: Units = 10_000
 
 Kept = Answer[list[OpId] | None]
 
@@ -57,32 +59,34 @@ def keeps_within(
     Args:
         problem: the Problem whose phase is ordered.
         phase: the index of the phase.
-        most: the limit in bytes.
-        runs: the search gives up after running so many ops.
-        work: limits the search as well; unlimited if left out.
+        most: the limit on live bytes.
+        runs: limit on the ops that the search runs; when it is reached, the answer is UNKNOWN.
+        work: limits the work and the time of the search too; no limit if left out.
 
     Returns:
-        FITS with the order; DOES_NOT_FIT with a bound above `most`, the bytes that every order
-        takes at least; or UNKNOWN. `Answer.work` counts ops run.
+        FITS with the order; DOES_NOT_FIT with a lower bound above `most` on the peak of every
+        order; or UNKNOWN. `Answer.work` is the number of ops run.
     """
     ends = [Phase(problem, phase, mirrored=m) for m in (False, True)]
     return meet(ends, most, runs, work or Work())
 
 
 def meet(ends: Sequence[Phase], most: int, runs: int, work: Work, patience: int = FIRST) -> Kept:
-    """Searches from both ends of a phase, in turn, until all ops are fixed.
+    """Searches from both ends of a phase, in turn, until all ops have their place.
 
-    Each search goes from valley to valley (sets of ops after which few bytes are alive), until
-    there are too many sets to search up to the next valley. Then the search from the other end goes
-    on: there may be fewer sets from there, or fewer when it has fixed more ops. If both searches
-    give up without having fixed an op, both may run more ops between two valleys.
+    The two searches each go from valley to valley (sets of ops after which few bytes are alive). A
+    search pauses if it has run `patience` ops without reaching its next valley, and the search from
+    the other end goes on. There may be fewer sets to search from that end. The paused search, when
+    its turn comes again, leaves out the ops that the other search has fixed, so it may have fewer
+    sets too. If both searches pause without having fixed an op, `patience` grows by the factor
+    MORE.
 
     Args:
         ends: the phase for a search from its start, and the phase for a search from its end.
-        most: the limit in bytes.
-        runs: the search gives up after running so many ops.
-        work: limits the search as well, and is spent.
-        patience: limit on ops run between two valleys before the other search goes on.
+        most: the limit on live bytes.
+        runs: limit on the ops that both searches run; when it is reached, the answer is UNKNOWN.
+        work: limits the work and the time of the searches too; the work done is added to it.
+        patience: limit on the ops that a search runs from one valley to the next before it pauses.
 
     Returns:
         What `keeps_within` returns.

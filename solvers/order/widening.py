@@ -1,13 +1,17 @@
-"""Settles a phase with wider and wider beams: a better order and a higher bound in wide graphs.
+"""Improves order and bound of a phase with wide graphs by wider and wider beams.
+
+A beam (`beam_search.py`) answers whether an order keeps within a limit. The *step* is the distance
+of that limit below the peak of the best order so far:
 
     bound ───────────────────── limit ──── peak        fits          the peak falls, the next step
                                   │<─ step ─>│                       is twice as long
                                                        unknown       the next step is half as long
                                                        does not fit  the bound rises
 
-A narrow beam (`beam_search.py`) finds good orders in no time, and a wide one proves that there are
-no better ones. So narrow beams come first. The step of each beam is short at first, except for the
-narrowest one. A beam is given up if it cannot say whether an order fits that is a little better.
+A narrow beam, which searches few sets of ops, soon finds good orders. A wide beam proves that there
+are no better ones. So beams of one width after another are used, from the narrowest to the widest.
+The narrowest beam begins with the bound as its limit, each wider one with a short step. A wider
+beam takes over if a beam cannot answer for the shortest step.
 """
 
 from __future__ import annotations
@@ -26,14 +30,14 @@ from roam.solvers.work import Work
 
 @dataclass(frozen=True)
 class Beams:
-    """How wide the beams are.
+    """How wide the beams are, and how long they search.
 
     Attributes:
-        widths: limits on the sets of a level that are extended, one beam after another.
-        both: beams up to this width search from both ends of the phase. Wider ones search from
-            the end only that has answered last, if any has.
-        tries: limit on the ops that one question tries after a set.
-        worth: the shortest step, as a share of the peak.
+        widths: limits on the sets of a level that are extended; each is tried after the one before.
+        both: largest width with which beams search from both ends of the phase. Wider beams search
+            only from the end from which a search has last given an answer, if any has.
+        tries: limit on the steps of one search. A step tries one op after one set.
+        worth: the shortest distance of a limit below the peak, as a share of the peak.
     """
 
     widths: tuple[int, ...] = (100, 1_000, 10_000, 100_000)
@@ -43,19 +47,20 @@ class Beams:
 
 
 class BeamSearch:
-    """Asks whether a phase has an order within a limit, from both ends of the phase.
+    """Asks whether a phase has an order within a limit on live bytes, by beams from both ends.
 
     Attributes:
-        ends: the phase as seen from its end and from its start. The one that has answered last
-            is first.
-        answered: whether any search has answered.
-        tries: limit on the ops that one search tries after a set.
+        ends: the phase as seen from its end and from its start. The end whose search has last given
+            an answer comes first.
+        answered: whether any search has given an answer.
+        tries: limit on the steps of one search. A step tries one op after one set.
     """
 
     def __init__(self, problem: Problem, phase: int, tries: int = NEVER) -> None:
         self.tries = tries
         self.ops = problem.phases[phase]
-        self.first = np.zeros(len(self.ops), np.int64)  # every op may run at every level
+        # by op, the first level of a search at which it may run: every op may run at every level
+        self.first = np.zeros(len(self.ops), np.int64)
         self.last = self.first + len(self.ops)
         self.ends = [net(Phase(problem, phase, mirrored=m)) for m in (True, False)]
         self.answered = False
@@ -66,14 +71,16 @@ class BeamSearch:
         """Searches for an order of the phase that keeps within `most` bytes.
 
         Args:
-            most: the limit in bytes.
+            most: the limit on live bytes.
             width: limit on the sets of a level that are extended.
-            work: limits the search.
-            both: whether to search from the other end too, although one end has answered.
+            work: limits the work and the time of the search.
+            both: whether to search from both ends of the phase even if a search from one end has
+                given an answer before.
 
         Returns:
-            FITS with the order; DOES_NOT_FIT with a bound above `most`, the bytes that every order
-            takes at least; or UNKNOWN. `Answer.work` counts the ops that were tried after a set.
+            FITS with the order; DOES_NOT_FIT with a lower bound above `most` on the peak of every
+            order; or UNKNOWN. `Answer.work` is the number of steps, each of which tries one op
+            after one set.
         """
         cost, tried = a_step(len(self.ops)), 0
         for end in list(self.ends if both or not self.answered else self.ends[:1]):
@@ -101,20 +108,20 @@ def widen(
     work: Work | None = None,
     beams: Beams | None = None,
 ) -> Answer[list[OpId]]:
-    """Searches for an order with a lower peak than the given one, and for a higher bound.
+    """Searches for an order of a phase with a lower peak than `order`, and for a higher bound.
 
     Args:
         problem: the Problem whose phase is ordered.
         phase: the index of the phase.
         order: the best known order of the phase.
         peak_of: returns the measured peak of an order of the phase, in bytes.
-        bound: bytes below which no order can go.
-        work: limits the search; unlimited if left out.
-        beams: how wide the beams are; the defaults if left out.
+        bound: a proven lower bound on the peak, in bytes.
+        work: limits the work and the time of the search; no limit if left out.
+        beams: how wide the beams are, and how long they search; the defaults if left out.
 
     Returns:
-        The best order, its peak and the best bound. `Answer.work` counts the ops that were tried
-        after a set.
+        The best order, its peak and the highest bound. `Answer.work` is the number of steps, each
+        of which tries one op after one set.
     """
     work, beams = work or Work(), beams or Beams()
     with work.uncounted():  # the first call of a process compiles the search

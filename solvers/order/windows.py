@@ -1,14 +1,15 @@
-"""Large neighbourhoods: frees windows of a known order around its worst moments, and searches them.
+"""Searches the windows of a known order, the times around its highest live bytes, for a better one.
 
     live          ╱╲              limit     A window is the times around the moments above the
-    bytes  ______╱__╲____╱╲______           limit. An op in a window may run up to `reach` steps
+    bytes  ______╱__╲____╱╲______           limit. An op in a window may run up to `reach` places
           ╲  ╱╲ ╱    ╲  ╱  ╲╱ ╲__           sooner or later, within the window. All other ops
-           ╲╱  ╵      ╲╱                    stay where they are. A beam (`beam_search.py`) looks
-               └ window ┘                   for an order within the limit.
+           ╲╱  ╵      ╲╱                    stay in their places. A beam (`beam_search.py`)
+               └ window ┘                   searches for an order within the limit.
 
-A longer reach frees more, and so needs a wider beam. The search climbs a ladder of both: one rung
-up after a failure, one down after a success. Wherever no op is free the beam is one set wide, so a
-search costs about as much as its windows.
+This is a large neighbourhood search. A longer reach lets more ops move, and so needs a wider beam
+(more sets of ops searched). The search goes through a list of pairs of reach and width, the ladder:
+to the next pair after a failure, back to the pair before after a success. Outside of the windows
+there is one set to search at each time, so a search takes about as long as its windows need.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from roam.solvers.work import Work
 
 @dataclass(frozen=True)
 class Rung:
-    """How much a search frees.
+    """How far ops may move in a search of windows, and how many sets of ops the beam searches.
 
     Attributes:
-        reach: how many steps sooner or later an op may run; also how many steps a window begins
-            before a moment above the limit, and ends after it.
-        width: limit on the sets of a level of the beam.
+        reach: limit on the places by which an op may run sooner or later. A window also begins so
+            many places before a moment above the limit, and ends so many places after it.
+        width: limit on the sets of ops that the beam extends at each time.
     """
 
     reach: int
@@ -42,11 +43,13 @@ class Rung:
 
 @dataclass(frozen=True)
 class Ladder:
-    """What is tried, from cheap to dear.
+    """The reaches and beam widths that a search of windows tries, and its limits on live bytes.
 
     Attributes:
-        rungs: one after another.
-        first, least: first and least distance of the limit to the peak, as a share of the peak.
+        rungs: pairs of reach and width, from cheap to dear.
+        first: distance of the first limit below the peak, as a share of the peak. The distance
+            doubles after a success and halves after a failure.
+        least: the shortest distance of a limit below the peak, as a share of the peak.
     """
 
     rungs: tuple[Rung, ...] = (
@@ -77,16 +80,19 @@ def search_windows(
 ) -> Answer[list[OpId]]:
     """Searches for an order of a phase with a lower peak than the given one, window by window.
 
+    A window is the times around moments with more live bytes than a limit below the peak.
+
     Args:
         problem: the Problem whose phase is ordered.
         phase: the index of the phase.
         order: the ops of the phase, in an order that respects their precedences.
         bound: the search ends if the peak is at most so many bytes.
-        work: limits the search; unlimited if left out.
-        ladder: what is tried.
+        work: limits the work and the time of the search; no limit if left out.
+        ladder: how far ops may move, how wide the beams are, and how far limits are below the peak.
 
     Returns:
-        The best order, its peak, and the bound as it was given. `Answer.work` counts beams.
+        The best order, its peak, and the bound as it was given. `Answer.work` is the number of
+        beam searches.
     """
     ops, work = problem.phases[phase], work or Work()
     if not ops:
@@ -99,12 +105,13 @@ def search_windows(
 
 
 class Windows:
-    """Searches the windows of orders of one phase.
+    """Searches the windows of orders of one phase: the times around their highest live bytes.
 
     Attributes:
-        arrays: the phase, to measure orders.
-        ends: the phase as seen from its end and from its start.
-        searched: how many beams were searched.
+        arrays: the ops and buffers of the phase, to measure orders.
+        ends: the phase as seen from its end and from its start, for the beam search.
+        ladder: how far ops may move, how wide the beams are, and how far limits are below the peak.
+        searched: the number of beam searches so far.
     """
 
     def __init__(self, problem: Problem, phase: int, ladder: Ladder = LADDER) -> None:
@@ -116,15 +123,15 @@ class Windows:
         search(self.ends[0], 0, 1, 0, order, order)  # the first call of a process compiles it
 
     def improve(self, order: Ints, bound: int, work: Work) -> tuple[int, Ints]:
-        """Searches for an order with a lower peak than the given one.
+        """Searches for an order with a lower peak than the given one, window by window.
 
         Args:
-            order: by time, the op that runs then (its place in program order).
+            order: by time, the op that runs then (its index in program order).
             bound: the search ends if the peak is at most so many bytes.
-            work: limits the search, and is spent.
+            work: limits the work and the time of the search; the work done is added to it.
 
         Returns:
-            The peak in bytes, and the best order.
+            The lowest peak in bytes, and the order with that peak.
         """
         during = self.during(order)
         peak, step, rung = int(during.max()), self.ladder.first, 0
@@ -139,13 +146,25 @@ class Windows:
         return peak, order
 
     def during(self, order: Ints) -> Ints:
-        """Returns by time the bytes alive while the op of an order runs."""
+        """Returns by time the bytes alive while the op runs that `order` runs then."""
         return measured(self.arrays, order)[1]
 
     def within(
         self, order: Ints, above: NDArray[np.bool_], limit: int, rung: Rung, work: Work
     ) -> Ints | None:
-        """Returns an order within `limit` bytes, all reuse granted, or None if none is found."""
+        """Searches for an order within `limit` bytes by moving ops in the windows of a known order.
+
+        Counts live bytes as if every op wrote over all dying buffers that it may ever write over.
+        Returns None if the search finds no such order.
+
+        Args:
+            order: the known order: by time, the op that runs then.
+            above: by time, whether more than `limit` bytes are alive; a window surrounds each such
+                time.
+            limit: the limit on live bytes.
+            rung: how far ops may move, and how wide the beam is.
+            work: limits the work and the time of the search; the work done is added to it.
+        """
         first, last = allowed(order, above, rung.reach)
         cost = a_step(len(order))
         for end in self.ends:
@@ -160,12 +179,13 @@ class Windows:
 
 
 def allowed(order: Ints, above: NDArray[np.bool_], reach: int) -> tuple[Ints, Ints]:
-    """Returns by op the first and the last time at which it may run.
+    """Returns by op the first and the last time at which it may run in a search of windows.
 
     Args:
         order: by time, the op that runs then.
-        above: by time, whether too many bytes are alive; a window surrounds each such moment.
-        reach: the length of a window to either side, and how far an op may move within it.
+        above: by time, whether too many bytes are alive; a window surrounds each such time.
+        reach: number of places that a window extends to either side of such a time, and limit on
+            the places by which an op may move within a window.
     """
     n = len(order)
     free = np.zeros(n + 1, np.bool_)
@@ -183,5 +203,9 @@ def allowed(order: Ints, above: NDArray[np.bool_], reach: int) -> tuple[Ints, In
 
 
 def seen_from(end: Net, first: Ints, last: Ints) -> tuple[Ints, Ints]:
-    """Returns by op the first and the last level of a search from one end of the phase."""
+    """Converts by op the first and the last time at which it may run to levels of a search.
+
+    Level n of a search decides which op runs next when n ops have run, counted from the end of the
+    phase at which the search begins.
+    """
     return (len(first) - 1 - last, len(first) - 1 - first) if end.mirrored else (first, last)
