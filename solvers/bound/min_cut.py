@@ -55,7 +55,7 @@ class Cuts:
         return network.cheapest(self.place[op]) + own_bytes(self.problem, op)
 
     def cost(self, op: OpId) -> Units:
-        """Returns the units of work that the call `bound(op)` takes."""
+        """Returns the units of work (about a nanosecond each) that the call `bound(op)` takes."""
         return A_CUT + AN_ARC * len(self.network(self.problem.ops[op].phase).tails)
 
     def network(self, phase: int) -> Network:
@@ -149,7 +149,7 @@ class Network:
     def least(self, ran: Iterable[int], later: Iterable[int]) -> Least:
         """Finds the set of ops with `ran` and without `later` that leaves the fewest bytes alive.
 
-        These are the bytes alive when exactly the ops of the set have run.
+        A set leaves the bytes that are alive when exactly its ops have run.
 
         Args:
             ran: ops that the set contains, by their index in the program order of the phase. With
@@ -245,9 +245,9 @@ def cut_bound(
 
     The minimum cut of an op bounds the bytes alive while the op runs, in every order. So the bound
     is never above the live bytes of that op in the known order `order`. The ops with the most live
-    bytes in that order are tried first, until none of those left can prove a higher bound. If
-    `known` was proven by a search, at least one op is tried: a cut that proves the same bound is
-    the better proof, because it can be checked without the search.
+    bytes in that order are tried first, until no op left can prove a higher bound. If `known` was
+    proven by a search, at least one op is tried: a cut that proves the same bound is the better
+    proof, because it can be checked without the search.
 
     Args:
         problem: the Problem whose orders are bounded.

@@ -63,8 +63,8 @@ def _join(
     """Returns `order` with each run moved to the end of the run before it, if that is allowed.
 
     A run is a maximal sequence of neighbouring ops of a phase that are in `sharing`. A move is
-    allowed if no op has to wait for a later one afterwards, and the live bytes stay within the
-    peak. With `backwards`, moves each run to the start of the run after it instead.
+    allowed if every op still runs after all ops that it waits for, and the live bytes stay within
+    the peak of `order`. With `backwards`, moves each run to the start of the run after it instead.
     """
     curve = live_curve(problem, order, find_reuse(problem, order))
     peak = max(curve, default=0)
@@ -107,8 +107,8 @@ def _is_free(
 def _held(problem: Problem, run: Sequence[OpId], beyond: Set[OpId], *, backwards: bool) -> int:
     """Returns an upper bound on the bytes that moving a run adds while the ops that it passes run.
 
-    A run is neighbouring ops that can run in one call. Counts the buffers that the run makes or
-    uses, and that no op beyond the run's new place makes or uses.
+    A run is neighbouring ops that can run in one call. Counts the bytes of the buffers that the run
+    makes or uses, and that no op beyond the run's new place makes or uses.
 
     Args:
         problem: the Problem that is ordered.

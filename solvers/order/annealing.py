@@ -61,7 +61,7 @@ def anneal(
     moved = np.zeros(n, np.int64)  # by op, the number of the last move that it was part of
     best, best_order = during.max(), order.copy()
     above, place = np.empty(n, np.int64), np.full(n, -1, np.int64)
-    # number of times above the limit: above[:count] lists them, place[t] is t's index there, or -1
+    # number of times with too many live bytes, listed in above[:count]; place[t]: t's index or -1
     count = 0
     for t in range(n):
         count = list_time(above, place, count, t, during[t] > limit)

@@ -1,13 +1,13 @@
-"""Decides whether a phase has an order within a limit on live bytes: searches sets of ops by size.
+"""Decides whether a phase has an order within a limit on live bytes: a beam search of sets of ops.
 
     level     0        1         2         3      A set holds the ops that have run. Level n holds
                   ┌── {a} ──┬── {a,b} ── ...      the sets of n ops that can be reached within the
              {} ──┤         │                     limit. Several orders may reach a set; the level
                   └── {b} ──┘   {b,d} ── ...      holds it once.
 
-If a level has more sets than the beam is wide, only those with the fewest live bytes are extended
-(a beam search). As long as no set is left out, the search is exact: if it comes to a level without
-sets before all ops have run, no order keeps within the limit.
+If a level has more sets than the width of the beam, only those with the fewest live bytes are
+extended (a beam search). As long as no set is left out, the search is exact: if it comes to a level
+without sets before all ops have run, no order keeps within the limit.
 
 Two rules make the levels small. Both follow from `valleys.py`. A valley of a set S is a set that
 contains S and leaves no more bytes alive than S and than every set between both. `valleys.py`
@@ -64,9 +64,9 @@ def a_step(ops: int) -> Units:
 class Net(NamedTuple):
     """The attributes of `progress.Phase`, as arrays under the same names.
 
-    A list of lists is stored as two arrays: row k of `before`, for example, is before[before_at[k]
-    : before_at[k + 1]]. Only buffers that an op of the phase opens or closes are listed. They are
-    numbered anew, from 0.
+    A list of lists is stored as two arrays. For example, row k of `before` is
+    `before[before_at[k] : before_at[k + 1]]`. Only buffers that an op of the phase opens or closes
+    are listed. They are numbered anew, from 0.
     """
 
     mirrored: bool
@@ -246,7 +246,7 @@ def lowest_bit(word: np.uint64) -> int:
 
 @compiled
 def raises(phase: Net, ran: Words, k: int) -> int:
-    """Returns by how many bytes op k raises the live bytes if it runs when the ops of `ran` have.
+    """Returns by how many bytes op k raises the live bytes if it runs after the ops of `ran`.
 
     Negative if the op lowers the live bytes.
     """
@@ -368,8 +368,8 @@ def extend(
 def most_late(ready: Words, level: int, last: Ints) -> int:
     """Returns the ready op with the lowest last level, of those whose last level is reached.
 
-    By op, `last` is the last level at which the op should run. Returns -1 if no ready op has
-    reached its last level.
+    A level is a number of ops that have run. By op, `last` is the last level at which the op should
+    run. Returns -1 if no ready op has reached its last level.
     """
     late = -1
     for w in range(len(ready)):

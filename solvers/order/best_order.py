@@ -167,7 +167,7 @@ class _Orders:
     def settle(self, phase: int, effort: float = 1.0) -> None:
         """Searches by bisection for an order of a phase with a lower peak, and for a higher bound.
 
-        `effort` is the share of the usual limit on the ops that the exact search runs.
+        `effort` is the share of the usual limit on ops run that the exact search may use.
         """
         peak_of, bound = partial(self.peak, phase), self.bound.value
         order = self.order(phase)

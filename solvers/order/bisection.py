@@ -21,9 +21,9 @@ from roam.solvers.answer import Answer, Outcome, minimized
 from roam.solvers.order.valleys import Kept, keeps_within
 from roam.solvers.work import Work
 
-# number of questions after the first one whose limit is the lower bound; later ones halve the gap
+# number of limits after the first that equal the lower bound; later ones lie halfway to the peak
 JUMPS = 3
-# limit on the ops that the search runs for one question: RUNS, plus RUNS_AN_OP per op of the phase
+# limit on ops run to decide whether an order fits in N bytes: RUNS, plus RUNS_AN_OP per op
 RUNS, RUNS_AN_OP = 20_000, 120
 HASTY = 0.2  # share of the usual limit on ops run that a first, short bisection may use
 # limit on the questions "does an order keep within so many bytes?" of one bisection
@@ -43,6 +43,8 @@ def settle(
 ) -> Answer[list[OpId]]:
     """Searches for an order of a phase with a lower peak than `order`, and for a higher bound.
 
+    Tries one limit in bytes after another: does an order of the phase keep within it?
+
     Args:
         problem: the Problem whose phase is ordered.
         phase: the index of the phase.
@@ -50,7 +52,7 @@ def settle(
         peak_of: returns the measured peak of an order of the phase, in bytes.
         bound: a proven lower bound on the peak, in bytes.
         work: limits the work and the time of the search; no limit if left out.
-        effort: the share of the usual limit on ops run that the search of one question may use.
+        effort: the share of the usual limit on ops run that may be used for each limit tried.
         ask: called with a limit in bytes, answers whether an order keeps within it, as
             `valleys.keeps_within` does. That function is asked if `ask` is left out.
 

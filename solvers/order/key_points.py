@@ -150,7 +150,7 @@ class Cutter:
         return sorted({0, first, *both, last, n})
 
     def is_first(self, places: Sequence[Place], t: Time, live: int) -> bool:
-        """Returns whether all others can wait for the first `t` ops of an order at no cost.
+        """Returns whether all other ops can wait for the first `t` ops of an order at no cost.
 
         If so, any order can be changed so that all other ops wait, and none of them then runs with
         more bytes alive. This is the condition *first* of the module's docstring.

@@ -30,7 +30,7 @@ PROBES = 10
 # limit on the ops of all schedules of `lazy` after its first one together: one or two seconds
 STEPS = 200_000
 
-# (whether the op is early, bytes it adds to the live bytes, bytes it adds while it runs)
+# rank: (no op can use the result yet, bytes added to the live bytes, bytes added while it runs)
 _Rank = tuple[bool, int, int]
 
 
@@ -113,7 +113,7 @@ class _Schedule:
         """Takes the ready op with the lowest rank that keeps within the limit off its heap.
 
         Returns its rank and the op. Returns None if no ready op keeps within the limit. Ops that
-        would go above the limit are moved to the other heap, until enough bytes are free.
+        would go above the limit wait in the heap `above`, until enough bytes are free.
         """
         while self.above and self.above[0][0] + self.live <= self.limit:
             heapq.heappush(self.ready, heapq.heappop(self.above)[1:])

@@ -96,7 +96,10 @@ def cut_out(
 
 
 class _Cutting:
-    """Makes a leaf: numbers its buffers by their first use in program order, and builds its ops."""
+    """Makes a leaf, which is a segment of a phase as a Problem of its own.
+
+    Numbers the buffers of the leaf by their first use in program order.
+    """
 
     def __init__(self, problem: Problem, phase: int, ops: list[OpId], ran: Container[OpId]) -> None:
         self.problem, self.phase, self.ops, self.ran = problem, phase, ops, ran

@@ -43,8 +43,10 @@ from roam.solvers.work import Units, Work
 A_CUTTING: Units = 60_000
 # share of the phase's ops above which a leaf skips the short exact search: the phase has had it
 ALMOST_ALL = 0.8
-WINDOWS_SHARE = 0.3  # share of the remaining work that a search of a leaf by windows may spend
-BEAMS_SHARE = 0.4  # share of the remaining work that a search of a leaf by beams may spend
+# share of the remaining work for one search of windows: the times around the highest live bytes
+WINDOWS_SHARE = 0.3
+# share of the remaining work for one series of wider and wider beams (searches of sets of ops)
+BEAMS_SHARE = 0.4
 CUTS_SHARE = 0.1  # share of the remaining work that one series of minimum cuts may spend
 
 
@@ -224,8 +226,8 @@ class _LeafSearch:
                 self.solver.update(dict.fromkeys(placed.leaf.ops, solver))
                 self.reused += 1
 
-    # A stage is one search for an order of the leaf `top`: one that keeps within `target` bytes.
-    # A stage returns the step's lower bound that it has proven if above `target`, else `target`.
+    # A stage searches for an order of the leaf `top` within `target` bytes, and keeps it if better.
+    # A stage returns the lower bound of the step that it has proven, or `target` if that is higher.
 
     def search_briefly(self, top: _Placed, target: int) -> int:
         return self.bisect(top, self.cut_bound(top, target), HASTY)
@@ -286,7 +288,10 @@ class _LeafSearch:
             return cut_bound(problem, order, curve, Bound(known, UNKNOWN), self.work).bound
 
     def offer(self, placed: _Placed, name: str, order: list[OpId]) -> None:
-        """Keeps an order of a leaf that the search `name` found, if its peak is a new lowest."""
+        """Keeps an order of a leaf if its peak is the lowest so far.
+
+        `name` is the name of the search that found the order.
+        """
         peak = placed.leaf.peak(order)
         if peak < placed.peak:
             placed.order, placed.peak = order, peak

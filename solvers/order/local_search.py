@@ -56,7 +56,7 @@ HEATS = ((0.5, 0.02), (0.5, 0.1))
 SHAKEN = 4.0  # temperature of the short annealing that perturbs an order, in mean buffer sizes
 # limit on live bytes in the annealing that perturbs an order, as a share of the peak
 SHAKEN_LIMIT = 0.9
-# number of op runs, per op of the phase, that the annealing measures that perturbs an order
+# number of op runs per op of the phase in the annealing that perturbs an order
 SHAKEN_WORK = 100
 
 

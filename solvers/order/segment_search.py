@@ -1,4 +1,4 @@
-"""Finds the ops that lead from one valley of the live bytes to the next, within a limit on them.
+"""Finds the ops that lead from one valley of the live bytes to the next, within a limit in bytes.
 
 A state of the search is the set of ops that have run. A valley is a state with few live bytes, and
 the states between two valleys are a hill. `valleys.py` defines both, and proves that a search which
@@ -40,9 +40,9 @@ class _Reached:
     Attributes:
         live: live bytes when the ops of the set have run.
         ops: the ops that the set has and its parent has not, in an order within the limit.
-        parent: the set that was extended to this one; None for the root, the set without ops.
+        parent: the set that was extended to this one; None for the root of the tree.
         children: the sets that were made by extending this one.
-        known: all ops of the set, counted from the state in which the search of the hill begins.
+        known: the ops of the set that have not yet run when the search of the tree begins.
         waiting: whether the search has yet to extend the set.
         gone: whether the set was removed from the tree.
     """
@@ -278,7 +278,7 @@ class Side:
             yield from ((k,) for k in sorted(state.ready))
 
     def last_but_for(self, k: Place) -> list[set[Place]]:
-        """Returns sets of idle ops, one for each buffer that only its set keeps alive after op `k`.
+        """Returns sets of idle ops, each of which alone keeps op `k` from freeing some buffer.
 
         Idle ops only add bytes, and may wait. Op `k` would free the buffer if all idle ops of the
         set had run before it.

@@ -108,7 +108,7 @@ class _Growing:
         self.place = {i: t for t, i in enumerate(order)}
         self.curve = live_curve(problem, order, find_reuse(problem, order))
         self.graph = nx.DiGraph(name=problem.name)
-        self.first: dict[Hashable, Node] = {}  # by `Leaf.key`, its first node
+        self.first: dict[Hashable, Node] = {}  # by `Leaf.key`, the first node that has this key
 
     def add_phase(self, phase: int, segments: Sequence[Segment]) -> None:
         times = self.problem.spans[phase]

@@ -41,7 +41,7 @@ from roam.solvers.order.segment_search import Crossed, Side
 from roam.solvers.work import Units, Work
 
 # FIRST: limit on ops run from a valley (few live bytes) to the next, before the search pauses
-# MORE: factor on that limit each time neither the search from the start nor from the end got on
+# MORE: factor on FIRST each time neither search, from the start or the end, has fixed an op
 FIRST, MORE = 1_000, 4
 # units of work to run one op in the exact search; measured: 5 to 15 microseconds
 A_RUN: Units = 10_000
@@ -89,7 +89,8 @@ def meet(ends: Sequence[Phase], most: int, runs: int, work: Work, patience: int 
         patience: limit on the ops that a search runs from one valley to the next before it pauses.
 
     Returns:
-        What `keeps_within` returns.
+        FITS with the order, DOES_NOT_FIT with a lower bound on the peak, or UNKNOWN, as
+        `keeps_within` does.
     """
     found = _meet(ends, most, work.steps(A_RUN, runs), work, patience)
     work.spend(found.work * A_RUN)

@@ -1,7 +1,7 @@
-"""Improves order and bound of a phase with wide graphs by wider and wider beams.
+"""Improves the order and the bound of a phase with a wide graph by wider and wider beams.
 
-A beam (`beam_search.py`) answers whether an order keeps within a limit. The *step* is the distance
-of that limit below the peak of the best order so far:
+A beam searches sets of ops, of each size only so many (`beam_search.py`), for an order that keeps
+within a limit. The *step* is the distance of that limit below the peak of the best order so far:
 
     bound ───────────────────── limit ──── peak        fits          the peak falls, the next step
                                   │<─ step ─>│                       is twice as long
@@ -10,8 +10,8 @@ of that limit below the peak of the best order so far:
 
 A narrow beam, which searches few sets of ops, soon finds good orders. A wide beam proves that there
 are no better ones. So beams of one width after another are used, from the narrowest to the widest.
-The narrowest beam begins with the bound as its limit, each wider one with a short step. A wider
-beam takes over if a beam cannot answer for the shortest step.
+The narrowest beam begins with the bound as its limit, each wider one with the shortest step. A
+wider beam takes over if a beam cannot answer for the shortest step.
 """
 
 from __future__ import annotations
@@ -32,12 +32,15 @@ from roam.solvers.work import Work
 class Beams:
     """How wide the beams are, and how long they search.
 
+    A beam searches sets of ops. A level of a beam is the sets with equally many ops.
+
     Attributes:
         widths: limits on the sets of a level that are extended; each is tried after the one before.
         both: largest width with which beams search from both ends of the phase. Wider beams search
             only from the end from which a search has last given an answer, if any has.
         tries: limit on the steps of one search. A step tries one op after one set.
-        worth: the shortest distance of a limit below the peak, as a share of the peak.
+        worth: the shortest distance of a limit on live bytes below the peak, as a share of the
+            peak.
     """
 
     widths: tuple[int, ...] = (100, 1_000, 10_000, 100_000)
@@ -48,6 +51,8 @@ class Beams:
 
 class BeamSearch:
     """Asks whether a phase has an order within a limit on live bytes, by beams from both ends.
+
+    A beam searches sets of ops, of each size only so many.
 
     Attributes:
         ends: the phase as seen from its end and from its start. The end whose search has last given
@@ -72,7 +77,7 @@ class BeamSearch:
 
         Args:
             most: the limit on live bytes.
-            width: limit on the sets of a level that are extended.
+            width: limit on the sets with equally many ops that the search extends.
             work: limits the work and the time of the search.
             both: whether to search from both ends of the phase even if a search from one end has
                 given an answer before.

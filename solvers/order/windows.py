@@ -120,7 +120,7 @@ class Windows:
         self.ladder = ladder
         self.searched = 0
         order = np.arange(len(problem.phases[phase]))
-        search(self.ends[0], 0, 1, 0, order, order)  # the first call of a process compiles it
+        search(self.ends[0], 0, 1, 0, order, order)  # the first call in a process compiles `search`
 
     def improve(self, order: Ints, bound: int, work: Work) -> tuple[int, Ints]:
         """Searches for an order with a lower peak than the given one, window by window.
@@ -146,7 +146,7 @@ class Windows:
         return peak, order
 
     def during(self, order: Ints) -> Ints:
-        """Returns by time the bytes alive while the op runs that `order` runs then."""
+        """Returns, by time, the bytes alive while the op at that time of `order` runs."""
         return measured(self.arrays, order)[1]
 
     def within(
@@ -203,7 +203,7 @@ def allowed(order: Ints, above: NDArray[np.bool_], reach: int) -> tuple[Ints, In
 
 
 def seen_from(end: Net, first: Ints, last: Ints) -> tuple[Ints, Ints]:
-    """Converts by op the first and the last time at which it may run to levels of a search.
+    """Converts the first and the last time at which each op may run to levels of a search.
 
     Level n of a search decides which op runs next when n ops have run, counted from the end of the
     phase at which the search begins.
