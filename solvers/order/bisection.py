@@ -21,7 +21,7 @@ from roam.solvers.answer import Answer, Outcome, minimized
 from roam.solvers.order.valleys import Kept, keeps_within
 from roam.solvers.work import Work
 
-# number of limits after the first that equal the lower bound; later ones lie halfway to the peak
+# number of tries with the lower bound as the limit, after the first; later limits halve the gap
 JUMPS = 3
 # limit on ops run to decide whether an order fits in N bytes: RUNS, plus RUNS_AN_OP per op
 RUNS, RUNS_AN_OP = 20_000, 120

@@ -63,9 +63,9 @@ def tree(
         bound       lower bound in bytes on the peak of every order of its ops, between the same two
                     key points
         solver      the name of the search that ordered it; "" if unknown
-        mirror      of a segment right below a phase: the node of a later phase that reads the most
-                    bytes of the tensors that the segment saves; None if it saves nothing, and for
-                    all other nodes
+        mirror      of a segment right below a phase, or of a phase without segments: the node of a
+                    later phase that reads the most bytes of the tensors that the segment saves;
+                    None if it saves nothing, and for all other nodes
         like        the first node that differs from this one only in names and constant bytes; None
                     if this node is the first
         constant    the bytes of buffers that are alive throughout, whatever the order of its ops
