@@ -1,4 +1,4 @@
-"""The result type of all searches: what was found, its bytes, a proven bound, and the outcome."""
+"""The result type of all solvers: the order or packing found, its bytes, and a proven bound."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ T = TypeVar("T")
 class Outcome(StrEnum):
     """How a search ended.
 
-    A search for the fewest bytes ends with OPTIMAL or FEASIBLE. A search that is given a limit in
-    bytes ends with FITS, DOES_NOT_FIT or UNKNOWN.
+    A search for the order with the lowest peak, or for the lowest packing, ends with OPTIMAL or
+    FEASIBLE. A search that is given the highest peak, or the greatest height of a packing, that is
+    allowed ends with FITS, DOES_NOT_FIT or UNKNOWN.
     """
 
-    OPTIMAL = "OPTIMAL"  # proven: no order, or no packing, takes fewer bytes than the one found
-    FEASIBLE = "FEASIBLE"  # an order or packing was found, but takes more bytes than the bound
-    FITS = "FITS"  # an order or packing within the limit was found
-    DOES_NOT_FIT = "DOES_NOT_FIT"  # proven: no order, or no packing, keeps within the limit
-    UNKNOWN = "UNKNOWN"  # the search gave up: it neither found a fit nor proved that there is none
+    OPTIMAL = "OPTIMAL"  # proven: no order has a lower peak, or no packing is lower
+    FEASIBLE = "FEASIBLE"  # an order or packing was found, but not proven to be the best
+    FITS = "FITS"  # found an order or a packing that takes no more bytes than allowed
+    DOES_NOT_FIT = "DOES_NOT_FIT"  # proven: every order, or packing, takes too many bytes
+    UNKNOWN = "UNKNOWN"  # cut short: nothing that fits was found, and nothing was proven
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,11 @@ class Answer(Generic[T]):
 
     Attributes:
         found: what the search found: an order, a packing or a proof.
-        value: bytes: the peak of the order found, the height of the packing found, or a limit that
-            either keeps within.
-        bound: bytes below which no order, or no packing, can go; proven.
+        value: the peak of the order found or the height of the packing found, in bytes. A search
+            that only decides whether an order has a peak of at most so many bytes returns that
+            number of bytes.
+        bound: a proven lower bound on the peak of every order, or on the height of every packing,
+            in bytes.
         status: how the search ended.
         work: the number of steps that the search took. The docstring of each search says what its
             steps are, such as ops run.
@@ -45,9 +48,9 @@ class Answer(Generic[T]):
 
 
 def minimized(found: T, value: int, bound: int, work: int) -> Answer[T]:
-    """Returns the answer of a search for the fewest bytes.
+    """Returns the answer of a search for the order with the lowest peak, or for the lowest packing.
 
-    Its status is OPTIMAL if `value` is at most `bound`, and FEASIBLE otherwise.
+    The answer's status is OPTIMAL if `value` is at most `bound`, and FEASIBLE otherwise.
     """
     status = Outcome.OPTIMAL if value <= bound else Outcome.FEASIBLE
     return Answer(found, value, bound, status, work)

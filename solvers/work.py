@@ -1,10 +1,10 @@
 """Limits how long searches go on: by counted work, and by the clock as a last resort.
 
-    seconds ──┬── × UNITS_A_SECOND ── units of work: the same on every machine, busy or not
+    seconds ──┬── × UNITS_A_SECOND ── units of work: as many on every machine, busy or not
               └── + OVERHEAD, × patience ── the deadline: only a very slow machine reaches it
 
-Counting makes the same problem get the same plan on every machine and every rank. If the deadline
-ends a search that has work left, `cut_short` records it, and the plan reports it.
+Since work is counted, the same problem gets the same plan on every machine and every rank. If the
+deadline ends a search that has units left, `cut_short` records that, and the plan reports it.
 
 Each search counts steps of its own (ops run, arcs of a flow network, rectangles placed). A constant
 beside the search says how many units one step costs. The constants were measured on one core of an
@@ -23,7 +23,7 @@ from math import inf
 UNITS_A_SECOND = 10**9
 # factor on the seconds until the deadline, so that a busy or slow machine finishes the work too
 PATIENCE = 4.0
-OVERHEAD = 2.5  # seconds allowed for what no search counts, such as loading and compiling code
+OVERHEAD = 2.5  # seconds allowed for work that no search counts, such as loading compiled code
 
 Units = int
 
@@ -34,11 +34,11 @@ class Work:
 
     Attributes:
         limit: the units that may be spent.
-        deadline: the time of `clock` at which every search ends, in seconds.
+        deadline: the time at which every search ends, in seconds of `clock` without `off_clock`.
         clock: returns the present time in seconds.
         spent: the units spent so far.
-        cut_short: whether the deadline has ended a search that had work left.
-        off_clock: seconds that do not count towards the deadline.
+        cut_short: whether the deadline has ended a search that had units left.
+        off_clock: the seconds that have passed and do not count towards the deadline.
     """
 
     limit: float = inf
@@ -54,11 +54,11 @@ class Work:
         patience: float = PATIENCE,
         clock: Callable[[], float] = time.monotonic,
     ) -> Work:
-        """Returns a `Work` whose limit takes about `seconds`, and whose deadline counts from now.
+        """Returns a `Work` for searches that take about `seconds` together, beginning now.
 
         Args:
-            seconds: converted to units by UNITS_A_SECOND; inf for no limit.
-            patience: the deadline is `patience` × (`seconds` + OVERHEAD) seconds away.
+            seconds: the limit on the work; UNITS_A_SECOND converts it to units. inf for no limit.
+            patience: the deadline is `patience` × (`seconds` + OVERHEAD) seconds from now.
             clock: returns the present time in seconds.
         """
         limit = seconds if seconds == inf else int(seconds * UNITS_A_SECOND)
@@ -73,14 +73,15 @@ class Work:
         self.spent += units
 
     def now(self) -> float:
-        """Returns the time of the clock without the seconds that do not count."""
+        """Returns the clock's time without the seconds that do not count towards the deadline."""
         return self.clock() - self.off_clock
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:
         """Keeps the seconds spent within the context from counting towards the deadline.
 
-        For the compilation of a search, which one process pays for and the next does not.
+        Meant for the compilation of a search: only the first process that runs the search compiles
+        it, and later processes load the machine code.
         """
         start = self.clock()
         try:
@@ -103,12 +104,15 @@ class Work:
         return self.spent >= self.limit or self.is_late()
 
     def steps(self, cost: Units, most: float = inf) -> float:
-        """Returns how many steps, of `cost` units of work each, may be taken; at most `most`."""
+        """Returns how many steps a search may take if each costs `cost` units; at most `most`."""
         return min(most, self.left // cost) if self.left < inf else most
 
     @contextmanager
     def share(self, part: float) -> Iterator[None]:
-        """Opens a context in which only the share `part` of the units and time left may be used."""
+        """Opens a context in which searches may use only the share `part` of what is left.
+
+        The share is taken of the units left, and of the seconds left until the deadline.
+        """
         limit, deadline = self.limit, self.deadline
         if limit < inf:
             self.limit = self.spent + int(part * self.left)

@@ -8,7 +8,7 @@ phase go into the gaps of the stack. If they fit into no gap, they go above the 
 blocks of the phase.
 
 A block is held while any buffer in it is alive, and meanwhile its empty part is wasted. If the
-waste would raise the peak, buffers are taken out of the arena until it does not (`eviction.py`).
+waste would raise the peak above its limit, buffers are taken out of the arena (`eviction.py`).
 """
 
 from __future__ import annotations
@@ -26,20 +26,22 @@ from roam.solvers.layout.greedy_fits import FITS, Fit, Rect, place
 from roam.solvers.layout.sections import Placed, Sections, Table, cut_into_sections, table_of
 from roam.solvers.work import Work
 
-CUTS = (1, 4, 16, 64, 256)  # numbers of blocks to try, into which the saved buffers are cut
-TRIES = 8  # limit on the layouts tried; each has its own greedy rule or number of blocks
+CUTS = (1, 4, 16, 64, 256)  # numbers of pieces to try, into which the stack of saved buffers is cut
+# limit on the layouts that `lay_out` tries: each is a greedy rule with a number of pieces from CUTS
+TRIES = 8
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The offsets of buffers in an arena, and the blocks that hold them.
+    """The offsets of buffers in an arena, and the blocks of memory that make up the arena.
 
     Attributes:
         offsets: by buffer in the arena, its offset in bytes.
         blocks: the allocations behind the arena.
         peak: the peak of the step with this layout, in bytes.
         method: the name of the rule that found the layout.
-        left: how many buffers could lie in the arena and do not.
+        left: the number of buffers that could lie in the arena but do not. Buffers that are written
+            over one another count as one.
     """
 
     offsets: dict[BufferId, int]
@@ -73,11 +75,12 @@ def lay_out(
     Args:
         problem: the step.
         order: all ops, in the order in which they run.
-        reuse: maps a buffer to the dying buffer whose memory it is written over.
+        reuse: maps a buffer to the dying buffer whose memory the new buffer takes over.
         limit: the highest peak that the layout may have, in bytes.
         hold: whether the arena is one block that is kept between steps. Such an arena contains all
-            buffers, or none if that would exceed the limit.
-        work: limits the search: an attempt that it ends does not count. Unlimited if left out.
+            buffers that may lie in an arena, or none if all of them would exceed the limit.
+        work: limits the search. An attempt at a layout is dropped if it is not finished when the
+            work is spent. Unlimited if left out.
     """
     work = work or Work()
     everything = [s for s in slots(problem, order, reuse) if s.home is Home.ARENA and s.size]
@@ -106,20 +109,22 @@ def lay_out(
 
 
 class Arena:
-    """One attempt at a layout: stacks the saved buffers, then fits in all others by a greedy rule.
+    """One attempt at a layout: stacks the saved buffers, then fits in the arena's other buffers.
 
     Args:
-        chosen: slots (a slot is buffers that share memory, one after another) for the arena.
+        chosen: the slots to place in the arena. A slot is one buffer, or buffers that are written
+            over one another.
         boundary: the time at which the backward begins.
         end: the time at which the step ends.
-        cuts: how many pieces the stack is cut into; more if `blocking` limits their size.
+        cuts: the number of pieces into which the stack is cut. There are more pieces if `blocking`
+            limits the size of a block.
         fit: the greedy rule for the buffers that are not saved.
-        blocking: the largest size of a block, and how its buffers have to be staggered.
+        blocking: the largest size of a block, and the gap to leave above a saved buffer.
         work: limits the attempt; unlimited if left out.
 
     Attributes:
         placed: the slots with their addresses.
-        edges: the addresses at which the stack is cut, and those of its two ends.
+        edges: the addresses of the stack's two ends, and the addresses at which it is cut, sorted.
 
     Raises:
         TimeoutError: the work is spent before all slots are placed.
@@ -147,7 +152,7 @@ class Arena:
         self.placed += zip(own, offsets, strict=True)
 
     def stack(self, crossing: Sequence[Slot], cuts: int) -> list[int]:
-        """Stacks the saved buffers. Returns the addresses of the stack's ends and of its cuts."""
+        """Stacks the saved buffers. Returns the addresses of the stack's ends and cuts, sorted."""
         starts: list[int] = []
         top = 0
         for slot in crossing:
@@ -168,19 +173,19 @@ class Arena:
         return [*edges, top] if top else edges
 
     def sections(self, placed: Sequence[Placed]) -> tuple[Block, ...]:
-        """Returns blocks for placed buffers: in each piece of the stack, and above the stack.
+        """Returns the blocks that hold placed buffers.
 
-        A block is held from its first buffer to its last one. If no buffer of a piece is alive for
-        some time, the piece gets a block before that time and a block after it.
+        The stack is cut into pieces, and the addresses above the stack are one more piece. Each
+        piece has one block for each period in which at least one of its buffers is alive.
         """
         return self.cut(table_of(placed)).blocks()
 
     def cut(self, table: Table) -> Sections:
-        """Returns the sections of placed buffers, of which every one becomes a block."""
+        """Returns the sections of placed buffers. A section becomes one block of the arena."""
         return cut_into_sections(table, self.edges)
 
     def one_block(self) -> tuple[Block, ...]:
-        """Returns one block that is held for the whole step, and kept between steps.
+        """Returns one block for all placed buffers, held for the whole step and kept between steps.
 
         If no buffer is saved for the backward, returns a block for each period in which buffers
         are alive, as `sections` does.

@@ -1,20 +1,20 @@
 """Chooses buffers that leave the arena, so that the waste of its blocks does not raise the peak.
 
     block  [  a  ]          ┐
-           [  b  |  empty   ├─ held to the end of c: while `op` runs, the block wastes the bytes in
+           [  b  |  empty   ├─ held until c dies: while `op` runs, the block wastes the bytes in
            [     c          ┘  which no buffer is alive
                     ^ op
 
-`evict` looks at the time at which a layout exceeds its limit most, and at the block that wastes
-most at that time. There are three ways to lower the waste of that block at that time:
+`evict` looks at the time at which live and wasted bytes together exceed the limit most, and at the
+block that wastes most at that time. There are three ways to lower the waste of that block:
 
-    all buffers leave that are alive then         so the block is not held then
-    all buffers leave that are not alive then     so the block is as small as its live ones need
-    all buffers leave that reach above some       so the block becomes so much lower that its
-    height                                        waste fits
+    every buffer that is alive at that time leaves    then the block is not held at that time
+    every buffer that is dead at that time leaves     then the block spans its live buffers only
+    every buffer in the upper part of the block       then the block is lower, and its waste is
+    leaves                                            within the limit
 
-`evict` chooses the way on which the fewest buffers leave. A buffer outside of the arena takes only
-its own size while it is alive. So in the end, with no buffer in the arena, nothing is wasted.
+`evict` chooses the way on which the fewest buffers leave the arena. A buffer outside of the arena
+takes only its own size while it is alive. So if no buffer is left in the arena, nothing is wasted.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ import numpy as np
 from roam.solvers.layout.sections import Ints, Placed, Sections, Table, table_of
 from roam.solvers.work import Work
 
-# units of work of one round of evictions, per buffer and per time; and of lowering the waste of one
-# section, plus per buffer of the sections held then, and per time of the section's life
+# A_ROUND: units of work of a round of evictions, for each placed buffer and each time of the step
+# A_SECTION: units of work to lower the waste of one section (a future block) at one time
+# AN_ITEM: further units per buffer of all sections held then, and per time the section is held
 A_ROUND, A_SECTION, AN_ITEM = 60, 50_000, 4
-STRETCH = 512  # times of which only the worst one is remembered
+STRETCH = 512  # number of neighbouring times for which `_Worst` stores their highest value
 
 
 def evict(
@@ -47,7 +48,8 @@ def evict(
 
     Args:
         placed: all buffers of the arena, with their addresses.
-        sections: returns the blocks that the placed buffers need.
+        sections: returns the sections (parts of the arena that become one block each) in which
+            placed buffers lie.
         live: the live curve of the step, in bytes.
         limit: the most bytes that may be alive or wasted at one time.
         work: limits the search.
@@ -76,12 +78,15 @@ def evict(
 class _Waste:
     """The bytes that sections waste at each time.
 
+    A section is a part of the arena that becomes one block. It is held while at least one of its
+    buffers is alive, and wastes the bytes in which no buffer is alive.
+
     Attributes:
         table: the placed buffers.
-        sections: their sections.
-        members: the buffers, one section after another.
-        first: by section, where its buffers begin in `members`; at last, their number.
-        excess: by time, the bytes that all sections waste beyond what they may waste.
+        sections: the sections in which the placed buffers lie.
+        members: the indices of the buffers in `table`, one section after another.
+        first: by section, the index in `members` of its first buffer; then the number of buffers.
+        excess: by time, the bytes by which live and wasted bytes together exceed the limit.
     """
 
     def __init__(self, table: Table, sections: Sections, room: Ints) -> None:
@@ -96,28 +101,28 @@ class _Waste:
         np.subtract.at(change, table.lower, sizes)
         np.add.at(change, table.upper, sizes)
         self.excess = _Worst(change.cumsum()[:-1] - room)
-        # sections on one axis of time, on which the pieces lie one after another
+        # by section, its first time; shifted by `span` for each piece of addresses below its piece
         self.pieces, self.span = int(sections.piece[-1]) + 1, len(room) + 1
         self.begins = sections.lower + sections.piece * self.span
 
     def inside(self, section: int) -> Ints:
-        """Returns the buffers of a section."""
+        """Returns the indices in `table` of the buffers of a section."""
         return self.members[self.first[section] : self.first[section + 1]]
 
     def held(self, t: int) -> Ints:
-        """Returns the sections that are held at time t: at most one of each piece."""
+        """Returns the sections held at time t: at most one in each piece of addresses."""
         pieces = np.arange(self.pieces)
         found = np.searchsorted(self.begins, t + pieces * self.span, side="right") - 1
         return found[(self.sections.piece[found] == pieces) & (self.sections.upper[found] > t)]
 
     def at(self, section: int, t: int) -> int:
-        """Returns the bytes that a section wastes at time t, at which it is held."""
+        """Returns the bytes that a section wastes at time t. The section has to be held then."""
         some = self.table.only(self.inside(section))
         alive = (some.lower <= t) & (t < some.upper)
         return int(self.sections.size[section] - (some.top - some.bottom)[alive].sum())
 
     def curve(self, section: int) -> Ints:
-        """Returns the bytes that a section wastes, by time from its first one."""
+        """Returns the bytes that a section wastes at each time at which the section is held."""
         start, end = self.sections.lower[section], self.sections.upper[section]
         some = self.table.only(self.inside(section))
         change = np.zeros(end - start + 1, np.int64)
@@ -128,10 +133,10 @@ class _Waste:
         return wasted
 
     def leaving(self, work: Work) -> Ints:
-        """Returns buffers that leave the arena, so that all sections waste less.
+        """Returns the indices in `table` of buffers that leave the arena, to lower the waste.
 
-        Lowers the waste of each section at most once. So at some time, more bytes than allowed may
-        still be wasted.
+        Lowers the waste of each section at most once. So live and wasted bytes together may still
+        exceed the limit at some time.
         """
         leaving = [np.zeros(0, np.int64)]
         waiting = np.ones(len(self.sections.size), bool)
@@ -150,11 +155,11 @@ class _Waste:
             work.spend(A_SECTION + AN_ITEM * (buffers + len(wasted)))
 
     def fewest(self, section: int, t: int, need: int) -> Ints:
-        """Returns the buffers that leave a section so that it wastes less at time t.
+        """Returns buffers (indices in `table`) that leave a section to lower its waste at time t.
 
-        The section then wastes `need` bytes less, or nothing if it wastes less than `need`. Either
-        the buffers alive at t leave, or the buffers not alive at t, or the buffers that reach into
-        the top `need` bytes of the section. Of these ways, takes that on which the fewest leave.
+        Compares three sets: the section's buffers that are alive at t, its buffers that are dead at
+        t, and its buffers that reach into its top `need` bytes. The last set is considered only if
+        all its buffers are dead at t. Returns the set with the fewest buffers.
         """
         inside = self.inside(section)
         some = self.table.only(inside)
@@ -170,7 +175,10 @@ class _Waste:
 
 
 class _Worst:
-    """A curve that is lowered bit by bit, and the time of its highest value, quickly found."""
+    """A curve of bytes by time, which can be lowered and knows the time of its highest value.
+
+    Stores the highest value of each stretch of STRETCH times, so that few values are compared.
+    """
 
     def __init__(self, curve: Ints) -> None:
         stretches = -(-len(curve) // STRETCH)
@@ -179,13 +187,13 @@ class _Worst:
         self.highest = self.curve.max(axis=1)
 
     def worst(self) -> tuple[int, int]:
-        """Returns the first time at which the curve is highest, and its value."""
+        """Returns the first time at which the curve is highest, and the curve's value there."""
         stretch = int(np.argmax(self.highest))
         t = int(np.argmax(self.curve[stretch]))
         return stretch * STRETCH + t, int(self.curve[stretch, t])
 
     def lower(self, start: int, by: Ints) -> None:
-        """Lowers the curve from time `start` on, at each time by its own number of bytes."""
+        """Lowers the curve at time `start` + k by `by[k]` bytes, for every k."""
         end = start + len(by)
         self.curve.reshape(-1)[start:end] -= by
         first, beyond = start // STRETCH, -(-end // STRETCH)

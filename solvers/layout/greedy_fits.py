@@ -1,4 +1,4 @@
-"""Greedy fits: places rectangles one after another, each into a gap between those placed before.
+"""Greedy fits: places rectangles one by one, each into a gap between rectangles placed before it.
 
 A rectangle is a buffer: its sides are its lifetime and its size. All greedy rules share one loop.
 They differ in which rectangle is placed first (the largest, longest-lived or earliest one, or the
@@ -17,8 +17,9 @@ from typing import NamedTuple
 from roam.solvers.layout.occupied import Occupied
 from roam.solvers.work import Work
 
-# units of work to place a rectangle: A_RECT, plus A_NODE for each node of the tree of times that
-# stands for its lifetime, and A_SPAN for each span of taken addresses in these; measured
+# measured units of work: A_RECT to place one rectangle, however long it is alive
+# A_NODE: further units for each tree node (`occupied.py`) that the rectangle's lifetime touches
+# A_SPAN: further units for each span of addresses that is taken in these nodes
 A_RECT, A_NODE, A_SPAN = 10_000, 1_000, 200
 
 
@@ -29,7 +30,7 @@ class Rect(NamedTuple):
         lower: the first time at which the buffer is alive.
         upper: the time after the last one at which the buffer is alive.
         size: the size of the buffer, in bytes.
-        align: the address of the buffer must be a multiple of so many bytes.
+        align: the address of the buffer must be a multiple of this number of bytes.
         fixed: the address that the buffer must have; None if a packing may choose one.
     """
 
@@ -46,8 +47,9 @@ class Fit:
 
     Attributes:
         name: the name of the rule, for reports.
-        first: returns the rank of a rectangle; the one of lowest rank is placed first.
-        tightest: whether a rectangle takes the smallest gap that it fits into, not the lowest.
+        first: returns the rank of a rectangle; the rectangle of the lowest rank is placed first.
+        tightest: whether a rectangle takes the smallest gap into which it fits, instead of the gap
+            at the lowest address.
     """
 
     name: str
@@ -90,12 +92,12 @@ def place(
     walls: Sequence[int] = (),
     work: Work | None = None,
 ) -> list[int]:
-    """Places rectangles by a greedy rule. Returns the offset of each in bytes.
+    """Places rectangles by a greedy rule. Returns the offset of each rectangle in bytes.
 
     Args:
         rects: the rectangles to place.
         fit: the greedy rule.
-        fixed: further rectangles, which are placed already, with their addresses.
+        fixed: (rectangle, address) of further rectangles, which are placed already.
         walls: addresses that no rectangle of `rects` may cross.
         work: limits the search; unlimited if left out.
 
@@ -126,7 +128,8 @@ class _Gaps:
 
     Args:
         walls: addresses that no rectangle may cross, sorted.
-        tightest: whether a rectangle takes the smallest gap into which it fits, not the lowest.
+        tightest: whether a rectangle takes the smallest gap into which it fits, instead of the gap
+            at the lowest address.
     """
 
     def __init__(self, walls: Sequence[int], tightest: bool) -> None:
@@ -136,7 +139,8 @@ class _Gaps:
         """Returns the address at which to place a rectangle.
 
         Args:
-            taken: (bottom, top) of the spans of addresses that it may not share, sorted.
+            taken: (bottom, top) of the spans of addresses that are taken during the rectangle's
+                lifetime, sorted.
             rect: the rectangle to place.
         """
         best, least = -1, inf
@@ -155,7 +159,8 @@ class _Gaps:
     def above_walls(self, address: int, rect: Rect) -> int:
         """Returns the lowest address, from `address` on, at which a rectangle may begin.
 
-        Such an address is aligned, and the rectangle crosses no wall.
+        Such an address is a multiple of the rectangle's alignment, and a rectangle that begins
+        there crosses no wall (an address that no rectangle may cross).
         """
         walls, start = self.walls, _aligned(address, rect)
         for wall in walls[bisect_right(walls, start) :]:

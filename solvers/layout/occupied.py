@@ -1,21 +1,27 @@
-"""The addresses that placed rectangles occupy, by time: which ones are taken during a lifetime?
+"""Stores the addresses that placed rectangles take, and finds those taken during a lifetime.
 
-Time is cut into sections, and the sections are the leaves of a tree. A rectangle covers whole
-subtrees, and parts of the subtrees around them:
+A rectangle is a buffer: its sides are its lifetime and its size. Time is cut into sections, at the
+times at which lifetimes begin or end. The sections are the leaves of a tree. A lifetime covers some
+nodes of the tree as a whole, and others in part:
 
-    node                     .------------------.           a, b: covered as a whole, by nodes
-                  .----------+---------.        |           whose parents are not
-                .----.     .----.    .----.    ...          *: covered in part
-               .  .  .    .  .  .   .  .  .
-                     [a]  [   b  ]  [a]                     a rectangle's lifetime
+                       *
+         .-------------+-------------.          a, b, c   nodes that the lifetime covers as a whole,
+         *             b             *                    but not their parents
+     .---+---.     .---+---.     .---+---.      *         nodes that the lifetime covers in part
+     .   .   a     .   .   .     c   .   .
+            [      lifetime       ]
 
-Every node keeps two sets of addresses: those of the rectangles that cover it as a whole and its
-parent in part (`through`), and those of all rectangles within it or through it (`within`). What is
-taken during a lifetime is taken within the nodes that it covers as a whole, or through those that
-it covers in part. Both are few: they grow with the logarithm of the number of sections.
+Every node keeps two sets of addresses:
 
-Addresses that are taken side by side are one span. Buffers are mostly stacked without gaps, so
-that a set has few spans even if it holds thousands of rectangles.
+    through   addresses of the rectangles that cover the node as a whole, but not its parent
+    within    the addresses in `through`, and those of the rectangles that cover the node in part
+
+The addresses taken during a lifetime are `within` the nodes that the lifetime covers as a whole,
+and `through` the nodes that it covers in part. The number of these nodes grows with the logarithm
+of the number of sections.
+
+Neighbouring addresses that are taken form one span. Buffers are mostly stacked without gaps, so a
+set has few spans even if it contains the addresses of thousands of rectangles.
 """
 
 from __future__ import annotations
@@ -24,20 +30,21 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable
 
-BRANCHES = 8  # children of a node
+BRANCHES = 8  # number of children of a node in the tree over sections of time
 
 Node = int
-# sorted addresses at which taken ones begin and end, in turn: [begin, end, begin, end, ...]
+# a set of addresses, as the sorted bottoms and tops of its spans: [bottom, top, bottom, top, ...]
 Borders = list[int]
-Span = tuple[int, int]  # (bottom, top)
-Nodes = tuple[list[Node], list[Node]]  # those that a lifetime covers as a whole, and in part
+Span = tuple[int, int]  # (bottom, top) of neighbouring addresses that are taken
+# (nodes that a lifetime covers as a whole, but not their parents; nodes that it covers in part)
+Nodes = tuple[list[Node], list[Node]]
 
 
 class Occupied:
-    """Which addresses are taken when.
+    """The addresses that placed rectangles take, by time.
 
     Args:
-        moments: all times at which a lifetime begins or ends.
+        moments: all times at which the lifetime of a rectangle begins or ends.
     """
 
     def __init__(self, moments: Iterable[int]) -> None:
@@ -45,21 +52,24 @@ class Occupied:
         self.through: defaultdict[Node, Borders] = defaultdict(list)
         self.within: defaultdict[Node, Borders] = defaultdict(list)
         width = len(self.section)
-        self.first = [0]  # by level from the leaves up: its first node; at last, one after the root
+        # by level of the tree, from the leaves up: the level's first node; then the root plus 1
+        self.first = [0]
         while width > 1:
             self.first.append(self.first[-1] + width)
             width = -(-width // BRANCHES)
         self.first.append(self.first[-1] + 1)
 
     def nodes(self, lower: int, upper: int) -> Nodes:
-        """Returns the nodes that the lifetime [lower, upper) covers as a whole, and in part.
+        """Returns the tree nodes that the lifetime [lower, upper) covers as a whole, and in part.
 
-        Of the nodes covered as a whole, only those are returned whose parents are not.
+        A node that the lifetime covers as a whole is left out if it covers the node's parent as a
+        whole too.
         """
         whole: list[Node] = []
         part: list[Node] = []
-        begin, end = self.section[lower], self.section[upper] - 1  # first and last section
-        low, high = begin, end + 1  # the nodes of the level that are covered as a whole
+        # first and last node of the level that the lifetime touches: at the leaves, sections
+        begin, end = self.section[lower], self.section[upper] - 1
+        low, high = begin, end + 1  # [low, high): nodes of the level that are covered as a whole
         for first in self.first[:-1]:
             if low >= high:
                 part += {first + begin, first + end}
@@ -80,21 +90,21 @@ class Occupied:
         return whole, part
 
     def take(self, nodes: Nodes, bottom: int, top: int) -> None:
-        """Takes the addresses [bottom, top) during the lifetime that `nodes` stands for."""
+        """Marks the addresses [bottom, top) as taken during the lifetime that has these nodes."""
         if bottom == top:
             return
         whole, part = nodes
         for node in whole:
             _unite(self.within[node], bottom, top)
-            if node >= self.first[1]:  # no leaf is covered in part
+            if node >= self.first[1]:  # a leaf needs no `through`: no lifetime covers it in part
                 _unite(self.through[node], bottom, top)
         for node in part:
             _unite(self.within[node], bottom, top)
 
     def taken(self, nodes: Nodes) -> list[Span]:
-        """Returns the spans of addresses taken at some time of a lifetime, as (bottom, top).
+        """Returns (bottom, top) of the spans of addresses taken at some time of a lifetime.
 
-        They are sorted by their bottoms, and may overlap.
+        The spans are sorted by their bottoms, and may overlap. `nodes` are the lifetime's nodes.
         """
         whole, part = nodes
         spans: list[Span] = []
@@ -108,7 +118,7 @@ class Occupied:
 
 
 def _unite(borders: Borders, bottom: int, top: int) -> None:
-    """Adds the addresses [bottom, top) to a set."""
+    """Adds the addresses [bottom, top) to the set of addresses `borders`."""
     i, j = bisect_left(borders, bottom), bisect_right(borders, top)
-    # a border at an odd place ends a span: the new one begins, or ends, within that span
+    # `bottom` (or `top`) is no border of the new set if i (or j) is odd: it lies in an old span
     borders[i:j] = ([] if i % 2 else [bottom]) + ([] if j % 2 else [top])

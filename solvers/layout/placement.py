@@ -20,9 +20,10 @@ from roam.solvers.layout.saved_layout import stack_saved
 from roam.solvers.order.adjacent_calls import gather, small_folds
 from roam.solvers.work import Work
 
-STAGGER_SHARE = 0.001  # share of the peak that gaps between saved tensors may add (saved_layout.py)
+# limit on the bytes that gaps between saved tensors add to the peak, as a share of the live peak
+STAGGER_SHARE = 0.001
 
-Over = dict[BufferId, BufferId]  # maps a buffer to the dying buffer that it is written over
+Over = dict[BufferId, BufferId]  # maps a buffer to the dying buffer whose memory it takes over
 
 
 class Placement(Protocol):
@@ -34,7 +35,7 @@ class Placement(Protocol):
     def limit(self, problem: Problem, live: int) -> int:
         """Returns the highest peak that a layout may have, for an order whose live peak is `live`.
 
-        Both are in bytes. A layout may raise the peak above the live peak, by bytes that it wastes.
+        Both peaks are in bytes. The bytes that a layout wastes may raise the peak above `live`.
         """
 
     def place(
@@ -73,10 +74,11 @@ class SavedBlocks:
     """Places only saved tensors, in blocks. Every other buffer is an allocation of its own.
 
     Attributes:
-        held: an upper bound on the bytes that the generated code holds while each op runs, dead
-            buffers included. By time; it covers the leading phases, whose order is fixed.
-        blocking: the largest size of a block, and how its buffers have to be staggered.
-        sharing: ops that can become one function with ops that run just before or after them.
+        held: by time, an upper bound on the bytes that the generated code holds while an op runs,
+            including dead buffers that it has not freed. Has entries only for the first phases,
+            whose order is fixed.
+        blocking: the largest size of a block, and the gap to leave above a saved tensor.
+        sharing: ops from which Inductor can generate one function for neighbouring ops.
     """
 
     held: Sequence[int] = ()
@@ -84,16 +86,20 @@ class SavedBlocks:
     sharing: frozenset[OpId] = frozenset()
 
     def arrange(self, problem: Problem, order: list[OpId]) -> list[OpId]:
-        """Moves ops that can share a call next to each other, as far as the peak allows that."""
+        """Moves ops next to each other that one call of a function can run, if the peak allows it.
+
+        Such ops are small folds, which share a call of the optimizer, and ops in `sharing`, which
+        share a call of a generated function.
+        """
         for sharing in (small_folds(problem), self.sharing):
             order = gather(problem, order, sharing)
         return order
 
     def limit(self, problem: Problem, live: int) -> int:
-        """Returns `live` bytes, or more if the machine wants gaps between saved tensors.
+        """Returns the highest peak that a layout may have, in bytes: `live`, or more with gaps.
 
-        The gaps may add a share STAGGER_SHARE to `live`, but no more than the order saves compared
-        with program order.
+        Some machines want gaps between saved tensors. The gaps may add a share STAGGER_SHARE to
+        `live`, but no more than the order saves compared with program order.
         """
         if not self.blocking.stagger:
             return live
@@ -113,13 +119,13 @@ def arena_limit(problem: Problem, live: int, hold: bool) -> int:
 
     Args:
         problem: the step.
-        live: the live peak of the planned order, in bytes. Without `hold`, it is the limit.
-        hold: whether the arena is kept between steps. Such an arena may waste as many bytes as
-            the planned order and reuse save.
+        live: the live peak of the planned order, in bytes. Without `hold`, it is returned.
+        hold: whether the arena is kept between steps. Such an arena may waste as many bytes as the
+            planned order and reuse save compared with the step without a plan.
     """
     return max(live, replaced_peak(problem)) if hold else live
 
 
 def replaced_peak(problem: Problem) -> int:
-    """Returns the peak of the step without a plan: in program order, without reuse or arena."""
+    """Returns the peak in bytes of the step without a plan: in program order, without reuse."""
     return max(live_curve(problem, range(len(problem.ops)), {}), default=0)

@@ -1,30 +1,31 @@
 """Puts only the saved buffers into blocks, so that a caching allocator reserves less memory.
 
-A caching allocator never joins two segments. Saved tensors are many requests of some megabytes, and
-each leaves a segment into which none of the backward's large requests fits:
+A caching allocator reserves device memory in segments, and never joins two of them. Saved tensors
+are many requests of some megabytes. When freed, they leave many segments, into none of which a
+large request of the backward fits:
 
     without blocks [ a ][ b ][ c ][ d ]                  a to d are freed, but e needs a new segment
                                        [     e     ]
     in one block   [ a | b | c | d ]                     e lies where a to d were
                    [     e     ]
 
-A block is held from its first buffer to its last, long after most of its buffers may have died. So
-several numbers of blocks are tried, and the number with the fewest reserved bytes is chosen. If
-blocks save nothing, there are none.
+A block is held until the last of its buffers dies, long after most of its buffers may have died. So
+several numbers of blocks are tried, and the number for which the allocator reserves the fewest
+bytes is chosen. If no number of blocks saves bytes, no blocks are made.
 
 On a CPU, tensors that start at the same offset within a page share the sets of the first-level
-cache, and the CPU confuses reads of one with pending stores to another. Neighbouring saved tensors
-of whole pages all start at the same offset: the forward of GPT-2 small on 1024 tokens took 8 to
-14 % longer. So on a CPU saved tensors are staggered:
+cache, and the CPU confuses reads of one tensor with pending stores to another tensor. Saved tensors
+of whole pages all start at the same offset within a page if they lie side by side: the forward of
+GPT-2 small on 1024 tokens took 8 to 14 % longer. So on a CPU a gap is left above such a tensor:
 
     page  |       |       |       |       |       |       |       |
           [      a       ]   [      b       ]   [      c       ]
 
-Also, malloc maps large requests anew every time, so each of their pages is a fault in every step;
-smaller requests reuse pages of malloc's heap. With gradients absorbed into the optimizer's state
-one by one, the same step had 262,000 faults in two blocks of 383 and 348 MiB, and 198,000 in blocks
-of up to 33 MiB; the step compiled by Inductor had 136,000 to 210,000. So on a CPU blocks have a
-largest size.
+Also, malloc maps the pages of a large request anew every time, so each of these pages costs a page
+fault in every step. Smaller requests reuse pages of malloc's heap. With gradients absorbed into the
+optimizer's state one by one, a step of the same model had 262,000 page faults with two blocks of
+383 and 348 MiB, and 198,000 with blocks of up to 33 MiB; the step compiled by Inductor had 136,000
+to 210,000. So on a CPU the size of blocks is limited.
 """
 
 from __future__ import annotations
@@ -41,10 +42,11 @@ from roam.solvers.layout.greedy_fits import FITS
 from roam.solvers.simulate.caching_allocator import requests, reserved
 from roam.solvers.work import Work
 
-CUTS = (1, 2, 4, 8, 16, 32, 64)  # numbers of blocks to try, into which the saved buffers are cut
-# least bytes of all saved buffers for blocks to be of use: fewer share one segment anyway
+# numbers of pieces to try, into which the stack of saved buffers is cut
+CUTS = (1, 2, 4, 8, 16, 32, 64)
+# least bytes of all saved buffers together for which blocks are tried: fewer fit into one segment
 WORTH = CUDA.allocator.large_segment
-AN_OP = 20_000  # units of work to simulate the allocator for a whole step, per op; measured
+AN_OP = 20_000  # measured units of work, per op of the step, to simulate the caching allocator
 
 
 def stack_saved(
@@ -64,12 +66,13 @@ def stack_saved(
     Args:
         problem: the step.
         order: all ops, in the order in which they run.
-        reuse: maps a buffer to the dying buffer whose memory it is written over.
-        held: by time of the forward: the bytes that are allocated while an op runs if there are no
-            blocks. They may be more than the live bytes. The backward has no entries.
+        reuse: maps a buffer to the dying buffer whose memory the new buffer takes over.
+        held: by time of the forward, the bytes that are allocated while an op runs if there are no
+            blocks. They may be more than the live bytes. Times of the backward have no entries.
         limit: the highest peak that the layout may have, in bytes.
-        blocking: the largest size of a block, and how its buffers have to be staggered.
-        work: limits the search: an attempt that it ends does not count. Unlimited if left out.
+        blocking: the largest size of a block, and the gap to leave above a saved buffer.
+        work: limits the search. An attempt at a layout is dropped if it is not finished when the
+            work is spent. Unlimited if left out.
     """
     work = work or Work()
     boundary = problem.spans[0].stop if problem.spans else 0
@@ -111,13 +114,13 @@ def simulate(
     offsets: dict[BufferId, int],
     blocks: Sequence[Block],
 ) -> int:
-    """Returns the bytes that a caching allocator reserves for the step and persistent buffers.
+    """Returns the bytes that a caching allocator reserves for a step and its persistent buffers.
 
     Args:
         problem: the step.
         order: all ops, in the order in which they run.
-        reuse: maps a buffer to the dying buffer whose memory it is written over.
-        offsets: by buffer that lies in a block, its offset in the arena in bytes.
+        reuse: maps a buffer to the dying buffer whose memory the new buffer takes over.
+        offsets: maps each buffer that lies in a block to its offset in the arena, in bytes.
         blocks: the blocks of the layout.
     """
     persistent = (b.size for b in problem.buffers if b.home is Home.USER)

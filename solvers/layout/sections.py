@@ -1,10 +1,10 @@
-"""Cuts an arena into sections: the blocks that placed buffers need, each held while one is alive.
+"""Cuts an arena into sections. A section becomes one block, held while one of its buffers is alive.
 
-    address   [--a--)   [----c----)         one piece of addresses, two sections: one of a and b,
-                 [-b-)                      one of c
+    address   [--a--)   [----c----)         one piece of addresses with two sections: one section
+                 [-b-)                      contains the buffers a and b, the other contains c
               ^      ^  ^         ^  time
 
-No buffer crosses from one piece of addresses into another. A section becomes one block.
+The addresses of an arena are cut into pieces, such that no buffer lies in two pieces.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ from roam.core.plan import Block
 
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-Placed = tuple[Slot, int]  # a slot and its address
+Placed = tuple[Slot, int]  # (slot: a buffer, or buffers written over one another; its address)
 
 
 class Table(NamedTuple):
-    """Placed buffers as arrays. Buffer k lies at [bottom[k], top[k]) in times [lower, upper)."""
+    """Placed buffers as arrays, with an entry for each buffer.
+
+    Buffer k lies at addresses [bottom[k], top[k]) during times [lower[k], upper[k]). Its address
+    has to be a multiple of align[k] bytes.
+    """
 
     lower: Ints
     upper: Ints
@@ -33,7 +37,7 @@ class Table(NamedTuple):
     align: Ints
 
     def only(self, kept: Mask | Ints) -> Table:
-        """Returns the table of some of the buffers: of a mask, or of indices."""
+        """Returns a table of the buffers that `kept` selects, by a mask or by their indices."""
         return Table(*(column[kept] for column in self))
 
 
@@ -43,15 +47,17 @@ def table_of(placed: Sequence[Placed]) -> Table:
 
 
 class Sections(NamedTuple):
-    """Sections, ordered by piece and then by time.
+    """The sections of an arena, ordered by piece of addresses and then by time.
+
+    A section becomes one block of memory.
 
     Attributes:
         piece: by section, the index of the piece of addresses in which it lies.
         lower: by section, the first time at which one of its buffers is alive.
-        upper: by section, the time after the last one at which one of its buffers is alive.
+        upper: by section, the time after the last time at which one of its buffers is alive.
         offset: by section, its lowest address.
-        size: by section, its bytes.
-        of: by buffer, its section.
+        size: by section, its size in bytes.
+        of: by placed buffer, the index of its section.
     """
 
     piece: Ints
@@ -67,11 +73,12 @@ class Sections(NamedTuple):
 
 
 def cut_into_sections(table: Table, edges: Sequence[int]) -> Sections:
-    """Returns the sections of placed buffers.
+    """Returns the sections of placed buffers. A section becomes one block of memory.
 
     Args:
-        table: the buffers.
-        edges: the lowest address of each piece, in ascending order; the last piece has no end.
+        table: the placed buffers.
+        edges: the lowest address of each piece of addresses, in ascending order. A piece ends where
+            the next piece begins; the last piece has no upper end.
     """
     if not len(table.lower):
         return Sections(*np.zeros((len(Sections._fields), 0), np.int64))
@@ -79,7 +86,7 @@ def cut_into_sections(table: Table, edges: Sequence[int]) -> Sections:
     order = np.lexsort((table.lower, pieces))
     _, upper, bottom, top, align = sorted_table = table.only(order)
     piece = pieces[order]
-    # one axis of time on which the pieces lie one after another, so that no section spans two
+    # shift times so that pieces of addresses follow one another: no section spans two pieces
     later = piece * (int(table.upper.max()) + 1)
     end = np.maximum.accumulate(upper + later)
     begins = np.append(True, sorted_table.lower[1:] + later[1:] >= end[:-1])

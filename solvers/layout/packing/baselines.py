@@ -1,6 +1,7 @@
-"""The packers of compilers and frameworks, to compare roam's packing with.
+"""The packing algorithms of compilers and frameworks, to compare roam's packing with.
 
-Each packer is written after the source code or the paper that its docstring names.
+Each is a function from rectangles (buffers with their lifetimes and sizes) to their offsets,
+written after the source code or the paper that the function's docstring names.
 """
 
 from __future__ import annotations
@@ -27,19 +28,20 @@ def tflite(rects: Sequence[Rect]) -> Offsets:
 
 
 def xla(rects: Sequence[Rect]) -> Offsets:
-    """Packs by two best fits, by size and by lifetime, and returns the lower packing.
+    """Packs twice by best fit, and returns the lower packing.
 
-    XLA's `ChooseBestHeapAlgorithm` does so with its `GlobalDecreasingSizeBestFitHeap`.
+    One packing places the largest rectangle first, the other the longest-lived one. So does XLA's
+    `ChooseBestHeapAlgorithm` with its `GlobalDecreasingSizeBestFitHeap`.
     """
     by_lifetime = place(rects, BY_NAME["best fit by lifetime"])
     return min(tflite(rects), by_lifetime, key=lambda offsets: height(rects, offsets))
 
 
 def llfb(rects: Sequence[Rect]) -> Offsets:
-    """Fills the lowest line of the skyline with the longest-lived rectangle that fits there.
+    """Places on the lowest line of the skyline the longest-lived rectangle that fits there.
 
-    The skyline is the top edge of the rectangles placed so far. From Sekiyama et al. (arXiv
-    1804.10001).
+    The skyline is the top edge of the rectangles placed so far; its lines are horizontal. The
+    algorithm is that of Sekiyama et al. (arXiv 1804.10001).
     """
     return on_the_lowest_line(rects, lifetime)
 

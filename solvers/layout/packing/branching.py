@@ -10,9 +10,10 @@ is the lowest address that any item of the section can have, of those not placed
                              The last choice is to waste space: no item lies on the floor of s.
 
 Any packing can be changed so that every item rests on another item or on address 0, without getting
-higher. In such a packing one of these choices holds, so the search is complete. Whether a state
-fails depends only on the skyline and on the items that are left, so failed states are remembered.
-The search branches at the section with the fewest choices.
+higher. Such a packing agrees with one of these choices, so the search is complete. Whether a
+partial packing can be completed depends only on its skyline (its top edge) and on the items that
+are left, so the search remembers the pairs of them that failed. The search branches at the section
+with the fewest choices.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def is_choice(items: Items, sky: Skyline, b: int, floor: int) -> bool:
     """Returns whether item `b` may be placed next at address `floor`.
 
     It may if it is not placed yet and its lowest possible address is `floor`. Of equal items, only
-    the first one that is not placed is a choice, so that the search does not try each of them.
+    the first item that is not placed is a choice, so that the search does not try all of them.
     """
     twin = items.twin[b]
     return (
@@ -56,8 +57,8 @@ def choose_section(
     """Finds the section of time with the fewest choices among all niches of the sections [lo, hi).
 
     A niche is a row of sections with equal floors between sections with higher floors. A choice is
-    an item that may be placed next. Wasting space counts as half a choice. Of sections with equally
-    many choices, the one with the lowest floor is taken.
+    an item that may be placed next. To waste the space on the floor counts as half a choice. Of
+    sections with equally many choices, returns the section with the lowest floor.
 
     Args:
         items: the items.
@@ -68,7 +69,8 @@ def choose_section(
         count: working memory, by section.
 
     Returns:
-        The section, and the sections [left, right) of its niche.
+        The section with the fewest choices, and left and right: its niche is the sections [left,
+        right).
     """
     best, best_left, best_right, fewest = lo, lo, hi, np.inf
     left = lo
@@ -97,7 +99,7 @@ def choose_section(
 def list_choices(
     items: Items, sky: Skyline, s: int, left: int, right: int, rank: Ints, choices: Ints, at: int
 ) -> int:
-    """Lists the items that may be the next in section s, in the order in which to try them.
+    """Lists the items that may be placed next in section s, in the order in which to try them.
 
     A niche is a row of sections with equal floors; its walls are the sections beside it, with
     higher floors. First come items that fill the niche from wall to wall, or whose top is level
@@ -110,11 +112,11 @@ def list_choices(
         left: the first section of the niche.
         right: the section after the niche.
         rank: by item, its rank; items of low rank are tried first.
-        choices: the list to fill in from row `at` on. Each row is an item and its score.
-        at: the first row to fill in.
+        choices: the table to fill in. A row is (item, score); items of low score are tried first.
+        at: the first row of `choices` to fill in.
 
     Returns:
-        The index of the row after the last row filled in.
+        The index of the row after the last row that was filled in.
     """
     n = len(sky.offset)
     end = at
@@ -143,10 +145,10 @@ def list_choices(
 
 @compiled
 def waste_to(items: Items, sky: Skyline, s: int) -> int:
-    """Returns the lowest address above the floor of section s at which an item might lie, or NEVER.
+    """Returns the lowest address above the floor of section s at which an item of s might lie.
 
-    Such an item rests on the top of a neighbouring section, or on an item that is yet to be placed
-    beside s.
+    Such an item rests on the top of another section that it covers, or on an item that is yet to be
+    placed beside s. Returns NEVER if there is no such address.
     """
     best = NEVER
     for i in range(items.cover_start[s], items.cover_start[s + 1]):
@@ -165,9 +167,9 @@ def waste_to(items: Items, sky: Skyline, s: int) -> int:
 
 @compiled
 def explain_choices(items: Items, sky: Skyline, capacity: int, s: int, words: Words) -> None:
-    """Marks, in `words`, the sections whose heights rule out every choice that was not listed.
+    """Adds to the set `words` the sections whose heights rule out every choice that is not listed.
 
-    A choice is an item to place next in section s, or to waste space there.
+    A choice is to place an item next in section s, or to waste the space on the floor of s.
     """
     mark(words, s)
     left, right = s, s + 1  # [left, right): sections of the items that can lie on the floor of s
@@ -186,11 +188,11 @@ def explain_choices(items: Items, sky: Skyline, capacity: int, s: int, words: Wo
 
 @compiled
 def explain_floors(items: Items, sky: Skyline, words: Words) -> None:
-    """Marks, in `words`, further sections: those whose heights raise the floors of marked sections.
+    """Adds to the set `words` the sections whose heights raise the floors of sections in the set.
 
-    The floor of a section is the lowest address that an item of it can have, of those not placed.
-    It is above the height of the section if each such item must lie higher, because of another
-    section that the item covers.
+    The height of a section is the top of its placed items. Its floor is the lowest address that any
+    of its items can have that are not placed. The floor is above the height if each of these items
+    must lie higher, because of another section that the item covers.
     """
     for s in range(len(sky.floor)):
         if marked(words, s) and sky.height[s] < sky.floor[s]:
@@ -203,7 +205,8 @@ def explain_floors(items: Items, sky: Skyline, words: Words) -> None:
 def state_key(items: Items, sky: Skyline, capacity: int, lo: int, hi: int) -> np.uint64:
     """Returns a 64-bit hash of the state of sections [lo, hi); never 0.
 
-    The state is the floors of these sections, their items that are not placed, and the capacity.
+    The state is the floors of these sections, the items in them that are not placed, and the
+    capacity.
     """
     key = np.uint64(capacity) * np.uint64(0x9E3779B97F4A7C15)
     for s in range(lo, hi):

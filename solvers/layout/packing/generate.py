@@ -1,6 +1,7 @@
-"""Generates random instances whose lowest packing is known: a strip is cut into rectangles.
+"""Generates random packing instances, by cutting a strip into rectangles that fill it.
 
-After `spoil` has removed some of the rectangles' area, the lowest height is known only roughly.
+So the height of the lowest packing is known: it is that of the strip. After `spoil` has removed
+some of the rectangles' area, the height of the lowest packing is known only roughly.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 
 from roam.solvers.layout.greedy_fits import Rect
 
-GRAIN = 64  # bytes of which all sizes are multiples
+GRAIN = 64  # number of bytes of which the sizes of all rectangles are multiples
 PINWHEELS = 0.2  # share of the cuts that make a pinwheel: five rectangles around a centre
 
 
@@ -28,8 +29,8 @@ def cut_strip(
         time: the length of the strip, as a number of times.
         strip: the height of the strip, in bytes.
         seed: the seed of the random numbers.
-        grain: bytes of which all sizes are multiples.
-        pinwheels: the share of cuts that make a pinwheel.
+        grain: the number of bytes of which the sizes of all rectangles are multiples.
+        pinwheels: the share of the cuts that make a pinwheel.
     """
     draw = random.Random(seed)
     cut = [(0, time, 0, strip // grain)]
@@ -59,9 +60,9 @@ def cut_strip(
 
 
 def spoil(rects: Sequence[Rect], share: float, seed: int) -> list[Rect]:
-    """Makes a share of the rectangles smaller or shorter, or removes them.
+    """Makes a random share of the rectangles lower in bytes or shorter in time, or removes them.
 
-    The rectangles that are left no longer fill the strip that they were cut from.
+    The rectangles that are left no longer fill the strip from which they were cut.
     """
     draw = random.Random(seed)
     spoiled = {}

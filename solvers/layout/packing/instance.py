@@ -1,4 +1,4 @@
-"""Reads, writes and checks instances of packing: rectangles, some with fixed offsets."""
+"""Reads, writes and checks packing instances: lists of rectangles, some with fixed offsets."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Instance:
     rects: tuple[Rect, ...]
 
 
-LARGEST = 2**62  # limit on times and on all sizes together: twice as much still fits into 64 bits
+LARGEST = 2**62  # limit on every time, and on the sum of all sizes: avoids overflow of 64 bits
 
 
 def read_csv(text: str) -> Instance:
     """Reads an instance from CSV in MiniMalloc's format.
 
-    The columns are `id,lower,upper,size`, and perhaps `alignment` and `offset`. A buffer with an
-    offset must lie there. A buffer is alive during times [lower, upper). Sizes and offsets are in
-    bytes.
+    The columns are `id,lower,upper,size`, and perhaps `alignment` and `offset`. A buffer is alive
+    during times [lower, upper). If a buffer has an offset, a packing must place the buffer at that
+    offset. Sizes, alignments and offsets are in bytes.
 
     Raises:
         FileFormatError: the text has another format. The message names the line.
@@ -72,7 +72,11 @@ def _check_columns(columns: Sequence[str]) -> None:
 
 
 def _read_row(columns: Sequence[str], row: Sequence[str], line: int) -> tuple[str, Rect]:
-    """Returns the id and the rectangle of one row. Raises FileFormatError, which names `line`."""
+    """Returns the id and the rectangle of one row of a CSV file.
+
+    Raises:
+        FileFormatError: the row is malformed. The message names `line`, the number of the line.
+    """
     if len(row) != len(columns):
         raise FileFormatError(
             f"line {line}: buffer {row[0]!r} has {len(row)} fields for {len(columns)} columns"
@@ -133,7 +137,10 @@ def load_changes(rects: Sequence[Rect]) -> list[tuple[int, int]]:
 
 
 def granule(rects: Sequence[Rect]) -> int:
-    """Returns a number of bytes. The height of the lowest packing is a multiple of this number."""
+    """Returns the greatest common divisor, in bytes, of all sizes, alignments and fixed offsets.
+
+    The height of the lowest packing is a multiple of this number of bytes.
+    """
     return gcd(*(r.size for r in rects), *(r.align for r in rects if r.align > 1),
                *(r.fixed for r in rects if r.fixed is not None)) or 1  # fmt: skip
 
@@ -143,12 +150,12 @@ def check_packing(
 ) -> None:
     """Raises an error, which names the buffers, if the offsets are not a valid packing.
 
-    The check is simple on purpose, and independent of all packers. It goes through time with a list
-    of the live rectangles, sorted by address. The rectangles in the list do not overlap, so a new
-    rectangle can only overlap its two neighbours in the list.
+    The check is simple on purpose, and independent of all packing algorithms. It goes through time
+    with a list of the live rectangles, sorted by address. The rectangles in the list do not
+    overlap, so a new rectangle can only overlap its two neighbours in the list.
 
     Raises:
-        OffsetError: an offset is negative, not aligned, or not the fixed one.
+        OffsetError: an offset is negative, not aligned, or not the rectangle's fixed offset.
         OverlapError: two buffers share an address while both are alive.
     """
     name = [repr(n) for n in names] if names else [f"buffer {i}" for i in range(len(rects))]
@@ -175,10 +182,10 @@ def check_packing(
 
 
 def touches(rects: Sequence[Rect]) -> int:
-    """Returns the number of pairs of a rectangle and a section in which it is alive.
+    """Returns the number of pairs of a rectangle and a section of time in which it is alive.
 
-    A section is the time between two neighbouring times at which a rectangle begins or ends. The
-    tables of the search are as large as this number.
+    A section is the period between two neighbouring times at which rectangles begin or end. The
+    tables of the branch and bound search (`Items`) have about as many entries.
     """
     kept = [r for r in rects if r.size]
     times = sorted({t for r in kept for t in (r.lower, r.upper)})
@@ -189,8 +196,8 @@ def touches(rects: Sequence[Rect]) -> int:
 def to_items(rects: Sequence[Rect]) -> tuple[Items, list[int]]:
     """Returns the rectangles as arrays for the search, and the index in `rects` of each item.
 
-    An item is a rectangle that is not empty. A section is the time between two neighbouring times
-    at which a rectangle begins or ends.
+    An item is a rectangle of more than 0 bytes. The arrays count time in sections: a section is the
+    period between two neighbouring times at which rectangles begin or end.
     """
     kept = [i for i, r in enumerate(rects) if r.size]
     times = sorted({t for i in kept for t in (rects[i].lower, rects[i].upper)})

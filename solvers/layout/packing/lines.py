@@ -1,8 +1,10 @@
-"""A greedy heuristic: fills a skyline from its lowest line up.
+"""A greedy packing heuristic: places rectangles on the lowest line of the skyline, one by one.
 
-address    ______            the lowest line takes the best rectangle that fits between
-   ^      |      |____       its ends; if no rectangle fits, the line rises to its lower
-   |  ____|           |__    neighbour, and the space below is wasted
+The skyline is the top edge of the rectangles placed so far. Its lines are horizontal.
+
+address    ______            the best rectangle that fits between the ends of the lowest
+   ^      |      |____       line is placed on it; if none fits, the line rises to its
+   |  ____|           |__    lower neighbour, and the space below is wasted
 """
 
 from __future__ import annotations
@@ -13,21 +15,24 @@ from roam.solvers.layout.greedy_fits import Rect
 from roam.solvers.work import Work
 
 Line = tuple[int, int, int]  # (address, start time, end time) of a line of the skyline
-A_STEP, A_RECT = 2_000, 100  # units of work: of one step, plus per rectangle left in it; measured
+# measured units of work of a step (one rectangle is placed, or one line rises): A_STEP, and A_RECT
+# for each rectangle that is not placed before the step
+A_STEP, A_RECT = 2_000, 100
 
 
 def on_the_lowest_line(
     rects: Sequence[Rect], worth: Callable[[Rect], float], work: Work | None = None
 ) -> list[int]:
-    """Packs rectangles on the lowest line of their top edge. Returns the offset of each in bytes.
+    """Packs rectangles on the lowest line of the skyline. Returns the rectangles' offsets in bytes.
 
-    This is the best fit of Burke, Kendall and Whitwell (2004) for strips, except that the position
-    of each rectangle in time is given. Ignores fixed offsets.
+    The skyline is the top edge of the rectangles placed so far; its lines are horizontal. This is
+    the best fit of Burke, Kendall and Whitwell (2004) for strips, except that the position of each
+    rectangle in time is given. Ignores fixed offsets.
 
     Args:
         rects: the rectangles to place.
         worth: returns the worth of a rectangle. Of the rectangles that fit on the lowest line, the
-            one of the highest worth is placed there.
+            rectangle of the highest worth is placed there.
         work: limits the search; unlimited if left out.
 
     Raises:
@@ -69,7 +74,7 @@ def area(r: Rect) -> int:
 
 
 def long_area(r: Rect) -> float:
-    """Returns a worth of a rectangle in which its lifetime counts for more than its size."""
+    """Returns the lifetime of a rectangle times the square root of its size."""
     return lifetime(r) * r.size**0.5
 
 

@@ -9,11 +9,12 @@
        than the best one                    ┘
     each part is finished as soon as its height is the lower bound
 
-A part is the rectangles between two times at which none is alive. The search answers a question
-about a capacity: do the rectangles fit into so many bytes? To find the lowest packing, the search
-is asked in turns about two capacities. If the rectangles are proven not to fit into the lower
-bound, the bound rises. If they fit into less than the best height so far, that height drops. At the
-end, bound and height meet.
+A part is the rectangles between two times at which none is alive. A sweep (`sweep.py`) goes through
+time once and guesses how beginning rectangles take the addresses of ending ones. The search is
+branch and bound (`search.py`). It answers a question about a capacity: do the rectangles fit into
+so many bytes? To find the lowest packing, the search is asked in turns about two capacities. If the
+rectangles are proven not to fit into the lower bound, the lower bound rises. If they fit into a
+height below that of the best packing so far, the best height drops. At the end, both meet.
 """
 
 from __future__ import annotations
@@ -43,20 +44,27 @@ from roam.solvers.layout.packing.skyline import Ints
 from roam.solvers.layout.packing.sweep import sweep
 from roam.solvers.work import Work
 
-NODES, NODES_AN_ITEM = 500, 4  # limit on the nodes of the shortest search: in all, plus per item
-# units of work: of a node, plus per item and period in its life; of the tables, per item and period
+# limit on the nodes of the shortest branch and bound search: NODES, plus NODES_AN_ITEM per item
+NODES, NODES_AN_ITEM = 500, 4
+# A pair is an item (a rectangle) and a section of time in which the item is alive.
+# A_NODE: units of work of a node of the search, plus A_TOUCH for each pair
+# A_TABLE_TOUCH: units of work to build the tables of the search, for each pair
 A_NODE, A_TOUCH, A_TABLE_TOUCH = 10_000, 10, 100
 REMEMBERED = 2**26  # limit on the bytes of the table in which the search keeps failed states
-# exponents of (size, lifetime) in the products by which the search ranks items in turn
+# exponents (p, q): a search tries items by decreasing size^p × lifetime^q, with one pair a restart
 RANKS: tuple[tuple[float, float], ...] = ((1, 0.3), (1, 1), (0.3, 1))
-NOISE = 0.3  # standard deviation of the noise on the ranks of items, from the second use of RANKS
-WASTE = 0.1  # largest share of the area that may be wasted for a sweep to be tried
-NARROW, WIDE = (1, 4, 16), (64, 256)  # beam widths of sweeps: before the search, and between turns
+NOISE = 0.3  # standard deviation of the noise on log(size^p × lifetime^q) once all RANKS were used
+WASTE = 0.1  # limit on the share of bytes × times left empty, above which no sweep is tried
+# beam widths of sweeps: NARROW before the first search, WIDE after each of the first two searches
+NARROW, WIDE = (1, 4, 16), (64, 256)
 
 
 @dataclass(frozen=True)
 class Packing:
-    """The offset of every rectangle in bytes, and the method that packed the highest part."""
+    """The offset of every rectangle in bytes, and the method that packed the highest part.
+
+    A part is the rectangles between two times at which no rectangle is alive.
+    """
 
     offsets: tuple[int, ...]
     method: str
@@ -70,14 +78,14 @@ def pack(
     node_limit: float = inf,
     names: Sequence[str] | None = None,
 ) -> Answer[Packing]:
-    """Searches for a packing within the capacity, or for the lowest packing without a capacity.
+    """Searches for a packing within `capacity`, or for the lowest packing if `capacity` is None.
 
     Args:
         rects: the rectangles to pack.
-        capacity: bytes that the packing must keep within; None to find the lowest packing.
+        capacity: the greatest height that the packing may have, in bytes; None for no such limit.
         work: limits the search; only the first greedy fit may exceed it. Unlimited if left out.
-        node_limit: the most nodes of all sweeps and searches together.
-        names: the names of the rectangles, for messages.
+        node_limit: limit on the nodes of all sweeps and branch and bound searches together.
+        names: the names of the rectangles, for error messages.
 
     Returns:
         A valid packing, its height, and a lower bound on the height of every packing, in bytes. If
@@ -136,11 +144,12 @@ def _within(capacity: int, top: int, lower_bound: int) -> Outcome:
 
 
 class _Packer:
-    """Packs one part.
+    """Packs one part: the rectangles between two times at which no rectangle is alive.
 
     Attributes:
-        capacity: bytes that the part must keep within; None to find its lowest packing.
-        enough: the height of the highest part so far. This part need not be lower than that.
+        capacity: the greatest height that the part may have, in bytes; None to find its lowest
+            packing.
+        enough: the height of the highest part packed before. This part need not be lower.
     """
 
     def __init__(
@@ -163,7 +172,7 @@ class _Packer:
         self.height = height(rects, self.offsets)
 
     def greedy(self) -> tuple[list[int], str]:
-        """Returns the offsets of the lowest greedy packing, and the name of its rule."""
+        """Returns the offsets of the lowest greedy packing, and the name of its greedy rule."""
         best: list[int] | None = None
         for name, placed in self.candidates():
             found = [r.fixed or 0 for r in self.rects]
@@ -188,7 +197,10 @@ class _Packer:
 
     @property
     def goal(self) -> int:
-        """The height at which the search ends: the capacity; without one, the lower bound."""
+        """The height at which the search ends: the capacity, or without a capacity the lower bound.
+
+        Without a capacity, the goal is `enough` if `enough` is above the lower bound.
+        """
         if self.capacity is None:
             return max(self.lower_bound, self.enough)
         return self.capacity
@@ -201,7 +213,10 @@ class _Packer:
             self.search()
 
     def sweep(self, beam: int) -> None:
-        """Sweeps through time for a packing within the goal; if that fails, backwards in time."""
+        """Searches for a packing within the goal by a sweep (`sweep.py`) with the given beam width.
+
+        If the sweep forwards in time fails, sweeps backwards in time.
+        """
         kept = [i for i, r in enumerate(self.rects) if r.size]
         ahead = [self.rects[i] for i in kept]
         for rects in (ahead, [r._replace(lower=-r.upper, upper=-r.lower) for r in ahead]):
@@ -217,9 +232,10 @@ class _Packer:
 
     @property
     def sweepable(self) -> bool:
-        """Whether a sweep is tried: little area is wasted at the goal, and any offset is allowed.
+        """Whether sweeps are tried: at most a share WASTE of the space would be empty at the goal.
 
-        The area is bytes times time. Fixed offsets and alignments would restrict the offsets.
+        The space is bytes times time. A sweep can choose any offsets, so no sweep is tried if fixed
+        offsets or alignments restrict the offsets.
         """
         used = sum(map(area, self.rects))
         span = max(r.upper for r in self.rects) - min(r.lower for r in self.rects)
@@ -237,10 +253,11 @@ class _Packer:
     def search(self) -> None:
         """Searches by branch and bound for a packing of the part that is as low as the goal.
 
-        If no capacity is given, every second turn searches for a packing that is lower than the
-        best one by a step. If that turn finds no answer, the step is halved. Ends when the height
-        reaches the goal, when that is proven impossible, or when work or nodes run out. Looks at
-        the clock only between turns: the longest turn takes about as long as all turns before it.
+        If no capacity is given, every second turn searches for a packing that is `step` bytes lower
+        than the best packing so far. If that turn finds no such packing and proves nothing, `step`
+        is halved. Ends when the height reaches the goal, when that is proven impossible, or when
+        work or nodes run out. Looks at the clock only between turns: the longest turn takes about
+        as long as all turns before it.
         """
         cover = touches(self.rects)
         if self.work.left < cover * A_TABLE_TOUCH:
@@ -273,14 +290,17 @@ class _Packer:
                 break
 
     def above(self, size: int) -> int:
-        """Returns the lowest height above `size` that the lowest packing can have, in bytes."""
+        """Returns the next multiple of the granule above `size` bytes.
+
+        The height of the lowest packing is a multiple of the granule.
+        """
         return (size // self.granule + 1) * self.granule
 
 
 def _restarts() -> Iterator[int]:
     """Yields the restart sequence of Luby, Sinclair and Zuckerman (1993), 1 1 2 1 1 2 4 ...
 
-    Yields each term several times: once for every entry of RANKS.
+    Yields each term of the sequence several times: once for every entry of RANKS.
     """
     for i in count(1):
         k = i
@@ -291,7 +311,10 @@ def _restarts() -> Iterator[int]:
 
 
 class _Searcher:
-    """Runs searches for packings of one part, with tables that are kept from search to search."""
+    """Runs branch and bound searches on one part, with tables kept from one search to the next.
+
+    A part is the rectangles between two times at which no rectangle is alive.
+    """
 
     def __init__(self, rects: Sequence[Rect]) -> None:
         self.rects = rects
@@ -307,8 +330,8 @@ class _Searcher:
     def ask(self, capacity: int, nodes: int, turn: int) -> tuple[int, int]:
         """Searches for a packing within `capacity` bytes, with at most `nodes` nodes.
 
-        `turn` chooses the order in which items are tried. Returns the outcome and the number of
-        nodes used.
+        The number `turn` chooses the order in which items are tried. Returns the outcome (FITS,
+        DOES_NOT_FIT or UNKNOWN) and the number of nodes used.
         """
         noise = 0.0 if turn < len(RANKS) else NOISE
         by_size, by_time = RANKS[turn % len(RANKS)]
@@ -324,9 +347,10 @@ class _Searcher:
             )
 
     def rank(self, by_size: float, by_time: float, noise: float) -> Ints:
-        """Ranks items by size^by_size × lifetime^by_time, with random noise.
+        """Returns, by item, its rank: items are ranked by size^by_size × lifetime^by_time.
 
-        The item of the largest product has rank 0.
+        The item of the largest product has rank 0. `noise` is the standard deviation of random
+        noise on the logarithms of the products.
         """
         time = np.log(self.items.upper - self.items.lower)
         value = by_size * np.log(self.items.size) + by_time * time
