@@ -1,7 +1,8 @@
-"""The orders of other planners, to compare roam's with.
+"""The orders that other planners choose, to compare roam's orders with.
 
-Each planner is a function `(problem, phase) -> the ops of the phase, in order`. HEURISTICS are
-fast. PROGRAMS solve integer programs and take a time limit for each phase.
+Each planner is a function `(problem, phase) -> the ops of the phase, in order`. The planners in
+HEURISTICS are fast. The planners in PROGRAMS solve integer programs, and take a time limit in
+seconds for each phase.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ HEURISTICS: dict[str, OrderSolver] = {
 
 
 class ProgramSolver(Protocol):
-    """A function that orders a phase by integer programs, and stops after about `seconds`."""
+    """A function that orders a phase by integer programs, in about `seconds` seconds."""
 
     def __call__(self, problem: Problem, phase: int, seconds: float = ...) -> list[OpId]: ...
 

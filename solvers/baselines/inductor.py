@@ -1,7 +1,7 @@
 """The three orders among which Inductor chooses (torch/_inductor/memory.py, torch 2.13).
 
-All three rules count the bytes of buffers that ops allocate and free. They ignore the ops' scratch
-space, and that results can be written over dying buffers.
+All three rules count only the bytes of buffers. They ignore the scratch space of ops, and that an
+op can write its result over a dying buffer.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from roam.solvers.baselines.list_schedule import ListSchedule
 def lpmf(problem: Problem, phase: int) -> list[OpId]:
     """Returns the order "least peak memory first".
 
-    Always runs a ready op that does not raise the peak so far: of these ops the one after which the
-    fewest bytes are alive. If every ready op raises the peak, runs the one that raises it least.
-    The peak begins as the bytes alive at the start of the phase, or at its end if those are more.
+    An op is ready if its predecessors have run. Of the ready ops that do not raise the peak so far,
+    runs the op after which the fewest bytes are alive. If every ready op raises the peak, runs the
+    op that raises it least. The peak begins as the bytes alive at the start of the phase, or at its
+    end if more bytes are alive at the end.
     """
     state = ListSchedule(problem, phase)
     live = _at_start(problem, phase)
@@ -42,7 +43,8 @@ def lpmf(problem: Problem, phase: int) -> list[OpId]:
 def bfs(problem: Problem, phase: int) -> list[OpId]:
     """Returns a breadth-first order: always runs the ready op whose predecessors ran earliest.
 
-    Compares two ops by the sorted times of their predecessors, beginning with the earliest time.
+    An op is ready if its predecessors have run. Compares ready ops by the sorted times at which
+    their predecessors in the phase ran, beginning with the earliest time.
     """
     state = ListSchedule(problem, phase)
     place: dict[OpId, int] = {}
@@ -65,7 +67,8 @@ def bfs(problem: Problem, phase: int) -> list[OpId]:
 def dfs(problem: Problem, phase: int) -> list[OpId]:
     """Returns a depth-first order.
 
-    Visits ops that touch few bytes first. Runs each op right after all ops that it waits for.
+    Visits ops that touch few bytes first. Before an op runs, visits its predecessors that have not
+    run, and runs them with all ops that they wait for.
     """
     inside = set(problem.phases[phase])
     rank = {i: (_touched(problem, i), i) for i in inside}
@@ -95,7 +98,7 @@ def _touched(problem: Problem, i: OpId) -> int:
 
 
 def _at_start(problem: Problem, phase: int) -> int:
-    """Returns the bytes alive at the start of a phase that the phase or a later one frees."""
+    """Returns the bytes alive at the start of a phase that this phase or a later phase frees."""
     first = problem.phases[phase][0] if problem.phases[phase] else 0
     return sum(
         buffer.size

@@ -1,7 +1,8 @@
-"""LESCEA's greedy rule: runs the ready op after which the least memory is in use.
+"""LESCEA's greedy rule: always runs the ready op after which the fewest bytes are in use.
 
-Written from ROAM's description (arXiv 2310.19295, section 5.1, where LESCEA+LLFB is the heuristic
-baseline). If several ops leave equally few bytes in use, runs the first of them in program order.
+An op is ready if its predecessors have run. If several ready ops leave equally few bytes in use,
+runs the first of these in program order. Written from the description in the paper on ROAM (arXiv
+2310.19295, section 5.1, where LESCEA+LLFB is the heuristic baseline).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""List scheduling for the greedy baselines: tracks ready ops and the bytes that each would free."""
+"""List scheduling for greedy baselines: tracks the ready ops and the bytes that each would free."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ class ListSchedule:
 
     Attributes:
         waits: by op, how many of its predecessors in the phase have not run.
-        ready: the ops that can run, since their predecessors have; in order of becoming ready.
-        users_left: by buffer, the ops of this and later phases that have yet to use it.
-        made: by op, the bytes that it creates.
-        freed: by op, the bytes that it would free if it ran now.
+        ready: the ops whose predecessors have run, in the order in which they became ready.
+        users_left: by buffer, the ops of this and later phases that use the buffer and have not
+            run.
+        made: by op, the bytes of the buffers that the op creates.
+        freed: by op, the bytes that the op would free if it ran now.
     """
 
     def __init__(self, problem: Problem, phase: int) -> None:
@@ -36,7 +37,7 @@ class ListSchedule:
             self.freed[i] += _bytes(problem, unused)
 
     def dies(self, b: BufferId) -> bool:
-        """Returns whether a buffer is freed when the last op that uses it has run."""
+        """Returns whether a buffer is freed after the last op that uses the buffer has run."""
         buffer = self.problem.buffers[b]
         return buffer.home is not Home.USER and not buffer.kept
 
@@ -60,7 +61,13 @@ class ListSchedule:
 
 
 def schedule(problem: Problem, phase: int, rank: Callable[[ListSchedule, OpId], Any]) -> list[OpId]:
-    """Returns the order that always runs the op of lowest rank whose predecessors have run."""
+    """Returns an order of a phase: of the ops whose predecessors have run, the lowest rank is next.
+
+    Args:
+        problem: the Problem that has the phase.
+        phase: the index of the phase.
+        rank: returns the rank of an op that could run next, given the state of the schedule.
+    """
     state = ListSchedule(problem, phase)
     order: list[OpId] = []
     while state.ready:

@@ -1,13 +1,17 @@
-"""MODeL's integer program for the order (arXiv 2210.12924, section 3.2). A timestep runs one op.
+"""MODeL's integer program for the order of ops (arXiv 2210.12924, section 3.2).
 
-    C[i, t]    1 if op i runs at timestep t, and makes its buffers
-    P[b, t]    1 if buffer b was made before timestep t and is still held at t
+One op runs at each timestep t. The variables are 0 or 1:
 
-    minimize, over all t, the highest   Σ size(b) C[maker(b), t] + Σ size(b) P[b, t] + scratch
+    C[i, t]    1 if op i runs at timestep t, and creates its buffers
+    P[b, t]    1 if buffer b was created before timestep t and is still held at t
 
-As published, the program does not model that a result is written over a dying buffer. The longest
-paths to and from an op limit the timesteps at which it may run. The solver starts from program
-order. The size of the integer program is quadratic in the number of ops.
+The program minimizes the peak, which is the largest value over all t of
+
+    Σ size(b) C[maker(b), t] + Σ size(b) P[b, t] + scratch space of the op that runs at t
+
+Like the published program, it does not model that an op may write its result over a dying buffer.
+The longest paths to and from an op limit the timesteps at which the op may run. The solver starts
+from program order. The size of the integer program is quadratic in the number of ops.
 """
 
 from __future__ import annotations
@@ -21,15 +25,16 @@ from ortools.sat.python import cp_model
 from roam.core.problem import BufferId, Home, OpId, Problem
 from roam.solvers.answer import Answer, Outcome, minimized
 
-LARGEST = 100_000  # limit on the program's variables: building a larger one takes many gigabytes
+# limit on the variables of the integer program: to build a larger program takes many gigabytes
+LARGEST = 100_000
 Linear = cp_model.LinearExpr | int
-UNIT = 512  # unit of sizes in the program, in bytes: with single bytes the sums would overflow
-MOST = UNIT * 2**53  # upper bound on every peak, in bytes
+UNIT = 512  # bytes in a unit of size in the integer program: sums of single bytes would overflow
+MOST = UNIT * 2**53  # upper bound on the peak of every order, in bytes
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a phase that is ordered by itself.
+    """Ops of one phase that are ordered by one integer program.
 
     Attributes:
         problem: the Problem that has the phase.
@@ -67,7 +72,7 @@ class Part:
 
     @cached_property
     def buffers(self) -> list[BufferId]:
-        """The buffers that the ops create, read or change, without persistent ones."""
+        """The buffers that the ops create, read or change, without persistent buffers."""
         used = dict.fromkeys(b for i in self.ops for b in self.problem.ops[i].touches)
         return [b for b in used if self.problem.buffers[b].home is not Home.USER]
 
@@ -84,7 +89,7 @@ class Part:
 
 
 def modelilp(problem: Problem, phase: int, seconds: float = 10.0) -> list[OpId]:
-    """Returns the best order of a phase found in `seconds`.
+    """Returns the best order of a phase that the solver finds in `seconds` seconds.
 
     Returns program order if the integer program is too large, or if no order is found in time.
     """
@@ -97,10 +102,10 @@ def _first(problem: Problem, phase: int) -> OpId:
 
 
 def solve(part: Part, seconds: float, workers: int = 2) -> Answer[list[OpId]]:
-    """Searches for the order of a part with the lowest peak.
+    """Searches for the order with the lowest peak of a part of a phase.
 
-    Peak and bound are those of the integer program: sizes are rounded up, and no result is written
-    over a dying buffer.
+    The peak and the bound returned are those of the integer program, which rounds sizes up and
+    writes no result over a dying buffer.
 
     Args:
         part: the ops to order.
@@ -108,9 +113,9 @@ def solve(part: Part, seconds: float, workers: int = 2) -> Answer[list[OpId]]:
         workers: the number of the solver's threads.
 
     Returns:
-        The best order, its peak and a lower bound. The part keeps program order if it is too large,
-        if there is no time, or if the solver finds no order. `Answer.work` counts branches of the
-        solver's search tree.
+        The best order found, its peak and a lower bound on the peak, in bytes. The order is program
+        order if the part is too large, if `seconds` is 0 or less, or if the solver finds no order.
+        `Answer.work` counts branches of the solver's search tree.
     """
     as_it_is = Answer(list(part.ops), MOST, 0, Outcome.FEASIBLE, 0)
     if len(part.ops) < 2:
@@ -130,7 +135,11 @@ def solve(part: Part, seconds: float, workers: int = 2) -> Answer[list[OpId]]:
 
 
 class _Ilp:
-    """The integer program of a part. Each method adds the constraints that its name states."""
+    """The integer program that orders a part of a phase.
+
+    Each method that is named after a rule, such as `one_op_at_a_time`, adds constraints that
+    enforce the rule.
+    """
 
     def __init__(self, part: Part) -> None:
         self.part, self.problem, self.n = part, part.problem, len(part.ops)
@@ -187,7 +196,10 @@ class _Ilp:
                 self.model.add(self.held[b, self.n] == 1)
 
     def order_holds(self) -> None:
-        """Adds precedences between ops that follow from no buffer that one makes and one uses."""
+        """Makes each op run after those of its predecessors that create no buffer that it uses.
+
+        It runs after all other predecessors since the buffers that it uses must be held then.
+        """
         for i in self.part.ops:
             op = self.problem.ops[i]
             makers = {self.problem.maker[b] for b in (*op.reads, *op.mutates)}
@@ -212,7 +224,7 @@ class _Ilp:
             self.model.add(held + making <= self.peak)
 
     def begin_with_program_order(self) -> None:
-        """Gives the solver program order as a hint. Each buffer is held up to its last use."""
+        """Gives the solver a hint: program order, with each buffer held up to its last use."""
         for (i, t), c in self.runs.items():
             self.model.add_hint(c, t == self.part.place[i])
         for b in self.part.buffers:

@@ -1,8 +1,10 @@
-"""A plain simulated annealing, to compare local search with: moves one op, minimizes the peak.
+"""A plain simulated annealing over orders, as a baseline for roam's `solvers/order/annealing.py`.
 
-It shares only the arrays, the measuring and the random numbers with `solvers/order/annealing.py`.
-It has no limit in bytes, aims its moves at no buffer, and moves one op at a time. The local search
-of roam is of use only if it finds lower peaks than this plain annealing.
+It moves one op at a time, to a random place in the order, and minimizes the peak. Roam's annealing
+moves several ops together, aims most moves at buffers that are alive while too many bytes are, and
+searches for an order whose live bytes keep within a given limit. The two share only the arrays, the
+code that measures an order, and the random numbers. Roam's annealing is of use only if it finds
+lower peaks than this plain annealing.
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ from roam.solvers.order.annealing import below, uniform
 from roam.solvers.order.tables import Ints, Tables, measure, measured, tables
 
 MOVES = 200  # number of moves between two looks at the clock, per op of the phase
-HOT, COLD = 0.5, 0.005  # first and last temperature, in mean buffer sizes
+HOT, COLD = 0.5, 0.005  # first and last temperature, as multiples of the mean size of a buffer
 
 
 def plain_annealing(problem: Problem, phase: int, seconds: float = inf) -> list[OpId]:
-    """Returns the best order of a phase found in `seconds`, starting from program order.
+    """Returns the best order of a phase found in `seconds` seconds, starting from program order.
 
-    The seconds are CPU time, so that a busy machine gives this search no less of it.
+    The seconds are CPU time, so that the search takes as many steps on a busy machine.
     """
     arrays = tables(problem, phase)
     ops = problem.phases[phase]
@@ -57,7 +59,7 @@ def wander(
         seed: the seed of the random numbers; positive.
 
     Returns:
-        The lowest peak in bytes, the order with that peak, and the last order.
+        The lowest peak in bytes, the order with that peak, and the last order that was accepted.
     """
     n = len(order)
     random = np.array([seed], np.uint64)

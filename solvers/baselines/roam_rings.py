@@ -7,12 +7,12 @@ A ring is a segment of the forward together with its mirror segment of the backw
 order, the forward segment saves the same tensors for the backward segment. So the two segments of a
 ring are solved separately.
 
-A branch is a set of ops that lead to one gradient, update or running statistic and to nothing else.
-The spine of a phase is its ops outside of branches. A branch runs in the first segment in which all
-its inputs exist. The paper has no such rule for weight updates.
+A branch is the ops that lead to one gradient, weight update or running statistic and to nothing
+else. The spine of a phase is its ops outside of branches. A branch runs in the first segment in
+which all its inputs exist. The paper has no such rule for weight updates.
 
 A segment of more than NODES ops is cut into pieces of program order; there is no tree of tasks as
-in the paper. Each piece is solved by MODeL's integer program (`modelilp.py`), with an equal share
+in the paper. Each piece is solved by MODeL's integer program (`modelilp.py`), in an equal share
 of the time that is left. Written from the paper's description: the authors solve other integer
 programs, with another solver.
 """
@@ -25,14 +25,14 @@ from roam.core.problem import Home, Kind, OpId, Problem
 from roam.solvers.baselines.modelilp import Part, solve
 
 NODES = 60  # limit on the ops of one integer program
-# stands for what an op leads to if that is not exactly one gradient, weight update or statistic
+# value for an op that leads to no gradient, weight update or running statistic, or to more than one
 SEVERAL = -1
 
 
 def roam_rings(problem: Problem, phase: int, seconds: float = 10.0) -> list[OpId]:
-    """Returns an order of a phase, each segment of which is ordered by an integer program.
+    """Returns an order of a phase, after ordering each segment by integer programs.
 
-    Takes about `seconds`, plus the time to build the last integer program.
+    Takes about `seconds` seconds, plus the time to build the last integer program.
     """
     deadline = time.monotonic() + seconds
     first = problem.phases[phase][0] if problem.phases[phase] else 0
@@ -55,9 +55,9 @@ def _pieces(ops: list[OpId]) -> list[list[OpId]]:
 def segments(problem: Problem, phase: int) -> list[list[OpId]]:
     """Cuts a phase into segments at its key points. Each key point begins a segment.
 
-    A key point is an op that is an ancestor or descendant of all others, branches left out (a
-    branch leads to one gradient, update or statistic only). The segments, and the ops in each of
-    them, are in program order.
+    A branch is the ops that lead to one gradient, weight update or running statistic, and to
+    nothing else. A key point is an op that is an ancestor or descendant of every other op outside
+    of branches. The segments, and the ops in each segment, are in program order.
     """
     ops = problem.phases[phase]
     spine = _spine(problem, phase)
@@ -80,11 +80,11 @@ def segments(problem: Problem, phase: int) -> list[list[OpId]]:
 
 
 def key_points(problem: Problem, ops: list[OpId]) -> list[OpId]:
-    """Returns the key points: the ops that are an ancestor or a descendant of every other op.
+    """Returns the key points of `ops`: those that are an ancestor or a descendant of all other ops.
 
-    The op at place k is a key point if every op before it has a successor at a place up to k, and
-    every op after it has a predecessor at place k or later. The time that this function takes is
-    linear in ops and dependencies.
+    The op at place k of `ops` is a key point if every op before it has a successor at a place up to
+    k, and every op after it has a predecessor at place k or later. The time that this function
+    takes is linear in the number of ops and dependencies.
 
     Args:
         problem: the Problem with the dependencies.
@@ -98,10 +98,12 @@ def key_points(problem: Problem, ops: list[OpId]) -> list[OpId]:
     nearest_before = [
         max((place[p] for p in problem.predecessors[i] if p in place), default=-1) for i in ops
     ]
-    farthest = [-1] * (n + 1)  # at k: the last place of a first successor of any op before k
+    # at k: every op before place k has its earliest successor at this place or before it
+    farthest = [-1] * (n + 1)
     for k in range(n):
         farthest[k + 1] = max(farthest[k], nearest_after[k])
-    lowest = [n] * (n + 1)  # at k: the first place of a last predecessor of any op from k on
+    # at k: every op from place k on has its latest predecessor at this place or after it
+    lowest = [n] * (n + 1)
     for k in reversed(range(n)):
         lowest[k] = min(lowest[k + 1], nearest_before[k])
     return [ops[k] for k in range(n) if farthest[k] <= k <= lowest[k + 1]]
@@ -110,7 +112,8 @@ def key_points(problem: Problem, ops: list[OpId]) -> list[OpId]:
 def _spine(problem: Problem, phase: int) -> list[OpId]:
     """Returns the ops of a phase that belong to no branch.
 
-    A branch is ops that lead to one gradient, update or running statistic, and to nothing else.
+    A branch is the ops that lead to one gradient, weight update or running statistic, and to
+    nothing else.
     """
     leads_to: dict[OpId, int] = {}
     for i in reversed(problem.phases[phase]):

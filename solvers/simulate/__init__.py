@@ -1,1 +1,1 @@
-"""Simulators of memory allocators: how many bytes a plan would make them reserve."""
+"""Simulators of memory allocators: they tell how many bytes an allocator reserves for a plan."""

@@ -7,10 +7,11 @@ that is never full. **Not validated on a device.**
     segment   [ block | free | block |    free     ]     one cudaMalloc
                                freed: joins the free blocks beside it
 
-A request is rounded up to 512 bytes. It takes the smallest free block of its pool (of small or of
-large requests) into which it fits. Of equally small blocks it takes the one at the lowest address.
-If the unused part of the block is large enough, it is split off. If no block fits, the allocator
-reserves a new segment. Segments are never returned to the device.
+A request is rounded up to 512 bytes. It takes the smallest free block into which it fits, among the
+blocks for small requests or among those for large requests. Of equally small blocks, it takes the
+block at the lowest address. If the unused part of the block is large enough, it is split off as a
+free block. If no block fits, the allocator reserves a new segment. Segments are never returned to
+the device.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from roam.core.problem import BufferId, OpId, Problem
 @dataclass(eq=False)
 class Chunk:
     """A block of a segment, taken or free, with its neighbours in the segment.
+
+    A segment is device memory that the allocator has reserved by one cudaMalloc.
 
     Attributes:
         address: the address of the block's first byte.
@@ -51,17 +54,17 @@ class CachingAllocator:
 
     Attributes:
         model: the allocator's constants, such as the sizes of its segments.
-        reserved: bytes of all segments.
-        allocated: bytes of all blocks in use; their sizes are rounded up.
-        peak_reserved: the most bytes reserved so far.
-        peak_allocated: the most bytes allocated so far.
+        reserved: the bytes of all segments, which are what the allocator takes from the device.
+        allocated: the bytes of all blocks in use, with sizes rounded up.
+        peak_reserved: the highest value of `reserved` so far.
+        peak_allocated: the highest value of `allocated` so far.
     """
 
     def __init__(self, model: AllocatorModel = CUDA.allocator) -> None:
         self.model = model
         self.reserved = self.allocated = 0
         self.peak_reserved = self.peak_allocated = 0
-        # sorted (size, address) of the free blocks, for small (True) and for large (False) requests
+        # sorted (size, address) of free blocks: at True for small requests, at False for large ones
         self._pools: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
         self._free: dict[int, Chunk] = {}
 
@@ -202,7 +205,7 @@ def reserved(spans: Iterable[Span], persistent: Iterable[int] = (), steps: int =
     for _ in range(steps):
         held: dict[int, Chunk | None] = {}
         for time in sorted(begins.keys() | ends.keys()):
-            for n in ends.get(time, ()):  # ends before begins: spans are half open
+            for n in ends.get(time, ()):  # free first: a request is not held at its end time
                 allocator.free(held.pop(n))
             for n in begins.get(time, ()):
                 held[n] = allocator.malloc(listed[n].size)

@@ -1,9 +1,10 @@
-"""Represents orders in which certain sets are consecutive: PQ-trees (Booth and Lueker 1976).
+"""PQ-trees: represent all orders in which given sets are consecutive (Booth and Lueker 1976).
 
-A tree represents all orders of its leaves that arise from permuting the children of free nodes, and
-reversing the children of ordered nodes. Requiring that a set be consecutive gives another tree. If
-no order of the tree meets the requirement, there is no such tree. Trees are immutable and share
-subtrees. A set of leaves is an integer with one bit for each leaf.
+A tree represents all orders of its leaves that arise from permuting the children of free nodes
+(P-nodes), and from reversing the children of ordered nodes (Q-nodes). Requiring that the leaves of
+a set be consecutive gives another tree, or no tree if no order of the first tree meets the
+requirement. Trees are immutable and share subtrees. A set of leaves is an integer with one bit for
+each leaf.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ class Tree(NamedTuple):
     """A PQ-tree.
 
     Attributes:
-        leaves: the set of its leaves: leaf i is bit i.
-        kind: a hash of the orders that the tree represents. Leaves of equal kind are not told
-            apart.
+        leaves: the set of the tree's leaves: leaf i is bit i.
+        kind: a hash of the orders that the tree represents. Orders that only swap leaves of equal
+            kind count as the same order.
         children: the subtrees; empty for a leaf.
         ordered: whether the children may only be reversed, not permuted.
         freedom: the natural logarithm of the number of orders that the tree represents.
@@ -33,14 +34,14 @@ class Tree(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """The result of `gather`: a set of leaves was made consecutive and replaced by a new tree.
+    """The result of `gather`: a set of leaves was made consecutive and replaced by other leaves.
 
     Attributes:
-        tree: the new tree.
+        tree: the tree after the replacement.
         run: the replaced leaves, as a row of consecutive subtrees.
         beside: a leaf next to the first subtree of `run`; None if `run` may be reversed.
-        chance: the natural logarithm of the share of the old tree's orders in which the set was
-            consecutive.
+        chance: the natural logarithm of a share: that of the orders in which the set was
+            consecutive, among all orders of the tree before the replacement.
     """
 
     tree: Tree
@@ -54,7 +55,7 @@ def leaf(i: int, kind: int) -> Tree:
 
 
 def join(children: Sequence[Tree], *, ordered: bool = False) -> Tree:
-    """Returns a new node with the given trees as its children. Returns a single tree unchanged."""
+    """Returns a tree with the given trees as its children. Returns a single tree unchanged."""
     if len(children) == 1:
         return children[0]
     ordered = ordered and len(children) > 2
@@ -68,7 +69,7 @@ def join(children: Sequence[Tree], *, ordered: bool = False) -> Tree:
 
 
 def frontier(tree: Tree) -> Iterator[int]:
-    """Yields the leaves in one of the tree's orders."""
+    """Yields the leaves of a tree in one of the orders that the tree represents."""
     stack = [tree]
     while stack:
         node = stack.pop()
@@ -79,7 +80,10 @@ def frontier(tree: Tree) -> Iterator[int]:
 
 
 def runs(tree: Tree, some: int) -> list[int]:
-    """Cuts the set `some` of leaves into the largest sets that are consecutive in every order."""
+    """Cuts the set `some` of leaves into sets that are consecutive in every order of the tree.
+
+    The sets are as large as possible.
+    """
     found: list[int] = []
     stack = [tree]
     while stack:
@@ -102,9 +106,9 @@ def runs(tree: Tree, some: int) -> list[int]:
 
 
 def gather(tree: Tree, some: int, new: Tree) -> Gathered | None:
-    """Makes the set `some` of leaves consecutive and replaces it by the tree `new`.
+    """Makes the set `some` of leaves of `tree` consecutive, and replaces it by the tree `new`.
 
-    Returns None if the set is consecutive in no order of the tree.
+    Returns None if the set is consecutive in no order of `tree`.
     """
     path: list[tuple[Tree, int]] = []
     node = tree
@@ -150,7 +154,7 @@ def _rebuilt(
 def _free_row(node: Tree, some: int) -> tuple[list[Tree], list[Tree]] | None:
     """Arranges the children of a free node so that the leaves of the set `some` are consecutive.
 
-    Returns a list of the children without leaves of the set, and a row of subtrees made from all
+    Returns a list of the children that have no leaf of the set, and a row of subtrees made from all
     other children. Returns None if the leaves of the set cannot be consecutive.
     """
     empty, full, partial = _sorted(node, some)
@@ -205,7 +209,11 @@ def _tail(node: Tree, some: int) -> list[Tree] | None:
 
 
 def _sorted(node: Tree, some: int) -> tuple[list[Tree], list[Tree], list[Tree]]:
-    """Returns the children of a node that have no leaf, all leaves, or some leaves in a set."""
+    """Sorts the children of a node by how many of their leaves are in the set `some`.
+
+    Returns three lists: the children with no leaf in the set, the children with all their leaves in
+    the set, and all other children.
+    """
     empty: list[Tree] = []
     full: list[Tree] = []
     partial: list[Tree] = []
@@ -220,7 +228,7 @@ def _sorted(node: Tree, some: int) -> tuple[list[Tree], list[Tree], list[Tree]]:
 
 
 def bits(some: int) -> Iterator[int]:
-    """Yields the members of a set: the numbers of the bits that are 1, lowest first."""
+    """Yields the members of the set `some`: the numbers of its bits that are 1, lowest first."""
     while some:
         yield (some & -some).bit_length() - 1
         some &= some - 1

@@ -1,15 +1,15 @@
 """Branch and bound over skylines: finds a packing within a capacity, or proves that there is none.
 
 The scheme is MiniMalloc's (Moffitt, ASPLOS 2023). It builds packings from the bottom up, in which
-every item (a rectangle) rests on another item or on address 0. It computes a bound in every section
-of time, and solves parts that share no time separately. This search differs from MiniMalloc's in
-three ways:
+every item (a rectangle) rests on another item or on address 0. It computes a lower bound on the
+height in every section of time, and solves parts that share no time separately. This search differs
+from MiniMalloc's in three ways:
 
 1. It branches on the next item in the section of time with the fewest choices (`branching.py`).
    MiniMalloc branches on all buffers by offset.
-2. It remembers failed states.
-3. A failure names the sections that prove it. The search skips the choices that changed none of
-   these sections (conflict-directed backjumping, Prosser 1993).
+2. It remembers the partial packings that failed.
+3. A failure names the sections of time whose heights prove the failure. The search goes back past
+   all choices that changed none of these sections (conflict-directed backjumping, Prosser 1993).
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ from roam.solvers.layout.packing.skyline import (
 )
 
 DOES_NOT_FIT, FITS, UNKNOWN = 0, 1, 2
-# columns of the table of frames: the stack of the search, with a frame for each node on the path
+# columns of the table of frames, the stack of the search; a frame is a node on the search's path
 (
     LO,  # first section of time that the frame packs
-    HI,  # section after the last one that the frame packs
-    NEXT_PART,  # index of the part to pack when the sections of the frame are packed; -1: none
-    PARENT,  # index of the frame to which the search returns after a failure; -1: none
-    SECTION,  # section at which the frame branches
-    WASTE,  # address up to which space is wasted as the last choice; 0: it may not be wasted
+    HI,  # section after the last section of time that the frame packs
+    NEXT_PART,  # index of the part to pack after the sections of the frame; -1: no part is left
+    PARENT,  # index of the frame to which the search returns after a failure; -1: no such frame
+    SECTION,  # section of time at which the frame branches
+    WASTE,  # address up to which the frame's last choice wastes space; 0: space may not be wasted
     AT,  # row of the frame's first untried choice in the table of choices
     END,  # row after the frame's last choice in the table of choices
     TAKEN,  # choice that the frame took last: an item, NOTHING or WASTED
     TRAIL,  # length of the trail (old values of the skyline) when the frame began
-    PARTS,  # length of the list of parts when the frame began
+    PARTS,  # length of the list of parts still to pack when the frame began
 ) = range(11)
-NOTHING, WASTED = -2, -1  # values of TAKEN that are no item: no choice was taken; space was wasted
+NOTHING, WASTED = -2, -1  # values in column TAKEN: no choice was taken yet; space was wasted
 
 
 @compiled
@@ -75,14 +75,15 @@ def search(
         items: the items to pack.
         capacity: the bytes that the packing must keep within.
         rank: by item, its rank; items of low rank are tried first.
-        node_limit: the search gives up after so many nodes.
-        failed: a hash table of failed states, whose length is a power of two. A later call for the
-            same items may use it again.
-        reasons: by row of `failed`, the set of sections that prove the failure.
+        node_limit: limit on the nodes of the search tree, after which the search returns UNKNOWN.
+        failed: a hash table of failed states, filled in by the search; its length is a power of
+            two. A later search for the same items may use the table again.
+        reasons: by row of `failed`, the set of sections of time whose heights prove the failure.
         offsets: by item, its offset in bytes; filled in if a packing is found.
 
     Returns:
-        FITS, DOES_NOT_FIT (proven) or UNKNOWN (the node limit is reached); and the number of nodes.
+        FITS, DOES_NOT_FIT (proven) or UNKNOWN (the node limit is reached); and the number of nodes
+        of the search tree.
     """
     sections, n = len(items.first) - 1, len(items.lower)
     sky = empty_skyline(items)
@@ -138,7 +139,7 @@ def search(
             keys[depth, 0] = key
             why[depth] = 0
             parent = depth
-        while True:  # takes the next choice of the frame `parent`, to which a failure returns
+        while True:  # takes the next choice of frame `parent`; if none is left, of an earlier frame
             if parent < 0:
                 return DOES_NOT_FIT, nodes
             f, reason = frames[parent], why[parent]
@@ -149,7 +150,7 @@ def search(
             to_blame = _touches(items, f, words)
             if to_blame:
                 reason |= words
-            else:  # the failure does not depend on the choice taken: every other one fails too
+            else:  # the failure does not depend on the choice taken: all other choices fail too
                 reason[:] = words
             words[:] = 0
             if to_blame and f[AT] < f[END]:
@@ -179,10 +180,10 @@ def search(
 
 @compiled
 def _first_part(items: Items, sky: Skyline, lo: int, hi: int) -> tuple[int, int]:
-    """Returns the first part of the sections [lo, hi), as (start, end).
+    """Returns (start, end) of the first part of the sections of time [lo, hi).
 
-    A part is a range of sections such that every remaining item lies inside or outside of it. An
-    item remains if it is not placed. Returns (hi, hi) if no item remains.
+    A part is a range of sections such that every item that is not placed lies inside or outside of
+    the range. Returns (hi, hi) if all items are placed.
     """
     b, end = items.first[lo], items.first[hi]
     while b < end and sky.offset[b] != NOWHERE:
@@ -199,9 +200,9 @@ def _first_part(items: Items, sky: Skyline, lo: int, hi: int) -> tuple[int, int]
 
 @compiled
 def _touches(items: Items, frame: Ints, words: Words) -> bool:
-    """Returns whether the choice that a frame took raised a section that `words` marks.
+    """Returns whether the choice that a frame took raised a section in the set `words`.
 
-    Returns True if the frame has taken no choice yet.
+    A frame is a node on the path of the search. Returns True if it has taken no choice yet.
     """
     taken = frame[TAKEN]
     if taken == NOTHING:
@@ -216,7 +217,7 @@ def _touches(items: Items, frame: Ints, words: Words) -> bool:
 
 @compiled
 def _grown(table: NDArray, wanted: int) -> NDArray:  # type: ignore[type-arg]
-    """Returns the table with room for at least `wanted` rows."""
+    """Returns `table`, or a larger copy of it if it has fewer than `wanted` rows."""
     if wanted <= len(table):
         return table
     larger = np.zeros((2 * wanted, table.shape[1]), table.dtype)

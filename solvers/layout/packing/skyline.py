@@ -1,4 +1,4 @@
-"""The skyline of a partial packing: placed items lie below it, all others will lie above.
+"""The skyline of a partial packing: placed items lie below it, all other items will lie above it.
 
 An item is a rectangle: a buffer with its lifetime and its size. Time is cut into sections, in each
 of which the same items are alive:
@@ -6,13 +6,15 @@ of which the same items are alive:
     address
       ^          ____
       |     ____|    |        height   by section: the top of the placed items
-      |    |    |    |__      floor    by section: the lowest address of any remaining item
-      |____|____|____|__|_    lowest   by item: the lowest address that it can have. Remaining
-        s=0   1    2   3               items lie higher: none goes below a placed item
+      |    |    |    |__      floor    by section: the lowest address that an item of it can have,
+      |____|____|____|__|_             among the items that are not placed
+        s=0   1    2   3      lowest   by item: the lowest address that it can have: no item is
+                                       placed below an item that was placed before it
 
-All three only rise, and a trail stores their old values for `undo`. `raise_floor` detects failures:
-in every section it piles up the remaining items, each no lower than its lowest address. If the pile
-exceeds the capacity, no packing above this skyline fits.
+Placing an item can only raise heights, floors and lowest addresses. A trail stores their old values
+for `undo`. `raise_floor` detects failures: in every section it piles up the items that are not
+placed, each no lower than its lowest address. If the pile exceeds the capacity, the partial packing
+cannot be completed within the capacity.
 """
 
 from __future__ import annotations
@@ -27,11 +29,11 @@ from roam.solvers.jit import compiled
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
 NOWHERE = -1  # value of an item's offset if it is not placed, or if it has no fixed offset
-NEVER = 2**62  # value of an address that does not exist
+NEVER = 2**62  # value in place of an address, if no address is possible
 
 
 class Items(NamedTuple):
-    """The items (rectangles to place), in the order of their first section of time.
+    """The items (rectangles to place), sorted by the first section of time that each covers.
 
     An item covers the sections [lower, upper). Sizes, alignments and fixed offsets are in bytes.
     """
@@ -42,25 +44,25 @@ class Items(NamedTuple):
     align: Ints
     fixed: Ints
     obstacles: Ints  # the items that have a fixed offset
-    first: Ints  # by section s: the first item with lower >= s
-    reaching: Ints  # by section s: the first item with upper > s
+    first: Ints  # by section s: the index of the first item with lower >= s
+    reaching: Ints  # by section s: the index of the first item with upper > s
     cover_start: Ints  # cover[cover_start[s] : cover_start[s + 1]] are the items alive in section s
     cover: Ints
-    twin: Ints  # by item: an equal item that has to be placed before it; NOWHERE if there is none
+    twin: Ints  # by item: an equal item that must be placed before this one; NOWHERE if none must
     key: Words  # random 64-bit numbers to hash states: one for each section, then one for each item
 
 
 class Skyline(NamedTuple):
     height: Ints
     floor: Ints
-    load: Ints  # by section: the bytes of the items in it that are not placed
+    load: Ints  # by section: the bytes of the section's items that are not placed
     offset: Ints
     lowest: Ints
 
 
 class Scratch(NamedTuple):
     stack: Ints  # working memory of `_pile` (items) and of `choose_section` (counts by section)
-    words: Words  # the set of sections that prove the last failure: one bit for each section
+    words: Words  # set of the sections whose heights prove the last failure: one bit for each
 
 
 @compiled
@@ -116,7 +118,10 @@ def mark(words: Words, s: int) -> None:
 
 @compiled
 def blame(items: Items, sky: Skyline, b: int, words: Words) -> None:
-    """Marks, in `words`, the highest section under item `b`, below whose top `b` cannot lie."""
+    """Adds to the set `words` the highest of the sections that item `b` covers.
+
+    It is the section that keeps item `b` from lying lower.
+    """
     best = items.lower[b]
     for s in range(items.lower[b] + 1, items.upper[b]):
         if sky.height[s] > sky.height[best]:
@@ -131,8 +136,8 @@ def raise_floor(
 ) -> tuple[int, bool]:  # fmt: skip
     """Updates floors and lowest addresses after sections [left, right) have risen to one height.
 
-    The lowest address of an item is the lowest that it can have. The floor of a section is the
-    lowest address of its items that are not placed.
+    The lowest address of an item is the lowest address that it can have above the placed items. The
+    floor of a section is the least of the lowest addresses of its items that are not placed.
 
     Args:
         items: the items.
@@ -142,8 +147,8 @@ def raise_floor(
         right: the section after the last one that has risen.
         trail: old values of the skyline, which `undo` restores; new entries are added.
         top: the length of the trail.
-        scratch: working memory. After a failure, `scratch.words` marks the sections whose heights
-            prove it.
+        scratch: working memory. If the items do not fit, the sections whose heights prove that are
+            added to the set `scratch.words`.
 
     Returns:
         The new length of the trail, and whether the items that are not placed may still fit.
@@ -178,12 +183,13 @@ def raise_floor(
 
 @compiled
 def _pile(items: Items, sky: Skyline, capacity: int, s: int, scratch: Scratch) -> int:
-    """Returns the lowest address of any remaining item of section s; NEVER if they do not fit.
+    """Returns the lowest address at which an item of section s that is not placed can lie.
 
     Piles up the items that are not placed, each no lower than its lowest address. The pile is
     lowest if the items are in the order of these addresses, as jobs with release dates on one
-    machine. If the pile exceeds the capacity, the items above its last gap prove that. For each of
-    these items, the section that keeps it from lying lower is marked in `scratch.words`.
+    machine. Returns NEVER if the pile exceeds the capacity. The items above the pile's last gap
+    prove that: for each of these items, the section that keeps the item from lying lower is added
+    to the set `scratch.words`.
     """
     stack = scratch.stack
     k = 0
@@ -213,7 +219,7 @@ def _pile(items: Items, sky: Skyline, capacity: int, s: int, scratch: Scratch) -
 
 @compiled
 def undo(items: Items, sky: Skyline, trail: Ints, top: int, down_to: int) -> int:
-    """Restores the skyline as it was when the trail had length `down_to`. Returns that length."""
+    """Restores the skyline as it was when the trail had length `down_to`. Returns `down_to`."""
     sections, n = len(sky.floor), len(sky.offset)
     while top > down_to:
         top -= 1

@@ -1,22 +1,23 @@
 """Packs without waste: goes through time once, and keeps all orders of addresses that are possible.
 
-If every address is taken at all times, buffers that begin lie where others end:
+A buffer is a rectangle: its sides are its lifetime and its size. If every address is taken at all
+times, the rectangles that begin at a time lie where rectangles end at that time:
 
-    address    |   a   |--d--      a and b end where d and e begin: a group, {a, b | d, e}
-        ^      |-------|  e        of equal total size on both sides
-        |      |   b   |  e
+    address    |   a   |--d--      a and b end where d and e begin: the group {a, b | d, e}
+        ^      |-------|  e        of rectangles that end, and of rectangles of the same total
+        |      |   b   |  e        size that take their addresses
         |      |-------|-----
                    c               c lives on
 
-The ending buffers of a group are consecutive in the order of addresses. A hole, which no buffer
+The ending rectangles of a group are consecutive in the order of addresses. A hole, which no buffer
 uses, is treated as one more rectangle.
 
-In this file the *dead* of a time are the rectangles that end at it, and the *born* those that begin
-at it. A PQ-tree represents all orders of addresses that are possible so far: the dead of a group
-become consecutive, and the born of the group take their place in any order. If the groups are
-known, no choice is left. Sizes mostly determine the groups, since few sums of sizes are equal by
-chance. If there are several ways to form groups, a beam search follows those that are most likely
-right. So a failure proves nothing.
+In this file, the *dead* of a time are the rectangles that end at that time, and the *born* are the
+rectangles that begin at it. A PQ-tree represents all orders of addresses that are possible so far:
+the dead of a group become consecutive, and the born of the group take their place in any order. If
+the groups are known, no choice is left. Sizes mostly determine the groups, since few sums of sizes
+are equal by chance. If there are several ways to form groups, a beam search follows the ways that
+are most likely right. So a sweep that fails does not prove that no packing exists.
 """
 
 from __future__ import annotations
@@ -33,18 +34,23 @@ from roam.solvers.layout.packing.instance import load_changes
 from roam.solvers.layout.packing.pq_tree import Tree, bits, frontier, gather, join, leaf, runs
 from roam.solvers.work import Work
 
-SUBSETS = 4096  # limit on the subsets of ending (or of beginning) rectangles tried at one time
-TRIES = 16  # limit on attempts to group ending with beginning rectangles, per way to be found
-PAIRS, GROUPS = 4096, 64  # limits on the groups of rectangles looked at, and kept, at one time
-A_WAY = 100_000  # units of work to follow one partial packing over one time; measured: 40 to 400 µs
+# limit on the subsets of the rectangles that end at one time, and of those that begin at that time
+SUBSETS = 4096
+# limit on the guesses how to group ending with beginning rectangles, per partial packing to return
+TRIES = 16
+# A group is rectangles that end at one time, and rectangles of the same total size that begin then.
+# PAIRS: limit on the groups scored at one time; GROUPS: limit on the groups kept of these
+PAIRS, GROUPS = 4096, 64
+# units of work to continue one partial packing from one time to the next; measured: 40 to 400 µs
+A_WAY = 100_000
 
 
 class _Step(NamedTuple):
     """One replacement: rectangles that end were replaced by others that begin at the same time.
 
     Attributes:
-        before: the previous replacement on the same way to pack; None if this is the first.
-        run: the rectangles that end, as subtrees in their order of addresses.
+        before: the replacement before this one in the same partial packing; None for the first.
+        run: the rectangles that end, as a row of subtrees (PQ-trees) in the order of addresses.
         beside: a rectangle next to the first subtree of `run`; None if `run` may be reversed.
         born: the set of the rectangles that begin: bit i is rectangle i.
     """
@@ -56,12 +62,13 @@ class _Step(NamedTuple):
 
 
 class _Way(NamedTuple):
-    """One way to pack all rectangles that begin up to some time.
+    """A way to pack all rectangles that begin up to some time: a partial packing.
 
     Attributes:
         score: the natural logarithm of how likely it is that the way leads to a packing.
         tree: the possible orders of addresses of the rectangles that are alive at that time.
-        steps: the last replacement on the way, which links to all replacements before it.
+        steps: the last replacement of rectangles that ended by rectangles that began, which links
+            to all replacements before it.
     """
 
     score: float
@@ -73,10 +80,12 @@ class _Group(NamedTuple):
     """A guess at a group: rectangles that end, and rectangles of the same total size that begin.
 
     Attributes:
-        score: how likely the guess is right, as a logarithm; added to the score of a way.
-        dead: the group's parts of the rectangles that end: bit i is part i. A part is rectangles
-            that are consecutive in every possible order of addresses.
-        born: the group's rectangles that begin: bit i is the i-th one that begins at this time.
+        score: the natural logarithm of how likely the guess is right; added to the score of the
+            partial packing (`_Way`).
+        dead: the parts of which the group's ending rectangles consist: bit i is part i. A part is
+            ending rectangles that are consecutive in every possible order of addresses.
+        born: the group's beginning rectangles: bit i is the i-th rectangle that begins at this
+            time.
     """
 
     score: float
@@ -94,19 +103,19 @@ def sweep(
 ) -> tuple[list[int] | None, int]:
     """Searches for a packing within the capacity, by going through time once (a beam search).
 
-    The space that the packing leaves empty is chosen beforehand (`holes`). Ignores alignment and
-    fixed offsets.
+    Treats the space that stays empty as further rectangles: `holes` chooses their times and sizes
+    before the search, and the search chooses their addresses. Ignores alignments and fixed offsets.
 
     Args:
         rects: the rectangles, all with sizes above 0.
         capacity: the bytes that the packing must keep within.
-        beam: the most ways to pack that are followed from one time to the next time.
-        node_limit: the search gives up after so many nodes.
+        beam: limit on the partial packings that are kept at one time.
+        node_limit: limit on the nodes, after which the sweep returns None. A node continues one
+            partial packing from one time to the next.
         work: limits the search; unlimited if left out.
 
     Returns:
-        The offsets in bytes, or None if none are found; and the number of nodes: ways that were
-        followed, each counted once for every time that it was followed over.
+        The offsets in bytes, or None if no packing is found; and the number of nodes.
     """
     work = work or Work()
     try:
@@ -140,11 +149,12 @@ def sweep(
 
 
 def holes(rects: Sequence[Rect], capacity: int, work: Work | None = None) -> list[Rect]:
-    """Returns the holes: rectangles that fill the space between load and capacity at all times.
+    """Returns holes: rectangles whose sizes add up to the capacity minus the load at each time.
 
-    If the load falls at some time, a hole begins. If the load rises, holes end whose total size is
-    the rise. If no holes have that total size, the largest holes end, and what is left of the last
-    hole that ends begins as a new hole.
+    The load is the bytes of the given rectangles that are alive. If the load falls at some time, a
+    hole begins. If the load rises, holes end whose total size is the rise. If no holes have that
+    total size, the largest holes end, until they have at least that total size. The excess begins
+    as a new hole.
 
     Raises:
         TimeoutError: the work is spent before all holes are found.
@@ -175,13 +185,14 @@ def holes(rects: Sequence[Rect], capacity: int, work: Work | None = None) -> lis
 
 
 class _Groups:
-    """Guesses which rectangles that begin at a time take the place of which ones that end then.
+    """Guesses which beginning rectangles take the addresses of which ending rectangles.
 
-    A group is rectangles that end (dead) and rectangles that begin (born) in their place, of equal
-    total size. Two sums of sizes are equal by chance once in exp(`sums`) cases. So a group is
-    likely right if few other subsets have its size. Rectangles begin or end at few of all possible
-    times: at a share of exp(`together`). So it is rare that two groups change at the same time by
-    chance, or that rectangles of different groups end at the same time.
+    A group is rectangles that end at a time (dead), and rectangles of the same total size that
+    begin at that time in their place (born). Two sums of sizes are equal by chance once in
+    exp(`sums`) cases. So a guessed group is likely right if few other subsets of rectangles have
+    its total size. Rectangles begin or end at few of all possible times: at a share of
+    exp(`together`). So it is rare that two groups are replaced at the same time by chance, or that
+    rectangles of different groups end at the same time by chance.
     """
 
     def __init__(
@@ -203,13 +214,13 @@ class _Groups:
     def replaced(
         self, way: _Way, dead: Sequence[int], born: Sequence[int], limit: int
     ) -> list[_Way]:
-        """Returns the ways on which the rectangles that end are replaced by those that begin.
+        """Continues a partial packing: replaces the rectangles that end by those that begin.
 
         Args:
-            way: the way to pack all rectangles that began before.
+            way: the partial packing of all rectangles that began before.
             dead: the rectangles that end now.
             born: the rectangles that begin now.
-            limit: the most ways that are returned: the ways of the highest scores.
+            limit: limit on the partial packings returned: those of the highest scores.
         """
         parts = runs(way.tree, sum(1 << i for i in dead))
         all_dead, all_born = (1 << len(parts)) - 1, (1 << len(born)) - 1
@@ -225,10 +236,11 @@ class _Groups:
             return _Way(way.score + group.score + found.chance, found.tree, step)
 
         def go_on(way: _Way, dead: int, born: int, start: int) -> Iterator[_Way | None]:
-            """Yields ways to replace the sets `dead` and `born`: as one group, or as several.
+            """Yields partial packings that replace the set `dead` by the set `born`.
 
-            If there are several groups, the first one is in `groups` at index `start` or later.
-            Yields None for a group whose ending rectangles cannot be consecutive.
+            Replaces the sets as one group, or as several groups one after another. The first of
+            several groups is in the list `groups` at index `start` or later. Yields None for a
+            group whose ending rectangles cannot be consecutive.
             """
             yield put(way, _Group(0.0, dead, born))
             for k in range(start, len(groups)):
@@ -246,11 +258,13 @@ class _Groups:
     def groups(self, way: _Way, parts: Sequence[int], born: Sequence[int]) -> list[_Group]:
         """Returns the possible groups of rectangles that end and begin now, the best score first.
 
-        At most GROUPS are returned. The group of all rectangles is not among them.
+        Returns at most GROUPS groups, none of which contains all rectangles that end or all
+        rectangles that begin.
 
         Args:
-            way: the way to pack all rectangles that began before.
-            parts: sets of rectangles that end now; each is consecutive in every order of the way.
+            way: the partial packing of all rectangles that began before.
+            parts: sets of rectangles that end now. Each set is consecutive in every order of
+                addresses that is possible in the partial packing.
             born: the rectangles that begin now.
         """
         found = islice(self.equal(parts, born), PAIRS)
@@ -263,9 +277,10 @@ class _Groups:
         return [group for _, group in nlargest(GROUPS, possible)]
 
     def equal(self, parts: Sequence[int], born: Sequence[int]) -> Iterator[_Group]:
-        """Yields groups: parts that end and rectangles that begin, whose total sizes are equal.
+        """Yields groups: ending parts and beginning rectangles, whose total sizes are equal.
 
-        The groups with the fewest parts come first.
+        A part is ending rectangles that are consecutive in every possible order of addresses.
+        Groups with fewer parts come first.
         """
         ends: dict[int, int] = {}
         for i, b in enumerate(born):
@@ -281,9 +296,9 @@ class _Groups:
                     yield _Group(score, some, come)
 
 
-@lru_cache(maxsize=1)  # one entry: at one time, the sizes are the same for all ways to pack
+@lru_cache(maxsize=1)  # one entry: all partial packings ask for the same sizes at one time
 def _by_sum(sizes: tuple[int, ...]) -> dict[int, list[tuple[int, int]]]:
-    """Returns, by sum of sizes, the subsets with that sum: (number of members, members as bits)."""
+    """Returns, by sum of sizes, the subsets of that sum: (number of members, members as bits)."""
     found: dict[int, list[tuple[int, int]]] = {}
     for n, some, total in _subsets(sizes):
         found.setdefault(total, []).append((n, some))
@@ -303,10 +318,10 @@ def _subsets(sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
 
 
 def _offsets(way: _Way, sizes: Sequence[int]) -> list[int]:
-    """Returns the offset in bytes of every rectangle on a way to pack, by index.
+    """Returns the offset in bytes, by index, of every rectangle that a way to pack contains.
 
-    Goes back in time from the last replacement. The rectangles that ended in a replacement lie
-    where the rectangles that began in it lie.
+    Goes back in time from the last replacement of rectangles that ended by rectangles that began:
+    the former lie where the latter lie.
     """
     offsets = [0] * len(sizes)
 
