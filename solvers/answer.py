@@ -13,15 +13,15 @@ class Outcome(StrEnum):
     """How a search ended.
 
     A search for the order with the lowest peak, or for the lowest packing, ends with OPTIMAL or
-    FEASIBLE. A search that is given the highest peak, or the greatest height of a packing, that is
-    allowed ends with FITS, DOES_NOT_FIT or UNKNOWN.
+    FEASIBLE. A search for any order whose peak, or any packing whose height, is at most a given
+    number of bytes ends with FITS, DOES_NOT_FIT or UNKNOWN.
     """
 
     OPTIMAL = "OPTIMAL"  # proven: no order has a lower peak, or no packing is lower
     FEASIBLE = "FEASIBLE"  # an order or packing was found, but not proven to be the best
     FITS = "FITS"  # found an order or a packing that takes no more bytes than allowed
     DOES_NOT_FIT = "DOES_NOT_FIT"  # proven: every order, or packing, takes too many bytes
-    UNKNOWN = "UNKNOWN"  # cut short: nothing that fits was found, and nothing was proven
+    UNKNOWN = "UNKNOWN"  # the search was cut short: it found nothing that fits, and proved nothing
 
 
 @dataclass(frozen=True)

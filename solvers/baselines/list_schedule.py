@@ -61,12 +61,14 @@ class ListSchedule:
 
 
 def schedule(problem: Problem, phase: int, rank: Callable[[ListSchedule, OpId], Any]) -> list[OpId]:
-    """Returns an order of a phase: of the ops whose predecessors have run, the lowest rank is next.
+    """Returns an order of a phase that always runs the ready op of the lowest rank next.
+
+    An op is ready if its predecessors have run.
 
     Args:
         problem: the Problem that has the phase.
         phase: the index of the phase.
-        rank: returns the rank of an op that could run next, given the state of the schedule.
+        rank: returns the rank of a ready op, given the state of the schedule.
     """
     state = ListSchedule(problem, phase)
     order: list[OpId] = []

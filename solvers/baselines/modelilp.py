@@ -52,7 +52,7 @@ class Part:
 
     @cached_property
     def first(self) -> dict[OpId, int]:
-        """By op, the earliest timestep that the longest path of ops before it allows."""
+        """By op, the earliest timestep that the longest path of ops before the op allows."""
         first = dict.fromkeys(self.ops, 0)
         for i in self.ops:
             for s in self.problem.successors[i]:
@@ -62,7 +62,7 @@ class Part:
 
     @cached_property
     def last(self) -> dict[OpId, int]:
-        """By op, the latest timestep that the longest path of ops after it allows."""
+        """By op, the latest timestep that the longest path of ops after the op allows."""
         last = dict.fromkeys(self.ops, len(self.ops) - 1)
         for i in reversed(self.ops):
             for p in self.problem.predecessors[i]:

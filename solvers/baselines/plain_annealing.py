@@ -26,7 +26,8 @@ HOT, COLD = 0.5, 0.005  # first and last temperature, as multiples of the mean s
 def plain_annealing(problem: Problem, phase: int, seconds: float = inf) -> list[OpId]:
     """Returns the best order of a phase found in `seconds` seconds, starting from program order.
 
-    The seconds are CPU time, so that the search takes as many steps on a busy machine.
+    The seconds are CPU time, so that the search takes as many steps on a busy machine as on an idle
+    one.
     """
     arrays = tables(problem, phase)
     ops = problem.phases[phase]

@@ -25,7 +25,7 @@ from roam.core.problem import Home, Kind, OpId, Problem
 from roam.solvers.baselines.modelilp import Part, solve
 
 NODES = 60  # limit on the ops of one integer program
-# value for an op that leads to no gradient, weight update or running statistic, or to more than one
+# value of `leads_to` for an op that leads to no gradient, update or statistic, or to more than one
 SEVERAL = -1
 
 
@@ -98,11 +98,11 @@ def key_points(problem: Problem, ops: list[OpId]) -> list[OpId]:
     nearest_before = [
         max((place[p] for p in problem.predecessors[i] if p in place), default=-1) for i in ops
     ]
-    # at k: every op before place k has its earliest successor at this place or before it
+    # at k: the greatest place, over all ops before place k, of the op's earliest successor
     farthest = [-1] * (n + 1)
     for k in range(n):
         farthest[k + 1] = max(farthest[k], nearest_after[k])
-    # at k: every op from place k on has its latest predecessor at this place or after it
+    # at k: the least place, over all ops from place k on, of the op's latest predecessor
     lowest = [n] * (n + 1)
     for k in reversed(range(n)):
         lowest[k] = min(lowest[k + 1], nearest_before[k])

@@ -75,10 +75,10 @@ def lay_out(
     Args:
         problem: the step.
         order: all ops, in the order in which they run.
-        reuse: maps a buffer to the dying buffer whose memory the new buffer takes over.
+        reuse: maps each buffer that is written over a dying buffer to that dying buffer.
         limit: the highest peak that the layout may have, in bytes.
         hold: whether the arena is one block that is kept between steps. Such an arena contains all
-            buffers that may lie in an arena, or none if all of them would exceed the limit.
+            buffers that may lie in an arena, or none if the peak would then exceed the limit.
         work: limits the search. An attempt at a layout is dropped if it is not finished when the
             work is spent. Unlimited if left out.
     """

@@ -29,7 +29,7 @@ from roam.solvers.work import Work
 
 # A_ROUND: units of work of a round of evictions, for each placed buffer and each time of the step
 # A_SECTION: units of work to lower the waste of one section (a future block) at one time
-# AN_ITEM: further units per buffer of all sections held then, and per time the section is held
+# AN_ITEM: further units to lower it, per buffer in a section held at that time, and per time held
 A_ROUND, A_SECTION, AN_ITEM = 60, 50_000, 4
 STRETCH = 512  # number of neighbouring times for which `_Worst` stores their highest value
 
@@ -101,7 +101,7 @@ class _Waste:
         np.subtract.at(change, table.lower, sizes)
         np.add.at(change, table.upper, sizes)
         self.excess = _Worst(change.cumsum()[:-1] - room)
-        # by section, its first time; shifted by `span` for each piece of addresses below its piece
+        # `begins`: by section, its first time, plus `span` for each piece of addresses below it
         self.pieces, self.span = int(sections.piece[-1]) + 1, len(room) + 1
         self.begins = sections.lower + sections.piece * self.span
 
@@ -177,7 +177,7 @@ class _Waste:
 class _Worst:
     """A curve of bytes by time, which can be lowered and knows the time of its highest value.
 
-    Stores the highest value of each stretch of STRETCH times, so that few values are compared.
+    Stores the highest value of every STRETCH neighbouring times, to find the highest of all fast.
     """
 
     def __init__(self, curve: Ints) -> None:

@@ -19,7 +19,7 @@ from roam.solvers.work import Work
 
 # measured units of work: A_RECT to place one rectangle, however long it is alive
 # A_NODE: further units for each tree node (`occupied.py`) that the rectangle's lifetime touches
-# A_SPAN: further units for each span of addresses that is taken in these nodes
+# A_SPAN: further units for each span of addresses taken during the rectangle's lifetime
 A_RECT, A_NODE, A_SPAN = 10_000, 1_000, 200
 
 

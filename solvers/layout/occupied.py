@@ -52,7 +52,7 @@ class Occupied:
         self.through: defaultdict[Node, Borders] = defaultdict(list)
         self.within: defaultdict[Node, Borders] = defaultdict(list)
         width = len(self.section)
-        # by level of the tree, from the leaves up: the level's first node; then the root plus 1
+        # by level of the tree, leaves first: the number of the level's first node; then root + 1
         self.first = [0]
         while width > 1:
             self.first.append(self.first[-1] + width)
@@ -67,7 +67,7 @@ class Occupied:
         """
         whole: list[Node] = []
         part: list[Node] = []
-        # first and last node of the level that the lifetime touches: at the leaves, sections
+        # first and last node of a level that the lifetime touches; the lowest level is the sections
         begin, end = self.section[lower], self.section[upper] - 1
         low, high = begin, end + 1  # [low, high): nodes of the level that are covered as a whole
         for first in self.first[:-1]:
@@ -90,7 +90,7 @@ class Occupied:
         return whole, part
 
     def take(self, nodes: Nodes, bottom: int, top: int) -> None:
-        """Marks the addresses [bottom, top) as taken during the lifetime that has these nodes."""
+        """Marks the addresses [bottom, top) as taken during the lifetime that covers `nodes`."""
         if bottom == top:
             return
         whole, part = nodes
@@ -120,5 +120,5 @@ class Occupied:
 def _unite(borders: Borders, bottom: int, top: int) -> None:
     """Adds the addresses [bottom, top) to the set of addresses `borders`."""
     i, j = bisect_left(borders, bottom), bisect_right(borders, top)
-    # `bottom` (or `top`) is no border of the new set if i (or j) is odd: it lies in an old span
+    # if i is odd, `bottom` lies in a span of the old set, so no span begins there (as for j, `top`)
     borders[i:j] = ([] if i % 2 else [bottom]) + ([] if j % 2 else [top])

@@ -23,7 +23,7 @@ from roam.solvers.work import Work
 # limit on the bytes that gaps between saved tensors add to the peak, as a share of the live peak
 STAGGER_SHARE = 0.001
 
-Over = dict[BufferId, BufferId]  # maps a buffer to the dying buffer whose memory it takes over
+Over = dict[BufferId, BufferId]  # maps a buffer to the dying buffer over which it is written
 
 
 class Placement(Protocol):
@@ -78,7 +78,7 @@ class SavedBlocks:
             including dead buffers that it has not freed. Has entries only for the first phases,
             whose order is fixed.
         blocking: the largest size of a block, and the gap to leave above a saved tensor.
-        sharing: ops from which Inductor can generate one function for neighbouring ops.
+        sharing: ops that Inductor can generate as one function together with neighbouring ops.
     """
 
     held: Sequence[int] = ()

@@ -44,7 +44,7 @@ from roam.solvers.work import Work
 
 # numbers of pieces to try, into which the stack of saved buffers is cut
 CUTS = (1, 2, 4, 8, 16, 32, 64)
-# least bytes of all saved buffers together for which blocks are tried: fewer fit into one segment
+# least bytes of all saved buffers for blocks to be tried: fewer fit into one allocator segment
 WORTH = CUDA.allocator.large_segment
 AN_OP = 20_000  # measured units of work, per op of the step, to simulate the caching allocator
 
@@ -66,7 +66,7 @@ def stack_saved(
     Args:
         problem: the step.
         order: all ops, in the order in which they run.
-        reuse: maps a buffer to the dying buffer whose memory the new buffer takes over.
+        reuse: maps each buffer that is written over a dying buffer to that dying buffer.
         held: by time of the forward, the bytes that are allocated while an op runs if there are no
             blocks. They may be more than the live bytes. Times of the backward have no entries.
         limit: the highest peak that the layout may have, in bytes.
@@ -119,7 +119,7 @@ def simulate(
     Args:
         problem: the step.
         order: all ops, in the order in which they run.
-        reuse: maps a buffer to the dying buffer whose memory the new buffer takes over.
+        reuse: maps each buffer that is written over a dying buffer to that dying buffer.
         offsets: maps each buffer that lies in a block to its offset in the arena, in bytes.
         blocks: the blocks of the layout.
     """

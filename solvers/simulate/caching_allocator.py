@@ -37,8 +37,8 @@ class Chunk:
         size: the size of the block, in bytes.
         small: whether the block belongs to the pool of small requests.
         free: whether no request holds the block.
-        below: the block before this block in the segment; None if this one is the first.
-        above: the block after this block in the segment; None if this one is the last.
+        below: the block before this block in the segment; None for the first block.
+        above: the block after this block in the segment; None for the last block.
     """
 
     address: int
@@ -172,7 +172,7 @@ def requests(
     Args:
         problem: the step.
         order: all ops, in the planned order.
-        reuse: maps a buffer to the dying buffer whose memory it is written over.
+        reuse: maps each buffer that is written over a dying buffer to that dying buffer.
         placed: the buffers that lie in blocks.
         blocks: the blocks of the plan.
     """

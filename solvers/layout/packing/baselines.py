@@ -22,7 +22,7 @@ BY_NAME = {fit.name: fit for fit in FITS}
 def tflite(rects: Sequence[Rect]) -> Offsets:
     """Places rectangles by decreasing size, each into the tightest gap into which it fits.
 
-    "Greedy by size" of Pisarchyk and Lee (arXiv 2001.03288, section 5.2).
+    This is "greedy by size" of Pisarchyk and Lee (arXiv 2001.03288, section 5.2).
     """
     return place(rects, BY_NAME["best fit by size"])
 
@@ -30,8 +30,8 @@ def tflite(rects: Sequence[Rect]) -> Offsets:
 def xla(rects: Sequence[Rect]) -> Offsets:
     """Packs twice by best fit, and returns the lower packing.
 
-    One packing places the largest rectangle first, the other the longest-lived one. So does XLA's
-    `ChooseBestHeapAlgorithm` with its `GlobalDecreasingSizeBestFitHeap`.
+    The first packing places the largest rectangle first, the second one the longest-lived
+    rectangle. XLA's `ChooseBestHeapAlgorithm` does the same with `GlobalDecreasingSizeBestFitHeap`.
     """
     by_lifetime = place(rects, BY_NAME["best fit by lifetime"])
     return min(tflite(rects), by_lifetime, key=lambda offsets: height(rects, offsets))
@@ -55,7 +55,7 @@ def tvm(rects: Sequence[Rect]) -> Offsets:
 
     The first order has the largest buffer first. A step picks a buffer that reaches the top of the
     arena, and swaps its place in the order with that of a buffer alive at the same time. A step
-    that makes the arena higher is kept with a probability of 5 %.
+    that makes the arena higher is kept with a probability of 5 %, any other step always.
     """
     choose = random.Random(0)
     order = sorted(range(len(rects)), key=lambda i: (-rects[i].size, rects[i].lower))

@@ -167,9 +167,10 @@ def waste_to(items: Items, sky: Skyline, s: int) -> int:
 
 @compiled
 def explain_choices(items: Items, sky: Skyline, capacity: int, s: int, words: Words) -> None:
-    """Adds to the set `words` the sections whose heights rule out every choice that is not listed.
+    """Adds to the set `words` the sections whose heights rule out all choices but those tried.
 
-    A choice is to place an item next in section s, or to waste the space on the floor of s.
+    A choice is to place an item next in section s, or to waste the space on the floor of s. The
+    search tries the items of `list_choices`, and to waste space if the items of s then still fit.
     """
     mark(words, s)
     left, right = s, s + 1  # [left, right): sections of the items that can lie on the floor of s

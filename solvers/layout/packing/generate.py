@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from roam.solvers.layout.greedy_fits import Rect
 
-GRAIN = 64  # number of bytes of which the sizes of all rectangles are multiples
+GRAIN = 64  # unit of sizes, in bytes: the size of every rectangle is a multiple of it
 PINWHEELS = 0.2  # share of the cuts that make a pinwheel: five rectangles around a centre
 
 

@@ -15,8 +15,7 @@ from roam.solvers.layout.greedy_fits import Rect
 from roam.solvers.work import Work
 
 Line = tuple[int, int, int]  # (address, start time, end time) of a line of the skyline
-# measured units of work of a step (one rectangle is placed, or one line rises): A_STEP, and A_RECT
-# for each rectangle that is not placed before the step
+# measured units of work of one step: A_STEP, plus A_RECT per rectangle not placed before the step
 A_STEP, A_RECT = 2_000, 100
 
 

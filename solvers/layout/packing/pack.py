@@ -47,15 +47,16 @@ from roam.solvers.work import Work
 # limit on the nodes of the shortest branch and bound search: NODES, plus NODES_AN_ITEM per item
 NODES, NODES_AN_ITEM = 500, 4
 # A pair is an item (a rectangle) and a section of time in which the item is alive.
-# A_NODE: units of work of a node of the search, plus A_TOUCH for each pair
-# A_TABLE_TOUCH: units of work to build the tables of the search, for each pair
+# A_NODE: units of work of a node of the search, plus A_TOUCH units for each such pair
+# A_TABLE_TOUCH: units of work to build the tables of the search, for each such pair
 A_NODE, A_TOUCH, A_TABLE_TOUCH = 10_000, 10, 100
 REMEMBERED = 2**26  # limit on the bytes of the table in which the search keeps failed states
-# exponents (p, q): a search tries items by decreasing size^p × lifetime^q, with one pair a restart
+# exponents (p, q), used in turn: a search tries items by decreasing size^p × lifetime^q
 RANKS: tuple[tuple[float, float], ...] = ((1, 0.3), (1, 1), (0.3, 1))
-NOISE = 0.3  # standard deviation of the noise on log(size^p × lifetime^q) once all RANKS were used
-WASTE = 0.1  # limit on the share of bytes × times left empty, above which no sweep is tried
-# beam widths of sweeps: NARROW before the first search, WIDE after each of the first two searches
+# standard deviation of the noise on log(size^p × lifetime^q), once every (p, q) has been used
+NOISE = 0.3
+WASTE = 0.1  # limit on the empty share of a packing's bytes × times, above which no sweep is tried
+# beam widths of sweeps: NARROW before the branch and bound searches, WIDE after the first two
 NARROW, WIDE = (1, 4, 16), (64, 256)
 
 
@@ -232,10 +233,10 @@ class _Packer:
 
     @property
     def sweepable(self) -> bool:
-        """Whether sweeps are tried: at most a share WASTE of the space would be empty at the goal.
+        """Whether sweeps are tried: a packing as high as the goal would leave little space empty.
 
-        The space is bytes times time. A sweep can choose any offsets, so no sweep is tried if fixed
-        offsets or alignments restrict the offsets.
+        Space is bytes times time; little is a share of at most WASTE. A sweep ignores alignments
+        and fixed offsets, so no sweep is tried if these matter.
         """
         used = sum(map(area, self.rects))
         span = max(r.upper for r in self.rects) - min(r.lower for r in self.rects)
@@ -292,7 +293,7 @@ class _Packer:
     def above(self, size: int) -> int:
         """Returns the next multiple of the granule above `size` bytes.
 
-        The height of the lowest packing is a multiple of the granule.
+        The granule is a number of bytes of which the height of the lowest packing is a multiple.
         """
         return (size // self.granule + 1) * self.granule
 

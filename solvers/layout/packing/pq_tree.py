@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 
 class Tree(NamedTuple):
-    """A PQ-tree.
+    """A PQ-tree: represents a set of orders of its leaves.
 
     Attributes:
         leaves: the set of the tree's leaves: leaf i is bit i.
@@ -154,6 +154,7 @@ def _rebuilt(
 def _free_row(node: Tree, some: int) -> tuple[list[Tree], list[Tree]] | None:
     """Arranges the children of a free node so that the leaves of the set `some` are consecutive.
 
+    The children of a free node may be permuted.
     Returns a list of the children that have no leaf of the set, and a row of subtrees made from all
     other children. Returns None if the leaves of the set cannot be consecutive.
     """
@@ -181,9 +182,9 @@ def _ordered_row(node: Tree, some: int) -> tuple[list[Tree], list[Tree]] | None:
 
 
 def _tail(node: Tree, some: int) -> list[Tree] | None:
-    """Returns a node as a row of subtrees that ends with the leaves of the set `some`.
+    """Splits a node into a row of subtrees, the last of which contain its leaves in the set `some`.
 
-    Returns None if these leaves cannot be the last ones in an order of the node.
+    Returns None if the node represents no order that ends with these leaves.
     """
     left: list[Tree] = []
     right: list[Tree] = []

@@ -77,7 +77,8 @@ def search(
         rank: by item, its rank; items of low rank are tried first.
         node_limit: limit on the nodes of the search tree, after which the search returns UNKNOWN.
         failed: a hash table of failed states, filled in by the search; its length is a power of
-            two. A later search for the same items may use the table again.
+            two. A state is the floors of sections and the items in them that are not placed. A
+            later search for the same items may use the table again.
         reasons: by row of `failed`, the set of sections of time whose heights prove the failure.
         offsets: by item, its offset in bytes; filled in if a packing is found.
 
@@ -200,9 +201,9 @@ def _first_part(items: Items, sky: Skyline, lo: int, hi: int) -> tuple[int, int]
 
 @compiled
 def _touches(items: Items, frame: Ints, words: Words) -> bool:
-    """Returns whether the choice that a frame took raised a section in the set `words`.
+    """Returns whether the choice that a frame took raised the height of a section in `words`.
 
-    A frame is a node on the path of the search. Returns True if it has taken no choice yet.
+    A frame is a node on the path of the search. Returns True if the frame has taken no choice yet.
     """
     taken = frame[TAKEN]
     if taken == NOTHING:

@@ -48,7 +48,7 @@ class Items(NamedTuple):
     reaching: Ints  # by section s: the index of the first item with upper > s
     cover_start: Ints  # cover[cover_start[s] : cover_start[s + 1]] are the items alive in section s
     cover: Ints
-    twin: Ints  # by item: an equal item that must be placed before this one; NOWHERE if none must
+    twin: Ints  # by item: an equal item to be placed before this item; NOWHERE if there is none
     key: Words  # random 64-bit numbers to hash states: one for each section, then one for each item
 
 
@@ -219,7 +219,10 @@ def _pile(items: Items, sky: Skyline, capacity: int, s: int, scratch: Scratch) -
 
 @compiled
 def undo(items: Items, sky: Skyline, trail: Ints, top: int, down_to: int) -> int:
-    """Restores the skyline as it was when the trail had length `down_to`. Returns `down_to`."""
+    """Restores the skyline as it was when the trail had length `down_to`, and returns that length.
+
+    The trail is the old values of the skyline.
+    """
     sections, n = len(sky.floor), len(sky.offset)
     while top > down_to:
         top -= 1
@@ -240,7 +243,7 @@ def undo(items: Items, sky: Skyline, trail: Ints, top: int, down_to: int) -> int
 
 @compiled
 def place(items: Items, sky: Skyline, b: int, trail: Ints, top: int) -> int:
-    """Places item `b` at its lowest address. Returns the new length of the trail."""
+    """Places item `b` at its lowest address. Returns the new length of the trail (old values)."""
     sections, n = len(sky.floor), len(sky.offset)
     sky.offset[b] = sky.lowest[b]
     trail[top, 0] = 2 * sections + n + b
@@ -253,7 +256,10 @@ def place(items: Items, sky: Skyline, b: int, trail: Ints, top: int) -> int:
 
 @compiled
 def waste(sky: Skyline, s: int, height: int, trail: Ints, top: int) -> int:
-    """Raises the height and floor of section s to `height`. Returns the new length of the trail."""
+    """Raises the height and the floor of section s to `height`.
+
+    Returns the new length of the trail (old values of the skyline, for `undo`).
+    """
     sections, n = len(sky.floor), len(sky.offset)
     trail[top, 0] = sections + n + s
     trail[top, 1] = sky.height[s]

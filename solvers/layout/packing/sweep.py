@@ -214,7 +214,9 @@ class _Groups:
     def replaced(
         self, way: _Way, dead: Sequence[int], born: Sequence[int], limit: int
     ) -> list[_Way]:
-        """Continues a partial packing: replaces the rectangles that end by those that begin.
+        """Returns continuations of a partial packing over one time.
+
+        On each of them, the rectangles that end are replaced by those that begin.
 
         Args:
             way: the partial packing of all rectangles that began before.
@@ -320,8 +322,8 @@ def _subsets(sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
 def _offsets(way: _Way, sizes: Sequence[int]) -> list[int]:
     """Returns the offset in bytes, by index, of every rectangle that a way to pack contains.
 
-    Goes back in time from the last replacement of rectangles that ended by rectangles that began:
-    the former lie where the latter lie.
+    Goes back in time from the last replacement of rectangles that end by rectangles that begin. The
+    rectangles that end lie at the addresses at which the rectangles that begin lie.
     """
     offsets = [0] * len(sizes)
 
