@@ -1,7 +1,7 @@
 """The three orders among which Inductor chooses (torch/_inductor/memory.py, torch 2.13).
 
-All three rules count only the bytes of buffers. They ignore the scratch space of ops, and that an
-op can write its result over a dying buffer.
+All three rules count only the bytes of buffers. They ignore the scratch space of ops, and do not
+write a result over a dying buffer.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from roam.solvers.work import Work
 
 # A_ROUND: units of work of a round of evictions, for each placed buffer and each time of the step
 # A_SECTION: units of work to lower the waste of one section (a future block) at one time
-# AN_ITEM: further units to lower it, per buffer in a section held at that time, and per time held
+# AN_ITEM: units of work to compute what a section wastes, per buffer in it and per time it is held
 A_ROUND, A_SECTION, AN_ITEM = 60, 50_000, 4
 STRETCH = 512  # number of neighbouring times for which `_Worst` stores their highest value
 

@@ -120,5 +120,5 @@ class Occupied:
 def _unite(borders: Borders, bottom: int, top: int) -> None:
     """Adds the addresses [bottom, top) to the set of addresses `borders`."""
     i, j = bisect_left(borders, bottom), bisect_right(borders, top)
-    # if i is odd, `bottom` lies in a span of the old set, so no span begins there (as for j, `top`)
+    # an odd i (or j) means that `bottom` (or `top`) lies in an old span and is no border of its own
     borders[i:j] = ([] if i % 2 else [bottom]) + ([] if j % 2 else [top])

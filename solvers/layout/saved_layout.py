@@ -15,8 +15,9 @@ bytes is chosen. If no number of blocks saves bytes, no blocks are made.
 
 On a CPU, tensors that start at the same offset within a page share the sets of the first-level
 cache, and the CPU confuses reads of one tensor with pending stores to another tensor. Saved tensors
-of whole pages all start at the same offset within a page if they lie side by side: the forward of
-GPT-2 small on 1024 tokens took 8 to 14 % longer. So on a CPU a gap is left above such a tensor:
+of whole pages all start at the same offset within a page if they lie side by side. That made the
+forward of GPT-2 small on 1024 tokens 8 to 14 % slower. So on a CPU a gap is left above such a
+tensor:
 
     page  |       |       |       |       |       |       |       |
           [      a       ]   [      b       ]   [      c       ]

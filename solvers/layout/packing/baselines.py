@@ -96,7 +96,8 @@ def inductor(rects: Sequence[Rect]) -> Offsets:
     """Packs into nested pools as Inductor's `memory_planning.py` does, the largest buffer first.
 
     Of buffers of equal size the longest-lived comes first. Buffers that are never alive together
-    share a span of addresses. If a buffer is smaller than its span, the span is cut in two.
+    share a span of addresses. If a buffer is smaller than the span in which it is placed, the span
+    is cut in two.
     """
     pool = _Place(0)
     offsets = [0] * len(rects)

@@ -12,8 +12,8 @@ is the lowest address that any item of the section can have, of those not placed
 Any packing can be changed so that every item rests on another item or on address 0, without getting
 higher. Such a packing agrees with one of these choices, so the search is complete. Whether a
 partial packing can be completed depends only on its skyline (its top edge) and on the items that
-are left, so the search remembers the pairs of them that failed. The search branches at the section
-with the fewest choices.
+are not placed. The search remembers these two for every partial packing that failed. It branches at
+the section with the fewest choices.
 """
 
 from __future__ import annotations
