@@ -12,7 +12,8 @@ above the bound, `leaf_search` cuts the phase into leaves, and searches for an o
     leaf_search     improves the leaf with the highest peak first, and copies its order to equal
                     leaves. `key_points` proves where a phase may be cut; `leaf` makes a leaf a
                     Problem of its own
-    widening        asks `beam_search`, a compiled search of sets of ops, with wider and wider beams
+    widening        asks `beam_search`, a compiled search of sets of ops, with wider and wider
+                    beams. `levels` extends the sets by one op, `op_sets` keeps them as bits
     windows         asks `beam_search` about the times around the highest live bytes of an order
     local_search    improves an order by many runs of `annealing`, which measures orders on the
                     arrays of `tables`, and by `windows`

@@ -23,7 +23,8 @@ import numpy as np
 
 from roam.core.problem import OpId, Problem
 from roam.solvers.answer import Answer, Outcome, minimized
-from roam.solvers.order.beam_search import FOUND, NEVER, NONE, a_step, net, search
+from roam.solvers.order.beam_search import FOUND, NONE, a_step, search
+from roam.solvers.order.levels import NEVER, net
 from roam.solvers.order.progress import Phase
 from roam.solvers.work import Work
 

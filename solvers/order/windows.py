@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from roam.core.problem import OpId, Problem
 from roam.solvers.answer import Answer, minimized
-from roam.solvers.order.beam_search import FOUND, NEVER, Net, a_step, net, search
+from roam.solvers.order.beam_search import FOUND, a_step, search
+from roam.solvers.order.levels import NEVER, Net, net
 from roam.solvers.order.progress import Phase
 from roam.solvers.order.tables import Ints, measured, tables
 from roam.solvers.work import Work

@@ -13,7 +13,8 @@ from roam.core.problem import Problem
 from roam.solvers.answer import Outcome
 from roam.solvers.jit import COMPILED
 from roam.solvers.order import beam_search
-from roam.solvers.order.beam_search import FOUND, GAVE_UP, NONE, Net, net
+from roam.solvers.order.beam_search import FOUND, GAVE_UP, NONE
+from roam.solvers.order.levels import Net, net
 from roam.solvers.order.progress import Phase
 from roam.solvers.order.tables import Ints
 from roam.solvers.order.widening import Beams, BeamSearch, widen

@@ -9,8 +9,9 @@ from roam.bench.layered import layered_graph
 from roam.core.lifetime import live_peak
 from roam.core.problem import Problem
 from roam.solvers.answer import Outcome
-from roam.solvers.order.beam_search import FOUND, GAVE_UP, NONE, net, search
+from roam.solvers.order.beam_search import FOUND, GAVE_UP, NONE, search
 from roam.solvers.order.greedy import CANDIDATES
+from roam.solvers.order.levels import net
 from roam.solvers.order.progress import Phase
 from roam.solvers.order.windows import Ladder, Rung, allowed, search_windows
 from roam.solvers.work import Work
