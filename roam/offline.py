@@ -55,18 +55,6 @@ def plan(
 ) -> StepPlan:
     """Returns the plan that `torch.compile(model, backend="roam", options=options)` would run.
 
-    model: a module, real, on the meta device or built under `FakeTensorMode`. args, kwargs: what
-    its forward gets. loss: a function of its output, compiled with it; None where the model
-    returns the loss. optimizer: one of roam's over the model's parameters: its folds are planned
-    and its state is counted, whether it is there yet or not. device: where the step will run, if
-    not where the model lies now. A torch that was built without that device captures what the CPU
-    would run, and a warning says so: sizes and alignment are the device's, scratch space and the
-    choice of fused operators need not be. lowering: as in the options, which go before it;
-    Inductor's kernels are neither generated nor compiled, and unasked they are planned whether or
-    not this machine could. measure_costs: runs each distinct op to see how long it takes, for two
-    seconds in all, on operands of up to 1 GiB; otherwise, and of what is left, costs are
-    estimates, unless this machine has measured them before.
-
     Args:
         model: a module: real, on the meta device, or built under `FakeTensorMode`.
         args, kwargs: the arguments of its forward.
@@ -79,6 +67,10 @@ def plan(
         lowering: as the option of that name, which takes precedence. Inductor's kernels are neither
             generated nor compiled. By default they are planned even if Inductor does not work on
             this machine.
+        options: as `torch.compile`'s; `lowering` among them takes precedence.
+        measure_costs: runs each distinct op to see how long it takes, for two seconds in all, on
+            operands of up to 1 GiB. By default, and for ops that were not run, costs are those that
+            this machine has measured before, or else estimates.
 
     Raises:
         OptionError: an option is unknown or has a wrong value.
