@@ -70,7 +70,7 @@ def steps(cache: Path, wrapper: str) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("wrapper", ["Python", "C++"])
+@pytest.mark.parametrize("wrapper", ["Python", pytest.param("C++", marks=pytest.mark.slow)])
 def test_a_second_process_finds_the_plans(tmp_path: Path, wrapper: str) -> None:
     """AOTAutograd's cache keeps pairs of graphs; folds are put into the backward after it.
 
