@@ -6,9 +6,14 @@ turned off here.
 
 from __future__ import annotations
 
+import os
+
+# Two processes with two threads each share two cores: threads that wait must not spin, or a test of
+# twenty seconds takes minutes. OpenMP reads this once, when torch loads it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import gc
 import logging
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace

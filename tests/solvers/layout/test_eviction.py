@@ -24,8 +24,14 @@ def slot(name: int, lower: int, upper: int, size: int) -> Slot:
 def one_block(table: Table) -> Sections:
     """Everything in one block, from the first to the last."""
     low = table.bottom.min()
-    columns = (0, table.lower.min(), table.upper.max(), low, table.top.max() - low)
-    return Sections(*(np.array([c]) for c in columns), of=np.zeros(len(table.lower), np.int64))
+    return Sections(
+        piece=np.array([0]),
+        lower=np.array([table.lower.min()]),
+        upper=np.array([table.upper.max()]),
+        offset=np.array([low]),
+        size=np.array([table.top.max() - low]),
+        of=np.zeros(len(table.lower), np.int64),
+    )
 
 
 def committed(placed: Sequence[Placed], everything: Sequence[Placed]) -> list[int]:
