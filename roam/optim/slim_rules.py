@@ -142,7 +142,10 @@ class Owner(NamedTuple):
 
 
 def owners(model: nn.Module) -> dict[str, Owner]:
-    """Returns each parameter's owner, by the parameter's name in `model.named_parameters()`."""
+    """Returns which module holds each parameter, and by which attribute.
+
+    The keys are the parameters' names in `model.named_parameters()`.
+    """
     modules = dict(model.named_modules())
     found = {}
     for name, param in model.named_parameters():

@@ -32,7 +32,9 @@ from msgspec.structs import replace
 from roam.core.lifetime import can_take, find_reuse, live_curve
 from roam.core.problem import Buffer, BufferId, Op, OpId, Problem
 
-ENTRY, INSIDE, EXIT = 0, 1, 2  # phases of a leaf's Problem
+# indices of the three phases of the Problem that is made of a leaf (some ops of one phase): one op
+# that makes the buffers alive before them, the leaf's ops, one op that uses the buffers alive after
+ENTRY, INSIDE, EXIT = 0, 1, 2
 
 
 @dataclass(frozen=True)

@@ -226,8 +226,10 @@ class _LeafSearch:
                 self.solver.update(dict.fromkeys(placed.leaf.ops, solver))
                 self.reused += 1
 
-    # A stage searches for an order of the leaf `top` within `target` bytes, and keeps it if better.
-    # A stage returns the lower bound of the step that it has proven, or `target` if that is higher.
+    # Each method below is a stage: it searches for an order of the leaf `top` that keeps within
+    # `target` bytes, and keeps the order found if its peak is lower than that of the known order.
+    # If a stage proves a lower bound above `target` on the peak of the training step, it returns
+    # that bound. Otherwise it returns `target`, which need not be a bound.
 
     def search_briefly(self, top: _Placed, target: int) -> int:
         return self.bisect(top, self.cut_bound(top, target), HASTY)

@@ -128,10 +128,11 @@ def find(code: str) -> Note | None:
 
 
 def loaded(text: str) -> None:
-    """Reports the plan of a note. Generated modules call this when they are imported.
+    """Adds the plan that is written into generated code to `roam.report()`, and logs it.
 
-    If the note is of a backward, registers where the saved tensors of its forward lie. Reports
-    nothing in the context `compiling`, or if the backward is yet to be planned.
+    Generated modules call this function when they are imported, with the plan as `text` (a note).
+    For the code of a backward, also registers where the saved tensors of its forward lie. Does not
+    report or log in the context `compiling`, or if the backward is yet to be planned.
     """
     note = _decode(text)
     if note.forward:

@@ -201,9 +201,11 @@ def _first_part(items: Items, sky: Skyline, lo: int, hi: int) -> tuple[int, int]
 
 @compiled
 def _touches(items: Items, frame: Ints, words: Words) -> bool:
-    """Returns whether the choice that a frame took raised the height of a section in `words`.
+    """Returns whether the choice of a frame raised the height of one of the sections of time given.
 
-    A frame is a node on the path of the search. Returns True if the frame has taken no choice yet.
+    A frame is a node on the path of the search, and its choice an item that it placed, or waste.
+    `words` has a bit for each section of time, which is 1 for the sections given. Returns True if
+    the frame has taken no choice yet.
     """
     taken = frame[TAKEN]
     if taken == NOTHING:
