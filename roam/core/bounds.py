@@ -93,8 +93,8 @@ def certain(problem: Problem, op: OpId) -> frozenset[BufferId]:
     Of two that may be written over one another there, both are named.
     """
     phase = problem.ops[op].phase
-    before = _reached(op, problem.predecessors)
-    after = _reached(op, problem.successors)
+    before = reached(op, problem.predecessors)
+    after = reached(op, problem.successors)
 
     def is_made(b: BufferId) -> bool:
         maker = problem.maker[b]
@@ -110,8 +110,11 @@ def certain(problem: Problem, op: OpId) -> frozenset[BufferId]:
     return frozenset(b for b in range(len(problem.buffers)) if is_made(b) and is_used(b))
 
 
-def _reached(op: OpId, neighbours: Sequence[Sequence[OpId]]) -> set[OpId]:
-    """The op, and all that can be reached from it by `neighbours`."""
+def reached(op: OpId, neighbours: Sequence[Sequence[OpId]]) -> set[OpId]:
+    """Returns an op, and all ops that it reaches over one or several steps.
+
+    By op, `neighbours` lists the ops to which one step leads: its predecessors, or its successors.
+    """
     seen, stack = {op}, [op]
     while stack:
         for n in neighbours[stack.pop()]:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ortools.graph.python.max_flow import SimpleMaxFlow
 
+from roam.core.bounds import reached
 from roam.core.lifetime import can_take
 from roam.core.problem import BufferId, OpId, Problem
 from roam.core.proof import Bound, Cut, Proof, Search
@@ -194,26 +195,12 @@ class Network:
         return certain + int(flow.optimal_flow()), side, flow
 
     def ancestors(self, k: int) -> set[int]:
-        return _reached(k, self.before)
+        """Returns the ops that run before op `k` in every order, by index in program order."""
+        return reached(k, self.before) - {k}
 
     def descendants(self, k: int) -> set[int]:
-        return _reached(k, self.after)
-
-
-def _reached(k: int, neighbours: Sequence[Sequence[int]]) -> set[int]:
-    """Returns the ops that op `k` reaches over one or several steps, without `k` itself.
-
-    By op, `neighbours` lists its predecessors (or its successors), to which one step leads. Ops are
-    given by their index in the program order of the phase.
-    """
-    seen = set(neighbours[k])
-    stack = list(seen)
-    while stack:
-        for n in neighbours[stack.pop()]:
-            if n not in seen:
-                seen.add(n)
-                stack.append(n)
-    return seen
+        """Returns the ops that run after op `k` in every order, by index in program order."""
+        return reached(k, self.after) - {k}
 
 
 def own_bytes(problem: Problem, i: OpId) -> int:
