@@ -23,9 +23,9 @@ from rich.table import Table
 from roam.bench.demo_worker import UNTIMED, Job, Message, Outcome, Settings, Step
 from roam.core.atomic_write import write_file
 from roam.core.errors import OptionError
+from roam.core.machine import MIB
 
 CONTENDERS = ("roam", "roam aten", "eager", "inductor")
-MIB = 2**20
 
 
 def demo(

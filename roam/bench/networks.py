@@ -15,10 +15,9 @@ from rich.table import Table
 from roam.bench.children import Result
 from roam.bench.order import capture
 from roam.bench.order_zoo import DROP_IN, WHOLE
+from roam.core.machine import MIB
 from roam.core.problem import Problem
 from roam.planner import Settings, plan, replaced_peak
-
-MIB = 2**20
 
 
 def rows(name: str, seconds: float) -> Iterator[Result]:

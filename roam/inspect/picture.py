@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from roam.core.atomic_write import write_file
 from roam.core.errors import GraphMismatchError, MissingExtraError, OptionError
 from roam.core.lifetime import live_curve, slots
+from roam.core.machine import MIB
 from roam.core.plan import Plan, stated_note
 from roam.core.problem import Problem
 from roam.inspect.boxes import boxes
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MIB = 2**20
 
 MANY = 400  # more rectangles or ops are pixels in an SVG: as shapes they would fill megabytes
 EDGED = 1 / 250  # share of the picture's height and width from which a rectangle gets an edge
