@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 MANY = 400  # more rectangles or ops are pixels in an SVG: as shapes they would fill megabytes
 EDGED = 1 / 250  # share of the picture's height and width from which a rectangle gets an edge
 

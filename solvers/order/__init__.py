@@ -5,6 +5,7 @@ better order and a proven lower bound on the peak of every order. If the peak of
 above the bound, `leaf_search` cuts the phase into leaves, and searches for an order of each leaf.
 
     greedy          makes first orders by simple rules, one of which is in `lazy_schedule`.
+                    `ranked_schedule` runs the ready op of the lowest rank again and again,
                     `phase_memory` counts the bytes that an op makes and frees
     bisection       asks `valleys` again and again whether an order keeps within a number of bytes
     valleys         answers that question by an exact search. `segment_search` finds the ops that

@@ -6,16 +6,12 @@ of either phase, so the best orders of the phases together are the best order of
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
 
 from roam.core.problem import OpId, Problem
 from roam.solvers.order.lazy_schedule import lazy
-from roam.solvers.order.phase_memory import PhaseMemory
+from roam.solvers.order.ranked_schedule import Order, Rank, RankedSchedule
 
-Order = list[OpId]
-# greedy rule: (bytes an op adds to the live bytes, bytes it adds while it runs, its id) -> rank
-Rank = Callable[[int, int, int], tuple[int, ...]]
 OrderSolver = Callable[[Problem, int], Order]  # (problem, phase) -> an order of the phase's ops
 
 
@@ -55,7 +51,7 @@ def free_early(problem: Problem, phase: int) -> Order:
 
     Such an op runs as soon as all ops that it waits for have run.
     """
-    return list_schedule(problem, phase, _frees_first)
+    return _whole(_FreesFirst(problem, phase))
 
 
 def least_peak_first(problem: Problem, phase: int) -> Order:
@@ -64,15 +60,24 @@ def least_peak_first(problem: Problem, phase: int) -> Order:
     This is the greedy rule of LESCEA (as described in ROAM, arXiv 2310.19295, section 2) and of
     Inductor's "least peak memory first".
     """
-    return list_schedule(problem, phase, _least_first)
+    return _whole(_LeastFirst(problem, phase))
 
 
-def _frees_first(net: int, transient: int, place: int) -> tuple[int, ...]:
-    return (0 if net < 0 else 1, place)
+class _FreesFirst(RankedSchedule):
+    def rank(self, i: OpId, net: int, transient: int) -> Rank:
+        return (0 if net < 0 else 1, i)
 
 
-def _least_first(net: int, transient: int, place: int) -> tuple[int, ...]:
-    return (net, transient, place)
+class _LeastFirst(RankedSchedule):
+    def rank(self, i: OpId, net: int, transient: int) -> Rank:
+        return (net, transient, i)
+
+
+def _whole(schedule: RankedSchedule) -> Order:
+    """Returns the order of a schedule without a limit."""
+    found = schedule.run()
+    assert found is not None, "without a limit, some ready op can always run"
+    return found[0]
 
 
 CANDIDATES: dict[str, OrderSolver] = {
@@ -82,43 +87,3 @@ CANDIDATES: dict[str, OrderSolver] = {
     "least peak first": least_peak_first,
     "lazy": lazy,
 }
-
-
-def list_schedule(problem: Problem, phase: int, rank: Rank) -> Order:
-    """Returns the order that always runs the ready op with the lowest rank.
-
-    An op is ready if all ops that it waits for have run. The rank of a ready op changes only when
-    all other users of some buffer that it uses have run: the op would then free the buffer. The new
-    rank is pushed on the heap. The old one stays in the heap, and is skipped when it comes out.
-    """
-    ops = problem.phases[phase]
-    state = PhaseMemory(problem, phase)
-    inside = set(ops)
-    waiting = {i: sum(p in inside for p in problem.predecessors[i]) for i in ops}
-    version: dict[OpId, int] = {}
-    heap: list[tuple[tuple[int, ...], OpId, int]] = []
-
-    def push(i: OpId) -> None:
-        version[i] = version.get(i, 0) + 1
-        heapq.heappush(heap, (rank(*state.effect(i), i), i, version[i]))
-
-    for i, n in waiting.items():
-        if n == 0:
-            push(i)
-    order: Order = []
-    while heap:
-        _, i, seen = heapq.heappop(heap)
-        if seen != version[i]:
-            continue
-        version[i] = -1
-        order.append(i)
-        touched = state.run(i)
-        for s in problem.successors[i]:
-            if s in waiting:
-                waiting[s] -= 1
-                if waiting[s] == 0:
-                    push(s)
-        for u in touched:
-            if waiting.get(u) == 0 and version.get(u, -1) > 0:
-                push(u)
-    return order
