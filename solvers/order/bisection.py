@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from roam.core.problem import OpId, Problem
 from roam.solvers.answer import Answer, Outcome, minimized
+from roam.solvers.order.bracket import Bracket
 from roam.solvers.order.valleys import Kept, keeps_within
 from roam.solvers.work import Work
 
@@ -60,26 +61,20 @@ def settle(
         The best order, its peak and the highest bound. `Answer.work` is the number of ops run.
     """
     work = work or Work()
-    best, peak = order, peak_of(order)
+    known = Bracket(order, peak_of, bound)
     runs = int(effort * (RUNS + RUNS_AN_OP * len(problem.phases[phase])))
     most, unanswered, spent = bound, False, 0
     for question in range(QUESTIONS):
-        if peak <= bound or work.is_over():
+        if known.peak <= known.bound or work.is_over():
             break
         answer = ask(most) if ask else keeps_within(problem, phase, most, runs, work)
         spent += answer.work
-        if answer.found is not None:
-            reached = peak_of(answer.found)
-            if reached < peak:
-                best, peak = answer.found, reached
-            if reached > most:
-                break  # the search assumed reuse of memory that this order does not allow
-        elif answer.status is Outcome.DOES_NOT_FIT:
-            bound = max(bound, min(answer.bound, peak))
-        elif unanswered or peak - most <= WORTH * peak:
+        if not known.learn(answer):
+            break
+        if answer.status is not Outcome.UNKNOWN:
+            most = known.bound if question < JUMPS else (known.bound + known.peak) // 2
+        elif unanswered or known.peak - most <= WORTH * known.peak:
             break
         else:
-            unanswered, most = True, peak - 1
-            continue
-        most = bound if question < JUMPS else (bound + peak) // 2
-    return minimized(best, peak, bound, spent)
+            unanswered, most = True, known.peak - 1
+    return minimized(known.best, known.peak, known.bound, spent)

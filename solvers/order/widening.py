@@ -24,6 +24,7 @@ import numpy as np
 from roam.core.problem import OpId, Problem
 from roam.solvers.answer import Answer, Outcome, minimized
 from roam.solvers.order.beam_search import FOUND, NONE, a_step, search
+from roam.solvers.order.bracket import Bracket
 from roam.solvers.order.levels import NEVER, net
 from roam.solvers.order.progress import Phase
 from roam.solvers.work import Work
@@ -133,29 +134,26 @@ def widen(
     with work.uncounted():  # the first call of a process compiles the search
         asked = BeamSearch(problem, phase, beams.tries)
         asked.keeps_within(0, 1, Work(limit=0))
-    best, peak, tried = order, peak_of(order), 0
-    step: float = peak - bound
+    known, tried = Bracket(order, peak_of, bound), 0
+    step: float = known.peak - known.bound
     for width in beams.widths:
-        least = beams.worth * peak
-        while peak > bound and not work.is_over():
-            near = peak - bound <= 2 * least
-            most = peak - 1 if near else max(bound, int(peak - step))
+        least = beams.worth * known.peak
+        while known.peak > known.bound and not work.is_over():
+            near = known.peak - known.bound <= 2 * least
+            most = known.peak - 1 if near else max(known.bound, int(known.peak - step))
             answer = asked.keeps_within(most, width, work, both=width <= beams.both)
             tried += answer.work
-            if answer.found is not None:
-                reached = peak_of(answer.found)
-                if reached < peak:
-                    best, peak = answer.found, reached
-                if reached > most:
-                    break  # the search assumed reuse of memory that this order does not allow
-                step = min(2 * step, (peak - bound) / 2)
+            if not known.learn(answer):
+                break
+            half = (known.peak - known.bound) / 2
+            if answer.status is Outcome.FITS:
+                step = min(2 * step, half)
             elif answer.status is Outcome.DOES_NOT_FIT:
-                bound = max(bound, min(answer.bound, peak))
-                step = min(step, (peak - bound) / 2)
+                step = min(step, half)
             elif near or step <= least:
                 break
             else:
                 step /= 2
             step = max(step, least)
         step = least
-    return minimized(best, peak, bound, tried)
+    return minimized(known.best, known.peak, known.bound, tried)
