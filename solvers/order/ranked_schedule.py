@@ -74,9 +74,9 @@ class RankedSchedule(ABC):
 
         Returns None if there is a moment at which every ready op would go above the limit.
         """
-        for i, n in self.waiting.items():
+        for first, n in self.waiting.items():
             if n == 0:
-                self.push(i)
+                self.push(first)
         order: Order = []
         while len(order) < len(self.waiting):
             i = self.pop()
