@@ -16,10 +16,10 @@ move runs the op that makes the buffer later, or the last op that uses it sooner
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from roam.solvers.jit import compiled
 from roam.solvers.order.tables import EARLIER, Ints, Tables, measure, measured
+from roam.solvers.zobrist import Words
 
 REACH = 40  # limit on the places in the order by which a random move shifts an op
 FARTHEST = 4 * REACH  # limit on the places in the order by which any move shifts an op
@@ -31,8 +31,6 @@ SLOPE = 0.01  # share of the live bytes of each time that is added to the cost o
 STEADY = 64  # number of moves between two changes of the temperature
 # limit on the times with too many live bytes in an order whose peak is worth computing
 NEARLY = 3
-
-Words = NDArray[np.uint64]
 
 
 @compiled

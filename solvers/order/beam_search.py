@@ -49,7 +49,7 @@ from roam.solvers.order.levels import (
     run,
     takes,
 )
-from roam.solvers.order.op_sets import has, random_words
+from roam.solvers.order.op_sets import has
 from roam.solvers.order.tables import Ints
 from roam.solvers.work import Units
 
@@ -90,7 +90,6 @@ def search(
         number of steps.
     """
     n = len(phase.own)
-    key = random_words(n)
     now = first_level(phase)
     # by level, the index in `parents` and `ops` at which the sets of the level begin
     trail_at = np.zeros(n + 1, np.int64)
@@ -99,7 +98,7 @@ def search(
     exact = True
     needed, done = NEVER, 0
     for level in range(n):
-        parent, op, live, hashes, refused, tried = extend(phase, now, key, most, level, first, last)
+        parent, op, live, hashes, refused, tried = extend(phase, now, most, level, first, last)
         needed, done = min(needed, refused), done + tried
         if len(parent) == 0 or done > steps:
             how = NONE if exact and len(parent) == 0 else GAVE_UP

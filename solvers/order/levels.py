@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roam.solvers.jit import compiled
-from roam.solvers.order.op_sets import WORD, Words, has, lowest_bit, put, remove, same
+from roam.solvers.order.op_sets import WORD, has, lowest_bit, put, remove, same
 from roam.solvers.order.progress import Phase
 from roam.solvers.order.tables import Ints, rows
+from roam.solvers.zobrist import Words, random_words
 
 NEVER = 1 << 62  # a number above every limit, in bytes or in steps
 
@@ -27,7 +28,8 @@ class Net(NamedTuple):
 
     A list of lists is stored as two arrays. For example, row k of `before` is
     `before[before_at[k] : before_at[k + 1]]`. Only buffers that an op of the phase opens or closes
-    are listed. They are numbered anew, from 0.
+    are listed. They are numbered anew, from 0. `key` is, by op, a random word: the hash of a set of
+    ops is the exclusive or of their words.
     """
 
     mirrored: bool
@@ -46,6 +48,7 @@ class Net(NamedTuple):
     openers: Ints
     closers_at: Ints
     closers: Ints
+    key: Words
 
 
 def net(phase: Phase) -> Net:
@@ -64,6 +67,7 @@ def net(phase: Phase) -> Net:
         *rows(numbered[1]),
         *rows([phase.openers.get(b, []) for b in buffers]),
         *rows([phase.closers.get(b, []) for b in buffers]),
+        random_words(len(phase.ops)),
     )
 
 
@@ -136,7 +140,7 @@ def takes(phase: Net, live: int, change: int, k: int) -> int:
 
 @compiled
 def extend(
-    phase: Net, now: Level, key: Words, most: int, level: int, first: Ints, last: Ints
+    phase: Net, now: Level, most: int, level: int, first: Ints, last: Ints
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], Ints, Words, int, int]:
     """Finds the sets of ops of the next level. Extends each set of the level `now` by one op.
 
@@ -145,7 +149,6 @@ def extend(
     Args:
         phase: the phase, as seen from the end at which the search begins.
         now: the sets of the present level.
-        key: by op, the random word that the op adds to the hash of a set.
         most: the limit on live bytes.
         level: the number of ops in each set of `now`.
         first: by op, the first level at which it may run.
@@ -200,7 +203,7 @@ def extend(
                 table[slot] = i
         for c in range(choices):
             k = choice[c]
-            hashed = now.hash[at] ^ key[k]
+            hashed = now.hash[at] ^ phase.key[k]
             slot = np.int64(hashed & np.uint64(len(table) - 1))
             known = False
             while table[slot] >= 0 and not known:

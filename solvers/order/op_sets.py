@@ -1,17 +1,18 @@
 """Sets of ops as bits, in arrays of 64-bit words, for compiled searches.
 
-word 0          word 1             op 66 is bit 66 & 63 = 2 of word 66 >> 6 = 1
-63 ... 2 1 0    127 ... 66 65 64
+    word 0          word 1             op 66 is bit 66 & 63 = 2 of word 66 >> 6 = 1
+    63 ... 2 1 0    127 ... 66 65 64
+
+A bit is 1 if its op is in the set.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from roam.solvers.jit import compiled
+from roam.solvers.zobrist import Words
 
-Words = NDArray[np.uint64]
 WORD = 64  # number of ops that one word of a set of ops holds: one bit an op
 
 
@@ -56,16 +57,3 @@ def same(ran: Words, k: int, other: Words, m: int) -> bool:
         if a != b:
             return False
     return True
-
-
-@compiled
-def random_words(n: int) -> Words:
-    """Returns n random words, the same in every call (xorshift64: Marsaglia 2003)."""
-    words = np.empty(n, np.uint64)
-    x = np.uint64(0x9E3779B97F4A7C15)
-    for i in range(n):
-        x ^= x << np.uint64(13)
-        x ^= x >> np.uint64(7)
-        x ^= x << np.uint64(17)
-        words[i] = x
-    return words

@@ -27,12 +27,12 @@ from roam.solvers.layout.packing.skyline import (
     Ints,
     Items,
     Skyline,
-    Words,
     blame,
     lift,
     mark,
     marked,
 )
+from roam.solvers.zobrist import Words
 
 
 @compiled

@@ -15,7 +15,8 @@ import numpy as np
 
 from roam.core.errors import FileFormatError, OffsetError, OverlapError
 from roam.solvers.layout.greedy_fits import Rect
-from roam.solvers.layout.packing.skyline import NOWHERE, Items, Words
+from roam.solvers.layout.packing.skyline import NOWHERE, Items
+from roam.solvers.zobrist import random_words
 
 REQUIRED = ("id", "lower", "upper", "size")
 OPTIONAL = ("alignment", "offset")
@@ -238,9 +239,5 @@ def to_items(rects: Sequence[Rect]) -> tuple[Items, list[int]]:
             [NOWHERE, *(b if t else NOWHERE for b, t in enumerate(twins))][: len(kept)],
             dtype=np.int64,
         ),
-        key=_random_words(sections + len(kept)),
+        key=random_words(sections + len(kept)),
     ), kept
-
-
-def _random_words(count: int) -> Words:
-    return np.random.default_rng(0).integers(0, 2**64, count, dtype=np.uint64)

@@ -32,7 +32,6 @@ from roam.solvers.layout.packing.skyline import (
     Items,
     Scratch,
     Skyline,
-    Words,
     empty_skyline,
     marked,
     place,
@@ -40,6 +39,7 @@ from roam.solvers.layout.packing.skyline import (
     undo,
     waste,
 )
+from roam.solvers.zobrist import Words
 
 DOES_NOT_FIT, FITS, UNKNOWN = 0, 1, 2
 # columns of the table of frames, the stack of the search; a frame is a node on the search's path

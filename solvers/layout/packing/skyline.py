@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roam.solvers.jit import compiled
+from roam.solvers.zobrist import Words
 
 Ints = NDArray[np.int64]
-Words = NDArray[np.uint64]
 NOWHERE = -1  # value of an item's offset if it is not placed, or if it has no fixed offset
 NEVER = 2**62  # value in place of an address, if no address is possible
 
