@@ -250,6 +250,17 @@ def committed_curve(
     return curve
 
 
+def committed_peak(
+    problem: Problem,
+    order: Sequence[OpId],
+    reuse: dict[BufferId, BufferId],
+    placed: dict[BufferId, int],
+    blocks: Sequence[Block],
+) -> int:
+    """Returns the peak of an order and a layout, in bytes."""
+    return max(committed_curve(problem, order, reuse, placed, blocks), default=0)
+
+
 def measure(
     problem: Problem,
     order: Sequence[OpId],
@@ -258,6 +269,5 @@ def measure(
     blocks: Sequence[Block],
 ) -> tuple[int, int]:
     """(peak, live peak) of an order and a layout, bytes."""
-    committed = committed_curve(problem, order, reuse, placed, blocks)
     live = live_curve(problem, order, reuse)
-    return max(committed, default=0), max(live, default=0)
+    return committed_peak(problem, order, reuse, placed, blocks), max(live, default=0)

@@ -19,7 +19,7 @@ from itertools import islice, pairwise, product
 
 from roam.core.lifetime import Slot, live_curve, slots
 from roam.core.machine import ANY, COARSEST, Blocking
-from roam.core.plan import Block, committed_curve
+from roam.core.plan import Block, committed_peak
 from roam.core.problem import BufferId, Home, OpId, Problem
 from roam.solvers.layout.eviction import evict
 from roam.solvers.layout.greedy_fits import FITS, Fit, Rect, place
@@ -100,7 +100,7 @@ def lay_out(
             break
         blocks = arena.one_block() if hold else arena.sections(placed)
         offsets = {b: offset for slot, offset in placed for b in slot.buffers}
-        peak = max(committed_curve(problem, order, reuse, offsets, blocks), default=0)
+        peak = committed_peak(problem, order, reuse, offsets, blocks)
         left = len(everything) - len(placed)
         found = Layout(offsets, blocks, peak, fit.name, left)
         if peak <= limit and found.cost < best.cost:

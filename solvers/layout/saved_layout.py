@@ -35,7 +35,7 @@ from collections.abc import Sequence
 
 from roam.core.lifetime import live_curve, slots
 from roam.core.machine import ANY, CUDA, Blocking
-from roam.core.plan import Block, measure
+from roam.core.plan import Block, committed_peak
 from roam.core.problem import BufferId, Home, OpId, Problem
 from roam.solvers.layout.arena import NOTHING_PLACED, Arena, Layout
 from roam.solvers.layout.eviction import evict
@@ -101,7 +101,7 @@ def stack_saved(
         offsets = {b: offset for slot, offset in placed for b in slot.buffers}
         taken = simulate(problem, order, reuse, offsets, blocks)
         if taken < least:
-            peak, _ = measure(problem, order, reuse, offsets, blocks)
+            peak = committed_peak(problem, order, reuse, offsets, blocks)
             method = f"saved in {len(blocks)}"
             best = Layout(offsets, blocks, peak, method, len(saved) - len(placed))
             least = taken
