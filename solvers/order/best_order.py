@@ -98,7 +98,7 @@ def best_order(
     for phase in phases:
         best.try_rules(phase)
     for phase in sorted(phases, key=best.peaks.__getitem__, reverse=True):
-        best.settle(phase, HASTY)
+        best.settle(phase)
         if best.has_gap(phase):
             best.raise_bound()
         if best.has_gap(phase):
@@ -164,14 +164,14 @@ class _Orders:
                 self.work.spend(int(A_RULED_USE * self.uses * share))
                 self.offer(phase, name, solve(self.problem, phase))
 
-    def settle(self, phase: int, effort: float = 1.0) -> None:
-        """Searches by bisection for an order of a phase with a lower peak, and for a higher bound.
+    def settle(self, phase: int) -> None:
+        """Searches for an order of a phase with a lower peak, and a higher bound, by bisection.
 
-        `effort` is the share of the usual limit on ops run that the exact search may use.
+        The bisection is a short one: it may use the share HASTY of the usual limit on ops run.
         """
         peak_of, bound = partial(self.peak, phase), self.bound.value
         order = self.order(phase)
-        found = settle(self.problem, phase, order, peak_of, bound, self.work, effort)
+        found = settle(self.problem, phase, order, peak_of, bound, self.work, HASTY)
         self.raise_to(found.bound, phase)
         self.offer(phase, "valleys", found.found)
 

@@ -73,8 +73,13 @@ class Leaf:
 
     def peak(self, order: Sequence[OpId]) -> int:
         """Returns the peak, in bytes, of an order of the segment's ops by their ids in the leaf."""
-        whole = [0, *order, len(self.ops) + 1]
-        return max(live_curve(self.problem, whole, find_reuse(self.problem, whole))[1:-1])
+        _, curve = self.whole(order)
+        return max(curve[1:-1])
+
+    def whole(self, order: Sequence[OpId]) -> tuple[list[OpId], list[int]]:
+        """Returns an order of the segment's ops between entry and exit op, and its live curve."""
+        ops = [0, *order, len(self.ops) + 1]
+        return ops, live_curve(self.problem, ops, find_reuse(self.problem, ops))
 
 
 def cut_out(

@@ -24,7 +24,6 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from roam.core.lifetime import find_reuse, live_curve
 from roam.core.problem import OpId, Problem
 from roam.core.proof import UNKNOWN, Bound
 from roam.solvers.answer import Answer, minimized
@@ -173,7 +172,6 @@ class _LeafSearch:
         """
         leaves = self.cut(order, bound)
         while True:
-            self.share(leaves)
             top = max(leaves, key=lambda placed: (placed.peak, self.stage(placed)))
             stage = self.stage(top)
             enough = top.peak <= bound * (1 + WORTH)
@@ -199,7 +197,7 @@ class _LeafSearch:
         return max(tried, self.failed.get(placed.leaf.key, 0))
 
     def cut(self, order: list[OpId], bound: int) -> list[_Placed]:
-        """Cuts an order of the phase into leaves, at its safe key points.
+        """Cuts an order of the phase into leaves, at its safe key points, and shares known orders.
 
         A cut at a safe key point does not lose the best order. Without a cutter, the phase is one
         leaf.
@@ -213,6 +211,7 @@ class _LeafSearch:
         for a, b in pairwise(times):
             leaf = cut_out(self.problem, self.phase, order[a:b], set(order[:a]))
             leaves.append(_Placed(leaf, leaf.from_step(order[a:b])))
+        self.share(leaves)
         return leaves
 
     def share(self, leaves: Iterable[_Placed]) -> None:
@@ -283,11 +282,10 @@ class _LeafSearch:
         The cuts of a leaf can prove more than cuts at the same ops of the step: only the sets of
         ops count that contain all ops before the leaf and none after the leaf.
         """
-        order = [0, *top.order, len(top.order) + 1]
-        problem = top.leaf.problem
-        curve = live_curve(problem, order, find_reuse(problem, order))
+        order, curve = top.leaf.whole(top.order)
         with self.work.share(CUTS_SHARE):
-            return cut_bound(problem, order, curve, Bound(known, UNKNOWN), self.work).bound
+            found = cut_bound(top.leaf.problem, order, curve, Bound(known, UNKNOWN), self.work)
+        return found.bound
 
     def offer(self, placed: _Placed, name: str, order: list[OpId]) -> None:
         """Keeps an order of a leaf if its peak is the lowest so far.
