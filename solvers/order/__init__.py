@@ -8,9 +8,9 @@ above the bound, `leaf_search` cuts the phase into leaves, and searches for an o
                     `ranked_schedule` runs the ready op of the lowest rank again and again,
                     `phase_memory` counts the bytes that an op makes and frees
     bisection       asks `valleys` again and again whether an order keeps within a number of bytes
-    bracket         keeps the best order, its peak and the bound, for `bisection` and `widening`
     valleys         answers that question by an exact search. `segment_search` finds the ops that
                     lead from one valley to the next; `progress` holds the state of the search
+    bracket         keeps the best order, its peak and the bound, for `bisection` and `widening`
     leaf_search     improves the leaf with the highest peak first, and copies its order to equal
                     leaves. `key_points` proves where a phase may be cut; `leaf` makes a leaf a
                     Problem of its own

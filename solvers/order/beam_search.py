@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from roam.core.problem import Problem
 from roam.solvers.jit import compiled
 from roam.solvers.order.levels import (
     NEVER,
@@ -45,11 +46,13 @@ from roam.solvers.order.levels import (
     extend,
     first_level,
     grown,
+    net,
     raises,
     run,
     takes,
 )
 from roam.solvers.order.op_sets import has
+from roam.solvers.order.progress import Phase
 from roam.solvers.order.tables import Ints
 from roam.solvers.work import Units
 
@@ -64,6 +67,17 @@ def a_step(ops: int) -> Units:
     of up to 500 ops, 280 in one of 2,000.
     """
     return 100 + ops // 10
+
+
+def both_ends(problem: Problem, phase: int) -> list[Net]:
+    """Returns a phase as seen from its end and from its start, for `search`.
+
+    Also calls `search` once, since the first call of a process compiles it.
+    """
+    ends = [net(Phase(problem, phase, mirrored=m)) for m in (True, False)]
+    nothing = np.zeros(len(problem.phases[phase]), np.int64)
+    search(ends[0], 0, 1, 0, nothing, nothing)
+    return ends
 
 
 @compiled

@@ -98,9 +98,10 @@ def local_search(
     if not ops:
         return minimized(order, 0, bound, 0)
     effort, work = effort or Effort(), work or Work()
-    with work.uncounted():  # the first call of a process compiles the search of windows
-        windows = None if effort.ladder is None else Windows(problem, phase, effort.ladder)
-    search = _Search(tables(problem, phase), windows, bound, effort, work)
+    arrays = tables(problem, phase)
+    ladder = effort.ladder
+    windows = None if ladder is None else Windows(problem, phase, arrays, work, ladder)
+    search = _Search(arrays, windows, bound, effort, work)
     best = search.descend(search.freed(np.array([place[i] for i in order], np.int64)).order)
     for _ in range(effort.kicks):
         if best.peak > bound and not search.work.is_over():
@@ -133,7 +134,7 @@ class _Search:
         """
         if self.windows is None:
             return _Found(int(measured(self.phase, order)[1].max()), order)
-        return _Found(*self.windows.improve(order, self.bound, self.work))
+        return _Found(*self.windows.improve(order, self.bound))
 
     def anneal(self, order: Ints, limit: int, work_an_op: int, heat: tuple[float, float]) -> _Found:
         """Anneals a copy of the order once, with a new seed for the random numbers.

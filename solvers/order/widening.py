@@ -23,10 +23,9 @@ import numpy as np
 
 from roam.core.problem import OpId, Problem
 from roam.solvers.answer import Answer, Outcome, minimized
-from roam.solvers.order.beam_search import FOUND, NONE, a_step, search
+from roam.solvers.order.beam_search import FOUND, NONE, a_step, both_ends, search
 from roam.solvers.order.bracket import Bracket
-from roam.solvers.order.levels import NEVER, net
-from roam.solvers.order.progress import Phase
+from roam.solvers.order.levels import NEVER
 from roam.solvers.work import Work
 
 
@@ -39,7 +38,8 @@ class Beams:
     Attributes:
         widths: limits on the sets of a level that are extended; each is tried after the one before.
         both: largest width with which beams search from both ends of the phase. Wider beams search
-            only from the end from which a search has last given an answer, if any has.
+            only from the end from which a search has last given an answer; from the end of the
+            phase if none has.
         tries: limit on the steps of one search. A step tries one op after one set.
         worth: the shortest distance of a limit on live bytes below the peak, as a share of the
             peak.
@@ -59,7 +59,6 @@ class BeamSearch:
     Attributes:
         ends: the phase as seen from its end and from its start. The end whose search has last given
             an answer comes first.
-        answered: whether any search has given an answer.
         tries: limit on the steps of one search. A step tries one op after one set.
     """
 
@@ -69,8 +68,7 @@ class BeamSearch:
         # by op, the first level of a search at which it may run: every op may run at every level
         self.first = np.zeros(len(self.ops), np.int64)
         self.last = self.first + len(self.ops)
-        self.ends = [net(Phase(problem, phase, mirrored=m)) for m in (True, False)]
-        self.answered = False
+        self.ends = both_ends(problem, phase)
 
     def keeps_within(
         self, most: int, width: int, work: Work, *, both: bool = True
@@ -81,8 +79,8 @@ class BeamSearch:
             most: the limit on live bytes.
             width: limit on the sets with equally many ops that the search extends.
             work: limits the work and the time of the search.
-            both: whether to search from both ends of the phase even if a search from one end has
-                given an answer before.
+            both: whether to search from both ends of the phase, or only from that which comes first
+                in `ends`.
 
         Returns:
             FITS with the order; DOES_NOT_FIT with a lower bound above `most` on the peak of every
@@ -90,13 +88,12 @@ class BeamSearch:
             after one set.
         """
         cost, tried = a_step(len(self.ops)), 0
-        for end in list(self.ends if both or not self.answered else self.ends[:1]):
+        for end in list(self.ends if both else self.ends[:1]):
             steps = int(work.steps(cost, self.tries))
             how, found, needed, done = search(end, most, width, steps, self.first, self.last)
             work.spend(done * cost)
             tried += done
             if how in (FOUND, NONE):
-                self.answered = True
                 self.ends.sort(key=lambda other: other is not end)
             if how == NONE:
                 return Answer(None, most, needed, Outcome.DOES_NOT_FIT, tried)
@@ -133,7 +130,6 @@ def widen(
     work, beams = work or Work(), beams or Beams()
     with work.uncounted():  # the first call of a process compiles the search
         asked = BeamSearch(problem, phase, beams.tries)
-        asked.keeps_within(0, 1, Work(limit=0))
     known, tried = Bracket(order, peak_of, bound), 0
     step: float = known.peak - known.bound
     for width in beams.widths:

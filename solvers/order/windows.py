@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 
 from roam.core.problem import OpId, Problem
 from roam.solvers.answer import Answer, minimized
-from roam.solvers.order.beam_search import FOUND, a_step, search
-from roam.solvers.order.levels import NEVER, Net, net
-from roam.solvers.order.progress import Phase
-from roam.solvers.order.tables import Ints, measured, tables
+from roam.solvers.order.beam_search import FOUND, a_step, both_ends, search
+from roam.solvers.order.levels import NEVER, Net
+from roam.solvers.order.tables import Ints, Tables, measured, tables
 from roam.solvers.work import Work
 
 
@@ -98,10 +97,9 @@ def search_windows(
     ops, work = problem.phases[phase], work or Work()
     if not ops:
         return minimized(order, 0, bound, 0)
-    with work.uncounted():
-        windows = Windows(problem, phase, ladder)
+    windows = Windows(problem, phase, tables(problem, phase), work, ladder)
     place = {i: k for k, i in enumerate(ops)}
-    peak, found = windows.improve(np.array([place[i] for i in order], np.int64), bound, work)
+    peak, found = windows.improve(np.array([place[i] for i in order], np.int64), bound)
     return minimized([ops[k] for k in found], peak, bound, windows.searched)
 
 
@@ -110,37 +108,37 @@ class Windows:
 
     Attributes:
         arrays: the ops and buffers of the phase, to measure orders.
+        work: limits the work and the time of all searches; the work done is added to it.
         ends: the phase as seen from its end and from its start, for the beam search.
         ladder: how far ops may move, how wide the beams are, and how far limits are below the peak.
         searched: the number of beam searches so far.
     """
 
-    def __init__(self, problem: Problem, phase: int, ladder: Ladder = LADDER) -> None:
-        self.arrays = tables(problem, phase)
-        self.ends = [net(Phase(problem, phase, mirrored=m)) for m in (True, False)]
-        self.ladder = ladder
+    def __init__(
+        self, problem: Problem, phase: int, arrays: Tables, work: Work, ladder: Ladder = LADDER
+    ) -> None:
+        self.arrays, self.work, self.ladder = arrays, work, ladder
+        with work.uncounted():  # the first call of a process compiles the search
+            self.ends = both_ends(problem, phase)
         self.searched = 0
-        order = np.arange(len(problem.phases[phase]))
-        search(self.ends[0], 0, 1, 0, order, order)  # the first call in a process compiles `search`
 
-    def improve(self, order: Ints, bound: int, work: Work) -> tuple[int, Ints]:
+    def improve(self, order: Ints, bound: int) -> tuple[int, Ints]:
         """Searches for an order with a lower peak than the given one, window by window.
 
         Args:
             order: by time, the op that runs then (its index in program order).
             bound: the search ends if the peak is at most so many bytes.
-            work: limits the work and the time of the search; the work done is added to it.
 
         Returns:
             The lowest peak in bytes, and the order with that peak.
         """
         during = self.during(order)
         peak, step, rung = int(during.max()), self.ladder.first, 0
-        while peak > bound and rung < len(self.ladder.rungs) and not work.is_over():
+        while peak > bound and rung < len(self.ladder.rungs) and not self.work.is_over():
             limit = max(bound, int(peak * (1 - step)))
-            found = self.within(order, during > limit, limit, self.ladder.rungs[rung], work)
-            if found is not None and self.during(found).max() < peak:
-                order, during = found, self.during(found)
+            found = self.within(order, during > limit, limit, self.ladder.rungs[rung])
+            if found is not None and (lower := self.during(found)).max() < peak:
+                order, during = found, lower
                 peak, step, rung = int(during.max()), 2 * step, max(rung - 1, 0)
             else:
                 step, rung = max(step / 2, self.ladder.least), rung + 1
@@ -150,9 +148,7 @@ class Windows:
         """Returns, by time, the bytes alive while the op at that time of `order` runs."""
         return measured(self.arrays, order)[1]
 
-    def within(
-        self, order: Ints, above: NDArray[np.bool_], limit: int, rung: Rung, work: Work
-    ) -> Ints | None:
+    def within(self, order: Ints, above: NDArray[np.bool_], limit: int, rung: Rung) -> Ints | None:
         """Searches for an order within `limit` bytes by moving ops in the windows of a known order.
 
         Counts live bytes as if every op wrote over all dying buffers that it may ever write over.
@@ -164,15 +160,14 @@ class Windows:
                 time.
             limit: the limit on live bytes.
             rung: how far ops may move, and how wide the beam is.
-            work: limits the work and the time of the search; the work done is added to it.
         """
         first, last = allowed(order, above, rung.reach)
         cost = a_step(len(order))
         for end in self.ends:
             first_seen, last_seen = seen_from(end, first, last)
-            steps = int(work.steps(cost, NEVER))
+            steps = int(self.work.steps(cost, NEVER))
             how, found, _, done = search(end, limit, rung.width, steps, first_seen, last_seen)
-            work.spend(done * cost)
+            self.work.spend(done * cost)
             self.searched += 1
             if how == FOUND:
                 return found[::-1].copy() if end.mirrored else found
