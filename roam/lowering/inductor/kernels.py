@@ -31,6 +31,7 @@ from roam.capture.step_outputs import gradient_values, gradients_of, own_saved, 
 from roam.core.folds import Folds
 from roam.inspect.record import GraphRecord
 from roam.lowering.aten.plain import mark_boxed, plain
+from roam.lowering.inductor import add_mm  # noqa: F401  # Inductor's tables get the op
 from roam.lowering.inductor.folds import absorbing, lower_folds
 from roam.lowering.inductor.notes import LOWERING, Note, compiling, find
 from roam.lowering.inductor.order import How, OneGraph, PlannedOrder, first_saved

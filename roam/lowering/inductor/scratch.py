@@ -19,8 +19,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from roam.capture.scratch_probe import Scratch, is_measured, probe
 from roam.capture.symbolic_sizes import Numbers
 from roam.lowering.inductor.origins import origin
+from roam.passes import add_mm
 
 Hint = Callable[[Any], int]
+# operators of roam's own, and ATen's that run the same kernel
+MEASURED_AS: dict[Any, Any] = {add_mm.IN_PLACE: torch.ops.aten.addmm.default}
 
 
 def scratch(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> dict[str, Scratch]:
@@ -60,7 +63,10 @@ def _call(calls: fx.Graph, kernel: Any, hint: Hint) -> fx.Node | None:
     Returns the call; None if its operator is unknown or cannot be measured.
     """
     called = None if isinstance(kernel, ir.MultiOutput) else origin(kernel)
-    if called is None or not is_measured(called.target):
+    if called is None:
+        return None
+    target: Any = MEASURED_AS.get(called.target, called.target)
+    if not is_measured(target):
         return None
     inputs = _inputs(kernel)
     if len(inputs) != len(list(_tensors(called))) or not all(map(_device, inputs)):
@@ -74,7 +80,6 @@ def _call(calls: fx.Graph, kernel: Any, hint: Hint) -> fx.Node | None:
         found.meta["val"] = _like(next(given), hint)
         return found
 
-    target: Any = called.target
     call = calls.call_function(target, *fx.map_arg((called.args, called.kwargs), stand_in))
     call.meta["val"] = fx.node.map_aggregate(called.meta["val"], lambda t: _static(t, hint))
     return call
