@@ -91,6 +91,23 @@ def _is_dense(tensor: torch.Tensor) -> bool:
     return True
 
 
+def has_distinct_elements(tensor: torch.Tensor) -> bool:
+    """Returns whether no two elements lie at one place. There may be gaps between elements.
+
+    Returns False for some unusual strides of which this is true too.
+    """
+    if any(not isinstance(n, int) for n in (*tensor.shape, *tensor.stride())):
+        return tensor.is_contiguous()
+    extent = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size == 1:
+            continue
+        if stride < extent:
+            return False
+        extent = stride * size
+    return True
+
+
 def renew_views(graph: fx.Graph) -> None:
     """Makes the fake value of each view share the storage of its source's fake value.
 

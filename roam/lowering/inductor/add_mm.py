@@ -20,18 +20,18 @@ from torch._inductor.virtualized import V
 from torch.utils._ordered_set import OrderedSet
 
 from roam.passes import add_mm
-from roam.passes.geometry import fills_its_storage, value
+from roam.passes.geometry import has_distinct_elements, value
 
 aten = torch.ops.aten
 
 
-def _is_dense(call: fx.Node) -> bool:
-    """Returns whether no two elements of the accumulator share memory, as in an expanded one."""
+def _is_apart(call: fx.Node) -> bool:
+    """Returns whether all elements of the accumulator lie apart, unlike in an expanded tensor."""
     acc = call.args[0]
-    return isinstance(acc, fx.Node) and fills_its_storage(value(acc))
+    return isinstance(acc, fx.Node) and has_distinct_elements(value(acc))
 
 
-inplaceable_ops[add_mm.OP] = InplaceableOp(add_mm.IN_PLACE, 0, extra_check=_is_dense)
+inplaceable_ops[add_mm.OP] = InplaceableOp(add_mm.IN_PLACE, 0, extra_check=_is_apart)
 
 
 class AddMm(ir.ExternKernel):
