@@ -35,6 +35,10 @@ class Options:
             fuses. None means "inductor" if Inductor works here, else "aten".
         rewrites: passes (`roam.passes.pipeline.Pass`, frozen dataclasses) that change the joint
             graph before it is partitioned into forward and backward.
+        split: whether groups of ops with a large middle run one block of rows at a time
+            (passes/rewrites/split), so that sums over the rows run in another order. True splits
+            every group that it finds, None only with Inductor's kernels, and only what is many
+            times larger than its input, such as the logits before cross entropy.
         mode: one of Inductor's own modes, as `torch.compile(..., mode=...)` names them.
     """
 
@@ -43,6 +47,7 @@ class Options:
     optimizer: OptimizerHandle | None = None
     lowering: str | None = None
     rewrites: tuple[Pass, ...] = ()
+    split: bool | None = None
     mode: str | None = None
 
     @staticmethod
@@ -71,6 +76,8 @@ class Options:
         seconds = given.get("planning_seconds", 1.0)
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
             raise OptionError(f"option planning_seconds is a positive number, not {seconds!r}")
+        if given.get("split") not in (None, True, False):
+            raise OptionError(f"option split is True or False, not {given['split']!r}")
         optimizer = given.get("optimizer")
         if isinstance(optimizer, FoldingOptimizer):
             given["optimizer"] = optimizer.handle

@@ -5,22 +5,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from roam.passes.pipeline import Pass
+from roam.passes.rewrites.accumulate_gradients import AccumulateGradients
 from roam.passes.rewrites.common_subexpressions import CommonSubexpressions
 from roam.passes.rewrites.cross_entropy_backward import CrossEntropyBackward
 from roam.passes.rewrites.drop_clones import DropClones
 from roam.passes.rewrites.recompute import Recompute
+from roam.passes.rewrites.split import Split
 
-# They keep every bit of the results, and always run. Inductor does what the first, second and
-# fourth do by itself, and has no operator of the third's kind left when it sees a graph.
+# They always run. ATen's keep every bit of the results. Inductor's keep them up to rounding, as
+# Inductor's own kernels do. Inductor does what ATen's first, second and fourth do by itself, and
+# has no operator of the third's kind left when it sees a graph.
 EXACT: dict[str, tuple[Pass, ...]] = {
     "aten": (CommonSubexpressions(), DropClones(), CrossEntropyBackward(), Recompute()),
-    "inductor": (),
+    "inductor": (AccumulateGradients(),),
 }
 
 
-def rewrites(lowering: str, asked: Sequence[Pass] = ()) -> tuple[Pass, ...]:
-    """Returns what to run on a joint graph of a lowering: what the user asked for, then EXACT.
+# What the option "split" chooses. None, the default: heads of language models with Inductor's
+# kernels, and nothing with ATen's, since sums over blocks run in another order.
+SPLITS: dict[tuple[str, bool | None], tuple[Pass, ...]] = {
+    ("inductor", None): (Split(),),
+    ("inductor", True): (Split(amplifies=2.0),),
+    ("aten", True): (Split(amplifies=2.0),),
+}
+
+
+def rewrites(
+    lowering: str, asked: Sequence[Pass] = (), *, split: bool | None = None
+) -> tuple[Pass, ...]:
+    """Returns what to run on a joint graph of a lowering: what the user asked for, then the rest.
 
     The user's come first: they look for what a model's author wrote.
+
+    Args:
+        lowering: the name of the lowering.
+        asked: the user's rewrites.
+        split: which groups of ops run in blocks of rows, a key of SPLITS.
     """
-    return (*asked, *EXACT[lowering])
+    return (*asked, *SPLITS.get((lowering, split), ()), *EXACT[lowering])

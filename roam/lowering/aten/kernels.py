@@ -137,7 +137,10 @@ class AtenKernels:
     def partition(
         self, joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **how: Any
     ) -> tuple[fx.GraphModule, fx.GraphModule]:
-        joint = rewritten(rewrites("aten", self.options.rewrites), rewritten(TRUTHS, joint))
+        joint = rewritten(
+            rewrites("aten", self.options.rewrites, split=self.options.split),
+            rewritten(TRUTHS, joint),
+        )
         self.outputs = num_fwd_outputs
         graphs = default_partition(joint, inputs, num_fwd_outputs=num_fwd_outputs, **how)
         self.backward_graph = graphs[1]  # kept, to be planned with the forward at its first run

@@ -26,7 +26,9 @@ class WholeStepKernels(AtenKernels):
         for node in gm.graph.nodes:  # marks nodes by phase, as AOTAutograd does in joint graphs
             late = node.meta.get("autograd_backward", False)
             node.meta["partitioner_tag"] = "is_backward" if late else "is_forward"
-        return rewritten(rewrites("aten", self.options.rewrites), rewritten(TRUTHS, gm))
+        return rewritten(
+            rewrites("aten", self.options.rewrites, split=self.options.split), rewritten(TRUTHS, gm)
+        )
 
     def partition(self, *_: Any, **__: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
         raise WholeStepError("the step changes or returns something that needs a gradient")

@@ -32,6 +32,7 @@ from roam.core.folds import Folds
 from roam.inspect.record import GraphRecord
 from roam.lowering.aten.plain import mark_boxed, plain
 from roam.lowering.inductor import add_mm  # noqa: F401  # Inductor's tables get the op
+from roam.lowering.inductor.block_order import blocks_in_turn
 from roam.lowering.inductor.folds import absorbing, lower_folds
 from roam.lowering.inductor.notes import LOWERING, Note, compiling, find
 from roam.lowering.inductor.order import How, OneGraph, PlannedOrder, first_saved
@@ -114,13 +115,14 @@ class InductorKernels:
 
     def settings(self, order: PlannedOrder) -> dict[str, Any]:
         """Returns Inductor's settings for compiling this graph, with `order` as a pass."""
-        asked = rewrites(LOWERING, self.options.rewrites)
+        asked = rewrites(LOWERING, self.options.rewrites, split=self.options.split)
         return {
             **mode_options(self.options.mode),
             **joint_pass(asked),
             # no CUDA graphs, because a replayed CUDA graph would call no optimizer
             **({"triton.cudagraphs": False} if self.is_driven else {}),
             "_post_fusion_custom_pass": order,
+            **blocks_in_turn(),
             # turns off reorderings by Inductor that run after roam's pass and would undo its order
             "reorder_for_peak_memory": False,
             "triton.reorder_for_reducing_graph_partitions": False,

@@ -11,6 +11,9 @@ from torch._inductor.scheduler import BaseSchedulerNode
 from roam.capture.node_facts import runs_once, where
 from roam.passes import gradient_release
 from roam.passes.gradient_release import Release
+from roam.passes.rewrites.split import META
+
+Label = tuple[int, int]  # number of a split group, number of the block
 
 
 def origin(kernel: Any) -> fx.Node | None:
@@ -46,3 +49,25 @@ def module_of(node: BaseSchedulerNode) -> str:
             if isinstance(source, fx.Node) and where(source):
                 return where(source)
     return ""
+
+
+def block_of(node: BaseSchedulerNode) -> Label | None:
+    """Returns the block of a split that a node belongs to; None if it belongs to none or several.
+
+    Returns it as the number of the split group and the number of the block.
+    """
+    sources = (n for part in node.get_nodes() for n in getattr(part.node, "origins", ()))
+    labels = {n.meta[META] for n in sources if isinstance(n, fx.Node) and META in n.meta}
+    return next(iter(labels)) if len(labels) == 1 else None
+
+
+def block_suffix(node: BaseSchedulerNode) -> str:
+    """Returns what the name of an op ends in if it belongs to a block: "#1" for the first one.
+
+    From the second split group on, the number of the group comes first: "#2.1".
+    """
+    label = block_of(node)
+    if label is None:
+        return ""
+    group, block = label
+    return f"#{group + 1}.{block + 1}" if group else f"#{block + 1}"

@@ -1,0 +1,208 @@
+"""Writes a group into its graph as blocks of rows.
+
+x ── mm ── logits ── ... ── gradient of the logits ──┬── mm ── gradient of x
+                                                     └── mm ── gradient of W
+
+x[:128]    ── mm ── ... ──┬── mm ────────────────────────────────┐
+                          └── mm ─────────────────┐             cat ── gradient of x
+x[128:256] ── mm ── ... ──┬── mm ─────────────────│──────────────┘
+                          └── add_mm (adds to it) ┴── gradient of W
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from heapq import heapify, heappop, heappush
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils.checkpoint import CheckpointPolicy
+
+from roam.passes import add_mm
+from roam.passes.geometry import value
+from roam.passes.rewrites.split.group import Group
+from roam.passes.rewrites.split.row_rules import Constant, rule
+from roam.passes.rewrites.split.spans import Span, in_block, rows, shape
+from roam.passes.rewrites.split.sum_rules import sum_call, terms
+from roam.passes.rewrites.split.tangents import Tangent
+
+aten = torch.ops.aten
+META = "split"  # key of node.meta: (number of the group in its graph, number of the block)
+_CHECKPOINT = ("recompute", "ac_graph_id")  # keys of node.meta that ask for recomputation
+_ROUNDED = (torch.float16, torch.bfloat16)  # dtypes in which a sum of many terms loses digits
+
+
+def write(group: Group, counts: Sequence[int], tangent: Tangent | None) -> None:
+    """Puts blocks in place of a group.
+
+    Args:
+        group: the group.
+        counts: the number of rows of each block.
+        tangent: the tangent of the loss, if forward and backward of a block run together.
+    """
+    graph = group.seed.graph
+    place = {n: float(i) for i, n in enumerate(graph.nodes)}
+    numbers = [n.meta[META][0] for n in graph.nodes if META in n.meta]
+    with graph.inserting_before(graph.output_node()):
+        writer = Writer(group, tangent, 1 + max(numbers, default=-1))
+        for k, (start, stop) in enumerate(pairwise([0, *accumulate(counts)])):
+            writer.add_block(k, start, stop)
+        for node, whole in writer.results().items():
+            for new in graph.nodes:
+                place.setdefault(new, place[group.seed])
+            if tangent is not None and node in tangent.dependent:
+                whole.meta["recompute"] = CheckpointPolicy.MUST_SAVE
+                whole = writer.add(node, aten.mul.Tensor, (whole, tangent.scalar(writer)), {})
+                whole.meta["partitioner_tag"] = "is_backward"
+                for new in graph.nodes:
+                    place.setdefault(new, place[node])
+            node.replace_all_uses_with(whole)
+    for node in reversed(graph.nodes):
+        if node in group.members or node in group.sums:
+            graph.erase_node(node)
+    sort(graph, place)
+
+
+class Writer:
+    """Adds the blocks of a group to a graph.
+
+    Attributes:
+        rows: the number of rows of the block that is being added.
+    """
+
+    rows: int
+
+    def __init__(self, group: Group, tangent: Tangent | None, number: int) -> None:
+        self.group, self.graph, self.number = group, group.seed.graph, number
+        self.mode = value(group.seed).fake_mode
+        self.label: tuple[int, int] | None = None
+        self.parts: dict[fx.Node, list[fx.Node]] = {n: [] for n in group.results}
+        self.sums: dict[fx.Node, fx.Node] = {}
+        self.merged: dict[tuple[fx.Node, Span], fx.Node] = {}
+        self.operands: dict[fx.Node, fx.Node] = {}
+        ones = {} if tangent is None else tangent.at_one(self, group.inputs)
+        self.instead: Mapping[fx.Node, fx.Node] = ones
+
+    def add_block(self, k: int, start: int, stop: int) -> None:
+        """Adds the ops of block k: the rows from `start` to `stop`, exclusive."""
+        self.rows, self.label = stop - start, (self.number, k)
+        made: dict[fx.Node, fx.Node] = {}
+        waiting = [*self.group.sums]
+        for node, span in self.group.members.items():
+            its = rule(node)
+            assert its is not None
+            cuts = its.operands(node, span) or {}
+            self.operands = {o: made.get(o) or self.rows_of(o, s, start) for o, s in cuts.items()}
+            made[node] = self.add(node, *its.call(node, span, self))
+            if node in self.parts:
+                self.parts[node].append(made[node])
+            for ready in [
+                s
+                for s in waiting
+                if made.keys() >= set(s.all_input_nodes) & self.group.members.keys()
+            ]:
+                waiting.remove(ready)
+                self.add_sum(ready, made, start)
+        self.label = None
+
+    def add_sum(self, node: fx.Node, made: Mapping[fx.Node, fx.Node], start: int) -> None:
+        """Adds what an op gives for the rows of a block to what it gave for those before."""
+        cuts = self.group.sums[node]
+        blocks = {o: made.get(o) or self.rows_of(o, s, start) for o, s in cuts.items()}
+        target, args, kwargs = sum_call(node, cuts, blocks)
+        before = self.sums.get(node)
+        if target is not aten.mm.default and value(node).dtype in _ROUNDED:
+            kwargs["dtype"] = torch.float32
+        if before is not None and target is aten.mm.default:
+            self.sums[node] = self.add(node, add_mm.OP, (before, *args), {})
+            return
+        part = self.add(node, target, args, kwargs)
+        if before is not None:
+            part = self.add(node, aten.add.Tensor, (before, part), {})
+        self.sums[node] = part
+
+    def results(self) -> dict[fx.Node, fx.Node]:
+        """Adds what joins the blocks. Returns the whole of each result, by the op it stands for."""
+        found: dict[fx.Node, fx.Node] = {}
+        for node, parts in self.parts.items():
+            span = self.group.members[node]
+            whole = self.add(node, aten.cat.default, (parts, span.first), {})
+            found[node] = self.view(whole, list(shape(node)))
+        for node, total in self.sums.items():
+            dtype, count = value(node).dtype, terms(node)
+            if count > 1:
+                total = self.add(node, aten.div.Tensor, (total, count), {})
+            if value(total).dtype != dtype:
+                total = self.add(
+                    node, torch.ops.prims.convert_element_type.default, (total, dtype), {}
+                )
+            found[node] = self.view(total, list(shape(node)))
+        return found
+
+    def of(self, node: fx.Node) -> fx.Node:
+        return self.operands.get(node) or self.instead.get(node, node)
+
+    def view(self, node: fx.Node, sizes: list[int]) -> fx.Node:
+        source = self.of(node)
+        if list(shape(source)) == sizes:
+            return source
+        return self.add(node, aten.reshape.default, (source, sizes), {})
+
+    def rows_of(self, node: fx.Node, span: Span, start: int) -> fx.Node:
+        """Adds an op that takes the rows of the block, from `start` on, out of an operand."""
+        its = rule(node)
+        if isinstance(its, Constant):
+            return self.add(node, *its.call(node, span, self))
+        if (node, span) not in self.merged:
+            sizes = in_block(shape(node), span, rows(shape(node), span))
+            label, self.label, self.operands = self.label, None, {}
+            self.merged[node, span] = self.view(node, sizes)
+            self.label = label
+        source = self.merged[node, span]
+        return self.add(node, aten.slice.Tensor, (source, span.first, start, start + self.rows), {})
+
+    def add(
+        self, like: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> fx.Node:
+        """Adds an op to the graph.
+
+        Args:
+            like: the op whose name, module and stack trace it gets.
+            target: the operator.
+            args: its arguments.
+            kwargs: its keyword arguments.
+        """
+        made = self.graph.create_node("call_function", target, args, kwargs, name=like.name)
+        made.meta = {k: v for k, v in like.meta.items() if k not in _CHECKPOINT}
+        given, named = fx.map_arg((args, kwargs), value)
+        with self.mode:
+            made.meta["val"] = target(*given, **named)
+        made.meta["partitioner_tag"] = self.group.seed.meta.get("partitioner_tag", "is_forward")
+        if self.label is not None:
+            made.meta[META] = self.label
+        return made
+
+
+def sort(graph: fx.Graph, place: Mapping[fx.Node, float]) -> None:
+    """Puts the ops of a graph in an order in which each follows its operands.
+
+    Args:
+        graph: the graph.
+        place: of the ops that could run next, the one with the lowest place does. Ops of one place
+            keep their order.
+    """
+    index = {n: i for i, n in enumerate(graph.nodes)}
+    left = {n: len(n.all_input_nodes) for n in graph.nodes}
+    ready = [(place.get(n, float(i)), i, n) for n, i in index.items() if not left[n]]
+    heapify(ready)
+    output = graph.output_node()
+    while ready:
+        _, _, node = heappop(ready)
+        if node is not output:
+            output.prepend(node)
+        for user in node.users:
+            left[user] -= 1
+            if not left[user]:
+                heappush(ready, (place.get(user, float(index[user])), index[user], user))

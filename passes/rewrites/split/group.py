@@ -1,0 +1,244 @@
+"""Finds groups of ops with a large middle, which can run one block of rows after the other.
+
+    x ── mm ──┬── logits ── amax ── ... ── gradient of the logits ──┬── mm ── gradient of x
+              │                                                     └── mm ── gradient of W
+            large                          large
+
+A *core* is what is as large as the op that the search begins with (the seed), and made from it
+directly: logits, their exponentials, their gradient. A group is a core, all that lies between ops
+of the core, and the first small results behind it. It can be split if the rows of the seed pass
+through all of it (`row_rules`), or end in a sum over the rows (`sum_rules`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, fx
+
+from roam.passes.geometry import tensors, value
+from roam.passes.rewrites.split.row_rules import Cuts, Product, rule
+from roam.passes.rewrites.split.spans import Span, is_tensor, rows, shape
+from roam.passes.rewrites.split.sum_rules import summed
+
+aten = torch.ops.aten
+
+SEEDS = (aten.mm.default, aten.addmm.default)
+LARGE = (
+    4  # a tensor of at least this part of the seed's bytes is large: half of the width, or dtype
+)
+
+
+class UnsplittableError(Exception):
+    """The ops around a seed cannot run in blocks of rows. The message says why, for the log."""
+
+
+@dataclass
+class Group:
+    """Ops that can run in blocks of rows.
+
+    Attributes:
+        seed: the op that makes the first large tensor.
+        members: the ops, in graph order, with the rows of their results.
+        sums: ops behind them that add over the rows, with the rows of their operands.
+        results: the members that ops outside use. None of them is large.
+    """
+
+    seed: fx.Node
+    members: dict[fx.Node, Span]
+    sums: dict[fx.Node, Cuts] = field(default_factory=dict)
+    results: list[fx.Node] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        return rows(shape(self.seed), self.members[self.seed])
+
+    @property
+    def large_bytes(self) -> int:
+        """Bytes of the largest tensor that exists in blocks only."""
+        return max(nbytes(n) for n in self.members if n not in self.results)
+
+    @property
+    def sum_bytes(self) -> int:
+        """Bytes of what exists from the first block on: sums over the rows."""
+        return sum(nbytes(n) for n in self.sums)
+
+    @property
+    def inputs(self) -> list[fx.Node]:
+        """The ops outside whose results the group uses."""
+        inside = self.members.keys() | self.sums.keys()
+        found = (o for n in (*self.members, *self.sums) for o in n.all_input_nodes)
+        return list(dict.fromkeys(o for o in found if o not in inside))
+
+
+def nbytes(node: fx.Node) -> int:
+    """Returns the bytes of what an op makes, views included; 0 if they are not known."""
+    sizes = [t.numel() * t.element_size() for t in tensors(node)]
+    return sum(s for s in sizes if isinstance(s, int))
+
+
+def seeds(graph: fx.Graph, smallest: int, amplifies: float) -> Iterator[tuple[fx.Node, Span]]:
+    """Yields ops whose result is much larger than the rows they read, largest first.
+
+    Args:
+        graph: the graph.
+        smallest: bytes of the smallest result that counts.
+        amplifies: the least ratio of the bytes of the result to those of the rows.
+    """
+    found = [
+        n
+        for n in graph.nodes
+        if n.target in SEEDS and all(isinstance(s, int) for s in shape(n)) and nbytes(n) >= smallest
+    ]
+    for node in sorted(found, key=nbytes, reverse=True):
+        read: fx.Node = node.args[-2]
+        if nbytes(node) >= amplifies * nbytes(read):
+            yield node, Span(0, 1)
+
+
+def grow(seed: fx.Node, span: Span, allowed: Callable[[fx.Node], bool]) -> Group:
+    """Returns the group around a seed.
+
+    Args:
+        seed: the op that makes the first large tensor.
+        span: the rows of its result.
+        allowed: whether an op may belong to the group.
+
+    Raises:
+        UnsplittableError: the rows of the seed do not pass through the group.
+    """
+    order = {n: i for i, n in enumerate(seed.graph.nodes)}
+    spans = _reached(seed, span, allowed)
+
+    def large(node: fx.Node) -> bool:
+        return nbytes(node) * LARGE >= nbytes(seed)
+
+    core = {seed}
+    for node in spans:  # in graph order
+        if large(node) and not core.isdisjoint(node.all_input_nodes):
+            core.add(node)
+    members = core | _between(seed.graph, core)
+    if mixed := [n for n in members if n not in spans]:
+        first = min(mixed, key=order.__getitem__)
+        raise UnsplittableError(f"{first.name} ({first.target}) mixes rows, and the group needs it")
+    found = Group(seed, {n: spans[n] for n in sorted(members, key=order.__getitem__)})
+    for node in [*found.members]:
+        for user in node.users:
+            if user in found.members or user in found.sums:
+                continue
+            if user in spans and node in core and not large(user):
+                found.members[user] = spans[user]
+            elif allowed(user) and (cuts := _summed(user, node, found.members, spans)) is not None:
+                found.sums[user] = cuts
+            elif node in core:
+                raise UnsplittableError(f"{user.name} ({user.target}) needs {node.name} whole")
+    _pull_in(found, large)
+    inside = found.members.keys() | found.sums.keys()
+    found.members = dict(sorted(found.members.items(), key=lambda item: order[item[0]]))
+    found.results = [n for n in found.members if not inside.issuperset(n.users)]
+    if whole := [n.name for n in found.results if large(n)]:
+        raise UnsplittableError(f"{whole[0]} is needed whole")
+    if not _is_convex(seed.graph, inside):
+        raise UnsplittableError("an op outside waits for the group and is awaited by it")
+    return found
+
+
+def _reached(seed: fx.Node, span: Span, allowed: Callable[[fx.Node], bool]) -> dict[fx.Node, Span]:
+    """Returns where the rows of the seed are in every op that they reach, in graph order."""
+    spans = {seed: span}
+    behind = False
+    for node in seed.graph.nodes:
+        if not behind or not allowed(node):
+            behind |= node is seed
+            continue
+        inside = [o for o in node.all_input_nodes if o in spans]
+        its = rule(node) if inside else None
+        if its is None:
+            continue
+        found = {its.result(node, o, spans[o]) for o in inside}
+        (there,) = found if len(found) == 1 else (None,)
+        cuts = None if there is None else its.operands(node, there)
+        if there is not None and cuts is not None and all(cuts.get(o) == spans[o] for o in inside):
+            spans[node] = there
+    return spans
+
+
+def _between(graph: fx.Graph, core: set[fx.Node]) -> set[fx.Node]:
+    """Returns the ops on paths between ops of the core."""
+    behind: set[fx.Node] = set()
+    for node in graph.nodes:
+        if any(o in core or o in behind for o in node.all_input_nodes):
+            behind.add(node)
+    before: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if any(u in core or u in before for u in node.users):
+            before.add(node)
+    return behind & before
+
+
+def _summed(
+    user: fx.Node, node: fx.Node, members: dict[fx.Node, Span], spans: dict[fx.Node, Span]
+) -> Cuts | None:
+    """Returns how an op adds over the rows of a member; None if it does not."""
+    cuts = summed(user, node, members[node])
+    if cuts is None:
+        return None
+    fits = all(members[o] == cuts.get(o) for o in user.all_input_nodes if o in members)
+    return cuts if fits and all(is_tensor(o) for o in cuts) else None
+
+
+def _pull_in(group: Group, large: Callable[[fx.Node], bool]) -> None:
+    """Makes large operands members that only the group needs, such as one-hot labels.
+
+    They are found from the group backwards, so they may not depend on the seed. What the seed
+    reads, and products, stay outside: what is behind them is another layer.
+    """
+    found: dict[fx.Node, Span] = {}
+    waiting = [(n, span) for n, span in group.members.items() if n is not group.seed]
+    while waiting:
+        node, span = waiting.pop()
+        its = rule(node)
+        assert its is not None
+        if isinstance(its, Product):
+            continue
+        for operand, there in (its.operands(node, span) or {}).items():
+            theirs = rule(operand)
+            if operand in group.members or operand in found or theirs is None:
+                continue
+            if not isinstance(theirs, Product) and theirs.operands(operand, there) is not None:
+                found[operand] = there
+                waiting.append((operand, there))
+    wanted: set[fx.Node] = set()
+    for node in group.seed.graph.nodes:
+        if node in found and (large(node) or not wanted.isdisjoint(node.all_input_nodes)):
+            wanted.add(node)
+    inside = group.members.keys() | wanted
+    group.members |= {n: found[n] for n in wanted if not large(n) or inside >= n.users.keys()}
+
+
+def _is_convex(graph: fx.Graph, inside: set[fx.Node]) -> bool:
+    """Returns whether no op outside waits for an op of the group and is awaited by another."""
+    behind: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node in inside:
+            if not behind.isdisjoint(node.all_input_nodes):
+                return False
+        elif any(o in inside or o in behind for o in node.all_input_nodes):
+            behind.add(node)
+    return True
+
+
+def depends_on(graph: fx.Graph, sources: set[fx.Node]) -> set[fx.Node]:
+    """Returns the ops that depend on some ops, these included."""
+    found = set(sources)
+    for node in graph.nodes:
+        if not found.isdisjoint(node.all_input_nodes):
+            found.add(node)
+    return found
+
+
+def is_scalar(node: fx.Node) -> bool:
+    found = value(node)
+    return isinstance(found, Tensor) and all(s == 1 for s in found.shape)

@@ -1,0 +1,394 @@
+"""Tells how rows pass through each operator, and how the operator runs on a block of rows.
+
+    rule       passes rows from operand to result      example
+    ---------  --------------------------------------  ---------------------------------------
+    Pointwise  dimension by dimension, broadcast       logits - amax
+    View       if the new sizes keep the rows          (2, 32, 500) to (64, 500)
+    Along      if the dims that it works along are     softmax, amax, gather and scatter in a row
+               no rows
+    Product    from the first factor's rows, the       x @ W
+               second's columns, or the batch
+
+A `Sum` rule adds over the rows: the product of a gradient and an input, or `sum` over the batch.
+What it gives for the blocks has to be added up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import fx
+
+from roam.passes.rewrites.split.spans import (
+    Span,
+    dim_in_block,
+    in_block,
+    is_tensor,
+    shape,
+    viewed,
+)
+
+aten = torch.ops.aten
+prims = torch.ops.prims
+
+Cuts = dict[fx.Node, Span]  # the operands that an op needs in blocks
+
+
+class Block(Protocol):
+    """A block of rows that is being written into a graph.
+
+    Attributes:
+        rows: the number of its rows.
+    """
+
+    rows: int
+
+    def of(self, node: fx.Node) -> fx.Node:
+        """Returns the block of an operand that is cut, or the operand itself."""
+        ...
+
+    def view(self, node: fx.Node, sizes: list[int]) -> fx.Node: ...
+
+
+Call = tuple[Any, tuple[Any, ...], dict[str, Any]]  # operator, arguments, keyword arguments
+
+
+class Rule(Protocol):
+    """How rows pass through one kind of operator."""
+
+    def result(self, node: fx.Node, operand: fx.Node, span: Span) -> Span | None:
+        """Returns where the rows of an operand are in the result; None if they are mixed."""
+        ...
+
+    def operands(self, node: fx.Node, span: Span) -> Cuts | None:
+        """Returns which operands give the rows of the result; None if that cannot be told."""
+        ...
+
+    def call(self, node: fx.Node, span: Span, block: Block) -> Call:
+        """Returns the op on a block: its operator and arguments."""
+        ...
+
+
+def _arguments(node: fx.Node, block: Block, swap: Callable[[fx.Node], Any] | None = None) -> Call:
+    args, kwargs = fx.map_arg((node.args, node.kwargs), swap or block.of)
+    return node.target, args, dict(kwargs)
+
+
+def _sizes(node: fx.Node) -> int:
+    return len(shape(node))
+
+
+class Pointwise:
+    """Each element of the result depends on one element of each operand, after broadcasting."""
+
+    def result(self, node: fx.Node, operand: fx.Node, span: Span) -> Span | None:
+        found = span.moved(_sizes(node) - _sizes(operand))
+        same = shape(operand)[span.first : span.end] == shape(node)[found.first : found.end]
+        return found if same else None
+
+    def operands(self, node: fx.Node, span: Span) -> Cuts | None:
+        cuts: Cuts = {}
+        for operand in filter(is_tensor, node.all_input_nodes):
+            its = span.moved(_sizes(operand) - _sizes(node))
+            there = shape(operand)[max(its.first, 0) : max(its.end, 0)]
+            if all(size == 1 for size in there) and there != shape(node)[span.first : span.end]:
+                continue
+            if its.first < 0 or there != shape(node)[span.first : span.end]:
+                return None  # broadcast along a part of the rows
+            cuts[operand] = its
+        return cuts
+
+    def call(self, node: fx.Node, span: Span, block: Block) -> Call:
+        behind = _sizes(node) - span.end
+        cuts = self.operands(node, span) or {}
+
+        def swap(operand: fx.Node) -> Any:
+            if operand in cuts or not is_tensor(operand) or _sizes(operand) <= behind + 1:
+                return block.of(operand)
+            sizes = shape(operand)
+            its = span.moved(_sizes(operand) - _sizes(node))
+            merged = [*sizes[: max(its.first, 0)], 1, *sizes[its.end :]]
+            return block.view(operand, merged)
+
+        target, args, kwargs = _arguments(node, block, swap)
+        if target is aten.expand.default:
+            args = (args[0], in_block(shape(node), span, block.rows))
+        return target, args, kwargs
+
+
+class View:
+    """The same elements in the same order, in other sizes."""
+
+    def result(self, node: fx.Node, operand: fx.Node, span: Span) -> Span | None:
+        return viewed(shape(operand), span, shape(node))
+
+    def operands(self, node: fx.Node, span: Span) -> Cuts | None:
+        operand: Any = node.args[0]
+        its = viewed(shape(node), span, shape(operand))
+        return None if its is None else {operand: its}
+
+    def call(self, node: fx.Node, span: Span, block: Block) -> Call:
+        operand: Any = node.args[0]
+        sizes = in_block(shape(node), span, block.rows)
+        return aten.reshape.default, (block.of(operand), sizes), {}
+
+
+class Permute:
+    def result(self, node: fx.Node, operand: fx.Node, span: Span) -> Span | None:
+        order = self._order(node)
+        first = order.index(span.first)
+        there = order[first : first + span.end - span.first]
+        return Span(first, first + len(there)) if there == [*range(*span)] else None
+
+    def operands(self, node: fx.Node, span: Span) -> Cuts | None:
+        there = self._order(node)[span.first : span.end]
+        first = there[0]
+        its = Span(first, first + len(there))
+        return {node.args[0]: its} if there == [*range(*its)] else None  # type: ignore[dict-item]
+
+    def call(self, node: fx.Node, span: Span, block: Block) -> Call:
+        operand: Any = node.args[0]
+        cuts = self.operands(node, span) or {}
+        its = cuts[operand]
+        left = [d for d in self._order(node) if d == its.first or not its.holds(d)]
+        inner = [d if d == its.first else dim_in_block(d, its) for d in left]
+        return aten.permute.default, (block.of(operand), inner), {}
+
+    @staticmethod
+    def _order(node: fx.Node) -> list[int]:
+        if node.target is aten.t.default:
+            return [1, 0] if _sizes(node) == 2 else [0]
+        dims: Any = node.args[1]
+        return [d % _sizes(node) for d in dims]
+
+
+@dataclass(frozen=True)
+class Along:
+    """Works along some dimensions, the same way in each row.
+
+    Attributes:
+        dim: position of the argument that names the dimensions.
+        others: positions of further operands that are cut like the first one.
+        keeps: whether the result has the dimensions that the op works along.
+    """
+
+    dim: int
+    others: tuple[int, ...] = ()
+    keeps: bool = True
+
+    def result(self, node: fx.Node, operand: fx.Node, span: Span) -> Span | None:
+        along = self.along(node)
+        if operand not in [node.args[i] for i in (0, *self.others)]:
+            return None
+        if any(map(span.holds, along)):
+            return None
+        return span if self._keeps(node) else span.moved(-sum(d < span.first for d in along))
+
+    def operands(self, node: fx.Node, span: Span) -> Cuts | None:
+        along = self.along(node)
+        its = span
+        if not self._keeps(node):
+            kept = [d for d in range(_sizes(node.args[0])) if d not in along]  # type: ignore[arg-type]
+            there = kept[span.first : span.end]
+            its = Span(there[0], there[0] + len(there))
+            if there != [*range(*its)]:
+                return None
+        if any(map(its.holds, along)):
+            return None
+        found: list[Any] = [node.args[i] for i in (0, *self.others)]
+        same = {shape(n)[its.first : its.end] for n in found if is_tensor(n)}
+        return {n: its for n in found if is_tensor(n)} if len(same) == 1 else None
+
+    def call(self, node: fx.Node, span: Span, block: Block) -> Call:
+        (its, *_) = (self.operands(node, span) or {}).values()
+        target, args, kwargs = _arguments(node, block)
+        number = _sizes(node.args[0])  # type: ignore[arg-type]
+        args = tuple(
+            _inner_dims(a, its, number) if i == self.dim else a for i, a in enumerate(args)
+        )
+        return target, args, kwargs
+
+    def along(self, node: fx.Node) -> list[int]:
+        """Returns the dimensions of the first operand that the op works along."""
+        number = _sizes(node.args[0])  # type: ignore[arg-type]
+        found: Any = node.args[self.dim] if len(node.args) > self.dim else None
+        if found is None or found == []:
+            return [*range(number)]
+        return [d % number for d in ([found] if isinstance(found, int) else found)]
+
+    def _keeps(self, node: fx.Node) -> bool:
+        return self.keeps or _sizes(node) == _sizes(node.args[0])  # type: ignore[arg-type]
+
+
+def _inner_dims(dims: Any, span: Span, number: int) -> Any:
+    if isinstance(dims, int):
+        return dim_in_block(dims % number, span)
+    return [dim_in_block(d % number, span) for d in dims]
+
+
+class Constant:
+    """Makes a tensor of one value: a block of it has the block's sizes."""
+
+    def result(self, node: fx.Node, operand: fx.Node, span: Span) -> Span | None:
+        return None
+
+    def operands(self, node: fx.Node, span: Span) -> Cuts | None:
+        return {}
+
+    def call(self, node: fx.Node, span: Span, block: Block) -> Call:
+        sizes = in_block(shape(node), span, block.rows)
+        return node.target, (sizes, *node.args[1:]), dict(node.kwargs)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A matrix product, of two matrices or of two batches of matrices.
+
+    Attributes:
+        first: position of the first factor. An operand before it is added to the product.
+    """
+
+    first: int = 0
+
+    def result(self, node: fx.Node, operand: fx.Node, span: Span) -> Span | None:
+        a, b = node.args[self.first : self.first + 2]
+        last = _sizes(node) - 1
+        for factor, dims in ((a, range(last)), (b, (*range(last - 1), last))):
+            if operand is factor and all(d in dims for d in range(*span)):
+                return span if self.operands(node, span) is not None else None
+        return None
+
+    def operands(self, node: fx.Node, span: Span) -> Cuts | None:
+        if span.end != span.first + 1:
+            return None
+        a, b = node.args[self.first : self.first + 2]
+        if a is b:
+            return None
+        last, dim = _sizes(node) - 1, span.first
+        cut: list[Any] = []
+        cut += [a] if dim < last else []
+        cut += [b] if dim == last or dim < last - 1 else []
+        cuts: Cuts = dict.fromkeys(cut, span)
+        if self.first:
+            added = Pointwise().operands(_SameSizes(node), span)  # type: ignore[arg-type]
+            if added is None:
+                return None
+            cuts |= added
+        return cuts
+
+    def call(self, node: fx.Node, span: Span, block: Block) -> Call:
+        return _arguments(node, block)
+
+
+class _SameSizes:
+    """The bias of a product as a pointwise op: what is added to the product, and its sizes."""
+
+    def __init__(self, node: fx.Node) -> None:
+        self.meta, self.all_input_nodes = node.meta, [node.args[0]]
+
+
+class Lookup:
+    """Takes rows out of a table: `embedding`, or `index` with one tensor of indices."""
+
+    def result(self, node: fx.Node, operand: fx.Node, span: Span) -> Span | None:
+        indices = self._indices(node)
+        return span if operand is indices and indices is not node.args[0] else None
+
+    def operands(self, node: fx.Node, span: Span) -> Cuts | None:
+        indices = self._indices(node)
+        inside = indices is not None and span.end <= _sizes(indices)
+        return {indices: span} if indices is not None and inside else None
+
+    def call(self, node: fx.Node, span: Span, block: Block) -> Call:
+        return _arguments(node, block)
+
+    @staticmethod
+    def _indices(node: fx.Node) -> fx.Node | None:
+        given: Any = node.args[1]
+        if node.target is aten.embedding.default:
+            return given
+        plain = isinstance(given, (list, tuple)) and len(given) == 1 and is_tensor(given[0])
+        return given[0] if plain else None
+
+
+RULES: Mapping[Any, Rule] = {
+    **dict.fromkeys(
+        (
+            prims.convert_element_type.default,
+            aten.clone.default,
+            aten.alias.default,
+            aten.detach.default,
+            aten.expand.default,
+            aten.where.self,
+            aten._to_copy.default,
+            aten.full_like.default,
+            aten.zeros_like.default,
+            aten.ones_like.default,
+        ),
+        Pointwise(),
+    ),
+    **dict.fromkeys(
+        (
+            aten.view.default,
+            aten.reshape.default,
+            aten._unsafe_view.default,
+            aten.unsqueeze.default,
+            aten.squeeze.dim,
+            aten.squeeze.dims,
+            aten.squeeze.default,
+        ),
+        View(),
+    ),
+    **dict.fromkeys((aten.permute.default, aten.t.default), Permute()),
+    **dict.fromkeys(
+        (
+            aten.sum.dim_IntList,
+            aten.mean.dim,
+            aten.amax.default,
+            aten.amin.default,
+            aten.logsumexp.default,
+            aten.prod.dim_int,
+            aten.any.dim,
+            aten.argmax.default,
+        ),
+        Along(1, keeps=False),
+    ),
+    **dict.fromkeys((aten._softmax.default, aten._log_softmax.default), Along(1)),
+    **dict.fromkeys((aten.cumsum.default, aten.slice.Tensor), Along(1)),
+    aten.select.int: Along(1, keeps=False),
+    aten.gather.default: Along(1, others=(2,)),
+    aten.scatter.value: Along(1, others=(2,)),
+    aten.scatter.src: Along(1, others=(2, 3)),
+    aten.scatter_add.default: Along(1, others=(2, 3)),
+    **dict.fromkeys(
+        (aten._softmax_backward_data.default, aten._log_softmax_backward_data.default),
+        Along(2, others=(1,)),
+    ),
+    aten.full.default: Constant(),
+    **dict.fromkeys((aten.mm.default, aten.bmm.default), Product()),
+    **dict.fromkeys((aten.addmm.default, aten.baddbmm.default), Product(1)),
+    **dict.fromkeys((aten.embedding.default, aten.index.Tensor), Lookup()),
+}
+_POINTWISE = Pointwise()
+
+
+def is_pure(node: fx.Node) -> bool:
+    """Returns whether an op gives the same result whenever it runs on the same operands."""
+    target = node.target
+    if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
+        return False
+    return not target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in target.tags
+
+
+def rule(node: fx.Node) -> Rule | None:
+    """Returns the rule of a node's operator; None if rows do not pass through it.
+
+    Random operators have none: a block would draw other numbers than the whole tensor does.
+    """
+    if not is_pure(node) or not is_tensor(node) or not all(isinstance(n, int) for n in shape(node)):
+        return None
+    target: Any = node.target
+    return RULES.get(target) or (_POINTWISE if torch.Tag.pointwise in target.tags else None)

@@ -1,0 +1,95 @@
+"""Makes the blocks of a split run one after the other.
+
+    block 1   mm ── softmax ── ... ── mm          a dependency between the blocks, so that
+                                      ┊           no kernel is fused from ops of both, and
+    block 2                           mm ── ...   the first block is freed before the second
+
+Without it Inductor fuses ops of all blocks that read the same tensor, such as the number of labels
+that count, and all blocks would exist at once. The dependency is one of order only: it keeps no
+buffer alive.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch._inductor import config, custom_graph_pass
+from torch._inductor.dependencies import WeakDep
+from torch._inductor.scheduler import BaseSchedulerNode
+from torch._inductor.virtualized import V
+
+from roam.lowering.inductor.origins import block_of
+
+Pass: Any = getattr(custom_graph_pass, "CustomSchedulerPass", object)
+OPTION = "_pre_fusion_custom_pass"
+
+
+def blocks_in_turn() -> dict[str, Any]:
+    """Returns the Inductor setting that orders blocks; none if this torch has no such pass."""
+    if not hasattr(config, OPTION):
+        return {}
+    theirs = getattr(config, OPTION)
+    first = theirs.first if isinstance(theirs, BlocksInTurn) else theirs
+    return {OPTION: BlocksInTurn(first)}
+
+
+class BlocksInTurn(Pass):  # type: ignore[misc]
+    """Adds the dependencies to the nodes of a graph, before Inductor fuses them.
+
+    Attributes:
+        first: the user's own pass, which runs before.
+    """
+
+    def __init__(self, first: Any) -> None:
+        self.first = first
+
+    def __call__(self, nodes: list[BaseSchedulerNode]) -> list[BaseSchedulerNode]:
+        if self.first is not None:
+            nodes = self.first(nodes)
+        added = [add for group in _by_group(nodes).values() for add in _missing(group)]
+        if not added:
+            return nodes
+        for node, before in added:
+            for buffer in before.get_outputs():
+                node.add_fake_dep(WeakDep(buffer.get_name(), node.get_name(), is_fake=True))
+        scheduler = V.graph.scheduler
+        scheduler.nodes = scheduler.topological_sort_schedule(nodes)
+        scheduler.compute_ancestors()
+        return scheduler.nodes
+
+    def uuid(self) -> Any:
+        theirs = None if self.first is None else self.first.uuid()
+        return custom_graph_pass.get_hash_for_files((__file__,)) + repr(theirs).encode()
+
+
+Blocks = dict[int, list[BaseSchedulerNode]]  # by the number of a block, its nodes
+
+
+def _by_group(nodes: Sequence[BaseSchedulerNode]) -> dict[int, Blocks]:
+    found: dict[int, Blocks] = defaultdict(lambda: defaultdict(list))
+    for node in nodes:
+        label = block_of(node)
+        if label is not None:
+            found[label[0]][label[1]].append(node)
+    return found
+
+
+def _missing(blocks: Blocks) -> Iterator[tuple[BaseSchedulerNode, BaseSchedulerNode]]:
+    """Yields pairs: a node of a block, and one of the block before that has to run first.
+
+    Yields none if a block depends on a later one, as ops that blocks have in common may.
+    """
+    names = {k: {n.get_name() for n in nodes} for k, nodes in blocks.items()}
+    for k, nodes in blocks.items():
+        later = {name for j in names if j > k for name in names[j]}
+        if any(not later.isdisjoint(n.ancestors) for n in nodes):
+            return
+    for k in sorted(blocks):
+        if k - 1 not in blocks:
+            continue
+        waited = {name for n in blocks[k - 1] for name in n.ancestors}
+        last = [n for n in blocks[k - 1] if n.get_name() not in waited]
+        first = [n for n in blocks[k] if names[k].isdisjoint(n.ancestors)]
+        yield from ((node, before) for node in first for before in last)
