@@ -213,7 +213,9 @@ def _pull_in(group: Group, large: Callable[[fx.Node], bool]) -> None:
     wanted: set[fx.Node] = set()
     for node in group.seed.graph.nodes:
         if node in found and (large(node) or not wanted.isdisjoint(node.all_input_nodes)):
-            wanted.add(node)
+            whole = {o for o in node.all_input_nodes if large(o) and o.op != "placeholder"}
+            if whole <= group.members.keys() | wanted:  # else that would live until the last block
+                wanted.add(node)
     inside = group.members.keys() | wanted
     group.members |= {n: found[n] for n in wanted if not large(n) or inside >= n.users.keys()}
 

@@ -110,7 +110,7 @@ def grouped(graph: fx.Graph, seed: fx.Node, span: Span) -> tuple[Group, Tangent 
 
 
 def _tangent(graph: fx.Graph, group: Group, tangents: set[fx.Node]) -> Tangent:
-    """Returns the scalar tangent in which a group's gradients are linear. Raises UnsplittableError."""
+    """Returns the scalar tangent in which the gradients are linear. Raises UnsplittableError."""
     inside = {*group.members, *group.sums}
     reached = [t for t in tangents if not depends_on(graph, {t}).isdisjoint(inside)]
     if len(reached) != 1 or not is_scalar(reached[0]):
