@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from roam.passes import add_mm
 from roam.passes.geometry import (
@@ -103,9 +103,11 @@ class Scatter(Part):
 
     def _number(self, number: Any, like: Any) -> fx.Node:
         """Adds a tensor of one number with the type and device of a node."""
-        found: Tensor = value(like)
+        found = value(like).new_full((), number)  # fake, as the value of the node is
         kind = {"dtype": found.dtype, "device": found.device}
-        return _call(self.node, aten.full.default, [], number, **kind)
+        full = self.node.graph.call_function(aten.full.default, ([], number), kind)
+        full.meta = _facts(self.node, found)
+        return full
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ def _may_be_changed(part: Part) -> bool:
         return False
     memory = storage_key(value(part.node))
     sharing = [n for n in part.node.graph.nodes if memory in map(storage_key, tensors(n))]
-    return all(n.op == "call_function" and len(n.users) == 1 for n in sharing)
+    return all(n.op == "call_function" and len(n.users) <= 1 for n in sharing)
 
 
 def _is_sum(node: fx.Node) -> bool:
@@ -238,13 +240,15 @@ def _uncast(node: fx.Node) -> fx.Node:
     return node
 
 
-def _call(near: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-    """Adds a call to the graph, with the facts that `near` has about the user's code."""
-    call = near.graph.call_function(target, args, kwargs)
-    values, options = fx.map_arg((args, kwargs), value)
-    call.meta = {k: v for k, v in near.meta.items() if k not in ABOUT_THE_VALUE}
-    call.meta["val"] = target(*values, **options)
+def _call(near: fx.Node, target: Any, *args: Any) -> fx.Node:
+    """Adds a call to the graph. It gets what `near` knows about the user's code."""
+    call = near.graph.call_function(target, args)
+    call.meta = _facts(near, target(*fx.map_arg(args, value)))
     return call
+
+
+def _facts(near: fx.Node, val: Any) -> dict[str, Any]:
+    return {k: v for k, v in near.meta.items() if k not in ABOUT_THE_VALUE} | {"val": val}
 
 
 def _erase_unused(node: fx.Node) -> None:

@@ -38,7 +38,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_small_folds_share_calls_of_the_optimizer(calls: list[int]) -> None:
-    entry = TINY["gpt2"]
+    entry = TINY["qwen3"]
     trained = []
     for backend in ("inductor", "roam"):
         torch.manual_seed(0)

@@ -34,9 +34,18 @@ def gradients(
     return {"loss": value.detach(), **found}
 
 
+def shared(model: nn.Module) -> set[str]:
+    """The parameters that several modules hold, as the head and the embedding may."""
+    every = [p for _, p in model.named_parameters(remove_duplicate=False)]
+    return {n for n, p in model.named_parameters() if sum(p is other for other in every) > 1}
+
+
 @pytest.mark.parametrize("entry", entries(QUICK, CORE))
 def test_a_step(entry: Entry) -> None:
-    """Inductor's bits, so its error from float64 too; never above its peak; as planned."""
+    """Inductor's bits, so its error from float64 too; never above its peak; as planned.
+
+    The gradient of a weight that is used more than once is a sum in another order.
+    """
     model, batch = entry.build().eval(), entry.batch()
 
     def measured(step: Callable[..., Tensor]) -> tuple[dict[str, Tensor], int]:
@@ -51,7 +60,10 @@ def test_a_step(entry: Entry) -> None:
     torch._dynamo.reset()
     ours, our_peak = measured(fused(loss))
 
-    assert {n for n in theirs if not torch.equal(ours[n], theirs[n])} == set()
+    different = {n for n in theirs if not torch.equal(ours[n], theirs[n])}
+    assert different <= shared(model)
+    for name in different:
+        torch.testing.assert_close(ours[name], theirs[name])
     assert our_peak <= their_peak
     plan = roam.report().graphs[-1].plan
     assert plan is not None
