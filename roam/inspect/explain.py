@@ -18,6 +18,7 @@ from roam.inspect.moment import (
     slot_buffer_at,
     worst_moment,
 )
+from roam.inspect.split_groups import SplitGroup, split_groups
 from roam.inspect.step_time import StepTime
 
 WORTH_IT = 0.05  # share of the peak below which a kind of memory gets no advice
@@ -44,7 +45,8 @@ class Explanation:
     op, where, time: the op that runs then, its module and its place in the order. lower_bound,
     stated: as the plan has them. groups: all that
     is held, the largest first; together the peak. advice: what would lower it. step: how long the
-    ops of the whole step take, None if nobody asked what they cost.
+    ops of the whole step take, None if nobody asked what they cost. splits: the ops that run in
+    blocks of rows.
     """
 
     graph: str
@@ -58,6 +60,7 @@ class Explanation:
     groups: tuple[Group, ...]
     advice: tuple[str, ...]
     step: StepTime | None = None
+    splits: tuple[SplitGroup, ...] = ()
 
     @property
     def certain(self) -> int:
@@ -78,6 +81,7 @@ class Explanation:
             f"order, {show_size(self.chosen)} under this one",
         ]
         lines += [] if self.step is None else [f"  {self.step}"]
+        lines += [f"  {split}" for split in self.splits]
         held = [(g.size, f"{g.kind:13} {g.module or TOP}") for g in self.groups[:SHOWN]]
         if rest := self.groups[SHOWN:]:
             held.append((sum(g.size for g in rest), f"in {len(rest)} more groups"))
@@ -111,6 +115,7 @@ def explain(problem: Problem, plan: Plan, step: StepTime | None = None) -> Expla
         groups=groups,
         advice=tuple(_advice(plan, groups)),
         step=step,
+        splits=split_groups(problem),
     )
 
 

@@ -1,0 +1,59 @@
+"""Finds the ops of a Problem that run in blocks of rows, by their names: `op7#1`, `op7#2`, ..."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+
+from roam.core.problem import Op, Problem, find_users
+from roam.core.sizes import show_size
+
+_BLOCK = re.compile(r"#(?:(\d+)\.)?(\d+)$")  # number of the group, if not the first; of the block
+
+
+@dataclass(frozen=True)
+class SplitGroup:
+    """Ops that run in blocks of rows.
+
+    Attributes:
+        module: the path of the module of the first op.
+        blocks: the number of blocks.
+        block_bytes: bytes of the largest tensor that only the ops of one block use.
+        whole_bytes: bytes that this tensor would have in one piece: the sum over the blocks.
+    """
+
+    module: str
+    blocks: int
+    block_bytes: int
+    whole_bytes: int
+
+    def __str__(self) -> str:
+        at_a_time, whole = show_size(self.block_bytes), show_size(self.whole_bytes)
+        what = self.module or "the model"
+        return f"{what} runs in {self.blocks} blocks of rows: {at_a_time} at a time of {whole}"
+
+
+def split_groups(problem: Problem) -> tuple[SplitGroup, ...]:
+    """Returns the groups of ops that run in blocks, in the order of their numbers."""
+    ops: dict[int, dict[int, list[Op]]] = defaultdict(lambda: defaultdict(list))
+    for op in problem.ops:
+        if found := _BLOCK.search(op.name):
+            ops[int(found[1] or 1)][int(found[2])].append(op)
+    return tuple(_group(problem, blocks) for _, blocks in sorted(ops.items()))
+
+
+def _group(problem: Problem, blocks: dict[int, list[Op]]) -> SplitGroup:
+    users = find_users(problem.ops, len(problem.buffers))
+    largest: list[int] = []
+    for ops in blocks.values():
+        names = {op.name for op in ops}
+        own = (
+            problem.buffers[b].size
+            for op in ops
+            for b in op.creates
+            if all(problem.ops[user].name in names for user in users[b])
+        )
+        largest.append(max(own, default=0))
+    module = next((op.where for block in blocks.values() for op in block if op.where), "")
+    return SplitGroup(module, len(blocks), max(largest), sum(largest))
