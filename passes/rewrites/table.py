@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from roam.passes.pipeline import Pass
 from roam.passes.rewrites.accumulate_gradients import AccumulateGradients
@@ -23,15 +24,15 @@ EXACT: dict[str, tuple[Pass, ...]] = {
 
 # What the option "split" chooses. None, the default: heads of language models with Inductor's
 # kernels, and nothing with ATen's, since sums over blocks run in another order.
-SPLITS: dict[tuple[str, bool | None], tuple[Pass, ...]] = {
-    ("inductor", None): (Split(),),
-    ("inductor", True): (Split(amplifies=2.0),),
-    ("aten", True): (Split(amplifies=2.0),),
+SPLITS: dict[tuple[str, bool | None], Split] = {
+    ("inductor", None): Split(),
+    ("inductor", True): Split(amplifies=2.0),
+    ("aten", True): Split(amplifies=2.0),
 }
 
 
 def rewrites(
-    lowering: str, asked: Sequence[Pass] = (), *, split: bool | None = None
+    lowering: str, asked: Sequence[Pass] = (), *, split: bool | None = None, folds: bool = False
 ) -> tuple[Pass, ...]:
     """Returns what to run on a joint graph of a lowering: what the user asked for, then the rest.
 
@@ -41,5 +42,8 @@ def rewrites(
         lowering: the name of the lowering.
         asked: the user's rewrites.
         split: which groups of ops run in blocks of rows, a key of SPLITS.
+        folds: whether an optimizer absorbs each gradient in the backward.
     """
-    return (*asked, *SPLITS.get((lowering, split), ()), *EXACT[lowering])
+    found = SPLITS.get((lowering, split))
+    splits = () if found is None else (replace(found, folds=folds),)
+    return (*asked, *splits, *EXACT[lowering])

@@ -12,7 +12,7 @@ through all of it (`row_rules`), or end in a sum over the rows (`sum_rules`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -26,9 +26,9 @@ from roam.passes.rewrites.split.sum_rules import summed
 aten = torch.ops.aten
 
 SEEDS = (aten.mm.default, aten.addmm.default)
-LARGE = (
-    4  # a tensor of at least this part of the seed's bytes is large: half of the width, or dtype
-)
+# A tensor is large if it has more bytes than the rows that the seed reads, and at least this part
+# of the seed's bytes: it may have a shorter dtype.
+LARGE = 1 / 4
 
 
 class UnsplittableError(Exception):
@@ -93,9 +93,14 @@ def seeds(graph: fx.Graph, smallest: int, amplifies: float) -> Iterator[tuple[fx
         if n.target in SEEDS and all(isinstance(s, int) for s in shape(n)) and nbytes(n) >= smallest
     ]
     for node in sorted(found, key=nbytes, reverse=True):
-        read: fx.Node = node.args[-2]
-        if nbytes(node) >= amplifies * nbytes(read):
+        if nbytes(node) >= amplifies * nbytes(rows_read(node)):
             yield node, Span(0, 1)
+
+
+def rows_read(seed: fx.Node) -> fx.Node:
+    """Returns the operand whose rows become those of a seed: the first factor of a product."""
+    read: fx.Node = seed.args[-2]
+    return read
 
 
 def grow(seed: fx.Node, span: Span, allowed: Callable[[fx.Node], bool]) -> Group:
@@ -113,7 +118,7 @@ def grow(seed: fx.Node, span: Span, allowed: Callable[[fx.Node], bool]) -> Group
     spans = _reached(seed, span, allowed)
 
     def large(node: fx.Node) -> bool:
-        return nbytes(node) * LARGE >= nbytes(seed)
+        return nbytes(node) > nbytes(rows_read(seed)) and nbytes(node) >= LARGE * nbytes(seed)
 
     core = {seed}
     for node in spans:  # in graph order
@@ -123,18 +128,18 @@ def grow(seed: fx.Node, span: Span, allowed: Callable[[fx.Node], bool]) -> Group
     if mixed := [n for n in members if n not in spans]:
         first = min(mixed, key=order.__getitem__)
         raise UnsplittableError(f"{first.name} ({first.target}) mixes rows, and the group needs it")
-    found = Group(seed, {n: spans[n] for n in sorted(members, key=order.__getitem__)})
-    for node in [*found.members]:
+    found = Group(seed, {n: spans[n] for n in members})
+    found.members |= _pulled_in(found, large)
+    for node in sorted(found.members, key=order.__getitem__):
         for user in node.users:
             if user in found.members or user in found.sums:
                 continue
-            if user in spans and node in core and not large(user):
+            if user in spans and large(node) and not large(user):
                 found.members[user] = spans[user]
-            elif allowed(user) and (cuts := _summed(user, node, found.members, spans)) is not None:
+            elif allowed(user) and (cuts := _summed(user, node, found.members)) is not None:
                 found.sums[user] = cuts
-            elif node in core:
+            elif large(node):
                 raise UnsplittableError(f"{user.name} ({user.target}) needs {node.name} whole")
-    _pull_in(found, large)
     inside = found.members.keys() | found.sums.keys()
     found.members = dict(sorted(found.members.items(), key=lambda item: order[item[0]]))
     found.results = [n for n in found.members if not inside.issuperset(n.users)]
@@ -178,9 +183,7 @@ def _between(graph: fx.Graph, core: set[fx.Node]) -> set[fx.Node]:
     return behind & before
 
 
-def _summed(
-    user: fx.Node, node: fx.Node, members: dict[fx.Node, Span], spans: dict[fx.Node, Span]
-) -> Cuts | None:
+def _summed(user: fx.Node, node: fx.Node, members: Mapping[fx.Node, Span]) -> Cuts | None:
     """Returns how an op adds over the rows of a member; None if it does not."""
     cuts = summed(user, node, members[node])
     if cuts is None:
@@ -189,8 +192,8 @@ def _summed(
     return cuts if fits and all(is_tensor(o) for o in cuts) else None
 
 
-def _pull_in(group: Group, large: Callable[[fx.Node], bool]) -> None:
-    """Makes large operands members that only the group needs, such as one-hot labels.
+def _pulled_in(group: Group, large: Callable[[fx.Node], bool]) -> dict[fx.Node, Span]:
+    """Returns large operands that only the group needs, such as one-hot labels, and their rows.
 
     They are found from the group backwards, so they may not depend on the seed. What the seed
     reads, and products, stay outside: what is behind them is another layer.
@@ -210,14 +213,30 @@ def _pull_in(group: Group, large: Callable[[fx.Node], bool]) -> None:
             if not isinstance(theirs, Product) and theirs.operands(operand, there) is not None:
                 found[operand] = there
                 waiting.append((operand, there))
-    wanted: set[fx.Node] = set()
+    wanted: dict[fx.Node, Span] = {}
     for node in group.seed.graph.nodes:
-        if node in found and (large(node) or not wanted.isdisjoint(node.all_input_nodes)):
-            whole = {o for o in node.all_input_nodes if large(o) and o.op != "placeholder"}
-            if whole <= group.members.keys() | wanted:  # else that would live until the last block
-                wanted.add(node)
-    inside = group.members.keys() | wanted
-    group.members |= {n: found[n] for n in wanted if not large(n) or inside >= n.users.keys()}
+        if node in found and (large(node) or not wanted.keys().isdisjoint(node.all_input_nodes)):
+            wanted[node] = found[node]
+    while alone := [n for n in wanted if not _is_private(n, group.members | wanted, large)]:
+        for node in alone:
+            del wanted[node]
+    return wanted
+
+
+def _is_private(
+    node: fx.Node, members: Mapping[fx.Node, Span], large: Callable[[fx.Node], bool]
+) -> bool:
+    """Returns whether an operand would not exist whole if it belonged to the group.
+
+    A large one must be needed by no op outside. It may need no large one from outside that a kernel
+    may now make and use at once, such as random numbers: that would live until the last block.
+    """
+    needed = (o for o in node.all_input_nodes if large(o) and o not in members)
+    if any(o.op != "placeholder" and not isinstance(rule(o), Product) for o in needed):
+        return False
+    return not large(node) or all(
+        u in members or _summed(u, node, members) is not None for u in node.users
+    )
 
 
 def _is_convex(graph: fx.Graph, inside: set[fx.Node]) -> bool:

@@ -28,6 +28,7 @@ from roam.passes.rewrites.split.group import (
 from roam.passes.rewrites.split.row_rules import is_pure
 from roam.passes.rewrites.split.spans import Span
 from roam.passes.rewrites.split.tangents import Tangent, is_linear, is_tangent
+from roam.passes.rewrites.split.worth import Moment
 
 log = logging.getLogger("roam")
 
@@ -43,43 +44,55 @@ class Split:
         amplifies: the least ratio of the bytes of a group's first large tensor to those of the rows
             that it is made from: how many times more the vocabulary has than the hidden state.
         fewest_rows: the fewest rows of a block. Matrix products of few rows are slow.
-        beside: a block's largest tensor needs no fewer bytes than this part of the sums over the
-            rows, which exist beside it: smaller blocks would hardly lower the peak.
-        of_whole: nor than this part of the whole tensor, for each block is compiled.
+        folds: whether an optimizer absorbs each gradient in the backward.
+        near: a group is split if the estimated peak around it is at least this part of what is
+            alive elsewhere in the step.
+        close: the number of blocks is the smallest with an estimated peak that is at most this many
+            times the one with the most blocks.
     """
 
     name: str = "split"
     smallest: int = 16 << 20
     amplifies: float = 5.0
     fewest_rows: int = 128
-    beside: float = 1 / 8
-    of_whole: float = 1 / 32
+    folds: bool = False
+    near: float = 0.8
+    close: float = 1.05
 
     def __call__(self, module: fx.GraphModule) -> int:
         graph = module.graph
         done = 0
         tried: set[str] = set()
-        while True:
-            found = next(self._candidates(graph, tried), None)
-            if found is None:
-                return done
-            group, tangent = found
-            write(group, self.counts(group), tangent)
+        while (found := next(self._candidates(graph, tried), None)) is not None:
+            write(*found)
             done += 1
+        return done
 
-    def counts(self, group: Group) -> list[int]:
-        """Returns the number of rows of each block."""
-        least = max(self.smallest, self.beside * group.sum_bytes, self.of_whole * group.large_bytes)
-        blocks = 1
-        while group.large_bytes > least * blocks and group.rows >= 2 * blocks * self.fewest_rows:
-            blocks *= 2
+    def counts(self, group: Group, moment: Moment, *, both: bool) -> list[int]:
+        """Returns the number of rows of each block; one block if splitting is not worth it.
+
+        Args:
+            group: the group.
+            moment: the bytes around it.
+            both: whether forward and backward of a block run together.
+        """
+        peaks = {1: moment.in_one_piece(group, both=both)}
+        while group.rows >= 2 * max(peaks) * self.fewest_rows:
+            blocks = 2 * max(peaks)
+            peaks[blocks] = moment.in_blocks(group, blocks, both=both)
+        lowest = min(peaks.values())
+        blocks = min(k for k, peak in peaks.items() if peak <= self.close * lowest)
+        if peaks[1] < self.near * moment.highest:
+            blocks = 1
         step = -(-group.rows // blocks)
         whole, rest = divmod(group.rows, step)
         return [step] * whole + [rest] * (rest > 0)
 
     def _candidates(
         self, graph: fx.Graph, tried: set[str]
-    ) -> Iterator[tuple[Group, Tangent | None]]:
+    ) -> Iterator[tuple[Group, list[int], Tangent | None]]:
+        """Yields groups to split, with the rows of their blocks."""
+        gradients = depends_on(graph, {n for n in graph.nodes if is_tangent(n)})
         for seed, span in seeds(graph, self.smallest, self.amplifies):
             if META in seed.meta or seed.name in tried:
                 continue
@@ -89,8 +102,12 @@ class Split:
             except UnsplittableError as why:
                 log.debug("%s is not split: %s", seed.name, why)
                 continue
-            if len(self.counts(group)) > 1 and group.sum_bytes < group.large_bytes:
-                yield group, tangent
+            moment = Moment.of(group, gradients, self.folds)
+            counts = self.counts(group, moment, both=tangent is not None)
+            if len(counts) > 1:
+                yield group, counts, tangent
+            else:
+                log.debug("%s is not split: that would not lower the peak", seed.name)
 
 
 def grouped(graph: fx.Graph, seed: fx.Node, span: Span) -> tuple[Group, Tangent | None]:
@@ -118,10 +135,8 @@ def _tangent(graph: fx.Graph, group: Group, tangents: set[fx.Node]) -> Tangent:
     tangent = Tangent(reached[0], frozenset(depends_on(graph, {reached[0]})))
     between = tangent.between(group.inputs) - {tangent.node}
     for node in between:
-        if nbytes(node) * LARGE > nbytes(group.seed) or not is_pure(node):
-            raise UnsplittableError(
-                f"{node.name} ({node.target}) cannot run for the tangent 1 as well"
-            )
+        if nbytes(node) > LARGE * nbytes(group.seed) or not is_pure(node):
+            raise UnsplittableError(f"{node.name} ({node.target}) cannot run twice")
     for node in (inside & tangent.dependent) | between:
         if value(node).dtype is torch.float16:
             raise UnsplittableError(f"{node.name} is float16, whose gradients need a scaled loss")

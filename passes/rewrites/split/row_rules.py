@@ -357,7 +357,9 @@ RULES: Mapping[Any, Rule] = {
         Along(1, keeps=False),
     ),
     **dict.fromkeys((aten._softmax.default, aten._log_softmax.default), Along(1)),
-    **dict.fromkeys((aten.cumsum.default, aten.slice.Tensor), Along(1)),
+    **dict.fromkeys(
+        (aten.cumsum.default, aten.flip.default, prims.rev.default, aten.slice.Tensor), Along(1)
+    ),
     aten.select.int: Along(1, keeps=False),
     aten.gather.default: Along(1, others=(2,)),
     aten.scatter.value: Along(1, others=(2,)),

@@ -138,7 +138,7 @@ class AtenKernels:
         self, joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **how: Any
     ) -> tuple[fx.GraphModule, fx.GraphModule]:
         joint = rewritten(
-            rewrites("aten", self.options.rewrites, split=self.options.split),
+            rewrites("aten", self.options.rewrites, split=self.options.split, folds=self.may_fold),
             rewritten(TRUTHS, joint),
         )
         self.outputs = num_fwd_outputs

@@ -27,7 +27,8 @@ class WholeStepKernels(AtenKernels):
             late = node.meta.get("autograd_backward", False)
             node.meta["partitioner_tag"] = "is_backward" if late else "is_forward"
         return rewritten(
-            rewrites("aten", self.options.rewrites, split=self.options.split), rewritten(TRUTHS, gm)
+            rewrites("aten", self.options.rewrites, split=self.options.split, folds=self.may_fold),
+            rewritten(TRUTHS, gm),
         )
 
     def partition(self, *_: Any, **__: Any) -> tuple[fx.GraphModule, fx.GraphModule]:

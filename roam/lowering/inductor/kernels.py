@@ -115,7 +115,9 @@ class InductorKernels:
 
     def settings(self, order: PlannedOrder) -> dict[str, Any]:
         """Returns Inductor's settings for compiling this graph, with `order` as a pass."""
-        asked = rewrites(LOWERING, self.options.rewrites, split=self.options.split)
+        asked = rewrites(
+            LOWERING, self.options.rewrites, split=self.options.split, folds=self.may_fold
+        )
         return {
             **mode_options(self.options.mode),
             **joint_pass(asked),

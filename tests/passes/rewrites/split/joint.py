@@ -6,6 +6,7 @@ The graphs run as they are, without generated code: a case takes a tenth of a se
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +19,22 @@ from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.fx_passes.joint_graph import canonicalize_aten_ir_passes
 
 from roam.passes.pipeline import Pass, run
-from roam.passes.rewrites.split import META
+from roam.passes.rewrites.split import META, Split
+from roam.passes.rewrites.split.group import Group
+from roam.passes.rewrites.split.worth import Moment
+
+
+@dataclass(frozen=True)
+class Always(Split):
+    """Splits all that can be split into blocks of `fewest_rows`, worth it or not."""
+
+    smallest: int = 256
+    amplifies: float = 2.0
+
+    def counts(self, group: Group, moment: Moment, *, both: bool) -> list[int]:
+        whole, rest = divmod(group.rows, self.fewest_rows)
+        return [self.fewest_rows] * whole + [rest] * (rest > 0)
+
 
 Loss = Callable[[Mapping[str, Tensor]], Tensor]
 

@@ -1,0 +1,95 @@
+"""Estimates the peak of a step with a group in one piece and in blocks.
+
+An op of a joint graph runs when all that it needs is there, and the planner decides when exactly.
+What the estimate of a group in the forward rests on, with the tensors saved by the layers before
+(kept), one large tensor of the group (large), its sums over the rows, such as the weight's gradient
+(sums), and the gradients that are returned at the end (gradients):
+
+    in one piece, the sums made at once      kept + large + sums
+    in one piece, the sums made at the end   kept + large, and at the end large + gradients
+    in blocks                                kept + sums + two blocks, and at the end the gradients
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import accumulate
+
+from torch import fx
+from torch.utils.checkpoint import CheckpointPolicy
+
+from roam.passes.geometry import storage_key, tensors
+from roam.passes.rewrites.split.group import Group, nbytes
+
+AT_ONCE = 2  # blocks of large tensors: what a kernel reads and what it writes
+_AGAIN = (CheckpointPolicy.MUST_RECOMPUTE, CheckpointPolicy.PREFER_RECOMPUTE)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Bytes around the run of a group.
+
+    Attributes:
+        kept: made before the group, and used after it.
+        highest: the most that is kept across any op of the graph.
+        gradients: of all gradients that the graph returns, as far as they wait for its end.
+    """
+
+    kept: int
+    highest: int
+    gradients: int
+
+    @staticmethod
+    def of(group: Group, gradients: Collection[fx.Node], folds: bool) -> Moment:
+        """Measures a graph.
+
+        Args:
+            group: the group, still in one piece.
+            gradients: the ops that depend on the tangents.
+            folds: whether each gradient is absorbed by an optimizer as soon as it is known.
+        """
+        graph = group.seed.graph
+        inside = group.members.keys() | group.sums.keys()
+        order = {n: i for i, n in enumerate(graph.nodes)}
+        made: dict[int, int] = {}
+        used: dict[int, int] = {}
+        sizes: dict[int, int] = {}
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                continue
+            for source in node.all_input_nodes:
+                for t in tensors(source):
+                    used[storage_key(t)] = order[node]
+            if node in inside or node.meta.get("recompute") in _AGAIN:
+                continue
+            for t in tensors(node):
+                key = storage_key(t)
+                made.setdefault(key, order[node])
+                sizes[key] = int(t.untyped_storage().nbytes())
+        curve = [0] * (len(order) + 1)
+        for key, first in made.items():
+            last = used.get(key, first)
+            curve[first] += sizes[key]
+            curve[last] -= sizes[key]
+        live = [*accumulate(curve)]
+        returned = {n for n in graph.output_node().all_input_nodes if n in gradients}
+        waiting = 0 if folds else sum(map(nbytes, returned))
+        return Moment(live[order[group.seed]], max(live), max(waiting, group.sum_bytes))
+
+    def in_one_piece(self, group: Group, *, both: bool) -> int:
+        """Returns the peak around a group as it is. Bytes.
+
+        both: whether forward and backward of the group run together if it is split.
+        """
+        if not both:
+            return self.kept + AT_ONCE * group.large_bytes
+        at_once = self.kept + group.large_bytes + group.sum_bytes
+        at_the_end = max(self.kept, self.gradients) + group.large_bytes
+        return min(at_once, at_the_end)
+
+    def in_blocks(self, group: Group, blocks: int, *, both: bool) -> int:
+        """Returns the peak around a group in a number of blocks. Bytes."""
+        block = -(-group.large_bytes // blocks)
+        at_once = self.kept + group.sum_bytes + AT_ONCE * block
+        return max(at_once, self.gradients) if both else at_once
