@@ -1,4 +1,4 @@
-"""A process of `roam bench compiled`, with one contender or several on one model.
+"""A process of `roam bench compiled` and `split`, with one contender or several on one model.
 
     python -m roam.bench.compiled_worker --entry gpt2 --contender inductor --cache FOLDER
 
@@ -15,48 +15,41 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from types import FunctionType
 from typing import Any
 
 from roam.bench.children import Result
-from roam.bench.contender import planned
+from roam.bench.compilers import CONTENDERS
+from roam.bench.contender import planned, split_blocks
 
-CONTENDERS = (
-    "eager",
-    "inductor",
-    "inductor budget 0.5",
-    "inductor pools",
-    "roam aten",
-    "roam inductor",
-    "roam aten adama",
-    "roam inductor adama",
-)
 TURN = 0.3  # seconds of steps in a turn
 FEWEST = 3  # steps in a turn
+LONG = 5.0  # seconds of a step of which one makes a turn
 
 
 class Trainer:
-    """A model, a batch, an optimizer, and a loss that is compiled as the contender does it."""
+    """A model, a batch, an optimizer, and a loss that is compiled as the contender does it.
 
-    def __init__(self, entry: str, contender: str) -> None:
+    update: whether an iteration ends with an update of the weights.
+    """
+
+    def __init__(self, entry: str, contender: str, *, update: bool = True) -> None:
         import torch
 
-        from roam.bench.zoo import find
+        from roam.bench.split_zoo import find
         from roam.optim import AdamA
 
-        found = find(entry)
+        found, how = find(entry), CONTENDERS[contender]
         torch.manual_seed(0)
         self.model = found.build()
         self.batch = found.batch()
-        self.folds = contender.endswith("adama")
+        self.folds = how.folds
+        self.update = update
         weights = self.model.parameters()
         self.optimizer: Any = (
             AdamA(weights, lr=1e-5) if self.folds else torch.optim.AdamW(weights, 1e-5, fused=True)
         )
-        self.loss = _compiled(contender, self.optimizer)
-        self.settings = _settings(contender)
+        self.loss = how.compiled(self.optimizer)
+        self.settings = how.settings()
 
     def step(self) -> None:
         """Runs forward and backward and drops the gradients. Folds change the weights."""
@@ -66,10 +59,11 @@ class Trainer:
         self.model.zero_grad(set_to_none=True)
 
     def iteration(self) -> float:
-        """Runs a step with its update; returns its seconds."""
+        """Runs a step with its update, if there are updates; returns its seconds."""
         start = time.perf_counter()
         self.loss(self.model, self.batch).backward()
-        self.optimizer.step()
+        if self.update:
+            self.optimizer.step()
         self.optimizer.zero_grad()
         return time.perf_counter() - start
 
@@ -79,9 +73,9 @@ class Trainer:
         The untimed step finds cold caches, and memory that it had freed taken by others. With
         GPT-2 small it took up to three times the system time of the steps that follow.
         """
-        self.iteration()
+        fewest = FEWEST if self.iteration() < LONG else 1
         taken: list[float] = []
-        while sum(taken) < TURN or len(taken) < FEWEST:
+        while sum(taken) < TURN or len(taken) < fewest:
             taken.append(self.iteration())
         return statistics.median(taken)
 
@@ -90,37 +84,6 @@ class Trainer:
         states = (t for s in self.optimizer.state.values() for t in s.values())
         held = (*self.model.parameters(), *self.model.buffers(), *states, *self.batch.values())
         return sum(t.nbytes for t in held)
-
-
-def _compiled(contender: str, optimizer: Any) -> Callable[..., Any]:
-    import torch
-
-    from roam.bench import zoo
-
-    # a copy of the code object, because dynamo checks all compiled variants of one code object
-    loss = FunctionType(zoo.loss.__code__.replace(), zoo.loss.__globals__)
-    if contender == "eager":
-        return loss
-    if contender.startswith("roam"):
-        options: dict[str, Any] = {"lowering": contender.split()[1]}
-        if contender.endswith("adama"):
-            options["optimizer"] = optimizer
-        return torch.compile(loss, backend="roam", options=options)
-    return torch.compile(loss, backend="inductor")
-
-
-def _settings(contender: str) -> AbstractContextManager[None]:
-    """A context with the contender's compiler settings, for its first step.
-
-    Other contenders in the same process may need other settings.
-    """
-    from roam.bench import inductor_stock as stock  # takes a second to import
-
-    if contender == "inductor budget 0.5":
-        return stock.recomputing_down_to(0.5)
-    if contender == "inductor pools":
-        return stock.pooling()
-    return nullcontext()
 
 
 def compile_seconds(trainer: Trainer) -> Result:
@@ -133,13 +96,27 @@ def compile_seconds(trainer: Trainer) -> Result:
 
 
 def memory(trainer: Trainer) -> Result:
-    """Returns transient bytes of a step, bytes of the loop, and bytes that stay after it."""
+    """Returns bytes that a contender allocates.
+
+    Returns:
+        transient: of a step, at its worst moment.
+        gradients: of all parameters' gradients.
+        persistent: those that stay after the loop.
+        total: of the loop, at its worst moment, with the persistent ones.
+    """
     from roam.inspect.measure import measure_peak
 
-    transient = measure_peak(trainer.step, warm_up=trainer.step).peak
-    loop = measure_peak(trainer.iteration, warm_up=trainer.iteration).peak
+    transient = loop = measure_peak(trainer.step, warm_up=trainer.step).peak
+    if trainer.update:
+        loop = measure_peak(trainer.iteration, warm_up=trainer.iteration).peak
     stays = trainer.persistent()
-    return {"transient": transient, "persistent": stays, "total": loop + stays}
+    gradients = sum(p.nbytes for p in trainer.model.parameters() if p.requires_grad)
+    return {
+        "transient": transient,
+        "gradients": gradients,
+        "persistent": stays,
+        "total": loop + stays,
+    }
 
 
 def main() -> None:
@@ -153,6 +130,7 @@ def main() -> None:
         help="Inductor's folder, for each contender: empty, to be fair",
     )
     parser.add_argument("--seconds", action="store_true", help="measure no memory")
+    parser.add_argument("--no-update", action="store_true", help="forward and backward only")
     args = parser.parse_args()
 
     # libraries print to stderr, so that stdout has the answers only
@@ -165,12 +143,14 @@ def main() -> None:
     trainers: list[Trainer] = []
     for contender, cache in zip(args.contender, args.cache, strict=True):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        trainer = Trainer(args.entry, contender)
+        trainer = Trainer(args.entry, contender, update=not args.no_update)
         trainers.append(trainer)
         result = {"entry": args.entry, "contender": contender} | compile_seconds(trainer)
         if not args.seconds:
             result |= memory(trainer)
-        say(planned() | result if contender.startswith("roam") else result)
+        if CONTENDERS[contender].backend == "roam":
+            result = planned() | {"blocks": split_blocks()} | result
+        say(result)
     for line in sys.stdin:
         say({"seconds": trainers[int(line)].turn()})
 

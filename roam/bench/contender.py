@@ -219,6 +219,14 @@ def planned() -> Result:
     }
 
 
+def split_blocks() -> int | None:
+    """Returns the number of blocks of the group that roam split into most of them.
+
+    None: roam's report does not tell.
+    """
+    return None
+
+
 def _in_blocks(problem: Problem, plan: Plan) -> int:
     """Returns the bytes of the arena's blocks at the worst moment."""
     from roam.inspect.moment import worst_moment

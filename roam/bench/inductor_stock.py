@@ -34,3 +34,15 @@ def pooling() -> Iterator[None]:
             yield
     finally:
         PythonWrapperCodegen.run_wrapper_ir_passes = passes  # type: ignore[method-assign]
+
+
+@contextmanager
+def chunking(chunks: int | None = None) -> Iterator[None]:
+    """A context in which Inductor's `auto_chunker` splits linear + cross entropy along the rows.
+
+    Where it finds nothing to chunk it compiles as usual.
+
+    chunks: how many; None: its own number, which is 8 in torch 2.13.
+    """
+    with config.patch({"auto_chunker.enable": True, "auto_chunker.num_chunk": chunks}):
+        yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -155,16 +155,45 @@ def compiled(
     together: Annotated[bool, typer.Option(help="Time all contenders in one process.")] = False,
 ) -> None:
     """Compare memory, step and compile times with Inductor's, gradients kept and folded."""
-    from roam.bench.compiled import compiled_bench
-    from roam.bench.compiled_worker import CONTENDERS
+    from roam.bench.compiled import COMPILED, compiled_bench
+    from roam.bench.paired_runs import Timing
 
     zoo_names(only)
-    chosen = contender or CONTENDERS
-    for name in chosen:
-        if name not in CONTENDERS:
-            known = ", ".join(CONTENDERS)
-            raise typer.BadParameter(f"{name!r} is not one of {known}", param_hint="--contender")
-    compiled_bench(only, json, contenders=chosen, rounds=rounds, pairs=pairs, together=together)
+    chosen = contender or COMPILED
+    _known(chosen, COMPILED)
+    timing = Timing(rounds, pairs, together)
+    compiled_bench(only, json, contenders=chosen, timing=timing)
+
+
+def _known(contenders: Sequence[str], every: Iterable[str]) -> None:
+    """Raises BadParameter for a contender that is none of `every`."""
+    for name in contenders:
+        if name not in (known := list(every)):
+            message = f"{name!r} is not one of {', '.join(known)}"
+            raise typer.BadParameter(message, param_hint="--contender")
+
+
+@bench.command()
+def split(
+    json: Json = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="PART,...", help="Of gpt2, head, losses, groups.")
+    ] = None,
+    contender: Annotated[
+        list[str] | None, typer.Option(help="Only this one and inductor; repeat for more.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed turns of each.")] = 3,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of processes to time.")] = 1,
+) -> None:
+    """Compare memory, time and errors with what is large for a moment split and not."""
+    from roam.bench.compilers import CONTENDERS
+    from roam.bench.paired_runs import Timing
+    from roam.bench.split import part_names, split_bench
+
+    with unknown_refused():
+        part_names(only)
+    _known(contender or (), CONTENDERS)
+    split_bench(only, json, contenders=contender or (), timing=Timing(rounds, pairs))
 
 
 @bench.command()

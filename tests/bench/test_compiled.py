@@ -10,8 +10,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from roam.bench import compiled, compiled_worker
+from roam.bench import compiled, compiled_worker, paired_runs
 from roam.bench.children import ContenderError
+from roam.bench.paired_runs import Timing
 from roam.bench.zoo import TINY
 
 
@@ -37,11 +38,21 @@ def test_the_table_compares_with_inductor() -> None:
     assert "MemoryError: none" in text
 
 
+def test_the_table_names_the_exception_of_a_failed_contender() -> None:
+    error = (
+        "ended with exit status 1:\n    raise E()\nroam.core.errors.OptionError: no\n\nSet TORCH.."
+    )
+    console = Console(width=120, quiet=False)
+    with console.capture() as captured:
+        console.print(compiled.table("gpt2", [{"contender": "roam split", "error": error}]))
+    assert "roam.core.errors.OptionError: no" in captured.get()
+
+
 def test_a_contender_that_fails_leaves_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise ContenderError("out of memory")
 
-    monkeypatch.setattr(compiled, "process", fail)
+    monkeypatch.setattr(paired_runs, "process", fail)
     [found] = compiled.compiled_bench("gpt2", contenders=("eager",), console=Console(quiet=True))
     assert found == {"entry": "gpt2", "contender": "eager", "error": "out of memory"}
 
@@ -56,6 +67,19 @@ def test_what_a_contender_measures() -> None:
     assert found["persistent"] == weights + state + held
     assert found["transient"] > weights  # the gradients, and what the forward saved
     assert found["total"] >= found["persistent"] + found["transient"]
+
+
+def test_without_updates_a_loop_is_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch._dynamo.reset()
+    trainer = compiled_worker.Trainer("head-tiny", "eager chunked 8", update=False)
+    before = [p.clone() for p in trainer.model.parameters()]
+    trainer.iteration()
+    assert all(map(torch.equal, before, trainer.model.parameters()))
+    found = compiled_worker.memory(trainer)
+    weights = sum(p.nbytes for p in trainer.model.parameters())
+    assert found["gradients"] == weights
+    assert found["persistent"] == weights + trainer.batch["labels"].nbytes
+    assert found["total"] == found["persistent"] + found["transient"]
 
 
 @pytest.mark.parametrize("together", [False, True])
@@ -86,17 +110,16 @@ def test_what_is_timed_is_a_median_over_pairs(
         started.append([contender, *others])
         yield Fake([contender, *others])
 
-    monkeypatch.setattr(compiled, "process", process)
+    monkeypatch.setattr(paired_runs, "process", process)
     found = compiled.compiled_bench(
         "gpt2",
         contenders=("inductor", "roam inductor"),
-        rounds=2,
-        pairs=3,
-        together=together,
+        timing=Timing(rounds=2, pairs=3, together=together),
         console=Console(quiet=True),
     )
     assert [r["compile_seconds"] for r in found] == [3.0, 5.0]
-    assert [list(r["ratios"]) for r in found] == [[1.0] * 3, [1.5, 1.0, 2.0]]
+    assert [r["ratios"] for r in found] == [[1.0] * 3, [1.5, 1.0, 2.0]]
+    assert [r["seconds"] for r in found] == [2.0, 3.0]
     timed = started[3 * 2 :]
     if together:
         assert timed == [["inductor", "inductor", "roam inductor"]] * 3

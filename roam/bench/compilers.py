@@ -1,0 +1,135 @@
+"""The contenders of `roam bench compiled` and `roam bench split`: ways to compile and to train.
+
+    contender = CONTENDERS["roam inductor"]
+    loss = contender.compiled(optimizer)
+    with contender.settings():      # the first call compiles
+        loss(model, batch).backward()
+
+To add one, add a line to CONTENDERS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from roam.bench.batches import Batch
+
+LossOf = Callable[["nn.Module", "Batch"], "Tensor"]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to compile a loss and to train with it.
+
+    Attributes:
+        backend: of torch.compile; None: the loss runs in eager mode.
+        options: of the backend "roam".
+        folds: whether AdamA takes each gradient inside the backward. Otherwise AdamW updates the
+            weights after it.
+        settings: returns a context with the compiler's settings, for the first step.
+        find_loss: returns the function of model and batch to compile; by default the zoo's.
+    """
+
+    backend: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    folds: bool = False
+    settings: Callable[[], AbstractContextManager[None]] = nullcontext
+    find_loss: Callable[[], LossOf] | None = None
+
+    def compiled(self, optimizer: Any = None) -> LossOf:
+        """Returns the loss as this contender runs it.
+
+        optimizer: takes the gradients if the contender folds them.
+        """
+        from roam.bench import zoo
+
+        return self.compile(self.find_loss() if self.find_loss else zoo.loss, optimizer)
+
+    def compile(self, loss: Callable[..., Tensor], optimizer: Any = None) -> Callable[..., Tensor]:
+        """Returns any loss as this contender runs it."""
+        import torch
+
+        if self.backend is None:
+            return loss
+        if self.backend != "roam":
+            return torch.compile(_copied(loss), backend=self.backend)
+        options = {**self.options, "optimizer": optimizer} if self.folds else dict(self.options)
+        return torch.compile(_copied(loss), backend="roam", options=options)
+
+
+def _copied(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Copies the code object too, because dynamo checks all compiled variants of one."""
+    assert isinstance(loss, FunctionType)
+    return FunctionType(loss.__code__.replace(), loss.__globals__, closure=loss.__closure__)
+
+
+# what follows imports torch's compilers only when a contender runs
+
+
+def _recomputing() -> AbstractContextManager[None]:
+    from roam.bench import inductor_stock
+
+    return inductor_stock.recomputing_down_to(0.5)
+
+
+def _pooling() -> AbstractContextManager[None]:
+    from roam.bench import inductor_stock
+
+    return inductor_stock.pooling()
+
+
+def _chunking(chunks: int | None) -> AbstractContextManager[None]:
+    from roam.bench import inductor_stock
+
+    return inductor_stock.chunking(chunks)
+
+
+def _by_torch(blocks: int | None) -> LossOf:
+    from roam.bench import chunked_head
+
+    return partial(chunked_head.by_torch, blocks=blocks)
+
+
+def _by_hand(blocks: int) -> LossOf:
+    from roam.bench import chunked_head
+
+    return partial(chunked_head.by_hand, blocks=blocks)
+
+
+def _roam(**options: Any) -> Contender:
+    return Contender("roam", options)
+
+
+def _folding(**options: Any) -> Contender:
+    return Contender("roam", options, folds=True)
+
+
+CONTENDERS: dict[str, Contender] = {
+    "eager": Contender(),
+    "inductor": Contender("inductor"),
+    "inductor budget 0.5": Contender("inductor", settings=_recomputing),
+    "inductor pools": Contender("inductor", settings=_pooling),
+    "roam aten": _roam(lowering="aten"),
+    "roam inductor": _roam(lowering="inductor"),
+    "roam aten adama": _folding(lowering="aten"),
+    "roam inductor adama": _folding(lowering="inductor"),
+    # what follows differs where a group of ops can be split
+    "inductor chunked": Contender("inductor", settings=partial(_chunking, None)),
+    "inductor chunked 16": Contender("inductor", settings=partial(_chunking, 16)),
+    "torch chunked": Contender(find_loss=partial(_by_torch, None)),
+    "torch chunked 8": Contender(find_loss=partial(_by_torch, 8)),
+    "eager chunked 8": Contender(find_loss=partial(_by_hand, 8)),
+    "eager chunked 16": Contender(find_loss=partial(_by_hand, 16)),
+    "roam unsplit": _roam(lowering="inductor", split=False),
+    "roam split": _roam(lowering="inductor", split=True),
+    "roam unsplit adama": _folding(lowering="inductor", split=False),
+    "roam split adama": _folding(lowering="inductor", split=True),
+}

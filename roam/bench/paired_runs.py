@@ -1,0 +1,134 @@
+"""Measures contenders on a model: memory and compile times, and step times in turns with Inductor.
+
+Each contender runs in its own process, with an empty cache of compiled code. To compare step times,
+a contender and Inductor take turns, so that each ratio is of neighbouring steps. Two processes of
+the same program differ by some percent for as long as they live. So Inductor also runs against
+itself, which shows how exact a ratio is, and there may be several pairs of processes. With
+`together` all contenders run in one process: the ratios are more exact, but they share memory that
+one of them has taken from the machine.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from functools import partial
+from operator import truediv
+
+from rich.console import Console
+
+from roam.bench.children import Child, ContenderError, Result, process
+
+WORKER = "roam.bench.compiled_worker"
+BASE = "inductor"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How step times are compared.
+
+    Attributes:
+        rounds: timed turns of every contender.
+        pairs: how often each contender is compiled, and timed, in new processes.
+        together: whether to time all contenders in one process, `pairs` times.
+        update: whether a step ends with an update of the weights.
+    """
+
+    rounds: int = 7
+    pairs: int = 1
+    together: bool = False
+    update: bool = True
+
+
+def compare(name: str, contenders: Sequence[str], timing: Timing, console: Console) -> list[Result]:
+    """Measures contenders on one entry, and shows on the console what runs.
+
+    Returns:
+        A row for each contender: what its process says (`compiled_worker`), with `ratios`, one a
+        pair, and `seconds`, the median step over the pairs. A contender that fails has its error
+        in its row instead.
+
+    Raises:
+        ContenderError: a contender ran and failed when it was started again.
+    """
+    with console.status(f"{name}: memory and compile times") as status, ExitStack() as stack:
+        caches = {c: stack.enter_context(tempfile.TemporaryDirectory()) for c in contenders}
+        rows = [_measured(name, c, caches[c], timing) for c in contenders]
+        runs = {row["contender"]: row for row in rows if "error" not in row}
+        _compile_again(list(runs.values()), timing)
+        groups = [list(runs)] if timing.together else [[c] for c in runs]
+        for group in groups if BASE in runs else ():
+            status.update(f"{name}: {', '.join(group)} and {BASE} in turns")
+            pairs = [_seconds(name, group, caches, timing) for _ in range(timing.pairs)]
+            for i, c in enumerate(group, 1):
+                runs[c]["ratios"] = [
+                    statistics.median(map(truediv, pair[i], pair[0])) for pair in pairs
+                ]
+                runs[c]["seconds"] = statistics.median(s for pair in pairs for s in pair[i])
+    return rows
+
+
+def _measured(entry: str, contender: str, cache: str, timing: Timing) -> Result:
+    try:
+        with process(WORKER, entry, contender, "--cache", cache, *_update(timing)) as child:
+            return child.read()
+    except ContenderError as error:
+        return {"entry": entry, "contender": contender, "error": str(error)}
+
+
+def _compile_again(rows: Sequence[Result], timing: Timing) -> None:
+    """Compiles in new processes, one less than pairs, and puts the median seconds into the rows.
+
+    Raises ContenderError.
+    """
+    seconds = [[row["compile_seconds"]] for row in rows]
+    for _ in range(timing.pairs - 1):
+        for row, found in zip(rows, seconds, strict=True):
+            with (
+                tempfile.TemporaryDirectory() as cache,
+                _timed(row["entry"], timing, (row["contender"], cache)) as child,
+            ):
+                found.append(child.read()["compile_seconds"])
+    for row, found in zip(rows, seconds, strict=True):
+        row["compile_seconds"] = statistics.median(found)
+
+
+def _seconds(
+    entry: str, contenders: Sequence[str], caches: dict[str, str], timing: Timing
+) -> list[list[float]]:
+    """Returns the step seconds of Inductor and of each contender, one a round, taken in turns.
+
+    All code is compiled before. The order changes from round to round, so that no contender always
+    follows the same other one. Raises ContenderError.
+    """
+    names = [BASE, *contenders]
+    with ExitStack() as stack:
+        turns: list[Callable[[], Result]] = []
+        for run in [names] if timing.together else [[c] for c in names]:
+            child = stack.enter_context(_timed(entry, timing, *((c, caches[c]) for c in run)))
+            for i, _ in enumerate(run):
+                child.read()  # warm, before the next one starts
+                turns.append(partial(child.ask, str(i)))
+        seconds: list[list[float]] = [[] for _ in turns]
+        for k in range(timing.rounds):
+            forwards = [(i + k // 2) % len(turns) for i in range(len(turns))]
+            for i in forwards if k % 2 == 0 else reversed(forwards):
+                seconds[i].append(turns[i]()["seconds"])
+    return seconds
+
+
+def _timed(
+    entry: str, timing: Timing, *contenders: tuple[str, str]
+) -> AbstractContextManager[Child]:
+    """Starts a process that runs contenders, each with its cache of compiled code."""
+    (first, cache), *others = contenders
+    more = [word for c, folder in others for word in ("--contender", c, "--cache", folder)]
+    more += ["--seconds", *_update(timing)]
+    return process(WORKER, entry, first, "--cache", cache, *more)
+
+
+def _update(timing: Timing) -> tuple[str, ...]:
+    return () if timing.update else ("--no-update",)
