@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,7 +27,6 @@ from roam.core.atomic_write import check_writable
 
 LOSSES_WORKER = "roam.bench.split_losses_worker"
 SPLIT, UNSPLIT = "roam split", "roam unsplit"
-Keep = Callable[[Sequence[Result]], None]  # takes the rows that are done
 
 
 @dataclass(frozen=True)
@@ -46,11 +45,12 @@ class Steps:
     update: bool = True
     table: Callable[[str, Sequence[Result]], RenderableType] = compiled.table
 
-    def run(self, timing: Timing, console: Console, keep: Keep) -> None:
+    def run(self, timing: Timing, console: Console) -> Iterator[list[Result]]:
+        """Measures one entry after another, prints its table and yields its rows."""
         for entry in self.entries:
             rows = compare(entry, self.contenders, replace(timing, update=self.update), console)
             console.print(self.table(entry, rows))
-            keep(rows)
+            yield rows
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,17 @@ class Losses:
     sizes: Sizes = field(default_factory=Sizes)
     draws: int = DRAWS
 
-    def run(self, timing: Timing, console: Console, keep: Keep) -> None:
+    def run(self, timing: Timing, console: Console) -> Iterator[list[Result]]:
+        """Measures one entry after another, yields its rows, and prints one table at the end.
+
+        timing: not used, because nothing is timed.
+        """
         rows: list[Result] = []
         for entry in self.entries:
             with console.status(f"{entry}: errors against float64"):
                 found = [self._row(entry, c) for c in self.contenders]
             rows += found
-            keep(found)
+            yield found
         console.print(split_tables.losses(rows))
 
     def _row(self, entry: str, contender: str) -> Result:
@@ -147,16 +151,13 @@ def split_bench(
         check_writable(json_file)
     rows: list[Result] = []
     for name, part in chosen.items():
-
-        def keep(found: Sequence[Result], name: str = name) -> None:
-            rows.extend({"part": name, **row} for row in found)
-            if json_file is not None:
-                write_rows(rows, json_file)
-
         if contenders:
             left = [c for c in part.contenders if c == BASE or c in contenders]
             part = replace(part, contenders=tuple(left))
-        part.run(timing or Timing(), console, keep)
+        for found in part.run(timing or Timing(), console):
+            rows += [{"part": name, **row} for row in found]
+            if json_file is not None:
+                write_rows(rows, json_file)
     return rows
 
 
