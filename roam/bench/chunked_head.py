@@ -69,13 +69,16 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         parts = (t.chunk(blocks) for t in (hidden, labels, of_hidden))
         for rows, truth, made in zip(*parts, strict=True):
             logits = (rows @ weight.T).float()
-            log_sum = logits.logsumexp(1, keepdim=True)
-            loss += (log_sum - logits.gather(1, truth[:, None])).sum()
-            gradient = logits.sub_(log_sum).exp_()  # the softmax, in place of the logits
-            gradient[torch.arange(len(truth)), truth] -= 1
-            gradient = gradient.div_(len(labels)).to(weight.dtype)
+            logits -= logits.amax(1, keepdim=True)
+            right = logits.gather(1, truth[:, None])
+            total = logits.exp_().sum(1, keepdim=True)  # from here on in place of the logits
+            loss += (total.log() - right).sum()
+            logits /= total
+            logits[torch.arange(len(truth)), truth] -= 1
+            gradient = logits.div_(len(labels)).to(weight.dtype)
             torch.mm(gradient, weight, out=made)
             of_weight.addmm_(gradient.T, rows)
+            del logits, gradient  # or they live beside those of the next block
         ctx.gradients = of_hidden, of_weight
         return loss / len(labels)
 
