@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from roam.bench.children import Result
-from roam.bench.compilers import CONTENDERS
+from roam.bench.compilers import CONTENDERS, Contender
 from roam.bench.contender import planned, split_blocks
 
 TURN = 0.3  # seconds of steps in a turn
@@ -119,6 +119,17 @@ def memory(trainer: Trainer) -> Result:
     }
 
 
+def split_into(contender: Contender) -> Result:
+    """Returns `blocks`, as `split_blocks`, of roam, and `chunked` of Inductor: whether it split."""
+    if contender.backend == "roam":
+        return {"blocks": split_blocks()}
+    if contender.backend == "inductor":
+        from roam.bench import inductor_stock
+
+        return {"chunked": inductor_stock.has_chunked()}
+    return {}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--entry", required=True)
@@ -147,9 +158,9 @@ def main() -> None:
         trainers.append(trainer)
         result = {"entry": args.entry, "contender": contender} | compile_seconds(trainer)
         if not args.seconds:
-            result |= memory(trainer)
+            result |= memory(trainer) | split_into(CONTENDERS[contender])
         if CONTENDERS[contender].backend == "roam":
-            result = planned() | {"blocks": split_blocks()} | result
+            result = planned() | result
         say(result)
     for line in sys.stdin:
         say({"seconds": trainers[int(line)].turn()})

@@ -60,6 +60,9 @@ def _above(row: Result) -> int:
 
 
 def _blocks(row: Result) -> str:
+    """Returns the number of blocks if the row has it; "-" if Inductor's chunker split nothing."""
+    if row.get("chunked") is False:
+        return "-"
     return "" if row.get("blocks") is None else str(row["blocks"])
 
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from roam.bench import paired_runs, split, split_tables
 from roam.bench.chunked_head import Head, by_hand, by_torch
+from roam.bench.compiled_worker import Trainer, memory, split_into
 from roam.bench.compilers import CONTENDERS
 from roam.bench.split import PARTS, Losses, Steps, split_bench
 from roam.bench.split_losses import errors
-from roam.bench.split_zoo import SPLIT, find
+from roam.bench.split_zoo import SPLIT, find, head
 from roam.bench.zoo import loss
 
 MIB = 2**20
@@ -38,8 +39,8 @@ def row(contender: str, transient: int, ratio: float = 1.0, **more: Any) -> dict
 
 
 HEADS = [
-    row("inductor", 10),
-    row("inductor chunked", 5, ratio=1.2),
+    row("inductor", 10, chunked=False),
+    row("inductor chunked", 5, ratio=1.2, chunked=True),
     row("eager chunked 8", 4, ratio=1.1),
     row("torch chunked", 3, ratio=1.5),
     row("torch chunked 8", 3, ratio=1.4),
@@ -54,6 +55,30 @@ def test_the_table_of_heads_has_what_comes_on_top_of_the_gradients() -> None:
     assert cells == [
         "roam split", "3.0", "3.0", "-70.0%", "1.0", "-87.5%", "1.40", "0.700", "1.5", "6",
     ]  # fmt: skip
+
+
+def test_the_table_of_heads_says_if_inductor_chunked_nothing() -> None:
+    lines = text_of(split_tables.heads("head", HEADS)).splitlines()
+    last = {
+        line.split("│")[1].strip(): line.split("│")[-2].strip() for line in lines if "│" in line
+    }
+    assert (last["inductor"], last["inductor chunked"]) == ("-", "")
+
+
+@pytest.mark.slow
+def test_inductors_chunker_splits_a_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._inductor.metrics, "num_auto_chunking", 0)
+    large = head("head-small", 512, 16, 4099, torch.float32)  # above its smallest size
+    monkeypatch.setitem(SPLIT, "head-small", large)
+    peaks = {}
+    for name in ("inductor", "inductor chunked"):
+        torch._dynamo.reset()
+        trainer = Trainer("head-small", name, update=False)
+        with trainer.settings, torch._inductor.config.patch(force_disable_caches=True):
+            trainer.step()
+        peaks[name] = memory(trainer)["transient"]
+        assert split_into(CONTENDERS[name]) == {"chunked": name == "inductor chunked"}
+    assert peaks["inductor chunked"] < 0.7 * peaks["inductor"]
 
 
 def test_roam_is_held_against_the_fastest_of_low_peak() -> None:
@@ -123,10 +148,10 @@ def test_the_parts_name_what_exists() -> None:
         if isinstance(part, Steps):
             assert [find(name).name for name in part.entries] == list(part.entries)
     with torch.device("meta"):
-        head = SPLIT["head-bfloat16"].build()
-    assert isinstance(head, Head)
-    assert head.weight.shape == (128_256, 2048)
-    assert head.hidden.dtype == torch.bfloat16
+        model = SPLIT["head-bfloat16"].build()
+    assert isinstance(model, Head)
+    assert model.weight.shape == (128_256, 2048)
+    assert model.hidden.dtype == torch.bfloat16
 
 
 class Fake:
