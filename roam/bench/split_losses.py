@@ -30,15 +30,17 @@ LossFunction = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of the inputs. By default the rows have no factor in common with a number of blocks.
+    """Sizes of the inputs.
+
+    By default the logits are large enough to be split, into blocks of different numbers of rows.
 
     spread: standard deviation of the logits.
     """
 
     batch: int = 1
-    seq: int = 389
+    seq: int = 779
     width: int = 64
-    vocab: int = 5003
+    vocab: int = 16_411
     spread: float = 2.0
 
 
