@@ -18,7 +18,7 @@ from roam.bench.chunked_head import Head, by_hand, by_torch
 from roam.bench.compiled_worker import Trainer, memory, split_into
 from roam.bench.compilers import CONTENDERS
 from roam.bench.split import PARTS, Losses, Steps, split_bench
-from roam.bench.split_losses import errors
+from roam.bench.split_losses import Sizes, errors
 from roam.bench.split_zoo import SPLIT, find, head
 from roam.bench.zoo import loss
 
@@ -201,3 +201,16 @@ def test_a_run_has_a_row_for_each_entry_and_contender(
 def test_unknown_names_are_refused(only: str | None, contenders: Sequence[str], wrong: str) -> None:
     with pytest.raises(ValueError, match=wrong):
         split_bench(only, contenders=contenders, console=Console(quiet=True))
+
+
+@pytest.mark.slow
+def test_workers_answer() -> None:
+    small = Sizes(batch=1, seq=13, width=8, vocab=50)
+    parts: dict[str, split.Part] = {
+        "head": Steps(("head-tiny",), ("eager chunked 8", "torch chunked"), update=False),
+        "losses": Losses(("mean",), ("eager", "inductor pools"), small, draws=1),
+    }
+    rows = split_bench(parts=parts, console=Console(quiet=True))
+    assert [row.get("error") for row in rows] == [None] * 4
+    assert all(row["transient"] > row["gradients"] > 0 for row in rows[:2])
+    assert all(0 < error < 1e-6 for row in rows[2:] for error in row["errors"].values())
