@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from roam.bench import paired_runs, split, split_tables
 from roam.bench.chunked_head import Head, by_hand, by_torch
 from roam.bench.compiled_worker import Trainer, memory, split_into
 from roam.bench.compilers import CONTENDERS
+from roam.bench.contender import split_blocks
 from roam.bench.split import PARTS, Losses, Steps, split_bench
 from roam.bench.split_losses import Sizes, errors
 from roam.bench.split_zoo import SPLIT, find, head
@@ -214,3 +216,16 @@ def test_workers_answer() -> None:
     assert [row.get("error") for row in rows] == [None] * 4
     assert all(row["transient"] > row["gradients"] > 0 for row in rows[:2])
     assert all(0 < error < 1e-6 for row in rows[2:] for error in row["errors"].values())
+
+
+def test_blocks_are_read_from_the_names_of_ops(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reported(*names: str) -> int | None:
+        problem = SimpleNamespace(ops=[SimpleNamespace(name=name) for name in names])
+        graphs = [SimpleNamespace(problem=None), SimpleNamespace(problem=problem)]
+        done = SimpleNamespace(graphs=graphs if names else graphs[:1])
+        monkeypatch.setattr("roam.inspect.report.report", lambda: done)
+        return split_blocks()
+
+    assert reported("buf0", "backward buf1") == 1
+    assert reported("buf0#1", "buf1#12", "buf2#2.3", "backward buf40") == 12
+    assert reported() is None
