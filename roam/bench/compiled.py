@@ -73,7 +73,8 @@ def table(name: str, rows: Sequence[Result]) -> Table:
         title=f"{name}: memory in MiB, step time by inductor's, compiling in seconds",
         title_justify="left",
     )
-    for column in ("contender", "planned", "transient", "", "total", "", "step", "compile"):
+    columns = ("contender", "planned", "transient", "", "total", "", "step", "compile", "blocks")
+    for column in columns:
         shown.add_column(column, justify="left" if column == "contender" else "right")
     base = base_row(rows)
     for row in rows:
@@ -83,7 +84,8 @@ def table(name: str, rows: Sequence[Result]) -> Table:
         cells = [mib(row["planned"]) if "planned" in row else ""]
         for key in ("transient", "total"):
             cells += [mib(row[key]), percent(row[key], base[key] if base else None)]
-        shown.add_row(row["contender"], *cells, step_ratio(row), f"{row['compile_seconds']:.1f}")
+        cells += [step_ratio(row), f"{row['compile_seconds']:.1f}", blocks(row)]
+        shown.add_row(row["contender"], *cells)
     return shown
 
 
@@ -104,6 +106,13 @@ def step_ratio(row: Result) -> str:
     ratios = row.get("ratios", ())
     spread = f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""
     return f"{statistics.median(ratios):.3f}{spread}" if ratios else ""
+
+
+def blocks(row: Result) -> str:
+    """Returns the number of blocks if the row has it; "-" if Inductor's chunker split nothing."""
+    if row.get("chunked") is False:
+        return "-"
+    return "" if row.get("blocks") is None else str(row["blocks"])
 
 
 def percent(size: int, base: int | None) -> str:

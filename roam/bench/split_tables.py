@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from roam.bench.children import Result
-from roam.bench.compiled import base_row, mib, percent, step_ratio, why_failed
+from roam.bench.compiled import base_row, blocks, mib, percent, step_ratio, why_failed
 from roam.bench.paired_runs import BASE
 
 OWN = "roam"  # the contenders whose names begin so are not the others'
@@ -49,7 +49,7 @@ def heads(name: str, rows: Sequence[Result]) -> RenderableType:
             f"{row['seconds']:.2f}" if "seconds" in row else "",
             step_ratio(row),
             f"{row['compile_seconds']:.1f}",
-            _blocks(row),
+            blocks(row),
         )
     return Group(shown, *beside_the_best(rows))
 
@@ -57,13 +57,6 @@ def heads(name: str, rows: Sequence[Result]) -> RenderableType:
 def _above(row: Result) -> int:
     above: int = row["transient"] - row["gradients"]
     return above
-
-
-def _blocks(row: Result) -> str:
-    """Returns the number of blocks if the row has it; "-" if Inductor's chunker split nothing."""
-    if row.get("chunked") is False:
-        return "-"
-    return "" if row.get("blocks") is None else str(row["blocks"])
 
 
 def best_of_the_others(rows: Sequence[Result]) -> tuple[Result, Result] | None:
@@ -120,7 +113,7 @@ def losses(rows: Sequence[Result]) -> Table:
         }
         of_loss = cells.pop("loss")
         gradients = ", ".join(f"{name} {cell}" for name, cell in cells.items())
-        shown.add_row(*names, _blocks(row), of_loss, gradients)
+        shown.add_row(*names, blocks(row), of_loss, gradients)
     return shown
 
 

@@ -24,7 +24,7 @@ def row(contender: str, transient: int, **more: Any) -> dict[str, Any]:
 def test_the_table_compares_with_inductor() -> None:
     rows = [
         row("inductor", 2**21),
-        row("roam inductor", 2**20, planned=2**20, ratios=[1.01, 1.1, 0.9]),
+        row("roam inductor", 2**20, planned=2**20, ratios=[1.01, 1.1, 0.9], blocks=8),
         {"entry": "gpt2", "contender": "inductor pools", "error": "ended\nMemoryError: none\n"},
     ]
     console = Console(width=120, record=True, file=None, quiet=False)
@@ -35,6 +35,7 @@ def test_the_table_compares_with_inductor() -> None:
     assert mine.split("│")[2].strip() == "1.0"
     assert "-50.0%" in mine
     assert "1.010 (0.90 to 1.10)" in mine
+    assert mine.split("│")[-2].strip() == "8"
     assert "MemoryError: none" in text
 
 
