@@ -101,7 +101,7 @@ def seeds(graph: fx.Graph, smallest: int, amplifies: float) -> Iterator[tuple[fx
 def rows_read(seed: fx.Node) -> fx.Node:
     """Returns the operand whose rows become those of a seed: the first factor of a product."""
     read: Any = seed.args[-2]
-    return read  # type: ignore[no-any-return]
+    return read
 
 
 def grow(seed: fx.Node, span: Span, allowed: Callable[[fx.Node], bool]) -> Group:
