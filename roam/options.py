@@ -8,6 +8,7 @@ from typing import Any
 from roam.core.errors import OptionError
 from roam.optim.folding import FoldingOptimizer
 from roam.optim.handle import OptimizerHandle
+from roam.passes.cheap_recompute import CheapRecompute
 from roam.passes.pipeline import Pass
 
 LOWERINGS = {  # by the option's value; the first that works is the usual one
@@ -39,6 +40,9 @@ class Options:
             (passes/rewrites/split), so that sums over the rows run in another order. True splits
             every group that it finds, None only with Inductor's kernels, and only what is many
             times larger than its input, such as the logits before cross entropy.
+        recompute: "cheap" saves no tensor for the backward that one pointwise kernel can make of
+            what is saved anyway. It is for Inductor's kernels; with ATen's, tensors that take one
+            op are always recomputed. None saves what Inductor would save.
         mode: one of Inductor's own modes, as `torch.compile(..., mode=...)` names them.
     """
 
@@ -48,7 +52,13 @@ class Options:
     lowering: str | None = None
     rewrites: tuple[Pass, ...] = ()
     split: bool | None = None
+    recompute: str | None = None
     mode: str | None = None
+
+    @property
+    def recomputes(self) -> CheapRecompute | None:
+        """What chooses the tensors that Inductor's kernels recompute; None if nothing does."""
+        return None if self.recompute is None else CheapRecompute()
 
     @staticmethod
     def parse(options: dict[str, Any] | None, mode: str | None) -> Options:
@@ -73,6 +83,12 @@ class Options:
             raise OptionError(f"option lowering is {valid}, not {given['lowering']!r}")
         if (given.get("lowering"), given.get("arena")) == ("inductor", "keep"):
             raise OptionError("option arena='keep' is for ATen's kernels: ask for lowering='aten'")
+        if given.get("recompute") not in (None, "cheap"):
+            raise OptionError(f"option recompute is 'cheap', not {given['recompute']!r}")
+        if given.get("recompute") and (
+            given.get("lowering") == "aten" or given.get("arena") == "keep"
+        ):
+            raise OptionError("option recompute is for Inductor's kernels, not for ATen's")
         seconds = given.get("planning_seconds", 1.0)
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
             raise OptionError(f"option planning_seconds is a positive number, not {seconds!r}")

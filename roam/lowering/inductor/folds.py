@@ -94,6 +94,25 @@ def call_together(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> N
             node.node.set_python_kernel_name(name)  # type: ignore[union-attr]
 
 
+def may_be_overwritten(graph: GraphLowering) -> None:
+    """Lets kernels overwrite buffers that were computed from a parameter before its fold runs.
+
+    Inductor counts a fold as a weak reader of what was computed from the parameter, so that the
+    fold runs after the readers of the parameter. The planned order sees to that. A fold reads none
+    of these buffers, but weak readers that are still to run would forbid kernels to write their
+    results over them.
+
+    Args:
+        graph: the graph whose order is planned next: its nodes are fused.
+    """
+    for buffer in graph.scheduler.name_to_buf.values():
+        buffer.users = [u for u in buffer.users if not (u.is_weak and _is_fold(u.node))]
+
+
+def _is_fold(node: object) -> bool:
+    return isinstance(node, BaseSchedulerNode) and release_of(node) is not None
+
+
 def lower_folds(gm: fx.GraphModule) -> None:
     """Replaces each fold of a gradient by an op `roam::fold`, which Inductor can compile.
 

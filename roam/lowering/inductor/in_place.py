@@ -69,9 +69,9 @@ def _only_use(node: BaseSchedulerNode, part: SchedulerNode, buffer: Any) -> bool
     If an earlier kernel made the buffer, assumes that all other kernels that read the buffer have
     run. If this kernel made the buffer, other kernels that read it are later readers.
 
-    A fold (an op that changes a parameter) counts, as in Inductor, as a weak reader of each buffer
-    that was computed from the parameter. Unless the fold runs before the part, the part may not
-    overwrite such a buffer.
+    An op that changes a graph input counts, as in Inductor, as a weak reader of each buffer that
+    was computed from the input. Unless that op runs before the part, the part may not overwrite
+    such a buffer. Folds are no longer among these readers (`folds.may_be_overwritten`).
 
     Args:
         node: the kernel, a fused node.

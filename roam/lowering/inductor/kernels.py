@@ -36,6 +36,7 @@ from roam.lowering.inductor.block_order import blocks_in_turn
 from roam.lowering.inductor.folds import absorbing, lower_folds
 from roam.lowering.inductor.notes import LOWERING, Note, compiling, find
 from roam.lowering.inductor.order import How, OneGraph, PlannedOrder, first_saved
+from roam.lowering.inductor.partition import partition
 from roam.lowering.inductor.problem import Read
 from roam.lowering.inductor.rewriting import joint_pass
 from roam.lowering.protocol import Absorb, Boxed, Driver, Reports
@@ -121,6 +122,7 @@ class InductorKernels:
         return {
             **mode_options(self.options.mode),
             **joint_pass(asked),
+            **partition(self.options.recomputes),
             # no CUDA graphs, because a replayed CUDA graph would call no optimizer
             **({"triton.cudagraphs": False} if self.is_driven else {}),
             "_post_fusion_custom_pass": order,

@@ -25,7 +25,7 @@ from torch.utils._ordered_set import OrderedSet
 
 from roam.capture.graph_names import DynamoGraph
 from roam.core.problem import Kind
-from roam.lowering.inductor.folds import call_together
+from roam.lowering.inductor.folds import call_together, may_be_overwritten
 from roam.lowering.inductor.notes import Note
 from roam.lowering.inductor.problem import Labels, Read, read
 from roam.lowering.inductor.saved_code import blocking, keep_to_plan, leave_open
@@ -154,6 +154,7 @@ def planned_order(
         from roam.lowering.inductor.costs import kernel_costs  # not imported if costs are unwanted
 
         costs = kernel_costs(graph, nodes, how.costs)
+    may_be_overwritten(graph)
     found = read(graph, nodes, name, one.outputs, one.saved, forward, one.labels, costs)
     settled, held = (0, ()) if forward is None else (1, forward.held)
     together = frozenset(found.first + k for k in sharing(graph, nodes))

@@ -1,0 +1,108 @@
+"""Changes what Inductor's partitioner saves for the backward.
+
+Inductor's partitioner chooses the saved values by a minimum cut, and then makes a forward and a
+backward of the joint graph. roam edits the choice in between. All else stays Inductor's, users'
+checkpoints included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import fx
+from torch._functorch import partitioners
+from torch._functorch._aot_autograd.descriptors import InputMutationAOTOutput
+from torch._inductor import config
+from torch._inductor.custom_graph_pass import CustomPartitionerFn, get_hash_for_files
+from torch.utils.checkpoint import CheckpointPolicy
+
+from roam.passes import cheap_recompute, geometry
+from roam.passes.cheap_recompute import CheapRecompute
+
+MUST_SAVE = (CheckpointPolicy.MUST_SAVE, CheckpointPolicy.PREFER_SAVE)
+
+
+def partition(recompute: CheapRecompute | None) -> dict[str, Any]:
+    """Returns the Inductor setting that saves less; an empty dict if nothing is to be dropped."""
+    if recompute is None:
+        return {}
+    theirs = config.custom_partitioner_fn
+    first = theirs.first if isinstance(theirs, Recomputing) else theirs
+    return {"custom_partitioner_fn": Recomputing(recompute, first)}
+
+
+class Recomputing(CustomPartitionerFn):
+    """Partitions as Inductor does, or the user's own partitioner, and saves less.
+
+    Attributes:
+        recompute: says which values not to save.
+        first: the user's own partitioner, or None.
+    """
+
+    def __init__(self, recompute: CheapRecompute, first: Any) -> None:
+        self.recompute, self.first = recompute, first
+
+    def __call__(
+        self, gm: fx.GraphModule, joint_inputs: Sequence[object], **how: Any
+    ) -> tuple[fx.GraphModule, fx.GraphModule]:
+        original = partitioners.choose_saved_values_set
+        results: int = how["num_fwd_outputs"]
+
+        def choose(graph: fx.Graph, info: Any, memory_budget: float = 1) -> list[fx.Node]:
+            saved = original(graph, info, memory_budget)
+            may_run_again, kept = _recomputable(info), _kept(graph, results)
+            return self.recompute.choose(saved, may_run_again, kept, _written(graph))
+
+        run = self.first or partitioners.min_cut_rematerialization_partition
+        with patch.object(partitioners, "choose_saved_values_set", choose):
+            found: tuple[fx.GraphModule, fx.GraphModule] = run(gm, joint_inputs, **how)
+        return found
+
+    def uuid(self) -> Any:
+        """Returns a key for Inductor's caches: source code and options.
+
+        Returns None, so that Inductor caches nothing, if the user's partitioner has no key.
+        """
+        theirs = () if self.first is None else self.first.uuid()
+        if theirs is None:
+            return None
+        code = get_hash_for_files((__file__, cheap_recompute.__file__, geometry.__file__))
+        return code + repr((self.recompute, theirs)).encode()
+
+
+def _recomputable(info: Any) -> set[fx.Node]:
+    """Returns the nodes that need no tangent: the forward's, and views that the backward takes."""
+    either = (*info.required_fw_nodes, *info.unclaimed_nodes)
+    return {n for n in either if not partitioners._must_be_in_forward(n)}
+
+
+def _kept(graph: fx.Graph, results: int) -> list[fx.Node]:
+    """Returns the results of the forward, and the values that the user's checkpoints save."""
+    (returned,) = graph.output_node().args
+    results_of_forward = [n for n in returned[:results] if isinstance(n, fx.Node)]  # type: ignore[index, union-attr]
+    asked = [n for n in graph.nodes if n.meta.get("recompute") in MUST_SAVE]
+    return results_of_forward + asked
+
+
+def _written(graph: fx.Graph) -> list[fx.Node]:
+    """Returns the inputs that the forward writes to, such as running statistics.
+
+    AOTAutograd writes the new values after the compiled forward, which returns them.
+    """
+    results = graph.output_node().meta.get("desc", ())
+    written = {r.mutated_input for r in results if isinstance(r, InputMutationAOTOutput)}
+    in_place = {
+        source
+        for node in graph.nodes
+        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+        for source in node.all_input_nodes
+    }
+    # an input without a description may be any
+    return [
+        n
+        for n in graph.find_nodes(op="placeholder")
+        if n in in_place or n.meta.get("desc") is None or n.meta["desc"] in written
+    ]
