@@ -32,7 +32,12 @@ SPLITS: dict[tuple[str, bool | None], Split] = {
 
 
 def rewrites(
-    lowering: str, asked: Sequence[Pass] = (), *, split: bool | None = None, folds: bool = False
+    lowering: str,
+    asked: Sequence[Pass] = (),
+    *,
+    split: bool | None = None,
+    folds: bool = False,
+    recomputes: bool = False,
 ) -> tuple[Pass, ...]:
     """Returns what to run on a joint graph of a lowering: what the user asked for, then the rest.
 
@@ -43,7 +48,8 @@ def rewrites(
         asked: the user's rewrites.
         split: which groups of ops run in blocks of rows, a key of SPLITS.
         folds: whether an optimizer absorbs each gradient in the backward.
+        recomputes: whether the backward computes results of pointwise ops again.
     """
     found = SPLITS.get((lowering, split))
-    splits = () if found is None else (replace(found, folds=folds),)
+    splits = () if found is None else (replace(found, folds=folds, recomputes=recomputes),)
     return (*asked, *splits, *EXACT[lowering])

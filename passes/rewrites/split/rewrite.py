@@ -45,6 +45,7 @@ class Split:
             that it is made from: how many times more the vocabulary has than the hidden state.
         fewest_rows: the fewest rows of a block. Matrix products of few rows are slow.
         folds: whether an optimizer absorbs each gradient in the backward.
+        recomputes: whether the backward computes results of pointwise ops again.
         near: a group is split if the estimated peak around it is at least this part of what is
             alive elsewhere in the step.
         close: the number of blocks is the smallest with an estimated peak that is at most this many
@@ -56,6 +57,7 @@ class Split:
     amplifies: float = 5.0
     fewest_rows: int = 128
     folds: bool = False
+    recomputes: bool = False
     near: float = 0.8
     close: float = 1.05
 
@@ -102,7 +104,7 @@ class Split:
             except UnsplittableError as why:
                 log.debug("%s is not split: %s", seed.name, why)
                 continue
-            moment = Moment.of(group, gradients, self.folds)
+            moment = Moment.of(group, gradients, folds=self.folds, recomputes=self.recomputes)
             counts = self.counts(group, moment, both=tangent is not None)
             if len(counts) > 1:
                 yield group, counts, tangent

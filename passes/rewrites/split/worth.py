@@ -19,6 +19,7 @@ from itertools import accumulate
 from torch import fx
 from torch.utils.checkpoint import CheckpointPolicy
 
+from roam.passes.cheap_recompute import is_cheap
 from roam.passes.geometry import storage_key, tensors
 from roam.passes.rewrites.split.group import Group, nbytes
 
@@ -41,13 +42,16 @@ class Moment:
     gradients: int
 
     @staticmethod
-    def of(group: Group, gradients: Collection[fx.Node], folds: bool) -> Moment:
+    def of(
+        group: Group, gradients: Collection[fx.Node], *, folds: bool, recomputes: bool
+    ) -> Moment:
         """Measures a graph.
 
         Args:
             group: the group, still in one piece.
             gradients: the ops that depend on the tangents.
             folds: whether each gradient is absorbed by an optimizer as soon as it is known.
+            recomputes: whether results of pointwise ops are computed again rather than kept.
         """
         graph = group.seed.graph
         inside = group.members.keys() | group.sums.keys()
@@ -61,7 +65,8 @@ class Moment:
             for source in node.all_input_nodes:
                 for t in tensors(source):
                     used[storage_key(t)] = order[node]
-            if node in inside or node.meta.get("recompute") in _AGAIN:
+            again = node.meta.get("recompute") in _AGAIN or (recomputes and is_cheap(node))
+            if node in inside or again:
                 continue
             for t in tensors(node):
                 key = storage_key(t)

@@ -117,7 +117,11 @@ class InductorKernels:
     def settings(self, order: PlannedOrder) -> dict[str, Any]:
         """Returns Inductor's settings for compiling this graph, with `order` as a pass."""
         asked = rewrites(
-            LOWERING, self.options.rewrites, split=self.options.split, folds=self.may_fold
+            LOWERING,
+            self.options.rewrites,
+            split=self.options.split,
+            folds=self.may_fold,
+            recomputes=self.options.recompute is not None,
         )
         return {
             **mode_options(self.options.mode),
