@@ -132,4 +132,6 @@ CONTENDERS: dict[str, Contender] = {
     "roam split": _roam(lowering="inductor", split=True),
     "roam unsplit adama": _folding(lowering="inductor", split=False),
     "roam split adama": _folding(lowering="inductor", split=True),
+    "roam split recompute": _roam(lowering="inductor", split=True, recompute="cheap"),
+    "roam split recompute adama": _folding(lowering="inductor", split=True, recompute="cheap"),
 }

@@ -96,7 +96,15 @@ Part = Steps | Losses
 PARTS: dict[str, Part] = {
     "gpt2": Steps(
         ("gpt2-small", "gpt2-small-b4"),
-        (BASE, UNSPLIT, SPLIT, f"{UNSPLIT} adama", f"{SPLIT} adama"),
+        (
+            BASE,
+            UNSPLIT,
+            SPLIT,
+            f"{SPLIT} recompute",
+            f"{UNSPLIT} adama",
+            f"{SPLIT} adama",
+            f"{SPLIT} recompute adama",
+        ),
     ),
     "head": Steps(
         ("head-float32", "head-bfloat16"),
