@@ -24,7 +24,7 @@ from roam.passes import add_mm
 from roam.passes.geometry import value
 from roam.passes.rewrites.split.group import Group
 from roam.passes.rewrites.split.row_rules import Constant, rule
-from roam.passes.rewrites.split.spans import Span, in_block, rows, shape
+from roam.passes.rewrites.split.spans import Span, cuttable, in_block, rows, shape
 from roam.passes.rewrites.split.sum_rules import sum_call, terms
 from roam.passes.rewrites.split.tangents import Tangent
 
@@ -68,13 +68,19 @@ def write(group: Group, counts: Sequence[int], tangent: Tangent | None) -> None:
 class Writer:
     """Adds the blocks of a group to a graph.
 
+    Args:
+        group: the group.
+        tangent: the tangent of the loss, if forward and backward of a block run together.
+        number: the number of the group in its graph, if it is run in blocks. The backward of a
+            group without a number stays in the backward.
+
     Attributes:
         rows: the number of rows of the block that is being added.
     """
 
     rows: int
 
-    def __init__(self, group: Group, tangent: Tangent | None, number: int) -> None:
+    def __init__(self, group: Group, tangent: Tangent | None, number: int | None) -> None:
         self.group, self.graph, self.number = group, group.seed.graph, number
         self.mode = value(group.seed).fake_mode
         self.label: tuple[int, int] | None = None
@@ -85,10 +91,20 @@ class Writer:
         ones = {} if tangent is None else tangent.at_one(self, group.inputs)
         self.instead: Mapping[fx.Node, fx.Node] = ones
 
-    def add_block(self, k: int, start: int, stop: int) -> None:
-        """Adds the ops of block k: the rows from `start` to `stop`, exclusive."""
-        self.rows, self.label = stop - start, (self.number, k)
-        made: dict[fx.Node, fx.Node] = {}
+    def add_block(
+        self, k: int, start: int, stop: int, known: Mapping[fx.Node, fx.Node] | None = None
+    ) -> None:
+        """Adds the ops of block k.
+
+        Args:
+            k: the number of the block.
+            start: the first of its rows.
+            stop: the row behind its last one.
+            known: blocks of operands that exist already.
+        """
+        self.rows = stop - start
+        self.label = None if self.number is None else (self.number, k)
+        made = dict(known or {})
         waiting = [*self.group.sums]
         for node, span in self.group.members.items():
             its = rule(node)
@@ -128,18 +144,20 @@ class Writer:
         found: dict[fx.Node, fx.Node] = {}
         for node, parts in self.parts.items():
             span = self.group.members[node]
-            whole = self.add(node, aten.cat.default, (parts, span.first), {})
+            cut = [cuttable(shape(node), span, shape(p)[span.first] // span.per_row) for p in parts]
+            parts = [self.view(p, sizes) for p, (sizes, _) in zip(parts, cut, strict=True)]
+            whole = self.add(node, aten.cat.default, (parts, cut[0][1]), {})
             found[node] = self.view(whole, list(shape(node)))
-        for node, total in self.sums.items():
-            dtype, count = value(node).dtype, terms(node)
-            if count > 1:
-                total = self.add(node, aten.div.Tensor, (total, count), {})
-            if value(total).dtype != dtype:
-                total = self.add(
-                    node, torch.ops.prims.convert_element_type.default, (total, dtype), {}
-                )
-            found[node] = self.view(total, list(shape(node)))
-        return found
+        return found | {node: self.total(node) for node in self.sums}
+
+    def total(self, node: fx.Node) -> fx.Node:
+        """Adds what makes the result of an op of its sum over all blocks. Returns the result."""
+        total, dtype, count = self.sums[node], value(node).dtype, terms(node)
+        if count > 1:
+            total = self.add(node, aten.div.Tensor, (total, count), {})
+        if value(total).dtype != dtype:
+            total = self.add(node, torch.ops.prims.convert_element_type.default, (total, dtype), {})
+        return self.view(total, list(shape(node)))
 
     def of(self, node: fx.Node) -> fx.Node:
         return self.operands.get(node) or self.instead.get(node, node)
@@ -156,12 +174,15 @@ class Writer:
         if isinstance(its, Constant):
             return self.add(node, *its.call(node, span, self))
         if (node, span) not in self.merged:
-            sizes = in_block(shape(node), span, rows(shape(node), span))
+            sizes, _ = cuttable(shape(node), span, rows(shape(node), span))
             label, self.label, self.operands = self.label, None, {}
             self.merged[node, span] = self.view(node, sizes)
             self.label = label
         source = self.merged[node, span]
-        return self.add(node, aten.slice.Tensor, (source, span.first, start, start + self.rows), {})
+        _, dim = cuttable(shape(node), span, self.rows)
+        part = (dim, start * span.inner, (start + self.rows) * span.inner)
+        block = self.add(node, aten.slice.Tensor, (source, *part), {})
+        return self.view(block, in_block(shape(node), span, self.rows))
 
     def add(
         self, like: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -175,11 +196,14 @@ class Writer:
             kwargs: its keyword arguments.
         """
         made = self.graph.create_node("call_function", target, args, kwargs, name=like.name)
-        made.meta = {k: v for k, v in like.meta.items() if k not in _CHECKPOINT}
+        made.meta = dict(like.meta)
         given, named = fx.map_arg((args, kwargs), value)
         with self.mode:
             made.meta["val"] = target(*given, **named)
-        made.meta["partitioner_tag"] = self.group.seed.meta.get("partitioner_tag", "is_forward")
+        if self.number is not None:
+            made.meta = {k: v for k, v in made.meta.items() if k not in _CHECKPOINT}
+            of_seed = self.group.seed.meta.get("partitioner_tag", "is_forward")
+            made.meta["partitioner_tag"] = of_seed
         if self.label is not None:
             made.meta[META] = self.label
         return made

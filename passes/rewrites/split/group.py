@@ -12,16 +12,17 @@ through all of it (`row_rules`), or end in a sum over the rows (`sum_rules`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from roam.passes.geometry import tensors, value
-from roam.passes.rewrites.split.row_rules import Cuts, Product, rule
-from roam.passes.rewrites.split.spans import Span, is_tensor, rows, shape
+from roam.passes.rewrites.split.row_rules import Cuts, Product, View, rule
+from roam.passes.rewrites.split.spans import Span, is_tensor, located, rows, shape
 from roam.passes.rewrites.split.sum_rules import summed
 
 aten = torch.ops.aten
@@ -57,6 +58,11 @@ class Group:
         return rows(shape(self.seed), self.members[self.seed])
 
     @property
+    def per_row(self) -> int:
+        """The number of rows of the seed's result that belong to one row of the group."""
+        return self.members[self.seed].per_row
+
+    @property
     def large_bytes(self) -> int:
         """Bytes of the largest tensor that exists in blocks only."""
         return max(nbytes(n) for n in self.members if n not in self.results)
@@ -80,7 +86,7 @@ def nbytes(node: fx.Node) -> int:
     return sum(s for s in sizes if isinstance(s, int))
 
 
-def seeds(graph: fx.Graph, smallest: int, amplifies: float) -> Iterator[tuple[fx.Node, Span]]:
+def seeds(graph: fx.Graph, smallest: int, amplifies: float) -> Iterator[fx.Node]:
     """Yields ops whose result is much larger than the rows they read, largest first.
 
     Args:
@@ -95,7 +101,7 @@ def seeds(graph: fx.Graph, smallest: int, amplifies: float) -> Iterator[tuple[fx
     ]
     for node in sorted(found, key=nbytes, reverse=True):
         if nbytes(node) >= amplifies * nbytes(rows_read(node)):
-            yield node, Span(0, 1)
+            yield node
 
 
 def rows_read(seed: fx.Node) -> fx.Node:
@@ -104,28 +110,58 @@ def rows_read(seed: fx.Node) -> fx.Node:
     return read
 
 
-def grow(seed: fx.Node, span: Span, allowed: Callable[[fx.Node], bool]) -> Group:
+def is_large(node: fx.Node, seed: fx.Node) -> bool:
+    """Returns whether an op's result is as large as that of a seed; see LARGE."""
+    return nbytes(node) > nbytes(rows_read(seed)) and nbytes(node) >= LARGE * nbytes(seed)
+
+
+def spans_of(seed: fx.Node) -> list[Span]:
+    """Returns what the rows of a seed's result can be: all of them, or dimensions of a view.
+
+    The first span is all of its rows, which can be cut anywhere. If the product of (batch * tokens,
+    hidden) is viewed as (batch, tokens, classes), the others are the batch and the tokens.
+    """
+    read = rows_read(seed)
+    views = [u for u in seed.users if isinstance(rule(u), View)]
+    if isinstance(rule(read), View):
+        views += read.all_input_nodes
+    found = [Span(0, 1)]
+    for sizes in map(shape, views):
+        for dim, size in enumerate(sizes):
+            span = located(shape(seed), prod(sizes[:dim]), size) if size != 1 else None
+            if span is not None and span.end == 1:
+                found.append(span)
+    return list(dict.fromkeys(found))
+
+
+def grow(
+    seed: fx.Node,
+    span: Span,
+    allowed: Callable[[fx.Node], bool],
+    given: Collection[fx.Node] = (),
+) -> Group:
     """Returns the group around a seed.
 
     Args:
         seed: the op that makes the first large tensor.
         span: the rows of its result.
         allowed: whether an op may belong to the group.
+        given: ops that count as known beforehand, though they may depend on the group.
 
     Raises:
         UnsplittableError: the rows of the seed do not pass through the group.
     """
     order = {n: i for i, n in enumerate(seed.graph.nodes)}
-    spans = _reached(seed, span, allowed)
+    spans = reach({seed: span}, allowed)
 
     def large(node: fx.Node) -> bool:
-        return nbytes(node) > nbytes(rows_read(seed)) and nbytes(node) >= LARGE * nbytes(seed)
+        return is_large(node, seed)
 
     core = {seed}
     for node in spans:  # in graph order
         if large(node) and not core.isdisjoint(node.all_input_nodes):
             core.add(node)
-    members = core | _between(seed.graph, core)
+    members = core | _between(seed.graph, core, given)
     if mixed := [n for n in members if n not in spans]:
         first = min(mixed, key=order.__getitem__)
         raise UnsplittableError(f"{first.name} ({first.target}) mixes rows, and the group needs it")
@@ -146,21 +182,27 @@ def grow(seed: fx.Node, span: Span, allowed: Callable[[fx.Node], bool]) -> Group
     found.results = [n for n in found.members if not inside.issuperset(n.users)]
     if whole := [n.name for n in found.results if large(n)]:
         raise UnsplittableError(f"{whole[0]} is needed whole")
-    if not _is_convex(seed.graph, inside):
+    if not _is_convex(seed.graph, inside, given):
         raise UnsplittableError("an op outside waits for the group and is awaited by it")
     return found
 
 
-def _reached(seed: fx.Node, span: Span, allowed: Callable[[fx.Node], bool]) -> dict[fx.Node, Span]:
-    """Returns where the rows of the seed are in every op that they reach, in graph order."""
-    spans = {seed: span}
-    behind = False
-    for node in seed.graph.nodes:
-        if not behind or not allowed(node):
-            behind |= node is seed
+def reach(
+    starts: Mapping[fx.Node, Span], allowed: Callable[[fx.Node], bool]
+) -> dict[fx.Node, Span]:
+    """Returns where the rows of some ops are in every op that they reach, in graph order.
+
+    Args:
+        starts: the ops, and the rows of their results.
+        allowed: whether an op further on may be reached.
+    """
+    spans: dict[fx.Node, Span] = {}
+    for node in next(iter(starts)).graph.nodes:
+        if node in starts:
+            spans[node] = starts[node]
             continue
         inside = [o for o in node.all_input_nodes if o in spans]
-        its = rule(node) if inside else None
+        its = rule(node) if inside and allowed(node) else None
         if its is None:
             continue
         found = {its.result(node, o, spans[o]) for o in inside}
@@ -171,17 +213,14 @@ def _reached(seed: fx.Node, span: Span, allowed: Callable[[fx.Node], bool]) -> d
     return spans
 
 
-def _between(graph: fx.Graph, core: set[fx.Node]) -> set[fx.Node]:
-    """Returns the ops on paths between ops of the core."""
-    behind: set[fx.Node] = set()
-    for node in graph.nodes:
-        if any(o in core or o in behind for o in node.all_input_nodes):
-            behind.add(node)
+def _between(graph: fx.Graph, core: set[fx.Node], given: Collection[fx.Node]) -> set[fx.Node]:
+    """Returns the ops on paths between ops of the core, other than paths through `given`."""
+    behind = {u for n in core for u in n.users}
     before: set[fx.Node] = set()
     for node in reversed(graph.nodes):
-        if any(u in core or u in before for u in node.users):
+        if node not in given and any(u in core or u in before for u in node.users):
             before.add(node)
-    return behind & before
+    return depends_on(graph, behind, given) & before
 
 
 def _summed(user: fx.Node, node: fx.Node, members: Mapping[fx.Node, Span]) -> Cuts | None:
@@ -240,23 +279,28 @@ def _is_private(
     )
 
 
-def _is_convex(graph: fx.Graph, inside: set[fx.Node]) -> bool:
-    """Returns whether no op outside waits for an op of the group and is awaited by another."""
+def _is_convex(graph: fx.Graph, inside: set[fx.Node], given: Collection[fx.Node]) -> bool:
+    """Returns whether no op outside waits for an op of the group and is awaited by another.
+
+    The ops `given` wait for nothing.
+    """
     behind: set[fx.Node] = set()
     for node in graph.nodes:
         if node in inside:
             if not behind.isdisjoint(node.all_input_nodes):
                 return False
-        elif any(o in inside or o in behind for o in node.all_input_nodes):
+        elif node not in given and any(o in inside or o in behind for o in node.all_input_nodes):
             behind.add(node)
     return True
 
 
-def depends_on(graph: fx.Graph, sources: set[fx.Node]) -> set[fx.Node]:
-    """Returns the ops that depend on some ops, these included."""
+def depends_on(
+    graph: fx.Graph, sources: set[fx.Node], given: Collection[fx.Node] = ()
+) -> set[fx.Node]:
+    """Returns the ops that depend on some ops, these included, if `given` depend on nothing."""
     found = set(sources)
     for node in graph.nodes:
-        if not found.isdisjoint(node.all_input_nodes):
+        if node not in given and not found.isdisjoint(node.all_input_nodes):
             found.add(node)
     return found
 

@@ -1,7 +1,8 @@
 """Runs ops with a large middle, such as linear and cross entropy, one block of rows at a time.
 
-`group` finds the ops, `row_rules` and `sum_rules` tell how rows pass through them, `tangents`
-lets forward and backward of a block run together, and `blocks` writes the blocks.
+`group` finds the ops, `spans`, `row_rules` and `sum_rules`
+tell how rows pass through them, `tangents` lets forward and backward of a block run together, and
+`blocks` writes the blocks.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from roam.passes.rewrites.split.group import (
     UnsplittableError,
     depends_on,
     grow,
+    is_large,
     is_scalar,
     nbytes,
+    reach,
     seeds,
+    spans_of,
 )
 from roam.passes.rewrites.split.row_rules import is_pure
 from roam.passes.rewrites.split.spans import Span
@@ -43,7 +47,8 @@ class Split:
         smallest: bytes of the smallest tensor that is split.
         amplifies: the least ratio of the bytes of a group's first large tensor to those of the rows
             that it is made from: how many times more the vocabulary has than the hidden state.
-        fewest_rows: the fewest rows of a block. Matrix products of few rows are slow.
+        fewest_rows: the fewest rows of a block, the last one apart. Matrix products of few rows
+            are slow.
         folds: whether an optimizer absorbs each gradient in the backward.
         recomputes: whether the backward computes results of pointwise ops again.
         near: a group is split if the estimated peak around it is at least this part of what is
@@ -79,7 +84,8 @@ class Split:
             both: whether forward and backward of a block run together.
         """
         peaks = {1: moment.in_one_piece(group, both=both)}
-        while group.rows >= 2 * max(peaks) * self.fewest_rows:
+        fewest = -(-self.fewest_rows // group.per_row)
+        while group.rows > max(peaks) and -(-group.rows // (2 * max(peaks))) >= fewest:
             blocks = 2 * max(peaks)
             peaks[blocks] = moment.in_blocks(group, blocks, both=both)
         lowest = min(peaks.values())
@@ -95,21 +101,41 @@ class Split:
     ) -> Iterator[tuple[Group, list[int], Tangent | None]]:
         """Yields groups to split, with the rows of their blocks."""
         gradients = depends_on(graph, {n for n in graph.nodes if is_tangent(n)})
-        for seed, span in seeds(graph, self.smallest, self.amplifies):
+        for seed in seeds(graph, self.smallest, self.amplifies):
             if META in seed.meta or seed.name in tried:
                 continue
             tried.add(seed.name)
+            found = self._finest(graph, seed, gradients)
+            if found is not None:
+                yield found
+
+    def _finest(
+        self, graph: fx.Graph, seed: fx.Node, gradients: set[fx.Node]
+    ) -> tuple[Group, list[int], Tangent | None] | None:
+        """Returns the group around a seed in the most blocks; None if it is not split.
+
+        Rows that cannot be cut anywhere are cut along one of the dimensions that they stand for.
+        """
+        found: list[tuple[Group, list[int], Tangent | None]] = []
+        whys: list[UnsplittableError] = []
+        for span in spans_of(seed):
             try:
                 group, tangent = grouped(graph, seed, span)
             except UnsplittableError as why:
-                log.debug("%s is not split: %s", seed.name, why)
+                whys.append(why)
                 continue
             moment = Moment.of(group, gradients, folds=self.folds, recomputes=self.recomputes)
-            counts = self.counts(group, moment, both=tangent is not None)
-            if len(counts) > 1:
-                yield group, counts, tangent
-            else:
-                log.debug("%s is not split: that would not lower the peak", seed.name)
+            found.append((group, self.counts(group, moment, both=tangent is not None), tangent))
+            if not whys:
+                break
+        if not found:
+            log.debug("%s is not split: %s", seed.name, whys[0])
+            return None
+        best = max(found, key=lambda each: len(each[1]))  # the first one of equals
+        if len(best[1]) > 1:
+            return best
+        log.debug("%s is not split: that would not lower the peak", seed.name)
+        return None
 
 
 def grouped(graph: fx.Graph, seed: fx.Node, span: Span) -> tuple[Group, Tangent | None]:
@@ -122,16 +148,46 @@ def grouped(graph: fx.Graph, seed: fx.Node, span: Span) -> tuple[Group, Tangent 
     dependent = depends_on(graph, tangents)
     if seed in dependent:
         return grow(seed, span, dependent.__contains__), None
-    group = grow(seed, span, lambda n: True)
+    try:
+        group = grow(seed, span, lambda n: True)
+    except UnsplittableError:
+        factor = _factor(graph, seed, span, tangents)
+        if factor is None:
+            raise
+        group = grow(seed, span, lambda n: True, given={factor})
+        return group, _tangent(graph, group, tangents, factor)
     if dependent.isdisjoint((*group.members, *group.sums)):
         return group, None
     return group, _tangent(graph, group, tangents)
 
 
-def _tangent(graph: fx.Graph, group: Group, tangents: set[fx.Node]) -> Tangent:
-    """Returns the scalar tangent in which the gradients are linear. Raises UnsplittableError."""
+def _factor(graph: fx.Graph, seed: fx.Node, span: Span, tangents: set[fx.Node]) -> fx.Node | None:
+    """Returns the scalar through which the tangents and a function of all rows enter the backward.
+
+    For the loss exp(mean(...)) it is the tangent times that exponential, by which all gradients are
+    multiplied. The last such scalar is returned, and None if there is none.
+    """
+    dependent = depends_on(graph, tangents)
+    reached = dependent & reach({seed: span}, lambda n: True).keys()
+    large = {n for n in reached if is_large(n, seed)}
+    for node in reversed(graph.nodes):
+        if node in dependent and is_scalar(node) and depends_on(graph, {node}) >= large:
+            return node if large.isdisjoint(depends_on(graph, tangents, {node})) else None
+    return None
+
+
+def _tangent(
+    graph: fx.Graph, group: Group, tangents: set[fx.Node], factor: fx.Node | None = None
+) -> Tangent:
+    """Returns the scalar in which a group's gradients are linear: the tangent, or the factor.
+
+    Raises:
+        UnsplittableError: there is none.
+    """
     inside = {*group.members, *group.sums}
-    reached = [t for t in tangents if not depends_on(graph, {t}).isdisjoint(inside)]
+    given = set() if factor is None else {factor}
+    reached = [t for t in tangents if not depends_on(graph, {t}, given).isdisjoint(inside)]
+    reached += given
     if len(reached) != 1 or not is_scalar(reached[0]):
         raise UnsplittableError("the group needs gradients that come after the forward")
     tangent = Tangent(reached[0], frozenset(depends_on(graph, {reached[0]})))

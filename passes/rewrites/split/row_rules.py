@@ -140,14 +140,13 @@ class Permute:
     def result(self, node: fx.Node, operand: fx.Node, span: Span) -> Span | None:
         order = self._order(node)
         first = order.index(span.first)
-        there = order[first : first + span.end - span.first]
-        return Span(first, first + len(there)) if there == [*range(*span)] else None
+        there = order[first : first + len(span.dims)]
+        return span.at(first) if there == [*span.dims] else None
 
     def operands(self, node: fx.Node, span: Span) -> Cuts | None:
         there = self._order(node)[span.first : span.end]
-        first = there[0]
-        its = Span(first, first + len(there))
-        return {node.args[0]: its} if there == [*range(*its)] else None  # type: ignore[dict-item]
+        its = span.at(there[0])
+        return {node.args[0]: its} if there == [*its.dims] else None  # type: ignore[dict-item]
 
     def call(self, node: fx.Node, span: Span, block: Block) -> Call:
         operand: Any = node.args[0]
@@ -193,8 +192,8 @@ class Along:
         if not self._keeps(node):
             kept = [d for d in range(_sizes(node.args[0])) if d not in along]  # type: ignore[arg-type]
             there = kept[span.first : span.end]
-            its = Span(there[0], there[0] + len(there))
-            if there != [*range(*its)]:
+            its = span.at(there[0])
+            if there != [*its.dims]:
                 return None
         if any(map(its.holds, along)):
             return None
@@ -221,6 +220,31 @@ class Along:
 
     def _keeps(self, node: fx.Node) -> bool:
         return self.keeps or _sizes(node) == _sizes(node.args[0])  # type: ignore[arg-type]
+
+
+class SelectScatter:
+    """Writes a tensor that lacks one dimension at an index of it: the backward of `select`."""
+
+    def result(self, node: fx.Node, operand: fx.Node, span: Span) -> Span | None:
+        dim = self._dim(node)
+        its = span.moved(1) if operand is node.args[1] and span.first >= dim else span
+        return None if its.holds(dim) else its
+
+    def operands(self, node: fx.Node, span: Span) -> Cuts | None:
+        dim = self._dim(node)
+        whole, part, *_ = node.args
+        if span.holds(dim):
+            return None
+        return {whole: span, part: span.moved(-1) if span.first > dim else span}  # type: ignore[dict-item]
+
+    def call(self, node: fx.Node, span: Span, block: Block) -> Call:
+        target, (whole, part, _, index), kwargs = _arguments(node, block)
+        return target, (whole, part, dim_in_block(self._dim(node), span), index), kwargs
+
+    @staticmethod
+    def _dim(node: fx.Node) -> int:
+        dim: Any = node.args[2]
+        return dim % _sizes(node)
 
 
 def _inner_dims(dims: Any, span: Span, number: int) -> Any:
@@ -257,12 +281,12 @@ class Product:
         a, b = node.args[self.first : self.first + 2]
         last = _sizes(node) - 1
         for factor, dims in ((a, range(last)), (b, (*range(last - 1), last))):
-            if operand is factor and all(d in dims for d in range(*span)):
+            if operand is factor and all(d in dims for d in span.dims):
                 return span if self.operands(node, span) is not None else None
         return None
 
     def operands(self, node: fx.Node, span: Span) -> Cuts | None:
-        if span.end != span.first + 1:
+        if len(span.dims) != 1:
             return None
         a, b = node.args[self.first : self.first + 2]
         if a is b:
@@ -364,6 +388,8 @@ RULES: Mapping[Any, Rule] = {
     aten.gather.default: Along(1, others=(2,)),
     aten.scatter.value: Along(1, others=(2,)),
     aten.scatter.src: Along(1, others=(2, 3)),
+    aten.slice_scatter.default: Along(2, others=(1,)),
+    aten.select_scatter.default: SelectScatter(),
     aten.scatter_add.default: Along(1, others=(2, 3)),
     **dict.fromkeys(
         (aten._softmax_backward_data.default, aten._log_softmax_backward_data.default),

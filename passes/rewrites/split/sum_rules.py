@@ -31,12 +31,12 @@ def summed(node: fx.Node, operand: fx.Node, span: Span) -> Cuts | None:
     """
     if node.target is aten.mm.default:
         a, b = node.args
-        if span not in ((0, 1), (1, 2)) or a is b:
+        if len(span.dims) != 1 or a is b:
             return None
-        over = span == ((1, 2) if operand is a else (0, 1))
-        return {a: Span(1, 2), b: Span(0, 1)} if over else None  # type: ignore[dict-item]
+        over = span.first == (1 if operand is a else 0)
+        return {a: span.at(1), b: span.at(0)} if over else None  # type: ignore[dict-item]
     if node.target in _SUM_OF:
-        return {operand: span} if all(d in _dims(node) for d in range(*span)) else None
+        return {operand: span} if all(d in _dims(node) for d in span.dims) else None
     return None
 
 

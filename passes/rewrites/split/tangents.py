@@ -6,6 +6,9 @@
 A gradient is linear in the tangent. So the gradients for the tangent 1, times the tangent, are the
 gradients, if every op on the way is linear, which the functions of this file check: a custom
 backward that clips is not.
+
+The tangent may also be multiplied by a function of all rows, as in the backward of exp(mean(...)).
+What follows is linear in that product, a scalar too, which takes the place of the tangent then.
 """
 
 from __future__ import annotations
@@ -85,6 +88,8 @@ def is_linear(node: fx.Node, dependent: Collection[fx.Node]) -> bool:
         return condition not in dependent and all(_vanishes(v, dependent) for v in values)
     if node.target is aten.scatter.value and node.args[3] != 0:
         return False
+    if node.target in (aten.slice_scatter.default, aten.select_scatter.default):
+        return all(_vanishes(v, dependent) for v in node.args[:2])
     if node.target in (aten.scatter_add.default, aten.scatter.src):
         self, _, index, source = node.args
         return index not in dependent and all(_vanishes(v, dependent) for v in (self, source))
@@ -105,11 +110,14 @@ def _vanishes(operand: Any, dependent: Collection[fx.Node]) -> bool:
     """Returns whether an operand is zero if the tangent is: dependent on it, or a constant zero."""
     if not isinstance(operand, fx.Node):
         return bool(operand == 0)
-    if operand in dependent:
-        return True
-    constant = operand.target in (aten.full.default, aten.scalar_tensor.default)
-    position = 1 if operand.target is aten.full.default else 0
-    return constant and bool(operand.args[position] == 0)
+    return operand in dependent or is_zeros(operand)
+
+
+def is_zeros(node: Any) -> bool:
+    """Returns whether a node is a constant whose elements are zero."""
+    constant = node.target in (aten.full.default, aten.scalar_tensor.default)
+    position = 1 if node.target is aten.full.default else 0
+    return constant and bool(node.args[position] == 0)
 
 
 def is_tangent(node: fx.Node) -> bool:
@@ -119,10 +127,10 @@ def is_tangent(node: fx.Node) -> bool:
 
 @dataclass(frozen=True)
 class Tangent:
-    """The tangent of the loss, which a group's results are multiplied by.
+    """The tangent of the loss, or a multiple of it, which a group's results are multiplied by.
 
     Attributes:
-        node: the input of the graph.
+        node: the input of the graph, or the op that makes the multiple.
         dependent: the ops that depend on it.
     """
 

@@ -32,8 +32,9 @@ class Always(Split):
     amplifies: float = 2.0
 
     def counts(self, group: Group, moment: Moment, *, both: bool) -> list[int]:
-        whole, rest = divmod(group.rows, self.fewest_rows)
-        return [self.fewest_rows] * whole + [rest] * (rest > 0)
+        step = -(-self.fewest_rows // group.per_row)
+        whole, rest = divmod(group.rows, step)
+        return [step] * whole + [rest] * (rest > 0)
 
 
 Loss = Callable[[Mapping[str, Tensor]], Tensor]

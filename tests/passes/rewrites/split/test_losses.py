@@ -70,6 +70,14 @@ LOSSES: dict[str, Loss] = {
         F.linear(d["x"], d["w"]), F.linear(d["x"], d["w"].flip(0))
     ),
     "frozen head": lambda d: _ce(F.linear(d["x"], d["w"].detach()), d["y"]),
+    "classes before tokens": lambda d: F.cross_entropy(
+        F.linear(d["x"], d["w"]).transpose(1, 2), d["y"]
+    ),
+    "perplexity": lambda d: torch.exp(_ce(F.linear(d["x"], d["w"]), d["y"])),
+    "powers of the mean": lambda d: (loss := _ce(F.linear(d["x"], d["w"]), d["y"])) ** 2 + loss,
+    "root of the mean of squares": lambda d: (
+        _ce(F.linear(d["x"], d["w"]), d["y"], reduction="none").square().mean().sqrt()
+    ),
     "next token": lambda d: _ce(
         F.linear(d["x"], d["w"]), F.pad(d["y"], (0, 1), value=-100)[:, 1:]
     ),
@@ -113,7 +121,9 @@ UNSPLIT: dict[str, Loss] = {
     "the spread of the losses": lambda d: (
         _ce(F.linear(d["x"], d["w"]), d["y"], reduction="none").view(BATCH, -1).std(1).sum()
     ),
-    "softmax over the rows": lambda d: _ce(F.linear(d["x"], d["w"]).softmax(1), d["y"]),
+    "softmax over the rows": lambda d: _ce(
+        F.linear(d["x"], d["w"]).flatten(0, 1).softmax(0), d["y"]
+    ),
 }  # fmt: skip
 
 
