@@ -1,6 +1,6 @@
 """Runs ops with a large middle, such as linear and cross entropy, one block of rows at a time.
 
-`group` finds the ops, `spans`, `row_rules` and `sum_rules`
+`narrow` drops rows that nothing reads. `group` finds the ops, `spans`, `row_rules` and `sum_rules`
 tell how rows pass through them, `tangents` lets forward and backward of a block run together, and
 `blocks` writes the blocks.
 """
@@ -29,6 +29,7 @@ from roam.passes.rewrites.split.group import (
     seeds,
     spans_of,
 )
+from roam.passes.rewrites.split.narrow import narrow
 from roam.passes.rewrites.split.row_rules import is_pure
 from roam.passes.rewrites.split.spans import Span
 from roam.passes.rewrites.split.tangents import Tangent, is_linear, is_tangent
@@ -68,7 +69,7 @@ class Split:
 
     def __call__(self, module: fx.GraphModule) -> int:
         graph = module.graph
-        done = 0
+        done = sum([narrow(seed) for seed in [*seeds(graph, self.smallest, self.amplifies)]])
         tried: set[str] = set()
         while (found := next(self._candidates(graph, tried), None)) is not None:
             write(*found)
