@@ -2,6 +2,7 @@
 
     roam::add_mm(acc, a, b)     returns acc + a @ b, laid out as acc
     roam::add_mm_(acc, a, b)    adds a @ b to acc, and returns acc
+    roam::add_mm.out            writes the first into `out`, which may be acc
 
 Rewrites put the first into graphs, where ops have no side effects. A lowering runs the second in
 its place if nothing reads `acc` later: then a sum of products, such as a weight's gradient, needs
@@ -18,6 +19,7 @@ from torch import Tensor
 
 _library = torch.library.Library("roam", "FRAGMENT")
 _library.define("add_mm(Tensor acc, Tensor a, Tensor b) -> Tensor")
+_library.define("add_mm.out(Tensor acc, Tensor a, Tensor b, *, Tensor(a!) out) -> Tensor(a!)")
 _library.define("add_mm_(Tensor(a!) acc, Tensor a, Tensor b) -> Tensor(a!)")
 
 
@@ -27,6 +29,12 @@ def _add_mm(acc: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 def _add_mm_in_place(acc: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return acc.addmm_(a, b)
+
+
+def _into(acc: Tensor, a: Tensor, b: Tensor, *, out: Tensor) -> Tensor:
+    if out.data_ptr() == acc.data_ptr():  # addmm would copy acc onto itself
+        return out.addmm_(a, b)
+    return torch.addmm(acc, a, b, out=out)
 
 
 def _result(acc: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -48,6 +56,7 @@ def _check(acc: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 _library.impl("add_mm", _add_mm, "CompositeExplicitAutograd")
+_library.impl("add_mm.out", _into, "CompositeExplicitAutograd")
 _library.impl("add_mm_", _add_mm_in_place, "CompositeExplicitAutograd")
 _library.impl("add_mm", _result, "Meta")
 _library.impl("add_mm_", _changed, "Meta")

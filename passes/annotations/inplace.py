@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from roam.passes import add_mm
 from roam.passes.annotations import out_variants
 from roam.passes.geometry import (
     fills_its_storage,
@@ -39,7 +40,9 @@ POINTWISE: frozenset[Any] = frozenset(  # pointwise, though torch does not tag t
     }
 )
 # Their out variants copy the first argument to the result before they read the others.
-FIRST_ONLY: frozenset[Any] = frozenset({aten.masked_fill.Scalar, aten.masked_fill.Tensor})
+FIRST_ONLY: frozenset[Any] = frozenset(
+    {add_mm.OP, aten.masked_fill.Scalar, aten.masked_fill.Tensor}
+)
 ROWWISE: dict[Any, int] = {  # op -> position of the argument `dim`
     aten._softmax.default: 1,
     aten._log_softmax.default: 1,
@@ -79,7 +82,9 @@ class InPlace:
 
 
 def _reads_before_it_writes(node: fx.Node) -> bool:
-    if torch.Tag.pointwise in node.target.tags or node.target in POINTWISE:  # type: ignore[union-attr]
+    if torch.Tag.pointwise in node.target.tags:  # type: ignore[union-attr]
+        return True
+    if node.target in POINTWISE or node.target is add_mm.OP:
         return True
     at = ROWWISE.get(node.target)
     if at is None:

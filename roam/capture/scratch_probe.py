@@ -43,6 +43,7 @@ from roam.capture.op_calls import (
 )
 from roam.capture.symbolic_sizes import Numbers
 from roam.core.errors import UnplannableError
+from roam.passes import add_mm
 from roam.passes.geometry import tensor_inputs, tensors
 
 log = logging.getLogger("roam")
@@ -90,7 +91,9 @@ def _probe(graphs: Iterable[fx.Graph], numbers: Numbers) -> dict[fx.Node, Scratc
 
 def is_measured(target: Any) -> bool:
     """Returns whether calls of this operator are run to measure them."""
-    if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    if target.namespace != "aten" and target is not add_mm.OP:
         return False
     if torch.Tag.pointwise in target.tags:
         return False

@@ -18,6 +18,7 @@ from roam.capture import scratch_probe
 from roam.capture.op_calls import Call
 from roam.capture.symbolic_sizes import Numbers
 from roam.core.problem import Problem
+from roam.passes import add_mm
 from tests.helpers import compiler, mlp, random, unfused
 from tests.passes.graphs import node_of
 
@@ -197,3 +198,11 @@ def test_a_step_of_any_size_is_planned_in_little_memory(lowering: str) -> None:
     assert min(total for total, _ in rows) > 1500
     assert sum(total for total, _ in rows) > 100_000
     assert max(taken for _, taken in rows) < 250, rows
+
+
+def test_sums_of_products_are_measured() -> None:
+    """The op is roam's own, and its kernel copies an operand with gaps between the elements."""
+    acc, a, gaps = torch.zeros(40, 30), torch.zeros(40, 20), torch.zeros(20, 60)[:, ::2]
+    node = node_of(add_mm.OP, (acc, a, gaps), {}, acc.clone())
+    [(_, found)] = scratch_probe.probe([node.graph], Numbers()).items()
+    assert found.nbytes == 20 * 30 * 4

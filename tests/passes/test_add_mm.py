@@ -29,6 +29,18 @@ def test_both_forms(matrices: tuple[Tensor, Tensor, Tensor]) -> None:
     assert torch.equal(acc, expected)
 
 
+def test_into_given_memory(matrices: tuple[Tensor, Tensor, Tensor]) -> None:
+    acc, a, b = matrices
+    before, expected = acc.clone(), add_mm.OP(acc, a, b)
+    out = torch.empty_like(acc)
+    assert add_mm.OP.overloadpacket.out(acc, a, b, out=out) is out
+    assert torch.equal(out, expected)
+    assert torch.equal(acc, before)
+    same = acc.view_as(acc)  # another tensor on the same memory
+    assert add_mm.OP.overloadpacket.out(acc, a, b, out=same) is same
+    assert torch.equal(acc, expected)
+
+
 def test_fake_tensors(matrices: tuple[Tensor, Tensor, Tensor]) -> None:
     with FakeTensorMode() as mode:
         acc, a, b = map(mode.from_tensor, matrices)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, fx
 
+from roam.passes import add_mm
 from roam.passes.annotations.inplace import META, POINTWISE, ROWWISE, InPlace
 from roam.passes.annotations.out_variants import BY_HAND, OutVariants, overload
 from roam.passes.annotations.out_variants import META as OUT_META
@@ -264,3 +265,13 @@ def test_counts_the_marked_nodes() -> None:
 def test_without_out_variants_nothing_is_marked() -> None:
     module = trace(lambda x: x.exp(), torch.randn(3))
     assert InPlace()(module) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_product_is_added_over_the_accumulator_only(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    square = [torch.randn(40, 40).to(dtype) for _ in range(3)]
+    assert check_all_marked(add_mm.OP, square, {}) == 1
+    acc, a, _ = square
+    assert check_all_marked(add_mm.OP, (acc, acc, a), {}) == 0
+    assert check_all_marked(add_mm.OP, (acc, a, acc.t()), {}) == 0
