@@ -11,7 +11,7 @@ x[128:256] ── mm ── ... ──┬── mm ─────────�
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import accumulate, pairwise
 from typing import Any
@@ -47,6 +47,10 @@ def write(group: Group, counts: Sequence[int], tangent: Tangent | None) -> None:
     numbers = [n.meta[META][0] for n in graph.nodes if META in n.meta]
     with graph.inserting_before(graph.output_node()):
         writer = Writer(group, tangent, 1 + max(numbers, default=-1))
+        # What the blocks wait for runs before them. Then each block is complete before the next
+        # begins, and no op of the backward comes between them.
+        for node in _ancestors(map(writer.of, group.inputs)):
+            place[node] = min(place.get(node, place[group.seed]), place[group.seed])
         for k, (start, stop) in enumerate(pairwise([0, *accumulate(counts)])):
             writer.add_block(k, start, stop)
         for node, whole in writer.results().items():
@@ -207,6 +211,18 @@ class Writer:
         if self.label is not None:
             made.meta[META] = self.label
         return made
+
+
+def _ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """Returns the nodes that some nodes depend on, these included."""
+    found: set[fx.Node] = set()
+    waiting = [*nodes]
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += node.all_input_nodes
+    return found
 
 
 def sort(graph: fx.Graph, place: Mapping[fx.Node, float]) -> None:
