@@ -26,6 +26,7 @@ from msgspec.structs import replace
 from torch import fx
 
 from roam.capture.node_facts import (
+    block_suffix,
     is_op,
     keeps_its_turn,
     looks_at_storage,
@@ -42,6 +43,7 @@ from roam.passes import gradient_release
 from roam.passes.annotations import inplace, out_variants
 from roam.passes.annotations.scratch import scratch
 from roam.passes.geometry import storage_key, tensor_inputs, tensors, value
+from roam.passes.rewrites import split
 
 
 @dataclass
@@ -222,7 +224,7 @@ class _Reader:
         creates = tuple(dict.fromkeys(b for b in results if b >= known))
         ordered = keeps_its_turn(node)
         op = self.build.add_op(
-            node.name,
+            node.name + block_suffix(node.meta.get(split.META)),
             reads=reads,
             creates=creates,
             mutates=mutates,

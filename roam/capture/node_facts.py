@@ -103,6 +103,20 @@ def _dropout(node: fx.Node) -> Any:
     return None
 
 
+def block_suffix(label: tuple[int, int] | None) -> str:
+    """Returns what the name of an op ends in if it belongs to a block: "#1" for the first one.
+
+    From the second split group on, the number of the group comes first: "#2.1".
+
+    Args:
+        label: number of a split group and number of the block, from 0; None if there is none.
+    """
+    if label is None:
+        return ""
+    group, block = label
+    return f"#{group + 1}.{block + 1}" if group else f"#{block + 1}"
+
+
 def where(node: fx.Node) -> str:
     """Returns the path of the module that an op belongs to, '' if it belongs to none."""
     stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")

@@ -59,15 +59,3 @@ def block_of(node: BaseSchedulerNode) -> Label | None:
     sources = (n for part in node.get_nodes() for n in getattr(part.node, "origins", ()))
     labels = {n.meta[META] for n in sources if isinstance(n, fx.Node) and META in n.meta}
     return next(iter(labels)) if len(labels) == 1 else None
-
-
-def block_suffix(node: BaseSchedulerNode) -> str:
-    """Returns what the name of an op ends in if it belongs to a block: "#1" for the first one.
-
-    From the second split group on, the number of the group comes first: "#2.1".
-    """
-    label = block_of(node)
-    if label is None:
-        return ""
-    group, block = label
-    return f"#{group + 1}.{block + 1}" if group else f"#{block + 1}"

@@ -26,6 +26,7 @@ from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import BaseSchedulerNode
 from torch._inductor.utils import get_dtype_size
 
+from roam.capture.node_facts import block_suffix
 from roam.capture.scratch_probe import Scratch
 from roam.core import machine
 from roam.core.build import ProblemBuilder
@@ -33,7 +34,7 @@ from roam.core.errors import UnplannableError
 from roam.core.problem import BufferId, Home, Kind, Problem
 from roam.lowering.inductor.in_place import WITHOUT_MEMORY, written_over
 from roam.lowering.inductor.inner_buffers import is_removed
-from roam.lowering.inductor.origins import block_suffix, module_of, must_run_once, release_of
+from roam.lowering.inductor.origins import block_of, module_of, must_run_once, release_of
 from roam.lowering.inductor.saved_code import is_own, is_placeable
 from roam.lowering.inductor.scratch import scratch
 from roam.passes.gradient_release import Release
@@ -211,7 +212,7 @@ class _Reader:
             return
         made = range(known, len(buffers))
         own = self.scratch.get(node.get_name(), Scratch(0))
-        named = self.phase * "backward " + node.get_name() + block_suffix(node)
+        named = self.phase * "backward " + node.get_name() + block_suffix(block_of(node))
         if own.estimated:
             self.estimated.append(named)
         self.op_of[node] = self.build.add_op(
