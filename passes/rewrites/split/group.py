@@ -34,7 +34,15 @@ LARGE = 1 / 4
 
 
 class UnsplittableError(Exception):
-    """The ops around a seed cannot run in blocks of rows. The message says why, for the log."""
+    """The ops around a seed cannot run in blocks of rows. The message says why, for the log.
+
+    Attributes:
+        node: the op without a rule that fits; None if there are other reasons.
+    """
+
+    def __init__(self, why: str, node: fx.Node | None = None) -> None:
+        super().__init__(why)
+        self.node = node
 
 
 @dataclass
@@ -164,7 +172,9 @@ def grow(
     members = core | _between(seed.graph, core, given)
     if mixed := [n for n in members if n not in spans]:
         first = min(mixed, key=order.__getitem__)
-        raise UnsplittableError(f"{first.name} ({first.target}) mixes rows, and the group needs it")
+        raise UnsplittableError(
+            f"{first.name} ({first.target}) mixes rows, and the group needs it", first
+        )
     found = Group(seed, {n: spans[n] for n in members})
     found.members |= _pulled_in(found, large)
     for node in sorted(found.members, key=order.__getitem__):
@@ -176,7 +186,9 @@ def grow(
             elif allowed(user) and (cuts := _summed(user, node, found.members)) is not None:
                 found.sums[user] = cuts
             elif large(node):
-                raise UnsplittableError(f"{user.name} ({user.target}) needs {node.name} whole")
+                raise UnsplittableError(
+                    f"{user.name} ({user.target}) needs {node.name} whole", user
+                )
     inside = found.members.keys() | found.sums.keys()
     found.members = dict(sorted(found.members.items(), key=lambda item: order[item[0]]))
     found.results = [n for n in found.members if not inside.issuperset(n.users)]

@@ -97,26 +97,19 @@ class Split:
         whole, rest = divmod(group.rows, step)
         return [step] * whole + [rest] * (rest > 0)
 
-    def _candidates(
-        self, graph: fx.Graph, tried: set[str]
-    ) -> Iterator[tuple[Group, list[int], Tangent | None]]:
-        """Yields groups to split, with the rows of their blocks."""
-        gradients = depends_on(graph, {n for n in graph.nodes if is_tangent(n)})
-        for seed in seeds(graph, self.smallest, self.amplifies):
-            if META in seed.meta or seed.name in tried:
-                continue
-            tried.add(seed.name)
-            found = self._finest(graph, seed, gradients)
-            if found is not None:
-                yield found
-
-    def _finest(
-        self, graph: fx.Graph, seed: fx.Node, gradients: set[fx.Node]
-    ) -> tuple[Group, list[int], Tangent | None] | None:
-        """Returns the group around a seed in the most blocks; None if it is not split.
+    def blocks(self, seed: fx.Node) -> tuple[Group, list[int], Tangent | None]:
+        """Returns the group around a seed in the most blocks.
 
         Rows that cannot be cut anywhere are cut along one of the dimensions that they stand for.
+
+        Returns:
+            The group, the number of rows of each block, and the tangent if there is one.
+
+        Raises:
+            UnsplittableError: the ops around the seed cannot be split, or it is not worth it.
         """
+        graph = seed.graph
+        gradients = depends_on(graph, {n for n in graph.nodes if is_tangent(n)})
         found: list[tuple[Group, list[int], Tangent | None]] = []
         whys: list[UnsplittableError] = []
         for span in spans_of(seed):
@@ -130,13 +123,24 @@ class Split:
             if not whys:
                 break
         if not found:
-            log.debug("%s is not split: %s", seed.name, whys[0])
-            return None
+            raise whys[0]
         best = max(found, key=lambda each: len(each[1]))  # the first one of equals
-        if len(best[1]) > 1:
-            return best
-        log.debug("%s is not split: that would not lower the peak", seed.name)
-        return None
+        if len(best[1]) == 1:
+            raise UnsplittableError("that would not lower the peak")
+        return best
+
+    def _candidates(
+        self, graph: fx.Graph, tried: set[str]
+    ) -> Iterator[tuple[Group, list[int], Tangent | None]]:
+        """Yields groups to split, with the rows of their blocks."""
+        for seed in seeds(graph, self.smallest, self.amplifies):
+            if META in seed.meta or seed.name in tried:
+                continue
+            tried.add(seed.name)
+            try:
+                yield self.blocks(seed)
+            except UnsplittableError as why:
+                log.debug("%s is not split: %s", seed.name, why)
 
 
 def grouped(graph: fx.Graph, seed: fx.Node, span: Span) -> tuple[Group, Tangent | None]:
@@ -200,5 +204,7 @@ def _tangent(
         if value(node).dtype is torch.float16:
             raise UnsplittableError(f"{node.name} is float16, whose gradients need a scaled loss")
         if not is_linear(node, tangent.dependent):
-            raise UnsplittableError(f"{node.name} ({node.target}) is not linear in the tangent")
+            raise UnsplittableError(
+                f"{node.name} ({node.target}) is not linear in the tangent", node
+            )
     return tangent

@@ -338,6 +338,22 @@ class Lookup:
         return given[0] if plain else None
 
 
+class LossGradient:
+    """The gradient of nll_loss in log-probabilities (rows, classes), for labels (rows,)."""
+
+    def result(self, node: fx.Node, operand: fx.Node, span: Span) -> Span | None:
+        cuts = self.operands(node, span) or {}
+        return cuts.get(operand)
+
+    def operands(self, node: fx.Node, span: Span) -> Cuts | None:
+        above: Any = node.args[0]
+        cut: list[Any] = [*node.args[1:3], *([above] if _sizes(above) else [])]
+        return dict.fromkeys(cut, span) if span == Span(0, 1) and _sizes(node) == 2 else None
+
+    def call(self, node: fx.Node, span: Span, block: Block) -> Call:
+        return _arguments(node, block)
+
+
 RULES: Mapping[Any, Rule] = {
     **dict.fromkeys(
         (
@@ -399,6 +415,7 @@ RULES: Mapping[Any, Rule] = {
     **dict.fromkeys((aten.mm.default, aten.bmm.default), Product()),
     **dict.fromkeys((aten.addmm.default, aten.baddbmm.default), Product(1)),
     **dict.fromkeys((aten.embedding.default, aten.index.Tensor), Lookup()),
+    aten.nll_loss_backward.default: LossGradient(),
 }
 _POINTWISE = Pointwise()
 

@@ -61,6 +61,12 @@ _FIRST = {
     prims.convert_element_type.default,
     aten._softmax_backward_data.default,
     aten._log_softmax_backward_data.default,
+    aten.gelu_backward.default,
+    aten.nll_loss_backward.default,
+    aten.sigmoid_backward.default,
+    aten.silu_backward.default,
+    aten.tanh_backward.default,
+    aten.threshold_backward.default,
 }
 # linear in one operand if the others do not depend on the tangent
 _ONE = {aten.mul.Tensor, aten.mm.default, aten.bmm.default}

@@ -29,6 +29,7 @@ from roam.capture.symbolic_sizes import Numbers
 from roam.core.errors import UnplannableError
 from roam.core.folds import Folds
 from roam.inspect.record import GraphRecord
+from roam.lowering.aten.decompositions import parts
 from roam.lowering.aten.emit import lower
 from roam.lowering.aten.lowered import Lowered
 from roam.lowering.aten.plain import mark_boxed, plain
@@ -41,6 +42,7 @@ from roam.passes.geometry import renew_recomputed, value
 from roam.passes.gradient_release import GradientRelease
 from roam.passes.pipeline import Pass, rewritten, run
 from roam.passes.rewrites.drop_clones import DropClones
+from roam.passes.rewrites.split import Split, SplitComposites
 from roam.passes.rewrites.table import rewrites
 from roam.planner import InArena, Settings, plan
 from roam.runtime.blocks import BlockPool
@@ -137,10 +139,7 @@ class AtenKernels:
     def partition(
         self, joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **how: Any
     ) -> tuple[fx.GraphModule, fx.GraphModule]:
-        joint = rewritten(
-            rewrites("aten", self.options.rewrites, split=self.options.split, folds=self.may_fold),
-            rewritten(TRUTHS, joint),
-        )
+        joint = self.rewritten_joint(joint)
         self.outputs = num_fwd_outputs
         graphs = default_partition(joint, inputs, num_fwd_outputs=num_fwd_outputs, **how)
         self.backward_graph = graphs[1]  # kept, to be planned with the forward at its first run
@@ -154,6 +153,16 @@ class AtenKernels:
         if self.trains:
             self.own_saved = own_saved(gm.graph, self.outputs)
             _allow_retaining()
+
+    def rewritten_joint(self, joint: fx.GraphModule) -> fx.GraphModule:
+        """Rewrites a graph of a forward and its backward."""
+        asked, split = self.options.rewrites, self.options.split
+        passes = rewrites("aten", asked, split=split, folds=self.may_fold)
+        if not any(isinstance(p, Split) for p in passes):
+            return rewritten(passes, rewritten(TRUTHS, joint))
+        passes = tuple(SplitComposites(p, parts) if isinstance(p, Split) else p for p in passes)
+        # once more in the end, as splitting adds ops
+        return rewritten(TRUTHS, rewritten(passes, rewritten(TRUTHS, joint)))
 
     def rewritten_alone(self, gm: fx.GraphModule) -> fx.GraphModule:
         """Rewrites a graph that has no backward."""

@@ -9,10 +9,10 @@ from torch import fx
 from roam.capture.step_outputs import gradient_values
 from roam.core.errors import UnplannableError, WholeStepError
 from roam.core.folds import Folds
-from roam.lowering.aten.kernels import TRUTHS, AtenKernels
+from roam.lowering.aten.kernels import AtenKernels
 from roam.passes.gradient_release import UPDATED
 from roam.passes.pipeline import rewritten
-from roam.passes.rewrites.table import rewrites
+from roam.passes.rewrites.constant_tangents import ConstantTangents
 
 
 class WholeStepKernels(AtenKernels):
@@ -26,10 +26,9 @@ class WholeStepKernels(AtenKernels):
         for node in gm.graph.nodes:  # marks nodes by phase, as AOTAutograd does in joint graphs
             late = node.meta.get("autograd_backward", False)
             node.meta["partitioner_tag"] = "is_backward" if late else "is_forward"
-        return rewritten(
-            rewrites("aten", self.options.rewrites, split=self.options.split, folds=self.may_fold),
-            rewritten(TRUTHS, gm),
-        )
+        if self.options.split:
+            gm = rewritten((ConstantTangents(),), gm)
+        return self.rewritten_joint(gm)
 
     def partition(self, *_: Any, **__: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
         raise WholeStepError("the step changes or returns something that needs a gradient")
