@@ -38,8 +38,9 @@ class Options:
             graph before it is partitioned into forward and backward.
         split: whether groups of ops with a large middle run one block of rows at a time
             (passes/rewrites/split), so that sums over the rows run in another order. True splits
-            every group that it finds, None only with Inductor's kernels, and only what is many
-            times larger than its input, such as the logits before cross entropy.
+            every group that it finds; None only with Inductor's kernels, and only what is many
+            times larger than its input, such as the logits before cross entropy. False splits
+            nothing, and adds up gradients of shared weights in Inductor's order.
         recompute: "cheap" saves no tensor for the backward that one pointwise kernel can make of
             what is saved anyway. It is for Inductor's kernels; with ATen's, tensors that take one
             op are always recomputed. None saves what Inductor would save.

@@ -13,14 +13,16 @@ from roam.passes.rewrites.drop_clones import DropClones
 from roam.passes.rewrites.recompute import Recompute
 from roam.passes.rewrites.split import Split
 
-# They always run. ATen's keep every bit of the results. Inductor's keep them up to rounding, as
-# Inductor's own kernels do. Inductor does what ATen's first, second and fourth do by itself, and
-# has no operator of the third's kind left when it sees a graph.
+# They always run, and keep every bit of the results. Inductor does what the first, second and
+# fourth do by itself, and has no operator of the third's kind left when it sees a graph.
 EXACT: dict[str, tuple[Pass, ...]] = {
     "aten": (CommonSubexpressions(), DropClones(), CrossEntropyBackward(), Recompute()),
-    "inductor": (AccumulateGradients(),),
+    "inductor": (),
 }
 
+# They add up in another order than the graph does, so they do not run if the option "split" is
+# False, nor on ATen's kernels, whose promise is eager's bits.
+REORDERING: dict[str, tuple[Pass, ...]] = {"aten": (), "inductor": (AccumulateGradients(),)}
 
 # What the option "split" chooses. None, the default: heads of language models with Inductor's
 # kernels, and nothing with ATen's, since sums over blocks run in another order.
@@ -52,4 +54,5 @@ def rewrites(
     """
     found = SPLITS.get((lowering, split))
     splits = () if found is None else (replace(found, folds=folds, recomputes=recomputes),)
-    return (*asked, *splits, *EXACT[lowering])
+    reordering = () if split is False else REORDERING[lowering]
+    return (*asked, *splits, *reordering, *EXACT[lowering])

@@ -23,7 +23,8 @@ from torch.utils.checkpoint import CheckpointPolicy
 from roam.passes import add_mm
 from roam.passes.geometry import value
 from roam.passes.rewrites.split.group import Group
-from roam.passes.rewrites.split.row_rules import Constant, rule
+from roam.passes.rewrites.split.row_rules import Constant
+from roam.passes.rewrites.split.rule_table import rule
 from roam.passes.rewrites.split.spans import Span, cuttable, in_block, rows, shape
 from roam.passes.rewrites.split.sum_rules import sum_call, terms
 from roam.passes.rewrites.split.tangents import Tangent

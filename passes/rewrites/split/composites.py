@@ -22,8 +22,9 @@ from torch import fx
 from roam.passes.geometry import value
 from roam.passes.pipeline import copied
 from roam.passes.rewrites.split.blocks import META
-from roam.passes.rewrites.split.group import UnsplittableError, seeds
+from roam.passes.rewrites.split.group import UnsplittableError
 from roam.passes.rewrites.split.rewrite import Split
+from roam.passes.rewrites.split.seeds import seeds
 
 # Returns the parts of an op as a graph, None if it has none. The graph's nodes have fake values,
 # and its placeholders stand for `node.all_input_nodes`.

@@ -20,8 +20,9 @@ from torch import fx
 
 from roam.passes.geometry import value
 from roam.passes.rewrites.split.blocks import Writer, sort
-from roam.passes.rewrites.split.group import Group, is_large, reach, spans_of
+from roam.passes.rewrites.split.group import Group, reach
 from roam.passes.rewrites.split.row_rules import Cuts
+from roam.passes.rewrites.split.seeds import is_large, spans_of
 from roam.passes.rewrites.split.spans import Span, cuttable, rows, shape
 from roam.passes.rewrites.split.sum_rules import summed
 from roam.passes.rewrites.split.tangents import is_linear, is_zeros

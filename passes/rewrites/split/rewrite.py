@@ -17,20 +17,16 @@ from torch import fx
 from roam.passes.geometry import value
 from roam.passes.rewrites.split.blocks import META, write
 from roam.passes.rewrites.split.group import (
-    LARGE,
     Group,
     UnsplittableError,
     depends_on,
     grow,
-    is_large,
     is_scalar,
-    nbytes,
     reach,
-    seeds,
-    spans_of,
 )
 from roam.passes.rewrites.split.narrow import narrow
-from roam.passes.rewrites.split.row_rules import is_pure
+from roam.passes.rewrites.split.rule_table import is_pure
+from roam.passes.rewrites.split.seeds import LARGE, is_large, nbytes, seeds, spans_of
 from roam.passes.rewrites.split.spans import Span
 from roam.passes.rewrites.split.tangents import Tangent, is_linear, is_tangent
 from roam.passes.rewrites.split.worth import Moment
@@ -54,6 +50,9 @@ class Split:
         recomputes: whether the backward computes results of pointwise ops again.
         near: a group is split if the estimated peak around it is at least this part of what is
             alive elsewhere in the step.
+        most_rounded: the most blocks of a group whose products are added up in a 16-bit dtype,
+            which rounds after each block: four roundings of growing sums are 1.4 times one, sixteen
+            are 2.3 times one.
         close: the number of blocks is the smallest with an estimated peak that is at most this many
             times the one with the most blocks.
     """
@@ -65,6 +64,7 @@ class Split:
     folds: bool = False
     recomputes: bool = False
     near: float = 0.8
+    most_rounded: int = 4
     close: float = 1.05
 
     def __call__(self, module: fx.GraphModule) -> int:
@@ -86,9 +86,11 @@ class Split:
         """
         peaks = {1: moment.in_one_piece(group, both=both)}
         fewest = -(-self.fewest_rows // group.per_row)
-        while group.rows > max(peaks) and -(-group.rows // (2 * max(peaks))) >= fewest:
-            blocks = 2 * max(peaks)
+        most = self.most_rounded if group.rounds else group.rows
+        blocks = 2
+        while blocks <= most and -(-group.rows // blocks) >= fewest:
             peaks[blocks] = moment.in_blocks(group, blocks, both=both)
+            blocks *= 2
         lowest = min(peaks.values())
         blocks = min(k for k, peak in peaks.items() if peak <= self.close * lowest)
         if peaks[1] < self.near * moment.highest:

@@ -21,7 +21,8 @@ from torch.utils.checkpoint import CheckpointPolicy
 
 from roam.passes.cheap_recompute import is_cheap
 from roam.passes.geometry import storage_key, tensors
-from roam.passes.rewrites.split.group import Group, nbytes
+from roam.passes.rewrites.split.group import Group
+from roam.passes.rewrites.split.seeds import nbytes
 
 AT_ONCE = 2  # blocks of large tensors: what a kernel reads and what it writes
 _AGAIN = (CheckpointPolicy.MUST_RECOMPUTE, CheckpointPolicy.PREFER_RECOMPUTE)

@@ -263,7 +263,7 @@ def test_folded_gradients(whole: bool) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_bfloat16_logits_are_split() -> None:
+def test_bfloat16_logits_are_split_into_few_blocks_because_each_sum_is_rounded() -> None:
     def upcast(z: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(z.float(), y)
 
@@ -273,6 +273,6 @@ def test_bfloat16_logits_are_split() -> None:
     stepped(exact, lambda m: m)()
     stepped(unsplit, unfused)()
     stepped(model, lambda m: unfused(m, split=True))()
-    assert blocks() == BLOCKS
+    assert blocks() == 4 < BLOCKS
     found, expected = errors(model, exact), errors(unsplit, exact)
-    assert all(a <= 4 * b for a, b in zip(found, expected, strict=True))  # sums of rounded blocks
+    assert all(a <= 1.5 * b for a, b in zip(found, expected, strict=True))

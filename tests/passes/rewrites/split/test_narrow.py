@@ -12,8 +12,8 @@ from torch import Tensor, fx
 from roam.passes.geometry import tensors
 from roam.passes.pipeline import Pass
 from roam.passes.rewrites.split import Split
-from roam.passes.rewrites.split.group import seeds
 from roam.passes.rewrites.split.narrow import narrow
+from roam.passes.rewrites.split.seeds import seeds
 from roam.passes.rewrites.split.spans import shape
 from tests.passes.rewrites.split.joint import Always, Loss, gradients
 
