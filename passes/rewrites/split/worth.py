@@ -57,6 +57,13 @@ class Moment:
         graph = group.seed.graph
         inside = group.members.keys() | group.sums.keys()
         order = {n: i for i, n in enumerate(graph.nodes)}
+        # memory that views of inputs and of the group's results show, counts with those
+        elsewhere = {
+            storage_key(t)
+            for node in graph.nodes
+            if node.op == "placeholder" or node in inside
+            for t in tensors(node)
+        }
         made: dict[int, int] = {}
         used: dict[int, int] = {}
         sizes: dict[int, int] = {}
@@ -71,6 +78,8 @@ class Moment:
                 continue
             for t in tensors(node):
                 key = storage_key(t)
+                if key in elsewhere:
+                    continue
                 made.setdefault(key, order[node])
                 sizes[key] = int(t.untyped_storage().nbytes())
         curve = [0] * (len(order) + 1)
