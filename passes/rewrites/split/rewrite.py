@@ -93,7 +93,9 @@ class Split:
             blocks *= 2
         lowest = min(peaks.values())
         blocks = min(k for k, peak in peaks.items() if peak <= self.close * lowest)
-        if peaks[1] < self.near * moment.highest:
+        # the partitioner saves the smaller of the two, and that would be the gradients of all blocks
+        saved_whole = both and group.sum_bytes >= group.large_bytes
+        if saved_whole or peaks[1] < self.near * moment.highest:
             blocks = 1
         step = -(-group.rows // blocks)
         whole, rest = divmod(group.rows, step)

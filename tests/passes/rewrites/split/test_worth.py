@@ -11,7 +11,7 @@ from torch.nn import functional
 from roam.passes.rewrites.split import Split
 from tests.passes.rewrites.split.joint import gradients
 
-ROWS, WIDTH, CLASSES = 256, 256, 2048
+ROWS, WIDTH, CLASSES = 512, 256, 2048
 SPLIT = Split(smallest=256 * 1024, fewest_rows=16)
 
 
@@ -28,10 +28,15 @@ def _loss(d: Mapping[str, Tensor]) -> Tensor:
     return functional.cross_entropy(functional.linear(d["x"], d["w"]).float(), d["y"])
 
 
-def test_a_weight_that_the_group_reads_is_not_kept_for_it() -> None:
-    """The estimate counted a view of the weight, as large as the logits, and nothing was split."""
+def test_the_fewest_blocks_that_come_near_the_lowest_peak() -> None:
     _, blocks = gradients(_loss, _inputs(torch.float32), [SPLIT])
-    assert blocks == [16]
+    assert blocks == [16]  # 32 would have an estimated peak that is 4 % lower
+
+
+def test_a_group_whose_sums_are_as_large_as_itself_stays_whole() -> None:
+    fewer = {n: t[:WIDTH] if n != "w" else t for n, t in _inputs(torch.float32).items()}
+    _, blocks = gradients(_loss, fewer, [SPLIT])
+    assert blocks == []
 
 
 def test_few_blocks_where_each_sum_is_rounded() -> None:
