@@ -20,11 +20,13 @@ import dataclasses
 import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import fx
 
-from roam.passes.geometry import is_view, tensors, value
+from roam.passes.geometry import is_view, nbytes, value
+from roam.passes.graph_ops import is_pure
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
@@ -132,7 +134,7 @@ class _Search:
     def saved_bytes(self) -> int:
         """Returns the bytes of saved tensors that the forward makes."""
         bases = {_base(n) for n in self.saved}
-        return sum(_nbytes(b) or 0 for b in bases if b.op != "placeholder")
+        return sum(nbytes(b) or 0 for b in bases if b.op != "placeholder")
 
     def drop(self, restored: Collection[fx.Node]) -> dict[fx.Node, Chain]:
         """Drops what has a chain, except `restored`; returns the chains by what makes the tensor.
@@ -146,11 +148,11 @@ class _Search:
         stays = {_base(n) for n in self.kept} | set(restored)
         dropped: dict[fx.Node, Chain] = {}
         for base in sorted(views.keys() - stays, key=self.position.__getitem__):
-            nbytes = _nbytes(base)
-            if base.op == "placeholder" or nbytes is None or nbytes < self.limits.smallest:
+            size = nbytes(base)
+            if base.op == "placeholder" or size is None or size < self.limits.smallest:
                 continue
             self.saved -= set(views[base])
-            chain = self.chain(views[base], nbytes)
+            chain = self.chain(views[base], size)
             if chain is None:
                 self.saved |= set(views[base])
             else:
@@ -158,8 +160,8 @@ class _Search:
                 dropped[base] = chain
         return dropped
 
-    def chain(self, wanted: Sequence[fx.Node], nbytes: int) -> Chain | None:
-        """Returns the chain of the wanted views of a tensor of `nbytes`; None if there is none."""
+    def chain(self, wanted: Sequence[fx.Node], size: int) -> Chain | None:
+        """Returns the chain of views of a tensor of `size` bytes; None if there is none."""
         bases = {_base(n) for n in self.saved}
         more: dict[fx.Node, None] = {}
         reads: dict[fx.Node, int] = {}
@@ -175,24 +177,24 @@ class _Search:
                         return None
                     if not available:
                         more[source] = None
-                    least = min(_nbytes(source) or 0, _nbytes(node) or nbytes)
+                    least = min(nbytes(source) or 0, nbytes(node) or size)
                     reads[source] = max(reads.get(source, 0), least)
                 elif source not in seen:
                     seen.add(source)
                     pending.append(source)
         new = {_base(n) for n in more} - bases
-        gained = nbytes - sum(_nbytes(b) or 0 for b in new if b.op != "placeholder")
+        gained = size - sum(nbytes(b) or 0 for b in new if b.op != "placeholder")
         read = sum(reads.values())
-        if read > self.limits.most_reads * nbytes or gained < self.limits.least_gain * nbytes:
+        if read > self.limits.most_reads * size or gained < self.limits.least_gain * size:
             return None
-        return Chain(tuple(more), read + nbytes, gained)
+        return Chain(tuple(more), read + size, gained)
 
     def runs_again(self, node: fx.Node) -> bool:
         return node in self.recomputable and is_cheap(node)
 
     def holds_still(self, node: fx.Node) -> bool:
         """Returns whether a value is a tensor of a known size that nothing changes."""
-        known = isinstance(value(node), torch.Tensor) and _nbytes(node) is not None
+        known = isinstance(value(node), torch.Tensor) and nbytes(node) is not None
         return known and _base(node) not in self.written
 
 
@@ -202,12 +204,10 @@ def is_cheap(node: fx.Node) -> bool:
         return False
     if node.target is operator.getitem:
         return is_view(node.args[0])  # type: ignore[arg-type]
-    if not isinstance(node.target, torch._ops.OpOverload):
+    if not is_pure(node):
         return False
-    tags = node.target.tags
-    if torch.Tag.nondeterministic_seeded in tags or node.target._schema.is_mutable:
-        return False
-    return torch.Tag.pointwise in tags or node.target in POINTWISE or is_view(node)
+    target: Any = node.target
+    return torch.Tag.pointwise in target.tags or target in POINTWISE or is_view(node)
 
 
 def _base(node: fx.Node) -> fx.Node:
@@ -219,9 +219,3 @@ def _base(node: fx.Node) -> fx.Node:
             break
         node = source
     return node
-
-
-def _nbytes(node: fx.Node) -> int | None:
-    """Returns the bytes of a node's tensors; None if they are symbolic."""
-    nbytes = sum(t.numel() * t.element_size() for t in tensors(node))
-    return nbytes if isinstance(nbytes, int) else None

@@ -39,6 +39,12 @@ def tensor_inputs(node: fx.Node) -> Iterator[tuple[fx.Node, torch.Tensor]]:
             yield source, found
 
 
+def nbytes(node: fx.Node) -> int | None:
+    """Returns the bytes of the tensors, or views, that a node returns; None if symbolic."""
+    found = sum(t.numel() * t.element_size() for t in tensors(node))
+    return found if isinstance(found, int) else None
+
+
 def storage_key(tensor: torch.Tensor) -> int:
     """Returns a key that is equal for tensors that share their memory."""
     if tensor.layout is not torch.strided:
@@ -79,16 +85,9 @@ def fills_its_storage(tensor: torch.Tensor) -> bool:
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:
-    if any(not isinstance(n, int) for n in (*tensor.shape, *tensor.stride())):
+    if not _is_static(tensor):
         return tensor.is_contiguous()
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size == 1:
-            continue
-        if stride != expected:
-            return False
-        expected *= size
-    return True
+    return all(stride == extent for stride, extent in _extents(tensor))
 
 
 def has_distinct_elements(tensor: torch.Tensor) -> bool:
@@ -96,16 +95,25 @@ def has_distinct_elements(tensor: torch.Tensor) -> bool:
 
     Returns False for some unusual strides of which this is true too.
     """
-    if any(not isinstance(n, int) for n in (*tensor.shape, *tensor.stride())):
+    if not _is_static(tensor):
         return tensor.is_contiguous()
+    return all(stride >= extent for stride, extent in _extents(tensor))
+
+
+def _is_static(tensor: torch.Tensor) -> bool:
+    return all(isinstance(n, int) for n in (*tensor.shape, *tensor.stride()))
+
+
+def _extents(tensor: torch.Tensor) -> Iterator[tuple[int, int]]:
+    """Yields the stride of each dimension, and the elements from first to last of those inside it.
+
+    Goes from the smallest stride to the largest. Leaves out dimensions of size 1.
+    """
     extent = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size == 1:
-            continue
-        if stride < extent:
-            return False
-        extent = stride * size
-    return True
+        if size != 1:
+            yield stride, extent
+            extent = stride * size
 
 
 def renew_views(graph: fx.Graph) -> None:

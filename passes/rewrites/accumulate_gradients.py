@@ -39,6 +39,7 @@ from roam.passes.geometry import (
     tensors,
     value,
 )
+from roam.passes.graph_ops import add_op, is_zeros
 
 aten = torch.ops.aten
 CAST = torch.ops.prims.convert_element_type.default
@@ -46,7 +47,6 @@ MASKED = aten._unsafe_masked_index_put_accumulate.default
 SCATTERS: frozenset[Any] = frozenset(
     {aten.index_put.default, aten._unsafe_index_put.default, MASKED}
 )
-ABOUT_THE_VALUE = ("val", "tensor_meta", "eager_input_vals")  # keys of `node.meta`
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Part:
 
     def added_to(self, acc: fx.Node) -> fx.Node:
         """Adds an op to the graph that adds this part to `acc`, and returns that op."""
-        return _call(self.node, aten.add.Tensor, acc, self.node)
+        return add_op(self.node, aten.add.Tensor, acc, self.node)
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class Product(Part):
     def added_to(self, acc: fx.Node) -> fx.Node:
         a, b = self.made.args
         if self.transposed:
-            a, b = (_call(self.node, aten.permute.default, x, [1, 0]) for x in (b, a))
-        return _call(self.node, add_mm.OP, acc, a, b)
+            a, b = (add_op(self.node, aten.permute.default, x, [1, 0]) for x in (b, a))
+        return add_op(self.node, add_mm.OP, acc, a, b)
 
 
 @dataclass(frozen=True)
@@ -85,29 +85,26 @@ class Scatter(Part):
 
     def added_to(self, acc: fx.Node) -> fx.Node:
         if self.made.target is not MASKED:
-            return _call(self.node, self.made.target, acc, *self.made.args[1:])
+            return add_op(self.node, self.made.target, acc, *self.made.args[1:])
         # Inductor lowers the masked op to these ops too, but would copy `acc` first
         _, mask, indices, given = self.made.args
-        values = _call(self.node, aten.where.self, mask, given, self._number(0, given))
+        values = add_op(self.node, aten.where.self, mask, given, self._number(0, given))
         sizes = value(acc).shape
         clamped = [
             None if at is None else self._clamped(at, size)
             for at, size in zip(indices, sizes, strict=False)  # type: ignore[arg-type]
         ]
-        return _call(self.node, aten._unsafe_index_put.default, acc, clamped, values, True)
+        return add_op(self.node, aten._unsafe_index_put.default, acc, clamped, values, True)
 
     def _clamped(self, index: Any, size: Any) -> fx.Node:
         least, most = (self._number(n, index) for n in (-size, size - 1))
-        above = _call(self.node, aten.maximum.default, index, least)
-        return _call(self.node, aten.minimum.default, above, most)
+        above = add_op(self.node, aten.maximum.default, index, least)
+        return add_op(self.node, aten.minimum.default, above, most)
 
     def _number(self, number: Any, like: Any) -> fx.Node:
         """Adds a tensor of one number with the type and device of a node."""
-        found = value(like).new_full((), number)  # fake, as the value of the node is
-        kind = {"dtype": found.dtype, "device": found.device}
-        full = self.node.graph.call_function(aten.full.default, ([], number), kind)
-        full.meta = _facts(self.node, found)
-        return full
+        how = {"dtype": value(like).dtype, "device": value(like).device}
+        return add_op(self.node, aten.full.default, [], number, **how)
 
 
 @dataclass(frozen=True)
@@ -164,7 +161,7 @@ def _joined(parts: Sequence[Part]) -> tuple[list[Part], int]:
         if others:
             last = others[-1]
             with last.node.graph.inserting_before(acc.next):
-                cast = _call(last.node, CAST, acc, value(last.node).dtype)
+                cast = add_op(last.node, CAST, acc, value(last.node).dtype)
             found[found.index(last)] = Part(cast, cast)
             found = [part for part in found if part not in (first, *others)]
             added += len(others)
@@ -191,11 +188,7 @@ def _is_scatter(node: Any) -> bool:
         return False
     adds = node.target is MASKED or node.args[3:] == (True,)
     known = all(isinstance(size, int) for size in value(node).shape)
-    return adds and known and _is_zeros(node.args[0])
-
-
-def _is_zeros(node: Any) -> bool:
-    return node.target is aten.full.default and not node.args[1]
+    return adds and known and is_zeros(node.args[0])
 
 
 def _may_be_changed(part: Part) -> bool:
@@ -238,17 +231,6 @@ def _uncast(node: fx.Node) -> fx.Node:
     while node.op == "call_function" and (node.target is CAST or is_view(node)):
         node = node.all_input_nodes[0]
     return node
-
-
-def _call(near: fx.Node, target: Any, *args: Any) -> fx.Node:
-    """Adds a call to the graph. It gets what `near` knows about the user's code."""
-    call = near.graph.call_function(target, args)
-    call.meta = _facts(near, target(*fx.map_arg(args, value)))
-    return call
-
-
-def _facts(near: fx.Node, val: Any) -> dict[str, Any]:
-    return {k: v for k, v in near.meta.items() if k not in ABOUT_THE_VALUE} | {"val": val}
 
 
 def _erase_unused(node: fx.Node) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import statistics
 import sys
 import time
@@ -223,16 +222,14 @@ def planned() -> Result:
 def split_blocks() -> int | None:
     """Returns the number of blocks of the group that is split into most of them; 1 if none is.
 
-    Inductor's ops tell it by their names, which end in "#1" for a first block, or in "#2.1" for
-    that of a second group.
-
     None: no graph was planned.
     """
     from roam.inspect.report import report
+    from roam.inspect.split_groups import ops_by_block
 
     problems = [g.problem for g in report().graphs if g.problem is not None]
-    ends = (re.search(r"#(?:\d+\.)?(\d+)$", op.name) for p in problems for op in p.ops)
-    return max((int(end[1]) for end in ends if end), default=1) if problems else None
+    groups = (blocks for problem in problems for blocks in ops_by_block(problem).values())
+    return max(map(max, groups), default=1) if problems else None
 
 
 def _in_blocks(problem: Problem, plan: Plan) -> int:

@@ -36,11 +36,17 @@ class SplitGroup:
 
 def split_groups(problem: Problem) -> tuple[SplitGroup, ...]:
     """Returns the groups of ops that run in blocks, in the order of their numbers."""
-    ops: dict[int, dict[int, list[Op]]] = defaultdict(lambda: defaultdict(list))
+    groups = sorted(ops_by_block(problem).items())
+    return tuple(_group(problem, blocks) for _, blocks in groups)
+
+
+def ops_by_block(problem: Problem) -> dict[int, dict[int, list[Op]]]:
+    """Returns by number of a split group, and by number of a block in it, the ops of the block."""
+    found: dict[int, dict[int, list[Op]]] = defaultdict(lambda: defaultdict(list))
     for op in problem.ops:
-        if found := _BLOCK.search(op.name):
-            ops[int(found[1] or 1)][int(found[2])].append(op)
-    return tuple(_group(problem, blocks) for _, blocks in sorted(ops.items()))
+        if end := _BLOCK.search(op.name):
+            found[int(end[1] or 1)][int(end[2])].append(op)
+    return found
 
 
 def _group(problem: Problem, blocks: dict[int, list[Op]]) -> SplitGroup:

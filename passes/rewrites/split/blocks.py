@@ -11,7 +11,7 @@ x[128:256] ── mm ── ... ──┬── mm ─────────�
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import accumulate, pairwise
 from typing import Any
@@ -22,6 +22,8 @@ from torch.utils.checkpoint import CheckpointPolicy
 
 from roam.passes import add_mm
 from roam.passes.geometry import value
+from roam.passes.graph_ops import add_op
+from roam.passes.rewrites.split.dependencies import needed_for
 from roam.passes.rewrites.split.group import Group
 from roam.passes.rewrites.split.row_rules import Constant
 from roam.passes.rewrites.split.rule_table import rule
@@ -44,26 +46,29 @@ def write(group: Group, counts: Sequence[int], tangent: Tangent | None) -> None:
         tangent: the tangent of the loss, if forward and backward of a block run together.
     """
     graph = group.seed.graph
-    place = {n: float(i) for i, n in enumerate(graph.nodes)}
+    place = {n: i for i, n in enumerate(graph.nodes)}
+    of_blocks = place[group.seed]
     numbers = [n.meta[META][0] for n in graph.nodes if META in n.meta]
     with graph.inserting_before(graph.output_node()):
         writer = Writer(group, tangent, 1 + max(numbers, default=-1))
         # What the blocks wait for runs before them. Then each block is complete before the next
         # begins, and no op of the backward comes between them.
-        for node in _ancestors(map(writer.of, group.inputs)):
-            place[node] = min(place.get(node, place[group.seed]), place[group.seed])
+        for node in needed_for(map(writer.of, group.inputs)):
+            place[node] = min(place.get(node, of_blocks), of_blocks)
         for k, (start, stop) in enumerate(pairwise([0, *accumulate(counts)])):
             writer.add_block(k, start, stop)
-        for node, whole in writer.results().items():
-            for new in graph.nodes:
-                place.setdefault(new, place[group.seed])
+        whole = writer.results()
+        for node in [n for n in graph.nodes if n not in place]:
+            place[node] = of_blocks
+        for node, result in whole.items():
             if tangent is not None and node in tangent.dependent:
-                whole.meta["recompute"] = CheckpointPolicy.MUST_SAVE
-                whole = writer.add(node, aten.mul.Tensor, (whole, tangent.scalar(writer)), {})
-                whole.meta["partitioner_tag"] = "is_backward"
-                for new in graph.nodes:
-                    place.setdefault(new, place[node])
-            node.replace_all_uses_with(whole)
+                result.meta["recompute"] = CheckpointPolicy.MUST_SAVE
+                whole[node] = tangent.times(writer, node, result)
+        late = max((place[n] for n in whole), default=of_blocks)
+        for node in [n for n in graph.nodes if n not in place]:
+            place[node] = late
+    for node, result in whole.items():
+        node.replace_all_uses_with(result)
     for node in reversed(graph.nodes):
         if node in group.members or node in group.sums:
             graph.erase_node(node)
@@ -87,7 +92,6 @@ class Writer:
 
     def __init__(self, group: Group, tangent: Tangent | None, number: int | None) -> None:
         self.group, self.graph, self.number = group, group.seed.graph, number
-        self.mode = value(group.seed).fake_mode
         self.label: tuple[int, int] | None = None
         self.parts: dict[fx.Node, list[fx.Node]] = {n: [] for n in group.results}
         self.sums: dict[fx.Node, fx.Node] = {}
@@ -110,7 +114,6 @@ class Writer:
         self.rows = stop - start
         self.label = None if self.number is None else (self.number, k)
         made = dict(known or {})
-        waiting = [*self.group.sums]
         for node, span in self.group.members.items():
             its = rule(node)
             assert its is not None
@@ -119,13 +122,8 @@ class Writer:
             made[node] = self.add(node, *its.call(node, span, self))
             if node in self.parts:
                 self.parts[node].append(made[node])
-            for ready in [
-                s
-                for s in waiting
-                if made.keys() >= set(s.all_input_nodes) & self.group.members.keys()
-            ]:
-                waiting.remove(ready)
-                self.add_sum(ready, made, start)
+        for node in self.group.sums:
+            self.add_sum(node, made, start)
         self.label = None
 
     def add_sum(self, node: fx.Node, made: Mapping[fx.Node, fx.Node], start: int) -> None:
@@ -200,11 +198,7 @@ class Writer:
             args: its arguments.
             kwargs: its keyword arguments.
         """
-        made = self.graph.create_node("call_function", target, args, kwargs, name=like.name)
-        made.meta = dict(like.meta)
-        given, named = fx.map_arg((args, kwargs), value)
-        with self.mode:
-            made.meta["val"] = target(*given, **named)
+        made = add_op(like, target, *args, name=like.name, **kwargs)
         if self.number is not None:
             made.meta = {k: v for k, v in made.meta.items() if k not in _CHECKPOINT}
             of_seed = self.group.seed.meta.get("partitioner_tag", "is_forward")
@@ -214,29 +208,17 @@ class Writer:
         return made
 
 
-def _ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
-    """Returns the nodes that some nodes depend on, these included."""
-    found: set[fx.Node] = set()
-    waiting = [*nodes]
-    while waiting:
-        node = waiting.pop()
-        if node not in found:
-            found.add(node)
-            waiting += node.all_input_nodes
-    return found
-
-
-def sort(graph: fx.Graph, place: Mapping[fx.Node, float]) -> None:
+def sort(graph: fx.Graph, place: Mapping[fx.Node, int]) -> None:
     """Puts the ops of a graph in an order in which each follows its operands.
 
     Args:
         graph: the graph.
-        place: of the ops that could run next, the one with the lowest place does. Ops of one place
-            keep their order.
+        place: by op, a number. Of the ops that could run next, the one with the lowest number does.
+            Ops of one number keep their order.
     """
     index = {n: i for i, n in enumerate(graph.nodes)}
     left = {n: len(n.all_input_nodes) for n in graph.nodes}
-    ready = [(place.get(n, float(i)), i, n) for n, i in index.items() if not left[n]]
+    ready = [(place[n], i, n) for n, i in index.items() if not left[n]]
     heapify(ready)
     output = graph.output_node()
     while ready:
@@ -246,4 +228,4 @@ def sort(graph: fx.Graph, place: Mapping[fx.Node, float]) -> None:
         for user in node.users:
             left[user] -= 1
             if not left[user]:
-                heappush(ready, (place.get(user, float(index[user])), index[user], user))
+                heappush(ready, (place[user], index[user], user))

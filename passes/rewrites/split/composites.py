@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from roam.passes.geometry import value
+from roam.passes.graph_ops import facts
 from roam.passes.pipeline import copied
 from roam.passes.rewrites.split.blocks import META
 from roam.passes.rewrites.split.group import UnsplittableError
@@ -29,7 +30,6 @@ from roam.passes.rewrites.split.seeds import seeds
 # Returns the parts of an op as a graph, None if it has none. The graph's nodes have fake values,
 # and its placeholders stand for `node.all_input_nodes`.
 Parts = Callable[[fx.Node], fx.Graph | None]
-_OF_ONE_OP = ("val", "tensor_meta", "eager_input_vals")  # keys of node.meta that parts do not share
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,11 @@ def inline(node: fx.Node, parts: fx.Graph) -> None:
         node: the op, which is erased.
         parts: its parts, with a placeholder for each of `node.all_input_nodes`.
     """
-    shared = {k: v for k, v in node.meta.items() if k not in _OF_ONE_OP}
     new = dict(zip(parts.find_nodes(op="placeholder"), node.all_input_nodes, strict=True))
     with node.graph.inserting_before(node):
         for part in (n for n in parts.nodes if n.op == "call_function"):
             new[part] = node.graph.node_copy(part, new.__getitem__)
-            new[part].meta = {**shared, "val": value(part)}
+            new[part].meta = facts(node, value(part))
     (results,) = parts.output_node().args
     if isinstance(results, fx.Node):
         node.replace_all_uses_with(new[results])

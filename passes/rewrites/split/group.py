@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, fx
 
 from roam.passes.geometry import value
+from roam.passes.rewrites.split.dependencies import depends_on
 from roam.passes.rewrites.split.row_rules import Cuts, Product
 from roam.passes.rewrites.split.rule_table import rule
-from roam.passes.rewrites.split.seeds import is_large, nbytes
+from roam.passes.rewrites.split.seeds import is_large, known_bytes
 from roam.passes.rewrites.split.spans import Span, is_tensor, rows, shape
 from roam.passes.rewrites.split.sum_rules import summed
 
@@ -68,12 +69,12 @@ class Group:
     @property
     def large_bytes(self) -> int:
         """Bytes of the largest tensor that exists in blocks only."""
-        return max(nbytes(n) for n in self.members if n not in self.results)
+        return max(known_bytes(n) for n in self.members if n not in self.results)
 
     @property
     def sum_bytes(self) -> int:
         """Bytes of what exists from the first block on: sums over the rows."""
-        return sum(nbytes(n) for n in self.sums)
+        return sum(known_bytes(n) for n in self.sums)
 
     @property
     def rounds(self) -> bool:
@@ -253,17 +254,6 @@ def _is_convex(graph: fx.Graph, inside: set[fx.Node], given: Collection[fx.Node]
         elif node not in given and any(o in inside or o in behind for o in node.all_input_nodes):
             behind.add(node)
     return True
-
-
-def depends_on(
-    graph: fx.Graph, sources: set[fx.Node], given: Collection[fx.Node] = ()
-) -> set[fx.Node]:
-    """Returns the ops that depend on some ops, these included, if `given` depend on nothing."""
-    found = set(sources)
-    for node in graph.nodes:
-        if node not in given and not found.isdisjoint(node.all_input_nodes):
-            found.add(node)
-    return found
 
 
 def is_scalar(node: fx.Node) -> bool:

@@ -19,13 +19,14 @@ import torch
 from torch import fx
 
 from roam.passes.geometry import value
+from roam.passes.graph_ops import is_zeros
 from roam.passes.rewrites.split.blocks import Writer, sort
 from roam.passes.rewrites.split.group import Group, reach
 from roam.passes.rewrites.split.row_rules import Cuts
 from roam.passes.rewrites.split.seeds import is_large, spans_of
 from roam.passes.rewrites.split.spans import Span, cuttable, rows, shape
 from roam.passes.rewrites.split.sum_rules import summed
-from roam.passes.rewrites.split.tangents import is_linear, is_zeros
+from roam.passes.rewrites.split.tangents import is_linear
 
 aten = torch.ops.aten
 
@@ -149,7 +150,7 @@ def _sum(
 def _write(found: Narrowing) -> None:
     group = found.group
     graph = group.seed.graph
-    place = {n: float(i) for i, n in enumerate(graph.nodes)}
+    place = {n: i for i, n in enumerate(graph.nodes)}
     with graph.inserting_before(graph.output_node()):
         writer = Writer(group, None, None)
         sources: dict[fx.Node, Any] = {n: n.args[1] for n in found.pads}

@@ -8,25 +8,24 @@ tell how rows pass through them, `tangents` lets forward and backward of a block
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import fx
 
 from roam.passes.geometry import value
+from roam.passes.graph_ops import is_pure
 from roam.passes.rewrites.split.blocks import META, write
+from roam.passes.rewrites.split.dependencies import depends_on
 from roam.passes.rewrites.split.group import (
     Group,
     UnsplittableError,
-    depends_on,
     grow,
     is_scalar,
     reach,
 )
 from roam.passes.rewrites.split.narrow import narrow
-from roam.passes.rewrites.split.rule_table import is_pure
-from roam.passes.rewrites.split.seeds import LARGE, is_large, nbytes, seeds, spans_of
+from roam.passes.rewrites.split.seeds import LARGE, is_large, known_bytes, seeds, spans_of
 from roam.passes.rewrites.split.spans import Span
 from roam.passes.rewrites.split.tangents import Tangent, is_linear, is_tangent
 from roam.passes.rewrites.split.worth import Moment
@@ -71,7 +70,7 @@ class Split:
         graph = module.graph
         done = sum([narrow(seed) for seed in [*seeds(graph, self.smallest, self.amplifies)]])
         tried: set[str] = set()
-        while (found := next(self._candidates(graph, tried), None)) is not None:
+        while (found := self._next(graph, tried)) is not None:
             write(*found)
             done += 1
         return done
@@ -112,13 +111,13 @@ class Split:
         Raises:
             UnsplittableError: the ops around the seed cannot be split, or it is not worth it.
         """
-        graph = seed.graph
-        gradients = depends_on(graph, {n for n in graph.nodes if is_tangent(n)})
+        tangents = {n for n in seed.graph.nodes if is_tangent(n)}
+        gradients = depends_on(seed.graph, tangents)
         found: list[tuple[Group, list[int], Tangent | None]] = []
         whys: list[UnsplittableError] = []
         for span in spans_of(seed):
             try:
-                group, tangent = grouped(graph, seed, span)
+                group, tangent = grouped(seed, span, tangents, gradients)
             except UnsplittableError as why:
                 whys.append(why)
                 continue
@@ -133,67 +132,79 @@ class Split:
             raise UnsplittableError("that would not lower the peak")
         return best
 
-    def _candidates(
+    def _next(
         self, graph: fx.Graph, tried: set[str]
-    ) -> Iterator[tuple[Group, list[int], Tangent | None]]:
-        """Yields groups to split, with the rows of their blocks."""
+    ) -> tuple[Group, list[int], Tangent | None] | None:
+        """Returns a group to split, as `blocks` does; None if there is no further one.
+
+        Args:
+            graph: the graph.
+            tried: names of seeds that were looked at. Adds to them.
+        """
         for seed in seeds(graph, self.smallest, self.amplifies):
             if META in seed.meta or seed.name in tried:
                 continue
             tried.add(seed.name)
             try:
-                yield self.blocks(seed)
+                return self.blocks(seed)
             except UnsplittableError as why:
                 log.debug("%s is not split: %s", seed.name, why)
+        return None
 
 
-def grouped(graph: fx.Graph, seed: fx.Node, span: Span) -> tuple[Group, Tangent | None]:
+def grouped(
+    seed: fx.Node, span: Span, tangents: set[fx.Node], gradients: set[fx.Node]
+) -> tuple[Group, Tangent | None]:
     """Returns the group around a seed, and the tangent if its blocks run forward and backward.
+
+    Args:
+        seed: the op that makes the first large tensor.
+        span: the rows of its result.
+        tangents: the tangents of the graph.
+        gradients: the ops that depend on them.
 
     Raises:
         UnsplittableError: the ops around the seed cannot be split.
     """
-    tangents = {n for n in graph.nodes if is_tangent(n)}
-    dependent = depends_on(graph, tangents)
-    if seed in dependent:
-        return grow(seed, span, dependent.__contains__), None
+    if seed in gradients:
+        return grow(seed, span, gradients.__contains__), None
     try:
         group = grow(seed, span, lambda n: True)
     except UnsplittableError:
-        factor = _factor(graph, seed, span, tangents)
+        factor = _factor(seed, span, tangents, gradients)
         if factor is None:
             raise
         group = grow(seed, span, lambda n: True, given={factor})
-        return group, _tangent(graph, group, tangents, factor)
-    if dependent.isdisjoint((*group.members, *group.sums)):
+        return group, _tangent(group, tangents, factor)
+    if gradients.isdisjoint((*group.members, *group.sums)):
         return group, None
-    return group, _tangent(graph, group, tangents)
+    return group, _tangent(group, tangents)
 
 
-def _factor(graph: fx.Graph, seed: fx.Node, span: Span, tangents: set[fx.Node]) -> fx.Node | None:
+def _factor(
+    seed: fx.Node, span: Span, tangents: set[fx.Node], gradients: set[fx.Node]
+) -> fx.Node | None:
     """Returns the scalar through which the tangents and a function of all rows enter the backward.
 
     For the loss exp(mean(...)) it is the tangent times that exponential, by which all gradients are
     multiplied. The last such scalar is returned, and None if there is none.
     """
-    dependent = depends_on(graph, tangents)
-    reached = dependent & reach({seed: span}, lambda n: True).keys()
+    graph = seed.graph
+    reached = gradients & reach({seed: span}, lambda n: True).keys()
     large = {n for n in reached if is_large(n, seed)}
     for node in reversed(graph.nodes):
-        if node in dependent and is_scalar(node) and depends_on(graph, {node}) >= large:
+        if node in gradients and is_scalar(node) and depends_on(graph, {node}) >= large:
             return node if large.isdisjoint(depends_on(graph, tangents, {node})) else None
     return None
 
 
-def _tangent(
-    graph: fx.Graph, group: Group, tangents: set[fx.Node], factor: fx.Node | None = None
-) -> Tangent:
+def _tangent(group: Group, tangents: set[fx.Node], factor: fx.Node | None = None) -> Tangent:
     """Returns the scalar in which a group's gradients are linear: the tangent, or the factor.
 
     Raises:
         UnsplittableError: there is none.
     """
-    inside = {*group.members, *group.sums}
+    graph, inside = group.seed.graph, {*group.members, *group.sums}
     given = set() if factor is None else {factor}
     reached = [t for t in tangents if not depends_on(graph, {t}, given).isdisjoint(inside)]
     reached += given
@@ -202,7 +213,7 @@ def _tangent(
     tangent = Tangent(reached[0], frozenset(depends_on(graph, {reached[0]})))
     between = tangent.between(group.inputs) - {tangent.node}
     for node in between:
-        if nbytes(node) > LARGE * nbytes(group.seed) or not is_pure(node):
+        if known_bytes(node) > LARGE * known_bytes(group.seed) or not is_pure(node):
             raise UnsplittableError(f"{node.name} ({node.target}) cannot run twice")
     for node in (inside & tangent.dependent) | between:
         if value(node).dtype is torch.float16:

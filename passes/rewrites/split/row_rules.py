@@ -15,7 +15,7 @@ What it gives for the blocks has to be added up.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -90,16 +90,7 @@ class Pointwise:
         return found if same else None
 
     def operands(self, node: fx.Node, span: Span) -> Cuts | None:
-        cuts: Cuts = {}
-        for operand in filter(is_tensor, node.all_input_nodes):
-            its = span.moved(_sizes(operand) - _sizes(node))
-            there = shape(operand)[max(its.first, 0) : max(its.end, 0)]
-            if all(size == 1 for size in there) and there != shape(node)[span.first : span.end]:
-                continue
-            if its.first < 0 or there != shape(node)[span.first : span.end]:
-                return None  # broadcast along a part of the rows
-            cuts[operand] = its
-        return cuts
+        return broadcast(shape(node), span, [*filter(is_tensor, node.all_input_nodes)])
 
     def call(self, node: fx.Node, span: Span, block: Block) -> Call:
         behind = _sizes(node) - span.end
@@ -117,6 +108,24 @@ class Pointwise:
         if target is aten.expand.default:
             args = (args[0], in_block(shape(node), span, block.rows))
         return target, args, kwargs
+
+
+def broadcast(sizes: tuple[int, ...], span: Span, operands: Sequence[fx.Node]) -> Cuts | None:
+    """Returns which operands have the rows of a result of these sizes after broadcasting.
+
+    Returns None if an operand is broadcast along a part of the rows.
+    """
+    cuts: Cuts = {}
+    wanted = sizes[span.first : span.end]
+    for operand in operands:
+        its = span.moved(_sizes(operand) - len(sizes))
+        there = shape(operand)[max(its.first, 0) : max(its.end, 0)]
+        if all(size == 1 for size in there) and there != wanted:
+            continue
+        if its.first < 0 or there != wanted:
+            return None
+        cuts[operand] = its
+    return cuts
 
 
 class View:
@@ -296,22 +305,12 @@ class Product:
         cut += [a] if dim < last else []
         cut += [b] if dim == last or dim < last - 1 else []
         cuts: Cuts = dict.fromkeys(cut, span)
-        if self.first:
-            added = Pointwise().operands(_SameSizes(node), span)  # type: ignore[arg-type]
-            if added is None:
-                return None
-            cuts |= added
-        return cuts
+        added: list[Any] = [*node.args[: self.first]]
+        others = broadcast(shape(node), span, added)
+        return None if others is None else cuts | others
 
     def call(self, node: fx.Node, span: Span, block: Block) -> Call:
         return _arguments(node, block)
-
-
-class _SameSizes:
-    """The bias of a product as a pointwise op: what is added to the product, and its sizes."""
-
-    def __init__(self, node: fx.Node) -> None:
-        self.meta, self.all_input_nodes = node.meta, [node.args[0]]
 
 
 class Lookup:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from roam.passes.graph_ops import is_pure
 from roam.passes.rewrites.split.row_rules import (
     Along,
     Constant,
@@ -89,14 +90,6 @@ RULES: Mapping[Any, Rule] = {
     aten.nll_loss_backward.default: LossGradient(),
 }
 _POINTWISE = Pointwise()
-
-
-def is_pure(node: fx.Node) -> bool:
-    """Returns whether an op gives the same result whenever it runs on the same operands."""
-    target = node.target
-    if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
-        return False
-    return not target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in target.tags
 
 
 def rule(node: fx.Node) -> Rule | None:

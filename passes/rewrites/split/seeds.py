@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from roam.passes.geometry import tensors
+from roam.passes.geometry import nbytes
 from roam.passes.rewrites.split.row_rules import View
 from roam.passes.rewrites.split.rule_table import rule
 from roam.passes.rewrites.split.spans import Span, located, shape
@@ -22,10 +22,9 @@ SEEDS = (aten.mm.default, aten.addmm.default)
 LARGE = 1 / 4
 
 
-def nbytes(node: fx.Node) -> int:
+def known_bytes(node: fx.Node) -> int:
     """Returns the bytes of what an op makes, views included; 0 if they are not known."""
-    sizes = [t.numel() * t.element_size() for t in tensors(node)]
-    return sum(s for s in sizes if isinstance(s, int))
+    return nbytes(node) or 0
 
 
 def seeds(graph: fx.Graph, smallest: int, amplifies: float) -> Iterator[fx.Node]:
@@ -39,10 +38,12 @@ def seeds(graph: fx.Graph, smallest: int, amplifies: float) -> Iterator[fx.Node]
     found = [
         n
         for n in graph.nodes
-        if n.target in SEEDS and all(isinstance(s, int) for s in shape(n)) and nbytes(n) >= smallest
+        if n.target in SEEDS
+        and all(isinstance(s, int) for s in shape(n))
+        and known_bytes(n) >= smallest
     ]
-    for node in sorted(found, key=nbytes, reverse=True):
-        if nbytes(node) >= amplifies * nbytes(rows_read(node)):
+    for node in sorted(found, key=known_bytes, reverse=True):
+        if known_bytes(node) >= amplifies * known_bytes(rows_read(node)):
             yield node
 
 
@@ -54,7 +55,9 @@ def rows_read(seed: fx.Node) -> fx.Node:
 
 def is_large(node: fx.Node, seed: fx.Node) -> bool:
     """Returns whether an op's result is as large as that of a seed; see LARGE."""
-    return nbytes(node) > nbytes(rows_read(seed)) and nbytes(node) >= LARGE * nbytes(seed)
+    return known_bytes(node) > known_bytes(rows_read(seed)) and known_bytes(
+        node
+    ) >= LARGE * known_bytes(seed)
 
 
 def spans_of(seed: fx.Node) -> list[Span]:

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, fx
 
 from roam.passes.geometry import value
+from roam.passes.graph_ops import is_zeros
+from roam.passes.rewrites.split.dependencies import needed_for
 
 if TYPE_CHECKING:
     from roam.passes.rewrites.split.blocks import Writer
@@ -119,13 +121,6 @@ def _vanishes(operand: Any, dependent: Collection[fx.Node]) -> bool:
     return operand in dependent or is_zeros(operand)
 
 
-def is_zeros(node: Any) -> bool:
-    """Returns whether a node is a constant whose elements are zero."""
-    constant = node.target in (aten.full.default, aten.scalar_tensor.default)
-    position = 1 if node.target is aten.full.default else 0
-    return constant and bool(node.args[position] == 0)
-
-
 def is_tangent(node: fx.Node) -> bool:
     """Returns whether a node is the gradient of a result of the forward, which autograd passes."""
     return node.op == "placeholder" and str(node.target).startswith("tangents")
@@ -155,7 +150,7 @@ class Tangent:
         """
         found: dict[fx.Node, fx.Node] = {}
         needed = self.between(wanted)
-        for node in node_order(needed):
+        for node in [n for n in self.node.graph.nodes if n in needed]:
             if node is self.node:
                 like: Tensor = value(node)
                 how = {"dtype": like.dtype, "device": like.device}
@@ -167,22 +162,20 @@ class Tangent:
 
     def between(self, wanted: Iterable[fx.Node]) -> set[fx.Node]:
         """Returns the dependent ops from the tangent on, included, to the wanted ones, included."""
-        found: set[fx.Node] = set()
-        waiting = [n for n in wanted if n in self.dependent]
-        while waiting:
-            node = waiting.pop()
-            if node not in found:
-                found.add(node)
-                waiting += [o for o in node.all_input_nodes if o in self.dependent]
-        return found
+        return needed_for(wanted, self.dependent.__contains__)
 
-    def scalar(self, writer: Writer) -> fx.Node:
-        """Returns the tangent as a tensor without dimensions."""
-        if value(self.node).dim() == 0:
-            return self.node
-        return writer.add(self.node, aten.reshape.default, (self.node, []), {})
+    def times(self, writer: Writer, node: fx.Node, result: fx.Node) -> fx.Node:
+        """Adds ops to the backward that multiply a result by the tangent; returns the product.
 
-
-def node_order(nodes: Collection[fx.Node]) -> list[fx.Node]:
-    graph = next(iter(nodes)).graph if nodes else fx.Graph()
-    return [n for n in graph.nodes if n in nodes]
+        Args:
+            writer: adds the ops.
+            node: the op that `result` stands for.
+            result: what the blocks give for the tangent 1.
+        """
+        factor = self.node
+        if value(factor).dim():
+            factor = writer.add(factor, aten.reshape.default, (factor, []), {})
+            factor.meta["partitioner_tag"] = "is_backward"
+        product = writer.add(node, aten.mul.Tensor, (result, factor), {})
+        product.meta["partitioner_tag"] = "is_backward"
+        return product

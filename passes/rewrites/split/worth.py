@@ -22,7 +22,7 @@ from torch.utils.checkpoint import CheckpointPolicy
 from roam.passes.cheap_recompute import is_cheap
 from roam.passes.geometry import storage_key, tensors
 from roam.passes.rewrites.split.group import Group
-from roam.passes.rewrites.split.seeds import nbytes
+from roam.passes.rewrites.split.seeds import known_bytes
 
 AT_ONCE = 2  # blocks of large tensors: what a kernel reads and what it writes
 _AGAIN = (CheckpointPolicy.MUST_RECOMPUTE, CheckpointPolicy.PREFER_RECOMPUTE)
@@ -89,7 +89,7 @@ class Moment:
             curve[last] -= sizes[key]
         live = [*accumulate(curve)]
         returned = {n for n in graph.output_node().all_input_nodes if n in gradients}
-        waiting = 0 if folds else sum(map(nbytes, returned))
+        waiting = 0 if folds else sum(map(known_bytes, returned))
         return Moment(live[order[group.seed]], max(live), max(waiting, group.sum_bytes))
 
     def in_one_piece(self, group: Group, *, both: bool) -> int:

@@ -10,7 +10,7 @@ from torch._decomp import core_aten_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from roam.passes.geometry import tensors, value
-from roam.passes.rewrites.split.rule_table import is_pure
+from roam.passes.graph_ops import is_pure
 
 
 def parts(node: fx.Node) -> fx.Graph | None:

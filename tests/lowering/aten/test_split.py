@@ -263,6 +263,21 @@ def test_folded_gradients(whole: bool) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_a_loss_of_one_dimension_is_split() -> None:
+    """The tangent, reshaped to a number, was taken for an op of the forward: compiling failed."""
+
+    def one_dimension(z: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(z, y).reshape(1)
+
+    model, (x, y) = Head(one_dimension), batch()
+    eager = copy.deepcopy(model)
+    unfused(model, split=True)(x, y).backward(torch.full((1,), SCALE))
+    eager(x, y).backward(torch.full((1,), SCALE))
+    assert blocks() == BLOCKS
+    for ours, theirs in zip(model.parameters(), eager.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
 def test_bfloat16_logits_are_split_into_few_blocks_because_each_sum_is_rounded() -> None:
     def upcast(z: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(z.float(), y)

@@ -1,0 +1,58 @@
+"""Tells what kind of op a node is, and adds ops to a graph with what later passes need to know."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import fx
+
+from roam.passes.geometry import tensors, value
+
+aten = torch.ops.aten
+ABOUT_THE_VALUE = ("val", "tensor_meta", "eager_input_vals")  # keys of `node.meta`
+
+
+def is_pure(node: fx.Node) -> bool:
+    """Returns whether an op gives the same result whenever it runs on the same operands."""
+    target = node.target
+    if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
+        return False
+    return not target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in target.tags
+
+
+def is_zeros(node: Any) -> bool:
+    """Returns whether a node is a constant whose elements are zero."""
+    constant = node.target in (aten.full.default, aten.scalar_tensor.default)
+    position = 1 if node.target is aten.full.default else 0
+    return constant and bool(node.args[position] == 0)
+
+
+def facts(near: fx.Node, val: Any) -> dict[str, Any]:
+    """Returns metadata for a node with the fake value `val`.
+
+    It has what `near` knows about the user's code, such as the module and the stack trace, and
+    nothing of what `near` knows about its own value.
+    """
+    return {k: v for k, v in near.meta.items() if k not in ABOUT_THE_VALUE} | {"val": val}
+
+
+def add_op(
+    near: fx.Node, target: Any, *args: Any, name: str | None = None, **kwargs: Any
+) -> fx.Node:
+    """Adds an op to the graph of `near`, where the graph inserts nodes now, and returns the op.
+
+    Args:
+        near: the op whose code the new op stands for; see `facts`.
+        target: the operator.
+        args: its arguments.
+        name: the name of the node; by default that of the operator.
+        kwargs: its keyword arguments.
+    """
+    made = near.graph.create_node("call_function", target, args, kwargs, name=name)
+    given, named = fx.map_arg((args, kwargs), value)
+    modes = (t.fake_mode for t in tensors(near) if hasattr(t, "fake_mode"))
+    with next(modes, None) or nullcontext():
+        made.meta = facts(near, target(*given, **named))
+    return made
