@@ -9,6 +9,10 @@ scheduler calls it with the fused nodes of a graph, and gets them back in a plan
     problem                                 turns the fused nodes into a Problem for the planner
     in_place, inner_buffers, scratch        find facts about memory that the Problem needs
     rewriting                               runs rewrites on the joint graph
+    add_mm                                  lowers an op that adds a product to a buffer in place
+    block_order                             makes the blocks of a split run one after the other
+    partition                               changes what the forward saves for the backward
+    user_passes                             keeps the user's own passes of Inductor at work
     folds                                   adds ops to a backward that absorb gradients into an
                                             optimizer's state
     saved_code                              places saved tensors

@@ -21,6 +21,7 @@ from torch._inductor.scheduler import BaseSchedulerNode
 from torch._inductor.virtualized import V
 
 from roam.lowering.inductor.origins import block_of
+from roam.lowering.inductor.user_passes import cache_key, users_own
 
 Pass: Any = getattr(custom_graph_pass, "CustomSchedulerPass", object)
 OPTION = "_pre_fusion_custom_pass"
@@ -30,9 +31,7 @@ def blocks_in_turn() -> dict[str, Any]:
     """Returns the Inductor setting that orders blocks; none if this torch has no such pass."""
     if not hasattr(config, OPTION):
         return {}
-    theirs = getattr(config, OPTION)
-    first = theirs.first if isinstance(theirs, BlocksInTurn) else theirs
-    return {OPTION: BlocksInTurn(first)}
+    return {OPTION: BlocksInTurn(users_own(OPTION, BlocksInTurn))}
 
 
 class BlocksInTurn(Pass):  # type: ignore[misc]
@@ -60,8 +59,7 @@ class BlocksInTurn(Pass):  # type: ignore[misc]
         return scheduler.nodes
 
     def uuid(self) -> Any:
-        theirs = None if self.first is None else self.first.uuid()
-        return custom_graph_pass.get_hash_for_files((__file__,)) + repr(theirs).encode()
+        return cache_key(self.first, [__file__])
 
 
 Blocks = dict[int, list[BaseSchedulerNode]]  # by the number of a block, its nodes

@@ -15,11 +15,11 @@ import torch
 from torch import fx
 from torch._functorch import partitioners
 from torch._functorch._aot_autograd.descriptors import InputMutationAOTOutput
-from torch._inductor import config
-from torch._inductor.custom_graph_pass import CustomPartitionerFn, get_hash_for_files
+from torch._inductor.custom_graph_pass import CustomPartitionerFn
 from torch.utils.checkpoint import CheckpointPolicy
 
-from roam.passes import cheap_recompute, geometry
+from roam.lowering.inductor.user_passes import cache_key, users_own
+from roam.passes import cheap_recompute, geometry, graph_ops
 from roam.passes.cheap_recompute import CheapRecompute
 
 MUST_SAVE = (CheckpointPolicy.MUST_SAVE, CheckpointPolicy.PREFER_SAVE)
@@ -29,8 +29,7 @@ def partition(recompute: CheapRecompute | None) -> dict[str, Any]:
     """Returns the Inductor setting that saves less; an empty dict if nothing is to be dropped."""
     if recompute is None:
         return {}
-    theirs = config.custom_partitioner_fn
-    first = theirs.first if isinstance(theirs, Recomputing) else theirs
+    first = users_own("custom_partitioner_fn", Recomputing)
     return {"custom_partitioner_fn": Recomputing(recompute, first)}
 
 
@@ -66,11 +65,8 @@ class Recomputing(CustomPartitionerFn):
 
         Returns None, so that Inductor caches nothing, if the user's partitioner has no key.
         """
-        theirs = () if self.first is None else self.first.uuid()
-        if theirs is None:
-            return None
-        code = get_hash_for_files((__file__, cheap_recompute.__file__, geometry.__file__))
-        return code + repr((self.recompute, theirs)).encode()
+        files = (__file__, cheap_recompute.__file__, geometry.__file__, graph_ops.__file__)
+        return cache_key(self.first, files, self.recompute)
 
 
 def _recomputable(info: Any) -> set[fx.Node]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from torch import fx
-from torch._inductor import config
-from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
+from torch._inductor.custom_graph_pass import CustomGraphPass
 
+from roam.lowering.inductor.user_passes import cache_key, users_own
 from roam.passes.pipeline import Pass, rewritten, run
 
 
@@ -21,8 +21,7 @@ def joint_pass(rewrites: Sequence[Pass]) -> dict[str, Any]:
     """
     if not rewrites:
         return {}
-    theirs = config.joint_custom_pre_pass
-    first = theirs.first if isinstance(theirs, JointRewrites) else theirs
+    first = users_own("joint_custom_pre_pass", JointRewrites)
     return {"joint_custom_pre_pass": JointRewrites(tuple(rewrites), first)}
 
 
@@ -49,12 +48,11 @@ class JointRewrites(CustomGraphPass):
 
         Returns None if some source code is unknown, so that Inductor caches nothing.
         """
-        theirs = () if self.first is None else self.first.uuid()
         files = {_source(each) for each in self.rewrites}
-        if theirs is None or None in files:
+        if None in files:
             return None  # a rewrite without a source file may change while its key does not
-        code = get_hash_for_files((__file__, *sorted(file for file in files if file)))
-        return code + repr((self.rewrites, theirs)).encode()
+        known = (file for file in files if file)
+        return cache_key(self.first, [__file__, *known], self.rewrites)
 
 
 def _source(rewrite: Pass) -> str | None:

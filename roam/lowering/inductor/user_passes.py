@@ -1,0 +1,40 @@
+"""Keeps the user's own Inductor passes at work where roam sets one for the same option.
+
+roam's pass runs the user's pass, its attribute `first`, and then does its own work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch._inductor import config
+from torch._inductor.custom_graph_pass import get_hash_for_files
+
+
+def users_own(option: str, ours: type[Any]) -> Any:
+    """Returns the pass that the user set for an option of Inductor; None if there is none.
+
+    Args:
+        option: the name of the option.
+        ours: the class of roam's pass. If such a pass is set already, its `first` is the user's.
+    """
+    found: Any = getattr(config, option)
+    return found.first if isinstance(found, ours) else found
+
+
+def cache_key(first: Any, files: Iterable[str], *options: Any) -> Any:
+    """Returns a key of roam's pass for Inductor's caches: the code and options of both passes.
+
+    Args:
+        first: the user's pass, or None.
+        files: the source files of roam's pass.
+        options: what roam's pass depends on; their `repr` is the same in every process.
+
+    Returns:
+        The key, or None if the user's pass has none: then Inductor caches nothing.
+    """
+    theirs = () if first is None else first.uuid()
+    if theirs is None:
+        return None
+    return get_hash_for_files(tuple(sorted(files))) + repr((*options, theirs)).encode()
