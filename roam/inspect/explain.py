@@ -42,11 +42,19 @@ class Group:
 class Explanation:
     """The worst moment of one graph.
 
-    op, where, time: the op that runs then, its module and its place in the order. lower_bound,
-    stated: as the plan has them. groups: all that
-    is held, the largest first; together the peak. advice: what would lower it. step: how long the
-    ops of the whole step take, None if nobody asked what they cost. splits: the ops that run in
-    blocks of rows.
+    Attributes:
+        graph: the name of the graph.
+        op: the name of the op that runs at the peak.
+        where: the path of the op's module.
+        time: the place of the op in the order.
+        peak: bytes that are held then.
+        lower_bound: as the plan has it. Bytes.
+        stated: as the plan has it.
+        status: how good the plan is.
+        groups: all that is held, the largest first; together the peak.
+        advice: what would lower the peak.
+        step: how long the ops of the whole step take; None if nobody asked what they cost.
+        splits: the groups of ops that run in blocks of rows.
     """
 
     graph: str

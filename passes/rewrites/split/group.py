@@ -4,10 +4,13 @@
               │                                                     └── mm ── gradient of W
             large                          large
 
-A *core* is what is as large as the op that the search begins with (the seed), and made from it
-directly: logits, their exponentials, their gradient. A group is a core, all that lies between ops
-of the core, and the first small results behind it. It can be split if the rows of the seed pass
-through all of it (`row_rules`), or end in a sum over the rows (`sum_rules`).
+The search begins with an op whose result is large, the *seed*. The *core* is the seed and the ops
+with large results that read a result of the core: those that make the logits, their exponentials,
+their gradient. A *group* is the core, the ops on paths between ops of the core, and the ops that
+read a large result and make a small one.
+
+A group can be split if the rows of the seed pass through each of its ops (`row_rules`), or are
+added up by it (`sum_rules`).
 """
 
 from __future__ import annotations

@@ -99,10 +99,10 @@ def _narrowing(seed: fx.Node, span: Span) -> Narrowing | None:
 def _zero(
     seed: fx.Node, spans: Mapping[fx.Node, Span], pads: Mapping[fx.Node, Span]
 ) -> set[fx.Node]:
-    """Returns ops that are zero in all other rows than those that are padded with zeros.
+    """Returns ops whose results are zero in all rows that are dropped.
 
-    They are large, or between large ones, or the first small results behind: the layers before a
-    product keep all rows.
+    Begins with the ops that pad with zeros, and goes on through ops that are linear in those. Stops
+    at the first small results: the layers before a product keep all rows.
     """
     zero = set(pads)
     for node in spans:  # in graph order

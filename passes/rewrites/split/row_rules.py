@@ -9,8 +9,7 @@
     Product    from the first factor's rows, the       x @ W
                second's columns, or the batch
 
-A `Sum` rule adds over the rows: the product of a gradient and an input, or `sum` over the batch.
-What it gives for the blocks has to be added up.
+Ops that add over the rows have no rule here: see `sum_rules`.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ Call = tuple[Any, tuple[Any, ...], dict[str, Any]]  # operator, arguments, keywo
 
 
 class Rule(Protocol):
-    """How rows pass through one kind of operator."""
+    """Tells how rows pass through one kind of operator, and how it runs on a block of them."""
 
     def result(self, node: fx.Node, operand: fx.Node, span: Span) -> Span | None:
         """Returns where the rows of an operand are in the result; None if they are mixed."""

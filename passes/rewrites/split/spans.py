@@ -27,10 +27,18 @@ from roam.passes.geometry import value
 
 
 class Span(NamedTuple):
-    """The dimensions `first`, ..., `end - 1` of a tensor, in row-major order (outer, rows, inner).
+    """Where the rows are in a tensor.
 
-    The first of the dimensions is larger than `outer`, and the last one is needed. So two spans
-    of one tensor are equal if they are the same rows.
+    Taken together, the dimensions `first` to `end - 1` have `outer * rows * inner` indices. In
+    row-major order, the rows are the factor between the other two.
+
+    A span has as few dimensions as possible. So the same rows of a tensor always have equal spans.
+
+    Attributes:
+        first: the first dimension that contains rows.
+        end: the dimension behind the last one that contains rows.
+        outer: how many times the rows are repeated, as tokens are in each sequence of a batch.
+        inner: how many successive indices belong to one row, as tokens do to a sequence.
     """
 
     first: int

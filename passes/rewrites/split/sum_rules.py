@@ -22,7 +22,9 @@ _SUM_OF = {  # by a sum or mean, the operator that adds over the rows of a block
 
 
 def summed(node: fx.Node, operand: fx.Node, span: Span) -> Cuts | None:
-    """Returns the operands that an op adds over the rows of, cut; None if it adds over no rows.
+    """Returns which operands an op needs in blocks to add over their rows; None if it does not.
+
+    The results for all blocks, added up, are the result of the op.
 
     Args:
         node: the op.

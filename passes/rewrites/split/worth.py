@@ -1,9 +1,14 @@
 """Estimates the peak of a step with a group in one piece and in blocks.
 
-An op of a joint graph runs when all that it needs is there, and the planner decides when exactly.
-What the estimate of a group in the forward rests on, with the tensors saved by the layers before
-(kept), one large tensor of the group (large), its sums over the rows, such as the weight's gradient
-(sums), and the gradients that are returned at the end (gradients):
+The joint graph does not say when its ops will run: the planner decides that later. So the estimate
+compares the best that each way can do. It adds up these bytes:
+
+    kept         tensors that the layers before save for the backward
+    large        the largest tensor of the group, such as the logits
+    sums         the group's sums over the rows, such as the gradient of the head's weight
+    gradients    all gradients that the backward returns at its end
+
+A group that runs forward and backward together has these peaks:
 
     in one piece, the sums made at once      kept + large + sums
     in one piece, the sums made at the end   kept + large, and at the end large + gradients
@@ -30,12 +35,13 @@ _AGAIN = (CheckpointPolicy.MUST_RECOMPUTE, CheckpointPolicy.PREFER_RECOMPUTE)
 
 @dataclass(frozen=True)
 class Moment:
-    """Bytes around the run of a group.
+    """Bytes of tensors outside of a group, if the ops run in the order of the graph.
 
     Attributes:
-        kept: made before the group, and used after it.
-        highest: the most that is kept across any op of the graph.
-        gradients: of all gradients that the graph returns, as far as they wait for its end.
+        kept: bytes that are made before the group's first op and used after it.
+        highest: the most bytes that are alive at any op of the graph.
+        gradients: bytes of the gradients that are returned at the end; of the group's sums alone if
+            an optimizer absorbs each gradient earlier.
     """
 
     kept: int
@@ -46,7 +52,7 @@ class Moment:
     def of(
         group: Group, gradients: Collection[fx.Node], *, folds: bool, recomputes: bool
     ) -> Moment:
-        """Measures a graph.
+        """Measures the graph of a group.
 
         Args:
             group: the group, still in one piece.
@@ -57,7 +63,7 @@ class Moment:
         graph = group.seed.graph
         inside = group.members.keys() | group.sums.keys()
         order = {n: i for i, n in enumerate(graph.nodes)}
-        # memory that views of inputs and of the group's results show, counts with those
+        # inputs are no transient memory, and the group is counted apart: nor do their views count
         elsewhere = {
             storage_key(t)
             for node in graph.nodes

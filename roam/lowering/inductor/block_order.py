@@ -75,9 +75,10 @@ def _by_group(nodes: Sequence[BaseSchedulerNode]) -> dict[int, Blocks]:
 
 
 def _missing(blocks: Blocks) -> Iterator[tuple[BaseSchedulerNode, BaseSchedulerNode]]:
-    """Yields pairs: a node of a block, and one of the block before that has to run first.
+    """Yields the missing dependencies: (a first node of a block, a last node of the block before).
 
-    Yields none if a block depends on a later one, as ops that blocks have in common may.
+    Yields nothing if a block already depends on a later block. That can happen through ops that
+    several blocks share, and a further dependency could then close a circle.
     """
     names = {k: {n.get_name() for n in nodes} for k, nodes in blocks.items()}
     for k, nodes in blocks.items():
