@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -69,23 +69,40 @@ def compiled_bench(
 
 def table(name: str, rows: Sequence[Result]) -> Table:
     """Returns a table of one line a contender. Percentages are of Inductor's memory."""
-    shown = Table(
-        title=f"{name}: memory in MiB, step time by inductor's, compiling in seconds",
-        title_justify="left",
-    )
-    columns = ("contender", "planned", "transient", "", "total", "", "step", "compile", "blocks")
+    title = f"{name}: memory in MiB, step time by inductor's, compiling in seconds"
+    columns = ("planned", "transient", "", "total", "", "step", "compile", "blocks")
+
+    def cells(row: Result, base: Result | None) -> list[str]:
+        found = [mib(row["planned"]) if "planned" in row else ""]
+        for key in ("transient", "total"):
+            found += [mib(row[key]), percent(row[key], base[key] if base else None)]
+        return [*found, step_ratio(row), f"{row['compile_seconds']:.1f}", blocks(row)]
+
+    return contender_table(title, columns, rows, cells)
+
+
+def contender_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Result],
+    cells: Callable[[Result, Result | None], Sequence[str]],
+) -> Table:
+    """Returns a table of one line a contender; the line of one that failed says why.
+
+    Args:
+        title: of the table.
+        columns: their heads, the one of the contenders' names left out.
+        rows: the results of the contenders.
+        cells: returns the cells of a row, given Inductor's row, or None if it has none.
+    """
+    shown = Table(title=title, title_justify="left")
+    shown.add_column("contender")
     for column in columns:
-        shown.add_column(column, justify="left" if column == "contender" else "right")
+        shown.add_column(column, justify="right")
     base = base_row(rows)
     for row in rows:
-        if "error" in row:
-            shown.add_row(row["contender"], why_failed(row))
-            continue
-        cells = [mib(row["planned"]) if "planned" in row else ""]
-        for key in ("transient", "total"):
-            cells += [mib(row[key]), percent(row[key], base[key] if base else None)]
-        cells += [step_ratio(row), f"{row['compile_seconds']:.1f}", blocks(row)]
-        shown.add_row(row["contender"], *cells)
+        rest = [why_failed(row)] if "error" in row else cells(row, base)
+        shown.add_row(row["contender"], *rest)
     return shown
 
 

@@ -9,7 +9,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from roam.bench.children import Result
-from roam.bench.compiled import base_row, blocks, mib, percent, step_ratio, why_failed
+from roam.bench.compiled import (
+    blocks,
+    contender_table,
+    mib,
+    percent,
+    step_ratio,
+    why_failed,
+)
 from roam.bench.paired_runs import BASE
 
 OWN = "roam"  # the contenders whose names begin so are not the others'
@@ -21,26 +28,11 @@ def heads(name: str, rows: Sequence[Result]) -> RenderableType:
 
     Beside the transient bytes are those above the gradients, which a step must make in any case.
     """
-    shown = Table(title=f"{name}: memory in MiB, times in seconds", title_justify="left")
-    words = (
-        "contender",
-        "planned",
-        "transient",
-        "",
-        "above gradients",
-        "",
-        "step",
-        "by inductor's",
-    )
-    for column in (*words, "compile", "blocks"):
-        shown.add_column(column, justify="left" if column == "contender" else "right")
-    base = base_row(rows)
-    for row in rows:
-        if "error" in row:
-            shown.add_row(row["contender"], why_failed(row))
-            continue
-        shown.add_row(
-            row["contender"],
+    title = f"{name}: memory in MiB, times in seconds"
+    columns = ("planned", "transient", "", "above gradients", "", "step", "by inductor's")
+
+    def cells(row: Result, base: Result | None) -> list[str]:
+        return [
             mib(row["planned"]) if "planned" in row else "",
             mib(row["transient"]),
             percent(row["transient"], base["transient"] if base else None),
@@ -50,7 +42,9 @@ def heads(name: str, rows: Sequence[Result]) -> RenderableType:
             step_ratio(row),
             f"{row['compile_seconds']:.1f}",
             blocks(row),
-        )
+        ]
+
+    shown = contender_table(title, (*columns, "compile", "blocks"), rows, cells)
     return Group(shown, *beside_the_best(rows))
 
 
