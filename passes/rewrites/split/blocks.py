@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils.checkpoint import CheckpointPolicy
 
 from roam.passes import add_mm
 from roam.passes.geometry import value
@@ -33,6 +32,7 @@ from roam.passes.rewrites.split.tangents import Tangent
 
 aten = torch.ops.aten
 META = "split"  # key of node.meta: (number of the group in its graph, number of the block)
+IN_FORWARD = "split_in_forward"  # key of node.meta: the forward makes this, and saves it
 _CHECKPOINT = ("recompute", "ac_graph_id")  # keys of node.meta that ask for recomputation
 _ROUNDED = (torch.float16, torch.bfloat16)  # dtypes in which a sum of many terms loses digits
 
@@ -62,7 +62,7 @@ def write(group: Group, counts: Sequence[int], tangent: Tangent | None) -> None:
             place[node] = of_blocks
         for node, result in whole.items():
             if tangent is not None and node in tangent.dependent:
-                result.meta["recompute"] = CheckpointPolicy.MUST_SAVE
+                result.meta[IN_FORWARD] = True
                 whole[node] = tangent.times(writer, node, result)
         late = max((place[n] for n in whole), default=of_blocks)
         for node in [n for n in graph.nodes if n not in place]:

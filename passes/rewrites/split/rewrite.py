@@ -92,9 +92,7 @@ class Split:
             blocks *= 2
         lowest = min(peaks.values())
         blocks = min(k for k, peak in peaks.items() if peak <= self.close * lowest)
-        # the partitioner saves the smaller of the two: it must not be the gradients of all blocks
-        saved_whole = both and group.sum_bytes >= group.large_bytes
-        if saved_whole or peaks[1] < self.near * moment.highest:
+        if peaks[1] < self.near * moment.highest:
             blocks = 1
         step = -(-group.rows // blocks)
         whole, rest = divmod(group.rows, step)

@@ -126,7 +126,7 @@ class InductorKernels:
         return {
             **mode_options(self.options.mode),
             **joint_pass(asked),
-            **partition(self.options.recomputes),
+            **partition(self.options.recomputes, splits=self.options.split is not False),
             # no CUDA graphs, because a replayed CUDA graph would call no optimizer
             **({"triton.cudagraphs": False} if self.is_driven else {}),
             "_post_fusion_custom_pass": order,

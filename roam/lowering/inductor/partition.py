@@ -7,6 +7,7 @@ checkpoints included.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 from unittest.mock import patch
@@ -15,48 +16,70 @@ import torch
 from torch import fx
 from torch._functorch import partitioners
 from torch._functorch._aot_autograd.descriptors import InputMutationAOTOutput
+from torch._functorch.partitioners import NodeInfo
 from torch._inductor.custom_graph_pass import CustomPartitionerFn
+from torch.utils._ordered_set import OrderedSet
 from torch.utils.checkpoint import CheckpointPolicy
 
 from roam.lowering.inductor.user_passes import cache_key, users_own
 from roam.passes import cheap_recompute, geometry, graph_ops
 from roam.passes.cheap_recompute import CheapRecompute
+from roam.passes.rewrites.split import dependencies
+from roam.passes.rewrites.split.blocks import IN_FORWARD
+from roam.passes.rewrites.split.dependencies import needed_for
 
 MUST_SAVE = (CheckpointPolicy.MUST_SAVE, CheckpointPolicy.PREFER_SAVE)
 
 
-def partition(recompute: CheapRecompute | None) -> dict[str, Any]:
-    """Returns the Inductor setting that saves less; an empty dict if nothing is to be dropped."""
-    if recompute is None:
+def partition(recompute: CheapRecompute | None, *, splits: bool) -> dict[str, Any]:
+    """Returns the Inductor setting that installs roam's partitioner; an empty dict if not needed.
+
+    Args:
+        recompute: says which values not to save, or None.
+        splits: whether groups of ops may be split.
+    """
+    if recompute is None and not splits:
         return {}
-    first = users_own("custom_partitioner_fn", Recomputing)
-    return {"custom_partitioner_fn": Recomputing(recompute, first)}
+    first = users_own("custom_partitioner_fn", Partitioner)
+    return {"custom_partitioner_fn": Partitioner(recompute, first)}
 
 
-class Recomputing(CustomPartitionerFn):
-    """Partitions as Inductor does, or the user's own partitioner, and saves less.
+class Partitioner(CustomPartitionerFn):
+    """Partitions as Inductor does, or the user's own partitioner, but for two things.
+
+    What a split group gives belongs to the forward, blocks and all. Of its own accord Inductor
+    leaves to the backward what no result of the forward needs, and saves what is smallest: that may
+    be the gradients of all logits, whole again. And less is saved if `recompute` says so.
 
     Attributes:
-        recompute: says which values not to save.
+        recompute: says which values not to save. None saves what Inductor does.
         first: the user's own partitioner, or None.
     """
 
-    def __init__(self, recompute: CheapRecompute, first: Any) -> None:
+    def __init__(self, recompute: CheapRecompute | None, first: Any) -> None:
         self.recompute, self.first = recompute, first
 
     def __call__(
         self, gm: fx.GraphModule, joint_inputs: Sequence[object], **how: Any
     ) -> tuple[fx.GraphModule, fx.GraphModule]:
-        original = partitioners.choose_saved_values_set
+        original, classify = partitioners.choose_saved_values_set, partitioners.classify_nodes
         results: int = how["num_fwd_outputs"]
+
+        def classified(joint: fx.GraphModule, *args: Any, **kwargs: Any) -> NodeInfo:
+            return with_split_groups(joint.graph, classify(joint, *args, **kwargs))
 
         def choose(graph: fx.Graph, info: Any, memory_budget: float = 1) -> list[fx.Node]:
             saved = original(graph, info, memory_budget)
+            if self.recompute is None:
+                return saved
             may_run_again, kept = _recomputable(info), _kept(graph, results)
             return self.recompute.choose(saved, may_run_again, kept, _written(graph))
 
         run = self.first or partitioners.min_cut_rematerialization_partition
-        with patch.object(partitioners, "choose_saved_values_set", choose):
+        with (
+            patch.object(partitioners, "classify_nodes", classified),
+            patch.object(partitioners, "choose_saved_values_set", choose),
+        ):
             found: tuple[fx.GraphModule, fx.GraphModule] = run(gm, joint_inputs, **how)
         return found
 
@@ -65,8 +88,23 @@ class Recomputing(CustomPartitionerFn):
 
         Returns None, so that Inductor caches nothing, if the user's partitioner has no key.
         """
-        files = (__file__, cheap_recompute.__file__, geometry.__file__, graph_ops.__file__)
+        modules = (cheap_recompute, dependencies, geometry, graph_ops)
+        files = (__file__, *(str(m.__file__) for m in modules))
         return cache_key(self.first, files, self.recompute)
+
+
+def with_split_groups(graph: fx.Graph, info: NodeInfo) -> NodeInfo:
+    """Returns the classes of the nodes, with what split groups give in the forward."""
+    given = [n for n in info.unclaimed_nodes if IN_FORWARD in n.meta]
+    forward = info.unclaimed_nodes & needed_for(given)
+    required = OrderedSet([*info.required_fw_nodes, *forward])
+    in_order = (n for n in graph.nodes if n in required)
+    return dataclasses.replace(
+        info,
+        _required_fw_nodes=required,
+        unclaimed_nodes=info.unclaimed_nodes - forward,
+        fw_order={n: i for i, n in enumerate(in_order)},
+    )
 
 
 def _recomputable(info: Any) -> set[fx.Node]:

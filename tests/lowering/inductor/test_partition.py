@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 import roam
 from roam.bench import zoo
 from roam.core.problem import Kind
-from roam.lowering.inductor.partition import Recomputing, partition
+from roam.lowering.inductor.partition import Partitioner, partition
 from roam.optim import AdamA
 from roam.passes.cheap_recompute import CheapRecompute
 from tests.helpers import assert_equal, fused, measured_as_planned, random
@@ -242,13 +242,13 @@ def test_a_folded_step_takes_what_was_planned() -> None:
 
 
 def test_the_key_changes_with_the_options() -> None:
-    one, other = Recomputing(CheapRecompute(), None), Recomputing(CheapRecompute(5), None)
-    assert one.uuid() == Recomputing(CheapRecompute(), None).uuid()
+    one, other = Partitioner(CheapRecompute(), None), Partitioner(CheapRecompute(5), None)
+    assert one.uuid() == Partitioner(CheapRecompute(), None).uuid()
     assert one.uuid() != other.uuid()
 
 
 def test_nothing_is_set_if_nothing_is_asked() -> None:
-    assert partition(None) == {}
+    assert partition(None, splits=False) == {}
 
 
 @pytest.mark.slow
