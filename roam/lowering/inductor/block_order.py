@@ -1,4 +1,4 @@
-"""Makes the blocks of a split run one after the other.
+"""Makes the blocks of a split run one after the other, each in as little memory as possible.
 
     block 1   mm ── softmax ── ... ── mm          a dependency between the blocks, so that
                                       ┊           no kernel is fused from ops of both, and
@@ -20,7 +20,9 @@ from torch._inductor.dependencies import WeakDep
 from torch._inductor.scheduler import BaseSchedulerNode
 from torch._inductor.virtualized import V
 
+from roam.lowering.inductor import readers_first as readers_first_module
 from roam.lowering.inductor.origins import block_of
+from roam.lowering.inductor.readers_first import Pair, readers_first
 from roam.lowering.inductor.user_passes import cache_key, users_own
 
 Pass: Any = getattr(custom_graph_pass, "CustomSchedulerPass", object)
@@ -47,19 +49,28 @@ class BlocksInTurn(Pass):  # type: ignore[misc]
     def __call__(self, nodes: list[BaseSchedulerNode]) -> list[BaseSchedulerNode]:
         if self.first is not None:
             nodes = self.first(nodes)
-        added = [add for group in _by_group(nodes).values() for add in _missing(group)]
-        if not added:
-            return nodes
-        for node, before in added:
-            for buffer in before.get_outputs():
-                node.add_fake_dep(WeakDep(buffer.get_name(), node.get_name(), is_fake=True))
-        scheduler = V.graph.scheduler
-        scheduler.nodes = scheduler.topological_sort_schedule(nodes)
-        scheduler.compute_ancestors()
-        return scheduler.nodes
+        groups = [*_by_group(nodes).values()]
+        nodes = _ordered(nodes, [add for group in groups for add in _missing(group)])
+        for block in (block for group in groups for block in group.values()):
+            for added in readers_first(block):
+                nodes = _ordered(nodes, added)
+        return nodes
 
     def uuid(self) -> Any:
-        return cache_key(self.first, [__file__])
+        return cache_key(self.first, [__file__, str(readers_first_module.__file__)])
+
+
+def _ordered(nodes: list[BaseSchedulerNode], added: Sequence[Pair]) -> list[BaseSchedulerNode]:
+    """Returns the nodes in an order with more dependencies: (a node, the one that it waits for)."""
+    if not added:
+        return nodes
+    for node, before in added:
+        for buffer in before.get_outputs():
+            node.add_fake_dep(WeakDep(buffer.get_name(), node.get_name(), is_fake=True))
+    scheduler = V.graph.scheduler
+    scheduler.nodes = scheduler.topological_sort_schedule(nodes)
+    scheduler.compute_ancestors()
+    return scheduler.nodes
 
 
 Blocks = dict[int, list[BaseSchedulerNode]]  # by the number of a block, its nodes
@@ -74,7 +85,7 @@ def _by_group(nodes: Sequence[BaseSchedulerNode]) -> dict[int, Blocks]:
     return found
 
 
-def _missing(blocks: Blocks) -> Iterator[tuple[BaseSchedulerNode, BaseSchedulerNode]]:
+def _missing(blocks: Blocks) -> Iterator[Pair]:
     """Yields the missing dependencies: (a first node of a block, a last node of the block before).
 
     Yields nothing if a block already depends on a later block. That can happen through ops that

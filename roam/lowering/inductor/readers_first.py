@@ -1,0 +1,61 @@
+"""Lets a block of a split write its gradient over what the gradient is computed from.
+
+    logits ──┬── loss of each row: reads one element of the row, that of the label
+             └── gradient of the logits: reads each element where it writes one
+
+Inductor lets the gradient overwrite the logits if all else that reads them has run. The loss may
+not be in the same kernel: the element that it reads might be overwritten already. Inductor would
+fuse the two, since both read the logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from torch._inductor.codegen.wrapper import can_match_buffer_size
+from torch._inductor.scheduler import BaseSchedulerNode, SchedulerNode
+from torch._inductor.virtualized import V
+
+Pair = tuple[BaseSchedulerNode, BaseSchedulerNode]
+
+
+def readers_first(block: Iterable[BaseSchedulerNode]) -> Iterator[list[Pair]]:
+    """Yields pairs (a node, a reader to run in a kernel before it), so that the node may overwrite.
+
+    Whoever asks adds these dependencies before asking for the next ones: a later list depends on
+    them, so that no circle is closed.
+
+    Args:
+        block: the nodes of one block, not fused yet.
+    """
+    nodes = [n for n in block if isinstance(n, SchedulerNode)]
+    for writer in nodes:
+        for read in writer.read_writes.reads:
+            buffer = V.graph.scheduler.name_to_buf.get(read.name)
+            if buffer is None or not _could_overwrite(writer, buffer):
+                continue
+            if found := _in_the_way(writer, buffer, nodes):
+                yield found
+
+
+def _could_overwrite(writer: SchedulerNode, buffer: Any) -> bool:
+    in_place = any(u.node is writer and u.can_inplace for u in buffer.users)
+    return in_place and any(
+        made.node.should_allocate() and can_match_buffer_size(buffer.node, made.node)
+        for made in writer.get_outputs()
+    )
+
+
+def _in_the_way(writer: SchedulerNode, buffer: Any, block: Sequence[SchedulerNode]) -> list[Pair]:
+    """Returns the pairs for one buffer; none if a reader cannot run before the writer."""
+    users = [u.node for u in buffer.users if u.node is not writer]
+    others = [n for n in users if n.get_name() not in writer.ancestors]
+    if any(n not in block or writer.get_name() in n.ancestors for n in others):
+        return []
+    index = _indices(writer, buffer)
+    return [(writer, n) for n in others if _indices(n, buffer) != index]
+
+
+def _indices(node: BaseSchedulerNode, buffer: Any) -> set[Any]:
+    return {d for d in node.read_writes.reads if d.name == buffer.get_name()}
