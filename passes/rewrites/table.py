@@ -8,16 +8,23 @@ from dataclasses import replace
 from roam.passes.pipeline import Pass
 from roam.passes.rewrites.accumulate_gradients import AccumulateGradients
 from roam.passes.rewrites.common_subexpressions import CommonSubexpressions
+from roam.passes.rewrites.constant_masks import ConstantMasks
 from roam.passes.rewrites.cross_entropy_backward import CrossEntropyBackward
 from roam.passes.rewrites.drop_clones import DropClones
 from roam.passes.rewrites.recompute import Recompute
 from roam.passes.rewrites.split import Split
 
-# They always run, and keep every bit of the results. Inductor does what the first, second and
-# fourth do by itself, and has no operator of the third's kind left when it sees a graph.
+# They always run, and keep every bit of the results. What only ATen's kernels get, Inductor does by
+# itself, or, of cross entropy, has no operator left when it sees a graph.
 EXACT: dict[str, tuple[Pass, ...]] = {
-    "aten": (CommonSubexpressions(), DropClones(), CrossEntropyBackward(), Recompute()),
-    "inductor": (),
+    "aten": (
+        ConstantMasks(),
+        CommonSubexpressions(),
+        DropClones(),
+        CrossEntropyBackward(),
+        Recompute(),
+    ),
+    "inductor": (ConstantMasks(),),
 }
 
 # They add up in another order than the graph does, so they do not run if the option "split" is

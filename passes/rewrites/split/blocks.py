@@ -20,9 +20,9 @@ import torch
 from torch import fx
 
 from roam.passes import add_mm
+from roam.passes.dependencies import needed_for
 from roam.passes.geometry import value
 from roam.passes.graph_ops import add_op
-from roam.passes.rewrites.split.dependencies import needed_for
 from roam.passes.rewrites.split.group import Group
 from roam.passes.rewrites.split.row_rules import Constant
 from roam.passes.rewrites.split.rule_table import rule

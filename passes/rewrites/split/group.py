@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 
+from roam.passes.dependencies import depends_on
 from roam.passes.geometry import value
-from roam.passes.rewrites.split.dependencies import depends_on
 from roam.passes.rewrites.split.row_rules import Cuts, Product
 from roam.passes.rewrites.split.rule_table import rule
 from roam.passes.rewrites.split.seeds import is_large, known_bytes

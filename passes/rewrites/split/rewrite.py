@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from roam.passes.dependencies import depends_on
 from roam.passes.geometry import value
 from roam.passes.graph_ops import is_pure
 from roam.passes.rewrites.split.blocks import META, write
-from roam.passes.rewrites.split.dependencies import depends_on
 from roam.passes.rewrites.split.group import (
     Group,
     UnsplittableError,
@@ -64,7 +64,7 @@ class Split:
     recomputes: bool = False
     near: float = 0.8
     most_rounded: int = 4
-    close: float = 1.05
+    close: float = 1.02
 
     def __call__(self, module: fx.GraphModule) -> int:
         graph = module.graph

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
+from roam.passes.dependencies import needed_for
 from roam.passes.geometry import value
 from roam.passes.graph_ops import is_zeros
-from roam.passes.rewrites.split.dependencies import needed_for
 
 if TYPE_CHECKING:
     from roam.passes.rewrites.split.blocks import Writer

@@ -12,7 +12,10 @@ A group that runs forward and backward together has these peaks:
 
     in one piece, the sums made at once      kept + large + sums
     in one piece, the sums made at the end   kept + large, and at the end large + gradients
-    in blocks                                kept + sums + two blocks, and at the end the gradients
+    in blocks                                kept + sums + one block, and at the end the gradients
+
+A block's gradient is written over what it is computed from. A group that runs in the forward or in
+the backward alone reads a large tensor and writes another, of the whole group or of a block.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from roam.passes.geometry import storage_key, tensors
 from roam.passes.rewrites.split.group import Group
 from roam.passes.rewrites.split.seeds import known_bytes
 
-AT_ONCE = 2  # blocks of large tensors: what a kernel reads and what it writes
+AT_ONCE = 2  # large tensors: what a kernel reads and what it writes
 _AGAIN = (CheckpointPolicy.MUST_RECOMPUTE, CheckpointPolicy.PREFER_RECOMPUTE)
 
 
@@ -112,5 +115,5 @@ class Moment:
     def in_blocks(self, group: Group, blocks: int, *, both: bool) -> int:
         """Returns the peak around a group in a number of blocks. Bytes."""
         block = -(-group.large_bytes // blocks)
-        at_once = self.kept + group.sum_bytes + AT_ONCE * block
-        return max(at_once, self.gradients) if both else at_once
+        before = self.kept + group.sum_bytes
+        return max(before + block, self.gradients) if both else before + AT_ONCE * block

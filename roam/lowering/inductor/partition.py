@@ -22,11 +22,10 @@ from torch.utils._ordered_set import OrderedSet
 from torch.utils.checkpoint import CheckpointPolicy
 
 from roam.lowering.inductor.user_passes import cache_key, users_own
-from roam.passes import cheap_recompute, geometry, graph_ops
+from roam.passes import cheap_recompute, dependencies, geometry, graph_ops
 from roam.passes.cheap_recompute import CheapRecompute
-from roam.passes.rewrites.split import dependencies
+from roam.passes.dependencies import needed_for
 from roam.passes.rewrites.split.blocks import IN_FORWARD
-from roam.passes.rewrites.split.dependencies import needed_for
 
 MUST_SAVE = (CheckpointPolicy.MUST_SAVE, CheckpointPolicy.PREFER_SAVE)
 
