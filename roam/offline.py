@@ -50,6 +50,7 @@ def plan(
     device: torch.device | str | None = None,
     lowering: str | None = None,
     options: dict[str, Any] | None = None,
+    budget: str | int | None = None,
     measure_costs: bool = False,
     **kwargs: Any,
 ) -> StepPlan:
@@ -68,12 +69,14 @@ def plan(
             generated nor compiled. By default they are planned even if Inductor does not work on
             this machine.
         options: as `torch.compile`'s; `lowering` among them takes precedence.
+        budget: as the option of that name, which takes precedence.
         measure_costs: runs each distinct op to see how long it takes, for two seconds in all, on
             operands of up to 1 GiB. By default, and for ops that were not run, costs are those that
             this machine has measured before, or else estimates.
 
     Raises:
         OptionError: an option is unknown or has a wrong value.
+        BudgetError: the step cannot keep the budget.
         OfflineError: a graph cannot be planned, an operator refuses its arguments, or the loss is
             no scalar or trains nothing.
     """
@@ -81,6 +84,8 @@ def plan(
     options = {"lowering": lowering, **(options or {})}
     if optimizer is not None:
         options["optimizer"] = optimizer
+    if budget is not None:
+        options.setdefault("budget", budget)
     chosen = Options.parse(options, None)
     if chosen.lowering is None:
         chosen = dataclasses.replace(chosen, lowering=usual_lowering(device))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from roam.core.budget import Budget
 from roam.core.errors import OptionError
 from roam.optim.folding import FoldingOptimizer
 from roam.optim.handle import OptimizerHandle
@@ -44,6 +45,11 @@ class Options:
         recompute: "cheap" saves no tensor for the backward that one pointwise kernel can make of
             what is saved anyway. It is for Inductor's kernels; with ATen's, tensors that take one
             op are always recomputed. None saves what Inductor would save.
+        budget: the most bytes that the step may take: a size ("12GiB", or a number of bytes) of all
+            that there is, parameters and states too; a share ("60%") of what the step allocates
+            without a budget; or "auto", what is free when the graph is compiled, less a tenth. What
+            is needed for that runs again in the backward. A model of several graphs keeps it graph
+            by graph. It implies the lowering "aten".
         mode: one of Inductor's own modes, as `torch.compile(..., mode=...)` names them.
     """
 
@@ -54,6 +60,7 @@ class Options:
     rewrites: tuple[Pass, ...] = ()
     split: bool | None = None
     recompute: str | None = None
+    budget: Budget | None = None
     mode: str | None = None
 
     @property
@@ -103,6 +110,16 @@ class Options:
                 f"option optimizer is one of roam.optim (AdamA), not a {type(optimizer).__name__}: "
                 "only those fold a gradient before all of them are known"
             )
+        if given.get("budget") is not None:
+            given["budget"] = Budget.parse(given["budget"])
+            if given.get("lowering") == "inductor":
+                raise OptionError(
+                    "option budget is for ATen's kernels: ask for lowering='aten', or leave the "
+                    "lowering out"
+                )
+            if given.get("recompute"):
+                raise OptionError("option budget chooses what is recomputed: leave out recompute")
+            given["lowering"] = "aten"
         given["rewrites"] = _rewrites(given.get("rewrites", ()))
         if given.get("arena") == "keep":
             given["lowering"] = "aten"  # the only one that has an arena to keep

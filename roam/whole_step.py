@@ -185,5 +185,9 @@ class _WholeStep:
             args.append(absorb)
         return lowered.forward(args)
 
+    def expected_folds(self, args: Sequence[Any]) -> Folds:
+        used = Used.of(args, self.kernels.gradient_values)
+        return tuple(sorted(fold for each in used for fold in each.folds))
+
     def backward(self, args: list[Any]) -> Sequence[Any]:
         raise AssertionError("a whole step has no backward of its own")

@@ -55,6 +55,10 @@ def plan(
         str | None, typer.Option(help="Device of the step. Default: where the factory put it.")
     ] = None,
     seconds: Annotated[float, typer.Option(help="How much work to plan a graph, counted.")] = 10.0,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Keep the step within it: 12GiB, 60% or auto."),
+    ] = None,
     measure: Annotated[
         bool,
         typer.Option("--measure-costs", help="Time each distinct op, for two seconds in all."),
@@ -72,6 +76,7 @@ def plan(
         check_writable(out)
     with Console(stderr=True).status(f"capturing and planning {target}"):
         options = {"lowering": lowering, "planning_seconds": seconds}
+        options |= {} if budget is None else {"budget": budget}
         step = plan_made_by(target, options, device, measure_costs=measure)
     _print(step, json)
     if out is not None:

@@ -9,6 +9,14 @@ class OptionError(RoamError, ValueError):
     """An option or mode of the backend that does not exist, or has a wrong value."""
 
 
+class BudgetError(RoamError, ValueError):
+    """A budget that cannot be met: it names the smallest total found and what would lower it."""
+
+
+class BudgetFormatError(OptionError):
+    """A budget that is no size, no percentage up to 100 and not "auto"."""
+
+
 class ProblemError(RoamError, ValueError):
     """A Problem that describes no program."""
 

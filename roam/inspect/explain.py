@@ -18,6 +18,7 @@ from roam.inspect.moment import (
     slot_buffer_at,
     worst_moment,
 )
+from roam.inspect.recomputed import Recomputed
 from roam.inspect.split_groups import SplitGroup, split_groups
 from roam.inspect.step_time import StepTime
 
@@ -55,6 +56,7 @@ class Explanation:
         advice: what would lower the peak.
         step: how long the ops of the whole step take; None if nobody asked what they cost.
         splits: the groups of ops that run in blocks of rows.
+        recomputed: what runs again to keep a budget; None without a budget.
     """
 
     graph: str
@@ -69,6 +71,7 @@ class Explanation:
     advice: tuple[str, ...]
     step: StepTime | None = None
     splits: tuple[SplitGroup, ...] = ()
+    recomputed: Recomputed | None = None
 
     @property
     def certain(self) -> int:
@@ -90,6 +93,7 @@ class Explanation:
         ]
         lines += [] if self.step is None else [f"  {self.step}"]
         lines += [f"  {split}" for split in self.splits]
+        lines += [] if self.recomputed is None else [f"  {x}" for x in self.recomputed.lines()]
         held = [(g.size, f"{g.kind:13} {g.module or TOP}") for g in self.groups[:SHOWN]]
         if rest := self.groups[SHOWN:]:
             held.append((sum(g.size for g in rest), f"in {len(rest)} more groups"))

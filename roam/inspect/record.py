@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from roam.core.plan import Plan, cut_note, stated_note
 from roam.core.problem import Problem
+from roam.inspect.recomputed import Recomputed
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,8 @@ class GraphRecord:
 
     lowering: whose kernels the ops are, as the option of that name says. estimated: the ops whose
     scratch space was measured at smaller sizes, since theirs take more than planning may.
-    estimated_costs: the ops whose cost in seconds is an estimate.
+    estimated_costs: the ops whose cost in seconds is an estimate. recomputed: what runs again to
+    keep a budget; None without a budget.
     """
 
     name: str
@@ -24,6 +26,7 @@ class GraphRecord:
     lowering: str = "aten"
     estimated: tuple[str, ...] = ()
     estimated_costs: tuple[str, ...] = ()
+    recomputed: Recomputed | None = None
 
     @property
     def planned(self) -> bool:

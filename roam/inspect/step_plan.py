@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -135,6 +136,16 @@ class StepPlan:
         return StepTime.of(self.graphs)
 
     @property
+    def extra_time(self) -> float:
+        """Seconds of what runs again to keep a budget; 0 without one."""
+        return sum(g.recomputed.seconds for g in self.graphs if g.recomputed is not None)
+
+    @property
+    def extra_time_bound(self) -> float:
+        """Seconds below which no recomputation keeps the budget, by the same costs of ops."""
+        return sum(g.recomputed.bound for g in self.graphs if g.recomputed is not None)
+
+    @property
     def total(self) -> int:
         return self.peak + self.persistent
 
@@ -180,6 +191,7 @@ class StepPlan:
             lines.append(f"  scratch space of {_ops(guesses)} estimated from smaller sizes")
         if self.time is not None:
             lines.append(f"  {self.time}")
+        lines += [f"  {g.recomputed.lines()[0]}" for g in self.graphs if g.recomputed is not None]
         return "\n".join(lines)
 
     @property
@@ -196,7 +208,8 @@ class StepPlan:
 
         if self.largest is None:
             raise OfflineError("there is no peak to explain: no graph of the step was planned")
-        return explain(*self.largest, self.time)
+        worst = max((g for g in self.graphs if g.plan is not None), key=lambda g: g.plan.peak)
+        return dataclasses.replace(explain(*self.largest, self.time), recomputed=worst.recomputed)
 
     def timeline(self) -> Figure:
         """Draws the graph with the highest peak as a matplotlib figure: its arena and its curves.

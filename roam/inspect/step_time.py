@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from roam.core.machine import Seconds
 from roam.inspect.record import GraphRecord
+from roam.inspect.seconds import show_seconds
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,3 @@ class StepTime:
             return "estimated"
         percent = min(99, max(1, round(100 * self.estimated / self.seconds)))
         return f"measured; {percent} % estimated"
-
-
-def show_seconds(seconds: Seconds) -> str:
-    """Three digits, in seconds, milliseconds or microseconds."""
-    units = {"s": 1.0, "ms": 1e-3, "µs": 1e-6}
-    unit = next((name for name, factor in units.items() if seconds >= factor), "µs")
-    number = seconds / units[unit]
-    return f"{number:.{max(0, 3 - len(str(int(number))))}f} {unit}"

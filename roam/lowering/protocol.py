@@ -65,6 +65,10 @@ class Driver(Protocol):
 
     def backward(self, args: list[Any]) -> Sequence[Any]: ...
 
+    def expected_folds(self, args: Sequence[Any]) -> Folds:
+        """Returns the folds that a forward with these inputs would leave to its backward."""
+        ...
+
 
 class Kernels(Protocol):
     """One captured graph, compiled and run by a lowering.

@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from roam.core.folds import Folds
 from roam.inspect.report import count_detour
 from roam.lowering.protocol import Kernels
 from roam.step.foldable_gradients import Tickets, Uses
+from roam.step.graph_optimizers import Used
 from roam.step.pending_forwards import note_first_pass
 from roam.step.running_backward import retained
 
@@ -39,6 +41,14 @@ class Step:
             tickets.planned = planned
             tickets.leave_on(results, self.kernels.own_saved)
         return results
+
+    def expected_folds(self, args: Sequence[Any]) -> Folds:
+        """Returns the folds that a forward with these inputs would leave to its backward."""
+        if not self.kernels.may_fold:
+            return ()
+        used = Used.of(args, self.kernels.gradient_values)
+        found = Tickets.of(used, args, findable=self.kernels.own_saved is not None)
+        return () if found is None else found.folds
 
     def tickets(self, args: Sequence[Any]) -> Tickets | None:
         """Returns tickets: what this forward's backward may fold; None if it can fold nothing."""

@@ -69,6 +69,9 @@ class OfflineStep:
             self.plan(args, folds)
         return self.kernels.plain_forward(args)
 
+    def expected_folds(self, args: Sequence[Any]) -> Folds:
+        return self.folds(args)
+
     def folds(self, args: Sequence[Any]) -> Folds:
         """Returns the folds that the step would make with the user's parameters, not the copies."""
         kernels = self.kernels

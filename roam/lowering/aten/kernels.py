@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx
@@ -21,14 +21,21 @@ from torch._functorch.partitioners import default_partition
 from torch._guards import TracingContext
 
 from roam.capture import trials
+from roam.capture.fake_copies import without_fakes
+from roam.capture.free_memory import free_bytes
 from roam.capture.fx_problem import Captured, capture
 from roam.capture.graph_names import DynamoGraph
+from roam.capture.op_costs import Cost, OpCosts
 from roam.capture.scratch_probe import Scratch, probe
 from roam.capture.step_outputs import gradient_values, gradients_of, own_saved, releases
 from roam.capture.symbolic_sizes import Numbers
-from roam.core.errors import UnplannableError
+from roam.core.errors import BudgetError, UnplannableError
 from roam.core.folds import Folds
+from roam.core.plan import Plan
+from roam.core.problem import Problem
+from roam.core.sizes import show_size
 from roam.inspect.record import GraphRecord
+from roam.lowering.aten.budget import CompileBudgetError, Fitted, fit
 from roam.lowering.aten.decompositions import parts
 from roam.lowering.aten.emit import lower
 from roam.lowering.aten.lowered import Lowered
@@ -46,9 +53,6 @@ from roam.passes.rewrites.split import Split, SplitComposites
 from roam.passes.rewrites.table import rewrites
 from roam.planner import InArena, Settings, plan
 from roam.runtime.blocks import BlockPool
-
-if TYPE_CHECKING:
-    from roam.capture.op_costs import OpCosts
 
 TRIED = trials.Tried()
 ANNOTATIONS = (TRIED, OutVariants(trials.writes_into), InPlace(trials.writes_over))
@@ -100,6 +104,10 @@ class AtenKernels:
     plans: dict[tuple[Call, frozenset[int]], Lowered | None] = field(default_factory=dict)
     held: frozenset[int] = frozenset()
     latest: dict[Call, GraphRecord] = field(default_factory=dict)
+    example_inputs: Sequence[Any] = ()
+    driver: Driver | None = None
+    fit: Fitted | None = None  # what the budget made of the graph
+    made: dict[str, Plan] = field(default_factory=dict)  # by fingerprint, plans of trials
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -115,6 +123,8 @@ class AtenKernels:
     def compile(
         self, gm: fx.GraphModule, example_inputs: Sequence[Any], driver: Driver
     ) -> Callable[..., Any]:
+        self.example_inputs, self.driver = example_inputs, driver
+
         def forward(gm: fx.GraphModule, _: Sequence[Any]) -> Boxed:
             self.take_forward(gm)
             return mark_boxed(driver.forward)
@@ -140,12 +150,71 @@ class AtenKernels:
         self, joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **how: Any
     ) -> tuple[fx.GraphModule, fx.GraphModule]:
         joint = self.rewritten_joint(joint)
+
+        def split(joint: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
+            return default_partition(joint, inputs, num_fwd_outputs=num_fwd_outputs, **how)
+
+        if self.options.budget is not None:
+
+            def tried(joint: fx.GraphModule) -> None:
+                self.take_parts(split(joint), num_fwd_outputs)
+                assert self.forward_graph is not None
+                self.own_saved = own_saved(self.forward_graph.graph, self.outputs)
+
+            joint = self.fitted(joint, tried)
+        graphs = split(joint)
+        self.take_parts(graphs, num_fwd_outputs)
+        return graphs
+
+    def take_parts(
+        self, graphs: tuple[fx.GraphModule, fx.GraphModule], num_fwd_outputs: int
+    ) -> None:
         self.outputs = num_fwd_outputs
-        graphs = default_partition(joint, inputs, num_fwd_outputs=num_fwd_outputs, **how)
-        self.backward_graph = graphs[1]  # kept, to be planned with the forward at its first run
+        self.forward_graph, self.backward_graph = graphs  # kept, to be planned at the first run
         self.gradients = gradients_of(graphs[1].graph)
         self.gradient_values = gradient_values(graphs[1].graph, self.gradients)
-        return graphs
+
+    def fitted(
+        self, joint: fx.GraphModule, take: Callable[[fx.GraphModule], None]
+    ) -> fx.GraphModule:
+        """Returns the graph with what has to run again to keep the budget.
+
+        Args:
+            joint: a forward and its backward.
+            take: makes the parts of a graph those that would be planned.
+
+        Raises:
+            BudgetError: the budget cannot be kept, or nothing is known of the graph's memory.
+        """
+        assert self.options.budget is not None
+        assert self.driver is not None
+        driver = self.driver
+
+        def trial(joint: fx.GraphModule) -> Captured:
+            take(joint)
+            roots = self.graphs(driver.expected_folds(self.example_inputs))
+            return self.read(roots, Numbers())[0]
+
+        def planned(problem: Problem) -> Plan:
+            found = self.made.get(problem.fingerprint)
+            if found is None:
+                found = self.made[problem.fingerprint] = plan(problem, self.settings)
+            return found
+
+        if self.costs is None and self.stands_for is None:
+            self.costs = OpCosts(measure=True)
+        try:
+            with without_fakes():
+                self.fit = fit(joint, self.graph.name, self.options.budget, trial, planned)
+        except BudgetError:
+            raise
+        except UnplannableError as error:
+            raise CompileBudgetError(
+                f"{self.graph.name} cannot be planned, so it may not keep its budget: {error}",
+                first_useful_frame=None,
+            ) from error
+        self.own_saved = None
+        return self.fit.joint
 
     def take_forward(self, gm: fx.GraphModule) -> None:
         self.forward_graph = gm
@@ -233,7 +302,13 @@ class AtenKernels:
         """Makes a plan. Warns and returns None if that fails, because training has to go on."""
         try:
             return self.make_or_raise(args, folds)
+        except BudgetError:
+            raise
         except Exception as error:
+            if self.options.budget is not None:
+                raise BudgetError(
+                    f"{self.graph.name} has no plan, so it may not keep its budget: {error!r}"
+                ) from error
             reason = str(error) if isinstance(error, UnplannableError) else repr(error)
             text = f"roam runs {self.graph.name} without a plan: {reason}"
             self.reports.unplanned(GraphRecord(self.graph.name, reason=reason), error, text)
@@ -241,17 +316,11 @@ class AtenKernels:
 
     def make_or_raise(self, args: Sequence[Any], folds: Folds) -> Lowered:
         roots = self.graphs(folds)
-        numbers = self.numbers(args)
-        measured = self.scratch(roots, numbers)
-        costs = {} if self.costs is None else self.costs.of([gm.graph for gm in roots], numbers)
-        captured = self.captured(
-            roots,
-            numbers,
-            {n: s.nbytes for n, s in measured.items()},
-            {n: c.seconds for n, c in costs.items()},
-        )
+        captured, measured, costs = self.read(roots, self.numbers(args))
+        found = self.made.pop(captured.problem.fingerprint, None)
+        found = found or plan(captured.problem, self.settings)
+        self.check_budget(captured, found)
         hold = self.options.arena == "keep"
-        found = plan(captured.problem, Settings(self.options.planning_seconds, InArena(hold)))
         lowered = lower(captured, found, roots, BlockPool() if hold else None)
         guesses = tuple(n.name for n, s in measured.items() if s.estimated)
         record = GraphRecord(
@@ -260,11 +329,46 @@ class AtenKernels:
             found,
             estimated=guesses,
             estimated_costs=captured.names_of(n for n, c in costs.items() if c.estimated),
+            recomputed=None if self.fit is None else self.fit.recomputed,
         )
         call = _call(args, folds)
         self.reports.planned(record, self.latest.get(call))
         self.latest[call] = record
         return lowered
+
+    def read(
+        self, roots: Sequence[fx.GraphModule], numbers: Numbers
+    ) -> tuple[Captured, dict[fx.Node, Scratch], dict[fx.Node, Cost]]:
+        """Returns the Problem of the graphs, and the scratch space and the costs of their ops."""
+        measured = self.scratch(roots, numbers)
+        costs = {} if self.costs is None else self.costs.of([gm.graph for gm in roots], numbers)
+        captured = self.captured(
+            roots,
+            numbers,
+            {n: s.nbytes for n, s in measured.items()},
+            {n: c.seconds for n, c in costs.items()},
+        )
+        return captured, measured, costs
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(self.options.planning_seconds, InArena(self.options.arena == "keep"))
+
+    def check_budget(self, captured: Captured, found: Plan) -> None:
+        """Raises BudgetError if a plan takes more than the budget."""
+        if self.options.budget is None:
+            return
+        if self.fit is None:  # nothing can run again: there is no backward
+            free = free_bytes(captured.device)
+            limit = self.options.budget.transient(captured.problem.persistent, found.peak, free)
+        else:
+            limit = self.fit.limit
+        if found.peak > limit:
+            raise BudgetError(
+                f"{self.graph.name} takes {show_size(found.peak)}, and its budget of "
+                f"{self.options.budget.text} leaves {show_size(limit)}: it was compiled for other "
+                "sizes or other folds of gradients (mark sizes as static), or has no backward"
+            )
 
     def unplanned_problem(self, args: Sequence[Any], folds: Folds) -> Captured:
         """Returns the Problem that `plan` would plan, but without scratch space and costs."""

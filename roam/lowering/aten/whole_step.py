@@ -28,7 +28,8 @@ class WholeStepKernels(AtenKernels):
             node.meta["partitioner_tag"] = "is_backward" if late else "is_forward"
         if self.options.split:
             gm = rewritten((ConstantTangents(),), gm)
-        return self.rewritten_joint(gm)
+        gm = self.rewritten_joint(gm)
+        return gm if self.options.budget is None else self.fitted(gm, self.take_forward)
 
     def partition(self, *_: Any, **__: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
         raise WholeStepError("the step changes or returns something that needs a gradient")

@@ -1,0 +1,85 @@
+"""A byte budget as people write it: "12GiB", "60%" or "auto"."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from roam.core.errors import BudgetError, BudgetFormatError, SizeFormatError
+from roam.core.machine import Bytes
+from roam.core.sizes import parse_size, show_size
+
+
+class Of(StrEnum):
+    """What a budget limits."""
+
+    TOTAL = "total"  # what is there all the time, and what the step allocates
+    SHARE = "share"  # what the step allocates, as a share of that without a budget
+    FREE = "free"  # what the step allocates: what is free when the graph is compiled, less a margin
+
+
+MARGIN = 0.1  # share of the free bytes that "auto" leaves, for what torch's allocator does not see
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most bytes that a step may take.
+
+    Attributes:
+        of: what is limited.
+        amount: bytes of a TOTAL; a number from 0 to 1 of a SHARE; not used by FREE.
+        text: as the user wrote it.
+    """
+
+    of: Of
+    amount: float
+    text: str
+
+    @staticmethod
+    def parse(given: object) -> Budget:
+        """Reads a budget. Raises BudgetFormatError."""
+        if isinstance(given, Budget):
+            return given
+        ways = "a size such as '12GiB', a share such as '60%' of the peak without it, or 'auto'"
+        wrong = BudgetFormatError(f"option budget is {ways}, not {given!r}")
+        if given == "auto":
+            return Budget(Of.FREE, 0.0, "auto")
+        if isinstance(given, str) and (found := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", given)):
+            share = float(found[1]) / 100
+            if not 0 < share <= 1:
+                raise BudgetFormatError(
+                    f"option budget is {given!r}: a share is above 0 % and at most 100 % of the "
+                    "peak without a budget"
+                )
+            return Budget(Of.SHARE, share, given.strip())
+        if isinstance(given, bool) or not isinstance(given, (str, int)):
+            raise wrong
+        try:
+            size = parse_size(given)
+        except SizeFormatError:
+            raise wrong from None
+        return Budget(Of.TOTAL, size, given if isinstance(given, str) else show_size(given))
+
+    def transient(self, persistent: Bytes, peak: Bytes, free: Bytes) -> Bytes:
+        """Returns the bytes that the step may allocate.
+
+        Args:
+            persistent: bytes of the parameters, states and inputs.
+            peak: bytes that the step allocates without a budget.
+            free: bytes that are free on the device.
+
+        Raises:
+            BudgetError: the persistent bytes alone are above the budget.
+        """
+        if self.of is Of.SHARE:
+            return int(self.amount * peak)
+        if self.of is Of.FREE:
+            return int((1 - MARGIN) * free)
+        if self.amount < persistent:
+            raise BudgetError(
+                f"a budget of {self.text} is below the {show_size(persistent)} that parameters, "
+                "optimizer state and inputs take by themselves: a smaller batch, a smaller model "
+                "or parameters of a smaller type would lower that"
+            )
+        return int(self.amount) - persistent

@@ -1,0 +1,78 @@
+"""What a budget made a graph run again: by module, what it costs and what it saves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from roam.core.machine import Bytes, Seconds
+from roam.core.sizes import show_size
+from roam.inspect.seconds import show_seconds
+
+SHOWN = 12  # modules that are printed
+
+
+@dataclass(frozen=True)
+class Again:
+    """What runs again of one module.
+
+    Attributes:
+        module: its path, '' for ops of none.
+        ops: the number of copies.
+        seconds: what they take.
+        saved: bytes of its tensors that the forward does not keep for the backward.
+    """
+
+    module: str
+    ops: int
+    seconds: Seconds
+    saved: Bytes
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """What one graph runs again to keep a budget.
+
+    Attributes:
+        budget: as the user wrote it.
+        limit: the most bytes that the graph may allocate.
+        without: bytes that it would allocate without a budget.
+        step: seconds of all its ops without a budget.
+        bound: seconds below which no recomputation keeps the budget, by the same costs.
+        modules: what runs again, the most expensive first.
+    """
+
+    budget: str
+    limit: Bytes
+    without: Bytes
+    step: Seconds
+    bound: Seconds = 0.0
+    modules: tuple[Again, ...] = ()
+
+    @property
+    def seconds(self) -> Seconds:
+        """What all copies take."""
+        return sum(m.seconds for m in self.modules)
+
+    @property
+    def saved(self) -> Bytes:
+        return sum(m.saved for m in self.modules)
+
+    def lines(self) -> list[str]:
+        """Returns one line about all, and one for each of the most expensive modules."""
+        found = [
+            f"budget {self.budget}: at most {show_size(self.limit)} transient, "
+            f"{show_size(self.without)} without it; {sum(m.ops for m in self.modules)} ops run "
+            f"again, {show_seconds(self.seconds)}{self._share(self.seconds)} (at least "
+            f"{show_seconds(self.bound)} by these costs), and {show_size(self.saved)} are not kept"
+        ]
+        for m in self.modules[:SHOWN]:
+            found.append(
+                f"  {show_seconds(m.seconds):>9}{self._share(m.seconds)} {show_size(m.saved):>12}  "
+                f"{m.module or 'no module'} ({m.ops} op{'' if m.ops == 1 else 's'})"
+            )
+        if more := self.modules[SHOWN:]:
+            found.append(f"  {show_seconds(sum(m.seconds for m in more)):>9}  {len(more)} more")
+        return found
+
+    def _share(self, seconds: Seconds) -> str:
+        return f" = {seconds / self.step:.2%} of the step" if self.step else ""

@@ -1,0 +1,268 @@
+"""Keeps a graph within a byte budget: chooses what runs again, adds it, plans, and looks again.
+
+    joint graph ── partition, capture, plan ── within the limit? done
+         ^                                        │ no
+         └── copies added to the joint graph ── choose (solvers/budget) on the Problem
+             (passes/recompute_copies)
+
+The choice counts live bytes in program order. The plan's order is mostly better and its layout may
+be worse, so the limit of the choice is moved by the difference, and the choice made again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+from torch._dynamo.exc import ShortenTraceback
+from torch.utils.checkpoint import CheckpointPolicy
+
+from roam.capture.free_memory import free_bytes
+from roam.capture.fx_problem import Captured
+from roam.capture.node_facts import looks_at_storage
+from roam.core.budget import Budget
+from roam.core.errors import BudgetError
+from roam.core.machine import Bytes
+from roam.core.plan import Plan
+from roam.core.problem import BufferId, Kind, OpId, Problem
+from roam.core.sizes import show_size
+from roam.inspect.recomputed import Again, Recomputed
+from roam.passes.geometry import renew_views, storage_key, tensors, value
+from roam.passes.pipeline import copied, run
+from roam.passes.recompute_copies import NodeCopy, RecomputeCopies
+from roam.passes.replays import replay_of
+from roam.solvers.budget.choose import Chosen, choose, smallest_peak
+from roam.solvers.budget.copies import Copies, Form, Step, may_run_again, usual_forms
+from roam.solvers.budget.least import least_peak
+from roam.solvers.budget.segments import cut_backward
+
+ROUNDS = 5  # choices that are planned
+SLACK = 0.01  # share of the limit that a plan may leave unused before another choice is tried
+ALWAYS_KEPT = 2_000  # a tensor below this part of the peak is always kept
+SAVE = (CheckpointPolicy.MUST_SAVE, CheckpointPolicy.PREFER_SAVE)
+
+Trial = Callable[[fx.GraphModule], Captured]
+Planner = Callable[[Problem], Plan]
+
+
+class CompileBudgetError(ShortenTraceback, BudgetError):
+    """A BudgetError that dynamo passes to the user unwrapped."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A joint graph whose plan is within a budget.
+
+    Attributes:
+        joint: the graph with the copies.
+        limit: the most bytes that the plan may take.
+        plan: the plan of it.
+        recomputed: what the copies cost and save.
+    """
+
+    joint: fx.GraphModule
+    limit: Bytes
+    plan: Plan
+    recomputed: Recomputed
+
+
+def fit(joint: fx.GraphModule, name: str, budget: Budget, trial: Trial, plan: Planner) -> Fitted:
+    """Returns the graph with the copies that keep it within the budget.
+
+    Args:
+        joint: a graph of a forward and its backward.
+        name: the name of the graph, for errors.
+        budget: the user's.
+        trial: partitions a graph and reads the Problem off its parts. May change the graph.
+        plan: plans a Problem.
+
+    Raises:
+        BudgetError: no copies were found with which the plan is within the budget.
+    """
+    renew_views(joint.graph)
+    captured = trial(copied(joint))
+    problem = captured.problem
+    first = plan(problem)
+    free = free_bytes(captured.device)
+    limit = budget.transient(problem.persistent, first.peak, free)
+    seconds = sum(op.cost for op in problem.ops)
+    nothing = Recomputed(budget.text, limit, first.peak, seconds)
+    if first.peak <= limit:
+        return Fitted(joint, limit, first, nothing)
+    graph = _Graph(joint, captured)
+    step = graph.step(first.peak)
+    best = _best(graph, step, limit, trial, plan)
+    if best is None:
+        raise _refusal(graph, step, budget, limit, name, first, trial, plan)
+    edited, found, chosen = best
+    modules = _by_module(chosen.copies)
+    told = Recomputed(budget.text, limit, first.peak, seconds, 0.0, modules)
+    return Fitted(edited, limit, found, told)
+
+
+Best = tuple[fx.GraphModule, Plan, Chosen]
+
+
+def _best(
+    graph: _Graph, step: Step, limit: Bytes, trial: Trial, plan: Planner
+) -> Best | None:
+    """Returns the cheapest choice whose plan is within the limit, None if there is none."""
+    best: Best | None = None
+    target = limit
+    for _ in range(ROUNDS):
+        chosen = choose(step, target)
+        edited = graph.edited(chosen.copies)
+        found = plan(trial(copied(edited)).problem)
+        fits = found.peak <= limit
+        if fits and (best is None or chosen.copies.cost < best[2].copies.cost):
+            best = edited, found, chosen
+        if fits and found.peak >= (1 - SLACK) * limit:
+            break
+        if not fits and (best is not None or not chosen.fits):
+            break
+        moved = target + limit - found.peak
+        if fits and (not chosen.fits or moved <= target):
+            break
+        target = min(moved, target - 1) if not fits else moved
+    return best
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A joint graph, and the Problem of its parts."""
+
+    joint: fx.GraphModule
+    captured: Captured
+
+    def node(self, op: OpId, nodes: dict[str, fx.Node]) -> fx.Node | None:
+        """Returns the joint graph's node of an op; None for a fold, and what checkpoint() copies."""
+        made = self.captured.nodes[op]
+        found = None if made is None else nodes.get(made.name)
+        late = found is not None and found.meta.get("partitioner_tag") == "is_backward"
+        return found if late == (op >= self.boundary) else None
+
+    @property
+    def boundary(self) -> OpId:
+        """The first op of the backward."""
+        ops = self.captured.problem.ops
+        if ops[-1].phase > 0:
+            return next(i for i, op in enumerate(ops) if op.phase > 0)
+        late = (
+            i
+            for i, node in enumerate(self.captured.nodes)
+            if node is not None and node.meta.get("partitioner_tag") == "is_backward"
+        )
+        return next(late, len(ops))
+
+    def step(self, peak: Bytes) -> Step:
+        """Returns the step, with what may run again and how. peak: without a budget."""
+        problem, boundary = self.captured.problem, self.boundary
+        nodes = {n.name: n for n in self.joint.graph.nodes}
+        usual = usual_forms(problem, boundary)
+        forms: dict[OpId, Form] = {}
+        pinned: set[BufferId] = set()
+        for i, op in enumerate(problem.ops):
+            node = self.node(i, nodes)
+            if i >= boundary:
+                pinned |= set(op.touches) if node is None else set()
+                continue
+            if node is None or looks_at_storage(node):
+                continue
+            if node.meta.get("recompute") in SAVE:
+                pinned |= set(op.creates)
+            elif (replay := replay_of(node)) is not None:
+                sources = (storage_key(value(n)) for n in replay.reads)
+                reads = tuple(dict.fromkeys(self.captured.buffer_of[key] for key in sources))
+                made = tuple(self.captured.results[i][k] for k in replay.outputs)
+                if all(b in op.creates for b in made):
+                    forms[i] = Form(reads, made, 0, replay.ops * op.cost)
+            elif i in usual and may_run_again(op):
+                forms[i] = usual[i]
+        smallest = peak // ALWAYS_KEPT
+        starts = cut_backward(problem, boundary)
+        return Step(problem, boundary, forms, starts, smallest, frozenset(pinned))
+
+    def edited(self, copies: Copies) -> fx.GraphModule:
+        """Returns a copy of the joint graph with the copies of a choice."""
+        edited = copied(self.joint)
+        nodes = {n.name: n for n in edited.graph.nodes}
+        problem = self.captured.problem
+
+        def known(op: OpId) -> fx.Node:
+            found = self.node(op, nodes)
+            assert found is not None, "what has no node is pinned, and has no form"
+            return found
+
+        key_of: dict[BufferId, int] = {}
+        for b, i in copies.step.makers().items():
+            place = self.captured.results[i].index(b)
+            key_of[b] = storage_key(tensors(known(i))[place])
+        made = problem.maker
+        uses = {
+            (reader if isinstance(reader, tuple) else known(reader), key_of[b]): (made[b], k)
+            for (reader, b), k in copies.version.items()
+        }
+        added = [NodeCopy((p.op, p.segment), known(p.op), known(p.before)) for p in copies.placed]
+        run((RecomputeCopies(added, uses),), edited)
+        return edited
+
+
+def _by_module(copies: Copies) -> tuple[Again, ...]:
+    """Returns what runs again and what is not kept, by module, the most expensive first."""
+    step, problem = copies.step, copies.step.problem
+    ops: dict[str, list[float]] = defaultdict(list)
+    for p in copies.placed:
+        ops[problem.ops[p.op].where].append(step.forms[p.op].cost)
+    saved: dict[str, int] = defaultdict(int)
+    chosen = copies.choice
+    for b in step.droppable:
+        late: list[Any] = [r for r in problem.users[b] if r >= step.boundary]
+        again = [c for c in chosen if b in step.forms[c[0]].reads]
+        if late and all((r, b) in copies.version for r in (*late, *again)):
+            saved[problem.buffers[b].where] += problem.buffers[b].transient
+    modules = (
+        Again(where, len(ops[where]), sum(ops[where]), saved[where]) for where in {*ops, *saved}
+    )
+    return tuple(sorted(modules, key=lambda m: (-m.seconds, m.module)))
+
+
+def _refusal(
+    graph: _Graph,
+    step: Step,
+    budget: Budget,
+    limit: Bytes,
+    name: str,
+    first: Plan,
+    trial: Trial,
+    plan: Planner,
+) -> BudgetError:
+    problem = graph.captured.problem
+    low = smallest_peak(step)
+    peak = min(first.peak, plan(trial(copied(graph.edited(low.copies))).problem).peak)
+    smallest, persistent = peak + problem.persistent, problem.persistent
+    least = least_peak(problem) + persistent
+    text = (
+        f"{name} does not fit into a budget of {budget.text} ({show_size(limit)} transient): the "
+        f"smallest total found is {show_size(smallest)}, {show_size(persistent)} of it persistent, "
+        f"and no recomputation goes below {show_size(least)}. {_ways_out(problem)}"
+    )
+    return CompileBudgetError(text, first_useful_frame=None)
+
+
+def _ways_out(problem: Problem) -> str:
+    gradients = sum(b.transient for b in problem.buffers if b.kind is Kind.GRADIENT)
+    outputs = sum(b.transient for b in problem.buffers if b.kind is Kind.OUTPUT)
+    ways = []
+    if gradients > sum(b.transient for b in problem.buffers if b.kept) // 20:
+        ways.append(
+            f"folding the gradients with an optimizer of roam.optim ({show_size(gradients)} of "
+            "them are kept)"
+        )
+    if outputs:
+        ways.append(f"returning less than {show_size(outputs)} beside the loss")
+    ways += ["the option split=True", "a smaller micro-batch"]
+    return f"What would lower it: {'; '.join(ways)}."
+

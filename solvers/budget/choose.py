@@ -1,0 +1,152 @@
+"""Chooses the copies that keep a step within a limit, at the least cost.
+
+    program ── solve ── choice ── live curve of the step with the copies ── within the limit? done
+       ^                                        │
+       └── a row for each segment's worst ──────┘  a row that holds in the program and not in truth
+           moment above the limit                  gets the difference as extra bytes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ortools.sat.python import cp_model
+
+from roam.core.machine import Bytes, Seconds
+from roam.solvers.budget.copies import Choice, Copies, Curve, Step
+from roam.solvers.budget.retention import AT, Moment, Program, Reach, value_of
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far the search goes.
+
+    Attributes:
+        reach: how many ops up the forward a chain of copies goes.
+        rounds: how many times the program is solved.
+        seconds: of CP-SAT's deterministic time for one solution.
+        gap: share of the cost by which a solution may be above the best one.
+    """
+
+    reach: int = 96
+    rounds: int = 40
+    seconds: Seconds = 4.0
+    gap: float = 0.002
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The copies, their peak in program order, and whether that is within the limit."""
+
+    copies: Copies
+    peak: Bytes
+    fits: bool
+
+
+def choose(step: Step, limit: Bytes, limits: Limits | None = None, hint: Choice = frozenset()) -> Chosen:
+    """Searches for the cheapest copies with which the step's live bytes stay within `limit`.
+
+    Returns:
+        The copies; if none were found that fit, those with the lowest peak that was seen.
+    """
+    search = _Search(step, limits or Limits(), hint)
+    return search.cheapest(limit) or search.low
+
+
+def smallest_peak(step: Step, limits: Limits | None = None) -> Chosen:
+    """Searches for the copies with the lowest peak, whatever they cost."""
+    search = _Search(step, limits or Limits(rounds=10))
+    search.descend()
+    return search.low
+
+
+class _Search:
+    """The program, the solutions so far, and the corrections of its rows."""
+
+    def __init__(self, step: Step, limits: Limits, hint: Choice = frozenset()) -> None:
+        self.step, self.limits, self.hint = step, limits, hint
+        self.program = Program(Reach(step, limits.reach))
+        self.extra: dict[Moment, Bytes] = {}
+        nothing = Copies.of(step, frozenset())
+        self.seen = Curve.of(nothing)
+        self.low = Chosen(nothing, self.seen.peak, False)
+
+    def cheapest(self, limit: Bytes) -> Chosen | None:
+        if self.low.peak <= limit:
+            return Chosen(self.low.copies, self.low.peak, True)
+        for moment, _ in self._worst(self.seen, limit):
+            self._add(moment, 0)
+        program = self.program
+        program.model.add(program.most <= limit)
+        program.model.minimize(program.seconds())
+        for _ in range(self.limits.rounds):
+            solver = self._solve()
+            if solver is None:
+                return None
+            found, curve = self._found(solver, limit)
+            if found.fits:
+                return found
+            self._correct(solver, curve, limit)
+        return None
+
+    def descend(self) -> None:
+        """Lowers `low.peak` as far as it goes."""
+        for moment, _ in self._worst(self.seen, 0):
+            self._add(moment, 0)
+        self.program.model.minimize(self.program.most)
+        for _ in range(self.limits.rounds):
+            solver = self._solve()
+            if solver is None:
+                return
+            reached = int(solver.objective_value)
+            found, curve = self._found(solver, reached)
+            if found.fits:
+                return
+            self._correct(solver, curve, reached)
+
+    def _found(self, solver: cp_model.CpSolver, limit: Bytes) -> tuple[Chosen, Curve]:
+        again = self.program.again.items()
+        choice = frozenset(c for c, x in again if solver.boolean_value(x))
+        copies = Copies.of(self.step, choice)
+        curve = Curve.of(copies)
+        found = Chosen(copies, curve.peak, curve.peak <= limit)
+        self.low = min(self.low, found, key=lambda c: c.peak)
+        self.hint = copies.choice
+        return found, curve
+
+    def _solve(self) -> cp_model.CpSolver | None:
+        self.program.hint(self.hint)
+        solver = cp_model.CpSolver()
+        solver.parameters.num_workers = 1
+        solver.parameters.random_seed = 1
+        solver.parameters.relative_gap_limit = self.limits.gap
+        solver.parameters.max_deterministic_time = self.limits.seconds
+        status = solver.solve(self.program.model)
+        return solver if status in (cp_model.OPTIMAL, cp_model.FEASIBLE) else None
+
+    def _add(self, moment: Moment, extra: Bytes) -> None:
+        self.extra[moment] = extra
+        self.program.add_row(moment, extra)
+
+    def _correct(self, solver: cp_model.CpSolver, curve: Curve, limit: Bytes) -> None:
+        for moment, live in self._worst(curve, limit):
+            row = self.program.rows.get(moment) or self.program.row(moment)
+            missing = live - value_of(row, solver)
+            known = self.extra.get(moment)
+            self._add(moment, max(0, missing, known or 0))
+
+    def _worst(self, curve: Curve, limit: Bytes) -> Iterator[tuple[Moment, Bytes]]:
+        """Yields the worst moment above the limit of the forward and of each segment."""
+        worst: dict[int, tuple[Bytes, Moment]] = {}
+        for w, live in zip(curve.what, curve.live, strict=True):
+            if isinstance(w, tuple):
+                earliest = self.program.reach.earliest.get(w)
+                moment = (earliest, w[0]) if earliest is not None else None
+                where = w[1]
+            else:
+                moment, where = (w, AT), -1 if w < self.step.boundary else self.step.segment(w)
+            if moment is not None and live > max(limit, worst.get(where, (0, moment))[0]):
+                worst[where] = live, moment
+        for _, (live, moment) in sorted(worst.items()):
+            yield moment, live

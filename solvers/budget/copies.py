@@ -1,0 +1,307 @@
+"""Copies: which ops of the forward run again in the backward, in which segment, and for whom.
+
+The backward is cut into segments. A *choice* is a set of pairs (op, segment): the op runs again in
+that segment. A reader uses the newest version of a buffer that there is in its segment or before:
+
+    segment         forward      0           1           2
+    op a            a                        a~1                    choice {(a, 1)}
+    readers of a    f            r                       s          r reads a, s reads a~1
+
+So several copies of one op, each near its readers, are as natural as one. A copy stands in front of
+the first op that reads it. What the last reader of a version is, and so how long the version lives,
+follows from the choice.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from msgspec.structs import replace
+
+from roam.core.lifetime import find_reuse, live_curve
+from roam.core.machine import Bytes, Seconds
+from roam.core.problem import Buffer, BufferId, Home, Kind, Lane, Op, OpId, Problem
+
+Copy = tuple[OpId, int]  # an op of the forward, and the segment of the backward in which it runs
+Choice = frozenset[Copy]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What runs when an op runs again. It may do less than the op did.
+
+    Attributes:
+        reads: the buffers that it reads.
+        creates: those results of the op that it makes anew.
+        scratch: bytes that it allocates and frees.
+        cost: seconds.
+        over: pairs of a result and a buffer that it may be written over.
+    """
+
+    reads: tuple[BufferId, ...]
+    creates: tuple[BufferId, ...]
+    scratch: Bytes = 0
+    cost: Seconds = 0.0
+    over: tuple[tuple[BufferId, BufferId], ...] = ()
+
+    @staticmethod
+    def of(op: Op) -> Form:
+        return Form(op.reads, op.creates, op.scratch, op.cost, op.over)
+
+
+def usual_forms(problem: Problem, boundary: OpId) -> dict[OpId, Form]:
+    """Returns the forms of the ops that may run again as they are.
+
+    Leaves out ops with effects or random numbers, ops that change a buffer, and ops that read what
+    another op changes behind them in the forward. What only the backward changes (a fold of a
+    parameter) may be read: `Step.latest` says until when.
+    """
+    changed = _changes(problem)
+    return {
+        i: Form.of(op)
+        for i, op in enumerate(problem.ops[:boundary])
+        if may_run_again(op) and not any(i < c < boundary for b in op.reads for c in changed[b])
+    }
+
+
+def may_run_again(op: Op) -> bool:
+    return not op.once and not op.mutates and op.lane is Lane.COMPUTE and bool(op.creates)
+
+
+def _changes(problem: Problem) -> Mapping[BufferId, list[OpId]]:
+    changed: dict[BufferId, list[OpId]] = defaultdict(list)
+    for i, op in enumerate(problem.ops):
+        for b in op.mutates:
+            changed[b].append(i)
+    return changed
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step whose forward may partly run again.
+
+    Attributes:
+        problem: forward and backward. Its program order is the one that copies are put into.
+        boundary: the first op of the backward.
+        forms: for each op that may run again, what runs then.
+        starts: the first op of each segment of the backward, beginning with `boundary`.
+        smallest: bytes of a buffer below which it is always kept.
+        pinned: buffers that are kept whatever their size.
+    """
+
+    problem: Problem
+    boundary: OpId
+    forms: Mapping[OpId, Form]
+    starts: tuple[OpId, ...]
+    smallest: Bytes = 0
+    pinned: Collection[BufferId] = ()
+
+    def segment(self, op: OpId) -> int:
+        """Returns the segment of an op of the backward."""
+        return bisect_right(self.starts, op) - 1
+
+    def end(self, segment: int) -> OpId:
+        """Returns the op behind the last one of a segment."""
+        more = segment + 1 < len(self.starts)
+        return self.starts[segment + 1] if more else len(self.problem.ops)
+
+    @cached_property
+    def droppable(self) -> frozenset[BufferId]:
+        """The buffers of the forward that need not be kept for the backward."""
+        found = {b for form in self.forms.values() for b in form.creates}
+        return frozenset(b for b in found if self._may_drop(b))
+
+    def _may_drop(self, b: BufferId) -> bool:
+        buffer = self.problem.buffers[b]
+        changed = any(b in self.problem.ops[i].mutates for i in self.problem.users[b])
+        free = buffer.home is not Home.USER and not buffer.kept and b not in self.pinned
+        return free and not changed and buffer.size >= self.smallest
+
+    @cached_property
+    def latest(self) -> Mapping[OpId, OpId]:
+        """For each op with a form, the first op of the backward that changes what it reads."""
+        changed = _changes(self.problem)
+        last = len(self.problem.ops)
+        return {
+            i: min((c for b in form.reads for c in changed[b] if c >= self.boundary), default=last)
+            for i, form in self.forms.items()
+        }
+
+    def makers(self) -> Mapping[BufferId, OpId]:
+        """Returns the ops that make the droppable buffers."""
+        made = self.problem.maker
+        return {b: i for b in self.droppable if (i := made[b]) is not None}
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A copy in its place.
+
+    Attributes:
+        op: the op that runs again.
+        segment: where.
+        before: the op of the backward in front of which the copy stands.
+    """
+
+    op: OpId
+    segment: int
+    before: OpId
+
+
+@dataclass
+class Copies:
+    """The copies of a choice, without those that nothing reads.
+
+    Attributes:
+        step: what is edited.
+        placed: the copies, in the order in which they run.
+        version: by reader, an op of the backward or a copy, and buffer, the segment of the copy
+            that the reader uses. Missing if it uses the original.
+    """
+
+    step: Step
+    placed: list[Placed] = field(default_factory=list)
+    version: dict[tuple[OpId | Copy, BufferId], int] = field(default_factory=dict)
+
+    @staticmethod
+    def of(step: Step, choice: Choice) -> Copies:
+        """Finds the readers of each copy, from the last op of the forward to the first."""
+        problem, makers = step.problem, step.makers()
+        segments: dict[OpId, list[int]] = defaultdict(list)
+        for i, k in sorted(choice):
+            segments[i].append(k)
+        made = {b: i for b, i in makers.items() if i in segments and b in step.forms[i].creates}
+        wanted: dict[Copy, list[tuple[OpId | Copy, BufferId, OpId]]] = defaultdict(list)
+
+        def want(reader: OpId | Copy, b: BufferId, segment: int, at: OpId) -> None:
+            among = segments[made[b]]
+            newest = bisect_right(among, segment) - 1
+            if newest >= 0:
+                wanted[made[b], among[newest]].append((reader, b, at))
+
+        for b in made:
+            for r in problem.users[b]:
+                if r >= step.boundary:
+                    want(r, b, step.segment(r), r)
+        found = Copies(step)
+        for i in sorted(segments, reverse=True):
+            for k in segments[i]:
+                if readers := wanted.get((i, k)):
+                    before = min(at for _, _, at in readers)
+                    found.placed.append(Placed(i, k, before))
+                    found.version |= {(reader, b): k for reader, b, _ in readers}
+                    for b in step.forms[i].reads:
+                        if b in made:
+                            want((i, k), b, k, before)
+        found.placed.sort(key=lambda p: (p.before, p.op, p.segment))
+        return found
+
+    @property
+    def cost(self) -> Seconds:
+        return sum(self.step.forms[p.op].cost for p in self.placed)
+
+    @property
+    def choice(self) -> Choice:
+        return frozenset((p.op, p.segment) for p in self.placed)
+
+    def edited(self) -> tuple[Problem, list[Copy | OpId]]:
+        """Returns the Problem with the copies, and for each of its ops what that is."""
+        problem = self.step.problem
+        buffers: list[Buffer] = list(problem.buffers)
+        ids: dict[tuple[BufferId, int], BufferId] = {}
+        numbers: dict[OpId, int] = defaultdict(int)
+        ops: list[Op] = []
+        what: list[Copy | OpId] = []
+        place: dict[OpId, OpId] = {}
+
+        def version(reader: OpId | Copy, b: BufferId) -> BufferId:
+            k = self.version.get((reader, b))
+            return b if k is None else ids[b, k]
+
+        def turned(reader: OpId | Copy, given: Sequence[BufferId]) -> tuple[BufferId, ...]:
+            return tuple(dict.fromkeys(version(reader, b) for b in given))
+
+        def add_copy(p: Placed) -> None:
+            form, old = self.step.forms[p.op], problem.ops[p.op]
+            numbers[p.op] += 1
+            for b in form.creates:
+                ids[b, p.segment] = len(buffers)
+                name = f"{problem.buffers[b].name}~{numbers[p.op]}"
+                buffers.append(replace(problem.buffers[b], name=name, kind=Kind.TEMPORARY))
+            key = (p.op, p.segment)
+            over = ((ids[a, p.segment], version(key, b)) for a, b in form.over)
+            ops.append(
+                replace(
+                    old,
+                    name=f"{old.name}~{numbers[p.op]}",
+                    reads=turned(key, form.reads),
+                    creates=tuple(ids[b, p.segment] for b in form.creates),
+                    over=tuple(over),
+                    scratch=form.scratch,
+                    cost=form.cost,
+                    phase=problem.ops[p.before].phase,
+                    after=self._gate(place),
+                    once=False,
+                )
+            )
+            what.append(key)
+
+        waiting = iter([*self.placed, None])
+        upcoming = next(waiting)
+        for i, op in enumerate(problem.ops):
+            while upcoming is not None and upcoming.before == i:
+                add_copy(upcoming)
+                upcoming = next(waiting)
+            place[i] = len(ops)
+            late = i >= self.step.boundary
+            over = tuple((a, version(i, b)) for a, b in op.over) if late else op.over
+            reads = turned(i, op.reads) if late else op.reads
+            after = tuple(place[a] for a in op.after)
+            ops.append(replace(op, reads=reads, over=over, after=after))
+            what.append(i)
+        return Problem(problem.name, self._sorted_out(buffers, ops), tuple(ops)), what
+
+    def _gate(self, place: Mapping[OpId, OpId]) -> tuple[OpId, ...]:
+        """What every copy waits for: the op that makes the tangents, if the phase has one."""
+        first = self.step.problem.ops[self.step.boundary]
+        return () if first.reads or first.mutates else (place[self.step.boundary],)
+
+    def _sorted_out(self, buffers: list[Buffer], ops: Sequence[Op]) -> tuple[Buffer, ...]:
+        """Returns the buffers, those as saved that still cross from one phase into the next."""
+        made_in = {b: op.phase for op in ops for b in op.creates}
+        crossing = {b for op in ops for b in op.touches if made_in.get(b, op.phase) < op.phase}
+        kinds = {True: Kind.SAVED, False: Kind.TEMPORARY}
+        return tuple(
+            replace(buffer, kind=kinds[b in crossing])
+            if buffer.kind in (Kind.SAVED, Kind.TEMPORARY)
+            and (buffer.kind is Kind.SAVED) != (b in crossing)
+            else buffer
+            for b, buffer in enumerate(buffers)
+        )
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The live bytes of a step with copies, in program order.
+
+    Attributes:
+        what: the op, or the copy, at each time.
+        live: bytes at each time.
+    """
+
+    what: list[Copy | OpId]
+    live: list[int]
+
+    @staticmethod
+    def of(copies: Copies) -> Curve:
+        edited, what = copies.edited()
+        order = range(len(edited.ops))
+        return Curve(what, live_curve(edited, order, find_reuse(edited, order)))
+
+    @property
+    def peak(self) -> Bytes:
+        return max(self.live, default=0)

@@ -1,0 +1,311 @@
+"""The CP-SAT program: what is kept from segment to segment of the backward, and what runs again.
+
+Checkmate (arXiv 1910.02653) has a stage for each op; here the forward is one stage and each segment
+of the backward is one. Two Booleans decide:
+
+    kept[b, k]    the bytes of buffer b are there when segment k begins
+    again[i, k]   op i runs again in segment k
+
+    a reader of b in segment k    kept[b, k] or again[maker of b, k]
+    again[i, k]                   for each b that i reads, kept[b, k] or again[maker of b, k]
+    kept[b, k + 1]                only if kept[b, k] or again[maker of b, k]
+    minimize                      the seconds of all `again`
+
+The limit on live bytes holds at *moments*, which the caller adds one by one: the op of the forward
+or the backward, or the copy, that runs then. Inside a segment a copy stands at the earliest place
+at which one of its readers may need it.
+
+A copy runs at most `reach` ops further up the forward than the buffer that some op of the segment
+reads. That keeps the program small: a chain of copies never starts at the other end of the model.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from ortools.sat.python import cp_model
+
+from roam.core.lifetime import find_reuse, live_curve
+from roam.core.machine import Bytes
+from roam.core.problem import BufferId, OpId
+from roam.solvers.budget.copies import Choice, Copy, Step
+
+Moment = tuple[OpId, OpId]  # (op p, i): the copy of i in front of p; (p, AT): p itself
+AT = 1 << 40
+Literal = cp_model.IntVar
+NANOSECOND = 1e-9
+
+
+@dataclass(frozen=True)
+class Term:
+    """Bytes that are alive at a moment if all literals of one of the clauses are true."""
+
+    size: Bytes
+    clauses: tuple[tuple[Literal, ...], ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The live bytes at a moment: `base`, and the terms that the choice decides."""
+
+    base: Bytes
+    terms: tuple[Term, ...]
+
+
+@dataclass
+class Reach:
+    """Which copies a step may have, and where each stands at the earliest.
+
+    Attributes:
+        step: what is edited.
+        ops: how many ops up the forward a chain of copies goes.
+        readers: for each droppable buffer and segment, the ops of the segment that read it.
+        earliest: for each copy, the first op that may need it.
+        consumers: for each droppable buffer, the ops of the forward that read it when they run
+            again.
+    """
+
+    step: Step
+    ops: int
+    readers: Mapping[tuple[BufferId, int], list[OpId]] = field(init=False)
+    earliest: Mapping[Copy, OpId] = field(init=False)
+    consumers: Mapping[BufferId, list[OpId]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        step, problem = self.step, self.step.problem
+        readers: dict[tuple[BufferId, int], list[OpId]] = defaultdict(list)
+        consumers: dict[BufferId, list[OpId]] = defaultdict(list)
+        for b in sorted(step.droppable):
+            for r in problem.users[b]:
+                if r >= step.boundary:
+                    readers[b, step.segment(r)].append(r)
+        for i, form in step.forms.items():
+            for b in form.reads:
+                if b in step.droppable:
+                    consumers[b].append(i)
+        self.readers, self.consumers = readers, consumers
+        self.earliest = self._copies()
+
+    def _copies(self) -> dict[Copy, OpId]:
+        step = self.step
+        found: dict[Copy, OpId] = {}
+        origin: dict[Copy, OpId] = {}
+        for i in sorted(step.forms, reverse=True):
+            own = [b for b in step.forms[i].creates if b in step.droppable]
+            for k in range(len(step.starts)):
+                if step.starts[k] > step.latest[i]:
+                    continue
+                at = [r for b in own for r in self.readers.get((b, k), ())]
+                origins = [i] if at else []
+                for b in own:
+                    for j in self.consumers.get(b, ()):
+                        if (j, k) in found and origin[j, k] - i <= self.ops:
+                            at.append(found[j, k])
+                            origins.append(origin[j, k])
+                if at:
+                    found[i, k], origin[i, k] = min(at), min(origins)
+        return found
+
+
+class Program:
+    """The variables and constraints. `add_row` adds the limit at a moment."""
+
+    def __init__(self, reach: Reach) -> None:
+        self.reach, self.step = reach, reach.step
+        self.model = cp_model.CpModel()
+        self.again: dict[Copy, Literal] = {
+            copy: self.model.new_bool_var(f"again {copy}") for copy in reach.earliest
+        }
+        self.makers = self.step.makers()
+        self.kept: dict[tuple[BufferId, int], Literal] = {}
+        self.until: dict[BufferId, int] = self._until()
+        for b, last in self.until.items():
+            for k in range(last + 1):
+                self.kept[b, k] = self.model.new_bool_var(f"kept {b} {k}")
+        self._add_availability()
+        self.rows: dict[Moment, Row] = {}
+        self.most = self.model.new_int_var(0, 1 << 50, "most")
+
+    def _until(self) -> dict[BufferId, int]:
+        """Returns, by buffer, the last segment that may need it."""
+        last: dict[BufferId, int] = {}
+        for b, k in self.reach.readers:
+            last[b] = max(last.get(b, 0), k)
+        for j, k in self.again:
+            for b in self.step.forms[j].reads:
+                if b in self.step.droppable:
+                    last[b] = max(last.get(b, 0), k)
+        return last
+
+    def _made(self, b: BufferId, k: int) -> Literal | None:
+        return self.again.get((self.makers[b], k))
+
+    def _available(self, b: BufferId, k: int) -> list[Literal]:
+        made = self._made(b, k)
+        return [self.kept[b, k], *([] if made is None else [made])]
+
+    def _add_availability(self) -> None:
+        for b, k in self.reach.readers:
+            self.model.add_bool_or(self._available(b, k))
+        for (i, k), again in self.again.items():
+            for b in self.step.forms[i].reads:
+                if b in self.step.droppable:
+                    self.model.add_bool_or([again.negated(), *self._available(b, k)])
+        for (b, k), kept in self.kept.items():
+            if k > 0:
+                self.model.add_bool_or([kept.negated(), *self._available(b, k - 1)])
+
+    # ---- live bytes ----
+
+    @cached_property
+    def curve(self) -> list[int]:
+        """Live bytes without copies, in program order."""
+        order = range(len(self.step.problem.ops))
+        return live_curve(self.step.problem, order, find_reuse(self.step.problem, order))
+
+    @cached_property
+    def last_forward(self) -> dict[BufferId, OpId]:
+        users, boundary = self.step.problem.users, self.step.boundary
+        return {
+            b: max((u for u in users[b] if u < boundary), default=i) for b, i in self.makers.items()
+        }
+
+    @cached_property
+    def last_use(self) -> dict[BufferId, OpId]:
+        users = self.step.problem.users
+        return {b: max(users[b], default=i) for b, i in self.makers.items()}
+
+    @cached_property
+    def between(self) -> NDArray[np.int64]:
+        """By op, the bytes alive both before and after it that are not droppable."""
+        problem = self.step.problem
+        change = np.zeros(len(problem.ops) + 2, np.int64)
+        for b, i in enumerate(problem.maker):
+            if i is None or b in self.makers:
+                continue
+            buffer = problem.buffers[b]
+            last = len(problem.ops) if buffer.kept else max(problem.users[b], default=i)
+            if last > i:
+                change[i + 1] += buffer.transient
+                change[last + 1] -= buffer.transient
+        found: NDArray[np.int64] = change.cumsum()
+        return found
+
+    def row(self, moment: Moment) -> Row:
+        """Returns the live bytes at a moment."""
+        p, i = moment
+        if p < self.step.boundary:
+            return self._forward_row(p)
+        k = self.step.segment(p)
+        problem = self.step.problem
+        terms = [t for b in sorted(self.until) if (t := self._term(b, k, moment)) is not None]
+        if i == AT:
+            alive = sum(problem.buffers[b].transient for b in self.makers if self.last_use[b] >= p)
+            return Row(self.curve[p] - alive, tuple(terms))
+        form = self.step.forms[i]
+        own = form.scratch + sum(
+            problem.buffers[b].transient for b in form.creates if b not in self.until
+        )
+        terms.append(Term(own, ((self.again[i, k],),)))
+        return Row(int(self.between[p]), tuple(terms))
+
+    def _forward_row(self, p: OpId) -> Row:
+        problem = self.step.problem
+        kept = [b for b in sorted(self.makers) if self.last_forward[b] < p]
+        saved = sum(
+            problem.buffers[b].transient for b in kept if self.last_use[b] >= self.step.boundary
+        )
+        terms = (
+            Term(problem.buffers[b].transient, ((self.kept[b, 0],),))
+            for b in kept
+            if b in self.until
+        )
+        return Row(self.curve[p] - saved, tuple(terms))
+
+    def _term(self, b: BufferId, k: int, moment: Moment) -> Term | None:
+        """Returns the bytes of a buffer at a moment of segment k, None if it is never alive then.
+
+        It is alive if it is there before the moment and read later: in this segment by an op or a
+        copy, or in a later segment.
+        """
+        p, i = moment
+        if self.until[b] < k:
+            return None
+        kept, made, later = self.kept[b, k], self._made(b, k), self.kept.get((b, k + 1))
+        size = self.step.problem.buffers[b].transient
+        reads = self.reach.readers.get((b, k), [])
+        behind = any(r > p or (r == p) for r in reads)  # a copy in front of p comes before p
+        before = any(r < p or (r == p and i == AT) for r in reads)
+        pending, early = [], []  # copies that read it, at this moment or later, and before it
+        for j in self.reach.consumers.get(b, ()):
+            if (again := self.again.get((j, k))) is not None:
+                now = (self.reach.earliest[j, k], j)
+                (pending if now >= moment else early).append(again)
+        makes = made is not None and i != AT and self.makers[b] == i
+        if makes:
+            assert made is not None
+            pending_now = [(kept, a) for a in pending]
+            rest = [(kept,)] if behind else pending_now
+            return Term(size, tuple([(made,), *rest, *([(kept, later)] if later is not None else [])]))
+        if behind and before:
+            return Term(size, ((),))
+        clauses: list[tuple[Literal, ...]] = []
+        if behind:
+            clauses.append((kept,))
+            if made is not None:
+                clauses += [(made, a) for a in early]
+            return Term(size, tuple(clauses))
+        if later is not None:
+            clauses.append((later,) if before else (kept, later))
+        if not before and later is not None and made is not None:
+            clauses += [(made, a, later) for a in early]
+        for a in pending:
+            clauses.append((a,) if before else (kept, a))
+            if not before and made is not None:
+                clauses += [(made, a, e) for e in early]
+        return Term(size, tuple(clauses)) if clauses else None
+
+    def add_row(self, moment: Moment, extra: Bytes = 0) -> None:
+        """Limits the live bytes at a moment by `most`, less `extra`."""
+        row = self.rows.setdefault(moment, self.row(moment))
+        alive: list[Literal] = []
+        sizes: list[Bytes] = []
+        base = row.base + extra
+        for n, term in enumerate(row.terms):
+            if () in term.clauses:
+                base += term.size
+                continue
+            if len(term.clauses) == 1 and len(term.clauses[0]) == 1:
+                [[literal]] = term.clauses
+            else:
+                literal = self.model.new_bool_var(f"alive {n} at {moment}")
+                for clause in term.clauses:
+                    self.model.add_bool_or([literal, *(x.negated() for x in clause)])
+            alive.append(literal)
+            sizes.append(term.size)
+        self.model.add(base + cp_model.LinearExpr.weighted_sum(alive, sizes) <= self.most)
+
+    # ---- asking ----
+
+    def seconds(self) -> cp_model.LinearExprT:
+        costs = [round(self.step.forms[i].cost / NANOSECOND) for i, _ in self.again]
+        return cp_model.LinearExpr.weighted_sum(list(self.again.values()), costs)
+
+    def hint(self, choice: Choice) -> None:
+        self.model.clear_hints()
+        for copy, again in self.again.items():
+            self.model.add_hint(again, copy in choice)
+
+
+def value_of(row: Row, solver: cp_model.CpSolver) -> Bytes:
+    """Returns the live bytes of a row in the solver's solution."""
+    return row.base + sum(
+        term.size
+        for term in row.terms
+        if any(all(solver.boolean_value(x) for x in clause) for clause in term.clauses)
+    )

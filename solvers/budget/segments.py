@@ -1,0 +1,52 @@
+"""Cuts the backward into segments where few temporary bytes are alive: between two layers, mostly.
+
+A copy serves the readers of one segment, or of several. So a segment should hold the backward of
+one part of the model: then what runs again for it is near its readers and soon gone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roam.core.lifetime import lifetimes
+from roam.core.problem import OpId, Problem
+
+OPS = 20  # of a segment, about
+MOST = 96  # segments
+
+
+def cut_backward(
+    problem: Problem, boundary: OpId, ops: int = OPS, most: int = MOST
+) -> tuple[OpId, ...]:
+    """Returns the first op of each segment of the backward, in program order.
+
+    Args:
+        problem: forward and backward.
+        boundary: the first op of the backward.
+        ops: about how many ops a segment has.
+        most: the largest number of segments.
+    """
+    number = len(problem.ops) - boundary
+    count = max(1, min(most, number // ops))
+    alive = temporary_bytes(problem, boundary)
+    starts = [boundary]
+    for k in range(1, count):
+        ideal, half = boundary + k * number // count, number // count // 2
+        window = range(max(ideal - half, starts[-1] + 1), min(ideal + half, len(problem.ops)))
+        if window:
+            starts.append(min(window, key=lambda p: (alive[p], abs(p - ideal))))
+    return tuple(starts)
+
+
+def temporary_bytes(problem: Problem, boundary: OpId) -> NDArray[np.int64]:
+    """Returns, by op, the bytes that the backward made before it, reads later, and frees."""
+    change = np.zeros(len(problem.ops) + 1, np.int64)
+    maker = problem.maker
+    for b, (lower, upper) in enumerate(lifetimes(problem, range(len(problem.ops)))):
+        made = maker[b]
+        if made is not None and made >= boundary and not problem.buffers[b].kept:
+            change[lower + 1] += problem.buffers[b].transient
+            change[upper] -= problem.buffers[b].transient
+    found: NDArray[np.int64] = change.cumsum()
+    return found
