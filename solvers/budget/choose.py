@@ -26,13 +26,17 @@ class Limits:
         reach: how many ops up the forward a chain of copies goes.
         rounds: how many times the program is solved.
         seconds: of CP-SAT's deterministic time for one solution.
+        all_seconds: of it for all solutions together; the first may take `seconds` in any case.
+        trials: copies that are tried to be left out in the end.
         gap: share of the cost by which a solution may be above the best one.
     """
 
     reach: int = 96
     rounds: int = 40
-    seconds: Seconds = 4.0
-    gap: float = 0.002
+    seconds: Seconds = 3.0
+    all_seconds: Seconds = 9.0
+    trials: int = 400
+    gap: float = 0.005
 
 
 @dataclass(frozen=True)
@@ -44,19 +48,40 @@ class Chosen:
     fits: bool
 
 
-def choose(step: Step, limit: Bytes, limits: Limits | None = None, hint: Choice = frozenset()) -> Chosen:
+def choose(
+    step: Step, limit: Bytes, hint: Choice = frozenset(), limits: Limits | None = None
+) -> Chosen:
     """Searches for the cheapest copies with which the step's live bytes stay within `limit`.
 
     Returns:
         The copies; if none were found that fit, those with the lowest peak that was seen.
     """
-    search = _Search(step, limits or Limits(), hint)
-    return search.cheapest(limit) or search.low
+    limits = limits or Limits()
+    found = _Search(step, limits, hint).cheapest(limit)
+    if found is None:
+        low = smallest_peak(step, limits)
+        if low.peak > limit:
+            return low
+        found = Chosen(low.copies, low.peak, True)
+    return trimmed(step, found, limit, limits.trials)
+
+
+def trimmed(step: Step, found: Chosen, limit: Bytes, trials: int) -> Chosen:
+    """Returns the choice without copies that it does not need to stay within the limit.
+
+    Tries them one by one, the most expensive first.
+    """
+    by_cost = sorted(found.copies.placed, key=lambda p: (-step.forms[p.op].cost, p.op, p.segment))
+    for p in by_cost[:trials]:
+        copies = Copies.of(step, found.copies.choice - {(p.op, p.segment)})
+        if copies.cost < found.copies.cost and (peak := Curve.of(copies).peak) <= limit:
+            found = Chosen(copies, peak, True)
+    return found
 
 
 def smallest_peak(step: Step, limits: Limits | None = None) -> Chosen:
     """Searches for the copies with the lowest peak, whatever they cost."""
-    search = _Search(step, limits or Limits(rounds=10))
+    search = _Search(step, limits or Limits())
     search.descend()
     return search.low
 
@@ -68,6 +93,7 @@ class _Search:
         self.step, self.limits, self.hint = step, limits, hint
         self.program = Program(Reach(step, limits.reach))
         self.extra: dict[Moment, Bytes] = {}
+        self.left = self.limits.all_seconds
         nothing = Copies.of(step, frozenset())
         self.seen = Curve.of(nothing)
         self.low = Chosen(nothing, self.seen.peak, False)
@@ -116,13 +142,17 @@ class _Search:
         return found, curve
 
     def _solve(self) -> cp_model.CpSolver | None:
+        if self.left <= 0:
+            return None
         self.program.hint(self.hint)
         solver = cp_model.CpSolver()
         solver.parameters.num_workers = 1
         solver.parameters.random_seed = 1
+        solver.parameters.linearization_level = 2
         solver.parameters.relative_gap_limit = self.limits.gap
         solver.parameters.max_deterministic_time = self.limits.seconds
         status = solver.solve(self.program.model)
+        self.left -= solver.response_proto.deterministic_time
         return solver if status in (cp_model.OPTIMAL, cp_model.FEASIBLE) else None
 
     def _add(self, moment: Moment, extra: Bytes) -> None:

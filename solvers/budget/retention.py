@@ -66,6 +66,7 @@ class Reach:
         ops: how many ops up the forward a chain of copies goes.
         readers: for each droppable buffer and segment, the ops of the segment that read it.
         earliest: for each copy, the first op that may need it.
+        latest: for each copy, the first op that needs it if it has as few readers as possible.
         consumers: for each droppable buffer, the ops of the forward that read it when they run
             again.
     """
@@ -74,6 +75,7 @@ class Reach:
     ops: int
     readers: Mapping[tuple[BufferId, int], list[OpId]] = field(init=False)
     earliest: Mapping[Copy, OpId] = field(init=False)
+    latest: dict[Copy, OpId] = field(init=False, default_factory=dict)
     consumers: Mapping[BufferId, list[OpId]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -102,13 +104,17 @@ class Reach:
                     continue
                 at = [r for b in own for r in self.readers.get((b, k), ())]
                 origins = [i] if at else []
+                direct = min(at, default=None)
+                last = []
                 for b in own:
                     for j in self.consumers.get(b, ()):
                         if (j, k) in found and origin[j, k] - i <= self.ops:
                             at.append(found[j, k])
+                            last.append(self.latest[j, k])
                             origins.append(origin[j, k])
                 if at:
                     found[i, k], origin[i, k] = min(at), min(origins)
+                    self.latest[i, k] = max(last) if direct is None else direct
         return found
 
 
@@ -241,17 +247,21 @@ class Program:
         reads = self.reach.readers.get((b, k), [])
         behind = any(r > p or (r == p) for r in reads)  # a copy in front of p comes before p
         before = any(r < p or (r == p and i == AT) for r in reads)
-        pending, early = [], []  # copies that read it, at this moment or later, and before it
+        # copies that read it: those that may run at this moment or later, those that may before
+        pending: list[tuple[Literal, ...]] = []
+        early: list[Literal] = []
         for j in self.reach.consumers.get(b, ()):
             if (again := self.again.get((j, k))) is not None:
-                now = (self.reach.earliest[j, k], j)
-                (pending if now >= moment else early).append(again)
+                if (self.reach.earliest[j, k], j) < moment:
+                    early.append(again)
+                if (self.reach.latest[j, k], j) >= moment:
+                    pending.append((again, *self._none_before(j, k, moment)))
         makes = made is not None and i != AT and self.makers[b] == i
         if makes:
             assert made is not None
-            pending_now = [(kept, a) for a in pending]
-            rest = [(kept,)] if behind else pending_now
-            return Term(size, tuple([(made,), *rest, *([(kept, later)] if later is not None else [])]))
+            rest = [(kept,)] if behind else [(kept, *a) for a in pending]
+            rest += [] if later is None else [(kept, later)]
+            return Term(size, ((made,), *rest))
         if behind and before:
             return Term(size, ((),))
         clauses: list[tuple[Literal, ...]] = []
@@ -265,10 +275,22 @@ class Program:
         if not before and later is not None and made is not None:
             clauses += [(made, a, later) for a in early]
         for a in pending:
-            clauses.append((a,) if before else (kept, a))
+            clauses.append(a if before else (kept, *a))
             if not before and made is not None:
-                clauses += [(made, a, e) for e in early]
+                clauses += [(made, *a, e) for e in early if e is not a[0]]
         return Term(size, tuple(clauses)) if clauses else None
+
+    def _none_before(self, j: OpId, k: int, moment: Moment) -> list[Literal]:
+        """Returns literals that are all true if no reader makes the copy of j run before a moment.
+
+        Only readers count that would certainly run before it.
+        """
+        if (self.reach.earliest[j, k], j) >= moment:
+            return []
+        own = [b for b in self.step.forms[j].creates if b in self.until]
+        readers = {c for b in own for c in self.reach.consumers.get(b, ()) if (c, k) in self.again}
+        sure = (c for c in sorted(readers) if (self.reach.latest[c, k], c) < moment)
+        return [self.again[c, k].negated() for c in sure]
 
     def add_row(self, moment: Moment, extra: Bytes = 0) -> None:
         """Limits the live bytes at a moment by `most`, less `extra`."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from roam.core.lifetime import lifetimes
 from roam.core.problem import OpId, Problem
 
-OPS = 20  # of a segment, about
+OPS = 8  # of a segment, about
 MOST = 96  # segments
 
 

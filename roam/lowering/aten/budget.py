@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx
@@ -25,7 +25,7 @@ from roam.capture.fx_problem import Captured
 from roam.capture.node_facts import looks_at_storage
 from roam.core.budget import Budget
 from roam.core.errors import BudgetError
-from roam.core.machine import Bytes
+from roam.core.machine import Bytes, Seconds
 from roam.core.plan import Plan
 from roam.core.problem import BufferId, Kind, OpId, Problem
 from roam.core.sizes import show_size
@@ -35,17 +35,19 @@ from roam.passes.pipeline import copied, run
 from roam.passes.recompute_copies import NodeCopy, RecomputeCopies
 from roam.passes.replays import replay_of
 from roam.solvers.budget.choose import Chosen, choose, smallest_peak
-from roam.solvers.budget.copies import Copies, Form, Step, may_run_again, usual_forms
+from roam.solvers.budget.copies import Choice, Copies, Form, Step, may_run_again, usual_forms
 from roam.solvers.budget.least import least_peak
 from roam.solvers.budget.segments import cut_backward
 
 ROUNDS = 5  # choices that are planned
-SLACK = 0.01  # share of the limit that a plan may leave unused before another choice is tried
+SLACK = 0.02  # share of the limit that a plan may leave unused before another choice is tried
 ALWAYS_KEPT = 2_000  # a tensor below this part of the peak is always kept
 SAVE = (CheckpointPolicy.MUST_SAVE, CheckpointPolicy.PREFER_SAVE)
 
 Trial = Callable[[fx.GraphModule], Captured]
 Planner = Callable[[Problem], Plan]
+Pointwise = Callable[[Bytes], Seconds]  # the time of pointwise ops with this traffic together
+A_BYTE: Seconds = 1e-10  # of traffic, where nobody knows what ops cost: less is better
 
 
 class CompileBudgetError(ShortenTraceback, BudgetError):
@@ -69,7 +71,14 @@ class Fitted:
     recomputed: Recomputed
 
 
-def fit(joint: fx.GraphModule, name: str, budget: Budget, trial: Trial, plan: Planner) -> Fitted:
+def fit(
+    joint: fx.GraphModule,
+    name: str,
+    budget: Budget,
+    trial: Trial,
+    plan: Planner,
+    pointwise: Pointwise,
+) -> Fitted:
     """Returns the graph with the copies that keep it within the budget.
 
     Args:
@@ -78,6 +87,7 @@ def fit(joint: fx.GraphModule, name: str, budget: Budget, trial: Trial, plan: Pl
         budget: the user's.
         trial: partitions a graph and reads the Problem off its parts. May change the graph.
         plan: plans a Problem.
+        pointwise: estimates ops that the graph does not have.
 
     Raises:
         BudgetError: no copies were found with which the plan is within the budget.
@@ -92,7 +102,7 @@ def fit(joint: fx.GraphModule, name: str, budget: Budget, trial: Trial, plan: Pl
     nothing = Recomputed(budget.text, limit, first.peak, seconds)
     if first.peak <= limit:
         return Fitted(joint, limit, first, nothing)
-    graph = _Graph(joint, captured)
+    graph = _Graph(joint, captured, pointwise)
     step = graph.step(first.peak)
     best = _best(graph, step, limit, trial, plan)
     if best is None:
@@ -111,9 +121,11 @@ def _best(
 ) -> Best | None:
     """Returns the cheapest choice whose plan is within the limit, None if there is none."""
     best: Best | None = None
-    target = limit
+    target, relaxed = limit, False
+    hint: Choice = frozenset()
     for _ in range(ROUNDS):
-        chosen = choose(step, target)
+        chosen = choose(step, target, hint)
+        hint = chosen.copies.choice
         edited = graph.edited(chosen.copies)
         found = plan(trial(copied(edited)).problem)
         fits = found.peak <= limit
@@ -124,8 +136,9 @@ def _best(
         if not fits and (best is not None or not chosen.fits):
             break
         moved = target + limit - found.peak
-        if fits and (not chosen.fits or moved <= target):
+        if fits and (not chosen.fits or moved <= target or relaxed):
             break
+        relaxed = fits
         target = min(moved, target - 1) if not fits else moved
     return best
 
@@ -136,6 +149,7 @@ class _Graph:
 
     joint: fx.GraphModule
     captured: Captured
+    pointwise: Pointwise
 
     def node(self, op: OpId, nodes: dict[str, fx.Node]) -> fx.Node | None:
         """Returns the joint graph's node of an op; None for a fold, and what checkpoint() copies."""
@@ -178,9 +192,17 @@ class _Graph:
                 reads = tuple(dict.fromkeys(self.captured.buffer_of[key] for key in sources))
                 made = tuple(self.captured.results[i][k] for k in replay.outputs)
                 if all(b in op.creates for b in made):
-                    forms[i] = Form(reads, made, 0, replay.ops * op.cost)
+                    cost = op.cost
+                    if replay.ops > 1:
+                        size = [sum(problem.buffers[b].size for b in of) for of in (reads, made)]
+                        cost = self.pointwise(size[0] + size[1] + 2 * (replay.ops - 1) * size[1])
+                    forms[i] = Form(reads, made, 0, cost)
             elif i in usual and may_run_again(op):
                 forms[i] = usual[i]
+        if not any(op.cost for op in problem.ops):
+            for i, form in forms.items():
+                traffic = sum(problem.buffers[b].size for b in (*form.reads, *form.creates))
+                forms[i] = replace(form, cost=A_BYTE * traffic)
         smallest = peak // ALWAYS_KEPT
         starts = cut_backward(problem, boundary)
         return Step(problem, boundary, forms, starts, smallest, frozenset(pinned))

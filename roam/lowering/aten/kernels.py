@@ -26,11 +26,13 @@ from roam.capture.free_memory import free_bytes
 from roam.capture.fx_problem import Captured, capture
 from roam.capture.graph_names import DynamoGraph
 from roam.capture.op_costs import Cost, OpCosts
+from roam.capture.roofline import OpWork
 from roam.capture.scratch_probe import Scratch, probe
 from roam.capture.step_outputs import gradient_values, gradients_of, own_saved, releases
 from roam.capture.symbolic_sizes import Numbers
 from roam.core.errors import BudgetError, UnplannableError
 from roam.core.folds import Folds
+from roam.core.machine import Bytes, Seconds
 from roam.core.plan import Plan
 from roam.core.problem import Problem
 from roam.core.sizes import show_size
@@ -45,7 +47,7 @@ from roam.options import Options
 from roam.passes.annotations.inplace import InPlace
 from roam.passes.annotations.out_variants import OutVariants
 from roam.passes.annotations.real_layouts import RealLayouts
-from roam.passes.geometry import renew_recomputed, value
+from roam.passes.geometry import renew_recomputed, tensors, value
 from roam.passes.gradient_release import GradientRelease
 from roam.passes.pipeline import Pass, rewritten, run
 from roam.passes.rewrites.drop_clones import DropClones
@@ -205,7 +207,9 @@ class AtenKernels:
             self.costs = OpCosts(measure=True)
         try:
             with without_fakes():
-                self.fit = fit(joint, self.graph.name, self.options.budget, trial, planned)
+                self.fit = fit(
+                    joint, self.graph.name, self.options.budget, trial, planned, self.pointwise
+                )
         except BudgetError:
             raise
         except UnplannableError as error:
@@ -349,6 +353,13 @@ class AtenKernels:
             {n: c.seconds for n, c in costs.items()},
         )
         return captured, measured, costs
+
+    def pointwise(self, nbytes: Bytes) -> Seconds:
+        """Returns the estimated time of pointwise ops that read and write so many bytes."""
+        devices = (t.device.type for n in self.placeholders for t in tensors(n))
+        work = {0: OpWork(next(devices, "cpu"), nbytes)}
+        found = {} if self.costs is None else self.costs.estimated(work)
+        return found[0].seconds if found else 0.0
 
     @property
     def settings(self) -> Settings:
