@@ -28,11 +28,33 @@ from roam.core.plan import Plan
 from roam.core.problem import Problem
 from roam.core.proof import Bound
 from roam.solvers.bound.min_cut import cut_bound
+from roam.solvers.budget.choose import Chosen, choose, smallest_peak
+from roam.solvers.budget.copies import Choice, Copies, Copy, Form, Step, may_run_again, usual_forms
+from roam.solvers.budget.least import least_peak
+from roam.solvers.budget.segments import cut_backward
 from roam.solvers.layout.placement import IN_ARENA, InArena, Placement, SavedBlocks, replaced_peak
 from roam.solvers.order.best_order import best_order
 from roam.solvers.work import PATIENCE, Work
 
-__all__ = ["InArena", "SavedBlocks", "Settings", "plan", "replaced_peak"]
+__all__ = [
+    "Choice",
+    "Chosen",
+    "Copies",
+    "Copy",
+    "Form",
+    "InArena",
+    "SavedBlocks",
+    "Settings",
+    "Step",
+    "choose",
+    "cut_backward",
+    "least_peak",
+    "may_run_again",
+    "plan",
+    "replaced_peak",
+    "smallest_peak",
+    "usual_forms",
+]
 
 ORDER_SHARE = 0.6  # of the work: the layout and the bound come after
 

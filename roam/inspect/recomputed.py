@@ -65,11 +65,11 @@ class Recomputed:
             f"again, {show_seconds(self.seconds)}{self._share(self.seconds)} (at least "
             f"{show_seconds(self.bound)} by these costs), and {show_size(self.saved)} are not kept"
         ]
-        for m in self.modules[:SHOWN]:
-            found.append(
-                f"  {show_seconds(m.seconds):>9}{self._share(m.seconds)} {show_size(m.saved):>12}  "
-                f"{m.module or 'no module'} ({m.ops} op{'' if m.ops == 1 else 's'})"
-            )
+        found += [
+            f"  {show_seconds(m.seconds):>9}{self._share(m.seconds)} {show_size(m.saved):>12}  "
+            f"{m.module or 'no module'} ({m.ops} op{'' if m.ops == 1 else 's'})"
+            for m in self.modules[:SHOWN]
+        ]
         if more := self.modules[SHOWN:]:
             found.append(f"  {show_seconds(sum(m.seconds for m in more)):>9}  {len(more)} more")
         return found

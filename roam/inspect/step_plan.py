@@ -208,8 +208,9 @@ class StepPlan:
 
         if self.largest is None:
             raise OfflineError("there is no peak to explain: no graph of the step was planned")
-        worst = max((g for g in self.graphs if g.plan is not None), key=lambda g: g.plan.peak)
-        return dataclasses.replace(explain(*self.largest, self.time), recomputed=worst.recomputed)
+        peaks = [-1 if g.plan is None else g.plan.peak for g in self.graphs]
+        recomputed = self.graphs[peaks.index(max(peaks))].recomputed
+        return dataclasses.replace(explain(*self.largest, self.time), recomputed=recomputed)
 
     def timeline(self) -> Figure:
         """Draws the graph with the highest peak as a matplotlib figure: its arena and its curves.

@@ -1,9 +1,9 @@
 """Chooses the copies that keep a step within a limit, at the least cost.
 
-    program ── solve ── choice ── live curve of the step with the copies ── within the limit? done
-       ^                                        │
-       └── a row for each segment's worst ──────┘  a row that holds in the program and not in truth
-           moment above the limit                  gets the difference as extra bytes
+program ── solve ── choice ── live curve of the step with the copies ── within the limit? done
+   ^                                        │
+   └── a row for each segment's worst ──────┘  a row that holds in the program and not in truth
+       moment above the limit                  gets the difference as extra bytes
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def choose(
     if found is None:
         low = smallest_peak(step, limits)
         if low.peak > limit:
-            return low
+            return Chosen(low.copies, low.peak, False)
         found = Chosen(low.copies, low.peak, True)
     return trimmed(step, found, limit, limits.trials)
 

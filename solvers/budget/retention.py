@@ -25,6 +25,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ from roam.solvers.budget.copies import Choice, Copy, Step
 
 Moment = tuple[OpId, OpId]  # (op p, i): the copy of i in front of p; (p, AT): p itself
 AT = 1 << 40
-Literal = cp_model.IntVar
+Literal = Any  # a Boolean of CP-SAT or its negation, which ortools gives types of their own
 NANOSECOND = 1e-9
 
 
@@ -259,7 +260,7 @@ class Program:
         makes = made is not None and i != AT and self.makers[b] == i
         if makes:
             assert made is not None
-            rest = [(kept,)] if behind else [(kept, *a) for a in pending]
+            rest: list[tuple[Literal, ...]] = [(kept,)] if behind else [(kept, *a) for a in pending]
             rest += [] if later is None else [(kept, later)]
             return Term(size, ((made,), *rest))
         if behind and before:

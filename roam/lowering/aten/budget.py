@@ -12,13 +12,13 @@ be worse, so the limit of the choice is moved by the difference, and the choice 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 from torch import fx
 from torch._dynamo.exc import ShortenTraceback
-from torch.utils.checkpoint import CheckpointPolicy
 
 from roam.capture.free_memory import free_bytes
 from roam.capture.fx_problem import Captured
@@ -34,15 +34,23 @@ from roam.passes.geometry import renew_views, storage_key, tensors, value
 from roam.passes.pipeline import copied, run
 from roam.passes.recompute_copies import NodeCopy, RecomputeCopies
 from roam.passes.replays import replay_of
-from roam.solvers.budget.choose import Chosen, choose, smallest_peak
-from roam.solvers.budget.copies import Choice, Copies, Form, Step, may_run_again, usual_forms
-from roam.solvers.budget.least import least_peak
-from roam.solvers.budget.segments import cut_backward
+from roam.planner import (
+    Choice,
+    Copies,
+    Copy,
+    Form,
+    Step,
+    choose,
+    cut_backward,
+    least_peak,
+    may_run_again,
+    smallest_peak,
+    usual_forms,
+)
 
 ROUNDS = 5  # choices that are planned
 SLACK = 0.02  # share of the limit that a plan may leave unused before another choice is tried
 ALWAYS_KEPT = 2_000  # a tensor below this part of the peak is always kept
-SAVE = (CheckpointPolicy.MUST_SAVE, CheckpointPolicy.PREFER_SAVE)
 
 Trial = Callable[[fx.GraphModule], Captured]
 Planner = Callable[[Problem], Plan]
@@ -97,28 +105,78 @@ def fit(
     problem = captured.problem
     first = plan(problem)
     free = free_bytes(captured.device)
-    limit = budget.transient(problem.persistent, first.peak, free)
+    try:
+        limit = budget.transient(problem.persistent, first.peak, free)
+    except BudgetError as error:
+        raise CompileBudgetError(str(error), first_useful_frame=None) from None
     seconds = sum(op.cost for op in problem.ops)
     nothing = Recomputed(budget.text, limit, first.peak, seconds)
     if first.peak <= limit:
         return Fitted(joint, limit, first, nothing)
-    graph = _Graph(joint, captured, pointwise)
-    step = graph.step(first.peak)
-    best = _best(graph, step, limit, trial, plan)
+    # program order may need more by itself than the order that was planned
+    graphs = (
+        _Graph(joint, captured, pointwise),
+        _Graph(joint, _reordered(captured, first.order), pointwise),
+    )
+    known = _FOUND.setdefault(problem.fingerprint, [])
+    best: Best | None = None
+    for n, graph in enumerate(graphs):
+        if best is None:
+            best = _best(graph, graph.step(first.peak), limit, trial, plan)
+            if best is not None:
+                known.append(_Found(n, best[1].peak, best[2].choice))
+    for found in known:
+        if found.peak <= limit:  # a plan for a budget is one for each larger budget
+            graph = graphs[found.graph]
+            copies = Copies.of(graph.step(first.peak), found.choice)
+            if best is None or copies.cost < best[2].cost:
+                edited = graph.edited(copies)
+                planned = plan(trial(copied(edited)).problem)
+                best = (edited, planned, copies) if planned.peak <= limit else best
     if best is None:
-        raise _refusal(graph, step, budget, limit, name, first, trial, plan)
-    edited, found, chosen = best
-    modules = _by_module(chosen.copies)
+        graph = graphs[1]
+        raise _refusal(graph, graph.step(first.peak), budget, limit, name, first, trial, plan)
+    joint, kept, copies = best
+    modules = _by_module(copies)
     told = Recomputed(budget.text, limit, first.peak, seconds, 0.0, modules)
-    return Fitted(edited, limit, found, told)
+    return Fitted(joint, limit, kept, told)
 
 
-Best = tuple[fx.GraphModule, Plan, Chosen]
+def _reordered(captured: Captured, order: Sequence[OpId]) -> Captured:
+    """Returns the same, with another order as the program order of the Problem."""
+    place = {i: n for n, i in enumerate(order)}
+    ops = [captured.problem.ops[i] for i in order]
+    ops = [msgspec.structs.replace(op, after=tuple(place[a] for a in op.after)) for op in ops]
+    return replace(
+        captured,
+        problem=msgspec.structs.replace(captured.problem, ops=tuple(ops)),
+        nodes=[captured.nodes[i] for i in order],
+        results=[captured.results[i] for i in order],
+    )
 
 
-def _best(
-    graph: _Graph, step: Step, limit: Bytes, trial: Trial, plan: Planner
-) -> Best | None:
+Best = tuple[fx.GraphModule, Plan, Copies]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A choice that was planned in this process.
+
+    Attributes:
+        graph: 0 if it is of program order, 1 if it is of the planned order.
+        peak: of its plan, bytes.
+        choice: the copies.
+    """
+
+    graph: int
+    peak: Bytes
+    choice: Choice
+
+
+_FOUND: dict[str, list[_Found]] = {}  # by fingerprint of the Problem without copies
+
+
+def _best(graph: _Graph, step: Step, limit: Bytes, trial: Trial, plan: Planner) -> Best | None:
     """Returns the cheapest choice whose plan is within the limit, None if there is none."""
     best: Best | None = None
     target, relaxed = limit, False
@@ -129,8 +187,8 @@ def _best(
         edited = graph.edited(chosen.copies)
         found = plan(trial(copied(edited)).problem)
         fits = found.peak <= limit
-        if fits and (best is None or chosen.copies.cost < best[2].copies.cost):
-            best = edited, found, chosen
+        if fits and (best is None or chosen.copies.cost < best[2].cost):
+            best = edited, found, chosen.copies
         if fits and found.peak >= (1 - SLACK) * limit:
             break
         if not fits and (best is not None or not chosen.fits):
@@ -152,7 +210,7 @@ class _Graph:
     pointwise: Pointwise
 
     def node(self, op: OpId, nodes: dict[str, fx.Node]) -> fx.Node | None:
-        """Returns the joint graph's node of an op; None for a fold, and what checkpoint() copies."""
+        """Returns the joint graph's node of an op; None for folds and checkpoint()'s copies."""
         made = self.captured.nodes[op]
         found = None if made is None else nodes.get(made.name)
         late = found is not None and found.meta.get("partitioner_tag") == "is_backward"
@@ -185,7 +243,7 @@ class _Graph:
                 continue
             if node is None or looks_at_storage(node):
                 continue
-            if node.meta.get("recompute") in SAVE:
+            if node.meta.get("recompute") is not None:  # the user's checkpoint() decides
                 pinned |= set(op.creates)
             elif (replay := replay_of(node)) is not None:
                 sources = (storage_key(value(n)) for n in replay.reads)
@@ -199,6 +257,9 @@ class _Graph:
                     forms[i] = Form(reads, made, 0, cost)
             elif i in usual and may_run_again(op):
                 forms[i] = usual[i]
+        saved = {b for op in problem.ops[boundary:] for b in op.touches}
+        for i in [i for i, form in forms.items() if {*form.reads} & (pinned - saved)]:
+            del forms[i]  # it would make a checkpoint()'s ops run again, too
         if not any(op.cost for op in problem.ops):
             for i, form in forms.items():
                 traffic = sum(problem.buffers[b].size for b in (*form.reads, *form.creates))
@@ -223,13 +284,35 @@ class _Graph:
             place = self.captured.results[i].index(b)
             key_of[b] = storage_key(tensors(known(i))[place])
         made = problem.maker
-        uses = {
+        uses: dict[tuple[Hashable, int], Hashable] = {
             (reader if isinstance(reader, tuple) else known(reader), key_of[b]): (made[b], k)
             for (reader, b), k in copies.version.items()
         }
-        added = [NodeCopy((p.op, p.segment), known(p.op), known(p.before)) for p in copies.placed]
+        before = _places(copies, known, edited.graph)
+        added = [NodeCopy(copy, known(copy[0]), node) for copy, node in before.items()]
         run((RecomputeCopies(added, uses),), edited)
         return edited
+
+
+def _places(
+    copies: Copies, known: Callable[[OpId], fx.Node], graph: fx.Graph
+) -> dict[Copy, fx.Node]:
+    """Returns the node that each copy stands in front of, the copies in the order of the graph.
+
+    The joint graph may have another order than the backward that was partitioned from it.
+    """
+    position = {node: n for n, node in enumerate(graph.nodes)}
+    made = copies.step.problem.maker
+    before: dict[Copy, fx.Node] = {}
+    readers: dict[Copy, list[OpId | Copy]] = defaultdict(list)
+    for (reader, b), k in copies.version.items():
+        i = made[b]
+        assert i is not None
+        readers[i, k].append(reader)
+    for i, k in sorted(readers, reverse=True):  # whoever reads a copy is a later op, or of the end
+        nodes = (before[r] if isinstance(r, tuple) else known(r) for r in readers[i, k])
+        before[i, k] = min(nodes, key=position.__getitem__)
+    return dict(sorted(before.items(), key=lambda c: (position[c[1]], c[0])))
 
 
 def _by_module(copies: Copies) -> tuple[Again, ...]:
@@ -287,4 +370,3 @@ def _ways_out(problem: Problem) -> str:
         ways.append(f"returning less than {show_size(outputs)} beside the loss")
     ways += ["the option split=True", "a smaller micro-batch"]
     return f"What would lower it: {'; '.join(ways)}."
-

@@ -1,0 +1,213 @@
+"""A byte budget: the measured peak keeps it, the bits are those without, or compiling refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+from torch.utils.checkpoint import checkpoint
+
+import roam
+from roam.core.errors import BudgetError
+from roam.inspect.measure import measure_peak
+from roam.optim import AdamA
+from tests.helpers import assert_equal, random, snapshot, unfused
+
+WIDTH, BATCH = 32, 256
+
+
+class Block(nn.Module):
+    def __init__(self, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.drop(self.down(gelu(self.up(self.norm(x)))))
+        return y
+
+
+class Convolutional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(4))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = x + norm(conv(x)).relu()
+        return x
+
+
+class Checkpointed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Block(), nn.Sequential(Block(), Block())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = checkpoint(self.first, x, use_reentrant=False)
+        return self.second(y)  # type: ignore[no-any-return]
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(4):
+            x = gelu(self.linear(x)).sin()
+        return x
+
+
+class Loss(nn.Module):
+    """A model with its loss, so that all that a step allocates is planned."""
+
+    def __init__(self, make: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.model = make()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x).square().mean()  # type: ignore[no-any-return]
+
+
+def blocks() -> nn.Module:
+    return nn.Sequential(*(Block() for _ in range(4)))
+
+
+def image() -> Tensor:
+    return random(2, 4, 24, 24)
+
+
+def rows() -> Tensor:
+    return random(BATCH, WIDTH)
+
+
+def trained(
+    make: Callable[[], nn.Module], x: Tensor, folded: bool = False, **options: Any
+) -> tuple[list[Any], int]:
+    """Returns what three steps leave, and the measured peak of the third."""
+    torch._dynamo.reset()
+    roam.reset_report()
+    torch.manual_seed(0)
+    model = Loss(make)
+    optimizer = AdamA(model.parameters(), lr=1e-3) if folded else None
+    run = unfused(model, **options, **({} if optimizer is None else {"optimizer": optimizer}))
+    found: list[Any] = []
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        run(x).backward()
+        if optimizer is not None:
+            optimizer.step()
+
+    for _ in range(2):
+        step()
+        found += snapshot([p.grad for p in model.parameters()])
+        found += snapshot([*model.parameters(), *model.buffers()])
+    model.zero_grad(set_to_none=True)
+    peak = measure_peak(step).peak
+    return found + snapshot([*model.parameters(), *model.buffers()]), peak
+
+
+@pytest.mark.parametrize("folded", [False, True], ids=["kept", "folded"])
+@pytest.mark.parametrize(
+    ("make", "x", "share"),
+    [
+        (blocks, rows, 75),
+        (blocks, rows, 55),
+        (Convolutional, image, 80),
+        (Checkpointed, rows, 85),
+        (Tied, rows, 75),
+    ],
+)
+def test_the_measured_peak_keeps_the_budget_and_the_bits_are_the_same(
+    make: Callable[[], nn.Module], x: Callable[[], Tensor], share: int, folded: bool
+) -> None:
+    expected, without = trained(make, x(), folded)
+    found, peak = trained(make, x(), folded, budget=f"{share}%")
+    assert_equal(found, expected)
+    [graph] = roam.report().step.graphs
+    assert graph.plan is not None
+    assert graph.recomputed is not None
+    assert graph.recomputed.modules
+    assert graph.plan.peak <= graph.recomputed.limit == graph.recomputed.without * share // 100
+    assert peak <= graph.recomputed.limit < without
+
+
+def test_a_size_is_of_all_that_there_is() -> None:
+    _, without = trained(blocks, rows())
+    total = roam.report().step.total
+    budget = total - without // 4
+    trained(blocks, rows(), budget=budget)
+    assert roam.report().step.total <= budget
+
+
+def test_a_budget_that_cannot_be_kept_is_refused_before_a_step_runs() -> None:
+    model = blocks()
+    run = unfused(model, budget="5%")
+    with pytest.raises(BudgetError, match=r"smallest total found .* goes below"):
+        run(rows())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_budget_below_the_parameters_names_them() -> None:
+    with pytest.raises(BudgetError, match="parameters, optimizer state and inputs take"):
+        unfused(blocks(), budget="1KiB")(rows())
+
+
+def test_no_more_runs_again_than_without_a_budget_if_the_step_fits() -> None:
+    trained(blocks, rows(), budget="auto")
+    [graph] = roam.report().step.graphs
+    assert graph.recomputed is not None
+    assert graph.recomputed.modules == ()
+
+
+def test_a_larger_budget_costs_no_more() -> None:
+    seconds = []
+    for share in (60, 70, 80, 90, 100):
+        trained(blocks, rows(), budget=f"{share}%")
+        seconds.append(roam.report().step.extra_time)
+    assert seconds == sorted(seconds, reverse=True)
+    assert seconds[-1] == 0
+
+
+def test_a_whole_step_keeps_it_too() -> None:
+    def stepped(**options: Any) -> tuple[list[Any], int]:
+        torch._dynamo.reset()
+        roam.reset_report()
+        torch.manual_seed(0)
+        model = blocks()
+        optimizer = AdamA(model.parameters(), lr=1e-3)
+
+        def train_step(x: Tensor) -> Tensor:
+            loss = model(x).square().mean()
+            loss.backward()
+            optimizer.step()
+            return loss.detach()  # type: ignore[no-any-return]
+
+        run = roam.compile_step(train_step, optimizer, **options)
+        losses = [run(rows()) for _ in range(2)]
+        peak = measure_peak(lambda: run(rows())).peak
+        return snapshot([losses, *model.parameters()]), peak
+
+    expected, without = stepped()
+    found, peak = stepped(budget="70%")
+    assert_equal(found, expected)
+    [graph] = roam.report().step.graphs
+    assert graph.recomputed is not None
+    assert peak <= graph.recomputed.limit < without
+
+
+def test_an_offline_plan_says_what_runs_again() -> None:
+    x = rows()
+    step = roam.plan(blocks(), x, loss=lambda y: y.square().mean(), budget="60%")
+    assert step.lowering == "aten"
+    assert 0 < step.extra_time < step.time.seconds  # type: ignore[union-attr]
+    assert step.extra_time_bound <= step.extra_time
+    assert "run again" in str(step.explain())

@@ -1,0 +1,123 @@
+"""The choice of copies: within the limit, as cheap as brute force finds, and a Problem again."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from roam.core.problem import Buffer, Home, Kind, Op, Problem
+from roam.planner import plan
+from roam.solvers.budget.choose import choose, smallest_peak
+from roam.solvers.budget.copies import Copies, Curve, Step, usual_forms
+from roam.solvers.budget.least import least_peak
+
+
+def chain(sizes: list[int], costs: list[float], gradient: int = 1) -> Problem:
+    """A chain of ops whose results the backward reads in reverse, one each."""
+    n = len(sizes)
+    buffers = [Buffer("x", 1, Kind.INPUT, Home.USER)]
+    buffers += [Buffer(f"a{i}", s, Kind.SAVED) for i, s in enumerate(sizes)]
+    buffers += [Buffer(f"g{i}", gradient) for i in range(n)]
+    ops = [Op(f"f{i}", (i,), (i + 1,), cost=costs[i]) for i in range(n)]
+    for i in reversed(range(n)):
+        above = (n + 1 + i + 1,) if i + 1 < n else ()
+        ops.append(Op(f"b{i}", (i + 1, *above), (n + 1 + i,), phase=1, cost=1.0))
+    return Problem("chain", tuple(buffers), tuple(ops))
+
+
+def step_of(problem: Problem, segments: int = 3) -> Step:
+    boundary = next(i for i, op in enumerate(problem.ops) if op.phase == 1)
+    backward = len(problem.ops) - boundary
+    starts = sorted({boundary + k * backward // segments for k in range(segments)})
+    return Step(problem, boundary, usual_forms(problem, boundary), tuple(starts))
+
+
+def cheapest_by_brute_force(step: Step, limit: int) -> float | None:
+    copies = list(product(step.forms, range(len(step.starts))))
+    best = None
+    for bits in range(2 ** len(copies)):
+        found = Copies.of(step, frozenset(c for n, c in enumerate(copies) if bits >> n & 1))
+        if Curve.of(found).peak <= limit and (best is None or found.cost < best):
+            best = found.cost
+    return best
+
+
+def test_a_chain_is_cut_at_the_cheapest_op() -> None:
+    """While the last op of the forward runs, a2 and a3 are there: only a0 or a1 may be dropped."""
+    step = step_of(chain([10, 10, 10, 10], [5.0, 4.0, 1.0, 3.0]), segments=4)
+    found = choose(step, 32)
+    assert found.fits
+    assert [p.op for p in found.copies.placed] == [1]
+    assert found.copies.cost == 4.0
+
+
+def test_nothing_runs_again_if_the_step_fits() -> None:
+    step = step_of(chain([10] * 4, [1.0] * 4))
+    assert choose(step, Curve.of(Copies.of(step, frozenset())).peak).copies.placed == []
+
+
+def test_a_copy_is_an_op_of_a_problem_and_a_plan_of_it_keeps_the_limit() -> None:
+    problem = chain([10] * 6, [1.0] * 6)
+    step = step_of(problem)
+    found = choose(step, 45)
+    edited, what = found.copies.edited()
+    assert plan(edited).peak <= found.peak <= 45
+    assert len(edited.ops) == len(problem.ops) + len(found.copies.placed) == len(what)
+    assert {op.phase for op in edited.ops if "~" in op.name} == {1}
+
+
+def test_the_smallest_peak_is_proven_least_where_one_op_decides() -> None:
+    step = step_of(chain([10] * 6, [1.0] * 6), segments=6)
+    assert smallest_peak(step).peak < Curve.of(Copies.of(step, frozenset())).peak
+    assert smallest_peak(step).peak >= least_peak(step.problem)
+
+
+def test_what_is_changed_later_in_the_forward_is_not_read_again() -> None:
+    buffers = (Buffer("w", 1, Kind.INPUT, Home.USER), Buffer("a", 8), Buffer("g", 1))
+    ops = (
+        Op("read", (0,), (1,)),
+        Op("change", mutates=(0,)),
+        Op("back", (1,), (2,), phase=1),
+    )
+    assert usual_forms(Problem("p", buffers, ops), 2) == {}
+
+
+def test_what_a_fold_changes_is_read_before_the_fold_only() -> None:
+    buffers = (
+        Buffer("w", 1, Kind.PARAMETER, Home.USER),
+        Buffer("a", 8, Kind.SAVED),
+        Buffer("g", 1),
+        Buffer("h", 1),
+    )
+    ops = (
+        Op("read", (0,), (1,)),
+        Op("back", (1,), (2,), phase=1),
+        Op("fold", (2,), mutates=(0,), phase=1),
+        Op("late", (1,), (3,), phase=1),
+    )
+    step = Step(Problem("p", buffers, ops), 1, usual_forms(Problem("p", buffers, ops), 1), (1, 3))
+    assert step.latest[0] == 2
+    found = smallest_peak(step)
+    assert all(p.segment == 0 for p in found.copies.placed)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.integers(1, 12), min_size=3, max_size=4),
+    st.lists(st.integers(1, 9), min_size=4, max_size=4),
+    st.integers(50, 99),
+)
+def test_the_choice_costs_what_brute_force_finds(
+    sizes: list[int], costs: list[int], percent: int
+) -> None:
+    step = step_of(chain(sizes, [float(c) for c in costs]), segments=2)
+    limit = Curve.of(Copies.of(step, frozenset())).peak * percent // 100
+    best = cheapest_by_brute_force(step, limit)
+    found = choose(step, limit)
+    assert found.fits == (found.peak <= limit)
+    assert found.fits == (best is not None)
+    if best is not None:
+        assert found.copies.cost == pytest.approx(best, rel=0.01)
