@@ -33,8 +33,8 @@ class Limits:
 
     reach: int = 96
     rounds: int = 40
-    seconds: Seconds = 3.0
-    all_seconds: Seconds = 9.0
+    seconds: Seconds = 5.0
+    all_seconds: Seconds = 12.0
     trials: int = 400
     gap: float = 0.005
 

@@ -13,7 +13,7 @@ from roam.core.lifetime import lifetimes
 from roam.core.problem import OpId, Problem
 
 OPS = 8  # of a segment, about
-MOST = 96  # segments
+MOST = 26  # segments: the program that chooses grows with them
 
 
 def cut_backward(

@@ -34,6 +34,7 @@ from roam.passes.geometry import renew_views, storage_key, tensors, value
 from roam.passes.pipeline import copied, run
 from roam.passes.recompute_copies import NodeCopy, RecomputeCopies
 from roam.passes.replays import replay_of
+from roam.passes.save_bases import SaveBases
 from roam.planner import (
     Choice,
     Copies,
@@ -291,6 +292,8 @@ class _Graph:
         before = _places(copies, known, edited.graph)
         added = [NodeCopy(copy, known(copy[0]), node) for copy, node in before.items()]
         run((RecomputeCopies(added, uses),), edited)
+        while SaveBases()(edited):  # a view of a view becomes one of what that is a view of
+            renew_views(edited.graph)
         return edited
 
 
