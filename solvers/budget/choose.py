@@ -148,7 +148,6 @@ class _Search:
         solver = cp_model.CpSolver()
         solver.parameters.num_workers = 1
         solver.parameters.random_seed = 1
-        solver.parameters.linearization_level = 2
         solver.parameters.relative_gap_limit = self.limits.gap
         solver.parameters.max_deterministic_time = self.limits.seconds
         status = solver.solve(self.program.model)
