@@ -10,7 +10,17 @@ class OptionError(RoamError, ValueError):
 
 
 class BudgetError(RoamError, ValueError):
-    """A budget that cannot be met: it names the smallest total found and what would lower it."""
+    """A budget that cannot be met: it names the smallest total found and what would lower it.
+
+    Attributes:
+        budget: the bytes asked for; 0 if they are not known.
+        found: the smallest bytes that were found; None if nothing was searched.
+        least: bytes that are proven to be needed.
+    """
+
+    budget: int = 0
+    found: int | None = None
+    least: int = 0
 
 
 class BudgetFormatError(OptionError):

@@ -151,8 +151,10 @@ def test_a_size_is_of_all_that_there_is() -> None:
 def test_a_budget_that_cannot_be_kept_is_refused_before_a_step_runs() -> None:
     model = blocks()
     run = unfused(model, budget="5%")
-    with pytest.raises(BudgetError, match=r"smallest total found .* goes below"):
+    with pytest.raises(BudgetError, match=r"smallest total found .* goes below") as caught:
         run(rows())
+    assert caught.value.found is not None
+    assert caught.value.budget < caught.value.least <= caught.value.found
     assert all(p.grad is None for p in model.parameters())
 
 

@@ -357,7 +357,9 @@ def _refusal(
         f"smallest total found is {show_size(smallest)}, {show_size(persistent)} of it persistent, "
         f"and no recomputation goes below {show_size(least)}. {_ways_out(problem)}"
     )
-    return CompileBudgetError(text, first_useful_frame=None)
+    error = CompileBudgetError(text, first_useful_frame=None)
+    error.budget, error.found, error.least = limit + persistent, smallest, least
+    return error
 
 
 def _ways_out(problem: Problem) -> str:
