@@ -104,6 +104,20 @@ class WholeStepError(RoamError):
     once, and compiles the model alone."""
 
 
+class BudgetError(RoamError):
+    """A budget that no schedule was found for, or that none keeps.
+
+    Attributes:
+        budget: the bytes asked for.
+        found: the smallest bytes of any schedule found; None if there is none.
+        least: bytes that are proven to be needed.
+    """
+
+    def __init__(self, message: str, *, budget: int, found: int | None, least: int) -> None:
+        super().__init__(message)
+        self.budget, self.found, self.least = budget, found, least
+
+
 class MissingExtraError(RoamError, ImportError):
     """An optional package that is not installed; the message says what to install."""
 

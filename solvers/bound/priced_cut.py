@@ -1,0 +1,404 @@
+"""Proves lower bounds on the time that recomputing adds, and on the bytes it can save.
+
+Look at the moment just before an op k runs for the first time, in any schedule: any order, any
+number of copies, in any phase. Every other op is in one of three states:
+
+    not yet run      x = 0, z = 0
+    ran, and over    x = 1, z = 1      none of its runs comes later
+    runs again       x = 1, z = 0      it costs its time once more, at least
+
+A buffer is alive at that moment if all runs of its maker are over and a reader is yet to run. So
+
+    extra time ≥ min over (x, z) of [ Σ cost·x·(1 - z) + price·live(x, z) ] - price·(budget - own)
+
+for every price ≥ 0, in seconds a byte, where `own` are the bytes that k itself adds and reads.
+The minimum is a minimum cut of a network with two nodes an op and one a buffer:
+
+    x ──cost──> z        paid if the op ran (x on the source's side) and runs again (z is not)
+    z ──∞────> x         what is over has run
+    x ──∞────> x of each predecessor
+    z of the maker ──price·size──> buffer ──∞──> z of each reader
+
+The bound is concave in the price, and the best price is found by Newton's method. With an infinite
+price it is a bound on bytes: if even free recomputing cannot get k's moment within the budget, no
+schedule keeps it. Among the schedules are those of `roam.core.edits.Recompute`.
+
+Where ops change buffers in place, a reader needs the buffer as the last change before the reader
+left it. An op that changes a buffer never runs twice. Who read a buffer of the user's, such as a
+parameter, never runs again once that buffer has been changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import gcd, inf
+
+import numpy as np
+from numpy.typing import NDArray
+from ortools.graph.python.max_flow import SimpleMaxFlow
+
+from roam.core.bounds import reached
+from roam.core.problem import BufferId, Home, Lane, Op, OpId, Problem
+from roam.solvers.bound.min_cut import AFTER, BEFORE, own_bytes
+from roam.solvers.work import Units, Work
+
+Seconds = float
+Bytes = int
+
+# all finite capacities of a network add up to about this: integers, with room for sums in 64 bits
+CAPACITY = 2**42
+LEFT_OUT = -1  # in place of a node's number: the node and its arcs are no part of the network
+NEVER = 2**44  # a capacity that no minimum cut pays
+# most prices asked about for one op; Newton's method usually ends after five
+PRICES = 30
+# units of work for one cut: A_CUT, plus AN_ARC per arc of the flow network; as of `min_cut`
+A_CUT, AN_ARC = 100_000, 120
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A state of the ops just before an op runs for the first time, as a cut found it.
+
+    Attributes:
+        seconds: the time that the ops of `again` take together.
+        live: transient bytes alive while the op runs.
+        again: the ops that ran before and run again later. A hint for a search: their results are
+            not worth keeping at this moment.
+        over: the ops that ran before and do not run again.
+    """
+
+    seconds: Fraction
+    live: Bytes
+    again: frozenset[OpId]
+    over: frozenset[OpId]
+
+
+@dataclass(frozen=True)
+class TimeBound:
+    """A lower bound on the seconds that recomputing adds to any schedule within a budget.
+
+    Attributes:
+        seconds: the bound; inf if no schedule keeps the budget.
+        op: the op before whose first run it is proven; None for the trivial bound 0.
+        price: the seconds a byte that prove it; inf if no schedule keeps the budget.
+        moments: the states that the search met at that op, the cheapest in seconds first.
+    """
+
+    seconds: Seconds
+    op: OpId | None = None
+    price: float = 0.0
+    moments: tuple[Moment, ...] = ()
+
+
+class PricedCuts:
+    """Bounds what recomputing must cost for a Problem, op by op, by minimum cuts.
+
+    Args:
+        problem: the Problem. Its ops' costs are the seconds that a copy takes.
+        fixed: ops that run only once, beside those that nothing may copy.
+    """
+
+    def __init__(self, problem: Problem, fixed: Collection[OpId] = ()) -> None:
+        self.problem = problem
+        ops = problem.ops
+        self.costs = [Fraction(op.cost) for op in ops]
+        self.total = sum(self.costs, Fraction(0))
+        self.copyable = [_copyable(op) and i not in fixed for i, op in enumerate(ops)]
+        self.ran = list(range(2, len(ops) + 2))
+        self.over = [
+            r + len(ops) if free else r for r, free in zip(self.ran, self.copyable, strict=True)
+        ]
+        self._nodes = 2 * len(ops) + 2
+        self._tails: list[int] = []
+        self._heads: list[int] = []
+        self._seconds: list[float] = []  # by arc; 0 if it is paid in bytes, or never
+        self._bytes: list[int] = []  # by arc; 0 if it is paid in seconds, or never
+        self._limits: list[int] = []  # by arc: NEVER, or 0 if something pays it
+        self._draw_ops()
+        self._node_of: dict[tuple[BufferId, OpId], int] = {}  # of a buffer as an op left it
+        self._read: list[list[int]] = [[] for _ in ops]  # the nodes of what an op reads
+        self._draw_buffers()
+        self.tails, self.heads = np.array(self._tails, np.int32), np.array(self._heads, np.int32)
+        self.seconds, self.bytes = np.array(self._seconds), np.array(self._bytes, np.float64)
+        self.limits = np.array(self._limits, np.int64)
+        self.sizes = sum(self._bytes)
+        # seconds that all costs are whole multiples of; 0 if costs are no integers
+        whole = all(cost.denominator == 1 for cost in self.costs)
+        self.step = gcd(*(int(cost) for cost in self.costs)) if whole else 0
+
+    def _arc(self, tail: int, head: int, seconds: float | None = None, size: int = 0) -> None:
+        """Draws an arc that is paid in seconds or in bytes, or that no cut may pay."""
+        if tail != head:
+            self._tails.append(tail)
+            self._heads.append(head)
+            self._seconds.append(seconds or 0.0)
+            self._bytes.append(size)
+            self._limits.append(NEVER if seconds is None and not size else 0)
+
+    def _draw_ops(self) -> None:
+        for i, before in enumerate(self.problem.predecessors):
+            for p in before:
+                self._arc(self.ran[i], self.ran[p])
+            if self.copyable[i]:
+                self._arc(self.ran[i], self.over[i], self.problem.ops[i].cost)
+                self._arc(self.over[i], self.ran[i])
+
+    def _draw_buffers(self) -> None:
+        ops = self.problem.ops
+        for b, buffer in enumerate(self.problem.buffers):
+            writer: OpId | None = self.problem.maker[b]
+            readers: list[OpId] = []
+            for u in self.problem.users[b]:
+                readers.append(u)
+                if b in ops[u].mutates:
+                    self._draw_version(b, writer, readers, kept=False)
+                    if buffer.home is Home.USER:
+                        for r in readers:  # what they read is gone once `u` has changed it
+                            self._arc(self.ran[u], self.over[r])
+                    writer, readers = u, []
+            self._draw_version(b, writer, readers, kept=buffer.kept)
+
+    def _draw_version(
+        self, b: BufferId, writer: OpId | None, readers: Sequence[OpId], *, kept: bool
+    ) -> None:
+        """Draws a buffer as one op leaves it for some readers, or for the user to keep."""
+        size = self.problem.buffers[b].transient
+        if writer is None or not size or not (readers or kept):
+            return
+        node = self._nodes
+        self._nodes += 1
+        self._node_of[b, writer] = node
+        self._arc(self.over[writer], node, size=size)
+        for r in readers:
+            self._arc(node, self.over[r])
+            self._read[r].append(node)
+        if kept:
+            self._arc(node, AFTER)
+
+    def cost(self) -> Units:
+        """Returns the units of work (about a nanosecond each) of one cut."""
+        return A_CUT + AN_ARC * len(self.tails)
+
+    def least(self, op: OpId) -> Bytes:
+        """Returns transient bytes that are alive in every schedule when `op` first runs.
+
+        That is for any order and however much is recomputed, at whatever cost.
+        """
+        return self._fewest(self._sides(op), op, again=0.0)[0]
+
+    def extra(self, op: OpId, budget: Bytes) -> TimeBound:
+        """Returns a lower bound on the extra time, by the moment when `op` first runs.
+
+        Args:
+            op: the op.
+            budget: transient bytes that no moment of the schedule may exceed.
+        """
+        sides = self._sides(op)
+        _, cheap = self._fewest(sides, op, again=None)
+        least, dear = self._fewest(sides, op, again=0.0)
+        if least > budget:
+            return TimeBound(inf, op, inf, (dear,))
+        moments, best, best_price = {cheap, dear}, Fraction(0), Fraction(0)
+        # two states, one on either side of the budget: at the next price they cost the same
+        while cheap.live > budget >= dear.live and len(moments) < PRICES:
+            price = (dear.seconds - cheap.seconds) / (cheap.live - dear.live)
+            if price <= 0:
+                break
+            value, found = self._bound(sides, op, price, budget)
+            if value > best:
+                best, best_price = value, price
+            if found in moments:
+                break
+            moments.add(found)
+            if found.live > budget:
+                cheap = found
+            else:
+                dear = found
+        hints = sorted(moments, key=lambda m: (m.seconds, m.live))
+        return TimeBound(self._rounded(best), op, float(best_price), tuple(hints))
+
+    def _fewest(
+        self, sides: NDArray[np.int32], op: OpId, again: float | None
+    ) -> tuple[Bytes, Moment]:
+        """Returns a lower bound on the bytes alive when `op` first runs, and the state found.
+
+        `again` is 0 if what ran may run again, and None if not.
+        """
+        a_byte = min(1.0, CAPACITY / max(1, self.sizes))
+        flow, found = self._cut(sides, op, again, a_byte)
+        return -int(-flow / Fraction(a_byte) // 1) + self.own(op), found
+
+    def _rounded(self, seconds: Fraction) -> Seconds:
+        """Returns the bound as a float: up to the next sum of whole costs, else never upwards."""
+        if self.step:
+            return float(-(-seconds // self.step) * self.step)
+        rounded = float(seconds)
+        return rounded if Fraction(rounded) <= seconds else float(np.nextafter(rounded, 0))
+
+    def _sides(self, op: OpId) -> NDArray[np.int32]:
+        """Returns for every node BEFORE or AFTER if `op` alone decides its side, else its number.
+
+        Everything of an earlier phase has run, and nothing of a later phase.
+        """
+        ops, phase = self.problem.ops, self.problem.ops[op].phase
+        before = reached(op, self.problem.predecessors) - {op}
+        before |= {i for i, other in enumerate(ops) if other.phase < phase}
+        after = reached(op, self.problem.successors)
+        after |= {i for i, other in enumerate(ops) if other.phase > phase}
+        side = np.arange(self._nodes, dtype=np.int32)
+        for i in before:
+            side[self.ran[i]] = BEFORE
+        for i in after:
+            side[self.ran[i]] = side[self.over[i]] = AFTER
+        for node in self._read[op]:
+            side[node] = LEFT_OUT  # alive whatever happens: counted among the op's own
+        return side
+
+    def _bound(
+        self, sides: NDArray[np.int32], op: OpId, price: Fraction, budget: Bytes
+    ) -> tuple[Fraction, Moment]:
+        """Returns the exact bound at a price, and the state that a cut found for it."""
+        scale = CAPACITY / float(self.total + price * self.sizes)
+        per_byte = float(price) * scale
+        flow, found = self._cut(sides, op, scale, per_byte)
+        room = budget - self.own(op)
+        # capacities are rounded down: the cut, as it is, bounds the true one from below
+        return (flow - Fraction(per_byte) * room) / Fraction(scale), found
+
+    def own(self, op: OpId) -> Bytes:
+        """Returns the bytes alive because `op` runs: what it reads, makes and works in."""
+        return self._inputs(op) + own_bytes(self.problem, op)
+
+    def _inputs(self, op: OpId) -> Bytes:
+        touched = self.problem.ops[op]
+        used = dict.fromkeys((*touched.reads, *touched.mutates))
+        return sum(self.problem.buffers[b].transient for b in used)
+
+    def _cut(
+        self, sides: NDArray[np.int32], op: OpId, a_second: float | None, a_byte: float
+    ) -> tuple[int, Moment]:
+        """Finds the state that costs least.
+
+        Args:
+            sides: what `_sides` returns.
+            op: the op that runs next.
+            a_second: capacity for one second of cost; None if nothing may run again.
+            a_byte: capacity for one byte.
+
+        Returns:
+            The capacity of the cut, with every arc rounded down to a whole number; the state.
+        """
+        again = _whole(self.seconds, a_second or 0.0)
+        if a_second is None:
+            again = np.where((self.limits == 0) & (self.bytes == 0), NEVER, 0)
+        capacities = self.limits + again + _whole(self.bytes, a_byte)
+        tails, heads = sides[self.tails], sides[self.heads]
+        useful = (tails != heads) & (tails != AFTER) & (heads != BEFORE)
+        useful &= (tails != LEFT_OUT) & (heads != LEFT_OUT)
+        inside = np.zeros(self._nodes, bool)
+        inside[BEFORE] = True
+        flow = SimpleMaxFlow()
+        flow.add_arcs_with_capacity(tails[useful], heads[useful], capacities[useful])
+        # an arc of no capacity, so that source and sink exist
+        flow.add_arc_with_capacity(BEFORE, AFTER, 0)
+        if flow.solve(BEFORE, AFTER) != flow.OPTIMAL:
+            raise AssertionError("a cut of finite size exists: nothing runs again")
+        inside[np.array(flow.get_source_side_min_cut(), np.int64)] = True
+        through = int(flow.optimal_flow())
+        return through, self._moment(inside[sides], op)
+
+    def _moment(self, inside: NDArray[np.bool_], op: OpId) -> Moment:
+        """Reads a state from the side on which each node lies: True is the source's."""
+        ran = inside[self.ran]
+        over = inside[self.over]
+        again = [int(i) for i in np.flatnonzero(ran & ~over)]
+        live = self.own(op)
+        read = set(self._read[op])
+        for (b, writer), node in self._node_of.items():
+            if node not in read and over[writer] and not inside[node]:
+                live += self.problem.buffers[b].transient
+        return Moment(
+            sum((self.costs[i] for i in again), Fraction(0)),
+            live,
+            frozenset(again),
+            frozenset(int(i) for i in np.flatnonzero(over)),
+        )
+
+
+def _copyable(op: Op) -> bool:
+    """Returns whether `roam.core.edits.Recompute` may copy an op."""
+    return not op.once and not op.mutates and op.lane is Lane.COMPUTE
+
+
+def _whole(weights: NDArray[np.float64], factor: float) -> NDArray[np.int64]:
+    """Returns weights times a factor, in whole numbers that are never too large."""
+    product: NDArray[np.int64] = np.floor(weights * factor).astype(np.int64)
+    # a rounded product may be too large by its last bit; times one is exact
+    return product if factor == 1 else np.maximum(product - 1, 0)
+
+
+def time_bound(
+    problem: Problem,
+    order: Iterable[OpId],
+    curve: Sequence[Bytes],
+    budget: Bytes,
+    work: Work | None = None,
+    fixed: Collection[OpId] = (),
+) -> TimeBound:
+    """Searches for the op whose first run proves the highest lower bound on the extra time.
+
+    The ops with the most live bytes in a known order are tried first. An op that is within the
+    budget in that order proves nothing.
+
+    Args:
+        problem: the Problem.
+        order: an order of all ops, none of them copied.
+        curve: the live curve of `order`, in bytes.
+        budget: transient bytes that no moment may exceed.
+        work: limits the work and the time of the search; no limit if left out.
+        fixed: ops that run only once, beside those that nothing may copy.
+
+    Returns:
+        The highest bound found; `seconds` is inf if the budget is proven to be infeasible.
+    """
+    work, cuts, best = work or Work(), PricedCuts(problem, fixed), TimeBound(0.0)
+    kept = sum(b.transient for b in problem.buffers if b.kept)
+    if kept > budget:  # alive together at the end
+        return TimeBound(inf, None, inf)
+    for live, op in sorted(zip(curve, order, strict=True), key=lambda at: -at[0]):
+        if live <= budget or best.seconds == inf or work.is_over():
+            break
+        found = cuts.extra(op, budget)
+        work.spend(5 * cuts.cost())
+        if found.seconds > best.seconds:
+            best = found
+    return best
+
+
+def least_bytes(
+    problem: Problem,
+    order: Iterable[OpId],
+    curve: Sequence[Bytes],
+    work: Work | None = None,
+    fixed: Collection[OpId] = (),
+) -> Bytes:
+    """Returns transient bytes that every schedule needs, however much it recomputes.
+
+    Args:
+        problem: the Problem.
+        order: an order of all ops, none of them copied.
+        curve: the live curve of `order`, in bytes.
+        work: limits the work and the time of the search; no limit if left out.
+        fixed: ops that run only once, beside those that nothing may copy.
+    """
+    work, cuts = work or Work(), PricedCuts(problem, fixed)
+    best = sum(b.transient for b in problem.buffers if b.kept)
+    best = max([best, *(cuts.own(i) for i in range(len(problem.ops)))])
+    for live, op in sorted(zip(curve, order, strict=True), key=lambda at: -at[0]):
+        if live <= best or work.is_over():
+            break
+        best = max(best, cuts.least(op))
+        work.spend(cuts.cost())
+    return best
