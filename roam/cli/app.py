@@ -17,6 +17,7 @@ from roam.cli import plans
 from roam.cli.bench import bench
 from roam.cli.exits import NO, TROUBLE, UNKNOWN, exits
 from roam.cli.layout import LAYOUT_EXITS, layout
+from roam.cli.remat import remat
 from roam.core.errors import RoamError
 
 
@@ -44,6 +45,7 @@ app = typer.Typer(
 app.add_typer(bench, name="bench")
 plans.register(app)
 app.command(epilog=LAYOUT_EXITS)(layout)
+app.command(epilog=exits())(remat)
 
 
 @app.callback()

@@ -91,6 +91,10 @@ class FileWriteError(RoamError, OSError):
     """A file that could not be written: what was there before is untouched."""
 
 
+class MissingCostError(FileFormatError):
+    """A graph file with a node whose bytes or time nobody can tell."""
+
+
 class GraphMismatchError(RoamError, ValueError):
     """A plan that belongs to another graph."""
 
@@ -102,6 +106,14 @@ class UnplannableError(RoamError):
 class WholeStepError(RoamError):
     """A step that, run as one graph, would train something else. compile_step catches it, says so
     once, and compiles the model alone."""
+
+
+class ScheduleError(RoamError, ValueError):
+    """A schedule that runs a node before what it reads, or that leaves a node out."""
+
+
+class ShareFormatError(RoamError, ValueError):
+    """A text that names no share, such as "80%", of at most 100 %."""
 
 
 class BudgetError(RoamError):

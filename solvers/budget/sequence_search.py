@@ -1,0 +1,213 @@
+"""Finds the cheapest schedule of a Problem within a budget, copies of ops among its runs.
+
+    given order, best order ── within the budget? ── yes: no extra time, the best there is
+             │ no
+             anneal from each (`sequence_annealing.py`) ── the best so far ── anneal again, cooler
+             │                                                  └── needless copies dropped
+             time bound, least bytes (`solvers/bound/priced_cut.py`)
+
+The Problem's ops make one buffer each, and read buffers of others. Nothing is written in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+
+from roam.core.errors import BudgetError, UnplannableError
+from roam.core.lifetime import live_curve
+from roam.core.problem import OpId, Problem
+from roam.core.sizes import show_size
+from roam.solvers.bound.priced_cut import least_bytes, time_bound
+from roam.solvers.budget.sequence_annealing import Floats, Graph, Heat, Ints, anneal, measure
+from roam.solvers.order.best_order import best_order
+from roam.solvers.work import Units, Work
+
+ORDER_SHARE = 0.25  # of the work, for the best order without copies
+BOUND_SHARE = 0.2  # of what is left then, for the bound
+A_RUN: Units = 8  # units of work to measure one run or read of a sequence; measured
+# first rounds explore from every start, later ones go on from the best sequence
+FIRST = (Heat(0.5, 0.005, 20.0), Heat(0.2, 0.002, 50.0))
+LATER = (Heat(0.3, 0.003, 20.0), Heat(0.1, 0.001, 50.0), Heat(0.05, 0.0005, 20.0))
+SMALLER = 0.97  # share of the smallest bytes met that a search aims at, if nothing fits the budget
+LEAST_ROUND, MOST_ROUND = 10**6, 5 * 10**8  # runs and reads that one annealing measures
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule within a budget.
+
+    Attributes:
+        runs: ops in the order in which they run; an op may run several times.
+        peak: bytes alive at the worst moment.
+        extra_time: seconds of the copies.
+        bound: seconds that the copies of any schedule within the budget take at least.
+    """
+
+    runs: tuple[OpId, ...]
+    peak: int
+    extra_time: float
+    bound: float
+
+
+def schedule(problem: Problem, budget: int, work: Work | None = None) -> Schedule:
+    """Searches for the schedule with the least extra time within a budget.
+
+    Args:
+        problem: ops with one result each, in the given order.
+        budget: bytes that may be alive at any moment.
+        work: limits the work of all searches together; that of thirty seconds if left out.
+
+    Raises:
+        BudgetError: no schedule keeps the budget, or none was found.
+        UnplannableError: an op has no result, or several, or changes one.
+    """
+    work = work or Work.worth(20.0)
+    return _Search(problem, budget, work).run()
+
+
+class _Search:
+    """The best sequences so far.
+
+    Attributes:
+        extra, runs: percent of extra time of the best sequence within the budget, and the sequence.
+        low, low_runs: the smallest bytes of any sequence, as a share of the budget; the sequence.
+    """
+
+    def __init__(self, problem: Problem, budget: int, work: Work) -> None:
+        self.problem, self.budget, self.work = problem, budget, work
+        for op in problem.ops:
+            if len(op.creates) != 1 or op.mutates or op.once:
+                raise UnplannableError(f"op {op.name!r} does not simply make one result")
+        self.total = sum(op.cost for op in problem.ops)
+        self.given = list(range(len(problem.ops)))
+        self.curve = live_curve(problem, self.given, {})
+        self.extra, self.runs = inf, np.array(self.given, np.int64)
+        self.low, self.low_runs = inf, self.runs
+        self.graph = self._graph(max(1, budget))
+
+    def _graph(self, limit: int) -> Graph:
+        ops, maker = self.problem.ops, self.problem.maker
+        sizes = [self.problem.buffers[op.creates[0]].transient / limit for op in ops]
+        sources = [
+            list(dict.fromkeys(m for b in op.reads if (m := maker[b]) is not None)) for op in ops
+        ]
+        at = np.cumsum([0, *map(len, sources)]).astype(np.int64)
+        reads = np.array([s for some in sources for s in some], np.int64)
+        costs = np.array([op.cost for op in ops], np.float64)
+        return Graph(np.array(sizes), 100 * costs / (self.total or 1.0), at, reads)
+
+    def run(self) -> Schedule:
+        starts = [self.runs]
+        self._offer(self.runs)
+        if self.extra > 0:
+            least = least_bytes(self.problem, self.given, self.curve, self.work)
+            if least > self.budget:
+                raise self._refused(None, least)
+            with self.work.share(ORDER_SHARE):
+                found = best_order(self.problem, self.work).found.order
+            starts.insert(0, np.array(found, np.int64))
+            self._offer(starts[0])
+        bound = self._bound() if self.extra > 0 else 0.0
+        if bound == inf:
+            raise self._refused(None, self.budget + 1)
+        seed = 0
+        part = self.work.left / 12 if self.work.left < inf else MOST_ROUND * A_RUN
+        a_round = int(min(max(part // A_RUN, LEAST_ROUND), MOST_ROUND))
+        plan = [(heat, start) for heat in FIRST for start in starts]
+        while not self._is_done(bound):
+            if seed < len(plan):
+                heat, start = plan[seed]
+            else:
+                heat = LATER[seed % len(LATER)]
+                start = self.runs if self.extra < inf else self.low_runs
+            seed += 1
+            self._anneal(heat, start, a_round, seed)
+        if self.extra == inf:
+            least = least_bytes(self.problem, self.given, self.curve)
+            raise self._refused(round(self.low * max(1, self.budget)), least)
+        return self._schedule(bound)
+
+    def _is_done(self, bound: float) -> bool:
+        return self.work.is_over() or self.extra / 100 * self.total <= bound * (1 + 1e-9)
+
+    def _anneal(self, heat: Heat, start: Ints, most: int, seed: int) -> None:
+        runs = int(self.work.steps(A_RUN, most))
+        extra, found, low, low_runs, done = anneal(self.graph, start, heat, runs, seed)
+        self.work.spend(A_RUN * max(1, done))
+        if low < self.low:
+            self.low, self.low_runs = low, low_runs
+        if extra < self.extra:
+            self._offer(found)
+
+    def _offer(self, runs: Ints) -> None:
+        """Keeps a sequence if it is the best so far, without copies that it can do without."""
+        fits, extra, low = self._measure(runs)
+        if low < self.low:
+            self.low, self.low_runs = low, runs
+        if not fits:
+            return
+        changed = True
+        while changed:
+            changed = False
+            counts = np.bincount(runs, minlength=len(self.given))
+            for t in sorted(range(len(runs)), key=lambda t: -self.graph.cost[runs[t]]):
+                if counts[runs[t]] > 1:
+                    shorter = np.delete(runs, t)
+                    fits, less, _ = self._measure(shorter)
+                    if fits:
+                        runs, extra, changed = shorter, less, True
+                        break
+        if extra < self.extra:
+            self.extra, self.runs = extra, runs
+
+    def _measure(self, runs: Ints) -> tuple[bool, float, float]:
+        """Returns whether a sequence fits, its extra time in percent, its share of the budget."""
+        count = len(runs)
+        latest, end = np.zeros(len(self.given), np.int64), np.zeros(count + 1, np.int64)
+        live: Floats = np.zeros(count + 2)
+        valid, extra, above, peak = measure(self.graph, runs, count, latest, end, live)
+        if count == len(self.given):
+            extra = 0.0
+        return valid and above <= 0, max(extra, 0.0), peak if valid else inf
+
+    def _bound(self) -> float:
+        with self.work.share(BOUND_SHARE):
+            return time_bound(
+                self.problem, self.given, self.curve, self.budget, self.work
+            ).seconds
+
+    def _refused(self, found: int | None, least: int) -> BudgetError:
+        shown = f"the smallest schedule found takes {found} bytes, " if found is not None else ""
+        return BudgetError(
+            f"no schedule of {self.problem.name!r} within {self.budget} bytes "
+            f"({show_size(self.budget)}): {shown}every schedule needs {least} bytes "
+            f"({show_size(least)}) or more; raise the budget",
+            budget=self.budget,
+            found=found,
+            least=least,
+        )
+
+    def _schedule(self, bound: float) -> Schedule:
+        runs: Sequence[OpId] = self.runs.tolist()
+        seen: set[OpId] = set()
+        extra, last = 0.0, dict[OpId, int]()
+        ends = list(range(len(runs)))
+        maker = self.problem.maker
+        for t, i in enumerate(runs):
+            for b in self.problem.ops[i].reads:
+                if (source := maker[b]) is not None:
+                    ends[last[source]] = t
+            last[i] = t
+            extra += self.problem.ops[i].cost if i in seen else 0.0
+            seen.add(i)
+        change = [0] * (len(runs) + 1)
+        for t, i in enumerate(runs):
+            size = self.problem.buffers[self.problem.ops[i].creates[0]].transient
+            change[t] += size
+            change[ends[t] + 1] -= size
+        peak = int(np.cumsum(change).max(initial=0))
+        return Schedule(tuple(runs), peak, extra, min(bound, extra))
