@@ -212,3 +212,29 @@ def layout(
     from roam.bench.layout import layout_bench
 
     layout_bench(json, only=only, data=data, seconds=seconds)
+
+
+@bench.command()
+def budget(
+    instances: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="A folder of graphs, node-link JSON.")
+    ],
+    json: Json = None,
+    published: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help='Other figures: {"rl100": {"70": 2.2}}.'),
+    ] = None,
+    share: Annotated[
+        list[int] | None,
+        typer.Option(min=1, max=100, help="Percent of the given order's peak; repeat for more."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Work of a row's search.")] = 15.0,
+) -> None:
+    """Recompute in other people's graphs within budgets, with a bound on the extra time."""
+    from roam.bench.budget import SHARES, budget_bench
+
+    rows = budget_bench(
+        instances, json, published=published, shares=share or SHARES, seconds=seconds
+    )
+    if any(row.get("verified") is False for row in rows):
+        raise typer.Exit(1)

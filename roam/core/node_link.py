@@ -1,8 +1,8 @@
 """Reads graphs of ops from networkx's node-link JSON, as published with recomputation planners.
 
-    nodes    "id" or "name"; bytes "cost_ram" or "out_cost"; time "cost_cpu" or "duration"
-    links    "source" and "target", or "0" and "1": the target reads what the source makes
-    graph    "order": the given order of the nodes; without it a topological order by node number
+nodes    "id" or "name"; bytes "cost_ram" or "out_cost"; time "cost_cpu" or "duration"
+links    "source" and "target", or "0" and "1": the target reads what the source makes
+graph    "order": the given order of the nodes; without it a topological order by node number
 """
 
 from __future__ import annotations

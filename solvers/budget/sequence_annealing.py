@@ -3,7 +3,7 @@
     sequence     a b c a' d        d reads the latest run of a before it: a', not a
     live         a is alive until c reads it, a' until d does
 
-The energy of a sequence is the extra time of its copies, in percent of all ops, plus a penalty for
+The energy of a sequence is the extra time of its copies, in mean costs of an op, plus a penalty for
 the bytes above the limit, summed over time. A move adds a copy of an op before a reader of it,
 removes a copy, or moves a run to another time. Most moves aim at a time above the limit. A sequence
 is measured whole after each move: that takes some microseconds in graphs of some hundred ops.
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from roam.solvers.jit import compiled
 from roam.solvers.order.annealing import below, uniform
+from roam.solvers.zobrist import Words
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -33,7 +34,7 @@ class Graph(NamedTuple):
 
     Attributes:
         size: by op, bytes of its result as a share of the limit.
-        cost: by op, its time in percent of the time of all ops.
+        cost: by op, its time in times of the mean op's.
         reads_at, reads: the ops that op v reads are reads[reads_at[v]:reads_at[v + 1]].
     """
 
@@ -47,8 +48,8 @@ class Heat(NamedTuple):
     """How an annealing cools down.
 
     Attributes:
-        hot, cold: the first and the last temperature, in percent of the time of all ops.
-        penalty: percent per limit's worth of bytes above the limit, at one time.
+        hot, cold: the first and the last temperature, in mean costs of an op.
+        penalty: mean costs of an op per limit's worth of bytes above the limit, at one time.
     """
 
     hot: float
@@ -71,11 +72,11 @@ def measure(
         live: by time, set to the share of the limit that is alive.
 
     Returns:
-        Whether every run finds what it reads; extra time in percent, less that of ops that do not
-        run; the sum over time of bytes above the limit, as shares of it; the highest share.
+        Whether every run finds what it reads; extra time in mean costs; the sum over time of bytes
+        above the limit, as shares of it; the highest share.
     """
     latest[:] = -1
-    time = -100.0
+    time = -float(len(graph.size))
     for t in range(count):
         v = runs[t]
         for j in range(graph.reads_at[v], graph.reads_at[v + 1]):
@@ -103,7 +104,7 @@ def measure(
 
 
 @compiled
-def alive_at(end: Ints, t: int, random: Ints) -> int:
+def alive_at(end: Ints, t: int, random: Words) -> int:
     """Draws a run before time t whose result is alive at t and read later; -1 if none is found."""
     for _ in range(TRIES):
         s = below(random, t) if t > 0 else 0
@@ -152,7 +153,7 @@ def anneal(
         seed: of the random numbers; positive.
 
     Returns:
-        Extra time in percent of the best sequence within the limit (inf if none was met); this
+        Extra time in mean costs of the best sequence within the limit (inf if none was met); this
         sequence; the lowest share of the limit that any sequence took; that sequence; the runs and
         reads measured.
     """

@@ -28,11 +28,13 @@ from roam.solvers.work import Units, Work
 
 ORDER_SHARE = 0.25  # of the work, for the best order without copies
 BOUND_SHARE = 0.2  # of what is left then, for the bound
-A_RUN: Units = 8  # units of work to measure one run or read of a sequence; measured
+A_RUN: Units = 2  # units of work to measure one run or read of a sequence; measured
 # first rounds explore from every start, later ones go on from the best sequence
-FIRST = (Heat(0.5, 0.005, 20.0), Heat(0.2, 0.002, 50.0))
-LATER = (Heat(0.3, 0.003, 20.0), Heat(0.1, 0.001, 50.0), Heat(0.05, 0.0005, 20.0))
-SMALLER = 0.97  # share of the smallest bytes met that a search aims at, if nothing fits the budget
+FIRST = (Heat(2.0, 0.02, 70.0), Heat(5.0, 0.05, 200.0))
+LATER = (Heat(1.0, 0.01, 100.0), Heat(3.0, 0.03, 200.0), Heat(0.5, 0.005, 100.0))
+FAR = 1.03  # peak by the budget from which on a search goes down by stairs
+STAIR, LEAST_STAIR = 0.02, 0.001  # first and smallest step down, as shares of the peak
+STAIRS_SHARE = 0.6  # of the work that is left
 LEAST_ROUND, MOST_ROUND = 10**6, 5 * 10**8  # runs and reads that one annealing measures
 
 
@@ -73,7 +75,7 @@ class _Search:
     """The best sequences so far.
 
     Attributes:
-        extra, runs: percent of extra time of the best sequence within the budget, and the sequence.
+        extra, runs: the best sequence within the budget, and its extra time in mean costs of an op.
         low, low_runs: the smallest bytes of any sequence, as a share of the budget; the sequence.
     """
 
@@ -83,6 +85,8 @@ class _Search:
             if len(op.creates) != 1 or op.mutates or op.once:
                 raise UnplannableError(f"op {op.name!r} does not simply make one result")
         self.total = sum(op.cost for op in problem.ops)
+        # the unit of cost in a search: the mean cost of an op
+        self.unit = (self.total or 1.0) / max(1, len(problem.ops))
         self.given = list(range(len(problem.ops)))
         self.curve = live_curve(problem, self.given, {})
         self.extra, self.runs = inf, np.array(self.given, np.int64)
@@ -98,7 +102,7 @@ class _Search:
         at = np.cumsum([0, *map(len, sources)]).astype(np.int64)
         reads = np.array([s for some in sources for s in some], np.int64)
         costs = np.array([op.cost for op in ops], np.float64)
-        return Graph(np.array(sizes), 100 * costs / (self.total or 1.0), at, reads)
+        return Graph(np.array(sizes), costs / self.unit, at, reads)
 
     def run(self) -> Schedule:
         starts = [self.runs]
@@ -111,12 +115,16 @@ class _Search:
                 found = best_order(self.problem, self.work).found.order
             starts.insert(0, np.array(found, np.int64))
             self._offer(starts[0])
-        bound = self._bound() if self.extra > 0 else 0.0
+        bound = self._bound(starts[0].tolist()) if self.extra > 0 else 0.0
         if bound == inf:
             raise self._refused(None, self.budget + 1)
         seed = 0
         part = self.work.left / 12 if self.work.left < inf else MOST_ROUND * A_RUN
         a_round = int(min(max(part // A_RUN, LEAST_ROUND), MOST_ROUND))
+        if self.low > FAR and not self._is_done(bound):
+            with self.work.share(STAIRS_SHARE):
+                self._climb_down(a_round)
+            starts.insert(0, self.low_runs)
         plan = [(heat, start) for heat in FIRST for start in starts]
         while not self._is_done(bound):
             if seed < len(plan):
@@ -132,7 +140,30 @@ class _Search:
         return self._schedule(bound)
 
     def _is_done(self, bound: float) -> bool:
-        return self.work.is_over() or self.extra / 100 * self.total <= bound * (1 + 1e-9)
+        return self.work.is_over() or self.extra * self.unit <= bound * (1 + 1e-9)
+
+    def _climb_down(self, most: int) -> None:
+        """Lowers the peak of the lowest sequence stair by stair, until it is within the budget.
+
+        From far above the budget no annealing gets there at once: it ends in a sequence that is a
+        little too high nearly everywhere.
+        """
+        seed, stair, target = 1, STAIR, self.graph
+        while self.low > 1 and stair > LEAST_STAIR and not self.work.is_over():
+            limit = max(1.0, self.low * (1 - stair))
+            graph = target._replace(size=target.size / limit)
+            runs = int(self.work.steps(A_RUN, most))
+            start = self.low_runs
+            extra, found, low, low_runs, done = anneal(graph, start, FIRST[1], runs, seed)
+            self.work.spend(A_RUN * max(1, done))
+            seed += 1
+            if extra < inf:
+                self.low, self.low_runs = self._measure(found)[2], found
+                self._offer(found)
+            elif low * limit < self.low:
+                self.low, self.low_runs = low * limit, low_runs
+            else:
+                stair /= 2
 
     def _anneal(self, heat: Heat, start: Ints, most: int, seed: int) -> None:
         runs = int(self.work.steps(A_RUN, most))
@@ -165,7 +196,7 @@ class _Search:
             self.extra, self.runs = extra, runs
 
     def _measure(self, runs: Ints) -> tuple[bool, float, float]:
-        """Returns whether a sequence fits, its extra time in percent, its share of the budget."""
+        """Returns whether a sequence fits, its extra time, and its peak by the budget."""
         count = len(runs)
         latest, end = np.zeros(len(self.given), np.int64), np.zeros(count + 1, np.int64)
         live: Floats = np.zeros(count + 2)
@@ -174,11 +205,11 @@ class _Search:
             extra = 0.0
         return valid and above <= 0, max(extra, 0.0), peak if valid else inf
 
-    def _bound(self) -> float:
+    def _bound(self, order: list[OpId]) -> float:
+        """Returns the bound on the extra time, by moments that are too high in a good order."""
+        curve = live_curve(self.problem, order, {})
         with self.work.share(BOUND_SHARE):
-            return time_bound(
-                self.problem, self.given, self.curve, self.budget, self.work
-            ).seconds
+            return time_bound(self.problem, order, curve, self.budget, self.work).seconds
 
     def _refused(self, found: int | None, least: int) -> BudgetError:
         shown = f"the smallest schedule found takes {found} bytes, " if found is not None else ""
