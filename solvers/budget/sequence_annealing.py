@@ -26,6 +26,7 @@ Floats = NDArray[np.float64]
 ADD, REMOVE, MOVE = 0, 1, 2
 NEAR = 30  # places by which a random move shifts a run at most
 BEYOND = 6  # places, itself excluded, that an aimed move goes past its time
+LONGEST = 8  # most ops that one move copies together
 TRIES = 12  # draws to find a run that is alive at a time
 
 
@@ -176,8 +177,8 @@ def anneal(
     if above <= 0:
         best = time
     a_move = len(graph.reads)
-    done = 0
-    highs = 0
+    chain = np.zeros(LONGEST, np.int64)
+    done = highs = links = 0
     for t in range(count):
         if live[t] > 1.0 + 1e-12:
             high[highs] = t
@@ -191,14 +192,19 @@ def anneal(
         done += 20
         if draw < 2:  # add a copy of what is alive at t, before its next reader
             s = alive_at(end, t, random)
-            if s < 0 or count >= most:
+            if s < 0 or count + LONGEST > most:
                 continue
             v, kind = runs[s], ADD
             place = next_reader(graph, runs, v, t + 1, end[s])
             if below(random, 3) == 0:
                 place = max(t + 1, place - below(random, BEYOND))
-            insert(trial, count, place, v)
-            new = count + 1
+            links = 1
+            chain[0] = v
+            if below(random, 2) == 0:
+                links = collect(graph, runs, end, place, chain)
+            for k in range(links):
+                insert(trial, count + k, place + k, chain[k])
+            new = count + links
         elif draw < 4:  # remove a copy
             if count == n:
                 continue
@@ -241,8 +247,9 @@ def anneal(
         rise = trial_time + heat.penalty * trial_above - energy
         if valid and (rise <= 0 or uniform(random) < np.exp(-rise / temperature)):
             if kind == ADD:
-                insert(runs, count, place, v)
-                times[v] += 1
+                for k in range(links):
+                    insert(runs, count + k, place + k, chain[k])
+                    times[chain[k]] += 1
             elif kind == REMOVE:
                 delete(runs, count, place)
                 times[v] -= 1
@@ -262,7 +269,8 @@ def anneal(
             if trial_peak < lowest:
                 lowest, lowest_runs = trial_peak, runs[:count].copy()
         elif kind == ADD:
-            delete(trial, new, place)
+            for k in range(links):
+                delete(trial, new - k, place)
         elif kind == REMOVE:
             insert(trial, new, place, v)
         else:
@@ -286,6 +294,37 @@ def next_reader(graph: Graph, runs: Ints, v: int, first: int, last: int) -> int:
         if reads_op(graph, runs[t], v):
             return t
     return last
+
+
+@compiled
+def collect(graph: Graph, runs: Ints, end: Ints, place: int, chain: Ints) -> int:
+    """Adds to chain[0] the ops whose results it needs, and that are no longer alive at `place`.
+
+    And what these need in turn, up to LONGEST ops; then sorts the chain, since ops are numbered in
+    an order that can run. Returns its length.
+    """
+    links, k = 1, 0
+    while k < links:
+        v = chain[k]
+        for j in range(graph.reads_at[v], graph.reads_at[v + 1]):
+            u = graph.reads[j]
+            t = place - 1
+            while runs[t] != u:
+                t -= 1
+            if end[t] < place and links < LONGEST and not listed(chain, links, u):
+                chain[links] = u
+                links += 1
+        k += 1
+    chain[:links].sort()
+    return links
+
+
+@compiled
+def listed(chain: Ints, links: int, u: int) -> bool:
+    for k in range(links):  # noqa: SIM110
+        if chain[k] == u:
+            return True
+    return False
 
 
 @compiled

@@ -50,7 +50,7 @@ def test_small_graphs_get_the_best_schedule_or_a_refusal_that_is_right() -> None
         assert found.bound <= best == found.extra_time
         copied += found.extra_time > 0
     assert refused > 2
-    assert copied > 5
+    assert copied > 3
 
 
 def test_a_wide_graph_keeps_its_budget_and_gets_the_same_schedule_again() -> None:
