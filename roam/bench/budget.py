@@ -26,7 +26,7 @@ from roam.solvers.budget.sequence_search import schedule
 from roam.solvers.work import Work
 
 SHARES = (90, 80, 70)  # percent of the given order's peak
-SECONDS = 15.0  # work of a row's search
+SECONDS = 6.0  # work of a row's search
 Published = dict[str, dict[str, float]]  # name of a graph -> percent of its peak -> best figure
 
 

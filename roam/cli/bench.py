@@ -228,7 +228,7 @@ def budget(
         list[int] | None,
         typer.Option(min=1, max=100, help="Percent of the given order's peak; repeat for more."),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Work of a row's search.")] = 15.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Work of a row's search.")] = 6.0,
 ) -> None:
     """Recompute in other people's graphs within budgets, with a bound on the extra time."""
     from roam.bench.budget import SHARES, budget_bench

@@ -13,7 +13,7 @@ import typer
 from roam.core.atomic_write import check_writable, write_file
 from roam.core.errors import ShareFormatError
 
-SECONDS = 15.0  # of the search; reading, bounds and compiling come on top
+SECONDS = 6.0  # of the search; reading, bounds and compiling come on top
 
 
 def remat(

@@ -61,13 +61,13 @@ def schedule(problem: Problem, budget: int, work: Work | None = None) -> Schedul
     Args:
         problem: ops with one result each, in the given order.
         budget: bytes that may be alive at any moment.
-        work: limits the work of all searches together; that of thirty seconds if left out.
+        work: limits the work of all searches together; that of six seconds if left out.
 
     Raises:
         BudgetError: no schedule keeps the budget, or none was found.
         UnplannableError: an op has no result, or several, or changes one.
     """
-    work = work or Work.worth(20.0)
+    work = work or Work.worth(6.0)
     return _Search(problem, budget, work).run()
 
 
