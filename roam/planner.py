@@ -30,7 +30,7 @@ from roam.core.proof import Bound
 from roam.solvers.bound.min_cut import cut_bound
 from roam.solvers.budget.choose import Chosen, choose, smallest_peak
 from roam.solvers.budget.copies import Choice, Copies, Copy, Form, Step, may_run_again, usual_forms
-from roam.solvers.budget.least import least_peak
+from roam.solvers.budget.proof import extra_time_bound, least_needed
 from roam.solvers.budget.segments import cut_backward
 from roam.solvers.layout.placement import IN_ARENA, InArena, Placement, SavedBlocks, replaced_peak
 from roam.solvers.order.best_order import best_order
@@ -48,7 +48,8 @@ __all__ = [
     "Step",
     "choose",
     "cut_backward",
-    "least_peak",
+    "extra_time_bound",
+    "least_needed",
     "may_run_again",
     "plan",
     "replaced_peak",

@@ -10,7 +10,7 @@ class OptionError(RoamError, ValueError):
 
 
 class BudgetError(RoamError, ValueError):
-    """A budget that cannot be met: it names the smallest total found and what would lower it.
+    """A budget that nothing was found for: the message names what would lower the need.
 
     Attributes:
         budget: the bytes asked for; 0 if they are not known.
@@ -18,9 +18,11 @@ class BudgetError(RoamError, ValueError):
         least: bytes that are proven to be needed.
     """
 
-    budget: int = 0
-    found: int | None = None
-    least: int = 0
+    def __init__(
+        self, message: str, *, budget: int = 0, found: int | None = None, least: int = 0
+    ) -> None:
+        super().__init__(message)
+        self.budget, self.found, self.least = budget, found, least
 
 
 class BudgetFormatError(OptionError):
@@ -114,20 +116,6 @@ class ScheduleError(RoamError, ValueError):
 
 class ShareFormatError(RoamError, ValueError):
     """A text that names no share, such as "80%", of at most 100 %."""
-
-
-class BudgetError(RoamError):
-    """A budget that no schedule was found for, or that none keeps.
-
-    Attributes:
-        budget: the bytes asked for.
-        found: the smallest bytes of any schedule found; None if there is none.
-        least: bytes that are proven to be needed.
-    """
-
-    def __init__(self, message: str, *, budget: int, found: int | None, least: int) -> None:
-        super().__init__(message)
-        self.budget, self.found, self.least = budget, found, least
 
 
 class MissingExtraError(RoamError, ImportError):

@@ -213,3 +213,8 @@ def test_an_offline_plan_says_what_runs_again() -> None:
     assert 0 < step.extra_time < step.time.seconds  # type: ignore[union-attr]
     assert step.extra_time_bound <= step.extra_time
     assert "run again" in str(step.explain())
+
+
+def test_the_extra_time_is_above_its_bound() -> None:
+    found = roam.plan(Loss(blocks), rows(), loss=lambda y: y, budget="70%")
+    assert 0 < found.extra_time_bound <= found.extra_time

@@ -43,13 +43,15 @@ from roam.planner import (
     Step,
     choose,
     cut_backward,
-    least_peak,
+    extra_time_bound,
+    least_needed,
     may_run_again,
     smallest_peak,
     usual_forms,
 )
 
 ROUNDS = 5  # choices that are planned
+PROVING = 2.0  # seconds of work for a bound
 SLACK = 0.02  # share of the limit that a plan may leave unused before another choice is tried
 ALWAYS_KEPT = 2_000  # a tensor below this part of the peak is always kept
 
@@ -61,6 +63,10 @@ A_BYTE: Seconds = 1e-10  # of traffic, where nobody knows what ops cost: less is
 
 class CompileBudgetError(ShortenTraceback, BudgetError):
     """A BudgetError that dynamo passes to the user unwrapped."""
+
+    def __init__(self, message: str, **figures: Any) -> None:
+        ShortenTraceback.__init__(self, message, first_useful_frame=None)
+        BudgetError.__init__(self, message, **figures)
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,7 @@ def fit(
     try:
         limit = budget.transient(problem.persistent, first.peak, free)
     except BudgetError as error:
-        raise CompileBudgetError(str(error), first_useful_frame=None) from None
+        raise CompileBudgetError(str(error)) from None
     seconds = sum(op.cost for op in problem.ops)
     nothing = Recomputed(budget.text, limit, first.peak, seconds)
     if first.peak <= limit:
@@ -136,11 +142,15 @@ def fit(
                 best = (edited, planned, copies) if planned.peak <= limit else best
     if best is None:
         graph = graphs[1]
-        raise _refusal(graph, graph.step(first.peak), budget, limit, name, first, trial, plan)
-    joint, kept, copies = best
+        given = graphs[0].step(first.peak)
+        raise _refusal(graph, given, budget, limit, name, first, trial, plan)
+    edited, kept, copies = best
     modules = _by_module(copies)
-    told = Recomputed(budget.text, limit, first.peak, seconds, 0.0, modules)
-    return Fitted(joint, limit, kept, told)
+    bound = 0.0
+    if seconds:  # else nobody knows what ops cost
+        bound = extra_time_bound(graphs[0].step(first.peak), first, limit, PROVING)
+    told = Recomputed(budget.text, limit, first.peak, seconds, bound, modules)
+    return Fitted(edited, limit, kept, told)
 
 
 def _reordered(captured: Captured, order: Sequence[OpId]) -> Captured:
@@ -339,7 +349,7 @@ def _by_module(copies: Copies) -> tuple[Again, ...]:
 
 def _refusal(
     graph: _Graph,
-    step: Step,
+    given: Step,
     budget: Budget,
     limit: Bytes,
     name: str,
@@ -348,18 +358,16 @@ def _refusal(
     plan: Planner,
 ) -> BudgetError:
     problem = graph.captured.problem
-    low = smallest_peak(step)
+    low = smallest_peak(graph.step(first.peak))
     peak = min(first.peak, plan(trial(copied(graph.edited(low.copies))).problem).peak)
     smallest, persistent = peak + problem.persistent, problem.persistent
-    least = least_peak(problem) + persistent
+    least = least_needed(given, first, PROVING) + persistent
     text = (
         f"{name} does not fit into a budget of {budget.text} ({show_size(limit)} transient): the "
         f"smallest total found is {show_size(smallest)}, {show_size(persistent)} of it persistent, "
         f"and no recomputation goes below {show_size(least)}. {_ways_out(problem)}"
     )
-    error = CompileBudgetError(text, first_useful_frame=None)
-    error.budget, error.found, error.least = limit + persistent, smallest, least
-    return error
+    return CompileBudgetError(text, budget=limit + persistent, found=smallest, least=least)
 
 
 def _ways_out(problem: Problem) -> str:

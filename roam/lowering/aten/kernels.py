@@ -215,7 +215,6 @@ class AtenKernels:
         except UnplannableError as error:
             raise CompileBudgetError(
                 f"{self.graph.name} cannot be planned, so it may not keep its budget: {error}",
-                first_useful_frame=None,
             ) from error
         self.own_saved = None
         return self.fit.joint
