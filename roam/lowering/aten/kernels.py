@@ -125,7 +125,8 @@ class AtenKernels:
     def compile(
         self, gm: fx.GraphModule, example_inputs: Sequence[Any], driver: Driver
     ) -> Callable[..., Any]:
-        self.example_inputs, self.driver = example_inputs, driver
+        if self.options.budget is not None:
+            self.example_inputs, self.driver = example_inputs, driver
 
         def forward(gm: fx.GraphModule, _: Sequence[Any]) -> Boxed:
             self.take_forward(gm)
@@ -217,6 +218,7 @@ class AtenKernels:
                 f"{self.graph.name} cannot be planned, so it may not keep its budget: {error}",
             ) from error
         self.own_saved = None
+        self.example_inputs = ()  # parameters: a model that is deleted must not live on here
         return self.fit.joint
 
     def take_forward(self, gm: fx.GraphModule) -> None:
