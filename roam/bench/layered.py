@@ -1,4 +1,4 @@
-"""Makes wide, irregular graphs: random layered ones, or graphs read from node-link JSON.
+"""Makes wide, irregular graphs: random layered ones.
 
     level 0      1        2               n          between neighbouring levels, a tenth or a
      o ──────┬── o ──┬─── o ── ... ────── o          fifth of all possible edges, at least one in
@@ -13,19 +13,15 @@ drawn from two normal distributions. The given order is random.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import networkx as nx
 
-from roam.core.errors import CycleError, FileFormatError
-from roam.core.problem import Buffer, Op, Problem
+from roam.core.node_link import Node, NodeLinkGraph
+from roam.core.problem import Problem
 
-Node = Any
 SIZES = ((100, 60), (300, 130))  # mean and standard deviation, in units of ten bytes
 SKIP = 3.0  # the mean number of levels that an edge skips beyond the first
 
@@ -68,32 +64,11 @@ def layered_graph(
             edges.add((draw.choice(members[level]), draw.choice(members[far])))
     sizes = [10 * max(1, round(draw.gauss(*draw.choice(SIZES)))) for _ in range(starts[-1])]
     order = _random_order(starts[-1], edges, draw)
-    return _problem(f"layered {nodes}, {seed}", dict(enumerate(sizes)), edges, order)
-
-
-def read_graph(path: Path) -> Problem:
-    """Reads a graph in networkx's node-link JSON.
-
-    The bytes of a node are its attribute `out_cost` or `cost_ram`. The given order is the graph
-    attribute `order`, or else a topological order of the nodes. Raises FileFormatError, CycleError.
-    """
-    try:
-        found = json.loads(path.read_text())
-        names = [n.get("id", n.get("name")) for n in found["nodes"]]
-        costs = [n["out_cost"] if "out_cost" in n else n["cost_ram"] for n in found["nodes"]]
-        edges = {
-            (e["source"], e["target"]) if "source" in e else (e["0"], e["1"])
-            for e in found["links"]
-        }
-        order = found.get("graph", {}).get("order")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FileFormatError(f"{path} is no graph in node-link JSON: {error!r}") from None
-    graph = nx.DiGraph(edges)
-    graph.add_nodes_from(names)
-    if not nx.is_directed_acyclic_graph(graph):
-        raise CycleError(f"{path}: the nodes of {nx.find_cycle(graph)} wait for one another")
-    sizes = {name: int(cost) for name, cost in zip(names, costs, strict=True)}
-    return _problem(path.stem, sizes, edges, order or list(nx.topological_sort(graph)))
+    reads: dict[Node, tuple[Node, ...]] = dict.fromkeys(order, ())
+    for source, target in edges:
+        reads[target] += (source,)
+    name, times = f"layered {nodes}, {seed}", dict.fromkeys(order, 0.0)
+    return NodeLinkGraph(name, tuple(order), dict(enumerate(sizes)), times, reads).problem()
 
 
 def _random_order(nodes: int, edges: Iterable[tuple[int, int]], draw: random.Random) -> list[int]:
@@ -102,17 +77,3 @@ def _random_order(nodes: int, edges: Iterable[tuple[int, int]], draw: random.Ran
     graph.add_edges_from(sorted(edges))
     rank = [draw.random() for _ in range(nodes)]
     return list(nx.lexicographical_topological_sort(graph, key=rank.__getitem__))
-
-
-def _problem(
-    name: str, sizes: dict[Node, int], edges: Iterable[tuple[Node, Node]], order: list[Node]
-) -> Problem:
-    place = {node: i for i, node in enumerate(order)}
-    reads: dict[Node, list[int]] = {node: [] for node in order}
-    for source, target in edges:
-        reads[target].append(place[source])
-    return Problem(
-        name,
-        tuple(Buffer(f"b{node}", sizes[node]) for node in order),
-        tuple(Op(f"n{node}", tuple(sorted(reads[node])), (place[node],)) for node in order),
-    )

@@ -19,12 +19,13 @@ from rich.table import Table
 
 from roam.bench import networks
 from roam.bench.children import Result
-from roam.bench.layered import layered_graph, read_graph
+from roam.bench.layered import layered_graph
 from roam.bench.order import named
 from roam.bench.order_zoo import IRREGULAR
 from roam.bench.tables import write_rows
 from roam.core.atomic_write import check_writable
 from roam.core.lifetime import live_curve, live_peak
+from roam.core.node_link import read_node_link
 from roam.core.problem import Problem
 from roam.solvers.baselines.plain_annealing import plain_annealing
 from roam.solvers.order.best_order import best_order
@@ -57,7 +58,7 @@ class Graphs:
     def __iter__(self) -> Iterator[Problem]:
         """Reads the instances and draws the random graphs, one after another."""
         for path in sorted(self.instances.glob("*.json")) if self.instances is not None else ():
-            yield read_graph(path)
+            yield read_node_link(path, timed=False).problem()
         for nodes in self.sizes:
             for seed in range(self.each):
                 yield layered_graph(nodes, width=WIDTHS[nearest(nodes)], seed=seed)

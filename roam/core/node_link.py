@@ -7,7 +7,6 @@ graph    "order": the given order of the nodes; without it a topological order b
 
 from __future__ import annotations
 
-import heapq
 import json
 from dataclasses import dataclass
 from math import ceil, isfinite
@@ -57,8 +56,12 @@ class NodeLinkGraph:
         )
 
 
-def read_node_link(path: Path) -> NodeLinkGraph:
+def read_node_link(path: Path, *, timed: bool = True) -> NodeLinkGraph:
     """Reads a graph.
+
+    Args:
+        path: the file.
+        timed: whether nodes need a time. If not, all times are 0.
 
     Raises:
         FileFormatError: the file is no graph in node-link JSON, or its order is none of the graph.
@@ -81,7 +84,9 @@ def read_node_link(path: Path) -> NodeLinkGraph:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileFormatError(f"{path} is no graph in node-link JSON: {error!r}") from None
     sizes = {node: ceil(_number(path, node, about, SIZE_NAMES)) for node, about in nodes.items()}
-    times = {node: _number(path, node, about, TIME_NAMES) for node, about in nodes.items()}
+    times = dict.fromkeys(nodes, 0.0)
+    if timed:
+        times = {node: _number(path, node, about, TIME_NAMES) for node, about in nodes.items()}
     frozen = {node: tuple(sources) for node, sources in reads.items()}
     order = _sorted(path, frozen)
     if given is not None:
@@ -101,37 +106,28 @@ def _number(path: Path, node: Node, about: dict[str, Any], names: tuple[str, ...
     if value is None or not number or not isfinite(value) or value < 0:
         wanted = " or ".join(map(repr, names))
         raise MissingCostError(
-            f"{path}: node {node!r} needs a number of at least 0 as {wanted}, and has {value!r}"
+            f"{path} is no graph with costs: node {node!r} needs a number of at least 0 as "
+            f"{wanted}, and has {value!r}"
         )
     return float(value)
 
 
 def _sorted(path: Path, reads: dict[Node, tuple[Node, ...]]) -> list[Node]:
     """Returns the topological order that always runs the first ready node of the file next."""
-    nodes = list(reads)
-    place = {node: i for i, node in enumerate(nodes)}
-    waiting = {node: len(sources) for node, sources in reads.items()}
-    readers: dict[Node, list[Node]] = {node: [] for node in nodes}
-    for node, sources in reads.items():
-        for source in sources:
-            readers[source].append(node)
-    ready = [place[node] for node, n in waiting.items() if n == 0]
-    heapq.heapify(ready)
-    order: list[Node] = []
-    while ready:
-        node = nodes[heapq.heappop(ready)]
-        order.append(node)
-        for reader in readers[node]:
-            waiting[reader] -= 1
-            if waiting[reader] == 0:
-                heapq.heappush(ready, place[reader])
-    if len(order) < len(nodes):
-        stuck = [node for node, n in waiting.items() if n]
+    import networkx as nx
+
+    graph = nx.DiGraph()
+    graph.add_nodes_from(reads)
+    graph.add_edges_from((source, node) for node, sources in reads.items() for source in sources)
+    place = {node: i for i, node in enumerate(reads)}
+    try:
+        return list(nx.lexicographical_topological_sort(graph, key=place.__getitem__))
+    except nx.NetworkXUnfeasible:
+        cycle = [source for source, _ in nx.find_cycle(graph)]
         raise CycleError(
-            f"{path}: nodes wait for one another, among them {', '.join(map(repr, stuck[:5]))}: "
-            f"remove an edge of the cycle"
-        )
-    return order
+            f"{path}: the nodes {', '.join(map(repr, cycle))} wait for one another: remove an edge "
+            "of this cycle"
+        ) from None
 
 
 def _check_order(path: Path, order: Any, reads: dict[Node, tuple[Node, ...]]) -> None:

@@ -11,10 +11,11 @@ from rich.console import Console
 
 from roam.bench import networks
 from roam.bench.ablation import ablation, variants
-from roam.bench.layered import layered_graph, read_graph
+from roam.bench.layered import layered_graph
 from roam.bench.wide import LAYERED, WIDTHS, Graphs, wide_bench, wide_graphs
 from roam.core.errors import CycleError, FileFormatError
 from roam.core.lifetime import live_peak
+from roam.core.node_link import read_node_link
 from roam.planner import replaced_peak
 
 DIAMOND = {
@@ -87,17 +88,17 @@ def test_every_search_is_switched_off_once(tmp_path: Path) -> None:
 
 
 def test_a_graph_is_read_in_its_given_order(tmp_path: Path) -> None:
-    problem = read_graph(written(tmp_path, DIAMOND))
+    problem = read_node_link(written(tmp_path, DIAMOND), timed=False).problem()
     assert [op.name for op in problem.ops] == ["na", "nc", "nb", "nd"]
     assert live_peak(problem, range(4)) == 27  # b and c while d is made
 
 
 def test_a_graph_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match=r"diamond\.json is no graph"):
-        read_graph(written(tmp_path, {"nodes": [{"id": 1}], "links": []}))
+        read_node_link(written(tmp_path, {"nodes": [{"id": 1}], "links": []}), timed=False)
     cycle = {**DIAMOND, "links": [{"source": "a", "target": "b"}, {"source": "b", "target": "a"}]}
     with pytest.raises(CycleError, match="wait for one another"):
-        read_graph(written(tmp_path, cycle))
+        read_node_link(written(tmp_path, cycle), timed=False)
 
 
 def test_the_same_seed_the_same_graph() -> None:
