@@ -145,7 +145,7 @@ def renew_recomputed(forward: fx.Graph, backward: fx.Graph) -> None:
             continue
         fresh = made - {storage_key(t) for _, t in tensor_inputs(node)}
         if any(storage_key(t) in fresh for t in tensors(node)):
-            node.meta["val"] = _renewed(value(node))
+            node.meta["val"] = renewed(value(node))
     renew_views(backward)
 
 
@@ -160,10 +160,10 @@ def _value_from_items(graph: fx.Graph) -> None:
             node.meta["val"] = tuple(items.get(i) for i in range(max(items) + 1))
 
 
-def _renewed(found: Any) -> Any:
+def renewed(found: Any) -> Any:
     """Returns the same fake tensors with new storages."""
     if isinstance(found, (tuple, list)):
-        return tuple(map(_renewed, found))
+        return tuple(map(renewed, found))
     if isinstance(found, torch.Tensor):
         return found.new_empty_strided(found.shape, found.stride())
     return found

@@ -12,12 +12,10 @@ from __future__ import annotations
 import operator
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
 from torch import fx
 
-from roam.passes.geometry import storage_key, tensors, value
+from roam.passes.geometry import renewed, storage_key, tensors, value
 from roam.passes.replays import replay_of
 
 META = "roam_copy_of"  # on a copy's node: the name of the node that it is a copy of
@@ -52,8 +50,8 @@ class RecomputeCopies:
     copies: Sequence[NodeCopy]
     uses: Mapping[tuple[Hashable, int], Hashable]
     name: str = "recompute_copies"
-    _made: dict[tuple[Hashable, fx.Node], fx.Node] = field(default_factory=dict)
-    _before: dict[Hashable, fx.Node] = field(default_factory=dict)
+    _made: dict[tuple[Hashable, fx.Node], fx.Node] = field(init=False, default_factory=dict)
+    _before: dict[Hashable, fx.Node] = field(init=False, default_factory=dict)
 
     def __call__(self, module: fx.GraphModule) -> int:
         for copy in self.copies:
@@ -84,7 +82,7 @@ class RecomputeCopies:
             return
         sources = {n: self._stand_in(copy.key, n) for n in node.all_input_nodes}
         again = graph.node_copy(node, lambda n: sources[n])
-        again.meta = dict(node.meta, val=_renewed(value(node)))
+        again.meta = dict(node.meta, val=renewed(value(node)))
         self._mark(again, node)
         self._made[copy.key, node] = again
 
@@ -116,12 +114,3 @@ class RecomputeCopies:
         self._mark(view, source)
         self._made[key, source] = view
         return view
-
-
-def _renewed(found: Any) -> Any:
-    """Returns fake tensors of the same layouts with new storages."""
-    if isinstance(found, (tuple, list)):
-        return tuple(map(_renewed, found))
-    if isinstance(found, torch.Tensor):
-        return found.new_empty_strided(found.shape, found.stride())
-    return found
