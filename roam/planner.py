@@ -29,7 +29,7 @@ from roam.core.problem import Problem
 from roam.core.proof import Bound
 from roam.solvers.bound.min_cut import cut_bound
 from roam.solvers.budget.choose import Chosen, choose, smallest_peak
-from roam.solvers.budget.copies import Choice, Copies, Copy, Form, Step, may_run_again, usual_forms
+from roam.solvers.budget.copies import Choice, Copies, Copy, Form, Step, usual_forms
 from roam.solvers.budget.proof import extra_time_bound, least_needed
 from roam.solvers.budget.segments import cut_backward
 from roam.solvers.layout.placement import IN_ARENA, InArena, Placement, SavedBlocks, replaced_peak
@@ -50,7 +50,6 @@ __all__ = [
     "cut_backward",
     "extra_time_bound",
     "least_needed",
-    "may_run_again",
     "plan",
     "replaced_peak",
     "smallest_peak",

@@ -130,3 +130,8 @@ class Op(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     def touches(self) -> Iterable[BufferId]:
         """Every buffer that must be alive while the op runs."""
         return dict.fromkeys((*self.reads, *self.mutates, *self.creates))
+
+    @property
+    def may_be_copied(self) -> bool:
+        """Whether `edits.Recompute` may run the op again: nobody could tell that it ran twice."""
+        return not self.once and not self.mutates and self.lane is Lane.COMPUTE

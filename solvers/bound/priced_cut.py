@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 from ortools.graph.python.max_flow import SimpleMaxFlow
 
 from roam.core.bounds import reached
-from roam.core.problem import BufferId, Home, Lane, Op, OpId, Problem
+from roam.core.problem import BufferId, Home, OpId, Problem
 from roam.solvers.bound.min_cut import AFTER, BEFORE, own_bytes
 from roam.solvers.work import Units, Work
 
@@ -105,7 +105,7 @@ class PricedCuts:
         ops = problem.ops
         self.costs = [Fraction(op.cost) for op in ops]
         self.total = sum(self.costs, Fraction(0))
-        self.copyable = [_copyable(op) and i not in fixed for i, op in enumerate(ops)]
+        self.copyable = [op.may_be_copied and i not in fixed for i, op in enumerate(ops)]
         self.ran = list(range(2, len(ops) + 2))
         self.over = [
             r + len(ops) if free else r for r, free in zip(self.ran, self.copyable, strict=True)
@@ -325,11 +325,6 @@ class PricedCuts:
             frozenset(again),
             frozenset(int(i) for i in np.flatnonzero(over)),
         )
-
-
-def _copyable(op: Op) -> bool:
-    """Returns whether `roam.core.edits.Recompute` may copy an op."""
-    return not op.once and not op.mutates and op.lane is Lane.COMPUTE
 
 
 def _whole(weights: NDArray[np.float64], factor: float) -> NDArray[np.int64]:

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from roam.core.lifetime import find_reuse, live_curve
 from roam.core.machine import Bytes, Seconds
-from roam.core.problem import Buffer, BufferId, Home, Kind, Lane, Op, OpId, Problem
+from roam.core.problem import Buffer, BufferId, Home, Kind, Op, OpId, Problem
 
 Copy = tuple[OpId, int]  # an op of the forward, and the segment of the backward in which it runs
 Choice = frozenset[Copy]
@@ -64,12 +64,10 @@ def usual_forms(problem: Problem, boundary: OpId) -> dict[OpId, Form]:
     return {
         i: Form.of(op)
         for i, op in enumerate(problem.ops[:boundary])
-        if may_run_again(op) and not any(i < c < boundary for b in op.reads for c in changed[b])
+        if op.may_be_copied
+        and op.creates
+        and not any(i < c < boundary for b in op.reads for c in changed[b])
     }
-
-
-def may_run_again(op: Op) -> bool:
-    return not op.once and not op.mutates and op.lane is Lane.COMPUTE and bool(op.creates)
 
 
 def _changes(problem: Problem) -> Mapping[BufferId, list[OpId]]:

@@ -45,7 +45,6 @@ from roam.planner import (
     cut_backward,
     extra_time_bound,
     least_needed,
-    may_run_again,
     smallest_peak,
     usual_forms,
 )
@@ -266,7 +265,7 @@ class _Graph:
                         size = [sum(problem.buffers[b].size for b in of) for of in (reads, made)]
                         cost = self.pointwise(size[0] + size[1] + 2 * (replay.ops - 1) * size[1])
                     forms[i] = Form(reads, made, 0, cost)
-            elif i in usual and may_run_again(op):
+            elif i in usual:
                 forms[i] = usual[i]
         saved = {b for op in problem.ops[boundary:] for b in op.touches}
         for i in [i for i, form in forms.items() if {*form.reads} & (pinned - saved)]:
