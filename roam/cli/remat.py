@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ from typing import Annotated
 import typer
 
 from roam.core.atomic_write import check_writable, write_file
-from roam.core.errors import ShareFormatError
+from roam.core.sizes import parse_share
 
 SECONDS = 6.0  # of the search; reading, bounds and compiling come on top
 
@@ -63,14 +62,3 @@ def remat(
             "extra_cost_bound": found.bound,
         }
         write_file(out, json.dumps(content) + "\n")
-
-
-def parse_share(text: str) -> float:
-    """Returns the share that a text such as "80%" names. Raises ShareFormatError."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
-    if found is None or not 0 < float(found[1]) <= 100:
-        raise ShareFormatError(
-            f"{text!r} is no share of the given order's peak: write a number above 0 and up to "
-            f"100 with a percent sign, such as '80%'"
-        )
-    return float(found[1]) / 100

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from roam.core.errors import BudgetError, BudgetFormatError, SizeFormatError
+from roam.core.errors import BudgetError, BudgetFormatError, ShareFormatError, SizeFormatError
 from roam.core.machine import Bytes
-from roam.core.sizes import parse_size, show_size
+from roam.core.sizes import parse_share, parse_size, show_size
 
 
 class Of(StrEnum):
@@ -45,14 +44,14 @@ class Budget:
         wrong = BudgetFormatError(f"option budget is {ways}, not {given!r}")
         if given == "auto":
             return Budget(Of.FREE, 0.0, "auto")
-        if isinstance(given, str) and (found := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", given)):
-            share = float(found[1]) / 100
-            if not 0 < share <= 1:
+        if isinstance(given, str) and given.rstrip().endswith("%"):
+            try:
+                return Budget(Of.SHARE, parse_share(given), given.strip())
+            except ShareFormatError:
                 raise BudgetFormatError(
                     f"option budget is {given!r}: a share is above 0 % and at most 100 % of the "
                     "peak without a budget"
-                )
-            return Budget(Of.SHARE, share, given.strip())
+                ) from None
         if isinstance(given, bool) or not isinstance(given, (str, int)):
             raise wrong
         try:

@@ -1,10 +1,10 @@
-"""Numbers of bytes as people write them: "24GiB", "512 MB", "1.5 KiB"."""
+"""Numbers of bytes, and shares of them, as people write them: "24GiB", "1.5 KiB", "80%"."""
 
 from __future__ import annotations
 
 import re
 
-from roam.core.errors import SizeFormatError
+from roam.core.errors import ShareFormatError, SizeFormatError
 
 UNITS = {
     "B": 1,
@@ -27,6 +27,17 @@ def parse_size(text: str | int) -> int:
     if isinstance(text, bool) or found is None or found[2].upper() not in UNITS:
         raise SizeFormatError(f"{text!r} is no size: write a number and a unit, such as '24GiB'")
     return int(float(found[1]) * UNITS[found[2].upper()])
+
+
+def parse_share(text: str) -> float:
+    """Returns the share that a text such as "80%" names, at most 1. Raises ShareFormatError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
+    if found is None or not 0 < float(found[1]) <= 100:
+        raise ShareFormatError(
+            f"{text!r} is no share: write a number above 0 and up to 100 with a percent sign, such "
+            "as '80%'"
+        )
+    return float(found[1]) / 100
 
 
 def show_size(size: int) -> str:
