@@ -22,11 +22,10 @@ from roam.core.errors import BudgetError, FileFormatError
 from roam.core.node_link import read_node_link
 from roam.core.replay import replay
 from roam.core.sizes import show_size
-from roam.solvers.budget.sequence_search import schedule
+from roam.solvers.budget.sequence_search import SECONDS, schedule
 from roam.solvers.work import Work
 
 SHARES = (90, 80, 70)  # percent of the given order's peak
-SECONDS = 6.0  # work of a row's search
 Published = dict[str, dict[str, float]]  # name of a graph -> percent of its peak -> best figure
 
 

@@ -101,8 +101,20 @@ class Explanation:
         return "\n".join([*lines, *(f"  - {line}" for line in self.advice)])
 
 
-def explain(problem: Problem, plan: Plan, step: StepTime | None = None) -> Explanation:
-    """Why a plan's peak is as high as it is. step: how long the step that it belongs to takes."""
+def explain(
+    problem: Problem,
+    plan: Plan,
+    step: StepTime | None = None,
+    recomputed: Recomputed | None = None,
+) -> Explanation:
+    """Explains why a plan's peak is as high as it is.
+
+    Args:
+        problem: what is planned.
+        plan: the plan.
+        step: how long the ops of the step that it belongs to take.
+        recomputed: what the plan runs again to keep a budget.
+    """
     t = worst_moment(problem, plan)
     items = held_at(problem, plan, t)
     sizes: Counter[tuple[str, str]] = Counter()
@@ -127,6 +139,7 @@ def explain(problem: Problem, plan: Plan, step: StepTime | None = None) -> Expla
         groups=groups,
         advice=tuple(_advice(plan, groups)),
         step=step,
+        recomputed=recomputed,
         splits=split_groups(problem),
     )
 

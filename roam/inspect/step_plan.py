@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -208,9 +207,9 @@ class StepPlan:
 
         if self.largest is None:
             raise OfflineError("there is no peak to explain: no graph of the step was planned")
-        peaks = [-1 if g.plan is None else g.plan.peak for g in self.graphs]
-        recomputed = self.graphs[peaks.index(max(peaks))].recomputed
-        return dataclasses.replace(explain(*self.largest, self.time), recomputed=recomputed)
+        problem, plan = self.largest
+        [recomputed, *_] = [g.recomputed for g in self.graphs if g.plan is plan]
+        return explain(problem, plan, self.time, recomputed)
 
     def timeline(self) -> Figure:
         """Draws the graph with the highest peak as a matplotlib figure: its arena and its curves.

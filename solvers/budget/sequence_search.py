@@ -28,6 +28,7 @@ from roam.solvers.work import Units, Work
 
 ORDER_SHARE = 0.25  # of the work, for the best order without copies
 BOUND_SHARE = 0.2  # of what is left then, for the bound
+SECONDS = 6.0  # of work, if nobody says how much
 A_RUN: Units = 2  # units of work to measure one run or read of a sequence; measured
 # first rounds explore from every start, later ones go on from the best sequence
 FIRST = (Heat(2.0, 0.02, 70.0), Heat(5.0, 0.05, 200.0))
@@ -61,13 +62,13 @@ def schedule(problem: Problem, budget: int, work: Work | None = None) -> Schedul
     Args:
         problem: ops with one result each, in the given order.
         budget: bytes that may be alive at any moment.
-        work: limits the work of all searches together; that of six seconds if left out.
+        work: limits the work of all searches together; that of SECONDS if left out.
 
     Raises:
         BudgetError: no schedule keeps the budget, or none was found.
         UnplannableError: an op has no result, or several, or changes one.
     """
-    work = work or Work.worth(6.0)
+    work = work or Work.worth(SECONDS)
     return _Search(problem, budget, work).run()
 
 
