@@ -20,7 +20,6 @@ from torch._inductor.dependencies import WeakDep
 from torch._inductor.scheduler import BaseSchedulerNode
 from torch._inductor.virtualized import V
 
-from roam.lowering.inductor import readers_first as readers_first_module
 from roam.lowering.inductor.origins import block_of
 from roam.lowering.inductor.readers_first import Pair, readers_first
 from roam.lowering.inductor.user_passes import cache_key, users_own
@@ -57,7 +56,7 @@ class BlocksInTurn(Pass):  # type: ignore[misc]
         return nodes
 
     def uuid(self) -> Any:
-        return cache_key(self.first, [__file__, str(readers_first_module.__file__)])
+        return cache_key(self.first, [__file__])
 
 
 def _ordered(nodes: list[BaseSchedulerNode], added: Sequence[Pair]) -> list[BaseSchedulerNode]:

@@ -41,16 +41,32 @@ def _replaceable(
     for dep in part.read_writes.reads:
         donated: Any = scheduler.name_to_donated_buffer.get(dep.name)
         buffer = donated or scheduler.name_to_buf.get(dep.name)
-        if buffer is None or buffer.node is None:
+        if buffer is None or not _fits_into(made, buffer):
             continue
-        if isinstance(buffer.defining_op, NopKernelSchedulerNode):
-            continue
-        if isinstance(buffer.node.get_output_spec(), WITHOUT_MEMORY):
-            continue
-        if not _only_use(node, part, buffer) or not _one_index(node, buffer):
-            continue
-        if can_match_buffer_size(buffer.node, made.node):
+        if _only_use(node, part, buffer) and _one_index(node, buffer):
             yield dep.name
+
+
+def could_overwrite(graph: GraphLowering, part: SchedulerNode, buffer: Any) -> bool:
+    """Returns whether an output of a node could overwrite a buffer if all else had read it.
+
+    Args:
+        graph: the graph that Inductor compiles.
+        part: the node, not fused yet.
+        buffer: a buffer that the node reads.
+    """
+    in_place = any(u.node is part and u.can_inplace for u in buffer.users)
+    made = (b for b in part.get_outputs() if _has_own_memory(b))
+    return in_place and _reuses(graph, part) and any(_fits_into(m, buffer) for m in made)
+
+
+def _fits_into(made: Any, buffer: Any) -> bool:
+    """Returns whether an output may lie where a buffer that is read lies."""
+    if buffer.node is None or isinstance(buffer.defining_op, NopKernelSchedulerNode):
+        return False
+    if isinstance(buffer.node.get_output_spec(), WITHOUT_MEMORY):
+        return False
+    return bool(can_match_buffer_size(buffer.node, made.node))
 
 
 def _has_own_memory(buffer: Any) -> bool:

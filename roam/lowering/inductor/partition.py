@@ -22,7 +22,6 @@ from torch.utils._ordered_set import OrderedSet
 from torch.utils.checkpoint import CheckpointPolicy
 
 from roam.lowering.inductor.user_passes import cache_key, users_own
-from roam.passes import cheap_recompute, dependencies, geometry, graph_ops
 from roam.passes.cheap_recompute import CheapRecompute
 from roam.passes.dependencies import needed_for
 from roam.passes.rewrites.split.blocks import IN_FORWARD
@@ -83,13 +82,11 @@ class Partitioner(CustomPartitionerFn):
         return found
 
     def uuid(self) -> Any:
-        """Returns a key for Inductor's caches: source code and options.
+        """Returns a key for Inductor's caches: the options. `PlannedOrder`'s has all source code.
 
         Returns None, so that Inductor caches nothing, if the user's partitioner has no key.
         """
-        modules = (cheap_recompute, dependencies, geometry, graph_ops)
-        files = (__file__, *(str(m.__file__) for m in modules))
-        return cache_key(self.first, files, self.recompute)
+        return cache_key(self.first, [__file__], self.recompute)
 
 
 def with_split_groups(graph: fx.Graph, info: NodeInfo) -> NodeInfo:

@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from torch._inductor.codegen.wrapper import can_match_buffer_size
 from torch._inductor.scheduler import BaseSchedulerNode, SchedulerNode
 from torch._inductor.virtualized import V
+
+from roam.lowering.inductor.in_place import could_overwrite
 
 Pair = tuple[BaseSchedulerNode, BaseSchedulerNode]
 
@@ -33,18 +34,10 @@ def readers_first(block: Iterable[BaseSchedulerNode]) -> Iterator[list[Pair]]:
     for writer in nodes:
         for read in writer.read_writes.reads:
             buffer = V.graph.scheduler.name_to_buf.get(read.name)
-            if buffer is None or not _could_overwrite(writer, buffer):
+            if buffer is None or not could_overwrite(V.graph, writer, buffer):
                 continue
             if found := _in_the_way(writer, buffer, nodes):
                 yield found
-
-
-def _could_overwrite(writer: SchedulerNode, buffer: Any) -> bool:
-    in_place = any(u.node is writer and u.can_inplace for u in buffer.users)
-    return in_place and any(
-        made.node.should_allocate() and can_match_buffer_size(buffer.node, made.node)
-        for made in writer.get_outputs()
-    )
 
 
 def _in_the_way(writer: SchedulerNode, buffer: Any, block: Sequence[SchedulerNode]) -> list[Pair]:
@@ -58,4 +51,5 @@ def _in_the_way(writer: SchedulerNode, buffer: Any, block: Sequence[SchedulerNod
 
 
 def _indices(node: BaseSchedulerNode, buffer: Any) -> set[Any]:
+    """Returns the index expressions by which a node reads a buffer."""
     return {d for d in node.read_writes.reads if d.name == buffer.get_name()}
