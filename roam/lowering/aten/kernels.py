@@ -21,23 +21,16 @@ from torch._functorch.partitioners import default_partition
 from torch._guards import TracingContext
 
 from roam.capture import trials
-from roam.capture.fake_copies import without_fakes
-from roam.capture.free_memory import free_bytes
 from roam.capture.fx_problem import Captured, capture
 from roam.capture.graph_names import DynamoGraph
 from roam.capture.op_costs import Cost, OpCosts
-from roam.capture.roofline import OpWork
 from roam.capture.scratch_probe import Scratch, probe
 from roam.capture.step_outputs import gradient_values, gradients_of, own_saved, releases
 from roam.capture.symbolic_sizes import Numbers
 from roam.core.errors import BudgetError, UnplannableError
 from roam.core.folds import Folds
-from roam.core.machine import Bytes, Seconds
-from roam.core.plan import Plan
-from roam.core.problem import Problem
-from roam.core.sizes import show_size
 from roam.inspect.record import GraphRecord
-from roam.lowering.aten.budget import CompileBudgetError, Fitted, fit
+from roam.lowering.aten.budget import Fitted, check_budget, fit
 from roam.lowering.aten.decompositions import parts
 from roam.lowering.aten.emit import lower
 from roam.lowering.aten.lowered import Lowered
@@ -47,7 +40,7 @@ from roam.options import Options
 from roam.passes.annotations.inplace import InPlace
 from roam.passes.annotations.out_variants import OutVariants
 from roam.passes.annotations.real_layouts import RealLayouts
-from roam.passes.geometry import renew_recomputed, tensors, value
+from roam.passes.geometry import renew_recomputed, value
 from roam.passes.gradient_release import GradientRelease
 from roam.passes.pipeline import Pass, rewritten, run
 from roam.passes.rewrites.drop_clones import DropClones
@@ -86,6 +79,8 @@ class AtenKernels:
         held: indices among the backward's inputs of the tangents that code outside of the graph was
             seen to keep alive. A later plan does not count on freeing these tangents.
         latest: by `Call` key, the record, for reports, of the latest plan for this key.
+        example_inputs, driver: tell which gradients a run will fold, until the budget is met.
+        fit: what the budget made of the graph; None without a budget or without a backward.
     """
 
     without_plan = "this backward ran unplanned"
@@ -108,8 +103,7 @@ class AtenKernels:
     latest: dict[Call, GraphRecord] = field(default_factory=dict)
     example_inputs: Sequence[Any] = ()
     driver: Driver | None = None
-    fit: Fitted | None = None  # what the budget made of the graph
-    made: dict[str, Plan] = field(default_factory=dict)  # by fingerprint, plans of trials
+    fit: Fitted | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -198,25 +192,10 @@ class AtenKernels:
             roots = self.graphs(driver.expected_folds(self.example_inputs))
             return self.read(roots, Numbers())[0]
 
-        def planned(problem: Problem) -> Plan:
-            found = self.made.get(problem.fingerprint)
-            if found is None:
-                found = self.made[problem.fingerprint] = plan(problem, self.settings)
-            return found
-
         if self.costs is None and self.stands_for is None:
             self.costs = OpCosts(measure=True)
-        try:
-            with without_fakes():
-                self.fit = fit(
-                    joint, self.graph.name, self.options.budget, trial, planned, self.pointwise
-                )
-        except BudgetError:
-            raise
-        except UnplannableError as error:
-            raise CompileBudgetError(
-                f"{self.graph.name} cannot be planned, so it may not keep its budget: {error}",
-            ) from error
+        budget, name = self.options.budget, self.graph.name
+        self.fit = fit(joint, name, budget, trial, self.settings, self.costs)
         self.own_saved = None
         self.example_inputs = ()  # parameters: a model that is deleted must not live on here
         return self.fit.joint
@@ -322,9 +301,12 @@ class AtenKernels:
     def make_or_raise(self, args: Sequence[Any], folds: Folds) -> Lowered:
         roots = self.graphs(folds)
         captured, measured, costs = self.read(roots, self.numbers(args))
-        found = self.made.pop(captured.problem.fingerprint, None)
-        found = found or plan(captured.problem, self.settings)
-        self.check_budget(captured, found)
+        if self.fit is not None and self.fit.plan.fingerprint == captured.problem.fingerprint:
+            found = self.fit.plan
+        else:
+            found = plan(captured.problem, self.settings)
+        if self.options.budget is not None:
+            check_budget(self.options.budget, self.fit, self.graph.name, captured, found)
         hold = self.options.arena == "keep"
         lowered = lower(captured, found, roots, BlockPool() if hold else None)
         guesses = tuple(n.name for n, s in measured.items() if s.estimated)
@@ -355,32 +337,9 @@ class AtenKernels:
         )
         return captured, measured, costs
 
-    def pointwise(self, nbytes: Bytes) -> Seconds:
-        """Returns the estimated time of pointwise ops that read and write so many bytes."""
-        devices = (t.device.type for n in self.placeholders for t in tensors(n))
-        work = {0: OpWork(next(devices, "cpu"), nbytes)}
-        found = {} if self.costs is None else self.costs.estimated(work)
-        return found[0].seconds if found else 0.0
-
     @property
     def settings(self) -> Settings:
         return Settings(self.options.planning_seconds, InArena(self.options.arena == "keep"))
-
-    def check_budget(self, captured: Captured, found: Plan) -> None:
-        """Raises BudgetError if a plan takes more than the budget."""
-        if self.options.budget is None:
-            return
-        if self.fit is None:  # nothing can run again: there is no backward
-            free = free_bytes(captured.device)
-            limit = self.options.budget.transient(captured.problem.persistent, found.peak, free)
-        else:
-            limit = self.fit.limit
-        if found.peak > limit:
-            raise BudgetError(
-                f"{self.graph.name} takes {show_size(found.peak)}, and its budget of "
-                f"{self.options.budget.text} leaves {show_size(limit)}: it was compiled for other "
-                "sizes or other folds of gradients (mark sizes as static), or has no backward"
-            )
 
     def unplanned_problem(self, args: Sequence[Any], folds: Folds) -> Captured:
         """Returns the Problem that `plan` would plan, but without scratch space and costs."""

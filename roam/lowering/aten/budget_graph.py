@@ -1,0 +1,196 @@
+"""Reads off a joint graph what may run again, and writes a choice of copies into it.
+
+joint graph ── Problem, and which node is which op ── what may run again (`Step`)
+joint graph with copies ── passes/recompute_copies ── a choice of copies (`Copies`)
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import msgspec
+from torch import fx
+
+from roam.capture.fx_problem import Captured
+from roam.capture.node_facts import looks_at_storage
+from roam.capture.op_costs import OpCosts
+from roam.capture.roofline import OpWork
+from roam.core.machine import Bytes, Seconds
+from roam.core.problem import BufferId, OpId
+from roam.inspect.recomputed import Again
+from roam.passes.geometry import renew_views, storage_key, tensors, value
+from roam.passes.pipeline import copied, run
+from roam.passes.recompute_copies import NodeCopy, RecomputeCopies
+from roam.passes.replays import replay_of
+from roam.passes.save_bases import SaveBases
+from roam.planner import Copies, Copy, Form, Step, cut_backward, usual_forms
+
+ALWAYS_KEPT = 2_000  # a tensor below this part of the peak is always kept
+A_BYTE: Seconds = 1e-10  # of traffic, where nobody knows what ops cost: less is better
+
+
+@dataclass(frozen=True)
+class BudgetGraph:
+    """A joint graph, and the Problem of its parts.
+
+    Attributes:
+        joint: the graph.
+        captured: the Problem, and the nodes and buffers that its ops and buffers stand for.
+        costs: estimates ops that the graph does not have; None if nobody asked what ops cost.
+        peak: of a plan without a budget, bytes.
+    """
+
+    joint: fx.GraphModule
+    captured: Captured
+    costs: OpCosts | None
+    peak: Bytes
+
+    def node(self, op: OpId, nodes: dict[str, fx.Node]) -> fx.Node | None:
+        """Returns the joint graph's node of an op; None for folds and checkpoint()'s copies."""
+        made = self.captured.nodes[op]
+        found = None if made is None else nodes.get(made.name)
+        late = found is not None and found.meta.get("partitioner_tag") == "is_backward"
+        return found if late == (op >= self.boundary) else None
+
+    @property
+    def boundary(self) -> OpId:
+        """The first op of the backward."""
+        ops = self.captured.problem.ops
+        if ops[-1].phase > 0:
+            return next(i for i, op in enumerate(ops) if op.phase > 0)
+        late = (
+            i
+            for i, node in enumerate(self.captured.nodes)
+            if node is not None and node.meta.get("partitioner_tag") == "is_backward"
+        )
+        return next(late, len(ops))
+
+    @cached_property
+    def step(self) -> Step:
+        """The step, with what may run again and how."""
+        problem, boundary = self.captured.problem, self.boundary
+        nodes = {n.name: n for n in self.joint.graph.nodes}
+        usual = usual_forms(problem, boundary)
+        forms: dict[OpId, Form] = {}
+        pinned: set[BufferId] = set()
+        for i, op in enumerate(problem.ops):
+            node = self.node(i, nodes)
+            if i >= boundary:
+                pinned |= set(op.touches) if node is None else set()
+                continue
+            if node is None or looks_at_storage(node):
+                continue
+            if node.meta.get("recompute") is not None:  # the user's checkpoint() decides
+                pinned |= set(op.creates)
+            elif (replay := replay_of(node)) is not None:
+                sources = (storage_key(value(n)) for n in replay.reads)
+                reads = tuple(dict.fromkeys(self.captured.buffer_of[key] for key in sources))
+                made = tuple(self.captured.results[i][k] for k in replay.outputs)
+                if all(b in op.creates for b in made):
+                    cost = op.cost
+                    if replay.ops > 1:
+                        size = [sum(problem.buffers[b].size for b in of) for of in (reads, made)]
+                        cost = self._pointwise(size[0] + size[1] + 2 * (replay.ops - 1) * size[1])
+                    forms[i] = Form(reads, made, 0, cost)
+            elif i in usual:
+                forms[i] = usual[i]
+        saved = {b for op in problem.ops[boundary:] for b in op.touches}
+        for i in [i for i, form in forms.items() if {*form.reads} & (pinned - saved)]:
+            del forms[i]  # it would make a checkpoint()'s ops run again, too
+        if not any(op.cost for op in problem.ops):
+            for i, form in forms.items():
+                traffic = sum(problem.buffers[b].size for b in (*form.reads, *form.creates))
+                forms[i] = replace(form, cost=A_BYTE * traffic)
+        smallest = self.peak // ALWAYS_KEPT
+        starts = cut_backward(problem, boundary)
+        return Step(problem, boundary, forms, starts, smallest, frozenset(pinned))
+
+    def _pointwise(self, nbytes: Bytes) -> Seconds:
+        """Returns the estimated time of pointwise ops that read and write so many bytes."""
+        work = {0: OpWork(self.captured.device.type, nbytes)}
+        found = {} if self.costs is None else self.costs.estimated(work)
+        return found[0].seconds if found else 0.0
+
+    def edited(self, copies: Copies) -> fx.GraphModule:
+        """Returns a copy of the joint graph with the copies of a choice."""
+        edited = copied(self.joint)
+        nodes = {n.name: n for n in edited.graph.nodes}
+        problem = self.captured.problem
+
+        def known(op: OpId) -> fx.Node:
+            found = self.node(op, nodes)
+            assert found is not None, "what has no node is pinned, and has no form"
+            return found
+
+        key_of: dict[BufferId, int] = {}
+        for b, i in copies.step.makers().items():
+            place = self.captured.results[i].index(b)
+            key_of[b] = storage_key(tensors(known(i))[place])
+        made = problem.maker
+        uses: dict[tuple[Hashable, int], Hashable] = {
+            (reader if isinstance(reader, tuple) else known(reader), key_of[b]): (made[b], k)
+            for (reader, b), k in copies.version.items()
+        }
+        before = _places(copies, known, edited.graph)
+        added = [NodeCopy(copy, known(copy[0]), node) for copy, node in before.items()]
+        run((RecomputeCopies(added, uses),), edited)
+        while SaveBases()(edited):  # a view of a view becomes one of what that is a view of
+            renew_views(edited.graph)
+        return edited
+
+
+def _places(
+    copies: Copies, known: Callable[[OpId], fx.Node], graph: fx.Graph
+) -> dict[Copy, fx.Node]:
+    """Returns the node that each copy stands in front of, the copies in the order of the graph.
+
+    The joint graph may have another order than the backward that was partitioned from it.
+    """
+    position = {node: n for n, node in enumerate(graph.nodes)}
+    made = copies.step.problem.maker
+    before: dict[Copy, fx.Node] = {}
+    readers: dict[Copy, list[OpId | Copy]] = defaultdict(list)
+    for (reader, b), k in copies.version.items():
+        i = made[b]
+        assert i is not None
+        readers[i, k].append(reader)
+    for i, k in sorted(readers, reverse=True):  # whoever reads a copy is a later op, or of the end
+        nodes = (before[r] if isinstance(r, tuple) else known(r) for r in readers[i, k])
+        before[i, k] = min(nodes, key=position.__getitem__)
+    return dict(sorted(before.items(), key=lambda c: (position[c[1]], c[0])))
+
+
+def by_module(copies: Copies) -> tuple[Again, ...]:
+    """Returns what runs again and what is not kept, by module, the most expensive first."""
+    step, problem = copies.step, copies.step.problem
+    ops: dict[str, list[float]] = defaultdict(list)
+    for p in copies.placed:
+        ops[problem.ops[p.op].where].append(step.forms[p.op].cost)
+    saved: dict[str, int] = defaultdict(int)
+    chosen = copies.choice
+    for b in step.droppable:
+        late: list[Any] = [r for r in problem.users[b] if r >= step.boundary]
+        again = [c for c in chosen if b in step.forms[c[0]].reads]
+        if late and all((r, b) in copies.version for r in (*late, *again)):
+            saved[problem.buffers[b].where] += problem.buffers[b].transient
+    modules = (
+        Again(where, len(ops[where]), sum(ops[where]), saved[where]) for where in {*ops, *saved}
+    )
+    return tuple(sorted(modules, key=lambda m: (-m.seconds, m.module)))
+
+
+def reordered(captured: Captured, order: Sequence[OpId]) -> Captured:
+    """Returns the same, with another order as the program order of the Problem."""
+    place = {i: n for n, i in enumerate(order)}
+    ops = [captured.problem.ops[i] for i in order]
+    ops = [msgspec.structs.replace(op, after=tuple(place[a] for a in op.after)) for op in ops]
+    return replace(
+        captured,
+        problem=msgspec.structs.replace(captured.problem, ops=tuple(ops)),
+        nodes=[captured.nodes[i] for i in order],
+        results=[captured.results[i] for i in order],
+    )
