@@ -11,7 +11,6 @@ The Problem's ops make one buffer each, and read buffers of others. Nothing is w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -198,11 +197,8 @@ class _Search:
 
     def _measure(self, runs: Ints) -> tuple[bool, float, float]:
         """Returns whether a sequence fits, its extra time, and its peak by the budget."""
-        count = len(runs)
-        latest, end = np.zeros(len(self.given), np.int64), np.zeros(count + 1, np.int64)
-        live: Floats = np.zeros(count + 2)
-        valid, extra, above, peak = measure(self.graph, runs, count, latest, end, live)
-        if count == len(self.given):
+        valid, extra, above, peak = _measured(self.graph, runs)
+        if len(runs) == len(self.given):
             extra = 0.0
         return valid and above <= 0, max(extra, 0.0), peak if valid else inf
 
@@ -224,22 +220,18 @@ class _Search:
         )
 
     def _schedule(self, bound: float) -> Schedule:
-        runs: Sequence[OpId] = self.runs.tolist()
-        seen: set[OpId] = set()
-        extra, last = 0.0, dict[OpId, int]()
-        ends = list(range(len(runs)))
-        maker = self.problem.maker
-        for t, i in enumerate(runs):
-            for b in self.problem.ops[i].reads:
-                if (source := maker[b]) is not None:
-                    ends[last[source]] = t
-            last[i] = t
-            extra += self.problem.ops[i].cost if i in seen else 0.0
-            seen.add(i)
-        change = [0] * (len(runs) + 1)
-        for t, i in enumerate(runs):
-            size = self.problem.buffers[self.problem.ops[i].creates[0]].transient
-            change[t] += size
-            change[ends[t] + 1] -= size
-        peak = int(np.cumsum(change).max(initial=0))
-        return Schedule(tuple(runs), peak, extra, min(bound, extra))
+        counts = np.bincount(self.runs, minlength=len(self.given)).tolist()
+        copies = zip(self.problem.ops, counts, strict=True)
+        extra = sum(op.cost * (n - 1) for op, n in copies)
+        in_bytes = self._graph(1)
+        *_, peak = _measured(in_bytes, self.runs)
+        return Schedule(tuple(self.runs.tolist()), int(peak), extra, min(bound, extra))
+
+
+def _measured(graph: Graph, runs: Ints) -> tuple[bool, float, float, float]:
+    """Measures a sequence as `measure` does, in scratch arrays of its own."""
+    count = len(runs)
+    latest, end = np.zeros(len(graph.size), np.int64), np.zeros(count + 1, np.int64)
+    live: Floats = np.zeros(count + 2)
+    found: tuple[bool, float, float, float] = measure(graph, runs, count, latest, end, live)
+    return found
