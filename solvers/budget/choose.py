@@ -15,7 +15,7 @@ from ortools.sat.python import cp_model
 
 from roam.core.machine import Bytes, Seconds
 from roam.solvers.budget.copies import Choice, Copies, Curve, Step
-from roam.solvers.budget.retention import AT, Moment, Program, Reach, value_of
+from roam.solvers.budget.retention import AT, NANOSECOND, Moment, Program, Reach, value_of
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ class _Search:
         self.program = Program(Reach(step, limits.reach))
         self.extra: dict[Moment, Bytes] = {}
         self.left = self.limits.all_seconds
+        self.is_proven = False  # that the latest solution is the program's best
         nothing = Copies.of(step, frozenset())
         self.seen = Curve.of(nothing)
         self.low = Chosen(nothing, self.seen.peak, False)
@@ -106,15 +107,23 @@ class _Search:
         program = self.program
         program.model.add(program.most <= limit)
         program.model.minimize(program.seconds())
+        best: Chosen | None = None
         for _ in range(self.limits.rounds):
             solver = self._solve()
             if solver is None:
-                return None
+                break
             found, curve = self._found(solver, limit)
-            if found.fits:
-                return found
-            self._correct(solver, curve, limit)
-        return None
+            if not found.fits:
+                self._correct(solver, curve, limit)
+                continue
+            if best is None or found.copies.cost < best.copies.cost:
+                best = found
+            if self.is_proven:
+                break
+            # the time for one solution has ended: the next one must be cheaper
+            most = (1 - self.limits.gap) * best.copies.cost
+            program.model.add(program.seconds() <= int(most / NANOSECOND))
+        return best
 
     def descend(self) -> None:
         """Lowers `low.peak` as far as it goes."""
@@ -152,6 +161,7 @@ class _Search:
         solver.parameters.max_deterministic_time = self.limits.seconds
         status = solver.solve(self.program.model)
         self.left -= solver.response_proto.deterministic_time
+        self.is_proven = status == cp_model.OPTIMAL
         return solver if status in (cp_model.OPTIMAL, cp_model.FEASIBLE) else None
 
     def _add(self, moment: Moment, extra: Bytes) -> None:
@@ -160,22 +170,20 @@ class _Search:
 
     def _correct(self, solver: cp_model.CpSolver, curve: Curve, limit: Bytes) -> None:
         for moment, live in self._worst(curve, limit):
-            row = self.program.rows.get(moment) or self.program.row(moment)
-            missing = live - value_of(row, solver)
-            known = self.extra.get(moment)
-            self._add(moment, max(0, missing, known or 0))
+            row = self.program.rows.get(moment)
+            missing = 0 if row is None else live - value_of(row, solver)
+            self._add(moment, max(0, missing, self.extra.get(moment, 0)))
 
     def _worst(self, curve: Curve, limit: Bytes) -> Iterator[tuple[Moment, Bytes]]:
         """Yields the worst moment above the limit of the forward and of each segment."""
         worst: dict[int, tuple[Bytes, Moment]] = {}
+        place = {(p.op, p.segment): p.before for p in curve.copies.placed}
         for w, live in zip(curve.what, curve.live, strict=True):
             if isinstance(w, tuple):
-                earliest = self.program.reach.earliest.get(w)
-                moment = (earliest, w[0]) if earliest is not None else None
-                where = w[1]
+                moment, where = (place[w], w[0]), w[1]
             else:
                 moment, where = (w, AT), -1 if w < self.step.boundary else self.step.segment(w)
-            if moment is not None and live > max(limit, worst.get(where, (0, moment))[0]):
+            if live > max(limit, worst.get(where, (0, moment))[0]):
                 worst[where] = live, moment
         for _, (live, moment) in sorted(worst.items()):
             yield moment, live

@@ -8,8 +8,8 @@ that segment. A reader uses the newest version of a buffer that there is in its 
     readers of a    f            r                       s          r reads a, s reads a~1
 
 So several copies of one op, each near its readers, are as natural as one. A copy stands in front of
-the first op that reads it. What the last reader of a version is, and so how long the version lives,
-follows from the choice.
+the first op that reads it; if that is an op of a later segment, the copy counts to that segment.
+What the last reader of a version is, and so how long the version lives, follows from the choice.
 """
 
 from __future__ import annotations
@@ -187,9 +187,10 @@ class Copies:
                     want(r, b, step.segment(r), r)
         found = Copies(step)
         for i in sorted(segments, reverse=True):
-            for k in segments[i]:
-                if readers := wanted.get((i, k)):
+            for asked in segments[i]:
+                if readers := wanted.get((i, asked)):
                     before = min(at for _, _, at in readers)
+                    k = step.segment(before)
                     found.placed.append(Placed(i, k, before))
                     found.version |= {(reader, b): k for reader, b, _ in readers}
                     for b in step.forms[i].reads:
@@ -287,10 +288,12 @@ class Curve:
     """The live bytes of a step with copies, in program order.
 
     Attributes:
+        copies: the copies.
         what: the op, or the copy, at each time.
         live: bytes at each time.
     """
 
+    copies: Copies
     what: list[Copy | OpId]
     live: list[int]
 
@@ -298,7 +301,7 @@ class Curve:
     def of(copies: Copies) -> Curve:
         edited, what = copies.edited()
         order = range(len(edited.ops))
-        return Curve(what, live_curve(edited, order, find_reuse(edited, order)))
+        return Curve(copies, what, live_curve(edited, order, find_reuse(edited, order)))
 
     @property
     def peak(self) -> Bytes:

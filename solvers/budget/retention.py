@@ -9,11 +9,12 @@ of the backward is one. Two Booleans decide:
     a reader of b in segment k    kept[b, k] or again[maker of b, k]
     again[i, k]                   for each b that i reads, kept[b, k] or again[maker of b, k]
     kept[b, k + 1]                only if kept[b, k] or again[maker of b, k]
+    again[i, k]                   only if an op or a copy of segment k reads what it makes
     minimize                      the seconds of all `again`
 
 The limit on live bytes holds at *moments*, which the caller adds one by one: the op of the forward
-or the backward, or the copy, that runs then. Inside a segment a copy stands at the earliest place
-at which one of its readers may need it.
+or the backward, or the copy, that runs then. Inside a segment a copy stands in front of its first
+reader, which depends on the other copies: `_stands` follows them.
 
 A copy runs at most `reach` ops further up the forward than the buffer that some op of the segment
 reads. That keeps the program small: a chain of copies never starts at the other end of the model.
@@ -66,10 +67,11 @@ class Reach:
         step: what is edited.
         ops: how many ops up the forward a chain of copies goes.
         readers: for each droppable buffer and segment, the ops of the segment that read it.
-        earliest: for each copy, the first op that may need it.
-        latest: for each copy, the first op that needs it if it has as few readers as possible.
+        earliest, latest: for each copy, the first and the last op of the backward in front of which
+            it may stand, depending on which other copies there are.
         consumers: for each droppable buffer, the ops of the forward that read it when they run
             again.
+        direct: the copies that ops of their segment read.
     """
 
     step: Step
@@ -78,6 +80,7 @@ class Reach:
     earliest: Mapping[Copy, OpId] = field(init=False)
     latest: dict[Copy, OpId] = field(init=False, default_factory=dict)
     consumers: Mapping[BufferId, list[OpId]] = field(init=False)
+    direct: set[Copy] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
         step, problem = self.step, self.step.problem
@@ -109,14 +112,22 @@ class Reach:
                 last = []
                 for b in own:
                     for j in self.consumers.get(b, ()):
-                        if (j, k) in found and origin[j, k] - i <= self.ops:
+                        if (j, k) in found:  # it reads a copy of i, however far up that is
                             at.append(found[j, k])
                             last.append(self.latest[j, k])
-                            origins.append(origin[j, k])
-                if at:
+                            if origin[j, k] - i <= self.ops:
+                                origins.append(origin[j, k])
+                if origins:
                     found[i, k], origin[i, k] = min(at), min(origins)
                     self.latest[i, k] = max(last) if direct is None else direct
+                    self.direct |= set() if direct is None else {(i, k)}
         return found
+
+    def readers_again(self, i: OpId, k: int) -> list[OpId]:
+        """Returns the ops that read what op i makes if they run again in segment k."""
+        own = [b for b in self.step.forms[i].creates if b in self.step.droppable]
+        readers = {c for b in own for c in self.consumers.get(b, ())}
+        return [c for c in sorted(readers) if (c, k) in self.earliest]
 
 
 class Program:
@@ -136,6 +147,7 @@ class Program:
                 self.kept[b, k] = self.model.new_bool_var(f"kept {b} {k}")
         self._add_availability()
         self.rows: dict[Moment, Row] = {}
+        self.stands: dict[tuple[OpId, int, OpId], Literal] = {}
         self.most = self.model.new_int_var(0, 1 << 50, "most")
 
     def _until(self) -> dict[BufferId, int]:
@@ -163,6 +175,9 @@ class Program:
             for b in self.step.forms[i].reads:
                 if b in self.step.droppable:
                     self.model.add_bool_or([again.negated(), *self._available(b, k)])
+            if (i, k) not in self.reach.direct:
+                readers = (self.again[c, k] for c in self.reach.readers_again(i, k))
+                self.model.add_bool_or([again.negated(), *readers])
         for (b, k), kept in self.kept.items():
             if k > 0:
                 self.model.add_bool_or([kept.negated(), *self._available(b, k - 1)])
@@ -218,7 +233,10 @@ class Program:
         own = form.scratch + sum(
             problem.buffers[b].transient for b in form.creates if b not in self.until
         )
-        terms.append(Term(own, ((self.again[i, k],),)))
+        there, sooner = self._stands(i, k, p), self._stands(i, k, p - 1)
+        if there is not None and own:
+            runs = (there,) if sooner is None else (there, sooner.negated())
+            terms.append(Term(own, (runs,)))
         return Row(int(self.between[p]), tuple(terms))
 
     def _forward_row(self, p: OpId) -> Row:
@@ -237,61 +255,52 @@ class Program:
     def _term(self, b: BufferId, k: int, moment: Moment) -> Term | None:
         """Returns the bytes of a buffer at a moment of segment k, None if it is never alive then.
 
-        It is alive if it is there before the moment and read later: in this segment by an op or a
+        It is alive if it is there by then, and read then or later: in this segment by an op or a
         copy, or in a later segment.
         """
-        p, i = moment
         if self.until[b] < k:
             return None
-        kept, made, later = self.kept[b, k], self._made(b, k), self.kept.get((b, k + 1))
-        size = self.step.problem.buffers[b].transient
+        p, i = moment
+        later = self.kept.get((b, k + 1))
         reads = self.reach.readers.get((b, k), [])
-        behind = any(r > p or (r == p) for r in reads)  # a copy in front of p comes before p
-        before = any(r < p or (r == p and i == AT) for r in reads)
-        # copies that read it: those that may run at this moment or later, those that may before
+        read_late = any(r >= p for r in reads)  # a copy in front of p comes before p
+        there = [self.kept[b, k]]
+        if (made := self._stands(self.makers[b], k, _up_to(moment, self.makers[b]))) is not None:
+            there.append(made)
+        # of copies that read it: what tells that they run at this moment or later
         pending: list[tuple[Literal, ...]] = []
-        early: list[Literal] = []
         for j in self.reach.consumers.get(b, ()):
             if (again := self.again.get((j, k))) is not None:
-                if (self.reach.earliest[j, k], j) < moment:
-                    early.append(again)
-                if (self.reach.latest[j, k], j) >= moment:
-                    pending.append((again, *self._none_before(j, k, moment)))
-        makes = made is not None and i != AT and self.makers[b] == i
-        if makes:
-            assert made is not None
-            rest: list[tuple[Literal, ...]] = [(kept,)] if behind else [(kept, *a) for a in pending]
-            rest += [] if later is None else [(kept, later)]
-            return Term(size, ((made,), *rest))
-        if behind and before:
-            return Term(size, ((),))
-        clauses: list[tuple[Literal, ...]] = []
-        if behind:
-            clauses.append((kept,))
-            if made is not None:
-                clauses += [(made, a) for a in early]
-            return Term(size, tuple(clauses))
-        if later is not None:
-            clauses.append((later,) if before else (kept, later))
-        if not before and later is not None and made is not None:
-            clauses += [(made, a, later) for a in early]
-        for a in pending:
-            clauses.append(a if before else (kept, *a))
-            if not before and made is not None:
-                clauses += [(made, *a, e) for e in early if e is not a[0]]
-        return Term(size, tuple(clauses)) if clauses else None
+                ran = self._stands(j, k, _up_to(moment, j + 1))  # before the moment
+                if ran is not again:
+                    pending.append((again,) if ran is None else (again, ran.negated()))
+        needed = [()] if read_late else [*pending, *([] if later is None else [(later,)])]
+        if any(r < p or (r == p and i == AT) for r in reads):  # who read it found it there
+            clauses = tuple(needed)
+        else:
+            clauses = tuple((x, *n) for x in there for n in needed)
+        return Term(self.step.problem.buffers[b].transient, clauses) if clauses else None
 
-    def _none_before(self, j: OpId, k: int, moment: Moment) -> list[Literal]:
-        """Returns literals that are all true if no reader makes the copy of j run before a moment.
+    def _stands(self, i: OpId, k: int, p: OpId) -> Literal | None:
+        """Returns whether the copy of op i in segment k stands in front of p or before.
 
-        Only readers count that would certainly run before it.
+        A copy stands in front of its first reader. Returns None if it cannot stand there.
         """
-        if (self.reach.earliest[j, k], j) >= moment:
-            return []
-        own = [b for b in self.step.forms[j].creates if b in self.until]
-        readers = {c for b in own for c in self.reach.consumers.get(b, ()) if (c, k) in self.again}
-        sure = (c for c in sorted(readers) if (self.reach.latest[c, k], c) < moment)
-        return [self.again[c, k].negated() for c in sure]
+        again, reach = self.again.get((i, k)), self.reach
+        if again is None or reach.earliest[i, k] > p:
+            return None
+        if reach.latest[i, k] <= p:
+            return again
+        if (i, k, p) not in self.stands:
+            readers = reach.readers_again(i, k)
+            reasons = [x for c in readers if (x := self._stands(c, k, p)) is not None]
+            found = self.model.new_bool_var(f"{i} stands by {p} in {k}")
+            self.model.add_implication(found, again)
+            self.model.add_bool_or([found.negated(), *reasons])
+            for x in reasons:
+                self.model.add_bool_or([found, again.negated(), x.negated()])
+            self.stands[i, k, p] = found
+        return self.stands[i, k, p]
 
     def add_row(self, moment: Moment, extra: Bytes = 0) -> None:
         """Limits the live bytes at a moment by `most`, less `extra`."""
@@ -323,6 +332,12 @@ class Program:
         self.model.clear_hints()
         for copy, again in self.again.items():
             self.model.add_hint(again, copy in choice)
+
+
+def _up_to(moment: Moment, i: OpId) -> OpId:
+    """Returns the last op in front of which the copy of i has run at a moment, or runs then."""
+    p, now = moment
+    return p if i <= now else p - 1
 
 
 def value_of(row: Row, solver: cp_model.CpSolver) -> Bytes:

@@ -7,12 +7,14 @@ from itertools import product
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ortools.sat.python.cp_model import OPTIMAL, CpSolver
 
 from roam.core.problem import Buffer, Home, Kind, Op, Problem
 from roam.planner import plan
 from roam.solvers.budget.choose import choose, smallest_peak
 from roam.solvers.budget.copies import Copies, Curve, Step, usual_forms
 from roam.solvers.budget.least import least_peak
+from roam.solvers.budget.retention import AT, Program, Reach, value_of
 
 
 def chain(sizes: list[int], costs: list[float], gradient: int = 1) -> Problem:
@@ -121,3 +123,28 @@ def test_the_choice_costs_what_brute_force_finds(
     assert found.fits == (best is not None)
     if best is not None:
         assert found.copies.cost == pytest.approx(best, rel=0.01)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.integers(1, 12), min_size=3, max_size=5),
+    st.integers(1, 3),
+    st.sets(st.tuples(st.integers(0, 4), st.integers(0, 2)), max_size=6),
+)
+def test_a_row_is_the_live_bytes_at_its_moment(
+    sizes: list[int], segments: int, wanted: set[tuple[int, int]]
+) -> None:
+    """Where a copy stands depends on the other copies: on who reads it first."""
+    step = step_of(chain(sizes, [1.0] * len(sizes)), segments)
+    program = Program(Reach(step, len(step.problem.ops)))
+    copies = Copies.of(step, frozenset(wanted & program.again.keys()))
+    curve = Curve.of(copies)
+    place = {(p.op, p.segment): p.before for p in copies.placed}
+    moments = [(place[w], w[0]) if isinstance(w, tuple) else (w, AT) for w in curve.what]
+    rows = [program.row(moment) for moment in moments]
+    for copy, again in program.again.items():
+        program.model.add(again == int(copy in copies.choice))
+    program.model.minimize(sum(program.kept.values()))
+    solver = CpSolver()
+    assert solver.solve(program.model) == OPTIMAL
+    assert [value_of(row, solver) for row in rows] == curve.live
