@@ -42,9 +42,10 @@ class RecomputeCopies:
     """Adds copies in the order of `copies`.
 
     Attributes:
-        copies: each behind those that it reads.
-        uses: by reader, a node of the backward or the key of a copy, and storage of a forward
-            tensor, the key of the copy whose result the reader uses.
+        copies: the copies, each after the copies that it reads.
+        uses: which copy a reader uses in place of a forward tensor. Maps (reader, storage key of
+            the tensor) to the key of the copy; a reader is a node of the backward, or the key of
+            another copy.
     """
 
     copies: Sequence[NodeCopy]

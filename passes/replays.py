@@ -43,7 +43,7 @@ class Replay:
 
 
 def replay_of(node: fx.Node) -> Replay | None:
-    """Returns how an op runs again, None if there is no way but the op itself."""
+    """Returns another way to the results of an op; None if it must run again as it is."""
     known = _REPLAYS.get(node.target)
     return None if known is None else known(node)
 

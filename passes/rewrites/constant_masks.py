@@ -32,7 +32,7 @@ POSITIONS: dict[Any, tuple[int, int]] = {
 }
 AT_ONCE = 2**22  # elements that are computed at a time
 
-# results whose elements are those of the first operand, the last two dims in place
+# ops that keep the last two dims of their operand: rows of the result are rows of the operand
 SAME_ROWS = (aten.expand.default, aten.clone.default, aten.alias.default, aten.detach.default)
 
 
@@ -104,7 +104,10 @@ class Rows:
             yield start, rows.expand(*rows.shape[:-2], stop - start, shape[-1])
 
     def part(self, node: fx.Node, start: int, stop: int) -> Tensor:
-        """Returns some rows of a value that has as many as the mask, or only one for all."""
+        """Returns the rows start to stop of a value that is broadcast to the mask's shape.
+
+        A value with one row is the same for all rows of the mask, and is returned whole.
+        """
         if value(node).numel() <= AT_ONCE // 4:
             found = self.whole(node)
             has_rows = found.dim() > 1 and found.shape[-2] == self.rows

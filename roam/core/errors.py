@@ -10,7 +10,7 @@ class OptionError(RoamError, ValueError):
 
 
 class BudgetError(RoamError, ValueError):
-    """A budget that nothing was found for: the message names what would lower the need.
+    """A budget within which no plan or schedule was found. The message names the ways out.
 
     Attributes:
         budget: the bytes asked for; 0 if they are not known.

@@ -14,8 +14,8 @@ A group that runs forward and backward together has these peaks:
     in one piece, the sums made at the end   kept + large, and at the end large + gradients
     in blocks                                kept + sums + one block, and at the end the gradients
 
-A block's gradient is written over what it is computed from. A group that runs in the forward or in
-the backward alone reads a large tensor and writes another, of the whole group or of a block.
+A block's gradient is written over what it is computed from. A group whose blocks run only forward
+or only backward has two large tensors at once: one that a kernel reads and one that it writes.
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ class AtenKernels:
 
         Args:
             joint: a forward and its backward.
-            take: makes the parts of a graph those that would be planned.
+            take: partitions a graph and stores its parts, as if they were to be planned.
 
         Raises:
             BudgetError: the budget cannot be kept, or nothing is known of the graph's memory.

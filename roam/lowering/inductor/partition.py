@@ -43,11 +43,12 @@ def partition(recompute: CheapRecompute | None, *, splits: bool) -> dict[str, An
 
 
 class Partitioner(CustomPartitionerFn):
-    """Partitions as Inductor does, or the user's own partitioner, but for two things.
+    """Partitions as Inductor does, or as the user's own partitioner does, with two changes.
 
-    What a split group gives belongs to the forward, blocks and all. Of its own accord Inductor
-    leaves to the backward what no result of the forward needs, and saves what is smallest: that may
-    be the gradients of all logits, whole again. And less is saved if `recompute` says so.
+    1. The blocks of a split group run in the forward, which saves their results. By itself Inductor
+       moves ops that no result of the forward needs to the backward, and saves whatever is
+       smallest: that may be the gradients of all logits, whole again.
+    2. The forward saves less if `recompute` says so.
 
     Attributes:
         recompute: says which values not to save. None saves what Inductor does.
@@ -90,7 +91,14 @@ class Partitioner(CustomPartitionerFn):
 
 
 def with_split_groups(graph: fx.Graph, info: NodeInfo) -> NodeInfo:
-    """Returns the classes of the nodes, with what split groups give in the forward."""
+    """Returns the partitioner's classes of nodes with the results of split groups required.
+
+    What they need is required in the forward, too.
+
+    Args:
+        graph: the joint graph.
+        info: the classes that the partitioner found.
+    """
     given = [n for n in info.unclaimed_nodes if IN_FORWARD in n.meta]
     forward = info.unclaimed_nodes & needed_for(given)
     required = OrderedSet([*info.required_fw_nodes, *forward])

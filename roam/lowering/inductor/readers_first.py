@@ -24,8 +24,8 @@ Pair = tuple[BaseSchedulerNode, BaseSchedulerNode]
 def readers_first(block: Iterable[BaseSchedulerNode]) -> Iterator[list[Pair]]:
     """Yields pairs (a node, a reader to run in a kernel before it), so that the node may overwrite.
 
-    Whoever asks adds these dependencies before asking for the next ones: a later list depends on
-    them, so that no circle is closed.
+    The caller must add the dependencies of one list before it asks for the next. Each list is found
+    with the earlier dependencies in place, so that they never form a cycle.
 
     Args:
         block: the nodes of one block, not fused yet.
