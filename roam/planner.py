@@ -29,9 +29,10 @@ from roam.core.problem import Problem
 from roam.core.proof import Bound
 from roam.solvers.bound.min_cut import cut_bound
 from roam.solvers.budget.choose import Chosen, choose, smallest_peak
-from roam.solvers.budget.copies import Choice, Copies, Copy, Form, Step, usual_forms
+from roam.solvers.budget.copies import Choice, Copies, Copy, Step, usual_forms
 from roam.solvers.budget.proof import extra_time_bound, least_needed
 from roam.solvers.budget.segments import cut_backward
+from roam.solvers.form import Form
 from roam.solvers.layout.placement import IN_ARENA, InArena, Placement, SavedBlocks, replaced_peak
 from roam.solvers.order.best_order import best_order
 from roam.solvers.work import PATIENCE, Work

@@ -23,6 +23,9 @@ The bound is concave in the price, and the best price is found by Newton's metho
 price it is a bound on bytes: if even free recomputing cannot get k's moment within the budget, no
 schedule keeps it. Among the schedules are those of `roam.core.edits.Recompute`.
 
+What runs again may be less than the op: dropout, say, reads the mask that it drew (`Form`). Then it
+needs less, and what only the first run makes is alive until its last reader.
+
 Where ops change buffers in place, a reader needs the buffer as the last change before the reader
 left it. An op that changes a buffer never runs twice. Who read a buffer of the user's, such as a
 parameter, never runs again once that buffer has been changed.
@@ -30,7 +33,7 @@ parameter, never runs again once that buffer has been changed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from math import gcd, inf
@@ -40,17 +43,16 @@ from numpy.typing import NDArray
 from ortools.graph.python.max_flow import SimpleMaxFlow
 
 from roam.core.bounds import reached
-from roam.core.problem import BufferId, Home, OpId, Problem
+from roam.core.machine import Bytes, Seconds
+from roam.core.problem import OpId, Problem
 from roam.solvers.bound.min_cut import AFTER, BEFORE, own_bytes
-from roam.solvers.work import Units, Work
-
-Seconds = float
-Bytes = int
+from roam.solvers.bound.priced_network import NEVER, PricedNetwork
+from roam.solvers.form import Form
+from roam.solvers.work import Units
 
 # all finite capacities of a network add up to about this: integers, with room for sums in 64 bits
 CAPACITY = 2**42
 LEFT_OUT = -1  # in place of a node's number: the node and its arcs are no part of the network
-NEVER = 2**44  # a capacity that no minimum cut pays
 # most prices asked about for one op; Newton's method usually ends after five
 PRICES = 30
 # units of work for one cut: A_CUT, plus AN_ARC per arc of the flow network; as of `min_cut`
@@ -96,90 +98,24 @@ class PricedCuts:
     """Bounds what recomputing must cost for a Problem, op by op, by minimum cuts.
 
     Args:
-        problem: the Problem. Its ops' costs are the seconds that a copy takes.
-        fixed: ops that run only once, beside those that nothing may copy.
+        problem: the Problem.
+        forms: by op that may run again, what runs then; the usual ones if left out.
+        in_order: whether the ops first run in program order. The bounds hold only then.
     """
 
-    def __init__(self, problem: Problem, fixed: Collection[OpId] = ()) -> None:
-        self.problem = problem
-        ops = problem.ops
-        self.costs = [Fraction(op.cost) for op in ops]
-        self.total = sum(self.costs, Fraction(0))
-        self.copyable = [op.may_be_copied and i not in fixed for i, op in enumerate(ops)]
-        self.ran = list(range(2, len(ops) + 2))
-        self.over = [
-            r + len(ops) if free else r for r, free in zip(self.ran, self.copyable, strict=True)
-        ]
-        self._nodes = 2 * len(ops) + 2
-        self._tails: list[int] = []
-        self._heads: list[int] = []
-        self._seconds: list[float] = []  # by arc; 0 if it is paid in bytes, or never
-        self._bytes: list[int] = []  # by arc; 0 if it is paid in seconds, or never
-        self._limits: list[int] = []  # by arc: NEVER, or 0 if something pays it
-        self._draw_ops()
-        self._node_of: dict[tuple[BufferId, OpId], int] = {}  # of a buffer as an op left it
-        self._read: list[list[int]] = [[] for _ in ops]  # the nodes of what an op reads
-        self._draw_buffers()
-        self.tails, self.heads = np.array(self._tails, np.int32), np.array(self._heads, np.int32)
-        self.seconds, self.bytes = np.array(self._seconds), np.array(self._bytes, np.float64)
-        self.limits = np.array(self._limits, np.int64)
-        self.sizes = sum(self._bytes)
+    def __init__(
+        self, problem: Problem, forms: Mapping[OpId, Form] | None = None, *, in_order: bool = False
+    ) -> None:
+        self.problem, self.in_order = problem, in_order
+        self.net = PricedNetwork(problem, as_they_are(problem) if forms is None else forms)
+        self.costs, self.total = self.net.costs, sum(self.net.costs, Fraction(0))
         # seconds that all costs are whole multiples of; 0 if costs are no integers
         whole = all(cost.denominator == 1 for cost in self.costs)
         self.step = gcd(*(int(cost) for cost in self.costs)) if whole else 0
 
-    def _arc(self, tail: int, head: int, seconds: float | None = None, size: int = 0) -> None:
-        """Draws an arc that is paid in seconds or in bytes, or that no cut may pay."""
-        if tail != head:
-            self._tails.append(tail)
-            self._heads.append(head)
-            self._seconds.append(seconds or 0.0)
-            self._bytes.append(size)
-            self._limits.append(NEVER if seconds is None and not size else 0)
-
-    def _draw_ops(self) -> None:
-        for i, before in enumerate(self.problem.predecessors):
-            for p in before:
-                self._arc(self.ran[i], self.ran[p])
-            if self.copyable[i]:
-                self._arc(self.ran[i], self.over[i], self.problem.ops[i].cost)
-                self._arc(self.over[i], self.ran[i])
-
-    def _draw_buffers(self) -> None:
-        ops = self.problem.ops
-        for b, buffer in enumerate(self.problem.buffers):
-            writer: OpId | None = self.problem.maker[b]
-            readers: list[OpId] = []
-            for u in self.problem.users[b]:
-                readers.append(u)
-                if b in ops[u].mutates:
-                    self._draw_version(b, writer, readers, kept=False)
-                    if buffer.home is Home.USER:
-                        for r in readers:  # what they read is gone once `u` has changed it
-                            self._arc(self.ran[u], self.over[r])
-                    writer, readers = u, []
-            self._draw_version(b, writer, readers, kept=buffer.kept)
-
-    def _draw_version(
-        self, b: BufferId, writer: OpId | None, readers: Sequence[OpId], *, kept: bool
-    ) -> None:
-        """Draws a buffer as one op leaves it for some readers, or for the user to keep."""
-        size = self.problem.buffers[b].transient
-        if writer is None or not size or not (readers or kept):
-            return
-        node = self._nodes
-        self._nodes += 1
-        self._node_of[b, writer] = node
-        self._arc(self.over[writer], node, size=size)
-        for r in readers:
-            self._arc(node, self.over[r])
-            self._read[r].append(node)
-        if kept:
-            self._arc(node, AFTER)
-
     def cost(self) -> Units:
         """Returns the units of work (about a nanosecond each) of one cut."""
-        return A_CUT + AN_ARC * len(self.tails)
+        return A_CUT + AN_ARC * len(self.net.tails)
 
     def least(self, op: OpId) -> Bytes:
         """Returns transient bytes that are alive in every schedule when `op` first runs.
@@ -226,7 +162,7 @@ class PricedCuts:
 
         `again` is 0 if what ran may run again, and None if not.
         """
-        a_byte = min(1.0, CAPACITY / max(1, self.sizes))
+        a_byte = min(1.0, CAPACITY / max(1, self.net.sizes))
         flow, found = self._cut(sides, op, again, a_byte)
         return -int(-flow / Fraction(a_byte) // 1) + self.own(op), found
 
@@ -243,16 +179,19 @@ class PricedCuts:
         Everything of an earlier phase has run, and nothing of a later phase.
         """
         ops, phase = self.problem.ops, self.problem.ops[op].phase
-        before = reached(op, self.problem.predecessors) - {op}
-        before |= {i for i, other in enumerate(ops) if other.phase < phase}
-        after = reached(op, self.problem.successors)
-        after |= {i for i, other in enumerate(ops) if other.phase > phase}
-        side = np.arange(self._nodes, dtype=np.int32)
+        if self.in_order:
+            before, after = set(range(op)), set(range(op, len(ops)))
+        else:
+            before = reached(op, self.problem.predecessors) - {op}
+            before |= {i for i, other in enumerate(ops) if other.phase < phase}
+            after = reached(op, self.problem.successors)
+            after |= {i for i, other in enumerate(ops) if other.phase > phase}
+        side = np.arange(self.net.nodes, dtype=np.int32)
         for i in before:
-            side[self.ran[i]] = BEFORE
+            side[self.net.ran[i]] = BEFORE
         for i in after:
-            side[self.ran[i]] = side[self.over[i]] = AFTER
-        for node in self._read[op]:
+            side[self.net.ran[i]] = side[self.net.over[i]] = AFTER
+        for node in self.net.reads[op]:
             side[node] = LEFT_OUT  # alive whatever happens: counted among the op's own
         return side
 
@@ -260,7 +199,7 @@ class PricedCuts:
         self, sides: NDArray[np.int32], op: OpId, price: Fraction, budget: Bytes
     ) -> tuple[Fraction, Moment]:
         """Returns the exact bound at a price, and the state that a cut found for it."""
-        scale = CAPACITY / float(self.total + price * self.sizes)
+        scale = CAPACITY / float(self.total + price * self.net.sizes)
         per_byte = float(price) * scale
         flow, found = self._cut(sides, op, scale, per_byte)
         room = budget - self.own(op)
@@ -290,14 +229,14 @@ class PricedCuts:
         Returns:
             The capacity of the cut, with every arc rounded down to a whole number; the state.
         """
-        again = _whole(self.seconds, a_second or 0.0)
+        again = _whole(self.net.seconds, a_second or 0.0)
         if a_second is None:
-            again = np.where((self.limits == 0) & (self.bytes == 0), NEVER, 0)
-        capacities = self.limits + again + _whole(self.bytes, a_byte)
-        tails, heads = sides[self.tails], sides[self.heads]
+            again = np.where((self.net.limits == 0) & (self.net.bytes == 0), NEVER, 0)
+        capacities = self.net.limits + again + _whole(self.net.bytes, a_byte)
+        tails, heads = sides[self.net.tails], sides[self.net.heads]
         useful = (tails != heads) & (tails != AFTER) & (heads != BEFORE)
         useful &= (tails != LEFT_OUT) & (heads != LEFT_OUT)
-        inside = np.zeros(self._nodes, bool)
+        inside = np.zeros(self.net.nodes, bool)
         inside[BEFORE] = True
         flow = SimpleMaxFlow()
         flow.add_arcs_with_capacity(tails[useful], heads[useful], capacities[useful])
@@ -311,13 +250,14 @@ class PricedCuts:
 
     def _moment(self, inside: NDArray[np.bool_], op: OpId) -> Moment:
         """Reads a state from the side on which each node lies: True is the source's."""
-        ran = inside[self.ran]
-        over = inside[self.over]
+        ran = inside[self.net.ran]
+        over = inside[self.net.over]
         again = [int(i) for i in np.flatnonzero(ran & ~over)]
         live = self.own(op)
-        read = set(self._read[op])
-        for (b, writer), node in self._node_of.items():
-            if node not in read and over[writer] and not inside[node]:
+        read = set(self.net.reads[op])
+        for (b, writer), node in self.net.made.items():
+            there = inside[self.net.written_by(writer, b)]
+            if node not in read and there and not inside[node]:
                 live += self.problem.buffers[b].transient
         return Moment(
             sum((self.costs[i] for i in again), Fraction(0)),
@@ -334,66 +274,6 @@ def _whole(weights: NDArray[np.float64], factor: float) -> NDArray[np.int64]:
     return product if factor == 1 else np.maximum(product - 1, 0)
 
 
-def time_bound(
-    problem: Problem,
-    order: Iterable[OpId],
-    curve: Sequence[Bytes],
-    budget: Bytes,
-    work: Work | None = None,
-    fixed: Collection[OpId] = (),
-) -> TimeBound:
-    """Searches for the op whose first run proves the highest lower bound on the extra time.
-
-    The ops with the most live bytes in a known order are tried first. An op that is within the
-    budget in that order proves nothing.
-
-    Args:
-        problem: the Problem.
-        order: an order of all ops, none of them copied.
-        curve: the live curve of `order`, in bytes.
-        budget: transient bytes that no moment may exceed.
-        work: limits the work and the time of the search; no limit if left out.
-        fixed: ops that run only once, beside those that nothing may copy.
-
-    Returns:
-        The highest bound found; `seconds` is inf if the budget is proven to be infeasible.
-    """
-    work, cuts, best = work or Work(), PricedCuts(problem, fixed), TimeBound(0.0)
-    kept = sum(b.transient for b in problem.buffers if b.kept)
-    if kept > budget:  # alive together at the end
-        return TimeBound(inf, None, inf)
-    for live, op in sorted(zip(curve, order, strict=True), key=lambda at: -at[0]):
-        if live <= budget or best.seconds == inf or work.is_over():
-            break
-        found = cuts.extra(op, budget)
-        work.spend(5 * cuts.cost())
-        if found.seconds > best.seconds:
-            best = found
-    return best
-
-
-def least_bytes(
-    problem: Problem,
-    order: Iterable[OpId],
-    curve: Sequence[Bytes],
-    work: Work | None = None,
-    fixed: Collection[OpId] = (),
-) -> Bytes:
-    """Returns transient bytes that every schedule needs, however much it recomputes.
-
-    Args:
-        problem: the Problem.
-        order: an order of all ops, none of them copied.
-        curve: the live curve of `order`, in bytes.
-        work: limits the work and the time of the search; no limit if left out.
-        fixed: ops that run only once, beside those that nothing may copy.
-    """
-    work, cuts = work or Work(), PricedCuts(problem, fixed)
-    best = sum(b.transient for b in problem.buffers if b.kept)
-    best = max([best, *(cuts.own(i) for i in range(len(problem.ops)))])
-    for live, op in sorted(zip(curve, order, strict=True), key=lambda at: -at[0]):
-        if live <= best or work.is_over():
-            break
-        best = max(best, cuts.least(op))
-        work.spend(cuts.cost())
-    return best
+def as_they_are(problem: Problem) -> dict[OpId, Form]:
+    """Returns the forms of all ops that may be copied, each as it is."""
+    return {i: Form.of(op) for i, op in enumerate(problem.ops) if op.may_be_copied}

@@ -25,32 +25,10 @@ from msgspec.structs import replace
 from roam.core.lifetime import find_reuse, live_curve
 from roam.core.machine import Bytes, Seconds
 from roam.core.problem import Buffer, BufferId, Home, Kind, Op, OpId, Problem
+from roam.solvers.form import Form
 
 Copy = tuple[OpId, int]  # an op of the forward, and the segment of the backward in which it runs
 Choice = frozenset[Copy]
-
-
-@dataclass(frozen=True)
-class Form:
-    """What runs when an op runs again. It may do less than the op did.
-
-    Attributes:
-        reads: the buffers that it reads.
-        creates: those results of the op that it makes anew.
-        scratch: bytes that it allocates and frees.
-        cost: seconds.
-        over: pairs of a result and a buffer that it may be written over.
-    """
-
-    reads: tuple[BufferId, ...]
-    creates: tuple[BufferId, ...]
-    scratch: Bytes = 0
-    cost: Seconds = 0.0
-    over: tuple[tuple[BufferId, BufferId], ...] = ()
-
-    @staticmethod
-    def of(op: Op) -> Form:
-        return Form(op.reads, op.creates, op.scratch, op.cost, op.over)
 
 
 def usual_forms(problem: Problem, boundary: OpId) -> dict[OpId, Form]:
@@ -106,6 +84,12 @@ class Step:
         """Returns the op behind the last one of a segment."""
         more = segment + 1 < len(self.starts)
         return self.starts[segment + 1] if more else len(self.problem.ops)
+
+    @cached_property
+    def seconds(self) -> Seconds:
+        """The time of the step without copies; of one copy of each op if nobody knows that."""
+        known = sum(op.cost for op in self.problem.ops)
+        return known or sum(form.cost for form in self.forms.values())
 
     @cached_property
     def droppable(self) -> frozenset[BufferId]:

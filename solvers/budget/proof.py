@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from msgspec.structs import replace
+from collections.abc import Mapping
+from dataclasses import replace
 
 from roam.core.lifetime import live_curve
 from roam.core.machine import Bytes, Seconds
 from roam.core.plan import Plan
-from roam.core.problem import Problem
-from roam.solvers.bound.priced_cut import least_bytes, time_bound
+from roam.core.problem import OpId
+from roam.solvers.bound.priced_cut import as_they_are
+from roam.solvers.bound.time_bound import least_bytes, time_bound
 from roam.solvers.budget.copies import Step
-from roam.solvers.budget.least import least_peak
+from roam.solvers.form import Form
 from roam.solvers.work import Work
 
 
@@ -25,26 +27,21 @@ def extra_time_bound(step: Step, plan: Plan, limit: Bytes, seconds: Seconds) -> 
         limit: transient bytes that no moment may exceed.
         seconds: how much work the search may do.
     """
-    problem = _cheapest(step)
-    curve = live_curve(problem, plan.order, plan.reuse)
-    return time_bound(problem, plan.order, curve, limit, Work.worth(seconds)).seconds
+    curve = live_curve(step.problem, plan.order, plan.reuse)
+    work = Work.worth(seconds)
+    return time_bound(step.problem, plan.order, curve, limit, work, _all_forms(step)).seconds
 
 
 def least_needed(step: Step, plan: Plan, seconds: Seconds) -> Bytes:
     """Returns transient bytes that the step needs, however much it recomputes. As above."""
-    problem = _cheapest(step)
-    curve = live_curve(problem, plan.order, plan.reuse)
-    found = least_bytes(problem, plan.order, curve, Work.worth(seconds))
-    return max(least_peak(step.problem), found)
+    curve = live_curve(step.problem, plan.order, plan.reuse)
+    return least_bytes(step.problem, plan.order, curve, Work.worth(seconds), _all_forms(step))
 
 
-def _cheapest(step: Step) -> Problem:
-    """Returns the step with the cost of each op's copy as the op's own cost.
-
-    A copy may be cheaper than the op, and some ops run again in another form only, such as dropout
-    from the mask that it drew.
-    """
-    ops = list(step.problem.ops)
-    for i, form in step.forms.items():
-        ops[i] = replace(ops[i], once=False, cost=min(ops[i].cost, form.cost))
-    return replace(step.problem, ops=tuple(ops))
+def _all_forms(step: Step) -> Mapping[OpId, Form]:
+    """Returns the forms in which ops run again: as they are where they may, else as in the step."""
+    forms = dict(step.forms)
+    for i, form in as_they_are(step.problem).items():
+        known = forms.get(i, form)
+        forms[i] = replace(form, cost=min(form.cost, known.cost))
+    return forms

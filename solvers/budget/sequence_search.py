@@ -20,7 +20,7 @@ from roam.core.errors import BudgetError, UnplannableError
 from roam.core.lifetime import live_curve
 from roam.core.problem import OpId, Problem
 from roam.core.sizes import show_size
-from roam.solvers.bound.priced_cut import least_bytes, time_bound
+from roam.solvers.bound.time_bound import least_bytes, time_bound
 from roam.solvers.budget.sequence_annealing import Floats, Graph, Heat, Ints, anneal, measure
 from roam.solvers.order.best_order import best_order
 from roam.solvers.work import Units, Work

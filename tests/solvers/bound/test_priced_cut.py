@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from roam.core.lifetime import can_take, find_reuse, live_curve
 from roam.core.problem import Buffer, Home, Kind, Op, Problem
-from roam.solvers.bound.priced_cut import PricedCuts, least_bytes, time_bound
+from roam.solvers.bound.priced_cut import PricedCuts, as_they_are
+from roam.solvers.bound.time_bound import least_bytes, time_bound
+from roam.solvers.form import Form
 from roam.solvers.work import Work
 
 Held = frozenset[int]
@@ -33,6 +35,10 @@ def steps(draw: st.DrawFn) -> Problem:
         if new:
             kept = draw(st.integers(0, 7)) == 0
             buffers.append(Buffer(f"b{i}", draw(sizes), Kind.OUTPUT if kept else Kind.TEMPORARY))
+        random = bool(new) and draw(st.integers(0, 5)) == 0
+        if random:
+            new.append(len(buffers))
+            buffers.append(Buffer(f"mask{i}", draw(sizes), Kind.TEMPORARY))
         over = tuple((new[0], b) for b in reads if new and b and draw(st.booleans()))
         ops.append(
             Op(
@@ -44,10 +50,20 @@ def steps(draw: st.DrawFn) -> Problem:
                 scratch=draw(st.sampled_from((0, 0, 2))),
                 phase=int(i >= phase),
                 cost=float(draw(st.integers(0, 5))),
-                once=draw(st.integers(0, 9)) == 0,
+                once=random or draw(st.integers(0, 9)) == 0,
             )
         )
     return Problem("step", tuple(buffers), tuple(ops))
+
+
+def forms_of(problem: Problem) -> dict[int, Form]:
+    """What runs again: an op as it is, or what a random op makes from its mask and one input."""
+    forms = as_they_are(problem)
+    for i, op in enumerate(problem.ops):
+        if len(op.creates) == 2:
+            made, mask = op.creates
+            forms[i] = Form((*op.reads[:1], mask), (made,), 0, op.cost + 1)
+    return forms
 
 
 def cheapest(problem: Problem, budget: int) -> float:
@@ -55,7 +71,7 @@ def cheapest(problem: Problem, budget: int) -> float:
 
     Dijkstra over states: which ops have run, and which buffers are held.
     """
-    ops, sizes = problem.ops, [b.transient for b in problem.buffers]
+    ops, sizes, forms = problem.ops, [b.transient for b in problem.buffers], forms_of(problem)
     every = frozenset(range(len(ops)))
     kept = {b for b, buffer in enumerate(problem.buffers) if buffer.kept}
     tie = count()
@@ -70,34 +86,33 @@ def cheapest(problem: Problem, budget: int) -> float:
         if ran == every and kept <= held:
             return spent - sum(op.cost for op in ops)
         for i, op in enumerate(ops):
-            if not may_run(problem, ran, held, i):
+            form = forms.get(i) if i in ran else Form.of(op)
+            if form is None or not may_run(problem, ran, held, i, form):
                 continue
-            after = held | set(op.creates)
+            after = held | set(form.creates)
             for dropped in subsets(after):
-                shared = in_place(problem, op, dropped)
-                live = sum(sizes[b] for b in held - set(op.creates))
-                live += sum(sizes[b] for b in op.creates) + op.scratch - shared
+                shared = in_place(problem, form, dropped)
+                live = sum(sizes[b] for b in held - set(form.creates))
+                live += sum(sizes[b] for b in form.creates) + form.scratch - shared
                 if live <= budget:
                     new = (ran | {i}, frozenset(after - dropped))
-                    heapq.heappush(queue, (spent + op.cost, next(tie), new))
+                    heapq.heappush(queue, (spent + form.cost, next(tie), new))
     return inf
 
 
-def may_run(problem: Problem, ran: Held, held: Held, i: int) -> bool:
+def may_run(problem: Problem, ran: Held, held: Held, i: int, form: Form) -> bool:
     op = problem.ops[i]
-    if i in ran and (op.once or op.mutates):
-        return False
     if any(j not in ran and other.phase < op.phase for j, other in enumerate(problem.ops)):
         return False
     if any(p not in ran for p in problem.predecessors[i]):
         return False
     if 0 in op.reads and any(j in ran and 0 in problem.ops[j].mutates and j > i for j in ran):
         return False  # the parameter it read is no longer what it was
-    return all(problem.buffers[b].home is Home.USER or b in held for b in op.reads)
+    return all(problem.buffers[b].home is Home.USER or b in held for b in form.reads)
 
 
-def in_place(problem: Problem, op: Op, dropped: set[int]) -> int:
-    for new, old in op.over:
+def in_place(problem: Problem, form: Form, dropped: set[int]) -> int:
+    for new, old in form.over:
         if old in dropped and can_take(problem, new, old):
             return problem.buffers[new].transient
     return 0
@@ -121,11 +136,12 @@ def test_no_schedule_is_faster_than_the_bound(problem: Problem, saved: int) -> N
     given, order = curve(problem), range(len(problem.ops))
     budget = max(given) - saved
     best = cheapest(problem, budget)
-    bound = time_bound(problem, order, given, budget)
+    forms = forms_of(problem)
+    bound = time_bound(problem, order, given, budget, forms=forms)
     assert bound.seconds <= best
-    least = least_bytes(problem, order, given)
+    least = least_bytes(problem, order, given, forms=forms)
     assert budget >= least or best == inf
-    cuts = PricedCuts(problem)
+    cuts = PricedCuts(problem, forms)
     assert all(cuts.extra(i, budget).seconds <= best for i in order)
 
 
@@ -166,8 +182,23 @@ def test_what_is_in_the_way_must_be_computed_again() -> None:
 def test_what_may_not_be_copied_has_to_stay() -> None:
     problem = two_uses()
     given = curve(problem)
-    assert time_bound(problem, range(5), given, 20, fixed=[0]).seconds == inf
-    assert least_bytes(problem, range(5), given, fixed=[0]) == 21
+    forms = as_they_are(problem)
+    del forms[0]
+    assert time_bound(problem, range(5), given, 20, forms=forms).seconds == inf
+    assert least_bytes(problem, range(5), given, forms=forms) == 21
+
+
+def test_what_only_the_first_run_makes_stays_for_a_run_again() -> None:
+    """Dropout runs again from its mask of 2: at `c` the input of 10 or the result is in the way."""
+    problem = two_uses()
+    buffers = (*problem.buffers, Buffer("mask", 2))
+    first = Op("a", (), (0, 4), cost=3.0, once=True)
+    problem = Problem("dropout", buffers, (first, *problem.ops[1:]))
+    forms = {0: Form((4,), (0,), cost=1.0)}
+    given, order = curve(problem), range(5)
+    assert least_bytes(problem, order, given, forms=forms) == 13  # 11 without the mask
+    bound = time_bound(problem, order, given, 13, forms=forms)
+    assert (bound.seconds, bound.op) == (1.0, 2)
 
 
 def test_without_work_nothing_is_proven() -> None:

@@ -11,9 +11,10 @@ from ortools.sat.python.cp_model import OPTIMAL, CpSolver
 
 from roam.core.problem import Buffer, Home, Kind, Op, Problem
 from roam.planner import plan
+from roam.solvers.bound.time_bound import least_bytes
 from roam.solvers.budget.choose import choose, smallest_peak
 from roam.solvers.budget.copies import Copies, Curve, Step, usual_forms
-from roam.solvers.budget.least import least_peak
+from roam.solvers.budget.hull import Hull
 from roam.solvers.budget.retention import AT, Program, Reach, value_of
 
 
@@ -73,8 +74,9 @@ def test_a_copy_is_an_op_of_a_problem_and_a_plan_of_it_keeps_the_limit() -> None
 
 def test_the_smallest_peak_is_proven_least_where_one_op_decides() -> None:
     step = step_of(chain([10] * 6, [1.0] * 6), segments=6)
-    assert smallest_peak(step).peak < Curve.of(Copies.of(step, frozenset())).peak
-    assert smallest_peak(step).peak >= least_peak(step.problem)
+    without = Curve.of(Copies.of(step, frozenset())).live
+    least = least_bytes(step.problem, range(len(step.problem.ops)), without)
+    assert least <= smallest_peak(step).peak < max(without)
 
 
 def test_what_is_changed_later_in_the_forward_is_not_read_again() -> None:
@@ -123,6 +125,39 @@ def test_the_choice_costs_what_brute_force_finds(
     assert found.fits == (best is not None)
     if best is not None:
         assert found.copies.cost == pytest.approx(best, rel=0.01)
+
+
+def test_part_of_equal_layers_runs_again_if_that_is_enough() -> None:
+    """One price on bytes is the price of every layer: a cut drops all of them or none."""
+    layers = 24
+    step = step_of(chain([10] * layers, [1.0] * layers), segments=layers)
+    peak = Curve.of(Copies.of(step, frozenset())).peak
+    hull = Hull(step, peak - 35)
+    assert hull.best is not None
+    assert hull.best.copies.cost == hull.least == 4.0  # four results of 10 bytes
+
+
+def test_a_second_moment_gets_copies_behind_it() -> None:
+    """`x` is read early and late in the backward; between them, `wide` leaves no room for it."""
+    names = {"in": 1, "x": 10, "y": 10, "a": 1, "wide": 14, "b": 1, "late": 1}
+    kinds = {"in": Kind.INPUT, "x": Kind.SAVED, "y": Kind.SAVED}
+    buffers = tuple(
+        Buffer(n, s, kinds.get(n, Kind.TEMPORARY), Home.USER if n == "in" else Home.ARENA)
+        for n, s in names.items()
+    )
+    ops = (
+        Op("make x", (0,), (1,), cost=1.0),
+        Op("make y", (1,), (2,), cost=2.0),
+        Op("early", (1, 2), (3,), phase=1, cost=1.0),
+        Op("widen", (3,), (4,), phase=1, cost=1.0),
+        Op("narrow", (4,), (5,), phase=1, cost=1.0),
+        Op("last", (1, 5), (6,), phase=1, cost=1.0),
+    )
+    problem = Problem("two moments", buffers, ops)
+    step = Step(problem, 2, usual_forms(problem, 2), (2, 3, 4, 5))
+    hull = Hull(step, 21)
+    assert hull.best is not None
+    assert hull.best.copies.choice == {(0, 3)}
 
 
 @settings(max_examples=50, deadline=None)

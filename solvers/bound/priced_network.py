@@ -1,0 +1,118 @@
+"""The network whose minimum cut is the cheapest state of a step before an op's first run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from roam.core.machine import Bytes
+from roam.core.problem import BufferId, Home, OpId, Problem
+from roam.solvers.bound.min_cut import AFTER
+from roam.solvers.form import Form
+
+NEVER = 2**44  # a capacity that no minimum cut pays
+
+
+class PricedNetwork:
+    """Nodes for the states of ops and buffers; arcs that are paid in seconds or in bytes.
+
+    Attributes:
+        problem: the Problem.
+        forms: by op that may run again, what runs then.
+        costs: by op, the seconds of its copy, exactly.
+        ran, over: by op, the nodes that say that it ran, and that it does not run again. One node
+            is both if the op runs only once.
+        nodes: how many nodes there are, source and sink included.
+        tails, heads: by arc, its nodes.
+        seconds, bytes: by arc, what it is paid in; 0 if not in that.
+        limits: by arc, `NEVER` if no cut may pay it, else 0.
+        reads: by op, the nodes of the buffers that it reads in its first run.
+        made: the node of each buffer as an op left it.
+    """
+
+    def __init__(self, problem: Problem, forms: Mapping[OpId, Form]) -> None:
+        self.problem, self.forms = problem, forms
+        ops = problem.ops
+        again = [forms.get(i) for i in range(len(ops))]
+        self.costs = [
+            Fraction(op.cost if form is None else form.cost)
+            for op, form in zip(ops, again, strict=True)
+        ]
+        self.ran = list(range(2, len(ops) + 2))
+        self.over = [r + len(ops) if i in forms else r for i, r in enumerate(self.ran)]
+        self.nodes = 2 * len(ops) + 2
+        self._arcs: list[tuple[int, int, float, Bytes, int]] = []
+        self._draw_ops()
+        self.made: dict[tuple[BufferId, OpId], int] = {}
+        self.reads: list[list[int]] = [[] for _ in ops]
+        self._draw_buffers()
+        arcs = self._arcs or [(0, 0, 0.0, 0, 0)]
+        tails, heads, seconds, sizes, limits = zip(*arcs, strict=True)
+        self.tails, self.heads = np.array(tails, np.int32), np.array(heads, np.int32)
+        self.seconds, self.bytes = np.array(seconds, np.float64), np.array(sizes, np.float64)
+        self.limits = np.array(limits, np.int64)
+        self.sizes = sum(sizes)
+
+    def _arc(self, tail: int, head: int, seconds: float | None = None, size: Bytes = 0) -> None:
+        """Draws an arc that is paid in seconds or in bytes, or that no cut may pay."""
+        if tail != head:
+            never = NEVER if seconds is None and not size else 0
+            self._arcs.append((tail, head, seconds or 0.0, size, never))
+
+    def _draw_ops(self) -> None:
+        for i, before in enumerate(self.problem.predecessors):
+            for p in before:
+                self._arc(self.ran[i], self.ran[p])
+            if i in self.forms:
+                self._arc(self.ran[i], self.over[i], float(self.costs[i]))
+                self._arc(self.over[i], self.ran[i])
+
+    def _draw_buffers(self) -> None:
+        ops, users = self.problem.ops, self.problem.users
+        again: dict[BufferId, list[OpId]] = {}  # who reads a buffer only when it runs again
+        for i, form in self.forms.items():
+            for b in form.reads:
+                if b not in ops[i].reads:
+                    again.setdefault(b, []).append(i)
+        for b, buffer in enumerate(self.problem.buffers):
+            writer: OpId | None = self.problem.maker[b]
+            readers: list[OpId] = []
+            for u in sorted({*users[b], *again.get(b, ())}):
+                readers.append(u)
+                if b in ops[u].mutates:
+                    self._draw_version(b, writer, readers, kept=False)
+                    if buffer.home is Home.USER:
+                        for r in readers:  # what they read is gone once `u` has changed it
+                            self._arc(self.ran[u], self._read_until(r, b))
+                    writer, readers = u, []
+            self._draw_version(b, writer, readers, kept=buffer.kept)
+
+    def _draw_version(
+        self, b: BufferId, writer: OpId | None, readers: Sequence[OpId], *, kept: bool
+    ) -> None:
+        """Draws a buffer as one op leaves it for some readers, or for the user to keep."""
+        size = self.problem.buffers[b].transient
+        if writer is None or not size or not (readers or kept):
+            return
+        node = self.nodes
+        self.nodes += 1
+        self.made[b, writer] = node
+        self._arc(self.written_by(writer, b), node, size=size)
+        for r in readers:
+            self._arc(node, self._read_until(r, b))
+            if b in (*self.problem.ops[r].reads, *self.problem.ops[r].mutates):
+                self.reads[r].append(node)
+        if kept:
+            self._arc(node, AFTER)
+
+    def written_by(self, writer: OpId, b: BufferId) -> int:
+        """Returns the node that says that no later run of the writer writes a buffer."""
+        form = self.forms.get(writer)
+        return self.over[writer] if form is None or b in form.creates else self.ran[writer]
+
+    def _read_until(self, reader: OpId, b: BufferId) -> int:
+        """Returns the node that says that no later run of the reader reads a buffer."""
+        form = self.forms.get(reader)
+        return self.over[reader] if form is None or b in form.reads else self.ran[reader]

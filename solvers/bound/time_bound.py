@@ -1,0 +1,77 @@
+"""Searches for the op whose first run proves most about a budget: extra time, and bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import inf
+
+from roam.core.machine import Bytes
+from roam.core.problem import OpId, Problem
+from roam.solvers.bound.priced_cut import PricedCuts, TimeBound
+from roam.solvers.form import Form
+from roam.solvers.work import Work
+
+
+def time_bound(
+    problem: Problem,
+    order: Iterable[OpId],
+    curve: Sequence[Bytes],
+    budget: Bytes,
+    work: Work | None = None,
+    forms: Mapping[OpId, Form] | None = None,
+) -> TimeBound:
+    """Searches for the op whose first run proves the highest lower bound on the extra time.
+
+    The ops with the most live bytes in a known order are tried first. An op that is within the
+    budget in that order proves nothing.
+
+    Args:
+        problem: the Problem.
+        order: an order of all ops, none of them copied.
+        curve: the live curve of `order`, in bytes.
+        budget: transient bytes that no moment may exceed.
+        work: limits the work and the time of the search; no limit if left out.
+        forms: by op that may run again, what runs then; the usual ones if left out.
+
+    Returns:
+        The highest bound found; `seconds` is inf if the budget is proven to be infeasible.
+    """
+    work, cuts, best = work or Work(), PricedCuts(problem, forms), TimeBound(0.0)
+    kept = sum(b.transient for b in problem.buffers if b.kept)
+    if kept > budget:  # alive together at the end
+        return TimeBound(inf, None, inf)
+    for live, op in sorted(zip(curve, order, strict=True), key=lambda at: -at[0]):
+        if live <= budget or best.seconds == inf or work.is_over():
+            break
+        found = cuts.extra(op, budget)
+        work.spend(5 * cuts.cost())
+        if found.seconds > best.seconds:
+            best = found
+    return best
+
+
+def least_bytes(
+    problem: Problem,
+    order: Iterable[OpId],
+    curve: Sequence[Bytes],
+    work: Work | None = None,
+    forms: Mapping[OpId, Form] | None = None,
+) -> Bytes:
+    """Returns transient bytes that every schedule needs, however much it recomputes.
+
+    Args:
+        problem: the Problem.
+        order: an order of all ops, none of them copied.
+        curve: the live curve of `order`, in bytes.
+        work: limits the work and the time of the search; no limit if left out.
+        forms: by op that may run again, what runs then; the usual ones if left out.
+    """
+    work, cuts = work or Work(), PricedCuts(problem, forms)
+    best = sum(b.transient for b in problem.buffers if b.kept)
+    best = max([best, *(cuts.own(i) for i in range(len(problem.ops)))])
+    for live, op in sorted(zip(curve, order, strict=True), key=lambda at: -at[0]):
+        if live <= best or work.is_over():
+            break
+        best = max(best, cuts.least(op))
+        work.spend(cuts.cost())
+    return best
