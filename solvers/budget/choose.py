@@ -1,5 +1,8 @@
 """Chooses the copies that keep a step within a limit, at the least cost.
 
+First by cuts and mixtures of them (hull.py). If what they find may cost noticeably more than
+needed, or nothing is found, CP-SAT goes on from there (retention.py):
+
 program ── solve ── choice ── live curve of the step with the copies ── within the limit? done
    ^                                        │
    └── a row for each segment's worst ──────┘  a row that holds in the program and not in truth
@@ -10,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 
 from ortools.sat.python import cp_model
 
 from roam.core.machine import Bytes, Seconds
 from roam.solvers.budget.copies import Choice, Copies, Curve, Step
+from roam.solvers.budget.hull import Hull
 from roam.solvers.budget.retention import AT, NANOSECOND, Moment, Program, Reach, value_of
 
 
@@ -27,16 +32,22 @@ class Limits:
         rounds: how many times the program is solved.
         seconds: of CP-SAT's deterministic time for one solution.
         all_seconds: of it for all solutions together; the first may take `seconds` in any case.
+        halvings: of the interval in which the smallest peak lies.
         trials: copies that are tried to be left out in the end.
         gap: share of the cost by which a solution may be above the best one.
+        worth: share of the step's seconds; a search for less than that is not worth its time.
+        much: share of the step's seconds that a search among all copies is worth.
     """
 
     reach: int = 96
     rounds: int = 40
-    seconds: Seconds = 5.0
-    all_seconds: Seconds = 12.0
+    seconds: Seconds = 3.0
+    all_seconds: Seconds = 6.0
+    halvings: int = 7
     trials: int = 400
     gap: float = 0.005
+    worth: float = 0.002
+    much: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -48,76 +59,110 @@ class Chosen:
     fits: bool
 
 
-def choose(
-    step: Step, limit: Bytes, hint: Choice = frozenset(), limits: Limits | None = None
-) -> Chosen:
+def choose(step: Step, limit: Bytes, limits: Limits | None = None) -> Chosen:
     """Searches for the cheapest copies with which the step's live bytes stay within `limit`.
 
     Returns:
         The copies; if none were found that fit, those with the lowest peak that was seen.
     """
     limits = limits or Limits()
-    found = _Search(step, limits, hint).cheapest(limit)
-    if found is None:
-        low = smallest_peak(step, limits)
+    hull = Hull(step, limit)
+    best = hull.best
+    enough = hull.least + limits.worth * step.seconds
+    for among, worth in ((hull.copies(), limits.worth), (None, limits.much)):
+        most = inf if best is None else best.copies.cost
+        if most > hull.least + worth * step.seconds:  # not if nothing fits: then `least` is inf
+            start = hull.lowest if best is None else best
+            search = _Search(step, limits, start.copies.choice, among)
+            best = _cheaper(best, search.cheapest(limit))
+    if best is None:
+        low = _smallest(step, limits)
         if low.peak > limit:
             return Chosen(low.copies, low.peak, False)
-        found = Chosen(low.copies, low.peak, True)
-    return trimmed(step, found, limit, limits.trials)
+        best = low
+    found = trimmed(best, limit, limits.trials, enough)
+    return Chosen(found.copies, found.peak, True)
 
 
-def trimmed(step: Step, found: Chosen, limit: Bytes, trials: int) -> Chosen:
+def _cheaper(a: Curve | None, b: Curve | None) -> Curve | None:
+    return min((c for c in (a, b) if c is not None), key=lambda c: c.copies.cost, default=None)
+
+
+def trimmed(found: Curve, limit: Bytes, trials: int, enough: Seconds = 0.0) -> Curve:
     """Returns the choice without copies that it does not need to stay within the limit.
 
-    Tries them one by one, the most expensive first.
+    Tries them one by one, the most expensive first, until the choice costs `enough` or less.
     """
+    step = found.copies.step
     by_cost = sorted(found.copies.placed, key=lambda p: (-step.forms[p.op].cost, p.op, p.segment))
     for p in by_cost[:trials]:
+        if found.copies.cost <= enough:
+            break
         copies = Copies.of(step, found.copies.choice - {(p.op, p.segment)})
-        if copies.cost < found.copies.cost and (peak := Curve.of(copies).peak) <= limit:
-            found = Chosen(copies, peak, True)
+        if copies.cost < found.copies.cost and (curve := Curve.of(copies)).peak <= limit:
+            found = curve
     return found
 
 
 def smallest_peak(step: Step, limits: Limits | None = None) -> Chosen:
     """Searches for the copies with the lowest peak, whatever they cost."""
-    search = _Search(step, limits or Limits())
-    search.descend()
-    return search.low
+    low = _smallest(step, limits or Limits())
+    return Chosen(low.copies, low.peak, True)
+
+
+def _smallest(step: Step, limits: Limits) -> Curve:
+    low = Curve.of(Copies.of(step, frozenset()))
+    too_low, copies = 0, low.copies.choice
+    for _ in range(limits.halvings):
+        hull = Hull(step, (too_low + low.peak) // 2)
+        too_low = too_low if hull.best else hull.limit
+        low = min(low, hull.lowest, key=lambda c: c.peak)
+        copies |= hull.copies()
+    for among in (copies, None):
+        search = _Search(step, limits, low.copies.choice, among)
+        search.descend()
+        low = min(low, search.low, key=lambda c: c.peak)
+    return low
 
 
 class _Search:
-    """The program, the solutions so far, and the corrections of its rows."""
+    """The program, the solutions so far, and the corrections of its rows.
 
-    def __init__(self, step: Step, limits: Limits, hint: Choice = frozenset()) -> None:
+    Args:
+        step: what is edited.
+        limits: how far to go.
+        hint: a choice to begin with.
+        among: the only copies that may be chosen; all within reach if None.
+    """
+
+    def __init__(self, step: Step, limits: Limits, hint: Choice, among: Choice | None) -> None:
         self.step, self.limits, self.hint = step, limits, hint
-        self.program = Program(Reach(step, limits.reach))
+        reach = limits.reach if among is None else len(step.problem.ops)
+        self.program = Program(Reach(step, reach, among))
         self.extra: dict[Moment, Bytes] = {}
         self.left = self.limits.all_seconds
         self.is_proven = False  # that the latest solution is the program's best
-        nothing = Copies.of(step, frozenset())
-        self.seen = Curve.of(nothing)
-        self.low = Chosen(nothing, self.seen.peak, False)
+        self.seen = self.low = Curve.of(Copies.of(step, frozenset()))
 
-    def cheapest(self, limit: Bytes) -> Chosen | None:
+    def cheapest(self, limit: Bytes) -> Curve | None:
         if self.low.peak <= limit:
-            return Chosen(self.low.copies, self.low.peak, True)
+            return self.low
         for moment, _ in self._worst(self.seen, limit):
             self._add(moment, 0)
         program = self.program
         program.model.add(program.most <= limit)
         program.model.minimize(program.seconds())
-        best: Chosen | None = None
+        best: Curve | None = None
         for _ in range(self.limits.rounds):
             solver = self._solve()
             if solver is None:
                 break
-            found, curve = self._found(solver, limit)
-            if not found.fits:
-                self._correct(solver, curve, limit)
+            found = self._found(solver)
+            if found.peak > limit:
+                self._correct(solver, found, limit)
                 continue
-            if best is None or found.copies.cost < best.copies.cost:
-                best = found
+            best = _cheaper(best, found)
+            assert best is not None
             if self.is_proven:
                 break
             # the time for one solution has ended: the next one must be cheaper
@@ -135,20 +180,18 @@ class _Search:
             if solver is None:
                 return
             reached = int(solver.objective_value)
-            found, curve = self._found(solver, reached)
-            if found.fits:
+            found = self._found(solver)
+            if found.peak <= reached:
                 return
-            self._correct(solver, curve, reached)
+            self._correct(solver, found, reached)
 
-    def _found(self, solver: cp_model.CpSolver, limit: Bytes) -> tuple[Chosen, Curve]:
+    def _found(self, solver: cp_model.CpSolver) -> Curve:
         again = self.program.again.items()
         choice = frozenset(c for c, x in again if solver.boolean_value(x))
-        copies = Copies.of(self.step, choice)
-        curve = Curve.of(copies)
-        found = Chosen(copies, curve.peak, curve.peak <= limit)
+        found = Curve.of(Copies.of(self.step, choice))
         self.low = min(self.low, found, key=lambda c: c.peak)
-        self.hint = copies.choice
-        return found, curve
+        self.hint = found.copies.choice
+        return found
 
     def _solve(self) -> cp_model.CpSolver | None:
         if self.left <= 0:
@@ -157,7 +200,9 @@ class _Search:
         solver = cp_model.CpSolver()
         solver.parameters.num_workers = 1
         solver.parameters.random_seed = 1
+        solver.parameters.linearization_level = 2  # without it, the bound of this program is 0
         solver.parameters.relative_gap_limit = self.limits.gap
+        solver.parameters.absolute_gap_limit = self.limits.worth * self.step.seconds / NANOSECOND
         solver.parameters.max_deterministic_time = self.limits.seconds
         status = solver.solve(self.program.model)
         self.left -= solver.response_proto.deterministic_time

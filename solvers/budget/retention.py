@@ -66,6 +66,7 @@ class Reach:
     Attributes:
         step: what is edited.
         ops: how many ops up the forward a chain of copies goes.
+        among: the only copies that may be chosen; all within reach if None.
         readers: for each droppable buffer and segment, the ops of the segment that read it.
         earliest, latest: for each copy, the first and the last op of the backward in front of which
             it may stand, depending on which other copies there are.
@@ -76,6 +77,7 @@ class Reach:
 
     step: Step
     ops: int
+    among: Choice | None = None
     readers: Mapping[tuple[BufferId, int], list[OpId]] = field(init=False)
     earliest: Mapping[Copy, OpId] = field(init=False)
     latest: dict[Copy, OpId] = field(init=False, default_factory=dict)
@@ -105,6 +107,8 @@ class Reach:
             own = [b for b in step.forms[i].creates if b in step.droppable]
             for k in range(len(step.starts)):
                 if step.starts[k] > step.latest[i]:
+                    continue
+                if self.among is not None and (i, k) not in self.among:
                     continue
                 at = [r for b in own for r in self.readers.get((b, k), ())]
                 origins = [i] if at else []

@@ -229,10 +229,8 @@ def _search(graph: BudgetGraph, limit: Bytes, planned: Planner) -> _Best | None:
     """Returns the cheapest choice whose plan is within the limit, None if none is found."""
     best: _Best | None = None
     target, relaxed = limit, False
-    hint: Choice = frozenset()
     for _ in range(ROUNDS):
-        chosen = choose(graph.step, target, hint)
-        hint = chosen.copies.choice
+        chosen = choose(graph.step, target)
         edited = graph.edited(chosen.copies)
         found = planned(edited)
         fits = found.peak <= limit

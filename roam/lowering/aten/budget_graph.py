@@ -29,7 +29,7 @@ from roam.passes.replays import replay_of
 from roam.passes.save_bases import SaveBases
 from roam.planner import Copies, Copy, Form, Step, cut_backward, usual_forms
 
-ALWAYS_KEPT = 2_000  # a tensor below this part of the peak is always kept
+ALWAYS_KEPT = 20_000  # a tensor below this part of the peak is always kept
 A_BYTE: Seconds = 1e-10  # of traffic, where nobody knows what ops cost: less is better
 
 
