@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 
-from roam.core.machine import Bytes
+from roam.core.machine import Bytes, Seconds
 from roam.core.problem import OpId, Problem
 from roam.solvers.bound.priced_cut import PricedCuts, TimeBound
 from roam.solvers.form import Form
@@ -19,6 +19,7 @@ def time_bound(
     budget: Bytes,
     work: Work | None = None,
     forms: Mapping[OpId, Form] | None = None,
+    enough: Seconds = inf,
 ) -> TimeBound:
     """Searches for the op whose first run proves the highest lower bound on the extra time.
 
@@ -32,6 +33,7 @@ def time_bound(
         budget: transient bytes that no moment may exceed.
         work: limits the work and the time of the search; no limit if left out.
         forms: by op that may run again, what runs then; the usual ones if left out.
+        enough: a bound that ends the search.
 
     Returns:
         The highest bound found; `seconds` is inf if the budget is proven to be infeasible.
@@ -41,7 +43,7 @@ def time_bound(
     if kept > budget:  # alive together at the end
         return TimeBound(inf, None, inf)
     for live, op in sorted(zip(curve, order, strict=True), key=lambda at: -at[0]):
-        if live <= budget or best.seconds == inf or work.is_over():
+        if live <= budget or best.seconds >= enough or work.is_over():
             break
         found = cuts.extra(op, budget)
         work.spend(5 * cuts.cost())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import inf
 
 from roam.core.lifetime import live_curve
 from roam.core.machine import Bytes, Seconds
@@ -16,7 +17,9 @@ from roam.solvers.form import Form
 from roam.solvers.work import Work
 
 
-def extra_time_bound(step: Step, plan: Plan, limit: Bytes, seconds: Seconds) -> Seconds:
+def extra_time_bound(
+    step: Step, plan: Plan, limit: Bytes, seconds: Seconds, enough: Seconds = inf
+) -> Seconds:
     """Returns seconds that recomputing adds at least; inf if it cannot keep the limit.
 
     The bound holds for all orders, for any number of copies, and for copies of any op.
@@ -26,10 +29,12 @@ def extra_time_bound(step: Step, plan: Plan, limit: Bytes, seconds: Seconds) -> 
         plan: a plan of it without copies.
         limit: transient bytes that no moment may exceed.
         seconds: how much work the search may do.
+        enough: a bound that ends the search.
     """
     curve = live_curve(step.problem, plan.order, plan.reuse)
     work = Work.worth(seconds)
-    return time_bound(step.problem, plan.order, curve, limit, work, _all_forms(step)).seconds
+    forms = _all_forms(step)
+    return time_bound(step.problem, plan.order, curve, limit, work, forms, enough).seconds
 
 
 def least_needed(step: Step, plan: Plan, seconds: Seconds) -> Bytes:

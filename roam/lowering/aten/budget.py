@@ -45,6 +45,7 @@ from roam.planner import (
 
 ROUNDS = 5  # choices that are planned
 PROVING: Seconds = 2.0  # of work for a bound
+CLOSE = 0.001  # share of the step's seconds: a bound so close to what was found is enough
 SLACK = 0.02  # share of the limit that a plan may leave unused before another choice is tried
 
 Trial = Callable[[fx.GraphModule], Captured]
@@ -145,7 +146,8 @@ def _fit(
         raise _refusal(graphs, first, budget, limit, name, planned)
     bound = 0.0
     if seconds:  # else nobody knows what ops cost
-        bound = extra_time_bound(graphs[0].step, first, limit, PROVING)
+        enough = best.copies.cost - CLOSE * seconds
+        bound = extra_time_bound(graphs[0].step, first, limit, PROVING, enough)
     modules = by_module(best.copies)
     told = Recomputed(budget.text, limit, first.peak, seconds, bound, modules)
     return Fitted(best.joint, limit, best.plan, told)
