@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,10 +18,12 @@ from roam.core.strict_json import has_field
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from roam.core.machine import Seconds
     from roam.core.plan import Plan
     from roam.core.problem import Problem
     from roam.inspect.breakdown import Breakdown
     from roam.inspect.step_plan import StepPlan
+    from roam.solvers.budget.pareto import Point
 
 PlanFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A file of roam plan.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -63,6 +65,10 @@ def plan(
         bool,
         typer.Option("--measure-costs", help="Time each distinct op, for two seconds in all."),
     ] = False,
+    pareto: Annotated[
+        bool,
+        typer.Option("--pareto", help="Also print what smaller peaks cost. Needs --lowering aten."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Plan a training step without running it."""
@@ -78,7 +84,8 @@ def plan(
         options = {"lowering": lowering, "planning_seconds": seconds}
         options |= {} if budget is None else {"budget": budget}
         step = plan_made_by(target, options, device, measure_costs=measure)
-    _print(step, json)
+    points = step.pareto() if pareto else ()
+    _print(step, json, points)
     if out is not None:
         write_file(out, step.to_json())
     if capacity is not None and not step.fits(capacity):
@@ -252,12 +259,13 @@ def _verify(file: Path, step: StepPlan) -> None:
         raise typer.Exit(UNKNOWN)
 
 
-def _print(step: StepPlan, json: bool) -> None:
+def _print(step: StepPlan, json: bool, points: Sequence[Point] = ()) -> None:
     import msgspec
     from rich.console import Console
 
     if json:
-        typer.echo(msgspec.json.encode(_as_json(step)))
+        more = {"pareto": points} if points else {}
+        typer.echo(msgspec.json.encode(_as_json(step) | more))
         return
     console = Console()
     console.print(str(step), markup=False, highlight=False, soft_wrap=True)
@@ -266,6 +274,31 @@ def _print(step: StepPlan, json: bool) -> None:
             console.print(f"{graph.name}: unplanned, {graph.reason}", markup=False)
     for problem, found in step.planned:
         console.print(_summary(problem, found))
+    if points:
+        console.print(_trade_off(points, 0.0 if step.time is None else step.time.seconds))
+
+
+def _trade_off(points: Sequence[Point], seconds: Seconds) -> Table:
+    """Returns a table of what smaller peaks cost, as they are and as a share of the step."""
+    from rich import box
+    from rich.table import Table
+
+    from roam.inspect.seconds import show_seconds
+
+    whole = points[-1].peak
+    table = Table(title="What smaller peaks cost", title_justify="left", box=box.SIMPLE)
+    for heading in ("peak", "of the plan's", "ops run again", "extra time", "", "at least"):
+        table.add_column(heading, justify="right")
+    for point in points:
+        shares = (f"{x / seconds:.2%}" if seconds else "" for x in (point.seconds, point.bound))
+        table.add_row(
+            show_size(point.peak),
+            f"{point.peak / whole:.0%}" if whole else "",
+            str(point.copies),
+            show_seconds(point.seconds),
+            *shares,
+        )
+    return table
 
 
 def _print_tree(problem: Problem, plan: Plan, depth: int | None) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from roam.core.plan import Plan, cut_note, stated_note
 from roam.core.problem import Problem
 from roam.inspect.recomputed import Recomputed
+from roam.solvers.budget.copies import Step
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class GraphRecord:
     lowering: whose kernels the ops are, as the option of that name says. estimated: the ops whose
     scratch space was measured at smaller sizes, since theirs take more than planning may.
     estimated_costs: the ops whose cost in seconds is an estimate. recomputed: what runs again to
-    keep a budget; None without a budget.
+    keep a budget; None without a budget. step: what may run again, and how; None if nobody knows.
+    Files do not keep it.
     """
 
     name: str
@@ -27,6 +29,7 @@ class GraphRecord:
     estimated: tuple[str, ...] = ()
     estimated_costs: tuple[str, ...] = ()
     recomputed: Recomputed | None = None
+    step: Step | None = None
 
     @property
     def planned(self) -> bool:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from roam.inspect.explain import Explanation
+    from roam.solvers.budget.pareto import Point
 
 VERSION = 1
 
@@ -210,6 +211,30 @@ class StepPlan:
         problem, plan = self.largest
         [recomputed, *_] = [g.recomputed for g in self.graphs if g.plan is plan]
         return explain(problem, plan, self.time, recomputed)
+
+    def pareto(self, n: int = 10) -> tuple[Point, ...]:
+        """Returns what a smaller peak of the graph with the highest one costs, the smallest first.
+
+        The costs are those of `time`.
+
+        Args:
+            n: about how many points there are, evenly spaced between the smallest peak that is
+                found and that of the plan.
+
+        Raises:
+            OfflineError: it is not known what may run again: the plan is of Inductor's kernels, of
+                a step that ran, has a budget, or comes from a file.
+        """
+        from roam.solvers.budget.pareto import pareto
+
+        steps = [g.step for g in self.graphs if self.largest and g.plan is self.largest[1]]
+        step = next(iter(steps), None)
+        if step is None:
+            raise OfflineError(
+                "nobody knows what may run again: plan the step with "
+                "roam.plan(..., lowering='aten'), without a budget"
+            )
+        return pareto(step, n)
 
     def timeline(self) -> Figure:
         """Draws the graph with the highest peak as a matplotlib figure: its arena and its curves.

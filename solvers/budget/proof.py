@@ -33,17 +33,17 @@ def extra_time_bound(
     """
     curve = live_curve(step.problem, plan.order, plan.reuse)
     work = Work.worth(seconds)
-    forms = _all_forms(step)
+    forms = all_forms(step)
     return time_bound(step.problem, plan.order, curve, limit, work, forms, enough).seconds
 
 
 def least_needed(step: Step, plan: Plan, seconds: Seconds) -> Bytes:
     """Returns transient bytes that the step needs, however much it recomputes. As above."""
     curve = live_curve(step.problem, plan.order, plan.reuse)
-    return least_bytes(step.problem, plan.order, curve, Work.worth(seconds), _all_forms(step))
+    return least_bytes(step.problem, plan.order, curve, Work.worth(seconds), all_forms(step))
 
 
-def _all_forms(step: Step) -> Mapping[OpId, Form]:
+def all_forms(step: Step) -> Mapping[OpId, Form]:
     """Returns the forms in which ops run again: as they are where they may, else as in the step."""
     forms = dict(step.forms)
     for i, form in as_they_are(step.problem).items():

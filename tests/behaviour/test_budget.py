@@ -12,8 +12,9 @@ from torch.nn.functional import gelu
 from torch.utils.checkpoint import checkpoint
 
 import roam
-from roam.core.errors import BudgetError
+from roam.core.errors import BudgetError, OfflineError
 from roam.inspect.measure import measure_peak
+from roam.inspect.step_plan import StepPlan
 from roam.optim import AdamA
 from tests.helpers import assert_equal, random, snapshot, unfused
 
@@ -218,3 +219,17 @@ def test_an_offline_plan_says_what_runs_again() -> None:
 def test_the_extra_time_is_above_its_bound() -> None:
     found = roam.plan(Loss(blocks), rows(), loss=lambda y: y, budget="70%")
     assert 0 < found.extra_time_bound <= found.extra_time
+
+
+def test_every_point_of_the_trade_off_is_a_budget_that_can_be_kept() -> None:
+    model, x, loss = blocks(), rows(), lambda y: y.square().mean()
+    step = roam.plan(model, x, loss=loss, lowering="aten")
+    points = step.pareto(4)
+    assert points[0].peak < points[-1].peak == step.peak
+    for point in points[:-1]:
+        kept = roam.plan(model, x, loss=loss, budget=point.peak + step.persistent)
+        assert kept.peak <= point.peak
+        assert 0 < point.bound <= point.seconds
+        assert kept.extra_time <= 1.05 * point.seconds
+    with pytest.raises(OfflineError, match="lowering='aten'"):
+        StepPlan.from_json(step.to_json()).pareto()

@@ -50,6 +50,17 @@ def test_plan_says_what_the_ops_cost(here: Path, measured: bool) -> None:
     assert json.loads(run("show", "step.json", "--json").stdout)["time"] is None
 
 
+def test_plan_shows_what_smaller_peaks_cost(here: Path) -> None:
+    asked = ("plan", "factories:positional", "--lowering", "aten", "--pareto")
+    assert "What smaller peaks cost" in run(*asked).stdout
+    found = json.loads(run(*asked, "--json").stdout)
+    assert found["pareto"][-1]["peak"] == found["breakdown"]["peak"]
+    assert found["pareto"][-1]["seconds"] == 0
+    refused = run("plan", "factories:positional", "--lowering", "inductor", "--pareto")
+    assert refused.exit_code == 2
+    assert "lowering='aten'" in refused.stderr
+
+
 @pytest.mark.parametrize("name", ["by_name", "folded"])
 def test_plan_what_factories_may_return(here: Path, name: str) -> None:
     found = json.loads(run("plan", f"factories:{name}", "--json").stdout)

@@ -29,8 +29,10 @@ from roam.capture.step_outputs import gradient_values, gradients_of, own_saved, 
 from roam.capture.symbolic_sizes import Numbers
 from roam.core.errors import BudgetError, UnplannableError
 from roam.core.folds import Folds
+from roam.core.plan import Plan
 from roam.inspect.record import GraphRecord
 from roam.lowering.aten.budget import Fitted, check_budget, fit
+from roam.lowering.aten.budget_graph import BudgetGraph, reordered
 from roam.lowering.aten.decompositions import parts
 from roam.lowering.aten.emit import lower
 from roam.lowering.aten.lowered import Lowered
@@ -46,7 +48,7 @@ from roam.passes.pipeline import Pass, rewritten, run
 from roam.passes.rewrites.drop_clones import DropClones
 from roam.passes.rewrites.split import Split, SplitComposites
 from roam.passes.rewrites.table import rewrites
-from roam.planner import InArena, Settings, plan
+from roam.planner import InArena, Settings, Step, plan
 from roam.runtime.blocks import BlockPool
 
 TRIED = trials.Tried()
@@ -81,6 +83,7 @@ class AtenKernels:
         latest: by `Call` key, the record, for reports, of the latest plan for this key.
         example_inputs, driver: tell which gradients a run will fold, until the budget is met.
         fit: what the budget made of the graph; None without a budget or without a backward.
+        joint: the joint graph of a step that is planned offline, without a budget.
     """
 
     without_plan = "this backward ran unplanned"
@@ -104,6 +107,7 @@ class AtenKernels:
     example_inputs: Sequence[Any] = ()
     driver: Driver | None = None
     fit: Fitted | None = None
+    joint: fx.GraphModule | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -159,6 +163,8 @@ class AtenKernels:
                 self.own_saved = own_saved(self.forward_graph.graph, self.outputs)
 
             joint = self.fitted(joint, tried)
+        elif self.costs is not None:
+            self.joint = joint
         graphs = split(joint)
         self.take_parts(graphs, num_fwd_outputs)
         return graphs
@@ -317,11 +323,19 @@ class AtenKernels:
             estimated=guesses,
             estimated_costs=captured.names_of(n for n, c in costs.items() if c.estimated),
             recomputed=None if self.fit is None else self.fit.recomputed,
+            step=self.again(captured, found),
         )
         call = _call(args, folds)
         self.reports.planned(record, self.latest.get(call))
         self.latest[call] = record
         return lowered
+
+    def again(self, captured: Captured, found: Plan) -> Step | None:
+        """Returns what may run again of a graph that is planned offline, in the planned order."""
+        if self.joint is None:
+            return None
+        graph = BudgetGraph(self.joint, reordered(captured, found.order), self.costs, found.peak)
+        return graph.step
 
     def read(
         self, roots: Sequence[fx.GraphModule], numbers: Numbers

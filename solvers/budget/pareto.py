@@ -1,0 +1,63 @@
+"""The trade-off between a step's memory and the time of what runs again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from roam.core.machine import Bytes, Seconds
+from roam.solvers.bound.priced_cut import PricedCuts
+from roam.solvers.budget.choose import Limits, choose, smallest_peak
+from roam.solvers.budget.copies import Copies, Curve, Step
+from roam.solvers.budget.proof import all_forms
+
+QUICK = Limits(all_seconds=0.0)  # cuts and mixtures alone: a point takes a second, not a minute
+MOMENTS = 3  # at which a bound is looked for
+
+
+@dataclass(frozen=True)
+class Point:
+    """One choice of what runs again.
+
+    Attributes:
+        peak: live bytes at the worst moment, before the layout.
+        seconds: of what runs again.
+        bound: seconds that every schedule within `peak` bytes adds, in any order.
+        copies: how many ops run again.
+    """
+
+    peak: Bytes
+    seconds: Seconds
+    bound: Seconds
+    copies: int
+
+
+def pareto(step: Step, n: int) -> tuple[Point, ...]:
+    """Returns up to `n` points, from the smallest peak that is found to that without copies.
+
+    No point has both a higher peak and a higher cost than another one.
+    """
+    whole = Curve.of(Copies.of(step, frozenset()))
+    low = smallest_peak(step, QUICK)
+    limits = [whole.peak - k * (whole.peak - low.peak) // max(1, n - 1) for k in range(n - 1)]
+    found = [choose(step, limit, QUICK) for limit in limits]
+    found = [*(c for c in found if c.fits), low]
+    bounds = _Bounds(step, whole)
+    points: list[Point] = []
+    for chosen in sorted(found, key=lambda c: (c.peak, c.copies.cost)):
+        if not points or chosen.copies.cost < points[-1].seconds:
+            copies, bound = chosen.copies, bounds.at(chosen.peak)
+            points.append(Point(chosen.peak, copies.cost, bound, len(copies.placed)))
+    return tuple(points)
+
+
+class _Bounds:
+    """Bounds on the extra time, at the worst moments of a step without copies."""
+
+    def __init__(self, step: Step, whole: Curve) -> None:
+        self.cuts = PricedCuts(step.problem, all_forms(step))
+        self.live = whole.live
+        self.worst = sorted(range(len(self.live)), key=lambda i: -self.live[i])[:MOMENTS]
+
+    def at(self, limit: Bytes) -> Seconds:
+        over = [i for i in self.worst if self.live[i] > limit]
+        return max((self.cuts.extra(i, limit).seconds for i in over), default=0.0)
