@@ -76,7 +76,7 @@ def choose(step: Step, limit: Bytes, limits: Limits | None = None) -> Chosen:
             search = _Search(step, limits, start.copies.choice, among)
             best = _cheaper(best, search.cheapest(limit))
     if best is None:
-        low = _smallest(step, limits)
+        low = hull.lowest if hull.least == inf else _smallest(step, limits, limit)
         if low.peak > limit:
             return Chosen(low.copies, low.peak, False)
         best = low
@@ -105,12 +105,18 @@ def trimmed(found: Curve, limit: Bytes, trials: int, enough: Seconds = 0.0) -> C
 
 
 def smallest_peak(step: Step, limits: Limits | None = None) -> Chosen:
-    """Searches for the copies with the lowest peak, whatever they cost."""
-    low = _smallest(step, limits or Limits())
-    return Chosen(low.copies, low.peak, True)
+    """Searches for the copies with the lowest peak, and for cheaper ones with the same peak."""
+    limits = limits or Limits()
+    low = _smallest(step, limits)
+    hull = Hull(step, low.peak)
+    best = low if hull.best is None else _cheaper(low, hull.best)
+    assert best is not None
+    found = trimmed(best, low.peak, limits.trials)
+    return Chosen(found.copies, found.peak, True)
 
 
-def _smallest(step: Step, limits: Limits) -> Curve:
+def _smallest(step: Step, limits: Limits, enough: Bytes = 0) -> Curve:
+    """Returns a choice with a low peak. One of `enough` bytes ends the search."""
     low = Curve.of(Copies.of(step, frozenset()))
     too_low, copies = 0, low.copies.choice
     for _ in range(limits.halvings):
@@ -118,10 +124,14 @@ def _smallest(step: Step, limits: Limits) -> Curve:
         too_low = too_low if hull.best else hull.limit
         low = min(low, hull.lowest, key=lambda c: c.peak)
         copies |= hull.copies()
+        if low.peak <= enough:
+            return low
+    left = limits.all_seconds
     for among in (copies, None):
         search = _Search(step, limits, low.copies.choice, among)
+        search.left = left
         search.descend()
-        low = min(low, search.low, key=lambda c: c.peak)
+        low, left = min(low, search.low, key=lambda c: c.peak), search.left
     return low
 
 

@@ -10,7 +10,8 @@ from roam.solvers.budget.choose import Limits, choose, smallest_peak
 from roam.solvers.budget.copies import Copies, Curve, Step
 from roam.solvers.budget.proof import all_forms
 
-QUICK = Limits(all_seconds=0.0)  # cuts and mixtures alone: a point takes a second, not a minute
+# cuts and mixtures alone: a point takes a second, not a minute
+QUICK = Limits(all_seconds=0.0, trials=40)
 MOMENTS = 3  # at which a bound is looked for
 
 
