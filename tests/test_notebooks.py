@@ -12,7 +12,12 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(ROOT.glob("*.ipynb"))
 # half a minute of a core each; what the last one shows is tests/test_pytest_plugin.py's
-SLOW = ("2_where_gpt2_memory_goes", "3_gradient_release", "5_guard_a_model_in_ci")
+SLOW = (
+    "2_where_gpt2_memory_goes",
+    "3_gradient_release",
+    "5_guard_a_model_in_ci",
+    "6_what_a_smaller_budget_costs",
+)
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
