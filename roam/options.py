@@ -12,6 +12,7 @@ from roam.optim.handle import OptimizerHandle
 from roam.passes.cheap_recompute import CheapRecompute
 from roam.passes.pipeline import Pass
 
+LARGE = 2**20  # bytes of a tensor that is recomputed without being asked for, if it is cheap
 LOWERINGS = {  # by the option's value; the first that works is the usual one
     "inductor": "roam.lowering.inductor.entry",
     "aten": "roam.lowering.aten.entry",
@@ -42,9 +43,10 @@ class Options:
             every group that it finds; None only with Inductor's kernels, and only what is many
             times larger than its input, such as the logits before cross entropy. False splits
             nothing, and adds up gradients of shared weights in Inductor's order.
-        recompute: "cheap" saves no tensor for the backward that one pointwise kernel can make of
-            what is saved anyway. It is for Inductor's kernels; with ATen's, tensors that take one
-            op are always recomputed. None saves what Inductor would save.
+        recompute: which tensors are not saved for the backward, because one pointwise kernel can
+            make them of what is saved anyway: None, those of a mebibyte or more; "cheap", of 16
+            KiB or more; False, none, so that what Inductor would save is saved. It is for
+            Inductor's kernels; with ATen's, tensors that take one op are always recomputed.
         budget: the most bytes that the step may take: a size ("12GiB", or a number of bytes) of all
             that there is, parameters and states too; a share ("60%") of what the step allocates
             without a budget; or "auto", what is free when the graph is compiled, less a tenth. What
@@ -59,14 +61,16 @@ class Options:
     lowering: str | None = None
     rewrites: tuple[Pass, ...] = ()
     split: bool | None = None
-    recompute: str | None = None
+    recompute: str | bool | None = None
     budget: Budget | None = None
     mode: str | None = None
 
     @property
     def recomputes(self) -> CheapRecompute | None:
         """What chooses the tensors that Inductor's kernels recompute; None if nothing does."""
-        return None if self.recompute is None else CheapRecompute()
+        if self.recompute is False:
+            return None
+        return CheapRecompute() if self.recompute else CheapRecompute(smallest=LARGE)
 
     @staticmethod
     def parse(options: dict[str, Any] | None, mode: str | None) -> Options:
@@ -91,8 +95,8 @@ class Options:
             raise OptionError(f"option lowering is {valid}, not {given['lowering']!r}")
         if (given.get("lowering"), given.get("arena")) == ("inductor", "keep"):
             raise OptionError("option arena='keep' is for ATen's kernels: ask for lowering='aten'")
-        if given.get("recompute") not in (None, "cheap"):
-            raise OptionError(f"option recompute is 'cheap', not {given['recompute']!r}")
+        if given.get("recompute") not in (None, "cheap", False):
+            raise OptionError(f"option recompute is 'cheap' or False, not {given['recompute']!r}")
         if given.get("recompute") and (
             given.get("lowering") == "aten" or given.get("arena") == "keep"
         ):

@@ -23,8 +23,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"options": {"arena": "keep", "lowering": "inductor"}}, "arena='keep' is for ATen's kernels"),
     ({"options": {"arena": None}}, "arena is 'step' or 'keep', not None"),
     ({"options": {"arena": ["keep"]}}, r"arena is 'step' or 'keep', not \['keep'\]"),
-    ({"options": {"recompute": "all"}}, "recompute is 'cheap', not 'all'"),
-    ({"options": {"recompute": True}}, "recompute is 'cheap', not True"),
+    ({"options": {"recompute": "all"}}, "recompute is 'cheap' or False, not 'all'"),
+    ({"options": {"recompute": True}}, "recompute is 'cheap' or False, not True"),
     (
         {"options": {"recompute": "cheap", "lowering": "aten"}},
         "recompute is for Inductor's kernels",

@@ -121,7 +121,7 @@ class InductorKernels:
             self.options.rewrites,
             split=self.options.split,
             folds=self.may_fold,
-            recomputes=self.options.recompute is not None,
+            recomputes=self.options.recomputes is not None,
         )
         return {
             **mode_options(self.options.mode),

@@ -59,14 +59,14 @@ def of(kind: Callable[..., nn.Module], depth: int = 2) -> nn.Module:
     return nn.Sequential(nn.Linear(WIDTH, WIDTH), *(kind() for _ in range(depth)))
 
 
-def rows() -> Tensor:
-    return random(ROWS, WIDTH)
+def rows(number: int = ROWS) -> Tensor:
+    return random(number, WIDTH)
 
 
-def saved(model: nn.Module, **options: Any) -> int:
+def saved(model: nn.Module, number: int = ROWS, **options: Any) -> int:
     """Bytes that the forward makes and saves, by the plan."""
     planned = roam.plan(
-        model, rows(), loss=lambda y: y.square().mean(), lowering="inductor", options=options
+        model, rows(number), loss=lambda y: y.square().mean(), lowering="inductor", options=options
     )
     [(problem, _)] = planned.planned
     return sum(b.size for b in problem.buffers if b.kind is Kind.SAVED)
@@ -100,6 +100,17 @@ def test_pointwise_results_and_norms_are_recomputed() -> None:
     result = SMALL  # the derivative of the loss reads it
     assert saved(of(Block), recompute="cheap") == expected + result
     assert saved(of(Block)) == expected + dropped + result
+
+
+def test_what_is_not_asked_for_is_large() -> None:
+    """By default only tensors of a mebibyte: kernels for less would not be worth their calls."""
+    tall = (2**20 // LARGE) * ROWS  # so that gelu's results have a mebibyte, and the norms' less
+    default, cheap, nothing = (
+        saved(of(Block), tall, **options)
+        for options in ({}, {"recompute": "cheap"}, {"recompute": False})
+    )
+    assert nothing - default == 2 * 2**20
+    assert nothing - cheap == 2 * (2**20 + 2**18)
 
 
 def test_a_gated_mlp_saves_gate_and_up_only() -> None:
