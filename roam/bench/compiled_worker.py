@@ -20,6 +20,7 @@ from typing import Any
 from roam.bench.children import Result
 from roam.bench.compilers import CONTENDERS, Contender
 from roam.bench.contender import planned, split_blocks
+from roam.core.errors import BudgetError
 
 TURN = 0.3  # seconds of steps in a turn
 FEWEST = 3  # steps in a turn
@@ -159,7 +160,13 @@ def main() -> None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         trainer = Trainer(args.entry, contender, update=not args.no_update)
         trainers.append(trainer)
-        result = {"entry": args.entry, "contender": contender} | compile_seconds(trainer)
+        result: Result = {"entry": args.entry, "contender": contender}
+        try:
+            result |= compile_seconds(trainer)
+        except BudgetError as refused:
+            figures = {"found": refused.found, "least": refused.least}
+            say(result | figures | {"error": f"BudgetError: {refused}"})
+            return
         if not args.seconds:
             result |= memory(trainer) | split_into(CONTENDERS[contender])
         if CONTENDERS[contender].backend == "roam":

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from roam.bench.batches import Batch
 
+BUDGETS = (75, 50, 35, 25)  # percent of what a step allocates without a budget
+
 LossOf = Callable[["nn.Module", "Batch"], "Tensor"]
 
 
@@ -121,6 +123,12 @@ CONTENDERS: dict[str, Contender] = {
     "roam inductor": _roam(lowering="inductor"),
     "roam aten adama": _folding(lowering="aten"),
     "roam inductor adama": _folding(lowering="inductor"),
+    **{
+        f"roam {kernels}{folded} {share}%": how(lowering=kernels, budget=f"{share}%")
+        for kernels in ("aten", "inductor")
+        for folded, how in (("", _roam), (" adama", _folding))
+        for share in BUDGETS
+    },
     # what follows differs where a group of ops can be split
     "inductor chunked": Contender("inductor", settings=partial(_chunking, None)),
     "inductor chunked 16": Contender("inductor", settings=partial(_chunking, 16)),

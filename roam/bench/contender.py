@@ -192,6 +192,10 @@ def planned() -> Result:
         planning_seconds: over all graphs.
         ops, gap, arena, fragmentation, persistent: of the largest graph.
         external: the share of the largest graph's peak that is not in the arena.
+        And with a budget:
+        limit: the most bytes that the largest graph may allocate.
+        extra, extra_bound: the share of the step's time that what runs again takes, and the share
+            below which no recomputation keeps the budget, by the costs of ops.
     """
     from roam.inspect.report import report
 
@@ -205,6 +209,13 @@ def planned() -> Result:
     if done.step.largest is None:
         return result
     problem, plan = done.step.largest
+    if again := [g.recomputed for g in done.graphs if g.recomputed is not None]:
+        seconds = sum(r.step for r in again) or 1.0
+        result |= {
+            "limit": max(r.limit for r in again),
+            "extra": sum(r.seconds for r in again) / seconds,
+            "extra_bound": sum(r.bound for r in again) / seconds,
+        }
     return result | {
         "ops": len(plan.order),
         "planned": done.step.peak,

@@ -1,8 +1,8 @@
-"""Measures contenders on a model: memory and compile times, and step times in turns with Inductor.
+"""Measures contenders on a model: memory and compile times, and step times in turns with a base.
 
 Each contender runs in its own process, with an empty cache of compiled code. To compare step times,
-a contender and Inductor take turns, so that each ratio is of neighbouring steps. Two processes of
-the same program differ by some percent for as long as they live. So Inductor also runs against
+a contender and the base take turns, so that each ratio is of neighbouring steps. Two processes of
+the same program differ by some percent for as long as they live. So the base also runs against
 itself, which shows how exact a ratio is, and there may be several pairs of processes. With
 `together` all contenders run in one process: the ratios are more exact, but they share memory that
 one of them has taken from the machine.
@@ -35,12 +35,14 @@ class Timing:
         pairs: how often each contender is compiled, and timed, in new processes.
         together: whether to time all contenders in one process, `pairs` times.
         update: whether a step ends with an update of the weights.
+        base: the contender that all others take turns with.
     """
 
     rounds: int = 7
     pairs: int = 1
     together: bool = False
     update: bool = True
+    base: str = BASE
 
 
 def compare(name: str, contenders: Sequence[str], timing: Timing, console: Console) -> list[Result]:
@@ -60,8 +62,8 @@ def compare(name: str, contenders: Sequence[str], timing: Timing, console: Conso
         runs = {row["contender"]: row for row in rows if "error" not in row}
         _compile_again(list(runs.values()), timing)
         groups = [list(runs)] if timing.together else [[c] for c in runs]
-        for group in groups if BASE in runs else ():
-            status.update(f"{name}: {', '.join(group)} and {BASE} in turns")
+        for group in groups if timing.base in runs else ():
+            status.update(f"{name}: {', '.join(group)} and {timing.base} in turns")
             pairs = [_seconds(name, group, caches, timing) for _ in range(timing.pairs)]
             for i, c in enumerate(group, 1):
                 runs[c]["ratios"] = [
@@ -99,12 +101,12 @@ def _compile_again(rows: Sequence[Result], timing: Timing) -> None:
 def _seconds(
     entry: str, contenders: Sequence[str], caches: dict[str, str], timing: Timing
 ) -> list[list[float]]:
-    """Returns the step seconds of Inductor and of each contender, one a round, taken in turns.
+    """Returns the step seconds of the base and of each contender, one a round, taken in turns.
 
     All code is compiled before. The order changes from round to round, so that no contender always
     follows the same other one. Raises ContenderError.
     """
-    names = [BASE, *contenders]
+    names = [timing.base, *contenders]
     with ExitStack() as stack:
         turns: list[Callable[[], Result]] = []
         for run in [names] if timing.together else [[c] for c in names]:

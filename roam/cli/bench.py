@@ -217,8 +217,14 @@ def layout(
 @bench.command()
 def budget(
     instances: Annotated[
-        Path, typer.Option(exists=True, file_okay=False, help="A folder of graphs, node-link JSON.")
-    ],
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="A folder of graphs, node-link JSON."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Without --instances: entries of the zoo to train.")
+    ] = None,
+    lowering: Annotated[str, typer.Option(help="Of the models: aten or inductor.")] = "aten",
+    folded: Annotated[bool, typer.Option(help="Fold the models' gradients with AdamA.")] = False,
     json: Json = None,
     published: Annotated[
         Path | None,
@@ -226,13 +232,27 @@ def budget(
     ] = None,
     share: Annotated[
         list[int] | None,
-        typer.Option(min=1, max=100, help="Percent of the given order's peak; repeat for more."),
+        typer.Option(min=1, max=100, help="Percent of the peak without one; repeat for more."),
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="Work of a row's search.")] = 6.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every model.")] = 7,
 ) -> None:
-    """Recompute in other people's graphs within budgets, with a bound on the extra time."""
+    """Recompute within budgets: in graphs of other people, or in training steps."""
     from roam.bench.budget import SHARES, budget_bench
+    from roam.bench.budget_steps import budget_steps
+    from roam.bench.compilers import BUDGETS
+    from roam.bench.paired_runs import Timing
 
+    if instances is None:
+        budget_steps(
+            model,
+            json,
+            lowering=lowering,
+            folded=folded,
+            shares=share or BUDGETS,
+            timing=Timing(rounds=rounds),
+        )
+        return
     rows = budget_bench(
         instances, json, published=published, shares=share or SHARES, seconds=seconds
     )

@@ -1,0 +1,98 @@
+"""`roam bench budget --model`: training steps within budgets, beside the step without one.
+
+planned, measured <= limit       predicted extra time, the bound below it, and the measured one
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from roam.bench.children import Result
+from roam.bench.compiled import mib, why_failed
+from roam.bench.compilers import BUDGETS
+from roam.bench.paired_runs import Timing, compare
+from roam.bench.tables import entry_names, write_rows
+from roam.core.atomic_write import check_writable
+from roam.options import LOWERINGS
+
+MODELS = ("gpt2-small", "bert-base", "vit-b-16", "resnet-50")
+
+
+def budget_steps(
+    only: str | None = None,
+    json_file: Path | None = None,
+    *,
+    lowering: str = "aten",
+    folded: bool = False,
+    shares: Sequence[int] = BUDGETS,
+    timing: Timing | None = None,
+    console: Console | None = None,
+) -> list[Result]:
+    """Trains models within shares of what they allocate. Returns and prints a row of each.
+
+    A budget that is refused leaves its error in its row. Step times are compared with those of the
+    same kernels without a budget, in turns.
+
+    Args:
+        only: names of zoo entries, separated by commas; None for `MODELS`.
+        json_file: overwritten with one JSON object a row.
+        lowering: whose kernels.
+        folded: whether AdamA takes each gradient inside the backward.
+        shares: budgets in percent, some of `BUDGETS`.
+        timing: how step times are compared; the base follows from the other arguments.
+        console: prints the tables.
+
+    Raises:
+        ValueError: an unknown name, lowering or share.
+    """
+    if lowering not in LOWERINGS or not set(shares) <= set(BUDGETS):
+        raise ValueError(f"lowerings are {', '.join(LOWERINGS)}; shares are {BUDGETS}")
+    console = console or Console()
+    if json_file is not None:
+        check_writable(json_file)
+    base = f"roam {lowering}{' adama' if folded else ''}"
+    timing = replace(timing or Timing(), base=base)
+    rows: list[Result] = []
+    for name in entry_names(only, MODELS):
+        of_model = compare(name, [base, *(f"{base} {share}%" for share in shares)], timing, console)
+        rows += of_model
+        if json_file is not None:
+            write_rows(rows, json_file)
+        console.print(_table(name, of_model))
+    return rows
+
+
+def _table(name: str, rows: Sequence[Result]) -> Table:
+    title = f"{name}: memory in MiB, extra time by the costs of ops and measured"
+    table = Table(title=title, title_justify="left")
+    table.add_column("contender")
+    for head in ("limit", "planned", "measured", "extra", "proven", "measured extra", "compile, s"):
+        table.add_column(head, justify="right")
+    for row in rows:
+        if "error" in row:
+            table.add_row(row["contender"], *_refused(row))
+            continue
+        ratios = row.get("ratios", ())
+        table.add_row(
+            row["contender"],
+            mib(row["limit"]) if "limit" in row else "",
+            mib(row["planned"]),
+            mib(row["transient"]),
+            *(f"{row[key]:.2%}" if key in row else "" for key in ("extra", "extra_bound")),
+            f"{statistics.median(ratios) - 1:+.1%}" if ratios else "",
+            f"{row['compile_seconds']:.1f}",
+        )
+    return table
+
+
+def _refused(row: Result) -> tuple[str, ...]:
+    """Returns the cells of a row without a step: what it would take, weights included, or why."""
+    if row.get("least"):
+        return ("refused", f"{mib(row['found'])} total", f"at least {mib(row['least'])}")
+    return ("", why_failed(row)[:60])
