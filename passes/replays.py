@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from roam.passes.geometry import value
 from roam.passes.graph_ops import add_op
 
 aten = torch.ops.aten
@@ -54,13 +55,24 @@ def _dropout(node: fx.Node) -> Replay | None:
     if not masks or not isinstance(source, fx.Node) or train == [False]:
         return None
     mask = masks[0]
-    scale = 0.0 if p == 1 else 1.0 / (1.0 - float(p))  # type: ignore[arg-type]
+    scale = _scale(value(source), float(p))  # type: ignore[arg-type]
 
     def run(given: Nodes) -> tuple[fx.Node, ...]:
         masked = add_op(mask, aten.mul.Tensor, given[source], given[mask])
         return (add_op(mask, aten.mul.Tensor, masked, scale),)
 
     return Replay((source, mask), (0,), run, ops=2)
+
+
+def _scale(dropped: torch.Tensor, p: float) -> float:
+    """Returns what a dropout multiplies by: on the CPU it is of the tensor's type, rounded to it.
+
+    On CUDA it is of the type in which the kernel computes: for half precision, float32.
+    """
+    scale = 0.0 if p == 1 else 1.0 / (1.0 - p)
+    if dropped.device.type != "cpu":
+        return scale
+    return float(torch.tensor(scale, dtype=dropped.dtype).item())
 
 
 def _batch_norm(node: fx.Node) -> Replay | None:
