@@ -27,12 +27,14 @@ from torch.nn import Parameter
 from roam.capture.captured_step import place_updates
 from roam.capture.graph_names import DynamoGraph
 from roam.capture.whole_program import TRACING_ERRORS, can_trace_backward, one_graph
+from roam.core.budget import Beside
 from roam.core.errors import (
     OptionError,
     UnplannedWarning,
     WholeStepError,
 )
 from roam.core.folds import Folds
+from roam.core.problem import Problem
 from roam.lowering.aten.whole_step import WholeStepKernels
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
@@ -188,6 +190,9 @@ class _WholeStep:
     def expected_folds(self, args: Sequence[Any]) -> Folds:
         used = Used.of(args, self.kernels.gradient_values)
         return tuple(sorted(fold for each in used for fold in each.folds))
+
+    def beside(self, args: Sequence[Any], problem: Problem) -> Beside:
+        return Beside()  # one graph is the whole step
 
     def backward(self, args: list[Any]) -> Sequence[Any]:
         raise AssertionError("a whole step has no backward of its own")

@@ -21,17 +21,22 @@ class DynamoGraph:
         inputs: for every input the name that the user's model has for it, "" if it has none.
         parameters: the positions of the inputs that are parameters.
         compile_id: dynamo's, for its structured trace.
+        others_follow: whether it ends at a graph break, so that other graphs run before its
+            backward.
     """
 
     name: str
     inputs: tuple[str, ...] = ()
     parameters: frozenset[int] = frozenset()
     compile_id: CompileId | None = None
+    others_follow: bool = False
 
     @staticmethod
     def of(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> DynamoGraph:
         here = CompileContext.current_compile_id()
-        return DynamoGraph(graph_name(gm), source_names(gm), parameter_inputs(example_inputs), here)
+        follow = getattr(getattr(gm, "compile_subgraph_reason", None), "graph_break", False)
+        parameters = parameter_inputs(example_inputs)
+        return DynamoGraph(graph_name(gm), source_names(gm), parameters, here, follow)
 
 
 def graph_name(gm: fx.GraphModule) -> str:

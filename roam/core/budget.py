@@ -22,8 +22,26 @@ MARGIN = 0.1  # share of the free bytes that "auto" leaves, for what torch's all
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What other graphs of the same step take while a graph runs, in bytes.
+
+    Attributes:
+        now: what they hold: saved tensors, outputs, gradients.
+        without: what the forwards among them would hold without a budget, until their backward.
+        persistent: their parameters, states and inputs that are not the graph's, too.
+    """
+
+    now: Bytes = 0
+    without: Bytes = 0
+    persistent: Bytes = 0
+
+
+@dataclass(frozen=True)
 class Budget:
     """The most bytes that a step may take.
+
+    A step of several graphs shares it: a graph may allocate what the others, which run before it
+    and inside of it, leave at that moment.
 
     Attributes:
         of: what is limited.
@@ -60,25 +78,32 @@ class Budget:
             raise wrong from None
         return Budget(Of.TOTAL, size, given if isinstance(given, str) else show_size(given))
 
-    def transient(self, persistent: Bytes, peak: Bytes, free: Bytes) -> Bytes:
-        """Returns the bytes that the step may allocate.
+    def transient(
+        self, persistent: Bytes, peak: Bytes, free: Bytes, beside: Beside | None = None
+    ) -> Bytes:
+        """Returns the bytes that a graph may allocate.
 
         Args:
-            persistent: bytes of the parameters, states and inputs.
-            peak: bytes that the step allocates without a budget.
+            persistent: bytes of its parameters, states and inputs.
+            peak: bytes that it allocates without a budget.
             free: bytes that are free on the device.
+            beside: what other graphs of the step take; None if there are none.
 
         Raises:
             BudgetError: the persistent bytes alone are above the budget.
         """
+        beside = beside or Beside()
         if self.of is Of.SHARE:
-            return int(self.amount * peak)
+            return int(self.amount * (beside.without + peak)) - beside.now
         if self.of is Of.FREE:
             return int((1 - MARGIN) * free)
-        if self.amount < persistent:
+        there = persistent + beside.persistent
+        if self.amount < there:
             raise BudgetError(
-                f"a budget of {self.text} is below the {show_size(persistent)} that parameters, "
+                f"a budget of {self.text} is below the {show_size(there)} that parameters, "
                 "optimizer state and inputs take by themselves: a smaller batch, a smaller model "
-                "or parameters of a smaller type would lower that"
+                "or parameters of a smaller type would lower that",
+                budget=int(self.amount),
+                least=there,
             )
-        return int(self.amount) - persistent
+        return int(self.amount) - there - beside.now

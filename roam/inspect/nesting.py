@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from roam.core.budget import Beside
 from roam.core.plan import Plan
-from roam.core.problem import Problem
+from roam.core.problem import Home, Problem
 from roam.inspect.moment import MemoryItem, held_at, held_before
+from roam.inspect.record import GraphRecord
 
 Planned = tuple[Problem, Plan]
 
@@ -24,8 +26,8 @@ def held_at_worst(graphs: Sequence[Planned]) -> list[MemoryItem]:
 
     graphs: problem and plan of each, in the order in which the forwards run.
     """
-    turns = [_turn(problem) for problem, _ in graphs]
-    saved = [held_before(*graph, turn) for graph, turn in zip(graphs, turns, strict=True)]
+    turns = [turn(problem) for problem, _ in graphs]
+    saved = [held_before(*graph, t) for graph, t in zip(graphs, turns, strict=True)]
     left = [held_before(problem, plan, len(plan.order)) for problem, plan in graphs]
     worst, most = [], 0
     for i, (problem, plan) in enumerate(graphs):
@@ -39,6 +41,30 @@ def held_at_worst(graphs: Sequence[Planned]) -> list[MemoryItem]:
     return [item for items in worst for item in items]
 
 
-def _turn(problem: Problem) -> int:
+def beside(before: Sequence[GraphRecord], problem: Problem) -> Beside:
+    """Returns what the graphs of a step take while a later one runs.
+
+    Args:
+        before: the records of the graphs whose forwards ran before.
+        problem: the later graph's.
+    """
+    found = Beside()
+    own = {b.name for b in problem.buffers if b.home is Home.USER}
+    for record in before:
+        if record.problem is not None and record.plan is not None:
+            edited, plan = record.plan.to_edited(record.problem)
+            left = sum(item.size for item in held_before(edited, plan, turn(edited)))
+            known = record.recomputed
+            others = {b.name: b.persistent for b in edited.buffers if b.name not in own}
+            own |= others.keys()
+            found = Beside(
+                found.now + left,
+                found.without + (left if known is None else known.left),
+                found.persistent + sum(others.values()),
+            )
+    return found
+
+
+def turn(problem: Problem) -> int:
     """Returns the time at which the backward begins, the end of the order if there is none."""
     return problem.spans[0].stop if problem.spans else 0

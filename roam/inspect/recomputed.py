@@ -39,6 +39,8 @@ class Recomputed:
         step: seconds of all its ops without a budget.
         bound: seconds below which no recomputation keeps the budget, by the same costs.
         modules: what runs again, the most expensive first.
+        left: bytes that it would leave from its forward to its backward without a budget.
+        beside: bytes that other graphs held when it was compiled; they are no part of `limit`.
     """
 
     budget: str
@@ -47,6 +49,8 @@ class Recomputed:
     step: Seconds
     bound: Seconds = 0.0
     modules: tuple[Again, ...] = ()
+    left: Bytes = 0
+    beside: Bytes = 0
 
     @property
     def seconds(self) -> Seconds:

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, fx
 
 from roam.capture.graph_names import DynamoGraph
+from roam.core.budget import Beside
 from roam.core.folds import Folds
+from roam.core.problem import Problem
 from roam.inspect.record import GraphRecord
 from roam.options import Options
 
@@ -67,6 +69,13 @@ class Driver(Protocol):
 
     def expected_folds(self, args: Sequence[Any]) -> Folds:
         """Returns the folds that a forward with these inputs would leave to its backward."""
+        ...
+
+    def beside(self, args: Sequence[Any], problem: Problem) -> Beside:
+        """Returns what other graphs of the step take while a forward with these inputs runs.
+
+        problem: the graph's.
+        """
         ...
 
 
@@ -148,8 +157,16 @@ class Kernels(Protocol):
         """
         ...
 
-    def plain_backward(self, args: list[Any]) -> Sequence[Any]:
-        """Runs the backward without a plan. Returns every gradient and folds none."""
+    def plain_backward(self, args: list[Any], reason: str = "") -> Sequence[Any]:
+        """Runs the backward without a plan. Returns every gradient and folds none.
+
+        Args:
+            args: the inputs of the backward.
+            reason: why it may not run as planned.
+
+        Raises:
+            BudgetError: without its plan, it does not keep the user's budget.
+        """
         ...
 
 

@@ -14,9 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from roam.core.budget import Beside
 from roam.core.folds import Folds
+from roam.core.problem import Problem
 from roam.inspect.report import count_detour
 from roam.lowering.protocol import Kernels
+from roam.runtime.held_memory import Held, Run, persistent
 from roam.step.foldable_gradients import Tickets, Uses
 from roam.step.graph_optimizers import Used
 from roam.step.pending_forwards import note_first_pass
@@ -50,6 +53,11 @@ class Step:
         found = Tickets.of(used, args, findable=self.kernels.own_saved is not None)
         return () if found is None else found.folds
 
+    def beside(self, args: Sequence[Any], problem: Problem) -> Beside:
+        """Returns what other graphs of the step take while a forward with these inputs runs."""
+        run = Run(self.name, persistent=persistent(args, problem.persistent))
+        return Held.beside(run, earlier=False).to_budget(run, args)
+
     def tickets(self, args: Sequence[Any]) -> Tickets | None:
         """Returns tickets: what this forward's backward may fold; None if it can fold nothing."""
         if not self.kernels.trains:
@@ -70,6 +78,7 @@ class Step:
         reason = refusal or (None if folding is None else objection)
         if reason is None:
             return self.kernels.backward(planned, args, None if folding is None else folding.absorb)
+        results = self.kernels.plain_backward(args, reason)
         if count_detour(reason) == 1:
             log.warning("%s: %s; %s", self.name, reason, self.kernels.without_plan)
-        return self.kernels.plain_backward(args)
+        return results

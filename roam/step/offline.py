@@ -15,9 +15,11 @@ from torch.nn import Parameter
 from roam.capture.fake_copies import is_built_for, without_fakes
 from roam.capture.graph_names import DynamoGraph
 from roam.capture.op_costs import OpCosts
+from roam.core.budget import Beside
 from roam.core.errors import OfflineError
 from roam.core.folds import Folds
 from roam.core.problem import Problem
+from roam.inspect.nesting import beside
 from roam.inspect.record import GraphRecord
 from roam.lowering.aten.kernels import AtenKernels
 from roam.lowering.protocol import Lowering, OfflineKernels
@@ -57,11 +59,13 @@ class OfflineStep:
 
     Attributes:
         plan: called instead of running the graph: plans it, or captures its Problem.
+        before: the records of the graphs whose forwards ran before this one's.
     """
 
     kernels: OfflineKernels
     original: Original
     plan: Callable[[Sequence[Any], Folds], object]
+    before: Sequence[GraphRecord] = ()
 
     def forward(self, args: list[Any]) -> Sequence[Any]:
         folds = self.folds(args)
@@ -71,6 +75,9 @@ class OfflineStep:
 
     def expected_folds(self, args: Sequence[Any]) -> Folds:
         return self.folds(args)
+
+    def beside(self, args: Sequence[Any], problem: Problem) -> Beside:
+        return beside(self.before, problem)
 
     def folds(self, args: Sequence[Any]) -> Folds:
         """Returns the folds that the step would make with the user's parameters, not the copies."""
@@ -106,9 +113,12 @@ def plan_graph(
     graph = DynamoGraph.of(gm, example_inputs)
     reports = OfflineReports(records, graph.compile_id)
 
+    def step(kernels: OfflineKernels) -> OfflineStep:
+        return OfflineStep(kernels, original, kernels.plan, records)
+
     def compile_by(lowering: Lowering) -> Callable[..., Any]:
         kernels = lowering.offline_kernels(graph, options, reports, stands_for, costs)
-        return kernels.compile(gm, example_inputs, OfflineStep(kernels, original, kernels.plan))
+        return kernels.compile(gm, example_inputs, step(kernels))
 
     return first_to_compile(options, graph.name, example_inputs, compile_by)
 

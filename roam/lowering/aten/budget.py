@@ -12,7 +12,7 @@ be worse, so the limit of the choice is moved by the difference, and the choice 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx
@@ -21,8 +21,9 @@ from torch._dynamo.exc import ShortenTraceback
 from roam.capture.fake_copies import without_fakes
 from roam.capture.free_memory import free_bytes
 from roam.capture.fx_problem import Captured
+from roam.capture.graph_names import DynamoGraph
 from roam.capture.op_costs import OpCosts
-from roam.core.budget import Budget
+from roam.core.budget import Beside, Budget, Of
 from roam.core.errors import BudgetError, UnplannableError
 from roam.core.machine import Bytes, Seconds
 from roam.core.plan import Plan
@@ -30,6 +31,7 @@ from roam.core.problem import Kind, Problem
 from roam.core.sizes import show_size
 from roam.inspect.recomputed import Recomputed
 from roam.lowering.aten.budget_graph import BudgetGraph, by_module, reordered
+from roam.lowering.aten.footprint import Footprint, Share, Unlimited
 from roam.passes.geometry import renew_views
 from roam.passes.pipeline import copied
 from roam.planner import (
@@ -49,6 +51,7 @@ CLOSE = 0.001  # share of the step's seconds: a bound so close to what was found
 SLACK = 0.02  # share of the limit that a plan may leave unused before another choice is tried
 
 Trial = Callable[[fx.GraphModule], Captured]
+AsideOf = Callable[[Problem], Beside]  # what other graphs take beside the one of a Problem
 Planner = Callable[[fx.GraphModule], Plan]  # of a joint graph, which it does not change
 
 
@@ -66,15 +69,20 @@ class Fitted:
 
     Attributes:
         joint: the graph with the copies.
-        limit: the most bytes that the plan may take.
+        limit: the most bytes that the plan may take; if other graphs follow, it may take more than
+            this share of itself.
+        beside: bytes that other graphs held beside it.
         plan: the plan of it.
         recomputed: what the copies cost and save.
+        unlimited: what the graph takes without copies.
     """
 
     joint: fx.GraphModule
     limit: Bytes
+    beside: Bytes
     plan: Plan
     recomputed: Recomputed
+    unlimited: Unlimited
 
 
 def fit(
@@ -84,6 +92,8 @@ def fit(
     trial: Trial,
     settings: Settings,
     costs: OpCosts | None,
+    beside: AsideOf,
+    others_follow: bool = False,
 ) -> Fitted:
     """Returns the graph with the copies that keep it within the budget.
 
@@ -94,6 +104,11 @@ def fit(
         trial: partitions a graph and reads the Problem off its parts. May change the graph.
         settings: how to plan.
         costs: estimates ops that the graph does not have; None if nobody asked what ops cost.
+        beside: tells what other graphs of the step take.
+        others_follow: whether other graphs run before the backward of this one. Then it leaves them
+            half of the budget, if it can: nothing is known of them yet. A share is of what the
+            whole step takes, so a graph that cannot keep it by itself takes as little as it can,
+            and its backward, before it runs, looks whether the step keeps it.
 
     Raises:
         BudgetError: no copies were found with which the plan is within the budget, or nothing is
@@ -101,7 +116,7 @@ def fit(
     """
     try:
         with without_fakes():
-            return _fit(joint, name, budget, trial, settings, costs)
+            return _fit(joint, name, budget, trial, settings, costs, beside, others_follow)
     except UnplannableError as error:
         raise CompileBudgetError(
             f"{name} cannot be planned, so it may not keep its budget: {error}"
@@ -115,18 +130,26 @@ def _fit(
     trial: Trial,
     settings: Settings,
     costs: OpCosts | None,
+    beside: AsideOf,
+    others_follow: bool,
 ) -> Fitted:
     renew_views(joint.graph)
     captured = trial(copied(joint))
     problem = captured.problem
     first = plan(problem, settings)
+    others, free = beside(problem), free_bytes(captured.device)
     try:
-        limit = budget.transient(problem.persistent, first.peak, free_bytes(captured.device))
+        limit = budget.transient(problem.persistent, first.peak, free, others)
     except BudgetError as error:
-        raise CompileBudgetError(str(error)) from None
+        raise CompileBudgetError(str(error), budget=error.budget, least=error.least) from None
     seconds = sum(op.cost for op in problem.ops)
-    if first.peak <= limit:
-        return Fitted(joint, limit, first, Recomputed(budget.text, limit, first.peak, seconds))
+    unlimited = Unlimited.of(problem, first)
+    told = Recomputed(
+        budget.text, limit, first.peak, seconds, left=unlimited.left, beside=others.now
+    )
+    leave = limit // 2 if others_follow and budget.of is not Of.SHARE else limit
+    if first.peak <= limit and unlimited.left <= leave:
+        return Fitted(joint, limit, others.now, first, told, unlimited)
 
     plans = {problem.fingerprint: first}
 
@@ -141,42 +164,63 @@ def _fit(
         BudgetGraph(joint, captured, costs, first.peak),
         BudgetGraph(joint, reordered(captured, first.order), costs, first.peak),
     )
-    best = _cheapest(graphs, problem, limit, planned)
-    if best is None:
-        raise _refusal(graphs, first, budget, limit, name, planned)
+    best = _cheapest(graphs, problem, leave, planned) if leave > 0 else None
+    if best is None and others_follow:
+        best = _smallest(graphs[1], planned)
+    later = others_follow and budget.of is Of.SHARE
+    if best is None or (best.plan.peak > limit and not later):
+        raise _refusal(graphs, first, budget, limit, name, planned, others)
     bound = 0.0
     if seconds:  # else nobody knows what ops cost
         enough = best.copies.cost - CLOSE * seconds
         bound = extra_time_bound(graphs[0].step, first, limit, PROVING, enough)
     modules = by_module(best.copies)
-    told = Recomputed(budget.text, limit, first.peak, seconds, bound, modules)
-    return Fitted(best.joint, limit, best.plan, told)
+    told = replace(told, bound=bound, modules=modules)
+    return Fitted(best.joint, limit, others.now, best.plan, told, unlimited)
 
 
-def check_budget(
-    budget: Budget, fitted: Fitted | None, name: str, captured: Captured, found: Plan
-) -> None:
-    """Raises BudgetError if a plan takes more than the budget.
+def share_of(
+    budget: Budget,
+    fitted: Fitted | None,
+    graph: DynamoGraph,
+    captured: Captured,
+    found: Plan,
+    unlimited: Unlimited,
+    outputs: int | None,
+    beside: Beside,
+) -> Share:
+    """Returns what a plan takes of a budget.
 
     Args:
         budget: the user's.
         fitted: what was made of the graph when it was compiled; None if it has no backward, so
             that nothing could run again.
-        name: the name of the graph.
+        graph: the graph.
         captured: what is planned.
         found: the plan.
+        unlimited: what the graph takes without copies, at the sizes of `captured`.
+        outputs: how many of the forward's results are the user's; None for all of them.
+        beside: what other graphs of the step take.
+
+    Raises:
+        BudgetError: the plan takes more than the budget leaves.
     """
-    if fitted is None:
-        free = free_bytes(captured.device)
-        limit = budget.transient(captured.problem.persistent, found.peak, free)
-    else:
-        limit = fitted.limit
-    if found.peak > limit:
+    free = free_bytes(captured.device)
+    limit = budget.transient(captured.problem.persistent, unlimited.peak, free, beside)
+    there = beside.now
+    if fitted is not None and budget.of is not Of.TOTAL and fitted.limit >= limit:
+        limit, there = fitted.limit, fitted.beside
+    later = budget.of is Of.SHARE and (fitted is None or graph.others_follow)
+    if found.peak > limit and not later:
         raise BudgetError(
-            f"{name} takes {show_size(found.peak)}, and its budget of {budget.text} leaves "
+            f"{graph.name} takes {show_size(found.peak)}, and its budget of {budget.text} leaves "
             f"{show_size(limit)}: it was compiled for other sizes or other folds of gradients "
-            "(mark sizes as static), or has no backward"
+            "(mark sizes as static), or has no backward",
+            budget=limit,
+            found=found.peak,
         )
+    most = None if budget.of is Of.TOTAL else limit + there
+    return Share(Footprint.of(captured, found, outputs), unlimited, most)
 
 
 Graphs = tuple[BudgetGraph, BudgetGraph]  # in program order, and in the planned order
@@ -250,28 +294,49 @@ def _search(graph: BudgetGraph, limit: Bytes, planned: Planner) -> _Best | None:
     return best
 
 
+def _smallest(graph: BudgetGraph, planned: Planner) -> _Best:
+    """Returns the choice with the smallest peak that is found, whatever it costs."""
+    low = smallest_peak(graph.step).copies
+    edited = graph.edited(low)
+    return _Best(edited, planned(edited), low)
+
+
 def _refusal(
-    graphs: Graphs, first: Plan, budget: Budget, limit: Bytes, name: str, planned: Planner
+    graphs: Graphs,
+    first: Plan,
+    budget: Budget,
+    limit: Bytes,
+    name: str,
+    planned: Planner,
+    others: Beside,
 ) -> BudgetError:
     """Returns the error for a budget that cannot be kept, with the smallest peak that is found."""
     given, by_plan = graphs
     problem = given.captured.problem
-    low = smallest_peak(by_plan.step)
-    peak = min(first.peak, planned(by_plan.edited(low.copies)).peak)
-    smallest, persistent = peak + problem.persistent, problem.persistent
+    peak = min(first.peak, _smallest(by_plan, planned).plan.peak)
+    persistent = problem.persistent + others.now + others.persistent
+    smallest = peak + persistent
     least = least_needed(given.step, first, PROVING) + persistent
+    there = f"{show_size(problem.persistent)} of it persistent"
+    if more := others.now + others.persistent:
+        there += f" and {show_size(more)} of graphs that ran before it, compiled by themselves"
     text = (
-        f"{name} does not fit into a budget of {budget.text} ({show_size(limit)} transient): the "
-        f"smallest total found is {show_size(smallest)}, {show_size(persistent)} of it persistent, "
-        f"and no recomputation goes below {show_size(least)}. {_ways_out(problem)}"
+        f"{name} does not fit into a budget of {budget.text} ({show_size(max(0, limit))} "
+        f"transient): the smallest total found is {show_size(smallest)}, {there}, and no "
+        f"recomputation goes below {show_size(least)}. {_ways_out(problem, others)}"
     )
     return CompileBudgetError(text, budget=limit + persistent, found=smallest, least=least)
 
 
-def _ways_out(problem: Problem) -> str:
+def _ways_out(problem: Problem, others: Beside) -> str:
     gradients = sum(b.transient for b in problem.buffers if b.kind is Kind.GRADIENT)
     outputs = sum(b.transient for b in problem.buffers if b.kind is Kind.OUTPUT)
     ways = []
+    if others.now:
+        ways.append(
+            "one graph in place of several (fullgraph=True finds the breaks); a share such as "
+            "'60%', which leaves later graphs theirs"
+        )
     if gradients > sum(b.transient for b in problem.buffers if b.kept) // 20:
         ways.append(
             f"folding the gradients with an optimizer of roam.optim ({show_size(gradients)} of "

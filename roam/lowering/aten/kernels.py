@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -31,12 +31,14 @@ from roam.core.errors import BudgetError, UnplannableError
 from roam.core.folds import Folds
 from roam.core.plan import Plan
 from roam.inspect.record import GraphRecord
-from roam.lowering.aten.budget import Fitted, check_budget, fit
 from roam.lowering.aten.budget_graph import BudgetGraph, reordered
+from roam.lowering.aten.budget import Fitted, fit, share_of
 from roam.lowering.aten.decompositions import parts
 from roam.lowering.aten.emit import lower
+from roam.lowering.aten.footprint import Share, Unlimited
 from roam.lowering.aten.lowered import Lowered
 from roam.lowering.aten.plain import mark_boxed, plain
+from roam.lowering.aten.shared_budget import SharedBudget
 from roam.lowering.protocol import Absorb, Boxed, Driver, Reports
 from roam.options import Options
 from roam.passes.annotations.inplace import InPlace
@@ -61,6 +63,7 @@ RETAINED = "a backward with retain_graph=True or create_graph=True keeps what th
 MOVED = "the saved tensors are not where the forward left them (saved tensor hooks)"
 HELD = "saved tensor hooks keep a saved tensor, which the plan overwrites"
 
+Parts = tuple[fx.GraphModule, fx.GraphModule]  # forward and backward
 # key of a plan: (values of the forward's inputs that are whole numbers, folds of the backward)
 Call = tuple[tuple[int, ...], Folds]
 
@@ -84,6 +87,7 @@ class AtenKernels:
         example_inputs, driver: tell which gradients a run will fold, until the budget is met.
         fit: what the budget made of the graph; None without a budget or without a backward.
         joint: the joint graph of a step that is planned offline, without a budget.
+        uncopied: forward and backward as they would be without a budget, if their sizes may change.
     """
 
     without_plan = "this backward ran unplanned"
@@ -108,6 +112,7 @@ class AtenKernels:
     driver: Driver | None = None
     fit: Fitted | None = None
     joint: fx.GraphModule | None = None
+    uncopied: Parts | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -158,7 +163,11 @@ class AtenKernels:
         if self.options.budget is not None:
 
             def tried(joint: fx.GraphModule) -> None:
-                self.take_parts(split(joint), num_fwd_outputs)
+                given = joint.graph.find_nodes(op="placeholder")
+                parts = split(joint)
+                if self.uncopied is None and any(isinstance(value(n), torch.SymInt) for n in given):
+                    self.uncopied = parts  # the first one is without copies
+                self.take_parts(parts, num_fwd_outputs)
                 assert self.forward_graph is not None
                 self.own_saved = own_saved(self.forward_graph.graph, self.outputs)
 
@@ -201,7 +210,17 @@ class AtenKernels:
         if self.costs is None and self.stands_for is None:
             self.costs = OpCosts(measure=True)
         budget, name = self.options.budget, self.graph.name
-        self.fit = fit(joint, name, budget, trial, self.settings, self.costs)
+        args = self.example_inputs
+        self.fit = fit(
+            joint,
+            name,
+            budget,
+            trial,
+            self.settings,
+            self.costs,
+            lambda problem: driver.beside(args, problem),
+            self.graph.others_follow,
+        )
         self.own_saved = None
         self.example_inputs = ()  # parameters: a model that is deleted must not live on here
         return self.fit.joint
@@ -244,7 +263,16 @@ class AtenKernels:
         return self.plans[key]
 
     def forward(self, planned: Lowered | None, args: list[Any]) -> Sequence[Any]:
-        return self.plain_forward(args) if planned is None else planned.forward(args)
+        if planned is None:
+            return self.plain_forward(args)
+        shared = self.shared
+        return planned.forward(args) if shared is None else shared.forward(planned, args)
+
+    @property
+    def shared(self) -> SharedBudget | None:
+        """What keeps the runs within the budget; None without one."""
+        budget = self.options.budget
+        return None if budget is None else SharedBudget(self.graph, budget, self.trains)
 
     def plain_forward(self, args: list[Any]) -> Sequence[Any]:
         assert self.captured_forward is not None
@@ -280,11 +308,17 @@ class AtenKernels:
         if absorb is not None:
             # args may be changed, because `backward` empties it
             args.append(lambda i, gradient: absorb([(i, gradient)]))
-        return planned.backward(args)
+        shared = self.shared
+        return planned.backward(args) if shared is None else shared.backward(planned, args)
 
-    def plain_backward(self, args: list[Any]) -> Sequence[Any]:
-        assert self.captured_backward is not None
-        return self.captured_backward(args)
+    def plain_backward(self, args: list[Any], reason: str = "") -> Sequence[Any]:
+        run, shared = self.captured_backward, self.shared
+        assert run is not None
+        if shared is None:
+            return run(args)
+        known = self.found(args)
+        plans = [known] if known is not None else [p for p in self.plans.values() if p is not None]
+        return shared.plain_backward(plans, args, reason, run)
 
     # ---- planning ----
 
@@ -311,10 +345,10 @@ class AtenKernels:
             found = self.fit.plan
         else:
             found = plan(captured.problem, self.settings)
-        if self.options.budget is not None:
-            check_budget(self.options.budget, self.fit, self.graph.name, captured, found)
+        share = self.share(args, folds, captured, found)
         hold = self.options.arena == "keep"
         lowered = lower(captured, found, roots, BlockPool() if hold else None)
+        lowered = replace(lowered, share=share)
         guesses = tuple(n.name for n, s in measured.items() if s.estimated)
         record = GraphRecord(
             self.graph.name,
@@ -336,6 +370,27 @@ class AtenKernels:
             return None
         graph = BudgetGraph(self.joint, reordered(captured, found.order), self.costs, found.peak)
         return graph.step
+
+    def share(
+        self, args: Sequence[Any], folds: Folds, captured: Captured, found: Plan
+    ) -> Share | None:
+        """Returns what a plan takes of the budget, None without a budget. Raises BudgetError."""
+        budget = self.options.budget
+        if budget is None:
+            return None
+        if self.fit is not None and self.fit.plan is found:
+            unlimited = self.fit.unlimited
+        elif self.uncopied is not None:
+            roots = self.graphs(folds, self.uncopied)
+            without = self.read(roots, self.numbers(args))[0].problem
+            unlimited = Unlimited.of(without, plan(without, self.settings))
+        else:
+            unlimited = Unlimited.of(captured.problem, found)
+        assert self.driver is not None
+        beside = self.driver.beside(args, captured.problem)
+        return share_of(
+            budget, self.fit, self.graph, captured, found, unlimited, self.outputs, beside
+        )
 
     def read(
         self, roots: Sequence[fx.GraphModule], numbers: Numbers
@@ -359,17 +414,20 @@ class AtenKernels:
         """Returns the Problem that `plan` would plan, but without scratch space and costs."""
         return self.captured(self.graphs(folds), self.numbers(args), {}, {})
 
-    def graphs(self, folds: Folds) -> list[fx.GraphModule]:
+    def graphs(self, folds: Folds, parts: Parts | None = None) -> list[fx.GraphModule]:
         """Returns the graphs to plan: the forward and, if there is one, the backward.
 
         Adds to the last of these graphs the ops that fold gradients into the optimizer's state, if
         `folds` lists any.
+
+        parts: other graphs than those that run.
         """
-        assert self.forward_graph is not None
-        found = [self.forward_graph]
-        if self.backward_graph is not None:
-            renew_recomputed(self.forward_graph.graph, self.backward_graph.graph)
-            found.append(self.backward_graph)
+        forward, backward = parts or (self.forward_graph, self.backward_graph)
+        assert forward is not None
+        found = [forward]
+        if backward is not None:
+            renew_recomputed(forward.graph, backward.graph)
+            found.append(backward)
         if folds:
             given = [value(n) for n in self.placeholders]
             where = releases(folds, given, self.gradients)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from roam.lowering.aten.footprint import Share
 from roam.lowering.protocol import Boxed
 from roam.runtime.blocks import is_block
 from roam.runtime.reused_inputs import ReusedInputs
@@ -43,6 +44,7 @@ class Lowered:
         folds: whether the last phase folds gradients (absorbs them into the optimizer's state). If
             so, this phase's callable takes one more input, a function absorb(index of the forward's
             input, gradient).
+        share: what the plan takes of a budget; None without a budget.
     """
 
     forward: Boxed
@@ -51,6 +53,7 @@ class Lowered:
     sizes: tuple[tuple[int, ...], ...]
     reused: ReusedInputs
     folds: bool = False
+    share: Share | None = None
 
     def is_for(self, args: Sequence[Any]) -> bool:
         """Returns whether these inputs of the backward have the sizes that were planned for."""

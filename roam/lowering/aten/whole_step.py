@@ -9,7 +9,7 @@ from torch import fx
 from roam.capture.step_outputs import gradient_values
 from roam.core.errors import UnplannableError, WholeStepError
 from roam.core.folds import Folds
-from roam.lowering.aten.kernels import AtenKernels
+from roam.lowering.aten.kernels import AtenKernels, Parts
 from roam.passes.gradient_release import UPDATED
 from roam.passes.pipeline import rewritten
 from roam.passes.rewrites.constant_tangents import ConstantTangents
@@ -34,8 +34,8 @@ class WholeStepKernels(AtenKernels):
     def partition(self, *_: Any, **__: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
         raise WholeStepError("the step changes or returns something that needs a gradient")
 
-    def graphs(self, folds: Folds) -> list[fx.GraphModule]:
-        found = super().graphs(folds)
+    def graphs(self, folds: Folds, parts: Parts | None = None) -> list[fx.GraphModule]:
+        found = super().graphs(folds, parts)
         if found[0].graph.find_nodes(op="call_function", target=UPDATED):
             raise UnplannableError("a parameter is needed as it was before its update and after it")
         return found

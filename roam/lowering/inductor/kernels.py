@@ -235,7 +235,7 @@ class InductorKernels:
         with absorbing(absorb):
             return code(args)
 
-    def plain_backward(self, args: list[Any]) -> Sequence[Any]:
+    def plain_backward(self, args: list[Any], reason: str = "") -> Sequence[Any]:
         return self.backward((), args, None)
 
 

@@ -1,0 +1,169 @@
+"""Keeps the runs of a graph within a budget that it shares with whatever is held beside it.
+
+A plan is within the budget by itself, beside what was held when the graph was compiled. But a
+program may run two forwards before a backward, keep a graph for a second backward, or leave
+gradients where they are. So each run looks at what is held, and raises before it takes more:
+
+    forward    its peak + what others hold            <= budget
+    backward   its peak + what others hold            <= budget
+               with retain_graph=True or saved tensor hooks: the peak without the plan
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from roam.capture.graph_names import DynamoGraph
+from roam.core.budget import Beside, Budget, Of
+from roam.core.errors import BudgetError
+from roam.core.machine import Bytes
+from roam.core.sizes import show_size
+from roam.lowering.aten.footprint import Share
+from roam.lowering.aten.lowered import Lowered
+from roam.lowering.protocol import Boxed
+from roam.runtime.held_memory import Held, Run, What, hold, persistent, run_of
+
+WAYS_OUT = (
+    "What would lower it: the backward of each forward before the next forward; one backward of a "
+    "sum of losses in place of retain_graph=True; no saved tensor hooks; "
+    "zero_grad(set_to_none=True) before the forward; one graph in place of several; a larger budget"
+)
+
+
+@dataclass(frozen=True)
+class SharedBudget:
+    """Runs the forwards and backwards of one graph.
+
+    Attributes:
+        graph: the graph.
+        budget: the user's.
+        trains: whether the graph has a backward. A share limits no other graph: nothing of it can
+            run again, and a step takes more.
+    """
+
+    graph: DynamoGraph
+    budget: Budget
+    trains: bool
+
+    @property
+    def limits(self) -> bool:
+        return self.trains or self.budget.of is not Of.SHARE
+
+    @property
+    def deferred(self) -> bool:
+        """Whether only the backward tells if a forward kept the budget.
+
+        A share is of what the whole step takes, which more graphs are part of.
+        """
+        return self.budget.of is Of.SHARE and self.graph.others_follow
+
+    def forward(self, planned: Lowered, args: list[Any]) -> Sequence[Any]:
+        """Runs the forward as planned. Raises BudgetError if that is too much now."""
+        share, footprint = _share(planned), _share(planned).footprint
+        run = Run(self.graph.name, share, without=share.unlimited.left, most=share.most or 0)
+        if self.budget.of is Of.TOTAL:
+            run.persistent = persistent(args, footprint.persistent)
+        if self.limits:
+            without = share.unlimited.peak
+            run.taken = self._taken(run, args, footprint.forward, without, "a forward")
+            if self.trains:
+                doing = "the backward of a forward"
+                self._taken(run, args, footprint.backward, without, doing, earlier=False)
+        results = planned.forward(args)
+        hold(run, What.SAVED, (results[i] for i in footprint.saved))
+        hold(run, What.OUTPUT, (results[i] for i in footprint.outputs))
+        return results
+
+    def backward(self, planned: Lowered, args: list[Any]) -> Sequence[Any]:
+        """Runs the backward as planned. Raises BudgetError if that is too much now."""
+        share = _share(planned)
+        assert planned.backward is not None
+        run = self._run_of(share, args) or Run(self.graph.name, share, most=share.most or 0)
+        without = share.unlimited.peak
+        self._taken(run, args, share.footprint.backward, without, "a backward", late=True)
+        results = planned.backward(args)
+        run.done = True
+        hold(run, What.GRADIENT, (results[i] for i in share.footprint.gradients))
+        return results
+
+    def plain_backward(
+        self, plans: Sequence[Lowered], args: list[Any], why: str, backward: Boxed
+    ) -> Sequence[Any]:
+        """Runs the backward without a plan. Raises BudgetError if that is too much now.
+
+        Args:
+            plans: the plans by which the forward may have run, if no saved tensor tells.
+            args: the inputs.
+            why: the reason why it cannot run as planned.
+            backward: what runs it.
+        """
+        share = max(map(_share, plans), key=lambda s: s.footprint.unplanned)
+        run = self._run_of(share, args)
+        if run is None:  # hooks have moved what the forward saved
+            run = Run(self.graph.name, share, most=share.most or 0)
+        footprint, without = run.share.footprint, run.share.unlimited.unplanned
+        doing = f"a backward without its plan ({why})"
+        self._taken(run, args, footprint.unplanned, without, doing, late=True)
+        results = backward(args)
+        hold(run, What.GRADIENT, (results[i] for i in footprint.gradients))
+        return results
+
+    def _run_of(self, share: Share, args: Sequence[Any]) -> Run | None:
+        """Returns the run whose forward made what a backward gets; None if no mark tells."""
+        return run_of(args[i] for i in share.footprint.given)
+
+    def _taken(
+        self,
+        run: Run,
+        args: Sequence[Any],
+        need: Bytes,
+        without: Bytes,
+        doing: str,
+        *,
+        earlier: bool = True,
+        late: bool = False,
+    ) -> Bytes:
+        """Returns the bytes that a run takes together with what is held beside it.
+
+        Args:
+            run: the run.
+            args: its inputs.
+            need: transient bytes of it alone.
+            without: what that would be without a budget.
+            doing: what it does, for the error.
+            earlier: whether gradients of earlier steps will still be there.
+            late: whether it is the backward, so that all graphs of the step are known.
+
+        Raises:
+            BudgetError: these are too many bytes, or its forward took too many.
+        """
+        held = Held.beside(run, earlier=earlier and self.budget.of is Of.TOTAL)
+        beside = held.to_budget(run, args)
+        most = self._most(run, beside, without)
+        for other in held.pending:
+            other.most = max(other.most, most)
+        taken = max(need + beside.now, run.taken)
+        if taken > most and (late or not self.deferred):
+            raise BudgetError(
+                f"{self.graph.name}: {doing} takes {show_size(taken)} together with what is held "
+                f"beside it ({held}), and the budget of {self.budget.text} allows "
+                f"{show_size(most)}. {WAYS_OUT}",
+                budget=most,
+                found=taken,
+            )
+        return taken
+
+    def _most(self, run: Run, beside: Beside, without: Bytes) -> Bytes:
+        """Returns the bytes that the run and everything beside it may take."""
+        if self.budget.of is not Of.FREE:
+            there = run.share.footprint.persistent
+            most = self.budget.transient(there, without, 0, beside) + beside.now
+            run.most = max(run.most, most) if self.budget.of is Of.SHARE else most
+        return run.most
+
+
+def _share(planned: Lowered) -> Share:
+    assert planned.share is not None, "a plan for a budget says what it takes"
+    return planned.share
