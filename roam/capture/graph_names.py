@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import fx
 from torch._guards import CompileContext, CompileId
+
+CALLS, CONVERTS = "torch._dynamo.eval_frame", "torch._dynamo.convert_frame"
+MODULES = "torch.nn.modules.module"
 
 
 @dataclass(frozen=True)
@@ -21,8 +27,8 @@ class DynamoGraph:
         inputs: for every input the name that the user's model has for it, "" if it has none.
         parameters: the positions of the inputs that are parameters.
         compile_id: dynamo's, for its structured trace.
-        others_follow: whether it ends at a graph break, so that other graphs run before its
-            backward.
+        others_follow: whether other graphs of the same model may run before its backward: it ends
+            at a graph break, or is called by code that is not compiled.
     """
 
     name: str
@@ -34,9 +40,30 @@ class DynamoGraph:
     @staticmethod
     def of(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> DynamoGraph:
         here = CompileContext.current_compile_id()
-        follow = getattr(getattr(gm, "compile_subgraph_reason", None), "graph_break", False)
+        reason = getattr(gm, "compile_subgraph_reason", None)
+        follow = getattr(reason, "graph_break", False) or called_by_other_code()
         parameters = parameter_inputs(example_inputs)
         return DynamoGraph(graph_name(gm), source_names(gm), parameters, here, follow)
+
+
+def called_by_other_code() -> bool:
+    """Returns whether code that dynamo does not compile calls what it compiles now.
+
+    the call of the compiled model ── torch._dynamo.eval_frame
+      └ hooks of the module ── torch.nn.modules.module
+          └ what is compiled        called by the model's own code if dynamo gave up around it
+              └ dynamo ── torch._dynamo.convert_frame
+    """
+    names: list[str] = []
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        names.append(frame.f_globals.get("__name__", ""))
+        frame = frame.f_back
+    if CONVERTS not in names:
+        return False  # dynamo has not captured it: it is whole
+    around = names[len(names) - names[::-1].index(CONVERTS) :]
+    callers = itertools.takewhile(lambda name: name != CALLS, around)
+    return any(name != MODULES for name in callers)
 
 
 def graph_name(gm: fx.GraphModule) -> str:

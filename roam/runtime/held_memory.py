@@ -93,10 +93,21 @@ def mark_of(storage: UntypedStorage) -> Mark | None:
     return found
 
 
-def run_of(made: Iterable[Tensor]) -> Run | None:
-    """Returns the run whose forward made these tensors, None if no mark tells."""
+def run_of(graph: str, made: Iterable[Tensor]) -> Run | None:
+    """Returns the run whose backward begins; None if no mark tells.
+
+    Args:
+        graph: the name of the graph.
+        made: what its forward made of the backward's inputs. If no mark is left there, it is the
+            latest of the graph's runs that had no backward yet.
+    """
     marks = (mark_of(tensor.untyped_storage()) for tensor in made)
-    return next((m.run for m in marks if m is not None), None)
+    found = next((m.run for m in marks if m is not None), None)
+    if found is None:
+        with _lock:
+            runs = [m.run for m in _marks if m.run.graph == graph and not m.run.done]
+        found = max(runs, key=lambda r: r.number, default=None)
+    return found
 
 
 def persistent(args: Sequence[Any], of_graph: Bytes) -> dict[int, Bytes]:
@@ -144,16 +155,20 @@ class Held:
         runs = sorted(pending, key=lambda r: r.number)
         return Held(tuple(sorted(found, key=lambda m: m.number)), tuple(runs))
 
-    def to_budget(self, run: Run, own: Iterable[Any] = ()) -> Beside:
+    def to_budget(
+        self, run: Run, inputs: Iterable[Any] = (), planned: Iterable[Tensor] = ()
+    ) -> Beside:
         """Returns the sums that a budget needs.
 
         Args:
             run: the run beside which this is.
-            own: inputs of the run. They are no transient memory if `run.persistent` has them.
+            inputs: of the run. They are no transient memory if `run.persistent` has them.
+            planned: those inputs that its plan counts as transient memory.
         """
         known = dict(run.persistent)
-        marked = {mark_of(t.untyped_storage()) for t in own if isinstance(t, Tensor)}
-        marks = [m for m in self.marks if not known or m not in marked]
+        own = [t for t in inputs if isinstance(t, Tensor)] if known else []
+        counted = {mark_of(t.untyped_storage()) for t in (*own, *planned)}
+        marks = [m for m in self.marks if m not in counted]
         others: dict[tuple[str, int] | int, Bytes] = {}
         for other in {*self.pending, *(m.run for m in self.marks)} - {run}:
             for address, nbytes in other.persistent.items():

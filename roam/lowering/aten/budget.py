@@ -12,7 +12,7 @@ be worse, so the limit of the choice is moved by the difference, and the choice 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import fx
@@ -30,7 +30,7 @@ from roam.core.plan import Plan
 from roam.core.problem import Kind, Problem
 from roam.core.sizes import show_size
 from roam.inspect.recomputed import Recomputed
-from roam.lowering.aten.budget_graph import BudgetGraph, by_module, reordered
+from roam.lowering.aten.budget_graph import BudgetGraph, by_module, reordered, with_room
 from roam.lowering.aten.footprint import Footprint, Share, Unlimited
 from roam.passes.geometry import renew_views
 from roam.passes.pipeline import copied
@@ -48,6 +48,7 @@ from roam.planner import (
 ROUNDS = 5  # choices that are planned
 PROVING: Seconds = 2.0  # of work for a bound
 CLOSE = 0.001  # share of the step's seconds: a bound so close to what was found is enough
+OTHERS = 8  # a graph that others follow saves this part of a size: nobody knows how many follow
 SLACK = 0.02  # share of the limit that a plan may leave unused before another choice is tried
 
 Trial = Callable[[fx.GraphModule], Captured]
@@ -105,10 +106,10 @@ def fit(
         settings: how to plan.
         costs: estimates ops that the graph does not have; None if nobody asked what ops cost.
         beside: tells what other graphs of the step take.
-        others_follow: whether other graphs run before the backward of this one. Then it leaves them
-            half of the budget, if it can: nothing is known of them yet. A share is of what the
-            whole step takes, so a graph that cannot keep it by itself takes as little as it can,
-            and its backward, before it runs, looks whether the step keeps it.
+        others_follow: whether other graphs run before the backward of this one. Nothing is known
+            of them yet, so it saves little if it can (`_Searches.beside_others`). A share is of
+            what the whole step takes: a graph that cannot keep it by itself takes as little as it
+            can, and its backward, before it runs, looks whether the step keeps it.
 
     Raises:
         BudgetError: no copies were found with which the plan is within the budget, or nothing is
@@ -147,33 +148,23 @@ def _fit(
     told = Recomputed(
         budget.text, limit, first.peak, seconds, left=unlimited.left, beside=others.now
     )
-    leave = limit // 2 if others_follow and budget.of is not Of.SHARE else limit
-    if first.peak <= limit and unlimited.left <= leave:
+    saved = limit // OTHERS if others_follow and budget.of is not Of.SHARE else limit
+    if first.peak <= limit and unlimited.left <= saved:
         return Fitted(joint, limit, others.now, first, told, unlimited)
-
-    plans = {problem.fingerprint: first}
-
-    def planned(edited: fx.GraphModule) -> Plan:
-        problem = trial(copied(edited)).problem
-        if problem.fingerprint not in plans:
-            plans[problem.fingerprint] = plan(problem, settings)
-        return plans[problem.fingerprint]
-
-    # program order may need more by itself than the order that was planned
-    graphs = (
-        BudgetGraph(joint, captured, costs, first.peak),
-        BudgetGraph(joint, reordered(captured, first.order), costs, first.peak),
-    )
-    best = _cheapest(graphs, problem, leave, planned) if leave > 0 else None
-    if best is None and others_follow:
-        best = _smallest(graphs[1], planned)
+    search = _Searches(joint, captured, first, trial, settings, costs)
+    best: _Best | None = None
+    if others_follow:
+        best = search.beside_others(budget, limit, unlimited)
+    elif limit > 0:
+        best = search.cheapest(limit)
     later = others_follow and budget.of is Of.SHARE
     if best is None or (best.plan.peak > limit and not later):
-        raise _refusal(graphs, first, budget, limit, name, planned, others)
+        raise _refusal(search, budget, limit, name, others)
     bound = 0.0
     if seconds:  # else nobody knows what ops cost
         enough = best.copies.cost - CLOSE * seconds
-        bound = extra_time_bound(graphs[0].step, first, limit, PROVING, enough)
+        step = search.graphs(0)[0].step
+        bound = extra_time_bound(step, first, limit, PROVING, enough)
     modules = by_module(best.copies)
     told = replace(told, bound=bound, modules=modules)
     return Fitted(best.joint, limit, others.now, best.plan, told, unlimited)
@@ -250,12 +241,90 @@ class _Found:
     choice: Choice
 
 
+@dataclass(frozen=True)
+class _Searches:
+    """Searches for the copies of one graph, if need be with room for other graphs.
+
+    Room is bytes that other graphs take between the graph's forward and its backward. What the
+    graph saves counts together with it.
+
+    Attributes:
+        joint: the graph without copies.
+        captured: its Problem.
+        first: the plan of that.
+        trial: partitions a graph and reads the Problem off its parts.
+        settings: how to plan.
+        costs: estimates ops that the graph does not have.
+        plans: by fingerprint, the plans that were made.
+    """
+
+    joint: fx.GraphModule
+    captured: Captured
+    first: Plan
+    trial: Trial
+    settings: Settings
+    costs: OpCosts | None
+    plans: dict[str, Plan] = field(default_factory=dict)
+
+    def graphs(self, room: Bytes) -> Graphs:
+        """Returns the graph in program order, and in the planned order.
+
+        Program order may need more by itself than the order that was planned.
+        """
+        captured, peak = with_room(self.captured, room), self.first.peak + room
+        by_plan = reordered(captured, self.first.order)
+        return (
+            BudgetGraph(self.joint, captured, self.costs, peak),
+            BudgetGraph(self.joint, by_plan, self.costs, peak),
+        )
+
+    def planned(self, edited: fx.GraphModule, room: Bytes = 0) -> Plan:
+        problem = with_room(self.trial(copied(edited)), room).problem
+        if problem.fingerprint not in self.plans:
+            self.plans[problem.fingerprint] = plan(problem, self.settings)
+        return self.plans[problem.fingerprint]
+
+    def cheapest(self, limit: Bytes, room: Bytes = 0) -> _Best | None:
+        """Returns the cheapest choice that is found within the limit; its plan has no room."""
+        graphs = self.graphs(room)
+        key = graphs[0].captured.problem.fingerprint
+        best = _cheapest(graphs, key, limit, lambda edited: self.planned(edited, room))
+        return best if best is None or not room else replace(best, plan=self.planned(best.joint))
+
+    def smallest(self, room: Bytes = 0) -> _Best:
+        """Returns the choice with the smallest peak that is found, whatever it costs."""
+        graph = self.graphs(room)[1]
+        low = smallest_peak(graph.step).copies
+        edited = graph.edited(low)
+        return _Best(edited, self.planned(edited), low)
+
+    def beside_others(self, budget: Budget, limit: Bytes, unlimited: Unlimited) -> _Best:
+        """Returns a choice for a graph whose backward other graphs run before.
+
+        What it saves is a part of the budget, or a share of what it would save without one. If that
+        cannot be, a share limits its peak alone, or what it saves beside the smallest peak that is
+        found. Else it saves as little as is found.
+        """
+        shares = budget.of is Of.SHARE
+        saved = int(budget.amount * unlimited.left) if shares else limit // OTHERS
+        best = self.cheapest(limit, limit - saved) if limit > saved else None
+        if best is None and shares and limit > 0:
+            best = self.cheapest(limit)
+        if best is None and shares:
+            low = self.smallest()
+            best = self.cheapest(low.plan.peak, low.plan.peak - saved)
+        return best or self.smallest(self.first.peak)
+
+
 _FOUND: dict[str, list[_Found]] = {}  # by fingerprint of the Problem without copies
 
 
-def _cheapest(graphs: Graphs, problem: Problem, limit: Bytes, planned: Planner) -> _Best | None:
-    """Returns the cheapest choice that is found, or was found before in this process."""
-    known = _FOUND.setdefault(problem.fingerprint, [])
+def _cheapest(graphs: Graphs, key: str, limit: Bytes, planned: Planner) -> _Best | None:
+    """Returns the cheapest choice that is found, or was found before in this process.
+
+    key: the fingerprint of the Problem without copies.
+    """
+    known = _FOUND.setdefault(key, [])
     best: _Best | None = None
     for n, graph in enumerate(graphs):
         if best is None and (best := _search(graph, limit, planned)) is not None:
@@ -294,29 +363,15 @@ def _search(graph: BudgetGraph, limit: Bytes, planned: Planner) -> _Best | None:
     return best
 
 
-def _smallest(graph: BudgetGraph, planned: Planner) -> _Best:
-    """Returns the choice with the smallest peak that is found, whatever it costs."""
-    low = smallest_peak(graph.step).copies
-    edited = graph.edited(low)
-    return _Best(edited, planned(edited), low)
-
-
 def _refusal(
-    graphs: Graphs,
-    first: Plan,
-    budget: Budget,
-    limit: Bytes,
-    name: str,
-    planned: Planner,
-    others: Beside,
+    search: _Searches, budget: Budget, limit: Bytes, name: str, others: Beside
 ) -> BudgetError:
     """Returns the error for a budget that cannot be kept, with the smallest peak that is found."""
-    given, by_plan = graphs
-    problem = given.captured.problem
-    peak = min(first.peak, _smallest(by_plan, planned).plan.peak)
+    problem, first = search.captured.problem, search.first
+    peak = min(first.peak, search.smallest().plan.peak)
     persistent = problem.persistent + others.now + others.persistent
     smallest = peak + persistent
-    least = least_needed(given.step, first, PROVING) + persistent
+    least = least_needed(search.graphs(0)[0].step, first, PROVING) + persistent
     there = f"{show_size(problem.persistent)} of it persistent"
     if more := others.now + others.persistent:
         there += f" and {show_size(more)} of graphs that ran before it, compiled by themselves"

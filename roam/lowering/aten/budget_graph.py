@@ -194,3 +194,13 @@ def reordered(captured: Captured, order: Sequence[OpId]) -> Captured:
         nodes=[captured.nodes[i] for i in order],
         results=[captured.results[i] for i in order],
     )
+
+
+def with_room(captured: Captured, room: Bytes) -> Captured:
+    """Returns the same, with room that other graphs take when the backward's gradients come."""
+    if not room:
+        return captured
+    ops = list(captured.problem.ops)
+    first = captured.nodes.index(None)  # the op that makes the tangents
+    ops[first] = msgspec.structs.replace(ops[first], scratch=ops[first].scratch + room)
+    return replace(captured, problem=msgspec.structs.replace(captured.problem, ops=tuple(ops)))

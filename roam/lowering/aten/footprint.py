@@ -52,6 +52,7 @@ class Footprint:
             its backward and for the user.
         gradients: positions of such tensors among the backward's results.
         given: positions among the backward's inputs of what its forward made.
+        tangents: positions there of the gradients of its outputs.
     """
 
     persistent: Bytes
@@ -62,6 +63,7 @@ class Footprint:
     outputs: tuple[int, ...]
     gradients: tuple[int, ...]
     given: tuple[int, ...]
+    tangents: tuple[int, ...]
 
     @staticmethod
     def of(captured: Captured, plan: Plan, outputs: int | None) -> Footprint:
@@ -85,7 +87,8 @@ class Footprint:
             tuple(i for i in made if i not in users),
             tuple(users),
             tuple(late),
-            tuple(_given(captured)),
+            tuple(_given(captured, 0)),
+            tuple(_given(captured, 1)),
         )
 
 
@@ -121,14 +124,14 @@ def _made(captured: Captured, graph: fx.Graph) -> Iterator[int]:
                 yield i
 
 
-def _given(captured: Captured) -> Iterator[int]:
-    """Yields the positions of the backward's inputs that the forward made."""
+def _given(captured: Captured, phase: int) -> Iterator[int]:
+    """Yields the positions of the backward's inputs that ops of this phase make."""
     problem = captured.problem
     inputs = () if captured.backward is None else captured.backward.find_nodes(op="placeholder")
     for i, node in enumerate(inputs):
         found = value(node)
         maker = problem.maker[captured.buffer(found)] if isinstance(found, torch.Tensor) else None
-        if maker is not None and problem.ops[maker].phase == 0:
+        if maker is not None and problem.ops[maker].phase == phase:
             yield i
 
 

@@ -112,7 +112,7 @@ class SharedBudget:
 
     def _run_of(self, share: Share, args: Sequence[Any]) -> Run | None:
         """Returns the run whose forward made what a backward gets; None if no mark tells."""
-        return run_of(args[i] for i in share.footprint.given)
+        return run_of(self.graph.name, (args[i] for i in share.footprint.given))
 
     def _taken(
         self,
@@ -140,18 +140,23 @@ class SharedBudget:
             BudgetError: these are too many bytes, or its forward took too many.
         """
         held = Held.beside(run, earlier=earlier and self.budget.of is Of.TOTAL)
-        beside = held.to_budget(run, args)
+        tangents = run.share.footprint.tangents if late else ()
+        beside = held.to_budget(run, args, (args[i] for i in tangents))
         most = self._most(run, beside, without)
-        for other in held.pending:
-            other.most = max(other.most, most)
-        taken = max(need + beside.now, run.taken)
+        if self.budget.of is not Of.TOTAL:  # what any graph of the step may take, all may
+            most = max([most, *(other.most for other in held.pending)])
+            for each in (run, *held.pending):
+                each.most = most
+        taken, there = max(need + beside.now, run.taken), 0
+        if self.budget.of is Of.TOTAL:
+            there = run.share.footprint.persistent + beside.persistent
         if taken > most and (late or not self.deferred):
             raise BudgetError(
                 f"{self.graph.name}: {doing} takes {show_size(taken)} together with what is held "
                 f"beside it ({held}), and the budget of {self.budget.text} allows "
                 f"{show_size(most)}. {WAYS_OUT}",
-                budget=most,
-                found=taken,
+                budget=most + there,
+                found=taken + there,
             )
         return taken
 
@@ -160,7 +165,7 @@ class SharedBudget:
         if self.budget.of is not Of.FREE:
             there = run.share.footprint.persistent
             most = self.budget.transient(there, without, 0, beside) + beside.now
-            run.most = max(run.most, most) if self.budget.of is Of.SHARE else most
+            return max(run.most, most) if self.budget.of is Of.SHARE else most
         return run.most
 
 
