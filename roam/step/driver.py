@@ -18,8 +18,8 @@ from roam.core.budget import Beside
 from roam.core.folds import Folds
 from roam.core.problem import Problem
 from roam.inspect.report import count_detour
+from roam.lowering.beside import beside_now
 from roam.lowering.protocol import Kernels
-from roam.runtime.held_memory import Held, Run, persistent
 from roam.step.foldable_gradients import Tickets, Uses
 from roam.step.graph_optimizers import Used
 from roam.step.pending_forwards import note_first_pass
@@ -55,8 +55,7 @@ class Step:
 
     def beside(self, args: Sequence[Any], problem: Problem) -> Beside:
         """Returns what other graphs of the step take while a forward with these inputs runs."""
-        run = Run(self.name, persistent=persistent(args, problem.persistent))
-        return Held.beside(run, earlier=False).to_budget(run, args)
+        return beside_now(self.name, args, problem)
 
     def tickets(self, args: Sequence[Any]) -> Tickets | None:
         """Returns tickets: what this forward's backward may fold; None if it can fold nothing."""

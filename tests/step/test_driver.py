@@ -49,7 +49,7 @@ class Kernels:
         self.calls.append(("backward", absorb))
         return ["gradients"]
 
-    def plain_backward(self, args: list[Any]) -> Sequence[Any]:
+    def plain_backward(self, args: list[Any], reason: str = "") -> Sequence[Any]:
         self.calls.append(("plain", None))
         return ["gradients"]
 
