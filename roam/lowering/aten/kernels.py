@@ -31,8 +31,8 @@ from roam.core.errors import BudgetError, UnplannableError
 from roam.core.folds import Folds
 from roam.core.plan import Plan
 from roam.inspect.record import GraphRecord
-from roam.lowering.aten.budget_graph import BudgetGraph, reordered
 from roam.lowering.aten.budget import Fitted, fit, share_of
+from roam.lowering.aten.budget_graph import BudgetGraph, reordered
 from roam.lowering.aten.decompositions import parts
 from roam.lowering.aten.emit import lower
 from roam.lowering.aten.footprint import Share, Unlimited
