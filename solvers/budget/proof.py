@@ -44,9 +44,18 @@ def least_needed(step: Step, plan: Plan, seconds: Seconds) -> Bytes:
 
 
 def all_forms(step: Step) -> Mapping[OpId, Form]:
-    """Returns the forms in which ops run again: as they are where they may, else as in the step."""
+    """Returns the forms in which ops run again: as they are where they may, or as in the step.
+
+    An op that may do both runs in a form that needs no more than either of them. Batch norm, as it
+    is, reads running statistics, which change; in the step's form it does not.
+    """
     forms = dict(step.forms)
     for i, form in as_they_are(step.problem).items():
         known = forms.get(i, form)
-        forms[i] = replace(form, cost=min(form.cost, known.cost))
+        forms[i] = replace(
+            form,
+            reads=tuple(b for b in form.reads if b in known.reads),
+            creates=tuple(dict.fromkeys((*form.creates, *known.creates))),
+            cost=min(form.cost, known.cost),
+        )
     return forms

@@ -15,7 +15,9 @@ from roam.solvers.bound.time_bound import least_bytes
 from roam.solvers.budget.choose import choose, smallest_peak
 from roam.solvers.budget.copies import Copies, Curve, Step, usual_forms
 from roam.solvers.budget.hull import Hull
+from roam.solvers.budget.proof import least_needed
 from roam.solvers.budget.retention import AT, Program, Reach, value_of
+from roam.solvers.form import Form
 
 
 def chain(sizes: list[int], costs: list[float], gradient: int = 1) -> Problem:
@@ -70,6 +72,33 @@ def test_a_copy_is_an_op_of_a_problem_and_a_plan_of_it_keeps_the_limit() -> None
     assert plan(edited).peak <= found.peak <= 45
     assert len(edited.ops) == len(problem.ops) + len(found.copies.placed) == len(what)
     assert {op.phase for op in edited.ops if "~" in op.name} == {1}
+
+
+def test_a_form_that_reads_less_lowers_what_is_proven_to_be_needed() -> None:
+    """As batch norm: as it is, it may not run again once its statistics have changed."""
+    sizes = {"x": 1, "statistics": 1, "y": 10, "z": 10, "g": 10, "h": 1}
+    users = ("x", "statistics")
+    buffers = tuple(
+        Buffer(
+            n,
+            s,
+            Kind.INPUT if n in users else Kind.TEMPORARY,
+            Home.USER if n in users else Home.ARENA,
+        )
+        for n, s in sizes.items()
+    )
+    ops = (
+        Op("norm", (0, 1), (2,)),
+        Op("update", (), (), (1,)),
+        Op("up", (0,), (3,)),
+        Op("down", (3,), (4,), phase=1),
+        Op("normback", (2, 4), (5,), phase=1),
+    )
+    problem = Problem("norm", buffers, ops)
+    step = Step(problem, 3, {0: Form((0,), (2,), cost=1.0)}, (3, 4))
+    low = smallest_peak(step)
+    assert low.peak < Curve.of(Copies.of(step, frozenset())).peak
+    assert least_needed(step, plan(problem), 1.0) <= low.peak
 
 
 def test_the_smallest_peak_is_proven_least_where_one_op_decides() -> None:
