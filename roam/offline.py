@@ -28,7 +28,7 @@ from roam.capture.fake_copies import (
     why_it_does_not_run,
 )
 from roam.capture.op_costs import OpCosts
-from roam.core.errors import OfflineError, UnplannableError
+from roam.core.errors import BudgetError, OfflineError, UnplannableError
 from roam.core.problem import Problem
 from roam.inspect.record import GraphRecord
 from roam.inspect.step_plan import StepPlan
@@ -181,6 +181,9 @@ def _run(
         ) from error
     except UnplannableError as error:
         raise OfflineError(str(error)) from error
+    except BudgetError as error:
+        text = str(error).partition("\n\n")[0]  # dynamo adds what its developers would do
+        raise BudgetError(text, budget=error.budget, found=error.found, least=error.least) from None
     finally:
         torch.compiler.reset()
     check_loss(output, "the output of the model" if loss is None else "the loss")

@@ -140,7 +140,8 @@ def show(
     elif why:
         from roam.inspect.explain import explain
 
-        typer.echo(explain(*_pick(step, graph), step.time))
+        problem, found = _pick(step, graph)
+        typer.echo(explain(problem, found, step.time, step.recomputed_of(problem)))
     else:
         _print(step if graph is None else _only(step, graph), json)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
+from roam.core.errors import FileFormatError
 from roam.core.machine import Bytes, Seconds
 from roam.core.sizes import show_size
 from roam.inspect.seconds import show_seconds
@@ -51,6 +53,13 @@ class Recomputed:
     modules: tuple[Again, ...] = ()
     left: Bytes = 0
     beside: Bytes = 0
+
+    def check(self, graph: str) -> None:
+        """Raises FileFormatError for figures that cannot be, as a spoiled file may have."""
+        figures = [self.without, self.step, self.bound, self.left, self.beside]
+        figures += [n for m in self.modules for n in (m.ops, m.seconds, m.saved)]
+        if not all(0 <= n < inf for n in figures):
+            raise FileFormatError(f"graph {graph!r} of the step plan states an impossible budget")
 
     @property
     def seconds(self) -> Seconds:

@@ -12,6 +12,7 @@ import msgspec
 
 from roam.core.check import check
 from roam.core.errors import FileFormatError, OfflineError, UnplannedStepError
+from roam.core.machine import Seconds
 from roam.core.plan import Plan, stated_note
 from roam.core.problem import Buffer, Home, Kind, Problem, Tier
 from roam.core.sizes import parse_size, show_size
@@ -20,6 +21,7 @@ from roam.inspect.gradients import GradientLife, gradient_lives, most_alive
 from roam.inspect.moment import MemoryItem
 from roam.inspect.nesting import held_at_worst
 from roam.inspect.proof import SECONDS, prove
+from roam.inspect.recomputed import Recomputed
 from roam.inspect.record import GraphRecord
 from roam.inspect.step_time import StepTime
 
@@ -146,6 +148,20 @@ class StepPlan:
         return sum(g.recomputed.bound for g in self.graphs if g.recomputed is not None)
 
     @property
+    def extra_share(self) -> float:
+        """`extra_time` as a share of the step without a budget; 0 if nobody knows what ops cost."""
+        return self._of_step(self.extra_time)
+
+    @property
+    def extra_share_bound(self) -> float:
+        """`extra_time_bound` as a share of the step without a budget."""
+        return self._of_step(self.extra_time_bound)
+
+    def _of_step(self, seconds: Seconds) -> float:
+        step = sum(g.recomputed.step for g in self.graphs if g.recomputed is not None)
+        return seconds / step if step else 0.0
+
+    @property
     def total(self) -> int:
         return self.peak + self.persistent
 
@@ -209,8 +225,13 @@ class StepPlan:
         if self.largest is None:
             raise OfflineError("there is no peak to explain: no graph of the step was planned")
         problem, plan = self.largest
-        [recomputed, *_] = [g.recomputed for g in self.graphs if g.plan is plan]
-        return explain(problem, plan, self.time, recomputed)
+        return explain(problem, plan, self.time, self.recomputed_of(problem))
+
+    def recomputed_of(self, problem: Problem) -> Recomputed | None:
+        """Returns what a budget makes the graph of a Problem run again; None without a budget."""
+        planned = (g for g in self.graphs if g.problem is not None and g.plan is not None)
+        told = (g.recomputed for g in planned)
+        return next(t for t, (p, _) in zip(told, self.planned, strict=True) if p == problem)
 
     def pareto(self, n: int = 10) -> tuple[Point, ...]:
         """Returns what a smaller peak of the graph with the highest one costs, the smallest first.
@@ -294,6 +315,7 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lowering: Literal["aten", "inductor"]
     estimated: tuple[str, ...]
     estimated_costs: tuple[str, ...] = ()
+    recomputed: Recomputed | None = None
 
     @staticmethod
     def of(graph: GraphRecord) -> _Graph:
@@ -306,10 +328,13 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             lowering,
             graph.estimated,
             graph.estimated_costs,
+            graph.recomputed,
         )
 
     def record(self, seconds: float) -> GraphRecord:
         """Checks the plan and returns the graph. Raises what `StepPlan.from_json` raises."""
+        if self.recomputed is not None:
+            self.recomputed.check(self.name)
         planned = self.problem is not None and self.plan is not None
         unplanned = self.problem is None and self.plan is None
         if planned == (self.reason is not None) or not (planned or unplanned):
@@ -329,6 +354,7 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.lowering,
             self.estimated,
             self.estimated_costs,
+            self.recomputed,
         )
 
 

@@ -61,6 +61,36 @@ def test_plan_shows_what_smaller_peaks_cost(here: Path) -> None:
     assert "lowering='aten'" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("budget", "why"),
+    [
+        ("110%", "at most 100 %"),
+        ("0%", "above 0 %"),
+        ("twelve", "a size such as '12GiB'"),
+        ("12", "a size such as '12GiB'"),
+        ("-1GiB", "a size such as '12GiB'"),
+        ("900B", "parameters, optimizer state and inputs take by themselves"),
+        ("1%", "no recomputation goes below"),
+        ("1300B", "no recomputation goes below"),
+    ],
+)
+def test_plan_with_a_budget_that_cannot_be_is_refused(here: Path, budget: str, why: str) -> None:
+    asked = ("plan", "factories:positional", "--lowering", "aten", "--budget", budget)
+    result = run(*asked, "--out", "out.json")
+    assert result.exit_code == 2
+    assert why in result.stderr
+    assert "TORCHDYNAMO" not in result.stderr
+    assert not (here / "out.json").exists()
+
+
+def test_plan_with_a_budget_says_what_it_costs_and_so_does_its_file(here: Path) -> None:
+    result = run("plan", "factories:positional", "--budget", "100%", "--out", "out.json")
+    assert result.exit_code == 0, result.stderr
+    assert "budget 100%: at most" in result.stdout
+    assert run("show", "out.json").stdout == result.stdout
+    assert "budget 100%" in run("show", "out.json", "--explain").stdout
+
+
 @pytest.mark.parametrize("name", ["by_name", "folded"])
 def test_plan_what_factories_may_return(here: Path, name: str) -> None:
     found = json.loads(run("plan", f"factories:{name}", "--json").stdout)

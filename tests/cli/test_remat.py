@@ -62,3 +62,24 @@ def test_the_bench_tells_extra_time_and_bound(file: Path, tmp_path: Path) -> Non
     assert (fits["extra"], fits["verified"]) == (pytest.approx(300 / 7), True)
     assert fits["bound"] <= fits["extra"] <= fits["published"]
     assert "least" in refused
+
+
+@pytest.mark.parametrize(
+    ("nodes", "links", "why"),
+    [
+        (NODES, [*LINKS, {"source": 4, "target": 1}], "wait for one another"),
+        ([{"id": n, "cost_ram": 1} for n in range(5)], LINKS, "'cost_cpu' or 'duration'"),
+        ([{"id": n, "cost_cpu": 1} for n in range(5)], LINKS, "'cost_ram' or 'out_cost'"),
+        ([{"id": n, "cost_ram": -1, "cost_cpu": 1} for n in range(5)], LINKS, "at least 0"),
+        (NODES, [*LINKS, {"source": 9, "target": 1}], "no graph in node-link JSON"),
+    ],
+)
+def test_a_graph_that_is_none_is_one_line(
+    file: Path, nodes: list[object], links: list[object], why: str
+) -> None:
+    file.write_text(json.dumps({"nodes": nodes, "links": links}))
+    result = run("remat", file, "--budget", "60%")
+    assert result.exit_code == 2
+    assert why in result.stderr
+    assert file.name in result.stderr
+    assert result.stderr.count("\n") == 1

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from functools import cache, partial
+from math import inf
 
 import msgspec
 import pytest
@@ -24,6 +25,7 @@ from roam.inspect.compare import compare
 from roam.inspect.explain import explain
 from roam.inspect.export import FORMATS
 from roam.inspect.html import to_page
+from roam.inspect.recomputed import Again, Recomputed
 from roam.inspect.record import GraphRecord
 from roam.inspect.step_plan import StepPlan
 from roam.planner import plan
@@ -77,7 +79,9 @@ def folded() -> Problem:
 def whole() -> StepPlan:
     """Planned graphs of all sorts beside one without a plan."""
     made = plan(folded())
-    first = GraphRecord("folded", folded(), made, lowering="inductor")
+    again = (Again("0.mlp", 2, 0.25, 4096), Again("", 1, 0.5, 0))
+    kept = Recomputed("60%", 9 * MIB, 15 * MIB, 2.0, 0.5, again, left=MIB, beside=64)
+    first = GraphRecord("folded", folded(), made, lowering="inductor", recomputed=kept)
     odd = GraphRecord("odd", reason="a size that depends on data")
     return StepPlan((first, *step().graphs, *chain(2).graphs, edited(), odd))
 
@@ -117,6 +121,8 @@ def assert_shown(made: StepPlan) -> None:
     """Everything that shows a plan shows this one, without an error of its own."""
     assert str(made)
     assert to_page(made)
+    assert made.largest is None or str(made.explain())
+    assert 0 <= made.extra_time < inf
     assert str(compare(made, step()))
     parts = breakdown(made).parts
     assert sum(p.size for p in parts) == made.total

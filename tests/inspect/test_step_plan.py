@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import msgspec
 import pytest
 from msgspec.structs import replace
@@ -12,6 +15,7 @@ from roam.core.plan import committed_curve
 from roam.core.problem import Kind
 from roam.inspect.breakdown import Part, breakdown, breakdown_from_json
 from roam.inspect.moment import MemoryItem, held_at, worst_moment
+from roam.inspect.recomputed import Again, Recomputed
 from roam.inspect.record import GraphRecord
 from roam.inspect.step_plan import StepPlan
 from tests.inspect.steps import MIB, chain, step
@@ -119,3 +123,22 @@ def test_what_is_no_breakdown_is_refused() -> None:
         breakdown_from_json(b"{}")
     with pytest.raises(FileVersionError, match="version 7"):
         breakdown_from_json(b'{"roam_breakdown": 7}')
+
+
+def test_a_file_keeps_what_a_budget_made_run_again() -> None:
+    again = (Again("0.mlp", 2, 0.25, 4096), Again("", 1, 0.25, 0))
+    [graph] = step().graphs
+    told = Recomputed("60%", 100, 200, 4.0, 0.1, again, left=7, beside=3)
+    made = StepPlan((dataclasses.replace(graph, recomputed=told),))
+    read = StepPlan.from_json(made.to_json())
+    assert read.graphs[0].recomputed == told
+    assert (read.extra_time, read.extra_time_bound) == (0.5, 0.1)
+    assert (read.extra_share, read.extra_share_bound) == (0.125, 0.025)
+    assert "0.mlp (2 ops)" in str(read.explain())
+    older = json.loads(step().to_json())
+    del older["graphs"][0]["recomputed"]
+    assert StepPlan.from_json(json.dumps(older)).extra_share == 0
+    spoiled = json.loads(made.to_json())
+    spoiled["graphs"][0]["recomputed"]["modules"][0]["ops"] = -1
+    with pytest.raises(FileFormatError, match="impossible budget"):
+        StepPlan.from_json(json.dumps(spoiled))
