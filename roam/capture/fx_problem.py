@@ -17,6 +17,7 @@ nodes and of the backward's placeholders are the same objects, so this links the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +40,7 @@ from roam.core import machine
 from roam.core.build import ProblemBuilder
 from roam.core.errors import UnplannableError
 from roam.core.problem import BufferId, Home, Kind, OpId, Problem
-from roam.passes import gradient_release
+from roam.passes import gradient_release, recompute_copies
 from roam.passes.annotations import inplace, out_variants
 from roam.passes.annotations.scratch import scratch
 from roam.passes.geometry import storage_key, tensor_inputs, tensors, value
@@ -145,6 +146,7 @@ class _Reader:
         self.parameters = parameters
         self.measured = measured
         self.names = names
+        self.copies: Counter[str] = Counter()  # by op, how many copies were seen
         self.held = held
         self.costs = costs
         self.build = ProblemBuilder()
@@ -224,7 +226,7 @@ class _Reader:
         creates = tuple(dict.fromkeys(b for b in results if b >= known))
         ordered = keeps_its_turn(node)
         op = self.build.add_op(
-            node.name + block_suffix(node.meta.get(split.META)),
+            self.op_name(node),
             reads=reads,
             creates=creates,
             mutates=mutates,
@@ -241,6 +243,14 @@ class _Reader:
         self.results.append(results)
         if looks_at_storage(node):
             self.leave_outside(reads)
+
+    def op_name(self, node: fx.Node) -> str:
+        """Returns the name of an op: a copy has that of the op that runs again, and a number."""
+        original: str | None = node.meta.get(recompute_copies.META)
+        if original is None:
+            return node.name + block_suffix(node.meta.get(split.META))
+        self.copies[original] += 1
+        return f"{original}~{self.copies[original]}"
 
     def add_fold(self, node: fx.Node) -> None:
         release: gradient_release.Release = node.meta[gradient_release.META]

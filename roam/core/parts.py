@@ -127,6 +127,12 @@ class Op(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     once: bool = False
 
     @property
+    def is_copy(self) -> bool:
+        """Whether it is another op that runs again: `gelu~1` is a copy of `gelu`."""
+        _, mark, number = self.name.rpartition("~")
+        return bool(mark) and number.isdigit()
+
+    @property
     def touches(self) -> Iterable[BufferId]:
         """Every buffer that must be alive while the op runs."""
         return dict.fromkeys((*self.reads, *self.mutates, *self.creates))

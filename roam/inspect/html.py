@@ -18,6 +18,7 @@ from roam.core.sizes import show_size
 from roam.inspect.boxes import Box, boxes, gather
 from roam.inspect.moment import FRAGMENTATION, SCRATCH, TOP, held_at, worst_moment
 from roam.inspect.palette import BOUND, COLOURS, INK, LIVE
+from roam.inspect.recomputed import runs_again
 from roam.inspect.record import GraphRecord
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def to_html(step: StepPlan) -> str:
     parts = [f"<p><b>{escape(str(step).splitlines()[0])}</b></p>"]
     for graph in step.graphs:
         parts.append(f"<p>{escape(_summary(graph))}</p>")
+        if graph.recomputed is not None:
+            parts.append(f"<pre>{escape(chr(10).join(graph.recomputed.lines()))}</pre>")
         if graph in drawn and graph.problem is not None and graph.plan is not None:
             parts += _graph(*graph.plan.to_edited(graph.problem))
     body = "\n".join(parts)
@@ -181,9 +184,21 @@ def _curve(problem: Problem, plan: Plan) -> str:
         f"{worst}: {show_size(plan.peak)}</title></circle>",
         f'<text x="{x:.1f}" y="{max(peak - 7, 10):.1f}" text-anchor="{anchor}">peak '
         f"{show_size(plan.peak)} at {escape(op)}</text>",
+        _copies(problem, plan, across),
         _phase_line(problem, plan, CURVE, across),
     ]
     return _svg("roam-curve", CURVE, lines)
+
+
+def _copies(problem: Problem, plan: Plan, across: float) -> str:
+    """Returns a tick below the curve for each op that runs again, one a unit of width."""
+    times = [t for t, i in enumerate(plan.order) if problem.ops[i].is_copy]
+    if not times:
+        return ""
+    ticks = dict.fromkeys(int((t + 0.5) * across) for t in times)
+    path = "".join(f"M{x} {CURVE}v-8" for x in ticks)
+    title = runs_again(len(times))
+    return f'<path d="{path}" stroke="{BOUND}" stroke-width="2"><title>{title}</title></path>'
 
 
 def _steps(curve: Sequence[int], up: float) -> str:

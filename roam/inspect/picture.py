@@ -24,6 +24,7 @@ from roam.core.plan import Plan, stated_note
 from roam.core.problem import Problem
 from roam.inspect.boxes import boxes
 from roam.inspect.palette import BOUND, COLOURS, INK, LAYERS, LIVE
+from roam.inspect.recomputed import runs_again
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -183,6 +184,9 @@ def _draw_held(axes: Axes, problem: Problem, plan: Plan) -> None:
     peak = max(below, default=0.0)
     at = below.index(peak) if below else 0
     axes.plot([at + 0.5], [peak], marker="v", color=INK, markersize=7, clip_on=False)
+    again = [t + 0.5 for t, i in enumerate(plan.order) if problem.ops[i].is_copy]
+    how = {"color": BOUND, "marker": "|", "markersize": 9, "linestyle": "", "clip_on": False}
+    axes.plot(again, [0.0] * len(again), **how)  # type: ignore[arg-type]
     axes.set_ylim(0, 1.08 * max(peak, plan.lower_bound / MIB, 1e-6))
     axes.set_ylabel("transient, MiB")
     axes.set_xlabel("time, ops")
@@ -192,6 +196,7 @@ def _draw_held(axes: Axes, problem: Problem, plan: Plan) -> None:
             Line2D([], [], color=INK, marker="v", label=f"held, peak {peak:,.1f} MiB"),
             Line2D([], [], color=LIVE, label=f"live, peak {max(live, default=0):,.1f} MiB"),
             Line2D([], [], color=BOUND, linestyle="--", label="lower bound"),
+            *([Line2D([], [], label=runs_again(len(again)), **how)] if again else []),  # type: ignore[arg-type]
             *(Patch(facecolor=LAYERS[name], label=name) for name in reversed(parts)),
         ],
         "held while each op runs",

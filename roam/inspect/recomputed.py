@@ -72,10 +72,11 @@ class Recomputed:
 
     def lines(self) -> list[str]:
         """Returns one line about all, and one for each of the most expensive modules."""
+        again = runs_again(sum(m.ops for m in self.modules))
         found = [
             f"budget {self.budget}: at most {show_size(self.limit)} transient, "
-            f"{show_size(self.without)} without it; {sum(m.ops for m in self.modules)} ops run "
-            f"again, {show_seconds(self.seconds)}{self._share(self.seconds)} (at least "
+            f"{show_size(self.without)} without it; {again}, "
+            f"{show_seconds(self.seconds)}{self._share(self.seconds)} (at least "
             f"{show_seconds(self.bound)} by these costs), and {show_size(self.saved)} are not kept"
         ]
         found += [
@@ -89,3 +90,7 @@ class Recomputed:
 
     def _share(self, seconds: Seconds) -> str:
         return f" = {seconds / self.step:.2%} of the step" if self.step else ""
+
+
+def runs_again(ops: int) -> str:
+    return "1 op runs again" if ops == 1 else f"{ops:,} ops run again"

@@ -6,11 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from roam.core.errors import GraphMismatchError, MissingExtraError, OptionError
 from roam.core.plan import Block, Plan, committed_curve, measure
 from roam.core.problem import Buffer, Home, Kind, Op, Problem
-from roam.inspect.picture import layers, picture
+from roam.inspect.html import to_html
+from roam.inspect.picture import figure, layers, picture
+from roam.inspect.record import GraphRecord
+from roam.inspect.step_plan import StepPlan
 
 MIB = 2**20
 
@@ -111,3 +115,16 @@ def test_without_matplotlib_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r"pip install roam-planner\[demo\]"):
         picture(STEP, plan, tmp_path / "plan.svg")
+
+
+@pytest.mark.parametrize("name", ["c", "a~1"])
+def test_ops_that_run_again_are_marked(plan: Plan, name: str) -> None:
+    ops = tuple(replace(op, name=name if op.name == "c" else op.name) for op in STEP.ops)
+    problem = replace(STEP, ops=ops)
+    copy = name == "a~1"
+    assert [op.is_copy for op in problem.ops] == [False, False, copy, False]
+    found = replace(plan, fingerprint=problem.fingerprint)
+    legends = [axes.get_legend() for axes in figure(problem, found).axes]
+    labels = [text.get_text() for legend in legends if legend for text in legend.get_texts()]
+    assert ("1 op runs again" in labels) == copy
+    assert ("1 op runs again" in to_html(StepPlan((GraphRecord("s", problem, found),)))) == copy
