@@ -23,6 +23,7 @@ from tests.helpers import assert_equal, compiler, grads, random, snapshot, unfus
 WIDTH, ROWS = 32, 256
 SLACK = 64  # bytes of losses that the loop keeps
 
+slow = pytest.mark.slow
 Run = Callable[[Tensor], Tensor]
 Loop = Callable[[Run, nn.Module, Tensor], None]
 
@@ -211,18 +212,22 @@ def trained(
 @pytest.mark.parametrize(
     ("make", "loop", "share"),
     [
-        pytest.param(lambda: nn.Sequential(*map(Attention, [True] * 3)), once, 50, id="sdpa"),
-        pytest.param(lambda: nn.Sequential(*map(Attention, [False] * 3)), once, 50, id="softmax"),
-        pytest.param(InPlace, once, 70, id="in place"),
-        pytest.param(Frozen, once, 70, id="frozen"),
-        pytest.param(lambda: blocks(Checkpointed), once, 85, id="checkpoint"),
-        pytest.param(blocks, asked, 70, id="autograd.grad"),
+        pytest.param(
+            lambda: nn.Sequential(*map(Attention, [True] * 3)), once, 50, id="sdpa", marks=slow
+        ),
+        pytest.param(
+            lambda: nn.Sequential(*map(Attention, [False] * 3)), once, 50, id="softmax", marks=slow
+        ),
+        pytest.param(InPlace, once, 70, id="in place", marks=slow),
+        pytest.param(Frozen, once, 70, id="frozen", marks=slow),
+        pytest.param(lambda: blocks(Checkpointed), once, 85, id="checkpoint", marks=slow),
+        pytest.param(blocks, asked, 70, id="autograd.grad", marks=slow),
         pytest.param(blocks, twice, 70, id="two forwards"),
         pytest.param(blocks, half, 80, id="autocast"),
         pytest.param(blocks, evaluated, 70, id="eval"),
         pytest.param(broken, once, 80, id="graph breaks"),
-        pytest.param(lambda: blocks(Looped), once, 85, id="graph breaks in a loop"),
-        pytest.param(blocks, shorter, 70, id="dynamic"),
+        pytest.param(lambda: blocks(Looped), once, 85, id="graph breaks in a loop", marks=slow),
+        pytest.param(blocks, shorter, 70, id="dynamic", marks=slow),
     ],
 )
 def test_a_share_is_of_what_the_same_loop_takes_without_it(
@@ -249,7 +254,7 @@ def kept(run: Run, model: nn.Module, x: Tensor) -> None:
     loss.backward()  # type: ignore[no-untyped-call]
 
 
-@pytest.mark.parametrize("loop", [again, hooked])
+@pytest.mark.parametrize("loop", [again, pytest.param(hooked, marks=slow)])
 def test_a_backward_without_its_plan_keeps_its_share_or_does_not_run(loop: Loop) -> None:
     """What it takes depends on what the forward saves, and not on the peak that was planned."""
     expected, _ = trained(deeper, loop, "aot_eager")
@@ -278,7 +283,7 @@ def least() -> int:
         (again, "retain_graph=True"),
         (accumulated, "gradients"),
         (kept, "saved tensor hooks"),
-        (hooked, "saved tensor hooks"),
+        pytest.param(hooked, "saved tensor hooks", marks=slow),
     ],
 )
 def test_a_size_is_never_exceeded_but_an_error_names_what_is_held(
