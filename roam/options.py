@@ -51,7 +51,7 @@ class Options:
             that there is, parameters and states too; a share ("60%") of what the step allocates
             without a budget; or "auto", what is free when the graph is compiled, less a tenth. What
             is needed for that runs again in the backward. A model of several graphs keeps it graph
-            by graph. It implies the lowering "aten".
+            by graph. With dynamic sizes ATen's kernels keep it, by a plan for each size.
         mode: one of Inductor's own modes, as `torch.compile(..., mode=...)` names them.
     """
 
@@ -116,14 +116,8 @@ class Options:
             )
         if given.get("budget") is not None:
             given["budget"] = Budget.parse(given["budget"])
-            if given.get("lowering") == "inductor":
-                raise OptionError(
-                    "option budget is for ATen's kernels: ask for lowering='aten', or leave the "
-                    "lowering out"
-                )
             if given.get("recompute"):
                 raise OptionError("option budget chooses what is recomputed: leave out recompute")
-            given["lowering"] = "aten"
         given["rewrites"] = _rewrites(given.get("rewrites", ()))
         if given.get("arena") == "keep":
             given["lowering"] = "aten"  # the only one that has an arena to keep

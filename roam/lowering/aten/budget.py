@@ -15,10 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import fx
-from torch._dynamo.exc import ShortenTraceback
 
 from roam.capture.fake_copies import without_fakes
 from roam.capture.free_memory import free_bytes
@@ -29,12 +27,13 @@ from roam.core.budget import Beside, Budget, Of
 from roam.core.errors import BudgetError, UnplannableError
 from roam.core.machine import Bytes, Seconds
 from roam.core.plan import Plan
-from roam.core.problem import Kind, Problem
+from roam.core.problem import Problem
 from roam.core.sizes import show_size
 from roam.inspect.recomputed import Recomputed
 from roam.lowering.aten.budget_graph import by_module
 from roam.lowering.aten.budget_search import OTHERS, Best, Searches, Trial
 from roam.lowering.aten.footprint import Footprint, Share, Unlimited
+from roam.lowering.budget_error import CompileBudgetError, ways_out
 from roam.passes.geometry import renew_views
 from roam.passes.pipeline import copied
 from roam.planner import (
@@ -48,14 +47,6 @@ PROVING: Seconds = 2.0  # of work for a bound
 CLOSE = 0.001  # share of the step's seconds: a bound so close to what was found is enough
 
 AsideOf = Callable[[Problem], Beside]  # what other graphs take beside the one of a Problem
-
-
-class CompileBudgetError(ShortenTraceback, BudgetError):
-    """A BudgetError that dynamo passes to the user unwrapped."""
-
-    def __init__(self, message: str, **figures: Any) -> None:
-        ShortenTraceback.__init__(self, message, first_useful_frame=None)
-        BudgetError.__init__(self, message, **figures)
 
 
 @dataclass(frozen=True)
@@ -223,26 +214,6 @@ def _refusal(
     text = (
         f"{name} does not fit into a budget of {budget.text} ({show_size(max(0, limit))} "
         f"transient): the smallest total found is {show_size(smallest)}, {there}, and no "
-        f"recomputation goes below {show_size(least)}. {_ways_out(problem, others)}"
+        f"recomputation goes below {show_size(least)}. {ways_out(problem, others)}"
     )
     return CompileBudgetError(text, budget=limit + persistent, found=smallest, least=least)
-
-
-def _ways_out(problem: Problem, others: Beside) -> str:
-    gradients = sum(b.transient for b in problem.buffers if b.kind is Kind.GRADIENT)
-    outputs = sum(b.transient for b in problem.buffers if b.kind is Kind.OUTPUT)
-    ways = []
-    if others.now:
-        ways.append(
-            "one graph in place of several (fullgraph=True finds the breaks); a share such as "
-            "'60%', which leaves later graphs theirs"
-        )
-    if gradients > sum(b.transient for b in problem.buffers if b.kept) // 20:
-        ways.append(
-            f"folding the gradients with an optimizer of roam.optim ({show_size(gradients)} of "
-            "them are kept)"
-        )
-    if outputs:
-        ways.append(f"returning less than {show_size(outputs)} beside the loss")
-    ways += ["the option split=True", "a smaller micro-batch"]
-    return f"What would lower it: {'; '.join(ways)}."

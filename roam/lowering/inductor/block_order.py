@@ -28,11 +28,15 @@ Pass: Any = getattr(custom_graph_pass, "CustomSchedulerPass", object)
 OPTION = "_pre_fusion_custom_pass"
 
 
-def blocks_in_turn() -> dict[str, Any]:
-    """Returns the Inductor setting that orders blocks; none if this torch has no such pass."""
+def blocks_in_turn(*, late: bool = False) -> dict[str, Any]:
+    """Returns the Inductor setting that orders blocks; none if this torch has no such pass.
+
+    Args:
+        late: whether what runs again in a backward waits, too; see `BlocksInTurn`.
+    """
     if not hasattr(config, OPTION):
         return {}
-    return {OPTION: BlocksInTurn(users_own(OPTION, BlocksInTurn))}
+    return {OPTION: BlocksInTurn(users_own(OPTION, BlocksInTurn), late)}
 
 
 class BlocksInTurn(Pass):  # type: ignore[misc]
@@ -40,10 +44,11 @@ class BlocksInTurn(Pass):  # type: ignore[misc]
 
     Attributes:
         first: the user's own pass, which runs before.
+        late: whether what runs again in a backward waits for what stands before it.
     """
 
-    def __init__(self, first: Any) -> None:
-        self.first = first
+    def __init__(self, first: Any, late: bool = False) -> None:
+        self.first, self.late = first, late
 
     def __call__(self, nodes: list[BaseSchedulerNode]) -> list[BaseSchedulerNode]:
         if self.first is not None:
@@ -53,10 +58,10 @@ class BlocksInTurn(Pass):  # type: ignore[misc]
         for block in (block for group in groups for block in group.values()):
             for added in readers_first(block):
                 nodes = _ordered(nodes, added)
-        return nodes
+        return _ordered(nodes, [*_run_again(nodes)]) if self.late else nodes
 
     def uuid(self) -> Any:
-        return cache_key(self.first, [__file__])
+        return cache_key(self.first, [__file__], self.late)
 
 
 def _ordered(nodes: list[BaseSchedulerNode], added: Sequence[Pair]) -> list[BaseSchedulerNode]:
@@ -70,6 +75,24 @@ def _ordered(nodes: list[BaseSchedulerNode], added: Sequence[Pair]) -> list[Base
     scheduler.nodes = scheduler.topological_sort_schedule(nodes)
     scheduler.compute_ancestors()
     return scheduler.nodes
+
+
+def _run_again(nodes: Sequence[BaseSchedulerNode]) -> Iterator[Pair]:
+    """Yields dependencies that keep each node of a backward that runs again at its place.
+
+    Such a node depends on no tangent. It waits for the last node before it that does. So it is
+    not fused with what runs again for another layer, which would hold the tensors of both.
+    """
+    tangents = {name for name in V.graph.graph_inputs if name.startswith("tangents")}
+    late: set[str] = set()
+    last: BaseSchedulerNode | None = None
+    for node in nodes:
+        reads = {dep.name for dep in node.read_writes.reads}
+        if tangents & reads or not late.isdisjoint(node.ancestors):
+            late.add(node.get_name())
+            last = node
+        elif last is not None:
+            yield node, last
 
 
 Blocks = dict[int, list[BaseSchedulerNode]]  # by the number of a block, its nodes

@@ -26,7 +26,7 @@ import torch
 from torch._inductor.exc import InductorError
 
 from roam.capture.graph_names import DynamoGraph
-from roam.core.errors import UnplannedWarning
+from roam.core.errors import UnplannableError, UnplannedWarning
 from roam.lowering.inductor.needs import missing, unknown_names
 from roam.lowering.protocol import Kernels, Lowering, OfflineKernels, Reports
 from roam.options import Options
@@ -39,7 +39,8 @@ TESTED = ("2.11", "2.12", "2.13", "2.14", "2.15")
 
 class InductorLowering:
     name = "inductor"
-    refusals: tuple[type[Exception], ...] = (InductorError,)
+    # the latter with a budget only: else a graph without a plan runs in Inductor's order
+    refusals: tuple[type[Exception], ...] = (InductorError, UnplannableError)
 
     def lacks(self, devices: Collection[torch.device], *, asked: bool) -> str | None:
         return (None if asked else missing(devices)) or unknown_names()
@@ -47,6 +48,10 @@ class InductorLowering:
     def kernels(self, graph: DynamoGraph, options: Options, reports: Reports) -> Kernels:
         from roam.lowering.inductor.kernels import InductorKernels  # takes a second to import
 
+        if options.budget is not None:
+            from roam.lowering.inductor.budget_kernels import BudgetKernels
+
+            return BudgetKernels(graph, options, reports, may_fold(options))
         return InductorKernels(graph, options, reports, may_fold(options))
 
     def offline_kernels(
@@ -60,6 +65,10 @@ class InductorLowering:
         from roam.lowering.inductor.offline import OfflineInductorKernels
 
         assert stands_for is None, "roam.plan refuses a device that this torch does not know"
+        if options.budget is not None:
+            from roam.lowering.inductor.budget_kernels import OfflineBudgetKernels
+
+            return OfflineBudgetKernels(graph, options, reports, may_fold(options), costs)
         return OfflineInductorKernels(graph, options, reports, may_fold(options), costs)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch._inductor
 from torch import fx
@@ -25,6 +25,7 @@ from torch._guards import CompileContext, TracingContext, compile_context, traci
 from torch._inductor import config
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.exc import InductorError
+from torch._inductor.graph import GraphLowering
 
 from roam.capture.graph_names import DynamoGraph
 from roam.capture.step_outputs import gradient_values, gradients_of, own_saved, releases
@@ -35,7 +36,7 @@ from roam.lowering.inductor import add_mm  # noqa: F401  # Inductor's tables get
 from roam.lowering.inductor.block_order import blocks_in_turn
 from roam.lowering.inductor.folds import absorbing, lower_folds
 from roam.lowering.inductor.notes import LOWERING, Note, compiling, find
-from roam.lowering.inductor.order import How, OneGraph, PlannedOrder, first_saved
+from roam.lowering.inductor.order import How, Nodes, OneGraph, PlannedOrder, first_saved
 from roam.lowering.inductor.partition import partition
 from roam.lowering.inductor.problem import Read
 from roam.lowering.inductor.rewriting import joint_pass
@@ -51,6 +52,18 @@ if TYPE_CHECKING:
 RETAINED = "a backward with retain_graph=True or create_graph=True needs its gradients again"
 
 
+class Watch(Protocol):
+    """Somebody who wants to see what is compiled."""
+
+    def joint(self, graph: fx.Graph, results: int, saved: Sequence[fx.Node]) -> None:
+        """Gets a joint graph, how many results its forward has, and what it saves."""
+        ...
+
+    def fused(self, graph: GraphLowering, read: Read, nodes: Nodes, one: OneGraph) -> None:
+        """Gets a forward or backward, its fused nodes in the planned order, and what they are."""
+        ...
+
+
 @dataclass
 class InductorKernels:
     """A captured graph whose forward and backward Inductor compiles.
@@ -64,6 +77,8 @@ class InductorKernels:
         forward_code: the compiled forward; None before it is compiled.
         given: the fake values of the forward's inputs.
         backwards: the backward in all its compiled versions; None if the graph has no backward.
+        saved: names of the values that the forward saves, if a byte budget decided that.
+        watch: is shown the joint graph and the fused nodes of the forward; None for nobody.
     """
 
     without_plan = "this backward folded nothing"
@@ -78,6 +93,8 @@ class InductorKernels:
     forward_code: Callable[..., Any] | None = None
     given: tuple[Any, ...] = ()
     backwards: Backwards | None = None
+    saved: tuple[str, ...] | None = None
+    watch: Watch | None = None
 
     @property
     def is_driven(self) -> bool:
@@ -126,11 +143,16 @@ class InductorKernels:
         return {
             **mode_options(self.options.mode),
             **joint_pass(asked),
-            **partition(self.options.recomputes, splits=self.options.split is not False),
+            **partition(
+                self.options.recomputes,
+                splits=self.options.split is not False,
+                saved=self.saved,
+                look=None if self.watch is None else self.watch.joint,
+            ),
             # no CUDA graphs, because a replayed CUDA graph would call no optimizer
             **({"triton.cudagraphs": False} if self.is_driven else {}),
             "_post_fusion_custom_pass": order,
-            **blocks_in_turn(),
+            **blocks_in_turn(late=self.saved is not None),
             # turns off reorderings by Inductor that run after roam's pass and would undo its order
             "reorder_for_peak_memory": False,
             "triton.reorder_for_reducing_graph_partitions": False,
@@ -164,7 +186,8 @@ class InductorKernels:
         """
         one = OneGraph.of(gm, self.graph, self.forward_read, how)
         runs = plain(gm) if one.is_backward else None  # made before compiling, which changes `gm`
-        order = PlannedOrder(self.how, one, self.unplanned)
+        look = None if self.watch is None else self.watch.fused
+        order = PlannedOrder(self.how, one, self.unplanned, look)
         try:
             with config.patch(self.settings(order)), compiling():
                 compiled = self.generate(gm, example_inputs, how)
@@ -191,9 +214,13 @@ class InductorKernels:
         if not one.is_backward:
             self.forward_read = None
         if note is not None and note.complete:
-            self.reports.planned(note.of(self.graph.name))
+            self.reports.planned(self.record(note))
         elif note is not None:
             self.forward_read = note.as_first_phase()
+
+    def record(self, note: Note) -> GraphRecord:
+        """Returns what a report says of a complete plan."""
+        return note.of(self.graph.name)
 
     def unplanned(self, error: Exception) -> None:
         name = self.graph.name

@@ -133,8 +133,16 @@ class OneGraph:
         return self.outputs, sorted(self.saved), self.folds, sorted(self.labels.items()), forward
 
 
+# gets a graph, what was read of it, its nodes in the planned order, and what it is
+LookAtNodes = Callable[[GraphLowering, Read, Nodes, OneGraph], None]
+
+
 def planned_order(
-    graph: GraphLowering, nodes: Nodes, how: How, one: OneGraph
+    graph: GraphLowering,
+    nodes: Nodes,
+    how: How,
+    one: OneGraph,
+    look: LookAtNodes | None = None,
 ) -> tuple[Nodes, Note]:
     """Plans one graph, and changes its code generation so that the code follows the plan.
 
@@ -143,6 +151,7 @@ def planned_order(
         nodes: the fused nodes of the graph, in Inductor's own order.
         how: the settings of the captured graph.
         one: the description of the graph.
+        look: is shown the graph and its plan.
 
     Returns:
         The nodes in the planned order, and the note: the plan as it was put into the code.
@@ -182,6 +191,8 @@ def planned_order(
         leave_open(graph, how.key(first), first.problem)
     keep_to_plan(graph, found.at, planned)
     call_together(graph, ordered)
+    if look is not None:
+        look(graph, found, ordered, one)
     return ordered, note
 
 
@@ -195,6 +206,7 @@ class PlannedOrder(Pass):  # type: ignore[misc]
         how: the settings of the captured graph.
         one: the graph that is compiled now; None while AOTAutograd computes keys for its cache.
         failed: called with the error if planning fails.
+        look: is shown the graph and its plan.
         note: the plan as it was put into the generated code; None before that, or if planning
             failed.
     """
@@ -202,6 +214,7 @@ class PlannedOrder(Pass):  # type: ignore[misc]
     how: How
     one: OneGraph | None = None
     failed: Callable[[Exception], None] | None = None
+    look: LookAtNodes | None = None
     note: Note | None = field(default=None, init=False)
 
     def __call__(self, nodes: Nodes) -> Nodes:
@@ -218,7 +231,7 @@ class PlannedOrder(Pass):  # type: ignore[misc]
         assert self.one is not None
         assert self.failed is not None
         try:
-            ordered, self.note = planned_order(graph, theirs, self.how, self.one)
+            ordered, self.note = planned_order(graph, theirs, self.how, self.one, self.look)
         except Exception as error:
             self.failed(error)
             return theirs

@@ -8,8 +8,8 @@ checkpoints included.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 from unittest.mock import patch
 
 import torch
@@ -21,6 +21,7 @@ from torch._inductor.custom_graph_pass import CustomPartitionerFn
 from torch.utils._ordered_set import OrderedSet
 from torch.utils.checkpoint import CheckpointPolicy
 
+from roam.core.errors import UnplannableError
 from roam.lowering.inductor.user_passes import cache_key, users_own
 from roam.passes.cheap_recompute import CheapRecompute
 from roam.passes.dependencies import needed_for
@@ -29,17 +30,29 @@ from roam.passes.rewrites.split.blocks import IN_FORWARD
 MUST_SAVE = (CheckpointPolicy.MUST_SAVE, CheckpointPolicy.PREFER_SAVE)
 
 
-def partition(recompute: CheapRecompute | None, *, splits: bool) -> dict[str, Any]:
+# gets a joint graph, how many results the forward has, and the values that are saved
+Look = Callable[[fx.Graph, int, Sequence[fx.Node]], None]
+
+
+def partition(
+    recompute: CheapRecompute | None,
+    *,
+    splits: bool,
+    saved: tuple[str, ...] | None = None,
+    look: Look | None = None,
+) -> dict[str, Any]:
     """Returns the Inductor setting that installs roam's partitioner; an empty dict if not needed.
 
     Args:
         recompute: says which values not to save, or None.
         splits: whether groups of ops may be split.
+        saved: the names of the values to save, if that is decided already.
+        look: is shown what is partitioned.
     """
-    if recompute is None and not splits:
+    if recompute is None and saved is None and look is None and not splits:
         return {}
     first = users_own("custom_partitioner_fn", Partitioner)
-    return {"custom_partitioner_fn": Partitioner(recompute, first)}
+    return {"custom_partitioner_fn": Partitioner(recompute, first, saved, look)}
 
 
 class Partitioner(CustomPartitionerFn):
@@ -48,15 +61,23 @@ class Partitioner(CustomPartitionerFn):
     1. The blocks of a split group run in the forward, which saves their results. By itself Inductor
        moves ops that no result of the forward needs to the backward, and saves whatever is
        smallest: that may be the gradients of all logits, whole again.
-    2. The forward saves less if `recompute` says so.
+    2. The forward saves less if `recompute` says so, or just what `saved` names.
 
     Attributes:
         recompute: says which values not to save. None saves what Inductor does.
         first: the user's own partitioner, or None.
+        saved: the names of the values to save, a choice for a byte budget; None without one.
+        look: is shown the joint graph, and what is saved of it.
     """
 
-    def __init__(self, recompute: CheapRecompute | None, first: Any) -> None:
-        self.recompute, self.first = recompute, first
+    def __init__(
+        self,
+        recompute: CheapRecompute | None,
+        first: Any,
+        saved: tuple[str, ...] | None = None,
+        look: Look | None = None,
+    ) -> None:
+        self.recompute, self.first, self.saved, self.look = recompute, first, saved, look
 
     def __call__(
         self, gm: fx.GraphModule, joint_inputs: Sequence[object], **how: Any
@@ -68,11 +89,16 @@ class Partitioner(CustomPartitionerFn):
             return with_split_groups(joint.graph, classify(joint, *args, **kwargs))
 
         def choose(graph: fx.Graph, info: Any, memory_budget: float = 1) -> list[fx.Node]:
-            saved = original(graph, info, memory_budget)
-            if self.recompute is None:
-                return saved
-            may_run_again, kept = _recomputable(info), _kept(graph, results)
-            return self.recompute.choose(saved, may_run_again, kept, _written(graph))
+            if self.saved is not None:
+                saved = named(graph, self.saved)
+            else:
+                saved = original(graph, info, memory_budget)
+                if self.recompute is not None:
+                    may_run_again, kept = _recomputable(info), _kept(graph, results)
+                    saved = self.recompute.choose(saved, may_run_again, kept, written(graph))
+            if self.look is not None:
+                self.look(graph, results, saved)
+            return saved
 
         run = self.first or partitioners.min_cut_rematerialization_partition
         with (
@@ -82,12 +108,16 @@ class Partitioner(CustomPartitionerFn):
             found: tuple[fx.GraphModule, fx.GraphModule] = run(gm, joint_inputs, **how)
         return found
 
+    def __deepcopy__(self, memo: object) -> Self:
+        """Returns the partitioner itself: Inductor copies settings, and `look` is one object."""
+        return self
+
     def uuid(self) -> Any:
         """Returns a key for Inductor's caches: the options. `PlannedOrder`'s has all source code.
 
         Returns None, so that Inductor caches nothing, if the user's partitioner has no key.
         """
-        return cache_key(self.first, [__file__], self.recompute)
+        return cache_key(self.first, [__file__], self.recompute, self.saved)
 
 
 def with_split_groups(graph: fx.Graph, info: NodeInfo) -> NodeInfo:
@@ -125,7 +155,21 @@ def _kept(graph: fx.Graph, results: int) -> list[fx.Node]:
     return results_of_forward + asked
 
 
-def _written(graph: fx.Graph) -> list[fx.Node]:
+def named(graph: fx.Graph, names: Sequence[str]) -> list[fx.Node]:
+    """Returns the nodes of these names, in the order of the graph.
+
+    Raises:
+        UnplannableError: the graph is another one than that of which the names are.
+    """
+    wanted = set(names)
+    found = [n for n in graph.nodes if n.name in wanted]
+    if len(found) != len(wanted):
+        lost = sorted(wanted - {n.name for n in found})
+        raise UnplannableError(f"a graph that was traced twice has no {lost[0]} the second time")
+    return found
+
+
+def written(graph: fx.Graph) -> list[fx.Node]:
     """Returns the inputs that the forward writes to, such as running statistics.
 
     AOTAutograd writes the new values after the compiled forward, which returns them.

@@ -1,0 +1,46 @@
+"""The error of a graph that cannot keep its budget, whatever the lowering."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch._dynamo.exc import ShortenTraceback
+
+from roam.core.budget import Beside
+from roam.core.errors import BudgetError
+from roam.core.problem import Kind, Problem
+from roam.core.sizes import show_size
+
+
+class CompileBudgetError(ShortenTraceback, BudgetError):
+    """A BudgetError that dynamo passes to the user unwrapped."""
+
+    def __init__(self, message: str, **figures: Any) -> None:
+        ShortenTraceback.__init__(self, message, first_useful_frame=None)
+        BudgetError.__init__(self, message, **figures)
+
+
+def ways_out(problem: Problem, others: Beside | None = None) -> str:
+    """Returns a sentence that says what would lower the memory of a step.
+
+    Args:
+        problem: of a graph of the step.
+        others: what other graphs take beside it; None if nobody knows.
+    """
+    gradients = sum(b.transient for b in problem.buffers if b.kind is Kind.GRADIENT)
+    outputs = sum(b.transient for b in problem.buffers if b.kind is Kind.OUTPUT)
+    ways = []
+    if others is not None and others.now:
+        ways.append(
+            "one graph in place of several (fullgraph=True finds the breaks); a share such as "
+            "'60%', which leaves later graphs theirs"
+        )
+    if gradients > sum(b.transient for b in problem.buffers if b.kept) // 20:
+        ways.append(
+            f"folding the gradients with an optimizer of roam.optim ({show_size(gradients)} of "
+            "them are kept)"
+        )
+    if outputs:
+        ways.append(f"returning less than {show_size(outputs)} beside the loss")
+    ways += ["the option split=True", "a smaller micro-batch"]
+    return f"What would lower it: {'; '.join(ways)}."

@@ -1,0 +1,200 @@
+"""Keeps a graph's kernels within a byte budget: chooses what the forward saves, tries it, repeats.
+
+    tried with Inductor's choice, and without what one pointwise kernel recomputes
+         │
+         v         Problem of the kernels ── choose (solvers/budget) ── values to save
+    within the limit? done        ^                                        │ tried
+                                  └─────────────── above the limit ────────┘
+
+Inductor fuses what runs again with what else the backward does, so a choice may take more than was
+predicted, or less. The next choice is then made on the Problem that was tried: it drops more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from roam.capture.free_memory import free_bytes
+from roam.core.budget import Budget, Of
+from roam.core.errors import BudgetError
+from roam.core.machine import Bytes, Seconds
+from roam.core.sizes import show_size
+from roam.inspect.recomputed import Recomputed
+from roam.lowering.budget_error import CompileBudgetError, ways_out
+from roam.lowering.inductor.saved_choice import SavedChoice, by_module
+from roam.lowering.inductor.trial import Trials, Tried
+from roam.planner import Chosen, choose, smallest_peak
+
+ROUNDS = 4  # choices that are tried
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a graph saves to keep a budget.
+
+    Attributes:
+        recompute: the option of that name with which the graph is compiled.
+        saved: names of the values that the forward saves; None for what `recompute` says.
+        limit: the most bytes that the plan may take.
+        peak: bytes that the plan of the trial takes.
+        recomputed: what runs again.
+    """
+
+    recompute: str | None
+    saved: tuple[str, ...] | None
+    limit: Bytes
+    peak: Bytes
+    recomputed: Recomputed
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A choice that is to be tried next."""
+
+    base: Tried
+    graph: SavedChoice
+    chosen: Chosen
+    seconds: Seconds  # of what runs again, as far as is known before it was tried
+
+    def saved(self) -> tuple[str, ...]:
+        return self.graph.saved(self.chosen.copies)
+
+
+_FOUND: dict[object, list[Fitted]] = {}  # by what was partitioned, the choices found before
+
+
+def fit(trials: Trials, budget: Budget, device: torch.device) -> Fitted:
+    """Returns what a graph saves to keep the budget, at the least cost that is found.
+
+    Args:
+        trials: tries choices of saved values.
+        budget: the user's.
+        device: the device whose free bytes count.
+
+    Raises:
+        BudgetError: no choice was found whose plan is within the budget.
+        UnplannableError: the graph has no plan.
+        InductorError: Inductor cannot compile the graph.
+    """
+    stock = trials.of(None)
+    problem, peak = stock.problem, stock.plan.peak
+    if stock.joint is None and budget.of is Of.SHARE:
+        limit = peak  # without a backward nothing could run again
+    else:
+        try:
+            limit = budget.transient(problem.persistent, peak, free_bytes(device))
+        except BudgetError as error:
+            raise CompileBudgetError(str(error)) from None
+    search = _Search(trials, stock, limit)
+    known = _FOUND.setdefault(search.key, [])
+    if peak <= limit:
+        return _fitted(search, stock, budget)
+    found = search.cheapest()
+    if found is not None:
+        known.append(_fitted(search, found, budget))
+    within = [f for f in known if f.peak <= limit]  # a plan for a budget is one for larger ones
+    if not within:
+        raise _refusal(search, budget)
+    best = min(within, key=lambda f: f.recomputed.seconds)
+    told = replace(best.recomputed, budget=budget.text, limit=limit)
+    return replace(best, limit=limit, recomputed=told)
+
+
+def _fitted(search: _Search, found: Tried, budget: Budget) -> Fitted:
+    stock = search.stock
+    seconds = sum(op.cost for op in stock.problem.ops)
+    modules = by_module(stock, found)
+    told = Recomputed(budget.text, search.limit, stock.plan.peak, seconds, modules=modules)
+    return Fitted(found.recompute, found.saved, search.limit, found.plan.peak, told)
+
+
+class _Search:
+    """A search for the choice that costs least within a limit.
+
+    Args:
+        trials: tries choices.
+        stock: the graph with what Inductor saves.
+        limit: the most bytes.
+    """
+
+    def __init__(self, trials: Trials, stock: Tried, limit: Bytes) -> None:
+        self.trials, self.stock, self.limit = trials, stock, limit
+        self.lowest = stock
+        self.best: Tried | None = None
+
+    @property
+    def key(self) -> object:
+        """What a choice that was found is for: the Problem, and the names of the graph's nodes."""
+        joint = self.stock.joint
+        names = () if joint is None else tuple(n.name for n in joint.graph.nodes)
+        return self.stock.problem.fingerprint, names
+
+    def cheapest(self) -> Tried | None:
+        """Returns the cheapest choice that is found, None if none is within the limit."""
+        bases = [b for b in (self.stock, self.tried("cheap", None)) if b.joint is not None]
+        firsts = [self.candidate(b, self.limit) for b in bases]
+        upcoming = min(firsts, key=lambda c: (not c.chosen.fits, c.seconds), default=None)
+        target = self.limit
+        first = None if upcoming is None else upcoming.base
+        for _ in range(ROUNDS):
+            if upcoming is None or first is None:
+                break
+            if self.best is not None and upcoming.seconds >= self.seconds(self.best):
+                break
+            found = self.tried(upcoming.base.recompute, upcoming.saved())
+            if found.plan.peak <= self.limit:
+                break
+            target -= found.plan.peak - self.limit
+            upcoming = self.candidate(found, self.limit)
+            if not upcoming.chosen.fits:
+                upcoming = self.candidate(first, target)
+        if self.best is None:
+            self.descend(bases)
+        return self.best
+
+    def descend(self, bases: Sequence[Tried]) -> None:
+        """Tries the choices with the lowest peaks, whatever they cost."""
+        for base in dict.fromkeys((self.lowest, *bases)):
+            if base.joint is not None and self.best is None:
+                graph = SavedChoice(base, base.joint)
+                low = smallest_peak(graph.step)
+                if low.peak < self.lowest.plan.peak:
+                    self.tried(base.recompute, graph.saved(low.copies))
+
+    def candidate(self, base: Tried, target: Bytes) -> _Candidate:
+        assert base.joint is not None
+        graph = SavedChoice(base, base.joint)
+        chosen = choose(graph.step, target)
+        return _Candidate(base, graph, chosen, self.seconds(base) + chosen.copies.cost)
+
+    def tried(self, recompute: str | None, saved: tuple[str, ...] | None) -> Tried:
+        found = self.trials.of(recompute, saved)
+        self.lowest = min(self.lowest, found, key=lambda t: t.plan.peak)
+        within = found.plan.peak <= self.limit
+        if within and (self.best is None or self.seconds(found) < self.seconds(self.best)):
+            self.best = found
+        return found
+
+    def seconds(self, tried: Tried) -> Seconds:
+        """Returns how long that takes which runs again beyond what Inductor's choice does."""
+        return sum(m.seconds for m in by_module(self.stock, tried))
+
+
+def _refusal(search: _Search, budget: Budget) -> BudgetError:
+    """Returns the error for a budget that cannot be kept, with the smallest total found."""
+    problem = search.stock.problem
+    persistent = problem.persistent
+    smallest = search.lowest.plan.peak + persistent
+    kept = sum(b.transient for b in problem.buffers if b.kept)
+    text = (
+        f"{search.trials.graph.name} does not fit into a budget of {budget.text} "
+        f"({show_size(search.limit)} transient): the smallest total found with Inductor's kernels "
+        f"is {show_size(smallest)}, {show_size(persistent)} of it persistent; outputs and kept "
+        f"gradients alone make {show_size(kept + persistent)}. {ways_out(problem)} ATen's own "
+        "kernels (lowering='aten') may take less: they run again in more ways."
+    )
+    figures = {"found": smallest, "least": kept + persistent}
+    return CompileBudgetError(text, budget=search.limit + persistent, **figures)

@@ -1,0 +1,115 @@
+"""Compiles a graph for Inductor's kernels within a byte budget, or raises BudgetError."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import fx
+from torch._functorch import config as functorch_config
+from torch._inductor.exc import InductorError
+
+from roam.capture.op_costs import OpCosts
+from roam.core.errors import UnplannableError
+from roam.core.folds import Folds
+from roam.core.sizes import show_size
+from roam.inspect.record import GraphRecord
+from roam.lowering.budget_error import CompileBudgetError
+from roam.lowering.inductor.budget import Fitted, fit
+from roam.lowering.inductor.kernels import InductorKernels
+from roam.lowering.inductor.notes import Note
+from roam.lowering.inductor.offline import OfflineInductorKernels
+from roam.lowering.inductor.order import OneGraph
+from roam.lowering.inductor.trial import Trials
+from roam.lowering.protocol import Driver
+
+
+@dataclass
+class BudgetKernels(InductorKernels):
+    """A captured graph whose plan is within a budget.
+
+    Attributes:
+        fit: what the graph saves for that; None before it is compiled.
+    """
+
+    fit: Fitted | None = None
+
+    def compile(
+        self, gm: fx.GraphModule, example_inputs: Sequence[Any], driver: Driver
+    ) -> Callable[..., Any]:
+        """Compiles the graph.
+
+        Raises:
+            BudgetError: no choice of saved values keeps the budget.
+            UnplannableError: sizes are dynamic, or the graph has no plan. The next lowering keeps
+                the budget in its own way.
+        """
+        budget = self.options.budget
+        assert budget is not None
+        if any(map(_is_dynamic, example_inputs)):
+            raise UnplannableError("a budget with sizes that are not fixed (dynamic=False)")
+
+        def folds(compiled: InductorKernels) -> Folds:
+            """Returns the folds of a trial, which the driver looks up by what these kernels say."""
+            self.own_saved, self.backwards = compiled.own_saved, compiled.backwards
+            try:
+                return driver.expected_folds(example_inputs)
+            finally:
+                self.own_saved, self.backwards = None, None
+
+        costs = self.costs or OpCosts(measure=True)
+        seen = self.graph, self.options, self.may_fold, driver, folds, costs
+        self.fit = fit(Trials(gm, example_inputs, *seen), budget, _device(example_inputs))
+        self.options = replace(self.options, recompute=self.fit.recompute)
+        self.saved = self.fit.saved
+        # code from AOTAutograd's cache would be reported without what runs again
+        with functorch_config.patch({"enable_autograd_cache": False}):
+            return super().compile(gm, example_inputs, driver)
+
+    def take(self, note: Note | None, one: OneGraph) -> None:
+        """Keeps or reports a plan. Raises BudgetError if it is above the limit."""
+        assert self.fit is not None
+        name, limit = self.graph.name, self.fit.limit
+        if note is None:
+            raise CompileBudgetError(f"{name} has no plan, so it may not keep its budget")
+        if note.plan.peak > limit:
+            raise CompileBudgetError(
+                f"{name} takes {show_size(note.plan.peak)}, and its budget of "
+                f"{self.fit.recomputed.budget} leaves {show_size(limit)}: it was compiled for "
+                "other folds of gradients"
+            )
+        super().take(note, one)
+
+    def record(self, note: Note) -> GraphRecord:
+        assert self.fit is not None
+        return replace(super().record(note), recomputed=self.fit.recomputed)
+
+    def unplanned(self, error: Exception) -> None:
+        raise CompileBudgetError(
+            f"{self.graph.name} has no plan, so it may not keep its budget: {error!r}"
+        ) from error
+
+    def refused(self, error: InductorError) -> None:
+        raise CompileBudgetError(
+            f"Inductor cannot compile the backward of {self.graph.name}: {error}"
+        ) from error
+
+
+@dataclass
+class OfflineBudgetKernels(BudgetKernels, OfflineInductorKernels):
+    """A captured graph that is planned within a budget, and generates no code."""
+
+
+def _is_dynamic(given: Any) -> bool:
+    if isinstance(given, torch.Tensor):
+        return any(isinstance(n, torch.SymInt) for n in given.shape)
+    return isinstance(given, torch.SymInt)
+
+
+def _device(inputs: Sequence[Any]) -> torch.device:
+    """Returns the accelerator among the devices of the inputs; the CPU if there is none."""
+    found = {x.device for x in inputs if isinstance(x, torch.Tensor)}
+    others = sorted((d for d in found if d.type != "cpu"), key=str)
+    return others[0] if others else torch.device("cpu")

@@ -1,0 +1,224 @@
+"""Turns a choice of kernels that run again into the values that the forward saves.
+
+The choice is made on the Problem of the kernels, since only it tells what memory there is after
+fusion. The partition is made of the joint graph. So every buffer of the forward is taken for the FX
+value that it holds, and an op of the forward runs again as the FX ops between the values that
+other kernels hold and its own:
+
+    kernels     mm ── buf3 ── gelu and sum ── buf4, buf5
+    FX          mm = buf3 ── erf ── mul ── mul_1 = buf4
+                              └── sum = buf5               buf4 again: erf, mul, mul_1 of buf3
+
+What is not saved runs again once, at the first kernel of the backward that reads it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from msgspec.structs import replace
+from torch import fx
+from torch._functorch.partitioners import get_default_op_list
+from torch._inductor import inductor_prims
+from torch._inductor.lowering import fallbacks, lowerings
+
+from roam.capture.node_facts import runs_once
+from roam.core.problem import BufferId, Home, Kind, OpId, Problem
+from roam.inspect.recomputed import Again
+from roam.lowering.inductor.partition import written
+from roam.lowering.inductor.trial import Joint, Tried
+from roam.passes.dependencies import needed_for
+from roam.passes.geometry import is_view
+from roam.passes.rewrites.split import META
+from roam.passes.rewrites.split.blocks import IN_FORWARD
+from roam.planner import Copies, Form, Step
+
+ALWAYS_KEPT = 2_000  # a tensor below this part of the peak is always kept
+SEEDED = (  # random, but the same numbers whenever they are drawn: they read a seed that is saved
+    inductor_prims.lookup_seed,
+    inductor_prims.random,
+    inductor_prims.randint,
+)
+
+
+@dataclass(frozen=True)
+class SavedChoice:
+    """A graph that was tried, and what of its forward may run again.
+
+    Attributes:
+        tried: the graph.
+        joint: its joint graph.
+    """
+
+    tried: Tried
+    joint: Joint
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The Problem, with the planned order as its program order."""
+        return in_order(self.tried.problem, self.tried.plan.order)
+
+    @cached_property
+    def boundary(self) -> OpId:
+        """The first op of the backward."""
+        ops = self.problem.ops
+        return next((i for i, op in enumerate(ops) if op.phase > 0), len(ops))
+
+    @cached_property
+    def nodes(self) -> Mapping[str, fx.Node]:
+        return {n.name: n for n in self.joint.graph.nodes}
+
+    @cached_property
+    def wanted(self) -> Mapping[BufferId, tuple[fx.Node, ...]]:
+        """By buffer of the forward, the values to compute again: those saved of it, or its own."""
+        found: dict[BufferId, tuple[fx.Node, ...]] = {}
+        saved = set(self.joint.saved)
+        for b, names in self.tried.values.items():
+            nodes = tuple(self.nodes[name] for name in names if name in self.nodes)
+            nodes = tuple(n for n in nodes if n in saved) or nodes[:1]
+            if nodes and self.problem.maker[b] is not None:
+                found[b] = nodes
+        return found
+
+    @cached_property
+    def buffer_of(self) -> Mapping[fx.Node, BufferId]:
+        """The buffers that hold values: those of kernels, and the user's tensors."""
+        found = {n: b for b, nodes in self.wanted.items() for n in nodes}
+        for b, names in self.tried.values.items():
+            found |= {self.nodes[n]: b for n in names if n in self.nodes}
+        return found
+
+    @cached_property
+    def fixed(self) -> set[fx.Node]:
+        """The nodes that the backward must not compute again."""
+        changed = set(written(self.joint.graph))  # hold something else by then
+        once = {
+            n for n in self.joint.graph.nodes if runs_only_once(n) or changed & {*n.all_input_nodes}
+        }
+        return once | self.joint.late
+
+    @cached_property
+    def step(self) -> Step:
+        """The step, with what may run again and how."""
+        problem = self.problem
+        tagged = {b for n, b in self.buffer_of.items() if n.meta.get("recompute") is not None}
+        inputs = {b for n, b in self.buffer_of.items() if n.op == "placeholder"}
+        saved = {b for op in problem.ops[self.boundary :] for b in op.touches}
+        forms: dict[OpId, Form] = {}
+        for i, op in enumerate(problem.ops[: self.boundary]):
+            made = tuple(b for b in op.creates if b in self.wanted)
+            reads = self._reads(i, made)
+            if made and reads is not None and not (tagged - saved) & {*reads}:
+                forms[i] = Form(reads, made, op.scratch, op.cost)
+        smallest = self.tried.plan.peak // ALWAYS_KEPT
+        starts = (self.boundary,)
+        return Step(problem, self.boundary, forms, starts, smallest, frozenset(tagged | inputs))
+
+    def _reads(self, i: OpId, made: Sequence[BufferId]) -> tuple[BufferId, ...] | None:
+        """Returns the buffers that an op reads if it runs again; None if it must not."""
+        own = {n for b in made for n in self.wanted[b]}
+        inside = needed_for(own, lambda n: n in own or not self._is_held(n, i))
+        if inside & self.fixed or any(n.op != "call_function" for n in inside):
+            return None
+        if sum(map(is_extern, inside)) > (i in self.tried.externs):
+            return None  # another kernel computes that, of whose result nothing is known
+        reads = {n for node in inside for n in node.all_input_nodes} - inside
+        return tuple(sorted({self.buffer_of[n] for n in reads if n in self.buffer_of}))
+
+    def _is_held(self, node: fx.Node, i: OpId) -> bool:
+        """Returns whether a value is there already when op i runs."""
+        if node.op != "call_function":
+            return True
+        b = self.buffer_of.get(node)
+        return b is not None and self.problem.maker[b] != i
+
+    def saved(self, copies: Copies) -> tuple[str, ...]:
+        """Returns the names of the values to save, so that the ops of a choice run again."""
+        again = {p.op for p in copies.placed}
+        droppable = copies.step.droppable
+        dropped = {b for i in again for b in copies.step.forms[i].creates if b in droppable}
+        kept = {n for n in self.joint.saved if self.buffer_of.get(n) not in dropped}
+
+        def runs(node: fx.Node) -> bool:
+            if node.op != "call_function" or node in kept:
+                return False
+            b = self.buffer_of.get(node)
+            return b is None or b in dropped
+
+        inside = needed_for(set(self.joint.saved) - kept, runs)
+        more = {n for node in inside for n in node.all_input_nodes} - inside
+        saved = kept | {n for n in more if n.op in ("call_function", "placeholder")}
+        return tuple(n.name for n in self.joint.graph.nodes if n in saved)
+
+
+def in_order(problem: Problem, order: Sequence[OpId]) -> Problem:
+    """Returns the Problem with another order as its program order."""
+    place = {i: n for n, i in enumerate(order)}
+    ops = (problem.ops[i] for i in order)
+    moved = (replace(op, after=tuple(sorted(place[a] for a in op.after))) for op in ops)
+    return replace(problem, ops=tuple(moved))
+
+
+def runs_only_once(node: fx.Node) -> bool:
+    """Returns whether an op must not run again: it has effects, or draws new random numbers.
+
+    What is part of a split group or of the user's checkpoint() runs as they say.
+    """
+    if node.op != "call_function" or node.target is operator.getitem:
+        return False
+    if META in node.meta or IN_FORWARD in node.meta or node.meta.get("recompute") is not None:
+        return True
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or target._schema.is_mutable:
+        return True
+    known = target.namespace in ("aten", "prims", "roam")
+    return not known or (target not in SEEDED and runs_once(node))
+
+
+def is_extern(node: fx.Node) -> bool:
+    """Returns whether Inductor calls an op's own kernel, instead of fusing it with others."""
+    target: Any = node.target
+    if target is operator.getitem or is_view(node):
+        return False
+    packet = getattr(target, "overloadpacket", target)
+    return target in fallbacks or packet in _COMPUTE_INTENSIVE or target not in lowerings
+
+
+_COMPUTE_INTENSIVE = get_default_op_list().compute_intensive_ops
+
+
+def by_module(stock: Tried, final: Tried) -> tuple[Again, ...]:
+    """Returns what runs again and what is not kept, by module, the most expensive first.
+
+    Args:
+        stock: the graph without a budget. What its backward computes again does not count.
+        final: the graph with the choice.
+    """
+    ops: dict[str, list[float]] = defaultdict(list)
+    if stock.joint is not None and final.joint is not None:
+        usual = {n.name for n in stock.joint.again(stock.joint.saved)}
+        again = {n.name for n in final.joint.again(final.joint.saved)} - usual
+        for op in final.problem.ops:
+            made = (name for b in op.creates for name in final.values.get(b, ()))
+            if op.phase == 0 and not again.isdisjoint(made):
+                ops[op.where].append(op.cost)
+    before, after = _saved_bytes(stock.problem), _saved_bytes(final.problem)
+    modules = (
+        Again(m, len(ops[m]), sum(ops[m]), max(0, before[m] - after[m])) for m in {*ops, *before}
+    )
+    told = (m for m in modules if m.ops or m.saved)
+    return tuple(sorted(told, key=lambda m: (-m.seconds, m.module)))
+
+
+def _saved_bytes(problem: Problem) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for buffer in problem.buffers:
+        if buffer.kind is Kind.SAVED and buffer.home is not Home.USER:
+            found[buffer.where] += buffer.transient
+    return found
