@@ -19,5 +19,7 @@ scheduler calls it with the fused nodes of a graph, and gets them back in a plan
     shared_functions                        decides which nodes share a C++ function
     notes                                   writes plans into code, for Inductor's caches
     offline                                 plans without generating code
+    budget_kernels, budget                  keep a graph within a byte budget
+    saved_choice, trial                     choose what the forward saves for that, and try it
     needs                                   tells quickly whether Inductor works on a device
 """

@@ -54,10 +54,8 @@ class Fitted:
 class _Candidate:
     """A choice that is to be tried next."""
 
-    base: Tried
     graph: SavedChoice
     chosen: Chosen
-    seconds: Seconds  # of what runs again, as far as is known before it was tried
 
     def saved(self) -> tuple[str, ...]:
         return self.graph.saved(self.chosen.copies)
@@ -134,25 +132,22 @@ class _Search:
 
     def cheapest(self) -> Tried | None:
         """Returns the cheapest choice that is found, None if none is within the limit."""
-        bases = [b for b in (self.stock, self.tried("cheap", None)) if b.joint is not None]
-        firsts = [self.candidate(b, self.limit) for b in bases]
-        upcoming = min(firsts, key=lambda c: (not c.chosen.fits, c.seconds), default=None)
-        target = self.limit
-        first = None if upcoming is None else upcoming.base
+        cheap = self.tried("cheap", None)
+        if self.best is not None:
+            return self.best
+        first = min(cheap, self.stock, key=lambda t: t.plan.peak)
+        upcoming, target = self.candidate(first, self.limit), self.limit
         for _ in range(ROUNDS):
-            if upcoming is None or first is None:
+            if upcoming is None:
                 break
-            if self.best is not None and upcoming.seconds >= self.seconds(self.best):
-                break
-            found = self.tried(upcoming.base.recompute, upcoming.saved())
+            found = self.tried(first.recompute, upcoming.saved())
             if found.plan.peak <= self.limit:
-                break
+                return self.best
             target -= found.plan.peak - self.limit
             upcoming = self.candidate(found, self.limit)
-            if not upcoming.chosen.fits:
+            if upcoming is not None and not upcoming.chosen.fits:
                 upcoming = self.candidate(first, target)
-        if self.best is None:
-            self.descend(bases)
+        self.descend([cheap, self.stock])
         return self.best
 
     def descend(self, bases: Sequence[Tried]) -> None:
@@ -164,11 +159,12 @@ class _Search:
                 if low.peak < self.lowest.plan.peak:
                     self.tried(base.recompute, graph.saved(low.copies))
 
-    def candidate(self, base: Tried, target: Bytes) -> _Candidate:
-        assert base.joint is not None
+    def candidate(self, base: Tried, target: Bytes) -> _Candidate | None:
+        """Returns what to try next: of a graph that was tried, what else not to save."""
+        if base.joint is None:
+            return None
         graph = SavedChoice(base, base.joint)
-        chosen = choose(graph.step, target)
-        return _Candidate(base, graph, chosen, self.seconds(base) + chosen.copies.cost)
+        return _Candidate(graph, choose(graph.step, target))
 
     def tried(self, recompute: str | None, saved: tuple[str, ...] | None) -> Tried:
         found = self.trials.of(recompute, saved)

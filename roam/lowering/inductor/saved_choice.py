@@ -34,7 +34,7 @@ from roam.inspect.recomputed import Again
 from roam.lowering.inductor.partition import written
 from roam.lowering.inductor.trial import Joint, Tried
 from roam.passes.dependencies import needed_for
-from roam.passes.geometry import is_view
+from roam.passes.geometry import is_view, value
 from roam.passes.rewrites.split import META
 from roam.passes.rewrites.split.blocks import IN_FORWARD
 from roam.planner import Copies, Form, Step
@@ -80,7 +80,8 @@ class SavedChoice:
         found: dict[BufferId, tuple[fx.Node, ...]] = {}
         saved = set(self.joint.saved)
         for b, names in self.tried.values.items():
-            nodes = tuple(self.nodes[name] for name in names if name in self.nodes)
+            known = (self.nodes[name] for name in names if name in self.nodes)
+            nodes = tuple(n for n in known if isinstance(value(n), torch.Tensor))
             nodes = tuple(n for n in nodes if n in saved) or nodes[:1]
             if nodes and self.problem.maker[b] is not None:
                 found[b] = nodes
@@ -195,6 +196,9 @@ _COMPUTE_INTENSIVE = get_default_op_list().compute_intensive_ops
 
 def by_module(stock: Tried, final: Tried) -> tuple[Again, ...]:
     """Returns what runs again and what is not kept, by module, the most expensive first.
+
+    The seconds are those of the forward's kernels. What Inductor fuses with other kernels of the
+    backward takes less.
 
     Args:
         stock: the graph without a budget. What its backward computes again does not count.

@@ -1,0 +1,292 @@
+"""A byte budget with Inductor's kernels: measured within it, the same gradients, or refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+from torch.utils.checkpoint import checkpoint
+
+import roam
+from roam.core.errors import BudgetError, UnplannedWarning
+from roam.core.problem import Kind
+from roam.inspect.measure import measure_peak
+from roam.optim import AdamA
+from tests.helpers import random, snapshot
+
+pytestmark = pytest.mark.usefixtures("shared_kernels")
+WIDTH, BATCH = 32, 256
+
+
+class Block(nn.Module):
+    def __init__(self, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.drop(self.down(gelu(self.up(self.norm(x)))))
+        return y
+
+
+class Convolutional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = x + norm(conv(x)).relu()
+        return x
+
+
+class Checkpointed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Block(), nn.Sequential(Block(), Block())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = checkpoint(self.first, x, use_reentrant=False)
+        return self.second(y)  # type: ignore[no-any-return]
+
+
+class Loss(nn.Module):
+    """A model with its loss, so that all that a step allocates is planned."""
+
+    def __init__(self, make: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = make()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x).square().mean()  # type: ignore[no-any-return]
+
+
+def blocks() -> nn.Module:
+    return nn.Sequential(*(Block() for _ in range(4)))
+
+
+def plain_blocks() -> nn.Module:
+    return nn.Sequential(*(Block(0.0) for _ in range(4)))
+
+
+def image() -> Tensor:
+    return random(2, 4, 24, 24)
+
+
+def rows() -> Tensor:
+    return random(BATCH, WIDTH)
+
+
+def trained(
+    make: Callable[[], nn.Module], x: Tensor, folded: bool = False, **options: Any
+) -> tuple[list[Tensor], int]:
+    """Returns what two steps leave, and the measured peak of a third."""
+    torch._dynamo.reset()
+    roam.reset_report()
+    model = Loss(make)
+    optimizer = AdamA(model.parameters(), lr=1e-3) if folded else None
+    options |= {} if optimizer is None else {"optimizer": optimizer}
+    run = torch.compile(model, backend="roam", options={"lowering": "inductor", **options})
+    found: list[Tensor] = []
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        run(x).backward()
+        if optimizer is not None:
+            optimizer.step()
+
+    torch.manual_seed(1)
+    for _ in range(2):
+        step()
+        found += snapshot([p.grad for p in model.parameters() if p.grad is not None])
+    model.zero_grad(set_to_none=True)
+    peak = measure_peak(step).peak
+    return found + snapshot([*model.parameters(), *model.buffers()]), peak
+
+
+def planned(share: int, make: Callable[[], nn.Module] = blocks, **how: Any) -> Any:
+    return roam.plan(
+        Loss(make), rows(), lowering="inductor", budget=f"{share}%", loss=lambda y: y, **how
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "x", "share", "folded"),
+    [
+        (blocks, rows, 75, False),
+        (blocks, rows, 50, True),
+        pytest.param(blocks, rows, 50, False, marks=pytest.mark.slow),
+        pytest.param(Convolutional, image, 80, False),
+        pytest.param(Convolutional, image, 80, True, marks=pytest.mark.slow),
+        pytest.param(Checkpointed, rows, 90, False),
+    ],
+)
+def test_the_measured_peak_keeps_the_budget(
+    make: Callable[[], nn.Module], x: Callable[[], Tensor], share: int, folded: bool
+) -> None:
+    expected, without = trained(make, x(), folded)
+    found, peak = trained(make, x(), folded, budget=f"{share}%")
+    [graph] = roam.report().step.graphs
+    assert graph.lowering == "inductor"
+    assert graph.plan is not None
+    assert graph.recomputed is not None
+    assert graph.recomputed.modules
+    assert graph.plan.peak <= graph.recomputed.limit == graph.recomputed.without * share // 100
+    assert peak <= graph.recomputed.limit < without
+    for a, b in zip(found, expected, strict=True):  # fused otherwise: not the same bits
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_as_close_to_float64_as_without() -> None:
+    x = rows()
+    model = Loss(plain_blocks).double()
+    model(x.double()).backward()
+    exact = [p.grad for p in model.parameters()]
+    errors = []
+    for options in ({}, {"budget": "55%"}):
+        found, _ = trained(plain_blocks, x, **options)
+        pairs = zip(found, exact, strict=False)
+        errors.append([float((a - b).norm() / b.norm()) for a, b in pairs])  # type: ignore[operator, union-attr]
+    assert max(errors[1]) <= 2 * max(errors[0])
+
+
+def test_a_size_is_of_all_that_there_is() -> None:
+    without = roam.plan(Loss(blocks), rows(), lowering="inductor")
+    budget = without.total - without.peak // 4
+    found = roam.plan(Loss(blocks), rows(), lowering="inductor", budget=budget)
+    assert found.total <= budget < without.total
+
+
+def test_a_budget_that_cannot_be_kept_is_refused_before_a_step_runs() -> None:
+    model = Loss(blocks)
+    run = torch.compile(model, backend="roam", options={"budget": "5%", "lowering": "inductor"})
+    with pytest.raises(BudgetError, match=r"smallest total found .* alone make") as caught:
+        run(rows())
+    assert caught.value.found is not None
+    assert caught.value.budget < caught.value.least <= caught.value.found
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_the_smallest_total_that_is_found_is_a_budget_that_is_kept() -> None:
+    with pytest.raises(BudgetError) as caught:
+        planned(5)
+    smallest = caught.value.found
+    found = roam.plan(Loss(blocks), rows(), lowering="inductor", budget=smallest)
+    assert found.total <= smallest
+
+
+def test_a_budget_below_the_parameters_names_them() -> None:
+    with pytest.raises(BudgetError, match="parameters, optimizer state and inputs take"):
+        roam.plan(Loss(blocks), rows(), lowering="inductor", budget="1KiB")
+
+
+def test_a_larger_budget_costs_no_more() -> None:
+    found = [planned(share) for share in (50, 60, 70, 80, 90, 100)]
+    seconds = [step.extra_time for step in found]
+    assert seconds == sorted(seconds, reverse=True)
+    assert seconds[0] > 0
+    assert seconds[-1] == 0
+    limits = [step.graphs[0].recomputed.limit for step in found]
+    assert all(step.peak <= limit for step, limit in zip(found, limits, strict=True))
+
+
+def test_the_plan_says_what_runs_again_by_module() -> None:
+    step = planned(60)
+    [graph] = step.graphs
+    assert graph.recomputed is not None
+    assert all("model" in m.module for m in graph.recomputed.modules if m.ops)
+    assert graph.recomputed.saved > 0
+    assert "run again" in str(step.explain())
+
+
+def test_less_is_saved_than_without() -> None:
+    def saved(**options: Any) -> int:
+        [(problem, _)] = roam.plan(Loss(blocks), rows(), lowering="inductor", **options).planned
+        return sum(b.size for b in problem.buffers if b.kind is Kind.SAVED)
+
+    assert saved(budget="60%") < saved()
+
+
+def test_inductor_s_kernels_are_the_default() -> None:
+    assert roam.plan(Loss(blocks), rows(), budget="75%").lowering == "inductor"
+
+
+def test_dynamic_sizes_go_to_aten_s_kernels() -> None:
+    torch._dynamo.reset()
+    roam.reset_report()
+    model = Loss(blocks)
+    options = {"budget": "75%", "lowering": "inductor"}
+    run = torch.compile(model, backend="roam", dynamic=True, options=options)
+    with pytest.warns(UnplannedWarning, match="sizes that are not fixed"):
+        run(rows()).backward()
+    [graph] = roam.report().step.graphs
+    assert graph.lowering == "aten"
+    assert graph.plan is not None
+    assert graph.recomputed is not None
+    assert graph.plan.peak <= graph.recomputed.limit
+
+
+def test_a_graph_without_a_backward_keeps_a_share_of_itself() -> None:
+    torch._dynamo.reset()
+    roam.reset_report()
+    run = torch.compile(
+        Loss(blocks), backend="roam", options={"budget": "75%", "lowering": "inductor"}
+    )
+    with torch.no_grad():
+        run(rows())
+    [graph] = roam.report().step.graphs
+    assert graph.planned
+
+
+CACHED = """
+import json, sys, torch, roam
+from torch._dynamo.utils import counters
+sys.path.insert(0, "")
+from tests.behaviour.test_inductor_budget import Loss, blocks, rows
+from roam.inspect.measure import measure_peak
+
+run = torch.compile(Loss(blocks), backend="roam", options={"budget": "60%"})
+x = rows()
+run(x).backward()
+peak = measure_peak(lambda: run(x).backward()).peak
+[graph] = roam.report().step.graphs
+print(json.dumps({
+    "hits": counters["inductor"]["fxgraph_cache_hit"],
+    "plan": [graph.problem.fingerprint, graph.plan.peak],
+    "within": max(peak, graph.plan.peak) <= graph.recomputed.limit,
+    "ops": sum(m.ops for m in graph.recomputed.modules),
+}))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_with_warm_caches_keeps_the_budget(tmp_path: Path) -> None:
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
+    }
+    found = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", CACHED], env=env, capture_output=True, text=True, check=True
+        )
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    first, second = found
+    assert (first["hits"], second["hits"]) == (0, 2)
+    assert first["within"]
+    assert second["within"]
+    assert first["plan"] == second["plan"]
+    assert first["ops"] == second["ops"] > 0
