@@ -1,6 +1,6 @@
 """Keeps a graph's kernels within a byte budget: chooses what the forward saves, tries it, repeats.
 
-    tried with Inductor's choice, and without what one pointwise kernel recomputes
+    tried as without a budget, and without what one pointwise kernel makes again
          │
          v         Problem of the kernels ── choose (solvers/budget) ── values to save
     within the limit? done        ^                                        │ tried
@@ -43,7 +43,7 @@ class Fitted:
         recomputed: what runs again.
     """
 
-    recompute: str | None
+    recompute: str | bool | None
     saved: tuple[str, ...] | None
     limit: Bytes
     peak: Bytes
@@ -114,7 +114,7 @@ class _Search:
 
     Args:
         trials: tries choices.
-        stock: the graph with what Inductor saves.
+        stock: the graph as it is without a budget.
         limit: the most bytes.
     """
 
@@ -133,9 +133,12 @@ class _Search:
     def cheapest(self) -> Tried | None:
         """Returns the cheapest choice that is found, None if none is within the limit."""
         cheap = self.tried("cheap", None)
+        bases = [cheap, self.stock]
+        if cheap.plan.peak >= self.stock.plan.peak:
+            bases.append(self.tried(False, None))  # one kernel may make tensors of many layers
         if self.best is not None:
             return self.best
-        first = min(cheap, self.stock, key=lambda t: t.plan.peak)
+        first = min(bases, key=lambda t: t.plan.peak)
         upcoming, target = self.candidate(first, self.limit), self.limit
         for _ in range(ROUNDS):
             if upcoming is None:
@@ -147,7 +150,7 @@ class _Search:
             upcoming = self.candidate(found, self.limit)
             if upcoming is not None and not upcoming.chosen.fits:
                 upcoming = self.candidate(first, target)
-        self.descend([cheap, self.stock])
+        self.descend(bases)
         return self.best
 
     def descend(self, bases: Sequence[Tried]) -> None:
@@ -166,7 +169,7 @@ class _Search:
         graph = SavedChoice(base, base.joint)
         return _Candidate(graph, choose(graph.step, target))
 
-    def tried(self, recompute: str | None, saved: tuple[str, ...] | None) -> Tried:
+    def tried(self, recompute: str | bool | None, saved: tuple[str, ...] | None) -> Tried:
         found = self.trials.of(recompute, saved)
         self.lowest = min(self.lowest, found, key=lambda t: t.plan.peak)
         within = found.plan.peak <= self.limit
@@ -175,7 +178,7 @@ class _Search:
         return found
 
     def seconds(self, tried: Tried) -> Seconds:
-        """Returns how long that takes which runs again beyond what Inductor's choice does."""
+        """Returns how long that takes which runs again, and does not without a budget."""
         return sum(m.seconds for m in by_module(self.stock, tried))
 
 

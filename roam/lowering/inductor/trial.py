@@ -89,7 +89,7 @@ class Tried:
         externs: the ops of the forward that are extern kernels.
     """
 
-    recompute: str | None
+    recompute: str | bool | None
     saved: tuple[str, ...] | None
     problem: Problem
     plan: Plan
@@ -173,7 +173,7 @@ class Trials:
     folds: Callable[[InductorKernels], Folds]
     costs: OpCosts
 
-    def of(self, recompute: str | None, saved: tuple[str, ...] | None = None) -> Tried:
+    def of(self, recompute: str | bool | None, saved: tuple[str, ...] | None = None) -> Tried:
         """Returns what the graph takes.
 
         Args:
