@@ -83,7 +83,7 @@ def pair() -> nn.Module:
 
 
 def plain_blocks() -> nn.Module:
-    return nn.Sequential(Block(0.0), Block(0.0))
+    return nn.Sequential(*(Block(0.0) for _ in range(3)))
 
 
 def image() -> Tensor:
@@ -128,12 +128,12 @@ def planned(share: int) -> StepPlan:
 @pytest.mark.parametrize(
     ("make", "x", "share", "folded"),
     [
-        (blocks, rows, 75, False),
+        pytest.param(blocks, rows, 75, False, marks=pytest.mark.slow),
         (blocks, rows, 50, True),
         pytest.param(blocks, rows, 50, False, marks=pytest.mark.slow),
-        pytest.param(Convolutional, image, 80, False),
+        (Convolutional, image, 80, False),
         pytest.param(Convolutional, image, 80, True, marks=pytest.mark.slow),
-        pytest.param(Checkpointed, rows, 90, False),
+        pytest.param(Checkpointed, rows, 90, False, marks=pytest.mark.slow),
     ],
 )
 def test_the_measured_peak_keeps_the_budget(
@@ -152,13 +152,14 @@ def test_the_measured_peak_keeps_the_budget(
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_as_close_to_float64_as_without() -> None:
     x = rows()
     model = Loss(plain_blocks).double()
     model(x.double()).backward()
     exact = [p.grad for p in model.parameters()]
     errors = []
-    for options in ({}, {"budget": "55%"}):
+    for options in ({}, {"budget": "70%"}):
         found, _ = trained(plain_blocks, x, **options)
         pairs = zip(found, exact, strict=False)
         errors.append([float((a - b).norm() / b.norm()) for a, b in pairs])  # type: ignore[operator, union-attr]
@@ -196,7 +197,7 @@ def test_a_budget_below_the_parameters_names_them() -> None:
 
 
 def test_a_larger_budget_costs_no_more() -> None:
-    found = [planned(share) for share in (55, 75, 100)]
+    found = [planned(share) for share in (75, 90, 100)]
     seconds = [step.extra_time for step in found]
     assert seconds == sorted(seconds, reverse=True)
     assert seconds[0] > 0
