@@ -209,7 +209,7 @@ def test_a_whole_step_keeps_it_too() -> None:
 
 def test_an_offline_plan_says_what_runs_again() -> None:
     x = rows()
-    step = roam.plan(blocks(), x, loss=lambda y: y.square().mean(), budget="60%")
+    step = roam.plan(blocks(), x, loss=lambda y: y.square().mean(), budget="60%", lowering="aten")
     assert step.lowering == "aten"
     assert 0 < step.extra_time < step.time.seconds  # type: ignore[union-attr]
     assert step.extra_time_bound <= step.extra_time
@@ -217,7 +217,7 @@ def test_an_offline_plan_says_what_runs_again() -> None:
 
 
 def test_the_extra_time_is_above_its_bound() -> None:
-    found = roam.plan(Loss(blocks), rows(), loss=lambda y: y, budget="70%")
+    found = roam.plan(Loss(blocks), rows(), loss=lambda y: y, budget="70%", lowering="aten")
     assert 0 < found.extra_time_bound <= found.extra_time
 
 
@@ -227,7 +227,7 @@ def test_every_point_of_the_trade_off_is_a_budget_that_can_be_kept() -> None:
     points = step.pareto(4)
     assert points[0].peak < points[-1].peak == step.peak
     for point in points[:-1]:
-        kept = roam.plan(model, x, loss=loss, budget=point.peak + step.persistent)
+        kept = roam.plan(model, x, loss=loss, lowering="aten", budget=point.peak + step.persistent)
         assert kept.peak <= point.peak
         assert 0 < point.bound <= point.seconds
         assert kept.extra_time <= 1.05 * point.seconds

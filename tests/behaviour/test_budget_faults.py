@@ -357,7 +357,7 @@ def test_a_larger_size_than_the_one_compiled_for_is_refused_by_itself() -> None:
     model, x = Loss(blocks()), random(ROWS, WIDTH)
     torch._dynamo.mark_dynamic(x, 0)
     torch._dynamo.reset()
-    small = roam.plan(model, x, loss=lambda y: y, budget="75%").total
+    small = roam.plan(model, x, loss=lambda y: y, budget="75%", lowering="aten").total
     run = unfused(model, budget=small)
     run(x).backward()
     run(x[: ROWS // 2]).backward  # noqa: B018
@@ -368,7 +368,7 @@ def test_a_larger_size_than_the_one_compiled_for_is_refused_by_itself() -> None:
 def test_an_offline_plan_shares_it_too() -> None:
     model, x = Loss(broken()), random(ROWS, WIDTH)
     whole = roam.plan(model, x, loss=lambda y: y, lowering="aten")
-    found = roam.plan(model, x, loss=lambda y: y, budget=whole.total)
+    found = roam.plan(model, x, loss=lambda y: y, budget=whole.total, lowering="aten")
     assert found.total <= whole.total
     assert [g.recomputed.beside > 0 for g in found.graphs if g.recomputed] == [
         False,
@@ -377,4 +377,4 @@ def test_an_offline_plan_shares_it_too() -> None:
         True,
     ]
     with pytest.raises(BudgetError, match="graphs that ran before it"):
-        roam.plan(model, x, loss=lambda y: y, budget=whole.total * 6 // 10)
+        roam.plan(model, x, loss=lambda y: y, budget=whole.total * 6 // 10, lowering="aten")
