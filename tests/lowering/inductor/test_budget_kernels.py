@@ -26,7 +26,7 @@ def test_a_plan_above_the_limit_is_refused(kernels: BudgetKernels) -> None:
     """As of a backward that folds fewer gradients than the one that was tried."""
     note: Any = SimpleNamespace(plan=SimpleNamespace(peak=101))
     one: Any = None
-    with pytest.raises(BudgetError, match="takes 101 B, .* 75% leaves 100 B"):
+    with pytest.raises(BudgetError, match=r"takes 101 B, .* 75% leaves 100 B"):
         kernels.take(note, one)
 
 
@@ -34,5 +34,5 @@ def test_what_has_no_plan_is_refused(kernels: BudgetKernels) -> None:
     one: Any = None
     with pytest.raises(BudgetError, match="no plan"):
         kernels.take(None, one)
-    with pytest.raises(BudgetError, match="no plan, .* a reason"):
+    with pytest.raises(BudgetError, match=r"no plan, .*a reason"):
         kernels.unplanned(ValueError("a reason"))
