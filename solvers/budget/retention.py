@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ortools.sat.python import cp_model
 
-from roam.core.lifetime import find_reuse, live_curve
+from roam.core.lifetime import can_take, find_reuse, live_curve
 from roam.core.machine import Bytes
 from roam.core.problem import BufferId, OpId
 from roam.solvers.budget.copies import Choice, Copy, Step
@@ -245,7 +245,10 @@ class Program:
 
     def _forward_row(self, p: OpId) -> Row:
         problem = self.step.problem
-        kept = [b for b in sorted(self.makers) if self.last_forward[b] < p]
+        # op p may write over what it reads, if no op of the backward reads that, too
+        over = {old for new, old in problem.ops[p].over if can_take(problem, new, old)}
+        last = self.last_forward
+        kept = [b for b in sorted(self.makers) if last[b] < p or (last[b] == p and b in over)]
         saved = sum(
             problem.buffers[b].transient for b in kept if self.last_use[b] >= self.step.boundary
         )

@@ -156,6 +156,28 @@ def test_the_choice_costs_what_brute_force_finds(
         assert found.copies.cost == pytest.approx(best, rel=0.01)
 
 
+def test_an_op_writes_over_what_only_the_backward_would_still_need() -> None:
+    """Once `wide` is not kept, `last` takes its place: 12 bytes less, and the only way to fit."""
+    names = {"x": 1, "small": 1, "wide": 10, "last": 10, "g": 2, "h": 1}
+    buffers = tuple(
+        Buffer(
+            n, s, Kind.INPUT if n == "x" else Kind.TEMPORARY, Home.USER if n == "x" else Home.ARENA
+        )
+        for n, s in names.items()
+    )
+    ops = (
+        Op("narrow", (0,), (1,), scratch=4),
+        Op("widen", (0, 1), (2,), cost=2.0),
+        Op("replace", (2,), (3,), over=((3, 2),), once=True, cost=5.0),
+        Op("early", (1, 3), (4,), phase=1, cost=1.0),
+        Op("late", (2, 4), (5,), phase=1, cost=1.0),
+    )
+    problem = Problem("over", buffers, ops)
+    found = choose(Step(problem, 3, usual_forms(problem, 3), (3,)), 14)
+    assert found.fits
+    assert found.copies.choice == {(1, 0)}
+
+
 def test_part_of_equal_layers_runs_again_if_that_is_enough() -> None:
     """One price on bytes is the price of every layer: a cut drops all of them or none."""
     layers = 24
