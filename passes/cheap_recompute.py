@@ -116,7 +116,12 @@ class CheapRecompute:
 
 @dataclass
 class _Search:
-    """The values that are saved, while tensors are dropped one after the other."""
+    """The values that are saved, while tensors are dropped one after the other.
+
+    Attributes:
+        saved: the values.
+        dropped: the chains of the tensors dropped so far, by what makes the tensor.
+    """
 
     limits: CheapRecompute
     given: Sequence[fx.Node]
@@ -125,6 +130,7 @@ class _Search:
     written: frozenset[fx.Node]
     position: Mapping[fx.Node, int] = field(init=False)
     saved: set[fx.Node] = field(init=False)
+    dropped: dict[fx.Node, Chain] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         graph = self.given[0].graph
@@ -147,6 +153,7 @@ class _Search:
             views.setdefault(_base(node), []).append(node)
         stays = {_base(n) for n in self.kept} | set(restored)
         dropped: dict[fx.Node, Chain] = {}
+        self.dropped = dropped
         for base in sorted(views.keys() - stays, key=self.position.__getitem__):
             size = nbytes(base)
             if base.op == "placeholder" or size is None or size < self.limits.smallest:
@@ -172,7 +179,8 @@ class _Search:
                 return None
             for source in node.all_input_nodes:
                 available = source in self.saved or source.op == "get_attr"
-                if available or source in more or not self.runs_again(source):
+                runs = self.runs_again(source) and _base(source) not in self.dropped
+                if available or source in more or not runs:
                     if not self.holds_still(source):
                         return None
                     if not available:

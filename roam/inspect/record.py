@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from roam.core.plan import Plan, cut_note, stated_note
 from roam.core.problem import Problem
@@ -29,7 +29,7 @@ class GraphRecord:
     estimated: tuple[str, ...] = ()
     estimated_costs: tuple[str, ...] = ()
     recomputed: Recomputed | None = None
-    step: Step | None = None
+    step: Step | None = field(default=None, compare=False, repr=False)
 
     @property
     def planned(self) -> bool:

@@ -129,7 +129,7 @@ def planned(share: int) -> StepPlan:
     ("make", "x", "share", "folded"),
     [
         pytest.param(blocks, rows, 75, False, marks=pytest.mark.slow),
-        (blocks, rows, 50, True),
+        pytest.param(blocks, rows, 50, True, marks=pytest.mark.slow),
         pytest.param(blocks, rows, 50, False, marks=pytest.mark.slow),
         (Convolutional, image, 80, False),
         pytest.param(Convolutional, image, 80, True, marks=pytest.mark.slow),
