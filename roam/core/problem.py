@@ -129,6 +129,16 @@ class Problem(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True
         body = msgspec.json.encode((self.buffers, ops))
         return hashlib.sha256(body).hexdigest()[:16]
 
+    def in_order(self, order: Sequence[OpId]) -> Problem:
+        """Returns the same Problem with another order of its ops as the program order.
+
+        Raises ProblemError if an op comes before one that it needs.
+        """
+        place = {i: t for t, i in enumerate(order)}
+        ops = (self.ops[i] for i in order)
+        moved = (structs.replace(op, after=tuple(sorted(place[a] for a in op.after))) for op in ops)
+        return structs.replace(self, ops=tuple(moved))
+
     def to_networkx(self) -> networkx.DiGraph:
         """The precedence graph over op names, with the ops and the bytes between them."""
         import networkx

@@ -158,3 +158,9 @@ def test_networkx_has_the_precedences_and_the_bytes_between() -> None:
         ("split", "left"),
         ("split", "right"),
     ]
+
+
+def test_another_order_keeps_who_waits_for_whom() -> None:
+    ops = tuple(Op(name, after=after) for name, after in (("a", ()), ("b", ()), ("c", (0,))))
+    moved = Problem("p", (), ops).in_order((1, 0, 2))
+    assert [(op.name, op.after) for op in moved.ops] == [("b", ()), ("a", ()), ("c", (1,))]

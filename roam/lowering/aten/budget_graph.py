@@ -185,12 +185,9 @@ def by_module(copies: Copies) -> tuple[Again, ...]:
 
 def reordered(captured: Captured, order: Sequence[OpId]) -> Captured:
     """Returns the same, with another order as the program order of the Problem."""
-    place = {i: n for n, i in enumerate(order)}
-    ops = [captured.problem.ops[i] for i in order]
-    ops = [msgspec.structs.replace(op, after=tuple(place[a] for a in op.after)) for op in ops]
     return replace(
         captured,
-        problem=msgspec.structs.replace(captured.problem, ops=tuple(ops)),
+        problem=captured.problem.in_order(order),
         nodes=[captured.nodes[i] for i in order],
         results=[captured.results[i] for i in order],
     )

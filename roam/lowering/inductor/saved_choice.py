@@ -22,7 +22,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from msgspec.structs import replace
 from torch import fx
 from torch._functorch.partitioners import get_default_op_list
 from torch._inductor import inductor_prims
@@ -62,7 +61,7 @@ class SavedChoice:
     @cached_property
     def problem(self) -> Problem:
         """The Problem, with the planned order as its program order."""
-        return in_order(self.tried.problem, self.tried.plan.order)
+        return self.tried.problem.in_order(self.tried.plan.order)
 
     @cached_property
     def boundary(self) -> OpId:
@@ -156,14 +155,6 @@ class SavedChoice:
         more = {n for node in inside for n in node.all_input_nodes} - inside
         saved = kept | {n for n in more if n.op in ("call_function", "placeholder")}
         return tuple(n.name for n in self.joint.graph.nodes if n in saved)
-
-
-def in_order(problem: Problem, order: Sequence[OpId]) -> Problem:
-    """Returns the Problem with another order as its program order."""
-    place = {i: n for n, i in enumerate(order)}
-    ops = (problem.ops[i] for i in order)
-    moved = (replace(op, after=tuple(sorted(place[a] for a in op.after))) for op in ops)
-    return replace(problem, ops=tuple(moved))
 
 
 def runs_only_once(node: fx.Node) -> bool:

@@ -13,10 +13,9 @@ from torch._inductor.virtualized import V
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from roam.core.errors import UnplannableError
-from roam.core.problem import Op, Problem
 from roam.lowering.inductor.block_order import _run_again
 from roam.lowering.inductor.partition import Partitioner, named
-from roam.lowering.inductor.saved_choice import in_order, is_extern, runs_only_once
+from roam.lowering.inductor.saved_choice import is_extern, runs_only_once
 
 aten = torch.ops.aten
 
@@ -51,12 +50,6 @@ def test_what_writes_or_has_a_mark_of_the_user_runs_once() -> None:
 def test_products_are_kernels_of_their_own() -> None:
     found = nodes(lambda x: (x @ x).relu().sum(0).view(2, 2), torch.ones(4, 4))
     assert [t for t, n in found.items() if is_extern(n)] == [aten.mm.default]
-
-
-def test_another_order_keeps_who_waits_for_whom() -> None:
-    ops = tuple(Op(name, after=after) for name, after in (("a", ()), ("b", ()), ("c", (0,))))
-    moved = in_order(Problem("p", (), ops), (1, 0, 2))
-    assert [(op.name, op.after) for op in moved.ops] == [("b", ()), ("a", ()), ("c", (1,))]
 
 
 def test_what_runs_again_waits_for_the_layer_before() -> None:
