@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from roam.core.budget import Beside
+from roam.core.machine import Bytes
 from roam.core.plan import Plan
 from roam.core.problem import Home, Problem
 from roam.inspect.moment import MemoryItem, held_at, held_before
@@ -53,7 +54,7 @@ def beside(before: Sequence[GraphRecord], problem: Problem) -> Beside:
     for record in before:
         if record.problem is not None and record.plan is not None:
             edited, plan = record.plan.to_edited(record.problem)
-            left = sum(item.size for item in held_before(edited, plan, turn(edited)))
+            left = left_by_forward(edited, plan)
             known = record.recomputed
             others = {b.name: b.persistent for b in edited.buffers if b.name not in own}
             own |= others.keys()
@@ -63,6 +64,11 @@ def beside(before: Sequence[GraphRecord], problem: Problem) -> Beside:
                 found.persistent + sum(others.values()),
             )
     return found
+
+
+def left_by_forward(problem: Problem, plan: Plan) -> Bytes:
+    """Returns the transient bytes that there are between forward and backward."""
+    return sum(item.size for item in held_before(problem, plan, turn(problem)))
 
 
 def turn(problem: Problem) -> int:

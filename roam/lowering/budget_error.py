@@ -8,6 +8,7 @@ from torch._dynamo.exc import ShortenTraceback
 
 from roam.core.budget import Beside
 from roam.core.errors import BudgetError
+from roam.core.machine import Bytes
 from roam.core.problem import Kind, Problem
 from roam.core.sizes import show_size
 
@@ -18,6 +19,33 @@ class CompileBudgetError(ShortenTraceback, BudgetError):
     def __init__(self, message: str, **figures: Any) -> None:
         ShortenTraceback.__init__(self, message, first_useful_frame=None)
         BudgetError.__init__(self, message, **figures)
+
+    @staticmethod
+    def of(error: BudgetError) -> CompileBudgetError:
+        """Returns the same error for dynamo to pass on."""
+        figures = {"budget": error.budget, "found": error.found, "least": error.least}
+        return CompileBudgetError(str(error), **figures)
+
+
+def no_plan(graph: str, why: object = "") -> str:
+    """Returns what is said of a graph of whose memory nothing is known. why: the reason."""
+    return f"{graph} has no plan, so it may not keep its budget{f': {why}' if why else ''}"
+
+
+def above(graph: str, peak: Bytes, budget: str, limit: Bytes, why: str) -> str:
+    """Returns what is said of a plan that takes more than a budget leaves.
+
+    Args:
+        graph: the name of the graph.
+        peak: bytes of the plan.
+        budget: as the user wrote it.
+        limit: the bytes that it leaves.
+        why: what the graph was compiled for, or lacks.
+    """
+    return (
+        f"{graph} takes {show_size(peak)}, and its budget of {budget} leaves {show_size(limit)}: "
+        f"it was compiled for {why}"
+    )
 
 
 def ways_out(problem: Problem, others: Beside | None = None) -> str:

@@ -18,13 +18,10 @@ from dataclasses import dataclass, replace
 
 from torch import fx
 
-from roam.capture.fake_copies import without_fakes
 from roam.capture.free_memory import free_bytes
-from roam.capture.fx_problem import Captured
-from roam.capture.graph_names import DynamoGraph
 from roam.capture.op_costs import OpCosts
 from roam.core.budget import Beside, Budget, Of
-from roam.core.errors import BudgetError, UnplannableError
+from roam.core.errors import BudgetError
 from roam.core.machine import Bytes, Seconds
 from roam.core.plan import Plan
 from roam.core.problem import Problem
@@ -32,7 +29,7 @@ from roam.core.sizes import show_size
 from roam.inspect.recomputed import Recomputed
 from roam.lowering.aten.budget_graph import by_module
 from roam.lowering.aten.budget_search import OTHERS, Best, Searches, Trial
-from roam.lowering.aten.footprint import Footprint, Share, Unlimited
+from roam.lowering.aten.footprint import Unlimited
 from roam.lowering.budget_error import CompileBudgetError, ways_out
 from roam.passes.geometry import renew_views
 from roam.passes.pipeline import copied
@@ -100,25 +97,6 @@ def fit(
         BudgetError: no copies were found with which the plan is within the budget, or nothing is
             known of the graph's memory.
     """
-    try:
-        with without_fakes():
-            return _fit(joint, name, budget, trial, settings, costs, beside, others_follow)
-    except UnplannableError as error:
-        raise CompileBudgetError(
-            f"{name} cannot be planned, so it may not keep its budget: {error}"
-        ) from error
-
-
-def _fit(
-    joint: fx.GraphModule,
-    name: str,
-    budget: Budget,
-    trial: Trial,
-    settings: Settings,
-    costs: OpCosts | None,
-    beside: AsideOf,
-    others_follow: bool,
-) -> Fitted:
     renew_views(joint.graph)
     captured = trial(copied(joint))
     problem = captured.problem
@@ -127,7 +105,7 @@ def _fit(
     try:
         limit = budget.transient(problem.persistent, first.peak, free, others)
     except BudgetError as error:
-        raise CompileBudgetError(str(error), budget=error.budget, least=error.least) from None
+        raise CompileBudgetError.of(error) from None
     seconds = sum(op.cost for op in problem.ops)
     unlimited = Unlimited.of(problem, first)
     told = Recomputed(
@@ -153,50 +131,6 @@ def _fit(
     modules = by_module(best.copies)
     told = replace(told, bound=bound, modules=modules)
     return Fitted(best.joint, limit, others.now, best.plan, told, unlimited)
-
-
-def share_of(
-    budget: Budget,
-    fitted: Fitted | None,
-    graph: DynamoGraph,
-    captured: Captured,
-    found: Plan,
-    unlimited: Unlimited,
-    outputs: int | None,
-    beside: Beside,
-) -> Share:
-    """Returns what a plan takes of a budget.
-
-    Args:
-        budget: the user's.
-        fitted: what was made of the graph when it was compiled; None if it has no backward, so
-            that nothing could run again.
-        graph: the graph.
-        captured: what is planned.
-        found: the plan.
-        unlimited: what the graph takes without copies, at the sizes of `captured`.
-        outputs: how many of the forward's results are the user's; None for all of them.
-        beside: what other graphs of the step take.
-
-    Raises:
-        BudgetError: the plan takes more than the budget leaves.
-    """
-    free = free_bytes(captured.device)
-    limit = budget.transient(captured.problem.persistent, unlimited.peak, free, beside)
-    there = beside.now
-    if fitted is not None and budget.of is not Of.TOTAL and fitted.limit >= limit:
-        limit, there = fitted.limit, fitted.beside
-    later = budget.of is Of.SHARE and (fitted is None or graph.others_follow)
-    if found.peak > limit and not later:
-        raise BudgetError(
-            f"{graph.name} takes {show_size(found.peak)}, and its budget of {budget.text} leaves "
-            f"{show_size(limit)}: it was compiled for other sizes or other folds of gradients "
-            "(mark sizes as static), or has no backward",
-            budget=limit,
-            found=found.peak,
-        )
-    most = None if budget.of is Of.TOTAL else limit + there
-    return Share(Footprint.of(captured, found, outputs), unlimited, most)
 
 
 def _refusal(

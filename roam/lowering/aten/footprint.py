@@ -13,8 +13,7 @@ from roam.core.lifetime import live_curve
 from roam.core.machine import Bytes
 from roam.core.plan import Plan
 from roam.core.problem import Home, Kind, Problem
-from roam.inspect.moment import held_before
-from roam.inspect.nesting import turn
+from roam.inspect.nesting import left_by_forward, turn
 from roam.passes.geometry import value
 
 
@@ -106,11 +105,6 @@ class Share:
     footprint: Footprint
     unlimited: Unlimited
     most: Bytes | None
-
-
-def left_by_forward(problem: Problem, plan: Plan) -> Bytes:
-    """Returns the transient bytes that there are between forward and backward."""
-    return sum(item.size for item in held_before(problem, plan, turn(problem)))
 
 
 def _made(captured: Captured, graph: fx.Graph) -> Iterator[int]:

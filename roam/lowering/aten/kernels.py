@@ -30,15 +30,17 @@ from roam.capture.symbolic_sizes import Numbers
 from roam.core.errors import BudgetError, UnplannableError
 from roam.core.folds import Folds
 from roam.core.plan import Plan
+from roam.core.problem import Problem
 from roam.inspect.record import GraphRecord
-from roam.lowering.aten.budget import Fitted, fit, share_of
 from roam.lowering.aten.budget_graph import BudgetGraph, reordered
 from roam.lowering.aten.decompositions import parts
 from roam.lowering.aten.emit import lower
-from roam.lowering.aten.footprint import Share, Unlimited
+from roam.lowering.aten.footprint import Share
+from roam.lowering.aten.kept_budget import KeptBudget, Parts
 from roam.lowering.aten.lowered import Lowered
 from roam.lowering.aten.plain import mark_boxed, plain
 from roam.lowering.aten.shared_budget import SharedBudget
+from roam.lowering.budget_error import no_plan
 from roam.lowering.protocol import Absorb, Boxed, Driver, Reports
 from roam.options import Options
 from roam.passes.annotations.inplace import InPlace
@@ -63,7 +65,6 @@ RETAINED = "a backward with retain_graph=True or create_graph=True keeps what th
 MOVED = "the saved tensors are not where the forward left them (saved tensor hooks)"
 HELD = "saved tensor hooks keep a saved tensor, which the plan overwrites"
 
-Parts = tuple[fx.GraphModule, fx.GraphModule]  # forward and backward
 # key of a plan: (values of the forward's inputs that are whole numbers, folds of the backward)
 Call = tuple[tuple[int, ...], Folds]
 
@@ -84,10 +85,8 @@ class AtenKernels:
         held: indices among the backward's inputs of the tangents that code outside of the graph was
             seen to keep alive. A later plan does not count on freeing these tangents.
         latest: by `Call` key, the record, for reports, of the latest plan for this key.
-        example_inputs, driver: tell which gradients a run will fold, until the budget is met.
-        fit: what the budget made of the graph; None without a budget or without a backward.
+        kept: keeps the graph within the user's budget; None without one.
         joint: the joint graph of a step that is planned offline, without a budget.
-        uncopied: forward and backward as they would be without a budget, if their sizes may change.
     """
 
     without_plan = "this backward ran unplanned"
@@ -108,11 +107,8 @@ class AtenKernels:
     plans: dict[tuple[Call, frozenset[int]], Lowered | None] = field(default_factory=dict)
     held: frozenset[int] = frozenset()
     latest: dict[Call, GraphRecord] = field(default_factory=dict)
-    example_inputs: Sequence[Any] = ()
-    driver: Driver | None = None
-    fit: Fitted | None = None
+    kept: KeptBudget | None = None
     joint: fx.GraphModule | None = None
-    uncopied: Parts | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -128,8 +124,8 @@ class AtenKernels:
     def compile(
         self, gm: fx.GraphModule, example_inputs: Sequence[Any], driver: Driver
     ) -> Callable[..., Any]:
-        if self.options.budget is not None:
-            self.example_inputs, self.driver = example_inputs, driver
+        if (budget := self.options.budget) is not None:
+            self.kept = KeptBudget(self.graph, budget, driver, example_inputs, self.settings)
 
         def forward(gm: fx.GraphModule, _: Sequence[Any]) -> Boxed:
             self.take_forward(gm)
@@ -160,70 +156,52 @@ class AtenKernels:
         def split(joint: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
             return default_partition(joint, inputs, num_fwd_outputs=num_fwd_outputs, **how)
 
-        if self.options.budget is not None:
+        if (kept := self.kept) is not None:
 
             def tried(joint: fx.GraphModule) -> None:
                 given = joint.graph.find_nodes(op="placeholder")
-                parts = split(joint)
-                if self.uncopied is None and any(isinstance(value(n), torch.SymInt) for n in given):
-                    self.uncopied = parts  # the first one is without copies
-                self.take_parts(parts, num_fwd_outputs)
-                assert self.forward_graph is not None
-                self.own_saved = own_saved(self.forward_graph.graph, self.outputs)
+                graphs = split(joint)
+                if kept.uncopied is None and any(isinstance(value(n), torch.SymInt) for n in given):
+                    kept.uncopied = graphs  # the first one is without copies
+                self.take_parts(graphs, num_fwd_outputs)
+                self.own_saved = own_saved(graphs[0].graph, self.outputs)
 
-            joint = self.fitted(joint, tried)
+            joint = self.fitted(joint, kept, tried)
         elif self.costs is not None:
             self.joint = joint
         graphs = split(joint)
         self.take_parts(graphs, num_fwd_outputs)
         return graphs
 
-    def take_parts(
-        self, graphs: tuple[fx.GraphModule, fx.GraphModule], num_fwd_outputs: int
-    ) -> None:
+    def take_parts(self, graphs: Parts, num_fwd_outputs: int) -> None:
         self.outputs = num_fwd_outputs
         self.forward_graph, self.backward_graph = graphs  # kept, to be planned at the first run
         self.gradients = gradients_of(graphs[1].graph)
         self.gradient_values = gradient_values(graphs[1].graph, self.gradients)
 
     def fitted(
-        self, joint: fx.GraphModule, take: Callable[[fx.GraphModule], None]
+        self, joint: fx.GraphModule, kept: KeptBudget, take: Callable[[fx.GraphModule], None]
     ) -> fx.GraphModule:
         """Returns the graph with what has to run again to keep the budget.
 
         Args:
             joint: a forward and its backward.
+            kept: keeps the budget.
             take: partitions a graph and stores its parts, as if they were to be planned.
 
         Raises:
             BudgetError: the budget cannot be kept, or nothing is known of the graph's memory.
         """
-        assert self.options.budget is not None
-        assert self.driver is not None
-        driver = self.driver
 
         def trial(joint: fx.GraphModule) -> Captured:
             take(joint)
-            roots = self.graphs(driver.expected_folds(self.example_inputs))
-            return self.read(roots, Numbers())[0]
+            return self.read(self.graphs(kept.expected_folds()), Numbers())[0]
 
         if self.costs is None and self.stands_for is None:
             self.costs = OpCosts(measure=True)
-        budget, name = self.options.budget, self.graph.name
-        args = self.example_inputs
-        self.fit = fit(
-            joint,
-            name,
-            budget,
-            trial,
-            self.settings,
-            self.costs,
-            lambda problem: driver.beside(args, problem),
-            self.graph.others_follow,
-        )
+        fitted = kept.fitted(joint, trial, self.costs)
         self.own_saved = None
-        self.example_inputs = ()  # parameters: a model that is deleted must not live on here
-        return self.fit.joint
+        return fitted
 
     def take_forward(self, gm: fx.GraphModule) -> None:
         self.forward_graph = gm
@@ -271,8 +249,8 @@ class AtenKernels:
     @property
     def shared(self) -> SharedBudget | None:
         """What keeps the runs within the budget; None without one."""
-        budget = self.options.budget
-        return None if budget is None else SharedBudget(self.graph, budget, self.trains)
+        kept = self.kept
+        return None if kept is None else SharedBudget(self.graph, kept.budget, self.trains)
 
     def plain_forward(self, args: list[Any]) -> Sequence[Any]:
         assert self.captured_forward is not None
@@ -329,10 +307,8 @@ class AtenKernels:
         except BudgetError:
             raise
         except Exception as error:
-            if self.options.budget is not None:
-                raise BudgetError(
-                    f"{self.graph.name} has no plan, so it may not keep its budget: {error!r}"
-                ) from error
+            if self.kept is not None:
+                raise BudgetError(no_plan(self.graph.name, repr(error))) from error
             reason = str(error) if isinstance(error, UnplannableError) else repr(error)
             text = f"roam runs {self.graph.name} without a plan: {reason}"
             self.reports.unplanned(GraphRecord(self.graph.name, reason=reason), error, text)
@@ -340,12 +316,18 @@ class AtenKernels:
 
     def make_or_raise(self, args: Sequence[Any], folds: Folds) -> Lowered:
         roots = self.graphs(folds)
-        captured, measured, costs = self.read(roots, self.numbers(args))
-        if self.fit is not None and self.fit.plan.fingerprint == captured.problem.fingerprint:
-            found = self.fit.plan
-        else:
+        numbers = self.numbers(args)
+        captured, measured, costs = self.read(roots, numbers)
+        share: Share | None = None
+        if self.kept is None:
             found = plan(captured.problem, self.settings)
-        share = self.share(args, folds, captured, found)
+        else:
+
+            def problem_of(parts: Parts) -> Problem:
+                return self.read(self.graphs(folds, parts), numbers)[0].problem
+
+            found = self.kept.plan_of(captured.problem)
+            share = self.kept.share(args, captured, found, self.outputs, problem_of)
         hold = self.options.arena == "keep"
         lowered = lower(captured, found, roots, BlockPool() if hold else None)
         lowered = replace(lowered, share=share)
@@ -356,7 +338,7 @@ class AtenKernels:
             found,
             estimated=guesses,
             estimated_costs=captured.names_of(n for n, c in costs.items() if c.estimated),
-            recomputed=None if self.fit is None else self.fit.recomputed,
+            recomputed=None if self.kept is None else self.kept.recomputed,
             step=self.again(captured, found),
         )
         call = _call(args, folds)
@@ -370,27 +352,6 @@ class AtenKernels:
             return None
         graph = BudgetGraph(self.joint, reordered(captured, found.order), self.costs, found.peak)
         return graph.step
-
-    def share(
-        self, args: Sequence[Any], folds: Folds, captured: Captured, found: Plan
-    ) -> Share | None:
-        """Returns what a plan takes of the budget, None without a budget. Raises BudgetError."""
-        budget = self.options.budget
-        if budget is None:
-            return None
-        if self.fit is not None and self.fit.plan is found:
-            unlimited = self.fit.unlimited
-        elif self.uncopied is not None:
-            roots = self.graphs(folds, self.uncopied)
-            without = self.read(roots, self.numbers(args))[0].problem
-            unlimited = Unlimited.of(without, plan(without, self.settings))
-        else:
-            unlimited = Unlimited.of(captured.problem, found)
-        assert self.driver is not None
-        beside = self.driver.beside(args, captured.problem)
-        return share_of(
-            budget, self.fit, self.graph, captured, found, unlimited, self.outputs, beside
-        )
 
     def read(
         self, roots: Sequence[fx.GraphModule], numbers: Numbers

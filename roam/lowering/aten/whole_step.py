@@ -9,7 +9,8 @@ from torch import fx
 from roam.capture.step_outputs import gradient_values
 from roam.core.errors import UnplannableError, WholeStepError
 from roam.core.folds import Folds
-from roam.lowering.aten.kernels import AtenKernels, Parts
+from roam.lowering.aten.kept_budget import Parts
+from roam.lowering.aten.kernels import AtenKernels
 from roam.passes.gradient_release import UPDATED
 from roam.passes.pipeline import rewritten
 from roam.passes.rewrites.constant_tangents import ConstantTangents
@@ -29,7 +30,7 @@ class WholeStepKernels(AtenKernels):
         if self.options.split:
             gm = rewritten((ConstantTangents(),), gm)
         gm = self.rewritten_joint(gm)
-        return gm if self.options.budget is None else self.fitted(gm, self.take_forward)
+        return gm if self.kept is None else self.fitted(gm, self.kept, self.take_forward)
 
     def partition(self, *_: Any, **__: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
         raise WholeStepError("the step changes or returns something that needs a gradient")

@@ -85,7 +85,7 @@ def fit(trials: Trials, budget: Budget, device: torch.device) -> Fitted:
         try:
             limit = budget.transient(problem.persistent, peak, free_bytes(device))
         except BudgetError as error:
-            raise CompileBudgetError(str(error)) from None
+            raise CompileBudgetError.of(error) from None
     search = _Search(trials, stock, limit)
     known = _FOUND.setdefault(search.key, [])
     if peak <= limit:

@@ -14,9 +14,8 @@ from torch._inductor.exc import InductorError
 from roam.capture.op_costs import OpCosts
 from roam.core.errors import UnplannableError
 from roam.core.folds import Folds
-from roam.core.sizes import show_size
 from roam.inspect.record import GraphRecord
-from roam.lowering.budget_error import CompileBudgetError
+from roam.lowering.budget_error import CompileBudgetError, above, no_plan
 from roam.lowering.inductor.budget import Fitted, fit
 from roam.lowering.inductor.kernels import InductorKernels
 from roam.lowering.inductor.notes import Note
@@ -73,12 +72,11 @@ class BudgetKernels(InductorKernels):
         assert self.fit is not None
         name, limit = self.graph.name, self.fit.limit
         if note is None:
-            raise CompileBudgetError(f"{name} has no plan, so it may not keep its budget")
+            raise CompileBudgetError(no_plan(name))
         if note.plan.peak > limit:
+            budget = self.fit.recomputed.budget
             raise CompileBudgetError(
-                f"{name} takes {show_size(note.plan.peak)}, and its budget of "
-                f"{self.fit.recomputed.budget} leaves {show_size(limit)}: it was compiled for "
-                "other folds of gradients"
+                above(name, note.plan.peak, budget, limit, "other folds of gradients")
             )
         super().take(note, one)
 
@@ -87,9 +85,7 @@ class BudgetKernels(InductorKernels):
         return replace(super().record(note), recomputed=self.fit.recomputed)
 
     def unplanned(self, error: Exception) -> None:
-        raise CompileBudgetError(
-            f"{self.graph.name} has no plan, so it may not keep its budget: {error!r}"
-        ) from error
+        raise CompileBudgetError(no_plan(self.graph.name, repr(error))) from error
 
     def refused(self, error: InductorError) -> None:
         raise CompileBudgetError(

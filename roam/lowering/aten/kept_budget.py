@@ -1,0 +1,135 @@
+"""Keeps one graph within the user's budget: when it is compiled, and at each plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from roam.capture.fake_copies import without_fakes
+from roam.capture.free_memory import free_bytes
+from roam.capture.fx_problem import Captured
+from roam.capture.graph_names import DynamoGraph
+from roam.capture.op_costs import OpCosts
+from roam.core.budget import Beside, Budget, Of
+from roam.core.errors import BudgetError, UnplannableError
+from roam.core.folds import Folds
+from roam.core.plan import Plan
+from roam.core.problem import Problem
+from roam.inspect.recomputed import Recomputed
+from roam.lowering.aten.budget import Fitted, fit
+from roam.lowering.aten.budget_search import Trial
+from roam.lowering.aten.footprint import Footprint, Share, Unlimited
+from roam.lowering.budget_error import CompileBudgetError, above, no_plan
+from roam.lowering.protocol import Driver
+from roam.planner import Settings, plan
+
+Parts = tuple[fx.GraphModule, fx.GraphModule]  # forward and backward
+
+
+@dataclass
+class KeptBudget:
+    """The budget of a graph, and what was made of the graph for it.
+
+    Attributes:
+        graph: the graph.
+        budget: the user's.
+        driver: tells which gradients a run will fold, and what other graphs hold.
+        example_inputs: the inputs that the graph is compiled with, until the budget is met.
+        settings: how to plan.
+        fit: what the budget made of the graph; None without a backward.
+        uncopied: forward and backward as they would be without a budget, if their sizes may change.
+    """
+
+    graph: DynamoGraph
+    budget: Budget
+    driver: Driver
+    example_inputs: Sequence[Any]
+    settings: Settings
+    fit: Fitted | None = None
+    uncopied: Parts | None = None
+
+    @property
+    def recomputed(self) -> Recomputed | None:
+        return None if self.fit is None else self.fit.recomputed
+
+    def expected_folds(self) -> Folds:
+        """Returns the folds of the first run of the graph that is compiled."""
+        return self.driver.expected_folds(self.example_inputs)
+
+    def fitted(self, joint: fx.GraphModule, trial: Trial, costs: OpCosts | None) -> fx.GraphModule:
+        """Returns the joint graph with what has to run again to keep the budget.
+
+        Args:
+            joint: a forward and its backward.
+            trial: partitions a graph and reads the Problem off its parts. May change the graph.
+            costs: estimates ops; None if nobody asked what ops cost.
+
+        Raises:
+            BudgetError: the budget cannot be kept, or nothing is known of the graph's memory.
+        """
+        args, name, follow = self.example_inputs, self.graph.name, self.graph.others_follow
+
+        def beside(problem: Problem) -> Beside:
+            return self.driver.beside(args, problem)
+
+        try:
+            with without_fakes():
+                how = self.settings, costs, beside, follow
+                self.fit = fit(joint, name, self.budget, trial, *how)
+        except UnplannableError as error:
+            raise CompileBudgetError(no_plan(name, error)) from error
+        self.example_inputs = ()  # parameters: a model that is deleted must not live on here
+        return self.fit.joint
+
+    def plan_of(self, problem: Problem) -> Plan:
+        """Returns a plan: that of the graph when it was compiled, if it is of the same Problem."""
+        if self.fit is not None and self.fit.plan.fingerprint == problem.fingerprint:
+            return self.fit.plan
+        return plan(problem, self.settings)
+
+    def share(
+        self,
+        args: Sequence[Any],
+        captured: Captured,
+        found: Plan,
+        outputs: int | None,
+        problem_of: Callable[[Parts], Problem],
+    ) -> Share:
+        """Returns what a plan takes of the budget.
+
+        Args:
+            args: the inputs of the forward.
+            captured: what is planned.
+            found: the plan.
+            outputs: how many of the forward's results are the user's; None for all of them.
+            problem_of: reads a Problem off other parts, at the sizes of `args`.
+
+        Raises:
+            BudgetError: the plan takes more than the budget leaves.
+        """
+        problem, budget, fitted = captured.problem, self.budget, self.fit
+        if fitted is not None and fitted.plan is found:
+            unlimited = fitted.unlimited
+        elif self.uncopied is not None:
+            without = problem_of(self.uncopied)
+            unlimited = Unlimited.of(without, plan(without, self.settings))
+        else:
+            unlimited = Unlimited.of(problem, found)
+        beside = self.driver.beside(args, problem)
+        free = free_bytes(captured.device)
+        limit = budget.transient(problem.persistent, unlimited.peak, free, beside)
+        there = beside.now
+        if fitted is not None and budget.of is not Of.TOTAL and fitted.limit >= limit:
+            limit, there = fitted.limit, fitted.beside
+        later = budget.of is Of.SHARE and (fitted is None or self.graph.others_follow)
+        if found.peak > limit and not later:
+            why = (
+                "other sizes or other folds of gradients (mark sizes as static), or has no backward"
+            )
+            text = above(self.graph.name, found.peak, budget.text, limit, why)
+            raise BudgetError(text, budget=limit, found=found.peak)
+        most = None if budget.of is Of.TOTAL else limit + there
+        return Share(Footprint.of(captured, found, outputs), unlimited, most)
