@@ -101,11 +101,12 @@ class CheapRecompute:
         if not saved:
             return []
         search = _Search(self, saved, recomputable, kept, frozenset(written))
-        dropped = search.drop(frozenset())
+        search.drop(frozenset())
         if self.target_bytes is not None:
             restored: set[fx.Node] = set()
             room = self.target_bytes - search.saved_bytes()
-            for base, chain in sorted(dropped.items(), key=lambda d: d[1].price, reverse=True):
+            by_price = sorted(search.dropped.items(), key=lambda d: d[1].price, reverse=True)
+            for base, chain in by_price:
                 if chain.gained <= room:
                     restored.add(base)
                     room -= chain.gained
@@ -142,8 +143,8 @@ class _Search:
         bases = {_base(n) for n in self.saved}
         return sum(nbytes(b) or 0 for b in bases if b.op != "placeholder")
 
-    def drop(self, restored: Collection[fx.Node]) -> dict[fx.Node, Chain]:
-        """Drops what has a chain, except `restored`; returns the chains by what makes the tensor.
+    def drop(self, restored: Collection[fx.Node]) -> None:
+        """Drops what has a chain, except `restored`.
 
         Goes through the tensors in the order in which the forward makes them: a chain reads tensors
         made before, so that no chain is broken by a later drop.
@@ -152,8 +153,6 @@ class _Search:
         for node in self.given:
             views.setdefault(_base(node), []).append(node)
         stays = {_base(n) for n in self.kept} | set(restored)
-        dropped: dict[fx.Node, Chain] = {}
-        self.dropped = dropped
         for base in sorted(views.keys() - stays, key=self.position.__getitem__):
             size = nbytes(base)
             if base.op == "placeholder" or size is None or size < self.limits.smallest:
@@ -164,8 +163,7 @@ class _Search:
                 self.saved |= set(views[base])
             else:
                 self.saved |= set(chain.more)
-                dropped[base] = chain
-        return dropped
+                self.dropped[base] = chain
 
     def chain(self, wanted: Sequence[fx.Node], size: int) -> Chain | None:
         """Returns the chain of views of a tensor of `size` bytes; None if there is none."""

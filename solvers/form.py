@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from roam.core.machine import Bytes, Seconds
-from roam.core.problem import BufferId, Op
+from roam.core.problem import BufferId, Op, OpId, Problem
 
 
 @dataclass(frozen=True)
@@ -29,3 +29,8 @@ class Form:
     @staticmethod
     def of(op: Op) -> Form:
         return Form(op.reads, op.creates, op.scratch, op.cost, op.over)
+
+
+def as_they_are(problem: Problem) -> dict[OpId, Form]:
+    """Returns the forms of all ops that may be copied, each as it is."""
+    return {i: Form.of(op) for i, op in enumerate(problem.ops) if op.may_be_copied}

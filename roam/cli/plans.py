@@ -141,7 +141,7 @@ def show(
         from roam.inspect.explain import explain
 
         problem, found = _pick(step, graph)
-        typer.echo(explain(problem, found, step.time, step.recomputed_of(problem)))
+        typer.echo(explain(problem, found, step.time, step.record_of(problem).recomputed))
     else:
         _print(step if graph is None else _only(step, graph), json)
 

@@ -225,13 +225,12 @@ class StepPlan:
         if self.largest is None:
             raise OfflineError("there is no peak to explain: no graph of the step was planned")
         problem, plan = self.largest
-        return explain(problem, plan, self.time, self.recomputed_of(problem))
+        return explain(problem, plan, self.time, self.record_of(problem).recomputed)
 
-    def recomputed_of(self, problem: Problem) -> Recomputed | None:
-        """Returns what a budget makes the graph of a Problem run again; None without a budget."""
-        planned = (g for g in self.graphs if g.problem is not None and g.plan is not None)
-        told = (g.recomputed for g in planned)
-        return next(t for t, (p, _) in zip(told, self.planned, strict=True) if p == problem)
+    def record_of(self, problem: Problem) -> GraphRecord:
+        """Returns the record of the graph that has one of the Problems of `planned`."""
+        records = (g for g in self.graphs if g.planned)
+        return next(r for r, (p, _) in zip(records, self.planned, strict=True) if p == problem)
 
     def pareto(self, n: int = 10) -> tuple[Point, ...]:
         """Returns what a smaller peak of the graph with the highest one costs, the smallest first.
@@ -248,8 +247,7 @@ class StepPlan:
         """
         from roam.solvers.budget.pareto import pareto
 
-        steps = [g.step for g in self.graphs if self.largest and g.plan is self.largest[1]]
-        step = next(iter(steps), None)
+        step = None if self.largest is None else self.record_of(self.largest[0]).step
         if step is None:
             raise OfflineError(
                 "nobody knows what may run again: plan the step with "

@@ -47,7 +47,7 @@ from roam.core.machine import Bytes, Seconds
 from roam.core.problem import OpId, Problem
 from roam.solvers.bound.min_cut import AFTER, BEFORE, own_bytes
 from roam.solvers.bound.priced_network import NEVER, PricedNetwork
-from roam.solvers.form import Form
+from roam.solvers.form import Form, as_they_are
 from roam.solvers.work import Units
 
 # all finite capacities of a network add up to about this: integers, with room for sums in 64 bits
@@ -272,8 +272,3 @@ def _whole(weights: NDArray[np.float64], factor: float) -> NDArray[np.int64]:
     product: NDArray[np.int64] = np.floor(weights * factor).astype(np.int64)
     # a rounded product may be too large by its last bit; times one is exact
     return product if factor == 1 else np.maximum(product - 1, 0)
-
-
-def as_they_are(problem: Problem) -> dict[OpId, Form]:
-    """Returns the forms of all ops that may be copied, each as it is."""
-    return {i: Form.of(op) for i, op in enumerate(problem.ops) if op.may_be_copied}

@@ -19,7 +19,7 @@ from ortools.sat.python import cp_model
 
 from roam.core.machine import Bytes, Seconds
 from roam.solvers.budget.copies import Choice, Copies, Curve, Step
-from roam.solvers.budget.hull import Hull
+from roam.solvers.budget.hull import Hull, cheaper
 from roam.solvers.budget.retention import AT, NANOSECOND, Moment, Program, Reach, value_of
 
 
@@ -74,7 +74,7 @@ def choose(step: Step, limit: Bytes, limits: Limits | None = None) -> Chosen:
         if most > hull.least + worth * step.seconds:  # not if nothing fits: then `least` is inf
             start = hull.lowest if best is None else best
             search = _Search(step, limits, start.copies.choice, among)
-            best = _cheaper(best, search.cheapest(limit))
+            best = cheaper(best, search.cheapest(limit))
     if best is None:
         low = hull.lowest if hull.least == inf else _smallest(step, limits, limit)
         if low.peak > limit:
@@ -82,10 +82,6 @@ def choose(step: Step, limit: Bytes, limits: Limits | None = None) -> Chosen:
         best = low
     found = trimmed(best, limit, limits.trials, enough)
     return Chosen(found.copies, found.peak, True)
-
-
-def _cheaper(a: Curve | None, b: Curve | None) -> Curve | None:
-    return min((c for c in (a, b) if c is not None), key=lambda c: c.copies.cost, default=None)
 
 
 def trimmed(found: Curve, limit: Bytes, trials: int, enough: Seconds = 0.0) -> Curve:
@@ -109,7 +105,7 @@ def smallest_peak(step: Step, limits: Limits | None = None) -> Chosen:
     limits = limits or Limits()
     low = _smallest(step, limits)
     hull = Hull(step, low.peak)
-    best = low if hull.best is None else _cheaper(low, hull.best)
+    best = cheaper(low, hull.best)
     assert best is not None
     found = trimmed(best, low.peak, limits.trials)
     return Chosen(found.copies, found.peak, True)
@@ -171,7 +167,7 @@ class _Search:
             if found.peak > limit:
                 self._correct(solver, found, limit)
                 continue
-            best = _cheaper(best, found)
+            best = cheaper(best, found)
             assert best is not None
             if self.is_proven:
                 break

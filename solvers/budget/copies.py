@@ -25,7 +25,7 @@ from msgspec.structs import replace
 from roam.core.lifetime import find_reuse, live_curve
 from roam.core.machine import Bytes, Seconds
 from roam.core.problem import Buffer, BufferId, Home, Kind, Op, OpId, Problem
-from roam.solvers.form import Form
+from roam.solvers.form import Form, as_they_are
 
 Copy = tuple[OpId, int]  # an op of the forward, and the segment of the backward in which it runs
 Choice = frozenset[Copy]
@@ -40,11 +40,11 @@ def usual_forms(problem: Problem, boundary: OpId) -> dict[OpId, Form]:
     """
     changed = _changes(problem)
     return {
-        i: Form.of(op)
-        for i, op in enumerate(problem.ops[:boundary])
-        if op.may_be_copied
-        and op.creates
-        and not any(i < c < boundary for b in op.reads for c in changed[b])
+        i: form
+        for i, form in as_they_are(problem).items()
+        if i < boundary
+        and form.creates
+        and not any(i < c < boundary for b in form.reads for c in changed[b])
     }
 
 

@@ -86,14 +86,14 @@ class Hull:
             found = self.corners[choice] = Curve.of(Copies.of(self.step, choice))
             if len(self.corners) == 1 or found.peak < self.lowest.peak:
                 self.lowest = found
-            if found.peak <= self.limit and _is_cheaper(found, self.best):
-                self.best = found
+            if found.peak <= self.limit:
+                self.best = cheaper(self.best, found)
         return self.corners[choice]
 
     def _mix(self, cheap: Curve) -> None:
         """Searches for the least of the best choice that brings a cheaper one within the limit."""
         dear = self.best
-        if dear is None or not _is_cheaper(cheap, dear):
+        if dear is None or cheap.copies.cost >= dear.copies.cost:
             return
         for ordered in _ways(dear.copies.choice | cheap.copies.choice):
             low, high = 0, len(ordered)
@@ -116,8 +116,10 @@ def _droppable_forms(step: Step) -> dict[OpId, Form]:
     return found
 
 
-def _is_cheaper(a: Curve, b: Curve | None) -> bool:
-    return b is None or a.copies.cost < b.copies.cost
+def cheaper(known: Curve | None, found: Curve | None) -> Curve | None:
+    """Returns the choice that costs less, the known one if they cost the same."""
+    both = (c for c in (known, found) if c is not None)
+    return min(both, key=lambda c: c.copies.cost, default=None)
 
 
 def _op_at_peak(curve: Curve) -> OpId:

@@ -10,10 +10,9 @@ from roam.core.lifetime import live_curve
 from roam.core.machine import Bytes, Seconds
 from roam.core.plan import Plan
 from roam.core.problem import OpId
-from roam.solvers.bound.priced_cut import as_they_are
 from roam.solvers.bound.time_bound import least_bytes, time_bound
 from roam.solvers.budget.copies import Step
-from roam.solvers.form import Form
+from roam.solvers.form import Form, as_they_are
 from roam.solvers.work import Work
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from roam.core.lifetime import can_take, find_reuse, live_curve
 from roam.core.problem import Buffer, Home, Kind, Op, Problem
-from roam.solvers.bound.priced_cut import PricedCuts, as_they_are
+from roam.solvers.bound.priced_cut import PricedCuts
 from roam.solvers.bound.time_bound import least_bytes, time_bound
-from roam.solvers.form import Form
+from roam.solvers.form import Form, as_they_are
 from roam.solvers.work import Work
 
 Held = frozenset[int]
