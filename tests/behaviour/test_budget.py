@@ -9,50 +9,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
-from torch.utils.checkpoint import checkpoint
 
 import roam
 from roam.core.errors import BudgetError, OfflineError
 from roam.inspect.measure import measure_peak
 from roam.inspect.step_plan import StepPlan
 from roam.optim import AdamA
-from tests.helpers import assert_equal, random, snapshot, unfused
-
-WIDTH, BATCH = 32, 256
-
-
-class Block(nn.Module):
-    def __init__(self, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(WIDTH)
-        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
-        self.drop = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = x + self.drop(self.down(gelu(self.up(self.norm(x)))))
-        return y
-
-
-class Convolutional(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(4))
-        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = x + norm(conv(x)).relu()
-        return x
-
-
-class Checkpointed(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = Block(), nn.Sequential(Block(), Block())
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = checkpoint(self.first, x, use_reentrant=False)
-        return self.second(y)  # type: ignore[no-any-return]
+from tests.behaviour.small_nets import (
+    WIDTH,
+    Checkpointed,
+    Convolutional,
+    Loss,
+    blocks,
+    image,
+    rows,
+)
+from tests.helpers import assert_equal, snapshot, unfused
 
 
 class Tied(nn.Module):
@@ -66,36 +38,12 @@ class Tied(nn.Module):
         return x
 
 
-class Loss(nn.Module):
-    """A model with its loss, so that all that a step allocates is planned."""
-
-    def __init__(self, make: Callable[[], nn.Module]) -> None:
-        super().__init__()
-        self.model = make()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x).square().mean()  # type: ignore[no-any-return]
-
-
-def blocks() -> nn.Module:
-    return nn.Sequential(*(Block() for _ in range(4)))
-
-
-def image() -> Tensor:
-    return random(2, 4, 24, 24)
-
-
-def rows() -> Tensor:
-    return random(BATCH, WIDTH)
-
-
 def trained(
     make: Callable[[], nn.Module], x: Tensor, folded: bool = False, **options: Any
 ) -> tuple[list[Any], int]:
     """Returns what three steps leave, and the measured peak of the third."""
     torch._dynamo.reset()
     roam.reset_report()
-    torch.manual_seed(0)
     model = Loss(make)
     optimizer = AdamA(model.parameters(), lr=1e-3) if folded else None
     run = unfused(model, **options, **({} if optimizer is None else {"optimizer": optimizer}))

@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu
-from torch.utils.checkpoint import checkpoint
 
 import roam
 from roam.core.errors import BudgetError, UnplannedWarning
@@ -22,60 +20,22 @@ from roam.core.problem import Kind
 from roam.inspect.measure import measure_peak
 from roam.inspect.step_plan import StepPlan
 from roam.optim import AdamA
-from tests.helpers import random, snapshot
+from tests.behaviour.small_nets import (
+    Block,
+    Checkpointed,
+    Convolutional,
+    Loss,
+    blocks,
+    image,
+    rows,
+)
+from tests.helpers import snapshot
 
 pytestmark = pytest.mark.usefixtures("shared_kernels")
-WIDTH, BATCH = 32, 256
 
 
-class Block(nn.Module):
-    def __init__(self, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(WIDTH)
-        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
-        self.drop = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = x + self.drop(self.down(gelu(self.up(self.norm(x)))))
-        return y
-
-
-class Convolutional(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
-        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = x + norm(conv(x)).relu()
-        return x
-
-
-class Checkpointed(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = Block(), nn.Sequential(Block(), Block())
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = checkpoint(self.first, x, use_reentrant=False)
-        return self.second(y)  # type: ignore[no-any-return]
-
-
-class Loss(nn.Module):
-    """A model with its loss, so that all that a step allocates is planned."""
-
-    def __init__(self, make: Callable[[], nn.Module]) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.model = make()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x).square().mean()  # type: ignore[no-any-return]
-
-
-def blocks() -> nn.Module:
-    return nn.Sequential(*(Block() for _ in range(4)))
+def convolutional() -> nn.Module:
+    return Convolutional(3)
 
 
 def pair() -> nn.Module:
@@ -84,14 +44,6 @@ def pair() -> nn.Module:
 
 def plain_blocks() -> nn.Module:
     return nn.Sequential(*(Block(0.0) for _ in range(3)))
-
-
-def image() -> Tensor:
-    return random(2, 4, 24, 24)
-
-
-def rows() -> Tensor:
-    return random(BATCH, WIDTH)
 
 
 def trained(
@@ -131,8 +83,8 @@ def planned(share: int) -> StepPlan:
         pytest.param(blocks, rows, 75, False, marks=pytest.mark.slow),
         pytest.param(blocks, rows, 50, True, marks=pytest.mark.slow),
         pytest.param(blocks, rows, 50, False, marks=pytest.mark.slow),
-        (Convolutional, image, 80, False),
-        pytest.param(Convolutional, image, 80, True, marks=pytest.mark.slow),
+        (convolutional, image, 80, False),
+        pytest.param(convolutional, image, 80, True, marks=pytest.mark.slow),
         pytest.param(Checkpointed, rows, 90, False, marks=pytest.mark.slow),
     ],
 )
@@ -254,7 +206,7 @@ CACHED = """
 import json, sys, torch, roam
 from torch._dynamo.utils import counters
 sys.path.insert(0, "")
-from tests.behaviour.test_inductor_budget import Loss, blocks, rows
+from tests.behaviour.small_nets import Loss, blocks, rows
 from roam.inspect.measure import measure_peak
 from roam.inspect.step_plan import StepPlan
 

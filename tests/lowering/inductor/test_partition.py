@@ -19,6 +19,7 @@ from roam.core.problem import Kind
 from roam.lowering.inductor.partition import Partitioner, partition
 from roam.optim import AdamA
 from roam.passes.cheap_recompute import CheapRecompute
+from tests.behaviour.small_nets import Convolutional
 from tests.helpers import assert_equal, fused, measured_as_planned, random
 
 pytestmark = pytest.mark.usefixtures("shared_kernels")
@@ -116,20 +117,9 @@ def test_what_is_not_asked_for_is_large() -> None:
 def test_layers_of_a_residual_net_are_not_made_again_all_at_once() -> None:
     """Each result is a pointwise op away from the one before: one kernel would make them all."""
 
-    class Residual(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.convs = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(4))
-            self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(4))
-
-        def forward(self, x: Tensor) -> Tensor:
-            for conv, norm in zip(self.convs, self.norms, strict=True):
-                x = x + norm(conv(x)).relu()
-            return x
-
     peaks = []
     for recompute in (False, "cheap"):
-        model, x = nn.Sequential(nn.Conv2d(3, 4, 1), Residual()), random(8, 3, 16, 16)
+        model, x = nn.Sequential(nn.Conv2d(3, 4, 1), Convolutional()), random(8, 3, 16, 16)
         how: Any = {"lowering": "inductor", "options": {"recompute": recompute}}
         peaks.append(roam.plan(model, x, loss=lambda y: y.square().mean(), **how).peak)
     assert peaks[1] <= peaks[0]

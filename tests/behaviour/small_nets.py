@@ -1,0 +1,78 @@
+"""Small nets and batches for byte budgets, of whichever kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+from torch.utils.checkpoint import checkpoint
+
+from tests.helpers import random
+
+WIDTH, BATCH = 32, 256
+
+
+class Block(nn.Module):
+    """A norm and an MLP beside a residual, with dropout."""
+
+    def __init__(self, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.drop(self.down(gelu(self.up(self.norm(x)))))
+        return y
+
+
+class Convolutional(nn.Module):
+    """Residual blocks of a convolution and a batch norm."""
+
+    def __init__(self, depth: int = 4) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(depth))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = x + norm(conv(x)).relu()
+        return x
+
+
+class Checkpointed(nn.Module):
+    """The first of three blocks is in the user's own checkpoint()."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Block(), nn.Sequential(Block(), Block())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = checkpoint(self.first, x, use_reentrant=False)
+        return self.second(y)  # type: ignore[no-any-return]
+
+
+class Loss(nn.Module):
+    """A model with its loss, so that all that a step allocates is planned."""
+
+    def __init__(self, make: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = make()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x).square().mean()  # type: ignore[no-any-return]
+
+
+def blocks() -> nn.Module:
+    return nn.Sequential(*(Block() for _ in range(4)))
+
+
+def image() -> Tensor:
+    return random(2, 4, 24, 24)
+
+
+def rows() -> Tensor:
+    return random(BATCH, WIDTH)
