@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from roam.bench.children import Result
-from roam.bench.compiled import mib, why_failed
+from roam.bench.compiled import contender_table, mib, why_failed
 from roam.bench.compilers import BUDGETS
-from roam.bench.paired_runs import Timing, compare
-from roam.bench.tables import entry_names, write_rows
+from roam.bench.paired_runs import Timing, compare_each
+from roam.bench.tables import entry_names, gather
 from roam.core.atomic_write import check_writable
 from roam.options import LOWERINGS
 
@@ -58,40 +58,30 @@ def budget_steps(
         check_writable(json_file)
     base = f"roam {lowering}{' adama' if folded else ''}"
     timing = replace(timing or Timing(), base=base)
-    rows: list[Result] = []
-    for name in entry_names(only, MODELS):
-        of_model = compare(name, [base, *(f"{base} {share}%" for share in shares)], timing, console)
-        rows += of_model
-        if json_file is not None:
-            write_rows(rows, json_file)
-        console.print(_table(name, of_model))
-    return rows
+    contenders = (base, *(f"{base} {share}%" for share in shares))
+    found = compare_each(entry_names(only, MODELS), contenders, timing, console, _table)
+    return gather(found, json_file)
 
 
 def _table(name: str, rows: Sequence[Result]) -> Table:
     title = f"{name}: memory in MiB, extra time by the costs of ops and measured"
-    table = Table(title=title, title_justify="left")
-    table.add_column("contender")
-    for head in ("limit", "planned", "measured", "extra", "proven", "measured extra", "compile, s"):
-        table.add_column(head, justify="right")
-    for row in rows:
-        if "error" in row:
-            table.add_row(row["contender"], *_refused(row))
-            continue
+    columns = ("limit", "planned", "measured", "extra", "proven", "measured extra", "compile, s")
+
+    def cells(row: Result, _: Result | None) -> list[str]:
         ratios = row.get("ratios", ())
-        table.add_row(
-            row["contender"],
+        return [
             mib(row["limit"]) if "limit" in row else "",
             mib(row["planned"]),
             mib(row["transient"]),
             *(f"{row[key]:.2%}" if key in row else "" for key in ("extra", "extra_bound")),
             f"{statistics.median(ratios) - 1:+.1%}" if ratios else "",
             f"{row['compile_seconds']:.1f}",
-        )
-    return table
+        ]
+
+    return contender_table(title, columns, rows, cells, _refused)
 
 
-def _refused(row: Result) -> tuple[str, ...]:
+def _refused(row: Result) -> Sequence[str]:
     """Returns the cells of a row without a step: what it would take, weights included, or why."""
     if row.get("least"):
         return ("refused", f"{mib(row['found'])} total", f"at least {mib(row['least'])}")

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from roam.bench.children import Result
-from roam.bench.paired_runs import BASE, Timing, compare
-from roam.bench.tables import entry_names, write_rows
+from roam.bench.paired_runs import BASE, Timing, compare_each
+from roam.bench.tables import entry_names, gather
 from roam.core.atomic_write import check_writable
 
 LARGER = ("gpt2-small-128", "gpt2-small-512", "gpt2-small")
@@ -57,14 +57,7 @@ def compiled_bench(
     names = entry_names(only, (*LARGER, *TINY))
     if json_file is not None:
         check_writable(json_file)
-    rows: list[Result] = []
-    for name in names:
-        of_model = compare(name, contenders, timing or Timing(), console)
-        rows += of_model
-        if json_file is not None:
-            write_rows(rows, json_file)
-        console.print(table(name, of_model))
-    return rows
+    return gather(compare_each(names, contenders, timing or Timing(), console, table), json_file)
 
 
 def table(name: str, rows: Sequence[Result]) -> Table:
@@ -86,6 +79,7 @@ def contender_table(
     columns: Sequence[str],
     rows: Sequence[Result],
     cells: Callable[[Result, Result | None], Sequence[str]],
+    failed: Callable[[Result], Sequence[str]] | None = None,
 ) -> Table:
     """Returns a table of one line a contender; the line of one that failed says why.
 
@@ -94,6 +88,7 @@ def contender_table(
         columns: their heads, the one of the contenders' names left out.
         rows: the results of the contenders.
         cells: returns the cells of a row, given Inductor's row, or None if it has none.
+        failed: returns the cells of a row with an error; one with the reason if left out.
     """
     shown = Table(title=title, title_justify="left")
     shown.add_column("contender")
@@ -101,7 +96,10 @@ def contender_table(
         shown.add_column(column, justify="right")
     base = base_row(rows)
     for row in rows:
-        rest = [why_failed(row)] if "error" in row else cells(row, base)
+        if "error" in row:
+            rest = [why_failed(row)] if failed is None else failed(row)
+        else:
+            rest = cells(row, base)
         shown.add_row(row["contender"], *rest)
     return shown
 

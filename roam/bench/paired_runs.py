@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from operator import truediv
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from roam.bench.children import Child, ContenderError, Result, process
 
@@ -71,6 +71,23 @@ def compare(name: str, contenders: Sequence[str], timing: Timing, console: Conso
                 ]
                 runs[c]["seconds"] = statistics.median(s for pair in pairs for s in pair[i])
     return rows
+
+
+def compare_each(
+    names: Iterable[str],
+    contenders: Sequence[str],
+    timing: Timing,
+    console: Console,
+    table: Callable[[str, Sequence[Result]], RenderableType],
+) -> Iterator[list[Result]]:
+    """Measures one entry after another, prints its table and yields its rows.
+
+    table: draws the table of an entry's rows. The other arguments: as of `compare`.
+    """
+    for name in names:
+        rows = compare(name, contenders, timing, console)
+        console.print(table(name, rows))
+        yield rows
 
 
 def _measured(entry: str, contender: str, cache: str, timing: Timing) -> Result:

@@ -19,10 +19,10 @@ from rich.console import Console, RenderableType
 from roam.bench import compiled, split_tables
 from roam.bench.children import ContenderError, Result, process
 from roam.bench.compilers import CONTENDERS
-from roam.bench.paired_runs import BASE, Timing, compare
+from roam.bench.paired_runs import BASE, Timing, compare_each
 from roam.bench.split_losses import LOSSES, Sizes
 from roam.bench.split_losses_worker import DRAWS, arguments
-from roam.bench.tables import write_rows
+from roam.bench.tables import gather
 from roam.core.atomic_write import check_writable
 
 LOSSES_WORKER = "roam.bench.split_losses_worker"
@@ -47,10 +47,8 @@ class Steps:
 
     def run(self, timing: Timing, console: Console) -> Iterator[list[Result]]:
         """Measures one entry after another, prints its table and yields its rows."""
-        for entry in self.entries:
-            rows = compare(entry, self.contenders, replace(timing, update=self.update), console)
-            console.print(self.table(entry, rows))
-            yield rows
+        timing = replace(timing, update=self.update)
+        return compare_each(self.entries, self.contenders, timing, console, self.table)
 
 
 @dataclass(frozen=True)
@@ -157,16 +155,19 @@ def split_bench(
     console = console or Console()
     if json_file is not None:
         check_writable(json_file)
-    rows: list[Result] = []
-    for name, part in chosen.items():
+    return gather(_run(chosen, contenders, timing or Timing(), console), json_file)
+
+
+def _run(
+    parts: Mapping[str, Part], contenders: Sequence[str], timing: Timing, console: Console
+) -> Iterator[list[Result]]:
+    """Yields the rows of one table after another, with the names of their parts."""
+    for name, part in parts.items():
         if contenders:
             left = [c for c in part.contenders if c == BASE or c in contenders]
             part = replace(part, contenders=tuple(left))
-        for found in part.run(timing or Timing(), console):
-            rows += [{"part": name, **row} for row in found]
-            if json_file is not None:
-                write_rows(rows, json_file)
-    return rows
+        for found in part.run(timing, console):
+            yield [{"part": name, **row} for row in found]
 
 
 def part_names(only: str | None, parts: Mapping[str, Part] = PARTS) -> list[str]:

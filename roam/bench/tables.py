@@ -83,6 +83,16 @@ def write_rows(rows: Iterable[Row], file: Path) -> None:
     write_file(file, "".join(json.dumps(row) + "\n" for row in rows))
 
 
+def gather(parts: Iterable[list[Result]], file: Path | None) -> list[Result]:
+    """Returns the rows of all parts. Writes what there is to the file whenever a part is done."""
+    rows: list[Result] = []
+    for part in parts:
+        rows += part
+        if file is not None:
+            write_rows(rows, file)
+    return rows
+
+
 def print_rows(rows: Sequence[Row], console: Console) -> None:
     """Prints the table, and below it the whole text of every error."""
     console.print(table(rows))

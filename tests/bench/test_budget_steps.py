@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from roam.bench import budget_steps
+from roam.bench import budget_steps, paired_runs
 from roam.bench.children import Result
 from roam.bench.compilers import BUDGETS, CONTENDERS
 
@@ -37,7 +37,7 @@ def test_a_refused_budget_says_what_it_takes(monkeypatch: pytest.MonkeyPatch) ->
         {"contender": "roam aten 25%", "error": "BudgetError: no", "found": 5 * mebi}
         | {"least": 4 * mebi},
     ]
-    monkeypatch.setattr(budget_steps, "compare", lambda *_: rows)
+    monkeypatch.setattr(paired_runs, "compare", lambda *_: rows)
     console = Console(file=io.StringIO(), width=200)
     assert budget_steps.budget_steps("gpt2", shares=(75, 25), console=console) == rows
     shown = console.file.getvalue()  # type: ignore[attr-defined]
