@@ -27,8 +27,8 @@ class Beside:
 
     Attributes:
         now: what they hold: saved tensors, outputs, gradients.
-        without: what the forwards among them would hold without a budget, until their backward.
-        persistent: their parameters, states and inputs that are not the graph's, too.
+        without: what those of them whose backward is still to run would hold without a budget.
+        persistent: their parameters, states and inputs, those left out that the graph uses as well.
     """
 
     now: Bytes = 0
@@ -40,8 +40,8 @@ class Beside:
 class Budget:
     """The most bytes that a step may take.
 
-    A step of several graphs shares it: a graph may allocate what the others, which run before it
-    and inside of it, leave at that moment.
+    The graphs of a step share it. While one runs, others may hold memory: those that ran before it,
+    and those that ran between its forward and its backward. It may allocate what these leave.
 
     Attributes:
         of: what is limited.

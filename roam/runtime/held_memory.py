@@ -46,7 +46,8 @@ class Run:
         without: bytes that the forward would leave behind without a budget.
         persistent: bytes of the graph's parameters, states and inputs, by address; those whose
             address is unknown have the key 0. Empty if nobody asks.
-        most: bytes that it and everything beside it may take; what is known of them by now.
+        most: bytes that it and everything beside it may take. If the budget is a share, it grows
+            with each graph of the step that is seen.
         taken: bytes that its forward took, with everything beside it.
         number: tells what came first.
         done: whether its backward has run for the last time.

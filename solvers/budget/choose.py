@@ -35,8 +35,9 @@ class Limits:
         halvings: of the interval in which the smallest peak lies.
         trials: copies that are tried to be left out in the end.
         gap: share of the cost by which a solution may be above the best one.
-        worth: share of the step's seconds; a search for less than that is not worth its time.
-        much: share of the step's seconds that a search among all copies is worth.
+        worth: share of the step's seconds by which a choice may be above its bound; if it is above
+            by more, CP-SAT searches among the copies that some cut wants.
+        much: the same share for CP-SAT's search among all copies, which takes far longer.
     """
 
     reach: int = 96

@@ -7,8 +7,9 @@
 
 The graphs of a model are compiled one by one and share the budget:
 
-    a share    is of what the step would take without it, up to the graph; less what others hold
-    a size     less what others hold, and what of them is persistent
+    a share    of what this graph and those before it would take without a budget,
+               less what those before it hold
+    a size     less what those before it hold, and less their parameters and states
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ class Fitted:
 
     Attributes:
         joint: the graph with the copies.
-        limit: the most bytes that the plan may take; if other graphs follow, it may take more than
-            this share of itself.
+        limit: the most bytes that the plan may take. If other graphs follow, a plan may be above
+            its limit: a share is of the whole step, of which more is to come.
         beside: bytes that other graphs held beside it.
         plan: the plan of it.
         recomputed: what the copies cost and save.

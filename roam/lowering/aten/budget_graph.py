@@ -194,7 +194,10 @@ def reordered(captured: Captured, order: Sequence[OpId]) -> Captured:
 
 
 def with_room(captured: Captured, room: Bytes) -> Captured:
-    """Returns the same, with room that other graphs take when the backward's gradients come."""
+    """Returns the same, as if other graphs took `room` bytes between forward and backward.
+
+    They are scratch space of the op that stands for the tangents, the first one of the backward.
+    """
     if not room:
         return captured
     ops = list(captured.problem.ops)

@@ -22,7 +22,8 @@ from roam.passes.pipeline import copied
 from roam.planner import Choice, Copies, Settings, choose, plan, smallest_peak
 
 ROUNDS = 5  # choices that are planned
-OTHERS = 8  # a graph that others follow saves this part of a size: nobody knows how many follow
+# a graph that others follow may save an eighth of a size: nobody knows how many follow
+OTHERS = 8
 SLACK = 0.02  # share of the limit that a plan may leave unused before another choice is tried
 Trial = Callable[[fx.GraphModule], Captured]
 Planner = Callable[[fx.GraphModule], Plan]  # of a joint graph, which it does not change
@@ -56,10 +57,10 @@ class _Found:
 
 @dataclass(frozen=True)
 class Searches:
-    """Searches for the copies of one graph, if need be with room for other graphs.
+    """Searches for the copies of one graph.
 
-    Room is bytes that other graphs take between the graph's forward and its backward. What the
-    graph saves counts together with it.
+    `room` is the bytes that other graphs are taken to need between the graph's forward and its
+    backward. They count on top of what the graph saves, so a choice with more room saves less.
 
     Attributes:
         joint: the graph without copies.
@@ -112,11 +113,15 @@ class Searches:
         return Best(edited, self.planned(edited), low)
 
     def beside_others(self, budget: Budget, limit: Bytes, unlimited: Unlimited) -> Best:
-        """Returns a choice for a graph whose backward other graphs run before.
+        """Returns a choice for a graph, if other graphs run between its forward and its backward.
 
-        What it saves is a part of the budget, or a share of what it would save without one. If that
-        cannot be, a share limits its peak alone, or what it saves beside the smallest peak that is
-        found. Else it saves as little as is found.
+        Tried in turn, until one is found:
+
+        1. the graph saves its part: `1 / OTHERS` of a size, or the share of what it saves without
+           a budget
+        2. for a share: its own peak is within the limit, whatever it saves
+        3. for a share: it saves its part, and its peak is the smallest that is found
+        4. it saves as little as is found
         """
         shares = budget.of is Of.SHARE
         saved = int(budget.amount * unlimited.left) if shares else limit // OTHERS

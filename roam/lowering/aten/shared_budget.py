@@ -39,8 +39,8 @@ class SharedBudget:
     Attributes:
         graph: the graph.
         budget: the user's.
-        trains: whether the graph has a backward. A share limits no other graph: nothing of it can
-            run again, and a step takes more.
+        trains: whether the graph has a backward. A share does not limit a graph without one:
+            nothing of it could run again, and a share is of what a training step takes.
     """
 
     graph: DynamoGraph
@@ -53,9 +53,9 @@ class SharedBudget:
 
     @property
     def deferred(self) -> bool:
-        """Whether only the backward tells if a forward kept the budget.
+        """Whether to look only at the backward if the forward kept the budget.
 
-        A share is of what the whole step takes, which more graphs are part of.
+        A share is of what the whole step takes, and at the forward more graphs are yet to come.
         """
         return self.budget.of is Of.SHARE and self.graph.others_follow
 
