@@ -43,10 +43,13 @@ class Options:
             every group that it finds; None only with Inductor's kernels, and only what is many
             times larger than its input, such as the logits before cross entropy. False splits
             nothing, and adds up gradients of shared weights in Inductor's order.
-        recompute: which tensors are not saved for the backward, because one pointwise kernel can
-            make them of what is saved anyway: None, those of a mebibyte or more; "cheap", of 16
-            KiB or more; False, none, so that what Inductor would save is saved. It is for
-            Inductor's kernels; with ATen's, tensors that take one op are always recomputed.
+        recompute: which tensors are not saved for the backward, because it costs next to nothing
+            to make them again: None, tensors of a mebibyte or more; "cheap", of 16 KiB or more;
+            False, none, so that what Inductor or autograd would save is saved. With Inductor's
+            kernels these are tensors that one pointwise kernel makes of what is saved anyway. With
+            ATen's, those whose ops take half a percent of the step together, if that lowers the
+            peak; those that one pointwise op makes of what is saved, from 16 KiB on; and whatever
+            brings the peak down to that of PyTorch's `aot_eager`, whose partitioner recomputes.
         budget: the most bytes that the step may take: a size ("12GiB", or a number of bytes) of all
             that there is, parameters and states too; a share ("60%") of what the step allocates
             without a budget; or "auto", what is free when the graph is compiled, less a tenth. What
@@ -73,6 +76,12 @@ class Options:
             return None
         return CheapRecompute() if self.recompute else CheapRecompute(smallest=LARGE)
 
+    @property
+    def smallest_recomputed(self) -> int | None:
+        """Bytes of the smallest tensor that is worth to run an op again; None if nothing is."""
+        found = self.recomputes
+        return None if found is None else found.smallest
+
     @staticmethod
     def parse(options: dict[str, Any] | None, mode: str | None) -> Options:
         """Checks the user's options and mode, and returns them with defaults filled in.
@@ -98,10 +107,6 @@ class Options:
             raise OptionError("option arena='keep' is for ATen's kernels: ask for lowering='aten'")
         if given.get("recompute") not in (None, "cheap", False):
             raise OptionError(f"option recompute is 'cheap' or False, not {given['recompute']!r}")
-        if given.get("recompute") and (
-            given.get("lowering") == "aten" or given.get("arena") == "keep"
-        ):
-            raise OptionError("option recompute is for Inductor's kernels, not for ATen's")
         seconds = given.get("planning_seconds", 1.0)
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
             raise OptionError(f"option planning_seconds is a positive number, not {seconds!r}")

@@ -28,8 +28,15 @@ from roam.core.plan import Plan
 from roam.core.problem import Problem
 from roam.core.proof import Bound
 from roam.solvers.bound.min_cut import cut_bound
-from roam.solvers.budget.choose import Chosen, choose, smallest_peak
+from roam.solvers.budget.choose import QUICK, Chosen, Limits, choose, smallest_peak
 from roam.solvers.budget.copies import Choice, Copies, Copy, Step, usual_forms
+from roam.solvers.budget.hull import placed
+from roam.solvers.budget.lowest_peak import (
+    least_with_copies,
+    lowest_peak,
+    peak_without,
+    saved_buffers,
+)
 from roam.solvers.budget.proof import extra_time_bound, least_needed
 from roam.solvers.budget.segments import cut_backward
 from roam.solvers.form import Form
@@ -38,12 +45,14 @@ from roam.solvers.order.best_order import best_order
 from roam.solvers.work import PATIENCE, Work
 
 __all__ = [
+    "QUICK",
     "Choice",
     "Chosen",
     "Copies",
     "Copy",
     "Form",
     "InArena",
+    "Limits",
     "SavedBlocks",
     "Settings",
     "Step",
@@ -51,8 +60,13 @@ __all__ = [
     "cut_backward",
     "extra_time_bound",
     "least_needed",
+    "least_with_copies",
+    "lowest_peak",
+    "peak_without",
+    "placed",
     "plan",
     "replaced_peak",
+    "saved_buffers",
     "smallest_peak",
     "usual_forms",
 ]

@@ -25,11 +25,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"options": {"arena": ["keep"]}}, r"arena is 'step' or 'keep', not \['keep'\]"),
     ({"options": {"recompute": "all"}}, "recompute is 'cheap' or False, not 'all'"),
     ({"options": {"recompute": True}}, "recompute is 'cheap' or False, not True"),
-    (
-        {"options": {"recompute": "cheap", "lowering": "aten"}},
-        "recompute is for Inductor's kernels",
-    ),
-    ({"options": {"recompute": "cheap", "arena": "keep"}}, "recompute is for Inductor's kernels"),
     ({"options": {"planning_seconds": 0}}, "planning_seconds is a positive number, not 0"),
     ({"options": {"planning_seconds": -1.5}}, "planning_seconds is a positive number, not -1.5"),
     ({"options": {"planning_seconds": float("nan")}}, "positive number, not nan"),

@@ -70,7 +70,7 @@ class OpCosts:
     def of(self, graphs: Iterable[fx.Graph], numbers: Numbers) -> dict[fx.Node, Cost]:
         """Returns the costs of the ops that are calls or folds, but for those on absent devices."""
         nodes = [n for graph in graphs for n in graph.nodes]
-        calls = {n: c for n in nodes if (c := _call(n, numbers)) is not None}
+        calls = {n: c for n in nodes if (c := call_of(n, numbers)) is not None}
         releases = {n: n.meta[META] for n in nodes if META in n.meta}
         folds = {n: fold_work(release, numbers) for n, release in releases.items()}
         found = aside(partial(self._of_calls, calls))
@@ -137,7 +137,7 @@ class OpCosts:
             self.table.save()
 
 
-def _call(node: fx.Node, numbers: Numbers) -> Call | None:
+def call_of(node: fx.Node, numbers: Numbers) -> Call | None:
     """The call that a node makes. None for a view, a fold, and what the capture will refuse."""
     if node.op != "call_function" or META in node.meta or not is_op(node):
         return None

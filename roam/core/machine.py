@@ -4,7 +4,8 @@
     machine.of("cuda:1") is machine.CUDA
 
 What differs between two machines of one type, the rates of arithmetic and of memory, is no entry of
-the table. It is measured on the machine at hand (capture/rates.py) and kept as `Rates`.
+the table. It is measured on the machine at hand (capture/rates.py) and kept as `Rates`. Choices
+that must be the same on every machine go by `usual_rates`.
 """
 
 from __future__ import annotations
@@ -127,7 +128,22 @@ class Rates:
         Args:
             nbytes: bytes that it reads and writes.
             flops: floating-point operations of its matrix products.
-            dtype: of those products; its rate must be among `flops`.
+            dtype: of those products; if its rate is not among `flops`, float32's counts.
         """
-        arithmetic = flops / self.flops[dtype] if flops else 0.0
-        return self.call + max(arithmetic, nbytes / self.bandwidth)
+        rate = self.flops.get(dtype, self.flops["float32"])
+        return self.call + max(flops / rate, nbytes / self.bandwidth)
+
+
+# A usual machine of a type, rounded: what is decided by these rates is the same everywhere. Of a
+# CPU, two cores of a server with their part of its bandwidth; 40 operations for each element of
+# float32 that is moved.
+USUAL_CPU = Rates({"float32": 2e11}, bandwidth=2e10, call=1e-6)
+USUAL_CUDA = Rates(
+    {"float32": 5e13, "bfloat16": 5e14, "float16": 5e14}, bandwidth=2.5e12, call=4e-6
+)
+USUAL: Mapping[str, Rates] = {"cpu": USUAL_CPU}
+
+
+def usual_rates(device: str) -> Rates:
+    """Returns the rates of a usual device of a type; an accelerator's of a type not known."""
+    return USUAL.get(device, USUAL_CUDA)

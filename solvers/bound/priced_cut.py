@@ -155,6 +155,34 @@ class PricedCuts:
         hints = sorted(moments, key=lambda m: (m.seconds, m.live))
         return TimeBound(self._rounded(best), op, float(best_price), tuple(hints))
 
+    def within(self, op: OpId, seconds: Seconds) -> tuple[Moment, ...]:
+        """Returns the states that a search for the fewest live bytes met, the cheapest first.
+
+        What runs again in some of them takes at most `seconds`, in others more: between the two
+        kinds no other state is better at any price.
+
+        Args:
+            op: the op before whose first run the states are.
+            seconds: time that running again may take.
+        """
+        sides = self._sides(op)
+        _, cheap = self._fewest(sides, op, again=None)
+        _, dear = self._fewest(sides, op, again=0.0)
+        moments = {cheap, dear}
+        while cheap.live > dear.live and dear.seconds > seconds and len(moments) < PRICES:
+            price = (dear.seconds - cheap.seconds) / (cheap.live - dear.live)
+            if price <= 0:
+                break
+            _, found = self._bound(sides, op, price, 0)
+            if found in moments:
+                break
+            moments.add(found)
+            if found.seconds <= seconds:
+                cheap = found
+            else:
+                dear = found
+        return tuple(sorted(moments, key=lambda m: (m.seconds, m.live)))
+
     def _fewest(
         self, sides: NDArray[np.int32], op: OpId, again: float | None
     ) -> tuple[Bytes, Moment]:

@@ -51,6 +51,10 @@ class Limits:
     much: float = 0.01
 
 
+# cuts and mixtures alone: a choice takes a second, not a minute
+QUICK = Limits(all_seconds=0.0, trials=40)
+
+
 @dataclass(frozen=True)
 class Chosen:
     """The copies, their peak in program order, and whether that is within the limit."""
@@ -72,7 +76,8 @@ def choose(step: Step, limit: Bytes, limits: Limits | None = None) -> Chosen:
     enough = hull.least + limits.worth * step.seconds
     for among, worth in ((hull.copies(), limits.worth), (None, limits.much)):
         most = inf if best is None else best.copies.cost
-        if most > hull.least + worth * step.seconds:  # not if nothing fits: then `least` is inf
+        # not if nothing fits: then `least` is inf
+        if limits.all_seconds and most > hull.least + worth * step.seconds:
             start = hull.lowest if best is None else best
             search = _Search(step, limits, start.copies.choice, among)
             best = cheaper(best, search.cheapest(limit))
@@ -124,7 +129,7 @@ def _smallest(step: Step, limits: Limits, enough: Bytes = 0) -> Curve:
         if low.peak <= enough:
             return low
     left = limits.all_seconds
-    for among in (copies, None):
+    for among in (copies, None) if left else ():
         search = _Search(step, limits, low.copies.choice, among)
         search.left = left
         search.descend()

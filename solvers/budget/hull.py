@@ -65,11 +65,11 @@ class Hull:
 
     def _cut(self) -> None:
         """Makes cuts at the worst moment of the choice with the lowest peak, again and again."""
-        cuts = PricedCuts(self.step.problem, _droppable_forms(self.step), in_order=True)
+        cuts = PricedCuts(self.step.problem, droppable_forms(self.step), in_order=True)
         asked: set[OpId] = set()
         while self.best is None and len(asked) < MOMENTS:
             low = self.lowest
-            worst = _op_at_peak(low)
+            worst = op_at_peak(low)
             if worst in asked:
                 break
             asked.add(worst)
@@ -95,7 +95,7 @@ class Hull:
         dear = self.best
         if dear is None or cheap.copies.cost >= dear.copies.cost:
             return
-        for ordered in _ways(dear.copies.choice | cheap.copies.choice):
+        for ordered in ways(dear.copies.choice | cheap.copies.choice):
             low, high = 0, len(ordered)
             while high - low > 1:
                 middle = (low + high) // 2
@@ -107,7 +107,7 @@ class Hull:
                     low = middle
 
 
-def _droppable_forms(step: Step) -> dict[OpId, Form]:
+def droppable_forms(step: Step) -> dict[OpId, Form]:
     """Returns the forms with only those results that need not be kept."""
     found = {}
     for i, form in step.forms.items():
@@ -122,13 +122,13 @@ def cheaper(known: Curve | None, found: Curve | None) -> Curve | None:
     return min(both, key=lambda c: c.copies.cost, default=None)
 
 
-def _op_at_peak(curve: Curve) -> OpId:
+def op_at_peak(curve: Curve) -> OpId:
     """Returns the op of the step that runs at the peak, or after the copy that runs then."""
     time = max(range(len(curve.live)), key=curve.live.__getitem__)
     return next(w for w in curve.what[time:] if not isinstance(w, tuple))
 
 
-def _ways(copies: Choice) -> Iterator[list[Copy]]:
+def ways(copies: Choice) -> Iterator[list[Copy]]:
     """Yields the copies in the order in which they run, and in the opposite one."""
     ordered = sorted(copies, key=lambda c: (c[1], c[0]))
     yield ordered

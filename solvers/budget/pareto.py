@@ -6,12 +6,10 @@ from dataclasses import dataclass
 
 from roam.core.machine import Bytes, Seconds
 from roam.solvers.bound.priced_cut import PricedCuts
-from roam.solvers.budget.choose import Limits, choose, smallest_peak
+from roam.solvers.budget.choose import QUICK, choose, smallest_peak
 from roam.solvers.budget.copies import Copies, Curve, Step
 from roam.solvers.budget.proof import all_forms
 
-# cuts and mixtures alone: a point takes a second, not a minute
-QUICK = Limits(all_seconds=0.0, trials=40)
 MOMENTS = 3  # at which a bound is looked for
 
 

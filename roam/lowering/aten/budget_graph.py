@@ -19,6 +19,7 @@ from roam.capture.fx_problem import Captured
 from roam.capture.node_facts import looks_at_storage
 from roam.capture.op_costs import OpCosts
 from roam.capture.roofline import OpWork
+from roam.capture.usual_costs import UsualCosts
 from roam.core.machine import Bytes, Seconds
 from roam.core.problem import BufferId, OpId
 from roam.inspect.recomputed import Again
@@ -46,7 +47,7 @@ class BudgetGraph:
 
     joint: fx.GraphModule
     captured: Captured
-    costs: OpCosts | None
+    costs: OpCosts | UsualCosts | None
     peak: Bytes
 
     def node(self, op: OpId, nodes: dict[str, fx.Node]) -> fx.Node | None:

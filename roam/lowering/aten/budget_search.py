@@ -13,13 +13,14 @@ from torch import fx
 
 from roam.capture.fx_problem import Captured
 from roam.capture.op_costs import OpCosts
+from roam.capture.usual_costs import UsualCosts
 from roam.core.budget import Budget, Of
 from roam.core.machine import Bytes
 from roam.core.plan import Plan
 from roam.lowering.aten.budget_graph import BudgetGraph, reordered, with_room
 from roam.lowering.aten.footprint import Unlimited
 from roam.passes.pipeline import copied
-from roam.planner import Choice, Copies, Settings, choose, plan, smallest_peak
+from roam.planner import Choice, Copies, Limits, Settings, choose, plan, smallest_peak
 
 ROUNDS = 5  # choices that are planned
 # a graph that others follow may save an eighth of a size: nobody knows how many follow
@@ -77,7 +78,7 @@ class Searches:
     first: Plan
     trial: Trial
     settings: Settings
-    costs: OpCosts | None
+    costs: OpCosts | UsualCosts | None
     plans: dict[str, Plan]
 
     def graphs(self, room: Bytes) -> Graphs:
@@ -145,7 +146,7 @@ def _cheapest(graphs: Graphs, key: str, limit: Bytes, planned: Planner) -> Best 
     known = _FOUND.setdefault(key, [])
     best: Best | None = None
     for n, graph in enumerate(graphs):
-        if best is None and (best := _search(graph, limit, planned)) is not None:
+        if best is None and (best := search(graph, limit, planned)) is not None:
             known.append(_Found(n, best.plan.peak, best.copies.choice))
     for found in known:
         if found.peak <= limit:  # a plan for a budget is one for each larger budget
@@ -158,12 +159,21 @@ def _cheapest(graphs: Graphs, key: str, limit: Bytes, planned: Planner) -> Best 
     return best
 
 
-def _search(graph: BudgetGraph, limit: Bytes, planned: Planner) -> Best | None:
-    """Returns the cheapest choice whose plan is within the limit, None if none is found."""
+def search(
+    graph: BudgetGraph, limit: Bytes, planned: Planner, limits: Limits | None = None
+) -> Best | None:
+    """Returns the cheapest choice whose plan is within the limit, None if none is found.
+
+    Args:
+        graph: the graph without copies.
+        limit: bytes.
+        planned: plans a graph with copies.
+        limits: how far each choice is searched for.
+    """
     best: Best | None = None
     target, relaxed = limit, False
     for _ in range(ROUNDS):
-        chosen = choose(graph.step, target)
+        chosen = choose(graph.step, target, limits)
         edited = graph.edited(chosen.copies)
         found = planned(edited)
         fits = found.peak <= limit

@@ -32,10 +32,12 @@ from roam.core.folds import Folds
 from roam.core.plan import Plan
 from roam.core.problem import Problem
 from roam.inspect.record import GraphRecord
+from roam.lowering.aten.aot_eager import AotEager
 from roam.lowering.aten.budget_graph import BudgetGraph, reordered
 from roam.lowering.aten.decompositions import parts
 from roam.lowering.aten.emit import lower
 from roam.lowering.aten.footprint import Share
+from roam.lowering.aten.free_recompute import FreeRecompute
 from roam.lowering.aten.kept_budget import KeptBudget, Parts
 from roam.lowering.aten.lowered import Lowered
 from roam.lowering.aten.plain import mark_boxed, plain
@@ -50,6 +52,7 @@ from roam.passes.geometry import renew_recomputed, value
 from roam.passes.gradient_release import GradientRelease
 from roam.passes.pipeline import Pass, rewritten, run
 from roam.passes.rewrites.drop_clones import DropClones
+from roam.passes.rewrites.recompute import Recompute
 from roam.passes.rewrites.split import Split, SplitComposites
 from roam.passes.rewrites.table import rewrites
 from roam.planner import InArena, Settings, Step, plan
@@ -86,6 +89,9 @@ class AtenKernels:
             seen to keep alive. A later plan does not count on freeing these tangents.
         latest: by `Call` key, the record, for reports, of the latest plan for this key.
         kept: keeps the graph within the user's budget; None without one.
+        searches: whether to search for what may run again without a budget; not for a graph that
+            is captured and not planned.
+        free: chooses what runs again without a budget; None if nothing does.
         joint: the joint graph of a step that is planned offline, without a budget.
     """
 
@@ -108,6 +114,8 @@ class AtenKernels:
     held: frozenset[int] = frozenset()
     latest: dict[Call, GraphRecord] = field(default_factory=dict)
     kept: KeptBudget | None = None
+    searches: bool = True
+    free: FreeRecompute | None = None
     joint: fx.GraphModule | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -126,6 +134,9 @@ class AtenKernels:
     ) -> Callable[..., Any]:
         if (budget := self.options.budget) is not None:
             self.kept = KeptBudget(self.graph, budget, driver, example_inputs, self.settings)
+        elif self.searches and (smallest := self.options.smallest_recomputed) is not None:
+            how = driver, example_inputs, self.settings, smallest
+            self.free = FreeRecompute(self.graph.name, *how)
 
         def forward(gm: fx.GraphModule, _: Sequence[Any]) -> Boxed:
             self.take_forward(gm)
@@ -146,28 +157,40 @@ class AtenKernels:
             partition_fn=self.partition,
             keep_inference_input_mutations=True,
         )
-        return compiler(gm, example_inputs)
+        try:
+            return compiler(gm, example_inputs)
+        finally:
+            if self.free is not None:
+                self.free.example_inputs = ()  # of a graph without a backward
 
     def partition(
         self, joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **how: Any
     ) -> tuple[fx.GraphModule, fx.GraphModule]:
-        joint = self.rewritten_joint(joint)
+        how = {"num_fwd_outputs": num_fwd_outputs, **how}
+        captured, joint = joint, self.rewritten_joint(joint)
 
         def split(joint: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
-            return default_partition(joint, inputs, num_fwd_outputs=num_fwd_outputs, **how)
+            return default_partition(joint, inputs, **how)
 
-        if (kept := self.kept) is not None:
+        def take(joint: fx.GraphModule) -> None:
+            given = joint.graph.find_nodes(op="placeholder")
+            graphs, kept = split(joint), self.kept
+            sized = any(isinstance(value(n), torch.SymInt) for n in given)
+            if kept is not None and kept.uncopied is None and sized:
+                kept.uncopied = graphs  # the first one is without copies
+            self.take_parts(graphs, num_fwd_outputs)
+            self.own_saved = own_saved(graphs[0].graph, self.outputs)
 
-            def tried(joint: fx.GraphModule) -> None:
-                given = joint.graph.find_nodes(op="placeholder")
-                graphs = split(joint)
-                if kept.uncopied is None and any(isinstance(value(n), torch.SymInt) for n in given):
-                    kept.uncopied = graphs  # the first one is without copies
-                self.take_parts(graphs, num_fwd_outputs)
-                self.own_saved = own_saved(graphs[0].graph, self.outputs)
+        if self.kept is not None:
+            joint = self.fitted(joint, self.kept, take)
+        elif self.free is not None:
 
-            joint = self.fitted(joint, kept, tried)
-        elif self.costs is not None:
+            def read(parts: Parts) -> Captured:
+                return self.read(self.graphs((), parts), Numbers(), priced=False)[0]
+
+            other = AotEager(rewritten(TRUTHS, captured), inputs, how, read)
+            joint = self.cheapened(joint, self.free, take, other)
+        if self.kept is None and self.costs is not None:
             self.joint = joint
         graphs = split(joint)
         self.take_parts(graphs, num_fwd_outputs)
@@ -203,6 +226,30 @@ class AtenKernels:
         self.own_saved = None
         return fitted
 
+    def cheapened(
+        self,
+        joint: fx.GraphModule,
+        free: FreeRecompute,
+        take: Callable[[fx.GraphModule], None],
+        other: AotEager | None = None,
+    ) -> fx.GraphModule:
+        """Returns the graph with what runs again although there is no budget.
+
+        Args:
+            joint: a forward and its backward.
+            free: chooses what runs again.
+            take: partitions a graph and stores its parts, as if they were to be planned.
+            other: what aot_eager would do; None if it cannot run the graph.
+        """
+
+        def trial(joint: fx.GraphModule) -> Captured:
+            take(joint)
+            return self.read(self.graphs(free.expected_folds()), Numbers(), priced=False)[0]
+
+        joint = free.cheapened(joint, trial, other)
+        self.own_saved = None
+        return joint
+
     def take_forward(self, gm: fx.GraphModule) -> None:
         self.forward_graph = gm
         self.captured_forward = plain(gm)
@@ -214,6 +261,8 @@ class AtenKernels:
         """Rewrites a graph of a forward and its backward."""
         asked, split = self.options.rewrites, self.options.split
         passes = rewrites("aten", asked, split=split, folds=self.may_fold)
+        if self.options.recompute is False:
+            passes = tuple(p for p in passes if not isinstance(p, Recompute))
         if not any(isinstance(p, Split) for p in passes):
             return rewritten(passes, rewritten(TRUTHS, joint))
         passes = tuple(SplitComposites(p, parts) if isinstance(p, Split) else p for p in passes)
@@ -320,7 +369,8 @@ class AtenKernels:
         captured, measured, costs = self.read(roots, numbers)
         share: Share | None = None
         if self.kept is None:
-            found = plan(captured.problem, self.settings)
+            known = None if self.free is None else self.free.plan_of(captured.problem)
+            found = known or plan(captured.problem, self.settings)
         else:
 
             def problem_of(parts: Parts) -> Problem:
@@ -354,11 +404,15 @@ class AtenKernels:
         return graph.step
 
     def read(
-        self, roots: Sequence[fx.GraphModule], numbers: Numbers
+        self, roots: Sequence[fx.GraphModule], numbers: Numbers, *, priced: bool = True
     ) -> tuple[Captured, dict[fx.Node, Scratch], dict[fx.Node, Cost]]:
-        """Returns the Problem of the graphs, and the scratch space and the costs of their ops."""
+        """Returns the Problem of the graphs, and the scratch space and the costs of their ops.
+
+        priced: whether costs are wanted.
+        """
         measured = self.scratch(roots, numbers)
-        costs = {} if self.costs is None else self.costs.of([gm.graph for gm in roots], numbers)
+        known = self.costs if priced else None
+        costs = {} if known is None else known.of([gm.graph for gm in roots], numbers)
         captured = self.captured(
             roots,
             numbers,

@@ -1,0 +1,44 @@
+"""The seconds that ops would take on a usual machine: the same on every machine, nothing is run.
+
+What is decided without being asked for must not depend on where it is decided. The usual rates are
+in core/machine.py; an op's work is estimated as in `roofline`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from torch import fx
+
+from roam.capture.isolation import aside
+from roam.capture.op_costs import Cost, call_of
+from roam.capture.rates import dtype_name
+from roam.capture.roofline import OpWork, fold_work
+from roam.capture.symbolic_sizes import Numbers
+from roam.core.machine import usual_rates
+from roam.passes.gradient_release import META
+
+
+class UsualCosts:
+    """Costs of ops on a usual machine. Serves in place of `OpCosts`."""
+
+    def of(self, graphs: Iterable[fx.Graph], numbers: Numbers) -> dict[fx.Node, Cost]:
+        """Returns the costs of the ops that are calls or folds."""
+        nodes = [n for graph in graphs for n in graph.nodes]
+        calls = {n: call for n in nodes if (call := call_of(n, numbers)) is not None}
+        folds = {n: fold_work(n.meta[META], numbers) for n in nodes if META in n.meta}
+        works = aside(partial(_works, calls))
+        return self.estimated({**works, **folds})
+
+    def estimated(self, works: Mapping[Any, OpWork]) -> dict[Any, Cost]:
+        """Returns estimates of ops, by whatever names them."""
+        return {
+            key: Cost(usual_rates(w.device).seconds(w.nbytes, w.flops, dtype_name(w.dtype)), True)
+            for key, w in works.items()
+        }
+
+
+def _works(calls: Mapping[fx.Node, Any]) -> dict[fx.Node, OpWork]:
+    return {node: OpWork.of(call) for node, call in calls.items()}

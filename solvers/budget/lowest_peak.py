@@ -1,0 +1,148 @@
+"""Chooses the copies that lower a step's peak most, if they may take so many seconds and no more.
+
+bytes at the worst moment
+   │ x  no copies
+   │    x                             states of a minimum cut at that moment, for several
+   │       x ┆                        prices; what takes longer is joined with what does not,
+   │         ┆   x                    a part of the step each, as in hull.py
+   └─────────┴──────── seconds
+          limit
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from roam.core.lifetime import Reuse, find_reuse, lifetimes, live_curve
+from roam.core.machine import Bytes, Seconds
+from roam.core.problem import BufferId, OpId, Problem
+from roam.solvers.bound.priced_cut import PricedCuts
+from roam.solvers.budget.choose import trimmed
+from roam.solvers.budget.copies import Choice, Copies, Curve, Step
+from roam.solvers.budget.hull import droppable_forms, op_at_peak, placed, ways
+from roam.solvers.form import as_they_are
+
+MOMENTS = 6  # at which cuts are made
+TRIALS = 40  # copies that are tried to be left out in the end
+
+
+def lowest_peak(step: Step, seconds: Seconds) -> Copies:
+    """Returns copies that take at most `seconds` together; none if no copies lower the peak."""
+    return _Search(step, seconds).found().copies
+
+
+@dataclass
+class _Search:
+    step: Step
+    seconds: Seconds
+
+    def found(self) -> Curve:
+        none = best = Curve.of(Copies.of(self.step, frozenset()))
+        if not self.step.droppable:
+            return none
+        cuts = PricedCuts(self.step.problem, droppable_forms(self.step), in_order=True)
+        asked: set[OpId] = set()
+        while len(asked) < MOMENTS and (worst := op_at_peak(best)) not in asked:
+            asked.add(worst)
+            best = self.better(best, cuts, worst)
+        return best if best is none else trimmed(best, best.peak, TRIALS)
+
+    def better(self, best: Curve, cuts: PricedCuts, worst: OpId) -> Curve:
+        """Returns the best choice, that so far included, which cuts at the worst moment find."""
+        known = best.copies.choice
+        choices = [placed(self.step, m.again, worst) for m in cuts.within(worst, self.seconds)]
+        for choice in choices:
+            for dear in (choice, choice | known):
+                best = min(best, self.affordable(dear, known), key=lambda c: c.peak)
+        for cheap, dear in pairwise(choices):
+            best = min(best, self.affordable(dear, cheap), key=lambda c: c.peak)
+        return best
+
+    def affordable(self, dear: Choice, cheap: Choice) -> Curve:
+        """Returns the mixture of two choices with the most of the dear one that time allows."""
+        whole = self.curve(dear)
+        if whole.copies.cost <= self.seconds:
+            return whole
+        best = self.curve(cheap)
+        if best.copies.cost > self.seconds:
+            best = self.curve(frozenset())
+        for ordered in ways(dear | cheap):
+            low, high = 0, len(ordered)
+            while high - low > 1:
+                middle = (low + high) // 2
+                mixed = dear.intersection(ordered[:middle]) | cheap.intersection(ordered[middle:])
+                found = self.curve(mixed)
+                if found.copies.cost <= self.seconds:
+                    low, best = middle, min(best, found, key=lambda c: c.peak)
+                else:
+                    high = middle
+        return best
+
+    def curve(self, choice: Choice) -> Curve:
+        return Curve.of(Copies.of(self.step, choice))
+
+
+def peak_without(
+    problem: Problem, order: Sequence[OpId], reuse: Reuse, dropped: Collection[BufferId]
+) -> Bytes:
+    """Returns the peak as if some buffers were there only while an op uses them.
+
+    No copies of what makes them bring this order below it. So it tells, at once, what there is to
+    gain.
+
+    Args:
+        problem: the step.
+        order: of its ops.
+        reuse: which buffers are written over others in this order.
+        dropped: the buffers.
+    """
+    change = np.zeros(len(order) + 1, np.int64)
+    used = np.zeros(len(order), np.int64)
+    time = {i: t for t, i in enumerate(order)}
+    lives = lifetimes(problem, order)
+    for b in dropped:
+        made, size = problem.maker[b], problem.buffers[b].transient
+        assert made is not None, "nothing makes what is the user's"
+        change[lives[b][0]] += size
+        change[lives[b][1]] -= size
+        for i in {made, *problem.users[b]}:
+            used[time[i]] += size
+    unused = change.cumsum()[:-1] - used
+    curve = np.array(live_curve(problem, order, reuse), np.int64)
+    return int((curve - unused).max(initial=0))
+
+
+def least_with_copies(problem: Problem, again: Collection[OpId]) -> Bytes:
+    """Returns bytes that program order takes at least, whichever of the ops run again, and when.
+
+    By one minimum cut, at the moment that is worst if none does.
+
+    Args:
+        problem: the step.
+        again: ops that may run again, as they are.
+    """
+    order = range(len(problem.ops))
+    curve = live_curve(problem, order, find_reuse(problem, order))
+    forms = {i: form for i, form in as_they_are(problem).items() if i in again}
+    worst = max(order, key=curve.__getitem__)
+    return PricedCuts(problem, forms, in_order=True).least(worst)
+
+
+def saved_buffers(problem: Problem, boundary: OpId) -> list[BufferId]:
+    """Returns the buffers that the forward makes for the backward.
+
+    boundary: the first op of the backward, in program order.
+    """
+    return [
+        b
+        for b, buffer in enumerate(problem.buffers)
+        if (made := problem.maker[b]) is not None
+        and made < boundary
+        and not buffer.kept
+        and problem.users[b]
+        and problem.users[b][-1] >= boundary
+    ]
