@@ -27,6 +27,7 @@ from torch._functorch.partitioners import (
 from roam.capture.fx_problem import Captured
 from roam.core.lifetime import live_curve
 from roam.core.machine import Bytes
+from roam.lowering.aten.budget_graph import with_room
 from roam.passes.pipeline import copied
 from roam.planner import least_with_copies
 
@@ -38,12 +39,20 @@ class Partitioned:
     """A graph as aot_eager runs it.
 
     Attributes:
-        peak: transient bytes at its worst moment.
+        captured: the Problem of its parts.
         again: the names of the forward's nodes that run again in the backward.
     """
 
-    peak: Bytes
+    captured: Captured
     again: Collection[str]
+
+    def peak(self, room: Bytes) -> Bytes:
+        """Returns transient bytes at its worst moment: no op writes over what it reads.
+
+        room: bytes that other graphs take between forward and backward.
+        """
+        problem = with_room(self.captured, room).problem
+        return max(live_curve(problem, range(len(problem.ops)), {}), default=0)
 
 
 @dataclass(frozen=True)
@@ -70,9 +79,7 @@ class AotEager:
         graph = copied(self.joint)
         forward, backward = min_cut_rematerialization_partition(graph, self.inputs, **self.how)
         early, late = ({n.name for n in g.graph.nodes if _runs(n)} for g in (forward, backward))
-        problem = self.read((forward, backward)).problem
-        curve = live_curve(problem, range(len(problem.ops)), {})
-        return Partitioned(max(curve, default=0), early & late)
+        return Partitioned(self.read((forward, backward)), early & late)
 
 
 def at_least(joint: fx.GraphModule, captured: Captured) -> Bytes:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -23,14 +24,15 @@ from torch import fx
 
 from roam.capture.fake_copies import without_fakes
 from roam.capture.fx_problem import Captured
+from roam.capture.graph_names import DynamoGraph
 from roam.capture.usual_costs import UsualCosts
 from roam.core.errors import UnplannableError
 from roam.core.folds import Folds
-from roam.core.machine import Bytes
+from roam.core.machine import Bytes, Seconds
 from roam.core.plan import Plan
 from roam.core.problem import Problem
 from roam.lowering.aten.aot_eager import AotEager, Partitioned, at_least
-from roam.lowering.aten.budget_graph import BudgetGraph
+from roam.lowering.aten.budget_graph import BudgetGraph, with_room
 from roam.lowering.aten.budget_search import Best, Searches, Trial, search
 from roam.lowering.protocol import Driver
 from roam.passes.geometry import renew_views
@@ -39,7 +41,6 @@ from roam.planner import (
     QUICK,
     Copies,
     Settings,
-    Step,
     lowest_peak,
     peak_without,
     placed,
@@ -50,14 +51,7 @@ from roam.planner import (
 log = logging.getLogger("roam")
 
 SHARE = 0.005  # of the step's time: nobody can measure it
-
-
-@dataclass(frozen=True)
-class Cheapened:
-    """A joint graph, perhaps with copies, and the plan of it."""
-
-    joint: fx.GraphModule
-    plan: Plan
+DECIDING: Seconds = 1.0  # of work for each plan that is only compared
 
 
 @dataclass
@@ -65,7 +59,7 @@ class FreeRecompute:
     """Chooses what one graph runs again without a budget, when it is compiled.
 
     Attributes:
-        name: of the graph.
+        graph: the graph.
         driver: tells which gradients a run will fold.
         example_inputs: the inputs that the graph is compiled with, until the choice is made.
         settings: how to plan.
@@ -73,7 +67,7 @@ class FreeRecompute:
         plan: of the graph with what was chosen.
     """
 
-    name: str
+    graph: DynamoGraph
     driver: Driver
     example_inputs: Sequence[Any]
     settings: Settings
@@ -85,84 +79,161 @@ class FreeRecompute:
         return self.driver.expected_folds(self.example_inputs)
 
     def cheapened(
-        self,
-        joint: fx.GraphModule,
-        trial: Trial,
-        other: AotEager | None,
+        self, joint: fx.GraphModule, trial: Trial, other: AotEager | None
     ) -> fx.GraphModule:
-        """Returns the graph with the copies that are chosen; as it came if it cannot be planned.
+        """Returns the graph with what runs again; as it came if it cannot be planned.
 
-        For the arguments see `recompute_freely`.
+        Args:
+            joint: a graph of a forward and its backward.
+            trial: partitions a graph and reads the Problem off its parts. May change the graph.
+            other: what aot_eager would do; None if it cannot run the graph.
         """
+        quick = replace(self.settings, seconds=min(self.settings.seconds, DECIDING))
         try:
             with without_fakes():
-                how = self.settings, self.smallest, other
-                found = recompute_freely(joint, trial, *how)
+                chosen = _choose(
+                    joint, trial, other, quick, self.smallest, alone=not self.graph.others_follow
+                )
         except UnplannableError as error:  # its first run will say so
-            log.debug("%s saves all that its backward reads: %s", self.name, error)
+            log.debug("%s saves all that its backward reads: %s", self.graph.name, error)
             return joint
         finally:
             self.example_inputs = ()  # parameters: a deleted model must not live on here
-        self.plan = found.plan
-        return found.joint
+        if quick == self.settings or chosen.plan.peak == chosen.plan.lower_bound:
+            self.plan = chosen.plan
+        return chosen.joint
 
     def plan_of(self, problem: Problem) -> Plan | None:
-        """Returns the plan that was made for the choice, if it is of the same Problem."""
+        """Returns the plan of the chosen graph, if it is of this Problem and cannot be better."""
         known = self.plan is not None and self.plan.fingerprint == problem.fingerprint
         return self.plan if known else None
 
 
-def recompute_freely(
+@dataclass(frozen=True)
+class _Chosen:
+    """A joint graph, perhaps with copies, and the plan of it."""
+
+    joint: fx.GraphModule
+    plan: Plan
+
+
+def _choose(
     joint: fx.GraphModule,
     trial: Trial,
+    other: AotEager | None,
     settings: Settings,
     smallest: Bytes,
-    other: AotEager | None,
-) -> Cheapened:
-    """Returns the graph with the copies that lower its peak at no price, or to aot_eager's.
+    *,
+    alone: bool,
+) -> _Chosen:
+    """Returns the graph with what runs again. For the arguments see `FreeRecompute`.
 
-    Args:
-        joint: a graph of a forward and its backward.
-        trial: partitions a graph and reads the Problem off its parts. May change the graph.
-        settings: how to plan.
-        smallest: bytes of a tensor that is worth to run an op again, if aot_eager does not.
-        other: what aot_eager would do; None if it cannot run the graph.
-
-    Raises:
-        UnplannableError: nothing is known of the graph's memory.
+    alone: whether no other graph runs before its backward. If one does, it is the bytes that this
+        graph leaves for its backward that count: see `Searches.room`.
     """
     renew_views(joint.graph)
     captured = trial(copied(joint))
     problem = captured.problem
     first = plan(problem, settings)
-    none = Cheapened(joint, first)
-    boundary = BudgetGraph(joint, captured, None, first.peak).boundary
-    saved = saved_buffers(problem, boundary)
+    none = _Chosen(joint, first)
+    saved = saved_buffers(problem, BudgetGraph(joint, captured, None, first.peak).boundary)
     least = peak_without(problem, first.order, first.reuse, saved)
-    if least >= first.peak or boundary == len(problem.ops):
+    if least == first.peak and (alone or not saved):
         return none
-    searches: Searches | None = None
-    best: Best | None = None
-
-    def start() -> Searches:
-        plans = {problem.fingerprint: first}
-        costs = UsualCosts()
-        return Searches(joint, _priced(captured, costs), first, trial, settings, costs, plans)
-
-    if first.peak - least >= smallest:
-        searches = start()
-        best = _at_no_price(searches, smallest)
-    peak = first.peak if best is None else best.plan.peak
-    if other is not None and peak > max(least, at_least(joint, captured)):
-        theirs = other.partitioned()
-        found = _as_low(searches or start(), theirs) if peak > theirs.peak else None
-        best = min((b for b in (best, found) if b is not None), key=lambda b: b.plan.peak)
-    return (
-        none if best is None or best.plan.peak >= first.peak else Cheapened(best.joint, best.plan)
-    )
+    room = 0 if alone else first.peak
+    search = _Search(joint, captured, first, trial, settings, smallest, room)
+    best = search.at_no_price() if first.peak - least >= smallest or not alone else None
+    if other is not None:
+        roomy = with_room(captured, room)
+        peak = search.peak if best is None else search.peak_of(best)
+        if peak > max(least, at_least(joint, roomy)):
+            best = search.as_low_as(other.partitioned(), best)
+    return none if best is None else _Chosen(best.joint, best.plan)
 
 
-def _priced(captured: Captured, costs: UsualCosts) -> Captured:
+class _Search:
+    """Searches for copies, each choice by the peak of its plan.
+
+    Args:
+        joint: the graph without copies.
+        captured: its Problem.
+        first: the plan of that.
+        trial: partitions a graph and reads the Problem off its parts.
+        settings: how to plan.
+        smallest: bytes of a tensor that is worth to run an op again at no price.
+        room: bytes that other graphs are taken to need between forward and backward.
+    """
+
+    def __init__(
+        self,
+        joint: fx.GraphModule,
+        captured: Captured,
+        first: Plan,
+        trial: Trial,
+        settings: Settings,
+        smallest: Bytes,
+        room: Bytes,
+    ) -> None:
+        costs, plans = UsualCosts(), {first.fingerprint: first}
+        self.searches = Searches(
+            joint, priced(captured, costs), first, trial, settings, costs, plans
+        )
+        self.smallest, self.room = smallest, room
+        self.peak = self.searches.planned(joint, room).peak if room else first.peak
+
+    def peak_of(self, best: Best) -> Bytes:
+        """Returns the peak of a choice, beside what other graphs need."""
+        return self.searches.planned(best.joint, self.room).peak if self.room else best.plan.peak
+
+    def at_no_price(self) -> Best | None:
+        """Returns the choice with the lowest peak that takes SHARE of the step, or None."""
+        _, graph = self.searches.graphs(self.room)
+        seconds = SHARE * graph.step.seconds
+        forms = {i: form for i, form in graph.step.forms.items() if form.cost <= seconds}
+        step = replace(graph.step, forms=forms, smallest=self.smallest)
+        copies = lowest_peak(step, seconds)
+        if not copies.placed:
+            return None
+        found = self.planned(graph, copies)
+        return found if self.peak_of(found) < self.peak else None
+
+    def as_low_as(self, theirs: Partitioned, best: Best | None) -> Best | None:
+        """Returns the cheapest choice that takes no more than aot_eager, or else the lowest found.
+
+        Args:
+            theirs: what aot_eager takes.
+            best: what is known.
+        """
+        peak = self.peak if best is None else self.peak_of(best)
+        own = self.searches.first.peak if best is None else best.plan.peak
+        limit = theirs.peak(self.room)
+
+        def is_low(found: Best) -> bool:
+            return self.peak_of(found) <= limit and found.plan.peak <= theirs.peak(0)
+
+        if peak <= limit and own <= theirs.peak(0):
+            return best
+        program, by_plan = self.searches.graphs(self.room)
+        tried = [] if best is None else [best]
+        roomy = partial(self.searches.planned, room=self.room)
+        if (found := search(by_plan, limit, roomy, QUICK)) is not None:
+            tried.append(replace(found, plan=self.searches.planned(found.joint)))
+        for graph in (by_plan, program):
+            if tried and is_low(tried[-1]):
+                return tried[-1]
+            names = [None if n is None else n.name for n in graph.captured.nodes[: graph.boundary]]
+            again = frozenset(i for i, name in enumerate(names) if name in theirs.again)
+            choice = placed(graph.step, again, graph.step.boundary)
+            tried.append(self.planned(graph, Copies.of(graph.step, choice)))
+        lowest = min(tried, key=self.peak_of)
+        return lowest if self.peak_of(lowest) < self.peak else None
+
+    def planned(self, graph: BudgetGraph, copies: Copies) -> Best:
+        edited = graph.edited(copies)
+        return Best(edited, self.searches.planned(edited), copies)
+
+
+def priced(captured: Captured, costs: UsualCosts) -> Captured:
     """Returns the same with what its ops cost."""
     graphs = [captured.forward, *([] if captured.backward is None else [captured.backward])]
     known = costs.of(graphs, captured.numbers)
@@ -171,43 +242,3 @@ def _priced(captured: Captured, costs: UsualCosts) -> Captured:
         for op, node in zip(captured.problem.ops, captured.nodes, strict=True)
     )
     return replace(captured, problem=msgspec.structs.replace(captured.problem, ops=ops))
-
-
-def _at_no_price(searches: Searches, smallest: Bytes) -> Best | None:
-    """Returns the choice with the lowest peak that takes SHARE of the step, None if none helps."""
-    _, graph = searches.graphs(0)
-    seconds = SHARE * graph.step.seconds
-    forms = {i: form for i, form in graph.step.forms.items() if form.cost <= seconds}
-    step = replace(graph.step, forms=forms, smallest=smallest)
-    copies = lowest_peak(step, seconds)
-    return _planned(searches, graph, copies) if copies.placed else None
-
-
-def _as_low(searches: Searches, other: Partitioned) -> Best:
-    """Returns the cheapest choice within aot_eager's peak, or else the lowest that is found."""
-    tried: list[Best] = []
-
-    def planned(graph: BudgetGraph, copies: Copies) -> Plan:
-        tried.append(_planned(searches, graph, copies))
-        return tried[-1].plan
-
-    program, by_plan = searches.graphs(0)
-    found = search(by_plan, other.peak, searches.planned, QUICK)
-    if found is not None:
-        return found
-    for graph in (by_plan, program):
-        again = {
-            i
-            for i, node in enumerate(graph.captured.nodes)
-            if node is not None and i < graph.boundary and node.name in other.again
-        }
-        step: Step = graph.step
-        choice = placed(step, frozenset(again), step.boundary)
-        if planned(graph, Copies.of(step, choice)).peak <= other.peak:
-            break
-    return min(tried, key=lambda b: b.plan.peak)
-
-
-def _planned(searches: Searches, graph: BudgetGraph, copies: Copies) -> Best:
-    edited = graph.edited(copies)
-    return Best(edited, searches.planned(edited), copies)

@@ -136,7 +136,7 @@ class AtenKernels:
             self.kept = KeptBudget(self.graph, budget, driver, example_inputs, self.settings)
         elif self.searches and (smallest := self.options.smallest_recomputed) is not None:
             how = driver, example_inputs, self.settings, smallest
-            self.free = FreeRecompute(self.graph.name, *how)
+            self.free = FreeRecompute(self.graph, *how)
 
         def forward(gm: fx.GraphModule, _: Sequence[Any]) -> Boxed:
             self.take_forward(gm)
