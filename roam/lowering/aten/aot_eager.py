@@ -11,7 +11,7 @@ made if the bound is below what is known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from roam.capture.fx_problem import Captured
 from roam.core.lifetime import live_curve
 from roam.core.machine import Bytes
 from roam.lowering.aten.budget_graph import with_room
-from roam.passes.pipeline import copied
+from roam.passes.pipeline import Pass, copied, rewritten
 from roam.planner import least_with_copies
 
 Parts = tuple[fx.GraphModule, fx.GraphModule]  # forward and backward
@@ -61,11 +61,13 @@ class AotEager:
 
     Attributes:
         joint: the graph as AOTAutograd made it.
+        truths: passes that correct what the graph says of its tensors.
         inputs, how: arguments of the partitioner.
         read: reads the Problem off the parts of a graph.
     """
 
     joint: fx.GraphModule
+    truths: Sequence[Pass]
     inputs: Any
     how: dict[str, Any]
     read: Callable[[Parts], Captured]
@@ -76,7 +78,7 @@ class AotEager:
         Raises:
             UnplannableError: nothing is known of the memory of its parts.
         """
-        graph = copied(self.joint)
+        graph = rewritten(self.truths, copied(self.joint))
         forward, backward = min_cut_rematerialization_partition(graph, self.inputs, **self.how)
         early, late = ({n.name for n in g.graph.nodes if _runs(n)} for g in (forward, backward))
         return Partitioned(self.read((forward, backward)), early & late)

@@ -167,34 +167,33 @@ class AtenKernels:
         self, joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **how: Any
     ) -> tuple[fx.GraphModule, fx.GraphModule]:
         how = {"num_fwd_outputs": num_fwd_outputs, **how}
-        captured, joint = joint, self.rewritten_joint(joint)
-
-        def split(joint: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
-            return default_partition(joint, inputs, **how)
+        captured, saving = joint, self.rewritten_joint(joint)
+        taken: list[Parts] = []  # the first one is of the graph without copies
 
         def take(joint: fx.GraphModule) -> None:
-            given = joint.graph.find_nodes(op="placeholder")
-            graphs, kept = split(joint), self.kept
-            sized = any(isinstance(value(n), torch.SymInt) for n in given)
-            if kept is not None and kept.uncopied is None and sized:
-                kept.uncopied = graphs  # the first one is without copies
-            self.take_parts(graphs, num_fwd_outputs)
-            self.own_saved = own_saved(graphs[0].graph, self.outputs)
+            taken.append(default_partition(joint, inputs, **how))
+            self.take_parts(taken[-1], num_fwd_outputs)
+            self.own_saved = own_saved(taken[-1][0].graph, self.outputs)
 
+        joint = saving
         if self.kept is not None:
-            joint = self.fitted(joint, self.kept, take)
+            joint = self.fitted(saving, self.kept, take)
+            given = saving.graph.find_nodes(op="placeholder")
+            if any(isinstance(value(n), torch.SymInt) for n in given):
+                self.kept.uncopied = taken[0]
         elif self.free is not None:
 
             def read(parts: Parts) -> Captured:
                 return self.read(self.graphs((), parts), Numbers(), priced=False)[0]
 
-            other = AotEager(rewritten(TRUTHS, captured), inputs, how, read)
-            joint = self.cheapened(joint, self.free, take, other)
+            other = AotEager(captured, TRUTHS, inputs, how, read)
+            joint = self.cheapened(saving, self.free, take, other)
         if self.kept is None and self.costs is not None:
             self.joint = joint
-        graphs = split(joint)
-        self.take_parts(graphs, num_fwd_outputs)
-        return graphs
+        if not taken or joint is not saving:
+            taken.insert(0, default_partition(joint, inputs, **how))
+        self.take_parts(taken[0], num_fwd_outputs)
+        return taken[0]
 
     def take_parts(self, graphs: Parts, num_fwd_outputs: int) -> None:
         self.outputs = num_fwd_outputs

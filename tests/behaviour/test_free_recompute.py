@@ -1,0 +1,176 @@
+"""Without a budget, ATen's kernels recompute what is cheap, and never take more than aot_eager."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout
+
+import roam
+from roam.inspect.measure import measure_peak
+from roam.lowering.aten import free_recompute
+from roam.optim import AdamA
+from roam.solvers.budget.copies import Copies, Step
+from tests.behaviour.small_nets import Block, Checkpointed, Convolutional, image
+from tests.helpers import Compile, assert_equal, compiler, random, snapshot, unfused
+
+Make = Callable[[], nn.Module]
+BITS = 16  # bytes that a step takes beside the plan: a loss, and a tangent
+
+
+class RootMeanSquare(nn.Module):
+    """A norm as of language models, in ops of its own, before an MLP with a gate."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.up, self.gate = (nn.Linear(width, 4 * width) for _ in range(2))
+        self.down = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6))
+        y = torch.tanh(self.up(y)) * 2 + 1
+        return x + dropout(self.down(y), 0.1)
+
+
+class Soft(nn.Module):
+    """Chains of cheap ops between products."""
+
+    def __init__(self, width: int = 24) -> None:
+        super().__init__()
+        self.linears = nn.ModuleList(nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for linear in self.linears:
+            x = linear((x.sigmoid() * 0.5 + x.cos()).exp() * 0.1)
+        return x
+
+
+class Broken(nn.Module):
+    """Two graphs: what the first one leaves for its backward is there while the second runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = deep(RootMeanSquare), Soft(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        torch._dynamo.graph_break()
+        return self.second(x)  # type: ignore[no-any-return]
+
+
+def deep(block: Make, depth: int = 4) -> nn.Module:
+    return nn.Sequential(*(block() for _ in range(depth)))
+
+
+def trained(make: Make, x: Tensor, compile_: Compile) -> tuple[list[Any], int]:
+    """Returns the gradients and buffers of two steps, and the measured peak of the third."""
+    torch._dynamo.reset()
+    roam.reset_report()
+    torch.manual_seed(0)
+    model = make()
+    run = compile_(lambda x: model(x).square().mean())
+    found: list[Any] = []
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        torch.manual_seed(1)
+        run(x).backward()
+
+    for _ in range(2):
+        step()
+        found += snapshot([p.grad for p in model.parameters()] + [*model.buffers()])
+    model.zero_grad(set_to_none=True)
+    return found, measure_peak(step).peak
+
+
+def again() -> list[str]:
+    """The names of the ops that run again in the latest graphs."""
+    problems = (g.problem for g in roam.report().graphs)
+    return [op.name for p in problems if p is not None for op in p.ops if "~" in op.name]
+
+
+@pytest.mark.parametrize(
+    ("make", "x", "above"),
+    [
+        (lambda: deep(RootMeanSquare), lambda: random(64, 16), True),
+        (lambda: deep(Soft, 1), lambda: random(64, 24), False),
+        (lambda: deep(Block, 3), lambda: random(64, 32), False),
+        (Convolutional, image, False),
+        (Checkpointed, lambda: random(64, 32), False),
+        (Broken, lambda: random(64, 16), True),
+    ],
+    ids=["norms", "chains", "blocks", "convolutional", "checkpoint", "two graphs"],
+)
+def test_never_above_aot_eager(make: Make, x: Callable[[], Tensor], above: bool) -> None:
+    """above: whether it would be if the backward ran nothing again."""
+    expected, theirs = trained(make, x(), compiler("aot_eager"))
+    saving, without = trained(make, x(), lambda f: unfused(f, recompute=False))
+    assert not again()
+    found, ours = trained(make, x(), unfused)
+    assert bool(again()) == above
+    assert_equal(found, saving)
+    assert_equal(found, expected)
+    assert ours <= theirs + BITS
+    assert (without > theirs + BITS) == above
+
+
+def test_half_a_percent_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of large tensors; products, which take the time, do not run again."""
+    chosen: list[tuple[Step, float, Copies]] = []
+
+    def spy(step: Step, seconds: float) -> Copies:
+        chosen.append((step, seconds, lowest_peak(step, seconds)))
+        return chosen[-1][-1]
+
+    lowest_peak = free_recompute.lowest_peak
+    monkeypatch.setattr(free_recompute, "lowest_peak", spy)
+
+    def make() -> nn.Module:
+        return deep(lambda: RootMeanSquare(512), 3)
+
+    saving, without = trained(make, random(512, 512), lambda f: unfused(f, recompute=False))
+    assert not chosen
+    found, ours = trained(make, random(512, 512), unfused)
+    [(step, seconds, copies)] = chosen
+    assert 0 < copies.cost <= seconds == 0.005 * step.seconds
+    assert all(step.problem.buffers[b].size >= 2**20 for b in saved_by(copies))
+    assert ours < without
+    assert_equal(found, saving)
+
+
+def saved_by(copies: Copies) -> set[int]:
+    """The buffers that an op of the backward reads of a copy."""
+    return {b for (reader, b) in copies.version if not isinstance(reader, tuple)}
+
+
+def test_planned_offline_it_is_the_same() -> None:
+    model = deep(RootMeanSquare)
+    loss = lambda y: y.square().mean()  # noqa: E731
+    found = roam.plan(model, random(64, 16), loss=loss, lowering="aten")
+    torch._dynamo.reset()
+    roam.reset_report()
+    unfused(lambda x: loss(model(x)))(random(64, 16)).backward()
+    [graph] = roam.report().graphs
+    [(problem, plan)] = found.planned
+    assert graph.plan is not None
+    assert (graph.plan.fingerprint, graph.plan.order) == (plan.fingerprint, plan.order)
+    assert [op.name for op in problem.ops if "~" in op.name] == again() != []
+
+
+def test_folded_gradients_stay_folded() -> None:
+    """And the first plan is the one that runs."""
+    model = deep(RootMeanSquare)
+    optimizer = AdamA(model.parameters(), lr=1e-3)
+    torch._dynamo.reset()
+    roam.reset_report()
+    run = unfused(lambda x: model(x).square().mean(), optimizer=optimizer)
+    run(random(64, 16)).backward()
+    optimizer.step()
+    assert all(p.grad is None for p in model.parameters())
+    [graph] = roam.report().graphs
+    assert graph.plan is not None
