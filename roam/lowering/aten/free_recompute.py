@@ -97,6 +97,10 @@ class FreeRecompute:
         except UnplannableError as error:  # its first run will say so
             log.debug("%s saves all that its backward reads: %s", self.graph.name, error)
             return joint
+        except Exception:  # nobody asked for it: training has to go on
+            text = "%s saves all that its backward reads: choosing what to recompute failed"
+            log.warning(text, self.graph.name, exc_info=True)
+            return joint
         finally:
             self.example_inputs = ()  # parameters: a deleted model must not live on here
         if quick == self.settings or chosen.plan.peak == chosen.plan.lower_bound:

@@ -72,6 +72,29 @@ HELD = "saved tensor hooks keep a saved tensor, which the plan overwrites"
 Call = tuple[tuple[int, ...], Folds]
 
 
+@dataclass(frozen=True)
+class _Read:
+    """What was read off the graphs when they were compiled, for their first run.
+
+    Attributes:
+        folds: the gradients that were taken to be folded.
+        roots: the graphs.
+        captured: the Problem of them.
+        measured: by node, its scratch space.
+        costs: by node, its cost.
+    """
+
+    folds: Folds
+    roots: list[fx.GraphModule]
+    captured: Captured
+    measured: dict[fx.Node, Scratch]
+    costs: dict[fx.Node, Cost]
+
+    def is_of(self, folds: Folds, numbers: Numbers) -> bool:
+        """Returns whether a run has these folds, and no sizes that only a run knows."""
+        return self.folds == folds and not numbers.symbols
+
+
 @dataclass
 class AtenKernels:
     """A captured graph with its backward, and the plans that its runs needed.
@@ -92,6 +115,7 @@ class AtenKernels:
         searches: whether to search for what may run again without a budget; not for a graph that
             is captured and not planned.
         free: chooses what runs again without a budget; None if nothing does.
+        early: what was read of the graphs to choose that, if nothing runs again.
         joint: the joint graph of a step that is planned offline, without a budget.
     """
 
@@ -116,6 +140,7 @@ class AtenKernels:
     kept: KeptBudget | None = None
     searches: bool = True
     free: FreeRecompute | None = None
+    early: _Read | None = None
     joint: fx.GraphModule | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -241,13 +266,19 @@ class AtenKernels:
             other: what aot_eager would do; None if it cannot run the graph.
         """
 
+        reads: list[_Read] = []
+
         def trial(joint: fx.GraphModule) -> Captured:
             take(joint)
-            return self.read(self.graphs(free.expected_folds()), Numbers(), priced=False)[0]
+            folds = free.expected_folds()
+            roots = self.graphs(folds)
+            reads.append(_Read(folds, roots, *self.read(roots, Numbers(), priced=False)))
+            return reads[-1].captured
 
-        joint = free.cheapened(joint, trial, other)
+        found = free.cheapened(joint, trial, other)
         self.own_saved = None
-        return joint
+        self.early = reads[0] if reads and found is joint else None
+        return found
 
     def take_forward(self, gm: fx.GraphModule) -> None:
         self.forward_graph = gm
@@ -363,9 +394,14 @@ class AtenKernels:
             return None
 
     def make_or_raise(self, args: Sequence[Any], folds: Folds) -> Lowered:
-        roots = self.graphs(folds)
-        numbers = self.numbers(args)
-        captured, measured, costs = self.read(roots, numbers)
+        numbers, early = self.numbers(args), self.early
+        self.early = None
+        if early is not None and early.is_of(folds, numbers) and not self.held and not self.costs:
+            roots, captured = early.roots, early.captured
+            measured, costs = early.measured, early.costs
+        else:
+            roots = self.graphs(folds)
+            captured, measured, costs = self.read(roots, numbers)
         share: Share | None = None
         if self.kept is None:
             known = None if self.free is None else self.free.plan_of(captured.problem)
