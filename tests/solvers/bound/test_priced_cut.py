@@ -204,3 +204,18 @@ def test_what_only_the_first_run_makes_stays_for_a_run_again() -> None:
 def test_without_work_nothing_is_proven() -> None:
     problem = two_uses()
     assert time_bound(problem, range(5), curve(problem), 20, Work(limit=0)).seconds == 0
+
+
+def test_states_on_either_side_of_a_time_are_best_for_their_bytes() -> None:
+    """Three saved tensors of 10 bytes, each again at another cost: 0, 1, 2 or 3 of them."""
+    buffers = [Buffer("x", 1, Kind.INPUT, Home.USER), *(Buffer(f"a{i}", 10) for i in range(3))]
+    buffers += [Buffer("y", 1), *(Buffer(f"g{i}", 1) for i in range(3))]
+    ops = [Op(f"f{i}", (0,), (i + 1,), cost=float(i + 1)) for i in range(3)]
+    ops.append(Op("turn", (0,), (4,), phase=1))
+    ops += [Op(f"b{i}", (4, i + 1), (i + 5,), phase=1) for i in range(3)]
+    cuts = PricedCuts(Problem("three", tuple(buffers), tuple(ops)), in_order=True)
+    found = {(float(m.seconds), m.live) for m in cuts.within(3, 3.0)}
+    assert {(0.0, 31), (6.0, 1)} < found
+    assert found <= {(0.0, 31), (1.0, 21), (3.0, 11), (6.0, 1)}
+    assert any(0 < seconds <= 3 for seconds, _ in found)
+    assert {float(m.seconds) for m in cuts.within(3, 100.0)} == {0.0, 6.0}
