@@ -13,6 +13,7 @@ from torch.nn.functional import dropout
 import roam
 from roam.inspect.measure import measure_peak
 from roam.lowering.aten import free_recompute
+from roam.lowering.aten.aot_eager import AotEager, Partitioned
 from roam.optim import AdamA
 from roam.solvers.budget.copies import Copies, Step
 from tests.behaviour.small_nets import Block, Checkpointed, Convolutional, image
@@ -174,3 +175,40 @@ def test_folded_gradients_stay_folded() -> None:
     assert all(p.grad is None for p in model.parameters())
     [graph] = roam.report().graphs
     assert graph.plan is not None
+
+
+def test_dynamic_sizes_are_chosen_for_by_those_of_the_first_run() -> None:
+    def sized(compile_: Compile) -> list[Any]:
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        model = deep(RootMeanSquare)
+        run = compile_(lambda x: model(x).square().mean())
+        found: list[Any] = []
+        for rows in (64, 96, 40):
+            torch.manual_seed(1)
+            run(random(rows, 16)).backward()
+            found += snapshot([p.grad for p in model.parameters()])
+        return found
+
+    expected = sized(compiler("aot_eager", dynamic=True))
+    roam.reset_report()
+    found = sized(
+        lambda f: torch.compile(f, backend="roam", dynamic=True, options={"lowering": "aten"})
+    )
+    assert_equal(found, expected)
+    assert roam.report().planned == 3
+    assert again()
+
+
+def test_what_fails_does_not_keep_a_model_from_training(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: AotEager) -> Partitioned:
+        raise RuntimeError("no partition")
+
+    monkeypatch.setattr(AotEager, "partitioned", broken)
+    expected, _ = trained(lambda: deep(RootMeanSquare), random(64, 16), compiler("aot_eager"))
+    found, _ = trained(lambda: deep(RootMeanSquare), random(64, 16), unfused)
+    assert_equal(found, expected)
+    assert not again()
+    assert "choosing what to recompute failed" in caplog.text
