@@ -11,16 +11,17 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 import roam
+from roam.core.machine import Bytes
 from roam.inspect.measure import measure_peak
 from roam.lowering.aten import free_recompute
-from roam.lowering.aten.aot_eager import AotEager, Partitioned
-from roam.optim import AdamA
+from roam.lowering.aten.aot_eager import AotEager, Partitioned, at_least
 from roam.solvers.budget.copies import Copies, Step
-from tests.behaviour.small_nets import Block, Checkpointed, Convolutional, image
+from tests.behaviour.small_nets import Checkpointed, Convolutional, image
 from tests.helpers import Compile, assert_equal, compiler, random, snapshot, unfused
 
 Make = Callable[[], nn.Module]
-BITS = 16  # bytes that a step takes beside the plan: a loss, and a tangent
+Seen = list[tuple[Bytes, Bytes]]
+SMALL = 16  # bytes that a step takes beside the plan: a loss, and a tangent
 
 
 class RootMeanSquare(nn.Module):
@@ -38,25 +39,12 @@ class RootMeanSquare(nn.Module):
         return x + dropout(self.down(y), 0.1)
 
 
-class Soft(nn.Module):
-    """Chains of cheap ops between products."""
-
-    def __init__(self, width: int = 24) -> None:
-        super().__init__()
-        self.linears = nn.ModuleList(nn.Linear(width, width) for _ in range(4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for linear in self.linears:
-            x = linear((x.sigmoid() * 0.5 + x.cos()).exp() * 0.1)
-        return x
-
-
 class Broken(nn.Module):
     """Two graphs: what the first one leaves for its backward is there while the second runs."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = deep(RootMeanSquare), Soft(16)
+        self.first, self.second = deep(RootMeanSquare), deep(RootMeanSquare, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
@@ -95,29 +83,56 @@ def again() -> list[str]:
     return [op.name for p in problems if p is not None for op in p.ops if "~" in op.name]
 
 
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    """By graph that is compiled, the bound and aot_eager's peak, both looked at in any case."""
+    bounds: list[Bytes] = []
+    found: Seen = []
+    partitioned = AotEager.partitioned
+
+    def no_bound(*given: Any) -> Bytes:
+        bounds.append(at_least(*given))
+        return 0
+
+    def spy(self: AotEager) -> Partitioned:
+        theirs = partitioned(self)
+        found.append((bounds[-1], theirs.peak(0)))
+        return theirs
+
+    monkeypatch.setattr(free_recompute, "at_least", no_bound)
+    monkeypatch.setattr(AotEager, "partitioned", spy)
+    return found
+
+
 @pytest.mark.parametrize(
     ("make", "x", "above"),
     [
         (lambda: deep(RootMeanSquare), lambda: random(64, 16), True),
-        (lambda: deep(Soft, 1), lambda: random(64, 24), False),
-        (lambda: deep(Block, 3), lambda: random(64, 32), False),
         (Convolutional, image, False),
         (Checkpointed, lambda: random(64, 32), False),
         (Broken, lambda: random(64, 16), True),
     ],
-    ids=["norms", "chains", "blocks", "convolutional", "checkpoint", "two graphs"],
+    ids=["norms", "convolutional", "checkpoint", "two graphs"],
 )
-def test_never_above_aot_eager(make: Make, x: Callable[[], Tensor], above: bool) -> None:
+def test_never_above_aot_eager(
+    make: Make, x: Callable[[], Tensor], above: bool, seen: Seen
+) -> None:
     """above: whether it would be if the backward ran nothing again."""
     expected, theirs = trained(make, x(), compiler("aot_eager"))
-    saving, without = trained(make, x(), lambda f: unfused(f, recompute=False))
-    assert not again()
     found, ours = trained(make, x(), unfused)
-    assert bool(again()) == above
-    assert_equal(found, saving)
     assert_equal(found, expected)
-    assert ours <= theirs + BITS
-    assert (without > theirs + BITS) == above
+    assert ours <= theirs + SMALL
+    assert bool(again()) == above
+    if above:
+        saving, without = trained(make, x(), lambda f: unfused(f, recompute=False))
+        assert without > theirs + SMALL
+        assert not again()
+        assert_equal(found, saving)
+    if make is not Broken:  # whose two peaks are not at one time
+        [(bound, peak)] = seen
+        assert abs(peak - theirs) <= SMALL
+        assert bound <= peak
+        assert (bound > 0.5 * peak) == (make is not Checkpointed)  # checkpoints: no bound
 
 
 def test_half_a_percent_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,20 +176,6 @@ def test_planned_offline_it_is_the_same() -> None:
     assert graph.plan is not None
     assert (graph.plan.fingerprint, graph.plan.order) == (plan.fingerprint, plan.order)
     assert [op.name for op in problem.ops if "~" in op.name] == again() != []
-
-
-def test_folded_gradients_stay_folded() -> None:
-    """And the first plan is the one that runs."""
-    model = deep(RootMeanSquare)
-    optimizer = AdamA(model.parameters(), lr=1e-3)
-    torch._dynamo.reset()
-    roam.reset_report()
-    run = unfused(lambda x: model(x).square().mean(), optimizer=optimizer)
-    run(random(64, 16)).backward()
-    optimizer.step()
-    assert all(p.grad is None for p in model.parameters())
-    [graph] = roam.report().graphs
-    assert graph.plan is not None
 
 
 def test_dynamic_sizes_are_chosen_for_by_those_of_the_first_run() -> None:

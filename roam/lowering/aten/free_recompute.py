@@ -80,8 +80,10 @@ class FreeRecompute:
 
     def cheapened(
         self, joint: fx.GraphModule, trial: Trial, other: AotEager | None
-    ) -> fx.GraphModule:
-        """Returns the graph with what runs again; as it came if it cannot be planned.
+    ) -> tuple[fx.GraphModule, str | None]:
+        """Returns the graph with what runs again, and the fingerprint of its Problem.
+
+        Returns the graph as it came, and None, if it cannot be planned.
 
         Args:
             joint: a graph of a forward and its backward.
@@ -96,16 +98,16 @@ class FreeRecompute:
                 )
         except UnplannableError as error:  # its first run will say so
             log.debug("%s saves all that its backward reads: %s", self.graph.name, error)
-            return joint
+            return joint, None
         except Exception:  # nobody asked for it: training has to go on
             text = "%s saves all that its backward reads: choosing what to recompute failed"
             log.warning(text, self.graph.name, exc_info=True)
-            return joint
+            return joint, None
         finally:
             self.example_inputs = ()  # parameters: a deleted model must not live on here
         if quick == self.settings or chosen.plan.peak == chosen.plan.lower_bound:
             self.plan = chosen.plan
-        return chosen.joint
+        return chosen.joint, chosen.plan.fingerprint
 
     def plan_of(self, problem: Problem) -> Plan | None:
         """Returns the plan of the chosen graph, if it is of this Problem and cannot be better."""

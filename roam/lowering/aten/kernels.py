@@ -78,6 +78,7 @@ class _Read:
 
     Attributes:
         folds: the gradients that were taken to be folded.
+        parts: forward and backward without folds; None without a backward.
         roots: the graphs.
         captured: the Problem of them.
         measured: by node, its scratch space.
@@ -85,6 +86,7 @@ class _Read:
     """
 
     folds: Folds
+    parts: Parts | None
     roots: list[fx.GraphModule]
     captured: Captured
     measured: dict[fx.Node, Scratch]
@@ -115,7 +117,7 @@ class AtenKernels:
         searches: whether to search for what may run again without a budget; not for a graph that
             is captured and not planned.
         free: chooses what runs again without a budget; None if nothing does.
-        early: what was read of the graphs to choose that, if nothing runs again.
+        early: what was read of the graphs to choose that.
         joint: the joint graph of a step that is planned offline, without a budget.
     """
 
@@ -192,33 +194,35 @@ class AtenKernels:
         self, joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **how: Any
     ) -> tuple[fx.GraphModule, fx.GraphModule]:
         how = {"num_fwd_outputs": num_fwd_outputs, **how}
-        captured, saving = joint, self.rewritten_joint(joint)
-        taken: list[Parts] = []  # the first one is of the graph without copies
+        captured, joint = joint, self.rewritten_joint(joint)
+
+        def split(joint: fx.GraphModule) -> Parts:
+            return default_partition(joint, inputs, **how)
 
         def take(joint: fx.GraphModule) -> None:
-            taken.append(default_partition(joint, inputs, **how))
-            self.take_parts(taken[-1], num_fwd_outputs)
-            self.own_saved = own_saved(taken[-1][0].graph, self.outputs)
+            given = joint.graph.find_nodes(op="placeholder")
+            graphs, kept = split(joint), self.kept
+            sized = any(isinstance(value(n), torch.SymInt) for n in given)
+            if kept is not None and kept.uncopied is None and sized:
+                kept.uncopied = graphs  # the first one is without copies
+            self.take_parts(graphs, num_fwd_outputs)
+            self.own_saved = own_saved(graphs[0].graph, self.outputs)
 
-        joint = saving
         if self.kept is not None:
-            joint = self.fitted(saving, self.kept, take)
-            given = saving.graph.find_nodes(op="placeholder")
-            if any(isinstance(value(n), torch.SymInt) for n in given):
-                self.kept.uncopied = taken[0]
+            joint = self.fitted(joint, self.kept, take)
         elif self.free is not None:
 
             def read(parts: Parts) -> Captured:
                 return self.read(self.graphs((), parts), Numbers(), priced=False)[0]
 
             other = AotEager(captured, TRUTHS, inputs, how, read)
-            joint = self.cheapened(saving, self.free, take, other)
+            joint = self.cheapened(joint, self.free, take, other)
         if self.kept is None and self.costs is not None:
             self.joint = joint
-        if not taken or joint is not saving:
-            taken.insert(0, default_partition(joint, inputs, **how))
-        self.take_parts(taken[0], num_fwd_outputs)
-        return taken[0]
+        known = None if self.early is None else self.early.parts
+        graphs = known or split(joint)
+        self.take_parts(graphs, num_fwd_outputs)
+        return graphs
 
     def take_parts(self, graphs: Parts, num_fwd_outputs: int) -> None:
         self.outputs = num_fwd_outputs
@@ -271,14 +275,15 @@ class AtenKernels:
         def trial(joint: fx.GraphModule) -> Captured:
             take(joint)
             folds = free.expected_folds()
-            roots = self.graphs(folds)
-            reads.append(_Read(folds, roots, *self.read(roots, Numbers(), priced=False)))
+            roots, forward, backward = self.graphs(folds), self.forward_graph, self.backward_graph
+            parts = None if forward is None or backward is None else (forward, backward)
+            reads.append(_Read(folds, parts, roots, *self.read(roots, Numbers(), priced=False)))
             return reads[-1].captured
 
-        found = free.cheapened(joint, trial, other)
+        chosen, name = free.cheapened(joint, trial, other)
         self.own_saved = None
-        self.early = reads[0] if reads and found is joint else None
-        return found
+        self.early = next((r for r in reads if r.captured.problem.fingerprint == name), None)
+        return chosen
 
     def take_forward(self, gm: fx.GraphModule) -> None:
         self.forward_graph = gm
