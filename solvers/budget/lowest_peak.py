@@ -12,8 +12,7 @@ bytes at the worst moment
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -28,6 +27,7 @@ from roam.solvers.form import as_they_are
 
 MOMENTS = 6  # at which cuts are made
 TRIALS = 40  # copies that are tried to be left out in the end
+CURVES = 400_000  # ops in all live curves together: a graph of 10,000 ops gets 40 of them
 
 
 def lowest_peak(step: Step, seconds: Seconds) -> Copies:
@@ -37,16 +37,27 @@ def lowest_peak(step: Step, seconds: Seconds) -> Copies:
 
 @dataclass
 class _Search:
+    """The search, with the choices that were looked at.
+
+    Attributes:
+        step: what is edited.
+        seconds: that copies may take.
+        left: how many ops further live curves may have.
+        curves: by choice, its live curve.
+    """
+
     step: Step
     seconds: Seconds
+    left: int = CURVES
+    curves: dict[Choice, Curve] = field(default_factory=dict)
 
     def found(self) -> Curve:
-        none = best = Curve.of(Copies.of(self.step, frozenset()))
+        none = best = self.curve(frozenset())
         if not self.step.droppable:
             return none
         cuts = PricedCuts(self.step.problem, droppable_forms(self.step), in_order=True)
         asked: set[OpId] = set()
-        while len(asked) < MOMENTS and (worst := op_at_peak(best)) not in asked:
+        while len(asked) < MOMENTS and (worst := op_at_peak(best)) not in asked and self.left > 0:
             asked.add(worst)
             best = self.better(best, cuts, worst)
         return best if best is none else trimmed(best, best.peak, TRIALS)
@@ -55,35 +66,40 @@ class _Search:
         """Returns the best choice, that so far included, which cuts at the worst moment find."""
         known = best.copies.choice
         choices = [placed(self.step, m.again, worst) for m in cuts.within(worst, self.seconds)]
+        cheap, dear = [known], list[Choice]()
         for choice in choices:
-            for dear in (choice, choice | known):
-                best = min(best, self.affordable(dear, known), key=lambda c: c.peak)
-        for cheap, dear in pairwise(choices):
-            best = min(best, self.affordable(dear, cheap), key=lambda c: c.peak)
+            for some in (choice, choice | known):
+                cost = Copies.of(self.step, some).cost
+                (cheap if cost <= self.seconds else dear).append(some)
+        found = [self.curve(choice) for choice in cheap]
+        best = min(found, key=lambda c: c.peak)
+        for choice in dear[:2]:  # by its time the first that is too dear, alone and with the known
+            mixed = self.mixed(choice, best.copies.choice)
+            best = min(best, mixed, key=lambda c: c.peak)
         return best
 
-    def affordable(self, dear: Choice, cheap: Choice) -> Curve:
+    def mixed(self, dear: Choice, cheap: Choice) -> Curve:
         """Returns the mixture of two choices with the most of the dear one that time allows."""
-        whole = self.curve(dear)
-        if whole.copies.cost <= self.seconds:
-            return whole
         best = self.curve(cheap)
-        if best.copies.cost > self.seconds:
-            best = self.curve(frozenset())
         for ordered in ways(dear | cheap):
             low, high = 0, len(ordered)
             while high - low > 1:
                 middle = (low + high) // 2
                 mixed = dear.intersection(ordered[:middle]) | cheap.intersection(ordered[middle:])
-                found = self.curve(mixed)
-                if found.copies.cost <= self.seconds:
-                    low, best = middle, min(best, found, key=lambda c: c.peak)
+                if Copies.of(self.step, mixed).cost <= self.seconds:
+                    low, best = middle, min(best, self.curve(mixed), key=lambda c: c.peak)
                 else:
                     high = middle
         return best
 
     def curve(self, choice: Choice) -> Curve:
-        return Curve.of(Copies.of(self.step, choice))
+        """Returns the live curve of a choice; that of no copies if there is no work left for it."""
+        if choice not in self.curves:
+            if self.left <= 0:
+                return self.curves[frozenset()]
+            self.left -= len(self.step.problem.ops)
+            self.curves[choice] = Curve.of(Copies.of(self.step, choice))
+        return self.curves[choice]
 
 
 def peak_without(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import msgspec
@@ -157,10 +157,11 @@ def _choose(
     return none if best is None else _Chosen(best.joint, best.plan)
 
 
+@dataclass
 class _Search:
     """Searches for copies, each choice by the peak of its plan.
 
-    Args:
+    Attributes:
         joint: the graph without copies.
         captured: its Problem.
         first: the plan of that.
@@ -170,22 +171,25 @@ class _Search:
         room: bytes that other graphs are taken to need between forward and backward.
     """
 
-    def __init__(
-        self,
-        joint: fx.GraphModule,
-        captured: Captured,
-        first: Plan,
-        trial: Trial,
-        settings: Settings,
-        smallest: Bytes,
-        room: Bytes,
-    ) -> None:
-        costs, plans = UsualCosts(), {first.fingerprint: first}
-        self.searches = Searches(
-            joint, priced(captured, costs), first, trial, settings, costs, plans
-        )
-        self.smallest, self.room = smallest, room
-        self.peak = self.searches.planned(joint, room).peak if room else first.peak
+    joint: fx.GraphModule
+    captured: Captured
+    first: Plan
+    trial: Trial
+    settings: Settings
+    smallest: Bytes
+    room: Bytes
+
+    @cached_property
+    def searches(self) -> Searches:
+        costs, plans = UsualCosts(), {self.first.fingerprint: self.first}
+        captured, how = priced(self.captured, costs), (self.trial, self.settings, costs, plans)
+        return Searches(self.joint, captured, self.first, *how)
+
+    @cached_property
+    def peak(self) -> Bytes:
+        """The peak without copies, beside what other graphs need."""
+        roomy = with_room(self.captured, self.room).problem
+        return plan(roomy, self.settings).peak if self.room else self.first.peak
 
     def peak_of(self, best: Best) -> Bytes:
         """Returns the peak of a choice, beside what other graphs need."""
