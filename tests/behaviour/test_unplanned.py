@@ -58,7 +58,8 @@ def test_what_cannot_be_planned_is_said_once_for_a_graph(monkeypatch: pytest.Mon
     def fail(*_: Any) -> None:
         raise MemoryError("no plan today")
 
-    monkeypatch.setattr("roam.lowering.aten.kernels.plan", fail)
+    for module in ("free_recompute", "kernels"):
+        monkeypatch.setattr(f"roam.lowering.aten.{module}.plan", fail)
     check(mlp, random(5, 8), planned=0, unplanned=1)
     with warned(1) as messages:
         run = compiler("step")(mlp())
