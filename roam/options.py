@@ -52,10 +52,11 @@ class Options:
             brings the peak down to that of PyTorch's `aot_eager`, whose partitioner recomputes.
         budget: the most bytes that the step may take: a size ("12GiB", or a number of bytes) of all
             that there is, parameters and states too; a share ("60%") of what the step allocates
-            without a budget; or "auto", what is free when the graph is compiled, less a tenth. What
-            is needed for that runs again in the backward. With ATen's kernels the graphs of a
-            model share it: each may take what the others hold leaves. With Inductor's each keeps
-            it by itself, and with dynamic sizes ATen's run, by a plan for each size.
+            if it saves all for its backward; or "auto", what is free when the graph is compiled,
+            less a tenth. What is needed for that runs again in the backward. With ATen's kernels
+            the graphs of a model share it: each may take what the others hold leaves. With
+            Inductor's each keeps it by itself, and with dynamic sizes ATen's run, by a plan for
+            each size.
         mode: one of Inductor's own modes, as `torch.compile(..., mode=...)` names them.
     """
 

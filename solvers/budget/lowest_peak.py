@@ -60,7 +60,8 @@ class _Search:
         while len(asked) < MOMENTS and (worst := op_at_peak(best)) not in asked and self.left > 0:
             asked.add(worst)
             best = self.better(best, cuts, worst)
-        return best if best is none else trimmed(best, best.peak, TRIALS)
+        trials = min(TRIALS, max(0, self.left) // max(1, len(self.step.problem.ops)))
+        return best if best is none else trimmed(best, best.peak, trials)
 
     def better(self, best: Curve, cuts: PricedCuts, worst: OpId) -> Curve:
         """Returns the best choice, that so far included, which cuts at the worst moment find."""

@@ -196,7 +196,10 @@ class _Search:
         return self.searches.planned(best.joint, self.room).peak if self.room else best.plan.peak
 
     def at_no_price(self) -> Best | None:
-        """Returns the choice with the lowest peak that takes SHARE of the step, or None."""
+        """Returns the choice with the lowest peak that takes SHARE of the step.
+
+        Returns None if it is not lower by the size of a tensor that is worth it.
+        """
         _, graph = self.searches.graphs(self.room)
         seconds = SHARE * graph.step.seconds
         forms = {i: form for i, form in graph.step.forms.items() if form.cost <= seconds}
@@ -205,7 +208,7 @@ class _Search:
         if not copies.placed:
             return None
         found = self.planned(graph, copies)
-        return found if self.peak_of(found) < self.peak else None
+        return found if self.peak - self.peak_of(found) >= self.smallest else None
 
     def as_low_as(self, theirs: Partitioned, best: Best | None) -> Best | None:
         """Returns the cheapest choice that takes no more than aot_eager, or else the lowest found.
