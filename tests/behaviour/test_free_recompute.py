@@ -135,7 +135,9 @@ def test_never_above_aot_eager(
         assert (bound > 0.5 * peak) == (make is not Checkpointed)  # checkpoints: no bound
 
 
-def test_half_a_percent_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_a_percent_of_the_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Of large tensors; products, which take the time, do not run again."""
     chosen: list[tuple[Step, float, Copies]] = []
 
@@ -151,7 +153,9 @@ def test_half_a_percent_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
     saving, without = trained(make, random(512, 512), lambda f: unfused(f, recompute=False))
     assert not chosen
+    caplog.set_level("INFO", "roam")
     found, ours = trained(make, random(512, 512), unfused)
+    assert "of the step, estimated), so its peak is" in caplog.text
     [(step, seconds, copies)] = chosen
     assert 0 < copies.cost <= seconds == 0.005 * step.seconds
     assert all(step.problem.buffers[b].size >= 2**20 for b in saved_by(copies))

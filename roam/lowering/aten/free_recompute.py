@@ -31,6 +31,8 @@ from roam.core.folds import Folds
 from roam.core.machine import Bytes, Seconds
 from roam.core.plan import Plan
 from roam.core.problem import Problem
+from roam.core.sizes import show_size
+from roam.inspect.recomputed import runs_again
 from roam.lowering.aten.aot_eager import AotEager, Partitioned, at_least
 from roam.lowering.aten.budget_graph import BudgetGraph, with_room
 from roam.lowering.aten.budget_search import Best, Searches, Trial, search
@@ -154,7 +156,18 @@ def _choose(
         peak = search.peak if best is None else search.peak_of(best)
         if peak > max(least, at_least(joint, roomy)):
             best = search.as_low_as(other.partitioned(), best)
-    return none if best is None else _Chosen(best.joint, best.plan)
+    if best is None:
+        return none
+    copies, step = best.copies, best.copies.step
+    log.info(
+        "%s: %s (%.2f %% of the step, estimated), so its peak is %s in place of %s",
+        problem.name,
+        runs_again(len(copies.placed)),
+        100 * copies.cost / step.seconds if step.seconds else 0.0,
+        show_size(best.plan.peak),
+        show_size(first.peak),
+    )
+    return _Chosen(best.joint, best.plan)
 
 
 @dataclass
