@@ -105,3 +105,15 @@ def test_two_models_with_different_options() -> None:
 
 def test_the_backend_is_found_by_name() -> None:
     assert "roam" in torch._dynamo.list_backends()
+
+
+@pytest.mark.parametrize(
+    ("recompute", "smallest"), [(None, 2**20), ("cheap", 2**14), (False, None)]
+)
+def test_recompute_means_the_same_for_all_kernels(
+    recompute: str | bool | None, smallest: int | None
+) -> None:
+    for lowering in ("aten", "inductor"):
+        chosen = Options.parse({"recompute": recompute, "lowering": lowering}, None)
+        assert chosen.smallest_recomputed == smallest
+        assert (chosen.recomputes is None) == (smallest is None)
