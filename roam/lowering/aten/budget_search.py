@@ -7,7 +7,7 @@ be worse, so the limit of the choice is moved by the difference, and the choice 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import fx
 
@@ -71,6 +71,7 @@ class Searches:
         settings: how to plan.
         costs: estimates ops that the graph does not have.
         plans: by fingerprint, the plans that were made.
+        captures: by graph with copies, the Problem of its parts.
     """
 
     joint: fx.GraphModule
@@ -80,6 +81,7 @@ class Searches:
     settings: Settings
     costs: OpCosts | UsualCosts | None
     plans: dict[str, Plan]
+    captures: dict[fx.GraphModule, Captured] = field(default_factory=dict)
 
     def graphs(self, room: Bytes) -> Graphs:
         """Returns the graph in program order, and in the planned order.
@@ -94,7 +96,9 @@ class Searches:
         )
 
     def planned(self, edited: fx.GraphModule, room: Bytes = 0) -> Plan:
-        problem = with_room(self.trial(copied(edited)), room).problem
+        if edited not in self.captures:
+            self.captures[edited] = self.trial(copied(edited))
+        problem = with_room(self.captures[edited], room).problem
         if problem.fingerprint not in self.plans:
             self.plans[problem.fingerprint] = plan(problem, self.settings)
         return self.plans[problem.fingerprint]
