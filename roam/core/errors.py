@@ -142,6 +142,40 @@ class SizeFormatError(RoamError, ValueError):
     """A text that names no number of bytes."""
 
 
+class TierError(RoamError, OSError):
+    """A folder in which no tensor can be kept: missing, in memory, read-only."""
+
+
+class TierFullError(TierError):
+    """A disk without room for the tensors that a plan moves there."""
+
+
+class TransferError(RoamError, OSError):
+    """A tensor that did not reach its tier, or did not come back from it as it was sent.
+
+    Attributes:
+        tensor: its name.
+        direction: "write" or "read".
+        folder: of the tier.
+        offset: of the tensor's first byte in the tier's file.
+        errno: what the system reported; None if the bytes are wrong, or never were transferred.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        tensor: str,
+        direction: str,
+        folder: str = "",
+        offset: int = 0,
+        errno: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.tensor, self.direction = tensor, direction
+        self.folder, self.offset, self.errno = folder, offset, errno
+
+
 class OptimizerError(RoamError):
     """An optimizer of roam.optim used in a way that would train something else."""
 

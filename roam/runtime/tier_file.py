@@ -1,0 +1,215 @@
+"""The file of a tier: bytes of memory go to an offset and come back, around the page cache.
+
+    memory   ├──────── whole units: no copy ────────┤ rest ├
+                              │                        │ copied to a bounce buffer, zeros behind it
+    file     ├────────────────┴───────────────────────┴───────┤
+
+Direct transfers need addresses, lengths and offsets that are multiples of a unit, mostly 512 bytes.
+Memory at another address goes through the bounce buffer whole. If the file system knows no direct
+transfers, the bytes pass the page cache and are dropped from it at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import weakref
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from roam.core.machine import Bytes
+from roam.runtime.fingerprint import Data
+from roam.runtime.tier_folder import SystemCalls, open_file, refusal
+
+PAGE: Bytes = 4096  # offsets in the file are multiples of it, which suits every disk
+UNITS: tuple[Bytes, ...] = (512, PAGE)  # of direct transfers, as they are tried
+NOT_KNOWN = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # of posix_fallocate
+
+
+def whole_pages(nbytes: Bytes) -> Bytes:
+    return -(-nbytes // PAGE) * PAGE
+
+
+@dataclass(frozen=True)
+class Way:
+    """How bytes get to the disk and back, for reports.
+
+    Attributes:
+        folder: of the file.
+        unnamed: whether the file never had a name.
+        unit: bytes of which addresses, lengths and offsets of direct transfers are multiples; 1 if
+            the file system has no direct transfers.
+        reserved: whether the disk has set the file's space aside, so that it cannot run out later.
+    """
+
+    folder: Path
+    unnamed: bool
+    unit: Bytes
+    reserved: bool
+
+    @property
+    def direct(self) -> bool:
+        """Whether transfers go around the page cache."""
+        return self.unit > 1
+
+    def __str__(self) -> str:
+        way = f"direct, in units of {self.unit} bytes" if self.direct else "through the page cache"
+        name = "without a name" if self.unnamed else "unlinked at once"
+        space = "set aside" if self.reserved else "not set aside, so the disk may fill up"
+        return f"a file {name} in {self.folder}; transfers are {way}; its space is {space}"
+
+
+def bounce_buffer(nbytes: Bytes) -> Data:
+    """Returns memory at the start of a page. It takes no room until it is used."""
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # a forked process gets its own
+    return np.frombuffer(mmap.mmap(-1, nbytes, flags=private), np.uint8)
+
+
+class TierFile:
+    """A file that grows and never shrinks while it is in use. It is gone when nobody refers to it.
+
+    Attributes:
+        size: bytes.
+        way: how bytes get there.
+        is_closed: whether it belongs to the process that this one was forked from.
+    """
+
+    def __init__(self, folder: Path, calls: SystemCalls) -> None:
+        opened = open_file(folder, calls)
+        self._fd, self._calls = opened.fd, calls
+        # not at exit: the I/O thread may still run then, and the number could be another file's
+        self._close = weakref.finalize(self, os.close, opened.fd)
+        self._close.atexit = False
+        self.size: Bytes = 0
+        self.is_closed = False
+        self.way = Way(folder, opened.unnamed, 1, True)
+        self.grow(4 * PAGE)
+        self.way = replace(self.way, unit=self._probe() if opened.direct else 1)
+        if opened.direct and not self.way.direct:
+            flags = fcntl.fcntl(self._fd, fcntl.F_GETFL)
+            fcntl.fcntl(self._fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+
+    def close(self) -> None:
+        """Closes this process's descriptor, after a fork."""
+        self.is_closed = True
+        self._close()
+
+    def grow(self, size: Bytes) -> None:
+        """Makes the file at least this large, with its space set aside if the file system can.
+
+        Raises:
+            TierFullError: the disk has no room. The file stays as large as it was.
+        """
+        if size <= self.size:
+            return
+        try:
+            self._calls.allocate(self._fd, self.size, size - self.size)
+        except OSError as error:
+            if error.errno not in NOT_KNOWN:
+                os.ftruncate(self._fd, self.size)  # what was found is given back
+                raise refusal(self.way.folder, error, size - self.size) from error
+            self._extend(size)
+        self.size = size
+
+    def trim(self, size: Bytes) -> None:
+        """Gives the space from `size` on back to the disk."""
+        if size < self.size:
+            os.ftruncate(self._fd, size)
+            self.size = size
+
+    def write(self, data: Data, offset: int, bounce: Data) -> Bytes:
+        """Writes bytes. Returns how many of them were copied on the way.
+
+        Args:
+            data: the bytes; no more than the bounce buffer has.
+            offset: in the file; a multiple of PAGE.
+            bounce: a buffer that nobody else uses now.
+
+        Raises:
+            OSError: the system reports an error, or writes nothing.
+        """
+        whole = self._whole(data)
+        self._write_all(data[:whole], offset)
+        rest = data.size - whole
+        if rest:
+            padded = bounce[: self._units(rest)]
+            padded[:rest] = data[whole:]
+            padded[rest:] = 0
+            self._write_all(padded, offset + whole)
+        return rest
+
+    def read(self, into: Data, offset: int, bounce: Data) -> Bytes:
+        """Reads bytes. Arguments, result and errors are those of `write`."""
+        whole = self._whole(into)
+        self._read_all(into[:whole], offset)
+        rest = into.size - whole
+        if rest:
+            padded = bounce[: self._units(rest)]
+            self._read_all(padded, offset + whole)
+            into[whole:] = padded[:rest]
+        return rest
+
+    def flush(self, offset: int, nbytes: Bytes) -> None:
+        """Empties the page cache of a range, if bytes pass it."""
+        if not self.way.direct:
+            self._calls.flush(self._fd, offset, nbytes)
+
+    def _whole(self, data: Data) -> Bytes:
+        """How many bytes, from the first on, can be transferred where they lie."""
+        unit = self.way.unit
+        return 0 if data.ctypes.data % unit else data.size - data.size % unit
+
+    def _units(self, nbytes: Bytes) -> Bytes:
+        return -(-nbytes // self.way.unit) * self.way.unit
+
+    def _write_all(self, data: Data, offset: int) -> None:
+        view = data.data
+        done = 0
+        while done < len(view):
+            done += self._progress(self._calls.write(self._fd, view[done:], offset + done))
+
+    def _read_all(self, into: Data, offset: int) -> None:
+        view = into.data
+        done = 0
+        while done < len(view):
+            done += self._progress(self._calls.read(self._fd, view[done:], offset + done))
+
+    def _progress(self, moved: Bytes) -> Bytes:
+        """Returns the whole units: the next transfer must begin at one. OSError if none moved."""
+        moved -= moved % self.way.unit
+        if moved <= 0:
+            raise OSError(errno.EIO, "nothing more is transferred: the file has changed its size")
+        return moved
+
+    def _probe(self) -> Bytes:
+        """The smallest unit in which bytes can be written and read back. 1 if there is none."""
+        memory = bounce_buffer(4 * PAGE)
+        for unit in UNITS:
+            sent, back = memory[unit : 2 * unit], memory[3 * unit : 4 * unit]
+            sent[:] = np.arange(unit) % 251
+            try:
+                self._calls.write(self._fd, sent.data, unit)
+                self._calls.read(self._fd, back.data, unit)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise refusal(self.way.folder, error) from error
+            else:
+                if np.array_equal(sent, back):
+                    return unit
+        return 1
+
+    def _extend(self, size: Bytes) -> None:
+        """Grows a file on a file system that sets no space aside."""
+        free = os.statvfs(self.way.folder)
+        if free.f_bavail * free.f_frsize < size - self.size:
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise refusal(self.way.folder, full, size - self.size)
+        try:
+            os.ftruncate(self._fd, size)
+        except OSError as error:
+            raise refusal(self.way.folder, error, size - self.size) from error
+        self.way = replace(self.way, reserved=False)

@@ -1,0 +1,265 @@
+"""The bytes of a tensor on their way to a tier's file, or back.
+
+    slot        the tensor's place in the file; whoever holds it can have the bytes back
+    transfer    a job of the I/O thread of one direction; holds the memory until it is over
+    channel     one direction of a tier: its thread, its pace, its bounce buffer, its counters
+
+A transfer goes chunk by chunk. It is given up if nobody can wait for it any more, since its slot is
+gone: so a dropped graph, or one that an exception ended, does not hold up those that follow.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from dataclasses import astuple, dataclass
+from math import inf
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from roam.core.errors import TransferError
+from roam.core.machine import MIB, Bytes, Seconds
+from roam.runtime.fingerprint import ROW, Data, Fingerprint
+from roam.runtime.io_thread import IoThread, Job, ThreadDiedError
+from roam.runtime.pace import Pace
+from roam.runtime.regions import Region, Span
+from roam.runtime.tier_file import PAGE, bounce_buffer
+
+Direction = Literal["write", "read"]
+Geometry = tuple[torch.dtype, tuple[int, ...], tuple[int, ...]]  # dtype, shape, stride
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a tier moves bytes.
+
+    Attributes:
+        verify: whether bytes that come back are compared with those that were sent.
+        write_pace: the most bytes a second that are written.
+        read_pace: the most bytes a second that are read.
+        chunk: bytes that one call of the system moves.
+    """
+
+    verify: bool = True
+    write_pace: float = inf
+    read_pace: float = inf
+    chunk: Bytes = 8 * MIB
+
+    def __post_init__(self) -> None:
+        if self.chunk <= 0 or self.chunk % ROW or self.chunk % PAGE:
+            raise ValueError(f"a chunk of {self.chunk} bytes is no multiple of {max(ROW, PAGE)}")
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What went one way so far, or since some earlier moment.
+
+    Attributes:
+        transfers: those that went well.
+        nbytes: of their tensors.
+        copied: those of the bytes that went through a bounce buffer.
+        busy: seconds that the I/O thread took for them.
+        stalled: seconds that threads waited for them.
+    """
+
+    transfers: int = 0
+    nbytes: Bytes = 0
+    copied: Bytes = 0
+    busy: Seconds = 0.0
+    stalled: Seconds = 0.0
+
+    def since(self, earlier: Traffic) -> Traffic:
+        return Traffic(*(a - b for a, b in zip(astuple(self), astuple(earlier), strict=True)))
+
+
+class Slot(Span):
+    """A tensor in the file, or on its way there.
+
+    Attributes:
+        geometry: of the tensor.
+        source: the address that it is written from.
+        written: the transfer to the file.
+        is_written: whether that has been waited for, and went well.
+        reads: the transfers back that were started last, by the address of their target.
+    """
+
+    written: Transfer
+
+    def __init__(self, region: Region, name: str, offset: int, source: Tensor) -> None:
+        super().__init__(region, name, offset, source.nbytes)
+        self.geometry, self.source = geometry(source), source.data_ptr()
+        self.is_written = False
+        self.reads: dict[int, Transfer] = {}
+
+    @property
+    def is_read(self) -> bool:
+        """Whether bytes are on their way back."""
+        return any(not transfer.is_done for transfer in self.reads.values())
+
+    def failure(self, direction: Direction, reason: str, errno: int | None = None) -> TransferError:
+        """Returns the error that names the tensor, its place and the reason."""
+        folder = str(self.region.file.way.folder)
+        way = f"written to {folder}" if direction == "write" else f"read back from {folder}"
+        return TransferError(
+            f"tensor {self.name!r} could not be {way}: {reason} "
+            f"({self.nbytes} bytes at {self.offset} of the file, region {self.region.number})",
+            tensor=self.name,
+            direction=direction,
+            folder=folder,
+            offset=self.offset,
+            errno=errno,
+        )
+
+
+class GivenUpError(RuntimeError):
+    """A transfer was cancelled, or nobody could wait for it any more."""
+
+
+class WrongBytesError(RuntimeError):
+    """What came back is not what was sent."""
+
+
+class Channel:
+    """One direction of a tier.
+
+    Attributes:
+        direction: "write" goes to the file.
+        traffic: what has gone this way.
+    """
+
+    def __init__(self, direction: Direction, settings: Settings) -> None:
+        self.direction: Direction = direction
+        self.thread = IoThread(f"roam {direction}s")
+        self.start_afresh()
+        self.use(settings)
+
+    def start_afresh(self) -> None:
+        """Forgets what is under way: in a forked process nobody carries it out."""
+        self.thread.start_afresh()
+        self.traffic = Traffic()
+        self._lock = threading.Lock()
+        self._under_way: weakref.WeakSet[Transfer] = weakref.WeakSet()
+        self._bounce: Data | None = None
+
+    def use(self, settings: Settings) -> None:
+        """Takes settings for the transfers that start from now on."""
+        rate = settings.write_pace if self.direction == "write" else settings.read_pace
+        self.settings, self.pace = settings, Pace(rate)
+
+    def start(self, slot: Slot, memory: Data) -> Transfer:
+        """Starts a transfer between a slot and memory, and returns it."""
+        transfer = Transfer(self, slot, memory)
+        self._under_way.add(transfer)
+        self.thread.hand_over(transfer)
+        return transfer
+
+    def finish(self, slot: Slot, transfer: Transfer) -> None:
+        """Waits for a transfer.
+
+        Raises:
+            TransferError: it did not go well.
+        """
+        if not transfer.is_done:
+            begin = time.perf_counter()
+            try:
+                transfer.wait()
+            except ThreadDiedError as error:
+                raise slot.failure(self.direction, str(error)) from error
+            finally:
+                self.count(Traffic(stalled=time.perf_counter() - begin))
+        if (cause := transfer.error) is not None:
+            number = cause.errno if isinstance(cause, OSError) else None
+            raise slot.failure(self.direction, _reason(cause), number) from cause
+
+    def settle(self) -> None:
+        """Cancels what is under way. When it returns, the thread works on nobody's memory."""
+        found = list(self._under_way)
+        for transfer in found:
+            transfer.cancel()
+        for transfer in found:
+            try:
+                transfer.wait()
+            except ThreadDiedError:  # then nobody works on the memory either
+                continue
+
+    def count(self, more: Traffic) -> None:
+        with self._lock:
+            mine = astuple(self.traffic)
+            self.traffic = Traffic(*(a + b for a, b in zip(mine, astuple(more), strict=True)))
+
+    def bounce(self) -> Data:
+        """The bounce buffer, which only the I/O thread uses."""
+        if self._bounce is None or self._bounce.size < self.settings.chunk:
+            self._bounce = bounce_buffer(self.settings.chunk)
+        return self._bounce
+
+
+class Transfer(Job):
+    """The bytes of one slot on their way.
+
+    Attributes:
+        fingerprint: of the bytes; None if the settings do not ask for it.
+    """
+
+    def __init__(self, channel: Channel, slot: Slot, memory: Data) -> None:
+        super().__init__()
+        self.fingerprint: int | None = None
+        self._channel, self._settings, self._pace = channel, channel.settings, channel.pace
+        self._expected = None if channel.direction == "write" else slot.written.fingerprint
+        self._slot = weakref.ref(slot)
+        self._region, self._offset = slot.region, slot.offset
+        self._memory: Data | None = memory
+        self._is_cancelled = False
+
+    def cancel(self) -> None:
+        """Gives the transfer up, at the next chunk if it is under way."""
+        self._is_cancelled = True
+
+    def carry_out(self) -> None:
+        memory, self._memory = self._memory, None
+        assert memory is not None
+        begin = time.perf_counter()
+        mark = Fingerprint() if self._settings.verify else None
+        copied = 0
+        for start in range(0, memory.size, self._settings.chunk):
+            if self._is_cancelled or self._slot() is None:
+                raise GivenUpError("the transfer was given up")
+            piece = memory[start : start + self._settings.chunk]
+            copied += self._move(piece, self._offset + start, mark)
+        if self._channel.direction == "write":
+            self._region.file.flush(self._offset, memory.size)
+        self.fingerprint = None if mark is None else mark.value
+        if None not in (self._expected, mark) and self.fingerprint != self._expected:
+            raise WrongBytesError("the bytes in the file are not those that were sent")
+        busy = time.perf_counter() - begin
+        self._channel.count(Traffic(1, memory.size, copied, busy))
+
+    def _move(self, piece: Data, offset: int, mark: Fingerprint | None) -> Bytes:
+        file, bounce = self._region.file, self._channel.bounce()
+        self._pace.begin(piece.size)
+        if self._channel.direction == "write":
+            if mark is not None:
+                mark.add(piece)
+            copied = file.write(piece, offset, bounce)
+        else:
+            copied = file.read(piece, offset, bounce)
+            if mark is not None:
+                mark.add(piece)
+        self._pace.end()
+        return copied
+
+
+def geometry(tensor: Tensor) -> Geometry:
+    """Returns what tells where each element lies. The strides of dims of one element do not."""
+    pairs = zip(tensor.shape, tensor.stride(), strict=True)
+    strides = tuple(0 if size == 1 else stride for size, stride in pairs)
+    return tensor.dtype, tuple(tensor.shape), strides
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"[Errno {error.errno}] {error.strerror}"
+    return str(error) or type(error).__name__
