@@ -23,7 +23,7 @@ from torch import Tensor
 from roam.core.machine import Bytes
 from roam.runtime.blocks import carve
 from roam.runtime.fingerprint import Data
-from roam.runtime.regions import AddressSpace, Region
+from roam.runtime.regions import AddressSpace, Region, Span
 from roam.runtime.tier_file import PAGE, TierFile, Way
 from roam.runtime.tier_folder import SystemCalls, check_folder
 from roam.runtime.transfers import Channel, Settings, Slot, geometry
@@ -57,7 +57,8 @@ class FileTier:
         self.out, self.back = Channel("write", settings), Channel("read", settings)
         self._lock = threading.Lock()
         self._space: AddressSpace | None = None
-        _all.add(self)
+        with _lock:
+            _all.add(self)
 
     @property
     def key(self) -> str:
@@ -108,15 +109,15 @@ class FileTier:
         Raises:
             TransferError: it cannot be started.
         """
-        slot = Slot(region, name, offset, source)
         if why := _unfit(source):
-            raise slot.failure("write", why)
+            raise Span(region, name, offset, 0).failure("write", why)
+        slot = Slot(region, name, offset, source)
         if offset < 0 or offset % PAGE or slot.end > region.end:
             raise slot.failure("write", f"no page-aligned place in a region of {region.nbytes}")
         if region.file.is_closed:
             raise slot.failure("write", "the process was forked after the region was opened")
         for before in region.claim(slot) if slot.nbytes else ():
-            if isinstance(before, Slot) and (before.is_read or not before.written.is_done):
+            if isinstance(before, Slot) and before.is_moving:
                 raise slot.failure("write", f"{before.name!r} is on its way there")
         slot.written = self.out.start(slot, _bytes(source))
         return slot
@@ -138,8 +139,7 @@ class FileTier:
         Raises:
             TransferError: it cannot be started.
         """
-        why = _unfit(target)
-        if not why and geometry(target) != slot.geometry:
+        if not (why := _unfit(target)) and geometry(target) != slot.geometry:
             why = f"it was written as {slot.geometry} and is to be read as {geometry(target)}"
         if not slot.is_written:
             why = "nobody has waited for it to be written"
@@ -156,12 +156,11 @@ class FileTier:
 
     def wait_read(self, slot: Slot, target: Tensor) -> None:
         """Blocks until a tensor is back as it was. Raises TransferError if it is not."""
-        transfer = slot.reads.get(target.data_ptr())
-        if transfer is None:
-            raise slot.failure("read", "nobody has started to read it")
+        address = target.data_ptr()
+        transfer = slot.reads.get(address)
         self.back.finish(slot, transfer)
-        if slot.reads.get(target.data_ptr()) is transfer:
-            del slot.reads[target.data_ptr()]
+        if slot.reads.get(address) is transfer:
+            slot.reads.pop(address, None)
 
     def settle(self) -> None:
         """Cancels what is under way. When it returns, no I/O thread works on anybody's memory.
@@ -219,16 +218,20 @@ def file_tier(folder: str | Path, settings: Settings | None = None) -> FileTier:
     key = os.path.realpath(folder)
     with _lock:
         found = _by_key.get(key)
-        if found is None:
-            found = _by_key[key] = FileTier(key, settings)
-        elif settings is not None:
-            found.settings = settings
+    if found is None:
+        made = FileTier(key, settings)
+        with _lock:
+            found = _by_key.setdefault(key, made)
+    elif settings is not None:
+        found.settings = settings
     return found
 
 
 def settle() -> None:
     """Cancels what is under way in every tier, as `FileTier.settle` does."""
-    for tier in list(_all):
+    with _lock:
+        tiers = list(_all)
+    for tier in tiers:
         tier.settle()
 
 

@@ -32,17 +32,18 @@ class Job:
 
     Attributes:
         error: what went wrong, once the job is done; None if nothing did.
+        is_done: whether it is over, well or not.
     """
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
-        self._done = threading.Event()
+        self.is_done = False
+        # held until the job is done. Unlike an Event it has no state that an interrupt could leave
+        # half changed
+        self._under_way = threading.Lock()
+        self._under_way.acquire()
         self._process = os.getpid()
         self._thread: threading.Thread | None = None
-
-    @property
-    def is_done(self) -> bool:
-        return self._done.is_set()
 
     def carry_out(self) -> None:
         """Does it. Runs on the I/O thread."""
@@ -56,11 +57,12 @@ class Job:
         """
         if self._process != os.getpid():  # its locks may be held by a thread that is not here
             raise ThreadDiedError("the process was forked while it was under way")
-        while not self._done.wait(LOOK_AGAIN):
-            if self._thread is None or not self._thread.is_alive():
-                if self._done.is_set():
-                    break
+        while not self.is_done:
+            dead = self._thread is None or not self._thread.is_alive()
+            if dead and not self.is_done:  # it may have ended after the job
                 raise ThreadDiedError("the thread that had to do it has died")
+            if self._under_way.acquire(timeout=LOOK_AGAIN):
+                self._under_way.release()  # for others who wait
 
     def run(self) -> None:
         """Carries it out and keeps the error."""
@@ -70,7 +72,8 @@ class Job:
             log.debug("input or output failed", exc_info=True)
             self.error = error.with_traceback(None)  # the frames hold memory
         finally:
-            self._done.set()
+            self.is_done = True
+            self._under_way.release()
 
 
 class IoThread:

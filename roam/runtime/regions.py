@@ -14,9 +14,13 @@ import threading
 import weakref
 from bisect import bisect_left
 from itertools import count
+from typing import Literal
 
+from roam.core.errors import TransferError
 from roam.core.machine import Bytes
 from roam.runtime.tier_file import TierFile, whole_pages
+
+Direction = Literal["write", "read"]
 
 
 class Region:
@@ -75,6 +79,20 @@ class Span:
     def end(self) -> int:
         """Behind the last byte that a write of it changes."""
         return self.offset + whole_pages(self.nbytes)
+
+    def failure(self, direction: Direction, reason: str, errno: int | None = None) -> TransferError:
+        """Returns the error that names the tensor, its place and the reason."""
+        folder = str(self.region.file.way.folder)
+        way = f"written to {folder}" if direction == "write" else f"read back from {folder}"
+        return TransferError(
+            f"tensor {self.name!r} could not be {way}: {reason} "
+            f"({self.nbytes} bytes at {self.offset} of the file, region {self.region.number})",
+            tensor=self.name,
+            direction=direction,
+            folder=folder,
+            offset=self.offset,
+            errno=errno,
+        )
 
 
 class AddressSpace:

@@ -104,14 +104,18 @@ class TierFile:
         Raises:
             TierFullError: the disk has no room. The file stays as large as it was.
         """
-        if size <= self.size:
+        more = size - self.size
+        if more <= 0:
             return
+        free = os.statvfs(self.way.folder)
+        if free.f_bfree * free.f_frsize < more:  # the attempt would fill the disk before it fails
+            raise refusal(self.way.folder, OSError(errno.ENOSPC, ""), more)
         try:
-            self._calls.allocate(self._fd, self.size, size - self.size)
+            self._calls.allocate(self._fd, self.size, more)
         except OSError as error:
             if error.errno not in NOT_KNOWN:
                 os.ftruncate(self._fd, self.size)  # what was found is given back
-                raise refusal(self.way.folder, error, size - self.size) from error
+                raise refusal(self.way.folder, error, more) from error
             self._extend(size)
         self.size = size
 
@@ -204,10 +208,6 @@ class TierFile:
 
     def _extend(self, size: Bytes) -> None:
         """Grows a file on a file system that sets no space aside."""
-        free = os.statvfs(self.way.folder)
-        if free.f_bavail * free.f_frsize < size - self.size:
-            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            raise refusal(self.way.folder, full, size - self.size)
         try:
             os.ftruncate(self._fd, size)
         except OSError as error:

@@ -22,7 +22,8 @@ from roam.core.sizes import show_size
 MEMORY = {0x01021994: "tmpfs", 0x858458F6: "ramfs", 0x958458F6: "hugetlbfs"}
 # what a file system answers if it does not know O_TMPFILE or O_DIRECT
 UNKNOWN_FLAG = (errno.EOPNOTSUPP, errno.EINVAL, errno.EISDIR, errno.ENOENT, errno.ENOSYS)
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class SystemCalls:
@@ -102,18 +103,22 @@ def refusal(folder: Path, error: OSError, needed: Bytes = 0) -> TierError:
         error: what the system said.
         needed: bytes that the file should grow by.
     """
+    refused: TierError
+    why = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in NO_ROOM:
         found = os.statvfs(folder)
-        why = (
-            f"{error.strerror}: {show_size(needed)} more are needed, "
-            f"{show_size(found.f_bavail * found.f_frsize)} are free"
-        )
-        refused: TierError = TierFullError(
-            _refusal(folder, why, "free some of it, name another folder, or leave out `offload`")
-        )
+        free = show_size(found.f_bavail * found.f_frsize)
+        why = f"{why}: {show_size(needed)} more are needed, {free} are free"
+        way_out = "free some of it, name another folder, or leave out `offload`"
+        refused = TierFullError(_refusal(folder, why, way_out))
+    elif error.errno == errno.EFBIG:
+        why = f"{why}: {show_size(needed)} more are needed"
+        way_out = "raise the limit (`ulimit -f`), name another folder, or leave out `offload`"
+        refused = TierFullError(_refusal(folder, why, way_out))
+    elif error.errno in FORBIDDEN:
+        refused = TierError(_refusal(folder, why, "name a folder that this user may write to"))
     else:
-        way_out = "name a folder that this user may write to"
-        refused = TierError(_refusal(folder, str(error.strerror or error), way_out))
+        refused = TierError(_refusal(folder, why, "name a folder on another disk"))
     refused.errno = error.errno
     return refused
 

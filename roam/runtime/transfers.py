@@ -15,20 +15,17 @@ import time
 import weakref
 from dataclasses import astuple, dataclass
 from math import inf
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from roam.core.errors import TransferError
 from roam.core.machine import MIB, Bytes, Seconds
 from roam.runtime.fingerprint import ROW, Data, Fingerprint
 from roam.runtime.io_thread import IoThread, Job, ThreadDiedError
 from roam.runtime.pace import Pace
-from roam.runtime.regions import Region, Span
+from roam.runtime.regions import Direction, Region, Span
 from roam.runtime.tier_file import PAGE, bounce_buffer
 
-Direction = Literal["write", "read"]
 Geometry = tuple[torch.dtype, tuple[int, ...], tuple[int, ...]]  # dtype, shape, stride
 
 
@@ -81,37 +78,23 @@ class Slot(Span):
     Attributes:
         geometry: of the tensor.
         source: the address that it is written from.
-        written: the transfer to the file.
+        written: the transfer to the file; None until it has been started.
         is_written: whether that has been waited for, and went well.
         reads: the transfers back that were started last, by the address of their target.
     """
 
-    written: Transfer
-
     def __init__(self, region: Region, name: str, offset: int, source: Tensor) -> None:
         super().__init__(region, name, offset, source.nbytes)
         self.geometry, self.source = geometry(source), source.data_ptr()
+        self.written: Transfer | None = None
         self.is_written = False
         self.reads: dict[int, Transfer] = {}
 
     @property
-    def is_read(self) -> bool:
-        """Whether bytes are on their way back."""
-        return any(not transfer.is_done for transfer in self.reads.values())
-
-    def failure(self, direction: Direction, reason: str, errno: int | None = None) -> TransferError:
-        """Returns the error that names the tensor, its place and the reason."""
-        folder = str(self.region.file.way.folder)
-        way = f"written to {folder}" if direction == "write" else f"read back from {folder}"
-        return TransferError(
-            f"tensor {self.name!r} could not be {way}: {reason} "
-            f"({self.nbytes} bytes at {self.offset} of the file, region {self.region.number})",
-            tensor=self.name,
-            direction=direction,
-            folder=folder,
-            offset=self.offset,
-            errno=errno,
-        )
+    def is_moving(self) -> bool:
+        """Whether its bytes are on their way, there or back."""
+        transfers = [self.written, *self.reads.values()]
+        return any(transfer is not None and not transfer.is_done for transfer in transfers)
 
 
 class GivenUpError(RuntimeError):
@@ -152,16 +135,22 @@ class Channel:
     def start(self, slot: Slot, memory: Data) -> Transfer:
         """Starts a transfer between a slot and memory, and returns it."""
         transfer = Transfer(self, slot, memory)
-        self._under_way.add(transfer)
-        self.thread.hand_over(transfer)
+        with self._lock:
+            self._under_way.add(transfer)
+        try:
+            self.thread.hand_over(transfer)
+        except RuntimeError as error:  # the system has no more threads
+            raise slot.failure(self.direction, str(error)) from error
         return transfer
 
-    def finish(self, slot: Slot, transfer: Transfer) -> None:
+    def finish(self, slot: Slot, transfer: Transfer | None) -> None:
         """Waits for a transfer.
 
         Raises:
-            TransferError: it did not go well.
+            TransferError: it did not go well, or was never started.
         """
+        if transfer is None:
+            raise slot.failure(self.direction, "nobody has started that")
         if not transfer.is_done:
             begin = time.perf_counter()
             try:
@@ -176,7 +165,8 @@ class Channel:
 
     def settle(self) -> None:
         """Cancels what is under way. When it returns, the thread works on nobody's memory."""
-        found = list(self._under_way)
+        with self._lock:
+            found = list(self._under_way)
         for transfer in found:
             transfer.cancel()
         for transfer in found:
@@ -190,10 +180,10 @@ class Channel:
             mine = astuple(self.traffic)
             self.traffic = Traffic(*(a + b for a, b in zip(mine, astuple(more), strict=True)))
 
-    def bounce(self) -> Data:
-        """The bounce buffer, which only the I/O thread uses."""
-        if self._bounce is None or self._bounce.size < self.settings.chunk:
-            self._bounce = bounce_buffer(self.settings.chunk)
+    def bounce(self, nbytes: Bytes) -> Data:
+        """Returns a bounce buffer of at least this size, which only the I/O thread uses."""
+        if self._bounce is None or self._bounce.size < nbytes:
+            self._bounce = bounce_buffer(nbytes)
         return self._bounce
 
 
@@ -208,7 +198,7 @@ class Transfer(Job):
         super().__init__()
         self.fingerprint: int | None = None
         self._channel, self._settings, self._pace = channel, channel.settings, channel.pace
-        self._expected = None if channel.direction == "write" else slot.written.fingerprint
+        self._expected = slot.written.fingerprint if slot.written is not None else None
         self._slot = weakref.ref(slot)
         self._region, self._offset = slot.region, slot.offset
         self._memory: Data | None = memory
@@ -238,7 +228,7 @@ class Transfer(Job):
         self._channel.count(Traffic(1, memory.size, copied, busy))
 
     def _move(self, piece: Data, offset: int, mark: Fingerprint | None) -> Bytes:
-        file, bounce = self._region.file, self._channel.bounce()
+        file, bounce = self._region.file, self._channel.bounce(self._settings.chunk)
         self._pace.begin(piece.size)
         if self._channel.direction == "write":
             if mark is not None:
