@@ -24,7 +24,7 @@ from roam.runtime.fingerprint import ROW, Data, Fingerprint
 from roam.runtime.io_thread import IoThread, Job, ThreadDiedError
 from roam.runtime.pace import Pace
 from roam.runtime.regions import Direction, Region, Span
-from roam.runtime.tier_file import PAGE, bounce_buffer
+from roam.runtime.tier_file import PAGE, TierFile, bounce_buffer
 
 Geometry = tuple[torch.dtype, tuple[int, ...], tuple[int, ...]]  # dtype, shape, stride
 
@@ -200,8 +200,8 @@ class Transfer(Job):
         self._channel, self._settings, self._pace = channel, channel.settings, channel.pace
         self._expected = slot.written.fingerprint if slot.written is not None else None
         self._slot = weakref.ref(slot)
-        self._region, self._offset = slot.region, slot.offset
-        self._memory: Data | None = memory
+        self._offset = slot.offset
+        self._held: tuple[Region, Data] | None = slot.region, memory  # until it is over
         self._is_cancelled = False
 
     def cancel(self) -> None:
@@ -209,7 +209,9 @@ class Transfer(Job):
         self._is_cancelled = True
 
     def carry_out(self) -> None:
-        memory, self._memory = self._memory, None
+        # let go of before anybody hears that it is over: who waited for it may find the region free
+        (region, memory), self._held = self._held or (None, None), None
+        assert region is not None
         assert memory is not None
         begin = time.perf_counter()
         mark = Fingerprint() if self._settings.verify else None
@@ -218,17 +220,18 @@ class Transfer(Job):
             if self._is_cancelled or self._slot() is None:
                 raise GivenUpError("the transfer was given up")
             piece = memory[start : start + self._settings.chunk]
-            copied += self._move(piece, self._offset + start, mark)
+            copied += self._move(region.file, piece, self._offset + start, mark)
         if self._channel.direction == "write":
-            self._region.file.flush(self._offset, memory.size)
+            region.file.flush(self._offset, memory.size)
         self.fingerprint = None if mark is None else mark.value
         if None not in (self._expected, mark) and self.fingerprint != self._expected:
             raise WrongBytesError("the bytes in the file are not those that were sent")
         busy = time.perf_counter() - begin
         self._channel.count(Traffic(1, memory.size, copied, busy))
 
-    def _move(self, piece: Data, offset: int, mark: Fingerprint | None) -> Bytes:
-        file, bounce = self._region.file, self._channel.bounce(self._settings.chunk)
+    def _move(self, file: TierFile, piece: Data, offset: int, mark: Fingerprint | None) -> Bytes:
+        """Moves a chunk. Returns how many of its bytes were copied on the way."""
+        bounce = self._channel.bounce(self._settings.chunk)
         self._pace.begin(piece.size)
         if self._channel.direction == "write":
             if mark is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -32,9 +33,7 @@ class Fault(StrEnum):
     ODD = "moves some bytes that are no whole units"
     SKIP = "says that it moved all, and moved none"
     FLIP = "moves all, and one bit wrong"
-
-
-HARMLESS = (Fault.HALF,)  # who goes on where it stopped has everything in the end
+    LATE = "takes longer"
 
 
 class FaultyCalls(SystemCalls):
@@ -56,6 +55,15 @@ class FaultyCalls(SystemCalls):
         """Lets the n-th of the calls from now on go wrong, counted from 0."""
         self.calls[kind] = 0
         self._faults[kind, n] = fault
+
+    def disarm(self) -> None:
+        """Forgets the faults that have not happened."""
+        self._faults.clear()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all faults have happened."""
+        return not self._faults
 
     def open(self, path: str, flags: int) -> int:
         if flags & os.O_DIRECT and not self._direct:
@@ -90,14 +98,17 @@ class FaultyCalls(SystemCalls):
                 return min(move(data), 511)
             case Fault.SKIP:
                 return len(data)
+            case Fault.LATE:
+                time.sleep(0.002)
+                return move(data)
             case Fault.FLIP:
-                wrong = bounce_buffer(len(data))  # a write must not change its source
-                wrong[:] = np.frombuffer(data, np.uint8) if kind == "write" else 0
-                moved = move(wrong.data)
-                wrong[moved // 2] ^= 4
                 if kind == "write":
+                    wrong = bounce_buffer(len(data))  # a write must not change its source
+                    wrong[:] = np.frombuffer(data, np.uint8)
+                    wrong[0] ^= 4
                     return move(wrong.data)
-                data[:moved] = wrong.data[:moved]
+                moved = move(data)
+                data[0] ^= 4
                 return moved
 
 

@@ -8,6 +8,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -37,7 +38,7 @@ class Dies(Job):
 
 def test_jobs_run_in_order_elsewhere() -> None:
     thread, seen = IoThread("test"), []
-    jobs = [Do(lambda i=i: seen.append((i, threading.get_ident()))) for i in range(50)]
+    jobs = [Do(partial(lambda i: seen.append((i, threading.get_ident())), i)) for i in range(50)]
     for job in jobs:
         thread.hand_over(job)
     for job in jobs:
