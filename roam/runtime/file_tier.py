@@ -119,7 +119,9 @@ class FileTier:
         for before in region.claim(slot) if slot.nbytes else ():
             if isinstance(before, Slot) and before.is_moving:
                 raise slot.failure("write", f"{before.name!r} is on its way there")
-        slot.written = self.out.start(slot, _bytes(source))
+        memory = _bytes(source)
+        slot.head = region.file.head(memory)
+        slot.written = self.out.start(slot, memory)
         return slot
 
     def wait_written(self, slot: Slot, source: Tensor) -> None:

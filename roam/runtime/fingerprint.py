@@ -39,7 +39,10 @@ class Fingerprint:
         self._rows = 0
 
     def add(self, piece: Data) -> None:
-        """Goes on with the next bytes. All pieces but the last have a multiple of ROW bytes."""
+        """Goes on with the next bytes.
+
+        Where a piece that is no multiple of ROW bytes ends makes a difference.
+        """
         whole = piece.size // ROW
         if whole:
             words = piece[: whole * ROW].view(np.uint64).reshape(whole, WORDS)

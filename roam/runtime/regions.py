@@ -134,5 +134,5 @@ class AddressSpace:
         for region in sorted(self._regions, key=lambda r: r.offset):
             if region.offset - end >= nbytes:
                 break
-            end = region.end
+            end = max(end, region.end)  # an empty region may lie inside of another
         return end

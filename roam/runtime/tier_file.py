@@ -1,12 +1,8 @@
 """The file of a tier: bytes of memory go to an offset and come back, around the page cache.
 
-    memory   ├──────── whole units: no copy ────────┤ rest ├
-                              │                        │ copied to a bounce buffer, zeros behind it
-    file     ├────────────────┴───────────────────────┴───────┤
-
 Direct transfers need addresses, lengths and offsets that are multiples of a unit, mostly 512 bytes.
-Memory at another address goes through the bounce buffer whole. If the file system knows no direct
-transfers, the bytes pass the page cache and are dropped from it at once.
+Other bytes go through a bounce buffer. If the file system knows no direct transfers, all bytes pass
+the page cache and are dropped from it at once.
 """
 
 from __future__ import annotations
@@ -125,50 +121,59 @@ class TierFile:
             os.ftruncate(self._fd, size)
             self.size = size
 
+    def head(self, data: Data) -> Bytes:
+        """Returns how many bytes there are before the first that may begin a direct transfer.
+
+        0 if no direct transfer lies in the data.
+        """
+        head: Bytes = -data.ctypes.data % self.way.unit
+        return head if data.size >= head + self.way.unit else 0
+
     def write(self, data: Data, offset: int, bounce: Data) -> Bytes:
-        """Writes bytes. Returns how many of them were copied on the way.
+        """Writes bytes, and zeros behind them up to a whole unit.
 
         Args:
             data: the bytes; no more than the bounce buffer has.
-            offset: in the file; a multiple of PAGE.
+            offset: in the file, in whole units.
             bounce: a buffer that nobody else uses now.
+
+        Returns:
+            How many bytes were copied on the way.
 
         Raises:
             OSError: the system reports an error, or writes nothing.
         """
-        whole = self._whole(data)
-        self._write_all(data[:whole], offset)
-        rest = data.size - whole
-        if rest:
-            padded = bounce[: self._units(rest)]
-            padded[:rest] = data[whole:]
-            padded[rest:] = 0
-            self._write_all(padded, offset + whole)
-        return rest
+        if self._is_direct(data):
+            self._write_all(data, offset)
+            return 0
+        padded = bounce[: self.units(data.size)]
+        padded[: data.size] = data
+        padded[data.size :] = 0
+        self._write_all(padded, offset)
+        return data.size
 
     def read(self, into: Data, offset: int, bounce: Data) -> Bytes:
         """Reads bytes. Arguments, result and errors are those of `write`."""
-        whole = self._whole(into)
-        self._read_all(into[:whole], offset)
-        rest = into.size - whole
-        if rest:
-            padded = bounce[: self._units(rest)]
-            self._read_all(padded, offset + whole)
-            into[whole:] = padded[:rest]
-        return rest
+        if self._is_direct(into):
+            self._read_all(into, offset)
+            return 0
+        padded = bounce[: self.units(into.size)]
+        self._read_all(padded, offset)
+        into[:] = padded[: into.size]
+        return into.size
 
     def flush(self, offset: int, nbytes: Bytes) -> None:
         """Empties the page cache of a range, if bytes pass it."""
         if not self.way.direct:
             self._calls.flush(self._fd, offset, nbytes)
 
-    def _whole(self, data: Data) -> Bytes:
-        """How many bytes, from the first on, can be transferred where they lie."""
-        unit = self.way.unit
-        return 0 if data.ctypes.data % unit else data.size - data.size % unit
-
-    def _units(self, nbytes: Bytes) -> Bytes:
+    def units(self, nbytes: Bytes) -> Bytes:
+        """Returns bytes rounded up to whole units."""
         return -(-nbytes // self.way.unit) * self.way.unit
+
+    def _is_direct(self, data: Data) -> bool:
+        """Whether the bytes can be transferred where they lie."""
+        return data.size % self.way.unit == data.ctypes.data % self.way.unit == 0
 
     def _write_all(self, data: Data, offset: int) -> None:
         view = data.data

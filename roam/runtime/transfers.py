@@ -4,7 +4,13 @@
     transfer    a job of the I/O thread of one direction; holds the memory until it is over
     channel     one direction of a tier: its thread, its pace, its bounce buffer, its counters
 
-A transfer goes chunk by chunk. It is given up if nobody can wait for it any more, since its slot is
+                  head          body           tail
+    memory      ├───────┤├───────────────────┤├────┤      the body begins and ends where a direct
+    file        ├───────────────────┤├───────┤├────┤      transfer may: it is moved without a copy
+                        body           head   tail
+
+The body goes chunk by chunk. If the memory that it comes back to begins at another place of a unit,
+its chunks are copied. A transfer is given up if nobody can wait for it any more, since its slot is
 gone: so a dropped graph, or one that an exception ended, does not hold up those that follow.
 """
 
@@ -16,6 +22,7 @@ import weakref
 from dataclasses import astuple, dataclass
 from math import inf
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,6 +88,7 @@ class Slot(Span):
         written: the transfer to the file; None until it has been started.
         is_written: whether that has been waited for, and went well.
         reads: the transfers back that were started last, by the address of their target.
+        head: bytes before the first that could begin a direct transfer when they were written.
     """
 
     def __init__(self, region: Region, name: str, offset: int, source: Tensor) -> None:
@@ -89,6 +97,7 @@ class Slot(Span):
         self.written: Transfer | None = None
         self.is_written = False
         self.reads: dict[int, Transfer] = {}
+        self.head: Bytes = 0
 
     @property
     def is_moving(self) -> bool:
@@ -200,7 +209,7 @@ class Transfer(Job):
         self._channel, self._settings, self._pace = channel, channel.settings, channel.pace
         self._expected = slot.written.fingerprint if slot.written is not None else None
         self._slot = weakref.ref(slot)
-        self._offset = slot.offset
+        self._offset, self._head = slot.offset, slot.head
         self._held: tuple[Region, Data] | None = slot.region, memory  # until it is over
         self._is_cancelled = False
 
@@ -216,11 +225,12 @@ class Transfer(Job):
         begin = time.perf_counter()
         mark = Fingerprint() if self._settings.verify else None
         copied = 0
-        for start in range(0, memory.size, self._settings.chunk):
-            if self._is_cancelled or self._slot() is None:
-                raise GivenUpError("the transfer was given up")
-            piece = memory[start : start + self._settings.chunk]
+        body, rest = self._cut(memory, region.file.way.unit)
+        for start in range(0, body.size, self._settings.chunk):
+            piece = body[start : start + self._settings.chunk]
             copied += self._move(region.file, piece, self._offset + start, mark)
+        if rest:
+            copied += self._move_rest(region.file, rest, self._offset + body.size, mark)
         if self._channel.direction == "write":
             region.file.flush(self._offset, memory.size)
         self.fingerprint = None if mark is None else mark.value
@@ -229,8 +239,27 @@ class Transfer(Job):
         busy = time.perf_counter() - begin
         self._channel.count(Traffic(1, memory.size, copied, busy))
 
+    def _cut(self, memory: Data, unit: Bytes) -> tuple[Data, list[Data]]:
+        """Returns the body, and what is before and behind it."""
+        end = self._head + (memory.size - self._head) // unit * unit
+        around = memory[: self._head], memory[end:]
+        return memory[self._head : end], [part for part in around if part.size]
+
+    def _move_rest(
+        self, file: TierFile, parts: list[Data], offset: int, mark: Fingerprint | None
+    ) -> Bytes:
+        """Moves what is before and behind the body, as one piece."""
+        joined = np.concatenate(parts)
+        copied = self._move(file, joined, offset, mark)
+        if self._channel.direction == "read":
+            parts[0][:] = joined[: parts[0].size]
+            parts[-1][:] = joined[joined.size - parts[-1].size :]
+        return copied
+
     def _move(self, file: TierFile, piece: Data, offset: int, mark: Fingerprint | None) -> Bytes:
         """Moves a chunk. Returns how many of its bytes were copied on the way."""
+        if self._is_cancelled or self._slot() is None:
+            raise GivenUpError("the transfer was given up")
         bounce = self._channel.bounce(self._settings.chunk)
         self._pace.begin(piece.size)
         if self._channel.direction == "write":
