@@ -11,5 +11,6 @@ Tensors that leave memory and come back:
     transfers       a tensor's bytes on their way, chunk by chunk, on a thread of each direction
     regions         the address space of the file
     tier_file       the file: direct transfers, growth;  tier_folder makes it
+    tier_settings   how bytes move, and how many have;  tier_speed measures a disk
     io_thread, pace, fingerprint
 """

@@ -26,7 +26,8 @@ from roam.runtime.fingerprint import Data
 from roam.runtime.regions import AddressSpace, Region, Span
 from roam.runtime.tier_file import PAGE, TierFile, Way
 from roam.runtime.tier_folder import SystemCalls, check_folder
-from roam.runtime.transfers import Channel, Settings, Slot, geometry
+from roam.runtime.tier_settings import Settings
+from roam.runtime.transfers import Channel, Slot, geometry
 
 
 class FileTier:

@@ -30,27 +30,33 @@ WEIGHTS = np.random.default_rng(0).integers(0, MODULUS - 1, WORDS, np.uint64) | 
 class Fingerprint:
     """The fingerprint of bytes that come piece by piece.
 
+    Args:
+        step: which words count: each `step`-th of a piece, from the first on.
+
     Attributes:
         value: of the bytes so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, step: int = 1) -> None:
         self.value = 0
+        self._step = step
         self._rows = 0
 
     def add(self, piece: Data) -> None:
         """Goes on with the next bytes.
 
-        Where a piece that is no multiple of ROW bytes ends makes a difference.
+        Where a piece ends makes a difference, unless it has a multiple of ROW * `step` bytes.
         """
-        whole = piece.size // ROW
-        if whole:
-            words = piece[: whole * ROW].view(np.uint64).reshape(whole, WORDS)
-            self._add(np.dot(words, WEIGHTS))
-        rest = piece[whole * ROW :]
-        if rest.size:
-            row = np.zeros((1, -(-rest.size // 8)), np.uint64)
-            row.view(np.uint8)[0, : rest.size] = rest
+        end = piece.size // 8 * 8
+        words, behind = piece[:end].view(np.uint64)[:: self._step], piece[end:]
+        rows = words.size // WORDS
+        if rows:
+            self._add(np.dot(words[: rows * WORDS].reshape(rows, WORDS), WEIGHTS))
+        rest = words[rows * WORDS :]
+        if rest.size or behind.size:
+            row = np.zeros((1, rest.size + 1), np.uint64)
+            row[0, :-1] = rest
+            row[:, -1:].view(np.uint8)[0, : behind.size] = behind
             self._add(np.dot(row, WEIGHTS[: row.size]))
 
     def _add(self, sums: NDArray[np.uint64]) -> None:

@@ -19,64 +19,21 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from dataclasses import astuple, dataclass
-from math import inf
+from dataclasses import astuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from roam.core.machine import MIB, Bytes, Seconds
-from roam.runtime.fingerprint import ROW, Data, Fingerprint
+from roam.core.machine import Bytes
+from roam.runtime.fingerprint import Data, Fingerprint
 from roam.runtime.io_thread import IoThread, Job, ThreadDiedError
 from roam.runtime.pace import Pace
 from roam.runtime.regions import Direction, Region, Span
-from roam.runtime.tier_file import PAGE, TierFile, bounce_buffer
+from roam.runtime.tier_file import TierFile, bounce_buffer
+from roam.runtime.tier_settings import Settings, Traffic
 
 Geometry = tuple[torch.dtype, tuple[int, ...], tuple[int, ...]]  # dtype, shape, stride
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a tier moves bytes.
-
-    Attributes:
-        verify: whether bytes that come back are compared with those that were sent.
-        write_pace: the most bytes a second that are written.
-        read_pace: the most bytes a second that are read.
-        chunk: bytes that one call of the system moves.
-    """
-
-    verify: bool = True
-    write_pace: float = inf
-    read_pace: float = inf
-    chunk: Bytes = 8 * MIB
-
-    def __post_init__(self) -> None:
-        if self.chunk <= 0 or self.chunk % ROW or self.chunk % PAGE:
-            raise ValueError(f"a chunk of {self.chunk} bytes is no multiple of {max(ROW, PAGE)}")
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """What went one way so far, or since some earlier moment.
-
-    Attributes:
-        transfers: those that went well.
-        nbytes: of their tensors.
-        copied: those of the bytes that went through a bounce buffer.
-        busy: seconds that the I/O thread took for them.
-        stalled: seconds that threads waited for them.
-    """
-
-    transfers: int = 0
-    nbytes: Bytes = 0
-    copied: Bytes = 0
-    busy: Seconds = 0.0
-    stalled: Seconds = 0.0
-
-    def since(self, earlier: Traffic) -> Traffic:
-        return Traffic(*(a - b for a, b in zip(astuple(self), astuple(earlier), strict=True)))
 
 
 class Slot(Span):
@@ -207,7 +164,9 @@ class Transfer(Job):
         super().__init__()
         self.fingerprint: int | None = None
         self._channel, self._settings, self._pace = channel, channel.settings, channel.pace
-        self._expected = slot.written.fingerprint if slot.written is not None else None
+        sent = slot.written
+        known = sent is not None and sent._settings.verify is channel.settings.verify
+        self._expected = sent.fingerprint if sent is not None and known else None
         self._slot = weakref.ref(slot)
         self._offset, self._head = slot.offset, slot.head
         self._held: tuple[Region, Data] | None = slot.region, memory  # until it is over
@@ -223,7 +182,7 @@ class Transfer(Job):
         assert region is not None
         assert memory is not None
         begin = time.perf_counter()
-        mark = Fingerprint() if self._settings.verify else None
+        mark = self._settings.fingerprint()
         copied = 0
         body, rest = self._cut(memory, region.file.way.unit)
         for start in range(0, body.size, self._settings.chunk):
@@ -250,11 +209,11 @@ class Transfer(Job):
     ) -> Bytes:
         """Moves what is before and behind the body, as one piece."""
         joined = np.concatenate(parts)
-        copied = self._move(file, joined, offset, mark)
+        self._move(file, joined, offset, mark)
         if self._channel.direction == "read":
             parts[0][:] = joined[: parts[0].size]
             parts[-1][:] = joined[joined.size - parts[-1].size :]
-        return copied
+        return joined.size
 
     def _move(self, file: TierFile, piece: Data, offset: int, mark: Fingerprint | None) -> Bytes:
         """Moves a chunk. Returns how many of its bytes were copied on the way."""

@@ -17,7 +17,7 @@ from roam.core.machine import Bytes
 from roam.runtime.file_tier import FileTier
 from roam.runtime.tier_file import bounce_buffer
 from roam.runtime.tier_folder import MEMORY, SystemCalls, _file_system
-from roam.runtime.transfers import Settings
+from roam.runtime.tier_settings import Settings
 
 KIB = 1024
 SMALL = Settings(chunk=32 * KIB)  # several chunks in a tensor of some pages

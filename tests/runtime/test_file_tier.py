@@ -16,7 +16,7 @@ from roam.core.errors import TierError, TierFullError, TransferError
 from roam.runtime import file_tier as module
 from roam.runtime.file_tier import FileTier, file_tier, forget
 from roam.runtime.tier_file import PAGE, whole_pages
-from roam.runtime.transfers import Settings
+from roam.runtime.tier_settings import SECTOR, Settings, Verify
 from tests.runtime.faults import KIB, SMALL, flip, on_disk, swap
 from tests.runtime.moving import fetch, send, some
 
@@ -201,14 +201,29 @@ def test_swapped_slots_are_found(tier: FileTier) -> None:
             fetch(tier, slot, sent)
 
 
-def test_without_verification_nobody_looks(folder: Path) -> None:
-    tier = FileTier(folder, Settings(verify=False))
+@pytest.mark.parametrize("verify", [Verify.SECTORS, Verify.NOTHING])
+def test_what_nobody_compares_is_not_found(folder: Path, verify: Verify) -> None:
+    tier = FileTier(folder, Settings(verify=verify))
     sent = some(40 * KIB)
     slot = send(tier, sent)
-    flip(tier, slot.offset)
+    flip(tier, slot.offset + 2 * SECTOR + 8)
     assert not torch.equal(fetch(tier, slot, sent), sent)
     tier.settings = Settings()
-    fetch(tier, slot, sent)  # it was written without a fingerprint
+    fetch(tier, slot, sent)  # it was written without a fingerprint of all bytes
+    tier.close()
+
+
+def test_a_word_of_each_sector_tells_sectors_apart(folder: Path) -> None:
+    tier = FileTier(folder, Settings(verify=Verify.SECTORS))
+    sent = some(40 * KIB + 100)
+    for sector in range(sent.nbytes // SECTOR):
+        slot = send(tier, sent)
+        swap(tier, slot.offset + sector * SECTOR, slot.offset + 3 * SECTOR, SECTOR)
+        if sector != 3:
+            with pytest.raises(TransferError, match="not those that were sent"):
+                fetch(tier, slot, sent)
+    slot = send(tier, sent)
+    assert torch.equal(fetch(tier, slot, sent), sent)
     tier.close()
 
 
@@ -297,7 +312,7 @@ def test_one_tier_for_each_folder(folder: Path) -> None:
     (folder / "link").symlink_to(folder)
     assert file_tier(str(folder / "link")) is found
     assert found.settings == SMALL
-    assert file_tier(folder, Settings(verify=False)).settings == Settings(verify=False)
+    assert file_tier(folder, Settings(write_pace=5.0)).settings == Settings(write_pace=5.0)
     (folder / "link").unlink()
     module.settle()
     forget()

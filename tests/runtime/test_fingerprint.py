@@ -49,6 +49,23 @@ def test_pieces_make_no_difference(rows: list[int], rest: int) -> None:
     assert found.value == fingerprint(whole)
 
 
+@given(size=SIZES, step=st.sampled_from([1, 3, 64]))
+def test_only_each_nth_word_counts(size: int, step: int) -> None:
+    def found(data: Data) -> int:
+        mark = Fingerprint(step)
+        mark.add(data)
+        return mark.value
+
+    before, words = some(size), size // 8
+    for word in {0, 1, step, step + 1, words - 1} & set(range(words)):
+        after = before.copy()
+        after[8 * word + 3] ^= 1
+        assert (found(before) != found(after)) == (word % step == 0)
+    after = before.copy()
+    after[-1] ^= 1
+    assert size % 8 == 0 or found(before) != found(after)  # bytes behind the words always count
+
+
 @pytest.mark.parametrize("shift", [1, 3, 8])
 def test_the_address_makes_no_difference(shift: int) -> None:
     data = some(2 * ROW + 5)
