@@ -15,7 +15,7 @@ import pytest
 
 from roam.core.machine import Bytes
 from roam.runtime.file_tier import FileTier
-from roam.runtime.tier_file import bounce_buffer
+from roam.runtime.tier_file import PAGE, bounce_buffer
 from roam.runtime.tier_folder import MEMORY, SystemCalls, _file_system
 from roam.runtime.tier_settings import Settings
 
@@ -30,7 +30,7 @@ class Fault(StrEnum):
     ENOSPC = "reports a full disk"
     NOTHING = "moves no byte"
     HALF = "moves about half of the bytes, in whole units"
-    ODD = "moves some bytes that are no whole units"
+    ODD = "says that it moved some bytes that are no whole units"
     SKIP = "says that it moved all, and moved none"
     FLIP = "moves all, and one bit wrong"
     LATE = "takes longer"
@@ -95,7 +95,7 @@ class FaultyCalls(SystemCalls):
                 half = len(data) // 2 // 512 * 512
                 return move(data[: half or len(data)])
             case Fault.ODD:
-                return min(move(data), 511)
+                return min(move(data), PAGE + 700)
             case Fault.SKIP:
                 return len(data)
             case Fault.LATE:

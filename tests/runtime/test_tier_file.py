@@ -94,6 +94,17 @@ def test_neighbours_are_left_alone(folder: Path) -> None:
         assert (back == page + 1).all()
 
 
+def test_nothing_of_an_earlier_tensor_gets_behind_the_last_byte(folder: Path) -> None:
+    file = TierFile(folder, SystemCalls())
+    file.write(np.full(PAGE - 1, 9, np.uint8), 0, BOUNCE)
+    BOUNCE[:] = 9
+    file.write(np.full(5, 3, np.uint8), PAGE, BOUNCE)
+    back = np.ones(file.way.unit, np.uint8)
+    file.read(back, PAGE, BOUNCE)
+    assert (back[:5] == 3).all()
+    assert not back[5:].any()
+
+
 def test_the_way_is_told(folder: Path) -> None:
     way = TierFile(folder, NotDirect()).way
     assert not way.direct
@@ -110,9 +121,11 @@ def test_the_way_is_told(folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["write", "read"])
 @pytest.mark.parametrize("fault", [Fault.HALF, Fault.ODD])
-def test_short_transfers_go_on_where_they_stopped(folder: Path, kind: str, fault: Fault) -> None:
-    # a disk moves whole units in direct transfers
-    calls = FaultyCalls(direct=fault is not Fault.ODD)
+@pytest.mark.parametrize("direct", [True, False])
+def test_short_transfers_go_on_where_they_stopped(
+    folder: Path, kind: str, fault: Fault, direct: bool
+) -> None:
+    calls = FaultyCalls(direct=direct)
     file = TierFile(folder, calls)
     file.grow(16 * PAGE)
     sent = MEMORY[: 8 * PAGE]
@@ -168,6 +181,21 @@ def test_a_disk_without_room_is_refused_with_sizes(folder: Path, calls: SystemCa
     assert caught.value.errno == errno.ENOSPC
     assert file.size == os.fstat(file._fd).st_size == before
     file.grow(before + PAGE)
+
+
+def test_space_that_was_found_in_vain_is_given_back(folder: Path) -> None:
+    class FullHalfway(SystemCalls):
+        def allocate(self, fd: int, offset: int, nbytes: int) -> None:
+            super().allocate(fd, offset, nbytes // 2 if offset else nbytes)
+            if offset:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    file = TierFile(folder, FullHalfway())
+    before = os.fstat(file._fd)
+    with pytest.raises(TierFullError):
+        file.grow(100 * PAGE)
+    after = os.fstat(file._fd)
+    assert (after.st_size, after.st_blocks) == (before.st_size, before.st_blocks)
 
 
 def test_a_limit_on_files_is_refused_too(folder: Path) -> None:

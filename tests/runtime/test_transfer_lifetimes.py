@@ -188,6 +188,23 @@ def test_settling_stops_all_that_moves(folder: Path, gate: Gate) -> None:
     tier.close()
 
 
+def test_a_read_that_starts_again_takes_over(folder: Path, gate: Gate) -> None:
+    """As with a retained graph whose first backward was interrupted between start and wait."""
+    tier = FileTier(folder, SMALL, gate)
+    sent = some(64 * KIB)
+    slot, target = send(tier, sent), torch.empty_like(sent)
+    gate.shut()
+    tier.start_read(slot, target)
+    first = slot.reads[target.data_ptr()]
+    tier.start_read(slot, target)
+    gate.gate.set()
+    tier.wait_read(slot, target)
+    assert torch.equal(target, sent)
+    first.wait()
+    assert "given up" in str(first.error)
+    tier.close()
+
+
 def test_an_interrupted_wait_leaves_everything_usable(folder: Path, gate: Gate) -> None:
     tier = FileTier(folder, SMALL, gate)
     sent = some(64 * KIB)
@@ -196,6 +213,7 @@ def test_an_interrupted_wait_leaves_everything_usable(folder: Path, gate: Gate) 
     threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         tier.wait_written(slot, sent)
+    assert tier.out.traffic.stalled > 0
     gate.gate.set()
     tier.wait_written(slot, sent)
     assert torch.equal(fetch(tier, slot, sent), sent)
