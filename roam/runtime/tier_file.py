@@ -8,9 +8,9 @@ the page cache and are dropped from it at once.
 from __future__ import annotations
 
 import errno
-import fcntl
 import mmap
 import os
+import sys
 import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,9 @@ import numpy as np
 from roam.core.machine import Bytes
 from roam.runtime.fingerprint import Data
 from roam.runtime.tier_folder import SystemCalls, open_file, refusal
+
+if sys.platform != "win32":
+    import fcntl
 
 PAGE: Bytes = 4096  # offsets in the file are multiples of it, which suits every disk
 UNITS: tuple[Bytes, ...] = (512, PAGE)  # of direct transfers, as they are tried

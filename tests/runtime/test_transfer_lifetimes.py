@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from roam.runtime.file_tier import FileTier
 from roam.runtime.tier_file import PAGE
 from roam.runtime.tier_folder import SystemCalls
 from roam.runtime.transfers import Transfer
-from tests.runtime.faults import KIB, SMALL, FaultyCalls, on_disk
+from tests.runtime.faults import KIB, SMALL, FaultyCalls, flip, on_disk
 from tests.runtime.moving import fetch, open_regions, send, some, space_of, write_of
 
 
@@ -314,6 +315,30 @@ def test_a_dead_thread_is_an_error(
     assert caught.value.direction == direction
     slot = send(tier, sent)
     assert torch.equal(fetch(tier, slot, sent), sent)
+
+
+def test_a_system_without_threads_is_an_error(
+    tier: FileTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    sent = some(PAGE)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(TransferError, match=r"'t0' could not be written .*start new thread"):
+            send(tier, sent)
+    assert torch.equal(fetch(tier, send(tier, sent), sent), sent)
+
+
+def test_an_error_can_be_sent_to_another_process(tier: FileTier) -> None:
+    sent = some(PAGE)
+    slot = send(tier, sent)
+    flip(tier, slot.offset)
+    with pytest.raises(TransferError) as caught:
+        fetch(tier, slot, sent)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copy), copy.tensor) == (str(caught.value), "t0")
 
 
 def test_a_closed_tier_leaves_nothing(folder: Path) -> None:

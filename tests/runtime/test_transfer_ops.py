@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from roam.core.errors import TierError, TransferError
 from roam.runtime import transfer_ops as ops
 from roam.runtime.blocks import allocate, carve
-from roam.runtime.file_tier import FileTier, file_tier, forget
+from roam.runtime.file_tier import FileTier, file_tier, forget, settle
 from tests.runtime.faults import SMALL, flip, on_disk
 
 
@@ -157,6 +160,21 @@ def test_an_exception_in_the_backward_is_the_transfers_own(tier: FileTier) -> No
     y = OnFile.apply(x, tier.key)
     y.sum().backward()
     assert torch.equal(x.grad, x.sin())
+
+
+def test_ctrl_c_in_the_backward_leaves_the_graph_usable(tier: FileTier) -> None:
+    x = torch.randn(200, 100, requires_grad=True)
+    y = OnFile.apply(x, tier.key)
+    tier.settings = replace(SMALL, read_pace=50e3)  # so slow that the wait is reached before it
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        torch.autograd.grad(y.sum(), x, retain_graph=True)
+    tier.settings = SMALL
+    settle()
+    (grad,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(grad, x.sin())
+    del y
+    assert regions(tier) == []
 
 
 @pytest.mark.parametrize(
