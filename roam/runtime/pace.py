@@ -16,7 +16,8 @@ class Pace:
     """Tokens that come at a rate, one for each byte, and are kept up to a burst.
 
     The state is one time: when the bucket will have no debt left. Without a burst, `n` bytes take
-    at least `n / rate` seconds from when they begin, however long nothing was sent before.
+    at least `n / rate` seconds from when they could have begun, however long nothing was sent
+    before.
 
     Args:
         rate: bytes a second; infinite for no limit.
@@ -39,10 +40,17 @@ class Pace:
         self._clock, self._sleep = clock, sleep
         self._clear = -inf  # when the tokens of all that has passed will have come
 
-    def begin(self, nbytes: Bytes) -> None:
-        """Takes the tokens of bytes that are about to be moved. Does not wait."""
+    def now(self) -> Seconds:
+        return self._clock()
+
+    def begin(self, nbytes: Bytes, since: Seconds) -> None:
+        """Takes the tokens of bytes that are about to be moved. Does not wait.
+
+        since: when they could have begun. Tokens that have come since then are theirs, so that it
+            costs nothing if the thread was kept from moving them.
+        """
         if self.rate < inf:
-            earliest = self._clock() - self.burst / self.rate
+            earliest = since - self.burst / self.rate
             self._clear = max(self._clear, earliest) + nbytes / self.rate
 
     def end(self) -> None:

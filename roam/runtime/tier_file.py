@@ -136,9 +136,9 @@ class TierFile:
         """Writes bytes, and zeros behind them up to a whole unit.
 
         Args:
-            data: the bytes; no more than the bounce buffer has.
+            data: the bytes.
             offset: in the file, in whole units.
-            bounce: a buffer that nobody else uses now.
+            bounce: a buffer of whole units that nobody else uses now.
 
         Returns:
             How many bytes were copied on the way.
@@ -149,10 +149,12 @@ class TierFile:
         if self._is_direct(data):
             self._write_all(data, offset)
             return 0
-        padded = bounce[: self.units(data.size)]
-        padded[: data.size] = data
-        padded[data.size :] = 0
-        self._write_all(padded, offset)
+        for start in range(0, data.size, bounce.size):
+            part = data[start : start + bounce.size]
+            padded = bounce[: self.units(part.size)]
+            padded[: part.size] = part
+            padded[part.size :] = 0
+            self._write_all(padded, offset + start)
         return data.size
 
     def read(self, into: Data, offset: int, bounce: Data) -> Bytes:
@@ -160,9 +162,11 @@ class TierFile:
         if self._is_direct(into):
             self._read_all(into, offset)
             return 0
-        padded = bounce[: self.units(into.size)]
-        self._read_all(padded, offset)
-        into[:] = padded[: into.size]
+        for start in range(0, into.size, bounce.size):
+            part = into[start : start + bounce.size]
+            padded = bounce[: self.units(part.size)]
+            self._read_all(padded, offset + start)
+            part[:] = padded[: part.size]
         return into.size
 
     def flush(self, offset: int, nbytes: Bytes) -> None:

@@ -7,8 +7,8 @@ from enum import StrEnum
 from math import inf
 
 from roam.core.machine import MIB, Bytes, Seconds
-from roam.runtime.fingerprint import ROW, Fingerprint
-from roam.runtime.tier_file import PAGE
+from roam.runtime.fingerprint import Fingerprint
+from roam.runtime.tier_file import PAGE, whole_pages
 
 
 class Verify(StrEnum):
@@ -26,6 +26,7 @@ class Verify(StrEnum):
 
 
 SECTOR: Bytes = 512
+MOMENT: Seconds = 0.25  # after which a transfer at a pace looks whether anybody wants it still
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,15 @@ class Settings:
         verify: what is compared of the bytes that come back with those that were sent.
         write_pace: the most bytes a second that are written.
         read_pace: the most bytes a second that are read.
-        chunk: bytes that one call of the system moves.
+        chunk: the most bytes that one call of the system moves. A thread that comes back from a
+            call has to wait for the interpreter's lock, and kernels may hold that for milliseconds:
+            few calls are the faster ones.
     """
 
     verify: Verify = Verify.BYTES
     write_pace: float = inf
     read_pace: float = inf
-    chunk: Bytes = 8 * MIB
+    chunk: Bytes = 64 * MIB
 
     def fingerprint(self) -> Fingerprint | None:
         """Returns a fingerprint of nothing yet; None if nobody wants one."""
@@ -50,8 +53,13 @@ class Settings:
         return Fingerprint(step) if step else None
 
     def __post_init__(self) -> None:
-        if self.chunk <= 0 or self.chunk % ROW or self.chunk % PAGE:
-            raise ValueError(f"a chunk of {self.chunk} bytes is no multiple of {max(ROW, PAGE)}")
+        if self.chunk <= 0 or self.chunk % PAGE:
+            raise ValueError(f"a chunk of {self.chunk} bytes is no multiple of {PAGE}")
+
+    def piece(self, rate: float) -> Bytes:
+        """Returns the bytes of a chunk at a pace: no more than pass in a moment."""
+        paced = inf if rate == inf else whole_pages(int(rate * MOMENT) + 1)
+        return int(min(self.chunk, paced))
 
 
 @dataclass(frozen=True)

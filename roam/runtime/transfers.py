@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from roam.core.machine import Bytes
+from roam.core.machine import MIB, Bytes
 from roam.runtime.fingerprint import Data, Fingerprint
 from roam.runtime.io_thread import IoThread, Job, ThreadDiedError
 from roam.runtime.pace import Pace
@@ -33,6 +33,7 @@ from roam.runtime.regions import Direction, Region, Span
 from roam.runtime.tier_file import TierFile, bounce_buffer
 from roam.runtime.tier_settings import Settings, Traffic
 
+BOUNCE: Bytes = 4 * MIB
 Geometry = tuple[torch.dtype, tuple[int, ...], tuple[int, ...]]  # dtype, shape, stride
 
 
@@ -146,10 +147,10 @@ class Channel:
             mine = astuple(self.traffic)
             self.traffic = Traffic(*(a + b for a, b in zip(mine, astuple(more), strict=True)))
 
-    def bounce(self, nbytes: Bytes) -> Data:
-        """Returns a bounce buffer of at least this size, which only the I/O thread uses."""
-        if self._bounce is None or self._bounce.size < nbytes:
-            self._bounce = bounce_buffer(nbytes)
+    def bounce(self) -> Data:
+        """Returns the bounce buffer, which only the I/O thread uses."""
+        if self._bounce is None:
+            self._bounce = bounce_buffer(BOUNCE)
         return self._bounce
 
 
@@ -170,6 +171,7 @@ class Transfer(Job):
         self._slot = weakref.ref(slot)
         self._offset, self._head = slot.offset, slot.head
         self._held: tuple[Region, Data] | None = slot.region, memory  # until it is over
+        self._since = channel.pace.now()
         self._is_cancelled = False
 
     def cancel(self) -> None:
@@ -185,8 +187,9 @@ class Transfer(Job):
         mark = self._settings.fingerprint()
         copied = 0
         body, rest = self._cut(memory, region.file.way.unit)
-        for start in range(0, body.size, self._settings.chunk):
-            piece = body[start : start + self._settings.chunk]
+        most = self._settings.piece(self._pace.rate)
+        for start in range(0, body.size, most):
+            piece = body[start : start + most]
             copied += self._move(region.file, piece, self._offset + start, mark)
         if rest:
             copied += self._move_rest(region.file, rest, self._offset + body.size, mark)
@@ -219,8 +222,8 @@ class Transfer(Job):
         """Moves a chunk. Returns how many of its bytes were copied on the way."""
         if self._is_cancelled or self._slot() is None:
             raise GivenUpError("the transfer was given up")
-        bounce = self._channel.bounce(self._settings.chunk)
-        self._pace.begin(piece.size)
+        bounce = self._channel.bounce()
+        self._pace.begin(piece.size, self._since)
         if self._channel.direction == "write":
             if mark is not None:
                 mark.add(piece)

@@ -30,19 +30,31 @@ def test_bytes_take_their_time() -> None:
     clock = Clock()
     pace = clock.pace(100.0)
     for nbytes in (50, 200):
-        pace.begin(nbytes)
+        pace.begin(nbytes, clock.now)
         pace.end()
     assert clock.slept == [0.5, 2.0]
+
+
+def test_time_that_a_thread_was_late_counts() -> None:
+    clock = Clock()
+    pace = clock.pace(100.0)
+    since = clock.now
+    clock.now += 0.4
+    for _ in range(2):  # pieces of one transfer
+        pace.begin(50, since)
+        clock.now += 0.2
+        pace.end()
+    assert clock.now - since == pytest.approx(1.0)
 
 
 def test_time_that_the_transfer_took_counts() -> None:
     clock = Clock()
     pace = clock.pace(100.0)
-    pace.begin(100)
+    pace.begin(100, clock.now)
     clock.now += 0.75
     pace.end()
     assert clock.slept == [0.25]
-    pace.begin(100)
+    pace.begin(100, clock.now)
     clock.now += 3
     pace.end()
     assert clock.slept == [0.25]
@@ -52,7 +64,7 @@ def test_no_tokens_are_kept_without_a_burst() -> None:
     clock = Clock()
     pace = clock.pace(100.0)
     clock.now += 1000
-    pace.begin(100)
+    pace.begin(100, clock.now)
     pace.end()
     assert clock.slept == [1.0]
 
@@ -60,10 +72,10 @@ def test_no_tokens_are_kept_without_a_burst() -> None:
 def test_a_burst_passes_at_once_after_a_rest() -> None:
     clock = Clock()
     pace = clock.pace(100.0, burst=300)
-    pace.begin(300)
+    pace.begin(300, clock.now)
     pace.end()
     assert clock.slept == []
-    pace.begin(100)
+    pace.begin(100, clock.now)
     pace.end()
     assert clock.slept == [1.0]
 
@@ -78,14 +90,14 @@ def test_never_more_than_rate_and_burst(sizes: list[int], rests: list[float], bu
     pace, start = clock.pace(rate, burst), clock.now
     for i, nbytes in enumerate(sizes):
         clock.now += rests[i] if i < len(rests) else 0
-        pace.begin(nbytes)
+        pace.begin(nbytes, clock.now)
         pace.end()
         assert sum(sizes[: i + 1]) <= burst + (clock.now - start) * rate + 1e-3
 
 
 def test_no_limit_needs_no_clock() -> None:
     pace = Pace(inf, clock=lambda: 1 / 0, sleep=lambda _: 1 / 0)
-    pace.begin(2**60)
+    pace.begin(2**60, 0.0)
     pace.end()
 
 

@@ -17,7 +17,7 @@ from roam.runtime.tier_file import PAGE, TierFile, bounce_buffer
 from roam.runtime.tier_folder import SystemCalls
 from tests.runtime.faults import Fault, FaultyCalls, on_disk
 
-BOUNCE = bounce_buffer(16 * PAGE)
+BOUNCE = bounce_buffer(2 * PAGE)
 MEMORY = bounce_buffer(32 * PAGE)
 
 
