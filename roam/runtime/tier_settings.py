@@ -15,8 +15,8 @@ class Verify(StrEnum):
     """What is compared of the bytes that come back with those that were sent.
 
     BYTES finds every difference, but reads all bytes once more on either way. On the CPU of a
-    virtual machine that took 0.25 seconds a GiB, and the transfer itself 0.07. SECTORS reads one
-    word of each sector, which took 0.08. It finds sectors that were never written, that were
+    virtual machine that took 0.19 seconds a GiB, and the transfer itself 0.03. SECTORS reads one
+    word of each sector, which took 0.05. It finds sectors that were never written, that were
     written elsewhere or overwritten, and no flipped bit in the rest of a sector.
     """
 
@@ -53,6 +53,8 @@ class Settings:
         return Fingerprint(step) if step else None
 
     def __post_init__(self) -> None:
+        if self.verify not in list(Verify):
+            raise ValueError(f"verify={self.verify!r}: there are {', '.join(Verify)}")
         if self.chunk <= 0 or self.chunk % PAGE:
             raise ValueError(f"a chunk of {self.chunk} bytes is no multiple of {PAGE}")
 

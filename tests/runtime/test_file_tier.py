@@ -304,6 +304,8 @@ def test_settings_hold_for_both_directions(folder: Path) -> None:
     assert (tier.out.pace.rate, tier.back.pace.rate) == (5.0, 7.0)
     with pytest.raises(ValueError, match="no multiple"):
         Settings(chunk=1000)
+    with pytest.raises(ValueError, match="bytes, sectors, nothing"):
+        Settings(verify=True)
     tier.close()
 
 
