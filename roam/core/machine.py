@@ -18,6 +18,8 @@ Bytes = int
 Seconds = float
 
 MIB = 2**20
+SECTOR: Bytes = 512  # of a disk: what moves without a copy begins in the same place of one
+PAGE: Bytes = 4096  # what lies in a file begins on one, which suits every disk
 
 
 @dataclass(frozen=True)

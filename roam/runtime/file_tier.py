@@ -20,13 +20,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from roam.core.machine import Bytes
+from roam.core.machine import PAGE, Bytes
 from roam.runtime.blocks import carve
 from roam.runtime.fingerprint import Data
 from roam.runtime.regions import AddressSpace, Region, Span
-from roam.runtime.tier_file import PAGE, TierFile, Way
+from roam.runtime.tier_file import TierFile, Way
 from roam.runtime.tier_folder import SystemCalls, check_folder
-from roam.runtime.tier_settings import Settings
+from roam.runtime.tier_settings import Settings, Traffic
 from roam.runtime.transfers import Channel, Slot, geometry
 
 
@@ -228,6 +228,16 @@ def file_tier(folder: str | Path, settings: Settings | None = None) -> FileTier:
     elif settings is not None:
         found.settings = settings
     return found
+
+
+def traffic() -> tuple[Traffic, Traffic]:
+    """Returns what went to all tiers of this process so far, and what came back."""
+    with _lock:
+        tiers = list(_all)
+    out, back = Traffic(), Traffic()
+    for tier in tiers:
+        out, back = out.plus(tier.out.traffic), back.plus(tier.back.traffic)
+    return out, back
 
 
 def settle() -> None:

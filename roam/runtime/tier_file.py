@@ -17,14 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from roam.core.machine import Bytes
+from roam.core.machine import PAGE, Bytes
 from roam.runtime.fingerprint import Data
 from roam.runtime.tier_folder import SystemCalls, open_file, refusal
 
 if sys.platform != "win32":
     import fcntl
 
-PAGE: Bytes = 4096  # offsets in the file are multiples of it, which suits every disk
 UNITS: tuple[Bytes, ...] = (512, PAGE)  # of direct transfers, as they are tried
 NOT_KNOWN = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # of posix_fallocate
 

@@ -6,9 +6,9 @@ from dataclasses import astuple, dataclass
 from enum import StrEnum
 from math import inf
 
-from roam.core.machine import MIB, Bytes, Seconds
+from roam.core.machine import MIB, PAGE, SECTOR, Bytes, Seconds
 from roam.runtime.fingerprint import Fingerprint
-from roam.runtime.tier_file import PAGE, whole_pages
+from roam.runtime.tier_file import whole_pages
 
 
 class Verify(StrEnum):
@@ -25,7 +25,6 @@ class Verify(StrEnum):
     NOTHING = "nothing"
 
 
-SECTOR: Bytes = 512
 MOMENT: Seconds = 0.25  # after which a transfer at a pace looks whether anybody wants it still
 
 
@@ -81,6 +80,9 @@ class Traffic:
     copied: Bytes = 0
     busy: Seconds = 0.0
     stalled: Seconds = 0.0
+
+    def plus(self, more: Traffic) -> Traffic:
+        return Traffic(*(a + b for a, b in zip(astuple(self), astuple(more), strict=True)))
 
     def since(self, earlier: Traffic) -> Traffic:
         return Traffic(*(a - b for a, b in zip(astuple(self), astuple(earlier), strict=True)))

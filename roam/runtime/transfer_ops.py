@@ -1,13 +1,4 @@
-"""Defines the ops that move tensors to a tier and back, for graphs.
-
-    region  = roam::open_slots(tier, nbytes)                    room for one pending forward
-    started = roam::write_start(source, region, offset, name)
-    written = roam::write_wait(source, started)                 the source may be freed from here on
-    target  = roam::read_start(written, size, stride, dtype)    or `.out`, into memory that is there
-    target  = roam::read_wait_(target, written)                 the target may be used from here on
-
-`read_wait_.none` does the same and returns nothing, for compilers that take no op that returns what
-it changes: torch's functionalization and Inductor's fallback kernels.
+"""Runs the ops of passes/transfer_ops.py, which move tensors to a tier and back.
 
 `region`, `started` and `written` are tickets: tensors of one number each, whose memory carries what
 they stand for as an attribute. So a ticket lives as long as its memory, whoever holds that:
@@ -24,19 +15,18 @@ import torch
 from torch import Tensor
 
 from roam.core.errors import TransferError
+from roam.passes.transfer_ops import (
+    OPEN_SLOTS,
+    READ_START,
+    READ_START_OUT,
+    READ_WAIT,
+    WRITE_START,
+    WRITE_WAIT,
+    library,
+)
 from roam.runtime.file_tier import FileTier, file_tier
 from roam.runtime.regions import Region
 from roam.runtime.transfers import Slot
-
-_library = torch.library.Library("roam", "FRAGMENT")
-_library.define("open_slots(str tier, SymInt nbytes) -> Tensor")
-_library.define("write_start(Tensor source, Tensor region, SymInt offset, str name) -> Tensor")
-_library.define("write_wait(Tensor source, Tensor ticket) -> Tensor")
-_READ = "Tensor written, SymInt[] size, SymInt[] stride, ScalarType dtype"
-_library.define(f"read_start({_READ}) -> Tensor")
-_library.define(f"read_start.out({_READ}, *, Tensor(a!) out) -> Tensor(a!)")
-_library.define("read_wait_(Tensor(a!) target, Tensor written) -> Tensor(a!)")
-_library.define("read_wait_.none(Tensor(a!) target, Tensor written) -> ()")
 
 
 class _Ticket(NamedTuple):
@@ -94,10 +84,6 @@ def _read_wait(target: Tensor, written: Tensor) -> Tensor:
     return target
 
 
-def _read_wait_none(target: Tensor, written: Tensor) -> None:
-    _read_wait(target, written)
-
-
 def _issue(ticket: _Ticket, number: int) -> Tensor:
     tensor = torch.tensor([number], dtype=torch.int64)
     tensor.untyped_storage().roam_ticket = ticket  # type: ignore[attr-defined]
@@ -117,37 +103,12 @@ def _look_up(ticket: Tensor, kind: type[P], name: str, direction: str) -> tuple[
     return found.tier, found.place
 
 
-def _fake_ticket(*_: object) -> Tensor:
-    return torch.empty(1, dtype=torch.int64)
-
-
-def _fake_target(
-    written: Tensor, size: Sequence[int], stride: Sequence[int], dtype: torch.dtype
-) -> Tensor:
-    return torch.empty_strided(size, stride, dtype=dtype)
-
-
-for _name, _run in (
-    ("open_slots", _open_slots),
-    ("write_start", _write_start),
-    ("write_wait", _write_wait),
-    ("read_start", _read_start),
-    ("read_start.out", _read_into),
-    ("read_wait_", _read_wait),
-    ("read_wait_.none", _read_wait_none),
+for _op, _run in (
+    (OPEN_SLOTS, _open_slots),
+    (WRITE_START, _write_start),
+    (WRITE_WAIT, _write_wait),
+    (READ_START, _read_start),
+    (READ_START_OUT, _read_into),
+    (READ_WAIT, _read_wait),
 ):
-    _library.impl(_name, _run, "CompositeExplicitAutograd")
-for _name in ("open_slots", "write_start", "write_wait"):
-    torch.library.register_fake(f"roam::{_name}", _fake_ticket, lib=_library)
-torch.library.register_fake("roam::read_start", _fake_target, lib=_library)
-torch.library.register_fake("roam::read_start.out", lambda *_, out: out, lib=_library)
-torch.library.register_fake("roam::read_wait_", lambda target, _: target, lib=_library)
-torch.library.register_fake("roam::read_wait_.none", lambda *_: None, lib=_library)
-
-OPEN_SLOTS = torch.ops.roam.open_slots.default
-WRITE_START = torch.ops.roam.write_start.default
-WRITE_WAIT = torch.ops.roam.write_wait.default
-READ_START = torch.ops.roam.read_start.default
-READ_START_OUT = torch.ops.roam.read_start.out
-READ_WAIT = torch.ops.roam.read_wait_.default
-READ_WAIT_NONE = torch.ops.roam.read_wait_.none
+    library.impl(_op, _run, "CompositeExplicitAutograd")

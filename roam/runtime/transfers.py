@@ -19,7 +19,6 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from dataclasses import astuple
 
 import numpy as np
 import torch
@@ -144,8 +143,7 @@ class Channel:
 
     def count(self, more: Traffic) -> None:
         with self._lock:
-            mine = astuple(self.traffic)
-            self.traffic = Traffic(*(a + b for a, b in zip(mine, astuple(more), strict=True)))
+            self.traffic = self.traffic.plus(more)
 
     def bounce(self) -> Data:
         """Returns the bounce buffer, which only the I/O thread uses."""

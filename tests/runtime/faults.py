@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from roam.core.machine import Bytes
+from roam.core.machine import PAGE, Bytes
 from roam.runtime.file_tier import FileTier
-from roam.runtime.tier_file import PAGE, bounce_buffer
+from roam.runtime.tier_file import bounce_buffer
 from roam.runtime.tier_folder import MEMORY, SystemCalls, _file_system
 from roam.runtime.tier_settings import Settings
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from roam.core.errors import TierError, TierFullError, TransferError
+from roam.core.machine import PAGE
 from roam.runtime import file_tier as module
 from roam.runtime.file_tier import FileTier, file_tier, forget
-from roam.runtime.tier_file import PAGE, whole_pages
+from roam.runtime.tier_file import whole_pages
 from roam.runtime.tier_settings import SECTOR, Settings, Verify
 from tests.runtime.faults import KIB, SMALL, flip, on_disk, swap
 from tests.runtime.moving import fetch, send, some

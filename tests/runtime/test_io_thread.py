@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import threading
 import time
 import weakref
@@ -121,11 +120,11 @@ def test_an_error_keeps_no_memory_alive() -> None:
     assert found[0]() is None
 
 
-def test_ctrl_c_ends_a_wait_and_no_more() -> None:
+def test_ctrl_c_ends_a_wait_and_no_more(ctrl_c: Callable[[float], None]) -> None:
     thread, go_on = IoThread("test"), threading.Event()
     job = Do(go_on.wait)
     thread.hand_over(job)
-    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    ctrl_c(0.1)
     with pytest.raises(KeyboardInterrupt):
         job.wait()
     assert not job.is_done

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roam.core.machine import PAGE
 from roam.runtime.regions import AddressSpace, Region, Span
-from roam.runtime.tier_file import PAGE, TierFile
+from roam.runtime.tier_file import TierFile
 from roam.runtime.tier_folder import SystemCalls
 from tests.runtime.faults import on_disk
 

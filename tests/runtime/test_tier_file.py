@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from roam.core.errors import TierError, TierFullError
-from roam.runtime.tier_file import PAGE, TierFile, bounce_buffer
+from roam.core.machine import PAGE
+from roam.runtime.tier_file import TierFile, bounce_buffer
 from roam.runtime.tier_folder import SystemCalls
 from tests.runtime.faults import Fault, FaultyCalls, on_disk
 

@@ -6,15 +6,15 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from roam.core.errors import TransferError
+from roam.core.machine import PAGE
 from roam.runtime.file_tier import FileTier
-from roam.runtime.tier_file import PAGE
 from roam.runtime.tier_folder import SystemCalls
 from roam.runtime.transfers import Transfer
 from tests.runtime.faults import KIB, SMALL, FaultyCalls, flip, on_disk
@@ -206,12 +206,14 @@ def test_a_read_that_starts_again_takes_over(folder: Path, gate: Gate) -> None:
     tier.close()
 
 
-def test_an_interrupted_wait_leaves_everything_usable(folder: Path, gate: Gate) -> None:
+def test_an_interrupted_wait_leaves_everything_usable(
+    folder: Path, gate: Gate, ctrl_c: Callable[[float], None]
+) -> None:
     tier = FileTier(folder, SMALL, gate)
     sent = some(64 * KIB)
     gate.shut()
     slot = tier.start_write(tier.open(64 * KIB), sent, 0, "t")
-    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    ctrl_c(0.1)
     with pytest.raises(KeyboardInterrupt):
         tier.wait_written(slot, sent)
     assert tier.out.traffic.stalled > 0
