@@ -1,0 +1,54 @@
+"""What no transfers without a stall can go below, for one order of ops.
+
+At time t, let y be the bytes of each movable buffer that are absent. Whatever the schedule, with
+any buffer cut into any parts, what is absent was written after it was made and will be read before
+it is used. So for every time a and every time u
+
+    sum of y over buffers made at a or later      <= write rate * (t - a)
+    sum of y over buffers used again by u         <= read rate * (u - t)
+
+Each of the two families is nested, so that the most that fits into it is a minimum over the places
+where it may be cut:
+
+    most(t) = min over k of  sizes of the k first made  +  write rate * (t - made of the next one)
+
+and the same with reads. The step takes at least `live(t) - most(t)` at every t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from roam.core.machine import Bytes
+from roam.solvers.offload.movable import Movable, Timed
+from roam.solvers.offload.timeline import Link
+
+
+def least_live(step: Timed, movable: Sequence[Movable], link: Link) -> Bytes:
+    """Returns a lower bound on the peak, in bytes, of transfers that stall no op of this order."""
+    starts, live = step.starts, step.live
+    size = np.array([m.size for m in movable], np.float64)
+    made = np.array([starts[m.made + 1] for m in movable])
+    used = np.array([starts[m.next] for m in movable])
+    last = np.array([m.last for m in movable])
+    following = np.array([m.next for m in movable])
+    by_use = np.argsort(-used, kind="stable")
+    worst = 0.0
+    for t in np.argsort(-live, kind="stable"):
+        if live[t] <= worst:
+            break  # nothing is left that could raise it
+        absent = (last < t) & (t < following)
+        # while the op runs, its own time may be used on both sides
+        write = _most(size[absent], link.write * (starts[t + 1] - made[absent]))
+        back = by_use[absent[by_use]]
+        read = _most(size[back], link.read * (used[back] - starts[t]))
+        worst = max(worst, float(live[t]) - min(write, read))
+    return int(np.ceil(worst))
+
+
+def _most(sizes: np.ndarray, room: np.ndarray) -> float:
+    """Returns the most bytes that fit: all, or those before some place and the room behind it."""
+    before = np.concatenate([[0.0], np.cumsum(sizes)])
+    return float(min(before[-1], (before[:-1] + room).min(initial=before[-1])))

@@ -1,0 +1,102 @@
+"""The buffers of a step that may leave the device between the forward and the backward.
+
+op        made ......... last        |        next ......... (end of the step)
+          forward                    |        backward
+device    [------------------)                [--------)
+tier                   [----------------------)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roam.core.lifetime import find_reuse, live_curve
+from roam.core.machine import MIB, Bytes, Seconds
+from roam.core.problem import BufferId, Home, Kind, OpId, Problem, Tier
+
+SMALLEST: Bytes = MIB  # below it, a transfer takes as long as it takes to start one
+
+
+@dataclass(frozen=True)
+class Movable:
+    """A buffer that may leave.
+
+    Attributes:
+        buffer: the buffer.
+        size: bytes.
+        made: time of the op that makes it.
+        last: time of the last op of the forward that uses it; `made` if none does.
+        next: time of the first op of the backward that uses it.
+    """
+
+    buffer: BufferId
+    size: Bytes
+    made: int
+    last: int
+    next: int
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A step in one order, with what it takes.
+
+    Attributes:
+        problem: a forward and its backward.
+        order: its ops, as they run.
+        boundary: time of the first op of the backward.
+        starts: for each time the second at which its op starts, and the end of the last one.
+        live: bytes alive while each op runs.
+    """
+
+    problem: Problem
+    order: Sequence[OpId]
+    boundary: int
+    starts: NDArray[np.float64]
+    live: NDArray[np.int64]
+
+    @staticmethod
+    def of(problem: Problem, order: Sequence[OpId], boundary: int) -> Timed:
+        costs = [problem.ops[i].cost for i in order]
+        starts = np.concatenate([[0.0], np.cumsum(costs)])
+        live = np.array(live_curve(problem, order, find_reuse(problem, order)), np.int64)
+        return Timed(problem, order, boundary, starts, live)
+
+    @property
+    def seconds(self) -> Seconds:
+        return float(self.starts[-1])
+
+    def movable(
+        self, smallest: Bytes = SMALLEST, among: Collection[BufferId] | None = None
+    ) -> list[Movable]:
+        """Returns the buffers that may leave, in the order in which they are made.
+
+        Leaves out what the user has or gets, what an op changes after it was made, and what is
+        smaller than `smallest`.
+
+        Args:
+            smallest: bytes.
+            among: the only buffers that may leave; None for all.
+        """
+        problem = self.problem
+        time = {i: t for t, i in enumerate(self.order)}
+        found: list[Movable] = []
+        for b, buffer in enumerate(problem.buffers):
+            maker, users = problem.maker[b], problem.users[b]
+            if maker is None or buffer.size < smallest or buffer.tier is not Tier.DEVICE:
+                continue
+            if buffer.home is Home.USER or buffer.kind in (Kind.OUTPUT, Kind.GRADIENT):
+                continue
+            if (among is not None and b not in among) or time[maker] >= self.boundary:
+                continue
+            if any(b in problem.ops[i].mutates for i in users):
+                continue
+            late = [time[i] for i in users if time[i] >= self.boundary]
+            if late:
+                early = [time[i] for i in users if time[i] < self.boundary]
+                last = max(early, default=time[maker])
+                found.append(Movable(b, buffer.size, time[maker], last, min(late)))
+        return sorted(found, key=lambda m: (m.made, m.buffer))
