@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from roam.passes.geometry import is_view, storage_key, tensors, value
+from roam.passes.geometry import is_view, renew_views, storage_key, tensors, value
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,23 @@ class SaveBases:
     name: str = "save_bases"
 
     def __call__(self, module: fx.GraphModule) -> int:
+        changed = 0
+        while found := self._once(module.graph):  # of a view of a view, one view is left
+            renew_views(module.graph)
+            changed += found
+        if changed:
+            module.recompile()
+        return changed
+
+    def _once(self, graph: fx.Graph) -> int:
         saved: dict[int, list[fx.Node]] = defaultdict(list)
-        for node in module.graph.nodes:
+        for node in graph.nodes:
             if node.meta.get("partitioner_tag") == "is_forward" and any(map(_late, node.users)):
                 for key in {storage_key(t) for t in tensors(node)}:
                     saved[key].append(node)
         views = [v for nodes in saved.values() if len(nodes) > 1 for v in nodes if _may_move(v)]
         for view in views:
             _view_late(view)
-        if views:
-            module.recompile()
         return len(views)
 
 

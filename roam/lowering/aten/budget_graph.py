@@ -23,7 +23,7 @@ from roam.capture.usual_costs import UsualCosts
 from roam.core.machine import Bytes, Seconds
 from roam.core.problem import BufferId, OpId
 from roam.inspect.recomputed import Again
-from roam.passes.geometry import renew_views, storage_key, tensors, value
+from roam.passes.geometry import storage_key, tensors, value
 from roam.passes.pipeline import copied, run
 from roam.passes.recompute_copies import NodeCopy, RecomputeCopies
 from roam.passes.replays import replay_of
@@ -138,9 +138,7 @@ class BudgetGraph:
         }
         before = _places(copies, known, edited.graph)
         added = [NodeCopy(copy, known(copy[0]), node) for copy, node in before.items()]
-        run((RecomputeCopies(added, uses),), edited)
-        while SaveBases()(edited):  # a view of a view becomes one of what that is a view of
-            renew_views(edited.graph)
+        run((RecomputeCopies(added, uses), SaveBases()), edited)
         return edited
 
 
