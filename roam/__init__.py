@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from roam.core.errors import RoamError, UnplannedWarning
+from roam.core.offload_to import OffloadTo
 from roam.core.plan import Plan
 from roam.core.problem import Problem
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Measurement",
+    "OffloadTo",
     "Plan",
     "Problem",
     "Report",

@@ -29,6 +29,7 @@ from roam.capture.fake_copies import (
 )
 from roam.capture.op_costs import OpCosts
 from roam.core.errors import BudgetError, OfflineError, UnplannableError
+from roam.core.offload_to import OffloadTo
 from roam.core.problem import Problem
 from roam.inspect.record import GraphRecord
 from roam.inspect.step_plan import StepPlan
@@ -51,6 +52,7 @@ def plan(
     lowering: str | None = None,
     options: dict[str, Any] | None = None,
     budget: str | int | None = None,
+    offload: str | OffloadTo | None = None,
     measure_costs: bool = False,
     **kwargs: Any,
 ) -> StepPlan:
@@ -70,6 +72,7 @@ def plan(
             this machine.
         options: as `torch.compile`'s; `lowering` among them takes precedence.
         budget: as the option of that name, which takes precedence.
+        offload: as the option of that name, which takes precedence.
         measure_costs: runs each distinct op to see how long it takes, for two seconds in all, on
             operands of up to 1 GiB. By default, and for ops that were not run, costs are those that
             this machine has measured before, or else estimates.
@@ -86,6 +89,8 @@ def plan(
         options["optimizer"] = optimizer
     if budget is not None:
         options.setdefault("budget", budget)
+    if offload is not None:
+        options.setdefault("offload", offload)
     chosen = Options.parse(options, None)
     if chosen.lowering is None:
         chosen = dataclasses.replace(chosen, lowering=usual_lowering(device))

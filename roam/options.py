@@ -7,6 +7,7 @@ from typing import Any
 
 from roam.core.budget import Budget
 from roam.core.errors import OptionError
+from roam.core.offload_to import OffloadTo
 from roam.optim.folding import FoldingOptimizer
 from roam.optim.handle import OptimizerHandle
 from roam.passes.cheap_recompute import CheapRecompute
@@ -57,6 +58,10 @@ class Options:
             the graphs of a model share it: each may take what the others hold leaves. With
             Inductor's each keeps it by itself, and with dynamic sizes ATen's run, by a plan for
             each size.
+        offload: the path of a folder, or an `OffloadTo`. Tensors that are saved for the backward
+            may move to a file there and come back in time, if that lowers the peak and stalls no
+            op. With a budget they move first, and what is still above it is recomputed. It implies
+            the lowering "aten".
         mode: one of Inductor's own modes, as `torch.compile(..., mode=...)` names them.
     """
 
@@ -68,6 +73,7 @@ class Options:
     split: bool | None = None
     recompute: str | bool | None = None
     budget: Budget | None = None
+    offload: OffloadTo | None = None
     mode: str | None = None
 
     @property
@@ -125,6 +131,11 @@ class Options:
             given["budget"] = Budget.parse(given["budget"])
             if given.get("recompute"):
                 raise OptionError("option budget chooses what is recomputed: leave out recompute")
+        if given.get("offload") is not None:
+            given["offload"] = OffloadTo.parse(given["offload"])
+            if given.get("lowering") == "inductor":
+                raise OptionError("option offload is for ATen's kernels: ask for lowering='aten'")
+            given["lowering"] = "aten"
         given["rewrites"] = _rewrites(given.get("rewrites", ()))
         if given.get("arena") == "keep":
             given["lowering"] = "aten"  # the only one that has an arena to keep

@@ -41,6 +41,10 @@ from roam.solvers.budget.proof import extra_time_bound, least_needed
 from roam.solvers.budget.segments import cut_backward
 from roam.solvers.form import Form
 from roam.solvers.layout.placement import IN_ARENA, InArena, Placement, SavedBlocks, replaced_peak
+from roam.solvers.offload.bound import least_live
+from roam.solvers.offload.choose import Moves, choose_moves
+from roam.solvers.offload.movable import Movable, Timed
+from roam.solvers.offload.timeline import Link, Transfer
 from roam.solvers.order.best_order import best_order
 from roam.solvers.work import PATIENCE, Work
 
@@ -53,12 +57,19 @@ __all__ = [
     "Form",
     "InArena",
     "Limits",
+    "Link",
+    "Movable",
+    "Moves",
     "SavedBlocks",
     "Settings",
     "Step",
+    "Timed",
+    "Transfer",
     "choose",
+    "choose_moves",
     "cut_backward",
     "extra_time_bound",
+    "least_live",
     "least_needed",
     "least_with_copies",
     "lowest_peak",

@@ -37,7 +37,7 @@ def budget_steps(
     """Trains models within shares of what they allocate. Returns and prints a row of each.
 
     A budget that is refused leaves its error in its row. Step times are compared with those of the
-    same kernels without a budget, in turns.
+    same kernels without a budget, in turns, in one process: two of them differ by some percent.
 
     Args:
         only: names of zoo entries, separated by commas; None for `MODELS`.
@@ -45,7 +45,7 @@ def budget_steps(
         lowering: whose kernels.
         folded: whether AdamA takes each gradient inside the backward.
         shares: budgets in percent, some of `BUDGETS`.
-        timing: how step times are compared; the base follows from the other arguments.
+        timing: how step times are compared; base and process follow from the other arguments.
         console: prints the tables.
 
     Raises:
@@ -57,7 +57,7 @@ def budget_steps(
     if json_file is not None:
         check_writable(json_file)
     base = f"roam {lowering}{' adama' if folded else ''}"
-    timing = replace(timing or Timing(), base=base)
+    timing = replace(timing or Timing(), base=base, together=True)
     contenders = (base, *(f"{base} {share}%" for share in shares))
     found = compare_each(entry_names(only, MODELS), contenders, timing, console, _table)
     return gather(found, json_file)

@@ -123,6 +123,26 @@ def memory(trainer: Trainer) -> Result:
     }
 
 
+def moved_in(trainer: Trainer) -> Result:
+    """Returns what moves to tiers in an iteration: bytes, and seconds that the step waits for it.
+
+    Nothing if nothing moves.
+    """
+    from roam.runtime.file_tier import traffic
+
+    found = []
+    for _ in range(FEWEST):
+        before = traffic()
+        trainer.iteration()
+        found.append([now.since(then) for now, then in zip(traffic(), before, strict=True)])
+    if not any(way.nbytes for way in found[-1]):
+        return {}
+    return {
+        "moved": sum(way.nbytes for way in found[-1]),
+        "stalled": statistics.median(sum(way.stalled for way in ways) for ways in found),
+    }
+
+
 def split_into(contender: Contender) -> Result:
     """Returns `blocks`, as `split_blocks`, of roam, and `chunked` of Inductor: whether it split."""
     if contender.backend == "roam":
@@ -169,6 +189,7 @@ def main() -> None:
             return
         if not args.seconds:
             result |= memory(trainer) | split_into(CONTENDERS[contender])
+            result |= moved_in(trainer) if "offload" in CONTENDERS[contender].options else {}
         if CONTENDERS[contender].backend == "roam":
             result = planned() | result
         say(result)

@@ -10,12 +10,16 @@ To add one, add a line to CONTENDERS.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
+
+from roam.core.offload_to import OffloadTo
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from roam.bench.batches import Batch
 
 BUDGETS = (75, 50, 35, 25)  # percent of what a step allocates without a budget
+PACES = (25, 50, 100, 200, 400)  # MB/s of a disk that is slowed down
 
 LossOf = Callable[["nn.Module", "Batch"], "Tensor"]
 
@@ -114,6 +119,24 @@ def _folding(**options: Any) -> Contender:
     return Contender("roam", options, folds=True)
 
 
+def _offloading(pace: int | None, **options: Any) -> Contender:
+    """Moves tensors to a folder beside the other temporary ones, at most `pace` MB/s each way."""
+    folder = os.path.join(tempfile.gettempdir(), f"roam-bench-{pace or 'disk'}")
+    options |= {"offload": OffloadTo(folder, None if pace is None else pace * 1e6)}
+    return Contender("roam", options, settings=partial(_paced, folder, pace))
+
+
+@contextmanager
+def _paced(folder: str, pace: int | None) -> Iterator[None]:
+    from roam.runtime.file_tier import file_tier
+    from roam.runtime.tier_settings import Settings
+
+    os.makedirs(folder, exist_ok=True)
+    if pace is not None:
+        file_tier(folder, Settings(write_pace=pace * 1e6, read_pace=pace * 1e6))
+    yield
+
+
 CONTENDERS: dict[str, Contender] = {
     "eager": Contender(),
     "inductor": Contender("inductor"),
@@ -129,6 +152,9 @@ CONTENDERS: dict[str, Contender] = {
         for folded, how in (("", _roam), (" adama", _folding))
         for share in BUDGETS
     },
+    "roam aten offload": _offloading(None),
+    **{f"roam aten offload {pace}MB/s": _offloading(pace) for pace in PACES},
+    **{f"roam aten offload {share}%": _offloading(None, budget=f"{share}%") for share in BUDGETS},
     # what follows differs where a group of ops can be split
     "inductor chunked": Contender("inductor", settings=partial(_chunking, None)),
     "inductor chunked 16": Contender("inductor", settings=partial(_chunking, 16)),

@@ -192,6 +192,9 @@ def planned() -> Result:
         planning_seconds: over all graphs.
         ops, gap, arena, fragmentation, persistent: of the largest graph.
         external: the share of the largest graph's peak that is not in the arena.
+        And with a tier:
+        without: bytes that the graphs would allocate if nothing moved.
+        least: bytes below which no transfers without a stall bring the order of the ops.
         And with a budget:
         limit: the most bytes that the largest graph may allocate.
         extra, extra_bound: the share of the step's time that what runs again takes, and the share
@@ -216,6 +219,8 @@ def planned() -> Result:
             "extra": sum(r.seconds for r in again) / seconds,
             "extra_bound": sum(r.bound for r in again) / seconds,
         }
+    if moved := [g.moved for g in done.graphs if g.moved is not None]:
+        result |= {"without": sum(m.without for m in moved), "least": max(m.bound for m in moved)}
     return result | {
         "ops": len(plan.order),
         "planned": done.step.peak,

@@ -30,6 +30,7 @@ from roam.capture.node_facts import (
     block_suffix,
     is_op,
     keeps_its_turn,
+    lane,
     looks_at_storage,
     mutated,
     runs_once,
@@ -39,8 +40,8 @@ from roam.capture.symbolic_sizes import Numbers
 from roam.core import machine
 from roam.core.build import ProblemBuilder
 from roam.core.errors import UnplannableError
-from roam.core.problem import BufferId, Home, Kind, OpId, Problem
-from roam.passes import gradient_release, recompute_copies
+from roam.core.problem import Buffer, BufferId, Home, Kind, Lane, OpId, Problem
+from roam.passes import gradient_release, move_to_tier, recompute_copies
 from roam.passes.annotations import inplace, out_variants
 from roam.passes.annotations.scratch import scratch
 from roam.passes.geometry import storage_key, tensor_inputs, tensors, value
@@ -113,6 +114,8 @@ def capture(
         align = machine.of(stands_for.type).alignment
         buffers = (replace(b, align=align) for b in problem.buffers)
         problem = replace(problem, buffers=tuple(buffers))
+    if any(op.lane in (Lane.COPY_IN, Lane.COPY_OUT) for op in problem.ops):
+        problem = replace(problem, buffers=tuple(map(_in_sectors, problem.buffers)))
     return Captured(
         problem=problem,
         forward=forward,
@@ -123,6 +126,15 @@ def capture(
         numbers=numbers,
         device=device,
     )
+
+
+def _in_sectors(buffer: Buffer) -> Buffer:
+    """Returns the buffer, to begin in the place of a sector in which all large ones begin.
+
+    What comes back from a disk lies then as what was sent, and neither has to be copied.
+    """
+    large = buffer.home is Home.ARENA and buffer.size >= machine.MIB
+    return replace(buffer, align=max(buffer.align, machine.SECTOR)) if large else buffer
 
 
 def _outputs(graph: fx.Graph) -> Sequence[Any]:
@@ -155,9 +167,10 @@ class _Reader:
         self.buffer_of: dict[int, BufferId] = {}
         self.device_of: dict[BufferId, torch.device] = {}
         self.last_ordered: OpId | None = None
+        self.op_of: dict[str, OpId] = {}  # by name of its node, an op of the phase
 
     def read(self, graph: fx.Graph, phase: int) -> None:
-        self.last_ordered = None
+        self.last_ordered, self.op_of = None, {}
         if phase > 0:
             self.add_tangents(graph, phase)
         for node in graph.nodes:
@@ -225,6 +238,9 @@ class _Reader:
         )
         creates = tuple(dict.fromkeys(b for b in results if b >= known))
         ordered = keeps_its_turn(node)
+        after = [self.op_of[n] for n in node.meta.get(move_to_tier.AFTER, ()) if n in self.op_of]
+        if ordered and self.last_ordered is not None:
+            after.append(self.last_ordered)
         op = self.build.add_op(
             self.op_name(node),
             reads=reads,
@@ -233,10 +249,12 @@ class _Reader:
             over=self.pairs(node, results, creates),
             scratch=self.scratch(node),
             cost=self.costs.get(node, 0.0),
-            after=() if self.last_ordered is None or not ordered else (self.last_ordered,),
+            after=after,
             where=where(node),
             once=runs_once(node),
+            lane=lane(node),
         )
+        self.op_of[node.name] = op
         if ordered:
             self.last_ordered = op
         self.nodes.append(node)
@@ -246,6 +264,8 @@ class _Reader:
 
     def op_name(self, node: fx.Node) -> str:
         """Returns the name of an op: a copy has that of the op that runs again, and a number."""
+        if move_to_tier.META in node.meta:
+            return str(node.meta[move_to_tier.META])
         original: str | None = node.meta.get(recompute_copies.META)
         if original is None:
             return node.name + block_suffix(node.meta.get(split.META))

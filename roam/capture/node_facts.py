@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from roam.core.problem import Lane
 from roam.passes.annotations import out_variants
 from roam.passes.geometry import storage_key, tensor_inputs, tensors, value
+from roam.passes.transfer_ops import BACK, OUT, READ_WAIT, TRANSFERS
 
 
 def is_op(node: fx.Node) -> bool:
@@ -62,9 +64,15 @@ def _is_number(found: Any) -> bool:
 
 
 def mutated(node: fx.Node) -> list[torch.Tensor]:
-    """Returns the arguments that an op writes to, by its schema."""
+    """Returns the arguments that an op writes to, by its schema.
+
+    The wait for a read fills what the read has started on: no schema says so, as AOTAutograd splits
+    only graphs without writes into forward and backward if they have checkpoint() in them.
+    """
     if not isinstance(node.target, torch._ops.OpOverload):
         return []
+    if node.target is READ_WAIT:
+        return [value(node.args[0])]  # type: ignore[arg-type]
     found: list[torch.Tensor] = []
     for i, argument in enumerate(node.target._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
@@ -90,7 +98,16 @@ def runs_once(node: fx.Node) -> bool:
 
     Attention is tagged as random whatever its dropout is; without dropout it draws nothing.
     """
+    if node.target in TRANSFERS:
+        return True
     return keeps_its_turn(node) and _dropout(node) != 0
+
+
+def lane(node: fx.Node) -> Lane:
+    """Returns the queue in which an op runs: transfers to a tier, transfers back, or neither."""
+    if node.target in OUT:
+        return Lane.COPY_OUT
+    return Lane.COPY_IN if node.target in BACK else Lane.COMPUTE
 
 
 def _dropout(node: fx.Node) -> Any:

@@ -26,14 +26,17 @@ from roam.passes.geometry import storage_key, tensors
 SMALL = 16  # sizes up to this are never lowered: channels, kernels, heads
 NO_SIZE = 2**31  # larger numbers are not sizes, but the end of an open slice
 LEAST = 8  # the smallest size that lowering gives
-OPAQUE = frozenset({"workspace", "reserve"})  # arguments that a forward kernel wrote
+OPAQUE = frozenset(  # arguments that a forward kernel wrote, or that stand for room in a tier
+    {"workspace", "reserve", "tier", "region", "ticket", "written"}
+)
 STEP = 16  # a lowered size keeps its remainder modulo this, so that vectors end the same way
 
 
 def may_run_alone(target: torch._ops.OpOverload) -> bool:
     """Returns whether an operator may be called with arbitrary values.
 
-    Not if it takes the workspace of a forward kernel: other values in it crash the process.
+    Not if it takes the workspace of a forward kernel, since other values in it crash the process,
+    and not if it moves a tensor to a tier or back.
     """
     return OPAQUE.isdisjoint(a.name for a in target._schema.arguments)
 

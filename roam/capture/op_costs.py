@@ -35,6 +35,7 @@ from roam.core.errors import UnplannableError
 from roam.core.machine import Bytes, Rates, Seconds
 from roam.passes.geometry import tensor_inputs, tensors
 from roam.passes.gradient_release import META
+from roam.passes.transfer_ops import TRANSFERS
 
 log = logging.getLogger("roam")
 
@@ -138,8 +139,13 @@ class OpCosts:
 
 
 def call_of(node: fx.Node, numbers: Numbers) -> Call | None:
-    """The call that a node makes. None for a view, a fold, and what the capture will refuse."""
+    """The call that a node makes. None for a view, a fold, and what the capture will refuse.
+
+    None for a transfer, too, beside which other ops run.
+    """
     if node.op != "call_function" or META in node.meta or not is_op(node):
+        return None
+    if node.target in TRANSFERS:
         return None
     everything = [*tensors(node), *(t for _, t in tensor_inputs(node))]
     if any(t.layout is not torch.strided for t in everything):

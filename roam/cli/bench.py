@@ -197,6 +197,22 @@ def split(
 
 
 @bench.command()
+def offload(
+    json: Json = None,
+    only: Only = None,
+    pace: Annotated[
+        list[int] | None, typer.Option(help="MB/s of a slower disk to try too; repeat for more.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every contender.")] = 7,
+) -> None:
+    """Move saved tensors to a file (in TMPDIR), and compare with the same steps without."""
+    from roam.bench.offload import offload_bench
+    from roam.bench.paired_runs import Timing
+
+    offload_bench(only, json, paces=pace or (), timing=Timing(rounds))
+
+
+@bench.command()
 def layout(
     json: Json = None,
     only: Annotated[

@@ -61,6 +61,10 @@ def plan(
         str | None,
         typer.Option(metavar="SIZE", help="Keep the step within it: 12GiB, 60% or auto."),
     ] = None,
+    offload: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Move saved tensors to a file there, if it is free."),
+    ] = None,
     measure: Annotated[
         bool,
         typer.Option("--measure-costs", help="Time each distinct op, for two seconds in all."),
@@ -83,6 +87,7 @@ def plan(
     with Console(stderr=True).status(f"capturing and planning {target}"):
         options = {"lowering": lowering, "planning_seconds": seconds}
         options |= {} if budget is None else {"budget": budget}
+        options |= {} if offload is None else {"offload": offload}
         step = plan_made_by(target, options, device, measure_costs=measure)
     points = step.pareto() if pareto else ()
     _print(step, json, points)
@@ -141,7 +146,7 @@ def show(
         from roam.inspect.explain import explain
 
         problem, found = _pick(step, graph)
-        typer.echo(explain(problem, found, step.time, step.record_of(problem).recomputed))
+        typer.echo(explain(problem, found, step.time, step.record_of(problem).edits()))
     else:
         _print(step if graph is None else _only(step, graph), json)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
-from roam.core.problem import Buffer, BufferId, Home, Kind, Op, OpId, Problem
+from roam.core.problem import Buffer, BufferId, Home, Kind, Lane, Op, OpId, Problem
 
 Pairs = Sequence[tuple[BufferId, BufferId]]
 State = Iterable[tuple[str, int]]  # of an optimizer: name and bytes of each tensor
@@ -74,6 +74,7 @@ class ProblemBuilder:
         after: Iterable[OpId] = (),
         where: str = "",
         once: bool = False,
+        lane: Lane = Lane.COMPUTE,
     ) -> OpId:
         """Adds an op to the phase.
 
@@ -94,6 +95,7 @@ class ProblemBuilder:
                 after=tuple(dict.fromkeys((*self._waits_for, *after))),
                 where=where,
                 once=once,
+                lane=lane,
             )
         )
         return len(self.ops) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from roam.core.bounds import certain
@@ -18,7 +19,6 @@ from roam.inspect.moment import (
     slot_buffer_at,
     worst_moment,
 )
-from roam.inspect.recomputed import Recomputed
 from roam.inspect.split_groups import SplitGroup, split_groups
 from roam.inspect.step_time import StepTime
 
@@ -56,7 +56,7 @@ class Explanation:
         advice: what would lower the peak.
         step: how long the ops of the whole step take; None if nobody asked what they cost.
         splits: the groups of ops that run in blocks of rows.
-        recomputed: what runs again to keep a budget; None without a budget.
+        edits: lines about what runs again to keep a budget, and what moves to a tier.
     """
 
     graph: str
@@ -71,7 +71,7 @@ class Explanation:
     advice: tuple[str, ...]
     step: StepTime | None = None
     splits: tuple[SplitGroup, ...] = ()
-    recomputed: Recomputed | None = None
+    edits: tuple[str, ...] = ()
 
     @property
     def certain(self) -> int:
@@ -93,7 +93,7 @@ class Explanation:
         ]
         lines += [] if self.step is None else [f"  {self.step}"]
         lines += [f"  {split}" for split in self.splits]
-        lines += [] if self.recomputed is None else [f"  {x}" for x in self.recomputed.lines()]
+        lines += [f"  {line}" for line in self.edits]
         held = [(g.size, f"{g.kind:13} {g.module or TOP}") for g in self.groups[:SHOWN]]
         if rest := self.groups[SHOWN:]:
             held.append((sum(g.size for g in rest), f"in {len(rest)} more groups"))
@@ -105,7 +105,7 @@ def explain(
     problem: Problem,
     plan: Plan,
     step: StepTime | None = None,
-    recomputed: Recomputed | None = None,
+    edits: Sequence[str] = (),
 ) -> Explanation:
     """Explains why a plan's peak is as high as it is.
 
@@ -113,7 +113,7 @@ def explain(
         problem: what is planned.
         plan: the plan.
         step: how long the ops of the step that it belongs to take.
-        recomputed: what the plan runs again to keep a budget.
+        edits: lines about what the plan runs again to keep a budget, and moves to a tier.
     """
     t = worst_moment(problem, plan)
     items = held_at(problem, plan, t)
@@ -139,7 +139,7 @@ def explain(
         groups=groups,
         advice=tuple(_advice(plan, groups)),
         step=step,
-        recomputed=recomputed,
+        edits=tuple(edits),
         splits=split_groups(problem),
     )
 

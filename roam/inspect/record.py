@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from roam.core.plan import Plan, cut_note, stated_note
 from roam.core.problem import Problem
+from roam.inspect.moved import Moved
 from roam.inspect.recomputed import Recomputed
 from roam.solvers.budget.copies import Step
 
@@ -17,8 +18,8 @@ class GraphRecord:
     lowering: whose kernels the ops are, as the option of that name says. estimated: the ops whose
     scratch space was measured at smaller sizes, since theirs take more than planning may.
     estimated_costs: the ops whose cost in seconds is an estimate. recomputed: what runs again to
-    keep a budget; None without a budget. step: what may run again, and how; None if nobody knows.
-    Files do not keep it.
+    keep a budget; None without a budget. moved: what moves to a tier; None if nothing does. step:
+    what may run again, and how; None if nobody knows. Files do not keep it.
     """
 
     name: str
@@ -29,11 +30,17 @@ class GraphRecord:
     estimated: tuple[str, ...] = ()
     estimated_costs: tuple[str, ...] = ()
     recomputed: Recomputed | None = None
+    moved: Moved | None = None
     step: Step | None = field(default=None, compare=False, repr=False)
 
     @property
     def planned(self) -> bool:
         return self.plan is not None
+
+    def edits(self) -> list[str]:
+        """Returns lines about what runs again to keep a budget, and what moves to a tier."""
+        found = [] if self.moved is None else self.moved.lines()
+        return found + ([] if self.recomputed is None else self.recomputed.lines())
 
     def __str__(self) -> str:
         p = self.plan

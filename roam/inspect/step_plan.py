@@ -19,6 +19,7 @@ from roam.core.sizes import parse_size, show_size
 from roam.core.strict_json import read_versioned
 from roam.inspect.gradients import GradientLife, gradient_lives, most_alive
 from roam.inspect.moment import MemoryItem
+from roam.inspect.moved import Moved
 from roam.inspect.nesting import held_at_worst
 from roam.inspect.proof import SECONDS, prove
 from roam.inspect.recomputed import Recomputed
@@ -207,7 +208,8 @@ class StepPlan:
             lines.append(f"  scratch space of {_ops(guesses)} estimated from smaller sizes")
         if self.time is not None:
             lines.append(f"  {self.time}")
-        lines += [f"  {g.recomputed.lines()[0]}" for g in self.graphs if g.recomputed is not None]
+        edits = (e for g in self.graphs for e in (g.moved, g.recomputed) if e is not None)
+        lines += [f"  {e.lines()[0]}" for e in edits]
         return "\n".join(lines)
 
     @property
@@ -225,7 +227,7 @@ class StepPlan:
         if self.largest is None:
             raise OfflineError("there is no peak to explain: no graph of the step was planned")
         problem, plan = self.largest
-        return explain(problem, plan, self.time, self.record_of(problem).recomputed)
+        return explain(problem, plan, self.time, self.record_of(problem).edits())
 
     def record_of(self, problem: Problem) -> GraphRecord:
         """Returns the record of the graph that has one of the Problems of `planned`."""
@@ -314,6 +316,7 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     estimated: tuple[str, ...]
     estimated_costs: tuple[str, ...] = ()
     recomputed: Recomputed | None = None
+    moved: Moved | None = None
 
     @staticmethod
     def of(graph: GraphRecord) -> _Graph:
@@ -327,12 +330,14 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             graph.estimated,
             graph.estimated_costs,
             graph.recomputed,
+            graph.moved,
         )
 
     def record(self, seconds: float) -> GraphRecord:
         """Checks the plan and returns the graph. Raises what `StepPlan.from_json` raises."""
-        if self.recomputed is not None:
-            self.recomputed.check(self.name)
+        for edits in (self.recomputed, self.moved):
+            if edits is not None:
+                edits.check(self.name)
         planned = self.problem is not None and self.plan is not None
         unplanned = self.problem is None and self.plan is None
         if planned == (self.reason is not None) or not (planned or unplanned):
@@ -353,6 +358,7 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.estimated,
             self.estimated_costs,
             self.recomputed,
+            self.moved,
         )
 
 

@@ -127,16 +127,16 @@ def test_attention_of_dynamic_length() -> None:
 
 
 def test_one_of_the_shapes_cannot_be_planned(monkeypatch: pytest.MonkeyPatch) -> None:
-    from roam.lowering.aten import kernels
+    from roam.lowering.aten import edited_graph
 
-    plan = kernels.plan
+    plan = edited_graph.plan
 
     def picky(problem: Any, settings: Any) -> Any:
         if any(b.size == 7 * 16 * 4 for b in problem.buffers):
             raise MemoryError("seven is too many")
         return plan(problem, settings)
 
-    monkeypatch.setattr(kernels, "plan", picky)
+    monkeypatch.setattr(edited_graph, "plan", picky)
     same(training(mlp, batches(5, 7, 5, 7)), planned=1, unplanned=1, dynamic=True)
 
 

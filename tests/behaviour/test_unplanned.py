@@ -58,7 +58,7 @@ def test_what_cannot_be_planned_is_said_once_for_a_graph(monkeypatch: pytest.Mon
     def fail(*_: Any) -> None:
         raise MemoryError("no plan today")
 
-    for module in ("free_recompute", "kernels"):
+    for module in ("free_recompute", "edited_graph"):
         monkeypatch.setattr(f"roam.lowering.aten.{module}.plan", fail)
     check(mlp, random(5, 8), planned=0, unplanned=1)
     with warned(1) as messages:
@@ -69,12 +69,20 @@ def test_what_cannot_be_planned_is_said_once_for_a_graph(monkeypatch: pytest.Mon
     assert "no plan today" in messages[0]
 
 
-@pytest.mark.parametrize("part", ["capture", "lower", "probe", "renew_recomputed"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "kernels.lower",
+        "partitioned_graph.capture",
+        "partitioned_graph.probe",
+        "partitioned_graph.renew_recomputed",
+    ],
+)
 def test_whatever_fails_training_goes_on(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(f"roam.lowering.aten.kernels.{part}", fail)
+    monkeypatch.setattr(f"roam.lowering.aten.{part}", fail)
     check(mlp, random(5, 8), planned=0, unplanned=1)
 
 

@@ -27,10 +27,12 @@ from roam.core.machine import Bytes, Seconds
 from roam.core.plan import Plan
 from roam.core.problem import Problem
 from roam.core.sizes import show_size
+from roam.inspect.moved import Moved
 from roam.inspect.recomputed import Recomputed
 from roam.lowering.aten.budget_graph import by_module
 from roam.lowering.aten.budget_search import OTHERS, Best, Searches, Trial
 from roam.lowering.aten.footprint import Unlimited
+from roam.lowering.aten.offload import Mover
 from roam.lowering.budget_error import CompileBudgetError, ways_out
 from roam.passes.geometry import renew_views
 from roam.passes.pipeline import copied
@@ -59,6 +61,7 @@ class Fitted:
         plan: the plan of it.
         recomputed: what the copies cost and save.
         unlimited: what the graph takes without copies.
+        moved: what moves to a tier; None if nothing does.
     """
 
     joint: fx.GraphModule
@@ -67,6 +70,7 @@ class Fitted:
     plan: Plan
     recomputed: Recomputed
     unlimited: Unlimited
+    moved: Moved | None = None
 
 
 def fit(
@@ -78,8 +82,9 @@ def fit(
     costs: OpCosts | None,
     beside: AsideOf,
     others_follow: bool = False,
+    move: Mover | None = None,
 ) -> Fitted:
-    """Returns the graph with the copies that keep it within the budget.
+    """Returns the graph with the transfers and copies that keep it within the budget.
 
     Args:
         joint: a graph of a forward and its backward.
@@ -93,6 +98,8 @@ def fit(
             of them yet, so it saves little if it can (`Searches.beside_others`). A share is of
             what the whole step takes: a graph that cannot keep it by itself takes as little as it
             can, and its backward, before it runs, looks whether the step keeps it.
+        move: moves tensors to a tier, given the graph, its Problem, the plan of that and the limit;
+            None if nothing may move.
 
     Raises:
         BudgetError: no copies were found with which the plan is within the budget, or nothing is
@@ -115,6 +122,11 @@ def fit(
     saved = limit // OTHERS if others_follow and budget.of is not Of.SHARE else limit
     if first.peak <= limit and unlimited.left <= saved:
         return Fitted(joint, limit, others.now, first, told, unlimited)
+    moved: Moved | None = None
+    if move is not None and (out := move(joint, captured, first, max(0, limit))) is not None:
+        joint, captured, first, moved = out.joint, out.captured, out.plan, out.told
+        if first.peak <= limit and Unlimited.of(captured.problem, first).left <= saved:
+            return Fitted(joint, limit, others.now, first, told, unlimited, moved)
     search = Searches(joint, captured, first, trial, settings, costs, {problem.fingerprint: first})
     best: Best | None = None
     if others_follow:
@@ -123,7 +135,7 @@ def fit(
         best = search.cheapest(limit)
     later = others_follow and budget.of is Of.SHARE
     if best is None or (best.plan.peak > limit and not later):
-        raise _refusal(search, budget, limit, name, others)
+        raise _refusal(search, budget, limit, name, others, moved)
     bound = 0.0
     if seconds:  # else nobody knows what ops cost
         enough = best.copies.cost - CLOSE * seconds
@@ -131,11 +143,16 @@ def fit(
         bound = extra_time_bound(step, first, limit, PROVING, enough)
     modules = by_module(best.copies)
     told = replace(told, bound=bound, modules=modules)
-    return Fitted(best.joint, limit, others.now, best.plan, told, unlimited)
+    return Fitted(best.joint, limit, others.now, best.plan, told, unlimited, moved)
 
 
 def _refusal(
-    search: Searches, budget: Budget, limit: Bytes, name: str, others: Beside
+    search: Searches,
+    budget: Budget,
+    limit: Bytes,
+    name: str,
+    others: Beside,
+    moved: Moved | None,
 ) -> BudgetError:
     """Returns the error for a budget that cannot be kept, with the smallest peak that is found."""
     problem, first = search.captured.problem, search.first
@@ -146,9 +163,10 @@ def _refusal(
     there = f"{show_size(problem.persistent)} of it persistent"
     if more := others.now + others.persistent:
         there += f" and {show_size(more)} of graphs that ran before it, compiled by themselves"
+    beside = "" if moved is None else f" with {show_size(moved.written)} moved to {moved.tier}"
     text = (
         f"{name} does not fit into a budget of {budget.text} ({show_size(max(0, limit))} "
-        f"transient): the smallest total found is {show_size(smallest)}, {there}, and no "
+        f"transient): the smallest total found is {show_size(smallest)}, {there}, and{beside} no "
         f"recomputation goes below {show_size(least)}. {ways_out(problem, others)}"
     )
     return CompileBudgetError(text, budget=limit + persistent, found=smallest, least=least)

@@ -22,6 +22,7 @@ from roam.inspect.recomputed import Recomputed
 from roam.lowering.aten.budget import Fitted, fit
 from roam.lowering.aten.budget_search import Trial
 from roam.lowering.aten.footprint import Footprint, Share, Unlimited
+from roam.lowering.aten.offload import Mover
 from roam.lowering.budget_error import CompileBudgetError, above, no_plan
 from roam.lowering.protocol import Driver
 from roam.planner import Settings, plan
@@ -59,13 +60,16 @@ class KeptBudget:
         """Returns the folds of the first run of the graph that is compiled."""
         return self.driver.expected_folds(self.example_inputs)
 
-    def fitted(self, joint: fx.GraphModule, trial: Trial, costs: OpCosts | None) -> fx.GraphModule:
-        """Returns the joint graph with what has to run again to keep the budget.
+    def fitted(
+        self, joint: fx.GraphModule, trial: Trial, costs: OpCosts | None, move: Mover | None
+    ) -> fx.GraphModule:
+        """Returns the joint graph with what has to move or run again to keep the budget.
 
         Args:
             joint: a forward and its backward.
             trial: partitions a graph and reads the Problem off its parts. May change the graph.
             costs: estimates ops; None if nobody asked what ops cost.
+            move: moves tensors to a tier; None if nothing may move.
 
         Raises:
             BudgetError: the budget cannot be kept, or nothing is known of the graph's memory.
@@ -77,7 +81,7 @@ class KeptBudget:
 
         try:
             with without_fakes():
-                how = self.settings, costs, beside, follow
+                how = self.settings, costs, beside, follow, move
                 self.fit = fit(joint, name, self.budget, trial, *how)
         except UnplannableError as error:
             raise CompileBudgetError(no_plan(name, error)) from error

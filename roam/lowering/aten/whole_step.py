@@ -30,9 +30,7 @@ class WholeStepKernels(AtenKernels):
         if self.options.split:
             gm = rewritten((ConstantTangents(),), gm)
         gm = self.rewritten_joint(gm)
-        if self.kept is not None:
-            return self.fitted(gm, self.kept, self.take_forward)
-        return gm if self.free is None else self.cheapened(gm, self.free, self.take_forward)
+        return self.edited(gm, self.take_forward)
 
     def partition(self, *_: Any, **__: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
         raise WholeStepError("the step changes or returns something that needs a gradient")

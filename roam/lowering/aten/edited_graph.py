@@ -1,0 +1,204 @@
+"""A captured graph whose joint graph is edited before it is partitioned, to take less memory.
+
+with a tier                  tensors move to it and back (KeptOffload)
+with a budget                and ops run again, until it is kept (KeptBudget)
+without either               ops run again that hardly cost time (FreeRecompute)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import fx
+
+from roam.capture.fx_problem import Captured
+from roam.capture.op_costs import Cost, OpCosts
+from roam.capture.scratch_probe import Scratch
+from roam.capture.symbolic_sizes import Numbers
+from roam.core.folds import Folds
+from roam.core.plan import Plan
+from roam.core.problem import Problem
+from roam.inspect.moved import Moved
+from roam.inspect.recomputed import Recomputed
+from roam.lowering.aten.aot_eager import AotEager
+from roam.lowering.aten.budget_graph import BudgetGraph, reordered
+from roam.lowering.aten.free_recompute import FreeRecompute
+from roam.lowering.aten.kept_budget import KeptBudget, Parts
+from roam.lowering.aten.kept_offload import KeptOffload
+from roam.lowering.aten.offload import FileTier
+from roam.lowering.aten.partitioned_graph import PartitionedGraph
+from roam.lowering.protocol import Driver
+from roam.planner import Step, plan
+
+
+@dataclass(frozen=True)
+class Read:
+    """What was read off the graphs when they were compiled, for their first run.
+
+    Attributes:
+        folds: the gradients that were taken to be folded.
+        parts: forward and backward without folds; None without a backward.
+        roots: the graphs.
+        captured: the Problem of them.
+        measured: by node, its scratch space.
+        costs: by node, its cost.
+    """
+
+    folds: Folds
+    parts: Parts | None
+    roots: list[fx.GraphModule]
+    captured: Captured
+    measured: dict[fx.Node, Scratch]
+    costs: dict[fx.Node, Cost]
+
+    def is_of(self, folds: Folds, numbers: Numbers) -> bool:
+        """Returns whether a run has these folds, and no sizes that only a run knows."""
+        return self.folds == folds and not numbers.symbols
+
+
+@dataclass
+class EditedGraph(PartitionedGraph):
+    """A captured graph, and what was chosen to be edited of it.
+
+    Attributes:
+        kept: keeps the graph within the user's budget; None without one.
+        offload: moves tensors to the user's tier; None without one.
+        searches: whether to search for what may run again without a budget; not for a graph that
+            is captured and not planned.
+        free: chooses what runs again without a budget; None if nothing does.
+        early: what was read of the graphs to choose that.
+        joint: the joint graph of a step that is planned offline, without a budget.
+    """
+
+    kept: KeptBudget | None = None
+    offload: KeptOffload | None = None
+    searches: bool = True
+    free: FreeRecompute | None = None
+    early: Read | None = None
+    joint: fx.GraphModule | None = None
+
+    def prepare_edits(self, driver: Driver, example_inputs: Sequence[Any]) -> None:
+        """Looks at the options to see what may be edited.
+
+        Args:
+            driver: tells which gradients a run will fold, and what other graphs hold.
+            example_inputs: what the graph is compiled with.
+
+        Raises:
+            TierError: the user's tier cannot be used.
+        """
+        if (budget := self.options.budget) is not None:
+            self.kept = KeptBudget(self.graph, budget, driver, example_inputs, self.settings)
+        if (asked := self.options.offload) is not None:
+            how = driver, example_inputs, self.settings, self.costs is None
+            self.offload = KeptOffload(FileTier.of(asked), *how)
+        smallest = self.options.smallest_recomputed
+        if self.searches and smallest is not None and not (self.kept or self.offload):
+            expected = driver, example_inputs, self.settings, smallest
+            self.free = FreeRecompute(self.graph, *expected)
+
+    def forget_inputs(self) -> None:
+        """Forgets what the graph was compiled with: parameters, that must not live on here."""
+        for chooser in (self.kept, self.offload, self.free):
+            if chooser is not None:
+                chooser.example_inputs = ()
+
+    def edited(
+        self,
+        joint: fx.GraphModule,
+        take: Callable[[fx.GraphModule], None],
+        other: AotEager | None = None,
+    ) -> fx.GraphModule:
+        """Returns the graph with what moves to a tier, and what runs again.
+
+        Args:
+            joint: a forward and its backward.
+            take: partitions a graph and stores its parts, as if they were to be planned.
+            other: what aot_eager would do; None if it cannot run the graph.
+
+        Raises:
+            BudgetError: the budget cannot be kept, or nothing is known of the graph's memory.
+            TierError: the tier has no room.
+        """
+        if self.kept is None and self.offload is None:
+            return joint if self.free is None else self._cheapened(joint, self.free, take, other)
+        kept, offload = self.kept, self.offload
+        expected_folds = (kept or offload).expected_folds  # type: ignore[union-attr]
+
+        def trial(joint: fx.GraphModule) -> Captured:
+            take(joint)
+            return self.read(self.graphs(expected_folds()), Numbers())[0]
+
+        if self.costs is None and self.stands_for is None:
+            self.costs = OpCosts(measure=True)
+        if kept is not None:
+            move = None if offload is None else partial(offload.move, trial=trial)
+            found = kept.fitted(joint, trial, self.costs, move)
+        else:
+            assert offload is not None
+            found = offload.without_budget(joint, trial)
+        self.own_saved = None
+        return found
+
+    def _cheapened(
+        self,
+        joint: fx.GraphModule,
+        free: FreeRecompute,
+        take: Callable[[fx.GraphModule], None],
+        other: AotEager | None = None,
+    ) -> fx.GraphModule:
+        """Returns the graph with what runs again although there is no budget.
+
+        Args:
+            joint: a forward and its backward.
+            free: chooses what runs again.
+            take: partitions a graph and stores its parts, as if they were to be planned.
+            other: what aot_eager would do; None if it cannot run the graph.
+        """
+
+        reads: list[Read] = []
+
+        def trial(joint: fx.GraphModule) -> Captured:
+            take(joint)
+            folds = free.expected_folds()
+            roots, forward, backward = self.graphs(folds), self.forward_graph, self.backward_graph
+            parts = None if forward is None or backward is None else (forward, backward)
+            reads.append(Read(folds, parts, roots, *self.read(roots, Numbers(), priced=False)))
+            return reads[-1].captured
+
+        chosen, name = free.cheapened(joint, trial, other)
+        self.own_saved = None
+        self.early = next((r for r in reads if r.captured.problem.fingerprint == name), None)
+        return chosen
+
+    def early_read(self, folds: Folds, numbers: Numbers) -> Read | None:
+        """Returns what was read to choose the edits, once, if a run is of the same sizes."""
+        early, self.early = self.early, None
+        known = early is not None and early.is_of(folds, numbers)
+        return early if known and not self.held and not self.costs else None
+
+    def plan_of(self, problem: Problem) -> Plan:
+        """Returns the plan by which the edits were chosen, if it is of this Problem, or another."""
+        if self.kept is not None:
+            return self.kept.plan_of(problem)
+        chooser = self.offload or self.free
+        known = None if chooser is None else chooser.plan_of(problem)
+        return known or plan(problem, self.settings)
+
+    @property
+    def recomputed(self) -> Recomputed | None:
+        return None if self.kept is None else self.kept.recomputed
+
+    @property
+    def moved(self) -> Moved | None:
+        return None if self.offload is None else self.offload.moved
+
+    def again(self, captured: Captured, found: Plan) -> Step | None:
+        """Returns what may run again of a graph that is planned offline, in the planned order."""
+        if self.joint is None:
+            return None
+        graph = BudgetGraph(self.joint, reordered(captured, found.order), self.costs, found.peak)
+        return graph.step
