@@ -212,7 +212,7 @@ def planned() -> Result:
     if done.step.largest is None:
         return result
     problem, plan = done.step.largest
-    if again := [g.recomputed for g in done.graphs if g.recomputed is not None]:
+    if again := [r for g in done.graphs if (r := g.recomputed) is not None and r.budget]:
         seconds = sum(r.step for r in again) or 1.0
         result |= {
             "limit": max(r.limit for r in again),

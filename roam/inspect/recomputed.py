@@ -1,4 +1,4 @@
-"""What a budget made a graph run again: by module, what it costs and what it saves."""
+"""What a graph runs again, for a budget or without one: by module, its cost and what it saves."""
 
 from __future__ import annotations
 
@@ -32,16 +32,17 @@ class Again:
 
 @dataclass(frozen=True)
 class Recomputed:
-    """What one graph runs again to keep a budget.
+    """What one graph runs again.
 
     Attributes:
-        budget: as the user wrote it.
-        limit: the most bytes that the graph may allocate.
-        without: bytes that it would allocate without a budget.
-        step: seconds of all its ops without a budget.
+        budget: as the user wrote it; empty without one: then what runs again hardly costs time, or
+            aot_eager runs it again, too, and the costs are those of a usual machine.
+        limit: the most bytes that the graph may allocate; 0 without a budget.
+        without: bytes that it would allocate if nothing ran again.
+        step: seconds of all its ops if nothing ran again.
         bound: seconds below which no recomputation keeps the budget, by the same costs.
         modules: what runs again, the most expensive first.
-        left: bytes that it would leave from its forward to its backward without a budget.
+        left: bytes that it would leave from its forward to its backward if nothing ran again.
         beside: bytes that other graphs held when it was compiled; they are no part of `limit`.
     """
 
@@ -73,12 +74,20 @@ class Recomputed:
     def lines(self) -> list[str]:
         """Returns one line about all, and one for each of the most expensive modules."""
         again = runs_again(sum(m.ops for m in self.modules))
-        found = [
-            f"budget {self.budget}: at most {show_size(self.limit)} transient, "
-            f"{show_size(self.without)} without it; {again}, "
-            f"{show_seconds(self.seconds)}{self._share(self.seconds)} (at least "
-            f"{show_seconds(self.bound)} by these costs), and {show_size(self.saved)} are not kept"
-        ]
+        kept = f"{show_size(self.saved)} are not kept"
+        cost = f"{show_seconds(self.seconds)}{self._share(self.seconds)}"
+        if self.budget:
+            head = (
+                f"budget {self.budget}: at most {show_size(self.limit)} transient, "
+                f"{show_size(self.without)} without it; {again}, {cost} (at least "
+                f"{show_seconds(self.bound)} by these costs), and {kept}"
+            )
+        else:
+            head = (
+                f"no budget: {again}, {cost} by the costs of a usual machine, and {kept}; "
+                f"{show_size(self.without)} transient if all were"
+            )
+        found = [head]
         found += [
             f"  {show_seconds(m.seconds):>9}{self._share(m.seconds)} {show_size(m.saved):>12}  "
             f"{m.module or 'no module'} ({m.ops} op{'' if m.ops == 1 else 's'})"

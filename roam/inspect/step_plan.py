@@ -140,7 +140,7 @@ class StepPlan:
 
     @property
     def extra_time(self) -> float:
-        """Seconds of what runs again to keep a budget; 0 without one."""
+        """Seconds of what runs again: to keep a budget, or because it hardly costs any."""
         return sum(g.recomputed.seconds for g in self.graphs if g.recomputed is not None)
 
     @property
@@ -150,7 +150,7 @@ class StepPlan:
 
     @property
     def extra_share(self) -> float:
-        """`extra_time` as a share of the step without a budget; 0 if nobody knows what ops cost."""
+        """`extra_time` as a share of the step if nothing did; 0 if nobody knows what ops cost."""
         return self._of_step(self.extra_time)
 
     @property

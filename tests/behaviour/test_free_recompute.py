@@ -124,6 +124,9 @@ def test_never_above_aot_eager(
     assert_equal(found, expected)
     assert ours <= theirs + SMALL
     assert bool(again()) == above
+    told = [g.recomputed for g in roam.report().graphs if g.recomputed is not None]
+    assert sum(m.ops for t in told for m in t.modules) == len(again())
+    assert all(t.lines()[0].startswith("no budget: ") for t in told)
     if above:
         saving, without = trained(make, x(), lambda f: unfused(f, recompute=False))
         assert without > theirs + SMALL

@@ -190,7 +190,8 @@ class EditedGraph(PartitionedGraph):
 
     @property
     def recomputed(self) -> Recomputed | None:
-        return None if self.kept is None else self.kept.recomputed
+        chooser = self.kept or self.free
+        return None if chooser is None else chooser.recomputed
 
     @property
     def moved(self) -> Moved | None:

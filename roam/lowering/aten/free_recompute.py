@@ -32,9 +32,10 @@ from roam.core.machine import Bytes, Seconds
 from roam.core.plan import Plan
 from roam.core.problem import Problem
 from roam.core.sizes import show_size
-from roam.inspect.recomputed import runs_again
+from roam.inspect.nesting import left_by_forward
+from roam.inspect.recomputed import Recomputed, runs_again
 from roam.lowering.aten.aot_eager import AotEager, Partitioned, at_least
-from roam.lowering.aten.budget_graph import BudgetGraph, with_room
+from roam.lowering.aten.budget_graph import BudgetGraph, by_module, with_room
 from roam.lowering.aten.budget_search import Best, Searches, Trial, search
 from roam.lowering.protocol import Driver
 from roam.passes.geometry import renew_views
@@ -67,6 +68,7 @@ class FreeRecompute:
         settings: how to plan.
         smallest: bytes of a tensor that is worth to run an op again, if aot_eager does not.
         plan: of the graph with what was chosen.
+        recomputed: what runs again; None if nothing does.
     """
 
     graph: DynamoGraph
@@ -75,6 +77,7 @@ class FreeRecompute:
     settings: Settings
     smallest: Bytes
     plan: Plan | None = None
+    recomputed: Recomputed | None = None
 
     def expected_folds(self) -> Folds:
         """Returns the folds of the first run of the graph that is compiled."""
@@ -109,6 +112,7 @@ class FreeRecompute:
             self.example_inputs = ()  # parameters: a deleted model must not live on here
         if quick == self.settings or chosen.plan.peak == chosen.plan.lower_bound:
             self.plan = chosen.plan
+        self.recomputed = chosen.recomputed
         return chosen.joint, chosen.plan.fingerprint
 
     def plan_of(self, problem: Problem) -> Plan | None:
@@ -119,10 +123,11 @@ class FreeRecompute:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """A joint graph, perhaps with copies, and the plan of it."""
+    """A joint graph, perhaps with copies, the plan of it, and what runs again."""
 
     joint: fx.GraphModule
     plan: Plan
+    recomputed: Recomputed | None = None
 
 
 def _choose(
@@ -167,7 +172,15 @@ def _choose(
         show_size(best.plan.peak),
         show_size(first.peak),
     )
-    return _Chosen(best.joint, best.plan)
+    told = Recomputed(
+        "",
+        0,
+        first.peak,
+        step.seconds,
+        modules=by_module(copies),
+        left=left_by_forward(problem, first),
+    )
+    return _Chosen(best.joint, best.plan, told)
 
 
 @dataclass
