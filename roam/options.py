@@ -59,9 +59,9 @@ class Options:
             Inductor's each keeps it by itself, and with dynamic sizes ATen's run, by a plan for
             each size.
         offload: the path of a folder, or an `OffloadTo`. Tensors that are saved for the backward
-            may move to a file there and come back in time, if that lowers the peak and stalls no
-            op. With a budget they move first, and what is still above it is recomputed. It implies
-            the lowering "aten".
+            may move to a file there and come back, if that lowers the peak and, by what disk and
+            ops take, stalls no op. With a budget they move first, and what is still above it is
+            recomputed. It implies the lowering "aten".
         mode: one of Inductor's own modes, as `torch.compile(..., mode=...)` names them.
     """
 
