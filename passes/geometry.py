@@ -81,10 +81,11 @@ def same_layout(a: torch.Tensor, b: torch.Tensor) -> bool:
 def fills_its_storage(tensor: torch.Tensor) -> bool:
     """Returns whether every byte of the storage belongs to exactly one element of the tensor."""
     nbytes = tensor.numel() * tensor.element_size()
-    return is_equal(tensor.untyped_storage().nbytes(), nbytes) and _is_dense(tensor)
+    return is_equal(tensor.untyped_storage().nbytes(), nbytes) and is_dense(tensor)
 
 
-def _is_dense(tensor: torch.Tensor) -> bool:
+def is_dense(tensor: torch.Tensor) -> bool:
+    """Returns whether the elements fill their memory, each place once, in whatever order."""
     if not _is_static(tensor):
         return tensor.is_contiguous()
     return all(stride == extent for stride, extent in _extents(tensor))
@@ -98,6 +99,11 @@ def has_distinct_elements(tensor: torch.Tensor) -> bool:
     if not _is_static(tensor):
         return tensor.is_contiguous()
     return all(stride >= extent for stride, extent in _extents(tensor))
+
+
+def has_symbolic_inputs(graph: fx.Graph) -> bool:
+    """Returns whether a graph takes a number that only a run knows, such as a size."""
+    return any(isinstance(value(n), torch.SymInt) for n in graph.find_nodes(op="placeholder"))
 
 
 def _is_static(tensor: torch.Tensor) -> bool:

@@ -4,9 +4,10 @@
                                                             │
     backward                          read_start ── ... ── read_wait ── h' ── the readers of h
 
-What is moved and when is decided elsewhere (solvers/offload). Each transfer keeps its place among
-the other ops by `AFTER`: an op that a planner may move, but not in front of those that are named.
-This pass must run after every pass that merges equal calls.
+What is moved and when is decided elsewhere (solvers/offload). A planner may reorder the ops of the
+graph, so the pass notes on nodes which others must run before them (`AFTER`): that keeps a transfer
+beside the ops that it was chosen to run beside. This pass must run after every pass that merges
+equal calls.
 """
 
 from __future__ import annotations
@@ -20,20 +21,18 @@ from torch import fx
 from roam.core.machine import Bytes
 from roam.passes.geometry import storage_key, tensors, value
 from roam.passes.graph_ops import add_op
-from roam.passes.stand_ins import StandIns, in_backward
+from roam.passes.stand_ins import StandIns, in_phase
 from roam.passes.transfer_ops import OPEN_SLOTS, READ_START, READ_WAIT, WRITE_START, WRITE_WAIT
 
 META = "roam_transfer"  # on a transfer's node: the name of its op
 AFTER = "roam_after"  # on any node: names of nodes that run before it
-
-
 SLOTS = "slots"  # the op that opens the region
 
 
 def names(source: fx.Node) -> tuple[str, str]:
-    """Returns the names of a tensor in the tier and of what comes back; `core.offload`'s.
+    """Returns the names of a tensor in the tier and of what comes back, as in core/offload.py.
 
-    The ops of the ways there and back are named after them: `.start` and `.wait`.
+    Each of the two ways is a pair of ops, named after the tensor: `.start` and `.wait`.
     """
     return f"{source.name}~file~1", f"{source.name}~1"
 
@@ -45,11 +44,13 @@ class Move:
     Attributes:
         source: the node that makes it: an op of the forward, or one result of an op.
         offset: bytes from the start of the region to its slot.
-        write_before: the op of the forward in front of which the write starts; None for the end.
-        wait_behind: the op behind which the write is waited for; None for the end of the forward.
-        read_before: the op of the backward in front of which the read starts.
-        used_behind: the op of the backward behind which the read is waited for; None if that is
-            the first one.
+        write_before: the op of the forward that must not run before the write has started; None if
+            no op of the forward runs while the tensor is written.
+        wait_behind: the op that must run before the write is waited for; None for the last one of
+            the forward.
+        read_before: the op of the backward that must not run before the read has started.
+        used_behind: the op of the backward that must run before the read is waited for; None if no
+            op runs while the tensor is read.
     """
 
     source: fx.Node
@@ -167,8 +168,7 @@ def _run_after(node: fx.Node, earlier: fx.Node) -> None:
 
 
 def _tag(node: fx.Node, phase: str, op: str | None = None) -> None:
-    in_backward(node)  # forgets what checkpoint() marked
+    in_phase(node, phase)
     node.meta.pop(AFTER, None)
-    node.meta["partitioner_tag"] = phase
     if op is not None:
         node.meta[META] = op

@@ -17,7 +17,7 @@ from torch import fx
 
 from roam.passes.geometry import renewed, value
 from roam.passes.replays import replay_of
-from roam.passes.stand_ins import StandIns, in_backward
+from roam.passes.stand_ins import StandIns, in_phase
 
 META = "roam_copy_of"  # on a copy's node: the name of the node that it is a copy of
 
@@ -84,5 +84,5 @@ def _add(copy: NodeCopy, found: StandIns) -> None:
 
 
 def _mark(again: fx.Node, node: fx.Node) -> None:
-    in_backward(again)
+    in_phase(again, "is_backward")
     again.meta[META] = node.name

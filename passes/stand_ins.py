@@ -54,13 +54,16 @@ class StandIns:
             view = source.graph.node_copy(source, lambda n: given[n])
         args, kwargs = fx.map_arg((view.args, view.kwargs), value)
         view.meta = dict(source.meta, val=view.target(*args, **kwargs))  # type: ignore[operator]
-        in_backward(view)
+        in_phase(view, "is_backward")
         self.made[key, source] = view
         return view
 
 
-def in_backward(node: fx.Node) -> None:
-    """Marks a node, made of one of the forward, as one of the backward."""
-    node.meta["partitioner_tag"] = "is_backward"
+def in_phase(node: fx.Node, phase: str) -> None:
+    """Puts a new node into a phase, and drops the marks of checkpoint() that it was made with.
+
+    phase: "is_forward" or "is_backward", as AOTAutograd tags nodes.
+    """
+    node.meta["partitioner_tag"] = phase
     for key in FORGOTTEN:
         node.meta.pop(key, None)

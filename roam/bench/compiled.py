@@ -104,9 +104,9 @@ def contender_table(
     return shown
 
 
-def base_row(rows: Sequence[Result]) -> Result | None:
-    """Returns Inductor's row, None if it has none or failed."""
-    return next((r for r in rows if r["contender"] == BASE and "error" not in r), None)
+def base_row(rows: Sequence[Result], base: str = BASE) -> Result | None:
+    """Returns the row of a contender, Inductor's by default; None if it has none or failed."""
+    return next((r for r in rows if r["contender"] == base and "error" not in r), None)
 
 
 def why_failed(row: Result) -> str:

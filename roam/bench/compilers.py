@@ -119,11 +119,11 @@ def _folding(**options: Any) -> Contender:
     return Contender("roam", options, folds=True)
 
 
-def _offloading(pace: int | None, **options: Any) -> Contender:
+def _offloading(pace: int | None) -> Contender:
     """Moves tensors to a folder beside the other temporary ones, at most `pace` MB/s each way."""
     folder = os.path.join(tempfile.gettempdir(), f"roam-bench-{pace or 'disk'}")
-    options |= {"offload": OffloadTo(folder, None if pace is None else pace * 1e6)}
-    return Contender("roam", options, settings=partial(_paced, folder, pace))
+    to = OffloadTo(folder, None if pace is None else pace * 1e6)
+    return Contender("roam", {"offload": to}, settings=partial(_paced, folder, pace))
 
 
 @contextmanager
@@ -154,7 +154,6 @@ CONTENDERS: dict[str, Contender] = {
     },
     "roam aten offload": _offloading(None),
     **{f"roam aten offload {pace}MB/s": _offloading(pace) for pace in PACES},
-    **{f"roam aten offload {share}%": _offloading(None, budget=f"{share}%") for share in BUDGETS},
     # what follows differs where a group of ops can be split
     "inductor chunked": Contender("inductor", settings=partial(_chunking, None)),
     "inductor chunked 16": Contender("inductor", settings=partial(_chunking, 16)),

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from roam.bench.children import Result
-from roam.bench.compiled import contender_table, mib
+from roam.bench.compiled import base_row, contender_table, mib
 from roam.bench.compilers import PACES
 from roam.bench.paired_runs import Timing, compare_each
 from roam.bench.tables import entry_names, gather
@@ -64,7 +64,7 @@ def offload_bench(
 def _table(name: str, rows: Sequence[Result]) -> Table:
     title = f"{name}: memory in MiB; stalls and steps in seconds"
     columns = ("planned", "measured", "bound", "saved", "moved", "stalled", "step", "by base")
-    base = next((r for r in rows if r["contender"] == BASE and "error" not in r), None)
+    base = base_row(rows, BASE)
 
     def cells(row: Result, _: Result | None) -> list[str]:
         ratios = row.get("ratios", ())

@@ -129,9 +129,10 @@ def capture(
 
 
 def _in_sectors(buffer: Buffer) -> Buffer:
-    """Returns the buffer, to begin in the place of a sector in which all large ones begin.
+    """Returns the buffer with the alignment of a disk's sector, if it is large and planned.
 
-    What comes back from a disk lies then as what was sent, and neither has to be copied.
+    Direct transfers need no copy if a tensor comes back to an address that is equal, modulo the
+    sector, to the one that it was written from. Buffers of one block then are.
     """
     large = buffer.home is Home.ARENA and buffer.size >= machine.MIB
     return replace(buffer, align=max(buffer.align, machine.SECTOR)) if large else buffer

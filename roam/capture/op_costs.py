@@ -70,10 +70,7 @@ class OpCosts:
 
     def of(self, graphs: Iterable[fx.Graph], numbers: Numbers) -> dict[fx.Node, Cost]:
         """Returns the costs of the ops that are calls or folds, but for those on absent devices."""
-        nodes = [n for graph in graphs for n in graph.nodes]
-        calls = {n: c for n in nodes if (c := call_of(n, numbers)) is not None}
-        releases = {n: n.meta[META] for n in nodes if META in n.meta}
-        folds = {n: fold_work(release, numbers) for n, release in releases.items()}
+        calls, folds = calls_and_folds(graphs, numbers)
         found = aside(partial(self._of_calls, calls))
         return found | self.estimated(folds)
 
@@ -138,7 +135,16 @@ class OpCosts:
             self.table.save()
 
 
-def call_of(node: fx.Node, numbers: Numbers) -> Call | None:
+def calls_and_folds(
+    graphs: Iterable[fx.Graph], numbers: Numbers
+) -> tuple[dict[fx.Node, Call], dict[fx.Node, OpWork]]:
+    """Returns the calls that nodes make, and the work of those that are folds."""
+    nodes = [n for graph in graphs for n in graph.nodes]
+    calls = {n: call for n in nodes if (call := _call(n, numbers)) is not None}
+    return calls, {n: fold_work(n.meta[META], numbers) for n in nodes if META in n.meta}
+
+
+def _call(node: fx.Node, numbers: Numbers) -> Call | None:
     """The call that a node makes. None for a view, a fold, and what the capture will refuse.
 
     None for a transfer, too, beside which other ops run.

@@ -13,12 +13,11 @@ from typing import Any
 from torch import fx
 
 from roam.capture.isolation import aside
-from roam.capture.op_costs import Cost, call_of
+from roam.capture.op_costs import Cost, calls_and_folds
 from roam.capture.rates import dtype_name
-from roam.capture.roofline import OpWork, fold_work
+from roam.capture.roofline import OpWork
 from roam.capture.symbolic_sizes import Numbers
 from roam.core.machine import usual_rates
-from roam.passes.gradient_release import META
 
 
 class UsualCosts:
@@ -26,9 +25,7 @@ class UsualCosts:
 
     def of(self, graphs: Iterable[fx.Graph], numbers: Numbers) -> dict[fx.Node, Cost]:
         """Returns the costs of the ops that are calls or folds."""
-        nodes = [n for graph in graphs for n in graph.nodes]
-        calls = {n: call for n in nodes if (call := call_of(n, numbers)) is not None}
-        folds = {n: fold_work(n.meta[META], numbers) for n in nodes if META in n.meta}
+        calls, folds = calls_and_folds(graphs, numbers)
         works = aside(partial(_works, calls))
         return self.estimated({**works, **folds})
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from roam.core.machine import PAGE, Bytes
+from roam.passes.geometry import is_dense
 from roam.runtime.blocks import carve
 from roam.runtime.fingerprint import Data
 from roam.runtime.regions import AddressSpace, Region, Span
@@ -37,7 +38,7 @@ class FileTier:
     its parent has written.
 
     Attributes:
-        folder: without links.
+        folder: its path, with symbolic links resolved.
         out: the direction to the file; `out.traffic` tells what has gone there.
         back: the direction from the file.
 
@@ -63,7 +64,7 @@ class FileTier:
 
     @property
     def key(self) -> str:
-        """What `tier_of` finds it by."""
+        """What ops of a graph name the tier by, and `file_tier` finds it by."""
         return str(self.folder)
 
     @property
@@ -274,20 +275,9 @@ def _unfit(tensor: Tensor) -> str:
         return f"it is {tensor.layout} on {tensor.device}, no strided tensor on the CPU"
     if tensor.is_conj() or tensor.is_neg():
         return "its memory holds the conjugate or negative of its elements"
-    if not _is_dense(tensor):
+    if tensor.numel() and not is_dense(tensor):
         return f"strides {tuple(tensor.stride())} of shape {tuple(tensor.shape)} leave gaps"
     return ""
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill their memory, each place once, in whatever order."""
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size != 1:
-            if stride != expected:
-                return tensor.numel() == 0
-            expected *= size
-    return True
 
 
 def _bytes(tensor: Tensor) -> Data:

@@ -20,7 +20,7 @@ from roam.core.machine import Seconds
 
 log = logging.getLogger("roam")
 
-LOOK_AGAIN: Seconds = 0.5  # how often who waits looks whether the thread still lives
+LOOK_AGAIN: Seconds = 0.5  # between two checks, during a wait, that the thread is still alive
 
 
 class ThreadDiedError(RuntimeError):
@@ -38,8 +38,8 @@ class Job:
     def __init__(self) -> None:
         self.error: BaseException | None = None
         self.is_done = False
-        # held until the job is done. Unlike an Event it has no state that an interrupt could leave
-        # half changed
+        # held until the job is done. An Event would not do: an interrupt in its wait may leave its
+        # inner state half changed
         self._under_way = threading.Lock()
         self._under_way.acquire()
         self._process = os.getpid()

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from roam.core.machine import PAGE, Bytes
+from roam.core.machine import PAGE, SECTOR, Bytes
 from roam.runtime.fingerprint import Data
 from roam.runtime.tier_folder import SystemCalls, open_file, refusal
 
 if sys.platform != "win32":
     import fcntl
 
-UNITS: tuple[Bytes, ...] = (512, PAGE)  # of direct transfers, as they are tried
+UNITS: tuple[Bytes, ...] = (SECTOR, PAGE)  # of direct transfers, as they are tried
 NOT_KNOWN = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # of posix_fallocate
 
 

@@ -25,7 +25,7 @@ class Verify(StrEnum):
     NOTHING = "nothing"
 
 
-MOMENT: Seconds = 0.25  # after which a transfer at a pace looks whether anybody wants it still
+MOMENT: Seconds = 0.25  # between two checks whether a slowed-down transfer is still wanted
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Settings:
         verify: what is compared of the bytes that come back with those that were sent.
         write_pace: the most bytes a second that are written.
         read_pace: the most bytes a second that are read.
-        chunk: the most bytes that one call of the system moves. A thread that comes back from a
-            call has to wait for the interpreter's lock, and kernels may hold that for milliseconds:
-            few calls are the faster ones.
+        chunk: the most bytes that one system call moves. After each call the I/O thread has to wait
+            for the interpreter's lock, which kernels may hold for milliseconds. So a few large
+            calls are faster than many small ones.
     """
 
     verify: Verify = Verify.BYTES
@@ -68,7 +68,7 @@ class Traffic:
     """What went one way so far, or since some earlier moment.
 
     Attributes:
-        transfers: those that went well.
+        transfers: how many succeeded.
         nbytes: of their tensors.
         copied: those of the bytes that went through a bounce buffer.
         busy: seconds that the I/O thread took for them.

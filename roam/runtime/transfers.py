@@ -177,7 +177,8 @@ class Transfer(Job):
         self._is_cancelled = True
 
     def carry_out(self) -> None:
-        # let go of before anybody hears that it is over: who waited for it may find the region free
+        # drops the references before the job counts as done: whoever waited for it may rely on the
+        # region being free then
         (region, memory), self._held = self._held or (None, None), None
         assert region is not None
         assert memory is not None
