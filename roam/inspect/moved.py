@@ -38,46 +38,20 @@ class Moved:
     Attributes:
         tier: the path of its folder.
         modules: what is moved, the most bytes first.
+        without: bytes that the graph would allocate if nothing moved.
+        bound: bytes below which no transfers without a stall bring the order of the ops.
         step: seconds of all its ops, by their costs.
         write: bytes a second to the tier, as measured or described.
         read: bytes a second from it.
-        without: bytes that the graph would allocate if nothing moved.
-        bound: bytes below which no transfers without a stall bring the order of the ops.
     """
 
     tier: str
     modules: tuple[MovedOf, ...]
+    without: Bytes
+    bound: Bytes
     step: Seconds
     write: float
     read: float
-    without: Bytes = 0
-    bound: Bytes = 0
-
-    @staticmethod
-    def of(
-        tier: str,
-        sizes: Iterable[tuple[str, Bytes]],
-        step: Seconds,
-        write: float,
-        read: float,
-    ) -> Moved:
-        """Adds up what is moved of each module.
-
-        Args:
-            tier: the path of the folder.
-            sizes: for each tensor, the path of its module, and its bytes.
-            step: seconds of the step's ops.
-            write: bytes a second to the tier.
-            read: bytes a second from it.
-        """
-        count: dict[str, int] = defaultdict(int)
-        nbytes: dict[str, int] = defaultdict(int)
-        for module, size in sizes:
-            count[module] += 1
-            nbytes[module] += size
-        modules = (MovedOf(name, count[name], nbytes[name]) for name in count)
-        ordered = tuple(sorted(modules, key=lambda m: (-m.nbytes, m.module)))
-        return Moved(tier, ordered, step, write, read)
 
     def check(self, graph: str) -> None:
         """Raises FileFormatError for figures that cannot be, as a spoiled file may have."""
@@ -113,3 +87,14 @@ class Moved:
         if more := self.modules[SHOWN:]:
             found.append(f"  {show_size(sum(m.nbytes for m in more)):>12}  {len(more)} more")
         return found
+
+
+def by_module(sizes: Iterable[tuple[str, Bytes]]) -> tuple[MovedOf, ...]:
+    """Adds up what is moved of each module. `sizes`: for each tensor its module, and its bytes."""
+    count: dict[str, int] = defaultdict(int)
+    nbytes: dict[str, int] = defaultdict(int)
+    for module, size in sizes:
+        count[module] += 1
+        nbytes[module] += size
+    modules = (MovedOf(name, count[name], nbytes[name]) for name in count)
+    return tuple(sorted(modules, key=lambda m: (-m.nbytes, m.module)))

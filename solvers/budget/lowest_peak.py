@@ -108,8 +108,8 @@ def peak_without(
 ) -> Bytes:
     """Returns the peak as if some buffers were there only while an op uses them.
 
-    No copies of what makes them bring this order below it. So it tells, at once, what there is to
-    gain.
+    Copies of the ops that make them cannot bring the peak of this order below that. So it is a
+    quick bound on what recomputing can gain.
 
     Args:
         problem: the step.

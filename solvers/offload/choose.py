@@ -7,34 +7,12 @@ those that it does not need stay, too: what is written wears a disk out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from roam.core.machine import Bytes
-from roam.solvers.offload.bound import least_live
 from roam.solvers.offload.movable import Movable, Timed
 from roam.solvers.offload.timeline import Link, Transfer, late, peak_with, transfers
 
 CAUTION = 1.25  # planned time of a transfer by the time that was measured: rates differ by the run
-
-
-@dataclass(frozen=True)
-class Moves:
-    """The transfers of a step.
-
-    Attributes:
-        transfers: in the order in which the buffers are made.
-        peak: live bytes at the worst moment of the given order.
-        bound: bytes below which no transfers without a stall bring this order.
-    """
-
-    transfers: tuple[Transfer, ...]
-    peak: Bytes
-    bound: Bytes
-
-    @property
-    def written(self) -> Bytes:
-        """Bytes that go to the tier in each step."""
-        return sum(t.moved.size for t in self.transfers)
 
 
 def choose_moves(
@@ -43,8 +21,8 @@ def choose_moves(
     link: Link,
     limit: Bytes = 0,
     caution: float = CAUTION,
-) -> Moves:
-    """Returns transfers without a stall.
+) -> list[Transfer]:
+    """Returns transfers without a stall, in the order in which the buffers are made.
 
     Args:
         step: the step, in the order that it will run in.
@@ -67,5 +45,4 @@ def choose_moves(
         tried = transfers(step, fewer, careful)
         if peak_with(step, tried) <= aim:
             moved, found = fewer, tried
-    bound = least_live(step, movable, link)
-    return Moves(tuple(found), peak_with(step, found), bound)
+    return found

@@ -8,7 +8,7 @@ tier                   [----------------------)
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,42 +28,40 @@ class Movable:
     Attributes:
         buffer: the buffer.
         size: bytes.
-        made: time of the op that makes it.
-        last: time of the last op of the forward that uses it; `made` if none does.
-        next: time of the first op of the backward that uses it.
+        made: the op that makes it.
+        last: the last op of the forward that uses it; `made` if none does.
+        next: the first op of the backward that uses it.
     """
 
     buffer: BufferId
     size: Bytes
-    made: int
-    last: int
-    next: int
+    made: OpId
+    last: OpId
+    next: OpId
 
 
 @dataclass(frozen=True)
 class Timed:
-    """A step in one order, with what it takes.
+    """A step in program order, with what it takes.
 
     Attributes:
         problem: a forward and its backward.
-        order: its ops, as they run.
-        boundary: time of the first op of the backward.
-        starts: for each time the second at which its op starts, and the end of the last one.
+        boundary: the first op of the backward.
+        starts: the second at which each op starts, and that at which the last one ends.
         live: bytes alive while each op runs.
     """
 
     problem: Problem
-    order: Sequence[OpId]
-    boundary: int
+    boundary: OpId
     starts: NDArray[np.float64]
     live: NDArray[np.int64]
 
     @staticmethod
-    def of(problem: Problem, order: Sequence[OpId], boundary: int) -> Timed:
-        costs = [problem.ops[i].cost for i in order]
-        starts = np.concatenate([[0.0], np.cumsum(costs)])
+    def of(problem: Problem, boundary: OpId) -> Timed:
+        order = range(len(problem.ops))
+        starts = np.concatenate([[0.0], np.cumsum([op.cost for op in problem.ops])])
         live = np.array(live_curve(problem, order, find_reuse(problem, order)), np.int64)
-        return Timed(problem, order, boundary, starts, live)
+        return Timed(problem, boundary, starts, live)
 
     @property
     def seconds(self) -> Seconds:
@@ -82,7 +80,6 @@ class Timed:
             among: the only buffers that may leave; None for all.
         """
         problem = self.problem
-        time = {i: t for t, i in enumerate(self.order)}
         found: list[Movable] = []
         for b, buffer in enumerate(problem.buffers):
             maker, users = problem.maker[b], problem.users[b]
@@ -90,13 +87,12 @@ class Timed:
                 continue
             if buffer.home is Home.USER or buffer.kind in (Kind.OUTPUT, Kind.GRADIENT):
                 continue
-            if (among is not None and b not in among) or time[maker] >= self.boundary:
+            if (among is not None and b not in among) or maker >= self.boundary:
                 continue
             if any(b in problem.ops[i].mutates for i in users):
                 continue
-            late = [time[i] for i in users if time[i] >= self.boundary]
+            late = [i for i in users if i >= self.boundary]
             if late:
-                early = [time[i] for i in users if time[i] < self.boundary]
-                last = max(early, default=time[maker])
-                found.append(Movable(b, buffer.size, time[maker], last, min(late)))
+                last = max((i for i in users if i < self.boundary), default=maker)
+                found.append(Movable(b, buffer.size, maker, last, min(late)))
         return sorted(found, key=lambda m: (m.made, m.buffer))

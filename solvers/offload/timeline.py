@@ -46,9 +46,9 @@ class Transfer:
 
     Attributes:
         moved: the buffer.
-        wait: time of the op in front of which the write is waited for; the end of the step if the
-            write ends behind every op.
-        start: time of the op in front of which the read starts.
+        wait: the op in front of which the write is waited for; the number of ops if it ends behind
+            all of them.
+        start: the op in front of which the read starts.
         written: second at which the write ends.
         reading: second at which the read starts.
     """
@@ -63,8 +63,9 @@ class Transfer:
 def transfers(step: Timed, moved: Sequence[Movable], link: Link) -> list[Transfer]:
     """Returns the transfers of these buffers, in the order in which they are made.
 
-    A read that would have to start before the backward begins, starts with it. So what it brings
-    may come late, as what is read before its write ends: see `stalls`.
+    A read that would have to start before the backward begins starts with it, and may end too late
+    for the op that needs it. So may a read that would have to start before the write has ended.
+    `late` returns those.
     """
     first = float(step.starts[step.boundary])
     written: list[Seconds] = []
@@ -87,7 +88,7 @@ def transfers(step: Timed, moved: Sequence[Movable], link: Link) -> list[Transfe
 
 
 def late(step: Timed, found: Sequence[Transfer]) -> list[Transfer]:
-    """Returns the transfers that would stall an op: there is too little time between two uses."""
+    """Returns the transfers that would stall an op: two uses are too close together."""
     first = float(step.starts[step.boundary])
     return [t for t in found if t.reading < max(first, t.written) or t.wait >= t.start]
 

@@ -28,10 +28,9 @@ from roam.capture.fx_problem import Captured
 from roam.core.lifetime import live_curve
 from roam.core.machine import Bytes
 from roam.lowering.aten.budget_graph import with_room
+from roam.lowering.aten.partitioned_graph import Parts
 from roam.passes.pipeline import Pass, copied, rewritten
 from roam.planner import least_with_copies
-
-Parts = tuple[fx.GraphModule, fx.GraphModule]  # forward and backward
 
 
 @dataclass(frozen=True)

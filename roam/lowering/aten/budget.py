@@ -61,7 +61,6 @@ class Fitted:
         plan: the plan of it.
         recomputed: what the copies cost and save.
         unlimited: what the graph takes without copies.
-        moved: what moves to a tier; None if nothing does.
     """
 
     joint: fx.GraphModule
@@ -70,7 +69,6 @@ class Fitted:
     plan: Plan
     recomputed: Recomputed
     unlimited: Unlimited
-    moved: Moved | None = None
 
 
 def fit(
@@ -126,7 +124,7 @@ def fit(
     if move is not None and (out := move(joint, captured, first, max(0, limit))) is not None:
         joint, captured, first, moved = out.joint, out.captured, out.plan, out.told
         if first.peak <= limit and Unlimited.of(captured.problem, first).left <= saved:
-            return Fitted(joint, limit, others.now, first, told, unlimited, moved)
+            return Fitted(joint, limit, others.now, first, told, unlimited)
     search = Searches(joint, captured, first, trial, settings, costs, {problem.fingerprint: first})
     best: Best | None = None
     if others_follow:
@@ -143,7 +141,7 @@ def fit(
         bound = extra_time_bound(step, first, limit, PROVING, enough)
     modules = by_module(best.copies)
     told = replace(told, bound=bound, modules=modules)
-    return Fitted(best.joint, limit, others.now, best.plan, told, unlimited, moved)
+    return Fitted(best.joint, limit, others.now, best.plan, told, unlimited)
 
 
 def _refusal(

@@ -57,7 +57,7 @@ class BudgetGraph:
         late = found is not None and found.meta.get("partitioner_tag") == "is_backward"
         return found if late == (op >= self.boundary) else None
 
-    @property
+    @cached_property
     def boundary(self) -> OpId:
         """The first op of the backward."""
         ops = self.captured.problem.ops

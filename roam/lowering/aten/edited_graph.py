@@ -26,10 +26,10 @@ from roam.inspect.recomputed import Recomputed
 from roam.lowering.aten.aot_eager import AotEager
 from roam.lowering.aten.budget_graph import BudgetGraph, reordered
 from roam.lowering.aten.free_recompute import FreeRecompute
-from roam.lowering.aten.kept_budget import KeptBudget, Parts
+from roam.lowering.aten.kept_budget import KeptBudget
 from roam.lowering.aten.kept_offload import KeptOffload
 from roam.lowering.aten.offload import FileTier
-from roam.lowering.aten.partitioned_graph import PartitionedGraph
+from roam.lowering.aten.partitioned_graph import PartitionedGraph, Parts
 from roam.lowering.protocol import Driver
 from roam.planner import Step, plan
 
@@ -64,6 +64,8 @@ class EditedGraph(PartitionedGraph):
     """A captured graph, and what was chosen to be edited of it.
 
     Attributes:
+        driver: tells which gradients a run will fold; None until the graph is compiled.
+        example_inputs: what the graph is compiled with, while it is.
         kept: keeps the graph within the user's budget; None without one.
         offload: moves tensors to the user's tier; None without one.
         searches: whether to search for what may run again without a budget; not for a graph that
@@ -73,6 +75,8 @@ class EditedGraph(PartitionedGraph):
         joint: the joint graph of a step that is planned offline, without a budget.
     """
 
+    driver: Driver | None = None
+    example_inputs: Sequence[Any] = ()
     kept: KeptBudget | None = None
     offload: KeptOffload | None = None
     searches: bool = True
@@ -90,21 +94,18 @@ class EditedGraph(PartitionedGraph):
         Raises:
             TierError: the user's tier cannot be used.
         """
+        self.driver, self.example_inputs = driver, example_inputs
         if (budget := self.options.budget) is not None:
-            self.kept = KeptBudget(self.graph, budget, driver, example_inputs, self.settings)
+            self.kept = KeptBudget(self.graph, budget, driver, self.settings)
         if (asked := self.options.offload) is not None:
-            how = driver, example_inputs, self.settings, self.costs is None
-            self.offload = KeptOffload(FileTier.of(asked), *how)
+            self.offload = KeptOffload(FileTier.of(asked), self.settings, self.costs is None)
         smallest = self.options.smallest_recomputed
         if self.searches and smallest is not None and not (self.kept or self.offload):
-            expected = driver, example_inputs, self.settings, smallest
-            self.free = FreeRecompute(self.graph, *expected)
+            self.free = FreeRecompute(self.graph, self.settings, smallest)
 
     def forget_inputs(self) -> None:
         """Forgets what the graph was compiled with: parameters, that must not live on here."""
-        for chooser in (self.kept, self.offload, self.free):
-            if chooser is not None:
-                chooser.example_inputs = ()
+        self.example_inputs = ()
 
     def edited(
         self,
@@ -125,21 +126,18 @@ class EditedGraph(PartitionedGraph):
         """
         if self.kept is None and self.offload is None:
             return joint if self.free is None else self._cheapened(joint, self.free, take, other)
-        kept, offload = self.kept, self.offload
-        expected_folds = (kept or offload).expected_folds  # type: ignore[union-attr]
-
-        def trial(joint: fx.GraphModule) -> Captured:
-            take(joint)
-            return self.read(self.graphs(expected_folds()), Numbers())[0]
-
         if self.costs is None and self.stands_for is None:
             self.costs = OpCosts(measure=True)
-        if kept is not None:
-            move = None if offload is None else partial(offload.move, trial=trial)
-            found = kept.fitted(joint, trial, self.costs, move)
+
+        def trial(joint: fx.GraphModule) -> Captured:
+            return self._tried(joint, take).captured
+
+        if self.kept is not None:
+            move = None if self.offload is None else partial(self.offload.move, trial=trial)
+            found = self.kept.fitted(joint, self.example_inputs, trial, self.costs, move)
         else:
-            assert offload is not None
-            found = offload.without_budget(joint, trial)
+            assert self.offload is not None
+            found = self.offload.without_budget(joint, trial)
         self.own_saved = None
         return found
 
@@ -148,7 +146,7 @@ class EditedGraph(PartitionedGraph):
         joint: fx.GraphModule,
         free: FreeRecompute,
         take: Callable[[fx.GraphModule], None],
-        other: AotEager | None = None,
+        other: AotEager | None,
     ) -> fx.GraphModule:
         """Returns the graph with what runs again although there is no budget.
 
@@ -158,21 +156,33 @@ class EditedGraph(PartitionedGraph):
             take: partitions a graph and stores its parts, as if they were to be planned.
             other: what aot_eager would do; None if it cannot run the graph.
         """
-
         reads: list[Read] = []
 
         def trial(joint: fx.GraphModule) -> Captured:
-            take(joint)
-            folds = free.expected_folds()
-            roots, forward, backward = self.graphs(folds), self.forward_graph, self.backward_graph
-            parts = None if forward is None or backward is None else (forward, backward)
-            reads.append(Read(folds, parts, roots, *self.read(roots, Numbers(), priced=False)))
+            reads.append(self._tried(joint, take, priced=False))
             return reads[-1].captured
 
         chosen, name = free.cheapened(joint, trial, other)
         self.own_saved = None
         self.early = next((r for r in reads if r.captured.problem.fingerprint == name), None)
         return chosen
+
+    def _tried(
+        self, joint: fx.GraphModule, take: Callable[[fx.GraphModule], None], *, priced: bool = True
+    ) -> Read:
+        """Partitions a joint graph, with the folds of its first run, and reads it.
+
+        Args:
+            joint: a forward and its backward.
+            take: partitions a graph and stores its parts.
+            priced: whether costs are wanted.
+        """
+        take(joint)
+        assert self.driver is not None, "edits are prepared first"
+        folds = self.driver.expected_folds(self.example_inputs)
+        roots, forward, backward = self.graphs(folds), self.forward_graph, self.backward_graph
+        parts = None if forward is None or backward is None else (forward, backward)
+        return Read(folds, parts, roots, *self.read(roots, Numbers(), priced=priced))
 
     def early_read(self, folds: Folds, numbers: Numbers) -> Read | None:
         """Returns what was read to choose the edits, once, if a run is of the same sizes."""
@@ -182,11 +192,11 @@ class EditedGraph(PartitionedGraph):
 
     def plan_of(self, problem: Problem) -> Plan:
         """Returns the plan by which the edits were chosen, if it is of this Problem, or another."""
-        if self.kept is not None:
-            return self.kept.plan_of(problem)
-        chooser = self.offload or self.free
-        known = None if chooser is None else chooser.plan_of(problem)
-        return known or plan(problem, self.settings)
+        chooser = self.kept or self.offload or self.free
+        known = None if chooser is None else chooser.plan
+        if known is not None and known.fingerprint == problem.fingerprint:
+            return known
+        return plan(problem, self.settings)
 
     @property
     def recomputed(self) -> Recomputed | None:

@@ -14,10 +14,8 @@ cost is that on a usual machine (`UsualCosts`): the choice is the same everywher
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
 
 import msgspec
 from torch import fx
@@ -27,17 +25,14 @@ from roam.capture.fx_problem import Captured
 from roam.capture.graph_names import DynamoGraph
 from roam.capture.usual_costs import UsualCosts
 from roam.core.errors import UnplannableError
-from roam.core.folds import Folds
 from roam.core.machine import Bytes, Seconds
 from roam.core.plan import Plan
-from roam.core.problem import Problem
 from roam.core.sizes import show_size
 from roam.inspect.nesting import left_by_forward
 from roam.inspect.recomputed import Recomputed, runs_again
 from roam.lowering.aten.aot_eager import AotEager, Partitioned, at_least
 from roam.lowering.aten.budget_graph import BudgetGraph, by_module, with_room
 from roam.lowering.aten.budget_search import Best, Searches, Trial, search
-from roam.lowering.protocol import Driver
 from roam.passes.geometry import renew_views
 from roam.passes.pipeline import copied
 from roam.planner import (
@@ -53,8 +48,8 @@ from roam.planner import (
 
 log = logging.getLogger("roam")
 
-SHARE = 0.005  # of the step's time: nobody can measure it
-DECIDING: Seconds = 1.0  # of work for each plan that is only compared
+SHARE = 0.005  # of the step's time that copies may take: too little to be measured
+DECIDING: Seconds = 1.0  # of planning work for each candidate, while candidates are compared
 
 
 @dataclass
@@ -63,25 +58,17 @@ class FreeRecompute:
 
     Attributes:
         graph: the graph.
-        driver: tells which gradients a run will fold.
-        example_inputs: the inputs that the graph is compiled with, until the choice is made.
         settings: how to plan.
         smallest: bytes of a tensor that is worth to run an op again, if aot_eager does not.
-        plan: of the graph with what was chosen.
+        plan: of the graph with what was chosen, if more work would find none that is better.
         recomputed: what runs again; None if nothing does.
     """
 
     graph: DynamoGraph
-    driver: Driver
-    example_inputs: Sequence[Any]
     settings: Settings
     smallest: Bytes
     plan: Plan | None = None
     recomputed: Recomputed | None = None
-
-    def expected_folds(self) -> Folds:
-        """Returns the folds of the first run of the graph that is compiled."""
-        return self.driver.expected_folds(self.example_inputs)
 
     def cheapened(
         self, joint: fx.GraphModule, trial: Trial, other: AotEager | None
@@ -108,17 +95,10 @@ class FreeRecompute:
             text = "%s saves all that its backward reads: choosing what to recompute failed"
             log.warning(text, self.graph.name, exc_info=True)
             return joint, None
-        finally:
-            self.example_inputs = ()  # parameters: a deleted model must not live on here
         if quick == self.settings or chosen.plan.peak == chosen.plan.lower_bound:
             self.plan = chosen.plan
         self.recomputed = chosen.recomputed
         return chosen.joint, chosen.plan.fingerprint
-
-    def plan_of(self, problem: Problem) -> Plan | None:
-        """Returns the plan of the chosen graph, if it is of this Problem and cannot be better."""
-        known = self.plan is not None and self.plan.fingerprint == problem.fingerprint
-        return self.plan if known else None
 
 
 @dataclass(frozen=True)

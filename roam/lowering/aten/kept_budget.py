@@ -15,7 +15,6 @@ from roam.capture.graph_names import DynamoGraph
 from roam.capture.op_costs import OpCosts
 from roam.core.budget import Beside, Budget, Of
 from roam.core.errors import BudgetError, UnplannableError
-from roam.core.folds import Folds
 from roam.core.plan import Plan
 from roam.core.problem import Problem
 from roam.inspect.recomputed import Recomputed
@@ -23,11 +22,10 @@ from roam.lowering.aten.budget import Fitted, fit
 from roam.lowering.aten.budget_search import Trial
 from roam.lowering.aten.footprint import Footprint, Share, Unlimited
 from roam.lowering.aten.offload import Mover
+from roam.lowering.aten.partitioned_graph import Parts
 from roam.lowering.budget_error import CompileBudgetError, above, no_plan
 from roam.lowering.protocol import Driver
 from roam.planner import Settings, plan
-
-Parts = tuple[fx.GraphModule, fx.GraphModule]  # forward and backward
 
 
 @dataclass
@@ -38,7 +36,6 @@ class KeptBudget:
         graph: the graph.
         budget: the user's.
         driver: tells which gradients a run will fold, and what other graphs hold.
-        example_inputs: the inputs that the graph is compiled with, until the budget is met.
         settings: how to plan.
         fit: what the budget made of the graph; None without a backward.
         uncopied: forward and backward as they would be without a budget, if their sizes may change.
@@ -47,7 +44,6 @@ class KeptBudget:
     graph: DynamoGraph
     budget: Budget
     driver: Driver
-    example_inputs: Sequence[Any]
     settings: Settings
     fit: Fitted | None = None
     uncopied: Parts | None = None
@@ -56,17 +52,24 @@ class KeptBudget:
     def recomputed(self) -> Recomputed | None:
         return None if self.fit is None else self.fit.recomputed
 
-    def expected_folds(self) -> Folds:
-        """Returns the folds of the first run of the graph that is compiled."""
-        return self.driver.expected_folds(self.example_inputs)
+    @property
+    def plan(self) -> Plan | None:
+        """The plan that keeps the budget, of the graph when it was compiled."""
+        return None if self.fit is None else self.fit.plan
 
     def fitted(
-        self, joint: fx.GraphModule, trial: Trial, costs: OpCosts | None, move: Mover | None
+        self,
+        joint: fx.GraphModule,
+        args: Sequence[Any],
+        trial: Trial,
+        costs: OpCosts | None,
+        move: Mover | None,
     ) -> fx.GraphModule:
         """Returns the joint graph with what has to move or run again to keep the budget.
 
         Args:
             joint: a forward and its backward.
+            args: the inputs that the graph is compiled with.
             trial: partitions a graph and reads the Problem off its parts. May change the graph.
             costs: estimates ops; None if nobody asked what ops cost.
             move: moves tensors to a tier; None if nothing may move.
@@ -74,7 +77,7 @@ class KeptBudget:
         Raises:
             BudgetError: the budget cannot be kept, or nothing is known of the graph's memory.
         """
-        args, name, follow = self.example_inputs, self.graph.name, self.graph.others_follow
+        name, follow = self.graph.name, self.graph.others_follow
 
         def beside(problem: Problem) -> Beside:
             return self.driver.beside(args, problem)
@@ -85,14 +88,7 @@ class KeptBudget:
                 self.fit = fit(joint, name, self.budget, trial, *how)
         except UnplannableError as error:
             raise CompileBudgetError(no_plan(name, error)) from error
-        self.example_inputs = ()  # parameters: a model that is deleted must not live on here
         return self.fit.joint
-
-    def plan_of(self, problem: Problem) -> Plan:
-        """Returns a plan: that of the graph when it was compiled, if it is of the same Problem."""
-        if self.fit is not None and self.fit.plan.fingerprint == problem.fingerprint:
-            return self.fit.plan
-        return plan(problem, self.settings)
 
     def share(
         self,

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import fx
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.partitioners import default_partition
@@ -33,15 +32,14 @@ from roam.lowering.aten.decompositions import parts
 from roam.lowering.aten.edited_graph import EditedGraph
 from roam.lowering.aten.emit import lower
 from roam.lowering.aten.footprint import Share
-from roam.lowering.aten.kept_budget import Parts
 from roam.lowering.aten.lowered import Lowered
-from roam.lowering.aten.partitioned_graph import TRIED
+from roam.lowering.aten.partitioned_graph import TRIED, Parts
 from roam.lowering.aten.plain import mark_boxed, plain
 from roam.lowering.aten.shared_budget import SharedBudget
 from roam.lowering.budget_error import no_plan
 from roam.lowering.protocol import Absorb, Boxed, Driver
 from roam.passes.annotations.real_layouts import RealLayouts
-from roam.passes.geometry import value
+from roam.passes.geometry import has_symbolic_inputs
 from roam.passes.pipeline import Pass, rewritten
 from roam.passes.rewrites.drop_clones import DropClones
 from roam.passes.rewrites.recompute import Recompute
@@ -130,9 +128,8 @@ class AtenKernels(EditedGraph):
             return default_partition(joint, inputs, **how)
 
         def take(joint: fx.GraphModule) -> None:
-            given = joint.graph.find_nodes(op="placeholder")
+            sized = has_symbolic_inputs(joint.graph)
             graphs, kept = split(joint), self.kept
-            sized = any(isinstance(value(n), torch.SymInt) for n in given)
             if kept is not None and kept.uncopied is None and sized:
                 kept.uncopied = graphs  # the first one is without copies
             self.take_parts(graphs, num_fwd_outputs)

@@ -18,11 +18,13 @@ from roam.capture.fx_problem import Captured
 from roam.capture.node_facts import looks_at_storage
 from roam.capture.tier_rates import bandwidth
 from roam.core.check import check
-from roam.core.machine import PAGE, Bytes
+from roam.core.machine import Bytes
 from roam.core.offload_to import OffloadTo
 from roam.core.plan import Plan
 from roam.core.problem import BufferId, OpId, Problem
-from roam.inspect.moved import Moved
+from roam.inspect.moved import Moved, by_module
+from roam.lowering.aten.budget_graph import BudgetGraph, reordered
+from roam.lowering.aten.budget_search import Trial
 from roam.passes.geometry import fills_its_storage, tensors, value
 from roam.passes.move_to_tier import SLOTS, Move, MoveToTier, names
 from roam.passes.pipeline import copied, run
@@ -30,14 +32,13 @@ from roam.passes.save_bases import SaveBases
 from roam.planner import Link, Settings, Timed, Transfer, choose_moves, least_live, plan
 from roam.runtime import transfer_ops as transfer_ops  # registers what the ops run
 from roam.runtime.file_tier import file_tier
+from roam.runtime.tier_file import whole_pages
 from roam.runtime.tier_settings import Verify
 
 ROUNDS = 3  # orders for which transfers are chosen: a plan with transfers may have a better one
-WORTH = 0.01  # share of the peak by which a round has to lower it, for another one
-# of a joint graph, its Problem, the plan of that, and bytes that are low enough
+WORTH = 0.01  # share of the peak: a round that lowers it by less is the last one
+# `move_out` of one tier: takes a joint graph, its Problem, the plan of that, and the limit in bytes
 Mover = Callable[[fx.GraphModule, Captured, Plan, Bytes], "MovedOut | None"]
-
-Trial = Callable[[fx.GraphModule], Captured]
 
 
 @dataclass(frozen=True)
@@ -120,96 +121,111 @@ def move_out(
         settings: how to plan.
         limit: bytes that are low enough; 0 to go as low as it goes.
     """
-    if not any(_is_late(captured, i) for i in first.order):
-        return None
-    best: MovedOut | None = None
-    order: Sequence[OpId] = first.order
+    best: _Round | None = None
+    graph, peak = _in_order(joint, captured, first.order), first.peak
     for _ in range(ROUNDS):
-        found = _moved(joint, captured, order, tier, trial, settings, limit)
-        before = first.peak if best is None else best.plan.peak
-        if found is None or found.plan.peak >= before:
+        found = _round(graph, tier, trial, settings, limit)
+        if found is None or found.plan.peak >= peak:
             break
-        best, order = found, _without(captured.problem, found)
-        if found.plan.peak <= limit or found.plan.peak > (1 - WORTH) * before:
+        best, before, peak = found, peak, found.plan.peak
+        graph = _in_order(joint, captured, _without(captured.problem, found))
+        if peak <= limit or peak > (1 - WORTH) * before:
             break
     if best is None:
         return None
-    step = _timed(captured, order)
-    bound = least_live(step, step.movable(tier.smallest, _roots(captured, joint)), tier.link)
-    return replace(best, told=replace(best.told, without=first.peak, bound=bound))
+    problem, step = graph.captured.problem, Timed.of(graph.captured.problem, graph.boundary)
+    movable = step.movable(tier.smallest, _roots(graph, _named(joint)))
+    told = Moved(
+        tier.folder,
+        by_module((problem.buffers[b].where, problem.buffers[b].size) for b in best.moved),
+        without=first.peak,
+        bound=least_live(step, movable, tier.link),
+        step=step.seconds,
+        write=tier.link.write,
+        read=tier.link.read,
+    )
+    return MovedOut(best.joint, best.captured, best.plan, told, best.nbytes)
 
 
-def _moved(
-    joint: fx.GraphModule,
-    captured: Captured,
-    order: Sequence[OpId],
-    tier: FileTier,
-    trial: Trial,
-    settings: Settings,
-    limit: Bytes,
-) -> MovedOut | None:
-    """Returns the graph with the transfers that are chosen for one order; None without any."""
-    problem, step = captured.problem, _timed(captured, order)
-    edited = copied(joint)
-    roots = _roots(captured, edited)
+@dataclass(frozen=True)
+class _Round:
+    """A joint graph with the transfers that were chosen for one order.
+
+    Attributes:
+        joint: the graph.
+        captured: its Problem.
+        plan: the plan of that.
+        moved: the buffers that move.
+        nbytes: of their slots.
+    """
+
+    joint: fx.GraphModule
+    captured: Captured
+    plan: Plan
+    moved: Sequence[BufferId]
+    nbytes: Bytes
+
+
+def _round(
+    graph: BudgetGraph, tier: FileTier, trial: Trial, settings: Settings, limit: Bytes
+) -> _Round | None:
+    """Returns the graph with the transfers that are chosen for its order; None without any."""
+    problem, step = graph.captured.problem, Timed.of(graph.captured.problem, graph.boundary)
+    edited = copied(graph.joint)
+    nodes = _named(edited)
+    roots = _roots(graph, nodes)
     chosen = choose_moves(step, step.movable(tier.smallest, roots), tier.link, limit)
-    places = _Places(captured, edited, step)
+    places = _Places(graph, nodes)
     moves: list[Move] = []
-    taken: list[Transfer] = []
+    taken: list[tuple[Transfer, fx.Node]] = []
     end = 0
-    for transfer in chosen.transfers:
-        move = places.move(transfer, roots[transfer.moved.buffer], end)
+    for transfer in chosen:
+        root = roots[transfer.moved.buffer]
+        move = places.move(transfer, root, end)
         if move is not None:
             moves.append(move)
-            taken.append(transfer)
-            end += -(-transfer.moved.size // PAGE) * PAGE
+            taken.append((transfer, root))
+            end += whole_pages(transfer.moved.size)
     if not moves:
         return None
     run((MoveToTier(tuple(moves), tier.folder, end), SaveBases()), edited)
     moved = trial(copied(edited))
-    placed = [(t, roots[t.moved.buffer]) for t in taken]
-    found = _planned(moved.problem, _order(problem, order, moved, placed), settings)
-    sizes = [(problem.buffers[t.moved.buffer].where, t.moved.size) for t in taken]
-    told = Moved.of(tier.folder, sizes, step.seconds, tier.link.write, tier.link.read)
-    return MovedOut(edited, moved, found, told, end)
+    found = _planned(moved.problem, _order(problem, moved.problem, taken), settings)
+    return _Round(edited, moved, found, [t.moved.buffer for t, _ in taken], end)
 
 
-def _timed(captured: Captured, order: Sequence[OpId]) -> Timed:
-    boundary = next(t for t, i in enumerate(order) if _is_late(captured, i))
-    return Timed.of(captured.problem, order, boundary)
+def _in_order(joint: fx.GraphModule, captured: Captured, order: Sequence[OpId]) -> BudgetGraph:
+    """Returns the graph, and its Problem with another order of its ops as the program order."""
+    return BudgetGraph(joint, reordered(captured, order), None, 0)
 
 
-def _without(problem: Problem, out: MovedOut) -> list[OpId]:
-    """Returns the order of a plan without the transfers."""
+def _named(joint: fx.GraphModule) -> dict[str, fx.Node]:
+    return {n.name: n for n in joint.graph.nodes}
+
+
+def _without(problem: Problem, found: _Round) -> list[OpId]:
+    """Returns the order of a plan without the transfers, for the Problem without them."""
     index = {op.name: i for i, op in enumerate(problem.ops)}
-    names = (out.captured.problem.ops[i].name for i in out.plan.order)
+    names = (found.captured.problem.ops[i].name for i in found.plan.order)
     return [index[name] for name in names if name in index]
 
 
-def _is_late(captured: Captured, op: OpId) -> bool:
-    """Returns whether an op is of the backward, also in a step that is one graph."""
-    node = captured.nodes[op]
-    late = node is not None and node.meta.get("partitioner_tag") == "is_backward"
-    return late or captured.problem.ops[op].phase > 0
+def _roots(graph: BudgetGraph, nodes: dict[str, fx.Node]) -> dict[BufferId, fx.Node]:
+    """Returns, by buffer of the forward, the node that is all of the buffer.
 
-
-def _roots(captured: Captured, joint: fx.GraphModule) -> dict[BufferId, fx.Node]:
-    """Returns, by buffer of the forward, the node of the joint graph that is all of the buffer."""
-    nodes = {n.name: n for n in joint.graph.nodes}
+    nodes: those of the joint graph, or of a copy of it, by name.
+    """
     found: dict[BufferId, fx.Node] = {}
-    for i, op in enumerate(captured.problem.ops):
-        made = captured.nodes[i]
-        node = None if made is None else nodes.get(made.name)
-        if op.phase > 0 or node is None or node.meta.get("recompute") is not None:
-            continue
-        if looks_at_storage(node) or (op.once and not op.creates):
+    for i, op in enumerate(graph.captured.problem.ops[: graph.boundary]):
+        node = graph.node(i, nodes)
+        if node is None or node.meta.get("recompute") is not None or looks_at_storage(node):
             continue
         parts: Sequence[fx.Node | None] = [node]
         if isinstance(value(node), (tuple, list)):
             items = {u.args[1]: u for u in node.users if len(tensors(u)) == 1}
             parts = [items.get(k) for k in range(len(value(node)))]
         known = {id(value(p)): p for p in parts if p is not None}
-        for b, tensor in zip(captured.results[i], tensors(node), strict=True):
+        for b, tensor in zip(graph.captured.results[i], tensors(node), strict=True):
             part = known.get(id(tensor))
             fits = tensor.device.type == "cpu" and fills_its_storage(tensor)
             if part is not None and fits and b in op.creates:
@@ -218,33 +234,26 @@ def _roots(captured: Captured, joint: fx.GraphModule) -> dict[BufferId, fx.Node]
 
 
 def _order(
-    problem: Problem,
-    order: Sequence[OpId],
-    moved: Captured,
-    taken: Sequence[tuple[Transfer, fx.Node]],
+    problem: Problem, moved: Problem, taken: Sequence[tuple[Transfer, fx.Node]]
 ) -> list[OpId]:
-    """Returns an order, with the transfers where they were chosen to be.
+    """Returns the program order of a step, with the transfers where they were chosen to be.
 
     Args:
         problem: the step without transfers.
-        order: its ops, as they run.
-        moved: the step with them.
-        taken: the transfers, and the nodes of their buffers.
+        moved: the step with them, whose ops the order is of.
+        taken: the transfers, and the nodes of their buffers; at least one.
     """
-    before: dict[int, list[str]] = defaultdict(list)
-    behind: dict[int, list[str]] = defaultdict(list)
-    if taken:
-        behind[taken[0][0].moved.made].append(SLOTS)
+    before: dict[OpId, list[str]] = defaultdict(list)
+    behind: dict[OpId, list[str]] = defaultdict(list)
+    behind[taken[0][0].moved.made].append(SLOTS)
     for transfer, node in taken:
         out, back = names(node)
         behind[transfer.moved.made].append(f"{out}.start")
         before[transfer.wait].append(f"{out}.wait")
         before[transfer.start].append(f"{back}.start")
         before[transfer.moved.next].append(f"{back}.wait")
-    found = []
-    for t, i in enumerate(order):
-        found += [*before[t], problem.ops[i].name, *behind[t]]
-    index = {op.name: i for i, op in enumerate(moved.problem.ops)}
+    found = [n for i, op in enumerate(problem.ops) for n in (*before[i], op.name, *behind[i])]
+    index = {op.name: i for i, op in enumerate(moved.ops)}
     return [index[name] for name in found]
 
 
@@ -259,11 +268,15 @@ def _planned(problem: Problem, order: Sequence[OpId], settings: Settings) -> Pla
 
 @dataclass(frozen=True)
 class _Places:
-    """Finds nodes of the joint graph for the times of a planned order."""
+    """Finds the nodes of a joint graph between which transfers run.
 
-    captured: Captured
-    joint: fx.GraphModule
-    step: Timed
+    Attributes:
+        graph: the graph, with its Problem in the order for which the transfers were chosen.
+        nodes: those of a copy of the joint graph, by name.
+    """
+
+    graph: BudgetGraph
+    nodes: dict[str, fx.Node]
 
     def move(self, transfer: Transfer, source: fx.Node, offset: Bytes) -> Move | None:
         """Returns a transfer between ops of the graph; None if no op of it reads what comes back.
@@ -271,7 +284,7 @@ class _Places:
         source: the node of the buffer.
         offset: bytes from the start of the region to the slot.
         """
-        moved, boundary = transfer.moved, self.step.boundary
+        moved, boundary = transfer.moved, self.graph.boundary
         before = self._first(range(transfer.start, moved.next + 1))
         if before is None:
             return None
@@ -284,19 +297,6 @@ class _Places:
             self._first(range(moved.next - 1, max(transfer.start, boundary + 1) - 1, -1)),
         )
 
-    def _first(self, times: range) -> fx.Node | None:
-        """Returns the node of the first of these times whose op has one."""
-        return next(filter(None, map(self._node, times)), None)
-
-    def _node(self, time: int) -> fx.Node | None:
-        i: OpId = self.step.order[time]
-        made = self.captured.nodes[i]
-        if made is None:
-            return None
-        found = self._named.get(made.name)
-        late = found is not None and found.meta.get("partitioner_tag") == "is_backward"
-        return found if late == (time >= self.step.boundary) else None
-
-    @property
-    def _named(self) -> dict[str, fx.Node]:
-        return {n.name: n for n in self.joint.graph.nodes}
+    def _first(self, ops: range) -> fx.Node | None:
+        """Returns the node of the first of these ops that has one."""
+        return next((n for i in ops if (n := self.graph.node(i, self.nodes)) is not None), None)

@@ -17,7 +17,6 @@ from roam.capture.scratch_probe import Scratch, probe
 from roam.capture.step_outputs import gradient_values, gradients_of, releases
 from roam.capture.symbolic_sizes import Numbers
 from roam.core.folds import Folds
-from roam.lowering.aten.kept_budget import Parts
 from roam.lowering.protocol import Reports
 from roam.options import Options
 from roam.passes.annotations.inplace import InPlace
@@ -27,6 +26,7 @@ from roam.passes.gradient_release import GradientRelease
 from roam.passes.pipeline import rewritten, run
 from roam.planner import InArena, Settings
 
+Parts = tuple[fx.GraphModule, fx.GraphModule]  # forward and backward
 TRIED = trials.Tried()
 ANNOTATIONS = (TRIED, OutVariants(trials.writes_into), InPlace(trials.writes_over))
 

@@ -9,8 +9,8 @@ from torch import fx
 from roam.capture.step_outputs import gradient_values
 from roam.core.errors import UnplannableError, WholeStepError
 from roam.core.folds import Folds
-from roam.lowering.aten.kept_budget import Parts
 from roam.lowering.aten.kernels import AtenKernels
+from roam.lowering.aten.partitioned_graph import Parts
 from roam.passes.gradient_release import UPDATED
 from roam.passes.pipeline import rewritten
 from roam.passes.rewrites.constant_tangents import ConstantTangents
