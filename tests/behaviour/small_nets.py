@@ -1,15 +1,19 @@
-"""Small nets and batches for byte budgets, of whichever kernels."""
+"""Small nets and batches for byte budgets and tiers, of whichever kernels, and how they train."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 from torch.utils.checkpoint import checkpoint
 
-from tests.helpers import random
+import roam
+from roam.inspect.measure import measure_peak
+from roam.optim import AdamA
+from tests.helpers import random, snapshot, unfused
 
 WIDTH, BATCH = 32, 256
 
@@ -76,3 +80,42 @@ def image() -> Tensor:
 
 def rows() -> Tensor:
     return random(BATCH, WIDTH)
+
+
+def trained(
+    make: Callable[[], nn.Module], x: Tensor, folded: bool = False, **options: Any
+) -> tuple[list[Any], int]:
+    """Returns what three steps leave, and the measured peak of the third."""
+    torch._dynamo.reset()
+    roam.reset_report()
+    model = Loss(make)
+    optimizer = AdamA(model.parameters(), lr=1e-3) if folded else None
+    run = unfused(model, **options, **({} if optimizer is None else {"optimizer": optimizer}))
+    found: list[Any] = []
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        run(x).backward()
+        if optimizer is not None:
+            optimizer.step()
+
+    for _ in range(2):
+        step()
+        found += snapshot([p.grad for p in model.parameters()])
+        found += snapshot([*model.parameters(), *model.buffers()])
+    model.zero_grad(set_to_none=True)
+    peak = measure_peak(step).peak
+    return found + snapshot([*model.parameters(), *model.buffers()]), peak
+
+
+def compiled_step(model: nn.Module, **options: Any) -> Callable[[Tensor], Tensor]:
+    """Returns a training step of a model in one graph, with folds. It returns the loss."""
+    optimizer = AdamA(model.parameters(), lr=1e-3)
+
+    def train_step(x: Tensor) -> Tensor:
+        loss = model(x).square().mean()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()  # type: ignore[no-any-return]
+
+    return roam.compile_step(train_step, optimizer, **options)

@@ -14,15 +14,16 @@ import roam
 from roam.core.errors import BudgetError, OfflineError
 from roam.inspect.measure import measure_peak
 from roam.inspect.step_plan import StepPlan
-from roam.optim import AdamA
 from tests.behaviour.small_nets import (
     WIDTH,
     Checkpointed,
     Convolutional,
     Loss,
     blocks,
+    compiled_step,
     image,
     rows,
+    trained,
 )
 from tests.helpers import assert_equal, snapshot, unfused
 
@@ -36,32 +37,6 @@ class Tied(nn.Module):
         for _ in range(4):
             x = gelu(self.linear(x)).sin()
         return x
-
-
-def trained(
-    make: Callable[[], nn.Module], x: Tensor, folded: bool = False, **options: Any
-) -> tuple[list[Any], int]:
-    """Returns what three steps leave, and the measured peak of the third."""
-    torch._dynamo.reset()
-    roam.reset_report()
-    model = Loss(make)
-    optimizer = AdamA(model.parameters(), lr=1e-3) if folded else None
-    run = unfused(model, **options, **({} if optimizer is None else {"optimizer": optimizer}))
-    found: list[Any] = []
-
-    def step() -> None:
-        model.zero_grad(set_to_none=True)
-        run(x).backward()
-        if optimizer is not None:
-            optimizer.step()
-
-    for _ in range(2):
-        step()
-        found += snapshot([p.grad for p in model.parameters()])
-        found += snapshot([*model.parameters(), *model.buffers()])
-    model.zero_grad(set_to_none=True)
-    peak = measure_peak(step).peak
-    return found + snapshot([*model.parameters(), *model.buffers()]), peak
 
 
 @pytest.mark.parametrize("folded", [False, True], ids=["kept", "folded"])
@@ -134,15 +109,7 @@ def test_a_whole_step_keeps_it_too() -> None:
         roam.reset_report()
         torch.manual_seed(0)
         model = blocks()
-        optimizer = AdamA(model.parameters(), lr=1e-3)
-
-        def train_step(x: Tensor) -> Tensor:
-            loss = model(x).square().mean()
-            loss.backward()
-            optimizer.step()
-            return loss.detach()  # type: ignore[no-any-return]
-
-        run = roam.compile_step(train_step, optimizer, **options)
+        run = compiled_step(model, **options)
         losses = [run(rows()) for _ in range(2)]
         peak = measure_peak(lambda: run(rows())).peak
         return snapshot([losses, *model.parameters()]), peak

@@ -15,9 +15,8 @@ from roam.core.machine import Bytes
 from roam.inspect.measure import measure_peak
 from roam.lowering.aten import free_recompute
 from roam.lowering.aten.aot_eager import AotEager, Partitioned, at_least
-from roam.optim import AdamA
 from roam.solvers.budget.copies import Copies, Step
-from tests.behaviour.small_nets import Checkpointed, Convolutional, image
+from tests.behaviour.small_nets import Checkpointed, Convolutional, compiled_step, image
 from tests.helpers import Compile, assert_equal, compiler, random, snapshot, unfused
 
 Make = Callable[[], nn.Module]
@@ -231,15 +230,7 @@ def test_a_whole_step_recomputes_what_is_cheap() -> None:
         roam.reset_report()
         torch.manual_seed(0)
         model = deep(lambda: RootMeanSquare(512), 3)
-        optimizer = AdamA(model.parameters(), lr=1e-3)
-
-        def train_step(x: Tensor) -> Tensor:
-            loss = model(x).square().mean()
-            loss.backward()
-            optimizer.step()
-            return loss.detach()  # type: ignore[no-any-return]
-
-        run = roam.compile_step(train_step, optimizer, **options)
+        run = compiled_step(model, **options)
         losses = [run(random(512, 512)) for _ in range(2)]
         [graph] = roam.report().step.graphs
         assert graph.plan is not None

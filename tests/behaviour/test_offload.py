@@ -13,12 +13,19 @@ from torch import Tensor, nn
 
 import roam
 from roam.core.errors import OptionError, TransferError
-from roam.inspect.measure import measure_peak
 from roam.inspect.step_plan import StepPlan
-from roam.optim import AdamA
 from roam.runtime import file_tier as file_tiers
 from roam.runtime.file_tier import FileTier, file_tier, forget
-from tests.behaviour.small_nets import Checkpointed, Convolutional, Loss, blocks, image, rows
+from tests.behaviour.small_nets import (
+    Checkpointed,
+    Convolutional,
+    Loss,
+    blocks,
+    compiled_step,
+    image,
+    rows,
+    trained,
+)
 from tests.helpers import assert_equal, snapshot, unfused
 from tests.runtime.faults import Fault, FaultyCalls, on_disk
 
@@ -35,30 +42,6 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 def to(folder: Path) -> roam.OffloadTo:
     """A disk so fast, as far as the plan knows, that whatever may move can be hidden."""
     return roam.OffloadTo(str(folder), write=1e13, smallest=256)
-
-
-def trained(make: Make, x: Tensor, folded: bool, **options: Any) -> tuple[list[Any], int]:
-    """Returns what three steps leave, and the measured peak of the third."""
-    torch._dynamo.reset()
-    roam.reset_report()
-    model = Loss(make)
-    optimizer = AdamA(model.parameters(), lr=1e-3) if folded else None
-    run = unfused(model, **options, **({} if optimizer is None else {"optimizer": optimizer}))
-    found: list[Any] = []
-
-    def step() -> None:
-        model.zero_grad(set_to_none=True)
-        run(x).backward()
-        if optimizer is not None:
-            optimizer.step()
-
-    for _ in range(2):
-        step()
-        found += snapshot([p.grad for p in model.parameters()])
-        found += snapshot([*model.parameters(), *model.buffers()])
-    model.zero_grad(set_to_none=True)
-    peak = measure_peak(step).peak
-    return found + snapshot([*model.parameters(), *model.buffers()]), peak
 
 
 @pytest.mark.parametrize(
@@ -180,16 +163,9 @@ def test_a_step_in_one_graph_moves_tensors_too(folder: Path) -> None:
     def train(**options: Any) -> list[Any]:
         torch._dynamo.reset()
         roam.reset_report()
-        model = Loss(blocks)
-        optimizer = AdamA(model.parameters(), lr=1e-3)
-
-        def step(x: Tensor) -> Tensor:
-            loss = model(x)
-            loss.backward()
-            optimizer.step()
-            return loss.detach()
-
-        run = roam.compile_step(step, optimizer, **options)
+        torch.manual_seed(0)
+        model = blocks()
+        run = compiled_step(model, **options)
         return [run(rows()).item() for _ in range(2)] + snapshot([*model.parameters()])
 
     expected = train()

@@ -6,8 +6,27 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+
+from roam.runtime.file_tier import FileTier
+from tests.runtime.faults import SMALL, on_disk
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk, in which nothing is left behind."""
+    yield on_disk(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def tier(folder: Path) -> Iterator[FileTier]:
+    """A tier of its own, whose chunks are small."""
+    made = FileTier(folder, SMALL)
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -32,19 +32,6 @@ DTYPES = [
 ]
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    yield on_disk(tmp_path)
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.fixture
-def tier(folder: Path) -> Iterator[FileTier]:
-    made = FileTier(folder, SMALL)
-    yield made
-    made.close()
-
-
 def raw(tensor: Tensor) -> bytes:
     return bytes(module._bytes(tensor))
 

@@ -17,7 +17,7 @@ from roam.core.machine import PAGE
 from roam.runtime.file_tier import FileTier
 from roam.runtime.tier_folder import SystemCalls
 from roam.runtime.transfers import Transfer
-from tests.runtime.faults import KIB, SMALL, FaultyCalls, flip, on_disk
+from tests.runtime.faults import KIB, SMALL, FaultyCalls, flip
 from tests.runtime.moving import fetch, open_regions, send, some, space_of, write_of
 
 
@@ -45,19 +45,6 @@ class Gate(SystemCalls):
         if threading.current_thread() is not threading.main_thread():
             self.reached.set()
             self.gate.wait()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    yield on_disk(tmp_path)
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.fixture
-def tier(folder: Path) -> Iterator[FileTier]:
-    made = FileTier(folder, SMALL)
-    yield made
-    made.close()
 
 
 @pytest.fixture

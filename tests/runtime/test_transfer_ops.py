@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +18,13 @@ from roam.core.errors import TierError, TransferError
 from roam.runtime import transfer_ops as ops
 from roam.runtime.blocks import allocate, carve
 from roam.runtime.file_tier import FileTier, file_tier, forget, settle
-from tests.runtime.faults import SMALL, flip, on_disk
+from tests.runtime.faults import SMALL, flip
 
 
 @pytest.fixture
-def tier(tmp_path: Path) -> Iterator[FileTier]:
-    yield file_tier(on_disk(tmp_path), SMALL)
+def tier(folder: Path) -> Iterator[FileTier]:
+    yield file_tier(folder, SMALL)
     forget()
-    assert os.listdir(tmp_path) == []
 
 
 def away(tier: str, source: Tensor) -> Tensor:
