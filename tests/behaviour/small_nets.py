@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.nn.functional import gelu
 from torch.utils.checkpoint import checkpoint
 
 import roam
+from roam.core.errors import UnplannedWarning
 from roam.inspect.measure import measure_peak
 from roam.optim import AdamA
 from tests.helpers import random, snapshot, unfused
@@ -109,7 +111,10 @@ def trained(
 
 
 def compiled_step(model: nn.Module, **options: Any) -> Callable[[Tensor], Tensor]:
-    """Returns a training step of a model in one graph, with folds. It returns the loss."""
+    """Returns a training step of a model in one graph, with folds. It returns the loss.
+
+    A step that would run as more than one graph, or without a plan, fails the test.
+    """
     optimizer = AdamA(model.parameters(), lr=1e-3)
 
     def train_step(x: Tensor) -> Tensor:
@@ -118,4 +123,12 @@ def compiled_step(model: nn.Module, **options: Any) -> Callable[[Tensor], Tensor
         optimizer.step()
         return loss.detach()  # type: ignore[no-any-return]
 
-    return roam.compile_step(train_step, optimizer, **options)
+    compiled = roam.compile_step(train_step, optimizer, **options)
+
+    def planned(x: Tensor) -> Tensor:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UnplannedWarning)
+            found: Tensor = compiled(x)
+            return found
+
+    return planned

@@ -1,0 +1,76 @@
+"""A captured graph as the user's program calls it, compiled anew if its steps ask for that.
+
+call ── have its steps shown that the plan is wrong? ── no ──────────────┬── run
+              └ yes: compile with the successor of the kernels ──────────┘
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx
+from torch._dynamo.utils import preserve_rng_state
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from roam.lowering.protocol import Kernels
+from roam.step.driver import Step
+
+log = logging.getLogger("roam")
+
+
+@dataclass
+class CompiledGraph:
+    """A captured graph with static sizes, and the kernels that run it now.
+
+    A forward that ran before the graph was compiled anew keeps its own kernels for its backward.
+
+    Attributes:
+        gm: the graph as dynamo captured it.
+        name: of the graph.
+        kernels: what it is compiled with.
+        run: the compiled graph.
+        is_final: whether it stays as it is.
+    """
+
+    gm: fx.GraphModule
+    name: str
+    kernels: Kernels
+    run: Callable[..., Any]
+    is_final: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @staticmethod
+    def of(
+        gm: fx.GraphModule, example_inputs: Sequence[Any], name: str, kernels: Kernels
+    ) -> Callable[..., Any]:
+        """Compiles a graph, within dynamo's call of the backend."""
+        run = kernels.compile(gm, example_inputs, Step(name, kernels))
+        return CompiledGraph(gm, name, kernels, run) if kernels.may_be_replaced else run
+
+    def __call__(self, *args: Any) -> Any:
+        if not self.is_final:
+            with self._lock:
+                if (following := self.kernels.successor()) is not None:
+                    self._replace(following, args)
+        return self.run(*args)
+
+    def _replace(self, kernels: Kernels, args: Sequence[Any]) -> None:
+        """Compiles the graph outside of dynamo, for these inputs and others of their sizes.
+
+        If that fails, the graph stays as it is for good, with a warning in the log: it can run.
+        """
+        fakes = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
+        try:
+            with tracing(TracingContext(fakes)), preserve_rng_state():
+                self.run = kernels.compile(self.gm, args, Step(self.name, kernels))
+        except Exception as error:
+            self.is_final = True
+            log.warning("%s could not be planned anew: %r", self.name, error)
+        else:
+            self.kernels = kernels
