@@ -19,7 +19,7 @@ from roam.core.errors import OptionError
 from roam.lowering.protocol import Lowering
 from roam.lowering.table import first_to_compile
 from roam.options import Options
-from roam.step.driver import Step
+from roam.step.compiled_graph import CompiledGraph
 from roam.step.reports import RunningReports
 
 
@@ -44,6 +44,6 @@ def roam(
 
     def compile_by(lowering: Lowering) -> Callable[..., Any]:
         kernels = lowering.kernels(graph, chosen, reports)
-        return kernels.compile(gm, example_inputs, Step(graph.name, kernels))
+        return CompiledGraph.of(gm, example_inputs, graph.name, kernels)
 
     return first_to_compile(chosen, graph.name, example_inputs, compile_by)

@@ -42,13 +42,14 @@ from roam.solvers.budget.segments import cut_backward
 from roam.solvers.form import Form
 from roam.solvers.layout.placement import IN_ARENA, InArena, Placement, SavedBlocks, replaced_peak
 from roam.solvers.offload.bound import least_live
-from roam.solvers.offload.choose import choose_moves
+from roam.solvers.offload.choose import CAUTION, choose_moves
 from roam.solvers.offload.movable import Timed
 from roam.solvers.offload.timeline import Link, Transfer
 from roam.solvers.order.best_order import best_order
 from roam.solvers.work import PATIENCE, Work
 
 __all__ = [
+    "CAUTION",
     "QUICK",
     "Choice",
     "Chosen",

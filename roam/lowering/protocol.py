@@ -94,6 +94,11 @@ class Kernels(Protocol):
     without_plan: str
 
     @property
+    def may_be_replaced(self) -> bool:
+        """Whether the compiled graph may get a successor."""
+        ...
+
+    @property
     def may_fold(self) -> bool:
         """Whether the backward may fold gradients (absorb them into the optimizer's state)."""
         ...
@@ -154,6 +159,13 @@ class Kernels(Protocol):
             planned: the plan by which the forward ran.
             args: the inputs of the backward.
             absorb: gets the gradients that the plan folds; None if it folds none.
+        """
+        ...
+
+    def successor(self) -> Kernels | None:
+        """Returns kernels with which to compile the graph anew; None as long as these are right.
+
+        Steps may show that the plan rests on wrong times. The new kernels know what was seen.
         """
         ...
 

@@ -57,9 +57,10 @@ class Timed:
     live: NDArray[np.int64]
 
     @staticmethod
-    def of(problem: Problem, boundary: OpId) -> Timed:
+    def of(problem: Problem, boundary: OpId, slower: float = 1.0) -> Timed:
+        """Returns a step whose ops take `slower` times as long as they cost."""
         order = range(len(problem.ops))
-        starts = np.concatenate([[0.0], np.cumsum([op.cost for op in problem.ops])])
+        starts = slower * np.concatenate([[0.0], np.cumsum([op.cost for op in problem.ops])])
         live = np.array(live_curve(problem, order, find_reuse(problem, order)), np.int64)
         return Timed(problem, boundary, starts, live)
 

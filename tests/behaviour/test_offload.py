@@ -14,6 +14,8 @@ from torch import Tensor, nn
 import roam
 from roam.core.errors import OptionError, TransferError
 from roam.inspect.step_plan import StepPlan
+from roam.lowering.aten.kernels import AtenKernels
+from roam.lowering.aten.step_watch import Measured, StepWatch
 from roam.runtime import file_tier as file_tiers
 from roam.runtime.file_tier import FileTier, file_tier, forget
 from tests.behaviour.small_nets import (
@@ -192,6 +194,53 @@ def test_an_arena_that_is_kept_moves_tensors_too(folder: Path) -> None:
     assert_equal(gradients(loop, offload=to(folder), arena="keep"), expected)
     assert file_tier(folder).out.traffic.nbytes > 0
     roam.release()
+
+
+def no_time() -> Measured:
+    """Ops that take next to no time: nothing could move without a stall."""
+    return Measured(slower=1e-12, write=1.0, read=1.0, caution=1.25)
+
+
+def test_steps_that_wait_get_another_plan_and_a_pending_forward_keeps_its_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loop(run: Any, model: nn.Module, x: Tensor) -> None:
+        run(x).backward()
+        pending = run(x + 1)
+        monkeypatch.setattr(StepWatch, "news", lambda _: no_time())
+        written = file_tier(folder).out.traffic.nbytes
+        run(x).backward()
+        run(x + 2).backward()
+        assert file_tier(folder).out.traffic.nbytes == written
+        pending.backward()
+
+    monkeypatch.setattr(StepWatch, "news", lambda _: None)
+    expected = gradients(loop)
+    assert_equal(gradients(loop, offload=to(folder)), expected)
+    (graph,) = roam.report().graphs
+    assert graph.planned
+    assert graph.moved is None
+
+
+def test_if_no_other_plan_can_be_made_the_first_one_stays(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def loop(run: Any, model: nn.Module, x: Tensor) -> None:
+        run(x).backward()
+        monkeypatch.setattr(StepWatch, "news", lambda _: no_time())
+        monkeypatch.setattr(AtenKernels, "compile", broken)
+        run(x).backward()
+        run(x).backward()
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("no plan today")
+
+    monkeypatch.setattr(StepWatch, "news", lambda _: None)
+    expected = gradients(lambda run, model, x: [run(x).backward() for _ in range(3)])
+    assert_equal(gradients(loop, offload=to(folder)), expected)
+    assert caplog.text.count("no plan today") == 1
+    (graph,) = roam.report().graphs
+    assert graph.moved is not None
 
 
 @pytest.mark.parametrize(

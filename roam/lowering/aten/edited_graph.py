@@ -30,6 +30,7 @@ from roam.lowering.aten.kept_budget import KeptBudget
 from roam.lowering.aten.kept_offload import KeptOffload
 from roam.lowering.aten.offload import FileTier
 from roam.lowering.aten.partitioned_graph import PartitionedGraph, Parts
+from roam.lowering.aten.step_watch import Measured, StepWatch
 from roam.lowering.protocol import Driver
 from roam.planner import Step, plan
 
@@ -73,6 +74,7 @@ class EditedGraph(PartitionedGraph):
         free: chooses what runs again without a budget; None if nothing does.
         early: what was read of the graphs to choose that.
         joint: the joint graph of a step that is planned offline, without a budget.
+        seen: how fast the graph and the tier are, as steps by an earlier plan showed.
     """
 
     driver: Driver | None = None
@@ -83,6 +85,7 @@ class EditedGraph(PartitionedGraph):
     free: FreeRecompute | None = None
     early: Read | None = None
     joint: fx.GraphModule | None = None
+    seen: Measured | None = None
 
     def prepare_edits(self, driver: Driver, example_inputs: Sequence[Any]) -> None:
         """Looks at the options to see what may be edited.
@@ -98,10 +101,16 @@ class EditedGraph(PartitionedGraph):
         if (budget := self.options.budget) is not None:
             self.kept = KeptBudget(self.graph, budget, driver, self.settings)
         if (asked := self.options.offload) is not None:
-            self.offload = KeptOffload(FileTier.of(asked), self.settings, self.costs is None)
+            tier = FileTier.of(asked, self.seen)
+            self.offload = KeptOffload(tier, self.settings, runs=self.costs is None)
         smallest = self.options.smallest_recomputed
         if self.searches and smallest is not None and not (self.kept or self.offload):
             self.free = FreeRecompute(self.graph, self.settings, smallest)
+
+    @property
+    def watch(self) -> StepWatch | None:
+        """Compares steps with what was planned of their transfers; None without transfers."""
+        return None if self.offload is None else self.offload.watch
 
     def forget_inputs(self) -> None:
         """Forgets what the graph was compiled with: parameters, that must not live on here."""

@@ -15,9 +15,11 @@ from roam.core.plan import Plan
 from roam.inspect.moved import Moved
 from roam.lowering.aten.budget_search import Trial
 from roam.lowering.aten.offload import FileTier, MovedOut, move_out
+from roam.lowering.aten.step_watch import StepWatch
 from roam.passes.geometry import has_symbolic_inputs, renew_views
 from roam.passes.pipeline import copied
 from roam.planner import Settings, plan
+from roam.runtime.file_tier import file_tier
 
 log = logging.getLogger("roam")
 
@@ -31,12 +33,14 @@ class KeptOffload:
         settings: how to plan.
         runs: whether the step will run, so that there must be room for it in the tier.
         out: the graph with transfers; None if nothing moves.
+        watch: compares its steps with what was planned; None if there are no transfers that run.
     """
 
     tier: FileTier
     settings: Settings
     runs: bool
     out: MovedOut | None = None
+    watch: StepWatch | None = None
 
     @property
     def moved(self) -> Moved | None:
@@ -73,4 +77,5 @@ class KeptOffload:
         self.out = move_out(joint, captured, first, self.tier, *how)
         if self.out is not None and self.runs:
             self.tier.reserve(self.out.nbytes)
+            self.watch = StepWatch(file_tier(self.tier.folder), self.out.expected)
         return self.out

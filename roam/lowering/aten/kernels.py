@@ -9,8 +9,10 @@ shapes is planned once for each of its shapes.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -48,6 +50,8 @@ from roam.passes.rewrites.table import rewrites
 from roam.passes.save_bases import SaveBases
 from roam.runtime.blocks import BlockPool
 
+log = logging.getLogger("roam")
+
 # passes that correct the strides of fake values; run before any pass that relies on strides
 TRUTHS = (TRIED, RealLayouts(trials.layouts))
 
@@ -55,6 +59,8 @@ TRUTHS = (TRIED, RealLayouts(trials.layouts))
 RETAINED = "a backward with retain_graph=True or create_graph=True keeps what the plan overwrites"
 MOVED = "the saved tensors are not where the forward left them (saved tensor hooks)"
 HELD = "saved tensor hooks keep a saved tensor, which the plan overwrites"
+
+REPLANS = 3  # of one graph: if steps are then still not as planned, no plan of them would be
 
 # key of a plan: (values of the forward's inputs that are whole numbers, folds of the backward)
 Call = tuple[tuple[int, ...], Folds]
@@ -73,6 +79,7 @@ class AtenKernels(EditedGraph):
         plans: by `Call` key and `held`, the plan; None if planning failed.
         latest: by `Call` key, the record, for reports, of the latest plan for this key.
         lock: of whoever makes a plan.
+        replans: how many kernels of the same graph came before these.
     """
 
     without_plan = "this backward ran unplanned"
@@ -82,6 +89,7 @@ class AtenKernels(EditedGraph):
     plans: dict[tuple[Call, frozenset[int]], Lowered | None] = field(default_factory=dict)
     latest: dict[Call, GraphRecord] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    replans: int = 0
 
     @property
     def trains(self) -> bool:
@@ -188,8 +196,9 @@ class AtenKernels(EditedGraph):
     def forward(self, planned: Lowered | None, args: list[Any]) -> Sequence[Any]:
         if planned is None:
             return self.plain_forward(args)
-        shared = self.shared
-        return planned.forward(args) if shared is None else shared.forward(planned, args)
+        shared, watch = self.shared, self.watch
+        with nullcontext() if watch is None else watch.forward():
+            return planned.forward(args) if shared is None else shared.forward(planned, args)
 
     @property
     def shared(self) -> SharedBudget | None:
@@ -231,8 +240,9 @@ class AtenKernels(EditedGraph):
         if absorb is not None:
             # args may be changed, because `backward` empties it
             args.append(lambda i, gradient: absorb([(i, gradient)]))
-        shared = self.shared
-        return planned.backward(args) if shared is None else shared.backward(planned, args)
+        shared, watch = self.shared, self.watch
+        with nullcontext() if watch is None else watch.backward():
+            return planned.backward(args) if shared is None else shared.backward(planned, args)
 
     def plain_backward(self, args: list[Any], reason: str = "") -> Sequence[Any]:
         run, shared = self.captured_backward, self.shared
@@ -242,6 +252,25 @@ class AtenKernels(EditedGraph):
         known = self.found(args)
         plans = [known] if known is not None else [p for p in self.plans.values() if p is not None]
         return shared.plain_backward(plans, args, reason, run)
+
+    @property
+    def may_be_replaced(self) -> bool:
+        return self.watch is not None
+
+    def successor(self) -> AtenKernels | None:
+        watch = self.watch
+        seen = None if watch is None or self.replans == REPLANS else watch.news()
+        if seen is None:
+            return None
+        log.info("%s is planned anew, since its steps showed: %s", self.graph.name, seen)
+        return AtenKernels(
+            self.graph,
+            self.options,
+            self.reports,
+            seen=seen,
+            latest=self.latest,
+            replans=self.replans + 1,
+        )
 
     # ---- planning ----
 

@@ -25,17 +25,28 @@ from roam.core.problem import BufferId, OpId, Problem
 from roam.inspect.moved import Moved, by_module
 from roam.lowering.aten.budget_graph import BudgetGraph, reordered
 from roam.lowering.aten.budget_search import Trial
+from roam.lowering.aten.step_watch import Expected, Measured
 from roam.passes.geometry import fills_its_storage, tensors, value
 from roam.passes.move_to_tier import SLOTS, Move, MoveToTier, names
 from roam.passes.pipeline import copied, run
 from roam.passes.save_bases import SaveBases
-from roam.planner import Link, Settings, Timed, Transfer, choose_moves, least_live, plan
+from roam.planner import (
+    CAUTION,
+    Link,
+    Settings,
+    Timed,
+    Transfer,
+    choose_moves,
+    least_live,
+    plan,
+)
 from roam.runtime import transfer_ops as transfer_ops  # registers what the ops run
 from roam.runtime.file_tier import file_tier
 from roam.runtime.tier_file import whole_pages
 from roam.runtime.tier_settings import Verify
 
 ROUNDS = 3  # orders for which transfers are chosen: a plan with transfers may have a better one
+AT_ONCE = Link(1e18, 1e18)  # a link on which every transfer takes next to no time
 WORTH = 0.01  # share of the peak: a round that lowers it by less is the last one
 # `move_out` of one tier: takes a joint graph, its Problem, the plan of that, and the limit in bytes
 Mover = Callable[[fx.GraphModule, Captured, Plan, Bytes], "MovedOut | None"]
@@ -50,12 +61,16 @@ class FileTier:
         link: the way there and back.
         smallest: bytes of the smallest tensor that may move.
         verify: what is compared of the bytes that come back.
+        slower: seconds that ops take for each second that they cost.
+        caution: how many times longer than on the link a transfer is planned to take.
     """
 
     folder: str
     link: Link
     smallest: Bytes
     verify: Verify
+    slower: float = 1.0
+    caution: float = CAUTION
 
     def reserve(self, nbytes: Bytes) -> None:
         """Makes room in the folder's file for the tensors of one more forward.
@@ -68,18 +83,25 @@ class FileTier:
         tier.reserve(nbytes)
 
     @staticmethod
-    def of(asked: OffloadTo) -> FileTier:
+    def of(asked: OffloadTo, seen: Measured | None = None) -> FileTier:
         """Returns the tier of a folder. Measures the rates that nobody has stated.
+
+        seen: what steps have shown, which counts more than what was stated or measured before.
 
         Raises:
             TierError: no file there can serve.
         """
         write, read = asked.write, asked.read or asked.write
+        if seen is not None:
+            write, read = seen.write or write, seen.read or read
         if write is None or read is None:
             rates, pace = bandwidth(asked.folder), file_tier(asked.folder).settings
             write = write or min(rates.write, pace.write_pace)
             read = read or min(rates.read, pace.read_pace)
-        return FileTier(asked.folder, Link(write, read), asked.smallest, Verify(asked.verify))
+        found = FileTier(asked.folder, Link(write, read), asked.smallest, Verify(asked.verify))
+        if seen is None:
+            return found
+        return replace(found, slower=seen.slower, caution=seen.caution)
 
 
 @dataclass(frozen=True)
@@ -92,6 +114,7 @@ class MovedOut:
         plan: the plan of that.
         told: what moves, for reports.
         nbytes: of the slots of one run.
+        expected: what a step should take.
     """
 
     joint: fx.GraphModule
@@ -99,6 +122,7 @@ class MovedOut:
     plan: Plan
     told: Moved
     nbytes: Bytes
+    expected: Expected
 
 
 def move_out(
@@ -133,8 +157,17 @@ def move_out(
             break
     if best is None:
         return None
-    problem, step = graph.captured.problem, Timed.of(graph.captured.problem, graph.boundary)
+    problem = graph.captured.problem
+    step = Timed.of(problem, graph.boundary, tier.slower)
     movable = step.movable(tier.smallest, _roots(graph, _named(joint)))
+    with_time = least_live(step, movable, AT_ONCE)
+    expected = Expected(
+        costs=sum(op.cost for op in problem.ops),
+        ops=step.seconds,
+        stall=0.0,
+        keeps=(1 - WORTH) * best.plan.peak > with_time,
+        caution=tier.caution,
+    )
     told = Moved(
         tier.folder,
         by_module((problem.buffers[b].where, problem.buffers[b].size) for b in best.moved),
@@ -144,7 +177,7 @@ def move_out(
         write=tier.link.write,
         read=tier.link.read,
     )
-    return MovedOut(best.joint, best.captured, best.plan, told, best.nbytes)
+    return MovedOut(best.joint, best.captured, best.plan, told, best.nbytes, expected)
 
 
 @dataclass(frozen=True)
@@ -170,11 +203,13 @@ def _round(
     graph: BudgetGraph, tier: FileTier, trial: Trial, settings: Settings, limit: Bytes
 ) -> _Round | None:
     """Returns the graph with the transfers that are chosen for its order; None without any."""
-    problem, step = graph.captured.problem, Timed.of(graph.captured.problem, graph.boundary)
+    problem = graph.captured.problem
+    step = Timed.of(problem, graph.boundary, tier.slower)
     edited = copied(graph.joint)
     nodes = _named(edited)
     roots = _roots(graph, nodes)
-    chosen = choose_moves(step, step.movable(tier.smallest, roots), tier.link, limit)
+    movable = step.movable(tier.smallest, roots)
+    chosen = choose_moves(step, movable, tier.link, limit, tier.caution)
     places = _Places(graph, nodes)
     moves: list[Move] = []
     taken: list[tuple[Transfer, fx.Node]] = []

@@ -262,6 +262,13 @@ class InductorKernels:
         with absorbing(absorb):
             return code(args)
 
+    @property
+    def may_be_replaced(self) -> bool:
+        return False  # nothing in their plans rests on times
+
+    def successor(self) -> None:
+        return None
+
     def plain_backward(self, args: list[Any], reason: str = "") -> Sequence[Any]:
         return self.backward((), args, None)
 
