@@ -53,6 +53,10 @@ class DuplicateNameError(ProblemError):
     """Two buffers, or two ops, of the same name."""
 
 
+class UnpairedTransferError(ProblemError):
+    """A transfer without its start or its wait, or whose wait comes first."""
+
+
 class PlanError(RoamError, ValueError):
     """A Plan that is not valid for its Problem."""
 

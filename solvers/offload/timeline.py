@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roam.core.machine import Bytes, Seconds
+from roam.core.problem import Lane
 from roam.solvers.offload.movable import Movable, Timed
 
 
@@ -30,14 +31,20 @@ class Link:
         write: bytes a second to the tier.
         read: bytes a second from the tier.
         delay: seconds that each transfer takes beside.
+        duplex: whether both directions run at their full rates at the same time.
     """
 
     write: float
     read: float
     delay: Seconds = 0.0
+    duplex: bool = True
 
     def slower(self, factor: float) -> Link:
-        return Link(self.write / factor, self.read / factor, self.delay * factor)
+        return Link(self.write / factor, self.read / factor, self.delay * factor, self.duplex)
+
+    def seconds(self, lane: Lane, size: Bytes) -> Seconds:
+        """Returns how long a transfer in the direction of a copy lane takes on an idle link."""
+        return self.delay + size / (self.write if lane is Lane.COPY_OUT else self.read)
 
 
 @dataclass(frozen=True)
@@ -71,13 +78,13 @@ def transfers(step: Timed, moved: Sequence[Movable], link: Link) -> list[Transfe
     written: list[Seconds] = []
     free = 0.0
     for m in moved:
-        free = max(free, float(step.starts[m.made + 1])) + link.delay + m.size / link.write
+        free = max(free, float(step.starts[m.made + 1])) + link.seconds(Lane.COPY_OUT, m.size)
         written.append(free)
     reading = [0.0] * len(moved)
     due = step.seconds
     for j in sorted(range(len(moved)), key=lambda j: (-moved[j].next, j)):
         due = min(due, float(step.starts[moved[j].next]))
-        due -= link.delay + moved[j].size / link.read
+        due -= link.seconds(Lane.COPY_IN, moved[j].size)
         reading[j] = due
     found = []
     for m, end, start in zip(moved, written, reading, strict=True):

@@ -1,0 +1,87 @@
+"""Transfers on a link to a tier: each direction serves one queue, first in, first out.
+
+out    [a      ][b  ]              both directions at once, each at its own rate
+in            [c    ]
+
+out    [a      ~~~~~~][b  ]        half duplex: while both are busy, each has half the time
+in            [c ~~~~~~]           (~), as two threads have that share one disk
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+
+from roam.core.machine import Seconds
+from roam.core.problem import Lane
+
+Job = int  # number of a transfer, in the order in which they were queued
+
+
+@dataclass
+class _UnderWay:
+    """The job that a direction serves. Its end is later if the other direction gets busy."""
+
+    job: Job
+    end: Seconds
+
+
+@dataclass
+class LinkQueues:
+    """The state of a link at a time that only moves forward.
+
+    Attributes:
+        duplex: whether both directions run at their full rates at the same time.
+        begin: by job, when its first byte moves; jobs that wait in their queue have none yet.
+        end: by job, when it is over; jobs that are not over have none yet.
+    """
+
+    duplex: bool = True
+    begin: dict[Job, Seconds] = field(default_factory=dict)
+    end: dict[Job, Seconds] = field(default_factory=dict)
+    _jobs: int = 0
+    _queued: dict[Lane, deque[tuple[Job, Seconds]]] = field(
+        default_factory=lambda: defaultdict(deque)
+    )
+    _under_way: dict[Lane, _UnderWay] = field(default_factory=dict)
+
+    def put(self, lane: Lane, seconds: Seconds, now: Seconds) -> Job:
+        """Queues a job that takes so long on an idle link. `now` never goes back."""
+        self._advance(now)
+        job, self._jobs = self._jobs, self._jobs + 1
+        self._queued[lane].append((job, seconds))
+        if lane not in self._under_way:
+            self._serve(lane, now)
+        return job
+
+    def wait(self, job: Job) -> Seconds:
+        """Returns when a job is over, if nothing is queued before then."""
+        while job not in self.end:
+            self._finish_first()
+        return self.end[job]
+
+    def _advance(self, now: Seconds) -> None:
+        while self._under_way and min(u.end for u in self._under_way.values()) <= now:
+            self._finish_first()
+
+    def _finish_first(self) -> None:
+        lane = min(self._under_way, key=lambda lane: self._under_way[lane].end)
+        done = self._under_way.pop(lane)
+        self.end[done.job] = done.end
+        self._stretch(done.end, 0.5)
+        if self._queued[lane]:
+            self._serve(lane, done.end)
+
+    def _serve(self, lane: Lane, now: Seconds) -> None:
+        """Begins the next job of a direction that is idle."""
+        job, seconds = self._queued[lane].popleft()
+        self.begin[job] = now
+        self._stretch(now, 2.0)
+        busy = not self.duplex and bool(self._under_way)
+        self._under_way[lane] = _UnderWay(job, now + seconds * (2.0 if busy else 1.0))
+
+    def _stretch(self, now: Seconds, factor: float) -> None:
+        """Changes how long the other direction's job still takes, if the two share the link."""
+        if not self.duplex:
+            for other in self._under_way.values():
+                other.end = now + (other.end - now) * factor
