@@ -1,18 +1,19 @@
 """What no transfers without a stall can go below, for one order of ops.
 
-At time t, let y be the bytes of each movable buffer that are absent. Whatever the schedule, with
-any buffer cut into any parts, what is absent was written after it was made and will be read before
-it is used. So for every time a and every time u
+While an op runs, from s to e, let y be the bytes of each movable buffer that are absent. Memory is
+freed and taken between ops only. So whatever the schedule, with any buffer cut into any parts, what
+is absent was written after it was made and before s, and will be read after e and before it is
+used. So for every time a and every time u
 
-    sum of y over buffers made at a or later      <= write rate * (t - a)
-    sum of y over buffers used again by u         <= read rate * (u - t)
+    sum of y over buffers made at a or later      <= write rate * (s - a)
+    sum of y over buffers used again by u         <= read rate * (u - e)
 
 Each of the two families is nested, so that the most that fits into it is a minimum over the places
 where it may be cut:
 
-    most(t) = min over k of  sizes of the k first made  +  write rate * (t - made of the next one)
+    most = min over k of  sizes of the k first made  +  write rate * (s - made of the next one)
 
-and the same with reads. The step takes at least `live(t) - most(t)` at every t.
+and the same with reads. The step takes at least `live - most` during every op.
 """
 
 from __future__ import annotations
@@ -40,10 +41,9 @@ def least_live(step: Timed, movable: Sequence[Movable], link: Link) -> Bytes:
         if live[t] <= worst:
             break  # nothing is left that could raise it
         absent = (last < t) & (t < following)
-        # while the op runs, its own time may be used on both sides
-        write = _most(size[absent], link.write * (starts[t + 1] - made[absent]))
+        write = _most(size[absent], link.write * (starts[t] - made[absent]))
         back = by_use[absent[by_use]]
-        read = _most(size[back], link.read * (used[back] - starts[t]))
+        read = _most(size[back], link.read * (used[back] - starts[t + 1]))
         worst = max(worst, float(live[t]) - min(write, read))
     return int(np.ceil(worst))
 

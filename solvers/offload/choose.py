@@ -1,7 +1,7 @@
 """Chooses the transfers that lower the peak and stall no op.
 
-All that may leave ── those that would stall an op stay, the last made first ── the lowest peak ──
-those that it does not need stay, too: what is written wears a disk out.
+the rules of contenders.py ── the lowest peak, and of equals the fewest bytes ── what it does not
+need stays, too: what is written wears a disk out ── no stall in the simulation, or the next rule's
 """
 
 from __future__ import annotations
@@ -9,10 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from roam.core.machine import Bytes
+from roam.solvers.offload.contenders import (
+    largest_first,
+    last_made_stays,
+    most_benefit,
+    prefix,
+)
 from roam.solvers.offload.movable import Movable, Timed
-from roam.solvers.offload.timeline import Link, Transfer, late, peak_with, transfers
+from roam.solvers.offload.moved import with_transfers
+from roam.solvers.offload.timeline import Link, Transfer, peak_with, transfers
+from roam.solvers.simulate.step import simulate
 
 CAUTION = 1.25  # planned time of a transfer by the time that was measured: rates differ by the run
+ROUNDING = 1e-9  # share of a step: a stall below it is an error of the arithmetic
 
 
 def choose_moves(
@@ -32,17 +41,36 @@ def choose_moves(
         caution: how many times longer than on the link a transfer is planned to take.
     """
     careful = link.slower(caution)
-    moved = list(movable)
-    while True:
-        found = transfers(step, moved, careful)
-        stalling = late(step, found)
-        if not stalling:
-            break
-        moved.remove(stalling[-1].moved)
+    proposed = [
+        last_made_stays(step, movable, careful),
+        most_benefit(step, movable, careful),
+        largest_first(step, movable, careful),
+        last_made_stays(step, prefix(step, [[m] for m in movable], careful), careful),
+    ]
+
+    def merit(moved: list[Movable]) -> tuple[Bytes, Bytes]:
+        peak = peak_with(step, transfers(step, moved, careful))
+        return max(peak, limit), sum(m.size for m in moved)
+
+    for moved in sorted(proposed, key=merit):
+        found = _needed(step, moved, careful, limit)
+        problem = with_transfers(step, found)
+        stall = simulate(problem, range(len(problem.ops)), careful).stall
+        if stall <= ROUNDING * step.seconds:
+            return found
+    return []
+
+
+def _needed(step: Timed, moved: Sequence[Movable], link: Link, limit: Bytes) -> list[Transfer]:
+    """Returns the transfers of these buffers, without those that the peak does not need.
+
+    Those go first that are away for the shortest time.
+    """
+    kept, found = list(moved), transfers(step, moved, link)
     aim = max(limit, peak_with(step, found))
     for m in sorted(moved, key=lambda m: (m.next - m.last, m.buffer)):
-        fewer = [other for other in moved if other is not m]
-        tried = transfers(step, fewer, careful)
+        fewer = [other for other in kept if other is not m]
+        tried = transfers(step, fewer, link)
         if peak_with(step, tried) <= aim:
-            moved, found = fewer, tried
+            kept, found = fewer, tried
     return found

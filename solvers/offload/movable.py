@@ -39,6 +39,11 @@ class Movable:
     last: OpId
     next: OpId
 
+    @property
+    def turn(self) -> tuple[int, ...]:
+        """Sorts buffers as they are written: as they are made; of one op, first needed last."""
+        return self.made, -self.next, self.buffer
+
 
 @dataclass(frozen=True)
 class Timed:
@@ -71,7 +76,7 @@ class Timed:
     def movable(
         self, smallest: Bytes = SMALLEST, among: Collection[BufferId] | None = None
     ) -> list[Movable]:
-        """Returns the buffers that may leave, in the order in which they are made.
+        """Returns the buffers that may leave, in the order in which they are made and written.
 
         Leaves out what the user has or gets, what an op changes after it was made, and what is
         smaller than `smallest`.
@@ -96,4 +101,4 @@ class Timed:
             if late:
                 last = max((i for i in users if i < self.boundary), default=maker)
                 found.append(Movable(b, buffer.size, maker, last, min(late)))
-        return sorted(found, key=lambda m: (m.made, m.buffer))
+        return sorted(found, key=lambda m: m.turn)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,10 +12,14 @@ from roam.core.build import ProblemBuilder
 from roam.core.problem import Home, Kind
 from roam.solvers.offload.bound import least_live
 from roam.solvers.offload.choose import choose_moves
+from roam.solvers.offload.contenders import largest_first, last_made_stays, most_benefit, prefix
 from roam.solvers.offload.movable import Timed
-from roam.solvers.offload.timeline import Link, late, live_with, peak_with, transfers
+from roam.solvers.offload.moved import with_transfers
+from roam.solvers.offload.timeline import Link, Transfer, late, live_with, peak_with, transfers
+from roam.solvers.simulate.step import Timeline, simulate
 
 FAST = Link(write=1e6, read=1e6)
+CAREFUL = (last_made_stays, largest_first, most_benefit)  # what they return stalls no op
 
 
 def chain(sizes: list[int], costs: list[float] | None = None) -> Timed:
@@ -46,7 +52,7 @@ def test_on_a_fast_link_all_but_the_ends_leave() -> None:
     movable = step.movable(smallest=1)
     found = choose_moves(step, movable, FAST)
     assert max(step.live) == 502
-    assert (peak_with(step, found), least_live(step, movable, FAST)) == (202, 200)
+    assert (peak_with(step, found), least_live(step, movable, FAST)) == (202, 202)
     # h3 is read by f4 and needed again soon: it never has to leave
     assert [t.moved.buffer for t in found] == [1, 2, 3]
 
@@ -116,6 +122,38 @@ def test_no_subset_without_a_stall_goes_below_the_bound(
     assert bound <= lowest
     found = choose_moves(step, movable, link, caution=1.0)
     assert bound <= lowest <= peak_with(step, found) <= peak_with(step, [])
+    simulated = run(step, found, link)
+    assert simulated.peak == peak_with(step, found)
+    assert simulated.seconds == pytest.approx(step.seconds)
+    assert all(late(step, transfers(step, r(step, movable, link), link)) == [] for r in CAREFUL)
+
+
+def run(step: Timed, found: Sequence[Transfer], link: Link) -> Timeline:
+    problem = with_transfers(step, found)
+    return simulate(problem, range(len(problem.ops)), link)
+
+
+def test_ssdtrains_prefix_ends_where_its_code_says() -> None:
+    """Of h1 on: 100 + 2 * 100 bytes are more than 20 a second for 3 * 5 - 2 * 1 seconds."""
+    step = chain([100] * 5)
+    movable = step.movable(smallest=1)
+
+    def moved(write: float) -> list[int]:
+        found = prefix(step, [[m] for m in movable], Link(write, 1e6))
+        return [m.buffer for m in found]
+
+    assert moved(20) == [1]
+    assert moved(300 / 13) == [1, 2]
+    assert moved(1e6) == [1, 2, 3, 4, 5]
+
+
+def test_the_best_of_the_rules_is_taken() -> None:
+    """h0 is large, but away for so short that h1, which is small, lowers the peak by more."""
+    step = chain([60, 10, 60, 20])
+    movable, link = step.movable(smallest=1), Link(30, 20)
+    peaks = [peak_with(step, transfers(step, rule(step, movable, link), link)) for rule in CAREFUL]
+    assert peaks == [152, 152, 142]
+    assert peak_with(step, choose_moves(step, movable, link, caution=1.0)) == 142
 
 
 @pytest.mark.parametrize("delay", [0.0, 10.0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -107,7 +108,7 @@ def by_what_is_left(
     """Returns when the step ends and each transfer, by advancing all that runs together."""
     now, left_of_op = Fraction(0), Fraction(0)
     program = [problem.ops[i] for i in order]
-    queue: dict[Lane, list[list[object]]] = {OUT: [], IN: []}
+    queue: dict[Lane, list[list[Any]]] = {OUT: [], IN: []}
     ended: dict[str, Fraction] = {}
     while True:
         while program and not left_of_op:

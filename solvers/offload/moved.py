@@ -1,0 +1,30 @@
+"""A step with its transfers as ops, as edits write them, for simulators and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from roam.core.edits import Load, Offload, apply
+from roam.core.problem import Problem, Tier
+from roam.solvers.offload.movable import Timed
+from roam.solvers.offload.timeline import Transfer
+
+
+def with_transfers(step: Timed, found: Sequence[Transfer], tier: Tier = Tier.FILE) -> Problem:
+    """Returns the step with transfers: each starts and is waited for where it says.
+
+    Of reads that start in front of the same op, that comes first which is needed first.
+    """
+    problem = step.problem
+    names = [op.name for op in problem.ops]
+    edits = []
+    for t in sorted(found, key=lambda t: t.moved.next):
+        users = problem.users[t.moved.buffer]
+        back = Load(
+            tuple(names[i] for i in users if i >= step.boundary),
+            names[t.start],
+            names[t.moved.next],
+        )
+        write_wait = names[t.wait]
+        edits.append(Offload(problem.buffers[t.moved.buffer].name, tier, (back,), "", write_wait))
+    return apply(problem, edits)
