@@ -89,10 +89,8 @@ class _Mover:
     def __init__(self, asked: MoveToTier, graph: fx.Graph) -> None:
         self.asked, self.graph = asked, graph
         self.place: dict[fx.Node, float] = {node: n for n, node in enumerate(graph.nodes)}
-        phases = [n.meta.get("partitioner_tag") for n in self.place]
-        # ops of the forward may follow the backward, such as the detach of a loss that is returned
-        forward = zip(self.place, phases[: phases.index("is_backward")], strict=False)
-        self.end = [node for node, phase in forward if phase == "is_forward"][-1]
+        forward = [n for n in self.place if n.meta.get("partitioner_tag") == "is_forward"]
+        self.end = forward[-1]
         self.uses: dict[tuple[Hashable, int], Hashable] = {}
         self.found = StandIns(self.uses)
 

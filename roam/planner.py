@@ -37,15 +37,17 @@ from roam.solvers.budget.lowest_peak import (
     peak_without,
     saved_buffers,
 )
-from roam.solvers.budget.proof import extra_time_bound, least_needed
+from roam.solvers.budget.proof import extra_time_bound, least_at_once, least_needed
 from roam.solvers.budget.segments import cut_backward
 from roam.solvers.form import Form
 from roam.solvers.layout.placement import IN_ARENA, InArena, Placement, SavedBlocks, replaced_peak
-from roam.solvers.offload.bound import least_live
+from roam.solvers.offload.bound import least_live, mixed_time_bound
 from roam.solvers.offload.choose import CAUTION, choose_moves
 from roam.solvers.offload.movable import Timed
+from roam.solvers.offload.moved import with_transfers
 from roam.solvers.offload.timeline import Link, Transfer
 from roam.solvers.order.best_order import best_order
+from roam.solvers.simulate.step import simulate
 from roam.solvers.work import PATIENCE, Work
 
 __all__ = [
@@ -68,17 +70,21 @@ __all__ = [
     "choose_moves",
     "cut_backward",
     "extra_time_bound",
+    "least_at_once",
     "least_live",
     "least_needed",
     "least_with_copies",
     "lowest_peak",
+    "mixed_time_bound",
     "peak_without",
     "placed",
     "plan",
     "replaced_peak",
     "saved_buffers",
+    "simulate",
     "smallest_peak",
     "usual_forms",
+    "with_transfers",
 ]
 
 ORDER_SHARE = 0.6  # of the work: the layout and the bound come after

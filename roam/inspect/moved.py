@@ -40,7 +40,8 @@ class Moved:
         modules: what is moved, the most bytes first.
         without: bytes that the graph would allocate if nothing moved.
         bound: bytes below which no transfers without a stall bring the order of the ops.
-        step: seconds of all its ops, by their costs.
+        step: seconds of all its ops without any that run again, by their costs.
+        stall: seconds for which ops wait for transfers, in a simulation.
         write: bytes a second to the tier, as measured or described.
         read: bytes a second from it.
     """
@@ -52,10 +53,11 @@ class Moved:
     step: Seconds
     write: float
     read: float
+    stall: Seconds = 0.0
 
     def check(self, graph: str) -> None:
         """Raises FileFormatError for figures that cannot be, as a spoiled file may have."""
-        figures = [self.without, self.bound, self.step, self.write, self.read]
+        figures = [self.without, self.bound, self.step, self.stall, self.write, self.read]
         figures += [n for m in self.modules for n in (m.tensors, m.nbytes)]
         if not all(0 <= n < inf for n in figures):
             raise FileFormatError(f"graph {graph!r} of the step plan states impossible transfers")
@@ -74,11 +76,12 @@ class Moved:
             f"{show_size(self.without)} transient if nothing moved, and at least "
             f"{show_size(self.bound)} in this order whatever moves without a stall"
         ]
+        if self.stall:
+            found.append(f"  ops wait {show_seconds(self.stall)} for transfers in each step")
         if self.step:
-            a_day = int(self.written * DAY / self.step)
-            found.append(
-                f"  at {show_seconds(self.step)} a step, {show_size(a_day)} are written a day"
-            )
+            step = self.step + self.stall
+            a_day = int(self.written * DAY / step)
+            found.append(f"  at {show_seconds(step)} a step, {show_size(a_day)} are written a day")
         found += [
             f"  {show_size(m.nbytes):>12}  {m.module or 'no module'} "
             f"({m.tensors} tensor{'' if m.tensors == 1 else 's'})"

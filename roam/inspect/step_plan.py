@@ -140,12 +140,16 @@ class StepPlan:
 
     @property
     def extra_time(self) -> float:
-        """Seconds of what runs again: to keep a budget, or because it hardly costs any."""
-        return sum(g.recomputed.seconds for g in self.graphs if g.recomputed is not None)
+        """Seconds of what runs again, and of waiting for transfers to a tier."""
+        again = sum(g.recomputed.seconds for g in self.graphs if g.recomputed is not None)
+        return again + sum(g.moved.stall for g in self.graphs if g.moved is not None)
 
     @property
     def extra_time_bound(self) -> float:
-        """Seconds below which no recomputation keeps the budget, by the same costs of ops."""
+        """Seconds below which the budget is not kept, by the same costs of ops and rates of tiers.
+
+        Whatever runs again, and whatever moves to a tier that may be used.
+        """
         return sum(g.recomputed.bound for g in self.graphs if g.recomputed is not None)
 
     @property

@@ -48,12 +48,13 @@ def above(graph: str, peak: Bytes, budget: str, limit: Bytes, why: str) -> str:
     )
 
 
-def ways_out(problem: Problem, others: Beside | None = None) -> str:
+def ways_out(problem: Problem, others: Beside | None = None, *, offloads: bool = False) -> str:
     """Returns a sentence that says what would lower the memory of a step.
 
     Args:
         problem: of a graph of the step.
         others: what other graphs take beside it; None if nobody knows.
+        offloads: whether tensors may move to a tier already.
     """
     gradients = sum(b.transient for b in problem.buffers if b.kind is Kind.GRADIENT)
     outputs = sum(b.transient for b in problem.buffers if b.kind is Kind.OUTPUT)
@@ -70,5 +71,7 @@ def ways_out(problem: Problem, others: Beside | None = None) -> str:
         )
     if outputs:
         ways.append(f"returning less than {show_size(outputs)} beside the loss")
+    if not offloads:
+        ways.append("the option offload, which moves tensors to a disk")
     ways += ["the option split=True", "a smaller micro-batch"]
     return f"What would lower it: {'; '.join(ways)}."

@@ -10,6 +10,7 @@ from roam.core.lifetime import live_curve
 from roam.core.machine import Bytes, Seconds
 from roam.core.plan import Plan
 from roam.core.problem import OpId
+from roam.solvers.bound.priced_cut import PricedCuts
 from roam.solvers.bound.time_bound import least_bytes, time_bound
 from roam.solvers.budget.copies import Step
 from roam.solvers.form import Form, as_they_are
@@ -40,6 +41,14 @@ def least_needed(step: Step, plan: Plan, seconds: Seconds) -> Bytes:
     """Returns transient bytes that the step needs, however much it recomputes. As above."""
     curve = live_curve(step.problem, plan.order, plan.reuse)
     return least_bytes(step.problem, plan.order, curve, Work.worth(seconds), all_forms(step))
+
+
+def least_at_once(step: Step) -> Bytes:
+    """Returns transient bytes that no copies and no transfers avoid: an op's own, or what stays."""
+    problem = step.problem
+    cuts = PricedCuts(problem, all_forms(step))
+    stays = sum(b.transient for b in problem.buffers if b.kept)
+    return max([stays, *(cuts.own(i) for i in range(len(problem.ops)))])
 
 
 def all_forms(step: Step) -> Mapping[OpId, Form]:

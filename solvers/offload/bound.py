@@ -18,11 +18,11 @@ and the same with reads. The step takes at least `live - most` during every op.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from roam.core.machine import Bytes
+from roam.core.machine import Bytes, Seconds
 from roam.solvers.offload.movable import Movable, Timed
 from roam.solvers.offload.timeline import Link
 
@@ -52,3 +52,48 @@ def _most(sizes: np.ndarray, room: np.ndarray) -> float:
     """Returns the most bytes that fit: all, or those before some place and the room behind it."""
     before = np.concatenate([[0.0], np.cumsum(sizes)])
     return float(min(before[-1], (before[:-1] + room).min(initial=before[-1])))
+
+
+HALVINGS = 6  # of the range in which the bound lies
+
+
+def mixed_time_bound(
+    recomputing: Callable[[Bytes], Seconds],
+    limit: Bytes,
+    seconds: Seconds,
+    movable: Bytes,
+    link: Link,
+    found: Seconds,
+) -> Seconds:
+    """Returns extra seconds that no mix of copies and transfers goes below, in any order of ops.
+
+    At a time t of a step of T seconds, what is absent was written before t and is read after it, so
+    it is at most
+
+        min(write * t, read * (T - t))  <=  T * write * read / (write + read)
+
+    Whoever recomputes beside that, does so as if the limit were higher by those bytes. So the extra
+    time x is too short if recomputing alone needs more than x within the limit and what may be
+    absent in a step of `seconds + x`. The largest such x is found by halving.
+
+    Args:
+        recomputing: takes a limit in bytes; returns seconds that recomputing alone needs at least.
+        limit: bytes that no moment may exceed.
+        seconds: of the step with neither.
+        movable: bytes of all that may move.
+        link: how fast.
+        found: extra seconds that suffice.
+    """
+    rate = 1 / (1 / link.write + 1 / link.read)
+
+    def is_too_short(extra: Seconds) -> bool:
+        absent = min(movable, rate * (seconds + extra))
+        return recomputing(limit + int(absent)) > extra
+
+    low, high = 0.0, found
+    if not is_too_short(low):
+        return low
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if is_too_short(middle) else (low, middle)
+    return low

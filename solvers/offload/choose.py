@@ -38,7 +38,8 @@ def choose_moves(
         movable: what may leave.
         link: how fast.
         limit: bytes that are low enough; 0 to go as low as it goes.
-        caution: how many times longer than on the link a transfer is planned to take.
+        caution: how many times longer than on the link a transfer is planned to take. Below 1, ops
+            will wait for transfers, so that more can leave.
     """
     careful = link.slower(caution)
     proposed = [

@@ -12,6 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from roam.core.lifetime import find_reuse, live_curve
@@ -63,9 +64,15 @@ class Timed:
 
     @staticmethod
     def of(problem: Problem, boundary: OpId, slower: float = 1.0) -> Timed:
-        """Returns a step whose ops take `slower` times as long as they cost."""
+        """Returns a step whose ops take `slower` times as long as they cost.
+
+        Its Problem has the costs that they take.
+        """
+        if slower != 1.0:
+            ops = (replace(op, cost=slower * op.cost) for op in problem.ops)
+            problem = replace(problem, ops=tuple(ops))
         order = range(len(problem.ops))
-        starts = slower * np.concatenate([[0.0], np.cumsum([op.cost for op in problem.ops])])
+        starts = np.concatenate([[0.0], np.cumsum([op.cost for op in problem.ops])])
         live = np.array(live_curve(problem, order, find_reuse(problem, order)), np.int64)
         return Timed(problem, boundary, starts, live)
 

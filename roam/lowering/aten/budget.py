@@ -23,28 +23,23 @@ from roam.capture.free_memory import free_bytes
 from roam.capture.op_costs import OpCosts
 from roam.core.budget import Beside, Budget, Of
 from roam.core.errors import BudgetError
-from roam.core.machine import Bytes, Seconds
+from roam.core.machine import Bytes
 from roam.core.plan import Plan
 from roam.core.problem import Problem
 from roam.core.sizes import show_size
-from roam.inspect.moved import Moved
 from roam.inspect.recomputed import Recomputed
 from roam.lowering.aten.budget_graph import by_module
-from roam.lowering.aten.budget_search import OTHERS, Best, Searches, Trial
+from roam.lowering.aten.budget_search import OTHERS, Trial
 from roam.lowering.aten.footprint import Unlimited
-from roam.lowering.aten.offload import Mover
+from roam.lowering.aten.mix import Mix, Mixes
+from roam.lowering.aten.offload import MovedOut, Mover
 from roam.lowering.budget_error import CompileBudgetError, ways_out
 from roam.passes.geometry import renew_views
 from roam.passes.pipeline import copied
 from roam.planner import (
     Settings,
-    extra_time_bound,
-    least_needed,
     plan,
 )
-
-PROVING: Seconds = 2.0  # of work for a bound
-CLOSE = 0.001  # share of the step's seconds: a bound so close to what was found is enough
 
 AsideOf = Callable[[Problem], Beside]  # what other graphs take beside the one of a Problem
 
@@ -61,6 +56,7 @@ class Fitted:
         plan: the plan of it.
         recomputed: what the copies cost and save.
         unlimited: what the graph takes without copies.
+        moved: the transfers among them; None if nothing moves.
     """
 
     joint: fx.GraphModule
@@ -69,6 +65,7 @@ class Fitted:
     plan: Plan
     recomputed: Recomputed
     unlimited: Unlimited
+    moved: MovedOut | None = None
 
 
 def fit(
@@ -80,7 +77,7 @@ def fit(
     costs: OpCosts | None,
     beside: AsideOf,
     others_follow: bool = False,
-    move: Mover | None = None,
+    mover: Mover | None = None,
 ) -> Fitted:
     """Returns the graph with the transfers and copies that keep it within the budget.
 
@@ -96,8 +93,7 @@ def fit(
             of them yet, so it saves little if it can (`Searches.beside_others`). A share is of
             what the whole step takes: a graph that cannot keep it by itself takes as little as it
             can, and its backward, before it runs, looks whether the step keeps it.
-        move: moves tensors to a tier, given the graph, its Problem, the plan of that and the limit;
-            None if nothing may move.
+        mover: moves tensors to a tier; None if nothing may move.
 
     Raises:
         BudgetError: no copies were found with which the plan is within the budget, or nothing is
@@ -120,51 +116,40 @@ def fit(
     saved = limit // OTHERS if others_follow and budget.of is not Of.SHARE else limit
     if first.peak <= limit and unlimited.left <= saved:
         return Fitted(joint, limit, others.now, first, told, unlimited)
-    moved: Moved | None = None
-    if move is not None and (out := move(joint, captured, first, max(0, limit))) is not None:
-        joint, captured, first, moved = out.joint, out.captured, out.plan, out.told
-        if first.peak <= limit and Unlimited.of(captured.problem, first).left <= saved:
-            return Fitted(joint, limit, others.now, first, told, unlimited)
-    search = Searches(joint, captured, first, trial, settings, costs, {problem.fingerprint: first})
-    best: Best | None = None
+
+    mixes = Mixes(joint, captured, first, trial, settings, costs, mover)
+    mix: Mix | None = None
     if others_follow:
-        best = search.beside_others(budget, limit, unlimited)
+        mix = mixes.beside_others(budget, limit, saved, unlimited)
     elif limit > 0:
-        best = search.cheapest(limit)
+        mix = mixes.cheapest(limit)
     later = others_follow and budget.of is Of.SHARE
-    if best is None or (best.plan.peak > limit and not later):
-        raise _refusal(search, budget, limit, name, others, moved)
-    bound = 0.0
-    if seconds:  # else nobody knows what ops cost
-        enough = best.copies.cost - CLOSE * seconds
-        step = search.graphs(0)[0].step
-        bound = extra_time_bound(step, first, limit, PROVING, enough)
-    modules = by_module(best.copies)
+    if mix is None or (mix.plan.peak > limit and not later):
+        raise _refusal(mixes, budget, limit, name, others)
+    bound = mixes.bound(limit, mix.extra) if seconds else 0.0  # else nobody knows what ops cost
+    modules = () if mix.copies is None else by_module(mix.copies)
     told = replace(told, bound=bound, modules=modules)
-    return Fitted(best.joint, limit, others.now, best.plan, told, unlimited)
+    return Fitted(mix.joint, limit, others.now, mix.plan, told, unlimited, mix.moved)
 
 
-def _refusal(
-    search: Searches,
-    budget: Budget,
-    limit: Bytes,
-    name: str,
-    others: Beside,
-    moved: Moved | None,
-) -> BudgetError:
+def _refusal(mixes: Mixes, budget: Budget, limit: Bytes, name: str, others: Beside) -> BudgetError:
     """Returns the error for a budget that cannot be kept, with the smallest peak that is found."""
-    problem, first = search.captured.problem, search.first
-    peak = min(first.peak, search.smallest().plan.peak)
+    problem = mixes.captured.problem
     persistent = problem.persistent + others.now + others.persistent
-    smallest = peak + persistent
-    least = least_needed(search.graphs(0)[0].step, first, PROVING) + persistent
+    found = mixes.smallest
+    smallest = min(mixes.first.peak, found.plan.peak) + persistent
     there = f"{show_size(problem.persistent)} of it persistent"
     if more := others.now + others.persistent:
         there += f" and {show_size(more)} of graphs that ran before it, compiled by themselves"
-    beside = "" if moved is None else f" with {show_size(moved.written)} moved to {moved.tier}"
+    if (moved := found.moved) is not None:
+        there += f", with {show_size(moved.told.written)} moved to {moved.told.tier}"
+    least, goes_below = mixes.least + persistent, "recomputation"
+    if mixes.mover is not None:
+        goes_below += " and no transfer"
     text = (
         f"{name} does not fit into a budget of {budget.text} ({show_size(max(0, limit))} "
-        f"transient): the smallest total found is {show_size(smallest)}, {there}, and{beside} no "
-        f"recomputation goes below {show_size(least)}. {ways_out(problem, others)}"
+        f"transient): the smallest total found is {show_size(smallest)}, {there}, and no "
+        f"{goes_below} goes below {show_size(least)}. "
+        f"{ways_out(problem, others, offloads=mixes.mover is not None)}"
     )
     return CompileBudgetError(text, budget=limit + persistent, found=smallest, least=least)

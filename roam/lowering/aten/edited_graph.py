@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from torch import fx
@@ -28,9 +27,9 @@ from roam.lowering.aten.budget_graph import BudgetGraph, reordered
 from roam.lowering.aten.free_recompute import FreeRecompute
 from roam.lowering.aten.kept_budget import KeptBudget
 from roam.lowering.aten.kept_offload import KeptOffload
-from roam.lowering.aten.offload import FileTier
 from roam.lowering.aten.partitioned_graph import PartitionedGraph, Parts
 from roam.lowering.aten.step_watch import Measured, StepWatch
+from roam.lowering.aten.tiers import FileTier
 from roam.lowering.protocol import Driver
 from roam.planner import Step, plan
 
@@ -142,8 +141,10 @@ class EditedGraph(PartitionedGraph):
             return self._tried(joint, take).captured
 
         if self.kept is not None:
-            move = None if self.offload is None else partial(self.offload.move, trial=trial)
-            found = self.kept.fitted(joint, self.example_inputs, trial, self.costs, move)
+            mover = None if self.offload is None else self.offload.mover(joint, trial)
+            found = self.kept.fitted(joint, self.example_inputs, trial, self.costs, mover)
+            if self.offload is not None and self.kept.fit is not None:
+                self.offload.keep(self.kept.fit.moved)
         else:
             assert self.offload is not None
             found = self.offload.without_budget(joint, trial)

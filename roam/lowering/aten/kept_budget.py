@@ -63,7 +63,7 @@ class KeptBudget:
         args: Sequence[Any],
         trial: Trial,
         costs: OpCosts | None,
-        move: Mover | None,
+        mover: Mover | None,
     ) -> fx.GraphModule:
         """Returns the joint graph with what has to move or run again to keep the budget.
 
@@ -72,7 +72,7 @@ class KeptBudget:
             args: the inputs that the graph is compiled with.
             trial: partitions a graph and reads the Problem off its parts. May change the graph.
             costs: estimates ops; None if nobody asked what ops cost.
-            move: moves tensors to a tier; None if nothing may move.
+            mover: moves tensors to a tier; None if nothing may move.
 
         Raises:
             BudgetError: the budget cannot be kept, or nothing is known of the graph's memory.
@@ -84,7 +84,7 @@ class KeptBudget:
 
         try:
             with without_fakes():
-                how = self.settings, costs, beside, follow, move
+                how = self.settings, costs, beside, follow, mover
                 self.fit = fit(joint, name, self.budget, trial, *how)
         except UnplannableError as error:
             raise CompileBudgetError(no_plan(name, error)) from error

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from torch import fx
 
 from roam.capture.fake_copies import without_fakes
-from roam.capture.fx_problem import Captured
 from roam.core.errors import UnplannableError
-from roam.core.machine import Bytes
 from roam.core.plan import Plan
 from roam.inspect.moved import Moved
 from roam.lowering.aten.budget_search import Trial
-from roam.lowering.aten.offload import FileTier, MovedOut, move_out
+from roam.lowering.aten.offload import MovedOut, Mover
 from roam.lowering.aten.step_watch import StepWatch
+from roam.lowering.aten.tiers import FileTier
 from roam.passes.geometry import has_symbolic_inputs, renew_views
 from roam.passes.pipeline import copied
 from roam.planner import Settings, plan
@@ -58,24 +57,27 @@ class KeptOffload:
             with without_fakes():
                 captured = trial(copied(joint))
                 first = plan(captured.problem, self.settings)
-                self.move(joint, captured, first, 0, trial)
+                if (mover := self.mover(joint, trial)) is not None:
+                    self.keep(mover.moved(joint, captured, first))
         except UnplannableError as error:  # its first run will say so
             log.debug("nothing of a graph moves, since it has no plan: %s", error)
         return joint if self.out is None else self.out.joint
 
-    def move(
-        self, joint: fx.GraphModule, captured: Captured, first: Plan, limit: Bytes, trial: Trial
-    ) -> MovedOut | None:
-        """Moves what lowers the peak; see `move_out`. Nothing of a graph with dynamic sizes.
+    def mover(self, joint: fx.GraphModule, trial: Trial) -> Mover | None:
+        """Returns what moves tensors of a graph; None for a graph with dynamic sizes.
+
+        trial: partitions a graph and reads the Problem off its parts.
+        """
+        sized = has_symbolic_inputs(joint.graph)
+        return None if sized else Mover(self.tier, trial, self.settings)
+
+    def keep(self, out: MovedOut | None) -> None:
+        """Keeps the graph with transfers that was chosen; None if nothing moves.
 
         Raises:
             TierFullError: the tier has no room for it.
         """
-        if has_symbolic_inputs(joint.graph):
-            return None
-        how = trial, self.settings, limit
-        self.out = move_out(joint, captured, first, self.tier, *how)
-        if self.out is not None and self.runs:
-            self.tier.reserve(self.out.nbytes)
-            self.watch = StepWatch(file_tier(self.tier.folder), self.out.expected)
-        return self.out
+        self.out = out
+        if out is not None and self.runs:
+            self.tier.reserve(out.nbytes)
+            self.watch = StepWatch(file_tier(self.tier.folder), out.expected)

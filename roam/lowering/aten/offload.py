@@ -7,31 +7,29 @@ joint graph ── partition, capture, plan ── choose (solvers/offload) on t
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 from msgspec import structs
 from torch import fx
 
 from roam.capture.fx_problem import Captured
-from roam.capture.node_facts import looks_at_storage
-from roam.capture.tier_rates import bandwidth
 from roam.core.check import check
-from roam.core.machine import Bytes
-from roam.core.offload_to import OffloadTo
+from roam.core.machine import Bytes, Seconds
 from roam.core.plan import Plan
 from roam.core.problem import BufferId, OpId, Problem
 from roam.inspect.moved import Moved, by_module
 from roam.lowering.aten.budget_graph import BudgetGraph, reordered
 from roam.lowering.aten.budget_search import Trial
-from roam.lowering.aten.step_watch import Expected, Measured
-from roam.passes.geometry import fills_its_storage, tensors, value
-from roam.passes.move_to_tier import SLOTS, Move, MoveToTier, names
+from roam.lowering.aten.footprint import Unlimited
+from roam.lowering.aten.step_watch import Expected
+from roam.lowering.aten.tiers import FileTier
+from roam.lowering.aten.transfer_places import Places, named, order_with_transfers, roots_of
+from roam.passes.move_to_tier import Move, MoveToTier
 from roam.passes.pipeline import copied, run
 from roam.passes.save_bases import SaveBases
 from roam.planner import (
-    CAUTION,
     Link,
     Settings,
     Timed,
@@ -39,69 +37,15 @@ from roam.planner import (
     choose_moves,
     least_live,
     plan,
+    simulate,
+    with_transfers,
 )
 from roam.runtime import transfer_ops as transfer_ops  # registers what the ops run
-from roam.runtime.file_tier import file_tier
 from roam.runtime.tier_file import whole_pages
-from roam.runtime.tier_settings import Verify
 
 ROUNDS = 3  # orders for which transfers are chosen: a plan with transfers may have a better one
 AT_ONCE = Link(1e18, 1e18)  # a link on which every transfer takes next to no time
 WORTH = 0.01  # share of the peak: a round that lowers it by less is the last one
-# `move_out` of one tier: takes a joint graph, its Problem, the plan of that, and the limit in bytes
-Mover = Callable[[fx.GraphModule, Captured, Plan, Bytes], "MovedOut | None"]
-
-
-@dataclass(frozen=True)
-class FileTier:
-    """A folder that tensors may be moved to, and how fast.
-
-    Attributes:
-        folder: its path.
-        link: the way there and back.
-        smallest: bytes of the smallest tensor that may move.
-        verify: what is compared of the bytes that come back.
-        slower: seconds that ops take for each second that they cost.
-        caution: how many times longer than on the link a transfer is planned to take.
-    """
-
-    folder: str
-    link: Link
-    smallest: Bytes
-    verify: Verify
-    slower: float = 1.0
-    caution: float = CAUTION
-
-    def reserve(self, nbytes: Bytes) -> None:
-        """Makes room in the folder's file for the tensors of one more forward.
-
-        Raises:
-            TierError: the folder cannot hold the file, or the disk is full.
-        """
-        tier = file_tier(self.folder)
-        tier.settings = replace(tier.settings, verify=self.verify)
-        tier.reserve(nbytes)
-
-    @staticmethod
-    def of(asked: OffloadTo, seen: Measured | None = None) -> FileTier:
-        """Returns the tier of a folder. Measures the rates that nobody has stated.
-
-        seen: what steps have shown, which counts more than what was stated or measured before.
-
-        Raises:
-            TierError: no file there can serve.
-        """
-        write, read = asked.write, asked.read or asked.write
-        if seen is not None:
-            write, read = seen.write or write, seen.read or read
-        if write is None or read is None:
-            rates, pace = bandwidth(asked.folder), file_tier(asked.folder).settings
-            write = write or min(rates.write, pace.write_pace)
-            read = read or min(rates.read, pace.read_pace)
-        found = FileTier(asked.folder, Link(write, read), asked.smallest, Verify(asked.verify))
-        if seen is None:
-            return found
-        return replace(found, slower=seen.slower, caution=seen.caution)
 
 
 @dataclass(frozen=True)
@@ -109,6 +53,7 @@ class MovedOut:
     """A joint graph with transfers.
 
     Attributes:
+        tier: where it moves tensors.
         joint: the graph.
         captured: its Problem.
         plan: the plan of that.
@@ -117,6 +62,7 @@ class MovedOut:
         expected: what a step should take.
     """
 
+    tier: FileTier
     joint: fx.GraphModule
     captured: Captured
     plan: Plan
@@ -124,60 +70,24 @@ class MovedOut:
     nbytes: Bytes
     expected: Expected
 
+    @property
+    def stalled(self) -> Seconds:
+        """Seconds for which ops wait, by the costs of ops."""
+        return self.expected.stall / self.tier.slower
 
-def move_out(
-    joint: fx.GraphModule,
-    captured: Captured,
-    first: Plan,
-    tier: FileTier,
-    trial: Trial,
-    settings: Settings,
-    limit: Bytes = 0,
-) -> MovedOut | None:
-    """Returns the graph with transfers that lower its peak without a stall; None if none do.
+    @property
+    def left(self) -> Bytes:
+        """Bytes that its forward leaves to its backward on the device."""
+        return Unlimited.of(self.captured.problem, self.plan).left
 
-    Args:
-        joint: a graph of a forward and its backward.
-        captured: its Problem.
-        first: the plan of that.
-        tier: where to.
-        trial: partitions a graph and reads the Problem off its parts. May change the graph.
-        settings: how to plan.
-        limit: bytes that are low enough; 0 to go as low as it goes.
-    """
-    best: _Round | None = None
-    graph, peak = _in_order(joint, captured, first.order), first.peak
-    for _ in range(ROUNDS):
-        found = _round(graph, tier, trial, settings, limit)
-        if found is None or found.plan.peak >= peak:
-            break
-        best, before, peak = found, peak, found.plan.peak
-        graph = _in_order(joint, captured, _without(captured.problem, found))
-        if peak <= limit or peak > (1 - WORTH) * before:
-            break
-    if best is None:
-        return None
-    problem = graph.captured.problem
-    step = Timed.of(problem, graph.boundary, tier.slower)
-    movable = step.movable(tier.smallest, _roots(graph, _named(joint)))
-    with_time = least_live(step, movable, AT_ONCE)
-    expected = Expected(
-        costs=sum(op.cost for op in problem.ops),
-        ops=step.seconds,
-        stall=0.0,
-        keeps=(1 - WORTH) * best.plan.peak > with_time,
-        caution=tier.caution,
-    )
-    told = Moved(
-        tier.folder,
-        by_module((problem.buffers[b].where, problem.buffers[b].size) for b in best.moved),
-        without=first.peak,
-        bound=least_live(step, movable, tier.link),
-        step=step.seconds,
-        write=tier.link.write,
-        read=tier.link.read,
-    )
-    return MovedOut(best.joint, best.captured, best.plan, told, best.nbytes, expected)
+    def timed(self) -> MovedOut:
+        """Returns the same, with the times of a simulation of its plan."""
+        problem = Timed.of(self.captured.problem, 0, self.tier.slower).problem
+        line = simulate(problem, self.plan.order, self.tier.link)
+        costs = sum(op.cost for op in self.captured.problem.ops)
+        ops, stall = line.seconds - line.stall, line.stall
+        expected = replace(self.expected, costs=costs, ops=ops, stall=stall)
+        return replace(self, told=replace(self.told, stall=stall), expected=expected)
 
 
 @dataclass(frozen=True)
@@ -199,43 +109,109 @@ class _Round:
     nbytes: Bytes
 
 
-def _round(
-    graph: BudgetGraph, tier: FileTier, trial: Trial, settings: Settings, limit: Bytes
-) -> _Round | None:
-    """Returns the graph with the transfers that are chosen for its order; None without any."""
-    problem = graph.captured.problem
-    step = Timed.of(problem, graph.boundary, tier.slower)
-    edited = copied(graph.joint)
-    nodes = _named(edited)
-    roots = _roots(graph, nodes)
-    movable = step.movable(tier.smallest, roots)
-    chosen = choose_moves(step, movable, tier.link, limit, tier.caution)
-    places = _Places(graph, nodes)
-    moves: list[Move] = []
-    taken: list[tuple[Transfer, fx.Node]] = []
-    end = 0
-    for transfer in chosen:
-        root = roots[transfer.moved.buffer]
-        move = places.move(transfer, root, end)
-        if move is not None:
-            moves.append(move)
-            taken.append((transfer, root))
-            end += whole_pages(transfer.moved.size)
-    if not moves:
-        return None
-    run((MoveToTier(tuple(moves), tier.folder, end), SaveBases()), edited)
-    moved = trial(copied(edited))
-    found = _planned(moved.problem, _order(problem, moved.problem, taken), settings)
-    return _Round(edited, moved, found, [t.moved.buffer for t, _ in taken], end)
+@dataclass(frozen=True)
+class Mover:
+    """Adds transfers to joint graphs.
+
+    Attributes:
+        tier: where to.
+        trial: partitions a graph and reads the Problem off its parts. May change the graph.
+        settings: how to plan.
+    """
+
+    tier: FileTier
+    trial: Trial
+    settings: Settings
+
+    def moved(
+        self,
+        joint: fx.GraphModule,
+        captured: Captured,
+        first: Plan,
+        limit: Bytes = 0,
+        speed: float = 1.0,
+        too_long: Seconds = inf,
+    ) -> MovedOut | None:
+        """Returns the graph with transfers that lower its peak; None if none do.
+
+        Args:
+            joint: a graph of a forward and its backward.
+            captured: its Problem.
+            first: the plan of that.
+            limit: bytes that are low enough; 0 to go as low as it goes.
+            speed: how many times faster than it is the tier is taken to be. Above 1, more can move,
+                and ops wait for it.
+            too_long: seconds of waiting, by the costs of ops, for which no graph is wanted.
+        """
+        tier = self.tier
+        best: _Round | None = None
+        graph, peak = _in_order(joint, captured, first.order), first.peak
+        for _ in range(ROUNDS):
+            found = self._round(graph, limit, speed, too_long)
+            if found is None or found.plan.peak >= peak:
+                break
+            best, before, peak = found, peak, found.plan.peak
+            graph = _in_order(joint, captured, _without(captured.problem, found))
+            if peak <= limit or peak > (1 - WORTH) * before:
+                break
+        if best is None:
+            return None
+        problem = graph.captured.problem
+        step = Timed.of(problem, graph.boundary, tier.slower)
+        movable = step.movable(tier.smallest, roots_of(graph, named(joint)))
+        keeps = (1 - WORTH) * best.plan.peak > least_live(step, movable, AT_ONCE)
+        told = Moved(
+            tier.folder,
+            by_module((problem.buffers[b].where, problem.buffers[b].size) for b in best.moved),
+            without=first.peak,
+            bound=least_live(step, movable, tier.link),
+            step=step.seconds,
+            write=tier.link.write,
+            read=tier.link.read,
+        )
+        found_graph = best.joint, best.captured, best.plan
+        expected = Expected(0.0, 0.0, 0.0, keeps, tier.caution)
+        return MovedOut(tier, *found_graph, told, best.nbytes, expected).timed()
+
+    def _round(
+        self, graph: BudgetGraph, limit: Bytes, speed: float, too_long: Seconds
+    ) -> _Round | None:
+        """Returns the graph with the transfers that are chosen for its order; None without any."""
+        tier, problem = self.tier, graph.captured.problem
+        step = Timed.of(problem, graph.boundary, tier.slower)
+        edited = copied(graph.joint)
+        nodes = named(edited)
+        roots = roots_of(graph, nodes)
+        movable = step.movable(tier.smallest, roots)
+        chosen = choose_moves(step, movable, tier.link, limit, tier.caution / speed)
+        alone = with_transfers(step, chosen)
+        stall = simulate(alone, range(len(alone.ops)), tier.link).stall
+        if stall >= too_long * tier.slower:
+            return None
+        places = Places(graph, nodes)
+        moves: list[Move] = []
+        taken: list[tuple[Transfer, fx.Node]] = []
+        end = 0
+        for transfer in chosen:
+            root = roots[transfer.moved.buffer]
+            move = places.move(transfer, root, end)
+            if move is not None:
+                moves.append(move)
+                taken.append((transfer, root))
+                end += whole_pages(transfer.moved.size)
+        if not moves:
+            return None
+        run((MoveToTier(tuple(moves), tier.folder, end), SaveBases()), edited)
+        moved = self.trial(copied(edited))
+        found = _planned(
+            moved.problem, order_with_transfers(problem, moved.problem, taken), self.settings
+        )
+        return _Round(edited, moved, found, [t.moved.buffer for t, _ in taken], end)
 
 
 def _in_order(joint: fx.GraphModule, captured: Captured, order: Sequence[OpId]) -> BudgetGraph:
     """Returns the graph, and its Problem with another order of its ops as the program order."""
     return BudgetGraph(joint, reordered(captured, order), None, 0)
-
-
-def _named(joint: fx.GraphModule) -> dict[str, fx.Node]:
-    return {n.name: n for n in joint.graph.nodes}
 
 
 def _without(problem: Problem, found: _Round) -> list[OpId]:
@@ -245,53 +221,6 @@ def _without(problem: Problem, found: _Round) -> list[OpId]:
     return [index[name] for name in names if name in index]
 
 
-def _roots(graph: BudgetGraph, nodes: dict[str, fx.Node]) -> dict[BufferId, fx.Node]:
-    """Returns, by buffer of the forward, the node that is all of the buffer.
-
-    nodes: those of the joint graph, or of a copy of it, by name.
-    """
-    found: dict[BufferId, fx.Node] = {}
-    for i, op in enumerate(graph.captured.problem.ops[: graph.boundary]):
-        node = graph.node(i, nodes)
-        if node is None or node.meta.get("recompute") is not None or looks_at_storage(node):
-            continue
-        parts: Sequence[fx.Node | None] = [node]
-        if isinstance(value(node), (tuple, list)):
-            items = {u.args[1]: u for u in node.users if len(tensors(u)) == 1}
-            parts = [items.get(k) for k in range(len(value(node)))]
-        known = {id(value(p)): p for p in parts if p is not None}
-        for b, tensor in zip(graph.captured.results[i], tensors(node), strict=True):
-            part = known.get(id(tensor))
-            fits = tensor.device.type == "cpu" and fills_its_storage(tensor)
-            if part is not None and fits and b in op.creates:
-                found[b] = part
-    return found
-
-
-def _order(
-    problem: Problem, moved: Problem, taken: Sequence[tuple[Transfer, fx.Node]]
-) -> list[OpId]:
-    """Returns the program order of a step, with the transfers where they were chosen to be.
-
-    Args:
-        problem: the step without transfers.
-        moved: the step with them, whose ops the order is of.
-        taken: the transfers, and the nodes of their buffers; at least one.
-    """
-    before: dict[OpId, list[str]] = defaultdict(list)
-    behind: dict[OpId, list[str]] = defaultdict(list)
-    behind[taken[0][0].moved.made].append(SLOTS)
-    for transfer, node in taken:
-        out, back = names(node)
-        behind[transfer.moved.made].append(f"{out}.start")
-        before[transfer.wait].append(f"{out}.wait")
-        before[transfer.start].append(f"{back}.start")
-        before[transfer.moved.next].append(f"{back}.wait")
-    found = [n for i, op in enumerate(problem.ops) for n in (*before[i], op.name, *behind[i])]
-    index = {op.name: i for i, op in enumerate(moved.ops)}
-    return [index[name] for name in found]
-
-
 def _planned(problem: Problem, order: Sequence[OpId], settings: Settings) -> Plan:
     """Returns a plan of a problem that is not above the given order's."""
     found = plan(problem.in_order(order), settings)
@@ -299,39 +228,3 @@ def _planned(problem: Problem, order: Sequence[OpId], settings: Settings) -> Pla
     found = structs.replace(found, fingerprint=problem.fingerprint, order=again)
     check(problem, found)
     return found
-
-
-@dataclass(frozen=True)
-class _Places:
-    """Finds the nodes of a joint graph between which transfers run.
-
-    Attributes:
-        graph: the graph, with its Problem in the order for which the transfers were chosen.
-        nodes: those of a copy of the joint graph, by name.
-    """
-
-    graph: BudgetGraph
-    nodes: dict[str, fx.Node]
-
-    def move(self, transfer: Transfer, source: fx.Node, offset: Bytes) -> Move | None:
-        """Returns a transfer between ops of the graph; None if no op of it reads what comes back.
-
-        source: the node of the buffer.
-        offset: bytes from the start of the region to the slot.
-        """
-        moved, boundary = transfer.moved, self.graph.boundary
-        before = self._first(range(transfer.start, moved.next + 1))
-        if before is None:
-            return None
-        return Move(
-            source,
-            offset,
-            self._first(range(moved.made + 1, min(transfer.wait, boundary))),
-            self._first(range(transfer.wait - 1, moved.made, -1)),
-            before,
-            self._first(range(moved.next - 1, max(transfer.start, boundary + 1) - 1, -1)),
-        )
-
-    def _first(self, ops: range) -> fx.Node | None:
-        """Returns the node of the first of these ops that has one."""
-        return next((n for i in ops if (n := self.graph.node(i, self.nodes)) is not None), None)

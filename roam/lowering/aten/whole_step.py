@@ -24,8 +24,10 @@ class WholeStepKernels(AtenKernels):
         self.gradient_values = gradient_values(gm.graph, self.gradients)
 
     def rewritten_alone(self, gm: fx.GraphModule) -> fx.GraphModule:
+        late = False
         for node in gm.graph.nodes:  # marks nodes by phase, as AOTAutograd does in joint graphs
-            late = node.meta.get("autograd_backward", False)
+            # what runs behind the backward, such as the detach of a loss, is of its phase
+            late = late or node.meta.get("autograd_backward", False)
             node.meta["partitioner_tag"] = "is_backward" if late else "is_forward"
         if self.options.split:
             gm = rewritten((ConstantTangents(),), gm)

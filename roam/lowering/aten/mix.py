@@ -1,0 +1,262 @@
+"""Keeps a graph within a limit by what moves to a tier and by what runs again, priced together.
+
+    as much moves as stalls no op ─┐
+    more moves, and ops wait ──────┼── the rest runs again ── the least extra time
+    nothing moves ─────────────────┘
+
+The extra time is that of the copies and that for which ops wait.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import inf
+
+from torch import fx
+
+from roam.capture.fx_problem import Captured
+from roam.capture.op_costs import OpCosts
+from roam.capture.usual_costs import UsualCosts
+from roam.core.budget import Budget
+from roam.core.machine import Bytes, Seconds
+from roam.core.plan import Plan
+from roam.lowering.aten.budget_search import Best, Searches, Trial
+from roam.lowering.aten.footprint import Unlimited
+from roam.lowering.aten.offload import MovedOut, Mover
+from roam.planner import (
+    Copies,
+    Settings,
+    extra_time_bound,
+    least_at_once,
+    least_needed,
+    mixed_time_bound,
+)
+
+# how many times faster than it is the tier is taken to be. At the last one, all may move
+SPEEDS = (1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 1e6)
+PROVING: Seconds = 2.0  # of work for a bound
+ROUNDS = 3  # higher limits for copies that are tried
+WORTH = 0.002  # share of the step's seconds: for less extra time nothing else is tried
+CLOSE = 0.001  # share of the step's seconds: a bound so close to what was found is enough
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A joint graph with copies and transfers.
+
+    Attributes:
+        joint: the graph.
+        captured: its Problem.
+        plan: the plan of that.
+        extra: seconds that it takes longer than without, by the costs of ops.
+        copies: what runs again; None if nothing does.
+        moved: what moves; None if nothing does.
+    """
+
+    joint: fx.GraphModule
+    captured: Captured
+    plan: Plan
+    extra: Seconds
+    copies: Copies | None
+    moved: MovedOut | None
+
+
+@dataclass(frozen=True)
+class Mixes:
+    """Searches for copies and transfers of one graph.
+
+    Attributes:
+        joint: the graph with neither.
+        captured: its Problem.
+        first: the plan of that.
+        trial: partitions a graph and reads the Problem off its parts.
+        settings: how to plan.
+        costs: estimates ops that the graph does not have; None if nobody asked what ops cost.
+        mover: moves tensors to a tier; None if nothing may move.
+    """
+
+    joint: fx.GraphModule
+    captured: Captured
+    first: Plan
+    trial: Trial
+    settings: Settings
+    costs: OpCosts | UsualCosts | None
+    mover: Mover | None
+
+    @property
+    def seconds(self) -> Seconds:
+        """Of the graph with neither, by the costs of its ops."""
+        return sum(op.cost for op in self.captured.problem.ops)
+
+    def cheapest(self, limit: Bytes) -> Mix | None:
+        """Returns the graph within a limit that takes the least extra time; None if none is found.
+
+        limit: bytes.
+        """
+        moved = self._moved(limit)
+        best = None if self.mover is None else self._moves_first(limit, moved)
+        little = WORTH * self.seconds
+        if best is None or best.extra > little:
+            search = self.searches()
+            found = search.cheapest(limit)
+            best = _cheaper(best, None if found is None else self._mix(search, found, None))
+        if self.mover is not None and (best is None or best.extra > little):
+            best = self._copies_first(limit, best, moved)
+        if best is None and self.smallest.plan.peak <= limit:
+            best = self.smallest
+        return best
+
+    def _moves_first(self, limit: Bytes, moved: MovedOut | None) -> Mix | None:
+        """Returns the cheapest graph in which something moves; None if none is within the limit.
+
+        moved: what moves without a stall.
+        """
+        best: Mix | None = None
+        before = ""
+        for speed in SPEEDS:
+            too_long = inf if best is None else best.extra
+            out = moved if speed == 1.0 else self._moved(limit, speed, too_long)
+            if out is None and best is not None:
+                break  # whatever moves more waits longer
+            if out is None:
+                continue
+            if out.plan.fingerprint == before:
+                break  # all that lowers the peak has moved
+            before = out.plan.fingerprint
+            best = _cheaper(best, self._within(out, limit))
+            if out.plan.peak <= limit:
+                break
+        return best
+
+    def _copies_first(self, limit: Bytes, best: Mix | None, moved: MovedOut | None) -> Mix | None:
+        """Returns `best`, or a cheaper graph whose copies are for a higher limit.
+
+        What moves without a stall then lowers its peak to `limit`:
+
+            first.peak ──── copies ──── above ──── transfers ──── limit
+
+        `above` is searched for. Transfers are first taken to lower a peak by as much as they do
+        without copies (`moved`), then by as much as they did the last time.
+        """
+        search = self.searches()
+        low, high = limit, self.first.peak
+        above = limit + (0 if moved is None else high - moved.plan.peak)
+        for _ in range(ROUNDS):
+            if not low < above < high:
+                above = (low + high) // 2
+            found = search.cheapest(above)
+            if found is None or (best is not None and found.copies.cost >= best.extra):
+                low = above
+                continue
+            mix = self._with_moves(self._mix(search, found, None), limit)
+            if mix.plan.peak <= limit:
+                low, best = above, _cheaper(best, mix)
+            else:
+                high = above
+            above -= mix.plan.peak - limit
+        return best
+
+    def _with_moves(self, mix: Mix, limit: Bytes) -> Mix:
+        """Returns a graph with copies, and with what moves without a stall to lower its peak."""
+        assert self.mover is not None
+        out = self.mover.moved(mix.joint, mix.captured, mix.plan, limit)
+        if out is None:
+            return mix
+        return Mix(out.joint, out.captured, out.plan, mix.extra + out.stalled, mix.copies, out)
+
+    def beside_others(
+        self, budget: Budget, limit: Bytes, saved: Bytes, unlimited: Unlimited
+    ) -> Mix:
+        """Returns a graph for a budget, if other graphs run between its forward and its backward.
+
+        What can move without a stall does.
+
+        Args:
+            budget: the user's.
+            limit: bytes that the graph may take.
+            saved: bytes that it may leave to its backward.
+            unlimited: what it takes without a budget.
+        """
+        out = self._moved(max(0, limit))
+        if out is not None and out.plan.peak <= limit and out.left <= saved:
+            return Mix(out.joint, out.captured, out.plan, out.stalled, None, out)
+        search = self.searches(out)
+        return self._mix(search, search.beside_others(budget, limit, unlimited), out)
+
+    @cached_property
+    def smallest(self) -> Mix:
+        """The graph with the smallest peak that is found, however long it takes."""
+        search = self.searches()
+        found = [self._mix(search, search.smallest(), None)]
+        if self.mover is not None:
+            found.append(self._with_moves(found[0], 0))
+            out = self._moved(0, SPEEDS[-1])
+            search = self.searches(out)
+            found.append(self._mix(search, search.smallest(), out))
+        return min(found, key=lambda mix: mix.plan.peak)
+
+    @property
+    def least(self) -> Bytes:
+        """Transient bytes below which the graph does not come, whatever runs again or moves."""
+        step = self.searches().graphs(0)[0].step
+        if self.mover is not None:
+            return least_at_once(step)
+        return least_needed(step, self.first, PROVING)
+
+    def bound(self, limit: Bytes, found: Seconds) -> Seconds:
+        """Returns extra seconds below which the limit is not kept, by the costs of ops.
+
+        found: extra seconds that suffice.
+        """
+        step = self.searches().graphs(0)[0].step
+        enough = found - CLOSE * self.seconds
+        if self.mover is None:
+            return extra_time_bound(step, self.first, limit, PROVING, enough)
+        problem = self.captured.problem
+        movable = sum(problem.buffers[b].size for b in step.droppable)
+        return mixed_time_bound(
+            lambda limit: extra_time_bound(step, self.first, limit, PROVING, enough),
+            limit,
+            self.seconds,
+            movable,
+            self.mover.tier.link.slower(1 / self.mover.tier.slower),
+            found,
+        )
+
+    def searches(self, out: MovedOut | None = None) -> Searches:
+        """Returns what searches for copies of the graph, with transfers or without."""
+        joint, captured, first = self.joint, self.captured, self.first
+        if out is not None:
+            joint, captured, first = out.joint, out.captured, out.plan
+        known = {captured.problem.fingerprint: first}
+        return Searches(joint, captured, first, self.trial, self.settings, self.costs, known)
+
+    def _moved(self, limit: Bytes, speed: float = 1.0, too_long: Seconds = inf) -> MovedOut | None:
+        """Returns the graph with transfers, as `Mover.moved` does; None if nothing may move."""
+        if self.mover is None:
+            return None
+        how = limit, speed, too_long
+        return self.mover.moved(self.joint, self.captured, self.first, *how)
+
+    def _within(self, out: MovedOut, limit: Bytes) -> Mix | None:
+        """Returns a graph with these transfers and with copies that keep it within the limit."""
+        if out.plan.peak <= limit:
+            return Mix(out.joint, out.captured, out.plan, out.stalled, None, out)
+        search = self.searches(out)
+        found = search.cheapest(limit)
+        return None if found is None else self._mix(search, found, out)
+
+    @staticmethod
+    def _mix(search: Searches, found: Best, out: MovedOut | None) -> Mix:
+        extra, captured = found.copies.cost, search.captures[found.joint]
+        if out is not None:
+            out = replace(out, joint=found.joint, captured=captured, plan=found.plan).timed()
+            extra += out.stalled
+        return Mix(found.joint, captured, found.plan, extra, found.copies, out)
+
+
+def _cheaper(one: Mix | None, other: Mix | None) -> Mix | None:
+    """Returns the mix that takes less extra time; the first one of equals."""
+    found = [mix for mix in (one, other) if mix is not None]
+    return min(found, key=lambda mix: mix.extra, default=None)

@@ -1,0 +1,65 @@
+"""Where tensors of a graph may move: a folder, and how fast it and the graph's ops are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from roam.capture.tier_rates import bandwidth
+from roam.core.machine import Bytes
+from roam.core.offload_to import OffloadTo
+from roam.lowering.aten.step_watch import Measured
+from roam.planner import CAUTION, Link
+from roam.runtime.file_tier import file_tier
+from roam.runtime.tier_settings import Verify
+
+
+@dataclass(frozen=True)
+class FileTier:
+    """A folder that tensors may be moved to, and how fast.
+
+    Attributes:
+        folder: its path.
+        link: the way there and back.
+        smallest: bytes of the smallest tensor that may move.
+        verify: what is compared of the bytes that come back.
+        slower: seconds that ops take for each second that they cost.
+        caution: how many times longer than on the link a transfer is planned to take.
+    """
+
+    folder: str
+    link: Link
+    smallest: Bytes
+    verify: Verify
+    slower: float = 1.0
+    caution: float = CAUTION
+
+    def reserve(self, nbytes: Bytes) -> None:
+        """Makes room in the folder's file for the tensors of one more forward.
+
+        Raises:
+            TierError: the folder cannot hold the file, or the disk is full.
+        """
+        tier = file_tier(self.folder)
+        tier.settings = replace(tier.settings, verify=self.verify)
+        tier.reserve(nbytes)
+
+    @staticmethod
+    def of(asked: OffloadTo, seen: Measured | None = None) -> FileTier:
+        """Returns the tier of a folder. Measures the rates that nobody has stated.
+
+        seen: what steps have shown, which counts more than what was stated or measured before.
+
+        Raises:
+            TierError: no file there can serve.
+        """
+        write, read = asked.write, asked.read or asked.write
+        if seen is not None:
+            write, read = seen.write or write, seen.read or read
+        if write is None or read is None:
+            rates, pace = bandwidth(asked.folder), file_tier(asked.folder).settings
+            write = write or min(rates.write, pace.write_pace)
+            read = read or min(rates.read, pace.read_pace)
+        found = FileTier(asked.folder, Link(write, read), asked.smallest, Verify(asked.verify))
+        if seen is None:
+            return found
+        return replace(found, slower=seen.slower, caution=seen.caution)

@@ -1,0 +1,104 @@
+"""Finds the nodes of a joint graph that transfers move, and those between which they run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import fx
+
+from roam.capture.node_facts import looks_at_storage
+from roam.core.machine import Bytes
+from roam.core.problem import BufferId, OpId, Problem
+from roam.lowering.aten.budget_graph import BudgetGraph
+from roam.passes.geometry import fills_its_storage, tensors, value
+from roam.passes.move_to_tier import SLOTS, Move, names
+from roam.planner import Transfer
+
+
+def named(joint: fx.GraphModule) -> dict[str, fx.Node]:
+    return {n.name: n for n in joint.graph.nodes}
+
+
+def roots_of(graph: BudgetGraph, nodes: dict[str, fx.Node]) -> dict[BufferId, fx.Node]:
+    """Returns, by buffer of the forward, the node that is all of the buffer.
+
+    nodes: those of the joint graph, or of a copy of it, by name.
+    """
+    found: dict[BufferId, fx.Node] = {}
+    for i, op in enumerate(graph.captured.problem.ops[: graph.boundary]):
+        node = graph.node(i, nodes)
+        if node is None or node.meta.get("recompute") is not None or looks_at_storage(node):
+            continue
+        parts: Sequence[fx.Node | None] = [node]
+        if isinstance(value(node), (tuple, list)):
+            items = {u.args[1]: u for u in node.users if len(tensors(u)) == 1}
+            parts = [items.get(k) for k in range(len(value(node)))]
+        known = {id(value(p)): p for p in parts if p is not None}
+        for b, tensor in zip(graph.captured.results[i], tensors(node), strict=True):
+            part = known.get(id(tensor))
+            fits = tensor.device.type == "cpu" and fills_its_storage(tensor)
+            if part is not None and fits and b in op.creates:
+                found[b] = part
+    return found
+
+
+def order_with_transfers(
+    problem: Problem, moved: Problem, taken: Sequence[tuple[Transfer, fx.Node]]
+) -> list[OpId]:
+    """Returns the program order of a step, with the transfers where they were chosen to be.
+
+    Args:
+        problem: the step without transfers.
+        moved: the step with them, whose ops the order is of.
+        taken: the transfers, and the nodes of their buffers; at least one.
+    """
+    before: dict[OpId, list[str]] = defaultdict(list)
+    behind: dict[OpId, list[str]] = defaultdict(list)
+    behind[taken[0][0].moved.made].append(SLOTS)
+    for transfer, node in taken:
+        out, back = names(node)
+        behind[transfer.moved.made].append(f"{out}.start")
+        before[transfer.wait].append(f"{out}.wait")
+        before[transfer.start].append(f"{back}.start")
+        before[transfer.moved.next].append(f"{back}.wait")
+    found = [n for i, op in enumerate(problem.ops) for n in (*before[i], op.name, *behind[i])]
+    index = {op.name: i for i, op in enumerate(moved.ops)}
+    return [index[name] for name in found]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Finds the nodes of a joint graph between which transfers run.
+
+    Attributes:
+        graph: the graph, with its Problem in the order for which the transfers were chosen.
+        nodes: those of a copy of the joint graph, by name.
+    """
+
+    graph: BudgetGraph
+    nodes: dict[str, fx.Node]
+
+    def move(self, transfer: Transfer, source: fx.Node, offset: Bytes) -> Move | None:
+        """Returns a transfer between ops of the graph; None if no op of it reads what comes back.
+
+        source: the node of the buffer.
+        offset: bytes from the start of the region to the slot.
+        """
+        moved, boundary = transfer.moved, self.graph.boundary
+        before = self._first(range(transfer.start, moved.next + 1))
+        if before is None:
+            return None
+        return Move(
+            source,
+            offset,
+            self._first(range(moved.made + 1, min(transfer.wait, boundary))),
+            self._first(range(transfer.wait - 1, moved.made, -1)),
+            before,
+            self._first(range(moved.next - 1, max(transfer.start, boundary + 1) - 1, -1)),
+        )
+
+    def _first(self, ops: range) -> fx.Node | None:
+        """Returns the node of the first of these ops that has one."""
+        return next((n for i in ops if (n := self.graph.node(i, self.nodes)) is not None), None)
