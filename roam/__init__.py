@@ -6,6 +6,7 @@ torch.compile(model, backend="roam") needs no import; these names are for lookin
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from roam.core.described_machines import Machine
 from roam.core.errors import RoamError, UnplannedWarning
 from roam.core.offload_to import OffloadTo
 from roam.core.plan import Plan
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from roam.whole_step import compile_step
 
 __all__ = [
+    "Machine",
     "Measurement",
     "OffloadTo",
     "Plan",

@@ -28,7 +28,9 @@ from roam.capture.fake_copies import (
     why_it_does_not_run,
 )
 from roam.capture.op_costs import OpCosts
-from roam.core.errors import BudgetError, OfflineError, UnplannableError
+from roam.capture.usual_costs import Costs, UsualCosts
+from roam.core.described_machines import Machine
+from roam.core.errors import BudgetError, OfflineError, OptionError, UnplannableError
 from roam.core.offload_to import OffloadTo
 from roam.core.problem import Problem
 from roam.inspect.record import GraphRecord
@@ -53,6 +55,7 @@ def plan(
     options: dict[str, Any] | None = None,
     budget: str | int | None = None,
     offload: str | OffloadTo | None = None,
+    machine: str | Machine | None = None,
     measure_costs: bool = False,
     **kwargs: Any,
 ) -> StepPlan:
@@ -73,12 +76,16 @@ def plan(
         options: as `torch.compile`'s; `lowering` among them takes precedence.
         budget: as the option of that name, which takes precedence.
         offload: as the option of that name, which takes precedence.
+        machine: plans for a machine that is not at hand: a name (core/described_machines.py) or a
+            description. Ops take what its rates say, and tensors move at the rates of its tier,
+            if the option does not state others; nothing is measured and no folder is touched.
+            What is reported of time is then called simulated.
         measure_costs: runs each distinct op to see how long it takes, for two seconds in all, on
             operands of up to 1 GiB. By default, and for ops that were not run, costs are those that
             this machine has measured before, or else estimates.
 
     Raises:
-        OptionError: an option is unknown or has a wrong value.
+        OptionError: an option is unknown or has a wrong value, or no such machine is described.
         BudgetError: the step cannot keep the budget.
         OfflineError: a graph cannot be planned, an operator refuses its arguments, or the loss is
             no scalar or trains nothing.
@@ -92,17 +99,29 @@ def plan(
     if offload is not None:
         options.setdefault("offload", offload)
     chosen = Options.parse(options, None)
+    described = None if machine is None else Machine.of(machine)
+    if described is not None:
+        if measure_costs:
+            raise OptionError(f"{described.name} is not at hand: leave out measure_costs")
+        device = device or described.device
+        if (to := chosen.offload) is not None:
+            chosen = dataclasses.replace(chosen, offload=to.at(described.write, described.read))
     if chosen.lowering is None:
         chosen = dataclasses.replace(chosen, lowering=usual_lowering(device))
     stands_for, where = _device(device, chosen.lowering)
-    costs = None if stands_for is not None else OpCosts(measure=measure_costs)
+    costs: Costs | None = None
+    if described is not None:
+        costs = UsualCosts(described.rates_of)
+    elif stands_for is None:
+        costs = OpCosts(measure=measure_costs)
     records: list[GraphRecord] = []
 
     def compile(gm: fx.GraphModule, example_inputs: Sequence[Any], original: Original) -> Compiled:
         return plan_graph(gm, example_inputs, chosen, original, stands_for, costs, records)
 
     _run(compile, model, args, kwargs, loss, optimizer, where)
-    return StepPlan(tuple(records))
+    name = "" if described is None else described.name
+    return StepPlan(tuple(dataclasses.replace(record, machine=name) for record in records))
 
 
 def problems(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 import roam
 from roam.bench.zoo import TINY
 from roam.core.errors import OfflineError, OptionError, SizeFormatError
+from roam.core.machine import Rates
 from roam.core.plan import Plan
-from roam.core.problem import Kind
+from roam.core.problem import Kind, Lane
 from roam.core.sizes import parse_size, show_size
+from roam.inspect.step_plan import StepPlan
 from roam.optim import AdamA
 from tests.helpers import mlp, random, unfused
 
@@ -242,3 +245,35 @@ def test_an_operator_that_refuses_its_arguments_is_one_line(
     assert "\n" not in said
     assert caught.value.__cause__ is not None  # what --traceback shows
     assert capfd.readouterr().err == ""
+
+
+def described(rates: Rates, tier: float) -> StepPlan:
+    """The plan of a small step on a machine that is not at hand, offloading if that is free."""
+    machine = roam.Machine("mine", "cpu", rates, write=tier, read=tier)
+    to = roam.OffloadTo("/no/such/folder", smallest=1)
+    deep = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.GELU()) for _ in range(6)))
+    x = random(64, 8)
+    return roam.plan(deep, x, loss=lambda y: y.sum(), machine=machine, offload=to)
+
+
+def test_a_machine_that_is_described_needs_neither_clock_nor_disk() -> None:
+    """Each op takes the millisecond of its call, and what moves depends on the tier's rates."""
+    rates = Rates({"float32": inf}, bandwidth=inf, call=1e-3)
+    fast, slow = described(rates, tier=1e9), described(rates, tier=1.0)
+    (graph,) = fast.graphs
+    assert graph.problem is not None
+    costs = {op.cost for op in graph.problem.ops if op.lane is Lane.COMPUTE}
+    assert costs <= {0.0, 1e-3}
+    assert graph.moved is not None
+    assert (graph.moved.write, graph.moved.read) == (1e9, 1e9)
+    assert slow.graphs[0].moved is None
+    assert "(simulated: mine)" in str(fast)
+    again = StepPlan.from_json(fast.to_json())
+    assert again.time == fast.time
+
+
+def test_a_machine_that_nobody_described_is_refused_by_name() -> None:
+    with pytest.raises(OptionError, match=r"'a1000'.*h200"):
+        roam.plan(mlp(8), random(2, 8), machine="a1000")
+    with pytest.raises(OptionError, match="h200 is not at hand"):
+        roam.plan(mlp(8), random(2, 8), machine="h200", measure_costs=True)

@@ -47,9 +47,10 @@ def plan_made_by(
     target: str,
     options: dict[str, Any] | None = None,
     device: str | None = None,
+    machine: str | None = None,
     measure_costs: bool = False,
 ) -> StepPlan:
-    """The plan of what a factory makes. options, device, measure_costs: as for `roam.plan`.
+    """The plan of what a factory makes. The other arguments are those of `roam.plan`.
 
     Raises FactoryError if the factory, the model or the loss raises, and what `roam.plan` raises.
     """
@@ -70,6 +71,7 @@ def plan_made_by(
         "optimizer": folding,
         "device": device,
         "options": options,
+        "machine": machine,
         "measure_costs": measure_costs,
     }
     try:

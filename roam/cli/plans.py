@@ -65,6 +65,10 @@ def plan(
         str | None,
         typer.Option(metavar="FOLDER", help="Move saved tensors to a file there, if it is free."),
     ] = None,
+    machine: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Simulate a described machine: a100-ssdtrain or h200."),
+    ] = None,
     measure: Annotated[
         bool,
         typer.Option("--measure-costs", help="Time each distinct op, for two seconds in all."),
@@ -88,7 +92,7 @@ def plan(
         options = {"lowering": lowering, "planning_seconds": seconds}
         options |= {} if budget is None else {"budget": budget}
         options |= {} if offload is None else {"offload": offload}
-        step = plan_made_by(target, options, device, measure_costs=measure)
+        step = plan_made_by(target, options, device, machine, measure_costs=measure)
     points = step.pareto() if pareto else ()
     _print(step, json, points)
     if out is not None:

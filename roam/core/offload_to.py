@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 from roam.core.errors import OptionError
@@ -42,6 +42,10 @@ class OffloadTo:
             )
         if self.smallest < 1:
             raise OptionError(f"smallest of OffloadTo is bytes, at least 1, not {self.smallest!r}")
+
+    def at(self, write: float, read: float) -> OffloadTo:
+        """Returns the same, with these rates where none are stated."""
+        return replace(self, write=self.write or write, read=self.read or self.write or read)
 
     @staticmethod
     def parse(given: object) -> OffloadTo:

@@ -18,8 +18,9 @@ class GraphRecord:
     lowering: whose kernels the ops are, as the option of that name says. estimated: the ops whose
     scratch space was measured at smaller sizes, since theirs take more than planning may.
     estimated_costs: the ops whose cost in seconds is an estimate. recomputed: what runs again to
-    keep a budget; None without a budget. moved: what moves to a tier; None if nothing does. step:
-    what may run again, and how; None if nobody knows. Files do not keep it.
+    keep a budget; None without a budget. moved: what moves to a tier; None if nothing does.
+    machine: the name of the described machine by which ops were priced; empty if it was the one at
+    hand. step: what may run again, and how; None if nobody knows. Files do not keep it.
     """
 
     name: str
@@ -31,6 +32,7 @@ class GraphRecord:
     estimated_costs: tuple[str, ...] = ()
     recomputed: Recomputed | None = None
     moved: Moved | None = None
+    machine: str = ""
     step: Step | None = field(default=None, compare=False, repr=False)
 
     @property

@@ -321,6 +321,7 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     estimated_costs: tuple[str, ...] = ()
     recomputed: Recomputed | None = None
     moved: Moved | None = None
+    machine: str = ""
 
     @staticmethod
     def of(graph: GraphRecord) -> _Graph:
@@ -335,6 +336,7 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             graph.estimated_costs,
             graph.recomputed,
             graph.moved,
+            graph.machine,
         )
 
     def record(self, seconds: float) -> GraphRecord:
@@ -363,6 +365,7 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.estimated_costs,
             self.recomputed,
             self.moved,
+            self.machine,
         )
 
 

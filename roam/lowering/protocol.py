@@ -27,7 +27,7 @@ from roam.inspect.record import GraphRecord
 from roam.options import Options
 
 if TYPE_CHECKING:
-    from roam.capture.op_costs import OpCosts
+    from roam.capture.usual_costs import Costs
 
 # function that absorbs gradients into optimizers, given as pairs (index of an input, its gradient)
 Absorb = Callable[[Sequence[tuple[int, Tensor]]], None]
@@ -219,7 +219,7 @@ class Lowering(Protocol):
         options: Options,
         reports: Reports,
         stands_for: torch.device | None,
-        costs: OpCosts | None,
+        costs: Costs | None,
     ) -> OfflineKernels:
         """Returns kernels that plan a graph and generate no code.
 

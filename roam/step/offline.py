@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 from roam.capture.fake_copies import is_built_for, without_fakes
 from roam.capture.graph_names import DynamoGraph
-from roam.capture.op_costs import OpCosts
+from roam.capture.usual_costs import Costs
 from roam.core.budget import Beside
 from roam.core.errors import OfflineError
 from roam.core.folds import Folds
@@ -99,7 +99,7 @@ def plan_graph(
     options: Options,
     original: Original,
     stands_for: torch.device | None,
-    costs: OpCosts | None,
+    costs: Costs | None,
     records: list[GraphRecord],
 ) -> Callable[..., Any]:
     """Returns a callable for a graph that dynamo captured. Calling it plans the graph.

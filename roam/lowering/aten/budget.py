@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from torch import fx
 
 from roam.capture.free_memory import free_bytes
-from roam.capture.op_costs import OpCosts
+from roam.capture.usual_costs import Costs
 from roam.core.budget import Beside, Budget, Of
 from roam.core.errors import BudgetError
 from roam.core.machine import Bytes
@@ -74,7 +74,7 @@ def fit(
     budget: Budget,
     trial: Trial,
     settings: Settings,
-    costs: OpCosts | None,
+    costs: Costs | None,
     beside: AsideOf,
     others_follow: bool = False,
     mover: Mover | None = None,

@@ -17,9 +17,8 @@ from torch import fx
 
 from roam.capture.fx_problem import Captured
 from roam.capture.node_facts import looks_at_storage
-from roam.capture.op_costs import OpCosts
 from roam.capture.roofline import OpWork
-from roam.capture.usual_costs import UsualCosts
+from roam.capture.usual_costs import Costs
 from roam.core.machine import Bytes, Seconds
 from roam.core.problem import BufferId, OpId
 from roam.inspect.recomputed import Again
@@ -47,7 +46,7 @@ class BudgetGraph:
 
     joint: fx.GraphModule
     captured: Captured
-    costs: OpCosts | UsualCosts | None
+    costs: Costs | None
     peak: Bytes
 
     def node(self, op: OpId, nodes: dict[str, fx.Node]) -> fx.Node | None:

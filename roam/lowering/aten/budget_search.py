@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 from torch import fx
 
 from roam.capture.fx_problem import Captured
-from roam.capture.op_costs import OpCosts
-from roam.capture.usual_costs import UsualCosts
+from roam.capture.usual_costs import Costs
 from roam.core.budget import Budget, Of
 from roam.core.machine import Bytes
 from roam.core.plan import Plan
@@ -79,7 +78,7 @@ class Searches:
     first: Plan
     trial: Trial
     settings: Settings
-    costs: OpCosts | UsualCosts | None
+    costs: Costs | None
     plans: dict[str, Plan]
     captures: dict[fx.GraphModule, Captured] = field(default_factory=dict)
 

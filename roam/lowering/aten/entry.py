@@ -13,7 +13,7 @@ from roam.lowering.protocol import Kernels, Lowering, OfflineKernels, Reports
 from roam.options import Options
 
 if TYPE_CHECKING:
-    from roam.capture.op_costs import OpCosts
+    from roam.capture.usual_costs import Costs
 
 
 class AtenLowering:
@@ -32,7 +32,7 @@ class AtenLowering:
         options: Options,
         reports: Reports,
         stands_for: torch.device | None,
-        costs: OpCosts | None,
+        costs: Costs | None,
     ) -> OfflineKernels:
         return AtenKernels(graph, options, reports, stands_for, costs)
 

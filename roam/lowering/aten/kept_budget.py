@@ -12,7 +12,7 @@ from roam.capture.fake_copies import without_fakes
 from roam.capture.free_memory import free_bytes
 from roam.capture.fx_problem import Captured
 from roam.capture.graph_names import DynamoGraph
-from roam.capture.op_costs import OpCosts
+from roam.capture.usual_costs import Costs
 from roam.core.budget import Beside, Budget, Of
 from roam.core.errors import BudgetError, UnplannableError
 from roam.core.plan import Plan
@@ -62,7 +62,7 @@ class KeptBudget:
         joint: fx.GraphModule,
         args: Sequence[Any],
         trial: Trial,
-        costs: OpCosts | None,
+        costs: Costs | None,
         mover: Mover | None,
     ) -> fx.GraphModule:
         """Returns the joint graph with what has to move or run again to keep the budget.

@@ -16,8 +16,7 @@ from math import inf
 from torch import fx
 
 from roam.capture.fx_problem import Captured
-from roam.capture.op_costs import OpCosts
-from roam.capture.usual_costs import UsualCosts
+from roam.capture.usual_costs import Costs
 from roam.core.budget import Budget
 from roam.core.machine import Bytes, Seconds
 from roam.core.plan import Plan
@@ -81,7 +80,7 @@ class Mixes:
     first: Plan
     trial: Trial
     settings: Settings
-    costs: OpCosts | UsualCosts | None
+    costs: Costs | None
     mover: Mover | None
 
     @property

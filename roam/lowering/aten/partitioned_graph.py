@@ -12,10 +12,11 @@ from torch import fx
 from roam.capture import trials
 from roam.capture.fx_problem import Captured, capture
 from roam.capture.graph_names import DynamoGraph
-from roam.capture.op_costs import Cost, OpCosts
+from roam.capture.op_costs import Cost
 from roam.capture.scratch_probe import Scratch, probe
 from roam.capture.step_outputs import gradient_values, gradients_of, releases
 from roam.capture.symbolic_sizes import Numbers
+from roam.capture.usual_costs import Costs
 from roam.core.folds import Folds
 from roam.lowering.protocol import Reports
 from roam.options import Options
@@ -56,7 +57,7 @@ class PartitionedGraph:
     options: Options
     reports: Reports
     stands_for: torch.device | None = None
-    costs: OpCosts | None = None
+    costs: Costs | None = None
     own_saved: int | None = None
     gradients: dict[int, int] = field(default_factory=dict)
     gradient_values: Mapping[int, Any] = field(default_factory=dict)

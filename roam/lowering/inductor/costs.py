@@ -22,16 +22,17 @@ import torch
 from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import BaseSchedulerNode
 
-from roam.capture.op_costs import Cost, OpCosts
+from roam.capture.op_costs import Cost
 from roam.capture.roofline import OpWork, fold_work
 from roam.capture.symbolic_sizes import Numbers
+from roam.capture.usual_costs import Costs
 from roam.lowering.inductor.origins import origin
 from roam.lowering.inductor.scratch import extern_calls
 from roam.passes.gradient_release import META
 
 
 def kernel_costs(
-    graph: GraphLowering, nodes: Sequence[BaseSchedulerNode], costs: OpCosts
+    graph: GraphLowering, nodes: Sequence[BaseSchedulerNode], costs: Costs
 ) -> dict[str, Cost]:
     """Returns the cost in seconds of each node that is a kernel, by its name in the scheduler."""
     calls, names = extern_calls(graph, nodes)

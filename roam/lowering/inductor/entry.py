@@ -32,7 +32,7 @@ from roam.lowering.protocol import Kernels, Lowering, OfflineKernels, Reports
 from roam.options import Options
 
 if TYPE_CHECKING:
-    from roam.capture.op_costs import OpCosts
+    from roam.capture.usual_costs import Costs
 
 TESTED = ("2.11", "2.12", "2.13", "2.14", "2.15")
 
@@ -60,7 +60,7 @@ class InductorLowering:
         options: Options,
         reports: Reports,
         stands_for: torch.device | None,
-        costs: OpCosts | None,
+        costs: Costs | None,
     ) -> OfflineKernels:
         from roam.lowering.inductor.offline import OfflineInductorKernels
 

@@ -47,7 +47,7 @@ from roam.passes.pipeline import copied
 from roam.passes.rewrites.table import rewrites
 
 if TYPE_CHECKING:
-    from roam.capture.op_costs import OpCosts
+    from roam.capture.usual_costs import Costs
 
 RETAINED = "a backward with retain_graph=True or create_graph=True needs its gradients again"
 
@@ -87,7 +87,7 @@ class InductorKernels:
     options: Options
     reports: Reports
     may_fold: bool
-    costs: OpCosts | None = None
+    costs: Costs | None = None
     own_saved: int | None = None
     forward_read: Read | None = None
     forward_code: Callable[..., Any] | None = None

@@ -34,7 +34,7 @@ from roam.passes import gradient_release
 from roam.planner import SavedBlocks, Settings, plan
 
 if TYPE_CHECKING:
-    from roam.capture.op_costs import OpCosts
+    from roam.capture.usual_costs import Costs
 
 # base class of scheduler passes; torch 2.11 lacks it, and pickles a pass to compute cache keys
 Pass: Any = getattr(custom_graph_pass, "CustomSchedulerPass", object)
@@ -62,7 +62,7 @@ class How:
     graph: DynamoGraph
     seconds: float
     may_fold: bool
-    costs: OpCosts | None = None
+    costs: Costs | None = None
 
     def key(self, forward: Read) -> str:
         """Returns the key by which the plan of a backward refers to its forward."""

@@ -34,7 +34,7 @@ from roam.passes.dependencies import depends_on, needed_for
 from roam.passes.pipeline import copied
 
 if TYPE_CHECKING:
-    from roam.capture.op_costs import OpCosts
+    from roam.capture.usual_costs import Costs
 
 # attributes of a graph and of its inputs in which dynamo says where the inputs come from
 SOURCES = ("_param_name_to_source", "_dynamo_source")
@@ -171,7 +171,7 @@ class Trials:
     may_fold: bool
     driver: Driver
     folds: Callable[[InductorKernels], Folds]
-    costs: OpCosts
+    costs: Costs
 
     def of(self, recompute: str | bool | None, saved: tuple[str, ...] | None = None) -> Tried:
         """Returns what the graph takes.
