@@ -204,11 +204,21 @@ def offload(
         list[int] | None, typer.Option(help="MB/s of a slower disk to try too; repeat for more.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every contender.")] = 7,
+    shapes: Annotated[
+        bool, typer.Option("--shapes", help="Simulate SSDTrain's nine configurations instead.")
+    ] = False,
+    machine: Annotated[
+        str, typer.Option(metavar="NAME", help="With --shapes: the machine that is simulated.")
+    ] = "a100-ssdtrain",
 ) -> None:
     """Move saved tensors to a file (in TMPDIR), and compare with the same steps without."""
     from roam.bench.offload import offload_bench
+    from roam.bench.offload_shapes import shapes_bench
     from roam.bench.paired_runs import Timing
 
+    if shapes:
+        shapes_bench(only, json, machine=machine)
+        return
     offload_bench(only, json, paces=pace or (), timing=Timing(rounds))
 
 

@@ -63,17 +63,29 @@ class Timed:
     live: NDArray[np.int64]
 
     @staticmethod
-    def of(problem: Problem, boundary: OpId, slower: float = 1.0) -> Timed:
-        """Returns a step whose ops take `slower` times as long as they cost.
+    def of(
+        problem: Problem,
+        boundary: OpId,
+        slower: float = 1.0,
+        without: Collection[BufferId] = (),
+    ) -> Timed:
+        """Returns a step.
 
-        Its Problem has the costs that they take.
+        Args:
+            problem: a forward and its backward.
+            boundary: the first op of the backward.
+            slower: seconds that ops take for each second that they cost. The step's Problem has the
+                costs that they take.
+            without: buffers that do not count as alive.
         """
         if slower != 1.0:
             ops = (replace(op, cost=slower * op.cost) for op in problem.ops)
             problem = replace(problem, ops=tuple(ops))
         order = range(len(problem.ops))
         starts = np.concatenate([[0.0], np.cumsum([op.cost for op in problem.ops])])
-        live = np.array(live_curve(problem, order, find_reuse(problem, order)), np.int64)
+        reuse = find_reuse(problem, order)
+        counted = {made: dying for made, dying in reuse.items() if made not in without}
+        live = np.array(live_curve(problem, order, counted, without), np.int64)
         return Timed(problem, boundary, starts, live)
 
     @property
