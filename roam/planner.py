@@ -42,7 +42,7 @@ from roam.solvers.budget.segments import cut_backward
 from roam.solvers.form import Form
 from roam.solvers.layout.placement import IN_ARENA, InArena, Placement, SavedBlocks, replaced_peak
 from roam.solvers.offload.bound import least_live, mixed_time_bound
-from roam.solvers.offload.choose import CAUTION, choose_moves
+from roam.solvers.offload.choose import CAUTION, choose_moves, stalls
 from roam.solvers.offload.movable import Timed
 from roam.solvers.offload.moved import with_transfers
 from roam.solvers.offload.timeline import Link, Transfer
@@ -83,6 +83,7 @@ __all__ = [
     "saved_buffers",
     "simulate",
     "smallest_peak",
+    "stalls",
     "usual_forms",
     "with_transfers",
 ]

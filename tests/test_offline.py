@@ -19,6 +19,8 @@ from roam.core.problem import Kind, Lane
 from roam.core.sizes import parse_size, show_size
 from roam.inspect.step_plan import StepPlan
 from roam.optim import AdamA
+from roam.solvers.offload.timeline import Link
+from roam.solvers.simulate.step import simulate
 from tests.helpers import mlp, random, unfused
 
 QUICK = ("gpt2", "bert", "resnet")
@@ -251,7 +253,8 @@ def described(rates: Rates, tier: float) -> StepPlan:
     """The plan of a small step on a machine that is not at hand, offloading if that is free."""
     machine = roam.Machine("mine", "cpu", rates, write=tier, read=tier)
     to = roam.OffloadTo("/no/such/folder", smallest=1)
-    deep = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.GELU()) for _ in range(6)))
+    layers = ((nn.Linear(8, 8), nn.GELU(), nn.Dropout(0.1)) for _ in range(6))
+    deep = nn.Sequential(*(nn.Sequential(*layer) for layer in layers))
     x = random(64, 8)
     return roam.plan(deep, x, loss=lambda y: y.sum(), machine=machine, offload=to)
 
@@ -259,13 +262,15 @@ def described(rates: Rates, tier: float) -> StepPlan:
 def test_a_machine_that_is_described_needs_neither_clock_nor_disk() -> None:
     """Each op takes the millisecond of its call, and what moves depends on the tier's rates."""
     rates = Rates({"float32": inf}, bandwidth=inf, call=1e-3)
-    fast, slow = described(rates, tier=1e9), described(rates, tier=1.0)
+    fast, slow = described(rates, tier=2e6), described(rates, tier=1.0)
     (graph,) = fast.graphs
     assert graph.problem is not None
     costs = {op.cost for op in graph.problem.ops if op.lane is Lane.COMPUTE}
     assert costs <= {0.0, 1e-3}
     assert graph.moved is not None
-    assert (graph.moved.write, graph.moved.read) == (1e9, 1e9)
+    assert (graph.moved.write, graph.moved.read) == (2e6, 2e6)
+    assert graph.plan is not None
+    assert simulate(graph.problem, graph.plan.order, Link(2e6, 2e6)).stall == 0
     assert slow.graphs[0].moved is None
     assert "(simulated: mine)" in str(fast)
     again = StepPlan.from_json(fast.to_json())

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from roam.core.machine import Bytes
+from roam.core.problem import OpId, Problem
 from roam.solvers.offload.contenders import (
     largest_first,
     last_made_stays,
@@ -56,10 +57,22 @@ def choose_moves(
     for moved in sorted(proposed, key=merit):
         found = _needed(step, moved, careful, limit)
         problem = with_transfers(step, found)
-        stall = simulate(problem, range(len(problem.ops)), careful).stall
-        if stall <= ROUNDING * step.seconds:
+        if not stalls(problem, range(len(problem.ops)), link, caution):
             return found
     return []
+
+
+def stalls(problem: Problem, order: Sequence[OpId], link: Link, caution: float = CAUTION) -> bool:
+    """Returns whether transfers stall an op, in the simulation.
+
+    Args:
+        problem: a step with transfers.
+        order: of its ops.
+        link: how fast they are.
+        caution: how many times longer than on the link a transfer is taken to last.
+    """
+    found = simulate(problem, order, link.slower(caution))
+    return found.stall > ROUNDING * found.seconds
 
 
 def _needed(step: Timed, moved: Sequence[Movable], link: Link, limit: Bytes) -> list[Transfer]:

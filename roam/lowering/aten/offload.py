@@ -38,6 +38,7 @@ from roam.planner import (
     least_live,
     plan,
     simulate,
+    stalls,
     with_transfers,
 )
 from roam.runtime import transfer_ops as transfer_ops  # registers what the ops run
@@ -221,9 +222,18 @@ def _without(problem: Problem, found: _Round) -> list[OpId]:
     return [index[name] for name in names if name in index]
 
 
-def _planned(problem: Problem, order: Sequence[OpId], settings: Settings) -> Plan:
-    """Returns a plan of a problem that is not above the given order's."""
+def _planned(
+    problem: Problem, order: Sequence[OpId], tier: FileTier, speed: float, settings: Settings
+) -> Plan:
+    """Returns a plan of a problem that is not above the given order's, and stalls no op either.
+
+    Whoever searches for an order knows nothing of time: if it brought a transfer too close to the
+    op that needs it, the given order stays.
+    """
     found = plan(problem.in_order(order), settings)
+    slowed, caution = Timed.of(problem, 0, tier.slower).problem, tier.caution / speed
+    if stalls(slowed, [order[i] for i in found.order], tier.link, caution):
+        found = plan(problem.in_order(order), replace(settings, fixed=len(problem.phases)))
     again = tuple(order[i] for i in found.order)
     found = structs.replace(found, fingerprint=problem.fingerprint, order=again)
     check(problem, found)

@@ -57,11 +57,12 @@ def order_with_transfers(
     before: dict[OpId, list[str]] = defaultdict(list)
     behind: dict[OpId, list[str]] = defaultdict(list)
     behind[taken[0][0].moved.made].append(SLOTS)
+    for transfer, node in sorted(taken, key=lambda t: t[0].moved.next):  # a queue: needed first
+        before[transfer.start].append(f"{names(node)[1]}.start")
     for transfer, node in taken:
         out, back = names(node)
         behind[transfer.moved.made].append(f"{out}.start")
         before[transfer.wait].append(f"{out}.wait")
-        before[transfer.start].append(f"{back}.start")
         before[transfer.moved.next].append(f"{back}.wait")
     found = [n for i, op in enumerate(problem.ops) for n in (*before[i], op.name, *behind[i])]
     index = {op.name: i for i, op in enumerate(moved.ops)}
