@@ -114,6 +114,9 @@ def show(
         int | None,
         typer.Option(min=1, help="Print so many levels of the tree in full; else two, shortened."),
     ] = None,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="Simulate when ops and transfers run; draw that.")
+    ] = False,
     picture: Annotated[Path | None, typer.Option(help="Draw it, .svg or .png.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write it as a page.")] = None,
     proven: Annotated[
@@ -128,13 +131,15 @@ def show(
     if depth is not None and not tree:
         raise OptionError("--depth is of the tree: add --tree")
     step = _read(file)
+    if timeline and graph is not None:
+        step = _only(step, graph)
     if proven:
         _verify(file, step if graph is None else _only(step, graph))
         return
     if picture is not None:
-        from roam.inspect.picture import picture as draw
+        from roam.inspect.picture import figure, save
 
-        draw(*_pick(step, graph), picture)
+        save(step.simulated().figure() if timeline else figure(*_pick(step, graph)), picture)
     if html is not None:
         from roam.inspect.html import to_page
 
@@ -144,6 +149,8 @@ def show(
 
         problem, found = _pick(step, graph)
         typer.echo(plan_to_text(found, problem), nl=False)
+    elif timeline:
+        typer.echo(str(step.simulated()))
     elif tree:
         _print_tree(*_pick(step, graph), depth)
     elif why:

@@ -41,10 +41,13 @@ def picture(problem: Problem, plan: Plan, path: str | Path) -> None:
     Raises MissingExtraError without matplotlib, OptionError for another suffix, and
     GraphMismatchError for a plan of another problem.
     """
-    path = Path(path)
+    save(figure(problem, plan), Path(path))
+
+
+def save(drawn: Figure, path: Path) -> None:
+    """Writes a picture, SVG or PNG by the suffix of the path. Raises OptionError for another."""
     if path.suffix not in (".svg", ".png"):
         raise OptionError(f"a picture is a .svg or a .png file, not {path.name!r}")
-    drawn = figure(problem, plan)
     import matplotlib
 
     with matplotlib.rc_context({"svg.hashsalt": "roam"}):

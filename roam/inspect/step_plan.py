@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from roam.inspect.explain import Explanation
+    from roam.inspect.timeline import StepTimeline
     from roam.solvers.budget.pareto import Point
 
 VERSION = 1
@@ -271,6 +272,19 @@ class StepPlan:
         if self.largest is None:
             raise OfflineError("there is no plan to draw: no graph of the step was planned")
         return figure(*self.largest)
+
+    def simulated(self) -> StepTimeline:
+        """Returns when the ops and transfers of the graph with the highest peak would run.
+
+        Printed, it is a drawing in text; `figure()` of it draws a picture.
+
+        Raises OfflineError if nothing was planned, or nobody asked what ops cost.
+        """
+        from roam.inspect.timeline import StepTimeline
+
+        if self.largest is None:
+            raise OfflineError("there is no plan to simulate: no graph of the step was planned")
+        return StepTimeline.of(self.record_of(self.largest[0]))
 
     def _repr_html_(self) -> str:
         from roam.inspect.html import to_html

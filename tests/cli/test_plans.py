@@ -176,6 +176,15 @@ def test_show_files(here: Path) -> None:
     assert (here / "p.html").read_text().startswith("<!doctype html>")
 
 
+def test_show_timeline(here: Path) -> None:
+    made = ("plan", "factories:positional", "--lowering", "aten", "--machine", "h200")
+    assert "simulated: h200" in run(*made, "--device", "cpu", "--out", "out.json").stdout
+    shown = run("show", "out.json", "--timeline", "--picture", "lanes.svg")
+    assert "(simulated: h200), no stall; at most" in shown.stdout
+    assert (here / "lanes.svg").exists()
+    assert run("show", "step.json", "--timeline").exit_code == 2
+
+
 def test_show_json(here: Path) -> None:
     found = json.loads(run("show", "two.json", "--json").stdout)
     assert [g["name"] for g in found["graphs"]] == ["step", "chain"]

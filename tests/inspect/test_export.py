@@ -20,6 +20,7 @@ from roam.core.problem import Problem
 from roam.inspect.export import FORMATS
 from roam.inspect.moment import curves_by_kind
 from tests.inspect.steps import MIB, chain, step
+from tests.inspect.test_timeline import moved
 
 STEPS = [step().planned[0], chain(7).planned[0]]
 every_step = pytest.mark.parametrize("pair", STEPS, ids=["step", "chain"])
@@ -125,7 +126,7 @@ def test_pytorch_names_module_and_node() -> None:
 EVENT: dict[str, Any] = {
     "type": "object",
     "required": ["ph", "name", "pid"],
-    "properties": {"ph": {"enum": ["X", "C", "M"]}, "name": {"type": "string"}},
+    "properties": {"ph": {"enum": ["X", "C", "M", "b", "e"]}, "name": {"type": "string"}},
     "allOf": [
         {
             "if": {"properties": {"ph": {"const": "X"}}},
@@ -133,6 +134,10 @@ EVENT: dict[str, Any] = {
                 "required": ["ts", "dur", "tid", "cat"],
                 "properties": {"ts": {"type": "number"}, "dur": {"type": "number", "minimum": 0}},
             },
+        },
+        {
+            "if": {"properties": {"ph": {"enum": ["b", "e"]}}},
+            "then": {"required": ["ts", "id", "cat"]},
         },
         {
             "if": {"properties": {"ph": {"const": "C"}}},
@@ -170,6 +175,20 @@ def test_chrome(pair: Pair) -> None:
     assert [sum(c["args"].values()) for c in counters] == [*held(pair), 0]
     slices = [e["name"] for e in trace["traceEvents"] if e["ph"] == "X"]
     assert slices == [pair[0].ops[i].name for i in pair[1].order]
+
+
+def test_chrome_has_transfers_beside_the_ops() -> None:
+    """From the moment in which the start has run to the end of the wait."""
+    problem, plan = moved().planned[0]
+    trace = json.loads(FORMATS["chrome"].write(problem, plan))
+    jsonschema.validate(trace, TRACE)
+    names = [problem.ops[i].name for i in plan.order]
+    found = [(e["ph"], e["id"], e["cat"], e["ts"]) for e in trace["traceEvents"] if "id" in e]
+    assert found == [
+        (ph, name, lane, names.index(f"{name}.{end}") + 1)
+        for name, lane in (("h0~file~1", "copy_out"), ("h0~1", "copy_in"))
+        for ph, end in (("b", "start"), ("e", "wait"))
+    ]
 
 
 def test_the_schema_tells_a_bad_trace() -> None:
