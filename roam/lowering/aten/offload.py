@@ -204,9 +204,8 @@ class Mover:
             return None
         run((MoveToTier(tuple(moves), tier.folder, end), SaveBases()), edited)
         moved = self.trial(copied(edited))
-        found = _planned(
-            moved.problem, order_with_transfers(problem, moved.problem, taken), self.settings
-        )
+        order = order_with_transfers(problem, moved.problem, taken)
+        found = _planned(moved.problem, order, tier, speed, self.settings)
         return _Round(edited, moved, found, [t.moved.buffer for t, _ in taken], end)
 
 
