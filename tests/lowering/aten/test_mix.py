@@ -1,0 +1,34 @@
+"""A budget is kept by copies, by transfers, or by both: whatever takes the least extra time."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+import roam
+from roam.core.errors import BudgetError
+from roam.inspect.step_plan import StepPlan
+from tests.behaviour.small_nets import Block, Loss, rows
+
+
+def planned(write: float | None, budget: str = "80%") -> StepPlan:
+    """Returns the plan of two blocks, with a disk of so many bytes a second or without any."""
+    to = None if write is None else roam.OffloadTo("/no/such/folder", write=write, smallest=256)
+    make = lambda: nn.Sequential(Block(), Block())  # noqa: E731
+    return roam.plan(Loss(make), rows(), lowering="aten", budget=budget, offload=to)
+
+
+def test_a_mix_costs_no_more_than_copies_alone_and_no_less_than_its_bound() -> None:
+    alone = planned(None)
+    for write, moves in ((1e13, True), (1.0, False)):
+        found = planned(write)
+        assert found.extra_time_bound <= found.extra_time <= alone.extra_time
+        (graph,) = found.graphs
+        assert (graph.moved is not None) == moves
+
+
+def test_a_refusal_says_what_moved_and_what_nothing_goes_below() -> None:
+    with pytest.raises(BudgetError, match="moved to /no/such/folder.*no transfer goes below") as e:
+        planned(1e13, budget="5%")
+    assert e.value.found is not None
+    assert e.value.least <= e.value.found
