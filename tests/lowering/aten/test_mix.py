@@ -28,7 +28,7 @@ def test_a_mix_costs_no_more_than_copies_alone_and_no_less_than_its_bound() -> N
 
 
 def test_a_refusal_says_what_moved_and_what_nothing_goes_below() -> None:
-    with pytest.raises(BudgetError, match="moved to /no/such/folder.*no transfer goes below") as e:
+    with pytest.raises(BudgetError, match=r"moved to /no/such/folder.*no transfer goes below") as e:
         planned(1e13, budget="5%")
     assert e.value.found is not None
     assert e.value.least <= e.value.found
