@@ -94,38 +94,17 @@ class Mixes:
         limit: bytes.
         """
         moved = self._moved(limit)
-        best = None if self.mover is None else self._moves_first(limit, moved)
-        little = WORTH * self.seconds
-        if best is None or best.extra > little:
-            search = self.searches()
-            found = search.cheapest(limit)
-            best = _cheaper(best, None if found is None else self._mix(search, found, None))
-        if self.mover is not None and (best is None or best.extra > little):
-            best = self._copies_first(limit, best, moved)
+        if moved is not None and moved.plan.peak <= limit:
+            return self._within(moved, limit)
+        search = self.searches()
+        found = search.cheapest(limit)
+        best = None if found is None else self._mix(search, found, None)
+        if self.mover is not None:
+            for mixed in (self._copies_first, self._moves_first):
+                if best is None or best.extra > WORTH * self.seconds:
+                    best = mixed(limit, best, moved)
         if best is None and self.smallest.plan.peak <= limit:
             best = self.smallest
-        return best
-
-    def _moves_first(self, limit: Bytes, moved: MovedOut | None) -> Mix | None:
-        """Returns the cheapest graph in which something moves; None if none is within the limit.
-
-        moved: what moves without a stall.
-        """
-        best: Mix | None = None
-        before = ""
-        for speed in SPEEDS:
-            too_long = inf if best is None else best.extra
-            out = moved if speed == 1.0 else self._moved(limit, speed, too_long)
-            if out is None and best is not None:
-                break  # whatever moves more waits longer
-            if out is None:
-                continue
-            if out.plan.fingerprint == before:
-                break  # all that lowers the peak has moved
-            before = out.plan.fingerprint
-            best = _cheaper(best, self._within(out, limit))
-            if out.plan.peak <= limit:
-                break
         return best
 
     def _copies_first(self, limit: Bytes, best: Mix | None, moved: MovedOut | None) -> Mix | None:
@@ -154,6 +133,27 @@ class Mixes:
             else:
                 high = above
             above -= mix.plan.peak - limit
+        return best
+
+    def _moves_first(self, limit: Bytes, best: Mix | None, moved: MovedOut | None) -> Mix | None:
+        """Returns `best`, or a cheaper graph in which more and more moves, and the rest runs again.
+
+        moved: what moves without a stall.
+        """
+        before = ""
+        for speed in SPEEDS:
+            too_long = inf if best is None else best.extra
+            out = moved if speed == 1.0 else self._moved(limit, speed, too_long)
+            if out is None and best is not None and speed > 1.0:
+                break  # whatever moves more waits longer
+            if out is None:
+                continue
+            if out.plan.fingerprint == before:
+                break  # all that lowers the peak has moved
+            before = out.plan.fingerprint
+            best = _cheaper(best, self._within(out, limit))
+            if out.plan.peak <= limit:
+                break
         return best
 
     def _with_moves(self, mix: Mix, limit: Bytes) -> Mix:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from torch import nn
 
 import roam
 from roam.core.errors import BudgetError
 from roam.inspect.step_plan import StepPlan
-from tests.behaviour.small_nets import Block, Loss, rows
+from tests.behaviour.small_nets import Loss, blocks, rows
 
 
-def planned(write: float | None, budget: str = "80%") -> StepPlan:
-    """Returns the plan of two blocks, with a disk of so many bytes a second or without any."""
+def planned(write: float | None, budget: str = "50%") -> StepPlan:
+    """Returns the plan of a net, with a disk of so many bytes a second or without any."""
     to = None if write is None else roam.OffloadTo("/no/such/folder", write=write, smallest=256)
-    make = lambda: nn.Sequential(Block(), Block())  # noqa: E731
-    return roam.plan(Loss(make), rows(), lowering="aten", budget=budget, offload=to)
+    return roam.plan(Loss(blocks), rows(), lowering="aten", budget=budget, offload=to)
 
 
 def test_a_mix_costs_no_more_than_copies_alone_and_no_less_than_its_bound() -> None:
