@@ -17,6 +17,7 @@ SLOW = (
     "3_gradient_release",
     "5_guard_a_model_in_ci",
     "6_what_a_smaller_budget_costs",
+    "7_keep_recompute_or_move",
 )
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
