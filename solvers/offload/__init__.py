@@ -1,9 +1,10 @@
 """Chooses what leaves the device between forward and backward, and when, for one order of ops.
 
-movable         the buffers that may leave, and when at the earliest and latest
-timeline        one link to the tier and back: when each transfer begins and ends
-contenders      rules that choose what moves, from the literature
-choose          the transfers that lower the peak and stall no op
-moved           the step with its transfers as ops
-bound           what no transfers without a stall can go below
+movable     the buffers that may leave, and when at the earliest and latest
+timeline    one link to the tier and back: when each transfer begins and ends
+contenders  rules that choose what moves, from the literature
+swaps       a search for a better choice
+choose      the transfers that lower the peak and stall no op
+moved       the step with its transfers as ops
+bound       what no transfers without a stall can go below
 """

@@ -1,7 +1,8 @@
 """Chooses the transfers that lower the peak and stall no op.
 
-the rules of contenders.py ── the lowest peak, and of equals the fewest bytes ── what it does not
-need stays, too: what is written wears a disk out ── no stall in the simulation, or the next rule's
+the rules of contenders.py ── the lowest peak, and of equals the fewest bytes ── swaps lower it
+── what it does not need stays, too: what is written wears a disk out ── no stall in the simulation,
+or the next best
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from roam.solvers.offload.contenders import (
 )
 from roam.solvers.offload.movable import Movable, Timed
 from roam.solvers.offload.moved import with_transfers
+from roam.solvers.offload.swaps import swapped
 from roam.solvers.offload.timeline import Link, Transfer, peak_with, transfers
 from roam.solvers.simulate.step import simulate
 
@@ -50,10 +52,11 @@ def choose_moves(
         last_made_stays(step, prefix(step, [[m] for m in movable], careful), careful),
     ]
 
-    def merit(moved: list[Movable]) -> tuple[Bytes, Bytes]:
+    def merit(moved: Sequence[Movable]) -> tuple[Bytes, Bytes]:
         peak = peak_with(step, transfers(step, moved, careful))
         return max(peak, limit), sum(m.size for m in moved)
 
+    proposed.append(swapped(step, movable, min(proposed, key=merit), careful, limit))
     for moved in sorted(proposed, key=merit):
         found = _needed(step, moved, careful, limit)
         problem = with_transfers(step, found)

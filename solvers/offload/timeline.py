@@ -67,31 +67,95 @@ class Transfer:
     reading: Seconds
 
 
-def transfers(step: Timed, moved: Sequence[Movable], link: Link) -> list[Transfer]:
-    """Returns the transfers of these buffers, in the order in which they are made.
+@dataclass(frozen=True)
+class Places:
+    """Where the transfers of some buffers begin and end, one entry a buffer. See `Transfer`.
 
-    A read that would have to start before the backward begins starts with it, and may end too late
-    for the op that needs it. So may a read that would have to start before the write has ended.
-    `late` returns those.
+    Attributes:
+        wait, start: ops.
+        written, reading: seconds.
+        late: whether an op would stall.
     """
-    first = float(step.starts[step.boundary])
-    written: list[Seconds] = []
-    free = 0.0
-    for m in moved:
-        free = max(free, float(step.starts[m.made + 1])) + link.seconds(Lane.COPY_OUT, m.size)
-        written.append(free)
-    reading = [0.0] * len(moved)
-    due = step.seconds
-    for j in sorted(range(len(moved)), key=lambda j: (-moved[j].next, j)):
-        due = min(due, float(step.starts[moved[j].next]))
-        due -= link.seconds(Lane.COPY_IN, moved[j].size)
-        reading[j] = due
-    found = []
-    for m, end, start in zip(moved, written, reading, strict=True):
-        wait = max(m.last + 1, int(np.searchsorted(step.starts, end)))
-        begin = int(np.searchsorted(step.starts, max(start, first), side="right")) - 1
-        found.append(Transfer(m, wait, min(max(begin, step.boundary), m.next), end, start))
-    return found
+
+    wait: NDArray[np.int64]
+    start: NDArray[np.int64]
+    written: NDArray[np.float64]
+    reading: NDArray[np.float64]
+    late: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Buffers that may leave, in the order in which they are made, as arrays.
+
+    Attributes:
+        size: bytes.
+        last, next: ops, as of a `Movable`.
+        made, used: seconds at which a buffer is made, and at which the backward first uses it.
+    """
+
+    size: NDArray[np.int64]
+    last: NDArray[np.int64]
+    next: NDArray[np.int64]
+    made: NDArray[np.float64]
+    used: NDArray[np.float64]
+
+    @staticmethod
+    def of(step: Timed, movable: Sequence[Movable]) -> Candidates:
+        size, last, following, made = (
+            np.array([getattr(m, name) for m in movable], np.int64)
+            for name in ("size", "last", "next", "made")
+        )
+        return Candidates(size, last, following, step.starts[made + 1], step.starts[following])
+
+    def some(self, chosen: NDArray[np.bool_]) -> Candidates:
+        return Candidates(
+            self.size[chosen],
+            self.last[chosen],
+            self.next[chosen],
+            self.made[chosen],
+            self.used[chosen],
+        )
+
+    def placed(self, step: Timed, link: Link) -> Places:
+        """Returns where the transfers run if all of these buffers move, and no other ones.
+
+        A read that would have to start before the backward begins starts with it, and may end too
+        late for the op that needs it. So may a read that would have to start before the write has
+        ended. Those are late.
+        """
+        first = step.starts[step.boundary]
+        # a queue: each begins when it may, or when the one before is done
+        took = link.delay + self.size / link.write
+        done = np.cumsum(took)
+        written = done + np.maximum.accumulate(self.made - (done - took))
+        # the same from the end of the step on, the one that is needed last first
+        turn = np.argsort(-self.next, kind="stable")
+        took = (link.delay + self.size / link.read)[turn]
+        done = np.cumsum(took)
+        reading = np.empty(len(turn))
+        reading[turn] = np.minimum.accumulate(self.used[turn] + (done - took)) - done
+        wait = np.maximum(self.last + 1, np.searchsorted(step.starts, written))
+        begin = np.searchsorted(step.starts, np.maximum(reading, first), side="right") - 1
+        start = np.minimum(np.maximum(begin, step.boundary), self.next)
+        late = (reading < np.maximum(first, written)) | (wait >= start)
+        return Places(wait, start, written, reading, late)
+
+    def live(self, step: Timed, places: Places) -> NDArray[np.int64]:
+        """Returns the bytes alive while each op runs, if these buffers leave and come back."""
+        away = places.wait < places.start
+        change = np.zeros(len(step.live) + 1, np.int64)
+        np.subtract.at(change, places.wait[away], self.size[away])
+        np.add.at(change, places.start[away], self.size[away])
+        return step.live + change[:-1].cumsum()
+
+
+def transfers(step: Timed, moved: Sequence[Movable], link: Link) -> list[Transfer]:
+    """Returns the transfers of these buffers, in the order in which they are made."""
+    found = Candidates.of(step, moved).placed(step, link)
+    columns = (found.wait, found.start, found.written, found.reading)
+    rows = zip(moved, *(column.tolist() for column in columns), strict=True)
+    return [Transfer(*row) for row in rows]
 
 
 def late(step: Timed, found: Sequence[Transfer]) -> list[Transfer]:
