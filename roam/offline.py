@@ -52,7 +52,7 @@ def plan(
     lowering: str | None = None,
     options: dict[str, Any] | None = None,
     budget: str | int | None = None,
-    offload: str | OffloadTo | None = None,
+    offload: str | OffloadTo | dict[str, str | OffloadTo] | None = None,
     measure_costs: bool = False,
     **kwargs: Any,
 ) -> StepPlan:

@@ -37,9 +37,10 @@ from roam.lowering.aten.partitioned_graph import TRIED, Parts
 from roam.lowering.aten.plain import mark_boxed, plain
 from roam.lowering.aten.shared_budget import SharedBudget
 from roam.lowering.budget_error import no_plan
-from roam.lowering.protocol import Absorb, Boxed, Driver
+from roam.lowering.protocol import Boxed, Driver
 from roam.passes.annotations.real_layouts import RealLayouts
 from roam.passes.geometry import has_symbolic_inputs
+from roam.passes.gradient_release import RunFolds
 from roam.passes.pipeline import Pass, rewritten
 from roam.passes.rewrites.drop_clones import DropClones
 from roam.passes.rewrites.recompute import Recompute
@@ -139,7 +140,7 @@ class AtenKernels(EditedGraph):
             return self.read(self.graphs((), parts), Numbers(), priced=False)[0]
 
         joint = self.edited(joint, take, AotEager(captured, TRUTHS, inputs, how, read))
-        if self.kept is None and self.offload is None and self.costs is not None:
+        if self.kept is None and self.offload is None and not self.runs:
             self.joint = joint
         known = None if self.early is None else self.early.parts
         graphs = known or split(joint)
@@ -224,13 +225,12 @@ class AtenKernels(EditedGraph):
             return RETAINED
         return None if planned.reused.owns_blocks(args) else HELD
 
-    def backward(self, planned: Lowered, args: list[Any], absorb: Absorb | None) -> Sequence[Any]:
+    def backward(self, planned: Lowered, args: list[Any], run: RunFolds | None) -> Sequence[Any]:
         assert planned.backward is not None
         # adds to `held` the tangents that other code keeps alive; later plans will not reuse them
         self.held |= planned.reused.copy_shared(args)
-        if absorb is not None:
-            # args may be changed, because `backward` empties it
-            args.append(lambda i, gradient: absorb([(i, gradient)]))
+        if run is not None:
+            args.append(run)  # args may be changed, because `backward` empties it
         shared = self.shared
         return planned.backward(args) if shared is None else shared.backward(planned, args)
 

@@ -9,77 +9,33 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from msgspec import structs
 from torch import fx
 
 from roam.capture.fx_problem import Captured
 from roam.capture.node_facts import looks_at_storage
-from roam.capture.tier_rates import bandwidth
 from roam.core.check import check
 from roam.core.machine import Bytes
-from roam.core.offload_to import OffloadTo
 from roam.core.plan import Plan
 from roam.core.problem import BufferId, OpId, Problem
 from roam.inspect.moved import Moved, by_module
 from roam.lowering.aten.budget_graph import BudgetGraph, reordered
 from roam.lowering.aten.budget_search import Trial
+from roam.lowering.aten.link import FileTier
 from roam.passes.geometry import fills_its_storage, tensors, value
 from roam.passes.move_to_tier import SLOTS, Move, MoveToTier, names
 from roam.passes.pipeline import copied, run
 from roam.passes.save_bases import SaveBases
-from roam.planner import Link, Settings, Timed, Transfer, choose_moves, least_live, plan
+from roam.planner import Settings, Timed, Transfer, choose_moves, least_live, plan
 from roam.runtime import transfer_ops as transfer_ops  # registers what the ops run
-from roam.runtime.file_tier import file_tier
 from roam.runtime.tier_file import whole_pages
-from roam.runtime.tier_settings import Verify
 
 ROUNDS = 3  # orders for which transfers are chosen: a plan with transfers may have a better one
 WORTH = 0.01  # share of the peak: a round that lowers it by less is the last one
 # `move_out` of one tier: takes a joint graph, its Problem, the plan of that, and the limit in bytes
 Mover = Callable[[fx.GraphModule, Captured, Plan, Bytes], "MovedOut | None"]
-
-
-@dataclass(frozen=True)
-class FileTier:
-    """A folder that tensors may be moved to, and how fast.
-
-    Attributes:
-        folder: its path.
-        link: the way there and back.
-        smallest: bytes of the smallest tensor that may move.
-        verify: what is compared of the bytes that come back.
-    """
-
-    folder: str
-    link: Link
-    smallest: Bytes
-    verify: Verify
-
-    def reserve(self, nbytes: Bytes) -> None:
-        """Makes room in the folder's file for the tensors of one more forward.
-
-        Raises:
-            TierError: the folder cannot hold the file, or the disk is full.
-        """
-        tier = file_tier(self.folder)
-        tier.settings = replace(tier.settings, verify=self.verify)
-        tier.reserve(nbytes)
-
-    @staticmethod
-    def of(asked: OffloadTo) -> FileTier:
-        """Returns the tier of a folder. Measures the rates that nobody has stated.
-
-        Raises:
-            TierError: no file there can serve.
-        """
-        write, read = asked.write, asked.read or asked.write
-        if write is None or read is None:
-            rates, pace = bandwidth(asked.folder), file_tier(asked.folder).settings
-            write = write or min(rates.write, pace.write_pace)
-            read = read or min(rates.read, pace.read_pace)
-        return FileTier(asked.folder, Link(write, read), asked.smallest, Verify(asked.verify))
 
 
 @dataclass(frozen=True)

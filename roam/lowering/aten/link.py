@@ -1,0 +1,53 @@
+"""A folder that tensors may be moved to, and how fast its disk is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from roam.capture.tier_rates import bandwidth
+from roam.core.machine import Bytes
+from roam.core.offload_to import OffloadTo
+from roam.planner import Link
+from roam.runtime.file_tier import file_tier
+from roam.runtime.tier_settings import Verify
+
+
+@dataclass(frozen=True)
+class FileTier:
+    """A folder that tensors may be moved to, and how fast.
+
+    Attributes:
+        folder: its path.
+        link: the way there and back.
+        smallest: bytes of the smallest tensor that may move.
+        verify: what is compared of the bytes that come back.
+    """
+
+    folder: str
+    link: Link
+    smallest: Bytes
+    verify: Verify
+
+    def reserve(self, nbytes: Bytes) -> None:
+        """Makes room in the folder's file for the tensors of one more forward.
+
+        Raises:
+            TierError: the folder cannot hold the file, or the disk is full.
+        """
+        tier = file_tier(self.folder)
+        tier.settings = replace(tier.settings, verify=self.verify)
+        tier.reserve(nbytes)
+
+    @staticmethod
+    def of(asked: OffloadTo) -> FileTier:
+        """Returns the tier of a folder. Measures the rates that nobody has stated.
+
+        Raises:
+            TierError: no file there can serve.
+        """
+        write, read = asked.write, asked.read or asked.write
+        if write is None or read is None:
+            rates, pace = bandwidth(asked.folder), file_tier(asked.folder).settings
+            write = write or min(rates.write, pace.write_pace)
+            read = read or min(rates.read, pace.read_pace)
+        return FileTier(asked.folder, Link(write, read), asked.smallest, Verify(asked.verify))
