@@ -43,7 +43,7 @@ from roam.solvers.form import Form
 from roam.solvers.layout.placement import IN_ARENA, InArena, Placement, SavedBlocks, replaced_peak
 from roam.solvers.offload.bound import least_live
 from roam.solvers.offload.choose import choose_moves
-from roam.solvers.offload.loads import without_loads
+from roam.solvers.offload.loads import find_loads, without_loads
 from roam.solvers.offload.movable import Timed
 from roam.solvers.offload.prefetch import prefetch
 from roam.solvers.offload.stalls import timing
@@ -70,6 +70,7 @@ __all__ = [
     "choose_moves",
     "cut_backward",
     "extra_time_bound",
+    "find_loads",
     "least_live",
     "least_needed",
     "least_with_copies",

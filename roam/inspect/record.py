@@ -8,6 +8,7 @@ from roam.core.plan import Plan, cut_note, stated_note
 from roam.core.problem import Problem
 from roam.inspect.moved import Moved
 from roam.inspect.recomputed import Recomputed
+from roam.inspect.stored import Stored
 from roam.solvers.budget.copies import Step
 
 
@@ -18,7 +19,8 @@ class GraphRecord:
     lowering: whose kernels the ops are, as the option of that name says. estimated: the ops whose
     scratch space was measured at smaller sizes, since theirs take more than planning may.
     estimated_costs: the ops whose cost in seconds is an estimate. recomputed: what runs again to
-    keep a budget; None without a budget. moved: what moves to a tier; None if nothing does. step:
+    keep a budget; None without a budget. moved: what moves to a tier; None if nothing does.
+    stored: what it loads of the optimizers' states in a tier; None if they are in memory. step:
     what may run again, and how; None if nobody knows. Files do not keep it.
     """
 
@@ -31,6 +33,7 @@ class GraphRecord:
     estimated_costs: tuple[str, ...] = ()
     recomputed: Recomputed | None = None
     moved: Moved | None = None
+    stored: Stored | None = None
     step: Step | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -39,8 +42,8 @@ class GraphRecord:
 
     def edits(self) -> list[str]:
         """Returns lines about what runs again to keep a budget, and what moves to a tier."""
-        found = [] if self.moved is None else self.moved.lines()
-        return found + ([] if self.recomputed is None else self.recomputed.lines())
+        made = (self.moved, self.stored, self.recomputed)
+        return [line for each in made if each is not None for line in each.lines()]
 
     def __str__(self) -> str:
         p = self.plan

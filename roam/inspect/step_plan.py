@@ -25,6 +25,7 @@ from roam.inspect.proof import SECONDS, prove
 from roam.inspect.recomputed import Recomputed
 from roam.inspect.record import GraphRecord
 from roam.inspect.step_time import StepTime
+from roam.inspect.stored import Stored
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -208,7 +209,7 @@ class StepPlan:
             lines.append(f"  scratch space of {_ops(guesses)} estimated from smaller sizes")
         if self.time is not None:
             lines.append(f"  {self.time}")
-        edits = (e for g in self.graphs for e in (g.moved, g.recomputed) if e is not None)
+        edits = (e for g in self.graphs for e in (g.moved, g.stored, g.recomputed) if e is not None)
         lines += [f"  {e.lines()[0]}" for e in edits]
         return "\n".join(lines)
 
@@ -317,6 +318,7 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     estimated_costs: tuple[str, ...] = ()
     recomputed: Recomputed | None = None
     moved: Moved | None = None
+    stored: Stored | None = None
 
     @staticmethod
     def of(graph: GraphRecord) -> _Graph:
@@ -331,11 +333,12 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             graph.estimated_costs,
             graph.recomputed,
             graph.moved,
+            graph.stored,
         )
 
     def record(self, seconds: float) -> GraphRecord:
         """Checks the plan and returns the graph. Raises what `StepPlan.from_json` raises."""
-        for edits in (self.recomputed, self.moved):
+        for edits in (self.recomputed, self.moved, self.stored):
             if edits is not None:
                 edits.check(self.name)
         planned = self.problem is not None and self.plan is not None
@@ -359,6 +362,7 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.estimated_costs,
             self.recomputed,
             self.moved,
+            self.stored,
         )
 
 

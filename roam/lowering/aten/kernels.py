@@ -287,6 +287,7 @@ class AtenKernels(EditedGraph):
             estimated_costs=captured.names_of(n for n, c in costs.items() if c.estimated),
             recomputed=self.recomputed,
             moved=self.moved,
+            stored=None if self.states is None else self.states.stored(captured.problem, found),
             step=self.again(captured, found),
         )
         call = _call(args, folds)

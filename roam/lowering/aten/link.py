@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 from roam.capture.tier_rates import bandwidth
 from roam.core.machine import Bytes
 from roam.core.offload_to import OffloadTo
-from roam.planner import Link
+from roam.core.plan import Plan
+from roam.core.problem import Problem
+from roam.inspect.stored import Stored
+from roam.planner import Link, find_loads, timing
 from roam.runtime.file_tier import file_tier
 from roam.runtime.tier_settings import Verify
 
@@ -37,6 +40,22 @@ class FileTier:
         tier = file_tier(self.folder)
         tier.settings = replace(tier.settings, verify=self.verify)
         tier.reserve(nbytes)
+
+    def stored(self, problem: Problem, plan: Plan) -> Stored | None:
+        """Returns what a plan loads of states that lie in the folder; None if it loads nothing."""
+        loads, time = find_loads(problem), timing(problem, plan.order, self.link)
+        if not loads:
+            return None
+        return Stored(
+            self.folder,
+            len(loads),
+            sum(problem.buffers[load.buffer].size for load in loads),
+            sum(problem.buffers[load.buffer].size for load in loads if load.storing),
+            time.seconds,
+            time.stalled,
+            self.link.write,
+            self.link.read,
+        )
 
     @staticmethod
     def of(asked: OffloadTo) -> FileTier:
