@@ -83,10 +83,9 @@ def plan(
         OfflineError: a graph cannot be planned, an operator refuses its arguments, or the loss is
             no scalar or trains nothing.
     """
-    Options.parse(options, None)
-    options = {"lowering": lowering, **(options or {})}
-    if optimizer is not None:
-        options["optimizer"] = optimizer
+    named = {} if optimizer is None else {"optimizer": optimizer}
+    Options.parse({**options, **named} if isinstance(options, dict) else options, None)
+    options = {"lowering": lowering, **(options or {}), **named}
     if budget is not None:
         options.setdefault("budget", budget)
     if offload is not None:

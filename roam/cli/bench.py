@@ -204,12 +204,22 @@ def offload(
         list[int] | None, typer.Option(help="MB/s of a slower disk to try too; repeat for more.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every contender.")] = 7,
+    states: Annotated[bool, typer.Option(help="Move the optimizer's states instead.")] = False,
+    memory: Annotated[str, typer.Option(help="Of a process, with --states.")] = "10GiB",
+    contender: Annotated[
+        list[str] | None, typer.Option(help="Which to run, with --states; repeat for more.")
+    ] = None,
 ) -> None:
     """Move saved tensors to a file (in TMPDIR), and compare with the same steps without."""
     from roam.bench.offload import offload_bench
     from roam.bench.paired_runs import Timing
+    from roam.bench.states import CONTENDERS, states_bench
 
-    offload_bench(only, json, paces=pace or (), timing=Timing(rounds))
+    if states:
+        which = contender or CONTENDERS
+        states_bench(only, json, memory=memory, rounds=rounds, contenders=which)
+    else:
+        offload_bench(only, json, paces=pace or (), timing=Timing(rounds))
 
 
 @bench.command()

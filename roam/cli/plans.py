@@ -65,6 +65,10 @@ def plan(
         str | None,
         typer.Option(metavar="FOLDER", help="Move saved tensors to a file there, if it is free."),
     ] = None,
+    states: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Keep the optimizer's states in a file there."),
+    ] = None,
     measure: Annotated[
         bool,
         typer.Option("--measure-costs", help="Time each distinct op, for two seconds in all."),
@@ -85,9 +89,11 @@ def plan(
     if out is not None:
         check_writable(out)
     with Console(stderr=True).status(f"capturing and planning {target}"):
-        options = {"lowering": lowering, "planning_seconds": seconds}
+        options: dict[str, Any] = {"lowering": lowering, "planning_seconds": seconds}
         options |= {} if budget is None else {"budget": budget}
-        options |= {} if offload is None else {"offload": offload}
+        away = {"activations": offload, "states": states}
+        if away := {what: folder for what, folder in away.items() if folder is not None}:
+            options["offload"] = away
         step = plan_made_by(target, options, device, measure_costs=measure)
     points = step.pareto() if pareto else ()
     _print(step, json, points)

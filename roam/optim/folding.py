@@ -27,16 +27,15 @@ from roam.optim import refusals
 from roam.optim.clipping import watch
 from roam.optim.fold import STEP, FoldRule, Group, State, Update
 from roam.optim.notices import Notices
-from roam.optim.ownership import OwningOptimizer
+from roam.optim.states import StatefulOptimizer
 from roam.optim.stored_states import is_stored
-from roam.runtime.stored_ops import ticket
 
 Mode = Literal["release", "accumulate"]
 ONE = torch.ones((), dtype=STEP.dtype)
 NOTHING: State = {}
 
 
-class FoldingOptimizer(OwningOptimizer):
+class FoldingOptimizer(StatefulOptimizer):
     """A torch.optim.Optimizer that absorbs each gradient as soon as it is complete.
 
     Learning rate, betas, step counts and state are looked up when a gradient comes, so all of them
@@ -117,22 +116,6 @@ class FoldingOptimizer(OwningOptimizer):
         here = tuple((spec.name, spec.bytes) for spec, stored in specs if stored is None)
         stored = tuple(found for _, found in specs if found is not None)
         return FoldNeeds(here, self.scratch(param, grad), self.writes_parameters, stored)
-
-    def state_of(self, param: Tensor) -> dict[str, Any]:
-        """Returns the state tensors of a parameter. The first call allocates them.
-
-        Those that lie in a file are `StoredTensor`s.
-        """
-        state: dict[str, Any] = self.state[param]
-        if not state:
-            name, specs = self._members.name(param), self.rule.state(param)
-            state.update({s.name: self._stored.zeros(name, param, s) for s in specs})
-            state["step"] = torch.zeros((), dtype=STEP.dtype)
-        return state
-
-    def ticket(self, param: Tensor, state: str) -> Tensor:
-        """Returns the ticket by which ops of a graph know a state tensor that lies in a file."""
-        return ticket(self.state_of(param)[state])
 
     def absorb(self, param: Tensor, grad: Tensor) -> None:
         """Folds a parameter's complete gradient of one micro-batch, which may be freed then.
@@ -322,7 +305,7 @@ class FoldingOptimizer(OwningOptimizer):
         return super().state_dict()
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """Loads a state dict as `OwningOptimizer` does, and drops an unfinished mini-batch."""
+        """Loads a state dict as `StatefulOptimizer` does, and drops an unfinished mini-batch."""
         super().load_state_dict(state_dict)
         self._forget()
 

@@ -61,6 +61,11 @@ class Bare:
             found += [load.storing[1] for load in loads if load.storing]
         return found
 
+    def without_loads(self, order: Sequence[OpId]) -> list[OpId]:
+        """Returns the order of the bare problem that is in an order of the full one."""
+        number = {i: k for k, i in enumerate(self.ops)}
+        return [number[i] for i in order if i in number]
+
     def proof(self, proof: Proof) -> Proof:
         """Returns a proof for the bare problem as one for the full problem.
 

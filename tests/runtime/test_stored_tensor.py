@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import pickle
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -27,8 +26,8 @@ def calls() -> FaultyCalls:
 
 
 @pytest.fixture
-def stored(tier: FileTier) -> Iterator[StoredTensor]:
-    yield StoredTensor(tier, "w.exp_avg", SHAPE, (61, 1), torch.float32)
+def stored(tier: FileTier) -> StoredTensor:
+    return StoredTensor(tier, "w.exp_avg", SHAPE, (61, 1), torch.float32)
 
 
 def value(seed: int) -> Tensor:

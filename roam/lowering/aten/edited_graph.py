@@ -28,8 +28,8 @@ from roam.lowering.aten.budget_graph import BudgetGraph, reordered
 from roam.lowering.aten.free_recompute import FreeRecompute
 from roam.lowering.aten.kept_budget import KeptBudget
 from roam.lowering.aten.kept_offload import KeptOffload
-from roam.lowering.aten.link import FileTier
 from roam.lowering.aten.partitioned_graph import PartitionedGraph, Parts
+from roam.lowering.aten.tier_link import FileTier
 from roam.lowering.protocol import Driver
 from roam.planner import Step, plan
 

@@ -14,8 +14,8 @@ from roam.core.machine import Bytes
 from roam.core.plan import Plan
 from roam.inspect.moved import Moved
 from roam.lowering.aten.budget_search import Trial
-from roam.lowering.aten.link import FileTier
 from roam.lowering.aten.offload import MovedOut, move_out
+from roam.lowering.aten.tier_link import FileTier
 from roam.passes.geometry import has_symbolic_inputs, renew_views
 from roam.passes.pipeline import copied
 from roam.planner import Settings, plan

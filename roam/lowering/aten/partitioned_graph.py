@@ -17,7 +17,7 @@ from roam.capture.scratch_probe import Scratch, probe
 from roam.capture.step_outputs import gradient_values, gradients_of, releases
 from roam.capture.symbolic_sizes import Numbers
 from roam.core.folds import Folds
-from roam.lowering.aten.link import FileTier
+from roam.lowering.aten.tier_link import FileTier
 from roam.lowering.protocol import Reports
 from roam.options import Options
 from roam.passes.annotations.inplace import InPlace

@@ -1,4 +1,4 @@
-"""Loads of states: ordered with their ops, and moved apart as far as time asks and memory allows."""
+"""Loads of states: ordered with their ops, and moved apart as far as memory allows."""
 
 from __future__ import annotations
 
@@ -62,7 +62,14 @@ def beside(problem: Problem) -> list[int]:
 def test_the_bare_problem_has_the_loaded_bytes_as_scratch_space() -> None:
     bare = without_loads(folds([7, 5]))
     assert bare is not None
-    assert [op.name for op in bare.problem.ops] == ["first", "b0", "fold_w0", "b1", "fold_w1", "last"]
+    assert [op.name for op in bare.problem.ops] == [
+        "first",
+        "b0",
+        "fold_w0",
+        "b1",
+        "fold_w1",
+        "last",
+    ]
     assert [op.scratch for op in bare.problem.ops] == [0, 0, 7, 0, 5, 0]
     assert without_loads(bare.problem) is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 
 from roam.capture.tier_rates import bandwidth
@@ -9,9 +10,13 @@ from roam.core.machine import Bytes
 from roam.core.offload_to import OffloadTo
 from roam.core.plan import Plan
 from roam.core.problem import Problem
+from roam.core.sizes import show_size
+from roam.inspect.moved import DAY
+from roam.inspect.report import ask_for_tiers
+from roam.inspect.seconds import show_seconds
 from roam.inspect.stored import Stored
 from roam.planner import Link, find_loads, timing
-from roam.runtime.file_tier import file_tier
+from roam.runtime.file_tier import file_tier, tiers
 from roam.runtime.tier_settings import Verify
 
 
@@ -70,3 +75,21 @@ class FileTier:
             write = write or min(rates.write, pace.write_pace)
             read = read or min(rates.read, pace.read_pace)
         return FileTier(asked.folder, Link(write, read), asked.smallest, Verify(asked.verify))
+
+
+def _moved_so_far() -> list[str]:
+    """Returns a line about each folder: what moved, and what that is a day, pauses included."""
+    found = []
+    for tier in tiers():
+        out, back = tier.out.traffic, tier.back.traffic
+        if tier.since is not None and out.nbytes:
+            a_day = int(out.nbytes * DAY / (time.monotonic() - tier.since))
+            found.append(
+                f"{tier.folder}: {show_size(out.nbytes)} written and {show_size(back.nbytes)} read "
+                f"so far, which ops waited {show_seconds(out.stalled + back.stalled)} for; "
+                f"{show_size(a_day)} a day are written at this pace"
+            )
+    return found
+
+
+ask_for_tiers(_moved_so_far)
