@@ -14,14 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from roam.bench.children import ContenderError, Result, process
-from roam.bench.tables import entry_names, write_rows
+from roam.bench.tables import WIDTH, entry_names, write_rows
 from roam.core.atomic_write import check_writable
 from roam.core.sizes import parse_size
 from roam.inspect.moved import DAY
 
 WORKER = "roam.bench.folding_worker"
 ENTRIES = ("gpt2-small-128",)
-CONTENDERS = ("adama roam", "adama states", "slim states", "adama both")
+CONTENDERS = ("adama roam", "adama states", "adama both", "slim roam", "slim states")
 TERA = 10**12
 
 
@@ -48,7 +48,7 @@ def states_bench(
     Raises:
         ValueError: a name that the zoo does not have.
     """
-    console = console or Console()
+    console = console or Console(width=max(WIDTH, Console().width))
     names, limit = entry_names(only, ENTRIES), parse_size(memory)
     if json_file is not None:
         check_writable(json_file)

@@ -28,7 +28,7 @@ from roam.optim.clipping import watch
 from roam.optim.fold import STEP, FoldRule, Group, State, Update
 from roam.optim.notices import Notices
 from roam.optim.states import StatefulOptimizer
-from roam.optim.stored_states import is_stored
+from roam.optim.stored_states import arrived, fetch, is_stored
 
 Mode = Literal["release", "accumulate"]
 ONE = torch.ones((), dtype=STEP.dtype)
@@ -293,8 +293,7 @@ class FoldingOptimizer(StatefulOptimizer):
                 del self._folded[param]
         self._absorb_the_rest()
         if not self.writes_parameters:
-            for param in self._folded:
-                self._apply(param)
+            self._apply_all([*self._folded])
         self._stored.settle()
         self._forget()
         self._hooks.add_missing()
@@ -347,20 +346,18 @@ class FoldingOptimizer(StatefulOptimizer):
         self._incomplete.clear()
         self.mini_batches += 1
 
-    def _apply(self, param: Tensor) -> None:
-        state, group = self.state_of(param), self._group(param)
-        if is_stored(state):
-            with self._stored.lent(state, NOTHING, changes=False) as lent:
-                self._apply_to(param, lent, group)
-        else:
-            self._apply_to(param, state, group)
-
-    def _apply_to(self, param: Tensor, state: dict[str, Tensor], group: Group) -> None:
-        step = state["step"]
-        step += 1
-        if param.is_complex():
-            param, state = torch.view_as_real(param), _real(state)
-        self.rule.apply(state, param, step, group)
+    def _apply_all(self, params: Sequence[Tensor]) -> None:
+        """Updates parameters. While one is updated, stored states of the next are read."""
+        states = [self.state_of(param) for param in params]
+        fetched = fetch(states[0]) if states else {}
+        for i, (param, state) in enumerate(zip(params, states, strict=True)):
+            found = arrived(state, fetched)
+            fetched = fetch(states[i + 1]) if i + 1 < len(states) else {}
+            step = found["step"]
+            step += 1
+            if param.is_complex():
+                param, found = torch.view_as_real(param), _real(found)
+            self.rule.apply(found, param, step, self._group(params[i]))
 
     def _between_batches(self, what: str) -> None:
         if self._folded:

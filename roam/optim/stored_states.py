@@ -124,7 +124,7 @@ class StoredStates:
 
     @contextmanager
     def lent(
-        self, state: Mapping[str, Any], loaded: Mapping[str, Tensor], *, changes: bool = True
+        self, state: Mapping[str, Any], loaded: Mapping[str, Tensor]
     ) -> Iterator[dict[str, Tensor]]:
         """A context in which the states of a parameter are tensors, which may be changed.
 
@@ -134,28 +134,20 @@ class StoredStates:
         Args:
             state: the states; at least one of them is stored.
             loaded: those that a graph has loaded, by name, and will write back.
-            changes: whether they are changed.
 
         Raises:
             TransferError: a state does not come back as it was sent, or could not be written.
         """
         self.settle()
         stored = {name: x for name, x in state.items() if isinstance(x, StoredTensor)}
-        found = {name: loaded.get(name, x) for name, x in state.items()}
-        here = {name: x.empty() for name, x in stored.items() if name not in loaded}
-        for name, target in here.items():
-            stored[name].start_read(target)
-        for name, target in here.items():
-            stored[name].wait_read(target)
-        found |= here
-        if changes:
-            for name, x in stored.items():
-                x.hold(found[name])
+        here = fetch({name: x for name, x in stored.items() if name not in loaded})
+        found = {**arrived(state, here), **loaded}
+        for name, x in stored.items():
+            x.hold(found[name])
         yield found
-        if changes:
-            for name, target in here.items():
-                stored[name].start_write(target)
-                self._writing.append(stored[name])
+        for name, target in here.items():
+            stored[name].start_write(target)
+            self._writing.append(stored[name])
 
     def settle(self) -> None:
         """Waits for writes under way. Raises TransferError if one did not end well."""
@@ -170,6 +162,29 @@ class StoredStates:
 def is_stored(state: Mapping[str, Any]) -> bool:
     """Returns whether a state tensor of a parameter lies in a file."""
     return any(isinstance(x, StoredTensor) for x in state.values())
+
+
+def fetch(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Starts to read the states of a parameter that lie in a file. Returns them by name.
+
+    Raises:
+        TransferError: a read cannot be started.
+    """
+    found = {name: x.empty() for name, x in state.items() if isinstance(x, StoredTensor)}
+    for name, target in found.items():
+        state[name].start_read(target)
+    return found
+
+
+def arrived(state: Mapping[str, Any], fetched: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the states of a parameter, once those that were fetched are there.
+
+    Raises:
+        TransferError: a state does not come back as it was sent.
+    """
+    for name, target in fetched.items():
+        state[name].wait_read(target)
+    return {**state, **fetched}
 
 
 def in_memory(state: Mapping[str, Any]) -> dict[str, Any]:
