@@ -11,6 +11,11 @@ of its gradients at once: the fold has to be an op of the graph.
 
 A fold is an ordinary op from then on: the planner decides when it runs.
 
+States that lie in a tier between steps are loaded for the fold and stored behind it:
+
+    stored ── load_start ── load_wait ── fold ── store_start ── store_wait
+                            m ──────────► changes m
+
 A step that is captured whole may also read the parameter after its update. Its graph contains the
 update as a pure function (UPDATED), so that rewrites distinguish the old values from the new. This
 pass turns the update into the fold, and readers of its result into readers of the parameter:
@@ -22,16 +27,20 @@ pass turns the update into the fold, and readers of its result into readers of t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
+from roam.core.folds import StoredState
 from roam.passes.geometry import same_shape, storage_key, tensor_inputs, tensors, value
+from roam.passes.graph_ops import add_op, facts
+from roam.passes.stored_ops import LOAD_START, LOAD_WAIT, STORE_START, STORE_WAIT
 
 META = "roam_release"  # on a fold's node: the Release it carries out
+STORED = "roam_stored"  # on the nodes that load and store a state: its Transfer
 aten = torch.ops.aten
 
 # Returns the parameter after its update. index: position of the parameter among the graph's
@@ -53,22 +62,57 @@ class Release:
         state: name and bytes of each tensor of the optimizer's state that the fold changes.
         scratch: bytes that the fold allocates for itself.
         writes_parameter: whether the fold changes the parameter too.
+        stored: the tensors that the fold changes and that lie in a tier between steps.
     """
 
     index: int
     output: int
-    parameter: torch.Tensor
+    parameter: Tensor
     state: tuple[tuple[str, int], ...]
     scratch: int = 0
     writes_parameter: bool = True
+    stored: tuple[StoredState, ...] = ()
 
 
-def fold(absorb: Callable[[int, torch.Tensor], None], index: int, gradient: torch.Tensor) -> None:
-    """The function that a fold's node calls.
+class Transfer(NamedTuple):
+    """What a node does with a state that lies in a tier.
 
-    absorb: takes an index and a gradient; it knows the parameters of the forward that ran.
+    Attributes:
+        parameter: the parameter's fake value.
+        state: the state.
+        name: of the op, to be appended to the names of parameter and state; empty for the node that
+            stands for the state in the tier. They are as in core/offload.py.
     """
-    absorb(index, gradient)
+
+    parameter: Tensor
+    state: StoredState
+    name: str
+
+
+class RunFolds(Protocol):
+    """The folds of one run: knows the parameters that it runs with, and their optimizers."""
+
+    def absorb(self, gradients: Sequence[tuple[int, Tensor]]) -> None:
+        """Folds gradients, given as pairs (index of the graph's input, its gradient)."""
+        ...
+
+    def absorb_with(self, index: int, gradient: Tensor, states: Mapping[str, Tensor]) -> None:
+        """Folds a gradient into states that a graph has loaded, by name."""
+        ...
+
+    def stored(self, index: int, state: str) -> Tensor:
+        """Returns the ticket of a state that lies in a tier."""
+        ...
+
+
+def fold(run_folds: RunFolds, index: int, gradient: Tensor, states: Mapping[str, Tensor]) -> None:
+    """The function that a fold's node calls."""
+    run_folds.absorb_with(index, gradient, states)
+
+
+def stored(run_folds: RunFolds, index: int, state: str) -> Tensor:
+    """The function that the node of a state in a tier calls."""
+    return run_folds.stored(index, state)
 
 
 @dataclass(frozen=True)
@@ -97,13 +141,54 @@ class GradientRelease:
                     continue  # an op reads the old values after the update
                 last = _put_in_place(graph, update)
             with graph.inserting_after(last if release.writes_parameter else gradient):
-                node = graph.call_function(fold, (None, release.index, gradient))
+                node = graph.call_function(fold, (None, release.index, gradient, {}))
             node.meta[META] = release
             node.meta["val"] = None
+            _load(node, gradient, release)
             returned[release.output] = None
             changed += 1
         output.args = (tuple(returned),)
         return changed
+
+
+def _load(fold: fx.Node, gradient: fx.Node, release: Release) -> None:
+    """Adds the ops that load the stored states of a fold, and those that store them behind it."""
+    graph = fold.graph
+    loaded: dict[str, fx.Node] = {}
+    tickets: dict[str, fx.Node] = {}
+    starts: dict[str, fx.Node] = {}
+
+    def note(node: fx.Node, state: StoredState, name: str) -> fx.Node:
+        node.meta[STORED] = Transfer(release.parameter, state, name)
+        return node
+
+    with graph.inserting_before(fold):
+        for state in release.stored:
+            ticket = graph.call_function(stored, (None, release.index, state.name))
+            ticket.meta = facts(gradient, _like(gradient, (1,), (1,), torch.int64))
+            tickets[state.name] = note(ticket, state, "")
+            how = [*state.size], [*state.stride], state.dtype
+            start = add_op(gradient, LOAD_START, ticket, *how)
+            starts[state.name] = note(start, state, "~1.start")
+        for state in release.stored:
+            name = state.name
+            found = add_op(gradient, LOAD_WAIT, starts[name], tickets[name])
+            loaded[name] = note(found, state, "~1.wait")
+    fold.args = (*fold.args[:3], loaded)
+    behind = fold
+    for op, end in ((STORE_START, "start"), (STORE_WAIT, "wait")):
+        for state in release.stored:
+            with graph.inserting_after(behind):
+                behind = add_op(gradient, op, loaded[state.name], tickets[state.name])
+            note(behind, state, f"~back~1.{end}")
+
+
+def _like(
+    near: fx.Node, size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype
+) -> Tensor:
+    """Returns a fake tensor of the mode of a node's value."""
+    near_value: Tensor = value(near)
+    return near_value.new_empty_strided(size, stride, dtype=dtype)
 
 
 def _updates(graph: fx.Graph) -> dict[Any, fx.Node]:

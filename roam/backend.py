@@ -20,6 +20,7 @@ from roam.lowering.protocol import Lowering
 from roam.lowering.table import first_to_compile
 from roam.options import Options
 from roam.step.compiled_graph import CompiledGraph
+from roam.step.graph_optimizers import needs_of
 from roam.step.reports import RunningReports
 
 
@@ -44,6 +45,6 @@ def roam(
 
     def compile_by(lowering: Lowering) -> Callable[..., Any]:
         kernels = lowering.kernels(graph, chosen, reports)
-        return CompiledGraph.of(gm, example_inputs, graph.name, kernels)
+        return CompiledGraph.of(gm, example_inputs, graph.name, kernels, needs_of(chosen))
 
     return first_to_compile(chosen, graph.name, example_inputs, compile_by)

@@ -54,7 +54,7 @@ def plan(
     lowering: str | None = None,
     options: dict[str, Any] | None = None,
     budget: str | int | None = None,
-    offload: str | OffloadTo | None = None,
+    offload: str | OffloadTo | dict[str, str | OffloadTo] | None = None,
     machine: str | Machine | None = None,
     measure_costs: bool = False,
     **kwargs: Any,
@@ -90,10 +90,9 @@ def plan(
         OfflineError: a graph cannot be planned, an operator refuses its arguments, or the loss is
             no scalar or trains nothing.
     """
-    Options.parse(options, None)
-    options = {"lowering": lowering, **(options or {})}
-    if optimizer is not None:
-        options["optimizer"] = optimizer
+    named = {} if optimizer is None else {"optimizer": optimizer}
+    Options.parse({**options, **named} if isinstance(options, dict) else options, None)
+    options = {"lowering": lowering, **(options or {}), **named}
     if budget is not None:
         options.setdefault("budget", budget)
     if offload is not None:

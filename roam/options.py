@@ -7,7 +7,7 @@ from typing import Any
 
 from roam.core.budget import Budget
 from roam.core.errors import OptionError
-from roam.core.offload_to import OffloadTo
+from roam.core.offload_to import OffloadOption, OffloadTo
 from roam.optim.folding import FoldingOptimizer
 from roam.optim.handle import OptimizerHandle
 from roam.passes.cheap_recompute import CheapRecompute
@@ -61,7 +61,9 @@ class Options:
         offload: the path of a folder, or an `OffloadTo`. Tensors that are saved for the backward
             may move to a file there and come back, if that lowers the peak and, by what disk and
             ops take, stalls no op. With a budget they move first, and what is still above it is
-            recomputed. It implies the lowering "aten".
+            recomputed. With `{"states": folder}` large states of the optimizers lie in a file
+            there between steps, and each is loaded for its fold and stored behind it. Both may be
+            given, `{"activations": ..., "states": ...}`. It implies the lowering "aten".
         mode: one of Inductor's own modes, as `torch.compile(..., mode=...)` names them.
     """
 
@@ -73,8 +75,18 @@ class Options:
     split: bool | None = None
     recompute: str | bool | None = None
     budget: Budget | None = None
-    offload: OffloadTo | None = None
+    offload: OffloadOption | None = None
     mode: str | None = None
+
+    @property
+    def states(self) -> OffloadTo | None:
+        """Where the states of optimizers lie between steps; None if they stay where they are."""
+        return None if self.offload is None else self.offload.states
+
+    @property
+    def activations(self) -> OffloadTo | None:
+        """Where tensors go that are saved for the backward; None if they stay."""
+        return None if self.offload is None else self.offload.activations
 
     @property
     def recomputes(self) -> CheapRecompute | None:
@@ -132,9 +144,14 @@ class Options:
             if given.get("recompute"):
                 raise OptionError("option budget chooses what is recomputed: leave out recompute")
         if given.get("offload") is not None:
-            given["offload"] = OffloadTo.parse(given["offload"])
+            given["offload"] = OffloadOption.parse(given["offload"])
             if given.get("lowering") == "inductor":
                 raise OptionError("option offload is for ATen's kernels: ask for lowering='aten'")
+            if given["offload"].states is not None and given.get("optimizer") is None:
+                raise OptionError(
+                    "'states' of option offload are those of an optimizer of roam.optim: name it, "
+                    "options={'optimizer': AdamA(...), ...}"
+                )
             given["lowering"] = "aten"
         given["rewrites"] = _rewrites(given.get("rewrites", ()))
         if given.get("arena") == "keep":

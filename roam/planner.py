@@ -42,9 +42,11 @@ from roam.solvers.budget.segments import cut_backward
 from roam.solvers.form import Form
 from roam.solvers.layout.placement import IN_ARENA, InArena, Placement, SavedBlocks, replaced_peak
 from roam.solvers.offload.bound import least_live, mixed_time_bound
-from roam.solvers.offload.choose import CAUTION, choose_moves, stalls
+from roam.solvers.offload.choose import CAUTION, choose_moves
+from roam.solvers.offload.loads import find_loads, without_loads
 from roam.solvers.offload.movable import Timed
 from roam.solvers.offload.moved import with_transfers
+from roam.solvers.offload.prefetch import prefetch
 from roam.solvers.offload.timeline import Link, Transfer
 from roam.solvers.order.best_order import best_order
 from roam.solvers.simulate.step import simulate
@@ -70,6 +72,7 @@ __all__ = [
     "choose_moves",
     "cut_backward",
     "extra_time_bound",
+    "find_loads",
     "least_at_once",
     "least_live",
     "least_needed",
@@ -83,7 +86,6 @@ __all__ = [
     "saved_buffers",
     "simulate",
     "smallest_peak",
-    "stalls",
     "usual_forms",
     "with_transfers",
 ]
@@ -100,6 +102,8 @@ class Settings:
         times the work of 10, on every machine.
     placement: what is placed: all buffers in one arena, or blocks of saved ones.
     fixed: how many phases, from the first, keep program order: their code is generated already.
+    link: the way to the tier where states lie between steps, so that they are fetched early enough;
+        None if none do, or if each is fetched when it is needed.
     patience: after how many times `seconds` (and a little overhead) the clock ends the searches
         wherever they are. Such a plan is `cut_short`: another machine might find another one.
     """
@@ -107,6 +111,7 @@ class Settings:
     seconds: float = 10.0
     placement: Placement = IN_ARENA
     fixed: int = 0
+    link: Link | None = None
     patience: float = PATIENCE
 
 
@@ -119,14 +124,20 @@ def plan(problem: Problem, settings: Settings | None = None) -> Plan:
     start = time.monotonic()
     work = Work.worth(settings.seconds, settings.patience)
     placement = settings.placement
+    bare = without_loads(problem)
     with work.share(ORDER_SHARE):
-        ordered = best_order(problem, work, settings.fixed)
-    order = placement.arrange(problem, ordered.found.order)
+        ordered = best_order(problem if bare is None else bare.problem, work, settings.fixed)
+    order = ordered.found.order
+    known = Bound(ordered.bound, ordered.found.proof)
+    if bare is not None:
+        known = Bound(ordered.bound, bare.proof(known.proof))
+        link = settings.link
+        order = bare.with_loads(order) if link is None else prefetch(problem, bare, order, link)
+    order = placement.arrange(problem, order)
     reuse = find_reuse(problem, order)
     curve = live_curve(problem, order, reuse)
     live = max(curve, default=0)
     layout = placement.place(problem, order, reuse, placement.limit(problem, live), work)
-    known = Bound(ordered.bound, ordered.found.proof)
     bound = cut_bound(problem, order, curve, known, work)
     found = Plan(
         problem=problem.name,

@@ -14,7 +14,7 @@ after the update, read the same values as in eager (`roam/capture/captured_step.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import update_wrapper
 from types import FunctionType
@@ -38,7 +38,7 @@ from roam.core.problem import Problem
 from roam.lowering.aten.whole_step import WholeStepKernels
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
-from roam.step.graph_optimizers import Used
+from roam.step.graph_optimizers import Needs, Used, needs_of
 from roam.step.pending_forwards import Claims
 from roam.step.reports import RunningReports
 
@@ -110,7 +110,7 @@ class _Backend:
         gradients = place_updates(gm, optimizer)
         kernels = WholeStepKernels(graph, self.options, RunningReports(graph.compile_id))
         kernels.gradients = gradients
-        step = _WholeStep(kernels, updates=optimizer.writes_parameters)
+        step = _WholeStep(kernels, optimizer.writes_parameters, needs_of(self.options))
         return kernels.compile(gm, example_inputs, step)
 
 
@@ -158,15 +158,17 @@ class _WholeStep:
 
     Attributes:
         updates: whether the graph itself updates the parameters whose gradients it folds.
+        needs: returns what a plan has to know of a fold.
     """
 
     kernels: WholeStepKernels
     updates: bool
+    needs: Needs
 
     def forward(self, args: list[Any]) -> Sequence[Any]:
         owners: dict[int, tuple[FoldingOptimizer, Parameter]] = {}
         folds: Folds = ()
-        for used in Used.of(args, self.kernels.gradient_values):
+        for used in Used.of(args, self.kernels.gradient_values, self.needs):
             if (optimizer := used.optimizer()) is not None:
                 owners |= {i: (optimizer, args[i]) for i in used.ids}
                 folds += used.folds
@@ -179,16 +181,11 @@ class _WholeStep:
             for optimizer in {o for o, _ in owners.values()}:
                 own = [p for o, p in owners.values() if o is optimizer]
                 Claims.of(optimizer).note_folded(optimizer, own)
-
-            def absorb(i: int, gradient: Tensor) -> None:
-                optimizer, p = owners[i]
-                optimizer.absorb(p, gradient)
-
-            args.append(absorb)
+            args.append(_RunFolds(owners))
         return lowered.forward(args)
 
     def expected_folds(self, args: Sequence[Any]) -> Folds:
-        used = Used.of(args, self.kernels.gradient_values)
+        used = Used.of(args, self.kernels.gradient_values, self.needs)
         return tuple(sorted(fold for each in used for fold in each.folds))
 
     def beside(self, args: Sequence[Any], problem: Problem) -> Beside:
@@ -196,3 +193,25 @@ class _WholeStep:
 
     def backward(self, args: list[Any]) -> Sequence[Any]:
         raise AssertionError("a whole step has no backward of its own")
+
+
+@dataclass(frozen=True)
+class _RunFolds:
+    """The folds of one run of a whole step.
+
+    owners: by index of an input that is a parameter, its optimizer and the parameter.
+    """
+
+    owners: Mapping[int, tuple[FoldingOptimizer, Parameter]]
+
+    def absorb(self, gradients: Sequence[tuple[int, Tensor]]) -> None:
+        for i, gradient in gradients:
+            self.absorb_with(i, gradient, {})
+
+    def absorb_with(self, index: int, gradient: Tensor, states: Mapping[str, Tensor]) -> None:
+        optimizer, p = self.owners[index]
+        optimizer.absorb_all([(p, gradient)], states)
+
+    def stored(self, index: int, state: str) -> Tensor:
+        optimizer, p = self.owners[index]
+        return optimizer.ticket(p, state)

@@ -1,4 +1,4 @@
-"""The process of one contender of `roam bench adama`: trains with gradients folded or kept.
+"""The process of a contender of `roam bench adama` or `offload --states`: folds gradients or not.
 
     python -m roam.bench.folding_worker --entry gpt2-small --contender "adama roam"
 
@@ -13,8 +13,10 @@ import json
 import os
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ from roam.inspect.measure import measure_peak
 from roam.inspect.report import report
 from roam.optim import AdamA, SlimAdamA, static_rules
 from roam.optim.folding import Mode
+from roam.runtime.file_tier import traffic
 
 WAYS = ("adamw", "hooks", "adama", "slim")
 CONTENDERS = (
@@ -36,7 +39,11 @@ CONTENDERS = (
     "adama eager",
     "adama roam",
     "slim roam",
+    "adama states",
+    "slim states",
+    "adama both",
 )
+AWAY = {"states": ("states",), "both": ("states", "activations")}  # backend -> what is in a file
 
 
 class Training:
@@ -120,8 +127,12 @@ OPTIMIZERS: dict[str, Callable[[nn.Module, int], Any]] = {
 def _compiled(backend: str, optimizer: Any) -> Callable[..., Any]:
     if backend == "eager":
         return loss
-    if backend == "roam":  # with eager's kernels, so that only the fold differs
+    if backend == "roam" or backend in AWAY:  # with eager's kernels, so that only the fold differs
         how = {"lowering": "aten", "optimizer": optimizer}
+        if backend in AWAY:
+            folder = Path(tempfile.gettempdir(), "roam-bench-states")
+            folder.mkdir(exist_ok=True)
+            how["offload"] = dict.fromkeys(AWAY[backend], str(folder))
         return torch.compile(loss, backend="roam", options=how)
     return torch.compile(loss, backend=backend)
 
@@ -140,7 +151,26 @@ def measured(training: Training) -> Result:
     if plans:
         result["planned"] = max(p.peak for p in plans)
         result["detours"] = report().detours
+    if stored := [g.stored for g in report().graphs if g.stored is not None]:
+        result["planned_stall"] = sum(s.stalled for s in stored)
+        result["planned_step"] = sum(s.step for s in stored)
     return result
+
+
+def timed(training: Training) -> Result:
+    """Returns what a mini-batch takes: seconds, those that waited for a file, and bytes moved."""
+    before, start = traffic(), time.perf_counter()
+    loss = training.mini_batch()
+    seconds = time.perf_counter() - start
+    out, back = (now.since(then) for now, then in zip(traffic(), before, strict=True))
+    return {
+        "seconds": seconds,
+        "loss": loss,
+        "resident": resident_peak(),
+        "written": out.nbytes,
+        "read": back.nbytes,
+        "stalled": out.stalled + back.stalled,
+    }
 
 
 def main() -> None:
@@ -165,10 +195,7 @@ def main() -> None:
         if line.strip() == "measure":
             say(measured(training))
         else:
-            start = time.perf_counter()
-            value = training.mini_batch()
-            seconds = time.perf_counter() - start
-            say({"seconds": seconds, "loss": value, "resident": resident_peak()})
+            say(timed(training))
 
 
 if __name__ == "__main__":

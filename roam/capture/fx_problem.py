@@ -9,6 +9,7 @@
     view, alias, getitem            nothing: another name for a buffer
     op that changes its argument    an op that mutates
     fold of a gradient              an op that mutates the optimizer's state, and the parameter
+    state that lies in a tier       a buffer of the user's there, and ops that load and store it
     number (sizes)                  nothing: known when the graph is planned
 
 Two tensors are one buffer when their fake values share a storage; the values of the forward's
@@ -40,12 +41,13 @@ from roam.capture.symbolic_sizes import Numbers
 from roam.core import machine
 from roam.core.build import ProblemBuilder
 from roam.core.errors import UnplannableError
-from roam.core.problem import Buffer, BufferId, Home, Kind, Lane, OpId, Problem
+from roam.core.problem import Buffer, BufferId, Home, Kind, Lane, OpId, Problem, Tier
 from roam.passes import gradient_release, move_to_tier, recompute_copies
 from roam.passes.annotations import inplace, out_variants
 from roam.passes.annotations.scratch import scratch
 from roam.passes.geometry import storage_key, tensor_inputs, tensors, value
 from roam.passes.rewrites import split
+from roam.passes.stored_ops import LOAD_START
 
 
 @dataclass
@@ -181,6 +183,8 @@ class _Reader:
                 self.add_users(node, Kind.INPUT)
             elif gradient_release.META in node.meta:
                 self.add_fold(node)
+            elif node.target is gradient_release.stored:
+                self.add_stored(node)
             elif node.op == "call_function" and is_op(node):
                 self.add_op(node)
             elif node.op == "call_function" and looks_at_storage(node):
@@ -233,9 +237,11 @@ class _Reader:
         known = len(self.build.buffers)
         parts = tensors(node)
         names = [node.name] if len(parts) == 1 else [f"{node.name}.{i}" for i in range(len(parts))]
+        kind = Kind.TEMPORARY
+        if node.target is LOAD_START:
+            names, kind = [self.op_name(node).removesuffix(".start")], Kind.STATE
         results = tuple(
-            self.add_buffer(node, name, t, Kind.TEMPORARY, home)
-            for name, t in zip(names, parts, strict=True)
+            self.add_buffer(node, name, t, kind, home) for name, t in zip(names, parts, strict=True)
         )
         creates = tuple(dict.fromkeys(b for b in results if b >= known))
         ordered = keeps_its_turn(node)
@@ -267,21 +273,44 @@ class _Reader:
         """Returns the name of an op: a copy has that of the op that runs again, and a number."""
         if move_to_tier.META in node.meta:
             return str(node.meta[move_to_tier.META])
+        if gradient_release.STORED in node.meta:
+            return self.stored_name(node.meta[gradient_release.STORED])
         original: str | None = node.meta.get(recompute_copies.META)
         if original is None:
             return node.name + block_suffix(node.meta.get(split.META))
         self.copies[original] += 1
         return f"{original}~{self.copies[original]}"
 
+    def stored_name(self, transfer: gradient_release.Transfer) -> str:
+        parameter = self.build.buffers[self.buffer_of[storage_key(transfer.parameter)]]
+        return f"{parameter.name}.{transfer.state.name}{transfer.name}"
+
+    def add_stored(self, node: fx.Node) -> None:
+        """Adds a state that lies in a tier between steps. The node's value is its ticket."""
+        transfer: gradient_release.Transfer = node.meta[gradient_release.STORED]
+        parameter = self.build.buffers[self.buffer_of[storage_key(transfer.parameter)]]
+        self.buffer_of[storage_key(value(node))] = self.build.add_buffer(
+            self.stored_name(transfer),
+            transfer.state.nbytes,
+            Kind.STATE,
+            Home.USER,
+            align=machine.PAGE,
+            where=parameter.where,
+            tier=Tier.FILE,
+        )
+
     def add_fold(self, node: fx.Node) -> None:
         release: gradient_release.Release = node.meta[gradient_release.META]
         parameter = self.buffer_of[storage_key(release.parameter)]
         known = self.build.buffers[parameter]
+        gradient: Any = node.args[2]
+        loaded: Any = node.args[3]
+        states = [self.buffer_of[storage_key(value(n))] for n in loaded.values()]
         self.build.add_fold(
             known.name,
-            [self.buffer_of[storage_key(t)] for _, t in tensor_inputs(node)],
+            [self.buffer_of[storage_key(value(gradient))]],
             release.state,
-            mutates=[parameter] if release.writes_parameter else [],
+            mutates=[*states, *([parameter] if release.writes_parameter else [])],
             scratch=release.scratch,
             cost=self.costs.get(node, 0.0),
             where=known.where,

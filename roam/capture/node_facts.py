@@ -12,6 +12,7 @@ from torch import fx
 from roam.core.problem import Lane
 from roam.passes.annotations import out_variants
 from roam.passes.geometry import storage_key, tensor_inputs, tensors, value
+from roam.passes.stored_ops import LOAD_WAIT, LOADS, STORES
 from roam.passes.transfer_ops import BACK, OUT, READ_WAIT, TRANSFERS
 
 
@@ -71,7 +72,7 @@ def mutated(node: fx.Node) -> list[torch.Tensor]:
     """
     if not isinstance(node.target, torch._ops.OpOverload):
         return []
-    if node.target is READ_WAIT:
+    if node.target in (READ_WAIT, LOAD_WAIT):
         return [value(node.args[0])]  # type: ignore[arg-type]
     found: list[torch.Tensor] = []
     for i, argument in enumerate(node.target._schema.arguments):
@@ -98,16 +99,16 @@ def runs_once(node: fx.Node) -> bool:
 
     Attention is tagged as random whatever its dropout is; without dropout it draws nothing.
     """
-    if node.target in TRANSFERS:
+    if node.target in TRANSFERS | LOADS | STORES:
         return True
     return keeps_its_turn(node) and _dropout(node) != 0
 
 
 def lane(node: fx.Node) -> Lane:
     """Returns the queue in which an op runs: transfers to a tier, transfers back, or neither."""
-    if node.target in OUT:
+    if node.target in OUT | STORES:
         return Lane.COPY_OUT
-    return Lane.COPY_IN if node.target in BACK else Lane.COMPUTE
+    return Lane.COPY_IN if node.target in BACK | LOADS else Lane.COMPUTE
 
 
 def _dropout(node: fx.Node) -> Any:

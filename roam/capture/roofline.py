@@ -73,6 +73,7 @@ def fold_work(release: Release, numbers: Numbers) -> OpWork:
     parameter = release.parameter
     size = int(numbers(parameter.numel())) * parameter.element_size()  # the gradient's, too
     state = sum(nbytes for _, nbytes in release.state)
+    state += sum(stored.nbytes for stored in release.stored)
     return OpWork(parameter.device.type, size + 2 * state + 2 * size * release.writes_parameter)
 
 

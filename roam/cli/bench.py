@@ -210,16 +210,25 @@ def offload(
     machine: Annotated[
         str, typer.Option(metavar="NAME", help="With --shapes: the machine that is simulated.")
     ] = "a100-ssdtrain",
+    states: Annotated[bool, typer.Option(help="Move the optimizer's states instead.")] = False,
+    memory: Annotated[str, typer.Option(help="Of a process, with --states.")] = "10GiB",
+    contender: Annotated[
+        list[str] | None, typer.Option(help="Which to run, with --states; repeat for more.")
+    ] = None,
 ) -> None:
     """Move saved tensors to a file (in TMPDIR), and compare with the same steps without."""
     from roam.bench.offload import offload_bench
     from roam.bench.offload_shapes import shapes_bench
     from roam.bench.paired_runs import Timing
+    from roam.bench.states import CONTENDERS, states_bench
 
     if shapes:
         shapes_bench(only, json, machine=machine)
-        return
-    offload_bench(only, json, paces=pace or (), timing=Timing(rounds))
+    elif states:
+        which = contender or CONTENDERS
+        states_bench(only, json, memory=memory, rounds=rounds, contenders=which)
+    else:
+        offload_bench(only, json, paces=pace or (), timing=Timing(rounds))
 
 
 @bench.command()

@@ -69,6 +69,10 @@ def plan(
         str | None,
         typer.Option(metavar="NAME", help="Simulate a described machine: a100-ssdtrain or h200."),
     ] = None,
+    states: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Keep the optimizer's states in a file there."),
+    ] = None,
     measure: Annotated[
         bool,
         typer.Option("--measure-costs", help="Time each distinct op, for two seconds in all."),
@@ -89,9 +93,11 @@ def plan(
     if out is not None:
         check_writable(out)
     with Console(stderr=True).status(f"capturing and planning {target}"):
-        options = {"lowering": lowering, "planning_seconds": seconds}
+        options: dict[str, Any] = {"lowering": lowering, "planning_seconds": seconds}
         options |= {} if budget is None else {"budget": budget}
-        options |= {} if offload is None else {"offload": offload}
+        away = {"activations": offload, "states": states}
+        if away := {what: folder for what, folder in away.items() if folder is not None}:
+            options["offload"] = away
         step = plan_made_by(target, options, device, machine, measure_costs=measure)
     points = step.pareto() if pareto else ()
     _print(step, json, points)

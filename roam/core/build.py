@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
-from roam.core.problem import Buffer, BufferId, Home, Kind, Lane, Op, OpId, Problem
+from roam.core.problem import Buffer, BufferId, Home, Kind, Lane, Op, OpId, Problem, Tier
 
 Pairs = Sequence[tuple[BufferId, BufferId]]
 State = Iterable[tuple[str, int]]  # of an optimizer: name and bytes of each tensor
@@ -54,10 +54,11 @@ class ProblemBuilder:
         *,
         align: int | None = None,
         where: str = "",
+        tier: Tier = Tier.DEVICE,
     ) -> BufferId:
         align = self.align if align is None else align
         self.buffers.append(
-            Buffer(_unique(name, self._buffer_names), size, kind, home, align, where)
+            Buffer(_unique(name, self._buffer_names), size, kind, home, align, where, tier)
         )
         return len(self.buffers) - 1
 
@@ -118,7 +119,7 @@ class ProblemBuilder:
             parameter: the name of the parameter that the gradient is of.
             reads: the gradient among them.
             state: the tensors of the optimizer that the fold changes, there before the step.
-            mutates: what else it changes: the parameter, if it updates it.
+            mutates: what else it changes: the parameter, if it updates it, and loaded state.
         """
         for b in reads:
             if self.buffers[b].kind is Kind.TEMPORARY:

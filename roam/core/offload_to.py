@@ -1,4 +1,4 @@
-"""Where tensors may move to, as people say it: a folder, and what is known of its disk."""
+"""Where tensors may move to, as people say it: folders, and what is known of their disks."""
 
 from __future__ import annotations
 
@@ -60,3 +60,35 @@ class OffloadTo:
                 "not move tensors from yet: give the path of a folder"
             )
         return OffloadTo(os.path.abspath(os.fsdecode(given)))
+
+
+@dataclass(frozen=True)
+class OffloadOption:
+    """What may move to files, and where to.
+
+    Attributes:
+        activations: where tensors go that are saved for the backward; None if they stay.
+        states: where the states of an optimizer lie between steps; None if they are in memory.
+    """
+
+    activations: OffloadTo | None = None
+    states: OffloadTo | None = None
+
+    def at(self, write: float, read: float) -> OffloadOption:
+        """Returns the same, with these rates where none are stated."""
+        parts = (self.activations, self.states)
+        return OffloadOption(*(None if to is None else to.at(write, read) for to in parts))
+
+    @staticmethod
+    def parse(given: object) -> OffloadOption:
+        """Reads the option `offload`: of activations alone, or a dict. Raises OptionError."""
+        if isinstance(given, OffloadOption):
+            return given
+        if not isinstance(given, dict):
+            return OffloadOption(OffloadTo.parse(given))
+        if not given or not set(given) <= {"activations", "states"}:
+            raise OptionError(
+                "option offload is a folder, or a dict of folders for 'activations' and 'states', "
+                f"not {given!r}"
+            )
+        return OffloadOption(**{what: OffloadTo.parse(to) for what, to in given.items()})

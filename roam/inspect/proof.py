@@ -12,11 +12,13 @@ What they do not reach stays stated. An order found on the way that takes less r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from roam.core.bounds import must_live_bound
 from roam.core.errors import FigureError
 from roam.core.lifetime import find_reuse, live_curve, live_peak
+from roam.core.machine import Bytes
 from roam.core.plan import Plan
 from roam.core.problem import OpId, Problem
 from roam.core.proof import Bound
@@ -41,26 +43,31 @@ def prove(problem: Problem, plan: Plan, seconds: float = SECONDS) -> Plan:
     known = must_live_bound(problem)
     proven = known.value
     if proven < claimed:
+        from roam.solvers.offload.loads import without_loads
         from roam.solvers.work import Work
 
         _refute(claimed, "program order", live_peak(problem, range(len(problem.ops))))
-        proven = _search(problem, plan, known, Work.worth(seconds))
+        order: Sequence[OpId] = plan.order
+        if (bare := without_loads(problem)) is not None:
+            problem, order = bare.problem, bare.without_loads(order)
+        proven = _search(problem, order, claimed, known, Work.worth(seconds))
     return plan.with_proof(proven)
 
 
-def _search(problem: Problem, plan: Plan, known: Bound, work: Work) -> int:
+def _search(
+    problem: Problem, order: Sequence[OpId], claimed: Bytes, known: Bound, work: Work
+) -> int:
     """The bound by minimum cuts, then by search of each phase, the one with most bytes first."""
     from roam.solvers.bound.min_cut import cut_bound  # brings in ortools
     from roam.solvers.order.bisection import HASTY, settle
     from roam.solvers.order.leaf_search import search_leaves
     from roam.solvers.order.segment import Segment
 
-    claimed = plan.claimed_bound
-    curve = live_curve(problem, plan.order, plan.reuse)
-    proven = cut_bound(problem, plan.order, curve, known, work).bound
+    curve = live_curve(problem, order, find_reuse(problem, order))
+    proven = cut_bound(problem, order, curve, known, work).bound
     phases = problem.spans
     peaks = [max((curve[t] for t in times), default=0) for times in phases]
-    orders = [[plan.order[t] for t in times] for times in phases]
+    orders = [[order[t] for t in times] for times in phases]
     for phase in sorted(range(len(phases)), key=peaks.__getitem__, reverse=True):
         if not proven < claimed <= peaks[phase] or work.is_over():
             break

@@ -8,6 +8,7 @@ from roam.core.plan import Plan, cut_note, stated_note
 from roam.core.problem import Problem
 from roam.inspect.moved import Moved
 from roam.inspect.recomputed import Recomputed
+from roam.inspect.stored import Stored
 from roam.solvers.budget.copies import Step
 
 
@@ -19,8 +20,9 @@ class GraphRecord:
     scratch space was measured at smaller sizes, since theirs take more than planning may.
     estimated_costs: the ops whose cost in seconds is an estimate. recomputed: what runs again to
     keep a budget; None without a budget. moved: what moves to a tier; None if nothing does.
-    machine: the name of the described machine by which ops were priced; empty if it was the one at
-    hand. step: what may run again, and how; None if nobody knows. Files do not keep it.
+    stored: what it loads of the optimizers' states in a tier; None if they are in memory. machine:
+    the name of the described machine by which ops were priced; empty if it was the one at hand.
+    step: what may run again, and how; None if nobody knows. Files do not keep it.
     """
 
     name: str
@@ -33,6 +35,7 @@ class GraphRecord:
     recomputed: Recomputed | None = None
     moved: Moved | None = None
     machine: str = ""
+    stored: Stored | None = None
     step: Step | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -41,8 +44,8 @@ class GraphRecord:
 
     def edits(self) -> list[str]:
         """Returns lines about what runs again to keep a budget, and what moves to a tier."""
-        found = [] if self.moved is None else self.moved.lines()
-        return found + ([] if self.recomputed is None else self.recomputed.lines())
+        made = (self.moved, self.stored, self.recomputed)
+        return [line for each in made if each is not None for line in each.lines()]
 
     def __str__(self) -> str:
         p = self.plan

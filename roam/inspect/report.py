@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from operator import itemgetter
@@ -23,11 +23,13 @@ class Report:
             backward with retain_graph=True, saved tensors that a hook moved elsewhere).
         unfolded: by parameter, the reason why no graph folds its gradient. Its optimizer folds it
             from `.grad` instead.
+        tiers: a line about each folder that tensors have moved to.
     """
 
     graphs: tuple[GraphRecord, ...]
     detours: dict[str, int]
     unfolded: dict[str, str] = field(default_factory=dict)
+    tiers: tuple[str, ...] = ()
 
     @property
     def planned(self) -> int:
@@ -49,6 +51,7 @@ class Report:
         lines = [f"roam: {self.planned} graphs planned, {self.unplanned} unplanned"]
         lines += [f"  {g}" for g in self.graphs]
         lines += [f"  {n} calls ran without their plan: {why}" for why, n in self.detours.items()]
+        lines += [f"  {line}" for line in self.tiers]
         reasons = Counter(self.unfolded.values())
         for name, why in self.unfolded.items():
             if n := reasons.pop(why, 0):  # one line for all parameters with the same reason
@@ -62,6 +65,7 @@ _numbers = count()
 _graphs: list[tuple[int, GraphRecord]] = []
 _detours: Counter[str] = Counter()
 _unfolded: list[Callable[[], Mapping[str, str]]] = []
+_tiers: list[Callable[[], Sequence[str]]] = []
 
 
 def count_graph() -> int:
@@ -94,12 +98,18 @@ def ask_for_unfolded(source: Callable[[], Mapping[str, str]]) -> None:
     _unfolded.append(source)
 
 
+def ask_for_tiers(source: Callable[[], Sequence[str]]) -> None:
+    """Registers a function that each report calls to get its `tiers`."""
+    _tiers.append(source)
+
+
 def report() -> Report:
     """Returns what the backend did since the process began, or since `reset_report()`."""
     with _lock:
         unfolded = {name: why for source in _unfolded for name, why in source().items()}
         graphs = tuple(graph for _, graph in sorted(_graphs, key=itemgetter(0)))
-        return Report(graphs, dict(_detours), unfolded)
+        tiers = tuple(line for source in _tiers for line in source())
+        return Report(graphs, dict(_detours), unfolded, tiers)
 
 
 def reset_report() -> None:

@@ -25,6 +25,7 @@ from roam.inspect.proof import SECONDS, prove
 from roam.inspect.recomputed import Recomputed
 from roam.inspect.record import GraphRecord
 from roam.inspect.step_time import StepTime
+from roam.inspect.stored import Stored
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -213,7 +214,7 @@ class StepPlan:
             lines.append(f"  scratch space of {_ops(guesses)} estimated from smaller sizes")
         if self.time is not None:
             lines.append(f"  {self.time}")
-        edits = (e for g in self.graphs for e in (g.moved, g.recomputed) if e is not None)
+        edits = (e for g in self.graphs for e in (g.moved, g.stored, g.recomputed) if e is not None)
         lines += [f"  {e.lines()[0]}" for e in edits]
         return "\n".join(lines)
 
@@ -336,6 +337,7 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recomputed: Recomputed | None = None
     moved: Moved | None = None
     machine: str = ""
+    stored: Stored | None = None
 
     @staticmethod
     def of(graph: GraphRecord) -> _Graph:
@@ -351,11 +353,12 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             graph.recomputed,
             graph.moved,
             graph.machine,
+            graph.stored,
         )
 
     def record(self, seconds: float) -> GraphRecord:
         """Checks the plan and returns the graph. Raises what `StepPlan.from_json` raises."""
-        for edits in (self.recomputed, self.moved):
+        for edits in (self.recomputed, self.moved, self.stored):
             if edits is not None:
                 edits.check(self.name)
         planned = self.problem is not None and self.plan is not None
@@ -380,6 +383,7 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.recomputed,
             self.moved,
             self.machine,
+            self.stored,
         )
 
 

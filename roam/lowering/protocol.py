@@ -4,7 +4,7 @@
                                             │ compile(gm, inputs, driver)
     AOTAutograd calls                       v
         forward   ── driver.forward ── plan(args, folds) ── forward(planned, args)
-        backward  ── driver.backward ── refusal(planned, args) ── backward(planned, args, absorb)
+        backward  ── driver.backward ── refusal(planned, args) ── backward(planned, args, run)
 
 The driver knows autograd, optimizers and pending forwards (whose backward has not run); the kernels
 know graphs and plans. `folds` lists the gradients that the backward folds (absorbs into the
@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from roam.capture.graph_names import DynamoGraph
 from roam.core.budget import Beside
@@ -25,12 +25,11 @@ from roam.core.folds import Folds
 from roam.core.problem import Problem
 from roam.inspect.record import GraphRecord
 from roam.options import Options
+from roam.passes.gradient_release import RunFolds
 
 if TYPE_CHECKING:
     from roam.capture.usual_costs import Costs
 
-# function that absorbs gradients into optimizers, given as pairs (index of an input, its gradient)
-Absorb = Callable[[Sequence[tuple[int, Tensor]]], None]
 Boxed = Callable[[list[Any]], Sequence[Any]]  # code that takes and empties a list of inputs
 
 
@@ -152,13 +151,13 @@ class Kernels(Protocol):
         """
         ...
 
-    def backward(self, planned: Any, args: list[Any], absorb: Absorb | None) -> Sequence[Any]:
+    def backward(self, planned: Any, args: list[Any], run: RunFolds | None) -> Sequence[Any]:
         """Runs a backward as planned.
 
         Args:
             planned: the plan by which the forward ran.
             args: the inputs of the backward.
-            absorb: gets the gradients that the plan folds; None if it folds none.
+            run: gets the gradients that the plan folds; None if it folds none.
         """
         ...
 

@@ -10,7 +10,8 @@
     compile_options                the optimizer alive
     notices, clipping,             warnings and errors for training code that expects gradients to
     data_parallel, refusals        be there after the backward
-    state_dicts                    how state dicts are loaded, and optimizers copied
+    states, state_dicts            where states are; how they are saved, loaded and copied
+    stored_states                  large states in a file between steps
 
 Other packages of roam use `FoldingOptimizer`, `OptimizerHandle` and `owner_of` (which optimizer
 folds the gradient of a parameter). To write an optimizer of your own, write a FoldRule and a

@@ -22,17 +22,20 @@ from torch.optim.optimizer import ParamsT, StateDict
 
 from roam.core.errors import HyperparameterError
 from roam.core.folds import FoldNeeds
+from roam.core.offload_to import OffloadTo
 from roam.optim import refusals
 from roam.optim.clipping import watch
-from roam.optim.fold import STEP, FoldRule, Update
+from roam.optim.fold import STEP, FoldRule, Group, State, Update
 from roam.optim.notices import Notices
-from roam.optim.ownership import OwningOptimizer
+from roam.optim.states import StatefulOptimizer
+from roam.optim.stored_states import arrived, fetch, is_stored
 
 Mode = Literal["release", "accumulate"]
 ONE = torch.ones((), dtype=STEP.dtype)
+NOTHING: State = {}
 
 
-class FoldingOptimizer(OwningOptimizer):
+class FoldingOptimizer(StatefulOptimizer):
     """A torch.optim.Optimizer that absorbs each gradient as soon as it is complete.
 
     Learning rate, betas, step counts and state are looked up when a gradient comes, so all of them
@@ -104,18 +107,15 @@ class FoldingOptimizer(OwningOptimizer):
             return self.rule.release_scratch(param, grad, self._group(param))
         return self.rule.fold_scratch(param, grad, self._group(param))
 
-    def needs(self, param: Tensor, grad: Tensor) -> FoldNeeds:
-        """Returns what a plan has to know of folding this gradient. The tensors may be fake."""
-        state = tuple((spec.name, spec.bytes) for spec in self.spec(param))
-        return FoldNeeds(state, self.scratch(param, grad), self.writes_parameters)
+    def needs(self, param: Tensor, grad: Tensor, to: OffloadTo | None = None) -> FoldNeeds:
+        """Returns what a plan has to know of folding this gradient. The tensors may be fake.
 
-    def state_of(self, param: Tensor) -> dict[str, Tensor]:
-        """Returns the state tensors of a parameter. The first call allocates them."""
-        state: dict[str, Tensor] = self.state[param]
-        if not state:
-            state.update({spec.name: spec.zeros(param) for spec in self.rule.state(param)})
-            state["step"] = torch.zeros((), dtype=STEP.dtype)
-        return state
+        to: where states would be; None for where they are.
+        """
+        specs = [(spec, self._stored.stored(param, spec, to)) for spec in self.spec(param)]
+        here = tuple((spec.name, spec.bytes) for spec, stored in specs if stored is None)
+        stored = tuple(found for _, found in specs if found is not None)
+        return FoldNeeds(here, self.scratch(param, grad), self.writes_parameters, stored)
 
     def absorb(self, param: Tensor, grad: Tensor) -> None:
         """Folds a parameter's complete gradient of one micro-batch, which may be freed then.
@@ -159,16 +159,26 @@ class FoldingOptimizer(OwningOptimizer):
                 name = self._members.name(param)
                 raise refusals.second_backward(name, most, self.writes_parameters)
 
-    def absorb_all(self, gradients: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Folds several (parameter, gradient) pairs as `absorb` does, in fewer kernel calls."""
+    def absorb_all(
+        self, gradients: Sequence[tuple[Tensor, Tensor]], loaded: State = NOTHING
+    ) -> None:
+        """Folds several (parameter, gradient) pairs as `absorb` does, in fewer kernel calls.
+
+        loaded: stored state tensors of the only parameter that a graph has loaded, by name. The
+            graph writes them back.
+        """
         if not self._folded:
             self._begin()
         # a backward runs under no_grad already, and entering no_grad takes as long as some folds
         with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
-            self._absorb(gradients, 1 / self.micro_batches, 1)
+            self._absorb(gradients, 1 / self.micro_batches, 1, loaded)
 
     def _absorb(
-        self, gradients: Sequence[tuple[Tensor, Tensor]], scale: float, micro_batches: int
+        self,
+        gradients: Sequence[tuple[Tensor, Tensor]],
+        scale: float,
+        micro_batches: int,
+        loaded: State = NOTHING,
     ) -> None:
         releases, most = self.writes_parameters, self.micro_batches
         places, folded = self._members.places, self._folded
@@ -184,20 +194,31 @@ class FoldingOptimizer(OwningOptimizer):
                 raise refusals.sparse(self._members.name(param), type(self).__name__)
             group = places[param].group
             state = self.state_of(param)
-            folded[param], step = seen + micro_batches, state["step"]
-            if param.is_complex():
-                param, grad = torch.view_as_real(param), torch.view_as_real(grad.resolve_conj())
-                state = _real(state)
-            if releases:
-                updates.append(Update(state, param, grad, step, group))
+            if is_stored(state):
+                with self._stored.lent(state, loaded) as lent:
+                    folded[param] = seen + micro_batches
+                    update = _update(lent, param, grad, group)
+                    self._release([update]) if releases else self._fold(update, seen, scale)
                 continue
-            if seen == 0:
-                self.rule.decay(state, group)
-            self.rule.fold(state, grad, scale, group)
+            folded[param] = seen + micro_batches
+            update = _update(state, param, grad, group)
+            if releases:
+                updates.append(update)
+            else:
+                self._fold(update, seen, scale)
         if updates:
-            # adds the tensor ONE: a Python number would become a new tensor for each step count
-            torch._foreach_add_([update.step for update in updates], ONE, alpha=1.0)
-            self.rule.release(updates)
+            self._release(updates)
+
+    def _release(self, updates: Sequence[Update]) -> None:
+        # adds the tensor ONE: a Python number would become a new tensor for each step count
+        torch._foreach_add_([update.step for update in updates], ONE, alpha=1.0)
+        self.rule.release(updates)
+
+    def _fold(self, update: Update, seen: int, scale: float) -> None:
+        """Folds one of `1 / scale` gradients. seen: how many of them were folded before."""
+        if seen == 0:
+            self.rule.decay(update.state, update.group)
+        self.rule.fold(update.state, update.grad, scale, update.group)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Ends the mini-batch. In mode "accumulate", updates the parameters.
@@ -272,8 +293,8 @@ class FoldingOptimizer(OwningOptimizer):
                 del self._folded[param]
         self._absorb_the_rest()
         if not self.writes_parameters:
-            for param in self._folded:
-                self._apply(param)
+            self._apply_all([*self._folded])
+        self._stored.settle()
         self._forget()
         self._hooks.add_missing()
 
@@ -283,7 +304,7 @@ class FoldingOptimizer(OwningOptimizer):
         return super().state_dict()
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """Loads a state dict as `OwningOptimizer` does, and drops an unfinished mini-batch."""
+        """Loads a state dict as `StatefulOptimizer` does, and drops an unfinished mini-batch."""
         super().load_state_dict(state_dict)
         self._forget()
 
@@ -325,13 +346,18 @@ class FoldingOptimizer(OwningOptimizer):
         self._incomplete.clear()
         self.mini_batches += 1
 
-    def _apply(self, param: Tensor) -> None:
-        state, group = self.state_of(param), self._group(param)
-        step = state["step"]
-        step += 1
-        if param.is_complex():
-            param, state = torch.view_as_real(param), _real(state)
-        self.rule.apply(state, param, step, group)
+    def _apply_all(self, params: Sequence[Tensor]) -> None:
+        """Updates parameters. While one is updated, stored states of the next are read."""
+        states = [self.state_of(param) for param in params]
+        fetched = fetch(states[0]) if states else {}
+        for i, (param, state) in enumerate(zip(params, states, strict=True)):
+            found = arrived(state, fetched)
+            fetched = fetch(states[i + 1]) if i + 1 < len(states) else {}
+            step = found["step"]
+            step += 1
+            if param.is_complex():
+                param, found = torch.view_as_real(param), _real(found)
+            self.rule.apply(found, param, step, self._group(params[i]))
 
     def _between_batches(self, what: str) -> None:
         if self._folded:
@@ -341,6 +367,15 @@ class FoldingOptimizer(OwningOptimizer):
 @torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def mark_step() -> None:
     """Does nothing. In a captured graph, its node marks where `step()` was called."""
+
+
+def _update(state: dict[str, Tensor], param: Tensor, grad: Tensor, group: Group) -> Update:
+    """Returns the update of a parameter, with real views of complex tensors."""
+    step = state["step"]
+    if param.is_complex():
+        grad = torch.view_as_real(grad.resolve_conj())
+        param, state = torch.view_as_real(param), _real(state)
+    return Update(state, param, grad, step, group)
 
 
 def _real(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -57,7 +57,8 @@ def is_ours(hook: Callable[..., object]) -> bool:
     return hasattr(hook, OURS)
 
 
-def _begin_epoch() -> None:
+def begin_epoch() -> None:
+    """Begins a new epoch; see `epoch`."""
     global _epoch
     _epoch = object()
 
@@ -86,13 +87,13 @@ class Hooks:
             owner.lose(param)
         _owners[param] = self.optimizer
         self._missing.add(param)
-        _begin_epoch()
+        begin_epoch()
 
     def let_go(self, param: Tensor) -> None:
         """Removes the parameter's hook, and this optimizer's ownership if it is the owner."""
         if owner_of(param) is self.optimizer():
             del _owners[param]
-            _begin_epoch()
+            begin_epoch()
         self.remove(param)
 
     def add_missing(self) -> None:
@@ -134,4 +135,4 @@ class Hooks:
 def _let_go(handles: dict[int, RemovableHandle]) -> None:
     for handle in handles.values():
         handle.remove()
-    _begin_epoch()
+    begin_epoch()

@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT, StateDict
+from torch.optim.optimizer import Optimizer, ParamsT
 
 from roam.core.errors import HyperparameterError
 from roam.optim import refusals
-from roam.optim.fold import STEP, FoldRule, Group, StateSpec
+from roam.optim.fold import FoldRule, Group
 from roam.optim.groups import Members
 from roam.optim.handle import OptimizerHandle
 from roam.optim.hooks import Hooks
-from roam.optim.state_dicts import check_fits, copied_attributes, fit_loaded, of_members
+from roam.optim.state_dicts import copied_attributes
 
 
 class OwningOptimizer(Optimizer):
@@ -77,10 +77,6 @@ class OwningOptimizer(Optimizer):
         """Adds the missing hooks of parameters that are new or no longer frozen."""
         self._hooks.add_missing()
 
-    def spec(self, param: Tensor) -> tuple[StateSpec, ...]:
-        """Returns what state tensors a parameter has, even if they are not allocated yet."""
-        return (*self.rule.state(param), STEP)
-
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         self._check({**self.defaults, **param_group})
         super().add_param_group(param_group)
@@ -135,32 +131,6 @@ class OwningOptimizer(Optimizer):
         """Stops folding a parameter's gradients, because a newer optimizer has claimed it."""
         self._lost.add(param)
         self._hooks.remove(param)
-
-    def state_dict(self) -> StateDict:
-        """Returns the state dict as torch does, without parameters that have left the groups."""
-        self.look_at_groups()
-        everything = self.state
-        self.state = of_members(everything, self._members.places)
-        try:
-            return super().state_dict()
-        finally:
-            self.state = everything
-
-    def load_state_dict(self, state_dict: StateDict) -> None:
-        """Loads a state dict as torch does, sharing tensors with the state dict if possible.
-
-        Raises:
-            StateMismatchError: the state dict lacks state tensors that the parameters need.
-        """
-        self.look_at_groups()
-        check_fits(state_dict, ((self._members.name(p), self.spec(p)) for p in self._members))
-        super().load_state_dict(state_dict)
-        self._members = Members(self.param_groups)  # as torch has replaced the groups' dicts
-        for group in self.param_groups:
-            for key, value in self.defaults.items():
-                group.setdefault(key, value)
-        for param, state in self.state.items():
-            fit_loaded(param, state, self.rule.state(param))
 
     @property
     def handle(self) -> OptimizerHandle:

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from roam.core.machine import PAGE, Bytes
+from roam.core.machine import PAGE, Bytes, Seconds
 from roam.passes.geometry import is_dense
 from roam.runtime.blocks import carve
 from roam.runtime.fingerprint import Data
@@ -41,6 +42,7 @@ class FileTier:
         folder: its path, with symbolic links resolved.
         out: the direction to the file; `out.traffic` tells what has gone there.
         back: the direction from the file.
+        since: when the first transfer to the file began, by `time.monotonic`; None before.
 
     Raises:
         TierError: the folder cannot hold the file.
@@ -59,6 +61,7 @@ class FileTier:
         self.out, self.back = Channel("write", settings), Channel("read", settings)
         self._lock = threading.Lock()
         self._space: AddressSpace | None = None
+        self.since: Seconds | None = None
         with _lock:
             _all.add(self)
 
@@ -121,6 +124,7 @@ class FileTier:
         for before in region.claim(slot) if slot.nbytes else ():
             if isinstance(before, Slot) and before.is_moving:
                 raise slot.failure("write", f"{before.name!r} is on its way there")
+        self.since = self.since or time.monotonic()
         memory = _bytes(source)
         slot.head = region.file.head(memory)
         slot.written = self.out.start(slot, memory)
@@ -199,7 +203,7 @@ class FileTier:
         self._lock = threading.Lock()
         if self._space is not None:
             self._space.file.close()
-            self._space = None
+            self._space = self.since = None
         self.out.start_afresh()
         self.back.start_afresh()
 
@@ -229,6 +233,12 @@ def file_tier(folder: str | Path, settings: Settings | None = None) -> FileTier:
     elif settings is not None:
         found.settings = settings
     return found
+
+
+def tiers() -> list[FileTier]:
+    """Returns the tiers of this process that `file_tier` made."""
+    with _lock:
+        return [*_by_key.values()]
 
 
 def traffic() -> tuple[Traffic, Traffic]:

@@ -20,6 +20,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from roam.lowering.protocol import Kernels
 from roam.step.driver import Step
+from roam.step.graph_optimizers import Needs
 
 log = logging.getLogger("roam")
 
@@ -33,6 +34,7 @@ class CompiledGraph:
     Attributes:
         gm: the graph as dynamo captured it.
         name: of the graph.
+        needs: returns what a plan has to know of a fold.
         kernels: what it is compiled with.
         run: the compiled graph.
         is_final: whether it stays as it is.
@@ -40,6 +42,7 @@ class CompiledGraph:
 
     gm: fx.GraphModule
     name: str
+    needs: Needs
     kernels: Kernels
     run: Callable[..., Any]
     is_final: bool = False
@@ -47,11 +50,15 @@ class CompiledGraph:
 
     @staticmethod
     def of(
-        gm: fx.GraphModule, example_inputs: Sequence[Any], name: str, kernels: Kernels
+        gm: fx.GraphModule,
+        example_inputs: Sequence[Any],
+        name: str,
+        kernels: Kernels,
+        needs: Needs,
     ) -> Callable[..., Any]:
         """Compiles a graph, within dynamo's call of the backend."""
-        run = kernels.compile(gm, example_inputs, Step(name, kernels))
-        return CompiledGraph(gm, name, kernels, run) if kernels.may_be_replaced else run
+        run = kernels.compile(gm, example_inputs, Step(name, kernels, needs))
+        return CompiledGraph(gm, name, needs, kernels, run) if kernels.may_be_replaced else run
 
     def __call__(self, *args: Any) -> Any:
         if not self.is_final:
@@ -68,7 +75,8 @@ class CompiledGraph:
         fakes = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
         try:
             with tracing(TracingContext(fakes)), preserve_rng_state():
-                self.run = kernels.compile(self.gm, args, Step(self.name, kernels))
+                step = Step(self.name, kernels, self.needs)
+                self.run = kernels.compile(self.gm, args, step)
         except Exception as error:
             self.is_final = True
             log.warning("%s could not be planned anew: %r", self.name, error)

@@ -20,8 +20,9 @@ from roam.core.problem import Problem
 from roam.inspect.report import count_detour
 from roam.lowering.beside import beside_now
 from roam.lowering.protocol import Kernels
+from roam.optim.folding import FoldingOptimizer
 from roam.step.foldable_gradients import Tickets, Uses
-from roam.step.graph_optimizers import Used
+from roam.step.graph_optimizers import Needs, Used
 from roam.step.pending_forwards import note_first_pass
 from roam.step.running_backward import retained
 
@@ -30,11 +31,22 @@ log = logging.getLogger("roam")
 
 @dataclass
 class Step:
-    """A captured graph, run as forward and backward. Looks up its optimizers each time it runs."""
+    """A captured graph, run as forward and backward. Looks up its optimizers each time it runs.
+
+    Attributes:
+        name: of the graph.
+        kernels: what runs it.
+        uses: the optimizers of its parameters.
+        needs: returns what a plan has to know of a fold.
+    """
 
     name: str
     kernels: Kernels
-    uses: Uses = field(default_factory=Uses)
+    needs: Needs = FoldingOptimizer.needs
+    uses: Uses = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.uses = Uses(self.needs)
 
     def forward(self, args: list[Any]) -> Sequence[Any]:
         tickets = self.tickets(args) if self.kernels.may_fold else None
@@ -49,7 +61,7 @@ class Step:
         """Returns the folds that a forward with these inputs would leave to its backward."""
         if not self.kernels.may_fold:
             return ()
-        used = Used.of(args, self.kernels.gradient_values)
+        used = Used.of(args, self.kernels.gradient_values, self.needs)
         found = Tickets.of(used, args, findable=self.kernels.own_saved is not None)
         return () if found is None else found.folds
 
@@ -76,7 +88,7 @@ class Step:
         refusal = self.kernels.refusal(planned, args, retained=retained())
         reason = refusal or (None if folding is None else objection)
         if reason is None:
-            return self.kernels.backward(planned, args, None if folding is None else folding.absorb)
+            return self.kernels.backward(planned, args, folding)
         results = self.kernels.plain_backward(args, reason)
         if count_detour(reason) == 1:
             log.warning("%s: %s; %s", self.name, reason, self.kernels.without_plan)

@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from roam.core.folds import Folds
+from roam.optim.folding import FoldingOptimizer
 from roam.optim.hooks import epoch
-from roam.step.graph_optimizers import Used
+from roam.step.graph_optimizers import Needs, Used
 from roam.step.pending_forwards import Claims
 from roam.step.running_backward import NO_TASK, current_task, retained
 
@@ -32,12 +33,15 @@ KNOWN_SETS = 64  # limit on a graph's remembered parameter sets; most models hav
 class Uses:
     """Remembers `Used.of` for each set of parameters that one graph has run with.
 
+    needs: returns what a plan has to know of a fold; see `Used.of`.
+
     One graph may run for all blocks of a model, or for one model after another. An entry is valid
     for one epoch (`optim.hooks.epoch`), and as long as the same parameters require gradients. Not
     every version of dynamo recompiles the graph if a `requires_grad` changes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, needs: Needs = FoldingOptimizer.needs) -> None:
+        self._needs = needs
         self._parameters: tuple[int, ...] | None = None  # positions among a graph's inputs
         # an epoch, and the results of `Used.of` in this epoch
         self._known: tuple[object, dict[object, tuple[Used, ...]]] = None, {}
@@ -53,7 +57,10 @@ class Uses:
         key = tuple([(id(args[i]), args[i].requires_grad) for i in self._parameters])
         found = known.get(key)
         if found is None:
-            found = Used.of(args, gradients)
+            found = Used.of(args, gradients, self._needs)
+            now = epoch()  # a new one if states went to a tier
+            known = self._known[1] if self._known[0] is now else {}
+            self._known = now, known
             for used in found:
                 if (optimizer := used.optimizer()) is not None:
                     Claims.of(optimizer).note(optimizer, [args[i] for i in used.ids])
@@ -125,6 +132,18 @@ class Ticket:
         assert optimizer is not None, "the backward has asked for objections"
         optimizer.absorb_all([(self.folded[i], gradient) for i, gradient in gradients])
 
+    def absorb_with(self, index: int, gradient: Tensor, states: Mapping[str, Tensor]) -> None:
+        """Folds the gradient of an input of the graph into states that the graph has loaded."""
+        optimizer = self.used.optimizer()
+        assert optimizer is not None, "the backward has asked for objections"
+        optimizer.absorb_all([(self.folded[index], gradient)], states)
+
+    def stored(self, index: int, state: str) -> Tensor:
+        """Returns the ticket of a state that lies in a tier, of the parameter that is an input."""
+        optimizer = self.used.optimizer()
+        assert optimizer is not None, "the backward has asked for objections"
+        return optimizer.ticket(self.folded[index], state)
+
 
 @dataclass(eq=False)
 class Tickets:
@@ -192,3 +211,14 @@ class Tickets:
             own = [(i, gradient) for i, gradient in gradients if i in ticket.folded]
             if own:
                 ticket.absorb(own)
+
+    def absorb_with(self, index: int, gradient: Tensor, states: Mapping[str, Tensor]) -> None:
+        """Folds the gradient of an input of the graph into states that the graph has loaded."""
+        self._of(index).absorb_with(index, gradient, states)
+
+    def stored(self, index: int, state: str) -> Tensor:
+        """Returns the ticket of a state that lies in a tier, of the parameter that is an input."""
+        return self._of(index).stored(index, state)
+
+    def _of(self, index: int) -> Ticket:
+        return next(ticket for ticket in self.tickets if index in ticket.folded)

@@ -9,15 +9,42 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch.nn import Parameter
 
-from roam.core.folds import Folds
+from roam.core.folds import FoldNeeds, Folds
 from roam.optim.folding import FoldingOptimizer
 from roam.optim.hooks import epoch, owner_of, owners
+from roam.options import Options
+
+# what a plan has to know of folding an optimizer's gradient of a parameter
+Needs = Callable[[FoldingOptimizer, Parameter, Any], FoldNeeds]
+
+
+def needs_of(options: Options) -> Needs:
+    """Returns `FoldingOptimizer.needs`; with states in a tier, it first moves them there."""
+    to = options.states
+    if to is None:
+        return FoldingOptimizer.needs
+
+    def needs(optimizer: FoldingOptimizer, parameter: Parameter, gradient: Any) -> FoldNeeds:
+        optimizer.keep_states_in(to)
+        return optimizer.needs(parameter, gradient)
+
+    return needs
+
+
+def offline_needs_of(options: Options) -> Needs:
+    """Returns `FoldingOptimizer.needs` with states where they would be, wherever they are."""
+    to = options.states
+
+    def needs(optimizer: FoldingOptimizer, parameter: Parameter, gradient: Any) -> FoldNeeds:
+        return optimizer.needs(parameter, gradient, to)
+
+    return needs
 
 
 @dataclass(frozen=True)
@@ -42,22 +69,31 @@ class Used:
     folds: Folds
 
     @staticmethod
-    def of(args: Sequence[Any], gradients: Mapping[int, Any]) -> tuple[Used, ...]:
+    def of(
+        args: Sequence[Any],
+        gradients: Mapping[int, Any],
+        needs: Needs = FoldingOptimizer.needs,
+    ) -> tuple[Used, ...]:
         """Returns one `Used` for each optimizer that owns parameters among the inputs.
 
         Args:
             args: the inputs of the graph.
             gradients: by index of an input, its gradient in the backward, as a fake tensor.
+            needs: returns what a plan has to know of a fold.
         """
         for owner in owners():  # the user may have added parameters to an optimizer
             owner.look_at_groups()
-        now = epoch()
         found: dict[FoldingOptimizer, dict[int, Parameter]] = {}
         for i, a in enumerate(args):
             if i in gradients and isinstance(a, Parameter) and a.requires_grad:
                 optimizer = owner_of(a)
                 if isinstance(optimizer, FoldingOptimizer):
                     found.setdefault(optimizer, {})[i] = a
+        folds = {
+            optimizer: tuple((i, needs(optimizer, p, gradients[i])) for i, p in at.items())
+            for optimizer, at in found.items()
+        }
+        now = epoch()
         read = frozenset(id(a) for a in args if isinstance(a, Parameter))
         return tuple(
             Used(
@@ -67,7 +103,7 @@ class Used:
                 frozenset(map(id, at.values())),
                 _twice(map(id, at.values())),
                 read,
-                tuple((i, optimizer.needs(p, gradients[i])) for i, p in at.items()),
+                folds[optimizer],
             )
             for optimizer, at in found.items()
         )

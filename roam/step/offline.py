@@ -25,8 +25,9 @@ from roam.lowering.aten.kernels import AtenKernels
 from roam.lowering.protocol import Lowering, OfflineKernels
 from roam.lowering.table import first_to_compile
 from roam.lowering.trace import tell
+from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
-from roam.step.graph_optimizers import Used
+from roam.step.graph_optimizers import Needs, Used, offline_needs_of
 from roam.step.pending_forwards import left_whole
 
 Original = Mapping[Tensor, Parameter]  # copy without data -> the parameter that it is a copy of
@@ -60,12 +61,14 @@ class OfflineStep:
     Attributes:
         plan: called instead of running the graph: plans it, or captures its Problem.
         before: the records of the graphs whose forwards ran before this one's.
+        needs: returns what a plan has to know of a fold.
     """
 
     kernels: OfflineKernels
     original: Original
     plan: Callable[[Sequence[Any], Folds], object]
     before: Sequence[GraphRecord] = ()
+    needs: Needs = FoldingOptimizer.needs
 
     def forward(self, args: list[Any]) -> Sequence[Any]:
         folds = self.folds(args)
@@ -86,7 +89,7 @@ class OfflineStep:
             return ()
         found = [self.original.get(a) if isinstance(a, Tensor) else None for a in args]
         free = [p if p is not None and not left_whole(p) else None for p in found]
-        used = Used.of(free, kernels.gradient_values)
+        used = Used.of(free, kernels.gradient_values, self.needs)
         return tuple(sorted(fold for each in used for fold in each.folds))
 
     def backward(self, args: list[Any]) -> Sequence[Any]:
@@ -114,7 +117,7 @@ def plan_graph(
     reports = OfflineReports(records, graph.compile_id)
 
     def step(kernels: OfflineKernels) -> OfflineStep:
-        return OfflineStep(kernels, original, kernels.plan, records)
+        return OfflineStep(kernels, original, kernels.plan, records, offline_needs_of(options))
 
     def compile_by(lowering: Lowering) -> Callable[..., Any]:
         kernels = lowering.offline_kernels(graph, options, reports, stands_for, costs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import torch
 from torch import Tensor, fx
@@ -42,7 +43,7 @@ def test_a_gradient_ends_in_its_fold_and_none_is_returned() -> None:
     assert returned(module)[0] is None
     assert returned(module)[1].name == "mm_1"
     [node] = module.graph.find_nodes(op="call_function", target=fold)
-    assert node.args[1:] == (0, next(n for n in module.graph.nodes if n.name == "mm"))
+    assert node.args[1:] == (0, next(n for n in module.graph.nodes if n.name == "mm"), {})
     assert node.meta[META].state == (("m", 48),)
 
 
@@ -67,9 +68,9 @@ def test_a_gradient_of_another_shape_is_left_alone() -> None:
 
 
 def test_absorb_gets_the_gradient_and_which_one_it_is() -> None:
-    seen: list[tuple[int, float]] = []
-    fold(lambda i, g: seen.append((i, g.item())), 3, torch.tensor(2.0))
-    assert seen == [(3, 2.0)]
+    run_folds = Mock()
+    fold(run_folds, 3, gradient := torch.tensor(2.0), {})
+    run_folds.absorb_with.assert_called_once_with(3, gradient, {})
 
 
 def release_in(step: Callable[..., Any]) -> fx.GraphModule:

@@ -29,7 +29,7 @@ from roam.lowering.aten.kept_budget import KeptBudget
 from roam.lowering.aten.kept_offload import KeptOffload
 from roam.lowering.aten.partitioned_graph import PartitionedGraph, Parts
 from roam.lowering.aten.step_watch import Measured, StepWatch
-from roam.lowering.aten.tiers import FileTier
+from roam.lowering.aten.tier_link import FileTier
 from roam.lowering.protocol import Driver
 from roam.planner import Step, plan
 
@@ -65,6 +65,7 @@ class EditedGraph(PartitionedGraph):
 
     Attributes:
         driver: tells which gradients a run will fold; None until the graph is compiled.
+        runs: whether the step will run.
         example_inputs: what the graph is compiled with, while it is.
         kept: keeps the graph within the user's budget; None without one.
         offload: moves tensors to the user's tier; None without one.
@@ -77,6 +78,7 @@ class EditedGraph(PartitionedGraph):
     """
 
     driver: Driver | None = None
+    runs: bool = True
     example_inputs: Sequence[Any] = ()
     kept: KeptBudget | None = None
     offload: KeptOffload | None = None
@@ -97,11 +99,15 @@ class EditedGraph(PartitionedGraph):
             TierError: the user's tier cannot be used.
         """
         self.driver, self.example_inputs = driver, example_inputs
+        self.runs = self.costs is None
+        if (folder := self.options.states) is not None:
+            self.states = FileTier.of(folder)
+            if self.costs is None and self.stands_for is None:
+                self.costs = OpCosts(measure=True)  # tells how early a state has to be fetched
         if (budget := self.options.budget) is not None:
             self.kept = KeptBudget(self.graph, budget, driver, self.settings)
-        if (asked := self.options.offload) is not None:
-            tier = FileTier.of(asked, self.seen)
-            self.offload = KeptOffload(tier, self.settings, runs=self.costs is None)
+        if (asked := self.options.activations) is not None:
+            self.offload = KeptOffload(FileTier.of(asked, self.seen), self.settings, self.runs)
         smallest = self.options.smallest_recomputed
         if self.searches and smallest is not None and not (self.kept or self.offload):
             self.free = FreeRecompute(self.graph, self.settings, smallest)
@@ -169,7 +175,7 @@ class EditedGraph(PartitionedGraph):
         reads: list[Read] = []
 
         def trial(joint: fx.GraphModule) -> Captured:
-            reads.append(self._tried(joint, take, priced=False))
+            reads.append(self._tried(joint, take, priced=self.states is not None))
             return reads[-1].captured
 
         chosen, name = free.cheapened(joint, trial, other)
@@ -197,8 +203,9 @@ class EditedGraph(PartitionedGraph):
     def early_read(self, folds: Folds, numbers: Numbers) -> Read | None:
         """Returns what was read to choose the edits, once, if a run is of the same sizes."""
         early, self.early = self.early, None
-        known = early is not None and early.is_of(folds, numbers)
-        return early if known and not self.held and not self.costs else None
+        if early is None or self.held or not early.is_of(folds, numbers):
+            return None
+        return early if bool(early.costs) == (self.costs is not None) else None
 
     def plan_of(self, problem: Problem) -> Plan:
         """Returns the plan by which the edits were chosen, if it is of this Problem, or another."""

@@ -105,8 +105,8 @@ class _Emitter:
         blocks: by index of a block in the plan, a node of the new graph whose tensor lies in the
             block.
         saved: the inputs of a backward that lie in blocks; empty for a forward.
-        absorb: the node of an input that `emit` adds: the function that absorbs gradients into the
-            optimizer's state. None if the phase absorbs none.
+        absorb: the node of an input that `emit` adds: what absorbs gradients into the optimizer's
+            state (`gradient_release.RunFolds`). None if the phase absorbs none.
         made_at: by buffer, the position in the plan's order of the op that creates the buffer.
     """
 
@@ -180,11 +180,7 @@ class _Emitter:
         if node is None:
             return
         if gradient_release.META in node.meta:
-            _, index, gradient = node.args
-            self.graph.call_function(
-                gradient_release.fold,
-                (self.absorb, index, self.value(gradient)),  # type: ignore[arg-type]
-            )
+            self.with_run_folds(node)
             return
         variant: out_variants.OutVariant | None = node.meta.get(out_variants.META)
         given = [b in self.plan.offsets or b in self.plan.reuse for b in results]
@@ -258,9 +254,16 @@ class _Emitter:
             self.new[node] = self.captured.numbers(fake)
         elif node.target is operator.getitem:
             self.new[node] = self.part(node)
+        elif node.target is gradient_release.stored:
+            self.new[node] = self.with_run_folds(node)
         else:
             self.new[node] = self.graph.node_copy(node, self.value)
         return self.new[node]
+
+    def with_run_folds(self, node: fx.Node) -> fx.Node:
+        """Emits a call whose first argument is what folds gradients."""
+        _, *rest = fx.map_arg(node.args, self.value)
+        return self.graph.call_function(node.target, (self.absorb, *rest))  # type: ignore[arg-type]
 
     def unpack(self, node: fx.Node) -> None:
         """Emits getitem for all results of a node at once.

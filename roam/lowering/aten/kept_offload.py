@@ -14,7 +14,7 @@ from roam.inspect.moved import Moved
 from roam.lowering.aten.budget_search import Trial
 from roam.lowering.aten.offload import MovedOut, Mover
 from roam.lowering.aten.step_watch import StepWatch
-from roam.lowering.aten.tiers import FileTier
+from roam.lowering.aten.tier_link import FileTier
 from roam.passes.geometry import has_symbolic_inputs, renew_views
 from roam.passes.pipeline import copied
 from roam.planner import Settings, plan

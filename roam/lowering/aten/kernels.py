@@ -39,9 +39,10 @@ from roam.lowering.aten.partitioned_graph import TRIED, Parts
 from roam.lowering.aten.plain import mark_boxed, plain
 from roam.lowering.aten.shared_budget import SharedBudget
 from roam.lowering.budget_error import no_plan
-from roam.lowering.protocol import Absorb, Boxed, Driver
+from roam.lowering.protocol import Boxed, Driver
 from roam.passes.annotations.real_layouts import RealLayouts
 from roam.passes.geometry import has_symbolic_inputs
+from roam.passes.gradient_release import RunFolds
 from roam.passes.pipeline import Pass, rewritten
 from roam.passes.rewrites.drop_clones import DropClones
 from roam.passes.rewrites.recompute import Recompute
@@ -147,7 +148,7 @@ class AtenKernels(EditedGraph):
             return self.read(self.graphs((), parts), Numbers(), priced=False)[0]
 
         joint = self.edited(joint, take, AotEager(captured, TRUTHS, inputs, how, read))
-        if self.kept is None and self.offload is None and self.costs is not None:
+        if self.kept is None and self.offload is None and not self.runs:
             self.joint = joint
         known = None if self.early is None else self.early.parts
         graphs = known or split(joint)
@@ -233,13 +234,12 @@ class AtenKernels(EditedGraph):
             return RETAINED
         return None if planned.reused.owns_blocks(args) else HELD
 
-    def backward(self, planned: Lowered, args: list[Any], absorb: Absorb | None) -> Sequence[Any]:
+    def backward(self, planned: Lowered, args: list[Any], run: RunFolds | None) -> Sequence[Any]:
         assert planned.backward is not None
         # adds to `held` the tangents that other code keeps alive; later plans will not reuse them
         self.held |= planned.reused.copy_shared(args)
-        if absorb is not None:
-            # args may be changed, because `backward` empties it
-            args.append(lambda i, gradient: absorb([(i, gradient)]))
+        if run is not None:
+            args.append(run)  # args may be changed, because `backward` empties it
         shared, watch = self.shared, self.watch
         with nullcontext() if watch is None else watch.backward():
             return planned.backward(args) if shared is None else shared.backward(planned, args)
@@ -316,6 +316,7 @@ class AtenKernels(EditedGraph):
             estimated_costs=captured.names_of(n for n, c in costs.items() if c.estimated),
             recomputed=self.recomputed,
             moved=self.moved,
+            stored=None if self.states is None else self.states.stored(captured.problem, found),
             step=self.again(captured, found),
         )
         call = _call(args, folds)

@@ -42,8 +42,7 @@ class Lowered:
         sizes: for each of the backward's inputs, its size as `size_of` returns it.
         reused: the backward's inputs that the backward may overwrite or free.
         folds: whether the last phase folds gradients (absorbs them into the optimizer's state). If
-            so, this phase's callable takes one more input, a function absorb(index of the forward's
-            input, gradient).
+            so, this phase's callable takes one more input, a `gradient_release.RunFolds`.
         share: what the plan takes of a budget; None without a budget.
     """
 

@@ -24,7 +24,7 @@ from roam.lowering.aten.budget_graph import BudgetGraph, reordered
 from roam.lowering.aten.budget_search import Trial
 from roam.lowering.aten.footprint import Unlimited
 from roam.lowering.aten.step_watch import Expected
-from roam.lowering.aten.tiers import FileTier
+from roam.lowering.aten.tier_link import FileTier
 from roam.lowering.aten.transfer_places import Places, named, order_with_transfers, roots_of
 from roam.passes.move_to_tier import Move, MoveToTier
 from roam.passes.pipeline import copied, run
@@ -35,10 +35,10 @@ from roam.planner import (
     Timed,
     Transfer,
     choose_moves,
+    find_loads,
     least_live,
     plan,
     simulate,
-    stalls,
     with_transfers,
 )
 from roam.runtime import transfer_ops as transfer_ops  # registers what the ops run
@@ -46,7 +46,9 @@ from roam.runtime.tier_file import whole_pages
 
 ROUNDS = 3  # orders for which transfers are chosen: a plan with transfers may have a better one
 AT_ONCE = Link(1e18, 1e18)  # a link on which every transfer takes next to no time
+ROUNDING: Seconds = 1e-9  # a stall that is longer by less is an error of the arithmetic
 WORTH = 0.01  # share of the peak: a round that lowers it by less is the last one
+LEAST = 1e-6  # of a link's rate, where loads of states take all of its time
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,18 @@ class MovedOut:
         ops, stall = line.seconds - line.stall, line.stall
         expected = replace(self.expected, costs=costs, ops=ops, stall=stall)
         return replace(self, told=replace(self.told, stall=stall), expected=expected)
+
+
+def _beside_loads(link: Link, problem: Problem) -> Link:
+    """Returns what loads of optimizers' states leave of a link while the backward runs.
+
+    As much of its time as they take to read, spread evenly, reads of saved tensors cannot have. If
+    they take all of it, a saved tensor would take forever.
+    """
+    late = sum(op.cost for op in problem.ops if op.phase > 0 or problem.ops[-1].phase == 0)
+    loaded = sum(problem.buffers[load.buffer].size for load in find_loads(problem))
+    taken = loaded / link.read / late if late else 0.0
+    return replace(link, read=link.read * max(1 - taken, LEAST))
 
 
 @dataclass(frozen=True)
@@ -145,10 +159,11 @@ class Mover:
             too_long: seconds of waiting, by the costs of ops, for which no graph is wanted.
         """
         tier = self.tier
+        link = _beside_loads(tier.link, captured.problem)
         best: _Round | None = None
         graph, peak = _in_order(joint, captured, first.order), first.peak
         for _ in range(ROUNDS):
-            found = self._round(graph, limit, speed, too_long)
+            found = self._round(graph, link, limit, speed, too_long)
             if found is None or found.plan.peak >= peak:
                 break
             best, before, peak = found, peak, found.plan.peak
@@ -175,16 +190,19 @@ class Mover:
         return MovedOut(tier, *found_graph, told, best.nbytes, expected).timed()
 
     def _round(
-        self, graph: BudgetGraph, limit: Bytes, speed: float, too_long: Seconds
+        self, graph: BudgetGraph, link: Link, limit: Bytes, speed: float, too_long: Seconds
     ) -> _Round | None:
-        """Returns the graph with the transfers that are chosen for its order; None without any."""
+        """Returns the graph with the transfers that are chosen for its order; None without any.
+
+        link: how fast the transfers can be.
+        """
         tier, problem = self.tier, graph.captured.problem
         step = Timed.of(problem, graph.boundary, tier.slower)
         edited = copied(graph.joint)
         nodes = named(edited)
         roots = roots_of(graph, nodes)
         movable = step.movable(tier.smallest, roots)
-        chosen = choose_moves(step, movable, tier.link, limit, tier.caution / speed)
+        chosen = choose_moves(step, movable, link, limit, tier.caution / speed)
         alone = with_transfers(step, chosen)
         stall = simulate(alone, range(len(alone.ops)), tier.link).stall
         if stall >= too_long * tier.slower:
@@ -205,7 +223,7 @@ class Mover:
         run((MoveToTier(tuple(moves), tier.folder, end), SaveBases()), edited)
         moved = self.trial(copied(edited))
         order = order_with_transfers(problem, moved.problem, taken)
-        found = _planned(moved.problem, order, tier, speed, self.settings)
+        found = _planned(moved.problem, order, tier, self.settings)
         return _Round(edited, moved, found, [t.moved.buffer for t, _ in taken], end)
 
 
@@ -221,17 +239,19 @@ def _without(problem: Problem, found: _Round) -> list[OpId]:
     return [index[name] for name in names if name in index]
 
 
-def _planned(
-    problem: Problem, order: Sequence[OpId], tier: FileTier, speed: float, settings: Settings
-) -> Plan:
-    """Returns a plan of a problem that is not above the given order's, and stalls no op either.
+def _planned(problem: Problem, order: Sequence[OpId], tier: FileTier, settings: Settings) -> Plan:
+    """Returns a plan of a problem that is not above the given order's, and waits no longer either.
 
     Whoever searches for an order knows nothing of time: if it brought a transfer too close to the
     op that needs it, the given order stays.
     """
+    slowed, link = Timed.of(problem, 0, tier.slower).problem, tier.link.slower(tier.caution)
+
+    def stall(order: Sequence[OpId]) -> Seconds:
+        return simulate(slowed, order, link).stall
+
     found = plan(problem.in_order(order), settings)
-    slowed, caution = Timed.of(problem, 0, tier.slower).problem, tier.caution / speed
-    if stalls(slowed, [order[i] for i in found.order], tier.link, caution):
+    if stall([order[i] for i in found.order]) > stall(order) + ROUNDING:
         found = plan(problem.in_order(order), replace(settings, fixed=len(problem.phases)))
     again = tuple(order[i] for i in found.order)
     found = structs.replace(found, fingerprint=problem.fingerprint, order=again)

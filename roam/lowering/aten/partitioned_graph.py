@@ -18,6 +18,7 @@ from roam.capture.step_outputs import gradient_values, gradients_of, releases
 from roam.capture.symbolic_sizes import Numbers
 from roam.capture.usual_costs import Costs
 from roam.core.folds import Folds
+from roam.lowering.aten.tier_link import FileTier
 from roam.lowering.protocol import Reports
 from roam.options import Options
 from roam.passes.annotations.inplace import InPlace
@@ -42,6 +43,7 @@ class PartitionedGraph:
         reports: where plans are told.
         stands_for: the device that is planned for, if this torch was built without that device.
         costs: tells how long ops take; None for a step that will run, whose plan needs no costs.
+        states: where the optimizers' states lie between steps; None if they are in memory.
         own_saved: number of the saved tensors that the graph makes; None if nobody counted.
         gradients: by index of an input of the forward, the index of the output of the backward
             that is its gradient.
@@ -58,6 +60,7 @@ class PartitionedGraph:
     reports: Reports
     stands_for: torch.device | None = None
     costs: Costs | None = None
+    states: FileTier | None = None
     own_saved: int | None = None
     gradients: dict[int, int] = field(default_factory=dict)
     gradient_values: Mapping[int, Any] = field(default_factory=dict)
@@ -76,7 +79,9 @@ class PartitionedGraph:
 
     @property
     def settings(self) -> Settings:
-        return Settings(self.options.planning_seconds, InArena(self.options.arena == "keep"))
+        placement = InArena(self.options.arena == "keep")
+        link = None if self.states is None else self.states.link
+        return Settings(self.options.planning_seconds, placement, link=link)
 
     def take_parts(self, graphs: Parts, num_fwd_outputs: int) -> None:
         self.outputs = num_fwd_outputs

@@ -40,9 +40,9 @@ from roam.lowering.inductor.order import How, Nodes, OneGraph, PlannedOrder, fir
 from roam.lowering.inductor.partition import partition
 from roam.lowering.inductor.problem import Read
 from roam.lowering.inductor.rewriting import joint_pass
-from roam.lowering.protocol import Absorb, Boxed, Driver, Reports
+from roam.lowering.protocol import Boxed, Driver, Reports
 from roam.options import Options
-from roam.passes.gradient_release import GradientRelease
+from roam.passes.gradient_release import GradientRelease, RunFolds
 from roam.passes.pipeline import copied
 from roam.passes.rewrites.table import rewrites
 
@@ -254,12 +254,12 @@ class InductorKernels:
     def refusal(self, planned: Folds, args: list[Any], *, retained: bool) -> str | None:
         return RETAINED if planned and retained else None
 
-    def backward(self, planned: Folds, args: list[Any], absorb: Absorb | None) -> Sequence[Any]:
+    def backward(self, planned: Folds, args: list[Any], run: RunFolds | None) -> Sequence[Any]:
         assert self.backwards is not None
         code = self.backwards.compiled_for(planned)
-        if absorb is None:
+        if run is None:
             return code(args)
-        with absorbing(absorb):
+        with absorbing(run.absorb):
             return code(args)
 
     @property
@@ -308,6 +308,8 @@ class Backwards:
     def compile(self, folds: Folds) -> Boxed:
         gm = copied(self.gm)  # because Inductor changes the graphs that it compiles
         if folds:
+            # its kernels load no states: the optimizer does, inside of the fold
+            folds = tuple((i, needs.all_in_memory()) for i, needs in folds)
             GradientRelease(releases(folds, self.kernels.given, self.gradients))(gm)
             lower_folds(gm)
         with ExitStack() as stack:

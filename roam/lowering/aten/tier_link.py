@@ -1,15 +1,23 @@
-"""Where tensors of a graph may move: a folder, and how fast it and the graph's ops are."""
+"""A folder that tensors may be moved to, and how fast its disk is."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 
 from roam.capture.tier_rates import bandwidth
 from roam.core.machine import Bytes
 from roam.core.offload_to import OffloadTo
+from roam.core.plan import Plan
+from roam.core.problem import Problem
+from roam.core.sizes import show_size
+from roam.inspect.moved import DAY
+from roam.inspect.report import ask_for_tiers
+from roam.inspect.seconds import show_seconds
+from roam.inspect.stored import Stored
 from roam.lowering.aten.step_watch import Measured
-from roam.planner import CAUTION, Link
-from roam.runtime.file_tier import file_tier
+from roam.planner import CAUTION, Link, find_loads, simulate
+from roam.runtime.file_tier import file_tier, tiers
 from roam.runtime.tier_settings import Verify
 
 
@@ -43,6 +51,23 @@ class FileTier:
         tier.settings = replace(tier.settings, verify=self.verify)
         tier.reserve(nbytes)
 
+    def stored(self, problem: Problem, plan: Plan) -> Stored | None:
+        """Returns what a plan loads of states that lie in the folder; None if it loads nothing."""
+        loads = find_loads(problem)
+        if not loads:
+            return None
+        line = simulate(problem, plan.order, self.link)
+        return Stored(
+            self.folder,
+            len(loads),
+            sum(problem.buffers[load.buffer].size for load in loads),
+            sum(problem.buffers[load.buffer].size for load in loads if load.storing),
+            line.seconds,
+            line.stall,
+            self.link.write,
+            self.link.read,
+        )
+
     @staticmethod
     def of(asked: OffloadTo, seen: Measured | None = None) -> FileTier:
         """Returns the tier of a folder. Measures the rates that nobody has stated.
@@ -63,3 +88,21 @@ class FileTier:
         if seen is None:
             return found
         return replace(found, slower=seen.slower, caution=seen.caution)
+
+
+def _moved_so_far() -> list[str]:
+    """Returns a line about each folder: what moved, and what that is a day, pauses included."""
+    found = []
+    for tier in tiers():
+        out, back = tier.out.traffic, tier.back.traffic
+        if tier.since is not None and out.nbytes:
+            a_day = int(out.nbytes * DAY / (time.monotonic() - tier.since))
+            found.append(
+                f"{tier.folder}: {show_size(out.nbytes)} written and {show_size(back.nbytes)} read "
+                f"so far, which ops waited {show_seconds(out.stalled + back.stalled)} for; "
+                f"{show_size(a_day)} a day are written at this pace"
+            )
+    return found
+
+
+ask_for_tiers(_moved_so_far)

@@ -1,0 +1,105 @@
+"""The states of an optimizer: where they are, and how they are saved and loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT, StateDict
+
+from roam.core.offload_to import OffloadTo
+from roam.optim.fold import STEP, FoldRule, StateSpec
+from roam.optim.groups import Members
+from roam.optim.hooks import begin_epoch
+from roam.optim.ownership import OwningOptimizer
+from roam.optim.state_dicts import check_fits, fit_loaded, of_members
+from roam.optim.stored_states import StoredStates, in_memory, is_stored
+from roam.runtime.file_tier import file_tier
+from roam.runtime.stored_ops import ticket
+
+
+class StatefulOptimizer(OwningOptimizer):
+    """An optimizer whose large state tensors may lie in a file between steps."""
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any], rule: FoldRule) -> None:
+        self._stored = StoredStates()
+        super().__init__(params, defaults, rule)
+
+    def spec(self, param: Tensor) -> tuple[StateSpec, ...]:
+        """Returns what state tensors a parameter has, even if they are not allocated yet."""
+        return (*self.rule.state(param), STEP)
+
+    def state_of(self, param: Tensor) -> dict[str, Any]:
+        """Returns the state tensors of a parameter. The first call allocates them.
+
+        Those that lie in a file are `StoredTensor`s.
+        """
+        state: dict[str, Any] = self.state[param]
+        if not state:
+            name, specs = self._members.name(param), self.rule.state(param)
+            state.update({s.name: self._stored.zeros(name, param, s) for s in specs})
+            state["step"] = torch.zeros((), dtype=STEP.dtype)
+        return state
+
+    def ticket(self, param: Tensor, state: str) -> Tensor:
+        """Returns the ticket by which ops of a graph know a state tensor that lies in a file."""
+        return ticket(self.state_of(param)[state])
+
+    def keep_states_in(self, to: OffloadTo | str) -> None:
+        """Keeps large state tensors in a file of a folder between steps, from now on.
+
+        The option `offload={"states": to}` of a compiled graph does the same.
+
+        Args:
+            to: the folder. States below its `smallest` bytes, and those on accelerators or in parts
+                on several ranks (DTensor), stay in memory.
+
+        Raises:
+            OptionError: the optimizer has another folder.
+            TierError: the folder cannot hold the file.
+            TierFullError: the disk has no room for the states of all parameters.
+        """
+        if not self._stored.keep_in(to := OffloadTo.parse(to)):
+            return
+        params = [p for p in self._members if p.requires_grad]
+        file_tier(to.folder).reserve(sum(self._stored.room(p, self.rule.state(p)) for p in params))
+        for param, state in self.state.items():
+            self._stored.move(self._members.name(param), param, self.rule.state(param), state)
+        begin_epoch()  # folds of its parameters need other things of a plan now
+
+    def state_dict(self) -> StateDict:
+        """Returns the state dict as torch does, without parameters that have left the groups.
+
+        States that lie in a file are read into memory, and are the state dict's own.
+        """
+        self.look_at_groups()
+        everything = self.state
+        self.state = of_members(everything, self._members.places)
+        for param, state in self.state.items():
+            if is_stored(state):
+                self.state[param] = in_memory(state)
+        try:
+            return super().state_dict()
+        finally:
+            self.state = everything
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """Loads a state dict as torch does, sharing tensors with the state dict if possible.
+
+        States that are to lie in a file are written there.
+
+        Raises:
+            StateMismatchError: the state dict lacks state tensors that the parameters need.
+        """
+        self.look_at_groups()
+        check_fits(state_dict, ((self._members.name(p), self.spec(p)) for p in self._members))
+        self._stored.forget()
+        super().load_state_dict(state_dict)
+        self._members = Members(self.param_groups)  # as torch has replaced the groups' dicts
+        for group in self.param_groups:
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
+        for param, state in self.state.items():
+            fit_loaded(param, state, self.rule.state(param))
+            self._stored.move(self._members.name(param), param, self.rule.state(param), state)

@@ -1,0 +1,192 @@
+"""Keeps large state tensors of an optimizer in a file between steps.
+
+    optimizer.state[p]   {"exp_avg": StoredTensor, "exp_avg_sq": StoredTensor, "step": tensor}
+
+A graph that folds a gradient loads the tensors by plan and passes them to the fold. Whatever else
+folds or updates (a hook, `step()`) loads them here, one parameter at a time. All are zero at first,
+and nothing is read then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from roam.core.errors import OptionError
+from roam.core.folds import StoredState
+from roam.core.machine import Bytes
+from roam.core.offload_to import OffloadTo
+from roam.optim.data_parallel import is_sharded
+from roam.optim.fold import StateSpec
+from roam.passes.geometry import is_dense
+from roam.runtime.file_tier import FileTier, file_tier
+from roam.runtime.stored_tensor import StoredTensor
+from roam.runtime.tier_settings import Verify
+
+
+class StoredStates:
+    """The folder of one optimizer's state tensors, if it has one.
+
+    Attributes:
+        to: the folder, and how small a tensor may be; None if all states are in memory.
+    """
+
+    def __init__(self) -> None:
+        self.to: OffloadTo | None = None
+        self._writing: list[StoredTensor] = []
+
+    @property
+    def tier(self) -> FileTier | None:
+        return None if self.to is None else file_tier(self.to.folder)
+
+    def keep_in(self, to: OffloadTo) -> bool:
+        """Sets the folder of the states that are made from now on. Returns False if it has it.
+
+        Raises:
+            OptionError: the optimizer has another folder.
+            TierError: the folder cannot hold the file.
+        """
+        if self.to is not None:
+            if (self.to.folder, self.to.smallest) != (to.folder, to.smallest):
+                raise OptionError(
+                    f"the optimizer keeps states of at least {self.to.smallest} bytes in "
+                    f"{self.to.folder}: name the same folder and size in every graph, not "
+                    f"{to.folder} and {to.smallest}"
+                )
+            return False
+        tier = file_tier(to.folder)
+        tier.settings = replace(tier.settings, verify=Verify(to.verify))
+        self.to = to
+        return True
+
+    def stored(
+        self, param: Tensor, spec: StateSpec, to: OffloadTo | None = None
+    ) -> StoredState | None:
+        """Returns what a plan has to know of a state tensor that is in the folder; None if not.
+
+        Args:
+            param: the parameter, which may be fake.
+            spec: the state tensor.
+            to: the folder that is planned for; None for the optimizer's own.
+        """
+        to = to or self.to
+        if to is None or spec.bytes < to.smallest or param.device.type not in ("cpu", "meta"):
+            return None
+        made = None if is_sharded(param) else spec.zeros(param.detach().to("meta"))
+        if made is None or not is_dense(made):
+            return None
+        return StoredState(spec.name, spec.bytes, tuple(made.shape), made.stride(), made.dtype)
+
+    def room(self, param: Tensor, specs: tuple[StateSpec, ...]) -> Bytes:
+        """Returns the bytes of the state tensors of a parameter that are in the folder."""
+        return sum(spec.bytes for spec in specs if self.stored(param, spec) is not None)
+
+    def zeros(self, name: str, param: Tensor, spec: StateSpec) -> Tensor | StoredTensor:
+        """Returns a state tensor, in the folder if it is to be there.
+
+        Args:
+            name: of the parameter.
+            param: the parameter.
+            spec: the state tensor.
+
+        Raises:
+            TierFullError: the disk is full.
+        """
+        tier, found = self.tier, self.stored(param, spec)
+        if tier is None or found is None:
+            return spec.zeros(param)
+        return StoredTensor(tier, f"{name}.{spec.name}", found.size, found.stride, found.dtype)
+
+    def move(
+        self,
+        name: str,
+        param: Tensor,
+        specs: tuple[StateSpec, ...],
+        state: MutableMapping[str, Any],
+    ) -> None:
+        """Moves state tensors of a parameter to the folder, those that are to be there.
+
+        Raises:
+            TierFullError: the disk is full.
+            TransferError: the disk fails.
+        """
+        for spec in specs:
+            tensor = state.get(spec.name)
+            if isinstance(tensor, Tensor) and self.stored(param, spec) is not None:
+                made = self.zeros(name, param, spec)
+                assert isinstance(made, StoredTensor)
+                made.store(tensor)
+                state[spec.name] = made
+
+    @contextmanager
+    def lent(
+        self, state: Mapping[str, Any], loaded: Mapping[str, Tensor]
+    ) -> Iterator[dict[str, Tensor]]:
+        """A context in which the states of a parameter are tensors, which may be changed.
+
+        The writes of the states go on after the context. They are waited for before those of the
+        next parameter are read, so that those of two parameters are in memory at a time.
+
+        Args:
+            state: the states; at least one of them is stored.
+            loaded: those that a graph has loaded, by name, and will write back.
+
+        Raises:
+            TransferError: a state does not come back as it was sent, or could not be written.
+        """
+        self.settle()
+        stored = {name: x for name, x in state.items() if isinstance(x, StoredTensor)}
+        here = fetch({name: x for name, x in stored.items() if name not in loaded})
+        found = {**arrived(state, here), **loaded}
+        for name, x in stored.items():
+            x.hold(found[name])
+        yield found
+        for name, target in here.items():
+            stored[name].start_write(target)
+            self._writing.append(stored[name])
+
+    def settle(self) -> None:
+        """Waits for writes under way. Raises TransferError if one did not end well."""
+        while self._writing:
+            self._writing.pop().settle()
+
+    def forget(self) -> None:
+        """Forgets writes under way, of states that nobody needs any more."""
+        self._writing.clear()
+
+
+def is_stored(state: Mapping[str, Any]) -> bool:
+    """Returns whether a state tensor of a parameter lies in a file."""
+    return any(isinstance(x, StoredTensor) for x in state.values())
+
+
+def fetch(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Starts to read the states of a parameter that lie in a file. Returns them by name.
+
+    Raises:
+        TransferError: a read cannot be started.
+    """
+    found = {name: x.empty() for name, x in state.items() if isinstance(x, StoredTensor)}
+    for name, target in found.items():
+        state[name].start_read(target)
+    return found
+
+
+def arrived(state: Mapping[str, Any], fetched: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the states of a parameter, once those that were fetched are there.
+
+    Raises:
+        TransferError: a state does not come back as it was sent.
+    """
+    for name, target in fetched.items():
+        state[name].wait_read(target)
+    return {**state, **fetched}
+
+
+def in_memory(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the states of a parameter with those that lie in a file read into memory."""
+    return {name: x.load() if isinstance(x, StoredTensor) else x for name, x in state.items()}

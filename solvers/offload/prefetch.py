@@ -1,0 +1,93 @@
+"""Moves the transfers of loads apart, so that ops run beside them.
+
+    reads    [m ][v ]                    as late as they can, to be there in time
+    ops      ------------- fold ---------------
+    writes                      [m ][v ]         as early as they can; waited for when they are over
+    memory   [................................)
+
+A load takes memory from the start of its read to the wait for its write. A read starts no earlier,
+and a write is waited for no later, than the limit on live bytes allows: then an op waits for it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roam.core.lifetime import find_reuse, live_curve
+from roam.core.machine import Bytes
+from roam.core.problem import OpId, Problem
+from roam.solvers.offload.loads import Bare
+from roam.solvers.offload.timeline import Link
+
+
+def prefetch(problem: Problem, bare: Bare, order: Sequence[OpId], link: Link) -> list[OpId]:
+    """Returns an order of a problem with its transfers apart, and a peak that is no higher.
+
+    Args:
+        problem: the full problem.
+        bare: the problem without the transfers.
+        order: of the bare problem.
+        link: how fast the tier is.
+    """
+    ops = [bare.ops[k] for k in order]
+    place = {i: t for t, i in enumerate(ops)}
+    beside = bare.with_loads(order)
+    curve = live_curve(problem, beside, find_reuse(problem, beside))
+    limit = max(curve, default=0)
+    at = {i: t for t, i in enumerate(beside)}
+    live = np.array([curve[at[i]] for i in ops], np.int64)
+    starts = np.concatenate([[0.0], np.cumsum([problem.ops[i].cost for i in ops])])
+    loads = [load for i in ops for load in bare.loads.get(i, ())]
+    size = {load: problem.buffers[load.buffer].size for load in loads}
+
+    due, reading = float("inf"), {}
+    for load in reversed(loads):
+        due = min(due, float(starts[place[load.user]])) - link.delay - size[load] / link.read
+        reading[load] = due
+    free, written = 0.0, {}
+    for load in loads:
+        free = max(free, float(starts[place[load.user] + 1])) + link.delay
+        free += size[load] / link.write
+        written[load] = free
+
+    reads: dict[int, list[OpId]] = defaultdict(list)  # starts, by place in the bare order
+    waits: dict[int, list[OpId]] = defaultdict(list)  # for writes
+    earliest = latest = 0
+    for load in loads:
+        use = place[load.user]
+        ready = [place[p] for p in problem.predecessors[load.loading[0]] if p in place]
+        start = int(np.searchsorted(starts, reading[load], side="right")) - 1
+        start = max(start, earliest, *(t + 1 for t in ready), 0)
+        earliest = start = _from(live, min(start, use), use, size[load], limit)
+        live[start:use] += size[load]
+        reads[start].append(load.loading[0])
+        if load.storing:
+            end = int(np.searchsorted(starts, written[load]))
+            end = max(end, latest, use + 1)
+            latest = end = _until(live, use + 1, min(end, len(ops)), size[load], limit)
+            live[use + 1 : end] += size[load]
+            waits[end].append(load.storing[1])
+    found: list[OpId] = []
+    for t, i in enumerate(ops):
+        found += waits[t] + reads[t]  # waits first: they free memory
+        own = bare.loads.get(i, ())
+        found += [load.loading[1] for load in own]
+        found.append(i)
+        found += [load.storing[0] for load in own if load.storing]
+    return found + waits[len(ops)]
+
+
+def _from(live: NDArray[np.int64], start: int, use: int, size: Bytes, limit: Bytes) -> int:
+    """Returns the first place from `start` on from which so many more bytes fit until `use`."""
+    full = np.flatnonzero(live[start:use] + size > limit)
+    return start + int(full[-1]) + 1 if full.size else start
+
+
+def _until(live: NDArray[np.int64], first: int, end: int, size: Bytes, limit: Bytes) -> int:
+    """Returns the last place up to `end` until which so many more bytes fit from `first` on."""
+    full = np.flatnonzero(live[first:end] + size > limit)
+    return first + int(full[0]) if full.size else end
