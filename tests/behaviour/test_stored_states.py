@@ -115,6 +115,23 @@ def test_activations_and_states_go_to_one_folder_within_a_budget(folder: Path) -
     assert graph.plan.peak <= graph.recomputed.limit
 
 
+def test_a_disk_that_loads_of_states_keep_busy_moves_nothing_else() -> None:
+    """What would wait for it stays: that nothing waits for saved tensors is planned."""
+
+    def moved(states: str) -> bool:
+        fast = {"write": 1e13, "read": 1e7}  # bytes a second: states take longer than the backward
+        away = {
+            "activations": roam.OffloadTo("/no/such", smallest=SMALLEST, **fast),
+            "states": roam.OffloadTo(states, smallest=SMALLEST, **fast),
+        }
+        model = Loss(two_blocks)
+        optimizer = MAKES["AdamA"](model)
+        [graph] = roam.plan(model, rows(), optimizer=optimizer, offload=away).graphs
+        return graph.moved is not None
+
+    assert (moved("/no/other"), moved("/no/such")) == (True, False)
+
+
 def test_measured_peak_is_the_planned_one_and_a_window_of_the_states(folder: Path) -> None:
     training = Training(offload={"states": to(folder)})
     training.steps(2)

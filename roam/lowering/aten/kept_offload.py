@@ -31,12 +31,14 @@ class KeptOffload:
         tier: where to.
         settings: how to plan.
         runs: whether the step will run, so that there must be room for it in the tier.
+        shared: whether the states of optimizers lie there, too.
         out: the graph with transfers; None if nothing moves.
     """
 
     tier: FileTier
     settings: Settings
     runs: bool
+    shared: bool = False
     out: MovedOut | None = None
 
     @property
@@ -71,7 +73,8 @@ class KeptOffload:
         if has_symbolic_inputs(joint.graph):
             return None
         how = trial, self.settings, limit
-        self.out = move_out(joint, captured, first, self.tier, *how)
+        tier = self.tier.beside_loads(captured.problem) if self.shared else self.tier
+        self.out = move_out(joint, captured, first, tier, *how)
         if self.out is not None and self.runs:
             self.tier.reserve(self.out.nbytes)
         return self.out

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from msgspec import structs
 from torch import fx
@@ -28,12 +28,11 @@ from roam.passes.geometry import fills_its_storage, tensors, value
 from roam.passes.move_to_tier import SLOTS, Move, MoveToTier, names
 from roam.passes.pipeline import copied, run
 from roam.passes.save_bases import SaveBases
-from roam.planner import Link, Settings, Timed, Transfer, choose_moves, find_loads, least_live, plan
+from roam.planner import Settings, Timed, Transfer, choose_moves, least_live, plan
 from roam.runtime import transfer_ops as transfer_ops  # registers what the ops run
 from roam.runtime.tier_file import whole_pages
 
 ROUNDS = 3  # orders for which transfers are chosen: a plan with transfers may have a better one
-LEAST = 1e-6  # of a link's rate, where loads of states take all of its time
 WORTH = 0.01  # share of the peak: a round that lowers it by less is the last one
 # `move_out` of one tier: takes a joint graph, its Problem, the plan of that, and the limit in bytes
 Mover = Callable[[fx.GraphModule, Captured, Plan, Bytes], "MovedOut | None"]
@@ -78,7 +77,6 @@ def move_out(
         settings: how to plan.
         limit: bytes that are low enough; 0 to go as low as it goes.
     """
-    tier = replace(tier, link=_beside_loads(tier.link, captured.problem))
     best: _Round | None = None
     graph, peak = _in_order(joint, captured, first.order), first.peak
     for _ in range(ROUNDS):
@@ -103,18 +101,6 @@ def move_out(
         read=tier.link.read,
     )
     return MovedOut(best.joint, best.captured, best.plan, told, best.nbytes)
-
-
-def _beside_loads(link: Link, problem: Problem) -> Link:
-    """Returns what loads of optimizers' states leave of a link while the backward runs.
-
-    As much of its time as they take to read, spread evenly, reads of saved tensors cannot have. If
-    they take all of it, a saved tensor would take forever.
-    """
-    late = sum(op.cost for op in problem.ops if op.phase > 0 or problem.ops[-1].phase == 0)
-    loaded = sum(problem.buffers[load.buffer].size for load in find_loads(problem))
-    taken = loaded / link.read / late if late else 0.0
-    return replace(link, read=link.read * max(1 - taken, LEAST))
 
 
 @dataclass(frozen=True)
