@@ -107,7 +107,9 @@ class EditedGraph(PartitionedGraph):
         if (budget := self.options.budget) is not None:
             self.kept = KeptBudget(self.graph, budget, driver, self.settings)
         if (asked := self.options.activations) is not None:
-            self.offload = KeptOffload(FileTier.of(asked, self.seen), self.settings, self.runs)
+            tier = FileTier.of(asked, self.seen)
+            shared = self.states is not None and self.states.folder == tier.folder
+            self.offload = KeptOffload(tier, self.settings, self.runs, shared)
         smallest = self.options.smallest_recomputed
         if self.searches and smallest is not None and not (self.kept or self.offload):
             self.free = FreeRecompute(self.graph, self.settings, smallest)

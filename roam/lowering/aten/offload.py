@@ -35,7 +35,6 @@ from roam.planner import (
     Timed,
     Transfer,
     choose_moves,
-    find_loads,
     least_live,
     plan,
     simulate,
@@ -48,7 +47,6 @@ ROUNDS = 3  # orders for which transfers are chosen: a plan with transfers may h
 AT_ONCE = Link(1e18, 1e18)  # a link on which every transfer takes next to no time
 ROUNDING: Seconds = 1e-9  # a stall that is longer by less is an error of the arithmetic
 WORTH = 0.01  # share of the peak: a round that lowers it by less is the last one
-LEAST = 1e-6  # of a link's rate, where loads of states take all of its time
 
 
 @dataclass(frozen=True)
@@ -93,18 +91,6 @@ class MovedOut:
         return replace(self, told=replace(self.told, stall=stall), expected=expected)
 
 
-def _beside_loads(link: Link, problem: Problem) -> Link:
-    """Returns what loads of optimizers' states leave of a link while the backward runs.
-
-    As much of its time as they take to read, spread evenly, reads of saved tensors cannot have. If
-    they take all of it, a saved tensor would take forever.
-    """
-    late = sum(op.cost for op in problem.ops if op.phase > 0 or problem.ops[-1].phase == 0)
-    loaded = sum(problem.buffers[load.buffer].size for load in find_loads(problem))
-    taken = loaded / link.read / late if late else 0.0
-    return replace(link, read=link.read * max(1 - taken, LEAST))
-
-
 @dataclass(frozen=True)
 class _Round:
     """A joint graph with the transfers that were chosen for one order.
@@ -132,11 +118,13 @@ class Mover:
         tier: where to.
         trial: partitions a graph and reads the Problem off its parts. May change the graph.
         settings: how to plan.
+        shared: whether the states of optimizers lie there, too.
     """
 
     tier: FileTier
     trial: Trial
     settings: Settings
+    shared: bool = False
 
     def moved(
         self,
@@ -159,7 +147,7 @@ class Mover:
             too_long: seconds of waiting, by the costs of ops, for which no graph is wanted.
         """
         tier = self.tier
-        link = _beside_loads(tier.link, captured.problem)
+        link = tier.beside_loads(captured.problem).link if self.shared else tier.link
         best: _Round | None = None
         graph, peak = _in_order(joint, captured, first.order), first.peak
         for _ in range(ROUNDS):

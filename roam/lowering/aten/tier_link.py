@@ -20,6 +20,8 @@ from roam.planner import CAUTION, Link, find_loads, simulate
 from roam.runtime.file_tier import file_tier, tiers
 from roam.runtime.tier_settings import Verify
 
+LEAST = 1e-6  # of a link's rate, where loads of states take all of its time
+
 
 @dataclass(frozen=True)
 class FileTier:
@@ -50,6 +52,19 @@ class FileTier:
         tier = file_tier(self.folder)
         tier.settings = replace(tier.settings, verify=self.verify)
         tier.reserve(nbytes)
+
+    def beside_loads(self, problem: Problem) -> FileTier:
+        """Returns the folder with what loads of optimizers' states leave of its link.
+
+        As much of the backward's time as they take to read, spread evenly, reads of saved tensors
+        cannot have.
+        """
+        whole = problem.ops[-1].phase == 0
+        late = sum(op.cost for op in problem.ops if whole or op.phase > 0)
+        loaded = sum(problem.buffers[load.buffer].size for load in find_loads(problem))
+        taken = loaded / self.link.read / late if late else 0.0
+        left = self.link.read * max(1 - taken, LEAST)
+        return replace(self, link=replace(self.link, read=left))
 
     def stored(self, problem: Problem, plan: Plan) -> Stored | None:
         """Returns what a plan loads of states that lie in the folder; None if it loads nothing."""

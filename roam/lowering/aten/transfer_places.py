@@ -56,16 +56,20 @@ def order_with_transfers(
     """
     before: dict[OpId, list[str]] = defaultdict(list)
     behind: dict[OpId, list[str]] = defaultdict(list)
+    index = {op.name: i for i, op in enumerate(moved.ops)}
+    starts = [span.start for span in problem.spans]
     behind[taken[0][0].moved.made].append(SLOTS)
     for transfer, node in sorted(taken, key=lambda t: t[0].moved.next):  # a queue: needed first
         before[transfer.start].append(f"{names(node)[1]}.start")
     for transfer, node in taken:
         out, back = names(node)
         behind[transfer.moved.made].append(f"{out}.start")
-        before[transfer.wait].append(f"{out}.wait")
+        # the first ops of the backward may have no node that a wait could stand behind there
+        phase = moved.ops[index[f"{out}.wait"]].phase
+        last = starts[phase + 1] if phase + 1 < len(starts) else transfer.wait
+        before[min(transfer.wait, last)].append(f"{out}.wait")
         before[transfer.moved.next].append(f"{back}.wait")
     found = [n for i, op in enumerate(problem.ops) for n in (*before[i], op.name, *behind[i])]
-    index = {op.name: i for i, op in enumerate(moved.ops)}
     return [index[name] for name in found]
 
 
