@@ -207,6 +207,9 @@ def offload(
     shapes: Annotated[
         bool, typer.Option("--shapes", help="Simulate SSDTrain's nine configurations instead.")
     ] = False,
+    rules: Annotated[
+        bool, typer.Option("--rules", help="Simulate rules for what moves, beside the bound.")
+    ] = False,
     machine: Annotated[
         str, typer.Option(metavar="NAME", help="With --shapes: the machine that is simulated.")
     ] = "a100-ssdtrain",
@@ -218,12 +221,15 @@ def offload(
 ) -> None:
     """Move saved tensors to a file (in TMPDIR), and compare with the same steps without."""
     from roam.bench.offload import offload_bench
+    from roam.bench.offload_rules import rules_bench
     from roam.bench.offload_shapes import shapes_bench
     from roam.bench.paired_runs import Timing
     from roam.bench.states import CONTENDERS, states_bench
 
     if shapes:
         shapes_bench(only, json, machine=machine)
+    elif rules:
+        rules_bench(only, json)
     elif states:
         which = contender or CONTENDERS
         states_bench(only, json, memory=memory, rounds=rounds, contenders=which)
