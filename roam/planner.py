@@ -49,7 +49,7 @@ from roam.solvers.offload.moved import with_transfers
 from roam.solvers.offload.prefetch import prefetch
 from roam.solvers.offload.timeline import Link, Transfer
 from roam.solvers.order.best_order import best_order
-from roam.solvers.simulate.step import simulate
+from roam.solvers.simulate.step import Timeline, simulate
 from roam.solvers.work import PATIENCE, Work
 
 __all__ = [
@@ -67,6 +67,7 @@ __all__ = [
     "Settings",
     "Step",
     "Timed",
+    "Timeline",
     "Transfer",
     "choose",
     "choose_moves",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -64,7 +65,8 @@ def rows_of(name: str) -> list[Result]:
     entry = find(name)
     usual = Machine("usual", "cpu", USUAL_CPU, 1.0, 1.0)
     how = {"lowering": "aten", "recompute": False}
-    made = plan(entry.build(), loss=loss_of, machine=usual, options=how, **entry.batch())
+    batch: dict[str, Any] = {**entry.batch()}
+    made = plan(entry.build(), loss=loss_of, machine=usual, options=how, **batch)
     assert made.largest is not None
     problem, found = made.largest
     problem = problem.in_order(found.order)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from roam.core.machine import Bytes
-from roam.core.problem import OpId, Problem
+from roam.core.machine import Bytes, Seconds
 from roam.solvers.offload.contenders import (
     largest_first,
     last_made_stays,
@@ -34,7 +33,7 @@ def choose_moves(
     limit: Bytes = 0,
     caution: float = CAUTION,
 ) -> list[Transfer]:
-    """Returns transfers without a stall, in the order in which the buffers are made.
+    """Returns transfers that stall no op, in the order in which the buffers are made.
 
     Args:
         step: the step, in the order that it will run in.
@@ -57,25 +56,17 @@ def choose_moves(
         return max(peak, limit), sum(m.size for m in moved)
 
     proposed.append(swapped(step, movable, min(proposed, key=merit), careful, limit))
+
+    def stall(moved: Sequence[Transfer]) -> Seconds:
+        problem = with_transfers(step, moved)
+        return simulate(problem, range(len(problem.ops)), careful).stall
+
+    bare = stall(())  # of transfers that are part of the step, such as loads of states
     for moved in sorted(proposed, key=merit):
         found = _needed(step, moved, careful, limit)
-        problem = with_transfers(step, found)
-        if not stalls(problem, range(len(problem.ops)), link, caution):
+        if stall(found) <= bare + ROUNDING * step.seconds:
             return found
     return []
-
-
-def stalls(problem: Problem, order: Sequence[OpId], link: Link, caution: float = CAUTION) -> bool:
-    """Returns whether transfers stall an op, in the simulation.
-
-    Args:
-        problem: a step with transfers.
-        order: of its ops.
-        link: how fast they are.
-        caution: how many times longer than on the link a transfer is taken to last.
-    """
-    found = simulate(problem, order, link.slower(caution))
-    return found.stall > ROUNDING * found.seconds
 
 
 def _needed(step: Timed, moved: Sequence[Movable], link: Link, limit: Bytes) -> list[Transfer]:

@@ -61,6 +61,7 @@ class MovedOut:
         told: what moves, for reports.
         nbytes: of the slots of one run.
         expected: what a step should take.
+        bare: seconds for which ops wait if nothing of the graph moves, such as for loads of states.
     """
 
     tier: FileTier
@@ -70,11 +71,12 @@ class MovedOut:
     told: Moved
     nbytes: Bytes
     expected: Expected
+    bare: Seconds
 
     @property
     def stalled(self) -> Seconds:
-        """Seconds for which ops wait, by the costs of ops."""
-        return self.expected.stall / self.tier.slower
+        """Seconds for which ops wait because of what moves, by the costs of ops."""
+        return self.told.stall / self.tier.slower
 
     @property
     def left(self) -> Bytes:
@@ -83,12 +85,12 @@ class MovedOut:
 
     def timed(self) -> MovedOut:
         """Returns the same, with the times of a simulation of its plan."""
-        problem = Timed.of(self.captured.problem, 0, self.tier.slower).problem
-        line = simulate(problem, self.plan.order, self.tier.link)
+        line = self.tier.simulated(self.captured.problem, self.plan.order)
         costs = sum(op.cost for op in self.captured.problem.ops)
         ops, stall = line.seconds - line.stall, line.stall
         expected = replace(self.expected, costs=costs, ops=ops, stall=stall)
-        return replace(self, told=replace(self.told, stall=stall), expected=expected)
+        told = replace(self.told, stall=max(0.0, stall - self.bare))
+        return replace(self, told=told, expected=expected)
 
 
 @dataclass(frozen=True)
@@ -173,9 +175,10 @@ class Mover:
             write=tier.link.write,
             read=tier.link.read,
         )
-        found_graph = best.joint, best.captured, best.plan
+        graphs = best.joint, best.captured, best.plan
         expected = Expected(0.0, 0.0, 0.0, keeps, tier.caution)
-        return MovedOut(tier, *found_graph, told, best.nbytes, expected).timed()
+        bare = tier.simulated(captured.problem, first.order).stall
+        return MovedOut(tier, *graphs, told, best.nbytes, expected, bare).timed()
 
     def _round(
         self, graph: BudgetGraph, link: Link, limit: Bytes, speed: float, too_long: Seconds
@@ -233,10 +236,9 @@ def _planned(problem: Problem, order: Sequence[OpId], tier: FileTier, settings: 
     Whoever searches for an order knows nothing of time: if it brought a transfer too close to the
     op that needs it, the given order stays.
     """
-    slowed, link = Timed.of(problem, 0, tier.slower).problem, tier.link.slower(tier.caution)
 
     def stall(order: Sequence[OpId]) -> Seconds:
-        return simulate(slowed, order, link).stall
+        return tier.careful().simulated(problem, order).stall
 
     found = plan(problem.in_order(order), settings)
     if stall([order[i] for i in found.order]) > stall(order) + ROUNDING:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from roam.capture.tier_rates import bandwidth
 from roam.core.machine import Bytes
 from roam.core.offload_to import OffloadTo
 from roam.core.plan import Plan
-from roam.core.problem import Problem
+from roam.core.problem import OpId, Problem
 from roam.core.sizes import show_size
 from roam.inspect.moved import DAY
 from roam.inspect.report import ask_for_tiers
 from roam.inspect.seconds import show_seconds
 from roam.inspect.stored import Stored
 from roam.lowering.aten.step_watch import Measured
-from roam.planner import CAUTION, Link, find_loads, simulate
+from roam.planner import CAUTION, Link, Timed, Timeline, find_loads, simulate
 from roam.runtime.file_tier import file_tier, tiers
 from roam.runtime.tier_settings import Verify
 
@@ -66,12 +67,20 @@ class FileTier:
         left = self.link.read * max(1 - taken, LEAST)
         return replace(self, link=replace(self.link, read=left))
 
+    def simulated(self, problem: Problem, order: Sequence[OpId]) -> Timeline:
+        """Returns when the ops of an order would run, and their transfers."""
+        return simulate(Timed.of(problem, 0, self.slower).problem, order, self.link)
+
+    def careful(self) -> FileTier:
+        """Returns the folder with transfers as slow as they are planned to be."""
+        return replace(self, link=self.link.slower(self.caution))
+
     def stored(self, problem: Problem, plan: Plan) -> Stored | None:
         """Returns what a plan loads of states that lie in the folder; None if it loads nothing."""
         loads = find_loads(problem)
         if not loads:
             return None
-        line = simulate(problem, plan.order, self.link)
+        line = self.simulated(problem, plan.order)
         return Stored(
             self.folder,
             len(loads),
