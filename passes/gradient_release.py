@@ -40,6 +40,7 @@ from roam.passes.graph_ops import add_op, facts
 from roam.passes.stored_ops import LOAD_START, LOAD_WAIT, STORE_START, STORE_WAIT
 
 META = "roam_release"  # on a fold's node: the Release it carries out
+WHERE = ("nn_module_stack", "fwd_nn_module_stack", "stack_trace")  # what tells of the user's code
 STORED = "roam_stored"  # on the nodes that load and store a state: its Transfer
 aten = torch.ops.aten
 
@@ -159,7 +160,8 @@ def _load(fold: fx.Node, gradient: fx.Node, release: Release) -> None:
     starts: dict[str, fx.Node] = {}
 
     def note(node: fx.Node, state: StoredState, name: str) -> fx.Node:
-        node.meta[STORED] = Transfer(release.parameter, state, name)
+        known = {k: node.meta[k] for k in (*WHERE, "val") if k in node.meta}
+        node.meta = {**known, STORED: Transfer(release.parameter, state, name)}
         return node
 
     with graph.inserting_before(fold):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import roam
+from roam.bench.zoo import TINY
 from roam.core.errors import OptionError, TierFullError, TransferError
 from roam.core.lifetime import lifetimes
 from roam.core.problem import Home, Kind, Tier
@@ -378,3 +379,31 @@ def test_a_plan_offline_has_states_in_a_file_and_moves_none(folder: Path) -> Non
     assert not optimizer.state
     again = type(stored).from_json(stored.to_json())
     assert again.graphs[0].stored == stored.graphs[0].stored
+
+
+@pytest.mark.slow
+def test_gpt2_resumes_from_a_checkpoint_with_the_bits_of_states_in_memory(folder: Path) -> None:
+    entry = TINY["gpt2"]
+
+    def train(steps: range, saved: Any = None, **options: Any) -> tuple[list[float], Any]:
+        torch._dynamo.reset()
+        model, batch = entry.build(), entry.batch()
+        optimizer = AdamA(model.named_parameters(), lr=1e-3)
+        run = unfused(model, optimizer=optimizer, **options)
+        if saved is not None:
+            for part, state in zip((model, optimizer), saved, strict=True):
+                part.load_state_dict(state)
+        losses = []
+        for i in steps:
+            torch.manual_seed(i)  # of dropout
+            loss = run(**batch)["loss"]
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return losses, copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+
+    expected, _ = train(range(6))
+    first, saved = train(range(3), offload={"states": to(folder)})
+    both = {"activations": to(folder), "states": to(folder)}
+    second, _ = train(range(3, 6), saved, offload=both)
+    assert first + second == expected
