@@ -16,8 +16,10 @@ from roam.solvers.offload.bound import least_live
 from roam.solvers.offload.movable import Movable, Timed
 from roam.solvers.offload.timeline import Candidates, Link
 
-TRIES = 3000  # choices: a tenth of a millisecond each
-MOST = 3  # buffers that change sides at a time
+TRIES = 20_000  # choices, of a tenth of a millisecond each: most are looked at,
+TRIES_A_PAIR = 5  # and this many for each pair of buffers
+MOST = 6  # buffers that change sides at a time
+NEAR = 0.005  # share of the bound: so close to it, the search ends
 Merit = tuple[Bytes, float]  # the peak, then the sum of squares of what is alive above the aim
 
 
@@ -27,7 +29,6 @@ def swapped(
     moved: Sequence[Movable],
     link: Link,
     limit: Bytes = 0,
-    tries: int = TRIES,
 ) -> list[Movable]:
     """Returns a choice with a peak that is not above that of `moved`, and that stalls no op either.
 
@@ -40,7 +41,6 @@ def swapped(
         moved: some of that, without a stall.
         link: how fast.
         limit: bytes that are low enough.
-        tries: choices that are looked at, at most.
     """
     candidates = Candidates.of(step, movable)
     aim = max(limit, least_live(step, movable, link))
@@ -50,8 +50,8 @@ def swapped(
     best = _merit(step, candidates, chosen, link, aim)
     assert best is not None, "the choice to begin with stalls no op"
     random = np.random.default_rng(0)  # the same choice on every machine
-    for _ in range(tries):
-        if best[0] <= aim:
+    for _ in range(min(TRIES, TRIES_A_PAIR * len(movable) ** 2)):
+        if best[0] <= (1 + NEAR) * aim:
             break
         flipped = random.integers(len(movable), size=random.integers(1, MOST, endpoint=True))
         tried = chosen.copy()
