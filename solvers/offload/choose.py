@@ -59,7 +59,7 @@ def choose_moves(
 
     def stall(moved: Sequence[Transfer]) -> Seconds:
         problem = with_transfers(step, moved)
-        return simulate(problem, range(len(problem.ops)), careful).stall
+        return simulate(problem, range(len(problem.ops)), careful, step.elsewhere).stall
 
     bare = stall(())  # of transfers that are part of the step, such as loads of states
     for moved in sorted(proposed, key=merit):

@@ -55,12 +55,14 @@ class Timed:
         boundary: the first op of the backward.
         starts: the second at which each op starts, and that at which the last one ends.
         live: bytes alive while each op runs.
+        elsewhere: names of the ops of transfers on other links.
     """
 
     problem: Problem
     boundary: OpId
     starts: NDArray[np.float64]
     live: NDArray[np.int64]
+    elsewhere: frozenset[str] = frozenset()
 
     @staticmethod
     def of(

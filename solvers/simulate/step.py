@@ -10,7 +10,7 @@ blocks until that is over.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,7 +93,12 @@ class _Started:
     stall: Seconds | None = None
 
 
-def simulate(problem: Problem, order: Sequence[OpId], link: Link) -> Timeline:
+def simulate(
+    problem: Problem,
+    order: Sequence[OpId],
+    link: Link,
+    elsewhere: Collection[str] = (),
+) -> Timeline:
     """Returns when each op of an order would run, by the costs of the ops and the rates of a link.
 
     A transfer is a pair of ops with a copy lane whose names end in ".start" and ".wait", as edits
@@ -103,6 +108,7 @@ def simulate(problem: Problem, order: Sequence[OpId], link: Link) -> Timeline:
         problem: a step with transfers, or without any.
         order: of its ops.
         link: the way to the tier and back.
+        elsewhere: names of ops of transfers on other links, for which nothing waits here.
 
     Raises:
         UnpairedTransferError: a wait comes before its start, or one of the two is missing.
@@ -113,7 +119,9 @@ def simulate(problem: Problem, order: Sequence[OpId], link: Link) -> Timeline:
     now = 0.0
     for t, i in enumerate(order):
         op, begin[t] = problem.ops[i], now
-        if op.lane in COPIES and op.name.endswith(START):
+        if op.name in elsewhere:
+            pass
+        elif op.lane in COPIES and op.name.endswith(START):
             size = max(problem.buffers[b].size for b in op.touches)
             job = queues.put(op.lane, link.seconds(op.lane, size), now)
             started[op.name.removesuffix(START)] = _Started(job, op, size, now)

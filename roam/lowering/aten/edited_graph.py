@@ -8,7 +8,7 @@ without either               ops run again that hardly cost time (FreeRecompute)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx
@@ -108,8 +108,10 @@ class EditedGraph(PartitionedGraph):
             self.kept = KeptBudget(self.graph, budget, driver, self.settings)
         if (asked := self.options.activations) is not None:
             tier = FileTier.of(asked, self.seen)
-            shared = self.states is not None and self.states.folder == tier.folder
-            self.offload = KeptOffload(tier, self.settings, self.runs, shared)
+            if self.states is not None and self.states.folder != tier.folder:
+                tier = replace(tier, states=False)
+                self.states = replace(self.states, activations=False)
+            self.offload = KeptOffload(tier, self.settings, self.runs)
         smallest = self.options.smallest_recomputed
         if self.searches and smallest is not None and not (self.kept or self.offload):
             self.free = FreeRecompute(self.graph, self.settings, smallest)

@@ -31,7 +31,6 @@ class KeptOffload:
         tier: where to.
         settings: how to plan.
         runs: whether the step will run, so that there must be room for it in the tier.
-        shared: whether the states of optimizers lie there, too.
         out: the graph with transfers; None if nothing moves.
         watch: compares its steps with what was planned; None if there are no transfers that run.
     """
@@ -39,7 +38,6 @@ class KeptOffload:
     tier: FileTier
     settings: Settings
     runs: bool
-    shared: bool = False
     out: MovedOut | None = None
     watch: StepWatch | None = None
 
@@ -71,7 +69,7 @@ class KeptOffload:
         trial: partitions a graph and reads the Problem off its parts.
         """
         sized = has_symbolic_inputs(joint.graph)
-        return None if sized else Mover(self.tier, trial, self.settings, self.shared)
+        return None if sized else Mover(self.tier, trial, self.settings)
 
     def keep(self, out: MovedOut | None) -> None:
         """Keeps the graph with transfers that was chosen; None if nothing moves.

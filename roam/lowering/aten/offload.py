@@ -32,7 +32,6 @@ from roam.passes.save_bases import SaveBases
 from roam.planner import (
     Link,
     Settings,
-    Timed,
     Transfer,
     choose_moves,
     least_live,
@@ -120,13 +119,11 @@ class Mover:
         tier: where to.
         trial: partitions a graph and reads the Problem off its parts. May change the graph.
         settings: how to plan.
-        shared: whether the states of optimizers lie there, too.
     """
 
     tier: FileTier
     trial: Trial
     settings: Settings
-    shared: bool = False
 
     def moved(
         self,
@@ -149,7 +146,7 @@ class Mover:
             too_long: seconds of waiting, by the costs of ops, for which no graph is wanted.
         """
         tier = self.tier
-        link = tier.beside_loads(captured.problem).link if self.shared else tier.link
+        link = tier.beside_loads(captured.problem).link
         best: _Round | None = None
         graph, peak = _in_order(joint, captured, first.order), first.peak
         for _ in range(ROUNDS):
@@ -163,7 +160,7 @@ class Mover:
         if best is None:
             return None
         problem = graph.captured.problem
-        step = Timed.of(problem, graph.boundary, tier.slower)
+        step = tier.timed(problem, graph.boundary)
         movable = step.movable(tier.smallest, roots_of(graph, named(joint)))
         keeps = (1 - WORTH) * best.plan.peak > least_live(step, movable, AT_ONCE)
         told = Moved(
@@ -188,7 +185,7 @@ class Mover:
         link: how fast the transfers can be.
         """
         tier, problem = self.tier, graph.captured.problem
-        step = Timed.of(problem, graph.boundary, tier.slower)
+        step = tier.timed(problem, graph.boundary)
         edited = copied(graph.joint)
         nodes = named(edited)
         roots = roots_of(graph, nodes)

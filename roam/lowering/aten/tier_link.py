@@ -35,6 +35,8 @@ class FileTier:
         verify: what is compared of the bytes that come back.
         slower: seconds that ops take for each second that they cost.
         caution: how many times longer than on the link a transfer is planned to take.
+        activations: whether tensors move there that are saved for the backward.
+        states: whether states of optimizers lie there.
     """
 
     folder: str
@@ -43,6 +45,8 @@ class FileTier:
     verify: Verify
     slower: float = 1.0
     caution: float = CAUTION
+    activations: bool = True
+    states: bool = True
 
     def reserve(self, nbytes: Bytes) -> None:
         """Makes room in the folder's file for the tensors of one more forward.
@@ -60,6 +64,8 @@ class FileTier:
         As much of the backward's time as they take to read, spread evenly, reads of saved tensors
         cannot have.
         """
+        if not self.states:
+            return self
         whole = problem.ops[-1].phase == 0
         late = sum(op.cost for op in problem.ops if whole or op.phase > 0)
         loaded = sum(problem.buffers[load.buffer].size for load in find_loads(problem))
@@ -68,8 +74,26 @@ class FileTier:
         return replace(self, link=replace(self.link, read=left))
 
     def simulated(self, problem: Problem, order: Sequence[OpId]) -> Timeline:
-        """Returns when the ops of an order would run, and their transfers."""
-        return simulate(Timed.of(problem, 0, self.slower).problem, order, self.link)
+        """Returns when the ops of an order would run, and its transfers on this link."""
+        step = self.timed(problem, 0)
+        return simulate(step.problem, order, self.link, step.elsewhere)
+
+    def timed(self, problem: Problem, boundary: OpId) -> Timed:
+        """Returns a step as it runs. Its transfers to other folders are elsewhere.
+
+        boundary: the first op of the backward.
+        """
+        step = Timed.of(problem, boundary, self.slower)
+        if self.activations and self.states:
+            return step
+        loads = find_loads(problem)
+        of_states = {i for load in loads for i in (*load.loading, *load.storing)}
+        elsewhere = frozenset(
+            op.name
+            for i, op in enumerate(problem.ops)
+            if not (self.states if i in of_states else self.activations)
+        )
+        return replace(step, elsewhere=elsewhere)
 
     def careful(self) -> FileTier:
         """Returns the folder with transfers as slow as they are planned to be."""
