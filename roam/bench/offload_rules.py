@@ -64,9 +64,9 @@ def rows_of(name: str) -> list[Result]:
     """Returns for each link the bound and the peak by every rule, in bytes."""
     entry = find(name)
     usual = Machine("usual", "cpu", USUAL_CPU, 1.0, 1.0)
-    how = {"lowering": "aten", "recompute": False}
-    batch: dict[str, Any] = {**entry.batch()}
-    made = plan(entry.build(), loss=loss_of, machine=usual, options=how, **batch)
+    options = {"lowering": "aten", "recompute": False}
+    how: dict[str, Any] = {**entry.batch(), "machine": usual, "options": options}
+    made = plan(entry.build(), loss=loss_of, **how)
     assert made.largest is not None
     problem, found = made.largest
     problem = problem.in_order(found.order)

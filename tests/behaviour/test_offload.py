@@ -59,7 +59,8 @@ def test_what_moves_comes_back_with_the_same_bits_and_lowers_the_peak(
     make: Make, x: Callable[[], Tensor], folded: bool, folder: Path
 ) -> None:
     expected, without = trained(make, x(), folded)
-    found, peak = trained(make, x(), folded, offload=to(folder))
+    # what moves is the subject, not how good the order is: a second of search is enough
+    found, peak = trained(make, x(), folded, offload=to(folder), planning_seconds=1.0)
     assert_equal(found, expected)
     (graph,) = roam.report().graphs
     assert graph.plan is not None
