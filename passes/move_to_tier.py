@@ -89,7 +89,11 @@ class _Mover:
     def __init__(self, asked: MoveToTier, graph: fx.Graph) -> None:
         self.asked, self.graph = asked, graph
         self.place: dict[fx.Node, float] = {node: n for n, node in enumerate(graph.nodes)}
-        forward = [n for n in self.place if n.meta.get("partitioner_tag") == "is_forward"]
+        ops = [n for n in self.place if n.op == "call_function"]
+        tags = [n.meta.get("partitioner_tag") for n in ops]
+        # a step of one graph goes on after its backward, with ops that are not tagged as such
+        first = tags.index("is_backward") if "is_backward" in tags else len(tags)
+        forward = [n for n, tag in zip(ops[:first], tags, strict=False) if tag == "is_forward"]
         self.end = forward[-1]
         self.uses: dict[tuple[Hashable, int], Hashable] = {}
         self.found = StandIns(self.uses)
