@@ -99,10 +99,10 @@ class EditedGraph(PartitionedGraph):
             TierError: the user's tier cannot be used.
         """
         self.driver, self.example_inputs = driver, example_inputs
-        self.runs = self.costs is None
+        self.runs = self.costs is None and self.stands_for is None
         if (folder := self.options.states) is not None:
             self.states = FileTier.of(folder)
-            if self.costs is None and self.stands_for is None:
+            if self.runs:
                 self.costs = OpCosts(measure=True)  # tells how early a state has to be fetched
         if (budget := self.options.budget) is not None:
             self.kept = KeptBudget(self.graph, budget, driver, self.settings)
