@@ -26,6 +26,8 @@ from roam.core.machine import Bytes, Seconds
 from roam.solvers.offload.movable import Movable, Timed
 from roam.solvers.offload.timeline import Link
 
+HALVINGS = 6  # of the range in which the bound on time lies
+
 
 def least_live(step: Timed, movable: Sequence[Movable], link: Link) -> Bytes:
     """Returns a lower bound on the peak, in bytes, of transfers that stall no op of this order."""
@@ -54,9 +56,6 @@ def _most(sizes: np.ndarray, room: np.ndarray) -> float:
     return float(min(before[-1], (before[:-1] + room).min(initial=before[-1])))
 
 
-HALVINGS = 6  # of the range in which the bound lies
-
-
 def mixed_time_bound(
     recomputing: Callable[[Bytes], Seconds],
     limit: Bytes,
@@ -80,7 +79,7 @@ def mixed_time_bound(
         recomputing: takes a limit in bytes; returns seconds that recomputing alone needs at least.
         limit: bytes that no moment may exceed.
         seconds: of the step with neither.
-        movable: bytes of all that may move.
+        movable: bytes of all that may move at all.
         link: how fast.
         found: extra seconds that suffice.
     """

@@ -74,7 +74,9 @@ def test_what_moves_comes_back_with_the_same_bits_and_lowers_the_peak(
 
 def test_a_budget_is_kept_by_transfers_and_copies_together(folder: Path) -> None:
     expected, without = trained(blocks, rows(), False)
-    found, peak = trained(blocks, rows(), False, offload=to(folder), budget="50%")
+    found, peak = trained(
+        blocks, rows(), False, offload=to(folder), budget="50%", planning_seconds=1.0
+    )
     assert_equal(found, expected)
     (graph,) = roam.report().graphs
     assert graph.moved is not None
@@ -171,7 +173,7 @@ def test_a_step_in_one_graph_moves_tensors_too(folder: Path) -> None:
         return [run(rows()).item() for _ in range(2)] + snapshot([*model.parameters()])
 
     expected = train()
-    assert_equal(train(offload=to(folder)), expected)
+    assert_equal(train(offload=to(folder), planning_seconds=1.0), expected)
     assert file_tier(folder).out.traffic.nbytes > 0
 
 

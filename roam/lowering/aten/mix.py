@@ -212,8 +212,10 @@ class Mixes:
         enough = found - CLOSE * self.seconds
         if self.mover is None:
             return extra_time_bound(step, self.first, limit, PROVING, enough)
-        problem = self.captured.problem
-        movable = sum(problem.buffers[b].size for b in step.droppable)
+        problem, boundary = step.problem, step.boundary
+        saved = {b for op in problem.ops[boundary:] for b in op.touches}
+        saved &= {b for op in problem.ops[:boundary] for b in op.creates}
+        movable = sum(problem.buffers[b].size for b in saved)
         return mixed_time_bound(
             lambda limit: extra_time_bound(step, self.first, limit, PROVING, enough),
             limit,
