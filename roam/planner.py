@@ -45,7 +45,7 @@ from roam.solvers.offload.bound import least_live, mixed_time_bound
 from roam.solvers.offload.choose import CAUTION, choose_moves
 from roam.solvers.offload.loads import find_loads, without_loads
 from roam.solvers.offload.movable import Timed
-from roam.solvers.offload.moved import with_transfers
+from roam.solvers.offload.moved import stall_with
 from roam.solvers.offload.prefetch import prefetch
 from roam.solvers.offload.timeline import Link, Transfer
 from roam.solvers.order.best_order import best_order
@@ -87,8 +87,8 @@ __all__ = [
     "saved_buffers",
     "simulate",
     "smallest_peak",
+    "stall_with",
     "usual_forms",
-    "with_transfers",
 ]
 
 ORDER_SHARE = 0.6  # of the work: the layout and the bound come after

@@ -7,7 +7,7 @@ forward runs. No time is held in reserve. A cell is the peak by the bound of tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,11 @@ from roam.core.machine import USUAL_CPU
 from roam.offline import plan
 from roam.solvers.offload.bound import least_live
 from roam.solvers.offload.choose import choose_moves
-from roam.solvers.offload.contenders import largest_first, last_made_stays, most_benefit, prefix
+from roam.solvers.offload.contenders import RULES, Rule
 from roam.solvers.offload.movable import Movable, Timed
 from roam.solvers.offload.timeline import Link, peak_with, transfers
 
 SHARES = (0.05, 0.2, 0.4, 0.8, 1.6)
-Choice = Callable[[Timed, Sequence[Movable], Link], list[Movable]]
 
 
 def rules_bench(
@@ -50,10 +49,10 @@ def rules_bench(
         check_writable(json_file)
     rows = gather((rows_of(name) for name in names), json_file)
     table = Table(title="peak by the bound of the link, simulated", title_justify="left")
-    for column in ("model", "link", "bound, MiB", *RULES):
+    for column in ("model", "link", "bound, MiB", *CHOICES):
         table.add_column(column, justify="left" if column == "model" else "right")
     for row in rows:
-        ratios = (f"{row[rule] / row['bound']:.3f}" for rule in RULES)
+        ratios = (f"{row[rule] / row['bound']:.3f}" for rule in CHOICES)
         bound = f"{row['bound'] / 2**20:,.1f}"
         table.add_row(row["entry"], f"{row['share']:.0%}", bound, *ratios)
     console.print(table)
@@ -78,26 +77,15 @@ def rows_of(name: str) -> list[Result]:
         link = Link(share * saved / forward, share * saved / forward)
         peaks = {
             rule: peak_with(step, transfers(step, choose(step, movable, link), link))
-            for rule, choose in RULES.items()
+            for rule, choose in CHOICES.items()
         }
         bound = least_live(step, movable, link)
         rows.append({"entry": name, "share": share, "bound": bound, **peaks})
     return rows
 
 
-def _prefix(step: Timed, movable: Sequence[Movable], link: Link) -> list[Movable]:
-    """SSDTrain's prefix, one buffer a scope, without what would stall an op."""
-    return last_made_stays(step, prefix(step, [[m] for m in movable], link), link)
-
-
 def _chosen(step: Timed, movable: Sequence[Movable], link: Link) -> list[Movable]:
     return [t.moved for t in choose_moves(step, movable, link, caution=1.0)]
 
 
-RULES: dict[str, Choice] = {
-    "last made stays": last_made_stays,
-    "prefix": _prefix,
-    "largest first": largest_first,
-    "most benefit": most_benefit,
-    "roam": _chosen,
-}
+CHOICES: dict[str, Rule] = {**RULES, "roam": _chosen}

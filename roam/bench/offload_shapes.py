@@ -24,16 +24,15 @@ from roam.bench.ssdtrain_models import CONFIGS, Config
 from roam.bench.tables import WIDTH, gather
 from roam.core.atomic_write import check_writable
 from roam.core.described_machines import Machine
-from roam.core.machine import Bytes, Seconds
+from roam.core.machine import Bytes
 from roam.core.problem import Kind
 from roam.offline import plan
 from roam.solvers.offload.bound import least_live
 from roam.solvers.offload.choose import choose_moves
 from roam.solvers.offload.contenders import prefix
 from roam.solvers.offload.movable import Movable, Timed
-from roam.solvers.offload.moved import with_transfers
-from roam.solvers.offload.timeline import Link, Transfer, peak_with, transfers
-from roam.solvers.simulate.step import simulate
+from roam.solvers.offload.moved import stall_with
+from roam.solvers.offload.timeline import Link, peak_with, transfers
 
 GIB = 2**30
 LARGE: Bytes = 2**24  # 8 Mi elements of float16: SSDTrain keeps what is smaller
@@ -103,7 +102,7 @@ def row_of(config: Config, machine: Machine) -> Result:
         "bound": least_live(step, movable, link),
         "moved": sum(t.moved.size for t in found),
         **{name: peak_with(step, moves) for name, moves in runs.items()},
-        **{f"{name}_stall": _stall(step, moves, link) for name, moves in runs.items()},
+        **{f"{name}_stall": stall_with(step, moves, link) for name, moves in runs.items()},
     }
 
 
@@ -123,11 +122,6 @@ def scopes(step: Timed, movable: Sequence[Movable]) -> list[list[Movable]]:
     of_layers = (m for m in movable if m.size >= LARGE and scope(m)[0] in ("encoder", "decoder"))
     found = [list(group) for _, group in groupby(of_layers, name)]
     return found[:-1]  # its backward follows at once
-
-
-def _stall(step: Timed, moves: Sequence[Transfer], link: Link) -> Seconds:
-    problem = with_transfers(step, moves)
-    return simulate(problem, range(len(problem.ops)), link).stall
 
 
 def _table(rows: Sequence[Result], machine: Machine) -> Table:

@@ -9,18 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from roam.core.machine import Bytes, Seconds
-from roam.solvers.offload.contenders import (
-    largest_first,
-    last_made_stays,
-    most_benefit,
-    prefix,
-)
+from roam.core.machine import Bytes
+from roam.solvers.offload.contenders import RULES
 from roam.solvers.offload.movable import Movable, Timed
-from roam.solvers.offload.moved import with_transfers
+from roam.solvers.offload.moved import stall_with
 from roam.solvers.offload.swaps import swapped
 from roam.solvers.offload.timeline import Link, Transfer, peak_with, transfers
-from roam.solvers.simulate.step import simulate
 
 CAUTION = 1.25  # planned time of a transfer by the time that was measured: rates differ by the run
 ROUNDING = 1e-9  # share of a step: a stall below it is an error of the arithmetic
@@ -44,27 +38,17 @@ def choose_moves(
             will wait for transfers, so that more can leave.
     """
     careful = link.slower(caution)
-    proposed = [
-        last_made_stays(step, movable, careful),
-        most_benefit(step, movable, careful),
-        largest_first(step, movable, careful),
-        last_made_stays(step, prefix(step, [[m] for m in movable], careful), careful),
-    ]
+    proposed = [rule(step, movable, careful) for rule in RULES.values()]
 
     def merit(moved: Sequence[Movable]) -> tuple[Bytes, Bytes]:
         peak = peak_with(step, transfers(step, moved, careful))
         return max(peak, limit), sum(m.size for m in moved)
 
     proposed.append(swapped(step, movable, min(proposed, key=merit), careful, limit))
-
-    def stall(moved: Sequence[Transfer]) -> Seconds:
-        problem = with_transfers(step, moved)
-        return simulate(problem, range(len(problem.ops)), careful, step.elsewhere).stall
-
-    bare = stall(())  # of transfers that are part of the step, such as loads of states
+    bare = stall_with(step, (), careful)  # for what moves anyway, such as loads of states
     for moved in sorted(proposed, key=merit):
         found = _needed(step, moved, careful, limit)
-        if stall(found) <= bare + ROUNDING * step.seconds:
+        if stall_with(step, found, careful) <= bare + ROUNDING * step.seconds:
             return found
     return []
 

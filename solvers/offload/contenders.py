@@ -7,12 +7,12 @@ largest_first     torchtitan's sac_and_offload: the largest first, as long as th
 most_benefit      TERAIO (arXiv 2506.06472, algorithm 1): the most byte seconds above the aim for
                   each second of the link
 
-No rule but `prefix` returns what would stall an op.
+No rule but `prefix` returns what would stall an op; `first_made` is that without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -89,6 +89,19 @@ def prefix(step: Timed, scopes: Sequence[Sequence[Movable]], link: Link) -> Move
             break
         moved += scope
     return moved
+
+
+def first_made(step: Timed, movable: Sequence[Movable], link: Link) -> Moved:
+    """Returns SSDTrain's prefix, one buffer a scope, without what would stall an op."""
+    return last_made_stays(step, prefix(step, [[m] for m in movable], link), link)
+
+
+RULES: Mapping[str, Rule] = {
+    "last made stays": last_made_stays,
+    "most benefit": most_benefit,
+    "largest first": largest_first,
+    "prefix": first_made,
+}
 
 
 def _added(step: Timed, found: Iterable[Movable], link: Link) -> Moved:

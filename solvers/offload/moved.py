@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from roam.core.edits import Load, Offload, apply
+from roam.core.machine import Seconds
 from roam.core.problem import Problem, Tier
 from roam.solvers.offload.movable import Timed
-from roam.solvers.offload.timeline import Transfer
+from roam.solvers.offload.timeline import Link, Transfer
+from roam.solvers.simulate.step import simulate
 
 
 def with_transfers(step: Timed, found: Sequence[Transfer], tier: Tier = Tier.FILE) -> Problem:
@@ -28,3 +30,9 @@ def with_transfers(step: Timed, found: Sequence[Transfer], tier: Tier = Tier.FIL
         write_wait = names[t.wait]
         edits.append(Offload(problem.buffers[t.moved.buffer].name, tier, (back,), "", write_wait))
     return apply(problem, edits)
+
+
+def stall_with(step: Timed, found: Sequence[Transfer], link: Link) -> Seconds:
+    """Returns the seconds for which ops wait in a simulation of the step with these transfers."""
+    problem = with_transfers(step, found)
+    return simulate(problem, range(len(problem.ops)), link, step.elsewhere).stall

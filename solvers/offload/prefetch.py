@@ -21,7 +21,7 @@ from roam.core.lifetime import find_reuse, live_curve
 from roam.core.machine import Bytes
 from roam.core.problem import OpId, Problem
 from roam.solvers.offload.loads import Bare
-from roam.solvers.offload.timeline import Link
+from roam.solvers.offload.timeline import Link, ends, starts
 
 
 def prefetch(problem: Problem, bare: Bare, order: Sequence[OpId], link: Link) -> list[OpId]:
@@ -40,36 +40,30 @@ def prefetch(problem: Problem, bare: Bare, order: Sequence[OpId], link: Link) ->
     limit = max(curve, default=0)
     at = {i: t for t, i in enumerate(beside)}
     live = np.array([curve[at[i]] for i in ops], np.int64)
-    starts = np.concatenate([[0.0], np.cumsum([problem.ops[i].cost for i in ops])])
+    begins = np.concatenate([[0.0], np.cumsum([problem.ops[i].cost for i in ops])])
     loads = [load for i in ops for load in bare.loads.get(i, ())]
-    size = {load: problem.buffers[load.buffer].size for load in loads}
-
-    due, reading = float("inf"), {}
-    for load in reversed(loads):
-        due = min(due, float(starts[place[load.user]])) - link.delay - size[load] / link.read
-        reading[load] = due
-    free, written = 0.0, {}
-    for load in loads:
-        free = max(free, float(starts[place[load.user] + 1])) + link.delay
-        free += size[load] / link.write
-        written[load] = free
+    sizes = np.array([problem.buffers[load.buffer].size for load in loads], np.int64)
+    uses = np.array([place[load.user] for load in loads], np.int64)
+    reads_begin = starts(begins[uses][::-1], (link.delay + sizes / link.read)[::-1])[::-1]
+    writes_end = ends(begins[uses + 1], link.delay + sizes / link.write)
 
     reads: dict[int, list[OpId]] = defaultdict(list)  # starts, by place in the bare order
     waits: dict[int, list[OpId]] = defaultdict(list)  # for writes
     earliest = latest = 0
-    for load in loads:
-        use = place[load.user]
+    for load, use, size, reading, written in zip(
+        loads, uses.tolist(), sizes.tolist(), reads_begin, writes_end, strict=True
+    ):
         ready = [place[p] for p in problem.predecessors[load.loading[0]] if p in place]
-        start = int(np.searchsorted(starts, reading[load], side="right")) - 1
+        start = int(np.searchsorted(begins, reading, side="right")) - 1
         start = max(start, earliest, *(t + 1 for t in ready), 0)
-        earliest = start = _from(live, min(start, use), use, size[load], limit)
-        live[start:use] += size[load]
+        earliest = start = _from(live, min(start, use), use, size, limit)
+        live[start:use] += size
         reads[start].append(load.loading[0])
         if load.storing:
-            end = int(np.searchsorted(starts, written[load]))
+            end = int(np.searchsorted(begins, written))
             end = max(end, latest, use + 1)
-            latest = end = _until(live, use + 1, min(end, len(ops)), size[load], limit)
-            live[use + 1 : end] += size[load]
+            latest = end = _until(live, use + 1, min(end, len(ops)), size, limit)
+            live[use + 1 : end] += size
             waits[end].append(load.storing[1])
     found: list[OpId] = []
     for t, i in enumerate(ops):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from roam.core.machine import Bytes
 from roam.solvers.offload.bound import least_live
 from roam.solvers.offload.movable import Movable, Timed
-from roam.solvers.offload.timeline import Candidates, Link
+from roam.solvers.offload.timeline import Candidates, Link, is_late
 
 TRIES = 20_000  # choices, of a tenth of a millisecond each: most are looked at,
 TRIES_A_PAIR = 5  # and this many for each pair of buffers
@@ -68,7 +68,7 @@ def _merit(
     """Returns how good a choice is, less being better; None if it stalls an op."""
     moved = candidates.some(chosen)
     places = moved.placed(step, link)
-    if places.late.any():
+    if is_late(step, places).any():
         return None
     live = moved.live(step, places)
     above = np.maximum(live - aim, 0).astype(np.float64)

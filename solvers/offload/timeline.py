@@ -74,14 +74,12 @@ class Places:
     Attributes:
         wait, start: ops.
         written, reading: seconds.
-        late: whether an op would stall.
     """
 
     wait: NDArray[np.int64]
     start: NDArray[np.int64]
     written: NDArray[np.float64]
     reading: NDArray[np.float64]
-    late: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -122,32 +120,44 @@ class Candidates:
 
         A read that would have to start before the backward begins starts with it, and may end too
         late for the op that needs it. So may a read that would have to start before the write has
-        ended. Those are late.
+        ended. `is_late` tells which.
         """
         first = step.starts[step.boundary]
-        # a queue: each begins when it may, or when the one before is done
-        took = link.delay + self.size / link.write
-        done = np.cumsum(took)
-        written = done + np.maximum.accumulate(self.made - (done - took))
-        # the same from the end of the step on, the one that is needed last first
+        written = ends(self.made, link.delay + self.size / link.write)
         turn = np.argsort(-self.next, kind="stable")
-        took = (link.delay + self.size / link.read)[turn]
-        done = np.cumsum(took)
         reading = np.empty(len(turn))
-        reading[turn] = np.minimum.accumulate(self.used[turn] + (done - took)) - done
+        reading[turn] = starts(self.used[turn], (link.delay + self.size / link.read)[turn])
         wait = np.maximum(self.last + 1, np.searchsorted(step.starts, written))
         begin = np.searchsorted(step.starts, np.maximum(reading, first), side="right") - 1
         start = np.minimum(np.maximum(begin, step.boundary), self.next)
-        late = (reading < np.maximum(first, written)) | (wait >= start)
-        return Places(wait, start, written, reading, late)
+        return Places(wait, start, written, reading)
 
     def live(self, step: Timed, places: Places) -> NDArray[np.int64]:
         """Returns the bytes alive while each op runs, if these buffers leave and come back."""
-        away = places.wait < places.start
-        change = np.zeros(len(step.live) + 1, np.int64)
-        np.subtract.at(change, places.wait[away], self.size[away])
-        np.add.at(change, places.start[away], self.size[away])
-        return step.live + change[:-1].cumsum()
+        return _live(step, self.size, places.wait, places.start)
+
+
+def ends(ready: NDArray[np.float64], took: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns when the jobs of a queue end.
+
+    Each begins when it may, or when the one before is done.
+
+    Args:
+        ready: seconds from which on each may begin.
+        took: seconds that each takes.
+    """
+    done = np.cumsum(took)
+    return done + np.maximum.accumulate(ready - (done - took))
+
+
+def starts(due: NDArray[np.float64], took: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns when the jobs of a queue start, as late as they can: `ends`, with time reversed.
+
+    Args:
+        due: seconds at which each must have ended, the job that comes last first.
+        took: seconds that each takes.
+    """
+    return -ends(-due, took)
 
 
 def transfers(step: Timed, moved: Sequence[Movable], link: Link) -> list[Transfer]:
@@ -158,21 +168,34 @@ def transfers(step: Timed, moved: Sequence[Movable], link: Link) -> list[Transfe
     return [Transfer(*row) for row in rows]
 
 
+def is_late(step: Timed, found: Places | Transfer) -> NDArray[np.bool_]:
+    """Returns whether a transfer would stall an op: two uses are too close together."""
+    first = step.starts[step.boundary]
+    late = found.reading < np.maximum(first, found.written)
+    return np.logical_or(late, np.greater_equal(found.wait, found.start))
+
+
 def late(step: Timed, found: Sequence[Transfer]) -> list[Transfer]:
-    """Returns the transfers that would stall an op: two uses are too close together."""
-    first = float(step.starts[step.boundary])
-    return [t for t in found if t.reading < max(first, t.written) or t.wait >= t.start]
+    """Returns the transfers that would stall an op."""
+    return [t for t in found if is_late(step, t)]
 
 
 def live_with(step: Timed, found: Sequence[Transfer]) -> NDArray[np.int64]:
     """Returns the bytes alive while each op runs, if these buffers leave and come back."""
-    change = np.zeros(len(step.live) + 1, np.int64)
-    for t in found:
-        if t.wait < t.start:
-            change[t.wait] -= t.moved.size
-            change[t.start] += t.moved.size
-    return step.live + change[:-1].cumsum()
+    rows = [(t.moved.size, t.wait, t.start) for t in found]
+    return _live(step, *np.array(rows, np.int64).reshape(-1, 3).T)
 
 
 def peak_with(step: Timed, found: Sequence[Transfer]) -> Bytes:
     return int(live_with(step, found).max(initial=0))
+
+
+def _live(
+    step: Timed, size: NDArray[np.int64], wait: NDArray[np.int64], start: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Returns the bytes alive while each op runs, if buffers are away between two ops each."""
+    away = wait < start
+    change = np.zeros(len(step.live) + 1, np.int64)
+    np.subtract.at(change, wait[away], size[away])
+    np.add.at(change, start[away], size[away])
+    return step.live + change[:-1].cumsum()

@@ -36,8 +36,7 @@ from roam.planner import (
     choose_moves,
     least_live,
     plan,
-    simulate,
-    with_transfers,
+    stall_with,
 )
 from roam.runtime import transfer_ops as transfer_ops  # registers what the ops run
 from roam.runtime.tier_file import whole_pages
@@ -191,9 +190,7 @@ class Mover:
         roots = roots_of(graph, nodes)
         movable = step.movable(tier.smallest, roots)
         chosen = choose_moves(step, movable, link, limit, tier.caution / speed)
-        alone = with_transfers(step, chosen)
-        stall = simulate(alone, range(len(alone.ops)), tier.link).stall
-        if stall >= too_long * tier.slower:
+        if stall_with(step, chosen, tier.link) >= too_long * tier.slower:
             return None
         places = Places(graph, nodes)
         moves: list[Move] = []
