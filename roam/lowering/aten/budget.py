@@ -29,17 +29,14 @@ from roam.core.problem import Problem
 from roam.core.sizes import show_size
 from roam.inspect.recomputed import Recomputed
 from roam.lowering.aten.budget_graph import by_module
-from roam.lowering.aten.budget_search import OTHERS, Trial
+from roam.lowering.aten.budget_search import OTHERS, Searches, Trial
 from roam.lowering.aten.footprint import Unlimited
 from roam.lowering.aten.mix import Mix, Mixes
 from roam.lowering.aten.offload import MovedOut, Mover
 from roam.lowering.budget_error import CompileBudgetError, ways_out
 from roam.passes.geometry import renew_views
 from roam.passes.pipeline import copied
-from roam.planner import (
-    Settings,
-    plan,
-)
+from roam.planner import Settings, plan
 
 AsideOf = Callable[[Problem], Beside]  # what other graphs take beside the one of a Problem
 
@@ -117,7 +114,9 @@ def fit(
     if first.peak <= limit and unlimited.left <= saved:
         return Fitted(joint, limit, others.now, first, told, unlimited)
 
-    mixes = Mixes(joint, captured, first, trial, settings, costs, mover)
+    plans = {problem.fingerprint: first}
+    search = Searches(joint, captured, first, trial, settings, costs, plans)
+    mixes = Mixes(search, mover)
     mix: Mix | None = None
     if others_follow:
         mix = mixes.beside_others(budget, limit, saved, unlimited)
@@ -134,10 +133,10 @@ def fit(
 
 def _refusal(mixes: Mixes, budget: Budget, limit: Bytes, name: str, others: Beside) -> BudgetError:
     """Returns the error for a budget that cannot be kept, with the smallest peak that is found."""
-    problem = mixes.captured.problem
+    problem = mixes.search.captured.problem
     persistent = problem.persistent + others.now + others.persistent
     found = mixes.smallest
-    smallest = min(mixes.first.peak, found.plan.peak) + persistent
+    smallest = min(mixes.search.first.peak, found.plan.peak) + persistent
     there = f"{show_size(problem.persistent)} of it persistent"
     if more := others.now + others.persistent:
         there += f" and {show_size(more)} of graphs that ran before it, compiled by themselves"

@@ -71,6 +71,7 @@ class Searches:
         costs: estimates ops that the graph does not have.
         plans: by fingerprint, the plans that were made.
         captures: by graph with copies, the Problem of its parts.
+        known: by room, what `graphs` returned.
     """
 
     joint: fx.GraphModule
@@ -80,19 +81,22 @@ class Searches:
     settings: Settings
     costs: Costs | None
     plans: dict[str, Plan]
-    captures: dict[fx.GraphModule, Captured] = field(default_factory=dict)
+    captures: dict[fx.GraphModule, Captured] = field(default_factory=dict, init=False)
+    known: dict[Bytes, Graphs] = field(default_factory=dict, init=False)
 
     def graphs(self, room: Bytes) -> Graphs:
         """Returns the graph in program order, and in the planned order.
 
         Program order may need more by itself than the order that was planned.
         """
-        captured, peak = with_room(self.captured, room), self.first.peak + room
-        by_plan = reordered(captured, self.first.order)
-        return (
-            BudgetGraph(self.joint, captured, self.costs, peak),
-            BudgetGraph(self.joint, by_plan, self.costs, peak),
-        )
+        if room not in self.known:
+            captured, peak = with_room(self.captured, room), self.first.peak + room
+            by_plan = reordered(captured, self.first.order)
+            self.known[room] = (
+                BudgetGraph(self.joint, captured, self.costs, peak),
+                BudgetGraph(self.joint, by_plan, self.costs, peak),
+            )
+        return self.known[room]
 
     def planned(self, edited: fx.GraphModule, room: Bytes = 0) -> Plan:
         if edited not in self.captures:

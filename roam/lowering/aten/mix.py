@@ -16,16 +16,14 @@ from math import inf
 from torch import fx
 
 from roam.capture.fx_problem import Captured
-from roam.capture.usual_costs import Costs
 from roam.core.budget import Budget
 from roam.core.machine import Bytes, Seconds
 from roam.core.plan import Plan
-from roam.lowering.aten.budget_search import Best, Searches, Trial
+from roam.lowering.aten.budget_search import Best, Searches
 from roam.lowering.aten.footprint import Unlimited
 from roam.lowering.aten.offload import MovedOut, Mover
 from roam.planner import (
     Copies,
-    Settings,
     extra_time_bound,
     least_at_once,
     least_needed,
@@ -66,27 +64,17 @@ class Mixes:
     """Searches for copies and transfers of one graph.
 
     Attributes:
-        joint: the graph with neither.
-        captured: its Problem.
-        first: the plan of that.
-        trial: partitions a graph and reads the Problem off its parts.
-        settings: how to plan.
-        costs: estimates ops that the graph does not have; None if nobody asked what ops cost.
+        search: searches for copies of the graph without transfers.
         mover: moves tensors to a tier; None if nothing may move.
     """
 
-    joint: fx.GraphModule
-    captured: Captured
-    first: Plan
-    trial: Trial
-    settings: Settings
-    costs: Costs | None
+    search: Searches
     mover: Mover | None
 
     @property
     def seconds(self) -> Seconds:
         """Of the graph with neither, by the costs of its ops."""
-        return sum(op.cost for op in self.captured.problem.ops)
+        return sum(op.cost for op in self.search.captured.problem.ops)
 
     def cheapest(self, limit: Bytes) -> Mix | None:
         """Returns the graph within a limit that takes the least extra time; None if none is found.
@@ -96,9 +84,8 @@ class Mixes:
         moved = self._moved(limit)
         if moved is not None and moved.plan.peak <= limit:
             return self._within(moved, limit)
-        search = self.searches()
-        found = search.cheapest(limit)
-        best = None if found is None else self._mix(search, found, None)
+        found = self.search.cheapest(limit)
+        best = None if found is None else self._mix(self.search, found, None)
         if self.mover is not None:
             for mixed in (self._copies_first, self._moves_first):
                 if best is None or best.extra > WORTH * self.seconds:
@@ -117,8 +104,8 @@ class Mixes:
         `above` is searched for. Transfers are first taken to lower a peak by as much as they do
         without copies (`moved`), then by as much as they did the last time.
         """
-        search = self.searches()
-        low, high = limit, self.first.peak
+        search = self.search
+        low, high = limit, search.first.peak
         above = limit + (0 if moved is None else high - moved.plan.peak)
         for _ in range(ROUNDS):
             if not low < above < high:
@@ -180,44 +167,47 @@ class Mixes:
         out = self._moved(max(0, limit))
         if out is not None and out.plan.peak <= limit and out.left <= saved:
             return Mix(out.joint, out.captured, out.plan, out.stalled, None, out)
-        search = self.searches(out)
+        search = self._beside(out)
         return self._mix(search, search.beside_others(budget, limit, unlimited), out)
 
     @cached_property
     def smallest(self) -> Mix:
         """The graph with the smallest peak that is found, however long it takes."""
-        search = self.searches()
-        found = [self._mix(search, search.smallest(), None)]
+        found = [self._mix(self.search, self.search.smallest(), None)]
         if self.mover is not None:
             found.append(self._with_moves(found[0], 0))
             out = self._moved(0, SPEEDS[-1])
-            search = self.searches(out)
+            search = self._beside(out)
             found.append(self._mix(search, search.smallest(), out))
         return min(found, key=lambda mix: mix.plan.peak)
 
     @property
     def least(self) -> Bytes:
         """Transient bytes below which the graph does not come, whatever runs again or moves."""
-        step = self.searches().graphs(0)[0].step
+        step = self.search.graphs(0)[0].step
         if self.mover is not None:
             return least_at_once(step)
-        return least_needed(step, self.first, PROVING)
+        return least_needed(step, self.search.first, PROVING)
 
     def bound(self, limit: Bytes, found: Seconds) -> Seconds:
         """Returns extra seconds below which the limit is not kept, by the costs of ops.
 
         found: extra seconds that suffice.
         """
-        step = self.searches().graphs(0)[0].step
+        step, first = self.search.graphs(0)[0].step, self.search.first
         enough = found - CLOSE * self.seconds
+
+        def recomputing(limit: Bytes) -> Seconds:
+            return extra_time_bound(step, first, limit, PROVING, enough)
+
         if self.mover is None:
-            return extra_time_bound(step, self.first, limit, PROVING, enough)
+            return recomputing(limit)
         problem, boundary = step.problem, step.boundary
         saved = {b for op in problem.ops[boundary:] for b in op.touches}
         saved &= {b for op in problem.ops[:boundary] for b in op.creates}
         movable = sum(problem.buffers[b].size for b in saved)
         return mixed_time_bound(
-            lambda limit: extra_time_bound(step, self.first, limit, PROVING, enough),
+            recomputing,
             limit,
             self.seconds,
             movable,
@@ -225,26 +215,27 @@ class Mixes:
             found,
         )
 
-    def searches(self, out: MovedOut | None = None) -> Searches:
-        """Returns what searches for copies of the graph, with transfers or without."""
-        joint, captured, first = self.joint, self.captured, self.first
-        if out is not None:
-            joint, captured, first = out.joint, out.captured, out.plan
-        known = {captured.problem.fingerprint: first}
-        return Searches(joint, captured, first, self.trial, self.settings, self.costs, known)
+    def _beside(self, out: MovedOut | None) -> Searches:
+        """Returns what searches for copies of the graph with these transfers."""
+        if out is None:
+            return self.search
+        known = {out.captured.problem.fingerprint: out.plan}
+        return replace(
+            self.search, joint=out.joint, captured=out.captured, first=out.plan, plans=known
+        )
 
     def _moved(self, limit: Bytes, speed: float = 1.0, too_long: Seconds = inf) -> MovedOut | None:
         """Returns the graph with transfers, as `Mover.moved` does; None if nothing may move."""
         if self.mover is None:
             return None
-        how = limit, speed, too_long
-        return self.mover.moved(self.joint, self.captured, self.first, *how)
+        search, how = self.search, (limit, speed, too_long)
+        return self.mover.moved(search.joint, search.captured, search.first, *how)
 
     def _within(self, out: MovedOut, limit: Bytes) -> Mix | None:
         """Returns a graph with these transfers and with copies that keep it within the limit."""
         if out.plan.peak <= limit:
             return Mix(out.joint, out.captured, out.plan, out.stalled, None, out)
-        search = self.searches(out)
+        search = self._beside(out)
         found = search.cheapest(limit)
         return None if found is None else self._mix(search, found, out)
 

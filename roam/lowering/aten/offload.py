@@ -185,19 +185,19 @@ class Mover:
         """
         tier, problem = self.tier, graph.captured.problem
         step = tier.timed(problem, graph.boundary)
-        edited = copied(graph.joint)
-        nodes = named(edited)
-        roots = roots_of(graph, nodes)
+        roots = roots_of(graph, named(graph.joint))
         movable = step.movable(tier.smallest, roots)
         chosen = choose_moves(step, movable, link, limit, tier.caution / speed)
         if stall_with(step, chosen, tier.link) >= too_long * tier.slower:
             return None
+        edited = copied(graph.joint)
+        nodes = named(edited)
         places = Places(graph, nodes)
         moves: list[Move] = []
         taken: list[tuple[Transfer, fx.Node]] = []
         end = 0
         for transfer in chosen:
-            root = roots[transfer.moved.buffer]
+            root = nodes[roots[transfer.moved.buffer].name]
             move = places.move(transfer, root, end)
             if move is not None:
                 moves.append(move)
@@ -231,8 +231,10 @@ def _planned(problem: Problem, order: Sequence[OpId], tier: FileTier, settings: 
     op that needs it, the given order stays.
     """
 
+    careful = tier.careful()
+
     def stall(order: Sequence[OpId]) -> Seconds:
-        return tier.careful().simulated(problem, order).stall
+        return careful.simulated(problem, order).stall
 
     found = plan(problem.in_order(order), settings)
     if stall([order[i] for i in found.order]) > stall(order) + ROUNDING:
