@@ -37,7 +37,7 @@ from torch import Tensor, fx
 from roam.core.folds import StoredState
 from roam.passes.geometry import same_shape, storage_key, tensor_inputs, tensors, value
 from roam.passes.graph_ops import add_op, facts
-from roam.passes.stored_ops import LOAD_START, LOAD_WAIT, STORE_START, STORE_WAIT
+from roam.passes.transfer_ops import LOAD_START, LOAD_WAIT, STORE_START, STORE_WAIT
 
 META = "roam_release"  # on a fold's node: the Release it carries out
 WHERE = ("nn_module_stack", "fwd_nn_module_stack", "stack_trace")  # what tells of the user's code

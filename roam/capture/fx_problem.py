@@ -47,7 +47,7 @@ from roam.passes.annotations import inplace, out_variants
 from roam.passes.annotations.scratch import scratch
 from roam.passes.geometry import storage_key, tensor_inputs, tensors, value
 from roam.passes.rewrites import split
-from roam.passes.stored_ops import LOAD_START
+from roam.passes.transfer_ops import LOAD_START
 
 
 @dataclass
@@ -282,20 +282,21 @@ class _Reader:
         return f"{original}~{self.copies[original]}"
 
     def stored_name(self, transfer: gradient_release.Transfer) -> str:
-        parameter = self.build.buffers[self.buffer_of[storage_key(transfer.parameter)]]
-        return f"{parameter.name}.{transfer.state.name}{transfer.name}"
+        return f"{self.buffer(transfer.parameter).name}.{transfer.state.name}{transfer.name}"
+
+    def buffer(self, tensor: torch.Tensor) -> Buffer:
+        return self.build.buffers[self.buffer_of[storage_key(tensor)]]
 
     def add_stored(self, node: fx.Node) -> None:
         """Adds a state that lies in a tier between steps. The node's value is its ticket."""
         transfer: gradient_release.Transfer = node.meta[gradient_release.STORED]
-        parameter = self.build.buffers[self.buffer_of[storage_key(transfer.parameter)]]
         self.buffer_of[storage_key(value(node))] = self.build.add_buffer(
             self.stored_name(transfer),
             transfer.state.nbytes,
             Kind.STATE,
             Home.USER,
             align=machine.PAGE,
-            where=parameter.where,
+            where=self.buffer(transfer.parameter).where,
             tier=Tier.FILE,
         )
 

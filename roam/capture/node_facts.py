@@ -12,8 +12,7 @@ from torch import fx
 from roam.core.problem import Lane
 from roam.passes.annotations import out_variants
 from roam.passes.geometry import storage_key, tensor_inputs, tensors, value
-from roam.passes.stored_ops import LOAD_WAIT, LOADS, STORES
-from roam.passes.transfer_ops import BACK, OUT, READ_WAIT, TRANSFERS
+from roam.passes.transfer_ops import BACK, LOAD_WAIT, OUT, READ_WAIT, TRANSFERS
 
 
 def is_op(node: fx.Node) -> bool:
@@ -99,16 +98,16 @@ def runs_once(node: fx.Node) -> bool:
 
     Attention is tagged as random whatever its dropout is; without dropout it draws nothing.
     """
-    if node.target in TRANSFERS | LOADS | STORES:
+    if node.target in TRANSFERS:
         return True
     return keeps_its_turn(node) and _dropout(node) != 0
 
 
 def lane(node: fx.Node) -> Lane:
     """Returns the queue in which an op runs: transfers to a tier, transfers back, or neither."""
-    if node.target in OUT | STORES:
+    if node.target in OUT:
         return Lane.COPY_OUT
-    return Lane.COPY_IN if node.target in BACK | LOADS else Lane.COMPUTE
+    return Lane.COPY_IN if node.target in BACK else Lane.COMPUTE
 
 
 def _dropout(node: fx.Node) -> Any:

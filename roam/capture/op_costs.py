@@ -35,7 +35,6 @@ from roam.core.errors import UnplannableError
 from roam.core.machine import Bytes, Rates, Seconds
 from roam.passes.geometry import tensor_inputs, tensors
 from roam.passes.gradient_release import META, STORED
-from roam.passes.stored_ops import LOADS, STORES
 from roam.passes.transfer_ops import TRANSFERS
 
 log = logging.getLogger("roam")
@@ -152,7 +151,7 @@ def _call(node: fx.Node, numbers: Numbers) -> Call | None:
     """
     if node.op != "call_function" or META in node.meta or not is_op(node):
         return None
-    if node.target in TRANSFERS | LOADS | STORES or STORED in node.meta:
+    if node.target in TRANSFERS or STORED in node.meta:
         return None
     everything = [*tensors(node), *(t for _, t in tensor_inputs(node))]
     if any(t.layout is not torch.strided for t in everything):

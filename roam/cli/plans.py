@@ -163,7 +163,7 @@ def show(
         from roam.inspect.explain import explain
 
         problem, found = _pick(step, graph)
-        typer.echo(explain(problem, found, step.time, step.record_of(problem).edits()))
+        typer.echo(explain(problem, found, step.time, step.record_of(problem).edit_lines()))
     else:
         _print(step if graph is None else _only(step, graph), json)
 

@@ -60,7 +60,7 @@ def to_html(step: StepPlan) -> str:
     parts = [f"<p><b>{escape(str(step).splitlines()[0])}</b></p>"]
     for graph in step.graphs:
         parts.append(f"<p>{escape(_summary(graph))}</p>")
-        if edits := graph.edits():
+        if edits := graph.edit_lines():
             parts.append(f"<pre>{escape(chr(10).join(edits))}</pre>")
         if graph in drawn and graph.problem is not None and graph.plan is not None:
             parts += _graph(*graph.plan.to_edited(graph.problem))

@@ -42,10 +42,14 @@ class GraphRecord:
     def planned(self) -> bool:
         return self.plan is not None
 
-    def edits(self) -> list[str]:
-        """Returns lines about what runs again to keep a budget, and what moves to a tier."""
-        made = (self.moved, self.stored, self.recomputed)
-        return [line for each in made if each is not None for line in each.lines()]
+    @property
+    def edits(self) -> list[Moved | Stored | Recomputed]:
+        """What moves to a tier, is loaded from one, and runs again."""
+        return [e for e in (self.moved, self.stored, self.recomputed) if e is not None]
+
+    def edit_lines(self) -> list[str]:
+        """Returns what the edits tell, a line each."""
+        return [line for edit in self.edits for line in edit.lines()]
 
     def __str__(self) -> str:
         p = self.plan

@@ -214,8 +214,7 @@ class StepPlan:
             lines.append(f"  scratch space of {_ops(guesses)} estimated from smaller sizes")
         if self.time is not None:
             lines.append(f"  {self.time}")
-        edits = (e for g in self.graphs for e in (g.moved, g.stored, g.recomputed) if e is not None)
-        lines += [f"  {e.lines()[0]}" for e in edits]
+        lines += [f"  {e.lines()[0]}" for g in self.graphs for e in g.edits]
         return "\n".join(lines)
 
     @property
@@ -233,7 +232,7 @@ class StepPlan:
         if self.largest is None:
             raise OfflineError("there is no peak to explain: no graph of the step was planned")
         problem, plan = self.largest
-        return explain(problem, plan, self.time, self.record_of(problem).edits())
+        return explain(problem, plan, self.time, self.record_of(problem).edit_lines())
 
     def record_of(self, problem: Problem) -> GraphRecord:
         """Returns the record of the graph that has one of the Problems of `planned`."""

@@ -15,8 +15,9 @@ from roam.optim.hooks import begin_epoch
 from roam.optim.ownership import OwningOptimizer
 from roam.optim.state_dicts import check_fits, fit_loaded, of_members
 from roam.optim.stored_states import StoredStates, in_memory, is_stored
+from roam.runtime import stored_ops as stored_ops  # registers what the ops run
 from roam.runtime.file_tier import file_tier
-from roam.runtime.stored_ops import ticket
+from roam.runtime.tickets import issue
 
 
 class StatefulOptimizer(OwningOptimizer):
@@ -44,7 +45,7 @@ class StatefulOptimizer(OwningOptimizer):
 
     def ticket(self, param: Tensor, state: str) -> Tensor:
         """Returns the ticket by which ops of a graph know a state tensor that lies in a file."""
-        return ticket(self.state_of(param)[state])
+        return issue(self.state_of(param)[state])
 
     def keep_states_in(self, to: OffloadTo | str) -> None:
         """Keeps large state tensors in a file of a folder between steps, from now on.

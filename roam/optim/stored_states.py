@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -23,7 +22,7 @@ from roam.core.offload_to import OffloadTo
 from roam.optim.data_parallel import is_sharded
 from roam.optim.fold import StateSpec
 from roam.passes.geometry import is_dense
-from roam.runtime.file_tier import FileTier, file_tier
+from roam.runtime.file_tier import file_tier
 from roam.runtime.stored_tensor import StoredTensor
 from roam.runtime.tier_settings import Verify
 
@@ -38,10 +37,6 @@ class StoredStates:
     def __init__(self) -> None:
         self.to: OffloadTo | None = None
         self._writing: list[StoredTensor] = []
-
-    @property
-    def tier(self) -> FileTier | None:
-        return None if self.to is None else file_tier(self.to.folder)
 
     def keep_in(self, to: OffloadTo) -> bool:
         """Sets the folder of the states that are made from now on. Returns False if it has it.
@@ -58,8 +53,7 @@ class StoredStates:
                     f"{to.folder} and {to.smallest}"
                 )
             return False
-        tier = file_tier(to.folder)
-        tier.settings = replace(tier.settings, verify=Verify(to.verify))
+        file_tier(to.folder).verify_by(Verify(to.verify))
         self.to = to
         return True
 
@@ -96,10 +90,15 @@ class StoredStates:
         Raises:
             TierFullError: the disk is full.
         """
-        tier, found = self.tier, self.stored(param, spec)
-        if tier is None or found is None:
-            return spec.zeros(param)
-        return StoredTensor(tier, f"{name}.{spec.name}", found.size, found.stride, found.dtype)
+        return self._stored_zeros(name, param, spec) or spec.zeros(param)
+
+    def _stored_zeros(self, name: str, param: Tensor, spec: StateSpec) -> StoredTensor | None:
+        """Returns a state tensor in the folder; None if it is not to be there."""
+        found = self.stored(param, spec)
+        if found is None or self.to is None:
+            return None
+        how = found.size, found.stride, found.dtype
+        return StoredTensor(file_tier(self.to.folder), f"{name}.{spec.name}", *how)
 
     def move(
         self,
@@ -116,9 +115,9 @@ class StoredStates:
         """
         for spec in specs:
             tensor = state.get(spec.name)
-            if isinstance(tensor, Tensor) and self.stored(param, spec) is not None:
-                made = self.zeros(name, param, spec)
-                assert isinstance(made, StoredTensor)
+            if not isinstance(tensor, Tensor):
+                continue
+            if (made := self._stored_zeros(name, param, spec)) is not None:
                 made.store(tensor)
                 state[spec.name] = made
 

@@ -9,6 +9,7 @@ Tensors that leave memory and come back:
     transfer_ops    the ops in graphs: start a write, wait for it, start a read, wait for it
     file_tier       a tier in a folder of the user's: regions, writes, reads
     stored_tensor   a tensor that stays there between its uses;  stored_ops are the ops in graphs
+    tickets         tensors by which ops know things that are no tensors
     transfers       a tensor's bytes on their way, chunk by chunk, on a thread of each direction
     regions         the address space of the file
     tier_file       the file: direct transfers, growth;  tier_folder makes it

@@ -16,6 +16,7 @@ import os
 import threading
 import time
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ from roam.runtime.fingerprint import Data
 from roam.runtime.regions import AddressSpace, Region, Span
 from roam.runtime.tier_file import TierFile, Way
 from roam.runtime.tier_folder import SystemCalls, check_folder
-from roam.runtime.tier_settings import Settings, Traffic
+from roam.runtime.tier_settings import Settings, Traffic, Verify
 from roam.runtime.transfers import Channel, Slot, geometry
 
 
@@ -78,6 +79,10 @@ class FileTier:
     def settings(self, settings: Settings) -> None:
         self.out.use(settings)
         self.back.use(settings)
+
+    def verify_by(self, verify: Verify) -> None:
+        """Sets what is compared of the bytes that come back, for transfers from now on."""
+        self.settings = replace(self.settings, verify=verify)
 
     @property
     def way(self) -> Way:

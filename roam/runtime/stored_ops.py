@@ -1,19 +1,14 @@
-"""Runs the ops of passes/stored_ops.py, which load tensors that stay in a tier, and store them.
-
-A ticket is a tensor of one number, whose memory carries the StoredTensor as an attribute. A copy of
-a ticket is none.
-"""
+"""Runs the ops of passes/transfer_ops.py that load tensors that stay in a tier, and store them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from roam.core.errors import TransferError
-from roam.passes.stored_ops import (
+from roam.passes.transfer_ops import (
     LOAD_START,
     LOAD_START_OUT,
     LOAD_WAIT,
@@ -22,13 +17,7 @@ from roam.passes.stored_ops import (
     library,
 )
 from roam.runtime.stored_tensor import StoredTensor
-
-
-def ticket(stored: StoredTensor) -> Tensor:
-    """Returns what ops know a stored tensor by."""
-    found = torch.zeros(1, dtype=torch.int64)
-    found.untyped_storage().roam_stored = stored  # type: ignore[attr-defined]
-    return found
+from roam.runtime.tickets import look_up
 
 
 def _load_start(
@@ -42,26 +31,26 @@ def _load_start(
 def _load_into(
     stored: Tensor, size: Sequence[int], stride: Sequence[int], dtype: torch.dtype, *, out: Tensor
 ) -> Tensor:
-    _look_up(stored).start_read(out)
+    _stored(stored).start_read(out)
     return out
 
 
 def _load_wait(target: Tensor, stored: Tensor) -> Tensor:
-    _look_up(stored).wait_read(target)
+    _stored(stored).wait_read(target)
     return target
 
 
 def _store_start(source: Tensor, stored: Tensor) -> None:
-    _look_up(stored).start_write(source)
+    _stored(stored).start_write(source)
 
 
 def _store_wait(source: Tensor, stored: Tensor) -> None:
-    _look_up(stored).wait_written(source)
+    _stored(stored).wait_written(source)
 
 
-def _look_up(ticket: Tensor) -> StoredTensor:
-    found: Any = getattr(ticket.untyped_storage(), "roam_stored", None)
-    if not isinstance(found, StoredTensor):
+def _stored(ticket: Tensor) -> StoredTensor:
+    found = look_up(ticket, StoredTensor)
+    if found is None:
         raise TransferError("a ticket of a stored tensor was copied, and a copy stands for nothing")
     return found
 

@@ -1,15 +1,13 @@
 """Runs the ops of passes/transfer_ops.py, which move tensors to a tier and back.
 
-`region`, `started` and `written` are tickets: tensors of one number each, whose memory carries what
-they stand for as an attribute. So a ticket lives as long as its memory, whoever holds that:
-autograd, between forward and backward, or a graph that is kept. When the last ticket is gone, so is
-the region. A copy of a ticket is none.
+`region`, `ticket` and `written` are tickets (see `tickets`). When the last of them is gone, so is
+the region.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,10 +24,11 @@ from roam.passes.transfer_ops import (
 )
 from roam.runtime.file_tier import FileTier, file_tier
 from roam.runtime.regions import Region
+from roam.runtime.tickets import issue, look_up
 from roam.runtime.transfers import Slot
 
 
-class _Ticket(NamedTuple):
+class _Placed(NamedTuple):
     """What a ticket stands for: a region of a tier's file, or a slot in one."""
 
     tier: FileTier
@@ -42,19 +41,19 @@ P = TypeVar("P", Region, Slot)
 def _open_slots(tier: str, nbytes: int) -> Tensor:
     found = file_tier(tier)
     region = found.open(nbytes)
-    return _issue(_Ticket(found, region), region.number)
+    return issue(_Placed(found, region), region.number)
 
 
 def _write_start(source: Tensor, region: Tensor, offset: int, name: str) -> Tensor:
-    tier, place = _look_up(region, Region, name, "write")
+    tier, place = _place_of(region, Region, name, "write")
     slot = tier.start_write(place, source, offset, name)
-    return _issue(_Ticket(tier, slot), slot.offset)
+    return issue(_Placed(tier, slot), slot.offset)
 
 
 def _write_wait(source: Tensor, ticket: Tensor) -> Tensor:
-    tier, slot = _look_up(ticket, Slot, "", "write")
+    tier, slot = _place_of(ticket, Slot, "", "write")
     tier.wait_written(slot, source)
-    return _issue(_Ticket(tier, slot), slot.offset)
+    return issue(_Placed(tier, slot), slot.offset)
 
 
 def _read_start(
@@ -73,27 +72,21 @@ def _read_into(
     *,
     out: Tensor,
 ) -> Tensor:
-    tier, slot = _look_up(written, Slot, "", "read")
+    tier, slot = _place_of(written, Slot, "", "read")
     tier.start_read(slot, out)
     return out
 
 
 def _read_wait(target: Tensor, written: Tensor) -> Tensor:
-    tier, slot = _look_up(written, Slot, "", "read")
+    tier, slot = _place_of(written, Slot, "", "read")
     tier.wait_read(slot, target)
     return target
 
 
-def _issue(ticket: _Ticket, number: int) -> Tensor:
-    tensor = torch.tensor([number], dtype=torch.int64)
-    tensor.untyped_storage().roam_ticket = ticket  # type: ignore[attr-defined]
-    return tensor
-
-
-def _look_up(ticket: Tensor, kind: type[P], name: str, direction: str) -> tuple[FileTier, P]:
+def _place_of(ticket: Tensor, kind: type[P], name: str, direction: str) -> tuple[FileTier, P]:
     """Returns the tier and the place that a ticket stands for."""
-    found: Any = getattr(ticket.untyped_storage(), "roam_ticket", None)
-    if not isinstance(found, _Ticket) or not isinstance(found.place, kind):
+    found = look_up(ticket, _Placed)
+    if found is None or not isinstance(found.place, kind):
         raise TransferError(
             f"tensor {name!r} cannot be moved ({direction}): its ticket is a copy, which stands "
             "for nothing. Hooks on saved tensors must hand back the tensor itself",

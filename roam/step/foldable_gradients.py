@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from roam.core.folds import Folds
-from roam.optim.folding import FoldingOptimizer
+from roam.optim.folding import NOTHING, FoldingOptimizer
 from roam.optim.hooks import epoch
 from roam.step.graph_optimizers import Needs, Used
 from roam.step.pending_forwards import Claims
@@ -126,23 +126,25 @@ class Ticket:
             return GONE
         return objection
 
-    def absorb(self, gradients: Sequence[tuple[int, Tensor]]) -> None:
-        """Folds gradients, given as pairs (index of the graph's input, its gradient)."""
-        optimizer = self.used.optimizer()
-        assert optimizer is not None, "the backward has asked for objections"
-        optimizer.absorb_all([(self.folded[i], gradient) for i, gradient in gradients])
+    def absorb(
+        self, gradients: Sequence[tuple[int, Tensor]], states: Mapping[str, Tensor] = NOTHING
+    ) -> None:
+        """Folds gradients, given as pairs (index of the graph's input, its gradient).
 
-    def absorb_with(self, index: int, gradient: Tensor, states: Mapping[str, Tensor]) -> None:
-        """Folds the gradient of an input of the graph into states that the graph has loaded."""
-        optimizer = self.used.optimizer()
-        assert optimizer is not None, "the backward has asked for objections"
-        optimizer.absorb_all([(self.folded[index], gradient)], states)
+        states: those of the only parameter that the graph has loaded, by name.
+        """
+        pairs = [(self.folded[i], gradient) for i, gradient in gradients]
+        self._optimizer.absorb_all(pairs, states)
 
     def stored(self, index: int, state: str) -> Tensor:
         """Returns the ticket of a state that lies in a tier, of the parameter that is an input."""
+        return self._optimizer.ticket(self.folded[index], state)
+
+    @property
+    def _optimizer(self) -> FoldingOptimizer:
         optimizer = self.used.optimizer()
         assert optimizer is not None, "the backward has asked for objections"
-        return optimizer.ticket(self.folded[index], state)
+        return optimizer
 
 
 @dataclass(eq=False)
@@ -214,7 +216,7 @@ class Tickets:
 
     def absorb_with(self, index: int, gradient: Tensor, states: Mapping[str, Tensor]) -> None:
         """Folds the gradient of an input of the graph into states that the graph has loaded."""
-        self._of(index).absorb_with(index, gradient, states)
+        self._of(index).absorb([(index, gradient)], states)
 
     def stored(self, index: int, state: str) -> Tensor:
         """Returns the ticket of a state that lies in a tier, of the parameter that is an input."""

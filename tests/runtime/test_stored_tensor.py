@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from roam.core.errors import OptimizerCopyError, TransferError
-from roam.passes.stored_ops import LOAD_START, LOAD_WAIT, STORE_START, STORE_WAIT
+from roam.passes.transfer_ops import LOAD_START, LOAD_WAIT, STORE_START, STORE_WAIT
+from roam.runtime import stored_ops as stored_ops  # registers what the ops run
 from roam.runtime.file_tier import FileTier
-from roam.runtime.stored_ops import ticket
 from roam.runtime.stored_tensor import StoredTensor
+from roam.runtime.tickets import issue
 from tests.runtime.faults import Fault, FaultyCalls
 
 SHAPE = (37, 61)  # no whole sectors
@@ -49,7 +50,7 @@ def test_what_is_stored_is_loaded_whatever_its_layout(tier: FileTier) -> None:
 
 def test_ops_load_and_store(stored: StoredTensor) -> None:
     stored.store(value(1))
-    known = ticket(stored)
+    known = issue(stored)
     x = LOAD_WAIT(LOAD_START(known, SHAPE, (61, 1), torch.float32), known)
     x.add_(1)
     STORE_START(x, known)

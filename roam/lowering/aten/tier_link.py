@@ -55,7 +55,7 @@ class FileTier:
             TierError: the folder cannot hold the file, or the disk is full.
         """
         tier = file_tier(self.folder)
-        tier.settings = replace(tier.settings, verify=self.verify)
+        tier.verify_by(self.verify)
         tier.reserve(nbytes)
 
     def beside_loads(self, problem: Problem) -> FileTier:
