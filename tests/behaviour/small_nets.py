@@ -132,3 +132,20 @@ def compiled_step(model: nn.Module, **options: Any) -> Callable[[Tensor], Tensor
             return found
 
     return planned
+
+
+def stepped(
+    make: Callable[[], nn.Module], x: Tensor, steps: int, **options: Any
+) -> tuple[list[Any], int]:
+    """Trains a model by `compiled_step`.
+
+    Returns the losses and the parameters at the end, and the measured peak of the last step.
+    """
+    torch._dynamo.reset()
+    roam.reset_report()
+    torch.manual_seed(0)
+    model = make()
+    run = compiled_step(model, **options)
+    losses = [run(x) for _ in range(steps - 1)]
+    peak = measure_peak(lambda: losses.append(run(x))).peak
+    return snapshot([*losses, *model.parameters()]), peak

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 import roam
 from roam.core.errors import BudgetError, OfflineError
-from roam.inspect.measure import measure_peak
 from roam.inspect.step_plan import StepPlan
 from tests.behaviour.small_nets import (
     WIDTH,
@@ -20,12 +17,12 @@ from tests.behaviour.small_nets import (
     Convolutional,
     Loss,
     blocks,
-    compiled_step,
     image,
     rows,
+    stepped,
     trained,
 )
-from tests.helpers import assert_equal, snapshot, unfused
+from tests.helpers import assert_equal, unfused
 
 
 class Tied(nn.Module):
@@ -104,18 +101,8 @@ def test_a_larger_budget_costs_no_more() -> None:
 
 
 def test_a_whole_step_keeps_it_too() -> None:
-    def stepped(**options: Any) -> tuple[list[Any], int]:
-        torch._dynamo.reset()
-        roam.reset_report()
-        torch.manual_seed(0)
-        model = blocks()
-        run = compiled_step(model, **options)
-        losses = [run(rows()) for _ in range(2)]
-        peak = measure_peak(lambda: run(rows())).peak
-        return snapshot([losses, *model.parameters()]), peak
-
-    expected, without = stepped()
-    found, peak = stepped(budget="70%")
+    expected, without = stepped(blocks, rows(), 3)
+    found, peak = stepped(blocks, rows(), 3, budget="70%")
     assert_equal(found, expected)
     [graph] = roam.report().step.graphs
     assert graph.recomputed is not None

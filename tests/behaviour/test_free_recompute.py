@@ -16,7 +16,7 @@ from roam.inspect.measure import measure_peak
 from roam.lowering.aten import free_recompute
 from roam.lowering.aten.aot_eager import AotEager, Partitioned, at_least
 from roam.solvers.budget.copies import Copies, Step
-from tests.behaviour.small_nets import Checkpointed, Convolutional, compiled_step, image
+from tests.behaviour.small_nets import Checkpointed, Convolutional, image, stepped
 from tests.helpers import Compile, assert_equal, compiler, random, snapshot, unfused
 
 Make = Callable[[], nn.Module]
@@ -225,20 +225,17 @@ def test_what_fails_does_not_keep_a_model_from_training(
 def test_a_whole_step_recomputes_what_is_cheap() -> None:
     """Forward, backward and folds in one graph: what a fold changes is read before it."""
 
-    def stepped(**options: Any) -> tuple[list[Any], int]:
-        torch._dynamo.reset()
-        roam.reset_report()
-        torch.manual_seed(0)
-        model = deep(lambda: RootMeanSquare(512), 3)
-        run = compiled_step(model, **options)
-        losses = [run(random(512, 512)) for _ in range(2)]
+    def planned(**options: Any) -> tuple[list[Any], int]:
+        found, _ = stepped(
+            lambda: deep(lambda: RootMeanSquare(512), 3), random(512, 512), 2, **options
+        )
         [graph] = roam.report().step.graphs
         assert graph.plan is not None
-        return snapshot([losses, *model.parameters()]), graph.plan.peak
+        return found, graph.plan.peak
 
-    expected, without = stepped(recompute=False)
+    expected, without = planned(recompute=False)
     assert not again()
-    found, peak = stepped()
+    found, peak = planned()
     assert again()
     assert peak <= without - 2**20
     assert_equal(found, expected)

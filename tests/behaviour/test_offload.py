@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +15,21 @@ from roam.core.errors import OptionError, TransferError
 from roam.inspect.step_plan import StepPlan
 from roam.lowering.aten.kernels import AtenKernels
 from roam.lowering.aten.step_watch import Measured, StepWatch
-from roam.runtime import file_tier as file_tiers
-from roam.runtime.file_tier import FileTier, file_tier, forget
+from roam.runtime.file_tier import file_tier
 from tests.behaviour.small_nets import (
     Checkpointed,
     Convolutional,
     Loss,
     blocks,
-    compiled_step,
     image,
     rows,
+    stepped,
     trained,
 )
 from tests.helpers import assert_equal, snapshot, unfused
-from tests.runtime.faults import Fault, FaultyCalls, on_disk
+from tests.runtime.faults import Fault, FaultyCalls, fail_as
 
 Make = Callable[[], nn.Module]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    yield on_disk(tmp_path)
-    forget()
-    assert os.listdir(tmp_path) == []
 
 
 def to(folder: Path) -> roam.OffloadTo:
@@ -156,24 +147,16 @@ def test_hooks_that_copy_what_is_saved_are_told_that_a_ticket_has_no_copy(folder
 def test_a_disk_that_fails_stops_the_step_and_names_the_tensor(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = FaultyCalls()
+    fail_as(calls := FaultyCalls(), folder, monkeypatch)
     calls.arm("write", 2, Fault.EIO)
-    monkeypatch.setitem(file_tiers._by_key, str(folder.resolve()), FileTier(folder, None, calls))
     with pytest.raises(TransferError, match="could not be written"):
         gradients(lambda run, model, x: run(x).backward(), offload=to(folder))
 
 
 def test_a_step_in_one_graph_moves_tensors_too(folder: Path) -> None:
-    def train(**options: Any) -> list[Any]:
-        torch._dynamo.reset()
-        roam.reset_report()
-        torch.manual_seed(0)
-        model = blocks()
-        run = compiled_step(model, **options)
-        return [run(rows()).item() for _ in range(2)] + snapshot([*model.parameters()])
-
-    expected = train()
-    assert_equal(train(offload=to(folder), planning_seconds=1.0), expected)
+    expected, _ = stepped(blocks, rows(), 2)
+    found, _ = stepped(blocks, rows(), 2, offload=to(folder), planning_seconds=1.0)
+    assert_equal(found, expected)
     assert file_tier(folder).out.traffic.nbytes > 0
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import gc
 import io
-import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,70 +14,15 @@ from torch import Tensor, nn
 
 import roam
 from roam.bench.zoo import TINY
-from roam.core.errors import OptionError, TierFullError, TransferError
+from roam.core.errors import OptionError
 from roam.core.lifetime import lifetimes
 from roam.core.problem import Home, Kind, Tier
 from roam.optim import AdamA, SlimAdamA
 from roam.optim.folding import FoldingOptimizer
-from roam.runtime import file_tier as file_tiers
-from roam.runtime.file_tier import FileTier, file_tier, forget
-from roam.runtime.stored_tensor import StoredTensor
-from tests.behaviour.small_nets import Block, Loss, compiled_step, rows
+from roam.runtime.file_tier import file_tier
+from tests.behaviour.small_nets import Block, Loss, rows, stepped
+from tests.behaviour.stored_training import MAKES, SMALLEST, Make, Training, to, two_blocks
 from tests.helpers import assert_equal, snapshot, unfused
-from tests.runtime.faults import Fault, FaultyCalls, on_disk
-
-Make = Callable[[nn.Module], FoldingOptimizer]
-SMALLEST = 256  # bytes: matrices and the biases of the inner layers are stored, others are not
-MAKES: dict[str, Make] = {
-    "AdamA": lambda m: AdamA(m.named_parameters(), lr=1e-3),
-    "accumulating": lambda m: AdamA(
-        m.named_parameters(), lr=1e-3, mode="accumulate", micro_batches=2
-    ),
-    "SlimAdamA": lambda m: SlimAdamA(m.named_parameters(), {"model.0.up.weight": (1,)}, lr=1e-3),
-}
-
-
-def two_blocks() -> nn.Module:
-    return nn.Sequential(Block(), Block())
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    yield on_disk(tmp_path)
-    forget()
-    assert os.listdir(tmp_path) == []
-
-
-def to(folder: Path) -> roam.OffloadTo:
-    return roam.OffloadTo(str(folder), write=1e9, smallest=SMALLEST)
-
-
-class Training:
-    """A model, its optimizer, and a compiled run of it."""
-
-    def __init__(self, make: Make = MAKES["AdamA"], **options: Any) -> None:
-        torch._dynamo.reset()
-        roam.reset_report()
-        self.model = Loss(two_blocks)
-        self.optimizer = make(self.model)
-        self.run = unfused(self.model, optimizer=self.optimizer, **options)
-
-    def steps(self, n: int, first: int = 0) -> list[Any]:
-        """Trains and returns the losses and parameters."""
-        losses = []
-        for i in range(first, first + n):
-            for k in range(self.optimizer.micro_batches):
-                torch.manual_seed(i)
-                loss = self.run(rows() + i + k)
-                loss.backward()
-                losses.append(loss.item())
-            self.optimizer.step()
-        return losses + snapshot([*self.model.parameters()])
-
-    @property
-    def stored(self) -> list[StoredTensor]:
-        states = [x for state in self.optimizer.state.values() for x in state.values()]
-        return [x for x in states if isinstance(x, StoredTensor)]
 
 
 @pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
@@ -206,16 +149,9 @@ def test_an_eager_model_trains_with_states_in_a_file(folder: Path) -> None:
 
 
 def test_a_step_in_one_graph_loads_states_too(folder: Path) -> None:
-    def train(**options: Any) -> list[Any]:
-        torch._dynamo.reset()
-        roam.reset_report()
-        torch.manual_seed(0)
-        model = two_blocks()
-        run = compiled_step(model, **options)
-        return [run(rows()).item() for _ in range(3)] + snapshot([*model.parameters()])
-
-    expected = train()
-    assert_equal(train(offload={"states": to(folder)}), expected)
+    expected, _ = stepped(two_blocks, rows(), 3)
+    found, _ = stepped(two_blocks, rows(), 3, offload={"states": to(folder)})
+    assert_equal(found, expected)
     [graph] = roam.report().graphs
     assert graph.stored is not None
     assert file_tier(folder).back.traffic.nbytes == 2 * graph.stored.read > 0
@@ -278,77 +214,6 @@ def test_the_room_of_an_optimizer_is_free_when_it_is_gone(folder: Path) -> None:
         file_tier(folder).trim()
     assert sizes > 0
     assert file_tier(folder).file_size == 0
-
-
-def test_a_full_disk_is_told_before_anything_runs(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Full(FaultyCalls):
-        def allocate(self, fd: int, offset: int, nbytes: int) -> None:
-            if offset + nbytes > 2**16:
-                raise OSError(28, "No space left on device")
-            super().allocate(fd, offset, nbytes)
-
-    tiers = file_tiers._by_key
-    monkeypatch.setitem(tiers, str(folder.resolve()), FileTier(folder, None, Full()))
-    training = Training()
-    with pytest.raises(TierFullError, match="KiB more are needed"):
-        training.optimizer.keep_states_in(to(folder))
-
-
-@pytest.mark.parametrize("fault", [Fault.EIO, Fault.FLIP])
-def test_a_state_that_does_not_come_back_is_named_and_its_parameter_unchanged(
-    fault: Fault, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = FaultyCalls()
-    tiers = file_tiers._by_key
-    monkeypatch.setitem(tiers, str(folder.resolve()), FileTier(folder, None, calls))
-    training = Training(offload={"states": to(folder)})
-    training.steps(2)
-    saved = training.optimizer.state_dict()
-    before = dict(zip(*_named(training.model), strict=True))
-    calls.arm("read", 4, fault)
-    with pytest.raises(TransferError, match=r"model\.\d\.\w+\.weight\.exp_avg") as raised:
-        training.run(rows()).backward()
-    name = raised.value.tensor.partition(".exp_avg")[0]
-    assert torch.equal(dict(training.model.named_parameters())[name], before[name])
-    assert raised.value.direction == "read"
-    training.optimizer.step()
-    training.optimizer.load_state_dict(saved)  # the way out, if the file has other bytes
-    training.steps(1)
-
-
-def test_a_write_that_fails_loses_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The parameters that were updated before the error have the states of their updates."""
-    calls = FaultyCalls()
-    tiers = file_tiers._by_key
-    monkeypatch.setitem(tiers, str(folder.resolve()), FileTier(folder, None, calls))
-    training = Training(offload={"states": to(folder)})
-    training.steps(1)
-    calls.arm("write", 6, Fault.EIO)
-    torch.manual_seed(1)
-    with pytest.raises(TransferError, match="could not be written"):
-        training.run(rows() + 1).backward()
-    states = training.optimizer.state
-    done = [p for p in training.model.parameters() if states[p]["step"].item() == 2]
-    assert 0 < len(done) < len(states)
-    reference = Training()
-    reference.steps(2)
-    names = {p: n for n, p in training.model.named_parameters()}
-    twins = dict(reference.model.named_parameters())
-    for p in done:
-        twin = reference.optimizer.state[twins[names[p]]]
-        for key, x in states[p].items():
-            found = x.load() if isinstance(x, StoredTensor) else x
-            assert torch.equal(found, twin[key]), (names[p], key)
-    training.optimizer.step()  # ends the mini-batch for those that were updated
-    training.steps(1)
-    assert {states[p]["step"].item() for p in done} == {3}
-
-
-def _named(model: nn.Module) -> tuple[list[str], list[Tensor]]:
-    pairs = list(model.named_parameters())
-    return [n for n, _ in pairs], snapshot([p for _, p in pairs])
 
 
 @pytest.mark.parametrize("given", [{}, {"weights": "/"}, {"states": 3}])

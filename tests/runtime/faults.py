@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from roam.core.machine import PAGE, Bytes
+from roam.runtime import file_tier
 from roam.runtime.file_tier import FileTier
 from roam.runtime.tier_file import bounce_buffer
 from roam.runtime.tier_folder import MEMORY, SystemCalls, _file_system
@@ -144,3 +145,9 @@ def on_disk(folder: Path) -> Path:
     if (kind := MEMORY.get(_file_system(folder))) is not None:
         pytest.skip(f"the folder for temporary files is {kind}")
     return folder
+
+
+def fail_as(calls: SystemCalls, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the process's tier in a folder make these calls, until the test ends."""
+    tier = FileTier(folder, None, calls)
+    monkeypatch.setitem(file_tier._by_key, str(folder.resolve()), tier)
