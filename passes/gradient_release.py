@@ -81,8 +81,8 @@ class Transfer(NamedTuple):
     Attributes:
         parameter: the parameter's fake value.
         state: the state.
-        name: of the op, to be appended to the names of parameter and state; empty for the node that
-            stands for the state in the tier. They are as in core/offload.py.
+        name: the end of the op's name, behind the names of parameter and state: "~1.start", as
+            core/offload.py names ops. Empty for the node that stands for the state in the tier.
     """
 
     parameter: Tensor

@@ -59,11 +59,11 @@ class Options:
             Inductor's each keeps it by itself, and with dynamic sizes ATen's run, by a plan for
             each size.
         offload: the path of a folder, or an `OffloadTo`. Tensors that are saved for the backward
-            may move to a file there and come back, if that lowers the peak and, by what disk and
-            ops take, stalls no op. With a budget they move first, and what is still above it is
-            recomputed. With `{"states": folder}` large states of the optimizers lie in a file
-            there between steps, and each is loaded for its fold and stored behind it. Both may be
-            given, `{"activations": ..., "states": ...}`. It implies the lowering "aten".
+            may move to a file there and come back. Without a budget, those move that lower the
+            peak and that no op is planned to wait for. With a budget, transfers, waits and
+            recomputation are mixed for the least time. With `{"states": folder}`, large optimizer
+            states lie in a file there between steps; each is loaded for its fold and then stored.
+            Both may be given: `{"activations": ..., "states": ...}`. Implies the lowering "aten".
         mode: one of Inductor's own modes, as `torch.compile(..., mode=...)` names them.
     """
 

@@ -4,8 +4,7 @@ BERT, GPT and T5 with (hidden, layers) of (8192, 4), (12288, 3) and (16384, 2): 
 tokens, heads of 128, float16, flash attention, and dropout of a tenth as in Megatron. Tensor
 parallelism over two devices is modelled by the shapes that one of them holds: half of the heads, of
 the middle of each MLP and of the vocabulary. The sums over ranks, which give transfers further time
-to hide in, are left out. Of T5's layers
-half are decoders, rounded down.
+to hide in, are left out. Of T5's layers half are decoders, rounded down.
 
     from roam.bench.ssdtrain_models import CONFIGS
     model, batch = CONFIGS["gpt 8192x4"].build()      # on the meta device, without data

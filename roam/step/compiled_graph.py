@@ -37,7 +37,7 @@ class CompiledGraph:
         needs: returns what a plan has to know of a fold.
         kernels: what it is compiled with.
         run: the compiled graph.
-        is_final: whether it stays as it is.
+        is_final: whether compiling it anew has failed, so that it is not tried again.
     """
 
     gm: fx.GraphModule

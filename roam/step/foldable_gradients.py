@@ -33,11 +33,11 @@ KNOWN_SETS = 64  # limit on a graph's remembered parameter sets; most models hav
 class Uses:
     """Remembers `Used.of` for each set of parameters that one graph has run with.
 
-    needs: returns what a plan has to know of a fold; see `Used.of`.
-
     One graph may run for all blocks of a model, or for one model after another. An entry is valid
     for one epoch (`optim.hooks.epoch`), and as long as the same parameters require gradients. Not
     every version of dynamo recompiles the graph if a `requires_grad` changes.
+
+    needs: returns what a plan has to know of a fold; see `Used.of`.
     """
 
     def __init__(self, needs: Needs = FoldingOptimizer.needs) -> None:

@@ -44,7 +44,10 @@ def least_needed(step: Step, plan: Plan, seconds: Seconds) -> Bytes:
 
 
 def least_at_once(step: Step) -> Bytes:
-    """Returns transient bytes that no copies and no transfers avoid: an op's own, or what stays."""
+    """Returns transient bytes below which no recomputation and no transfers bring a step.
+
+    The most that one op needs while it runs, or what the step leaves at its end.
+    """
     problem = step.problem
     cuts = PricedCuts(problem, all_forms(step))
     stays = sum(b.transient for b in problem.buffers if b.kept)

@@ -1,8 +1,9 @@
 """Chooses the transfers that lower the peak and stall no op.
 
-the rules of contenders.py ── the lowest peak, and of equals the fewest bytes ── swaps lower it
-── what it does not need stays, too: what is written wears a disk out ── no stall in the simulation,
-or the next best
+Each rule of contenders.py proposes a choice, and a search for swaps improves the best of them. The
+proposals are tried in the order of their peaks, and of the bytes that move if peaks are equal:
+buffers that the peak does not need stay on the device, since what is written wears a disk out. The
+first proposal that stalls no op in a simulation is returned.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def choose_moves(
         movable: what may leave.
         link: how fast.
         limit: bytes that are low enough; 0 to go as low as it goes.
-        caution: how many times longer than on the link a transfer is planned to take. Below 1, ops
-            will wait for transfers, so that more can leave.
+        caution: factor on the duration of transfers. Below 1, ops will wait for transfers, so that
+            more can leave.
     """
     careful = link.slower(caution)
     proposed = [rule(step, movable, careful) for rule in RULES.values()]

@@ -1,4 +1,6 @@
-"""Buffers of the user's that stay in a tier, and that one op each loads, changes and stores.
+"""Loads: persistent buffers, such as optimizer states, that stay in a tier between their uses.
+
+One op uses each of them. It is loaded in front of that op, and stored behind it if it was changed:
 
     full problem   load.start ── load.wait ── fold ── store.start ── store.wait
     bare problem                              fold, with the loaded bytes as scratch space

@@ -108,7 +108,7 @@ def simulate(
         problem: a step with transfers, or without any.
         order: of its ops.
         link: the way to the tier and back.
-        elsewhere: names of ops of transfers on other links, for which nothing waits here.
+        elsewhere: names of the ops of transfers on other links. They take no time here.
 
     Raises:
         UnpairedTransferError: a wait comes before its start, or one of the two is missing.

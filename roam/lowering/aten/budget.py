@@ -53,7 +53,7 @@ class Fitted:
         plan: the plan of it.
         recomputed: what the copies cost and save.
         unlimited: what the graph takes without copies.
-        moved: the transfers among them; None if nothing moves.
+        moved: the graph's transfers; None if nothing moves.
     """
 
     joint: fx.GraphModule

@@ -30,7 +30,8 @@ from roam.planner import (
     mixed_time_bound,
 )
 
-# how many times faster than it is the tier is taken to be. At the last one, all may move
+# factors on the tier's rates while it is chosen what moves: the larger, the more moves, and the
+# longer ops wait. With the last one, all may move
 SPEEDS = (1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 1e6)
 PROVING: Seconds = 2.0  # of work for a bound
 ROUNDS = 3  # higher limits for copies that are tried

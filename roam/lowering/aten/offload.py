@@ -59,7 +59,7 @@ class MovedOut:
         told: what moves, for reports.
         nbytes: of the slots of one run.
         expected: what a step should take.
-        bare: seconds for which ops wait if nothing of the graph moves, such as for loads of states.
+        bare: seconds for which ops would wait without these transfers, for loads of states.
     """
 
     tier: FileTier
@@ -140,9 +140,9 @@ class Mover:
             captured: its Problem.
             first: the plan of that.
             limit: bytes that are low enough; 0 to go as low as it goes.
-            speed: how many times faster than it is the tier is taken to be. Above 1, more can move,
-                and ops wait for it.
-            too_long: seconds of waiting, by the costs of ops, for which no graph is wanted.
+            speed: factor on the tier's rates while it is chosen what moves. Above 1, more can move,
+                and ops wait for transfers.
+            too_long: if ops would wait for so many seconds, returns None. By the costs of ops.
         """
         tier = self.tier
         link = tier.beside_loads(captured.problem).link

@@ -29,10 +29,10 @@ class Measured:
     """How fast a graph and its tier are, as its steps showed.
 
     Attributes:
-        slower: seconds that the ops took for each second that they were planned to cost.
+        slower: what the ops took, divided by the sum of their costs.
         write: bytes a second to the tier; None if too few were written to tell.
         read: bytes a second from it.
-        caution: how many times longer than at these rates a transfer is to be planned.
+        caution: factor on the duration of transfers, for the next plan.
     """
 
     slower: float
@@ -50,7 +50,7 @@ class Expected:
         ops: seconds that they were taken to last.
         stall: seconds for which ops wait for transfers.
         keeps: whether tensors stay on the device because there is no time to move them.
-        caution: how many times longer than at the tier's rates transfers were planned to take.
+        caution: factor on the duration of transfers with which they were planned.
     """
 
     costs: Seconds

@@ -21,7 +21,7 @@ from roam.planner import CAUTION, Link, Timed, Timeline, find_loads, simulate
 from roam.runtime.file_tier import file_tier, tiers
 from roam.runtime.tier_settings import Verify
 
-LEAST = 1e-6  # of a link's rate, where loads of states take all of its time
+LEAST = 1e-6  # share of a link's rate that is left if loads of states take all of its time
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class FileTier:
         link: the way there and back.
         smallest: bytes of the smallest tensor that may move.
         verify: what is compared of the bytes that come back.
-        slower: seconds that ops take for each second that they cost.
-        caution: how many times longer than on the link a transfer is planned to take.
+        slower: what ops take, divided by their costs.
+        caution: factor on the duration of transfers when they are planned.
         activations: whether tensors move there that are saved for the backward.
         states: whether states of optimizers lie there.
     """
@@ -59,10 +59,10 @@ class FileTier:
         tier.reserve(nbytes)
 
     def beside_loads(self, problem: Problem) -> FileTier:
-        """Returns the folder with what loads of optimizers' states leave of its link.
+        """Returns the folder with the read rate that loads of states leave to saved tensors.
 
-        As much of the backward's time as they take to read, spread evenly, reads of saved tensors
-        cannot have.
+        The loads take a share of the backward's time on the link. They are taken to be spread
+        evenly, so the read rate is lowered by that share.
         """
         if not self.states:
             return self
