@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import fx
 
@@ -115,7 +116,8 @@ def fit(
         return Fitted(joint, limit, others.now, first, told, unlimited)
 
     plans = {problem.fingerprint: first}
-    search = Searches(joint, captured, first, trial, settings, costs, plans)
+    plan_of = partial(plan, settings=settings)
+    search = Searches(joint, captured, first, trial, plan_of, costs, plans)
     mixes = Mixes(search, mover)
     mix: Mix | None = None
     if others_follow:

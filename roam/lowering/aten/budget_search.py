@@ -16,10 +16,11 @@ from roam.capture.usual_costs import Costs
 from roam.core.budget import Budget, Of
 from roam.core.machine import Bytes
 from roam.core.plan import Plan
+from roam.core.problem import Problem
 from roam.lowering.aten.budget_graph import BudgetGraph, reordered, with_room
 from roam.lowering.aten.footprint import Unlimited
 from roam.passes.pipeline import copied
-from roam.planner import Choice, Copies, Limits, Settings, choose, plan, smallest_peak
+from roam.planner import Choice, Copies, Limits, choose, smallest_peak
 
 ROUNDS = 5  # choices that are planned
 # a graph that others follow may save an eighth of a size: nobody knows how many follow
@@ -67,7 +68,7 @@ class Searches:
         captured: its Problem.
         first: the plan of that.
         trial: partitions a graph and reads the Problem off its parts.
-        settings: how to plan.
+        plan_of: plans a Problem.
         costs: estimates ops that the graph does not have.
         plans: by fingerprint, the plans that were made.
         captures: by graph with copies, the Problem of its parts.
@@ -78,7 +79,7 @@ class Searches:
     captured: Captured
     first: Plan
     trial: Trial
-    settings: Settings
+    plan_of: Callable[[Problem], Plan]
     costs: Costs | None
     plans: dict[str, Plan]
     captures: dict[fx.GraphModule, Captured] = field(default_factory=dict, init=False)
@@ -103,7 +104,7 @@ class Searches:
             self.captures[edited] = self.trial(copied(edited))
         problem = with_room(self.captures[edited], room).problem
         if problem.fingerprint not in self.plans:
-            self.plans[problem.fingerprint] = plan(problem, self.settings)
+            self.plans[problem.fingerprint] = self.plan_of(problem)
         return self.plans[problem.fingerprint]
 
     def cheapest(self, limit: Bytes, room: Bytes = 0) -> Best | None:

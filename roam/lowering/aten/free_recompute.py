@@ -188,7 +188,8 @@ class _Search:
     @cached_property
     def searches(self) -> Searches:
         costs, plans = UsualCosts(), {self.first.fingerprint: self.first}
-        captured, how = priced(self.captured, costs), (self.trial, self.settings, costs, plans)
+        captured, plan_of = priced(self.captured, costs), partial(plan, settings=self.settings)
+        how = self.trial, plan_of, costs, plans
         return Searches(self.joint, captured, self.first, *how)
 
     @cached_property

@@ -220,9 +220,14 @@ class Mixes:
         """Returns what searches for copies of the graph with these transfers."""
         if out is None:
             return self.search
-        known = {out.captured.problem.fingerprint: out.plan}
+        assert self.mover is not None
         return replace(
-            self.search, joint=out.joint, captured=out.captured, first=out.plan, plans=known
+            self.search,
+            joint=out.joint,
+            captured=out.captured,
+            first=out.plan,
+            plan_of=self.mover.plan_of,
+            plans={out.captured.problem.fingerprint: out.plan},
         )
 
     def _moved(self, limit: Bytes, speed: float = 1.0, too_long: Seconds = inf) -> MovedOut | None:

@@ -208,8 +208,33 @@ class Mover:
         run((MoveToTier(tuple(moves), tier.folder, end), SaveBases()), edited)
         moved = self.trial(copied(edited))
         order = order_with_transfers(problem, moved.problem, taken)
-        found = _planned(moved.problem, order, tier, self.settings)
+        found = self.plan_of(moved.problem, order)
         return _Round(edited, moved, found, [t.moved.buffer for t, _ in taken], end)
+
+    def plan_of(self, problem: Problem, order: Sequence[OpId] | None = None) -> Plan:
+        """Returns a plan that is not above a given order's, and whose ops wait no longer.
+
+        The order search knows nothing of time. If it brings a transfer too close to the op that
+        needs it, the given order stays.
+
+        Args:
+            problem: a Problem with transfers.
+            order: the given order; None for program order.
+        """
+        given = range(len(problem.ops)) if order is None else order
+        careful = self.tier.careful()
+
+        def stall(order: Sequence[OpId]) -> Seconds:
+            return careful.simulated(problem, order).stall
+
+        found = plan(problem.in_order(given), self.settings)
+        if stall([given[i] for i in found.order]) > stall(given) + ROUNDING:
+            fixed = replace(self.settings, fixed=len(problem.phases))
+            found = plan(problem.in_order(given), fixed)
+        again = tuple(given[i] for i in found.order)
+        found = structs.replace(found, fingerprint=problem.fingerprint, order=again)
+        check(problem, found)
+        return found
 
 
 def _in_order(joint: fx.GraphModule, captured: Captured, order: Sequence[OpId]) -> BudgetGraph:
@@ -222,24 +247,3 @@ def _without(problem: Problem, found: _Round) -> list[OpId]:
     index = {op.name: i for i, op in enumerate(problem.ops)}
     names = (found.captured.problem.ops[i].name for i in found.plan.order)
     return [index[name] for name in names if name in index]
-
-
-def _planned(problem: Problem, order: Sequence[OpId], tier: FileTier, settings: Settings) -> Plan:
-    """Returns a plan of a problem that is not above the given order's, and waits no longer either.
-
-    Whoever searches for an order knows nothing of time: if it brought a transfer too close to the
-    op that needs it, the given order stays.
-    """
-
-    careful = tier.careful()
-
-    def stall(order: Sequence[OpId]) -> Seconds:
-        return careful.simulated(problem, order).stall
-
-    found = plan(problem.in_order(order), settings)
-    if stall([order[i] for i in found.order]) > stall(order) + ROUNDING:
-        found = plan(problem.in_order(order), replace(settings, fixed=len(problem.phases)))
-    again = tuple(order[i] for i in found.order)
-    found = structs.replace(found, fingerprint=problem.fingerprint, order=again)
-    check(problem, found)
-    return found
