@@ -64,7 +64,8 @@ class Options:
             recomputation are mixed for the least time. With `{"states": folder}`, large optimizer
             states lie in a file there between steps; each is loaded for its fold and then stored.
             Both may be given: `{"activations": ..., "states": ...}`. Implies the lowering "aten".
-        mode: one of Inductor's own modes, as `torch.compile(..., mode=...)` names them.
+        mode: one of Inductor's own modes, as `torch.compile(..., mode=...)` names them. Beside
+            other options it has to be one: `torch.compile` takes a mode or options, never both.
     """
 
     arena: str = "step"
@@ -107,12 +108,12 @@ class Options:
 
         Raises OptionError for an unknown mode or option, or a wrong value.
         """
-        if mode not in MODES:
-            valid = ", ".join(m for m in MODES if m)
-            raise OptionError(f"roam has no mode {mode!r}: the modes are {valid}")
         if not isinstance(options, (dict, type(None))):
             raise OptionError(f"options is a dict such as {{'arena': 'keep'}}, not {options!r}")
-        given = dict(options or {})
+        given = {"mode": mode, **(options or {})}
+        if given["mode"] not in MODES:
+            valid = ", ".join(m for m in MODES if m)
+            raise OptionError(f"roam has no mode {given['mode']!r}: the modes are {valid}")
         unknown = sorted(set(given) - set(NAMES))
         if unknown:
             valid = ", ".join(NAMES)
@@ -156,7 +157,7 @@ class Options:
         given["rewrites"] = _rewrites(given.get("rewrites", ()))
         if given.get("arena") == "keep":
             given["lowering"] = "aten"  # the only one that has an arena to keep
-        return Options(**given, mode=mode)
+        return Options(**given)
 
 
 def _rewrites(given: Any) -> tuple[Pass, ...]:
@@ -172,4 +173,4 @@ def _rewrites(given: Any) -> tuple[Pass, ...]:
     return tuple(given)
 
 
-NAMES = tuple(name for name in Options.__dataclass_fields__ if name != "mode")
+NAMES = tuple(Options.__dataclass_fields__)

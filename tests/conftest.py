@@ -12,6 +12,10 @@ import os
 # twenty seconds takes minutes. OpenMP reads this once, when torch loads it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# Inductor takes the compiler's word for which vector instructions it knows: else it compiles and
+# loads ten programs in each process that finds no cache
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
+
 import gc
 import logging
 import tempfile

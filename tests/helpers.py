@@ -22,9 +22,9 @@ Compile = Callable[[Any], Any]
 CpuWith = Callable[..., None]  # the fixture `cpu_with`
 Scenario = Callable[[Compile], Iterable[Any]]
 both_arenas = pytest.mark.parametrize("arena", ARENAS)
-# a decoder and a conv net; the whole zoo is tests/models/test_zoo_architectures.py's
+# a decoder, a conv net and an encoder; the whole zoo is tests/models/test_zoo_architectures.py's
 real_models = pytest.mark.parametrize(
-    "name", ["gpt2", "resnet", pytest.param("vit", marks=pytest.mark.slow)]
+    "name", ["gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet", "vit"))]
 )
 
 

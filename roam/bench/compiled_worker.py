@@ -15,12 +15,17 @@ import os
 import statistics
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from roam.bench.children import Result
 from roam.bench.compilers import CONTENDERS, Contender
 from roam.bench.contender import planned, split_blocks
 from roam.core.errors import BudgetError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from roam.bench.batches import Batch
 
 TURN = 0.3  # seconds of steps in a turn
 FEWEST = 3  # steps in a turn
@@ -30,19 +35,21 @@ LONG = 5.0  # seconds of a step that is timed once where shorter ones are timed 
 class Trainer:
     """A model, a batch, an optimizer, and a loss that is compiled as the contender does it.
 
-    update: whether an iteration ends with an update of the weights.
+    Args:
+        model, batch: on one device.
+        how: the contender.
+        update: whether an iteration ends with an update of the weights.
     """
 
-    def __init__(self, entry: str, contender: str, *, update: bool = True) -> None:
+    def __init__(
+        self, model: nn.Module, batch: Batch, how: Contender, *, update: bool = True
+    ) -> None:
         import torch
 
-        from roam.bench.split_zoo import find
         from roam.optim import AdamA
 
-        found, how = find(entry), CONTENDERS[contender]
-        torch.manual_seed(0)
-        self.model = found.build()
-        self.batch = found.batch()
+        self.model = model
+        self.batch = batch
         self.folds = how.folds
         self.update = update
         weights = self.model.parameters()
@@ -51,6 +58,17 @@ class Trainer:
         )
         self.loss = how.compiled(self.optimizer)
         self.settings = how.settings()
+
+    @classmethod
+    def of(cls, entry: str, contender: str, *, update: bool = True) -> Trainer:
+        """Returns what trains an entry of the zoo, with random weights, on the CPU."""
+        import torch
+
+        from roam.bench.split_zoo import find
+
+        found = find(entry)
+        torch.manual_seed(0)
+        return cls(found.build(), found.batch(), CONTENDERS[contender], update=update)
 
     def step(self) -> None:
         """Runs forward and backward and drops the gradients. Folds change the weights."""
@@ -80,11 +98,14 @@ class Trainer:
             taken.append(self.iteration())
         return statistics.median(taken)
 
-    def persistent(self) -> int:
-        """Returns the bytes of weights, buffers, the optimizer's state and the batch."""
+    def persistent_tensors(self) -> list[Tensor]:
+        """Returns weights, buffers, the optimizer's state and the batch."""
         states = (t for s in self.optimizer.state.values() for t in s.values())
-        held = (*self.model.parameters(), *self.model.buffers(), *states, *self.batch.values())
-        return sum(t.nbytes for t in held)
+        return [*self.model.parameters(), *self.model.buffers(), *states, *self.batch.values()]
+
+    def persistent(self) -> int:
+        """Returns the bytes of `persistent_tensors`."""
+        return sum(t.nbytes for t in self.persistent_tensors())
 
 
 def compile_seconds(trainer: Trainer) -> Result:
@@ -178,7 +199,7 @@ def main() -> None:
     trainers: list[Trainer] = []
     for contender, cache in zip(args.contender, args.cache, strict=True):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        trainer = Trainer(args.entry, contender, update=not args.no_update)
+        trainer = Trainer.of(args.entry, contender, update=not args.no_update)
         trainers.append(trainer)
         result: Result = {"entry": args.entry, "contender": contender}
         try:

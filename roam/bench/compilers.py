@@ -39,6 +39,7 @@ class Contender:
     Attributes:
         backend: of torch.compile; None: the loss runs in eager mode.
         options: of the backend "roam".
+        mode: of Inductor.
         folds: whether AdamA takes each gradient inside the backward. Otherwise AdamW updates the
             weights after it.
         settings: returns a context with the compiler's settings, for the first step.
@@ -47,6 +48,7 @@ class Contender:
 
     backend: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    mode: str | None = None
     folds: bool = False
     settings: Callable[[], AbstractContextManager[None]] = nullcontext
     find_loss: Callable[[], LossOf] | None = None
@@ -67,8 +69,9 @@ class Contender:
         if self.backend is None:
             return loss
         if self.backend != "roam":
-            return torch.compile(_copied(loss), backend=self.backend)
+            return torch.compile(_copied(loss), backend=self.backend, mode=self.mode)
         options = {**self.options, "optimizer": optimizer} if self.folds else dict(self.options)
+        options["mode"] = self.mode
         return torch.compile(_copied(loss), backend="roam", options=options)
 
 
@@ -152,6 +155,10 @@ CONTENDERS: dict[str, Contender] = {
         for folded, how in (("", _roam), (" adama", _folding))
         for share in BUDGETS
     },
+    "aot_eager": Contender("aot_eager"),
+    "inductor reduce-overhead": Contender("inductor", mode="reduce-overhead"),
+    "roam reduce-overhead": Contender("roam", mode="reduce-overhead"),
+    "roam reduce-overhead adama": Contender("roam", mode="reduce-overhead", folds=True),
     "roam aten offload": _offloading(None),
     **{f"roam aten offload {pace}MB/s": _offloading(pace) for pace in PACES},
     # what follows differs where a group of ops can be split

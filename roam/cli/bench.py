@@ -299,3 +299,29 @@ def budget(
     )
     if any(row.get("verified") is False for row in rows):
         raise typer.Exit(1)
+
+
+@bench.command()
+def device(
+    json: Json = None,
+    device: Annotated[
+        str | None, typer.Option(help="Such as cuda. Default: CUDA if it is there, else the CPU.")
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(metavar="PART,...", help="Of memory, bits, budget, links, batch."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1.0, help="After which no row runs.")] = 450.0,
+) -> None:
+    """Measure roam on a GPU beside eager and Inductor; on the CPU with tiny models.
+
+    Exits with 1 if a row failed or is not as promised, and with 3 if the time was over too soon.
+    """
+    from roam.bench.device import device_bench
+
+    with unknown_refused():
+        rows = device_bench(device, json, only=only, seconds=seconds)
+    if any("failed" in row for row in rows):
+        raise typer.Exit(1)
+    if any("late" in row for row in rows):
+        raise typer.Exit(3)

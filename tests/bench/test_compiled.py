@@ -60,7 +60,7 @@ def test_a_contender_that_fails_leaves_its_error(monkeypatch: pytest.MonkeyPatch
 
 def test_what_a_contender_measures() -> None:
     torch._dynamo.reset()
-    trainer = compiled_worker.Trainer("gpt2", "eager")
+    trainer = compiled_worker.Trainer.of("gpt2", "eager")
     found = compiled_worker.memory(trainer)
     weights = sum(p.nbytes for p in trainer.model.parameters())
     state = 2 * weights + 4 * len(list(trainer.model.parameters()))
@@ -72,7 +72,7 @@ def test_what_a_contender_measures() -> None:
 
 def test_without_updates_a_loop_is_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
-    trainer = compiled_worker.Trainer("head-tiny", "eager chunked 8", update=False)
+    trainer = compiled_worker.Trainer.of("head-tiny", "eager chunked 8", update=False)
     before = [p.clone() for p in trainer.model.parameters()]
     trainer.iteration()
     assert all(map(torch.equal, before, trainer.model.parameters()))

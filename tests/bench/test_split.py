@@ -75,7 +75,7 @@ def test_inductors_chunker_splits_a_head(monkeypatch: pytest.MonkeyPatch) -> Non
     peaks = {}
     for name in ("inductor", "inductor chunked"):
         torch._dynamo.reset()
-        trainer = Trainer("head-small", name, update=False)
+        trainer = Trainer.of("head-small", name, update=False)
         with trainer.settings, torch._inductor.config.patch(force_disable_caches=True):
             trainer.step()
         peaks[name] = memory(trainer)["transient"]

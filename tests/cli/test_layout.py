@@ -93,7 +93,7 @@ def test_fixed_offsets_that_clash_are_named(file: Path) -> None:
 def test_the_benchmark(file: Path, tmp_path: Path) -> None:
     said = io.StringIO()
     rows = layout_bench(
-        tmp_path / "rows.json", only="t", data=file.parent, seconds=5, console=Console(file=said)
+        tmp_path / "rows.json", only="t", data=file.parent, seconds=1, console=Console(file=said)
     )
     assert [json.loads(line) for line in (tmp_path / "rows.json").read_text().splitlines()] == rows
     [row] = rows

@@ -19,7 +19,7 @@ from tests.helpers import assert_counts, fused, mlp, random
 from tests.models.test_zoo_architectures import CORE, entries
 
 pytestmark = pytest.mark.usefixtures("shared_kernels")
-QUICK = ("gpt2", "resnet")
+QUICK = ("gpt2",)
 
 
 def gradients(

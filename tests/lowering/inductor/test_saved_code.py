@@ -74,7 +74,8 @@ def plans() -> list[Plan]:
     return [g.plan for g in roam.report().graphs if g.plan is not None]
 
 
-@pytest.mark.parametrize("name", ["gpt2", pytest.param("resnet", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpt2", "resnet"])
 def test_a_step(name: str, side_by_side: None) -> None:
     """Before the backward is there everything is by itself, and after that in its blocks."""
     ran = same_bits_in_blocks(name)
