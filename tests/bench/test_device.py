@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     @contextmanager
     def process(module: str, entry: str, first: str, *more: str) -> Iterator[Process]:
-        rows = [first, *(b for a, b in zip(more, more[1:], strict=False) if a == "--contender")]
+        rows = [first, *(b for a, b in pairwise(more) if a == "--contender")]
         every.append(rows)
         yield Process(rows, "inductor")
 
