@@ -9,14 +9,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from roam.passes.rewrites.approx_bp import ApproxBP
+    from roam.passes.rewrites.quantized import Quantized
+    from roam.passes.rewrites.rad import RAD
+    from roam.passes.rewrites.velora import VeLoRA
     from roam.passes.rewrites.wta_crs import WTACRS
 
-__all__ = ["WTACRS"]
+__all__ = ["RAD", "WTACRS", "ApproxBP", "Quantized", "VeLoRA"]
 
 if __name__ != "roam.passes":
     raise ImportError(f"this package is roam.passes, not {__name__}")
 
-_LAZY = {"WTACRS": "roam.passes.rewrites.wta_crs"}  # imported when asked for: they import torch
+_LAZY = {  # imported when asked for: they import torch
+    "ApproxBP": "roam.passes.rewrites.approx_bp",
+    "Quantized": "roam.passes.rewrites.quantized",
+    "RAD": "roam.passes.rewrites.rad",
+    "VeLoRA": "roam.passes.rewrites.velora",
+    "WTACRS": "roam.passes.rewrites.wta_crs",
+}
 
 
 def __getattr__(name: str) -> Any:

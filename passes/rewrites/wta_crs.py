@@ -22,18 +22,11 @@ import torch
 from torch import Tensor
 
 from roam.core.errors import OptionError
-from roam.passes.geometry import is_equal, value
-from roam.passes.graph_ops import module_path
+from roam.passes.rewrites.linear_operands import EXACT_IN, for_weights, rows_of
 from roam.passes.rewrites.sampling import row_norms, threshold, winners_and_draws
-from roam.passes.rewrites.saved import Method, Noise, Reader, Replaced, Result, SavedTensor, Whole
-from roam.passes.rewrites.saved.rewrite import matches
+from roam.passes.rewrites.saved import Method, Noise, SavedTensor, Whole
 
-aten = torch.ops.aten
 SAMPLERS = {"threshold": threshold, "winners": winners_and_draws}
-EXACT_IN = (  # the paper's choice, in the names of transformers' models
-    *("*.q", "*.k", "*.v", "*.query", "*.key", "*.value", "*.q_proj", "*.k_proj", "*.v_proj"),
-    *("*.c_attn", "*lm_head", "*classifier", "*score"),
-)
 STEPS = 1000  # `keep` is a number of thousandths, so that a symbolic size can be multiplied by it
 
 
@@ -64,27 +57,12 @@ class WTACRS:
             raise OptionError(f"sampler of wta-crs is {valid}, not {self.sampler!r}")
 
     def method(self, tensor: SavedTensor) -> Method:
-        products = [_as_rows(tensor, r) for r in tensor.readers]
-        if not any(products):
-            return None
-        if any(matches(m, self.exact_in) for m in tensor.modules):
-            return None
-        for reader, position in zip(tensor.readers, products, strict=True):
-            if position is None:
-                where = module_path(reader.op) or "the model"
-                return Whole(f"{reader.op.target} of {where} needs all of it")
-        if self.keep == 1:
-            return Whole("all rows are kept")
-        results = {
-            r.op: Result(_FROM_SAMPLE[position], (1 - position,))
-            for r, position in zip(tensor.readers, products, strict=True)
-            if position is not None
-        }
-        return Replaced(self.sample, results)
+        found = for_weights(tensor, self.sample, _FROM_SAMPLE, self.exact_in)
+        return found if found is None or self.keep < 1 else Whole("all rows are kept")
 
     def sample(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """Returns the scaled rows that are kept, [k, n], and their indices, [k]."""
-        rows = x.reshape(-1, x.shape[-1])
+        rows = rows_of(x)
         index, scale = SAMPLERS[self.sampler](row_norms(rows), self.count(rows.shape[0]), noise)
         return rows[index] * scale.to(x.dtype).unsqueeze(1), index
 
@@ -92,23 +70,6 @@ class WTACRS:
         """Returns how many of so many rows are kept, rounded up; both may be symbolic."""
         share = Fraction(self.keep).limit_denominator(STEPS)
         return (rows * share.numerator + share.denominator - 1) // share.denominator
-
-
-def _as_rows(tensor: SavedTensor, reader: Reader) -> int | None:
-    """Returns the position at which a matrix product sums over the rows of a tensor, or None.
-
-    The rows are those of the tensor seen as [N, n], with its last dim as the columns.
-    """
-    op, whole, found = reader.op, tensor.value, value(reader.operand)
-    if op.target is not aten.mm.default or whole.dim() < 2 or not whole.is_contiguous():
-        return None
-    if op.args[0] is op.args[1]:
-        return None
-    position = op.args.index(reader.operand)
-    rows = found.t() if position == 0 else found
-    as_rows = is_equal(rows.stride(0), whole.shape[-1]) and is_equal(rows.stride(1), 1)
-    same = is_equal(rows.shape[1], whole.shape[-1]) and is_equal(rows.numel(), whole.numel())
-    return position if as_rows and same else None
 
 
 def _rows_first(kept: tuple[Tensor, Tensor], other: Tensor) -> Tensor:

@@ -39,26 +39,26 @@ class ShrunkSaved:
 
     def lines(self) -> list[str]:
         """Returns a line about all, one about each module, and one about what stays whole."""
-        after, gone, whole = Counter[str](), Counter[str](), Counter[str]()
+        before, after, whole = Counter[str](), Counter[str](), Counter[str]()
         for each in self.tensors:
-            module = each.module or "no module"
+            module = f"{each.module or 'no module'}, by {each.rewrite}"
             if each.reason:
-                whole[f"{module}, by {each.rewrite}: {each.reason}"] += each.before
+                whole[f"{module}: {each.reason}"] += each.before
             else:
-                after[f"{module}, by {each.rewrite}"] += each.after
-                gone[f"{module}, by {each.rewrite}"] += each.before - each.after
+                before[module] += each.before
+                after[module] += each.after
         found = [
             f"saved tensors kept smaller: {show_size(self.removed)} less, "
             f"{show_size(after.total())} in place of it"
         ]
-        most = gone.most_common(SHOWN)
+        most = sorted(after, key=lambda m: after[m] - before[m])
         found += [
-            f"  {show_size(size):>12} less, {show_size(after[module])} instead  {module}"
-            for module, size in most
+            f"  {show_size(before[m]):>12} as {show_size(after[m])}  {m}" for m in most[:SHOWN]
         ]
-        if len(gone) > SHOWN:
-            rest = gone.total() - sum(size for _, size in most)
-            found.append(f"  {show_size(rest):>12} less in {len(gone) - SHOWN} more modules")
+        if more := most[SHOWN:]:
+            rest = sum(before[m] for m in more), sum(after[m] for m in more)
+            sizes = f"{show_size(rest[0]):>12} as {show_size(rest[1])}"
+            found.append(f"  {sizes}  in {len(more)} more modules")
         stays = whole.most_common(SHOWN)
         found += [f"  {show_size(size):>12} stays whole  {why}" for why, size in stays]
         if len(whole) > SHOWN:

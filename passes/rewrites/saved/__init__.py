@@ -6,6 +6,7 @@ it, `exact` tells what the backward recomputes for next to nothing and `noise` d
 
 from roam.passes.rewrites.saved.exact import ExactRecompute as ExactRecompute
 from roam.passes.rewrites.saved.noise import Noise as Noise
+from roam.passes.rewrites.saved.rewrite import Keep as Keep
 from roam.passes.rewrites.saved.rewrite import Method as Method
 from roam.passes.rewrites.saved.rewrite import Replaced as Replaced
 from roam.passes.rewrites.saved.rewrite import Restored as Restored

@@ -28,7 +28,11 @@ class Noise:
     """
 
     seed: Tensor
-    stream: int
+    stream: int = 0
+
+    def alone(self) -> Noise:
+        """Returns the same numbers as those of a seed, 8 bytes that the backward can read."""
+        return Noise(self.seed ^ (self.stream & _WORD))
 
     def uniform(self, count: int) -> Tensor:
         """Returns `count` independent numbers, evenly distributed over [0, 1), as float64.
@@ -37,8 +41,8 @@ class Noise:
         hash-prospector), once with each half of the seed.
         """
         counter = torch.arange(count, device=self.seed.device)
-        low, high = self.seed & _WORD, self.seed >> 32
-        words = _hash(_hash(_hash(counter ^ low) ^ high) ^ (self.stream & _WORD))
+        seed = self.seed ^ (self.stream & _WORD)
+        words = _hash(_hash(_hash(counter ^ (seed & _WORD)) ^ (seed >> 32)))
         return words.to(torch.float64) / (_WORD + 1)
 
 

@@ -44,7 +44,8 @@ class Replaced:
 
     Attributes:
         keep: makes what is saved.
-        results: by reader, how to compute its result.
+        results: by op of the backward, how to compute its result. Nothing but these ops, and what
+            only they need, may read the tensor.
     """
 
     keep: Keep
