@@ -109,10 +109,11 @@ class Options:
 
     def exact_recompute(self, lowering: str) -> ExactRecompute:
         """Returns what a lowering recomputes without being asked for."""
-        if self.recompute is False:
-            return ExactRecompute(fuses=lowering == "inductor")
-        found = self.smallest_recomputed if lowering == "inductor" else Recompute().smallest
-        return ExactRecompute(found, fuses=lowering == "inductor")
+        large = self.smallest_recomputed
+        if lowering == "inductor":
+            return ExactRecompute(large, fuses=True)
+        pointwise = None if self.recompute is False else Recompute().smallest
+        return ExactRecompute(pointwise, smallest_norm=large)
 
     @staticmethod
     def parse(options: dict[str, Any] | None, mode: str | None) -> Options:

@@ -45,10 +45,12 @@ class ExactRecompute:
     Attributes:
         smallest: the fewest bytes of a tensor that is recomputed for an op that cannot be fused
             with what makes it, such as a matrix product; None if no tensor is.
+        smallest_norm: the same of a tensor that a norm's own kernel makes.
         fuses: whether pointwise ops of the backward recompute what they read in their own kernel.
     """
 
     smallest: int | None = None
+    smallest_norm: int | None = None
     fuses: bool = False
 
     def chains(self, saved: Sequence[SavedTensor]) -> Mapping[fx.Node, Chain]:
@@ -62,7 +64,7 @@ class ExactRecompute:
                 continue
             kept = {t.node for t in saved} - found.keys() - {tensor.node}
             chain = _chain(tensor, kept, order)
-            if chain is not None:
+            if chain is not None and self.is_cheap_enough(chain, tensor):
                 found[tensor.node] = chain
         return found
 
@@ -70,6 +72,11 @@ class ExactRecompute:
         if self.smallest is not None and tensor.bytes >= self.smallest:
             return True
         return self.fuses and all(is_cheap(r.op) for r in tensor.readers)
+
+    def is_cheap_enough(self, chain: Chain, tensor: SavedTensor) -> bool:
+        has_norm = any(op.target in NORMS for op in chain.ops)
+        least = self.smallest_norm
+        return not has_norm or (least is not None and tensor.bytes >= least)
 
 
 def _chain(tensor: SavedTensor, kept: set[fx.Node], order: Mapping[fx.Node, int]) -> Chain | None:
@@ -95,7 +102,7 @@ def _chain(tensor: SavedTensor, kept: set[fx.Node], order: Mapping[fx.Node, int]
             read[node] = _bytes(node)  # saved for the chain
         else:
             return None
-    if not sources or sum(read.values()) > MOST_READS * tensor.bytes:
+    if sum(read.values()) > MOST_READS * tensor.bytes:
         return None
     return Chain(tuple(sorted(ops, key=order.__getitem__)), tuple(sources))
 
