@@ -5,5 +5,31 @@ notes facts about nodes in `node.meta`, `gradient_release` ends gradients in fol
 answers questions about the memory of fake tensors, for passes and for capture.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from roam.passes.rewrites.approx_bp import ApproxBP
+    from roam.passes.rewrites.quantized import Quantized
+    from roam.passes.rewrites.rad import RAD
+    from roam.passes.rewrites.velora import VeLoRA
+    from roam.passes.rewrites.wta_crs import WTACRS
+
+__all__ = ["RAD", "WTACRS", "ApproxBP", "Quantized", "VeLoRA"]
+
 if __name__ != "roam.passes":
     raise ImportError(f"this package is roam.passes, not {__name__}")
+
+_LAZY = {  # imported when asked for: they import torch
+    "ApproxBP": "roam.passes.rewrites.approx_bp",
+    "Quantized": "roam.passes.rewrites.quantized",
+    "RAD": "roam.passes.rewrites.rad",
+    "VeLoRA": "roam.passes.rewrites.velora",
+    "WTACRS": "roam.passes.rewrites.wta_crs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'roam.passes' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

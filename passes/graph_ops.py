@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from typing import Any
 
@@ -56,3 +57,15 @@ def add_op(
     with next(modes, None) or nullcontext():
         made.meta = facts(near, target(*given, **named))
     return made
+
+
+def module_path(node: fx.Node) -> str:
+    """Returns the path of the module that an op belongs to, '' if it belongs to none.
+
+    An op of the backward belongs to the module whose forward it differentiates.
+    """
+    stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
+    if not stack:
+        return ""
+    path, _ = list(stack.values())[-1]
+    return re.sub(r"^[LG]\['\w+'\]\.?", "", str(path))

@@ -36,7 +36,7 @@ from roam.core.problem import Problem
 from roam.inspect.record import GraphRecord
 from roam.inspect.step_plan import StepPlan
 from roam.optim.folding import FoldingOptimizer
-from roam.options import Options
+from roam.options import Options, Rewrite
 from roam.step.loss_check import check_loss
 from roam.step.offline import Original, capture_graph, plan_graph, usual_lowering
 
@@ -55,6 +55,7 @@ def plan(
     options: dict[str, Any] | None = None,
     budget: str | int | None = None,
     offload: str | OffloadTo | dict[str, str | OffloadTo] | None = None,
+    rewrites: Sequence[str | Rewrite] | None = None,
     machine: str | Machine | None = None,
     measure_costs: bool = False,
     **kwargs: Any,
@@ -76,6 +77,7 @@ def plan(
         options: as `torch.compile`'s; `lowering` among them takes precedence.
         budget: as the option of that name, which takes precedence.
         offload: as the option of that name, which takes precedence.
+        rewrites: as the option of that name, which takes precedence.
         machine: plans for a machine that is not at hand: a name (core/described_machines.py) or a
             description. Ops take what its rates say, and tensors move at the rates of its tier,
             if the option does not state others; nothing is measured and no folder is touched.
@@ -97,6 +99,8 @@ def plan(
         options.setdefault("budget", budget)
     if offload is not None:
         options.setdefault("offload", offload)
+    if rewrites is not None:
+        options.setdefault("rewrites", rewrites)
     chosen = Options.parse(options, None)
     described = None if machine is None else Machine.of(machine)
     if described is not None:

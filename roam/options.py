@@ -12,12 +12,16 @@ from roam.optim.folding import FoldingOptimizer
 from roam.optim.handle import OptimizerHandle
 from roam.passes.cheap_recompute import CheapRecompute
 from roam.passes.pipeline import Pass
+from roam.passes.rewrites.by_name import BY_NAME
+from roam.passes.rewrites.recompute import Recompute
+from roam.passes.rewrites.saved import ExactRecompute, SavedRewrite
 
 LARGE = 2**20  # bytes of a tensor that is recomputed without being asked for, if it is cheap
 LOWERINGS = {  # by the option's value; the first that works is the usual one
     "inductor": "roam.lowering.inductor.entry",
     "aten": "roam.lowering.aten.entry",
 }
+Rewrite = Pass | SavedRewrite
 MODES = (
     None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs",
 )  # fmt: skip
@@ -37,8 +41,10 @@ class Options:
             handle.
         lowering: "aten" runs the graph's own operators, "inductor" the kernels that Inductor
             fuses. None means "inductor" if Inductor works here, else "aten".
-        rewrites: passes (`roam.passes.pipeline.Pass`, frozen dataclasses) that change the joint
-            graph before it is partitioned into forward and backward.
+        rewrites: what changes the joint graph before it is partitioned into forward and backward:
+            rewrites that keep saved tensors smaller, such as `roam.passes.WTACRS(keep=0.3)`, by
+            their names if their own defaults will do ("wta-crs"), and passes of the user's
+            (`roam.passes.pipeline.Pass`, frozen dataclasses).
         split: whether groups of ops with a large middle run one block of rows at a time
             (passes/rewrites/split), so that sums over the rows run in another order. True splits
             every group that it finds; None only with Inductor's kernels, and only what is many
@@ -72,7 +78,7 @@ class Options:
     planning_seconds: float = 10.0
     optimizer: OptimizerHandle | None = None
     lowering: str | None = None
-    rewrites: tuple[Pass, ...] = ()
+    rewrites: tuple[Rewrite, ...] = ()
     split: bool | None = None
     recompute: str | bool | None = None
     budget: Budget | None = None
@@ -101,6 +107,14 @@ class Options:
         """Bytes of the smallest tensor that is worth to run an op again; None if nothing is."""
         found = self.recomputes
         return None if found is None else found.smallest
+
+    def exact_recompute(self, lowering: str) -> ExactRecompute:
+        """Returns what a lowering recomputes without being asked for."""
+        large = self.smallest_recomputed
+        if lowering == "inductor":
+            return ExactRecompute(large, fuses=True)
+        pointwise = None if self.recompute is False else Recompute().smallest
+        return ExactRecompute(pointwise, smallest_norm=large)
 
     @staticmethod
     def parse(options: dict[str, Any] | None, mode: str | None) -> Options:
@@ -160,17 +174,27 @@ class Options:
         return Options(**given)
 
 
-def _rewrites(given: Any) -> tuple[Pass, ...]:
-    """Raises OptionError for what is no sequence of passes."""
+def _rewrites(given: Any) -> tuple[Rewrite, ...]:
+    """Raises OptionError for what is no sequence of passes, rewrites and names of rewrites."""
     if not isinstance(given, (list, tuple)):
         raise OptionError(f"option rewrites is a list of passes, not {given!r}")
-    for each in given:
-        if isinstance(each, type) or not callable(each) or not hasattr(each, "name"):
-            raise OptionError(
-                f"option rewrites is a list of passes (roam.passes.pipeline.Pass), and {each!r} is "
-                "none"
-            )
-    return tuple(given)
+    return tuple(map(_rewrite, given))
+
+
+def _rewrite(given: Any) -> Rewrite:
+    if isinstance(given, str):
+        if given not in BY_NAME:
+            valid = ", ".join(BY_NAME)
+            raise OptionError(f"option rewrites knows no {given!r}: the names are {valid}")
+        return BY_NAME[given]()
+    is_object = not isinstance(given, type) and hasattr(given, "name")
+    if is_object and (callable(given) or isinstance(given, SavedRewrite)):
+        found: Rewrite = given
+        return found
+    raise OptionError(
+        "option rewrites is a list of passes (roam.passes.pipeline.Pass), of rewrites of saved "
+        f"tensors (roam.passes.rewrites.saved.SavedRewrite) and of names, and {given!r} is none"
+    )
 
 
 NAMES = tuple(Options.__dataclass_fields__)

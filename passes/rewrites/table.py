@@ -12,6 +12,7 @@ from roam.passes.rewrites.constant_masks import ConstantMasks
 from roam.passes.rewrites.cross_entropy_backward import CrossEntropyBackward
 from roam.passes.rewrites.drop_clones import DropClones
 from roam.passes.rewrites.recompute import Recompute
+from roam.passes.rewrites.saved import SavedRewrite, ShrinkSaved
 from roam.passes.rewrites.split import Split
 
 # They always run, and keep every bit of the results. What only ATen's kernels get, Inductor does by
@@ -42,15 +43,17 @@ SPLITS: dict[tuple[str, bool | None], Split] = {
 
 def rewrites(
     lowering: str,
-    asked: Sequence[Pass] = (),
+    asked: Sequence[Pass | SavedRewrite] = (),
     *,
     split: bool | None = None,
     folds: bool = False,
     recomputes: bool = False,
+    shrink: ShrinkSaved,
 ) -> tuple[Pass, ...]:
     """Returns what to run on a joint graph of a lowering: what the user asked for, then the rest.
 
-    The user's come first: they look for what a model's author wrote.
+    The user's passes come first: they look for what a model's author wrote. Then come the user's
+    rewrites of saved tensors, all in one pass.
 
     Args:
         lowering: the name of the lowering.
@@ -58,8 +61,12 @@ def rewrites(
         split: which groups of ops run in blocks of rows, a key of SPLITS.
         folds: whether an optimizer absorbs each gradient in the backward.
         recomputes: whether the backward computes results of pointwise ops again.
+        shrink: applies rewrites of saved tensors; it gets those that the user asked for.
     """
     found = SPLITS.get((lowering, split))
     splits = () if found is None else (replace(found, folds=folds, recomputes=recomputes),)
     reordering = () if split is False else REORDERING[lowering]
-    return (*asked, *splits, *reordering, *EXACT[lowering])
+    smaller = tuple(r for r in asked if isinstance(r, SavedRewrite))
+    shrinks = (replace(shrink, rewrites=smaller),) if smaller else ()
+    passes = (r for r in asked if not isinstance(r, SavedRewrite))
+    return (*passes, *shrinks, *splits, *reordering, *EXACT[lowering])

@@ -35,7 +35,6 @@ from roam.capture.node_facts import (
     looks_at_storage,
     mutated,
     runs_once,
-    where,
 )
 from roam.capture.symbolic_sizes import Numbers
 from roam.core import machine
@@ -46,6 +45,7 @@ from roam.passes import gradient_release, move_to_tier, recompute_copies
 from roam.passes.annotations import inplace, out_variants
 from roam.passes.annotations.scratch import scratch
 from roam.passes.geometry import storage_key, tensor_inputs, tensors, value
+from roam.passes.graph_ops import module_path
 from roam.passes.rewrites import split
 from roam.passes.transfer_ops import LOAD_START
 
@@ -226,7 +226,7 @@ class _Reader:
                 raise UnplannableError(f"{node.name} ({node.target}): {error}") from None
             align = machine.of(tensor.device.type).alignment
             home = Home.EXTERNAL if size == 0 and home is Home.ARENA else home
-            b = self.build.add_buffer(name, size, kind, home, align=align, where=where(node))
+            b = self.build.add_buffer(name, size, kind, home, align=align, where=module_path(node))
             self.buffer_of[key], self.device_of[b] = b, tensor.device
         return self.buffer_of[key]
 
@@ -257,7 +257,7 @@ class _Reader:
             scratch=self.scratch(node),
             cost=self.costs.get(node, 0.0),
             after=after,
-            where=where(node),
+            where=module_path(node),
             once=runs_once(node),
             lane=lane(node),
         )

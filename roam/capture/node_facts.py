@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import re
 from typing import Any
 
 import torch
@@ -132,12 +131,3 @@ def block_suffix(label: tuple[int, int] | None) -> str:
         return ""
     group, block = label
     return f"#{group + 1}.{block + 1}" if group else f"#{block + 1}"
-
-
-def where(node: fx.Node) -> str:
-    """Returns the path of the module that an op belongs to, '' if it belongs to none."""
-    stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
-    if not stack:
-        return ""
-    path, _ = list(stack.values())[-1]
-    return re.sub(r"^[LG]\['\w+'\]\.?", "", str(path))

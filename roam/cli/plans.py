@@ -69,6 +69,10 @@ def plan(
         str | None,
         typer.Option(metavar="FOLDER", help="Keep the optimizer's states in a file there."),
     ] = None,
+    rewrite: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Keep saved tensors smaller: wta-crs. Repeat for more."),
+    ] = None,
     measure: Annotated[
         bool,
         typer.Option("--measure-costs", help="Time each distinct op, for two seconds in all."),
@@ -91,6 +95,7 @@ def plan(
     with Console(stderr=True).status(f"capturing and planning {target}"):
         options: dict[str, Any] = {"lowering": lowering, "planning_seconds": seconds}
         options |= {} if budget is None else {"budget": budget}
+        options |= {"rewrites": rewrite} if rewrite else {}
         away = {"activations": offload, "states": states}
         if away := {what: folder for what, folder in away.items() if folder is not None}:
             options["offload"] = away

@@ -8,6 +8,7 @@ from roam.core.plan import Plan, cut_note, stated_note
 from roam.core.problem import Problem
 from roam.inspect.moved import Moved
 from roam.inspect.recomputed import Recomputed
+from roam.inspect.shrunk import ShrunkSaved
 from roam.inspect.stored import Stored
 from roam.solvers.budget.copies import Step
 
@@ -22,7 +23,8 @@ class GraphRecord:
     keep a budget; None without a budget. moved: what moves to a tier; None if nothing does.
     stored: what it loads of the optimizers' states in a tier; None if they are in memory. machine:
     the name of the described machine by which ops were priced; empty if it was the one at hand.
-    step: what may run again, and how; None if nobody knows. Files do not keep it.
+    shrunk: what the user's rewrites keep of saved tensors; None without such a rewrite. step: what
+    may run again, and how; None if nobody knows. Files do not keep it.
     """
 
     name: str
@@ -36,6 +38,7 @@ class GraphRecord:
     moved: Moved | None = None
     machine: str = ""
     stored: Stored | None = None
+    shrunk: ShrunkSaved | None = None
     step: Step | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -43,9 +46,9 @@ class GraphRecord:
         return self.plan is not None
 
     @property
-    def edits(self) -> list[Moved | Stored | Recomputed]:
-        """What moves to a tier, is loaded from one, and runs again."""
-        return [e for e in (self.moved, self.stored, self.recomputed) if e is not None]
+    def edits(self) -> list[Moved | Stored | Recomputed | ShrunkSaved]:
+        """What moves to a tier, is loaded from one, runs again, and is kept smaller."""
+        return [e for e in (self.moved, self.stored, self.recomputed, self.shrunk) if e is not None]
 
     def edit_lines(self) -> list[str]:
         """Returns what the edits tell, a line each."""

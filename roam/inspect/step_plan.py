@@ -24,6 +24,7 @@ from roam.inspect.nesting import held_at_worst
 from roam.inspect.proof import SECONDS, prove
 from roam.inspect.recomputed import Recomputed
 from roam.inspect.record import GraphRecord
+from roam.inspect.shrunk import ShrunkSaved
 from roam.inspect.step_time import StepTime
 from roam.inspect.stored import Stored
 
@@ -337,6 +338,7 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     moved: Moved | None = None
     machine: str = ""
     stored: Stored | None = None
+    shrunk: ShrunkSaved | None = None
 
     @staticmethod
     def of(graph: GraphRecord) -> _Graph:
@@ -353,11 +355,12 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             graph.moved,
             graph.machine,
             graph.stored,
+            graph.shrunk,
         )
 
     def record(self, seconds: float) -> GraphRecord:
         """Checks the plan and returns the graph. Raises what `StepPlan.from_json` raises."""
-        for edits in (self.recomputed, self.moved, self.stored):
+        for edits in (self.recomputed, self.moved, self.stored, self.shrunk):
             if edits is not None:
                 edits.check(self.name)
         planned = self.problem is not None and self.plan is not None
@@ -383,6 +386,7 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.moved,
             self.machine,
             self.stored,
+            self.shrunk,
         )
 
 

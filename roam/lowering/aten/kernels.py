@@ -29,6 +29,7 @@ from roam.core.errors import BudgetError, UnplannableError
 from roam.core.folds import Folds
 from roam.core.problem import Problem
 from roam.inspect.record import GraphRecord
+from roam.inspect.shrunk import ShrunkSaved
 from roam.lowering.aten.aot_eager import AotEager
 from roam.lowering.aten.decompositions import parts
 from roam.lowering.aten.edited_graph import EditedGraph
@@ -46,6 +47,7 @@ from roam.passes.gradient_release import RunFolds
 from roam.passes.pipeline import Pass, rewritten
 from roam.passes.rewrites.drop_clones import DropClones
 from roam.passes.rewrites.recompute import Recompute
+from roam.passes.rewrites.saved import SavedRewrite, ShrinkSaved
 from roam.passes.rewrites.split import Split, SplitComposites
 from roam.passes.rewrites.table import rewrites
 from roam.passes.save_bases import SaveBases
@@ -165,18 +167,25 @@ class AtenKernels(EditedGraph):
     def rewritten_joint(self, joint: fx.GraphModule) -> fx.GraphModule:
         """Rewrites a graph of a forward and its backward."""
         asked, split = self.options.rewrites, self.options.split
-        passes = rewrites("aten", asked, split=split, folds=self.may_fold)
+        passes = rewrites(
+            "aten",
+            asked,
+            split=split,
+            folds=self.may_fold,
+            shrink=ShrinkSaved(recompute=self.options.exact_recompute("aten"), told=self.told),
+        )
         if self.options.recompute is False:
             passes = tuple(p for p in passes if not isinstance(p, Recompute))
-        if not any(isinstance(p, Split) for p in passes):
+        if not any(isinstance(p, (Split, ShrinkSaved)) for p in passes):
             return rewritten(passes, rewritten(TRUTHS, joint))
         passes = tuple(SplitComposites(p, parts) if isinstance(p, Split) else p for p in passes)
-        # once more in the end, as splitting adds ops
+        # once more in the end, as these rewrites add ops
         return rewritten(TRUTHS, rewritten(passes, rewritten(TRUTHS, joint)))
 
     def rewritten_alone(self, gm: fx.GraphModule) -> fx.GraphModule:
         """Rewrites a graph that has no backward."""
-        passes: tuple[Pass, ...] = (*self.options.rewrites, DropClones())
+        asked = (r for r in self.options.rewrites if not isinstance(r, SavedRewrite))
+        passes: tuple[Pass, ...] = (*asked, DropClones())
         return rewritten(passes, rewritten(TRUTHS, gm))
 
     # ---- running: called by the step driver ----
@@ -318,6 +327,7 @@ class AtenKernels(EditedGraph):
             moved=self.moved,
             stored=None if self.states is None else self.states.stored(captured.problem, found),
             step=self.again(captured, found),
+            shrunk=ShrunkSaved.of(self.told.shrunk),
         )
         call = _call(args, folds)
         self.reports.planned(record, self.latest.get(call))

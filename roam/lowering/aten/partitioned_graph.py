@@ -26,6 +26,7 @@ from roam.passes.annotations.out_variants import OutVariants
 from roam.passes.geometry import renew_recomputed, value
 from roam.passes.gradient_release import GradientRelease
 from roam.passes.pipeline import rewritten, run
+from roam.passes.rewrites.saved import Told
 from roam.planner import InArena, Settings
 
 Parts = tuple[fx.GraphModule, fx.GraphModule]  # forward and backward
@@ -53,6 +54,7 @@ class PartitionedGraph:
         backward_graph: the backward; None if there is none.
         held: indices among the backward's inputs of the tangents that code outside of the graph was
             seen to keep alive. A later plan does not count on freeing these tangents.
+        told: what rewrites keep of saved tensors.
     """
 
     graph: DynamoGraph
@@ -68,6 +70,7 @@ class PartitionedGraph:
     forward_graph: fx.GraphModule | None = None
     backward_graph: fx.GraphModule | None = None
     held: frozenset[int] = frozenset()
+    told: Told = field(default_factory=Told)
 
     @property
     def may_fold(self) -> bool:

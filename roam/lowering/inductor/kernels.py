@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +24,7 @@ from torch._functorch import config as functorch_config
 from torch._guards import CompileContext, TracingContext, compile_context, tracing
 from torch._inductor import config
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.exc import InductorError
 from torch._inductor.graph import GraphLowering
 
@@ -31,6 +32,7 @@ from roam.capture.graph_names import DynamoGraph
 from roam.capture.step_outputs import gradient_values, gradients_of, own_saved, releases
 from roam.core.folds import Folds
 from roam.inspect.record import GraphRecord
+from roam.inspect.shrunk import ShrunkSaved
 from roam.lowering.aten.plain import mark_boxed, plain
 from roam.lowering.inductor import add_mm  # noqa: F401  # Inductor's tables get the op
 from roam.lowering.inductor.block_order import blocks_in_turn
@@ -44,6 +46,7 @@ from roam.lowering.protocol import Boxed, Driver, Reports
 from roam.options import Options
 from roam.passes.gradient_release import GradientRelease, RunFolds
 from roam.passes.pipeline import copied
+from roam.passes.rewrites.saved import ShrinkSaved, Told
 from roam.passes.rewrites.table import rewrites
 
 if TYPE_CHECKING:
@@ -79,6 +82,7 @@ class InductorKernels:
         backwards: the backward in all its compiled versions; None if the graph has no backward.
         saved: names of the values that the forward saves, if a byte budget decided that.
         watch: is shown the joint graph and the fused nodes of the forward; None for nobody.
+        told: what rewrites keep of saved tensors.
     """
 
     without_plan = "this backward folded nothing"
@@ -95,6 +99,7 @@ class InductorKernels:
     backwards: Backwards | None = None
     saved: tuple[str, ...] | None = None
     watch: Watch | None = None
+    told: Told = field(default_factory=Told)
 
     @property
     def is_driven(self) -> bool:
@@ -139,13 +144,18 @@ class InductorKernels:
             split=self.options.split,
             folds=self.may_fold,
             recomputes=self.options.recomputes is not None,
+            shrink=ShrinkSaved(
+                recompute=self.options.exact_recompute(LOWERING),
+                told=self.told,
+                decompositions=select_decomp_table,
+            ),
         )
         return {
             **mode_options(self.options.mode),
             **joint_pass(asked),
             **partition(
                 self.options.recomputes,
-                splits=self.options.split is not False,
+                splits=self.options.split is not False or bool(self.options.rewrites),
                 saved=self.saved,
                 look=None if self.watch is None else self.watch.joint,
             ),
@@ -220,7 +230,7 @@ class InductorKernels:
 
     def record(self, note: Note) -> GraphRecord:
         """Returns what a report says of a complete plan."""
-        return note.of(self.graph.name)
+        return replace(note.of(self.graph.name), shrunk=ShrunkSaved.of(self.told.shrunk))
 
     def unplanned(self, error: Exception) -> None:
         name = self.graph.name

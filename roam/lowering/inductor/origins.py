@@ -8,9 +8,10 @@ from torch import fx
 from torch._inductor import ir
 from torch._inductor.scheduler import BaseSchedulerNode
 
-from roam.capture.node_facts import runs_once, where
+from roam.capture.node_facts import runs_once
 from roam.passes import gradient_release
 from roam.passes.gradient_release import Release
+from roam.passes.graph_ops import module_path
 from roam.passes.rewrites.split import META
 
 Label = tuple[int, int]  # number of a split group, number of the block
@@ -46,8 +47,8 @@ def module_of(node: BaseSchedulerNode) -> str:
     """Returns the path of the module that a node's first FX node belongs to; "" if unknown."""
     for part in node.get_nodes():
         for source in getattr(part.node, "origins", ()):
-            if isinstance(source, fx.Node) and where(source):
-                return where(source)
+            if isinstance(source, fx.Node) and module_path(source):
+                return module_path(source)
     return ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from inspect import getsourcefile
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
@@ -42,6 +42,10 @@ class JointRewrites(CustomGraphPass):
         # `rewritten` tries the rewrites on a copy, and returns `module` itself if a rewrite fails
         if rewritten(self.rewrites, module) is not module:
             run(self.rewrites, module)
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Returns the pass itself: Inductor copies settings, and what a pass tells must arrive."""
+        return self
 
     def uuid(self) -> Any:
         """Returns a key for Inductor's caches: source code and options of the rewrites.
