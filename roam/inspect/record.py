@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from roam.core.origins import Origins
 from roam.core.plan import Plan, cut_note, stated_note
 from roam.core.problem import Problem
 from roam.inspect.moved import Moved
@@ -22,7 +23,8 @@ class GraphRecord:
     keep a budget; None without a budget. moved: what moves to a tier; None if nothing does.
     stored: what it loads of the optimizers' states in a tier; None if they are in memory. machine:
     the name of the described machine by which ops were priced; empty if it was the one at hand.
-    step: what may run again, and how; None if nobody knows. Files do not keep it.
+    step: what may run again, and how; None if nobody knows. Files do not keep it. origins: where
+    ops and buffers come from, by name.
     """
 
     name: str
@@ -36,6 +38,7 @@ class GraphRecord:
     moved: Moved | None = None
     machine: str = ""
     stored: Stored | None = None
+    origins: Origins = Origins()
     step: Step | None = field(default=None, compare=False, repr=False)
 
     @property

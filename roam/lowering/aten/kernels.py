@@ -318,6 +318,7 @@ class AtenKernels(EditedGraph):
             moved=self.moved,
             stored=None if self.states is None else self.states.stored(captured.problem, found),
             step=self.again(captured, found),
+            origins=captured.origins,
         )
         call = _call(args, folds)
         self.reports.planned(record, self.latest.get(call))
