@@ -42,7 +42,7 @@ from roam.capture.symbolic_sizes import Numbers
 from roam.core import machine
 from roam.core.build import ProblemBuilder
 from roam.core.errors import UnplannableError
-from roam.core.origins import Origins
+from roam.core.origins import NO_ORIGINS, Origins
 from roam.core.problem import Buffer, BufferId, Home, Kind, Lane, OpId, Problem, Tier
 from roam.passes import gradient_release, move_to_tier, recompute_copies
 from roam.passes.annotations import inplace, out_variants
@@ -72,7 +72,7 @@ class Captured:
     buffer_of: dict[int, BufferId]
     numbers: Numbers
     device: torch.device
-    origins: Origins = Origins()
+    origins: Origins = NO_ORIGINS
 
     def buffer(self, tensor: torch.Tensor) -> BufferId:
         return self.buffer_of[storage_key(tensor)]

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from roam.capture.user_code import LIBRARIES
-from roam.core.origins import Origins
+from roam.core.origins import NO_ORIGINS, Origins
 
 # a frame of the stack that dynamo records for a node: file, number, function, and its text
 _FRAME = re.compile(r'File "(.+?)", line (\d+), in (\S+)\n\s*(.*)')
@@ -26,8 +26,7 @@ class OriginNotes:
         begun: origins of ops that were read before, such as those of the forward.
     """
 
-    def __init__(self, begun: Origins | None = None) -> None:
-        begun = begun or Origins()
+    def __init__(self, begun: Origins = NO_ORIGINS) -> None:
         self.calls = dict(begun.calls)
         self.lines = defaultdict(list, {k: list(v) for k, v in begun.lines.items()})
         self.tensors = defaultdict(list, {k: list(v) for k, v in begun.tensors.items()})

@@ -23,6 +23,9 @@ class Origins(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     tensors: dict[str, tuple[str, ...]] = {}
 
 
+NO_ORIGINS = Origins()
+
+
 def by_name(groups: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
     """Returns for each name of `lines` or `tensors` what it stands under."""
     return {name: text for text, names in groups.items() for name in names}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from roam.core.origins import Origins
+from roam.core.origins import NO_ORIGINS, Origins
 from roam.core.plan import Plan, cut_note, stated_note
 from roam.core.problem import Problem
 from roam.inspect.moved import Moved
@@ -38,7 +38,7 @@ class GraphRecord:
     moved: Moved | None = None
     machine: str = ""
     stored: Stored | None = None
-    origins: Origins = Origins()
+    origins: Origins = NO_ORIGINS
     step: Step | None = field(default=None, compare=False, repr=False)
 
     @property

@@ -13,7 +13,7 @@ import msgspec
 from roam.core.check import check
 from roam.core.errors import FileFormatError, OfflineError, UnplannedStepError
 from roam.core.machine import Seconds
-from roam.core.origins import Origins
+from roam.core.origins import NO_ORIGINS, Origins
 from roam.core.plan import Plan, stated_note
 from roam.core.problem import Buffer, Home, Kind, Problem, Tier
 from roam.core.sizes import parse_size, show_size
@@ -345,7 +345,7 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     moved: Moved | None = None
     machine: str = ""
     stored: Stored | None = None
-    origins: Origins = Origins()
+    origins: Origins = NO_ORIGINS
 
     @staticmethod
     def of(graph: GraphRecord) -> _Graph:

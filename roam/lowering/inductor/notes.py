@@ -20,7 +20,7 @@ import msgspec
 from msgspec.structs import replace
 from torch._guards import CompileContext
 
-from roam.core.origins import Origins
+from roam.core.origins import NO_ORIGINS, Origins
 from roam.core.plan import Plan
 from roam.core.problem import BufferId, Home, Kind, Problem
 from roam.inspect.record import GraphRecord
@@ -61,7 +61,7 @@ class Note(msgspec.Struct, frozen=True):
     forward: str = ""
     estimated: tuple[str, ...] = ()
     estimated_costs: tuple[str, ...] = ()
-    origins: Origins = Origins()
+    origins: Origins = NO_ORIGINS
 
     def statement(self) -> str:
         """Returns a Python statement that contains the note.

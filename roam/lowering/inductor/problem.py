@@ -32,7 +32,7 @@ from roam.capture.scratch_probe import Scratch
 from roam.core import machine
 from roam.core.build import ProblemBuilder
 from roam.core.errors import UnplannableError
-from roam.core.origins import Origins
+from roam.core.origins import NO_ORIGINS, Origins
 from roam.core.problem import BufferId, Home, Kind, Problem
 from roam.lowering.inductor.in_place import WITHOUT_MEMORY, written_over
 from roam.lowering.inductor.inner_buffers import is_removed
@@ -81,7 +81,7 @@ class Read:
     at: Mapping[str, BufferId] = field(default_factory=dict)
     estimated: tuple[str, ...] = ()
     estimated_costs: tuple[str, ...] = ()
-    origins: Origins = Origins()
+    origins: Origins = NO_ORIGINS
 
 
 def read(
@@ -165,7 +165,7 @@ class _Reader:
         begun = None if self.forward is None else self.forward.problem
         align = max(machine.of(d).alignment for d in ("cpu", *self.graph.device_types))
         self.build = ProblemBuilder(begun, align)
-        self.origins = OriginNotes(None if self.forward is None else self.forward.origins)
+        self.origins = OriginNotes(NO_ORIGINS if self.forward is None else self.forward.origins)
         if self.forward is not None:
             self.estimated += self.forward.estimated
             self.estimated_costs += self.forward.estimated_costs

@@ -1,10 +1,10 @@
 // The charts of a plan: the arena, marks, curves, and a strip with a brush over the whole step.
 
-const MARGIN = { left: 84, right: 14, top: 8 };
+const MARGIN = { left: 84, right: 14, top: 22 };
 const ARENA_HEIGHT = 340, CURVE_HEIGHT = 150, MARK_HEIGHT = 14, AXIS_HEIGHT = 34, STRIP_HEIGHT = 36;
 const KEYS = [
   ["← →", "move in time"], ["↑ ↓", "move in addresses"], ["+ −", "zoom in time"],
-  ["Shift + + −", "zoom in addresses"], [", .", "previous or next op"],
+  ["Shift + ↑ ↓", "zoom in addresses"], [", .", "previous or next op"],
   ["p", "to the peak"], ["0", "show all"], ["/", "search (anywhere)"],
 ];
 
@@ -16,7 +16,7 @@ function makeCharts(host, plan, state, act, shared) {
   const panels = {
     arena: { top, bottom: top + ARENA_HEIGHT },
     marks: { top: below, bottom: below + heights.marks },
-    curve: { top: below + heights.marks + 6, bottom: below + heights.marks + 6 + CURVE_HEIGHT },
+    curve: { top: below + heights.marks + 18, bottom: below + heights.marks + 18 + CURVE_HEIGHT },
     left: MARGIN.left,
     right: MARGIN.left + 100,
   };
@@ -26,7 +26,7 @@ function makeCharts(host, plan, state, act, shared) {
   const tip = el("div", { className: "tip", hidden: true });
   const stage = el("div", {
     className: "stage", tabIndex: 0, role: "application",
-    "aria-label": `Arena and curves of ${plan.name}. Arrow keys move, plus and minus zoom, comma and period step through ops.`,
+    "aria-label": `Arena and curves of ${plan.name}. Arrow keys move, plus and minus zoom in time, Shift with up and down in addresses, comma and period step through ops.`,
   }, canvas, axes.node(), tip);
   const strip = d3.create("svg").attr("class", "strip").attr("height", STRIP_HEIGHT).attr("aria-hidden", "true");
   const slider = el("input", { type: "range", min: 0, max: plan.n - 1, step: 1, "aria-label": "Moment: the op that runs" });
@@ -85,6 +85,8 @@ function makeCharts(host, plan, state, act, shared) {
     groups.address.attr("transform", `translate(${panels.left},0)`).call(bytesAxis(y, 8));
     groups.bytes.attr("transform", `translate(${panels.left},0)`).call(bytesAxis(curveY, 4));
     const names = marks.map(({ name }, i) => [name, panels.left - 6, panels.marks.top + (i + 0.8) * MARK_HEIGHT, "end"]);
+    names.push(["address", panels.left, panels.arena.top - 9, "end"], ["held", panels.left, panels.curve.top - 7, "end"]);
+    if (shared.addressTop(plan) > plan.arena) names.push(["above the dotted line: outside the arena, stacked for the picture", panels.left + 6, panels.arena.top + 12, "start"]);
     names.push([seconds ? "time, seconds" : "time, ops", panels.right, height - 4, "end"]);
     groups.names.selectAll("text").data(names).join("text").text(([name]) => name)
       .attr("x", ([, px]) => px).attr("y", ([, , py]) => py).attr("text-anchor", ([, , , anchor]) => anchor);
@@ -149,12 +151,11 @@ function makeCharts(host, plan, state, act, shared) {
   stage.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const step = (by) => act({ t: Math.min(Math.max(state.t + by, 0), plan.n - 1) });
-    const axis = event.shiftKey ? "y" : "x";
     const keys = {
       ArrowLeft: () => view.pan("x", -0.1), ArrowRight: () => view.pan("x", 0.1),
-      ArrowUp: () => view.pan("y", 0.1), ArrowDown: () => view.pan("y", -0.1),
-      "=": () => view.scale("x", 1.5), "+": () => view.scale(event.code === "Equal" ? axis : "x", 1.5),
-      "-": () => view.scale("x", 1 / 1.5), _: () => view.scale("y", 1 / 1.5), "*": () => view.scale("y", 1.5),
+      ArrowUp: () => (event.shiftKey ? view.scale("y", 1.5) : view.pan("y", 0.1)),
+      ArrowDown: () => (event.shiftKey ? view.scale("y", 1 / 1.5) : view.pan("y", -0.1)),
+      "+": () => view.scale("x", 1.5), "=": () => view.scale("x", 1.5), "-": () => view.scale("x", 1 / 1.5),
       ",": () => step(-1), ".": () => step(1),
       p: () => act({ t: plan.worst }), 0: () => view.reset(),
     };
@@ -169,7 +170,7 @@ function makeCharts(host, plan, state, act, shared) {
     const make = (text, name, todo) => button(text, todo, { "aria-label": name, title: name });
     return [
       make("+", "Zoom in, in time", () => view.scale("x", 1.5)), make("−", "Zoom out, in time", () => view.scale("x", 1 / 1.5)),
-      make("all", "Show the whole step", () => view.reset()),
+      button("whole step", () => view.reset()),
     ];
   }
   return render;

@@ -19,7 +19,7 @@ function makeDetails(host, plan, state, act) {
       : el("span", {}, opLink(why.made), " makes it, and could run after this op");
     let used;
     if (why.kept) used = "you hold it to the end of the step";
-    else if (why.forced === t) used = "this op uses it";
+    else if (why.forced === t) used = why.made === t ? "nobody uses it" : "this op uses it";
     else if (why.forced !== undefined) used = el("span", {}, opLink(why.forced), " uses it and must run after this op");
     else used = el("span", {}, "all that use it, the last one ", opLink(why.last), ", could run before this op");
     return [el("span", {}, head, made, "; ", used, ".")];

@@ -11,6 +11,7 @@ function makeExplorer(host, plan, shared) {
     t: plan.worst, // the chosen moment
     buffer: null, // the chosen buffer
     module: null, // a path: only what lies within is lit and listed
+    merged: true, // layers of one kind are one module in the tree
     text: "", // filter of the table's rows
     sort: ["bytes", true], // column, and whether the largest come first
     left: new Set(), // buffers that are left out of the curve "without"

@@ -101,6 +101,7 @@ function paintCurve(context, { plan, position, x, curveY, panels, theme, without
   const backward = plan.phases.length === 2 ? x(position[plan.phases[1]]) : null;
   if (backward !== null) {
     context.setLineDash([2, 3]);
+    context.lineWidth = 1;
     context.strokeStyle = theme.ink;
     line(context, backward, panels.curve.top, backward, panels.curve.bottom);
     context.setLineDash([]);
@@ -110,7 +111,7 @@ function paintCurve(context, { plan, position, x, curveY, panels, theme, without
 
 function paintMoment(context, { position, x, state, theme }, top, bottom) {
   const left = x(position[state.t]), right = x(position[state.t + 1]);
-  context.globalAlpha = 0.25;
+  context.globalAlpha = 0.12;
   context.fillStyle = theme.mark;
   context.fillRect(left, top, right - left, bottom - top);
   context.globalAlpha = 1;

@@ -114,10 +114,11 @@ class Plan {
   why(b, t) {
     const { before, after } = this.around(t), phase = this.phase(t), made = this.buffers.made[b];
     const isBefore = made < 0 || before.has(made) || this.phase(made) < phase;
-    const users = [made, ...this.uses[b]].filter((u) => u >= 0);
-    const forced = users.find((u) => after.has(u) || this.phase(u) > phase);
+    const uses = this.uses[b];
+    const isAfter = (u) => after.has(u) || this.phase(u) > phase;
+    const forced = uses.find(isAfter) ?? (made === t ? t : undefined);
     const kept = KEPT.has(this.kind(b));
-    return { made, isBefore, forced, kept, last: users.at(-1), sure: isBefore && (kept || forced !== undefined) };
+    return { made, isBefore, forced, kept, last: uses.at(-1) ?? made, sure: isBefore && (kept || forced !== undefined) };
   }
 
   /** Bytes alive without a set of buffers, in the same order, and where their peak is. */

@@ -14,8 +14,12 @@ const COLUMNS = [
   ["alive in ops", (r) => r.lower, (r) => (r.buffer === null ? "" : `[${showCount(r.lower)}, ${showCount(r.upper)})`)],
 ];
 
-/** Whether a module is a path or lies within it. */
-const within = (module, path) => path === null || path === "" || module === path || module.startsWith(`${path}.`);
+/** Whether a module is a path or lies within it. A path with `*` stands for all layers of a kind. */
+function within(module, path) {
+  if (path === null || path === "") return true;
+  const own = path.includes("*") ? stem(module) : module;
+  return own === path || own.startsWith(`${path}.`);
+}
 
 function matchesText(row, text) {
   const low = text.toLowerCase();

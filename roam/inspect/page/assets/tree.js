@@ -3,12 +3,16 @@
 const LEVEL_HEIGHT = 26, LEVELS = 7; // rows that are drawn below the chosen module
 const NARROW = 24; // pixels: narrower boxes could not be hit, and are joined
 
-/** A tree of the rows: modules by their paths, and below each module the kinds of its own rows. */
-function modulesOf(rows) {
+/**
+ * A tree of the rows: modules by their paths, and below each module the kinds of its own rows.
+ * `merged`: layers of one kind are one module, `h.*.mlp`.
+ */
+function modulesOf(rows, merged) {
   const root = { name: "all", path: "", children: new Map(), size: 0 };
   for (const row of rows) {
     let node = root;
-    for (const part of row.module ? row.module.split(".") : []) {
+    const module = merged ? stem(row.module) : row.module;
+    for (const part of module ? module.split(".") : []) {
       if (!node.children.has(part)) {
         node.children.set(part, { name: part, path: node.path ? `${node.path}.${part}` : part, children: new Map() });
       }
@@ -23,7 +27,8 @@ function modulesOf(rows) {
 
 function makeTree(host, plan, state, act, shared) {
   const icicle = el("div", { className: "icicle" });
-  host.append(el("h3", {}, "by module"), icicle);
+  const merge = el("input", { type: "checkbox", checked: state.merged, onchange: () => act({ merged: merge.checked, module: null }) });
+  host.append(el("div", { className: "heading" }, el("h3", {}, "by module"), el("label", {}, merge, " layers as one")), icicle);
   new ResizeObserver(() => render(new Set(["t"]))).observe(icicle);
 
   function box(node, x, width, row) {
@@ -33,7 +38,6 @@ function makeTree(host, plan, state, act, shared) {
       title: `${data.kind ? `${data.kind} of ` : ""}${data.path || TOP}: ${showBytes(node.value)}, ${share}`,
       className: data.path === state.module && !data.kind ? "chosen" : "",
     });
-    made.setAttribute("aria-label", made.title);
     made.style.cssText = `left:${x}px;width:${width - 1}px;top:${row * LEVEL_HEIGHT}px;height:${LEVEL_HEIGHT - 1}px`;
     if (data.kind) made.style.borderBottom = `4px solid ${shared.kindColours[data.kind] ?? "#999999"}`;
     return made;
@@ -41,22 +45,27 @@ function makeTree(host, plan, state, act, shared) {
 
   function rest(x, width, row, nodes) {
     const bytes = nodes.reduce((sum, node) => sum + node.value, 0);
-    const made = el("span", { title: `${nodes.length} more: ${showBytes(bytes)}` }, `${nodes.length} more`);
-    made.style.cssText = `left:${x}px;width:${Math.max(width - 1, 1)}px;top:${row * LEVEL_HEIGHT}px;height:${LEVEL_HEIGHT - 1}px`;
+    const wide = Math.max(width - 1, 1);
+    const made = el("span", { title: `${nodes.length} more: ${showBytes(bytes)}` }, wide < NARROW ? "" : `${nodes.length} more`);
+    made.style.cssText = `left:${x}px;width:${wide}px;top:${row * LEVEL_HEIGHT}px;height:${LEVEL_HEIGHT - 1}px`;
     return made;
   }
 
   function render(changed) {
-    if (!["t", "module", "first"].some((key) => changed.has(key))) return;
+    if (!["t", "module", "merged", "first"].some((key) => changed.has(key))) return;
     const width = icicle.clientWidth;
     if (!width) return; // not laid out yet: the observer calls again
-    const whole = d3.hierarchy(modulesOf(plan.moment(state.t)), (node) => [...node.children.values()])
+    const whole = d3.hierarchy(modulesOf(plan.moment(state.t), state.merged), (node) => [...node.children.values()])
       .sum((node) => Math.max(node.size ?? 0, 0)).sort((a, b) => b.value - a.value);
-    const top = whole.find((node) => node.data.path === (state.module ?? "") && !node.data.kind) ?? whole;
+    const top = // a layer that was found by searching is not in a merged tree: then all is shown
+      whole.find((node) => node.data.path === (state.module ?? "") && !node.data.kind) ?? whole;
+    const above = top.ancestors().slice(1).reverse(); // the way back
     const boxes = [];
+    let rows = 0;
     const place = (node, x, room, row) => {
       boxes.push(box(node, x, room, row));
-      if (row + 1 >= LEVELS || !node.children) return;
+      rows = Math.max(rows, row + 1);
+      if (row + 1 >= above.length + LEVELS || !node.children) return;
       let at = x;
       const small = [];
       for (const child of node.children) {
@@ -64,13 +73,14 @@ function makeTree(host, plan, state, act, shared) {
         if (wide < NARROW) small.push(child);
         else { place(child, at, wide, row + 1); at += wide; }
       }
-      if (small.length) boxes.push(rest(at, x + room - at, row + 1, small));
+      if (!small.length) return;
+      boxes.push(rest(at, x + room - at, row + 1, small));
+      rows = Math.max(rows, row + 2);
     };
-    const above = top.ancestors().slice(1).reverse(); // the way back
     above.forEach((node, row) => boxes.push(box(node, 0, width, row)));
     if (top.value) place(top, 0, width, above.length);
     icicle.replaceChildren(...boxes);
-    icicle.style.height = `${(above.length + Math.min(top.height + 1, LEVELS)) * LEVEL_HEIGHT}px`;
+    icicle.style.height = `${rows * LEVEL_HEIGHT}px`;
   }
   return render;
 }
