@@ -117,15 +117,17 @@ def _summary(problem: Problem, plan: Plan) -> Iterator[str]:
         peak = f"peak {show_size(plan.peak)} at op {worst:,}, {op.name} in {op.where or TOP}"
         before = f"{peak} " if len(peak) < here else ""
         yield f"  {before:>{here}}^{'' if before else f' {peak}'}"
-    stated = f", {show_size(plan.stated)} stated, not proven here" if plan.stated else ""
     yield (
-        f"  {plan.status}: at least {show_size(plan.lower_bound)}, by "
-        f"{show_proof(plan.proof, problem)}, gap {plan.gap:.2%}{stated}"
+        f"  {plan.status}: at least {show_size(plan.lower_bound)}, proven by "
+        f"{show_proof(plan.proof, problem)}, gap {plan.gap:.2%}"
     )
+    if plan.stated:
+        yield f"  stated bound {show_size(plan.stated)}, not proven here"
     yield from _modules(problem, plan)
     yield (
         f"  arena {show_size(plan.arena)}: {len(plan.offsets):,} buffers in "
-        f"{len(plan.blocks):,} blocks, fragmentation {plan.fragmentation:.2%}"
+        f"{len(plan.blocks):,} block{'' if len(plan.blocks) == 1 else 's'}, "
+        f"fragmentation {plan.fragmentation:.2%}"
     )
     yield f"  {plan.method}, {plan.seconds:.2f} s{cut_note(plan)}"
 

@@ -133,10 +133,10 @@ def compare(before: StepPlan, after: StepPlan) -> PlanComparison: ...
 def compare(before: StepPlan | Breakdown, after: StepPlan | Breakdown) -> Comparison: ...
 def compare(before: StepPlan | Breakdown, after: StepPlan | Breakdown) -> Comparison:
     """Compares two plans, or breakdowns: bytes at their worst moments, and persistent bytes."""
-    parts = [b if isinstance(b, Breakdown) else breakdown(b) for b in (before, after)]
+    one, two = (b if isinstance(b, Breakdown) else breakdown(b) for b in (before, after))
     if isinstance(before, StepPlan) and isinstance(after, StepPlan):
-        return PlanComparison(*parts, (before, after))
-    return Comparison(*parts)
+        return PlanComparison(one, two, (before, after))
+    return Comparison(one, two)
 
 
 def signed(size: int) -> str:

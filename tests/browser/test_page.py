@@ -45,7 +45,7 @@ def go_to(page: Any, t: int) -> None:
         one(page, "input[type=range]"),
         t,
     )
-    wait(page, lambda: text(page, ".now h2").startswith(f"op {t}:"))
+    wait(page, lambda: one(page, ".total").get_attribute("data-op") == str(t))
 
 
 def press(page: Any, *keys: str) -> None:

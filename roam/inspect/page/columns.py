@@ -18,7 +18,7 @@ from roam.core.lifetime import lifetimes, live_curve, slots
 from roam.core.machine import Seconds
 from roam.core.origins import Origins, by_name
 from roam.core.plan import Plan, stated_note
-from roam.core.problem import Home, Kind, Lane, Op, OpId, Problem, Tier
+from roam.core.problem import BufferId, Home, Kind, Lane, Op, OpId, Problem, Tier
 from roam.core.proof import show_proof
 from roam.core.sizes import show_size
 from roam.inspect.boxes import stack
@@ -138,7 +138,10 @@ def _buffers(problem: Problem, plan: Plan, modules: Table, origins: Origins) -> 
     outside = [s for s in every if s.buffers[0] not in plan.offsets]
     stacked = dict(zip((s.buffers[0] for s in outside), stack(outside), strict=True))
     lives = lifetimes(problem, plan.order)
-    found, slot, until, address = [], [], [], []
+    found: list[BufferId] = []
+    slot: list[int] = []
+    until: list[int] = []
+    address: list[int] = []
     for s in every:
         head = s.buffers[0]
         for b, after in zip(s.buffers, (*s.buffers[1:], None), strict=True):

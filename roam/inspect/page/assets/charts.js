@@ -142,7 +142,7 @@ function makeCharts(host, plan, state, act, shared) {
     if (tip.hidden) return;
     const t = timeAt(px);
     tip.textContent = b === null
-      ? `op ${showCount(t)} ${plan.ops.name[t]}\nheld ${showBytes(plan.held[t])}, alive ${showBytes(plan.live[t])}`
+      ? `op ${showCount(t)} ${plan.opTitle(t)}\nheld ${showBytes(plan.held[t])}, alive ${showBytes(plan.live[t])}`
       : `${plan.buffers.name[b]}: ${plan.kind(b)}, ${showBytes(plan.buffers.size[b])}\n${plan.module(b) || TOP}\nalive [${showCount(plan.lower[b])}, ${showCount(plan.upper[b])})`;
     tip.style.left = `${Math.min(px + 14, Math.max(panels.right - 220, 0))}px`;
     tip.style.top = `${py + 14}px`;

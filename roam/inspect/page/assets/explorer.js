@@ -1,5 +1,7 @@
 // One plan: its charts, table, tree and details, which share a state.
 
+const SETTLED = 80; // milliseconds without a change, after which tables are made anew
+
 /**
  * Fills `host` with an explorer of a plan.
  *
@@ -20,8 +22,9 @@ function makeExplorer(host, plan, shared) {
     matches: null, // by buffer whether it is lit
     less: null, // what `plan.without` says
   };
-  const views = [];
-  let changed = new Set(["first"]), asked = 0;
+  const views = []; // drawn in every frame in which something changed
+  const tables = []; // drawn when the changes have ended: hundreds of elements take longer than a frame
+  let changed = new Set(["first"]), asked = 0, missed = new Set(), timer = 0;
   function act(changes) {
     for (const [key, value] of Object.entries(changes)) {
       if (state[key] !== value) { state[key] = value; changed.add(key); }
@@ -37,6 +40,14 @@ function makeExplorer(host, plan, shared) {
     }
     if (now.has("left")) state.less = state.left.size ? plan.without(state.left) : null;
     views.forEach((view) => view(now));
+    now.forEach((key) => missed.add(key));
+    clearTimeout(timer);
+    timer = setTimeout(drawTables, now.has("first") ? 0 : SETTLED);
+  }
+  function drawTables() {
+    const now = missed;
+    missed = new Set();
+    tables.forEach((view) => view(now));
   }
 
   const part = (className, tag = "div") => el(tag, { className });
@@ -55,8 +66,8 @@ function makeExplorer(host, plan, shared) {
   const select = (label, key, values) => el("label", {}, `${label} `, el("select", { onchange: (e) => act({ [key]: e.target.value }) }, values.map((v) => el("option", {}, v))));
   tools.append(searching, select("colour by", "colourBy", ["kind", "module"]), plan.begin ? select("time in", "unit", ["ops", "seconds"]) : "");
 
-  views.push(makeCharts(charts, plan, state, act, shared), makeNow(now, plan, state, act), makeTree(tree, plan, state, act, shared),
-    makeTable(table, plan, state, act), makeDetails(details, plan, state, act), makeLegend(legend, plan, state, shared));
+  views.push(makeCharts(charts, plan, state, act, shared), makeNow(now, plan, state, act), makeLegend(legend, plan, state, shared));
+  tables.push(makeTree(tree, plan, state, act, shared), makeTable(table, plan, state, act), makeDetails(details, plan, state, act));
   act({});
   return act;
 }

@@ -51,7 +51,9 @@ class Plan {
   isPlaced(b) { return this.placed(this.slot[b]); }
   placed(slot) { return this.buffers.placed[slot] === 1; }
   address(b) { return this.buffers.address[this.slot[b]]; }
-  maker(b) { return this.buffers.made[b] < 0 ? "" : this.ops.name[this.buffers.made[b]]; }
+  maker(b) { return this.buffers.made[b] < 0 ? "" : this.opTitle(this.buffers.made[b]); }
+  /** The name of an op, with the operators of a fused kernel, whose name says nothing. */
+  opTitle(t) { return this.calls(t) ? `${this.ops.name[t]}: ${this.calls(t)}` : this.ops.name[t]; }
   phase(t) { return this.phases.filter((start) => start <= t).length; }
 
   /** All rows of a moment: buffers, the op's scratch space, and unused room in blocks. */
@@ -69,7 +71,7 @@ class Plan {
     const rest = { buffer: null, address: null, lower: t, upper: t + 1, maker: "" };
     const scratch = this.ops.scratch[t];
     const name = this.ops.name[t], module = this.opModule(t);
-    if (scratch) rows.push({ ...rest, name, kind: SCRATCH, module, size: scratch, maker: name });
+    if (scratch) rows.push({ ...rest, name, kind: SCRATCH, module, size: scratch, maker: this.opTitle(t) });
     if (lost) rows.push({ ...rest, name: FRAGMENTATION, kind: FRAGMENTATION, module: "", size: lost });
     return rows;
   }

@@ -50,7 +50,7 @@ function makeSearch(host, plan, act) {
     const sorts = [
       ["modules", [...paths].filter(has).sort((a, b) => a.length - b.length), (path) => button(path, () => chooseModule(path))],
       ["tensors", all(plan.buffers.name).sort(bySize), (b) => button(`${plan.buffers.name[b]}, ${showBytes(plan.buffers.size[b])}, ${plan.module(b) || TOP}`, () => chooseBuffer(b))],
-      ["ops", all(plan.ops.name.map((name, t) => `${name} ${plan.calls(t)}`)), (t) => button(`${plan.ops.name[t]}${plan.calls(t) && `: ${plan.calls(t)}`}, op ${showCount(t)}, ${plan.opModule(t) || TOP}`, () => choose({ t }))],
+      ["ops", all(plan.ops.name.map((_, t) => plan.opTitle(t))), (t) => button(`${plan.opTitle(t)}, op ${showCount(t)}, ${plan.opModule(t) || TOP}`, () => choose({ t }))],
     ].filter(([, found]) => found.length);
     results.replaceChildren(...sorts.flatMap(([name, found, make]) => [
       el("h4", {}, `${showCount(found.length)} ${name}`), ...found.slice(0, FOUND).map(make),

@@ -79,6 +79,7 @@ function makeTable(host, plan, state, act) {
     const sum = rows.reduce((bytes, row) => bytes + row.size, 0);
     total.textContent = `${showCount(rows.length)} of ${showCount(every.length)} rows, ${showBytes(sum)} of ${showBytes(held)} held`;
     total.dataset.bytes = sum;
+    total.dataset.op = state.t;
     if (filter.value !== state.text) filter.value = state.text;
     scope.replaceChildren(...(state.module === null ? [] : [
       `in ${state.module || TOP} `,
