@@ -34,12 +34,12 @@ def print_step(step: StepPlan, json: bool, points: Sequence[Point] = ()) -> None
         return
     console = Console()
     console.print(str(step), markup=False, highlight=False, soft_wrap=True)
+    largest = None if step.largest is None else step.record_of(step.largest[0])
     for graph in step.graphs:
-        if graph.reason:
-            console.print(f"{graph.name}: unplanned, {graph.reason}", markup=False)
-    for problem, found in step.planned:
-        for line in _summary(problem, found):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if graph is not largest:
+            console.print(str(graph), markup=False, highlight=False, soft_wrap=True)
+    for line in () if step.largest is None else _summary(*step.largest):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if points:
         console.print(_trade_off(points, 0.0 if step.time is None else step.time.seconds))
 

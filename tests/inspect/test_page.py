@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import zlib
+from collections.abc import Sequence
 from html import unescape
 from html.parser import HTMLParser
 from itertools import accumulate, pairwise
@@ -24,7 +25,7 @@ from roam.inspect.compare import compare
 from roam.inspect.moment import FRAGMENTATION, held_at
 from roam.inspect.page.columns import COPY, MAY_RUN_AGAIN
 from roam.inspect.page.document import DRAWN
-from roam.inspect.page.still import ticks
+from roam.inspect.page.still import BINARY, DECIMAL, ticks
 from roam.inspect.record import GraphRecord
 from roam.inspect.report import Report
 from roam.inspect.step_plan import StepPlan
@@ -280,16 +281,17 @@ def id_of(box: Box) -> str:
 
 
 @pytest.mark.parametrize(
-    ("top", "base", "expected"),
+    ("top", "steps", "expected"),
     [
-        (4, 1000, [0, 1, 2, 3, 4]),
-        (80, 1000, [0, 20, 40, 60, 80]),
-        (7 * MIB, 1024, [k * 2 * MIB for k in range(4)]),
-        (0, 1024, [0]),
+        (4, DECIMAL, [0, 1, 2, 3, 4]),
+        (80, DECIMAL, [0, 20, 40, 60, 80]),
+        (7 * MIB, BINARY, [k * 2 * MIB for k in range(4)]),
+        (1450 * MIB, BINARY, [k * 256 * MIB for k in range(6)]),
+        (0, BINARY, [0]),
     ],
 )
-def test_scales_are_round(top: int, base: int, expected: list[int]) -> None:
-    assert ticks(top, base) == expected
+def test_scales_are_round(top: int, steps: Sequence[int], expected: list[int]) -> None:
+    assert ticks(top, steps) == expected
 
 
 def test_timeline_is_a_figure_of_the_largest_graph() -> None:

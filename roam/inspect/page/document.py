@@ -83,7 +83,7 @@ def _still(step: StepPlan) -> str:
     """Returns all graphs as HTML that needs no script: a line each, the largest with a picture."""
     by_peak = sorted(step.graphs, key=lambda g: -g.plan.peak if g.plan else 0)
     drawn = [g for g in by_peak if g.planned][:DRAWN]
-    parts = [f"<p><b>{escape(str(step).splitlines()[0])}</b></p>"]
+    parts = []
     for graph in step.graphs:
         parts.append(f"<p>{escape(_line(graph))}</p>")
         if edits := graph.edit_lines():

@@ -27,7 +27,9 @@ from roam.inspect.recomputed import runs_again
 LARGEST = 10  # rows of the table
 LEFT, BELOW, ABOVE = 70, 18, 12  # SVG units around the plot, for the scales
 WIDTH, ARENA, CURVE = 1000, 380, 150  # SVG units: width of the plot, and heights of the two
-TICKS = 4  # of a scale, about
+TICKS = 6  # of a scale at most
+BINARY = tuple(2**k for k in range(62))  # bytes are round in binary units
+DECIMAL = tuple(k * 10**n for n in range(12) for k in (1, 2, 5))
 EDGED = 3  # SVG units from which a rectangle gets an edge: thinner ones would be all edge
 THIN = 0.3  # SVG units that a rectangle has at least
 
@@ -159,27 +161,23 @@ def _phase_line(problem: Problem, height: int, across: float) -> str:
 
 def _scales(plan: Plan, height: int, top: float) -> Iterator[str]:
     """Yields the scale of bytes on the left, up to `top` bytes, and that of ops below."""
-    for size in ticks(top, 1024):
+    for size in ticks(top, BINARY):
         y = height - size / top * height
         yield f'<text x="-6" y="{y + 4:.1f}" text-anchor="end">{show_size(size)}</text>'
         yield f'<path d="M-4 {y:.1f}h4" stroke="{INK}"/>'
-    for t in ticks(len(plan.order), 1000):
+    for t in ticks(len(plan.order), DECIMAL):
         x = t / max(len(plan.order), 1) * WIDTH
         text = f"op {t:,}" if t == 0 else f"{t:,}"
         yield f'<text x="{x:.1f}" y="{height + 14}" text-anchor="middle">{text}</text>'
     yield f'<path d="M0 0V{height}H{WIDTH}" fill="none" stroke="{INK}"/>'
 
 
-def ticks(top: float, base: int) -> list[int]:
-    """Returns about `TICKS` round numbers from 0 to `top`.
+def ticks(top: float, steps: Sequence[int]) -> list[int]:
+    """Returns round numbers from 0 to `top`, at most TICKS apart from 0.
 
-    base: 1000 for numbers that are round as people count, 1024 for bytes in binary units.
+    steps: between two of them, round for what is counted: the smallest that is enough is taken.
     """
-    unit = 1
-    while unit * base <= top:
-        unit *= base
-    steps = (k * 10**n * unit for n in range(4) for k in (1, 2, 5))
-    step = next((s for s in steps if s * (TICKS + 1) >= top), unit * base)
+    step = next((s for s in steps if s * (TICKS + 1) > top), steps[-1])
     return list(range(0, int(top) + 1, step))
 
 

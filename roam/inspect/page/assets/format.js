@@ -15,6 +15,7 @@ const showCount = (n) => n.toLocaleString("en");
 const showShare = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(1)} %` : "");
 
 function showSeconds(s) {
+  if (s === 0) return "0 s";
   const [unit, factor] = [["s", 1], ["ms", 1e-3]].find(([, f]) => s >= f) ?? ["µs", 1e-6];
   return `${(s / factor).toPrecision(3)} ${unit}`;
 }

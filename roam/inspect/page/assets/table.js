@@ -60,7 +60,8 @@ function makeTable(host, plan, state, act) {
       if (name === "tensor") {
         return el("td", {}, row.buffer === null ? row.name : button(row.name, () => act({ buffer: row.buffer }), { className: "link" }));
       }
-      return el("td", { className: ["bytes", "share", "address"].includes(name) ? "number" : "" }, cell(row, held));
+      const number = ["bytes", "share", "address"].includes(name), text = cell(row, held);
+      return el("td", number ? { className: "number" } : { title: text }, text); // long texts are cut off
     });
     return el("tr", { className: row.buffer !== null && row.buffer === state.buffer ? "chosen" : "" }, cells);
   }
