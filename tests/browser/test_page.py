@@ -127,6 +127,15 @@ def test_leaving_out_a_tensor_says_what_the_peak_would_be(opened: Open) -> None:
     )
 
 
+def test_leaving_out_what_is_written_over_one_another(opened: Open) -> None:
+    page = opened(step().html)
+    next(b for b in all_of(page, ".app tbody .link") if b.text == "hidden").click()
+    wait(page, lambda: "hidden → over are written over one another" in text(page, ".details"))
+    next(b for b in all_of(page, ".details button") if b.text == "leave out all of them").click()
+    wait(page, lambda: "Without 2 tensors" in text(page, ".now .without"))
+    assert "5.00 MiB would be alive at most, at op 1" in text(page, ".now .without")
+
+
 def test_the_table_sorts_and_filters(opened: Open) -> None:
     page = opened(step().html)
     names = [cell.text for cell in all_of(page, "tbody .link")]

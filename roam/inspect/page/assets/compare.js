@@ -4,6 +4,7 @@ function showComparison(app, data, steps, acts) {
   const shared = sharedBy(steps.flat(), data.colours);
   const body = el("tbody");
   const filter = el("input", { type: "search", placeholder: "filter modules", "aria-label": "Filter modules and kinds" });
+  const merge = el("input", { type: "checkbox", checked: true, onchange: draw });
   const heads = ["name", "before", "after", "grew"];
   let by = "grew", down = true;
   const headings = heads.map((name) => el("th", { scope: "col" }, button(name, () => {
@@ -15,13 +16,14 @@ function showComparison(app, data, steps, acts) {
   const grew = el("div", { className: "grew rows", tabIndex: 0, role: "region", "aria-label": "What grew" },
     el("table", {}, el("caption", { className: "hidden" }, "Bytes at the worst moment and persistent bytes, by module and kind"),
       el("thead", {}, el("tr", {}, headings)), body));
-  app.append(el("p", {}, data.difference), filter, grew, columns);
+  app.append(el("p", {}, data.difference), el("h2", {}, "What grew: bytes at the worst moment, and persistent bytes"),
+    el("div", { className: "filters" }, filter, el("label", {}, merge, " layers as one")), grew, columns);
   const name = (change) => (change.sort === "module" ? change.name || TOP : `all of the kind ${change.name}`);
   const values = { name, before: (c) => c.before, after: (c) => c.after, grew: (c) => c.after - c.before };
 
   function draw() {
     const key = values[by], low = filter.value.toLowerCase();
-    const rows = data.changes.filter((change) => name(change).toLowerCase().includes(low));
+    const rows = (merge.checked ? merged(data.changes) : [...data.changes]).filter((change) => name(change).toLowerCase().includes(low));
     rows.sort((a, b) => (key(a) < key(b) ? -1 : key(a) > key(b) ? 1 : 0) * (down ? -1 : 1));
     headings.forEach((heading, i) => {
       if (heads[i] === by) heading.setAttribute("aria-sort", down ? "descending" : "ascending");
@@ -39,4 +41,15 @@ function showComparison(app, data, steps, acts) {
     columns.append(side);
     acts.push(showStep(side, graphs, data.colours, shared));
   });
+}
+
+/** Adds up the changes of layers of one kind. */
+function merged(changes) {
+  const found = new Map();
+  for (const { sort, name, before, after } of changes) {
+    const own = sort === "module" ? stem(name) : name, key = `${sort} ${own}`;
+    const sum = found.get(key) ?? { sort, name: own, before: 0, after: 0 };
+    found.set(key, { ...sum, before: sum.before + before, after: sum.after + after });
+  }
+  return [...found.values()];
 }

@@ -67,11 +67,14 @@ function makeDetails(host, plan, state, act) {
       host.replaceChildren(el("p", { className: "hint" }, "Choose a tensor in the arena, in the table or by searching."));
       return;
     }
-    const { made, size } = plan.buffers, readers = plan.uses[b];
+    const { made, size } = plan.buffers, readers = plan.uses[b], chain = plan.chain(b);
+    const out = (text, buffers) => button(text, () => act({ left: new Set([...state.left, ...buffers]) }));
+    const chained = chain.length < 2 ? "" : el("span", {}, ...spread(chain.map(bufferLink), " → "), " are written over one another. ", out("leave out all of them", chain));
     const rows = [
       ["module", plan.module(b) || TOP],
       ["what", [plan.kind(b), showBytes(size[b]), plan.form(b)].filter(Boolean).join(", ")],
       ["address", b >= plan.inStep ? "yours" : plan.isPlaced(b) ? `${showBytes(plan.address(b))} in the arena` : "outside the arena: it allocates for itself"],
+      ["same place", chained],
       ["alive", `ops [${showCount(plan.lower[b])}, ${showCount(plan.upper[b])})`],
       ["made by", made[b] < 0 ? "nobody in this step" : el("span", {}, opLink(made[b]), ` in ${plan.opModule(made[b]) || TOP}`)],
       ["of", made[b] < 0 ? "" : plan.calls(made[b])],
@@ -81,6 +84,7 @@ function makeDetails(host, plan, state, act) {
       ["what would remove it", cures(b).map((cure) => el("p", {}, cure))],
     ];
     const shown = rows.filter(([, what]) => what instanceof Element || what.length);
-    host.replaceChildren(el("h3", {}, plan.buffers.name[b]), el("dl", {}, shown.flatMap(([name, what]) => [el("dt", {}, name), el("dd", {}, what)])));
+    const leave = b < plan.inStep ? out("leave out", [b]) : "";
+    host.replaceChildren(el("div", { className: "heading" }, el("h3", {}, plan.buffers.name[b]), leave), el("dl", {}, shown.flatMap(([name, what]) => [el("dt", {}, name), el("dd", {}, what)])));
   };
 }

@@ -123,6 +123,13 @@ class Plan {
     return { made, isBefore, forced, kept, last: uses.at(-1) ?? made, sure: isBefore && (kept || forced !== undefined) };
   }
 
+  /** The buffers that lie one after another in the place of `b`, each written over the one before. */
+  chain(b) {
+    const found = [];
+    for (let other = 0; other < this.inStep; other++) if (this.slot[other] === this.slot[b]) found.push(other);
+    return b < this.inStep ? found : [b];
+  }
+
   /** Bytes alive without a set of buffers, in the same order, and where their peak is. */
   without(buffers) {
     const curve = Float64Array.from(this.live);

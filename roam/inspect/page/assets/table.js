@@ -33,8 +33,9 @@ function makeTable(host, plan, state, act) {
   const body = el("tbody"), more = el("div");
   const headings = COLUMNS.map(([name, key]) => el("th", { scope: "col" }, key ? button(name, () => sortBy(name)) : name));
   const table = el("table", {}, el("caption", { className: "hidden" }, "What is alive at the chosen moment"), el("thead", {}, el("tr", {}, headings)), body);
-  host.append(el("div", { className: "filters" }, filter, scope, total), el("div", { className: "rows", tabIndex: 0, role: "region", "aria-label": "What is alive at the chosen moment" }, table), more);
-  let limit = SHOWN;
+  const leave = button("leave these out", () => act({ left: new Set([...state.left, ...listed]) }));
+  host.append(el("div", { className: "filters" }, filter, scope, total, leave), el("div", { className: "rows", tabIndex: 0, role: "region", "aria-label": "What is alive at the chosen moment" }, table), more);
+  let limit = SHOWN, listed = []; // buffers
 
   filter.addEventListener("input", () => act({ text: filter.value }));
   const sortBy = (name) => {
@@ -71,6 +72,8 @@ function makeTable(host, plan, state, act) {
     if (["t", "module", "text", "first"].some((key) => changed.has(key))) limit = SHOWN;
     const held = plan.held[state.t], every = plan.moment(state.t);
     const rows = every.filter((row) => within(row.module, state.module) && matchesText(row, state.text));
+    listed = rows.map((row) => row.buffer).filter((b) => b !== null);
+    leave.hidden = rows.length === every.length;
     const [by, down] = state.sort, [, key] = COLUMNS.find(([name]) => name === by);
     rows.sort((a, b) => (key(a) < key(b) ? -1 : key(a) > key(b) ? 1 : 0) * (down ? -1 : 1) || b.size - a.size);
     headings.forEach((heading, i) => {
