@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 DRAWN = 2  # graphs of a step with a still picture, the largest: each takes some 40 KB
 SCRIPTS = (
-    "plan", "format", "colours", "window", "paint", "charts", "table", "tree", "details", "search",
-    "explorer", "compare", "page",
+    "plan", "format", "colours", "layout", "window", "paint", "axes", "controls", "charts", "table",
+    "tree", "details", "search", "explorer", "compare", "page",
 )  # fmt: skip
 FRAME_HEIGHT = 860  # CSS pixels of a page in a notebook: charts, and the first rows of the table
 # what the browser is to refuse: any request, and scripts from elsewhere

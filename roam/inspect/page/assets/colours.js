@@ -35,5 +35,7 @@ function coloursOf(plan, by, kindColours) {
 function themeOf(host) {
   const style = getComputedStyle(host);
   const names = ["paper", "ink", "faint", "held", "live", "bound", "without", "mark"];
-  return Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+  return Object.fromEntries(
+    names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]),
+  );
 }

@@ -5,7 +5,7 @@ const SETTLED = 80; // milliseconds without a change, after which tables are mad
 /**
  * Fills `host` with an explorer of a plan.
  *
- * @param shared { kindColours, curveTop(plan), addressTop(plan) }: what several explorers agree on
+ * @param shared { kindColours, curveTop, addressTop }: what several explorers agree on
  * @returns act(changes), which sets fields of the state and draws what depends on them
  */
 function makeExplorer(host, plan, shared) {
@@ -24,10 +24,16 @@ function makeExplorer(host, plan, shared) {
   };
   const views = []; // drawn in every frame in which something changed
   const tables = []; // drawn when the changes have ended: hundreds of elements take longer than a frame
-  let changed = new Set(["first"]), asked = 0, missed = new Set(), timer = 0;
+  let changed = new Set(["first"]),
+    asked = 0,
+    missed = new Set(),
+    timer = 0;
   function act(changes) {
     for (const [key, value] of Object.entries(changes)) {
-      if (state[key] !== value) { state[key] = value; changed.add(key); }
+      if (state[key] !== value) {
+        state[key] = value;
+        changed.add(key);
+      }
     }
     if (changed.size && !asked) asked = requestAnimationFrame(draw);
   }
@@ -36,7 +42,10 @@ function makeExplorer(host, plan, shared) {
     const now = changed;
     changed = new Set();
     if (now.has("module")) {
-      state.matches = state.module === null ? null : Array.from({ length: plan.inStep }, (_, b) => within(plan.module(b), state.module));
+      state.matches =
+        state.module === null
+          ? null
+          : Array.from({ length: plan.inStep }, (_, b) => within(plan.module(b), state.module));
     }
     if (now.has("left")) state.less = state.left.size ? plan.without(state.left) : null;
     views.forEach((view) => view(now));
@@ -51,51 +60,112 @@ function makeExplorer(host, plan, shared) {
   }
 
   const part = (className, tag = "div") => el(tag, { className });
-  const tools = part("tools"), legend = part("legend"), charts = part("charts"), now = part("now"), tree = part("tree"), table = part("table"), details = part("details");
+  const tools = part("tools"),
+    legend = part("legend"),
+    charts = part("charts"),
+    now = part("now"),
+    tree = part("tree"),
+    table = part("table"),
+    details = part("details");
   host.append(
-    el("p", { className: "summary" }, `${plan.name}: ${plan.summary}; bound proven by ${plan.proof}`),
+    el(
+      "p",
+      { className: "summary" },
+      `${plan.name}: ${plan.summary}; bound proven by ${plan.proof}`,
+    ),
     tools,
-    el("div", { className: "panes" },
+    el(
+      "div",
+      { className: "panes" },
       el("div", {}, charts, legend, table),
-      el("div", {}, now, tree, details)),
+      el("div", {}, now, tree, details),
+    ),
   );
-  if (plan.edits.length) host.append(el("details", {}, el("summary", {}, "what runs again and what moves"), el("pre", {}, plan.edits.join("\n"))));
+  if (plan.edits.length)
+    host.append(
+      el(
+        "details",
+        {},
+        el("summary", {}, "what runs again and what moves"),
+        el("pre", {}, plan.edits.join("\n")),
+      ),
+    );
 
   const searching = el("div", { className: "searching" });
   makeSearch(searching, plan, act);
-  const select = (label, key, values) => el("label", {}, `${label} `, el("select", { onchange: (e) => act({ [key]: e.target.value }) }, values.map((v) => el("option", {}, v))));
-  tools.append(searching, select("colour by", "colourBy", ["kind", "module"]), plan.begin ? select("time in", "unit", ["ops", "seconds"]) : "");
+  const select = (label, key, values) =>
+    el(
+      "label",
+      {},
+      `${label} `,
+      el(
+        "select",
+        { onchange: (e) => act({ [key]: e.target.value }) },
+        values.map((v) => el("option", {}, v)),
+      ),
+    );
+  tools.append(
+    searching,
+    select("colour by", "colourBy", ["kind", "module"]),
+    plan.begin ? select("time in", "unit", ["ops", "seconds"]) : "",
+  );
 
-  views.push(makeCharts(charts, plan, state, act, shared), makeNow(now, plan, state, act), makeLegend(legend, plan, state, shared));
-  tables.push(makeTree(tree, plan, state, act, shared), makeTable(table, plan, state, act), makeDetails(details, plan, state, act));
+  views.push(
+    makeCharts(charts, plan, state, act, shared),
+    makeNow(now, plan, state, act),
+    makeLegend(legend, plan, state, shared),
+  );
+  tables.push(
+    makeTree(tree, plan, state, act, shared),
+    makeTable(table, plan, state, act),
+    makeDetails(details, plan, state, act),
+  );
   act({});
   return act;
 }
 
 /** Says what runs at the chosen moment, what is held, and what leaving out would give. */
 function makeNow(host, plan, state, act) {
-  const said = el("output", { "aria-live": "polite" }), without = el("p", { className: "without" });
+  const said = el("output", { "aria-live": "polite" }),
+    without = el("p", { className: "without" });
   host.append(said, without);
   return function render(changed) {
     if (!["t", "left", "first"].some((key) => changed.has(key))) return;
-    const t = state.t, seconds = plan.begin ? `, ${showSeconds(plan.begin[t])} into the step` : "";
+    const t = state.t,
+      seconds = plan.begin ? `, ${showSeconds(plan.begin[t])} into the step` : "";
     said.replaceChildren(
       el("h2", {}, `op ${showCount(t)}: ${plan.ops.name[t]}`),
       el("p", {}, `in ${plan.opModule(t) || TOP}${seconds}`),
-      ...[plan.calls(t), plan.line(t)].filter(Boolean).map((text) => el("p", { className: "origin" }, text)),
-      el("p", {}, `${showBytes(plan.held[t])} held, ${showBytes(plan.live[t])} alive; peak ${showBytes(plan.peak)} at op ${showCount(plan.worst)}, ` +
-        `no order takes less than ${showBytes(plan.bound)}${plan.stated ? " (stated, not proven)" : ""}`),
+      ...[plan.calls(t), plan.line(t)]
+        .filter(Boolean)
+        .map((text) => el("p", { className: "origin" }, text)),
+      el(
+        "p",
+        {},
+        `${showBytes(plan.held[t])} held, ${showBytes(plan.live[t])} alive; peak ${showBytes(plan.peak)} at op ${showCount(plan.worst)}, ` +
+          `no order takes less than ${showBytes(plan.bound)}${plan.stated ? " (stated, not proven)" : ""}`,
+      ),
     );
-    without.replaceChildren(...(state.less === null ? [] : [
-      `Without ${showCount(state.left.size)} tensor${state.left.size === 1 ? "" : "s"}, ${showBytes(state.less.peak)} would be alive at most, at op ${showCount(state.less.at)}, ` +
-        `in place of ${showBytes(plan.live.reduce((a, b) => Math.max(a, b), 0))} (same order). `,
-      button("leave out nothing", () => act({ left: new Set() })),
-    ]));
+    without.replaceChildren(
+      ...(state.less === null
+        ? []
+        : [
+            `Without ${showCount(state.left.size)} tensor${state.left.size === 1 ? "" : "s"}, ${showBytes(state.less.peak)} would be alive at most, at op ${showCount(state.less.at)}, ` +
+              `in place of ${showBytes(plan.live.reduce((a, b) => Math.max(a, b), 0))} (same order). `,
+            button("leave out nothing", () => act({ left: new Set() })),
+          ]),
+    );
   };
 }
 
 function makeLegend(host, plan, state, shared) {
-  const key = ([name, colour]) => el("span", {}, colour.startsWith("line") ? el("i", { className: colour }) : swatch(colour), name);
+  const key = ([name, colour]) =>
+    el(
+      "span",
+      {},
+      colour.startsWith("line") ? el("i", { className: colour }) : swatch(colour),
+      name,
+    );
   function swatch(colour) {
     const made = el("i");
     made.style.background = colour;
@@ -104,7 +174,11 @@ function makeLegend(host, plan, state, shared) {
   return function render(changed) {
     if (!["colourBy", "left", "first"].some((name) => changed.has(name))) return;
     const { legend } = coloursOf(plan, state.colourBy, shared.kindColours);
-    const lines = [["held", "line held"], ["alive", "line live"], ["lower bound", "line bound"]];
+    const lines = [
+      ["held", "line held"],
+      ["alive", "line live"],
+      ["lower bound", "line bound"],
+    ];
     if (state.left.size) lines.push(["alive without", "line without"]);
     host.replaceChildren(...[...legend, ...lines].map(key));
   };

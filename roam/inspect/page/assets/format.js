@@ -1,6 +1,12 @@
 // Numbers as people read them, and elements.
 
-const UNITS = [["TiB", 2 ** 40], ["GiB", 2 ** 30], ["MiB", 2 ** 20], ["KiB", 2 ** 10], ["B", 1]];
+const UNITS = [
+  ["TiB", 2 ** 40],
+  ["GiB", 2 ** 30],
+  ["MiB", 2 ** 20],
+  ["KiB", 2 ** 10],
+  ["B", 1],
+];
 const TOP = "(top level)"; // the module with the empty path
 
 const unitOf = (bytes) => UNITS.find(([, factor]) => Math.abs(bytes) >= factor) ?? UNITS.at(-1);
@@ -14,9 +20,14 @@ const showSigned = (bytes) => `${bytes < 0 ? "−" : "+"}${showBytes(Math.abs(by
 const showCount = (n) => n.toLocaleString("en");
 const showShare = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(1)} %` : "");
 
+const showLife = (lower, upper) => `[${showCount(lower)}, ${showCount(upper)})`;
+
 function showSeconds(s) {
   if (s === 0) return "0 s";
-  const [unit, factor] = [["s", 1], ["ms", 1e-3]].find(([, f]) => s >= f) ?? ["µs", 1e-6];
+  const [unit, factor] = [
+    ["s", 1],
+    ["ms", 1e-3],
+  ].find(([, f]) => s >= f) ?? ["µs", 1e-6];
   return `${(s / factor).toPrecision(3)} ${unit}`;
 }
 
@@ -31,4 +42,5 @@ function el(tag, properties = {}, ...children) {
   return made;
 }
 
-const button = (text, onclick, more = {}) => el("button", { type: "button", onclick, ...more }, text);
+const button = (text, onclick, more = {}) =>
+  el("button", { type: "button", onclick, ...more }, text);

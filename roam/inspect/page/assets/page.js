@@ -8,11 +8,15 @@ async function unpack(text) {
 
 /** The scales that all plans of a page share, so that they can be compared by eye. */
 function sharedBy(plans, kindColours) {
-  const most = (values) => Math.max(...values, 1);
-  const curveTop = most(plans.map((plan) => Math.max(plan.peak, plan.bound)));
-  const highest = (plan) => most(plan.buffers.until.map((_, b) => plan.address(b) + plan.buffers.size[b] + (plan.isPlaced(b) ? 0 : plan.arena)));
-  const addressTop = plans.map(highest).reduce((a, b) => Math.max(a, b), 1);
-  return { kindColours, curveTop: () => curveTop, addressTop: () => addressTop };
+  let curveTop = 1;
+  let addressTop = 1;
+  for (const plan of plans) {
+    curveTop = Math.max(curveTop, plan.peak, plan.bound);
+    for (let b = 0; b < plan.inStep; b++) {
+      addressTop = Math.max(addressTop, plan.height(b) + plan.buffers.size[b]);
+    }
+  }
+  return { kindColours, curveTop, addressTop };
 }
 
 /** Shows the graphs of one step: the largest first, the others by choice. */
@@ -24,7 +28,11 @@ function showStep(host, graphs, kindColours, shared) {
     act = makeExplorer(place, graphs[i], shared ?? sharedBy([graphs[i]], kindColours));
   }
   if (graphs.length > 1) {
-    const choice = el("select", { onchange: (event) => show(event.target.selectedIndex) }, graphs.map((plan) => el("option", {}, plan.name)));
+    const choice = el(
+      "select",
+      { onchange: (event) => show(event.target.selectedIndex) },
+      graphs.map((plan) => el("option", {}, plan.name)),
+    );
     host.append(el("label", { className: "graph" }, "graph ", choice));
   }
   host.append(place);
@@ -40,7 +48,9 @@ function themeButton(page, acts) {
     made.textContent = `theme: ${next}`;
     acts.forEach((act) => act({ theme: {} }));
   });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => acts.forEach((act) => act({ theme: {} })));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
+    acts.forEach((act) => act({ theme: {} })),
+  );
   return made;
 }
 

@@ -5,15 +5,18 @@ const EDGED = 4; // pixels from which a rectangle gets a gap around it
 const DIM = 0.15; // opacity of what does not match
 
 /**
- * @param scene { plan, position, x, y, curveY, panels, colours, matches, theme, state, without }
+ * @param scene { plan, state, position, x, y, curveY, panels, colours, marks, theme }
  *   position: by op, where it begins on the time axis, and where the last one ends
  *   panels: { arena, marks, curve }, each { top, bottom } in pixels; left and right
- *   matches: null, or by buffer whether it is lit
  */
 function paint(context, scene) {
   const { panels } = scene;
   context.clearRect(0, 0, panels.right + 100, panels.curve.bottom + 100);
-  for (const [panel, draw] of [["arena", paintArena], ["marks", paintMarks], ["curve", paintCurve]]) {
+  for (const [panel, draw] of [
+    ["arena", paintArena],
+    ["marks", paintMarks],
+    ["curve", paintCurve],
+  ]) {
     const { top, bottom } = panels[panel];
     context.save();
     context.beginPath();
@@ -25,27 +28,41 @@ function paint(context, scene) {
   }
 }
 
-function paintArena(context, { plan, position, x, y, panels, colours, matches, theme, state }) {
+function paintArena(context, { plan, position, x, y, panels, colours, theme, state }) {
   const rectangle = (b) => {
-    const left = x(position[plan.lower[b]]), right = x(position[plan.until[b]]);
-    const top = y(plan.address(b) + plan.buffers.size[b] + (plan.isPlaced(b) ? 0 : plan.arena));
-    const bottom = y(plan.address(b) + (plan.isPlaced(b) ? 0 : plan.arena));
+    const left = x(position[plan.lower[b]]),
+      right = x(position[plan.until[b]]);
+    const top = y(plan.height(b) + plan.buffers.size[b]);
+    const bottom = y(plan.height(b));
     return { left, right, top, bottom };
   };
   for (let b = 0; b < plan.inStep; b++) {
     const { left, right, top, bottom } = rectangle(b);
-    if (right < panels.left || left > panels.right || bottom < panels.arena.top || top > panels.arena.bottom) continue;
+    if (
+      right < panels.left ||
+      left > panels.right ||
+      bottom < panels.arena.top ||
+      top > panels.arena.bottom
+    )
+      continue;
     const gap = right - left > EDGED && bottom - top > EDGED ? 0.5 : 0;
     context.fillStyle = colours[b];
-    context.globalAlpha = matches && !matches[b] ? DIM : 1;
-    context.fillRect(left + gap, top + gap, Math.max(right - left - 2 * gap, 0.7), Math.max(bottom - top - 2 * gap, 0.7));
+    context.globalAlpha = state.matches && !state.matches[b] ? DIM : 1;
+    context.fillRect(
+      left + gap,
+      top + gap,
+      Math.max(right - left - 2 * gap, 0.7),
+      Math.max(bottom - top - 2 * gap, 0.7),
+    );
   }
   context.globalAlpha = 1;
   context.strokeStyle = theme.ink;
   context.lineWidth = 1;
   for (const [offset, size, lower, upper] of plan.blocks) {
-    const top = y(offset + size), bottom = y(offset);
-    const left = x(position[lower]), right = x(position[upper]);
+    const top = y(offset + size),
+      bottom = y(offset);
+    const left = x(position[lower]),
+      right = x(position[upper]);
     if (bottom - top > 2 * EDGED) context.strokeRect(left, top, right - left, bottom - top);
   }
   context.setLineDash([2, 3]);
@@ -56,7 +73,10 @@ function paintArena(context, { plan, position, x, y, panels, colours, matches, t
   context.setLineDash([]);
   if (state.buffer !== null && state.buffer < plan.inStep) {
     const { left, right, top, bottom } = rectangle(state.buffer);
-    for (const [colour, width] of [[theme.paper, 5], [theme.mark, 2.5]]) {
+    for (const [colour, width] of [
+      [theme.paper, 5],
+      [theme.mark, 2.5],
+    ]) {
       context.strokeStyle = colour;
       context.lineWidth = width;
       context.strokeRect(left, top, Math.max(right - left, 2), Math.max(bottom - top, 2));
@@ -68,14 +88,16 @@ function paintArena(context, { plan, position, x, y, panels, colours, matches, t
 function paintMarks(context, { plan, position, x, panels, theme, marks }) {
   const middle = (t) => (x(position[t]) + x(position[t + 1])) / 2;
   marks.forEach(({ times, bars, colour }, row) => {
-    const top = panels.marks.top + row * MARK_HEIGHT + 3, height = MARK_HEIGHT - 5;
+    const top = panels.marks.top + row * MARK_HEIGHT + 3,
+      height = MARK_HEIGHT - 5;
     context.fillStyle = theme[colour];
     for (const t of times) context.fillRect(middle(t) - 1, top, 2, height);
-    for (const [from, to] of bars) context.fillRect(middle(from), top, Math.max(middle(to) - middle(from), 2), height);
+    for (const [from, to] of bars)
+      context.fillRect(middle(from), top, Math.max(middle(to) - middle(from), 2), height);
   });
 }
 
-function paintCurve(context, { plan, position, x, curveY, panels, theme, without }) {
+function paintCurve(context, { plan, position, x, curveY, panels, theme, state }) {
   const bottom = curveY(0);
   const held = steps(plan.held, position, x, curveY, panels);
   context.fillStyle = theme.held;
@@ -86,13 +108,15 @@ function paintCurve(context, { plan, position, x, curveY, panels, theme, without
   context.fill();
   stroke(context, held, theme.ink, 1.2);
   stroke(context, steps(plan.live, position, x, curveY, panels), theme.live, 1.2);
-  if (without) stroke(context, steps(without.curve, position, x, curveY, panels), theme.without, 2);
+  if (state.less)
+    stroke(context, steps(state.less.curve, position, x, curveY, panels), theme.without, 2);
   context.strokeStyle = theme.bound;
   context.lineWidth = 1.2;
   context.setLineDash([6, 4]);
   line(context, panels.left, curveY(plan.bound), panels.right, curveY(plan.bound));
   context.setLineDash([]);
-  const px = (x(position[plan.worst]) + x(position[plan.worst + 1])) / 2, py = curveY(plan.peak);
+  const px = (x(position[plan.worst]) + x(position[plan.worst + 1])) / 2,
+    py = curveY(plan.peak);
   context.fillStyle = theme.ink;
   context.beginPath();
   context.arc(px, py, 4, 0, 7);
@@ -110,7 +134,8 @@ function paintCurve(context, { plan, position, x, curveY, panels, theme, without
 }
 
 function paintMoment(context, { position, x, state, theme }, top, bottom) {
-  const left = x(position[state.t]), right = x(position[state.t + 1]);
+  const left = x(position[state.t]),
+    right = x(position[state.t + 1]);
   context.globalAlpha = 0.12;
   context.fillStyle = theme.mark;
   context.fillRect(left, top, right - left, bottom - top);
@@ -123,9 +148,11 @@ function paintMoment(context, { position, x, state, theme }, top, bottom) {
 /** The corners of a curve on the screen. Of several ops in one pixel the highest counts. */
 function steps(curve, position, x, y, panels) {
   const corners = [];
-  let column = null, highest = 0;
+  let column = null,
+    highest = 0;
   for (let t = 0; t < curve.length; t++) {
-    const left = Math.max(x(position[t]), panels.left), right = Math.min(x(position[t + 1]), panels.right);
+    const left = Math.max(x(position[t]), panels.left),
+      right = Math.min(x(position[t + 1]), panels.right);
     if (right < panels.left || left > panels.right || left > right) continue;
     if (right - left >= 1) {
       if (column !== null) corners.push([column, y(highest)], [left, y(highest)]);
@@ -139,7 +166,8 @@ function steps(curve, position, x, y, panels) {
       highest = Math.max(highest, curve[t]);
     }
   }
-  if (column !== null) corners.push([column, y(highest)], [Math.min(column + 1, panels.right), y(highest)]);
+  if (column !== null)
+    corners.push([column, y(highest)], [Math.min(column + 1, panels.right), y(highest)]);
   return corners;
 }
 

@@ -2,7 +2,8 @@
 
 const IS = { copy: 1, mayRunAgain: 2, fold: 4, out: 8, back: 16, starts: 32, waits: 64 };
 const KEPT = new Set(["output", "gradient", "tangent"]); // the user holds them to the end
-const SCRATCH = "scratch", FRAGMENTATION = "fragmentation"; // kinds of rows that are no buffers
+const SCRATCH = "scratch",
+  FRAGMENTATION = "fragmentation"; // kinds of rows that are no buffers
 const TICKS_A_SECOND = 1e7;
 
 function summed(differences) {
@@ -30,7 +31,8 @@ class Plan {
     this.until = Float64Array.from(buffers.until, (d, b) => this.lower[b] + d);
     this.slot = summed(buffers.slot);
     this.inStep = buffers.until.length; // buffers before this index are the step's, not the user's
-    const uses = listsOf(buffers.uses), before = listsOf(ops.before);
+    const uses = listsOf(buffers.uses),
+      before = listsOf(ops.before);
     this.uses = buffers.name.map((_, b) => Array.from(summed(uses(b))));
     this.before = ops.name.map((_, t) => before(t).map((d) => t - d));
     this.after = ops.name.map(() => []);
@@ -41,20 +43,50 @@ class Plan {
     this.worst = this.held.indexOf(this.held.reduce((a, b) => Math.max(a, b), 0));
   }
 
-  kind(b) { return this.kinds[this.buffers.kind[b]]; }
-  module(b) { return this.modules[this.buffers.module[b]]; }
-  form(b) { return this.buffers.forms[this.buffers.form[b]]; } // dtype and shape, "" if unknown
-  calls(t) { return this.ops.kernels[this.ops.calls[t]]; } // operators of a fused kernel
-  line(t) { return this.ops.lines[this.ops.line[t]]; } // of the user's code
-  opModule(t) { return this.modules[this.ops.module[t]]; }
-  is(t, what) { return (this.ops.is[t] & what) !== 0; }
-  isPlaced(b) { return this.placed(this.slot[b]); }
-  placed(slot) { return this.buffers.placed[slot] === 1; }
-  address(b) { return this.buffers.address[this.slot[b]]; }
-  maker(b) { return this.buffers.made[b] < 0 ? "" : this.opTitle(this.buffers.made[b]); }
+  kind(b) {
+    return this.kinds[this.buffers.kind[b]];
+  }
+  module(b) {
+    return this.modules[this.buffers.module[b]];
+  }
+  form(b) {
+    return this.buffers.forms[this.buffers.form[b]];
+  } // dtype and shape, "" if unknown
+  calls(t) {
+    return this.ops.kernels[this.ops.calls[t]];
+  } // operators of a fused kernel
+  line(t) {
+    return this.ops.lines[this.ops.line[t]];
+  } // of the user's code
+  opModule(t) {
+    return this.modules[this.ops.module[t]];
+  }
+  is(t, what) {
+    return (this.ops.is[t] & what) !== 0;
+  }
+  isPlaced(b) {
+    return this.placed(this.slot[b]);
+  }
+  placed(slot) {
+    return this.buffers.placed[slot] === 1;
+  }
+  address(b) {
+    return this.buffers.address[this.slot[b]];
+  }
+  /** Where a buffer is drawn: at its address, or above the arena. */
+  height(b) {
+    return this.address(b) + (this.isPlaced(b) ? 0 : this.arena);
+  }
+  maker(b) {
+    return this.buffers.made[b] < 0 ? "" : this.opTitle(this.buffers.made[b]);
+  }
   /** The name of an op, with the operators of a fused kernel, whose name says nothing. */
-  opTitle(t) { return this.calls(t) ? `${this.ops.name[t]}: ${this.calls(t)}` : this.ops.name[t]; }
-  phase(t) { return this.phases.filter((start) => start <= t).length; }
+  opTitle(t) {
+    return this.calls(t) ? `${this.ops.name[t]}: ${this.calls(t)}` : this.ops.name[t];
+  }
+  phase(t) {
+    return this.phases.filter((start) => start <= t).length;
+  }
 
   /** All rows of a moment: buffers, the op's scratch space, and unused room in blocks. */
   moment(t) {
@@ -70,9 +102,12 @@ class Plan {
     const lost = blocks.reduce((sum, [, size]) => sum + size, 0) - placed;
     const rest = { buffer: null, address: null, lower: t, upper: t + 1, maker: "" };
     const scratch = this.ops.scratch[t];
-    const name = this.ops.name[t], module = this.opModule(t);
-    if (scratch) rows.push({ ...rest, name, kind: SCRATCH, module, size: scratch, maker: this.opTitle(t) });
-    if (lost) rows.push({ ...rest, name: FRAGMENTATION, kind: FRAGMENTATION, module: "", size: lost });
+    const name = this.ops.name[t],
+      module = this.opModule(t);
+    if (scratch)
+      rows.push({ ...rest, name, kind: SCRATCH, module, size: scratch, maker: this.opTitle(t) });
+    if (lost)
+      rows.push({ ...rest, name: FRAGMENTATION, kind: FRAGMENTATION, module: "", size: lost });
     return rows;
   }
 
@@ -92,10 +127,14 @@ class Plan {
 
   /** The ops that have run before op `t` in every order, or that run after it; itself included. */
   reached(t, neighbours) {
-    const seen = new Set([t]), stack = [t];
+    const seen = new Set([t]),
+      stack = [t];
     while (stack.length) {
       for (const next of neighbours[stack.pop()]) {
-        if (!seen.has(next)) { seen.add(next); stack.push(next); }
+        if (!seen.has(next)) {
+          seen.add(next);
+          stack.push(next);
+        }
       }
     }
     return seen;
@@ -103,7 +142,8 @@ class Plan {
 
   around(t) {
     if (this.aroundOf?.t !== t) {
-      const before = this.reached(t, this.before), after = this.reached(t, this.after);
+      const before = this.reached(t, this.before),
+        after = this.reached(t, this.after);
       this.aroundOf = { t, before, after };
     }
     return this.aroundOf;
@@ -114,19 +154,29 @@ class Plan {
    * before and after `t` in every order. As `certain` of core/bounds.py, for one buffer.
    */
   why(b, t) {
-    const { before, after } = this.around(t), phase = this.phase(t), made = this.buffers.made[b];
+    const { before, after } = this.around(t),
+      phase = this.phase(t),
+      made = this.buffers.made[b];
     const isBefore = made < 0 || before.has(made) || this.phase(made) < phase;
     const uses = this.uses[b];
     const isAfter = (u) => after.has(u) || this.phase(u) > phase;
     const forced = uses.find(isAfter) ?? (made === t ? t : undefined);
     const kept = KEPT.has(this.kind(b));
-    return { made, isBefore, forced, kept, last: uses.at(-1) ?? made, sure: isBefore && (kept || forced !== undefined) };
+    return {
+      made,
+      isBefore,
+      forced,
+      kept,
+      last: uses.at(-1) ?? made,
+      sure: isBefore && (kept || forced !== undefined),
+    };
   }
 
   /** The buffers that lie one after another in the place of `b`, each written over the one before. */
   chain(b) {
     const found = [];
-    for (let other = 0; other < this.inStep; other++) if (this.slot[other] === this.slot[b]) found.push(other);
+    for (let other = 0; other < this.inStep; other++)
+      if (this.slot[other] === this.slot[b]) found.push(other);
     return b < this.inStep ? found : [b];
   }
 
