@@ -98,7 +98,7 @@ def test_a_click_chooses_a_moment_and_a_buffer(opened: Open) -> None:
 
     page = opened(step().html)
     stage = one(page, ".stage")
-    left, right = 84, stage.size["width"] - 14  # the margins of charts.js
+    left, right = 84, stage.size["width"] - 26  # the margins of layout.js
     across = left + (right - left) * 0.4 - stage.size["width"] / 2  # op 1 of 4
     ActionChains(page).move_to_element_with_offset(stage, int(across), -240).click().perform()
     wait(page, lambda: text(page, ".details h3") == "outside")
@@ -216,3 +216,12 @@ def test_axe_finds_nothing_serious(opened: Open, theme: str, two: bool) -> None:
     grave = [v for v in found["violations"] if v["impact"] in ("serious", "critical")]
     assert [(v["id"], v["help"], [n["html"][:200] for n in v["nodes"]]) for v in grave] == []
     assert len(found["passes"]) > 20
+
+
+def test_a_step_of_several_graphs_has_a_choice(opened: Open) -> None:
+    page = opened(StepPlan((*step().graphs, *chain(5).graphs)).html)
+    graphs = all_of(page, ".graph option")
+    assert [g.text for g in graphs] == ["chain", "step"]  # the largest first
+    graphs[1].click()
+    wait(page, lambda: text(page, ".summary").startswith("step: 4 ops"))
+    assert text(page, ".now h2") == "op 1: mm"

@@ -1,6 +1,6 @@
 // Where the charts lie on their canvas, in pixels, and the rows of marks between them.
 
-const MARGIN = { left: 84, right: 14, top: 22 };
+const MARGIN = { left: 84, right: 26, top: 22 };
 const ARENA_HEIGHT = 340;
 const CURVE_HEIGHT = 150;
 const MARK_HEIGHT = 14;
