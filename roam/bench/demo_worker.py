@@ -229,11 +229,10 @@ def _planned(job: Job) -> int | None:
 
 def _write(step: StepPlan, problem: Problem, plan: Plan, out: Path) -> None:
     """Writes the plan as JSON and as a page, and a picture of its largest graph."""
-    from roam.inspect.html import to_page
     from roam.inspect.picture import picture
 
     write_file(out / "plan.json", step.to_json())
-    write_file(out / "plan.html", to_page(step))
+    write_file(out / "plan.html", step.html)
     picture(problem, plan, out / "plan.svg")
     picture(problem, plan, out / "plan.png")
 

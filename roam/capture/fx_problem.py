@@ -36,10 +36,12 @@ from roam.capture.node_facts import (
     mutated,
     runs_once,
 )
+from roam.capture.origins import OriginNotes
 from roam.capture.symbolic_sizes import Numbers
 from roam.core import machine
 from roam.core.build import ProblemBuilder
 from roam.core.errors import UnplannableError
+from roam.core.origins import NO_ORIGINS, Origins
 from roam.core.problem import Buffer, BufferId, Home, Kind, Lane, OpId, Problem, Tier
 from roam.passes import gradient_release, move_to_tier, recompute_copies
 from roam.passes.annotations import inplace, out_variants
@@ -59,6 +61,7 @@ class Captured:
         results: for every op its buffers, in the order of the node's results.
         buffer_of: by storage key, the buffer.
         numbers: turns symbolic sizes into numbers.
+        origins: lines of the user's code, and shapes.
     """
 
     problem: Problem
@@ -69,6 +72,7 @@ class Captured:
     buffer_of: dict[int, BufferId]
     numbers: Numbers
     device: torch.device
+    origins: Origins = NO_ORIGINS
 
     def buffer(self, tensor: torch.Tensor) -> BufferId:
         return self.buffer_of[storage_key(tensor)]
@@ -127,6 +131,7 @@ def capture(
         buffer_of=reader.buffer_of,
         numbers=numbers,
         device=device,
+        origins=reader.origins.origins(),
     )
 
 
@@ -165,6 +170,7 @@ class _Reader:
         self.held = held
         self.costs = costs
         self.build = ProblemBuilder()
+        self.origins = OriginNotes()
         self.nodes: list[fx.Node | None] = []
         self.results: list[tuple[BufferId, ...]] = []
         self.buffer_of: dict[int, BufferId] = {}
@@ -227,6 +233,7 @@ class _Reader:
             align = machine.of(tensor.device.type).alignment
             home = Home.EXTERNAL if size == 0 and home is Home.ARENA else home
             b = self.build.add_buffer(name, size, kind, home, align=align, where=module_path(node))
+            self.origins.note_tensor(self.build.buffers[b].name, tensor.dtype, tensor.shape)
             self.buffer_of[key], self.device_of[b] = b, tensor.device
         return self.buffer_of[key]
 
@@ -262,6 +269,7 @@ class _Reader:
             lane=lane(node),
         )
         self.op_of[node.name] = op
+        self.origins.note_op(self.build.ops[op].name, [node])
         if ordered:
             self.last_ordered = op
         self.nodes.append(node)

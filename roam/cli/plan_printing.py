@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from roam.inspect.step_plan import StepPlan
     from roam.solvers.budget.pareto import Point
 
+CURVE = 72  # columns of the curve of held bytes
+MODULES = 5  # that hold most, in a summary
 WIDE = 160  # columns of a line about a segment: it does not break where the output is no terminal
 
 
@@ -31,11 +34,12 @@ def print_step(step: StepPlan, json: bool, points: Sequence[Point] = ()) -> None
         return
     console = Console()
     console.print(str(step), markup=False, highlight=False, soft_wrap=True)
+    largest = None if step.largest is None else step.record_of(step.largest[0])
     for graph in step.graphs:
-        if graph.reason:
-            console.print(f"{graph.name}: unplanned, {graph.reason}", markup=False)
-    for problem, found in step.planned:
-        console.print(_summary(problem, found))
+        if graph is not largest:
+            console.print(str(graph), markup=False, highlight=False, soft_wrap=True)
+    for line in () if step.largest is None else _summary(*step.largest):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if points:
         console.print(_trade_off(points, 0.0 if step.time is None else step.time.seconds))
 
@@ -97,47 +101,47 @@ def _figures(found: Plan) -> dict[str, object]:
     return {"ops": len(found.order), **{k: getattr(found, k) for k in (*keys, *more)}}
 
 
-def _summary(problem: Problem, found: Plan) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(
-        title=Text(found.problem),
-        title_justify="left",
-        box=box.SIMPLE,
-        show_header=False,
-        pad_edge=False,
-    )
-    table.add_column(no_wrap=True)
-    table.add_column()
-    for name, value in _rows(problem, found):
-        table.add_row(name, Text(value))
-    return table
-
-
-def _rows(problem: Problem, plan: Plan) -> Iterator[tuple[str, str]]:
+def _summary(problem: Problem, plan: Plan) -> Iterator[str]:
+    """Yields what a terminal shows of a planned graph, in some 12 lines."""
     from roam.core.plan import cut_note
     from roam.core.proof import show_proof
-    from roam.inspect.moment import TOP, held_at, worst_moment
+    from roam.inspect.moment import TOP, worst_moment
+    from roam.inspect.sparkline import parts, sparkline
 
-    yield "ops", f"{len(plan.order):,}"
-    yield "peak", f"{show_size(plan.peak)}, {plan.status}"
-    yield "lower bound", f"{show_size(plan.lower_bound)}, gap {plan.gap:.2%}"
-    yield "proven by", show_proof(plan.proof, problem)
-    if plan.stated:
-        yield "stated bound", f"{show_size(plan.stated)}, not proven here"
-    yield "live peak", f"{show_size(plan.live_peak)}, fragmentation {plan.fragmentation:.2%}"
-    yield "arena", show_size(plan.arena)
-    yield "its blocks", f"{len(plan.blocks):,}"
-    yield "its buffers", f"{len(plan.offsets):,}"
-    yield "persistent", show_size(plan.persistent)
-    yield "total", show_size(plan.total)
-    yield "method", f"{plan.method}, {plan.seconds:.2f} s{cut_note(plan)}"
-    yield "fingerprint", plan.fingerprint
+    yield f"{plan.problem}: {len(plan.order):,} ops, {plan.fingerprint}"
     if plan.order:
         worst = worst_moment(problem, plan)
         op = problem.ops[plan.order[worst]]
-        yield "worst moment", f"op {worst}, {op.name} in {op.where or TOP}"
-        for held in held_at(problem, plan, worst)[:10]:
-            yield "  holds", f"{show_size(held.size):>11}  {held.kind}, {held.name}, {held.module}"
+        yield f"  {sparkline(plan.committed(problem), CURVE, plan.peak)}  held, op by op"
+        here = next(c for c, (_, end) in enumerate(parts(len(plan.order), CURVE)) if worst < end)
+        peak = f"peak {show_size(plan.peak)} at op {worst:,}, {op.name} in {op.where or TOP}"
+        before = f"{peak} " if len(peak) < here else ""
+        yield f"  {before:>{here}}^{'' if before else f' {peak}'}"
+    yield (
+        f"  {plan.status}: at least {show_size(plan.lower_bound)}, proven by "
+        f"{show_proof(plan.proof, problem)}, gap {plan.gap:.2%}"
+    )
+    if plan.stated:
+        yield f"  stated bound {show_size(plan.stated)}, not proven here"
+    yield from _modules(problem, plan)
+    yield (
+        f"  arena {show_size(plan.arena)}: {len(plan.offsets):,} buffers in "
+        f"{len(plan.blocks):,} block{'' if len(plan.blocks) == 1 else 's'}, "
+        f"fragmentation {plan.fragmentation:.2%}"
+    )
+    yield f"  {plan.method}, {plan.seconds:.2f} s{cut_note(plan)}"
+
+
+def _modules(problem: Problem, plan: Plan) -> Iterator[str]:
+    """Yields the modules that hold most at the peak, layers of one kind together."""
+    from roam.inspect.moment import FRAGMENTATION, TOP, held_at, layers_as_one, worst_moment
+
+    sizes: Counter[str] = Counter()
+    for held in held_at(problem, plan, worst_moment(problem, plan)):
+        lost = held.kind == FRAGMENTATION
+        sizes[f"({FRAGMENTATION})" if lost else layers_as_one(held.module) or TOP] += held.size
+    for module, size in sizes.most_common(MODULES):
+        yield f"  {show_size(size):>12}  {size / plan.peak:4.0%}  {module}"
+    if rest := sizes.most_common()[MODULES:]:
+        size = sum(n for _, n in rest)
+        yield f"  {show_size(size):>12}  {size / plan.peak:4.0%}  in {len(rest)} more modules"

@@ -148,9 +148,7 @@ def show(
 
         save(step.simulated().figure() if timeline else figure(*_pick(step, graph)), picture)
     if html is not None:
-        from roam.inspect.html import to_page
-
-        write_file(html, to_page(step))
+        write_file(html, step.html)
     if text:
         from roam.core.text import plan_to_text
 
@@ -176,16 +174,23 @@ def diff(
         str | None,
         typer.Option(help="Exit with 1 if peak or persistent bytes grew by more: 1%, 10MiB."),
     ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write both plans as one page.")] = None,
     json: Json = False,
 ) -> None:
     """Show what grew from one plan to another, by module and by kind. Takes golden files too."""
     import msgspec
 
-    from roam.inspect.compare import Tolerance, compare
+    from roam.inspect.compare import PlanComparison, Tolerance, compare
 
     allowed = None if tolerance is None else Tolerance.parse(tolerance)
     guarded = allowed is not None
-    found = compare(*(_breakdown(file, guarded=guarded) for file in (before, after)))
+    for file in (before, after):
+        _check_out(file, html)
+    found = compare(*(_step_or_golden(file, guarded=guarded) for file in (before, after)))
+    if html is not None:
+        if not isinstance(found, PlanComparison):
+            raise OptionError("--html is of two plans: a golden file has none to show")
+        write_file(html, found.html)
     if json:
         parts = {"before": found.before, "after": found.after}
         grew = {"modules": found.modules, "kinds": found.kinds}
@@ -232,12 +237,12 @@ def _read(file: Path) -> StepPlan:
         return StepPlan.from_json(file.read_bytes())
 
 
-def _breakdown(file: Path, *, guarded: bool) -> Breakdown:
-    """Returns the breakdown of a plan file or a golden file.
+def _step_or_golden(file: Path, *, guarded: bool) -> StepPlan | Breakdown:
+    """Returns the plan of a plan file, or the breakdown of a golden file.
 
     guarded: whether to raise UnplannedStepError for a step with an unplanned graph.
     """
-    from roam.inspect.breakdown import breakdown, breakdown_from_json
+    from roam.inspect.breakdown import breakdown_from_json
 
     text = file.read_bytes()
     if has_field(text, "roam_breakdown"):
@@ -247,7 +252,7 @@ def _breakdown(file: Path, *, guarded: bool) -> Breakdown:
     if guarded:
         with _naming(file):
             step.check_planned()
-    return breakdown(step)
+    return step
 
 
 def _check_out(file: Path, out: Path | None) -> None:

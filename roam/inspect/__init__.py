@@ -9,6 +9,8 @@ Read `moment` first: it lists what a step holds at one time, item by item. Most 
     tree_view           the tree of segments of a plan, in words
     proof               proves the lower bound of a plan that was read from a file
     measure             what a call really allocates
-    boxes, palette      rectangles and colours of `picture` (SVG, PNG) and `html`
+    page/               the page of a plan, or of two: HTML that loads nothing
+    boxes, palette      rectangles and colours of `picture` (SVG, PNG) and the page
+    sparkline           a curve as a line of text
     export/             formats of other tools
 """

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import overload
 
 from roam.core.errors import OptionError, SizeFormatError
 from roam.core.sizes import parse_size, show_size
@@ -104,9 +105,38 @@ class Comparison:
                 yield f"  and {len(changes) - ROWS} more, together {signed(rest)}"
 
 
+@dataclass(frozen=True)
+class PlanComparison(Comparison):
+    """A Comparison of two plans, which a page can show beside each other.
+
+    steps: the plans, before and after.
+    """
+
+    steps: tuple[StepPlan, StepPlan]
+
+    @property
+    def html(self) -> str:
+        """The page of both plans: one HTML file that loads nothing."""
+        from roam.inspect.page import comparison_page
+
+        return comparison_page(self)
+
+    def _repr_html_(self) -> str:
+        from roam.inspect.page import in_frame
+
+        return in_frame(self.html)
+
+
+@overload
+def compare(before: StepPlan, after: StepPlan) -> PlanComparison: ...
+@overload
+def compare(before: StepPlan | Breakdown, after: StepPlan | Breakdown) -> Comparison: ...
 def compare(before: StepPlan | Breakdown, after: StepPlan | Breakdown) -> Comparison:
     """Compares two plans, or breakdowns: bytes at their worst moments, and persistent bytes."""
-    return Comparison(*(b if isinstance(b, Breakdown) else breakdown(b) for b in (before, after)))
+    one, two = (b if isinstance(b, Breakdown) else breakdown(b) for b in (before, after))
+    if isinstance(before, StepPlan) and isinstance(after, StepPlan):
+        return PlanComparison(one, two, (before, after))
+    return Comparison(one, two)
 
 
 def signed(size: int) -> str:

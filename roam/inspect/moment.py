@@ -8,6 +8,7 @@ So the items of the worst moment add up to the peak that the plan states, to the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
@@ -128,3 +129,8 @@ def module_of(buffer: Buffer) -> str:
         return buffer.where
     own = 2 if buffer.kind is Kind.STATE else 1  # drops "weight.exp_avg" or "weight"
     return ".".join(buffer.name.split(".")[:-own])
+
+
+def layers_as_one(module: str) -> str:
+    """Returns a module's path with `*` for numbers: layers of one kind count together."""
+    return re.sub(r"(?<![^.])\d+(?![^.])", "*", module)

@@ -25,4 +25,5 @@ LAYERS = {
     "gradients, outputs": "#8CCBB5",
     "scratch": "#E3B8A0",
 }
-INK, LIVE, BOUND = "#222222", "#0072B2", "#D55E00"
+INK, HELD, BOUND = "#222222", "#C9D3DE", "#D55E00"
+LIVE = "#882255"  # of Paul Tol's muted palette: no kind has it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from roam.core.origins import NO_ORIGINS, Origins
 from roam.core.plan import Plan, cut_note, stated_note
 from roam.core.problem import Problem
 from roam.inspect.moved import Moved
@@ -23,8 +24,9 @@ class GraphRecord:
     keep a budget; None without a budget. moved: what moves to a tier; None if nothing does.
     stored: what it loads of the optimizers' states in a tier; None if they are in memory. machine:
     the name of the described machine by which ops were priced; empty if it was the one at hand.
-    shrunk: what the user's rewrites keep of saved tensors; None without such a rewrite. step: what
-    may run again, and how; None if nobody knows. Files do not keep it.
+    shrunk: what the user's rewrites keep of saved tensors; None without such a rewrite. origins:
+    where ops and buffers come from, by name. step: what may run again, and how; None if nobody
+    knows. Files do not keep it.
     """
 
     name: str
@@ -39,6 +41,7 @@ class GraphRecord:
     machine: str = ""
     stored: Stored | None = None
     shrunk: ShrunkSaved | None = None
+    origins: Origins = NO_ORIGINS
     step: Step | None = field(default=None, compare=False, repr=False)
 
     @property

@@ -13,6 +13,7 @@ import msgspec
 from roam.core.check import check
 from roam.core.errors import FileFormatError, OfflineError, UnplannedStepError
 from roam.core.machine import Seconds
+from roam.core.origins import NO_ORIGINS, Origins
 from roam.core.plan import Plan, stated_note
 from roam.core.problem import Buffer, Home, Kind, Problem, Tier
 from roam.core.sizes import parse_size, show_size
@@ -287,10 +288,17 @@ class StepPlan:
             raise OfflineError("there is no plan to simulate: no graph of the step was planned")
         return StepTimeline.of(self.record_of(self.largest[0]))
 
-    def _repr_html_(self) -> str:
-        from roam.inspect.html import to_html
+    @property
+    def html(self) -> str:
+        """The page of the step: one HTML file that loads nothing."""
+        from roam.inspect.page import step_page
 
-        return to_html(self)
+        return step_page(self)
+
+    def _repr_html_(self) -> str:
+        from roam.inspect.page import in_frame
+
+        return in_frame(self.html)
 
     def to_json(self) -> bytes:
         """Returns the file of the step, problems and plans, which `from_json` reads."""
@@ -339,6 +347,7 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     machine: str = ""
     stored: Stored | None = None
     shrunk: ShrunkSaved | None = None
+    origins: Origins = NO_ORIGINS
 
     @staticmethod
     def of(graph: GraphRecord) -> _Graph:
@@ -356,6 +365,7 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             graph.machine,
             graph.stored,
             graph.shrunk,
+            graph.origins,
         )
 
     def record(self, seconds: float) -> GraphRecord:
@@ -387,6 +397,7 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.machine,
             self.stored,
             self.shrunk,
+            self.origins,
         )
 
 

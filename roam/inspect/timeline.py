@@ -25,6 +25,7 @@ from roam.core.problem import Lane, Problem
 from roam.core.sizes import show_size
 from roam.inspect.record import GraphRecord
 from roam.inspect.seconds import show_seconds
+from roam.inspect.sparkline import sparkline
 from roam.solvers.offload.timeline import Link
 from roam.solvers.simulate.step import COPIES, Timeline, simulate
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 COLUMNS = 80
 SHADES = " ░▒▓█"
-LEVELS = "▁▂▃▄▅▆▇█"
 Spans = NDArray[np.float64]  # rows of begin and end, seconds
 
 
@@ -95,8 +95,7 @@ class StepTimeline:
         shares = {str(lane): busy(self.spans(lane), found.seconds, COLUMNS) for lane in names}
         rows = {name: _shaded(row) for name, row in shares.items()}
         top = alive(found, COLUMNS)
-        height = np.ceil(top / max(top.max(), 1) * len(LEVELS)).astype(int)
-        rows["alive"] = "".join(LEVELS[max(h, 1) - 1] for h in height)
+        rows["alive"] = sparkline(top.tolist(), COLUMNS, top.max())
         width = max(map(len, rows))
         lines = [f"{self.name}: {self._figures()}", self._scale(width)]
         return "\n".join([*lines, *(f"{name:{width}}  {row}" for name, row in rows.items())])

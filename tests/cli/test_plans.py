@@ -141,7 +141,7 @@ def test_show_names_the_worst_op_and_what_it_holds(here: Path) -> None:
     result = run("show", "step.json")
     assert result.exit_code == 0
     assert "op 1, mm in head" in result.stdout
-    assert "3.00 MiB  temporary, outside, head" in result.stdout
+    assert "4.00 MiB   57%  head" in result.stdout
 
 
 def test_show_text(here: Path) -> None:

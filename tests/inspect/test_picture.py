@@ -11,7 +11,6 @@ from msgspec.structs import replace
 from roam.core.errors import GraphMismatchError, MissingExtraError, OptionError
 from roam.core.plan import Block, Plan, committed_curve, measure
 from roam.core.problem import Buffer, Home, Kind, Op, Problem
-from roam.inspect.html import to_html
 from roam.inspect.picture import figure, layers, picture
 from roam.inspect.record import GraphRecord
 from roam.inspect.step_plan import StepPlan
@@ -127,4 +126,4 @@ def test_ops_that_run_again_are_marked(plan: Plan, name: str) -> None:
     legends = [axes.get_legend() for axes in figure(problem, found).axes]
     labels = [text.get_text() for legend in legends if legend for text in legend.get_texts()]
     assert ("1 op runs again" in labels) == copy
-    assert ("1 op runs again" in to_html(StepPlan((GraphRecord("s", problem, found),)))) == copy
+    assert ("1 op runs again" in StepPlan((GraphRecord("s", problem, found),)).html) == copy

@@ -24,7 +24,6 @@ from roam.inspect.breakdown import breakdown, breakdown_from_json
 from roam.inspect.compare import compare
 from roam.inspect.explain import explain
 from roam.inspect.export import FORMATS
-from roam.inspect.html import to_page
 from roam.inspect.recomputed import Again, Recomputed
 from roam.inspect.record import GraphRecord
 from roam.inspect.step_plan import StepPlan
@@ -120,7 +119,7 @@ def assert_true(problem: Problem, found: Plan) -> None:
 def assert_shown(made: StepPlan) -> None:
     """Everything that shows a plan shows this one, without an error of its own."""
     assert str(made)
-    assert to_page(made)
+    assert made.html
     assert made.largest is None or str(made.explain())
     assert 0 <= made.extra_time < inf
     assert str(compare(made, step()))
@@ -262,7 +261,7 @@ def test_a_bound_that_no_proof_reaches_in_time_is_stated() -> None:
         str(read),
         str(read.graphs[0]),
         str(read.explain()),
-        to_page(read),
+        read.html,
         str(compare(read, step())),
         plan_to_text(bare, problem),
     ):

@@ -328,6 +328,7 @@ class AtenKernels(EditedGraph):
             stored=None if self.states is None else self.states.stored(captured.problem, found),
             step=self.again(captured, found),
             shrunk=ShrunkSaved.of(self.told.shrunk),
+            origins=captured.origins,
         )
         call = _call(args, folds)
         self.reports.planned(record, self.latest.get(call))

@@ -20,6 +20,7 @@ import msgspec
 from msgspec.structs import replace
 from torch._guards import CompileContext
 
+from roam.core.origins import NO_ORIGINS, Origins
 from roam.core.plan import Plan
 from roam.core.problem import BufferId, Home, Kind, Problem
 from roam.inspect.record import GraphRecord
@@ -47,6 +48,7 @@ class Note(msgspec.Struct, frozen=True):
             the note is not of a backward.
         estimated: names of the ops whose scratch space is extrapolated from smaller sizes.
         estimated_costs: names of the ops whose cost is an estimate.
+        origins: operators and lines of the kernels, and shapes.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Note(msgspec.Struct, frozen=True):
     forward: str = ""
     estimated: tuple[str, ...] = ()
     estimated_costs: tuple[str, ...] = ()
+    origins: Origins = NO_ORIGINS
 
     def statement(self) -> str:
         """Returns a Python statement that contains the note.
@@ -97,6 +100,7 @@ class Note(msgspec.Struct, frozen=True):
             *named,
             estimated=self.estimated,
             estimated_costs=self.estimated_costs,
+            origins=self.origins,
         )
 
     def of(self, name: str) -> GraphRecord:
@@ -112,6 +116,7 @@ class Note(msgspec.Struct, frozen=True):
             lowering=LOWERING,
             estimated=self.estimated,
             estimated_costs=self.estimated_costs,
+            origins=self.origins,
         )
 
 

@@ -182,6 +182,7 @@ def planned_order(
         "" if forward is None else how.key(forward),
         found.estimated,
         found.estimated_costs,
+        found.origins,
     )
     # inserts at the top of the header, because lines that a C++ wrapper adds there are no Python
     graph.wrapper_code.header._lines.insert(0, note.statement())

@@ -21,8 +21,8 @@ def origin(kernel: Any) -> fx.Node | None:
     """Returns the FX node that calls the operator of an extern kernel; None if it is unknown."""
     called = getattr(kernel, "op_overload", None)
     found = getattr(kernel, "origin_node", None)
-    sources = getattr(kernel, "origins", ())
-    return found or next((n for n in sources if n.target is called), None)
+    made_from = getattr(kernel, "origins", ())
+    return found or next((n for n in made_from if n.target is called), None)
 
 
 def release_of(node: BaseSchedulerNode) -> Release | None:
@@ -43,13 +43,15 @@ def must_run_once(node: BaseSchedulerNode) -> bool:
     return node.has_side_effects() if called is None else runs_once(called)
 
 
+def sources(node: BaseSchedulerNode) -> list[fx.Node]:
+    """Returns the FX nodes from which Inductor made a scheduler node and what is fused in it."""
+    found = (n for part in node.get_nodes() for n in getattr(part.node, "origins", ()))
+    return list(dict.fromkeys(n for n in found if isinstance(n, fx.Node)))
+
+
 def module_of(node: BaseSchedulerNode) -> str:
     """Returns the path of the module that a node's first FX node belongs to; "" if unknown."""
-    for part in node.get_nodes():
-        for source in getattr(part.node, "origins", ()):
-            if isinstance(source, fx.Node) and module_path(source):
-                return module_path(source)
-    return ""
+    return next(filter(None, map(module_path, sources(node))), "")
 
 
 def block_of(node: BaseSchedulerNode) -> Label | None:
@@ -57,6 +59,5 @@ def block_of(node: BaseSchedulerNode) -> Label | None:
 
     Returns it as the number of the split group and the number of the block.
     """
-    sources = (n for part in node.get_nodes() for n in getattr(part.node, "origins", ()))
-    labels = {n.meta[META] for n in sources if isinstance(n, fx.Node) and META in n.meta}
+    labels = {n.meta[META] for n in sources(node) if META in n.meta}
     return next(iter(labels)) if len(labels) == 1 else None

@@ -27,14 +27,22 @@ from torch._inductor.scheduler import BaseSchedulerNode
 from torch._inductor.utils import get_dtype_size
 
 from roam.capture.node_facts import block_suffix
+from roam.capture.origins import OriginNotes
 from roam.capture.scratch_probe import Scratch
 from roam.core import machine
 from roam.core.build import ProblemBuilder
 from roam.core.errors import UnplannableError
+from roam.core.origins import NO_ORIGINS, Origins
 from roam.core.problem import BufferId, Home, Kind, Problem
 from roam.lowering.inductor.in_place import WITHOUT_MEMORY, written_over
 from roam.lowering.inductor.inner_buffers import is_removed
-from roam.lowering.inductor.origins import block_of, module_of, must_run_once, release_of
+from roam.lowering.inductor.origins import (
+    block_of,
+    module_of,
+    must_run_once,
+    release_of,
+    sources,
+)
 from roam.lowering.inductor.saved_code import is_own, is_placeable
 from roam.lowering.inductor.scratch import scratch
 from roam.passes.gradient_release import Release
@@ -61,6 +69,7 @@ class Read:
         at: by name in the scheduler, the Problem's buffer of each buffer with memory of its own.
         estimated: names of the ops whose scratch space is extrapolated from smaller sizes.
         estimated_costs: names of the ops whose cost is an estimate.
+        origins: operators and lines of the kernels, and shapes.
     """
 
     problem: Problem
@@ -72,6 +81,7 @@ class Read:
     at: Mapping[str, BufferId] = field(default_factory=dict)
     estimated: tuple[str, ...] = ()
     estimated_costs: tuple[str, ...] = ()
+    origins: Origins = NO_ORIGINS
 
 
 def read(
@@ -116,6 +126,7 @@ def read(
         at=reader.buffer_of,
         estimated=tuple(reader.estimated),
         estimated_costs=tuple(reader.estimated_costs),
+        origins=reader.origins.origins(),
     )
 
 
@@ -138,6 +149,7 @@ class _Reader:
     labels: Labels
     costs: Mapping[str, Cost]
     build: ProblemBuilder = field(init=False)
+    origins: OriginNotes = field(init=False)
     inputs: dict[str, BufferId] = field(default_factory=dict)
     # the Problem's buffers, by the name that `root` returns
     buffer_of: dict[str, BufferId] = field(default_factory=dict)
@@ -153,6 +165,7 @@ class _Reader:
         begun = None if self.forward is None else self.forward.problem
         align = max(machine.of(d).alignment for d in ("cpu", *self.graph.device_types))
         self.build = ProblemBuilder(begun, align)
+        self.origins = OriginNotes(NO_ORIGINS if self.forward is None else self.forward.origins)
         if self.forward is not None:
             self.estimated += self.forward.estimated
             self.estimated_costs += self.forward.estimated_costs
@@ -228,6 +241,7 @@ class _Reader:
             once=must_run_once(node),
         )
         self.note_cost(node, cost)
+        self.origins.note_kernel(self.build.ops[self.op_of[node]].name, sources(node))
 
     def note_cost(self, node: BaseSchedulerNode, cost: Cost | None) -> None:
         if cost is not None and cost.estimated:
@@ -297,9 +311,10 @@ class _Reader:
             self.graph, name, node
         ):
             home = Home.ARENA if self.placeable and is_own(buffer) else Home.EXTERNAL
-            self.buffer_of[name] = self.build.add_buffer(
-                name, self.bytes(buffer), home=home, where=module_of(node)
-            )
+            b = self.build.add_buffer(name, self.bytes(buffer), home=home, where=module_of(node))
+            self.buffer_of[name] = b
+            shape = buffer.maybe_get_size() or ()
+            self.origins.note_tensor(self.build.buffers[b].name, buffer.get_dtype(), shape)
 
     def keep(self, outputs: Sequence[str | None]) -> dict[str, BufferId]:
         """Marks the graph's results, saved tensors included, as alive to the end of the graph.
