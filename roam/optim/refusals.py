@@ -8,6 +8,7 @@ from roam.core.errors import (
     ClippingWarning,
     DataParallelError,
     GradScalerError,
+    HyperparameterError,
     LateChangeWarning,
     LostParameterError,
     MicroBatchError,
@@ -41,6 +42,19 @@ def data_parallel(optimizer: str) -> DataParallelError:
     return DataParallelError(
         f"DistributedDataParallel would sum gradients that {optimizer} has folded before: every "
         "rank would train on its own. Use torch.optim.AdamW here."
+    )
+
+
+def release_only(rule: str, reason: str) -> HyperparameterError:
+    """Returns the error that a rule cannot accumulate.
+
+    Args:
+        rule: the name of the rule's class.
+        reason: why it cannot.
+    """
+    return HyperparameterError(
+        f"{rule} cannot accumulate: {reason}. Use mode='release', with larger batches or, for "
+        "batches as small, slower decay rates (β2 to the power of small / large batch)."
     )
 
 

@@ -14,8 +14,7 @@ import roam
 from roam.bench.zoo import TINY, loss
 from roam.core.errors import HyperparameterError, StateMismatchError
 from roam.optim import AdamA, SlimAdamA, static_rules
-from roam.optim.fold import block_size
-from roam.optim.slim import mean_square
+from roam.optim.blocks import block_size, mean_square
 from tests.optim.reference import (
     GOOD,
     Reference,
