@@ -44,7 +44,7 @@ class AdamARule(FusedRule):
         )
 
     @property
-    def elementwise(self) -> bool:  # type: ignore[override]
+    def elementwise(self) -> bool:
         return self.state_dtype is None
 
     def state(self, param: Tensor) -> tuple[StateSpec, ...]:

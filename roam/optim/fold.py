@@ -126,15 +126,11 @@ class FoldRule(ABC):
     tensor's values into Python numbers (`.item()`): plans run them on tensors without values.
 
     Attributes:
-        elementwise: whether each element is updated by itself. Only such a rule takes complex
-            parameters, which it is given as their real views, of shape `[..., 2]`, and parameters
-            whose parts lie on several ranks.
         of_parameter: names of the fields that are not values of the group, but differ between its
             parameters: what the optimizer's `facts` returns of one. They have default values.
         folds_with: names of the values that `decay` and `fold` read; an update may read all.
     """
 
-    elementwise: ClassVar[bool] = False
     of_parameter: ClassVar[tuple[str, ...]] = ()
     folds_with: ClassVar[tuple[str, ...]] = ()
 
@@ -145,6 +141,15 @@ class FoldRule(ABC):
     def defaults(cls) -> dict[str, Any]:
         """Returns the values that a group has if the user gives none."""
         return dict(_defaults(cls))
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether each element is updated by itself.
+
+        Only such a rule takes complex parameters, which it is given as their real views, of shape
+        `[..., 2]`, and parameters whose parts lie on several ranks (DTensor).
+        """
+        return False
 
     @property
     @abstractmethod

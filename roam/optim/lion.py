@@ -19,13 +19,16 @@ class LionRule(AccumulatingRule):
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
 
-    elementwise = True
     folds_with = ("betas",)
 
     def __post_init__(self) -> None:
         self._require(
             lr=bool(self.lr >= 0), betas=is_rate(self.betas), weight_decay=self.weight_decay >= 0
         )
+
+    @property
+    def elementwise(self) -> bool:
+        return True
 
     @property
     def release_only(self) -> str:

@@ -24,7 +24,6 @@ class SGDRule(FusedRule):
     weight_decay: float = 0.0
     nesterov: bool = False
 
-    elementwise = True
     folds_with = ("momentum", "dampening", "weight_decay", "nesterov")
 
     def __post_init__(self) -> None:
@@ -34,6 +33,10 @@ class SGDRule(FusedRule):
             weight_decay=self.weight_decay >= 0,
             nesterov=not self.nesterov or (self.momentum > 0 and self.dampening == 0),
         )
+
+    @property
+    def elementwise(self) -> bool:
+        return True
 
     @property
     def release_only(self) -> str:

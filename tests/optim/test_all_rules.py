@@ -134,6 +134,14 @@ CASES = {
         summed={},
     ),
 }
+NEAR = {  # what has no oracle: see test_eight_bit
+    "AdamW, 8 bits": Case(
+        optim.AdamW,
+        torchs(torch.optim.AdamW, *ADAM_VALUES, fused=True),
+        {"state_dtype": "int8", "weight_remainder": True},
+    ),
+}
+CASES |= NEAR
 all_cases = pytest.mark.parametrize("name", CASES)
 
 
@@ -178,7 +186,7 @@ def train(optimizer: Any, oracle: Any, mine: list[Any], theirs: list[Any]) -> No
         oracle.step()
 
 
-@all_cases
+@pytest.mark.parametrize("name", [name for name in CASES if name not in NEAR])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_release_is_its_oracle(name: str, dtype: torch.dtype) -> None:
     case = CASES[name]
@@ -192,7 +200,9 @@ def test_release_is_its_oracle(name: str, dtype: torch.dtype) -> None:
             assert torch.allclose(p, q, rtol=far, atol=far * 0.1), p.shape
 
 
-@pytest.mark.parametrize("name", [name for name, c in CASES.items() if c.summed is not None])
+@pytest.mark.parametrize(
+    "name", [name for name, c in CASES.items() if c.summed is not None and name not in NEAR]
+)
 def test_accumulation_is_its_oracle_of_the_mean_gradient(name: str) -> None:
     case = CASES[name]
     optimizer, oracle, mine, theirs = pairs(
