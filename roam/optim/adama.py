@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -97,6 +97,20 @@ class AdamARule(FusedRule):
             if longer is not None:
                 divisor *= longer
             p_.mul_(kept).addcdiv_(m_, divisor, value=-lr / correction1)
+
+    has_momentum = True
+
+    def squared_momentum(self, state: State, step: int) -> Tensor:
+        found: Tensor
+        if self.state_dtype == "int8":
+            found = eight_bit_adam.squared_momentum(state)
+        else:
+            found = squared_sum(state["exp_avg"])
+        return found / self.corrections(step)[0] ** 2
+
+    def shortened(self, factor: float) -> AdamARule:
+        lr = float(self.lr) * factor
+        return replace(self, lr=lr, weight_decay=self.weight_decay / factor)
 
     def corrections(self, step: int) -> tuple[float, float]:
         """Returns Adam's bias corrections of m and v at update number `step`, counted from 1."""

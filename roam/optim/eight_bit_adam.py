@@ -102,6 +102,15 @@ def turn(
                 eight_bit.write_unsigned(piece, state, "exp_avg_sq", root, noise)
 
 
+def squared_momentum(state: State) -> Tensor:
+    """Returns the sum of the squared elements of the first moment."""
+    codes = state["exp_avg"]
+    total = torch.zeros((), dtype=torch.float32, device=codes.device)
+    for piece in eight_bit.pieces(codes, codes):
+        total += squared_sum(eight_bit.read_signed(piece, state, "exp_avg"))
+    return total
+
+
 def squares(state: State, param: Tensor, move: Move) -> Tensor:
     """Returns the sum of the squared elements of the update, before its bias correction."""
     total = torch.zeros((), dtype=torch.float32, device=param.device)

@@ -93,6 +93,8 @@ class StateSpec:
 
 
 STEP = StateSpec("step", (), torch.float32)  # a tensor on the CPU that counts a parameter's updates
+GRAD_NORM = "grad_norm"  # the norm of a parameter's last gradient, if gradients are clipped by it
+OF_OPTIMIZER = frozenset({STEP.name, GRAD_NORM})  # states that are not the rule's
 
 
 class Turn(NamedTuple):
@@ -194,7 +196,21 @@ class FoldRule(ABC):
 
 @dataclass(frozen=True)
 class AccumulatingRule(FoldRule):
-    """A rule that can fold the gradients of N micro-batches one by one, and keeps none of them."""
+    """A rule that can fold the gradients of N micro-batches one by one, and keeps none of them.
+
+    Attributes:
+        has_momentum: whether `squared_momentum` and `shortened` are there, for clipping.
+    """
+
+    has_momentum: ClassVar[bool] = False
+
+    def squared_momentum(self, state: State, step: int) -> Tensor:
+        """Returns the squared norm of the running mean of gradients, its bias corrected."""
+        raise NotImplementedError
+
+    def shortened(self, factor: float) -> AccumulatingRule:
+        """Returns a rule whose `apply` goes `factor` as far along the momentum."""
+        raise NotImplementedError
 
     @property
     def release_only(self) -> str:

@@ -26,12 +26,13 @@ from roam.core.folds import FoldNeeds
 from roam.core.offload_to import OffloadTo
 from roam.optim import refusals
 from roam.optim.clipping import watch
-from roam.optim.fold import STEP, AccumulatingRule, FoldRule, Group, State, Turn, Update
+from roam.optim.fold import STEP, AccumulatingRule, FoldRule, Group, State, StateSpec, Turn, Update
 from roam.optim.group_rules import named
+from roam.optim.max_norm import MaxNorm
 from roam.optim.notices import Notices
 from roam.optim.scratch import scratch
 from roam.optim.states import StatefulOptimizer
-from roam.optim.stored_states import arrived, fetch, is_stored
+from roam.optim.stored_states import arrived, fetch, in_memory, is_stored
 
 Mode = Literal["release", "accumulate"]
 ONE = torch.ones((), dtype=STEP.dtype)
@@ -66,6 +67,8 @@ class FoldingOptimizer(StatefulOptimizer):
         defaults = dict(given.arguments)
         mode, micro_batches = defaults.pop("mode"), defaults.pop("micro_batches")
         params = defaults.pop("params")
+        self.max_norm = MaxNorm(defaults.pop("max_norm"), defaults.pop("clip_by"))
+        self._factor: Tensor | None = None  # of this mini-batch's gradients; None if not known yet
         if mode not in get_args(Mode):
             raise HyperparameterError(f"mode={mode!r}: there are {get_args(Mode)}")
         self.mode: Mode = mode
@@ -109,11 +112,19 @@ class FoldingOptimizer(StatefulOptimizer):
 
         The tensors may be fake.
         """
-        return scratch(self.rule_of(param), param, grad, releases=self.writes_parameters)
+        rule, releases = self.rule_of(param), self.writes_parameters
+        copy = grad.numel() * grad.itemsize if releases and self.max_norm.limit else 0
+        return scratch(rule, param, grad, releases=releases) + copy
+
+    def states_of(self, param: Tensor) -> tuple[StateSpec, ...]:
+        return super().states_of(param) + self.max_norm.states(self.writes_parameters)
 
     def accept(self, rule: FoldRule) -> None:
         if self.mode == "accumulate" and rule.release_only:
             raise refusals.release_only(type(rule).__name__, rule.release_only)
+        clips = self.mode == "accumulate" and self.max_norm.limit is not None
+        if clips and not (isinstance(rule, AccumulatingRule) and rule.has_momentum):
+            raise refusals.unclipped(type(rule).__name__)
 
     def needs(self, param: Tensor, grad: Tensor, to: OffloadTo | None = None) -> FoldNeeds:
         """Returns what a plan has to know of folding this gradient. The tensors may be fake.
@@ -206,17 +217,24 @@ class FoldingOptimizer(StatefulOptimizer):
                 with self._stored.lent(state, loaded) as lent:
                     folded[param] = seen + micro_batches
                     if releases:
-                        _release([(rule, lent, param, grad)])
+                        _release([(rule, lent, param, self._clipped(lent, grad))])
                     else:
                         _fold(rule, _update(lent, param, grad), seen, scale)
                 continue
             folded[param] = seen + micro_batches
             if releases:
-                together.append((rule, state, param, grad))
+                together.append((rule, state, param, self._clipped(state, grad)))
             else:
                 _fold(rule, _update(state, param, grad), seen, scale)
         if together:
             _release(together)
+
+    def _clipped(self, state: dict[str, Tensor], grad: Tensor) -> Tensor:
+        if self.max_norm.limit is None:
+            return grad
+        if self._factor is None:
+            self._factor = self.max_norm.of_last_step(self.state.values())
+        return self.max_norm.clipped(state, grad, self._factor)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Ends the mini-batch. In mode "accumulate", updates the parameters.
@@ -345,23 +363,38 @@ class FoldingOptimizer(StatefulOptimizer):
         """Forgets which gradients were folded: the next gradient begins a new mini-batch."""
         self._folded.clear()
         self._incomplete.clear()
+        self._factor = None
         self.mini_batches += 1
 
     def _apply_all(self, params: Sequence[Tensor]) -> None:
         """Updates parameters. While one is updated, stored states of the next are read."""
         states = [self.state_of(param) for param in params]
+        rules = [self.rule_of(param) for param in params]
+        factor = self._shortening(rules, states)
         fetched = fetch(states[0]) if states else {}
         for i, (param, state) in enumerate(zip(params, states, strict=True)):
             found = arrived(state, fetched)
             fetched = fetch(states[i + 1]) if i + 1 < len(states) else {}
             step = found["step"]
             step += 1
-            rule = self.rule_of(param)
+            rule = rules[i]
             if param.is_complex():
                 param, found = torch.view_as_real(param), _real(found)
             if not isinstance(rule, AccumulatingRule):
                 raise refusals.release_only(type(rule).__name__, rule.release_only)
+            rule = rule.shortened(factor) if 0 < factor < 1 else rule
             rule.apply(found, param, int(step))
+
+    def _shortening(self, rules: Sequence[FoldRule], states: Sequence[dict[str, Any]]) -> float:
+        """Returns the factor of all updates, by the norm of the momentum (see `max_norm`)."""
+        if self.max_norm.limit is None:
+            return 1.0
+        squares = 0.0
+        for rule, state in zip(rules, states, strict=True):
+            assert isinstance(rule, AccumulatingRule)  # `accept` has seen to that
+            here = _real(in_memory(state))
+            squares += float(rule.squared_momentum(here, int(here["step"]) + 1))
+        return float(self.max_norm.factor(torch.tensor(squares).sqrt()))
 
     def _between_batches(self, what: str) -> None:
         if self._folded:
@@ -383,6 +416,8 @@ def _signature(rule: type[FoldRule]) -> inspect.Signature:
             *(inspect.Parameter(name, either, default=value) for name, value in values),
             inspect.Parameter("mode", word, default="release"),
             inspect.Parameter("micro_batches", word, default=1),
+            inspect.Parameter("max_norm", word, default=None),
+            inspect.Parameter("clip_by", word, default="previous step"),
         )
     )
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from roam.optim.blocks import alike
-from roam.optim.fold import AccumulatingRule, Update
+from roam.optim.fold import OF_OPTIMIZER, AccumulatingRule, Update
 
 DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 DTYPES = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16})
@@ -57,7 +57,7 @@ class FusedRule(AccumulatingRule):
         together: list[Update] = []
         for update in updates:
             state, param, grad, _ = update
-            own = [t for name, t in state.items() if name != "step"]
+            own = [t for name, t in state.items() if name not in OF_OPTIMIZER]
             # a fused kernel ignores strides: all its tensors must have one order of elements
             if alike(param, grad, *own):
                 together.append(update)

@@ -58,6 +58,13 @@ def release_only(rule: str, reason: str) -> HyperparameterError:
     )
 
 
+def unclipped(rule: str) -> HyperparameterError:
+    return HyperparameterError(
+        f"max_norm with mode='accumulate' clips by the momentum, and {rule} has none whose length "
+        "matters: leave it out"
+    )
+
+
 def unfinished(done: int, micro_batches: int) -> MicroBatchError:
     return MicroBatchError(
         f"step() after {done} of {micro_batches} micro-batches. Run the others first; if a "
@@ -121,8 +128,8 @@ def late_change(optimizer: str, names: Iterable[str], left: Collection[str]) -> 
 def clipping(optimizer: str) -> ClippingWarning:
     return ClippingWarning(
         f"asked to clip or to measure gradients that {optimizer} has folded in the backward: they "
-        f"are not clipped, and count as nothing in the norm. {optimizer}(update_clip=1.0) bounds "
-        "each parameter's update; for clipped gradients use torch.optim.AdamW."
+        f"are not clipped, and count as nothing in the norm. {optimizer}(max_norm=1.0) clips in "
+        "the fold, and roam.compile_step clips as torch does."
     )
 
 

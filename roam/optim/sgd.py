@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from roam.optim.blocks import blocks
+from roam.optim.blocks import blocks, squared_sum
 from roam.optim.fold import State, StateSpec, Turn, Update
 from roam.optim.folding import FoldingOptimizer
 from roam.optim.fused import FusedRule
@@ -72,6 +72,16 @@ class SGDRule(FusedRule):
                 whole = g.add(p, alpha=self.weight_decay)
                 b.mul_(self.momentum).add_(whole)
                 p.add_(whole.add_(b, alpha=self.momentum), alpha=-lr)
+
+    has_momentum = True
+
+    def squared_momentum(self, state: State, step: int) -> Tensor:
+        # b is a sum of gradients with weights μ^k; the mean has the sum of the weights below it
+        weights = (1 - self.momentum**step) / (1 - self.momentum)
+        return squared_sum(state["momentum_buffer"]) / weights**2
+
+    def shortened(self, factor: float) -> SGDRule:
+        return replace(self, lr=float(self.lr) * factor)
 
     def has_fused(self, param: Tensor, grad: Tensor) -> bool:
         # in half precision the CPU's kernel (torch 2.13) leaves other momenta in each run

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, StateDict
 
 from roam.core.errors import StateMismatchError
-from roam.optim.fold import STEP, StateSpec
+from roam.optim.fold import GRAD_NORM, STEP, StateSpec
 
 StateOf = defaultdict[Tensor, dict[str, Any]]
 # attributes of an optimizer that a copy does not get (`step` is one if a scheduler wrapped it)
@@ -80,9 +80,11 @@ def fit_loaded(
     step = torch.as_tensor(state.get("step", 1.0))
     state["step"] = step.to("cpu", STEP.dtype, copy=True)
     for spec in specs:
+        if spec.name == GRAD_NORM:
+            state.setdefault(GRAD_NORM, spec.make(param))  # saved without max_norm
         made, found = spec.make(param.detach().to("meta")), state[spec.name]
         if made.dtype != found.dtype:
-            state[spec.name] = spec.make(param).copy_(saved[spec.name])
+            state[spec.name] = spec.make(param).copy_(saved.get(spec.name, state[spec.name]))
         elif made.stride() != found.stride():
             state[spec.name] = spec.make(param).copy_(found)
 

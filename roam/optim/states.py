@@ -30,7 +30,11 @@ class StatefulOptimizer(OwningOptimizer):
 
     def spec(self, param: Tensor) -> tuple[StateSpec, ...]:
         """Returns what state tensors a parameter has, even if they are not allocated yet."""
-        return (*self.rule_of(param).state(param), STEP)
+        return (*self.states_of(param), STEP)
+
+    def states_of(self, param: Tensor) -> tuple[StateSpec, ...]:
+        """Returns what state tensors a parameter has, beside its count of updates."""
+        return self.rule_of(param).state(param)
 
     def state_of(self, param: Tensor) -> dict[str, Any]:
         """Returns the state tensors of a parameter. The first call allocates them.
@@ -39,7 +43,7 @@ class StatefulOptimizer(OwningOptimizer):
         """
         state: dict[str, Any] = self.state[param]
         if not state:
-            name, specs = self._members.name(param), self.rule_of(param).state(param)
+            name, specs = self._members.name(param), self.states_of(param)
             state.update({s.name: self._stored.make(name, param, s) for s in specs})
             state["step"] = torch.zeros((), dtype=STEP.dtype)
         return state
@@ -65,9 +69,7 @@ class StatefulOptimizer(OwningOptimizer):
         if not self._stored.keep_in(to := OffloadTo.parse(to)):
             return
         params = [p for p in self._members if p.requires_grad]
-        file_tier(to.folder).reserve(
-            sum(self._stored.room(p, self.rule_of(p).state(p)) for p in params)
-        )
+        file_tier(to.folder).reserve(sum(self._stored.room(p, self.states_of(p)) for p in params))
         for param, state in self.state.items():
             self._stored.move(
                 self._members.name(param), param, self.rule_of(param).state(param), state
