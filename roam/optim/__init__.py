@@ -3,7 +3,7 @@
     fold                           FoldRule: how one gradient is absorbed. Read it first.
     adama, slim, sgd, lion,        one optimizer each: a rule, and the optimizer that follows it
     adafactor, adalomo, came,
-    muon, scion
+    muon, scion, galore, adam_mini
     blocks, fused, factored,       what rules are made of: blocks, torch's fused kernels, factored
     orthogonal, eight_bit,         second moments, the Newton-Schulz iteration, 8-bit states and
     eight_bit_adam                 what AdamA does with them
@@ -27,9 +27,11 @@ FoldingOptimizer that names it: `fold` shows one.
 from roam.core.errors import OptimizerError
 from roam.optim.adafactor import Adafactor
 from roam.optim.adalomo import AdaLomo
+from roam.optim.adam_mini import AdamMini, mini_rules
 from roam.optim.adama import AdamA, AdamW
 from roam.optim.came import CAME
 from roam.optim.compile_options import keep_options_as
+from roam.optim.galore import GaLore
 from roam.optim.in_options import with_handle
 from roam.optim.lion import Lion
 from roam.optim.muon import Muon
@@ -45,7 +47,9 @@ __all__ = [
     "AdaLomo",
     "Adafactor",
     "AdamA",
+    "AdamMini",
     "AdamW",
+    "GaLore",
     "Lion",
     "Muon",
     "OptimizerError",
@@ -53,6 +57,7 @@ __all__ = [
     "SlimAdamA",
     "SlimRules",
     "SnrMeasurement",
+    "mini_rules",
     "static_rules",
 ]
 

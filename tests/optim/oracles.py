@@ -86,6 +86,23 @@ def scion(state: dict[str, Any], p: Tensor, g: Tensor, t: int, group: dict[str, 
     return p * (1 if group["unconstrained"] else 1 - lr) - lr * group["scale"] * reach
 
 
+def galore(state: dict[str, Any], p: Tensor, g: Tensor, t: int, group: dict[str, Any]) -> Tensor:
+    (beta1, beta2), lr, rank = group["betas"], group["lr"], group["rank"]
+    projects = p.dim() == 2 and min(p.shape) > rank
+    r, tall = g, p.dim() == 2 and len(p) > p.size(1)
+    if projects:
+        if (t - 1) % group["update_proj_gap"] == 0:
+            u, _, vh = torch.linalg.svd(g.float(), full_matrices=False)  # its signs are any
+            state["P"] = (vh[:rank].T if tall else u[:, :rank]).double()
+        r = g @ state["P"] if tall else state["P"].T @ g
+    m = state["m"] = beta1 * state.get("m", 0.0) + (1 - beta1) * r
+    v = state["v"] = beta2 * state.get("v", 0.0) + (1 - beta2) * r**2
+    update = (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + group["eps"])
+    if projects:
+        update = group["scale"] * (update @ state["P"].T if tall else state["P"] @ update)
+    return (p - lr * update) * (1 - lr * group["weight_decay"])
+
+
 class InFloat64:
     """An optimizer by a formula, with groups as torch's have them."""
 
