@@ -55,6 +55,11 @@ def _slim(model: nn.Module, **how: Any) -> FoldingOptimizer:
     return optim.SlimAdamA(model.named_parameters(), optim.static_rules(model), **how)
 
 
+def _mini(model: nn.Module, **how: Any) -> FoldingOptimizer:
+    heads = int(model.config.num_attention_heads)  # type: ignore[union-attr, arg-type]
+    return optim.AdamMini(model.named_parameters(), optim.mini_rules(model, heads), **how)
+
+
 EIGHT_BITS = (("state_dtype", "int8"), ("weight_remainder", True))
 FOLDING: dict[str, Way] = {
     "adama": Way(_of(optim.AdamA)),

@@ -7,6 +7,7 @@
     blocks, fused, factored,       what rules are made of: blocks, torch's fused kernels, factored
     orthogonal, eight_bit,         second moments, the Newton-Schulz iteration, 8-bit states and
     eight_bit_adam                 what AdamA does with them
+    max_norm                       gradients clipped in their folds
     scratch                        the bytes that a rule allocates, measured on zeros
     slim_rules, snr                which second moments SlimAdamA averages: by a table, or measured
     folding                        FoldingOptimizer: counts micro-batches and calls the rules

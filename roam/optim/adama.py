@@ -194,7 +194,7 @@ class AdamA(FoldingOptimizer):
     """AdamW that folds each gradient into its state during the backward, and then frees it.
 
     **`clip_grad_norm_` clips nothing here**, and warns. No gradient is left when the backward
-    returns: every `.grad` is None, and PyTorch's function skips such parameters. Use `update_clip`.
+    returns: every `.grad` is None, and PyTorch's function skips such parameters. Use `max_norm`.
     Within `roam.compile_step` `clip_grad_norm_` does clip: there the gradients wait for it.
     GradScaler and DistributedDataParallel need the gradients too, and raise an error: train in
     bfloat16, and use fully_shard (FSDP2) or a hook that sums gradients (Tensor.register_hook) on
@@ -242,6 +242,9 @@ class AdamA(FoldingOptimizer):
             element (`eight_bit`), 2.1 bytes a parameter. Codes are rounded at random.
         weight_remainder: with "int8", keeps 8 bits more of each bfloat16 weight, so that small
             updates are not lost: 3 bytes in place of a float32 copy's 2 + 4.
+        max_norm: the norm that gradients may have, or None; `clip_by` says whose norm counts in
+            mode "release": that of all gradients of the "previous step", or that of each "tensor".
+            In mode "accumulate" it is the momentum's (`max_norm`).
 
     Raises:
         HyperparameterError: a value is out of its range.

@@ -72,7 +72,7 @@ class Lion(FoldingOptimizer):
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.
         lr, betas, weight_decay: as in the authors' package, lion-pytorch.
-        mode, micro_batches: as in AdamA.
+        mode, micro_batches, max_norm, clip_by: as in AdamA.
 
     Raises:
         HyperparameterError: a value is out of its range, or cannot accumulate.

@@ -110,7 +110,7 @@ class Muon(FoldingOptimizer):
         params: parameters, groups of them, or `model.named_parameters()`.
         lr, weight_decay, momentum, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn: as in
             torch.optim.Muon.
-        mode, micro_batches: as in AdamA.
+        mode, micro_batches, max_norm, clip_by: as in AdamA.
 
     Raises:
         HyperparameterError: a value is out of its range, or cannot accumulate.

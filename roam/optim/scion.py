@@ -94,7 +94,7 @@ class Scion(FoldingOptimizer):
             the others).
         lr, norm, scale, unconstrained: as in the authors' package, scion.
         momentum: α, as in the authors' package: the share of the new gradient.
-        mode, micro_batches: as in AdamA.
+        mode, micro_batches, max_norm, clip_by: as in AdamA.
 
     Raises:
         HyperparameterError: a value is out of its range.

@@ -79,7 +79,7 @@ class SlimAdamA(FoldingOptimizer):
 
         v = β2 v + (1-β2) mean_K(g²)        g: the gradient, K: the dimensions to average over
 
-    **`clip_grad_norm_` clips nothing here**, as in AdamA; use `update_clip`. A state dict loads
+    **`clip_grad_norm_` clips nothing here**, as in AdamA; use `max_norm`. A state dict loads
     only into a SlimAdamA with the same rules.
 
     Args:

@@ -16,6 +16,10 @@ from torch import Tensor
 Formula = Callable[[dict[str, Any], Tensor, Tensor, int, dict[str, Any]], Tensor]
 
 
+def toy(state: dict[str, Any], p: Tensor, g: Tensor, t: int, group: dict[str, Any]) -> Tensor:
+    return p - group["lr"] * g.sign()
+
+
 def lion(state: dict[str, Any], p: Tensor, g: Tensor, t: int, group: dict[str, Any]) -> Tensor:
     m, (beta1, beta2), lr = state.get("m", 0.0), group["betas"], group["lr"]
     state["m"] = beta2 * m + (1 - beta2) * g

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 import roam
 from roam import optim
 from roam.core.errors import HyperparameterError, StateMismatchError
-from roam.optim.fold import AccumulatingRule
+from roam.optim.blocks import blocks
+from roam.optim.fold import AccumulatingRule, State, StateSpec, Turn
 from roam.optim.folding import FoldingOptimizer
 from tests.helpers import unfused
 from tests.optim import oracles
@@ -82,9 +83,46 @@ class Several:
             part.step()
 
 
+@dataclass(frozen=True)
+class ToyRule(AccumulatingRule):
+    """The sign of the mini-batch's gradient: what a new optimizer takes."""
+
+    lr: float | Tensor = 1e-3
+
+    @property
+    def elementwise(self) -> bool:
+        return True
+
+    def __post_init__(self) -> None:
+        self._require(lr=bool(self.lr >= 0))
+
+    def state(self, param: Tensor) -> tuple[StateSpec, ...]:
+        return (StateSpec.like("sum", param),)
+
+    def decay(self, state: State, param: Tensor, step: int) -> None:
+        state["sum"].zero_()
+
+    def fold(self, state: State, param: Tensor, grad: Tensor, at: Turn) -> None:
+        state["sum"].add_(grad, alpha=at.scale)
+
+    def apply(self, state: State, param: Tensor, step: int) -> None:
+        for p, s in blocks(param, state["sum"]):
+            p.add_(s.sign(), alpha=-float(self.lr))
+
+
+class Toy(FoldingOptimizer):
+    rule = ToyRule
+
+
 SGD_VALUES = ("momentum", "dampening", "weight_decay", "nesterov")
 ADAM_VALUES = ("betas", "eps", "weight_decay")
 CASES = {
+    "a toy": Case(
+        Toy,
+        formula(lambda state, p, g, t, group: p - group["lr"] * g.sign()),
+        {"lr": 1e-2},
+        summed={},
+    ),
     "AdamW": Case(
         optim.AdamW, torchs(torch.optim.AdamW, *ADAM_VALUES, fused=True), {"lr": 1e-2}, bits=True
     ),
