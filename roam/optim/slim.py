@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ class SlimRule(AdamARule):
 
     dims: tuple[int, ...] = ()
 
-    of_parameter = ("dims",)
+    of_parameter: ClassVar[tuple[str, ...]] = ("dims",)
 
     @property
     def elementwise(self) -> bool:

@@ -5,11 +5,13 @@ A new optimizer is a row of CASES here.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,9 +24,11 @@ from roam.core.errors import HyperparameterError, StateMismatchError
 from roam.optim.blocks import blocks
 from roam.optim.fold import AccumulatingRule, State, StateSpec, Turn
 from roam.optim.folding import FoldingOptimizer
+from roam.runtime.stored_tensor import StoredTensor
 from tests.helpers import unfused
 from tests.optim import oracles
 from tests.optim.oracles import InFloat64
+from tests.runtime.faults import on_disk
 
 SHAPES = ((11, 4), (3, 2, 3, 3), (5,), (), (1, 7), (8, 6), (6, 8), (9, 2), (0, 3))
 STEPS = 20
@@ -365,3 +369,47 @@ def test_constructors_show_their_arguments() -> None:
 def test_a_rate_below_nothing_is_refused(case: Case) -> None:
     with pytest.raises(HyperparameterError, match="lr=-1"):
         case.make(parameters(torch.float32), lr=-1.0)
+
+
+@all_cases
+def test_states_in_a_file_have_the_same_bits(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    there, _, stored, _ = pairs(case, torch.float32)
+    here, _, mine, _ = pairs(case, torch.float32)
+    there.keep_states_in(roam.OffloadTo(str(on_disk(tmp_path)), write=1e9, smallest=64))
+    for step in range(3):
+        for params, optimizer in ((stored, there), (mine, here)):
+            generator = torch.Generator().manual_seed(step)
+            for p in params:
+                optimizer.absorb(p, torch.randn(p.shape, generator=generator))
+            optimizer.step()
+    assert all(map(torch.equal, stored, mine))
+    if any(spec.bytes >= 64 for p in mine for spec in here.spec(p)):
+        assert any(isinstance(x, StoredTensor) for s in there.state.values() for x in s.values())
+
+
+@pytest.mark.parametrize("name", ["SGD", "SGD, nesterov", "Adafactor", "Muon"])
+def test_a_run_of_torchs_is_taken_up_and_given_back(name: str) -> None:
+    case = CASES[name]
+    make: Any = getattr(torch.optim, case.make.__name__)
+    shapes = [(6, 8), (9, 2)] if name == "Muon" else [(6, 8), (5,)]
+    params = [[nn.Parameter(torch.ones(s)) for s in shapes] for _ in range(2)]
+    mine, theirs = case.make(params[0], **case.values), make(params[1], **case.values)
+    for step in range(6):
+        if step == 2:
+            mine.load_state_dict(copy.deepcopy(theirs.state_dict()))
+        if step == 4:
+            theirs = make(params[1], **case.values)
+            theirs.load_state_dict(copy.deepcopy(mine.state_dict()))
+        generator = torch.Generator().manual_seed(step)
+        for p, q in zip(*params, strict=True):
+            q.grad = torch.randn(q.shape, generator=generator)
+            if step >= 2:
+                mine.absorb(p, q.grad)
+        mine.step()
+        theirs.step()
+        if step == 1:
+            for p, q in zip(*params, strict=True):
+                p.data.copy_(q)
+    for p, q in zip(*params, strict=True):
+        assert torch.allclose(p, q, rtol=1e-5, atol=1e-6)
