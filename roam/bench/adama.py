@@ -9,7 +9,7 @@ PyTorch's tutorial, and AdamA runs in mode "release".
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,18 @@ from rich.console import Console
 from rich.table import Table
 
 from roam.bench.children import Child, ContenderError, Result, process
+from roam.bench.fold_ways import FOLDING
 from roam.bench.tables import entry_names, write_rows
 from roam.bench.zoo import find, loss_of
 from roam.core.atomic_write import check_writable
-from roam.core.problem import Kind
 from roam.core.sizes import parse_size
 from roam.inspect.step_plan import StepPlan
 from roam.offline import plan
-from roam.optim import AdamA, SlimAdamA, static_rules
-from roam.optim.folding import FoldingOptimizer, Mode
+from roam.optim.folding import FoldingOptimizer
 
 ENTRIES = ("gpt2-small-128", "bert-large", "gpt2-xl", "bert-4b")
 WORKER = "roam.bench.folding_worker"
+ALL = ("adamw eager", *(f"{way} roam" for way in FOLDING))
 SEVERAL = ("adamw eager", "adamw inductor", "adama roam", "slim roam")
 ONE = ("adamw eager", "hooks eager", "hooks inductor", "adama roam", "slim roam")
 BASE = "adamw eager"
@@ -56,14 +56,15 @@ def adama_bench(
     console = console or Console()
     names, limit = entry_names(only, ENTRIES), parse_size(memory)
     several = contenders or (ONE if micro_batches == 1 else SEVERAL)
+    ways = list(dict.fromkeys(c.split()[0] for c in several))
     if json_file is not None:
         check_writable(json_file)
     rows: list[Result] = []
     for name in names:
         with console.status(f"{name}: planning"):
-            planned = planned_totals(name, micro_batches)
+            planned = planned_totals(name, micro_batches, ways)
         found = [_row(name, c, micro_batches, planned) for c in several]
-        for row in found:
+        for row in (r for r in found if "error" not in r):
             with console.status(f"{name}: {row['contender']}"):
                 row |= measure(row, limit)
         fitting = [r for r in found if "transient" in r]
@@ -77,29 +78,31 @@ def adama_bench(
     return rows
 
 
-def planned_totals(name: str, micro_batches: int) -> Result:
+def planned_totals(name: str, micro_batches: int, ways: Iterable[str]) -> Result:
     """Returns bytes of one model, planned on the meta device.
 
-    Weights, gradients and the largest gradient; the totals of AdamA, of SlimAdamA, and of AdamW
-    with the best gradient accumulation, which adds each gradient to the sum as soon as it is made.
+    Weights and the largest gradient; and by optimizer its total. AdamW's total is that of the best
+    gradient accumulation, which adds each gradient to the sum as soon as it is made. An optimizer
+    that cannot accumulate has none, if there are several micro-batches.
     """
-    mode: Mode = "release" if micro_batches == 1 else "accumulate"
     with torch.device("meta"):
         model = find(name).build()
     sizes = [p.nbytes for p in model.parameters() if p.requires_grad]
-    adama = _plan(name, model, AdamA(model.parameters(), micro_batches=micro_batches, mode=mode))
-    rules = static_rules(model)
-    named = model.named_parameters()
-    slim = _plan(name, model, SlimAdamA(named, rules, micro_batches=micro_batches, mode=mode))
-    return {
+    found: Result = {
         "weights": sum(sizes),
-        "state": adama.persistent_by_kind[Kind.STATE],
+        "parameters": sum(p.numel() for p in model.parameters()),
         "largest": max(sizes),
-        "adama transient": adama.peak,
-        "adama": adama.total,
-        "slim": slim.total,
-        "adamw": adama.total + sum(sizes),
     }
+    for way in {"adama", *ways} & FOLDING.keys():
+        if micro_batches > 1 and not FOLDING[way].accumulates:
+            continue
+        with torch.device("meta"):
+            model = FOLDING[way].model(find(name).build())
+        step = _plan(name, model, FOLDING[way].optimizer(model, micro_batches))
+        found[way] = step.total
+        found[f"{way} persistent"] = step.total - step.peak
+    found["adamw"] = found["adama"] + sum(sizes)
+    return found
 
 
 def _plan(name: str, model: torch.nn.Module, optimizer: FoldingOptimizer) -> StepPlan:
@@ -109,13 +112,13 @@ def _plan(name: str, model: torch.nn.Module, optimizer: FoldingOptimizer) -> Ste
 
 def _row(name: str, contender: str, micro_batches: int, planned: Result) -> Result:
     way = contender.split()[0]
-    total = planned["adama" if way == "hooks" else way]
-    return {
-        "entry": name,
-        "contender": contender,
-        "micro_batches": micro_batches,
-        "planned_total": total,
-    }
+    known = "adama" if way == "hooks" else way
+    row = {"entry": name, "contender": contender, "micro_batches": micro_batches}
+    if known not in planned:
+        return {**row, "error": "cannot accumulate"}
+    kept = planned.get(f"{known} persistent")
+    each = {} if kept is None else {"bytes_a_parameter": kept / planned["parameters"]}
+    return {**row, "planned_total": planned[known], **each}
 
 
 def measure(row: Result, memory: int) -> Result:
@@ -162,7 +165,7 @@ def table(name: str, rows: Sequence[Result], planned: Result) -> Table:
         f"{possible:.1%} would be all gradients but the largest"
     )
     shown = Table(title=title, title_justify="left")
-    for column in ("contender", "planned", "", "measured", "", "resident", "time"):
+    for column in ("contender", "planned", "", "B/param", "measured", "", "resident", "time"):
         shown.add_column(column, justify="left" if column == "contender" else "right")
     base = _total(rows[0])
     for row in rows:
@@ -170,8 +173,9 @@ def table(name: str, rows: Sequence[Result], planned: Result) -> Table:
         first = rows[0]["planned_total"]
         shown.add_row(
             row["contender"],
-            _mib(row["planned_total"]),
-            f"{row['planned_total'] / first - 1:+.1%}",
+            _mib(row.get("planned_total")),
+            f"{row['planned_total'] / first - 1:+.1%}" if "planned_total" in row else "",
+            f"{row['bytes_a_parameter']:.2f}" if "bytes_a_parameter" in row else "",
             row.get("error", "") if total is None else _mib(total),
             "" if total is None or base is None else f"{total / base - 1:+.1%}",
             _mib(row.get("resident")),

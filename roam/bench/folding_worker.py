@@ -23,22 +23,19 @@ import torch
 from torch import Tensor, nn
 
 from roam.bench.children import Result, resident_peak
+from roam.bench.fold_ways import FOLDING
 from roam.bench.zoo import find, loss
 from roam.inspect.measure import measure_peak
 from roam.inspect.report import report
-from roam.optim import AdamA, SlimAdamA, static_rules
-from roam.optim.folding import Mode
 from roam.runtime.file_tier import traffic
 
-WAYS = ("adamw", "hooks", "adama", "slim")
 CONTENDERS = (
     "adamw eager",
     "adamw inductor",
     "hooks eager",
     "hooks inductor",
     "adama eager",
-    "adama roam",
-    "slim roam",
+    *(f"{way} roam" for way in FOLDING),
     "adama states",
     "slim states",
     "adama both",
@@ -52,7 +49,8 @@ class Training:
     def __init__(self, entry: str, contender: str, micro_batches: int) -> None:
         way, backend = contender.split()
         found = find(entry)
-        self.model, self.batch = found.build(), found.batch()
+        model, self.batch = found.build(), found.batch()
+        self.model = FOLDING[way].model(model) if way in FOLDING else model
         self.micro_batches = micro_batches
         self.scale = 1 / micro_batches if way == "adamw" else 1.0
         self.optimizer = OPTIMIZERS[way](self.model, micro_batches)
@@ -103,24 +101,10 @@ def _hooks(model: nn.Module, micro_batches: int) -> Hooks:
     return Hooks(model)
 
 
-def _mode(micro_batches: int) -> Mode:
-    return "release" if micro_batches == 1 else "accumulate"
-
-
-def _adama(model: nn.Module, n: int) -> AdamA:
-    return AdamA(model.parameters(), micro_batches=n, mode=_mode(n))
-
-
-def _slim(model: nn.Module, n: int) -> SlimAdamA:
-    rules = static_rules(model)
-    return SlimAdamA(model.named_parameters(), rules, micro_batches=n, mode=_mode(n))
-
-
 OPTIMIZERS: dict[str, Callable[[nn.Module, int], Any]] = {
     "adamw": lambda model, _: torch.optim.AdamW(model.parameters(), fused=True),
     "hooks": _hooks,
-    "adama": _adama,
-    "slim": _slim,
+    **{name: way.optimizer for name, way in FOLDING.items()},
 }
 
 

@@ -25,7 +25,6 @@ import torch
 from torch import fx
 
 from roam.capture.cost_table import CostTable
-from roam.capture.isolation import aside, settings
 from roam.capture.node_facts import is_op
 from roam.capture.op_calls import Call, Operand, may_run_alone
 from roam.capture.rates import Clock, dtype_name, is_here, rates_of, shortest
@@ -36,6 +35,7 @@ from roam.core.machine import Bytes, Rates, Seconds
 from roam.passes.geometry import tensor_inputs, tensors
 from roam.passes.gradient_release import META, STORED
 from roam.passes.transfer_ops import TRANSFERS
+from roam.runtime.isolation import aside, settings
 
 log = logging.getLogger("roam")
 

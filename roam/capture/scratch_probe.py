@@ -18,7 +18,6 @@ other than the CPU nothing is measured.
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,9 +27,7 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.autograd import profiler_legacy
 
-from roam.capture.isolation import aside, settings
 from roam.capture.node_facts import is_op
 from roam.capture.op_calls import (
     STEP,
@@ -45,6 +42,8 @@ from roam.capture.symbolic_sizes import Numbers
 from roam.core.errors import UnplannableError
 from roam.passes import add_mm
 from roam.passes.geometry import tensor_inputs, tensors
+from roam.runtime.allocations import measured_peak
+from roam.runtime.isolation import aside, settings
 
 log = logging.getLogger("roam")
 
@@ -225,27 +224,9 @@ def _measure(call: Call, needed: int) -> int:
 def _run_on_zeros(call: Call) -> tuple[int, int]:
     """Runs a call. Returns the peak of the allocated bytes, and the bytes of the results."""
     made = call.made(_zeros)
-    collects = gc.isenabled()
-    gc.disable()  # freeing earlier garbage during the call would be counted
-    profiler = profiler_legacy.profile(profile_memory=True)
-    profiler.__enter__()
-    try:
-        results = call.target(*made.args, **made.kwargs)
-    finally:
-        records: Any = torch.autograd._disable_profiler_legacy()  # type: ignore[attr-defined]
-        if collects:
-            gc.enable()
-    changes = [r.cpu_memory_usage() for t in records for r in t if r.kind() == "memory_alloc"]
+    peak, results = measured_peak(lambda: call.target(*made.args, **made.kwargs))
     found = torch.utils._pytree.tree_leaves(results)
-    return _peak(changes), sum(t.nbytes for t in found if isinstance(t, torch.Tensor))
-
-
-def _peak(changes: Sequence[int]) -> int:
-    now = highest = 0
-    for change in changes:
-        now += change
-        highest = max(highest, now)
-    return highest
+    return peak, sum(t.nbytes for t in found if isinstance(t, torch.Tensor))
 
 
 def _zeros(x: Operand) -> torch.Tensor:

@@ -23,7 +23,6 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree
 
-from roam.capture.isolation import aside, settings
 from roam.capture.op_calls import Call, Made, Operand, families, may_run_alone
 from roam.capture.symbolic_sizes import Numbers
 from roam.core import machine
@@ -32,6 +31,7 @@ from roam.passes.annotations.out_variants import OutVariant, find, is_provable
 from roam.passes.annotations.real_layouts import may_lie_otherwise
 from roam.passes.geometry import value
 from roam.runtime.blocks import carve
+from roam.runtime.isolation import aside, settings
 
 log = logging.getLogger("roam")
 Order = tuple[int, ...]

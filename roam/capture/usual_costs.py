@@ -14,12 +14,12 @@ from typing import Any
 
 from torch import fx
 
-from roam.capture.isolation import aside
 from roam.capture.op_costs import Cost, OpCosts, calls_and_folds
 from roam.capture.rates import dtype_name
 from roam.capture.roofline import OpWork
 from roam.capture.symbolic_sizes import Numbers
 from roam.core.machine import Rates, usual_rates
+from roam.runtime.isolation import aside
 
 
 @dataclass(frozen=True)

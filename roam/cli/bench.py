@@ -71,12 +71,20 @@ def adama(
     micro_batches: Annotated[int, typer.Option(min=1, help="Micro-batches a mini-batch.")] = 8,
     rounds: Annotated[int, typer.Option(min=1, help="Timed mini-batches of each.")] = 3,
     memory: Annotated[str, typer.Option(help="The memory that a model has to fit into.")] = "24GiB",
+    every: Annotated[bool, typer.Option("--all", help="All optimizers of roam.optim.")] = False,
+    contender: Annotated[
+        list[str] | None, typer.Option(help="Which to run (lion roam); repeat for more.")
+    ] = None,
 ) -> None:
     """Measure total memory with gradients folded (AdamA) and with gradients kept (AdamW)."""
-    from roam.bench.adama import adama_bench
+    from roam.bench.adama import ALL, adama_bench
 
     zoo_names(only)
-    adama_bench(only, json, micro_batches=micro_batches, rounds=rounds, memory=memory)
+    _known(contender or (), ALL)
+    which = contender or (ALL if every else None)
+    adama_bench(
+        only, json, micro_batches=micro_batches, rounds=rounds, memory=memory, contenders=which
+    )
 
 
 @bench.command()

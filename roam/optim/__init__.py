@@ -1,11 +1,18 @@
 """Optimizers that fold each gradient into their state during the backward, and then free it.
 
     fold                           FoldRule: how one gradient is absorbed. Read it first.
-    adama, slim                    the two rules, with their optimizers AdamA and SlimAdamA
+    adama, slim, sgd, lion,        one optimizer each: a rule, and the optimizer that follows it
+    adafactor, adalomo, came,
+    muon, scion, galore, adam_mini
+    blocks, fused, factored,       what rules are made of: blocks, torch's fused kernels, factored
+    orthogonal, eight_bit,         second moments, the Newton-Schulz iteration, 8-bit states and
+    eight_bit_adam                 what AdamA does with them
+    max_norm                       gradients clipped in their folds
+    scratch                        the bytes that a rule allocates, measured on zeros
     slim_rules, snr                which second moments SlimAdamA averages: by a table, or measured
-    folding                        FoldingOptimizer: counts micro-batches and calls the rule
-    ownership, hooks, groups       which parameters belong to an optimizer; hooks that pass it the
-                                   gradients that no compiled graph has folded
+    folding                        FoldingOptimizer: counts micro-batches and calls the rules
+    ownership, hooks, groups,      which parameters belong to an optimizer, by which rule; hooks
+    group_rules                    that pass it the gradients that no compiled graph has folded
     handle, in_options,            how torch.compile's options name an optimizer without keeping
     compile_options                the optimizer alive
     notices, clipping,             warnings and errors for training code that expects gradients to
@@ -14,18 +21,45 @@
     stored_states                  large states in a file between steps
 
 Other packages of roam use `FoldingOptimizer`, `OptimizerHandle` and `owner_of` (which optimizer
-folds the gradient of a parameter). To write an optimizer of your own, write a FoldRule and a
-FoldingOptimizer that uses it.
+folds the gradient of a parameter). To write an optimizer of your own, write a rule and a
+FoldingOptimizer that names it: `fold` shows one.
 """
 
 from roam.core.errors import OptimizerError
-from roam.optim.adama import AdamA
+from roam.optim.adafactor import Adafactor
+from roam.optim.adalomo import AdaLomo
+from roam.optim.adam_mini import AdamMini, mini_rules
+from roam.optim.adama import AdamA, AdamW
+from roam.optim.came import CAME
 from roam.optim.compile_options import keep_options_as
+from roam.optim.galore import GaLore
 from roam.optim.in_options import with_handle
+from roam.optim.lion import Lion
+from roam.optim.muon import Muon
+from roam.optim.scion import Scion
+from roam.optim.sgd import SGD
 from roam.optim.slim import SlimAdamA
 from roam.optim.slim_rules import SlimRules, static_rules
 from roam.optim.snr import SnrMeasurement
 
-__all__ = ["AdamA", "OptimizerError", "SlimAdamA", "SlimRules", "SnrMeasurement", "static_rules"]
+__all__ = [
+    "CAME",
+    "SGD",
+    "AdaLomo",
+    "Adafactor",
+    "AdamA",
+    "AdamMini",
+    "AdamW",
+    "GaLore",
+    "Lion",
+    "Muon",
+    "OptimizerError",
+    "Scion",
+    "SlimAdamA",
+    "SlimRules",
+    "SnrMeasurement",
+    "mini_rules",
+    "static_rules",
+]
 
 keep_options_as(with_handle)

@@ -4,36 +4,197 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
 
-from roam.core.errors import HyperparameterError
-from roam.optim.fold import (
-    FoldRule,
-    Group,
-    State,
-    StateSpec,
-    Update,
-    alike,
-    block_size,
-    blocks,
-)
-from roam.optim.folding import FoldingOptimizer, Mode
+from roam.optim import eight_bit_adam
+from roam.optim.blocks import blocks, squared_sum
+from roam.optim.fold import State, StateSpec, Turn, Update, is_rate
+from roam.optim.folding import FoldingOptimizer
+from roam.optim.fused import FusedRule
 
-FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
-# number of elements of the buffer in which ATen transposes a matrix with at least as many elements
-TILE = 60 * 60
-FUSED_DTYPES = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16})
+
+@dataclass(frozen=True)
+class AdamARule(FusedRule):
+    """AdamA's rule: folds a gradient into two moments of the parameter's shape and dtype."""
+
+    lr: float | Tensor = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 1e-2
+    update_clip: float | None = None
+    batch_invariant: bool = False
+    state_dtype: Literal["int8"] | None = None
+    weight_remainder: bool = False
+
+    folds_with = ("betas", "batch_invariant", "state_dtype")
+
+    def __post_init__(self) -> None:
+        self._require(
+            lr=bool(self.lr >= 0),
+            betas=is_rate(self.betas),
+            eps=self.eps >= 0,
+            weight_decay=self.weight_decay >= 0,
+            update_clip=self.update_clip is None or self.update_clip > 0,
+            state_dtype=self.state_dtype in (None, "int8"),
+            weight_remainder=not self.weight_remainder or self.state_dtype == "int8",
+        )
+
+    @property
+    def elementwise(self) -> bool:
+        return self.state_dtype is None
+
+    def state(self, param: Tensor) -> tuple[StateSpec, ...]:
+        if self.state_dtype == "int8":
+            return eight_bit_adam.states(param, remainder=self.weight_remainder)
+        return StateSpec.like("exp_avg", param), StateSpec.like("exp_avg_sq", param)
+
+    def decay(self, state: State, param: Tensor, step: int) -> None:
+        beta1, beta2 = self.betas
+        if self.state_dtype == "int8":
+            eight_bit_adam.decay(state, beta1, beta2)
+            return
+        state["exp_avg"].mul_(beta1)
+        state["exp_avg_sq"].mul_(beta2)
+
+    def fold(self, state: State, param: Tensor, grad: Tensor, at: Turn) -> None:
+        beta1, beta2 = self.betas
+        share = (1 - beta2) * self.square_scale(at.scale)
+        if self.state_dtype == "int8":
+            shares = eight_bit_adam.Shares((1 - beta1) * at.scale, share)
+            eight_bit_adam.turn(state, param, at, folded=(grad, shares))
+            return
+        state["exp_avg"].add_(grad, alpha=(1 - beta1) * at.scale)
+        state["exp_avg_sq"].addcmul_(grad, grad, value=share)
+
+    def square_scale(self, scale: float) -> float:
+        """Returns the factor of (1-β2) g² in v, where g is the gradient of one of N micro-batches.
+
+        The factor is 1 / N², or 1 / N if `batch_invariant`. `scale` is 1 / N.
+        """
+        return scale if self.batch_invariant else scale * scale
+
+    def apply(self, state: State, param: Tensor, step: int) -> None:
+        if self.state_dtype == "int8":
+            eight_bit_adam.turn(
+                state, param, Turn(step, 0, 1.0), move=self._move(state, param, step)
+            )
+            return
+        lr, m, v = float(self.lr), state["exp_avg"], state["exp_avg_sq"]
+        correction1, correction2 = self.corrections(step)
+        longer = None
+        if self.update_clip is not None:
+            squares = sum(
+                squared_sum(m_ / self.denominator(v_, correction2)) for m_, v_ in blocks(m, v)
+            )
+            longer = self.clip(squares, param, correction1, self.update_clip)
+        kept = 1 - lr * self.weight_decay
+        for p_, m_, v_ in blocks(param, m, v):
+            divisor = self.denominator(v_, correction2)
+            if longer is not None:
+                divisor *= longer
+            p_.mul_(kept).addcdiv_(m_, divisor, value=-lr / correction1)
+
+    has_momentum = True
+
+    def squared_momentum(self, state: State, step: int) -> Tensor:
+        found: Tensor
+        if self.state_dtype == "int8":
+            found = eight_bit_adam.squared_momentum(state)
+        else:
+            found = squared_sum(state["exp_avg"])
+        return found / self.corrections(step)[0] ** 2
+
+    def shortened(self, factor: float) -> AdamARule:
+        lr = float(self.lr) * factor
+        return replace(self, lr=lr, weight_decay=self.weight_decay / factor)
+
+    def corrections(self, step: int) -> tuple[float, float]:
+        """Returns Adam's bias corrections of m and v at update number `step`, counted from 1."""
+        beta1, beta2 = self.betas
+        return 1 - float(beta1) ** step, 1 - float(beta2) ** step
+
+    def denominator(self, v: Tensor, correction2: float) -> Tensor:
+        """Returns the denominator of Adam's update, √(v / correction2) + ε, in new memory."""
+        return v.sqrt().mul_(1 / math.sqrt(correction2)).add_(self.eps)
+
+    def clip(
+        self, squares: Tensor | Any, param: Tensor, correction1: float, limit: float
+    ) -> Tensor:
+        """Returns the divisor that limits an update: max(1, RMS(update) / limit).
+
+        The divisor is a scalar on the parameter's device. m below is Adam's first moment.
+
+        Args:
+            squares: the sum over all elements of (m / denominator)², where m has no bias
+                correction.
+            param: the parameter.
+            correction1: the bias correction of m.
+            limit: the RMS that it may have, `update_clip`.
+        """
+        rms = (squares / max(param.numel(), 1)) ** 0.5 / correction1
+        longer = torch.as_tensor(rms / limit, device=param.device)
+        return torch.clamp(longer, min=1)
+
+    @property
+    def prefers_formulas(self) -> bool:
+        return self.update_clip is not None or self.state_dtype is not None
+
+    def update(self, state: State, param: Tensor, grad: Tensor, step: int) -> None:
+        if self.state_dtype is None or self.update_clip is not None:
+            super().update(state, param, grad, step)
+            return
+        beta1, beta2 = self.betas
+        at = Turn(step, 0, 1.0)
+        self.decay(state, param, step)
+        shares = eight_bit_adam.Shares(1 - beta1, 1 - beta2)
+        move = self._move(state, param, step)
+        eight_bit_adam.turn(state, param, at, folded=(grad, shares), move=move)
+
+    def _move(self, state: State, param: Tensor, step: int) -> eight_bit_adam.Move:
+        """Returns how 8-bit moments move the parameter at update number `step`."""
+        correction1, correction2 = self.corrections(step)
+        lr = float(self.lr)
+        move = eight_bit_adam.Move(
+            kept=1 - lr * self.weight_decay,
+            rate=-lr / correction1,
+            root=1 / math.sqrt(correction2),
+            eps=self.eps,
+        )
+        if self.update_clip is None:
+            return move
+        squares = eight_bit_adam.squares(state, param, move)
+        return move._replace(longer=self.clip(squares, param, correction1, self.update_clip))
+
+    def fused(self, updates: Sequence[Update]) -> None:
+        states, params, grads, _ = zip(*updates, strict=True)
+        beta1, beta2 = self.betas
+        device, steps = params[0].device, [state["step"] for state in states]
+        torch._fused_adamw_(
+            params,
+            grads,
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            steps if device.type == "cpu" else [s.to(device, non_blocking=True) for s in steps],
+            lr=self.lr,
+            beta1=float(beta1),
+            beta2=float(beta2),
+            weight_decay=self.weight_decay,
+            eps=self.eps,
+            amsgrad=False,
+            maximize=False,
+        )
 
 
 class AdamA(FoldingOptimizer):
     """AdamW that folds each gradient into its state during the backward, and then frees it.
 
     **`clip_grad_norm_` clips nothing here**, and warns. No gradient is left when the backward
-    returns: every `.grad` is None, and PyTorch's function skips such parameters. Use `update_clip`.
+    returns: every `.grad` is None, and PyTorch's function skips such parameters. Use `max_norm`.
     Within `roam.compile_step` `clip_grad_norm_` does clip: there the gradients wait for it.
     GradScaler and DistributedDataParallel need the gradients too, and raise an error: train in
     bfloat16, and use fully_shard (FSDP2) or a hook that sums gradients (Tensor.register_hook) on
@@ -77,206 +238,29 @@ class AdamA(FoldingOptimizer):
         update_clip: d, or None. Divides the update of each parameter by max(1, RMS(update) / d).
             The update is what the learning rate multiplies (AdaFactor, arXiv 1804.04235,
             section 6; StableAdamW, arXiv 2304.13013). d = 1 is usual. Rules out the fused kernel.
+        state_dtype: None for moments of the parameter's dtype; "int8" for moments of 8 bits an
+            element (`eight_bit`), 2.1 bytes a parameter. Codes are rounded at random.
+        weight_remainder: with "int8", keeps 8 bits more of each bfloat16 weight, so that small
+            updates are not lost: 3 bytes in place of a float32 copy's 2 + 4.
+        max_norm: the norm that gradients may have, or None; `clip_by` says whose norm counts in
+            mode "release": that of all gradients of the "previous step", or that of each "tensor".
+            In mode "accumulate" it is the momentum's (`max_norm`).
 
     Raises:
         HyperparameterError: a value is out of its range.
     """
 
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-        micro_batches: int = 1,
-        mode: Mode = "release",
-        update_clip: float | None = None,
-        batch_invariant: bool = False,
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "update_clip": update_clip,
-        }
-        super().__init__(params, defaults, AdamARule(batch_invariant), mode, micro_batches)
+    rule = AdamARule
 
 
-class AdamARule(FoldRule):
-    """AdamA's rule: folds a gradient into two moments of the parameter's shape and dtype."""
+class AdamW(FoldingOptimizer):
+    """torch.optim.AdamW (arXiv 1711.05101), released: AdamA by the name that people know.
 
-    folds_with = ("betas",)
+        m = β1 m + (1-β1) g,  v = β2 v + (1-β2) g²,  p -= lr (m̂ / (√v̂ + ε) + λ p)
 
-    def __init__(self, batch_invariant: bool = False) -> None:
-        self.batch_invariant = batch_invariant
-
-    def check(self, group: Group) -> None:
-        beta1, beta2 = group["betas"]
-        clip = group["update_clip"]
-        for name, value, good in (
-            ("lr", group["lr"], group["lr"] >= 0),
-            ("betas[0]", beta1, 0 <= beta1 < 1),
-            ("betas[1]", beta2, 0 <= beta2 < 1),
-            ("eps", group["eps"], group["eps"] >= 0),
-            ("weight_decay", group["weight_decay"], group["weight_decay"] >= 0),
-            ("update_clip", clip, clip is None or clip > 0),
-        ):
-            if not good:
-                raise HyperparameterError(f"{name}={value} is out of its range")
-
-    def state(self, param: Tensor) -> tuple[StateSpec, ...]:
-        shape = tuple(param.shape)
-        return (
-            StateSpec("exp_avg", shape, param.dtype),
-            StateSpec("exp_avg_sq", shape, param.dtype),
-        )
-
-    def decay(self, state: State, group: Group) -> None:
-        beta1, beta2 = group["betas"]
-        state["exp_avg"].mul_(beta1)
-        state["exp_avg_sq"].mul_(beta2)
-
-    def fold(self, state: State, grad: Tensor, scale: float, group: Group) -> None:
-        beta1, beta2 = group["betas"]
-        state["exp_avg"].add_(grad, alpha=(1 - beta1) * scale)
-        share = (1 - beta2) * self.square_scale(scale)
-        state["exp_avg_sq"].addcmul_(grad, grad, value=share)
-
-    def square_scale(self, scale: float) -> float:
-        """Returns the factor of (1-β2) g² in v, where g is the gradient of one of N micro-batches.
-
-        The factor is 1 / N², or 1 / N if `batch_invariant`. `scale` is 1 / N.
-        """
-        return scale if self.batch_invariant else scale * scale
-
-    def apply(self, state: State, param: Tensor, step: Tensor, group: Group) -> None:
-        lr, m, v = float(group["lr"]), state["exp_avg"], state["exp_avg_sq"]
-        correction1, correction2 = corrections(step, group)
-        longer = None
-        if group["update_clip"] is not None:
-            squares = sum(
-                squared_sum(m_ / denominator(v_, correction2, group)) for m_, v_ in blocks(m, v)
-            )
-            longer = clip(squares, param, correction1, group)
-        kept = 1 - lr * group["weight_decay"]
-        for p_, m_, v_ in blocks(param, m, v):
-            divisor = denominator(v_, correction2, group)
-            if longer is not None:
-                divisor *= longer
-            p_.mul_(kept).addcdiv_(m_, divisor, value=-lr / correction1)
-
-    def release(self, updates: Sequence[Update]) -> None:
-        kinds: dict[tuple[int, torch.device, torch.dtype, torch.dtype], list[Update]] = {}
-        for update in updates:
-            _, param, grad, _, group = update
-            key = id(group), param.device, param.dtype, grad.dtype
-            kinds.setdefault(key, []).append(update)
-        for kind in kinds.values():
-            _, param, grad, _, group = kind[0]
-            if has_fused(param, grad, group):
-                self._release_fused(kind)
-            else:
-                super().release(kind)
-
-    def _release_fused(self, updates: Sequence[Update]) -> None:
-        together: list[Update] = []
-        for update in updates:
-            state, param, grad, _, _ = update
-            m, v = state["exp_avg"], state["exp_avg_sq"]
-            # the fused kernel ignores strides: all its tensors must have one order of elements
-            if alike(param, m, v, grad):
-                together.append(update)
-            elif alike(param, m, v):
-                together.append(update._replace(grad=torch.empty_like(param).copy_(grad)))
-            else:
-                super().release([update])
-        if together:
-            fused(together)
-
-    def release_scratch(self, param: Tensor, grad: Tensor, group: Group) -> int:
-        if has_fused(param, grad, group):
-            return 0 if alike(param, grad) else param.nbytes + _transposing(param, grad)
-        block = min(block_size(param), param.numel()) * param.itemsize
-        return block if group["update_clip"] is None else 2 * block
-
-
-def fused(updates: Sequence[Update]) -> None:
-    """Updates parameters by PyTorch's own AdamW kernel.
-
-    All parameters must be of one group, device and dtype. Each parameter must be `alike` (in shape
-    and strides) to its gradient and moments.
+    Two states for each element: 8 bytes a parameter in float32. Mode "release" has the bits of
+    torch's fused kernel. Mode "accumulate" is AdamA, whose v is a sum of squares and not AdamW's:
+    see there, also for the arguments.
     """
-    states, params, grads, steps, (group, *_) = zip(*updates, strict=True)
-    beta1, beta2 = group["betas"]
-    device = params[0].device
-    torch._fused_adamw_(
-        params,
-        grads,
-        [state["exp_avg"] for state in states],
-        [state["exp_avg_sq"] for state in states],
-        [],
-        steps if device.type == "cpu" else [s.to(device, non_blocking=True) for s in steps],
-        lr=group["lr"],
-        beta1=float(beta1),
-        beta2=float(beta2),
-        weight_decay=group["weight_decay"],
-        eps=group["eps"],
-        amsgrad=False,
-        maximize=False,
-    )
-    # the fused kernel does not bump version counters, by which autograd detects changed parameters
-    torch.autograd.graph.increment_version(params)
 
-
-def has_fused(param: Tensor, grad: Tensor, group: Group) -> bool:
-    """Returns whether PyTorch's fused kernel can update this parameter by this gradient."""
-    return (
-        group["update_clip"] is None
-        and grad.device.type in FUSED_DEVICES
-        and param.dtype in FUSED_DTYPES
-        and param.dtype == grad.dtype
-    )
-
-
-def corrections(step: Tensor, group: Group) -> tuple[float, float]:
-    """Returns Adam's bias corrections of m and v at update number `step`, counted from 1."""
-    beta1, beta2 = group["betas"]
-    n = float(step)
-    return 1 - float(beta1) ** n, 1 - float(beta2) ** n
-
-
-def denominator(v: Tensor, correction2: float, group: Group) -> Tensor:
-    """Returns the denominator of Adam's update, √(v / correction2) + ε, in new memory."""
-    return v.sqrt().mul_(1 / math.sqrt(correction2)).add_(group["eps"])
-
-
-def squared_sum(x: Tensor) -> Tensor:
-    """Returns the sum of the squared elements of x, a scalar, computed in at least float32."""
-    return torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32)).square()
-
-
-def clip(squares: Tensor | Any, param: Tensor, correction1: float, group: Group) -> Any:
-    """Returns the divisor that limits the length of an update: max(1, RMS(update) / update_clip).
-
-    The divisor is a scalar on the parameter's device. m below is Adam's first moment.
-
-    Args:
-        squares: the sum over all elements of (m / denominator)², where m has no bias correction.
-        param: the parameter.
-        correction1: the bias correction of m.
-        group: the parameter's group.
-    """
-    rms = (squares / max(param.numel(), 1)) ** 0.5 / correction1
-    return torch.clamp(torch.as_tensor(rms / group["update_clip"], device=param.device), min=1)
-
-
-def _transposing(param: Tensor, grad: Tensor) -> int:
-    """Returns the bytes that ATen allocates to copy `grad` into a tensor with `param`'s strides.
-
-    Returns 0 unless `grad` is a large transposed matrix on the CPU.
-    """
-    transposed = param.dim() == 2 and param.is_contiguous() and grad.t().is_contiguous()
-    large = param.device.type == "cpu" and param.numel() >= TILE
-    return TILE * param.itemsize if transposed and large else 0
+    rule = AdamARule

@@ -5,24 +5,50 @@
                       |                |                          |
     state       decay + fold         fold            ...        fold  ──►  apply (to the parameter)
 
-    release (N = 1): decay, fold and apply at once, as soon as the gradient is complete
+    release (N = 1): update, all of it at once, as soon as the gradient is complete
 
-A rule handles one parameter. `roam.optim.folding` deals with graphs and hooks, and counts
-micro-batches. `roam.optim.adama` and `roam.optim.slim` have rules of about a page each.
+A rule handles one parameter, and is a frozen dataclass. Its fields are the values of the
+parameter's group (lr, betas, ...): a group that changes gets another rule. `FoldRule` updates at
+once; an `AccumulatingRule` also folds the gradients of several micro-batches one by one.
+
+All else comes with the interface: constructors, hooks, graphs, the count of micro-batches, state
+dicts, states in files, plans, and the bytes that an update allocates (`scratch` measures them).
+An optimizer is a rule of about a page and a FoldingOptimizer that names it:
+
+    @dataclass(frozen=True)
+    class SignRule(AccumulatingRule):
+        lr: float | Tensor = 1e-3
+
+        def state(self, param):
+            return (StateSpec.like("sum", param),)
+
+        def decay(self, state, param, step):
+            state["sum"].zero_()
+
+        def fold(self, state, param, grad, at):
+            state["sum"].add_(grad, alpha=at.scale)
+
+        def apply(self, state, param, step):
+            for p, s in blocks(param, state["sum"]):
+                p.add_(s.sign(), alpha=-float(self.lr))
+
+    class Sign(FoldingOptimizer):
+        rule = SignRule
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from roam.core import machine
+from roam.core.errors import HyperparameterError
 
 State = Mapping[str, Tensor]  # a parameter's state tensors, by StateSpec.name
 Group = Mapping[str, Any]  # a parameter's group (lr, betas, ...); the values may change
@@ -30,146 +56,189 @@ Group = Mapping[str, Any]  # a parameter's group (lr, betas, ...); the values ma
 
 @dataclass(frozen=True)
 class StateSpec:
-    """Describes one tensor of the optimizer state of one parameter."""
+    """Describes one tensor of the optimizer state of one parameter.
+
+    Attributes:
+        name: its key in the parameter's state.
+        shape: its shape, which is its scope: that of the parameter for a value for each element, of
+            size 1 in some dimensions for a value for each row or block, () for one value.
+        dtype: its dtype.
+        start: the value of all its elements before the first gradient.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
+    start: float = 0.0
+
+    @staticmethod
+    def like(name: str, param: Tensor, dtype: torch.dtype | None = None) -> StateSpec:
+        """Returns a state with a value for each element, of the parameter's dtype if not given."""
+        return StateSpec(name, tuple(param.shape), dtype or param.dtype)
 
     @property
     def bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def zeros(self, param: Tensor) -> Tensor:
-        """Returns zeros for this state tensor, on the parameter's device.
+    def make(self, param: Tensor) -> Tensor:
+        """Returns this state tensor as it starts, on the parameter's device.
 
         If the state tensor has the parameter's shape, it gets the parameter's strides too.
         """
         if self.shape == tuple(param.shape):
-            return torch.zeros_like(param, dtype=self.dtype, memory_format=torch.preserve_format)
-        return torch.zeros(self.shape, dtype=self.dtype, device=param.device)
+            made = torch.zeros_like(param, dtype=self.dtype, memory_format=torch.preserve_format)
+        else:
+            made = torch.zeros(self.shape, dtype=self.dtype, device=param.device)
+        return made.fill_(self.start) if self.start else made
 
 
 STEP = StateSpec("step", (), torch.float32)  # a tensor on the CPU that counts a parameter's updates
+GRAD_NORM = "grad_norm"  # the norm of a parameter's last gradient, if gradients are clipped by it
+OF_OPTIMIZER = frozenset({STEP.name, GRAD_NORM})  # states that are not the rule's
+
+
+class Turn(NamedTuple):
+    """Tells when a gradient is folded.
+
+    Attributes:
+        step: the number of the parameter's update that the gradient is for, from 1.
+        micro_batch: the number of the gradient in its mini-batch, from 0.
+        scale: 1 / N, if the mini-batch has N micro-batches.
+    """
+
+    step: int
+    micro_batch: int
+    scale: float
 
 
 class Update(NamedTuple):
-    """The arguments of one parameter's update, as `FoldRule.release` takes them."""
+    """The arguments of one parameter's `FoldRule.update`."""
 
     state: State
     param: Tensor
     grad: Tensor
-    step: Tensor
-    group: Group
+    step: int
 
 
+@dataclass(frozen=True)
 class FoldRule(ABC):
-    """A rule by which an optimizer absorbs one gradient into its state.
+    """A rule by which an optimizer absorbs one gradient. The fields are the values of a group.
 
-    The methods change tensors in place and are called under `torch.no_grad()`. Complex parameters,
-    gradients and state tensors are passed to them as their real views, of shape `[..., 2]`.
+    The methods change tensors in place and are called under `torch.no_grad()`. They must not turn a
+    tensor's values into Python numbers (`.item()`): plans run them on tensors without values.
 
     Attributes:
-        folds_with: names of the group's values that `decay` and `fold` read. `apply` may
-            read all values.
+        of_parameter: names of the fields that are not values of the group, but differ between its
+            parameters: what the optimizer's `facts` returns of one. They have default values.
+        folds_with: names of the values that `decay` and `fold` read; an update may read all.
     """
 
+    of_parameter: ClassVar[tuple[str, ...]] = ()
     folds_with: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:  # noqa: B027 (a rule without values has none to check)
+        """Raises HyperparameterError if a value is out of its range."""
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Returns the values that a group has if the user gives none."""
+        return dict(_defaults(cls))
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether each element is updated by itself.
+
+        Only such a rule takes complex parameters, which it is given as their real views, of shape
+        `[..., 2]`, and parameters whose parts lie on several ranks (DTensor).
+        """
+        return False
+
+    @property
+    @abstractmethod
+    def release_only(self) -> str:
+        """Why this rule, with these values, cannot accumulate; empty if it can."""
 
     @abstractmethod
     def state(self, param: Tensor) -> tuple[StateSpec, ...]:
         """Returns what state tensors a parameter needs.
 
         Must look only at the shape and dtype of `param`, which may be a fake or meta tensor.
+
+        Raises:
+            HyperparameterError: the rule cannot update a parameter of this shape.
         """
 
     @abstractmethod
-    def decay(self, state: State, group: Group) -> None:
-        """Decays the state at the start of a mini-batch, before the first fold."""
+    def update(self, state: State, param: Tensor, grad: Tensor, step: int) -> None:
+        """Updates a parameter by the whole gradient of a mini-batch.
 
-    @abstractmethod
-    def fold(self, state: State, grad: Tensor, scale: float, group: Group) -> None:
-        """Adds the gradient of one of N micro-batches to the state. `scale` is 1 / N."""
-
-    @abstractmethod
-    def apply(self, state: State, param: Tensor, step: Tensor, group: Group) -> None:
-        """Updates the parameter at the end of a mini-batch.
+        Must bump the parameter's version counter, so that autograd detects an op that reads the
+        parameter after the update but needs the old value.
 
         Args:
-            state: the parameter's state, with all gradients of the mini-batch folded in.
+            state: the parameter's state, and "step", the tensor that counts its updates.
             param: the parameter.
-            step: the number of this update, from 1: a float32 scalar on the CPU.
-            group: the parameter's group.
+            grad: the gradient, which may lie in another layout and must not be changed.
+            step: the number of this update, from 1.
         """
 
     def release(self, updates: Sequence[Update]) -> None:
-        """Decays, folds and applies at once, for each parameter.
+        """Updates several parameters of one group, as `update` does each."""
+        for state, param, grad, step in updates:
+            self.update(state, param, grad, step)
 
-        Called instead of these three methods if a mini-batch is one micro-batch. Must bump the
-        version counter of each parameter, so that autograd detects an op that reads the parameter
-        after the update but needs the old value.
-        """
-        for state, param, grad, step, group in updates:
-            self.decay(state, group)
-            self.fold(state, grad, 1.0, group)
-            self.apply(state, param, step, group)
+    def _require(self, **good: bool) -> None:
+        """Raises HyperparameterError for the first field that is not good."""
+        for name, is_good in good.items():
+            if not is_good:
+                raise HyperparameterError(f"{name}={getattr(self, name)} is out of its range")
+
+
+@dataclass(frozen=True)
+class AccumulatingRule(FoldRule):
+    """A rule that can fold the gradients of N micro-batches one by one, and keeps none of them.
+
+    Attributes:
+        has_momentum: whether `squared_momentum` and `shortened` are there, for clipping.
+    """
+
+    has_momentum: ClassVar[bool] = False
+
+    def squared_momentum(self, state: State, step: int) -> Tensor:
+        """Returns the squared norm of the running mean of gradients, its bias corrected."""
+        raise NotImplementedError
+
+    def shortened(self, factor: float) -> AccumulatingRule:
+        """Returns a rule whose `apply` goes `factor` as far along the momentum."""
+        raise NotImplementedError
+
+    @property
+    def release_only(self) -> str:
+        return ""
 
     @abstractmethod
-    def check(self, group: Group) -> None:
-        """Raises HyperparameterError if a value of the group is out of its range."""
+    def decay(self, state: State, param: Tensor, step: int) -> None:
+        """Decays the state at the start of a mini-batch, before the first fold."""
 
-    def fold_scratch(self, param: Tensor, grad: Tensor, group: Group) -> int:
-        """Returns the most bytes that `fold` allocates at a time. The tensors may be fake."""
-        return 0
+    @abstractmethod
+    def fold(self, state: State, param: Tensor, grad: Tensor, at: Turn) -> None:
+        """Adds the gradient of one micro-batch to the state, in its share of `at.scale`."""
 
-    def release_scratch(self, param: Tensor, grad: Tensor, group: Group) -> int:
-        """Returns the most bytes that `release` allocates at a time to update one parameter."""
-        return self.fold_scratch(param, grad, group)
+    @abstractmethod
+    def apply(self, state: State, param: Tensor, step: int) -> None:
+        """Updates the parameter, with all gradients of the mini-batch folded in."""
 
-
-def block_size(tensor: Tensor) -> int:
-    """Returns how many elements an update processes at a time, to bound the bytes it allocates.
-
-    On a CPU, this many elements fit into the cache. On a GPU, they are enough to be worth a kernel
-    launch.
-    """
-    return machine.of(tensor.device.type).fold_elements
+    def update(self, state: State, param: Tensor, grad: Tensor, step: int) -> None:
+        self.decay(state, param, step)
+        self.fold(state, param, grad, Turn(step, 0, 1.0))
+        self.apply(state, param, step)
 
 
-def alike(first: Tensor, *others: Tensor) -> bool:
-    """Returns whether all tensors have the same shape, and the same strides without gaps.
-
-    If so, the tensors have their elements in the same order in memory.
-    """
-    shape, contiguous = first.shape, first.is_contiguous()
-    for t in others:  # a loop, which is faster than a generator: this runs for every gradient
-        if t.shape != shape or (contiguous and not t.is_contiguous()):
-            return False
-    if contiguous:
-        return True
-    step, dense = 1, [0] * first.dim()
-    for i in sorted(range(first.dim()), key=first.stride):
-        dense[i] = step
-        step *= first.shape[i]
-    return all(
-        n == 1 or s == d
-        for t in (first, *others)
-        for n, s, d in zip(t.shape, t.stride(), dense, strict=True)
-    )
+@cache
+def _defaults(rule: type[FoldRule]) -> tuple[tuple[str, Any], ...]:
+    return tuple((f.name, f.default) for f in fields(rule) if f.name not in rule.of_parameter)
 
 
-def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Cuts the tensors into pieces, and yields the pieces one after another.
-
-    A piece is a tuple with a flat view of each tensor, all of one range of elements. If the tensors
-    are not `alike` (in shape and strides), they are yielded whole, as a single piece.
-    """
-    if not alike(*tensors):
-        yield tensors
-        return
-    first = tensors[0]
-    order = sorted(range(first.dim()), key=first.stride, reverse=True)
-    flat = [t.permute(order).view(-1) for t in tensors]
-    size = block_size(first)
-    for start in range(0, first.numel(), size):
-        yield tuple(t[start : start + size] for t in flat)
+def is_rate(betas: Sequence[float]) -> bool:
+    """Returns whether these are rates of decay: from 0 to below 1."""
+    return all(0 <= beta < 1 for beta in betas)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import is_
 from typing import Any, NamedTuple
 
@@ -77,17 +77,21 @@ class FoldedValues:
     """The values of each group (lr, betas, ...) that the folds of a mini-batch use."""
 
     def __init__(self) -> None:
-        self._names: tuple[str, ...] = ()
-        self._kept: list[tuple[Group, tuple[Any, ...]]] = []
+        self._kept: list[tuple[Group, tuple[str, ...], tuple[Any, ...]]] = []
 
-    def note(self, groups: Sequence[Group], names: Iterable[str]) -> None:
-        """Remembers the values in each group that have one of these names, such as "lr"."""
-        self._names = tuple(names)
-        self._kept = [(g, tuple(map(_kept, self._of(g)))) for g in groups]
+    def note(self, groups: Sequence[Group], names: Callable[[Group], Sequence[str]]) -> None:
+        """Remembers the values in each group that have one of its names, such as "lr"."""
+        self._kept = []
+        for group in groups:
+            own = tuple(names(group))
+            self._kept.append((group, own, tuple([_kept(group[name]) for name in own])))
 
     def are_as_noted(self) -> bool:
         """Returns whether each group still has the values that `note` remembered."""
-        return all(kept == self._of(g) or not self._differing(kept, g) for g, kept in self._kept)
+        return all(
+            kept == tuple([group[name] for name in names]) or not _differing(names, kept, group)
+            for group, names, kept in self._kept
+        )
 
     def changed(self, noted: Group, now: Group) -> set[str]:
         """Returns the names of the values that have changed since `note` for a group's parameters.
@@ -96,15 +100,13 @@ class FoldedValues:
             noted: a group that was passed to `note`, which remembered its values.
             now: the group that these parameters are in now, which may be another group.
         """
-        [kept] = [kept for group, kept in self._kept if group is noted]
-        return self._differing(kept, now)
+        [(names, kept)] = [(names, kept) for g, names, kept in self._kept if g is noted]
+        return _differing(names, kept, now)
 
-    def _of(self, group: Group) -> tuple[Any, ...]:
-        return tuple(map(group.__getitem__, self._names))
 
-    def _differing(self, kept: tuple[Any, ...], group: Group) -> set[str]:
-        values = zip(self._names, kept, self._of(group), strict=True)
-        return {name for name, was, now in values if not _same(was, now)}
+def _differing(names: Sequence[str], kept: Sequence[Any], group: Group) -> set[str]:
+    pairs = zip(names, kept, strict=True)
+    return {n for n, was in pairs if n not in group or not _same(was, group[n])}
 
 
 class _KeptTensor:

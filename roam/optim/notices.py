@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from roam.core.errors import OptimizerWarning
 from roam.optim import refusals
 from roam.optim.data_parallel import in_data_parallel, nobody_sums, ranks
+from roam.optim.fold import Group
 from roam.optim.groups import FoldedValues, Members
 
 NOT_THE_USERS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
@@ -31,12 +32,12 @@ class Notices:
         self._values = FoldedValues()
         self._looked_for_ranks = False
 
-    def begin(self, members: Members, names: Iterable[str]) -> None:
+    def begin(self, members: Members, names: Callable[[Group], Sequence[str]]) -> None:
         """Remembers the groups, with the values (lr, ...) that this mini-batch's folds use.
 
         Args:
             members: the groups with their parameters.
-            names: the names of the values, such as "lr".
+            names: returns the names of a group's values, such as "lr".
         """
         self._members = members
         self._values.note(members.groups, names)

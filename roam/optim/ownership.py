@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from roam.core.errors import HyperparameterError
 from roam.optim import refusals
+from roam.optim.data_parallel import is_sharded
 from roam.optim.fold import FoldRule, Group
+from roam.optim.group_rules import GroupRules
 from roam.optim.groups import Members
 from roam.optim.handle import OptimizerHandle
 from roam.optim.hooks import Hooks
@@ -26,10 +28,15 @@ class OwningOptimizer(Optimizer):
 
     The user may edit `param_groups`, and add and remove parameters. `look_at_groups` detects such
     edits, and adds and removes hooks accordingly.
+
+    Attributes:
+        rule: the class of the rule by which gradients are folded.
     """
 
-    def __init__(self, params: ParamsT, defaults: dict[str, Any], rule: FoldRule) -> None:
-        self.rule = rule
+    rule: ClassVar[type[FoldRule]]
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        self._rules = GroupRules(self.rule, defaults)
         self._hooks = Hooks(self)
         self._members = Members()
         self._lost: set[Tensor] = set()  # parameters in the groups that a newer optimizer claimed
@@ -78,7 +85,8 @@ class OwningOptimizer(Optimizer):
         self._hooks.add_missing()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        self._check({**self.defaults, **param_group})
+        self._rules.fill(param_group)
+        self._check(param_group)
         super().add_param_group(param_group)
         self.look_at_groups()
         self._hooks.add_missing()
@@ -89,6 +97,18 @@ class OwningOptimizer(Optimizer):
         `name` is the name that the user gave the parameter; None without one.
         """
 
+    def accept(self, rule: FoldRule) -> None:
+        """Called for each new rule of a group. Raises HyperparameterError to refuse it."""
+
+    def facts(self, param: Tensor) -> tuple[Any, ...]:
+        """Returns the fields `of_parameter` of the parameter's rule."""
+        return ()
+
+    def rule_of(self, param: Tensor) -> FoldRule:
+        """Returns the parameter's rule, with the values that its group has now."""
+        group = self._members.places[param].group
+        return self._rules.of(group, self.accept, self.facts(param))
+
     def look_at_groups(self) -> None:
         """Claims the parameters that are new in `param_groups`, and gives up those that left it.
 
@@ -98,14 +118,15 @@ class OwningOptimizer(Optimizer):
         before = self._members
         if before.are_in(self.param_groups):
             return
+        self._rules.forget()
         for group in self.param_groups:
-            for key, value in self.defaults.items():
-                group.setdefault(key, value)
+            self._rules.fill(group)
             self._check(group)
         now = Members(self.param_groups)
         new = [param for param in now if param not in before.places]
         for param in new:
             self.admit(param, now.given_name(param))
+            self._check_fits(now.name(param), param, now.places[param].group)
         self._members = now
         for param in before:
             if param not in now.places:
@@ -117,10 +138,24 @@ class OwningOptimizer(Optimizer):
     def _check(self, group: Group) -> None:
         if not isinstance(unfolded := group.get("unfolded", False), bool):
             raise HyperparameterError(f"unfolded={unfolded!r}: True or False, for the whole group")
-        self.rule.check(group)
+        self._rules.of(group, self.accept)
+
+    def _check_fits(self, name: str, param: Tensor, group: Group) -> None:
+        rule = self._rules.of(group, self.accept, self.facts(param))
+        if not rule.elementwise and (param.is_complex() or is_sharded(param)):
+            what = "complex" if param.is_complex() else "in parts on several ranks (DTensor)"
+            raise HyperparameterError(
+                f"{name} is {what}, and {type(rule).__name__} needs it whole and real: put it into "
+                'a group with "rule": "AdamW"'
+            )
+        try:
+            rule.state(param)
+        except HyperparameterError as error:
+            raise HyperparameterError(f"{name}: {error}") from None
 
     def _own_again(self) -> None:
         """Claims the parameters of a copied optimizer and adds hooks: the last step of a copy."""
+        self._rules = GroupRules(self.rule, self.defaults)
         self._hooks = Hooks(self)
         for param in self._members:
             if param not in self._lost:
@@ -163,6 +198,3 @@ class OwningOptimizer(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         raise refusals.copied(type(self).__name__)
-
-    def _group(self, param: Tensor) -> Group:
-        return self._members.places[param].group

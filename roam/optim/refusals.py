@@ -8,6 +8,7 @@ from roam.core.errors import (
     ClippingWarning,
     DataParallelError,
     GradScalerError,
+    HyperparameterError,
     LateChangeWarning,
     LostParameterError,
     MicroBatchError,
@@ -41,6 +42,26 @@ def data_parallel(optimizer: str) -> DataParallelError:
     return DataParallelError(
         f"DistributedDataParallel would sum gradients that {optimizer} has folded before: every "
         "rank would train on its own. Use torch.optim.AdamW here."
+    )
+
+
+def release_only(rule: str, reason: str) -> HyperparameterError:
+    """Returns the error that a rule cannot accumulate.
+
+    Args:
+        rule: the name of the rule's class.
+        reason: why it cannot.
+    """
+    return HyperparameterError(
+        f"{rule} cannot accumulate: {reason}. Use mode='release', with larger batches or, for "
+        "batches as small, slower decay rates (β2 to the power of small / large batch)."
+    )
+
+
+def unclipped(rule: str) -> HyperparameterError:
+    return HyperparameterError(
+        f"max_norm with mode='accumulate' clips by the momentum, and {rule} has none whose length "
+        "matters: leave it out"
     )
 
 
@@ -107,8 +128,8 @@ def late_change(optimizer: str, names: Iterable[str], left: Collection[str]) -> 
 def clipping(optimizer: str) -> ClippingWarning:
     return ClippingWarning(
         f"asked to clip or to measure gradients that {optimizer} has folded in the backward: they "
-        f"are not clipped, and count as nothing in the norm. {optimizer}(update_clip=1.0) bounds "
-        "each parameter's update; for clipped gradients use torch.optim.AdamW."
+        f"are not clipped, and count as nothing in the norm. {optimizer}(max_norm=1.0) clips in "
+        "the fold, and roam.compile_step clips as torch does."
     )
 
 

@@ -2,19 +2,76 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from roam.core.errors import HyperparameterError
-from roam.optim.adama import AdamARule, clip, corrections, denominator
+from roam.optim import eight_bit_adam
+from roam.optim.adama import AdamARule
+from roam.optim.blocks import mean_square
 from roam.optim.data_parallel import is_sharded
-from roam.optim.fold import Group, State, StateSpec, block_size
-from roam.optim.folding import FoldingOptimizer, Mode
+from roam.optim.fold import FoldRule, State, StateSpec, Turn, Update
+from roam.optim.folding import FoldingOptimizer
 from roam.optim.slim_rules import SlimRules, plain_name
+
+
+@dataclass(frozen=True)
+class SlimRule(AdamARule):
+    """AdamA's rule with a second moment v that has size 1 in the averaged dimensions."""
+
+    dims: tuple[int, ...] = ()
+
+    of_parameter: ClassVar[tuple[str, ...]] = ("dims",)
+
+    @property
+    def elementwise(self) -> bool:
+        return not self.dims and super().elementwise
+
+    def state(self, param: Tensor) -> tuple[StateSpec, ...]:
+        if not self.dims:
+            return super().state(param)
+        shape = tuple(1 if d in self.dims else n for d, n in enumerate(param.shape))
+        if self.state_dtype == "int8":  # so few need no code
+            v = StateSpec("exp_avg_sq", shape, torch.promote_types(param.dtype, torch.float32))
+            return eight_bit_adam.states(param, remainder=self.weight_remainder, second=v)
+        m, v = super().state(param)
+        return m, replace(v, shape=shape)
+
+    def fold(self, state: State, param: Tensor, grad: Tensor, at: Turn) -> None:
+        v = state["exp_avg_sq"]
+        if v.shape == grad.shape or self.state_dtype == "int8":
+            super().fold(state, param, grad, at)
+            return
+        beta1, beta2 = self.betas
+        state["exp_avg"].add_(grad, alpha=(1 - beta1) * at.scale)
+        v.add_(mean_square(grad, v.shape), alpha=(1 - beta2) * self.square_scale(at.scale))
+
+    def apply(self, state: State, param: Tensor, step: int) -> None:
+        m, v = state["exp_avg"], state["exp_avg_sq"]
+        if v.shape == param.shape or self.state_dtype == "int8":
+            super().apply(state, param, step)
+            return
+        lr = float(self.lr)
+        correction1, correction2 = self.corrections(step)
+        divisor = self.denominator(v, correction2)
+        if self.update_clip is not None:
+            # number of elements of the parameter that share a second moment
+            each = param.numel() / max(divisor.numel(), 1)
+            squares = each * (mean_square(m, v.shape).sqrt() / divisor).square().sum()
+            divisor *= self.clip(squares, param, correction1, self.update_clip)
+        param.mul_(1 - lr * self.weight_decay)
+        param.addcdiv_(m, divisor, value=-lr / correction1)
+
+    def release(self, updates: Sequence[Update]) -> None:
+        if self.dims:  # no fused kernel has means
+            FoldRule.release(self, updates)
+        else:
+            super().release(updates)
 
 
 class SlimAdamA(FoldingOptimizer):
@@ -22,7 +79,7 @@ class SlimAdamA(FoldingOptimizer):
 
         v = β2 v + (1-β2) mean_K(g²)        g: the gradient, K: the dimensions to average over
 
-    **`clip_grad_norm_` clips nothing here**, as in AdamA; use `update_clip`. A state dict loads
+    **`clip_grad_norm_` clips nothing here**, as in AdamA; use `max_norm`. A state dict loads
     only into a SlimAdamA with the same rules.
 
     Args:
@@ -36,30 +93,18 @@ class SlimAdamA(FoldingOptimizer):
         HyperparameterError: a value is out of its range, or the rules do not fit the parameters.
     """
 
+    rule = SlimRule
+
     def __init__(
         self,
         params: ParamsT,
         rules: SlimRules | Mapping[str, tuple[int, ...]],
-        lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-        micro_batches: int = 1,
-        mode: Mode = "release",
-        update_clip: float | None = None,
-        batch_invariant: bool = False,
+        *args: Any,
+        **values: Any,
     ) -> None:
         self.dims = dict(rules.dims() if isinstance(rules, SlimRules) else rules)
         self._means: dict[Tensor, tuple[int, ...]] = {}
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "update_clip": update_clip,
-        }
-        rule = SlimRule(self._means, batch_invariant)
-        super().__init__(params, defaults, rule, mode, micro_batches)
+        super().__init__(params, *args, **values)
         names = [plain_name(n) for group in self.param_groups for n in group["param_names"]]
         if self.dims and self.dims.keys().isdisjoint(names):
             raise HyperparameterError(
@@ -85,72 +130,5 @@ class SlimAdamA(FoldingOptimizer):
             )
         self._means[param] = tuple(dims)
 
-
-class SlimRule(AdamARule):
-    """AdamA's rule with a second moment v that has size 1 in the averaged dimensions."""
-
-    def __init__(self, dims: Mapping[Tensor, tuple[int, ...]], batch_invariant: bool) -> None:
-        super().__init__(batch_invariant)
-        self.dims = dims
-
-    def state(self, param: Tensor) -> tuple[StateSpec, ...]:
-        shape = list(param.shape)
-        for d in self.dims.get(param, ()):
-            shape[d] = 1
-        m, _ = super().state(param)
-        return m, StateSpec("exp_avg_sq", tuple(shape), param.dtype)
-
-    def fold(self, state: State, grad: Tensor, scale: float, group: Group) -> None:
-        v = state["exp_avg_sq"]
-        if v.shape == grad.shape:
-            super().fold(state, grad, scale, group)
-            return
-        beta1, beta2 = group["betas"]
-        state["exp_avg"].add_(grad, alpha=(1 - beta1) * scale)
-        v.add_(mean_square(grad, v.shape), alpha=(1 - beta2) * self.square_scale(scale))
-
-    def apply(self, state: State, param: Tensor, step: Tensor, group: Group) -> None:
-        m, v = state["exp_avg"], state["exp_avg_sq"]
-        if v.shape == param.shape:
-            super().apply(state, param, step, group)
-            return
-        lr = float(group["lr"])
-        correction1, correction2 = corrections(step, group)
-        divisor = denominator(v, correction2, group)
-        if group["update_clip"] is not None:
-            # number of elements of the parameter that share a second moment
-            each = param.numel() / max(divisor.numel(), 1)
-            squares = each * (mean_square(m, v.shape).sqrt() / divisor).square().sum()
-            divisor *= clip(squares, param, correction1, group)
-        param.mul_(1 - lr * group["weight_decay"])
-        param.addcdiv_(m, divisor, value=-lr / correction1)
-
-    def fold_scratch(self, param: Tensor, grad: Tensor, group: Group) -> int:
-        if not self.dims.get(param, ()):
-            return 0
-        wide = torch.promote_types(grad.dtype, torch.float32).itemsize
-        copies = 1 if grad.itemsize == wide else 2
-        means = 2 * math.prod(self.state(param)[1].shape)
-        threads = torch.get_num_threads()  # each thread allocates one partial sum
-        return (copies * min(grad.numel(), block_size(grad)) + means + threads) * wide
-
-    def release_scratch(self, param: Tensor, grad: Tensor, group: Group) -> int:
-        if self.dims.get(param, ()):
-            return self.fold_scratch(param, grad, group)
-        return super().release_scratch(param, grad, group)
-
-
-def mean_square(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Returns the mean of x² over the dimensions that have size 1 in `shape` but not in x.
-
-    Computes in at least float32. Squares a few rows at a time, because x² as a whole would take as
-    much memory as x.
-    """
-    dims = tuple(d for d in range(x.dim()) if shape[d] != x.shape[d])
-    wide = torch.promote_types(x.dtype, torch.float32)
-    found = torch.zeros(shape, dtype=wide, device=x.device)
-    rows = max(1, block_size(x) // max(1, x[:1].numel()))
-    for start in range(0, x.shape[0], rows):
-        part = found if 0 in dims else found[start : start + rows]
-        part.add_(x[start : start + rows].to(wide).square().sum(dims, keepdim=True))
-    return found.div_(max(1, math.prod(x.shape[d] for d in dims)))
+    def facts(self, param: Tensor) -> tuple[Any, ...]:
+        return (self._means[param],)

@@ -173,7 +173,7 @@ def _static(owner: Owner) -> MeanRule:
         return rule("vector")
     if isinstance(owner.module, nn.Embedding):
         return rule("embedding", 1)
-    fan_in = _fan_in(owner)
+    fan_in = fan_in_of(owner)
     if fan_in is None:
         return rule("no match")
     for role, side, pattern in ROLES:
@@ -182,7 +182,7 @@ def _static(owner: Owner) -> MeanRule:
     return rule("no match")
 
 
-def _fan_in(owner: Owner) -> int | None:
+def fan_in_of(owner: Owner) -> int | None:
     """Returns the dimension of the inputs in a linear module's weight; None for other modules."""
     if isinstance(owner.module, nn.Linear) or owner.attribute == "in_proj_weight":
         return 1

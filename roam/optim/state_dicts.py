@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, MutableMapping, Sequence
+from collections.abc import Container, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, StateDict
 
 from roam.core.errors import StateMismatchError
-from roam.optim.fold import STEP, StateSpec
+from roam.optim.fold import GRAD_NORM, STEP, StateSpec
 
 StateOf = defaultdict[Tensor, dict[str, Any]]
 # attributes of an optimizer that a copy does not get (`step` is one if a scheduler wrapped it)
-NOT_COPIED = frozenset({"more_to_come", "_hooks", "step"})
+NOT_COPIED = frozenset({"more_to_come", "_hooks", "_rules", "step"})
 REFUSED = ("amsgrad", "maximize")  # options of AdamW that no fold rule has
 
 
@@ -51,12 +51,42 @@ def of_members(state: StateOf, members: Container[Tensor]) -> StateOf:
     return defaultdict(dict, {p: tensors for p, tensors in state.items() if p in members})
 
 
-def fit_loaded(param: Tensor, state: MutableMapping[str, Any], specs: Sequence[StateSpec]) -> None:
-    """Gives loaded tensors the strides that a fold expects, and moves the step count to the CPU."""
-    state["step"] = torch.as_tensor(state["step"]).to("cpu", STEP.dtype, copy=True)
+def saved_states(state_dict: StateDict, params: Iterable[Tensor]) -> dict[Tensor, dict[str, Any]]:
+    """Returns the states in a state dict by parameter.
+
+    Args:
+        state_dict: the state dict.
+        params: the parameters, in the order of the groups.
+    """
+    ids = dict.fromkeys(i for group in state_dict["param_groups"] for i in group["params"])
+    return {p: state_dict["state"].get(i, {}) for i, p in zip(ids, params, strict=True)}
+
+
+def fit_loaded(
+    param: Tensor,
+    state: MutableMapping[str, Any],
+    saved: Mapping[str, Any],
+    specs: Sequence[StateSpec],
+) -> None:
+    """Gives loaded tensors the strides and dtypes of `specs`, and moves the step count to the CPU.
+
+    Args:
+        param: the parameter.
+        state: its states, which torch has cast to the parameter's dtype.
+        saved: its states as they were saved.
+        specs: what they are to be.
+    """
+    # some of torch's optimizers count no updates; with a state there was at least one
+    step = torch.as_tensor(state.get("step", 1.0))
+    state["step"] = step.to("cpu", STEP.dtype, copy=True)
     for spec in specs:
-        if spec.zeros(param.to("meta")).stride() != state[spec.name].stride():
-            state[spec.name] = spec.zeros(param).copy_(state[spec.name])
+        if spec.name == GRAD_NORM:
+            state.setdefault(GRAD_NORM, spec.make(param))  # saved without max_norm
+        made, found = spec.make(param.detach().to("meta")), state[spec.name]
+        if made.dtype != found.dtype:
+            state[spec.name] = spec.make(param).copy_(saved.get(spec.name, state[spec.name]))
+        elif made.stride() != found.stride():
+            state[spec.name] = spec.make(param).copy_(found)
 
 
 def copied_attributes(optimizer: Optimizer) -> dict[str, Any]:

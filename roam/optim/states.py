@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,11 +10,11 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT, StateDict
 
 from roam.core.offload_to import OffloadTo
-from roam.optim.fold import STEP, FoldRule, StateSpec
+from roam.optim.fold import STEP, StateSpec
 from roam.optim.groups import Members
 from roam.optim.hooks import begin_epoch
 from roam.optim.ownership import OwningOptimizer
-from roam.optim.state_dicts import check_fits, fit_loaded, of_members
+from roam.optim.state_dicts import check_fits, fit_loaded, of_members, saved_states
 from roam.optim.stored_states import StoredStates, in_memory, is_stored
 from roam.runtime import stored_ops as stored_ops  # registers what the ops run
 from roam.runtime.file_tier import file_tier
@@ -23,13 +24,17 @@ from roam.runtime.tickets import issue
 class StatefulOptimizer(OwningOptimizer):
     """An optimizer whose large state tensors may lie in a file between steps."""
 
-    def __init__(self, params: ParamsT, defaults: dict[str, Any], rule: FoldRule) -> None:
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         self._stored = StoredStates()
-        super().__init__(params, defaults, rule)
+        super().__init__(params, defaults)
 
     def spec(self, param: Tensor) -> tuple[StateSpec, ...]:
         """Returns what state tensors a parameter has, even if they are not allocated yet."""
-        return (*self.rule.state(param), STEP)
+        return (*self.states_of(param), STEP)
+
+    def states_of(self, param: Tensor) -> tuple[StateSpec, ...]:
+        """Returns what state tensors a parameter has, beside its count of updates."""
+        return self.rule_of(param).state(param)
 
     def state_of(self, param: Tensor) -> dict[str, Any]:
         """Returns the state tensors of a parameter. The first call allocates them.
@@ -38,8 +43,8 @@ class StatefulOptimizer(OwningOptimizer):
         """
         state: dict[str, Any] = self.state[param]
         if not state:
-            name, specs = self._members.name(param), self.rule.state(param)
-            state.update({s.name: self._stored.zeros(name, param, s) for s in specs})
+            name, specs = self._members.name(param), self.states_of(param)
+            state.update({s.name: self._stored.make(name, param, s) for s in specs})
             state["step"] = torch.zeros((), dtype=STEP.dtype)
         return state
 
@@ -64,9 +69,11 @@ class StatefulOptimizer(OwningOptimizer):
         if not self._stored.keep_in(to := OffloadTo.parse(to)):
             return
         params = [p for p in self._members if p.requires_grad]
-        file_tier(to.folder).reserve(sum(self._stored.room(p, self.rule.state(p)) for p in params))
+        file_tier(to.folder).reserve(sum(self._stored.room(p, self.states_of(p)) for p in params))
         for param, state in self.state.items():
-            self._stored.move(self._members.name(param), param, self.rule.state(param), state)
+            self._stored.move(
+                self._members.name(param), param, self.rule_of(param).state(param), state
+            )
         begin_epoch()  # folds of its parameters need other things of a plan now
 
     def state_dict(self) -> StateDict:
@@ -94,13 +101,28 @@ class StatefulOptimizer(OwningOptimizer):
             StateMismatchError: the state dict lacks state tensors that the parameters need.
         """
         self.look_at_groups()
-        check_fits(state_dict, ((self._members.name(p), self.spec(p)) for p in self._members))
+        check_fits(state_dict, [*self._wanted(state_dict)])
         self._stored.forget()
         super().load_state_dict(state_dict)
         self._members = Members(self.param_groups)  # as torch has replaced the groups' dicts
+        self._rules.forget()
         for group in self.param_groups:
-            for key, value in self.defaults.items():
-                group.setdefault(key, value)
+            self._rules.fill(group)
+        saved = saved_states(state_dict, self._members)
         for param, state in self.state.items():
-            fit_loaded(param, state, self.rule.state(param))
-            self._stored.move(self._members.name(param), param, self.rule.state(param), state)
+            fit_loaded(param, state, saved[param], self.rule_of(param).state(param))
+            self._stored.move(
+                self._members.name(param), param, self.rule_of(param).state(param), state
+            )
+
+    def _wanted(self, state_dict: StateDict) -> Iterator[tuple[str, tuple[StateSpec, ...]]]:
+        """Yields name and states of each parameter, once its group has the values of a state dict.
+
+        The states may depend on these values (a momentum of 0 has no buffer).
+        """
+        loaded = iter(state_dict["param_groups"])
+        for group in self.param_groups:
+            values = {**group, **{k: v for k, v in next(loaded, {}).items() if k in group}}
+            for param in group["params"]:
+                rule = self._rules.made(values, self.facts(param))
+                yield self._members.name(param), rule.state(param)

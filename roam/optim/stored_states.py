@@ -3,8 +3,8 @@
     optimizer.state[p]   {"exp_avg": StoredTensor, "exp_avg_sq": StoredTensor, "step": tensor}
 
 A graph that folds a gradient loads the tensors by plan and passes them to the fold. Whatever else
-folds or updates (a hook, `step()`) loads them here, one parameter at a time. All are zero at first,
-and nothing is read then.
+folds or updates (a hook, `step()`) loads them here, one parameter at a time. Those that start as
+zeros are not read before they were written.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class StoredStates:
         to = to or self.to
         if to is None or spec.bytes < to.smallest or param.device.type not in ("cpu", "meta"):
             return None
-        made = None if is_sharded(param) else spec.zeros(param.detach().to("meta"))
+        made = None if is_sharded(param) else spec.make(param.detach().to("meta"))
         if made is None or not is_dense(made):
             return None
         return StoredState(spec.name, spec.bytes, tuple(made.shape), made.stride(), made.dtype)
@@ -79,8 +79,8 @@ class StoredStates:
         """Returns the bytes of the state tensors of a parameter that are in the folder."""
         return sum(spec.bytes for spec in specs if self.stored(param, spec) is not None)
 
-    def zeros(self, name: str, param: Tensor, spec: StateSpec) -> Tensor | StoredTensor:
-        """Returns a state tensor, in the folder if it is to be there.
+    def make(self, name: str, param: Tensor, spec: StateSpec) -> Tensor | StoredTensor:
+        """Returns a state tensor as it starts, in the folder if it is to be there.
 
         Args:
             name: of the parameter.
@@ -90,7 +90,11 @@ class StoredStates:
         Raises:
             TierFullError: the disk is full.
         """
-        return self._stored_zeros(name, param, spec) or spec.zeros(param)
+        if (made := self._stored_zeros(name, param, spec)) is None:
+            return spec.make(param)
+        if spec.start:
+            made.store(spec.make(param))
+        return made
 
     def _stored_zeros(self, name: str, param: Tensor, spec: StateSpec) -> StoredTensor | None:
         """Returns a state tensor in the folder; None if it is not to be there."""

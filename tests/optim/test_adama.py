@@ -16,7 +16,7 @@ import roam
 from roam.bench.zoo import TINY, loss
 from roam.core.errors import HyperparameterError
 from roam.optim import AdamA, SlimAdamA
-from roam.optim.fold import alike, block_size, blocks
+from roam.optim.blocks import alike, block_size, blocks
 from tests.helpers import assert_equal, real_models
 from tests.optim.reference import (
     GOOD,

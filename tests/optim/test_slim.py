@@ -13,9 +13,8 @@ from torch import nn
 import roam
 from roam.bench.zoo import TINY, loss
 from roam.core.errors import HyperparameterError, StateMismatchError
-from roam.optim import AdamA, SlimAdamA, static_rules
-from roam.optim.fold import block_size
-from roam.optim.slim import mean_square
+from roam.optim import AdamA, AdamMini, SlimAdamA, mini_rules, static_rules
+from roam.optim.blocks import block_size, mean_square
 from tests.optim.reference import (
     GOOD,
     Reference,
@@ -183,3 +182,44 @@ def test_rules_need_names_that_are_there() -> None:
         SlimAdamA(mlp().named_parameters(), {"head.weight": (0,)})
     with pytest.raises(HyperparameterError, match=r"0\.bias.*\[1\].*\[10\]"):
         SlimAdamA(mlp().named_parameters(), {"0.bias": (1,)})
+
+
+class Attention(nn.Module):
+    """Of two heads, with names as Llama has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.q_proj, self.v_proj = nn.Linear(6, 8, bias=False), nn.Linear(6, 8)
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.q_proj(x).sin() * self.v_proj(x))
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_adam_mini_shares_by_head_and_by_output(n: int) -> None:
+    model = Attention().double()
+    heads = 2
+    views = {"q_proj.weight": (heads, -1), "v_proj.weight": (8, 6)}
+    references = {
+        name: Reference(
+            p.view(views.get(name, p.shape)), dims=(1,) if name in views else (), **GOOD
+        )
+        for name, p in model.named_parameters()
+    }
+    how: dict[str, Any] = {"mode": "accumulate", "micro_batches": n} if n > 1 else {}
+    optimizer = AdamMini(model.named_parameters(), mini_rules(model, heads), **how, **GOOD)
+    data = batches(5 * n, torch.float64)
+    for i in range(0, len(data), n):
+        grads = [gradients(model, x) for x in data[i : i + n]]
+        for x in data[i : i + n]:
+            backward(model, x)
+        optimizer.step()
+        for name, p in model.named_parameters():
+            r = references[name]
+            r.step([g[name].view(r.param.shape) for g in grads])
+            assert close(p.view(r.param.shape), r.param)
+            assert optimizer.state_of(p)["exp_avg_sq"].shape == r.v.shape
+    with pytest.raises(HyperparameterError, match=r"q_proj\.weight is 2 heads.*\[7, 6\]"):
+        AdamMini([("q_proj.weight", nn.Parameter(torch.ones(7, 6)))], mini_rules(model, heads))

@@ -1,0 +1,74 @@
+"""Defines Adafactor: second moments factored into rows and columns (arXiv 1804.04235)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from roam.optim.factored import FactoredRule, absorb, rms, scaled, sum_of_squares, too_long
+from roam.optim.fold import State, StateSpec
+from roam.optim.folding import FoldingOptimizer
+
+
+@dataclass(frozen=True)
+class AdafactorRule(FactoredRule):
+    """Adafactor's rule, as in torch.optim: without momentum."""
+
+    lr: float | Tensor = 1e-2
+    beta2_decay: float = -0.8
+    eps: tuple[float | None, float] = (None, 1e-3)
+    d: float = 1.0
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._require(
+            lr=bool(self.lr >= 0),
+            beta2_decay=self.beta2_decay <= 0,
+            eps=(self.eps[0] is None or self.eps[0] >= 0) and self.eps[1] >= 0,
+            d=self.d >= 1,
+            weight_decay=self.weight_decay >= 0,
+        )
+
+    def state(self, param: Tensor) -> tuple[StateSpec, ...]:
+        return tuple(replace(spec, name=NAMES[spec.name]) for spec in self.moments("v", param))
+
+    def update(self, state: State, param: Tensor, grad: Tensor, step: int) -> None:
+        lr = float(self.lr)
+        floor = torch.finfo(param.dtype).eps if self.eps[0] is None else self.eps[0]
+        moments = {name: state[torchs] for name, torchs in NAMES.items() if torchs in state}
+        alpha = rms(param).clamp_(min=self.eps[1]) * min(lr, 1 / math.sqrt(step))
+        absorb(moments, "v", grad, step**self.beta2_decay)
+        squares = sum_of_squares(scaled(moments, "v", grad, floor=floor), param)
+        alpha /= too_long(squares, param.numel(), self.d)
+        if self.weight_decay:
+            param.mul_(1 - lr * self.weight_decay)
+        for u, p in scaled(moments, "v", grad, param, floor=floor):
+            p.sub_(u.mul_(alpha))
+
+
+NAMES = {"v": "variance", "v_row": "row_var", "v_col": "col_var"}  # torch's names of the states
+
+
+class Adafactor(FoldingOptimizer):
+    """torch.optim.Adafactor (arXiv 1804.04235).
+
+        v = r c / mean(r),   u = g / √v,   u /= max(1, RMS(u) / d)
+        p -= max(ε2, RMS(p)) min(lr, 1/√t) u
+
+    r and c are running means of g² over columns and rows, with β2 = 1 - t^beta2_decay. A value for
+    each row and column: next to nothing a parameter. Releases only.
+
+    Args:
+        params: parameters, groups of them, or `model.named_parameters()`.
+        lr, beta2_decay, eps, d, weight_decay: as in torch.optim.Adafactor. (The Adafactor of the
+            library transformers places ε1 elsewhere, and has other default values.)
+        mode: "release".
+
+    Raises:
+        HyperparameterError: a value is out of its range, or the mode is another.
+    """
+
+    rule = AdafactorRule

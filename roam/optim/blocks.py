@@ -1,0 +1,92 @@
+"""Cuts large tensors into blocks, so that an update allocates little at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from roam.core import machine
+
+
+def block_size(tensor: Tensor) -> int:
+    """Returns how many elements an update processes at a time, to bound the bytes it allocates.
+
+    On a CPU, this many elements fit into the cache. On a GPU, they are enough to be worth a kernel
+    launch.
+    """
+    return machine.of(tensor.device.type).fold_elements
+
+
+def alike(first: Tensor, *others: Tensor) -> bool:
+    """Returns whether all tensors have the same shape, and the same strides without gaps.
+
+    If so, the tensors have their elements in the same order in memory.
+    """
+    shape, contiguous = first.shape, first.is_contiguous()
+    for t in others:  # a loop, which is faster than a generator: this runs for every gradient
+        if t.shape != shape or (contiguous and not t.is_contiguous()):
+            return False
+    if contiguous:
+        return True
+    step, dense = 1, [0] * first.dim()
+    for i in sorted(range(first.dim()), key=first.stride):
+        dense[i] = step
+        step *= first.shape[i]
+    return all(
+        n == 1 or s == d
+        for t in (first, *others)
+        for n, s, d in zip(t.shape, t.stride(), dense, strict=True)
+    )
+
+
+def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Cuts the tensors into pieces, and yields the pieces one after another.
+
+    A piece is a tuple with a flat view of each tensor, all of one range of elements. If the tensors
+    are not `alike` (in shape and strides), they are yielded whole, as a single piece.
+    """
+    if not alike(*tensors):
+        yield tensors
+        return
+    first = tensors[0]
+    order = sorted(range(first.dim()), key=first.stride, reverse=True)
+    flat = [t.permute(order).view(-1) for t in tensors]
+    size = block_size(first)
+    for start in range(0, first.numel(), size):
+        yield tuple(t[start : start + size] for t in flat)
+
+
+def row_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Cuts the tensors along their first dimension, and yields the pieces one after another.
+
+    Tensors with one row, which all pieces share, are not cut. The first tensor decides how many
+    rows a piece has: about a block, and at least one.
+    """
+    first = tensors[0]
+    rows = max(1, block_size(first) // max(1, first[:1].numel()))
+    for start in range(0, len(first), rows):
+        yield tuple(t if len(t) != len(first) else t[start : start + rows] for t in tensors)
+
+
+def squared_sum(x: Tensor) -> Tensor:
+    """Returns the sum of the squared elements of x, a scalar, computed in at least float32."""
+    return torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32)).square()
+
+
+def mean_square(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Returns the mean of x² over the dimensions that have size 1 in `shape` but not in x.
+
+    Computes in at least float32. Squares a few rows at a time, because x² as a whole would take as
+    much memory as x.
+    """
+    dims = tuple(d for d in range(x.dim()) if shape[d] != x.shape[d])
+    wide = torch.promote_types(x.dtype, torch.float32)
+    found = torch.zeros(shape, dtype=wide, device=x.device)
+    rows = max(1, block_size(x) // max(1, x[:1].numel()))
+    for start in range(0, x.shape[0], rows):
+        part = found if 0 in dims else found[start : start + rows]
+        part.add_(x[start : start + rows].to(wide).square().sum(dims, keepdim=True))
+    return found.div_(max(1, math.prod(x.shape[d] for d in dims)))

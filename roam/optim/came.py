@@ -1,0 +1,83 @@
+"""Defines CAME: Adafactor with a momentum that its own confidence scales (arXiv 2307.02047)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from roam.optim.factored import FactoredRule, absorb, scaled, sum_of_squares, too_long
+from roam.optim.fold import State, StateSpec, is_rate
+from roam.optim.folding import FoldingOptimizer
+
+
+@dataclass(frozen=True)
+class CAMERule(FactoredRule):
+    """CAME's rule (arXiv 2307.02047, algorithm 2)."""
+
+    lr: float | Tensor = 2e-4
+    eps: tuple[float, float] = (1e-30, 1e-16)
+    clip_threshold: float = 1.0
+    betas: tuple[float, float, float] = (0.9, 0.999, 0.9999)
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._require(
+            lr=bool(self.lr >= 0),
+            eps=min(self.eps) >= 0,
+            clip_threshold=self.clip_threshold > 0,
+            betas=is_rate(self.betas),
+            weight_decay=self.weight_decay >= 0,
+        )
+
+    def state(self, param: Tensor) -> tuple[StateSpec, ...]:
+        own = StateSpec.like("exp_avg", param), *self.moments("exp_avg_sq", param)
+        return own if param.dim() < 2 else (*own, *self.moments("exp_avg_res", param))
+
+    def update(self, state: State, param: Tensor, grad: Tensor, step: int) -> None:
+        lr, (beta1, beta2, beta3), m = float(self.lr), self.betas, state["exp_avg"]
+        absorb(state, "exp_avg_sq", grad, 1 - beta2, self.eps[0])
+        squares = sum_of_squares(scaled(state, "exp_avg_sq", grad), param)
+        longer = too_long(squares, param.numel(), self.clip_threshold)
+        if param.dim() < 2:
+            for u, m_, p in scaled(state, "exp_avg_sq", grad, m, param):
+                m_.mul_(beta1).add_(u.div_(longer), alpha=1 - beta1)
+                p.mul_(1 - lr * self.weight_decay).add_(m_, alpha=-lr)
+            return
+        row, col = state["exp_avg_res_row"], state["exp_avg_res_col"]
+        rows, columns = torch.zeros_like(row), torch.zeros_like(col)
+        batched = param.dim() > 2  # the blocks are of whole matrices, each with columns of its own
+        start = 0
+        for u, m_ in scaled(state, "exp_avg_sq", grad, m):
+            m_.mul_(beta1).add_(u.div_(longer), alpha=1 - beta1)
+            u.sub_(m_).square_()
+            end = start + len(u)
+            rows[start:end] = u.mean(dim=-1, keepdim=True)
+            (columns[start:end] if batched else columns).add_(u.sum(dim=-2, keepdim=True))
+            start = end
+        row.lerp_(rows.add_(self.eps[1]), 1 - beta3)
+        col.lerp_(columns.div_(max(1, param.size(-2))).add_(self.eps[1]), 1 - beta3)
+        for u, p in scaled(state, "exp_avg_res", m, param):
+            p.mul_(1 - lr * self.weight_decay).add_(u, alpha=-lr)
+
+
+class CAME(FoldingOptimizer):
+    """CAME (arXiv 2307.02047), with s and v factored into rows and columns.
+
+        u = g / √v,   u /= max(1, RMS(u) / clip_threshold),   m = β1 m + (1-β1) u
+        s = β3 s + (1-β3) ((u - m)² + ε2),   p -= lr (m / √s + λ p)
+
+    v is the running mean of g² + ε1, by β2. One state for each element, m, and four for each row
+    and column: 4 bytes a parameter in float32. Vectors have no s. Releases only.
+
+    Args:
+        params: parameters, groups of them, or `model.named_parameters()`.
+        lr, eps, clip_threshold, betas, weight_decay: as in the authors' package, came-pytorch.
+        mode: "release".
+
+    Raises:
+        HyperparameterError: a value is out of its range, or the mode is another.
+    """
+
+    rule = CAMERule

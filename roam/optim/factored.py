@@ -1,0 +1,104 @@
+"""Second moments that are the product of a value for each row and a value for each column.
+
+    v ≈ r c / mean(r)          r: means of g² over the columns, c: over the rows (arXiv 1804.04235)
+
+A tensor of more than two dimensions is a batch of the matrices of its last two. One of fewer has a
+second moment for each element. Adafactor, AdaLomo and CAME use them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from roam.optim.blocks import row_blocks, squared_sum
+from roam.optim.fold import FoldRule, State, StateSpec
+
+
+@dataclass(frozen=True)
+class FactoredRule(FoldRule):
+    """A rule with factored second moments, in at least float32: slow means need its digits."""
+
+    @property
+    def release_only(self) -> str:
+        return "it squares the whole gradient of a mini-batch"
+
+    def moments(self, name: str, param: Tensor) -> tuple[StateSpec, ...]:
+        """Returns the states of the second moments that are called `name`."""
+        dtype = wide(param.dtype)
+        if param.dim() < 2:
+            return (StateSpec.like(name, param, dtype),)
+        *batch, n, m = param.shape
+        return (
+            StateSpec(f"{name}_row", (*batch, n, 1), dtype),
+            StateSpec(f"{name}_col", (*batch, 1, m), dtype),
+        )
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Returns a dtype with at least the digits of float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def absorb(state: State, name: str, grad: Tensor, weight: float, floor: float = 0.0) -> None:
+    """Moves second moments towards g² + floor, by `weight` (1 - β2)."""
+    if grad.dim() < 2:
+        state[name].mul_(1 - weight).addcmul_(grad, grad, value=weight).add_(floor * weight)
+        return
+    for side, dim in (("row", -1), ("col", -2)):
+        norm = torch.linalg.vector_norm(grad, dim=dim, keepdim=True, dtype=wide(grad.dtype))
+        square = norm.square_().div_(max(1, grad.size(dim))).add_(floor)
+        state[f"{name}_{side}"].lerp_(square, weight)
+
+
+def scaled(
+    state: State, name: str, grad: Tensor, *others: Tensor, floor: float = 0.0
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yields g / √v for one block of rows after another, with the same rows of `others`.
+
+    The block of g / √v is new memory, which the caller may change.
+
+    Args:
+        state: the parameter's state.
+        name: of the second moments.
+        grad: g.
+        others: tensors of the shape of g.
+        floor: v is at least floor², and mean(r) at least floor.
+    """
+    if grad.dim() < 2:
+        whole = grad.reshape(-1), state[name].reshape(-1), *(t.view(-1) for t in others)
+        for g, v, *rest in row_blocks(*whole):
+            yield (v.clamp(min=floor * floor).rsqrt_().mul_(g), *rest)
+        return
+    row, col = state[f"{name}_row"], state[f"{name}_col"]
+    mean = row.mean(dim=-2, keepdim=True).clamp_(min=floor)
+    for g, r, c, middle, *rest in row_blocks(grad, row, col, mean, *others):
+        v = (r * c).div_(middle).clamp_(min=floor * floor)
+        yield (v.rsqrt_().mul_(g), *rest)
+
+
+def too_long(squares: Tensor, count: int, limit: float) -> Tensor:
+    """Returns max(1, RMS / limit) of an update, a scalar.
+
+    Args:
+        squares: the sum of the squared elements of the update.
+        count: the number of its elements.
+        limit: the RMS that it may have.
+    """
+    return (squares / max(1, count)).sqrt_().div_(limit).clamp_(min=1)
+
+
+def sum_of_squares(pieces: Iterator[tuple[Tensor, ...]], like: Tensor) -> Tensor:
+    """Returns the sum of the squared elements of the first tensors of all pieces."""
+    total = squared_sum(like.new_zeros(()))
+    for piece, *_ in pieces:
+        total += squared_sum(piece)
+    return total
+
+
+def rms(x: Tensor) -> Tensor:
+    """Returns the root of the mean square of the elements of x, a scalar."""
+    return (squared_sum(x) / max(1, x.numel())).sqrt_()

@@ -1,0 +1,71 @@
+"""Defines a rule that updates parameters by one of PyTorch's fused kernels, if there is one."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from roam.optim.blocks import alike
+from roam.optim.fold import OF_OPTIMIZER, AccumulatingRule, Update
+
+DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
+DTYPES = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16})
+
+
+@dataclass(frozen=True)
+class FusedRule(AccumulatingRule):
+    """A rule with a fused kernel, whose bits are those of torch's optimizer with `fused=True`."""
+
+    @abstractmethod
+    def fused(self, updates: Sequence[Update]) -> None:
+        """Updates parameters by the fused kernel.
+
+        All parameters are of one device and dtype. Each is `alike` (in shape and strides) to its
+        gradient and states.
+        """
+
+    @property
+    def prefers_formulas(self) -> bool:
+        """Whether the rule has values that the fused kernel does not know."""
+        return False
+
+    def has_fused(self, param: Tensor, grad: Tensor) -> bool:
+        """Returns whether the fused kernel can update this parameter by this gradient."""
+        return (
+            not self.prefers_formulas
+            and grad.device.type in DEVICES
+            and param.dtype in DTYPES
+            and param.dtype == grad.dtype
+        )
+
+    def release(self, updates: Sequence[Update]) -> None:
+        kinds: dict[tuple[torch.device, torch.dtype, torch.dtype], list[Update]] = {}
+        for update in updates:
+            key = update.param.device, update.param.dtype, update.grad.dtype
+            kinds.setdefault(key, []).append(update)
+        for kind in kinds.values():
+            if self.has_fused(kind[0].param, kind[0].grad):
+                self._release_fused(kind)
+            else:
+                super().release(kind)
+
+    def _release_fused(self, updates: Sequence[Update]) -> None:
+        together: list[Update] = []
+        for update in updates:
+            state, param, grad, _ = update
+            own = [t for name, t in state.items() if name not in OF_OPTIMIZER]
+            # a fused kernel ignores strides: all its tensors must have one order of elements
+            if alike(param, grad, *own):
+                together.append(update)
+            elif alike(param, *own):
+                together.append(update._replace(grad=torch.empty_like(param).copy_(grad)))
+            else:
+                super().release([update])
+        if together:
+            self.fused(together)
+            # it does not bump version counters, by which autograd detects changed parameters
+            torch.autograd.graph.increment_version([update.param for update in together])

@@ -1,0 +1,139 @@
+"""Defines GaLore: AdamW in a subspace of each matrix's gradients (arXiv 2403.03507)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from roam.optim.blocks import blocks, row_blocks
+from roam.optim.factored import wide
+from roam.optim.fold import AccumulatingRule, State, StateSpec, Turn, is_rate
+from roam.optim.folding import FoldingOptimizer
+
+
+@dataclass(frozen=True)
+class GaLoreRule(AccumulatingRule):
+    """GaLore's rule (arXiv 2403.03507, algorithm 2), and AdamW for what is no matrix."""
+
+    lr: float | Tensor = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    rank: int = 128
+    update_proj_gap: int = 200
+    scale: float = 0.25
+    sums: bool = False
+
+    of_parameter = ("sums",)
+    folds_with = ("rank", "update_proj_gap")
+
+    def __post_init__(self) -> None:
+        self._require(
+            lr=bool(self.lr >= 0),
+            betas=is_rate(self.betas),
+            eps=self.eps >= 0,
+            weight_decay=self.weight_decay >= 0,
+            rank=self.rank > 0,
+            update_proj_gap=self.update_proj_gap > 0,
+            scale=self.scale > 0,
+        )
+
+    def projects(self, param: Tensor) -> bool:
+        """Returns whether the parameter is a matrix with more rows and columns than the rank."""
+        return param.dim() == 2 and min(param.shape) > self.rank
+
+    def state(self, param: Tensor) -> tuple[StateSpec, ...]:
+        n, m = param.shape if param.dim() == 2 else (0, 0)
+        inside, dtype = tuple(param.shape), wide(param.dtype)
+        projector: tuple[StateSpec, ...] = ()
+        if self.projects(param):
+            inside = (self.rank, m) if n <= m else (n, self.rank)
+            projector = (StateSpec("projector", (min(n, m), self.rank), dtype),)
+        names = ("exp_avg", "exp_avg_sq", *(("sum",) if self.sums else ()))
+        return *projector, *(StateSpec(name, inside, dtype) for name in names)
+
+    def decay(self, state: State, param: Tensor, step: int) -> None:
+        state["sum"].zero_()
+
+    def fold(self, state: State, param: Tensor, grad: Tensor, at: Turn) -> None:
+        if at.micro_batch == 0:
+            self._refresh(state, param, grad, at.step)
+        state["sum"].add_(self._inside(state, param, grad), alpha=at.scale)
+
+    def apply(self, state: State, param: Tensor, step: int) -> None:
+        self._adam(state, param, state["sum"], step)
+
+    def update(self, state: State, param: Tensor, grad: Tensor, step: int) -> None:
+        self._refresh(state, param, grad, step)
+        self._adam(state, param, self._inside(state, param, grad), step)
+
+    def _refresh(self, state: State, param: Tensor, grad: Tensor, step: int) -> None:
+        """Takes the subspace of a gradient's largest directions, every `update_proj_gap` steps."""
+        if self.projects(param) and (step - 1) % self.update_proj_gap == 0:
+            n, m = param.shape
+            whole = grad.to(state["projector"].dtype)
+            u, _, vh = torch.linalg.svd(whole, full_matrices=False)
+            state["projector"].copy_(u[:, : self.rank] if n <= m else vh[: self.rank].T)
+
+    def _inside(self, state: State, param: Tensor, grad: Tensor) -> Tensor:
+        """Returns the gradient in the subspace."""
+        if not self.projects(param):
+            return grad
+        p, (n, m) = state["projector"], param.shape
+        whole = grad.to(p.dtype)
+        return p.T @ whole if n <= m else whole @ p
+
+    def _adam(self, state: State, param: Tensor, inside: Tensor, step: int) -> None:
+        lr, (beta1, beta2) = float(self.lr), self.betas
+        m, v = state["exp_avg"], state["exp_avg_sq"]
+        correction1, correction2 = 1 - beta1**step, 1 - beta2**step
+        m.lerp_(inside.to(m.dtype), 1 - beta1)
+        v.mul_(beta2).addcmul_(inside, inside, value=1 - beta2)
+        rate, root = -lr / correction1, 1 / math.sqrt(correction2)
+        if not self.projects(param):
+            for p, m_, v_ in blocks(param, m, v):
+                p.addcdiv_(m_, v_.sqrt().mul_(root).add_(self.eps), value=rate)
+        else:
+            direction = m / v.sqrt().mul_(root).add_(self.eps)
+            basis, (n, columns) = state["projector"], param.shape
+            if n <= columns:
+                for p, b in row_blocks(param, basis):
+                    p.add_(b @ direction, alpha=rate * self.scale)
+            else:
+                for p, d in row_blocks(param, direction):
+                    p.add_(d @ basis.T, alpha=rate * self.scale)
+        if self.weight_decay:  # after the update, as the authors do
+            param.mul_(1 - lr * self.weight_decay)
+
+
+class GaLore(FoldingOptimizer):
+    """GaLore (arXiv 2403.03507): Adam on R = Pᵀ g, and p -= lr scale P Adam(R), for matrices.
+
+    P holds the first `rank` singular vectors of g, on the smaller side, and is taken anew every
+    `update_proj_gap` steps; m and v stay as they are, as with the authors. The states of an n x m
+    matrix (n ≤ m) have r (n + 2m) elements in float32. Vectors, convolutions and matrices of no
+    more rows or columns than `rank` get AdamW. Embeddings are matrices here: their SVD takes long,
+    so give them a group with `"rule": "AdamW"`.
+
+    Mode "accumulate" is exact for a given P, and keeps the sum of the micro-batches' R (r m
+    elements more): v squares the sum, as Adam's does. A new P is that of the first micro-batch's
+    gradient.
+
+    Args:
+        params: parameters, groups of them, or `model.named_parameters()`.
+        lr, betas, eps, weight_decay, rank, update_proj_gap, scale: as in the authors' package,
+            galore-torch. The weight decay is decoupled, and follows the update.
+        mode, micro_batches, max_norm, clip_by: as in AdamA.
+
+    Raises:
+        HyperparameterError: a value is out of its range.
+    """
+
+    rule = GaLoreRule
+
+    def facts(self, param: Tensor) -> tuple[Any, ...]:
+        return (self.mode == "accumulate",)

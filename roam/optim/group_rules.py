@@ -1,0 +1,94 @@
+"""Makes the rules of parameter groups from the values in them.
+
+{"params": ..., "lr": 1e-3, ...}                       the optimizer's own rule
+{"params": ..., "lr": 1e-3, ..., "rule": "AdamW"}      the rule of another optimizer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+from roam.core.errors import HyperparameterError
+from roam.optim.fold import FoldRule, Group
+
+RULE = "rule"  # the value of a group that names another optimizer's rule
+# values that groups with another rule have from the constructor too, if they are given none
+SHARED = ("lr", "weight_decay")
+named: dict[str, type[FoldRule]] = {}  # the rules that a group may name: by optimizer
+
+
+class GroupRules:
+    """The rules of an optimizer's groups, each made anew when a value changes.
+
+    Args:
+        own: the rule of groups that name none.
+        given: the values from the optimizer's constructor.
+    """
+
+    def __init__(self, own: type[FoldRule], given: Group) -> None:
+        self._own, self._given = own, dict(given)
+        self._known: dict[tuple[int, Any], tuple[type[FoldRule], list[Any], FoldRule]] = {}
+
+    def kind(self, group: Group) -> type[FoldRule]:
+        """Returns the rule's class. Raises HyperparameterError for a name that is none."""
+        if (name := group.get(RULE)) is None:
+            return self._own
+        found = named.get(name)
+        if found is None or (found.of_parameter and found is not self._own):
+            known = sorted(n for n, r in named.items() if not r.of_parameter)
+            raise HyperparameterError(f"rule={name!r} of a group: it is one of {', '.join(known)}")
+        return found
+
+    def names(self, group: Group) -> tuple[str, ...]:
+        """Returns the names of the values that the group's rule has."""
+        return tuple(self.kind(group).defaults())
+
+    def folds_with(self, group: Group) -> tuple[str, ...]:
+        """Returns the names of the values that the rule's folds read."""
+        return self.kind(group).folds_with
+
+    def fill(self, group: MutableMapping[str, Any]) -> None:
+        """Adds the values that the group lacks."""
+        kind = self.kind(group)
+        own = kind is self._own
+        given = {n: v for n, v in self._given.items() if own or n in SHARED}
+        for name, value in kind.defaults().items():
+            group.setdefault(name, given.get(name, value))
+        if not own:
+            for name in self._given.keys() - kind.defaults().keys():
+                group.pop(name, None)
+
+    def of(
+        self, group: Group, accept: Callable[[FoldRule], None], facts: tuple[Any, ...] = ()
+    ) -> FoldRule:
+        """Returns the rule of a group's parameters.
+
+        Args:
+            group: the group.
+            accept: raises an error for a rule that the optimizer cannot follow.
+            facts: the rule's `of_parameter`; its default values if empty.
+
+        Raises:
+            HyperparameterError: a value is out of its range, or the optimizer cannot follow the
+                rule.
+        """
+        kind = self.kind(group)
+        values = [group[name] for name in kind.defaults()]
+        known = self._known.get((id(group), facts))
+        if known is not None and known[0] is kind and known[1] == values:
+            return known[2]
+        rule = self.made(group, facts)
+        accept(rule)
+        self._known[id(group), facts] = kind, values, rule
+        return rule
+
+    def made(self, group: Group, facts: tuple[Any, ...] = ()) -> FoldRule:
+        """Returns a new rule with the values of `group`, which may be none of the optimizer's."""
+        kind = self.kind(group)
+        values = {name: group[name] for name in kind.defaults()}
+        return kind(**values, **dict(zip(kind.of_parameter, facts, strict=False)))
+
+    def forget(self) -> None:
+        """Forgets the rules of groups that may be gone."""
+        self._known.clear()

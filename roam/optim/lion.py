@@ -1,0 +1,81 @@
+"""Defines Lion: the sign of an interpolated momentum (arXiv 2302.06675)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from roam.optim.blocks import blocks
+from roam.optim.fold import AccumulatingRule, State, StateSpec, Turn, is_rate
+from roam.optim.folding import FoldingOptimizer
+
+
+@dataclass(frozen=True)
+class LionRule(AccumulatingRule):
+    """Lion's rule (arXiv 2302.06675, algorithm 2)."""
+
+    lr: float | Tensor = 1e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+
+    folds_with = ("betas",)
+
+    def __post_init__(self) -> None:
+        self._require(
+            lr=bool(self.lr >= 0), betas=is_rate(self.betas), weight_decay=self.weight_decay >= 0
+        )
+
+    @property
+    def elementwise(self) -> bool:
+        return True
+
+    @property
+    def release_only(self) -> str:
+        if self.betas[0] == self.betas[1]:
+            return ""
+        return (
+            "the update and the momentum mix the gradient by different betas, which takes two sums "
+            "(with equal betas, one is enough)"
+        )
+
+    def state(self, param: Tensor) -> tuple[StateSpec, ...]:
+        return (StateSpec.like("exp_avg", param),)
+
+    def decay(self, state: State, param: Tensor, step: int) -> None:
+        state["exp_avg"].mul_(self.betas[1])
+
+    def fold(self, state: State, param: Tensor, grad: Tensor, at: Turn) -> None:
+        state["exp_avg"].add_(grad, alpha=at.scale * (1 - self.betas[1]))
+
+    def apply(self, state: State, param: Tensor, step: int) -> None:
+        lr = float(self.lr)
+        for p, m in blocks(param, state["exp_avg"]):
+            p.mul_(1 - lr * self.weight_decay).add_(m.sign(), alpha=-lr)
+
+    def update(self, state: State, param: Tensor, grad: Tensor, step: int) -> None:
+        lr, (beta1, beta2) = float(self.lr), self.betas
+        for p, g, m in blocks(param, grad, state["exp_avg"]):
+            sign = m.mul(beta1).add_(g, alpha=1 - beta1).sign_()
+            p.mul_(1 - lr * self.weight_decay).add_(sign, alpha=-lr)
+            m.mul_(beta2).add_(g, alpha=1 - beta2)
+
+
+class Lion(FoldingOptimizer):
+    """Lion (arXiv 2302.06675): u = sign(β1 m + (1-β1) g),  p -= lr (u + λ p),  m = β2 m + (1-β2) g.
+
+    One state for each element: 4 bytes a parameter in float32, half of AdamW's. It wants a learning
+    rate 3 to 10 times smaller than AdamW's, and a weight decay as much larger.
+
+    Mode "release" is exact. Mode "accumulate" is exact too, and needs β1 = β2.
+
+    Args:
+        params: parameters, groups of them, or `model.named_parameters()`.
+        lr, betas, weight_decay: as in the authors' package, lion-pytorch.
+        mode, micro_batches, max_norm, clip_by: as in AdamA.
+
+    Raises:
+        HyperparameterError: a value is out of its range, or cannot accumulate.
+    """
+
+    rule = LionRule

@@ -1,0 +1,154 @@
+"""Defines Muon: momentum whose singular values are made equal, for matrices."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from roam.core.errors import HyperparameterError
+from roam.optim.blocks import row_blocks
+from roam.optim.fold import AccumulatingRule, State, StateSpec, Turn
+from roam.optim.folding import FoldingOptimizer
+from roam.optim.group_rules import RULE
+from roam.optim.orthogonal import COEFFICIENTS, orthogonalized
+
+Adjust = Literal["original", "match_rms_adamw"]
+# names of parameters that look up or score tokens, and are no maps from features to features
+NO_MATRICES = re.compile(r"(emb|wte|wpe|lm_head|embed_out|(^|\.)head|classifier|score)")
+
+
+@dataclass(frozen=True)
+class MuonRule(AccumulatingRule):
+    """Muon's rule, as in torch.optim."""
+
+    lr: float | Tensor = 1e-3
+    weight_decay: float = 0.1
+    momentum: float = 0.95
+    nesterov: bool = True
+    ns_coefficients: tuple[float, float, float] = COEFFICIENTS
+    eps: float = 1e-7
+    ns_steps: int = 5
+    adjust_lr_fn: Adjust | None = None
+
+    folds_with = ("momentum", "nesterov")
+
+    def __post_init__(self) -> None:
+        self._require(
+            lr=bool(self.lr >= 0),
+            weight_decay=self.weight_decay >= 0,
+            momentum=0 <= self.momentum < 1,
+            ns_coefficients=len(self.ns_coefficients) == 3,
+            eps=self.eps >= 0,
+            ns_steps=0 < self.ns_steps < 100,
+            adjust_lr_fn=self.adjust_lr_fn in (None, "original", "match_rms_adamw"),
+        )
+
+    @property
+    def release_only(self) -> str:
+        if self.nesterov:
+            return "with nesterov=True the update needs the momentum and the gradient"
+        return ""
+
+    def state(self, param: Tensor) -> tuple[StateSpec, ...]:
+        if param.dim() != 2:
+            raise HyperparameterError(
+                f"Muon is for matrices, and the shape is {list(param.shape)}: put it into a group "
+                'with "rule": "AdamW"'
+            )
+        return (StateSpec.like("momentum_buffer", param),)
+
+    def decay(self, state: State, param: Tensor, step: int) -> None:
+        state["momentum_buffer"].mul_(self.momentum)
+
+    def fold(self, state: State, param: Tensor, grad: Tensor, at: Turn) -> None:
+        state["momentum_buffer"].add_(grad, alpha=(1 - self.momentum) * at.scale)
+
+    def apply(self, state: State, param: Tensor, step: int) -> None:
+        self._move(param, state["momentum_buffer"])
+
+    def update(self, state: State, param: Tensor, grad: Tensor, step: int) -> None:
+        buffer = state["momentum_buffer"].lerp_(grad, 1 - self.momentum)
+        self._move(param, grad.lerp(buffer, self.momentum) if self.nesterov else buffer)
+
+    def _move(self, param: Tensor, direction: Tensor) -> None:
+        lr, (n, m) = float(self.lr), param.shape
+        o = orthogonalized(direction, self.ns_steps, self.ns_coefficients, self.eps)
+        matches = self.adjust_lr_fn == "match_rms_adamw"
+        ratio = 0.2 * math.sqrt(max(n, m)) if matches else math.sqrt(max(1, n / max(1, m)))
+        param.mul_(1 - lr * self.weight_decay)
+        for p, part in row_blocks(param, o):
+            p.add_(part, alpha=-lr * ratio)
+
+
+class Muon(FoldingOptimizer):
+    """torch.optim.Muon for matrices, and AdamW for all other parameters.
+
+        b = μ b + (1-μ) g,   u = μ b + (1-μ) g with nesterov, else b
+        p -= lr (√max(1, n/m) NS(u) + λ p),   adjust_lr_fn="match_rms_adamw": 0.2 √max(n, m) NS(u)
+
+    NS makes the singular values of an n x m matrix nearly equal (`orthogonalized`). One state for
+    each element, b: 4 bytes a parameter in float32, half of AdamW's. Mode "release" is torch's
+    Muon. Mode "accumulate" is exact, and needs nesterov=False: b is linear in g.
+
+    Muon is for matrices that map features to features. Parameters in groups that name no rule are
+    split in two groups:
+
+        "Muon"    two dimensions, and no name that tells of an embedding or a head
+                  (`model.named_parameters()` lets them have names)
+        "AdamW"   all others, with `lr` and `weight_decay` from here and AdamW's own betas and eps
+
+    `print(optimizer)` shows which are which. Groups may decide for themselves:
+    `{"params": [...], "rule": "AdamW", "lr": 3e-4, "betas": (0.9, 0.95)}`.
+
+    Args:
+        params: parameters, groups of them, or `model.named_parameters()`.
+        lr, weight_decay, momentum, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn: as in
+            torch.optim.Muon.
+        mode, micro_batches, max_norm, clip_by: as in AdamA.
+
+    Raises:
+        HyperparameterError: a value is out of its range, or cannot accumulate.
+    """
+
+    rule = MuonRule
+
+    def __init__(self, params: ParamsT, *args: Any, **values: Any) -> None:
+        super().__init__([*split(params)], *args, **values)
+
+    def __repr__(self) -> str:
+        """Returns the groups as torch shows them, and the parameters that each rule has."""
+        lines = [super().__repr__()]
+        for group in self.param_groups:
+            names = [self._members.name(p) for p in group["params"]]
+            lines.append(f"{group.get(RULE, 'Muon')}: {', '.join(names)}")
+        return "\n".join(lines)
+
+
+def split(params: ParamsT) -> Iterable[dict[str, Any]]:
+    """Yields groups for matrices and for all other parameters.
+
+    A group that names its rule stays as it is.
+    """
+    given: list[Any] = [*params]
+    for group in given if given and isinstance(given[0], dict) else [{"params": given}]:
+        if RULE in group:
+            yield group
+            continue
+        own = group["params"]
+        found: list[Any] = [own] if isinstance(own, Tensor) else [*own]
+        for rule in ("Muon", "AdamW"):
+            some = [p for p in found if ("Muon" if is_matrix(p) else "AdamW") == rule]
+            if some:
+                yield {**group, "params": some, RULE: rule}
+
+
+def is_matrix(param: Tensor | tuple[str, Tensor]) -> bool:
+    """Returns whether a parameter, named or not, maps features to features."""
+    name, tensor = param if isinstance(param, tuple) else ("", param)
+    return tensor.dim() == 2 and NO_MATRICES.search(name) is None

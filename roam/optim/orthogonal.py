@@ -1,0 +1,39 @@
+"""Makes the singular values of a matrix nearly equal, by a Newton-Schulz iteration.
+
+Keller Jordan's quintic iteration, https://kellerjordan.github.io/posts/muon/: with
+(a, b, c) = (3.4445, -4.7750, 2.0315), singular values end between about 0.7 and 1.2.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalized(
+    matrix: Tensor,
+    steps: int = 5,
+    coefficients: tuple[float, float, float] = COEFFICIENTS,
+    eps: float = 1e-7,
+) -> Tensor:
+    """Returns a matrix with the singular vectors of `matrix` and singular values near 1.
+
+    Computes in bfloat16, as torch.optim.Muon does, and returns bfloat16. Leaves `matrix` as it is.
+
+    Args:
+        matrix: the matrix, [n, m].
+        steps: the number of iterations.
+        coefficients: of x, x³ and x⁵, which each iteration makes of a singular value x.
+        eps: the least norm by which the matrix is divided.
+    """
+    a, b, c = coefficients
+    x = matrix.to(torch.bfloat16, copy=True)
+    tall = x.size(0) > x.size(1)
+    x = x.T if tall else x
+    x.div_(x.norm().clamp(min=eps))  # no singular value is above 1 then
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if tall else x

@@ -1,0 +1,103 @@
+"""Defines Scion: steps of one norm, whatever the gradient's length (arXiv 2502.07529)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from roam.core.errors import HyperparameterError
+from roam.optim.blocks import blocks, row_blocks
+from roam.optim.factored import rms
+from roam.optim.fold import AccumulatingRule, State, StateSpec, Turn
+from roam.optim.folding import FoldingOptimizer
+from roam.optim.orthogonal import orthogonalized
+
+Norm = Literal["Auto", "Spectral", "Sign", "BiasRMS"]
+
+
+@dataclass(frozen=True)
+class ScionRule(AccumulatingRule):
+    """Scion's rule (arXiv 2502.07529, algorithms 1 and 2)."""
+
+    lr: float | Tensor = 1e-3
+    momentum: float = 0.1
+    norm: Norm = "Auto"
+    scale: float = 1.0
+    unconstrained: bool = False
+
+    folds_with = ("momentum",)
+
+    def __post_init__(self) -> None:
+        self._require(
+            lr=bool(self.lr >= 0),
+            momentum=0 < self.momentum <= 1,
+            norm=self.norm in ("Auto", "Spectral", "Sign", "BiasRMS"),
+            scale=self.scale > 0,
+        )
+
+    def state(self, param: Tensor) -> tuple[StateSpec, ...]:
+        if self.norm == "Spectral" and param.dim() < 2:
+            raise HyperparameterError(f"norm='Spectral' has no meaning for {list(param.shape)}")
+        return (StateSpec.like("momentum_buffer", param),)
+
+    def decay(self, state: State, param: Tensor, step: int) -> None:
+        state["momentum_buffer"].mul_(1 - self.momentum)
+
+    def fold(self, state: State, param: Tensor, grad: Tensor, at: Turn) -> None:
+        state["momentum_buffer"].add_(grad, alpha=self.momentum * at.scale)
+
+    def apply(self, state: State, param: Tensor, step: int) -> None:
+        lr, d = float(self.lr), state["momentum_buffer"]
+        if not self.unconstrained:
+            param.mul_(1 - lr)
+        reach, norm = -lr * self.scale, self.norm
+        if norm == "Auto":
+            norm = "BiasRMS" if param.dim() < 2 else "Spectral"
+        if norm == "Spectral":
+            # the kernel of a convolution is a matrix with columns for each place of the window
+            n, m = len(d), d[:1].numel()
+            window = math.prod(d.shape[2:])
+            factor = math.sqrt(n / max(1, m // max(1, window))) / max(1, window)
+            o = orthogonalized(d.reshape(n, m)).view(d.shape)
+            for p, part in row_blocks(param, o):
+                p.add_(part, alpha=reach * factor)
+        elif norm == "Sign":
+            for p, part in blocks(param, d):
+                p.add_(part.sign(), alpha=reach / max(1, d.shape[-1] if d.dim() else 1))
+        else:
+            length = rms(d).add_(EPS)
+            for p, part in blocks(param, d):
+                p.add_(part / length, alpha=reach)
+
+
+EPS = 1e-8  # the least root mean square by which a vector is divided
+
+
+class Scion(FoldingOptimizer):
+    """Scion (arXiv 2502.07529): d = (1-α) d + α g,  p = (1 - lr) p - lr scale LMO(d).
+
+    LMO(d) is the step of length 1 that goes the farthest along d, by a norm:
+
+        "Spectral"   √(n/m) NS(d) for n x m matrices (see Muon)    "Auto" takes it for matrices,
+        "BiasRMS"    d / RMS(d)                                    and this for vectors
+        "Sign"       sign(d) / m, for the last layer and embeddings
+
+    `unconstrained=True` leaves out the factor 1 - lr. One state for each element, d: 4 bytes a
+    parameter in float32. Both modes are exact: d is linear in g, and no gradient is kept.
+
+    Args:
+        params: parameters, groups of them, or `model.named_parameters()`. Give the last layer and
+            embeddings a group with `"norm": "Sign"` and a larger scale (the authors': 3000; 50 for
+            the others).
+        lr, norm, scale, unconstrained: as in the authors' package, scion.
+        momentum: α, as in the authors' package: the share of the new gradient.
+        mode, micro_batches, max_norm, clip_by: as in AdamA.
+
+    Raises:
+        HyperparameterError: a value is out of its range.
+    """
+
+    rule = ScionRule

@@ -1,0 +1,149 @@
+"""Finds the bytes that a rule allocates to absorb a gradient: it is run once on zeros.
+
+    up to WHOLE elements   the peak that is measured
+    larger                 the peak on fake tensors of the parameter's shape, and what is measured
+                           above the fake peak at a smaller shape: what kernels take for themselves
+    other devices          the peak on fake tensors
+
+A rule of elements and blocks takes the same bytes at every size above a block. A product of
+matrices or an SVD does not, and no formula has to be written for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from roam.core.machine import Bytes
+from roam.optim.fold import STEP, AccumulatingRule, FoldRule, StateSpec, Turn, Update
+from roam.runtime.allocations import fake_peak, measured_peak
+from roam.runtime.isolation import aside, settings
+
+# elements of the largest parameter that is made to measure: some blocks of a CPU, and 16 MiB each
+# of the parameter, its gradient and its states
+WHOLE = 2**22
+# bytes that numbers take if an operator wants them as tensors. They count for nothing, because a
+# fold without scratch space can be carried out together with others
+SCALARS: Bytes = 128
+
+NUMBERS = ("lr", "betas", "eps")  # values of groups that change no bytes, whatever their type
+
+_known: dict[Any, Bytes] = {}
+
+
+class Layout(NamedTuple):
+    """How a tensor lies in memory."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    @staticmethod
+    def of(tensor: Tensor) -> Layout:
+        return Layout(tuple(tensor.shape), tensor.stride(), tensor.dtype)
+
+    def zeros(self, device: str) -> Tensor:
+        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=device).zero_()
+
+    def within(self, shape: tuple[int, ...]) -> Layout:
+        """Returns a layout of this shape, with its dimensions in the same order and no gaps."""
+        step, stride = 1, [0] * len(shape)
+        for i in sorted(range(len(shape)), key=self.stride.__getitem__):
+            stride[i] = step
+            step *= shape[i]
+        return Layout(shape, tuple(stride), self.dtype)
+
+
+def scratch(rule: FoldRule, param: Tensor, grad: Tensor, *, releases: bool) -> Bytes:
+    """Returns the most bytes that absorbing a gradient allocates at a time.
+
+    Args:
+        rule: the rule of the parameter.
+        param, grad: may be fake.
+        releases: whether the parameter is updated at once; otherwise the gradient is folded only.
+    """
+    specs = rule.state(param)
+    device = "meta" if param.device.type == "meta" else str(param.device)
+    device = "cpu" if device == "meta" else device
+    layouts = Layout.of(param), Layout.of(grad)
+    key = (_kind(rule), specs, layouts, releases, device, settings())
+    if key not in _known:
+        found = aside(partial(_find, rule, layouts, device, releases))
+        _known[key] = found if found > SCALARS else 0
+    return _known[key]
+
+
+def _kind(rule: FoldRule) -> tuple[Any, ...]:
+    """Returns all of a rule that may change what it allocates: numbers and tensors do not."""
+    values = {f.name: getattr(rule, f.name) for f in fields(rule)}
+    return type(rule), *(
+        type(v) if isinstance(v, (float, Tensor)) or name in NUMBERS else v
+        for name, v in values.items()
+    )
+
+
+def _find(rule: FoldRule, layouts: tuple[Layout, Layout], device: str, releases: bool) -> Bytes:
+    param, grad = layouts
+    fake = partial(_fake, rule, device=device, releases=releases)
+    if not device.startswith("cpu"):
+        return fake(param, grad)
+    shape = _reduced(param.shape)
+    if shape == param.shape:
+        return _measured(rule, param, grad, releases)
+    small = param.within(shape), grad.within(shape)
+    kernels = max(0, _measured(rule, *small, releases) - fake(*small))
+    return fake(param, grad) + kernels
+
+
+def _reduced(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape, with its largest dimensions halved until it has at most WHOLE elements."""
+    sizes = list(shape)
+    while torch.Size(sizes).numel() > WHOLE:
+        i = max(range(len(sizes)), key=sizes.__getitem__)
+        sizes[i] = (sizes[i] + 1) // 2
+    return tuple(sizes)
+
+
+def _measured(rule: FoldRule, param: Layout, grad: Layout, releases: bool) -> Bytes:
+    run, specs = _absorbing(rule, param, releases)
+    operands = _operands(param, grad, specs, "cpu")
+    with torch.no_grad():
+        return measured_peak(lambda: run(*operands))[0]
+
+
+def _fake(rule: FoldRule, param: Layout, grad: Layout, *, device: str, releases: bool) -> Bytes:
+    run, specs = _absorbing(rule, param, releases)
+    with torch.no_grad():
+        return fake_peak(partial(_operands, param, grad, specs, device), run)
+
+
+def _operands(
+    param: Layout, grad: Layout, specs: tuple[StateSpec, ...], device: str
+) -> list[Tensor]:
+    """Returns a parameter, its gradient, states and step, with real views of complex ones."""
+    own = param.zeros(device)
+    found = [own, grad.zeros(device), *(spec.make(own) for spec in specs), STEP.make(own).cpu()]
+    return [torch.view_as_real(t) if t.is_complex() else t for t in found]
+
+
+def _absorbing(
+    rule: FoldRule, param: Layout, releases: bool
+) -> tuple[Callable[..., None], tuple[StateSpec, ...]]:
+    """Returns what absorbs a gradient, given what `_operands` returns; and the states."""
+    specs = rule.state(param.zeros("meta"))
+    names = [spec.name for spec in (*specs, STEP)]
+
+    def run(own: Tensor, gradient: Tensor, *tensors: Tensor) -> None:
+        state = dict(zip(names, tensors, strict=True))
+        if releases or not isinstance(rule, AccumulatingRule):
+            rule.release([Update(state, own, gradient, 1)])
+        else:
+            rule.decay(state, own, 1)
+            rule.fold(state, own, gradient, Turn(1, 0, 1.0))
+
+    return run, specs

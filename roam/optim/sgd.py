@@ -1,0 +1,133 @@
+"""Defines SGD: stochastic gradient descent with momentum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from roam.optim.blocks import blocks, squared_sum
+from roam.optim.fold import State, StateSpec, Turn, Update
+from roam.optim.folding import FoldingOptimizer
+from roam.optim.fused import FusedRule
+
+
+@dataclass(frozen=True)
+class SGDRule(FusedRule):
+    """SGD's rule: the momentum takes the gradients, each in its turn."""
+
+    lr: float | Tensor = 1e-3
+    momentum: float = 0.0
+    dampening: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
+
+    folds_with = ("momentum", "dampening", "weight_decay", "nesterov")
+
+    def __post_init__(self) -> None:
+        self._require(
+            lr=bool(self.lr >= 0),
+            momentum=0 <= self.momentum < 1,
+            weight_decay=self.weight_decay >= 0,
+            nesterov=not self.nesterov or (self.momentum > 0 and self.dampening == 0),
+        )
+
+    @property
+    def elementwise(self) -> bool:
+        return True
+
+    @property
+    def release_only(self) -> str:
+        if self.momentum == 0:
+            return "without momentum it has no state that could hold the sum of the gradients"
+        if self.nesterov:
+            return "with nesterov=True the update needs the momentum and the gradient"
+        return ""
+
+    def state(self, param: Tensor) -> tuple[StateSpec, ...]:
+        return (StateSpec.like("momentum_buffer", param),) if self.momentum else ()
+
+    def decay(self, state: State, param: Tensor, step: int) -> None:
+        buffer = state["momentum_buffer"].mul_(self.momentum)
+        if self.weight_decay:  # an L2 penalty is a part of the gradient
+            buffer.add_(param, alpha=self.weight_decay * self._share(step))
+
+    def fold(self, state: State, param: Tensor, grad: Tensor, at: Turn) -> None:
+        state["momentum_buffer"].add_(grad, alpha=at.scale * self._share(at.step))
+
+    def apply(self, state: State, param: Tensor, step: int) -> None:
+        param.add_(state["momentum_buffer"], alpha=-float(self.lr))
+
+    def update(self, state: State, param: Tensor, grad: Tensor, step: int) -> None:
+        lr = float(self.lr)
+        if self.momentum and not self.nesterov:
+            super().update(state, param, grad, step)
+        elif not self.momentum:
+            # with g + λp as gradient, p - lr (g + λp) = (1 - lr λ) p - lr g
+            param.mul_(1 - lr * self.weight_decay).add_(grad, alpha=-lr)
+        else:
+            for p, g, b in blocks(param, grad, state["momentum_buffer"]):
+                whole = g.add(p, alpha=self.weight_decay)
+                b.mul_(self.momentum).add_(whole)
+                p.add_(whole.add_(b, alpha=self.momentum), alpha=-lr)
+
+    has_momentum = True
+
+    def squared_momentum(self, state: State, step: int) -> Tensor:
+        # b is a sum of gradients with weights μ^k; the mean has the sum of the weights below it
+        weights = (1 - self.momentum**step) / (1 - self.momentum)
+        return squared_sum(state["momentum_buffer"]) / weights**2
+
+    def shortened(self, factor: float) -> SGDRule:
+        return replace(self, lr=float(self.lr) * factor)
+
+    def has_fused(self, param: Tensor, grad: Tensor) -> bool:
+        # in half precision the CPU's kernel (torch 2.13) leaves other momenta in each run
+        return param.itemsize >= torch.float32.itemsize and super().has_fused(param, grad)
+
+    def fused(self, updates: Sequence[Update]) -> None:
+        for first in (True, False):  # at a parameter's first step the kernel writes the momentum
+            chosen = [u for u in updates if (u.step == 1) is first]
+            if not chosen:
+                continue
+            states, params, grads, _ = zip(*chosen, strict=True)
+            torch._fused_sgd_(
+                params,
+                grads,
+                [state["momentum_buffer"] for state in states] if self.momentum else [],
+                weight_decay=self.weight_decay,
+                momentum=self.momentum,
+                lr=self.lr,
+                dampening=self.dampening,
+                nesterov=self.nesterov,
+                maximize=False,
+                is_first_step=first,
+            )
+
+    def _share(self, step: int) -> float:
+        """Returns the factor of the gradient in the momentum. As in torch, 1 at the first step."""
+        return 1 - self.dampening if step > 1 else 1.0
+
+
+class SGD(FoldingOptimizer):
+    """torch.optim.SGD: b = μ b + (1-τ) (g + λ p),  p -= lr b.
+
+    One state for each element, the momentum b: 4 bytes a parameter in float32, and none if μ = 0.
+
+    Mode "release" has the bits of torch's fused kernel. Mode "accumulate" is exact: b is linear in
+    g, so that it takes the gradients of the micro-batches one by one. It needs a momentum, and
+    nesterov=False. `weight_decay` is an L2 penalty, as in torch.
+    An optimizer without momentum takes no state from one with it, and cannot get it later.
+
+    Args:
+        params: parameters, groups of them, or `model.named_parameters()`.
+        lr, momentum, dampening, weight_decay, nesterov: as in torch.optim.SGD.
+        mode, micro_batches, max_norm, clip_by: as in AdamA.
+
+    Raises:
+        HyperparameterError: a value is out of its range, or cannot accumulate.
+    """
+
+    rule = SGDRule
