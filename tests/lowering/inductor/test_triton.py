@@ -58,7 +58,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def test_planned_is_measured(kernels: list[str], contender: str) -> None:
     """Inductor keeps freed buffers for later ones: only where the plan leaves room for it."""
     torch._dynamo.reset()
-    trainer = Trainer("bert", contender)
+    trainer = Trainer.of("bert", contender)
     trainer.step()
     measured = roam.measure_peak(trainer.step).peak
     [(_, plan)] = roam.report().step.planned
