@@ -61,7 +61,9 @@ def user_line(node: fx.Node) -> str:
     if not own:
         return ""
     file, number, function, text = own[-1]
-    return f"{importable(file)}:{number}, in {function}: {text.strip()[:LONGEST]}"
+    code = text.strip()
+    shown = code if len(code) <= LONGEST else f"{code[: LONGEST - 1]}…"
+    return f"{importable(file)}:{number}, in {function}: {shown}"
 
 
 def importable(file: str) -> str:

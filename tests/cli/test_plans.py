@@ -176,6 +176,21 @@ def test_show_files(here: Path) -> None:
     assert (here / "p.html").read_text().startswith("<!doctype html>")
 
 
+def test_diff_writes_both_plans_as_one_page(here: Path) -> None:
+    assert run("diff", "step.json", "grown.json", "--html", "both.html").exit_code == 0
+    assert "total 16.00 MiB → 21.00 MiB" in " ".join((here / "both.html").read_text().split())
+    golden = run("diff", "golden.json", "step.json", "--html", "none.html")
+    assert (golden.exit_code, (here / "none.html").exists()) == (2, False)
+    assert "--html is of two plans" in golden.stderr
+    assert run("diff", "step.json", "grown.json", "--html", "grown.json").exit_code == 2
+
+
+def test_show_is_short_enough_for_a_screen(here: Path) -> None:
+    shown = run("show", "two.json").stdout.splitlines()
+    assert len(shown) <= 25
+    assert sum("▅██▆" in line for line in shown) == 1  # of the largest graph, by op
+
+
 def test_show_timeline(here: Path) -> None:
     made = ("plan", "factories:positional", "--lowering", "aten", "--machine", "h200")
     assert "simulated: h200" in run(*made, "--device", "cpu", "--out", "out.json").stdout

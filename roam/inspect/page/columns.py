@@ -19,7 +19,7 @@ from roam.core.machine import Seconds
 from roam.core.origins import Origins, by_name
 from roam.core.plan import Plan, stated_note
 from roam.core.problem import BufferId, Home, Kind, Lane, Op, OpId, Problem, Tier
-from roam.core.proof import show_proof
+from roam.core.proof import UNKNOWN, show_proof
 from roam.core.sizes import show_size
 from roam.inspect.boxes import stack
 from roam.inspect.gradients import gradient_lives
@@ -53,12 +53,13 @@ def columns(record: GraphRecord) -> Columns:
     assert record.problem is not None, "only planned graphs have columns"
     assert record.plan is not None, "only planned graphs have columns"
     problem, plan = record.plan.to_edited(record.problem)
+    known = plan.proof != UNKNOWN and not plan.stated
     modules = Table()
     return {
         "name": record.name,
         "lowering": record.lowering,
         "summary": summary(plan),
-        "proof": show_proof(plan.proof, problem),
+        "proof": show_proof(plan.proof, problem) if known else "",
         "peak": plan.peak,
         "bound": plan.claimed_bound,
         "stated": bool(plan.stated),
@@ -104,14 +105,18 @@ def _ops(problem: Problem, plan: Plan, modules: Table) -> Columns:
 
 
 def _bits(op: Op, folds: Collection[str | None]) -> int:
-    name, transfer = op.name, op.lane in (Lane.COPY_OUT, Lane.COPY_IN)
-    found = COPY * op.is_copy | MAY_RUN_AGAIN * op.may_be_copied | FOLD * (name in folds)
-    found |= OUT * (op.lane is Lane.COPY_OUT) | BACK * (op.lane is Lane.COPY_IN)
-    return (
-        found
-        | STARTS * (transfer and name.endswith(START))
-        | WAITS * (transfer and name.endswith(WAIT))
-    )
+    """Returns what an op is, as the sum of its bits. `folds`: names of ops that fold a gradient."""
+    transfer = op.lane in (Lane.COPY_OUT, Lane.COPY_IN)
+    facts = {
+        COPY: op.is_copy,
+        MAY_RUN_AGAIN: op.may_be_copied,
+        FOLD: op.name in folds,
+        OUT: op.lane is Lane.COPY_OUT,
+        BACK: op.lane is Lane.COPY_IN,
+        STARTS: transfer and op.name.endswith(START),
+        WAITS: transfer and op.name.endswith(WAIT),
+    }
+    return sum(bit for bit, holds in facts.items() if holds)
 
 
 def _made_of(problem: Problem, plan: Plan, origins: Origins) -> Columns:

@@ -36,6 +36,7 @@ SCRIPTS = (
     "plan", "format", "colours", "layout", "window", "paint", "axes", "controls", "charts", "table",
     "tree", "details", "search", "explorer", "compare", "page",
 )  # fmt: skip
+FIGURES = 4  # the first lines of a printed comparison: total, peak, persistent, lower bound
 FRAME_HEIGHT = 860  # CSS pixels of a page in a notebook: charts, and the first rows of the table
 # what the browser is to refuse: any request, and scripts from elsewhere
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -60,7 +61,7 @@ def comparison_page(found: PlanComparison) -> str:
         "steps": [_graphs(step) for step in found.steps],
         "names": ["before", "after"],
         "changes": changes,
-        "difference": " ".join(lines[0].split()),
+        "difference": [" ".join(line.split()) for line in lines[:FIGURES]],
     }
     still = f"<pre>{escape(chr(10).join(lines))}</pre>" + "".join(map(_still, found.steps))
     return _page("Two memory plans compared", "before and after", data, still)

@@ -40,7 +40,7 @@ function showComparison(app, data, steps, acts) {
     ),
   );
   app.append(
-    el("p", {}, data.difference),
+    ...data.difference.map((line) => el("p", {}, line)),
     el("h2", {}, "What grew: bytes at the worst moment, and persistent bytes"),
     el("div", { className: "filters" }, filter, el("label", {}, merge, " layers as one")),
     grew,

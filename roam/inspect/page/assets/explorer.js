@@ -71,7 +71,7 @@ function makeExplorer(host, plan, shared) {
     el(
       "p",
       { className: "summary" },
-      `${plan.name}: ${plan.summary}; bound proven by ${plan.proof}`,
+      `${plan.name}: ${plan.summary}${plan.proof && `; bound proven by ${plan.proof}`}`,
     ),
     tools,
     el(
