@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from roam.bench.convergence_run import BASE, Run
+from roam.bench.fold_ways import FOLDING
 from roam.bench.text_corpus import text
 from roam.core.atomic_write import check_writable, write_file
 from roam.core.errors import MissingExtraError, OptionError
@@ -55,10 +56,22 @@ class Contender:
     """An optimizer, and the number of micro-batches in its mini-batch.
 
     make: makes the optimizer from the model, the number of micro-batches and the measured rules.
+    rate: its learning rate, as a multiple of AdamW's.
+    dtype: of the weights.
     """
 
     make: Callable[[nn.Module, int, SlimRules | None], torch.optim.Optimizer]
     micro_batches: int = 1
+    rate: float = 1.0
+    dtype: torch.dtype = torch.float32
+
+
+def _folding(way: str, rate: float = 1.0) -> Contender:
+    """Returns a contender of `roam bench adama`, in mode "release"."""
+    found = FOLDING[way]
+    return Contender(
+        lambda model, n, _: found.optimizer(model, n), 1, rate, found.dtype or torch.float32
+    )
 
 
 def _adama(invariant: bool = False) -> Callable[..., torch.optim.Optimizer]:
@@ -79,6 +92,18 @@ CONTENDERS = {
         lambda model, _, rules: SlimAdamA(model.named_parameters(), rules or {})
     ),
 }
+# the other optimizers, at rates that their authors advise beside AdamW's
+MORE = {
+    "AdamA, 8 bits": _folding("adama8"),
+    "SlimAdamA, 8 bits": _folding("slim8"),
+    "SGD": _folding("sgd", 100.0),
+    "Lion": _folding("lion", 0.2),
+    "Adafactor": _folding("adafactor", 10.0),
+    "AdaLomo": _folding("adalomo", 10.0),
+    "CAME": _folding("came", 0.2),
+    "Muon": _folding("muon", 2.0),
+}
+EVERY = CONTENDERS | MORE
 
 
 def convergence_bench(
@@ -86,6 +111,7 @@ def convergence_bench(
     json_file: Path | None = None,
     picture: Path | None = None,
     *,
+    names: Sequence[str] = tuple(CONTENDERS),
     console: Console | None = None,
 ) -> list[Run]:
     """Trains every contender with every seed, and prints final losses, verdicts and rules.
@@ -94,6 +120,7 @@ def convergence_bench(
         settings: of the model, the data and the loop.
         json_file: overwritten with one JSON object a run, each as soon as it is done.
         picture: a .svg or .png file for the curves.
+        names: of the contenders, of EVERY. AdamW is always the first.
         console: prints the tables.
 
     Raises:
@@ -111,8 +138,9 @@ def convergence_bench(
     runs: list[Run] = []
     measured: SlimRules | None = None
     with _progress(console) as progress:
-        task = progress.add_task("", total=len(CONTENDERS) * settings.seeds)
-        for name in CONTENDERS:
+        chosen = [BASE, *(name for name in names if name != BASE)]
+        task = progress.add_task("", total=len(chosen) * settings.seeds)
+        for name in chosen:
             for seed in range(settings.seeds):
                 progress.update(task, description=f"{name}, seed {seed}")
                 run, rules = train(settings, name, seed, measured)
@@ -138,12 +166,12 @@ def train(
 
     measured: the rules for the contender "SlimAdamA, measured rules".
     """
-    contender = CONTENDERS[name]
+    contender = EVERY[name]
     torch.manual_seed(seed)
-    model = _gpt2(settings)
+    model = _gpt2(settings).to(contender.dtype)
     optimizer = contender.make(model, contender.micro_batches, measured)
     for group in optimizer.param_groups:
-        group["lr"] = settings.rate
+        group["lr"] = settings.rate * contender.rate
     schedule = LambdaLR(optimizer, lambda step: _rate(step / settings.steps, settings.warm_up))
     measurement = SnrMeasurement(model, optimizer) if name == BASE else None
     n = contender.micro_batches

@@ -144,11 +144,18 @@ def convergence(
     steps: Annotated[int, typer.Option(min=10, help="Steps of each run.")] = 300,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each contender.")] = 3,
     rate: Annotated[float, typer.Option(min=0.0, help="Learning rate.")] = 1e-3,
+    every: Annotated[bool, typer.Option("--all", help="All optimizers of roam.optim.")] = False,
+    contender: Annotated[
+        list[str] | None, typer.Option(help="A row of the table; repeat for more.")
+    ] = None,
 ) -> None:
     """Compare the validation losses of AdamA and SlimAdamA with AdamW's, on the demo's text."""
-    from roam.bench.convergence import Settings, convergence_bench
+    from roam.bench.convergence import CONTENDERS, EVERY, Settings, convergence_bench
 
-    convergence_bench(Settings(steps=steps, seeds=seeds, rate=rate), json, picture)
+    _known(contender or (), EVERY)
+    names = contender or (EVERY if every else CONTENDERS)
+    settings = Settings(steps=steps, seeds=seeds, rate=rate)
+    convergence_bench(settings, json, picture, names=[*names])
 
 
 @bench.command()

@@ -12,34 +12,26 @@ gradient, the hook then finds none.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT, StateDict
 
-from roam.core.errors import HyperparameterError
-from roam.core.folds import FoldNeeds
-from roam.core.offload_to import OffloadTo
 from roam.optim import refusals
 from roam.optim.clipping import watch
-from roam.optim.fold import STEP, AccumulatingRule, FoldRule, Group, State, StateSpec, Turn, Update
-from roam.optim.group_rules import named
-from roam.optim.max_norm import MaxNorm
+from roam.optim.fold import State
 from roam.optim.notices import Notices
-from roam.optim.scratch import scratch
-from roam.optim.states import StatefulOptimizer
-from roam.optim.stored_states import arrived, fetch, in_memory, is_stored
+from roam.optim.ruled import RuledOptimizer
+from roam.optim.stored_states import arrived, fetch, is_stored
+from roam.optim.updates import Release, apply, fold, release, shortening
 
-Mode = Literal["release", "accumulate"]
-ONE = torch.ones((), dtype=STEP.dtype)
 NOTHING: State = {}
 
 
-class FoldingOptimizer(StatefulOptimizer):
+class FoldingOptimizer(RuledOptimizer):
     """A torch.optim.Optimizer that absorbs each gradient as soon as it is complete.
 
     Learning rate, betas, step counts and state are looked up when a gradient comes, so all of them
@@ -54,87 +46,19 @@ class FoldingOptimizer(StatefulOptimizer):
     LateChangeWarning: the gradients that the backward absorbed stay absorbed.
     """
 
-    def __init_subclass__(cls, **how: Any) -> None:
-        """Derives the constructor's arguments from the rule, and lets groups name the rule."""
-        super().__init_subclass__(**how)
-        if "rule" in vars(cls):
-            named[cls.__name__] = cls.rule
-            cls.__signature__ = _signature(cls.rule)  # type: ignore[attr-defined]
-
     def __init__(self, params: ParamsT, *args: Any, **values: Any) -> None:
-        given = _signature(self.rule).bind(params, *args, **values)
-        given.apply_defaults()
-        defaults = dict(given.arguments)
-        mode, micro_batches = defaults.pop("mode"), defaults.pop("micro_batches")
-        params = defaults.pop("params")
-        self.max_norm = MaxNorm(defaults.pop("max_norm"), defaults.pop("clip_by"))
-        self._factor: Tensor | None = None  # of this mini-batch's gradients; None if not known yet
-        if mode not in get_args(Mode):
-            raise HyperparameterError(f"mode={mode!r}: there are {get_args(Mode)}")
-        self.mode: Mode = mode
         # function that tells whether a gradient has to stay in .grad; None if no gradient has to
         self.more_to_come: Callable[[Tensor], bool] | None = None
         self.mini_batches = 0  # number of mini-batches that have ended
         self._folded: dict[Tensor, int] = {}  # parameter -> count of folds in this mini-batch
         self._incomplete: set[Tensor] = set()  # parameters whose gradient has to stay in .grad
         self._notices = Notices(type(self).__name__)
+        self._factor: Tensor | None = None  # of this mini-batch's gradients; None if not known yet
         self._deferred = False
         # one True for each postponed step(); a list, because a traced step() can set no attribute
         self._due: list[bool] = []
-        self.micro_batches = micro_batches
-        super().__init__(params, defaults)
+        super().__init__(params, *args, **values)
         watch()
-
-    @property
-    def micro_batches(self) -> int:
-        """The number of backwards in a mini-batch."""
-        return self._micro_batches
-
-    @micro_batches.setter
-    def micro_batches(self, n: int) -> None:
-        if not isinstance(n, int) or n < 1:
-            raise HyperparameterError(f"micro_batches={n!r}: a whole number, at least 1")
-        if n > 1 and self.mode == "release":
-            raise HyperparameterError(
-                f"micro_batches={n} with mode='release', which updates the parameters in every "
-                "backward and so cannot accumulate: use mode='accumulate'"
-            )
-        self._between_batches("changing micro_batches")
-        self._micro_batches = n
-
-    @property
-    def writes_parameters(self) -> bool:
-        """Whether absorbing a gradient also updates the parameter, as in mode "release"."""
-        return self.mode == "release"
-
-    def scratch(self, param: Tensor, grad: Tensor) -> int:
-        """Returns the most bytes that absorbing this gradient allocates at a time.
-
-        The tensors may be fake.
-        """
-        rule, releases = self.rule_of(param), self.writes_parameters
-        copy = grad.numel() * grad.itemsize if releases and self.max_norm.limit else 0
-        return scratch(rule, param, grad, releases=releases) + copy
-
-    def states_of(self, param: Tensor) -> tuple[StateSpec, ...]:
-        return super().states_of(param) + self.max_norm.states(self.writes_parameters)
-
-    def accept(self, rule: FoldRule) -> None:
-        if self.mode == "accumulate" and rule.release_only:
-            raise refusals.release_only(type(rule).__name__, rule.release_only)
-        clips = self.mode == "accumulate" and self.max_norm.limit is not None
-        if clips and not (isinstance(rule, AccumulatingRule) and rule.has_momentum):
-            raise refusals.unclipped(type(rule).__name__)
-
-    def needs(self, param: Tensor, grad: Tensor, to: OffloadTo | None = None) -> FoldNeeds:
-        """Returns what a plan has to know of folding this gradient. The tensors may be fake.
-
-        to: where states would be; None for where they are.
-        """
-        specs = [(spec, self._stored.stored(param, spec, to)) for spec in self.spec(param)]
-        here = tuple((spec.name, spec.bytes) for spec, stored in specs if stored is None)
-        stored = tuple(found for _, found in specs if found is not None)
-        return FoldNeeds(here, self.scratch(param, grad), self.writes_parameters, stored)
 
     def absorb(self, param: Tensor, grad: Tensor) -> None:
         """Folds a parameter's complete gradient of one micro-batch, which may be freed then.
@@ -201,7 +125,7 @@ class FoldingOptimizer(StatefulOptimizer):
     ) -> None:
         releases, most = self.writes_parameters, self.micro_batches
         places, folded = self._members.places, self._folded
-        together: list[tuple[FoldRule, dict[str, Tensor], Tensor, Tensor]] = []
+        together: list[Release] = []
         for param, grad in gradients:
             if param not in places:  # the user removed it after the forward
                 param.grad = grad.clone() if param.grad is None else param.grad + grad
@@ -217,17 +141,17 @@ class FoldingOptimizer(StatefulOptimizer):
                 with self._stored.lent(state, loaded) as lent:
                     folded[param] = seen + micro_batches
                     if releases:
-                        _release([(rule, lent, param, self._clipped(lent, grad))])
+                        release([Release(rule, lent, param, self._clipped(lent, grad))])
                     else:
-                        _fold(rule, _update(lent, param, grad), seen, scale)
+                        fold(Release(rule, lent, param, grad), seen, scale)
                 continue
             folded[param] = seen + micro_batches
             if releases:
-                together.append((rule, state, param, self._clipped(state, grad)))
+                together.append(Release(rule, state, param, self._clipped(state, grad)))
             else:
-                _fold(rule, _update(state, param, grad), seen, scale)
+                fold(Release(rule, state, param, grad), seen, scale)
         if together:
-            _release(together)
+            release(together)
 
     def _clipped(self, state: dict[str, Tensor], grad: Tensor) -> Tensor:
         if self.max_norm.limit is None:
@@ -347,10 +271,6 @@ class FoldingOptimizer(StatefulOptimizer):
         self._notices.look_for_ranks(self.holds, self._members.places.keys())
         self._notices.begin(self._members, self._used)
 
-    def _used(self, group: Group) -> tuple[str, ...]:
-        """Returns the names of the group's values that the backward uses."""
-        return self._rules.names(group) if self.writes_parameters else self._rules.folds_with(group)
-
     def _absorb_the_rest(self) -> None:
         """Absorbs each gradient found in `.grad` as the sum of a whole mini-batch."""
         n = self.micro_batches
@@ -370,31 +290,12 @@ class FoldingOptimizer(StatefulOptimizer):
         """Updates parameters. While one is updated, stored states of the next are read."""
         states = [self.state_of(param) for param in params]
         rules = [self.rule_of(param) for param in params]
-        factor = self._shortening(rules, states)
+        factor = shortening(self.max_norm, rules, states)
         fetched = fetch(states[0]) if states else {}
         for i, (param, state) in enumerate(zip(params, states, strict=True)):
             found = arrived(state, fetched)
             fetched = fetch(states[i + 1]) if i + 1 < len(states) else {}
-            step = found["step"]
-            step += 1
-            rule = rules[i]
-            if param.is_complex():
-                param, found = torch.view_as_real(param), _real(found)
-            if not isinstance(rule, AccumulatingRule):
-                raise refusals.release_only(type(rule).__name__, rule.release_only)
-            rule = rule.shortened(factor) if 0 < factor < 1 else rule
-            rule.apply(found, param, int(step))
-
-    def _shortening(self, rules: Sequence[FoldRule], states: Sequence[dict[str, Any]]) -> float:
-        """Returns the factor of all updates, by the norm of the momentum (see `max_norm`)."""
-        if self.max_norm.limit is None:
-            return 1.0
-        squares = 0.0
-        for rule, state in zip(rules, states, strict=True):
-            assert isinstance(rule, AccumulatingRule)  # `accept` has seen to that
-            here = _real(in_memory(state))
-            squares += float(rule.squared_momentum(here, int(here["step"]) + 1))
-        return float(self.max_norm.factor(torch.tensor(squares).sqrt()))
+            apply(rules[i], found, param, factor)
 
     def _between_batches(self, what: str) -> None:
         if self._folded:
@@ -404,59 +305,3 @@ class FoldingOptimizer(StatefulOptimizer):
 @torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def mark_step() -> None:
     """Does nothing. In a captured graph, its node marks where `step()` was called."""
-
-
-def _signature(rule: type[FoldRule]) -> inspect.Signature:
-    """Returns the arguments of an optimizer: the parameters, the rule's values, and the mode."""
-    either, word = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    values = rule.defaults().items()
-    return inspect.Signature(
-        (
-            inspect.Parameter("params", either),
-            *(inspect.Parameter(name, either, default=value) for name, value in values),
-            inspect.Parameter("mode", word, default="release"),
-            inspect.Parameter("micro_batches", word, default=1),
-            inspect.Parameter("max_norm", word, default=None),
-            inspect.Parameter("clip_by", word, default="previous step"),
-        )
-    )
-
-
-def _release(updates: Sequence[tuple[FoldRule, dict[str, Tensor], Tensor, Tensor]]) -> None:
-    """Counts updates and carries them out: given as (rule, state, parameter, gradient).
-
-    Parameters with the same rule are updated together.
-    """
-    # adds the tensor ONE: a Python number would become a new tensor for each step count
-    torch._foreach_add_([state["step"] for _, state, _, _ in updates], ONE, alpha=1.0)
-    by_rule: dict[int, tuple[FoldRule, list[Update]]] = {}
-    for rule, state, param, grad in updates:
-        by_rule.setdefault(id(rule), (rule, []))[1].append(_update(state, param, grad))
-    for rule, together in by_rule.values():
-        rule.release(together)
-
-
-def _fold(rule: FoldRule, update: Update, seen: int, scale: float) -> None:
-    """Folds one of `1 / scale` gradients. seen: how many of them were folded before.
-
-    The update is counted at the end of the mini-batch.
-    """
-    if not isinstance(rule, AccumulatingRule):
-        raise refusals.release_only(type(rule).__name__, rule.release_only)
-    state, param, grad, done = update
-    if seen == 0:
-        rule.decay(state, param, done + 1)
-    rule.fold(state, param, grad, Turn(done + 1, seen, scale))
-
-
-def _update(state: dict[str, Tensor], param: Tensor, grad: Tensor) -> Update:
-    """Returns the update of a parameter, with real views of complex tensors."""
-    step = int(state["step"])
-    if param.is_complex():
-        grad = torch.view_as_real(grad.resolve_conj())
-        param, state = torch.view_as_real(param), _real(state)
-    return Update(state, param, grad, step)
-
-
-def _real(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k: torch.view_as_real(t) if t.is_complex() else t for k, t in state.items()}

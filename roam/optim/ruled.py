@@ -1,0 +1,125 @@
+"""Defines an optimizer whose constructor, plans and refusals come from its rule."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Literal, get_args
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from roam.core.errors import HyperparameterError
+from roam.core.folds import FoldNeeds
+from roam.core.offload_to import OffloadTo
+from roam.optim import refusals
+from roam.optim.fold import AccumulatingRule, FoldRule, Group, StateSpec
+from roam.optim.group_rules import named
+from roam.optim.max_norm import MaxNorm
+from roam.optim.scratch import scratch
+from roam.optim.states import StatefulOptimizer
+
+Mode = Literal["release", "accumulate"]
+
+
+class RuledOptimizer(StatefulOptimizer):
+    """An optimizer with the arguments of its rule, and `mode`, `micro_batches` and `max_norm`.
+
+    Attributes:
+        mode: whether a gradient updates its parameter at once.
+        max_norm: the norm that gradients may have.
+    """
+
+    def __init_subclass__(cls, **how: Any) -> None:
+        """Derives the constructor's arguments from the rule, and lets groups name the rule."""
+        super().__init_subclass__(**how)
+        if "rule" in vars(cls):
+            named[cls.__name__] = cls.rule
+            cls.__signature__ = signature(cls.rule)  # type: ignore[attr-defined]
+
+    def __init__(self, params: ParamsT, *args: Any, **values: Any) -> None:
+        given = signature(self.rule).bind(params, *args, **values)
+        given.apply_defaults()
+        defaults = dict(given.arguments)
+        mode, micro_batches = defaults.pop("mode"), defaults.pop("micro_batches")
+        params = defaults.pop("params")
+        if mode not in get_args(Mode):
+            raise HyperparameterError(f"mode={mode!r}: there are {get_args(Mode)}")
+        self.mode: Mode = mode
+        self.max_norm = MaxNorm(defaults.pop("max_norm"), defaults.pop("clip_by"))
+        self.micro_batches = micro_batches
+        super().__init__(params, defaults)
+
+    @property
+    def micro_batches(self) -> int:
+        """The number of backwards in a mini-batch."""
+        return self._micro_batches
+
+    @micro_batches.setter
+    def micro_batches(self, n: int) -> None:
+        if not isinstance(n, int) or n < 1:
+            raise HyperparameterError(f"micro_batches={n!r}: a whole number, at least 1")
+        if n > 1 and self.mode == "release":
+            raise HyperparameterError(
+                f"micro_batches={n} with mode='release', which updates the parameters in every "
+                "backward and so cannot accumulate: use mode='accumulate'"
+            )
+        self._between_batches("changing micro_batches")
+        self._micro_batches = n
+
+    @property
+    def writes_parameters(self) -> bool:
+        """Whether absorbing a gradient also updates the parameter, as in mode "release"."""
+        return self.mode == "release"
+
+    def scratch(self, param: Tensor, grad: Tensor) -> int:
+        """Returns the most bytes that absorbing this gradient allocates at a time.
+
+        The tensors may be fake.
+        """
+        rule, releases = self.rule_of(param), self.writes_parameters
+        copy = grad.numel() * grad.itemsize if releases and self.max_norm.limit else 0
+        return scratch(rule, param, grad, releases=releases) + copy
+
+    def states_of(self, param: Tensor) -> tuple[StateSpec, ...]:
+        return super().states_of(param) + self.max_norm.states(self.writes_parameters)
+
+    def accept(self, rule: FoldRule) -> None:
+        if self.mode == "accumulate" and rule.release_only:
+            raise refusals.release_only(type(rule).__name__, rule.release_only)
+        clips = self.mode == "accumulate" and self.max_norm.limit is not None
+        if clips and not (isinstance(rule, AccumulatingRule) and rule.has_momentum):
+            raise refusals.unclipped(type(rule).__name__)
+
+    def needs(self, param: Tensor, grad: Tensor, to: OffloadTo | None = None) -> FoldNeeds:
+        """Returns what a plan has to know of folding this gradient. The tensors may be fake.
+
+        to: where states would be; None for where they are.
+        """
+        specs = [(spec, self._stored.stored(param, spec, to)) for spec in self.spec(param)]
+        here = tuple((spec.name, spec.bytes) for spec, stored in specs if stored is None)
+        stored = tuple(found for _, found in specs if found is not None)
+        return FoldNeeds(here, self.scratch(param, grad), self.writes_parameters, stored)
+
+    def _used(self, group: Group) -> tuple[str, ...]:
+        """Returns the names of the group's values that the backward uses."""
+        return self._rules.names(group) if self.writes_parameters else self._rules.folds_with(group)
+
+    def _between_batches(self, what: str) -> None:
+        """Raises MidBatchError if gradients were folded since the last `step()`."""
+        raise NotImplementedError
+
+
+def signature(rule: type[FoldRule]) -> inspect.Signature:
+    """Returns the arguments of an optimizer: the parameters, the rule's values, and the mode."""
+    either, word = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    values = rule.defaults().items()
+    return inspect.Signature(
+        (
+            inspect.Parameter("params", either),
+            *(inspect.Parameter(name, either, default=value) for name, value in values),
+            inspect.Parameter("mode", word, default="release"),
+            inspect.Parameter("micro_batches", word, default=1),
+            inspect.Parameter("max_norm", word, default=None),
+            inspect.Parameter("clip_by", word, default="previous step"),
+        )
+    )
