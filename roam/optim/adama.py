@@ -15,6 +15,7 @@ from roam.optim.blocks import blocks, squared_sum
 from roam.optim.fold import State, StateSpec, Turn, Update, is_rate
 from roam.optim.folding import FoldingOptimizer
 from roam.optim.fused import FusedRule
+from roam.optim.ranks import OverRanks
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,12 @@ class AdamARule(FusedRule):
         if self.state_dtype == "int8":
             return eight_bit_adam.states(param, remainder=self.weight_remainder)
         return StateSpec.like("exp_avg", param), StateSpec.like("exp_avg_sq", param)
+
+    @property
+    def over_ranks(self) -> dict[str, OverRanks]:
+        if self.state_dtype is not None:
+            return {}
+        return {"exp_avg": "mean", "exp_avg_sq": "mean" if self.batch_invariant else "squares"}
 
     def decay(self, state: State, param: Tensor, step: int) -> None:
         beta1, beta2 = self.betas

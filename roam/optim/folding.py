@@ -30,6 +30,7 @@ from roam.optim.fold import STEP, AccumulatingRule, FoldRule, Group, State, Stat
 from roam.optim.group_rules import named
 from roam.optim.max_norm import MaxNorm
 from roam.optim.notices import Notices
+from roam.optim.ranks import Ranks
 from roam.optim.scratch import scratch
 from roam.optim.states import StatefulOptimizer
 from roam.optim.stored_states import arrived, fetch, in_memory, is_stored
@@ -66,7 +67,7 @@ class FoldingOptimizer(StatefulOptimizer):
         given.apply_defaults()
         defaults = dict(given.arguments)
         mode, micro_batches = defaults.pop("mode"), defaults.pop("micro_batches")
-        params = defaults.pop("params")
+        params, group = defaults.pop("params"), defaults.pop("process_group")
         self.max_norm = MaxNorm(defaults.pop("max_norm"), defaults.pop("clip_by"))
         self._factor: Tensor | None = None  # of this mini-batch's gradients; None if not known yet
         if mode not in get_args(Mode):
@@ -81,8 +82,13 @@ class FoldingOptimizer(StatefulOptimizer):
         self._deferred = False
         # one True for each postponed step(); a list, because a traced step() can set no attribute
         self._due: list[bool] = []
+        self._ranks = None if group is None else Ranks(group)
+        if self._ranks is not None and mode != "accumulate":
+            raise refusals.ranks_release()
         self.micro_batches = micro_batches
         super().__init__(params, defaults)
+        if self._ranks is not None:
+            self._ranks.check_alike(self.named())
         watch()
 
     @property
@@ -125,6 +131,8 @@ class FoldingOptimizer(StatefulOptimizer):
         clips = self.mode == "accumulate" and self.max_norm.limit is not None
         if clips and not (isinstance(rule, AccumulatingRule) and rule.has_momentum):
             raise refusals.unclipped(type(rule).__name__)
+        if self._ranks is not None and not (isinstance(rule, AccumulatingRule) and rule.over_ranks):
+            raise refusals.alone(type(rule).__name__)
 
     def needs(self, param: Tensor, grad: Tensor, to: OffloadTo | None = None) -> FoldNeeds:
         """Returns what a plan has to know of folding this gradient. The tensors may be fake.
@@ -219,15 +227,32 @@ class FoldingOptimizer(StatefulOptimizer):
                     if releases:
                         _release([(rule, lent, param, self._clipped(lent, grad))])
                     else:
-                        _fold(rule, _update(lent, param, grad), seen, scale)
+                        self._fold(rule, _update(lent, param, grad), seen, scale)
                 continue
             folded[param] = seen + micro_batches
             if releases:
                 together.append((rule, state, param, self._clipped(state, grad)))
             else:
-                _fold(rule, _update(state, param, grad), seen, scale)
+                self._fold(rule, _update(state, param, grad), seen, scale)
         if together:
             _release(together)
+
+    def _fold(self, rule: FoldRule, update: Update, seen: int, scale: float) -> None:
+        """Folds one of `1 / scale` gradients. seen: how many of them were folded before.
+
+        The update is counted at the end of the mini-batch.
+        """
+        if not isinstance(rule, AccumulatingRule):
+            raise refusals.release_only(type(rule).__name__, rule.release_only)
+        state, param, grad, done = update
+        if seen == 0:
+            self._decay(rule, state, param, done + 1)
+        rule.fold(state, param, grad, Turn(done + 1, seen, scale))
+
+    def _decay(self, rule: AccumulatingRule, state: State, param: Tensor, step: int) -> None:
+        rule.decay(state, param, step)
+        if self._ranks is not None:
+            self._ranks.begin(state, rule.over_ranks)
 
     def _clipped(self, state: dict[str, Tensor], grad: Tensor) -> Tensor:
         if self.max_norm.limit is None:
@@ -309,7 +334,7 @@ class FoldingOptimizer(StatefulOptimizer):
                 del self._folded[param]
         self._absorb_the_rest()
         if not self.writes_parameters:
-            self._apply_all([*self._folded])
+            self._apply_all(self._combined())
         self._stored.settle()
         self._forget()
         self._hooks.add_missing()
@@ -344,7 +369,8 @@ class FoldingOptimizer(StatefulOptimizer):
     def _begin(self) -> None:
         """Begins a mini-batch: looks for edits of the groups, and for other ranks that train."""
         self.look_at_groups()
-        self._notices.look_for_ranks(self.holds, self._members.places.keys())
+        params = () if self._ranks is not None else self._members.places.keys()
+        self._notices.look_for_ranks(self.holds, params)
         self._notices.begin(self._members, self._used)
 
     def _used(self, group: Group) -> tuple[str, ...]:
@@ -365,6 +391,26 @@ class FoldingOptimizer(StatefulOptimizer):
         self._incomplete.clear()
         self._factor = None
         self.mini_batches += 1
+
+    def _combined(self) -> list[Tensor]:
+        """Returns the parameters to update, with their states combined over the ranks."""
+        if self._ranks is None:
+            return [*self._folded]
+        params = [p for p in self._members if p not in self._lost]
+        if any(is_stored(self.state_of(p)) for p in params):
+            raise refusals.ranks_stored()
+        here = [p in self._folded for p in params]
+        anywhere = self._ranks.any_folded(here, params[0].device)
+        states = []
+        for param, on_this_rank, on_any in zip(params, here, anywhere, strict=True):
+            if on_any:
+                rule, update = self.rule_of(param), _update(self.state_of(param), param, param)
+                assert isinstance(rule, AccumulatingRule)  # `accept` has seen to that
+                if not on_this_rank:
+                    self._decay(rule, update.state, update.param, update.step + 1)
+                states.append((update.state, rule.over_ranks))
+        self._ranks.combine(states)
+        return [p for p, on_any in zip(params, anywhere, strict=True) if on_any]
 
     def _apply_all(self, params: Sequence[Tensor]) -> None:
         """Updates parameters. While one is updated, stored states of the next are read."""
@@ -418,6 +464,7 @@ def _signature(rule: type[FoldRule]) -> inspect.Signature:
             inspect.Parameter("micro_batches", word, default=1),
             inspect.Parameter("max_norm", word, default=None),
             inspect.Parameter("clip_by", word, default="previous step"),
+            inspect.Parameter("process_group", word, default=None),
         )
     )
 
@@ -434,19 +481,6 @@ def _release(updates: Sequence[tuple[FoldRule, dict[str, Tensor], Tensor, Tensor
         by_rule.setdefault(id(rule), (rule, []))[1].append(_update(state, param, grad))
     for rule, together in by_rule.values():
         rule.release(together)
-
-
-def _fold(rule: FoldRule, update: Update, seen: int, scale: float) -> None:
-    """Folds one of `1 / scale` gradients. seen: how many of them were folded before.
-
-    The update is counted at the end of the mini-batch.
-    """
-    if not isinstance(rule, AccumulatingRule):
-        raise refusals.release_only(type(rule).__name__, rule.release_only)
-    state, param, grad, done = update
-    if seen == 0:
-        rule.decay(state, param, done + 1)
-    rule.fold(state, param, grad, Turn(done + 1, seen, scale))
 
 
 def _update(state: dict[str, Tensor], param: Tensor, grad: Tensor) -> Update:
