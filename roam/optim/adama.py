@@ -252,9 +252,14 @@ class AdamA(FoldingOptimizer):
         max_norm: the norm that gradients may have, or None; `clip_by` says whose norm counts in
             mode "release": that of all gradients of the "previous step", or that of each "tensor".
             In mode "accumulate" it is the momentum's (`max_norm`).
+        process_group: of torch.distributed; None to train alone. In mode "accumulate", each of M
+            ranks folds the gradients of its own micro-batches, and step() combines m and v: the
+            result is that of one process with N·M micro-batches. Do not use
+            DistributedDataParallel beside it.
 
     Raises:
         HyperparameterError: a value is out of its range.
+        RanksDifferError: the ranks of `process_group` do not begin with the same parameters.
     """
 
     rule = AdamARule

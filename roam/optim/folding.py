@@ -109,6 +109,11 @@ class FoldingOptimizer(StatefulOptimizer):
         self._micro_batches = n
 
     @property
+    def sent(self) -> int:
+        """Elements of states that this rank has given to all_reduce so far."""
+        return 0 if self._ranks is None else self._ranks.sent
+
+    @property
     def writes_parameters(self) -> bool:
         """Whether absorbing a gradient also updates the parameter, as in mode "release"."""
         return self.mode == "release"

@@ -97,7 +97,7 @@ def check(rank: int, meeting: str) -> None:
             close(ours, theirs)
             if name == "AdamA":  # m and v, once a step, whatever n is; the rare layer's in one
                 body, rare = map(elements, (ours.body, ours.rare))
-                assert optimizer._ranks.sent == 2 * (STEPS * body + rare)
+                assert optimizer.sent == 2 * (STEPS * body + rare)
     _, ours = trained(RULES["AdamA"], 2, alone=False, compiled=True)
     _, theirs = trained(RULES["AdamA"], 2, alone=True)
     close(ours, theirs)
