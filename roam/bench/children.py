@@ -29,12 +29,17 @@ class Child:
     stderr: IO[str]
 
     def ask(self, line: str) -> Result:
+        """Writes a line, and returns the answer."""
+        self.tell(line)
+        return self.read()
+
+    def tell(self, line: str) -> None:
+        """Writes a line. Raises ContenderError if the process has ended."""
         assert self.process.stdin is not None
         try:
             print(line, file=self.process.stdin, flush=True)
         except BrokenPipeError:
             raise self._error() from None
-        return self.read()
 
     def read(self) -> Result:
         """Returns the next JSON object. Raises ContenderError if the process ends without one."""

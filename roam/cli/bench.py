@@ -340,3 +340,18 @@ def device(
         raise typer.Exit(1)
     if any("late" in row for row in rows):
         raise typer.Exit(3)
+
+
+@bench.command()
+def parallel(
+    json: Json = None,
+    only: Only = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = 2,
+    micro_batches: Annotated[int, typer.Option(min=1, help="Of a mini-batch, a rank.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed mini-batches of each.")] = 5,
+) -> None:
+    """Train on several ranks: AdamA that combines states, beside DDP and AdamW."""
+    from roam.bench.parallel import parallel_bench
+
+    zoo_names(only)
+    parallel_bench(only, json, ranks=ranks, micro_batches=micro_batches, rounds=rounds)

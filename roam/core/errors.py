@@ -216,6 +216,10 @@ class LostParameterError(OptimizerError, RuntimeError):
     """A parameter that a newer optimizer folds."""
 
 
+class RanksDifferError(OptimizerError, ValueError):
+    """Ranks that train one model have different parameters."""
+
+
 class StateMismatchError(OptimizerError, ValueError):
     """A state dict of other parameters, or of an optimizer that needs other state."""
 

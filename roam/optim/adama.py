@@ -15,6 +15,7 @@ from roam.optim.blocks import blocks, squared_sum
 from roam.optim.fold import State, StateSpec, Turn, Update, is_rate
 from roam.optim.folding import FoldingOptimizer
 from roam.optim.fused import FusedRule
+from roam.optim.ranks import OverRanks
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,12 @@ class AdamARule(FusedRule):
         if self.state_dtype == "int8":
             return eight_bit_adam.states(param, remainder=self.weight_remainder)
         return StateSpec.like("exp_avg", param), StateSpec.like("exp_avg_sq", param)
+
+    @property
+    def over_ranks(self) -> dict[str, OverRanks]:
+        if self.state_dtype is not None:
+            return {}
+        return {"exp_avg": "mean", "exp_avg_sq": "mean" if self.batch_invariant else "squares"}
 
     def decay(self, state: State, param: Tensor, step: int) -> None:
         beta1, beta2 = self.betas
@@ -245,9 +252,14 @@ class AdamA(FoldingOptimizer):
         max_norm: the norm that gradients may have, or None; `clip_by` says whose norm counts in
             mode "release": that of all gradients of the "previous step", or that of each "tensor".
             In mode "accumulate" it is the momentum's (`max_norm`).
+        process_group: of torch.distributed; None to train alone. In mode "accumulate", each of M
+            ranks folds the gradients of its own micro-batches, and step() combines m and v: the
+            result is that of one process with N·M micro-batches. Do not use
+            DistributedDataParallel beside it.
 
     Raises:
         HyperparameterError: a value is out of its range.
+        RanksDifferError: the ranks of `process_group` do not begin with the same parameters.
     """
 
     rule = AdamARule

@@ -49,6 +49,7 @@ import torch
 from torch import Tensor
 
 from roam.core.errors import HyperparameterError
+from roam.optim.ranks import OverRanks
 
 State = Mapping[str, Tensor]  # a parameter's state tensors, by StateSpec.name
 Group = Mapping[str, Any]  # a parameter's group (lr, betas, ...); the values may change
@@ -203,6 +204,14 @@ class AccumulatingRule(FoldRule):
     """
 
     has_momentum: ClassVar[bool] = False
+
+    @property
+    def over_ranks(self) -> dict[str, OverRanks]:
+        """What the state tensors that folds change are, by name; see `ranks`.
+
+        Empty if the rule cannot train on several ranks.
+        """
+        return {}
 
     def squared_momentum(self, state: State, step: int) -> Tensor:
         """Returns the squared norm of the running mean of gradients, its bias corrected."""

@@ -24,9 +24,10 @@ from roam.optim import refusals
 from roam.optim.clipping import watch
 from roam.optim.fold import State
 from roam.optim.notices import Notices
+from roam.optim.ranks import Ranks
 from roam.optim.ruled import RuledOptimizer
 from roam.optim.stored_states import arrived, fetch, is_stored
-from roam.optim.updates import Release, apply, fold, release, shortening
+from roam.optim.updates import Release, apply, combine, fold, release, shortening
 
 NOTHING: State = {}
 
@@ -143,13 +144,13 @@ class FoldingOptimizer(RuledOptimizer):
                     if releases:
                         release([Release(rule, lent, param, self._clipped(lent, grad))])
                     else:
-                        fold(Release(rule, lent, param, grad), seen, scale)
+                        fold(Release(rule, lent, param, grad), seen, scale, self.ranks)
                 continue
             folded[param] = seen + micro_batches
             if releases:
                 together.append(Release(rule, state, param, self._clipped(state, grad)))
             else:
-                fold(Release(rule, state, param, grad), seen, scale)
+                fold(Release(rule, state, param, grad), seen, scale, self.ranks)
         if together:
             release(together)
 
@@ -233,7 +234,7 @@ class FoldingOptimizer(RuledOptimizer):
                 del self._folded[param]
         self._absorb_the_rest()
         if not self.writes_parameters:
-            self._apply_all([*self._folded])
+            self._apply_all(self._combined())
         self._stored.settle()
         self._forget()
         self._hooks.add_missing()
@@ -268,7 +269,8 @@ class FoldingOptimizer(RuledOptimizer):
     def _begin(self) -> None:
         """Begins a mini-batch: looks for edits of the groups, and for other ranks that train."""
         self.look_at_groups()
-        self._notices.look_for_ranks(self.holds, self._members.places.keys())
+        params = () if isinstance(self.ranks, Ranks) else self._members.places.keys()
+        self._notices.look_for_ranks(self.holds, params)
         self._notices.begin(self._members, self._used)
 
     def _absorb_the_rest(self) -> None:
@@ -285,6 +287,17 @@ class FoldingOptimizer(RuledOptimizer):
         self._incomplete.clear()
         self._factor = None
         self.mini_batches += 1
+
+    def _combined(self) -> list[Tensor]:
+        """Returns the parameters to update, with their states combined over the ranks."""
+        if not isinstance(self.ranks, Ranks):
+            return [*self._folded]
+        params = [param for param in self._members if param not in self._lost]
+        states = [self.state_of(param) for param in params]
+        if any(map(is_stored, states)):
+            raise refusals.ranks_stored()
+        every = zip(map(self.rule_of, params), states, params, params, strict=True)
+        return combine(self.ranks, [Release(*each) for each in every], self._folded)
 
     def _apply_all(self, params: Sequence[Tensor]) -> None:
         """Updates parameters. While one is updated, stored states of the next are read."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from roam.optim.blocks import blocks
 from roam.optim.fold import AccumulatingRule, State, StateSpec, Turn, is_rate
 from roam.optim.folding import FoldingOptimizer
+from roam.optim.ranks import OverRanks
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class LionRule(AccumulatingRule):
 
     def state(self, param: Tensor) -> tuple[StateSpec, ...]:
         return (StateSpec.like("exp_avg", param),)
+
+    @property
+    def over_ranks(self) -> dict[str, OverRanks]:
+        return {"exp_avg": "mean"}
 
     def decay(self, state: State, param: Tensor, step: int) -> None:
         state["exp_avg"].mul_(self.betas[1])

@@ -17,6 +17,7 @@ from roam.optim.fold import AccumulatingRule, State, StateSpec, Turn
 from roam.optim.folding import FoldingOptimizer
 from roam.optim.group_rules import RULE
 from roam.optim.orthogonal import COEFFICIENTS, orthogonalized
+from roam.optim.ranks import OverRanks
 
 Adjust = Literal["original", "match_rms_adamw"]
 # names of parameters that look up or score tokens, and are no maps from features to features
@@ -62,6 +63,10 @@ class MuonRule(AccumulatingRule):
                 'with "rule": "AdamW"'
             )
         return (StateSpec.like("momentum_buffer", param),)
+
+    @property
+    def over_ranks(self) -> dict[str, OverRanks]:
+        return {"momentum_buffer": "mean"}
 
     def decay(self, state: State, param: Tensor, step: int) -> None:
         state["momentum_buffer"].mul_(self.momentum)

@@ -41,7 +41,8 @@ def sparse(parameter: str, optimizer: str) -> SparseGradientError:
 def data_parallel(optimizer: str) -> DataParallelError:
     return DataParallelError(
         f"DistributedDataParallel would sum gradients that {optimizer} has folded before: every "
-        "rank would train on its own. Use torch.optim.AdamW here."
+        f"rank would train on its own. Leave DistributedDataParallel out, and use {optimizer}("
+        "process_group=..., mode='accumulate'), or use torch.optim.AdamW here."
     )
 
 
@@ -62,6 +63,28 @@ def unclipped(rule: str) -> HyperparameterError:
     return HyperparameterError(
         f"max_norm with mode='accumulate' clips by the momentum, and {rule} has none whose length "
         "matters: leave it out"
+    )
+
+
+def ranks_release() -> HyperparameterError:
+    return HyperparameterError(
+        "process_group with mode='release', which updates the parameters in the backward, by one "
+        "rank's gradients: use mode='accumulate' (micro_batches=1 will do)"
+    )
+
+
+def ranks_stored() -> HyperparameterError:
+    return HyperparameterError(
+        "process_group with states in a file: they are combined over the ranks in memory. Leave "
+        "out 'states' of the option offload, or process_group"
+    )
+
+
+def alone(rule: str) -> HyperparameterError:
+    return HyperparameterError(
+        f"process_group: nothing is known of how states of {rule} with these values are combined "
+        "over ranks. AdamA, AdamW, SlimAdamA, AdamMini, Lion, SGD, Muon and Scion with float "
+        "states can be; or sum gradients before the fold: fully_shard (FSDP2)"
     )
 
 
@@ -137,6 +160,7 @@ def unsummed(optimizer: str, ranks: int) -> UnsummedWarning:
     return UnsummedWarning(
         f"{ranks} ranks, and {optimizer} folds each one's gradients in its backward: if they train "
         "one model and sum gradients afterwards, there are none to sum, and every rank trains on "
-        "its own. These sum before the fold: fully_shard (FSDP2), or a hook on each parameter, "
-        "p.register_hook(lambda g: all_reduced(g)). Otherwise use torch.optim.AdamW."
+        f"its own. Use {optimizer}(process_group=..., "
+        "mode='accumulate'), fully_shard (FSDP2), or a hook on each parameter that sums before the "
+        "fold, p.register_hook(lambda g: all_reduced(g)). Otherwise use torch.optim.AdamW."
     )

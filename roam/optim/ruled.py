@@ -15,6 +15,7 @@ from roam.optim import refusals
 from roam.optim.fold import AccumulatingRule, FoldRule, Group, StateSpec
 from roam.optim.group_rules import named
 from roam.optim.max_norm import MaxNorm
+from roam.optim.ranks import Alone, Ranks
 from roam.optim.scratch import scratch
 from roam.optim.states import StatefulOptimizer
 
@@ -27,6 +28,7 @@ class RuledOptimizer(StatefulOptimizer):
     Attributes:
         mode: whether a gradient updates its parameter at once.
         max_norm: the norm that gradients may have.
+        ranks: the processes that train the model.
     """
 
     def __init_subclass__(cls, **how: Any) -> None:
@@ -41,13 +43,17 @@ class RuledOptimizer(StatefulOptimizer):
         given.apply_defaults()
         defaults = dict(given.arguments)
         mode, micro_batches = defaults.pop("mode"), defaults.pop("micro_batches")
-        params = defaults.pop("params")
+        params, group = defaults.pop("params"), defaults.pop("process_group")
         if mode not in get_args(Mode):
             raise HyperparameterError(f"mode={mode!r}: there are {get_args(Mode)}")
+        if group is not None and mode != "accumulate":
+            raise refusals.ranks_release()
         self.mode: Mode = mode
+        self.ranks: Alone | Ranks = Alone() if group is None else Ranks(group)
         self.max_norm = MaxNorm(defaults.pop("max_norm"), defaults.pop("clip_by"))
         self.micro_batches = micro_batches
         super().__init__(params, defaults)
+        self.ranks.check_alike(self.named())
 
     @property
     def micro_batches(self) -> int:
@@ -89,6 +95,9 @@ class RuledOptimizer(StatefulOptimizer):
         clips = self.mode == "accumulate" and self.max_norm.limit is not None
         if clips and not (isinstance(rule, AccumulatingRule) and rule.has_momentum):
             raise refusals.unclipped(type(rule).__name__)
+        combines = isinstance(rule, AccumulatingRule) and rule.over_ranks
+        if isinstance(self.ranks, Ranks) and not combines:
+            raise refusals.alone(type(rule).__name__)
 
     def needs(self, param: Tensor, grad: Tensor, to: OffloadTo | None = None) -> FoldNeeds:
         """Returns what a plan has to know of folding this gradient. The tensors may be fake.
@@ -121,5 +130,6 @@ def signature(rule: type[FoldRule]) -> inspect.Signature:
             inspect.Parameter("micro_batches", word, default=1),
             inspect.Parameter("max_norm", word, default=None),
             inspect.Parameter("clip_by", word, default="previous step"),
+            inspect.Parameter("process_group", word, default=None),
         )
     )

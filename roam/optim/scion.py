@@ -14,6 +14,7 @@ from roam.optim.factored import rms
 from roam.optim.fold import AccumulatingRule, State, StateSpec, Turn
 from roam.optim.folding import FoldingOptimizer
 from roam.optim.orthogonal import orthogonalized
+from roam.optim.ranks import OverRanks
 
 Norm = Literal["Auto", "Spectral", "Sign", "BiasRMS"]
 
@@ -42,6 +43,10 @@ class ScionRule(AccumulatingRule):
         if self.norm == "Spectral" and param.dim() < 2:
             raise HyperparameterError(f"norm='Spectral' has no meaning for {list(param.shape)}")
         return (StateSpec.like("momentum_buffer", param),)
+
+    @property
+    def over_ranks(self) -> dict[str, OverRanks]:
+        return {"momentum_buffer": "mean"}
 
     def decay(self, state: State, param: Tensor, step: int) -> None:
         state["momentum_buffer"].mul_(1 - self.momentum)

@@ -12,6 +12,7 @@ from roam.optim.blocks import blocks, squared_sum
 from roam.optim.fold import State, StateSpec, Turn, Update
 from roam.optim.folding import FoldingOptimizer
 from roam.optim.fused import FusedRule
+from roam.optim.ranks import OverRanks
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class SGDRule(FusedRule):
 
     def state(self, param: Tensor) -> tuple[StateSpec, ...]:
         return (StateSpec.like("momentum_buffer", param),) if self.momentum else ()
+
+    @property
+    def over_ranks(self) -> dict[str, OverRanks]:
+        return {"momentum_buffer": "mean"} if self.momentum else {}
 
     def decay(self, state: State, param: Tensor, step: int) -> None:
         buffer = state["momentum_buffer"].mul_(self.momentum)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from roam.optim import refusals
 from roam.optim.fold import STEP, AccumulatingRule, FoldRule, Turn, Update
 from roam.optim.max_norm import MaxNorm
+from roam.optim.ranks import Alone, Ranks
 from roam.optim.stored_states import in_memory
 
 ONE = torch.ones((), dtype=STEP.dtype)
@@ -36,16 +37,54 @@ def release(updates: Sequence[Release]) -> None:
         rule.release(together)
 
 
-def fold(update: Release, seen: int, scale: float) -> None:
-    """Folds one of `1 / scale` gradients. seen: how many of them were folded before.
+def fold(update: Release, seen: int, scale: float, ranks: Alone | Ranks) -> None:
+    """Folds one of `1 / scale` gradients of a rank.
 
     The update is counted at the end of the mini-batch.
+
+    Args:
+        update: the gradient.
+        seen: how many of them were folded before.
+        scale: 1 / N.
+        ranks: the processes that fold gradients of the mini-batch.
     """
     rule = accumulating(update.rule)
     state, param, grad, done = _update(update)
     if seen == 0:
         rule.decay(state, param, done + 1)
+        ranks.begin(state, rule.over_ranks)
     rule.fold(state, param, grad, Turn(done + 1, seen, scale))
+
+
+def combine(ranks: Ranks, updates: Sequence[Release], folded: Container[Tensor]) -> list[Tensor]:
+    """Combines the states of a mini-batch over the ranks. Returns the parameters to update.
+
+    These are those with a gradient on any rank.
+
+    Args:
+        ranks: the ranks.
+        updates: all parameters, each as its own gradient, in an order that all ranks have.
+        folded: the parameters that have a gradient on this rank.
+    """
+    if not updates:
+        return []
+    here = [update.param in folded for update in updates]
+    anywhere = ranks.any_folded(here, updates[0].param.device)
+    chosen = [
+        pair
+        for pair, on_any in zip(zip(updates, here, strict=True), anywhere, strict=True)
+        if on_any
+    ]
+    states = []
+    for update, on_this_rank in chosen:
+        rule = accumulating(update.rule)
+        state, param, _, done = _update(update)
+        if not on_this_rank:
+            rule.decay(state, param, done + 1)
+            ranks.begin(state, rule.over_ranks)
+        states.append((state, rule.over_ranks))
+    ranks.combine(states)
+    return [update.param for update, _ in chosen]
 
 
 def apply(rule: FoldRule, state: dict[str, Any], param: Tensor, factor: float) -> None:

@@ -1,0 +1,167 @@
+"""Data-parallel training: each rank folds its own gradients, and states are combined once a step.
+
+    rank 0    N folds into m, v ──┐
+    rank 1    N folds into m, v ──┼── all_reduce of m, v ── step
+    rank 2    N folds into m, v ──┘
+
+The result is that of one process with N·M micro-batches, for M ranks (AdamA, arXiv 2305.19982,
+section 3.3). A state that is linear in the gradients is averaged. A sum of squares, each of a
+gradient divided by N, becomes one of gradients divided by N·M if it is summed over the ranks and
+divided by M². What it was before the mini-batch counts M times on every rank (M·β2 in the paper),
+so that this is left as it was.
+
+A mini-batch sends each state tensor once. Summing gradients sends N times as many elements as the
+parameters have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, Literal, Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from roam.core.errors import RanksDifferError
+from roam.core.machine import MIB, Bytes
+
+OverRanks = Literal["mean", "squares"]  # what a state tensor is
+State = Mapping[str, Tensor]  # a parameter's state tensors, by name
+SMALL: Bytes = MIB  # smaller tensors are sent together, in buckets of up to
+BUCKET: Bytes = 25 * MIB  # as in DistributedDataParallel
+AHEAD = 4  # all_reduces that run at a time
+
+
+class Alone:
+    """One process that trains a model by itself. See `Ranks`."""
+
+    sent = 0
+
+    def check_alike(self, named: Iterable[tuple[str, Tensor]]) -> None:
+        return None
+
+    def begin(self, state: State, over: Mapping[str, OverRanks]) -> None:
+        return None
+
+
+class Ranks:
+    """The ranks that train one model with folds of their own.
+
+    Attributes:
+        group: the process group.
+        size: M, the number of ranks.
+        sent: elements of states that this rank has given to all_reduce.
+    """
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self.group, self.size = group, dist.get_world_size(group)
+        self.sent = 0
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Returns itself: a copied optimizer trains with the same ranks."""
+        return self
+
+    def check_alike(self, named: Iterable[tuple[str, Tensor]]) -> None:
+        """Raises RanksDifferError if the ranks do not begin with the same parameters.
+
+        named: name and parameter, in the order of the groups.
+        """
+        mine = [(name, tuple(p.shape), str(p.dtype), _digest(p)) for name, p in named]
+        every: list[list[tuple[Any, ...]]] = [[] for _ in range(self.size)]
+        dist.all_gather_object(every, mine, self.group)
+        first = every[0]
+        for rank, other in enumerate(every):
+            if len(other) != len(first):
+                raise RanksDifferError(
+                    f"rank {rank} has {len(other)} parameters, and rank 0 has {len(first)}"
+                )
+            for here, there in zip(first, other, strict=True):
+                if here != there:
+                    what = "other values" if here[:3] == there[:3] else f"{there[:3]}"
+                    raise RanksDifferError(
+                        f"{here[0]}: rank {rank} has {what} where rank 0 has {here[1:3]}. Build "
+                        "the model alike on every rank (torch.manual_seed), or broadcast its "
+                        "parameters from rank 0 first"
+                    )
+
+    def begin(self, state: State, over: Mapping[str, OverRanks]) -> None:
+        """Makes what a state was before this mini-batch count M times, if it sums squares.
+
+        Args:
+            state: a parameter's, decayed.
+            over: what its tensors are, by name.
+        """
+        for name, what in over.items():
+            if what == "squares":
+                state[name].mul_(self.size)
+
+    def any_folded(self, folded: Sequence[bool], device: torch.device) -> list[bool]:
+        """Returns which parameters have a gradient on any rank.
+
+        folded: which have one on this rank, in the order of the groups.
+        """
+        found = torch.tensor(folded, dtype=torch.uint8, device=device)
+        dist.all_reduce(found, dist.ReduceOp.MAX, self.group)
+        return [bool(each) for each in found.tolist()]
+
+    def combine(self, states: Iterable[tuple[State, Mapping[str, OverRanks]]]) -> None:
+        """Combines the states of parameters over the ranks, in place.
+
+        states: each with what its tensors are. Their order is the same on every rank.
+        """
+        parts: list[tuple[Tensor, float]] = []
+        for state, over in states:
+            for name, what in over.items():
+                share = 1 / self.size if what == "mean" else 1 / self.size**2
+                parts.append((state[name], share))
+        running: list[tuple[dist.Work | None, Tensor, list[tuple[Tensor, float]]]] = []
+        for bucket in _buckets(parts):
+            if len(running) == AHEAD:
+                _finish(*running.pop(0))
+            sent = _joined(bucket)
+            self.sent += sent.numel()
+            work = dist.all_reduce(sent, group=self.group, async_op=True)
+            running.append((work, sent, bucket))
+        for each in running:
+            _finish(*each)
+
+
+def _digest(param: Tensor) -> str:
+    """Returns a hash of the values."""
+    values = param.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return blake2b(values.numpy().data, digest_size=16).hexdigest()
+
+
+def _buckets(parts: Sequence[tuple[Tensor, float]]) -> Iterator[list[tuple[Tensor, float]]]:
+    """Yields what is sent together: a large tensor by itself, small ones of a dtype and device."""
+    open_: dict[tuple[torch.dtype, torch.device], list[tuple[Tensor, float]]] = {}
+    for tensor, share in parts:
+        if tensor.nbytes >= SMALL:
+            yield [(tensor, share)]
+            continue
+        bucket = open_.setdefault((tensor.dtype, tensor.device), [])
+        bucket.append((tensor, share))
+        if sum(t.nbytes for t, _ in bucket) >= BUCKET:
+            yield open_.pop((tensor.dtype, tensor.device))
+    yield from open_.values()
+
+
+def _joined(bucket: Sequence[tuple[Tensor, float]]) -> Tensor:
+    """Returns a tensor to send: the only one of the bucket, or a contiguous copy of all."""
+    [first, *others] = (tensor for tensor, _ in bucket)
+    if not others and first.is_contiguous():
+        return first
+    return torch.cat([t.reshape(-1) for t in (first, *others)])
+
+
+def _finish(work: dist.Work | None, sent: Tensor, bucket: Sequence[tuple[Tensor, float]]) -> None:
+    if work is not None:
+        work.wait()
+    at = 0
+    for tensor, share in bucket:
+        if sent is not tensor:
+            tensor.copy_(sent[at : at + tensor.numel()].view(tensor.shape))
+            at += tensor.numel()
+        tensor.mul_(share)

@@ -1,0 +1,125 @@
+"""Ranks that fold their own gradients and combine states: one process with all micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from roam.core.errors import HyperparameterError, RanksDifferError
+from roam.optim import SGD, AdamA, AdamMini, GaLore, Lion, Muon, Scion, SlimAdamA
+from roam.optim.adam_mini import Shared
+from tests.helpers import unfused
+
+pytestmark = pytest.mark.skipif(not dist.is_available(), reason="no torch.distributed")
+RANKS, STEPS = 2, 3
+MINI = {"2.weight": Shared((1,), heads=2), "0.weight": Shared((1,))}
+# a small β2, so that what v was before counts
+ADAM: dict[str, Any] = {"lr": 1e-2, "betas": (0.8, 0.5)}
+RULES: dict[str, Callable[..., Any]] = {
+    "AdamA": lambda p, **how: AdamA(p, **ADAM, **how),
+    "AdamA, invariant": lambda p, **how: AdamA(p, **ADAM, batch_invariant=True, **how),
+    "AdamA, clipped": lambda p, **how: AdamA(p, **ADAM, max_norm=0.1, **how),
+    "SlimAdamA": lambda p, **how: SlimAdamA(p, {"0.weight": (1,)}, **ADAM, **how),
+    "AdamMini": lambda p, **how: AdamMini(p, MINI, **ADAM, **how),
+    "SGD": lambda p, **how: SGD(p, lr=1e-2, momentum=0.9, weight_decay=0.1, **how),
+    "Lion": lambda p, **how: Lion(p, lr=1e-2, betas=(0.9, 0.9), **how),
+    "Muon": lambda p, **how: Muon(p, lr=1e-2, nesterov=False, **how),
+    "Scion": lambda p, **how: Scion(p, lr=1e-2, **how),
+}
+
+
+class Net(nn.Module):
+    """The last layer gets gradients from some batches only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4))
+        self.rare = nn.Linear(4, 4)
+        self.double()
+
+    def forward(self, x: Tensor, rare: bool) -> Tensor:
+        y = self.body(x)
+        return (self.rare(y) if rare else y).square().mean()  # type: ignore[no-any-return]
+
+
+def batches(step: int, rank: int, n: int) -> Iterator[tuple[Tensor, bool]]:
+    """Micro-batches of a rank. The rare layer is used in the second step, by rank 1."""
+    for i in range(n):
+        g = torch.Generator().manual_seed(100 * step + 10 * rank + i)
+        x = torch.randn(3, 6, generator=g, dtype=torch.float64)
+        yield x, step == 1 and rank == 1
+
+
+def named(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [(name.removeprefix("body."), p) for name, p in model.named_parameters()]
+
+
+def trained(make: Callable[..., Any], n: int, *, alone: bool, compiled: bool = False) -> Any:
+    """The optimizer and the model after a few steps: on this rank, or alone with all batches."""
+    model = Net()
+    ranks = range(RANKS) if alone else [dist.get_rank()]
+    group = {} if alone else {"process_group": dist.group.WORLD}
+    optimizer = make(named(model), mode="accumulate", micro_batches=n * len(ranks), **group)
+    run = unfused(model, optimizer=optimizer) if compiled else model
+    for step in range(STEPS):
+        for rank in ranks:
+            for x, rare in batches(step, rank, n):
+                run(x, rare).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return optimizer, model
+
+
+def close(ours: nn.Module, theirs: nn.Module) -> None:
+    pairs = zip(ours.parameters(), theirs.parameters(), strict=True)
+    assert all((a - b).abs().max() <= 1e-12 for a, b in pairs)
+
+
+def elements(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def check(rank: int, meeting: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=RANKS)
+    for name, make in RULES.items():
+        for n in (1, 4) if name == "AdamA" else (2,):
+            optimizer, ours = trained(make, n, alone=False)
+            _, theirs = trained(make, n, alone=True)
+            close(ours, theirs)
+            if name == "AdamA":  # m and v, once a step, whatever n is; the rare layer's in one
+                body, rare = map(elements, (ours.body, ours.rare))
+                assert optimizer.ranks.sent == 2 * (STEPS * body + rare)
+    _, ours = trained(RULES["AdamA"], 2, alone=False, compiled=True)
+    _, theirs = trained(RULES["AdamA"], 2, alone=True)
+    close(ours, theirs)
+    refuses()
+    dist.destroy_process_group()
+
+
+def refuses() -> None:
+    group: Any = dist.group.WORLD
+    params = Net().body.parameters
+    with pytest.raises(HyperparameterError, match=r"mode='release'.*mode='accumulate'"):
+        AdamA(params(), process_group=group)
+    for make, how in ((GaLore, {}), (AdamA, {"state_dtype": "int8"})):
+        with pytest.raises(HyperparameterError, match=r"how states of .* are combined"):
+            make(params(), mode="accumulate", process_group=group, **how)
+    other = Net()
+    if dist.get_rank() == 1:
+        with torch.no_grad():
+            other.rare.bias[2] += 1
+    with pytest.raises(RanksDifferError, match=r"rare\.bias: rank 1 has other values"):
+        AdamA(other.named_parameters(), mode="accumulate", process_group=group)
+
+
+def test_two_ranks_train_as_one_process_with_all_micro_batches(tmp_path: Path) -> None:
+    mp.spawn(check, (f"file://{tmp_path / 'meeting'}",), nprocs=RANKS)
