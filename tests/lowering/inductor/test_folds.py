@@ -15,9 +15,8 @@ from transformers.activations import QuickGELUActivation
 import roam
 from roam.bench.zoo import TINY, loss
 from roam.lowering.inductor import folds
-from roam.optim import AdamA
-from roam.optim.adama import AdamARule
-from roam.optim.fold import Update
+from roam.optim import AdamA, folding
+from roam.optim.updates import Release, release
 from tests.helpers import assert_equal, folding_step, measured_as_planned, random
 
 pytestmark = pytest.mark.usefixtures("shared_kernels")
@@ -27,13 +26,12 @@ pytestmark = pytest.mark.usefixtures("shared_kernels")
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many gradients each call of the optimizer took."""
     calls: list[int] = []
-    release = AdamARule.release
 
-    def counted(rule: AdamARule, updates: Sequence[Update]) -> None:
+    def counted(updates: Sequence[Release]) -> None:
         calls.append(len(updates))
-        release(rule, updates)
+        release(updates)
 
-    monkeypatch.setattr(AdamARule, "release", counted)
+    monkeypatch.setattr(folding, "release", counted)
     return calls
 
 
