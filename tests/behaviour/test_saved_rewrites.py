@@ -174,6 +174,13 @@ def test_all_rows_are_the_exact_gradient(sampler: str) -> None:
     assert changed(gradients(model, run, x), exact) == set()
 
 
+def test_the_papers_sampler_runs_in_a_graph() -> None:
+    model, x = Mlp(), inputs()
+    exact = gradients(model, compiled(model, []), x)
+    run = compiled(model, [WTACRS(sampler="winners")], recompute=False)
+    assert changed(gradients(model, run, x), exact) == {"up.weight", "down.weight"}
+
+
 def test_restored_tensors_replace_what_is_recomputed_of_them() -> None:
     model, x = Mlp(), inputs()
     exact = gradients(model, compiled(model, []), x)
