@@ -161,4 +161,4 @@ def _shape(like: Tensor) -> list[Any]:
     return [n if isinstance(n, int) else -1 for n in like.shape]
 
 
-_BACKWARDS = {aten.gelu_backward.default: GELU, aten.silu_backward.default: SILU}
+_BACKWARDS: dict[Any, _Steps] = {aten.gelu_backward.default: GELU, aten.silu_backward.default: SILU}

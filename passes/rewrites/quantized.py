@@ -117,7 +117,8 @@ def memory_order(x: Tensor) -> list[int] | None:
         return list(range(x.dim()))
     if not all(isinstance(n, int) for n in (*x.shape, *x.stride())):
         return None
-    order = sorted(range(x.dim()), key=lambda d: (-x.stride(d), -x.shape[d]))
+    strides = x.stride()
+    order = sorted(range(x.dim()), key=lambda d: (strides[d], x.shape[d]), reverse=True)
     return order if x.permute(order).is_contiguous() else None
 
 
@@ -126,9 +127,10 @@ def _is_statistic(tensor: SavedTensor) -> bool:
 
     Such as the mean of a norm, or the logarithm of a softmax's sum: little bytes, and no bias then.
     """
-    node = tensor.node
-    further = node.target is operator.getitem and node.args[1] != 0
-    return further or tensor.value.dim() == 0 or tensor.value.shape[-1] == 1
+    node, shape = tensor.node, tensor.value.shape
+    if node.target is operator.getitem and node.args[1] != 0:
+        return True
+    return not shape or bool(shape[-1] == 1)
 
 
 def _is_computed(tensor: SavedTensor) -> bool:

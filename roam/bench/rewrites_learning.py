@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import msgspec
 import torch
@@ -56,7 +57,7 @@ def learning_bench(
         check_writable(json_file)
     runs: list[Run] = []
     for name in CONTENDERS:
-        torch.compiler.reset()  # dynamo compiles one function eight times, and then runs it as it is
+        torch.compiler.reset()  # or dynamo runs a function as it is after eight compilations
         model = gpt2(settings, activation="gelu")
         options = {"rewrites": CONTENDERS[name], "recompute": False, "lowering": "aten"}
         compiled = torch.compile(model, backend="roam", options=options)
@@ -68,7 +69,7 @@ def learning_bench(
     return runs
 
 
-def train(settings: Settings, name: str, seed: int, model: nn.Module, compiled: nn.Module) -> Run:
+def train(settings: Settings, name: str, seed: int, model: nn.Module, compiled: Any) -> Run:
     """Trains a model once, from the weights of a seed. Returns the losses of validation text."""
     torch.manual_seed(seed)
     model.load_state_dict(gpt2(settings, activation="gelu").state_dict())

@@ -47,13 +47,12 @@ def inputs(tokens: int = 64) -> Tensor:
 def gradients(model: nn.Module, run: Any, x: Tensor, seed: int = 0) -> dict[str, Tensor]:
     """Returns the loss, the gradient of x and those of the parameters, of one step."""
     model.zero_grad()
-    x.grad = None
+    leaf = x.detach().requires_grad_()
     torch.manual_seed(seed)
-    loss = run(x)
+    loss = run(leaf)
     loss.backward()
-    found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-    assert x.grad is not None
-    return {"loss": loss.detach(), "x": x.grad.clone()} | {n: g.clone() for n, g in found.items()}
+    found = {"x": leaf.grad} | {n: p.grad for n, p in model.named_parameters()}
+    return {"loss": loss.detach()} | {n: g.clone() for n, g in found.items() if g is not None}
 
 
 def compiled(model: nn.Module, rewrites: Any, **options: Any) -> Any:
