@@ -23,13 +23,11 @@ from roam.core.atomic_write import check_writable, write_file
 from roam.core.problem import Home, Kind
 from roam.inspect.step_plan import StepPlan
 from roam.offline import plan
-from roam.options import Rewrite
-from roam.passes import RAD, WTACRS, ApproxBP, Quantized, VeLoRA
 
 WIDTH, TOKENS, BATCH, VOCABULARY = 128, 256, 4, 256
 LAYERS, COUNTED = 3, 1  # of a model, and the number of the block that is counted, from 0
 SEARCH = 0.5  # seconds of work to plan a graph: what is saved does not depend on the order
-EVERYWHERE: dict[str, Any] = {"exact_in": ()}  # queries, keys and values are sampled as well
+SAMPLED = "wta-crs:exact_in=()"  # what queries, keys and values are made of is sampled, too
 
 Make = Callable[[], tuple[nn.Module, dict[str, Any]]]
 
@@ -38,23 +36,23 @@ Make = Callable[[], tuple[nn.Module, dict[str, Any]]]
 class Contender:
     """rewrites: the user's. recompute: the option of that name."""
 
-    rewrites: tuple[Rewrite, ...] = ()
+    rewrites: tuple[str, ...] = ()
     recompute: str | bool = "cheap"
 
 
 CONTENDERS = {
     "all is saved": Contender(recompute=False),
-    "wta-crs 0.3, no recompute": Contender((WTACRS(**EVERYWHERE),), recompute=False),
-    "rad 0.1, no recompute": Contender((RAD(**EVERYWHERE),), recompute=False),
-    "velora, no recompute": Contender((VeLoRA(**EVERYWHERE),), recompute=False),
-    "quantized 8, no recompute": Contender((Quantized(),), recompute=False),
+    "wta-crs 0.3, no recompute": Contender((SAMPLED,), recompute=False),
+    "rad 0.1, no recompute": Contender(("rad:exact_in=()",), recompute=False),
+    "velora, no recompute": Contender(("velora:exact_in=()",), recompute=False),
+    "quantized 8, no recompute": Contender(("quantized",), recompute=False),
     "exact recompute": Contender(),
-    "wta-crs 0.3": Contender((WTACRS(**EVERYWHERE),)),
-    "approx-bp": Contender((ApproxBP(),)),
-    "approx-bp + wta-crs 0.3": Contender((ApproxBP(), WTACRS(**EVERYWHERE))),
-    "quantized 8": Contender((Quantized(),)),
-    "quantized 4": Contender((Quantized(bits=4),)),
-    "approx-bp + quantized 8": Contender((ApproxBP(), WTACRS(**EVERYWHERE), Quantized())),
+    "wta-crs 0.3": Contender((SAMPLED,)),
+    "approx-bp": Contender(("approx-bp",)),
+    "approx-bp + wta-crs 0.3": Contender(("approx-bp", SAMPLED)),
+    "quantized 8": Contender(("quantized",)),
+    "quantized 4": Contender(("quantized:bits=4",)),
+    "approx-bp + quantized 8": Contender(("approx-bp", SAMPLED, "quantized")),
 }
 
 

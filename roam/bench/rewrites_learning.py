@@ -21,22 +21,20 @@ from torch.optim.lr_scheduler import LambdaLR
 from roam.bench.convergence import Settings, batches, gpt2, loss_of, rate_factor, validate
 from roam.bench.convergence_run import Run
 from roam.core.atomic_write import check_writable, write_file
-from roam.options import Rewrite
-from roam.passes import RAD, WTACRS, ApproxBP, Quantized, VeLoRA
 
 EXACT = "exact"
 SMALL = Settings(layers=2, heads=4, width=64, seq=64, batch=16, steps=150, warm_up=0.1)
-CONTENDERS: dict[str, tuple[Rewrite, ...]] = {
+CONTENDERS: dict[str, tuple[str, ...]] = {
     EXACT: (),
-    "wta-crs 0.3": (WTACRS(),),
-    "wta-crs 0.3, winners": (WTACRS(sampler="winners"),),
-    "approx-bp + wta-crs 0.3": (ApproxBP(), WTACRS()),
-    "quantized 4": (Quantized(bits=4),),
-    "wta-crs 0.1": (WTACRS(keep=0.1),),
-    "quantized 8": (Quantized(),),
-    "approx-bp": (ApproxBP(),),
-    "velora": (VeLoRA(),),
-    "rad 0.1": (RAD(),),
+    "wta-crs 0.3": ("wta-crs",),
+    "wta-crs 0.3, winners": ("wta-crs:sampler=winners",),
+    "approx-bp + wta-crs 0.3": ("approx-bp", "wta-crs"),
+    "quantized 4": ("quantized:bits=4",),
+    "wta-crs 0.1": ("wta-crs:keep=0.1",),
+    "quantized 8": ("quantized",),
+    "approx-bp": ("approx-bp",),
+    "velora": ("velora",),
+    "rad 0.1": ("rad",),
 }
 
 
@@ -59,7 +57,11 @@ def learning_bench(
     for name in CONTENDERS:
         torch.compiler.reset()  # or dynamo runs a function as it is after eight compilations
         model = gpt2(settings, activation="gelu")
-        options = {"rewrites": CONTENDERS[name], "recompute": False, "lowering": "aten"}
+        options: dict[str, Any] = {
+            "rewrites": CONTENDERS[name],
+            "recompute": False,
+            "lowering": "aten",
+        }
         compiled = torch.compile(model, backend="roam", options=options)
         for seed in range(settings.seeds):
             runs.append(train(settings, name, seed, model, compiled))

@@ -273,5 +273,13 @@ def test_names_and_offline_plans() -> None:
     assert "saved tensors kept smaller" in str(plan)
     again = type(plan).from_json(plan.to_json())
     assert again.graphs[0].shrunk == plan.graphs[0].shrunk
+    kept = (
+        roam.plan(Mlp(), inputs(), lowering="aten", rewrites=["quantized:bits=4"]).graphs[0].shrunk
+    )
+    assert kept is not None
+    assert plan.graphs[0].shrunk is not None
+    assert kept.removed > plan.graphs[0].shrunk.removed
+    with pytest.raises(OptionError, match="unexpected keyword argument 'depth'"):
+        roam.plan(Mlp(), inputs(), rewrites=["quantized:depth=4"])
     with pytest.raises(OptionError, match=r"knows no 'wta': the names are wta-crs, quantized"):
         roam.plan(Mlp(), inputs(), rewrites=["wta"])
