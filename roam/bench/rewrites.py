@@ -115,6 +115,8 @@ def t5() -> tuple[nn.Module, dict[str, Any]]:
         num_heads=4,
         vocab_size=VOCABULARY,
         dropout_rate=0.0,
+        decoder_start_token_id=0,
+        pad_token_id=0,
         use_cache=False,
     )
     return T5ForConditionalGeneration(config), _tokens()
