@@ -12,7 +12,7 @@ from roam.optim.folding import FoldingOptimizer
 from roam.optim.handle import OptimizerHandle
 from roam.passes.cheap_recompute import CheapRecompute
 from roam.passes.pipeline import Pass
-from roam.passes.rewrites.by_name import BY_NAME
+from roam.passes.rewrites.by_name import named
 from roam.passes.rewrites.recompute import Recompute
 from roam.passes.rewrites.saved import ExactRecompute, SavedRewrite
 
@@ -42,8 +42,8 @@ class Options:
         lowering: "aten" runs the graph's own operators, "inductor" the kernels that Inductor
             fuses. None means "inductor" if Inductor works here, else "aten".
         rewrites: what changes the joint graph before it is partitioned into forward and backward:
-            rewrites that keep saved tensors smaller, such as `roam.passes.WTACRS(keep=0.3)`, by
-            their names if their own defaults will do ("wta-crs"), and passes of the user's
+            rewrites that keep saved tensors smaller, such as `roam.passes.WTACRS(keep=0.3)` or, by
+            name, "wta-crs" and "wta-crs:keep=0.3", and passes of the user's
             (`roam.passes.pipeline.Pass`, frozen dataclasses).
         split: whether groups of ops with a large middle run one block of rows at a time
             (passes/rewrites/split), so that sums over the rows run in another order. True splits
@@ -183,10 +183,7 @@ def _rewrites(given: Any) -> tuple[Rewrite, ...]:
 
 def _rewrite(given: Any) -> Rewrite:
     if isinstance(given, str):
-        if given not in BY_NAME:
-            valid = ", ".join(BY_NAME)
-            raise OptionError(f"option rewrites knows no {given!r}: the names are {valid}")
-        return BY_NAME[given]()
+        return named(given)
     is_object = not isinstance(given, type) and hasattr(given, "name")
     if is_object and (callable(given) or isinstance(given, SavedRewrite)):
         found: Rewrite = given

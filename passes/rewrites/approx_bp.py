@@ -75,7 +75,8 @@ class ApproxBP:
 
     def method(self, tensor: SavedTensor) -> Method:
         h = tensor.value
-        if not h.is_contiguous() or not isinstance(h.shape[-1], int) or h.shape[-1] % PACKED:
+        width = h.shape[-1] if h.dim() else None
+        if not h.is_contiguous() or not isinstance(width, int) or width % PACKED:
             return None
         found = _op(tensor) or _decomposed(tensor)
         return None if found is None else Replaced(found[0].keep, found[1])
@@ -160,4 +161,4 @@ def _shape(like: Tensor) -> list[Any]:
     return [n if isinstance(n, int) else -1 for n in like.shape]
 
 
-_BACKWARDS = {aten.gelu_backward.default: GELU, aten.silu_backward.default: SILU}
+_BACKWARDS: dict[Any, _Steps] = {aten.gelu_backward.default: GELU, aten.silu_backward.default: SILU}

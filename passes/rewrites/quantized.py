@@ -15,6 +15,7 @@ Fresh scales of each step need no state; Mesa's running scales clip, which is a 
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -58,7 +59,9 @@ class Quantized:
 
     def method(self, tensor: SavedTensor) -> Method:
         x = tensor.value
-        if not x.is_floating_point() or tensor.bytes < self.smallest or not _is_computed(tensor):
+        if not x.is_floating_point() or tensor.bytes < self.smallest:
+            return None
+        if _is_statistic(tensor) or not _is_computed(tensor):
             return None
         order = memory_order(x)
         if order is None or (self.bits == 4 and self.width(x, order) % 2):
@@ -114,8 +117,20 @@ def memory_order(x: Tensor) -> list[int] | None:
         return list(range(x.dim()))
     if not all(isinstance(n, int) for n in (*x.shape, *x.stride())):
         return None
-    order = sorted(range(x.dim()), key=lambda d: (-x.stride(d), -x.shape[d]))
+    strides = x.stride()
+    order = sorted(range(x.dim()), key=lambda d: (strides[d], x.shape[d]), reverse=True)
     return order if x.permute(order).is_contiguous() else None
+
+
+def _is_statistic(tensor: SavedTensor) -> bool:
+    """Returns whether a tensor holds a number of each row, in whose place an error is everywhere.
+
+    Such as the mean of a norm, or the logarithm of a softmax's sum: little bytes, and no bias then.
+    """
+    node, shape = tensor.node, tensor.value.shape
+    if node.target is operator.getitem and node.args[1] != 0:
+        return True
+    return not shape or bool(shape[-1] == 1)
 
 
 def _is_computed(tensor: SavedTensor) -> bool:

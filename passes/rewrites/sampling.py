@@ -60,8 +60,8 @@ def winners_and_draws(weights: Tensor, count: Any, noise: Noise) -> tuple[Tensor
     largest, order = weights.sort(descending=True)
     rest = largest.flip(0).cumsum(0).flip(0)
     place = torch.arange(count, device=weights.device)
-    winners = (rest[:count] / (count - place)).argmin()
-    weight, draws = rest[winners], count - winners
+    winners = (rest[:count] / (count - place)).argmin().reshape(1)
+    weight, draws = rest.gather(0, winners), count - winners
     ends = largest.cumsum(0)
     points = ends[-1] - weight + noise.uniform(count) * weight
     drawn = torch.searchsorted(ends, points, right=True).clamp_max(total - 1)

@@ -153,7 +153,7 @@ def convergence_bench(
     for line in verdicts(runs):
         console.print(line)
     if measured is not None:
-        console.print(rules_table(static_rules(_gpt2(settings)), measured))
+        console.print(rules_table(static_rules(gpt2(settings)), measured))
     if picture is not None:
         draw(runs, picture)
     return runs
@@ -168,25 +168,27 @@ def train(
     """
     contender = EVERY[name]
     torch.manual_seed(seed)
-    model = _gpt2(settings).to(contender.dtype)
+    model = gpt2(settings).to(contender.dtype)
     optimizer = contender.make(model, contender.micro_batches, measured)
     for group in optimizer.param_groups:
         group["lr"] = settings.rate * contender.rate
-    schedule = LambdaLR(optimizer, lambda step: _rate(step / settings.steps, settings.warm_up))
+    schedule = LambdaLR(
+        optimizer, lambda step: rate_factor(step / settings.steps, settings.warm_up)
+    )
     measurement = SnrMeasurement(model, optimizer) if name == BASE else None
     n = contender.micro_batches
     share = 1 / n if name == BASE else 1.0  # a folding optimizer divides the gradients itself
     every = max(1, settings.steps // settings.evaluations)
     steps, losses = [], []
-    for step, batch in enumerate(_batches(settings, seed), 1):
+    for step, batch in enumerate(batches(settings, seed), 1):
         for part in batch.chunk(n):
-            (share * _loss(model, part)).backward()
+            (share * loss_of(model, part)).backward()
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
         if step % every == 0 or step == settings.steps:
             steps.append(step)
-            losses.append(_validate(model, settings))
+            losses.append(validate(model, settings))
     run = Run(contender=name, seed=seed, steps=steps, losses=losses)
     return run, measurement.rules() if measurement is not None else None
 
@@ -206,14 +208,14 @@ def check_settings(settings: Settings) -> None:
             )
 
 
-def _rate(done: float, warm_up: float) -> float:
+def rate_factor(done: float, warm_up: float) -> float:
     """Returns the factor of the learning rate when this share of the steps is done."""
     if done < warm_up:
         return (done + 1e-3) / (warm_up + 1e-3)
     return 0.55 + 0.45 * math.cos(math.pi * (done - warm_up) / (1 - warm_up))
 
 
-def _gpt2(settings: Settings) -> nn.Module:
+def gpt2(settings: Settings, activation: str = "gelu_new") -> nn.Module:
     try:
         from transformers import GPT2Config, GPT2LMHeadModel
     except ModuleNotFoundError:
@@ -227,6 +229,7 @@ def _gpt2(settings: Settings) -> nn.Module:
             n_embd=settings.width,
             n_positions=settings.seq,
             vocab_size=256,
+            activation_function=activation,
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
@@ -238,23 +241,23 @@ def _gpt2(settings: Settings) -> nn.Module:
     return model
 
 
-def _loss(model: nn.Module, tokens: Tensor) -> Tensor:
+def loss_of(model: nn.Module, tokens: Tensor) -> Tensor:
     found: Tensor = model(input_ids=tokens, labels=tokens, use_cache=False).loss
     return found
 
 
 @torch.no_grad()
-def _validate(model: nn.Module, settings: Settings) -> float:
+def validate(model: nn.Module, settings: Settings) -> float:
     """Returns the mean loss of fixed sequences, evenly spread over the validation text."""
     _, data = _corpus()
     starts = torch.linspace(0, len(data) - settings.seq, VALIDATION).long()
     tokens = data[starts[:, None] + torch.arange(settings.seq)].long()
     parts = tokens.split(settings.batch)
-    weighted = [_loss(model, part).item() * len(part) for part in parts]
+    weighted = [loss_of(model, part).item() * len(part) for part in parts]
     return sum(weighted) / len(tokens)
 
 
-def _batches(settings: Settings, seed: int) -> Iterator[Tensor]:
+def batches(settings: Settings, seed: int) -> Iterator[Tensor]:
     """Yields one mini-batch a step, [batch, seq], int64, which the seed decides."""
     data, _ = _corpus()
     chance = torch.Generator().manual_seed(seed)

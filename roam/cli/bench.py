@@ -253,6 +253,30 @@ def offload(
 
 
 @bench.command()
+def rewrites(
+    json: Json = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="MODEL,...", help="Of gpt2, llama, t5, vit.")
+    ] = None,
+    lowering: Annotated[str, typer.Option(help="Whose kernels: aten or inductor.")] = "aten",
+    learning: Annotated[
+        bool, typer.Option("--learning", help="Train a small GPT-2 with each instead.")
+    ] = False,
+) -> None:
+    """Count what a block saves with rewrites of saved tensors, or what they cost in learning."""
+    from roam.bench.rewrites import model_names, rewrites_bench
+    from roam.bench.rewrites_learning import learning_bench
+
+    names = only.split(",") if only else []
+    if learning:
+        learning_bench(json_file=json)
+        return
+    with unknown_refused():
+        model_names(names)
+    rewrites_bench(names, json, lowering=lowering)
+
+
+@bench.command()
 def layout(
     json: Json = None,
     only: Annotated[

@@ -71,7 +71,7 @@ def plan(
     ] = None,
     rewrite: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Keep saved tensors smaller: wta-crs. Repeat for more."),
+        typer.Option(metavar="NAME", help="Keep saved tensors smaller: wta-crs:keep=0.3. Repeat."),
     ] = None,
     measure: Annotated[
         bool,

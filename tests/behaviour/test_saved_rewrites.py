@@ -47,13 +47,12 @@ def inputs(tokens: int = 64) -> Tensor:
 def gradients(model: nn.Module, run: Any, x: Tensor, seed: int = 0) -> dict[str, Tensor]:
     """Returns the loss, the gradient of x and those of the parameters, of one step."""
     model.zero_grad()
-    x.grad = None
+    leaf = x.detach().requires_grad_()
     torch.manual_seed(seed)
-    loss = run(x)
+    loss = run(leaf)
     loss.backward()
-    found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-    assert x.grad is not None
-    return {"loss": loss.detach(), "x": x.grad.clone()} | {n: g.clone() for n, g in found.items()}
+    found = {"x": leaf.grad} | {n: p.grad for n, p in model.named_parameters()}
+    return {"loss": loss.detach()} | {n: g.clone() for n, g in found.items() if g is not None}
 
 
 def compiled(model: nn.Module, rewrites: Any, **options: Any) -> Any:
@@ -174,6 +173,13 @@ def test_all_rows_are_the_exact_gradient(sampler: str) -> None:
     assert changed(gradients(model, run, x), exact) == set()
 
 
+def test_the_papers_sampler_runs_in_a_graph() -> None:
+    model, x = Mlp(), inputs()
+    exact = gradients(model, compiled(model, []), x)
+    run = compiled(model, [WTACRS(sampler="winners")], recompute=False)
+    assert changed(gradients(model, run, x), exact) == {"up.weight", "down.weight"}
+
+
 def test_restored_tensors_replace_what_is_recomputed_of_them() -> None:
     model, x = Mlp(), inputs()
     exact = gradients(model, compiled(model, []), x)
@@ -267,5 +273,13 @@ def test_names_and_offline_plans() -> None:
     assert "saved tensors kept smaller" in str(plan)
     again = type(plan).from_json(plan.to_json())
     assert again.graphs[0].shrunk == plan.graphs[0].shrunk
+    kept = (
+        roam.plan(Mlp(), inputs(), lowering="aten", rewrites=["quantized:bits=4"]).graphs[0].shrunk
+    )
+    assert kept is not None
+    assert plan.graphs[0].shrunk is not None
+    assert kept.removed > plan.graphs[0].shrunk.removed
+    with pytest.raises(OptionError, match="unexpected keyword argument 'depth'"):
+        roam.plan(Mlp(), inputs(), rewrites=["quantized:depth=4"])
     with pytest.raises(OptionError, match=r"knows no 'wta': the names are wta-crs, quantized"):
         roam.plan(Mlp(), inputs(), rewrites=["wta"])
