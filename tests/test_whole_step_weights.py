@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import roam
 from roam.core.errors import UnplannedWarning
 from roam.optim import AdamA
-from roam.optim.folding import Mode
+from roam.optim.ruled import Mode
 from tests.helpers import assert_equal
 
 STEPS = 3
