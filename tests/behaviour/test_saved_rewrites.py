@@ -141,6 +141,7 @@ def test_a_tensor_that_another_op_needs_whole_stays_whole() -> None:
     assert "stays whole" in str(roam.report().step.explain())
 
 
+@pytest.mark.slow
 def test_inductor_plans_are_of_what_is_kept() -> None:
     plans = [
         roam.plan(Mlp(), inputs(), lowering="inductor", rewrites=rewrites)

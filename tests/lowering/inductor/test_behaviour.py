@@ -128,7 +128,7 @@ def folds_as_adamw_does(
     assert len(folds) == len(list(ours.parameters()))
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dynamic", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_folds_across_a_graph_break(dynamic: bool) -> None:
     torch.manual_seed(0)
     batches = random(3, 8), random(5 if dynamic else 3, 8)
@@ -177,7 +177,11 @@ class Attention(nn.Module):
 
 SETTINGS = pytest.mark.parametrize(
     "settings",
-    [{"max_autotune": True}, {"triton.cudagraphs": True}, {"cpp_wrapper": True}],
+    [
+        pytest.param({"max_autotune": True}, marks=pytest.mark.slow),
+        {"triton.cudagraphs": True},
+        {"cpp_wrapper": True},
+    ],
     ids=lambda s: next(iter(s)),
 )
 
@@ -201,8 +205,9 @@ def test_inductors_settings(settings: dict[str, Any]) -> None:
     assert abs(plan.peak - measured) <= 0.01 * measured
 
 
+@pytest.mark.slow
 @SETTINGS
-@pytest.mark.parametrize("dynamic", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dynamic", [False, True])
 def test_folds_with_inductors_settings(settings: dict[str, Any], dynamic: bool) -> None:
     torch.manual_seed(0)
     batches = random(4, 64, 8), random(6 if dynamic else 4, 64, 8)

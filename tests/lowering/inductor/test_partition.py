@@ -167,12 +167,13 @@ def test_a_target_keeps_what_fits(monkeypatch: pytest.MonkeyPatch, spare: int) -
 # ---- the same gradients, in the bytes that were planned ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [
         pytest.param(Gated, id="gate"),
-        pytest.param(Block, id="norm", marks=pytest.mark.slow),
-        pytest.param(lambda: Block(0.1), id="dropout", marks=pytest.mark.slow),
+        pytest.param(Block, id="norm"),
+        pytest.param(lambda: Block(0.1), id="dropout"),
     ],
 )
 def test_same_bits_in_fewer_bytes(make: Callable[[], nn.Module]) -> None:

@@ -90,6 +90,7 @@ def test_a_staggered_step() -> None:
     assert ran.live_peak < ran.peak <= 1.001 * ran.live_peak
 
 
+@pytest.mark.slow
 def test_no_block_is_so_large_that_malloc_maps_it_anew(
     side_by_side: None, cpu_with: CpuWith
 ) -> None:
