@@ -24,7 +24,7 @@ from roam.planner import Settings, plan
 from roam.pytest_plugin import MemoryPlan
 
 pytest_plugins = ["pytester"]
-ALWAYS = ["gpt2", "bert"]
+ALWAYS = ["gpt2"]
 ZOO = [n if n in ALWAYS else pytest.param(n, marks=pytest.mark.slow) for n in TINY]
 
 

@@ -23,12 +23,11 @@ from roam.solvers.offload.timeline import Link
 from roam.solvers.simulate.step import simulate
 from tests.helpers import mlp, random, unfused
 
-QUICK = ("gpt2", "resnet")
-SLOW = ("bert", "llama", "vit", "clip", "t5", "mobilenetv2", "swin", "bart")
+QUICK = ("gpt2",)
+SLOW = ("resnet", "bert", "llama", "vit", "clip", "t5", "mobilenetv2", "swin", "bart")
 CASES = [
     *((name, True) for name in QUICK),
-    ("gpt2", False),
-    pytest.param("resnet", False, marks=pytest.mark.slow),
+    *(pytest.param(name, False, marks=pytest.mark.slow) for name in ("gpt2", "resnet")),
     *(pytest.param(name, True, marks=pytest.mark.slow) for name in SLOW),
 ]
 

@@ -139,6 +139,7 @@ def test_what_did_not_run_is_not_stale(project: Project, some: tuple[str, ...]) 
     result.stdout.no_fnmatch_line("* is stale*")
 
 
+@pytest.mark.slow
 def test_under_xdist(project: Project) -> None:
     project.run(UPDATE, "-n2", apart=True).assert_outcomes(passed=3)
     golden = project.goldens / "test_memory-c.json"

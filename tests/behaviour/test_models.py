@@ -155,7 +155,8 @@ def test_dynamo_leaves_recurrent_nets_alone(kind: Callable[..., nn.Module]) -> N
 
 @torch._dynamo.config.patch(allow_rnn=True)
 # AOTAutograd itself stumbles over the LSTM
-@pytest.mark.parametrize("kind", [nn.GRU, pytest.param(nn.RNN, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [nn.GRU, nn.RNN])
 def test_recurrent_nets_in_the_graph(kind: Callable[..., nn.Module]) -> None:
     check(lambda: Recurrent(kind), random(2, 4, 8))
 

@@ -180,7 +180,7 @@ SETTINGS = pytest.mark.parametrize(
     [
         pytest.param({"max_autotune": True}, marks=pytest.mark.slow),
         {"triton.cudagraphs": True},
-        {"cpp_wrapper": True},
+        pytest.param({"cpp_wrapper": True}, marks=pytest.mark.slow),
     ],
     ids=lambda s: next(iter(s)),
 )

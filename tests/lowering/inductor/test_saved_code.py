@@ -84,6 +84,7 @@ def test_a_step(name: str, side_by_side: None) -> None:
     assert max(b.size for b in ran.blocks) > 2 * SMALL
 
 
+@pytest.mark.slow
 def test_a_staggered_step() -> None:
     ran = same_bits_in_blocks("gpt2")
     assert len(ran.offsets) > len(ran.blocks) > 0
