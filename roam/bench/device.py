@@ -54,8 +54,8 @@ def device_bench(
         console: prints the table.
 
     Returns:
-        The rows: the keys of `Row`, what the functions of `device_worker` return, and if something
-        is wrong `failed`, why, or `late`, if the time was over.
+        The rows: the keys of `Row`, what the functions of `device_worker` return, `took` (seconds),
+        and if something is wrong `failed`, why, or `late`, if the time was over.
 
     Raises:
         ValueError: there is no such device, or no such part.
@@ -111,11 +111,13 @@ def _measured(
                 yield found | {"late": LATE}
                 continue
             say(", ".join(row))
+            begin = time.monotonic()
             try:
                 if child is None:
                     child = stack.enter_context(_started(rows, device))
                     _by(end, child, child.read)
                 found |= _by(end, child, partial(child.ask, str(n)))
+                found["took"] = time.monotonic() - begin
                 failed = wrong(found)
                 yield found if failed is None else found | {"failed": failed}
             except ContenderError as error:

@@ -157,7 +157,7 @@ def _rows() -> Iterator[Row]:
 def _tiny_rows() -> Iterator[Row]:
     yield from _of("memory", "tiny gpt2 fp32", (*KEPT, *FOLDED, GRAPHED[-1]))
     yield Row("bits", "tiny gpt2 fp32", "roam aten")
-    yield from _of("budget", "tiny gpt2 fp32", (*WITHIN[:3], *TIGHT))
+    yield from _of("budget", "tiny gpt2 fp32", (*WITHIN[:2], *TIGHT))
     yield Row("links", "tiny gpt2 fp32", "copies")
     yield from _of("batch", "tiny gpt2 fp32", ("roam aten", *FOLDED[1:]))
     yield from _of("memory", "tiny resnet", KEPT[1:])
