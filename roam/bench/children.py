@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +78,20 @@ def process(module: str, entry: str, contender: str, *more: str) -> Iterator[Chi
         finally:
             process.kill()
             process.communicate()
+
+
+def answering() -> Callable[[Result], None]:
+    """Returns what a worker answers by: it prints a JSON object to the parent.
+
+    From now on libraries print to stderr, so that stdout has the answers only.
+    """
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def say(answer: Result) -> None:
+        print(json.dumps(answer), file=answers, flush=True)
+
+    return say
 
 
 def resident_peak() -> int:

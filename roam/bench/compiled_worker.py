@@ -10,14 +10,13 @@ takes a turn of timed steps, updates included.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from roam.bench.children import Result
+from roam.bench.children import Result, answering
 from roam.bench.compilers import CONTENDERS, Contender
 from roam.bench.contender import planned, split_blocks
 from roam.core.errors import BudgetError
@@ -189,12 +188,7 @@ def main() -> None:
     parser.add_argument("--no-update", action="store_true", help="forward and backward only")
     args = parser.parse_args()
 
-    # libraries print to stderr, so that stdout has the answers only
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    def say(answer: Result) -> None:
-        print(json.dumps(answer), file=answers, flush=True)
+    say = answering()
 
     trainers: list[Trainer] = []
     for contender, cache in zip(args.contender, args.cache, strict=True):

@@ -9,8 +9,6 @@ step for every line it reads, so that several contenders can be timed in turns (
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 import sys
 import time
@@ -18,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from roam.bench.children import Child, Result, process, resident_peak
+from roam.bench.children import Child, Result, answering, process, resident_peak
 
 if TYPE_CHECKING:
     from roam.core.plan import Plan
@@ -265,12 +263,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--serve", action="store_true", help="a step for every line read")
     args = parser.parse_args(argv)
 
-    # libraries print to stderr, so that stdout has the answers only
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    def say(answer: Result) -> None:
-        print(json.dumps(answer), file=answers, flush=True)
+    say = answering()
 
     if not args.serve:
         say(measure(args.entry, args.contender, args.steps, args.device))

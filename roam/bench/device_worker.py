@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
-import os
 import statistics
 import sys
 import time
@@ -24,7 +22,7 @@ import torch
 from torch import Tensor
 
 import roam
-from roam.bench.children import Result
+from roam.bench.children import Result, answering
 from roam.bench.compiled_worker import Trainer
 from roam.bench.compilers import CONTENDERS
 from roam.bench.contender import planned
@@ -250,12 +248,10 @@ def main() -> None:
     parser.add_argument("--contender", required=True, action="append", help="PART:CONTENDER")
     parser.add_argument("--device", required=True)
     args = parser.parse_args()
-    # libraries print to stderr, so that stdout has the answers only
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    say = answering()
     rows = [(part, name) for part, _, name in (row.partition(":") for row in args.contender)]
     for answer in _answers(rows, args.entry, torch.device(args.device)):
-        print(json.dumps(answer), file=answers, flush=True)
+        say(answer)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ seconds and loss of a mini-batch for "step", bytes for "measure". --limit limits
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import resource
 import sys
 import tempfile
@@ -22,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from roam.bench.children import Result, resident_peak
+from roam.bench.children import Result, answering, resident_peak
 from roam.bench.fold_ways import FOLDING
 from roam.bench.zoo import find, loss
 from roam.inspect.measure import measure_peak
@@ -164,11 +162,7 @@ def main() -> None:
     parser.add_argument("--micro-batches", type=int, default=1)
     parser.add_argument("--limit", type=int, help="bytes of data this process may have")
     args = parser.parse_args()
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries print to stderr, so that stdout has the answers only
-
-    def say(answer: Result) -> None:
-        print(json.dumps(answer), file=answers, flush=True)
+    say = answering()
 
     if args.limit:
         resource.setrlimit(resource.RLIMIT_DATA, (args.limit, args.limit))

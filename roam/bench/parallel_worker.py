@@ -10,8 +10,6 @@ which all ranks take a mini-batch: its seconds, the loss, and the elements that 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 import time
 from contextlib import nullcontext
@@ -22,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from roam.bench.children import Result, resident_peak
+from roam.bench.children import answering, resident_peak
 from roam.bench.zoo import find, loss
 from roam.inspect.measure import measure_peak
 from roam.optim import AdamA
@@ -88,12 +86,7 @@ def main() -> None:
     parser.add_argument("--meeting", required=True)
     args = parser.parse_args()
 
-    # libraries print to stderr, so that stdout has the answers only
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    def say(answer: Result) -> None:
-        print(json.dumps(answer), file=answers, flush=True)
+    say = answering()
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=args.meeting, rank=args.rank, world_size=args.ranks)

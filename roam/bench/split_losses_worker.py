@@ -9,12 +9,10 @@ one draw of the inputs tells little: there are several.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 from dataclasses import asdict, fields
 
-from roam.bench.children import Result
+from roam.bench.children import Result, answering
 from roam.bench.compilers import CONTENDERS
 from roam.bench.contender import split_blocks
 from roam.bench.split_losses import LOSSES, Sizes, errors, exact, inputs, results
@@ -57,10 +55,9 @@ def main() -> None:
     for field in fields(Sizes):
         parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
     args = parser.parse_args()
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries print to stderr, so that stdout has the answer only
+    say = answering()
     sizes = Sizes(**{field.name: getattr(args, field.name) for field in fields(Sizes)})
-    print(json.dumps(measure(args.entry, args.contender, sizes, args.draws)), file=answers)
+    say(measure(args.entry, args.contender, sizes, args.draws))
 
 
 if __name__ == "__main__":
