@@ -12,10 +12,9 @@ from torch import Tensor
 
 from roam.optim import eight_bit_adam
 from roam.optim.blocks import blocks, squared_sum
-from roam.optim.fold import State, StateSpec, Turn, Update, is_rate
+from roam.optim.fold import OverRanks, State, StateSpec, Turn, Update, is_rate
 from roam.optim.folding import FoldingOptimizer
 from roam.optim.fused import FusedRule
-from roam.optim.ranks import OverRanks
 
 
 @dataclass(frozen=True)

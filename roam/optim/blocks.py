@@ -71,9 +71,14 @@ def row_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         yield tuple(t if len(t) != len(first) else t[start : start + rows] for t in tensors)
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Returns a dtype with at least the digits of float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def squared_sum(x: Tensor) -> Tensor:
     """Returns the sum of the squared elements of x, a scalar, computed in at least float32."""
-    return torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32)).square()
+    return torch.linalg.vector_norm(x, dtype=wide(x.dtype)).square()
 
 
 def mean_square(x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -83,10 +88,10 @@ def mean_square(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     much memory as x.
     """
     dims = tuple(d for d in range(x.dim()) if shape[d] != x.shape[d])
-    wide = torch.promote_types(x.dtype, torch.float32)
-    found = torch.zeros(shape, dtype=wide, device=x.device)
+    dtype = wide(x.dtype)
+    found = torch.zeros(shape, dtype=dtype, device=x.device)
     rows = max(1, block_size(x) // max(1, x[:1].numel()))
     for start in range(0, x.shape[0], rows):
         part = found if 0 in dims else found[start : start + rows]
-        part.add_(x[start : start + rows].to(wide).square().sum(dims, keepdim=True))
+        part.add_(x[start : start + rows].to(dtype).square().sum(dims, keepdim=True))
     return found.div_(max(1, math.prod(x.shape[d] for d in dims)))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from roam.optim.blocks import row_blocks, squared_sum
+from roam.optim.blocks import row_blocks, squared_sum, wide
 from roam.optim.fold import FoldRule, State, StateSpec
 
 
@@ -36,11 +36,6 @@ class FactoredRule(FoldRule):
             StateSpec(f"{name}_row", (*batch, n, 1), dtype),
             StateSpec(f"{name}_col", (*batch, 1, m), dtype),
         )
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """Returns a dtype with at least the digits of float32."""
-    return torch.promote_types(dtype, torch.float32)
 
 
 def absorb(state: State, name: str, grad: Tensor, weight: float, floor: float = 0.0) -> None:

@@ -43,15 +43,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from roam.core.errors import HyperparameterError
-from roam.optim.ranks import OverRanks
 
 State = Mapping[str, Tensor]  # a parameter's state tensors, by StateSpec.name
+OverRanks = Literal["mean", "squares"]  # how `ranks` combines a state tensor
 Group = Mapping[str, Any]  # a parameter's group (lr, betas, ...); the values may change
 
 

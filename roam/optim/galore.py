@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from roam.optim.blocks import blocks, row_blocks
-from roam.optim.factored import wide
+from roam.optim.blocks import blocks, row_blocks, wide
 from roam.optim.fold import AccumulatingRule, State, StateSpec, Turn, is_rate
 from roam.optim.folding import FoldingOptimizer
 

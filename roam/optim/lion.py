@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from roam.optim.blocks import blocks
-from roam.optim.fold import AccumulatingRule, State, StateSpec, Turn, is_rate
+from roam.optim.fold import AccumulatingRule, OverRanks, State, StateSpec, Turn, is_rate
 from roam.optim.folding import FoldingOptimizer
-from roam.optim.ranks import OverRanks
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,10 @@ from torch.optim.optimizer import ParamsT
 
 from roam.core.errors import HyperparameterError
 from roam.optim.blocks import row_blocks
-from roam.optim.fold import AccumulatingRule, State, StateSpec, Turn
+from roam.optim.fold import AccumulatingRule, OverRanks, State, StateSpec, Turn
 from roam.optim.folding import FoldingOptimizer
 from roam.optim.group_rules import RULE
 from roam.optim.orthogonal import COEFFICIENTS, orthogonalized
-from roam.optim.ranks import OverRanks
 
 Adjust = Literal["original", "match_rms_adamw"]
 # names of parameters that look up or score tokens, and are no maps from features to features

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -26,9 +26,8 @@ from torch import Tensor
 
 from roam.core.errors import RanksDifferError
 from roam.core.machine import MIB, Bytes
+from roam.optim.fold import OverRanks, State
 
-OverRanks = Literal["mean", "squares"]  # what a state tensor is
-State = Mapping[str, Tensor]  # a parameter's state tensors, by name
 SMALL: Bytes = MIB  # smaller tensors are sent together, in buckets of up to
 BUCKET: Bytes = 25 * MIB  # as in DistributedDataParallel
 AHEAD = 4  # all_reduces that run at a time
@@ -36,8 +35,6 @@ AHEAD = 4  # all_reduces that run at a time
 
 class Alone:
     """One process that trains a model by itself. See `Ranks`."""
-
-    sent = 0
 
     def check_alike(self, named: Iterable[tuple[str, Tensor]]) -> None:
         return None

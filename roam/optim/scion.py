@@ -11,10 +11,9 @@ from torch import Tensor
 from roam.core.errors import HyperparameterError
 from roam.optim.blocks import blocks, row_blocks
 from roam.optim.factored import rms
-from roam.optim.fold import AccumulatingRule, State, StateSpec, Turn
+from roam.optim.fold import AccumulatingRule, OverRanks, State, StateSpec, Turn
 from roam.optim.folding import FoldingOptimizer
 from roam.optim.orthogonal import orthogonalized
-from roam.optim.ranks import OverRanks
 
 Norm = Literal["Auto", "Spectral", "Sign", "BiasRMS"]
 

@@ -68,8 +68,7 @@ def scratch(rule: FoldRule, param: Tensor, grad: Tensor, *, releases: bool) -> B
         releases: whether the parameter is updated at once; otherwise the gradient is folded only.
     """
     specs = rule.state(param)
-    device = "meta" if param.device.type == "meta" else str(param.device)
-    device = "cpu" if device == "meta" else device
+    device = "cpu" if param.device.type == "meta" else str(param.device)
     layouts = Layout.of(param), Layout.of(grad)
     key = (_kind(rule), specs, layouts, releases, device, settings())
     if key not in _known:

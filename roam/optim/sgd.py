@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from roam.optim.blocks import blocks, squared_sum
-from roam.optim.fold import State, StateSpec, Turn, Update
+from roam.optim.fold import OverRanks, State, StateSpec, Turn, Update
 from roam.optim.folding import FoldingOptimizer
 from roam.optim.fused import FusedRule
-from roam.optim.ranks import OverRanks
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from roam.core.errors import HyperparameterError
 from roam.optim import eight_bit_adam
 from roam.optim.adama import AdamARule
-from roam.optim.blocks import mean_square
+from roam.optim.blocks import mean_square, wide
 from roam.optim.data_parallel import is_sharded
 from roam.optim.fold import FoldRule, State, StateSpec, Turn, Update
 from roam.optim.folding import FoldingOptimizer
@@ -37,7 +36,7 @@ class SlimRule(AdamARule):
             return super().state(param)
         shape = tuple(1 if d in self.dims else n for d, n in enumerate(param.shape))
         if self.state_dtype == "int8":  # so few need no code
-            v = StateSpec("exp_avg_sq", shape, torch.promote_types(param.dtype, torch.float32))
+            v = StateSpec("exp_avg_sq", shape, wide(param.dtype))
             return eight_bit_adam.states(param, remainder=self.weight_remainder, second=v)
         m, v = super().state(param)
         return m, replace(v, shape=shape)

@@ -49,11 +49,10 @@ def fold(update: Release, seen: int, scale: float, ranks: Alone | Ranks) -> None
         ranks: the processes that fold gradients of the mini-batch.
     """
     rule = accumulating(update.rule)
-    state, param, grad, done = _update(update)
+    found = _update(update)
     if seen == 0:
-        rule.decay(state, param, done + 1)
-        ranks.begin(state, rule.over_ranks)
-    rule.fold(state, param, grad, Turn(done + 1, seen, scale))
+        _decay(rule, found, ranks)
+    rule.fold(found.state, found.param, found.grad, Turn(found.step + 1, seen, scale))
 
 
 def combine(ranks: Ranks, updates: Sequence[Release], folded: Container[Tensor]) -> list[Tensor]:
@@ -70,21 +69,23 @@ def combine(ranks: Ranks, updates: Sequence[Release], folded: Container[Tensor])
         return []
     here = [update.param in folded for update in updates]
     anywhere = ranks.any_folded(here, updates[0].param.device)
-    chosen = [
-        pair
-        for pair, on_any in zip(zip(updates, here, strict=True), anywhere, strict=True)
-        if on_any
-    ]
-    states = []
-    for update, on_this_rank in chosen:
-        rule = accumulating(update.rule)
-        state, param, _, done = _update(update)
+    params, states = [], []
+    for release, on_this_rank, on_any in zip(updates, here, anywhere, strict=True):
+        if not on_any:
+            continue
+        rule, update = accumulating(release.rule), _update(release)
         if not on_this_rank:
-            rule.decay(state, param, done + 1)
-            ranks.begin(state, rule.over_ranks)
-        states.append((state, rule.over_ranks))
+            _decay(rule, update, ranks)
+        params.append(release.param)
+        states.append((update.state, rule.over_ranks))
     ranks.combine(states)
-    return [update.param for update, _ in chosen]
+    return params
+
+
+def _decay(rule: AccumulatingRule, update: Update, ranks: Alone | Ranks) -> None:
+    """Decays a state at the start of a mini-batch."""
+    rule.decay(update.state, update.param, update.step + 1)
+    ranks.begin(update.state, rule.over_ranks)
 
 
 def apply(rule: FoldRule, state: dict[str, Any], param: Tensor, factor: float) -> None:
