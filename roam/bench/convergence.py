@@ -172,25 +172,44 @@ def train(
     optimizer = contender.make(model, contender.micro_batches, measured)
     for group in optimizer.param_groups:
         group["lr"] = settings.rate * contender.rate
-    schedule = LambdaLR(
-        optimizer, lambda step: rate_factor(step / settings.steps, settings.warm_up)
-    )
     measurement = SnrMeasurement(model, optimizer) if name == BASE else None
     n = contender.micro_batches
     share = 1 / n if name == BASE else 1.0  # a folding optimizer divides the gradients itself
+
+    def backward(batch: Tensor) -> None:
+        for part in batch.chunk(n):
+            (share * loss_of(model, part)).backward()
+
+    steps, losses = curve(settings, seed, model, optimizer, backward)
+    run = Run(contender=name, seed=seed, steps=steps, losses=losses)
+    return run, measurement.rules() if measurement is not None else None
+
+
+def curve(
+    settings: Settings,
+    seed: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    backward: Callable[[Tensor], None],
+) -> tuple[list[int], list[float]]:
+    """Trains a model. Returns steps, and the losses of validation text after them.
+
+    backward: makes the gradients of a batch.
+    """
+    schedule = LambdaLR(
+        optimizer, lambda step: rate_factor(step / settings.steps, settings.warm_up)
+    )
     every = max(1, settings.steps // settings.evaluations)
     steps, losses = [], []
     for step, batch in enumerate(batches(settings, seed), 1):
-        for part in batch.chunk(n):
-            (share * loss_of(model, part)).backward()
+        backward(batch)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
         if step % every == 0 or step == settings.steps:
             steps.append(step)
             losses.append(validate(model, settings))
-    run = Run(contender=name, seed=seed, steps=steps, losses=losses)
-    return run, measurement.rules() if measurement is not None else None
+    return steps, losses
 
 
 def check_settings(settings: Settings) -> None:

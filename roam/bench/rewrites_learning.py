@@ -15,10 +15,9 @@ import msgspec
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch import Tensor, nn
 
-from roam.bench.convergence import Settings, batches, gpt2, loss_of, rate_factor, validate
+from roam.bench.convergence import Settings, curve, gpt2, loss_of
 from roam.bench.convergence_run import Run
 from roam.core.atomic_write import check_writable, write_file
 
@@ -76,19 +75,11 @@ def train(settings: Settings, name: str, seed: int, model: nn.Module, compiled: 
     torch.manual_seed(seed)
     model.load_state_dict(gpt2(settings, activation="gelu").state_dict())
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.rate)
-    schedule = LambdaLR(
-        optimizer, lambda step: rate_factor(step / settings.steps, settings.warm_up)
-    )
-    every = max(1, settings.steps // settings.evaluations)
-    steps, losses = [], []
-    for step, batch in enumerate(batches(settings, seed), 1):
+
+    def backward(batch: Tensor) -> None:
         loss_of(compiled, batch).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        if step % every == 0 or step == settings.steps:
-            steps.append(step)
-            losses.append(validate(model, settings))
+
+    steps, losses = curve(settings, seed, model, optimizer, backward)
     return Run(contender=name, seed=seed, steps=steps, losses=losses)
 
 

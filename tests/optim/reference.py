@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import pytest
@@ -114,3 +114,17 @@ def schedule(optimizer: torch.optim.Optimizer) -> SequentialLR:
 
 def close(found: Tensor, expected: Tensor) -> bool:
     return torch.allclose(found.detach(), expected.detach(), rtol=1e-12, atol=1e-12)
+
+
+def mini_batches(
+    model: nn.Module, optimizer: torch.optim.Optimizer, n: int
+) -> Iterator[list[dict[str, Tensor]]]:
+    """Trains on five mini-batches of n micro-batches. Yields the gradients after each step."""
+    data = batches(5 * n, torch.float64)
+    for i in range(0, len(data), n):
+        part = data[i : i + n]
+        grads = [gradients(model, x) for x in part]
+        for x in part:
+            backward(model, x)
+        optimizer.step()
+        yield grads

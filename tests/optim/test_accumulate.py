@@ -15,16 +15,7 @@ from roam.bench.zoo import TINY
 from roam.bench.zoo import loss as zoo_loss
 from roam.optim import AdamA
 from tests.helpers import real_models
-from tests.optim.reference import (
-    GOOD,
-    Reference,
-    backward,
-    batches,
-    close,
-    gradients,
-    mlp,
-    twin,
-)
+from tests.optim.reference import GOOD, Reference, backward, batches, close, mini_batches, mlp, twin
 
 COUNTS = (2, 4, 8)
 
@@ -39,12 +30,7 @@ def test_accumulate_is_its_formulas(n: int, how: dict[str, Any]) -> None:
         for name, p in model.named_parameters()
     }
     optimizer = AdamA(model.parameters(), mode="accumulate", micro_batches=n, **how, **GOOD)
-    data = batches(5 * n, torch.float64)
-    for i in range(0, len(data), n):
-        grads = [gradients(model, x) for x in data[i : i + n]]
-        for x in data[i : i + n]:
-            backward(model, x)
-        optimizer.step()
+    for grads in mini_batches(model, optimizer, n):
         for name, p in model.named_parameters():
             r = references[name]
             r.step([g[name] for g in grads])

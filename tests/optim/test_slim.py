@@ -21,7 +21,7 @@ from tests.optim.reference import (
     backward,
     batches,
     close,
-    gradients,
+    mini_batches,
     mlp,
     same_parameters,
     twin,
@@ -42,12 +42,7 @@ def test_it_is_its_formulas(n: int, how: dict[str, Any], rules: dict[str, tuple[
     }
     both: dict[str, Any] = {"mode": "accumulate", "micro_batches": n} if n > 1 else {}
     optimizer = SlimAdamA(model.named_parameters(), rules, **both, **how, **GOOD)
-    data = batches(5 * n, torch.float64)
-    for i in range(0, len(data), n):
-        grads = [gradients(model, x) for x in data[i : i + n]]
-        for x in data[i : i + n]:
-            backward(model, x)
-        optimizer.step()
+    for grads in mini_batches(model, optimizer, n):
         for name, p in model.named_parameters():
             r, state = references[name], optimizer.state_of(p)
             r.step([g[name] for g in grads])
@@ -210,12 +205,7 @@ def test_adam_mini_shares_by_head_and_by_output(n: int) -> None:
     }
     how: dict[str, Any] = {"mode": "accumulate", "micro_batches": n} if n > 1 else {}
     optimizer = AdamMini(model.named_parameters(), mini_rules(model, heads), **how, **GOOD)
-    data = batches(5 * n, torch.float64)
-    for i in range(0, len(data), n):
-        grads = [gradients(model, x) for x in data[i : i + n]]
-        for x in data[i : i + n]:
-            backward(model, x)
-        optimizer.step()
+    for grads in mini_batches(model, optimizer, n):
         for name, p in model.named_parameters():
             r = references[name]
             r.step([g[name].view(r.param.shape) for g in grads])
