@@ -70,8 +70,8 @@ class Options:
             recomputation are mixed for the least time. With `{"states": folder}`, large optimizer
             states lie in a file there between steps; each is loaded for its fold and then stored.
             Both may be given: `{"activations": ..., "states": ...}`. Implies the lowering "aten".
-        mode: one of Inductor's own modes, as `torch.compile(..., mode=...)` names them. Beside
-            other options it has to be one: `torch.compile` takes a mode or options, never both.
+        mode: one of Inductor's own modes, as `torch.compile(..., mode=...)` names them. Pass
+            it here beside other options: `torch.compile` takes either a mode or options.
     """
 
     arena: str = "step"

@@ -136,7 +136,10 @@ def _started(rows: Sequence[Row], device: str) -> AbstractContextManager[Child]:
 
 
 def _by(end: float, child: Child, work: Callable[[], Result]) -> Result:
-    """Returns what a process answers. Ends the process, which raises, if it takes too long."""
+    """Returns the answer that `work` reads from a process.
+
+    Kills the process at time `end`; `work` then raises ContenderError.
+    """
     timer = Timer(end - time.monotonic(), child.process.kill)
     timer.start()
     try:

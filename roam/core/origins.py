@@ -27,5 +27,5 @@ NO_ORIGINS = Origins()
 
 
 def by_name(groups: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """Returns for each name of `lines` or `tensors` what it stands under."""
+    """Returns the inverse of `lines` or `tensors`: each op's line, or each buffer's shape."""
     return {name: text for text, names in groups.items() for name in names}

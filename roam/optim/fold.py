@@ -207,7 +207,7 @@ class AccumulatingRule(FoldRule):
 
     @property
     def over_ranks(self) -> dict[str, OverRanks]:
-        """What the state tensors that folds change are, by name; see `ranks`.
+        """How several ranks combine each state tensor that folds change, by name (see `ranks`).
 
         Empty if the rule cannot train on several ranks.
         """

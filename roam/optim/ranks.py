@@ -28,8 +28,8 @@ from roam.core.errors import RanksDifferError
 from roam.core.machine import MIB, Bytes
 from roam.optim.fold import OverRanks, State
 
-SMALL: Bytes = MIB  # smaller tensors are sent together, in buckets of up to
-BUCKET: Bytes = 25 * MIB  # as in DistributedDataParallel
+SMALL: Bytes = MIB  # tensors below this size are copied into buckets and sent together
+BUCKET: Bytes = 25 * MIB  # size at which a bucket is sent, as in DistributedDataParallel
 AHEAD = 4  # all_reduces that run at a time
 
 
@@ -84,7 +84,9 @@ class Ranks:
                     )
 
     def begin(self, state: State, over: Mapping[str, OverRanks]) -> None:
-        """Makes what a state was before this mini-batch count M times, if it sums squares.
+        """Multiplies sums of squares by M, before the first fold of a mini-batch.
+
+        `combine` divides them by M², and by then there are M of them.
 
         Args:
             state: a parameter's, decayed.
