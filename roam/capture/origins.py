@@ -6,7 +6,6 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -67,7 +66,6 @@ def user_line(node: fx.Node) -> str:
     return f"{importable(file)}:{number}, in {function}: {shown}"
 
 
-@cache
 def importable(file: str) -> str:
     """Returns a file's path from the folder that Python imports it from, or else its name.
 
