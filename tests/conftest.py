@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 
 import gc
+import itertools
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -56,11 +57,18 @@ torch._dynamo.guards.profile_guard_manager = lambda *_: 0.0
 logging.getLogger("torch.__trace").propagate = True
 
 
-def pytest_collection_finish() -> None:
-    """Keeps Python from looking for garbage among the modules, and as often as it does."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
+gc.set_threshold(10_000, 20, 20)
+_tests = itertools.count()
+
+
+def _freeze() -> None:
+    """Keeps Python from looking for garbage among what is there to stay: modules, above all.
+
+    Each measurement of memory collects garbage first. After some hundred tests that took a second.
+    """
+    if next(_tests) % 25 == 0:
+        gc.collect()
+        gc.freeze()
 
 
 settings.register_profile("here", deadline=None)
@@ -73,6 +81,7 @@ def _afresh() -> Iterator[None]:
     """No graph compiled, no record and no arena is left from the test before."""
     torch._dynamo.reset()
     roam.reset_report()
+    _freeze()
     yield
     torch._dynamo.reset()
     roam.release()

@@ -41,7 +41,7 @@ class Tied(nn.Module):
     ("make", "x", "share"),
     [
         (blocks, rows, 75),
-        (blocks, rows, 55),
+        pytest.param(blocks, rows, 55, marks=pytest.mark.slow),
         (Convolutional, image, 80),
         (Checkpointed, rows, 85),
         (Tied, rows, 75),

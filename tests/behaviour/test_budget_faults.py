@@ -223,8 +223,8 @@ def trained(
         pytest.param(lambda: blocks(Checkpointed), once, 85, id="checkpoint", marks=slow),
         pytest.param(blocks, asked, 70, id="autograd.grad", marks=slow),
         pytest.param(blocks, twice, 70, id="two forwards"),
-        pytest.param(blocks, half, 80, id="autocast"),
-        pytest.param(blocks, evaluated, 70, id="eval"),
+        pytest.param(blocks, half, 80, id="autocast", marks=slow),
+        pytest.param(blocks, evaluated, 70, id="eval", marks=slow),
         pytest.param(broken, once, 80, id="graph breaks"),
         pytest.param(lambda: blocks(Looped), once, 85, id="graph breaks in a loop", marks=slow),
         pytest.param(blocks, shorter, 70, id="dynamic", marks=slow),
@@ -279,7 +279,7 @@ def least() -> int:
 @pytest.mark.parametrize(
     ("loop", "names"),
     [
-        (twice, "saved for a backward"),
+        pytest.param(twice, "saved for a backward", marks=slow),
         (again, "retain_graph=True"),
         (accumulated, "gradients"),
         (kept, "saved tensor hooks"),

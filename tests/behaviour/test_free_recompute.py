@@ -110,7 +110,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         (lambda: deep(RootMeanSquare), lambda: random(64, 16), True),
         (Convolutional, image, False),
         (Checkpointed, lambda: random(64, 32), False),
-        (Broken, lambda: random(64, 16), True),
+        pytest.param(Broken, lambda: random(64, 16), True, marks=pytest.mark.slow),
     ],
     ids=["norms", "convolutional", "checkpoint", "two graphs"],
 )

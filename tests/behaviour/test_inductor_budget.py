@@ -135,6 +135,7 @@ def test_a_budget_that_cannot_be_kept_is_refused_before_a_step_runs() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_the_smallest_total_that_is_found_is_a_budget_that_is_kept() -> None:
     with pytest.raises(BudgetError) as caught:
         planned(5)
@@ -148,6 +149,7 @@ def test_a_budget_below_the_parameters_names_them() -> None:
         roam.plan(Loss(pair), rows(), lowering="inductor", budget="1KiB")
 
 
+@pytest.mark.slow
 def test_a_larger_budget_costs_no_more() -> None:
     found = [planned(share) for share in (75, 90, 100)]
     seconds = [step.extra_time for step in found]
@@ -190,6 +192,7 @@ def test_dynamic_sizes_go_to_aten_s_kernels() -> None:
     assert graph.plan.peak <= graph.recomputed.limit
 
 
+@pytest.mark.slow
 def test_a_graph_without_a_backward_keeps_a_share_of_itself() -> None:
     torch._dynamo.reset()
     roam.reset_report()

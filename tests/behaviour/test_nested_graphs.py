@@ -29,8 +29,15 @@ class Broken(nn.Module):
 
 
 @pytest.mark.parametrize("fold", [False, True])
-@pytest.mark.parametrize("lowering", ["inductor", "aten"])
-@pytest.mark.parametrize("rows", [8, 512])  # weights, or what is saved, take most
+@pytest.mark.parametrize(
+    ("rows", "lowering"),  # weights, or what is saved, take most
+    [
+        (8, "aten"),
+        (512, "aten"),
+        (512, "inductor"),
+        pytest.param(8, "inductor", marks=pytest.mark.slow),
+    ],
+)
 def test_what_several_graphs_take(rows: int, lowering: str, fold: bool) -> None:
     torch.manual_seed(0)
     model = Broken()

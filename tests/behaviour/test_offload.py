@@ -43,7 +43,7 @@ def to(folder: Path) -> roam.OffloadTo:
         (blocks, rows, False),
         (blocks, rows, True),
         (Convolutional, image, False),
-        (Checkpointed, rows, True),
+        pytest.param(Checkpointed, rows, True, marks=pytest.mark.slow),
     ],
 )
 def test_what_moves_comes_back_with_the_same_bits_and_lowers_the_peak(
@@ -115,7 +115,15 @@ def by_autograd(run: Any, model: nn.Module, x: Tensor) -> None:
         p.grad = grad
 
 
-@pytest.mark.parametrize("loop", [twice_backward, two_forwards, dropped_forward, by_autograd])
+@pytest.mark.parametrize(
+    "loop",
+    [
+        twice_backward,
+        two_forwards,
+        pytest.param(dropped_forward, marks=pytest.mark.slow),
+        pytest.param(by_autograd, marks=pytest.mark.slow),
+    ],
+)
 def test_loops_of_all_kinds_have_the_bits_of_no_transfers(
     loop: Callable[[Any, nn.Module, Tensor], None], folder: Path
 ) -> None:

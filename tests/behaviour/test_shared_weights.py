@@ -83,10 +83,17 @@ MODELS = {
     "tied, padding": (lambda: Words(int(IDS[0, 0]), tied=True), squares),
     "encoder and decoder": (lambda: Translator(None, tied=True), squares),
     "shared layer": (UsedThrice, squares),
+    "t5": (t5, translation),
 }
-SLOW = pytest.param(t5, translation, id="t5", marks=pytest.mark.slow)
+QUICK = ("tied", "untied, padding", "shared layer")
+
+
 models = pytest.mark.parametrize(
-    ("build", "loss"), [*(pytest.param(*m, id=name) for name, m in MODELS.items()), SLOW]
+    ("build", "loss"),
+    [
+        pytest.param(*m, id=name, marks=() if name in QUICK else pytest.mark.slow)
+        for name, m in MODELS.items()
+    ],
 )
 
 

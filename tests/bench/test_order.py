@@ -118,7 +118,7 @@ def test_captured_without_data(alexnet: tuple[Problem, Problem]) -> None:
     assert len(folds) == 16
 
 
-@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize("fold", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_problems_are_those_that_would_be_planned_but_for_measured_scratch(fold: bool) -> None:
     entry = TINY["gpt2"]
     model, batch = entry.build(), entry.batch()

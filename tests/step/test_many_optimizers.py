@@ -63,8 +63,15 @@ def assert_compiled_once() -> None:
     assert roam.report().detours == {}
 
 
-@both_lowerings
-@pytest.mark.parametrize("same_model", [False, True])
+@pytest.mark.parametrize(
+    ("lowering", "same_model"),
+    [
+        ("aten", False),
+        ("inductor", True),
+        pytest.param("aten", True, marks=pytest.mark.slow),
+        pytest.param("inductor", False, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.usefixtures("shared_kernels")
 def test_fifty_optimizers_made_used_and_dropped(lowering: str, same_model: bool) -> None:
     """Memory is flat and all share one compilation. Each had its own once, and the ninth none."""

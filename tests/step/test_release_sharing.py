@@ -175,7 +175,10 @@ def trained_by(
     return reference, model
 
 
-@pytest.mark.parametrize(("lowering", "theirs"), [("aten", "aot_eager"), ("inductor",) * 2])
+@pytest.mark.parametrize(
+    ("lowering", "theirs"),
+    [("aten", "aot_eager"), pytest.param(*("inductor",) * 2, marks=pytest.mark.slow)],
+)
 @pytest.mark.usefixtures("shared_kernels")
 def test_parameters_are_frozen_and_thawed(lowering: str, theirs: str) -> None:
     def train(net: nn.Sequential, compiled: Run, optimizer: torch.optim.Optimizer) -> None:
@@ -254,7 +257,7 @@ class Bypassed(nn.Module):
         return self.inner(x) * self.scale.detach()
 
 
-@pytest.mark.parametrize("lowering", ["aten", "inductor"])
+@pytest.mark.parametrize("lowering", ["aten", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("shared_kernels")
 def test_what_gets_no_gradient_gets_no_state(lowering: str) -> None:
     model = Bypassed()

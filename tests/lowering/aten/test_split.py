@@ -58,6 +58,7 @@ LOSSES: dict[str, Loss] = {
     "binary": lambda z, y: F.binary_cross_entropy_with_logits(z, _one_hot(y, z)),
     "divergence": lambda z, y: F.kl_div(z.log_softmax(-1), _one_hot(y, z), reduction="batchmean"),
 }
+QUICK = ("plain", "ignored", "soft cap", "divergence")
 
 
 class Head(nn.Module):
@@ -119,7 +120,9 @@ def errors(model: nn.Module, exact: nn.Module) -> list[float]:
     return [float((p.double() - q).norm() / q.norm()) for p, q in grads if p is not None]  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in LOSSES]
+)
 def test_the_gradients_and_the_peak(name: str) -> None:
     model = Head(LOSSES[name])
     exact = copy.deepcopy(model).double()

@@ -74,10 +74,12 @@ def test_dynamic_shapes() -> None:
     same_as_inductor(sizes(6, 9, 12), dynamic=True)
 
 
+@pytest.mark.slow
 def test_sizes_that_change() -> None:
     same_as_inductor(sizes(6, 9, 12), planned=2)  # of one size, then of any
 
 
+@pytest.mark.slow
 def test_what_dynamic_shapes_take() -> None:
     """At the size that was planned for as planned; at others no more than Inductor's order."""
     model = deep()
@@ -150,6 +152,7 @@ def test_a_graph_break_and_inference() -> None:
     same_as_inductor(scenario, planned=6)
 
 
+@pytest.mark.slow
 def test_a_reset_plans_the_same_again() -> None:
     plans = []
     for _ in range(2):
@@ -186,6 +189,7 @@ SETTINGS = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @SETTINGS
 def test_inductors_settings(settings: dict[str, Any]) -> None:
     def scenario(compile_: Compile) -> Iterator[Any]:

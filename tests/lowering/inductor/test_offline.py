@@ -27,7 +27,7 @@ from tests.test_offline import one_number, ran, what_counts
 
 pytestmark = pytest.mark.usefixtures("shared_kernels")
 CASES = [
-    pytest.param(n, fold, id=f"{n}-{fold}", marks=() if n == "gpt2" and fold else pytest.mark.slow)
+    pytest.param(n, fold, id=f"{n}-{fold}", marks=pytest.mark.slow)
     for n in CORE
     for fold in (False, True)
 ]

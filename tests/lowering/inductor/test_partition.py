@@ -208,6 +208,7 @@ def test_as_close_to_float64_as_without() -> None:
     assert all(b <= 1.5 * a + 1e-7 for a, b in zip(*errors, strict=True))
 
 
+@pytest.mark.slow
 def test_batch_norm_reads_what_it_read_in_the_forward() -> None:
     """Its running statistics are written at the end of the forward: no chain may read them."""
 
@@ -233,7 +234,7 @@ def test_folded_gradients_are_recomputed_from_the_old_weights() -> None:
     weights = []
     for options in ({}, {"recompute": "cheap"}):
         torch._dynamo.reset()
-        model = of(Block)
+        model = of(Block, 1)
         optimizer = AdamA(model.parameters(), lr=1e-2)
         run = fused(own(square), optimizer=optimizer, **options)
         for _ in range(3):

@@ -309,7 +309,13 @@ def test_a_result_that_is_saved_as_well_is_the_users() -> None:
     assert plans()[0].blocks
 
 
-@pytest.mark.parametrize("settings", [{"cpp_wrapper": True}, {"allow_buffer_reuse": False}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"cpp_wrapper": True}, marks=pytest.mark.slow),
+        {"allow_buffer_reuse": False},
+    ],
+)
 def test_inductors_settings(settings: dict[str, Any]) -> None:
     with config.patch(settings):
         same_as_inductor(sizes(6, 6))

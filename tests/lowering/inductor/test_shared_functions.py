@@ -105,7 +105,7 @@ class Biased(nn.Module):
 
 
 @pytest.mark.usefixtures("shared_kernels")
-@pytest.mark.parametrize("made", [Chain, Biased])
+@pytest.mark.parametrize("made", [Chain, pytest.param(Biased, marks=pytest.mark.slow)])
 def test_functions_are_shared_as_inductor_shares_them_where_there_is_room(
     made: type[nn.Module],
 ) -> None:

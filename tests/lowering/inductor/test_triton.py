@@ -54,7 +54,9 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         yield generated
 
 
-@pytest.mark.parametrize("contender", ["roam inductor", "roam inductor adama"])
+@pytest.mark.parametrize(
+    "contender", [pytest.param("roam inductor", marks=pytest.mark.slow), "roam inductor adama"]
+)
 def test_planned_is_measured(kernels: list[str], contender: str) -> None:
     """Inductor keeps freed buffers for later ones: only where the plan leaves room for it."""
     torch._dynamo.reset()
