@@ -52,8 +52,14 @@ def rewritten(passes: Sequence[Pass], module: fx.GraphModule) -> fx.GraphModule:
 
 
 def copied(module: fx.GraphModule) -> fx.GraphModule:
-    """Returns a module of the same attributes with a copy of the graph, metadata included."""
+    """Returns a module of the same attributes with a copy of the graph, metadata included.
+
+    It is of the same type: if that writes a graph's code only when it is run, so does the copy.
+    """
     graph = fx.Graph()
     returned = graph.graph_copy(module.graph, {})
     graph.output(returned).meta = dict(module.graph.output_node().meta)
-    return fx.GraphModule(module, graph)
+    # each module has a class of its own, below the one that says what it does
+    kind = next(c for c in type(module).__mro__ if "GraphModuleImpl" not in c.__qualname__)
+    copy: fx.GraphModule = kind(module, graph)
+    return copy
