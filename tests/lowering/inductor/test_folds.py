@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.activations import QuickGELUActivation
 
 import roam
+from roam.bench.batches import Batch
 from roam.bench.zoo import TINY, loss
 from roam.lowering.inductor import folds
 from roam.optim import AdamA, folding
@@ -35,12 +36,34 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-def test_small_folds_share_calls_of_the_optimizer(calls: list[int]) -> None:
+def qwen() -> tuple[nn.Module, Batch]:
     entry = replace(TINY["qwen3"], config={**TINY["qwen3"].config, "num_hidden_layers": 1})
+    return entry.build().eval(), entry.batch()
+
+
+class Layers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8)) for _ in range(3))
+        )
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"loss": self.layers(x).square().mean()}
+
+
+def layers() -> tuple[nn.Module, Batch]:
+    return Layers(), {"x": random(5, 8)}
+
+
+@pytest.mark.parametrize("build", [layers, pytest.param(qwen, marks=pytest.mark.slow)])
+def test_small_folds_share_calls_of_the_optimizer(
+    build: Callable[[], tuple[nn.Module, Batch]], calls: list[int]
+) -> None:
     trained = []
     for backend in ("inductor", "roam"):
         torch.manual_seed(0)
-        model, batch = entry.build().eval(), entry.batch()
+        model, batch = build()
         weights = list(model.parameters())
         fold = backend == "roam"
         optimizer: torch.optim.Optimizer = (

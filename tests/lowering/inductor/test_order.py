@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import roam
-from roam.bench.zoo import Entry, loss
+from roam.bench.zoo import TINY, Entry, loss
 from roam.core.errors import OptionError, UnplannedWarning
 from roam.lowering.inductor import entry, order
 from roam.optim import AdamA
@@ -19,7 +20,6 @@ from tests.helpers import assert_counts, fused, mlp, random
 from tests.models.test_zoo_architectures import CORE, entries
 
 pytestmark = pytest.mark.usefixtures("shared_kernels")
-QUICK = ("gpt2",)
 
 
 def gradients(
@@ -40,7 +40,13 @@ def shared(model: nn.Module) -> set[str]:
     return {n for n, p in model.named_parameters() if sum(p is other for other in every) > 1}
 
 
-@pytest.mark.parametrize("entry", entries(QUICK, CORE))
+def shallow(entry: Entry) -> Entry:
+    return replace(entry, config={**entry.config, "n_layer": 1})
+
+
+@pytest.mark.parametrize(
+    "entry", [pytest.param(shallow(TINY["gpt2"]), id="gpt2, one layer"), *entries((), CORE)]
+)
 def test_a_step(entry: Entry) -> None:
     """Inductor's bits, so its error from float64 too; never above its peak; as planned.
 
