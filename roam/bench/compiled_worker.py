@@ -16,8 +16,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from roam.bench import compilers
 from roam.bench.children import Result, answering
-from roam.bench.compilers import CONTENDERS, Contender
+from roam.bench.compilers import Contender
 from roam.bench.contender import planned, split_blocks
 from roam.core.errors import BudgetError
 
@@ -59,7 +60,7 @@ class Trainer:
         self.settings = how.settings()
 
     @classmethod
-    def of(cls, entry: str, contender: str, *, update: bool = True) -> Trainer:
+    def of(cls, entry: str, how: Contender, *, update: bool = True) -> Trainer:
         """Returns what trains an entry of the zoo, with random weights, on the CPU."""
         import torch
 
@@ -67,7 +68,7 @@ class Trainer:
 
         found = find(entry)
         torch.manual_seed(0)
-        return cls(found.build(), found.batch(), CONTENDERS[contender], update=update)
+        return cls(found.build(), found.batch(), how, update=update)
 
     def step(self) -> None:
         """Runs forward and backward and drops the gradients. Folds change the weights."""
@@ -97,10 +98,13 @@ class Trainer:
             taken.append(self.iteration())
         return statistics.median(taken)
 
+    def inputs(self) -> list[Tensor]:
+        """Returns what a step reads: weights, buffers and the batch."""
+        return [*self.model.parameters(), *self.model.buffers(), *self.batch.values()]
+
     def persistent_tensors(self) -> list[Tensor]:
-        """Returns weights, buffers, the optimizer's state and the batch."""
-        states = (t for s in self.optimizer.state.values() for t in s.values())
-        return [*self.model.parameters(), *self.model.buffers(), *states, *self.batch.values()]
+        """Returns weights, buffers, the batch and the optimizer's state."""
+        return [*self.inputs(), *(t for s in self.optimizer.state.values() for t in s.values())]
 
     def persistent(self) -> int:
         """Returns the bytes of `persistent_tensors`."""
@@ -125,6 +129,7 @@ def memory(trainer: Trainer) -> Result:
     Returns:
         transient: of a step, at its worst moment.
         gradients: of all parameters' gradients.
+        inputs: of weights, buffers and the batch.
         persistent: those that stay after the loop.
         total: of the loop, at its worst moment, with the persistent ones.
     """
@@ -138,6 +143,7 @@ def memory(trainer: Trainer) -> Result:
     return {
         "transient": transient,
         "gradients": gradients,
+        "inputs": sum(t.nbytes for t in trainer.inputs()),
         "persistent": stays,
         "total": loop + stays,
     }
@@ -177,7 +183,7 @@ def split_into(contender: Contender) -> Result:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--entry", required=True)
-    parser.add_argument("--contender", required=True, action="append", choices=CONTENDERS)
+    parser.add_argument("--contender", required=True, action="append")
     parser.add_argument(
         "--cache",
         required=True,
@@ -193,7 +199,8 @@ def main() -> None:
     trainers: list[Trainer] = []
     for contender, cache in zip(args.contender, args.cache, strict=True):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        trainer = Trainer.of(args.entry, contender, update=not args.no_update)
+        how = compilers.find(contender)
+        trainer = Trainer.of(args.entry, how, update=not args.no_update)
         trainers.append(trainer)
         result: Result = {"entry": args.entry, "contender": contender}
         try:
@@ -203,9 +210,9 @@ def main() -> None:
             say(result | figures | {"error": f"BudgetError: {refused}"})
             return
         if not args.seconds:
-            result |= memory(trainer) | split_into(CONTENDERS[contender])
-            result |= moved_in(trainer) if "offload" in CONTENDERS[contender].options else {}
-        if CONTENDERS[contender].backend == "roam":
+            result |= memory(trainer) | split_into(how)
+            result |= moved_in(trainer) if "offload" in how.options else {}
+        if how.backend == "roam":
             result = planned() | result
         say(result)
     for line in sys.stdin:

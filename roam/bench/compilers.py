@@ -1,25 +1,31 @@
 """The contenders of `roam bench compiled` and `roam bench split`: ways to compile and to train.
 
-    contender = CONTENDERS["roam inductor"]
+    contender = find("roam inductor")
     loss = contender.compiled(optimizer)
     with contender.settings():      # the first call compiles
         loss(model, batch).backward()
 
-To add one, add a line to CONTENDERS.
+To add one, add a line to CONTENDERS. Those with a number in their names are made by `find`:
+
+    "roam inductor adama 60%"     a budget: a share of what a step allocates without one
+    "roam aten 1073741824B"       a budget in bytes, of all that there is
+    "inductor 60%"                the partitioner's own: saved bytes, with our costs of ops
 """
 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from roam.core.offload_to import OffloadTo
+from roam.core.sizes import parse_share
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,6 +59,10 @@ class Contender:
     settings: Callable[[], AbstractContextManager[None]] = nullcontext
     find_loss: Callable[[], LossOf] | None = None
 
+    def within(self, budget: str) -> Contender:
+        """Returns the contender with a budget."""
+        return replace(self, options={**self.options, "budget": budget})
+
     def compiled(self, optimizer: Any = None) -> LossOf:
         """Returns the loss as this contender runs it.
 
@@ -84,10 +94,10 @@ def _copied(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
 # what follows imports torch's compilers only when a contender runs
 
 
-def _recomputing() -> AbstractContextManager[None]:
+def _recomputing(share: float, *, measured: bool = False) -> AbstractContextManager[None]:
     from roam.bench import inductor_stock
 
-    return inductor_stock.recomputing_down_to(0.5)
+    return inductor_stock.recomputing_down_to(share, measured=measured)
 
 
 def _pooling() -> AbstractContextManager[None]:
@@ -143,18 +153,12 @@ def _paced(folder: str, pace: int | None) -> Iterator[None]:
 CONTENDERS: dict[str, Contender] = {
     "eager": Contender(),
     "inductor": Contender("inductor"),
-    "inductor budget 0.5": Contender("inductor", settings=_recomputing),
+    "inductor budget 0.5": Contender("inductor", settings=partial(_recomputing, 0.5)),
     "inductor pools": Contender("inductor", settings=_pooling),
     "roam aten": _roam(lowering="aten"),
     "roam inductor": _roam(lowering="inductor"),
     "roam aten adama": _folding(lowering="aten"),
     "roam inductor adama": _folding(lowering="inductor"),
-    **{
-        f"roam {kernels}{folded} {share}%": how(lowering=kernels, budget=f"{share}%")
-        for kernels in ("aten", "inductor")
-        for folded, how in (("", _roam), (" adama", _folding))
-        for share in BUDGETS
-    },
     "aot_eager": Contender("aot_eager"),
     "inductor reduce-overhead": Contender("inductor", mode="reduce-overhead"),
     "roam reduce-overhead": Contender("roam", mode="reduce-overhead"),
@@ -175,3 +179,17 @@ CONTENDERS: dict[str, Contender] = {
     "roam split recompute": _roam(lowering="inductor", split=True, recompute="cheap"),
     "roam split recompute adama": _folding(lowering="inductor", split=True, recompute="cheap"),
 }
+
+
+def find(name: str) -> Contender:
+    """Returns a contender by its name. Raises ValueError."""
+    base, _, number = name.rpartition(" ")
+    if re.fullmatch(r"\d+(\.\d+)?%|\d+B", number):
+        if base in CONTENDERS and CONTENDERS[base].backend == "roam":
+            return CONTENDERS[base].within(number)
+        if base == "inductor" and number.endswith("%"):
+            share = parse_share(number)
+            return Contender("inductor", settings=partial(_recomputing, share, measured=True))
+    if name not in CONTENDERS:
+        raise ValueError(f"no contender {name!r}, only: {', '.join(CONTENDERS)}, or with a budget")
+    return CONTENDERS[name]

@@ -30,7 +30,7 @@ class Row(NamedTuple):
     Attributes:
         part: one of PARTS: what is measured.
         model: the name of a `Subject`.
-        contender: one of `compilers.CONTENDERS`; "copies" in part "links".
+        contender: as `compilers.find` takes it; "copies" in part "links".
     """
 
     part: str

@@ -24,7 +24,7 @@ from torch import Tensor
 import roam
 from roam.bench.children import Result, answering
 from roam.bench.compiled_worker import Trainer
-from roam.bench.compilers import CONTENDERS
+from roam.bench.compilers import find
 from roam.bench.contender import planned
 from roam.bench.device_rows import SUBJECTS, Subject
 from roam.core.errors import BudgetError
@@ -160,7 +160,7 @@ def _compiled(
 ) -> tuple[Trainer, float]:
     """Returns a trainer after its first iteration, and the seconds of that."""
     _start_afresh(device)
-    trainer = Trainer(*subject.build(device, rows), CONTENDERS[contender])
+    trainer = Trainer(*subject.build(device, rows), find(contender))
     with trainer.settings:
         return trainer, _seconds(trainer.iteration, device)
 
@@ -201,7 +201,7 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
 
 def _planned(trainer: Trainer, contender: str) -> Result:
     """Returns what roam planned, and what a simulated allocator reserves for it."""
-    if CONTENDERS[contender].backend != "roam":
+    if find(contender).backend != "roam":
         return {}
     found = planned()
     if (largest := report().step.largest) is not None:
@@ -214,7 +214,7 @@ def _planned(trainer: Trainer, contender: str) -> Result:
 def _gradients(subject: Subject, contender: str, device: torch.device) -> list[Tensor]:
     _start_afresh(device)
     model, made = subject.build(device)
-    loss = CONTENDERS[contender].compiled()
+    loss = find(contender).compiled()
     torch.manual_seed(0)
     loss(model, made).backward()
     return [p.grad for p in model.parameters() if p.grad is not None]

@@ -4,19 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+from torch import fx
 from torch._functorch import config as functorch_config
 from torch._inductor import config, metrics
 from torch._inductor.codegen.wrapper import PythonWrapperCodegen
+from torch._inductor.custom_graph_pass import CustomRuntimeEstimator
+
+from roam.capture.op_costs import Cost, OpCosts
+from roam.capture.symbolic_sizes import Numbers
+
+
+class MeasuredRuntimes(CustomRuntimeEstimator):
+    """Tells the partitioner what our measurements tell our own search: the seconds of each op."""
+
+    def __init__(self) -> None:
+        self.costs: dict[fx.Graph, dict[fx.Node, Cost]] = {}
+
+    def __call__(self, node: fx.Node) -> float:
+        if node.graph not in self.costs:
+            self.costs[node.graph] = OpCosts(measure=True).of([node.graph], Numbers())
+        cost = self.costs[node.graph].get(node)
+        return cost.seconds if cost is not None else 0.0
+
+    def uuid(self) -> None:
+        """Costs differ from run to run, so nothing that was compiled with them is kept."""
 
 
 @contextmanager
-def recomputing_down_to(share: float) -> Iterator[None]:
+def recomputing_down_to(share: float, *, measured: bool = False) -> Iterator[None]:
     """A context in which the partitioner saves only a share of activations and recomputes the rest.
 
-    share: PyTorch's `activation_memory_budget`.
+    Args:
+        share: PyTorch's `activation_memory_budget`.
+        measured: whether it weighs ops by the seconds that we measure, and not by their FLOPs.
     """
-    with functorch_config.patch(activation_memory_budget=share):
+    how: dict[str, Any] = {"activation_memory_budget": share}
+    if measured:
+        how["activation_memory_budget_runtime_estimator"] = MeasuredRuntimes()
+    with functorch_config.patch(how):
         yield
 
 

@@ -58,7 +58,7 @@ def compare(name: str, contenders: Sequence[str], timing: Timing, console: Conso
     """
     with console.status(f"{name}: memory and compile times") as status, ExitStack() as stack:
         caches = {c: stack.enter_context(tempfile.TemporaryDirectory()) for c in contenders}
-        rows = [_measured(name, c, caches[c], timing) for c in contenders]
+        rows = [measured(name, c, timing, caches[c]) for c in contenders]
         runs = {row["contender"]: row for row in rows if "error" not in row}
         _compile_again(list(runs.values()), timing)
         groups = [list(runs)] if timing.together else [[c] for c in runs]
@@ -90,7 +90,14 @@ def compare_each(
         yield rows
 
 
-def _measured(entry: str, contender: str, cache: str, timing: Timing) -> Result:
+def measured(entry: str, contender: str, timing: Timing, cache: str | None = None) -> Result:
+    """Returns what a contender's process says of memory and compile time, or its error.
+
+    cache: Inductor's folder; None: one that is dropped again.
+    """
+    if cache is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return measured(entry, contender, timing, folder)
     try:
         with process(WORKER, entry, contender, "--cache", cache, *_update(timing)) as child:
             return child.read()

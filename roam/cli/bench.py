@@ -316,13 +316,21 @@ def budget(
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="Work of a row's search.")] = 6.0,
     rounds: Annotated[int, typer.Option(min=1, help="Timed turns of every model.")] = 7,
+    stock: Annotated[
+        bool, typer.Option("--stock", help="Compare the models with Inductor's own budgets.")
+    ] = False,
 ) -> None:
     """Recompute within budgets: in graphs of other people, or in training steps."""
+    from roam.bench import budget_stock
     from roam.bench.budget import SHARES, budget_bench
     from roam.bench.budget_steps import budget_steps
     from roam.bench.compilers import BUDGETS
     from roam.bench.paired_runs import Timing
 
+    if stock:
+        shares = share or budget_stock.SHARES
+        budget_stock.budget_against_stock(model, json, shares=shares, timing=Timing(rounds))
+        return
     if instances is None:
         budget_steps(
             model,
