@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from roam.optim.blocks import blocks
-from roam.optim.fold import AccumulatingRule, OverRanks, State, StateSpec, Turn, is_rate
+from roam.optim.fold import AccumulatingRule, OverRanks, State, StateSpec, Turn, are_rates
 from roam.optim.folding import FoldingOptimizer
 
 
@@ -23,7 +23,7 @@ class LionRule(AccumulatingRule):
 
     def __post_init__(self) -> None:
         self._require(
-            lr=bool(self.lr >= 0), betas=is_rate(self.betas), weight_decay=self.weight_decay >= 0
+            lr=bool(self.lr >= 0), betas=are_rates(self.betas), weight_decay=self.weight_decay >= 0
         )
 
     @property
