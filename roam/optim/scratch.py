@@ -1,8 +1,9 @@
 """Finds the bytes that a rule allocates to absorb a gradient: it is run once on zeros.
 
     up to WHOLE elements   the peak that is measured
-    larger                 the peak on fake tensors of the parameter's shape, and what is measured
-                           above the fake peak at a smaller shape: what kernels take for themselves
+    larger                 the peak on fake tensors of the parameter's shape, and the difference of
+                           the measured and the fake peak at a smaller shape: what kernels take for
+                           themselves, and what they do not make
     other devices          the peak on fake tensors
 
 A rule of elements and blocks takes the same bytes at every size above a block. A product of
@@ -84,8 +85,7 @@ def _find(rule: FoldRule, layouts: tuple[Layout, Layout], device: str, releases:
     if shape == param.shape:
         return _measured(rule, param, grad, releases)
     small = param.within(shape), grad.within(shape)
-    kernels = max(0, _measured(rule, *small, releases) - fake(*small))
-    return fake(param, grad) + kernels
+    return max(0, _measured(rule, *small, releases) + fake(param, grad) - fake(*small))
 
 
 def _reduced(shape: tuple[int, ...]) -> tuple[int, ...]:
