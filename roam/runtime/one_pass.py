@@ -97,7 +97,7 @@ def _compile(formula: Formula, tensors: tuple[Tensor | None, ...]) -> Formula:
     def as_symbols(i: int) -> Tensor:
         given: Any = tensors[i]
         sizes = [DimDynamic.DYNAMIC] * (given.dim() - 1) + [DimDynamic.STATIC] * (given.dim() > 0)
-        context = StatelessSymbolicContext(dynamic_sizes=sizes)
+        context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
         return fake.from_tensor(given, symbolic_context=context, source=ConstantSource(f"t{i}"))
 
     def run(*own: Tensor) -> list[Tensor]:
@@ -107,7 +107,7 @@ def _compile(formula: Formula, tensors: tuple[Tensor | None, ...]) -> Formula:
         formula(*all_of_them)
         return []
 
-    inputs = [as_symbols(i) for i in there]
+    inputs: list[Any] = [as_symbols(i) for i in there]
     with fake:
         graph = make_fx(run)(*inputs)
     compiled: Any = standalone_compile(

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from roam.core.errors import HyperparameterError
-from roam.optim import AdamA, SlimAdamA, eight_bit
+from roam.optim import AdamA, SlimAdamA, eight_bit, eight_bit_adam
 from roam.optim.eight_bit import GROUP
 from roam.optim.fold import Turn
+from roam.runtime import one_pass
 
 TURNS = 400
 
@@ -121,6 +122,33 @@ def test_it_trains_as_float32_does(slim: bool, n: int) -> None:
     [p] = optimizer.param_groups[0]["params"]
     total = p.nbytes + sum(spec.bytes for spec in optimizer.spec(p))
     assert total / p.numel() < (4.3 if slim else 5.3)  # FlashOptim's AdamW: 5, and 2 of a gradient
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["moments", "weights", "rows", "columns"])
+def test_a_kernel_does_what_the_formula_does(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the last digit of a scale, which may round an element in a million otherwise."""
+    dtype = torch.bfloat16 if kind == "weights" else torch.float32
+    start = random(512 * 1024).view(512, 1024).to(dtype)
+    found: list[list[Tensor]] = []
+    for compiles in (True, False):
+        monkeypatch.setattr(one_pass, "LARGE", 2**18 if compiles else 2**40)
+        p = nn.Parameter(start.clone())
+        how: dict[str, Any] = {"state_dtype": "int8", "weight_remainder": kind == "weights"}
+        dims = {"rows": (1,), "columns": (0,)}.get(kind)
+        optimizer = AdamA([p], **how) if dims is None else SlimAdamA([("p", p)], {"p": dims}, **how)
+        version = p._version
+        for step in range(3):
+            grad = (random(512 * 1024) * (1 + step)).view(512, 1024).to(dtype)
+            optimizer.absorb(p, grad)
+            optimizer.step()
+        assert p._version > version
+        state = optimizer.state[p]
+        found.append([p.detach(), *(state[s.name] for s in optimizer.states_of(p))])
+    assert eight_bit_adam.TURN.compiles
+    for one, other in zip(*found, strict=True):
+        same = torch.isclose(one.double(), other.double(), rtol=1e-5, atol=1e-6)
+        assert (~same).double().mean() < 1e-4
 
 
 def test_what_has_no_eight_bits() -> None:
