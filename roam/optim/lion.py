@@ -60,9 +60,11 @@ class LionRule(AccumulatingRule):
     def update(self, state: State, param: Tensor, grad: Tensor, step: int) -> None:
         lr, (beta1, beta2) = float(self.lr), self.betas
         for p, g, m in blocks(param, grad, state["exp_avg"]):
-            sign = m.mul(beta1).add_(g, alpha=1 - beta1).sign_()
-            p.mul_(1 - lr * self.weight_decay).add_(sign, alpha=-lr)
-            m.mul_(beta2).add_(g, alpha=1 - beta2)
+            sign = m.lerp(g, 1 - beta1).sign_()
+            if self.weight_decay:
+                p.mul_(1 - lr * self.weight_decay)
+            p.add_(sign, alpha=-lr)
+            m.lerp_(g, 1 - beta2)
 
 
 class Lion(FoldingOptimizer):
