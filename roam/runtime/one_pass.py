@@ -1,11 +1,11 @@
-"""Carries out a formula of elements in one pass over memory, by a kernel that torch.compile makes.
+"""Carries out a formula of elements in one pass over memory, by a kernel that Inductor makes.
 
     eager       every operator reads its operands from the cache and writes its result there
     compiled    a loop reads the tensors once, computes in registers, and writes them once
 
 A formula changes its tensors in place, and returns nothing. It is compiled at the first call with
-large tensors, in seconds, and once for each combination of dtypes, for all sizes. torch keeps the
-kernel on disk.
+large tensors, in seconds, and once for each combination of dtypes, for all sizes. Inductor keeps
+the kernel on disk.
 """
 
 from __future__ import annotations
@@ -17,10 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._dynamo.source import ConstantSource
 from torch._subclasses import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.nn import Parameter
 
 from roam.runtime.isolation import apart
@@ -63,8 +60,8 @@ class OnePass:
     def kernel(self, *tensors: Tensor | None) -> Formula | None:
         """Returns a kernel for tensors like these, which it changes; None if there is none.
 
-        There is none for small tensors, fake ones and those of a subclass, and where torch.compile
-        fails, which is logged.
+        There is none for small tensors, fake ones and those of a subclass, and where Inductor fails,
+        which is logged.
         """
         given = [t for t in tensors if t is not None]
         if given[0].numel() < LARGE or any(type(t) not in (Tensor, Parameter) for t in given):
@@ -89,7 +86,15 @@ def _compile(formula: Formula, tensors: tuple[Tensor | None, ...]) -> Formula:
 
     Leaves dynamo out: it may be at work on the user's model in the thread that waits.
     """
-    from torch._inductor import standalone_compile  # a second's work, for those who need it
+    # importing the compiler takes a second: only for those who need it
+    from torch._dynamo.source import ConstantSource
+    from torch._inductor import standalone_compile
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import (
+        DimDynamic,
+        ShapeEnv,
+        StatelessSymbolicContext,
+    )
 
     there = [i for i, t in enumerate(tensors) if t is not None]
     fake = FakeTensorMode(shape_env=ShapeEnv())
