@@ -60,8 +60,8 @@ class OnePass:
     def kernel(self, *tensors: Tensor | None) -> Formula | None:
         """Returns a kernel for tensors like these, which it changes; None if there is none.
 
-        There is none for small tensors, fake ones and those of a subclass, and where Inductor fails,
-        which is logged.
+        There is none for small tensors, fake ones and those of a subclass, and none where Inductor
+        fails, which is logged.
         """
         given = [t for t in tensors if t is not None]
         if given[0].numel() < LARGE or any(type(t) not in (Tensor, Parameter) for t in given):
@@ -88,6 +88,7 @@ def _compile(formula: Formula, tensors: tuple[Tensor | None, ...]) -> Formula:
     """
     # importing the compiler takes a second: only for those who need it
     from torch._dynamo.source import ConstantSource
+    from torch._guards import TracingContext, tracing
     from torch._inductor import standalone_compile
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.fx.experimental.symbolic_shapes import (
@@ -97,7 +98,7 @@ def _compile(formula: Formula, tensors: tuple[Tensor | None, ...]) -> Formula:
     )
 
     there = [i for i, t in enumerate(tensors) if t is not None]
-    fake = FakeTensorMode(shape_env=ShapeEnv())
+    fake = FakeTensorMode(shape_env=ShapeEnv(duck_shape=False))  # equal sizes may differ later
 
     def as_symbols(i: int) -> Tensor:
         given: Any = tensors[i]
@@ -115,9 +116,13 @@ def _compile(formula: Formula, tensors: tuple[Tensor | None, ...]) -> Formula:
     inputs: list[Any] = [as_symbols(i) for i in there]
     with fake:
         graph = make_fx(run)(*inputs)
-    compiled: Any = standalone_compile(
-        graph, inputs, dynamic_shapes="from_graph", options={"config_patches": SETTINGS}
-    )
+    with tracing(TracingContext(fake)):
+        compiled: Any = standalone_compile(
+            graph,
+            inputs,
+            dynamic_shapes="from_tracing_context",
+            options={"config_patches": SETTINGS},
+        )
 
     def kernel(*given: Tensor | None) -> None:
         compiled(*[given[i] for i in there])
