@@ -6,8 +6,9 @@ machine. So each distinct call (op, shapes, strides, types) is run before its gr
 the allocator's events are read: scratch = peak - bytes of the results. The process remembers the
 result of each call.
 
-No more than CAP bytes are allocated at a time, whatever the sizes of the step. A call that would
-take more is measured at smaller sizes, and its scratch space is extrapolated from those.
+No more than CAP bytes are written at a time, whatever the sizes of the step. Operands are zeros
+that nobody has written, which take no memory to read. A call that would write more, or has more
+than READ bytes, is measured at smaller sizes, and its scratch space is extrapolated from those.
 
     softmax(6 GiB)      at 30, 35 and 40 rows: 0, 0, 0                ->  0
     conv2d(4 GiB)       at 96, 112 and 128 pixels: 1.1, 1.5, 2.0 MiB  ->  8 GiB
@@ -25,6 +26,7 @@ from fractions import Fraction
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
@@ -40,6 +42,7 @@ from roam.capture.op_calls import (
 )
 from roam.capture.symbolic_sizes import Numbers
 from roam.core.errors import UnplannableError
+from roam.core.machine import CPU
 from roam.passes import add_mm
 from roam.passes.geometry import tensor_inputs, tensors
 from roam.runtime.allocations import measured_peak
@@ -47,10 +50,12 @@ from roam.runtime.isolation import aside, settings
 
 log = logging.getLogger("roam")
 
-CAP = 2**26  # bytes that may be allocated at a time
+CAP = 2**26  # bytes that results and scratch space may take at a time
+READ = 2**28  # bytes of operands and results of the largest call that is run: a second's work
 AT_ONCE = 2**21  # bytes of operands and results up to which a call is run without an estimate
 ESTIMATED = 2**24  # bytes of operands and results of the largest call that an estimate runs
 CURVED = Fraction(1, 20)  # second difference over first from which on growth counts as quadratic
+ROUNDED = Fraction(5, 4)  # by how much more a quadratic's may be, as kernels round sizes up
 BLOCK = 64  # the sizes of an estimate differ by multiples of this, as kernels work in blocks
 
 
@@ -109,7 +114,7 @@ def _is_worth_it(node: fx.Node) -> bool:
 
 
 def _scratch(call: Call, needed: int) -> Scratch:
-    """Measures a call at full size if it takes at most CAP bytes, and else estimates it.
+    """Measures a call at full size if it writes at most CAP bytes, and else estimates it.
 
     needed: bytes of the storages of its results. Some ops (reduced losses) return a small tensor
     in a large storage.
@@ -121,7 +126,7 @@ def _scratch(call: Call, needed: int) -> Scratch:
     if rough is None and whole > CAP // 8:
         log.debug("%s: no call of it is small enough to be measured", call.target)
         return Scratch(0, estimated=True)
-    if whole + (rough or 0) <= CAP:
+    if whole <= READ and needed + (rough or 0) <= CAP:
         return Scratch(_measure(call, needed))
     room = CAP // 2 * whole // (whole + (rough or 0))
     found = _estimate(call, max(AT_ONCE, min(ESTIMATED, room)))
@@ -200,7 +205,9 @@ def _extrapolated(sizes: Sequence[int], values: Sequence[Fraction], at: int) -> 
     growth, bend = c - b, (c - b) - (b - a)
     if c <= a:
         return max(values)  # does not grow with the size: the kernel's choices decide
-    if abs(bend) <= CURVED * abs(growth):
+    # the most that n² bends; a kernel whose blocks depend on the size grows in steps that bend more
+    most = ROUNDED * Fraction(2 * apart, 2 * sizes[2] - apart)
+    if abs(bend) <= CURVED * abs(growth) or abs(bend) > most * abs(growth):
         return c + (c - a) / 2 * steps
     return c + growth * steps + bend * steps * (steps + 1) / 2
 
@@ -230,4 +237,9 @@ def _run_on_zeros(call: Call) -> tuple[int, int]:
 
 
 def _zeros(x: Operand) -> torch.Tensor:
-    return torch.empty_strided(x.shape, x.stride, dtype=x.dtype, device=x.device).zero_()
+    """Returns zeros in memory that the system gives only when somebody writes to it."""
+    size = max(x.nbytes, x.dtype.itemsize)
+    memory = np.zeros(size + CPU.alignment, np.uint8)
+    first = -memory.ctypes.data % CPU.alignment
+    flat = torch.from_numpy(memory[first : first + size])
+    return flat.view(x.dtype).as_strided(x.shape, x.stride)

@@ -93,7 +93,7 @@ CPU = Device(
         largest=MALLOC_MAPS_FROM - 2**16,  # with all that malloc adds it stays below
     ),
     huge_pages_from=MALLOC_MAPS_FROM,
-    fold_elements=2**18,  # few enough for a cache
+    fold_elements=2**16,  # with what an update makes of them, few enough for a core's own cache
 )
 # malloc has no model of its own: layouts for a CPU are compared by the caching allocator's, too
 

@@ -4,9 +4,9 @@
     adama, slim, sgd, lion,        one optimizer each: a rule, and the optimizer that follows it
     adafactor, adalomo, came,
     muon, scion, galore, adam_mini
-    blocks, fused, factored,       what rules are made of: blocks, torch's fused kernels, factored
-    orthogonal, eight_bit,         second moments, the Newton-Schulz iteration, 8-bit states and
-    eight_bit_adam                 what AdamA does with them
+    adam, blocks, fused,           what rules are made of: Adam's values, blocks, torch's fused
+    factored, orthogonal,          kernels, factored second moments, the Newton-Schulz iteration,
+    eight_bit, eight_bit_adam      8-bit states and what AdamA does with them
     max_norm                       gradients clipped in their folds
     scratch                        the bytes that a rule allocates, measured on zeros
     slim_rules, snr                which second moments SlimAdamA averages: by a table, or measured
@@ -15,6 +15,7 @@
     group_rules                    that pass it the gradients that no compiled graph has folded
     handle, in_options,            how torch.compile's options name an optimizer without keeping
     compile_options                the optimizer alive
+    changed_values                 fits states to values of groups that change
     notices, clipping,             warnings and errors for training code that expects gradients to
     data_parallel, refusals        be there after the backward
     states, state_dicts            where states are; how they are saved, loaded and copied

@@ -11,20 +11,17 @@ import torch
 from torch import Tensor
 
 from roam.optim import eight_bit_adam
+from roam.optim.adam import AdamRule
 from roam.optim.blocks import blocks, squared_sum
-from roam.optim.fold import OverRanks, State, StateSpec, Turn, Update, is_rate
+from roam.optim.fold import OverRanks, State, StateSpec, Turn, Update
 from roam.optim.folding import FoldingOptimizer
 from roam.optim.fused import FusedRule
 
 
 @dataclass(frozen=True)
-class AdamARule(FusedRule):
+class AdamARule(AdamRule, FusedRule):
     """AdamA's rule: folds a gradient into two moments of the parameter's shape and dtype."""
 
-    lr: float | Tensor = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 1e-2
     update_clip: float | None = None
     batch_invariant: bool = False
     state_dtype: Literal["int8"] | None = None
@@ -33,11 +30,8 @@ class AdamARule(FusedRule):
     folds_with = ("betas", "batch_invariant", "state_dtype")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._require(
-            lr=bool(self.lr >= 0),
-            betas=is_rate(self.betas),
-            eps=self.eps >= 0,
-            weight_decay=self.weight_decay >= 0,
             update_clip=self.update_clip is None or self.update_clip > 0,
             state_dtype=self.state_dtype in (None, "int8"),
             weight_remainder=not self.weight_remainder or self.state_dtype == "int8",
@@ -117,15 +111,6 @@ class AdamARule(FusedRule):
     def shortened(self, factor: float) -> AdamARule:
         lr = float(self.lr) * factor
         return replace(self, lr=lr, weight_decay=self.weight_decay / factor)
-
-    def corrections(self, step: int) -> tuple[float, float]:
-        """Returns Adam's bias corrections of m and v at update number `step`, counted from 1."""
-        beta1, beta2 = self.betas
-        return 1 - float(beta1) ** step, 1 - float(beta2) ** step
-
-    def denominator(self, v: Tensor, correction2: float) -> Tensor:
-        """Returns the denominator of Adam's update, √(v / correction2) + ε, in new memory."""
-        return v.sqrt().mul_(1 / math.sqrt(correction2)).add_(self.eps)
 
     def clip(
         self, squares: Tensor | Any, param: Tensor, correction1: float, limit: float

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from roam.optim.factored import FactoredRule, absorb, scaled, sum_of_squares, too_long
-from roam.optim.fold import State, StateSpec, is_rate
+from roam.optim.fold import State, StateSpec, are_rates
 from roam.optim.folding import FoldingOptimizer
 
 
@@ -27,7 +27,7 @@ class CAMERule(FactoredRule):
             lr=bool(self.lr >= 0),
             eps=min(self.eps) >= 0,
             clip_threshold=self.clip_threshold > 0,
-            betas=is_rate(self.betas),
+            betas=are_rates(self.betas, 3),
             weight_decay=self.weight_decay >= 0,
         )
 

@@ -1,6 +1,6 @@
 """Carries out AdamA's and SlimAdamA's folds and updates on moments of 8 bits an element.
 
-One pass reads a piece of the moments, adds a gradient, moves the parameter, and writes them again:
+One pass reads the moments, adds a gradient, moves the parameter, and writes them again:
 
     turn(folded=..., move=...)      release: what moves the parameter has not been rounded
     turn(folded=...)                one micro-batch
@@ -10,15 +10,15 @@ One pass reads a piece of the moments, adds a gradient, moves the parameter, and
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from roam.optim import eight_bit
-from roam.optim.blocks import mean_square, squared_sum
-from roam.optim.eight_bit import Piece
+from roam.optim.blocks import block_size, mean_square, squared_sum, wide
 from roam.optim.fold import State, StateSpec, Turn
+from roam.runtime.one_pass import PART, OnePass
 
 
 class Shares(NamedTuple):
@@ -72,75 +72,129 @@ def turn(
     move: Move | None = None,
 ) -> None:
     """Adds a gradient to the moments, or moves the parameter, or both."""
-    coded = "exp_avg_sq_scale" in state
-    shares, tensors = Shares(0.0, 0.0), [param]
+    grad, shares = None, Shares(0.0, 0.0)
     if folded is not None:
         grad, shares = eight_bit.like_codes(folded[0], state["exp_avg"]), folded[1]
-        tensors.append(grad)
-        if not coded:
+        if not _is_coded(state):
             v = state["exp_avg_sq"]
             v.add_(mean_square(grad, tuple(v.shape)), alpha=shares.second)
-    if "remainder" in state:
-        tensors.append(state["remainder"])
-    if not coded:
-        tensors.append(state["exp_avg_sq"].sqrt())
-    for piece in eight_bit.pieces(state["exp_avg"], *tensors):
-        rest = list(piece.tensors[1:])
-        m = eight_bit.read_signed(piece, state, "exp_avg")
-        root = eight_bit.read_unsigned(piece, state, "exp_avg_sq") if coded else rest.pop()
-        if folded is not None:
-            g = rest.pop(0).reshape(-1)
-            m.add_(g, alpha=shares.first)
-            if coded:
-                root.square_().addcmul_(g, g, value=shares.second).sqrt_()
-        if move is not None:
-            _move(move, piece.tensors[0], m, root, rest[0] if rest else None)
-        if folded is not None:
-            noise = piece.noise(m, at)
-            eight_bit.write_signed(piece, state, "exp_avg", m, noise)
-            if coded:
-                eight_bit.write_unsigned(piece, state, "exp_avg_sq", root, noise)
+    numbers = _numbers(shares, move, param.device)
+    moved = param.detach() if move is not None else None
+
+    most = PART if TURN.compiles else block_size(param)
+    for start, tensors in _parts(state, grad, moved, most):
+        offset = torch.tensor(eight_bit.offset(at, start), device=param.device)
+        TURN(*tensors, numbers, offset)
+    if moved is not None:
+        torch.autograd.graph.increment_version([param])  # kernels do not
 
 
 def squared_momentum(state: State) -> Tensor:
     """Returns the sum of the squared elements of the first moment."""
     codes = state["exp_avg"]
     total = torch.zeros((), dtype=torch.float32, device=codes.device)
-    for piece in eight_bit.pieces(codes, codes):
-        total += squared_sum(eight_bit.read_signed(piece, state, "exp_avg"))
+    for part in eight_bit.parts([codes], [state["exp_avg_scale"]], block_size(codes)):
+        total += squared_sum(eight_bit.read_signed(part.tensors[0], part.scales[0]))
     return total
 
 
 def squares(state: State, param: Tensor, move: Move) -> Tensor:
     """Returns the sum of the squared elements of the update, before its bias correction."""
     total = torch.zeros((), dtype=torch.float32, device=param.device)
-    for m, denominator in _updates(state, param, move):
-        total += squared_sum(m.view(-1) / denominator.expand(m.shape).reshape(-1))
+    for _, (codes, scale, second, second_scale, *_) in _parts(state, None, None, block_size(param)):
+        v = second if second_scale is None else eight_bit.read_square(second, second_scale)
+        divisor = v.sqrt().mul_(move.root).add_(move.eps)
+        total += squared_sum(eight_bit.read_signed(codes, scale).div_(divisor))
     return total
 
 
-def _updates(state: State, param: Tensor, move: Move) -> Iterator[tuple[Tensor, Tensor]]:
-    coded = "exp_avg_sq_scale" in state
-    roots = () if coded else (state["exp_avg_sq"].sqrt(),)
-    for piece in eight_bit.pieces(state["exp_avg"], param, *roots):
-        m = eight_bit.read_signed(piece, state, "exp_avg").view(piece.tensors[0].shape)
-        root = _second(piece, state).view(m.shape) if coded else piece.tensors[1]
-        yield m, root.mul(move.root).add_(move.eps)
+Arguments = tuple[Any, ...]  # of `_turn`
 
 
-def _second(piece: Piece, state: State) -> Tensor:
-    return eight_bit.read_unsigned(piece, state, "exp_avg_sq")
+def _parts(
+    state: State, grad: Tensor | None, param: Tensor | None, most: int
+) -> Iterator[tuple[int, Arguments]]:
+    """Yields the first element of each part, and the tensors that `_turn` takes of the part.
+
+    Args:
+        state: the parameter's.
+        grad: the gradient to add; None for none.
+        param: the parameter, if it moves.
+        most: elements of a part.
+    """
+    coded = _is_coded(state)
+    scales = [state["exp_avg_scale"], *([state["exp_avg_sq_scale"]] if coded else [])]
+    remainder = None if param is None else state.get("remainder")
+    given = [state["exp_avg"], state["exp_avg_sq"], grad, param, remainder]
+    for part in eight_bit.parts([t for t in given if t is not None], scales, most):
+        cut = iter(part.tensors)
+        m, v, *others = (None if t is None else next(cut) for t in given)
+        yield part.start, (m, part.scales[0], v, part.scales[1] if coded else None, *others)
 
 
-def _move(move: Move, p: Tensor, m: Tensor, root: Tensor, remainder: Tensor | None) -> None:
-    if root.numel() == m.numel():
-        root = root.view(p.shape)
-    divisor = root.mul(move.root).add_(move.eps)
-    if move.longer is not None:
-        divisor.mul_(move.longer)
-    if remainder is None:
-        p.mul_(move.kept).addcdiv_(m.view(p.shape), divisor, value=move.rate)
-        return
-    exact = eight_bit.read_weight(p, remainder).mul_(move.kept)
-    exact.addcdiv_(m.view(p.shape), divisor, value=move.rate)
-    eight_bit.write_weight(p, remainder, exact)
+def _is_coded(state: State) -> bool:
+    return "exp_avg_sq_scale" in state
+
+
+def _numbers(shares: Shares, move: Move | None, device: torch.device) -> Tensor:
+    """Returns the numbers of a turn as a tensor: a kernel would be compiled for each number."""
+    kept, rate, root, eps, longer = move or Move(1.0, 0.0, 1.0, 1.0)
+    found = torch.tensor([*shares, kept, rate, root, eps], dtype=torch.float32, device=device)
+    if longer is not None:
+        found[3] /= longer
+    return found
+
+
+def _turn(
+    codes: Tensor,
+    scale: Tensor,
+    second: Tensor,
+    second_scale: Tensor | None,
+    grad: Tensor | None,
+    param: Tensor | None,
+    remainder: Tensor | None,
+    numbers: Tensor,
+    offset: Tensor,
+) -> None:
+    """Carries out a turn on one part.
+
+    Args:
+        codes, scale: of the first moment.
+        second, second_scale: the codes of the second moment; itself if it has no scale.
+        grad: the gradient to add; None for none.
+        param, remainder: what is moved; None if it is not.
+        numbers: see `_numbers`.
+        offset: of `noise`.
+    """
+    first_share, second_share, kept, rate, root_share, eps = numbers.unbind()
+    m = eight_bit.read_signed(codes, scale)
+    v = second if second_scale is None else eight_bit.read_square(second, second_scale)
+    if grad is not None:
+        g = grad.to(torch.float32)
+        m = m + g * first_share
+        if second_scale is not None:
+            v = v + g * g * second_share
+    root = v.sqrt()
+    if param is not None:
+        exact = param.to(wide(param.dtype))
+        if remainder is not None:
+            exact = eight_bit.read_weight(param, remainder)
+        exact = exact * kept + m / (root * root_share + eps) * rate
+        if remainder is None:
+            param.copy_(exact)
+        else:
+            weight, rest = eight_bit.weight_codes(exact)
+            param.copy_(weight)
+            remainder.copy_(rest)
+    if grad is not None:
+        noise = eight_bit.noise(m, offset)
+        made, largest = eight_bit.signed_codes(m, noise)
+        codes.copy_(made)
+        scale.copy_(largest)
+        if second_scale is not None:
+            made, largest = eight_bit.root_codes(v, root, noise)
+            second.copy_(made)
+            second_scale.copy_(largest)
+
+
+TURN = OnePass(_turn)

@@ -248,6 +248,6 @@ def _defaults(rule: type[FoldRule]) -> tuple[tuple[str, Any], ...]:
     return tuple((f.name, f.default) for f in fields(rule) if f.name not in rule.of_parameter)
 
 
-def is_rate(betas: Sequence[float]) -> bool:
-    """Returns whether these are rates of decay: from 0 to below 1."""
-    return all(0 <= beta < 1 for beta in betas)
+def are_rates(betas: Sequence[float], count: int = 2) -> bool:
+    """Returns whether these are so many rates of decay: from 0 to below 1."""
+    return len(betas) == count and all(0 <= beta < 1 for beta in betas)

@@ -137,6 +137,8 @@ class FoldingOptimizer(RuledOptimizer):
             if grad.layout is not torch.strided:
                 raise refusals.sparse(self._members.name(param), type(self).__name__)
             rule = self.rule_of(param)
+            if self._may_differ:  # values have changed in the middle of a mini-batch
+                self.look_at_groups()
             state = self.state_of(param)
             if is_stored(state):
                 with self._stored.lent(state, loaded) as lent:
@@ -155,11 +157,11 @@ class FoldingOptimizer(RuledOptimizer):
             release(together)
 
     def _clipped(self, state: dict[str, Tensor], grad: Tensor) -> Tensor:
-        if self.max_norm.limit is None:
+        if self.max_norm is None:
             return grad
         if self._factor is None:
-            self._factor = self.max_norm.of_last_step(self.state.values())
-        return self.max_norm.clipped(state, grad, self._factor)
+            self._factor = self._clipping.of_last_step(self.state.values())
+        return self._clipping.clipped(state, grad, self._factor)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Ends the mini-batch. In mode "accumulate", updates the parameters.
@@ -303,7 +305,7 @@ class FoldingOptimizer(RuledOptimizer):
         """Updates parameters. While one is updated, stored states of the next are read."""
         states = [self.state_of(param) for param in params]
         rules = [self.rule_of(param) for param in params]
-        factor = shortening(self.max_norm, rules, states)
+        factor = shortening(self._clipping, rules, states)
         fetched = fetch(states[0]) if states else {}
         for i, (param, state) in enumerate(zip(params, states, strict=True)):
             found = arrived(state, fetched)

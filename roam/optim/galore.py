@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from roam.optim.adam import AdamRule
 from roam.optim.blocks import blocks, row_blocks, wide
-from roam.optim.fold import AccumulatingRule, State, StateSpec, Turn, is_rate
+from roam.optim.fold import State, StateSpec, Turn
 from roam.optim.folding import FoldingOptimizer
 
 
 @dataclass(frozen=True)
-class GaLoreRule(AccumulatingRule):
+class GaLoreRule(AdamRule):
     """GaLore's rule (arXiv 2403.03507, algorithm 2), and AdamW for what is no matrix."""
 
-    lr: float | Tensor = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
     weight_decay: float = 0.0
     rank: int = 128
     update_proj_gap: int = 200
@@ -31,11 +28,8 @@ class GaLoreRule(AccumulatingRule):
     folds_with = ("rank", "update_proj_gap")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._require(
-            lr=bool(self.lr >= 0),
-            betas=is_rate(self.betas),
-            eps=self.eps >= 0,
-            weight_decay=self.weight_decay >= 0,
             rank=self.rank > 0,
             update_proj_gap=self.update_proj_gap > 0,
             scale=self.scale > 0,
@@ -89,15 +83,15 @@ class GaLoreRule(AccumulatingRule):
     def _adam(self, state: State, param: Tensor, inside: Tensor, step: int) -> None:
         lr, (beta1, beta2) = float(self.lr), self.betas
         m, v = state["exp_avg"], state["exp_avg_sq"]
-        correction1, correction2 = 1 - beta1**step, 1 - beta2**step
+        correction1, correction2 = self.corrections(step)
         m.lerp_(inside.to(m.dtype), 1 - beta1)
         v.mul_(beta2).addcmul_(inside, inside, value=1 - beta2)
-        rate, root = -lr / correction1, 1 / math.sqrt(correction2)
+        rate = -lr / correction1
         if not self.projects(param):
             for p, m_, v_ in blocks(param, m, v):
-                p.addcdiv_(m_, v_.sqrt().mul_(root).add_(self.eps), value=rate)
+                p.addcdiv_(m_, self.denominator(v_, correction2), value=rate)
         else:
-            direction = m / v.sqrt().mul_(root).add_(self.eps)
+            direction = m / self.denominator(v, correction2)
             basis, (n, columns) = state["projector"], param.shape
             if n <= columns:
                 for p, b in row_blocks(param, basis):

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
+from dataclasses import replace
 from typing import Any
 
 from roam.core.errors import HyperparameterError
@@ -60,9 +61,12 @@ class GroupRules:
                 group.pop(name, None)
 
     def of(
-        self, group: Group, accept: Callable[[FoldRule], None], facts: tuple[Any, ...] = ()
+        self,
+        group: MutableMapping[str, Any],
+        accept: Callable[[FoldRule], None],
+        facts: tuple[Any, ...] = (),
     ) -> FoldRule:
-        """Returns the rule of a group's parameters.
+        """Returns the rule of a group's parameters. Adds values that the group lacks.
 
         Args:
             group: the group.
@@ -74,7 +78,11 @@ class GroupRules:
                 rule.
         """
         kind = self.kind(group)
-        values = [group[name] for name in kind.defaults()]
+        try:
+            values = [group[name] for name in kind.defaults()]
+        except KeyError:  # the user has named another rule, or deleted a value
+            self.fill(group)
+            values = [group[name] for name in kind.defaults()]
         known = self._known.get((id(group), facts))
         if known is not None and known[0] is kind and known[1] == values:
             return known[2]
@@ -88,6 +96,10 @@ class GroupRules:
         kind = self.kind(group)
         values = {name: group[name] for name in kind.defaults()}
         return kind(**values, **dict(zip(kind.of_parameter, facts, strict=False)))
+
+    def like(self, rule: FoldRule, facts: tuple[Any, ...]) -> FoldRule:
+        """Returns a rule with the values of another, for a parameter with these `facts`."""
+        return replace(rule, **dict(zip(rule.of_parameter, facts, strict=False)))
 
     def forget(self) -> None:
         """Forgets the rules of groups that may be gone."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from roam.optim.blocks import blocks
-from roam.optim.fold import AccumulatingRule, OverRanks, State, StateSpec, Turn, is_rate
+from roam.optim.fold import AccumulatingRule, OverRanks, State, StateSpec, Turn, are_rates
 from roam.optim.folding import FoldingOptimizer
 
 
@@ -23,7 +23,7 @@ class LionRule(AccumulatingRule):
 
     def __post_init__(self) -> None:
         self._require(
-            lr=bool(self.lr >= 0), betas=is_rate(self.betas), weight_decay=self.weight_decay >= 0
+            lr=bool(self.lr >= 0), betas=are_rates(self.betas), weight_decay=self.weight_decay >= 0
         )
 
     @property
@@ -60,9 +60,11 @@ class LionRule(AccumulatingRule):
     def update(self, state: State, param: Tensor, grad: Tensor, step: int) -> None:
         lr, (beta1, beta2) = float(self.lr), self.betas
         for p, g, m in blocks(param, grad, state["exp_avg"]):
-            sign = m.mul(beta1).add_(g, alpha=1 - beta1).sign_()
-            p.mul_(1 - lr * self.weight_decay).add_(sign, alpha=-lr)
-            m.mul_(beta2).add_(g, alpha=1 - beta2)
+            sign = m.lerp(g, 1 - beta1).sign_()
+            if self.weight_decay:
+                p.mul_(1 - lr * self.weight_decay)
+            p.add_(sign, alpha=-lr)
+            m.lerp_(g, 1 - beta2)
 
 
 class Lion(FoldingOptimizer):

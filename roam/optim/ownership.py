@@ -106,8 +106,7 @@ class OwningOptimizer(Optimizer):
 
     def rule_of(self, param: Tensor) -> FoldRule:
         """Returns the parameter's rule, with the values that its group has now."""
-        group = self._members.places[param].group
-        return self._rules.of(group, self.accept, self.facts(param))
+        return self._rule(self._members.places[param].group, self.facts(param))
 
     def look_at_groups(self) -> None:
         """Claims the parameters that are new in `param_groups`, and gives up those that left it.
@@ -135,13 +134,31 @@ class OwningOptimizer(Optimizer):
         for param in new:
             self._hooks.claim(param)
 
-    def _check(self, group: Group) -> None:
+    def _check(self, group: dict[str, Any]) -> None:
         if not isinstance(unfolded := group.get("unfolded", False), bool):
             raise HyperparameterError(f"unfolded={unfolded!r}: True or False, for the whole group")
-        self._rules.of(group, self.accept)
+        self._rule(group)
 
-    def _check_fits(self, name: str, param: Tensor, group: Group) -> None:
-        rule = self._rules.of(group, self.accept, self.facts(param))
+    def _rule(self, group: dict[str, Any], facts: tuple[Any, ...] = ()) -> FoldRule:
+        """Returns the rule of a group, and of the parameters in it with these `facts`.
+
+        Raises:
+            HyperparameterError: a value is out of its range, or the optimizer cannot follow the
+                rule. Names the group.
+        """
+        try:
+            return self._rules.of(group, self.accept, facts)
+        except HyperparameterError as error:
+            raise HyperparameterError(f"{self._group_name(group)}: {error}") from None
+        except TypeError as error:  # of a comparison: a tuple where a number has to be
+            raise HyperparameterError(f"{self._group_name(group)}, a value: {error}") from error
+
+    def _group_name(self, group: Group) -> str:
+        known = [i for i, g in enumerate(self.param_groups) if g is group]
+        return f"group {known[0] if known else len(self.param_groups)}"
+
+    def _check_fits(self, name: str, param: Tensor, group: dict[str, Any]) -> None:
+        rule = self._rule(group, self.facts(param))
         if not rule.elementwise and (param.is_complex() or is_sharded(param)):
             what = "complex" if param.is_complex() else "in parts on several ranks (DTensor)"
             raise HyperparameterError(

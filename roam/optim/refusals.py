@@ -59,6 +59,20 @@ def release_only(rule: str, reason: str) -> HyperparameterError:
     )
 
 
+def other_states(parameter: str, reason: object) -> HyperparameterError:
+    """Returns the error that changed values of a group do not fit the states of its parameters.
+
+    Args:
+        parameter: the names of the group and the parameter.
+        reason: what does not fit.
+    """
+    return HyperparameterError(
+        f"{parameter}: with the values that this group has now, {reason}. Set the values back; or "
+        "`optimizer.state.pop(p)` for each parameter p of the group, which begins anew; or make "
+        "another optimizer"
+    )
+
+
 def unclipped(rule: str) -> HyperparameterError:
     return HyperparameterError(
         f"max_norm with mode='accumulate' clips by the momentum, and {rule} has none whose length "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
@@ -12,8 +13,10 @@ from roam.core.errors import HyperparameterError
 from roam.core.folds import FoldNeeds
 from roam.core.offload_to import OffloadTo
 from roam.optim import refusals
-from roam.optim.fold import AccumulatingRule, FoldRule, Group, StateSpec
+from roam.optim.changed_values import footprint, lacking
+from roam.optim.fold import GRAD_NORM, STEP, AccumulatingRule, FoldRule, Group, StateSpec
 from roam.optim.group_rules import named
+from roam.optim.hooks import begin_epoch
 from roam.optim.max_norm import MaxNorm
 from roam.optim.ranks import Alone, Ranks
 from roam.optim.scratch import scratch
@@ -26,8 +29,6 @@ class RuledOptimizer(StatefulOptimizer):
     """An optimizer with the arguments of its rule, and `mode`, `micro_batches` and `max_norm`.
 
     Attributes:
-        mode: whether a gradient updates its parameter at once.
-        max_norm: the norm that gradients may have.
         ranks: the processes that train the model.
     """
 
@@ -48,12 +49,35 @@ class RuledOptimizer(StatefulOptimizer):
             raise HyperparameterError(f"mode={mode!r}: there are {get_args(Mode)}")
         if group is not None and mode != "accumulate":
             raise refusals.ranks_release()
-        self.mode: Mode = mode
+        self._mode: Mode = mode
         self.ranks: Alone | Ranks = Alone() if group is None else Ranks(group)
-        self.max_norm = MaxNorm(defaults.pop("max_norm"), defaults.pop("clip_by"))
+        self._clipping = MaxNorm(defaults.pop("max_norm"), defaults.pop("clip_by"))
+        # by id of a group: the group, and the rule that its states are made for
+        self._followed: dict[int, tuple[Group, FoldRule]] = {}
+        self._may_differ = False  # whether a rule is new since states were fitted to the rules
         self.micro_batches = micro_batches
         super().__init__(params, defaults)
         self.ranks.check_alike(self.named())
+
+    @property
+    def mode(self) -> Mode:
+        """Whether a gradient updates its parameter at once."""
+        return self._mode
+
+    @property
+    def max_norm(self) -> float | None:
+        """The norm that gradients may have; None if none is clipped."""
+        return self._clipping.limit
+
+    @max_norm.setter
+    def max_norm(self, limit: float | None) -> None:
+        self._between_batches("changing max_norm")
+        self._clipping = MaxNorm(limit, self._clipping.by)
+        for state in self.state.values() if limit is None else ():
+            state.pop(GRAD_NORM, None)
+        self._followed.clear()  # the states of all groups may differ
+        self._rules.forget()
+        self.look_at_groups()
 
     @property
     def micro_batches(self) -> int:
@@ -83,21 +107,73 @@ class RuledOptimizer(StatefulOptimizer):
         The tensors may be fake.
         """
         rule, releases = self.rule_of(param), self.writes_parameters
-        copy = grad.numel() * grad.itemsize if releases and self.max_norm.limit else 0
+        copy = grad.numel() * grad.itemsize if releases and self.max_norm else 0
         return scratch(rule, param, grad, releases=releases) + copy
 
     def states_of(self, param: Tensor) -> tuple[StateSpec, ...]:
-        return super().states_of(param) + self.max_norm.states(self.writes_parameters)
+        return super().states_of(param) + self._clipping.states(self.writes_parameters)
 
     def accept(self, rule: FoldRule) -> None:
         if self.mode == "accumulate" and rule.release_only:
             raise refusals.release_only(type(rule).__name__, rule.release_only)
-        clips = self.mode == "accumulate" and self.max_norm.limit is not None
+        clips = self.mode == "accumulate" and self.max_norm is not None
         if clips and not (isinstance(rule, AccumulatingRule) and rule.has_momentum):
             raise refusals.unclipped(type(rule).__name__)
         combines = isinstance(rule, AccumulatingRule) and rule.over_ranks
         if isinstance(self.ranks, Ranks) and not combines:
             raise refusals.alone(type(rule).__name__)
+        self._may_differ = True
+
+    def look_at_groups(self) -> None:
+        """Looks for edits of `param_groups`: of the parameters in them, and of their values.
+
+        Fits the states of a group's parameters to values that have changed (`changed_values`).
+
+        Raises:
+            HyperparameterError: a value is out of its range, or would give states another shape.
+            MidBatchError: states would have to change, and hold folded gradients.
+        """
+        super().look_at_groups()
+        followed: dict[int, tuple[Group, FoldRule]] = {}
+        for group in self.param_groups:
+            rule, (_, before) = self._rule(group), self._followed.get(id(group), (group, None))
+            if before is None or (before is not rule and footprint(before) != footprint(rule)):
+                self._fit_states(group, before)
+            followed[id(group)] = group, rule
+        self._followed, self._may_differ = followed, False
+
+    def _fit_states(self, group: dict[str, Any], before: FoldRule | None) -> None:
+        """Fits the states of a group's parameters to its values.
+
+        before: the rule that the states were made for; None if it is not known.
+        """
+        anew = before is not None and self._rules.kind(group) is not type(before)
+        changes: list[tuple[Tensor, set[str], set[str]]] = []  # states that lack, and that go
+        for param in group["params"]:
+            name = self._members.name(param)
+            self._check_fits(name, param, group)
+            if not (state := self.state.get(param)):
+                continue
+            specs = self.states_of(param)
+            try:
+                more = {STEP.name} if anew else lacking(state, specs)
+            except HyperparameterError as error:
+                raise refusals.other_states(f"{self._group_name(group)}, {name}", error) from None
+            had = () if before is None else self._rules.like(before, self.facts(param)).state(param)
+            less = {spec.name for spec in had} - {spec.name for spec in specs}
+            if more or less:
+                changes.append((param, more, less))
+        if changes and not self.writes_parameters:
+            self._between_batches(f"changing values of {self._group_name(group)} and so its states")
+        for param, more, less in changes:
+            state = self.state[param]
+            if more - {GRAD_NORM}:
+                state.clear()  # the next gradient is the parameter's first
+            for name in less & state.keys():
+                del state[name]
+            if state and more:
+                state[GRAD_NORM] = torch.zeros((), dtype=torch.float32, device=param.device)
+        begin_epoch()  # plans have to know other things of these folds
 
     def needs(self, param: Tensor, grad: Tensor, to: OffloadTo | None = None) -> FoldNeeds:
         """Returns what a plan has to know of folding this gradient. The tensors may be fake.
@@ -112,6 +188,10 @@ class RuledOptimizer(StatefulOptimizer):
     def _used(self, group: Group) -> tuple[str, ...]:
         """Returns the names of the group's values that the backward uses."""
         return self._rules.names(group) if self.writes_parameters else self._rules.folds_with(group)
+
+    def _own_again(self) -> None:
+        self._followed = {}  # a copy has groups of its own
+        super()._own_again()
 
     def _between_batches(self, what: str) -> None:
         """Raises MidBatchError if gradients were folded since the last `step()`."""

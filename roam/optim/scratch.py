@@ -1,8 +1,9 @@
 """Finds the bytes that a rule allocates to absorb a gradient: it is run once on zeros.
 
     up to WHOLE elements   the peak that is measured
-    larger                 the peak on fake tensors of the parameter's shape, and what is measured
-                           above the fake peak at a smaller shape: what kernels take for themselves
+    larger                 the peak on fake tensors of the parameter's shape, and the difference of
+                           the measured and the fake peak at a smaller shape: what kernels take for
+                           themselves, and what they do not make
     other devices          the peak on fake tensors
 
 A rule of elements and blocks takes the same bytes at every size above a block. A product of
@@ -12,7 +13,6 @@ matrices or an SVD does not, and no formula has to be written for it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from roam.core.machine import Bytes
+from roam.optim.changed_values import footprint
 from roam.optim.fold import STEP, AccumulatingRule, FoldRule, StateSpec, Turn, Update
 from roam.runtime.allocations import fake_peak, measured_peak
 from roam.runtime.isolation import aside, settings
@@ -30,8 +31,6 @@ WHOLE = 2**22
 # bytes that numbers take if an operator wants them as tensors. They count for nothing, because a
 # fold without scratch space can be carried out together with others
 SCALARS: Bytes = 128
-
-NUMBERS = ("lr", "betas", "eps")  # values of groups that change no bytes, whatever their type
 
 _known: dict[Any, Bytes] = {}
 
@@ -70,20 +69,11 @@ def scratch(rule: FoldRule, param: Tensor, grad: Tensor, *, releases: bool) -> B
     specs = rule.state(param)
     device = "cpu" if param.device.type == "meta" else str(param.device)
     layouts = Layout.of(param), Layout.of(grad)
-    key = (_kind(rule), specs, layouts, releases, device, settings())
+    key = (footprint(rule), specs, layouts, releases, device, settings())
     if key not in _known:
         found = aside(partial(_find, rule, layouts, device, releases))
         _known[key] = found if found > SCALARS else 0
     return _known[key]
-
-
-def _kind(rule: FoldRule) -> tuple[Any, ...]:
-    """Returns all of a rule that may change what it allocates: numbers and tensors do not."""
-    values = {f.name: getattr(rule, f.name) for f in fields(rule)}
-    return type(rule), *(
-        type(v) if isinstance(v, (float, Tensor)) or name in NUMBERS else v
-        for name, v in values.items()
-    )
 
 
 def _find(rule: FoldRule, layouts: tuple[Layout, Layout], device: str, releases: bool) -> Bytes:
@@ -95,8 +85,7 @@ def _find(rule: FoldRule, layouts: tuple[Layout, Layout], device: str, releases:
     if shape == param.shape:
         return _measured(rule, param, grad, releases)
     small = param.within(shape), grad.within(shape)
-    kernels = max(0, _measured(rule, *small, releases) - fake(*small))
-    return fake(param, grad) + kernels
+    return max(0, _measured(rule, *small, releases) + fake(param, grad) - fake(*small))
 
 
 def _reduced(shape: tuple[int, ...]) -> tuple[int, ...]:

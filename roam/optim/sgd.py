@@ -123,7 +123,8 @@ class SGD(FoldingOptimizer):
     Mode "release" has the bits of torch's fused kernel. Mode "accumulate" is exact: b is linear in
     g, so that it takes the gradients of the micro-batches one by one. It needs a momentum, and
     nesterov=False. `weight_decay` is an L2 penalty, as in torch.
-    An optimizer without momentum takes no state from one with it, and cannot get it later.
+    A group's momentum may come and go: from 0, it begins with the next gradient, as in torch; at 0,
+    its state is dropped.
 
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.

@@ -108,6 +108,7 @@ class StatefulOptimizer(OwningOptimizer):
         self._rules.forget()
         for group in self.param_groups:
             self._rules.fill(group)
+        begin_epoch()  # values and states may be others
         saved = saved_states(state_dict, self._members)
         for param, state in self.state.items():
             fit_loaded(param, state, saved[param], self.rule_of(param).state(param))

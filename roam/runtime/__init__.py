@@ -2,7 +2,8 @@
 
 Read `blocks` first: it allocates blocks, makes tensors in them, and keeps blocks between steps.
 `saved_stack` places the tensors that Inductor's forward saves, `reused_inputs` tells whether a
-backward may overwrite its inputs, `huge_pages` asks the kernel for large pages.
+backward may overwrite its inputs, `huge_pages` asks the kernel for large pages. `one_pass` makes
+kernels of formulas of elements, for optimizers.
 
 Tensors that leave memory and come back:
 

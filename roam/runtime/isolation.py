@@ -21,7 +21,13 @@ _lock = threading.Lock()
 
 def aside(work: Callable[[], T]) -> T:
     """Runs `work` in another thread and returns its result. Only one runs at a time."""
-    with _lock, ThreadPoolExecutor(1) as thread:
+    with _lock:
+        return apart(work)
+
+
+def apart(work: Callable[[], T]) -> T:
+    """Runs `work`, which draws no random numbers, in another thread, from within `aside` too."""
+    with ThreadPoolExecutor(1) as thread:
         return thread.submit(_quietly, work).result()
 
 

@@ -47,25 +47,33 @@ class Uses:
         self._known: tuple[object, dict[object, tuple[Used, ...]]] = None, {}
 
     def of(self, args: Sequence[Any], gradients: Mapping[int, Any]) -> tuple[Used, ...]:
-        """Returns `Used.of(args, gradients)`. Every call must pass the same gradients."""
-        now, (since, known) = epoch(), self._known
-        if since is not now or len(known) > KNOWN_SETS:
-            known = {}
-            self._known = now, known
+        """Returns `Used.of(args, gradients)`. Every call must pass the same gradients.
+
+        Raises:
+            HyperparameterError: the user has given a group of an optimizer a wrong value.
+        """
         if self._parameters is None:
             self._parameters = tuple(i for i, a in enumerate(args) if isinstance(a, Parameter))
         key = tuple([(id(args[i]), args[i].requires_grad) for i in self._parameters])
-        found = known.get(key)
+        for used in self._of_this_epoch().get(key, ()):
+            if (optimizer := used.optimizer()) is not None:
+                optimizer.look_at_groups()  # begins an epoch if a fold needs other bytes now
+        found = self._of_this_epoch().get(key)
         if found is None:
             found = Used.of(args, gradients, self._needs)
-            now = epoch()  # a new one if states went to a tier
-            known = self._known[1] if self._known[0] is now else {}
-            self._known = now, known
             for used in found:
                 if (optimizer := used.optimizer()) is not None:
                     Claims.of(optimizer).note(optimizer, [args[i] for i in used.ids])
-            known[key] = found
+            self._of_this_epoch()[key] = found  # of a new one if states went to a tier
         return found
+
+    def _of_this_epoch(self) -> dict[object, tuple[Used, ...]]:
+        """Returns the remembered results, by parameters: none if an epoch has begun since."""
+        since, known = self._known
+        if since is not epoch() or len(known) > KNOWN_SETS:
+            known = {}
+            self._known = epoch(), known
+        return known
 
 
 @dataclass(eq=False)

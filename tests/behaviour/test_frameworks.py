@@ -1,6 +1,6 @@
 """Training loops of other libraries, each with AdamA and with AdamW: the same weights, bit for bit.
 
-    pip install lightning accelerate peft skorch
+    pip install lightning accelerate peft skorch trl
 
 A test whose library is not installed is skipped. Gradients are not clipped in any of them, since
 AdamA has none to clip.
@@ -108,6 +108,35 @@ def test_lightning(automatic: bool, tmp_path: Path) -> None:
         return module.net
 
     same_weights(train)
+
+
+def test_a_compiled_lightning_module(tmp_path: Path) -> None:
+    """`trainer.fit(torch.compile(module))` is Lightning's own way, here with torch's optimizer."""
+    lightning = pytest.importorskip("lightning")
+
+    class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net()
+
+        def training_step(self, batch: list[Tensor]) -> Tensor:
+            return mse_loss(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return adamw(self.parameters())
+
+    def train(backend: str) -> nn.Module:
+        torch._dynamo.reset()
+        module = Module()
+        lightning.Trainer(
+            max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+        ).fit(compiler(backend)(module), loader())  # fmt: skip
+        return module.net
+
+    mine, theirs = train("step"), train("aot_eager")
+    assert roam.report().planned >= 1
+    assert all(map(torch.equal, mine.parameters(), theirs.parameters()))
 
 
 def test_fabric() -> None:
@@ -247,6 +276,41 @@ def test_trainer_with_adama(tmp_path: Path) -> None:
     mine = losses(tmp_path, by_roam, adama)
     assert roam.report().planned >= 1
     assert mine == losses(tmp_path, lambda model, _: model.compile(backend="aot_eager"), adamw)
+
+
+@pytest.mark.slow
+def test_trl(tmp_path: Path) -> None:
+    """Its trainer of supervised fine-tuning, on tokens, with the line of the README."""
+    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"<eos>": 0}, unk_token="<eos>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>")
+
+    def train(backend: str) -> list[float]:
+        torch._dynamo.reset()
+        model, batch = TINY["gpt2"].build(), TINY["gpt2"].batch()
+        model.compile(backend=backend)
+        rows = [{"input_ids": batch["input_ids"][i % 2].tolist()} for i in range(8)]
+        trainer = trl.SFTTrainer(
+            model=model,
+            args=trl.SFTConfig(
+                output_dir=str(tmp_path), max_steps=3, per_device_train_batch_size=2, use_cpu=True,
+                bf16=False, gradient_checkpointing=False, learning_rate=1e-2, logging_steps=1,
+                report_to=[], save_strategy="no", disable_tqdm=True, seed=0,
+            ),
+            train_dataset=datasets.Dataset.from_list(rows),
+            processing_class=tokenizer,
+        )  # fmt: skip
+        trainer.train()
+        return [h["loss"] for h in trainer.state.log_history if "loss" in h]
+
+    mine = train("roam")
+    assert roam.report().planned >= 1
+    assert roam.report().unplanned == 0, str(roam.report())
+    assert mine[-1] < mine[0]
+    assert mine == pytest.approx(train("inductor"), rel=1e-5)  # tied weights sum in another order
 
 
 def steps(run: Any, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor]) -> Iterator[Tensor]:

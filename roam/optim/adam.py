@@ -1,0 +1,40 @@
+"""What rules of Adam's kind share: their values and the formulas of its update.
+
+p -= lr m / (1 - β1^t) / (√(v / (1 - β2^t)) + ε)        (arXiv 1412.6980, algorithm 1)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from roam.optim.fold import AccumulatingRule, are_rates
+
+
+@dataclass(frozen=True)
+class AdamRule(AccumulatingRule):
+    """A rule with Adam's values."""
+
+    lr: float | Tensor = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 1e-2
+
+    def __post_init__(self) -> None:
+        self._require(
+            lr=bool(self.lr >= 0),
+            betas=are_rates(self.betas),
+            eps=self.eps >= 0,
+            weight_decay=self.weight_decay >= 0,
+        )
+
+    def corrections(self, step: int) -> tuple[float, float]:
+        """Returns the bias corrections of m and v at update number `step`, counted from 1."""
+        beta1, beta2 = self.betas
+        return 1 - float(beta1) ** step, 1 - float(beta2) ** step
+
+    def denominator(self, v: Tensor, correction2: float) -> Tensor:
+        """Returns the denominator of the update, √(v / correction2) + ε, in new memory."""
+        return v.sqrt().mul_(1 / math.sqrt(correction2)).add_(self.eps)
