@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from roam.core.errors import HyperparameterError, RanksDifferError
+from roam.core.errors import (
+    GraphsDifferError,
+    HyperparameterError,
+    MissingRankError,
+    RanksDifferError,
+)
 from roam.optim import SGD, AdamA, AdamMini, GaLore, Lion, Muon, Scion, SlimAdamA
 from roam.optim.adam_mini import Shared
 from tests.helpers import unfused
@@ -102,6 +108,7 @@ def check(rank: int, meeting: str) -> None:
     _, theirs = trained(RULES["AdamA"], 2, alone=True)
     close(ours, theirs)
     refuses()
+    stops()
     dist.destroy_process_group()
 
 
@@ -119,6 +126,27 @@ def refuses() -> None:
             other.rare.bias[2] += 1
     with pytest.raises(RanksDifferError, match=r"rare\.bias: rank 1 has other values"):
         AdamA(other.named_parameters(), mode="accumulate", process_group=group)
+
+
+def stops() -> None:
+    """Ranks that compile different graphs, or nothing, get an error in place of waiting."""
+    torch._dynamo.reset()
+    model, rank = Net(), dist.get_rank()
+    if rank == 1:
+        model.body[1] = nn.Sigmoid()
+    _first, run = folded(model, dist.group.WORLD)
+    batch = next(batches(0, rank, 1))
+    with pytest.raises(GraphsDifferError, match=r"rank 1 runs .*sigmoid.* where .* runs .*tanh"):
+        run(*batch)
+    _second, run = folded(Net(), dist.new_group(timeout=timedelta(seconds=0.5)))
+    if rank == 0:  # the other rank might as well have ended
+        with pytest.raises(MissingRankError, match=r"rank 1 compiled no graph within 0:00:00\.5"):
+            run(*batch)
+
+
+def folded(model: nn.Module, group: Any) -> Any:
+    optimizer = AdamA(named(model), mode="accumulate", process_group=group)
+    return optimizer, unfused(model, optimizer=optimizer)
 
 
 def test_two_ranks_train_as_one_process_with_all_micro_batches(tmp_path: Path) -> None:
