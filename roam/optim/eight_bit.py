@@ -43,6 +43,10 @@ def unsigned(name: str, param: Tensor) -> tuple[StateSpec, ...]:
     return StateSpec.like(name, param, torch.uint8), scales(name, param)
 
 
+def is_code(state: State, name: str) -> bool:
+    return f"{name}_scale" in state
+
+
 def scales(name: str, param: Tensor) -> StateSpec:
     return StateSpec(f"{name}_scale", (-(-param.numel() // GROUP),), torch.float32)
 

@@ -20,6 +20,8 @@ from roam.optim.blocks import mean_square, squared_sum
 from roam.optim.eight_bit import Piece
 from roam.optim.fold import State, StateSpec, Turn
 
+AFTER_ALL = -1  # the number of the turn that rounds a mini-batch's combined moments
+
 
 class Shares(NamedTuple):
     """The factors of a gradient in the first moment, and of its square in the second."""
@@ -61,6 +63,39 @@ def decay(state: State, beta1: float, beta2: float) -> None:
         root.mul_(beta2**0.5)
     else:
         state["exp_avg_sq"].mul_(beta2)
+
+
+def multiply(state: State, name: str, factor: float) -> None:
+    """Multiplies a moment that has a code, exactly: by its scales, those of v being of √v."""
+    state[f"{name}_scale"].mul_(factor if name == "exp_avg" else factor**0.5)
+
+
+def decoded(state: State, name: str) -> Tensor:
+    """Returns a moment that has a code, flat, in float32 and new memory."""
+    codes = state[name]
+    numbers = torch.empty(codes.numel(), device=codes.device)
+    for piece in eight_bit.pieces(codes, codes):
+        if name == "exp_avg":
+            found = eight_bit.read_signed(piece, state, name)
+        else:
+            found = eight_bit.read_unsigned(piece, state, name).square_()
+        numbers[piece.start : piece.end] = found
+    return numbers
+
+
+def encode(state: State, name: str, numbers: Tensor, step: int) -> None:
+    """Stores a moment again that `decoded` returned. Overwrites `numbers`.
+
+    The random numbers of the codes depend on `step` only: every rank stores the same codes.
+    """
+    at = Turn(step, AFTER_ALL, 1.0)
+    for piece in eight_bit.pieces(state[name], state[name]):
+        m = numbers[piece.start : piece.end]
+        noise = piece.noise(m, at)
+        if name == "exp_avg":
+            eight_bit.write_signed(piece, state, name, m, noise)
+        else:
+            eight_bit.write_unsigned(piece, state, name, m.sqrt_(), noise)
 
 
 def turn(

@@ -213,6 +213,24 @@ class AccumulatingRule(FoldRule):
         """
         return {}
 
+    def multiply(self, state: State, name: str, factor: float) -> None:
+        """Multiplies a state tensor of `over_ranks`, in place."""
+        state[name].mul_(factor)
+
+    def decoded(self, state: State, name: str) -> Tensor:
+        """Returns a state tensor of `over_ranks` as numbers that can be added up.
+
+        If it is a code, the numbers are in new memory, and `encode` stores them.
+        """
+        return state[name]
+
+    def encode(self, state: State, name: str, numbers: Tensor, step: int) -> None:
+        """Stores what `decoded` returned, once the ranks have combined it.
+
+        Every rank must store the same. May overwrite `numbers`, which the state tensor itself is if
+        it is no code.
+        """
+
     def squared_momentum(self, state: State, step: int) -> Tensor:
         """Returns the squared norm of the running mean of gradients, its bias corrected."""
         raise NotImplementedError

@@ -16,9 +16,9 @@ parameters have.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.distributed as dist
@@ -26,11 +26,25 @@ from torch import Tensor
 
 from roam.core.errors import RanksDifferError
 from roam.core.machine import MIB, Bytes
-from roam.optim.fold import OverRanks, State
+from roam.optim.fold import OverRanks
 
 SMALL: Bytes = MIB  # tensors below this size are copied into buckets and sent together
 BUCKET: Bytes = 25 * MIB  # size at which a bucket is sent, as in DistributedDataParallel
 AHEAD = 4  # all_reduces that run at a time
+
+
+class Part(NamedTuple):
+    """A state tensor that the ranks combine.
+
+    Attributes:
+        numbers: the state tensor, or what its code stands for.
+        over: how it is combined.
+        done: called with `numbers` when they are combined.
+    """
+
+    numbers: Tensor
+    over: OverRanks
+    done: Callable[[Tensor], None]
 
 
 class Alone:
@@ -39,8 +53,9 @@ class Alone:
     def check_alike(self, named: Iterable[tuple[str, Tensor]]) -> None:
         return None
 
-    def begin(self, state: State, over: Mapping[str, OverRanks]) -> None:
-        return None
+    @property
+    def before_squares(self) -> float:
+        return 1.0
 
 
 class Ranks:
@@ -83,18 +98,13 @@ class Ranks:
                         "parameters from rank 0 first"
                     )
 
-    def begin(self, state: State, over: Mapping[str, OverRanks]) -> None:
-        """Multiplies sums of squares by M, before the first fold of a mini-batch.
+    @property
+    def before_squares(self) -> float:
+        """The factor of sums of squares before the first fold of a mini-batch, M.
 
         `combine` divides them by M², and by then there are M of them.
-
-        Args:
-            state: a parameter's, decayed.
-            over: what its tensors are, by name.
         """
-        for name, what in over.items():
-            if what == "squares":
-                state[name].mul_(self.size)
+        return float(self.size)
 
     def any_folded(self, folded: Sequence[bool], device: torch.device) -> list[bool]:
         """Returns which parameters have a gradient on any rank.
@@ -105,26 +115,35 @@ class Ranks:
         dist.all_reduce(found, dist.ReduceOp.MAX, self.group)
         return [bool(each) for each in found.tolist()]
 
-    def combine(self, states: Iterable[tuple[State, Mapping[str, OverRanks]]]) -> None:
-        """Combines the states of parameters over the ranks, in place.
+    def combine(self, parts: Iterable[Part]) -> None:
+        """Combines states over the ranks, in place.
 
-        states: each with what its tensors are. Their order is the same on every rank.
+        Takes a part when there is room to send it, so that few codes are decoded at a time.
+
+        Args:
+            parts: the states, in an order that all ranks have.
         """
-        parts: list[tuple[Tensor, float]] = []
-        for state, over in states:
-            for name, what in over.items():
-                share = 1 / self.size if what == "mean" else 1 / self.size**2
-                parts.append((state[name], share))
-        running: list[tuple[dist.Work | None, Tensor, list[tuple[Tensor, float]]]] = []
+        running: list[tuple[dist.Work | None, Tensor, list[Part]]] = []
         for bucket in _buckets(parts):
-            if len(running) == AHEAD:
-                _finish(*running.pop(0))
-            sent = _joined(bucket)
+            sent = _joined([part.numbers for part in bucket])
             self.sent += sent.numel()
             work = dist.all_reduce(sent, group=self.group, async_op=True)
             running.append((work, sent, bucket))
+            if len(running) == AHEAD:
+                self._finish(*running.pop(0))
         for each in running:
-            _finish(*each)
+            self._finish(*each)
+
+    def _finish(self, work: dist.Work | None, sent: Tensor, bucket: Sequence[Part]) -> None:
+        if work is not None:
+            work.wait()
+        at = 0
+        for numbers, over, done in bucket:
+            if sent is not numbers:
+                numbers.copy_(sent[at : at + numbers.numel()].view(numbers.shape))
+                at += numbers.numel()
+            numbers.mul_(1 / self.size if over == "mean" else 1 / self.size**2)
+            done(numbers)
 
 
 def _digest(param: Tensor) -> str:
@@ -133,34 +152,24 @@ def _digest(param: Tensor) -> str:
     return blake2b(values.numpy().data, digest_size=16).hexdigest()
 
 
-def _buckets(parts: Sequence[tuple[Tensor, float]]) -> Iterator[list[tuple[Tensor, float]]]:
+def _buckets(parts: Iterable[Part]) -> Iterator[list[Part]]:
     """Yields what is sent together: a large tensor by itself, small ones of a dtype and device."""
-    open_: dict[tuple[torch.dtype, torch.device], list[tuple[Tensor, float]]] = {}
-    for tensor, share in parts:
+    open_: dict[tuple[torch.dtype, torch.device], list[Part]] = {}
+    for part in parts:
+        tensor = part.numbers
         if tensor.nbytes >= SMALL:
-            yield [(tensor, share)]
+            yield [part]
             continue
         bucket = open_.setdefault((tensor.dtype, tensor.device), [])
-        bucket.append((tensor, share))
-        if sum(t.nbytes for t, _ in bucket) >= BUCKET:
+        bucket.append(part)
+        if sum(other.numbers.nbytes for other in bucket) >= BUCKET:
             yield open_.pop((tensor.dtype, tensor.device))
     yield from open_.values()
 
 
-def _joined(bucket: Sequence[tuple[Tensor, float]]) -> Tensor:
-    """Returns a tensor to send: the only one of the bucket, or a contiguous copy of all."""
-    [first, *others] = (tensor for tensor, _ in bucket)
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """Returns a tensor to send: the only one, or a contiguous copy of all."""
+    [first, *others] = tensors
     if not others and first.is_contiguous():
         return first
-    return torch.cat([t.reshape(-1) for t in (first, *others)])
-
-
-def _finish(work: dist.Work | None, sent: Tensor, bucket: Sequence[tuple[Tensor, float]]) -> None:
-    if work is not None:
-        work.wait()
-    at = 0
-    for tensor, share in bucket:
-        if sent is not tensor:
-            tensor.copy_(sent[at : at + tensor.numel()].view(tensor.shape))
-            at += tensor.numel()
-        tensor.mul_(share)
+    return torch.cat([t.reshape(-1) for t in tensors])

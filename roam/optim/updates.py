@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from roam.optim import refusals
 from roam.optim.fold import STEP, AccumulatingRule, FoldRule, Turn, Update
 from roam.optim.max_norm import MaxNorm
-from roam.optim.ranks import Alone, Ranks
+from roam.optim.ranks import Alone, Part, Ranks
 from roam.optim.stored_states import in_memory
 
 ONE = torch.ones((), dtype=STEP.dtype)
@@ -69,23 +70,33 @@ def combine(ranks: Ranks, updates: Sequence[Release], folded: Container[Tensor])
         return []
     here = [update.param in folded for update in updates]
     anywhere = ranks.any_folded(here, updates[0].param.device)
-    params, states = [], []
-    for release, on_this_rank, on_any in zip(updates, here, anywhere, strict=True):
-        if not on_any:
-            continue
-        rule, update = accumulating(release.rule), _update(release)
-        if not on_this_rank:
-            _decay(rule, update, ranks)
-        params.append(release.param)
-        states.append((update.state, rule.over_ranks))
-    ranks.combine(states)
-    return params
+    every = zip(updates, here, anywhere, strict=True)
+    used = [(release, on_this_rank) for release, on_this_rank, on_any in every if on_any]
+
+    def parts() -> Iterator[Part]:
+        for release, on_this_rank in used:
+            rule, update = accumulating(release.rule), _update(release)
+            if not on_this_rank:
+                _decay(rule, update, ranks)
+            for name, over in rule.over_ranks.items():
+                store = partial(_store, rule, update, name)
+                yield Part(rule.decoded(update.state, name), over, store)
+
+    ranks.combine(parts())
+    return [release.param for release, _ in used]
+
+
+def _store(rule: AccumulatingRule, update: Update, name: str, numbers: Tensor) -> None:
+    rule.encode(update.state, name, numbers, update.step + 1)
 
 
 def _decay(rule: AccumulatingRule, update: Update, ranks: Alone | Ranks) -> None:
     """Decays a state at the start of a mini-batch."""
     rule.decay(update.state, update.param, update.step + 1)
-    ranks.begin(update.state, rule.over_ranks)
+    if ranks.before_squares != 1:
+        for name, over in rule.over_ranks.items():
+            if over == "squares":
+                rule.multiply(update.state, name, ranks.before_squares)
 
 
 def apply(rule: FoldRule, state: dict[str, Any], param: Tensor, factor: float) -> None:
