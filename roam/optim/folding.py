@@ -125,7 +125,7 @@ class FoldingOptimizer(RuledOptimizer):
         loaded: State = NOTHING,
     ) -> None:
         releases, most = self.writes_parameters, self.micro_batches
-        places, folded = self._members.places, self._folded
+        places, folded, name = self._members.places, self._folded, self._members.name
         together: list[Release] = []
         for param, grad in gradients:
             if param not in places:  # the user removed it after the forward
@@ -144,13 +144,13 @@ class FoldingOptimizer(RuledOptimizer):
                     if releases:
                         release([Release(rule, lent, param, self._clipped(lent, grad))])
                     else:
-                        fold(Release(rule, lent, param, grad), seen, scale, self.ranks)
+                        fold(Release(rule, lent, param, grad), name, seen, scale, self.ranks)
                 continue
             folded[param] = seen + micro_batches
             if releases:
                 together.append(Release(rule, state, param, self._clipped(state, grad)))
             else:
-                fold(Release(rule, state, param, grad), seen, scale, self.ranks)
+                fold(Release(rule, state, param, grad), name, seen, scale, self.ranks)
         if together:
             release(together)
 

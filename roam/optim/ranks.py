@@ -16,12 +16,15 @@ parameters have.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 from roam.core.errors import RanksDifferError
@@ -31,6 +34,9 @@ from roam.optim.fold import OverRanks
 SMALL: Bytes = MIB  # tensors below this size are copied into buckets and sent together
 BUCKET: Bytes = 25 * MIB  # size at which a bucket is sent, as in DistributedDataParallel
 AHEAD = 4  # all_reduces that run at a time
+
+
+_numbers = itertools.count()  # of optimizers on ranks: every rank makes them in the same order
 
 
 class Part(NamedTuple):
@@ -57,6 +63,9 @@ class Alone:
     def before_squares(self) -> float:
         return 1.0
 
+    def take(self, state: Tensor, key: str) -> None:
+        return None
+
 
 class Ranks:
     """The ranks that train one model with folds of their own.
@@ -70,6 +79,7 @@ class Ranks:
     def __init__(self, group: dist.ProcessGroup) -> None:
         self.group, self.size = group, dist.get_world_size(group)
         self.sent = 0
+        self._number = next(_numbers)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Returns itself: a copied optimizer trains with the same ranks."""
@@ -105,6 +115,37 @@ class Ranks:
         `combine` divides them by M², and by then there are M of them.
         """
         return float(self.size)
+
+    def take(self, state: Tensor, key: str) -> None:
+        """Overwrites a state tensor by rank 0's.
+
+        By the store: a gradient may come on some ranks only, which would then wait for the others
+        in a collective of their own.
+
+        Args:
+            state: the tensor.
+            key: names it, alike on every rank and differently in each mini-batch.
+
+        Raises:
+            RanksDifferError: rank 0 has none until the store's timeout.
+        """
+        store: Any = self.group.get_group_store()
+        key = f"roam/state/{self._number}/{key}"
+        if self.group.rank() == 0:
+            store.set(key, _bytes(state).tobytes())
+            return
+        try:
+            given = store.get(key)
+        except RuntimeError as error:
+            raise RanksDifferError(
+                f"{key}: rank 0 has not made this state of the optimizer, which all ranks take "
+                "from it. Every parameter that has it needs a gradient on rank 0"
+            ) from error
+        made = torch.frombuffer(bytearray(given), dtype=state.dtype)
+        state.copy_(made.view(state.shape))
+        if store.add(f"{key}/read", 1) == self.size - 1:
+            store.delete_key(key)
+            store.delete_key(f"{key}/read")
 
     def any_folded(self, folded: Sequence[bool], device: torch.device) -> list[bool]:
         """Returns which parameters have a gradient on any rank.
@@ -148,8 +189,13 @@ class Ranks:
 
 def _digest(param: Tensor) -> str:
     """Returns a hash of the values."""
-    values = param.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return blake2b(values.numpy().data, digest_size=16).hexdigest()
+    return blake2b(_bytes(param).data, digest_size=16).hexdigest()
+
+
+def _bytes(tensor: Tensor) -> NDArray[np.uint8]:
+    """Returns the bytes of the elements, in memory of the CPU."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return flat.numpy()
 
 
 def _buckets(parts: Iterable[Part]) -> Iterator[list[Part]]:

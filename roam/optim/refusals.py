@@ -83,8 +83,8 @@ def ranks_stored() -> HyperparameterError:
 def alone(rule: str) -> HyperparameterError:
     return HyperparameterError(
         f"process_group: nothing is known of how states of {rule} with these values are combined "
-        "over ranks. AdamA, AdamW, SlimAdamA, AdamMini, Lion, SGD, Muon and Scion can be "
-        "combined; or sum gradients before the fold: fully_shard (FSDP2)"
+        "over ranks. AdamA, AdamW, SlimAdamA, AdamMini, GaLore, Lion, SGD, Muon and Scion can "
+        "be; or sum gradients before the fold: fully_shard (FSDP2)"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -38,13 +38,16 @@ def release(updates: Sequence[Release]) -> None:
         rule.release(together)
 
 
-def fold(update: Release, seen: int, scale: float, ranks: Alone | Ranks) -> None:
+def fold(
+    update: Release, name: Callable[[Tensor], str], seen: int, scale: float, ranks: Alone | Ranks
+) -> None:
     """Folds one of `1 / scale` gradients of a rank.
 
     The update is counted at the end of the mini-batch.
 
     Args:
         update: the gradient.
+        name: returns the name of a parameter.
         seen: how many of them were folded before.
         scale: 1 / N.
         ranks: the processes that fold gradients of the mini-batch.
@@ -53,6 +56,8 @@ def fold(update: Release, seen: int, scale: float, ranks: Alone | Ranks) -> None
     found = _update(update)
     if seen == 0:
         _decay(rule, found, ranks)
+        for state in rule.look(found.state, found.param, found.grad, found.step + 1):
+            ranks.take(found.state[state], f"{name(update.param)}/{state}/{found.step}")
     rule.fold(found.state, found.param, found.grad, Turn(found.step + 1, seen, scale))
 
 
