@@ -131,7 +131,8 @@ class Team:
         size: how many there are.
         timeout: how long one of them waits for the others.
         graphs: how many graphs they have compared.
-        frames: dynamo's numbers of the functions whose graphs they have compared.
+        frames: by dynamo's number of a function whose graph they have compared, the fewest bytes
+            that a rank had free then.
     """
 
     store: Store
@@ -139,7 +140,7 @@ class Team:
     size: int
     timeout: timedelta
     graphs: int = 0
-    frames: set[Any] = field(default_factory=set)
+    frames: dict[Any, Bytes] = field(default_factory=dict)
 
     @staticmethod
     def of(group: dist.ProcessGroup) -> Team:
@@ -212,9 +213,9 @@ def agreed(
 ) -> Options:
     """Returns the options by which this rank compiles a graph, once all ranks compile it too.
 
-    Does nothing for a process that trains alone, for a graph that does not train, and when a
-    function is compiled again, which may be for the shape of one rank's batch. A budget "auto"
-    becomes that of the rank with the fewest free bytes.
+    Does nothing for a process that trains alone, and for a graph that does not train. When a
+    function is compiled again, which may be for the shape of one rank's batch, nothing is compared.
+    A budget "auto" is that of the rank that had the fewest free bytes at the first time.
 
     Raises:
         GraphsDifferError: another rank compiles another graph, or with other options.
@@ -229,16 +230,14 @@ def agreed(
     team = _teams.get(group)
     if team is None:
         team = _teams[group] = Team.of(group)
-    frame, compiled = graph.compile_id.frame_id, graph.compile_id.frame_compile_id
-    if compiled and frame in team.frames:
-        return options
-    team.frames.add(frame)
-    device = next((a.device for a in example_inputs if isinstance(a, Tensor)), torch.device("cpu"))
-    free = free_bytes(device) if is_free else 0
-    least = team.agree(graph.name, Listing.of(gm, graph, options), free)
+    frame, times = graph.compile_id.frame_id, graph.compile_id.frame_compile_id
+    if not times or frame not in team.frames:
+        inputs = (a.device for a in example_inputs if isinstance(a, Tensor))
+        free = free_bytes(next(inputs, torch.device("cpu"))) if is_free else 0
+        team.frames[frame] = team.agree(graph.name, Listing.of(gm, graph, options), free)
     if options.budget is None or not is_free:
         return options
-    return replace(options, budget=replace(options.budget, amount=least))
+    return replace(options, budget=replace(options.budget, amount=team.frames[frame]))
 
 
 def _group(options: Options, inputs: Sequence[Any], *, wrapped: bool) -> dist.ProcessGroup | None:
@@ -256,6 +255,9 @@ def _group(options: Options, inputs: Sequence[Any], *, wrapped: bool) -> dist.Pr
 
 def _wrapper_group(params: Collection[Tensor]) -> dist.ProcessGroup | None:
     """Returns the group of the DistributedDataParallel or fully_shard around a parameter."""
+    # a compiled DDP has its graphs compiled for parameters without data, which nobody wraps
+    if (active := DistributedDataParallel._get_active_ddp_module()) is not None:
+        return active.process_group
     wanted = {id(p) for p in params}
 
     def holds(param: Tensor) -> bool:
