@@ -379,3 +379,20 @@ def parallel(
 
     zoo_names(only)
     parallel_bench(only, json, ranks=ranks, micro_batches=micro_batches, rounds=rounds)
+
+
+@bench.command()
+def wrappers(
+    json: Json = None,
+    only: Only = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = 2,
+    steps: Annotated[int, typer.Option(min=2, help="Of each training.")] = 5,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Ends a training that hangs.")] = 300.0,
+) -> None:
+    """Train twelve architectures under DDP and FSDP2: losses beside eager's and Inductor's."""
+    from roam.bench.wrappers import wrappers_bench
+
+    zoo_names(only)
+    rows = wrappers_bench(only, json, ranks=ranks, steps=steps, seconds=seconds)
+    if any("error" in row for row in rows):
+        raise typer.Exit(1)

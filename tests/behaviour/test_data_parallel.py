@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -93,12 +94,16 @@ def train(rank: int, wrap: Wrap, backend: str) -> list[Any]:
 
 def limits(rank: int, wrap: Wrap) -> list[int]:
     """What a budget "auto" leaves to each graph, if the second rank has twice as much free."""
-    rank_agreement.free_bytes = lambda device: (1 + rank) * FREE  # type: ignore[attr-defined]
+    with patch.object(rank_agreement, "free_bytes", lambda device: (1 + rank) * FREE):
+        run_auto(wrap)
+    return [g.recomputed.limit for g in roam.report().graphs if g.recomputed is not None]
+
+
+def run_auto(wrap: Wrap) -> None:
     torch._dynamo.reset()
     roam.reset_report()
     run = wrap(Net(), compiler("roam", options={"budget": "auto", "lowering": "aten"}))
     run(torch.randn(6, 8)).square().mean().backward()
-    return [g.recomputed.limit for g in roam.report().graphs if g.recomputed is not None]
 
 
 def worker(rank: int, folder: str) -> None:
