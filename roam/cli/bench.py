@@ -396,3 +396,18 @@ def wrappers(
     rows = wrappers_bench(only, json, ranks=ranks, steps=steps, seconds=seconds)
     if any("error" in row for row in rows):
         raise typer.Exit(1)
+
+
+@bench.command()
+def sharded(
+    json: Json = None,
+    layers: Annotated[int, typer.Option(min=1, help="Of Llama-3-8B's 32.")] = 32,
+    tokens: Annotated[int, typer.Option(min=1, help="Of a sequence.")] = 8192,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences of a rank.")] = 1,
+    checkpoint: Annotated[bool, typer.Option(help="Run each layer again.")] = True,
+    ranks: Annotated[int, typer.Option(min=1, help="That share each parameter.")] = 8,
+) -> None:
+    """Plan one of 8 ranks that share Llama-3-8B (fully_shard), without weights."""
+    from roam.bench.sharded import Setting, sharded_bench
+
+    sharded_bench(json, setting=Setting(layers, tokens, batch, checkpoint), ranks=ranks)
