@@ -10,8 +10,8 @@ gradient divided by N, becomes one of gradients divided by N·M if it is summed 
 divided by M². What it was before the mini-batch counts M times on every rank (M·β2 in the paper),
 so that this is left as it was.
 
-A mini-batch sends each state tensor once. Summing gradients sends N times as many elements as the
-parameters have.
+A mini-batch sends each state tensor once, large ones while the last backward runs (early_sends).
+Summing gradients sends N times as many elements as the parameters have.
 """
 
 from __future__ import annotations
@@ -74,11 +74,17 @@ class Ranks:
         group: the process group.
         size: M, the number of ranks.
         sent: elements of states that this rank has given to all_reduce.
+        small: bytes of the smallest tensor that is sent by itself.
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self.group, self.size = group, dist.get_world_size(group)
-        self.sent = 0
+        self.sent, self.small = 0, SMALL
+        # messages that say what is sent: on the way of the states, these would have to be as many
+        # on each rank when they come
+        self._control = dist.new_group(
+            dist.get_process_group_ranks(group), use_local_synchronization=True
+        )
         self._number = next(_numbers)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -147,14 +153,20 @@ class Ranks:
             store.delete_key(key)
             store.delete_key(f"{key}/read")
 
-    def any_folded(self, folded: Sequence[bool], device: torch.device) -> list[bool]:
-        """Returns which parameters have a gradient on any rank.
+    def agree(
+        self, folded: Sequence[bool], sent: int, device: torch.device
+    ) -> tuple[list[bool], int]:
+        """Returns which parameters have a gradient on any rank, and the most that a rank has sent.
 
-        folded: which have one on this rank, in the order of the groups.
+        Args:
+            folded: which have one on this rank, in the order of the groups.
+            sent: how many states this rank has sent early.
+            device: where the ranks communicate.
         """
-        found = torch.tensor(folded, dtype=torch.uint8, device=device)
-        dist.all_reduce(found, dist.ReduceOp.MAX, self.group)
-        return [bool(each) for each in found.tolist()]
+        found = torch.tensor([*map(int, folded), sent], dtype=torch.int32, device=device)
+        dist.all_reduce(found, dist.ReduceOp.MAX, self._control)
+        *anywhere, most = found.tolist()
+        return [bool(each) for each in anywhere], most
 
     def combine(self, parts: Iterable[Part]) -> None:
         """Combines states over the ranks, in place.
@@ -164,27 +176,32 @@ class Ranks:
         Args:
             parts: the states, in an order that all ranks have.
         """
-        running: list[tuple[dist.Work | None, Tensor, list[Part]]] = []
-        for bucket in _buckets(parts):
-            sent = _joined([part.numbers for part in bucket])
-            self.sent += sent.numel()
-            work = dist.all_reduce(sent, group=self.group, async_op=True)
-            running.append((work, sent, bucket))
-            if len(running) == AHEAD:
-                self._finish(*running.pop(0))
-        for each in running:
-            self._finish(*each)
+        waits: list[Callable[[], None]] = []
+        for bucket in _buckets(parts, self.small):
+            waits.append(self.start(bucket))
+            if len(waits) == AHEAD:
+                waits.pop(0)()
+        for wait in waits:
+            wait()
 
-    def _finish(self, work: dist.Work | None, sent: Tensor, bucket: Sequence[Part]) -> None:
-        if work is not None:
-            work.wait()
-        at = 0
-        for numbers, over, done in bucket:
-            if sent is not numbers:
-                numbers.copy_(sent[at : at + numbers.numel()].view(numbers.shape))
-                at += numbers.numel()
-            numbers.mul_(1 / self.size if over == "mean" else 1 / self.size**2)
-            done(numbers)
+    def start(self, bucket: Sequence[Part]) -> Callable[[], None]:
+        """Starts to combine states together. Returns what waits until they are combined."""
+        sent = _joined([part.numbers for part in bucket])
+        self.sent += sent.numel()
+        work = dist.all_reduce(sent, group=self.group, async_op=True)
+
+        def wait() -> None:
+            if work is not None:
+                work.wait()
+            at = 0
+            for numbers, over, done in bucket:
+                if sent is not numbers:
+                    numbers.copy_(sent[at : at + numbers.numel()].view(numbers.shape))
+                    at += numbers.numel()
+                numbers.mul_(1 / self.size if over == "mean" else 1 / self.size**2)
+                done(numbers)
+
+        return wait
 
 
 def _digest(param: Tensor) -> str:
@@ -198,12 +215,15 @@ def _bytes(tensor: Tensor) -> NDArray[np.uint8]:
     return flat.numpy()
 
 
-def _buckets(parts: Iterable[Part]) -> Iterator[list[Part]]:
-    """Yields what is sent together: a large tensor by itself, small ones of a dtype and device."""
+def _buckets(parts: Iterable[Part], small: Bytes) -> Iterator[list[Part]]:
+    """Yields what is sent together: a large tensor by itself, small ones of a dtype and device.
+
+    small: bytes of the smallest large tensor.
+    """
     open_: dict[tuple[torch.dtype, torch.device], list[Part]] = {}
     for part in parts:
         tensor = part.numbers
-        if tensor.nbytes >= SMALL:
+        if tensor.nbytes >= small:
             yield [part]
             continue
         bucket = open_.setdefault((tensor.dtype, tensor.device), [])

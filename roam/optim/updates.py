@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from roam.optim import refusals
+from roam.optim.early_sends import EarlySends, Owner
 from roam.optim.fold import STEP, AccumulatingRule, FoldRule, Turn, Update
 from roam.optim.max_norm import MaxNorm
 from roam.optim.ranks import Alone, Part, Ranks
@@ -61,34 +62,42 @@ def fold(
     rule.fold(found.state, found.param, found.grad, Turn(found.step + 1, seen, scale))
 
 
-def combine(ranks: Ranks, updates: Sequence[Release], folded: Container[Tensor]) -> list[Tensor]:
+def combine(
+    early: EarlySends, owner: Owner, updates: Sequence[Release], folded: Container[Tensor]
+) -> list[Tensor]:
     """Combines the states of a mini-batch over the ranks. Returns the parameters to update.
 
     These are those with a gradient on any rank.
 
     Args:
-        ranks: the ranks.
+        early: what this rank has sent already.
+        owner: the optimizer.
         updates: all parameters, each as its own gradient, in an order that all ranks have.
         folded: the parameters that have a gradient on this rank.
     """
     if not updates:
         return []
+    ranks = early.ranks
     here = [update.param in folded for update in updates]
-    anywhere = ranks.any_folded(here, updates[0].param.device)
-    every = zip(updates, here, anywhere, strict=True)
-    used = [(release, on_this_rank) for release, on_this_rank, on_any in every if on_any]
+    anywhere, most = ranks.agree(here, early.sent, updates[0].param.device)
+    used: list[tuple[Release, AccumulatingRule, Update]] = []
+    for release, on_this_rank, on_any in zip(updates, here, anywhere, strict=True):
+        if on_any:
+            used.append((release, accumulating(release.rule), _update(release)))
+            if not on_this_rank:
+                _decay(*used[-1][1:], ranks)
+    sent = early.catch_up(owner, most)
 
     def parts() -> Iterator[Part]:
-        for release, on_this_rank in used:
-            rule, update = accumulating(release.rule), _update(release)
-            if not on_this_rank:
-                _decay(rule, update, ranks)
+        for release, rule, update in used:
             for name, over in rule.over_ranks.items():
-                store = partial(_store, rule, update, name)
-                yield Part(rule.decoded(update.state, name), over, store)
+                if (release.param, name) not in sent:
+                    store = partial(_store, rule, update, name)
+                    yield Part(rule.decoded(update.state, name), over, store)
 
     ranks.combine(parts())
-    return [release.param for release, _ in used]
+    early.finish()
+    return [release.param for release, *_ in used]
 
 
 def _store(rule: AccumulatingRule, update: Update, name: str, numbers: Tensor) -> None:

@@ -25,6 +25,7 @@ from tests.helpers import unfused
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="no torch.distributed")
 RANKS, STEPS = 2, 3
+LARGE = 100  # bytes: weights are sent in the backward, and biases after it
 MINI = {"2.weight": Shared((1,), heads=2), "0.weight": Shared((1,))}
 # a small β2, so that what v was before counts
 ADAM: dict[str, Any] = {"lr": 1e-2, "betas": (0.8, 0.5)}
@@ -49,8 +50,8 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.body = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4))
         self.rare = nn.Linear(4, 4)
+        self.body = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4))
         self.double()
 
     def forward(self, x: Tensor, rare: bool) -> Tensor:
@@ -70,17 +71,31 @@ def named(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [(name.removeprefix("body."), p) for name, p in model.named_parameters()]
 
 
-def trained(make: Callable[..., Any], n: int, *, alone: bool, compiled: bool = False) -> Any:
-    """The optimizer and the model after a few steps: on this rank, or alone with all batches."""
+def trained(
+    make: Callable[..., Any],
+    n: int,
+    *,
+    alone: bool,
+    compiled: bool = False,
+    early: list[int] | None = None,
+) -> Any:
+    """The optimizer and the model after a few steps: on this rank, or alone with all batches.
+
+    early: gets what was sent in all before each step().
+    """
     model = Net()
     ranks = range(RANKS) if alone else [dist.get_rank()]
     group = {} if alone else {"process_group": dist.group.WORLD}
     optimizer = make(named(model), mode="accumulate", micro_batches=n * len(ranks), **group)
     run = unfused(model, optimizer=optimizer) if compiled else model
+    if not alone:
+        optimizer.ranks.small = LARGE
     for step in range(STEPS):
         for rank in ranks:
             for x, rare in batches(step, rank, n):
                 run(x, rare).backward()
+        if early is not None:
+            early.append(optimizer.ranks.sent)
         optimizer.step()
         optimizer.zero_grad()
     return optimizer, model
@@ -100,12 +115,14 @@ def check(rank: int, meeting: str) -> None:
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=RANKS)
     for name, make in RULES.items():
         for n in (1, 4) if name == "AdamA" else (2,):
-            optimizer, ours = trained(make, n, alone=False)
+            early: list[int] = []
+            optimizer, ours = trained(make, n, alone=False, early=early)
             _, theirs = trained(make, n, alone=True)
             close(ours, theirs)
             if name == "AdamA":  # m and v, once a step, whatever n is; the rare layer's in one
                 body, rare = map(elements, (ours.body, ours.rare))
                 assert optimizer.ranks.sent == 2 * (STEPS * body + rare)
+                assert early[0] == 2 * (5 * 6 + 4 * 5)  # the weights, in the backward
     _, ours = trained(RULES["AdamA"], 2, alone=False, compiled=True)
     _, theirs = trained(RULES["AdamA"], 2, alone=True)
     close(ours, theirs)
