@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import roam
 from roam.core.problem import Lane, Problem
-from tests.helpers import unfused
+from tests.helpers import compiler, mlp, unfused
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="no torch.distributed")
 RANKS = 4
@@ -61,7 +61,7 @@ def check(problem: Problem, order: tuple[int, ...]) -> None:
 
 
 @pytest.mark.usefixtures("one_of_four_ranks")
-@pytest.mark.parametrize("lowering", ["aten", "inductor"])
+@pytest.mark.parametrize("lowering", ["aten", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_collectives_are_ops_of_the_problem(lowering: str) -> None:
     plan = roam.plan(Net(), torch.randn(16, 32), lowering=lowering)
     [record] = plan.graphs
@@ -83,3 +83,39 @@ def test_planned_is_measured() -> None:
     [record] = roam.report().graphs
     assert record.plan is not None
     assert abs(measured.peak - record.plan.peak) <= 16  # bytes of Python's numbers
+
+
+def losses(backend: str) -> list[float]:
+    """Of a model whose matrices are cut over the ranks (DTensor)."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor.parallel import (
+        ColwiseParallel,
+        RowwiseParallel,
+        parallelize_module,
+    )
+
+    torch._dynamo.reset()
+    model, cuts = mlp(64), {"0": ColwiseParallel(), "2": RowwiseParallel()}
+    parallelize_module(model, init_device_mesh("cpu", (RANKS,)), cuts)
+    run, x = compiler(backend)(model), torch.randn(16, 8)
+    optimizer, found = torch.optim.SGD(model.parameters(), 0.1), []
+    for _ in range(2):
+        loss = run(x).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(loss.item())
+    return found
+
+
+@pytest.mark.usefixtures("one_of_four_ranks")
+def test_tensor_parallel() -> None:
+    torch.manual_seed(0)
+    theirs = losses("aot_eager")
+    roam.reset_report()
+    torch.manual_seed(0)
+    assert losses("step") == theirs
+    [record] = roam.report().graphs
+    assert record.problem is not None
+    lanes = [op.lane for op in record.problem.ops]
+    assert lanes.count(Lane.COMMUNICATION) == 2
