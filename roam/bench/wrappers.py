@@ -35,6 +35,7 @@ def wrappers_bench(
     ranks: int = 2,
     steps: int = 5,
     seconds: float = 300.0,
+    ways: Sequence[str] = WAYS,
     console: Console | None = None,
 ) -> list[Result]:
     """Trains each architecture under each wrapper in every way. Prints a line for each.
@@ -45,6 +46,7 @@ def wrappers_bench(
         ranks: processes of one thread each.
         steps: of each training.
         seconds: a training that takes longer is ended, with a traceback in its row.
+        ways: those to train in, of `WAYS`; the first is eager.
         console: prints the table.
 
     Returns:
@@ -68,7 +70,7 @@ def wrappers_bench(
         rows: list[Result] = []
         for wrapper in WRAPPERS:
             with console.status(f"{name} under {wrapper} on {ranks} ranks"):
-                rows += _compared(_trained(name, wrapper, ranks, steps, seconds))
+                rows += _compared(_trained(name, wrapper, ranks, steps, seconds, ways))
         for row in rows:
             shown.add_row(*_cells(row))
         return rows
@@ -79,19 +81,20 @@ def wrappers_bench(
 
 
 def _trained(
-    name: str, wrapper: str, ranks: int, steps: int, seconds: float
+    name: str, wrapper: str, ranks: int, steps: int, seconds: float, ways: Sequence[str]
 ) -> Iterator[tuple[Result, list[Result]]]:
     """Yields a row for each way, with the answers of all ranks."""
     with ExitStack() as stack:
         meeting = f"file://{stack.enter_context(tempfile.TemporaryDirectory())}/meeting"
         how = ["--ranks", str(ranks), "--steps", str(steps), "--seconds", str(seconds)]
+        how += ["--ways", *ways]
         team = [
             stack.enter_context(
                 process(WORKER, name, wrapper, "--rank", str(rank), "--meeting", meeting, *how)
             )
             for rank in range(ranks)
         ]
-        for way in WAYS:
+        for way in ways:
             row: Result = {"entry": name, "wrapper": wrapper, "way": way}
             try:
                 answers = [child.read() for child in team]

@@ -1,7 +1,7 @@
 """The process of a rank of `roam bench wrappers`: trains a wrapped model in several ways.
 
     python -m roam.bench.wrappers_worker --entry gpt2 --contender fsdp2 \\
-        --rank 0 --ranks 2 --steps 5 --seconds 300 --meeting file:///tmp/x
+        --rank 0 --ranks 2 --steps 5 --seconds 300 --ways eager "roam aten" --meeting file:///tmp/x
 
 prints a JSON object for each way: the losses, the peak of the last step, and how many graphs ran by
 a plan. Ends with a traceback if a way takes longer than the watchdog waits.
@@ -87,12 +87,13 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, required=True)
     parser.add_argument("--meeting", required=True)
     args = parser.parse_args()
     say = answering()
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=args.meeting, rank=args.rank, world_size=args.ranks)
-    for way in WAYS:
+    for way in args.ways:
         faulthandler.dump_traceback_later(args.seconds, exit=True)
         try:
             found = train(find(args.entry), args.contender, way, args.steps)

@@ -388,12 +388,14 @@ def wrappers(
     ranks: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = 2,
     steps: Annotated[int, typer.Option(min=2, help="Of each training.")] = 5,
     seconds: Annotated[float, typer.Option(min=1.0, help="Ends a training that hangs.")] = 300.0,
+    kernels: Annotated[bool, typer.Option(help="Also with Inductor's kernels.")] = True,
 ) -> None:
     """Train twelve architectures under DDP and FSDP2: losses beside eager's and Inductor's."""
-    from roam.bench.wrappers import wrappers_bench
+    from roam.bench.wrappers import WAYS, wrappers_bench
 
     zoo_names(only)
-    rows = wrappers_bench(only, json, ranks=ranks, steps=steps, seconds=seconds)
+    ways = WAYS if kernels else [way for way in WAYS if not way.endswith("inductor")]
+    rows = wrappers_bench(only, json, ranks=ranks, steps=steps, seconds=seconds, ways=ways)
     if any("error" in row for row in rows):
         raise typer.Exit(1)
 
