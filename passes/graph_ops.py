@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from roam.passes.collectives import is_collective
 from roam.passes.geometry import tensors, value
 
 aten = torch.ops.aten
@@ -19,6 +20,8 @@ def is_pure(node: fx.Node) -> bool:
     """Returns whether an op gives the same result whenever it runs on the same operands."""
     target = node.target
     if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
+        return False
+    if is_collective(node):
         return False
     return not target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in target.tags
 

@@ -21,6 +21,7 @@ from roam.lowering.table import first_to_compile
 from roam.options import Options
 from roam.step.compiled_graph import CompiledGraph
 from roam.step.graph_optimizers import needs_of
+from roam.step.rank_agreement import agreed
 from roam.step.reports import RunningReports
 
 
@@ -35,12 +36,19 @@ def roam(
     options: dict[str, Any] | None = None,
     mode: str | None = None,
 ) -> Callable[..., Any]:
-    """Compiles one graph that dynamo captured: dynamo calls this backend. Raises OptionError."""
+    """Compiles one graph that dynamo captured: dynamo calls this backend.
+
+    Raises:
+        OptionError: an option or mode is unknown or has a wrong value.
+        GraphsDifferError: another rank of the process group compiles another graph.
+        MissingRankError: another rank compiles nothing.
+    """
     try:
         chosen = Options.parse(options, mode)
     except OptionError as error:
         raise CompileOptionError(str(error), first_useful_frame=currentframe()) from None
     graph = DynamoGraph.of(gm, example_inputs)
+    chosen = agreed(chosen, graph, gm, example_inputs)
     reports = RunningReports(graph.compile_id)
 
     def compile_by(lowering: Lowering) -> Callable[..., Any]:

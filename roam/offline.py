@@ -33,12 +33,19 @@ from roam.core.described_machines import Machine
 from roam.core.errors import BudgetError, OfflineError, OptionError, UnplannableError
 from roam.core.offload_to import OffloadTo
 from roam.core.problem import Problem
+from roam.core.sharded import Sharding
 from roam.inspect.record import GraphRecord
 from roam.inspect.step_plan import StepPlan
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options, Rewrite
 from roam.step.loss_check import check_loss
-from roam.step.offline import Original, capture_graph, plan_graph, usual_lowering
+from roam.step.offline import (
+    Original,
+    capture_graph,
+    one_rank,
+    plan_graph,
+    usual_lowering,
+)
 
 Compiled = Callable[..., Any]
 # compiles one captured graph; the last argument gives the parameters that the inputs stand for
@@ -58,6 +65,7 @@ def plan(
     rewrites: Sequence[str | Rewrite] | None = None,
     machine: str | Machine | None = None,
     measure_costs: bool = False,
+    mesh: Sharding | int | None = None,
     **kwargs: Any,
 ) -> StepPlan:
     """Returns the plan that `torch.compile(model, backend="roam", options=options)` would run.
@@ -85,6 +93,8 @@ def plan(
         measure_costs: runs each distinct op to see how long it takes, for two seconds in all, on
             operands of up to 1 GiB. By default, and for ops that were not run, costs are those that
             this machine has measured before, or else estimates.
+        mesh: how many ranks share each parameter (fully_shard, FSDP2), or a `Sharding`: plans what
+            one of them takes, with ATen's kernels and without a budget.
 
     Raises:
         OptionError: an option is unknown or has a wrong value, or no such machine is described.
@@ -102,6 +112,12 @@ def plan(
     if rewrites is not None:
         options.setdefault("rewrites", rewrites)
     chosen = Options.parse(options, None)
+    if mesh is not None:
+        if chosen.budget or chosen.offload or chosen.lowering == "inductor":
+            raise OptionError(
+                "mesh plans a rank with ATen's kernels, without a budget and without offload"
+            )
+        chosen = dataclasses.replace(chosen, lowering="aten")
     described = None if machine is None else Machine.of(machine)
     if described is not None:
         if measure_costs:
@@ -123,6 +139,9 @@ def plan(
         return plan_graph(gm, example_inputs, chosen, original, stands_for, costs, records)
 
     _run(compile, model, args, kwargs, loss, optimizer, where)
+    if mesh is not None:
+        how = mesh if isinstance(mesh, Sharding) else Sharding(mesh)
+        records = [one_rank(record, how, chosen.planning_seconds) for record in records]
     name = "" if described is None else described.name
     return StepPlan(tuple(dataclasses.replace(record, machine=name) for record in records))
 

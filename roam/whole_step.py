@@ -29,6 +29,8 @@ from roam.capture.graph_names import DynamoGraph
 from roam.capture.whole_program import TRACING_ERRORS, can_trace_backward, one_graph
 from roam.core.budget import Beside
 from roam.core.errors import (
+    GraphsDifferError,
+    MissingRankError,
     OptionError,
     UnplannedWarning,
     WholeStepError,
@@ -40,6 +42,7 @@ from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
 from roam.step.graph_optimizers import Needs, Used, needs_of
 from roam.step.pending_forwards import Claims
+from roam.step.rank_agreement import agreed
 from roam.step.reports import RunningReports
 
 
@@ -107,8 +110,9 @@ class _Backend:
         if optimizer is None:
             raise WholeStepError("its optimizer is gone")
         graph = DynamoGraph.of(gm, example_inputs)
+        options = agreed(self.options, graph, gm, example_inputs)
         gradients = place_updates(gm, optimizer)
-        kernels = WholeStepKernels(graph, self.options, RunningReports(graph.compile_id))
+        kernels = WholeStepKernels(graph, options, RunningReports(graph.compile_id))
         kernels.gradients = gradients
         step = _WholeStep(kernels, optimizer.writes_parameters, needs_of(self.options))
         return kernels.compile(gm, example_inputs, step)
@@ -133,6 +137,8 @@ class _CompiledStep:
             try:
                 with one_graph(), self.optimizer.deferred():
                     return self.whole(*args, **kwargs)
+            except (GraphsDifferError, MissingRankError):
+                raise  # tried in parts, the step would only wait for the other ranks again
             except (*TRACING_ERRORS, WholeStepError) as error:
                 self.give_up(getattr(error, "inner_exception", error))
         return self.parts(*args, **kwargs)

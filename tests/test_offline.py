@@ -282,3 +282,15 @@ def test_a_machine_that_nobody_described_is_refused_by_name() -> None:
         roam.plan(mlp(8), random(2, 8), machine="a1000")
     with pytest.raises(OptionError, match="h200 is not at hand"):
         roam.plan(mlp(8), random(2, 8), machine="h200", measure_costs=True)
+
+
+def test_a_rank_that_shares_parameters() -> None:
+    model = mlp(64)
+    optimizer = AdamA(model.named_parameters())
+    how: dict[str, Any] = {"optimizer": optimizer, "loss": Tensor.sum, "lowering": "aten"}
+    alone, rank = (roam.plan(model, random(4, 8), **how, **m) for m in ({}, {"mesh": 4}))
+    assert rank.persistent_by_kind[Kind.STATE] == alone.persistent_by_kind[Kind.STATE] // 4
+    [(problem, _)] = rank.planned
+    assert sum(op.lane is Lane.COMMUNICATION for op in problem.ops) >= 3
+    with pytest.raises(OptionError, match="mesh plans a rank with ATen's kernels, without a budg"):
+        roam.plan(model, random(4, 8), **how, mesh=4, budget="50%")

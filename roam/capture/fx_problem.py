@@ -6,6 +6,8 @@
     tangents                        what a first op of the backward creates, and nobody writes
                                     over or frees if somebody else holds it
     op with results of its own      an op, and a buffer a result
+    wait for a collective           an op that changes the collective's result, and reads what it
+                                    sends: both are alive until then
     view, alias, getitem            nothing: another name for a buffer
     op that changes its argument    an op that mutates
     fold of a gradient              an op that mutates the optimizer's state, and the parameter
@@ -21,7 +23,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from msgspec.structs import replace
@@ -46,10 +48,15 @@ from roam.core.problem import Buffer, BufferId, Home, Kind, Lane, OpId, Problem,
 from roam.passes import gradient_release, move_to_tier, recompute_copies
 from roam.passes.annotations import inplace, out_variants
 from roam.passes.annotations.scratch import scratch
+from roam.passes.collectives import being_sent, is_collective, is_wait
 from roam.passes.geometry import storage_key, tensor_inputs, tensors, value
 from roam.passes.graph_ops import module_path
 from roam.passes.rewrites import split
 from roam.passes.transfer_ops import LOAD_START
+
+Turns = Literal[
+    "effects", "collectives"
+]  # kinds of ops that stay in program order among each other
 
 
 @dataclass
@@ -175,11 +182,11 @@ class _Reader:
         self.results: list[tuple[BufferId, ...]] = []
         self.buffer_of: dict[int, BufferId] = {}
         self.device_of: dict[BufferId, torch.device] = {}
-        self.last_ordered: OpId | None = None
+        self.last_in: dict[Turns, OpId] = {}  # the last op of each kind that keeps its turn
         self.op_of: dict[str, OpId] = {}  # by name of its node, an op of the phase
 
     def read(self, graph: fx.Graph, phase: int) -> None:
-        self.last_ordered, self.op_of = None, {}
+        self.last_in, self.op_of = {}, {}
         if phase > 0:
             self.add_tangents(graph, phase)
         for node in graph.nodes:
@@ -238,7 +245,12 @@ class _Reader:
         return self.buffer_of[key]
 
     def add_op(self, node: fx.Node) -> None:
+        if is_wait(node):
+            self.share(node)
         reads = tuple(dict.fromkeys(self.buffer_of[storage_key(t)] for _, t in tensor_inputs(node)))
+        if is_wait(node):
+            sent = (self.buffer_of[storage_key(t)] for n in being_sent(node) for t in tensors(n))
+            reads = tuple(dict.fromkeys((*reads, *sent)))
         mutates = tuple(dict.fromkeys(self.buffer_of[storage_key(t)] for t in mutated(node)))
         home = Home.ARENA if out_variants.META in node.meta else Home.EXTERNAL
         known = len(self.build.buffers)
@@ -251,10 +263,10 @@ class _Reader:
             self.add_buffer(node, name, t, kind, home) for name, t in zip(names, parts, strict=True)
         )
         creates = tuple(dict.fromkeys(b for b in results if b >= known))
-        ordered = keeps_its_turn(node)
+        turns = _turns(node)
         after = [self.op_of[n] for n in node.meta.get(move_to_tier.AFTER, ()) if n in self.op_of]
-        if ordered and self.last_ordered is not None:
-            after.append(self.last_ordered)
+        if turns in self.last_in:
+            after.append(self.last_in[turns])
         op = self.build.add_op(
             self.op_name(node),
             reads=reads,
@@ -270,12 +282,17 @@ class _Reader:
         )
         self.op_of[node.name] = op
         self.origins.note_op(self.build.ops[op].name, [node])
-        if ordered:
-            self.last_ordered = op
+        if turns is not None:
+            self.last_in[turns] = op
         self.nodes.append(node)
         self.results.append(results)
         if looks_at_storage(node):
             self.leave_outside(reads)
+
+    def share(self, wait: fx.Node) -> None:
+        """Notes that a wait returns its argument, though its fake value has other memory."""
+        [made], [given] = tensors(wait), [t for _, t in tensor_inputs(wait)]
+        self.buffer_of[storage_key(made)] = self.buffer_of[storage_key(given)]
 
     def op_name(self, node: fx.Node) -> str:
         """Returns the name of an op: a copy has that of the op that runs again, and a number."""
@@ -362,3 +379,10 @@ class _Reader:
         device = max(most, key=lambda d: most[d]) if most else torch.device("cpu")
         self.leave_outside([b for b in arena if self.device_of[b] != device])
         return device
+
+
+def _turns(node: fx.Node) -> Turns | None:
+    """Returns the kind of ops among which an op stays in program order; None if it may move."""
+    if is_collective(node):
+        return "collectives"
+    return "effects" if keeps_its_turn(node) else None

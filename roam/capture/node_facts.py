@@ -10,6 +10,7 @@ from torch import fx
 
 from roam.core.problem import Lane
 from roam.passes.annotations import out_variants
+from roam.passes.collectives import is_collective, is_wait
 from roam.passes.geometry import storage_key, tensor_inputs, tensors, value
 from roam.passes.transfer_ops import BACK, LOAD_WAIT, OUT, READ_WAIT, TRANSFERS
 
@@ -65,12 +66,13 @@ def _is_number(found: Any) -> bool:
 def mutated(node: fx.Node) -> list[torch.Tensor]:
     """Returns the arguments that an op writes to, by its schema.
 
-    The wait for a read fills what the read has started on: no schema says so, as AOTAutograd splits
-    only graphs without writes into forward and backward if they have checkpoint() in them.
+    The wait for a read or for a collective fills what these have started on: no schema says so, as
+    AOTAutograd splits only graphs without writes into forward and backward if they have
+    checkpoint() in them.
     """
     if not isinstance(node.target, torch._ops.OpOverload):
         return []
-    if node.target in (READ_WAIT, LOAD_WAIT):
+    if node.target in (READ_WAIT, LOAD_WAIT) or is_wait(node):
         return [value(node.args[0])]  # type: ignore[arg-type]
     found: list[torch.Tensor] = []
     for i, argument in enumerate(node.target._schema.arguments):
@@ -93,17 +95,20 @@ def keeps_its_turn(node: fx.Node) -> bool:
 
 
 def runs_once(node: fx.Node) -> bool:
-    """Returns whether an op must not be computed again: it draws random numbers or has effects.
+    """Returns whether an op must not be computed again.
 
+    It draws random numbers, has effects, or communicates with ranks that compute nothing again.
     Attention is tagged as random whatever its dropout is; without dropout it draws nothing.
     """
-    if node.target in TRANSFERS:
+    if node.target in TRANSFERS or is_collective(node):
         return True
     return keeps_its_turn(node) and _dropout(node) != 0
 
 
 def lane(node: fx.Node) -> Lane:
-    """Returns the queue in which an op runs: transfers to a tier, transfers back, or neither."""
+    """Returns what carries an op out: collectives, transfers to a tier or back, or others."""
+    if is_collective(node):
+        return Lane.COMMUNICATION
     if node.target in OUT:
         return Lane.COPY_OUT
     return Lane.COPY_IN if node.target in BACK else Lane.COMPUTE

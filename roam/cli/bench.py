@@ -387,3 +387,37 @@ def parallel(
 
     zoo_names(only)
     parallel_bench(only, json, ranks=ranks, micro_batches=micro_batches, rounds=rounds)
+
+
+@bench.command()
+def wrappers(
+    json: Json = None,
+    only: Only = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = 2,
+    steps: Annotated[int, typer.Option(min=2, help="Of each training.")] = 5,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Ends a training that hangs.")] = 300.0,
+    kernels: Annotated[bool, typer.Option(help="Also with Inductor's kernels.")] = True,
+) -> None:
+    """Train twelve architectures under DDP and FSDP2: losses beside eager's and Inductor's."""
+    from roam.bench.wrappers import WAYS, wrappers_bench
+
+    zoo_names(only)
+    ways = WAYS if kernels else [way for way in WAYS if not way.endswith("inductor")]
+    rows = wrappers_bench(only, json, ranks=ranks, steps=steps, seconds=seconds, ways=ways)
+    if any("error" in row for row in rows):
+        raise typer.Exit(1)
+
+
+@bench.command()
+def sharded(
+    json: Json = None,
+    layers: Annotated[int, typer.Option(min=1, help="Of Llama-3-8B's 32.")] = 32,
+    tokens: Annotated[int, typer.Option(min=1, help="Of a sequence.")] = 8192,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences of a rank.")] = 1,
+    checkpoint: Annotated[bool, typer.Option(help="Run each layer again.")] = True,
+    ranks: Annotated[int, typer.Option(min=1, help="That share each parameter.")] = 8,
+) -> None:
+    """Plan one of 8 ranks that share Llama-3-8B (fully_shard), without weights."""
+    from roam.bench.sharded import Setting, sharded_bench
+
+    sharded_bench(json, setting=Setting(layers, tokens, batch, checkpoint), ranks=ranks)

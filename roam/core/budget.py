@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 
 from roam.core.errors import BudgetError, BudgetFormatError, ShareFormatError, SizeFormatError
 from roam.core.machine import Bytes
@@ -45,7 +46,8 @@ class Budget:
 
     Attributes:
         of: what is limited.
-        amount: bytes of a TOTAL; a number from 0 to 1 of a SHARE; not used by FREE.
+        amount: bytes of a TOTAL; a number from 0 to 1 of a SHARE; of FREE the bytes that are free
+            on the rank that has least, inf for a process that trains alone.
         text: as the user wrote it.
     """
 
@@ -61,7 +63,7 @@ class Budget:
         ways = "a size such as '12GiB', a share such as '60%' of the peak without it, or 'auto'"
         wrong = BudgetFormatError(f"option budget is {ways}, not {given!r}")
         if given == "auto":
-            return Budget(Of.FREE, 0.0, "auto")
+            return Budget(Of.FREE, inf, "auto")
         if isinstance(given, str) and given.rstrip().endswith("%"):
             try:
                 return Budget(Of.SHARE, parse_share(given), given.strip())
@@ -86,7 +88,7 @@ class Budget:
         Args:
             persistent: bytes of its parameters, states and inputs.
             peak: bytes that it allocates without a budget.
-            free: bytes that are free on the device.
+            free: bytes that are free on this rank's device.
             beside: what other graphs of the step take; None if there are none.
 
         Raises:
@@ -96,7 +98,7 @@ class Budget:
         if self.of is Of.SHARE:
             return int(self.amount * (beside.without + peak)) - beside.now
         if self.of is Of.FREE:
-            return int((1 - MARGIN) * free)
+            return int((1 - MARGIN) * (free if self.amount == inf else self.amount))
         there = persistent + beside.persistent
         if self.amount < there:
             raise BudgetError(

@@ -220,6 +220,14 @@ class RanksDifferError(OptimizerError, ValueError):
     """Ranks that train one model have different parameters."""
 
 
+class GraphsDifferError(RoamError, RuntimeError):
+    """Ranks that train one model compile different graphs, or with different options."""
+
+
+class MissingRankError(RoamError, TimeoutError):
+    """A rank that does not compile the graph that the other ranks of its group compile."""
+
+
 class StateMismatchError(OptimizerError, ValueError):
     """A state dict of other parameters, or of an optimizer that needs other state."""
 

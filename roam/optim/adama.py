@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from roam.optim import eight_bit_adam
+from roam.optim import eight_bit, eight_bit_adam
 from roam.optim.adam import AdamRule
 from roam.optim.blocks import blocks, squared_sum
 from roam.optim.fold import OverRanks, State, StateSpec, Turn, Update
@@ -48,9 +48,22 @@ class AdamARule(AdamRule, FusedRule):
 
     @property
     def over_ranks(self) -> dict[str, OverRanks]:
-        if self.state_dtype is not None:
-            return {}
         return {"exp_avg": "mean", "exp_avg_sq": "mean" if self.batch_invariant else "squares"}
+
+    def multiply(self, state: State, name: str, factor: float) -> None:
+        if eight_bit.is_code(state, name):
+            eight_bit_adam.multiply(state, name, factor)
+        else:
+            super().multiply(state, name, factor)
+
+    def decoded(self, state: State, name: str) -> Tensor:
+        if eight_bit.is_code(state, name):
+            return eight_bit_adam.decoded(state, name)
+        return super().decoded(state, name)
+
+    def encode(self, state: State, name: str, numbers: Tensor, step: int) -> None:
+        if eight_bit.is_code(state, name):
+            eight_bit_adam.encode(state, name, numbers, step)
 
     def decay(self, state: State, param: Tensor, step: int) -> None:
         beta1, beta2 = self.betas

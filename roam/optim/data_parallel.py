@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -18,14 +19,18 @@ def ranks() -> int:
 
 
 def in_data_parallel(holds: Callable[[Tensor], bool]) -> bool:
-    """Returns whether DistributedDataParallel has wrapped a parameter for which `holds` is true.
+    """Returns whether DistributedDataParallel has wrapped a parameter for which `holds` is true."""
+    return any(modules_with(holds, DistributedDataParallel))
 
-    DDP leaves no mark on a parameter, so this looks for DDP modules among all live objects.
+
+def modules_with(holds: Callable[[Tensor], bool], kind: type[nn.Module]) -> Iterator[Any]:
+    """Yields the modules of a kind that have a parameter for which `holds` is true.
+
+    Wrappers leave no mark on a parameter, so this looks for modules among all live objects.
     """
-    return any(
-        issubclass(type(found), DistributedDataParallel) and any(map(holds, found.parameters()))
-        for found in gc.get_objects()
-    )
+    for found in gc.get_objects():
+        if issubclass(type(found), kind) and any(map(holds, found.parameters())):
+            yield found
 
 
 def is_sharded(param: Tensor) -> bool:

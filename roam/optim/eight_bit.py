@@ -33,7 +33,7 @@ from torch import Tensor
 
 from roam.core.errors import HyperparameterError
 from roam.optim.blocks import alike, block_size
-from roam.optim.fold import StateSpec, Turn
+from roam.optim.fold import State, StateSpec, Turn
 
 GROUP = 64  # elements that share a scale: 4 / 64 bytes of it for each element
 APART = 7919  # a prime number of places in the sequence between two turns
@@ -47,6 +47,10 @@ def signed(name: str, param: Tensor) -> tuple[StateSpec, ...]:
 def unsigned(name: str, param: Tensor) -> tuple[StateSpec, ...]:
     """Returns the states of a second moment."""
     return StateSpec.like(name, param, torch.uint8), scales(name, param)
+
+
+def is_code(state: State, name: str) -> bool:
+    return f"{name}_scale" in state
 
 
 def scales(name: str, param: Tensor) -> StateSpec:

@@ -20,6 +20,8 @@ from roam.optim.blocks import block_size, mean_square, squared_sum, wide
 from roam.optim.fold import State, StateSpec, Turn
 from roam.runtime.one_pass import PART, OnePass
 
+AFTER_ALL = -1  # the number of the turn that rounds a mini-batch's combined moments
+
 
 class Shares(NamedTuple):
     """The factors of a gradient in the first moment, and of its square in the second."""
@@ -61,6 +63,45 @@ def decay(state: State, beta1: float, beta2: float) -> None:
         root.mul_(beta2**0.5)
     else:
         state["exp_avg_sq"].mul_(beta2)
+
+
+def multiply(state: State, name: str, factor: float) -> None:
+    """Multiplies a moment that has a code, exactly: by its scales, those of v being of √v."""
+    state[f"{name}_scale"].mul_(factor if name == "exp_avg" else factor**0.5)
+
+
+def decoded(state: State, name: str) -> Tensor:
+    """Returns a moment that has a code in float32, in new memory that lies as the codes do."""
+    read = eight_bit.read_signed if name == "exp_avg" else eight_bit.read_square
+    numbers = torch.empty_like(state[name], dtype=torch.float32)
+    for part in _pairs(state, name, numbers):
+        codes, made = part.tensors
+        made.copy_(read(codes, part.scales[0]))
+    return numbers
+
+
+def encode(state: State, name: str, numbers: Tensor, step: int) -> None:
+    """Stores a moment again that `decoded` returned.
+
+    The random numbers of the codes depend on `step` only: every rank stores the same codes.
+    """
+    at = Turn(step, AFTER_ALL, 1.0)
+    for part in _pairs(state, name, numbers):
+        codes, moment = part.tensors
+        offset = torch.tensor(eight_bit.offset(at, part.start), device=codes.device)
+        noise = eight_bit.noise(moment, offset)
+        if name == "exp_avg":
+            made, scale = eight_bit.signed_codes(moment, noise)
+        else:
+            made, scale = eight_bit.root_codes(moment, moment.sqrt(), noise)
+        codes.copy_(made)
+        part.scales[0].copy_(scale)
+
+
+def _pairs(state: State, name: str, numbers: Tensor) -> Iterator[eight_bit.Part]:
+    """Yields the parts of a moment's codes, with those of its numbers."""
+    codes = state[name]
+    return eight_bit.parts([codes, numbers], [state[f"{name}_scale"]], block_size(codes))
 
 
 def turn(

@@ -3,7 +3,7 @@
     micro-batch        1                2                          N
     gradient     made, folded     made, folded       ...     made, folded
                       |                |                          |
-    state       decay + fold         fold            ...        fold  ──►  apply (to the parameter)
+    state    decay + look + fold     fold            ...        fold  ──►  apply (to the parameter)
 
     release (N = 1): update, all of it at once, as soon as the gradient is complete
 
@@ -213,6 +213,24 @@ class AccumulatingRule(FoldRule):
         """
         return {}
 
+    def multiply(self, state: State, name: str, factor: float) -> None:
+        """Multiplies a state tensor of `over_ranks`, in place."""
+        state[name].mul_(factor)
+
+    def decoded(self, state: State, name: str) -> Tensor:
+        """Returns a state tensor of `over_ranks` as numbers that can be added up.
+
+        If it is a code, the numbers are in new memory, and `encode` stores them.
+        """
+        return state[name]
+
+    def encode(self, state: State, name: str, numbers: Tensor, step: int) -> None:
+        """Stores what `decoded` returned, once the ranks have combined it.
+
+        Every rank must store the same. May overwrite `numbers`, which the state tensor itself is if
+        it is no code.
+        """
+
     def squared_momentum(self, state: State, step: int) -> Tensor:
         """Returns the squared norm of the running mean of gradients, its bias corrected."""
         raise NotImplementedError
@@ -229,6 +247,14 @@ class AccumulatingRule(FoldRule):
     def decay(self, state: State, param: Tensor, step: int) -> None:
         """Decays the state at the start of a mini-batch, before the first fold."""
 
+    def look(self, state: State, param: Tensor, grad: Tensor, step: int) -> tuple[str, ...]:
+        """Looks at the first gradient of a mini-batch, after `decay` and before its fold.
+
+        Returns:
+            The names of the state tensors that it sets. On several ranks, all take rank 0's.
+        """
+        return ()
+
     @abstractmethod
     def fold(self, state: State, param: Tensor, grad: Tensor, at: Turn) -> None:
         """Adds the gradient of one micro-batch to the state, in its share of `at.scale`."""
@@ -239,6 +265,7 @@ class AccumulatingRule(FoldRule):
 
     def update(self, state: State, param: Tensor, grad: Tensor, step: int) -> None:
         self.decay(state, param, step)
+        self.look(state, param, grad, step)
         self.fold(state, param, grad, Turn(step, 0, 1.0))
         self.apply(state, param, step)
 

@@ -22,6 +22,7 @@ from torch.optim.optimizer import ParamsT, StateDict
 
 from roam.optim import refusals
 from roam.optim.clipping import watch
+from roam.optim.early_sends import EarlySends
 from roam.optim.fold import State
 from roam.optim.notices import Notices
 from roam.optim.ranks import Ranks
@@ -59,6 +60,7 @@ class FoldingOptimizer(RuledOptimizer):
         # one True for each postponed step(); a list, because a traced step() can set no attribute
         self._due: list[bool] = []
         super().__init__(params, *args, **values)
+        self._early = EarlySends(self.ranks) if isinstance(self.ranks, Ranks) else None
         watch()
 
     def absorb(self, param: Tensor, grad: Tensor) -> None:
@@ -125,7 +127,7 @@ class FoldingOptimizer(RuledOptimizer):
         loaded: State = NOTHING,
     ) -> None:
         releases, most = self.writes_parameters, self.micro_batches
-        places, folded = self._members.places, self._folded
+        places, folded, name = self._members.places, self._folded, self._members.name
         together: list[Release] = []
         for param, grad in gradients:
             if param not in places:  # the user removed it after the forward
@@ -141,20 +143,24 @@ class FoldingOptimizer(RuledOptimizer):
                 self.look_at_groups()
             state = self.state_of(param)
             if is_stored(state):
+                if self._early is not None:
+                    raise refusals.ranks_stored()
                 with self._stored.lent(state, loaded) as lent:
                     folded[param] = seen + micro_batches
                     if releases:
                         release([Release(rule, lent, param, self._clipped(lent, grad))])
                     else:
-                        fold(Release(rule, lent, param, grad), seen, scale, self.ranks)
+                        fold(Release(rule, lent, param, grad), name, seen, scale, self.ranks)
                 continue
             folded[param] = seen + micro_batches
             if releases:
                 together.append(Release(rule, state, param, self._clipped(state, grad)))
             else:
-                fold(Release(rule, state, param, grad), seen, scale, self.ranks)
+                fold(Release(rule, state, param, grad), name, seen, scale, self.ranks)
         if together:
             release(together)
+        if self._early is not None:
+            self._early.go_on(self, lambda param: folded.get(param) == most)
 
     def _clipped(self, state: dict[str, Tensor], grad: Tensor) -> Tensor:
         if self.max_norm is None:
@@ -285,6 +291,8 @@ class FoldingOptimizer(RuledOptimizer):
 
     def _forget(self) -> None:
         """Forgets which gradients were folded: the next gradient begins a new mini-batch."""
+        if self._early is not None:
+            self._early.finish()  # if the mini-batch is dropped
         self._folded.clear()
         self._incomplete.clear()
         self._factor = None
@@ -292,14 +300,14 @@ class FoldingOptimizer(RuledOptimizer):
 
     def _combined(self) -> list[Tensor]:
         """Returns the parameters to update, with their states combined over the ranks."""
-        if not isinstance(self.ranks, Ranks):
+        if self._early is None:
             return [*self._folded]
         params = [param for param in self._members if param not in self._lost]
         states = [self.state_of(param) for param in params]
         if any(map(is_stored, states)):
             raise refusals.ranks_stored()
         every = zip(map(self.rule_of, params), states, params, params, strict=True)
-        return combine(self.ranks, [Release(*each) for each in every], self._folded)
+        return combine(self._early, self, [Release(*each) for each in every], self._folded)
 
     def _apply_all(self, params: Sequence[Tensor]) -> None:
         """Updates parameters. While one is updated, stored states of the next are read."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from roam.optim.adam import AdamRule
 from roam.optim.blocks import blocks, row_blocks, wide
-from roam.optim.fold import State, StateSpec, Turn
+from roam.optim.fold import OverRanks, State, StateSpec, Turn
 from roam.optim.folding import FoldingOptimizer
 
 
@@ -52,25 +52,29 @@ class GaLoreRule(AdamRule):
     def decay(self, state: State, param: Tensor, step: int) -> None:
         state["sum"].zero_()
 
+    @property
+    def over_ranks(self) -> dict[str, OverRanks]:
+        return {"sum": "mean"}
+
+    def look(self, state: State, param: Tensor, grad: Tensor, step: int) -> tuple[str, ...]:
+        """Takes the subspace of a gradient's largest directions, every `update_proj_gap` steps."""
+        if not self.projects(param) or (step - 1) % self.update_proj_gap:
+            return ()
+        n, m = param.shape
+        whole = grad.to(state["projector"].dtype)
+        u, _, vh = torch.linalg.svd(whole, full_matrices=False)
+        state["projector"].copy_(u[:, : self.rank] if n <= m else vh[: self.rank].T)
+        return ("projector",)
+
     def fold(self, state: State, param: Tensor, grad: Tensor, at: Turn) -> None:
-        if at.micro_batch == 0:
-            self._refresh(state, param, grad, at.step)
         state["sum"].add_(self._inside(state, param, grad), alpha=at.scale)
 
     def apply(self, state: State, param: Tensor, step: int) -> None:
         self._adam(state, param, state["sum"], step)
 
     def update(self, state: State, param: Tensor, grad: Tensor, step: int) -> None:
-        self._refresh(state, param, grad, step)
+        self.look(state, param, grad, step)
         self._adam(state, param, self._inside(state, param, grad), step)
-
-    def _refresh(self, state: State, param: Tensor, grad: Tensor, step: int) -> None:
-        """Takes the subspace of a gradient's largest directions, every `update_proj_gap` steps."""
-        if self.projects(param) and (step - 1) % self.update_proj_gap == 0:
-            n, m = param.shape
-            whole = grad.to(state["projector"].dtype)
-            u, _, vh = torch.linalg.svd(whole, full_matrices=False)
-            state["projector"].copy_(u[:, : self.rank] if n <= m else vh[: self.rank].T)
 
     def _inside(self, state: State, param: Tensor, grad: Tensor) -> Tensor:
         """Returns the gradient in the subspace."""
@@ -114,7 +118,7 @@ class GaLore(FoldingOptimizer):
 
     Mode "accumulate" is exact for a given P, and keeps the sum of the micro-batches' R (r m
     elements more): v squares the sum, as Adam's does. A new P is that of the first micro-batch's
-    gradient.
+    gradient, on several ranks of rank 0's: they send P when it is new, and the sums.
 
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.

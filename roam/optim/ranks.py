@@ -10,27 +10,47 @@ gradient divided by N, becomes one of gradients divided by N·M if it is summed 
 divided by M². What it was before the mini-batch counts M times on every rank (M·β2 in the paper),
 so that this is left as it was.
 
-A mini-batch sends each state tensor once. Summing gradients sends N times as many elements as the
-parameters have.
+A mini-batch sends each state tensor once, large ones while the last backward runs (early_sends).
+Summing gradients sends N times as many elements as the parameters have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 from roam.core.errors import RanksDifferError
 from roam.core.machine import MIB, Bytes
-from roam.optim.fold import OverRanks, State
+from roam.optim.fold import OverRanks
 
 SMALL: Bytes = MIB  # tensors below this size are copied into buckets and sent together
 BUCKET: Bytes = 25 * MIB  # size at which a bucket is sent, as in DistributedDataParallel
 AHEAD = 4  # all_reduces that run at a time
+
+
+_numbers = itertools.count()  # of optimizers on ranks: every rank makes them in the same order
+
+
+class Part(NamedTuple):
+    """A state tensor that the ranks combine.
+
+    Attributes:
+        numbers: the state tensor, or what its code stands for.
+        over: how it is combined.
+        done: called with `numbers` when they are combined.
+    """
+
+    numbers: Tensor
+    over: OverRanks
+    done: Callable[[Tensor], None]
 
 
 class Alone:
@@ -39,7 +59,11 @@ class Alone:
     def check_alike(self, named: Iterable[tuple[str, Tensor]]) -> None:
         return None
 
-    def begin(self, state: State, over: Mapping[str, OverRanks]) -> None:
+    @property
+    def before_squares(self) -> float:
+        return 1.0
+
+    def take(self, state: Tensor, key: str) -> None:
         return None
 
 
@@ -50,11 +74,18 @@ class Ranks:
         group: the process group.
         size: M, the number of ranks.
         sent: elements of states that this rank has given to all_reduce.
+        small: bytes of the smallest tensor that is sent by itself.
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self.group, self.size = group, dist.get_world_size(group)
-        self.sent = 0
+        self.sent, self.small = 0, SMALL
+        # messages that say what is sent: on the way of the states, these would have to be as many
+        # on each rank when they come
+        self._control = dist.new_group(
+            dist.get_process_group_ranks(group), use_local_synchronization=True
+        )
+        self._number = next(_numbers)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Returns itself: a copied optimizer trains with the same ranks."""
@@ -83,84 +114,128 @@ class Ranks:
                         "parameters from rank 0 first"
                     )
 
-    def begin(self, state: State, over: Mapping[str, OverRanks]) -> None:
-        """Multiplies sums of squares by M, before the first fold of a mini-batch.
+    @property
+    def before_squares(self) -> float:
+        """The factor of sums of squares before the first fold of a mini-batch, M.
 
         `combine` divides them by M², and by then there are M of them.
+        """
+        return float(self.size)
+
+    def take(self, state: Tensor, key: str) -> None:
+        """Overwrites a state tensor by rank 0's.
+
+        By the store: a gradient may come on some ranks only, which would then wait for the others
+        in a collective of their own.
 
         Args:
-            state: a parameter's, decayed.
-            over: what its tensors are, by name.
+            state: the tensor.
+            key: names it, alike on every rank and differently in each mini-batch.
+
+        Raises:
+            RanksDifferError: rank 0 has none until the store's timeout.
         """
-        for name, what in over.items():
-            if what == "squares":
-                state[name].mul_(self.size)
+        store: Any = self.group.get_group_store()
+        key = f"roam/state/{self._number}/{key}"
+        if self.group.rank() == 0:
+            store.set(key, _bytes(state).tobytes())
+            return
+        try:
+            given = store.get(key)
+        except RuntimeError as error:
+            raise RanksDifferError(
+                f"{key}: rank 0 has not made this state of the optimizer, which all ranks take "
+                "from it. Every parameter that has it needs a gradient on rank 0"
+            ) from error
+        made = torch.frombuffer(bytearray(given), dtype=state.dtype)
+        state.copy_(made.view(state.shape))
+        if store.add(f"{key}/read", 1) == self.size - 1:
+            store.delete_key(key)
+            store.delete_key(f"{key}/read")
 
-    def any_folded(self, folded: Sequence[bool], device: torch.device) -> list[bool]:
-        """Returns which parameters have a gradient on any rank.
+    def agree(
+        self, folded: Sequence[bool], sent: int, device: torch.device
+    ) -> tuple[list[bool], int]:
+        """Returns which parameters have a gradient on any rank, and the most that a rank has sent.
 
-        folded: which have one on this rank, in the order of the groups.
+        Args:
+            folded: which have one on this rank, in the order of the groups.
+            sent: how many states this rank has sent early.
+            device: where the ranks communicate.
         """
-        found = torch.tensor(folded, dtype=torch.uint8, device=device)
-        dist.all_reduce(found, dist.ReduceOp.MAX, self.group)
-        return [bool(each) for each in found.tolist()]
+        found = torch.tensor([*map(int, folded), sent], dtype=torch.int32, device=device)
+        dist.all_reduce(found, dist.ReduceOp.MAX, self._control)
+        *anywhere, most = found.tolist()
+        return [bool(each) for each in anywhere], most
 
-    def combine(self, states: Iterable[tuple[State, Mapping[str, OverRanks]]]) -> None:
-        """Combines the states of parameters over the ranks, in place.
+    def combine(self, parts: Iterable[Part]) -> None:
+        """Combines states over the ranks, in place.
 
-        states: each with what its tensors are. Their order is the same on every rank.
+        Takes a part when there is room to send it, so that few codes are decoded at a time.
+
+        Args:
+            parts: the states, in an order that all ranks have.
         """
-        parts: list[tuple[Tensor, float]] = []
-        for state, over in states:
-            for name, what in over.items():
-                share = 1 / self.size if what == "mean" else 1 / self.size**2
-                parts.append((state[name], share))
-        running: list[tuple[dist.Work | None, Tensor, list[tuple[Tensor, float]]]] = []
-        for bucket in _buckets(parts):
-            if len(running) == AHEAD:
-                _finish(*running.pop(0))
-            sent = _joined(bucket)
-            self.sent += sent.numel()
-            work = dist.all_reduce(sent, group=self.group, async_op=True)
-            running.append((work, sent, bucket))
-        for each in running:
-            _finish(*each)
+        waits: list[Callable[[], None]] = []
+        for bucket in _buckets(parts, self.small):
+            waits.append(self.start(bucket))
+            if len(waits) == AHEAD:
+                waits.pop(0)()
+        for wait in waits:
+            wait()
+
+    def start(self, bucket: Sequence[Part]) -> Callable[[], None]:
+        """Starts to combine states together. Returns what waits until they are combined."""
+        sent = _joined([part.numbers for part in bucket])
+        self.sent += sent.numel()
+        work = dist.all_reduce(sent, group=self.group, async_op=True)
+
+        def wait() -> None:
+            if work is not None:
+                work.wait()
+            at = 0
+            for numbers, over, done in bucket:
+                if sent is not numbers:
+                    numbers.copy_(sent[at : at + numbers.numel()].view(numbers.shape))
+                    at += numbers.numel()
+                numbers.mul_(1 / self.size if over == "mean" else 1 / self.size**2)
+                done(numbers)
+
+        return wait
 
 
 def _digest(param: Tensor) -> str:
     """Returns a hash of the values."""
-    values = param.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return blake2b(values.numpy().data, digest_size=16).hexdigest()
+    return blake2b(_bytes(param).data, digest_size=16).hexdigest()
 
 
-def _buckets(parts: Sequence[tuple[Tensor, float]]) -> Iterator[list[tuple[Tensor, float]]]:
-    """Yields what is sent together: a large tensor by itself, small ones of a dtype and device."""
-    open_: dict[tuple[torch.dtype, torch.device], list[tuple[Tensor, float]]] = {}
-    for tensor, share in parts:
-        if tensor.nbytes >= SMALL:
-            yield [(tensor, share)]
+def _bytes(tensor: Tensor) -> NDArray[np.uint8]:
+    """Returns the bytes of the elements, in memory of the CPU."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return flat.numpy()
+
+
+def _buckets(parts: Iterable[Part], small: Bytes) -> Iterator[list[Part]]:
+    """Yields what is sent together: a large tensor by itself, small ones of a dtype and device.
+
+    small: bytes of the smallest large tensor.
+    """
+    open_: dict[tuple[torch.dtype, torch.device], list[Part]] = {}
+    for part in parts:
+        tensor = part.numbers
+        if tensor.nbytes >= small:
+            yield [part]
             continue
         bucket = open_.setdefault((tensor.dtype, tensor.device), [])
-        bucket.append((tensor, share))
-        if sum(t.nbytes for t, _ in bucket) >= BUCKET:
+        bucket.append(part)
+        if sum(other.numbers.nbytes for other in bucket) >= BUCKET:
             yield open_.pop((tensor.dtype, tensor.device))
     yield from open_.values()
 
 
-def _joined(bucket: Sequence[tuple[Tensor, float]]) -> Tensor:
-    """Returns a tensor to send: the only one of the bucket, or a contiguous copy of all."""
-    [first, *others] = (tensor for tensor, _ in bucket)
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """Returns a tensor to send: the only one, or a contiguous copy of all."""
+    [first, *others] = tensors
     if not others and first.is_contiguous():
         return first
-    return torch.cat([t.reshape(-1) for t in (first, *others)])
-
-
-def _finish(work: dist.Work | None, sent: Tensor, bucket: Sequence[tuple[Tensor, float]]) -> None:
-    if work is not None:
-        work.wait()
-    at = 0
-    for tensor, share in bucket:
-        if sent is not tensor:
-            tensor.copy_(sent[at : at + tensor.numel()].view(tensor.shape))
-            at += tensor.numel()
-        tensor.mul_(share)
+    return torch.cat([t.reshape(-1) for t in tensors])

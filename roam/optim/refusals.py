@@ -41,8 +41,10 @@ def sparse(parameter: str, optimizer: str) -> SparseGradientError:
 def data_parallel(optimizer: str) -> DataParallelError:
     return DataParallelError(
         f"DistributedDataParallel would sum gradients that {optimizer} has folded before: every "
-        f"rank would train on its own. Leave DistributedDataParallel out, and use {optimizer}("
-        "process_group=..., mode='accumulate'), or use torch.optim.AdamW here."
+        "rank would train on its own. Two ways work, both without DistributedDataParallel: "
+        f"{optimizer}(process_group=..., mode='accumulate'), which combines states once a "
+        "mini-batch, and fully_shard (FSDP2), which sums each gradient before its fold. Or keep "
+        "DistributedDataParallel, and use torch.optim.AdamW."
     )
 
 
@@ -97,8 +99,8 @@ def ranks_stored() -> HyperparameterError:
 def alone(rule: str) -> HyperparameterError:
     return HyperparameterError(
         f"process_group: nothing is known of how states of {rule} with these values are combined "
-        "over ranks. AdamA, AdamW, SlimAdamA, AdamMini, Lion, SGD, Muon and Scion with float "
-        "states can be; or sum gradients before the fold: fully_shard (FSDP2)"
+        "over ranks. AdamA, AdamW, SlimAdamA, AdamMini, GaLore, Lion, SGD, Muon and Scion can "
+        "be; or sum gradients before the fold: fully_shard (FSDP2)"
     )
 
 

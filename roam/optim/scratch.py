@@ -132,6 +132,7 @@ def _absorbing(
             rule.release([Update(state, own, gradient, 1)])
         else:
             rule.decay(state, own, 1)
+            rule.look(state, own, gradient, 1)
             rule.fold(state, own, gradient, Turn(1, 0, 1.0))
 
     return run, specs

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from roam.optim import refusals
+from roam.optim.early_sends import EarlySends, Owner
 from roam.optim.fold import STEP, AccumulatingRule, FoldRule, Turn, Update
 from roam.optim.max_norm import MaxNorm
-from roam.optim.ranks import Alone, Ranks
+from roam.optim.ranks import Alone, Part, Ranks
 from roam.optim.stored_states import in_memory
 
 ONE = torch.ones((), dtype=STEP.dtype)
@@ -37,13 +39,16 @@ def release(updates: Sequence[Release]) -> None:
         rule.release(together)
 
 
-def fold(update: Release, seen: int, scale: float, ranks: Alone | Ranks) -> None:
+def fold(
+    update: Release, name: Callable[[Tensor], str], seen: int, scale: float, ranks: Alone | Ranks
+) -> None:
     """Folds one of `1 / scale` gradients of a rank.
 
     The update is counted at the end of the mini-batch.
 
     Args:
         update: the gradient.
+        name: returns the name of a parameter.
         seen: how many of them were folded before.
         scale: 1 / N.
         ranks: the processes that fold gradients of the mini-batch.
@@ -52,40 +57,60 @@ def fold(update: Release, seen: int, scale: float, ranks: Alone | Ranks) -> None
     found = _update(update)
     if seen == 0:
         _decay(rule, found, ranks)
+        for state in rule.look(found.state, found.param, found.grad, found.step + 1):
+            ranks.take(found.state[state], f"{name(update.param)}/{state}/{found.step}")
     rule.fold(found.state, found.param, found.grad, Turn(found.step + 1, seen, scale))
 
 
-def combine(ranks: Ranks, updates: Sequence[Release], folded: Container[Tensor]) -> list[Tensor]:
+def combine(
+    early: EarlySends, owner: Owner, updates: Sequence[Release], folded: Container[Tensor]
+) -> list[Tensor]:
     """Combines the states of a mini-batch over the ranks. Returns the parameters to update.
 
     These are those with a gradient on any rank.
 
     Args:
-        ranks: the ranks.
+        early: what this rank has sent already.
+        owner: the optimizer.
         updates: all parameters, each as its own gradient, in an order that all ranks have.
         folded: the parameters that have a gradient on this rank.
     """
     if not updates:
         return []
+    ranks = early.ranks
     here = [update.param in folded for update in updates]
-    anywhere = ranks.any_folded(here, updates[0].param.device)
-    params, states = [], []
+    anywhere, most = ranks.agree(here, early.sent, updates[0].param.device)
+    used: list[tuple[Release, AccumulatingRule, Update]] = []
     for release, on_this_rank, on_any in zip(updates, here, anywhere, strict=True):
-        if not on_any:
-            continue
-        rule, update = accumulating(release.rule), _update(release)
-        if not on_this_rank:
-            _decay(rule, update, ranks)
-        params.append(release.param)
-        states.append((update.state, rule.over_ranks))
-    ranks.combine(states)
-    return params
+        if on_any:
+            used.append((release, accumulating(release.rule), _update(release)))
+            if not on_this_rank:
+                _decay(*used[-1][1:], ranks)
+    sent = early.catch_up(owner, most)
+
+    def parts() -> Iterator[Part]:
+        for release, rule, update in used:
+            for name, over in rule.over_ranks.items():
+                if (release.param, name) not in sent:
+                    store = partial(_store, rule, update, name)
+                    yield Part(rule.decoded(update.state, name), over, store)
+
+    ranks.combine(parts())
+    early.finish()
+    return [release.param for release, *_ in used]
+
+
+def _store(rule: AccumulatingRule, update: Update, name: str, numbers: Tensor) -> None:
+    rule.encode(update.state, name, numbers, update.step + 1)
 
 
 def _decay(rule: AccumulatingRule, update: Update, ranks: Alone | Ranks) -> None:
     """Decays a state at the start of a mini-batch."""
     rule.decay(update.state, update.param, update.step + 1)
-    ranks.begin(update.state, rule.over_ranks)
+    if ranks.before_squares != 1:
+        for name, over in rule.over_ranks.items():
+            if over == "squares":
+                rule.multiply(update.state, name, ranks.before_squares)
 
 
 def apply(rule: FoldRule, state: dict[str, Any], param: Tensor, factor: float) -> None:

@@ -20,6 +20,7 @@ from itertools import count
 from typing import Any
 
 from torch import Tensor, UntypedStorage
+from torch._subclasses.fake_tensor import is_fake
 
 from roam.core.budget import Beside
 from roam.core.machine import Bytes
@@ -114,11 +115,15 @@ def run_of(graph: str, made: Iterable[Tensor]) -> Run | None:
 def persistent(args: Sequence[Any], of_graph: Bytes) -> dict[int, Bytes]:
     """Returns the bytes of a graph's inputs by address; under 0 its states, which are no inputs.
 
+    Inputs without data have no address, and count as states: a compiled DistributedDataParallel
+    has its graphs compiled for such.
+
     Args:
         args: the inputs.
         of_graph: bytes of all that is persistent.
     """
-    storages = (a.untyped_storage() for a in args if isinstance(a, Tensor))
+    real = (a for a in args if isinstance(a, Tensor) and not is_fake(a))
+    storages = (a.untyped_storage() for a in real)
     found = {s.data_ptr(): s.nbytes() for s in storages}
     return {**found, 0: max(0, of_graph - sum(found.values()))}
 

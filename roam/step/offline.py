@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from roam.core.budget import Beside
 from roam.core.errors import OfflineError
 from roam.core.folds import Folds
 from roam.core.problem import Problem
+from roam.core.sharded import Sharding, sharded
 from roam.inspect.nesting import beside
 from roam.inspect.record import GraphRecord
 from roam.lowering.aten.kernels import AtenKernels
@@ -27,6 +28,7 @@ from roam.lowering.table import first_to_compile
 from roam.lowering.trace import tell
 from roam.optim.folding import FoldingOptimizer
 from roam.options import Options
+from roam.planner import Settings, plan
 from roam.step.graph_optimizers import Needs, Used, offline_needs_of
 from roam.step.pending_forwards import left_whole
 
@@ -142,6 +144,22 @@ def capture_graph(
         found.append(kernels.unplanned_problem(args, folds).problem)
 
     return kernels.compile(gm, example_inputs, OfflineStep(kernels, original, look))
+
+
+def one_rank(record: GraphRecord, how: Sharding, seconds: float) -> GraphRecord:
+    """Returns the record of a graph on one of the ranks that share its parameters.
+
+    What runs again stays as it was chosen for a process that trains alone.
+
+    Args:
+        record: the graph's, planned for a process that trains alone.
+        how: how the ranks share parameters.
+        seconds: how much work planning may take, as `Settings.seconds`.
+    """
+    assert record.problem is not None, "an offline plan that fails raises"
+    problem = sharded(record.problem, how)
+    found = plan(problem, Settings(seconds))
+    return replace(record, problem=problem, plan=found, step=None)
 
 
 def usual_lowering(device: torch.device | str | None) -> str:

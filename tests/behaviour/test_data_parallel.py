@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -14,9 +15,12 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import roam
+from roam.core.budget import MARGIN
+from roam.step import rank_agreement
 from tests.helpers import assert_equal, compiler, flat, snapshot
 
 RANKS = 2
+FREE = 10**9  # bytes
 Wrap = Callable[[nn.Module, Callable[[Any], Any]], Any]
 
 
@@ -88,6 +92,20 @@ def train(rank: int, wrap: Wrap, backend: str) -> list[Any]:
     return found
 
 
+def limits(rank: int, wrap: Wrap) -> list[int]:
+    """What a budget "auto" leaves to each graph, if the second rank has twice as much free."""
+    with patch.object(rank_agreement, "free_bytes", lambda device: (1 + rank) * FREE):
+        run_auto(wrap)
+    return [g.recomputed.limit for g in roam.report().graphs if g.recomputed is not None]
+
+
+def run_auto(wrap: Wrap) -> None:
+    torch._dynamo.reset()
+    roam.reset_report()
+    run = wrap(Net(), compiler("roam", options={"budget": "auto", "lowering": "aten"}))
+    run(torch.randn(6, 8)).square().mean().backward()
+
+
 def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group(
@@ -100,6 +118,9 @@ def worker(rank: int, folder: str) -> None:
         found = train(rank, wrap, "step")
         report = roam.report()
         results[name] = (found, expected, report.planned, report.unplanned)
+    found = {name: limits(rank, wrap) for name, wrap in WRAPS.items()}
+    assert all(found.values())
+    assert {limit for each in found.values() for limit in each} == {int((1 - MARGIN) * FREE)}
     torch.save(results, f"{folder}/{rank}")
     distributed.destroy_process_group()
 

@@ -28,6 +28,7 @@ from roam.lowering.aten.boxed_code import boxed
 from roam.lowering.aten.lowered import Lowered, SavedAt, size_of
 from roam.passes import gradient_release
 from roam.passes.annotations import inplace, out_variants
+from roam.passes.collectives import being_sent, is_wait
 from roam.passes.geometry import tensors, value
 from roam.runtime.blocks import BlockPool, allocate, carve, twin
 from roam.runtime.reused_inputs import ReusedInputs
@@ -93,6 +94,10 @@ def _reused_inputs(
         overwritten=frozenset(i for i, b in buffers.items() if b in outside),
         dying=frozenset(i for i, b in buffers.items() if b in tangents and given[i].numel() != 1),
     )
+
+
+def alive_until_here(*tensors: torch.Tensor) -> None:
+    """Does nothing. A call keeps tensors alive that a collective reads."""
 
 
 class _Emitter:
@@ -188,6 +193,9 @@ class _Emitter:
         if variant is None or by_itself:
             self.new[node] = self.graph.node_copy(node, self.value)
             self.unpack(node)
+            if is_wait(node):  # the code drops what it does not name again
+                sent = [self.value(n) for n in being_sent(node)]
+                self.graph.call_function(alive_until_here, tuple(sent))
             return
         outs = [self.destination(node, b, t) for b, t in zip(results, tensors(node), strict=True)]
         call = self.graph.call_function(

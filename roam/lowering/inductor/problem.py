@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from torch._inductor import ir
 from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import BaseSchedulerNode
-from torch._inductor.utils import get_dtype_size
+from torch._inductor.utils import contains_collective, contains_wait, get_dtype_size
 
 from roam.capture.node_facts import block_suffix
 from roam.capture.origins import OriginNotes
@@ -33,7 +33,7 @@ from roam.core import machine
 from roam.core.build import ProblemBuilder
 from roam.core.errors import UnplannableError
 from roam.core.origins import NO_ORIGINS, Origins
-from roam.core.problem import BufferId, Home, Kind, Problem
+from roam.core.problem import BufferId, Home, Kind, Lane, OpId, Problem
 from roam.lowering.inductor.in_place import WITHOUT_MEMORY, written_over
 from roam.lowering.inductor.inner_buffers import is_removed
 from roam.lowering.inductor.origins import (
@@ -156,6 +156,7 @@ class _Reader:
     # by name of one part of a tuple of results, the names of all its parts (names from `root`)
     tuple_of: dict[str, list[str]] = field(default_factory=dict)
     op_of: dict[BaseSchedulerNode, int] = field(default_factory=dict)
+    last_collective: OpId | None = None
     estimated: list[str] = field(default_factory=list)
     estimated_costs: list[str] = field(default_factory=list)
     phase: int = 0
@@ -207,6 +208,9 @@ class _Reader:
         changed = [self.root(m) for made in node.get_outputs() for m in made.get_mutations()]
         changes = dict.fromkeys(self.buffer_of[r] for r in changed if r in self.buffer_of)
         earlier = sorted({self.op_of[p] for p in node.mpi_node.pred_nodes if p in self.op_of})
+        communicates = contains_collective(node) or contains_wait(node)
+        if communicates and self.last_collective is not None:
+            earlier.append(self.last_collective)
         cost = self.costs.get(node.get_name())
         seconds = 0.0 if cost is None else cost.seconds
         release = release_of(node)
@@ -239,7 +243,10 @@ class _Reader:
             after=earlier,
             where=module_of(node),
             once=must_run_once(node),
+            lane=Lane.COMMUNICATION if communicates else Lane.COMPUTE,
         )
+        if communicates:
+            self.last_collective = self.op_of[node]
         self.note_cost(node, cost)
         self.origins.note_kernel(self.build.ops[self.op_of[node]].name, sources(node))
 
