@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 SEEDS = 2**62  # seeds are drawn below this
+SECOND = 0x1E3779B97F4A7C15  # the golden ratio in 62 bits: far from others in both halves
 _WORD = 2**32 - 1
 
 
@@ -24,15 +25,20 @@ class Noise:
 
     Attributes:
         seed: drawn once a step, int64, [1].
-        stream: a number of the tensor.
+        stream: a number of the tensor, as long as a seed: with two that share their low 32 bits
+            but for a few, one tensor would get the other's numbers in another order.
     """
 
     seed: Tensor
     stream: int = 0
 
+    def second(self) -> Noise:
+        """Returns other numbers of the same tensor and step."""
+        return Noise(self.seed, self.stream ^ SECOND)
+
     def alone(self) -> Noise:
         """Returns the same numbers as those of a seed, 8 bytes that the backward can read."""
-        return Noise(self.seed ^ (self.stream & _WORD))
+        return Noise(self.seed ^ self.stream)
 
     def uniform(self, count: int) -> Tensor:
         """Returns `count` independent numbers, evenly distributed over [0, 1), as float64.
@@ -41,7 +47,7 @@ class Noise:
         hash-prospector), once with each half of the seed.
         """
         counter = torch.arange(count, device=self.seed.device)
-        seed = self.seed ^ (self.stream & _WORD)
+        seed = self.seed ^ self.stream
         words = _hash(_hash(_hash(counter ^ (seed & _WORD)) ^ (seed >> 32)))
         return words.to(torch.float64) / (_WORD + 1)
 
