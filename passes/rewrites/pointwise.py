@@ -31,6 +31,8 @@ ACTIVATIONS = (
     aten.mish_backward.default,
     aten.silu_backward.default,
     aten.softplus_backward.default,
+    aten.threshold_backward.default,
+    aten.hardtanh_backward.default,
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from roam.core.errors import OptionError
 from roam.core.problem import Home, Kind
 from roam.inspect.measure import measure_peak
 from roam.optim import AdamA
+from roam.options import Options
 from roam.passes import RAD, WTACRS, ApproxBP, Quantized, VeLoRA
 from roam.passes.rewrites.saved import Method, Noise, Restored, SavedTensor
 from tests.behaviour.shrunk_training import Mlp, changed, compiled, gradients, inputs, shrunk
@@ -234,7 +236,27 @@ def test_names_and_offline_plans() -> None:
     assert kept is not None
     assert plan.graphs[0].shrunk is not None
     assert kept.removed > plan.graphs[0].shrunk.removed
-    with pytest.raises(OptionError, match="unexpected keyword argument 'depth'"):
-        roam.plan(Mlp(), inputs(), rewrites=["quantized:depth=4"])
-    with pytest.raises(OptionError, match=r"knows no 'wta': the names are wta-crs, quantized"):
-        roam.plan(Mlp(), inputs(), rewrites=["wta"])
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "says"),
+    [
+        ("wta", "knows no 'wta': the names are wta-crs, quantized"),
+        ("quantized:depth=4", "quantized has no 'depth', but bits, group"),
+        ("wta-crs:0.3", "a value needs the name of its field before it"),
+        ("wta-crs:keep=", "not fields as in 'wta-crs:keep=0.1'"),
+        ("wta-crs:keep=much", "Expected `float`, got `str` - at `$.keep`"),
+        ("wta-crs:keep=2", "keep of wta-crs is a share above 0 and up to 1, not 2"),
+        ("wta-crs:modules=up", "Expected `array`, got `str` - at `$.modules`"),
+        (WTACRS(modules="up"), "modules of wta-crs is a tuple of patterns, not 'up'"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_rewrite_is_refused(rewrite: Any, says: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(says)):
+        Options.parse({"rewrites": [rewrite]}, None)
+
+
+def test_fields_behind_a_name_are_those_of_a_call() -> None:
+    text = "wta-crs:keep=0.1,modules=('h.*', 'head'),sampler=winners"
+    found = Options.parse({"rewrites": [text]}, None).rewrites
+    assert found == (WTACRS(keep=0.1, modules=("h.*", "head"), sampler="winners"),)
