@@ -26,6 +26,7 @@ aten, prims = torch.ops.aten, torch.ops.prims
 EXACT_IN = (  # WTA-CRS's choice, in the names of transformers' models
     *("*.q", "*.k", "*.v", "*.query", "*.key", "*.value", "*.q_proj", "*.k_proj", "*.v_proj"),
     *("*.c_attn", "*lm_head", "*classifier", "*score"),
+    *("*lora_B*", "*lora_b"),  # its input is thin already
 )
 
 # matrix products, with the position of their left operand

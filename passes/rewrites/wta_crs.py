@@ -39,7 +39,7 @@ class WTACRS:
         keep: the share of the rows, above 0 and up to 1.
         modules: see `SavedRewrite`.
         exact_in: patterns of modules whose inputs are not sampled. By default, as in the paper,
-            the projections to queries, keys and values, and heads; not LoRA's A inside of them.
+            the projections to queries, keys and values, heads, and LoRA's B; not LoRA's A.
         sampler: "threshold" (distinct rows, never more variance) or "winners" (the paper's).
         bits: of the codes of the rows that are kept, 8 or 4, rounded at random, so that dW stays
             unbiased; None keeps the rows as they are.
