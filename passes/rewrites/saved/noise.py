@@ -5,6 +5,11 @@
 
 A step draws one seed. `torch.manual_seed` makes it reproducible, and the numbers of one tensor do
 not depend on what else is sampled. Recomputation gets the same numbers, as it needs only the seed.
+
+The seed is drawn before the forward's other numbers, so dropout's masks are others than without a
+rewrite. A generator of its own could not do better: nothing tells that `manual_seed` was called if
+the state is the same again, and a seed that is read from torch's generator without advancing it
+would stay the same from step to step in a model that draws nothing else.
 """
 
 from __future__ import annotations

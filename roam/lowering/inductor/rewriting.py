@@ -12,6 +12,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from roam.lowering.inductor.user_passes import cache_key, users_own
 from roam.passes.pipeline import Failed, Pass, run, working
+from roam.passes.rewrites.saved import SavedRewrite, ShrinkSaved
 
 
 def joint_pass(rewrites: Sequence[Pass], failed: Failed) -> dict[str, Any]:
@@ -48,14 +49,17 @@ class JointRewrites(CustomGraphPass):
 
         Returns None if some source code is unknown, so that Inductor caches nothing.
         """
-        files = {_source(each) for each in self.rewrites}
+        smaller = (
+            r for each in self.rewrites if isinstance(each, ShrinkSaved) for r in each.rewrites
+        )
+        files = {_source(each) for each in (*self.rewrites, *smaller)}
         if None in files:
             return None  # a rewrite without a source file may change while its key does not
         known = (file for file in files if file)
         return cache_key(self.first, [__file__, *known], self.rewrites)
 
 
-def _source(rewrite: Pass) -> str | None:
+def _source(rewrite: Pass | SavedRewrite) -> str | None:
     """Returns the source file of a rewrite's class; None if there is none, as in a notebook."""
     try:
         file = getsourcefile(type(rewrite))
