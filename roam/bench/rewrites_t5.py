@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -173,7 +174,7 @@ def _row(model: str, name: str) -> Row:
     trained = [p for p in net.parameters() if p.requires_grad]
     optimizer = AdamA(trained) if how.folds else None
     with torch.device("meta"):
-        batch = {
+        batch: dict[str, Any] = {
             "input_ids": torch.zeros(shape.batch, TOKENS, dtype=torch.long),
             "labels": torch.zeros(shape.batch, LABELS, dtype=torch.long),
         }

@@ -115,7 +115,7 @@ class Choice:
                 if how is not None:
                     self.useful.append(rewrite)
                     whole = _whole(tensor) if isinstance(how, Smaller) else how
-                    found.append(how if whole is None else (rewrite, whole))  # type: ignore[arg-type]
+                    found.append(how if whole is None else (rewrite, whole))
         return self._known[node]
 
     def _tell(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -64,7 +65,7 @@ def _check(method: Replaced | Restored, tensor: SavedTensor, small: tuple[Tensor
         _check_like(made, tensor.value, "restore")
         return
     for op, result in method.results.items():
-        operands = [op.args[i] for i in result.operands]
+        operands: Any = [op.args[i] for i in result.operands]
         call = result.call
         made = results(lambda _, *given: call(small, *given), tensor.node, *operands)  # noqa: B023
         _check_like(made, value(op), f"the result for {op.name}")
