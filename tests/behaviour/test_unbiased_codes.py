@@ -40,6 +40,7 @@ def distances(rewrites: list[object], name: str) -> Tensor:
     return (found.mean(0) - exact) / (found.std(0) / DRAWS**0.5)
 
 
+@pytest.mark.slow
 def test_gradients_before_an_activation_have_no_bias() -> None:
     """up.bias sums over all tokens what GELU's derivative makes of its input."""
     without = distances([WTACRS(bits=8), Quantized(bits=4, smallest=0, unbiased=True)], "up.bias")
