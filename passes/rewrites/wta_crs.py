@@ -65,11 +65,11 @@ class WTACRS:
 
     def method(self, tensor: SavedTensor) -> Method:
         if self.bits is None:
-            found = for_weights(tensor, self.sample, _FROM_SAMPLE, self.exact_in)
+            found = for_weights(tensor, self.sample, FROM_SAMPLE, self.exact_in)
         elif self.bits == 4 and (not tensor.value.dim() or tensor.value.shape[-1] % 2):
             return None
         else:
-            products = {at: self.decoded(product) for at, product in _FROM_SAMPLE.items()}
+            products = {at: self.decoded(product) for at, product in FROM_SAMPLE.items()}
             found = for_weights(tensor, self.coded, products, self.exact_in)
         return found if found is None or self.keep < 1 else Whole("all rows are kept")
 
@@ -114,4 +114,4 @@ def _rows_last(kept: tuple[Tensor, Tensor], other: Tensor) -> Tensor:
     return torch.mm(other.t().index_select(0, index).t(), rows)
 
 
-_FROM_SAMPLE = {0: _rows_first, 1: _rows_last}
+FROM_SAMPLE = {0: _rows_first, 1: _rows_last}

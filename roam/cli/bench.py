@@ -271,12 +271,19 @@ def rewrites(
     picture: Annotated[
         Path | None, typer.Option(help="A .svg or .png file for the curves of --fine-tuning.")
     ] = None,
+    time: Annotated[
+        bool, typer.Option("--time", help="Time the gradient of a weight of samples instead.")
+    ] = False,
 ) -> None:
     """Count what a block saves with rewrites of saved tensors, or what they cost in learning."""
     from roam.bench.rewrites import model_names, rewrites_bench
     from roam.bench.rewrites_learning import fine_tuning_bench, learning_bench
     from roam.bench.rewrites_t5 import shape_names, t5_bench
+    from roam.bench.rewrites_time import time_bench
 
+    if time:
+        time_bench()
+        return
     names = only.split(",") if only else []
     if fine_tuning:
         fine_tuning_bench(json_file=json, picture=picture)
