@@ -49,10 +49,10 @@ class JointRewrites(CustomGraphPass):
 
         Returns None if some source code is unknown, so that Inductor caches nothing.
         """
-        smaller = (
-            r for each in self.rewrites if isinstance(each, ShrinkSaved) for r in each.rewrites
-        )
-        files = {_source(each) for each in (*self.rewrites, *smaller)}
+        every: list[Pass | SavedRewrite] = [*self.rewrites]
+        for each in self.rewrites:
+            every += each.rewrites if isinstance(each, ShrinkSaved) else ()
+        files = {_source(each) for each in every}
         if None in files:
             return None  # a rewrite without a source file may change while its key does not
         known = (file for file in files if file)
