@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from roam.passes.rewrites.approx_bp import ApproxBP
     from roam.passes.rewrites.quantized import Quantized
     from roam.passes.rewrites.rad import RAD
+    from roam.passes.rewrites.relu_bits import ReluBits
     from roam.passes.rewrites.velora import VeLoRA
     from roam.passes.rewrites.wta_crs import WTACRS
 
-__all__ = ["RAD", "WTACRS", "ApproxBP", "Quantized", "VeLoRA"]
+__all__ = ["RAD", "WTACRS", "ApproxBP", "Quantized", "ReluBits", "VeLoRA"]
 
 if __name__ != "roam.passes":
     raise ImportError(f"this package is roam.passes, not {__name__}")
@@ -24,6 +25,7 @@ _LAZY = {  # imported when asked for: they import torch
     "ApproxBP": "roam.passes.rewrites.approx_bp",
     "Quantized": "roam.passes.rewrites.quantized",
     "RAD": "roam.passes.rewrites.rad",
+    "ReluBits": "roam.passes.rewrites.relu_bits",
     "VeLoRA": "roam.passes.rewrites.velora",
     "WTACRS": "roam.passes.rewrites.wta_crs",
 }

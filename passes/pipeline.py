@@ -28,6 +28,7 @@ class Pass(Protocol):
 
 
 Between = Callable[[str, int, fx.GraphModule], None]
+Failed = Callable[[str, Exception], None]  # gets the name of a pass and its error
 
 
 def run(passes: Sequence[Pass], module: fx.GraphModule, between: Between | None = None) -> None:
@@ -40,15 +41,43 @@ def run(passes: Sequence[Pass], module: fx.GraphModule, between: Between | None 
             between(each.name, changed, module)
 
 
-def rewritten(passes: Sequence[Pass], module: fx.GraphModule) -> fx.GraphModule:
-    """Returns a copy of the graph after the passes; the graph as it came if one of them fails."""
+def rewritten(
+    passes: Sequence[Pass], module: fx.GraphModule, failed: Failed | None = None
+) -> fx.GraphModule:
+    """Returns a copy of the graph after those of the passes that do not fail."""
+    return working(passes, module, failed)[0]
+
+
+def working(
+    passes: Sequence[Pass], module: fx.GraphModule, failed: Failed | None = None
+) -> tuple[fx.GraphModule, tuple[Pass, ...]]:
+    """Runs passes on a copy of a graph, without those that fail, which are logged.
+
+    Args:
+        passes: the passes.
+        module: the graph; it stays as it is.
+        failed: called with each pass that fails, and its error.
+
+    Returns:
+        The copy, or the graph itself if its only pass failed; and the passes that did not fail.
+    """
     trial = copied(module)
     try:
         run(passes, trial)
-    except Exception:
-        log.warning("a graph is planned as it came: rewriting it failed", exc_info=True)
-        return module
-    return trial
+    except Exception as error:
+        if len(passes) == 1:
+            name = passes[0].name
+            log.warning("a graph is rewritten without %s, which failed", name, exc_info=True)
+            if failed is not None:
+                failed(name, error)
+            return module, ()
+    else:
+        return trial, tuple(passes)
+    ran: tuple[Pass, ...] = ()
+    for each in passes:
+        module, one = working((each,), module, failed)
+        ran += one
+    return module, ran
 
 
 def copied(module: fx.GraphModule) -> fx.GraphModule:

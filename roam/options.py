@@ -185,6 +185,8 @@ def _rewrite(given: Any) -> Rewrite:
     if isinstance(given, str):
         return named(given)
     is_object = not isinstance(given, type) and hasattr(given, "name")
+    if is_object and isinstance(getattr(given, "modules", ()), str):
+        raise OptionError(f"modules of {given.name} is a tuple of patterns, not {given.modules!r}")
     if is_object and (callable(given) or isinstance(given, SavedRewrite)):
         found: Rewrite = given
         return found

@@ -13,20 +13,16 @@ rewrite of that, such as WTA-CRS, and where the next linear is frozen.
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from roam.passes.cheap_recompute import is_cheap
-from roam.passes.geometry import is_view, value
-from roam.passes.rewrites.saved import Method, Noise, Replaced, Result, SavedTensor
+from roam.passes.rewrites.pointwise import Pointwise, pointwise
+from roam.passes.rewrites.saved import Method, Noise, Replaced, SavedTensor
 
-aten = torch.ops.aten
 PACKED = 4  # codes in a byte
 ALIKE = 5e-3  # how far the derivative of GELU by tanh is from that by erf, at most
 
@@ -78,87 +74,30 @@ class ApproxBP:
         width = h.shape[-1] if h.dim() else None
         if not h.is_contiguous() or not isinstance(width, int) or width % PACKED:
             return None
-        found = _op(tensor) or _decomposed(tensor)
-        return None if found is None else Replaced(found[0].keep, found[1])
+        found = pointwise(tensor)
+        steps = None if found is None else _known(found)
+        if found is None or steps is None:
+            return None
+
+        def derivative(saved: tuple[Tensor, ...], shape: Any, dtype: torch.dtype) -> Tensor:
+            return steps.derivative(saved[0], shape, dtype)
+
+        return Replaced(steps.keep, found.result(derivative))
 
 
-_Found = tuple[_Steps, dict[fx.Node, Result]]
+def _known(function: Pointwise) -> _Steps | None:
+    """Returns the steps for a function of h, if it is a derivative that is known.
 
-
-def _op(tensor: SavedTensor) -> _Found | None:
-    """Finds ATen's derivative of the activation, if nothing else reads the tensor."""
-    if len(tensor.readers) != 1:
-        return None
-    op = tensor.readers[0].op
-    steps = _BACKWARDS.get(op.target)
-    if steps is None or op.args[1] is not tensor.readers[0].operand:
-        return None
-    shape, dtype = _shape(value(op)), value(op).dtype
-
-    def call(saved: tuple[Tensor], dy: Tensor) -> Tensor:
-        return dy * steps.derivative(saved[0], shape, dtype)
-
-    return steps, {op: Result(call, (0,))}
-
-
-def _decomposed(tensor: SavedTensor) -> _Found | None:
-    """Finds pointwise ops that make a derivative of the tensor alone, and are all that read it.
-
-    Which derivative that is, is computed, not taken from the way in which it is written.
+    Which derivative it is, is computed, not taken from the way in which it is written.
     """
-    if not all(is_cheap(r.op) for r in tensor.readers):
-        return None
-    h = {r.operand for r in tensor.readers}
-    inside: dict[fx.Node, None] = {}
-    for node in _from(tensor.readers[0].op):
-        given = {*node.all_input_nodes}
-        pointwise = is_cheap(node) and not is_view(node) and node.target is not operator.getitem
-        if pointwise and given and given <= h | inside.keys():
-            inside[node] = None
-    ends = [n for n in inside if any(u not in inside for u in n.users)]
-    if len(ends) != 1 or any(r.op not in inside for r in tensor.readers):
-        return None
-    [end] = ends
-    steps = _known(h, inside, end)
-    if steps is None:
-        return None
-    shape, dtype = _shape(value(end)), value(end).dtype
-
-    def call(saved: tuple[Tensor]) -> Tensor:
-        return steps.derivative(saved[0], shape, dtype)
-
-    return steps, {end: Result(call, ())}
-
-
-def _from(node: fx.Node) -> Iterator[fx.Node]:
-    """Yields a node and those behind it, in the order of the graph."""
-    while node.op != "root":
-        if node.op == "call_function":
-            yield node
-        node = node.next
-
-
-def _known(h: set[fx.Node], ops: Iterable[fx.Node], end: fx.Node) -> _Steps | None:
-    """Returns the steps for a function of h, if it is a derivative that is known."""
     with _disable_current_modes(), torch.no_grad():
         points = torch.linspace(-8, 8, 1001)
-        found: dict[fx.Node, Tensor] = dict.fromkeys(h, points)
-        for op in ops:
-            args, kwargs = fx.map_arg((op.args, op.kwargs), found.__getitem__)
-            found[op] = op.target(*args, **kwargs)  # type: ignore[operator]
+        found = function.of(points).to(torch.float32)
         normal = torch.distributions.Normal(0.0, 1.0)
         gelu = normal.cdf(points) + points * normal.log_prob(points).exp()
         sigmoid = points.sigmoid()
         silu = sigmoid * (1 + points * (1 - sigmoid))
         for steps, derivative in ((GELU, gelu), (SILU, silu)):
-            if torch.allclose(found[end].to(torch.float32), derivative, atol=ALIKE):
+            if torch.allclose(found, derivative, atol=ALIKE):
                 return steps
     return None
-
-
-def _shape(like: Tensor) -> list[Any]:
-    """Returns a shape with -1 in place of a symbolic size."""
-    return [n if isinstance(n, int) else -1 for n in like.shape]
-
-
-_BACKWARDS: dict[Any, _Steps] = {aten.gelu_backward.default: GELU, aten.silu_backward.default: SILU}

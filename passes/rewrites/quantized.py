@@ -8,8 +8,11 @@ Rounding is unbiased: the expected x' is x. So is what reads x' linearly, such a
 weight. What is not linear in x (the derivative of an activation, a norm, an attention) has a bias
 of second order in the step. Ops that are exact functions of x' (recomputed ones) have it, too.
 
-The elements of a group share one random number, which a fixed sequence shifts from element to
-element (Weyl's, by the golden ratio): each by itself is uniform, and random numbers need no memory.
+With `unbiased` only what is read linearly is restored. Of an activation's input h, which is not,
+the backward needs the derivative g(h) alone, as a factor of a gradient: its codes are saved in
+place of h, and what is recomputed of h gets codes of its own. Then no gradient has a bias, and the
+loss keeps every bit; queries, keys and the inputs of norms stay whole.
+
 Fresh scales of each step need no state; Mesa's running scales clip, which is a bias.
 """
 
@@ -26,10 +29,11 @@ from torch import Tensor
 from roam.core.errors import OptionError
 from roam.passes.dependencies import needed_for
 from roam.passes.geometry import value
-from roam.passes.rewrites.saved import Method, Noise, Restored, SavedTensor
-
-GOLDEN = 0.6180339887498949  # the fraction whose multiples are spread most evenly over [0, 1)
-LEAST_STEP = 1e-30  # of a group of equal elements
+from roam.passes.rewrites.codes import BITS, Codes
+from roam.passes.rewrites.linear_operands import is_given
+from roam.passes.rewrites.linear_readers import multiplies_gradients, reads_linearly
+from roam.passes.rewrites.pointwise import pointwise
+from roam.passes.rewrites.saved import Method, Noise, Replaced, Restored, SavedTensor, Whole
 
 
 @dataclass(frozen=True)
@@ -42,17 +46,19 @@ class Quantized:
         smallest: the fewest bytes of a tensor that is quantized.
         modules: see `SavedRewrite`. By default tensors that code outside of all modules reads, such
             as a loss function on logits, are saved as they are.
+        unbiased: whether tensors stay whole if a gradient would get a bias.
     """
 
     bits: int = 8
     group: int = 256
     smallest: int = 16 * 1024
     modules: tuple[str, ...] = ("?*",)
+    unbiased: bool = False
     name: str = "quantized"
     exact: bool = False
 
     def __post_init__(self) -> None:
-        if self.bits not in (4, 8):
+        if self.bits not in BITS:
             raise OptionError(f"bits of quantized is 8 or 4, not {self.bits!r}")
         if self.group < 2 or self.group % 2:
             raise OptionError(f"group of quantized is an even number, not {self.group!r}")
@@ -61,23 +67,42 @@ class Quantized:
         x = tensor.value
         if not x.is_floating_point() or tensor.bytes < self.smallest:
             return None
-        if _is_statistic(tensor) or not _is_computed(tensor):
-            return None
+        if _is_statistic(tensor) or not _is_computed(tensor) or is_given(tensor.node):
+            return None  # a cast of a weight, too: made again of the weight, it is exact
         order = memory_order(x)
         if order is None or (self.bits == 4 and self.width(x, order) % 2):
             return None
+        if self.unbiased and not reads_linearly(tensor):
+            return self.of_derivative(tensor)
         # a symbolic size would have to be saved itself
         sizes = [n if isinstance(n := x.shape[d], int) else -1 for d in order]
         dtype = x.dtype
 
         def keep(x: Tensor, noise: Noise) -> tuple[Tensor, ...]:
-            return self.encode(x.permute(order).reshape(-1, self.width(x, order)), noise)
+            grouped = x.permute(order).reshape(-1, self.width(x, order))
+            return self.codes.encode(grouped, noise)
 
         def restore(saved: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-            found = self.decode(*saved).to(dtype).reshape(sizes)
+            found = self.codes.decode(*saved).to(dtype).reshape(sizes)
             return found.permute([order.index(d) for d in range(len(order))])
 
-        return Restored(keep, restore)
+        return Restored(keep, restore, remakes=not self.unbiased)
+
+    def of_derivative(self, tensor: SavedTensor) -> Method:
+        """Returns how codes of the derivative stand in for an activation's input."""
+        function = pointwise(tensor)
+        if function is None or not (function.takes or multiplies_gradients(function.op)):
+            return Whole("what reads it is not linear in it")
+        order = list(range(tensor.value.dim()))
+
+        def keep(x: Tensor, noise: Noise) -> tuple[Tensor, ...]:
+            grouped = function.of(x).reshape(-1, self.width(x, order))
+            return self.codes.encode(grouped, noise)
+
+        def make(saved: tuple[Tensor, ...], shape: list[int], dtype: torch.dtype) -> Tensor:
+            return self.codes.decode(*saved).to(dtype).reshape(shape)
+
+        return Replaced(keep, function.result(make))
 
     def width(self, x: Tensor, order: list[int]) -> Any:
         """Returns how many elements share a scale."""
@@ -86,29 +111,9 @@ class Quantized:
             return self.group
         return row
 
-    def encode(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns codes, and the least element and the step of each group. x: [groups, group]."""
-        x = x.to(torch.float32)
-        least = x.amin(1, keepdim=True)
-        step = ((x.amax(1, keepdim=True) - least) / self.levels).clamp_min(LEAST_STEP)
-        shifts = torch.arange(x.shape[1], device=x.device, dtype=torch.float64) * GOLDEN
-        drawn = noise.uniform(x.shape[0]).unsqueeze(1).to(torch.float32)
-        thresholds = (drawn + shifts.frac().to(torch.float32)).frac()
-        codes = ((x - least) / step + thresholds).floor().clamp(0, self.levels).to(torch.uint8)
-        if self.bits == 4:
-            codes = codes[:, ::2] | (codes[:, 1::2] << 4)
-        return codes, least, step
-
-    def decode(self, codes: Tensor, least: Tensor, step: Tensor) -> Tensor:
-        """Returns what codes stand for, float32, [groups, group]."""
-        if self.bits == 4:
-            codes = torch.stack((codes & 15, codes >> 4), 2).flatten(1)
-        return codes.to(torch.float32) * step + least
-
     @property
-    def levels(self) -> int:
-        """The largest code."""
-        return int(2**self.bits - 1)
+    def codes(self) -> Codes:
+        return Codes(self.bits)
 
 
 def memory_order(x: Tensor) -> list[int] | None:

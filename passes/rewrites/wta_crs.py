@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from roam.core.errors import OptionError
-from roam.passes.rewrites.linear_operands import EXACT_IN, for_weights, rows_of
+from roam.passes.rewrites.codes import BITS, Codes
+from roam.passes.rewrites.linear_operands import EXACT_IN, Product, for_weights, rows_of
 from roam.passes.rewrites.sampling import row_norms, threshold, winners_and_draws
 from roam.passes.rewrites.saved import Method, Noise, SavedTensor, Whole
 
@@ -38,14 +39,17 @@ class WTACRS:
         keep: the share of the rows, above 0 and up to 1.
         modules: see `SavedRewrite`.
         exact_in: patterns of modules whose inputs are not sampled. By default, as in the paper,
-            the projections to queries, keys and values, and heads; not LoRA's A inside of them.
+            the projections to queries, keys and values, heads, and LoRA's B; not LoRA's A.
         sampler: "threshold" (distinct rows, never more variance) or "winners" (the paper's).
+        bits: of the codes of the rows that are kept, 8 or 4, rounded at random, so that dW stays
+            unbiased; None keeps the rows as they are.
     """
 
     keep: float = 0.3
     modules: tuple[str, ...] = ("*",)
     exact_in: tuple[str, ...] = EXACT_IN
     sampler: str = "threshold"
+    bits: int | None = None
     name: str = "wta-crs"
     exact: bool = False
 
@@ -56,15 +60,41 @@ class WTACRS:
             valid = " or ".join(map(repr, SAMPLERS))
             raise OptionError(f"sampler of wta-crs is {valid}, not {self.sampler!r}")
 
+        if self.bits not in (None, *BITS):
+            raise OptionError(f"bits of wta-crs is 8, 4 or None, not {self.bits!r}")
+
     def method(self, tensor: SavedTensor) -> Method:
-        found = for_weights(tensor, self.sample, _FROM_SAMPLE, self.exact_in)
+        if self.bits is None:
+            found = for_weights(tensor, self.sample, FROM_SAMPLE, self.exact_in)
+        elif self.bits == 4 and (not tensor.value.dim() or tensor.value.shape[-1] % 2):
+            return None
+        else:
+            products = {at: self.decoded(product) for at, product in FROM_SAMPLE.items()}
+            found = for_weights(tensor, self.coded, products, self.exact_in)
         return found if found is None or self.keep < 1 else Whole("all rows are kept")
+
+    def coded(self, x: Tensor, noise: Noise) -> tuple[Tensor, ...]:
+        """Returns the indices of the rows that are kept, [k], and the rows' codes."""
+        rows, index = self.sample(x, noise)
+        return index, *Codes(self.bits or 8).encode(rows, noise.second())
+
+    def decoded(self, product: Product) -> Product:
+        """Returns the product of codes in place of rows."""
+
+        def call(kept: tuple[Tensor, ...], other: Tensor) -> Tensor:
+            index, *codes = kept
+            rows = Codes(self.bits or 8).decode(*codes).to(other.dtype)
+            return product((rows, index), other)
+
+        return call
 
     def sample(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """Returns the scaled rows that are kept, [k, n], and their indices, [k]."""
         rows = rows_of(x)
         index, scale = SAMPLERS[self.sampler](row_norms(rows), self.count(rows.shape[0]), noise)
-        return rows[index] * scale.to(x.dtype).unsqueeze(1), index
+        wide = torch.promote_types(x.dtype, torch.float32)  # half precision would round the scale
+        scaled = rows[index] * scale.to(wide).unsqueeze(1)
+        return scaled.to(x.dtype), index
 
     def count(self, rows: Any) -> Any:
         """Returns how many of so many rows are kept, rounded up; both may be symbolic."""
@@ -84,4 +114,4 @@ def _rows_last(kept: tuple[Tensor, Tensor], other: Tensor) -> Tensor:
     return torch.mm(other.t().index_select(0, index).t(), rows)
 
 
-_FROM_SAMPLE = {0: _rows_first, 1: _rows_last}
+FROM_SAMPLE = {0: _rows_first, 1: _rows_last}

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette, which differs for every kind of colour vision
 # (jfly.uni-koeln.de/color).
-COLOURS = ("#222222", "#0072B2", "#D55E00", "#E69F00", "#009E73", "#CC79A7")
+COLOURS = ("#222222", "#0072B2", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442")
 
 
 def by_contender(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return {name: [r for r in runs if r.contender == name] for name in _names(runs)}
 
 
-def spread(runs: Sequence[Run]) -> tuple[float, float]:
-    """Returns the least and the greatest final loss of AdamW's seeds."""
-    finals = [r.final for r in runs if r.contender == BASE]
+def spread(runs: Sequence[Run], base: str = BASE) -> tuple[float, float]:
+    """Returns the least and the greatest final loss of the seeds of a contender."""
+    finals = [r.final for r in runs if r.contender == base]
     return min(finals), max(finals)
 
 
@@ -93,8 +93,8 @@ def check_picture(path: Path) -> None:
         raise OptionError(f"a picture is a .svg or a .png file, not {path.name!r}")
 
 
-def draw(runs: Sequence[Run], path: Path) -> None:
-    """Draws the curves, means over the seeds, and every final loss beside AdamW's spread.
+def draw(runs: Sequence[Run], path: Path, base: str = BASE) -> None:
+    """Draws the curves, means over the seeds, and every final loss beside the spread of one's.
 
     Raises OptionError for a wrong suffix, and MissingExtraError without matplotlib.
     """
@@ -109,20 +109,20 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     with matplotlib.rc_context({"axes.edgecolor": "#888888", "svg.hashsalt": "roam"}):
         figure = Figure(figsize=(12, 4.5), layout="constrained")
         curves, finals = figure.subplots(1, 2, width_ratios=[3, 2])
-        _draw_curves(curves, runs)
-        _draw_finals(finals, runs)
+        _draw_curves(curves, runs, base)
+        _draw_finals(finals, runs, base)
         file = BytesIO()
         metadata = {"Date": None} if path.suffix == ".svg" else None
         figure.savefig(file, format=path.suffix[1:], dpi=160, metadata=metadata)
     write_file(path, file.getvalue())
 
 
-def _draw_curves(axes: Axes, runs: Sequence[Run]) -> None:
+def _draw_curves(axes: Axes, runs: Sequence[Run], base: str) -> None:
     for (name, own), colour in zip(by_contender(runs).items(), COLOURS, strict=False):
         each = list(zip(*(r.losses for r in own), strict=True))
         steps = own[0].steps
         axes.plot(steps, [mean(losses) for losses in each], color=colour, label=name, lw=1.3)
-        if name == BASE:
+        if name == base:
             axes.fill_between(
                 steps, [min(x) for x in each], [max(x) for x in each], color=colour, alpha=0.15
             )
@@ -131,14 +131,14 @@ def _draw_curves(axes: Axes, runs: Sequence[Run]) -> None:
     axes.legend(frameon=False)
 
 
-def _draw_finals(axes: Axes, runs: Sequence[Run]) -> None:
-    axes.axvspan(*spread(runs), color=COLOURS[0], alpha=0.12, lw=0)
+def _draw_finals(axes: Axes, runs: Sequence[Run], base: str) -> None:
+    axes.axvspan(*spread(runs, base), color=COLOURS[0], alpha=0.12, lw=0)
     names = _names(runs)
     for i, (own, colour) in enumerate(zip(by_contender(runs).values(), COLOURS, strict=False)):
         axes.scatter([r.final for r in own], [i] * len(own), color=colour, s=18)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set_xlabel(f"final validation loss; band: {BASE}'s seeds")
+    axes.set_xlabel(f"final validation loss; band: {base}'s seeds")
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

@@ -28,6 +28,7 @@ WIDTH, TOKENS, BATCH, VOCABULARY = 128, 256, 4, 256
 LAYERS, COUNTED = 3, 1  # of a model, and the number of the block that is counted, from 0
 SEARCH = 0.5  # seconds of work to plan a graph: what is saved does not depend on the order
 SAMPLED = "wta-crs:exact_in=()"  # what queries, keys and values are made of is sampled, too
+CODED, UNBIASED = "wta-crs:bits=8,exact_in=()", "quantized:unbiased=True"
 
 Make = Callable[[], tuple[nn.Module, dict[str, Any]]]
 
@@ -52,6 +53,9 @@ CONTENDERS = {
     "approx-bp + wta-crs 0.3": Contender(("approx-bp", SAMPLED)),
     "quantized 8": Contender(("quantized",)),
     "quantized 4": Contender(("quantized:bits=4",)),
+    "unbiased 8": Contender((UNBIASED,)),
+    "unbiased 8 + wta-crs 0.3": Contender((CODED, UNBIASED)),
+    "unbiased 4 + wta-crs 0.3": Contender(("wta-crs:bits=4,exact_in=()", f"{UNBIASED},bits=4")),
     "approx-bp + quantized 8": Contender(("approx-bp", SAMPLED, "quantized")),
 }
 

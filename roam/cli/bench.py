@@ -262,12 +262,37 @@ def rewrites(
     learning: Annotated[
         bool, typer.Option("--learning", help="Train a small GPT-2 with each instead.")
     ] = False,
+    t5: Annotated[
+        bool, typer.Option("--t5", help="Plan T5-base and T5-large at a paper's sizes instead.")
+    ] = False,
+    fine_tuning: Annotated[
+        bool, typer.Option("--fine-tuning", help="Train exactly, then further with each instead.")
+    ] = False,
+    picture: Annotated[
+        Path | None, typer.Option(help="A .svg or .png file for the curves of --fine-tuning.")
+    ] = None,
+    time: Annotated[
+        bool, typer.Option("--time", help="Time the gradient of a weight of samples instead.")
+    ] = False,
 ) -> None:
     """Count what a block saves with rewrites of saved tensors, or what they cost in learning."""
     from roam.bench.rewrites import model_names, rewrites_bench
-    from roam.bench.rewrites_learning import learning_bench
+    from roam.bench.rewrites_learning import fine_tuning_bench, learning_bench
+    from roam.bench.rewrites_t5 import shape_names, t5_bench
+    from roam.bench.rewrites_time import time_bench
 
+    if time:
+        time_bench()
+        return
     names = only.split(",") if only else []
+    if fine_tuning:
+        fine_tuning_bench(json_file=json, picture=picture)
+        return
+    if t5:
+        with unknown_refused():
+            shape_names(names)
+        t5_bench(names, json)
+        return
     if learning:
         learning_bench(json_file=json)
         return

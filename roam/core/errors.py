@@ -9,6 +9,17 @@ class OptionError(RoamError, ValueError):
     """An option or mode of the backend that does not exist, or has a wrong value."""
 
 
+class RewriteError(RoamError, RuntimeError):
+    """A rewrite of saved tensors that raises, or makes something unlike what it replaces.
+
+    rewrite: the rewrite.
+    """
+
+    def __init__(self, message: str, rewrite: object) -> None:
+        super().__init__(message)
+        self.rewrite = rewrite
+
+
 class BudgetError(RoamError, ValueError):
     """A budget within which no plan or schedule was found. The message names the ways out.
 

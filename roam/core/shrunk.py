@@ -25,3 +25,16 @@ class Shrunk:
     before: Bytes
     after: Bytes
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A rewrite that changed nothing in a graph.
+
+    Attributes:
+        rewrite: its name.
+        reason: what was in the way.
+    """
+
+    rewrite: str
+    reason: str

@@ -49,7 +49,10 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"roam: {self.planned} graphs planned, {self.unplanned} unplanned"]
-        lines += [f"  {g}" for g in self.graphs]
+        for g in self.graphs:
+            lines.append(f"  {g}")
+            if g.shrunk is not None:
+                lines += [f"    {line}" for line in g.shrunk.left_out_lines()]
         lines += [f"  {n} calls ran without their plan: {why}" for why, n in self.detours.items()]
         lines += [f"  {line}" for line in self.tiers]
         reasons = Counter(self.unfolded.values())

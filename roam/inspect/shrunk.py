@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from roam.core.errors import FileFormatError
 from roam.core.machine import Bytes
-from roam.core.shrunk import Shrunk
+from roam.core.shrunk import LeftOut, Shrunk
 from roam.core.sizes import show_size
 
 SHOWN = 12  # modules that are printed, and tensors that stay whole
@@ -18,14 +18,16 @@ class ShrunkSaved:
     """What rewrites keep of the saved tensors of one graph.
 
     tensors: those that a rewrite looks for, also those that stay whole.
+    left_out: rewrites that change nothing, since they failed or found nothing.
     """
 
     tensors: tuple[Shrunk, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
     @staticmethod
-    def of(tensors: tuple[Shrunk, ...]) -> ShrunkSaved | None:
-        """Returns None if no rewrite looked for any tensor."""
-        return ShrunkSaved(tensors) if tensors else None
+    def of(tensors: tuple[Shrunk, ...], left_out: tuple[LeftOut, ...] = ()) -> ShrunkSaved | None:
+        """Returns None if there is nothing to tell."""
+        return ShrunkSaved(tensors, left_out) if tensors or left_out else None
 
     @property
     def removed(self) -> Bytes:
@@ -38,7 +40,9 @@ class ShrunkSaved:
             raise FileFormatError(f"graph {graph!r} of the step plan states impossible rewrites")
 
     def lines(self) -> list[str]:
-        """Returns a line about all, one about each module, and one about what stays whole."""
+        """Returns a line about all, and one about each module, what stays whole and is left out."""
+        if not self.tensors:
+            return self.left_out_lines()
         before, after, whole = Counter[str](), Counter[str](), Counter[str]()
         for each in self.tensors:
             module = f"{each.module or 'no module'}, by {each.rewrite}"
@@ -63,4 +67,8 @@ class ShrunkSaved:
         found += [f"  {show_size(size):>12} stays whole  {why}" for why, size in stays]
         if len(whole) > SHOWN:
             found.append(f"  {len(whole) - SHOWN} more modules stay whole")
-        return found
+        return found + self.left_out_lines()
+
+    def left_out_lines(self) -> list[str]:
+        """Returns a line about each rewrite that changes nothing."""
+        return [f"rewrite {r.rewrite} is left out: {r.reason}" for r in self.left_out]

@@ -13,6 +13,8 @@ import roam
 from roam.core.errors import OptionError
 from roam.lowering.inductor.rewriting import JointRewrites
 from roam.optim import AdamA
+from roam.passes import WTACRS
+from roam.passes.rewrites.saved import ShrinkSaved
 from tests.helpers import random
 
 aten = torch.ops.aten
@@ -114,8 +116,11 @@ def test_another_rewrite_is_another_graph_to_the_caches(lowering: str) -> None:
 def test_a_rewrite_of_a_notebook_is_not_cached() -> None:
     """Its code is in no file, so that a change of it would find the old kernels."""
     made = type("Made", (AbsForRelu,), {"__module__": "a notebook"})()
-    assert JointRewrites((AbsForRelu(),), None).uuid() is not None
-    assert JointRewrites((AbsForRelu(), made), None).uuid() is None
+    assert JointRewrites((AbsForRelu(),), None, print).uuid() is not None
+    assert JointRewrites((AbsForRelu(), made), None, print).uuid() is None
+    saved = type("Saved", (WTACRS,), {"__module__": "a notebook"})()
+    assert JointRewrites((ShrinkSaved((WTACRS(),)),), None, print).uuid() is not None
+    assert JointRewrites((ShrinkSaved((saved,)),), None, print).uuid() is None
 
 
 @both_lowerings

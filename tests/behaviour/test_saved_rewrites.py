@@ -2,74 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu
 from torch.utils.checkpoint import checkpoint
 
 import roam
 from roam.core.errors import OptionError
 from roam.core.problem import Home, Kind
 from roam.inspect.measure import measure_peak
-from roam.inspect.shrunk import ShrunkSaved
 from roam.optim import AdamA
+from roam.options import Options
 from roam.passes import RAD, WTACRS, ApproxBP, Quantized, VeLoRA
 from roam.passes.rewrites.saved import Method, Noise, Restored, SavedTensor
+from tests.behaviour.shrunk_training import Mlp, changed, compiled, gradients, inputs, shrunk
 from tests.behaviour.small_nets import Block, Loss
 from tests.helpers import random
 
 pytestmark = pytest.mark.usefixtures("shared_kernels")
 both_lowerings = pytest.mark.parametrize("lowering", ["aten", "inductor"])
 ALL = [WTACRS(), Quantized(), Quantized(bits=4), ApproxBP(), RAD(), VeLoRA(groups=8)]
-
-
-class Mlp(nn.Module):
-    """A norm and an MLP, with their loss. x: [8, 64, 32]."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.norm = nn.LayerNorm(32)
-        self.up, self.down = nn.Linear(32, 128), nn.Linear(128, 32)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(gelu(self.up(self.norm(x)))).square().mean()
-
-
-def inputs(tokens: int = 64) -> Tensor:
-    return random(8, tokens, 32).requires_grad_()
-
-
-def gradients(model: nn.Module, run: Any, x: Tensor, seed: int = 0) -> dict[str, Tensor]:
-    """Returns the loss, the gradient of x and those of the parameters, of one step."""
-    model.zero_grad()
-    leaf = x.detach().requires_grad_()
-    torch.manual_seed(seed)
-    loss = run(leaf)
-    loss.backward()
-    found = {"x": leaf.grad} | {n: p.grad for n, p in model.named_parameters()}
-    return {"loss": loss.detach()} | {n: g.clone() for n, g in found.items() if g is not None}
-
-
-def compiled(model: nn.Module, rewrites: Any, **options: Any) -> Any:
-    torch._dynamo.reset()
-    roam.reset_report()
-    options = {"lowering": "aten", "rewrites": rewrites, **options}
-    return torch.compile(model, backend="roam", options=options)
-
-
-def changed(found: dict[str, Tensor], exact: dict[str, Tensor]) -> set[str]:
-    return {name for name in exact if not torch.equal(found[name], exact[name])}
-
-
-def shrunk() -> ShrunkSaved:
-    [graph] = roam.report().graphs
-    assert graph.shrunk is not None
-    return graph.shrunk
 
 
 @both_lowerings
@@ -280,7 +236,27 @@ def test_names_and_offline_plans() -> None:
     assert kept is not None
     assert plan.graphs[0].shrunk is not None
     assert kept.removed > plan.graphs[0].shrunk.removed
-    with pytest.raises(OptionError, match="unexpected keyword argument 'depth'"):
-        roam.plan(Mlp(), inputs(), rewrites=["quantized:depth=4"])
-    with pytest.raises(OptionError, match=r"knows no 'wta': the names are wta-crs, quantized"):
-        roam.plan(Mlp(), inputs(), rewrites=["wta"])
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "says"),
+    [
+        ("wta", "knows no 'wta': the names are wta-crs, quantized"),
+        ("quantized:depth=4", "quantized has no 'depth', but bits, group"),
+        ("wta-crs:0.3", "a value needs the name of its field before it"),
+        ("wta-crs:keep=", "not fields as in 'wta-crs:keep=0.1'"),
+        ("wta-crs:keep=much", "Expected `float`, got `str` - at `$.keep`"),
+        ("wta-crs:keep=2", "keep of wta-crs is a share above 0 and up to 1, not 2"),
+        ("wta-crs:modules=up", "Expected `array`, got `str` - at `$.modules`"),
+        (WTACRS(modules="up"), "modules of wta-crs is a tuple of patterns, not 'up'"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_rewrite_is_refused(rewrite: Any, says: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(says)):
+        Options.parse({"rewrites": [rewrite]}, None)
+
+
+def test_fields_behind_a_name_are_those_of_a_call() -> None:
+    text = "wta-crs:keep=0.1,modules=('h.*', 'head'),sampler=winners"
+    found = Options.parse({"rewrites": [text]}, None).rewrites
+    assert found == (WTACRS(keep=0.1, modules=("h.*", "head"), sampler="winners"),)

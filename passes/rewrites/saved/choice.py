@@ -13,24 +13,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import fx
 
 from roam.core.machine import Bytes
 from roam.core.shrunk import Shrunk
-from roam.passes.geometry import value
 from roam.passes.rewrites.saved.exact import Chain
-from roam.passes.rewrites.saved.noise import Noise
-from roam.passes.rewrites.saved.rewrite import (
-    Method,
-    Replaced,
-    Restored,
-    SavedRewrite,
-    Whole,
-    is_of,
-)
-from roam.passes.rewrites.saved.tensors import SavedTensor, size_of
-from roam.passes.traced import results
+from roam.passes.rewrites.saved.rewrite import Replaced, Restored, SavedRewrite, Whole, is_of
+from roam.passes.rewrites.saved.tensors import SavedTensor
+from roam.passes.rewrites.saved.trial import Smaller, tried
 
 
 class Choice:
@@ -40,6 +30,10 @@ class Choice:
         tensors: the saved tensors, by the nodes that make them.
         chains: by tensor, how it is made again.
         chosen: by tensor, its method.
+        useful: the rewrites that found a tensor of their kind.
+
+    Raises:
+        RewriteError: a rewrite raises, or makes something unlike what it replaces.
     """
 
     def __init__(
@@ -50,8 +44,10 @@ class Choice:
     ) -> None:
         self.chains = chains
         self.chosen: dict[fx.Node, Replaced | Restored] = {}
+        self.useful: list[SavedRewrite] = []
         self._rewrites, self.tensors = rewrites, {t.node: t for t in saved}
         self._told: list[Shrunk] = []
+        self._known: dict[fx.Node, list[Smaller | tuple[SavedRewrite, Whole]]] = {}
         made_of: dict[fx.Node, list[fx.Node]] = defaultdict(list)
         for node, chain in chains.items():
             for source in chain.sources:
@@ -59,78 +55,85 @@ class Choice:
         for tensor in saved:
             if tensor.node not in chains:
                 self._choose(tensor, made_of[tensor.node])
+        for node in chains:
+            self._tell_of_recomputed(node)
 
+    @property
     def told(self) -> tuple[Shrunk, ...]:
-        """Returns what becomes of the tensors that a rewrite looked for."""
-        for node in self.chains:
-            tensor = self.tensors[node]
-            rewrite, method = self._method(tensor)
-            if node not in self.chosen and isinstance(method, Replaced):
-                self._tell(rewrite, tensor, tensor.bytes, "is recomputed exactly, for less")
+        """What becomes of the tensors that a rewrite looked for."""
         return tuple(self._told)
 
     def _choose(self, tensor: SavedTensor, dependents: Sequence[fx.Node]) -> None:
-        """Chooses a method for a tensor that is kept, and for what is made of it, if that gains."""
-        rewrite, method = self._method(tensor)
-        if method is None:
-            return
-        if isinstance(method, Whole):
-            self._tell(rewrite, tensor, tensor.bytes, method.reason)
-            return
-        group = {tensor.node: (rewrite, method)}
-        if isinstance(method, Replaced):
-            for node in dependents:
-                other, how = self._method(self.tensors[node])
-                if not isinstance(how, Replaced):
-                    reason = f"{node.name} is recomputed of it"
-                    self._tell(rewrite, tensor, tensor.bytes, reason)
-                    return
-                group[node] = other, how
-        after = {n: _bytes_of(how, n) for n, (_, how) in group.items()}
-        if sum(after.values()) >= tensor.bytes:
-            self._tell(rewrite, tensor, tensor.bytes, "what is saved instead is as large")
-            return
-        for node, (which, how) in group.items():
-            self.chosen[node] = how
-            before = tensor.bytes if node is tensor.node else 0
-            self._tell(which, self.tensors[node], before, after=after[node])
-
-    def _method(self, tensor: SavedTensor) -> tuple[SavedRewrite, Method]:
-        """Returns the first rewrite that applies to a tensor, else the first that looks for it."""
-        found: tuple[SavedRewrite, Method] = self._rewrites[0], None
-        for rewrite in self._rewrites:
-            if not is_of(tensor, rewrite.modules):
+        """Chooses the first method that gains for a tensor that is kept, and what is made of it."""
+        reasons: list[tuple[SavedRewrite, str]] = []
+        for found in self._methods(tensor.node):
+            if isinstance(found, tuple):
+                reasons.append((found[0], found[1].reason))
                 continue
-            method = rewrite.method(tensor)
-            if isinstance(method, (Replaced, Restored)):
-                if tensor.returned:
-                    return rewrite, Whole("the forward returns it")
-                if tensor.is_checkpointed:
-                    return rewrite, Whole("checkpoint() runs it again, exactly")
-                return rewrite, method
-            if method is not None and found[1] is None:
-                found = rewrite, method
-        return found
+            group = {tensor.node: found}
+            wanting = None
+            for node in () if found.method.remakes else dependents:
+                own = self._own(node)
+                if own is None:
+                    wanting = node
+                elif node not in self.chosen:
+                    group[node] = own
+            if wanting is not None:
+                reasons.append((found.rewrite, f"{wanting.name} is recomputed of it"))
+            elif sum(s.bytes for s in group.values()) >= tensor.bytes:
+                reasons.append((found.rewrite, "what is saved instead is as large"))
+            else:
+                for node, one in group.items():
+                    self.chosen[node] = one.method
+                    before = tensor.bytes if node is tensor.node else 0
+                    self._tell(one.rewrite, self.tensors[node], before, one.bytes)
+                return
+        if reasons:
+            rewrite, reason = reasons[0]
+            self._tell(rewrite, tensor, tensor.bytes, tensor.bytes, reason)
+
+    def _own(self, node: fx.Node) -> Smaller | None:
+        """Returns a method for a tensor that is not recomputed any more; None if there is none."""
+        return next((m for m in self._methods(node) if isinstance(m, Smaller)), None)
+
+    def _tell_of_recomputed(self, node: fx.Node) -> None:
+        """Tells of a tensor that is recomputed, though a rewrite would keep something of it."""
+        own, tensor = self._own(node), self.tensors[node]
+        if own is not None and not own.method.remakes and node not in self.chosen:
+            reason = "is recomputed exactly, for less"
+            self._tell(own.rewrite, tensor, tensor.bytes, tensor.bytes, reason)
+
+    def _methods(self, node: fx.Node) -> list[Smaller | tuple[SavedRewrite, Whole]]:
+        """Returns what the rewrites that look for a tensor do with it, in their order."""
+        if node not in self._known:
+            tensor = self.tensors[node]
+            self._known[node] = found = []
+            for rewrite in self._rewrites:
+                if not is_of(tensor, rewrite.modules):
+                    continue
+                how = tried(rewrite, tensor)
+                if how is not None:
+                    self.useful.append(rewrite)
+                    whole = _whole(tensor) if isinstance(how, Smaller) else how
+                    found.append(how if whole is None else (rewrite, whole))
+        return self._known[node]
 
     def _tell(
         self,
         rewrite: SavedRewrite,
         tensor: SavedTensor,
         before: Bytes,
+        after: Bytes,
         reason: str = "",
-        after: Bytes | None = None,
     ) -> None:
         module = ", ".join(m for m in tensor.modules if m)
-        kept = before if after is None else after
-        self._told.append(Shrunk(rewrite.name, module, before, kept, reason))
+        self._told.append(Shrunk(rewrite.name, module, before, after, reason))
 
 
-def _bytes_of(method: Replaced | Restored, node: fx.Node) -> Bytes:
-    """Returns the bytes that a method saves in place of a tensor."""
-    like = value(node)
-
-    def keep(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        seed = torch.empty(1, dtype=torch.int64, device=like.device)
-        return method.keep(x, Noise(seed, 0))
-
-    return sum(map(size_of, results(keep, node)))
+def _whole(tensor: SavedTensor) -> Whole | None:
+    """Returns why a tensor stays whole, whatever a rewrite would do; None if it need not."""
+    if tensor.returned:
+        return Whole("the forward returns it")
+    if tensor.is_checkpointed:
+        return Whole("checkpoint() runs it again, exactly")
+    return None

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, fx
 
@@ -50,6 +50,7 @@ class Replaced:
 
     keep: Keep
     results: Mapping[fx.Node, Result]
+    remakes: ClassVar[bool] = False  # see `Restored`
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,13 @@ class Restored:
     Attributes:
         keep: makes what is saved.
         restore: gets the tuple of what is saved; returns a tensor of the same shape and dtype.
+        remakes: whether what the backward recomputes of the tensor is made of what is restored.
+            Else the tensor stays whole if something recomputed of it has no method of its own.
     """
 
     keep: Keep
     restore: Callable[..., Tensor]
+    remakes: bool = True
 
 
 @dataclass(frozen=True)

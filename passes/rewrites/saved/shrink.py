@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from zlib import crc32
+from hashlib import blake2b
+from typing import Any
 
 from torch import fx
 
-from roam.core.shrunk import Shrunk
+from roam.core.errors import RewriteError
+from roam.core.shrunk import LeftOut, Shrunk
 from roam.passes.rewrites.saved.choice import Choice
 from roam.passes.rewrites.saved.exact import ExactRecompute
+from roam.passes.rewrites.saved.noise import SEEDS
 from roam.passes.rewrites.saved.rewrite import SavedRewrite
 from roam.passes.rewrites.saved.tensors import SavedTensor, saved_tensors
 from roam.passes.rewrites.saved.write import Writer
 from roam.passes.traced import Table, Tracer
 
+log = logging.getLogger("roam")
+
 
 @dataclass
 class Told:
-    """What the latest run of the pass did, for reports."""
+    """What the rewrites of a graph did, for reports.
+
+    Attributes:
+        shrunk: by the latest run of `ShrinkSaved`.
+        reasons: by rewrite, why it changed nothing.
+    """
 
     shrunk: tuple[Shrunk, ...] = ()
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        return tuple(LeftOut(name, reason) for name, reason in self.reasons.items())
+
+    def failed(self, name: str, error: Exception) -> None:
+        """Notes that a rewrite failed."""
+        self.reasons[name] = str(error) if isinstance(error, RewriteError) else repr(error)
 
 
 @dataclass(frozen=True)
@@ -45,15 +65,32 @@ class ShrinkSaved:
     def __call__(self, module: fx.GraphModule) -> int:
         graph = module.graph
         saved = saved_tensors(graph)
-        choice = Choice(self.rewrites, saved, self.recompute.chains(saved))
-        self.told.shrunk = choice.told()
-        if not choice.chosen:
-            return 0
-        tracer = Tracer(self.decompositions())
-        Writer(graph, tracer, choice, _streams(saved)).write()
-        graph.eliminate_dead_code()
-        module.recompile()
+        choice = self._choice(saved)
+        if choice.chosen:
+            tracer = Tracer(self.decompositions())
+            Writer(graph, tracer, choice, _streams(saved)).write()
+            graph.eliminate_dead_code()
+            module.recompile()
+        self.told.shrunk = choice.told
         return len(choice.chosen)
+
+    def _choice(self, saved: Sequence[SavedTensor]) -> Choice:
+        """Returns what is kept smaller by those of the rewrites that do not fail."""
+        chains, rewrites = self.recompute.chains(saved), self.rewrites
+        while True:
+            try:
+                choice = Choice(rewrites, saved, chains)
+                break
+            except RewriteError as error:
+                broken: Any = error.rewrite
+                log.warning("saved tensors are kept without %s", broken.name, exc_info=True)
+                self.told.failed(broken.name, error)
+                rewrites = tuple(r for r in rewrites if r is not broken)
+        for rewrite in rewrites:
+            if rewrite not in choice.useful:
+                where = "" if rewrite.modules == ("*",) else f" in modules {rewrite.modules}"
+                self.told.reasons[rewrite.name] = f"it finds no saved tensor of its kind{where}"
+        return choice
 
 
 def _streams(saved: Sequence[SavedTensor]) -> dict[fx.Node, int]:
@@ -66,6 +103,8 @@ def _streams(saved: Sequence[SavedTensor]) -> dict[fx.Node, int]:
     found = {}
     for tensor in saved:
         module = ", ".join(tensor.modules)
-        found[tensor.node] = crc32(f"{module} {seen[module]}".encode())
+        name = f"{module} {seen[module]}"
+        digest = blake2b(name.encode(), digest_size=8).digest()
+        found[tensor.node] = int.from_bytes(digest) % SEEDS
         seen[module] += 1
     return found

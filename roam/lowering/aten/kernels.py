@@ -179,16 +179,16 @@ class AtenKernels(EditedGraph):
         if self.options.recompute is False:
             passes = tuple(p for p in passes if not isinstance(p, Recompute))
         if not any(isinstance(p, (Split, ShrinkSaved)) for p in passes):
-            return rewritten(passes, rewritten(TRUTHS, joint))
+            return rewritten(passes, rewritten(TRUTHS, joint), self.told.failed)
         passes = tuple(SplitComposites(p, parts) if isinstance(p, Split) else p for p in passes)
         # once more in the end, as these rewrites add ops
-        return rewritten(TRUTHS, rewritten(passes, rewritten(TRUTHS, joint)))
+        return rewritten(TRUTHS, rewritten(passes, rewritten(TRUTHS, joint), self.told.failed))
 
     def rewritten_alone(self, gm: fx.GraphModule) -> fx.GraphModule:
         """Rewrites a graph that has no backward."""
         asked = (r for r in self.options.rewrites if not isinstance(r, SavedRewrite))
         passes: tuple[Pass, ...] = (*asked, DropClones())
-        return rewritten(passes, rewritten(TRUTHS, gm))
+        return rewritten(passes, rewritten(TRUTHS, gm), self.told.failed)
 
     # ---- running: called by the step driver ----
 
@@ -329,7 +329,7 @@ class AtenKernels(EditedGraph):
             moved=self.moved,
             stored=None if self.states is None else self.states.stored(captured.problem, found),
             step=self.again(captured, found),
-            shrunk=ShrunkSaved.of(self.told.shrunk),
+            shrunk=ShrunkSaved.of(self.told.shrunk, self.told.left_out),
             origins=captured.origins,
         )
         call = _call(args, folds)

@@ -152,7 +152,7 @@ class InductorKernels:
         )
         return {
             **mode_options(self.options.mode),
-            **joint_pass(asked),
+            **joint_pass(asked, self.told.failed),
             **partition(
                 self.options.recomputes,
                 splits=self.options.split is not False or bool(self.options.rewrites),
@@ -230,7 +230,9 @@ class InductorKernels:
 
     def record(self, note: Note) -> GraphRecord:
         """Returns what a report says of a complete plan."""
-        return replace(note.of(self.graph.name), shrunk=ShrunkSaved.of(self.told.shrunk))
+        return replace(
+            note.of(self.graph.name), shrunk=ShrunkSaved.of(self.told.shrunk, self.told.left_out)
+        )
 
     def unplanned(self, error: Exception) -> None:
         name = self.graph.name

@@ -11,37 +11,34 @@ from torch import fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from roam.lowering.inductor.user_passes import cache_key, users_own
-from roam.passes.pipeline import Pass, rewritten, run
+from roam.passes.pipeline import Failed, Pass, run, working
+from roam.passes.rewrites.saved import SavedRewrite, ShrinkSaved
 
 
-def joint_pass(rewrites: Sequence[Pass]) -> dict[str, Any]:
+def joint_pass(rewrites: Sequence[Pass], failed: Failed) -> dict[str, Any]:
     """Returns the Inductor setting that runs the rewrites after the user's own joint pass.
 
-    Returns an empty dict if there are no rewrites.
+    Returns an empty dict if there are no rewrites. `failed` gets each rewrite that fails.
     """
     if not rewrites:
         return {}
     first = users_own("joint_custom_pre_pass", JointRewrites)
-    return {"joint_custom_pre_pass": JointRewrites(tuple(rewrites), first)}
+    return {"joint_custom_pre_pass": JointRewrites(tuple(rewrites), first, failed)}
 
 
 class JointRewrites(CustomGraphPass):
-    """Runs the user's own pass and then roam's rewrites on a joint graph.
+    """Runs the user's own pass and then those of roam's rewrites that do not fail."""
 
-    If a rewrite fails, the graph stays as the user's pass left it.
-    """
-
-    def __init__(self, rewrites: tuple[Pass, ...], first: Any) -> None:
-        self.rewrites, self.first = rewrites, first
+    def __init__(self, rewrites: tuple[Pass, ...], first: Any, failed: Failed) -> None:
+        self.rewrites, self.first, self.failed = rewrites, first, failed
 
     def __call__(self, graph: fx.Graph) -> None:
         if self.first is not None:
             self.first(graph)
         module = graph.owning_module
         assert module is not None
-        # `rewritten` tries the rewrites on a copy, and returns `module` itself if a rewrite fails
-        if rewritten(self.rewrites, module) is not module:
-            run(self.rewrites, module)
+        _, ran = working(self.rewrites, module, self.failed)  # tried on a copy
+        run(ran, module)
 
     def __deepcopy__(self, memo: object) -> Self:
         """Returns the pass itself: Inductor copies settings, and what a pass tells must arrive."""
@@ -52,14 +49,17 @@ class JointRewrites(CustomGraphPass):
 
         Returns None if some source code is unknown, so that Inductor caches nothing.
         """
-        files = {_source(each) for each in self.rewrites}
+        every: list[Pass | SavedRewrite] = [*self.rewrites]
+        for each in self.rewrites:
+            every += each.rewrites if isinstance(each, ShrinkSaved) else ()
+        files = {_source(each) for each in every}
         if None in files:
             return None  # a rewrite without a source file may change while its key does not
         known = (file for file in files if file)
         return cache_key(self.first, [__file__, *known], self.rewrites)
 
 
-def _source(rewrite: Pass) -> str | None:
+def _source(rewrite: Pass | SavedRewrite) -> str | None:
     """Returns the source file of a rewrite's class; None if there is none, as in a notebook."""
     try:
         file = getsourcefile(type(rewrite))

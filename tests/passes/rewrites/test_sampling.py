@@ -11,6 +11,7 @@ from torch import Tensor
 
 from roam.core.errors import OptionError
 from roam.passes import RAD, WTACRS, Quantized, VeLoRA
+from roam.passes.rewrites.codes import Codes
 from roam.passes.rewrites.sampling import row_norms, threshold, winners_and_draws
 from roam.passes.rewrites.saved import Noise
 
@@ -114,10 +115,10 @@ def test_a_sample_of_all_rows_is_all_rows(sample: Any) -> None:
 def test_quantized_values_are_unbiased_and_vary_as_rounding_does(bits: int) -> None:
     """A value between two codes is f steps above the lower one: variance f (1 - f) step²."""
     x = operands()[0].float()
-    rewrite = Quantized(bits=bits, group=WIDTH)
-    found = estimates(lambda noise: rewrite.decode(*rewrite.encode(x, noise)).double())
+    codes = Codes(bits)
+    found = estimates(lambda noise: codes.decode(*codes.encode(x, noise)).double())
     assert far(found, x.double(), rounding=1e-7) < FAR
-    step = (x.amax(1) - x.amin(1)) / rewrite.levels
+    step = (x.amax(1) - x.amin(1)) / codes.levels
     share = ((x - x.amin(1, keepdim=True)) / step.clamp_min(1e-9)[:, None]).double() % 1
     expected = share * (1 - share) * step.double()[:, None].square()
     torch.testing.assert_close(found.var(0), expected, rtol=0.15, atol=1e-4)
