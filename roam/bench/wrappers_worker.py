@@ -40,8 +40,8 @@ def wrapped(model: nn.Module, wrapper: str) -> nn.Module:
     if wrapper == "ddp":
         return DistributedDataParallel(model)
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    for layers in [m for m in model.modules() if isinstance(m, nn.ModuleList)]:
-        for layer in layers:
+    for layers in reversed([m for m in model.modules() if isinstance(m, nn.ModuleList)]):
+        for layer in layers:  # those inside of others first
             if any(True for _ in layer.parameters()):
                 fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
