@@ -28,9 +28,11 @@ from roam.capture.fake_copies import (
     why_it_does_not_run,
 )
 from roam.capture.op_costs import OpCosts
+from roam.capture.symbolic_sizes import Numbers
 from roam.capture.usual_costs import Costs, UsualCosts
 from roam.core.described_machines import Machine
 from roam.core.errors import BudgetError, OfflineError, OptionError, UnplannableError
+from roam.core.machine import Seconds
 from roam.core.offload_to import OffloadTo
 from roam.core.problem import Problem
 from roam.core.sharded import Sharding
@@ -169,6 +171,14 @@ def problems(
 
     _run(compile, model, args, kwargs, loss, optimizer, where)
     return tuple(found)
+
+
+def op_seconds(graph: fx.Graph) -> dict[fx.Node, Seconds]:
+    """Measures the ops of a traced graph on this machine, as plans with a budget do.
+
+    Takes some seconds at most; what is left then is estimated. Ops on absent devices are left out.
+    """
+    return {n: cost.seconds for n, cost in OpCosts(measure=True).of([graph], Numbers()).items()}
 
 
 def _device(

@@ -12,21 +12,20 @@ from torch._inductor import config, metrics
 from torch._inductor.codegen.wrapper import PythonWrapperCodegen
 from torch._inductor.custom_graph_pass import CustomRuntimeEstimator
 
-from roam.capture.op_costs import Cost, OpCosts
-from roam.capture.symbolic_sizes import Numbers
+from roam.core.machine import Seconds
+from roam.offline import op_seconds
 
 
 class MeasuredRuntimes(CustomRuntimeEstimator):
     """Tells the partitioner what our measurements tell our own search: the seconds of each op."""
 
     def __init__(self) -> None:
-        self.costs: dict[fx.Graph, dict[fx.Node, Cost]] = {}
+        self.seconds: dict[fx.Graph, dict[fx.Node, Seconds]] = {}
 
-    def __call__(self, node: fx.Node) -> float:
-        if node.graph not in self.costs:
-            self.costs[node.graph] = OpCosts(measure=True).of([node.graph], Numbers())
-        cost = self.costs[node.graph].get(node)
-        return cost.seconds if cost is not None else 0.0
+    def __call__(self, node: fx.Node) -> Seconds:
+        if node.graph not in self.seconds:
+            self.seconds[node.graph] = op_seconds(node.graph)
+        return self.seconds[node.graph].get(node, 0.0)
 
     def uuid(self) -> None:
         """Costs differ from run to run, so nothing that was compiled with them is kept."""

@@ -54,7 +54,7 @@ def train(entry: Entry, wrapper: str, way: str, steps: int) -> Result:
     roam.reset_report()
     run = wrapped(entry.build(), wrapper)
     torch.manual_seed(dist.get_rank())
-    batch = entry.batch()
+    batch = entry.make_batch(torch.Generator().manual_seed(dist.get_rank()))
     optimizer = torch.optim.AdamW(run.parameters(), RATE)
     call = torch.compile(loss, **WAYS[way]) if WAYS[way] else loss
     losses: list[float] = []
