@@ -60,7 +60,7 @@ class Trainer:
         self.settings = how.settings()
 
     @classmethod
-    def of(cls, entry: str, how: Contender, *, update: bool = True) -> Trainer:
+    def of(cls, entry: str, contender: str, *, update: bool = True) -> Trainer:
         """Returns what trains an entry of the zoo, with random weights, on the CPU."""
         import torch
 
@@ -68,7 +68,7 @@ class Trainer:
 
         found = find(entry)
         torch.manual_seed(0)
-        return cls(found.build(), found.batch(), how, update=update)
+        return cls(found.build(), found.batch(), compilers.find(contender), update=update)
 
     def step(self) -> None:
         """Runs forward and backward and drops the gradients. Folds change the weights."""
@@ -200,7 +200,7 @@ def main() -> None:
     for contender, cache in zip(args.contender, args.cache, strict=True):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         how = compilers.find(contender)
-        trainer = Trainer.of(args.entry, how, update=not args.no_update)
+        trainer = Trainer.of(args.entry, contender, update=not args.no_update)
         trainers.append(trainer)
         result: Result = {"entry": args.entry, "contender": contender}
         try:
