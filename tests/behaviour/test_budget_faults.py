@@ -254,6 +254,7 @@ def kept(run: Run, model: nn.Module, x: Tensor) -> None:
     loss.backward()  # type: ignore[no-untyped-call]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", [again, pytest.param(hooked, marks=slow)])
 def test_a_backward_without_its_plan_keeps_its_share_or_does_not_run(loop: Loop) -> None:
     """What it takes depends on what the forward saves, and not on the peak that was planned."""
@@ -281,7 +282,7 @@ def least() -> int:
     [
         pytest.param(twice, "saved for a backward", marks=slow),
         (again, "retain_graph=True"),
-        (accumulated, "gradients"),
+        pytest.param(accumulated, "gradients", marks=slow),
         (kept, "saved tensor hooks"),
         pytest.param(hooked, "saved tensor hooks", marks=slow),
     ],

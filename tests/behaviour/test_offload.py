@@ -161,6 +161,7 @@ def test_a_disk_that_fails_stops_the_step_and_names_the_tensor(
         gradients(lambda run, model, x: run(x).backward(), offload=to(folder))
 
 
+@pytest.mark.slow
 def test_a_step_in_one_graph_moves_tensors_too(folder: Path) -> None:
     expected, _ = stepped(blocks, rows(), 2)
     found, _ = stepped(blocks, rows(), 2, offload=to(folder), planning_seconds=1.0)

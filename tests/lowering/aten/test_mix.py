@@ -29,6 +29,7 @@ def test_a_mix_costs_no_more_than_copies_alone_and_no_less_than_its_bound(
     assert (graph.moved is not None) == moves
 
 
+@pytest.mark.slow
 def test_a_refusal_says_what_moved_and_what_nothing_goes_below() -> None:
     with pytest.raises(BudgetError, match=r"moved to /no/such/folder.*no transfer goes below") as e:
         planned(1e13, budget="5%")

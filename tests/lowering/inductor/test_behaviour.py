@@ -219,6 +219,7 @@ def test_folds_with_inductors_settings(settings: dict[str, Any], dynamic: bool) 
         folds_as_adamw_does(Attention(), dynamic, *batches, loss=lambda out: out.square().mean())
 
 
+@pytest.mark.slow
 def test_freezing() -> None:
     """Weights that Inductor turned into constants, where no gradients are wanted."""
 

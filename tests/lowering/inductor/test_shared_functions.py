@@ -104,8 +104,9 @@ class Biased(nn.Module):
         return x.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shared_kernels")
-@pytest.mark.parametrize("made", [Chain, pytest.param(Biased, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("made", [Chain, Biased])
 def test_functions_are_shared_as_inductor_shares_them_where_there_is_room(
     made: type[nn.Module],
 ) -> None:
