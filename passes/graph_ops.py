@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -24,6 +25,22 @@ def is_pure(node: fx.Node) -> bool:
     if is_collective(node):
         return False
     return not target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in target.tags
+
+
+def frozen(argument: Any, standing_in: Mapping[fx.Node, fx.Node] | None = None) -> Any:
+    """Returns a hashable form of an argument, in which 1, 1.0 and True differ.
+
+    standing_in: other nodes that nodes in the argument are taken for.
+    """
+    if isinstance(argument, (list, tuple)):
+        return tuple(frozen(a, standing_in) for a in argument)
+    if isinstance(argument, dict):
+        return tuple((k, frozen(v, standing_in)) for k, v in argument.items())
+    if isinstance(argument, slice):
+        return ("slice", frozen((argument.start, argument.stop, argument.step), standing_in))
+    if standing_in is not None and isinstance(argument, fx.Node):
+        argument = standing_in[argument]
+    return (type(argument), argument)
 
 
 def is_zeros(node: Any) -> bool:

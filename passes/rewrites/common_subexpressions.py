@@ -15,6 +15,7 @@ import torch
 from torch import fx
 
 from roam.passes.geometry import storage_key, tensors
+from roam.passes.graph_ops import frozen
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,4 @@ def _key(node: fx.Node) -> Any:
         return None
     # A forward op and an equal backward op are not merged: the result would have to be saved.
     phase = node.meta.get("partitioner_tag")
-    return (target, phase, _freeze(node.args), _freeze(node.kwargs))
-
-
-def _freeze(argument: Any) -> Any:
-    """Returns a hashable form of an argument, in which 1, 1.0 and True differ."""
-    if isinstance(argument, (list, tuple)):
-        return tuple(_freeze(a) for a in argument)
-    if isinstance(argument, dict):
-        return tuple((k, _freeze(v)) for k, v in argument.items())
-    if isinstance(argument, slice):
-        return ("slice", _freeze((argument.start, argument.stop, argument.step)))
-    return (type(argument), argument)
+    return (target, phase, frozen(node.args), frozen(node.kwargs))

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from roam.passes.dependencies import needed_for
 from roam.passes.geometry import value
-from roam.passes.graph_ops import is_pure
+from roam.passes.graph_ops import frozen, is_pure
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
@@ -46,20 +46,35 @@ class ConstantMasks:
 
     def __call__(self, module: fx.GraphModule) -> int:
         flags: dict[fx.Node, bool | None] = {}
+        masks: list[fx.Node] = []
+        alike = _first_alike(module.graph)
         changed = 0
         for target in POSITIONS:
             for node in module.graph.find_nodes(op="call_function", target=target):
                 mask = node.kwargs.get("attn_mask")
                 if not isinstance(mask, fx.Node) or _is_causal(node) or not _is_static(mask):
                     continue
-                if mask not in flags:
-                    flags[mask] = causal(mask)
-                changed += _without_mask(node, flags[mask])
-        for mask in flags:
+                masks.append(mask)
+                if alike[mask] not in flags:
+                    flags[alike[mask]] = causal(mask)
+                changed += _without_mask(node, flags[alike[mask]])
+        for mask in masks:
             _drop_unused(mask)
         if changed:
             module.recompile()
         return changed
+
+
+def _first_alike(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """Returns for each node the first that computes the same: each layer may make its own mask."""
+    first: dict[Any, fx.Node] = {}
+    found: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        key: Any = node
+        if is_pure(node):
+            key = (node.target, frozen(node.args, found), frozen(node.kwargs, found))
+        found[node] = first.setdefault(key, node)
+    return found
 
 
 def causal(mask: fx.Node) -> bool | None:
