@@ -50,6 +50,7 @@ class Twice(nn.Module):
         return once
 
 
+@pytest.mark.slow
 def test_a_planted_regression_is_named_first(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,6 +163,7 @@ class Blocks(nn.Module):
         return x.square().mean()
 
 
+@pytest.mark.slow
 def test_a_budget_dynamic_shapes_and_adama_get_the_same_samples() -> None:
     model, x, rewrites = Blocks(), random(256, 32).requires_grad_(), [WTACRS(keep=0.25)]
     expected = gradients(model, compiled(model, rewrites), x)

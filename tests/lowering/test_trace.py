@@ -41,6 +41,7 @@ def test_the_logger_is_called_roam(caplog: pytest.LogCaptureFixture) -> None:
     assert [r.levelname for r in caplog.records if r.name == "roam"] == ["INFO", "DEBUG"]
 
 
+@pytest.mark.slow
 def test_torch_logs_and_torch_trace(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     env = {**os.environ, "TORCH_LOGS": "roam", "TORCH_TRACE": str(tmp_path)}

@@ -100,6 +100,7 @@ def test_another_optimizer_is_refused() -> None:
         unfused(model, **options)(random(5, 8))
 
 
+@pytest.mark.slow
 @real_models
 def test_fifty_steps_of_a_real_model_equal_adamw(name: str) -> None:
     reference = TINY[name].build()

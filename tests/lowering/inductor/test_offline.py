@@ -84,6 +84,7 @@ def step():
 """
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no compiler."""
     (tmp_path / "fused_step.py").write_text(FACTORY)
