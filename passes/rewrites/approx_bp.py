@@ -13,17 +13,20 @@ rewrite of that, such as WTA-CRS, and where the next linear is frozen.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
+from roam.passes.rewrites.codes import pack, unpack
 from roam.passes.rewrites.pointwise import Pointwise, pointwise
 from roam.passes.rewrites.saved import Method, Noise, Replaced, SavedTensor
 
-PACKED = 4  # codes in a byte
+BITS = 2  # of a code
+PACKED = 8 // BITS  # codes in a byte
 ALIKE = 5e-3  # how far the derivative of GELU by tanh is from that by erf, at most
 
 
@@ -36,14 +39,12 @@ class _Steps:
 
     def keep(self, x: Tensor, noise: Noise) -> tuple[Tensor]:
         """Returns the codes of all elements, four a byte."""
-        code = sum((x > place).to(torch.uint8) for place in self.places)
-        packed: Any = code.reshape(-1, PACKED)  # type: ignore[union-attr]
-        packed = packed[:, 0] | packed[:, 1] << 2 | packed[:, 2] << 4 | packed[:, 3] << 6
-        return (packed,)
+        code: Any = sum((x > place).to(torch.uint8) for place in self.places)
+        return (pack(code.reshape(-1), BITS),)
 
     def derivative(self, packed: Tensor, shape: Any, dtype: torch.dtype) -> Tensor:
         """Returns the derivative by the codes, of this shape."""
-        code = torch.stack([packed >> shift & 3 for shift in (0, 2, 4, 6)], 1).reshape(shape)
+        code = unpack(packed, BITS).reshape(shape)
         found = torch.zeros((), dtype=dtype, device=packed.device)
         for i, height in enumerate(self.heights):
             found = found + (code > i).to(dtype) * height
@@ -90,14 +91,21 @@ def _known(function: Pointwise) -> _Steps | None:
 
     Which derivative it is, is computed, not taken from the way in which it is written.
     """
-    with _disable_current_modes(), torch.no_grad():
-        points = torch.linspace(-8, 8, 1001)
-        found = function.of(points).to(torch.float32)
-        normal = torch.distributions.Normal(0.0, 1.0)
-        gelu = normal.cdf(points) + points * normal.log_prob(points).exp()
-        sigmoid = points.sigmoid()
-        silu = sigmoid * (1 + points * (1 - sigmoid))
-        for steps, derivative in ((GELU, gelu), (SILU, silu)):
-            if torch.allclose(found, derivative, atol=ALIKE):
-                return steps
+    for steps, derivative in ((GELU, _of_gelu), (SILU, _of_silu)):
+        if function.satisfies(partial(_alike, derivative)):
+            return steps
     return None
+
+
+def _alike(derivative: Callable[[Tensor], Tensor], x: Tensor, found: Tensor) -> bool:
+    return torch.allclose(found, derivative(x), atol=ALIKE)
+
+
+def _of_gelu(x: Tensor) -> Tensor:
+    normal = torch.distributions.Normal(0.0, 1.0)
+    return normal.cdf(x) + x * normal.log_prob(x).exp()
+
+
+def _of_silu(x: Tensor) -> Tensor:
+    sigmoid = x.sigmoid()
+    return sigmoid * (1 + x * (1 - sigmoid))

@@ -18,6 +18,23 @@ GOLDEN = 0.6180339887498949  # the fraction whose multiples are spread most even
 LEAST_STEP = 1e-30  # of a group of equal elements
 
 
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """Packs codes of 1, 2 or 4 bits in uint8 along the last dim, the first in the lowest bits."""
+    each = 8 // bits
+    parts = codes.unflatten(-1, (-1, each))
+    packed = parts[..., 0]
+    for i in range(1, each):
+        packed = packed | parts[..., i] << bits * i
+    return packed
+
+
+def unpack(packed: Tensor, bits: int) -> Tensor:
+    """Returns the codes that `pack` was given."""
+    return torch.stack([packed >> shift & 2**bits - 1 for shift in range(0, 8, bits)], -1).flatten(
+        -2
+    )
+
+
 @dataclass(frozen=True)
 class Codes:
     """Codes of `bits` bits, one of BITS."""
@@ -33,14 +50,11 @@ class Codes:
         drawn = noise.uniform(x.shape[0]).unsqueeze(1).to(torch.float32)
         thresholds = (drawn + shifts.frac().to(torch.float32)).frac()
         codes = ((x - least) / step + thresholds).floor().clamp(0, self.levels).to(torch.uint8)
-        if self.bits == 4:
-            codes = codes[:, ::2] | (codes[:, 1::2] << 4)
-        return codes, least, step
+        return codes if self.bits == 8 else pack(codes, self.bits), least, step
 
     def decode(self, codes: Tensor, least: Tensor, step: Tensor) -> Tensor:
         """Returns what codes stand for, float32, [groups, group]."""
-        if self.bits == 4:
-            codes = torch.stack((codes & 15, codes >> 4), 2).flatten(1)
+        codes = codes if self.bits == 8 else unpack(codes, self.bits)
         return codes.to(torch.float32) * step + least
 
     @property

@@ -45,24 +45,28 @@ class ConstantMasks:
     name: str = "constant_masks"
 
     def __call__(self, module: fx.GraphModule) -> int:
-        flags: dict[fx.Node, bool | None] = {}
-        masks: list[fx.Node] = []
+        masked = _masked(module.graph)
+        if not masked:
+            return 0
         alike = _first_alike(module.graph)
-        changed = 0
-        for target in POSITIONS:
-            for node in module.graph.find_nodes(op="call_function", target=target):
-                mask = node.kwargs.get("attn_mask")
-                if not isinstance(mask, fx.Node) or _is_causal(node) or not _is_static(mask):
-                    continue
-                masks.append(mask)
-                if alike[mask] not in flags:
-                    flags[alike[mask]] = causal(mask)
-                changed += _without_mask(node, flags[alike[mask]])
-        for mask in masks:
+        flags = {first: causal(first) for first in {alike[mask]: None for mask in masked.values()}}
+        changed = sum(_without_mask(node, flags[alike[mask]]) for node, mask in masked.items())
+        for mask in masked.values():
             _drop_unused(mask)
         if changed:
             module.recompile()
         return changed
+
+
+def _masked(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """Returns the masks of attentions that have one of static shape and no flag."""
+    found: dict[fx.Node, fx.Node] = {}
+    for target in POSITIONS:
+        for node in graph.find_nodes(op="call_function", target=target):
+            mask = node.kwargs.get("attn_mask")
+            if isinstance(mask, fx.Node) and not _is_causal(node) and _is_static(mask):
+                found[node] = mask
+    return found
 
 
 def _first_alike(graph: fx.Graph) -> dict[fx.Node, fx.Node]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils._python_dispatch import _disable_current_modes
 
 from roam.passes.cheap_recompute import is_cheap
 from roam.passes.geometry import is_equal, value
@@ -50,6 +51,12 @@ class Pointwise:
     of: Callable[[Tensor], Tensor]
     op: fx.Node
     takes: tuple[int, ...]
+
+    def satisfies(self, claim: Callable[[Tensor, Tensor], bool]) -> bool:
+        """Returns whether a claim about numbers and the function's values, in float32, is true."""
+        with _disable_current_modes(), torch.no_grad():
+            numbers = torch.linspace(-8, 8, 1001)
+            return claim(numbers, self.of(numbers).to(torch.float32))
 
     def result(self, make: Callable[..., Tensor]) -> dict[fx.Node, Result]:
         """Returns how to compute the op's result.

@@ -59,7 +59,6 @@ class WTACRS:
         if self.sampler not in SAMPLERS:
             valid = " or ".join(map(repr, SAMPLERS))
             raise OptionError(f"sampler of wta-crs is {valid}, not {self.sampler!r}")
-
         if self.bits not in (None, *BITS):
             raise OptionError(f"bits of wta-crs is 8, 4 or None, not {self.bits!r}")
 
