@@ -54,9 +54,7 @@ from roam.passes.graph_ops import module_path
 from roam.passes.rewrites import split
 from roam.passes.transfer_ops import LOAD_START
 
-Turns = Literal[
-    "effects", "collectives"
-]  # kinds of ops that stay in program order among each other
+Turns = Literal["effects", "collectives"]  # ops of a kind stay in program order
 
 
 @dataclass

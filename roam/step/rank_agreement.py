@@ -35,6 +35,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from roam.capture.free_memory import free_bytes
 from roam.capture.graph_names import DynamoGraph
+from roam.capture.origins import user_line
 from roam.core.budget import Of
 from roam.core.errors import GraphsDifferError, MissingRankError
 from roam.core.machine import Bytes
@@ -55,10 +56,10 @@ class _MissingRankError(ShortenTraceback, MissingRankError):
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """What a rank compiles: its options, and the calls of its graph, a line each."""
+    """What a rank compiles: its options, and each call of its graph with its line of user code."""
 
     options: tuple[str, ...]
-    calls: tuple[str, ...]
+    calls: tuple[tuple[str, str], ...]
 
     @staticmethod
     def of(gm: fx.GraphModule, graph: DynamoGraph, options: Options) -> Listing:
@@ -66,12 +67,12 @@ class Listing(msgspec.Struct, frozen=True):
         names = (f.name for f in fields(options) if f.name not in OF_A_RANK)
         chosen = (f"{name}={getattr(options, name)!r}" for name in names)
         inputs = iter(graph.inputs)
-        calls = ((_call(node, inputs), _line(node)) for node in gm.graph.nodes)
-        return Listing(tuple(chosen), tuple(f"{call}\0{line}" for call, line in calls if call))
+        calls = ((_call(node, inputs), user_line(node)) for node in gm.graph.nodes)
+        return Listing(tuple(chosen), tuple(each for each in calls if each[0]))
 
     @property
     def digest(self) -> str:
-        calls = [call.partition("\0")[0] for call in self.calls]
+        calls = [call for call, _ in self.calls]
         return blake2b(msgspec.json.encode((self.options, calls)), digest_size=16).hexdigest()
 
     def difference(self, other: Listing, rank: int) -> str:
@@ -79,10 +80,10 @@ class Listing(msgspec.Struct, frozen=True):
         for mine, theirs in zip(self.options, other.options, strict=True):
             if mine != theirs:
                 return f"rank {rank} has the option {theirs} where rank 0 has {mine}"
-        for mine, theirs in zip_longest(self.calls, other.calls, fillvalue="nothing more\0"):
-            (call, line), (their_call, their_line) = mine.split("\0"), theirs.split("\0")
-            if call != their_call:
-                return f"rank {rank} runs {their_call}{their_line} where rank 0 runs {call}{line}"
+        pairs = zip_longest(self.calls, other.calls, fillvalue=("nothing more", ""))
+        for mine, theirs in pairs:
+            if mine[0] != theirs[0]:
+                return f"rank {rank} runs {_shown(theirs)} where rank 0 runs {_shown(mine)}"
         raise AssertionError("listings with different digests differ somewhere")
 
 
@@ -96,10 +97,9 @@ def _call(node: fx.Node, names: Iterator[str]) -> str:
     return "" if node.op == "output" else f"{node.op} {node.target}"
 
 
-def _line(node: fx.Node) -> str:
-    """Returns the user's line that a node was captured from, in parentheses."""
-    lines = str(node.meta.get("stack_trace", "")).strip().splitlines()
-    return f" ({lines[-1].strip()})" if lines else ""
+def _shown(call: tuple[str, str]) -> str:
+    name, line = call
+    return f"{name} ({line})" if line else name
 
 
 class Store(Protocol):
