@@ -81,9 +81,9 @@ class Listing(msgspec.Struct, frozen=True):
             if mine != theirs:
                 return f"rank {rank} has the option {theirs} where rank 0 has {mine}"
         pairs = zip_longest(self.calls, other.calls, fillvalue=("nothing more", ""))
-        for mine, theirs in pairs:
-            if mine[0] != theirs[0]:
-                return f"rank {rank} runs {_shown(theirs)} where rank 0 runs {_shown(mine)}"
+        for here, there in pairs:
+            if here[0] != there[0]:
+                return f"rank {rank} runs {_shown(there)} where rank 0 runs {_shown(here)}"
         raise AssertionError("listings with different digests differ somewhere")
 
 
