@@ -22,8 +22,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from roam.bench.convergence_run import BASE, Run
 from roam.bench.fold_ways import FOLDING
+from roam.bench.tables import write_rows
 from roam.bench.text_corpus import prose, text
-from roam.core.atomic_write import check_writable, write_file
+from roam.core.atomic_write import check_writable
 from roam.core.errors import MissingExtraError, OptionError
 from roam.optim import AdamA, SlimAdamA, SlimRules, SnrMeasurement, static_rules
 
@@ -150,7 +151,7 @@ def convergence_bench(
                 measured = measured or rules
                 runs.append(run)
                 if json_file is not None:
-                    write_file(json_file, b"".join(msgspec.json.encode(r) + b"\n" for r in runs))
+                    write_rows(runs, json_file)
                 progress.advance(task)
     console.print(table(runs))
     for line in verdicts(runs):

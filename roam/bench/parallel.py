@@ -7,7 +7,6 @@ rank 1 ─┴─ gloo      combine m and v
 from __future__ import annotations
 
 import statistics
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,9 +14,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from roam.bench.children import Child, ContenderError, Result, process
+from roam.bench.children import Child, ContenderError, Result
 from roam.bench.compiled import mib, why_failed
 from roam.bench.tables import entry_names, gather
+from roam.bench.teams import team
 from roam.core.atomic_write import check_writable
 
 WORKER = "roam.bench.parallel_worker"
@@ -64,15 +64,17 @@ def parallel_bench(
     if json_file is not None:
         check_writable(json_file)
 
+    how = ("--micro-batches", str(micro_batches))
+
     def rows_of(name: str) -> list[Result]:
         with console.status(f"{name} on {ranks} ranks"), ExitStack() as stack:
             rows, teams = [], {}
             for contender in contenders:
                 row: Result = {"entry": name, "contender": contender, "ranks": ranks}
                 try:
-                    team = _team(stack, name, contender, ranks, micro_batches)
-                    row["total"] = max(child.read()["total"] for child in team)
-                    teams[contender] = team
+                    members = stack.enter_context(team(WORKER, name, contender, ranks, *how))
+                    row["total"] = max(child.read()["total"] for child in members)
+                    teams[contender] = members
                 except ContenderError as error:
                     row["error"] = str(error)
                 rows.append(row)
@@ -83,26 +85,15 @@ def parallel_bench(
     return gather(map(rows_of, names), json_file)
 
 
-def _team(
-    stack: ExitStack, entry: str, contender: str, ranks: int, micro_batches: int
-) -> list[Child]:
-    meeting = f"file://{stack.enter_context(tempfile.TemporaryDirectory())}/meeting"
-    how = ["--ranks", str(ranks), "--micro-batches", str(micro_batches), "--meeting", meeting]
-    return [
-        stack.enter_context(process(WORKER, entry, contender, "--rank", str(rank), *how))
-        for rank in range(ranks)
-    ]
-
-
 def _time(rows: Sequence[Result], teams: dict[str, list[Child]], rounds: int) -> None:
     """Adds seconds, their ratios and the elements that are sent to the rows that ran."""
     seconds: dict[str, list[float]] = {contender: [] for contender in teams}
     sent: dict[str, int] = {}
     for _ in range(rounds):
-        for contender, team in teams.items():
-            for child in team:
+        for contender, members in teams.items():
+            for child in members:
                 child.tell("mini-batch")
-            answers = [child.read() for child in team]
+            answers = [child.read() for child in members]
             seconds[contender].append(max(answer["seconds"] for answer in answers))
             sent[contender] = answers[0]["sent"]
     base = next(iter(seconds.values()), [])

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from roam.bench.children import answering, resident_peak
+from roam.bench.parallel import CONTENDERS
+from roam.bench.teams import meeting, rank_arguments
 from roam.bench.zoo import find, loss
 from roam.inspect.measure import measure_peak
 from roam.optim import AdamA
 
 RATE = 1e-4
-CONTENDERS = ("ddp inductor", "ddp roam", "adama roam")
 
 
 class Training:
@@ -77,34 +78,28 @@ class Training:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--entry", required=True)
+    parser = argparse.ArgumentParser(description=__doc__, parents=[rank_arguments()])
     parser.add_argument("--contender", required=True, choices=CONTENDERS)
-    parser.add_argument("--rank", type=int, required=True)
-    parser.add_argument("--ranks", type=int, required=True)
     parser.add_argument("--micro-batches", type=int, required=True)
-    parser.add_argument("--meeting", required=True)
     args = parser.parse_args()
 
     say = answering()
 
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=args.meeting, rank=args.rank, world_size=args.ranks)
     training: list[Training] = []
 
     def start() -> None:  # what it allocates and keeps counts: buckets and states
         training.append(Training(args.entry, args.contender, args.micro_batches))
         training[0].mini_batch()
 
-    held = measure_peak(lambda: training[0].mini_batch(), warm_up=start).peak
-    say({"total": held})
-    for _ in sys.stdin:
-        begin = time.perf_counter()
-        value = training[0].mini_batch()
-        took = time.perf_counter() - begin
-        say({"seconds": took, "loss": value.item(), "sent": training[0].sent()})
-    say({"resident": resident_peak()})
-    dist.destroy_process_group()
+    with meeting(args):
+        held = measure_peak(lambda: training[0].mini_batch(), warm_up=start).peak
+        say({"total": held})
+        for _ in sys.stdin:
+            begin = time.perf_counter()
+            value = training[0].mini_batch()
+            took = time.perf_counter() - begin
+            say({"seconds": took, "loss": value.item(), "sent": training[0].sent()})
+        say({"resident": resident_peak()})
 
 
 if __name__ == "__main__":

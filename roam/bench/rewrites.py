@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from roam.core.atomic_write import check_writable, write_file
+from roam.bench.tables import gather, names_of
+from roam.core.atomic_write import check_writable
 from roam.core.problem import Home, Kind
 from roam.inspect.step_plan import StepPlan
 from roam.offline import plan
@@ -39,6 +40,15 @@ class Contender:
 
     rewrites: tuple[str, ...] = ()
     recompute: str | bool = "cheap"
+
+    def options(self, lowering: str) -> dict[str, Any]:
+        """Returns the options of a plan."""
+        return {
+            "rewrites": self.rewrites,
+            "recompute": self.recompute,
+            "planning_seconds": SEARCH,
+            "lowering": lowering,
+        }
 
 
 CONTENDERS = {
@@ -169,24 +179,13 @@ def rewrites_bench(
     Raises:
         ValueError: there is no such model.
     """
-    names = model_names(only)
+    names = names_of(only, MODELS)
     if json_file is not None:
         check_writable(json_file)
-    console = console or Console()
-    rows: list[Row] = []
-    for name in names:
-        for contender, how in CONTENDERS.items():
-            rows.append(_row(name, contender, how, lowering))
-            if json_file is not None:
-                write_file(json_file, b"".join(msgspec.json.encode(r) + b"\n" for r in rows))
-    console.print(table(rows))
+    each = ((name, *contender) for name in names for contender in CONTENDERS.items())
+    rows = gather(([_row(*one, lowering)] for one in each), json_file)
+    (console or Console()).print(table(rows))
     return rows
-
-
-def model_names(only: Sequence[str]) -> list[str]:
-    if unknown := sorted(set(only) - MODELS.keys()):
-        raise ValueError(f"no model {unknown[0]!r}: there are {', '.join(MODELS)}")
-    return [*only] or [*MODELS]
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -225,12 +224,7 @@ def saved(step: StepPlan, module: str) -> int:
 
 def _plan(make: Make, how: Contender, lowering: str) -> StepPlan:
     model, batch = make()
-    options = {
-        "rewrites": how.rewrites,
-        "recompute": how.recompute,
-        "planning_seconds": SEARCH,
-        "lowering": lowering,
-    }
+    options = how.options(lowering)
     return plan(model, loss=lambda output: output.loss, options=options, **batch)
 
 

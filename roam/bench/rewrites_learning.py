@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from roam.bench.convergence import Settings, curve, gpt2, loss_of, validate
 from roam.bench.convergence_run import Run
-from roam.core.atomic_write import check_writable, write_file
+from roam.bench.tables import write_rows
+from roam.core.atomic_write import check_writable
 
 EXACT = "exact"
 SMALL = Settings(layers=2, heads=4, width=64, seq=64, batch=16, steps=150, warm_up=0.1)
@@ -132,7 +133,7 @@ def _train_all(
             model.load_state_dict(weights(seed))
             runs.append(train(settings, name, seed, model, compiled))
             if json_file is not None:
-                write_file(json_file, b"".join(msgspec.json.encode(r) + b"\n" for r in runs))
+                write_rows(runs, json_file)
     return runs
 
 

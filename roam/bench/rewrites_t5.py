@@ -19,13 +19,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from roam.core.atomic_write import check_writable, write_file
+from roam.bench import rewrites
+from roam.bench.tables import gather, names_of
+from roam.core.atomic_write import check_writable
 from roam.offline import plan
 from roam.optim import AdamA
 
 TOKENS, LABELS, VOCABULARY = 128, 2, 32_128
 RANK = 32  # of LoRA, the paper's
-SEARCH = 0.5  # seconds of work to plan the graph
 GB = 10**9
 
 
@@ -41,18 +42,15 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Contender:
+class Contender(rewrites.Contender):
     """How a T5 is trained.
 
     Attributes:
-        rewrites: the user's.
-        recompute: the option of that name.
         folds: whether AdamA absorbs gradients in the backward, in place of AdamW after it.
         lora: whether only LoRA's matrices of queries, keys and values are trained.
         paper: by model, what the paper's table 2 states in GB.
     """
 
-    rewrites: tuple[str, ...] = ()
     recompute: str | bool = False
     folds: bool = False
     lora: bool = False
@@ -130,23 +128,13 @@ def t5_bench(
     Raises:
         ValueError: there is no such model.
     """
-    names = shape_names(only)
+    names = names_of(only, SHAPES)
     if json_file is not None:
         check_writable(json_file)
-    rows: list[Row] = []
-    for model in names:
-        for name in contenders or CONTENDERS:
-            rows.append(_row(model, name))
-            if json_file is not None:
-                write_file(json_file, b"".join(msgspec.json.encode(r) + b"\n" for r in rows))
+    each = ((model, name) for model in names for name in contenders or CONTENDERS)
+    rows = gather(([_row(*one)] for one in each), json_file)
     (console or Console()).print(table(rows))
     return rows
-
-
-def shape_names(only: Sequence[str]) -> list[str]:
-    if unknown := sorted(set(only) - SHAPES.keys()):
-        raise ValueError(f"no model {unknown[0]!r}: there are {', '.join(SHAPES)}")
-    return [*only] or [*SHAPES]
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -178,16 +166,10 @@ def _row(model: str, name: str) -> Row:
             "input_ids": torch.zeros(shape.batch, TOKENS, dtype=torch.long),
             "labels": torch.zeros(shape.batch, LABELS, dtype=torch.long),
         }
-    options = {
-        "rewrites": how.rewrites,
-        "recompute": how.recompute,
-        "planning_seconds": SEARCH,
-        "lowering": "aten",
-    }
     step = plan(
         net,
         loss=lambda output: output.loss,
-        options=options,
+        options=how.options("aten"),
         optimizer=optimizer,
         device="cpu",
         **batch,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -17,6 +18,7 @@ from roam.core.atomic_write import check_writable, write_file
 
 SHOWN = ("roam", "eager", "inductor")
 WIDTH = 150  # columns: a narrower table would be cut to dots
+R = TypeVar("R", bound=dict[str, Any] | msgspec.Struct)
 Row = dict[str, Any]  # "entry" -> its name, contender -> its Result or {"error": message}
 
 
@@ -71,6 +73,13 @@ def entry_names(only: str | None, default: Iterable[str]) -> list[str]:
     return list(default) if only is None else [find(n.strip()).name for n in only.split(",")]
 
 
+def names_of(only: Sequence[str], known: Collection[str], what: str = "model") -> list[str]:
+    """Returns the names that were asked for, all if none was. Raises ValueError at a wrong one."""
+    if unknown := sorted(set(only).difference(known)):
+        raise ValueError(f"no {what} {unknown[0]!r}: there are {', '.join(known)}")
+    return [*only] or [*known]
+
+
 def _attempt(name: str, contender: str, steps: int, device: str) -> Result:
     try:
         return run(name, contender, steps=steps, device=device)
@@ -78,14 +87,14 @@ def _attempt(name: str, contender: str, steps: int, device: str) -> Result:
         return {"entry": name, "contender": contender, "error": str(error)}
 
 
-def write_rows(rows: Iterable[Row], file: Path) -> None:
+def write_rows(rows: Iterable[Row | msgspec.Struct], file: Path) -> None:
     """Overwrites the file with all rows so far, one JSON object a line."""
-    write_file(file, "".join(json.dumps(row) + "\n" for row in rows))
+    write_file(file, "".join(json.dumps(row, default=msgspec.to_builtins) + "\n" for row in rows))
 
 
-def gather(parts: Iterable[list[Result]], file: Path | None) -> list[Result]:
+def gather(parts: Iterable[list[R]], file: Path | None) -> list[R]:
     """Returns the rows of all parts. Writes what there is to the file whenever a part is done."""
-    rows: list[Result] = []
+    rows: list[R] = []
     for part in parts:
         rows += part
         if file is not None:

@@ -6,21 +6,26 @@ rank 1 ─┴─ gloo      with ATen's and with Inductor's kernels
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from roam.bench.children import ContenderError, Result, process
+from roam.bench.children import ContenderError, Result
 from roam.bench.compiled import mib, why_failed
 from roam.bench.tables import entry_names, gather
+from roam.bench.teams import team
 from roam.core.atomic_write import check_writable
 
 WORKER = "roam.bench.wrappers_worker"
-WAYS = ("eager", "inductor", "roam aten", "roam inductor")
+WAYS: dict[str, dict[str, Any]] = {  # by name, the arguments of torch.compile
+    "eager": {},
+    "inductor": {"backend": "inductor"},
+    "roam aten": {"backend": "roam", "options": {"lowering": "aten"}},
+    "roam inductor": {"backend": "roam", "options": {"lowering": "inductor"}},
+}
 WRAPPERS = ("ddp", "fsdp2")
 MODELS = (
     *("gpt2", "llama", "bert", "t5", "vit", "resnet"),
@@ -35,7 +40,7 @@ def wrappers_bench(
     ranks: int = 2,
     steps: int = 5,
     seconds: float = 300.0,
-    ways: Sequence[str] = WAYS,
+    ways: Collection[str] = WAYS,
     console: Console | None = None,
 ) -> list[Result]:
     """Trains each architecture under each wrapper in every way. Prints a line for each.
@@ -81,23 +86,15 @@ def wrappers_bench(
 
 
 def _trained(
-    name: str, wrapper: str, ranks: int, steps: int, seconds: float, ways: Sequence[str]
+    name: str, wrapper: str, ranks: int, steps: int, seconds: float, ways: Collection[str]
 ) -> Iterator[tuple[Result, list[Result]]]:
     """Yields a row for each way, with the answers of all ranks."""
-    with ExitStack() as stack:
-        meeting = f"file://{stack.enter_context(tempfile.TemporaryDirectory())}/meeting"
-        how = ["--ranks", str(ranks), "--steps", str(steps), "--seconds", str(seconds)]
-        how += ["--ways", *ways]
-        team = [
-            stack.enter_context(
-                process(WORKER, name, wrapper, "--rank", str(rank), "--meeting", meeting, *how)
-            )
-            for rank in range(ranks)
-        ]
+    how = ("--steps", str(steps), "--seconds", str(seconds), "--ways", *ways)
+    with team(WORKER, name, wrapper, ranks, *how) as members:
         for way in ways:
             row: Result = {"entry": name, "wrapper": wrapper, "way": way}
             try:
-                answers = [child.read() for child in team]
+                answers = [child.read() for child in members]
             except ContenderError as error:
                 yield row, [{"error": str(error)}]
                 return

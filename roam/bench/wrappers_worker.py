@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,17 +21,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 import roam
 from roam.bench.children import Result, answering
+from roam.bench.teams import meeting, rank_arguments
+from roam.bench.wrappers import WAYS, WRAPPERS
 from roam.bench.zoo import Entry, find, loss
 from roam.inspect.measure import measure_peak
 
 RATE = 1e-3
-WAYS: dict[str, dict[str, Any]] = {  # by name, the arguments of torch.compile
-    "eager": {},
-    "inductor": {"backend": "inductor"},
-    "roam aten": {"backend": "roam", "options": {"lowering": "aten"}},
-    "roam inductor": {"backend": "roam", "options": {"lowering": "inductor"}},
-}
-WRAPPERS = ("ddp", "fsdp2")
 
 
 def wrapped(model: nn.Module, wrapper: str) -> nn.Module:
@@ -80,29 +74,23 @@ def train(entry: Entry, wrapper: str, way: str, steps: int) -> Result:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--entry", required=True)
+    parser = argparse.ArgumentParser(description=__doc__, parents=[rank_arguments()])
     parser.add_argument("--contender", required=True, choices=WRAPPERS)
-    parser.add_argument("--rank", type=int, required=True)
-    parser.add_argument("--ranks", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--ways", nargs="+", choices=WAYS, required=True)
-    parser.add_argument("--meeting", required=True)
     args = parser.parse_args()
     say = answering()
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=args.meeting, rank=args.rank, world_size=args.ranks)
-    for way in args.ways:
-        faulthandler.dump_traceback_later(args.seconds, exit=True)
-        try:
-            found = train(find(args.entry), args.contender, way, args.steps)
-        except Exception as error:
-            found = {"way": way, "error": f"{type(error).__name__}: {error}"}
-        say(found)
-        if "error" in found:
-            break  # the other ranks may have stopped elsewhere
-    dist.destroy_process_group()
+    with meeting(args):
+        for way in args.ways:
+            faulthandler.dump_traceback_later(args.seconds, exit=True)
+            try:
+                found = train(find(args.entry), args.contender, way, args.steps)
+            except Exception as error:
+                found = {"way": way, "error": f"{type(error).__name__}: {error}"}
+            say(found)
+            if "error" in found:
+                break  # the other ranks may have stopped elsewhere
 
 
 if __name__ == "__main__":

@@ -152,26 +152,23 @@ def rewrites(
     ] = False,
 ) -> None:
     """Count what a block saves with rewrites of saved tensors, or what they cost in learning."""
-    from roam.bench.rewrites import model_names, rewrites_bench
+    from roam.bench.rewrites import MODELS, rewrites_bench
     from roam.bench.rewrites_learning import fine_tuning_bench, learning_bench
-    from roam.bench.rewrites_t5 import shape_names, t5_bench
+    from roam.bench.rewrites_t5 import SHAPES, t5_bench
     from roam.bench.rewrites_time import time_bench
+    from roam.bench.tables import names_of
 
+    names = only.split(",") if only else []
     if time:
         time_bench()
-        return
-    names = only.split(",") if only else []
-    if fine_tuning:
+    elif fine_tuning:
         fine_tuning_bench(json_file=json, picture=picture)
-        return
-    if t5:
-        with unknown_refused():
-            shape_names(names)
-        t5_bench(names, json)
-        return
-    if learning:
+    elif learning:
         learning_bench(json_file=json)
-        return
-    with unknown_refused():
-        model_names(names)
-    rewrites_bench(names, json, lowering=lowering)
+    else:
+        with unknown_refused():  # at once, and no other ValueError
+            names_of(names, SHAPES if t5 else MODELS)
+        if t5:
+            t5_bench(names, json)
+        else:
+            rewrites_bench(names, json, lowering=lowering)
