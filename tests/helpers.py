@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,22 @@ both_arenas = pytest.mark.parametrize("arena", ARENAS)
 real_models = pytest.mark.parametrize(
     "name", ["gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet", "vit"))]
 )
+
+
+def some_slow(cases: Mapping[str, Any], quick: Collection[str]) -> list[Any]:
+    """Cases for parametrize, with their keys as ids; all but the quick ones run with -m slow.
+
+    A tuple has the arguments of its case.
+    """
+    assert set(quick) <= cases.keys()
+    return [
+        pytest.param(
+            *(case if isinstance(case, tuple) else (case,)),
+            id=name,
+            marks=() if name in quick else pytest.mark.slow,
+        )
+        for name, case in cases.items()
+    ]
 
 
 def compiler(backend: str, **how: Any) -> Compile:

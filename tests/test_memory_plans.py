@@ -22,10 +22,10 @@ from roam.offline import problems
 from roam.optim import AdamA
 from roam.planner import Settings, plan
 from roam.pytest_plugin import MemoryPlan
+from tests.helpers import some_slow
 
 pytest_plugins = ["pytester"]
-ALWAYS = ["gpt2"]
-ZOO = [n if n in ALWAYS else pytest.param(n, marks=pytest.mark.slow) for n in TINY]
+ZOO = some_slow({n: n for n in TINY}, ["gpt2"])
 
 
 @pytest.mark.parametrize("name", ZOO)

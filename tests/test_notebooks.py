@@ -9,6 +9,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.helpers import some_slow
+
 ROOT = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(ROOT.glob("*.ipynb"))
 QUICK = ("1_plan_by_hand",)  # the others take half a minute of a core each
@@ -19,13 +21,7 @@ def read(path: Path) -> nbformat.NotebookNode:
     return nbformat.read(path, as_version=4)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(p, marks=() if p.stem in QUICK else pytest.mark.slow, id=p.stem)
-        for p in NOTEBOOKS
-    ],
-)
+@pytest.mark.parametrize("path", some_slow({p.stem: p for p in NOTEBOOKS}, QUICK))
 def test_it_runs(path: Path) -> None:
     """Raises CellExecutionError where a cell does."""
     book = read(path)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from tests.helpers import calls, check, random
+from tests.helpers import calls, check, random, some_slow
 
 pytestmark = pytest.mark.usefixtures("everything_placed")
 
@@ -103,10 +103,6 @@ ALIKE = {
     "repeat", "unfold", "index", "diff", "outer", "interpolate", "cdist", "svdvals",
     "complex division", "complex division, odd",
 }  # fmt: skip
-OPS = [
-    pytest.param(op, id=name, marks=pytest.mark.slow if name in ALIKE else ())
-    for name, op in UNARY.items()
-]
 
 
 def test_prod() -> None:
@@ -114,7 +110,7 @@ def test_prod() -> None:
     check(calls(lambda w, x: (x @ w).prod(1), (8, 8)), random(5, 8), eager=False)
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", some_slow(UNARY, UNARY.keys() - ALIKE))
 def test_ops_on_a_product(op: Callable[[Tensor], Any]) -> None:
     check(calls(lambda w, x: op(x @ w), (8, 8)), random(5, 8))
 

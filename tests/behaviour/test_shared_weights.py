@@ -14,7 +14,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 import roam
 from roam.core.lifetime import slots
 from roam.core.problem import Home
-from tests.helpers import folding_step, fused, measured_as_planned
+from tests.helpers import folding_step, fused, measured_as_planned, some_slow
 
 pytestmark = pytest.mark.usefixtures("shared_kernels")
 WORDS, WIDTH = 1009, 32
@@ -88,13 +88,7 @@ MODELS = {
 QUICK = ("tied", "untied, padding", "shared layer")
 
 
-models = pytest.mark.parametrize(
-    ("build", "loss"),
-    [
-        pytest.param(*m, id=name, marks=() if name in QUICK else pytest.mark.slow)
-        for name, m in MODELS.items()
-    ],
-)
+models = pytest.mark.parametrize(("build", "loss"), some_slow(MODELS, QUICK))
 
 
 def most_at_once() -> int:

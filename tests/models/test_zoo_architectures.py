@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import roam
 from roam.bench.zoo import TINY, Entry, loss
-from tests.helpers import compiler, unfused
+from tests.helpers import compiler, some_slow, unfused
 
 CORE = [
     *("gpt2", "llama", "bert", "t5", "vit", "resnet", "mobilenetv2", "efficientnet", "convnext"),
@@ -28,8 +28,7 @@ Trace = list[dict[str, Tensor]]
 
 def entries(quick: Sequence[str], names: Iterable[str] = TINY) -> list[Any]:
     """Some of the tiny zoo; all but the quick ones run with -m slow."""
-    marks = {n: () if n in quick else (pytest.mark.slow,) for n in names}
-    return [pytest.param(TINY[n], id=n, marks=mark) for n, mark in marks.items()]
+    return some_slow({n: TINY[n] for n in names}, quick)
 
 
 def train(

@@ -17,7 +17,7 @@ from roam.core.problem import Problem
 from roam.optim import AdamA
 from roam.passes.rewrites.split import Split
 from roam.passes.rewrites.table import SPLITS
-from tests.helpers import assert_counts, unfused
+from tests.helpers import assert_counts, some_slow, unfused
 
 ROWS, WIDTH, CLASSES, BLOCKS = 256, 16, 1000, 8
 HIDDEN = ROWS * WIDTH * 4  # bytes
@@ -120,9 +120,7 @@ def errors(model: nn.Module, exact: nn.Module) -> list[float]:
     return [float((p.double() - q).norm() / q.norm()) for p, q in grads if p is not None]  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in LOSSES]
-)
+@pytest.mark.parametrize("name", some_slow({n: n for n in LOSSES}, QUICK))
 def test_the_gradients_and_the_peak(name: str) -> None:
     model = Head(LOSSES[name])
     exact = copy.deepcopy(model).double()
