@@ -24,10 +24,10 @@ BY_NAME: Mapping[str, Callable[..., SavedRewrite]] = {made().name: made for made
 
 
 def named(text: str) -> SavedRewrite:
-    """Returns the rewrite of a name, with fields behind it as in a call.
+    """Returns the rewrite that a text describes: a name, a colon, and fields as in a call.
 
-    Such as "wta-crs:keep=0.1,modules=('h.*',)". What is one word, such as `sampler=winners`, is a
-    string. Raises OptionError for an unknown name or field, or a value of the wrong type.
+    An example: "wta-crs:keep=0.1,modules=('h.*',)". A single word, as in `sampler=winners`, needs
+    no quotes. Raises OptionError for an unknown name or field, or a value of the wrong type.
     """
     name, _, given = text.partition(":")
     if name not in BY_NAME:

@@ -69,9 +69,9 @@ def rows_of(x: Tensor) -> Tensor:
 
 
 def _is_linear_input(tensor: SavedTensor) -> bool:
-    """Returns whether the forward multiplies a tensor by weights, from the left, and nothing else.
+    """Returns whether in every matrix product of the forward a tensor is the left factor of x W.
 
-    Other ops of the forward may read it, but no other matrix product.
+    W is a parameter, or made of parameters only. Ops that are no matrix products may read x.
     """
     products = [
         (user, alias)

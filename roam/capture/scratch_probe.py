@@ -55,7 +55,7 @@ READ = 2**28  # bytes of operands and results of the largest call that is run: a
 AT_ONCE = 2**21  # bytes of operands and results up to which a call is run without an estimate
 ESTIMATED = 2**24  # bytes of operands and results of the largest call that an estimate runs
 CURVED = Fraction(1, 20)  # second difference over first from which on growth counts as quadratic
-ROUNDED = Fraction(5, 4)  # by how much more a quadratic's may be, as kernels round sizes up
+ROUNDED = Fraction(5, 4)  # how far above n²'s that ratio may be, as kernels round sizes up
 BLOCK = 64  # the sizes of an estimate differ by multiples of this, as kernels work in blocks
 
 

@@ -10,16 +10,16 @@ share of one micro-batch, or (1-β2) g² beside v. The code of a v above 0 is at
 divides by √v: v is never taken for much smaller than it is, but elements below the 255th part of
 the largest √v of their 64 take shorter steps than with AdamW.
 
-FlashOptim has x / (1 + |x|) for m's root, and the distance to the next number for 2^-8 |θ'|, which
-is at most twice as fine. A division takes as long as twenty sums here, and bits are no numbers to a
-compiler.
+FlashOptim codes m by x / (1 + |x|) where here is a root, because a division takes as long as twenty
+additions. Its unit for the remainder is the distance from θ' to the next bfloat16, which is at most
+twice as fine as 2^-8 |θ'|, and would have to be read off the bits of θ'.
 
 The random numbers are those of a Weyl sequence, frac(φ i + offset), made anew in each turn: no
 generator has a state that would have to be saved.
 
 All functions take [..., groups, elements of a group], with scales [..., groups, 1]; they return new
-tensors and change none, so that they can be parts of a kernel (`one_pass`). A kernel would get
-globals as arguments: numbers are literals here, or names of their functions.
+tensors and change none, so that they can be parts of a kernel (`one_pass`). Numbers are literals or
+local names: globals would become arguments of the kernel.
 """
 
 from __future__ import annotations

@@ -80,8 +80,9 @@ class Ranks:
     def __init__(self, group: dist.ProcessGroup) -> None:
         self.group, self.size = group, dist.get_world_size(group)
         self.sent, self.small = 0, SMALL
-        # messages that say what is sent: on the way of the states, these would have to be as many
-        # on each rank when they come
+        # for the message that says how many states a rank has sent. In the group of the states it
+        # would be taken for one of them: collectives of a group are matched by their order, and
+        # ranks may have sent different numbers of states when it comes
         self._control = dist.new_group(
             dist.get_process_group_ranks(group), use_local_synchronization=True
         )

@@ -1,9 +1,9 @@
 """Finds the bytes that a rule allocates to absorb a gradient: it is run once on zeros.
 
     up to WHOLE elements   the peak that is measured
-    larger                 the peak on fake tensors of the parameter's shape, and the difference of
-                           the measured and the fake peak at a smaller shape: what kernels take for
-                           themselves, and what they do not make
+    larger                 the peak on fake tensors of the parameter's shape, corrected by what is
+                           measured at a smaller shape: more where kernels need work space, less
+                           where one kernel replaces ops and makes no results in between
     other devices          the peak on fake tensors
 
 A rule of elements and blocks takes the same bytes at every size above a block. A product of

@@ -115,8 +115,8 @@ def run_of(graph: str, made: Iterable[Tensor]) -> Run | None:
 def persistent(args: Sequence[Any], of_graph: Bytes) -> dict[int, Bytes]:
     """Returns the bytes of a graph's inputs by address; under 0 its states, which are no inputs.
 
-    Inputs without data have no address, and count as states: a compiled DistributedDataParallel
-    has its graphs compiled for such.
+    Fake inputs have no address, and count as states: the graphs of a compiled
+    DistributedDataParallel are compiled for fake ones.
 
     Args:
         args: the inputs.

@@ -26,7 +26,8 @@ log = logging.getLogger("roam")
 
 Formula = Callable[..., None]
 
-# of Inductor: a kernel may be made while the user's graph is compiled, with settings of its own
+# Inductor's, for the kernel alone: it may be made in the middle of compiling the user's graph, for
+# which other passes and settings are on
 SETTINGS = {
     "emulate_precision_casts": True,  # rounds to bfloat16 where the formula does
     "realize_opcount_threshold": 1000,  # keeps no result of an operator in memory: one pass

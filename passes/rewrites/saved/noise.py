@@ -30,8 +30,8 @@ class Noise:
 
     Attributes:
         seed: drawn once a step, int64, [1].
-        stream: a number of the tensor, as long as a seed: with two that share their low 32 bits
-            but for a few, one tensor would get the other's numbers in another order.
+        stream: a number of the tensor, of 62 bits like a seed. Two that differed in a few low bits
+            only would give two tensors the same random numbers, in another order.
     """
 
     seed: Tensor
