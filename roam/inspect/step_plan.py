@@ -6,28 +6,20 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from roam.core.check import check
-from roam.core.errors import FileFormatError, OfflineError, UnplannedStepError
+from roam.core.errors import OfflineError, UnplannedStepError
 from roam.core.machine import Seconds
-from roam.core.origins import NO_ORIGINS, Origins
 from roam.core.plan import Plan, stated_note
 from roam.core.problem import Buffer, Home, Kind, Problem, Tier
 from roam.core.sizes import parse_size, show_size
-from roam.core.strict_json import read_versioned
+from roam.inspect import step_file
 from roam.inspect.gradients import GradientLife, gradient_lives, most_alive
 from roam.inspect.moment import MemoryItem
-from roam.inspect.moved import Moved
 from roam.inspect.nesting import held_at_worst
-from roam.inspect.proof import SECONDS, prove
-from roam.inspect.recomputed import Recomputed
+from roam.inspect.proof import SECONDS
 from roam.inspect.record import GraphRecord
-from roam.inspect.shrunk import ShrunkSaved
 from roam.inspect.step_time import StepTime
-from roam.inspect.stored import Stored
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,8 +27,6 @@ if TYPE_CHECKING:
     from roam.inspect.explain import Explanation
     from roam.inspect.timeline import StepTimeline
     from roam.solvers.budget.pareto import Point
-
-VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -302,7 +292,7 @@ class StepPlan:
 
     def to_json(self) -> bytes:
         """Returns the file of the step, problems and plans, which `from_json` reads."""
-        return msgspec.json.encode(_File(VERSION, tuple(map(_Graph.of, self.graphs))))
+        return step_file.written(self.graphs)
 
     @staticmethod
     def from_json(text: bytes | str, seconds: float = SECONDS) -> StepPlan:
@@ -317,10 +307,7 @@ class StepPlan:
             GraphMismatchError: a plan belongs to another problem than the one beside it.
             PlanError: a plan is not valid, or states wrong figures or a bound that is refuted.
         """
-        file = read_versioned(
-            text, _File, what="step plan", key="roam_step", version=VERSION, again="plan again"
-        )
-        return StepPlan(tuple(graph.record(seconds) for graph in file.graphs))
+        return StepPlan(step_file.read(text, seconds))
 
 
 def _count(planned: int, graphs: int) -> str:
@@ -330,77 +317,3 @@ def _count(planned: int, graphs: int) -> str:
 
 def _ops(number: int) -> str:
     return f"{number} op{' is' if number == 1 else 's is'}"
-
-
-class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A GraphRecord in a file, where every field is written."""
-
-    name: str
-    problem: Problem | None
-    plan: Plan | None
-    reason: str | None
-    lowering: Literal["aten", "inductor"]
-    estimated: tuple[str, ...]
-    estimated_costs: tuple[str, ...] = ()
-    recomputed: Recomputed | None = None
-    moved: Moved | None = None
-    machine: str = ""
-    stored: Stored | None = None
-    shrunk: ShrunkSaved | None = None
-    origins: Origins = NO_ORIGINS
-
-    @staticmethod
-    def of(graph: GraphRecord) -> _Graph:
-        lowering: Any = graph.lowering
-        return _Graph(
-            graph.name,
-            graph.problem,
-            graph.plan,
-            graph.reason,
-            lowering,
-            graph.estimated,
-            graph.estimated_costs,
-            graph.recomputed,
-            graph.moved,
-            graph.machine,
-            graph.stored,
-            graph.shrunk,
-            graph.origins,
-        )
-
-    def record(self, seconds: float) -> GraphRecord:
-        """Checks the plan and returns the graph. Raises what `StepPlan.from_json` raises."""
-        for edits in (self.recomputed, self.moved, self.stored, self.shrunk):
-            if edits is not None:
-                edits.check(self.name)
-        planned = self.problem is not None and self.plan is not None
-        unplanned = self.problem is None and self.plan is None
-        if planned == (self.reason is not None) or not (planned or unplanned):
-            raise FileFormatError(
-                f"graph {self.name!r} of the step plan has neither a problem and its plan alone "
-                "nor a reason alone"
-            )
-        plan = None
-        if self.problem is not None and self.plan is not None:
-            check(self.problem, self.plan)
-            plan = prove(self.plan.edited(self.problem), self.plan, seconds)
-        return GraphRecord(
-            self.name,
-            self.problem,
-            plan,
-            self.reason,
-            self.lowering,
-            self.estimated,
-            self.estimated_costs,
-            self.recomputed,
-            self.moved,
-            self.machine,
-            self.stored,
-            self.shrunk,
-            self.origins,
-        )
-
-
-class _File(msgspec.Struct, forbid_unknown_fields=True):
-    roam_step: int
-    graphs: tuple[_Graph, ...]

@@ -5,46 +5,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ortools.sat.python import cp_model
 
-from roam.core.errors import FileFormatError, OffsetError, OverlapError
+from roam.core.errors import OffsetError, OverlapError
 from roam.solvers.answer import Answer, Outcome
 from roam.solvers.layout.greedy_fits import FITS, Rect, place
 from roam.solvers.layout.packing import search
-from roam.solvers.layout.packing.baselines import BASELINES
 from roam.solvers.layout.packing.generate import cut_strip, spoil
 from roam.solvers.layout.packing.instance import (
-    Instance,
     check_packing,
-    granule,
     height,
     max_load,
     read_csv,
     to_items,
     touches,
-    write_csv,
 )
 from roam.solvers.layout.packing.lines import area, on_the_lowest_line
 from roam.solvers.layout.packing.pack import A_TABLE_TOUCH, Packing, _Packer, pack
 from roam.solvers.layout.packing.sweep import holes, sweep
 from roam.solvers.work import Work
+from tests.solvers.layout.rectangles import rectangles
 
 MINIMALLOC = Path(__file__).parents[2] / "instances" / "minimalloc"
 CAPACITY = 2**20
-
-
-@st.composite
-def rectangles(draw: st.DrawFn, align: tuple[int, ...] = (1,), most: int = 8) -> list[Rect]:
-    found = []
-    for _ in range(draw(st.integers(1, most))):
-        lower = draw(st.integers(0, 5))
-        size = draw(st.integers(0, 4))
-        found.append(
-            Rect(lower, draw(st.integers(lower + 1, 6)), size, draw(st.sampled_from(align)))
-        )
-    return found
 
 
 def brute_force(rects: list[Rect], capacity: int) -> bool:
@@ -202,92 +187,11 @@ def test_too_much_at_once_does_not_fit() -> None:
     assert (packing.status, packing.bound, packing.work) == (Outcome.DOES_NOT_FIT, 11, 0)
 
 
-def test_the_checker_names_both() -> None:
-    rects = [Rect(0, 4, 10), Rect(4, 9, 10), Rect(3, 5, 10)]
-    check_packing(rects, [0, 0, 10], ["a", "b", "c"])
-    with pytest.raises(OverlapError, match=r"'b' and 'c'|'c' and 'b'"):
-        check_packing(rects, [20, 0, 9], ["a", "b", "c"])
-
-
-@given(rectangles(), st.data())
-def test_the_checker_and_a_plain_one_agree(rects: list[Rect], data: st.DataObject) -> None:
-    offsets = [data.draw(st.integers(0, 6)) for _ in rects]
-    overlap = any(
-        a.size and b.size and a.lower < b.upper and b.lower < a.upper
-        and p < q + b.size and q < p + a.size
-        for i, (a, p) in enumerate(zip(rects, offsets, strict=True))
-        for b, q in list(zip(rects, offsets, strict=True))[:i]
-    )  # fmt: skip
-    if overlap:
-        with pytest.raises(OverlapError):
-            check_packing(rects, offsets)
-    else:
-        check_packing(rects, offsets)
-
-
-@pytest.mark.parametrize("rect", [Rect(0, 1, 8, 64), Rect(0, 1, 8, 1, 64)])
-def test_the_checker_knows_alignment_and_fixed_offsets(rect: Rect) -> None:
-    check_packing([rect], [64])
-    with pytest.raises(OffsetError, match="lies at 8"):
-        check_packing([rect], [8])
-
-
 def test_fixed_offsets_that_contradict_themselves() -> None:
     with pytest.raises(OverlapError):
         pack([Rect(0, 2, 10, 1, 0), Rect(1, 3, 10, 1, 5)])
     with pytest.raises(OffsetError):
         pack([Rect(0, 2, 10, 64, 8)])
-
-
-@given(rectangles())
-def test_csv_there_and_back(rects: list[Rect]) -> None:
-    assume(rects)
-    instance = Instance(tuple(f"b{i}" for i in range(len(rects))), tuple(rects))
-    offsets = pack(rects).found.offsets
-    again = read_csv(write_csv(instance, offsets))
-    assert again.names == instance.names
-    assert tuple(r.fixed for r in again.rects) == offsets
-    assert [(r.lower, r.upper, r.size, r.align) for r in again.rects] == [
-        (r.lower, r.upper, r.size, r.align) for r in rects
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "line 1: .* columns"),
-        ("id,lower,upper,size\n", "line 1: no buffer"),
-        ("id,lower,upper,size,size\na,0,1,2,2\n", "each once"),
-        ("id,lower,upper,size\na,0,1,2\nb,0,1,2\na,0,1,2\n", "line 4: a second buffer 'a'"),
-        ("id,lower,upper,size\na,0,1,2,9\n", "line 2: buffer 'a' has 5 fields for 4 columns"),
-        ("id,lower,upper,size\na,0,1,2.0\n", "line 2: buffer 'a' has a size .* '2.0'"),
-        ("id,lower,upper,size\na,0,1,1_0\n", "line 2: buffer 'a' has a size .* '1_0'"),
-        ("id,lower,upper,size\na,0,1,٣\n", "line 2: buffer 'a' has a size .* '٣'"),
-        ("id,lower,upper,size\na,0,1,\n", "line 2: buffer 'a' has a size .* ''"),
-        (f"id,lower,upper,size\na,0,1,{'9' * 5000}\n", "line 2: buffer 'a' has a size"),
-        (f"id,lower,upper,size\na,0,1,{2**62}\n", "beyond 2.62"),
-        ('id,lower,upper,size\n"a\nb",0,1,2\nc,1,0,2\n', "line 4: buffer 'c'"),
-        ('id,lower,upper,size\n"a,0,1,2\n', "line 2: unexpected end"),
-        ("id,lower,upper,size,alignment\na,0,1,2,0\n", "line 2: buffer 'a' .* alignment > 0"),
-        ("id,lower,upper,size,alignment,offset\na,0,1,2,4,2\n", "'a' has the fixed offset 2"),
-        ("id,lower,upper\na,0,1\n", "columns"),
-        ("id,lower,upper,size,color\na,0,1,2,red\n", "color"),
-        ("id,lower,upper,size\na,0,1,2\nb,0,x,2\n", "line 3"),
-        ("id,lower,upper,size\na,0,1\n", "line 2"),
-        ("id,lower,upper,size\nsame,3,3,2\n", "same"),
-        ("id,lower,upper,size\na,0,1,-2\n", "line 2"),
-    ],
-)
-def test_what_is_no_csv_of_buffers(text: str, said: str) -> None:
-    with pytest.raises(FileFormatError, match=said):
-        read_csv(text)
-
-
-def test_heights_come_in_steps() -> None:
-    assert granule([Rect(0, 1, 64), Rect(0, 1, 96)]) == 32
-    assert granule([Rect(0, 1, 64, 512), Rect(0, 1, 100)]) == 4
-    assert granule([Rect(0, 1, 64, 1, 7)]) == 1
-    assert granule([]) == 1
 
 
 def crowd(seed: int) -> list[Rect]:
@@ -358,50 +262,6 @@ def test_cut_strips_are_put_together_again(n: int, times: int, seed: int) -> Non
     assert sum(r.size * (r.upper - r.lower) for r in rects) == times * CAPACITY
     packing = pack(rects, node_limit=50_000)
     assert (packing.status, packing.value) == (Outcome.OPTIMAL, CAPACITY)
-
-
-@pytest.mark.parametrize("name", BASELINES)
-@settings(max_examples=20, deadline=None)
-@given(rects=rectangles())
-def test_baselines_are_sound_and_no_better(name: str, rects: list[Rect]) -> None:
-    rects = [r for r in rects if r.size]
-    offsets = BASELINES[name](rects)
-    check_packing(rects, offsets)
-    assert height(rects, offsets) >= pack(rects).value
-
-
-def test_inductor_shares_a_place_and_cuts_it() -> None:
-    """b and c come into the place of a, one above the other; d meets both, and is put on top.
-
-    a [------)               d        [--)
-                        on top of  c [-)      0..6
-                                   b [---)    of a's place, 6..10
-    """
-    rects = [Rect(0, 4, 10), Rect(4, 8, 6), Rect(4, 7, 4), Rect(5, 6, 3)]
-    assert BASELINES["Inductor"](rects) == [0, 0, 6, 10]
-
-
-def test_llfb_lifts_the_lowest_line_where_nothing_fits() -> None:
-    """b lives longest of what may lie on a. Beside it there is no room for c, so that the line
-    rises to the top of b first; there is room for d.
-    """
-    a, b, c, d = Rect(0, 4, 3), Rect(0, 3, 2), Rect(2, 4, 1), Rect(3, 4, 7)
-    assert BASELINES["LLFB"]([c, a, b]) == [5, 0, 3]
-    assert BASELINES["LLFB"]([d, a, b]) == [3, 0, 3]
-
-
-def test_inductor_nests_places_as_deep_as_there_are_buffers() -> None:
-    stairs = [Rect(i, 10_000 - i, 2000 - i) for i in range(400)]
-    assert height(stairs, BASELINES["Inductor"](stairs)) == max_load(stairs)
-
-
-@pytest.mark.parametrize("row", [f"a,0,1,{2**63}", f"a,0,{2**63},1", "a,0,1,1,1,-3"])
-def test_a_csv_of_what_cannot_be_packed(row: str) -> None:
-    columns = (
-        "id,lower,upper,size,alignment,offset" if row.count(",") > 3 else "id,lower,upper,size"
-    )
-    with pytest.raises(FileFormatError, match=r"2\^62|offset >= 0"):
-        read_csv(f"{columns}\n{row}\n")
 
 
 @pytest.mark.parametrize("over", [{"limit": 0}, {"deadline": 0.0}])
