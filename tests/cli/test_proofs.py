@@ -35,7 +35,7 @@ def test_a_bound_without_a_proof_is_shown_as_stated(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is proven beyond 5 MiB here: of the file's 6 MiB the rest is its own word."""
-    monkeypatch.setattr("roam.inspect.step_plan.prove", _five_mib)
+    monkeypatch.setattr("roam.inspect.step_file.prove", _five_mib)
     shown = " ".join(run("show", "step.json").stdout.split())
     assert "stated bound 6.00 MiB, not proven here" in shown
     assert "at least 5.00 MiB; 6.00 MiB stated, not proven" in shown
@@ -95,7 +95,7 @@ def test_a_bound_that_is_not_proven_again_has_its_exit_code(
     file = written(here, problem, plan(problem))
     found = run("show", file, "--verify")
     assert (found.exit_code, "by roam's own search" in found.stdout) == (0, True)
-    monkeypatch.setattr("roam.inspect.step_plan.prove", lambda *given: given[1].with_proof(1))
+    monkeypatch.setattr("roam.inspect.step_file.prove", lambda *given: given[1].with_proof(1))
     unproven = run("show", file, "--verify")
     assert (unproven.exit_code, "not proven again" in unproven.stdout) == (3, True)
 
