@@ -34,7 +34,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, fx
 
-from roam.core.folds import StoredState
+from roam.core.folds import RowFolds, StoredState
 from roam.passes.geometry import same_shape, storage_key, tensor_inputs, tensors, value
 from roam.passes.graph_ops import add_op, facts
 from roam.passes.transfer_ops import LOAD_START, LOAD_WAIT, STORE_START, STORE_WAIT
@@ -64,6 +64,8 @@ class Release:
         scratch: bytes that the fold allocates for itself.
         writes_parameter: whether the fold changes the parameter too.
         stored: the tensors that the fold changes and that lie in a tier between steps.
+        by_rows: how the gradient may be folded one block of rows at a time; None: only whole.
+        block: number of this block of rows, from 0; None if the gradient is folded whole.
     """
 
     index: int
@@ -73,6 +75,8 @@ class Release:
     scratch: int = 0
     writes_parameter: bool = True
     stored: tuple[StoredState, ...] = ()
+    by_rows: RowFolds | None = None
+    block: int | None = None
 
 
 class Transfer(NamedTuple):
@@ -101,6 +105,13 @@ class RunFolds(Protocol):
         """Folds a gradient into states that a graph has loaded, by name."""
         ...
 
+    def absorb_rows(self, index: int, gradient: Tensor, start: int) -> None:
+        """Folds the gradient of a block of rows of a parameter, which begins at row `start`.
+
+        All blocks of the parameter are folded, in the order of their rows.
+        """
+        ...
+
     def stored(self, index: int, state: str) -> Tensor:
         """Returns the ticket of a state that lies in a tier."""
         ...
@@ -109,6 +120,11 @@ class RunFolds(Protocol):
 def fold(run_folds: RunFolds, index: int, gradient: Tensor, states: Mapping[str, Tensor]) -> None:
     """The function that a fold's node calls."""
     run_folds.absorb_with(index, gradient, states)
+
+
+def fold_rows(run_folds: RunFolds, index: int, gradient: Tensor, start: int) -> None:
+    """The function that the node of a fold of some rows calls."""
+    run_folds.absorb_rows(index, gradient, start)
 
 
 def stored(run_folds: RunFolds, index: int, state: str) -> Tensor:

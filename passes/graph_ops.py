@@ -79,6 +79,17 @@ def add_op(
     return made
 
 
+def erase_unused(node: fx.Node) -> None:
+    """Erases a node without readers, and the ops that only it read."""
+    pending = {node: None}
+    while pending:
+        unused, _ = pending.popitem()
+        if unused.op == "call_function" and not unused.users:
+            inputs = unused.all_input_nodes
+            unused.graph.erase_node(unused)
+            pending |= dict.fromkeys(inputs)
+
+
 def module_path(node: fx.Node) -> str:
     """Returns the path of the module that an op belongs to, '' if it belongs to none.
 

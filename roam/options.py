@@ -49,7 +49,9 @@ class Options:
             (passes/rewrites/split), so that sums over the rows run in another order. True splits
             every group that it finds; None only with Inductor's kernels, and only what is many
             times larger than its input, such as the logits before cross entropy. False splits
-            nothing, and adds up gradients of shared weights in Inductor's order.
+            nothing, and adds up gradients of shared weights in Inductor's order. With True,
+            gradients of 32 MiB or more are made and folded one block of rows at a time
+            (passes/fold_rows.py), if the optimizer's rule works by rows.
         recompute: which tensors are not saved for the backward, because it costs next to nothing
             to make them again: None, tensors of a mebibyte or more; "cheap", of 16 KiB or more;
             False, none, so that what Inductor or autograd would save is saved. With Inductor's

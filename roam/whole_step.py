@@ -218,6 +218,10 @@ class _RunFolds:
         optimizer, p = self.owners[index]
         optimizer.absorb_all([(p, gradient)], states)
 
+    def absorb_rows(self, index: int, gradient: Tensor, start: int) -> None:
+        optimizer, p = self.owners[index]
+        optimizer.absorb_rows(p, gradient, start)
+
     def stored(self, index: int, state: str) -> Tensor:
         optimizer, p = self.owners[index]
         return optimizer.ticket(p, state)

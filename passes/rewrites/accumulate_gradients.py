@@ -39,7 +39,7 @@ from roam.passes.geometry import (
     tensors,
     value,
 )
-from roam.passes.graph_ops import add_op, is_zeros
+from roam.passes.graph_ops import add_op, erase_unused, is_zeros
 
 aten = torch.ops.aten
 CAST = torch.ops.prims.convert_element_type.default
@@ -139,7 +139,7 @@ def _accumulate(total: fx.Node) -> int:
             with total.graph.inserting_before(last.next):
                 acc = part.added_to(acc)
     total.replace_all_uses_with(acc)
-    _erase_unused(total)
+    erase_unused(total)
     return added + into_acc
 
 
@@ -231,14 +231,3 @@ def _uncast(node: fx.Node) -> fx.Node:
     while node.op == "call_function" and (node.target is CAST or is_view(node)):
         node = node.all_input_nodes[0]
     return node
-
-
-def _erase_unused(node: fx.Node) -> None:
-    """Erases a node without readers, and the ops that only it read."""
-    pending = {node: None}
-    while pending:
-        unused, _ = pending.popitem()
-        if unused.op == "call_function" and not unused.users:
-            inputs = unused.all_input_nodes
-            unused.graph.erase_node(unused)
-            pending |= dict.fromkeys(inputs)

@@ -74,7 +74,10 @@ def fold_work(release: Release, numbers: Numbers) -> OpWork:
     size = int(numbers(parameter.numel())) * parameter.element_size()  # the gradient's, too
     state = sum(nbytes for _, nbytes in release.state)
     state += sum(stored.nbytes for stored in release.stored)
-    return OpWork(parameter.device.type, size + 2 * state + 2 * size * release.writes_parameter)
+    moved = size + 2 * state + 2 * size * release.writes_parameter
+    if release.block is not None and release.by_rows is not None:
+        moved = moved * release.by_rows.rows // len(parameter)
+    return OpWork(parameter.device.type, moved)
 
 
 def _flops(call: Call) -> float:

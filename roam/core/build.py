@@ -31,6 +31,7 @@ class ProblemBuilder:
         self.ops: list[Op] = [] if begun is None else list(begun.ops)
         self.align = align
         self._phase = 0
+        self._folded_in_blocks: dict[str, list[BufferId]] = {}  # by parameter, its states
         self._waits_for: tuple[OpId, ...] = ()  # what every op of the phase waits for
         self._buffer_names = {b.name for b in self.buffers}
         self._op_names = {o.name for o in self.ops}
@@ -112,6 +113,7 @@ class ProblemBuilder:
         cost: float = 0.0,
         after: Iterable[OpId] = (),
         where: str = "",
+        block: int | None = None,
     ) -> OpId:
         """Adds the fold of a gradient, which dies there.
 
@@ -120,16 +122,20 @@ class ProblemBuilder:
             reads: the gradient among them.
             state: the tensors of the optimizer that the fold changes, there before the step.
             mutates: what else it changes: the parameter, if it updates it, and loaded state.
+            block: number of the block of rows that the gradient is of; None if it is whole. The
+                blocks of one parameter change the same state.
         """
         for b in reads:
             if self.buffers[b].kind is Kind.TEMPORARY:
                 self.change(b, kind=Kind.RELEASED)
-        changed = [
-            self.add_buffer(f"{parameter}.{what}", size, Kind.STATE, Home.USER)
-            for what, size in state
-        ]
+        changed = [] if block is None else self._folded_in_blocks.setdefault(parameter, [])
+        if not changed:
+            changed += [
+                self.add_buffer(f"{parameter}.{what}", size, Kind.STATE, Home.USER)
+                for what, size in state
+            ]
         return self.add_op(
-            f"fold_{parameter}",
+            f"fold_{parameter}" + ("" if block is None else f"#{block}"),
             reads=reads,
             mutates=(*changed, *mutates),
             scratch=scratch,

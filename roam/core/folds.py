@@ -22,6 +22,18 @@ class StoredState(NamedTuple):
     dtype: Any
 
 
+class RowFolds(NamedTuple):
+    """Describes the folds of a gradient that is made and folded one block of rows at a time.
+
+    Attributes:
+        rows: how many slices of dimension 0 a block has, the last one apart.
+        scratch: bytes that the fold of a block allocates for itself.
+    """
+
+    rows: int
+    scratch: int
+
+
 class FoldNeeds(NamedTuple):
     """All that a memory plan has to know of folding one parameter's gradient.
 
@@ -30,12 +42,14 @@ class FoldNeeds(NamedTuple):
         scratch: bytes that the fold allocates for itself.
         writes_parameter: whether the fold changes the parameter too.
         stored: the state tensors that the fold changes and that lie in a tier.
+        by_rows: how it may be folded in blocks; None if only whole, or if blocks would be small.
     """
 
     state: tuple[tuple[str, int], ...]
     scratch: int
     writes_parameter: bool
     stored: tuple[StoredState, ...] = ()
+    by_rows: RowFolds | None = None
 
     def all_in_memory(self) -> FoldNeeds:
         """Returns the needs of a fold that loads its stored states itself: as scratch space."""

@@ -70,6 +70,10 @@ class AdamMiniRule(SlimRule):
     def elementwise(self) -> bool:
         return not self.heads and super().elementwise
 
+    @property
+    def by_rows(self) -> bool:
+        return not self.heads and super().by_rows
+
     def state(self, param: Tensor) -> tuple[StateSpec, ...]:
         if not self.heads:
             return super().state(param)

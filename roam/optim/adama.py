@@ -41,6 +41,10 @@ class AdamARule(AdamRule, FusedRule):
     def elementwise(self) -> bool:
         return self.state_dtype is None
 
+    @property
+    def by_rows(self) -> bool:
+        return self.state_dtype is None and self.update_clip is None  # clips by a mean of all
+
     def state(self, param: Tensor) -> tuple[StateSpec, ...]:
         if self.state_dtype == "int8":
             return eight_bit_adam.states(param, remainder=self.weight_remainder)

@@ -155,6 +155,14 @@ class FoldRule(ABC):
         return False
 
     @property
+    def by_rows(self) -> bool:
+        """Whether slices of dimension 0 can be updated one after another, as if each were all.
+
+        Each gets the same slices of every state tensor, which must have as many.
+        """
+        return self.elementwise
+
+    @property
     @abstractmethod
     def release_only(self) -> str:
         """Why this rule, with these values, cannot accumulate; empty if it can."""

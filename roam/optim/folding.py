@@ -28,7 +28,17 @@ from roam.optim.notices import Notices
 from roam.optim.ranks import Ranks
 from roam.optim.ruled import RuledOptimizer
 from roam.optim.stored_states import arrived, fetch, is_stored
-from roam.optim.updates import Release, apply, combine, fold, release, shortening
+from roam.optim.updates import (
+    Release,
+    apply,
+    combine,
+    count,
+    fold,
+    fold_rows,
+    release,
+    release_rows,
+    shortening,
+)
 
 NOTHING: State = {}
 
@@ -53,6 +63,7 @@ class FoldingOptimizer(RuledOptimizer):
         self.more_to_come: Callable[[Tensor], bool] | None = None
         self.mini_batches = 0  # number of mini-batches that have ended
         self._folded: dict[Tensor, int] = {}  # parameter -> count of folds in this mini-batch
+        self._rows: dict[Tensor, int] = {}  # parameter -> rows folded of a gradient in blocks
         self._incomplete: set[Tensor] = set()  # parameters whose gradient has to stay in .grad
         self._notices = Notices(type(self).__name__)
         self._factor: Tensor | None = None  # of this mini-batch's gradients; None if not known yet
@@ -118,6 +129,48 @@ class FoldingOptimizer(RuledOptimizer):
         # a backward runs under no_grad already, and entering no_grad takes as long as some folds
         with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
             self._absorb(gradients, 1 / self.micro_batches, 1, loaded)
+
+    @torch.no_grad()
+    def absorb_rows(self, param: Tensor, grad: Tensor, start: int) -> None:
+        """Folds the gradient of some rows of a parameter, whose rule works `by_rows`.
+
+        The parameter's gradient is folded when each of its rows has come once, in any order.
+
+        Args:
+            param: the parameter.
+            grad: the gradient of `len(grad)` slices of its dimension 0.
+            start: the first of them.
+
+        Raises:
+            SecondBackwardError: the parameter has had all its gradients of this mini-batch.
+        """
+        done = self._rows.get(param, 0)
+        if done == 0:
+            if not self._folded:
+                self._begin()
+            self.check_room([param])
+            if self._may_differ:
+                self.look_at_groups()
+        if param not in self._members.places:  # the user removed it after the forward
+            param.grad = torch.zeros_like(param) if param.grad is None else param.grad
+            param.grad[start : start + len(grad)] += grad
+            return
+        seen = self._folded.get(param, 0)
+        state = self.state_of(param)
+        update = Release(self.rule_of(param), state, param, grad)
+        if self.writes_parameters:
+            if done == 0:
+                count([state])
+            release_rows(update, start)
+        else:
+            fold_rows(update, start, seen, 1 / self.micro_batches, self.ranks)
+        self._rows[param] = done + len(grad)
+        if self._rows[param] == len(param):
+            del self._rows[param]
+            self._folded[param] = seen + 1
+            if self._early is not None:
+                most = self.micro_batches
+                self._early.go_on(self, lambda param: self._folded.get(param) == most)
 
     def _absorb(
         self,
@@ -294,6 +347,7 @@ class FoldingOptimizer(RuledOptimizer):
         if self._early is not None:
             self._early.finish()  # if the mini-batch is dropped
         self._folded.clear()
+        self._rows.clear()
         self._incomplete.clear()
         self._factor = None
         self.mini_batches += 1

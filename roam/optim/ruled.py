@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from roam.core.errors import HyperparameterError
-from roam.core.folds import FoldNeeds
+from roam.core.folds import FoldNeeds, RowFolds
+from roam.core.machine import Bytes
 from roam.core.offload_to import OffloadTo
 from roam.optim import refusals
 from roam.optim.changed_values import footprint, lacking
+from roam.optim.data_parallel import is_sharded
 from roam.optim.fold import GRAD_NORM, STEP, AccumulatingRule, FoldRule, Group, StateSpec
 from roam.optim.group_rules import named
 from roam.optim.hooks import begin_epoch
@@ -23,6 +25,7 @@ from roam.optim.scratch import scratch
 from roam.optim.states import StatefulOptimizer
 
 Mode = Literal["release", "accumulate"]
+ROWS_AT_ONCE: Bytes = 16 << 20  # of a gradient that is folded in blocks; products of less are slow
 
 
 class RuledOptimizer(StatefulOptimizer):
@@ -183,7 +186,20 @@ class RuledOptimizer(StatefulOptimizer):
         specs = [(spec, self._stored.stored(param, spec, to)) for spec in self.spec(param)]
         here = tuple((spec.name, spec.bytes) for spec, stored in specs if stored is None)
         stored = tuple(found for _, found in specs if found is not None)
-        return FoldNeeds(here, self.scratch(param, grad), self.writes_parameters, stored)
+        by_rows = None if stored else self._row_folds(param, grad)
+        return FoldNeeds(here, self.scratch(param, grad), self.writes_parameters, stored, by_rows)
+
+    def _row_folds(self, param: Tensor, grad: Tensor) -> RowFolds | None:
+        """Returns in which blocks of rows a gradient is folded, if it is large enough for two."""
+        rule, releases = self.rule_of(param), self.writes_parameters
+        clips = releases and self.max_norm is not None
+        size = grad.numel() * grad.itemsize
+        if size < 2 * ROWS_AT_ONCE or is_sharded(param) or clips or not rule.by_rows:
+            return None
+        rows = max(1, len(param) * ROWS_AT_ONCE // size)
+        if rows == len(param):
+            return None
+        return RowFolds(rows, scratch(rule, param[:rows], grad[:rows], releases=releases))
 
     def _used(self, group: Group) -> tuple[str, ...]:
         """Returns the names of the group's values that the backward uses."""

@@ -31,6 +31,10 @@ class SlimRule(AdamARule):
     def elementwise(self) -> bool:
         return not self.dims and super().elementwise
 
+    @property
+    def by_rows(self) -> bool:
+        return super().by_rows and 0 not in self.dims
+
     def state(self, param: Tensor) -> tuple[StateSpec, ...]:
         if not self.dims:
             return super().state(param)

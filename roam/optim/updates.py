@@ -11,7 +11,7 @@ from torch import Tensor
 
 from roam.optim import refusals
 from roam.optim.early_sends import EarlySends, Owner
-from roam.optim.fold import STEP, AccumulatingRule, FoldRule, Turn, Update
+from roam.optim.fold import OF_OPTIMIZER, STEP, AccumulatingRule, FoldRule, Turn, Update
 from roam.optim.max_norm import MaxNorm
 from roam.optim.ranks import Alone, Part, Ranks
 from roam.optim.stored_states import in_memory
@@ -30,8 +30,7 @@ class Release(NamedTuple):
 
 def release(updates: Sequence[Release]) -> None:
     """Counts updates and carries them out, those with the same rule together."""
-    # adds the tensor ONE: a Python number would become a new tensor for each step count
-    torch._foreach_add_([update.state["step"] for update in updates], ONE, alpha=1.0)
+    count([update.state for update in updates])
     by_rule: dict[int, tuple[FoldRule, list[Update]]] = {}
     for update in updates:
         by_rule.setdefault(id(update.rule), (update.rule, []))[1].append(_update(update))
@@ -60,6 +59,45 @@ def fold(
         for state in rule.look(found.state, found.param, found.grad, found.step + 1):
             ranks.take(found.state[state], f"{name(update.param)}/{state}/{found.step}")
     rule.fold(found.state, found.param, found.grad, Turn(found.step + 1, seen, scale))
+
+
+def count(states: Sequence[dict[str, Tensor]]) -> None:
+    """Counts an update of each parameter with one of these states."""
+    # adds the tensor ONE: a Python number would become a new tensor for each step count
+    torch._foreach_add_([state["step"] for state in states], ONE, alpha=1.0)
+
+
+def release_rows(update: Release, start: int) -> None:
+    """Updates some rows of a parameter. Does not count that as an update.
+
+    Args:
+        update: the parameter and its state, whole, and the gradient of the rows.
+        start: the first row.
+    """
+    update.rule.release([_update(_rows(update, start))])
+
+
+def fold_rows(update: Release, start: int, seen: int, scale: float, ranks: Alone | Ranks) -> None:
+    """Folds the gradient of some rows of a parameter, as `fold` does that of all.
+
+    Args:
+        update: the parameter and its state, whole, and the gradient of the rows.
+        start: the first row.
+        seen, scale, ranks: as of `fold`.
+    """
+    rule = accumulating(update.rule)
+    found = _update(_rows(update, start))
+    if seen == 0:
+        _decay(rule, found, ranks)
+    rule.fold(found.state, found.param, found.grad, Turn(found.step + 1, seen, scale))
+
+
+def _rows(update: Release, start: int) -> Release:
+    """Returns the parts of a parameter and its state that belong to the rows of the gradient."""
+    rule, state, param, grad = update
+    here = slice(start, start + len(grad))
+    own = {name: t if name in OF_OPTIMIZER else t[here] for name, t in state.items()}
+    return Release(rule, own, param[here], grad)
 
 
 def combine(

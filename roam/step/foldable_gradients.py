@@ -144,6 +144,10 @@ class Ticket:
         pairs = [(self.folded[i], gradient) for i, gradient in gradients]
         self._optimizer.absorb_all(pairs, states)
 
+    def absorb_rows(self, index: int, gradient: Tensor, start: int) -> None:
+        """Folds the gradient of rows, from `start`, of the parameter that is an input."""
+        self._optimizer.absorb_rows(self.folded[index], gradient, start)
+
     def stored(self, index: int, state: str) -> Tensor:
         """Returns the ticket of a state that lies in a tier, of the parameter that is an input."""
         return self._optimizer.ticket(self.folded[index], state)
@@ -225,6 +229,10 @@ class Tickets:
     def absorb_with(self, index: int, gradient: Tensor, states: Mapping[str, Tensor]) -> None:
         """Folds the gradient of an input of the graph into states that the graph has loaded."""
         self._of(index).absorb([(index, gradient)], states)
+
+    def absorb_rows(self, index: int, gradient: Tensor, start: int) -> None:
+        """Folds the gradient of rows, from `start`, of an input of the graph."""
+        self._of(index).absorb_rows(index, gradient, start)
 
     def stored(self, index: int, state: str) -> Tensor:
         """Returns the ticket of a state that lies in a tier, of the parameter that is an input."""

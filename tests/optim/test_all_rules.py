@@ -71,3 +71,35 @@ def test_constructors_show_their_arguments() -> None:
 def test_a_rate_below_nothing_is_refused(case: Case) -> None:
     with pytest.raises(HyperparameterError, match="lr=-1"):
         case.make(parameters(torch.float32), lr=-1.0)
+
+
+BY_ROWS = [(name, "release") for name in CASES] + [
+    (name, "accumulate") for name, case in CASES.items() if case.summed is not None
+]
+
+
+@pytest.mark.parametrize(("name", "mode"), BY_ROWS)
+def test_rows_that_are_folded_one_after_another_are_those_of_the_whole(
+    name: str, mode: str
+) -> None:
+    """Every rule that says it works by rows does."""
+    case = CASES[name]
+    batches = 1 if mode == "release" else 2
+    how = {} if mode == "release" else {"mode": mode, "micro_batches": 2, **(case.summed or {})}
+    optimizer, _, mine, _ = pairs(case, torch.float32, **how)
+    other, _, whole, _ = pairs(case, torch.float32, **how)
+    given = [(p, q) for p, q in zip(mine, whole, strict=True) if p.dim() > 0 and len(p) > 1]
+    by_rows = [(p, q) for p, q in given if optimizer.rule_of(p).by_rows]
+    assert bool(by_rows) == any(optimizer.rule_of(p).elementwise for p, _ in given)
+    for turn in range(4):
+        for p, q in by_rows:
+            gradient = torch.randn_like(p, generator=torch.Generator().manual_seed(turn))
+            optimizer.absorb_rows(p, gradient[2:], 2)  # in any order
+            optimizer.absorb_rows(p, gradient[:2], 0)
+            other.absorb(q, gradient)
+        if (turn + 1) % batches == 0:
+            optimizer.step()
+            other.step()
+    for p, q in by_rows:
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+        assert optimizer.state[p]["step"] == other.state[q]["step"]

@@ -130,7 +130,7 @@ class _Emitter:
     def emit(self) -> fx.Graph:
         for node in self.old.find_nodes(op="placeholder"):
             self.new[node] = self.graph.node_copy(node)
-        if self.old.find_nodes(op="call_function", target=gradient_release.fold):
+        if any(gradient_release.META in n.meta for n in self.old.nodes):
             self.absorb = self.graph.placeholder("absorb")
         if self.times.start > 0:
             self.find_blocks()

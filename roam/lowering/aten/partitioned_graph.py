@@ -23,6 +23,7 @@ from roam.lowering.protocol import Reports
 from roam.options import Options
 from roam.passes.annotations.inplace import InPlace
 from roam.passes.annotations.out_variants import OutVariants
+from roam.passes.fold_rows import FoldRows
 from roam.passes.geometry import renew_recomputed, value
 from roam.passes.gradient_release import GradientRelease
 from roam.passes.pipeline import rewritten, run
@@ -127,7 +128,8 @@ class PartitionedGraph:
         if folds:
             given = [value(n) for n in self.placeholders]
             where = releases(folds, given, self.gradients)
-            found[-1] = rewritten((GradientRelease(where),), found[-1])
+            by_rows = (FoldRows(),) if self.options.split else ()
+            found[-1] = rewritten((GradientRelease(where), *by_rows), found[-1])
         for gm in found:
             run(ANNOTATIONS, gm)
         return found

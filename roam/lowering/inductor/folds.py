@@ -13,14 +13,15 @@ planner puts next to each other become one call of the optimizer:
     fold_later([primals_3], buf7, 2)       keeps the gradient
     fold_now([primals_5], buf9, 4)         absorbs both gradients, buf7 and buf9
 
-A backward is compiled once for each list of folds, when it first runs with that list.
+A gradient that is made one block of rows after another is folded by `roam::fold_rows`, a call for
+each block. A backward is compiled once for each list of folds, when it first runs with that list.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -31,18 +32,21 @@ from torch._inductor.scheduler import BaseSchedulerNode
 
 from roam.lowering.inductor.origins import release_of
 from roam.passes.geometry import storage_key, value
-from roam.passes.gradient_release import META
+from roam.passes.gradient_release import META, Release, RunFolds
 
 log = logging.getLogger("roam")
-
-Gradients = list[tuple[int, Tensor]]  # (index of the graph's input, the gradient of that input)
 
 _library = torch.library.Library("roam", "FRAGMENT")
 _library.define(
     "fold(Tensor(a!)[] parameter, Tensor gradient, int index) -> ()",
     tags=(torch.Tag.flexible_layout,),
 )
+_library.define(
+    "fold_rows(Tensor(a!)[] parameter, Tensor gradient, int index, int start) -> ()",
+    tags=(torch.Tag.flexible_layout,),
+)
 FOLD = torch.ops.roam.fold.default
+FOLD_ROWS = torch.ops.roam.fold_rows.default
 _running = threading.local()
 
 
@@ -53,22 +57,29 @@ def fold_later(parameter: Sequence[Tensor], gradient: Tensor, index: int) -> Non
 
 def fold_now(parameter: Sequence[Tensor], gradient: Tensor, index: int) -> None:
     gradients, _running.waiting = [*_running.waiting, (index, gradient)], []
-    _running.absorb(gradients)
+    _running.folds.absorb(gradients)
+
+
+def fold_rows_now(parameter: Sequence[Tensor], gradient: Tensor, index: int, start: int) -> None:
+    """Absorbs the gradient of a block of rows, which begins at row `start`."""
+    _running.folds.absorb_rows(index, gradient, start)
 
 
 _library.impl("fold", fold_now, "CompositeExplicitAutograd")
-_library.impl("fold", lambda *_: None, "Meta")  # a fold does nothing while a graph is traced
+_library.impl("fold_rows", fold_rows_now, "CompositeExplicitAutograd")
+for name in ("fold", "fold_rows"):
+    _library.impl(name, lambda *_: None, "Meta")  # a fold does nothing while a graph is traced
 
 
 @contextmanager
-def absorbing(absorb: Callable[[Gradients], None]) -> Iterator[None]:
-    """A context in which `fold_now`, run by this thread, passes gradients to `absorb`."""
-    before = getattr(_running, "absorb", None), getattr(_running, "waiting", None)
-    _running.absorb, _running.waiting = absorb, []
+def absorbing(run: RunFolds) -> Iterator[None]:
+    """A context in which the folds that this thread runs pass gradients to `run`."""
+    before = getattr(_running, "folds", None), getattr(_running, "waiting", None)
+    _running.folds, _running.waiting = run, []
     try:
         yield
     finally:
-        _running.absorb, _running.waiting = before
+        _running.folds, _running.waiting = before
 
 
 def call_together(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> None:
@@ -83,7 +94,7 @@ def call_together(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> N
         graph: the graph whose code is generated next.
         nodes: the nodes of the graph, in the planned order.
     """
-    folds = [release_of(node) for node in nodes]
+    folds = [_whole(release_of(node)) for node in nodes]
     if graph.cpp_wrapper or not any(folds):
         return
     graph.wrapper_code.header.writeline(f"from {__name__} import fold_later, fold_now")
@@ -92,6 +103,11 @@ def call_together(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> N
             together = following is not None and not fold.scratch and not following.scratch
             name = fold_later.__name__ if together else fold_now.__name__
             node.node.set_python_kernel_name(name)  # type: ignore[union-attr]
+
+
+def _whole(release: Release | None) -> Release | None:
+    """Returns the fold of a whole gradient; None if a block is folded, or nothing."""
+    return None if release is None or release.block is not None else release
 
 
 def may_be_overwritten(graph: GraphLowering) -> None:
@@ -129,7 +145,11 @@ def lower_folds(gm: fx.GraphModule) -> None:
         shown = inputs.get(storage_key(release.parameter), [])
         seen = list(shown) if release.writes_parameter else []
         with graph.inserting_before(graph.output_node()):
-            fold = graph.call_function(FOLD, (seen, node.args[2], release.index))
+            if release.block is None:
+                fold = graph.call_function(FOLD, (seen, node.args[2], release.index))
+            else:
+                _, index, gradient, start = node.args
+                fold = graph.call_function(FOLD_ROWS, (seen, gradient, index, start))
         fold.meta = dict(node.meta)
         graph.erase_node(node)
     gm.recompile()

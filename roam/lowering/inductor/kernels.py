@@ -44,6 +44,7 @@ from roam.lowering.inductor.problem import Read
 from roam.lowering.inductor.rewriting import joint_pass
 from roam.lowering.protocol import Boxed, Driver, Reports
 from roam.options import Options
+from roam.passes.fold_rows import FoldRows
 from roam.passes.gradient_release import GradientRelease, RunFolds
 from roam.passes.pipeline import copied
 from roam.passes.rewrites.saved import ShrinkSaved, Told
@@ -271,7 +272,7 @@ class InductorKernels:
         code = self.backwards.compiled_for(planned)
         if run is None:
             return code(args)
-        with absorbing(run.absorb):
+        with absorbing(run):
             return code(args)
 
     @property
@@ -323,6 +324,8 @@ class Backwards:
             # its kernels load no states: the optimizer does, inside of the fold
             folds = tuple((i, needs.all_in_memory()) for i, needs in folds)
             GradientRelease(releases(folds, self.kernels.given, self.gradients))(gm)
+            if self.kernels.options.split:
+                FoldRows()(gm)
             lower_folds(gm)
         with ExitStack() as stack:
             stack.enter_context(tracing(self.tracing))

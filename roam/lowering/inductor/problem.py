@@ -224,6 +224,7 @@ class _Reader:
                 cost=seconds,
                 after=earlier,
                 where=module_of(node),
+                block=release.block,
             )
             self.note_cost(node, cost)
             return

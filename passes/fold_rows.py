@@ -1,0 +1,96 @@
+"""Makes and folds a large gradient one block of rows after another, so that it never exists whole.
+
+    mm(g, x) ── fold           mm(g[0:r], x)  ── fold_rows(0)
+                        ->     mm(g[r:2r], x) ── fold_rows(r)
+                               ...
+
+The products that make the blocks may differ from the whole product in their last bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import fx
+
+from roam.passes.geometry import nbytes, storage_key, tensors, value
+from roam.passes.gradient_release import META, Release, fold_rows
+from roam.passes.graph_ops import erase_unused
+from roam.passes.sliced import Sliced
+
+
+@dataclass(frozen=True)
+class FoldRows:
+    """Splits each fold whose optimizer allows it, where that lowers the bytes around it."""
+
+    name: str = "fold_rows"
+
+    def __call__(self, module: fx.GraphModule) -> int:
+        graph = module.graph
+        place = {node: i for i, node in enumerate(graph.nodes)}
+        folds = [n for n in graph.nodes if META in n.meta]
+        changed = {storage_key(n.meta[META].parameter) for n in folds}
+        done = 0
+        for fold in folds:
+            release: Release = fold.meta[META]
+            gradient: Any = fold.args[2]
+            if release.by_rows is None or len(gradient.users) > 1:
+                continue
+            sliced = Sliced.of(gradient, 0)
+            if sliced is None or not changed.isdisjoint(_memory(sliced)):
+                continue  # blocks would read a parameter later than the whole, changed perhaps
+            if _pays(sliced, release, place):
+                _write(fold, sliced)
+                done += 1
+        return done
+
+
+def _memory(sliced: Sliced) -> set[int]:
+    """Returns the storages from which slices are computed."""
+    sources = (n for part in sliced.all_parts() for n in part.sources)
+    return {storage_key(t) for n in sources for t in tensors(n)}
+
+
+def _write(fold: fx.Node, sliced: Sliced) -> None:
+    release: Release = fold.meta[META]
+    assert release.by_rows is not None
+    step, scratch = release.by_rows
+    rows = len(value(sliced.node))
+    with fold.graph.inserting_before(fold):
+        for block, start in enumerate(range(0, rows, step)):
+            part = sliced.write(start, min(start + step, rows))
+            node = fold.graph.call_function(fold_rows, (None, release.index, part, start))
+            node.meta = {**fold.meta, META: replace(release, block=block, scratch=scratch)}
+    fold.graph.erase_node(fold)
+    erase_unused(sliced.node)
+
+
+def _pays(sliced: Sliced, release: Release, place: dict[fx.Node, int]) -> bool:
+    """Returns whether a block, and what waits for the blocks, take less than the whole gradient.
+
+    All blocks are made where the whole gradient would be complete: what earlier parts of it are
+    made of has to wait until then.
+    """
+    makers = [part for part in sliced.all_parts() if part.sources]
+    last = max((place[part.node] for part in makers), default=0)
+    needed = {
+        storage_key(t)
+        for node, i in place.items()
+        if i >= last
+        for source in node.all_input_nodes
+        for t in tensors(source)
+    }
+    waiting = {
+        storage_key(t): t.untyped_storage().nbytes()
+        for part in makers
+        for source in part.sources
+        for t in tensors(source)
+        if storage_key(t) not in needed
+    }
+    assert release.by_rows is not None
+    whole = nbytes(sliced.node)
+    if whole is None:
+        return False
+    block = whole * release.by_rows.rows // len(value(sliced.node))
+    return sum(waiting.values()) + block < whole

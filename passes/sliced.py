@@ -1,0 +1,286 @@
+"""Computes a slice of a result without the rest, from slices of what it is computed from.
+
+    dW = mm(g, x)                        dW[a:b] = mm(g[a:b], x)
+    both = index_put(dW, ids, v)         both[a:b] = index_put(dW[a:b], ids - a, those v with
+                                                               a <= ids < b)
+
+`operands` says, for an op and a dimension of its result, along which dimension each operand is
+sliced. An operand that only this op reads is sliced in the same way; others exist anyway, and get a
+view of a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from roam.passes import add_mm
+from roam.passes.geometry import value
+from roam.passes.graph_ops import add_op
+
+aten, prims = torch.ops.aten, torch.ops.prims
+
+Along = int | None  # the dimension along which an operand is sliced; None: it is used whole
+Operands = dict[fx.Node, Along] | None  # None: no slice can be computed alone
+CASTS = (prims.convert_element_type.default, aten._to_copy.default)
+RESHAPES = (aten.view.default, aten._unsafe_view.default, aten.reshape.default)
+MASKED = aten._unsafe_masked_index_put_accumulate.default
+SCATTERS = (aten.index_put.default, aten._unsafe_index_put.default, MASKED)
+
+
+def operands(node: fx.Node, dim: int) -> Operands:
+    """Returns how the operands of an op are sliced, if its result is along `dim`.
+
+    Returns None if the op cannot compute a slice alone, or nothing is known of it.
+    """
+    find = _RULES.get(node.target)
+    if find is None and isinstance(node.target, torch._ops.OpOverload):
+        pure = not node.target._schema.is_mutable
+        pointwise = torch.Tag.pointwise in node.target.tags or node.target in CASTS
+        random = torch.Tag.nondeterministic_seeded in node.target.tags
+        find = _of_pointwise if pure and pointwise and not random else None
+    return None if find is None else find(node, dim)
+
+
+@dataclass(frozen=True)
+class Sliced:
+    """A result of which slices are computed one after another.
+
+    Attributes:
+        node: the op that makes it.
+        dim: the dimension along which it is sliced.
+        parts: its operands that are computed in slices, too.
+        sources: its other operands, which exist whole.
+    """
+
+    node: fx.Node
+    dim: int
+    parts: dict[fx.Node, Sliced]
+    sources: tuple[fx.Node, ...]
+
+    @staticmethod
+    def of(node: fx.Node, dim: int) -> Sliced | None:
+        """Returns how slices of a result are computed; None if its op makes it whole only."""
+        along = operands(node, dim)
+        if along is None:
+            return None
+        parts: dict[fx.Node, Sliced] = {}
+        for operand, own in along.items():
+            part = Sliced.of(operand, own) if own is not None and len(operand.users) == 1 else None
+            if part is not None:
+                parts[operand] = part
+        return Sliced(node, dim, parts, tuple(n for n in along if n not in parts))
+
+    def all_parts(self) -> Iterator[Sliced]:
+        """Yields this result and all that is computed in slices for it."""
+        yield self
+        for part in self.parts.values():
+            yield from part.all_parts()
+
+    def write(self, start: int, stop: int) -> fx.Node:
+        """Adds the ops that compute the slice [start, stop), and returns the last one."""
+        along = operands(self.node, self.dim)
+        assert along is not None
+
+        def given(operand: fx.Node) -> fx.Node:
+            own = along.get(operand)
+            if operand in self.parts:
+                return self.parts[operand].write(start, stop)
+            if own is None:
+                return operand
+            return add_op(self.node, aten.slice.Tensor, operand, own, start, stop)
+
+        how = _WRITERS.get(self.node.target, _written_alike)
+        return how(self.node, self.dim, (start, stop), given)
+
+
+# ---- how operands are sliced ----
+
+
+def _of_mm(node: fx.Node, dim: int) -> Operands:
+    a, b = node.args
+    return _apart((a, 0 if dim == 0 else None), (b, 1 if dim == 1 else None))
+
+
+def _of_add_mm(node: fx.Node, dim: int) -> Operands:
+    acc, a, b = node.args
+    return _apart((acc, dim), (a, 0 if dim == 0 else None), (b, 1 if dim == 1 else None))
+
+
+def _of_bmm(node: fx.Node, dim: int) -> Operands:
+    a, b = node.args
+    return _apart((a, (0, 1, None)[dim]), (b, (0, None, 2)[dim]))
+
+
+def _apart(*along: tuple[Any, Along]) -> Operands:
+    """Returns operands that are sliced differently; None if one is given twice."""
+    found = dict(along)
+    return found if len(found) == len(along) else None
+
+
+def _of_permute(node: fx.Node, dim: int) -> Operands:
+    source, dims = node.args
+    return {source: dims[dim] % len(dims)}  # type: ignore[arg-type, dict-item, index, operator]
+
+
+def _of_t(node: fx.Node, dim: int) -> Operands:
+    (source,) = node.args
+    return {source: 1 - dim}  # type: ignore[dict-item]
+
+
+def _of_reshape(node: fx.Node, dim: int) -> Operands:
+    source: Any = node.args[0]
+    before, after = value(source).shape, value(node).shape
+    same = dim == 0 and len(before) > 0 and before[0] == after[0]
+    return {source: 0} if same else None
+
+
+def _of_scatter(node: fx.Node, dim: int) -> Operands:
+    """Rows to which other rows are added: `acc`, indices of rows of `acc`, and rows to add."""
+    acc: Any = node.args[0]
+    indices: Any = node.args[2 if node.target is MASKED else 1]
+    adds = node.target is MASKED or node.args[3:] == (True,)
+    if dim != 0 or not adds or len(indices) != 1 or indices[0] is None:
+        return None
+    if value(indices[0]).dtype not in (torch.int32, torch.int64):
+        return None
+    return {**dict.fromkeys(node.all_input_nodes), acc: 0}
+
+
+def _of_embedding(node: fx.Node, dim: int) -> Operands:
+    """The gradient of an embedding, whose rows are sums of rows."""
+    by_frequency = len(node.args) > 4 and node.args[4]
+    return None if dim != 0 or by_frequency else dict.fromkeys(node.all_input_nodes)
+
+
+def _of_full(node: fx.Node, dim: int) -> Operands:
+    return {}
+
+
+def _of_pointwise(node: fx.Node, dim: int) -> Operands:
+    result: Tensor = value(node)
+    found: dict[fx.Node, Along] = {}
+    for operand in node.all_input_nodes:
+        given = value(operand)
+        if not isinstance(given, Tensor):
+            return None
+        own = dim - (result.dim() - given.dim())
+        found[operand] = own if own >= 0 and given.shape[own] != 1 else None
+    return found
+
+
+_RULES: dict[Any, Callable[[fx.Node, int], Operands]] = {
+    aten.mm.default: _of_mm,
+    add_mm.OP: _of_add_mm,
+    aten.bmm.default: _of_bmm,
+    aten.permute.default: _of_permute,
+    aten.t.default: _of_t,
+    aten.full.default: _of_full,
+    aten.embedding_dense_backward.default: _of_embedding,
+    **dict.fromkeys(RESHAPES, _of_reshape),
+    **dict.fromkeys(SCATTERS, _of_scatter),
+}
+
+
+# ---- how the op of a slice is written ----
+
+Given = Callable[[fx.Node], fx.Node]  # returns the slice of an operand, or the operand itself
+Block = tuple[int, int]  # the slice [start, stop)
+
+
+def _written_alike(node: fx.Node, dim: int, block: Block, given: Given) -> fx.Node:
+    args: Any
+    kwargs: Any
+    args, kwargs = fx.map_arg((node.args, node.kwargs), given)
+    return add_op(node, node.target, *args, **kwargs)
+
+
+def _write_full(node: fx.Node, dim: int, block: Block, given: Given) -> fx.Node:
+    kwargs: Any = node.kwargs
+    return add_op(node, node.target, _sizes(node, dim, block), *node.args[1:], **kwargs)
+
+
+def _write_reshape(node: fx.Node, dim: int, block: Block, given: Given) -> fx.Node:
+    source: Any = node.args[0]
+    return add_op(node, node.target, given(source), _sizes(node, dim, block))
+
+
+def _write_scatter(node: fx.Node, dim: int, block: Block, given: Given) -> fx.Node:
+    args: Any = node.args
+    if node.target is not MASKED:
+        acc, (ids,), rows, _ = args
+        return _add_rows(node, given(acc), ids, rows, block, node.target)
+    acc, mask, (ids,), rows = args
+    op = aten._unsafe_index_put.default
+    return _add_rows(node, given(acc), ids, rows, block, op, mask)
+
+
+def _write_embedding(node: fx.Node, dim: int, block: Block, given: Given) -> fx.Node:
+    rows: Any = node.args[0]
+    ids: Any = node.args[1]
+    how = {"dtype": value(node).dtype, "device": value(node).device}
+    zeros = add_op(node, aten.full.default, _sizes(node, dim, block), 0, **how)
+    padding: Any = node.args[3]
+    counts = add_op(node, aten.ne.Scalar, ids, padding) if padding >= 0 else None
+    return _add_rows(node, zeros, ids, rows, block, aten.index_put.default, counts)
+
+
+def _add_rows(
+    near: fx.Node,
+    acc: fx.Node,
+    ids: fx.Node,
+    rows: fx.Node,
+    block: Block,
+    op: Any,
+    counts: fx.Node | None = None,
+) -> fx.Node:
+    """Adds rows to those rows of a block that `ids` name; adds zeros for ids of other blocks.
+
+    near: the op that adds them to all rows.
+    counts: whether each row is added at all; None if all are.
+    """
+    start, stop = block
+    total = value(near).shape[0]
+    from_end = add_op(near, aten.lt.Scalar, ids, 0)
+    at = add_op(near, aten.sub.Tensor, ids, start)
+    at = add_op(near, aten.where.self, from_end, add_op(near, aten.add.Tensor, at, total), at)
+    above = add_op(near, aten.ge.Scalar, at, 0)
+    inside = add_op(near, aten.lt.Scalar, at, stop - start)
+    inside = add_op(near, aten.logical_and.default, inside, above)
+    at = add_op(near, aten.where.self, inside, at, _zero(ids))
+    inside = _for_each(inside, rows)
+    if counts is not None:
+        inside = add_op(near, aten.logical_and.default, inside, _for_each(counts, rows))
+    added = add_op(near, aten.where.self, inside, rows, _zero(rows))
+    return add_op(near, op, acc, [at], added, True)
+
+
+def _zero(like: fx.Node) -> fx.Node:
+    """Adds a tensor of one zero with the type and device of a node."""
+    how = {"dtype": value(like).dtype, "device": value(like).device}
+    return add_op(like, aten.full.default, [], 0, **how)
+
+
+def _for_each(flags: fx.Node, rows: fx.Node) -> fx.Node:
+    """Returns flags of rows with as many dimensions as the rows."""
+    for _ in range(value(rows).dim() - value(flags).dim()):
+        flags = add_op(flags, aten.unsqueeze.default, flags, -1)
+    return flags
+
+
+def _sizes(node: fx.Node, dim: int, block: Block) -> list[int]:
+    sizes = list(value(node).shape)
+    sizes[dim] = block[1] - block[0]
+    return sizes
+
+
+_WRITERS: dict[Any, Callable[[fx.Node, int, Block, Given], fx.Node]] = {
+    aten.full.default: _write_full,
+    aten.embedding_dense_backward.default: _write_embedding,
+    **dict.fromkeys(RESHAPES, _write_reshape),
+    **dict.fromkeys(SCATTERS, _write_scatter),
+}
