@@ -17,6 +17,7 @@ from torch import fx
 from roam.passes.geometry import nbytes, storage_key, tensors, value
 from roam.passes.gradient_release import META, Release, fold_rows
 from roam.passes.graph_ops import erase_unused
+from roam.passes.rewrites import split
 from roam.passes.sliced import Sliced
 
 
@@ -57,11 +58,15 @@ def _write(fold: fx.Node, sliced: Sliced) -> None:
     assert release.by_rows is not None
     step, scratch = release.by_rows
     rows = len(value(sliced.node))
+    before = fold.prev
     with fold.graph.inserting_before(fold):
         for block, start in enumerate(range(0, rows, step)):
             part = sliced.write(start, min(start + step, rows))
             node = fold.graph.call_function(fold_rows, (None, release.index, part, start))
-            node.meta = {**fold.meta, META: replace(release, block=block, scratch=scratch)}
+            node.meta = {**fold.meta, META: replace(release, in_block=True, scratch=scratch)}
+            while before.next is not fold:
+                before = before.next
+                before.meta[split.META] = f"fold{release.index}", block
     fold.graph.erase_node(fold)
     erase_unused(sliced.node)
 

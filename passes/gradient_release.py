@@ -65,7 +65,7 @@ class Release:
         writes_parameter: whether the fold changes the parameter too.
         stored: the tensors that the fold changes and that lie in a tier between steps.
         by_rows: how the gradient may be folded one block of rows at a time; None: only whole.
-        block: number of this block of rows, from 0; None if the gradient is folded whole.
+        in_block: whether only a block of its rows is folded here.
     """
 
     index: int
@@ -76,7 +76,7 @@ class Release:
     writes_parameter: bool = True
     stored: tuple[StoredState, ...] = ()
     by_rows: RowFolds | None = None
-    block: int | None = None
+    in_block: bool = False
 
 
 class Transfer(NamedTuple):

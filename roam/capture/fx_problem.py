@@ -328,7 +328,7 @@ class _Reader:
         parameter = self.buffer_of[storage_key(release.parameter)]
         known = self.build.buffers[parameter]
         gradient: Any = node.args[2]
-        loaded: Any = node.args[3] if release.block is None else {}
+        loaded: Any = node.args[3] if not release.in_block else {}
         states = [self.buffer_of[storage_key(value(n))] for n in loaded.values()]
         self.build.add_fold(
             known.name,
@@ -338,7 +338,7 @@ class _Reader:
             scratch=release.scratch,
             cost=self.costs.get(node, 0.0),
             where=known.where,
-            block=release.block,
+            block=block_suffix(node.meta.get(split.META)),
         )
         self.nodes.append(node)
         self.results.append(())

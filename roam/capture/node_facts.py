@@ -12,6 +12,7 @@ from roam.core.problem import Lane
 from roam.passes.annotations import out_variants
 from roam.passes.collectives import is_collective, is_wait
 from roam.passes.geometry import storage_key, tensor_inputs, tensors, value
+from roam.passes.rewrites.split import Label
 from roam.passes.transfer_ops import BACK, LOAD_WAIT, OUT, READ_WAIT, TRANSFERS
 
 
@@ -124,15 +125,18 @@ def _dropout(node: fx.Node) -> Any:
     return None
 
 
-def block_suffix(label: tuple[int, int] | None) -> str:
+def block_suffix(label: Label | None) -> str:
     """Returns what the name of an op ends in if it belongs to a block: "#1" for the first one.
 
-    From the second split group on, the number of the group comes first: "#2.1".
+    From the second split group on, the number of the group comes first: "#2.1". Blocks of gradients
+    begin with the name of the group: "#fold3.1".
 
     Args:
-        label: number of a split group and number of the block, from 0; None if there is none.
+        label: the group, with numbers from 0, and the block, from 0; None if there is none.
     """
     if label is None:
         return ""
     group, block = label
-    return f"#{group + 1}.{block + 1}" if group else f"#{block + 1}"
+    if isinstance(group, int):
+        group = f"{group + 1}" if group else ""
+    return f"#{group}.{block + 1}" if group else f"#{block + 1}"

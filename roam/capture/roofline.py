@@ -75,7 +75,7 @@ def fold_work(release: Release, numbers: Numbers) -> OpWork:
     state = sum(nbytes for _, nbytes in release.state)
     state += sum(stored.nbytes for stored in release.stored)
     moved = size + 2 * state + 2 * size * release.writes_parameter
-    if release.block is not None and release.by_rows is not None:
+    if release.in_block and release.by_rows is not None:
         moved = moved * release.by_rows.rows // len(parameter)
     return OpWork(parameter.device.type, moved)
 

@@ -18,6 +18,9 @@ Pairs = Sequence[tuple[BufferId, BufferId]]
 State = Iterable[tuple[str, int]]  # of an optimizer: name and bytes of each tensor
 
 
+FOLD = "fold_"  # what the name of a fold begins with; the name of the parameter follows
+
+
 class ProblemBuilder:
     """Collects buffers and ops under names of their own.
 
@@ -113,7 +116,7 @@ class ProblemBuilder:
         cost: float = 0.0,
         after: Iterable[OpId] = (),
         where: str = "",
-        block: int | None = None,
+        block: str = "",
     ) -> OpId:
         """Adds the fold of a gradient, which dies there.
 
@@ -122,20 +125,20 @@ class ProblemBuilder:
             reads: the gradient among them.
             state: the tensors of the optimizer that the fold changes, there before the step.
             mutates: what else it changes: the parameter, if it updates it, and loaded state.
-            block: number of the block of rows that the gradient is of; None if it is whole. The
-                blocks of one parameter change the same state.
+            block: what the name of the op ends in if the gradient is of some rows only. All
+                blocks of a parameter change the same state.
         """
         for b in reads:
             if self.buffers[b].kind is Kind.TEMPORARY:
                 self.change(b, kind=Kind.RELEASED)
-        changed = [] if block is None else self._folded_in_blocks.setdefault(parameter, [])
+        changed = self._folded_in_blocks.setdefault(parameter, []) if block else []
         if not changed:
             changed += [
                 self.add_buffer(f"{parameter}.{what}", size, Kind.STATE, Home.USER)
                 for what, size in state
             ]
         return self.add_op(
-            f"fold_{parameter}" + ("" if block is None else f"#{block}"),
+            f"{FOLD}{parameter}{block}",
             reads=reads,
             mutates=(*changed, *mutates),
             scratch=scratch,

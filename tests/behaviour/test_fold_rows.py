@@ -127,3 +127,15 @@ def test_without_being_asked_gradients_are_folded_whole() -> None:
     problem = roam.report().graphs[0].problem
     assert problem is not None
     assert not any("#" in op.name for op in problem.ops)
+
+
+def test_the_plan_says_which_gradients_are_folded_in_blocks() -> None:
+    with torch.device("meta"):
+        model = Words(tied=True)
+    optimizer = AdamA(model.parameters())
+    plan = roam.plan(model, ids(0), optimizer=optimizer, lowering="aten", options={"split": True})
+    (told,) = plan.explain().splits
+    assert str(told) == (
+        "the gradient of embed.weight is made and folded in 3 blocks of rows: "
+        "16.00 MiB at a time of 39.06 MiB"
+    )

@@ -31,7 +31,10 @@ from roam.passes.rewrites.split.sum_rules import sum_call, terms
 from roam.passes.rewrites.split.tangents import Tangent
 
 aten = torch.ops.aten
-META = "split"  # key of node.meta: (number of the group in its graph, number of the block)
+META = "split"  # key of node.meta: the block that an op belongs to, as a Label
+# the group of ops that run in blocks, and the number of the block. The group is its number in the
+# graph, or the name of a gradient that is folded in blocks (passes/fold_rows.py)
+Label = tuple[int | str, int]
 IN_FORWARD = "split_in_forward"  # key of node.meta: the forward makes this, and saves it
 _CHECKPOINT = ("recompute", "ac_graph_id")  # keys of node.meta that ask for recomputation
 _ROUNDED = (torch.float16, torch.bfloat16)  # dtypes in which a sum of many terms loses digits
@@ -48,7 +51,7 @@ def write(group: Group, counts: Sequence[int], tangent: Tangent | None) -> None:
     graph = group.seed.graph
     place = {n: i for i, n in enumerate(graph.nodes)}
     of_blocks = place[group.seed]
-    numbers = [n.meta[META][0] for n in graph.nodes if META in n.meta]
+    numbers: list[int] = [n.meta[META][0] for n in graph.nodes if META in n.meta]
     with graph.inserting_before(graph.output_node()):
         writer = Writer(group, tangent, 1 + max(numbers, default=-1))
         # What the blocks wait for runs before them. Then each block is complete before the next
@@ -92,7 +95,7 @@ class Writer:
 
     def __init__(self, group: Group, tangent: Tangent | None, number: int | None) -> None:
         self.group, self.graph, self.number = group, group.seed.graph, number
-        self.label: tuple[int, int] | None = None
+        self.label: Label | None = None
         self.parts: dict[fx.Node, list[fx.Node]] = {n: [] for n in group.results}
         self.sums: dict[fx.Node, fx.Node] = {}
         self.merged: dict[tuple[fx.Node, Span], fx.Node] = {}

@@ -98,8 +98,8 @@ def _run_again(nodes: Sequence[BaseSchedulerNode]) -> Iterator[Pair]:
 Blocks = dict[int, list[BaseSchedulerNode]]  # by the number of a block, its nodes
 
 
-def _by_group(nodes: Sequence[BaseSchedulerNode]) -> dict[int, Blocks]:
-    found: dict[int, Blocks] = defaultdict(lambda: defaultdict(list))
+def _by_group(nodes: Sequence[BaseSchedulerNode]) -> dict[int | str, Blocks]:
+    found: dict[int | str, Blocks] = defaultdict(lambda: defaultdict(list))
     for node in nodes:
         label = block_of(node)
         if label is not None:

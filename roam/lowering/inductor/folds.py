@@ -107,7 +107,7 @@ def call_together(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> N
 
 def _whole(release: Release | None) -> Release | None:
     """Returns the fold of a whole gradient; None if a block is folded, or nothing."""
-    return None if release is None or release.block is not None else release
+    return None if release is None or release.in_block else release
 
 
 def may_be_overwritten(graph: GraphLowering) -> None:
@@ -145,11 +145,11 @@ def lower_folds(gm: fx.GraphModule) -> None:
         shown = inputs.get(storage_key(release.parameter), [])
         seen = list(shown) if release.writes_parameter else []
         with graph.inserting_before(graph.output_node()):
-            if release.block is None:
-                fold = graph.call_function(FOLD, (seen, node.args[2], release.index))
-            else:
+            if release.in_block:
                 _, index, gradient, start = node.args
                 fold = graph.call_function(FOLD_ROWS, (seen, gradient, index, start))
+            else:
+                fold = graph.call_function(FOLD, (seen, node.args[2], release.index))
         fold.meta = dict(node.meta)
         graph.erase_node(node)
     gm.recompile()

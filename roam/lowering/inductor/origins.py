@@ -12,9 +12,7 @@ from roam.capture.node_facts import runs_once
 from roam.passes import gradient_release
 from roam.passes.gradient_release import Release
 from roam.passes.graph_ops import module_path
-from roam.passes.rewrites.split import META
-
-Label = tuple[int, int]  # number of a split group, number of the block
+from roam.passes.rewrites.split import META, Label
 
 
 def origin(kernel: Any) -> fx.Node | None:
@@ -55,9 +53,6 @@ def module_of(node: BaseSchedulerNode) -> str:
 
 
 def block_of(node: BaseSchedulerNode) -> Label | None:
-    """Returns the block of a split that a node belongs to; None if it belongs to none or several.
-
-    Returns it as the number of the split group and the number of the block.
-    """
+    """Returns the block that a node belongs to; None if it belongs to none or to several."""
     labels = {n.meta[META] for n in sources(node) if META in n.meta}
     return next(iter(labels)) if len(labels) == 1 else None

@@ -224,7 +224,7 @@ class _Reader:
                 cost=seconds,
                 after=earlier,
                 where=module_of(node),
-                block=release.block,
+                block=block_suffix(block_of(node)),
             )
             self.note_cost(node, cost)
             return
