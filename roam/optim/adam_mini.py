@@ -70,9 +70,8 @@ class AdamMiniRule(SlimRule):
     def elementwise(self) -> bool:
         return not self.heads and super().elementwise
 
-    @property
-    def by_rows(self) -> bool:
-        return not self.heads and super().by_rows
+    def by_rows(self, param: Tensor) -> bool:
+        return not self.heads and super().by_rows(param)
 
     def state(self, param: Tensor) -> tuple[StateSpec, ...]:
         if not self.heads:

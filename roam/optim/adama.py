@@ -41,9 +41,15 @@ class AdamARule(AdamRule, FusedRule):
     def elementwise(self) -> bool:
         return self.state_dtype is None
 
-    @property
-    def by_rows(self) -> bool:
-        return self.state_dtype is None and self.update_clip is None  # clips by a mean of all
+    def by_rows(self, param: Tensor) -> bool:
+        whole_groups = self.state_dtype is None or eight_bit.ends_in_rows(param)
+        return whole_groups and self.update_clip is None  # which clips by a mean of all elements
+
+    def states_of_rows(self, state: State, param: Tensor, rows: slice) -> State:
+        found = dict(super().states_of_rows(state, param, rows))
+        for name in [name for name in state if eight_bit.is_code(state, name)]:
+            found[f"{name}_scale"] = eight_bit.scales_of_rows(state, name, rows)
+        return found
 
     def state(self, param: Tensor) -> tuple[StateSpec, ...]:
         if self.state_dtype == "int8":

@@ -57,6 +57,18 @@ def scales(name: str, param: Tensor) -> StateSpec:
     return StateSpec(f"{name}_scale", (-(-param.numel() // GROUP),), torch.float32)
 
 
+def ends_in_rows(param: Tensor) -> bool:
+    """Returns whether each row of a parameter, a slice of dimension 0, has groups of its own."""
+    return param.dim() > 1 and param.is_contiguous() and param[0].numel() % GROUP == 0
+
+
+def scales_of_rows(state: State, name: str, rows: slice) -> Tensor:
+    """Returns the scales of some rows of a moment whose groups end in its rows."""
+    codes = state[name]
+    each = codes[0].numel() // GROUP
+    return state[f"{name}_scale"][rows.start * each : rows.stop * each]
+
+
 def read_signed(codes: Tensor, scale: Tensor) -> Tensor:
     """Returns a first moment in float32."""
     wide = codes.to(torch.float32)

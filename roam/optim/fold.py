@@ -154,13 +154,16 @@ class FoldRule(ABC):
         """
         return False
 
-    @property
-    def by_rows(self) -> bool:
-        """Whether slices of dimension 0 can be updated one after another, as if each were all.
+    def by_rows(self, param: Tensor) -> bool:
+        """Returns whether rows of a parameter can be updated one after another, as if each were all.
 
-        Each gets the same slices of every state tensor, which must have as many.
+        Rows are slices of dimension 0. They get the states that `states_of_rows` returns.
         """
         return self.elementwise
+
+    def states_of_rows(self, state: State, param: Tensor, rows: slice) -> State:
+        """Returns the parts of a parameter's state tensors that belong to some rows."""
+        return {name: t if name in OF_OPTIMIZER else t[rows] for name, t in state.items()}
 
     @property
     @abstractmethod

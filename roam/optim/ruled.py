@@ -194,7 +194,7 @@ class RuledOptimizer(StatefulOptimizer):
         rule, releases = self.rule_of(param), self.writes_parameters
         clips = releases and self.max_norm is not None
         size = grad.numel() * grad.itemsize
-        if size < 2 * ROWS_AT_ONCE or is_sharded(param) or clips or not rule.by_rows:
+        if size < 2 * ROWS_AT_ONCE or is_sharded(param) or clips or not rule.by_rows(param):
             return None
         rows = max(1, len(param) * ROWS_AT_ONCE // size)
         if rows == len(param):

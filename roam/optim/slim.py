@@ -31,9 +31,8 @@ class SlimRule(AdamARule):
     def elementwise(self) -> bool:
         return not self.dims and super().elementwise
 
-    @property
-    def by_rows(self) -> bool:
-        return super().by_rows and 0 not in self.dims
+    def by_rows(self, param: Tensor) -> bool:
+        return super().by_rows(param) and 0 not in self.dims
 
     def state(self, param: Tensor) -> tuple[StateSpec, ...]:
         if not self.dims:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from roam.optim import refusals
 from roam.optim.early_sends import EarlySends, Owner
-from roam.optim.fold import OF_OPTIMIZER, STEP, AccumulatingRule, FoldRule, Turn, Update
+from roam.optim.fold import STEP, AccumulatingRule, FoldRule, Turn, Update
 from roam.optim.max_norm import MaxNorm
 from roam.optim.ranks import Alone, Part, Ranks
 from roam.optim.stored_states import in_memory
@@ -96,7 +96,7 @@ def _rows(update: Release, start: int) -> Release:
     """Returns the parts of a parameter and its state that belong to the rows of the gradient."""
     rule, state, param, grad = update
     here = slice(start, start + len(grad))
-    own = {name: t if name in OF_OPTIMIZER else t[here] for name, t in state.items()}
+    own = dict(rule.states_of_rows(state, param, here))
     return Release(rule, own, param[here], grad)
 
 

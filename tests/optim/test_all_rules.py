@@ -89,7 +89,7 @@ def test_rows_that_are_folded_one_after_another_are_those_of_the_whole(
     optimizer, _, mine, _ = pairs(case, torch.float32, **how)
     other, _, whole, _ = pairs(case, torch.float32, **how)
     given = [(p, q) for p, q in zip(mine, whole, strict=True) if p.dim() > 0 and len(p) > 1]
-    by_rows = [(p, q) for p, q in given if optimizer.rule_of(p).by_rows]
+    by_rows = [(p, q) for p, q in given if optimizer.rule_of(p).by_rows(p)]
     assert bool(by_rows) == any(optimizer.rule_of(p).elementwise for p, _ in given)
     for turn in range(4):
         for p, q in by_rows:

@@ -124,6 +124,34 @@ def test_it_trains_as_float32_does(slim: bool, n: int) -> None:
     assert total / p.numel() < (4.3 if slim else 5.3)  # FlashOptim's AdamW: 5, and 2 of a gradient
 
 
+@pytest.mark.parametrize("mode", ["release", "accumulate"])
+def test_rows_of_whole_groups_are_folded_one_after_another(mode: str) -> None:
+    """Codes are rounded by other random numbers than those of all rows at once."""
+    start = random(6 * 2 * GROUP).view(6, 2 * GROUP)
+    mine, whole = (nn.Parameter(start.clone()) for _ in range(2))
+    how: dict[str, Any] = {"mode": mode, "state_dtype": "int8", "lr": 1e-2}
+    optimizer, other = (AdamA([p], **how) for p in (mine, whole))
+    assert optimizer.rule_of(mine).by_rows(mine)
+    for step in range(3):
+        gradient = random(start.numel()).view_as(start) * (step + 1)
+        optimizer.absorb_rows(mine, gradient[4:], 4)
+        optimizer.absorb_rows(mine, gradient[:4], 0)
+        other.absorb(whole, gradient)
+        optimizer.step()
+        other.step()
+    assert (mine - whole).abs().max() < 0.1 * (mine - start).abs().max()
+    for name in ("exp_avg", "exp_avg_sq"):
+        scale = other.state[whole][f"{name}_scale"]
+        assert torch.allclose(optimizer.state[mine][f"{name}_scale"], scale, rtol=0.05)
+
+
+def test_rows_that_share_a_group_are_folded_together() -> None:
+    for shape, apart in (((4, GROUP), True), ((4, GROUP + 1), False), ((4 * GROUP,), False)):
+        param = nn.Parameter(torch.zeros(shape))
+        optimizer = AdamA([param], state_dtype="int8")
+        assert optimizer.rule_of(param).by_rows(param) == apart
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["moments", "weights", "rows", "columns"])
 def test_a_kernel_does_what_the_formula_does(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,7 +106,9 @@ def test_folds_that_allocate_are_called_alone(monkeypatch: pytest.MonkeyPatch) -
     """They were planned with the gradients of those before them gone."""
 
     def release(node: Node) -> Any:
-        return None if node.scratch is None else SimpleNamespace(scratch=node.scratch, in_block=False)
+        return (
+            None if node.scratch is None else SimpleNamespace(scratch=node.scratch, in_block=False)
+        )
 
     monkeypatch.setattr(folds, "release_of", release)
     header: list[str] = []
