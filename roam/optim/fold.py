@@ -155,7 +155,7 @@ class FoldRule(ABC):
         return False
 
     def by_rows(self, param: Tensor) -> bool:
-        """Returns whether rows of a parameter can be updated one after another, as if each were all.
+        """Returns whether rows of a parameter can be updated one by one, as if each were all.
 
         Rows are slices of dimension 0. They get the states that `states_of_rows` returns.
         """
