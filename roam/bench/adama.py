@@ -33,6 +33,7 @@ WORKER = "roam.bench.folding_worker"
 ALL = ("adamw eager", *(f"{way} roam" for way in FOLDING))
 SEVERAL = ("adamw eager", "adamw inductor", "adama roam", "slim roam")
 ONE = ("adamw eager", "hooks eager", "hooks inductor", "adama roam", "slim roam")
+KNOWN = tuple(dict.fromkeys((*ALL, *SEVERAL, *ONE, *(f"{way} split" for way in FOLDING))))
 BASE = "adamw eager"
 
 
@@ -56,13 +57,12 @@ def adama_bench(
     console = console or Console()
     names, limit = entry_names(only, ENTRIES), parse_size(memory)
     several = contenders or (ONE if micro_batches == 1 else SEVERAL)
-    ways = list(dict.fromkeys(c.split()[0] for c in several))
     if json_file is not None:
         check_writable(json_file)
     rows: list[Result] = []
     for name in names:
         with console.status(f"{name}: planning"):
-            planned = planned_totals(name, micro_batches, ways)
+            planned = planned_totals(name, micro_batches, several)
         found = [_row(name, c, micro_batches, planned) for c in several]
         for row in (r for r in found if "error" not in r):
             with console.status(f"{name}: {row['contender']}"):
@@ -78,10 +78,10 @@ def adama_bench(
     return rows
 
 
-def planned_totals(name: str, micro_batches: int, ways: Iterable[str]) -> Result:
+def planned_totals(name: str, micro_batches: int, contenders: Iterable[str]) -> Result:
     """Returns bytes of one model, planned on the meta device.
 
-    Weights and the largest gradient; and by optimizer its total. AdamW's total is that of the best
+    Weights and the largest gradient; and by `_step` its total. AdamW's total is that of the best
     gradient accumulation, which adds each gradient to the sum as soon as it is made. An optimizer
     that cannot accumulate has none, if there are several micro-batches.
     """
@@ -93,26 +93,36 @@ def planned_totals(name: str, micro_batches: int, ways: Iterable[str]) -> Result
         "parameters": sum(p.numel() for p in model.parameters()),
         "largest": max(sizes),
     }
-    for way in {"adama", *ways} & FOLDING.keys():
-        if micro_batches > 1 and not FOLDING[way].accumulates:
+    for step_name in dict.fromkeys(["adama", *map(_step, contenders)]):
+        way, _, split = step_name.partition(" ")
+        if way not in FOLDING or (micro_batches > 1 and not FOLDING[way].accumulates):
             continue
         with torch.device("meta"):
-            model = FOLDING[way].model(find(name).build())
-        step = _plan(name, model, FOLDING[way].optimizer(model, micro_batches))
-        found[way] = step.total
-        found[f"{way} persistent"] = step.total - step.peak
+            model = find(name).build_in(FOLDING[way].dtype)
+        optimizer = FOLDING[way].optimizer(model, micro_batches)
+        step = _plan(name, model, optimizer, split=True if split else None)
+        found[step_name] = step.total
+        found[f"{step_name} persistent"] = step.total - step.peak
     found["adamw"] = found["adama"] + sum(sizes)
     return found
 
 
-def _plan(name: str, model: torch.nn.Module, optimizer: FoldingOptimizer) -> StepPlan:
+def _step(contender: str) -> str:
+    """Returns what a contender's step is planned by: the optimizer, and whether rows are split."""
+    way, backend = contender.split()
+    return "adama" if way == "hooks" else f"{way} split" if backend == "split" else way
+
+
+def _plan(
+    name: str, model: torch.nn.Module, optimizer: FoldingOptimizer, *, split: bool | None
+) -> StepPlan:
     batch: dict[str, Any] = dict(find(name).batch())
-    return plan(model, loss=loss_of, optimizer=optimizer, lowering="aten", **batch)
+    how = {"split": split}
+    return plan(model, loss=loss_of, optimizer=optimizer, lowering="aten", options=how, **batch)
 
 
 def _row(name: str, contender: str, micro_batches: int, planned: Result) -> Result:
-    way = contender.split()[0]
-    known = "adama" if way == "hooks" else way
+    known = _step(contender)
     row = {"entry": name, "contender": contender, "micro_batches": micro_batches}
     if known not in planned:
         return {**row, "error": "cannot accumulate"}

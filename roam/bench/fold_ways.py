@@ -22,18 +22,14 @@ class Way:
         values: of the constructor.
         accumulates: whether it can have several micro-batches, with `summed`.
         summed: values that it needs for that.
-        dtype: of the weights; None: as the model was built.
+        dtype: of the weights.
     """
 
     make: Callable[..., FoldingOptimizer]
     values: tuple[tuple[str, Any], ...] = ()
     accumulates: bool = True
     summed: tuple[tuple[str, Any], ...] = ()
-    dtype: torch.dtype | None = None
-
-    def model(self, model: nn.Module) -> nn.Module:
-        """Returns the model with weights of the dtype that the optimizer wants."""
-        return model if self.dtype is None else model.to(self.dtype)
+    dtype: torch.dtype = torch.float32
 
     def optimizer(self, model: nn.Module, micro_batches: int) -> FoldingOptimizer:
         """Returns an optimizer of the model's parameters.

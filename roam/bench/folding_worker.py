@@ -34,6 +34,7 @@ CONTENDERS = (
     "hooks inductor",
     "adama eager",
     *(f"{way} roam" for way in FOLDING),
+    *(f"{way} split" for way in FOLDING),  # large gradients are folded by rows
     "adama states",
     "slim states",
     "adama both",
@@ -47,8 +48,8 @@ class Training:
     def __init__(self, entry: str, contender: str, micro_batches: int) -> None:
         way, backend = contender.split()
         found = find(entry)
-        model, self.batch = found.build(), found.batch()
-        self.model = FOLDING[way].model(model) if way in FOLDING else model
+        self.model = found.build_in(FOLDING[way].dtype if way in FOLDING else torch.float32)
+        self.batch = found.batch()
         self.micro_batches = micro_batches
         self.scale = 1 / micro_batches if way == "adamw" else 1.0
         self.optimizer = OPTIMIZERS[way](self.model, micro_batches)
@@ -109,8 +110,10 @@ OPTIMIZERS: dict[str, Callable[[nn.Module, int], Any]] = {
 def _compiled(backend: str, optimizer: Any) -> Callable[..., Any]:
     if backend == "eager":
         return loss
-    if backend == "roam" or backend in AWAY:  # with eager's kernels, so that only the fold differs
+    if backend in ("roam", "split", *AWAY):  # with eager's kernels, so that only the fold differs
         how = {"lowering": "aten", "optimizer": optimizer}
+        if backend == "split":
+            how["split"] = True
         if backend in AWAY:
             folder = Path(tempfile.gettempdir(), "roam-bench-states")
             folder.mkdir(exist_ok=True)

@@ -51,6 +51,15 @@ class Entry:
         trained: nn.Module = model.train()
         return trained
 
+    def build_in(self, dtype: torch.dtype) -> nn.Module:
+        """Returns the model with weights of this dtype, which never exist in another."""
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            return self.build()
+        finally:
+            torch.set_default_dtype(before)
+
     def batch(self) -> Batch:
         return self.make_batch(torch.Generator().manual_seed(1))
 
@@ -311,6 +320,16 @@ LARGE: dict[str, Entry] = _table(  # weights, gradients and states are most of t
         n_embd=1600,
         n_layer=48,
         n_head=25,
+    ),
+    _entry(
+        "gpt-4.7b",
+        "GPT2LMHeadModel",
+        batches.text(batch=1, seq=128, vocab=50257),
+        {**_GPT2, **{f"{where}_pdrop": 0.0 for where in ("attn", "embd", "resid")}},
+        n_positions=1024,
+        n_embd=3328,
+        n_layer=34,
+        n_head=26,
     ),
     _entry(
         "bert-4b",

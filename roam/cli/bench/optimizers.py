@@ -23,10 +23,10 @@ def adama(
     ] = None,
 ) -> None:
     """Measure total memory with gradients folded (AdamA) and with gradients kept (AdamW)."""
-    from roam.bench.adama import ALL, adama_bench
+    from roam.bench.adama import ALL, KNOWN, adama_bench
 
     zoo_names(only)
-    known(contender or (), ALL)
+    known(contender or (), KNOWN)
     which = contender or (ALL if every else None)
     adama_bench(
         only, json, micro_batches=micro_batches, rounds=rounds, memory=memory, contenders=which
