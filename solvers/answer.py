@@ -1,4 +1,4 @@
-"""The result type of all solvers: the order or packing found, its bytes, and a proven bound."""
+"""Defines the result of all solvers: the order or packing found, its bytes, and a proven bound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs when an op runs again."""
+"""Describes the copies of ops that are recomputed: what a copy reads, makes and costs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from roam.core.problem import BufferId, Op, OpId, Problem
 
 @dataclass(frozen=True)
 class Form:
-    """What runs when an op runs again. It may do less than the op did.
+    """Describes a copy of an op. The copy may do less than the op.
+
+    For example, a copy of dropout reads the mask that the op drew, and makes only the other result.
 
     Attributes:
-        reads: the buffers that it reads.
-        creates: those results of the op that it makes anew.
-        scratch: bytes that it allocates and frees.
-        cost: seconds.
-        over: pairs of a result and a buffer that it may be written over.
+        reads: the buffers that the copy reads.
+        creates: the results of the op that the copy makes.
+        scratch: the bytes that the copy allocates and frees while it runs.
+        cost: the seconds that the copy takes.
+        over: pairs (result, buffer that the result may be written over).
     """
 
     reads: tuple[BufferId, ...]
@@ -32,5 +34,5 @@ class Form:
 
 
 def as_they_are(problem: Problem) -> dict[OpId, Form]:
-    """Returns the forms of all ops that may be copied, each as it is."""
+    """Returns, by op that may be copied, the form of a copy that does all that the op does."""
     return {i: Form.of(op) for i, op in enumerate(problem.ops) if op.may_be_copied}

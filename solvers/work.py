@@ -1,6 +1,6 @@
 """Limits how long searches go on: by counted work, and by the clock as a last resort.
 
-    seconds ──┬── × UNITS_A_SECOND ── units of work: as many on every machine, busy or not
+    seconds ──┬── × UNITS_A_SECOND ── units of work: the same number on every machine, busy or not
               └── + OVERHEAD, × patience ── the deadline: only a very slow machine reaches it
 
 Since work is counted, the same problem gets the same plan on every machine and every rank. If the
@@ -9,7 +9,7 @@ deadline ends a search that has units left, `cut_short` records that, and the pl
 Each search counts steps of its own (ops run, arcs of a flow network, rectangles placed). A constant
 beside the search says how many units one step costs. The constants were measured on one core of an
 Intel Xeon server, with compiled searches, so that a unit is about a nanosecond. The constants need
-not be exact: if a step takes twice as long, the search takes twice as long and finds the same.
+not be exact: if a step takes twice as long, the search takes twice as long, with the same result.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is held beside a graph that begins to run, for a budget that several graphs share."""
+"""Finds the bytes that are held when a graph begins to run, for a budget of several graphs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from roam.runtime.held_memory import Held, Run, persistent
 
 
 def beside_now(graph: str, args: Sequence[Any], problem: Problem) -> Beside:
-    """Returns what other graphs of the running step take now.
+    """Returns the bytes that other graphs of the running step take now.
 
     Args:
         graph: the name of the graph that begins to run.
-        args: its inputs.
-        problem: its Problem.
+        args: the inputs of this graph.
+        problem: the Problem of this graph.
     """
     run = Run(graph, persistent=persistent(args, problem.persistent))
     return Held.beside(run, earlier=False).to_budget(run, args)

@@ -1,4 +1,4 @@
-"""The error of a graph that cannot keep its budget, whatever the lowering."""
+"""Defines the error for a graph that cannot keep its budget, and its texts, for all lowerings."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ class CompileBudgetError(ShortenTraceback, BudgetError):
 
     @staticmethod
     def of(error: BudgetError) -> CompileBudgetError:
-        """Returns the same error for dynamo to pass on."""
+        """Returns the error with the same text and figures, as one that dynamo passes on."""
         figures = {"budget": error.budget, "found": error.found, "least": error.least}
         return CompileBudgetError(str(error), **figures)
 
 
 def no_plan(graph: str, why: object = "") -> str:
-    """Returns what is said of a graph of whose memory nothing is known. why: the reason."""
+    """Returns the text for a graph that has no plan. `why` is the reason; it may be empty."""
     return f"{graph} has no plan, so it may not keep its budget{f': {why}' if why else ''}"
 
 
 def above(graph: str, peak: Bytes, budget: str, limit: Bytes, why: str) -> str:
-    """Returns what is said of a plan that takes more than a budget leaves.
+    """Returns the text for a plan that takes more than the budget leaves.
 
     Args:
         graph: the name of the graph.
-        peak: bytes of the plan.
-        budget: as the user wrote it.
-        limit: the bytes that it leaves.
-        why: what the graph was compiled for, or lacks.
+        peak: the peak of the plan, in bytes.
+        budget: the budget as the user wrote it.
+        limit: the bytes that the budget leaves to the graph.
+        why: what the graph was compiled for instead; ends the sentence "it was compiled for ...".
     """
     return (
         f"{graph} takes {show_size(peak)}, and its budget of {budget} leaves {show_size(limit)}: "
@@ -49,12 +49,12 @@ def above(graph: str, peak: Bytes, budget: str, limit: Bytes, why: str) -> str:
 
 
 def ways_out(problem: Problem, others: Beside | None = None, *, offloads: bool = False) -> str:
-    """Returns a sentence that says what would lower the memory of a step.
+    """Returns a sentence for errors that lists what would lower the memory of a step.
 
     Args:
-        problem: of a graph of the step.
-        others: what other graphs take beside it; None if nobody knows.
-        offloads: whether tensors may move to a tier already.
+        problem: the Problem of a graph of the step.
+        others: the bytes that other graphs take; None if unknown.
+        offloads: whether the options let tensors move to a tier already.
     """
     gradients = sum(b.transient for b in problem.buffers if b.kind is Kind.GRADIENT)
     outputs = sum(b.transient for b in problem.buffers if b.kind is Kind.OUTPUT)

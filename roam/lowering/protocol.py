@@ -71,9 +71,11 @@ class Driver(Protocol):
         ...
 
     def beside(self, args: Sequence[Any], problem: Problem) -> Beside:
-        """Returns what other graphs of the step take while a forward with these inputs runs.
+        """Returns the bytes that other graphs of the step take while this graph's forward runs.
 
-        problem: the graph's.
+        Args:
+            args: the inputs of the forward.
+            problem: the Problem of this graph.
         """
         ...
 
@@ -94,7 +96,7 @@ class Kernels(Protocol):
 
     @property
     def may_be_replaced(self) -> bool:
-        """Whether the compiled graph may get a successor."""
+        """Whether `successor` may return new kernels."""
         ...
 
     @property
@@ -162,9 +164,10 @@ class Kernels(Protocol):
         ...
 
     def successor(self) -> Kernels | None:
-        """Returns kernels with which to compile the graph anew; None as long as these are right.
+        """Returns kernels with which to compile the graph anew; None to go on with these.
 
-        Steps may show that the plan rests on wrong times. The new kernels know what was seen.
+        The graph is compiled anew if steps show that the plan depends on wrong times. The new
+        kernels plan with the times of these steps.
         """
         ...
 

@@ -4,22 +4,26 @@
     adama, slim, sgd, lion,        one optimizer each: a rule, and the optimizer that follows it
     adafactor, adalomo, came,
     muon, scion, galore, adam_mini
-    adam, blocks, fused,           what rules are made of: Adam's values, blocks, torch's fused
-    factored, orthogonal,          kernels, factored second moments, the Newton-Schulz iteration,
-    eight_bit, eight_bit_adam      8-bit states and what AdamA does with them
-    max_norm                       gradients clipped in their folds
-    scratch                        the bytes that a rule allocates, measured on zeros
-    slim_rules, snr                which second moments SlimAdamA averages: by a table, or measured
-    folding                        FoldingOptimizer: counts micro-batches and calls the rules
-    ownership, hooks, groups,      which parameters belong to an optimizer, by which rule; hooks
-    group_rules                    that pass it the gradients that no compiled graph has folded
-    handle, in_options,            how torch.compile's options name an optimizer without keeping
-    compile_options                the optimizer alive
+    adam, blocks, fused,           building blocks of rules: Adam's formulas, cutting tensors into
+    factored, orthogonal,          blocks, torch's fused kernels, factored second moments, the
+    eight_bit, eight_bit_adam      Newton-Schulz iteration, 8-bit states and Adam on them
+    max_norm                       clips gradients while they are folded
+    scratch                        measures the bytes that a rule allocates, on zeros
+    slim_rules, snr                choose the second moments that SlimAdamA averages: by a table, or
+                                   by measuring
+    folding                        FoldingOptimizer: counts micro-batches and calls the rules;
+    updates                        carries out their folds and updates
+    ruled                          derives the constructor's arguments from a rule
+    ownership, hooks, groups,      find the parameters of an optimizer and the rule of each; hooks
+    group_rules                    pass it the gradients that no compiled graph has folded
+    handle, in_options,            let torch.compile's options name an optimizer without keeping the
+    compile_options                optimizer alive
     changed_values                 fits states to values of groups that change
+    ranks, early_sends             combine states over the ranks of data-parallel training
     notices, clipping,             warnings and errors for training code that expects gradients to
     data_parallel, refusals        be there after the backward
-    states, state_dicts            where states are; how they are saved, loaded and copied
-    stored_states                  large states in a file between steps
+    states, state_dicts            make state tensors, and save, load and copy them
+    stored_states                  keeps large states in a file between steps
 
 Other packages of roam use `FoldingOptimizer`, `OptimizerHandle` and `owner_of` (which optimizer
 folds the gradient of a parameter). To write an optimizer of your own, write a rule and a

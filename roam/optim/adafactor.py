@@ -58,8 +58,8 @@ class Adafactor(FoldingOptimizer):
         v = r c / mean(r),   u = g / √v,   u /= max(1, RMS(u) / d)
         p -= max(ε2, RMS(p)) min(lr, 1/√t) u
 
-    r and c are running means of g² over columns and rows, with β2 = 1 - t^beta2_decay. A value for
-    each row and column: next to nothing a parameter. Releases only.
+    r and c are running means of g² over columns and rows, with β2 = 1 - t^beta2_decay. The states
+    have one value for each row and column, so they take next to no memory. Only mode "release".
 
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.
@@ -68,7 +68,7 @@ class Adafactor(FoldingOptimizer):
         mode: "release".
 
     Raises:
-        HyperparameterError: a value is out of its range, or the mode is another.
+        HyperparameterError: a value is out of its range, or the mode is not "release".
     """
 
     rule = AdafactorRule

@@ -50,8 +50,9 @@ class AdaLomo(FoldingOptimizer):
         v = r c / mean(r),   u = g / √v,   u /= max(1, RMS(u) / clip_threshold)
         p -= lr max(ε2, RMS(p)) (u + λ p)
 
-    r and c are running means of g² + ε1 over columns and rows, with β2 = 1 - t^decay_rate. A value
-    for each row and column: next to nothing a parameter. Releases only.
+    r and c are running means of g² + ε1 over columns and rows, with β2 = 1 - t^decay_rate. The
+    states have one value for each row and column, so they take next to no memory. Only mode
+    "release".
 
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.
@@ -59,7 +60,7 @@ class AdaLomo(FoldingOptimizer):
         mode: "release".
 
     Raises:
-        HyperparameterError: a value is out of its range, or the mode is another.
+        HyperparameterError: a value is out of its range, or the mode is not "release".
     """
 
     rule = AdaLomoRule

@@ -1,4 +1,4 @@
-"""What rules of Adam's kind share: their values and the formulas of its update.
+"""Defines what the rules of Adam and its variants share: their values, and formulas of the update.
 
 p -= lr m / (1 - β1^t) / (√(v / (1 - β2^t)) + ε)        (arXiv 1412.6980, algorithm 1)
 """

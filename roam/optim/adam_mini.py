@@ -20,11 +20,12 @@ QUERY_KEY = re.compile(r"(^|\.)(to_|w)?(q|k|query|key)(_proj|_lin)?$")
 
 
 class Shared(NamedTuple):
-    """Which elements of a parameter share a second moment.
+    """Says which elements of a parameter share a second moment.
 
     Attributes:
-        dims: all along these dimensions.
-        heads: with (1,): those of each of so many equal parts of the rows, and not of each row.
+        dims: elements share one if they differ only along these dimensions.
+        heads: if not 0, `dims` is (1,) and the rows are cut into this many equal parts: all
+            elements of a part share a second moment.
     """
 
     dims: tuple[int, ...] = ()
@@ -34,13 +35,16 @@ class Shared(NamedTuple):
 def mini_rules(model: nn.Module, heads: int) -> dict[str, Shared]:
     """Returns Adam-mini's partition of a transformer (arXiv 2406.16793, algorithm 3).
 
-    Queries and keys share second moments within a head; all other linear layers, embeddings and
-    heads within an output (or token). Norms and biases share none, and whatever else has two
-    dimensions or more shares a single one.
+        weights of                             elements that share a second moment
+        queries and keys                       those of an attention head
+        other linear layers, the model's head  those of an output
+        embeddings                             those of a token
+        norms, biases                          none
+        others of two or more dimensions       all
 
     Args:
-        model: the transformer. Roles are told from types and names of its modules.
-        heads: its attention heads.
+        model: the transformer. The role of a weight is found by the type and name of its module.
+        heads: the number of attention heads.
     """
     return {name: _shared(owner, heads) for name, owner in owners(model).items()}
 
@@ -117,12 +121,13 @@ class AdamMini(SlimAdamA):
 
         m = β1 m + (1-β1) g,   v_b = β2 v_b + (1-β2) mean_b(g²),   p -= lr (m̂ / (√v̂_b + ε) + λ p)
 
-    One state for each element, m, and next to nothing: 4 bytes a parameter in float32, half of
-    AdamW's. Mode "accumulate" is exact for m; v is AdamA's sum of squares.
+    The states take 4 bytes a parameter in float32, half of AdamW's: m has a value for each element,
+    v has few values. Mode "accumulate" is exact for m; v is a sum of squares as in AdamA.
 
     Args:
         params: named parameters, `model.named_parameters()`, or groups of those.
-        rules: what shares a second moment, by name: `mini_rules(model, heads)`.
+        rules: by name of a parameter, which elements share a second moment:
+            `mini_rules(model, heads)`.
         lr, betas, ...: as in AdamA.
 
     Raises:

@@ -273,13 +273,13 @@ class AdamA(FoldingOptimizer):
 
 
 class AdamW(FoldingOptimizer):
-    """torch.optim.AdamW (arXiv 1711.05101), released: AdamA by the name that people know.
+    """torch.optim.AdamW (arXiv 1711.05101) with each gradient folded. Another name of AdamA.
 
         m = β1 m + (1-β1) g,  v = β2 v + (1-β2) g²,  p -= lr (m̂ / (√v̂ + ε) + λ p)
 
     Two states for each element: 8 bytes a parameter in float32. Mode "release" has the bits of
-    torch's fused kernel. Mode "accumulate" is AdamA, whose v is a sum of squares and not AdamW's:
-    see there, also for the arguments.
+    torch's fused kernel. Mode "accumulate" differs from AdamW: v is a sum of squares. `AdamA`
+    explains this and the arguments.
     """
 
     rule = AdamARule

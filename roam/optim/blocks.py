@@ -72,7 +72,7 @@ def row_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """Returns a dtype with at least the digits of float32."""
+    """Returns `dtype`, or float32 if that has more digits."""
     return torch.promote_types(dtype, torch.float32)
 
 

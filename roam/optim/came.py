@@ -47,7 +47,7 @@ class CAMERule(FactoredRule):
             return
         row, col = state["exp_avg_res_row"], state["exp_avg_res_col"]
         rows, columns = torch.zeros_like(row), torch.zeros_like(col)
-        batched = param.dim() > 2  # the blocks are of whole matrices, each with columns of its own
+        batched = param.dim() > 2  # a batch of matrices: blocks hold whole matrices
         start = 0
         for u, m_ in scaled(state, "exp_avg_sq", grad, m):
             m_.mul_(beta1).add_(u.div_(longer), alpha=1 - beta1)
@@ -68,8 +68,9 @@ class CAME(FoldingOptimizer):
         u = g / √v,   u /= max(1, RMS(u) / clip_threshold),   m = β1 m + (1-β1) u
         s = β3 s + (1-β3) ((u - m)² + ε2),   p -= lr (m / √s + λ p)
 
-    v is the running mean of g² + ε1, by β2. One state for each element, m, and four for each row
-    and column: 4 bytes a parameter in float32. Vectors have no s. Releases only.
+    v is the running mean of g² + ε1, with β2. The states are one value for each element, m, and two
+    for each row and each column: 4 bytes a parameter in float32. Vectors have no s. Only mode
+    "release".
 
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.
@@ -77,7 +78,7 @@ class CAME(FoldingOptimizer):
         mode: "release".
 
     Raises:
-        HyperparameterError: a value is out of its range, or the mode is another.
+        HyperparameterError: a value is out of its range, or the mode is not "release".
     """
 
     rule = CAMERule

@@ -22,9 +22,9 @@ NUMBERS = ("lr", "betas", "eps")  # values of groups that change no bytes, whate
 
 
 def footprint(rule: FoldRule) -> tuple[Any, ...]:
-    """Returns all of a rule that may change its states, and the bytes that it allocates.
+    """Returns those values of a rule on which its states and its scratch space may depend.
 
-    Of a float only its type counts, and whether it is 0: with a momentum of 0 there is no state.
+    A float is represented by its type and by whether it is 0: a momentum of 0 has no state.
     """
     return type(rule), *(_bytes_of(f.name, getattr(rule, f.name)) for f in fields(rule))
 

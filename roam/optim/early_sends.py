@@ -1,14 +1,15 @@
-"""Sends states over the ranks while the backward of the last micro-batch still runs.
+"""Sends states to the other ranks while the backward of the last micro-batch still runs.
 
     backward           fold c    fold b    fold a
-    communication                c ─────── b ─────── a, and what is small or a code     step()
+    communication                c ─────── b ─────── a, small states, codes     step()
 
-All ranks must start the same all_reduces in the same order, and a gradient may come on some ranks
-only. So large states are sent in one order on all ranks, each as soon as it and all before it have
-had their last fold. Then step() asks how far the ranks have come, and those behind send as much.
+All ranks must start the same all_reduces in the same order, but a parameter may get a gradient on
+some ranks only. So all ranks send large states in one fixed order. A state is sent as soon as the
+state itself, and all states before it in this order, have had their last fold. step() finds the
+largest number of states that any rank has sent, and every rank sends as many.
 
-A state that is sent by itself needs no memory for that. Small ones, which are sent together, and
-codes, which are decoded, wait for step(), since no plan of the backward counts the copies.
+A large state is sent without a copy. Small states are copied into one tensor, and codes of 8 bits
+are decoded: these are sent by step(), because plans of the backward count no bytes for the copies.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Entry = tuple[Tensor, str]  # a parameter, and the name of a state
 
 
 class Owner(Protocol):
-    """What is used of an optimizer."""
+    """The methods of an optimizer that this module calls."""
 
     def named(self) -> Iterator[tuple[str, Tensor]]: ...
 
@@ -37,12 +38,13 @@ class Owner(Protocol):
 
 @dataclass
 class EarlySends:
-    """What a rank has sent of the states of a mini-batch.
+    """Sends the states of a mini-batch, and counts those that this rank has sent.
 
     Attributes:
         ranks: the ranks.
-        order: what may be sent early, alike on all ranks; None until a gradient is complete.
-        sent: how much of it is sent.
+        order: the states that may be sent early, in the same order on all ranks; None until the
+            first gradient of the mini-batch is complete.
+        sent: how many states of `order` are sent.
     """
 
     ranks: Ranks
@@ -51,7 +53,7 @@ class EarlySends:
     _waits: list[Callable[[], None]] = field(default_factory=list)
 
     def go_on(self, owner: Owner, complete: Callable[[Tensor], bool]) -> None:
-        """Sends states up to the first one that is not complete.
+        """Sends the next states of `order`, up to the first one that is not complete.
 
         Args:
             owner: the optimizer.
@@ -62,14 +64,14 @@ class EarlySends:
             self._send(owner)
 
     def catch_up(self, owner: Owner, most: int) -> set[Entry]:
-        """Sends as many states as the rank that has sent most. Returns them."""
+        """Sends states until `most` are sent in all. Returns the first `most` states of `order`."""
         order = self.ordered(owner)
         while self.sent < most:
             self._send(owner)
         return set(order[:most])
 
     def finish(self) -> None:
-        """Waits until all that was sent is combined. Ends the mini-batch."""
+        """Waits until the states that were sent are combined. Ends the mini-batch."""
         for wait in self._waits:
             wait()
         self.order, self.sent = None, 0
@@ -78,7 +80,7 @@ class EarlySends:
     def ordered(self, owner: Owner) -> list[Entry]:
         if self.order is None:
             entries = (entry for _, param in owner.named() for entry in self._early(owner, param))
-            self.order = [*entries][::-1]  # about the order of the backward
+            self.order = [*entries][::-1]  # about the order in which folds end
         return self.order
 
     def _early(self, owner: Owner, param: Tensor) -> Iterator[Entry]:
@@ -99,4 +101,4 @@ class EarlySends:
 
 
 def _nothing(numbers: Tensor) -> None:
-    """Stores nothing: what was sent is the state itself."""
+    """Stores nothing: the tensor that was sent is the state itself, not a copy."""

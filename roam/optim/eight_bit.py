@@ -4,22 +4,25 @@
     second moment v    uint8    255 √(v / s²)                         s: the largest √v of 64
     weight θ           bfloat16 θ', and int8 127 (θ - θ') / (2^-8 |θ'|)
 
-The roots have finer steps near 0. A scale s is in float32: it decays with its elements, exactly.
-Codes are rounded at random, so that what is too small for a step of a code counts on average: the
-share of one micro-batch, or (1-β2) g² beside v. The code of a v above 0 is at least 1, because Adam
-divides by √v: v is never taken for much smaller than it is, but elements below the 255th part of
-the largest √v of their 64 take shorter steps than with AdamW.
+The roots make the steps of a code finer near 0. 64 elements share a scale s, which is in float32.
+To decay the elements, only the scale is multiplied, so the decay is exact. Codes are rounded at
+random: an addend smaller than a step of the code, such as the gradient of one micro-batch, counts
+on average. The code of a v above 0 is at least 1, because Adam divides by √v. So v is never read as
+much too small, but an element whose √v is below 1/255 of the largest of its 64 is read as too
+large, and its parameter takes shorter steps than with AdamW.
 
-FlashOptim codes m by x / (1 + |x|) where here is a root, because a division takes as long as twenty
-additions. Its unit for the remainder is the distance from θ' to the next bfloat16, which is at most
-twice as fine as 2^-8 |θ'|, and would have to be read off the bits of θ'.
+FlashOptim codes m by x / (1 + |x|) instead of a root. Here a root is used because, on a CPU, a
+division takes as long as twenty additions. FlashOptim's unit for the remainder is the distance from
+θ' to the next bfloat16. That unit is at most twice as fine as 2^-8 |θ'|, and would have to be read
+off the bits of θ'.
 
-The random numbers are those of a Weyl sequence, frac(φ i + offset), made anew in each turn: no
-generator has a state that would have to be saved.
+The random numbers are a Weyl sequence, frac(φ i + offset), computed anew in each turn. So there is
+no generator whose state would have to be saved.
 
-All functions take [..., groups, elements of a group], with scales [..., groups, 1]; they return new
-tensors and change none, so that they can be parts of a kernel (`one_pass`). Numbers are literals or
-local names: globals would become arguments of the kernel.
+All functions take tensors of shape [..., groups, elements of a group] and scales of shape
+[..., groups, 1]. They return new tensors and change none, so that they can be compiled into one
+kernel (`one_pass`). Constants are literals or local names, because globals would become arguments
+of the kernel.
 """
 
 from __future__ import annotations
@@ -35,8 +38,8 @@ from roam.core.errors import HyperparameterError
 from roam.optim.blocks import alike, block_size
 from roam.optim.fold import State, StateSpec, Turn
 
-GROUP = 64  # elements that share a scale: 4 / 64 bytes of it for each element
-APART = 7919  # a prime number of places in the sequence between two turns
+GROUP = 64  # elements that share a scale, which adds 4 / 64 bytes to each
+APART = 7919  # distance of two turns in the Weyl sequence, a prime number of elements
 
 
 def signed(name: str, param: Tensor) -> tuple[StateSpec, ...]:
@@ -79,8 +82,8 @@ def signed_codes(m: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the codes of a first moment, and their scales."""
     sizes = m.abs()
     scale = sizes.amax(-1, keepdim=True)
-    root = (sizes * (127**2 / scale.clamp(min=1e-34))).sqrt()  # near the least with an inverse
-    # beside 127 the noise may round up to 1
+    root = (sizes * (127**2 / scale.clamp(min=1e-34))).sqrt()  # 1 / 1e-34 is finite
+    # near 127, root + noise may be rounded to 128
     y = (torch.where(m < 0, -root, root) + noise).floor()
     return y.clamp(-127, 127).to(torch.int8), scale
 
@@ -92,7 +95,7 @@ def read_square(codes: Tensor, scale: Tensor) -> Tensor:
 
 
 def root_codes(v: Tensor, root: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the codes of a second moment, given with its root, and their scales."""
+    """Returns the codes of the second moment v, and their scales. `root` is √v."""
     scale = v.amax(-1, keepdim=True).sqrt()
     y = root * (255 / scale.clamp(min=1e-36))
     return (y + noise).floor().clamp(1, 255).to(torch.uint8), scale
@@ -113,13 +116,13 @@ def weight_codes(exact: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def noise(like: Tensor, offset: Tensor) -> Tensor:
-    """Returns a number in [0, 1) for each element.
+    """Returns a pseudo-random number in [0, 1) for each element.
 
     Args:
-        like: [..., groups, elements of a group].
-        offset: of the first element, see `offset`: a scalar.
+        like: a tensor of shape [..., groups, elements of a group].
+        offset: the number of the first element, times 2^32, as `offset` returns it; a scalar.
     """
-    golden, word = 0x9E3779B9, 0x100000000  # 2^32 times the golden ratio's fraction; 2^32
+    golden, word = 0x9E3779B9, 0x100000000  # 2^32 frac(φ), φ the golden ratio; 2^32
     *shape, count = like.shape
     groups = torch.arange(like.numel() // max(1, count), device=like.device).view(*shape, 1)
     first = ((groups * (64 * golden % word) + offset) & (word - 1)).to(torch.float32) * (1 / word)
@@ -129,20 +132,21 @@ def noise(like: Tensor, offset: Tensor) -> Tensor:
 
 
 def offset(at: Turn, start: int) -> int:
-    """Returns 2^32 times the first of `noise`'s numbers, another in each turn.
+    """Returns 2^32 times the random number of one element. It differs from turn to turn.
 
-    start: the first element.
+    start: the index of the element in the parameter.
     """
     return (start + APART * (at.step + 31 * at.micro_batch)) * 0x9E3779B9 % 2**32
 
 
 class Part(NamedTuple):
-    """A range of a parameter's elements, in the order of memory.
+    """A range of a parameter's elements, in the order of memory, in several tensors.
 
     Attributes:
-        tensors: [..., groups, elements of a group] each, 1 in dimensions where all share a value.
-        scales: [..., groups, 1] each.
-        start: the first element.
+        tensors: each of shape [..., groups, elements of a group], with size 1 in the dimensions in
+            which all elements share a value.
+        scales: each of shape [..., groups, 1].
+        start: the index of the first element in the parameter.
     """
 
     tensors: list[Tensor]
@@ -151,13 +155,13 @@ class Part(NamedTuple):
 
 
 def parts(tensors: Sequence[Tensor], scales: Sequence[Tensor], most: int) -> Iterator[Part]:
-    """Cuts tensors into parts of whole groups, views of them that may be changed.
+    """Cuts tensors into parts of whole groups. A part has views of the tensors, not copies.
 
     Args:
-        tensors: of the parameter's shape, or of size 1 in some dimensions, where all elements
-            share a value. The first is the parameter or has its layout.
-        scales: of the groups, flat.
-        most: elements of a part, at least some groups.
+        tensors: tensors of the parameter's shape. In some dimensions they may have size 1, if all
+            elements share a value. The first is the parameter, or has its shape and strides.
+        scales: one value for each group, flat.
+        most: limit on the elements of a part; a part has at least one row of whole groups.
 
     Raises:
         HyperparameterError: the parameter has gaps in memory.
@@ -169,10 +173,10 @@ def parts(tensors: Sequence[Tensor], scales: Sequence[Tensor], most: int) -> Ite
     laid = [t.permute(order) if t.dim() else t.reshape(1) for t in tensors]
     if all(t.shape == first.shape for t in tensors):
         laid = [t.view(-1) for t in laid]
-    elif laid[0].shape[-1] % GROUP:  # `_grouped` copies what elements share
+    elif laid[0].shape[-1] % GROUP:  # `_grouped` expands shared values to copies
         most = min(most, block_size(first))
     rows, each = len(laid[0]), laid[0][:1].numel()
-    whole = GROUP // gcd(GROUP, max(1, each))  # rows that make whole groups
+    whole = GROUP // gcd(GROUP, max(1, each))  # the fewest rows that consist of whole groups
     step = max(1, most // max(1, each * whole)) * whole
     for start in range(0, rows, step):
         end = min(start + step, rows)
@@ -200,7 +204,7 @@ def _grouped(laid: list[Tensor], scales: list[Tensor], start: int) -> Iterator[P
 
 
 def like_codes(grad: Tensor, codes: Tensor) -> Tensor:
-    """Returns the gradient with elements in the order of the codes, in new memory if needed."""
+    """Returns the gradient with the strides of `codes`: itself, or a copy if its strides differ."""
     if alike(codes, grad):
         return grad
     return torch.empty_like(codes, dtype=grad.dtype).copy_(grad)

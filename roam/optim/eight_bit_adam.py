@@ -1,10 +1,11 @@
 """Carries out AdamA's and SlimAdamA's folds and updates on moments of 8 bits an element.
 
-One pass reads the moments, adds a gradient, moves the parameter, and writes them again:
+A turn is one pass over the elements: it decodes the moments, adds a gradient, updates the
+parameter, and encodes the moments again:
 
-    turn(folded=..., move=...)      release: what moves the parameter has not been rounded
-    turn(folded=...)                one micro-batch
-    turn(move=...)                  the end of a mini-batch
+    turn(folded=..., move=...)      mode "release"; the moments are rounded after the update
+    turn(folded=...)                mode "accumulate", for each micro-batch
+    turn(move=...)                  mode "accumulate", at the end of a mini-batch
 """
 
 from __future__ import annotations
@@ -20,18 +21,21 @@ from roam.optim.blocks import block_size, mean_square, squared_sum, wide
 from roam.optim.fold import State, StateSpec, Turn
 from roam.runtime.one_pass import PART, OnePass
 
-AFTER_ALL = -1  # the number of the turn that rounds a mini-batch's combined moments
+AFTER_ALL = -1  # the `micro_batch` of the turn that rounds the moments combined over the ranks
 
 
 class Shares(NamedTuple):
-    """The factors of a gradient in the first moment, and of its square in the second."""
+    """The factors on a gradient in the first moment, and on its square in the second moment."""
 
     first: float
     second: float
 
 
 class Move(NamedTuple):
-    """How moments m and v move a parameter p: p = kept p + rate m / ((root √v + eps) longer)."""
+    """The numbers of an update by moments m and v: p = kept p + rate m / ((root √v + eps) longer).
+
+    `longer` is a scalar tensor, the divisor of `update_clip`; None for 1.
+    """
 
     kept: float
     rate: float
@@ -47,8 +51,8 @@ def states(
 
     Args:
         param: the parameter.
-        remainder: whether to keep 8 bits more of its elements, if they are bfloat16.
-        second: the second moment, if it has a value for each row or column and no code.
+        remainder: whether to keep 8 further bits of its elements, if they are bfloat16.
+        second: the second moment, if it is averaged and so not coded; None if it is coded.
     """
     v = eight_bit.unsigned("exp_avg_sq", param) if second is None else (second,)
     more = remainder and param.dtype is torch.bfloat16
@@ -57,7 +61,7 @@ def states(
 
 
 def decay(state: State, beta1: float, beta2: float) -> None:
-    """Decays the moments. Those with codes decay by their scales, exactly."""
+    """Multiplies the moments by β1 and β2, coded ones by multiplying their scales, exactly."""
     state["exp_avg_scale"].mul_(beta1)
     if (root := state.get("exp_avg_sq_scale")) is not None:
         root.mul_(beta2**0.5)
@@ -66,12 +70,12 @@ def decay(state: State, beta1: float, beta2: float) -> None:
 
 
 def multiply(state: State, name: str, factor: float) -> None:
-    """Multiplies a moment that has a code, exactly: by its scales, those of v being of √v."""
+    """Multiplies a coded moment exactly: multiplies its scales, which for v are scales of √v."""
     state[f"{name}_scale"].mul_(factor if name == "exp_avg" else factor**0.5)
 
 
 def decoded(state: State, name: str) -> Tensor:
-    """Returns a moment that has a code in float32, in new memory that lies as the codes do."""
+    """Returns a coded moment as a new float32 tensor, with the strides of the codes."""
     read = eight_bit.read_signed if name == "exp_avg" else eight_bit.read_square
     numbers = torch.empty_like(state[name], dtype=torch.float32)
     for part in _pairs(state, name, numbers):
@@ -81,9 +85,9 @@ def decoded(state: State, name: str) -> Tensor:
 
 
 def encode(state: State, name: str, numbers: Tensor, step: int) -> None:
-    """Stores a moment again that `decoded` returned.
+    """Stores `numbers` as the codes of a moment.
 
-    The random numbers of the codes depend on `step` only: every rank stores the same codes.
+    The random numbers of the rounding depend only on `step`, so all ranks store the same codes.
     """
     at = Turn(step, AFTER_ALL, 1.0)
     for part in _pairs(state, name, numbers):
@@ -99,7 +103,7 @@ def encode(state: State, name: str, numbers: Tensor, step: int) -> None:
 
 
 def _pairs(state: State, name: str, numbers: Tensor) -> Iterator[eight_bit.Part]:
-    """Yields the parts of a moment's codes, with those of its numbers."""
+    """Yields the parts of a coded moment; each has its codes and the same range of `numbers`."""
     codes = state[name]
     return eight_bit.parts([codes, numbers], [state[f"{name}_scale"]], block_size(codes))
 
@@ -112,7 +116,15 @@ def turn(
     folded: tuple[Tensor, Shares] | None = None,
     move: Move | None = None,
 ) -> None:
-    """Adds a gradient to the moments, or moves the parameter, or both."""
+    """Adds a gradient to the moments, or updates the parameter, or both, in one pass.
+
+    Args:
+        state: the parameter's state.
+        param: the parameter.
+        at: tells when the turn happens, which decides the random numbers.
+        folded: the gradient and its factors; None to add none.
+        move: the numbers of the update; None to leave the parameter as it is.
+    """
     grad, shares = None, Shares(0.0, 0.0)
     if folded is not None:
         grad, shares = eight_bit.like_codes(folded[0], state["exp_avg"]), folded[1]
@@ -127,7 +139,7 @@ def turn(
         offset = torch.tensor(eight_bit.offset(at, start), device=param.device)
         TURN(*tensors, numbers, offset)
     if moved is not None:
-        torch.autograd.graph.increment_version([param])  # kernels do not
+        torch.autograd.graph.increment_version([param])  # autograd cannot see a kernel's writes
 
 
 def squared_momentum(state: State) -> Tensor:
@@ -149,19 +161,19 @@ def squares(state: State, param: Tensor, move: Move) -> Tensor:
     return total
 
 
-Arguments = tuple[Any, ...]  # of `_turn`
+Arguments = tuple[Any, ...]  # the first arguments of `_turn`
 
 
 def _parts(
     state: State, grad: Tensor | None, param: Tensor | None, most: int
 ) -> Iterator[tuple[int, Arguments]]:
-    """Yields the first element of each part, and the tensors that `_turn` takes of the part.
+    """Yields, for each part, the index of its first element and the tensors that `_turn` takes.
 
     Args:
-        state: the parameter's.
-        grad: the gradient to add; None for none.
-        param: the parameter, if it moves.
-        most: elements of a part.
+        state: the parameter's state.
+        grad: the gradient to add; None to add none.
+        param: the parameter, if it is updated; None if not.
+        most: limit on the elements of a part.
     """
     coded = _is_coded(state)
     scales = [state["exp_avg_scale"], *([state["exp_avg_sq_scale"]] if coded else [])]
@@ -178,7 +190,7 @@ def _is_coded(state: State) -> bool:
 
 
 def _numbers(shares: Shares, move: Move | None, device: torch.device) -> Tensor:
-    """Returns the numbers of a turn as a tensor: a kernel would be compiled for each number."""
+    """Returns the numbers of a turn as a tensor: Python numbers would be constants of a kernel."""
     kept, rate, root, eps, longer = move or Move(1.0, 0.0, 1.0, 1.0)
     found = torch.tensor([*shares, kept, rate, root, eps], dtype=torch.float32, device=device)
     if longer is not None:
@@ -200,12 +212,13 @@ def _turn(
     """Carries out a turn on one part.
 
     Args:
-        codes, scale: of the first moment.
-        second, second_scale: the codes of the second moment; itself if it has no scale.
-        grad: the gradient to add; None for none.
-        param, remainder: what is moved; None if it is not.
-        numbers: see `_numbers`.
-        offset: of `noise`.
+        codes, scale: the first moment.
+        second, second_scale: the second moment: its codes and their scales, or its values and None
+            if it is not coded.
+        grad: the gradient to add; None to add none.
+        param, remainder: the parameter to update; None to update nothing.
+        numbers: what `_numbers` returns.
+        offset: the argument of `noise`.
     """
     first_share, second_share, kept, rate, root_share, eps = numbers.unbind()
     m = eight_bit.read_signed(codes, scale)

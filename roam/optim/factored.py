@@ -1,9 +1,10 @@
-"""Second moments that are the product of a value for each row and a value for each column.
+"""Defines second moments stored as a value for each row and a value for each column.
 
     v ≈ r c / mean(r)          r: means of g² over the columns, c: over the rows (arXiv 1804.04235)
 
-A tensor of more than two dimensions is a batch of the matrices of its last two. One of fewer has a
-second moment for each element. Adafactor, AdaLomo and CAME use them.
+A tensor of more than two dimensions is a batch of matrices, which are its last two dimensions. A
+tensor of fewer than two has a second moment for each element. Adafactor, AdaLomo and CAME use these
+second moments.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def scaled(
 
     Args:
         state: the parameter's state.
-        name: of the second moments.
+        name: the name of the second moments.
         grad: g.
         others: tensors of the shape of g.
         floor: v is at least floor², and mean(r) at least floor.

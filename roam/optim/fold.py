@@ -11,7 +11,7 @@ A rule handles one parameter, and is a frozen dataclass. Its fields are the valu
 parameter's group (lr, betas, ...): a group that changes gets another rule. `FoldRule` updates at
 once; an `AccumulatingRule` also folds the gradients of several micro-batches one by one.
 
-All else comes with the interface: constructors, hooks, graphs, the count of micro-batches, state
+The interface provides all else: constructors, hooks, graphs, the count of micro-batches, state
 dicts, states in files, plans, and the bytes that an update allocates (`scratch` measures them).
 An optimizer is a rule of about a page and a FoldingOptimizer that names it:
 
@@ -95,7 +95,7 @@ class StateSpec:
 
 STEP = StateSpec("step", (), torch.float32)  # a tensor on the CPU that counts a parameter's updates
 GRAD_NORM = "grad_norm"  # the norm of a parameter's last gradient, if gradients are clipped by it
-OF_OPTIMIZER = frozenset({STEP.name, GRAD_NORM})  # states that are not the rule's
+OF_OPTIMIZER = frozenset({STEP.name, GRAD_NORM})  # states that the optimizer adds to the rule's
 
 
 class Turn(NamedTuple):
@@ -123,15 +123,16 @@ class Update(NamedTuple):
 
 @dataclass(frozen=True)
 class FoldRule(ABC):
-    """A rule by which an optimizer absorbs one gradient. The fields are the values of a group.
+    """A rule by which an optimizer absorbs one gradient. Its fields are the values of a group.
 
     The methods change tensors in place and are called under `torch.no_grad()`. They must not turn a
     tensor's values into Python numbers (`.item()`): plans run them on tensors without values.
 
     Attributes:
-        of_parameter: names of the fields that are not values of the group, but differ between its
-            parameters: what the optimizer's `facts` returns of one. They have default values.
-        folds_with: names of the values that `decay` and `fold` read; an update may read all.
+        of_parameter: names of the fields that differ between the parameters of a group. The
+            optimizer's `facts` returns their values for one parameter. They have default values.
+        folds_with: names of the values that `decay` and `fold` read; `update` and `apply` may read
+            all values.
     """
 
     of_parameter: ClassVar[tuple[str, ...]] = ()
@@ -147,9 +148,9 @@ class FoldRule(ABC):
 
     @property
     def elementwise(self) -> bool:
-        """Whether each element is updated by itself.
+        """Whether the update of an element depends only on this element of the gradient and states.
 
-        Only such a rule takes complex parameters, which it is given as their real views, of shape
+        Only such a rule can update complex parameters, of which it gets real views of shape
         `[..., 2]`, and parameters whose parts lie on several ranks (DTensor).
         """
         return False
@@ -195,12 +196,12 @@ class FoldRule(ABC):
         """
 
     def release(self, updates: Sequence[Update]) -> None:
-        """Updates several parameters of one group, as `update` does each."""
+        """Updates several parameters of one group, each as `update` does."""
         for state, param, grad, step in updates:
             self.update(state, param, grad, step)
 
     def _require(self, **good: bool) -> None:
-        """Raises HyperparameterError for the first field that is not good."""
+        """Raises HyperparameterError for the first field whose argument here is False."""
         for name, is_good in good.items():
             if not is_good:
                 raise HyperparameterError(f"{name}={getattr(self, name)} is out of its range")
@@ -211,7 +212,7 @@ class AccumulatingRule(FoldRule):
     """A rule that can fold the gradients of N micro-batches one by one, and keeps none of them.
 
     Attributes:
-        has_momentum: whether `squared_momentum` and `shortened` are there, for clipping.
+        has_momentum: whether the rule has `squared_momentum` and `shortened`, for clipping.
     """
 
     has_momentum: ClassVar[bool] = False
@@ -229,17 +230,17 @@ class AccumulatingRule(FoldRule):
         state[name].mul_(factor)
 
     def decoded(self, state: State, name: str) -> Tensor:
-        """Returns a state tensor of `over_ranks` as numbers that can be added up.
+        """Returns a state tensor of `over_ranks` as numbers that can be added up over the ranks.
 
-        If it is a code, the numbers are in new memory, and `encode` stores them.
+        If the tensor holds codes, returns a new tensor, which `encode` stores again.
         """
         return state[name]
 
     def encode(self, state: State, name: str, numbers: Tensor, step: int) -> None:
-        """Stores what `decoded` returned, once the ranks have combined it.
+        """Stores the numbers that `decoded` returned, after the ranks have combined them.
 
-        Every rank must store the same. May overwrite `numbers`, which the state tensor itself is if
-        it is no code.
+        Every rank must store the same values. May overwrite `numbers`. If the state tensor holds no
+        codes, `numbers` is the state tensor itself.
         """
 
     def squared_momentum(self, state: State, step: int) -> Tensor:
@@ -247,7 +248,7 @@ class AccumulatingRule(FoldRule):
         raise NotImplementedError
 
     def shortened(self, factor: float) -> AccumulatingRule:
-        """Returns a rule whose `apply` goes `factor` as far along the momentum."""
+        """Returns a rule whose `apply` multiplies the update by the momentum by `factor`."""
         raise NotImplementedError
 
     @property
@@ -268,7 +269,7 @@ class AccumulatingRule(FoldRule):
 
     @abstractmethod
     def fold(self, state: State, param: Tensor, grad: Tensor, at: Turn) -> None:
-        """Adds the gradient of one micro-batch to the state, in its share of `at.scale`."""
+        """Adds the gradient of one micro-batch, times `at.scale`, to the state."""
 
     @abstractmethod
     def apply(self, state: State, param: Tensor, step: int) -> None:
@@ -287,5 +288,5 @@ def _defaults(rule: type[FoldRule]) -> tuple[tuple[str, Any], ...]:
 
 
 def are_rates(betas: Sequence[float], count: int = 2) -> bool:
-    """Returns whether these are so many rates of decay: from 0 to below 1."""
+    """Returns whether there are `count` betas, all from 0 to below 1."""
     return len(betas) == count and all(0 <= beta < 1 for beta in betas)

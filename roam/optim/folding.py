@@ -66,7 +66,7 @@ class FoldingOptimizer(RuledOptimizer):
         self._rows: dict[Tensor, int] = {}  # parameter -> rows folded of a gradient in blocks
         self._incomplete: set[Tensor] = set()  # parameters whose gradient has to stay in .grad
         self._notices = Notices(type(self).__name__)
-        self._factor: Tensor | None = None  # of this mini-batch's gradients; None if not known yet
+        self._factor: Tensor | None = None  # factor of max_norm on gradients; None if unknown
         self._deferred = False
         # one True for each postponed step(); a list, because a traced step() can set no attribute
         self._due: list[bool] = []
@@ -75,7 +75,7 @@ class FoldingOptimizer(RuledOptimizer):
         watch()
 
     def absorb(self, param: Tensor, grad: Tensor) -> None:
-        """Folds a parameter's complete gradient of one micro-batch, which may be freed then.
+        """Folds a parameter's complete gradient of one micro-batch. The caller may then free it.
 
         Raises:
             SecondBackwardError: the parameter has had all its gradients of this mini-batch.
@@ -121,8 +121,8 @@ class FoldingOptimizer(RuledOptimizer):
     ) -> None:
         """Folds several (parameter, gradient) pairs as `absorb` does, in fewer kernel calls.
 
-        loaded: stored state tensors of the only parameter that a graph has loaded, by name. The
-            graph writes them back.
+        loaded: by name, state tensors that the graph has read from a file and will write back. If
+            there are any, `gradients` has one pair only.
         """
         if not self._folded:
             self._begin()
@@ -183,7 +183,7 @@ class FoldingOptimizer(RuledOptimizer):
         places, folded, name = self._members.places, self._folded, self._members.name
         together: list[Release] = []
         for param, grad in gradients:
-            if param not in places:  # the user removed it after the forward
+            if param not in places:  # the user removed the parameter after the forward
                 param.grad = grad.clone() if param.grad is None else param.grad + grad
                 continue
             seen = folded.get(param, 0)
@@ -192,7 +192,7 @@ class FoldingOptimizer(RuledOptimizer):
             if grad.layout is not torch.strided:
                 raise refusals.sparse(self._members.name(param), type(self).__name__)
             rule = self.rule_of(param)
-            if self._may_differ:  # values have changed in the middle of a mini-batch
+            if self._may_differ:  # a group's values have changed since its states were made
                 self.look_at_groups()
             state = self.state_of(param)
             if is_stored(state):
@@ -250,7 +250,7 @@ class FoldingOptimizer(RuledOptimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Resets every `.grad` as torch does. A gradient that was folded has left None there."""
-        # returns early if traced: parameters read from param_groups would be no inputs of the graph
+        # does nothing while traced: parameters read from param_groups would become constants
         if self._deferred:
             return
         if any(param.grad is not None for group in self.param_groups for param in group["params"]):
@@ -260,9 +260,9 @@ class FoldingOptimizer(RuledOptimizer):
     def deferred(self) -> Iterator[None]:
         """A context for a run of a step as one graph; postpones `step()` to the context's end.
 
-        In mode "accumulate", the end of the context first folds the gradients that the graph left
-        in `.grad`, as hooks would have done. Otherwise step() would take each of these gradients
-        for the sum of a whole mini-batch.
+        In mode "accumulate", the gradients that the graph left in `.grad` are folded first at the
+        end of the context, as hooks would have done. Otherwise step() would take each of these
+        gradients for the sum of a whole mini-batch.
         """
         self.look_at_groups()
         self._deferred = True

@@ -67,5 +67,5 @@ class FusedRule(AccumulatingRule):
                 super().release([update])
         if together:
             self.fused(together)
-            # it does not bump version counters, by which autograd detects changed parameters
+            # the kernel does not bump version counters, by which autograd detects changes
             torch.autograd.graph.increment_version([update.param for update in together])

@@ -16,7 +16,7 @@ from roam.optim.folding import FoldingOptimizer
 
 @dataclass(frozen=True)
 class GaLoreRule(AdamRule):
-    """GaLore's rule (arXiv 2403.03507, algorithm 2), and AdamW for what is no matrix."""
+    """GaLore's rule (arXiv 2403.03507, algorithm 2); AdamW's for parameters it cannot project."""
 
     weight_decay: float = 0.0
     rank: int = 128
@@ -57,7 +57,7 @@ class GaLoreRule(AdamRule):
         return {"sum": "mean"}
 
     def look(self, state: State, param: Tensor, grad: Tensor, step: int) -> tuple[str, ...]:
-        """Takes the subspace of a gradient's largest directions, every `update_proj_gap` steps."""
+        """Sets P to the gradient's first singular vectors, every `update_proj_gap` steps."""
         if not self.projects(param) or (step - 1) % self.update_proj_gap:
             return ()
         n, m = param.shape
@@ -77,7 +77,7 @@ class GaLoreRule(AdamRule):
         self._adam(state, param, self._inside(state, param, grad), step)
 
     def _inside(self, state: State, param: Tensor, grad: Tensor) -> Tensor:
-        """Returns the gradient in the subspace."""
+        """Returns the gradient's coordinates in the subspace, R; the gradient if not projected."""
         if not self.projects(param):
             return grad
         p, (n, m) = state["projector"], param.shape
@@ -103,22 +103,22 @@ class GaLoreRule(AdamRule):
             else:
                 for p, d in row_blocks(param, direction):
                     p.add_(d @ basis.T, alpha=rate * self.scale)
-        if self.weight_decay:  # after the update, as the authors do
+        if self.weight_decay:  # after the update, as in the authors' code
             param.mul_(1 - lr * self.weight_decay)
 
 
 class GaLore(FoldingOptimizer):
     """GaLore (arXiv 2403.03507): Adam on R = Pᵀ g, and p -= lr scale P Adam(R), for matrices.
 
-    P holds the first `rank` singular vectors of g, on the smaller side, and is taken anew every
-    `update_proj_gap` steps; m and v stay as they are, as with the authors. The states of an n x m
-    matrix (n ≤ m) have r (n + 2m) elements in float32. Vectors, convolutions and matrices of no
-    more rows or columns than `rank` get AdamW. Embeddings are matrices here: their SVD takes long,
-    so give them a group with `"rule": "AdamW"`.
+    P holds the first `rank` singular vectors of g, those of the smaller dimension, and is computed
+    anew every `update_proj_gap` steps. m and v stay as they are then, as in the authors' code. The
+    states of an n x m matrix (n ≤ m) have r (n + 2m) elements in float32, where r is `rank`.
+    Vectors, convolutions, and matrices with at most `rank` rows or columns follow AdamW. Embeddings
+    are matrices here. Their SVD takes long, so give them a group with `"rule": "AdamW"`.
 
-    Mode "accumulate" is exact for a given P, and keeps the sum of the micro-batches' R (r m
-    elements more): v squares the sum, as Adam's does. A new P is that of the first micro-batch's
-    gradient, on several ranks of rank 0's: they send P when it is new, and the sums.
+    Mode "accumulate" is exact for a given P: it keeps the sum of the micro-batches' R (r m further
+    elements), and v squares the sum as in Adam. A new P is computed from the gradient of the first
+    micro-batch, on several ranks from that of rank 0. The ranks send each new P, and the sums.
 
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.

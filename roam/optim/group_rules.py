@@ -13,7 +13,7 @@ from typing import Any
 from roam.core.errors import HyperparameterError
 from roam.optim.fold import FoldRule, Group
 
-RULE = "rule"  # the value of a group that names another optimizer's rule
+RULE = "rule"  # the key of a group's value that names another optimizer's rule
 # values that groups with another rule have from the constructor too, if they are given none
 SHARED = ("lr", "weight_decay")
 named: dict[str, type[FoldRule]] = {}  # the rules that a group may name: by optimizer
@@ -32,7 +32,7 @@ class GroupRules:
         self._known: dict[tuple[int, Any], tuple[type[FoldRule], list[Any], FoldRule]] = {}
 
     def kind(self, group: Group) -> type[FoldRule]:
-        """Returns the rule's class. Raises HyperparameterError for a name that is none."""
+        """Returns the class of the group's rule. Raises HyperparameterError for an unknown name."""
         if (name := group.get(RULE)) is None:
             return self._own
         found = named.get(name)
@@ -92,7 +92,7 @@ class GroupRules:
         return rule
 
     def made(self, group: Group, facts: tuple[Any, ...] = ()) -> FoldRule:
-        """Returns a new rule with the values of `group`, which may be none of the optimizer's."""
+        """Returns a new rule with the values of `group`, which need not be in the optimizer."""
         kind = self.kind(group)
         values = {name: group[name] for name in kind.defaults()}
         return kind(**values, **dict(zip(kind.of_parameter, facts, strict=False)))

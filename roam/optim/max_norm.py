@@ -1,14 +1,16 @@
-"""Clips gradients by a norm, though none of them is there when the backward has ended.
+"""Clips gradients by a norm while they are folded.
 
-    mode, clip_by              every gradient is scaled by c = min(1, max_norm / norm) of
-    release, "previous step"   all gradients of the step before; the first step is not clipped
-    release, "tensor"          itself
-    accumulate                 (the update is scaled) the momentum of all parameters, with its bias
-                               corrected: a running mean of the mini-batches' gradients, and the
-                               gradient of this one in the first step and if β1 = 0
+Clipping by the norm of all gradients of a step is impossible here: when that norm is known, all of
+them have been folded. Instead each gradient is multiplied by c = min(1, max_norm / norm), where
 
-The norm of this step's gradients is known only when all of them have been folded. The norm of the
-last step is kept for each parameter, in its state, so that a checkpoint has it.
+    mode, clip_by              the norm is that of
+    release, "previous step"   all gradients of the previous step; the first step is not clipped
+    release, "tensor"          the gradient itself
+    accumulate                 the momentum of all parameters, corrected for bias: a running mean of
+                               the mini-batches' gradients. If β1 = 0, and in the first step, it is
+                               the mini-batch's gradient. c multiplies the update.
+
+The norms of the previous step are kept in the parameters' states, so that a checkpoint has them.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from roam.optim.blocks import squared_sum
 from roam.optim.fold import GRAD_NORM, State, StateSpec
 
 ClipBy = Literal["previous step", "tensor"]
-LEAST = 1e-6  # is added to a norm before it divides, as torch.nn.utils.clip_grad_norm_ does
+LEAST = 1e-6  # added to the norm in max_norm / norm, as in torch.nn.utils.clip_grad_norm_
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,11 @@ class MaxNorm:
     """The norm that gradients may have.
 
     Attributes:
-        limit: the norm; None if nothing is clipped.
-        by: whose norm counts in mode "release".
+        limit: max_norm; None if nothing is clipped.
+        by: which norm counts in mode "release", see above.
 
     Raises:
-        HyperparameterError: there is no such norm.
+        HyperparameterError: `limit` is not positive, or `by` is unknown.
     """
 
     limit: float | None
@@ -50,23 +52,29 @@ class MaxNorm:
             raise HyperparameterError(f"clip_by={self.by!r}: 'previous step' or 'tensor'")
 
     def states(self, releases: bool) -> tuple[StateSpec, ...]:
-        """Returns the state that each parameter has for this, beside its rule's."""
+        """Returns the state that a parameter needs for clipping: its gradient's norm, or none."""
         kept = self.limit is not None and releases and self.by == "previous step"
         return (StateSpec(GRAD_NORM, (), torch.float32),) if kept else ()
 
     def of_last_step(self, states: Iterable[State]) -> Tensor:
-        """Returns c by the norms that `clipped` left in the parameters' states."""
+        """Returns c for the previous step, from the norms that `clipped` stored in `states`."""
         norms = [state[GRAD_NORM].cpu() for state in states if GRAD_NORM in state]
         return self.factor(torch.stack(norms).square().sum().sqrt() if norms else torch.zeros(()))
 
     def factor(self, norm: Tensor) -> Tensor:
-        """Returns c for this norm: a scalar of at most 1; 1 if there is no limit."""
+        """Returns c for a norm: a scalar of at most 1; 1 if there is no limit."""
         if self.limit is None:
             return torch.ones_like(norm)
         return (self.limit / (norm + LEAST)).clamp_(max=1)
 
     def clipped(self, state: State, grad: Tensor, of_last_step: Tensor) -> Tensor:
-        """Returns a copy of a gradient that is scaled by c, and keeps its norm before."""
+        """Returns a copy of a gradient multiplied by c. Stores the gradient's norm in its state.
+
+        Args:
+            state: the parameter's state.
+            grad: the gradient.
+            of_last_step: c by the previous step's norm.
+        """
         norm = squared_sum(grad).sqrt_().to(torch.float32)
         if self.by == "tensor":
             return grad * self.factor(norm).to(grad.dtype)

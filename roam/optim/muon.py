@@ -19,7 +19,7 @@ from roam.optim.group_rules import RULE
 from roam.optim.orthogonal import COEFFICIENTS, orthogonalized
 
 Adjust = Literal["original", "match_rms_adamw"]
-# names of parameters that look up or score tokens, and are no maps from features to features
+# names of parameters that look up or score tokens: matrices that Muon is not for
 NO_MATRICES = re.compile(r"(emb|wte|wpe|lm_head|embed_out|(^|\.)head|classifier|score)")
 
 

@@ -5,13 +5,14 @@
     rank 2    N folds into m, v ──┘
 
 The result is that of one process with N·M micro-batches, for M ranks (AdamA, arXiv 2305.19982,
-section 3.3). A state that is linear in the gradients is averaged. A sum of squares, each of a
-gradient divided by N, becomes one of gradients divided by N·M if it is summed over the ranks and
-divided by M². What it was before the mini-batch counts M times on every rank (M·β2 in the paper),
-so that this is left as it was.
+section 3.3). A state that is linear in the gradients is averaged over the ranks. A state that is a
+sum of squares, each of a gradient divided by N, is summed over the ranks and divided by M²: this
+gives the squares of gradients divided by N·M. To leave the state's value from before the mini-batch
+as it was, every rank first multiplies that value by M (M·β2 in the paper): M ranks sum it to M²
+times the value.
 
-A mini-batch sends each state tensor once, large ones while the last backward runs (early_sends).
-Summing gradients sends N times as many elements as the parameters have.
+A mini-batch sends each state tensor once, large ones while the last backward runs (`early_sends`).
+To sum the gradients instead would send N times as many elements as the parameters have.
 """
 
 from __future__ import annotations
@@ -36,16 +37,17 @@ BUCKET: Bytes = 25 * MIB  # size at which a bucket is sent, as in DistributedDat
 AHEAD = 4  # all_reduces that run at a time
 
 
-_numbers = itertools.count()  # of optimizers on ranks: every rank makes them in the same order
+# numbers the objects of `Ranks`, for keys: every rank makes them in the same order
+_numbers = itertools.count()
 
 
 class Part(NamedTuple):
     """A state tensor that the ranks combine.
 
     Attributes:
-        numbers: the state tensor, or what its code stands for.
-        over: how it is combined.
-        done: called with `numbers` when they are combined.
+        numbers: the state tensor, or its decoded values if it holds codes.
+        over: how the ranks combine it.
+        done: called with `numbers` after they are combined.
     """
 
     numbers: Tensor
@@ -73,16 +75,16 @@ class Ranks:
     Attributes:
         group: the process group.
         size: M, the number of ranks.
-        sent: elements of states that this rank has given to all_reduce.
-        small: bytes of the smallest tensor that is sent by itself.
+        sent: number of elements of states that this rank has passed to all_reduce.
+        small: bytes of the smallest tensor that is sent by itself, and not in a bucket.
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self.group, self.size = group, dist.get_world_size(group)
         self.sent, self.small = 0, SMALL
-        # for the message that says how many states a rank has sent. In the group of the states it
-        # would be taken for one of them: collectives of a group are matched by their order, and
-        # ranks may have sent different numbers of states when it comes
+        # A group for the message with the number of states that a rank has sent. Collectives of one
+        # group are matched by their order, and ranks have sent different numbers of states by then:
+        # in the group of the states, a rank would take the message for a state.
         self._control = dist.new_group(
             dist.get_process_group_ranks(group), use_local_synchronization=True
         )
@@ -95,7 +97,7 @@ class Ranks:
     def check_alike(self, named: Iterable[tuple[str, Tensor]]) -> None:
         """Raises RanksDifferError if the ranks do not begin with the same parameters.
 
-        named: name and parameter, in the order of the groups.
+        named: (name, parameter) for all parameters, in the order of the groups.
         """
         mine = [(name, tuple(p.shape), str(p.dtype), _digest(p)) for name, p in named]
         every: list[list[tuple[Any, ...]]] = [[] for _ in range(self.size)]
@@ -117,24 +119,24 @@ class Ranks:
 
     @property
     def before_squares(self) -> float:
-        """The factor of sums of squares before the first fold of a mini-batch, M.
+        """M, the factor on a sum of squares before the first fold of a mini-batch.
 
-        `combine` divides them by M², and by then there are M of them.
+        `combine` sums the results of the M ranks and divides by M², so that the factor cancels.
         """
         return float(self.size)
 
     def take(self, state: Tensor, key: str) -> None:
-        """Overwrites a state tensor by rank 0's.
+        """Overwrites a state tensor by that of rank 0.
 
-        By the store: a gradient may come on some ranks only, which would then wait for the others
-        in a collective of their own.
+        Sends the tensor through the process group's store and not by a collective: a parameter may
+        have a gradient on some ranks only, and the others would not take part.
 
         Args:
             state: the tensor.
-            key: names it, alike on every rank and differently in each mini-batch.
+            key: a key for the tensor, the same on every rank and another in each mini-batch.
 
         Raises:
-            RanksDifferError: rank 0 has none until the store's timeout.
+            RanksDifferError: rank 0 stores no such tensor before the store's timeout.
         """
         store: Any = self.group.get_group_store()
         key = f"roam/state/{self._number}/{key}"
@@ -157,12 +159,15 @@ class Ranks:
     def agree(
         self, folded: Sequence[bool], sent: int, device: torch.device
     ) -> tuple[list[bool], int]:
-        """Returns which parameters have a gradient on any rank, and the most that a rank has sent.
+        """Agrees with the other ranks on the parameters to update and the states sent early.
 
         Args:
-            folded: which have one on this rank, in the order of the groups.
+            folded: by parameter, in the order of the groups, whether it has a gradient here.
             sent: how many states this rank has sent early.
-            device: where the ranks communicate.
+            device: the device of the message.
+
+        Returns:
+            By parameter, whether it has a gradient on any rank; the largest `sent` of any rank.
         """
         found = torch.tensor([*map(int, folded), sent], dtype=torch.int32, device=device)
         dist.all_reduce(found, dist.ReduceOp.MAX, self._control)
@@ -172,10 +177,10 @@ class Ranks:
     def combine(self, parts: Iterable[Part]) -> None:
         """Combines states over the ranks, in place.
 
-        Takes a part when there is room to send it, so that few codes are decoded at a time.
+        Takes the next part only when it can be sent, so that few codes are decoded at a time.
 
         Args:
-            parts: the states, in an order that all ranks have.
+            parts: the states, in the same order on all ranks.
         """
         waits: list[Callable[[], None]] = []
         for bucket in _buckets(parts, self.small):
@@ -186,7 +191,7 @@ class Ranks:
             wait()
 
     def start(self, bucket: Sequence[Part]) -> Callable[[], None]:
-        """Starts to combine states together. Returns what waits until they are combined."""
+        """Starts to combine states in one message. Returns a function that waits for the end."""
         sent = _joined([part.numbers for part in bucket])
         self.sent += sent.numel()
         work = dist.all_reduce(sent, group=self.group, async_op=True)
@@ -206,20 +211,20 @@ class Ranks:
 
 
 def _digest(param: Tensor) -> str:
-    """Returns a hash of the values."""
+    """Returns a hash of the parameter's values."""
     return blake2b(_bytes(param).data, digest_size=16).hexdigest()
 
 
 def _bytes(tensor: Tensor) -> NDArray[np.uint8]:
-    """Returns the bytes of the elements, in memory of the CPU."""
+    """Returns the bytes of the elements, in CPU memory."""
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return flat.numpy()
 
 
 def _buckets(parts: Iterable[Part], small: Bytes) -> Iterator[list[Part]]:
-    """Yields what is sent together: a large tensor by itself, small ones of a dtype and device.
+    """Yields the states to send in one message: a large one, or small ones of a dtype and device.
 
-    small: bytes of the smallest large tensor.
+    small: bytes of the smallest tensor that counts as large.
     """
     open_: dict[tuple[torch.dtype, torch.device], list[Part]] = {}
     for part in parts:
@@ -235,7 +240,7 @@ def _buckets(parts: Iterable[Part], small: Bytes) -> Iterator[list[Part]]:
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    """Returns a tensor to send: the only one, or a contiguous copy of all."""
+    """Returns the tensor to send: the only tensor, or a contiguous copy of all tensors."""
     [first, *others] = tensors
     if not others and first.is_contiguous():
         return first

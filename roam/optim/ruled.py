@@ -55,21 +55,21 @@ class RuledOptimizer(StatefulOptimizer):
         self._mode: Mode = mode
         self.ranks: Alone | Ranks = Alone() if group is None else Ranks(group)
         self._clipping = MaxNorm(defaults.pop("max_norm"), defaults.pop("clip_by"))
-        # by id of a group: the group, and the rule that its states are made for
+        # id of a group -> (the group, the rule that its states were made for)
         self._followed: dict[int, tuple[Group, FoldRule]] = {}
-        self._may_differ = False  # whether a rule is new since states were fitted to the rules
+        self._may_differ = False  # whether a rule was made after states were fitted to the rules
         self.micro_batches = micro_batches
         super().__init__(params, defaults)
         self.ranks.check_alike(self.named())
 
     @property
     def mode(self) -> Mode:
-        """Whether a gradient updates its parameter at once."""
+        """Mode "release": a gradient updates its parameter at once. "accumulate": step() does."""
         return self._mode
 
     @property
     def max_norm(self) -> float | None:
-        """The norm that gradients may have; None if none is clipped."""
+        """The limit on the norm of gradients; None if gradients are not clipped."""
         return self._clipping.limit
 
     @max_norm.setter
@@ -134,7 +134,7 @@ class RuledOptimizer(StatefulOptimizer):
 
         Raises:
             HyperparameterError: a value is out of its range, or would give states another shape.
-            MidBatchError: states would have to change, and hold folded gradients.
+            MidBatchError: states would have to change, although gradients are folded into them.
         """
         super().look_at_groups()
         followed: dict[int, tuple[Group, FoldRule]] = {}
@@ -146,12 +146,12 @@ class RuledOptimizer(StatefulOptimizer):
         self._followed, self._may_differ = followed, False
 
     def _fit_states(self, group: dict[str, Any], before: FoldRule | None) -> None:
-        """Fits the states of a group's parameters to its values.
+        """Fits the states of a group's parameters to the values of the group.
 
-        before: the rule that the states were made for; None if it is not known.
+        before: the rule that the states were made for; None if unknown.
         """
         anew = before is not None and self._rules.kind(group) is not type(before)
-        changes: list[tuple[Tensor, set[str], set[str]]] = []  # states that lack, and that go
+        changes: list[tuple[Tensor, set[str], set[str]]] = []  # (missing, obsolete states)
         for param in group["params"]:
             name = self._members.name(param)
             self._check_fits(name, param, group)
@@ -176,12 +176,12 @@ class RuledOptimizer(StatefulOptimizer):
                 del state[name]
             if state and more:
                 state[GRAD_NORM] = torch.zeros((), dtype=torch.float32, device=param.device)
-        begin_epoch()  # plans have to know other things of these folds
+        begin_epoch()  # what `needs` returned earlier is obsolete
 
     def needs(self, param: Tensor, grad: Tensor, to: OffloadTo | None = None) -> FoldNeeds:
-        """Returns what a plan has to know of folding this gradient. The tensors may be fake.
+        """Returns the facts about the fold of a gradient that plans need. The tensors may be fake.
 
-        to: where states would be; None for where they are.
+        to: plan as if the states were in this folder; None for where they are.
         """
         specs = [(spec, self._stored.stored(param, spec, to)) for spec in self.spec(param)]
         here = tuple((spec.name, spec.bytes) for spec, stored in specs if stored is None)

@@ -61,7 +61,7 @@ class ScionRule(AccumulatingRule):
         if norm == "Auto":
             norm = "BiasRMS" if param.dim() < 2 else "Spectral"
         if norm == "Spectral":
-            # the kernel of a convolution is a matrix with columns for each place of the window
+            # the weight of a convolution is a matrix with a column for each place of the window
             n, m = len(d), d[:1].numel()
             window = math.prod(d.shape[2:])
             factor = math.sqrt(n / max(1, m // max(1, window))) / max(1, window)
@@ -77,7 +77,7 @@ class ScionRule(AccumulatingRule):
                 p.add_(part / length, alpha=reach)
 
 
-EPS = 1e-8  # the least root mean square by which a vector is divided
+EPS = 1e-8  # added to the root mean square by which a vector is divided
 
 
 class Scion(FoldingOptimizer):

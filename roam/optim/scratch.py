@@ -1,13 +1,14 @@
-"""Finds the bytes that a rule allocates to absorb a gradient: it is run once on zeros.
+"""Finds the bytes that a rule allocates to absorb a gradient, by running the rule once on zeros.
 
-    up to WHOLE elements   the peak that is measured
-    larger                 the peak on fake tensors of the parameter's shape, corrected by what is
-                           measured at a smaller shape: more where kernels need work space, less
-                           where one kernel replaces ops and makes no results in between
-    other devices          the peak on fake tensors
+    parameters on the CPU,
+    of up to WHOLE elements    the measured peak
+    larger ones                the peak on fake tensors of the parameter's shape, plus the
+                               difference that a measurement at a smaller shape shows: a kernel may
+                               need work space, or replace several ops and their results
+    on other devices           the peak on fake tensors
 
-A rule of elements and blocks takes the same bytes at every size above a block. A product of
-matrices or an SVD does not, and no formula has to be written for it.
+A rule that works on elements, block by block, takes the same bytes at every size above a block. A
+rule with a matrix product or an SVD does not; measuring spares a formula for each.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ def scratch(rule: FoldRule, param: Tensor, grad: Tensor, *, releases: bool) -> B
 
     Args:
         rule: the rule of the parameter.
-        param, grad: may be fake.
-        releases: whether the parameter is updated at once; otherwise the gradient is folded only.
+        param, grad: the parameter and the gradient, real or fake.
+        releases: whether the parameter is updated at once. If not, the gradient is only folded.
     """
     specs = rule.state(param)
     device = "cpu" if param.device.type == "meta" else str(param.device)
@@ -122,7 +123,9 @@ def _operands(
 def _absorbing(
     rule: FoldRule, param: Layout, releases: bool
 ) -> tuple[Callable[..., None], tuple[StateSpec, ...]]:
-    """Returns what absorbs a gradient, given what `_operands` returns; and the states."""
+    """Returns a function that absorbs a gradient, and the states that its rule needs.
+
+    The function takes the tensors that `_operands` returns."""
     specs = rule.state(param.zeros("meta"))
     names = [spec.name for spec in (*specs, STEP)]
 

@@ -16,7 +16,7 @@ from roam.optim.fused import FusedRule
 
 @dataclass(frozen=True)
 class SGDRule(FusedRule):
-    """SGD's rule: the momentum takes the gradients, each in its turn."""
+    """SGD's rule: each gradient is added to the momentum."""
 
     lr: float | Tensor = 1e-3
     momentum: float = 0.0
@@ -80,7 +80,7 @@ class SGDRule(FusedRule):
     has_momentum = True
 
     def squared_momentum(self, state: State, step: int) -> Tensor:
-        # b is a sum of gradients with weights μ^k; the mean has the sum of the weights below it
+        # b is the sum of gradients weighted by μ^k; divided by the sum of the weights it is a mean
         weights = (1 - self.momentum**step) / (1 - self.momentum)
         return squared_sum(state["momentum_buffer"]) / weights**2
 
@@ -88,11 +88,11 @@ class SGDRule(FusedRule):
         return replace(self, lr=float(self.lr) * factor)
 
     def has_fused(self, param: Tensor, grad: Tensor) -> bool:
-        # in half precision the CPU's kernel (torch 2.13) leaves other momenta in each run
+        # in half precision the CPU's kernel (torch 2.13) gives other momenta in each run
         return param.itemsize >= torch.float32.itemsize and super().has_fused(param, grad)
 
     def fused(self, updates: Sequence[Update]) -> None:
-        for first in (True, False):  # at a parameter's first step the kernel writes the momentum
+        for first in (True, False):  # at step 1 the kernel overwrites the momentum
             chosen = [u for u in updates if (u.step == 1) is first]
             if not chosen:
                 continue
@@ -111,7 +111,7 @@ class SGDRule(FusedRule):
             )
 
     def _share(self, step: int) -> float:
-        """Returns the factor of the gradient in the momentum. As in torch, 1 at the first step."""
+        """Returns the factor on a gradient added to the momentum: 1 at step 1, as in torch."""
         return 1 - self.dampening if step > 1 else 1.0
 
 

@@ -1,4 +1,4 @@
-"""SlimAdamA: AdamA with second moments averaged over rows or columns (arXiv 2503.01843)."""
+"""Defines SlimAdamA: AdamA with second moments averaged over rows or columns (arXiv 2503.01843)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class SlimRule(AdamARule):
         if not self.dims:
             return super().state(param)
         shape = tuple(1 if d in self.dims else n for d, n in enumerate(param.shape))
-        if self.state_dtype == "int8":  # so few need no code
+        if self.state_dtype == "int8":  # averaged ones are few: no codes
             v = StateSpec("exp_avg_sq", shape, wide(param.dtype))
             return eight_bit_adam.states(param, remainder=self.weight_remainder, second=v)
         m, v = super().state(param)
@@ -70,7 +70,7 @@ class SlimRule(AdamARule):
         param.addcdiv_(m, divisor, value=-lr / correction1)
 
     def release(self, updates: Sequence[Update]) -> None:
-        if self.dims:  # no fused kernel has means
+        if self.dims:  # no fused kernel averages
             FoldRule.release(self, updates)
         else:
             super().release(updates)

@@ -82,7 +82,7 @@ class SnrMeasurement:
 
 
 def is_due(step: int) -> bool:
-    """Returns whether the SlimAdam paper measures after this step, counted from 1."""
+    """Returns whether the SlimAdam paper measures after `step`, counted from 1."""
     return step == 1 or step % (100 if step <= 1000 else 1000) == 0
 
 

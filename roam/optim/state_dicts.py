@@ -74,7 +74,7 @@ def fit_loaded(
         param: the parameter.
         state: its states, which torch has cast to the parameter's dtype.
         saved: its states as they were saved.
-        specs: what they are to be.
+        specs: the specs that the states must fit.
     """
     # some of torch's optimizers count no updates; with a state there was at least one
     step = torch.as_tensor(state.get("step", 1.0))

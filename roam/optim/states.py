@@ -1,4 +1,4 @@
-"""The states of an optimizer: where they are, and how they are saved and loaded."""
+"""Makes the states of an optimizer, in memory or in a file, and saves and loads them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from roam.optim.hooks import begin_epoch
 from roam.optim.ownership import OwningOptimizer
 from roam.optim.state_dicts import check_fits, fit_loaded, of_members, saved_states
 from roam.optim.stored_states import StoredStates, in_memory, is_stored
-from roam.runtime import stored_ops as stored_ops  # registers what the ops run
+from roam.runtime import stored_ops as stored_ops  # registers the ops that load states
 from roam.runtime.file_tier import file_tier
 from roam.runtime.tickets import issue
 
@@ -29,11 +29,11 @@ class StatefulOptimizer(OwningOptimizer):
         super().__init__(params, defaults)
 
     def spec(self, param: Tensor) -> tuple[StateSpec, ...]:
-        """Returns what state tensors a parameter has, even if they are not allocated yet."""
+        """Returns the specs of a parameter's state tensors, even if they are not allocated yet."""
         return (*self.states_of(param), STEP)
 
     def states_of(self, param: Tensor) -> tuple[StateSpec, ...]:
-        """Returns what state tensors a parameter has, beside its count of updates."""
+        """Returns the specs of a parameter's state tensors, without its count of updates."""
         return self.rule_of(param).state(param)
 
     def state_of(self, param: Tensor) -> dict[str, Any]:
@@ -74,12 +74,12 @@ class StatefulOptimizer(OwningOptimizer):
             self._stored.move(
                 self._members.name(param), param, self.rule_of(param).state(param), state
             )
-        begin_epoch()  # folds of its parameters need other things of a plan now
+        begin_epoch()  # what `needs` returned earlier is obsolete
 
     def state_dict(self) -> StateDict:
         """Returns the state dict as torch does, without parameters that have left the groups.
 
-        States that lie in a file are read into memory, and are the state dict's own.
+        States that lie in a file are read into new tensors, which the optimizer does not share.
         """
         self.look_at_groups()
         everything = self.state
@@ -108,7 +108,7 @@ class StatefulOptimizer(OwningOptimizer):
         self._rules.forget()
         for group in self.param_groups:
             self._rules.fill(group)
-        begin_epoch()  # values and states may be others
+        begin_epoch()  # what `needs` returned earlier is obsolete
         saved = saved_states(state_dict, self._members)
         for param, state in self.state.items():
             fit_loaded(param, state, saved[param], self.rule_of(param).state(param))
@@ -117,9 +117,9 @@ class StatefulOptimizer(OwningOptimizer):
             )
 
     def _wanted(self, state_dict: StateDict) -> Iterator[tuple[str, tuple[StateSpec, ...]]]:
-        """Yields name and states of each parameter, once its group has the values of a state dict.
+        """Yields each parameter's name and the states that it will need after loading a state dict.
 
-        The states may depend on these values (a momentum of 0 has no buffer).
+        These may depend on the group's values in the state dict: a momentum of 0 has no buffer.
         """
         loaded = iter(state_dict["param_groups"])
         for group in self.param_groups:

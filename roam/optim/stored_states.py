@@ -2,9 +2,9 @@
 
     optimizer.state[p]   {"exp_avg": StoredTensor, "exp_avg_sq": StoredTensor, "step": tensor}
 
-A graph that folds a gradient loads the tensors by plan and passes them to the fold. Whatever else
-folds or updates (a hook, `step()`) loads them here, one parameter at a time. Those that start as
-zeros are not read before they were written.
+A graph that folds a gradient loads the tensors as planned and passes them to the fold. A hook or
+`step()` loads them here, one parameter at a time. A tensor that starts as zeros is not read before
+it was first written.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class StoredStates:
         self._writing: list[StoredTensor] = []
 
     def keep_in(self, to: OffloadTo) -> bool:
-        """Sets the folder of the states that are made from now on. Returns False if it has it.
+        """Sets the folder of states that are made from now on. Returns False if it is set already.
 
         Raises:
             OptionError: the optimizer has another folder.
@@ -60,12 +60,12 @@ class StoredStates:
     def stored(
         self, param: Tensor, spec: StateSpec, to: OffloadTo | None = None
     ) -> StoredState | None:
-        """Returns what a plan has to know of a state tensor that is in the folder; None if not.
+        """Returns the facts that plans need about a state tensor in the folder; None if in memory.
 
         Args:
             param: the parameter, which may be fake.
             spec: the state tensor.
-            to: the folder that is planned for; None for the optimizer's own.
+            to: the folder that is planned for; None for the optimizer's folder.
         """
         to = to or self.to
         if to is None or spec.bytes < to.smallest or param.device.type not in ("cpu", "meta"):
@@ -83,7 +83,7 @@ class StoredStates:
         """Returns a state tensor as it starts, in the folder if it is to be there.
 
         Args:
-            name: of the parameter.
+            name: the name of the parameter.
             param: the parameter.
             spec: the state tensor.
 
@@ -111,7 +111,7 @@ class StoredStates:
         specs: tuple[StateSpec, ...],
         state: MutableMapping[str, Any],
     ) -> None:
-        """Moves state tensors of a parameter to the folder, those that are to be there.
+        """Moves those state tensors of a parameter to the folder that are large enough for it.
 
         Raises:
             TierFullError: the disk is full.
@@ -129,14 +129,15 @@ class StoredStates:
     def lent(
         self, state: Mapping[str, Any], loaded: Mapping[str, Tensor]
     ) -> Iterator[dict[str, Tensor]]:
-        """A context in which the states of a parameter are tensors, which may be changed.
+        """A context in which the states of a parameter are in memory and may be changed.
 
-        The writes of the states go on after the context. They are waited for before those of the
-        next parameter are read, so that those of two parameters are in memory at a time.
+        States are still being written to the file after the context. Before the states of the next
+        parameter are read, these writes must end, so that at most the states of two parameters are
+        in memory.
 
         Args:
-            state: the states; at least one of them is stored.
-            loaded: those that a graph has loaded, by name, and will write back.
+            state: the states; at least one of them lies in the file.
+            loaded: by name, states that a graph has loaded and will write back.
 
         Raises:
             TransferError: a state does not come back as it was sent, or could not be written.
@@ -153,12 +154,12 @@ class StoredStates:
             self._writing.append(stored[name])
 
     def settle(self) -> None:
-        """Waits for writes under way. Raises TransferError if one did not end well."""
+        """Waits for writes under way. Raises TransferError if one failed."""
         while self._writing:
             self._writing.pop().settle()
 
     def forget(self) -> None:
-        """Forgets writes under way, of states that nobody needs any more."""
+        """Forgets the writes under way, because their states are no longer needed."""
         self._writing.clear()
 
 
@@ -180,7 +181,7 @@ def fetch(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def arrived(state: Mapping[str, Any], fetched: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the states of a parameter, once those that were fetched are there.
+    """Waits for the states that were fetched. Returns all states of the parameter, in memory.
 
     Raises:
         TransferError: a state does not come back as it was sent.

@@ -20,7 +20,7 @@ ONE = torch.ones((), dtype=STEP.dtype)
 
 
 class Release(NamedTuple):
-    """A gradient to be absorbed, by the rule of its parameter and into its state."""
+    """A gradient to absorb, with its parameter, the parameter's rule and its state."""
 
     rule: FoldRule
     state: dict[str, Tensor]
@@ -29,7 +29,7 @@ class Release(NamedTuple):
 
 
 def release(updates: Sequence[Release]) -> None:
-    """Counts updates and carries them out, those with the same rule together."""
+    """Updates parameters by complete gradients and counts the updates. Calls each rule once."""
     count([update.state for update in updates])
     by_rule: dict[int, tuple[FoldRule, list[Update]]] = {}
     for update in updates:
@@ -41,14 +41,14 @@ def release(updates: Sequence[Release]) -> None:
 def fold(
     update: Release, name: Callable[[Tensor], str], seen: int, scale: float, ranks: Alone | Ranks
 ) -> None:
-    """Folds one of `1 / scale` gradients of a rank.
+    """Folds one of the N gradients that a rank has of a parameter in a mini-batch.
 
-    The update is counted at the end of the mini-batch.
+    Does not count the update: `apply` does so at the end of the mini-batch.
 
     Args:
         update: the gradient.
         name: returns the name of a parameter.
-        seen: how many of them were folded before.
+        seen: how many of the N gradients were folded before.
         scale: 1 / N.
         ranks: the processes that fold gradients of the mini-batch.
     """
@@ -105,12 +105,12 @@ def combine(
 ) -> list[Tensor]:
     """Combines the states of a mini-batch over the ranks. Returns the parameters to update.
 
-    These are those with a gradient on any rank.
+    The parameters to update are those with a gradient on any rank.
 
     Args:
-        early: what this rank has sent already.
+        early: the states that this rank has sent already.
         owner: the optimizer.
-        updates: all parameters, each as its own gradient, in an order that all ranks have.
+        updates: all parameters, in the same order on all ranks. Each stands for its gradient, too.
         folded: the parameters that have a gradient on this rank.
     """
     if not updates:
@@ -156,9 +156,9 @@ def apply(rule: FoldRule, state: dict[str, Any], param: Tensor, factor: float) -
 
     Args:
         rule: the parameter's rule.
-        state: its state, in memory.
+        state: the parameter's state, in memory.
         param: the parameter.
-        factor: of the way along the momentum.
+        factor: multiplies the update by the momentum, from 0 to 1.
     """
     found = accumulating(rule)
     state["step"] += 1
@@ -171,7 +171,7 @@ def apply(rule: FoldRule, state: dict[str, Any], param: Tensor, factor: float) -
 def shortening(
     max_norm: MaxNorm, rules: Sequence[FoldRule], states: Sequence[Mapping[str, Any]]
 ) -> float:
-    """Returns the factor of all updates of a mini-batch, by the norm of their momentum."""
+    """Returns the factor on all updates of a mini-batch by which max_norm limits the momentum."""
     if max_norm.limit is None:
         return 1.0
     squares = 0.0
@@ -182,14 +182,14 @@ def shortening(
 
 
 def accumulating(rule: FoldRule) -> AccumulatingRule:
-    """Returns the rule. Raises HyperparameterError if it only releases."""
+    """Returns the rule. Raises HyperparameterError if it cannot accumulate."""
     if not isinstance(rule, AccumulatingRule):
         raise refusals.release_only(type(rule).__name__, rule.release_only)
     return rule
 
 
 def _update(release: Release) -> Update:
-    """Returns the update of a parameter, with real views of complex tensors."""
+    """Returns the arguments of `FoldRule.update`, with real views of complex tensors."""
     _, state, param, grad = release
     step = int(state["step"])
     if param.is_complex():

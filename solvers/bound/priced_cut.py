@@ -1,34 +1,36 @@
 """Proves lower bounds on the time that recomputing adds, and on the bytes it can save.
 
-Look at the moment just before an op k runs for the first time, in any schedule: any order, any
-number of copies, in any phase. Every other op is in one of three states:
+Consider the moment just before an op k runs for the first time, in any schedule, with any order and
+any number of copies. Every other op is in one of three states:
 
     not yet run      x = 0, z = 0
-    ran, and over    x = 1, z = 1      none of its runs comes later
-    runs again       x = 1, z = 0      it costs its time once more, at least
+    over             x = 1, z = 1      it ran, and does not run later
+    runs again       x = 1, z = 0      it ran, and runs later: adds its time at least once
 
-A buffer is alive at that moment if all runs of its maker are over and a reader is yet to run. So
+A buffer is alive at that moment if its maker is over and a reader of the buffer runs later. So
 
     extra time ≥ min over (x, z) of [ Σ cost·x·(1 - z) + price·live(x, z) ] - price·(budget - own)
 
-for every price ≥ 0, in seconds a byte, where `own` are the bytes that k itself adds and reads.
-The minimum is a minimum cut of a network with two nodes an op and one a buffer:
+for every price ≥ 0, in seconds for each byte, where `own` are the bytes that k itself adds and
+reads. The minimum is a minimum cut of a network with two nodes for each op and one for each buffer:
 
-    x ──cost──> z        paid if the op ran (x on the source's side) and runs again (z is not)
-    z ──∞────> x         what is over has run
+    x ──cost──> z        cut if the op ran (x is on the source's side) and runs again (z is not)
+    z ──∞────> x         an op that is over has run
     x ──∞────> x of each predecessor
     z of the maker ──price·size──> buffer ──∞──> z of each reader
 
-The bound is concave in the price, and the best price is found by Newton's method. With an infinite
-price it is a bound on bytes: if even free recomputing cannot get k's moment within the budget, no
-schedule keeps it. Among the schedules are those of `roam.core.edits.Recompute`.
+The bound is concave in the price, and Newton's method finds the best price. At an infinite price it
+is a bound on bytes: if the budget is exceeded at k's moment even if copies cost nothing, then no
+schedule keeps the budget. The bounds hold for all schedules that `roam.core.edits.Recompute` can
+make, and for others.
 
-What runs again may be less than the op: dropout, say, reads the mask that it drew (`Form`). Then it
-needs less, and what only the first run makes is alive until its last reader.
+A copy may read and make less than the op, for example if dropout reads the mask of its first run
+(`Form`). Then the copy needs less, and a buffer that only the first run makes is alive until its
+last reader has run.
 
-Where ops change buffers in place, a reader needs the buffer as the last change before the reader
-left it. An op that changes a buffer never runs twice. Who read a buffer of the user's, such as a
-parameter, never runs again once that buffer has been changed.
+If ops change buffers in place, a reader needs the buffer as it was after the last change before the
+reader. An op that changes a buffer never runs twice. An op that reads a buffer of the user's, such
+as a parameter, does not run again after that buffer has been changed.
 """
 
 from __future__ import annotations
@@ -52,8 +54,10 @@ from roam.solvers.work import Units
 
 # all finite capacities of a network add up to about this: integers, with room for sums in 64 bits
 CAPACITY = 2**42
-LEFT_OUT = -1  # in place of a node's number: the node and its arcs are no part of the network
-# most prices asked about for one op; Newton's method usually ends after five
+LEFT_OUT = (
+    -1
+)  # takes the place of a node's number if the node and its arcs are left out of the network
+# limit on the prices tried for one op; Newton's method usually ends after five
 PRICES = 30
 # units of work for one cut: A_CUT, plus AN_ARC per arc of the flow network; as of `min_cut`
 A_CUT, AN_ARC = 100_000, 120
@@ -66,8 +70,8 @@ class Moment:
     Attributes:
         seconds: the time that the ops of `again` take together.
         live: transient bytes alive while the op runs.
-        again: the ops that ran before and run again later. A hint for a search: their results are
-            not worth keeping at this moment.
+        again: the ops that ran before and run again later. Their results are not worth keeping at
+            this moment, which is a hint for searches.
         over: the ops that ran before and do not run again.
     """
 
@@ -83,9 +87,10 @@ class TimeBound:
 
     Attributes:
         seconds: the bound; inf if no schedule keeps the budget.
-        op: the op before whose first run it is proven; None for the trivial bound 0.
-        price: the seconds a byte that prove it; inf if no schedule keeps the budget.
-        moments: the states that the search met at that op, the cheapest in seconds first.
+        op: the op at whose first run the bound is proven; None for the trivial bound 0.
+        price: the price that proves the bound, in seconds for each byte; inf if no schedule keeps
+            the budget.
+        moments: the states that the search found at that op, the cheapest in seconds first.
     """
 
     seconds: Seconds
@@ -99,8 +104,8 @@ class PricedCuts:
 
     Args:
         problem: the Problem.
-        forms: by op that may run again, what runs then; the usual ones if left out.
-        in_order: whether the ops first run in program order. The bounds hold only then.
+        forms: by op that may be recomputed, the form of its copies; the usual forms if left out.
+        in_order: whether to bound only schedules whose first runs are in program order.
     """
 
     def __init__(
@@ -118,14 +123,14 @@ class PricedCuts:
         return A_CUT + AN_ARC * len(self.net.tails)
 
     def least(self, op: OpId) -> Bytes:
-        """Returns transient bytes that are alive in every schedule when `op` first runs.
+        """Returns a lower bound on the transient bytes alive when `op` first runs.
 
-        That is for any order and however much is recomputed, at whatever cost.
+        The bound holds for any order and any copies, whatever they cost.
         """
         return self._fewest(self._sides(op), op, again=0.0)[0]
 
     def extra(self, op: OpId, budget: Bytes) -> TimeBound:
-        """Returns a lower bound on the extra time, by the moment when `op` first runs.
+        """Returns a lower bound on the extra time, proven at the moment when `op` first runs.
 
         Args:
             op: the op.
@@ -137,7 +142,7 @@ class PricedCuts:
         if least > budget:
             return TimeBound(inf, op, inf, (dear,))
         moments, best, best_price = {cheap, dear}, Fraction(0), Fraction(0)
-        # two states, one on either side of the budget: at the next price they cost the same
+        # one state on each side of the budget: the next price makes their costs equal
         while cheap.live > budget >= dear.live and len(moments) < PRICES:
             price = (dear.seconds - cheap.seconds) / (cheap.live - dear.live)
             if price <= 0:
@@ -156,14 +161,14 @@ class PricedCuts:
         return TimeBound(self._rounded(best), op, float(best_price), tuple(hints))
 
     def within(self, op: OpId, seconds: Seconds) -> tuple[Moment, ...]:
-        """Returns the states that a search for the fewest live bytes met, the cheapest first.
+        """Returns the states that a search for the fewest live bytes found, the cheapest first.
 
-        What runs again in some of them takes at most `seconds`, in others more: between the two
-        kinds no other state is better at any price.
+        In some of them the copies take at most `seconds`, in others they take more. Between the
+        most expensive of the former and the cheapest of the latter, no state is best at any price.
 
         Args:
-            op: the op before whose first run the states are.
-            seconds: time that running again may take.
+            op: the states are those just before the first run of this op.
+            seconds: the limit on the time of copies.
         """
         sides = self._sides(op)
         _, cheap = self._fewest(sides, op, again=None)
@@ -188,14 +193,18 @@ class PricedCuts:
     ) -> tuple[Bytes, Moment]:
         """Returns a lower bound on the bytes alive when `op` first runs, and the state found.
 
-        `again` is 0 if what ran may run again, and None if not.
+        `again` is 0 if ops may be recomputed at no cost, and None if none may be recomputed.
         """
         a_byte = min(1.0, CAPACITY / max(1, self.net.sizes))
         flow, found = self._cut(sides, op, again, a_byte)
         return -int(-flow / Fraction(a_byte) // 1) + self.own(op), found
 
     def _rounded(self, seconds: Fraction) -> Seconds:
-        """Returns the bound as a float: up to the next sum of whole costs, else never upwards."""
+        """Returns the bound as a float.
+
+        If all costs are whole multiples of a unit, rounds up to the next multiple, because every
+        sum of costs is one. Otherwise rounds down.
+        """
         if self.step:
             return float(-(-seconds // self.step) * self.step)
         rounded = float(seconds)
@@ -204,7 +213,7 @@ class PricedCuts:
     def _sides(self, op: OpId) -> NDArray[np.int32]:
         """Returns for every node BEFORE or AFTER if `op` alone decides its side, else its number.
 
-        Everything of an earlier phase has run, and nothing of a later phase.
+        All ops of earlier phases have run, and none of a later phase has.
         """
         ops, phase = self.problem.ops, self.problem.ops[op].phase
         if self.in_order:
@@ -220,7 +229,7 @@ class PricedCuts:
         for i in after:
             side[self.net.ran[i]] = side[self.net.over[i]] = AFTER
         for node in self.net.reads[op]:
-            side[node] = LEFT_OUT  # alive whatever happens: counted among the op's own
+            side[node] = LEFT_OUT  # always alive: counted by `own`
         return side
 
     def _bound(
@@ -231,11 +240,11 @@ class PricedCuts:
         per_byte = float(price) * scale
         flow, found = self._cut(sides, op, scale, per_byte)
         room = budget - self.own(op)
-        # capacities are rounded down: the cut, as it is, bounds the true one from below
+        # capacities are rounded down, so the cut's capacity is a lower bound on the true minimum
         return (flow - Fraction(per_byte) * room) / Fraction(scale), found
 
     def own(self, op: OpId) -> Bytes:
-        """Returns the bytes alive because `op` runs: what it reads, makes and works in."""
+        """Returns the bytes of the buffers that `op` reads and makes, and its scratch space."""
         return self._inputs(op) + own_bytes(self.problem, op)
 
     def _inputs(self, op: OpId) -> Bytes:
@@ -246,13 +255,13 @@ class PricedCuts:
     def _cut(
         self, sides: NDArray[np.int32], op: OpId, a_second: float | None, a_byte: float
     ) -> tuple[int, Moment]:
-        """Finds the state that costs least.
+        """Finds the state that costs least, by a minimum cut.
 
         Args:
             sides: what `_sides` returns.
             op: the op that runs next.
-            a_second: capacity for one second of cost; None if nothing may run again.
-            a_byte: capacity for one byte.
+            a_second: capacity of one second of cost; None if no op may be recomputed.
+            a_byte: capacity of one byte.
 
         Returns:
             The capacity of the cut, with every arc rounded down to a whole number; the state.
@@ -277,7 +286,7 @@ class PricedCuts:
         return through, self._moment(inside[sides], op)
 
     def _moment(self, inside: NDArray[np.bool_], op: OpId) -> Moment:
-        """Reads a state from the side on which each node lies: True is the source's."""
+        """Returns the state of a cut. `inside` tells which nodes are on the source's side."""
         ran = inside[self.net.ran]
         over = inside[self.net.over]
         again = [int(i) for i in np.flatnonzero(ran & ~over)]
@@ -296,7 +305,7 @@ class PricedCuts:
 
 
 def _whole(weights: NDArray[np.float64], factor: float) -> NDArray[np.int64]:
-    """Returns weights times a factor, in whole numbers that are never too large."""
+    """Returns weights times a factor as whole numbers, rounded down."""
     product: NDArray[np.int64] = np.floor(weights * factor).astype(np.int64)
-    # a rounded product may be too large by its last bit; times one is exact
+    # a product may be rounded up in its last bit, unless the factor is 1
     return product if factor == 1 else np.maximum(product - 1, 0)

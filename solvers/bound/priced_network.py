@@ -1,4 +1,4 @@
-"""The network whose minimum cut is the cheapest state of a step before an op's first run."""
+"""Builds the network whose minimum cut is the cheapest state of a step before an op's first run."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from roam.core.problem import BufferId, Home, OpId, Problem
 from roam.solvers.bound.min_cut import AFTER
 from roam.solvers.form import Form
 
-NEVER = 2**44  # a capacity that no minimum cut pays
+NEVER = 2**44  # a capacity that is never part of a minimum cut
 
 
 class PricedNetwork:
-    """Nodes for the states of ops and buffers; arcs that are paid in seconds or in bytes.
+    """A network with nodes for the states of ops and buffers, and arcs that cost seconds or bytes.
 
     Attributes:
         problem: the Problem.
-        forms: by op that may run again, what runs then.
+        forms: by op that may be recomputed, the form of its copies.
         costs: by op, the seconds of its copy, exactly.
-        ran, over: by op, the nodes that say that it ran, and that it does not run again. One node
-            is both if the op runs only once.
-        nodes: how many nodes there are, source and sink included.
-        tails, heads: by arc, its nodes.
-        seconds, bytes: by arc, what it is paid in; 0 if not in that.
-        limits: by arc, `NEVER` if no cut may pay it, else 0.
+        ran, over: by op, the nodes x and z of `priced_cut`: the op ran; the op does not run again.
+            An op that cannot be recomputed has one node for both.
+        nodes: the number of nodes, source and sink included.
+        tails, heads: by arc, its two nodes.
+        seconds, bytes: by arc, its cost, in one of the two units; 0 in the other.
+        limits: by arc, `NEVER` if no cut may contain it, else 0.
         reads: by op, the nodes of the buffers that it reads in its first run.
         made: the node of each buffer as an op left it.
     """
@@ -56,7 +56,7 @@ class PricedNetwork:
         self.sizes = sum(sizes)
 
     def _arc(self, tail: int, head: int, seconds: float | None = None, size: Bytes = 0) -> None:
-        """Draws an arc that is paid in seconds or in bytes, or that no cut may pay."""
+        """Adds an arc that costs seconds or bytes; without a cost, one that no cut may contain."""
         if tail != head:
             never = NEVER if seconds is None and not size else 0
             self._arcs.append((tail, head, seconds or 0.0, size, never))
@@ -71,7 +71,7 @@ class PricedNetwork:
 
     def _draw_buffers(self) -> None:
         ops, users = self.problem.ops, self.problem.users
-        again: dict[BufferId, list[OpId]] = {}  # who reads a buffer only when it runs again
+        again: dict[BufferId, list[OpId]] = {}  # ops of which only the copies read a buffer
         for i, form in self.forms.items():
             for b in form.reads:
                 if b not in ops[i].reads:
@@ -84,7 +84,7 @@ class PricedNetwork:
                 if b in ops[u].mutates:
                     self._draw_version(b, writer, readers, kept=False)
                     if buffer.home is Home.USER:
-                        for r in readers:  # what they read is gone once `u` has changed it
+                        for r in readers:  # their copies must run before `u` changes the buffer
                             self._arc(self.ran[u], self._read_until(r, b))
                     writer, readers = u, []
             self._draw_version(b, writer, readers, kept=buffer.kept)
@@ -92,7 +92,10 @@ class PricedNetwork:
     def _draw_version(
         self, b: BufferId, writer: OpId | None, readers: Sequence[OpId], *, kept: bool
     ) -> None:
-        """Draws a buffer as one op leaves it for some readers, or for the user to keep."""
+        """Adds a node for a buffer with the contents that `writer` leaves for `readers`.
+
+        kept: whether the user gets the buffer in the end.
+        """
         size = self.problem.buffers[b].transient
         if writer is None or not size or not (readers or kept):
             return

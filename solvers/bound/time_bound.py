@@ -1,4 +1,4 @@
-"""Searches for the op whose first run proves most about a budget: extra time, and bytes."""
+"""Searches for the op whose first run proves the highest bounds: on extra time, and on bytes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def time_bound(
 ) -> TimeBound:
     """Searches for the op whose first run proves the highest lower bound on the extra time.
 
-    The ops with the most live bytes in a known order are tried first. An op that is within the
-    budget in that order proves nothing.
+    Tries first the ops with the most live bytes in a known order. Skips ops that are within the
+    budget in that order, because they prove nothing.
 
     Args:
         problem: the Problem.
@@ -32,7 +32,7 @@ def time_bound(
         curve: the live curve of `order`, in bytes.
         budget: transient bytes that no moment may exceed.
         work: limits the work and the time of the search; no limit if left out.
-        forms: by op that may run again, what runs then; the usual ones if left out.
+        forms: by op that may be recomputed, the form of its copies; the usual forms if left out.
         enough: a bound that ends the search.
 
     Returns:
@@ -40,7 +40,7 @@ def time_bound(
     """
     work, cuts, best = work or Work(), PricedCuts(problem, forms), TimeBound(0.0)
     kept = sum(b.transient for b in problem.buffers if b.kept)
-    if kept > budget:  # alive together at the end
+    if kept > budget:  # kept buffers are all alive at the end
         return TimeBound(inf, None, inf)
     for live, op in sorted(zip(curve, order, strict=True), key=lambda at: -at[0]):
         if live <= budget or best.seconds >= enough or work.is_over():
@@ -59,14 +59,14 @@ def least_bytes(
     work: Work | None = None,
     forms: Mapping[OpId, Form] | None = None,
 ) -> Bytes:
-    """Returns transient bytes that every schedule needs, however much it recomputes.
+    """Returns a lower bound on the transient bytes of every schedule, however much it recomputes.
 
     Args:
         problem: the Problem.
         order: an order of all ops, none of them copied.
         curve: the live curve of `order`, in bytes.
         work: limits the work and the time of the search; no limit if left out.
-        forms: by op that may run again, what runs then; the usual ones if left out.
+        forms: by op that may be recomputed, the form of its copies; the usual forms if left out.
     """
     work, cuts = work or Work(), PricedCuts(problem, forms)
     best = sum(b.transient for b in problem.buffers if b.kept)

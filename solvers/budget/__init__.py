@@ -1,14 +1,18 @@
-"""Meets a byte budget: chooses which ops run again, at the least cost, and proves how little.
+"""Meets a byte budget: chooses the ops to recompute at the least cost, and proves lower bounds.
 
-Of a training step (a Problem):
+For a training step, in which copies of the forward's ops run in the backward:
 
-    copies      what a choice of copies is, and the Problem that it makes of a step
-    segments    cuts the backward into segments, in which copies stand near their readers
-    retention   the CP-SAT program: what is kept from segment to segment, and what runs again
-    choose      asks the program again and again until the live curve keeps within the budget
+    copies         defines a choice of copies, and the Problem of the step with these copies
+    segments       cuts the backward into segments, in which copies stand near their readers
+    hull           chooses copies by minimum cuts
+    retention      the CP-SAT program: the buffers kept from segment to segment, and the copies
+    choose         chooses by cuts first and by the program next, until the budget is kept
+    lowest_peak    chooses the copies that lower the peak most in a given time
+    pareto         finds several trade-offs between memory and time
+    proof          proves lower bounds on the added time and on the bytes
 
-Of any graph, whose ops may run in any order and as often as one likes:
+For any graph, in which ops may run in any order and any number of times:
 
-    sequence_search       starts, stairs of limits, and what is left out again at the end
-    sequence_annealing    local search over sequences of runs
+    sequence_search       searches for the cheapest schedule within a budget
+    sequence_annealing    local search over sequences of runs, used by `sequence_search`
 """

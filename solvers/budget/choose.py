@@ -1,12 +1,13 @@
 """Chooses the copies that keep a step within a limit, at the least cost.
 
-First by cuts and mixtures of them (hull.py). If what they find may cost noticeably more than
-needed, or nothing is found, CP-SAT goes on from there (retention.py):
+Chooses by minimum cuts first (hull.py). If they find nothing, or a choice that may cost noticeably
+more than necessary, a CP-SAT program (retention.py) is solved again and again:
 
 program ── solve ── choice ── live curve of the step with the copies ── within the limit? done
    ^                                        │
-   └── a row for each segment's worst ──────┘  a row that holds in the program and not in truth
-       moment above the limit                  gets the difference as extra bytes
+   └── a row for each segment's worst ──────┘  If the program's live bytes at such a moment are
+       moment above the limit                  below the true ones, its row gets the difference as
+                                               extra bytes.
 """
 
 from __future__ import annotations
@@ -25,19 +26,21 @@ from roam.solvers.budget.retention import AT, NANOSECOND, Moment, Program, Reach
 
 @dataclass(frozen=True)
 class Limits:
-    """How far the search goes.
+    """Limits on the search.
 
     Attributes:
-        reach: how many ops up the forward a chain of copies goes.
-        rounds: how many times the program is solved.
-        seconds: of CP-SAT's deterministic time for one solution.
-        all_seconds: of it for all solutions together; the first may take `seconds` in any case.
-        halvings: of the interval in which the smallest peak lies.
-        trials: copies that are tried to be left out in the end.
-        gap: share of the cost by which a solution may be above the best one.
-        worth: share of the step's seconds by which a choice may be above its bound; if it is above
-            by more, CP-SAT searches among the copies that some cut wants.
-        much: the same share for CP-SAT's search among all copies, which takes far longer.
+        reach: limit on the ops from the first to the last copy of a chain, in the forward.
+        rounds: limit on the solutions of the CP-SAT program.
+        seconds: limit on CP-SAT's deterministic time for one solution.
+        all_seconds: limit on CP-SAT's deterministic time for all solutions together. The first
+            solution may take `seconds` in any case; 0 if CP-SAT is not used.
+        halvings: how many times the search for the smallest peak halves an interval.
+        trials: limit on the copies that are tried to be removed in the end.
+        gap: a solution of CP-SAT is good enough if its cost is above the best by this part of it.
+        worth: a choice is good enough if its cost is above its bound by this part of the step's
+            seconds. If not, CP-SAT searches among the copies of the cuts.
+        much: like `worth`; if exceeded, CP-SAT also searches among all copies, which takes far
+            longer.
     """
 
     reach: int = 96
@@ -51,13 +54,13 @@ class Limits:
     much: float = 0.01
 
 
-# cuts and mixtures alone: a choice takes a second, not a minute
+# without CP-SAT: a choice takes a second and not a minute
 QUICK = Limits(all_seconds=0.0, trials=40)
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The copies, their peak in program order, and whether that is within the limit."""
+    """The copies, the step's peak with them in program order, and whether that fits the limit."""
 
     copies: Copies
     peak: Bytes
@@ -65,10 +68,10 @@ class Chosen:
 
 
 def choose(step: Step, limit: Bytes, limits: Limits | None = None) -> Chosen:
-    """Searches for the cheapest copies with which the step's live bytes stay within `limit`.
+    """Searches for the cheapest copies that keep the step's live bytes within `limit`.
 
     Returns:
-        The copies; if none were found that fit, those with the lowest peak that was seen.
+        The copies; if no choice that fits is found, the choice with the lowest peak.
     """
     limits = limits or Limits()
     hull = Hull(step, limit)
@@ -76,7 +79,7 @@ def choose(step: Step, limit: Bytes, limits: Limits | None = None) -> Chosen:
     enough = hull.least + limits.worth * step.seconds
     for among, worth in ((hull.copies(), limits.worth), (None, limits.much)):
         most = inf if best is None else best.copies.cost
-        # not if nothing fits: then `least` is inf
+        # false if no choice can fit: `least` is inf then
         if limits.all_seconds and most > hull.least + worth * step.seconds:
             start = hull.lowest if best is None else best
             search = _Search(step, limits, start.copies.choice, among)
@@ -91,9 +94,10 @@ def choose(step: Step, limit: Bytes, limits: Limits | None = None) -> Chosen:
 
 
 def trimmed(found: Curve, limit: Bytes, trials: int, enough: Seconds = 0.0) -> Curve:
-    """Returns the choice without copies that it does not need to stay within the limit.
+    """Returns the choice without those of its copies that the limit does not need.
 
-    Tries them one by one, the most expensive first, until the choice costs `enough` or less.
+    Tries to remove one copy after another, the most expensive first, up to `trials` times or until
+    the choice costs `enough` or less.
     """
     step = found.copies.step
     by_cost = sorted(found.copies.placed, key=lambda p: (-step.forms[p.op].cost, p.op, p.segment))
@@ -118,7 +122,7 @@ def smallest_peak(step: Step, limits: Limits | None = None) -> Chosen:
 
 
 def _smallest(step: Step, limits: Limits, enough: Bytes = 0) -> Curve:
-    """Returns a choice with a low peak. One of `enough` bytes ends the search."""
+    """Searches for the choice with the lowest peak. Stops at a peak of `enough` bytes or fewer."""
     low = Curve.of(Copies.of(step, frozenset()))
     too_low, copies = 0, low.copies.choice
     for _ in range(limits.halvings):
@@ -138,13 +142,13 @@ def _smallest(step: Step, limits: Limits, enough: Bytes = 0) -> Curve:
 
 
 class _Search:
-    """The program, the solutions so far, and the corrections of its rows.
+    """A search by the CP-SAT program, with the solutions so far and the corrections of its rows.
 
     Args:
-        step: what is edited.
-        limits: how far to go.
+        step: the step.
+        limits: limits on the search.
         hint: a choice to begin with.
-        among: the only copies that may be chosen; all within reach if None.
+        among: the only copies that may be chosen; None for all within `Limits.reach`.
     """
 
     def __init__(self, step: Step, limits: Limits, hint: Choice, among: Choice | None) -> None:
@@ -153,7 +157,7 @@ class _Search:
         self.program = Program(Reach(step, reach, among))
         self.extra: dict[Moment, Bytes] = {}
         self.left = self.limits.all_seconds
-        self.is_proven = False  # that the latest solution is the program's best
+        self.is_proven = False  # whether the latest solution is optimal for the program
         self.seen = self.low = Curve.of(Copies.of(step, frozenset()))
 
     def cheapest(self, limit: Bytes) -> Curve | None:
@@ -177,13 +181,13 @@ class _Search:
             assert best is not None
             if self.is_proven:
                 break
-            # the time for one solution has ended: the next one must be cheaper
+            # CP-SAT ran out of time before a proof: ask it for a cheaper solution
             most = (1 - self.limits.gap) * best.copies.cost
             program.model.add(program.seconds() <= int(most / NANOSECOND))
         return best
 
     def descend(self) -> None:
-        """Lowers `low.peak` as far as it goes."""
+        """Lowers `low.peak` as far as the program can."""
         for moment, _ in self._worst(self.seen, 0):
             self._add(moment, 0)
         self.program.model.minimize(self.program.most)
@@ -212,7 +216,7 @@ class _Search:
         solver = cp_model.CpSolver()
         solver.parameters.num_workers = 1
         solver.parameters.random_seed = 1
-        solver.parameters.linearization_level = 2  # without it, the bound of this program is 0
+        solver.parameters.linearization_level = 2  # at lower levels CP-SAT's bound is 0
         solver.parameters.relative_gap_limit = self.limits.gap
         solver.parameters.absolute_gap_limit = self.limits.worth * self.step.seconds / NANOSECOND
         solver.parameters.max_deterministic_time = self.limits.seconds
@@ -232,7 +236,10 @@ class _Search:
             self._add(moment, max(0, missing, self.extra.get(moment, 0)))
 
     def _worst(self, curve: Curve, limit: Bytes) -> Iterator[tuple[Moment, Bytes]]:
-        """Yields the worst moment above the limit of the forward and of each segment."""
+        """Yields the worst moment of the forward and of each segment, if it is above the limit.
+
+        A moment comes with its live bytes.
+        """
         worst: dict[int, tuple[Bytes, Moment]] = {}
         place = {(p.op, p.segment): p.before for p in curve.copies.placed}
         for w, live in zip(curve.what, curve.live, strict=True):

@@ -1,15 +1,16 @@
-"""Copies: which ops of the forward run again in the backward, in which segment, and for whom.
+"""Defines choices of copies: ops of the forward that run again in segments of the backward.
 
 The backward is cut into segments. A *choice* is a set of pairs (op, segment): the op runs again in
-that segment. A reader uses the newest version of a buffer that there is in its segment or before:
+this segment. Each run makes a new *version* of the op's results. A reader uses the newest version
+that is made in the reader's segment or before it:
 
     segment         forward      0           1           2
     op a            a                        a~1                    choice {(a, 1)}
     readers of a    f            r                       s          r reads a, s reads a~1
 
-So several copies of one op, each near its readers, are as natural as one. A copy stands in front of
-the first op that reads it; if that is an op of a later segment, the copy counts to that segment.
-What the last reader of a version is, and so how long the version lives, follows from the choice.
+So an op may have several copies, each near its readers. A copy runs just before the first op that
+reads it. If this op is in a later segment, the copy is moved to that segment. The choice decides
+which op reads a version last, and so how long the version lives.
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ Choice = frozenset[Copy]
 
 
 def usual_forms(problem: Problem, boundary: OpId) -> dict[OpId, Form]:
-    """Returns the forms of the ops that may run again as they are.
+    """Returns the forms of the forward's ops that may run again unchanged.
 
-    Leaves out ops with effects or random numbers, ops that change a buffer, and ops that read what
-    another op changes behind them in the forward. What only the backward changes (a fold of a
-    parameter) may be read: `Step.latest` says until when.
+    Leaves out ops with effects or random numbers, ops that change a buffer, and ops that read a
+    buffer which a later op of the forward changes. An op may read a buffer that only the backward
+    changes, such as a parameter that a fold updates: its copy must run before the op in
+    `Step.latest`.
     """
     changed = _changes(problem)
     return {
@@ -58,14 +60,14 @@ def _changes(problem: Problem) -> Mapping[BufferId, list[OpId]]:
 
 @dataclass(frozen=True)
 class Step:
-    """A step whose forward may partly run again.
+    """A training step, and the ops of its forward that may be recomputed.
 
     Attributes:
-        problem: forward and backward. Its program order is the one that copies are put into.
+        problem: the forward and the backward. Copies are inserted into its program order.
         boundary: the first op of the backward.
-        forms: for each op that may run again, what runs then.
+        forms: for each op that may be recomputed, its form: what its copy reads and makes.
         starts: the first op of each segment of the backward, beginning with `boundary`.
-        smallest: bytes of a buffer below which it is always kept.
+        smallest: a buffer of fewer bytes is always kept.
         pinned: buffers that are kept whatever their size.
     """
 
@@ -81,13 +83,13 @@ class Step:
         return bisect_right(self.starts, op) - 1
 
     def end(self, segment: int) -> OpId:
-        """Returns the op behind the last one of a segment."""
+        """Returns the op after the last op of a segment."""
         more = segment + 1 < len(self.starts)
         return self.starts[segment + 1] if more else len(self.problem.ops)
 
     @cached_property
     def seconds(self) -> Seconds:
-        """The time of the step without copies; of one copy of each op if nobody knows that."""
+        """The time of the step without copies; if unknown, the time of one copy of each op."""
         known = sum(op.cost for op in self.problem.ops)
         return known or sum(form.cost for form in self.forms.values())
 
@@ -105,7 +107,7 @@ class Step:
 
     @cached_property
     def latest(self) -> Mapping[OpId, OpId]:
-        """For each op with a form, the first op of the backward that changes what it reads."""
+        """For each op with a form, the first op of the backward that changes a buffer it reads."""
         changed = _changes(self.problem)
         last = len(self.problem.ops)
         return {
@@ -121,12 +123,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Placed:
-    """A copy in its place.
+    """A copy and its place in the program order.
 
     Attributes:
         op: the op that runs again.
-        segment: where.
-        before: the op of the backward in front of which the copy stands.
+        segment: the segment in which the copy runs.
+        before: the op of the backward just before which the copy runs.
     """
 
     op: OpId
@@ -136,13 +138,13 @@ class Placed:
 
 @dataclass
 class Copies:
-    """The copies of a choice, without those that nothing reads.
+    """The copies of a choice, without those that no op reads.
 
     Attributes:
-        step: what is edited.
+        step: the step.
         placed: the copies, in the order in which they run.
-        version: by reader, an op of the backward or a copy, and buffer, the segment of the copy
-            that the reader uses. Missing if it uses the original.
+        version: (reader, buffer) -> the segment of the copy whose version the reader uses. The
+            reader is an op of the backward or a copy. It has no entry if it uses the original.
     """
 
     step: Step
@@ -151,7 +153,7 @@ class Copies:
 
     @staticmethod
     def of(step: Step, choice: Choice) -> Copies:
-        """Finds the readers of each copy, from the last op of the forward to the first."""
+        """Returns the copies of a choice, each with its place and its readers."""
         problem, makers = step.problem, step.makers()
         segments: dict[OpId, list[int]] = defaultdict(list)
         for i, k in sorted(choice):
@@ -192,7 +194,7 @@ class Copies:
         return frozenset((p.op, p.segment) for p in self.placed)
 
     def edited(self) -> tuple[Problem, list[Copy | OpId]]:
-        """Returns the Problem with the copies, and for each of its ops what that is."""
+        """Returns the Problem with the copies, and for each of its ops the copy or the op it is."""
         problem = self.step.problem
         buffers: list[Buffer] = list(problem.buffers)
         ids: dict[tuple[BufferId, int], BufferId] = {}
@@ -249,12 +251,12 @@ class Copies:
         return Problem(problem.name, self._sorted_out(buffers, ops), tuple(ops)), what
 
     def _gate(self, place: Mapping[OpId, OpId]) -> tuple[OpId, ...]:
-        """What every copy waits for: the op that makes the tangents, if the phase has one."""
+        """Returns the ops that every copy waits for: the op that makes the tangents, if any."""
         first = self.step.problem.ops[self.step.boundary]
         return () if first.reads or first.mutates else (place[self.step.boundary],)
 
     def _sorted_out(self, buffers: list[Buffer], ops: Sequence[Op]) -> tuple[Buffer, ...]:
-        """Returns the buffers, those as saved that still cross from one phase into the next."""
+        """Returns the buffers with their kinds corrected: saved if a later phase uses them."""
         made_in = {b: op.phase for op in ops for b in op.creates}
         crossing = {b for op in ops for b in op.touches if made_in.get(b, op.phase) < op.phase}
         kinds = {True: Kind.SAVED, False: Kind.TEMPORARY}
@@ -273,8 +275,8 @@ class Curve:
 
     Attributes:
         copies: the copies.
-        what: the op, or the copy, at each time.
-        live: bytes at each time.
+        what: by time, the op or the copy that runs.
+        live: by time, the live bytes.
     """
 
     copies: Copies

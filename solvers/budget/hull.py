@@ -1,10 +1,11 @@
 """Chooses copies by minimum cuts at the worst moment, and mixes two choices into one that fits.
 
-A price on the bytes alive at the worst moment makes a choice of copies: those of a minimum cut
-(solvers/bound/priced_cut.py). Prices from 0 up give a few choices that no other beats at that
-moment, the corners of the hull. Between two corners lies the limit: one choice is too large, the
-other costs more than it must, as all equal layers change sides at one price. So a part of the step
-takes one choice, and the rest the other:
+Given a price in seconds for each byte that is alive at the worst moment, a minimum cut finds the
+cheapest choice of copies (solvers/bound/priced_cut.py). Rising prices give a few choices, the
+corners of the hull: at this moment no other choice takes less time and fewer bytes. All equal
+layers change at the same price, so that the limit usually lies between two corners: one choice
+takes too many bytes, and the other takes more seconds than necessary. So the two are mixed: one
+part of the step follows the one choice, and the rest follows the other.
 
     seconds                               copies      c0 c1 c2 c3 │ c4 c5 c6 c7
        │  ·                                           dear choice │ cheap choice
@@ -26,7 +27,7 @@ from roam.solvers.bound.priced_cut import PricedCuts
 from roam.solvers.budget.copies import Choice, Copies, Copy, Curve, Step
 from roam.solvers.form import Form
 
-MOMENTS = 6  # at which cuts are made
+MOMENTS = 6  # limit on the moments at which cuts are made
 
 
 @dataclass
@@ -34,13 +35,13 @@ class Hull:
     """The choices of copies that cuts find for a limit.
 
     Attributes:
-        step: what is edited.
-        limit: bytes.
-        best: the cheapest choice found that fits, or None.
-        lowest: the choice with the lowest peak.
-        least: seconds that every choice of copies costs while the step keeps its program order;
-            inf if none fits.
-        corners: all choices that were looked at.
+        step: the step.
+        limit: the limit on the peak, in bytes.
+        best: the cheapest choice found that fits; None if none is found.
+        lowest: the choice found with the lowest peak.
+        least: a lower bound on the seconds of any choice that fits, if the step's ops keep their
+            program order; inf if no choice can fit.
+        corners: all choices found, with their live curves.
     """
 
     step: Step
@@ -58,13 +59,13 @@ class Hull:
                 self._mix(corner)
 
     def copies(self) -> Choice:
-        """Returns the copies of the best choice, and of all that cost less."""
+        """Returns the copies in the best choice or in any cheaper choice."""
         most = None if self.best is None else self.best.copies.cost
         some = (c for c, x in self.corners.items() if most is None or x.copies.cost <= most)
         return frozenset().union(*some)
 
     def _cut(self) -> None:
-        """Makes cuts at the worst moment of the choice with the lowest peak, again and again."""
+        """Makes cuts until a choice fits, each at the worst moment of the lowest choice so far."""
         cuts = PricedCuts(self.step.problem, droppable_forms(self.step), in_order=True)
         asked: set[OpId] = set()
         while self.best is None and len(asked) < MOMENTS:
@@ -81,7 +82,7 @@ class Hull:
                 self._curve(choice | low.copies.choice)
 
     def _curve(self, choice: Choice) -> Curve:
-        """Looks at a choice."""
+        """Computes the live curve of a choice, and keeps the choice if it is best or lowest."""
         if choice not in self.corners:
             found = self.corners[choice] = Curve.of(Copies.of(self.step, choice))
             if len(self.corners) == 1 or found.peak < self.lowest.peak:
@@ -91,7 +92,10 @@ class Hull:
         return self.corners[choice]
 
     def _mix(self, cheap: Curve) -> None:
-        """Searches for the least of the best choice that brings a cheaper one within the limit."""
+        """Mixes the best choice with a cheaper one that does not fit.
+
+        Searches for the smallest part of the step that has to follow the best choice.
+        """
         dear = self.best
         if dear is None or cheap.copies.cost >= dear.copies.cost:
             return
@@ -108,7 +112,7 @@ class Hull:
 
 
 def droppable_forms(step: Step) -> dict[OpId, Form]:
-    """Returns the forms with only those results that need not be kept."""
+    """Returns the forms of the step's ops, reduced to results that need not be kept."""
     found = {}
     for i, form in step.forms.items():
         if creates := tuple(b for b in form.creates if b in step.droppable):
@@ -123,7 +127,7 @@ def cheaper(known: Curve | None, found: Curve | None) -> Curve | None:
 
 
 def op_at_peak(curve: Curve) -> OpId:
-    """Returns the op of the step that runs at the peak, or after the copy that runs then."""
+    """Returns the op that runs at the peak. If a copy runs then, returns the next op after it."""
     time = max(range(len(curve.live)), key=curve.live.__getitem__)
     return next(w for w in curve.what[time:] if not isinstance(w, tuple))
 
@@ -136,12 +140,12 @@ def ways(copies: Choice) -> Iterator[list[Copy]]:
 
 
 def placed(step: Step, again: frozenset[OpId], moment: OpId) -> Choice:
-    """Returns the choice that each op runs again once, where its result is first read.
+    """Returns the choice in which each op of `again` runs again once, before its first reader.
 
     Args:
-        step: what is edited.
-        again: the ops.
-        moment: the op before which the cut was made: what is read before it needs no copy.
+        step: the step.
+        again: ops of the forward.
+        moment: the op before which the cut was made. Earlier readers need no copy.
     """
     segments: dict[OpId, int] = {}
     for i in sorted(again & step.forms.keys(), reverse=True):

@@ -1,10 +1,10 @@
-"""Chooses the copies that lower a step's peak most, if they may take so many seconds and no more.
+"""Chooses the copies that lower a step's peak most within a limit on their time.
 
 bytes at the worst moment
    │ x  no copies
-   │    x                             states of a minimum cut at that moment, for several
-   │       x ┆                        prices; what takes longer is joined with what does not,
-   │         ┆   x                    a part of the step each, as in hull.py
+   │    x                             x: choices by minimum cuts at this moment, for several
+   │       x ┆                           prices. A choice beyond the limit is mixed with one
+   │         ┆   x                       within it, as in hull.py.
    └─────────┴──────── seconds
           limit
 """
@@ -25,9 +25,9 @@ from roam.solvers.budget.copies import Choice, Copies, Curve, Step
 from roam.solvers.budget.hull import droppable_forms, op_at_peak, placed, ways
 from roam.solvers.form import as_they_are
 
-MOMENTS = 6  # at which cuts are made
-TRIALS = 40  # copies that are tried to be left out in the end
-CURVES = 400_000  # ops in all live curves together: a graph of 10,000 ops gets 40 of them
+MOMENTS = 6  # limit on the moments at which cuts are made
+TRIALS = 40  # limit on the copies that are tried to be removed in the end
+CURVES = 400_000  # limit on the ops in all live curves together: 40 curves of 10,000 ops
 
 
 def lowest_peak(step: Step, seconds: Seconds) -> Copies:
@@ -37,12 +37,12 @@ def lowest_peak(step: Step, seconds: Seconds) -> Copies:
 
 @dataclass
 class _Search:
-    """The search, with the choices that were looked at.
+    """A search for the copies, with the choices whose live curves are known.
 
     Attributes:
-        step: what is edited.
-        seconds: that copies may take.
-        left: how many ops further live curves may have.
+        step: the step.
+        seconds: limit on the time of the copies together.
+        left: how many ops the live curves still to be computed may have together.
         curves: by choice, its live curve.
     """
 
@@ -64,7 +64,7 @@ class _Search:
         return best if best is none else trimmed(best, best.peak, trials)
 
     def better(self, best: Curve, cuts: PricedCuts, worst: OpId) -> Curve:
-        """Returns the best choice, that so far included, which cuts at the worst moment find."""
+        """Returns the lowest of the best choice so far and those that cuts at `worst` find."""
         known = best.copies.choice
         choices = [placed(self.step, m.again, worst) for m in cuts.within(worst, self.seconds)]
         cheap, dear = [known], list[Choice]()
@@ -74,13 +74,14 @@ class _Search:
                 (cheap if cost <= self.seconds else dear).append(some)
         found = [self.curve(choice) for choice in cheap]
         best = min(found, key=lambda c: c.peak)
-        for choice in dear[:2]:  # by its time the first that is too dear, alone and with the known
+        # the cheapest choice beyond the limit, by itself and together with the known copies
+        for choice in dear[:2]:
             mixed = self.mixed(choice, best.copies.choice)
             best = min(best, mixed, key=lambda c: c.peak)
         return best
 
     def mixed(self, dear: Choice, cheap: Choice) -> Curve:
-        """Returns the mixture of two choices with the most of the dear one that time allows."""
+        """Returns the lowest mixture of two choices with as much of `dear` as time allows."""
         best = self.curve(cheap)
         for ordered in ways(dear | cheap):
             low, high = 0, len(ordered)
@@ -94,7 +95,7 @@ class _Search:
         return best
 
     def curve(self, choice: Choice) -> Curve:
-        """Returns the live curve of a choice; that of no copies if there is no work left for it."""
+        """Returns the live curve of a choice. If no work is left, returns that of no copies."""
         if choice not in self.curves:
             if self.left <= 0:
                 return self.curves[frozenset()]
@@ -106,14 +107,14 @@ class _Search:
 def peak_without(
     problem: Problem, order: Sequence[OpId], reuse: Reuse, dropped: Collection[BufferId]
 ) -> Bytes:
-    """Returns the peak as if some buffers were there only while an op uses them.
+    """Returns the peak if some buffers were alive only while an op uses them.
 
-    Copies of the ops that make them cannot bring the peak of this order below that. So it is a
-    quick bound on what recomputing can gain.
+    This is a quick lower bound on the peak of this order with any copies of the ops that make these
+    buffers.
 
     Args:
         problem: the step.
-        order: of its ops.
+        order: an order of its ops.
         reuse: which buffers are written over others in this order.
         dropped: the buffers.
     """
@@ -134,13 +135,13 @@ def peak_without(
 
 
 def least_with_copies(problem: Problem, again: Collection[OpId]) -> Bytes:
-    """Returns bytes that program order takes at least, whichever of the ops run again, and when.
+    """Returns a lower bound on the peak of program order with any copies of some ops, in bytes.
 
-    By one minimum cut, at the moment that is worst if none does.
+    Computed by one minimum cut, at the worst moment without copies.
 
     Args:
         problem: the step.
-        again: ops that may run again, as they are.
+        again: the ops that may be recomputed, unchanged.
     """
     order = range(len(problem.ops))
     curve = live_curve(problem, order, find_reuse(problem, order))

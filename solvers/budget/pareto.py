@@ -1,4 +1,4 @@
-"""The trade-off between a step's memory and the time of what runs again."""
+"""Finds trade-offs between a step's memory and the time of recomputation."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from roam.solvers.budget.choose import QUICK, choose, smallest_peak
 from roam.solvers.budget.copies import Copies, Curve, Step
 from roam.solvers.budget.proof import all_forms
 
-MOMENTS = 3  # at which a bound is looked for
+MOMENTS = 3  # moments at which a bound is computed
 
 
 @dataclass(frozen=True)
 class Point:
-    """One choice of what runs again.
+    """One choice of copies.
 
     Attributes:
         peak: live bytes at the worst moment, before the layout.
-        seconds: of what runs again.
-        bound: seconds that every schedule within `peak` bytes adds, in any order.
-        copies: how many ops run again.
+        seconds: the time of the copies together.
+        bound: a lower bound on the seconds added by any schedule within `peak` bytes.
+        copies: the number of copies.
     """
 
     peak: Bytes
@@ -31,7 +31,7 @@ class Point:
 
 
 def pareto(step: Step, n: int) -> tuple[Point, ...]:
-    """Returns up to `n` points, from the smallest peak that is found to that without copies.
+    """Returns up to `n` points, from the smallest peak found to the peak without copies.
 
     No point has both a higher peak and a higher cost than another one.
     """

@@ -1,4 +1,4 @@
-"""Proves how little time recomputing must add to a step, and how few bytes it can need."""
+"""Proves lower bounds on the time that recomputation adds to a step, and on the bytes it needs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from roam.solvers.work import Work
 def extra_time_bound(
     step: Step, plan: Plan, limit: Bytes, seconds: Seconds, enough: Seconds = inf
 ) -> Seconds:
-    """Returns seconds that recomputing adds at least; inf if it cannot keep the limit.
+    """Returns a lower bound on the seconds that recomputation adds to keep a limit.
 
-    The bound holds for all orders, for any number of copies, and for copies of any op.
+    Returns inf if recomputation cannot keep the limit. The bound holds for all orders, for any
+    number of copies, and for copies of any op.
 
     Args:
         step: the step.
-        plan: a plan of it without copies.
+        plan: a plan of the step without copies.
         limit: transient bytes that no moment may exceed.
         seconds: how much work the search may do.
         enough: a bound that ends the search.
@@ -38,15 +39,22 @@ def extra_time_bound(
 
 
 def least_needed(step: Step, plan: Plan, seconds: Seconds) -> Bytes:
-    """Returns transient bytes that the step needs, however much it recomputes. As above."""
+    """Returns a lower bound on the transient bytes of a step, however much it recomputes.
+
+    Args:
+        step: the step.
+        plan: a plan of the step without copies.
+        seconds: how much work the search may do.
+    """
     curve = live_curve(step.problem, plan.order, plan.reuse)
     return least_bytes(step.problem, plan.order, curve, Work.worth(seconds), all_forms(step))
 
 
 def least_at_once(step: Step) -> Bytes:
-    """Returns transient bytes below which no recomputation and no transfers bring a step.
+    """Returns a lower bound on the transient bytes of a step with any copies and any transfers.
 
-    The most that one op needs while it runs, or what the step leaves at its end.
+    The bound is the largest number of bytes that one op needs while it runs, or the bytes that the
+    step leaves at its end, if these are more.
     """
     problem = step.problem
     cuts = PricedCuts(problem, all_forms(step))
@@ -55,10 +63,11 @@ def least_at_once(step: Step) -> Bytes:
 
 
 def all_forms(step: Step) -> Mapping[OpId, Form]:
-    """Returns the forms in which ops run again: as they are where they may, or as in the step.
+    """Returns the forms in which ops may be recomputed: unchanged, or in the form of `step`.
 
-    An op that may do both runs in a form that needs no more than either of them. Batch norm, as it
-    is, reads running statistics, which change; in the step's form it does not.
+    An op for which both are allowed gets a form that needs no more than either of them. For
+    example, batch norm, unchanged, reads running statistics, which are changed by then; in the form
+    of the step it does not read them.
     """
     forms = dict(step.forms)
     for i, form in as_they_are(step.problem).items():

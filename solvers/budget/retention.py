@@ -1,10 +1,12 @@
-"""The CP-SAT program: what is kept from segment to segment of the backward, and what runs again.
+"""Defines the CP-SAT program: which buffers are kept between segments, and which ops run again.
 
-Checkmate (arXiv 1910.02653) has a stage for each op; here the forward is one stage and each segment
-of the backward is one. Two Booleans decide:
+In Checkmate (arXiv 1910.02653) each op is a stage. Here the forward is one stage, and each segment
+of the backward is one. The variables are Booleans:
 
-    kept[b, k]    the bytes of buffer b are there when segment k begins
+    kept[b, k]    buffer b is alive when segment k begins
     again[i, k]   op i runs again in segment k
+
+and the constraints are
 
     a reader of b in segment k    kept[b, k] or again[maker of b, k]
     again[i, k]                   for each b that i reads, kept[b, k] or again[maker of b, k]
@@ -12,12 +14,12 @@ of the backward is one. Two Booleans decide:
     again[i, k]                   only if an op or a copy of segment k reads what it makes
     minimize                      the seconds of all `again`
 
-The limit on live bytes holds at *moments*, which the caller adds one by one: the op of the forward
-or the backward, or the copy, that runs then. Inside a segment a copy stands in front of its first
-reader, which depends on the other copies: `_stands` follows them.
+A *moment* is the time at which an op or a copy runs. The caller adds the limit on live bytes moment
+by moment. Inside a segment a copy runs just before its first reader. If that is another copy, its
+place depends on the choice: see `_stands`.
 
-A copy runs at most `reach` ops further up the forward than the buffer that some op of the segment
-reads. That keeps the program small: a chain of copies never starts at the other end of the model.
+A chain of copies ends with one that an op of the segment reads, and its ops lie within `reach` ops
+of the forward. So the program stays small: no chain starts at the other end of the model.
 """
 
 from __future__ import annotations
@@ -39,13 +41,13 @@ from roam.solvers.budget.copies import Choice, Copy, Step
 
 Moment = tuple[OpId, OpId]  # (op p, i): the copy of i in front of p; (p, AT): p itself
 AT = 1 << 40
-Literal = Any  # a Boolean of CP-SAT or its negation, which ortools gives types of their own
+Literal = Any  # a Boolean variable of CP-SAT or its negation; ortools has a type for each
 NANOSECOND = 1e-9
 
 
 @dataclass(frozen=True)
 class Term:
-    """Bytes that are alive at a moment if all literals of one of the clauses are true."""
+    """Bytes that are alive at a moment if all literals of at least one clause are true."""
 
     size: Bytes
     clauses: tuple[tuple[Literal, ...], ...]
@@ -53,7 +55,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Row:
-    """The live bytes at a moment: `base`, and the terms that the choice decides."""
+    """The live bytes at a moment: `base`, plus the terms, which depend on the choice."""
 
     base: Bytes
     terms: tuple[Term, ...]
@@ -61,18 +63,17 @@ class Row:
 
 @dataclass
 class Reach:
-    """Which copies a step may have, and where each stands at the earliest.
+    """Finds the copies that a step may have, and the places at which each may run.
 
     Attributes:
-        step: what is edited.
-        ops: how many ops up the forward a chain of copies goes.
-        among: the only copies that may be chosen; all within reach if None.
-        readers: for each droppable buffer and segment, the ops of the segment that read it.
-        earliest, latest: for each copy, the first and the last op of the backward in front of which
-            it may stand, depending on which other copies there are.
-        consumers: for each droppable buffer, the ops of the forward that read it when they run
-            again.
-        direct: the copies that ops of their segment read.
+        step: the step.
+        ops: the limit `reach` on the ops of the forward that a chain of copies spans.
+        among: the only copies that may be chosen; None for all within reach.
+        readers: (droppable buffer, segment) -> the ops of the segment that read the buffer.
+        earliest, latest: for each copy, the first and the last op of the backward before which it
+            may run. Other copies decide between them.
+        consumers: for each droppable buffer, the ops of the forward whose copies read it.
+        direct: the copies whose results are read by an op of their segment, and not only by copies.
     """
 
     step: Step
@@ -116,7 +117,7 @@ class Reach:
                 last = []
                 for b in own:
                     for j in self.consumers.get(b, ()):
-                        if (j, k) in found:  # it reads a copy of i, however far up that is
+                        if (j, k) in found:  # (j, k) reads the copy of i, also beyond reach
                             at.append(found[j, k])
                             last.append(self.latest[j, k])
                             if origin[j, k] - i <= self.ops:
@@ -128,14 +129,14 @@ class Reach:
         return found
 
     def readers_again(self, i: OpId, k: int) -> list[OpId]:
-        """Returns the ops that read what op i makes if they run again in segment k."""
+        """Returns the ops whose copies in segment k read the results of op i."""
         own = [b for b in self.step.forms[i].creates if b in self.step.droppable]
         readers = {c for b in own for c in self.consumers.get(b, ())}
         return [c for c in sorted(readers) if (c, k) in self.earliest]
 
 
 class Program:
-    """The variables and constraints. `add_row` adds the limit at a moment."""
+    """The variables and constraints of the program. `add_row` limits the bytes at a moment."""
 
     def __init__(self, reach: Reach) -> None:
         self.reach, self.step = reach, reach.step
@@ -155,7 +156,7 @@ class Program:
         self.most = self.model.new_int_var(0, 1 << 50, "most")
 
     def _until(self) -> dict[BufferId, int]:
-        """Returns, by buffer, the last segment that may need it."""
+        """Returns, by droppable buffer, the last segment in which an op or a copy may read it."""
         last: dict[BufferId, int] = {}
         for b, k in self.reach.readers:
             last[b] = max(last.get(b, 0), k)
@@ -208,7 +209,7 @@ class Program:
 
     @cached_property
     def between(self) -> NDArray[np.int64]:
-        """By op, the bytes alive both before and after it that are not droppable."""
+        """By op, the bytes of buffers that are alive before and after it and are not droppable."""
         problem = self.step.problem
         change = np.zeros(len(problem.ops) + 2, np.int64)
         for b, i in enumerate(problem.maker):
@@ -245,7 +246,7 @@ class Program:
 
     def _forward_row(self, p: OpId) -> Row:
         problem = self.step.problem
-        # op p may write over what it reads, if no op of the backward reads that, too
+        # p may overwrite a buffer that it reads, unless the backward reads the buffer later
         over = {old for new, old in problem.ops[p].over if can_take(problem, new, old)}
         last = self.last_forward
         kept = [b for b in sorted(self.makers) if last[b] < p or (last[b] == p and b in over)]
@@ -260,38 +261,38 @@ class Program:
         return Row(self.curve[p] - saved, tuple(terms))
 
     def _term(self, b: BufferId, k: int, moment: Moment) -> Term | None:
-        """Returns the bytes of a buffer at a moment of segment k, None if it is never alive then.
+        """Returns the term of a buffer at a moment of segment k; None if it is never alive then.
 
-        It is alive if it is there by then, and read then or later: in this segment by an op or a
-        copy, or in a later segment.
+        The buffer is alive if it was kept or made before the moment, and is read at the moment or
+        later: by an op or a copy of this segment, or in a later segment.
         """
         if self.until[b] < k:
             return None
         p, i = moment
         later = self.kept.get((b, k + 1))
         reads = self.reach.readers.get((b, k), [])
-        read_late = any(r >= p for r in reads)  # a copy in front of p comes before p
+        read_late = any(r >= p for r in reads)  # p may be at the moment, or next
         there = [self.kept[b, k]]
         if (made := self._stands(self.makers[b], k, _up_to(moment, self.makers[b]))) is not None:
             there.append(made)
-        # of copies that read it: what tells that they run at this moment or later
+        # clauses that are true if a copy that reads the buffer runs at this moment or later
         pending: list[tuple[Literal, ...]] = []
         for j in self.reach.consumers.get(b, ()):
             if (again := self.again.get((j, k))) is not None:
-                ran = self._stands(j, k, _up_to(moment, j + 1))  # before the moment
+                ran = self._stands(j, k, _up_to(moment, j + 1))  # the copy ran before the moment
                 if ran is not again:
                     pending.append((again,) if ran is None else (again, ran.negated()))
         needed = [()] if read_late else [*pending, *([] if later is None else [(later,)])]
-        if any(r < p or (r == p and i == AT) for r in reads):  # who read it found it there
+        if any(r < p or (r == p and i == AT) for r in reads):  # read already: it was there
             clauses = tuple(needed)
         else:
             clauses = tuple((x, *n) for x in there for n in needed)
         return Term(self.step.problem.buffers[b].transient, clauses) if clauses else None
 
     def _stands(self, i: OpId, k: int, p: OpId) -> Literal | None:
-        """Returns whether the copy of op i in segment k stands in front of p or before.
+        """Returns a literal: the copy of op i in segment k runs just before op p or earlier.
 
-        A copy stands in front of its first reader. Returns None if it cannot stand there.
+        A copy runs just before its first reader. Returns None if the copy cannot run so early.
         """
         again, reach = self.again.get((i, k)), self.reach
         if again is None or reach.earliest[i, k] > p:
@@ -310,7 +311,7 @@ class Program:
         return self.stands[i, k, p]
 
     def add_row(self, moment: Moment, extra: Bytes = 0) -> None:
-        """Limits the live bytes at a moment by `most`, less `extra`."""
+        """Adds a constraint: the live bytes at a moment, plus `extra`, are at most `most`."""
         row = self.rows.setdefault(moment, self.row(moment))
         alive: list[Literal] = []
         sizes: list[Bytes] = []
@@ -342,7 +343,10 @@ class Program:
 
 
 def _up_to(moment: Moment, i: OpId) -> OpId:
-    """Returns the last op in front of which the copy of i has run at a moment, or runs then."""
+    """Returns the last op before which a copy of i, if it runs there, has run by a moment.
+
+    The copy that runs at the moment itself counts as having run.
+    """
     p, now = moment
     return p if i <= now else p - 1
 

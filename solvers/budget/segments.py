@@ -1,7 +1,7 @@
-"""Cuts the backward into segments where few temporary bytes are alive: between two layers, mostly.
+"""Cuts the backward into segments at moments with few temporary bytes, mostly between two layers.
 
-A copy serves the readers of one segment, or of several. So a segment should hold the backward of
-one part of the model: then what runs again for it is near its readers and soon gone.
+A segment should contain the backward of one part of the model. Then the copies in a segment are
+near their readers, and their results are soon freed.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from roam.core.lifetime import lifetimes
 from roam.core.problem import OpId, Problem
 
-OPS = 8  # of a segment, about
-MOST = 26  # segments: the program that chooses grows with them
+OPS = 8  # ops in a segment, about
+MOST = 26  # limit on the segments: the CP-SAT program grows with them
 
 
 def cut_backward(
@@ -40,7 +40,7 @@ def cut_backward(
 
 
 def temporary_bytes(problem: Problem, boundary: OpId) -> NDArray[np.int64]:
-    """Returns, by op, the bytes that the backward made before it, reads later, and frees."""
+    """Returns, by op, the bytes that the backward made before the op and frees after it."""
     change = np.zeros(len(problem.ops) + 1, np.int64)
     maker = problem.maker
     for b, (lower, upper) in enumerate(lifetimes(problem, range(len(problem.ops)))):

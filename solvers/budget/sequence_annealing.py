@@ -24,18 +24,18 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 ADD, REMOVE, MOVE = 0, 1, 2
-NEAR = 30  # places by which a random move shifts a run at most
-BEYOND = 6  # places, itself excluded, that an aimed move goes past its time
-LONGEST = 8  # most ops that one move copies together
-TRIES = 12  # draws to find a run that is alive at a time
+NEAR = 30  # limit on the places by which a random move shifts a run
+BEYOND = 6  # limit on the places beyond the aimed time to which a move may put a run
+LONGEST = 8  # limit on the ops that one move copies together
+TRIES = 12  # random draws to find a run whose result is alive at a given time
 
 
 class Graph(NamedTuple):
-    """Ops with one result each, and who reads whom; readers of one op are neighbours in `users`.
+    """Ops with one result each, and the ops that each reads.
 
     Attributes:
         size: by op, bytes of its result as a share of the limit.
-        cost: by op, its time in times of the mean op's.
+        cost: by op, its time as a multiple of the mean time of an op.
         reads_at, reads: the ops that op v reads are reads[reads_at[v]:reads_at[v + 1]].
     """
 
@@ -46,11 +46,11 @@ class Graph(NamedTuple):
 
 
 class Heat(NamedTuple):
-    """How an annealing cools down.
+    """The temperatures and the penalty of an annealing, in units of the mean cost of an op.
 
     Attributes:
-        hot, cold: the first and the last temperature, in mean costs of an op.
-        penalty: mean costs of an op per limit's worth of bytes above the limit, at one time.
+        hot, cold: the first and the last temperature.
+        penalty: the energy, at one time, of live bytes that exceed the limit by the limit itself.
     """
 
     hot: float
@@ -69,12 +69,13 @@ def measure(
         runs: runs[:count] is the sequence of ops.
         count: its length.
         latest: scratch, by op.
-        end: by time, set to the time of the last reader of the result of the run; at least its own.
-        live: by time, set to the share of the limit that is alive.
+        end: by time, set to the time at which the result of the run is last read, or to the time of
+            the run if its result is not read.
+        live: by time, set to the live bytes, as a share of the limit.
 
     Returns:
-        Whether every run finds what it reads; extra time in mean costs; the sum over time of bytes
-        above the limit, as shares of it; the highest share.
+        Whether the results that each run reads are made before it; the extra time in mean costs;
+        the bytes above the limit, as shares of the limit, summed over time; the largest share.
     """
     latest[:] = -1
     time = -float(len(graph.size))
@@ -148,15 +149,15 @@ def anneal(
 
     Args:
         graph: the ops.
-        start: a sequence in which every run finds what it reads.
-        heat: how it cools down.
+        start: a sequence in which every run comes after the runs whose results it reads.
+        heat: the temperatures and the penalty.
         work: limit on the runs and reads measured.
-        seed: of the random numbers; positive.
+        seed: the seed of the random numbers; positive.
 
     Returns:
-        Extra time in mean costs of the best sequence within the limit (inf if none was met); this
-        sequence; the lowest share of the limit that any sequence took; that sequence; the runs and
-        reads measured.
+        The extra time of the best sequence within the limit, in mean costs (inf if none was found);
+        this sequence; the lowest peak of any sequence, as a share of the limit; that sequence; the
+        runs and reads measured.
     """
     n = len(graph.size)
     most = 4 * n + len(start)
@@ -190,7 +191,7 @@ def anneal(
         draw = below(random, 8)
         new, kind, v, place = count, MOVE, -1, -1
         done += 20
-        if draw < 2:  # add a copy of what is alive at t, before its next reader
+        if draw < 2:  # add a copy of a run that is alive at t, before its next reader
             s = alive_at(end, t, random)
             if s < 0 or count + LONGEST > most:
                 continue
@@ -289,7 +290,7 @@ def reads_op(graph: Graph, v: int, u: int) -> bool:
 
 @compiled
 def next_reader(graph: Graph, runs: Ints, v: int, first: int, last: int) -> int:
-    """Returns the first time in [first, last] at which an op runs that reads v; last if none."""
+    """Returns the first time in [first, last] at which a reader of v runs; `last` if none does."""
     for t in range(first, last):
         if reads_op(graph, runs[t], v):
             return t
@@ -298,10 +299,11 @@ def next_reader(graph: Graph, runs: Ints, v: int, first: int, last: int) -> int:
 
 @compiled
 def collect(graph: Graph, runs: Ints, end: Ints, place: int, chain: Ints) -> int:
-    """Adds to chain[0] the ops whose results it needs, and that are no longer alive at `place`.
+    """Completes a chain of ops to copy at time `place`, which begins as the single op chain[0].
 
-    And what these need in turn, up to LONGEST ops; then sorts the chain, since ops are numbered in
-    an order that can run. Returns its length.
+    Adds the ops whose results the chain reads and that are no longer alive at `place`, up to
+    LONGEST ops. Then sorts the chain by the ops' numbers, which is an order in which they can run.
+    Returns the length of the chain.
     """
     links, k = 1, 0
     while k < links:
@@ -329,7 +331,10 @@ def listed(chain: Ints, links: int, u: int) -> bool:
 
 @compiled
 def reachable(graph: Graph, runs: Ints, s: int, target: int) -> int:
-    """Returns how far the run at time s can move towards `target` past no reader and no source."""
+    """Returns the time nearest to `target` to which the run at time s can move.
+
+    The run must not pass a reader of its result, nor a run whose result it reads.
+    """
     v = runs[s]
     t = s
     while t < target and not reads_op(graph, runs[t + 1], v) and runs[t + 1] != v:

@@ -6,7 +6,7 @@
              │                                                  └── needless copies dropped
              time bound, least bytes (`solvers/bound/priced_cut.py`)
 
-The Problem's ops make one buffer each, and read buffers of others. Nothing is written in place.
+Each op of the Problem makes one buffer and reads buffers of other ops. No op changes a buffer.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from roam.solvers.budget.sequence_annealing import Floats, Graph, Heat, Ints, an
 from roam.solvers.order.best_order import best_order
 from roam.solvers.work import Units, Work
 
-ORDER_SHARE = 0.25  # of the work, for the best order without copies
-BOUND_SHARE = 0.2  # of what is left then, for the bound
-SECONDS = 6.0  # of work, if nobody says how much
+ORDER_SHARE = 0.25  # part of the work for the search for the best order without copies
+BOUND_SHARE = 0.2  # part of the remaining work for the bound
+SECONDS = 6.0  # seconds' worth of work if the caller sets no limit
 A_RUN: Units = 2  # units of work to measure one run or read of a sequence; measured
-# first rounds explore from every start, later ones go on from the best sequence
+# the first annealings begin at every start, later ones at the best sequence
 FIRST = (Heat(2.0, 0.02, 70.0), Heat(5.0, 0.05, 200.0))
 LATER = (Heat(1.0, 0.01, 100.0), Heat(3.0, 0.03, 200.0), Heat(0.5, 0.005, 100.0))
-FAR = 1.03  # peak by the budget from which on a search goes down by stairs
-STAIR, LEAST_STAIR = 0.02, 0.001  # first and smallest step down, as shares of the peak
-STAIRS_SHARE = 0.6  # of the work that is left
-LEAST_ROUND, MOST_ROUND = 10**6, 5 * 10**8  # runs and reads that one annealing measures
+FAR = 1.03  # if the peak is above FAR x budget, the search lowers it stair by stair first
+STAIR, LEAST_STAIR = 0.02, 0.001  # first and smallest stair, as shares of the peak
+STAIRS_SHARE = 0.6  # part of the remaining work for the stairs
+LEAST_ROUND, MOST_ROUND = 10**6, 5 * 10**8  # limits on the runs and reads of one annealing
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def schedule(problem: Problem, budget: int, work: Work | None = None) -> Schedul
 
     Args:
         problem: ops with one result each, in the given order.
-        budget: bytes that may be alive at any moment.
-        work: limits the work of all searches together; that of SECONDS if left out.
+        budget: limit on the live bytes at any moment.
+        work: limits the work of all searches together; worth SECONDS if left out.
 
     Raises:
         BudgetError: no schedule keeps the budget, or none was found.
@@ -75,8 +75,9 @@ class _Search:
     """The best sequences so far.
 
     Attributes:
-        extra, runs: the best sequence within the budget, and its extra time in mean costs of an op.
-        low, low_runs: the smallest bytes of any sequence, as a share of the budget; the sequence.
+        extra, runs: the extra time of the best sequence within the budget, in mean costs of an op;
+            the sequence.
+        low, low_runs: the lowest peak of any sequence, as a share of the budget; the sequence.
     """
 
     def __init__(self, problem: Problem, budget: int, work: Work) -> None:
@@ -145,8 +146,8 @@ class _Search:
     def _climb_down(self, most: int) -> None:
         """Lowers the peak of the lowest sequence stair by stair, until it is within the budget.
 
-        From far above the budget no annealing gets there at once: it ends in a sequence that is a
-        little too high nearly everywhere.
+        If the peak is far above the budget, a single annealing does not reach the budget: it ends
+        with a sequence that is a little above the budget at nearly all times.
         """
         seed, stair, target = 1, STAIR, self.graph
         while self.low > 1 and stair > LEAST_STAIR and not self.work.is_over():
@@ -175,7 +176,7 @@ class _Search:
             self._offer(found)
 
     def _offer(self, runs: Ints) -> None:
-        """Keeps a sequence if it is the best so far, without copies that it can do without."""
+        """Removes copies that a sequence does not need, and keeps it if it is the best so far."""
         fits, extra, low = self._measure(runs)
         if low < self.low:
             self.low, self.low_runs = low, runs
@@ -196,14 +197,14 @@ class _Search:
             self.extra, self.runs = extra, runs
 
     def _measure(self, runs: Ints) -> tuple[bool, float, float]:
-        """Returns whether a sequence fits, its extra time, and its peak by the budget."""
+        """Returns whether a sequence fits, its extra time, its peak as a share of the budget."""
         valid, extra, above, peak = _measured(self.graph, runs)
         if len(runs) == len(self.given):
             extra = 0.0
         return valid and above <= 0, max(extra, 0.0), peak if valid else inf
 
     def _bound(self, order: list[OpId]) -> float:
-        """Returns the bound on the extra time, by moments that are too high in a good order."""
+        """Returns a lower bound on the extra time, by the moments above the budget in `order`."""
         curve = live_curve(self.problem, order, {})
         with self.work.share(BOUND_SHARE):
             return time_bound(self.problem, order, curve, self.budget, self.work).seconds

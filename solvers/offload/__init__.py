@@ -1,17 +1,17 @@
-"""When tensors go to a tier and come back, for one order of ops.
+"""Chooses which buffers move to a tier, and when they go and come back, for one order of ops.
 
-What leaves the device between forward and backward:
+Buffers that leave the device between the forward and the backward:
 
-movable     the buffers that may leave, and when at the earliest and latest
-timeline    one link to the tier and back: when each transfer begins and ends
-contenders  rules that choose what moves, from the literature
-swaps       a search for a better choice
-choose      the transfers that lower the peak and stall no op
-moved       the step with its transfers as ops
-bound       what no transfers without a stall can go below
+movable     finds the buffers that may leave, and the ops between which each may be away
+timeline    computes when each transfer begins and ends on a link to the tier and back
+contenders  rules from the literature that choose buffers
+swaps       a search for a better choice of buffers
+choose      chooses the transfers that lower the peak and stall no op
+moved       adds transfers to a step as ops
+bound       lower bounds on the peak and on the time of any transfers
 
-What stays in a tier between steps, as optimizers' states do:
+Buffers that stay in a tier between steps, such as optimizers' states:
 
-loads       one op each loads, changes and stores it; the problem without these transfers
-prefetch    loads start early enough, where memory allows
+loads       finds loads, each for one op, and leaves them out of the problem for other searches
+prefetch    starts each load early enough, if memory allows
 """

@@ -1,19 +1,20 @@
-"""What no transfers without a stall can go below, for one order of ops.
+"""Proves lower bounds for transfers: on the peak without a stall, and on the time of any mix.
 
-While an op runs, from s to e, let y be the bytes of each movable buffer that are absent. Memory is
-freed and taken between ops only. So whatever the schedule, with any buffer cut into any parts, what
-is absent was written after it was made and before s, and will be read after e and before it is
+The bound on the peak is for one order of ops. While an op runs, from second s to second e, let y be
+the bytes of each movable buffer that are absent from the device. Memory is freed and taken between
+ops only. So in any schedule, even if it cuts buffers into parts, the absent bytes of a buffer were
+written after the buffer was made and before s, and will be read after e and before the buffer is
 used. So for every time a and every time u
 
     sum of y over buffers made at a or later      <= write rate * (s - a)
     sum of y over buffers used again by u         <= read rate * (u - e)
 
-Each of the two families is nested, so that the most that fits into it is a minimum over the places
-where it may be cut:
+The sets of buffers in each family of constraints are nested. So the largest sum of y that a family
+allows is a minimum over k, the number of buffers that are absent as a whole:
 
     most = min over k of  sizes of the k first made  +  write rate * (s - made of the next one)
 
-and the same with reads. The step takes at least `live - most` during every op.
+and likewise for reads. While the op runs, at least `live - most` bytes are on the device.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from roam.core.machine import Bytes, Seconds
 from roam.solvers.offload.movable import Movable, Timed
 from roam.solvers.offload.timeline import Link
 
-HALVINGS = 6  # of the range in which the bound on time lies
+HALVINGS = 6  # how many times the interval with the bound on time is halved
 
 
 def least_live(step: Timed, movable: Sequence[Movable], link: Link) -> Bytes:
-    """Returns a lower bound on the peak, in bytes, of transfers that stall no op of this order."""
+    """Returns a lower bound, in bytes, on the peak with any transfers that stall no op."""
     starts, live = step.starts, step.live
     size = np.array([m.size for m in movable], np.float64)
     made = np.array([starts[m.made + 1] for m in movable])
@@ -41,7 +42,7 @@ def least_live(step: Timed, movable: Sequence[Movable], link: Link) -> Bytes:
     worst = 0.0
     for t in np.argsort(-live, kind="stable"):
         if live[t] <= worst:
-            break  # nothing is left that could raise it
+            break  # no further op can raise the bound
         absent = (last < t) & (t < following)
         write = _most(size[absent], link.write * (starts[t] - made[absent]))
         back = by_use[absent[by_use]]
@@ -51,7 +52,11 @@ def least_live(step: Timed, movable: Sequence[Movable], link: Link) -> Bytes:
 
 
 def _most(sizes: np.ndarray, room: np.ndarray) -> float:
-    """Returns the most bytes that fit: all, or those before some place and the room behind it."""
+    """Returns the largest sum that nested constraints allow.
+
+    The sum is at most the sizes of the first k buffers plus `room[k]`, for every k, and at most all
+    sizes together.
+    """
     before = np.concatenate([[0.0], np.cumsum(sizes)])
     return float(min(before[-1], (before[:-1] + room).min(initial=before[-1])))
 
@@ -64,24 +69,26 @@ def mixed_time_bound(
     link: Link,
     found: Seconds,
 ) -> Seconds:
-    """Returns extra seconds that no mix of copies and transfers goes below, in any order of ops.
+    """Returns a lower bound on the extra seconds of any mix of copies and transfers, in any order.
 
-    At a time t of a step of T seconds, what is absent was written before t and is read after it, so
-    it is at most
+    At second t of a step of T seconds, the absent bytes were written before t and are read after t.
+    So their number is at most
 
         min(write * t, read * (T - t))  <=  T * write * read / (write + read)
 
-    Whoever recomputes beside that, does so as if the limit were higher by those bytes. So the extra
-    time x is too short if recomputing alone needs more than x within the limit and what may be
-    absent in a step of `seconds + x`. The largest such x is found by halving.
+    With these bytes absent, the copies only have to keep a limit that is higher by as many bytes.
+    So x extra seconds are not enough if recomputation alone needs more than x for the limit that is
+    higher by the bytes that may be absent in a step of `seconds + x`. Halving finds the largest
+    such x.
 
     Args:
-        recomputing: takes a limit in bytes; returns seconds that recomputing alone needs at least.
-        limit: bytes that no moment may exceed.
-        seconds: of the step with neither.
-        movable: bytes of all that may move at all.
-        link: how fast.
-        found: extra seconds that suffice.
+        recomputing: takes a limit in bytes; returns a lower bound on the seconds that copies need
+            to keep it without transfers.
+        limit: transient bytes that no moment may exceed.
+        seconds: the time of the step without copies and transfers.
+        movable: bytes of all buffers that may move.
+        link: the rates of the link to the tier.
+        found: the extra seconds of a known mix that keeps the limit.
     """
     rate = 1 / (1 / link.write + 1 / link.read)
 

@@ -1,9 +1,9 @@
 """Chooses the transfers that lower the peak and stall no op.
 
-Each rule of contenders.py proposes a choice, and a search for swaps improves the best of them. The
-proposals are tried in the order of their peaks, and of the bytes that move if peaks are equal:
-buffers that the peak does not need stay on the device, since what is written wears a disk out. The
-first proposal that stalls no op in a simulation is returned.
+Each rule of contenders.py proposes a choice of buffers, and a search for swaps improves the best of
+them. From each choice, buffers are removed that need not move for the same peak, because writing
+wears out a disk. The choices are simulated in the order of their peaks, or of the bytes that move
+if peaks are equal. The first one that stalls no op is returned.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from roam.solvers.offload.moved import stall_with
 from roam.solvers.offload.swaps import swapped
 from roam.solvers.offload.timeline import Link, Transfer, peak_with, transfers
 
-CAUTION = 1.25  # planned time of a transfer by the time that was measured: rates differ by the run
-ROUNDING = 1e-9  # share of a step: a stall below it is an error of the arithmetic
+CAUTION = 1.25  # planned time of a transfer / its measured time: rates differ from run to run
+ROUNDING = 1e-9  # part of the step's seconds: a shorter stall is a rounding error
 
 
 def choose_moves(
@@ -31,12 +31,12 @@ def choose_moves(
     """Returns transfers that stall no op, in the order in which the buffers are made.
 
     Args:
-        step: the step, in the order that it will run in.
-        movable: what may leave.
-        link: how fast.
-        limit: bytes that are low enough; 0 to go as low as it goes.
-        caution: factor on the duration of transfers. Below 1, ops will wait for transfers, so that
-            more can leave.
+        step: the step, in the order in which it will run.
+        movable: the buffers that may leave.
+        link: the rates of the link to the tier.
+        limit: a peak, in bytes, that need not be lowered further; 0 for the lowest possible.
+        caution: factor on the duration of transfers. Below 1, more buffers can leave, and ops will
+            wait for them.
     """
     careful = link.slower(caution)
     proposed = [rule(step, movable, careful) for rule in RULES.values()]
@@ -46,7 +46,7 @@ def choose_moves(
         return max(peak, limit), sum(m.size for m in moved)
 
     proposed.append(swapped(step, movable, min(proposed, key=merit), careful, limit))
-    bare = stall_with(step, (), careful)  # for what moves anyway, such as loads of states
+    bare = stall_with(step, (), careful)  # stall of other transfers: loads of states
     for moved in sorted(proposed, key=merit):
         found = _needed(step, moved, careful, limit)
         if stall_with(step, found, careful) <= bare + ROUNDING * step.seconds:
@@ -55,9 +55,9 @@ def choose_moves(
 
 
 def _needed(step: Timed, moved: Sequence[Movable], link: Link, limit: Bytes) -> list[Transfer]:
-    """Returns the transfers of these buffers, without those that the peak does not need.
+    """Returns the transfers of these buffers, without those that do not lower the peak.
 
-    Those go first that are away for the shortest time.
+    Tries to remove the buffers first that are away for the shortest time.
     """
     kept, found = list(moved), transfers(step, moved, link)
     aim = max(limit, peak_with(step, found))

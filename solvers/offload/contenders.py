@@ -1,13 +1,14 @@
-"""Rules that choose what moves, from the literature. The best of all is taken, after simulation.
+"""Rules from the literature that choose the buffers to move. `choose` compares them.
 
-last_made_stays   everything moves, but for what would stall an op, the last made first
-prefix            SSDTrain: what is made before some moment moves (arXiv 2408.10013; its code's
+last_made_stays   all buffers move; while an op would stall, the buffer made last of those that
+                  stall an op stays
+prefix            SSDTrain: the buffers made before some moment move (arXiv 2408.10013; its code's
                   solve_num_adaptive_keep_layers)
-largest_first     torchtitan's sac_and_offload: the largest first, as long as there is room
-most_benefit      TERAIO (arXiv 2506.06472, algorithm 1): the most byte seconds above the aim for
-                  each second of the link
+largest_first     torchtitan's sac_and_offload: adds buffers, the largest first, if no op stalls
+most_benefit      TERAIO (arXiv 2506.06472, algorithm 1): adds the buffer that saves most byte
+                  seconds above an aim for each second of the link
 
-No rule but `prefix` returns what would stall an op; `first_made` is that without it.
+`prefix` may stall ops. `first_made` is `prefix` without the buffers that would stall an op.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from roam.solvers.offload.bound import least_live
 from roam.solvers.offload.movable import Movable, Timed
 from roam.solvers.offload.timeline import Link, late, live_with, transfers
 
-Moved = list[Movable]  # in the order in which they are made
+Moved = list[Movable]  # the buffers that move, in the order in which they are made
 Rule = Callable[[Timed, Sequence[Movable], Link], Moved]
 
 
 def last_made_stays(step: Timed, movable: Sequence[Movable], link: Link) -> Moved:
-    """Returns all that may leave, without those that would stall an op, the last made first."""
+    """Returns all buffers but those that stall an op: removes the last one made, one by one."""
     moved = list(movable)
     while stalling := late(step, transfers(step, moved, link)):
         moved.remove(stalling[-1].moved)
@@ -34,15 +35,16 @@ def last_made_stays(step: Timed, movable: Sequence[Movable], link: Link) -> Move
 
 
 def largest_first(step: Timed, movable: Sequence[Movable], link: Link) -> Moved:
-    """Returns what can leave without a stall beside all that is larger, or made earlier."""
+    """Returns the buffers chosen by size: the largest first, each if no op stalls with it."""
     return _added(step, sorted(movable, key=lambda m: (-m.size, m.made)), link)
 
 
 def most_benefit(step: Timed, movable: Sequence[Movable], link: Link) -> Moved:
-    """Returns what leaves if always that is next which lowers the most for its time on the link.
+    """Returns the buffers chosen by benefit for each second on the link, the largest first.
 
-    The benefit of a buffer is the integral, over the time for which it is away, of the bytes by
-    which the step then is less above the aim: the bound of all schedules.
+    The aim is the lower bound on the peak of all schedules. The benefit of a buffer, in byte
+    seconds, is the reduction of the live bytes above the aim, integrated over the time for which
+    the buffer is away.
     """
     aim = least_live(step, movable, link)
     seconds = np.diff(step.starts)
@@ -68,17 +70,21 @@ def most_benefit(step: Timed, movable: Sequence[Movable], link: Link) -> Moved:
 
 
 def prefix(step: Timed, scopes: Sequence[Sequence[Movable]], link: Link) -> Moved:
-    """Returns the buffers of the scopes before the first that SSDTrain would keep.
+    """Returns the buffers of all scopes before the first scope that SSDTrain would keep.
 
-    With s bytes and f seconds of the forward a scope, and F seconds of the whole forward, the first
-    scope k is kept, and so are all behind it, for which
+    Let scope j make s[j] bytes in f[j] seconds of the forward, and let the forward take F seconds.
+    The first scope k that is kept is the first one with
 
-        s of those before k, and twice that of k  >  write rate * (3 F - 2 * f of those before k)
+        s[0] + ... + s[k-1] + 2 s[k]  >  write rate * (3 F - 2 (f[0] + ... + f[k-1]))
 
-    It takes the backward for twice as long as the forward, and reads for free but for one.
+    The rule assumes that the backward takes twice as long as the forward, and that only one read
+    takes any time.
 
     Args:
-        scopes: what may leave, by layer or one by one, in the order in which they are made.
+        step: the step.
+        scopes: the buffers that may leave, grouped by layer or one by one, in the order in which
+            they are made.
+        link: the rates of the link to the tier.
     """
     forward = float(step.starts[step.boundary])
     moved: Moved = []
@@ -92,7 +98,7 @@ def prefix(step: Timed, scopes: Sequence[Sequence[Movable]], link: Link) -> Move
 
 
 def first_made(step: Timed, movable: Sequence[Movable], link: Link) -> Moved:
-    """Returns SSDTrain's prefix, one buffer a scope, without what would stall an op."""
+    """Returns `prefix` with each buffer as a scope, without the buffers that would stall an op."""
     return last_made_stays(step, prefix(step, [[m] for m in movable], link), link)
 
 
@@ -105,7 +111,7 @@ RULES: Mapping[str, Rule] = {
 
 
 def _added(step: Timed, found: Iterable[Movable], link: Link) -> Moved:
-    """Adds one buffer after another, but for those that would stall an op beside the others."""
+    """Returns the buffers of `found` that, added one after another, stall no op."""
     moved: Moved = []
     for m in found:
         moved = _with(step, moved, m, link)
@@ -113,6 +119,6 @@ def _added(step: Timed, found: Iterable[Movable], link: Link) -> Moved:
 
 
 def _with(step: Timed, moved: Moved, m: Movable, link: Link) -> Moved:
-    """Returns the buffers with a further one; without it if an op would stall."""
+    """Returns the buffers with m added, or without m if an op would stall."""
     more = sorted([*moved, m], key=lambda m: m.turn)
     return moved if late(step, transfers(step, more, link)) else more

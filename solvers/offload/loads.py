@@ -1,12 +1,13 @@
-"""Loads: persistent buffers, such as optimizer states, that stay in a tier between their uses.
+"""Finds the loads of a problem: persistent buffers that are in a tier until one op uses them.
 
-One op uses each of them. It is loaded in front of that op, and stored behind it if it was changed:
+An example are optimizer states. Such a buffer is loaded before the op that uses it, and stored
+again after this op if the op changes it:
 
     full problem   load.start ── load.wait ── fold ── store.start ── store.wait
     bare problem                              fold, with the loaded bytes as scratch space
 
-A search for an order need not see the transfers: beside their op is the place where they take the
-fewest bytes. `prefetch.py` moves them apart later, where that raises no peak.
+Searches for an order work on the bare problem, because the transfers take the fewest bytes right
+beside their op. `prefetch.py` moves them away from the op later, if that raises no peak.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ class Load:
 
     Attributes:
         buffer: the loaded buffer, on the device.
-        user: the only op that uses it.
-        loading: the start of the transfer to the device, and the wait for it.
-        storing: the same of the transfer back; empty if the op changes nothing.
+        user: the only op that uses the buffer.
+        loading: the start of the transfer to the device, and the wait for this transfer.
+        storing: the start of the transfer back, and the wait for it; empty if the op does not
+            change the buffer.
     """
 
     buffer: BufferId
@@ -43,9 +45,9 @@ class Bare:
     """A problem without the transfers of its loads.
 
     Attributes:
-        problem: the ops that are left; those that use a load have its bytes as scratch space.
-        ops: by op of that, the op of the full problem.
-        loads: by op of the full problem, what it loads.
+        problem: the bare problem. An op that uses a load has the loaded bytes as scratch space.
+        ops: by op of the bare problem, the op of the full problem.
+        loads: by op of the full problem, the loads of this op.
     """
 
     problem: Problem
@@ -53,7 +55,10 @@ class Bare:
     loads: Mapping[OpId, tuple[Load, ...]]
 
     def with_loads(self, order: Sequence[OpId]) -> list[OpId]:
-        """Returns an order of the full problem: that of the bare one, and transfers beside it."""
+        """Returns an order of the full problem: an order of the bare one with transfers added.
+
+        Each transfer is right beside the op that uses its buffer.
+        """
         found: list[OpId] = []
         for i in (self.ops[k] for k in order):
             loads = self.loads.get(i, ())
@@ -64,14 +69,14 @@ class Bare:
         return found
 
     def without_loads(self, order: Sequence[OpId]) -> list[OpId]:
-        """Returns the order of the bare problem that is in an order of the full one."""
+        """Returns an order of the full problem as one of the bare problem, without transfers."""
         number = {i: k for k, i in enumerate(self.ops)}
         return [number[i] for i in order if i in number]
 
     def proof(self, proof: Proof) -> Proof:
         """Returns a proof for the bare problem as one for the full problem.
 
-        The bytes alive at an op are no fewer there, whatever ran before.
+        It holds there, because at each op at least as many bytes are alive in the full problem.
         """
         match proof:
             case MustLive(op):
@@ -115,7 +120,7 @@ def without_loads(problem: Problem) -> Bare | None:
 
 
 def find_loads(problem: Problem) -> list[Load]:
-    """Returns the loads of a problem: none if a loaded buffer has several users."""
+    """Returns the loads of a problem. Returns none if several ops use one loaded buffer."""
     found: list[Load] = []
     for b, maker in enumerate(problem.maker):
         if maker is None or problem.ops[maker].lane is not Lane.COPY_IN:

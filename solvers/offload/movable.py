@@ -1,4 +1,4 @@
-"""The buffers of a step that may leave the device between the forward and the backward.
+"""Finds the buffers of a step that may leave the device between the forward and the backward.
 
 op        made ......... last        |        next ......... (end of the step)
           forward                    |        backward
@@ -19,16 +19,16 @@ from roam.core.lifetime import find_reuse, live_curve
 from roam.core.machine import MIB, Bytes, Seconds
 from roam.core.problem import BufferId, Home, Kind, OpId, Problem, Tier
 
-SMALLEST: Bytes = MIB  # below it, a transfer takes as long as it takes to start one
+SMALLEST: Bytes = MIB  # the transfer of a smaller buffer mostly takes the time to start it
 
 
 @dataclass(frozen=True)
 class Movable:
-    """A buffer that may leave.
+    """A buffer that may leave the device.
 
     Attributes:
         buffer: the buffer.
-        size: bytes.
+        size: its size in bytes.
         made: the op that makes it.
         last: the last op of the forward that uses it; `made` if none does.
         next: the first op of the backward that uses it.
@@ -42,20 +42,24 @@ class Movable:
 
     @property
     def turn(self) -> tuple[int, ...]:
-        """Sorts buffers as they are written: as they are made; of one op, first needed last."""
+        """Sort key for the order of writes.
+
+        Buffers are written in the order of the ops that make them. Of the buffers of one op, the
+        one that the backward needs last is written first.
+        """
         return self.made, -self.next, self.buffer
 
 
 @dataclass(frozen=True)
 class Timed:
-    """A step in program order, with what it takes.
+    """A step in program order, with the times of its ops and its live bytes.
 
     Attributes:
         problem: a forward and its backward.
         boundary: the first op of the backward.
-        starts: the second at which each op starts, and that at which the last one ends.
+        starts: the second at which each op starts, and the second at which the last op ends.
         live: bytes alive while each op runs.
-        elsewhere: names of the ops of transfers on other links.
+        elsewhere: names of the ops of transfers that use another link.
     """
 
     problem: Problem
@@ -71,13 +75,12 @@ class Timed:
         slower: float = 1.0,
         without: Collection[BufferId] = (),
     ) -> Timed:
-        """Returns a step.
+        """Returns the step of a Problem.
 
         Args:
             problem: a forward and its backward.
             boundary: the first op of the backward.
-            slower: seconds that ops take for each second that they cost. The step's Problem has the
-                costs that they take.
+            slower: factor on the costs of ops, also in the Problem of the step returned.
             without: buffers that do not count as alive.
         """
         if slower != 1.0:
@@ -99,11 +102,11 @@ class Timed:
     ) -> list[Movable]:
         """Returns the buffers that may leave, in the order in which they are made and written.
 
-        Leaves out what the user has or gets, what an op changes after it was made, and what is
+        Leaves out buffers that the user has or gets, buffers that an op changes later, and buffers
         smaller than `smallest`.
 
         Args:
-            smallest: bytes.
+            smallest: size in bytes of the smallest buffer that may leave.
             among: the only buffers that may leave; None for all.
         """
         problem = self.problem

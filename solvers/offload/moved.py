@@ -1,4 +1,4 @@
-"""A step with its transfers as ops, as edits write them, for simulators and pictures."""
+"""Adds transfers to a step as ops, for simulators and pictures."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from roam.solvers.simulate.step import simulate
 
 
 def with_transfers(step: Timed, found: Sequence[Transfer], tier: Tier = Tier.FILE) -> Problem:
-    """Returns the step with transfers: each starts and is waited for where it says.
+    """Returns the step with transfers as ops: a start and a wait, at the places of each transfer.
 
-    Of reads that start in front of the same op, that comes first which is needed first.
+    If several reads start before the same op, the one needed first starts first.
     """
     problem = step.problem
     names = [op.name for op in problem.ops]
@@ -33,6 +33,6 @@ def with_transfers(step: Timed, found: Sequence[Transfer], tier: Tier = Tier.FIL
 
 
 def stall_with(step: Timed, found: Sequence[Transfer], link: Link) -> Seconds:
-    """Returns the seconds for which ops wait in a simulation of the step with these transfers."""
+    """Returns the seconds for which ops wait for transfers, by a simulation of the step."""
     problem = with_transfers(step, found)
     return simulate(problem, range(len(problem.ops)), link, step.elsewhere).stall

@@ -1,12 +1,12 @@
-"""Moves the transfers of loads apart, so that ops run beside them.
+"""Moves the transfers of loads away from the ops that use them, so that other ops run meanwhile.
 
-    reads    [m ][v ]                    as late as they can, to be there in time
+    reads    [m ][v ]                    as late as possible, but in time for the fold
     ops      ------------- fold ---------------
-    writes                      [m ][v ]         as early as they can; waited for when they are over
+    writes                      [m ][v ]         as early as possible; waited for when they end
     memory   [................................)
 
-A load takes memory from the start of its read to the wait for its write. A read starts no earlier,
-and a write is waited for no later, than the limit on live bytes allows: then an op waits for it.
+A load takes memory from the start of its read to the wait for its write. If that exceeds the limit
+on live bytes, the read starts later or the wait comes earlier, and an op waits for the transfer.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from roam.solvers.offload.timeline import Link, ends, starts
 
 
 def prefetch(problem: Problem, bare: Bare, order: Sequence[OpId], link: Link) -> list[OpId]:
-    """Returns an order of a problem with its transfers apart, and a peak that is no higher.
+    """Returns an order with transfers started early and waited for late, and no higher peak.
 
     Args:
         problem: the full problem.
         bare: the problem without the transfers.
-        order: of the bare problem.
-        link: how fast the tier is.
+        order: an order of the bare problem.
+        link: the rates of the link to the tier.
     """
     ops = [bare.ops[k] for k in order]
     place = {i: t for t, i in enumerate(ops)}
@@ -47,8 +47,8 @@ def prefetch(problem: Problem, bare: Bare, order: Sequence[OpId], link: Link) ->
     reads_begin = starts(begins[uses][::-1], (link.delay + sizes / link.read)[::-1])[::-1]
     writes_end = ends(begins[uses + 1], link.delay + sizes / link.write)
 
-    reads: dict[int, list[OpId]] = defaultdict(list)  # starts, by place in the bare order
-    waits: dict[int, list[OpId]] = defaultdict(list)  # for writes
+    reads: dict[int, list[OpId]] = defaultdict(list)  # place in the bare order -> starts
+    waits: dict[int, list[OpId]] = defaultdict(list)  # place -> waits for writes
     earliest = latest = 0
     for load, use, size, reading, written in zip(
         loads, uses.tolist(), sizes.tolist(), reads_begin, writes_end, strict=True
@@ -67,7 +67,7 @@ def prefetch(problem: Problem, bare: Bare, order: Sequence[OpId], link: Link) ->
             waits[end].append(load.storing[1])
     found: list[OpId] = []
     for t, i in enumerate(ops):
-        found += waits[t] + reads[t]  # waits first: they free memory
+        found += waits[t] + reads[t]  # waits free memory, so they come first
         own = bare.loads.get(i, ())
         found += [load.loading[1] for load in own]
         found.append(i)
@@ -76,12 +76,12 @@ def prefetch(problem: Problem, bare: Bare, order: Sequence[OpId], link: Link) ->
 
 
 def _from(live: NDArray[np.int64], start: int, use: int, size: Bytes, limit: Bytes) -> int:
-    """Returns the first place from `start` on from which so many more bytes fit until `use`."""
+    """Returns the first place from `start` on from which `size` more bytes fit until `use`."""
     full = np.flatnonzero(live[start:use] + size > limit)
     return start + int(full[-1]) + 1 if full.size else start
 
 
 def _until(live: NDArray[np.int64], first: int, end: int, size: Bytes, limit: Bytes) -> int:
-    """Returns the last place up to `end` until which so many more bytes fit from `first` on."""
+    """Returns the last place up to `end` until which `size` more bytes fit from `first` on."""
     full = np.flatnonzero(live[first:end] + size > limit)
     return first + int(full[0]) if full.size else end

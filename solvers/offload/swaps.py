@@ -1,7 +1,8 @@
-"""Searches for a better choice of what moves: lets some buffers change sides, over and over.
+"""Searches for a better choice of buffers to move, by a local search.
 
-The rules of contenders.py decide once for each buffer. Where tensors are large and few, as in a
-model of few wide layers, other combinations fill the link better.
+A step of the search lets a few random buffers move that stayed, and stay that moved. The rules of
+contenders.py decide once for each buffer. If tensors are large and few, as in a model of few wide
+layers, other combinations use the link better.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from roam.solvers.offload.bound import least_live
 from roam.solvers.offload.movable import Movable, Timed
 from roam.solvers.offload.timeline import Candidates, Link, is_late
 
-TRIES = 20_000  # choices, of a tenth of a millisecond each: most are looked at,
-TRIES_A_PAIR = 5  # and this many for each pair of buffers
-MOST = 6  # buffers that change sides at a time
-NEAR = 0.005  # share of the bound: so close to it, the search ends
-Merit = tuple[Bytes, float]  # the peak, then the sum of squares of what is alive above the aim
+TRIES = 20_000  # limit on the choices tried, each of which takes a tenth of a millisecond
+TRIES_A_PAIR = 5  # limit on the choices tried for each pair of buffers
+MOST = 6  # limit on the buffers that change sides in a step of the search
+NEAR = 0.005  # the search ends if the peak is above its lower bound by this part of it
+Merit = tuple[Bytes, float]  # the peak; the squares of the live bytes above the aim, summed
 
 
 def swapped(
@@ -30,17 +31,17 @@ def swapped(
     link: Link,
     limit: Bytes = 0,
 ) -> list[Movable]:
-    """Returns a choice with a peak that is not above that of `moved`, and that stalls no op either.
+    """Returns a choice that stalls no op, with a peak no higher than that of `moved`.
 
-    Takes a step to any choice that is not worse. The squares tell which of two choices with the
-    same peak has fewer moments that are about as high.
+    Accepts each choice that stalls no op and whose `Merit` is no worse. Of two choices with the
+    same peak, the sum of squares prefers the one with fewer moments near the peak.
 
     Args:
-        step: the step, in the order that it will run in.
-        movable: what may leave, in the order in which it is made.
-        moved: some of that, without a stall.
-        link: how fast.
-        limit: bytes that are low enough.
+        step: the step, in the order in which it will run.
+        movable: the buffers that may leave, in the order in which they are made.
+        moved: the choice to begin with, which stalls no op.
+        link: the rates of the link to the tier.
+        limit: a peak, in bytes, that need not be lowered further.
     """
     candidates = Candidates.of(step, movable)
     aim = max(limit, least_live(step, movable, link))
@@ -65,7 +66,7 @@ def swapped(
 def _merit(
     step: Timed, candidates: Candidates, chosen: NDArray[np.bool_], link: Link, aim: Bytes
 ) -> Merit | None:
-    """Returns how good a choice is, less being better; None if it stalls an op."""
+    """Returns the merit of a choice, of which less is better; None if it stalls an op."""
     moved = candidates.some(chosen)
     places = moved.placed(step, link)
     if is_late(step, places).any():

@@ -1,8 +1,8 @@
-"""When transfers begin and end, on a link that writes in one queue and reads in another.
+"""Computes when transfers begin and end on a link that has one queue for writes and one for reads.
 
-Writes run as early as they can, in the order in which the buffers are made. Reads run as late as
-they can, in the order in which the buffers are needed. Both together leave the fewest bytes on the
-device at every moment, if no transfer may be cut into parts.
+Writes run as early as possible, in the order in which the buffers are made. Reads run as late as
+possible, in the order in which the buffers are needed. This leaves the fewest bytes on the device
+at every moment, if no transfer may be cut into parts.
 
     writes   [a ][b  ][c ]
     ops      ----------------|------------------
@@ -25,12 +25,12 @@ from roam.solvers.offload.movable import Movable, Timed
 
 @dataclass(frozen=True)
 class Link:
-    """A way to a tier and back.
+    """The rates of transfers to a tier and back.
 
     Attributes:
         write: bytes a second to the tier.
         read: bytes a second from the tier.
-        delay: seconds that each transfer takes beside.
+        delay: seconds that each transfer takes in addition.
         duplex: whether both directions run at their full rates at the same time.
     """
 
@@ -49,13 +49,13 @@ class Link:
 
 @dataclass(frozen=True)
 class Transfer:
-    """One buffer, there and back.
+    """The transfers of one buffer, to the tier and back.
 
     Attributes:
         moved: the buffer.
-        wait: the op in front of which the write is waited for; the number of ops if it ends behind
-            all of them.
-        start: the op in front of which the read starts.
+        wait: the op before which the write is waited for; the number of ops if the write ends
+            after all of them.
+        start: the op before which the read starts.
         written: second at which the write ends.
         reading: second at which the read starts.
     """
@@ -69,12 +69,7 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the transfers of some buffers begin and end, one entry a buffer. See `Transfer`.
-
-    Attributes:
-        wait, start: ops.
-        written, reading: seconds.
-    """
+    """The transfers of several buffers: the fields of `Transfer` as arrays, one entry a buffer."""
 
     wait: NDArray[np.int64]
     start: NDArray[np.int64]
@@ -87,8 +82,8 @@ class Candidates:
     """Buffers that may leave, in the order in which they are made, as arrays.
 
     Attributes:
-        size: bytes.
-        last, next: ops, as of a `Movable`.
+        size: the sizes in bytes.
+        last, next: the ops of `Movable`.
         made, used: seconds at which a buffer is made, and at which the backward first uses it.
     """
 
@@ -116,11 +111,10 @@ class Candidates:
         )
 
     def placed(self, step: Timed, link: Link) -> Places:
-        """Returns where the transfers run if all of these buffers move, and no other ones.
+        """Returns the transfers if all of these buffers move, and no others.
 
-        A read that would have to start before the backward begins starts with it, and may end too
-        late for the op that needs it. So may a read that would have to start before the write has
-        ended. `is_late` tells which.
+        No read starts before the backward begins, or before its write has ended. So a read may end
+        too late for the op that needs it: see `is_late`.
         """
         first = step.starts[step.boundary]
         written = ends(self.made, link.delay + self.size / link.write)
@@ -138,24 +132,26 @@ class Candidates:
 
 
 def ends(ready: NDArray[np.float64], took: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns when the jobs of a queue end.
+    """Returns the seconds at which the jobs of a queue end.
 
-    Each begins when it may, or when the one before is done.
+    A job begins at its second in `ready`, or when the job before it ends if that is later.
 
     Args:
-        ready: seconds from which on each may begin.
-        took: seconds that each takes.
+        ready: by job, the second from which on it may begin.
+        took: by job, how many seconds it takes.
     """
     done = np.cumsum(took)
     return done + np.maximum.accumulate(ready - (done - took))
 
 
 def starts(due: NDArray[np.float64], took: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns when the jobs of a queue start, as late as they can: `ends`, with time reversed.
+    """Returns the seconds at which the jobs of a queue start, if each starts as late as possible.
+
+    This is `ends` with time reversed.
 
     Args:
-        due: seconds at which each must have ended, the job that comes last first.
-        took: seconds that each takes.
+        due: by job, the second at which it must have ended. The job that runs last is first.
+        took: by job, how many seconds it takes.
     """
     return -ends(-due, took)
 
@@ -169,7 +165,7 @@ def transfers(step: Timed, moved: Sequence[Movable], link: Link) -> list[Transfe
 
 
 def is_late(step: Timed, found: Places | Transfer) -> NDArray[np.bool_]:
-    """Returns whether a transfer would stall an op: two uses are too close together."""
+    """Returns whether a transfer would stall an op: its buffer is needed before it can be back."""
     first = step.starts[step.boundary]
     late = found.reading < np.maximum(first, found.written)
     return np.logical_or(late, np.greater_equal(found.wait, found.start))
@@ -193,7 +189,7 @@ def peak_with(step: Timed, found: Sequence[Transfer]) -> Bytes:
 def _live(
     step: Timed, size: NDArray[np.int64], wait: NDArray[np.int64], start: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Returns the bytes alive while each op runs, if buffers are away between two ops each."""
+    """Returns the bytes alive while each op runs, if each buffer is away from `wait` to `start`."""
     away = wait < start
     change = np.zeros(len(step.live) + 1, np.int64)
     np.subtract.at(change, wait[away], size[away])

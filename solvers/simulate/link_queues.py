@@ -1,10 +1,10 @@
-"""Transfers on a link to a tier: each direction serves one queue, first in, first out.
+"""Simulates a link to a tier: each direction serves one queue of transfers, first in, first out.
 
-out    [a      ][b  ]              both directions at once, each at its own rate
+out    [a      ][b  ]              full duplex: both directions run at their own rates
 in            [c    ]
 
-out    [a      ~~~~~~][b  ]        half duplex: while both are busy, each has half the time
-in            [c ~~~~~~]           (~), as two threads have that share one disk
+out    [a      ~~~~~~][b  ]        half duplex: while both directions are busy, each runs at half
+in            [c ~~~~~~]           its rate (~), like two threads that share one disk
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Job = int  # number of a transfer, in the order in which they were queued
 
 @dataclass
 class _UnderWay:
-    """The job that a direction serves. Its end is later if the other direction gets busy."""
+    """The job that a direction is serving. Its end moves if the other direction gets busy."""
 
     job: Job
     end: Seconds
@@ -32,8 +32,8 @@ class LinkQueues:
 
     Attributes:
         duplex: whether both directions run at their full rates at the same time.
-        begin: by job, when its first byte moves; jobs that wait in their queue have none yet.
-        end: by job, when it is over; jobs that are not over have none yet.
+        begin: by job, the second at which it begins; without the jobs that still wait.
+        end: by job, the second at which it ends; without the jobs that have not ended.
     """
 
     duplex: bool = True
@@ -46,7 +46,7 @@ class LinkQueues:
     _under_way: dict[Lane, _UnderWay] = field(default_factory=dict)
 
     def put(self, lane: Lane, seconds: Seconds, now: Seconds) -> Job:
-        """Queues a job that takes so long on an idle link. `now` never goes back."""
+        """Queues a job that takes `seconds` on an idle link. `now` must not decrease over calls."""
         self._advance(now)
         job, self._jobs = self._jobs, self._jobs + 1
         self._queued[lane].append((job, seconds))
@@ -55,7 +55,7 @@ class LinkQueues:
         return job
 
     def wait(self, job: Job) -> Seconds:
-        """Returns when a job is over, if nothing is queued before then."""
+        """Returns the second at which a job ends, if no further job is queued before."""
         while job not in self.end:
             self._finish_first()
         return self.end[job]
@@ -73,7 +73,7 @@ class LinkQueues:
             self._serve(lane, done.end)
 
     def _serve(self, lane: Lane, now: Seconds) -> None:
-        """Begins the next job of a direction that is idle."""
+        """Begins the next job of a direction, which must be idle and have a job that waits."""
         job, seconds = self._queued[lane].popleft()
         self.begin[job] = now
         self._stretch(now, 2.0)
@@ -81,7 +81,7 @@ class LinkQueues:
         self._under_way[lane] = _UnderWay(job, now + seconds * (2.0 if busy else 1.0))
 
     def _stretch(self, now: Seconds, factor: float) -> None:
-        """Changes how long the other direction's job still takes, if the two share the link."""
+        """Multiplies the remaining time of running jobs by a factor, if the link is half duplex."""
         if not self.duplex:
             for other in self._under_way.values():
                 other.end = now + (other.end - now) * factor

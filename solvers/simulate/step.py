@@ -1,8 +1,8 @@
-"""Simulates a step whose buffers move to a tier and back: when what runs, and who waits for whom.
+"""Simulates a step whose buffers move to a tier and back: the times of ops, transfers and stalls.
 
-As in the engine (roam/runtime/transfers.py): the ops of the order run one after another. The start
-of a transfer only queues it, and each direction serves its queue by itself. The wait for a transfer
-blocks until that is over.
+The simulation works like roam/runtime/transfers.py. The ops of the order run one after another. The
+start of a transfer only queues it, and each direction of the link serves its queue while ops run.
+The wait for a transfer blocks until the transfer is over.
 
     ops    [f0   ][f1   ]s[f2   ]w.....[b2   ]        s: start of a write, w: wait for it
     out                   [h0        ]                .: stall
@@ -24,7 +24,7 @@ from roam.solvers.offload.timeline import Link
 from roam.solvers.simulate.link_queues import LinkQueues
 
 COPIES = (Lane.COPY_OUT, Lane.COPY_IN)
-START, WAIT = ".start", ".wait"  # how the two ops of a transfer end their common name
+START, WAIT = ".start", ".wait"  # endings of the names of a transfer's two ops
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Moving:
     """A transfer on the link.
 
     Attributes:
-        name: of its two ops, without their endings.
+        name: the common part of the names of its two ops.
         lane: the direction.
-        size: bytes.
-        queued: second at which its start ran.
-        begin: second at which its first byte moves.
-        end: second at which it is over.
-        stall: seconds for which the wait for it blocked.
+        size: the bytes that it moves.
+        queued: the second at which its start ran.
+        begin: the second at which its first byte moves.
+        end: the second at which it is over.
+        stall: the seconds for which the wait for it blocked.
     """
 
     name: str
@@ -52,13 +52,13 @@ class Moving:
 
 @dataclass(frozen=True, eq=False)
 class Timeline:
-    """When the ops of an order run, and their transfers.
+    """The times of an order's ops and of their transfers.
 
     Attributes:
-        begin: second at which each op of the order begins; of a wait, when it begins to block.
-        end: second at which each op ends.
+        begin: the second at which each op of the order begins; a wait begins when it blocks.
+        end: the second at which each op of the order ends.
         live: bytes alive on the device while each op runs.
-        transfers: in the order of their starts.
+        transfers: the transfers, in the order of their starts.
     """
 
     begin: NDArray[np.float64]
@@ -68,23 +68,23 @@ class Timeline:
 
     @property
     def seconds(self) -> Seconds:
-        """Of the whole step."""
+        """The time of the whole step."""
         return float(self.end[-1]) if len(self.end) else 0.0
 
     @property
     def stall(self) -> Seconds:
-        """Seconds for which waits blocked."""
+        """The seconds for which all waits blocked."""
         return sum(t.stall for t in self.transfers)
 
     @property
     def peak(self) -> Bytes:
-        """Bytes alive at the worst moment."""
+        """The bytes alive on the device at the worst moment."""
         return int(self.live.max(initial=0))
 
 
 @dataclass
 class _Started:
-    """A transfer whose start ran, and how many seconds its wait blocked."""
+    """A transfer whose start ran, and the seconds for which its wait blocked."""
 
     job: int
     op: Op
@@ -101,14 +101,14 @@ def simulate(
 ) -> Timeline:
     """Returns when each op of an order would run, by the costs of the ops and the rates of a link.
 
-    A transfer is a pair of ops with a copy lane whose names end in ".start" and ".wait", as edits
-    and captured graphs have them. It moves the largest buffer that its start touches.
+    A transfer is a pair of ops with a copy lane whose names end in ".start" and ".wait". It moves
+    the largest buffer that its start touches.
 
     Args:
-        problem: a step with transfers, or without any.
-        order: of its ops.
-        link: the way to the tier and back.
-        elsewhere: names of the ops of transfers on other links. They take no time here.
+        problem: a step, with or without transfers.
+        order: an order of its ops.
+        link: the rates of the link to the tier.
+        elsewhere: names of the ops of transfers that use another link. They take no time here.
 
     Raises:
         UnpairedTransferError: a wait comes before its start, or one of the two is missing.

@@ -1,12 +1,14 @@
-"""What PyTorch's `aot_eager` takes for a graph: the same operators, in program order.
+"""Finds out how much memory PyTorch's `aot_eager` takes for a graph, without running it.
 
-Its partitioner recomputes what Inductor would fuse, and nothing is written in place or placed.
+aot_eager runs the graph's operators in program order. Its partitioner lets the backward recompute
+what Inductor would fuse. No op writes over its input, and every op allocates its results.
 
-    lower bound     a minimum cut at the worst moment: what the partitioner may run again is free
-    partition       what it does run again, and the peak
+    lower bound     a minimum cut at the worst moment, if all that the partitioner may recompute
+                    were recomputed at no cost
+    partition       what the partitioner does recompute, and the peak
 
-The partition takes as long as compiling a small model (networkx looks for the cut), so it is only
-made if the bound is below what is known.
+To partition takes as long as to compile a small model (networkx searches for the cut), so it is
+done only if the lower bound is below the peak that roam has found.
 """
 
 from __future__ import annotations
@@ -38,17 +40,17 @@ class Partitioned:
     """A graph as aot_eager runs it.
 
     Attributes:
-        captured: the Problem of its parts.
-        again: the names of the forward's nodes that run again in the backward.
+        captured: the Problem of its forward and backward.
+        again: the names of the forward's nodes that the backward recomputes.
     """
 
     captured: Captured
     again: Collection[str]
 
     def peak(self, room: Bytes) -> Bytes:
-        """Returns transient bytes at its worst moment: no op writes over what it reads.
+        """Returns the peak, in transient bytes, if no op writes its result over an input.
 
-        room: bytes that other graphs take between forward and backward.
+        room: bytes that other graphs take between this graph's forward and its backward.
         """
         problem = with_room(self.captured, room).problem
         return max(live_curve(problem, range(len(problem.ops)), {}), default=0)
@@ -56,13 +58,13 @@ class Partitioned:
 
 @dataclass(frozen=True)
 class AotEager:
-    """Tells what aot_eager takes for one graph.
+    """Partitions one graph as aot_eager does.
 
     Attributes:
         joint: the graph as AOTAutograd made it.
-        truths: passes that correct what the graph says of its tensors.
+        truths: passes that correct the fake values of the graph's nodes.
         inputs, how: arguments of the partitioner.
-        read: reads the Problem off the parts of a graph.
+        read: reads the Problem off a forward and its backward.
     """
 
     joint: fx.GraphModule
@@ -75,7 +77,7 @@ class AotEager:
         """Partitions the graph as aot_eager does.
 
         Raises:
-            UnplannableError: nothing is known of the memory of its parts.
+            UnplannableError: the sizes of the graph's tensors are unknown.
         """
         graph = rewritten(self.truths, copied(self.joint))
         forward, backward = min_cut_rematerialization_partition(graph, self.inputs, **self.how)
@@ -84,13 +86,14 @@ class AotEager:
 
 
 def at_least(joint: fx.GraphModule, captured: Captured) -> Bytes:
-    """Returns bytes that aot_eager takes at least, by the moment that is worst without copies.
+    """Returns a lower bound, in bytes, on aot_eager's peak for a graph.
 
-    Returns 0 if its partitioner does not decide alone, because of checkpoints or other settings.
+    The bound is proven at one moment: the one with the most live bytes if nothing is recomputed.
+    Returns 0 if checkpoints of the user, or settings, also decide what is recomputed.
 
     Args:
         joint: a graph of a forward and its backward.
-        captured: the Problem of its parts.
+        captured: the Problem of the forward and the backward.
     """
     asked = any(n.meta.get("recompute") is not None for n in joint.graph.nodes)
     usual = config.ban_recompute_not_in_allowlist and config.ban_recompute_materialized_backward
@@ -108,15 +111,15 @@ def _runs(node: fx.Node) -> bool:
 
 
 def _recomputable(joint: fx.GraphModule) -> set[str]:
-    """Returns the names of the forward's nodes that the partitioner may run again.
+    """Returns the names of the forward's nodes that the partitioner may recompute.
 
-    It does not run again what it does not know to be fusible, or what an op of the backward reads
-    with which it cannot be fused.
+    The partitioner recomputes only ops that it knows to be fusible. It does not recompute a result
+    that an op of the backward reads, if the two ops cannot be fused.
     """
     types = get_default_op_list()
 
     def is_materialized(node: fx.Node) -> bool:
-        names = [node]  # it and its views
+        names = [node]  # the node and its views
         for name in names:
             for user in name.users:
                 fuses = types.is_fusible(name) and types.is_fusible(user)

@@ -1,15 +1,15 @@
-"""Keeps a graph within a byte budget: chooses what runs again, adds it, plans, and looks again.
+"""Keeps a graph within a byte budget: chooses the ops to recompute, adds their copies, plans again.
 
     joint graph ── partition, capture, plan ── within the limit? done
          ^                                        │ no
          └── copies added to the joint graph ── choose (solvers/budget) on the Problem
              (passes/recompute_copies)
 
-The graphs of a model are compiled one by one and share the budget:
+The graphs of a model are compiled one by one and share the budget. The bytes left to a graph are
 
-    a share    of what this graph and those before it would take without a budget,
-               less what those before it hold
-    a size     less what those before it hold, and less their parameters and states
+    for "60%"      that share of what this graph and the graphs before it would take without a
+                   budget, less what the graphs before it hold
+    for "12GiB"    that size, less what the graphs before it hold, parameters and states included
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from roam.passes.geometry import renew_views
 from roam.passes.pipeline import copied
 from roam.planner import Settings, plan
 
-AsideOf = Callable[[Problem], Beside]  # what other graphs take beside the one of a Problem
+AsideOf = Callable[[Problem], Beside]  # Problem of a graph -> what other graphs take beside it
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class Fitted:
 
     Attributes:
         joint: the graph with the copies.
-        limit: the most bytes that the plan may take. If other graphs follow, a plan may be above
-            its limit: a share is of the whole step, of which more is to come.
-        beside: bytes that other graphs held beside it.
-        plan: the plan of it.
+        limit: the most bytes that the plan may take. A plan may be above its limit if the budget is
+            a share and other graphs follow: what the whole step takes is not known yet.
+        beside: bytes that other graphs held when this graph was compiled.
+        plan: the plan of `joint`.
         recomputed: what the copies cost and save.
-        unlimited: what the graph takes without copies.
+        unlimited: the bytes that the graph takes without copies.
         moved: the graph's transfers; None if nothing moves.
     """
 
@@ -82,20 +82,20 @@ def fit(
     Args:
         joint: a graph of a forward and its backward.
         name: the name of the graph, for errors.
-        budget: the user's.
-        trial: partitions a graph and reads the Problem off its parts. May change the graph.
+        budget: the user's budget.
+        trial: partitions a graph and reads the Problem off the parts. May change the graph.
         settings: how to plan.
-        costs: estimates ops that the graph does not have; None if nobody asked what ops cost.
-        beside: tells what other graphs of the step take.
-        others_follow: whether other graphs run before the backward of this one. Nothing is known
-            of them yet, so it saves little if it can (`Searches.beside_others`). A share is of
-            what the whole step takes: a graph that cannot keep it by itself takes as little as it
-            can, and its backward, before it runs, looks whether the step keeps it.
+        costs: estimates the seconds of ops that the graph does not have; None if no cost is wanted.
+        beside: returns what other graphs of the step take.
+        others_follow: whether other graphs run between the forward and the backward of this one.
+            Nothing is known of them yet, so this graph saves few bytes for its backward
+            (`Searches.beside_others`). If the budget is a share and this graph alone cannot keep
+            it, the graph takes as little as it can; its backward checks the budget again.
         mover: moves tensors to a tier; None if nothing may move.
 
     Raises:
-        BudgetError: no copies were found with which the plan is within the budget, or nothing is
-            known of the graph's memory.
+        BudgetError: no copies were found with which the plan is within the budget, or the sizes of
+            the graph's tensors are unknown.
     """
     renew_views(joint.graph)
     captured = trial(copied(joint))
@@ -127,14 +127,15 @@ def fit(
     later = others_follow and budget.of is Of.SHARE
     if mix is None or (mix.plan.peak > limit and not later):
         raise _refusal(mixes, budget, limit, name, others)
-    bound = mixes.bound(limit, mix.extra) if seconds else 0.0  # else nobody knows what ops cost
+    # without costs of ops there is no bound on the extra time
+    bound = mixes.bound(limit, mix.extra) if seconds else 0.0
     modules = () if mix.copies is None else by_module(mix.copies)
     told = replace(told, bound=bound, modules=modules)
     return Fitted(mix.joint, limit, others.now, mix.plan, told, unlimited, mix.moved)
 
 
 def _refusal(mixes: Mixes, budget: Budget, limit: Bytes, name: str, others: Beside) -> BudgetError:
-    """Returns the error for a budget that cannot be kept, with the smallest peak that is found."""
+    """Returns the error for a budget that cannot be kept, with the smallest peak that was found."""
     problem = mixes.search.captured.problem
     persistent = problem.persistent + others.now + others.persistent
     found = mixes.smallest

@@ -1,7 +1,8 @@
-"""Reads off a joint graph what may run again, and writes a choice of copies into it.
+"""Finds the ops of a joint graph that may be recomputed, and adds a choice of copies to the graph.
 
-joint graph ── Problem, and which node is which op ── what may run again (`Step`)
-joint graph with copies ── passes/recompute_copies ── a choice of copies (`Copies`)
+joint graph ──► Problem, and the node of each op ──► ops that may be recomputed (`Step`)
+                                                        │ choose (solvers/budget)
+joint graph with copies ◄── passes/recompute_copies ◄── copies (`Copies`)
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from roam.passes.replays import replay_of
 from roam.passes.save_bases import SaveBases
 from roam.planner import Copies, Copy, Form, Step, cut_backward, usual_forms
 
-ALWAYS_KEPT = 20_000  # a tensor below this part of the peak is always kept
-A_BYTE: Seconds = 1e-10  # of traffic, where nobody knows what ops cost: less is better
+ALWAYS_KEPT = 20_000  # a tensor of less than 1 / 20,000 of the peak is always kept
+A_BYTE: Seconds = 1e-10  # cost of a byte read or written, if the costs of ops are unknown
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class BudgetGraph:
 
     Attributes:
         joint: the graph.
-        captured: the Problem, and the nodes and buffers that its ops and buffers stand for.
-        costs: estimates ops that the graph does not have; None if nobody asked what ops cost.
-        peak: of a plan without a budget, bytes.
+        captured: the Problem, and the node of each op and the tensors of each buffer.
+        costs: estimates the seconds of ops that the graph does not have; None if no cost is wanted.
+        peak: the peak of a plan without a budget, in bytes.
     """
 
     joint: fx.GraphModule
@@ -71,7 +72,7 @@ class BudgetGraph:
 
     @cached_property
     def step(self) -> Step:
-        """The step, with what may run again and how."""
+        """The step, with the ops that may be recomputed and the form in which each is."""
         problem, boundary = self.captured.problem, self.boundary
         nodes = {n.name: n for n in self.joint.graph.nodes}
         usual = usual_forms(problem, boundary)
@@ -100,7 +101,7 @@ class BudgetGraph:
                 forms[i] = usual[i]
         saved = {b for op in problem.ops[boundary:] for b in op.touches}
         for i in [i for i, form in forms.items() if {*form.reads} & (pinned - saved)]:
-            del forms[i]  # it would make a checkpoint()'s ops run again, too
+            del forms[i]  # would make ops of the user's checkpoint() run again, too
         if not any(op.cost for op in problem.ops):
             for i, form in forms.items():
                 traffic = sum(problem.buffers[b].size for b in (*form.reads, *form.creates))
@@ -110,7 +111,7 @@ class BudgetGraph:
         return Step(problem, boundary, forms, starts, smallest, frozenset(pinned))
 
     def _pointwise(self, nbytes: Bytes) -> Seconds:
-        """Returns the estimated time of pointwise ops that read and write so many bytes."""
+        """Returns the estimated time of pointwise ops that read and write `nbytes` bytes."""
         work = {0: OpWork(self.captured.device.type, nbytes)}
         found = {} if self.costs is None else self.costs.estimated(work)
         return found[0].seconds if found else 0.0
@@ -144,9 +145,14 @@ class BudgetGraph:
 def _places(
     copies: Copies, known: Callable[[OpId], fx.Node], graph: fx.Graph
 ) -> dict[Copy, fx.Node]:
-    """Returns the node that each copy stands in front of, the copies in the order of the graph.
+    """Returns the node in front of which each copy stands; the copies are in the graph's order.
 
     The joint graph may have another order than the backward that was partitioned from it.
+
+    Args:
+        copies: the choice of copies.
+        known: returns the node of an op.
+        graph: the joint graph.
     """
     position = {node: n for n, node in enumerate(graph.nodes)}
     made = copies.step.problem.maker
@@ -156,14 +162,15 @@ def _places(
         i = made[b]
         assert i is not None
         readers[i, k].append(reader)
-    for i, k in sorted(readers, reverse=True):  # whoever reads a copy is a later op, or of the end
+    # the readers of a copy have their place already: copies of later ops, or ops of the backward
+    for i, k in sorted(readers, reverse=True):
         nodes = (before[r] if isinstance(r, tuple) else known(r) for r in readers[i, k])
         before[i, k] = min(nodes, key=position.__getitem__)
     return dict(sorted(before.items(), key=lambda c: (position[c[1]], c[0])))
 
 
 def by_module(copies: Copies) -> tuple[Again, ...]:
-    """Returns what runs again and what is not kept, by module, the most expensive first."""
+    """Returns, by module, the ops that run again and the bytes not kept; the costliest first."""
     step, problem = copies.step, copies.step.problem
     ops: dict[str, list[float]] = defaultdict(list)
     for p in copies.placed:
@@ -182,7 +189,7 @@ def by_module(copies: Copies) -> tuple[Again, ...]:
 
 
 def reordered(captured: Captured, order: Sequence[OpId]) -> Captured:
-    """Returns the same, with another order as the program order of the Problem."""
+    """Returns `captured` with `order` as the program order of its Problem."""
     return replace(
         captured,
         problem=captured.problem.in_order(order),
@@ -192,9 +199,9 @@ def reordered(captured: Captured, order: Sequence[OpId]) -> Captured:
 
 
 def with_room(captured: Captured, room: Bytes) -> Captured:
-    """Returns the same, as if other graphs took `room` bytes between forward and backward.
+    """Returns `captured`, as if other graphs took `room` bytes between forward and backward.
 
-    They are scratch space of the op that stands for the tangents, the first one of the backward.
+    The bytes are counted as scratch space of the backward's first op, which makes the tangents.
     """
     if not room:
         return captured

@@ -1,7 +1,8 @@
-"""Searches for the copies with which a joint graph keeps within a limit, and plans each choice.
+"""Searches for the copies that keep a joint graph within a limit, and plans each choice of copies.
 
-The choice counts live bytes in program order. The plan's order is mostly better and its layout may
-be worse, so the limit of the choice is moved by the difference, and the choice made again.
+A choice is made by the live bytes in program order. The peak of its plan differs: the planned order
+is mostly better, and the layout may waste bytes. So the limit of the next choice is raised or
+lowered by the difference.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from roam.lowering.aten.footprint import Unlimited
 from roam.passes.pipeline import copied
 from roam.planner import Choice, Copies, Limits, choose, smallest_peak
 
-ROUNDS = 5  # choices that are planned
-# a graph that others follow may save an eighth of a size: nobody knows how many follow
+ROUNDS = 5  # limit on the choices that are planned
+# A graph that other graphs follow may save 1 / OTHERS of a budget in bytes for its backward. How
+# many graphs follow is not known.
 OTHERS = 8
 SLACK = 0.02  # share of the limit that a plan may leave unused before another choice is tried
 Trial = Callable[[fx.GraphModule], Captured]
-Planner = Callable[[fx.GraphModule], Plan]  # of a joint graph, which it does not change
+Planner = Callable[[fx.GraphModule], Plan]  # plans a joint graph without changing it
 
-Graphs = tuple[BudgetGraph, BudgetGraph]  # in program order, and in the planned order
+Graphs = tuple[BudgetGraph, BudgetGraph]  # one graph in program order, and in the planned order
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class _Found:
     """A choice that was planned in this process.
 
     Attributes:
-        graph: 0 if it is of program order, 1 if it is of the planned order.
-        peak: of its plan, bytes.
+        graph: which of `Graphs` the choice was made for.
+        peak: the peak of the choice's plan, in bytes.
         choice: the copies.
     """
 
@@ -60,18 +62,19 @@ class _Found:
 class Searches:
     """Searches for the copies of one graph.
 
-    `room` is the bytes that other graphs are taken to need between the graph's forward and its
-    backward. They count on top of what the graph saves, so a choice with more room saves less.
+    `room` is an assumption: the bytes that other graphs need between this graph's forward and its
+    backward. These bytes count on top of what this graph saves, so the more room is assumed, the
+    less a choice saves.
 
     Attributes:
         joint: the graph without copies.
-        captured: its Problem.
-        first: the plan of that.
-        trial: partitions a graph and reads the Problem off its parts.
+        captured: the Problem of `joint`.
+        first: the plan of `captured`.
+        trial: partitions a graph and reads the Problem off the parts.
         plan_of: plans a Problem.
-        costs: estimates ops that the graph does not have.
-        plans: by fingerprint, the plans that were made.
-        captures: by graph with copies, the Problem of its parts.
+        costs: estimates the seconds of ops that the graph does not have.
+        plans: by fingerprint of a Problem, the plan that was made of it.
+        captures: by graph with copies, its Problem.
         known: by room, what `graphs` returned.
     """
 
@@ -88,7 +91,7 @@ class Searches:
     def graphs(self, room: Bytes) -> Graphs:
         """Returns the graph in program order, and in the planned order.
 
-        Program order may need more by itself than the order that was planned.
+        The planned order may need fewer bytes before any copy is added.
         """
         if room not in self.known:
             captured, peak = with_room(self.captured, room), self.first.peak + room
@@ -108,14 +111,17 @@ class Searches:
         return self.plans[problem.fingerprint]
 
     def cheapest(self, limit: Bytes, room: Bytes = 0) -> Best | None:
-        """Returns the cheapest choice that is found within the limit; its plan has no room."""
+        """Returns the cheapest choice found whose peak with `room` is within `limit`.
+
+        The plan returned is one without room. Returns None if no choice is found.
+        """
         graphs = self.graphs(room)
         key = graphs[0].captured.problem.fingerprint
         best = _cheapest(graphs, key, limit, lambda edited: self.planned(edited, room))
         return best if best is None or not room else replace(best, plan=self.planned(best.joint))
 
     def smallest(self, room: Bytes = 0) -> Best:
-        """Returns the choice with the smallest peak that is found, whatever it costs."""
+        """Returns the choice with the smallest peak that the search finds, at any cost."""
         graph = self.graphs(room)[1]
         low = smallest_peak(graph.step).copies
         edited = graph.edited(low)
@@ -124,13 +130,14 @@ class Searches:
     def beside_others(self, budget: Budget, limit: Bytes, unlimited: Unlimited) -> Best:
         """Returns a choice for a graph, if other graphs run between its forward and its backward.
 
-        Tried in turn, until one is found:
+        Searches with one aim after another, until a choice is found:
 
-        1. the graph saves its part: `1 / OTHERS` of a size, or the share of what it saves without
-           a budget
-        2. for a share: its own peak is within the limit, whatever it saves
-        3. for a share: it saves its part, and its peak is the smallest that is found
-        4. it saves as little as is found
+        1. The graph's peak is within the limit, and it saves no more than its part: 1 / OTHERS of a
+           budget in bytes, or the budget's share of what the graph saves without a budget.
+        2. If the budget is a share: the graph's peak is within the limit, whatever it saves.
+        3. If the budget is a share: the graph saves no more than its part, and its peak is no
+           higher than the smallest found.
+        4. The graph saves as little as possible.
         """
         shares = budget.of is Of.SHARE
         saved = int(budget.amount * unlimited.left) if shares else limit // OTHERS
@@ -143,11 +150,11 @@ class Searches:
         return best or self.smallest(self.first.peak)
 
 
-_FOUND: dict[str, list[_Found]] = {}  # by fingerprint of the Problem without copies
+_FOUND: dict[str, list[_Found]] = {}  # fingerprint of a Problem without copies -> its choices
 
 
 def _cheapest(graphs: Graphs, key: str, limit: Bytes, planned: Planner) -> Best | None:
-    """Returns the cheapest choice that is found, or was found before in this process.
+    """Returns the cheapest choice within the limit, found now or earlier in this process.
 
     key: the fingerprint of the Problem without copies.
     """
@@ -157,7 +164,7 @@ def _cheapest(graphs: Graphs, key: str, limit: Bytes, planned: Planner) -> Best 
         if best is None and (best := search(graph, limit, planned)) is not None:
             known.append(_Found(n, best.plan.peak, best.copies.choice))
     for found in known:
-        if found.peak <= limit:  # a plan for a budget is one for each larger budget
+        if found.peak <= limit:  # a choice for a smaller budget also fits into this one
             graph = graphs[found.graph]
             copies = Copies.of(graph.step, found.choice)
             if best is None or copies.cost < best.copies.cost:
@@ -176,7 +183,7 @@ def search(
         graph: the graph without copies.
         limit: bytes.
         planned: plans a graph with copies.
-        limits: how far each choice is searched for.
+        limits: limits on the search for each choice.
     """
     best: Best | None = None
     target, relaxed = limit, False

@@ -1,4 +1,4 @@
-"""Traces what an operator is made of, by PyTorch's own decompositions."""
+"""Traces the simpler operators of which an operator consists, by PyTorch's own decompositions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def parts(node: fx.Node) -> fx.Graph | None:
         traced = make_fx(call, decomposition_table=_table())(*map(value, operands))
     graph: fx.Graph = traced.graph
     kinds = {n.op for n in graph.nodes}
-    again = any(n.target is node.target for n in graph.nodes)  # a decomposition may decline
+    # some decompositions trace to the op itself
+    again = any(n.target is node.target for n in graph.nodes)
     return graph if kinds <= {"placeholder", "call_function", "output"} and not again else None
 
 
@@ -41,6 +42,6 @@ def _table() -> dict[Any, Any]:
 
 
 def _is_known(node: fx.Node) -> bool:
-    """Returns whether a node returns one tensor of known sizes."""
+    """Returns whether a node returns a single tensor, whose sizes are numbers."""
     found = value(node)
     return isinstance(found, Tensor) and all(isinstance(n, int) for n in found.shape)

@@ -1,8 +1,10 @@
-"""A captured graph whose joint graph is edited before it is partitioned, to take less memory.
+"""Edits the joint graph of a captured graph before it is partitioned, so that it takes less memory.
 
-with a tier                  tensors move to it and back (KeptOffload)
-with a budget                and ops run again, until it is kept (KeptBudget)
-without either               ops run again that hardly cost time (FreeRecompute)
+the user gave         edits of the joint graph
+a tier                tensors move to the tier and back                          KeptOffload
+a budget              ops are recomputed, and tensors move to a tier if there
+                      is one, until the budget is kept                           KeptBudget
+neither               ops are recomputed that cost next to no time               FreeRecompute
 """
 
 from __future__ import annotations
@@ -36,13 +38,13 @@ from roam.planner import Step, plan
 
 @dataclass(frozen=True)
 class Read:
-    """What was read off the graphs when they were compiled, for their first run.
+    """What was read off the graphs when they were compiled, so that the first run need not.
 
     Attributes:
-        folds: the gradients that were taken to be folded.
+        folds: the gradients that the first run was expected to fold.
         parts: forward and backward without folds; None without a backward.
-        roots: the graphs.
-        captured: the Problem of them.
+        roots: the graphs that were read, with their folds.
+        captured: the Problem of `roots`.
         measured: by node, its scratch space.
         costs: by node, its cost.
     """
@@ -55,26 +57,26 @@ class Read:
     costs: dict[fx.Node, Cost]
 
     def is_of(self, folds: Folds, numbers: Numbers) -> bool:
-        """Returns whether a run has these folds, and no sizes that only a run knows."""
+        """Returns whether a run has the same folds, and no symbolic sizes."""
         return self.folds == folds and not numbers.symbols
 
 
 @dataclass
 class EditedGraph(PartitionedGraph):
-    """A captured graph, and what was chosen to be edited of it.
+    """A captured graph, and the edits that were chosen for it.
 
     Attributes:
-        driver: tells which gradients a run will fold; None until the graph is compiled.
-        runs: whether the step will run.
-        example_inputs: what the graph is compiled with, while it is.
-        kept: keeps the graph within the user's budget; None without one.
-        offload: moves tensors to the user's tier; None without one.
-        searches: whether to search for what may run again without a budget; not for a graph that
+        driver: knows which gradients a run will fold; None until the graph is compiled.
+        runs: whether the step will run; if not, it is only planned.
+        example_inputs: the inputs that the graph is compiled with; empty afterwards.
+        kept: keeps the graph within the user's budget; None without a budget.
+        offload: moves tensors to the user's tier; None without a tier.
+        searches: whether to choose ops to recompute even without a budget. False for a graph that
             is captured and not planned.
-        free: chooses what runs again without a budget; None if nothing does.
-        early: what was read of the graphs to choose that.
+        free: chooses these ops; None if none are to be chosen.
+        early: the read of the edited graphs that was made to choose the ops; None once it is used.
         joint: the joint graph of a step that is planned offline, without a budget.
-        seen: how fast the graph and the tier are, as steps by an earlier plan showed.
+        seen: the speed of the graph and the tier in steps by an earlier plan.
     """
 
     driver: Driver | None = None
@@ -89,11 +91,11 @@ class EditedGraph(PartitionedGraph):
     seen: Measured | None = None
 
     def prepare_edits(self, driver: Driver, example_inputs: Sequence[Any]) -> None:
-        """Looks at the options to see what may be edited.
+        """Decides by the options which edits are made, before the graph is compiled.
 
         Args:
-            driver: tells which gradients a run will fold, and what other graphs hold.
-            example_inputs: what the graph is compiled with.
+            driver: knows which gradients a run will fold, and what other graphs hold.
+            example_inputs: the inputs that the graph is compiled with.
 
         Raises:
             TierError: the user's tier cannot be used.
@@ -103,7 +105,7 @@ class EditedGraph(PartitionedGraph):
         if (folder := self.options.states) is not None:
             self.states = FileTier.of(folder)
             if self.runs:
-                self.costs = OpCosts(measure=True)  # tells how early a state has to be fetched
+                self.costs = OpCosts(measure=True)  # to fetch each state early enough
         if (budget := self.options.budget) is not None:
             self.kept = KeptBudget(self.graph, budget, driver, self.settings)
         if (asked := self.options.activations) is not None:
@@ -118,11 +120,11 @@ class EditedGraph(PartitionedGraph):
 
     @property
     def watch(self) -> StepWatch | None:
-        """Compares steps with what was planned of their transfers; None without transfers."""
+        """Compares the measured transfers of steps with the plan; None without transfers."""
         return None if self.offload is None else self.offload.watch
 
     def forget_inputs(self) -> None:
-        """Forgets what the graph was compiled with: parameters, that must not live on here."""
+        """Drops the example inputs, so that this object keeps no parameters alive."""
         self.example_inputs = ()
 
     def edited(
@@ -131,15 +133,15 @@ class EditedGraph(PartitionedGraph):
         take: Callable[[fx.GraphModule], None],
         other: AotEager | None = None,
     ) -> fx.GraphModule:
-        """Returns the graph with what moves to a tier, and what runs again.
+        """Returns the graph with the transfers and the copies of ops that are chosen.
 
         Args:
-            joint: a forward and its backward.
-            take: partitions a graph and stores its parts, as if they were to be planned.
-            other: what aot_eager would do; None if it cannot run the graph.
+            joint: a graph of a forward and its backward.
+            take: partitions a graph, and stores its forward and backward in this object.
+            other: partitions as aot_eager would; None if aot_eager cannot run the graph.
 
         Raises:
-            BudgetError: the budget cannot be kept, or nothing is known of the graph's memory.
+            BudgetError: the budget cannot be kept, or sizes of the graph's tensors are unknown.
             TierError: the tier has no room.
         """
         if self.kept is None and self.offload is None:
@@ -168,13 +170,13 @@ class EditedGraph(PartitionedGraph):
         take: Callable[[fx.GraphModule], None],
         other: AotEager | None,
     ) -> fx.GraphModule:
-        """Returns the graph with what runs again although there is no budget.
+        """Returns the graph with the copies that are worth their time even without a budget.
 
         Args:
-            joint: a forward and its backward.
-            free: chooses what runs again.
-            take: partitions a graph and stores its parts, as if they were to be planned.
-            other: what aot_eager would do; None if it cannot run the graph.
+            joint: a graph of a forward and its backward.
+            free: chooses the copies.
+            take: partitions a graph, and stores its forward and backward in this object.
+            other: partitions as aot_eager would; None if aot_eager cannot run the graph.
         """
         reads: list[Read] = []
 
@@ -190,12 +192,12 @@ class EditedGraph(PartitionedGraph):
     def _tried(
         self, joint: fx.GraphModule, take: Callable[[fx.GraphModule], None], *, priced: bool = True
     ) -> Read:
-        """Partitions a joint graph, with the folds of its first run, and reads it.
+        """Partitions a joint graph, adds the folds of its first run, and reads off its Problem.
 
         Args:
-            joint: a forward and its backward.
-            take: partitions a graph and stores its parts.
-            priced: whether costs are wanted.
+            joint: a graph of a forward and its backward.
+            take: partitions a graph, and stores its forward and backward in this object.
+            priced: whether to find the costs of ops, too.
         """
         take(joint)
         assert self.driver is not None, "edits are prepared first"
@@ -205,14 +207,14 @@ class EditedGraph(PartitionedGraph):
         return Read(folds, parts, roots, *self.read(roots, Numbers(), priced=priced))
 
     def early_read(self, folds: Folds, numbers: Numbers) -> Read | None:
-        """Returns what was read to choose the edits, once, if a run is of the same sizes."""
+        """Returns `early` if it also holds for a run with these folds and sizes, and clears it."""
         early, self.early = self.early, None
         if early is None or self.held or not early.is_of(folds, numbers):
             return None
         return early if bool(early.costs) == (self.costs is not None) else None
 
     def plan_of(self, problem: Problem) -> Plan:
-        """Returns the plan by which the edits were chosen, if it is of this Problem, or another."""
+        """Returns a plan of a Problem: the one by which the edits were chosen, or a new one."""
         chooser = self.kept or self.offload or self.free
         known = None if chooser is None else chooser.plan
         if known is not None and known.fingerprint == problem.fingerprint:
@@ -229,7 +231,10 @@ class EditedGraph(PartitionedGraph):
         return None if self.offload is None else self.offload.moved
 
     def again(self, captured: Captured, found: Plan) -> Step | None:
-        """Returns what may run again of a graph that is planned offline, in the planned order."""
+        """Returns the step with the ops that may be recomputed, if it is planned offline.
+
+        The step is in the order of the plan `found`.
+        """
         if self.joint is None:
             return None
         graph = BudgetGraph(self.joint, reordered(captured, found.order), self.costs, found.peak)

@@ -1,4 +1,4 @@
-"""What a plan takes of the device while it runs, and which of its results stay there afterwards."""
+"""Reads off a plan how many bytes it takes while it runs, and which of its results stay alive."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from roam.passes.geometry import value
 
 @dataclass(frozen=True)
 class Unlimited:
-    """What a graph takes without a budget.
+    """The transient bytes that a graph takes without a budget.
 
     Attributes:
-        peak: transient bytes at its worst moment.
-        left: transient bytes that it leaves from its forward to its backward.
-        unplanned: transient bytes of its backward if that runs without a plan (`Footprint`).
+        peak: bytes at the worst moment.
+        left: bytes that the forward leaves alive for the backward.
+        unplanned: the peak of the backward if it runs without a plan (see `Footprint`).
     """
 
     peak: Bytes
@@ -33,25 +33,26 @@ class Unlimited:
 
     @staticmethod
     def of(problem: Problem, plan: Plan) -> Unlimited:
-        """Reads them off a plan without copies."""
+        """Reads the bytes off the plan of a Problem without copies."""
         left = left_by_forward(problem, plan)
         return Unlimited(plan.peak, left, _unplanned(problem, left))
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a plan takes, and where its results are.
+    """The bytes that a plan takes, and the positions of tensors among results and inputs.
 
     Attributes:
         persistent: bytes of parameters, states and inputs.
-        forward, backward: transient bytes at the worst moment of each.
-        unplanned: transient bytes of a backward that runs without the plan, whose saved tensors
-            something else keeps, and that folds no gradient.
-        saved, outputs: positions among the forward's results of tensors that the graph makes, for
-            its backward and for the user.
-        gradients: positions of such tensors among the backward's results.
-        given: positions among the backward's inputs of what its forward made.
-        tangents: positions there of the gradients of its outputs.
+        forward, backward: the peak of each phase, in transient bytes.
+        unplanned: the peak of the backward if it runs without the plan, in transient bytes: other
+            code keeps the saved tensors alive, and no gradient is folded.
+        saved: positions, among the forward's results, of the tensors saved for the backward.
+        outputs: positions, among the forward's results, of the tensors that the user gets.
+        gradients: positions, among the backward's results, of the gradients. These and the two
+            before list only tensors that the graph allocates.
+        given: positions, among the backward's inputs, of the tensors that the forward made.
+        tangents: positions, among the backward's inputs, of the gradients of the outputs.
     """
 
     persistent: Bytes
@@ -66,10 +67,10 @@ class Footprint:
 
     @staticmethod
     def of(captured: Captured, plan: Plan, outputs: int | None) -> Footprint:
-        """Reads it off a plan.
+        """Reads the footprint off a plan.
 
         Args:
-            captured: what was planned.
+            captured: the Problem that was planned, and its graphs.
             plan: the plan.
             outputs: how many of the forward's results are the user's; None for all of them.
         """
@@ -93,13 +94,13 @@ class Footprint:
 
 @dataclass(frozen=True)
 class Share:
-    """What a plan takes, and what it may take.
+    """The bytes that a plan takes, and the bytes that it may take.
 
     Attributes:
-        footprint: what it takes.
-        unlimited: what the graph takes without a budget.
-        most: bytes that it and everything beside it may take; None for a total, which also depends
-            on what is persistent beside it.
+        footprint: the bytes that the plan takes.
+        unlimited: the bytes that the graph takes without a budget.
+        most: transient bytes that the plan and everything beside it may take together; None if the
+            budget limits all bytes, so that the persistent ones of other graphs count, too.
     """
 
     footprint: Footprint
@@ -108,7 +109,7 @@ class Share:
 
 
 def _made(captured: Captured, graph: fx.Graph) -> Iterator[int]:
-    """Yields the positions of a graph's results that are tensors of its own."""
+    """Yields the positions of those results of a graph that are tensors which it allocates."""
     results = graph.output_node().args[0]
     for i, node in enumerate(results):  # type: ignore[arg-type]
         found = value(node) if isinstance(node, fx.Node) else None
@@ -119,7 +120,7 @@ def _made(captured: Captured, graph: fx.Graph) -> Iterator[int]:
 
 
 def _given(captured: Captured, phase: int) -> Iterator[int]:
-    """Yields the positions of the backward's inputs that ops of this phase make."""
+    """Yields the positions of the backward's inputs that are made by ops of a phase."""
     problem = captured.problem
     inputs = () if captured.backward is None else captured.backward.find_nodes(op="placeholder")
     for i, node in enumerate(inputs):
@@ -130,14 +131,14 @@ def _given(captured: Captured, phase: int) -> Iterator[int]:
 
 
 def _unplanned(problem: Problem, left: Bytes) -> Bytes:
-    """Returns the peak of a backward in program order, where every op allocates its results.
+    """Returns the peak of a backward in program order, if every op allocates its results.
 
-    left: bytes that its forward leaves, and that stay.
+    left: bytes that the forward leaves, and that stay alive during the whole backward.
     """
     half = turn(problem)
     early = [b for op in problem.ops[:half] for b in op.creates]
     curve = live_curve(problem, range(len(problem.ops)), {}, early)[half:]
-    folded = [0] * len(curve)  # gradients behind their folds: without folds they stay
+    folded = [0] * len(curve)  # bytes of gradients after their folds: unfolded, they stay
     for b, buffer in enumerate(problem.buffers):
         if buffer.kind is Kind.GRADIENT and not buffer.kept and problem.users[b]:
             for t in range(problem.users[b][-1] + 1 - half, len(curve)):

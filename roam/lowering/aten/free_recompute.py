@@ -1,4 +1,4 @@
-"""Chooses what runs again although no budget is given: what hardly costs time, or what others do.
+"""Chooses the ops to recompute if no budget is given: cheap ones, or those that aot_eager would.
 
     joint graph ── partition, capture, plan ── may copies lower the peak?
                                                   │ yes
@@ -7,8 +7,9 @@
                         the cheapest copies within aot_eager's peak, or aot_eager's own ── plan
 
 PyTorch's `aot_eager` runs the same operators in program order, but its partitioner recomputes what
-it would fuse. So a plan that saves everything may take more than it does, and must not. What ops
-cost is that on a usual machine (`UsualCosts`): the choice is the same everywhere.
+Inductor would fuse. So aot_eager may take less than a plan that saves everything; roam must not
+take more than aot_eager. Costs are those on a usual machine (`UsualCosts`), so that the choice is
+the same on every machine.
 """
 
 from __future__ import annotations
@@ -48,20 +49,21 @@ from roam.planner import (
 
 log = logging.getLogger("roam")
 
-SHARE = 0.005  # of the step's time that copies may take: too little to be measured
-DECIDING: Seconds = 1.0  # of planning work for each candidate, while candidates are compared
+SHARE = 0.005  # part of the step's time that copies may take: too short to be measured
+DECIDING: Seconds = 1.0  # planning work for each candidate, while candidates are compared
 
 
 @dataclass
 class FreeRecompute:
-    """Chooses what one graph runs again without a budget, when it is compiled.
+    """Chooses the ops that one graph recomputes without a budget, when the graph is compiled.
 
     Attributes:
         graph: the graph.
         settings: how to plan.
-        smallest: bytes of a tensor that is worth to run an op again, if aot_eager does not.
-        plan: of the graph with what was chosen, if more work would find none that is better.
-        recomputed: what runs again; None if nothing does.
+        smallest: tensors of fewer bytes are not recomputed to lower the peak, unless aot_eager
+            would recompute them.
+        plan: the plan of the chosen graph; None if more work might find a better plan.
+        recomputed: what the chosen copies cost and save; None if there are no copies.
     """
 
     graph: DynamoGraph
@@ -73,14 +75,14 @@ class FreeRecompute:
     def cheapened(
         self, joint: fx.GraphModule, trial: Trial, other: AotEager | None
     ) -> tuple[fx.GraphModule, str | None]:
-        """Returns the graph with what runs again, and the fingerprint of its Problem.
+        """Returns the graph with the chosen copies, and the fingerprint of its Problem.
 
-        Returns the graph as it came, and None, if it cannot be planned.
+        If the graph cannot be planned, returns it unchanged, and None.
 
         Args:
             joint: a graph of a forward and its backward.
-            trial: partitions a graph and reads the Problem off its parts. May change the graph.
-            other: what aot_eager would do; None if it cannot run the graph.
+            trial: partitions a graph and reads the Problem off the parts. May change the graph.
+            other: partitions as aot_eager would; None if aot_eager cannot run the graph.
         """
         quick = replace(self.settings, seconds=min(self.settings.seconds, DECIDING))
         try:
@@ -88,10 +90,10 @@ class FreeRecompute:
                 chosen = _choose(
                     joint, trial, other, quick, self.smallest, alone=not self.graph.others_follow
                 )
-        except UnplannableError as error:  # its first run will say so
+        except UnplannableError as error:  # the first run warns of it
             log.debug("%s saves all that its backward reads: %s", self.graph.name, error)
             return joint, None
-        except Exception:  # nobody asked for it: training has to go on
+        except Exception:  # the user did not ask for copies: go on without
             text = "%s saves all that its backward reads: choosing what to recompute failed"
             log.warning(text, self.graph.name, exc_info=True)
             return joint, None
@@ -103,7 +105,7 @@ class FreeRecompute:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """A joint graph, perhaps with copies, the plan of it, and what runs again."""
+    """A joint graph, perhaps with copies, its plan, and what the copies cost and save."""
 
     joint: fx.GraphModule
     plan: Plan
@@ -119,10 +121,10 @@ def _choose(
     *,
     alone: bool,
 ) -> _Chosen:
-    """Returns the graph with what runs again. For the arguments see `FreeRecompute`.
+    """Returns the graph with the chosen copies. For the arguments see `FreeRecompute`.
 
-    alone: whether no other graph runs before its backward. If one does, it is the bytes that this
-        graph leaves for its backward that count: see `Searches.room`.
+    alone: whether no other graph runs between the forward and the backward of this one. If one
+        does, the bytes that the forward leaves for the backward count most: see `Searches`.
     """
     renew_views(joint.graph)
     captured = trial(copied(joint))
@@ -165,16 +167,16 @@ def _choose(
 
 @dataclass
 class _Search:
-    """Searches for copies, each choice by the peak of its plan.
+    """Searches for copies, and compares choices by the peaks of their plans.
 
     Attributes:
         joint: the graph without copies.
-        captured: its Problem.
-        first: the plan of that.
-        trial: partitions a graph and reads the Problem off its parts.
+        captured: the Problem of `joint`.
+        first: the plan of `captured`.
+        trial: partitions a graph and reads the Problem off the parts.
         settings: how to plan.
-        smallest: bytes of a tensor that is worth to run an op again at no price.
-        room: bytes that other graphs are taken to need between forward and backward.
+        smallest: tensors of fewer bytes are not recomputed, unless aot_eager would.
+        room: bytes that other graphs are assumed to need between forward and backward.
     """
 
     joint: fx.GraphModule
@@ -194,18 +196,18 @@ class _Search:
 
     @cached_property
     def peak(self) -> Bytes:
-        """The peak without copies, beside what other graphs need."""
+        """The peak without copies, with the room for other graphs added."""
         roomy = with_room(self.captured, self.room).problem
         return plan(roomy, self.settings).peak if self.room else self.first.peak
 
     def peak_of(self, best: Best) -> Bytes:
-        """Returns the peak of a choice, beside what other graphs need."""
+        """Returns the peak of a choice, with the room for other graphs added."""
         return self.searches.planned(best.joint, self.room).peak if self.room else best.plan.peak
 
     def at_no_price(self) -> Best | None:
-        """Returns the choice with the lowest peak that takes SHARE of the step.
+        """Returns the choice with the lowest peak whose copies take at most SHARE of the step.
 
-        Returns None if it is not lower by the size of a tensor that is worth it.
+        Returns None if the choice lowers the peak by fewer than `smallest` bytes.
         """
         _, graph = self.searches.graphs(self.room)
         seconds = SHARE * graph.step.seconds
@@ -218,11 +220,11 @@ class _Search:
         return found if self.peak - self.peak_of(found) >= self.smallest else None
 
     def as_low_as(self, theirs: Partitioned, best: Best | None) -> Best | None:
-        """Returns the cheapest choice that takes no more than aot_eager, or else the lowest found.
+        """Returns the cheapest choice with at most aot_eager's peak, or else the lowest one found.
 
         Args:
-            theirs: what aot_eager takes.
-            best: what is known.
+            theirs: the graph as aot_eager runs it.
+            best: the choice found so far; None for no copies.
         """
         peak = self.peak if best is None else self.peak_of(best)
         own = self.searches.first.peak if best is None else best.plan.peak
@@ -254,7 +256,7 @@ class _Search:
 
 
 def priced(captured: Captured, costs: UsualCosts) -> Captured:
-    """Returns the same with what its ops cost."""
+    """Returns `captured` with the costs of ops on a usual machine."""
     graphs = [captured.forward, *([] if captured.backward is None else [captured.backward])]
     known = costs.of(graphs, captured.numbers)
     ops = tuple(

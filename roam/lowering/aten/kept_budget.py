@@ -1,4 +1,4 @@
-"""Keeps one graph within the user's budget: when it is compiled, and at each plan."""
+"""Keeps one graph within the user's budget, when it is compiled and whenever it is planned."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ from roam.planner import Settings, plan
 
 @dataclass
 class KeptBudget:
-    """The budget of a graph, and what was made of the graph for it.
+    """The budget of a graph, and the edited graph that keeps it.
 
     Attributes:
         graph: the graph.
-        budget: the user's.
-        driver: tells which gradients a run will fold, and what other graphs hold.
+        budget: the user's budget.
+        driver: knows which gradients a run will fold, and what other graphs hold.
         settings: how to plan.
-        fit: what the budget made of the graph; None without a backward.
-        uncopied: forward and backward as they would be without a budget, if their sizes may change.
+        fit: the edited graph and its plan; None if the graph has no backward.
+        uncopied: the forward and the backward without copies, kept if the sizes are dynamic; None
+            if they are fixed.
     """
 
     graph: DynamoGraph
@@ -54,7 +55,7 @@ class KeptBudget:
 
     @property
     def plan(self) -> Plan | None:
-        """The plan that keeps the budget, of the graph when it was compiled."""
+        """The plan that was made, within the budget, when the graph was compiled."""
         return None if self.fit is None else self.fit.plan
 
     def fitted(
@@ -65,17 +66,17 @@ class KeptBudget:
         costs: Costs | None,
         mover: Mover | None,
     ) -> fx.GraphModule:
-        """Returns the joint graph with what has to move or run again to keep the budget.
+        """Returns the joint graph with the transfers and copies that keep the budget.
 
         Args:
-            joint: a forward and its backward.
+            joint: a graph of a forward and its backward.
             args: the inputs that the graph is compiled with.
-            trial: partitions a graph and reads the Problem off its parts. May change the graph.
-            costs: estimates ops; None if nobody asked what ops cost.
+            trial: partitions a graph and reads the Problem off the parts. May change the graph.
+            costs: estimates the seconds of ops; None if no cost is wanted.
             mover: moves tensors to a tier; None if nothing may move.
 
         Raises:
-            BudgetError: the budget cannot be kept, or nothing is known of the graph's memory.
+            BudgetError: the budget cannot be kept, or sizes of the graph's tensors are unknown.
         """
         name, follow = self.graph.name, self.graph.others_follow
 
@@ -98,14 +99,14 @@ class KeptBudget:
         outputs: int | None,
         problem_of: Callable[[Parts], Problem],
     ) -> Share:
-        """Returns what a plan takes of the budget.
+        """Returns the bytes that a plan takes, and the bytes that the budget leaves to it.
 
         Args:
             args: the inputs of the forward.
-            captured: what is planned.
+            captured: the Problem that was planned.
             found: the plan.
             outputs: how many of the forward's results are the user's; None for all of them.
-            problem_of: reads a Problem off other parts, at the sizes of `args`.
+            problem_of: reads a Problem off a forward and a backward, with the sizes of `args`.
 
         Raises:
             BudgetError: the plan takes more than the budget leaves.

@@ -1,4 +1,4 @@
-"""Moves tensors of one graph to a tier when the graph is compiled, and knows the plan of that."""
+"""Adds transfers to one graph when it is compiled, and keeps the plan of the edited graph."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ log = logging.getLogger("roam")
 
 @dataclass
 class KeptOffload:
-    """Moves tensors of one graph to the user's tier, and keeps the result.
+    """Adds transfers to one graph, which move tensors to the user's tier, and keeps the result.
 
     Attributes:
-        tier: where to.
+        tier: the tier.
         settings: how to plan.
-        runs: whether the step will run, so that there must be room for it in the tier.
+        runs: whether the step will run, so that the tier needs room for its tensors.
         out: the graph with transfers; None if nothing moves.
-        watch: compares its steps with what was planned; None if there are no transfers that run.
+        watch: compares steps of the graph with the plan; None if no step has transfers.
     """
 
     tier: FileTier
@@ -51,7 +51,10 @@ class KeptOffload:
         return None if self.out is None else self.out.plan
 
     def without_budget(self, joint: fx.GraphModule, trial: Trial) -> fx.GraphModule:
-        """Returns the joint graph with what moves; the graph itself if it cannot be planned."""
+        """Returns the joint graph with transfers that lower its peak and stall no op.
+
+        Returns the graph as it is if there are none, or if the graph cannot be planned.
+        """
         renew_views(joint.graph)
         try:
             with without_fakes():
@@ -59,23 +62,25 @@ class KeptOffload:
                 first = plan(captured.problem, self.settings)
                 if (mover := self.mover(joint, trial)) is not None:
                     self.keep(mover.moved(joint, captured, first))
-        except UnplannableError as error:  # its first run will say so
+        except UnplannableError as error:  # the first run warns of it
             log.debug("nothing of a graph moves, since it has no plan: %s", error)
         return joint if self.out is None else self.out.joint
 
     def mover(self, joint: fx.GraphModule, trial: Trial) -> Mover | None:
-        """Returns what moves tensors of a graph; None for a graph with dynamic sizes.
+        """Returns an object that adds transfers to a graph; None if its sizes are dynamic.
 
-        trial: partitions a graph and reads the Problem off its parts.
+        trial: partitions a graph and reads the Problem off the parts.
         """
         sized = has_symbolic_inputs(joint.graph)
         return None if sized else Mover(self.tier, trial, self.settings)
 
     def keep(self, out: MovedOut | None) -> None:
-        """Keeps the graph with transfers that was chosen; None if nothing moves.
+        """Keeps `out`, the graph with the chosen transfers, and reserves its room in the tier.
+
+        `out` is None if nothing moves.
 
         Raises:
-            TierFullError: the tier has no room for it.
+            TierFullError: the tier has no room for the tensors.
         """
         self.out = out
         if out is not None and self.runs:

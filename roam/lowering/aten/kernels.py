@@ -64,7 +64,8 @@ RETAINED = "a backward with retain_graph=True or create_graph=True keeps what th
 MOVED = "the saved tensors are not where the forward left them (saved tensor hooks)"
 HELD = "saved tensor hooks keep a saved tensor, which the plan overwrites"
 
-REPLANS = 3  # of one graph: if steps are then still not as planned, no plan of them would be
+# limit on the new plans for one graph: if steps still differ from the third, plans do not help
+REPLANS = 3
 
 # key of a plan: (values of the forward's inputs that are whole numbers, folds of the backward)
 Call = tuple[tuple[int, ...], Folds]
@@ -82,8 +83,8 @@ class AtenKernels(EditedGraph):
         captured_backward: runs the backward without a plan.
         plans: by `Call` key and `held`, the plan; None if planning failed.
         latest: by `Call` key, the record, for reports, of the latest plan for this key.
-        lock: of whoever makes a plan.
-        replans: how many kernels of the same graph came before these.
+        lock: held while a plan is made.
+        replans: how many times the graph was planned anew, because its steps differed from a plan.
     """
 
     without_plan = "this backward ran unplanned"
@@ -126,7 +127,7 @@ class AtenKernels(EditedGraph):
             keep_inference_input_mutations=True,
         )
         try:
-            with _use_lazy_graph_module(True):  # most graphs are never run: they need no code
+            with _use_lazy_graph_module(True):  # generates code only for graphs that run: few do
                 return compiler(gm, example_inputs)
         finally:
             self.forget_inputs()
@@ -144,7 +145,7 @@ class AtenKernels(EditedGraph):
             sized = has_symbolic_inputs(joint.graph)
             graphs, kept = split(joint), self.kept
             if kept is not None and kept.uncopied is None and sized:
-                kept.uncopied = graphs  # the first one is without copies
+                kept.uncopied = graphs  # the first partition is made without copies
             self.take_parts(graphs, num_fwd_outputs)
             self.own_saved = own_saved(graphs[0].graph, self.outputs)
 
@@ -181,7 +182,7 @@ class AtenKernels(EditedGraph):
         if not any(isinstance(p, (Split, ShrinkSaved)) for p in passes):
             return rewritten(passes, rewritten(TRUTHS, joint), self.told.failed)
         passes = tuple(SplitComposites(p, parts) if isinstance(p, Split) else p for p in passes)
-        # once more in the end, as these rewrites add ops
+        # corrects fake values once more, because these rewrites add ops
         return rewritten(TRUTHS, rewritten(passes, rewritten(TRUTHS, joint), self.told.failed))
 
     def rewritten_alone(self, gm: fx.GraphModule) -> fx.GraphModule:
@@ -214,7 +215,7 @@ class AtenKernels(EditedGraph):
 
     @property
     def shared(self) -> SharedBudget | None:
-        """What keeps the runs within the budget; None without one."""
+        """Keeps the runs within the user's budget; None without a budget."""
         kept = self.kept
         return None if kept is None else SharedBudget(self.graph, kept.budget, self.trains)
 
@@ -250,7 +251,7 @@ class AtenKernels(EditedGraph):
         # adds to `held` the tangents that other code keeps alive; later plans will not reuse them
         self.held |= planned.reused.copy_shared(args)
         if run is not None:
-            args.append(run)  # args may be changed, because `backward` empties it
+            args.append(run)  # allowed, because the callee empties `args` anyway
         shared, watch = self.shared, self.watch
         with nullcontext() if watch is None else watch.backward():
             return planned.backward(args) if shared is None else shared.backward(planned, args)

@@ -1,10 +1,10 @@
-"""Keeps a graph within a limit by what moves to a tier and by what runs again, priced together.
+"""Keeps a graph within a limit by transfers and copies of ops together, in the least extra time.
 
-    as much moves as stalls no op ─┐
-    more moves, and ops wait ──────┼── the rest runs again ── the least extra time
-    nothing moves ─────────────────┘
+    transfers that stall no op ────┐
+    more transfers, which stall ───┼── copies, until the limit is kept ── the least extra time
+    no transfers ──────────────────┘
 
-The extra time is that of the copies and that for which ops wait.
+The extra time is the time of the copies, plus the time for which ops wait for transfers (stalls).
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from roam.planner import (
     mixed_time_bound,
 )
 
-# factors on the tier's rates while it is chosen what moves: the larger, the more moves, and the
-# longer ops wait. With the last one, all may move
+# Transfers are chosen as if the tier were faster by these factors. The larger the factor, the more
+# tensors move and the longer ops wait. With the last factor, every tensor can move.
 SPEEDS = (1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 1e6)
-PROVING: Seconds = 2.0  # of work for a bound
-ROUNDS = 3  # higher limits for copies that are tried
-WORTH = 0.002  # share of the step's seconds: for less extra time nothing else is tried
-CLOSE = 0.001  # share of the step's seconds: a bound so close to what was found is enough
+PROVING: Seconds = 2.0  # work of the search for a bound
+ROUNDS = 3  # limits above the given one that are tried for the copies
+WORTH = 0.002  # part of the step's seconds: if the extra time is shorter, the search ends
+CLOSE = 0.001  # part of the step's seconds: a bound this close to the time found is good enough
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class Mix:
 
     Attributes:
         joint: the graph.
-        captured: its Problem.
-        plan: the plan of that.
-        extra: seconds that it takes longer than without, by the costs of ops.
-        copies: what runs again; None if nothing does.
-        moved: what moves; None if nothing does.
+        captured: the Problem of `joint`.
+        plan: the plan of `captured`.
+        extra: seconds that copies and transfers add to the step, by the costs of ops.
+        copies: the copies; None without any.
+        moved: the transfers; None without any.
     """
 
     joint: fx.GraphModule
@@ -74,13 +74,13 @@ class Mixes:
 
     @property
     def seconds(self) -> Seconds:
-        """Of the graph with neither, by the costs of its ops."""
+        """The time of the graph without copies and transfers, by the costs of its ops."""
         return sum(op.cost for op in self.search.captured.problem.ops)
 
     def cheapest(self, limit: Bytes) -> Mix | None:
-        """Returns the graph within a limit that takes the least extra time; None if none is found.
+        """Returns the mix within a limit that takes the least extra time; None if none is found.
 
-        limit: bytes.
+        limit: the limit on the peak, in transient bytes.
         """
         moved = self._moved(limit)
         if moved is not None and moved.plan.peak <= limit:
@@ -96,14 +96,16 @@ class Mixes:
         return best
 
     def _copies_first(self, limit: Bytes, best: Mix | None, moved: MovedOut | None) -> Mix | None:
-        """Returns `best`, or a cheaper graph whose copies are for a higher limit.
+        """Returns `best`, or a cheaper mix, whose copies are chosen before its transfers.
 
-        What moves without a stall then lowers its peak to `limit`:
+        The copies lower the peak to a limit `above`, and transfers without a stall lower it
+        further:
 
             first.peak ──── copies ──── above ──── transfers ──── limit
 
-        `above` is searched for. Transfers are first taken to lower a peak by as much as they do
-        without copies (`moved`), then by as much as they did the last time.
+        Searches for the best value of `above`. The first guess assumes that transfers lower the
+        peak by as much as they do without copies (`moved`). Each further guess assumes that they
+        lower it by as much as they did after the last guess.
         """
         search = self.search
         low, high = limit, search.first.peak
@@ -124,20 +126,22 @@ class Mixes:
         return best
 
     def _moves_first(self, limit: Bytes, best: Mix | None, moved: MovedOut | None) -> Mix | None:
-        """Returns `best`, or a cheaper graph in which more and more moves, and the rest runs again.
+        """Returns `best`, or a cheaper mix, whose transfers are chosen before its copies.
 
-        moved: what moves without a stall.
+        Tries more and more transfers, in the order of SPEEDS.
+
+        moved: the graph with transfers that stall no op; None if there are none.
         """
         before = ""
         for speed in SPEEDS:
             too_long = inf if best is None else best.extra
             out = moved if speed == 1.0 else self._moved(limit, speed, too_long)
             if out is None and best is not None and speed > 1.0:
-                break  # whatever moves more waits longer
+                break  # with more transfers, ops wait even longer
             if out is None:
                 continue
             if out.plan.fingerprint == before:
-                break  # all that lowers the peak has moved
+                break  # no further transfer lowers the peak
             before = out.plan.fingerprint
             best = _cheaper(best, self._within(out, limit))
             if out.plan.peak <= limit:
@@ -145,7 +149,7 @@ class Mixes:
         return best
 
     def _with_moves(self, mix: Mix, limit: Bytes) -> Mix:
-        """Returns a graph with copies, and with what moves without a stall to lower its peak."""
+        """Returns a mix of copies with transfers added that lower its peak and stall no op."""
         assert self.mover is not None
         out = self.mover.moved(mix.joint, mix.captured, mix.plan, limit)
         if out is None:
@@ -155,15 +159,15 @@ class Mixes:
     def beside_others(
         self, budget: Budget, limit: Bytes, saved: Bytes, unlimited: Unlimited
     ) -> Mix:
-        """Returns a graph for a budget, if other graphs run between its forward and its backward.
+        """Returns a mix for a budget, if other graphs run between the forward and the backward.
 
-        What can move without a stall does.
+        Adds every transfer that lowers the peak and stalls no op, and then copies.
 
         Args:
-            budget: the user's.
+            budget: the user's budget.
             limit: bytes that the graph may take.
-            saved: bytes that it may leave to its backward.
-            unlimited: what it takes without a budget.
+            saved: bytes that the forward may leave alive for the backward.
+            unlimited: the bytes that the graph takes without a budget.
         """
         out = self._moved(max(0, limit))
         if out is not None and out.plan.peak <= limit and out.left <= saved:
@@ -173,7 +177,7 @@ class Mixes:
 
     @cached_property
     def smallest(self) -> Mix:
-        """The graph with the smallest peak that is found, however long it takes."""
+        """The mix with the smallest peak that the search finds, whatever its extra time."""
         found = [self._mix(self.search, self.search.smallest(), None)]
         if self.mover is not None:
             found.append(self._with_moves(found[0], 0))
@@ -184,16 +188,16 @@ class Mixes:
 
     @property
     def least(self) -> Bytes:
-        """Transient bytes below which the graph does not come, whatever runs again or moves."""
+        """A lower bound, in transient bytes, on the peak with any copies and transfers."""
         step = self.search.graphs(0)[0].step
         if self.mover is not None:
             return least_at_once(step)
         return least_needed(step, self.search.first, PROVING)
 
     def bound(self, limit: Bytes, found: Seconds) -> Seconds:
-        """Returns extra seconds below which the limit is not kept, by the costs of ops.
+        """Returns a lower bound on the extra seconds that it takes to keep the limit.
 
-        found: extra seconds that suffice.
+        found: the extra seconds of a mix that keeps the limit.
         """
         step, first = self.search.graphs(0)[0].step, self.search.first
         enough = found - CLOSE * self.seconds
@@ -217,7 +221,7 @@ class Mixes:
         )
 
     def _beside(self, out: MovedOut | None) -> Searches:
-        """Returns what searches for copies of the graph with these transfers."""
+        """Returns a search for copies of the graph with transfers `out`, None for no transfers."""
         if out is None:
             return self.search
         assert self.mover is not None
@@ -231,14 +235,17 @@ class Mixes:
         )
 
     def _moved(self, limit: Bytes, speed: float = 1.0, too_long: Seconds = inf) -> MovedOut | None:
-        """Returns the graph with transfers, as `Mover.moved` does; None if nothing may move."""
+        """Returns the graph with transfers, by `Mover.moved`; None without a mover."""
         if self.mover is None:
             return None
         search, how = self.search, (limit, speed, too_long)
         return self.mover.moved(search.joint, search.captured, search.first, *how)
 
     def _within(self, out: MovedOut, limit: Bytes) -> Mix | None:
-        """Returns a graph with these transfers and with copies that keep it within the limit."""
+        """Returns a mix of these transfers with copies that keep the limit; None if none is found.
+
+        Adds no copies if the transfers alone keep the limit.
+        """
         if out.plan.peak <= limit:
             return Mix(out.joint, out.captured, out.plan, out.stalled, None, out)
         search = self._beside(out)
@@ -255,6 +262,6 @@ class Mixes:
 
 
 def _cheaper(one: Mix | None, other: Mix | None) -> Mix | None:
-    """Returns the mix that takes less extra time; the first one of equals."""
+    """Returns the mix that takes less extra time, `one` if both take the same."""
     found = [mix for mix in (one, other) if mix is not None]
     return min(found, key=lambda mix: mix.extra, default=None)

@@ -1,8 +1,8 @@
-"""Moves saved tensors to a tier: chooses which and when, and adds the transfers to the joint graph.
+"""Chooses which saved tensors move to a tier, and when, and adds the transfers to the joint graph.
 
-joint graph ── partition, capture, plan ── choose (solvers/offload) on the planned order
-     ^                                        │
-     └── transfers added (passes/move_to_tier)┘  and planned again
+joint graph ──► partition, capture, plan ──► choose transfers for the planned order
+     ^                                          │               (solvers/offload)
+     └── add them (passes/move_to_tier) ◄───────┘
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from roam.planner import (
 from roam.runtime import transfer_ops as transfer_ops  # registers what the ops run
 from roam.runtime.tier_file import whole_pages
 
-ROUNDS = 3  # orders for which transfers are chosen: a plan with transfers may have a better one
+ROUNDS = 3  # limit on the rounds: each chooses transfers for the order planned in the last round
 AT_ONCE = Link(1e18, 1e18)  # a link on which every transfer takes next to no time
-ROUNDING: Seconds = 1e-9  # a stall that is longer by less is an error of the arithmetic
-WORTH = 0.01  # share of the peak: a round that lowers it by less is the last one
+ROUNDING: Seconds = 1e-9  # stalls that differ by less are equal, but for rounding errors
+WORTH = 0.01  # part of the peak: if a round lowers the peak by less, it is the last round
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,15 @@ class MovedOut:
     """A joint graph with transfers.
 
     Attributes:
-        tier: where it moves tensors.
+        tier: the tier that tensors move to.
         joint: the graph.
-        captured: its Problem.
-        plan: the plan of that.
-        told: what moves, for reports.
-        nbytes: of the slots of one run.
-        expected: what a step should take.
-        bare: seconds for which ops would wait without these transfers, for loads of states.
+        captured: the Problem of `joint`.
+        plan: the plan of `captured`.
+        told: the transfers, for reports.
+        nbytes: bytes in the tier that one run needs.
+        expected: the planned times of a step.
+        bare: seconds for which ops would wait without these transfers, namely for the loads of an
+            optimizer's states.
     """
 
     tier: FileTier
@@ -73,16 +74,16 @@ class MovedOut:
 
     @property
     def stalled(self) -> Seconds:
-        """Seconds for which ops wait because of what moves, by the costs of ops."""
+        """Seconds for which ops wait because of these transfers, by the costs of ops."""
         return self.told.stall / self.tier.slower
 
     @property
     def left(self) -> Bytes:
-        """Bytes that its forward leaves to its backward on the device."""
+        """Bytes on the device that the forward leaves alive for the backward."""
         return Unlimited.of(self.captured.problem, self.plan).left
 
     def timed(self) -> MovedOut:
-        """Returns the same, with the times of a simulation of its plan."""
+        """Returns a copy of this object with the times of its plan, by a simulation."""
         line = self.tier.simulated(self.captured.problem, self.plan.order)
         costs = sum(op.cost for op in self.captured.problem.ops)
         ops, stall = line.seconds - line.stall, line.stall
@@ -97,10 +98,10 @@ class _Round:
 
     Attributes:
         joint: the graph.
-        captured: its Problem.
-        plan: the plan of that.
+        captured: the Problem of `joint`.
+        plan: the plan of `captured`.
         moved: the buffers that move.
-        nbytes: of their slots.
+        nbytes: bytes in the tier that these buffers need.
     """
 
     joint: fx.GraphModule
@@ -115,8 +116,8 @@ class Mover:
     """Adds transfers to joint graphs.
 
     Attributes:
-        tier: where to.
-        trial: partitions a graph and reads the Problem off its parts. May change the graph.
+        tier: the tier that tensors move to.
+        trial: partitions a graph and reads the Problem off the parts. May change the graph.
         settings: how to plan.
     """
 
@@ -137,12 +138,12 @@ class Mover:
 
         Args:
             joint: a graph of a forward and its backward.
-            captured: its Problem.
-            first: the plan of that.
-            limit: bytes that are low enough; 0 to go as low as it goes.
-            speed: factor on the tier's rates while it is chosen what moves. Above 1, more can move,
-                and ops wait for transfers.
-            too_long: if ops would wait for so many seconds, returns None. By the costs of ops.
+            captured: the Problem of `joint`.
+            first: the plan of `captured`.
+            limit: a peak, in bytes, that need not be lowered further; 0 for the lowest possible.
+            speed: transfers are chosen as if the tier were faster by this factor. Above 1, more
+                tensors can move, and ops wait for transfers.
+            too_long: returns None if ops would wait for this many seconds, by the costs of ops.
         """
         tier = self.tier
         link = tier.beside_loads(captured.problem).link
@@ -179,9 +180,9 @@ class Mover:
     def _round(
         self, graph: BudgetGraph, link: Link, limit: Bytes, speed: float, too_long: Seconds
     ) -> _Round | None:
-        """Returns the graph with the transfers that are chosen for its order; None without any.
+        """Returns the graph with the transfers that are chosen for its order; None if none are.
 
-        link: how fast the transfers can be.
+        link: the rates of the tier that are left to saved tensors.
         """
         tier, problem = self.tier, graph.captured.problem
         step = tier.timed(problem, graph.boundary)
@@ -212,10 +213,10 @@ class Mover:
         return _Round(edited, moved, found, [t.moved.buffer for t, _ in taken], end)
 
     def plan_of(self, problem: Problem, order: Sequence[OpId] | None = None) -> Plan:
-        """Returns a plan that is not above a given order's, and whose ops wait no longer.
+        """Returns a plan with a peak no higher, and stalls no longer, than the given order's.
 
-        The order search knows nothing of time. If it brings a transfer too close to the op that
-        needs it, the given order stays.
+        The order search knows nothing of time. If ops would wait longer in the order that it finds,
+        because a transfer is too close to the op that needs it, the plan keeps the given order.
 
         Args:
             problem: a Problem with transfers.
@@ -238,12 +239,12 @@ class Mover:
 
 
 def _in_order(joint: fx.GraphModule, captured: Captured, order: Sequence[OpId]) -> BudgetGraph:
-    """Returns the graph, and its Problem with another order of its ops as the program order."""
+    """Returns the graph, with `order` as the program order of its Problem."""
     return BudgetGraph(joint, reordered(captured, order), None, 0)
 
 
 def _without(problem: Problem, found: _Round) -> list[OpId]:
-    """Returns the order of a plan without the transfers, for the Problem without them."""
+    """Returns a plan's order as one of the Problem without transfers: leaves the transfers out."""
     index = {op.name: i for i, op in enumerate(problem.ops)}
     names = (found.captured.problem.ops[i].name for i in found.plan.order)
     return [index[name] for name in names if name in index]

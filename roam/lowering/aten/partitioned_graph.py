@@ -1,4 +1,4 @@
-"""A captured graph, split into forward and backward, and what is read off the two."""
+"""Holds the forward and the backward of a captured graph, and reads Problems off them."""
 
 from __future__ import annotations
 
@@ -41,12 +41,13 @@ class PartitionedGraph:
 
     Attributes:
         graph: the graph as it was captured.
-        options: the user's.
-        reports: where plans are told.
+        options: the user's options.
+        reports: records plans and failures.
         stands_for: the device that is planned for, if this torch was built without that device.
-        costs: tells how long ops take; None for a step that will run, whose plan needs no costs.
-        states: where the optimizers' states lie between steps; None if they are in memory.
-        own_saved: number of the saved tensors that the graph makes; None if nobody counted.
+        costs: finds the seconds of ops; None for a step that will run, whose plan needs no costs.
+        states: the tier where the optimizers' states lie between steps; None if in memory.
+        own_saved: position of an output of the forward that goes to the backward only; see
+            `protocol.Kernels`.
         gradients: by index of an input of the forward, the index of the output of the backward
             that is its gradient.
         gradient_values: by index of an input, the fake value of its gradient.
@@ -55,7 +56,7 @@ class PartitionedGraph:
         backward_graph: the backward; None if there is none.
         held: indices among the backward's inputs of the tangents that code outside of the graph was
             seen to keep alive. A later plan does not count on freeing these tangents.
-        told: what rewrites keep of saved tensors.
+        told: which saved tensors the rewrites keep smaller, for reports.
     """
 
     graph: DynamoGraph
@@ -98,7 +99,7 @@ class PartitionedGraph:
     ) -> tuple[Captured, dict[fx.Node, Scratch], dict[fx.Node, Cost]]:
         """Returns the Problem of the graphs, and the scratch space and the costs of their ops.
 
-        priced: whether costs are wanted.
+        priced: whether to find the costs, too.
         """
         measured = self.scratch(roots, numbers)
         known = self.costs if priced else None
@@ -117,7 +118,7 @@ class PartitionedGraph:
         Adds to the last of these graphs the ops that fold gradients into the optimizer's state, if
         `folds` lists any.
 
-        parts: other graphs than those that run.
+        parts: the forward and the backward to use; those that run if left out.
         """
         forward, backward = parts or (self.forward_graph, self.backward_graph)
         assert forward is not None

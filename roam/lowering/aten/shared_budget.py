@@ -1,8 +1,8 @@
-"""Keeps the runs of a graph within a budget that it shares with whatever is held beside it.
+"""Keeps the runs of a graph within the user's budget, together with all that other runs hold.
 
-A plan is within the budget by itself, beside what was held when the graph was compiled. But a
-program may run two forwards before a backward, keep a graph for a second backward, or leave
-gradients where they are. So each run looks at what is held, and raises before it takes more:
+A plan keeps the budget together with what was held when the graph was compiled. But a program may
+run two forwards before a backward, keep a graph for a second backward, or not free gradients. So
+each run first looks at what is held now, and raises BudgetError if the sum is above the budget:
 
     forward    its peak + what others hold            <= budget
     backward   its peak + what others hold            <= budget
@@ -34,13 +34,13 @@ WAYS_OUT = (
 
 @dataclass(frozen=True)
 class SharedBudget:
-    """Runs the forwards and backwards of one graph.
+    """Runs the forwards and backwards of one graph, each only if it keeps the budget.
 
     Attributes:
         graph: the graph.
-        budget: the user's.
-        trains: whether the graph has a backward. A share does not limit a graph without one:
-            nothing of it could run again, and a share is of what a training step takes.
+        budget: the user's budget.
+        trains: whether the graph has a backward. A budget that is a share does not limit a graph
+            without one: it is a share of what a training step takes.
     """
 
     graph: DynamoGraph
@@ -53,14 +53,15 @@ class SharedBudget:
 
     @property
     def deferred(self) -> bool:
-        """Whether to look only at the backward if the forward kept the budget.
+        """Whether only the backward raises an error, also if its forward took too much.
 
-        A share is of what the whole step takes, and at the forward more graphs are yet to come.
+        True for a share if other graphs follow: the share is one of what the whole step takes,
+        which is not known at the forward.
         """
         return self.budget.of is Of.SHARE and self.graph.others_follow
 
     def forward(self, planned: Lowered, args: list[Any]) -> Sequence[Any]:
-        """Runs the forward as planned. Raises BudgetError if that is too much now."""
+        """Runs the forward as planned. Raises BudgetError if it would break the budget now."""
         share, footprint = _share(planned), _share(planned).footprint
         run = Run(self.graph.name, share, without=share.unlimited.left, most=share.most or 0)
         if self.budget.of is Of.TOTAL:
@@ -77,7 +78,7 @@ class SharedBudget:
         return results
 
     def backward(self, planned: Lowered, args: list[Any]) -> Sequence[Any]:
-        """Runs the backward as planned. Raises BudgetError if that is too much now."""
+        """Runs the backward as planned. Raises BudgetError if it would break the budget now."""
         share = _share(planned)
         assert planned.backward is not None
         run = self._run_of(share, args) or Run(self.graph.name, share, most=share.most or 0)
@@ -91,17 +92,18 @@ class SharedBudget:
     def plain_backward(
         self, plans: Sequence[Lowered], args: list[Any], why: str, backward: Boxed
     ) -> Sequence[Any]:
-        """Runs the backward without a plan. Raises BudgetError if that is too much now.
+        """Runs the backward without a plan. Raises BudgetError if it would break the budget now.
 
         Args:
-            plans: the plans by which the forward may have run, if no saved tensor tells.
+            plans: the plans by which the forward may have run. The one that takes most is assumed
+                if no saved tensor is marked with its run.
             args: the inputs.
-            why: the reason why it cannot run as planned.
-            backward: what runs it.
+            why: the reason why the backward cannot run as planned.
+            backward: runs the backward without a plan.
         """
         share = max(map(_share, plans), key=lambda s: s.footprint.unplanned)
         run = self._run_of(share, args)
-        if run is None:  # hooks have moved what the forward saved
+        if run is None:  # saved tensor hooks have moved the marked tensors
             run = Run(self.graph.name, share, most=share.most or 0)
         footprint, without = run.share.footprint, run.share.unlimited.unplanned
         doing = f"a backward without its plan ({why})"
@@ -111,7 +113,7 @@ class SharedBudget:
         return results
 
     def _run_of(self, share: Share, args: Sequence[Any]) -> Run | None:
-        """Returns the run whose forward made what a backward gets; None if no mark tells."""
+        """Returns the run whose forward saved the tensors in `args`; None if none is marked."""
         return run_of(self.graph.name, (args[i] for i in share.footprint.given))
 
     def _taken(
@@ -129,21 +131,21 @@ class SharedBudget:
 
         Args:
             run: the run.
-            args: its inputs.
-            need: transient bytes of it alone.
-            without: what that would be without a budget.
-            doing: what it does, for the error.
-            earlier: whether gradients of earlier steps will still be there.
-            late: whether it is the backward, so that all graphs of the step are known.
+            args: the run's inputs.
+            need: transient bytes of the run alone.
+            without: transient bytes of the run alone, if the graph had no budget.
+            doing: names what runs, for the error.
+            earlier: whether gradients of earlier steps are still held while it runs.
+            late: whether the backward runs, so that all graphs of the step are known.
 
         Raises:
-            BudgetError: these are too many bytes, or its forward took too many.
+            BudgetError: the budget allows fewer bytes, or the run's forward took too many.
         """
         held = Held.beside(run, earlier=earlier and self.budget.of is Of.TOTAL)
         tangents = run.share.footprint.tangents if late else ()
         beside = held.to_budget(run, args, (args[i] for i in tangents))
         most = self._most(run, beside, without)
-        if self.budget.of is not Of.TOTAL:  # what any graph of the step may take, all may
+        if self.budget.of is not Of.TOTAL:  # all graphs of a step have the largest limit
             most = max([most, *(other.most for other in held.pending)])
             for each in (run, *held.pending):
                 each.most = most
@@ -161,7 +163,7 @@ class SharedBudget:
         return taken
 
     def _most(self, run: Run, beside: Beside, without: Bytes) -> Bytes:
-        """Returns the bytes that the run and everything beside it may take."""
+        """Returns the bytes that the run and all that is held beside it may take together."""
         if self.budget.of is not Of.FREE:
             there = run.share.footprint.persistent
             most = self.budget.transient(there, without, 0, beside) + beside.now

@@ -1,8 +1,8 @@
-"""Compares what steps with transfers take with what was planned, and tells when to plan anew.
+"""Compares the times of steps with the plan of their transfers, and tells when to plan anew.
 
-A plan of transfers rests on how long ops take and on how fast the tier is. Both may be wrong: they
-were measured beside other work, or the machine is busy now. Then ops wait for transfers, or tensors
-stay on the device although there is time to move them.
+A plan of transfers depends on how long ops take and on how fast the tier is. Both may be wrong,
+because they were measured beside other work or because the machine is busy now. Then ops wait for
+transfers, or tensors stay on the device although there is time to move them.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from roam.core.machine import MIB, Bytes, Seconds
 from roam.runtime.file_tier import FileTier
 from roam.runtime.tier_settings import Traffic
 
-TOLERANCE = 0.1  # share of what was planned: a plan that is off by less is kept
-STEPS = 5  # most of which must have been off: one alone may have met other work
-FIRST = 1  # steps that are not looked at: their memory is touched for the first time
-MORE_CAUTION = 1.25  # for a plan after one whose ops waited: rates are means, and moments differ
-TELLING: Bytes = 16 * MIB  # of transfers in those steps: fewer tell little of a rate
+TOLERANCE = 0.1  # relative difference between the times of steps and the plan that is accepted
+STEPS = 5  # steps whose median is compared: a single step may have run beside other work
+FIRST = 1  # steps left out at the start, because they touch their memory for the first time
+MORE_CAUTION = 1.25  # factor on `caution` after a plan whose ops waited: its rates are means only
+TELLING: Bytes = 16 * MIB  # bytes to be transferred in these steps before a rate counts
 
 
 @dataclass(frozen=True)
 class Measured:
-    """How fast a graph and its tier are, as its steps showed.
+    """The speed of a graph and its tier, as measured in steps.
 
     Attributes:
-        slower: what the ops took, divided by the sum of their costs.
-        write: bytes a second to the tier; None if too few were written to tell.
-        read: bytes a second from it.
+        slower: seconds that the ops took, divided by the sum of their costs.
+        write: bytes a second to the tier; None if too few bytes were written to measure it.
+        read: bytes a second from the tier; None if too few bytes were read to measure it.
         caution: factor on the duration of transfers, for the next plan.
     """
 
@@ -43,14 +43,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Expected:
-    """What was planned of a step.
+    """The planned times of a step.
 
     Attributes:
-        costs: seconds of all its ops, by their costs.
-        ops: seconds that they were taken to last.
+        costs: the sum of the costs of its ops, in seconds.
+        ops: seconds that the ops take according to the plan, stalls not included.
         stall: seconds for which ops wait for transfers.
         keeps: whether tensors stay on the device because there is no time to move them.
-        caution: factor on the duration of transfers with which they were planned.
+        caution: factor on the duration of transfers that the plan used.
     """
 
     costs: Seconds
@@ -62,7 +62,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What one step, or a part of it, took."""
+    """The time of one step, or of a part of it, and its traffic to the tier and back."""
 
     seconds: Seconds = 0.0
     out: Traffic = field(default_factory=Traffic)
@@ -86,11 +86,11 @@ class _Seen:
 class StepWatch:
     """Watches the steps of one graph.
 
-    A step whose forward and backward do not alternate is not looked at.
+    Leaves out steps in which several forwards ran before a backward.
 
     Attributes:
-        tier: where its tensors move.
-        expected: what was planned of a step.
+        tier: the tier that the graph's tensors move to.
+        expected: the planned times of a step.
     """
 
     tier: FileTier
@@ -101,14 +101,14 @@ class StepWatch:
 
     @contextmanager
     def forward(self) -> Iterator[None]:
-        """Notes what a forward takes."""
+        """A context for a forward: records its time and traffic."""
         begin = self._now()
         yield
         self._forward.append(self._since(begin))
 
     @contextmanager
     def backward(self) -> Iterator[None]:
-        """Notes what a backward takes."""
+        """A context for a backward: records its time and traffic, and those of its step."""
         begin = self._now()
         yield
         forwards, self._forward = self._forward, []
@@ -120,10 +120,10 @@ class StepWatch:
         self._steps = [*self._steps, forwards[0].plus(self._since(begin))][-STEPS:]
 
     def news(self) -> Measured | None:
-        """Returns what the last steps showed, if the plan is off by more than the tolerance.
+        """Returns the speed measured in the last steps, if they differ from the plan; else None.
 
-        It is off if ops waited longer or shorter than planned, or if they took so much longer that
-        more could be moved beside them.
+        They differ if ops waited longer or shorter than planned by more than the tolerance, or took
+        so much longer that more tensors could move while they run.
         """
         steps = self._steps
         if len(steps) < STEPS or self._forward:

@@ -1,4 +1,4 @@
-"""A folder that tensors may be moved to, and how fast its disk is."""
+"""Describes a folder that tensors may move to, with the rates of its disk."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from roam.planner import CAUTION, Link, Timed, Timeline, find_loads, simulate
 from roam.runtime.file_tier import file_tier, tiers
 from roam.runtime.tier_settings import Verify
 
-LEAST = 1e-6  # share of a link's rate that is left if loads of states take all of its time
+LEAST = 1e-6  # least part of a link's rate that loads of states leave to saved tensors
 
 
 @dataclass(frozen=True)
 class FileTier:
-    """A folder that tensors may be moved to, and how fast.
+    """A folder that tensors may move to, with the rates of transfers.
 
     Attributes:
-        folder: its path.
-        link: the way there and back.
+        folder: the path of the folder.
+        link: the rates of transfers to the folder and back.
         smallest: bytes of the smallest tensor that may move.
-        verify: what is compared of the bytes that come back.
-        slower: what ops take, divided by their costs.
+        verify: how many of the bytes that come back are compared with those sent.
+        slower: seconds that ops take, divided by their costs.
         caution: factor on the duration of transfers when they are planned.
-        activations: whether tensors move there that are saved for the backward.
-        states: whether states of optimizers lie there.
+        activations: whether tensors that are saved for the backward move to the folder.
+        states: whether states of optimizers lie in the folder.
     """
 
     folder: str
@@ -61,8 +61,8 @@ class FileTier:
     def beside_loads(self, problem: Problem) -> FileTier:
         """Returns the folder with the read rate that loads of states leave to saved tensors.
 
-        The loads take a share of the backward's time on the link. They are taken to be spread
-        evenly, so the read rate is lowered by that share.
+        The loads use the link for a part of the backward's time. The read rate is lowered by that
+        part, as if the loads were spread evenly over the backward.
         """
         if not self.states:
             return self
@@ -74,12 +74,14 @@ class FileTier:
         return replace(self, link=replace(self.link, read=left))
 
     def simulated(self, problem: Problem, order: Sequence[OpId]) -> Timeline:
-        """Returns when the ops of an order would run, and its transfers on this link."""
+        """Returns when the ops and transfers of an order would begin and end, by a simulation."""
         step = self.timed(problem, 0)
         return simulate(step.problem, order, self.link, step.elsewhere)
 
     def timed(self, problem: Problem, boundary: OpId) -> Timed:
-        """Returns a step as it runs. Its transfers to other folders are elsewhere.
+        """Returns a step with the times of its ops, for the choice of transfers.
+
+        Transfers to another folder are marked as `elsewhere`: they do not use this link.
 
         boundary: the first op of the backward.
         """
@@ -96,11 +98,11 @@ class FileTier:
         return replace(step, elsewhere=elsewhere)
 
     def careful(self) -> FileTier:
-        """Returns the folder with transfers as slow as they are planned to be."""
+        """Returns the folder with rates that are lower by `caution`, as used to plan transfers."""
         return replace(self, link=self.link.slower(self.caution))
 
     def stored(self, problem: Problem, plan: Plan) -> Stored | None:
-        """Returns what a plan loads of states that lie in the folder; None if it loads nothing."""
+        """Returns how a plan loads optimizer states from the folder, for reports; None if none."""
         loads = find_loads(problem)
         if not loads:
             return None
@@ -118,9 +120,9 @@ class FileTier:
 
     @staticmethod
     def of(asked: OffloadTo, seen: Measured | None = None) -> FileTier:
-        """Returns the tier of a folder. Measures the rates that nobody has stated.
+        """Returns the tier of a folder. Measures the rates that the user has not stated.
 
-        seen: what steps have shown, which counts more than what was stated or measured before.
+        seen: rates measured in steps, which take precedence over the user's and over others.
 
         Raises:
             TierError: no file there can serve.
@@ -139,7 +141,7 @@ class FileTier:
 
 
 def _moved_so_far() -> list[str]:
-    """Returns a line about each folder: what moved, and what that is a day, pauses included."""
+    """Returns a line about each folder: bytes moved so far, and bytes a day, pauses included."""
     found = []
     for tier in tiers():
         out, back = tier.out.traffic, tier.back.traffic

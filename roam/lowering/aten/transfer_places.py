@@ -1,4 +1,4 @@
-"""Finds the nodes of a joint graph that transfers move, and those between which they run."""
+"""Finds the nodes of a joint graph whose tensors transfers move, and the nodes around transfers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ def named(joint: fx.GraphModule) -> dict[str, fx.Node]:
 
 
 def roots_of(graph: BudgetGraph, nodes: dict[str, fx.Node]) -> dict[BufferId, fx.Node]:
-    """Returns, by buffer of the forward, the node that is all of the buffer.
+    """Returns, for the buffers of the forward, the node whose tensor fills the whole buffer.
 
-    nodes: those of the joint graph, or of a copy of it, by name.
+    Leaves out buffers that no single tensor fills.
+
+    nodes: the nodes of the joint graph, or of a copy of it, by name.
     """
     found: dict[BufferId, fx.Node] = {}
     for i, op in enumerate(graph.captured.problem.ops[: graph.boundary]):
@@ -47,11 +49,11 @@ def roots_of(graph: BudgetGraph, nodes: dict[str, fx.Node]) -> dict[BufferId, fx
 def order_with_transfers(
     problem: Problem, moved: Problem, taken: Sequence[tuple[Transfer, fx.Node]]
 ) -> list[OpId]:
-    """Returns the program order of a step, with the transfers where they were chosen to be.
+    """Returns an order of a step with transfers: program order, with each transfer at its place.
 
     Args:
         problem: the step without transfers.
-        moved: the step with them, whose ops the order is of.
+        moved: the step with transfers; the order returned is one of its ops.
         taken: the transfers, and the nodes of their buffers; at least one.
     """
     before: dict[OpId, list[str]] = defaultdict(list)
@@ -59,12 +61,12 @@ def order_with_transfers(
     index = {op.name: i for i, op in enumerate(moved.ops)}
     starts = [span.start for span in problem.spans]
     behind[taken[0][0].moved.made].append(SLOTS)
-    for transfer, node in sorted(taken, key=lambda t: t[0].moved.next):  # a queue: needed first
+    for transfer, node in sorted(taken, key=lambda t: t[0].moved.next):  # reads queue by need
         before[transfer.start].append(f"{names(node)[1]}.start")
     for transfer, node in taken:
         out, back = names(node)
         behind[transfer.moved.made].append(f"{out}.start")
-        # the first ops of the backward may have no node that a wait could stand behind there
+        # if no node of the backward can precede a wait, it is an op of the forward: keep it there
         phase = moved.ops[index[f"{out}.wait"]].phase
         last = starts[phase + 1] if phase + 1 < len(starts) else transfer.wait
         before[min(transfer.wait, last)].append(f"{out}.wait")
@@ -79,17 +81,17 @@ class Places:
 
     Attributes:
         graph: the graph, with its Problem in the order for which the transfers were chosen.
-        nodes: those of a copy of the joint graph, by name.
+        nodes: the nodes of a copy of the joint graph, by name.
     """
 
     graph: BudgetGraph
     nodes: dict[str, fx.Node]
 
     def move(self, transfer: Transfer, source: fx.Node, offset: Bytes) -> Move | None:
-        """Returns a transfer between ops of the graph; None if no op of it reads what comes back.
+        """Returns the transfer as a move between nodes; None if no node reads what comes back.
 
         source: the node of the buffer.
-        offset: bytes from the start of the region to the slot.
+        offset: where the buffer's bytes go, in bytes from the start of this graph's file region.
         """
         moved, boundary = transfer.moved, self.graph.boundary
         before = self._first(range(transfer.start, moved.next + 1))

@@ -4,9 +4,9 @@
                                       ┊           no kernel is fused from ops of both, and
     block 2                           mm ── ...   the first block is freed before the second
 
-Without it Inductor fuses ops of all blocks that read the same tensor, such as the number of labels
-that count, and all blocks would exist at once. The dependency is one of order only: it keeps no
-buffer alive.
+Without the dependency Inductor fuses ops of all blocks that read the same tensor, such as the
+number of labels that count, and all blocks would exist at once. The dependency only orders the
+blocks: it keeps no buffer alive.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def blocks_in_turn(*, late: bool = False) -> dict[str, Any]:
     """Returns the Inductor setting that orders blocks; none if this torch has no such pass.
 
     Args:
-        late: whether what runs again in a backward waits, too; see `BlocksInTurn`.
+        late: see `BlocksInTurn`.
     """
     if not hasattr(config, OPTION):
         return {}
@@ -43,8 +43,8 @@ class BlocksInTurn(Pass):  # type: ignore[misc]
     """Adds the dependencies to the nodes of a graph, before Inductor fuses them.
 
     Attributes:
-        first: the user's own pass, which runs before.
-        late: whether what runs again in a backward waits for what stands before it.
+        first: the user's own pass, which runs before this one.
+        late: whether recomputed nodes of a backward also wait for the node before them.
     """
 
     def __init__(self, first: Any, late: bool = False) -> None:
@@ -65,7 +65,7 @@ class BlocksInTurn(Pass):  # type: ignore[misc]
 
 
 def _ordered(nodes: list[BaseSchedulerNode], added: Sequence[Pair]) -> list[BaseSchedulerNode]:
-    """Returns the nodes in an order with more dependencies: (a node, the one that it waits for)."""
+    """Returns the nodes in an order that also respects `added`: (node, node that it waits for)."""
     if not added:
         return nodes
     for node, before in added:
@@ -78,10 +78,11 @@ def _ordered(nodes: list[BaseSchedulerNode], added: Sequence[Pair]) -> list[Base
 
 
 def _run_again(nodes: Sequence[BaseSchedulerNode]) -> Iterator[Pair]:
-    """Yields dependencies that keep each node of a backward that runs again at its place.
+    """Yields dependencies that keep each recomputed node of a backward at its place.
 
-    Such a node depends on no tangent. It waits for the last node before it that does. So it is
-    not fused with what runs again for another layer, which would hold the tensors of both.
+    A recomputed node depends on no tangent. It is made to wait for the last node before it that
+    depends on one. So it is not fused with nodes that are recomputed for another layer: a fused
+    kernel would hold the tensors of both layers.
     """
     tangents = {name for name in V.graph.graph_inputs if name.startswith("tangents")}
     late: set[str] = set()
@@ -110,8 +111,8 @@ def _by_group(nodes: Sequence[BaseSchedulerNode]) -> dict[int | str, Blocks]:
 def _missing(blocks: Blocks) -> Iterator[Pair]:
     """Yields the missing dependencies: (a first node of a block, a last node of the block before).
 
-    Yields nothing if a block already depends on a later block. That can happen through ops that
-    several blocks share, and a further dependency could then close a circle.
+    Yields nothing if a block already depends on a later block, through ops that several blocks
+    share: a further dependency could then close a circle.
     """
     names = {k: {n.get_name() for n in nodes} for k, nodes in blocks.items()}
     for k, nodes in blocks.items():

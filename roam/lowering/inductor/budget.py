@@ -1,13 +1,15 @@
-"""Keeps a graph's kernels within a byte budget: chooses what the forward saves, tries it, repeats.
+"""Keeps a graph's kernels within a byte budget: chooses the values that the forward saves.
 
-    tried as without a budget, and without what one pointwise kernel makes again
+    try the graph as without a budget, and without values that are cheap to recompute
          │
-         v         Problem of the kernels ── choose (solvers/budget) ── values to save
-    within the limit? done        ^                                        │ tried
-                                  └─────────────── above the limit ────────┘
+         v          Problem of the kernels ── choose (solvers/budget) ── values to save
+    within the limit? done       ^                                          │ try them
+                                 └─────────── above the limit ◄─────────────┘
 
-Inductor fuses what runs again with what else the backward does, so a choice may take more than was
-predicted, or less. The next choice is then made on the Problem that was tried: it drops more.
+To try is to let Inductor fuse kernels and to plan them, without generating code (`trial`). Inductor
+fuses recomputed ops with other ops of the backward, so the peak of a choice is not the predicted
+one. If it is above the limit, the next choice is made on the Problem that was tried, and saves
+less.
 """
 
 from __future__ import annotations
@@ -28,19 +30,19 @@ from roam.lowering.inductor.saved_choice import SavedChoice, by_module
 from roam.lowering.inductor.trial import Trials, Tried
 from roam.planner import Chosen, choose, smallest_peak
 
-ROUNDS = 4  # choices that are tried
+ROUNDS = 4  # limit on the choices that are tried
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a graph saves to keep a budget.
+    """The values that a graph saves to keep a budget.
 
     Attributes:
-        recompute: the option of that name with which the graph is compiled.
-        saved: names of the values that the forward saves; None for what `recompute` says.
+        recompute: the value of the option "recompute" with which the graph is compiled.
+        saved: names of the values that the forward saves; None to let `recompute` decide.
         limit: the most bytes that the plan may take.
-        peak: bytes that the plan of the trial takes.
-        recomputed: what runs again.
+        peak: the peak of the plan in the trial, in bytes.
+        recomputed: what the recomputed ops cost and save.
     """
 
     recompute: str | bool | None
@@ -61,15 +63,15 @@ class _Candidate:
         return self.graph.saved(self.chosen.copies)
 
 
-_FOUND: dict[object, list[Fitted]] = {}  # by what was partitioned, the choices found before
+_FOUND: dict[object, list[Fitted]] = {}  # `_Search.key` -> the choices found in this process
 
 
 def fit(trials: Trials, budget: Budget, device: torch.device) -> Fitted:
-    """Returns what a graph saves to keep the budget, at the least cost that is found.
+    """Returns the values that a graph saves to keep the budget, at the least cost found.
 
     Args:
         trials: tries choices of saved values.
-        budget: the user's.
+        budget: the user's budget.
         device: the device whose free bytes count.
 
     Raises:
@@ -80,7 +82,7 @@ def fit(trials: Trials, budget: Budget, device: torch.device) -> Fitted:
     stock = trials.of(None)
     problem, peak = stock.problem, stock.plan.peak
     if stock.joint is None and budget.of is Of.SHARE:
-        limit = peak  # without a backward nothing could run again
+        limit = peak  # a share cannot limit a graph without a backward
     else:
         try:
             limit = budget.transient(problem.persistent, peak, free_bytes(device))
@@ -93,7 +95,7 @@ def fit(trials: Trials, budget: Budget, device: torch.device) -> Fitted:
     found = search.cheapest()
     if found is not None:
         known.append(_fitted(search, found, budget))
-    within = [f for f in known if f.peak <= limit]  # a plan for a budget is one for larger ones
+    within = [f for f in known if f.peak <= limit]  # also those for smaller budgets
     if not within:
         raise _refusal(search, budget)
     best = min(within, key=lambda f: f.recomputed.seconds)
@@ -110,12 +112,12 @@ def _fitted(search: _Search, found: Tried, budget: Budget) -> Fitted:
 
 
 class _Search:
-    """A search for the choice that costs least within a limit.
+    """A search for the cheapest choice within a limit.
 
     Args:
-        trials: tries choices.
-        stock: the graph as it is without a budget.
-        limit: the most bytes.
+        trials: tries choices of saved values.
+        stock: the graph without a budget.
+        limit: the limit on the peak, in transient bytes.
     """
 
     def __init__(self, trials: Trials, stock: Tried, limit: Bytes) -> None:
@@ -125,17 +127,18 @@ class _Search:
 
     @property
     def key(self) -> object:
-        """What a choice that was found is for: the Problem, and the names of the graph's nodes."""
+        """Identifies the graph that a choice is for: by its Problem and its nodes' names."""
         joint = self.stock.joint
         names = () if joint is None else tuple(n.name for n in joint.graph.nodes)
         return self.stock.problem.fingerprint, names
 
     def cheapest(self) -> Tried | None:
-        """Returns the cheapest choice that is found, None if none is within the limit."""
+        """Returns the cheapest choice found, None if none is within the limit."""
         cheap = self.tried("cheap", None)
         bases = [cheap, self.stock]
         if cheap.plan.peak >= self.stock.plan.peak:
-            bases.append(self.tried(False, None))  # one kernel may make tensors of many layers
+            # recomputing raised the peak, as one kernel may recompute for many layers
+            bases.append(self.tried(False, None))
         if self.best is not None:
             return self.best
         first = min(bases, key=lambda t: t.plan.peak)
@@ -154,7 +157,7 @@ class _Search:
         return self.best
 
     def descend(self, bases: Sequence[Tried]) -> None:
-        """Tries the choices with the lowest peaks, whatever they cost."""
+        """Tries the choices with the lowest predicted peaks, at any cost, until one is found."""
         for base in dict.fromkeys((self.lowest, *bases)):
             if base.joint is not None and self.best is None:
                 graph = SavedChoice(base, base.joint)
@@ -163,7 +166,10 @@ class _Search:
                     self.tried(base.recompute, graph.saved(low.copies))
 
     def candidate(self, base: Tried, target: Bytes) -> _Candidate | None:
-        """Returns what to try next: of a graph that was tried, what else not to save."""
+        """Returns the next choice: `base`, which was tried, with fewer saved values.
+
+        `target` is the limit in bytes for the choice. Returns None if `base` has no backward.
+        """
         if base.joint is None:
             return None
         graph = SavedChoice(base, base.joint)
@@ -178,7 +184,7 @@ class _Search:
         return found
 
     def seconds(self, tried: Tried) -> Seconds:
-        """Returns how long that takes which runs again, and does not without a budget."""
+        """Returns the seconds of the ops that run again only because of the budget."""
         return sum(m.seconds for m in by_module(self.stock, tried))
 
 

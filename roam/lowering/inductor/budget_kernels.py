@@ -30,7 +30,7 @@ class BudgetKernels(InductorKernels):
     """A captured graph whose plan is within a budget.
 
     Attributes:
-        fit: what the graph saves for that; None before it is compiled.
+        fit: the values that the graph saves to keep the budget; None before it is compiled.
     """
 
     fit: Fitted | None = None
@@ -51,7 +51,11 @@ class BudgetKernels(InductorKernels):
             raise UnplannableError("a budget with sizes that are not fixed (dynamic=False)")
 
         def folds(compiled: InductorKernels) -> Folds:
-            """Returns the folds of a trial, which the driver looks up by what these kernels say."""
+            """Returns the gradients that the graph will fold, given its kernels of a trial.
+
+            The driver asks this object which gradients there are. So this object has the trial's
+            facts meanwhile.
+            """
             self.own_saved, self.backwards = compiled.own_saved, compiled.backwards
             try:
                 return driver.expected_folds(example_inputs)
@@ -63,7 +67,7 @@ class BudgetKernels(InductorKernels):
         self.fit = fit(Trials(gm, example_inputs, *seen), budget, _device(example_inputs))
         self.options = replace(self.options, recompute=self.fit.recompute)
         self.saved = self.fit.saved
-        # code from AOTAutograd's cache would be reported without what runs again
+        # the record of code from AOTAutograd's cache would lack the recomputed ops
         with functorch_config.patch({"enable_autograd_cache": False}):
             return super().compile(gm, example_inputs, driver)
 
@@ -95,7 +99,7 @@ class BudgetKernels(InductorKernels):
 
 @dataclass
 class OfflineBudgetKernels(BudgetKernels, OfflineInductorKernels):
-    """A captured graph that is planned within a budget, and generates no code."""
+    """A captured graph that is planned offline within a budget. Generates no code."""
 
 
 def _is_dynamic(given: Any) -> bool:

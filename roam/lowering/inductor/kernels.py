@@ -57,14 +57,14 @@ RETAINED = "a backward with retain_graph=True or create_graph=True needs its gra
 
 
 class Watch(Protocol):
-    """Somebody who wants to see what is compiled."""
+    """Gets the graphs of a compilation: the joint graph, and the fused nodes."""
 
     def joint(self, graph: fx.Graph, results: int, saved: Sequence[fx.Node]) -> None:
-        """Gets a joint graph, how many results its forward has, and what it saves."""
+        """Gets a joint graph, the number of its forward's results, and the saved values."""
         ...
 
     def fused(self, graph: GraphLowering, read: Read, nodes: Nodes, one: OneGraph) -> None:
-        """Gets a forward or backward, its fused nodes in the planned order, and what they are."""
+        """Gets a forward or backward, its Problem, its fused nodes in the planned order."""
         ...
 
 
@@ -83,7 +83,7 @@ class InductorKernels:
         backwards: the backward in all its compiled versions; None if the graph has no backward.
         saved: names of the values that the forward saves, if a byte budget decided that.
         watch: is shown the joint graph and the fused nodes of the forward; None for nobody.
-        told: what rewrites keep of saved tensors.
+        told: which saved tensors the rewrites keep smaller, for reports.
     """
 
     without_plan = "this backward folded nothing"
@@ -277,7 +277,7 @@ class InductorKernels:
 
     @property
     def may_be_replaced(self) -> bool:
-        return False  # nothing in their plans rests on times
+        return False  # no plan here depends on times
 
     def successor(self) -> None:
         return None

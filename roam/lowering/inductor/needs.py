@@ -1,6 +1,6 @@
 """Finds out what Inductor lacks to run on a device, such as a compiler.
 
-roam uses Inductor by default if it lacks nothing.
+Inductor is the default lowering if it lacks nothing.
 """
 
 from __future__ import annotations

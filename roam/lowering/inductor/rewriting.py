@@ -41,7 +41,7 @@ class JointRewrites(CustomGraphPass):
         run(ran, module)
 
     def __deepcopy__(self, memo: object) -> Self:
-        """Returns the pass itself: Inductor copies settings, and what a pass tells must arrive."""
+        """Returns the pass itself, because Inductor copies settings and `failed` must be told."""
         return self
 
     def uuid(self) -> Any:

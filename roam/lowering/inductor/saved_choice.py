@@ -1,15 +1,15 @@
-"""Turns a choice of kernels that run again into the values that the forward saves.
+"""Turns a choice of kernels to recompute into the values that the forward saves.
 
-The choice is made on the Problem of the kernels, since only it tells what memory there is after
-fusion. The partition is made of the joint graph. So every buffer of the forward is taken for the FX
-value that it holds, and an op of the forward runs again as the FX ops between the values that
-other kernels hold and its own:
+The choice is made on the Problem of the kernels, because only after fusion it is known which
+tensors take memory. But what is saved is decided on the joint graph, before fusion. So each buffer
+of the forward is identified with an FX value that it holds. To recompute a buffer means to
+recompute the FX ops from values in the buffers of other kernels to the value in this buffer:
 
     kernels     mm ── buf3 ── gelu and sum ── buf4, buf5
     FX          mm = buf3 ── erf ── mul ── mul_1 = buf4
-                              └── sum = buf5               buf4 again: erf, mul, mul_1 of buf3
+                              └── sum = buf5               recompute buf4: erf, mul, mul_1 of buf3
 
-What is not saved runs again once, at the first kernel of the backward that reads it.
+A value that is not saved is recomputed once, by the first kernel of the backward that reads it.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from roam.passes.rewrites.split import META
 from roam.passes.rewrites.split.blocks import IN_FORWARD
 from roam.planner import Copies, Form, Step
 
-ALWAYS_KEPT = 2_000  # a tensor below this part of the peak is always kept
-SEEDED = (  # random, but the same numbers whenever they are drawn: they read a seed that is saved
+ALWAYS_KEPT = 2_000  # a tensor of less than 1 / 2,000 of the peak is always kept
+SEEDED = (  # random ops that give the same numbers when recomputed: they read a saved seed
     inductor_prims.lookup_seed,
     inductor_prims.random,
     inductor_prims.randint,
@@ -48,11 +48,11 @@ SEEDED = (  # random, but the same numbers whenever they are drawn: they read a 
 
 @dataclass(frozen=True)
 class SavedChoice:
-    """A graph that was tried, and what of its forward may run again.
+    """The ops that may be recomputed in the forward of a graph that was tried.
 
     Attributes:
-        tried: the graph.
-        joint: its joint graph.
+        tried: the graph, with its Problem and plan.
+        joint: the joint graph that was partitioned.
     """
 
     tried: Tried
@@ -75,7 +75,10 @@ class SavedChoice:
 
     @cached_property
     def wanted(self) -> Mapping[BufferId, tuple[fx.Node, ...]]:
-        """By buffer of the forward, the values to compute again: those saved of it, or its own."""
+        """By buffer of the forward, its values that are saved, or the first one if none is.
+
+        These are the values to compute if the buffer is recomputed.
+        """
         found: dict[BufferId, tuple[fx.Node, ...]] = {}
         saved = set(self.joint.saved)
         for b, names in self.tried.values.items():
@@ -88,7 +91,7 @@ class SavedChoice:
 
     @cached_property
     def buffer_of(self) -> Mapping[fx.Node, BufferId]:
-        """The buffers that hold values: those of kernels, and the user's tensors."""
+        """By FX value, the buffer that holds it: one of a kernel, or a tensor of the user's."""
         found = {n: b for b, nodes in self.wanted.items() for n in nodes}
         for b, names in self.tried.values.items():
             found |= {self.nodes[n]: b for n in names if n in self.nodes}
@@ -97,7 +100,7 @@ class SavedChoice:
     @cached_property
     def fixed(self) -> set[fx.Node]:
         """The nodes that the backward must not compute again."""
-        changed = set(written(self.joint.graph))  # hold something else by then
+        changed = set(written(self.joint.graph))  # are different in the backward
         once = {
             n for n in self.joint.graph.nodes if runs_only_once(n) or changed & {*n.all_input_nodes}
         }
@@ -105,7 +108,7 @@ class SavedChoice:
 
     @cached_property
     def step(self) -> Step:
-        """The step, with what may run again and how."""
+        """The step, with the ops that may be recomputed and the form in which each is."""
         problem = self.problem
         tagged = {b for n, b in self.buffer_of.items() if n.meta.get("recompute") is not None}
         inputs = {b for n, b in self.buffer_of.items() if n.op == "placeholder"}
@@ -121,7 +124,10 @@ class SavedChoice:
         return Step(problem, self.boundary, forms, starts, smallest, frozenset(tagged | inputs))
 
     def _reads(self, i: OpId, made: Sequence[BufferId]) -> tuple[BufferId, ...] | None:
-        """Returns the buffers that an op reads if it runs again; None if it must not."""
+        """Returns the buffers that a recomputed op reads; None if it must not be recomputed.
+
+        made: the buffers of its results.
+        """
         own = {n for b in made for n in self.wanted[b]}
         inside = needed_for(own, lambda n: n in own or not self._is_held(n, i))
         if inside & self.fixed or any(n.op != "call_function" for n in inside):
@@ -132,14 +138,14 @@ class SavedChoice:
         return tuple(sorted({self.buffer_of[n] for n in reads if n in self.buffer_of}))
 
     def _is_held(self, node: fx.Node, i: OpId) -> bool:
-        """Returns whether a value is there already when op i runs."""
+        """Returns whether a value exists before op i runs: an input, or in another op's buffer."""
         if node.op != "call_function":
             return True
         b = self.buffer_of.get(node)
         return b is not None and self.problem.maker[b] != i
 
     def saved(self, copies: Copies) -> tuple[str, ...]:
-        """Returns the names of the values to save, so that the ops of a choice run again."""
+        """Returns the names of the values to save so that the ops of a choice are recomputed."""
         again = {p.op for p in copies.placed}
         droppable = copies.step.droppable
         dropped = {b for i in again for b in copies.step.forms[i].creates if b in droppable}
@@ -158,9 +164,9 @@ class SavedChoice:
 
 
 def runs_only_once(node: fx.Node) -> bool:
-    """Returns whether an op must not run again: it has effects, or draws new random numbers.
+    """Returns whether an op must not be recomputed: it has effects, or draws new random numbers.
 
-    What is part of a split group or of the user's checkpoint() runs as they say.
+    Also true for ops of a split group or of the user's checkpoint(), which decide themselves.
     """
     if node.op != "call_function" or node.target is operator.getitem:
         return False
@@ -186,13 +192,13 @@ _COMPUTE_INTENSIVE = get_default_op_list().compute_intensive_ops
 
 
 def by_module(stock: Tried, final: Tried) -> tuple[Again, ...]:
-    """Returns what runs again and what is not kept, by module, the most expensive first.
+    """Returns, by module, the ops that run again and the bytes not kept; the costliest first.
 
-    The seconds are those of the forward's kernels. What Inductor fuses with other kernels of the
+    The seconds are those of the forward's kernels. An op that Inductor fuses with other ops of the
     backward takes less.
 
     Args:
-        stock: the graph without a budget. What its backward computes again does not count.
+        stock: the graph without a budget. The ops that its backward recomputes do not count.
         final: the graph with the choice.
     """
     ops: dict[str, list[float]] = defaultdict(list)

@@ -1,8 +1,8 @@
-"""Tries what a graph takes with some choice of saved values, without generating code.
+"""Finds the peak of a graph for a choice of saved values, by planning it without generating code.
 
-dynamo's graph ── copy ── partition ── fuse ── plan     as the graph itself is compiled later
+dynamo's graph ── copy ── partition ── fuse ── plan     the steps by which the graph is compiled
                              │           │
-                          `Joint`    which FX values Inductor's buffers hold
+                          `Joint`    the FX values that Inductor's buffers hold
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from roam.passes.pipeline import copied
 if TYPE_CHECKING:
     from roam.capture.usual_costs import Costs
 
-# attributes of a graph and of its inputs in which dynamo says where the inputs come from
+# attributes of a graph and of its inputs by which dynamo tells the sources of the inputs
 SOURCES = ("_param_name_to_source", "_dynamo_source")
 
 
@@ -56,14 +56,17 @@ class Joint:
 
     @cached_property
     def late(self) -> set[fx.Node]:
-        """The ops that only the backward can run: they depend on a tangent, or write in it."""
+        """The ops that only the backward can run.
+
+        They depend on a tangent, or write to a tensor in the backward.
+        """
         inputs = self.graph.find_nodes(op="placeholder")
         tangents = {n for n in inputs if str(n.target).startswith("tangents")}
         writes = {n for n in self.graph.nodes if partitioners._must_be_in_backward(n)}
         return depends_on(self.graph, tangents | writes)
 
     def again(self, saved: Sequence[fx.Node]) -> set[fx.Node]:
-        """Returns the nodes that both the forward and the backward compute, if it saves these."""
+        """Returns the nodes that the backward recomputes if the forward saves `saved`."""
         returned: Any = self.graph.output_node().args[0]
         gradients = [n for n in returned[self.results :] if isinstance(n, fx.Node)]
         writes = [n for n in self.late if partitioners._must_be_in_backward(n)]
@@ -77,14 +80,14 @@ class Joint:
 
 @dataclass(frozen=True, eq=False)
 class Tried:
-    """What a graph takes with some choice of saved values.
+    """The plan of a graph for a choice of saved values.
 
     Attributes:
-        recompute: the option of that name.
-        saved: the names of the values that the forward saves; None for what `recompute` says.
+        recompute: the value of the option "recompute".
+        saved: the names of the values that the forward saves; None to let `recompute` decide.
         problem: the Problem of both phases, of the kernels that Inductor would generate.
-        plan: its plan.
-        joint: the joint graph; None if nothing was partitioned.
+        plan: the plan of `problem`.
+        joint: the joint graph; None if the graph has no backward.
         values: by buffer of the forward, the names of the FX values that it holds.
         externs: the ops of the forward that are extern kernels.
     """
@@ -100,7 +103,7 @@ class Tried:
 
 @dataclass
 class _Watch:
-    """Keeps what the compilation of a graph comes across."""
+    """Keeps the joint graph and the FX values of buffers that a compilation shows (`Watch`)."""
 
     seen: Joint | None = None
     values: dict[BufferId, tuple[str, ...]] = field(default_factory=dict)
@@ -123,9 +126,9 @@ class _Watch:
 
 
 def _made(graph: GraphLowering, read: Read) -> dict[BufferId, tuple[str, ...]]:
-    """Returns, by buffer, the FX value that Inductor made it for, where it knows one.
+    """Returns, by buffer, the FX value that Inductor made the buffer for, if Inductor knows it.
 
-    Leaves out buffers in which a kernel puts one value over another.
+    Leaves out buffers in which a kernel writes one value over another.
     """
     names: dict[BufferId, list[str | None]] = defaultdict(list)
     for name, b in read.at.items():
@@ -138,7 +141,7 @@ def _made(graph: GraphLowering, read: Read) -> dict[BufferId, tuple[str, ...]]:
 
 @dataclass
 class _Found:
-    """Reports of a trial: its plan, or an error, since a trial exists only to be planned."""
+    """Keeps the plan that a trial reports. Raises OfflineError if the trial has no plan."""
 
     record: GraphRecord | None = None
 
@@ -151,17 +154,17 @@ class _Found:
 
 @dataclass(frozen=True)
 class Trials:
-    """Tries choices for one captured graph.
+    """Tries choices of saved values for one captured graph.
 
     Attributes:
         gm: the graph, which no trial changes.
-        inputs: its example inputs.
-        graph: its names.
-        options: the user's.
-        may_fold: whether its backward may fold gradients.
-        driver: would run the graph; a trial runs nothing.
+        inputs: the graph's example inputs.
+        graph: the names of the graph and its inputs.
+        options: the user's options.
+        may_fold: whether the graph's backward may fold gradients.
+        driver: is passed to `compile`, but runs nothing.
         folds: returns the gradients that the first backward of the compiled graph will fold.
-        costs: tells how long kernels take.
+        costs: finds the seconds of kernels.
     """
 
     gm: fx.GraphModule
@@ -174,12 +177,12 @@ class Trials:
     costs: Costs
 
     def of(self, recompute: str | bool | None, saved: tuple[str, ...] | None = None) -> Tried:
-        """Returns what the graph takes.
+        """Returns the plan of the graph for one choice.
 
         Args:
-            recompute: as the option of that name.
-            saved: the names of the values that the forward saves; None for what `recompute` and
-                Inductor say.
+            recompute: the value of the option "recompute".
+            saved: the names of the values that the forward saves; None to let `recompute` and
+                Inductor decide.
 
         Raises:
             UnplannableError: the graph has no plan.
@@ -206,7 +209,7 @@ class Trials:
 
 
 def _copy(gm: fx.GraphModule) -> fx.GraphModule:
-    """Returns a copy of dynamo's graph with what dynamo says beside it about its inputs."""
+    """Returns a copy of dynamo's graph, with the sources of its inputs, which fx does not copy."""
     made = copied(gm)
     made.meta = dict(gm.meta)
     inputs = (m.graph.find_nodes(op="placeholder") for m in (gm, made))

@@ -1,6 +1,7 @@
-"""Keeps the user's own Inductor passes at work where roam sets one for the same option.
+"""Keeps the user's own Inductor passes working if roam sets a pass for the same option.
 
-roam's pass runs the user's pass, its attribute `first`, and then does its own work.
+roam's pass replaces the user's pass in Inductor's settings. It has the user's pass as its attribute
+`first`, runs that, and then does its own work.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ def users_own(option: str, ours: type[Any]) -> Any:
 
     Args:
         option: the name of the option.
-        ours: the class of roam's pass. If such a pass is set already, its `first` is the user's.
+        ours: the class of roam's pass. If a pass of this class is set already, the user's pass is
+            its attribute `first`.
     """
     found: Any = getattr(config, option)
     return found.first if isinstance(found, ours) else found
@@ -29,7 +31,7 @@ def cache_key(first: Any, files: Iterable[str], *options: Any) -> Any:
     Args:
         first: the user's pass, or None.
         files: the source files of roam's pass.
-        options: what roam's pass depends on; their `repr` is the same in every process.
+        options: all that roam's pass depends on, with a `repr` that is the same in every process.
 
     Returns:
         The key, or None if the user's pass has none: then Inductor caches nothing.
