@@ -75,7 +75,11 @@ class _Search:
         found = [self.curve(choice) for choice in cheap]
         best = min(found, key=lambda c: c.peak)
         # the cheapest choice beyond the limit, by itself and together with the known copies
-        for choice in dear[:2]:
+        mixable = dear[:2]
+        if best.copies.choice == known:
+            # all choices within the limit raise the peak elsewhere: a part of one may not
+            mixable += [choice for choice in cheap if choice != known]
+        for choice in dict.fromkeys(mixable):
             mixed = self.mixed(choice, best.copies.choice)
             best = min(best, mixed, key=lambda c: c.peak)
         return best
