@@ -1,12 +1,13 @@
-"""Gives an attention a flag in place of a mask, where the mask is the causal one or masks nothing.
+"""Replaces the mask of an attention by a flag, if the mask is the causal one or masks nothing.
 
     i ≤ j, [T, T] ── 0 or -inf, [T, T] ──┐
                             q, k, v ── attention           q, k, v ── attention(is_causal=True)
 
-Libraries write the mask into the graph because, while they are traced, they cannot tell what will
-be in it: T² numbers that the forward makes, every layer reads and the backward keeps. The kernel
-skips what is masked if it knows, and gives the same bits. That a mask is the causal one is not
-taken from the way it is written: it is computed, some rows at a time, from ops that read no input.
+Libraries write the mask into the graph because, while they are traced, they cannot tell its values.
+It has T² numbers, which the forward makes, every layer reads and the backward keeps. With the flag
+the kernel skips masked scores, and gives the same bits. Whether a mask is the causal one is not
+guessed from the ops that make it: the mask is computed, some rows at a time, if none of these ops
+reads an input of the graph.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ POSITIONS: dict[Any, tuple[int, int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu.default: (0, 4),
     aten._scaled_dot_product_flash_attention_for_cpu_backward.default: (1, 7),
 }
-AT_ONCE = 2**22  # elements that are computed at a time
+AT_ONCE = 2**22  # limit on the elements of a mask that are computed at a time
 
 # ops that keep the last two dims of their operand: rows of the result are rows of the operand
 SAME_ROWS = (aten.expand.default, aten.clone.default, aten.alias.default, aten.detach.default)
@@ -42,6 +43,9 @@ class NotConstantError(Exception):
 
 @dataclass(frozen=True)
 class ConstantMasks:
+    """The rewrite. `at_once` limits the elements of a mask that are computed at a time."""
+
+    at_once: int = AT_ONCE
     name: str = "constant_masks"
 
     def __call__(self, module: fx.GraphModule) -> int:
@@ -49,7 +53,8 @@ class ConstantMasks:
         if not masked:
             return 0
         alike = _first_alike(module.graph)
-        flags = {first: causal(first) for first in {alike[mask]: None for mask in masked.values()}}
+        distinct = {alike[mask]: None for mask in masked.values()}
+        flags = {first: causal(first, self.at_once) for first in distinct}
         changed = sum(_without_mask(node, flags[alike[mask]]) for node, mask in masked.items())
         for mask in masked.values():
             _drop_unused(mask)
@@ -81,15 +86,17 @@ def _first_alike(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     return found
 
 
-def causal(mask: fx.Node) -> bool | None:
+def causal(mask: fx.Node, at_once: int = AT_ONCE) -> bool | None:
     """Returns True for the causal mask, False for one that masks nothing, None for any other.
 
-    mask: [..., T, S], what is added to the scores.
+    Args:
+        mask: [..., T, S], is added to the scores.
+        at_once: limit on the elements that are computed at a time.
     """
     may_be = {True, False}
     try:
         with _disable_current_modes(), torch.no_grad():
-            for start, rows in Rows(mask).blocks():
+            for start, rows in Rows(mask, at_once).blocks():
                 size, columns = rows.shape[-2:]
                 ours = torch.arange(start, start + size).unsqueeze(-1)
                 sees = torch.arange(columns) <= ours
@@ -106,17 +113,19 @@ def causal(mask: fx.Node) -> bool | None:
 class Rows:
     """Computes a constant of a graph, some rows of the last dim but one at a time.
 
-    mask: the constant, [..., T, S].
+    Args:
+        mask: the constant, [..., T, S].
+        at_once: limit on the elements that are computed at a time.
     """
 
-    def __init__(self, mask: fx.Node) -> None:
-        self.mask, self.known = mask, dict[fx.Node, Tensor]()
+    def __init__(self, mask: fx.Node, at_once: int = AT_ONCE) -> None:
+        self.mask, self.at_once, self.known = mask, at_once, dict[fx.Node, Tensor]()
         self.rows = value(mask).shape[-2]
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
         """Yields (number of a first row, rows) until all rows were yielded."""
         shape = value(self.mask).shape
-        step = max(1, AT_ONCE // max(1, shape[-1]))
+        step = max(1, self.at_once // max(1, shape[-1]))
         for start in range(0, self.rows, step):
             stop = min(start + step, self.rows)
             rows = self.part(self.mask, start, stop)
@@ -127,7 +136,7 @@ class Rows:
 
         A value with one row is the same for all rows of the mask, and is returned whole.
         """
-        if value(node).numel() <= AT_ONCE // 4:
+        if value(node).numel() <= self.at_once // 4:
             found = self.whole(node)
             has_rows = found.dim() > 1 and found.shape[-2] == self.rows
             return found[..., start:stop, :] if has_rows else found
@@ -147,7 +156,7 @@ class Rows:
     def whole(self, node: fx.Node) -> Tensor:
         """Returns a small value."""
         if node not in self.known:
-            if not is_pure(node) or value(node).numel() > AT_ONCE // 4:
+            if not is_pure(node) or value(node).numel() > self.at_once // 4:
                 raise NotConstantError(node.name)
             args, kwargs = fx.map_arg((node.args, node.kwargs), self.whole)
             self.known[node] = node.target(*args, **kwargs)  # type: ignore[operator]

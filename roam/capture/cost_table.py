@@ -37,7 +37,7 @@ if sys.platform != "win32":
 log = logging.getLogger("roam")
 
 VERSION = 1
-MOST = 20_000  # entries of a file: some 4 MB
+MOST = 20_000  # limit on the entries of a file: some 4 MB
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,14 @@ class CostTable:
         path: the file.
         seconds: of each call, by its text.
         rates: of the machine, by name.
+        most: limit on the calls, and on the rates, that the file keeps: the oldest go first.
     """
 
     site: Site
     path: Path
     seconds: dict[str, Seconds] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
+    most: int = MOST
 
     @staticmethod
     def here() -> CostTable:
@@ -115,7 +117,7 @@ class CostTable:
             with _alone(self.path):
                 self._merge()
                 for entries in (self.seconds, self.rates):
-                    for key in [*islice(entries, max(0, len(entries) - MOST))]:
+                    for key in [*islice(entries, max(0, len(entries) - self.most))]:
                         del entries[key]
                 at = self.site
                 file = _File(VERSION, at.torch, at.machine, at.threads, self.seconds, self.rates)

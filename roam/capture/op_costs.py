@@ -39,8 +39,8 @@ from roam.runtime.isolation import aside, settings
 
 log = logging.getLogger("roam")
 
-CAP: Seconds = 2.0  # for all measurements of a plan
-LARGEST: Bytes = 2**30  # of operands and results of a call that is run
+CAP: Seconds = 2.0  # limit on all measurements of a plan together
+LARGEST: Bytes = 2**30  # limit on the operands and results of a call that is run
 NAMESPACES = frozenset({"aten", "prims", "roam"})
 
 
@@ -61,12 +61,14 @@ class OpCosts:
         left: seconds for that, for all graphs together.
         clock: tells the seconds.
         table: what was measured before.
+        largest: limit on the bytes of operands and results of a call that is run.
     """
 
     measure: bool = False
     left: Seconds = CAP
     clock: Clock = time.perf_counter
     table: CostTable = field(default_factory=CostTable.here)
+    largest: Bytes = LARGEST
 
     def of(self, graphs: Iterable[fx.Graph], numbers: Numbers) -> dict[fx.Node, Cost]:
         """Returns the costs of the ops that are calls or folds, but for those on absent devices."""
@@ -103,7 +105,8 @@ class OpCosts:
         guesses = self._estimated({text: OpWork.of(call) for text, call in distinct.items()})
         if self.measure:
             times = Counter(text_of.values())
-            unknown = [t for t in guesses if t not in self.table.seconds and _may_run(distinct[t])]
+            unknown = [t for t in guesses if t not in self.table.seconds]
+            unknown = [t for t in unknown if _may_run(distinct[t], self.largest)]
             unknown.sort(key=lambda t: times[t] * guesses[t].seconds, reverse=True)
             self._measure({t: distinct[t] for t in unknown}, guesses, end)
         known = self.table.seconds
@@ -162,14 +165,14 @@ def _call(node: fx.Node, numbers: Numbers) -> Call | None:
         return None
 
 
-def _may_run(call: Call) -> bool:
+def _may_run(call: Call, largest: Bytes) -> bool:
     target = call.target
     if not isinstance(target, torch._ops.OpOverload) or target.namespace not in NAMESPACES:
         return False
     draws = torch.Tag.nondeterministic_seeded in target.tags
     on_cpu = all(x.device.type == "cpu" for x in (*call.operands, *call.results))
     pure = bool(call.results) and may_run_alone(target)  # an assertion on zeros would fail
-    return pure and call.nbytes <= LARGEST and (on_cpu or not draws)
+    return pure and call.nbytes <= largest and (on_cpu or not draws)
 
 
 def _measured(call: Call, clock: Clock, end: Seconds) -> Seconds | None:

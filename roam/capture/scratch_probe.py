@@ -113,11 +113,15 @@ def _is_worth_it(node: fx.Node) -> bool:
     )
 
 
-def _scratch(call: Call, needed: int) -> Scratch:
+def _scratch(call: Call, needed: int, read: int = READ, estimated: int = ESTIMATED) -> Scratch:
     """Measures a call at full size if it writes at most CAP bytes, and else estimates it.
 
-    needed: bytes of the storages of its results. Some ops (reduced losses) return a small tensor
-    in a large storage.
+    Args:
+        call: the call.
+        needed: bytes of the storages of its results. Some ops (reduced losses) return a small
+            tensor in a large storage.
+        read: limit on the bytes of operands and results of a call that is run at full size.
+        estimated: limit on the bytes of operands and results of a call that an estimate runs.
     """
     whole = max(call.nbytes, needed)
     if whole <= AT_ONCE:
@@ -126,10 +130,10 @@ def _scratch(call: Call, needed: int) -> Scratch:
     if rough is None and whole > CAP // 8:
         log.debug("%s: no call of it is small enough to be measured", call.target)
         return Scratch(0, estimated=True)
-    if whole <= READ and needed + (rough or 0) <= CAP:
+    if whole <= read and needed + (rough or 0) <= CAP:
         return Scratch(_measure(call, needed))
     room = CAP // 2 * whole // (whole + (rough or 0))
-    found = _estimate(call, max(AT_ONCE, min(ESTIMATED, room)))
+    found = _estimate(call, max(AT_ONCE, min(estimated, room)))
     return Scratch(found or rough or 0, estimated=True)
 
 

@@ -6,11 +6,11 @@ import json
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from roam.capture import cost_table
 from roam.capture.cost_table import CostTable, Site, cache_folder
 
 HERE = Site("2.13.0", "a machine", 2)
@@ -114,10 +114,11 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     assert set(found) == {f"{n} {i}" for n in range(3) for i in range(20)}
 
 
-def test_the_oldest_entries_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost_table, "MOST", 2)
+def test_the_oldest_entries_go(tmp_path: Path) -> None:
     kept(tmp_path, a=1.0)
-    kept(tmp_path, b=1.0, c=1.0)
+    table = CostTable.open(HERE, tmp_path)
+    table.seconds |= {"b": 1.0, "c": 1.0}
+    replace(table, most=2).save()
     assert [*CostTable.open(HERE, tmp_path).seconds] == ["b", "c"]
 
 

@@ -148,13 +148,10 @@ def _(x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
-def test_what_may_not_be_run_is_estimated(
-    tmp_path: Path, ran: Ran, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_may_not_be_run_is_estimated(tmp_path: Path, ran: Ran) -> None:
     """The user's own operators, and what is too large or refuses zeros."""
-    monkeypatch.setattr(op_costs, "LARGEST", 10_000)
     draw = aten.multinomial.default, SMALL, 2
-    costs = OpCosts(measure=True, table=table(tmp_path), clock=Clock(1e-4))
+    costs = OpCosts(True, clock=Clock(1e-4), table=table(tmp_path), largest=10_000)
     own = (torch.ops.roam_tests.pressed.default, SMALL)
     assert all(c.estimated for c in found(costs, own, draw, ADD))
     assert ran == ["aten.multinomial.default"]

@@ -124,18 +124,15 @@ MIDDLING: dict[str, Callable[[], Call]] = {  # 4 to 30 MiB
 
 
 @pytest.mark.parametrize("name", MIDDLING)
-def test_what_is_estimated_is_what_would_be_measured(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_estimated_is_what_would_be_measured(name: str) -> None:
     with FakeTensorMode():
         given = MIDDLING[name]()
     needed = sum(r.nbytes for r in given.results)
     if given.target is aten.mse_loss.default:
         needed = 4
     measured = scratch_probe._scratch(given, needed)
-    monkeypatch.setattr(scratch_probe, "READ", 3 * given.nbytes // 4)
-    monkeypatch.setattr(scratch_probe, "ESTIMATED", given.nbytes // 2)
-    estimated = scratch_probe._scratch(given, needed)
+    limits = 3 * given.nbytes // 4, given.nbytes // 2
+    estimated = scratch_probe._scratch(given, needed, *limits)
     assert (measured.estimated, estimated.estimated) == (False, True)
     assert estimated.nbytes == measured.nbytes
 

@@ -74,15 +74,13 @@ def padded(padding: Tensor, queries: int) -> Tensor:
 )
 @pytest.mark.parametrize("at_once", [8 * TOKENS, 2**22])  # elements: in many parts, and in one
 def test_a_mask_becomes_a_flag_only_if_it_is_the_causal_one(
-    mask: Mask, queries: int, flag: bool | None, at_once: int, monkeypatch: pytest.MonkeyPatch
+    mask: Mask, queries: int, flag: bool | None, at_once: int
 ) -> None:
-    monkeypatch.setattr("roam.passes.rewrites.constant_masks.AT_ONCE", at_once)
-
     def loss(q: Tensor, k: Tensor, v: Tensor, padding: Tensor) -> Tensor:
         return attention(q, k, v, attn_mask=mask(padding, q.shape[-2])).square().mean()
 
     expected, _ = _trained(loss, queries, [])
-    found, graph = _trained(loss, queries, [ConstantMasks()])
+    found, graph = _trained(loss, queries, [ConstantMasks(at_once)])
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     calls = [n for n in graph.graph.nodes if n.target in POSITIONS]
     assert len(calls) == 2  # forward and backward
@@ -104,12 +102,11 @@ def test_a_mask_is_computed_a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch
         return made
 
     monkeypatch.setattr(Rows, "part", part)
-    monkeypatch.setattr("roam.passes.rewrites.constant_masks.AT_ONCE", 8 * TOKENS)
 
     def loss(q: Tensor, k: Tensor, v: Tensor, padding: Tensor) -> Tensor:
         return attention(q, k, v, attn_mask=packed(padding, TOKENS)).mean()
 
-    _, graph = _trained(loss, TOKENS, [ConstantMasks()])
+    _, graph = _trained(loss, TOKENS, [ConstantMasks(8 * TOKENS)])
     assert not any(n.kwargs.get("attn_mask") for n in graph.graph.nodes)
     assert 0 < largest <= 8 * TOKENS
 
