@@ -43,12 +43,12 @@ APART = 7919  # distance of two turns in the Weyl sequence, a prime number of el
 
 
 def signed(name: str, param: Tensor) -> tuple[StateSpec, ...]:
-    """Returns the states of a first moment."""
+    """Returns the specs of a first moment's codes and scales."""
     return StateSpec.like(name, param, torch.int8), scales(name, param)
 
 
 def unsigned(name: str, param: Tensor) -> tuple[StateSpec, ...]:
-    """Returns the states of a second moment."""
+    """Returns the specs of a second moment's codes and scales."""
     return StateSpec.like(name, param, torch.uint8), scales(name, param)
 
 
@@ -73,7 +73,7 @@ def scales_of_rows(state: State, name: str, rows: slice) -> Tensor:
 
 
 def read_signed(codes: Tensor, scale: Tensor) -> Tensor:
-    """Returns a first moment in float32."""
+    """Returns a first moment in float32, decoded."""
     wide = codes.to(torch.float32)
     return wide * wide.abs() * (scale * (1 / 127**2))
 
@@ -89,7 +89,7 @@ def signed_codes(m: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def read_square(codes: Tensor, scale: Tensor) -> Tensor:
-    """Returns a second moment in float32."""
+    """Returns a second moment in float32, decoded."""
     root = codes.to(torch.float32) * (scale * (1 / 255))
     return root * root
 
@@ -102,13 +102,13 @@ def root_codes(v: Tensor, root: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def read_weight(weight: Tensor, remainder: Tensor) -> Tensor:
-    """Returns a weight in float32."""
+    """Returns a weight in float32: the bfloat16 weight with its remainder added."""
     wide = weight.to(torch.float32)
     return wide + wide.abs() * (2.0**-8 / 127) * remainder
 
 
 def weight_codes(exact: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns a weight in bfloat16, and its remainder."""
+    """Returns a weight in bfloat16, and the code of its remainder."""
     weight = exact.to(torch.bfloat16)
     wide = weight.to(torch.float32)
     rest = (exact - wide) / wide.abs().clamp(min=1e-36) * (2.0**8 * 127)

@@ -25,14 +25,14 @@ def orthogonalized(
     Args:
         matrix: the matrix, [n, m].
         steps: the number of iterations.
-        coefficients: of x, x³ and x⁵, which each iteration makes of a singular value x.
-        eps: the least norm by which the matrix is divided.
+        coefficients: (a, b, c). An iteration replaces a singular value x by a x + b x³ + c x⁵.
+        eps: least divisor of the matrix, which is divided by its norm first.
     """
     a, b, c = coefficients
     x = matrix.to(torch.bfloat16, copy=True)
     tall = x.size(0) > x.size(1)
     x = x.T if tall else x
-    x.div_(x.norm().clamp(min=eps))  # no singular value is above 1 then
+    x.div_(x.norm().clamp(min=eps))  # now no singular value is above 1
     for _ in range(steps):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

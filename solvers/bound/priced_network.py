@@ -29,7 +29,7 @@ class PricedNetwork:
         seconds, bytes: by arc, its cost, in one of the two units; 0 in the other.
         limits: by arc, `NEVER` if no cut may contain it, else 0.
         reads: by op, the nodes of the buffers that it reads in its first run.
-        made: the node of each buffer as an op left it.
+        made: (buffer, op) -> the node of the buffer with the contents that this op wrote.
     """
 
     def __init__(self, problem: Problem, forms: Mapping[OpId, Form]) -> None:
