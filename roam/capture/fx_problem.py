@@ -1,71 +1,36 @@
-"""Reads a Problem out of the graphs of a step.
-
-    fx node                         in the Problem
-    ------------------------------  -----------------------------------------------
-    placeholder, get_attr           a buffer of the user's
-    tangents                        what a first op of the backward creates, and nobody writes
-                                    over or frees if somebody else holds it
-    op with results of its own      an op, and a buffer a result
-    wait for a collective           an op that changes the collective's result, and reads what it
-                                    sends: both are alive until then
-    view, alias, getitem            nothing: another name for a buffer
-    op that changes its argument    an op that mutates
-    fold of a gradient              an op that mutates the optimizer's state, and the parameter
-    state that lies in a tier       a buffer of the user's there, and ops that load and store it
-    number (sizes)                  nothing: known when the graph is planned
-
-Two tensors are one buffer when their fake values share a storage; the values of the forward's
-nodes and of the backward's placeholders are the same objects, so this links the two graphs.
-"""
+"""Reads a Problem out of the graphs of a step, forward and backward (see `fx_reader`)."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from msgspec.structs import replace
 from torch import fx
 
-from roam.capture.node_facts import (
-    block_suffix,
-    is_op,
-    keeps_its_turn,
-    lane,
-    looks_at_storage,
-    mutated,
-    runs_once,
-)
-from roam.capture.origins import OriginNotes
+from roam.capture.fx_reader import FxReader
 from roam.capture.symbolic_sizes import Numbers
 from roam.core import machine
-from roam.core.build import ProblemBuilder
-from roam.core.errors import UnplannableError
 from roam.core.origins import NO_ORIGINS, Origins
-from roam.core.problem import Buffer, BufferId, Home, Kind, Lane, OpId, Problem, Tier
-from roam.passes import gradient_release, move_to_tier, recompute_copies
-from roam.passes.annotations import inplace, out_variants
-from roam.passes.annotations.scratch import scratch
-from roam.passes.collectives import being_sent, is_collective, is_wait
-from roam.passes.geometry import storage_key, tensor_inputs, tensors, value
-from roam.passes.graph_ops import module_path
-from roam.passes.rewrites import split
-from roam.passes.transfer_ops import LOAD_START
-
-Turns = Literal["effects", "collectives"]  # ops of a kind stay in program order
+from roam.core.problem import Buffer, BufferId, Home, Kind, Lane, Problem
+from roam.passes.geometry import storage_key
 
 
 @dataclass
 class Captured:
-    """A Problem, and how it relates to the graphs it was read from.
+    """A Problem, and the graphs it was read from.
 
     Attributes:
-        nodes: the fx node of every op, None for the op that creates the tangents.
-        results: for every op its buffers, in the order of the node's results.
+        problem: the Problem.
+        forward: the forward.
+        backward: the backward; None if there is none.
+        nodes: by op, its fx node; None for the op that creates the tangents.
+        results: by op, its buffers, in the order of the node's results.
         buffer_of: by storage key, the buffer.
         numbers: turns symbolic sizes into numbers.
+        device: the device of the arena.
         origins: lines of the user's code, and shapes.
     """
 
@@ -83,7 +48,7 @@ class Captured:
         return self.buffer_of[storage_key(tensor)]
 
     def names_of(self, nodes: Iterable[fx.Node]) -> tuple[str, ...]:
-        """The names of the ops that these nodes are, in program order."""
+        """Returns the names of the ops of these nodes, in program order."""
         wanted = set(nodes)
         pairs = zip(self.problem.ops, self.nodes, strict=True)
         return tuple(op.name for op, node in pairs if node in wanted)
@@ -104,14 +69,23 @@ def capture(
 ) -> Captured:
     """Returns the Problem of a forward graph and, in training, of its backward.
 
-    outputs: how many of the forward's outputs are the user's; the rest is saved. parameters: the
-    names of the placeholders that are parameters. measured: scratch bytes of ops, where they
-    were measured. names: what the user calls a placeholder. held: the backward's inputs that are
-    gradients of outputs and that somebody else holds. stands_for: the device whose alignment is
-    planned for, if it is not that of the tensors. costs: seconds of ops, if they are known. Raises
-    UnplannableError naming the op.
+    Args:
+        name: the name of the Problem.
+        forward: the forward.
+        backward: its backward; None if there is none.
+        numbers: turns symbolic sizes into numbers.
+        outputs: how many of the forward's results are the user's; the others are saved.
+        parameters: the names of the placeholders that are parameters.
+        measured: by node, the scratch bytes that were measured.
+        names: by name of a placeholder, the user's name of it.
+        held: positions, among the backward's inputs, of the tangents that other code holds.
+        stands_for: the device whose alignment is planned for, if not that of the tensors.
+        costs: by node, its seconds, if known.
+
+    Raises:
+        UnplannableError: a node cannot be planned. Names the node.
     """
-    reader = _Reader(numbers, parameters, measured or {}, names or {}, held, costs or {})
+    reader = FxReader(numbers, parameters, measured or {}, names or {}, held, costs or {})
     graphs = [forward] if backward is None else [forward, backward]
     for phase, graph in enumerate(graphs):
         reader.read(graph, phase)
@@ -143,8 +117,8 @@ def capture(
 def _in_sectors(buffer: Buffer) -> Buffer:
     """Returns the buffer with the alignment of a disk's sector, if it is large and planned.
 
-    Direct transfers need no copy if a tensor comes back to an address that is equal, modulo the
-    sector, to the one that it was written from. Buffers of one block then are.
+    A direct transfer needs no copy if a tensor comes back to an address that is equal, modulo the
+    sector, to the address that it was written from. With this alignment it is.
     """
     large = buffer.home is Home.ARENA and buffer.size >= machine.MIB
     return replace(buffer, align=max(buffer.align, machine.SECTOR)) if large else buffer
@@ -153,235 +127,3 @@ def _in_sectors(buffer: Buffer) -> Buffer:
 def _outputs(graph: fx.Graph) -> Sequence[Any]:
     (returned,) = graph.output_node().args
     return returned if isinstance(returned, (tuple, list)) else (returned,)
-
-
-class _Reader:
-    """Walks the graphs node by node, making buffers and ops."""
-
-    def __init__(
-        self,
-        numbers: Numbers,
-        parameters: frozenset[str],
-        measured: Mapping[fx.Node, int],
-        names: Mapping[str, str],
-        held: Collection[int],
-        costs: Mapping[fx.Node, float],
-    ) -> None:
-        self.numbers = numbers
-        self.parameters = parameters
-        self.measured = measured
-        self.names = names
-        self.copies: Counter[str] = Counter()  # by op, how many copies were seen
-        self.held = held
-        self.costs = costs
-        self.build = ProblemBuilder()
-        self.origins = OriginNotes()
-        self.nodes: list[fx.Node | None] = []
-        self.results: list[tuple[BufferId, ...]] = []
-        self.buffer_of: dict[int, BufferId] = {}
-        self.device_of: dict[BufferId, torch.device] = {}
-        self.last_in: dict[Turns, OpId] = {}  # the last op of each kind that keeps its turn
-        self.op_of: dict[str, OpId] = {}  # by name of its node, an op of the phase
-
-    def read(self, graph: fx.Graph, phase: int) -> None:
-        self.last_in, self.op_of = {}, {}
-        if phase > 0:
-            self.add_tangents(graph, phase)
-        for node in graph.nodes:
-            if node.op == "placeholder":
-                self.add_users(node, Kind.PARAMETER if node.name in self.parameters else Kind.INPUT)
-            elif node.op == "get_attr":
-                self.add_users(node, Kind.INPUT)
-            elif gradient_release.META in node.meta:
-                self.add_fold(node)
-            elif node.target is gradient_release.stored:
-                self.add_stored(node)
-            elif node.op == "call_function" and is_op(node):
-                self.add_op(node)
-            elif node.op == "call_function" and looks_at_storage(node):
-                self.leave_outside([self.buffer_of[storage_key(t)] for _, t in tensor_inputs(node)])
-            elif node.op not in ("call_function", "output"):
-                raise UnplannableError(f"{node.name}: a {node.op} node")
-
-    def add_tangents(self, graph: fx.Graph, phase: int) -> None:
-        """Adds the tangents: gradients of the outputs, which autograd makes before the backward.
-
-        They are the results of one first op. They include zeros for outputs without a gradient.
-        They are freed after their last use, unless something else keeps them alive.
-        """
-        known = len(self.build.buffers)
-        for i, node in enumerate(graph.find_nodes(op="placeholder")):
-            kind = Kind.TANGENT if i in self.held else Kind.TEMPORARY
-            for tensor in tensors(node):
-                self.add_buffer(node, node.name, tensor, kind, Home.EXTERNAL)
-        made = tuple(range(known, len(self.build.buffers)))
-        self.build.begin_phase(phase, made)
-        self.nodes.append(None)
-        self.results.append(made)
-
-    def add_users(self, node: fx.Node, kind: Kind) -> None:
-        for tensor in tensors(node):
-            name = self.names.get(node.name, node.name)
-            self.add_buffer(node, name, tensor, kind, Home.USER)
-
-    def add_buffer(
-        self, node: fx.Node, name: str, tensor: torch.Tensor, kind: Kind, home: Home
-    ) -> BufferId:
-        if tensor.layout is not torch.strided:
-            raise UnplannableError(f"{node.name}: a tensor of layout {tensor.layout}")
-        key = storage_key(tensor)
-        if key not in self.buffer_of:
-            try:
-                size = int(self.numbers(tensor.untyped_storage().nbytes()))
-            except UnplannableError as error:
-                raise UnplannableError(f"{node.name} ({node.target}): {error}") from None
-            align = machine.of(tensor.device.type).alignment
-            home = Home.EXTERNAL if size == 0 and home is Home.ARENA else home
-            b = self.build.add_buffer(name, size, kind, home, align=align, where=module_path(node))
-            self.origins.note_tensor(self.build.buffers[b].name, tensor.dtype, tensor.shape)
-            self.buffer_of[key], self.device_of[b] = b, tensor.device
-        return self.buffer_of[key]
-
-    def add_op(self, node: fx.Node) -> None:
-        if is_wait(node):
-            self.share(node)
-        reads = tuple(dict.fromkeys(self.buffer_of[storage_key(t)] for _, t in tensor_inputs(node)))
-        if is_wait(node):
-            sent = (self.buffer_of[storage_key(t)] for n in being_sent(node) for t in tensors(n))
-            reads = tuple(dict.fromkeys((*reads, *sent)))
-        mutates = tuple(dict.fromkeys(self.buffer_of[storage_key(t)] for t in mutated(node)))
-        home = Home.ARENA if out_variants.META in node.meta else Home.EXTERNAL
-        known = len(self.build.buffers)
-        parts = tensors(node)
-        names = [node.name] if len(parts) == 1 else [f"{node.name}.{i}" for i in range(len(parts))]
-        kind = Kind.TEMPORARY
-        if node.target is LOAD_START:
-            names, kind = [self.op_name(node).removesuffix(".start")], Kind.STATE
-        results = tuple(
-            self.add_buffer(node, name, t, kind, home) for name, t in zip(names, parts, strict=True)
-        )
-        creates = tuple(dict.fromkeys(b for b in results if b >= known))
-        turns = _turns(node)
-        after = [self.op_of[n] for n in node.meta.get(move_to_tier.AFTER, ()) if n in self.op_of]
-        if turns in self.last_in:
-            after.append(self.last_in[turns])
-        op = self.build.add_op(
-            self.op_name(node),
-            reads=reads,
-            creates=creates,
-            mutates=mutates,
-            over=self.pairs(node, results, creates),
-            scratch=self.scratch(node),
-            cost=self.costs.get(node, 0.0),
-            after=after,
-            where=module_path(node),
-            once=runs_once(node),
-            lane=lane(node),
-        )
-        self.op_of[node.name] = op
-        self.origins.note_op(self.build.ops[op].name, [node])
-        if turns is not None:
-            self.last_in[turns] = op
-        self.nodes.append(node)
-        self.results.append(results)
-        if looks_at_storage(node):
-            self.leave_outside(reads)
-
-    def share(self, wait: fx.Node) -> None:
-        """Notes that a wait returns its argument, though its fake value has other memory."""
-        [made], [given] = tensors(wait), [t for _, t in tensor_inputs(wait)]
-        self.buffer_of[storage_key(made)] = self.buffer_of[storage_key(given)]
-
-    def op_name(self, node: fx.Node) -> str:
-        """Returns the name of an op: a copy has that of the op that runs again, and a number."""
-        if move_to_tier.META in node.meta:
-            return str(node.meta[move_to_tier.META])
-        if gradient_release.STORED in node.meta:
-            return self.stored_name(node.meta[gradient_release.STORED])
-        original: str | None = node.meta.get(recompute_copies.META)
-        if original is None:
-            return node.name + block_suffix(node.meta.get(split.META))
-        self.copies[original] += 1
-        return f"{original}~{self.copies[original]}"
-
-    def stored_name(self, transfer: gradient_release.Transfer) -> str:
-        return f"{self.buffer(transfer.parameter).name}.{transfer.state.name}{transfer.name}"
-
-    def buffer(self, tensor: torch.Tensor) -> Buffer:
-        return self.build.buffers[self.buffer_of[storage_key(tensor)]]
-
-    def add_stored(self, node: fx.Node) -> None:
-        """Adds a state that lies in a tier between steps. The node's value is its ticket."""
-        transfer: gradient_release.Transfer = node.meta[gradient_release.STORED]
-        self.buffer_of[storage_key(value(node))] = self.build.add_buffer(
-            self.stored_name(transfer),
-            transfer.state.nbytes,
-            Kind.STATE,
-            Home.USER,
-            align=machine.PAGE,
-            where=self.buffer(transfer.parameter).where,
-            tier=Tier.FILE,
-        )
-
-    def add_fold(self, node: fx.Node) -> None:
-        release: gradient_release.Release = node.meta[gradient_release.META]
-        parameter = self.buffer_of[storage_key(release.parameter)]
-        known = self.build.buffers[parameter]
-        gradient: Any = node.args[2]
-        loaded: Any = node.args[3] if not release.in_block else {}
-        states = [self.buffer_of[storage_key(value(n))] for n in loaded.values()]
-        self.build.add_fold(
-            known.name,
-            [self.buffer_of[storage_key(value(gradient))]],
-            release.state,
-            mutates=[*states, *([parameter] if release.writes_parameter else [])],
-            scratch=release.scratch,
-            cost=self.costs.get(node, 0.0),
-            where=known.where,
-            block=block_suffix(node.meta.get(split.META)),
-        )
-        self.nodes.append(node)
-        self.results.append(())
-
-    def leave_outside(self, buffers: Sequence[BufferId]) -> None:
-        for b in buffers:
-            if self.build.buffers[b].home is Home.ARENA:
-                self.build.change(b, home=Home.EXTERNAL)
-
-    def scratch(self, node: fx.Node) -> int:
-        found = self.measured.get(node)
-        return int(self.numbers(scratch(node))) if found is None else found
-
-    def pairs(
-        self, node: fx.Node, results: Sequence[BufferId], creates: Sequence[BufferId]
-    ) -> tuple[tuple[BufferId, BufferId], ...]:
-        over = [self.buffer_of[storage_key(value(n))] for n in node.meta.get(inplace.META, ())]
-        return tuple((results[0], b) for b in dict.fromkeys(over) if results[0] in creates)
-
-    def keep(self, returned: Sequence[Any], kind: Kind, home: Home | None = None) -> None:
-        """Sets the kind of a graph's results. home: EXTERNAL if the user gets them."""
-        for b in self.returned_buffers(returned):
-            self.build.keep(b, kind, home)
-
-    def returned_buffers(self, returned: Sequence[Any]) -> Iterator[BufferId]:
-        for node in returned:
-            if isinstance(node, fx.Node):
-                yield from (self.buffer_of[storage_key(t)] for t in tensors(node))
-
-    def choose_device(self) -> torch.device:
-        """Puts the arena on the device that holds most of the arena-eligible bytes."""
-        most: dict[torch.device, int] = {}
-        arena = [b for b, buffer in enumerate(self.build.buffers) if buffer.home is Home.ARENA]
-        for b in arena:
-            device = self.device_of[b]
-            most[device] = most.get(device, 0) + self.build.buffers[b].size
-        device = max(most, key=lambda d: most[d]) if most else torch.device("cpu")
-        self.leave_outside([b for b in arena if self.device_of[b] != device])
-        return device
-
-
-def _turns(node: fx.Node) -> Turns | None:
-    """Returns the kind of ops among which an op stays in program order; None if it may move."""
-    if is_collective(node):
-        return "collectives"
-    return "effects" if keeps_its_turn(node) else None

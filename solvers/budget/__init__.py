@@ -5,6 +5,7 @@ For a training step, in which copies of the forward's ops run in the backward:
     copies         defines a choice of copies, and the Problem of the step with these copies
     segments       cuts the backward into segments, in which copies stand near their readers
     hull           chooses copies by minimum cuts
+    copy_reach     finds the copies that the CP-SAT program may choose
     retention      the CP-SAT program: the buffers kept from segment to segment, and the copies
     choose         chooses by cuts first and by the program next, until the budget is kept
     lowest_peak    chooses the copies that lower the peak most in a given time

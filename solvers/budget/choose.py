@@ -20,8 +20,9 @@ from ortools.sat.python import cp_model
 
 from roam.core.machine import Bytes, Seconds
 from roam.solvers.budget.copies import Choice, Copies, Curve, Step
+from roam.solvers.budget.copy_reach import Reach
 from roam.solvers.budget.hull import Hull, cheaper
-from roam.solvers.budget.retention import AT, NANOSECOND, Moment, Program, Reach, value_of
+from roam.solvers.budget.retention import AT, NANOSECOND, Moment, Program, value_of
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from torch._functorch.partitioners import default_partition
 from torch._guards import TracingContext
 from torch.fx._lazy_graph_module import _use_lazy_graph_module
 
-from roam.capture import trials
 from roam.capture.fx_problem import Captured
 from roam.capture.step_outputs import own_saved
 from roam.capture.symbolic_sizes import Numbers
@@ -32,32 +31,23 @@ from roam.core.problem import Problem
 from roam.inspect.record import GraphRecord
 from roam.inspect.shrunk import ShrunkSaved
 from roam.lowering.aten.aot_eager import AotEager
-from roam.lowering.aten.decompositions import parts
 from roam.lowering.aten.edited_graph import EditedGraph
 from roam.lowering.aten.emit import lower
 from roam.lowering.aten.footprint import Share
 from roam.lowering.aten.lowered import Lowered
-from roam.lowering.aten.partitioned_graph import TRIED, Parts
+from roam.lowering.aten.partitioned_graph import Parts
 from roam.lowering.aten.plain import mark_boxed, plain
+from roam.lowering.aten.rewriting import TRUTHS, rewritten_alone, rewritten_joint
 from roam.lowering.aten.shared_budget import SharedBudget
 from roam.lowering.budget_error import no_plan
 from roam.lowering.protocol import Boxed, Driver
-from roam.passes.annotations.real_layouts import RealLayouts
 from roam.passes.geometry import has_symbolic_inputs
 from roam.passes.gradient_release import RunFolds
-from roam.passes.pipeline import Pass, rewritten
-from roam.passes.rewrites.drop_clones import DropClones
-from roam.passes.rewrites.recompute import Recompute
-from roam.passes.rewrites.saved import SavedRewrite, ShrinkSaved
-from roam.passes.rewrites.split import Split, SplitComposites
-from roam.passes.rewrites.table import rewrites
+from roam.passes.pipeline import rewritten
 from roam.passes.save_bases import SaveBases
 from roam.runtime.blocks import BlockPool
 
 log = logging.getLogger("roam")
-
-# passes that correct the strides of fake values; run before any pass that relies on strides
-TRUTHS = (TRIED, RealLayouts(trials.layouts))
 
 # reasons why a backward may not run as planned
 RETAINED = "a backward with retain_graph=True or create_graph=True keeps what the plan overwrites"
@@ -136,7 +126,10 @@ class AtenKernels(EditedGraph):
         self, joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **how: Any
     ) -> tuple[fx.GraphModule, fx.GraphModule]:
         how = {"num_fwd_outputs": num_fwd_outputs, **how}
-        captured, joint = joint, rewritten((SaveBases(),), self.rewritten_joint(joint))
+        captured, joint = (
+            joint,
+            rewritten((SaveBases(),), self.rewritten_joint(joint)),
+        )
 
         def split(joint: fx.GraphModule) -> Parts:
             return default_partition(joint, inputs, **how)
@@ -168,28 +161,10 @@ class AtenKernels(EditedGraph):
             _allow_retaining()
 
     def rewritten_joint(self, joint: fx.GraphModule) -> fx.GraphModule:
-        """Rewrites a graph of a forward and its backward."""
-        asked, split = self.options.rewrites, self.options.split
-        passes = rewrites(
-            "aten",
-            asked,
-            split=split,
-            folds=self.may_fold,
-            shrink=ShrinkSaved(recompute=self.options.exact_recompute("aten"), told=self.told),
-        )
-        if self.options.recompute is False:
-            passes = tuple(p for p in passes if not isinstance(p, Recompute))
-        if not any(isinstance(p, (Split, ShrinkSaved)) for p in passes):
-            return rewritten(passes, rewritten(TRUTHS, joint), self.told.failed)
-        passes = tuple(SplitComposites(p, parts) if isinstance(p, Split) else p for p in passes)
-        # corrects fake values once more, because these rewrites add ops
-        return rewritten(TRUTHS, rewritten(passes, rewritten(TRUTHS, joint), self.told.failed))
+        return rewritten_joint(joint, self.options, self.told, folds=self.may_fold)
 
     def rewritten_alone(self, gm: fx.GraphModule) -> fx.GraphModule:
-        """Rewrites a graph that has no backward."""
-        asked = (r for r in self.options.rewrites if not isinstance(r, SavedRewrite))
-        passes: tuple[Pass, ...] = (*asked, DropClones())
-        return rewritten(passes, rewritten(TRUTHS, gm), self.told.failed)
+        return rewritten_alone(gm, self.options, self.told)
 
     # ---- running: called by the step driver ----
 

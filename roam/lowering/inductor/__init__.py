@@ -7,12 +7,14 @@ Read `entry` first, then `kernels`, which compiles one captured graph, then `ord
 scheduler calls it with the fused nodes of a graph, and gets them back in a planned order.
 
     problem                                 turns the fused nodes into a Problem for the planner
-    in_place, inner_buffers, scratch        find facts about memory that the Problem needs
+    scheduler_buffers, in_place,            find facts about memory that the Problem needs
+    inner_buffers, scratch
     rewriting                               runs rewrites on the joint graph
     add_mm                                  lowers an op that adds a product to a buffer in place
     block_order                             makes the blocks of a split run one after the other
     partition                               changes what the forward saves for the backward
     user_passes                             keeps the user's own passes of Inductor at work
+    backwards                               compiles a backward for each set of folds
     folds                                   adds ops to a backward that absorb gradients into an
                                             optimizer's state
     saved_code                              places saved tensors

@@ -11,9 +11,7 @@ Then Inductor's callables run without the step driver, and AOTAutograd's cache i
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch._inductor
 from torch import fx
 from torch._functorch import config as functorch_config
-from torch._guards import CompileContext, TracingContext, compile_context, tracing
 from torch._inductor import config
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.decomposition import select_decomp_table
@@ -29,24 +26,23 @@ from torch._inductor.exc import InductorError
 from torch._inductor.graph import GraphLowering
 
 from roam.capture.graph_names import DynamoGraph
-from roam.capture.step_outputs import gradient_values, gradients_of, own_saved, releases
+from roam.capture.step_outputs import own_saved
 from roam.core.folds import Folds
 from roam.inspect.record import GraphRecord
 from roam.inspect.shrunk import ShrunkSaved
 from roam.lowering.aten.plain import mark_boxed, plain
 from roam.lowering.inductor import add_mm  # noqa: F401  # Inductor's tables get the op
+from roam.lowering.inductor.backwards import Backwards
 from roam.lowering.inductor.block_order import blocks_in_turn
-from roam.lowering.inductor.folds import absorbing, lower_folds
+from roam.lowering.inductor.folds import absorbing
 from roam.lowering.inductor.notes import LOWERING, Note, compiling, find
 from roam.lowering.inductor.order import How, Nodes, OneGraph, PlannedOrder, first_saved
 from roam.lowering.inductor.partition import partition
 from roam.lowering.inductor.problem import Read
 from roam.lowering.inductor.rewriting import joint_pass
-from roam.lowering.protocol import Boxed, Driver, Reports
+from roam.lowering.protocol import Driver, Reports
 from roam.options import Options
-from roam.passes.fold_rows import FoldRows
-from roam.passes.gradient_release import GradientRelease, RunFolds
-from roam.passes.pipeline import copied
+from roam.passes.gradient_release import RunFolds
 from roam.passes.rewrites.saved import ShrinkSaved, Told
 from roam.passes.rewrites.table import rewrites
 
@@ -179,7 +175,14 @@ class InductorKernels:
         if not self.is_driven:
             return self.compile_one(gm, example_inputs, how)
         if how.get("is_backward"):
-            self.backwards = Backwards(self, gm, tuple(example_inputs), how)
+            self.backwards = Backwards(
+                self.compile_one,
+                self.given,
+                gm,
+                tuple(example_inputs),
+                how,
+                bool(self.options.split),
+            )
             return mark_boxed(driver.backward)
         self.given = tuple(n.meta.get("val") for n in gm.graph.find_nodes(op="placeholder"))
         if not how.get("is_inference"):
@@ -284,55 +287,6 @@ class InductorKernels:
 
     def plain_backward(self, args: list[Any], reason: str = "") -> Sequence[Any]:
         return self.backward((), args, None)
-
-
-@dataclass
-class Backwards:
-    """The backward of one forward, compiled once for each set of gradients that it folds.
-
-    Attributes:
-        gm: the backward without folds.
-        inputs: example inputs of the backward, as compile_fx gave them.
-        how: the keyword arguments that compile_fx passed with the backward.
-        tracing: torch's TracingContext when compile_fx ran, restored to compile the backward.
-        compiling: torch's CompileContext when compile_fx ran, restored to compile the backward.
-        compiled: the compiled backwards, each by the folds (of gradients) that it makes.
-    """
-
-    kernels: InductorKernels
-    gm: fx.GraphModule
-    inputs: tuple[Any, ...]
-    how: dict[str, Any]
-    tracing: TracingContext | None = field(default_factory=TracingContext.try_get)
-    compiling: CompileContext | None = field(default_factory=CompileContext.try_get)
-    compiled: dict[Folds, Boxed] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def __post_init__(self) -> None:
-        self.gradients = gradients_of(self.gm.graph)
-        self.gradient_values = gradient_values(self.gm.graph, self.gradients)
-
-    def compiled_for(self, folds: Folds) -> Boxed:
-        with self.lock:
-            if folds not in self.compiled:
-                self.compiled[folds] = self.compile(folds)
-        return self.compiled[folds]
-
-    def compile(self, folds: Folds) -> Boxed:
-        gm = copied(self.gm)  # because Inductor changes the graphs that it compiles
-        if folds:
-            # its kernels load no states: the optimizer does, inside of the fold
-            folds = tuple((i, needs.all_in_memory()) for i, needs in folds)
-            GradientRelease(releases(folds, self.kernels.given, self.gradients))(gm)
-            if self.kernels.options.split:
-                FoldRows()(gm)
-            lower_folds(gm)
-        with ExitStack() as stack:
-            stack.enter_context(tracing(self.tracing))
-            if self.compiling is not None:
-                stack.enter_context(compile_context(self.compiling))
-            compiled: Boxed = self.kernels.compile_one(gm, self.inputs, self.how)
-            return compiled
 
 
 def mode_options(mode: str | None) -> dict[str, Any]:

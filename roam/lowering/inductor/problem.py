@@ -19,19 +19,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch._inductor import ir
 from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import BaseSchedulerNode
-from torch._inductor.utils import contains_collective, contains_wait, get_dtype_size
+from torch._inductor.utils import contains_collective, contains_wait
 
 from roam.capture.node_facts import block_suffix
 from roam.capture.origins import OriginNotes
 from roam.capture.scratch_probe import Scratch
 from roam.core import machine
 from roam.core.build import ProblemBuilder
-from roam.core.errors import UnplannableError
 from roam.core.origins import NO_ORIGINS, Origins
 from roam.core.problem import BufferId, Home, Kind, Lane, OpId, Problem
 from roam.lowering.inductor.in_place import WITHOUT_MEMORY, written_over
@@ -44,6 +43,7 @@ from roam.lowering.inductor.origins import (
     sources,
 )
 from roam.lowering.inductor.saved_code import is_own, is_placeable
+from roam.lowering.inductor.scheduler_buffers import root, storage_bytes, tuple_parts
 from roam.lowering.inductor.scratch import scratch
 from roam.passes.gradient_release import Release
 
@@ -143,6 +143,8 @@ def _only_saved(
 
 @dataclass
 class _Reader:
+    """Makes buffers and ops of the inputs and fused nodes of one graph. See `read`."""
+
     graph: GraphLowering
     forward: Read | None
     scratch: dict[str, Scratch]
@@ -184,9 +186,9 @@ class _Reader:
             if name in known:
                 b = known[name]
             elif not self.graph.is_backward or name.startswith("primals_"):
-                b = self.build.add_buffer(label, self.bytes(found), kind, Home.USER)
+                b = self.build.add_buffer(label, storage_bytes(self.graph, found), kind, Home.USER)
             else:
-                b = self.build.add_buffer(name, self.bytes(found))
+                b = self.build.add_buffer(name, storage_bytes(self.graph, found))
                 made.append(b)
             self.inputs[name] = self.buffer_of[name] = b
         self.build.begin_phase(self.phase, made or None)
@@ -195,17 +197,17 @@ class _Reader:
         buffers = self.build.buffers
         known = len(buffers)
         over = self.add_results(node)
-        touched = [self.root(n) for n in sorted(node.used_or_aliased_buffer_names())]
-        parts = self.parts(node)
+        touched = [root(self.graph, n) for n in sorted(node.used_or_aliased_buffer_names())]
+        parts = tuple_parts(self.graph, node)
         self.tuple_of |= dict.fromkeys(parts, parts)
         # the op takes a part out of a tuple, which keeps all its parts alive
         if isinstance(node.node, ir.MultiOutput):
-            touched += [other for root in touched for other in self.tuple_of.get(root, ())]
-        for root in (*touched, *parts):
-            if root not in self.buffer_of:
-                self.add_root(root, node)
+            touched += [other for name in touched for other in self.tuple_of.get(name, ())]
+        for name in (*touched, *parts):
+            if name not in self.buffer_of:
+                self.add_root(name, node)
         used = dict.fromkeys(self.buffer_of[r] for r in touched if r in self.buffer_of)
-        changed = [self.root(m) for made in node.get_outputs() for m in made.get_mutations()]
+        changed = [root(self.graph, m) for made in node.get_outputs() for m in made.get_mutations()]
         changes = dict.fromkeys(self.buffer_of[r] for r in changed if r in self.buffer_of)
         earlier = sorted({self.op_of[p] for p in node.mpi_node.pred_nodes if p in self.op_of})
         communicates = contains_collective(node) or contains_wait(node)
@@ -284,31 +286,6 @@ class _Reader:
         b = None if self.forward is None else self.forward.named.get(name)
         return name if b is None else self.build.buffers[b].name
 
-    def root(self, name: str) -> str:
-        """Returns the name of the buffer in whose memory a view, or a mutated buffer, lies."""
-        name = self.graph.scheduler.mutation_real_name.get(name, name)
-        buffer = self.graph.name_to_buffer.get(name)
-        aliased = [] if buffer is None else buffer.get_inputs_that_alias_output()
-        return self.root(aliased[0]) if aliased else name
-
-    def parts(self, node: BaseSchedulerNode) -> list[str]:
-        """Returns the names of the buffers of the tensors in an extern kernel's tuple of results.
-
-        The names are those that `root` returns. Leaves out results that no other node takes out of
-        the tuple.
-        """
-        found: list[str] = []
-        pending = [b for b in node.get_outputs() if isinstance(b.node.layout, ir.MultiOutputLayout)]
-        while pending:
-            for user in pending.pop().users:
-                if isinstance(user.node, BaseSchedulerNode):
-                    parts = [
-                        b for b in user.node.get_outputs() if isinstance(b.node, ir.MultiOutput)
-                    ]
-                    found += [self.root(b.get_name()) for b in parts]
-                    pending += [b for b in parts if isinstance(b.node.layout, ir.MultiOutputLayout)]
-        return found
-
     def add_root(self, name: str, node: BaseSchedulerNode) -> None:
         buffer = self.graph.name_to_buffer.get(name)
         if buffer is None:
@@ -319,7 +296,9 @@ class _Reader:
             self.graph, name, node
         ):
             home = Home.ARENA if self.placeable and is_own(buffer) else Home.EXTERNAL
-            b = self.build.add_buffer(name, self.bytes(buffer), home=home, where=module_of(node))
+            b = self.build.add_buffer(
+                name, storage_bytes(self.graph, buffer), home=home, where=module_of(node)
+            )
             self.buffer_of[name] = b
             shape = buffer.maybe_get_size() or ()
             self.origins.note_tensor(self.build.buffers[b].name, buffer.get_dtype(), shape)
@@ -332,17 +311,10 @@ class _Reader:
         found: dict[str, BufferId] = {}
         kind = Kind.OUTPUT if self.phase == 0 else Kind.GRADIENT
         for name, fx_name in zip(self.graph.get_output_names(), outputs, strict=True):
-            b = self.buffer_of.get(self.root(name))
+            b = self.buffer_of.get(root(self.graph, name))
             if b is None:
                 continue
             self.build.keep(b, kind)
             if fx_name is not None:
                 found[fx_name] = b
         return found
-
-    def bytes(self, node: Any) -> int:
-        size = self.graph.get_allocation_storage_size(node)
-        hint = self.graph.sizevars.optimization_hint(size, fallback=None)
-        if hint is None:
-            raise UnplannableError(f"{node.get_name()}: a size that depends on data")
-        return int(hint) * get_dtype_size(node.get_dtype())

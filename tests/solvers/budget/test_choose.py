@@ -14,9 +14,10 @@ from roam.planner import plan
 from roam.solvers.bound.time_bound import least_bytes
 from roam.solvers.budget.choose import choose, smallest_peak
 from roam.solvers.budget.copies import Copies, Curve, Step, usual_forms
+from roam.solvers.budget.copy_reach import Reach
 from roam.solvers.budget.hull import Hull
 from roam.solvers.budget.proof import least_needed
-from roam.solvers.budget.retention import AT, Program, Reach, value_of
+from roam.solvers.budget.retention import AT, Program, value_of
 from roam.solvers.form import Form
 
 

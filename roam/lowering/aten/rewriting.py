@@ -1,0 +1,54 @@
+"""Runs rewrites on a captured graph before it is partitioned, and corrects its fake values."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from roam.capture import trials
+from roam.lowering.aten.decompositions import parts
+from roam.lowering.aten.partitioned_graph import TRIED
+from roam.options import Options
+from roam.passes.annotations.real_layouts import RealLayouts
+from roam.passes.pipeline import Pass, rewritten
+from roam.passes.rewrites.drop_clones import DropClones
+from roam.passes.rewrites.recompute import Recompute
+from roam.passes.rewrites.saved import SavedRewrite, ShrinkSaved, Told
+from roam.passes.rewrites.split import Split, SplitComposites
+from roam.passes.rewrites.table import rewrites
+
+# passes that correct the strides of fake values; run before any pass that relies on strides
+TRUTHS = (TRIED, RealLayouts(trials.layouts))
+
+
+def rewritten_joint(
+    joint: fx.GraphModule, options: Options, told: Told, *, folds: bool
+) -> fx.GraphModule:
+    """Returns a graph of a forward and its backward after all rewrites.
+
+    Args:
+        joint: the graph, which stays as it is.
+        options: the user's options, which name rewrites.
+        told: is told which saved tensors the rewrites keep smaller, and which rewrites fail.
+        folds: whether an optimizer absorbs each gradient in the backward.
+    """
+    passes = rewrites(
+        "aten",
+        options.rewrites,
+        split=options.split,
+        folds=folds,
+        shrink=ShrinkSaved(recompute=options.exact_recompute("aten"), told=told),
+    )
+    if options.recompute is False:
+        passes = tuple(p for p in passes if not isinstance(p, Recompute))
+    if not any(isinstance(p, (Split, ShrinkSaved)) for p in passes):
+        return rewritten(passes, rewritten(TRUTHS, joint), told.failed)
+    passes = tuple(SplitComposites(p, parts) if isinstance(p, Split) else p for p in passes)
+    # corrects fake values once more, because these rewrites add ops
+    return rewritten(TRUTHS, rewritten(passes, rewritten(TRUTHS, joint), told.failed))
+
+
+def rewritten_alone(gm: fx.GraphModule, options: Options, told: Told) -> fx.GraphModule:
+    """Returns a graph that has no backward after the rewrites that do not need one."""
+    asked = (r for r in options.rewrites if not isinstance(r, SavedRewrite))
+    passes: tuple[Pass, ...] = (*asked, DropClones())
+    return rewritten(passes, rewritten(TRUTHS, gm), told.failed)

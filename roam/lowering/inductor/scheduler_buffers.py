@@ -1,0 +1,55 @@
+"""Finds the names and the sizes of the buffers of scheduler nodes.
+
+buf1 = view of buf0          root: buf0
+buf2 = mm(out=buf0)          root: buf0, which the op changes in place
+buf3 = (buf4, buf5)          tuple parts: buf4, buf5, which an extern kernel makes together
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch._inductor import ir
+from torch._inductor.graph import GraphLowering
+from torch._inductor.scheduler import BaseSchedulerNode
+from torch._inductor.utils import get_dtype_size
+
+from roam.core.errors import UnplannableError
+
+
+def root(graph: GraphLowering, name: str) -> str:
+    """Returns the name of the buffer in whose memory a view, or a mutated buffer, lies."""
+    name = graph.scheduler.mutation_real_name.get(name, name)
+    buffer = graph.name_to_buffer.get(name)
+    aliased = [] if buffer is None else buffer.get_inputs_that_alias_output()
+    return root(graph, aliased[0]) if aliased else name
+
+
+def tuple_parts(graph: GraphLowering, node: BaseSchedulerNode) -> list[str]:
+    """Returns the names of the buffers of the tensors in an extern kernel's tuple of results.
+
+    The names are those that `root` returns. Leaves out results that no other node takes out of the
+    tuple.
+    """
+    found: list[str] = []
+    pending = [b for b in node.get_outputs() if isinstance(b.node.layout, ir.MultiOutputLayout)]
+    while pending:
+        for user in pending.pop().users:
+            if isinstance(user.node, BaseSchedulerNode):
+                parts = [b for b in user.node.get_outputs() if isinstance(b.node, ir.MultiOutput)]
+                found += [root(graph, b.get_name()) for b in parts]
+                pending += [b for b in parts if isinstance(b.node.layout, ir.MultiOutputLayout)]
+    return found
+
+
+def storage_bytes(graph: GraphLowering, node: Any) -> int:
+    """Returns the bytes of the storage that Inductor allocates for a buffer or an input.
+
+    Raises:
+        UnplannableError: the size depends on data.
+    """
+    size = graph.get_allocation_storage_size(node)
+    hint = graph.sizevars.optimization_hint(size, fallback=None)
+    if hint is None:
+        raise UnplannableError(f"{node.get_name()}: a size that depends on data")
+    return int(hint) * get_dtype_size(node.get_dtype())

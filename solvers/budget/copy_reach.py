@@ -1,0 +1,89 @@
+"""Finds the copies that a step may have within reach, and the places at which each may run.
+
+A chain of copies ends with one that an op of the segment reads, and its ops lie within `reach` ops
+of the forward. So the CP-SAT program (`retention`) stays small: no chain starts at the other end of
+the model.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from roam.core.problem import BufferId, OpId
+from roam.solvers.budget.copies import Choice, Copy, Step
+
+
+@dataclass
+class Reach:
+    """Finds the copies that a step may have, and the places at which each may run.
+
+    Attributes:
+        step: the step.
+        ops: the limit `reach` on the ops of the forward that a chain of copies spans.
+        among: the only copies that may be chosen; None for all within reach.
+        readers: (droppable buffer, segment) -> the ops of the segment that read the buffer.
+        earliest, latest: for each copy, the first and the last op of the backward before which it
+            may run. Other copies decide between them.
+        consumers: for each droppable buffer, the ops of the forward whose copies read it.
+        direct: the copies whose results are read by an op of their segment, and not only by copies.
+    """
+
+    step: Step
+    ops: int
+    among: Choice | None = None
+    readers: Mapping[tuple[BufferId, int], list[OpId]] = field(init=False)
+    earliest: Mapping[Copy, OpId] = field(init=False)
+    latest: dict[Copy, OpId] = field(init=False, default_factory=dict)
+    consumers: Mapping[BufferId, list[OpId]] = field(init=False)
+    direct: set[Copy] = field(init=False, default_factory=set)
+
+    def __post_init__(self) -> None:
+        step, problem = self.step, self.step.problem
+        readers: dict[tuple[BufferId, int], list[OpId]] = defaultdict(list)
+        consumers: dict[BufferId, list[OpId]] = defaultdict(list)
+        for b in sorted(step.droppable):
+            for r in problem.users[b]:
+                if r >= step.boundary:
+                    readers[b, step.segment(r)].append(r)
+        for i, form in step.forms.items():
+            for b in form.reads:
+                if b in step.droppable:
+                    consumers[b].append(i)
+        self.readers, self.consumers = readers, consumers
+        self.earliest = self._copies()
+
+    def _copies(self) -> dict[Copy, OpId]:
+        step = self.step
+        found: dict[Copy, OpId] = {}
+        origin: dict[Copy, OpId] = {}
+        for i in sorted(step.forms, reverse=True):
+            own = [b for b in step.forms[i].creates if b in step.droppable]
+            for k in range(len(step.starts)):
+                if step.starts[k] > step.latest[i]:
+                    continue
+                if self.among is not None and (i, k) not in self.among:
+                    continue
+                at = [r for b in own for r in self.readers.get((b, k), ())]
+                origins = [i] if at else []
+                direct = min(at, default=None)
+                last = []
+                for b in own:
+                    for j in self.consumers.get(b, ()):
+                        if (j, k) in found:  # (j, k) reads the copy of i, also beyond reach
+                            at.append(found[j, k])
+                            last.append(self.latest[j, k])
+                            if origin[j, k] - i <= self.ops:
+                                origins.append(origin[j, k])
+                if origins:
+                    found[i, k], origin[i, k] = min(at), min(origins)
+                    self.latest[i, k] = max(last) if direct is None else direct
+                    self.direct |= set() if direct is None else {(i, k)}
+        return found
+
+    def readers_again(self, i: OpId, k: int) -> list[OpId]:
+        """Returns the ops whose copies in segment k read the results of op i."""
+        own = [b for b in self.step.forms[i].creates if b in self.step.droppable]
+        readers = {c for b in own for c in self.consumers.get(b, ())}
+        return [c for c in sorted(readers) if (c, k) in self.earliest]
