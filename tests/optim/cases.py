@@ -1,6 +1,7 @@
 """A row for each optimizer: how it is made, and what it has to be equal to.
 
-A new optimizer is a row of CASES here.
+An optimizer of `roam.optim` without a row is held against itself in float64. A row adds a formula,
+or torch's optimizer.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from roam.optim.blocks import blocks
 from roam.optim.fold import AccumulatingRule, State, StateSpec, Turn
 from roam.optim.folding import FoldingOptimizer
 from tests.optim import oracles
-from tests.optim.oracles import InFloat64
+from tests.optim.oracles import InFloat64, Itself
 
 SHAPES = ((11, 4), (3, 2, 3, 3), (5,), (), (1, 7), (8, 6), (6, 8), (9, 2), (0, 3))
 STEPS = 20
@@ -114,7 +115,7 @@ ADAM_VALUES = ("betas", "eps", "weight_decay")
 CASES = {
     "a toy": Case(
         Toy,
-        formula(lambda state, p, g, t, group: p - group["lr"] * g.sign()),
+        formula(oracles.toy),
         {"lr": 1e-2},
         summed={},
     ),
@@ -183,6 +184,14 @@ NEAR = {  # what has no oracle: see test_eight_bit
     ),
 }
 CASES |= NEAR
+WITHOUT_ROW = {optim.AdamA, optim.AdamMini, optim.SlimAdamA}  # AdamW's rule; see test_slim
+CASES |= {
+    make.__name__: Case(make, partial(Itself, make=make, values={}))
+    for make in (getattr(optim, name) for name in optim.__all__)
+    if isinstance(make, type)
+    and issubclass(make, FoldingOptimizer)
+    and make not in WITHOUT_ROW | {case.make for case in CASES.values()}
+}
 all_cases = pytest.mark.parametrize("name", CASES)
 
 

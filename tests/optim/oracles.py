@@ -126,3 +126,24 @@ class InFloat64:
                 new = self.formula(state, self.values[p], p.grad.double(), self.t, group)
                 self.values[p] = new
                 p.copy_(new)
+
+
+class Itself:
+    """An optimizer of roam in float64 beside one in the model's dtype, for one without a formula.
+
+    It shows that blocks, dtypes and accumulation change nothing, and not that the rule is right.
+    """
+
+    def __init__(self, groups: Sequence[dict[str, Any]], make: Any, values: dict[str, Any]) -> None:
+        self.wide = {p: p.detach().double().requires_grad_() for g in groups for p in g["params"]}
+        own = [{**g, "params": [self.wide[p] for p in g["params"]]} for g in groups]
+        self.optimizer = make(own, **values)
+        self.param_groups = self.optimizer.param_groups
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for p, wide in self.wide.items():
+            self.optimizer.absorb(wide, p.grad.double())
+        self.optimizer.step()
+        for p, wide in self.wide.items():
+            p.copy_(wide)
