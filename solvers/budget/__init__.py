@@ -16,4 +16,5 @@ For any graph, in which ops may run in any order and any number of times:
 
     sequence_search       searches for the cheapest schedule within a budget
     sequence_annealing    local search over sequences of runs, used by `sequence_search`
+    run_sequences         measures and changes sequences of runs
 """

@@ -21,7 +21,8 @@ from roam.core.lifetime import live_curve
 from roam.core.problem import OpId, Problem
 from roam.core.sizes import show_size
 from roam.solvers.bound.time_bound import least_bytes, time_bound
-from roam.solvers.budget.sequence_annealing import Floats, Graph, Heat, Ints, anneal, measure
+from roam.solvers.budget.run_sequences import Floats, Graph, Ints, measure
+from roam.solvers.budget.sequence_annealing import Heat, anneal
 from roam.solvers.order.best_order import best_order
 from roam.solvers.work import Units, Work
 
