@@ -1,8 +1,13 @@
 """Passes over FX graphs, one a file. Imported as `roam.passes`.
 
-Read `pipeline` first: it says what a pass is. `rewrites/` changes what a graph runs, `annotations/`
-notes facts about nodes in `node.meta`, `gradient_release` ends gradients in folds. `geometry`
-answers questions about the memory of fake tensors, for passes and for capture.
+Read `pipeline` first: it defines what a pass is. `rewrites/` changes what a graph runs,
+`annotations/` notes facts about nodes in `node.meta`, `gradient_release` folds gradients in the
+graph. `recompute_copies`, `move_to_tier` and `save_bases` add copies of ops and transfers, and
+change what is saved. `cheap_recompute` chooses tensors that Inductor does not save.
+
+The others help passes: `geometry` (memory of fake tensors), `graph_ops`, `dependencies`, `traced`,
+`stand_ins` (nodes and graphs), `replays` (recomputing with the same bits), `collectives`, and
+`add_mm` and `transfer_ops` (ops of roam's own).
 """
 
 from importlib import import_module

@@ -34,41 +34,42 @@ class Options:
     Attributes:
         arena: "step" frees the arena at the end of every backward. "keep" keeps it for the next
             step, until `roam.release()`; it implies the lowering "aten".
-        planning_seconds: how much work planning a graph may take: what an ordinary machine does in
-            that time, counted, so that every machine finds the same plan.
-        optimizer: one of roam.optim, whose gradients are folded inside the backward. A graph
-            looks up the optimizer of its parameters when it runs, so the options hold only a weak
-            handle.
-        lowering: "aten" runs the graph's own operators, "inductor" the kernels that Inductor
+        planning_seconds: limits the work of planning a graph, to about what an ordinary machine
+            does in this time. The work is counted, so that every machine finds the same plan.
+        optimizer: an optimizer of roam.optim, whose gradients are folded inside the backward. A
+            graph looks up the optimizer of its parameters when it runs, so the options hold only a
+            weak handle.
+        lowering: "aten" runs the graph's own operators, "inductor" runs kernels that Inductor
             fuses. None means "inductor" if Inductor works here, else "aten".
-        rewrites: what changes the joint graph before it is partitioned into forward and backward:
-            rewrites that keep saved tensors smaller, such as `roam.passes.WTACRS(keep=0.3)` or, by
-            name, "wta-crs" and "wta-crs:keep=0.3", and passes of the user's
+        rewrites: rewrites of the joint graph, which run before it is partitioned into forward and
+            backward. They keep saved tensors smaller, such as `roam.passes.WTACRS(keep=0.3)` or, by
+            name, "wta-crs" and "wta-crs:keep=0.3", or are passes of the user's
             (`roam.passes.pipeline.Pass`, frozen dataclasses).
-        split: whether groups of ops with a large middle run one block of rows at a time
-            (passes/rewrites/split), so that sums over the rows run in another order. True splits
-            every group that it finds; None only with Inductor's kernels, and only what is many
-            times larger than its input, such as the logits before cross entropy. False splits
-            nothing, and adds up gradients of shared weights in Inductor's order. With True,
-            gradients of 32 MiB or more are made and folded one block of rows at a time
+        split: whether groups of ops whose results in between are large run one block of rows at a
+            time (passes/rewrites/split). Sums over the rows are then added up in another order.
+            True splits every such group. None splits only with Inductor's kernels, and only if the
+            results are many times larger than the input, such as the logits before cross entropy.
+            False splits nothing, and adds up gradients of shared weights in Inductor's order. With
+            True, gradients of 32 MiB or more are also made and folded one block of rows at a time
             (passes/fold_rows.py), if the optimizer's rule works by rows.
-        recompute: which tensors are not saved for the backward, because it costs next to nothing
-            to make them again: None, tensors of a mebibyte or more; "cheap", of 16 KiB or more;
-            False, none, so that what Inductor or autograd would save is saved. With Inductor's
-            kernels these are tensors that one pointwise kernel makes of what is saved anyway. With
-            ATen's, those whose ops take half a percent of the step together, if that lowers the
-            peak; those that one pointwise op makes of what is saved, from 16 KiB on; and whatever
-            brings the peak down to that of PyTorch's `aot_eager`, whose partitioner recomputes.
-        budget: the most bytes that the step may take: a size ("12GiB", or a number of bytes) of all
-            that there is, parameters and states too; a share ("60%") of what the step allocates
-            if it saves all for its backward; or "auto", what is free when the graph is compiled,
-            less a tenth. What is needed for that runs again in the backward. With ATen's kernels
-            the graphs of a model share it: each may take what the others hold leaves. With
-            Inductor's each keeps it by itself, and with dynamic sizes ATen's run, by a plan for
-            each size.
+        recompute: which tensors are recomputed in the backward and not saved, because that takes
+            next to no time: None, tensors of a mebibyte or more; "cheap", of 16 KiB or more; False,
+            none, so that the forward saves what Inductor or autograd would save. With Inductor's
+            kernels, tensors are recomputed that one pointwise kernel makes from saved ones. With
+            ATen's kernels, these are: tensors whose ops together take half a percent of the step,
+            if that lowers the peak; tensors of 16 KiB or more that one pointwise op makes from
+            saved ones; and tensors that have to be recomputed so that the peak is no higher than
+            that of PyTorch's `aot_eager`.
+        budget: the most bytes that the step may take. A size ("12GiB", or a number of bytes) limits
+            all bytes, parameters and states included. A share ("60%") is one of what the step
+            allocates if it recomputes nothing. "auto" is nine tenths of the bytes that are free
+            when the graph is compiled. Ops are recomputed in the backward until the budget is kept.
+            With ATen's kernels the graphs of a model share the budget: each may take what the
+            others leave. With Inductor's kernels each graph keeps the budget by itself, and graphs
+            with dynamic sizes run ATen's kernels, with a plan for each size.
         offload: the path of a folder, or an `OffloadTo`. Tensors that are saved for the backward
-            may move to a file there and come back. Without a budget, those move that lower the
-            peak and that no op is planned to wait for. With a budget, transfers, waits and
+            may move to a file there and come back. Without a budget, tensors move if that lowers
+            the peak and no op is planned to wait for them. With a budget, transfers, waits and
             recomputation are mixed for the least time. With `{"states": folder}`, large optimizer
             states lie in a file there between steps; each is loaded for its fold and then stored.
             Both may be given: `{"activations": ..., "states": ...}`. Implies the lowering "aten".
@@ -89,29 +90,29 @@ class Options:
 
     @property
     def states(self) -> OffloadTo | None:
-        """Where the states of optimizers lie between steps; None if they stay where they are."""
+        """The folder where the states of optimizers lie between steps; None if in memory."""
         return None if self.offload is None else self.offload.states
 
     @property
     def activations(self) -> OffloadTo | None:
-        """Where tensors go that are saved for the backward; None if they stay."""
+        """The folder that tensors saved for the backward may move to; None if they stay."""
         return None if self.offload is None else self.offload.activations
 
     @property
     def recomputes(self) -> CheapRecompute | None:
-        """What chooses the tensors that Inductor's kernels recompute; None if nothing does."""
+        """Chooses the tensors that Inductor's kernels recompute; None if they recompute none."""
         if self.recompute is False:
             return None
         return CheapRecompute() if self.recompute else CheapRecompute(smallest=LARGE)
 
     @property
     def smallest_recomputed(self) -> int | None:
-        """Bytes of the smallest tensor that is worth to run an op again; None if nothing is."""
+        """Bytes of the smallest tensor that is recomputed without a budget; None if none is."""
         found = self.recomputes
         return None if found is None else found.smallest
 
     def exact_recompute(self, lowering: str) -> ExactRecompute:
-        """Returns what a lowering recomputes without being asked for."""
+        """Returns the rules by which a lowering's rewrites recompute tensors on their own."""
         large = self.smallest_recomputed
         if lowering == "inductor":
             return ExactRecompute(large, fuses=True)
@@ -177,7 +178,7 @@ class Options:
 
 
 def _rewrites(given: Any) -> tuple[Rewrite, ...]:
-    """Raises OptionError for what is no sequence of passes, rewrites and names of rewrites."""
+    """Returns the option "rewrites" as passes and rewrites. Raises OptionError if it is wrong."""
     if not isinstance(given, (list, tuple)):
         raise OptionError(f"option rewrites is a list of passes, not {given!r}")
     return tuple(map(_rewrite, given))

@@ -1,4 +1,12 @@
-"""Algorithms that find orders, lower bounds and layouts, and the baselines to compare them with.
+"""Searches for orders, lower bounds, layouts, copies and transfers, and baselines to compare with.
+
+    order/      the order of ops with the lowest peak
+    bound/      lower bounds on the peak, and on the time of recomputation, by minimum cuts
+    layout/     the addresses of buffers
+    budget/     which ops to recompute within a byte budget (`form.py` describes a copy)
+    offload/    which buffers to move to a tier, and when
+    simulate/   an allocator, and the times of a step with transfers
+    baselines/  the orders of other planners
 
 The package is imported as `roam.solvers`. A search returns an `Answer` (`answer.py`), and counted
 `Work` limits how long it may go on (`work.py`).

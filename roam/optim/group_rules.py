@@ -71,7 +71,7 @@ class GroupRules:
         Args:
             group: the group.
             accept: raises an error for a rule that the optimizer cannot follow.
-            facts: the rule's `of_parameter`; its default values if empty.
+            facts: the values of the rule's fields `of_parameter`; empty for their defaults.
 
         Raises:
             HyperparameterError: a value is out of its range, or the optimizer cannot follow the

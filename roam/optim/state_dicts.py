@@ -81,7 +81,9 @@ def fit_loaded(
     state["step"] = step.to("cpu", STEP.dtype, copy=True)
     for spec in specs:
         if spec.name == GRAD_NORM:
-            state.setdefault(GRAD_NORM, spec.make(param))  # saved without max_norm
+            state.setdefault(
+                GRAD_NORM, spec.make(param)
+            )  # an optimizer without max_norm saved no norm
         made, found = spec.make(param.detach().to("meta")), state[spec.name]
         if made.dtype != found.dtype:
             state[spec.name] = spec.make(param).copy_(saved.get(spec.name, state[spec.name]))

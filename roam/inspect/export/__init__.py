@@ -19,7 +19,7 @@ class Format:
 
     Attributes:
         write: returns the file of one graph's plan.
-        suffix: of the file's name.
+        suffix: the ending of the file's name.
         opens_with: the tools that read it, for a message.
     """
 
