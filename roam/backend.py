@@ -1,7 +1,7 @@
 """The `torch.compile` entry point: `torch.compile(model, backend="roam")`.
 
-Dynamo captures graphs of the user's model. Each goes to a lowering (`lowering/`), which lets
-AOTAutograd take it apart into forward and backward and plans them together; the step driver
+Dynamo captures graphs of the user's model. Each graph goes to a lowering (`lowering/`), which lets
+AOTAutograd split it into forward and backward, and plans the two together. The step driver
 (`step/driver.py`) runs them.
 """
 

@@ -1,20 +1,23 @@
-"""The story of planning: an order, what it lets be written in place, a layout, and a proof.
+"""Plans a Problem: finds an order of its ops, a place for each buffer, and a lower bound.
 
-Problem ── order ── reuse ── layout ── bound ── check ── Plan
-             │                 │         │
-             │            the most in  what must be alive whatever ran, at the cheapest
-             │            blocks at no moment of each op, or because no order keeps below
-             │            more than
-             │            the live peak
-             │
-    step ─┬─ forward ──┬─ segment      each phase: the best of several rules, then from valley to
-          │            └─ segment      valley to the limit. Where that gives up, the phase is cut
-          └─ backward ─┬─ segment      at key points, and each segment is ordered by itself: from
-                       └─ ...          valley to valley, or by local search. Joined, they are the
-                                       order
+    Problem ── order ── reuse ── layout ── bound ── check ── Plan
 
-    solvers/order/        solvers/layout/       solvers/bound/
-    best_order.py         placement.py          min_cut.py
+    order     an order of the ops with a low peak                     solvers/order/best_order.py
+    reuse     the results that are written over an input that dies    core/lifetime.py
+    layout    the buffers that lie in blocks, and their addresses:    solvers/layout/placement.py
+              as many as possible without a higher peak
+    bound     bytes that no order of the ops goes below               solvers/bound/min_cut.py
+    check     accepts the plan, or names what is wrong with it        core/check.py
+
+The order is searched for phase by phase. Simple rules make first orders. If the best of them is not
+proven optimal, an exact search goes from valley to valley (sets of ops after which few bytes are
+alive). If that takes too long, the phase is cut at key points (moments with few live bytes) into
+segments, and each segment is ordered by itself, by exact and by local search:
+
+    step ─┬─ forward ──┬─ segment
+          │            └─ segment
+          └─ backward ─┬─ segment
+                       └─ ...
 """
 
 from __future__ import annotations
@@ -91,22 +94,23 @@ __all__ = [
     "usual_forms",
 ]
 
-ORDER_SHARE = 0.6  # of the work: the layout and the bound come after
+ORDER_SHARE = 0.6  # part of the work for the order; the rest is left for the layout and the bound
 
 
 @dataclass(frozen=True)
 class Settings:
     """How to plan.
 
-    seconds: how much work the searches may do: a fixed number of counted steps a second
-        (`solvers/work.py`), about what an ordinary machine does in that time. 60 seconds are six
-        times the work of 10, on every machine.
-    placement: what is placed: all buffers in one arena, or blocks of saved ones.
-    fixed: how many phases, from the first, keep program order: their code is generated already.
-    link: the way to the tier where states lie between steps, so that they are fetched early enough;
-        None if none do, or if each is fetched when it is needed.
-    patience: after how many times `seconds` (and a little overhead) the clock ends the searches
-        wherever they are. Such a plan is `cut_short`: another machine might find another one.
+    Attributes:
+        seconds: limits the work of the searches, to about what an ordinary machine does in this
+            time. The work is counted (`solvers/work.py`), so it is the same on every machine.
+        placement: decides what is placed: all buffers in one arena, or saved buffers in blocks.
+        fixed: the number of phases, from the first one, that keep program order, because their code
+            is generated already.
+        link: the rates of the tier where optimizer states lie between steps, to fetch them early
+            enough; None if no states are in a tier, or if each is fetched when it is needed.
+        patience: the clock ends the searches after `patience` times `seconds`, plus some overhead.
+            Such a plan is `cut_short`: another machine might find another plan.
     """
 
     seconds: float = 10.0

@@ -57,7 +57,10 @@ class GaLoreRule(AdamRule):
         return {"sum": "mean"}
 
     def look(self, state: State, param: Tensor, grad: Tensor, step: int) -> tuple[str, ...]:
-        """Sets P to the gradient's first singular vectors, every `update_proj_gap` steps."""
+        """Sets the subspace to a gradient's largest directions, every `update_proj_gap` steps.
+
+        The directions are the gradient's first `rank` singular vectors.
+        """
         if not self.projects(param) or (step - 1) % self.update_proj_gap:
             return ()
         n, m = param.shape
