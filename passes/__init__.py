@@ -3,7 +3,8 @@
 Read `pipeline` first: it defines what a pass is. `rewrites/` changes what a graph runs,
 `annotations/` notes facts about nodes in `node.meta`, `gradient_release` folds gradients in the
 graph. `recompute_copies`, `move_to_tier` and `save_bases` add copies of ops and transfers, and
-change what is saved. `cheap_recompute` chooses tensors that Inductor does not save.
+change what is saved. `cheap_recompute` chooses tensors that Inductor does not save, `fold_rows`
+makes and folds large gradients in blocks of rows.
 
 The others help passes: `geometry` (memory of fake tensors), `graph_ops`, `dependencies`, `traced`,
 `stand_ins` (nodes and graphs), `replays` (recomputing with the same bits), `collectives`, and
