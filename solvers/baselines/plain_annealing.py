@@ -16,8 +16,8 @@ import numpy as np
 
 from roam.core.problem import OpId, Problem
 from roam.solvers.jit import compiled
-from roam.solvers.order.annealing import below, uniform
 from roam.solvers.order.tables import Ints, Tables, measure, measured, tables
+from roam.solvers.xorshift import below, uniform
 
 MOVES = 200  # number of moves between two looks at the clock, per op of the phase
 HOT, COLD = 0.5, 0.005  # first and last temperature, as multiples of the mean size of a buffer

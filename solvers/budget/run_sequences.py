@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roam.solvers.jit import compiled
-from roam.solvers.order.annealing import below
+from roam.solvers.xorshift import below
 from roam.solvers.zobrist import Words
 
 Ints = NDArray[np.int64]

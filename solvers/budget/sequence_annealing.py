@@ -26,7 +26,7 @@ from roam.solvers.budget.run_sequences import (
     shift,
 )
 from roam.solvers.jit import compiled
-from roam.solvers.order.annealing import below, uniform
+from roam.solvers.xorshift import below, uniform
 
 ADD, REMOVE, MOVE = 0, 1, 2
 NEAR = 30  # limit on the places by which a random move shifts a run

@@ -18,7 +18,7 @@ above the bound, `leaf_search` cuts the phase into leaves, and searches for an o
                     beams. `levels` extends the sets by one op, `op_sets` keeps them as bits
     windows         asks `beam_search` about the times around the highest live bytes of an order
     local_search    improves an order by many runs of `annealing`, which measures orders on the
-                    arrays of `tables`, and by `windows`
+                    arrays of `tables`; `last_uses` measures what one move has changed
     leaf_cpsat      asks CP-SAT whether a small leaf has an order within a number of bytes
     tree            the segments of an order as a tree: what `roam show --tree` prints
     adjacent_calls  moves ops next to each other that can run in one call, such as small folds

@@ -18,7 +18,9 @@ from __future__ import annotations
 import numpy as np
 
 from roam.solvers.jit import compiled
-from roam.solvers.order.tables import EARLIER, Ints, Tables, measure, measured
+from roam.solvers.order.last_uses import last_uses, remeasure, renew, restore
+from roam.solvers.order.tables import EARLIER, Ints, Tables, measured
+from roam.solvers.xorshift import below, uniform
 from roam.solvers.zobrist import Words
 
 REACH = 40  # limit on the places in the order by which a random move shifts an op
@@ -31,6 +33,8 @@ SLOPE = 0.01  # share of the live bytes of each time that is added to the cost o
 STEADY = 64  # number of moves between two changes of the temperature
 # limit on the times with too many live bytes in an order whose peak is worth computing
 NEARLY = 3
+# steps that drawing a move and deciding on it count, beside those that measure it; measured
+A_MOVE = 90
 
 
 @compiled
@@ -44,17 +48,19 @@ def anneal(
         order: by time, the op that runs then (its index in program order). Changed to the last
             order that the annealing accepted.
         limit: the live bytes that the order should keep within.
-        work: limit on the op runs measured. An op run is one op at one time.
+        work: limit on the steps. A step measures one op at one time, or looks at one user of a
+            buffer; a move takes A_MOVE further steps.
         hot: the temperature at the beginning, in bytes.
         cold: the temperature at the end, in bytes.
         seed: the seed of the random numbers; positive.
 
     Returns:
-        The lowest peak found, in bytes; the order with that peak; the number of op runs measured.
+        The lowest peak found, in bytes; the order with that peak; the number of steps.
     """
     n = len(order)
     random = np.array([seed], np.uint64)
     time, during, after = measured(phase, order)
+    uses = last_uses(phase, time)
     trial, trial_during, trial_after = order.copy(), during.copy(), after.copy()
     moved = np.zeros(n, np.int64)  # by op, the number of the last move that it was part of
     best, best_order = during.max(), order.copy()
@@ -67,26 +73,28 @@ def anneal(
     temperature = hot
     while count > 0 and done < work:
         move += 1
-        done += 1
+        done += A_MOVE
         if move % STEADY == 1:
             temperature = hot * (cold / hot) ** (done / work)
-        k, target = propose(phase, order, time, above[below(random, count)], random)
+        k, target = propose(phase, order, time, uses.user, above[below(random, count)], random)
         source = time[k]
         first, last = min(source, target), max(source, target) + 1
         if target == source or last - first > FARTHEST:
             continue
-        done += last - first
         if target > source:
-            changed = move_later(phase, order, trial, first, last, moved, move)
+            start, end = move_later(phase, order, trial, first, last, moved, move)
         else:
-            changed = move_sooner(phase, order, trial, first, last, moved, move)
-        if not changed:
+            start, end = move_sooner(phase, order, trial, first, last, moved, move)
+        done += last - first
+        if end - start == last - first:
             continue
         for t in range(first, last):
             time[trial[t]] = t
         if first > 0:
             trial_after[first - 1] = after[first - 1]
-        measure(phase, trial, time, first, last, trial_during, trial_after)
+        changes, looked = renew(phase, time, uses, trial[start:end], target > source)
+        done += looked
+        remeasure(phase, trial, time, uses, first, last, trial_during, trial_after)
         cost = compare(during, trial_during, first, last, limit)
         if cost <= 0 or uniform(random) < np.exp(-cost / temperature):
             for t in range(first, last):
@@ -99,6 +107,7 @@ def anneal(
                 if peak < best:
                     best, best_order = peak, order.copy()
         else:
+            restore(phase, uses, changes)
             for t in range(first, last):
                 time[order[t]], trial[t] = t, order[t]
     return best, best_order, done
@@ -130,17 +139,19 @@ def list_time(above: Ints, place: Ints, count: int, t: int, listed: bool) -> int
 
 
 @compiled
-def propose(phase: Tables, order: Ints, time: Ints, high: int, random: Words) -> tuple[int, int]:
+def propose(
+    phase: Tables, order: Ints, time: Ints, user: Ints, high: int, random: Words
+) -> tuple[int, int]:
     """Draws a random move: returns an op and the time to which it should move.
 
-    Returns an op with its present time if no move is found. `high` is a time at which more bytes
-    are alive than the limit.
+    Returns an op with its present time if no move is found. `user` is, by buffer, the op that uses
+    it last, and `high` a time at which more bytes are alive than the limit.
     """
     n = len(order)
     if below(random, 4) < AIMED:
-        buffer = alive_at(phase, time, high, random)
+        buffer = alive_at(phase, time, user, high, random)
         if buffer >= 0:
-            return aim(phase, time, buffer, high, random)
+            return aim(phase, time, buffer, user[buffer], high, random)
         return order[high], high
     k = order[within(high + below(random, 2 * REACH + 1) - REACH, n)]
     distance = 1 + below(random, REACH)
@@ -148,17 +159,16 @@ def propose(phase: Tables, order: Ints, time: Ints, high: int, random: Words) ->
 
 
 @compiled
-def aim(phase: Tables, time: Ints, buffer: int, high: int, random: Words) -> tuple[int, int]:
+def aim(
+    phase: Tables, time: Ints, buffer: int, last: int, high: int, random: Words
+) -> tuple[int, int]:
     """Draws a random move after which a buffer may be dead at time `high`.
 
     Returns an op and the time to which it should move: the op that makes the buffer and a time from
-    `high` on, or the last op that uses the buffer and a time up to `high`.
+    `high` on, or `last`, the op that uses the buffer last, and a time up to `high`.
     """
     n = len(time)
-    maker, last = phase.maker[buffer], phase.users[phase.users_at[buffer]]
-    for j in range(phase.users_at[buffer], phase.users_at[buffer + 1]):
-        if time[phase.users[j]] > time[last]:
-            last = phase.users[j]
+    maker = phase.maker[buffer]
     can_later, can_sooner = maker != EARLIER, time[last] > high
     beyond = below(random, BEYOND)
     if can_later and (not can_sooner or below(random, 2) == 0):
@@ -167,85 +177,77 @@ def aim(phase: Tables, time: Ints, buffer: int, high: int, random: Words) -> tup
 
 
 @compiled
-def alive_at(phase: Tables, time: Ints, t: int, random: Words) -> int:
+def alive_at(phase: Tables, time: Ints, user: Ints, t: int, random: Words) -> int:
     """Draws at random a buffer that is alive at time t. Returns -1 if TRIES draws find none."""
     buffers = len(phase.size)
     for _ in range(TRIES if buffers else 0):
         b = below(random, buffers)
-        if phase.maker[b] != EARLIER and time[phase.maker[b]] > t:
-            continue
-        for j in range(phase.users_at[b], phase.users_at[b + 1]):
-            if time[phase.users[j]] >= t:
-                return b
+        made = phase.maker[b] == EARLIER or time[phase.maker[b]] <= t
+        if made and time[user[b]] >= t:
+            return b
     return -1
 
 
 @compiled
 def move_later(
     phase: Tables, order: Ints, trial: Ints, first: int, last: int, moved: Ints, move: int
-) -> bool:
+) -> tuple[int, int]:
     """Moves the op at time `first` to the end of [first, last), with the ops that wait for it.
 
-    Writes the new order of these times to trial[first:last], sets moved[op] to the number `move`
-    for each op that moves, and returns True. Returns False if all ops at these times wait for the
-    moved op; trial[first:last] is undefined then.
+    Writes the new order of these times to trial[first:last], and sets moved[op] to the number
+    `move` for each op that moves or waits for one that does.
+
+    Returns:
+        start and end: the ops that move are trial[start:end]. If all ops at these times move, the
+        order is the old one.
     """
     moved[order[first]] = move
     free = first
-    for t in range(first + 1, last):
+    for t in range(first, last):
         k = order[t]
-        if touches(phase.before_at, phase.before, k, moved, move):
-            moved[k] = move
+        if moved[k] == move:
+            for j in range(phase.after_at[k], phase.after_at[k + 1]):
+                moved[phase.after[j]] = move
         else:
             trial[free] = k
             free += 1
-    changed = free > first
+    start = free
     for t in range(first, last):
         if moved[order[t]] == move:
             trial[free] = order[t]
             free += 1
-    return changed
+    return start, last
 
 
 @compiled
 def move_sooner(
     phase: Tables, order: Ints, trial: Ints, first: int, last: int, moved: Ints, move: int
-) -> bool:
+) -> tuple[int, int]:
     """Moves the op at time `last - 1` to the start of [first, last), with the ops it waits for.
 
-    Writes the new order of these times to trial[first:last], sets moved[op] to the number `move`
-    for each op that moves, and returns True. Returns False if the moved op waits for all ops at
-    these times; trial[first:last] is undefined then.
+    Writes the new order of these times to trial[first:last], and sets moved[op] to the number
+    `move` for each op that moves or that one that does waits for.
+
+    Returns:
+        start and end: the ops that move are trial[start:end]. If all ops at these times move, the
+        order is the old one.
     """
     moved[order[last - 1]] = move
     free = last - 1
-    for t in range(last - 2, first - 1, -1):
+    for t in range(last - 1, first - 1, -1):
         k = order[t]
-        if touches(phase.after_at, phase.after, k, moved, move):
-            moved[k] = move
+        if moved[k] == move:
+            for j in range(phase.before_at[k], phase.before_at[k + 1]):
+                moved[phase.before[j]] = move
         else:
             trial[free] = k
             free -= 1
-    changed = free < last - 1
+    end = free + 1
     for t in range(last - 1, first - 1, -1):
         if moved[order[t]] == move:
             trial[free] = order[t]
             free -= 1
-    return changed
-
-
-@compiled
-def touches(at: Ints, neighbours: Ints, k: int, moved: Ints, move: int) -> bool:
-    """Returns whether move number `move` includes one of the neighbours of op `k`.
-
-    `at` and `neighbours` are `before_at` and `before` of `Tables` (the ops that `k` waits for), or
-    `after_at` and `after` (the ops that wait for `k`). By op, `moved` has the number of the last
-    move that included it.
-    """
-    for j in range(at[k], at[k + 1]):  # noqa: SIM110 (numba compiles no generators)
-        if moved[neighbours[j]] == move:
-            return True
-    return False
+    return first, end
 
 
 @compiled
@@ -267,25 +269,3 @@ def compare(during: Ints, trial: Ints, first: int, last: int, limit: int) -> flo
 def within(t: int, n: int) -> int:
     """Returns the time nearest to t with 0 <= time < n."""
     return min(max(t, 0), n - 1)
-
-
-@compiled
-def below(random: Words, n: int) -> int:
-    """Draws a random whole number 0 <= x < n (xorshift64: Marsaglia 2003).
-
-    Draws the same numbers whether numba compiles the function or not. `random` holds the state of
-    the generator, one 64-bit word, and is changed.
-    """
-    x = random[0]
-    x ^= x << np.uint64(13)
-    x ^= x >> np.uint64(7)
-    x ^= x << np.uint64(17)
-    random[0] = x
-    drawn: int = np.int64((x >> np.uint64(11)) % np.uint64(n))  # type: ignore[assignment]
-    return drawn  # np.int64 made it signed: in compiled code, int() would leave it unsigned
-
-
-@compiled
-def uniform(random: Words) -> float:
-    """Draws a random number 0 <= x < 1."""
-    return below(random, 1 << 53) / (1 << 53)

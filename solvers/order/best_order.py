@@ -6,8 +6,9 @@
                       minimum cuts        ┐ only if peak       a higher bound
                       leaf by leaf:       │ and bound still
                         minimum cuts      │ differ             a higher bound
-                        windows           │                    a better order
+                        a first descent   │                    a better order
                         wider beams       │                    a better order, a higher bound
+                        windows           │                    a better order
                         local search      │                    a better order
                         CP-SAT            │                    a better order, a higher bound
                         a long bisection  ┘                    a better order, a higher bound
@@ -33,7 +34,7 @@ from roam.core.problem import OpId, Problem
 from roam.core.proof import Bound, Proof, Search
 from roam.solvers.answer import Answer, minimized
 from roam.solvers.bound.min_cut import cut_bound
-from roam.solvers.order.bisection import HASTY, WORTH, settle
+from roam.solvers.order.bisection import HASTY, settle
 from roam.solvers.order.greedy import CANDIDATES, program_order
 from roam.solvers.order.leaf_search import CUTS_SHARE, Searches, search_leaves
 from roam.solvers.order.segment import Segment
@@ -181,7 +182,7 @@ class _Orders:
             self.bound = Bound(bound, Search(phase))
 
     def has_gap(self, phase: int) -> bool:
-        return self.peaks[phase] > self.bound.value * (1 + WORTH)
+        return self.peaks[phase] > self.bound.value
 
     def raise_bound(self) -> None:
         """Raises the lower bound by minimum cuts: searches end when a peak has come down to it."""

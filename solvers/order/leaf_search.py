@@ -4,8 +4,9 @@
     │      (key_points.py)              │
     │                                   v
     └── lower peak, higher bound <── the next search of the leaf with the highest peak:
-                                     minimum cuts and a short exact search; windows; beams;
-                                     local search; CP-SAT; a long exact search
+                                     minimum cuts and a short exact search; a first descent of
+                                     local search; beams; windows; all of local search; CP-SAT;
+                                     a long exact search
 
 A leaf is a segment between two safe key points (moments at which a cut of the phase does not lose
 the best order), as a Problem of its own (`leaf.py`). The peak of the phase is the highest peak of a
@@ -13,6 +14,9 @@ leaf. A lower bound of a leaf is a lower bound of the step. So only leaves with 
 bound need a better order. Nor does a leaf have to get below the peak of a leaf that the same search
 has failed to lower to the bound. The nearer the order's peak and the bound are, the more of the
 order keeps within the bound, and the smaller are the leaves.
+
+The descent comes before the beams, since it takes little work and often finds the best order. A
+beam then has only to prove that there is no better one.
 
 Leaves that differ only in names and constant bytes (`Leaf.key`), such as those of the layers of a
 transformer, are solved once.
@@ -42,11 +46,15 @@ from roam.solvers.work import Units, Work
 A_CUTTING: Units = 60_000
 # share of the phase's ops above which a leaf skips the short exact search: the phase has had it
 ALMOST_ALL = 0.8
+# share of the remaining work for one local search
+LOCAL_SHARE = 0.3
 # share of the remaining work for one search of windows: the times around the highest live bytes
 WINDOWS_SHARE = 0.3
 # share of the remaining work for one series of wider and wider beams (searches of sets of ops)
 BEAMS_SHARE = 0.4
 CUTS_SHARE = 0.1  # share of the remaining work that one series of minimum cuts may spend
+# share of the remaining work for all searches after the gap has come down to WORTH
+LAST_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -155,8 +163,9 @@ class _LeafSearch:
         self.bounds: dict[Hashable, int] = {}
         stages = (
             (self.search_briefly, True),
-            (self.search_windows, searches.windows),
+            (self.descend, searches.local_search),
             (self.search_beams, searches.beams),
+            (self.search_windows, searches.windows),
             (self.search_locally, searches.local_search),
             (self.ask_cp_sat, searches.cp_sat),
             (self.search_long, True),
@@ -168,18 +177,30 @@ class _LeafSearch:
     def run(self, order: list[OpId], bound: int) -> tuple[list[_Placed], int]:
         """Searches leaf after leaf, until the peak has come down to the bound or no search is left.
 
+        Once the gap between peak and bound is no more than the share WORTH, the searches together
+        may spend only the share LAST_SHARE of the remaining work.
+
         Returns the leaves, with their orders, and the lower bound of the step.
         """
-        leaves = self.cut(order, bound)
+        leaves, bound = self.narrow(self.cut(order, bound), bound, WORTH)
+        with self.work.share(LAST_SHARE):
+            return self.narrow(leaves, bound, 0.0)
+
+    def narrow(self, leaves: list[_Placed], bound: int, worth: float) -> tuple[list[_Placed], int]:
+        """Searches leaf after leaf, until the relative gap of peak and bound is at most `worth`.
+
+        Ends earlier if no search or no work is left. Returns the leaves and the bound of the step.
+        """
         while True:
             top = max(leaves, key=lambda placed: (placed.peak, self.stage(placed)))
             stage = self.stage(top)
-            enough = top.peak <= bound * (1 + WORTH)
+            enough = top.peak <= bound * (1 + worth)
             if enough or stage == len(self.stages) or self.work.is_over():
                 return leaves, bound
             self.searched += 1
             stuck = (p.peak for p in leaves if self.stage(p) > stage)
             target = max([bound, *stuck])
+            known = _joined(leaves)
             proven = self.stages[stage](top, target)
             if proven > target:
                 bound = proven
@@ -187,8 +208,10 @@ class _LeafSearch:
             if top.peak > max(target, bound):
                 self.failed[top.leaf.key] = stage + 1
             self.share(leaves)
-            if max(p.peak for p in leaves) > bound:
-                leaves = self.cut([i for placed in leaves for i in placed.ops], bound)
+            order = _joined(leaves)
+            # the same order and bound would be cut in the same way, at the same cost
+            if (order != known or proven > target) and max(p.peak for p in leaves) > bound:
+                leaves = self.cut(order, bound)
 
     def stage(self, placed: _Placed) -> int:
         """Returns the index in `stages` of the next search to try on a leaf."""
@@ -246,9 +269,15 @@ class _LeafSearch:
         self.offer(top, "beams", found.found)
         return found.bound
 
+    def descend(self, top: _Placed, target: int) -> int:
+        return self.anneal(top, target, Effort(kicks=0))
+
     def search_locally(self, top: _Placed, target: int) -> int:
-        effort = Effort() if self.searches.windows else Effort(ladder=None)
-        found = local_search(top.leaf.problem, INSIDE, top.order, target, effort, self.work)
+        return self.anneal(top, target, Effort())
+
+    def anneal(self, top: _Placed, target: int, effort: Effort) -> int:
+        with self.work.share(LOCAL_SHARE):
+            found = local_search(top.leaf.problem, INSIDE, top.order, target, effort, self.work)
         self.offer(top, "local search", found.found)
         return target
 
@@ -304,3 +333,7 @@ class _LeafSearch:
         return Segment(
             self.phase, tuple(placed.ops), " + ".join(solvers), bound + placed.leaf.constant
         )
+
+
+def _joined(leaves: Iterable[_Placed]) -> list[OpId]:
+    return [i for placed in leaves for i in placed.ops]

@@ -24,11 +24,11 @@ def test_the_answer_is_true_of_its_order(problem: Problem) -> None:
     assert (answer.status is Outcome.OPTIMAL) == (answer.bound == answer.value)
 
 
-def test_windows_meet_the_bound_of_a_cut() -> None:
+def test_local_search_meets_the_bound_of_a_cut() -> None:
     """What must be alive is 18 % below the best order, which a cut at one op proves best."""
     work = Work(3 * 10**8)
     answer = best_order(layered_graph(120, width=0.43, seed=5), work)
-    assert "windows" in answer.found.method
+    assert "local search" in answer.found.method
     assert answer.status is Outcome.OPTIMAL
     assert isinstance(answer.found.proof, Cut)
     assert not work.is_over()

@@ -83,7 +83,7 @@ def test_every_search_takes_a_leaf(
         assert fits.found is not None
         assert sorted(leaf.to_step(fits.found)) == sorted(leaf.ops)
         assert keeps_within(leaf.problem, INSIDE, lowest - 1).status is Outcome.DOES_NOT_FIT
-        searched = local_search(leaf.problem, INSIDE, inner, effort=Effort(10, 1, 0))
+        searched = local_search(leaf.problem, INSIDE, inner, effort=Effort(100, 1, 0))
         assert lowest <= leaf.peak(searched.found) == searched.value <= leaf.peak(inner)
         whole = [0, *inner, len(leaf.problem.ops) - 1]
         curve = live_curve(leaf.problem, whole, find_reuse(leaf.problem, whole))

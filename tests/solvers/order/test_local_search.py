@@ -17,11 +17,11 @@ from roam.solvers.jit import COMPILED
 from roam.solvers.order import annealing
 from roam.solvers.order.greedy import CANDIDATES
 from roam.solvers.order.local_search import Effort, local_search
-from roam.solvers.order.tables import measure, tables
+from roam.solvers.order.tables import measure, measured, tables
 from roam.solvers.work import Work
 from tests.core.strategies import all_orders, dense_problems, problems
 
-SHORT = Effort(work_an_op=30, in_vain=4, kicks=1)
+SHORT = Effort(work_an_op=300, in_vain=4, kicks=1)
 
 
 def whole(problem: Problem, effort: Effort = SHORT, bound: int = 0) -> list[OpId]:
@@ -61,6 +61,18 @@ def test_the_live_bytes_are_those_of_the_live_curve(problem: Problem, seed: int)
     assert found == expected
 
 
+@given(problems(max_ops=9), st.integers(0, 99))
+def test_an_annealed_order_has_the_peak_that_its_moves_have_measured(
+    problem: Problem, seed: int
+) -> None:
+    for phase, ops in enumerate(problem.phases):
+        place = {i: k for k, i in enumerate(ops)}
+        order = np.array([place[i] for i in shuffled(problem, phase, seed)], np.int64)
+        arrays = tables(problem, phase)
+        peak, found, _ = annealing.anneal(arrays, order, 0, 20_000, 50.0, 50.0, 1 + seed)
+        assert peak == measured(arrays, found)[1].max()
+
+
 @given(problems(max_ops=9))
 def test_every_op_once_after_those_it_waits_for(problem: Problem) -> None:
     order = whole(problem)
@@ -86,7 +98,7 @@ def nothing_is_read() -> Problem:
 @given(dense_problems(max_ops=7))
 def test_small_steps_come_out_best(problem: Problem) -> None:
     best = min(live_peak(problem, order) for order in all_orders(problem))
-    assert live_peak(problem, whole(problem, Effort(200, 8, 4))) == best
+    assert live_peak(problem, whole(problem, Effort(2_000, 8, 4))) == best
 
 
 def held_back() -> Problem:
@@ -128,7 +140,7 @@ def test_a_wide_graph_gets_lower_than_any_greedy_rule_brings_it() -> None:
     problem = layered_graph(100, width=0.27, seed=0)
     given = live_peak(problem, range(len(problem.ops)))
     greedy = min(live_peak(problem, rule(problem, 0)) for rule in CANDIDATES.values())
-    found = live_peak(problem, whole(problem, Effort(200, 4, 2)))
+    found = live_peak(problem, whole(problem, Effort(2_000, 4, 2)))
     assert found < greedy < given
     assert round(found / given, 3) == 0.538
 
@@ -137,9 +149,9 @@ def test_a_wide_graph_gets_lower_than_any_greedy_rule_brings_it() -> None:
 def test_compiled_and_interpreted_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = layered_graph(20, width=0.27, seed=1)
     arrays, order = tables(problem, 0), np.arange(len(problem.ops))
-    compiled = annealing.anneal(arrays, order.copy(), 0, 2000, 500.0, 20.0, 7)
+    compiled = annealing.anneal(arrays, order.copy(), 0, 20_000, 500.0, 20.0, 7)
     for name, function in list(vars(annealing).items()):
         if hasattr(function, "py_func"):
             monkeypatch.setattr(annealing, name, function.py_func)
-    peak, found, work = annealing.anneal(arrays, order.copy(), 0, 2000, 500.0, 20.0, 7)
+    peak, found, work = annealing.anneal(arrays, order.copy(), 0, 20_000, 500.0, 20.0, 7)
     assert (peak, found.tolist(), work) == (compiled[0], compiled[1].tolist(), compiled[2])
