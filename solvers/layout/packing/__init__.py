@@ -3,6 +3,8 @@
 A buffer is a rectangle: its sides are its lifetime and its size. Read `pack` first: it draws in
 which order it tries the methods. `lines` and `sweep` are heuristics beside the greedy fits
 (`greedy_fits`); `sweep` is built on `pq_tree`. `search` is branch and bound: `skyline` is the state
-of the search, `branching` lists its choices. `instance` reads and checks instances, `generate`
-makes random instances, and `baselines` has the packing algorithms of compilers.
+of the search, `branching` lists its choices, and `restarts` begins it again and again. `ejection`
+is a local search on the rectangles of `placed`, for parts that are too large for a proof.
+`instance` reads and checks instances, `generate` makes random instances, and `baselines` has the
+packing algorithms of compilers.
 """

@@ -3,8 +3,10 @@
     for each part, beginning with the part of the highest load:
     1. greedy fits
     2. sweeps, from either end of time      if little space is wasted at the lower bound
-    3. search for a packing as high as      ┐ in turns, with growing budgets of nodes and
-       the lower bound                      │ new orders of the items
+    3. ejection                             ┐ in turns, with growing budgets of nodes and
+       search for a packing as high as      │ new orders of the items
+       the lower bound                      │
+       ejection                             │
        search for a packing a step lower    │
        than the best one                    ┘
     each part is finished as soon as its height is the lower bound
@@ -14,7 +16,8 @@ time once and guesses how beginning rectangles take the addresses of ending ones
 branch and bound (`search.py`). It answers a question about a capacity: do the rectangles fit into
 so many bytes? To find the lowest packing, the search is asked in turns about two capacities. If the
 rectangles are proven not to fit into the lower bound, the lower bound rises. If they fit into a
-height below that of the best packing so far, the best height drops. At the end, both meet.
+height below that of the best packing so far, the best height drops. At the end, both meet. Large
+parts end before that: there ejection (`ejection.py`), a local search, lowers the packing.
 """
 
 from __future__ import annotations
@@ -22,39 +25,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
 from math import gcd, inf, lcm
-
-import numpy as np
 
 from roam.solvers.answer import Answer, Outcome, minimized
 from roam.solvers.layout.greedy_fits import FITS as GREEDY
 from roam.solvers.layout.greedy_fits import Rect, place
+from roam.solvers.layout.packing.ejection import Ejection
 from roam.solvers.layout.packing.instance import (
     check_packing,
     granule,
     height,
     max_load,
-    to_items,
     touches,
 )
 from roam.solvers.layout.packing.lines import LINES, area, on_the_lowest_line
-from roam.solvers.layout.packing.search import DOES_NOT_FIT, FITS, search
-from roam.solvers.layout.packing.skyline import Ints
+from roam.solvers.layout.packing.restarts import Searcher, restarts
+from roam.solvers.layout.packing.search import DOES_NOT_FIT, FITS
 from roam.solvers.layout.packing.sweep import sweep
-from roam.solvers.work import Work
+from roam.solvers.work import Units, Work
 
-# limit on the nodes of the shortest branch and bound search: NODES, plus NODES_AN_ITEM per item
-NODES, NODES_AN_ITEM = 500, 4
 # A pair is an item (a rectangle) and a section of time in which the item is alive.
 # A_NODE: units of work of a node of the search, plus A_TOUCH units for each such pair
 # A_TABLE_TOUCH: units of work to build the tables of the search, for each such pair
 A_NODE, A_TOUCH, A_TABLE_TOUCH = 10_000, 10, 100
-REMEMBERED = 2**26  # limit on the bytes of the table in which the search keeps failed states
-# exponents (p, q), used in turn: a search tries items by decreasing size^p × lifetime^q
-RANKS: tuple[tuple[float, float], ...] = ((1, 0.3), (1, 1), (0.3, 1))
-# standard deviation of the noise on log(size^p × lifetime^q), once every (p, q) has been used
-NOISE = 0.3
 WASTE = 0.1  # limit on the empty share of a packing's bytes × times, above which no sweep is tried
 # beam widths of sweeps: NARROW before the branch and bound searches, WIDE after the first two
 NARROW, WIDE = (1, 4, 16), (64, 256)
@@ -254,7 +247,8 @@ class _Packer:
     def search(self) -> None:
         """Searches by branch and bound for a packing of the part that is as low as the goal.
 
-        If no capacity is given, every second turn searches for a packing that is `step` bytes lower
+        If no capacity is given, each turn begins with as much work on ejection as its search may
+        spend, and every second turn searches for a packing that is `step` bytes lower
         than the best packing so far. If that turn finds no such packing and proves nothing, `step`
         is halved. Ends when the height reaches the goal, when that is proven impossible, or when
         work or nodes run out. Looks at the clock only between turns: the longest turn takes about
@@ -263,11 +257,16 @@ class _Packer:
         cover = touches(self.rects)
         if self.work.left < cover * A_TABLE_TOUCH:
             return
-        searcher = _Searcher(self.rects)
+        searcher = Searcher(self.rects)
+        ejection = Ejection(self.rects, self.granule)
         self.work.spend(cover * A_TABLE_TOUCH)
         a_node = A_NODE + A_TOUCH * cover
         step = self.height - self.goal
-        for turn, restart in enumerate(_restarts()):
+        for turn, restart in enumerate(restarts()):
+            if self.capacity is None:
+                self.eject(ejection, restart * searcher.shortest * a_node)
+                if self.done:
+                    break
             below = turn % 2 == 1 and self.capacity is None
             step = max(min(step, (self.height - self.goal) // 2), self.granule)
             target = self.height - step if below else self.goal
@@ -290,78 +289,15 @@ class _Packer:
             if self.done:
                 break
 
+    def eject(self, ejection: Ejection, units: Units) -> None:
+        """Lowers the packing by ejection (`ejection.py`), with so many units of work."""
+        found = ejection.lower(self.offsets, self.goal, units, self.work)
+        if found != self.offsets:
+            self.offsets, self.height, self.method = found, height(self.rects, found), "ejection"
+
     def above(self, size: int) -> int:
         """Returns the next multiple of the granule above `size` bytes.
 
         The granule is a number of bytes of which the height of the lowest packing is a multiple.
         """
         return (size // self.granule + 1) * self.granule
-
-
-def _restarts() -> Iterator[int]:
-    """Yields the restart sequence of Luby, Sinclair and Zuckerman (1993), 1 1 2 1 1 2 4 ...
-
-    Yields each term of the sequence several times: once for every entry of RANKS.
-    """
-    for i in count(1):
-        k = i
-        while k & (k + 1):  # if k is not 2^j - 1, the sequence repeats its beginning
-            k -= (1 << (k.bit_length() - 1)) - 1
-        for _ in RANKS:
-            yield (k + 1) // 2
-
-
-class _Searcher:
-    """Runs branch and bound searches on one part, with tables kept from one search to the next.
-
-    A part is the rectangles between two times at which no rectangle is alive.
-    """
-
-    def __init__(self, rects: Sequence[Rect]) -> None:
-        self.rects = rects
-        self.items, self.kept = to_items(rects)
-        words = (len(self.items.first) - 1 + 63) // 64
-        entries = 1 << (REMEMBERED // (8 * (words + 1))).bit_length() - 1
-        self.failed = np.zeros(entries, np.uint64)
-        self.reasons = np.empty((entries, words), np.uint64)
-        self.found = np.zeros(len(self.kept), np.int64)
-        self.random = np.random.default_rng(0)
-        self.shortest = NODES + NODES_AN_ITEM * len(self.kept)
-
-    def ask(self, capacity: int, nodes: int, turn: int) -> tuple[int, int]:
-        """Searches for a packing within `capacity` bytes, with at most `nodes` nodes.
-
-        The number `turn` chooses the order in which items are tried. Returns the outcome (FITS,
-        DOES_NOT_FIT or UNKNOWN) and the number of nodes used.
-        """
-        noise = 0.0 if turn < len(RANKS) else NOISE
-        by_size, by_time = RANKS[turn % len(RANKS)]
-        with np.errstate(over="ignore"):  # hashing overflows on purpose; numpy would warn of it
-            return search(
-                self.items,
-                capacity,
-                self.rank(by_size, by_time, noise),
-                nodes,
-                self.failed,
-                self.reasons,
-                self.found,
-            )
-
-    def rank(self, by_size: float, by_time: float, noise: float) -> Ints:
-        """Returns, by item, its rank: items are ranked by size^by_size × lifetime^by_time.
-
-        The item of the largest product has rank 0. `noise` is the standard deviation of random
-        noise on the logarithms of the products.
-        """
-        time = np.log(self.items.upper - self.items.lower)
-        value = by_size * np.log(self.items.size) + by_time * time
-        value += noise * self.random.normal(size=len(value))
-        rank = np.empty(len(value), np.int64)
-        rank[np.argsort(-value, kind="stable")] = np.arange(len(value))
-        return rank
-
-    def offsets(self) -> list[int]:
-        offsets = [r.fixed or 0 for r in self.rects]
-        for i, offset in zip(self.kept, self.found.tolist(), strict=True):
-            offsets[i] = offset
-        return offsets
