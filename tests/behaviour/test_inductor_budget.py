@@ -83,7 +83,7 @@ def planned(share: int) -> StepPlan:
         pytest.param(blocks, rows, 75, False, marks=pytest.mark.slow),
         pytest.param(blocks, rows, 50, True, marks=pytest.mark.slow),
         pytest.param(blocks, rows, 50, False, marks=pytest.mark.slow),
-        (convolutional, image, 80, False),
+        pytest.param(convolutional, image, 80, False, marks=pytest.mark.slow),
         pytest.param(convolutional, image, 80, True, marks=pytest.mark.slow),
         pytest.param(Checkpointed, rows, 90, False, marks=pytest.mark.slow),
     ],

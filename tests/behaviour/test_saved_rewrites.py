@@ -28,7 +28,7 @@ both_lowerings = pytest.mark.parametrize("lowering", ["aten", "inductor"])
 ALL = [WTACRS(), Quantized(), Quantized(bits=4), ApproxBP(), RAD(), VeLoRA(groups=8)]
 
 
-@both_lowerings
+@pytest.mark.parametrize("lowering", ["aten", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_only_sampled_weights_change(lowering: str) -> None:
     """The loss, the gradient of the input and those of biases and norms keep every bit."""
     model, x = Mlp(), inputs()
