@@ -16,12 +16,12 @@ Only = Annotated[str | None, typer.Option(metavar="MODEL,...", help="Only these 
 
 
 @contextmanager
-def unknown_refused() -> Iterator[None]:
-    """A context that turns the ValueError of an unknown name into an error about `--only`."""
+def unknown_refused(option: str = "--only") -> Iterator[None]:
+    """A context that turns the ValueError of an unknown name into an error about an option."""
     try:
         yield
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--only") from None
+        raise typer.BadParameter(str(error), param_hint=option) from None
 
 
 def zoo_names(only: str | None) -> list[str]:

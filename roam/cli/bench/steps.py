@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from roam.cli.bench.common import Json, Only, bench, known, unknown_refused, zoo_names
+from roam.cli.bench.common import Json, Only, bench, unknown_refused, zoo_names
 
 
 @bench.command()
@@ -46,7 +46,8 @@ def compiled(
     json: Json = None,
     only: Only = None,
     contender: Annotated[
-        list[str] | None, typer.Option(help="A row of the table; repeat for more. Default: all.")
+        list[str] | None,
+        typer.Option(help='A row, also with a budget ("roam inductor 60%"); repeat for more.'),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Timed turns of each.")] = 7,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs of processes to time.")] = 1,
@@ -54,11 +55,14 @@ def compiled(
 ) -> None:
     """Compare memory, step and compile times with Inductor's, gradients kept and folded."""
     from roam.bench.compiled import COMPILED, compiled_bench
+    from roam.bench.compilers import find
     from roam.bench.paired_runs import Timing
 
     zoo_names(only)
     chosen = contender or COMPILED
-    known(chosen, COMPILED)
+    with unknown_refused("--contender"):
+        for name in chosen:
+            find(name)
     timing = Timing(rounds, pairs, together)
     compiled_bench(only, json, contenders=chosen, timing=timing)
 
