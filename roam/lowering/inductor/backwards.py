@@ -17,7 +17,7 @@ from roam.lowering.inductor.folds import lower_folds
 from roam.lowering.protocol import Boxed
 from roam.passes.fold_rows import FoldRows
 from roam.passes.gradient_release import GradientRelease
-from roam.passes.pipeline import copied
+from roam.passes.pipeline import copied, rewritten
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Backwards:
             folds = tuple((i, needs.all_in_memory()) for i, needs in folds)
             GradientRelease(releases(folds, self.given, self.gradients))(gm)
             if self.splits:
-                FoldRows()(gm)
+                gm = rewritten((FoldRows(),), gm)
             lower_folds(gm)
         with ExitStack() as stack:
             stack.enter_context(tracing(self.tracing))
