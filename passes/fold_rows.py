@@ -23,7 +23,7 @@ from roam.passes.sliced import Sliced
 
 @dataclass(frozen=True)
 class FoldRows:
-    """Splits each fold whose optimizer allows it, where that lowers the bytes around it."""
+    """Splits each fold whose optimizer can fold blocks of rows, if that lowers the live bytes."""
 
     name: str = "fold_rows"
 
@@ -40,7 +40,7 @@ class FoldRows:
                 continue
             sliced = Sliced.of(gradient, 0)
             if sliced is None or not changed.isdisjoint(_memory(sliced)):
-                continue  # blocks would read a parameter later than the whole, changed perhaps
+                continue  # a block may read a parameter after a fold has changed it
             if _pays(sliced, release, place):
                 _write(fold, sliced)
                 done += 1
@@ -48,7 +48,7 @@ class FoldRows:
 
 
 def _memory(sliced: Sliced) -> set[int]:
-    """Returns the storages from which slices are computed."""
+    """Returns the keys of the storages that the ops of the slices read."""
     sources = (n for part in sliced.all_parts() for n in part.sources)
     return {storage_key(t) for n in sources for t in tensors(n)}
 
@@ -72,10 +72,11 @@ def _write(fold: fx.Node, sliced: Sliced) -> None:
 
 
 def _pays(sliced: Sliced, release: Release, place: dict[fx.Node, int]) -> bool:
-    """Returns whether a block, and what waits for the blocks, take less than the whole gradient.
+    """Returns whether blocks need fewer bytes than the whole gradient.
 
-    All blocks are made where the whole gradient would be complete: what earlier parts of it are
-    made of has to wait until then.
+    All blocks are made where the last part of the whole gradient was made. So the sources of
+    earlier parts stay alive until then. Compares their bytes, plus those of one block, with the
+    bytes of the gradient.
     """
     makers = [part for part in sliced.all_parts() if part.sources]
     last = max((place[part.node] for part in makers), default=0)

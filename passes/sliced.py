@@ -4,9 +4,9 @@
     both = index_put(dW, ids, v)         both[a:b] = index_put(dW[a:b], ids - a, those v with
                                                                a <= ids < b)
 
-`operands` says, for an op and a dimension of its result, along which dimension each operand is
-sliced. An operand that only this op reads is sliced in the same way; others exist anyway, and get a
-view of a part.
+`operands` returns, for an op and a dimension of its result, the dimension along which each operand
+is sliced. If only this op reads an operand, and its op can be sliced too, the operand's slice is
+computed in the same way. Any other operand is computed whole, and the op reads a view of a part.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SCATTERS = (aten.index_put.default, aten._unsafe_index_put.default, MASKED)
 
 
 def operands(node: fx.Node, dim: int) -> Operands:
-    """Returns how the operands of an op are sliced, if its result is along `dim`.
+    """Returns how the operands of an op are sliced if its result is sliced along `dim`.
 
     Returns None if the op cannot compute a slice alone, or nothing is known of it.
     """
@@ -64,7 +64,7 @@ class Sliced:
 
     @staticmethod
     def of(node: fx.Node, dim: int) -> Sliced | None:
-        """Returns how slices of a result are computed; None if its op makes it whole only."""
+        """Returns how slices of a result are computed; None if its op can only compute it whole."""
         along = operands(node, dim)
         if along is None:
             return None
@@ -140,7 +140,7 @@ def _of_reshape(node: fx.Node, dim: int) -> Operands:
 
 
 def _of_scatter(node: fx.Node, dim: int) -> Operands:
-    """Rows to which other rows are added: `acc`, indices of rows of `acc`, and rows to add."""
+    """Slices `acc` only: any of the rows to add may belong to any row of `acc`."""
     acc: Any = node.args[0]
     indices: Any = node.args[2 if node.target is MASKED else 1]
     adds = node.target is MASKED or node.args[3:] == (True,)
@@ -152,7 +152,7 @@ def _of_scatter(node: fx.Node, dim: int) -> Operands:
 
 
 def _of_embedding(node: fx.Node, dim: int) -> Operands:
-    """The gradient of an embedding, whose rows are sums of rows."""
+    """Slices no operand: any row of the operand may belong to any row of the gradient."""
     by_frequency = len(node.args) > 4 and node.args[4]
     return None if dim != 0 or by_frequency else dict.fromkeys(node.all_input_nodes)
 
@@ -240,8 +240,8 @@ def _add_rows(
 ) -> fx.Node:
     """Adds rows to those rows of a block that `ids` name; adds zeros for ids of other blocks.
 
-    near: the op that adds them to all rows.
-    counts: whether each row is added at all; None if all are.
+    near: the op that makes the whole result.
+    counts: flags of the rows to add; rows whose flag is False are not added. None: adds all rows.
     """
     start, stop = block
     total = value(near).shape[0]
@@ -266,7 +266,7 @@ def _zero(like: fx.Node) -> fx.Node:
 
 
 def _for_each(flags: fx.Node, rows: fx.Node) -> fx.Node:
-    """Returns flags of rows with as many dimensions as the rows."""
+    """Gives flags, one for each row, trailing dimensions of size 1 until they fit `rows`."""
     for _ in range(value(rows).dim() - value(flags).dim()):
         flags = add_op(flags, aten.unsqueeze.default, flags, -1)
     return flags

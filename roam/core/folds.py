@@ -26,7 +26,7 @@ class RowFolds(NamedTuple):
     """Describes the folds of a gradient that is made and folded one block of rows at a time.
 
     Attributes:
-        rows: how many slices of dimension 0 a block has, the last one apart.
+        rows: how many slices of dimension 0 a block has; the last block may have fewer.
         scratch: bytes that the fold of a block allocates for itself.
     """
 

@@ -23,7 +23,8 @@ class SplitGroup:
     """Ops that run in blocks of rows.
 
     Attributes:
-        what: what runs so: the module of the first op, or the gradient that is made and folded.
+        what: the subject and verb of the description: the module of the first op "runs", or a
+            gradient "is made and folded".
         blocks: the number of blocks.
         block_bytes: bytes of the largest tensor that only the ops of one block use.
         whole_bytes: bytes that this tensor would have in one piece: the sum over the blocks.

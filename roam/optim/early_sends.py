@@ -38,10 +38,10 @@ class Owner(Protocol):
 
 @dataclass
 class EarlySends:
-    """Sends the states of a mini-batch, and counts those that this rank has sent.
+    """Sends large states while the backward runs, and counts those that this rank has sent.
 
     Attributes:
-        ranks: the ranks.
+        ranks: starts the communication with the other ranks.
         order: the states that may be sent early, in the same order on all ranks; None until the
             first gradient of the mini-batch is complete.
         sent: how many states of `order` are sent.

@@ -156,9 +156,9 @@ class FoldRule(ABC):
         return False
 
     def by_rows(self, param: Tensor) -> bool:
-        """Returns whether rows of a parameter can be updated one by one, as if each were all.
+        """Returns whether the rule can update each row of a parameter as a parameter of its own.
 
-        Rows are slices of dimension 0. They get the states that `states_of_rows` returns.
+        A row is a slice of dimension 0. Its states are those that `states_of_rows` returns.
         """
         return self.elementwise
 

@@ -63,7 +63,7 @@ class FoldingOptimizer(RuledOptimizer):
         self.more_to_come: Callable[[Tensor], bool] | None = None
         self.mini_batches = 0  # number of mini-batches that have ended
         self._folded: dict[Tensor, int] = {}  # parameter -> count of folds in this mini-batch
-        self._rows: dict[Tensor, int] = {}  # parameter -> rows folded of a gradient in blocks
+        self._rows: dict[Tensor, int] = {}  # parameter -> rows folded so far, by blocks
         self._incomplete: set[Tensor] = set()  # parameters whose gradient has to stay in .grad
         self._notices = Notices(type(self).__name__)
         self._factor: Tensor | None = None  # factor of max_norm on gradients; None if unknown
@@ -132,14 +132,14 @@ class FoldingOptimizer(RuledOptimizer):
 
     @torch.no_grad()
     def absorb_rows(self, param: Tensor, grad: Tensor, start: int) -> None:
-        """Folds the gradient of some rows of a parameter, whose rule works `by_rows`.
+        """Folds the gradient of some rows of a parameter whose rule has `by_rows`.
 
-        The parameter's gradient is folded when each of its rows has come once, in any order.
+        The whole gradient counts as folded when the caller has passed each row once, in any order.
 
         Args:
             param: the parameter.
-            grad: the gradient of `len(grad)` slices of its dimension 0.
-            start: the first of them.
+            grad: the gradient of rows [start, start + len(grad)), slices of dimension 0.
+            start: the first of these rows.
 
         Raises:
             SecondBackwardError: the parameter has had all its gradients of this mini-batch.

@@ -25,7 +25,7 @@ from roam.optim.scratch import scratch
 from roam.optim.states import StatefulOptimizer
 
 Mode = Literal["release", "accumulate"]
-ROWS_AT_ONCE: Bytes = 16 << 20  # of a gradient that is folded in blocks; products of less are slow
+ROWS_AT_ONCE: Bytes = 16 << 20  # size of a block of rows; matrix products of smaller ones are slow
 
 
 class RuledOptimizer(StatefulOptimizer):
@@ -190,7 +190,10 @@ class RuledOptimizer(StatefulOptimizer):
         return FoldNeeds(here, self.scratch(param, grad), self.writes_parameters, stored, by_rows)
 
     def _row_folds(self, param: Tensor, grad: Tensor) -> RowFolds | None:
-        """Returns in which blocks of rows a gradient is folded, if it is large enough for two."""
+        """Returns the blocks of rows by which a gradient may be folded; None if only whole.
+
+        A gradient that is too small for two blocks is folded whole.
+        """
         rule, releases = self.rule_of(param), self.writes_parameters
         clips = releases and self.max_norm is not None
         size = grad.numel() * grad.itemsize

@@ -192,5 +192,5 @@ def arrived(state: Mapping[str, Any], fetched: Mapping[str, Tensor]) -> dict[str
 
 
 def in_memory(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the states of a parameter with those that lie in a file read into memory."""
+    """Returns all states of a parameter in memory. Reads those that lie in a file."""
     return {name: x.load() if isinstance(x, StoredTensor) else x for name, x in state.items()}

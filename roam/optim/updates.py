@@ -68,7 +68,7 @@ def count(states: Sequence[dict[str, Tensor]]) -> None:
 
 
 def release_rows(update: Release, start: int) -> None:
-    """Updates some rows of a parameter. Does not count that as an update.
+    """Updates some rows of a parameter. The caller counts the update, once for all rows.
 
     Args:
         update: the parameter and its state, whole, and the gradient of the rows.
@@ -78,12 +78,12 @@ def release_rows(update: Release, start: int) -> None:
 
 
 def fold_rows(update: Release, start: int, seen: int, scale: float, ranks: Alone | Ranks) -> None:
-    """Folds the gradient of some rows of a parameter, as `fold` does that of all.
+    """Folds the gradient of some rows of a parameter, as `fold` does for all rows.
 
     Args:
         update: the parameter and its state, whole, and the gradient of the rows.
         start: the first row.
-        seen, scale, ranks: as of `fold`.
+        seen, scale, ranks: as for `fold`.
     """
     rule = accumulating(update.rule)
     found = _update(_rows(update, start))

@@ -111,11 +111,17 @@ class PricedNetwork:
             self._arc(node, AFTER)
 
     def written_by(self, writer: OpId, b: BufferId) -> int:
-        """Returns the node that says that no later run of the writer writes a buffer."""
+        """Returns the node whose side of the cut tells whether buffer `b` is written for good.
+
+        If the copy of `writer` writes `b` too, that is the node `over`, else the node `ran`.
+        """
         form = self.forms.get(writer)
         return self.over[writer] if form is None or b in form.creates else self.ran[writer]
 
     def _read_until(self, reader: OpId, b: BufferId) -> int:
-        """Returns the node that says that no later run of the reader reads a buffer."""
+        """Returns the node whose side of the cut tells whether `reader` has read `b` for good.
+
+        If the copy of `reader` reads `b` too, that is the node `over`, else the node `ran`.
+        """
         form = self.forms.get(reader)
         return self.over[reader] if form is None or b in form.reads else self.ran[reader]

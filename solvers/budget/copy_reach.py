@@ -25,7 +25,7 @@ class Reach:
         among: the only copies that may be chosen; None for all within reach.
         readers: (droppable buffer, segment) -> the ops of the segment that read the buffer.
         earliest, latest: for each copy, the first and the last op of the backward before which it
-            may run. Other copies decide between them.
+            may run. The two may differ if copies read the copy's results.
         consumers: for each droppable buffer, the ops of the forward whose copies read it.
         direct: the copies whose results are read by an op of their segment, and not only by copies.
     """

@@ -112,7 +112,10 @@ class Hull:
 
 
 def droppable_forms(step: Step) -> dict[OpId, Form]:
-    """Returns the forms of the step's ops, reduced to results that need not be kept."""
+    """Returns by op what its copy reads and creates, where only droppable results are created.
+
+    Ops without a droppable result are left out: a copy of them would save no bytes.
+    """
     found = {}
     for i, form in step.forms.items():
         if creates := tuple(b for b in form.creates if b in step.droppable):

@@ -152,7 +152,11 @@ class Arena:
         self.placed += zip(own, offsets, strict=True)
 
     def stack(self, crossing: Sequence[Slot], cuts: int) -> list[int]:
-        """Stacks the saved buffers. Returns the addresses of the stack's ends and cuts, sorted."""
+        """Stacks the saved buffers, and cuts the stack into about `cuts` pieces.
+
+        Returns:
+            The addresses of the stack's two ends, and those at which it is cut, sorted.
+        """
         starts: list[int] = []
         top = 0
         for slot in crossing:

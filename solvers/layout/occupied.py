@@ -60,10 +60,9 @@ class Occupied:
         self.first.append(self.first[-1] + 1)
 
     def nodes(self, lower: int, upper: int) -> Nodes:
-        """Returns the tree nodes that the lifetime [lower, upper) covers as a whole, and in part.
+        """Returns the tree nodes that the lifetime [lower, upper) covers wholly, and in part.
 
-        A node that the lifetime covers as a whole is left out if it covers the node's parent as a
-        whole too.
+        Of the nodes covered wholly, returns only those whose parent is not covered wholly.
         """
         whole: list[Node] = []
         part: list[Node] = []

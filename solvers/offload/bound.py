@@ -27,7 +27,7 @@ from roam.core.machine import Bytes, Seconds
 from roam.solvers.offload.movable import Movable, Timed
 from roam.solvers.offload.timeline import Link
 
-HALVINGS = 6  # how many times the interval with the bound on time is halved
+HALVINGS = 6  # steps of the bisection in `mixed_time_bound`; each halves the error of the bound
 
 
 def least_live(step: Timed, movable: Sequence[Movable], link: Link) -> Bytes:

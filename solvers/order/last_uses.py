@@ -63,7 +63,8 @@ def renew(phase: Tables, time: Ints, uses: LastUses, moved: Ints, later: bool) -
     Args:
         phase: the ops and buffers.
         time: by op, the time at which it runs after the move.
-        uses: the last users before the move; changed. Lists what it changes, for `restore`.
+        uses: the last users before the move; updated. Records each change, so that `restore` can
+            undo it.
         moved: the ops that moved past others.
         later: whether they run later than before the move, or sooner.
 

@@ -78,10 +78,10 @@ class Searches:
 
 @dataclass(frozen=True)
 class Leaves:
-    """The result of a search leaf by leaf: the segments of a phase, with their orders.
+    """The order of a phase that a search of one leaf (see `search_leaves`) after another found.
 
     Attributes:
-        segments: all ops of the phase, in the order in which they run.
+        segments: the segments of the phase, one after another. Together they have all its ops.
         reused: how many times a leaf was given the order found for an equal leaf.
     """
 

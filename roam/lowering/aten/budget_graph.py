@@ -72,7 +72,10 @@ class BudgetGraph:
 
     @cached_property
     def step(self) -> Step:
-        """The step, with the ops that may be recomputed and the form in which each is."""
+        """The step, and the ops that may be recomputed.
+
+        Says of each such op what a copy of it would read, create and cost.
+        """
         problem, boundary = self.captured.problem, self.boundary
         nodes = {n.name: n for n in self.joint.graph.nodes}
         usual = usual_forms(problem, boundary)

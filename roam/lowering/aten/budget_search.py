@@ -89,9 +89,12 @@ class Searches:
     known: dict[Bytes, Graphs] = field(default_factory=dict, init=False)
 
     def graphs(self, room: Bytes) -> Graphs:
-        """Returns the graph in program order, and in the planned order.
+        """Returns the graph twice: in program order, and in the order of the first plan.
 
-        The planned order may need fewer bytes before any copy is added.
+        Copies are searched for in both, because in the planned order the peak may be lower before
+        any copy is added.
+
+        room: the bytes that other graphs are assumed to need, counted on top of this graph's.
         """
         if room not in self.known:
             captured, peak = with_room(self.captured, room), self.first.peak + room

@@ -8,9 +8,9 @@
 Rectangles without a place wait, and the one of the largest area comes next. If it fits into no gap
 below the target, it goes where the rectangles that it overlaps cost least. Their cost is their
 area's square root, times a penalty: 1, and 1 more each time that the rectangle has found no gap.
-So what is hard to place is pushed off less and less. This is guided ejection search (Nagata and
-Bräysy 2009, for vehicle routes). It proves nothing, and goes on until all are placed or its steps
-are spent.
+So a rectangle that is hard to place is pushed off less and less. This is guided ejection search
+(Nagata and Bräysy 2009, for vehicle routes). The search ends when all rectangles are placed, or its
+steps are spent. Then a packing as low as the target may still exist.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from roam.solvers.work import Units, Work
 from roam.solvers.xorshift import below
 from roam.solvers.zobrist import Words
 
-# distance of the first target below the height of the packing, as a share of the height; it doubles
-# after a success and halves after a failure
+# distance of the first target below the height of the packing, as a share of the height. The share
+# halves after a failure. It doubles after a success, but only up to its first value.
 FIRST_FALL = 0.01
 STEPS = 200_000  # limit on the steps towards one target, per rectangle
 # units of work of one step, which looks at one placed rectangle, and of one search; measured
 A_STEP: Units = 10
 A_SEARCH: Units = 10_000
-PLACING = 20  # steps that placing one rectangle counts, beside those that look at others; measured
+PLACING = 20  # steps counted for placing one rectangle, besides one for each it looks at; measured
 
 
 class Ejection:

@@ -44,11 +44,14 @@ from roam.solvers.layout.packing.search import DOES_NOT_FIT, FITS
 from roam.solvers.layout.packing.sweep import sweep
 from roam.solvers.work import Units, Work
 
-# A pair is an item (a rectangle) and a section of time in which the item is alive.
-# A_NODE: units of work of a node of the search, plus A_TOUCH units for each such pair
-# A_TABLE_TOUCH: units of work to build the tables of the search, for each such pair
+# Units of work of a search, which grow with the number of pairs in the instance. A pair is an item
+# (a rectangle) and a section of time in which the item is alive.
+# one node of the search: A_NODE + A_TOUCH × pairs
+# the tables that the search builds once: A_TABLE_TOUCH × pairs
 A_NODE, A_TOUCH, A_TABLE_TOUCH = 10_000, 10, 100
-WASTE = 0.1  # limit on the empty share of a packing's bytes × times, above which no sweep is tried
+# sweeps are tried only if a packing as high as the goal would leave at most this share of its area
+# (bytes × time) empty
+WASTE = 0.1
 # beam widths of sweeps: NARROW before the branch and bound searches, WIDE after the first two
 NARROW, WIDE = (1, 4, 16), (64, 256)
 
