@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import fx
 
-from roam.passes.geometry import nbytes, storage_key, tensors, value
+from roam.passes.geometry import is_view, nbytes, storage_key, tensors, value
 from roam.passes.gradient_release import META, Release, fold_rows
 from roam.passes.graph_ops import erase_unused
 from roam.passes.rewrites import split
@@ -75,10 +75,13 @@ def _pays(sliced: Sliced, release: Release, place: dict[fx.Node, int]) -> bool:
     """Returns whether blocks need fewer bytes than the whole gradient.
 
     All blocks are made where the last part of the whole gradient was made. So the sources of
-    earlier parts stay alive until then. Compares their bytes, plus those of one block, with the
-    bytes of the gradient.
+    earlier parts stay alive until then. Compares their bytes, plus those of one block and of the
+    rows that are added to it, with the bytes of the gradient.
     """
-    makers = [part for part in sliced.all_parts() if part.sources]
+    parts = [*sliced.all_parts()]
+    if all(is_view(part.node) for part in parts):
+        return False  # the gradient is a view of what exists whole
+    makers = [part for part in parts if part.sources]
     last = max((place[part.node] for part in makers), default=0)
     needed = {
         storage_key(t)
@@ -99,4 +102,5 @@ def _pays(sliced: Sliced, release: Release, place: dict[fx.Node, int]) -> bool:
     if whole is None:
         return False
     block = whole * release.by_rows.rows // len(value(sliced.node))
-    return sum(waiting.values()) + block < whole
+    added = max((nbytes(part.added) or 0 for part in parts if part.added is not None), default=0)
+    return sum(waiting.values()) + block + added < whole

@@ -75,6 +75,16 @@ class Sliced:
                 parts[operand] = part
         return Sliced(node, dim, parts, tuple(n for n in along if n not in parts))
 
+    @property
+    def added(self) -> fx.Node | None:
+        """The rows that a scatter adds: each slice makes as large a tensor of those it adds."""
+        if self.node.target is MASKED:
+            return self.node.args[3]  # type: ignore[return-value]
+        if self.node.target in SCATTERS:
+            return self.node.args[2]  # type: ignore[return-value]
+        embeds = self.node.target is aten.embedding_dense_backward.default
+        return self.node.args[0] if embeds else None  # type: ignore[return-value]
+
     def all_parts(self) -> Iterator[Sliced]:
         """Yields this result and all that is computed in slices for it."""
         yield self
@@ -146,15 +156,21 @@ def _of_scatter(node: fx.Node, dim: int) -> Operands:
     adds = node.target is MASKED or node.args[3:] == (True,)
     if dim != 0 or not adds or len(indices) != 1 or indices[0] is None:
         return None
-    if value(indices[0]).dtype not in (torch.int32, torch.int64):
+    ids, rows = value(indices[0]), value(node.args[3 if node.target is MASKED else 2])  # type: ignore[arg-type]
+    if ids.dtype not in (torch.int32, torch.int64):
         return None
+    if rows.shape != (*ids.shape, *value(acc).shape[1:]):
+        return None  # rows that are broadcast
     return {**dict.fromkeys(node.all_input_nodes), acc: 0}
 
 
 def _of_embedding(node: fx.Node, dim: int) -> Operands:
     """Slices no operand: any row of the operand may belong to any row of the gradient."""
     by_frequency = len(node.args) > 4 and node.args[4]
-    return None if dim != 0 or by_frequency else dict.fromkeys(node.all_input_nodes)
+    gradient = value(node)
+    # other devices add up 16-bit rows in float32, which a scatter does not
+    rounds = gradient.dtype.itemsize < 4 and gradient.device.type != "cpu"
+    return None if dim != 0 or by_frequency or rounds else dict.fromkeys(node.all_input_nodes)
 
 
 def _of_full(node: fx.Node, dim: int) -> Operands:

@@ -42,8 +42,9 @@ class SplitGroup:
 
 def split_groups(problem: Problem) -> tuple[SplitGroup, ...]:
     """Returns the groups of ops that run in blocks by number, then gradients folded in blocks."""
-    groups = sorted(ops_by_block(problem).items())
-    return tuple(_group(problem, blocks) for _, blocks in groups)
+    groups = ops_by_block(problem)
+    in_order = sorted(groups, key=lambda name: (not name.isdigit(), len(name), name))
+    return tuple(_group(problem, groups[name]) for name in in_order)
 
 
 def ops_by_block(problem: Problem) -> dict[str, dict[int, list[Op]]]:

@@ -63,7 +63,9 @@ class FoldingOptimizer(RuledOptimizer):
         self.more_to_come: Callable[[Tensor], bool] | None = None
         self.mini_batches = 0  # number of mini-batches that have ended
         self._folded: dict[Tensor, int] = {}  # parameter -> count of folds in this mini-batch
-        self._rows: dict[Tensor, int] = {}  # parameter -> rows folded so far, by blocks
+        # parameter -> the blocks of its gradient that have come: first row and number of rows
+        self._rows: dict[Tensor, dict[int, int]] = {}
+        self._whole: dict[Tensor, Tensor] = {}  # gradients that are put together of blocks
         self._incomplete: set[Tensor] = set()  # parameters whose gradient has to stay in .grad
         self._notices = Notices(type(self).__name__)
         self._factor: Tensor | None = None  # factor of max_norm on gradients; None if unknown
@@ -144,33 +146,51 @@ class FoldingOptimizer(RuledOptimizer):
         Raises:
             SecondBackwardError: the parameter has had all its gradients of this mini-batch.
         """
-        done = self._rows.get(param, 0)
-        if done == 0:
-            if not self._folded:
-                self._begin()
-            self.check_room([param])
-            if self._may_differ:
-                self.look_at_groups()
-        if param not in self._members.places:  # the user removed it after the forward
-            param.grad = torch.zeros_like(param) if param.grad is None else param.grad
-            param.grad[start : start + len(grad)] += grad
+        blocks = self._rows.setdefault(param, {})
+        if start in blocks:
+            raise refusals.second_backward(
+                self._members.name(param), self.micro_batches, self.writes_parameters
+            )
+        if not blocks:
+            self._begin_rows(param)
+        blocks[start] = len(grad)
+        complete = sum(blocks.values()) == len(param)
+        if complete:
+            del self._rows[param]
+        if param in self._whole:
+            self._whole[param][start : start + len(grad)] = grad
+            if complete:
+                self.absorb(param, self._whole.pop(param))
             return
         seen = self._folded.get(param, 0)
-        state = self.state_of(param)
-        update = Release(self.rule_of(param), state, param, grad)
+        update = Release(self.rule_of(param), self.state_of(param), param, grad)
         if self.writes_parameters:
-            if done == 0:
-                count([state])
             release_rows(update, start)
         else:
             fold_rows(update, start, seen, 1 / self.micro_batches, self.ranks)
-        self._rows[param] = done + len(grad)
-        if self._rows[param] == len(param):
-            del self._rows[param]
+        if complete:
             self._folded[param] = seen + 1
             if self._early is not None:
                 most = self.micro_batches
                 self._early.go_on(self, lambda param: self._folded.get(param) == most)
+
+    def _begin_rows(self, param: Tensor) -> None:
+        """Prepares for the first rows of a gradient.
+
+        Since the backward was compiled, the parameter may have left the optimizer, or its rule may
+        need the whole gradient, for clipping. Then its blocks are put together again.
+        """
+        if not self._folded:
+            self._begin()
+        if self._may_differ:
+            self.look_at_groups()
+        held = param in self._members.places
+        if not held or is_stored(self.state_of(param)) or not self.works_by_rows(param):
+            self._whole[param] = torch.empty_like(param)
+            return
+        self.check_room([param])
+        if self.writes_parameters:
+            count([self.state_of(param)])
 
     def _absorb(
         self,
@@ -348,6 +368,7 @@ class FoldingOptimizer(RuledOptimizer):
             self._early.finish()  # if the mini-batch is dropped
         self._folded.clear()
         self._rows.clear()
+        self._whole.clear()
         self._incomplete.clear()
         self._factor = None
         self.mini_batches += 1
@@ -375,7 +396,7 @@ class FoldingOptimizer(RuledOptimizer):
             apply(rules[i], found, param, factor)
 
     def _between_batches(self, what: str) -> None:
-        if self._folded:
+        if self._folded or self._rows:
             raise refusals.mid_batch(what)
 
 

@@ -186,8 +186,13 @@ class RuledOptimizer(StatefulOptimizer):
         specs = [(spec, self._stored.stored(param, spec, to)) for spec in self.spec(param)]
         here = tuple((spec.name, spec.bytes) for spec, stored in specs if stored is None)
         stored = tuple(found for _, found in specs if found is not None)
-        by_rows = None if stored else self._row_folds(param, grad)
+        by_rows = None if stored else self._row_folds(param, grad)  # stored: loaded whole
         return FoldNeeds(here, self.scratch(param, grad), self.writes_parameters, stored, by_rows)
+
+    def works_by_rows(self, param: Tensor) -> bool:
+        """Returns whether rows of a parameter's gradient can be absorbed one after another."""
+        clips = self.writes_parameters and self.max_norm is not None
+        return not clips and not is_sharded(param) and self.rule_of(param).by_rows(param)
 
     def _row_folds(self, param: Tensor, grad: Tensor) -> RowFolds | None:
         """Returns the blocks of rows by which a gradient may be folded; None if only whole.
@@ -195,9 +200,8 @@ class RuledOptimizer(StatefulOptimizer):
         A gradient that is too small for two blocks is folded whole.
         """
         rule, releases = self.rule_of(param), self.writes_parameters
-        clips = releases and self.max_norm is not None
         size = grad.numel() * grad.itemsize
-        if size < 2 * ROWS_AT_ONCE or is_sharded(param) or clips or not rule.by_rows(param):
+        if size < 2 * ROWS_AT_ONCE or not self.works_by_rows(param):
             return None
         rows = max(1, len(param) * ROWS_AT_ONCE // size)
         if rows == len(param):

@@ -117,6 +117,8 @@ def test_what_others_read_is_made_once_and_then_cut() -> None:
         lambda g, x, ids: (g.t() @ x).flatten().view(5, ROWS).t(),
         lambda g, x, ids: torch.softmax(g.t(), 0),
         lambda g, x, ids: torch.rand_like(g.t()),
+        # one number for all rows
+        lambda g, x, ids: aten.index_put(g.t() * 1, [ids], x[0, 0], True),
     ],
 )
 def test_what_needs_all_rows_is_not_sliced(whole: Callable[..., Tensor]) -> None:
