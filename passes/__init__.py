@@ -7,8 +7,8 @@ change what is saved. `cheap_recompute` chooses tensors that Inductor does not s
 makes and folds large gradients in blocks of rows.
 
 The others help passes: `geometry` (memory of fake tensors), `graph_ops`, `dependencies`, `traced`,
-`stand_ins` (nodes and graphs), `replays` (recomputing with the same bits), `collectives`, and
-`add_mm` and `transfer_ops` (ops of roam's own).
+`stand_ins` (nodes and graphs), `sliced` (slices of results), `scatters`, `replays` (recomputing
+with the same bits), `collectives`, and `add_mm` and `transfer_ops` (ops of roam's own).
 """
 
 from importlib import import_module

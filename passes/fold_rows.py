@@ -9,11 +9,13 @@ The products that make the blocks may differ from the whole product in their las
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx
 
+from roam.core.folds import RowFolds
 from roam.passes.geometry import is_view, nbytes, storage_key, tensors, value
 from roam.passes.gradient_release import META, Release, fold_rows
 from roam.passes.graph_ops import erase_unused
@@ -39,18 +41,22 @@ class FoldRows:
             if release.by_rows is None or len(gradient.users) > 1:
                 continue
             sliced = Sliced.of(gradient, 0)
-            if sliced is None or not changed.isdisjoint(_memory(sliced)):
+            if sliced is None or not changed.isdisjoint(_storages(_sources(sliced))):
                 continue  # a block may read a parameter after a fold has changed it
-            if _pays(sliced, release, place):
+            if _pays(sliced, release.by_rows, place):
                 _write(fold, sliced)
                 done += 1
         return done
 
 
-def _memory(sliced: Sliced) -> set[int]:
-    """Returns the keys of the storages that the ops of the slices read."""
-    sources = (n for part in sliced.all_parts() for n in part.sources)
-    return {storage_key(t) for n in sources for t in tensors(n)}
+def _sources(sliced: Sliced) -> list[fx.Node]:
+    """Returns the tensors from which slices are computed."""
+    return [source for part in sliced.all_parts() for source in part.sources]
+
+
+def _storages(nodes: Iterable[fx.Node]) -> dict[int, int]:
+    """Returns the bytes of the storages in which the results of nodes lie, by `storage_key`."""
+    return {storage_key(t): t.untyped_storage().nbytes() for node in nodes for t in tensors(node)}
 
 
 def _write(fold: fx.Node, sliced: Sliced) -> None:
@@ -71,36 +77,23 @@ def _write(fold: fx.Node, sliced: Sliced) -> None:
     erase_unused(sliced.node)
 
 
-def _pays(sliced: Sliced, release: Release, place: dict[fx.Node, int]) -> bool:
+def _pays(sliced: Sliced, by_rows: RowFolds, place: Mapping[fx.Node, int]) -> bool:
     """Returns whether blocks need fewer bytes than the whole gradient.
 
     All blocks are made where the last part of the whole gradient was made. So the sources of
     earlier parts stay alive until then. Compares their bytes, plus those of one block and of the
     rows that are added to it, with the bytes of the gradient.
+
+    place: by op, its index in the graph.
     """
     parts = [*sliced.all_parts()]
-    if all(is_view(part.node) for part in parts):
-        return False  # the gradient is a view of what exists whole
-    makers = [part for part in parts if part.sources]
-    last = max((place[part.node] for part in makers), default=0)
-    needed = {
-        storage_key(t)
-        for node, i in place.items()
-        if i >= last
-        for source in node.all_input_nodes
-        for t in tensors(source)
-    }
-    waiting = {
-        storage_key(t): t.untyped_storage().nbytes()
-        for part in makers
-        for source in part.sources
-        for t in tensors(source)
-        if storage_key(t) not in needed
-    }
-    assert release.by_rows is not None
     whole = nbytes(sliced.node)
-    if whole is None:
-        return False
-    block = whole * release.by_rows.rows // len(value(sliced.node))
+    if whole is None or all(is_view(part.node) for part in parts):
+        return False  # the bytes are unknown, or those of a tensor that exists whole
+    last = max((place[part.node] for part in parts if part.sources), default=0)
+    late = (source for node, i in place.items() if i >= last for source in node.all_input_nodes)
+    alive = _storages(late)  # without blocks, too
+    waiting = sum(size for key, size in _storages(_sources(sliced)).items() if key not in alive)
+    block = whole * by_rows.rows // len(value(sliced.node))
     added = max((nbytes(part.added) or 0 for part in parts if part.added is not None), default=0)
-    return sum(waiting.values()) + block + added < whole
+    return waiting + block + added < whole

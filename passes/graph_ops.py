@@ -79,6 +79,15 @@ def add_op(
     return made
 
 
+def add_number(near: fx.Node, number: Any, like: Any) -> fx.Node:
+    """Adds the op of a tensor of one number, with the dtype and device of the node `like`.
+
+    near: as of `add_op`.
+    """
+    how = {"dtype": value(like).dtype, "device": value(like).device}
+    return add_op(near, aten.full.default, [], number, **how)
+
+
 def erase_unused(node: fx.Node) -> None:
     """Erases a node without readers, and the ops that only it read."""
     pending = {node: None}

@@ -20,7 +20,8 @@ from torch import Tensor, fx
 
 from roam.passes import add_mm
 from roam.passes.geometry import value
-from roam.passes.graph_ops import add_op
+from roam.passes.graph_ops import add_number, add_op, is_pure
+from roam.passes.scatters import MASKED, SCATTERS, scatter
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
@@ -28,8 +29,7 @@ Along = int | None  # the dimension along which an operand is sliced; None: it i
 Operands = dict[fx.Node, Along] | None  # None: no slice can be computed alone
 CASTS = (prims.convert_element_type.default, aten._to_copy.default)
 RESHAPES = (aten.view.default, aten._unsafe_view.default, aten.reshape.default)
-MASKED = aten._unsafe_masked_index_put_accumulate.default
-SCATTERS = (aten.index_put.default, aten._unsafe_index_put.default, MASKED)
+EMBEDDING = aten.embedding_dense_backward.default
 
 
 def operands(node: fx.Node, dim: int) -> Operands:
@@ -39,10 +39,8 @@ def operands(node: fx.Node, dim: int) -> Operands:
     """
     find = _RULES.get(node.target)
     if find is None and isinstance(node.target, torch._ops.OpOverload):
-        pure = not node.target._schema.is_mutable
         pointwise = torch.Tag.pointwise in node.target.tags or node.target in CASTS
-        random = torch.Tag.nondeterministic_seeded in node.target.tags
-        find = _of_pointwise if pure and pointwise and not random else None
+        find = _of_pointwise if pointwise and is_pure(node) else None
     return None if find is None else find(node, dim)
 
 
@@ -53,14 +51,14 @@ class Sliced:
     Attributes:
         node: the op that makes it.
         dim: the dimension along which it is sliced.
-        parts: its operands that are computed in slices, too.
-        sources: its other operands, which exist whole.
+        along: by operand, the dimension along which it is sliced; None: it is used whole.
+        parts: the operands that are computed in slices, too.
     """
 
     node: fx.Node
     dim: int
+    along: dict[fx.Node, Along]
     parts: dict[fx.Node, Sliced]
-    sources: tuple[fx.Node, ...]
 
     @staticmethod
     def of(node: fx.Node, dim: int) -> Sliced | None:
@@ -73,17 +71,20 @@ class Sliced:
             part = Sliced.of(operand, own) if own is not None and len(operand.users) == 1 else None
             if part is not None:
                 parts[operand] = part
-        return Sliced(node, dim, parts, tuple(n for n in along if n not in parts))
+        return Sliced(node, dim, along, parts)
+
+    @property
+    def sources(self) -> list[fx.Node]:
+        """The operands that exist whole."""
+        return [operand for operand in self.along if operand not in self.parts]
 
     @property
     def added(self) -> fx.Node | None:
-        """The rows that a scatter adds: each slice makes as large a tensor of those it adds."""
-        if self.node.target is MASKED:
-            return self.node.args[3]  # type: ignore[return-value]
-        if self.node.target in SCATTERS:
-            return self.node.args[2]  # type: ignore[return-value]
-        embeds = self.node.target is aten.embedding_dense_backward.default
-        return self.node.args[0] if embeds else None  # type: ignore[return-value]
+        """The rows that a scatter adds: each slice makes a tensor as large; None for other ops."""
+        if self.node.target is EMBEDDING:
+            return self.node.args[0]  # type: ignore[return-value]
+        found = scatter(self.node)
+        return None if found is None else found.added
 
     def all_parts(self) -> Iterator[Sliced]:
         """Yields this result and all that is computed in slices for it."""
@@ -93,13 +94,11 @@ class Sliced:
 
     def write(self, start: int, stop: int) -> fx.Node:
         """Adds the ops that compute the slice [start, stop), and returns the last one."""
-        along = operands(self.node, self.dim)
-        assert along is not None
 
         def given(operand: fx.Node) -> fx.Node:
-            own = along.get(operand)
             if operand in self.parts:
                 return self.parts[operand].write(start, stop)
+            own = self.along.get(operand)
             if own is None:
                 return operand
             return add_op(self.node, aten.slice.Tensor, operand, own, start, stop)
@@ -151,17 +150,15 @@ def _of_reshape(node: fx.Node, dim: int) -> Operands:
 
 def _of_scatter(node: fx.Node, dim: int) -> Operands:
     """Slices `acc` only: any of the rows to add may belong to any row of `acc`."""
-    acc: Any = node.args[0]
-    indices: Any = node.args[2 if node.target is MASKED else 1]
-    adds = node.target is MASKED or node.args[3:] == (True,)
-    if dim != 0 or not adds or len(indices) != 1 or indices[0] is None:
+    found = scatter(node)
+    if dim != 0 or found is None or len(found.indices) != 1 or found.indices[0] is None:
         return None
-    ids, rows = value(indices[0]), value(node.args[3 if node.target is MASKED else 2])  # type: ignore[arg-type]
+    ids, added = value(found.indices[0]), value(found.added)
     if ids.dtype not in (torch.int32, torch.int64):
         return None
-    if rows.shape != (*ids.shape, *value(acc).shape[1:]):
+    if added.shape != (*ids.shape, *value(found.acc).shape[1:]):
         return None  # rows that are broadcast
-    return {**dict.fromkeys(node.all_input_nodes), acc: 0}
+    return {**dict.fromkeys(node.all_input_nodes), found.acc: 0}
 
 
 def _of_embedding(node: fx.Node, dim: int) -> Operands:
@@ -196,7 +193,7 @@ _RULES: dict[Any, Callable[[fx.Node, int], Operands]] = {
     aten.permute.default: _of_permute,
     aten.t.default: _of_t,
     aten.full.default: _of_full,
-    aten.embedding_dense_backward.default: _of_embedding,
+    EMBEDDING: _of_embedding,
     **dict.fromkeys(RESHAPES, _of_reshape),
     **dict.fromkeys(SCATTERS, _of_scatter),
 }
@@ -226,13 +223,12 @@ def _write_reshape(node: fx.Node, dim: int, block: Block, given: Given) -> fx.No
 
 
 def _write_scatter(node: fx.Node, dim: int, block: Block, given: Given) -> fx.Node:
-    args: Any = node.args
-    if node.target is not MASKED:
-        acc, (ids,), rows, _ = args
-        return _add_rows(node, given(acc), ids, rows, block, node.target)
-    acc, mask, (ids,), rows = args
-    op = aten._unsafe_index_put.default
-    return _add_rows(node, given(acc), ids, rows, block, op, mask)
+    found = scatter(node)
+    assert found is not None
+    [ids] = found.indices
+    assert ids is not None
+    op = aten._unsafe_index_put.default if node.target is MASKED else node.target
+    return _add_rows(node, given(found.acc), ids, found.added, block, op, found.flags)
 
 
 def _write_embedding(node: fx.Node, dim: int, block: Block, given: Given) -> fx.Node:
@@ -241,8 +237,8 @@ def _write_embedding(node: fx.Node, dim: int, block: Block, given: Given) -> fx.
     how = {"dtype": value(node).dtype, "device": value(node).device}
     zeros = add_op(node, aten.full.default, _sizes(node, dim, block), 0, **how)
     padding: Any = node.args[3]
-    counts = add_op(node, aten.ne.Scalar, ids, padding) if padding >= 0 else None
-    return _add_rows(node, zeros, ids, rows, block, aten.index_put.default, counts)
+    flags = add_op(node, aten.ne.Scalar, ids, padding) if padding >= 0 else None
+    return _add_rows(node, zeros, ids, rows, block, aten.index_put.default, flags)
 
 
 def _add_rows(
@@ -252,12 +248,12 @@ def _add_rows(
     rows: fx.Node,
     block: Block,
     op: Any,
-    counts: fx.Node | None = None,
+    flags: fx.Node | None = None,
 ) -> fx.Node:
     """Adds rows to those rows of a block that `ids` name; adds zeros for ids of other blocks.
 
     near: the op that makes the whole result.
-    counts: flags of the rows to add; rows whose flag is False are not added. None: adds all rows.
+    flags: which rows are added; None for all.
     """
     start, stop = block
     total = value(near).shape[0]
@@ -267,18 +263,12 @@ def _add_rows(
     above = add_op(near, aten.ge.Scalar, at, 0)
     inside = add_op(near, aten.lt.Scalar, at, stop - start)
     inside = add_op(near, aten.logical_and.default, inside, above)
-    at = add_op(near, aten.where.self, inside, at, _zero(ids))
+    at = add_op(near, aten.where.self, inside, at, add_number(near, 0, ids))
     inside = _for_each(inside, rows)
-    if counts is not None:
-        inside = add_op(near, aten.logical_and.default, inside, _for_each(counts, rows))
-    added = add_op(near, aten.where.self, inside, rows, _zero(rows))
+    if flags is not None:
+        inside = add_op(near, aten.logical_and.default, inside, _for_each(flags, rows))
+    added = add_op(near, aten.where.self, inside, rows, add_number(near, 0, rows))
     return add_op(near, op, acc, [at], added, True)
-
-
-def _zero(like: fx.Node) -> fx.Node:
-    """Adds a tensor of one zero with the type and device of a node."""
-    how = {"dtype": value(like).dtype, "device": value(like).device}
-    return add_op(like, aten.full.default, [], 0, **how)
 
 
 def _for_each(flags: fx.Node, rows: fx.Node) -> fx.Node:
@@ -296,7 +286,7 @@ def _sizes(node: fx.Node, dim: int, block: Block) -> list[int]:
 
 _WRITERS: dict[Any, Callable[[fx.Node, int, Block, Given], fx.Node]] = {
     aten.full.default: _write_full,
-    aten.embedding_dense_backward.default: _write_embedding,
+    EMBEDDING: _write_embedding,
     **dict.fromkeys(RESHAPES, _write_reshape),
     **dict.fromkeys(SCATTERS, _write_scatter),
 }

@@ -39,14 +39,11 @@ from roam.passes.geometry import (
     tensors,
     value,
 )
-from roam.passes.graph_ops import add_op, erase_unused, is_zeros
+from roam.passes.graph_ops import add_number, add_op, erase_unused, is_zeros
+from roam.passes.scatters import MASKED, SCATTERS, scatter
 
 aten = torch.ops.aten
 CAST = torch.ops.prims.convert_element_type.default
-MASKED = aten._unsafe_masked_index_put_accumulate.default
-SCATTERS: frozenset[Any] = frozenset(
-    {aten.index_put.default, aten._unsafe_index_put.default, MASKED}
-)
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ class Scatter(Part):
             return add_op(self.node, self.made.target, acc, *self.made.args[1:])
         # Inductor lowers the masked op to these ops too, but would copy `acc` first
         _, mask, indices, given = self.made.args
-        values = add_op(self.node, aten.where.self, mask, given, self._number(0, given))
+        values = add_op(self.node, aten.where.self, mask, given, add_number(self.node, 0, given))
         sizes = value(acc).shape
         clamped = [
             None if at is None else self._clamped(at, size)
@@ -97,14 +94,9 @@ class Scatter(Part):
         return add_op(self.node, aten._unsafe_index_put.default, acc, clamped, values, True)
 
     def _clamped(self, index: Any, size: Any) -> fx.Node:
-        least, most = (self._number(n, index) for n in (-size, size - 1))
+        least, most = (add_number(self.node, n, index) for n in (-size, size - 1))
         above = add_op(self.node, aten.maximum.default, index, least)
         return add_op(self.node, aten.minimum.default, above, most)
-
-    def _number(self, number: Any, like: Any) -> fx.Node:
-        """Adds a tensor of one number with the type and device of a node."""
-        how = {"dtype": value(like).dtype, "device": value(like).device}
-        return add_op(self.node, aten.full.default, [], number, **how)
 
 
 @dataclass(frozen=True)
@@ -184,11 +176,12 @@ def _part(node: fx.Node) -> Part:
 
 def _is_scatter(node: Any) -> bool:
     """Returns whether the node only adds values to zeros, for one reader."""
-    if not isinstance(node, fx.Node) or node.target not in SCATTERS or len(node.users) != 1:
+    if not isinstance(node, fx.Node) or len(node.users) != 1:
         return False
-    adds = node.target is MASKED or node.args[3:] == (True,)
-    known = all(isinstance(size, int) for size in value(node).shape)
-    return adds and known and is_zeros(node.args[0])
+    found = scatter(node)
+    if found is None or not is_zeros(found.acc):
+        return False
+    return all(isinstance(size, int) for size in value(node).shape)
 
 
 def _may_be_changed(part: Part) -> bool:

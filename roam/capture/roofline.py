@@ -69,7 +69,10 @@ class OpWork:
 
 
 def fold_work(release: Release, numbers: Numbers) -> OpWork:
-    """A fold reads the gradient, and reads and writes the state and perhaps the parameter."""
+    """A fold reads the gradient, and reads and writes the state and perhaps the parameter.
+
+    The fold of a block of rows does so for its share of the rows.
+    """
     parameter = release.parameter
     size = int(numbers(parameter.numel())) * parameter.element_size()  # the gradient's, too
     state = sum(nbytes for _, nbytes in release.state)

@@ -125,8 +125,8 @@ class ProblemBuilder:
             reads: the gradient among them.
             state: the tensors of the optimizer that the fold changes, there before the step.
             mutates: what else it changes: the parameter, if it updates it, and loaded state.
-            block: what the name of the op ends in if the gradient is of some rows only. All
-                blocks of a parameter change the same state.
+            block: ends the name of the op if only a block of the parameter's rows is folded, such
+                as "#fold3.1"; empty if all are. All blocks of a parameter change the same state.
         """
         for b in reads:
             if self.buffers[b].kind is Kind.TEMPORARY:
