@@ -13,6 +13,7 @@
                                    by measuring
     folding                        FoldingOptimizer: counts micro-batches and calls the rules;
     updates                        carries out their folds and updates
+    row_blocks                     counts the blocks of gradients that come in blocks of rows
     ruled                          derives the constructor's arguments from a rule
     ownership, hooks, groups,      find the parameters of an optimizer and the rule of each; hooks
     group_rules                    pass it the gradients that no compiled graph has folded

@@ -45,8 +45,8 @@ class AdamARule(AdamRule, FusedRule):
         whole_groups = self.state_dtype is None or eight_bit.ends_in_rows(param)
         return whole_groups and self.update_clip is None  # which clips by a mean of all elements
 
-    def states_of_rows(self, state: State, param: Tensor, rows: slice) -> State:
-        found = dict(super().states_of_rows(state, param, rows))
+    def states_of_rows(self, state: State, rows: slice) -> State:
+        found = dict(super().states_of_rows(state, rows))
         for name in [name for name in state if eight_bit.is_code(state, name)]:
             found[f"{name}_scale"] = eight_bit.scales_of_rows(state, name, rows)
         return found

@@ -162,7 +162,7 @@ class FoldRule(ABC):
         """
         return self.elementwise
 
-    def states_of_rows(self, state: State, param: Tensor, rows: slice) -> State:
+    def states_of_rows(self, state: State, rows: slice) -> State:
         """Returns the parts of a parameter's state tensors that belong to some rows."""
         return {name: t if name in OF_OPTIMIZER else t[rows] for name, t in state.items()}
 

@@ -20,24 +20,23 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT, StateDict
 
+from roam.core.errors import SecondBackwardError
 from roam.optim import refusals
 from roam.optim.clipping import watch
 from roam.optim.early_sends import EarlySends
 from roam.optim.fold import State
 from roam.optim.notices import Notices
 from roam.optim.ranks import Ranks
+from roam.optim.row_blocks import RowBlocks
 from roam.optim.ruled import RuledOptimizer
-from roam.optim.stored_states import arrived, fetch, is_stored
+from roam.optim.stored_states import is_stored
 from roam.optim.updates import (
     Release,
-    apply,
+    apply_all,
     combine,
-    count,
     fold,
-    fold_rows,
+    of_rows,
     release,
-    release_rows,
-    shortening,
 )
 
 NOTHING: State = {}
@@ -63,9 +62,7 @@ class FoldingOptimizer(RuledOptimizer):
         self.more_to_come: Callable[[Tensor], bool] | None = None
         self.mini_batches = 0  # number of mini-batches that have ended
         self._folded: dict[Tensor, int] = {}  # parameter -> count of folds in this mini-batch
-        # parameter -> the blocks of its gradient that have come: first row and number of rows
-        self._rows: dict[Tensor, dict[int, int]] = {}
-        self._whole: dict[Tensor, Tensor] = {}  # gradients that are put together of blocks
+        self._blocks = RowBlocks()
         self._incomplete: set[Tensor] = set()  # parameters whose gradient has to stay in .grad
         self._notices = Notices(type(self).__name__)
         self._factor: Tensor | None = None  # factor of max_norm on gradients; None if unknown
@@ -115,8 +112,11 @@ class FoldingOptimizer(RuledOptimizer):
         most = self.micro_batches
         for param in params if self._folded else ():
             if self._folded.get(param, 0) >= most:
-                name = self._members.name(param)
-                raise refusals.second_backward(name, most, self.writes_parameters)
+                raise self._second_backward(param)
+
+    def _second_backward(self, param: Tensor) -> SecondBackwardError:
+        name = self._members.name(param)
+        return refusals.second_backward(name, self.micro_batches, self.writes_parameters)
 
     def absorb_all(
         self, gradients: Sequence[tuple[Tensor, Tensor]], loaded: State = NOTHING
@@ -146,33 +146,27 @@ class FoldingOptimizer(RuledOptimizer):
         Raises:
             SecondBackwardError: the parameter has had all its gradients of this mini-batch.
         """
-        blocks = self._rows.setdefault(param, {})
-        if start in blocks:
-            raise refusals.second_backward(
-                self._members.name(param), self.micro_batches, self.writes_parameters
-            )
-        if not blocks:
+        blocks = self._blocks
+        if blocks.has(param, start):
+            raise self._second_backward(param)
+        begun = blocks.has_begun(param)
+        if not begun:
             self._begin_rows(param)
-        blocks[start] = len(grad)
-        complete = sum(blocks.values()) == len(param)
-        if complete:
-            del self._rows[param]
-        if param in self._whole:
-            self._whole[param][start : start + len(grad)] = grad
+        complete = blocks.add(param, grad, start)
+        if param in blocks.joined:
             if complete:
-                self.absorb(param, self._whole.pop(param))
+                self.absorb(param, blocks.joined.pop(param))
             return
         seen = self._folded.get(param, 0)
-        update = Release(self.rule_of(param), self.state_of(param), param, grad)
+        whole = Release(self.rule_of(param), self.state_of(param), param, grad)
+        update = of_rows(whole, start)
         if self.writes_parameters:
-            release_rows(update, start)
+            release([update], counted=begun)
         else:
-            fold_rows(update, start, seen, 1 / self.micro_batches, self.ranks)
+            fold(update, self._members.name, seen, 1 / self.micro_batches, self.ranks)
         if complete:
             self._folded[param] = seen + 1
-            if self._early is not None:
-                most = self.micro_batches
-                self._early.go_on(self, lambda param: self._folded.get(param) == most)
+            self._send_complete()
 
     def _begin_rows(self, param: Tensor) -> None:
         """Prepares for the first rows of a gradient.
@@ -186,11 +180,9 @@ class FoldingOptimizer(RuledOptimizer):
             self.look_at_groups()
         held = param in self._members.places
         if not held or is_stored(self.state_of(param)) or not self.works_by_rows(param):
-            self._whole[param] = torch.empty_like(param)
-            return
-        self.check_room([param])
-        if self.writes_parameters:
-            count([self.state_of(param)])
+            self._blocks.join(param)
+        else:
+            self.check_room([param])
 
     def _absorb(
         self,
@@ -208,7 +200,7 @@ class FoldingOptimizer(RuledOptimizer):
                 continue
             seen = folded.get(param, 0)
             if seen + micro_batches > most:
-                raise refusals.second_backward(self._members.name(param), most, releases)
+                raise self._second_backward(param)
             if grad.layout is not torch.strided:
                 raise refusals.sparse(self._members.name(param), type(self).__name__)
             rule = self.rule_of(param)
@@ -232,7 +224,12 @@ class FoldingOptimizer(RuledOptimizer):
                 fold(Release(rule, state, param, grad), name, seen, scale, self.ranks)
         if together:
             release(together)
+        self._send_complete()
+
+    def _send_complete(self) -> None:
+        """Sends states whose mini-batch is complete to the other ranks, if they are large."""
         if self._early is not None:
+            folded, most = self._folded, self.micro_batches
             self._early.go_on(self, lambda param: folded.get(param) == most)
 
     def _clipped(self, state: dict[str, Tensor], grad: Tensor) -> Tensor:
@@ -315,7 +312,9 @@ class FoldingOptimizer(RuledOptimizer):
                 del self._folded[param]
         self._absorb_the_rest()
         if not self.writes_parameters:
-            self._apply_all(self._combined())
+            params = self._combined()
+            rules, states = map(self.rule_of, params), map(self.state_of, params)
+            apply_all(self._clipping, [*rules], [*states], params)
         self._stored.settle()
         self._forget()
         self._hooks.add_missing()
@@ -367,8 +366,7 @@ class FoldingOptimizer(RuledOptimizer):
         if self._early is not None:
             self._early.finish()  # if the mini-batch is dropped
         self._folded.clear()
-        self._rows.clear()
-        self._whole.clear()
+        self._blocks.clear()
         self._incomplete.clear()
         self._factor = None
         self.mini_batches += 1
@@ -384,19 +382,8 @@ class FoldingOptimizer(RuledOptimizer):
         every = zip(map(self.rule_of, params), states, params, params, strict=True)
         return combine(self._early, self, [Release(*each) for each in every], self._folded)
 
-    def _apply_all(self, params: Sequence[Tensor]) -> None:
-        """Updates parameters. While one is updated, stored states of the next are read."""
-        states = [self.state_of(param) for param in params]
-        rules = [self.rule_of(param) for param in params]
-        factor = shortening(self._clipping, rules, states)
-        fetched = fetch(states[0]) if states else {}
-        for i, (param, state) in enumerate(zip(params, states, strict=True)):
-            found = arrived(state, fetched)
-            fetched = fetch(states[i + 1]) if i + 1 < len(states) else {}
-            apply(rules[i], found, param, factor)
-
     def _between_batches(self, what: str) -> None:
-        if self._folded or self._rows:
+        if self._folded or self._blocks:
             raise refusals.mid_batch(what)
 
 

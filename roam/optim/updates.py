@@ -14,7 +14,7 @@ from roam.optim.early_sends import EarlySends, Owner
 from roam.optim.fold import STEP, AccumulatingRule, FoldRule, Turn, Update
 from roam.optim.max_norm import MaxNorm
 from roam.optim.ranks import Alone, Part, Ranks
-from roam.optim.stored_states import in_memory
+from roam.optim.stored_states import arrived, fetch, in_memory
 
 ONE = torch.ones((), dtype=STEP.dtype)
 
@@ -28,9 +28,14 @@ class Release(NamedTuple):
     grad: Tensor
 
 
-def release(updates: Sequence[Release]) -> None:
-    """Updates parameters by complete gradients and counts the updates. Calls each rule once."""
-    count([update.state for update in updates])
+def release(updates: Sequence[Release], *, counted: bool = False) -> None:
+    """Updates parameters by complete gradients. Calls each rule once.
+
+    counted: whether the updates have been counted: of those of rows, only the first is.
+    """
+    if not counted:
+        # adds the tensor ONE: a Python number would become a new tensor for each step count
+        torch._foreach_add_([update.state["step"] for update in updates], ONE, alpha=1.0)
     by_rule: dict[int, tuple[FoldRule, list[Update]]] = {}
     for update in updates:
         by_rule.setdefault(id(update.rule), (update.rule, []))[1].append(_update(update))
@@ -43,7 +48,7 @@ def fold(
 ) -> None:
     """Folds one of the N gradients that a rank has of a parameter in a mini-batch.
 
-    Does not count the update: `apply` does so at the end of the mini-batch.
+    Does not count the update: `apply_all` does so at the end of the mini-batch.
 
     Args:
         update: the gradient.
@@ -61,43 +66,16 @@ def fold(
     rule.fold(found.state, found.param, found.grad, Turn(found.step + 1, seen, scale))
 
 
-def count(states: Sequence[dict[str, Tensor]]) -> None:
-    """Counts an update of each parameter with one of these states."""
-    # adds the tensor ONE: a Python number would become a new tensor for each step count
-    torch._foreach_add_([state["step"] for state in states], ONE, alpha=1.0)
-
-
-def release_rows(update: Release, start: int) -> None:
-    """Updates some rows of a parameter. The caller counts the update, once for all rows.
+def of_rows(update: Release, start: int) -> Release:
+    """Returns the update of some rows, slices of dimension 0 of the parameter.
 
     Args:
         update: the parameter and its state, whole, and the gradient of the rows.
         start: the first row.
     """
-    update.rule.release([_update(_rows(update, start))])
-
-
-def fold_rows(update: Release, start: int, seen: int, scale: float, ranks: Alone | Ranks) -> None:
-    """Folds the gradient of some rows of a parameter, as `fold` does for all rows.
-
-    Args:
-        update: the parameter and its state, whole, and the gradient of the rows.
-        start: the first row.
-        seen, scale, ranks: as for `fold`.
-    """
-    rule = accumulating(update.rule)
-    found = _update(_rows(update, start))
-    if seen == 0:
-        _decay(rule, found, ranks)
-    rule.fold(found.state, found.param, found.grad, Turn(found.step + 1, seen, scale))
-
-
-def _rows(update: Release, start: int) -> Release:
-    """Returns the parts of a parameter and its state that belong to the rows of the gradient."""
     rule, state, param, grad = update
     here = slice(start, start + len(grad))
-    own = dict(rule.states_of_rows(state, param, here))
-    return Release(rule, own, param[here], grad)
+    return Release(rule, dict(rule.states_of_rows(state, here)), param[here], grad)
 
 
 def combine(
@@ -151,7 +129,25 @@ def _decay(rule: AccumulatingRule, update: Update, ranks: Alone | Ranks) -> None
                 rule.multiply(update.state, name, ranks.before_squares)
 
 
-def apply(rule: FoldRule, state: dict[str, Any], param: Tensor, factor: float) -> None:
+def apply_all(
+    clipping: MaxNorm,
+    rules: Sequence[FoldRule],
+    states: Sequence[dict[str, Any]],
+    params: Sequence[Tensor],
+) -> None:
+    """Updates parameters at the end of a mini-batch.
+
+    While one is updated, states of the next that lie in a file are read.
+    """
+    factor = _shortening(clipping, rules, states)
+    fetched = fetch(states[0]) if states else {}
+    for i, (rule, state, param) in enumerate(zip(rules, states, params, strict=True)):
+        found = arrived(state, fetched)
+        fetched = fetch(states[i + 1]) if i + 1 < len(states) else {}
+        _apply(rule, found, param, factor)
+
+
+def _apply(rule: FoldRule, state: dict[str, Any], param: Tensor, factor: float) -> None:
     """Counts an update and carries it out, at the end of a mini-batch.
 
     Args:
@@ -168,7 +164,7 @@ def apply(rule: FoldRule, state: dict[str, Any], param: Tensor, factor: float) -
     found.apply(state, param, int(state["step"]))
 
 
-def shortening(
+def _shortening(
     max_norm: MaxNorm, rules: Sequence[FoldRule], states: Sequence[Mapping[str, Any]]
 ) -> float:
     """Returns the factor on all updates of a mini-batch by which max_norm limits the momentum."""

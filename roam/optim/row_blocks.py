@@ -1,0 +1,50 @@
+"""Keeps count of gradients that come one block of rows after another."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class RowBlocks:
+    """The blocks of gradients that are not complete yet, of one optimizer.
+
+    Attributes:
+        joined: by parameter, its gradient so far, if the blocks are put together again because the
+            rule needs them all at once.
+    """
+
+    def __init__(self) -> None:
+        self.joined: dict[Tensor, Tensor] = {}
+        # parameter -> the blocks that have come: first row and number of rows
+        self._came: dict[Tensor, dict[int, int]] = {}
+
+    def __bool__(self) -> bool:
+        """Whether a gradient has begun and is not complete."""
+        return bool(self._came)
+
+    def has_begun(self, param: Tensor) -> bool:
+        return param in self._came
+
+    def has(self, param: Tensor, start: int) -> bool:
+        """Returns whether the block that begins at row `start` has come."""
+        return start in self._came.get(param, ())
+
+    def join(self, param: Tensor) -> None:
+        """Puts the blocks of a gradient together, which has not begun yet."""
+        self.joined[param] = torch.empty_like(param)
+
+    def add(self, param: Tensor, grad: Tensor, start: int) -> bool:
+        """Notes a block. Returns whether the gradient is complete."""
+        if param in self.joined:
+            self.joined[param][start : start + len(grad)] = grad
+        blocks = self._came.setdefault(param, {})
+        blocks[start] = len(grad)
+        complete = sum(blocks.values()) == len(param)
+        if complete:
+            del self._came[param]
+        return complete
+
+    def clear(self) -> None:
+        self.joined.clear()
+        self._came.clear()
