@@ -81,7 +81,7 @@ def adama_bench(
 def planned_totals(name: str, micro_batches: int, contenders: Iterable[str]) -> Result:
     """Returns bytes of one model, planned on the meta device.
 
-    Weights and the largest gradient; and by `_step` its total. AdamW's total is that of the best
+    Weights and the largest gradient; and the total of each `_step`. AdamW's is that of the best
     gradient accumulation, which adds each gradient to the sum as soon as it is made. An optimizer
     that cannot accumulate has none, if there are several micro-batches.
     """
@@ -108,9 +108,11 @@ def planned_totals(name: str, micro_batches: int, contenders: Iterable[str]) -> 
 
 
 def _step(contender: str) -> str:
-    """Returns what a contender's step is planned by: the optimizer, and whether rows are split."""
+    """Returns a name of the step that is planned for a contender: several may have one step."""
     way, backend = contender.split()
-    return "adama" if way == "hooks" else f"{way} split" if backend == "split" else way
+    if way == "hooks":
+        return "adama"
+    return contender if backend == "split" else way
 
 
 def _plan(

@@ -89,11 +89,10 @@ def _zoo(name: str) -> Subject:
 
 def _gpt2(name: str, batch: int, *, dropout: float = 0.0, medium: bool = False) -> Subject:
     def entry() -> Entry:
-        from roam.bench.zoo import gpt2_small
+        from roam.bench.zoo import gpt2
 
-        found = gpt2_small(name, batch=batch, dropout=dropout)
         wider = {"n_embd": 1024, "n_layer": 24, "n_head": 16} if medium else {}
-        return replace(found, config={**found.config, **wider})
+        return gpt2(name, batch=batch, dropout=dropout, **wider)
 
     return Subject(entry)
 

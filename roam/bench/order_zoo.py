@@ -19,7 +19,7 @@ from torch import nn
 from roam.bench import batches, branching, vision
 from roam.bench.batches import MakeBatch
 from roam.bench.irregular import cells, experts, randwire, recurrent, two_tower
-from roam.bench.zoo import FULL, LARGE, Entry, gpt2_small, loss_of
+from roam.bench.zoo import FULL, LARGE, Entry, gpt2, loss_of
 from roam.core.errors import OfflineError
 from roam.core.problem import Problem
 from roam.offline import problems
@@ -81,7 +81,7 @@ def _entries() -> dict[str, Entry]:
             replace(FULL[model], name=f"{model}-b{n}", make_batch=_photos(n)) for n in (1, 32)
         ]
     found += [_text(FULL["bert-base"], n, 512, vocab=30522) for n in (1, 32)]
-    found.append(gpt2_small("gpt2-small-b1"))
+    found.append(gpt2("gpt2-small-b1"))
     found += [_text(LARGE["gpt2-xl"], n, 1024, vocab=50257) for n in (1, 2, 4)]
     return {e.name: e for e in found}
 

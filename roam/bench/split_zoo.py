@@ -22,7 +22,7 @@ from roam.bench import batches, branching, zoo
 from roam.bench.batches import Batch, MakeBatch
 from roam.bench.chunked_head import Head
 from roam.bench.order_zoo import Built
-from roam.bench.zoo import Entry, gpt2_small
+from roam.bench.zoo import Entry, gpt2
 
 
 class Scorer(nn.Module):
@@ -113,7 +113,7 @@ def unet(name: str, size: int, channels: int = 32, depth: int = 4) -> Built:
 
 _HEAD = {"rows": 2048, "width": 2048, "vocab": 128_256}  # the vocabulary of Llama 3
 _ENTRIES: tuple[Entry, ...] = (
-    gpt2_small("gpt2-small-b4", batch=4),
+    gpt2("gpt2-small-b4", batch=4),
     head("head-float32", **_HEAD, dtype=torch.float32),
     head("head-bfloat16", **_HEAD, dtype=torch.bfloat16),
     scorer("llama-mlp-16k", seq=16 * 1024, width=256, middle=896),

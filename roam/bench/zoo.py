@@ -266,21 +266,26 @@ TINY: dict[str, Entry] = _table(
 )
 
 
-def gpt2_small(name: str, seq: int = 1024, batch: int = 1, dropout: float = 0.0) -> Entry:
-    """Returns GPT-2 small (12 layers, 768 wide) on `batch` sequences of `seq` tokens."""
+def gpt2(
+    name: str, seq: int = 1024, batch: int = 1, dropout: float = 0.0, **shape: object
+) -> Entry:
+    """Returns a GPT-2 on `batch` sequences of `seq` tokens.
+
+    shape: of the model, such as n_layer; by default that of GPT-2 small: 12 layers, 768 wide.
+    """
     text = batches.text(batch, seq, vocab=50257)
     drop = {f"{where}_pdrop": dropout for where in ("attn", "embd", "resid")}
-    config = {**_GPT2, "n_positions": max(seq, 1024), **drop}
+    config = {**_GPT2, "n_positions": max(seq, 1024), **drop, **shape}
     return _entry(name, "GPT2LMHeadModel", text, config)
 
 
 _PHOTO = batches.image(batch=1, size=224, classes=1000)
 
 FULL: dict[str, Entry] = _table(
-    gpt2_small("gpt2-small"),
-    gpt2_small("gpt2-small-dropout", dropout=0.1),
-    gpt2_small("gpt2-small-128", seq=128),
-    gpt2_small("gpt2-small-512", seq=512),
+    gpt2("gpt2-small"),
+    gpt2("gpt2-small-dropout", dropout=0.1),
+    gpt2("gpt2-small-128", seq=128),
+    gpt2("gpt2-small-512", seq=512),
     _entry("bert-base", "BertForMaskedLM", batches.text(batch=1, seq=512, vocab=30522)),
     _classifier("vit-b-16", "ViT", _PHOTO, num_labels=1000),
     _classifier("resnet-50", "ResNet", _PHOTO, num_labels=1000),
@@ -311,26 +316,8 @@ LARGE: dict[str, Entry] = _table(  # weights, gradients and states are most of t
         num_hidden_layers=24,
         intermediate_size=4096,
     ),
-    _entry(
-        "gpt2-xl",
-        "GPT2LMHeadModel",
-        batches.text(batch=1, seq=128, vocab=50257),
-        {**_GPT2, **{f"{where}_pdrop": 0.0 for where in ("attn", "embd", "resid")}},
-        n_positions=1024,
-        n_embd=1600,
-        n_layer=48,
-        n_head=25,
-    ),
-    _entry(
-        "gpt-4.7b",
-        "GPT2LMHeadModel",
-        batches.text(batch=1, seq=128, vocab=50257),
-        {**_GPT2, **{f"{where}_pdrop": 0.0 for where in ("attn", "embd", "resid")}},
-        n_positions=1024,
-        n_embd=3328,
-        n_layer=34,
-        n_head=26,
-    ),
+    gpt2("gpt2-xl", seq=128, n_embd=1600, n_layer=48, n_head=25),
+    gpt2("gpt-4.7b", seq=128, n_embd=3328, n_layer=34, n_head=26),
     _entry(
         "bert-4b",
         "BertForMaskedLM",

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from roam.bench.zoo import FULL, TINY, Entry, find, gpt2_small, loss
+from roam.bench.zoo import FULL, TINY, Entry, find, gpt2, loss
 
 entries = pytest.mark.parametrize("entry", TINY.values(), ids=TINY.keys())
 
@@ -56,7 +56,7 @@ def test_compiles_once_with_the_graph_breaks_it_states(entry: Entry) -> None:
 
 
 def test_gpt2_small_at_another_length() -> None:
-    assert gpt2_small("gpt2-96", seq=96, batch=2).batch()["input_ids"].shape == (2, 96)
+    assert gpt2("gpt2-96", seq=96, batch=2).batch()["input_ids"].shape == (2, 96)
     assert FULL["gpt2-small"].batch()["input_ids"].shape == (1, 1024)
 
 

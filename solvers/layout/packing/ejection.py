@@ -204,7 +204,8 @@ def cheapest(
         if address < 0 or top > target:
             continue
         cost = 0.0
-        k = first_above(beside.cover, count, address)
+        # from the first one on up to which some top is above the address
+        k = np.searchsorted(beside.cover[:count], address, side="right")
         while k < count and beside.bottom[k] < top and cost <= least:
             looked += 1
             if beside.top[k] > address:
@@ -218,19 +219,6 @@ def cheapest(
             if below(random, ties) == 0:
                 found = address
     return found, looked
-
-
-@compiled
-def first_above(rising: Ints, count: int, value: int) -> int:
-    """Returns the first index of rising[:count] with more than `value`, or `count`."""
-    low, high = 0, count
-    while low < high:
-        middle = (low + high) // 2
-        if rising[middle] > value:
-            high = middle
-        else:
-            low = middle + 1
-    return low
 
 
 @compiled

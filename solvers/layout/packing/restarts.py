@@ -38,10 +38,7 @@ def restarts() -> Iterator[int]:
 
 
 class Searcher:
-    """Runs branch and bound searches on one part, with tables kept from one search to the next.
-
-    A part is the rectangles between two times at which no rectangle is alive.
-    """
+    """Runs branch and bound searches on one part, with tables kept from one search to the next."""
 
     def __init__(self, rects: Sequence[Rect]) -> None:
         self.rects = rects
