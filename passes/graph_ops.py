@@ -14,7 +14,8 @@ from roam.passes.collectives import is_collective
 from roam.passes.geometry import tensors, value
 
 aten = torch.ops.aten
-ABOUT_THE_VALUE = ("val", "tensor_meta", "eager_input_vals")  # keys of `node.meta`
+OFFERS = "roam_offers"  # which options would keep the value smaller (annotations/offers.py)
+ABOUT_THE_VALUE = ("val", "tensor_meta", "eager_input_vals", OFFERS)  # keys of `node.meta`
 
 
 def is_pure(node: fx.Node) -> bool:

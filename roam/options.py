@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from roam.core.budget import Budget
@@ -10,9 +10,10 @@ from roam.core.errors import OptionError
 from roam.core.offload_to import OffloadOption, OffloadTo
 from roam.optim.folding import FoldingOptimizer
 from roam.optim.handle import OptimizerHandle
+from roam.passes.annotations.offers import NoteOffers
 from roam.passes.cheap_recompute import CheapRecompute
 from roam.passes.pipeline import Pass
-from roam.passes.rewrites.by_name import named
+from roam.passes.rewrites.by_name import BY_NAME, named
 from roam.passes.rewrites.recompute import Recompute
 from roam.passes.rewrites.saved import ExactRecompute, SavedRewrite
 
@@ -118,6 +119,19 @@ class Options:
             return ExactRecompute(large, fuses=True)
         pointwise = None if self.recompute is False else Recompute().smallest
         return ExactRecompute(pointwise, smallest_norm=large)
+
+    def offering(self, lowering: str, split: Pass) -> Options:
+        """Returns the options with a note at each op of what else the user could ask for.
+
+        Args:
+            lowering: the name of the lowering that is planned.
+            split: the pass that the option split=True adds there.
+        """
+        asked = {r.name for r in self.rewrites}
+        others = tuple(made() for name, made in BY_NAME.items() if name not in asked)
+        unsaid = split if self.split is None else None
+        notes = NoteOffers(others, unsaid, self.exact_recompute(lowering))
+        return replace(self, rewrites=(notes, *self.rewrites))
 
     @staticmethod
     def parse(options: dict[str, Any] | None, mode: str | None) -> Options:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from torch import fx
 
 from roam.capture.user_code import LIBRARIES
 from roam.core.origins import NO_ORIGINS, Origins
+from roam.passes.annotations.offers import offers
 
 # a frame of the stack that dynamo records for a node: file, number, function, and its text
 _FRAME = re.compile(r'File "(.+?)", line (\d+), in (\S+)\n\s*(.*)')
@@ -28,8 +29,9 @@ class OriginNotes:
 
     def __init__(self, begun: Origins = NO_ORIGINS) -> None:
         self.calls = dict(begun.calls)
-        self.lines = defaultdict(list, {k: list(v) for k, v in begun.lines.items()})
-        self.tensors = defaultdict(list, {k: list(v) for k, v in begun.tensors.items()})
+        self.lines = _lists(begun.lines)
+        self.tensors = _lists(begun.tensors)
+        self.offers = _lists(begun.offers)
 
     def note_op(self, name: str, nodes: Iterable[fx.Node]) -> None:
         """Notes the line of an op: that of the first of its nodes of which it is known."""
@@ -46,9 +48,18 @@ class OriginNotes:
         sizes = ", ".join(map(str, shape))
         self.tensors[f"{str(dtype).removeprefix('torch.')}[{sizes}]"].append(name)
 
+    def note_offers(self, name: str, maker: fx.Node | None) -> None:
+        """Notes which options would keep a buffer smaller, as its maker's node says."""
+        for sentence in () if maker is None else offers(maker):
+            self.offers[sentence].append(name)
+
     def origins(self) -> Origins:
-        lines = {text: tuple(names) for text, names in self.lines.items()}
-        return Origins(self.calls, lines, {k: tuple(v) for k, v in self.tensors.items()})
+        groups = (self.lines, self.tensors, self.offers)
+        return Origins(self.calls, *({k: tuple(v) for k, v in g.items()} for g in groups))
+
+
+def _lists(groups: Mapping[str, tuple[str, ...]]) -> defaultdict[str, list[str]]:
+    return defaultdict(list, {text: list(names) for text, names in groups.items()})
 
 
 def user_line(node: fx.Node) -> str:

@@ -16,11 +16,14 @@ class Origins(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     calls: by fused kernel, the operators that it carries out: "addmm", "gelu".
     lines: by line of the user's code ("net.py:6, in forward: h = f(x)"), the ops that it runs.
     tensors: by dtype and shape ("float32[8, 1024]"), the buffers that are made with it.
+    offers: by what an option would do ("wta-crs, if it is saved: 3 MiB in place of 10 MiB"), the
+        buffers that it would do it to.
     """
 
     calls: dict[str, tuple[str, ...]] = {}
     lines: dict[str, tuple[str, ...]] = {}
     tensors: dict[str, tuple[str, ...]] = {}
+    offers: dict[str, tuple[str, ...]] = {}
 
 
 NO_ORIGINS = Origins()

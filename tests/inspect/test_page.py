@@ -145,7 +145,10 @@ def test_what_an_op_is() -> None:
 def test_where_things_come_from() -> None:
     [record] = step().graphs
     origins = Origins(
-        {"mm": ("addmm", "gelu")}, {"net.py:6, in forward: f(x)": ("mm",)}, {"f32[2]": ("hidden",)}
+        {"mm": ("addmm", "gelu")},
+        {"net.py:6, in forward: f(x)": ("mm",)},
+        {"f32[2]": ("hidden",)},
+        {"split": ("over", "hidden"), "rad": ("hidden",)},
     )
     told = StepPlan((GraphRecord("s", record.problem, record.plan, origins=origins),))
     for made in (told, StepPlan.from_json(told.to_json())):
@@ -155,6 +158,7 @@ def test_where_things_come_from() -> None:
         assert ops["lines"][ops["line"][1]] == "net.py:6, in forward: f(x)"
         b = buffers["name"].index("hidden")
         assert buffers["forms"][buffers["form"][b]] == "f32[2]"
+        assert [buffers["sentences"][i] for i in lists(buffers["offers"])[b]] == ["split", "rad"]
 
 
 def test_a_large_step_stays_small() -> None:

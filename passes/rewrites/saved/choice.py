@@ -18,7 +18,7 @@ from torch import fx
 from roam.core.machine import Bytes
 from roam.core.shrunk import Shrunk
 from roam.passes.rewrites.saved.exact import Chain
-from roam.passes.rewrites.saved.rewrite import Replaced, Restored, SavedRewrite, Whole, is_of
+from roam.passes.rewrites.saved.rewrite import SavedRewrite, Whole, is_of
 from roam.passes.rewrites.saved.tensors import SavedTensor
 from roam.passes.rewrites.saved.trial import Smaller, tried
 
@@ -29,7 +29,7 @@ class Choice:
     Attributes:
         tensors: the saved tensors, by the nodes that make them.
         chains: by tensor, how it is made again.
-        chosen: by tensor, its method.
+        chosen: by tensor, how it is kept smaller.
         useful: the rewrites that found a tensor of their kind.
 
     Raises:
@@ -43,7 +43,7 @@ class Choice:
         chains: Mapping[fx.Node, Chain],
     ) -> None:
         self.chains = chains
-        self.chosen: dict[fx.Node, Replaced | Restored] = {}
+        self.chosen: dict[fx.Node, Smaller] = {}
         self.useful: list[SavedRewrite] = []
         self._rewrites, self.tensors = rewrites, {t.node: t for t in saved}
         self._told: list[Shrunk] = []
@@ -84,7 +84,7 @@ class Choice:
                 reasons.append((found.rewrite, "what is saved instead is as large"))
             else:
                 for node, one in group.items():
-                    self.chosen[node] = one.method
+                    self.chosen[node] = one
                     before = tensor.bytes if node is tensor.node else 0
                     self._tell(one.rewrite, self.tensors[node], before, one.bytes)
                 return

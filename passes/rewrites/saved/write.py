@@ -41,7 +41,8 @@ class Writer:
         streams: Mapping[fx.Node, int],
     ) -> None:
         self.graph, self.tracer, self.streams = graph, tracer, streams
-        self.saved, self.chosen, chains = choice.tensors, choice.chosen, choice.chains
+        self.saved, chains = choice.tensors, choice.chains
+        self.chosen = {n: smaller.method for n, smaller in choice.chosen.items()}
         self.place = {n: i for i, n in enumerate(graph.nodes)}
         self.restored = {n for n, how in self.chosen.items() if isinstance(how, Restored)}
         self.again = {

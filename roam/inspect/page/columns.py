@@ -10,6 +10,7 @@ lists as their lengths and their entries: both compress well. `assets/plan.js` i
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -161,6 +162,7 @@ def _buffers(problem: Problem, plan: Plan, modules: Table, origins: Origins) -> 
     kinds, own = list(Kind), [problem.buffers[b] for b in found]
     forms, form_of = Table(), by_name(origins.tensors)
     forms("")
+    offers, sentences = _offers(origins), Table()
     return {
         "name": [b.name for b in own],
         "kind": [kinds.index(b.kind) for b in own],
@@ -168,6 +170,8 @@ def _buffers(problem: Problem, plan: Plan, modules: Table, origins: Origins) -> 
         "size": [b.size for b in own],
         "form": [forms(form_of.get(b.name) or form_of.get(_root(b.name), "")) for b in own],
         "forms": forms.values,
+        "offers": _lists([[sentences(s) for s in offers.get(b.name, ())] for b in own]),
+        "sentences": sentences.values,
         "lower": _differences([lives[b][0] for b in found]),
         "life": [lives[b][1] - lives[b][0] for b in found],
         "until": [t - lives[b][0] for t, b in zip(until, found, strict=False)],
@@ -177,6 +181,15 @@ def _buffers(problem: Problem, plan: Plan, modules: Table, origins: Origins) -> 
         "made": [_when(time, problem.maker[b]) for b in found],
         "uses": _lists([_differences(sorted(time[i] for i in problem.users[b])) for b in found]),
     }
+
+
+def _offers(origins: Origins) -> dict[str, list[str]]:
+    """Returns by buffer what options would do to it."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for sentence, names in origins.offers.items():
+        for name in names:
+            found[name].append(sentence)
+    return found
 
 
 def _root(name: str) -> str:

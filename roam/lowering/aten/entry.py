@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from roam.capture.graph_names import DynamoGraph
+from roam.lowering.aten.decompositions import parts
 from roam.lowering.aten.kernels import AtenKernels
 from roam.lowering.protocol import Kernels, Lowering, OfflineKernels, Reports
 from roam.options import Options
+from roam.passes.rewrites.split import SplitComposites
+from roam.passes.rewrites.table import SPLITS
 
 if TYPE_CHECKING:
     from roam.capture.usual_costs import Costs
@@ -34,7 +37,9 @@ class AtenLowering:
         stands_for: torch.device | None,
         costs: Costs | None,
     ) -> OfflineKernels:
-        return AtenKernels(graph, options, reports, stands_for, costs)
+        split = SplitComposites(SPLITS[self.name, True], parts)
+        noting = options.offering(self.name, split)
+        return AtenKernels(graph, noting, reports, stands_for, costs)
 
 
 LOWERING: Lowering = AtenLowering()

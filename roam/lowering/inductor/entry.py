@@ -30,6 +30,7 @@ from roam.core.errors import UnplannableError, UnplannedWarning
 from roam.lowering.inductor.needs import missing, unknown_names
 from roam.lowering.protocol import Kernels, Lowering, OfflineKernels, Reports
 from roam.options import Options
+from roam.passes.rewrites.table import SPLITS
 
 if TYPE_CHECKING:
     from roam.capture.usual_costs import Costs
@@ -65,11 +66,12 @@ class InductorLowering:
         from roam.lowering.inductor.offline import OfflineInductorKernels
 
         assert stands_for is None, "roam.plan refuses a device that this torch does not know"
+        noting = options.offering(self.name, SPLITS[self.name, True])
         if options.budget is not None:
             from roam.lowering.inductor.budget_kernels import OfflineBudgetKernels
 
-            return OfflineBudgetKernels(graph, options, reports, may_fold(options), costs)
-        return OfflineInductorKernels(graph, options, reports, may_fold(options), costs)
+            return OfflineBudgetKernels(graph, noting, reports, may_fold(options), costs)
+        return OfflineInductorKernels(graph, noting, reports, may_fold(options), costs)
 
 
 LOWERING: Lowering = InductorLowering()

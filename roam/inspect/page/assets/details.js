@@ -52,6 +52,7 @@ function makeDetails(host, plan, state, act) {
       );
     if (kind === "output")
       found.push("It is returned to you: what is not needed should not be returned.");
+    found.push(...plan.offers(b).map((sentence) => `Option: ${sentence}.`));
     const next = plan.uses[b].find((u) => u > t),
       last = plan.uses[b].filter((u) => u < t).at(-1) ?? made;
     if (KEPT.has(kind) || next === undefined || last === t || made === t) return found;

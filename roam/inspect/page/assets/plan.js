@@ -33,6 +33,7 @@ class Plan {
     this.inStep = buffers.until.length; // buffers before this index are the step's, not the user's
     const uses = listsOf(buffers.uses),
       before = listsOf(ops.before);
+    this.offersOf = listsOf(buffers.offers);
     this.uses = buffers.name.map((_, b) => Array.from(summed(uses(b))));
     this.before = ops.name.map((_, t) => before(t).map((d) => t - d));
     this.after = ops.name.map(() => []);
@@ -52,6 +53,9 @@ class Plan {
   form(b) {
     return this.buffers.forms[this.buffers.form[b]];
   } // dtype and shape, "" if unknown
+  offers(b) {
+    return Array.from(this.offersOf(b), (i) => this.buffers.sentences[i]);
+  } // what options would do to it
   calls(t) {
     return this.ops.kernels[this.ops.calls[t]];
   } // operators of a fused kernel
