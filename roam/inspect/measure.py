@@ -77,12 +77,21 @@ def _measure_cpu(fn: Callable[[], object], warm_up: Callable[[], object] | None)
             fn()
     assert prof.profiler is not None
     assert prof.profiler.kineto_results is not None
-    events = list(_walk(prof.profiler.kineto_results.experimental_event_tree()))
-    memory = [e for e in events if e.name == "[memory]" and e.extra_fields.device.type == "cpu"]
-    memory.sort(key=lambda e: e.start_time_ns)
-    [start] = [e.start_time_ns for e in events if e.name == _MARK]
-    early = sum(e.start_time_ns < start for e in memory)
-    return _sum([(e.extra_fields.ptr, e.extra_fields.alloc_size) for e in memory], early)
+    tree = prof.profiler.kineto_results.experimental_event_tree()
+    # only numbers are kept, because objects of all events take gibibytes for a large model
+    changes: list[tuple[int, int, int]] = []  # nanoseconds, address, bytes
+    start: int | None = None
+    for event in _walk(tree):
+        if event.name == "[memory]":
+            seen = event.extra_fields
+            if seen.device.type == "cpu":
+                changes.append((event.start_time_ns, seen.ptr, seen.alloc_size))
+        elif event.name == _MARK:
+            start = event.start_time_ns
+    assert start is not None, "the profiler saw the mark"
+    changes.sort(key=lambda change: change[0])
+    early = sum(time < start for time, _, _ in changes)
+    return _sum([(address, size) for _, address, size in changes], early)
 
 
 def _walk(events: Iterable[Any]) -> Iterator[Any]:
