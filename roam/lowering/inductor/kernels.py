@@ -234,7 +234,7 @@ class InductorKernels:
             self.forward_read = note.as_first_phase()
 
     def record(self, note: Note) -> GraphRecord:
-        """Returns what a report says of a complete plan."""
+        """Returns the record of a complete plan, for reports."""
         return replace(
             note.of(self.graph.name), shrunk=ShrunkSaved.of(self.told.shrunk, self.told.left_out)
         )

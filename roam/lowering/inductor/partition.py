@@ -44,7 +44,7 @@ def partition(
     """Returns the Inductor setting that installs roam's partitioner; an empty dict if not needed.
 
     Args:
-        recompute: says which values not to save, or None.
+        recompute: chooses values not to save; None to save what Inductor saves.
         splits: whether groups of ops may be split.
         saved: the names of the values to save, if that is decided already.
         look: called with the joint graph and the saved values; None if no trial needs them.
