@@ -277,8 +277,8 @@ class AdamW(FoldingOptimizer):
 
         m = β1 m + (1-β1) g,  v = β2 v + (1-β2) g²,  p -= lr (m̂ / (√v̂ + ε) + λ p)
 
-    Two states for each element: 8 bytes a parameter in float32. Mode "release" has the bits of
-    torch's fused kernel. Mode "accumulate" differs from AdamW: v is a sum of squares. `AdamA`
+    Two states for each element: 8 bytes a parameter in float32. Mode "release" gives the same bits
+    as torch's fused kernel. Mode "accumulate" differs from AdamW: v is a sum of squares. `AdamA`
     explains this and the arguments.
     """
 

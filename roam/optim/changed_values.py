@@ -4,7 +4,7 @@
     momentum 0.9 -> 0     drops the state
     rank 128 -> 64        refused: the state has another shape
 
-Most changes, those of learning rates above all, change no states: `footprint` tells.
+Most changes, such as those of learning rates, need no other states: `footprint` stays the same.
 """
 
 from __future__ import annotations

@@ -40,10 +40,11 @@ def is_sharded(param: Tensor) -> bool:
 
 
 def nobody_sums(params: Collection[Tensor]) -> bool:
-    """Returns whether some gradient is certainly not summed over the ranks before it is folded.
+    """Returns whether a gradient is certainly folded before anything sums it over the ranks.
 
     Two things may sum a gradient: fully_shard (FSDP2), which does so before the hooks of its
-    parameters run, and a hook that the user has registered (Tensor.register_hook).
+    parameters run, and a hook that the user has registered (Tensor.register_hook). Returns False if
+    any parameter is sharded.
     """
     if any(map(is_sharded, params)):
         return False

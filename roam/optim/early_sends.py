@@ -71,7 +71,10 @@ class EarlySends:
         return set(order[:most])
 
     def finish(self) -> None:
-        """Waits until the states that were sent are combined. Ends the mini-batch."""
+        """Waits until all ranks have combined the states sent, and resets this object.
+
+        The next mini-batch begins with no state sent.
+        """
         for wait in self._waits:
             wait()
         self.order, self.sent = None, 0

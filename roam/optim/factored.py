@@ -21,7 +21,10 @@ from roam.optim.fold import FoldRule, State, StateSpec
 
 @dataclass(frozen=True)
 class FactoredRule(FoldRule):
-    """A rule with factored second moments, in at least float32: slow means need its digits."""
+    """A rule with factored second moments, in at least float32.
+
+    With β2 near 1, a running mean changes by less than bfloat16 can resolve.
+    """
 
     @property
     def release_only(self) -> str:

@@ -61,8 +61,8 @@ class StateSpec:
 
     Attributes:
         name: its key in the parameter's state.
-        shape: its shape, which is its scope: that of the parameter for a value for each element, of
-            size 1 in some dimensions for a value for each row or block, () for one value.
+        shape: its shape: the parameter's shape if each element has a value of its own; size 1 in
+            the dimensions along which elements share a value; () for a single value.
         dtype: its dtype.
         start: the value of all its elements before the first gradient.
     """
@@ -74,7 +74,10 @@ class StateSpec:
 
     @staticmethod
     def like(name: str, param: Tensor, dtype: torch.dtype | None = None) -> StateSpec:
-        """Returns a state with a value for each element, of the parameter's dtype if not given."""
+        """Returns the spec of a state with a value for each element of the parameter.
+
+        dtype: its dtype; the parameter's if left out.
+        """
         return StateSpec(name, tuple(param.shape), dtype or param.dtype)
 
     @property

@@ -18,7 +18,7 @@ DTYPES = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16}
 
 @dataclass(frozen=True)
 class FusedRule(AccumulatingRule):
-    """A rule with a fused kernel, whose bits are those of torch's optimizer with `fused=True`."""
+    """A rule with a fused kernel: updates give the same bits as torch's with `fused=True`."""
 
     @abstractmethod
     def fused(self, updates: Sequence[Update]) -> None:
@@ -30,7 +30,10 @@ class FusedRule(AccumulatingRule):
 
     @property
     def prefers_formulas(self) -> bool:
-        """Whether the rule has values that the fused kernel does not know."""
+        """Whether a value of the rule, such as `update_clip`, is no argument of the fused kernel.
+
+        Then `update` computes the update by formulas.
+        """
         return False
 
     def has_fused(self, param: Tensor, grad: Tensor) -> bool:

@@ -14,7 +14,7 @@ from roam.core.errors import HyperparameterError
 from roam.optim.fold import FoldRule, Group
 
 RULE = "rule"  # the key of a group's value that names another optimizer's rule
-# values that groups with another rule have from the constructor too, if they are given none
+# values that a group with another rule takes from the constructor too, if it has none of its own
 SHARED = ("lr", "weight_decay")
 named: dict[str, type[FoldRule]] = {}  # the rules that a group may name: by optimizer
 

@@ -70,8 +70,8 @@ class LionRule(AccumulatingRule):
 class Lion(FoldingOptimizer):
     """Lion (arXiv 2302.06675): u = sign(β1 m + (1-β1) g),  p -= lr (u + λ p),  m = β2 m + (1-β2) g.
 
-    One state for each element: 4 bytes a parameter in float32, half of AdamW's. It wants a learning
-    rate 3 to 10 times smaller than AdamW's, and a weight decay as much larger.
+    One state for each element: 4 bytes a parameter in float32, half of AdamW's. Use a learning
+    rate 3 to 10 times smaller than AdamW's, and a weight decay larger by the same factor.
 
     Mode "release" is exact. Mode "accumulate" is exact too, and needs β1 = β2.
 

@@ -36,7 +36,7 @@ class MaxNorm:
 
     Attributes:
         limit: max_norm; None if nothing is clipped.
-        by: which norm counts in mode "release", see above.
+        by: which norm counts in mode "release", as in the table of this module's docstring.
 
     Raises:
         HyperparameterError: `limit` is not positive, or `by` is unknown.

@@ -31,11 +31,17 @@ class RowBlocks:
         return start in self._came.get(param, ())
 
     def join(self, param: Tensor) -> None:
-        """Puts the blocks of a gradient together, which has not begun yet."""
+        """Makes `add` put the blocks of a gradient together in `joined`. Call before the first."""
         self.joined[param] = torch.empty_like(param)
 
     def add(self, param: Tensor, grad: Tensor, start: int) -> bool:
-        """Notes a block. Returns whether the gradient is complete."""
+        """Records that a block has come. Returns whether the gradient is complete now.
+
+        Args:
+            param: the parameter.
+            grad: the gradient of rows [start, start + len(grad)).
+            start: the first row.
+        """
         if param in self.joined:
             self.joined[param][start : start + len(grad)] = grad
         blocks = self._came.setdefault(param, {})

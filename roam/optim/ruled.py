@@ -151,7 +151,8 @@ class RuledOptimizer(StatefulOptimizer):
         before: the rule that the states were made for; None if unknown.
         """
         anew = before is not None and self._rules.kind(group) is not type(before)
-        changes: list[tuple[Tensor, set[str], set[str]]] = []  # (missing, obsolete states)
+        # (parameter, names of its missing states, names of its obsolete states)
+        changes: list[tuple[Tensor, set[str], set[str]]] = []
         for param in group["params"]:
             name = self._members.name(param)
             self._check_fits(name, param, group)

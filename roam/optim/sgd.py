@@ -120,11 +120,12 @@ class SGD(FoldingOptimizer):
 
     One state for each element, the momentum b: 4 bytes a parameter in float32, and none if μ = 0.
 
-    Mode "release" has the bits of torch's fused kernel. Mode "accumulate" is exact: b is linear in
-    g, so that it takes the gradients of the micro-batches one by one. It needs a momentum, and
-    nesterov=False. `weight_decay` is an L2 penalty, as in torch.
-    A group's momentum may come and go: from 0, it begins with the next gradient, as in torch; at 0,
-    its state is dropped.
+    Mode "release" gives the same bits as torch's fused kernel. Mode "accumulate" is exact: b is
+    linear in g, so that it takes the gradients of the micro-batches one by one. It needs a
+    momentum, and nesterov=False. `weight_decay` is an L2 penalty, as in torch.
+
+    The momentum of a group may change to 0 and back. At 0 the state b is dropped. If it rises from
+    0, b begins with the next gradient, as in torch.
 
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.

@@ -49,7 +49,10 @@ class StatefulOptimizer(OwningOptimizer):
         return state
 
     def ticket(self, param: Tensor, state: str) -> Tensor:
-        """Returns the ticket by which ops of a graph know a state tensor that lies in a file."""
+        """Returns a tensor by which ops of a graph refer to a state tensor that lies in a file.
+
+        Such a tensor is a ticket (`roam.runtime.tickets`).
+        """
         return issue(self.state_of(param)[state])
 
     def keep_states_in(self, to: OffloadTo | str) -> None:

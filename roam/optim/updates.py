@@ -31,7 +31,8 @@ class Release(NamedTuple):
 def release(updates: Sequence[Release], *, counted: bool = False) -> None:
     """Updates parameters by complete gradients. Calls each rule once.
 
-    counted: whether the updates have been counted: of those of rows, only the first is.
+    counted: whether the step counts include these updates already. A gradient that is folded in
+        several blocks of rows counts once, with its first block.
     """
     if not counted:
         # adds the tensor ONE: a Python number would become a new tensor for each step count
@@ -88,7 +89,7 @@ def combine(
     Args:
         early: the states that this rank has sent already.
         owner: the optimizer.
-        updates: all parameters, in the same order on all ranks. Each stands for its gradient, too.
+        updates: all parameters, in the same order on all ranks. Their gradients are not read.
         folded: the parameters that have a gradient on this rank.
     """
     if not updates:
@@ -137,7 +138,7 @@ def apply_all(
 ) -> None:
     """Updates parameters at the end of a mini-batch.
 
-    While one is updated, states of the next that lie in a file are read.
+    While one parameter is updated, reads the states of the next one that lie in a file.
     """
     factor = _shortening(clipping, rules, states)
     fetched = fetch(states[0]) if states else {}

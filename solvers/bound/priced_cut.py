@@ -52,14 +52,14 @@ from roam.solvers.bound.priced_network import NEVER, PricedNetwork
 from roam.solvers.form import Form, as_they_are
 from roam.solvers.work import Units
 
-# all finite capacities of a network add up to about this: integers, with room for sums in 64 bits
+# about the sum of all finite capacities of a network. Seconds and bytes are scaled to whole numbers
+# that add up to it, so that sums of capacities fit into 64 bits
 CAPACITY = 2**42
-LEFT_OUT = (
-    -1
-)  # takes the place of a node's number if the node and its arcs are left out of the network
+# takes the place of a node's number if the node and its arcs are left out of the network
+LEFT_OUT = -1
 # limit on the prices tried for one op; Newton's method usually ends after five
 PRICES = 30
-# units of work for one cut: A_CUT, plus AN_ARC per arc of the flow network; as of `min_cut`
+# units of work for one cut: A_CUT, plus AN_ARC per arc of the flow network; measured
 A_CUT, AN_ARC = 100_000, 120
 
 
@@ -163,8 +163,9 @@ class PricedCuts:
     def within(self, op: OpId, seconds: Seconds) -> tuple[Moment, ...]:
         """Returns the states that a search for the fewest live bytes found, the cheapest first.
 
-        In some of them the copies take at most `seconds`, in others they take more. Between the
-        most expensive of the former and the cheapest of the latter, no state is best at any price.
+        In some of these states the copies take at most `seconds`, in the others they take longer.
+        No price has a best state between the two groups, so a search cannot come nearer to
+        `seconds` by further cuts.
 
         Args:
             op: the states are those just before the first run of this op.
@@ -235,7 +236,10 @@ class PricedCuts:
     def _bound(
         self, sides: NDArray[np.int32], op: OpId, price: Fraction, budget: Bytes
     ) -> tuple[Fraction, Moment]:
-        """Returns the exact bound at a price, and the state that a cut found for it."""
+        """Returns a lower bound on the extra seconds, proven at a price, and the state of its cut.
+
+        The bound is a fraction, free of rounding errors of floats.
+        """
         scale = CAPACITY / float(self.total + price * self.net.sizes)
         per_byte = float(price) * scale
         flow, found = self._cut(sides, op, scale, per_byte)

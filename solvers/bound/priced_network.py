@@ -71,7 +71,8 @@ class PricedNetwork:
 
     def _draw_buffers(self) -> None:
         ops, users = self.problem.ops, self.problem.users
-        again: dict[BufferId, list[OpId]] = {}  # ops of which only the copies read a buffer
+        # by buffer, the ops whose copies read it although the ops do not
+        again: dict[BufferId, list[OpId]] = {}
         for i, form in self.forms.items():
             for b in form.reads:
                 if b not in ops[i].reads:

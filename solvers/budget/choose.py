@@ -36,11 +36,12 @@ class Limits:
         all_seconds: limit on CP-SAT's deterministic time for all solutions together. The first
             solution may take `seconds` in any case; 0 if CP-SAT is not used.
         halvings: how many times the search for the smallest peak halves an interval.
-        trials: limit on the copies that are tried to be removed in the end.
-        gap: a solution of CP-SAT is good enough if its cost is above the best by this part of it.
-        worth: a choice is good enough if its cost is above its bound by this part of the step's
-            seconds. If not, CP-SAT searches among the copies of the cuts.
-        much: like `worth`; if exceeded, CP-SAT also searches among all copies, which takes far
+        trials: limit on the copies whose removal is tried at the end.
+        gap: a solution of CP-SAT is good enough if it costs at most this share more than the best
+            solution of its program.
+        worth: a choice is good enough if its seconds exceed the lower bound by at most this share
+            of the step's seconds. If not, CP-SAT searches among the copies of the cuts.
+        much: as `worth`; if exceeded, CP-SAT also searches among all copies, which takes far
             longer.
     """
 

@@ -1,8 +1,11 @@
 """Finds the copies that a step may have within reach, and the places at which each may run.
 
-A chain of copies ends with one that an op of the segment reads, and its ops lie within `reach` ops
-of the forward. So the CP-SAT program (`retention`) stays small: no chain starts at the other end of
-the model.
+    forward      a ──── b ──── c            b reads a, c reads b; from a to c at most `reach` ops
+    segment k    a~ ─── b~ ─── c~ ─── r     a chain: the op r reads c~, c~ reads b~, b~ reads a~
+
+A chain of copies ends with a copy whose result an op of the segment reads (*direct*). The ops of a
+chain lie within `reach` ops of the forward. So the CP-SAT program (`retention`) stays small: no
+chain starts at the other end of the model.
 """
 
 from __future__ import annotations

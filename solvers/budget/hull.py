@@ -112,9 +112,9 @@ class Hull:
 
 
 def droppable_forms(step: Step) -> dict[OpId, Form]:
-    """Returns by op what its copy reads and creates, where only droppable results are created.
+    """Returns, by op, the form of a copy that makes only the op's droppable results.
 
-    Ops without a droppable result are left out: a copy of them would save no bytes.
+    Leaves out ops without a droppable result: their copies would save no bytes.
     """
     found = {}
     for i, form in step.forms.items():

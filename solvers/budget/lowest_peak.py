@@ -26,7 +26,7 @@ from roam.solvers.budget.hull import droppable_forms, op_at_peak, placed, ways
 from roam.solvers.form import as_they_are
 
 MOMENTS = 6  # limit on the moments at which cuts are made
-TRIALS = 40  # limit on the copies that are tried to be removed in the end
+TRIALS = 40  # limit on the copies whose removal is tried at the end
 CURVES = 400_000  # limit on the ops in all live curves together: 40 curves of 10,000 ops
 
 
@@ -74,10 +74,10 @@ class _Search:
                 (cheap if cost <= self.seconds else dear).append(some)
         found = [self.curve(choice) for choice in cheap]
         best = min(found, key=lambda c: c.peak)
-        # the cheapest choice beyond the limit, by itself and together with the known copies
+        # the first two beyond the limit; a choice comes before its union with the known copies
         mixable = dear[:2]
         if best.copies.choice == known:
-            # all choices within the limit raise the peak elsewhere: a part of one may not
+            # each whole choice within the limit raises the peak elsewhere; a part of it may not
             mixable += [choice for choice in cheap if choice != known]
         for choice in dict.fromkeys(mixable):
             mixed = self.mixed(choice, best.copies.choice)

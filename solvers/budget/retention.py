@@ -193,7 +193,7 @@ class Program:
         p, i = moment
         later = self.kept.get((b, k + 1))
         reads = self.reach.readers.get((b, k), [])
-        read_late = any(r >= p for r in reads)  # p may be at the moment, or next
+        read_late = any(r >= p for r in reads)  # r = p: p runs at the moment, or next
         there = [self.kept[b, k]]
         if (made := self._stands(self.makers[b], k, _up_to(moment, self.makers[b]))) is not None:
             there.append(made)
@@ -205,16 +205,18 @@ class Program:
                 if ran is not again:
                     pending.append((again,) if ran is None else (again, ran.negated()))
         needed = [()] if read_late else [*pending, *([] if later is None else [(later,)])]
-        if any(r < p or (r == p and i == AT) for r in reads):  # read already: it was there
+        # an op of the segment has read the buffer by now, so it was kept or made before
+        if any(r < p or (r == p and i == AT) for r in reads):
             clauses = tuple(needed)
         else:
             clauses = tuple((x, *n) for x in there for n in needed)
         return Term(self.step.problem.buffers[b].transient, clauses) if clauses else None
 
     def _stands(self, i: OpId, k: int, p: OpId) -> Literal | None:
-        """Returns a literal: the copy of op i in segment k runs just before op p or earlier.
+        """Returns a literal that is true if the copy of op i in segment k runs before op p has run.
 
-        A copy runs just before its first reader. Returns None if the copy cannot run so early.
+        The copy then runs just before p or an earlier op, because a copy runs just before its first
+        reader. Returns None if the copy cannot run so early.
         """
         again, reach = self.again.get((i, k)), self.reach
         if again is None or reach.earliest[i, k] > p:
@@ -265,9 +267,10 @@ class Program:
 
 
 def _up_to(moment: Moment, i: OpId) -> OpId:
-    """Returns the last op before which a copy of i, if it runs there, has run by a moment.
+    """Returns the last op q such that a copy of op i that runs just before q has run by a moment.
 
-    The copy that runs at the moment itself counts as having run.
+    Copies that run just before the same op run in the order of their ops. The copy that runs at the
+    moment itself counts as having run.
     """
     p, now = moment
     return p if i <= now else p - 1

@@ -56,8 +56,9 @@ def measure(
         live: by time, set to the live bytes, as a share of the limit.
 
     Returns:
-        Whether the results that each run reads are made before it; the extra time in mean costs;
-        the bytes above the limit, as shares of the limit, summed over time; the largest share.
+        Whether the results that each run reads are made before it; the extra time, as a multiple of
+        the mean cost of an op; the bytes above the limit, summed over time, as a multiple of the
+        limit; the peak, as a multiple of the limit. The last three are 0 if the first is False.
     """
     latest[:] = -1
     time = -float(len(graph.size))

@@ -1,5 +1,9 @@
 """Cuts the backward into segments at moments with few temporary bytes, mostly between two layers.
 
+    temporary    ╱╲  ╱╲    ╱╲       Equally many ops in each segment would put the cuts at certain
+    bytes       ╱  ╲╱  ╲╱╲╱  ╲      places. Each cut is at the lowest moment near one of these
+                    │    │          places.
+
 A segment should contain the backward of one part of the model. Then the copies in a segment are
 near their readers, and their results are soon freed.
 """

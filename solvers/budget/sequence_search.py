@@ -33,9 +33,11 @@ A_RUN: Units = 2  # units of work to measure one run or read of a sequence; meas
 # the first annealings begin at every start, later ones at the best sequence
 FIRST = (Heat(2.0, 0.02, 70.0), Heat(5.0, 0.05, 200.0))
 LATER = (Heat(1.0, 0.01, 100.0), Heat(3.0, 0.03, 200.0), Heat(0.5, 0.005, 100.0))
-FAR = 1.03  # if the peak is above FAR x budget, the search lowers it stair by stair first
-STAIR, LEAST_STAIR = 0.02, 0.001  # first and smallest stair, as shares of the peak
-STAIRS_SHARE = 0.6  # part of the remaining work for the stairs
+# If the lowest peak is above FAR x budget, the search first lowers it by annealings with one limit
+# after another. Each limit is a stair: it is below the lowest peak so far by a share of that peak.
+FAR = 1.03
+STAIR, LEAST_STAIR = 0.02, 0.001  # the first and the smallest of these shares
+STAIRS_SHARE = 0.6  # part of the remaining work for all stairs
 LEAST_ROUND, MOST_ROUND = 10**6, 5 * 10**8  # limits on the runs and reads of one annealing
 
 

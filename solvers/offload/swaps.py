@@ -1,8 +1,8 @@
 """Searches for a better choice of buffers to move, by a local search.
 
-A step of the search lets a few random buffers move that stayed, and stay that moved. The rules of
-contenders.py decide once for each buffer. If tensors are large and few, as in a model of few wide
-layers, other combinations use the link better.
+A step of the search flips a few random buffers: each of them moves if it stayed, and stays if it
+moved. The rules of contenders.py decide once for each buffer. If tensors are large and few, as in a
+model of few wide layers, other combinations use the link better.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from roam.solvers.offload.timeline import Candidates, Link, is_late
 TRIES = 20_000  # limit on the choices tried, each of which takes a tenth of a millisecond
 TRIES_A_PAIR = 5  # limit on the choices tried for each pair of buffers
 MOST = 6  # limit on the buffers that change sides in a step of the search
-NEAR = 0.005  # the search ends if the peak is above its lower bound by this part of it
+NEAR = 0.005  # the search ends if the peak exceeds its lower bound by at most this share
 Merit = tuple[Bytes, float]  # the peak; the squares of the live bytes above the aim, summed
 
 

@@ -33,7 +33,7 @@ SLOPE = 0.01  # share of the live bytes of each time that is added to the cost o
 STEADY = 64  # number of moves between two changes of the temperature
 # limit on the times with too many live bytes in an order whose peak is worth computing
 NEARLY = 3
-# steps that drawing a move and deciding on it count, beside those that measure it; measured
+# steps counted for drawing a move and deciding on it, besides the steps that measure it; measured
 A_MOVE = 90
 
 
@@ -195,7 +195,7 @@ def move_later(
     """Moves the op at time `first` to the end of [first, last), with the ops that wait for it.
 
     Writes the new order of these times to trial[first:last], and sets moved[op] to the number
-    `move` for each op that moves or waits for one that does.
+    `move` for each op that moves, and for each op that waits for a moved op.
 
     Returns:
         start and end: the ops that move are trial[start:end]. If all ops at these times move, the
@@ -226,7 +226,7 @@ def move_sooner(
     """Moves the op at time `last - 1` to the start of [first, last), with the ops it waits for.
 
     Writes the new order of these times to trial[first:last], and sets moved[op] to the number
-    `move` for each op that moves or that one that does waits for.
+    `move` for each op that moves, and for each op that a moved op waits for.
 
     Returns:
         start and end: the ops that move are trial[start:end]. If all ops at these times move, the

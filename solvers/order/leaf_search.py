@@ -78,7 +78,7 @@ class Searches:
 
 @dataclass(frozen=True)
 class Leaves:
-    """The order of a phase that a search of one leaf (see `search_leaves`) after another found.
+    """The order of a phase, as segments, that `search_leaves` found.
 
     Attributes:
         segments: the segments of the phase, one after another. Together they have all its ops.

@@ -55,7 +55,7 @@ class LinkQueues:
         return job
 
     def wait(self, job: Job) -> Seconds:
-        """Returns the second at which a job ends, if no further job is queued before."""
+        """Returns the second at which a job ends, if no job is queued before that second."""
         while job not in self.end:
             self._finish_first()
         return self.end[job]

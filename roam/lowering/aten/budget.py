@@ -48,8 +48,9 @@ class Fitted:
 
     Attributes:
         joint: the graph with the copies.
-        limit: the most bytes that the plan may take. A plan may be above its limit if the budget is
-            a share and other graphs follow: what the whole step takes is not known yet.
+        limit: the limit on the plan's peak, in transient bytes. The plan may exceed it if the
+            budget is a share ("60%") and other graphs follow: the share is one of the whole step's
+            bytes, which are not known yet. The backward checks the budget again.
         beside: bytes that other graphs held when this graph was compiled.
         plan: the plan of `joint`.
         recomputed: what the copies cost and save.

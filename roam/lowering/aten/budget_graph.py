@@ -74,7 +74,7 @@ class BudgetGraph:
     def step(self) -> Step:
         """The step, and the ops that may be recomputed.
 
-        Says of each such op what a copy of it would read, create and cost.
+        Each such op has a form: what a copy of the op reads, creates and costs.
         """
         problem, boundary = self.captured.problem, self.boundary
         nodes = {n.name: n for n in self.joint.graph.nodes}
@@ -120,7 +120,7 @@ class BudgetGraph:
         return found[0].seconds if found else 0.0
 
     def edited(self, copies: Copies) -> fx.GraphModule:
-        """Returns a copy of the joint graph with the copies of a choice."""
+        """Returns a new joint graph in which the chosen ops run again; leaves `joint` as it is."""
         edited = copied(self.joint)
         nodes = {n.name: n for n in edited.graph.nodes}
         problem = self.captured.problem
@@ -148,9 +148,10 @@ class BudgetGraph:
 def _places(
     copies: Copies, known: Callable[[OpId], fx.Node], graph: fx.Graph
 ) -> dict[Copy, fx.Node]:
-    """Returns the node in front of which each copy stands; the copies are in the graph's order.
+    """Returns, by copy, the node before which the copy is inserted: its first reader in the graph.
 
-    The joint graph may have another order than the backward that was partitioned from it.
+    The copies are in the order of these nodes. The joint graph may have another order than the
+    backward that was partitioned from it.
 
     Args:
         copies: the choice of copies.

@@ -14,9 +14,10 @@ from roam.passes.graph_ops import is_pure
 
 
 def parts(node: fx.Node) -> fx.Graph | None:
-    """Returns the parts of an op as a graph with fake values; None if PyTorch knows none.
+    """Returns an op's decomposition as a graph of simpler ops, with fake values.
 
-    The graph has a placeholder for each of `node.all_input_nodes`. Sizes have to be numbers.
+    The graph has a placeholder for each of `node.all_input_nodes`. Returns None if PyTorch has no
+    decomposition of the op, or if a size of an operand is symbolic.
     """
     operands = node.all_input_nodes
     if not is_pure(node) or node.target not in _table() or not all(map(_is_known, operands)):

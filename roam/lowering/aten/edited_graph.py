@@ -38,7 +38,9 @@ from roam.planner import Step, plan
 
 @dataclass(frozen=True)
 class Read:
-    """What was read off the graphs when they were compiled, so that the first run need not.
+    """The Problem and the costs of a graph's first run, read while the graph was compiled.
+
+    If the first run is as expected (`is_of`), it uses them and reads nothing again.
 
     Attributes:
         folds: the gradients that the first run was expected to fold.
@@ -73,10 +75,11 @@ class EditedGraph(PartitionedGraph):
         offload: moves tensors to the user's tier; None without a tier.
         searches: whether to choose ops to recompute even without a budget. False for a graph that
             is captured and not planned.
-        free: chooses these ops; None if none are to be chosen.
-        early: the read of the edited graphs that was made to choose the ops; None once it is used.
-        joint: the joint graph of a step that is planned offline, without a budget.
-        seen: the speed of the graph and the tier in steps by an earlier plan.
+        free: chooses ops to recompute without a budget; None if none are to be chosen.
+        early: what was read off the chosen graph while `free` chose; None once the first run has
+            used it, or if `free` is None.
+        joint: the joint graph of a step that is planned offline without a budget; else None.
+        seen: the speed of the graph and the tier, measured in steps that ran by an earlier plan.
     """
 
     driver: Driver | None = None
@@ -207,7 +210,12 @@ class EditedGraph(PartitionedGraph):
         return Read(folds, parts, roots, *self.read(roots, Numbers(), priced=priced))
 
     def early_read(self, folds: Folds, numbers: Numbers) -> Read | None:
-        """Returns `early` if it also holds for a run with these folds and sizes, and clears it."""
+        """Returns the `Read` made while compiling if it holds for this run, else None.
+
+        It does not hold if the run has other folds or symbolic sizes, if other code keeps tangents
+        alive (`held`), or if costs were read and are not wanted, or the reverse. It can be used
+        once: the call sets `early` to None.
+        """
         early, self.early = self.early, None
         if early is None or self.held or not early.is_of(folds, numbers):
             return None
@@ -231,9 +239,10 @@ class EditedGraph(PartitionedGraph):
         return None if self.offload is None else self.offload.moved
 
     def again(self, captured: Captured, found: Plan) -> Step | None:
-        """Returns the step with the ops that may be recomputed, if it is planned offline.
+        """Returns the planned step and the ops that may run again, for a later search for copies.
 
-        The step is in the order of the plan `found`.
+        Its program order is the order of the plan `found`. Returns None unless the step is planned
+        offline without a budget: only such a plan can be asked what a budget would cost.
         """
         if self.joint is None:
             return None

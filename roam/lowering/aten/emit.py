@@ -110,8 +110,8 @@ class _Emitter:
         blocks: by index of a block in the plan, a node of the new graph whose tensor lies in the
             block.
         saved: the inputs of a backward that lie in blocks; empty for a forward.
-        absorb: the node of an input that `emit` adds: what absorbs gradients into the optimizer's
-            state (`gradient_release.RunFolds`). None if the phase absorbs none.
+        absorb: the placeholder of the object that absorbs gradients into the optimizer's state
+            (`gradient_release.RunFolds`), an input that `emit` adds. None if the phase folds none.
         made_at: by buffer, the position in the plan's order of the op that creates the buffer.
     """
 
@@ -193,7 +193,7 @@ class _Emitter:
         if variant is None or by_itself:
             self.new[node] = self.graph.node_copy(node, self.value)
             self.unpack(node)
-            if is_wait(node):  # the code drops what it does not name again
+            if is_wait(node):  # one more use, as the code drops a tensor after its last use
                 sent = [self.value(n) for n in being_sent(node)]
                 self.graph.call_function(alive_until_here, tuple(sent))
             return
@@ -269,7 +269,7 @@ class _Emitter:
         return self.new[node]
 
     def with_run_folds(self, node: fx.Node) -> fx.Node:
-        """Emits a call whose first argument is what folds gradients."""
+        """Emits a copy of a call with `absorb`, which folds gradients, as its first argument."""
         _, *rest = fx.map_arg(node.args, self.value)
         return self.graph.call_function(node.target, (self.absorb, *rest))  # type: ignore[arg-type]
 

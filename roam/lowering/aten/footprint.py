@@ -49,8 +49,8 @@ class Footprint:
             code keeps the saved tensors alive, and no gradient is folded.
         saved: positions, among the forward's results, of the tensors saved for the backward.
         outputs: positions, among the forward's results, of the tensors that the user gets.
-        gradients: positions, among the backward's results, of the gradients. These and the two
-            before list only tensors that the graph allocates.
+        gradients: positions, among the backward's results, of the gradients. `saved`, `outputs` and
+            `gradients` list only tensors that the graph allocates.
         given: positions, among the backward's inputs, of the tensors that the forward made.
         tangents: positions, among the backward's inputs, of the gradients of the outputs.
     """

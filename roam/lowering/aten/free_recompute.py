@@ -121,10 +121,12 @@ def _choose(
     *,
     alone: bool,
 ) -> _Chosen:
-    """Returns the graph with the chosen copies. For the arguments see `FreeRecompute`.
+    """Returns the graph with the chosen copies, its plan, and what the copies cost and save.
 
     alone: whether no other graph runs between the forward and the backward of this one. If one
         does, the bytes that the forward leaves for the backward count most: see `Searches`.
+
+    The other arguments are those of `FreeRecompute.cheapened`, and fields of `FreeRecompute`.
     """
     renew_views(joint.graph)
     captured = trial(copied(joint))

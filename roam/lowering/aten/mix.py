@@ -34,7 +34,7 @@ from roam.planner import (
 # tensors move and the longer ops wait. With the last factor, every tensor can move.
 SPEEDS = (1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 1e6)
 PROVING: Seconds = 2.0  # work of the search for a bound
-ROUNDS = 3  # limits above the given one that are tried for the copies
+ROUNDS = 3  # limit on the values of `above` that `Mixes._copies_first` tries
 WORTH = 0.002  # part of the step's seconds: if the extra time is shorter, the search ends
 CLOSE = 0.001  # part of the step's seconds: a bound this close to the time found is good enough
 

@@ -38,7 +38,7 @@ from roam.planner import (
     plan,
     stall_with,
 )
-from roam.runtime import transfer_ops as transfer_ops  # registers what the ops run
+from roam.runtime import transfer_ops as transfer_ops  # registers the transfer ops
 from roam.runtime.tier_file import whole_pages
 
 ROUNDS = 3  # limit on the rounds: each chooses transfers for the order planned in the last round

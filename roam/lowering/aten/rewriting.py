@@ -28,7 +28,7 @@ def rewritten_joint(
     Args:
         joint: the graph, which stays as it is.
         options: the user's options, which name rewrites.
-        told: is told which saved tensors the rewrites keep smaller, and which rewrites fail.
+        told: records which saved tensors the rewrites keep smaller, and which rewrites fail.
         folds: whether an optimizer absorbs each gradient in the backward.
     """
     passes = rewrites(

@@ -53,10 +53,10 @@ class SharedBudget:
 
     @property
     def deferred(self) -> bool:
-        """Whether only the backward raises an error, also if its forward took too much.
+        """Whether only the backward raises BudgetError, even if its forward took too much.
 
-        True for a share if other graphs follow: the share is one of what the whole step takes,
-        which is not known at the forward.
+        True if the budget is a share ("60%") and other graphs follow: the share is one of the whole
+        step's bytes, which are not known while the forward runs.
         """
         return self.budget.of is Of.SHARE and self.graph.others_follow
 
@@ -145,7 +145,8 @@ class SharedBudget:
         tangents = run.share.footprint.tangents if late else ()
         beside = held.to_budget(run, args, (args[i] for i in tangents))
         most = self._most(run, beside, without)
-        if self.budget.of is not Of.TOTAL:  # all graphs of a step have the largest limit
+        # pending runs have one limit, the largest: a share grows with each graph that runs
+        if self.budget.of is not Of.TOTAL:
             most = max([most, *(other.most for other in held.pending)])
             for each in (run, *held.pending):
                 each.most = most

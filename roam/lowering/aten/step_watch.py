@@ -20,7 +20,9 @@ from roam.runtime.tier_settings import Traffic
 TOLERANCE = 0.1  # relative difference between the times of steps and the plan that is accepted
 STEPS = 5  # steps whose median is compared: a single step may have run beside other work
 FIRST = 1  # steps left out at the start, because they touch their memory for the first time
-MORE_CAUTION = 1.25  # factor on `caution` after a plan whose ops waited: its rates are means only
+# factor on `caution` for the plan after one whose ops waited for transfers: the measured rates are
+# means, and some transfers take longer than at the mean rate
+MORE_CAUTION = 1.25
 TELLING: Bytes = 16 * MIB  # bytes to be transferred in these steps before a rate counts
 
 

@@ -125,7 +125,7 @@ class FileTier:
         seen: rates measured in steps, which take precedence over the user's and over others.
 
         Raises:
-            TierError: no file there can serve.
+            TierError: the folder cannot hold a file for the tensors.
         """
         write, read = asked.write, asked.read or asked.write
         if seen is not None:

@@ -61,12 +61,12 @@ def order_with_transfers(
     index = {op.name: i for i, op in enumerate(moved.ops)}
     starts = [span.start for span in problem.spans]
     behind[taken[0][0].moved.made].append(SLOTS)
-    for transfer, node in sorted(taken, key=lambda t: t[0].moved.next):  # reads queue by need
+    for transfer, node in sorted(taken, key=lambda t: t[0].moved.next):  # first needed, first read
         before[transfer.start].append(f"{names(node)[1]}.start")
     for transfer, node in taken:
         out, back = names(node)
         behind[transfer.moved.made].append(f"{out}.start")
-        # if no node of the backward can precede a wait, it is an op of the forward: keep it there
+        # a wait that no node of the backward can precede is an op of the forward, and must stay one
         phase = moved.ops[index[f"{out}.wait"]].phase
         last = starts[phase + 1] if phase + 1 < len(starts) else transfer.wait
         before[min(transfer.wait, last)].append(f"{out}.wait")

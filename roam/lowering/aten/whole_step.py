@@ -26,7 +26,7 @@ class WholeStepKernels(AtenKernels):
     def rewritten_alone(self, gm: fx.GraphModule) -> fx.GraphModule:
         late = False
         for node in gm.graph.nodes:  # marks nodes by phase, as AOTAutograd does in joint graphs
-            # what runs behind the backward, such as the detach of a loss, is of its phase
+            # an op that runs after the backward, such as the detach of the loss, counts as backward
             late = late or node.meta.get("autograd_backward", False)
             node.meta["partitioner_tag"] = "is_backward" if late else "is_forward"
         if self.options.split:

@@ -60,7 +60,7 @@ class Backwards:
     def compile(self, folds: Folds) -> Boxed:
         gm = copied(self.gm)  # because Inductor changes the graphs that it compiles
         if folds:
-            # its kernels load no states: the optimizer does, inside of the fold
+            # Inductor's kernels load no states from a file: the optimizer does, inside the fold
             folds = tuple((i, needs.all_in_memory()) for i, needs in folds)
             GradientRelease(releases(folds, self.given, self.gradients))(gm)
             if self.splits:

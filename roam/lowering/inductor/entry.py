@@ -40,7 +40,8 @@ TESTED = ("2.11", "2.12", "2.13", "2.14", "2.15")
 
 class InductorLowering:
     name = "inductor"
-    # the latter with a budget only: else a graph without a plan runs in Inductor's order
+    # UnplannableError is raised with a budget only; without one, an unplanned graph runs in
+    # Inductor's order
     refusals: tuple[type[Exception], ...] = (InductorError, UnplannableError)
 
     def lacks(self, devices: Collection[torch.device], *, asked: bool) -> str | None:

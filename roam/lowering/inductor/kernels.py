@@ -78,7 +78,8 @@ class InductorKernels:
         given: the fake values of the forward's inputs.
         backwards: the backward in all its compiled versions; None if the graph has no backward.
         saved: names of the values that the forward saves, if a byte budget decided that.
-        watch: is shown the joint graph and the fused nodes of the forward; None for nobody.
+        watch: called with the joint graph, and with the fused nodes of each compiled graph; None
+            if no trial needs them.
         told: which saved tensors the rewrites keep smaller, for reports.
     """
 
@@ -233,7 +234,7 @@ class InductorKernels:
             self.forward_read = note.as_first_phase()
 
     def record(self, note: Note) -> GraphRecord:
-        """Returns what a report says of a complete plan."""
+        """Returns the record of a complete plan, for reports."""
         return replace(
             note.of(self.graph.name), shrunk=ShrunkSaved.of(self.told.shrunk, self.told.left_out)
         )

@@ -133,7 +133,7 @@ class OneGraph:
         return self.outputs, sorted(self.saved), self.folds, sorted(self.labels.items()), forward
 
 
-# gets a graph, what was read of it, its nodes in the planned order, and what it is
+# called with a graph, its Problem (`Read`), its nodes in the planned order, and its `OneGraph`
 LookAtNodes = Callable[[GraphLowering, Read, Nodes, OneGraph], None]
 
 
@@ -151,7 +151,7 @@ def planned_order(
         nodes: the fused nodes of the graph, in Inductor's own order.
         how: the settings of the captured graph.
         one: the description of the graph.
-        look: is shown the graph and its plan.
+        look: called with the graph, its Problem and its nodes in the planned order.
 
     Returns:
         The nodes in the planned order, and the note: the plan as it was put into the code.
@@ -207,7 +207,7 @@ class PlannedOrder(Pass):  # type: ignore[misc]
         how: the settings of the captured graph.
         one: the graph that is compiled now; None while AOTAutograd computes keys for its cache.
         failed: called with the error if planning fails.
-        look: is shown the graph and its plan.
+        look: called with the graph, its Problem and its nodes in the planned order.
         note: the plan as it was put into the generated code; None before that, or if planning
             failed.
     """

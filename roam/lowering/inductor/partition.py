@@ -44,10 +44,10 @@ def partition(
     """Returns the Inductor setting that installs roam's partitioner; an empty dict if not needed.
 
     Args:
-        recompute: says which values not to save, or None.
+        recompute: chooses values not to save; None to save what Inductor saves.
         splits: whether groups of ops may be split.
         saved: the names of the values to save, if that is decided already.
-        look: is shown what is partitioned.
+        look: called with the joint graph and the saved values; None if no trial needs them.
     """
     if recompute is None and saved is None and look is None and not splits:
         return {}
@@ -64,10 +64,10 @@ class Partitioner(CustomPartitionerFn):
     2. The forward saves less if `recompute` says so, or just what `saved` names.
 
     Attributes:
-        recompute: says which values not to save. None saves what Inductor does.
+        recompute: chooses values not to save; None to save what Inductor saves.
         first: the user's own partitioner, or None.
         saved: the names of the values to save, a choice for a byte budget; None without one.
-        look: is shown the joint graph, and what is saved of it.
+        look: called with the joint graph and the saved values; None if no trial needs them.
     """
 
     def __init__(
@@ -113,17 +113,18 @@ class Partitioner(CustomPartitionerFn):
         return self
 
     def uuid(self) -> Any:
-        """Returns a key for Inductor's caches: the options. `PlannedOrder`'s has all source code.
+        """Returns a key for Inductor's caches: this file and the partitioner's options.
 
-        Returns None, so that Inductor caches nothing, if the user's partitioner has no key.
+        The key of `PlannedOrder` covers all other source files of roam. Returns None, so that
+        Inductor caches nothing, if the user's partitioner has no key.
         """
         return cache_key(self.first, [__file__], self.recompute, self.saved)
 
 
 def with_split_groups(graph: fx.Graph, info: NodeInfo) -> NodeInfo:
-    """Returns the partitioner's classes of nodes with the results of split groups required.
+    """Returns the partitioner's node classes, changed so that the forward runs all split groups.
 
-    What they need is required in the forward, too.
+    Marks the results of split groups, and all that they depend on, as required by the forward.
 
     Args:
         graph: the joint graph.
@@ -142,7 +143,11 @@ def with_split_groups(graph: fx.Graph, info: NodeInfo) -> NodeInfo:
 
 
 def _recomputable(info: Any) -> set[fx.Node]:
-    """Returns the nodes that need no tangent: the forward's, and views that the backward takes."""
+    """Returns the nodes that the backward can compute without a tangent.
+
+    These are the nodes of the forward, and those that neither the forward's results nor a tangent
+    ties to a phase. Leaves out nodes that must run in the forward.
+    """
     either = (*info.required_fw_nodes, *info.unclaimed_nodes)
     return {n for n in either if not partitioners._must_be_in_forward(n)}
 
@@ -159,7 +164,8 @@ def named(graph: fx.Graph, names: Sequence[str]) -> list[fx.Node]:
     """Returns the nodes of these names, in the order of the graph.
 
     Raises:
-        UnplannableError: the graph is another one than that of which the names are.
+        UnplannableError: no node has one of the names, because they are from another trace of the
+            graph, which gave its nodes other names.
     """
     wanted = set(names)
     found = [n for n in graph.nodes if n.name in wanted]
@@ -182,7 +188,7 @@ def written(graph: fx.Graph) -> list[fx.Node]:
         if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
         for source in node.all_input_nodes
     }
-    # an input without a description may be any
+    # an input without a description may be one of those that are written to
     return [
         n
         for n in graph.find_nodes(op="placeholder")

@@ -22,10 +22,11 @@ Pair = tuple[BaseSchedulerNode, BaseSchedulerNode]
 
 
 def readers_first(block: Iterable[BaseSchedulerNode]) -> Iterator[list[Pair]]:
-    """Yields pairs (a node, a reader to run in a kernel before it), so that the node may overwrite.
+    """Yields lists of pairs (node, reader), each list for a buffer that the node may overwrite.
 
-    The caller must add the dependencies of one list before it asks for the next. Each list is found
-    with the earlier dependencies in place, so that they never form a cycle.
+    The node may overwrite the buffer if every reader runs in an earlier kernel. The caller must add
+    the dependencies of one list (each node waits for its reader) before it asks for the next list.
+    Each list is found with the earlier dependencies in place, so that they never form a cycle.
 
     Args:
         block: the nodes of one block, not fused yet.

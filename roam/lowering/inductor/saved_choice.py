@@ -133,7 +133,7 @@ class SavedChoice:
         if inside & self.fixed or any(n.op != "call_function" for n in inside):
             return None
         if sum(map(is_extern, inside)) > (i in self.tried.externs):
-            return None  # another kernel computes that, of whose result nothing is known
+            return None  # these ops call another extern kernel, whose result is in no known buffer
         reads = {n for node in inside for n in node.all_input_nodes} - inside
         return tuple(sorted({self.buffer_of[n] for n in reads if n in self.buffer_of}))
 

@@ -183,7 +183,8 @@ def cheapest(
 ) -> tuple[int, int]:
     """Finds the address at which the rectangles that rectangle i overlaps cost least.
 
-    Tries addresses at which it touches the top or the bottom of another, 0, and the target.
+    Tries the addresses at which rectangle i touches the top or the bottom of a neighbour, address
+    0, and the address at which its top is at the target.
 
     Returns:
         One of the best addresses, at random, or NOWHERE if a fixed rectangle is in the way
@@ -204,7 +205,7 @@ def cheapest(
         if address < 0 or top > target:
             continue
         cost = 0.0
-        # from the first one on up to which some top is above the address
+        # `cover` is the running maximum of tops: no rectangle before k reaches above `address`
         k = np.searchsorted(beside.cover[:count], address, side="right")
         while k < count and beside.bottom[k] < top and cost <= least:
             looked += 1

@@ -40,13 +40,13 @@ def shapes(rects: Sequence[Rect]) -> Shapes:
 
 
 class Row(NamedTuple):
-    """Placed rectangles, by rising address. Only the first ones count; the rest is room.
+    """Placed rectangles, by rising address. Arrays with room: functions get the number in use.
 
     Attributes:
         which: their indices.
         lower, upper: their times.
         bottom, top: their addresses, from `bottom` up to `top`.
-        cover: by index in these arrays, the highest top up to there; only of rows of neighbours.
+        cover: the running maximum of `top`; filled in by `neighbours` only.
     """
 
     which: Ints

@@ -34,7 +34,8 @@ from roam.solvers.layout.packing.instance import load_changes
 from roam.solvers.layout.packing.pq_tree import Tree, bits, frontier, gather, join, leaf, runs
 from roam.solvers.work import Work
 
-# limit on the subsets of the rectangles that end at one time, and of those that begin at that time
+# limit on the subsets that are listed of one set of rectangles: of those that end at one time, of
+# those that begin at that time, and of the open holes
 SUBSETS = 4096
 # limit on the guesses how to group ending with beginning rectangles, per partial packing to return
 TRIES = 16
