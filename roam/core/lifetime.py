@@ -118,8 +118,12 @@ def live_curve(
 ) -> list[int]:
     """Returns the transient bytes of the device alive while each op of the order runs.
 
-    The scratch space of the op is counted. The buffers of `without` are not.
+    The scratch space of the op is counted. The buffers of `without` are not. What is written over
+    one of them counts from its own start.
     """
+    skipped = frozenset(without)
+    if skipped:
+        reuse = {b: over for b, over in reuse.items() if skipped.isdisjoint((b, over))}
     table = problem.buffer_table
     lower, upper = _lives(problem, order)
     counts = table.made & table.on_device

@@ -19,8 +19,10 @@ from roam.optim.group_rules import RULE
 from roam.optim.orthogonal import COEFFICIENTS, orthogonalized
 
 Adjust = Literal["original", "match_rms_adamw"]
-# names of parameters that look up or score tokens: matrices that Muon is not for
-NO_MATRICES = re.compile(r"(emb|wte|wpe|lm_head|embed_out|(^|\.)head|classifier|score)")
+# names of modules that look up or score tokens, whose matrices Muon is not for
+NO_MATRICES = re.compile(
+    r"(^|_)emb|^w[tp]e$|(^|_)heads?$|^classifier$|^score$|^shared$|^relative_attention_bias$"
+)
 
 
 @dataclass(frozen=True)
@@ -155,4 +157,14 @@ def split(params: ParamsT) -> Iterable[dict[str, Any]]:
 def is_matrix(param: Tensor | tuple[str, Tensor]) -> bool:
     """Returns whether a parameter, named or not, maps features to features."""
     name, tensor = param if isinstance(param, tuple) else ("", param)
-    return tensor.dim() == 2 and NO_MATRICES.search(name) is None
+    return tensor.dim() == 2 and NO_MATRICES.search(_holder(name)) is None
+
+
+def _holder(name: str) -> str:
+    """Returns the name of the module that holds a parameter: "up" for "blocks.0.up.weight".
+
+    A member of a list has the name of the list: "heads" for "heads.1.weight". A parameter of the
+    model itself has its own: "head" for "head".
+    """
+    *modules, own = name.split(".")
+    return next((m for m in reversed(modules) if not m.isdigit()), own)

@@ -80,9 +80,10 @@ class SGDRule(FusedRule):
     has_momentum = True
 
     def squared_momentum(self, state: State, step: int) -> Tensor:
-        # b is the sum of gradients weighted by μ^k; divided by the sum of the weights it is a mean
-        weights = (1 - self.momentum**step) / (1 - self.momentum)
-        return squared_sum(state["momentum_buffer"]) / weights**2
+        # b is a weighted sum of gradients; divided by the sum of the weights it is a mean
+        first = self.momentum ** (step - 1)  # the weight of the first gradient, never dampened
+        later = (1 - self.dampening) * (1 - first) / (1 - self.momentum)
+        return squared_sum(state["momentum_buffer"]) / (first + later) ** 2
 
     def shortened(self, factor: float) -> SGDRule:
         return replace(self, lr=float(self.lr) * factor)

@@ -89,8 +89,7 @@ class Timed:
         order = range(len(problem.ops))
         starts = np.concatenate([[0.0], np.cumsum([op.cost for op in problem.ops])])
         reuse = find_reuse(problem, order)
-        counted = {made: dying for made, dying in reuse.items() if made not in without}
-        live = np.array(live_curve(problem, order, counted, without), np.int64)
+        live = np.array(live_curve(problem, order, reuse, without), np.int64)
         return Timed(problem, boundary, starts, live)
 
     @property

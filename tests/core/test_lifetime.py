@@ -30,6 +30,14 @@ def test_without_reuse_both_count_where_one_becomes_the_other() -> None:
     assert live_curve(graph("in_place"), (0, 1, 2), {}) == [80, 128, 128]
 
 
+def test_what_is_written_over_a_buffer_that_does_not_count_counts_by_itself() -> None:
+    problem = graph("in_place")
+    reuse = find_reuse(problem, (0, 1, 2))
+    assert reuse == {2: 1, 3: 2}
+    assert live_curve(problem, (0, 1, 2), reuse, without={1}) == [16, 64, 64]
+    assert live_curve(problem, (0, 1, 2), reuse, without={2}) == [80, 64, 64]
+
+
 def test_lifetimes_by_hand() -> None:
     step = graph("training_step")
     lives = dict(zip([b.name for b in step.buffers], lifetimes(step, range(5)), strict=True))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from roam.core.errors import HyperparameterError, LateChangeWarning, MicroBatchError
-from roam.optim import AdamA, SlimAdamA
+from roam.optim import AdamA, Muon, SlimAdamA
 from tests.helpers import unfused
 from tests.optim.reference import backward, batches, both_modes, mlp, same_parameters, twin
 
@@ -282,3 +282,25 @@ def test_slim_rules_go_by_the_name_in_the_group() -> None:
     optimizer.param_groups[0]["params"].append(nn.Parameter(torch.ones(1)))
     with pytest.raises(HyperparameterError, match="by name"):
         optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("transformer.wte.weight", "AdamW"),
+        ("model.embed_tokens.weight", "AdamW"),
+        ("bert.embeddings.word_embeddings.weight", "AdamW"),
+        ("shared.weight", "AdamW"),  # T5's tokens
+        ("lm_head.weight", "AdamW"),
+        ("heads.1.weight", "AdamW"),
+        ("classifier.0.weight", "AdamW"),
+        ("head", "AdamW"),
+        ("blocks.0.attn.heads.0.q.weight", "Muon"),  # a head of the attention
+        ("members.0.weight", "Muon"),
+        ("classifier.dense.weight", "Muon"),
+        ("h.0.attn.c_attn.weight", "Muon"),
+    ],
+)
+def test_muon_takes_matrices_that_neither_look_up_nor_score_tokens(name: str, rule: str) -> None:
+    made = Muon([(name, nn.Parameter(torch.zeros(4, 4)))])
+    assert [group["rule"] for group in made.param_groups] == [rule]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import roam
 from roam import optim
 from roam.core.errors import HyperparameterError
+from roam.optim.fold import Turn
 from tests.helpers import unfused
 
 SHAPES = ((4, 6), (5,), ())
@@ -85,6 +86,21 @@ def test_accumulation_clips_by_the_momentum(how: dict[str, Any]) -> None:
     for p, q, s in zip(mine, theirs, start, strict=True):
         kept = s * (1 - 0.1 * 0.5)
         assert torch.allclose(p - kept, factor * (q - kept), rtol=0.03, atol=1e-4)
+
+
+@pytest.mark.parametrize("dampening", [0.0, 0.9])
+def test_the_norm_of_a_momentum_is_that_of_the_gradients_in_it(dampening: float) -> None:
+    """The same gradient again and again has its own norm, however much of it a step adds.
+
+    Dampened gradients were counted in full, so that no step was clipped.
+    """
+    rule = optim.SGD.rule(momentum=0.9, dampening=dampening)
+    param, grad = torch.zeros(2), torch.tensor([3.0, 4.0])
+    state = {"momentum_buffer": torch.zeros(2)}
+    for step in (1, 2, 3):
+        rule.decay(state, param, step)
+        rule.fold(state, param, grad, Turn(step, 0, 1.0))
+        assert float(rule.squared_momentum(state, step)) == pytest.approx(25.0)
 
 
 def test_what_cannot_clip_says_so() -> None:
