@@ -112,19 +112,20 @@ def windows(phase: Phase) -> list[range]:
     """Returns by op the steps at which it may run: after its ancestors, before its descendants."""
     n = len(phase.ops)
     before, after = _reached(phase.before, range(n)), _reached(phase.after, reversed(range(n)))
-    return [range(len(before[k]), n - len(after[k])) for k in range(n)]
+    return [range(before[k], n - after[k]) for k in range(n)]
 
 
-def _reached(neighbours: Sequence[Sequence[Place]], order: Iterable[Place]) -> list[set[Place]]:
-    """Returns by op the set of all ops that it reaches over one or several steps of `neighbours`.
+def _reached(neighbours: Sequence[Sequence[Place]], order: Iterable[Place]) -> list[int]:
+    """Returns by op how many ops it reaches over one or several steps of `neighbours`.
 
     By op, `neighbours` lists its predecessors (or its successors). `order` lists all ops so that
     each op comes after its neighbours.
     """
-    found: list[set[Place]] = [set() for _ in neighbours]
+    masks = [0] * len(neighbours)  # bit p is set if p is reached: sets of ops take seconds
     for k in order:
-        found[k].update(neighbours[k], *(found[p] for p in neighbours[k]))
-    return found
+        for p in neighbours[k]:
+            masks[k] |= masks[p] | 1 << p
+    return [mask.bit_count() for mask in masks]
 
 
 def variables(phase: Phase) -> int:
