@@ -317,7 +317,7 @@ LARGE: dict[str, Entry] = _table(  # weights, gradients and states are most of t
         intermediate_size=4096,
     ),
     gpt2("gpt2-xl", seq=128, n_embd=1600, n_layer=48, n_head=25),
-    gpt2("gpt-4.7b", seq=128, n_embd=3328, n_layer=34, n_head=26),
+    gpt2("gpt-4.2b", seq=128, n_embd=3200, n_layer=33, n_head=25),
     _entry(
         "bert-4b",
         "BertForMaskedLM",

@@ -51,12 +51,17 @@ def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     if not alike(*tensors):
         yield tensors
         return
+    size = block_size(tensors[0])
+    pieces = flat(*tensors)
+    for start in range(0, len(pieces[0]), size):
+        yield tuple(t[start : start + size] for t in pieces)
+
+
+def flat(*tensors: Tensor) -> list[Tensor]:
+    """Returns views of tensors that are `alike`, in one dimension, in the order of memory."""
     first = tensors[0]
     order = sorted(range(first.dim()), key=first.stride, reverse=True)
-    flat = [t.permute(order).view(-1) for t in tensors]
-    size = block_size(first)
-    for start in range(0, first.numel(), size):
-        yield tuple(t[start : start + size] for t in flat)
+    return [t.permute(order).view(-1) for t in tensors]
 
 
 def row_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from roam.optim import elements
 from roam.optim.blocks import blocks
 from roam.optim.fold import AccumulatingRule, OverRanks, State, StateSpec, Turn, are_rates
 from roam.optim.folding import FoldingOptimizer
+from roam.runtime.one_pass import OnePass
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,26 @@ class LionRule(AccumulatingRule):
 
     def update(self, state: State, param: Tensor, grad: Tensor, step: int) -> None:
         lr, (beta1, beta2) = float(self.lr), self.betas
+        numbers = 1 - lr * self.weight_decay, lr, 1 - beta1, 1 - beta2
+        if elements.update(UPDATE, numbers, param, grad, state["exp_avg"]):
+            return
         for p, g, m in blocks(param, grad, state["exp_avg"]):
             sign = m.lerp(g, 1 - beta1).sign_()
             if self.weight_decay:
                 p.mul_(1 - lr * self.weight_decay)
             p.add_(sign, alpha=-lr)
             m.lerp_(g, 1 - beta2)
+
+
+def _update(p: Tensor, g: Tensor, m: Tensor, numbers: Tensor) -> None:
+    """Updates elements of a parameter and its momentum. numbers: 1 - lr λ, lr, 1 - β1, 1 - β2."""
+    kept, rate, now, later = numbers.unbind()
+    apart = g - m
+    p.mul_(kept).sub_((m + apart * now).sign_().mul_(rate))
+    m.add_(apart.mul_(later))
+
+
+UPDATE = OnePass(_update)
 
 
 class Lion(FoldingOptimizer):
