@@ -124,7 +124,8 @@ def _choose(
     """Returns the graph with the chosen copies, its plan, and what the copies cost and save.
 
     alone: whether no other graph runs between the forward and the backward of this one. If one
-        does, the bytes that the forward leaves for the backward count most: see `Searches`.
+        does, the bytes that the forward leaves for the backward count most, because they are held
+        while the other graph runs.
 
     The other arguments are those of `FreeRecompute.cheapened`, and fields of `FreeRecompute`.
     """
