@@ -31,8 +31,7 @@ class Answer(Generic[T]):
     Attributes:
         found: what the search found: an order, a packing or a proof.
         value: the peak of the order found or the height of the packing found, in bytes. A search
-            that only decides whether an order has a peak of at most so many bytes returns that
-            number of bytes.
+            that only decides whether an order keeps within a limit returns that limit.
         bound: a proven lower bound on the peak of every order, or on the height of every packing,
             in bytes.
         status: how the search ended.

@@ -23,7 +23,7 @@ class Shared(NamedTuple):
     """Says which elements of a parameter share a second moment.
 
     Attributes:
-        dims: elements share one if they differ only along these dimensions.
+        dims: elements share a second moment if they differ only along these dimensions.
         heads: if not 0, `dims` is (1,) and the rows are cut into this many equal parts: all
             elements of a part share a second moment.
     """
@@ -122,7 +122,7 @@ class AdamMini(SlimAdamA):
         m = β1 m + (1-β1) g,   v_b = β2 v_b + (1-β2) mean_b(g²),   p -= lr (m̂ / (√v̂_b + ε) + λ p)
 
     The states take 4 bytes a parameter in float32, half of AdamW's: m has a value for each element,
-    v has few values. Mode "accumulate" is exact for m; v is a sum of squares as in AdamA.
+    v has few values. In mode "accumulate" m is exact, and v is a sum of squares as in AdamA.
 
     Args:
         params: named parameters, `model.named_parameters()`, or groups of those.

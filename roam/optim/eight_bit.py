@@ -120,7 +120,8 @@ def noise(like: Tensor, offset: Tensor) -> Tensor:
 
     Args:
         like: a tensor of shape [..., groups, elements of a group].
-        offset: the number of the first element, times 2^32, as `offset` returns it; a scalar.
+        offset: the random number of the first element, times 2^32: what the function `offset`
+            returns, as a scalar tensor.
     """
     golden, word = 0x9E3779B9, 0x100000000  # 2^32 frac(φ), φ the golden ratio; 2^32
     *shape, count = like.shape
@@ -132,7 +133,9 @@ def noise(like: Tensor, offset: Tensor) -> Tensor:
 
 
 def offset(at: Turn, start: int) -> int:
-    """Returns 2^32 times the random number of one element. It differs from turn to turn.
+    """Returns 2^32 times the random number of one element.
+
+    The number differs between one turn and the next.
 
     start: the index of the element in the parameter.
     """

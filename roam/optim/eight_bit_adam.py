@@ -152,7 +152,7 @@ def squared_momentum(state: State) -> Tensor:
 
 
 def squares(state: State, param: Tensor, move: Move) -> Tensor:
-    """Returns the sum of the squared elements of the update, before its bias correction."""
+    """Returns the sum of the squared elements of the update, without m's bias correction."""
     total = torch.zeros((), dtype=torch.float32, device=param.device)
     for _, (codes, scale, second, second_scale, *_) in _parts(state, None, None, block_size(param)):
         v = second if second_scale is None else eight_bit.read_square(second, second_scale)

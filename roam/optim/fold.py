@@ -11,7 +11,7 @@ A rule handles one parameter, and is a frozen dataclass. Its fields are the valu
 parameter's group (lr, betas, ...): a group that changes gets another rule. `FoldRule` updates at
 once; an `AccumulatingRule` also folds the gradients of several micro-batches one by one.
 
-The interface provides all else: constructors, hooks, graphs, the count of micro-batches, state
+FoldingOptimizer provides all else: constructors, hooks, graphs, the count of micro-batches, state
 dicts, states in files, plans, and the bytes that an update allocates (`scratch` measures them).
 An optimizer is a rule of about a page and a FoldingOptimizer that names it:
 
@@ -251,7 +251,10 @@ class AccumulatingRule(FoldRule):
         raise NotImplementedError
 
     def shortened(self, factor: float) -> AccumulatingRule:
-        """Returns a rule whose `apply` multiplies the update by the momentum by `factor`."""
+        """Returns a rule whose `apply` moves the parameter `factor` times as far by the momentum.
+
+        A decoupled weight decay stays the same.
+        """
         raise NotImplementedError
 
     @property

@@ -127,10 +127,11 @@ class GaLore(FoldingOptimizer):
         params: parameters, groups of them, or `model.named_parameters()`.
         lr, betas, eps, weight_decay, rank, update_proj_gap, scale: as in the authors' package,
             galore-torch. The weight decay is decoupled, and follows the update.
-        mode, micro_batches, max_norm, clip_by: as in AdamA.
+        mode, micro_batches, process_group: as in AdamA.
+        max_norm, clip_by: as in AdamA, but only in mode "release".
 
     Raises:
-        HyperparameterError: a value is out of its range.
+        HyperparameterError: a value is out of its range, or does not go with the mode.
     """
 
     rule = GaLoreRule

@@ -80,7 +80,7 @@ class FoldedValues:
         self._kept: list[tuple[Group, tuple[str, ...], tuple[Any, ...]]] = []
 
     def note(self, groups: Sequence[Group], names: Callable[[Group], Sequence[str]]) -> None:
-        """Remembers the values in each group that have one of its names, such as "lr"."""
+        """Remembers, for each group, the values whose names `names` returns, such as "lr"."""
         self._kept = []
         for group in groups:
             own = tuple(names(group))

@@ -94,10 +94,11 @@ class Lion(FoldingOptimizer):
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.
         lr, betas, weight_decay: as in the authors' package, lion-pytorch.
-        mode, micro_batches, max_norm, clip_by: as in AdamA.
+        mode, micro_batches, process_group: as in AdamA.
+        max_norm, clip_by: as in AdamA, but only in mode "release".
 
     Raises:
-        HyperparameterError: a value is out of its range, or cannot accumulate.
+        HyperparameterError: a value is out of its range, or does not go with the mode.
     """
 
     rule = LionRule

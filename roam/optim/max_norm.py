@@ -68,12 +68,14 @@ class MaxNorm:
         return (self.limit / (norm + LEAST)).clamp_(max=1)
 
     def clipped(self, state: State, grad: Tensor, of_last_step: Tensor) -> Tensor:
-        """Returns a copy of a gradient multiplied by c. Stores the gradient's norm in its state.
+        """Returns a copy of a gradient multiplied by c.
+
+        Stores the gradient's norm in the state if `by` is "previous step".
 
         Args:
             state: the parameter's state.
             grad: the gradient.
-            of_last_step: c by the previous step's norm.
+            of_last_step: c by the previous step's norm; not read if `by` is "tensor".
         """
         norm = squared_sum(grad).sqrt_().to(torch.float32)
         if self.by == "tensor":

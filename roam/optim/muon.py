@@ -116,10 +116,11 @@ class Muon(FoldingOptimizer):
         params: parameters, groups of them, or `model.named_parameters()`.
         lr, weight_decay, momentum, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn: as in
             torch.optim.Muon.
-        mode, micro_batches, max_norm, clip_by: as in AdamA.
+        mode, micro_batches, process_group: as in AdamA.
+        max_norm, clip_by: as in AdamA, but only in mode "release".
 
     Raises:
-        HyperparameterError: a value is out of its range, or cannot accumulate.
+        HyperparameterError: a value is out of its range, or does not go with the mode.
     """
 
     rule = MuonRule

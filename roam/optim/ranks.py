@@ -56,7 +56,7 @@ class Part(NamedTuple):
 
 
 class Alone:
-    """One process that trains a model by itself. See `Ranks`."""
+    """One process that trains a model alone. Stands in for `Ranks`, with no other rank to ask."""
 
     def check_alike(self, named: Iterable[tuple[str, Tensor]]) -> None:
         return None

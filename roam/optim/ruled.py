@@ -1,4 +1,4 @@
-"""Defines an optimizer whose constructor, plans and refusals come from its rule."""
+"""Defines an optimizer that takes its arguments, checks and memory needs from its rule."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ ROWS_AT_ONCE: Bytes = 16 << 20  # size of a block of rows; matrix products of sm
 
 
 class RuledOptimizer(StatefulOptimizer):
-    """An optimizer with the arguments of its rule, and `mode`, `micro_batches` and `max_norm`.
+    """An optimizer whose constructor takes the values of its rule, and those for all rules.
+
+    The values for all rules are `mode`, `micro_batches`, `max_norm`, `clip_by` and `process_group`.
 
     Attributes:
         ranks: the processes that train the model.
@@ -223,7 +225,10 @@ class RuledOptimizer(StatefulOptimizer):
 
 
 def signature(rule: type[FoldRule]) -> inspect.Signature:
-    """Returns the arguments of an optimizer: the parameters, the rule's values, and the mode."""
+    """Returns the arguments of an optimizer's constructor.
+
+    These are the parameters to train, the values of the rule, and keyword arguments for all rules.
+    """
     either, word = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     values = rule.defaults().items()
     return inspect.Signature(

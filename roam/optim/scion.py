@@ -61,7 +61,8 @@ class ScionRule(AccumulatingRule):
         if norm == "Auto":
             norm = "BiasRMS" if param.dim() < 2 else "Spectral"
         if norm == "Spectral":
-            # the weight of a convolution is a matrix with a column for each place of the window
+            # the weight of a convolution is a matrix with a row for each output channel, and a
+            # column for each input channel at each place of the window
             n, m = len(d), d[:1].numel()
             window = math.prod(d.shape[2:])
             factor = math.sqrt(n / max(1, m // max(1, window))) / max(1, window)
@@ -98,10 +99,11 @@ class Scion(FoldingOptimizer):
             the others).
         lr, norm, scale, unconstrained: as in the authors' package, scion.
         momentum: α, as in the authors' package: the share of the new gradient.
-        mode, micro_batches, max_norm, clip_by: as in AdamA.
+        mode, micro_batches, process_group: as in AdamA.
+        max_norm, clip_by: as in AdamA, but only in mode "release".
 
     Raises:
-        HyperparameterError: a value is out of its range.
+        HyperparameterError: a value is out of its range, or does not go with the mode.
     """
 
     rule = ScionRule

@@ -125,7 +125,8 @@ def _absorbing(
 ) -> tuple[Callable[..., None], tuple[StateSpec, ...]]:
     """Returns a function that absorbs a gradient, and the states that its rule needs.
 
-    The function takes the tensors that `_operands` returns."""
+    The function takes the tensors that `_operands` returns.
+    """
     specs = rule.state(param.zeros("meta"))
     names = [spec.name for spec in (*specs, STEP)]
 

@@ -131,10 +131,10 @@ class SGD(FoldingOptimizer):
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.
         lr, momentum, dampening, weight_decay, nesterov: as in torch.optim.SGD.
-        mode, micro_batches, max_norm, clip_by: as in AdamA.
+        mode, micro_batches, max_norm, clip_by, process_group: as in AdamA.
 
     Raises:
-        HyperparameterError: a value is out of its range, or cannot accumulate.
+        HyperparameterError: a value is out of its range, or does not go with the mode.
     """
 
     rule = SGDRule

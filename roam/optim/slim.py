@@ -38,7 +38,7 @@ class SlimRule(AdamARule):
         if not self.dims:
             return super().state(param)
         shape = tuple(1 if d in self.dims else n for d, n in enumerate(param.shape))
-        if self.state_dtype == "int8":  # averaged ones are few: no codes
+        if self.state_dtype == "int8":  # an averaged v has few elements, and is not coded
             v = StateSpec("exp_avg_sq", shape, wide(param.dtype))
             return eight_bit_adam.states(param, remainder=self.weight_remainder, second=v)
         m, v = super().state(param)

@@ -155,7 +155,7 @@ def _apply(rule: FoldRule, state: dict[str, Any], param: Tensor, factor: float) 
         rule: the parameter's rule.
         state: the parameter's state, in memory.
         param: the parameter.
-        factor: multiplies the update by the momentum, from 0 to 1.
+        factor: shortens the move that the momentum makes, from 0 to 1.
     """
     found = accumulating(rule)
     state["step"] += 1

@@ -104,7 +104,8 @@ class PricedCuts:
 
     Args:
         problem: the Problem.
-        forms: by op that may be recomputed, the form of its copies; the usual forms if left out.
+        forms: by op that may be recomputed, the form of its copies. If left out, the copy of an op
+            does all that the op does (`as_they_are`).
         in_order: whether to bound only schedules whose first runs are in program order.
     """
 

@@ -32,7 +32,8 @@ def time_bound(
         curve: the live curve of `order`, in bytes.
         budget: transient bytes that no moment may exceed.
         work: limits the work and the time of the search; no limit if left out.
-        forms: by op that may be recomputed, the form of its copies; the usual forms if left out.
+        forms: by op that may be recomputed, the form of its copies. If left out, the copy of an op
+            does all that the op does (`form.as_they_are`).
         enough: a bound that ends the search.
 
     Returns:
@@ -66,7 +67,8 @@ def least_bytes(
         order: an order of all ops, none of them copied.
         curve: the live curve of `order`, in bytes.
         work: limits the work and the time of the search; no limit if left out.
-        forms: by op that may be recomputed, the form of its copies; the usual forms if left out.
+        forms: by op that may be recomputed, the form of its copies. If left out, the copy of an op
+            does all that the op does (`form.as_they_are`).
     """
     work, cuts = work or Work(), PricedCuts(problem, forms)
     best = sum(b.transient for b in problem.buffers if b.kept)

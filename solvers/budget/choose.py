@@ -33,8 +33,8 @@ class Limits:
         reach: limit on the ops from the first to the last copy of a chain, in the forward.
         rounds: limit on the solutions of the CP-SAT program.
         seconds: limit on CP-SAT's deterministic time for one solution.
-        all_seconds: limit on CP-SAT's deterministic time for all solutions together. The first
-            solution may take `seconds` in any case; 0 if CP-SAT is not used.
+        all_seconds: limit on CP-SAT's deterministic time for all solutions of one program; 0 turns
+            CP-SAT off. The last solution may exceed the limit by up to `seconds`.
         halvings: how many times the search for the smallest peak halves an interval.
         trials: limit on the copies whose removal is tried at the end.
         gap: a solution of CP-SAT is good enough if it costs at most this share more than the best

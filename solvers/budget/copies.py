@@ -107,7 +107,11 @@ class Step:
 
     @cached_property
     def latest(self) -> Mapping[OpId, OpId]:
-        """For each op with a form, the first op of the backward that changes a buffer it reads."""
+        """For each op with a form, the op of the backward before which its copy must run.
+
+        It is the first one that changes a buffer that the copy reads; the number of ops if none
+        does.
+        """
         changed = _changes(self.problem)
         last = len(self.problem.ops)
         return {

@@ -59,7 +59,7 @@ class Hull:
                 self._mix(corner)
 
     def copies(self) -> Choice:
-        """Returns the copies in the best choice or in any cheaper choice."""
+        """Returns the copies in the best choice or in a cheaper one; all found if none fits."""
         most = None if self.best is None else self.best.copies.cost
         some = (c for c, x in self.corners.items() if most is None or x.copies.cost <= most)
         return frozenset().union(*some)

@@ -31,7 +31,10 @@ CURVES = 400_000  # limit on the ops in all live curves together: 40 curves of 1
 
 
 def lowest_peak(step: Step, seconds: Seconds) -> Copies:
-    """Returns copies that take at most `seconds` together; none if no copies lower the peak."""
+    """Searches for the copies that lower the peak most and take at most `seconds` together.
+
+    Returns no copies if none found lower the peak.
+    """
     return _Search(step, seconds).found().copies
 
 

@@ -30,7 +30,10 @@ class Placement(Protocol):
     """Decides which buffers get planned addresses, and by how much that may raise the peak."""
 
     def arrange(self, problem: Problem, order: list[OpId]) -> list[OpId]:
-        """Returns an order that suits the placement better and whose peak is not higher."""
+        """Returns an order whose peak is no higher than that of `order`; it may be `order` itself.
+
+        Lets a placement put ops next to each other that can run in one call.
+        """
 
     def limit(self, problem: Problem, live: int) -> int:
         """Returns the highest peak that a layout may have, for an order whose live peak is `live`.

@@ -27,7 +27,10 @@ Rule = Callable[[Timed, Sequence[Movable], Link], Moved]
 
 
 def last_made_stays(step: Timed, movable: Sequence[Movable], link: Link) -> Moved:
-    """Returns all buffers but those that stall an op: removes the last one made, one by one."""
+    """Returns the buffers that are left when no op stalls.
+
+    While an op would stall, removes the buffer made last of those that stall an op.
+    """
     moved = list(movable)
     while stalling := late(step, transfers(step, moved, link)):
         moved.remove(stalling[-1].moved)
@@ -98,7 +101,10 @@ def prefix(step: Timed, scopes: Sequence[Sequence[Movable]], link: Link) -> Move
 
 
 def first_made(step: Timed, movable: Sequence[Movable], link: Link) -> Moved:
-    """Returns `prefix` with each buffer as a scope, without the buffers that would stall an op."""
+    """Returns what `prefix` chooses one by one, without the buffers that would stall an op.
+
+    Each buffer is a scope of its own.
+    """
     return last_made_stays(step, prefix(step, [[m] for m in movable], link), link)
 
 

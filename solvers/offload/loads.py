@@ -1,6 +1,6 @@
 """Finds the loads of a problem: persistent buffers that are in a tier until one op uses them.
 
-An example are optimizer states. Such a buffer is loaded before the op that uses it, and stored
+Optimizer states are an example. Such a buffer is loaded before the op that uses it, and stored
 again after this op if the op changes it:
 
     full problem   load.start ── load.wait ── fold ── store.start ── store.wait

@@ -27,7 +27,7 @@ JUMPS = 3
 # limit on ops run to decide whether an order fits in N bytes: RUNS, plus RUNS_AN_OP per op
 RUNS, RUNS_AN_OP = 20_000, 120
 HASTY = 0.2  # share of the usual limit on ops run that a first, short bisection may use
-# limit on the questions "does an order keep within so many bytes?" of one bisection
+# limit on the questions "does an order keep within this limit?" of one bisection
 QUESTIONS = 40
 WORTH = 1e-3  # least relative gap between peak and bound that is worth another search
 

@@ -67,5 +67,5 @@ class _Lazy(RankedSchedule):
         return bool(after) and min(after) > 1
 
     def ranked_anew(self, i: OpId) -> Sequence[OpId]:
-        """Returns the ops that `i` waits for: the one that has not run yet is no longer early."""
+        """Returns the ops that `i` waits for. Only one has not run, and it is no longer early."""
         return self.problem.predecessors[i]

@@ -248,10 +248,11 @@ class _LeafSearch:
                 self.solver.update(dict.fromkeys(placed.leaf.ops, solver))
                 self.reused += 1
 
-    # Each method below is a stage: it searches for an order of the leaf `top` that keeps within
-    # `target` bytes, and keeps the order found if its peak is lower than that of the known order.
-    # If a stage proves a lower bound above `target` on the peak of the training step, it returns
-    # that bound. Otherwise it returns `target`, which need not be a bound.
+    # The methods of `stages` and those that they call follow. A stage searches for an order of the
+    # leaf `top` that keeps within `target` bytes, and keeps the order found if its peak is lower
+    # than that of the known order. If a stage proves a lower bound above `target` on the peak of
+    # the training step, it returns that bound. Otherwise it returns `target`, which need not be a
+    # bound.
 
     def search_briefly(self, top: _Placed, target: int) -> int:
         return self.bisect(top, self.cut_bound(top, target), HASTY)

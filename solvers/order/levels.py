@@ -24,12 +24,22 @@ NEVER = 1 << 62  # a number above every limit, in bytes or in steps
 
 
 class Net(NamedTuple):
-    """The attributes of `progress.Phase`, as arrays under the same names.
+    """The ops and buffers of a phase as arrays, for a search from one end of the phase.
 
-    A list of lists is stored as two arrays. For example, row k of `before` is
-    `before[before_at[k] : before_at[k + 1]]`. Only buffers that an op of the phase opens or closes
-    are listed. They are numbered anew, from 0. `key` is, by op, a random word: the hash of a set of
-    ops is the exclusive or of their words.
+    The arrays have the names of the lists in `progress.Phase`. A buffer is alive in the search from
+    its first opener to its last closer. Only buffers that an op of the phase opens or closes are
+    listed. They are numbered anew, from 0. A list of lists is stored as two arrays: row k of
+    `before` is `before[before_at[k] : before_at[k + 1]]`, and so for all others.
+
+    Attributes:
+        mirrored: whether the search runs from the end of the phase to its start.
+        start: bytes alive when the search begins.
+        own: by op, the bytes that it adds while it runs.
+        size: by buffer, its size in bytes.
+        before, after: by op, the ops that have to run before it, or after it, in the search.
+        opens, closes: by op, the buffers that it opens, or closes.
+        openers, closers: by buffer, the ops that open it, or close it.
+        key: by op, a random word. The hash of a set of ops is the exclusive or of their words.
     """
 
     mirrored: bool

@@ -70,7 +70,7 @@ def local_search(
         problem: the Problem whose phase is ordered.
         phase: the index of the phase.
         order: the ops of the phase, in an order that respects their precedences.
-        bound: the search ends if the peak is at most so many bytes.
+        bound: a peak in bytes. The search ends if it finds an order with a peak no higher.
         effort: how long to search; the defaults if left out.
         work: limits the work and the time of the search; checked between two annealings. No limit
             if left out.

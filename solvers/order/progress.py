@@ -19,6 +19,9 @@ class Phase:
     the ops that use a buffer open it, and the op that makes it closes it.
 
     Attributes:
+        mirrored: whether the search runs from the end of the phase to its start.
+        ops: the ids of the ops, in program order.
+        size: by buffer, its size in bytes.
         before: by op, the ops that have to run before it in the search.
         after: by op, the ops that can run only after it in the search.
         openers: by buffer, the ops of the phase that open it.

@@ -223,10 +223,10 @@ class Side:
 
         A valley is a set of ops after which no more bytes are alive than after any set on the way
         to it. Extends the reached set with the fewest live bytes first. If an extension has no more
-        live bytes than the set it extends, it replaces that set and all other extensions of that
-        set. The search has reached a valley if only one set is left to extend, or if all ops of the
-        phase have run. The search ends without one if no set is left to extend (no order keeps
-        within the limit), or if `gives_up` returns True.
+        live bytes than the set that it extends, `leave_for_valley` drops sets that the search may
+        forget. The search has reached a valley if only one set is left to extend, or if all ops of
+        the phase have run. The search ends without a valley if no set is left to extend (no order
+        keeps within the limit), or if `gives_up` returns True.
         """
         root = _Reached(self.state.live, ())
         tree = _Tree(root)
@@ -303,6 +303,16 @@ class Side:
         return True
 
     def leave_for_valley(self, tree: _Tree, top: _Reached, ops: Sequence[Place]) -> None:
+        """Replaces the set `top`, and all sets that extend it, by one set: a valley after `top`.
+
+        The valley is `top` with those of `ops` after which the fewest bytes are alive.
+
+        Args:
+            tree: the search tree.
+            top: a set of the tree.
+            ops: ops that can run after `top`, in this order. After all of them, no more bytes are
+                alive than after `top`.
+        """
         before = top.path()
         self.run(before)
         live, least = self.lowest(ops)

@@ -38,7 +38,7 @@ class Tables(NamedTuple):
         users: by buffer, the ops that read or change it.
         uses: by op, the buffers that it reads or changes.
         over_made, over_dying: by op, pairs of a result (`over_made`, numbered as in the Problem)
-            and a buffer that the result may be written over when that dies (`over_dying`).
+            and a dying buffer that the result may be written over (`over_dying`).
         before: by op, the ops of the phase that it waits for.
         after: by op, the ops of the phase that wait for it.
         users_at, uses_at, over_at, before_at, after_at: the index at which the row of each buffer

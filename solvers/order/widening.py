@@ -1,7 +1,8 @@
 """Improves the order and the bound of a phase with a wide graph by wider and wider beams.
 
-A beam searches sets of ops, of each size only so many (`beam_search.py`), for an order that keeps
-within a limit. The *step* is the distance of that limit below the peak of the best order so far:
+A beam searches sets of ops for an order that keeps within a limit (`beam_search.py`). It extends
+only a limited number of sets of each size, its width. The *step* is the distance of the limit on
+live bytes below the peak of the best order so far:
 
     bound ───────────────────── limit ──── peak        fits          the peak falls, the next step
                                   │<─ step ─>│                       is twice as long
@@ -54,7 +55,7 @@ class Beams:
 class BeamSearch:
     """Asks whether a phase has an order within a limit on live bytes, by beams from both ends.
 
-    A beam searches sets of ops, of each size only so many.
+    A beam searches sets of ops. It extends only a limited number of sets of each size.
 
     Attributes:
         ends: the phase as seen from its end and from its start. The end whose search has last given

@@ -32,8 +32,8 @@ class Rung:
     """How far ops may move in a search of windows, and how many sets of ops the beam searches.
 
     Attributes:
-        reach: limit on the places by which an op may run sooner or later. A window also begins so
-            many places before a moment above the limit, and ends so many places after it.
+        reach: limit on the places by which an op may run sooner or later. A window begins `reach`
+            places before a moment above the limit, and ends `reach` places after it.
         width: limit on the sets of ops that the beam extends at each time.
     """
 
@@ -86,7 +86,7 @@ def search_windows(
         problem: the Problem whose phase is ordered.
         phase: the index of the phase.
         order: the ops of the phase, in an order that respects their precedences.
-        bound: the search ends if the peak is at most so many bytes.
+        bound: a peak in bytes. The search ends if it finds an order with a peak no higher.
         work: limits the work and the time of the search; no limit if left out.
         ladder: how far ops may move, how wide the beams are, and how far limits are below the peak.
 
@@ -127,7 +127,7 @@ class Windows:
 
         Args:
             order: by time, the op that runs then (its index in program order).
-            bound: the search ends if the peak is at most so many bytes.
+            bound: a peak in bytes. The search ends if it finds an order with a peak no higher.
 
         Returns:
             The lowest peak in bytes, and the order with that peak.

@@ -51,7 +51,11 @@ class BudgetGraph:
     peak: Bytes
 
     def node(self, op: OpId, nodes: dict[str, fx.Node]) -> fx.Node | None:
-        """Returns the joint graph's node of an op; None for folds and checkpoint()'s copies."""
+        """Returns the joint graph's node of an op.
+
+        Returns None if the op has none: the op that makes the tangents, a fold, or a copy that the
+        user's checkpoint() makes.
+        """
         made = self.captured.nodes[op]
         found = None if made is None else nodes.get(made.name)
         late = found is not None and found.meta.get("partitioner_tag") == "is_backward"
@@ -59,7 +63,7 @@ class BudgetGraph:
 
     @cached_property
     def boundary(self) -> OpId:
-        """The first op of the backward."""
+        """The first op of the backward; the number of ops if there is no backward."""
         ops = self.captured.problem.ops
         if ops[-1].phase > 0:
             return next(i for i, op in enumerate(ops) if op.phase > 0)

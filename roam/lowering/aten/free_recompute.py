@@ -60,8 +60,8 @@ class FreeRecompute:
     Attributes:
         graph: the graph.
         settings: how to plan.
-        smallest: tensors of fewer bytes are not recomputed to lower the peak, unless aot_eager
-            would recompute them.
+        smallest: tensors of fewer bytes are recomputed only if the peak would else be above
+            aot_eager's.
         plan: the plan of the chosen graph; None if more work might find a better plan.
         recomputed: what the chosen copies cost and save; None if there are no copies.
     """
@@ -124,7 +124,8 @@ def _choose(
     """Returns the graph with the chosen copies, its plan, and what the copies cost and save.
 
     alone: whether no other graph runs between the forward and the backward of this one. If one
-        does, the bytes that the forward leaves for the backward count most: see `Searches`.
+        does, the bytes that the forward leaves for the backward count most, because they are held
+        while the other graph runs.
 
     The other arguments are those of `FreeRecompute.cheapened`, and fields of `FreeRecompute`.
     """
@@ -177,7 +178,8 @@ class _Search:
         first: the plan of `captured`.
         trial: partitions a graph and reads the Problem off the parts.
         settings: how to plan.
-        smallest: tensors of fewer bytes are not recomputed, unless aot_eager would.
+        smallest: tensors of fewer bytes are recomputed only if the peak would else be above
+            aot_eager's.
         room: bytes that other graphs are assumed to need between forward and backward.
     """
 
@@ -222,11 +224,16 @@ class _Search:
         return found if self.peak - self.peak_of(found) >= self.smallest else None
 
     def as_low_as(self, theirs: Partitioned, best: Best | None) -> Best | None:
-        """Returns the cheapest choice with at most aot_eager's peak, or else the lowest one found.
+        """Searches for a choice whose peak is at most aot_eager's.
+
+        Tries in turn `best`, the cheapest choice that a quick search finds, and a choice that
+        recomputes what aot_eager does. Returns the first choice with at most aot_eager's peak. If
+        there is none, returns the choice with the lowest peak, or None if that is no lower than
+        the peak without copies.
 
         Args:
             theirs: the graph as aot_eager runs it.
-            best: the choice found so far; None for no copies.
+            best: the choice found so far; None for no copies. It is returned if it suffices.
         """
         peak = self.peak if best is None else self.peak_of(best)
         own = self.searches.first.peak if best is None else best.plan.peak

@@ -262,7 +262,11 @@ class AtenKernels(EditedGraph):
     # ---- planning ----
 
     def make(self, args: Sequence[Any], folds: Folds) -> Lowered | None:
-        """Makes a plan. Warns and returns None if that fails, because training has to go on."""
+        """Makes a plan. Warns and returns None if that fails, because training has to go on.
+
+        Raises:
+            BudgetError: the user gave a budget, and the plan exceeds it or could not be made.
+        """
         try:
             return self.make_or_raise(args, folds)
         except BudgetError:

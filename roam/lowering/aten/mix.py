@@ -78,7 +78,11 @@ class Mixes:
         return sum(op.cost for op in self.search.captured.problem.ops)
 
     def cheapest(self, limit: Bytes) -> Mix | None:
-        """Returns the mix within a limit that takes the least extra time; None if none is found.
+        """Searches for the mix within a limit that takes the least extra time.
+
+        Returns the cheapest mix found; None if none is found. Transfers that stall no op are enough
+        if they keep the limit alone. Else the search ends as soon as the extra time is at most
+        WORTH of the step's time.
 
         limit: the limit on the peak, in transient bytes.
         """

@@ -102,7 +102,7 @@ class FileTier:
         return replace(self, link=self.link.slower(self.caution))
 
     def stored(self, problem: Problem, plan: Plan) -> Stored | None:
-        """Returns how a plan loads optimizer states from the folder, for reports; None if none."""
+        """Returns how a plan loads optimizer states, for reports; None if it loads none."""
         loads = find_loads(problem)
         if not loads:
             return None
@@ -141,7 +141,10 @@ class FileTier:
 
 
 def _moved_so_far() -> list[str]:
-    """Returns a line about each folder: bytes moved so far, and bytes a day, pauses included."""
+    """Returns a line about each folder: bytes moved so far, and bytes written a day.
+
+    The rate includes the time between steps.
+    """
     found = []
     for tier in tiers():
         out, back = tier.out.traffic, tier.back.traffic

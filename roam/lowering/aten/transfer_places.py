@@ -24,7 +24,8 @@ def named(joint: fx.GraphModule) -> dict[str, fx.Node]:
 def roots_of(graph: BudgetGraph, nodes: dict[str, fx.Node]) -> dict[BufferId, fx.Node]:
     """Returns, for the buffers of the forward, the node whose tensor fills the whole buffer.
 
-    Leaves out buffers that no single tensor fills.
+    Leaves out buffers that no single tensor fills, tensors on other devices than the CPU, results
+    of ops that may read the storage around their inputs, and ops that the user's checkpoint() tags.
 
     nodes: the nodes of the joint graph, or of a copy of it, by name.
     """

@@ -29,10 +29,12 @@ OPTION = "_pre_fusion_custom_pass"
 
 
 def blocks_in_turn(*, late: bool = False) -> dict[str, Any]:
-    """Returns the Inductor setting that orders blocks; none if this torch has no such pass.
+    """Returns the Inductor setting that makes the blocks of a split run one after the other.
+
+    Returns an empty dict if this version of torch has no pass that runs before fusion.
 
     Args:
-        late: see `BlocksInTurn`.
+        late: whether recomputed nodes of a backward keep their places, too (`_run_again`).
     """
     if not hasattr(config, OPTION):
         return {}
@@ -40,11 +42,14 @@ def blocks_in_turn(*, late: bool = False) -> dict[str, Any]:
 
 
 class BlocksInTurn(Pass):  # type: ignore[misc]
-    """Adds the dependencies to the nodes of a graph, before Inductor fuses them.
+    """Adds dependencies to the nodes of a graph, before Inductor fuses them.
+
+    They order the blocks of each split. Inside a block they let the gradient overwrite what it is
+    computed from (`readers_first`).
 
     Attributes:
         first: the user's own pass, which runs before this one.
-        late: whether recomputed nodes of a backward also wait for the node before them.
+        late: whether recomputed nodes of a backward keep their places, too (`_run_again`).
     """
 
     def __init__(self, first: Any, late: bool = False) -> None:

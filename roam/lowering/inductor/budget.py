@@ -157,7 +157,10 @@ class _Search:
         return self.best
 
     def descend(self, bases: Sequence[Tried]) -> None:
-        """Tries the choices with the lowest predicted peaks, at any cost, until one is found."""
+        """Tries the choices with the lowest predicted peaks, at any cost, until one fits.
+
+        Predicts a peak for each base: the lowest trial so far, and those in `bases`.
+        """
         for base in dict.fromkeys((self.lowest, *bases)):
             if base.joint is not None and self.best is None:
                 graph = SavedChoice(base, base.joint)

@@ -72,7 +72,7 @@ class BudgetKernels(InductorKernels):
             return super().compile(gm, example_inputs, driver)
 
     def take(self, note: Note | None, one: OneGraph) -> None:
-        """Keeps or reports a plan. Raises BudgetError if it is above the limit."""
+        """Keeps or reports a plan. Raises BudgetError if there is none, or its peak is too high."""
         assert self.fit is not None
         name, limit = self.graph.name, self.fit.limit
         if note is None:

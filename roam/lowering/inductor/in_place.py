@@ -48,7 +48,7 @@ def _replaceable(
 
 
 def could_overwrite(graph: GraphLowering, part: SchedulerNode, buffer: Any) -> bool:
-    """Returns whether an output of a node could overwrite a buffer if all else had read it.
+    """Returns whether an output of a node could overwrite a buffer after its other readers ran.
 
     Args:
         graph: the graph that Inductor compiles.

@@ -60,7 +60,10 @@ class Watch(Protocol):
         ...
 
     def fused(self, graph: GraphLowering, read: Read, nodes: Nodes, one: OneGraph) -> None:
-        """Gets a forward or backward, its Problem, its fused nodes in the planned order."""
+        """Gets a compiled graph, its Problem, its fused nodes in the planned order, and its facts.
+
+        The graph is a forward or a backward. `one` tells which, and what else planning knows of it.
+        """
         ...
 
 
@@ -121,8 +124,9 @@ class InductorKernels:
     def compile(
         self, gm: fx.GraphModule, example_inputs: Sequence[Any], driver: Driver
     ) -> Callable[..., Any]:
-        # disables AOTAutograd's cache, because code from the cache would bypass the step driver
-        # gets the backward's graph before the first run: it shows which parameters get gradients
+        # enable_autograd_cache: code from AOTAutograd's cache would bypass the step driver
+        # force_non_lazy_backward_lowering: the backward's graph has to exist before the first run,
+        # because it shows which parameters get gradients
         driven = {"enable_autograd_cache": False, "force_non_lazy_backward_lowering": True}
         with functorch_config.patch(driven if self.is_driven else {}):
             # config_patches are part of cache keys, so caches return no code made for other options

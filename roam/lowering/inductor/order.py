@@ -184,7 +184,7 @@ def planned_order(
         found.estimated_costs,
         found.origins,
     )
-    # inserts at the top of the header, because lines that a C++ wrapper adds there are no Python
+    # at the top of the header: further down, the header of a C++ wrapper is C++ and not Python
     graph.wrapper_code.header._lines.insert(0, note.statement())
     generate(graph, ordered, shared)
     if not one.complete:

@@ -108,7 +108,7 @@ class SavedChoice:
 
     @cached_property
     def step(self) -> Step:
-        """The step, with the ops that may be recomputed and the form in which each is."""
+        """The step, and for each op that may be recomputed the form of its copy (`Form`)."""
         problem = self.problem
         tagged = {b for n, b in self.buffer_of.items() if n.meta.get("recompute") is not None}
         inputs = {b for n, b in self.buffer_of.items() if n.op == "placeholder"}
@@ -166,7 +166,8 @@ class SavedChoice:
 def runs_only_once(node: fx.Node) -> bool:
     """Returns whether an op must not be recomputed: it has effects, or draws new random numbers.
 
-    Also true for ops of a split group or of the user's checkpoint(), which decide themselves.
+    Also true for ops of a split group, and for ops whose recomputation the user's checkpoint()
+    decides.
     """
     if node.op != "call_function" or node.target is operator.getitem:
         return False

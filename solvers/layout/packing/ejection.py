@@ -65,7 +65,7 @@ class Ejection:
 
         Args:
             offsets: by rectangle, its offset in bytes.
-            goal: the search ends if the packing is at most so many bytes high.
+            goal: a height in bytes. The search ends if the packing is no higher.
             units: about how many units of work the search may do.
             work: limits the search, too.
         """

@@ -60,9 +60,14 @@ def cut_strip(
 
 
 def spoil(rects: Sequence[Rect], share: float, seed: int) -> list[Rect]:
-    """Makes a random share of the rectangles lower in bytes or shorter in time, or removes them.
+    """Makes some rectangles lower in bytes or shorter in time, or removes them.
 
     The rectangles that are left no longer fill the strip from which they were cut.
+
+    Args:
+        rects: the rectangles.
+        share: the share of them to spoil. They are drawn at random.
+        seed: the seed of the random numbers.
     """
     draw = random.Random(seed)
     spoiled = {}

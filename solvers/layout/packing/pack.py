@@ -293,7 +293,7 @@ class _Packer:
                 break
 
     def eject(self, ejection: Ejection, units: Units) -> None:
-        """Lowers the packing by ejection (`ejection.py`), with so many units of work."""
+        """Lowers the packing by ejection (`ejection.py`), with about `units` units of work."""
         found = ejection.lower(self.offsets, self.goal, units, self.work)
         if found != self.offsets:
             self.offsets, self.height, self.method = found, height(self.rects, found), "ejection"

@@ -65,9 +65,9 @@ def empty_row(n: int) -> Row:
 
 @compiled
 def neighbours(items: Shapes, row: Row, placed: int, i: int, beside: Row) -> int:
-    """Lists in `beside` the first `placed` rectangles of `row` that are alive together with i.
+    """Lists in `beside` the placed rectangles that are alive together with rectangle i.
 
-    Returns their number.
+    The placed rectangles are the first `placed` ones of `row`. Returns how many are listed.
     """
     lower, upper = items.lower[i], items.upper[i]
     count = 0
