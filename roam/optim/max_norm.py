@@ -57,8 +57,15 @@ class MaxNorm:
         return (StateSpec(GRAD_NORM, (), torch.float32),) if kept else ()
 
     def of_last_step(self, states: Iterable[State]) -> Tensor:
-        """Returns c for the previous step, from the norms that `clipped` stored in `states`."""
-        norms = [state[GRAD_NORM].cpu() for state in states if GRAD_NORM in state]
+        """Returns c for the previous step, from the norms that `clipped` stored in `states`.
+
+        Zeroes the norms, so that those of parameters without a gradient in this step, such as of
+        experts that get no token, do not count for the next one.
+        """
+        own = [state[GRAD_NORM] for state in states if GRAD_NORM in state]
+        norms = [norm.to("cpu", copy=True) for norm in own]
+        for norm in own:
+            norm.zero_()
         return self.factor(torch.stack(norms).square().sum().sqrt() if norms else torch.zeros(()))
 
     def factor(self, norm: Tensor) -> Tensor:

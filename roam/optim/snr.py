@@ -19,6 +19,7 @@ is measured during an ordinary training run, at step 1, every 100 steps up to st
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,7 +27,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from roam.core.errors import OptimizerError
+from roam.optim.eight_bit import is_code
+from roam.optim.eight_bit_adam import decoded
 from roam.optim.slim_rules import Dims, MeanRule, SlimRules, is_norm, owners
+from roam.runtime.stored_tensor import StoredTensor
 
 CEILING = 1e9  # limit on signal-to-noise ratios; above it, rounding is the only noise
 
@@ -74,11 +78,18 @@ class SnrMeasurement:
         if not is_due(self._step):
             return
         for name, owner in self._owners.items():
-            v = optimizer.state.get(owner.param, {}).get("exp_avg_sq")
+            v = _second_moments(optimizer.state.get(owner.param, {}))
             if v is None or v.shape != owner.param.shape:
                 continue
             for dims in candidates(tuple(v.shape)):
                 self._found.setdefault(name, {}).setdefault(dims, []).append(snr(v, dims))
+
+
+def _second_moments(state: Mapping[str, Any]) -> Tensor | None:
+    """Returns v, decoded if the state has it in 8 bits and loaded if it lies in a file."""
+    own = {k: t for k, t in state.items() if k.startswith("exp_avg_sq")}
+    here = {k: t.load() if isinstance(t, StoredTensor) else t for k, t in own.items()}
+    return decoded(here, "exp_avg_sq") if is_code(here, "exp_avg_sq") else here.get("exp_avg_sq")
 
 
 def is_due(step: int) -> bool:

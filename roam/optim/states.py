@@ -114,7 +114,7 @@ class StatefulOptimizer(OwningOptimizer):
         begin_epoch()  # what `needs` returned earlier is obsolete
         saved = saved_states(state_dict, self._members)
         for param, state in self.state.items():
-            fit_loaded(param, state, saved[param], self.rule_of(param).state(param))
+            fit_loaded(param, state, saved[param], self.states_of(param))
             self._stored.move(
                 self._members.name(param), param, self.rule_of(param).state(param), state
             )

@@ -23,7 +23,7 @@ MOVES = 200  # number of moves between two looks at the clock, per op of the pha
 HOT, COLD = 0.5, 0.005  # first and last temperature, as multiples of the mean size of a buffer
 
 
-def plain_annealing(problem: Problem, phase: int, seconds: float = inf) -> list[OpId]:
+def plain_annealing(problem: Problem, phase: int, seconds: float) -> list[OpId]:
     """Returns the best order of a phase found in `seconds` seconds, starting from program order.
 
     The seconds are CPU time, so that the search takes as many steps on a busy machine as on an idle

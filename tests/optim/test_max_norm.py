@@ -103,6 +103,33 @@ def test_the_norm_of_a_momentum_is_that_of_the_gradients_in_it(dampening: float)
         assert float(rule.squared_momentum(state, step)) == pytest.approx(25.0)
 
 
+def test_a_norm_of_an_earlier_step_does_not_count() -> None:
+    a, b = (nn.Parameter(torch.zeros(1)) for _ in range(2))
+    optimizer = optim.SGD([a, b], lr=1.0, max_norm=1.0)
+    for param, grad in ((a, 3.0), (b, 4.0)):
+        optimizer.absorb(param, torch.tensor([grad]))
+    optimizer.step()
+    optimizer.absorb(a, torch.tensor([3.0]))  # and b gets no gradient
+    optimizer.step()
+    before = float(a.detach())
+    optimizer.absorb(a, torch.tensor([3.0]))
+    assert before - float(a.detach()) == pytest.approx(3.0 / 3.0, rel=1e-4)
+
+
+def test_a_loaded_norm_keeps_its_dtype() -> None:
+    """torch casts loaded states to the parameter's dtype, and the next step refused the norm."""
+    saved, loaded = (nn.Parameter(torch.ones(3, dtype=torch.bfloat16)) for _ in range(2))
+    optimizer = optim.AdamA([saved], max_norm=1.0)
+    optimizer.absorb(saved, torch.full((3,), 4.1, dtype=torch.bfloat16))
+    optimizer.step()
+    other = optim.AdamA([loaded], max_norm=1.0)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    norm = other.state[loaded]["grad_norm"]
+    assert (norm.dtype, norm) == (torch.float32, optimizer.state[saved]["grad_norm"])
+    other.absorb(loaded, torch.ones(3, dtype=torch.bfloat16))
+    other.step()
+
+
 def test_what_cannot_clip_says_so() -> None:
     how: dict[str, Any] = {"mode": "accumulate", "betas": (0.9, 0.9), "max_norm": 1.0}
     with pytest.raises(HyperparameterError, match="LionRule has none whose length matters"):

@@ -167,3 +167,16 @@ def test_norms_and_unused_parameters_are_not_measured() -> None:
     assert rules["norm.weight"] == MeanRule((), "norm", (4, 4))
     assert rules["b.weight"] == MeanRule((), "measured", (4, 4))
     assert rules["a.weight"].snr.keys() == {"0", "1", "0,1"}
+
+
+def test_moments_in_8_bits_are_decoded() -> None:
+    """Of codes the ratio was measured as if they were numbers: each counted about alike."""
+    ratios = []
+    for dtype in (None, "int8"):
+        model = mlp()
+        optimizer = AdamA(model.parameters(), state_dtype=dtype)
+        measurement = SnrMeasurement(model, optimizer)
+        backward(model, *batches(1, seed=1))
+        optimizer.step()
+        ratios.append(measurement.rules().rules["0.weight"].snr)
+    assert ratios[1] == pytest.approx(ratios[0], rel=0.05)

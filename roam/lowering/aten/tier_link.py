@@ -67,7 +67,7 @@ class FileTier:
         if not self.states:
             return self
         whole = problem.ops[-1].phase == 0
-        late = sum(op.cost for op in problem.ops if whole or op.phase > 0)
+        late = self.slower * sum(op.cost for op in problem.ops if whole or op.phase > 0)
         loaded = sum(problem.buffers[load.buffer].size for load in find_loads(problem))
         taken = loaded / self.link.read / late if late else 0.0
         left = self.link.read * max(1 - taken, LEAST)
