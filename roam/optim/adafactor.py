@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from roam.optim import elements
 from roam.optim.factored import FactoredRule, absorb, rms, scaled, sum_of_squares, too_long
 from roam.optim.fold import State, StateSpec
 from roam.optim.folding import FoldingOptimizer
+from roam.runtime.one_pass import OnePass
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,37 @@ class AdafactorRule(FactoredRule):
         lr = float(self.lr)
         floor = torch.finfo(param.dtype).eps if self.eps[0] is None else self.eps[0]
         moments = {name: state[torchs] for name, torchs in NAMES.items() if torchs in state}
-        alpha = rms(param).clamp_(min=self.eps[1]) * min(lr, 1 / math.sqrt(step))
+        rate, kept = min(lr, 1 / math.sqrt(step)), 1 - lr * self.weight_decay
         absorb(moments, "v", grad, step**self.beta2_decay)
+        if param.dim() == 2 and floor > 0:
+            row, col = moments["v_row"], moments["v_col"]
+            longer = row.div(row.mean(dim=0).clamp_(min=floor)).rsqrt_(), col.rsqrt()
+            numbers = 1 / floor, self.eps[1], rate, self.d, kept
+            if elements.matrix_update(UPDATE, numbers, param, *longer, grad):
+                return
+        alpha = rms(param).clamp_(min=self.eps[1]) * rate
         squares = sum_of_squares(scaled(moments, "v", grad, floor=floor), param)
         alpha /= too_long(squares, param.numel(), self.d)
         if self.weight_decay:
-            param.mul_(1 - lr * self.weight_decay)
+            param.mul_(kept)
         for u, p in scaled(moments, "v", grad, param, floor=floor):
             p.sub_(u.mul_(alpha))
 
 
+def _update(p: Tensor, row: Tensor, col: Tensor, g: Tensor, numbers: Tensor) -> None:
+    """Updates a matrix; `elements.matrix_update` tells the shapes.
+
+    row, col: the two factors of 1 / √v.
+    numbers: the most that 1 / √v may be, ε2, min(lr, 1/√t), d, and 1 - lr λ.
+    """
+    limit, least, rate, d, kept = numbers.unbind()
+    u = g * torch.minimum(row * col, limit)
+    longer = u.square().mean().sqrt().div(d).clamp(min=1.0)
+    alpha = torch.maximum(p.square().mean().sqrt(), least) * rate / longer
+    p.mul_(kept).sub_(u * alpha)
+
+
+UPDATE = OnePass(_update)
 NAMES = {"v": "variance", "v_row": "row_var", "v_col": "col_var"}  # torch's names of the states
 
 

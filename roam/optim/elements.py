@@ -1,19 +1,21 @@
-"""Updates tensors element by element in one pass over memory, by a formula that is compiled.
+"""Updates parameters in one pass over memory, by formulas of elements that are compiled.
 
-flat tensors    [------ part ------][------ part ------][- last rows -][rest]
-                 of PART elements, as rows of ROW, by the formula's kernel; the rest by eager
-                 operators
+tensors, flat    [------------- rows of ROW elements -------------][rest]
+                  by the formula's kernel, which allocates nothing  by eager operators
+
+Only float32 tensors on which a kernel pays are updated here (`OnePass.kernel`). For all others, and
+where there is no compiler, a rule has the same formulas as eager operators, block by block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from roam.optim.blocks import alike, block_size, flat
-from roam.runtime.one_pass import PART, OnePass
+from roam.optim.blocks import alike, flat
+from roam.runtime.one_pass import OnePass
 
 ROW = 64  # elements: a kernel is made for rows of one length, of any number
 
@@ -22,30 +24,64 @@ def update(formula: OnePass, numbers: tuple[float, ...], param: Tensor, *others:
     """Updates a parameter by a formula of its elements and of those of other tensors.
 
     Args:
-        formula: takes parts of the tensors, and the numbers as a float32 tensor.
+        formula: takes the tensors in rows, [n, ROW], or what is left of them, and the numbers as a
+            float32 tensor.
         numbers: its numbers.
         param: the parameter.
         others: the gradient and states.
 
     Returns:
-        False if the tensors are not all in float32 and `alike` (in shape and strides). Then nothing
-        has changed.
+        False if the tensors are not all in float32 and `alike` (in shape and strides), or if there
+        is no kernel for them. Then nothing has changed.
     """
-    if any(t.dtype is not torch.float32 for t in (param, *others)) or not alike(param, *others):
+    tensors = (param.detach(), *others)
+    if not _are_wide(tensors) or not alike(*tensors):
         return False
     given = torch.tensor(numbers, dtype=torch.float32, device=param.device)
-    most = PART if formula.compiles else block_size(param)
-    for part in _parts(flat(param.detach(), *others), most):
-        formula(*part, given)
+    pieces = flat(*tensors)
+    whole = param.numel() - param.numel() % ROW
+    rows = [t[:whole].view(-1, ROW) for t in pieces]
+    kernel = formula.kernel(*rows, given)
+    if kernel is None:
+        return False
+    kernel(*rows, given)
+    if whole < param.numel():
+        formula.formula(*(t[whole:] for t in pieces), given)
     torch.autograd.graph.increment_version([param])  # autograd cannot see a kernel's writes
     return True
 
 
-def _parts(tensors: list[Tensor], most: int) -> Iterator[list[Tensor]]:
-    """Yields views of the tensors, part by part: rows of ROW elements, and what is left of them."""
-    size = len(tensors[0])
-    whole = size - size % ROW
-    for start in range(0, whole, most):
-        yield [t[start : min(start + most, whole)].view(-1, ROW) for t in tensors]
-    if whole < size:
-        yield [t[whole:] for t in tensors]
+def matrix_update(
+    formula: OnePass, numbers: tuple[float, ...], changed: Tensor, *others: Tensor
+) -> bool:
+    """Updates a matrix by a formula of its elements, of its rows and of its columns, in few passes.
+
+    Cuts the columns into ROW, so that one kernel serves all matrices: [n, m] becomes
+    [n, m / ROW, ROW], a value for each row [n, 1, 1], one for each column [1, m / ROW, ROW].
+
+    Args:
+        formula: takes these tensors, and the numbers as a float32 tensor. Without a kernel it would
+            make tensors as large as the matrix.
+        numbers: its numbers.
+        changed: a matrix, [n, m].
+        others: matrices of its shape, values of rows, [n, 1], and of columns, [1, m].
+
+    Returns:
+        False if there is no kernel for these tensors. Then nothing has changed.
+    """
+    tensors = (changed.detach(), *others)
+    laid = all(t.is_contiguous() for t in tensors)
+    if not laid or not _are_wide(tensors) or changed.dim() != 2 or changed.shape[1] % ROW:
+        return False
+    views = [t.view(len(t), -1, ROW if t.shape[1] > 1 else 1) for t in tensors]
+    given = torch.tensor(numbers, dtype=torch.float32, device=changed.device)
+    kernel = formula.kernel(*views, given)
+    if kernel is None:
+        return False
+    kernel(*views, given)
+    torch.autograd.graph.increment_version([changed])  # autograd cannot see a kernel's writes
+    return True
+
+
+def _are_wide(tensors: Iterable[Tensor]) -> bool:
+    return all(t.dtype is torch.float32 for t in tensors)

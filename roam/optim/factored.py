@@ -15,8 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from roam.optim import elements
 from roam.optim.blocks import row_blocks, squared_sum, wide
 from roam.optim.fold import FoldRule, State, StateSpec
+from roam.runtime.one_pass import OnePass
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,24 @@ def absorb(state: State, name: str, grad: Tensor, weight: float, floor: float = 
     if grad.dim() < 2:
         state[name].mul_(1 - weight).addcmul_(grad, grad, value=weight).add_(floor * weight)
         return
+    row, col = state[f"{name}_row"], state[f"{name}_col"]
+    if elements.matrix_update(ABSORB, (weight, floor), grad, row, col):
+        return
     for side, dim in (("row", -1), ("col", -2)):
         norm = torch.linalg.vector_norm(grad, dim=dim, keepdim=True, dtype=wide(grad.dtype))
         square = norm.square_().div_(max(1, grad.size(dim))).add_(floor)
         state[f"{name}_{side}"].lerp_(square, weight)
+
+
+def _absorb(g: Tensor, row: Tensor, col: Tensor, numbers: Tensor) -> None:
+    """Moves the moments of a matrix as `absorb` does; `elements.matrix_update` tells the shapes."""
+    weight, floor = numbers.unbind()
+    square = g * g
+    for found, dims in ((row, (1, 2)), (col, (0,))):
+        found.add_((square.mean(dims, keepdim=True) + floor - found) * weight)
+
+
+ABSORB = OnePass(_absorb)
 
 
 def scaled(
