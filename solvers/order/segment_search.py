@@ -169,10 +169,8 @@ class Side:
         while not self.is_all(0):
             self.limit = min(self.runs + patience, last)
             hill = self.cross()
-            if self.gives_up():
-                return Crossed.GAVE_UP
             if hill is None:
-                return Crossed.NO
+                return Crossed.GAVE_UP if self.gives_up() else Crossed.NO
             self.run(hill)
             self.order += hill
         return Crossed.ALL
