@@ -6,7 +6,8 @@
     muon, scion, galore, adam_mini
     adam, blocks, fused,           building blocks of rules: Adam's formulas, cutting tensors into
     factored, orthogonal,          blocks, torch's fused kernels, factored second moments, the
-    eight_bit, eight_bit_adam      Newton-Schulz iteration, 8-bit states and Adam on them
+    eight_bit, eight_bit_adam      Newton-Schulz iteration, 8-bit states and Adam on them, formulas
+    elements, means                that run as one kernel, means of squares
     max_norm                       clips gradients while they are folded
     scratch                        measures the bytes that a rule allocates, on zeros
     slim_rules, snr                choose the second moments that SlimAdamA averages: by a table, or

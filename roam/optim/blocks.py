@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -84,19 +83,3 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 def squared_sum(x: Tensor) -> Tensor:
     """Returns the sum of the squared elements of x, a scalar, computed in at least float32."""
     return torch.linalg.vector_norm(x, dtype=wide(x.dtype)).square()
-
-
-def mean_square(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Returns the mean of x² over the dimensions that have size 1 in `shape` but not in x.
-
-    Computes in at least float32. Squares a few rows at a time, because x² as a whole would take as
-    much memory as x.
-    """
-    dims = tuple(d for d in range(x.dim()) if shape[d] != x.shape[d])
-    dtype = wide(x.dtype)
-    found = torch.zeros(shape, dtype=dtype, device=x.device)
-    rows = max(1, block_size(x) // max(1, x[:1].numel()))
-    for start in range(0, x.shape[0], rows):
-        part = found if 0 in dims else found[start : start + rows]
-        part.add_(x[start : start + rows].to(dtype).square().sum(dims, keepdim=True))
-    return found.div_(max(1, math.prod(x.shape[d] for d in dims)))

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from roam.optim import eight_bit
-from roam.optim.blocks import block_size, mean_square, squared_sum, wide
+from roam.optim.blocks import block_size, squared_sum, wide
 from roam.optim.fold import State, StateSpec, Turn
+from roam.optim.means import mean_square
 from roam.runtime.one_pass import PART, OnePass
 
 AFTER_ALL = -1  # the `micro_batch` of the turn that rounds the moments combined over the ranks

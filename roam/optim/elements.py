@@ -70,10 +70,9 @@ def matrix_update(
         False if there is no kernel for these tensors. Then nothing has changed.
     """
     tensors = (changed.detach(), *others)
-    laid = all(t.is_contiguous() for t in tensors)
-    if not laid or not _are_wide(tensors) or changed.dim() != 2 or changed.shape[1] % ROW:
+    views = in_rows(*tensors) if _are_wide(tensors) and changed.dim() == 2 else None
+    if views is None:
         return False
-    views = [t.view(len(t), -1, ROW if t.shape[1] > 1 else 1) for t in tensors]
     given = torch.tensor(numbers, dtype=torch.float32, device=changed.device)
     kernel = formula.kernel(*views, given)
     if kernel is None:
@@ -81,6 +80,18 @@ def matrix_update(
     kernel(*views, given)
     torch.autograd.graph.increment_version([changed])  # autograd cannot see a kernel's writes
     return True
+
+
+def in_rows(matrix: Tensor, *others: Tensor) -> list[Tensor] | None:
+    """Returns a matrix, and values of its rows and columns, in the views that `matrix_update` uses.
+
+    None if they cannot be cut: the number of columns is no multiple of ROW, or elements are not in
+    the usual order in memory.
+    """
+    tensors = (matrix, *others)
+    if matrix.shape[1] % ROW or not all(t.is_contiguous() for t in tensors):
+        return None
+    return [t.view(len(t), -1, ROW if t.shape[1] > 1 else 1) for t in tensors]
 
 
 def _are_wide(tensors: Iterable[Tensor]) -> bool:

@@ -12,10 +12,11 @@ from torch.optim.optimizer import ParamsT
 from roam.core.errors import HyperparameterError
 from roam.optim import eight_bit_adam
 from roam.optim.adama import AdamARule
-from roam.optim.blocks import mean_square, wide
+from roam.optim.blocks import wide
 from roam.optim.data_parallel import is_sharded
 from roam.optim.fold import FoldRule, State, StateSpec, Turn, Update
 from roam.optim.folding import FoldingOptimizer
+from roam.optim.means import mean_square
 from roam.optim.slim_rules import SlimRules, plain_name
 
 

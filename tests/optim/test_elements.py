@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from roam import optim
 from roam.optim import elements
+from roam.optim.means import mean_square
 from roam.optim.scratch import scratch
 from roam.runtime.one_pass import LARGE, OnePass
 
@@ -73,10 +74,29 @@ def test_what_is_not_alike_is_left_alone() -> None:
     assert not param.any()
 
 
-@pytest.mark.parametrize("make", [optim.Lion, optim.Adafactor])
+@pytest.mark.parametrize(
+    "make", [optim.Lion, pytest.param(optim.Adafactor, marks=pytest.mark.slow)]
+)
 def test_a_kernel_allocates_nothing_and_the_plan_knows_it(make: Any) -> None:
     """Fake tensors have no kernel: what a formula would make of all elements was planned."""
     param = nn.Parameter(torch.empty(50_257, 768, device="meta"))
     grad = torch.empty_like(param)
     rule = make.rule()
     assert scratch(rule, param, grad, releases=True) < 8 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [
+        (torch.float32, (1, 1)),
+        (torch.bfloat16, (ROWS, 1)),
+        pytest.param(torch.float32, (1, WIDTH), marks=pytest.mark.slow),
+        pytest.param(torch.bfloat16, (1, WIDTH), marks=pytest.mark.slow),
+    ],
+)
+def test_mean_squares(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    x = torch.randn(ROWS, WIDTH, dtype=dtype)
+    dims = [d for d in (0, 1) if shape[d] == 1]
+    found = mean_square(x, shape)
+    assert found.dtype is torch.float32
+    assert torch.allclose(found, x.double().square().mean(dims, keepdim=True).float(), rtol=1e-5)

@@ -14,7 +14,8 @@ import roam
 from roam.bench.zoo import TINY, loss
 from roam.core.errors import HyperparameterError, StateMismatchError
 from roam.optim import AdamA, AdamMini, SlimAdamA, mini_rules, static_rules
-from roam.optim.blocks import block_size, mean_square
+from roam.optim.blocks import block_size
+from roam.optim.means import mean_square
 from tests.optim.reference import (
     GOOD,
     Reference,
