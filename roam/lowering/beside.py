@@ -1,4 +1,7 @@
-"""Finds the bytes that are held when a graph begins to run, for a budget of several graphs."""
+"""Finds the bytes that other graphs hold when a graph begins to run, for a budget of a whole step.
+
+Only graphs with a budget mark what they hold (`roam.runtime.held_memory`), so only those count.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from roam.runtime.held_memory import Held, Run, persistent
 
 def beside_now(graph: str, args: Sequence[Any], problem: Problem) -> Beside:
     """Returns the bytes that other graphs of the running step take now.
+
+    Leaves out outputs and gradients that are left from earlier steps.
 
     Args:
         graph: the name of the graph that begins to run.

@@ -28,18 +28,21 @@ class CompileBudgetError(ShortenTraceback, BudgetError):
 
 
 def no_plan(graph: str, why: object = "") -> str:
-    """Returns the text for a graph that has no plan. `why` is the reason; it may be empty."""
+    """Returns the text of an error: a graph with a budget has no plan.
+
+    `why` is the reason; "" if it is unknown.
+    """
     return f"{graph} has no plan, so it may not keep its budget{f': {why}' if why else ''}"
 
 
 def above(graph: str, peak: Bytes, budget: str, limit: Bytes, why: str) -> str:
-    """Returns the text for a plan that takes more than the budget leaves.
+    """Returns the text of an error: a plan takes more than the budget leaves.
 
     Args:
         graph: the name of the graph.
         peak: the peak of the plan, in bytes.
         budget: the budget as the user wrote it.
-        limit: the bytes that the budget leaves to the graph.
+        limit: the transient bytes that the budget leaves to the graph.
         why: what the graph was compiled for instead; ends the sentence "it was compiled for ...".
     """
     return (
@@ -54,7 +57,8 @@ def ways_out(problem: Problem, others: Beside | None = None, *, offloads: bool =
     Args:
         problem: the Problem of a graph of the step.
         others: the bytes that other graphs take; None if unknown.
-        offloads: whether the options let tensors move to a tier already.
+        offloads: whether the options already let tensors move to a tier. If not, the sentence
+            names the option that does.
     """
     gradients = sum(b.transient for b in problem.buffers if b.kind is Kind.GRADIENT)
     outputs = sum(b.transient for b in problem.buffers if b.kind is Kind.OUTPUT)

@@ -8,7 +8,8 @@
 
 The driver knows autograd, optimizers and pending forwards (whose backward has not run); the kernels
 know graphs and plans. `folds` lists the gradients that the backward folds (absorbs into the
-optimizer's state). `planned` is the lowering's own plan object.
+optimizer's state). `planned` is the lowering's own plan object; None if planning failed, and then
+the graph runs without a plan. If `refusal` gives a reason, `plain_backward` runs instead.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ class Reports(Protocol):
 
 
 class Driver(Protocol):
-    """Runs a compiled graph: the forward for the user's program, the backward for autograd."""
+    """Runs a compiled graph: the forward for the user's program, the backward for autograd.
+
+    Both take a list of inputs, which they may empty, and return the results.
+    """
 
     def forward(self, args: list[Any]) -> Sequence[Any]: ...
 
@@ -71,7 +75,7 @@ class Driver(Protocol):
         ...
 
     def beside(self, args: Sequence[Any], problem: Problem) -> Beside:
-        """Returns the bytes that other graphs of the step take while this graph's forward runs.
+        """Returns the bytes that other graphs of the step take now, as this graph's forward begins.
 
         Args:
             args: the inputs of the forward.
@@ -88,7 +92,8 @@ class Kernels(Protocol):
             graph has no backward.
         own_saved: position of an output of the forward that goes to its backward and not to the
             user; None if there is no such output, or no backward.
-        without_plan: the end of a log message about a backward that may not run as planned.
+        without_plan: the end of the warning about a backward that did not run as planned: what
+            happened instead, such as "this backward ran unplanned".
     """
 
     own_saved: int | None
@@ -118,19 +123,34 @@ class Kernels(Protocol):
         """Compiles the graph.
 
         Returns a callable that runs the graph's forward and backward through `driver`.
+
+        Raises:
+            BudgetError: the graph cannot keep the user's budget.
+            Exception: one of `Lowering.refusals`: the lowering cannot compile the graph.
         """
         ...
 
     def plan(self, args: Sequence[Any], folds: Folds) -> Any:
-        """Returns the plan for a forward with these inputs; None if planning fails.
+        """Returns the plan for a forward with these inputs; None if planning failed.
+
+        Makes the plan if there is none yet for these inputs and folds.
 
         Args:
             args: the inputs of the forward.
             folds: the gradients that its backward folds (absorbs into the optimizer's state).
+
+        Raises:
+            BudgetError: there is no plan within the user's budget.
         """
         ...
 
-    def forward(self, planned: Any, args: list[Any]) -> Sequence[Any]: ...
+    def forward(self, planned: Any, args: list[Any]) -> Sequence[Any]:
+        """Runs a forward as planned; without a plan if `planned` is None.
+
+        Raises:
+            BudgetError: together with what other graphs hold now, it would break the budget.
+        """
+        ...
 
     def found(self, args: Sequence[Any]) -> Any:
         """Returns the plan of the forward that saved the tensors in `args`, a backward's inputs.
@@ -160,6 +180,9 @@ class Kernels(Protocol):
             planned: the plan by which the forward ran.
             args: the inputs of the backward.
             run: gets the gradients that the plan folds; None if it folds none.
+
+        Raises:
+            BudgetError: together with what other graphs hold now, it would break the budget.
         """
         ...
 
@@ -179,7 +202,7 @@ class Kernels(Protocol):
             reason: why it may not run as planned.
 
         Raises:
-            BudgetError: without its plan, it does not keep the user's budget.
+            BudgetError: without its plan, it would break the user's budget.
         """
         ...
 
@@ -196,7 +219,7 @@ class Lowering(Protocol):
     """A way to compile and run captured graphs: a factory of `Kernels`.
 
     Attributes:
-        name: the value of the option "lowering".
+        name: the value of the option "lowering" that asks for it.
         refusals: what `Kernels.compile` raises if the lowering cannot compile a graph.
     """
 
@@ -208,8 +231,8 @@ class Lowering(Protocol):
 
         Args:
             devices: the devices of the graph.
-            asked: whether the user named this lowering. If so, a lack that only speaks against the
-                lowering as a default, such as a missing compiler, does not count.
+            asked: whether the user named this lowering. If so, a lack that only makes it a bad
+                default, such as a missing compiler, does not count.
         """
         ...
 
@@ -229,7 +252,8 @@ class Lowering(Protocol):
             graph: the captured graph.
             options: the options of roam.
             reports: records plans and failures.
-            stands_for: the device that is planned for, if this torch was built without it, or None.
+            stands_for: the device that is planned for, if this torch was built without that device;
+                else None.
             costs: tells how long ops take; None if that is unknown.
         """
         ...

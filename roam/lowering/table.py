@@ -19,6 +19,7 @@ log = logging.getLogger("roam")
 
 
 def lowering(name: str) -> Lowering:
+    """Imports the lowering of this name, a key of LOWERINGS, and returns it."""
     found: Lowering = import_module(LOWERINGS[name]).LOWERING
     return found
 
@@ -26,9 +27,9 @@ def lowering(name: str) -> Lowering:
 def candidates(options: Options, devices: Collection[torch.device]) -> Iterator[Lowering]:
     """Yields the lowerings to try, in the order of LOWERINGS.
 
-    Begins with the lowering that the user named; without a name, with the first lowering. Leaves
-    out lowerings that do not work on these devices, and logs why. If a lowering cannot compile
-    the graph, the caller tries the next lowering.
+    Begins with the lowering that the user named; without a name, with the first lowering. Skips
+    lowerings that do not work on these devices, and logs a warning why. If a lowering cannot
+    compile the graph, the caller tries the next one, even if the user named the former.
     """
     names = list(LOWERINGS)
     first = 0 if options.lowering is None else names.index(options.lowering)
@@ -43,7 +44,7 @@ def candidates(options: Options, devices: Collection[torch.device]) -> Iterator[
 
 @cache
 def say_missing(what: str) -> None:
-    """Logs what a lowering lacks. Logs each text only once in a process."""
+    """Logs a warning with what a lowering lacks. Logs each text only once in a process."""
     log.warning(
         "%s: graphs run ATen's own kernels instead of Inductor's (%s)",
         what,
@@ -59,7 +60,8 @@ def first_to_compile(
 ) -> Callable[..., Any]:
     """Returns what `compile_by` makes of a graph with the first lowering that can compile it.
 
-    Warns if a lowering refuses the graph, and tries the next one.
+    Warns if a lowering refuses the graph, and tries the next one. Lets all other errors of
+    `compile_by` pass, such as BudgetError.
 
     Args:
         name: the name of the graph, for the warning.

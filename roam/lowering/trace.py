@@ -23,7 +23,7 @@ ARTIFACT = "roam_plan"
 
 
 def tell(graph: GraphRecord, compile_id: CompileId | None) -> None:
-    """Logs a plan, adds it to torch's trace, and warns if ranks may have got different plans.
+    """Logs a plan, adds it to torch's trace, and warns if other ranks may have other plans.
 
     Args:
         graph: the record with the plan.

@@ -7,8 +7,8 @@ resulting callables. `plain` runs a graph without a plan. `whole_step` handles a
 captured as one graph with its backward. `entry` defines the object that stands for this lowering in
 `roam.lowering.table`.
 
-The joint graph may be edited before it is partitioned, so that it takes less memory (read
-`edited_graph`):
+Before the joint graph (forward and backward in one) is partitioned, copies of ops and transfers to
+a folder may be added to it, so that it takes less memory (read `edited_graph`):
 
     free_recompute, aot_eager    recompute without a budget; what PyTorch's aot_eager would take
     kept_budget, budget          keep the user's budget when the graph is compiled
@@ -18,5 +18,6 @@ The joint graph may be edited before it is partitioned, so that it takes less me
     transfer_places, tier_link
     footprint, shared_budget     keep the budget at run time, beside other graphs
     step_watch                   compares the times of steps with the plan of their transfers
-    decompositions               parts of composite operators, for the split
+    decompositions               parts of composite operators, for the rewrite that splits ops into
+                                 blocks of rows
 """

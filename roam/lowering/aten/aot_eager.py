@@ -3,12 +3,12 @@
 aot_eager runs the graph's operators in program order. Its partitioner lets the backward recompute
 what Inductor would fuse. No op writes over its input, and every op allocates its results.
 
-    lower bound     a minimum cut at the worst moment, if all that the partitioner may recompute
-                    were recomputed at no cost
-    partition       what the partitioner does recompute, and the peak
+    `at_least`      a lower bound on the peak: a minimum cut at the worst moment, as if the
+                    partitioner recomputed whatever it may
+    `AotEager`      runs the partitioner: what it does recompute, and the peak
 
 To partition takes as long as to compile a small model (networkx searches for the cut), so it is
-done only if the lower bound is below the peak that roam has found.
+done only if the lower bound is below the peak of the plan that roam has so far.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Partitioned:
     """A graph as aot_eager runs it.
 
     Attributes:
-        captured: the Problem of its forward and backward.
+        captured: the Problem of its forward and backward, recomputed ops included.
         again: the names of the forward's nodes that the backward recomputes.
     """
 
@@ -48,9 +48,10 @@ class Partitioned:
     again: Collection[str]
 
     def peak(self, room: Bytes) -> Bytes:
-        """Returns the peak, in transient bytes, if no op writes its result over an input.
+        """Returns the peak of program order, in transient bytes, with no result over an input.
 
-        room: bytes that other graphs take between this graph's forward and its backward.
+        room: bytes that other graphs take between this graph's forward and its backward. They are
+            counted beside the tensors saved for the backward (`with_room`).
         """
         problem = with_room(self.captured, room).problem
         return max(live_curve(problem, range(len(problem.ops)), {}), default=0)
@@ -61,9 +62,10 @@ class AotEager:
     """Partitions one graph as aot_eager does.
 
     Attributes:
-        joint: the graph as AOTAutograd made it.
+        joint: the graph as AOTAutograd made it, without roam's rewrites. It stays as it is.
         truths: passes that correct the fake values of the graph's nodes.
-        inputs, how: arguments of the partitioner.
+        inputs: the inputs of the joint graph, for the partitioner.
+        how: the keyword arguments for the partitioner.
         read: reads the Problem off a forward and its backward.
     """
 
@@ -86,10 +88,11 @@ class AotEager:
 
 
 def at_least(joint: fx.GraphModule, captured: Captured) -> Bytes:
-    """Returns a lower bound, in bytes, on aot_eager's peak for a graph.
+    """Returns a lower bound, in transient bytes, on aot_eager's peak for a graph.
 
-    The bound is proven at one moment: the one with the most live bytes if nothing is recomputed.
-    Returns 0 if checkpoints of the user, or settings, also decide what is recomputed.
+    The bound is proven at one moment of program order: the one with the most live bytes if nothing
+    is recomputed. Returns 0, no bound, if the user's checkpoints or settings of torch's partitioner
+    also decide what is recomputed.
 
     Args:
         joint: a graph of a forward and its backward.
@@ -113,8 +116,8 @@ def _runs(node: fx.Node) -> bool:
 def _recomputable(joint: fx.GraphModule) -> set[str]:
     """Returns the names of the forward's nodes that the partitioner may recompute.
 
-    The partitioner recomputes only ops that it knows to be fusible. It does not recompute a result
-    that an op of the backward reads, if the two ops cannot be fused.
+    The partitioner recomputes only ops in its own list, such as pointwise ops. It keeps a result
+    that an op of the backward reads, itself or through views, if the two ops cannot be fused.
     """
     types = get_default_op_list()
 

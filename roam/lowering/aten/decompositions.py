@@ -16,8 +16,11 @@ from roam.passes.graph_ops import is_pure
 def parts(node: fx.Node) -> fx.Graph | None:
     """Returns an op's decomposition as a graph of simpler ops, with fake values.
 
-    The graph has a placeholder for each of `node.all_input_nodes`. Returns None if PyTorch has no
-    decomposition of the op, or if a size of an operand is symbolic.
+    The graph has a placeholder for each of `node.all_input_nodes`.
+
+    Returns None if the op has effects or is random, if an operand is not a single tensor of known
+    sizes, or if PyTorch has no decomposition of the op, or one that only calls the op again or that
+    needs more than calls of ops (constants).
     """
     operands = node.all_input_nodes
     if not is_pure(node) or node.target not in _table() or not all(map(_is_known, operands)):

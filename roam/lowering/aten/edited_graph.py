@@ -1,10 +1,14 @@
 """Edits the joint graph of a captured graph before it is partitioned, so that it takes less memory.
 
+The joint graph is forward and backward in one. An edit adds copies of ops, so that the backward
+recomputes what the forward need not save, or transfers of saved tensors to a folder and back.
+
 the user gave         edits of the joint graph
 a tier                tensors move to the tier and back                          KeptOffload
 a budget              ops are recomputed, and tensors move to a tier if there
                       is one, until the budget is kept                           KeptBudget
-neither               ops are recomputed that cost next to no time               FreeRecompute
+neither               ops are recomputed that cost next to no time, or that      FreeRecompute
+                      PyTorch's aot_eager would recompute
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ from roam.planner import Step, plan
 class Read:
     """The Problem and the costs of a graph's first run, read while the graph was compiled.
 
-    If the first run is as expected (`is_of`), it uses them and reads nothing again.
+    If the first run is as expected (`EditedGraph.early_read`), it uses them and reads nothing anew.
 
     Attributes:
         folds: the gradients that the first run was expected to fold.
@@ -71,15 +75,16 @@ class EditedGraph(PartitionedGraph):
         driver: knows which gradients a run will fold; None until the graph is compiled.
         runs: whether the step will run; if not, it is only planned.
         example_inputs: the inputs that the graph is compiled with; empty afterwards.
-        kept: keeps the graph within the user's budget; None without a budget.
-        offload: moves tensors to the user's tier; None without a tier.
+        kept: chooses the edits that keep the user's budget; None without a budget.
+        offload: chooses transfers to the user's tier (a folder); None without a tier.
         searches: whether to choose ops to recompute even without a budget. False for a graph that
             is captured and not planned.
         free: chooses ops to recompute without a budget; None if none are to be chosen.
-        early: what was read off the chosen graph while `free` chose; None once the first run has
-            used it, or if `free` is None.
+        early: what was read off the chosen graph while `free` chose; None from the first run on,
+            whether the run could use it or not, or if `free` is None.
         joint: the joint graph of a step that is planned offline without a budget; else None.
-        seen: the speed of the graph and the tier, measured in steps that ran by an earlier plan.
+        seen: the speed of the graph and the tier, measured in steps that ran by an earlier plan;
+            None for the first plan.
     """
 
     driver: Driver | None = None
@@ -94,7 +99,9 @@ class EditedGraph(PartitionedGraph):
     seen: Measured | None = None
 
     def prepare_edits(self, driver: Driver, example_inputs: Sequence[Any]) -> None:
-        """Decides by the options which edits are made, before the graph is compiled.
+        """Decides by the options which kinds of edits are made, before the graph is compiled.
+
+        Also decides whether costs of ops are measured, and where states of optimizers lie.
 
         Args:
             driver: knows which gradients a run will fold, and what other graphs hold.
@@ -136,7 +143,9 @@ class EditedGraph(PartitionedGraph):
         take: Callable[[fx.GraphModule], None],
         other: AotEager | None = None,
     ) -> fx.GraphModule:
-        """Returns the graph with the transfers and the copies of ops that are chosen.
+        """Chooses transfers and copies of ops, and returns the graph with them.
+
+        Returns the graph as it is if none are worth it.
 
         Args:
             joint: a graph of a forward and its backward.
@@ -173,7 +182,7 @@ class EditedGraph(PartitionedGraph):
         take: Callable[[fx.GraphModule], None],
         other: AotEager | None,
     ) -> fx.GraphModule:
-        """Returns the graph with the copies that are worth their time even without a budget.
+        """Returns the graph with the copies that are chosen without a budget (`FreeRecompute`).
 
         Args:
             joint: a graph of a forward and its backward.
@@ -213,8 +222,8 @@ class EditedGraph(PartitionedGraph):
         """Returns the `Read` made while compiling if it holds for this run, else None.
 
         It does not hold if the run has other folds or symbolic sizes, if other code keeps tangents
-        alive (`held`), or if costs were read and are not wanted, or the reverse. It can be used
-        once: the call sets `early` to None.
+        alive (`held`), or if costs were read and are not wanted, or the reverse. The first call
+        sets `early` to None, so later calls return None.
         """
         early, self.early = self.early, None
         if early is None or self.held or not early.is_of(folds, numbers):
@@ -222,7 +231,10 @@ class EditedGraph(PartitionedGraph):
         return early if bool(early.costs) == (self.costs is not None) else None
 
     def plan_of(self, problem: Problem) -> Plan:
-        """Returns a plan of a Problem: the one by which the edits were chosen, or a new one."""
+        """Returns a plan of a Problem: the one made when the edits were chosen, or a new one.
+
+        The former is returned if it is of an equal Problem, that is, for the same sizes and folds.
+        """
         chooser = self.kept or self.offload or self.free
         known = None if chooser is None else chooser.plan
         if known is not None and known.fingerprint == problem.fingerprint:
@@ -242,7 +254,7 @@ class EditedGraph(PartitionedGraph):
         """Returns the planned step and the ops that may run again, for a later search for copies.
 
         Its program order is the order of the plan `found`. Returns None unless the step is planned
-        offline without a budget: only such a plan can be asked what a budget would cost.
+        offline without a budget or tier: only such a plan can be asked what a budget would cost.
         """
         if self.joint is None:
             return None

@@ -6,9 +6,13 @@ Emits each op in the plan's order. The emitted code depends on where the op's re
     over a dying buffer    op.out(..., out=dying)          an input that no later op reads
     by itself              t = op(...)                     the operator allocates
 
+(In the last case the code allocates t and calls `op.out` if another result of the op lies in a
+block, or if the operator would allocate more than the result needs.)
+
 A block is one allocation that holds several tensors. The generated code drops every tensor after
 its last use. So a block is freed with the last tensor carved out of it, and tensors outside of
-blocks are freed as planned.
+blocks are freed as planned. With a pool (the option arena="keep") no block is freed: it returns to
+the pool at the end of the phase in which its planned life ends, and the next step takes it again.
 """
 
 from __future__ import annotations
@@ -47,7 +51,8 @@ def lower(
         captured: the Problem and the graphs that it was read from.
         plan: the plan of the Problem.
         roots: for each graph, the module that its get_attr nodes refer to.
-        pool: keeps the plan's blocks (allocations) between steps; None if each step frees them.
+        pool: keeps the plan's blocks (allocations) between steps; None if each step allocates and
+            frees them.
     """
     graphs = [captured.forward, captured.backward]
     first = captured.problem.spans[0].stop if captured.problem.spans else 0
@@ -74,7 +79,7 @@ def lower(
 def _reused_inputs(
     captured: Captured, plan: Plan, given: Sequence[Any], saved: Sequence[SavedAt]
 ) -> ReusedInputs:
-    """Returns the inputs of the backward whose memory the plan reuses.
+    """Returns the positions of the backward's inputs whose memory the plan reuses or frees.
 
     Args:
         captured: the Problem and the graphs that it was read from.
@@ -104,15 +109,21 @@ class _Emitter:
     """Writes one phase of a plan as a new FX graph, which `emit` returns.
 
     Attributes:
+        captured: the Problem of the plan, and its graphs.
+        plan: the plan of both phases.
+        pool: keeps blocks between steps; None if each step frees them.
         old: the captured graph of the phase.
         times: the positions of the phase's ops in the plan's order.
-        new: by node of the old graph, its node in the new graph, or a constant or tuple of nodes.
+        graph: the new graph.
+        new: by node of the old graph, what stands for it in the new graph: a node, a tuple of nodes
+            (several results), or a number (a symbolic size, now known).
         blocks: by index of a block in the plan, a node of the new graph whose tensor lies in the
             block.
         saved: the inputs of a backward that lie in blocks; empty for a forward.
         absorb: the placeholder of the object that absorbs gradients into the optimizer's state
             (`gradient_release.RunFolds`), an input that `emit` adds. None if the phase folds none.
-        made_at: by buffer, the position in the plan's order of the op that creates the buffer.
+        made_at: by buffer of this phase, the position in the plan's order of the op that creates
+            the buffer.
     """
 
     def __init__(
@@ -143,7 +154,7 @@ class _Emitter:
         return self.graph
 
     def find_blocks(self) -> None:
-        """Finds each block that the forward allocated, by a saved tensor that lies in the block."""
+        """Finds each block of the forward, by a saved tensor that lies in it. Fills `saved`."""
         found: list[SavedAt] = []
         for i, node in enumerate(self.old.find_nodes(op="placeholder")):
             tensor = value(node)
@@ -165,7 +176,10 @@ class _Emitter:
                 self.blocks[k] = self.graph.call_function(how, (block.size, self.captured.device))
 
     def put_back(self, pool: BlockPool) -> None:
-        """Emits calls that return a block to the pool if its planned life ends in this phase."""
+        """Emits calls, after the phase's last op, that return to the pool the blocks that end here.
+
+        A block that the forward makes and the backward reads is returned by the backward.
+        """
         for k, block in enumerate(self.plan.blocks):
             if k in self.blocks and block.upper <= self.times.stop:
                 how = (self.blocks[k], 0, torch.uint8, (block.size,), (1,))
@@ -253,7 +267,8 @@ class _Emitter:
     def value(self, node: fx.Node) -> Any:
         """Returns the node of the new graph that stands for a node of the old graph.
 
-        Views and parts of tuples are emitted here, when they are first needed.
+        Emits views and parts of tuples when they are first needed. Returns a number in place of a
+        symbolic size.
         """
         if node in self.new:
             return self.new[node]
@@ -269,7 +284,7 @@ class _Emitter:
         return self.new[node]
 
     def with_run_folds(self, node: fx.Node) -> fx.Node:
-        """Emits a copy of a call with `absorb`, which folds gradients, as its first argument."""
+        """Emits a copy of a call with its first argument replaced by `absorb`."""
         _, *rest = fx.map_arg(node.args, self.value)
         return self.graph.call_function(node.target, (self.absorb, *rest))  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Reads off a plan how many bytes it takes while it runs, and which of its results stay alive."""
+"""Reads off a plan how many bytes it takes while it runs, and which tensors it leaves alive."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Unlimited:
     Attributes:
         peak: bytes at the worst moment.
         left: bytes that the forward leaves alive for the backward.
-        unplanned: the peak of the backward if it runs without a plan (see `Footprint`).
+        unplanned: the peak of the backward if it runs without the plan (see `Footprint`).
     """
 
     peak: Bytes
@@ -40,7 +40,9 @@ class Unlimited:
 
 @dataclass(frozen=True)
 class Footprint:
-    """The bytes that a plan takes, and the positions of tensors among results and inputs.
+    """The bytes that a plan takes, and where its saved tensors, outputs and gradients are passed.
+
+    The positions are those of the tensors among the results and inputs of the two graphs.
 
     Attributes:
         persistent: bytes of parameters, states and inputs.
@@ -99,8 +101,9 @@ class Share:
     Attributes:
         footprint: the bytes that the plan takes.
         unlimited: the bytes that the graph takes without a budget.
-        most: transient bytes that the plan and everything beside it may take together; None if the
-            budget limits all bytes, so that the persistent ones of other graphs count, too.
+        most: transient bytes that the plan and everything beside it may take together. None if the
+            budget is a total ("12GiB"): then the persistent bytes count too, those of other graphs
+            included, and the limit is computed at each run.
     """
 
     footprint: Footprint
@@ -109,7 +112,10 @@ class Share:
 
 
 def _made(captured: Captured, graph: fx.Graph) -> Iterator[int]:
-    """Yields the positions of those results of a graph that are tensors which it allocates."""
+    """Yields the positions of those results of a graph that are tensors in memory of its own.
+
+    Leaves out results that are inputs or views of them.
+    """
     results = graph.output_node().args[0]
     for i, node in enumerate(results):  # type: ignore[arg-type]
         found = value(node) if isinstance(node, fx.Node) else None
@@ -133,12 +139,14 @@ def _given(captured: Captured, phase: int) -> Iterator[int]:
 def _unplanned(problem: Problem, left: Bytes) -> Bytes:
     """Returns the peak of a backward in program order, if every op allocates its results.
 
-    left: bytes that the forward leaves, and that stay alive during the whole backward.
+    No gradient is folded, so each stays alive to the end of the backward. Saved tensors do, too.
+
+    left: bytes of the saved tensors and of all else that the forward leaves.
     """
     half = turn(problem)
     early = [b for op in problem.ops[:half] for b in op.creates]
     curve = live_curve(problem, range(len(problem.ops)), {}, early)[half:]
-    folded = [0] * len(curve)  # bytes of gradients after their folds: unfolded, they stay
+    folded = [0] * len(curve)  # bytes of gradients after their planned folds
     for b, buffer in enumerate(problem.buffers):
         if buffer.kind is Kind.GRADIENT and not buffer.kept and problem.users[b]:
             for t in range(problem.users[b][-1] + 1 - half, len(curve)):

@@ -1,10 +1,13 @@
-"""Compiles and runs one captured graph with ATen's kernels. Plans it at its first forward.
+"""Compiles and runs one captured graph with ATen's kernels. Its first forward makes planned code.
 
-    joint graph ── rewrites ── partition ──┬── forward graph ──┐
-                                           └── backward graph ─┴── first call: capture, plan, emit
+    joint graph ── rewrites ── edits ── partition ──┬── forward graph ──┐
+                                                    └── backward graph ─┴── first call: capture,
+                                                                            plan, emit
 
-Planning waits for the first call, because only then every size is a number. A graph with dynamic
-shapes is planned once for each of its shapes.
+Capture reads the Problem off the two graphs. It waits for the first call, because only then every
+size is a number. A graph is planned once for each combination of its sizes and of the gradients
+that its backward folds. If the plan was made while edits were chosen (`edited_graph`), and it is of
+the same Problem, the first call uses this plan.
 """
 
 from __future__ import annotations
@@ -71,10 +74,11 @@ class AtenKernels(EditedGraph):
     Attributes:
         captured_forward: runs the forward without a plan.
         captured_backward: runs the backward without a plan.
-        plans: by `Call` key and `held`, the plan; None if planning failed.
+        plans: by `Call` key and the value of `held` at the time, the plan; None if planning failed.
         latest: by `Call` key, the record, for reports, of the latest plan for this key.
         lock: held while a plan is made.
-        replans: how many times the graph was planned anew, because its steps differed from a plan.
+        replans: how many times the graph was compiled anew, because the times of its steps differed
+            from the plan.
     """
 
     without_plan = "this backward ran unplanned"
@@ -171,8 +175,12 @@ class AtenKernels(EditedGraph):
     def plan(self, args: Sequence[Any], folds: Folds) -> Lowered | None:
         """Returns the plan for inputs of these sizes and for these folds of gradients.
 
-        Makes the plan at the first call with these sizes and folds. Returns None if planning
+        Makes the plan at the first call with these sizes and folds, and once more if a backward has
+        found further tangents that other code keeps alive (`held`). Returns None if planning
         failed; warns only in the call that failed, not in later calls.
+
+        Raises:
+            BudgetError: there is no plan within the user's budget.
         """
         key = _call(args, folds), self.held
         if key not in self.plans:
@@ -190,7 +198,7 @@ class AtenKernels(EditedGraph):
 
     @property
     def shared(self) -> SharedBudget | None:
-        """Keeps the runs within the user's budget; None without a budget."""
+        """Runs the graph, each time only if the budget allows it; None without a budget."""
         kept = self.kept
         return None if kept is None else SharedBudget(self.graph, kept.budget, self.trains)
 
@@ -201,9 +209,10 @@ class AtenKernels(EditedGraph):
     def found(self, args: Sequence[Any]) -> Lowered | None:
         """Returns the plan of the forward that saved the tensors in `args`, a backward's inputs.
 
-        Recognizes the plan by the tensors' sizes and addresses. Looks only at plans that fold no
-        gradients, because the step driver remembers which plan with folds a forward ran by. Returns
-        None if no plan fits.
+        Looks only at plans that fold no gradients, because the step driver remembers which plan
+        with folds a forward ran by. Recognizes the plan by the sizes of the tensors. Of several
+        plans for these sizes, returns the latest in whose blocks the tensors lie, or just the
+        latest. Returns None if no plan is for these sizes.
         """
         plans = [p for p in reversed([*self.plans.values()]) if p is not None and not p.folds]
         fit = [p for p in plans if p.is_for(args)]
@@ -266,6 +275,7 @@ class AtenKernels(EditedGraph):
 
         Raises:
             BudgetError: the user gave a budget, and the plan exceeds it or could not be made.
+            OfflineError: planning failed, and the step is only planned and never runs.
         """
         try:
             return self.make_or_raise(args, folds)
@@ -318,7 +328,7 @@ class AtenKernels(EditedGraph):
         return lowered
 
     def unplanned_problem(self, args: Sequence[Any], folds: Folds) -> Captured:
-        """Returns the Problem that `plan` would plan, but without scratch space and costs."""
+        """Reads off the Problem that `plan` would plan, but without scratch space and costs."""
         return self.captured(self.graphs(folds), self.numbers(args), {}, {})
 
 
@@ -327,9 +337,10 @@ def _call(args: Sequence[Any], folds: Folds) -> Call:
 
 
 def _allow_retaining() -> None:
-    """Lets users pass retain_graph=True, which AOTAutograd would refuse.
+    """Lets users pass retain_graph=True, which AOTAutograd would refuse for donated saved tensors.
 
-    Such a backward runs without a plan.
+    Tells AOTAutograd that the backward gets no saved tensor as its own (donated). A backward with
+    retain_graph=True runs without a plan.
     """
     context = TracingContext.try_get()
     if context is not None and context.fw_metadata is not None:

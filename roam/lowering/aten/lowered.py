@@ -16,7 +16,9 @@ from roam.runtime.reused_inputs import ReusedInputs
 
 @dataclass(frozen=True)
 class SavedAt:
-    """The place in a block (an allocation) where the backward expects a saved tensor.
+    """The place in a block (one allocation for several tensors) of a saved tensor.
+
+    The forward puts the tensor there, and the backward expects it there.
 
     Attributes:
         argument: the index of the tensor among the backward's inputs.
@@ -38,9 +40,10 @@ class Lowered:
     Attributes:
         forward: runs the forward.
         backward: runs the backward; None if there is none.
-        saved: the backward's inputs that must lie in the arena where the forward put them.
+        saved: the places of the backward's inputs that lie in blocks; together the blocks are the
+            arena.
         sizes: for each of the backward's inputs, its size as `size_of` returns it.
-        reused: the backward's inputs that the backward may overwrite or free.
+        reused: the backward's inputs that the backward overwrites or frees.
         folds: whether the last phase folds gradients (absorbs them into the optimizer's state). If
             so, this phase's callable takes one more input, a `gradient_release.RunFolds`.
         share: what the plan takes of a budget; None without a budget.
@@ -59,10 +62,10 @@ class Lowered:
         return all(size_of(a) == size for a, size in zip(args, self.sizes, strict=True))
 
     def finds_its_arena(self, args: Sequence[Any]) -> bool:
-        """Returns whether the saved tensors lie where the plan's forward writes them.
+        """Returns whether the saved tensors lie in blocks of the planned sizes, as planned.
 
         Returns False if saved tensor hooks have moved them, or if the forward ran without a plan or
-        by another plan.
+        by a plan that puts them elsewhere. Returns True if the plan puts none of them in a block.
         """
         base: dict[int, int] = {}
         for at in self.saved:

@@ -40,23 +40,25 @@ class PartitionedGraph:
     """A captured graph with its backward.
 
     Attributes:
-        graph: the graph as it was captured.
+        graph: what dynamo tells of the captured graph: its name, inputs and parameters.
         options: the user's options.
         reports: records plans and failures.
-        stands_for: the device that is planned for, if this torch was built without that device.
+        stands_for: the device that is planned for, if this torch was built without that device;
+            else None.
         costs: finds the seconds of ops; None for a step that will run, whose plan needs no costs.
         states: the tier where the optimizers' states lie between steps; None if in memory.
         own_saved: position of an output of the forward that goes to the backward only; see
             `protocol.Kernels`.
         gradients: by index of an input of the forward, the index of the output of the backward
             that is its gradient.
-        gradient_values: by index of an input, the fake value of its gradient.
-        outputs: number of the forward's outputs that precede the saved tensors.
-        forward_graph: the forward.
+        gradient_values: by index of an input of the forward, the fake value of its gradient.
+        outputs: number of the forward's outputs that precede the saved tensors; None if the graph
+            has no backward, so that all outputs are the user's.
+        forward_graph: the forward; None before the graph is compiled.
         backward_graph: the backward; None if there is none.
         held: indices among the backward's inputs of the tangents that code outside of the graph was
             seen to keep alive. A later plan does not count on freeing these tangents.
-        told: which saved tensors the rewrites keep smaller, for reports.
+        told: which saved tensors the rewrites keep smaller and which rewrites failed, for reports.
     """
 
     graph: DynamoGraph
@@ -99,7 +101,7 @@ class PartitionedGraph:
     ) -> tuple[Captured, dict[fx.Node, Scratch], dict[fx.Node, Cost]]:
         """Returns the Problem of the graphs, and the scratch space and the costs of their ops.
 
-        priced: whether to find the costs, too.
+        priced: whether to find the costs, too. The costs are empty if not, or if `costs` is None.
         """
         measured = self.scratch(roots, numbers)
         known = self.costs if priced else None
@@ -116,9 +118,9 @@ class PartitionedGraph:
         """Returns the graphs to plan: the forward and, if there is one, the backward.
 
         Adds to the last of these graphs the ops that fold gradients into the optimizer's state, if
-        `folds` lists any.
+        `folds` lists any. Also notes in all nodes how they may write their results (ANNOTATIONS).
 
-        parts: the forward and the backward to use; those that run if left out.
+        parts: the forward and the backward to use; those of this object if left out.
         """
         forward, backward = parts or (self.forward_graph, self.backward_graph)
         assert forward is not None
@@ -138,7 +140,7 @@ class PartitionedGraph:
     def scratch(self, graphs: Sequence[fx.GraphModule], numbers: Numbers) -> dict[fx.Node, Scratch]:
         """Returns each op's scratch space, the bytes that it allocates and frees while it runs.
 
-        Measures nothing if this torch was built without the device that is planned for.
+        Returns an empty dict if this torch was built without the device that is planned for.
         """
         return {} if self.stands_for is not None else probe([gm.graph for gm in graphs], numbers)
 

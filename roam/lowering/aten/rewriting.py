@@ -16,7 +16,8 @@ from roam.passes.rewrites.saved import SavedRewrite, ShrinkSaved, Told
 from roam.passes.rewrites.split import Split, SplitComposites
 from roam.passes.rewrites.table import rewrites
 
-# passes that correct the strides of fake values; run before any pass that relies on strides
+# Run before any pass that relies on strides: RealLayouts corrects the strides of fake values, by
+# what operators returned when TRIED ran each of them once.
 TRUTHS = (TRIED, RealLayouts(trials.layouts))
 
 
@@ -28,8 +29,9 @@ def rewritten_joint(
     Args:
         joint: the graph, which stays as it is.
         options: the user's options, which name rewrites.
-        told: records which saved tensors the rewrites keep smaller, and which rewrites fail.
-        folds: whether an optimizer absorbs each gradient in the backward.
+        told: records which saved tensors the rewrites keep smaller, and which rewrites fail. Those
+            that fail are left out.
+        folds: whether an optimizer may absorb gradients in the backward.
     """
     passes = rewrites(
         "aten",
@@ -48,7 +50,10 @@ def rewritten_joint(
 
 
 def rewritten_alone(gm: fx.GraphModule, options: Options, told: Told) -> fx.GraphModule:
-    """Returns a graph that has no backward after the rewrites that do not need one."""
+    """Returns a graph that has no backward after those rewrites that need none.
+
+    These are the user's own rewrites, except those of saved tensors, and `DropClones`.
+    """
     asked = (r for r in options.rewrites if not isinstance(r, SavedRewrite))
     passes: tuple[Pass, ...] = (*asked, DropClones())
     return rewritten(passes, rewritten(TRUTHS, gm), told.failed)

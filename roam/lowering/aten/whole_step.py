@@ -17,7 +17,10 @@ from roam.passes.rewrites.constant_tangents import ConstantTangents
 
 
 class WholeStepKernels(AtenKernels):
-    """A step that was captured as one graph, which also folds gradients into the optimizer."""
+    """A step that was captured as one graph: its ops, and folds of gradients into an optimizer.
+
+    AOTAutograd sees no backward in it: the backward's ops are ordinary ops of the one graph.
+    """
 
     def take_forward(self, gm: fx.GraphModule) -> None:
         super().take_forward(gm)
