@@ -1,15 +1,18 @@
-"""Keeps a graph within a byte budget: chooses the ops to recompute, adds their copies, plans again.
+"""Keeps a graph within a byte budget: adds copies of ops and transfers to it, and plans it again.
 
     joint graph ── partition, capture, plan ── within the limit? done
          ^                                        │ no
          └── copies added to the joint graph ── choose (solvers/budget) on the Problem
              (passes/recompute_copies)
 
-The graphs of a model are compiled one by one and share the budget. The bytes left to a graph are
+If the user gave a tier, `mix` chooses transfers too. The graphs of a model are compiled one by one
+and share the budget. The transient bytes left to a graph are
 
     for "60%"      that share of what this graph and the graphs before it would take without a
                    budget, less what the graphs before it hold
-    for "12GiB"    that size, less what the graphs before it hold, parameters and states included
+    for "12GiB"    that size, less all parameters, states and inputs, and less what the graphs
+                   before it hold
+    for "auto"     what is free on the device now, less a margin
 """
 
 from __future__ import annotations
@@ -44,17 +47,17 @@ AsideOf = Callable[[Problem], Beside]  # Problem of a graph -> what other graphs
 
 @dataclass(frozen=True)
 class Fitted:
-    """A joint graph whose plan is within a budget.
+    """A joint graph whose plan is within a budget (but see `limit`).
 
     Attributes:
-        joint: the graph with the copies.
+        joint: the graph with the copies and transfers; as it was if it needs none.
         limit: the limit on the plan's peak, in transient bytes. The plan may exceed it if the
             budget is a share ("60%") and other graphs follow: the share is one of the whole step's
             bytes, which are not known yet. The backward checks the budget again.
-        beside: bytes that other graphs held when this graph was compiled.
+        beside: transient bytes that other graphs held when this graph was compiled.
         plan: the plan of `joint`.
         recomputed: what the copies cost and save.
-        unlimited: the bytes that the graph takes without copies.
+        unlimited: the bytes that the graph takes without copies and transfers.
         moved: the graph's transfers; None if nothing moves.
     """
 
@@ -88,15 +91,15 @@ def fit(
         settings: how to plan.
         costs: estimates the seconds of ops that the graph does not have; None if no cost is wanted.
         beside: returns what other graphs of the step take.
-        others_follow: whether other graphs run between the forward and the backward of this one.
-            Nothing is known of them yet, so this graph saves few bytes for its backward
+        others_follow: whether other graphs may run between the forward and the backward of this
+            one. Nothing is known of them yet, so this graph saves few bytes for its backward
             (`Searches.beside_others`). If the budget is a share and this graph alone cannot keep
             it, the graph takes as little as it can; its backward checks the budget again.
         mover: moves tensors to a tier; None if nothing may move.
 
     Raises:
-        BudgetError: no copies were found with which the plan is within the budget, or the sizes of
-            the graph's tensors are unknown.
+        BudgetError: no copies and transfers were found with which the plan is within the budget.
+        UnplannableError: the sizes of the graph's tensors are unknown.
     """
     renew_views(joint.graph)
     captured = trial(copied(joint))
@@ -136,7 +139,10 @@ def fit(
 
 
 def _refusal(mixes: Mixes, budget: Budget, limit: Bytes, name: str, others: Beside) -> BudgetError:
-    """Returns the error for a budget that cannot be kept, with the smallest peak that was found."""
+    """Returns the error for a budget that was not kept: the smallest total found, and a bound.
+
+    The total is the peak and the persistent bytes. The bound is what no plan goes below.
+    """
     problem = mixes.search.captured.problem
     persistent = problem.persistent + others.now + others.persistent
     found = mixes.smallest

@@ -40,9 +40,11 @@ class BudgetGraph:
 
     Attributes:
         joint: the graph.
-        captured: the Problem, and the node of each op and the tensors of each buffer.
+        captured: the Problem of the forward and backward that were partitioned from `joint`; the
+            node of each op, and the buffers of its results.
         costs: estimates the seconds of ops that the graph does not have; None if no cost is wanted.
-        peak: the peak of a plan without a budget, in bytes.
+        peak: the peak of a plan without a budget, in bytes. Tensors that are tiny beside it are
+            always kept.
     """
 
     joint: fx.GraphModule
@@ -53,8 +55,10 @@ class BudgetGraph:
     def node(self, op: OpId, nodes: dict[str, fx.Node]) -> fx.Node | None:
         """Returns the joint graph's node of an op.
 
-        Returns None if the op has none: the op that makes the tangents, a fold, or a copy that the
-        user's checkpoint() makes.
+        Returns None if the op has none: the op that makes the tangents, a fold, or an op that the
+        backward runs again by itself, such as those of the user's checkpoint().
+
+        nodes: the nodes of the joint graph, or of a copy of it, by name.
         """
         made = self.captured.nodes[op]
         found = None if made is None else nodes.get(made.name)
@@ -76,9 +80,11 @@ class BudgetGraph:
 
     @cached_property
     def step(self) -> Step:
-        """The step, and the ops that may be recomputed.
+        """The step, and the ops of the forward that may be recomputed.
 
-        Each such op has a form: what a copy of the op reads, creates and costs.
+        Each such op has a form: what a copy of the op reads, creates and costs. Some buffers are
+        pinned, that is, kept for the backward anyway: those that the user's checkpoint() decides
+        on, and those that an op of the backward without a node of the joint graph uses.
         """
         problem, boundary = self.captured.problem, self.boundary
         nodes = {n.name: n for n in self.joint.graph.nodes}
@@ -118,13 +124,16 @@ class BudgetGraph:
         return Step(problem, boundary, forms, starts, smallest, frozenset(pinned))
 
     def _pointwise(self, nbytes: Bytes) -> Seconds:
-        """Returns the estimated time of pointwise ops that read and write `nbytes` bytes."""
+        """Returns the estimated time of pointwise ops that read and write `nbytes` bytes together.
+
+        Returns 0 if no costs are wanted.
+        """
         work = {0: OpWork(self.captured.device.type, nbytes)}
         found = {} if self.costs is None else self.costs.estimated(work)
         return found[0].seconds if found else 0.0
 
     def edited(self, copies: Copies) -> fx.GraphModule:
-        """Returns a new joint graph in which the chosen ops run again; leaves `joint` as it is."""
+        """Returns a copy of the joint graph in which the chosen ops run again in the backward."""
         edited = copied(self.joint)
         nodes = {n.name: n for n in edited.graph.nodes}
         problem = self.captured.problem
@@ -178,7 +187,11 @@ def _places(
 
 
 def by_module(copies: Copies) -> tuple[Again, ...]:
-    """Returns, by module, the ops that run again and the bytes not kept; the costliest first."""
+    """Returns, by module of the model, what runs again: the most seconds first.
+
+    For each module: how many of its ops run again, their seconds, and the bytes of its tensors that
+    are no longer saved for the backward.
+    """
     step, problem = copies.step, copies.step.problem
     ops: dict[str, list[float]] = defaultdict(list)
     for p in copies.placed:

@@ -1,8 +1,8 @@
 """Searches for the copies that keep a joint graph within a limit, and plans each choice of copies.
 
-A choice is made by the live bytes in program order. The peak of its plan differs: the planned order
-is mostly better, and the layout may waste bytes. So the limit of the next choice is raised or
-lowered by the difference.
+A choice (of copies) is made by the live bytes in program order. The peak of its plan differs: the
+planned order is mostly better, and the layout may waste bytes. So the limit of the next choice is
+raised or lowered by the difference.
 """
 
 from __future__ import annotations
@@ -36,7 +36,13 @@ Graphs = tuple[BudgetGraph, BudgetGraph]  # one graph in program order, and in t
 
 @dataclass(frozen=True)
 class Best:
-    """The cheapest choice so far, the joint graph with its copies, and a plan within the limit."""
+    """A choice that a search returns, with its plan.
+
+    Attributes:
+        joint: the joint graph with the copies.
+        plan: the plan of `joint`.
+        copies: the copies, with their cost in seconds.
+    """
 
     joint: fx.GraphModule
     plan: Plan
@@ -70,9 +76,9 @@ class Searches:
         joint: the graph without copies.
         captured: the Problem of `joint`.
         first: the plan of `captured`.
-        trial: partitions a graph and reads the Problem off the parts.
+        trial: partitions a graph and reads the Problem off the parts. May change the graph.
         plan_of: plans a Problem.
-        costs: estimates the seconds of ops that the graph does not have.
+        costs: estimates the seconds of ops that the graph does not have; None if no cost is wanted.
         plans: by fingerprint of a Problem, the plan that was made of it.
         captures: by graph with copies, its Problem.
         known: by room, what `graphs` returned.
@@ -106,6 +112,7 @@ class Searches:
         return self.known[room]
 
     def planned(self, edited: fx.GraphModule, room: Bytes = 0) -> Plan:
+        """Returns the plan of a joint graph with copies, `room` counted. Plans each graph once."""
         if edited not in self.captures:
             self.captures[edited] = self.trial(copied(edited))
         problem = with_room(self.captures[edited], room).problem
@@ -114,9 +121,10 @@ class Searches:
         return self.plans[problem.fingerprint]
 
     def cheapest(self, limit: Bytes, room: Bytes = 0) -> Best | None:
-        """Returns the cheapest choice found whose peak with `room` is within `limit`.
+        """Returns the cheapest choice found whose peak, with `room` counted, is within `limit`.
 
-        The plan returned is one without room. Returns None if no choice is found.
+        The plan in the result is one without room, so its peak may be far lower. Returns None if no
+        choice is found.
         """
         graphs = self.graphs(room)
         key = graphs[0].captured.problem.fingerprint
@@ -124,7 +132,10 @@ class Searches:
         return best if best is None or not room else replace(best, plan=self.planned(best.joint))
 
     def smallest(self, room: Bytes = 0) -> Best:
-        """Returns the choice with the smallest peak that the search finds, at any cost."""
+        """Returns the choice whose live bytes have the lowest peak that is found, at any cost.
+
+        Searches in the order of the first plan only. The plan in the result may have another peak.
+        """
         graph = self.graphs(room)[1]
         low = smallest_peak(graph.step).copies
         edited = graph.edited(low)
@@ -133,14 +144,15 @@ class Searches:
     def beside_others(self, budget: Budget, limit: Bytes, unlimited: Unlimited) -> Best:
         """Returns a choice for a graph, if other graphs run between its forward and its backward.
 
-        Searches with one aim after another, until a choice is found:
+        `unlimited` tells what the graph saves without a budget. Searches with one aim after
+        another, until a choice is found:
 
         1. The graph's peak is within the limit, and it saves no more than its part: 1 / OTHERS of a
            budget in bytes, or the budget's share of what the graph saves without a budget.
         2. If the budget is a share: the graph's peak is within the limit, whatever it saves.
         3. If the budget is a share: the graph saves no more than its part, and its peak is no
            higher than the smallest found.
-        4. The graph saves as little as possible.
+        4. The graph saves as little as possible, even if its peak is above the limit.
         """
         shares = budget.of is Of.SHARE
         saved = int(budget.amount * unlimited.left) if shares else limit // OTHERS
@@ -159,7 +171,13 @@ _FOUND: dict[str, list[_Found]] = {}  # fingerprint of a Problem without copies 
 def _cheapest(graphs: Graphs, key: str, limit: Bytes, planned: Planner) -> Best | None:
     """Returns the cheapest choice within the limit, found now or earlier in this process.
 
-    key: the fingerprint of the Problem without copies.
+    Searches the second of `graphs` only if nothing is found for the first.
+
+    Args:
+        graphs: the graph in two orders, without copies.
+        key: the fingerprint of the Problem without copies.
+        limit: bytes.
+        planned: plans a graph with copies.
     """
     known = _FOUND.setdefault(key, [])
     best: Best | None = None
@@ -180,7 +198,10 @@ def _cheapest(graphs: Graphs, key: str, limit: Bytes, planned: Planner) -> Best 
 def search(
     graph: BudgetGraph, limit: Bytes, planned: Planner, limits: Limits | None = None
 ) -> Best | None:
-    """Returns the cheapest choice whose plan is within the limit, None if none is found.
+    """Returns the cheapest of up to ROUNDS choices whose plan is within the limit; None if none is.
+
+    Chooses for `limit` first, and then for a limit that is lower or higher by as much as the peak
+    of the last plan was too high or too low.
 
     Args:
         graph: the graph without copies.

@@ -1,13 +1,13 @@
-"""Chooses the ops to recompute if no budget is given: cheap ones, or those that aot_eager would.
+"""Chooses the ops to recompute without a budget: cheap ones, or those that aot_eager recomputes.
 
     joint graph ── partition, capture, plan ── may copies lower the peak?
                                                   │ yes
-                  copies within SHARE of the step's time, of large tensors ── plan
+                  copies of large tensors, within SHARE of the step's time ── plan
                                                   │ peak above aot_eager's?
                         the cheapest copies within aot_eager's peak, or aot_eager's own ── plan
 
 PyTorch's `aot_eager` runs the same operators in program order, but its partitioner recomputes what
-Inductor would fuse. So aot_eager may take less than a plan that saves everything; roam must not
+Inductor would fuse. So aot_eager may take less than a plan that saves everything; roam should not
 take more than aot_eager. Costs are those on a usual machine (`UsualCosts`), so that the choice is
 the same on every machine.
 """
@@ -50,7 +50,7 @@ from roam.planner import (
 log = logging.getLogger("roam")
 
 SHARE = 0.005  # part of the step's time that copies may take: too short to be measured
-DECIDING: Seconds = 1.0  # planning work for each candidate, while candidates are compared
+DECIDING: Seconds = 1.0  # limit on planning work for each candidate, while they are compared
 
 
 @dataclass
@@ -62,7 +62,8 @@ class FreeRecompute:
         settings: how to plan.
         smallest: tensors of fewer bytes are recomputed only if the peak would else be above
             aot_eager's.
-        plan: the plan of the chosen graph; None if more work might find a better plan.
+        plan: the plan of the chosen graph; None before the choice, and if planning with all the
+            user's seconds might find a better plan.
         recomputed: what the chosen copies cost and save; None if there are no copies.
     """
 
@@ -77,7 +78,7 @@ class FreeRecompute:
     ) -> tuple[fx.GraphModule, str | None]:
         """Returns the graph with the chosen copies, and the fingerprint of its Problem.
 
-        If the graph cannot be planned, returns it unchanged, and None.
+        If the graph cannot be planned or the choice fails, returns it unchanged, and None.
 
         Args:
             joint: a graph of a forward and its backward.
@@ -180,7 +181,8 @@ class _Search:
         settings: how to plan.
         smallest: tensors of fewer bytes are recomputed only if the peak would else be above
             aot_eager's.
-        room: bytes that other graphs are assumed to need between forward and backward.
+        room: bytes that other graphs are assumed to need between the forward and the backward of
+            this one; 0 if there are none. They count on top of the tensors that this graph saves.
     """
 
     joint: fx.GraphModule
@@ -209,9 +211,10 @@ class _Search:
         return self.searches.planned(best.joint, self.room).peak if self.room else best.plan.peak
 
     def at_no_price(self) -> Best | None:
-        """Returns the choice with the lowest peak whose copies take at most SHARE of the step.
+        """Searches for the choice with the lowest peak whose copies take at most SHARE of the step.
 
-        Returns None if the choice lowers the peak by fewer than `smallest` bytes.
+        Copies no tensor of fewer than `smallest` bytes. Returns None if no copies are found, or if
+        they lower the peak by fewer than `smallest` bytes.
         """
         _, graph = self.searches.graphs(self.room)
         seconds = SHARE * graph.step.seconds
@@ -224,16 +227,16 @@ class _Search:
         return found if self.peak - self.peak_of(found) >= self.smallest else None
 
     def as_low_as(self, theirs: Partitioned, best: Best | None) -> Best | None:
-        """Searches for a choice whose peak is at most aot_eager's.
+        """Searches for a choice whose peak is at most aot_eager's, with `room` and without it.
 
-        Tries in turn `best`, the cheapest choice that a quick search finds, and a choice that
-        recomputes what aot_eager does. Returns the first choice with at most aot_eager's peak. If
+        Tries in turn `best`, the cheapest choice that a quick search finds, and choices that
+        recompute what aot_eager does. Returns the first choice with at most aot_eager's peak. If
         there is none, returns the choice with the lowest peak, or None if that is no lower than
         the peak without copies.
 
         Args:
             theirs: the graph as aot_eager runs it.
-            best: the choice found so far; None for no copies. It is returned if it suffices.
+            best: the choice found so far; None for no copies, which may suffice too.
         """
         peak = self.peak if best is None else self.peak_of(best)
         own = self.searches.first.peak if best is None else best.plan.peak
@@ -260,6 +263,7 @@ class _Search:
         return lowest if self.peak_of(lowest) < self.peak else None
 
     def planned(self, graph: BudgetGraph, copies: Copies) -> Best:
+        """Adds copies to the joint graph of `graph` and plans the result, without `room`."""
         edited = graph.edited(copies)
         return Best(edited, self.searches.planned(edited), copies)
 

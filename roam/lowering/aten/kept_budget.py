@@ -37,7 +37,8 @@ class KeptBudget:
         budget: the user's budget.
         driver: knows which gradients a run will fold, and what other graphs hold.
         settings: how to plan.
-        fit: the edited graph and its plan; None if the graph has no backward.
+        fit: the edited graph and its plan; None before the graph is compiled, and if it has no
+            backward.
         uncopied: the forward and the backward without copies, kept if the sizes are dynamic; None
             if they are fixed.
     """
@@ -101,6 +102,9 @@ class KeptBudget:
     ) -> Share:
         """Returns the bytes that a plan takes, and the bytes that the budget leaves to it.
 
+        The limit is the one of now, or the one of when the graph was compiled if that is higher
+        and the budget is no total.
+
         Args:
             args: the inputs of the forward.
             captured: the Problem that was planned.
@@ -109,7 +113,9 @@ class KeptBudget:
             problem_of: reads a Problem off a forward and a backward, with the sizes of `args`.
 
         Raises:
-            BudgetError: the plan takes more than the budget leaves.
+            BudgetError: the plan takes more than the budget leaves. A share ("60%") raises nothing
+                here if other graphs follow, since the backward checks it again, or if the graph
+                has no backward, since a share does not limit such a graph.
         """
         problem, budget, fitted = captured.problem, self.budget, self.fit
         if fitted is not None and fitted.plan is found:

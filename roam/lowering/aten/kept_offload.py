@@ -31,8 +31,8 @@ class KeptOffload:
         tier: the tier.
         settings: how to plan.
         runs: whether the step will run, so that the tier needs room for its tensors.
-        out: the graph with transfers; None if nothing moves.
-        watch: compares steps of the graph with the plan; None if no step has transfers.
+        out: the graph with transfers, its plan included; None if nothing moves.
+        watch: compares the times of steps with the plan; None if nothing moves or no step runs.
     """
 
     tier: FileTier
@@ -54,6 +54,9 @@ class KeptOffload:
         """Returns the joint graph with transfers that lower its peak and stall no op.
 
         Returns the graph as it is if there are none, or if the graph cannot be planned.
+
+        Raises:
+            TierFullError: the tier has no room for the tensors.
         """
         renew_views(joint.graph)
         try:

@@ -33,7 +33,7 @@ from roam.planner import (
 # Transfers are chosen as if the tier were faster by these factors. The larger the factor, the more
 # tensors move and the longer ops wait. With the last factor, every tensor can move.
 SPEEDS = (1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 1e6)
-PROVING: Seconds = 2.0  # work of the search for a bound
+PROVING: Seconds = 2.0  # planning work of the search for a lower bound
 ROUNDS = 3  # limit on the values of `above` that `Mixes._copies_first` tries
 WORTH = 0.002  # part of the step's seconds: if the extra time is shorter, the search ends
 CLOSE = 0.001  # part of the step's seconds: a bound this close to the time found is good enough
@@ -47,7 +47,8 @@ class Mix:
         joint: the graph.
         captured: the Problem of `joint`.
         plan: the plan of `captured`.
-        extra: seconds that copies and transfers add to the step, by the costs of ops.
+        extra: seconds that copies and transfers add to the step, by the costs of ops: those of the
+            copies, and those for which ops wait for transfers.
         copies: the copies; None without any.
         moved: the transfers; None without any.
     """
@@ -80,9 +81,9 @@ class Mixes:
     def cheapest(self, limit: Bytes) -> Mix | None:
         """Searches for the mix within a limit that takes the least extra time.
 
-        Returns the cheapest mix found; None if none is found. Transfers that stall no op are enough
-        if they keep the limit alone. Else the search ends as soon as the extra time is at most
-        WORTH of the step's time.
+        Returns the cheapest mix found; None if none is found. If transfers that stall no op keep
+        the limit by themselves, returns them. Else tries copies alone, then both kinds of mixes;
+        the search ends as soon as the extra time is at most WORTH of the step's time.
 
         limit: the limit on the peak, in transient bytes.
         """
@@ -107,9 +108,11 @@ class Mixes:
 
             first.peak ──── copies ──── above ──── transfers ──── limit
 
-        Searches for the best value of `above`. The first guess assumes that transfers lower the
-        peak by as much as they do without copies (`moved`). Each further guess assumes that they
-        lower it by as much as they did after the last guess.
+        Tries up to ROUNDS values of `above`. The first guess assumes that transfers lower the peak
+        by as much as they do without copies. Each further guess assumes that they lower it by as
+        much as they did after the last guess.
+
+        moved: the graph with transfers that stall no op, and no copies; None if there are none.
         """
         search = self.search
         low, high = limit, search.first.peak
@@ -132,7 +135,8 @@ class Mixes:
     def _moves_first(self, limit: Bytes, best: Mix | None, moved: MovedOut | None) -> Mix | None:
         """Returns `best`, or a cheaper mix, whose transfers are chosen before its copies.
 
-        Tries more and more transfers, in the order of SPEEDS.
+        Tries more and more transfers, in the order of SPEEDS. Stops if their stalls alone take as
+        long as the best mix, if further transfers change nothing, or if they need no copies.
 
         moved: the graph with transfers that stall no op; None if there are none.
         """
@@ -153,7 +157,10 @@ class Mixes:
         return best
 
     def _with_moves(self, mix: Mix, limit: Bytes) -> Mix:
-        """Returns a mix of copies with transfers added that lower its peak and stall no op."""
+        """Returns a mix of copies with transfers added that lower its peak and stall no op.
+
+        Returns the mix as it is if there are no such transfers.
+        """
         assert self.mover is not None
         out = self.mover.moved(mix.joint, mix.captured, mix.plan, limit)
         if out is None:
@@ -165,11 +172,13 @@ class Mixes:
     ) -> Mix:
         """Returns a mix for a budget, if other graphs run between the forward and the backward.
 
-        Adds every transfer that lowers the peak and stalls no op, and then copies.
+        Adds transfers that lower the peak and stall no op, and then, if these do not suffice,
+        copies. If nothing suffices, the mix may exceed `limit` and `saved`
+        (`Searches.beside_others`).
 
         Args:
             budget: the user's budget.
-            limit: bytes that the graph may take.
+            limit: transient bytes that the graph may take.
             saved: bytes that the forward may leave alive for the backward.
             unlimited: the bytes that the graph takes without a budget.
         """
@@ -239,7 +248,10 @@ class Mixes:
         )
 
     def _moved(self, limit: Bytes, speed: float = 1.0, too_long: Seconds = inf) -> MovedOut | None:
-        """Returns the graph with transfers, by `Mover.moved`; None without a mover."""
+        """Returns the graph with transfers, as `Mover.moved` returns it; None without a mover.
+
+        See there for `limit`, `speed` and `too_long`.
+        """
         if self.mover is None:
             return None
         search, how = self.search, (limit, speed, too_long)
@@ -258,6 +270,7 @@ class Mixes:
 
     @staticmethod
     def _mix(search: Searches, found: Best, out: MovedOut | None) -> Mix:
+        """Returns the copies `found` and transfers `out` as a mix, with the extra time of both."""
         extra, captured = found.copies.cost, search.captures[found.joint]
         if out is not None:
             out = replace(out, joint=found.joint, captured=captured, plan=found.plan).timed()

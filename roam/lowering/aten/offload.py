@@ -3,6 +3,11 @@
 joint graph ──► partition, capture, plan ──► choose transfers for the planned order
      ^                                          │               (solvers/offload)
      └── add them (passes/move_to_tier) ◄───────┘
+
+Saved tensors are what the forward keeps for the backward. A transfer writes one to the tier (a
+folder) once it is made, frees it on the device after the write and its last use in the forward, and
+reads it back before the backward uses it. With less memory to hold, another order may be better, so
+a few rounds are tried.
 """
 
 from __future__ import annotations
@@ -57,7 +62,7 @@ class MovedOut:
         captured: the Problem of `joint`.
         plan: the plan of `captured`.
         told: the transfers, for reports.
-        nbytes: bytes in the tier that one run needs.
+        nbytes: bytes of the tier that the tensors of one forward need.
         expected: the planned times of a step.
         bare: seconds for which ops would wait without these transfers, namely for the loads of an
             optimizer's states.
@@ -74,7 +79,11 @@ class MovedOut:
 
     @property
     def stalled(self) -> Seconds:
-        """Seconds for which ops wait because of these transfers, by the costs of ops."""
+        """Seconds for which ops wait because of these transfers.
+
+        They are scaled to the costs of ops: divided by `slower`, the measured seconds of ops over
+        their costs.
+        """
         return self.told.stall / self.tier.slower
 
     @property
@@ -83,7 +92,7 @@ class MovedOut:
         return Unlimited.of(self.captured.problem, self.plan).left
 
     def timed(self) -> MovedOut:
-        """Returns a copy of this object with the times of its plan, by a simulation."""
+        """Returns a copy of this object with the times of its plan, found by a simulation."""
         line = self.tier.simulated(self.captured.problem, self.plan.order)
         costs = sum(op.cost for op in self.captured.problem.ops)
         ops, stall = line.seconds - line.stall, line.stall
@@ -94,7 +103,7 @@ class MovedOut:
 
 @dataclass(frozen=True)
 class _Round:
-    """A joint graph with the transfers that were chosen for one order.
+    """A joint graph with the transfers that one round chose, for one order.
 
     Attributes:
         joint: the graph.
@@ -113,7 +122,7 @@ class _Round:
 
 @dataclass(frozen=True)
 class Mover:
-    """Adds transfers to joint graphs.
+    """Chooses transfers of saved tensors, and adds them to joint graphs.
 
     Attributes:
         tier: the tier that tensors move to.
@@ -134,7 +143,10 @@ class Mover:
         speed: float = 1.0,
         too_long: Seconds = inf,
     ) -> MovedOut | None:
-        """Returns the graph with transfers that lower its peak; None if none do.
+        """Returns the graph with transfers that lower its peak; None if none are found.
+
+        At most ROUNDS rounds choose transfers, each for the order that the last round planned. The
+        best round counts.
 
         Args:
             joint: a graph of a forward and its backward.
@@ -143,7 +155,8 @@ class Mover:
             limit: a peak, in bytes, that need not be lowered further; 0 for the lowest possible.
             speed: transfers are chosen as if the tier were faster by this factor. Above 1, more
                 tensors can move, and ops wait for transfers.
-            too_long: returns None if ops would wait for this many seconds, by the costs of ops.
+            too_long: transfers for which ops would wait for this many seconds or more, by the costs
+                of ops, are not made.
         """
         tier = self.tier
         link = tier.beside_loads(captured.problem).link
@@ -180,9 +193,14 @@ class Mover:
     def _round(
         self, graph: BudgetGraph, link: Link, limit: Bytes, speed: float, too_long: Seconds
     ) -> _Round | None:
-        """Returns the graph with the transfers that are chosen for its order; None if none are.
+        """Returns the graph with the transfers that are chosen for its order, and its new plan.
 
-        link: the rates of the tier that are left to saved tensors.
+        Returns None if no tensor can move, or if ops would wait for `too_long` seconds.
+
+        Args:
+            graph: the graph, in the order for which transfers are chosen.
+            link: the rates of the tier that are left to saved tensors.
+            limit, speed, too_long: as for `moved`.
         """
         tier, problem = self.tier, graph.captured.problem
         step = tier.timed(problem, graph.boundary)
@@ -216,7 +234,8 @@ class Mover:
         """Returns a plan with a peak no higher, and stalls no longer, than the given order's.
 
         The order search knows nothing of time. If ops would wait longer in the order that it finds,
-        because a transfer is too close to the op that needs it, the plan keeps the given order.
+        because a transfer is too close to the op that needs it, the plan keeps the given order. The
+        plan's order is one of the ops of `problem`, whatever `order` is.
 
         Args:
             problem: a Problem with transfers.
@@ -244,7 +263,10 @@ def _in_order(joint: fx.GraphModule, captured: Captured, order: Sequence[OpId]) 
 
 
 def _without(problem: Problem, found: _Round) -> list[OpId]:
-    """Returns a plan's order as one of the Problem without transfers: leaves the transfers out."""
+    """Returns the order of a round's plan without its transfers, as an order of `problem`.
+
+    problem: the step without transfers. Its ops are found by their names.
+    """
     index = {op.name: i for i, op in enumerate(problem.ops)}
     names = (found.captured.problem.ops[i].name for i in found.plan.order)
     return [index[name] for name in names if name in index]

@@ -2,11 +2,16 @@
 
 A plan keeps the budget together with what was held when the graph was compiled. But a program may
 run two forwards before a backward, keep a graph for a second backward, or not free gradients. So
-each run first looks at what is held now, and raises BudgetError if the sum is above the budget:
+each run first looks at what is held now, and raises BudgetError if a sum is above the budget:
 
-    forward    its peak + what others hold            <= budget
-    backward   its peak + what others hold            <= budget
+    forward    its peak + what others hold                      <= budget
+               its backward's peak + what others hold           <= budget
+    backward   its peak + what others hold                      <= budget
+               what its forward took, with all beside it        <= budget
                with retain_graph=True or saved tensor hooks: the peak without the plan
+
+The fourth sum matters if the budget is a share and other graphs follow (`SharedBudget.deferred`):
+then the limit is not known before the backward, and a forward raises nothing.
 """
 
 from __future__ import annotations
@@ -49,11 +54,12 @@ class SharedBudget:
 
     @property
     def limits(self) -> bool:
+        """Whether forwards are checked at all."""
         return self.trains or self.budget.of is not Of.SHARE
 
     @property
     def deferred(self) -> bool:
-        """Whether only the backward raises BudgetError, even if its forward took too much.
+        """Whether only the backward raises BudgetError, also for what its forward took.
 
         True if the budget is a share ("60%") and other graphs follow: the share is one of the whole
         step's bytes, which are not known while the forward runs.
@@ -61,7 +67,12 @@ class SharedBudget:
         return self.budget.of is Of.SHARE and self.graph.others_follow
 
     def forward(self, planned: Lowered, args: list[Any]) -> Sequence[Any]:
-        """Runs the forward as planned. Raises BudgetError if it would break the budget now."""
+        """Runs the forward as planned, and marks the tensors that it leaves alive.
+
+        Raises:
+            BudgetError: the forward, or later its backward, would take more than the budget
+                together with what is held now. Not raised if `deferred`, or if not `limits`.
+        """
         share, footprint = _share(planned), _share(planned).footprint
         run = Run(self.graph.name, share, without=share.unlimited.left, most=share.most or 0)
         if self.budget.of is Of.TOTAL:
@@ -78,7 +89,12 @@ class SharedBudget:
         return results
 
     def backward(self, planned: Lowered, args: list[Any]) -> Sequence[Any]:
-        """Runs the backward as planned. Raises BudgetError if it would break the budget now."""
+        """Runs the backward as planned, and marks the gradients that it leaves alive.
+
+        Raises:
+            BudgetError: the backward would take more than the budget together with what is held
+                now, or its forward took more.
+        """
         share = _share(planned)
         assert planned.backward is not None
         run = self._run_of(share, args) or Run(self.graph.name, share, most=share.most or 0)
@@ -92,7 +108,7 @@ class SharedBudget:
     def plain_backward(
         self, plans: Sequence[Lowered], args: list[Any], why: str, backward: Boxed
     ) -> Sequence[Any]:
-        """Runs the backward without a plan. Raises BudgetError if it would break the budget now.
+        """Runs the backward without a plan, for which every op allocates its results.
 
         Args:
             plans: the plans by which the forward may have run. The one that takes most is assumed
@@ -100,6 +116,9 @@ class SharedBudget:
             args: the inputs.
             why: the reason why the backward cannot run as planned.
             backward: runs the backward without a plan.
+
+        Raises:
+            BudgetError: as for `backward`.
         """
         share = max(map(_share, plans), key=lambda s: s.footprint.unplanned)
         run = self._run_of(share, args)
@@ -113,7 +132,11 @@ class SharedBudget:
         return results
 
     def _run_of(self, share: Share, args: Sequence[Any]) -> Run | None:
-        """Returns the run whose forward saved the tensors in `args`; None if none is marked."""
+        """Returns the run whose forward saved the tensors in `args`, the backward's inputs.
+
+        If no mark is left on them, returns the graph's latest run that waits for its backward; None
+        if there is none.
+        """
         return run_of(self.graph.name, (args[i] for i in share.footprint.given))
 
     def _taken(
@@ -127,7 +150,10 @@ class SharedBudget:
         earlier: bool = True,
         late: bool = False,
     ) -> Bytes:
-        """Returns the bytes that a run takes together with what is held beside it.
+        """Returns the transient bytes that a run takes together with what is held beside it.
+
+        Returns no less than what the run's forward took (`Run.taken`). Also updates the limits of
+        pending runs.
 
         Args:
             run: the run.
@@ -135,11 +161,12 @@ class SharedBudget:
             need: transient bytes of the run alone.
             without: transient bytes of the run alone, if the graph had no budget.
             doing: names what runs, for the error.
-            earlier: whether gradients of earlier steps are still held while it runs.
+            earlier: whether to count outputs and gradients left from earlier steps, which counts
+                only for a budget that is a total.
             late: whether the backward runs, so that all graphs of the step are known.
 
         Raises:
-            BudgetError: the budget allows fewer bytes, or the run's forward took too many.
+            BudgetError: the budget allows fewer bytes. A forward raises nothing if `deferred`.
         """
         held = Held.beside(run, earlier=earlier and self.budget.of is Of.TOTAL)
         tangents = run.share.footprint.tangents if late else ()
@@ -164,7 +191,10 @@ class SharedBudget:
         return taken
 
     def _most(self, run: Run, beside: Beside, without: Bytes) -> Bytes:
-        """Returns the bytes that the run and all that is held beside it may take together."""
+        """Returns the transient bytes that the run and all held beside it may take together.
+
+        without: transient bytes of the run alone, if the graph had no budget.
+        """
         if self.budget.of is not Of.FREE:
             there = run.share.footprint.persistent
             most = self.budget.transient(there, without, 0, beside) + beside.now

@@ -88,7 +88,8 @@ class _Seen:
 class StepWatch:
     """Watches the steps of one graph.
 
-    Leaves out steps in which several forwards ran before a backward.
+    Leaves out the first FIRST steps, and steps in which several forwards ran before a backward.
+    Remembers the last STEPS steps.
 
     Attributes:
         tier: the tier that the graph's tensors move to.
@@ -103,14 +104,14 @@ class StepWatch:
 
     @contextmanager
     def forward(self) -> Iterator[None]:
-        """A context for a forward: records its time and traffic."""
+        """A context for a forward: records its time and traffic, if it raises nothing."""
         begin = self._now()
         yield
         self._forward.append(self._since(begin))
 
     @contextmanager
     def backward(self) -> Iterator[None]:
-        """A context for a backward: records its time and traffic, and those of its step."""
+        """A context for a backward: records a step, with the times and traffic of both phases."""
         begin = self._now()
         yield
         forwards, self._forward = self._forward, []
@@ -124,8 +125,11 @@ class StepWatch:
     def news(self) -> Measured | None:
         """Returns the speed measured in the last steps, if they differ from the plan; else None.
 
-        They differ if ops waited longer or shorter than planned by more than the tolerance, or took
-        so much longer that more tensors could move while they run.
+        They differ if ops waited longer or shorter than planned by more than TOLERANCE of the
+        step's planned time. They also differ if tensors stayed on the device for lack of time to
+        move them, and ops took longer than planned by more than TOLERANCE.
+
+        Returns None, too, before STEPS steps were recorded, and between a forward and its backward.
         """
         steps = self._steps
         if len(steps) < STEPS or self._forward:

@@ -30,11 +30,11 @@ class FileTier:
 
     Attributes:
         folder: the path of the folder.
-        link: the rates of transfers to the folder and back.
+        link: the rates of transfers to the folder and back, in bytes a second.
         smallest: bytes of the smallest tensor that may move.
         verify: how many of the bytes that come back are compared with those sent.
-        slower: seconds that ops take, divided by their costs.
-        caution: factor on the duration of transfers when they are planned.
+        slower: seconds that ops take in steps, divided by their costs; 1 before any step ran.
+        caution: factor on the duration of transfers when they are planned, because rates vary.
         activations: whether tensors that are saved for the backward move to the folder.
         states: whether states of optimizers lie in the folder.
     """
@@ -61,8 +61,9 @@ class FileTier:
     def beside_loads(self, problem: Problem) -> FileTier:
         """Returns the folder with the read rate that loads of states leave to saved tensors.
 
-        The loads use the link for a part of the backward's time. The read rate is lowered by that
-        part, as if the loads were spread evenly over the backward.
+        The loads (reads of optimizers' states) use the link for a part of the backward's time. The
+        read rate is lowered by that part, as if the loads were spread evenly over the backward.
+        Returns this object if no states lie in the folder.
         """
         if not self.states:
             return self
@@ -79,7 +80,7 @@ class FileTier:
         return simulate(step.problem, order, self.link, step.elsewhere)
 
     def timed(self, problem: Problem, boundary: OpId) -> Timed:
-        """Returns a step with the times of its ops, for the choice of transfers.
+        """Returns a step in program order with the times of its ops, for the choice of transfers.
 
         Transfers to another folder are marked as `elsewhere`: they do not use this link.
 
@@ -98,7 +99,7 @@ class FileTier:
         return replace(step, elsewhere=elsewhere)
 
     def careful(self) -> FileTier:
-        """Returns the folder with rates that are lower by `caution`, as used to plan transfers."""
+        """Returns the folder with its rates divided by `caution`, as used to plan transfers."""
         return replace(self, link=self.link.slower(self.caution))
 
     def stored(self, problem: Problem, plan: Plan) -> Stored | None:
@@ -122,7 +123,10 @@ class FileTier:
     def of(asked: OffloadTo, seen: Measured | None = None) -> FileTier:
         """Returns the tier of a folder. Measures the rates that the user has not stated.
 
-        seen: rates measured in steps, which take precedence over the user's and over others.
+        A user who states only a rate of writing states that of reading with it.
+
+        seen: what was measured in steps; None if nothing was. Its rates take precedence over the
+            user's.
 
         Raises:
             TierError: the folder cannot hold a file for the tensors.
@@ -141,9 +145,10 @@ class FileTier:
 
 
 def _moved_so_far() -> list[str]:
-    """Returns a line about each folder: bytes moved so far, and bytes written a day.
+    """Returns a line about each folder that was written to in this process.
 
-    The rate includes the time between steps.
+    The line tells the bytes moved so far, how long ops waited for them, and the bytes written a day
+    at this rate. The time between steps counts too.
     """
     found = []
     for tier in tiers():

@@ -1,4 +1,9 @@
-"""Finds the nodes of a joint graph whose tensors transfers move, and the nodes around transfers."""
+"""Finds the nodes of a joint graph whose tensors move to a tier, and where each transfer runs.
+
+    write starts ── write is waited for ── ... ── read starts ── read is waited for ── next use
+
+Each of these four moments is given by a node of the joint graph that runs before or after it.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +27,11 @@ def named(joint: fx.GraphModule) -> dict[str, fx.Node]:
 
 
 def roots_of(graph: BudgetGraph, nodes: dict[str, fx.Node]) -> dict[BufferId, fx.Node]:
-    """Returns, for the buffers of the forward, the node whose tensor fills the whole buffer.
+    """Returns, for the buffers that may move, the node whose tensor fills the whole buffer.
 
-    Leaves out buffers that no single tensor fills, tensors on other devices than the CPU, results
-    of ops that may read the storage around their inputs, and ops that the user's checkpoint() tags.
+    These are buffers of the forward. Leaves out buffers that no single tensor fills, tensors on
+    other devices than the CPU, results of ops that may read the storage around their inputs, and
+    results of ops that the user's checkpoint() tags.
 
     nodes: the nodes of the joint graph, or of a copy of it, by name.
     """
@@ -50,7 +56,10 @@ def roots_of(graph: BudgetGraph, nodes: dict[str, fx.Node]) -> dict[BufferId, fx
 def order_with_transfers(
     problem: Problem, moved: Problem, taken: Sequence[tuple[Transfer, fx.Node]]
 ) -> list[OpId]:
-    """Returns an order of a step with transfers: program order, with each transfer at its place.
+    """Returns an order of a step with transfers: program order, with each transfer where planned.
+
+    A write starts right after the op that makes the tensor. The other three moments are those of
+    the `Transfer`.
 
     Args:
         problem: the step without transfers.
@@ -89,10 +98,15 @@ class Places:
     nodes: dict[str, fx.Node]
 
     def move(self, transfer: Transfer, source: fx.Node, offset: Bytes) -> Move | None:
-        """Returns the transfer as a move between nodes; None if no node reads what comes back.
+        """Returns the transfer as a move between nodes of the joint graph.
 
-        source: the node of the buffer.
-        offset: where the buffer's bytes go, in bytes from the start of this graph's file region.
+        Returns None if no op from the start of the read to the next use has a node: then nothing
+        says when the read has to start.
+
+        Args:
+            transfer: the transfer, in ops.
+            source: the node of the buffer.
+            offset: where the buffer's bytes go, in bytes from the start of the graph's file region.
         """
         moved, boundary = transfer.moved, self.graph.boundary
         before = self._first(range(transfer.start, moved.next + 1))
@@ -108,5 +122,5 @@ class Places:
         )
 
     def _first(self, ops: range) -> fx.Node | None:
-        """Returns the node of the first of these ops that has one."""
+        """Returns the node of the first of these ops that has one; None if none has."""
         return next((n for i in ops if (n := self.graph.node(i, self.nodes)) is not None), None)
