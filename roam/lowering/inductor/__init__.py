@@ -11,13 +11,15 @@ scheduler calls it with the fused nodes of a graph, and gets them back in a plan
     inner_buffers, scratch
     rewriting                               runs rewrites on the joint graph
     add_mm                                  lowers an op that adds a product to a buffer in place
-    block_order                             makes the blocks of a split run one after the other
+    block_order, readers_first              order ops that a rewrite split into blocks of rows
+    origins                                 finds the FX nodes that a scheduler node is made from
+    costs                                   estimates the seconds of kernels
     partition                               changes what the forward saves for the backward
     user_passes                             keeps the user's own passes of Inductor at work
     backwards                               compiles a backward for each set of folds
     folds                                   adds ops to a backward that absorb gradients into an
                                             optimizer's state
-    saved_code                              places saved tensors
+    saved_code                              changes the generated code that allocates saved tensors
     shared_functions                        decides which nodes share a C++ function
     notes                                   writes plans into code, for Inductor's caches
     offline                                 plans without generating code

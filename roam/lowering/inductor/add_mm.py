@@ -1,9 +1,10 @@
 """Lowers `roam::add_mm(acc, a, b)`, which adds a matrix product to an accumulator.
 
     nothing reads acc, or a view of it, later         extern_kernels.addmm(acc, a, b, out=acc)
-    acc is read later, or is an input of the graph    Inductor's own lowering of aten.addmm
+    acc is read later, or is an input of the graph,   Inductor's own lowering of aten.addmm
+    or elements of acc share memory (expanded)
 
-Inductor's pass `reinplace` decides between the two for each op in its table of ops with a form
+Inductor's pass `reinplace` decides between the two for each op in its table of ops that have a form
 that works in place. Importing this module adds the op to that table.
 """
 
@@ -71,7 +72,8 @@ class AddMm(ir.ExternKernel):
 
 @register_lowering(add_mm.IN_PLACE, type_promotion_kind=None)
 def _in_place(acc: Any, a: Any, b: Any) -> Any:
-    # realizing makes a copy of an accumulator without memory of its own: the result is that copy
+    # Inductor may have planned to compute acc where it is read, without memory. Realizing gives it
+    # memory, in a copy; the product is added to the copy, which is then the result.
     changed = ir.ExternKernel.realize_input(acc)
     factors = (ir.ExternKernel.require_stride1(ir.ExternKernel.realize_input(x)) for x in (a, b))
     AddMm(changed, *factors)

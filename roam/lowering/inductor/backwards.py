@@ -25,15 +25,19 @@ class Backwards:
     """The backward of one forward, compiled once for each set of gradients that it folds.
 
     Attributes:
-        compile_one: compiles a graph with arguments (graph, example inputs, `how`).
+        compile_one: compiles a graph, given with example inputs and `how`; returns its callable.
         given: the fake values of the forward's inputs.
         gm: the backward without folds.
         inputs: example inputs of the backward, as compile_fx gave them.
         how: the keyword arguments that compile_fx passed with the backward.
-        splits: whether large gradients are made and folded one block of rows at a time.
+        splits: whether large gradients may be made and folded one block of rows at a time.
         tracing: torch's TracingContext when compile_fx ran, restored to compile the backward.
         compiling: torch's CompileContext when compile_fx ran, restored to compile the backward.
-        compiled: the compiled backwards, each by the folds (of gradients) that it makes.
+        compiled: the compiled backwards, each by the gradients that it folds.
+        lock: held while a backward is compiled.
+        gradients: by index of an input of the forward, the index of the output of the backward
+            that is its gradient.
+        gradient_values: by index of an input of the forward, the fake value of its gradient.
     """
 
     compile_one: Callable[[fx.GraphModule, Sequence[Any], dict[str, Any]], Any]

@@ -1,5 +1,7 @@
 """Makes the blocks of a split run one after the other, each in as little memory as possible.
 
+A rewrite splits a group of ops, such as those of the logits and the loss, into blocks of rows.
+
     block 1   mm ── softmax ── ... ── mm          a dependency between the blocks, so that
                                       ┊           no kernel is fused from ops of both, and
     block 2                           mm ── ...   the first block is freed before the second
@@ -44,8 +46,8 @@ def blocks_in_turn(*, late: bool = False) -> dict[str, Any]:
 class BlocksInTurn(Pass):  # type: ignore[misc]
     """Adds dependencies to the nodes of a graph, before Inductor fuses them.
 
-    They order the blocks of each split. Inside a block they let the gradient overwrite what it is
-    computed from (`readers_first`).
+    They order the blocks of each split group. Inside a block they let the gradient overwrite what
+    it is computed from (`readers_first`).
 
     Attributes:
         first: the user's own pass, which runs before this one.
@@ -70,7 +72,10 @@ class BlocksInTurn(Pass):  # type: ignore[misc]
 
 
 def _ordered(nodes: list[BaseSchedulerNode], added: Sequence[Pair]) -> list[BaseSchedulerNode]:
-    """Returns the nodes in an order that also respects `added`: (node, node that it waits for)."""
+    """Adds dependencies to the nodes, and returns the nodes in an order that respects them.
+
+    added: pairs (node, node that it waits for).
+    """
     if not added:
         return nodes
     for node, before in added:
@@ -85,9 +90,10 @@ def _ordered(nodes: list[BaseSchedulerNode], added: Sequence[Pair]) -> list[Base
 def _run_again(nodes: Sequence[BaseSchedulerNode]) -> Iterator[Pair]:
     """Yields dependencies that keep each recomputed node of a backward at its place.
 
-    A recomputed node depends on no tangent. It is made to wait for the last node before it that
-    depends on one. So it is not fused with nodes that are recomputed for another layer: a fused
-    kernel would hold the tensors of both layers.
+    A recomputed node is one that depends on no tangent but comes after a node that does. It is made
+    to wait for the last such node before it. So it is not fused with nodes that are recomputed for
+    another layer: a fused kernel would hold the tensors of both layers. Yields nothing for a
+    forward, which has no tangents.
     """
     tangents = {name for name in V.graph.graph_inputs if name.startswith("tangents")}
     late: set[str] = set()
@@ -117,7 +123,8 @@ def _missing(blocks: Blocks) -> Iterator[Pair]:
     """Yields the missing dependencies: (a first node of a block, a last node of the block before).
 
     Yields nothing if a block already depends on a later block, through ops that several blocks
-    share: a further dependency could then close a circle.
+    share: a further dependency could then close a circle. Blocks without a block just before them
+    wait for nothing.
     """
     names = {k: {n.get_name() for n in nodes} for k, nodes in blocks.items()}
     for k, nodes in blocks.items():

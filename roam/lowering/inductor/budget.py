@@ -1,5 +1,8 @@
 """Keeps a graph's kernels within a byte budget: chooses the values that the forward saves.
 
+A value is a result of an op of the joint graph. The backward recomputes values that it needs and
+the forward does not save.
+
     try the graph as without a budget, and without values that are cheap to recompute
          │
          v          Problem of the kernels ── choose (solvers/budget) ── values to save
@@ -9,7 +12,7 @@
 To try is to let Inductor fuse kernels and to plan them, without generating code (`trial`). Inductor
 fuses recomputed ops with other ops of the backward, so the peak of a choice is not the predicted
 one. If it is above the limit, the next choice is made on the Problem that was tried, and saves
-less.
+less. After ROUNDS choices, those with the lowest predicted peaks are tried, at any cost.
 """
 
 from __future__ import annotations
@@ -40,9 +43,9 @@ class Fitted:
     Attributes:
         recompute: the value of the option "recompute" with which the graph is compiled.
         saved: names of the values that the forward saves; None to let `recompute` decide.
-        limit: the most bytes that the plan may take.
-        peak: the peak of the plan in the trial, in bytes.
-        recomputed: what the recomputed ops cost and save.
+        limit: the most transient bytes that the plan may take.
+        peak: the peak of the plan in the trial, in transient bytes.
+        recomputed: what the recomputed ops cost and save, for reports.
     """
 
     recompute: str | bool | None
@@ -54,7 +57,12 @@ class Fitted:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A choice that is to be tried next."""
+    """A choice that may be tried next.
+
+    Attributes:
+        graph: the ops of a tried graph that may be recomputed.
+        chosen: the ops to recompute, and the predicted peak.
+    """
 
     graph: SavedChoice
     chosen: Chosen
@@ -68,6 +76,8 @@ _FOUND: dict[object, list[Fitted]] = {}  # `_Search.key` -> the choices found in
 
 def fit(trials: Trials, budget: Budget, device: torch.device) -> Fitted:
     """Returns the values that a graph saves to keep the budget, at the least cost found.
+
+    Also considers what was found earlier in this process for the same graph and other budgets.
 
     Args:
         trials: tries choices of saved values.
@@ -114,10 +124,13 @@ def _fitted(search: _Search, found: Tried, budget: Budget) -> Fitted:
 class _Search:
     """A search for the cheapest choice within a limit.
 
-    Args:
+    Attributes:
         trials: tries choices of saved values.
-        stock: the graph without a budget.
+        stock: the graph as it was tried without a budget.
         limit: the limit on the peak, in transient bytes.
+        lowest: of the graphs tried so far, the one with the lowest peak.
+        best: of those within the limit, the one that recomputes for the fewest seconds; None if
+            there is none.
     """
 
     def __init__(self, trials: Trials, stock: Tried, limit: Bytes) -> None:
@@ -133,7 +146,11 @@ class _Search:
         return self.stock.problem.fingerprint, names
 
     def cheapest(self) -> Tried | None:
-        """Returns the cheapest choice found, None if none is within the limit."""
+        """Returns the cheapest choice found; None if none is within the limit.
+
+        Tries values of the option "recompute" first. If none of these is within the limit, tries
+        choices of saved values, until the first one is.
+        """
         cheap = self.tried("cheap", None)
         bases = [cheap, self.stock]
         if cheap.plan.peak >= self.stock.plan.peak:
@@ -159,7 +176,8 @@ class _Search:
     def descend(self, bases: Sequence[Tried]) -> None:
         """Tries the choices with the lowest predicted peaks, at any cost, until one fits.
 
-        Predicts a peak for each base: the lowest trial so far, and those in `bases`.
+        Makes one choice from each base: from the lowest trial so far, and from those in `bases`.
+        Leaves out a choice whose predicted peak is no lower than the lowest so far.
         """
         for base in dict.fromkeys((self.lowest, *bases)):
             if base.joint is not None and self.best is None:
@@ -171,7 +189,10 @@ class _Search:
     def candidate(self, base: Tried, target: Bytes) -> _Candidate | None:
         """Returns the next choice: `base`, which was tried, with fewer saved values.
 
-        `target` is the limit in bytes for the choice. Returns None if `base` has no backward.
+        Returns None if `base` has no backward.
+
+        target: the limit on the predicted peak, in bytes. If no choice keeps it, the choice with
+            the lowest predicted peak is returned, and `chosen.fits` is False.
         """
         if base.joint is None:
             return None
@@ -179,6 +200,7 @@ class _Search:
         return _Candidate(graph, choose(graph.step, target))
 
     def tried(self, recompute: str | bool | None, saved: tuple[str, ...] | None) -> Tried:
+        """Tries a choice, and notes it in `lowest` and `best` if it is better."""
         found = self.trials.of(recompute, saved)
         self.lowest = min(self.lowest, found, key=lambda t: t.plan.peak)
         within = found.plan.peak <= self.limit
@@ -187,7 +209,7 @@ class _Search:
         return found
 
     def seconds(self, tried: Tried) -> Seconds:
-        """Returns the seconds of the ops that run again only because of the budget."""
+        """Returns the seconds of the kernels that run again only because of the budget."""
         return sum(m.seconds for m in by_module(self.stock, tried))
 
 

@@ -30,7 +30,7 @@ class BudgetKernels(InductorKernels):
     """A captured graph whose plan is within a budget.
 
     Attributes:
-        fit: the values that the graph saves to keep the budget; None before it is compiled.
+        fit: the values that the graph saves to keep the budget; None before they are chosen.
     """
 
     fit: Fitted | None = None
@@ -38,12 +38,13 @@ class BudgetKernels(InductorKernels):
     def compile(
         self, gm: fx.GraphModule, example_inputs: Sequence[Any], driver: Driver
     ) -> Callable[..., Any]:
-        """Compiles the graph.
+        """Chooses the values to save, and compiles the graph.
 
         Raises:
-            BudgetError: no choice of saved values keeps the budget.
+            BudgetError: no choice of saved values was found that keeps the budget.
             UnplannableError: sizes are dynamic, or the graph has no plan. The next lowering keeps
                 the budget in its own way.
+            InductorError: Inductor cannot compile the graph. The next lowering tries.
         """
         budget = self.options.budget
         assert budget is not None
@@ -51,10 +52,10 @@ class BudgetKernels(InductorKernels):
             raise UnplannableError("a budget with sizes that are not fixed (dynamic=False)")
 
         def folds(compiled: InductorKernels) -> Folds:
-            """Returns the gradients that the graph will fold, given its kernels of a trial.
+            """Returns the gradients that the graph will fold, given the kernels of a trial.
 
-            The driver asks this object which gradients there are. So this object has the trial's
-            facts meanwhile.
+            The driver asks this object which gradients there are, but its backward does not exist
+            yet. So this object borrows the trial's backward while the driver asks.
             """
             self.own_saved, self.backwards = compiled.own_saved, compiled.backwards
             try:
@@ -72,7 +73,12 @@ class BudgetKernels(InductorKernels):
             return super().compile(gm, example_inputs, driver)
 
     def take(self, note: Note | None, one: OneGraph) -> None:
-        """Keeps or reports a plan. Raises BudgetError if there is none, or its peak is too high."""
+        """Keeps or reports a plan (`InductorKernels.take`).
+
+        Raises:
+            BudgetError: there is no plan, or its peak is above the limit, as with folds that the
+                choice did not expect.
+        """
         assert self.fit is not None
         name, limit = self.graph.name, self.fit.limit
         if note is None:
@@ -109,7 +115,10 @@ def _is_dynamic(given: Any) -> bool:
 
 
 def _device(inputs: Sequence[Any]) -> torch.device:
-    """Returns the accelerator among the devices of the inputs; the CPU if there is none."""
+    """Returns the accelerator among the devices of the inputs; the CPU if there is none.
+
+    Of several accelerators, returns the first by name ("cuda:0").
+    """
     found = {x.device for x in inputs if isinstance(x, torch.Tensor)}
     others = sorted((d for d in found if d.type != "cpu"), key=str)
     return others[0] if others else torch.device("cpu")

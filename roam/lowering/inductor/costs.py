@@ -1,4 +1,4 @@
-"""Finds out how many seconds each of Inductor's kernels takes, without compiling it.
+"""Finds out how many seconds each of Inductor's kernels takes, without compiling any.
 
 kernel                 how its seconds are found
 ---------------------  -------------------------------------------------------------------------
@@ -34,7 +34,15 @@ from roam.passes.gradient_release import META
 def kernel_costs(
     graph: GraphLowering, nodes: Sequence[BaseSchedulerNode], costs: Costs
 ) -> dict[str, Cost]:
-    """Returns the cost in seconds of each node that is a kernel, by its name in the scheduler."""
+    """Returns the cost in seconds of each node that is a kernel, by its name in the scheduler.
+
+    Leaves out nodes that cost nothing.
+
+    Args:
+        graph: the graph that Inductor compiles.
+        nodes: its fused nodes.
+        costs: finds the costs of operators, measured or estimated, and of given traffic.
+    """
     calls, names = extern_calls(graph, nodes)
     found = {names[call]: cost for call, cost in costs.of([calls], Numbers()).items()}
     works = {n.get_name(): work for n in nodes for work in _works(n) if n.get_name() not in found}

@@ -12,7 +12,7 @@ planned with different blocks.
 Only this package uses private names of Inductor. It was tested with the versions of torch in
 TESTED. With another version roam warns once and folds no gradients into the optimizer inside the
 backward. A graph that roam cannot plan runs in Inductor's own order. A graph that Inductor cannot
-compile runs ATen's kernels.
+compile runs ATen's kernels. So does, with a byte budget, a graph that cannot be planned.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ TESTED = ("2.11", "2.12", "2.13", "2.14", "2.15")
 
 class InductorLowering:
     name = "inductor"
-    # UnplannableError is raised with a budget only; without one, an unplanned graph runs in
-    # Inductor's order
+    # UnplannableError is raised only with a budget: without one, a graph that cannot be planned
+    # runs in Inductor's order
     refusals: tuple[type[Exception], ...] = (InductorError, UnplannableError)
 
     def lacks(self, devices: Collection[torch.device], *, asked: bool) -> str | None:
@@ -91,7 +91,7 @@ def may_fold(options: Options) -> bool:
 def is_tested(version: str) -> bool:
     """Returns whether this lowering was tested with a version of torch, such as "2.13".
 
-    Warns once if it was not tested with this version.
+    If it was not, warns at the first call with this version.
     """
     if version not in TESTED:
         known = ", ".join(TESTED)

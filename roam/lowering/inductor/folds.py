@@ -7,8 +7,8 @@ The arguments are the parameter, its gradient, and the parameter's index among t
 so that Inductor runs the fold after all ops that read these inputs. Which optimizer absorbs the
 gradient is found at run time, in a record that the forward leaves of its parameters' optimizers
 (a ticket, see `roam.step.foldable_gradients`). In the FX graph all folds are at the end, so that
-they break no pattern that Inductor matches; the planner decides when they run. Folds that the
-planner puts next to each other become one call of the optimizer:
+they break no pattern that Inductor matches; the planner decides when they run. Folds without
+scratch space that the planner puts next to each other become one call of the optimizer:
 
     fold_later([primals_3], buf7, 2)       keeps the gradient
     fold_now([primals_5], buf9, 4)         absorbs both gradients, buf7 and buf9
@@ -56,6 +56,7 @@ def fold_later(parameter: Sequence[Tensor], gradient: Tensor, index: int) -> Non
 
 
 def fold_now(parameter: Sequence[Tensor], gradient: Tensor, index: int) -> None:
+    """Absorbs a gradient, and those that this thread has kept, into the optimizer's state."""
     gradients, _running.waiting = [*_running.waiting, (index, gradient)], []
     _running.folds.absorb(gradients)
 
@@ -73,7 +74,10 @@ for name in ("fold", "fold_rows"):
 
 @contextmanager
 def absorbing(run: RunFolds) -> Iterator[None]:
-    """A context in which the folds that this thread runs pass gradients to `run`."""
+    """A context in which the folds that this thread runs pass gradients to `run`.
+
+    Contexts may be nested: at its end, each restores the one around it.
+    """
     before = getattr(_running, "folds", None), getattr(_running, "waiting", None)
     _running.folds, _running.waiting = run, []
     try:

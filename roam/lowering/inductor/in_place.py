@@ -24,6 +24,9 @@ def written_over(
 ) -> Iterator[tuple[Any, list[str]]]:
     """Yields pairs (output of `part`, names of the buffers that this output may overwrite).
 
+    Leaves out outputs without memory of their own. Yields nothing if Inductor does not generate the
+    code of `part`, as for extern kernels. The list of names may be empty.
+
     Args:
         graph: the graph that Inductor compiles.
         node: a fused node.
@@ -48,7 +51,7 @@ def _replaceable(
 
 
 def could_overwrite(graph: GraphLowering, part: SchedulerNode, buffer: Any) -> bool:
-    """Returns whether an output of a node could overwrite a buffer after its other readers ran.
+    """Returns whether an output of a node could overwrite a buffer once its other readers have run.
 
     Args:
         graph: the graph that Inductor compiles.
@@ -61,7 +64,7 @@ def could_overwrite(graph: GraphLowering, part: SchedulerNode, buffer: Any) -> b
 
 
 def _fits_into(made: Any, buffer: Any) -> bool:
-    """Returns whether an output may lie where a buffer that is read lies."""
+    """Returns whether an output may lie where a buffer that is read lies: size and type fit."""
     if buffer.node is None or isinstance(buffer.defining_op, NopKernelSchedulerNode):
         return False
     if isinstance(buffer.node.get_output_spec(), WITHOUT_MEMORY):

@@ -50,8 +50,14 @@ def _dies_in(graph: GraphLowering, name: str, node: BaseSchedulerNode) -> bool:
 def _is_local(graph: GraphLowering, name: str, node: OuterLoopFusedSchedulerNode) -> bool:
     """Returns whether a buffer becomes a local array of a kernel with shared outer loops.
 
-    Assumes that Inductor does share these loops. The conditions are those of
+    Such a buffer is written and read by one simple index: element after element in memory. Assumes
+    that Inductor does share these loops. The conditions are those of
     `CppScheduling.codegen_outer_loop_node`.
+
+    Args:
+        graph: the graph that Inductor compiles.
+        name: the buffer's name in the scheduler.
+        node: the kernel.
     """
     if any(len(_ranges(n)) != node.outer_loop_fusion_depth + 1 for n in node.get_outer_nodes()):
         return False

@@ -5,8 +5,9 @@
                                 folds (absorbs into an optimizer's state), when it first runs with
                                 this set; its order is planned with the forward's order fixed
 
-If no optimizer folds gradients, there is one backward, and the step driver has nothing to decide.
-Then Inductor's callables run without the step driver, and AOTAutograd's cache is used.
+If no optimizer may fold gradients, there is one backward, and the step driver has nothing to
+decide. Then the backward is compiled when compile_fx asks for it, Inductor's callables run without
+the step driver, and AOTAutograd's cache is used.
 """
 
 from __future__ import annotations
@@ -53,16 +54,19 @@ RETAINED = "a backward with retain_graph=True or create_graph=True needs its gra
 
 
 class Watch(Protocol):
-    """Gets the graphs of a compilation: the joint graph, and the fused nodes."""
+    """Is called with the graphs of a compilation: the joint graph, and the fused nodes.
+
+    The joint graph is forward and backward in one. Fused nodes are Inductor's: each is a kernel.
+    """
 
     def joint(self, graph: fx.Graph, results: int, saved: Sequence[fx.Node]) -> None:
-        """Gets a joint graph, the number of its forward's results, and the saved values."""
+        """Gets a joint graph, how many of its outputs are the forward's, and the saved values."""
         ...
 
     def fused(self, graph: GraphLowering, read: Read, nodes: Nodes, one: OneGraph) -> None:
-        """Gets a compiled graph, its Problem, its fused nodes in the planned order, and its facts.
+        """Gets a forward or a backward, its Problem, and its fused nodes in the planned order.
 
-        The graph is a forward or a backward. `one` tells which, and what else planning knows of it.
+        `one` tells whether it is a forward or a backward, and what else planning knows of it.
         """
         ...
 
@@ -72,18 +76,20 @@ class InductorKernels:
     """A captured graph whose forward and backward Inductor compiles.
 
     Attributes:
-        may_fold: whether backwards may fold gradients.
-        costs: tells how long kernels take; None for a step that will run, whose plan needs no
-            costs.
+        graph: what dynamo tells of the captured graph: its name, inputs and parameters.
+        may_fold: whether backwards may fold gradients (absorb them into an optimizer's state).
+        costs: tells how long kernels take, for reports and for choices within a budget; None for a
+            step that will run.
+        own_saved: see `protocol.Kernels`.
         forward_read: the planned forward, the first phase of the plan of each backward; None if the
             forward is not planned.
         forward_code: the compiled forward; None before it is compiled.
         given: the fake values of the forward's inputs.
         backwards: the backward in all its compiled versions; None if the graph has no backward.
-        saved: names of the values that the forward saves, if a byte budget decided that.
+        saved: names of the values that the forward saves, if a byte budget decided that; else None.
         watch: called with the joint graph, and with the fused nodes of each compiled graph; None
             if no trial needs them.
-        told: which saved tensors the rewrites keep smaller, for reports.
+        told: which saved tensors the rewrites keep smaller and which rewrites failed, for reports.
     """
 
     without_plan = "this backward folded nothing"
@@ -139,7 +145,7 @@ class InductorKernels:
         return compiled
 
     def settings(self, order: PlannedOrder) -> dict[str, Any]:
-        """Returns Inductor's settings for compiling this graph, with `order` as a pass."""
+        """Returns Inductor's settings for this graph: the user's mode, and roam's passes."""
         asked = rewrites(
             LOWERING,
             self.options.rewrites,
@@ -175,7 +181,8 @@ class InductorKernels:
     ) -> Any:
         """Compiles the forward or the backward. compile_fx calls this once for each of them.
 
-        If the step driver runs the graph, keeps the backward, to be compiled when it first runs.
+        If the step driver runs the graph, returns callables that call the driver, and keeps the
+        backward, to be compiled when it first runs.
         """
         if not self.is_driven:
             return self.compile_one(gm, example_inputs, how)
@@ -200,8 +207,11 @@ class InductorKernels:
     ) -> Any:
         """Compiles the forward or the backward in a planned order, and returns its callable.
 
-        If Inductor cannot compile a backward, returns a callable that runs ATen's own operators. If
-        Inductor cannot compile a forward, raises InductorError.
+        Also reports the plan. If Inductor cannot compile a backward, warns (`refused`), and returns
+        a callable that runs ATen's own operators without a plan.
+
+        Raises:
+            InductorError: Inductor cannot compile a forward.
         """
         one = OneGraph.of(gm, self.graph, self.forward_read, how)
         runs = plain(gm) if one.is_backward else None  # made before compiling, which changes `gm`
@@ -258,7 +268,7 @@ class InductorKernels:
     # ---- running: called by the step driver ----
 
     def plan(self, args: Sequence[Any], folds: Folds) -> Folds:
-        """Returns `folds`: the gradients that a backward folds identify its plan."""
+        """Returns `folds`: a plan is identified by the gradients that its backward folds."""
         return folds
 
     def forward(self, planned: Folds, args: list[Any]) -> Sequence[Any]:

@@ -19,9 +19,10 @@ DEVICES = ("cpu", "cuda", "xpu")
 
 @cache
 def unknown_names() -> str | None:
-    """Returns a message if this torch lacks a private name of Inductor that roam uses.
+    """Returns a message if this torch lacks a private name of Inductor that roam imports.
 
-    Returns None if it lacks none.
+    Returns None if it lacks none. Imports this lowering's modules to find out, which takes a second
+    the first time.
     """
     try:
         import_module("roam.lowering.inductor.kernels")

@@ -1,6 +1,7 @@
 """Writes the plan of a graph into its generated code, so that Inductor's caches keep the plan too.
 
-A note is a plan with all that is needed to report it, encoded in a statement of the code.
+A note is a plan with all that is needed to report it, encoded in a statement of the code. The
+three ways to get a graph's code, and with it the plan:
 
     the graph is compiled now             plan ── note ── code ── cache
     FxGraphCache has the code             code ── find(code)
@@ -40,12 +41,12 @@ class Note(msgspec.Struct, frozen=True):
         problem: what was planned: one phase (forward or backward), or both.
         plan: the plan of `problem`.
         complete: whether the plan includes the backward, or the graph has no backward.
-        named: by name in the FX graph, the buffer of each input and result.
-        saved: the buffers of the results that go to the backward only.
+        named: by name in the FX graph, the buffer of each input and result of the graph.
+        saved: the buffers of a forward's results that go to the backward only.
         held: for each op of a forward, in planned order, an upper bound on the bytes that its
             generated code holds while the op runs; empty if `complete`.
-        forward: the key of the forward whose order was fixed when its backward was planned; "" if
-            the note is not of a backward.
+        forward: the key of the forward whose order was fixed when its backward was planned
+            (`How.key`); "" if the note is not of a backward, or its forward is unknown.
         estimated: names of the ops whose scratch space is extrapolated from smaller sizes.
         estimated_costs: names of the ops whose cost is an estimate.
         origins: operators and lines of the kernels, and shapes.
@@ -136,8 +137,8 @@ def loaded(text: str) -> None:
     """Adds the plan that is written into generated code to `roam.report()`, and logs it.
 
     Generated modules call this function when they are imported, with the plan as `text` (a note).
-    For the code of a backward, also registers where the saved tensors of its forward lie. Does not
-    report or log in the context `compiling`, or if the backward is yet to be planned.
+    For the code of a backward, also registers where its forward is to put saved tensors from now
+    on. Does not report or log in the context `compiling`, or if the backward is yet to be planned.
     """
     note = _decode(text)
     if note.forward:
@@ -150,7 +151,7 @@ def loaded(text: str) -> None:
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """A context in which `loaded` reports no plan.
+    """A context in which this thread's calls of `loaded` report no plan.
 
     The code that compiles a graph enters it, and reports the plan itself.
     """

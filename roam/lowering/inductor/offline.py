@@ -1,6 +1,7 @@
 """Plans the order of Inductor's kernels without generating their code.
 
-    forward ── scheduler fuses ── order ── no code; the captured graph runs in its place
+    forward ──── scheduler fuses ── order ── no code; the captured forward runs in its place
+    backward ─── scheduler fuses ── order ── no code; it never runs
 
 Inductor fuses the nodes of a graph and roam orders them, on tensors without data. Code is neither
 generated nor compiled, so no C++ compiler is needed.
@@ -30,7 +31,14 @@ from roam.lowering.protocol import Boxed, Driver
 
 @dataclass
 class OfflineInductorKernels(InductorKernels):
-    """A captured graph that is planned for Inductor's kernels, and run with ATen's operators."""
+    """A captured graph that is planned for Inductor's kernels, but has no code.
+
+    Its forward runs ATen's operators on tensors without data. Its backward is planned by `plan` and
+    never runs.
+
+    Attributes:
+        captured_forward: runs the forward with ATen's operators.
+    """
 
     captured_forward: Boxed | None = None
 

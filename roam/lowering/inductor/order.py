@@ -2,8 +2,8 @@
 
 Inductor passes the fused nodes of a graph to `PlannedOrder` before it generates their code.
 `PlannedOrder` first sorts the nodes by Inductor's own pass, `reorder_for_peak_memory`. The sorted
-order is the program order of the Problem, so the planned order never has a higher peak than
-Inductor's order.
+order is the program order of the Problem. A plan never has a higher peak than program order, so
+none has a higher peak than Inductor's order.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class How:
         graph: the captured graph, with the user's names of its inputs.
         seconds: how long planning may take, as `Settings.seconds`.
         may_fold: whether backwards may fold gradients (absorb them into an optimizer's state).
-        costs: tells how long kernels take, for reports; None if reports need not show that. No plan
-            depends on these costs.
+        costs: tells how long kernels take, for reports and for choices within a budget; None if
+            that is not wanted. No plan depends on these costs.
     """
 
     graph: DynamoGraph
@@ -65,7 +65,10 @@ class How:
     costs: Costs | None = None
 
     def key(self, forward: Read) -> str:
-        """Returns the key by which the plan of a backward refers to its forward."""
+        """Returns the key by which the code of a forward finds the plan of its backward.
+
+        forward: the planned forward, in the order of its code.
+        """
         return f"{forward.problem.fingerprint}{' folding' * self.may_fold}"
 
 
@@ -151,7 +154,8 @@ def planned_order(
         nodes: the fused nodes of the graph, in Inductor's own order.
         how: the settings of the captured graph.
         one: the description of the graph.
-        look: called with the graph, its Problem and its nodes in the planned order.
+        look: called with the graph, its Problem, its nodes in the planned order, and `one`; None to
+            call nothing.
 
     Returns:
         The nodes in the planned order, and the note: the plan as it was put into the code.
@@ -201,13 +205,15 @@ def planned_order(
 class PlannedOrder(Pass):  # type: ignore[misc]
     """A pass of Inductor that orders the fused nodes of a graph as planned.
 
-    If planning fails, the nodes run in Inductor's own order.
+    If planning fails, the nodes run in Inductor's own order, and `failed` is called, which may
+    raise. The graphs of branches and loops inside the graph are not planned.
 
     Attributes:
         how: the settings of the captured graph.
         one: the graph that is compiled now; None while AOTAutograd computes keys for its cache.
-        failed: called with the error if planning fails.
-        look: called with the graph, its Problem and its nodes in the planned order.
+        failed: called with the error if planning fails; None if `one` is.
+        look: called with the graph, its Problem, its nodes in the planned order, and `one`; None to
+            call nothing.
         note: the plan as it was put into the generated code; None before that, or if planning
             failed.
     """
@@ -243,7 +249,10 @@ class PlannedOrder(Pass):  # type: ignore[misc]
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles the uuid only. The caches pickle Inductor's settings to compute their keys."""
+        """Pickles the uuid only, because the caches pickle settings just to compute their keys.
+
+        Unpickled, it is bytes and no pass.
+        """
         return bytes, (self.uuid(),)
 
     def uuid(self) -> Any:
@@ -256,7 +265,10 @@ class PlannedOrder(Pass):  # type: ignore[misc]
 
 
 def first_saved(gm: fx.GraphModule) -> int:
-    """Returns the index of the first saved tensor among the results of a forward."""
+    """Returns the index of the first saved tensor among the results of a forward.
+
+    Returns the number of results if AOTAutograd tells nothing of them.
+    """
     context = TracingContext.try_get()
     known = context.fw_metadata if context is not None else None
     return len(_outputs(gm)) if known is None else known.num_forward

@@ -16,7 +16,10 @@ from roam.passes.rewrites.split import META, Label
 
 
 def origin(kernel: Any) -> fx.Node | None:
-    """Returns the FX node that calls the operator of an extern kernel; None if it is unknown."""
+    """Returns the FX node that an extern kernel was made from: the call of its operator.
+
+    Returns None if it is unknown.
+    """
     called = getattr(kernel, "op_overload", None)
     found = getattr(kernel, "origin_node", None)
     made_from = getattr(kernel, "origins", ())
@@ -48,11 +51,17 @@ def sources(node: BaseSchedulerNode) -> list[fx.Node]:
 
 
 def module_of(node: BaseSchedulerNode) -> str:
-    """Returns the path of the module that a node's first FX node belongs to; "" if unknown."""
+    """Returns the path of the module that a node belongs to; "" if unknown.
+
+    A fused node belongs to the module of the first of its FX nodes that has one.
+    """
     return next(filter(None, map(module_path, sources(node))), "")
 
 
 def block_of(node: BaseSchedulerNode) -> Label | None:
-    """Returns the block that a node belongs to; None if it belongs to none or to several."""
+    """Returns the block that a node belongs to; None if it belongs to none or to several.
+
+    A rewrite runs some groups of ops in blocks of rows, one block after the other.
+    """
     labels = {n.meta[META] for n in sources(node) if META in n.meta}
     return next(iter(labels)) if len(labels) == 1 else None

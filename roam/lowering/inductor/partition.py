@@ -1,8 +1,9 @@
 """Changes what Inductor's partitioner saves for the backward.
 
-Inductor's partitioner chooses the saved values by a minimum cut, and then makes a forward and a
-backward of the joint graph. roam edits the choice in between. All else stays Inductor's, users'
-checkpoints included.
+Inductor's partitioner sorts the nodes of the joint graph into those that the forward needs, those
+that only the backward can run, and the rest (unclaimed). It chooses the saved values by a minimum
+cut, and then makes a forward and a backward of the joint graph. roam edits the sorting and the
+choice. All else stays Inductor's, users' checkpoints included.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from roam.passes.rewrites.split.blocks import IN_FORWARD
 MUST_SAVE = (CheckpointPolicy.MUST_SAVE, CheckpointPolicy.PREFER_SAVE)
 
 
-# gets a joint graph, how many results the forward has, and the values that are saved
+# gets a joint graph, how many of its outputs are the forward's, and the values that are saved
 Look = Callable[[fx.Graph, int, Sequence[fx.Node]], None]
 
 
@@ -45,8 +46,8 @@ def partition(
 
     Args:
         recompute: chooses values not to save; None to save what Inductor saves.
-        splits: whether groups of ops may be split.
-        saved: the names of the values to save, if that is decided already.
+        splits: whether a rewrite may have marked nodes for the forward (IN_FORWARD).
+        saved: the names of the values to save, if that is decided already; else None.
         look: called with the joint graph and the saved values; None if no trial needs them.
     """
     if recompute is None and saved is None and look is None and not splits:
@@ -58,9 +59,14 @@ def partition(
 class Partitioner(CustomPartitionerFn):
     """Partitions as Inductor does, or as the user's own partitioner does, with two changes.
 
-    1. The blocks of a split group run in the forward, which saves their results. By itself Inductor
-       moves ops that no result of the forward needs to the backward, and saves whatever is
-       smallest: that may be the gradients of all logits, whole again.
+    1. What rewrites marked as IN_FORWARD runs in the forward. By itself Inductor moves ops that no
+       result of the forward needs to the backward, and saves whatever is smallest. A rewrite marks
+
+       - gradients that it made computable in the forward, by splitting a group of ops (the loss,
+         its gradient and their neighbours) into blocks of rows. Otherwise the gradients of all
+         logits might be saved, whole again.
+       - what is to be saved in place of a larger tensor.
+
     2. The forward saves less if `recompute` says so, or just what `saved` names.
 
     Attributes:
@@ -122,13 +128,14 @@ class Partitioner(CustomPartitionerFn):
 
 
 def with_split_groups(graph: fx.Graph, info: NodeInfo) -> NodeInfo:
-    """Returns the partitioner's node classes, changed so that the forward runs all split groups.
+    """Returns the partitioner's sorting of nodes, with all marked nodes required by the forward.
 
-    Marks the results of split groups, and all that they depend on, as required by the forward.
+    The marked nodes are those with IN_FORWARD in their meta (see `Partitioner`). All that they
+    depend on is required too. Moves only nodes that the partitioner left unclaimed.
 
     Args:
         graph: the joint graph.
-        info: the classes that the partitioner found.
+        info: the sorting that the partitioner found. Stays as it is.
     """
     given = [n for n in info.unclaimed_nodes if IN_FORWARD in n.meta]
     forward = info.unclaimed_nodes & needed_for(given)
@@ -145,15 +152,18 @@ def with_split_groups(graph: fx.Graph, info: NodeInfo) -> NodeInfo:
 def _recomputable(info: Any) -> set[fx.Node]:
     """Returns the nodes that the backward can compute without a tangent.
 
-    These are the nodes of the forward, and those that neither the forward's results nor a tangent
-    ties to a phase. Leaves out nodes that must run in the forward.
+    These are the nodes that the forward needs, and the unclaimed ones. Leaves out nodes that must
+    run in the forward only: those that change a tensor, or that are tagged so.
     """
     either = (*info.required_fw_nodes, *info.unclaimed_nodes)
     return {n for n in either if not partitioners._must_be_in_forward(n)}
 
 
 def _kept(graph: fx.Graph, results: int) -> list[fx.Node]:
-    """Returns the results of the forward, and the values that the user's checkpoints save."""
+    """Returns the results of the forward, and the values that the user's checkpoints save.
+
+    results: how many of the joint graph's outputs are the forward's.
+    """
     (returned,) = graph.output_node().args
     results_of_forward = [n for n in returned[:results] if isinstance(n, fx.Node)]  # type: ignore[index, union-attr]
     asked = [n for n in graph.nodes if n.meta.get("recompute") in MUST_SAVE]
@@ -176,9 +186,11 @@ def named(graph: fx.Graph, names: Sequence[str]) -> list[fx.Node]:
 
 
 def written(graph: fx.Graph) -> list[fx.Node]:
-    """Returns the inputs that the forward writes to, such as running statistics.
+    """Returns the inputs that may be written to in a step, such as running statistics.
 
-    AOTAutograd writes the new values after the compiled forward, which returns them.
+    Some are written by AOTAutograd, after the compiled forward has returned their new values, and
+    some by an op of the graph that changes tensors. All inputs of such an op are returned, and
+    inputs without a description.
     """
     results = graph.output_node().meta.get("desc", ())
     written = {r.mutated_input for r in results if isinstance(r, InputMutationAOTOutput)}

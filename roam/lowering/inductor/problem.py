@@ -63,9 +63,9 @@ class Read:
         nodes: the fused nodes, in program order.
         first: index of the op made from the first node; the ops of the other nodes follow it.
         named: by name in the FX graph, the buffer of each input and output.
-        saved: the buffers of the outputs that go to the backward only.
+        saved: the buffers of a forward's outputs that go to the backward only.
         held: for each op of a compiled forward, an upper bound on the bytes that its generated
-            code holds while the op runs.
+            code holds while the op runs; empty for other graphs.
         at: by name in the scheduler, the Problem's buffer of each buffer with memory of its own.
         estimated: names of the ops whose scratch space is extrapolated from smaller sizes.
         estimated_costs: names of the ops whose cost is an estimate.
@@ -104,7 +104,7 @@ def read(
         saved: positions of the results that go to the backward.
         forward: the planned forward of a backward, if it is known; its ops keep their order.
         labels: by name of an input of a forward, the user's name of that input and its kind.
-        costs: by name of a node, its cost in seconds.
+        costs: by name of a node, its cost in seconds; nodes that are left out cost nothing.
 
     Raises:
         UnplannableError: a size depends on data.
@@ -143,7 +143,15 @@ def _only_saved(
 
 @dataclass
 class _Reader:
-    """Makes buffers and ops of the inputs and fused nodes of one graph. See `read`."""
+    """Makes buffers and ops of the inputs and fused nodes of one graph. See `read`.
+
+    Attributes:
+        scratch: by name of an extern kernel, its scratch space.
+        inputs: by name of an input of the graph, its buffer.
+        op_of: by node, the op made from it.
+        last_collective: the last op that communicates with other ranks; these keep their order.
+        placeable: whether saved tensors may lie in blocks.
+    """
 
     graph: GraphLowering
     forward: Read | None

@@ -1,4 +1,4 @@
-"""Lets a block of a split write its gradient over what the gradient is computed from.
+"""Lets a gradient be written over what it is computed from, in a block of rows of a split group.
 
     logits ──┬── loss of each row: reads one element of the row, that of the label
              └── gradient of the logits: reads each element where it writes one
@@ -42,7 +42,12 @@ def readers_first(block: Iterable[BaseSchedulerNode]) -> Iterator[list[Pair]]:
 
 
 def _in_the_way(writer: SchedulerNode, buffer: Any, block: Sequence[SchedulerNode]) -> list[Pair]:
-    """Returns the pairs for one buffer; none if a reader cannot run before the writer."""
+    """Returns pairs (writer, reader) for one buffer: each reader has to run in an earlier kernel.
+
+    Leaves out readers that run before the writer anyway, and those that read each element where the
+    writer does, so that one kernel may contain both. Returns no pairs at all if a reader is outside
+    the block or has to run after the writer.
+    """
     users = [u.node for u in buffer.users if u.node is not writer]
     others = [n for n in users if n.get_name() not in writer.ancestors]
     if any(n not in block or writer.get_name() in n.ancestors for n in others):

@@ -27,7 +27,10 @@ def joint_pass(rewrites: Sequence[Pass], failed: Failed) -> dict[str, Any]:
 
 
 class JointRewrites(CustomGraphPass):
-    """Runs the user's own pass and then those of roam's rewrites that do not fail."""
+    """Runs the user's own pass, if any, and then those of roam's rewrites that do not fail.
+
+    Runs the rewrites on a copy of the graph first, to find those that fail.
+    """
 
     def __init__(self, rewrites: tuple[Pass, ...], first: Any, failed: Failed) -> None:
         self.rewrites, self.first, self.failed = rewrites, first, failed
@@ -47,7 +50,8 @@ class JointRewrites(CustomGraphPass):
     def uuid(self) -> Any:
         """Returns a key for Inductor's caches: source code and options of the rewrites.
 
-        Returns None if some source code is unknown, so that Inductor caches nothing.
+        Returns None, so that Inductor caches nothing, if the source code of a rewrite is unknown or
+        the user's own pass has no key.
         """
         every: list[Pass | SavedRewrite] = [*self.rewrites]
         for each in self.rewrites:

@@ -2,8 +2,9 @@
 
 The choice is made on the Problem of the kernels, because only after fusion it is known which
 tensors take memory. But what is saved is decided on the joint graph, before fusion. So each buffer
-of the forward is identified with an FX value that it holds. To recompute a buffer means to
-recompute the FX ops from values in the buffers of other kernels to the value in this buffer:
+of the forward is identified with FX values (results of ops of the joint graph) that it holds. To
+recompute a buffer means to recompute the FX ops from values in the buffers of other kernels to the
+value in this buffer:
 
     kernels     mm ── buf3 ── gelu and sum ── buf4, buf5
     FX          mm = buf3 ── erf ── mul ── mul_1 = buf4
@@ -48,7 +49,7 @@ SEEDED = (  # random ops that give the same numbers when recomputed: they read a
 
 @dataclass(frozen=True)
 class SavedChoice:
-    """The ops that may be recomputed in the forward of a graph that was tried.
+    """Finds the kernels of the forward that may be recomputed, and what that saves.
 
     Attributes:
         tried: the graph, with its Problem and plan.
@@ -75,9 +76,10 @@ class SavedChoice:
 
     @cached_property
     def wanted(self) -> Mapping[BufferId, tuple[fx.Node, ...]]:
-        """By buffer of the forward, its values that are saved, or the first one if none is.
+        """By buffer that a kernel of the forward makes, the values that the buffer stands for.
 
-        These are the values to compute if the buffer is recomputed.
+        These are its values that the trial saved, or the first one if none was saved. They are
+        computed if the buffer is recomputed.
         """
         found: dict[BufferId, tuple[fx.Node, ...]] = {}
         saved = set(self.joint.saved)
@@ -91,7 +93,7 @@ class SavedChoice:
 
     @cached_property
     def buffer_of(self) -> Mapping[fx.Node, BufferId]:
-        """By FX value, the buffer that holds it: one of a kernel, or a tensor of the user's."""
+        """By FX value, the buffer that holds it: made by a kernel, or an input of the graph."""
         found = {n: b for b, nodes in self.wanted.items() for n in nodes}
         for b, names in self.tried.values.items():
             found |= {self.nodes[n]: b for n in names if n in self.nodes}
@@ -99,7 +101,11 @@ class SavedChoice:
 
     @cached_property
     def fixed(self) -> set[fx.Node]:
-        """The nodes that the backward must not compute again."""
+        """The nodes that the backward must not compute again.
+
+        They have effects or are random (`runs_only_once`), read an input that the step changes, or
+        run in the backward anyway.
+        """
         changed = set(written(self.joint.graph))  # are different in the backward
         once = {
             n for n in self.joint.graph.nodes if runs_only_once(n) or changed & {*n.all_input_nodes}
@@ -108,7 +114,10 @@ class SavedChoice:
 
     @cached_property
     def step(self) -> Step:
-        """The step, and for each op that may be recomputed the form of its copy (`Form`)."""
+        """The step, and for each op that may be recomputed, what its copy reads and makes (`Form`).
+
+        A copy is as expensive as the op. Tensors of the user's checkpoint() stay as they are.
+        """
         problem = self.problem
         tagged = {b for n, b in self.buffer_of.items() if n.meta.get("recompute") is not None}
         inputs = {b for n, b in self.buffer_of.items() if n.op == "placeholder"}
@@ -126,7 +135,9 @@ class SavedChoice:
     def _reads(self, i: OpId, made: Sequence[BufferId]) -> tuple[BufferId, ...] | None:
         """Returns the buffers that a recomputed op reads; None if it must not be recomputed.
 
-        made: the buffers of its results.
+        Args:
+            i: the op.
+            made: the buffers of its results.
         """
         own = {n for b in made for n in self.wanted[b]}
         inside = needed_for(own, lambda n: n in own or not self._is_held(n, i))
@@ -145,7 +156,11 @@ class SavedChoice:
         return b is not None and self.problem.maker[b] != i
 
     def saved(self, copies: Copies) -> tuple[str, ...]:
-        """Returns the names of the values to save so that the ops of a choice are recomputed."""
+        """Returns the names of the values to save so that the ops of a choice are recomputed.
+
+        These are the values saved so far, without those in buffers that the choice drops, and with
+        those that the recomputed ops read. In the order of the joint graph.
+        """
         again = {p.op for p in copies.placed}
         droppable = copies.step.droppable
         dropped = {b for i in again for b in copies.step.forms[i].creates if b in droppable}
@@ -166,8 +181,8 @@ class SavedChoice:
 def runs_only_once(node: fx.Node) -> bool:
     """Returns whether an op must not be recomputed: it has effects, or draws new random numbers.
 
-    Also true for ops of a split group, and for ops whose recomputation the user's checkpoint()
-    decides.
+    Also true for ops that may do either (users' own), for ops that a rewrite split into blocks or
+    marked for the forward, and for ops whose recomputation the user's checkpoint() decides.
     """
     if node.op != "call_function" or node.target is operator.getitem:
         return False
@@ -193,13 +208,14 @@ _COMPUTE_INTENSIVE = get_default_op_list().compute_intensive_ops
 
 
 def by_module(stock: Tried, final: Tried) -> tuple[Again, ...]:
-    """Returns, by module, the ops that run again and the bytes not kept; the costliest first.
+    """Returns, by module of the model, what runs again because of a budget: most seconds first.
 
-    The seconds are those of the forward's kernels. An op that Inductor fuses with other ops of the
-    backward takes less.
+    For each module: the number of kernels that run again, their seconds, and the bytes of its
+    tensors that the forward no longer saves. The seconds are those of the forward's kernels. Fused
+    with other ops of the backward, the same ops take less.
 
     Args:
-        stock: the graph without a budget. The ops that its backward recomputes do not count.
+        stock: the graph without a budget. What its backward recomputes does not count.
         final: the graph with the choice.
     """
     ops: dict[str, list[float]] = defaultdict(list)

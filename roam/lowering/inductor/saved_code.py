@@ -1,4 +1,4 @@
-"""Changes the code that Inductor generates for saved tensors that the plan places in blocks.
+"""Changes the code that Inductor generates, so that saved tensors can lie in blocks, as planned.
 
 forward     looks up where to put each saved tensor (see `runtime/saved_stack`)
 backward    frees each saved tensor as planned. Inductor might reuse the tensor's memory for a later
@@ -36,7 +36,7 @@ def is_placeable(graph: GraphLowering) -> bool:
 
 
 def blocking(graph: GraphLowering) -> Blocking:
-    """Returns what the graph's device demands of the sizes of blocks and of the gaps inside them.
+    """Returns what the graph's device demands: the largest block, and the gaps inside blocks.
 
     Returns `ANY` (no demands) if the graph has several devices, because such a graph has no blocks.
     """
@@ -50,7 +50,9 @@ def is_own(buffer: Any) -> bool:
 
 
 def leave_open(graph: GraphLowering, key: str, problem: Problem) -> None:
-    """Makes a forward's code look up where its saved tensors lie, each time the code runs.
+    """Makes a forward's code look up where to put its saved tensors, each time the code runs.
+
+    Before the backward is compiled, each of them is an allocation of its own.
 
     Args:
         graph: the forward as Inductor compiles it.
@@ -85,6 +87,9 @@ def leave_open(graph: GraphLowering, key: str, problem: Problem) -> None:
 
 def keep_to_plan(graph: GraphLowering, at: Mapping[str, BufferId], plan: Plan) -> None:
     """Makes the generated code reuse memory as planned, so that blocks are freed as planned.
+
+    A buffer in a block is overwritten only as planned, and freed after its last use, never kept for
+    reuse.
 
     If a kernel is the last reader of two inputs of equal size, Inductor might overwrite one input,
     and the plan the other. Then the result may lie in a block that the plan has freed by that time,

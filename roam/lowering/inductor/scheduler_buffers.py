@@ -1,6 +1,8 @@
 """Finds the names and the sizes of the buffers of scheduler nodes.
 
-buf1 = view of buf0          root: buf0
+Inductor gives each result of a node a name, as if it were a buffer of its own:
+
+buf1 = view of buf0          root: buf0, in whose memory buf1 lies
 buf2 = mm(out=buf0)          root: buf0, which the op changes in place
 buf3 = (buf4, buf5)          tuple parts: buf4, buf5, which an extern kernel makes together
 """
@@ -28,8 +30,8 @@ def root(graph: GraphLowering, name: str) -> str:
 def tuple_parts(graph: GraphLowering, node: BaseSchedulerNode) -> list[str]:
     """Returns the names of the buffers of the tensors in an extern kernel's tuple of results.
 
-    The names are those that `root` returns. Leaves out results that no other node takes out of the
-    tuple.
+    The names are those that `root` returns. A tuple in the tuple is looked into. Leaves out results
+    that no other node takes out of the tuple. Returns an empty list for other nodes.
     """
     found: list[str] = []
     pending = [b for b in node.get_outputs() if isinstance(b.node.layout, ir.MultiOutputLayout)]
@@ -44,6 +46,8 @@ def tuple_parts(graph: GraphLowering, node: BaseSchedulerNode) -> list[str]:
 
 def storage_bytes(graph: GraphLowering, node: Any) -> int:
     """Returns the bytes of the storage that Inductor allocates for a buffer or an input.
+
+    A symbolic size counts with its hint, the value that it had when the graph was traced.
 
     Raises:
         UnplannableError: the size depends on data.

@@ -1,7 +1,8 @@
 """Measures the scratch space of extern kernels: the bytes that they allocate for themselves.
 
-The operator of each kernel runs once, on inputs laid out as Inductor lays them out (see `probe`).
-`extern_calls` returns the calls of these operators, which `costs` uses too.
+`probe` runs the operator of each kernel once, on inputs laid out as Inductor lays them out, or on
+smaller ones if that would take too long. `extern_calls` returns the calls of these operators, which
+`costs` uses too.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from roam.lowering.inductor.origins import origin
 from roam.passes import add_mm
 
 Hint = Callable[[Any], int]
-# operators of roam's own, and ATen's that run the same kernel
+# operators of roam's own, and the ATen operators measured in their place: they run the same kernel
 MEASURED_AS: dict[Any, Any] = {add_mm.IN_PLACE: torch.ops.aten.addmm.default}
 
 
 def scratch(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> dict[str, Scratch]:
     """Returns the scratch space of the extern kernels among the nodes, by the node's name.
 
-    Leaves out kernels with an input on another device than the CPU.
+    Leaves out kernels with an input on another device than the CPU, and those that cannot be
+    measured (`extern_calls`).
     """
     on_cpu = [n for n in nodes if n.is_extern() and _on_cpu(n.node)]
     calls, names = extern_calls(graph, on_cpu)
@@ -41,7 +43,8 @@ def extern_calls(
 ) -> tuple[fx.Graph, dict[fx.Node, str]]:
     """Returns a graph with the operator calls that extern kernels make.
 
-    Also returns, for each call, the kernel's name in the scheduler.
+    Also returns, for each call, the kernel's name in the scheduler. Leaves out kernels whose
+    operator is unknown or cannot be measured.
     """
 
     def hint(size: Any) -> int:

@@ -7,15 +7,15 @@ within the function are freed only at its end:
     op5    [ buf5 ]           one function: all three buffers are held until op6 is done
     op6       [ buf6 ]
 
-So roam ends a function before a node at which the held bytes would exceed the planned peak.
-Otherwise nodes stay together, which saves calls and runs of the C++ compiler. The planner knows
-which nodes can share a function, and moves them next to each other
+So roam ends a function before a node at which the held bytes, of live and of dead buffers, would
+exceed the planned peak. Otherwise nodes stay together, which saves calls and runs of the C++
+compiler. The planner knows which nodes can share a function, and moves them next to each other
 (solvers/order/adjacent_calls.py).
 
-As far as that keeps live bytes below the peak, Inductor also holds on to freed buffers, to reuse
-them for later buffers of the same size. Its estimate of the live bytes omits scratch space and
-takes no account of buffers that overwrite others, so its reuse would raise the peak. So roam gives
-Inductor the planned numbers, on a GPU too.
+On all devices, Inductor also holds on to dead buffers, to reuse them for later buffers of the same
+size, if by its estimate the bytes then held stay below the peak. The estimate omits scratch space
+and takes no account of buffers that overwrite others, so such a reuse could raise the peak. So roam
+gives Inductor the planned numbers.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ class Functions:
 
     Attributes:
         ends: names of the nodes that end a function.
-        held: by node, the bytes held while the node runs: of buffers that are alive, or that are
-            dead but freed only at the end of the node's function.
-        most: by node, the limit on the bytes that the code may hold while the node runs.
+        held: by position of a node, the bytes held while the node runs: of buffers that are alive,
+            or that are dead but freed only at the end of the node's function.
+        most: by position of a node, the limit on the bytes that the code may hold while the node
+            runs, dead buffers that Inductor keeps for reuse included.
     """
 
     ends: frozenset[str]
@@ -53,7 +54,10 @@ class Functions:
 
 
 def sharing(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> frozenset[int]:
-    """Returns the indices of nodes that share one C++ function if they run in succession."""
+    """Returns the positions of the nodes that can share one C++ function if they run in succession.
+
+    These are the nodes that Inductor generates in C++, extern kernels and templates left out.
+    """
     return frozenset(
         k
         for k, node in enumerate(nodes)
@@ -79,9 +83,9 @@ def functions(
         problem: the Problem that was planned.
         plan: the plan.
         nodes: the nodes of the graph: the last ops of the plan, in the plan's order.
-        sharing: the indices of the ops that may share a function.
-        complete: whether no backward is compiled after this graph. If one is, the room below the
-            peak is left for the blocks of saved tensors in the backward's plan.
+        sharing: the ops that may share a function.
+        complete: whether no backward is compiled after this graph. If one is, `most` leaves the
+            room below the peak to the blocks of saved tensors in the backward's plan.
     """
     curve = plan.committed(problem)
     dying = [0] * (len(curve) + 1)
@@ -106,8 +110,8 @@ def functions(
 def generate(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode], shared: Functions) -> None:
     """Makes Inductor generate the functions in `shared` for the nodes of a graph, in their order.
 
-    Also gives Inductor the planned bytes, by which Inductor decides whether to hold freed
-    buffers for reuse.
+    Also gives Inductor the planned bytes, by which Inductor decides whether to hold dead buffers
+    for reuse.
     """
     backends = (_cpp(graph, node) for node in nodes)
     for backend in {b for b in backends if b is not None}:

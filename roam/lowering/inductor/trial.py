@@ -1,5 +1,7 @@
 """Finds the peak of a graph for a choice of saved values, by planning it without generating code.
 
+The values are results of ops of the joint graph (forward and backward in one).
+
 dynamo's graph ── copy ── partition ── fuse ── plan     the steps by which the graph is compiled
                              │           │
                           `Joint`    the FX values that Inductor's buffers hold
@@ -56,9 +58,10 @@ class Joint:
 
     @cached_property
     def late(self) -> set[fx.Node]:
-        """The ops that only the backward can run.
+        """The nodes that only the backward can run.
 
-        They depend on a tangent, or write to a tensor in the backward.
+        They depend on a tangent, or on an op that writes to a tensor in the backward. Tangents and
+        these ops are among them.
         """
         inputs = self.graph.find_nodes(op="placeholder")
         tangents = {n for n in inputs if str(n.target).startswith("tangents")}
@@ -88,8 +91,9 @@ class Tried:
         problem: the Problem of both phases, of the kernels that Inductor would generate.
         plan: the plan of `problem`.
         joint: the joint graph; None if the graph has no backward.
-        values: by buffer of the forward, the names of the FX values that it holds.
-        externs: the ops of the forward that are extern kernels.
+        values: by buffer of the forward, the names of FX values that it holds: for an input or
+            result of the forward all names, for others the value that Inductor made it for.
+        externs: the ops of the forward that are extern kernels or templates.
     """
 
     recompute: str | bool | None
@@ -103,7 +107,13 @@ class Tried:
 
 @dataclass
 class _Watch:
-    """Keeps the joint graph and the FX values of buffers that a compilation shows (`Watch`)."""
+    """Keeps what a compilation shows (`kernels.Watch`), for `Tried`.
+
+    Attributes:
+        seen: the joint graph; None if the graph has no backward.
+        values: see `Tried`.
+        externs: see `Tried`.
+    """
 
     seen: Joint | None = None
     values: dict[BufferId, tuple[str, ...]] = field(default_factory=dict)
@@ -141,7 +151,7 @@ def _made(graph: GraphLowering, read: Read) -> dict[BufferId, tuple[str, ...]]:
 
 @dataclass
 class _Found:
-    """Keeps the plan that a trial reports. Raises OfflineError if the trial has no plan."""
+    """Keeps the plan that a trial reports (`Reports`). Raises OfflineError if it has no plan."""
 
     record: GraphRecord | None = None
 
@@ -160,7 +170,7 @@ class Trials:
         gm: the graph, which no trial changes.
         inputs: the graph's example inputs.
         graph: the names of the graph and its inputs.
-        options: the user's options.
+        options: the user's options; `of` replaces "budget" and "recompute".
         may_fold: whether the graph's backward may fold gradients.
         driver: is passed to `compile`, but runs nothing.
         folds: returns the gradients that the first backward of the compiled graph will fold.
@@ -185,7 +195,7 @@ class Trials:
                 Inductor decide.
 
         Raises:
-            UnplannableError: the graph has no plan.
+            UnplannableError: the graph has no plan, or Inductor cannot compile its backward.
             InductorError: Inductor cannot compile the forward.
         """
         options = replace(self.options, budget=None, recompute=recompute)

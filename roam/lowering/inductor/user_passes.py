@@ -26,7 +26,7 @@ def users_own(option: str, ours: type[Any]) -> Any:
 
 
 def cache_key(first: Any, files: Iterable[str], *options: Any) -> Any:
-    """Returns a key of roam's pass for Inductor's caches: the code and options of both passes.
+    """Returns a key for Inductor's caches: the code and options of roam's pass and the user's.
 
     Args:
         first: the user's pass, or None.
