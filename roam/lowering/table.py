@@ -29,7 +29,7 @@ def candidates(options: Options, devices: Collection[torch.device]) -> Iterator[
 
     Begins with the lowering that the user named; without a name, with the first lowering. Skips
     lowerings that do not work on these devices, and logs a warning why. If a lowering cannot
-    compile the graph, the caller tries the next one, even if the user named the former.
+    compile the graph, even one that the user named, the caller tries the next one.
     """
     names = list(LOWERINGS)
     first = 0 if options.lowering is None else names.index(options.lowering)

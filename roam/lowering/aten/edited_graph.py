@@ -82,7 +82,8 @@ class EditedGraph(PartitionedGraph):
         free: chooses ops to recompute without a budget; None if none are to be chosen.
         early: what was read off the chosen graph while `free` chose; None from the first run on,
             whether the run could use it or not, or if `free` is None.
-        joint: the joint graph of a step that is planned offline without a budget; else None.
+        joint: the joint graph of a step that is planned offline without a budget or tier; else
+            None.
         seen: the speed of the graph and the tier, measured in steps that ran by an earlier plan;
             None for the first plan.
     """

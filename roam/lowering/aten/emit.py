@@ -6,8 +6,8 @@ Emits each op in the plan's order. The emitted code depends on where the op's re
     over a dying buffer    op.out(..., out=dying)          an input that no later op reads
     by itself              t = op(...)                     the operator allocates
 
-(In the last case the code allocates t and calls `op.out` if another result of the op lies in a
-block, or if the operator would allocate more than the result needs.)
+(In the last case the code allocates t and calls `op.out` if another result of the op is in a block
+or over a buffer, or if the operator by itself would read or allocate more than its tensors need.)
 
 A block is one allocation that holds several tensors. The generated code drops every tensor after
 its last use. So a block is freed with the last tensor carved out of it, and tensors outside of

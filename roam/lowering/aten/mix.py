@@ -83,7 +83,8 @@ class Mixes:
 
         Returns the cheapest mix found; None if none is found. If transfers that stall no op keep
         the limit by themselves, returns them. Else tries copies alone, then both kinds of mixes;
-        the search ends as soon as the extra time is at most WORTH of the step's time.
+        the search ends as soon as the extra time is at most WORTH of the step's time. If all fail,
+        returns the mix with the smallest peak (`smallest`), if that keeps the limit.
 
         limit: the limit on the peak, in transient bytes.
         """

@@ -45,7 +45,8 @@ class PartitionedGraph:
         reports: records plans and failures.
         stands_for: the device that is planned for, if this torch was built without that device;
             else None.
-        costs: finds the seconds of ops; None for a step that will run, whose plan needs no costs.
+        costs: finds the seconds of ops; None if no cost is wanted, as for a step that will run
+            without a budget or a tier.
         states: the tier where the optimizers' states lie between steps; None if in memory.
         own_saved: position of an output of the forward that goes to the backward only; see
             `protocol.Kernels`.

@@ -123,7 +123,7 @@ class FileTier:
     def of(asked: OffloadTo, seen: Measured | None = None) -> FileTier:
         """Returns the tier of a folder. Measures the rates that the user has not stated.
 
-        A user who states only a rate of writing states that of reading with it.
+        If the user states only the rate of writing, it counts for reading too.
 
         seen: what was measured in steps; None if nothing was. Its rates take precedence over the
             user's.

@@ -206,7 +206,7 @@ class PlannedOrder(Pass):  # type: ignore[misc]
     """A pass of Inductor that orders the fused nodes of a graph as planned.
 
     If planning fails, the nodes run in Inductor's own order, and `failed` is called, which may
-    raise. The graphs of branches and loops inside the graph are not planned.
+    raise. Graphs inside the graph, of branches and loops, are not planned.
 
     Attributes:
         how: the settings of the captured graph.

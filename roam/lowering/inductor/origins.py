@@ -33,10 +33,11 @@ def release_of(node: BaseSchedulerNode) -> Release | None:
 
 
 def must_run_once(node: BaseSchedulerNode) -> bool:
-    """Returns whether a kernel must not be recomputed: it has side effects or draws random numbers.
+    """Returns whether a kernel must not be recomputed.
 
-    A kernel that Inductor generated may be recomputed even if it is random: it reads its seed from
-    a buffer, and so draws the same numbers again.
+    Such a kernel has side effects, draws random numbers, or communicates with other ranks. A kernel
+    that Inductor generated may be recomputed even if it is random: it reads its seed from a buffer,
+    and so draws the same numbers again.
     """
     if isinstance(node.node, ir.MultiOutput):
         return False  # a MultiOutput only takes one result out of a tuple

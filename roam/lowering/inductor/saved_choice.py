@@ -66,7 +66,7 @@ class SavedChoice:
 
     @cached_property
     def boundary(self) -> OpId:
-        """The first op of the backward."""
+        """The first op of the backward; the number of ops if there is no backward."""
         ops = self.problem.ops
         return next((i for i, op in enumerate(ops) if op.phase > 0), len(ops))
 
