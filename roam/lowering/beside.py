@@ -1,6 +1,7 @@
 """Finds the bytes that other graphs hold when a graph begins to run, for a budget of a whole step.
 
-Only graphs with a budget mark what they hold (`roam.runtime.held_memory`), so only those count.
+Only graphs of the aten lowering with a budget mark what they hold (`roam.runtime.held_memory`), so
+only these graphs count.
 """
 
 from __future__ import annotations

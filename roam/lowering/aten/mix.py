@@ -136,8 +136,9 @@ class Mixes:
     def _moves_first(self, limit: Bytes, best: Mix | None, moved: MovedOut | None) -> Mix | None:
         """Returns `best`, or a cheaper mix, whose transfers are chosen before its copies.
 
-        Tries more and more transfers, in the order of SPEEDS. Stops if their stalls alone take as
-        long as the best mix, if further transfers change nothing, or if they need no copies.
+        Tries more and more transfers, in the order of SPEEDS. Once there is a mix, stops at the
+        first speed above 1 at which no transfers lower the peak, or their stalls alone take as long
+        as the best mix. Stops, too, if the transfers change nothing, or if they need no copies.
 
         moved: the graph with transfers that stall no op; None if there are none.
         """

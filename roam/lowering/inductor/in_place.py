@@ -64,7 +64,10 @@ def could_overwrite(graph: GraphLowering, part: SchedulerNode, buffer: Any) -> b
 
 
 def _fits_into(made: Any, buffer: Any) -> bool:
-    """Returns whether an output may lie where a buffer that is read lies: size and type fit."""
+    """Returns whether an output may lie where a buffer that is read lies.
+
+    The buffer has memory, is on the output's device, and has its type and about its size.
+    """
     if buffer.node is None or isinstance(buffer.defining_op, NopKernelSchedulerNode):
         return False
     if isinstance(buffer.node.get_output_spec(), WITHOUT_MEMORY):
