@@ -8,8 +8,9 @@
     simulate/   an allocator, and the times of a step with transfers
     baselines/  the orders of other planners
 
-The package is imported as `roam.solvers`. A search returns an `Answer` (`answer.py`), and counted
-`Work` limits how long it may go on (`work.py`).
+The package is imported as `roam.solvers`; an import under another name raises ImportError. Most
+searches return an `Answer` (`answer.py`). `Work`, a count of steps, limits how long they may go on
+(`work.py`).
 """
 
 if __name__ != "roam.solvers":

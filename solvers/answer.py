@@ -1,4 +1,4 @@
-"""Defines the result of all solvers: the order or packing found, its bytes, and a proven bound."""
+"""Defines the result of a search: the order or packing found, its bytes, and a proven bound."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ class Outcome(StrEnum):
 
     A search for the order with the lowest peak, or for the lowest packing, ends with OPTIMAL or
     FEASIBLE. A search for any order whose peak, or any packing whose height, is at most a given
-    number of bytes ends with FITS, DOES_NOT_FIT or UNKNOWN.
+    number of bytes ends with FITS, DOES_NOT_FIT or UNKNOWN. If such a search assumes more in-place
+    writes than the order found allows, its docstring says so: the peak has to be measured then.
     """
 
     OPTIMAL = "OPTIMAL"  # proven: no order has a lower peak, or no packing is lower
@@ -29,11 +30,11 @@ class Answer(Generic[T]):
     """The answer of one search.
 
     Attributes:
-        found: what the search found: an order, a packing or a proof.
+        found: what the search found: an order, a packing or a proof; None if it found nothing.
         value: the peak of the order found or the height of the packing found, in bytes. A search
             that only decides whether an order keeps within a limit returns that limit.
         bound: a proven lower bound on the peak of every order, or on the height of every packing,
-            in bytes.
+            in bytes; 0 if nothing was proven.
         status: how the search ended.
         work: the number of steps that the search took. The docstring of each search says what its
             steps are, such as ops run.

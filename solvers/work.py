@@ -3,8 +3,8 @@
     seconds ──┬── × UNITS_A_SECOND ── units of work: the same number on every machine, busy or not
               └── + OVERHEAD, × patience ── the deadline: only a very slow machine reaches it
 
-Since work is counted, the same problem gets the same plan on every machine and every rank. If the
-deadline ends a search that has units left, `cut_short` records that, and the plan reports it.
+Since work is counted, the same problem gets the same plan on every machine and every rank, unless
+the deadline ends a search that has units left. `cut_short` records that, and the plan reports it.
 
 Each search counts steps of its own (ops run, arcs of a flow network, rectangles placed). A constant
 beside the search says how many units one step costs. The constants were measured on one core of an
@@ -33,11 +33,13 @@ class Work:
     """The work that the searches for one plan may do together, and the work that they have done.
 
     Attributes:
-        limit: the units that may be spent.
-        deadline: the time at which every search ends, in seconds of `clock` without `off_clock`.
+        limit: the units that may be spent in all.
+        deadline: the time, as `now` returns it, after which no search goes on. A search looks at
+            the clock only between some of its steps, and may end a little later.
         clock: returns the present time in seconds.
-        spent: the units spent so far.
-        cut_short: whether the deadline has ended a search that had units left.
+        spent: the units spent so far. May exceed `limit`, because work is added after it is done.
+        cut_short: whether a deadline, also one set by `share`, has ended a search that had units
+            left.
         off_clock: the seconds that have passed and do not count towards the deadline.
     """
 
@@ -100,7 +102,10 @@ class Work:
         return late
 
     def is_over(self) -> bool:
-        """Returns whether a search has to stop: all units are spent, or the deadline has passed."""
+        """Returns whether a search has to stop: all units are spent, or the deadline has passed.
+
+        If units are left and the deadline has passed, sets `cut_short`, as `is_late` does.
+        """
         return self.spent >= self.limit or self.is_late()
 
     def steps(self, cost: Units, most: float = inf) -> float:
@@ -111,7 +116,8 @@ class Work:
     def share(self, part: float) -> Iterator[None]:
         """Opens a context in which searches may use only the share `part` of what is left.
 
-        The share is taken of the units left, and of the seconds left until the deadline.
+        The share is taken of the units left, and of the seconds left until the deadline. When the
+        context ends, `limit` and `deadline` are what they were before.
         """
         limit, deadline = self.limit, self.deadline
         if limit < inf:

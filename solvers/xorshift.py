@@ -1,6 +1,7 @@
 """Draws random numbers that are the same whether numba compiles the caller or not.
 
-The generator is xorshift64 (Marsaglia 2003). Its state is one 64-bit word, in an array.
+The generator is xorshift64 (Marsaglia 2003). Its state is one 64-bit word, in an array. The word
+must not be 0: from 0, every number drawn is 0.
 """
 
 from __future__ import annotations
@@ -25,5 +26,5 @@ def below(random: Words, n: int) -> int:
 
 @compiled
 def uniform(random: Words) -> float:
-    """Draws a random number 0 <= x < 1."""
+    """Draws a random number 0 <= x < 1. Changes `random`, the state of the generator."""
     return below(random, 1 << 53) / (1 << 53)

@@ -2,7 +2,8 @@
 
 Read `best_order` first. It asks `greedy` for first orders of each phase, then `bisection` for a
 better order and a proven lower bound on the peak of every order. If the peak of a phase is still
-above the bound, `leaf_search` cuts the phase into leaves, and searches for an order of each leaf.
+above the bound, `leaf_search` cuts the phase into leaves, and improves the leaves with the highest
+peaks.
 
     greedy          makes first orders by simple rules, one of which is in `lazy_schedule`.
                     `ranked_schedule` runs the ready op of the lowest rank again and again,
@@ -13,18 +14,21 @@ above the bound, `leaf_search` cuts the phase into leaves, and searches for an o
     bracket         keeps the best order, its peak and the bound, for `bisection` and `widening`
     leaf_search     improves the leaf with the highest peak first, and copies its order to equal
                     leaves. `key_points` proves where a phase may be cut; `leaf` makes a leaf a
-                    Problem of its own
+                    Problem of its own; `segment` holds an ordered leaf in the result
     widening        asks `beam_search`, a compiled search of sets of ops, with wider and wider
-                    beams. `levels` extends the sets by one op, `op_sets` keeps them as bits
+                    beams: the width is the most sets of one size that the search extends. `levels`
+                    extends the sets by one op, `op_sets` keeps them as bits
     windows         asks `beam_search` about the times around the highest live bytes of an order
     local_search    improves an order by many runs of `annealing`, which measures orders on the
                     arrays of `tables`; `last_uses` measures what one move has changed
     leaf_cpsat      asks CP-SAT whether a small leaf has an order within a number of bytes
     tree            the segments of an order as a tree: what `roam show --tree` prints
-    adjacent_calls  moves ops next to each other that can run in one call, such as small folds
+    adjacent_calls  moves ops next to each other that can run in one call, such as small folds (ops
+                    that absorb a gradient into the optimizer's state)
 
 A *valley* is a set of ops after which no more bytes are alive than after any set on the way to it.
 The sets between two valleys are a *hill* (`valleys` draws both). A *key point* is a moment with few
-live bytes, and a *segment* is the ops between two key points. A *leaf* is a segment that no further
-key point divides.
+live bytes, and a *segment* is the ops between two key points. A *leaf* is a segment that is ordered
+by itself, as a Problem of its own: both its key points are *safe*, so that the cuts there do not
+lose the best order.
 """

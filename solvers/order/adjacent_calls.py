@@ -10,10 +10,11 @@ become one function if they are neighbours. A *run* is a maximal sequence of nei
 can run in one call. All ops of a run move together:
 
 to the end of the run before it     if no op of the moved run needs an op in between, and the moved
-                                    run's results fit below the peak while the ops in between run
+                                    run's results and scratch space fit below the peak while the ops
+                                    in between run
 to the start of the run after it    if no op in between needs an op of the moved run, and the
-                                    buffers that the moved run frees later than before fit below the
-                                    peak while the ops in between run
+                                    buffers that the moved run frees later than before, and its
+                                    scratch space, fit below the peak while the ops in between run
 """
 
 from __future__ import annotations
@@ -29,11 +30,10 @@ SMALL = 1 << 18
 
 
 def gather(problem: Problem, order: Sequence[OpId], sharing: Container[OpId]) -> list[OpId]:
-    """Returns an order in which the ops in `sharing` stand in fewer groups, if the peak allows it.
+    """Moves ops in `sharing` next to each other, and returns the new order.
 
-    `sharing` holds the ops that can run in one call together if they are neighbours. A group is a
-    maximal sequence of neighbouring ops in `sharing`. The peak does not rise, and no op leaves its
-    phase. Returns a copy of `order` if the moves would raise the peak.
+    `sharing` holds the ops that can run in one call together if they are neighbours. No op leaves
+    its phase. Returns a copy of `order` if all the moves together would raise the peak.
     """
     earlier = _join(problem, order, sharing, backwards=False)
     later = _join(problem, earlier, sharing, backwards=True)
@@ -63,8 +63,9 @@ def _join(
     """Returns `order` with each run moved to the end of the run before it, if that is allowed.
 
     A run is a maximal sequence of neighbouring ops of a phase that are in `sharing`. A move is
-    allowed if every op still runs after all ops that it waits for, and the live bytes stay within
-    the peak of `order`. With `backwards`, moves each run to the start of the run after it instead.
+    allowed if every op still runs after all ops that it waits for, and the live bytes, as `_held`
+    estimates them, stay within the peak of `order`. With `backwards`, moves each run to the start
+    of the run after it instead.
     """
     curve = live_curve(problem, order, find_reuse(problem, order))
     peak = max(curve, default=0)
@@ -108,7 +109,9 @@ def _held(problem: Problem, run: Sequence[OpId], beyond: Set[OpId], *, backwards
     """Returns an upper bound on the bytes that moving a run adds while the ops that it passes run.
 
     A run is neighbouring ops that can run in one call. Counts the bytes of the buffers that the run
-    makes or uses, and that no op beyond the run's new place makes or uses.
+    makes or uses, and that no op beyond the run's new place makes or uses. Leaves out the user's
+    buffers, and if the run moves later, also those that are kept: they do not live longer then.
+    The bound does not hold if the move takes away an in-place write.
 
     Args:
         problem: the Problem that is ordered.

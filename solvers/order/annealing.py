@@ -9,8 +9,9 @@ Only the ops between the old and the new time of X are measured again. At every 
 ops have run as without the move, so the same bytes are alive. The cost of an order is the number of
 bytes by which its live curve exceeds the limit, summed over all times. A small share of the live
 bytes at each time is added, so that the cost also tells apart orders that differ only below the
-limit. Most moves aim at a buffer that is alive at a time with more live bytes than the limit: the
-move runs the op that makes the buffer later, or the last op that uses it sooner.
+limit. A move that lowers the cost is accepted, any other one with a probability that falls with the
+temperature. Most moves aim at a buffer that is alive at a time with more live bytes than the limit:
+its maker moves to a later time, or its last user to an earlier time.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from roam.solvers.xorshift import below, uniform
 from roam.solvers.zobrist import Words
 
 REACH = 40  # limit on the places in the order by which a random move shifts an op
-FARTHEST = 4 * REACH  # limit on the places in the order by which any move shifts an op
-# limit, itself excluded, on the places that a move goes past the time whose live bytes it lowers
+FARTHEST = 4 * REACH  # limit on the times that a move measures again; longer moves are not tried
+# a move that aims to lower the live bytes at a time goes 0 to BEYOND - 1 places past that time
 BEYOND = 8
 AIMED = 3  # number of moves out of 4 that aim at a buffer alive while too many bytes are
 TRIES = 50  # limit on the random draws to find a buffer that is alive at a given time
 SLOPE = 0.01  # share of the live bytes of each time that is added to the cost of an order
 STEADY = 64  # number of moves between two changes of the temperature
-# limit on the times with too many live bytes in an order whose peak is worth computing
+# the peak of an accepted order is computed only if at most NEARLY times have too many live bytes
 NEARLY = 3
 # steps counted for drawing a move and deciding on it, besides the steps that measure it; measured
 A_MOVE = 90
@@ -42,6 +43,8 @@ def anneal(
     phase: Tables, order: Ints, limit: int, work: int, hot: float, cold: float, seed: int
 ) -> tuple[int, Ints, int]:
     """Searches for an order that keeps within `limit` bytes, by simulated annealing.
+
+    Ends as soon as it has such an order, or when `work` is spent.
 
     Args:
         phase: the ops and buffers of the phase.
@@ -55,7 +58,8 @@ def anneal(
         seed: the seed of the random numbers; positive.
 
     Returns:
-        The lowest peak found, in bytes; the order with that peak; the number of steps.
+        The lowest peak found, in bytes; the order with that peak; the number of steps. Compares the
+        order given and those accepted orders that exceed the limit at no more than NEARLY times.
     """
     n = len(order)
     random = np.array([seed], np.uint64)
@@ -178,7 +182,10 @@ def aim(
 
 @compiled
 def alive_at(phase: Tables, time: Ints, user: Ints, t: int, random: Words) -> int:
-    """Draws at random a buffer that is alive at time t. Returns -1 if TRIES draws find none."""
+    """Draws at random a buffer that is alive at time t. Returns -1 if TRIES draws find none.
+
+    Draws only from the buffers that die in the phase: `Tables` lists no others.
+    """
     buffers = len(phase.size)
     for _ in range(TRIES if buffers else 0):
         b = below(random, buffers)
@@ -194,8 +201,9 @@ def move_later(
 ) -> tuple[int, int]:
     """Moves the op at time `first` to the end of [first, last), with the ops that wait for it.
 
-    Writes the new order of these times to trial[first:last], and sets moved[op] to the number
-    `move` for each op that moves, and for each op that waits for a moved op.
+    The ops that move keep their order, and so do the others. Writes the new order of these times to
+    trial[first:last]. Sets moved[op] to the number `move` for each op that moves, and for each op
+    that waits for a moved op, at these times or later.
 
     Returns:
         start and end: the ops that move are trial[start:end]. If all ops at these times move, the
@@ -225,8 +233,9 @@ def move_sooner(
 ) -> tuple[int, int]:
     """Moves the op at time `last - 1` to the start of [first, last), with the ops it waits for.
 
-    Writes the new order of these times to trial[first:last], and sets moved[op] to the number
-    `move` for each op that moves, and for each op that a moved op waits for.
+    The ops that move keep their order, and so do the others. Writes the new order of these times to
+    trial[first:last]. Sets moved[op] to the number `move` for each op that moves, and for each op
+    that a moved op waits for, at these times or earlier.
 
     Returns:
         start and end: the ops that move are trial[start:end]. If all ops at these times move, the

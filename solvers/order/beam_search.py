@@ -6,22 +6,23 @@
                   └── {b} ──┘   {b,d} ── ...      holds it once.
 
 If a level has more sets than the width of the beam, only those with the fewest live bytes are
-extended (a beam search). As long as no set is left out, the search is exact: if it comes to a level
-without sets before all ops have run, no order keeps within the limit.
+extended (a beam search). As long as no set is left out, and any op may run at any level, the search
+is exact: if it comes to a level without sets before all ops have run, no order keeps within the
+limit.
 
 Two rules make the levels small. Both follow from `valleys.py`. A valley of a set S is a set that
 contains S and leaves no more bytes alive than S and than every set between both. `valleys.py`
 proves that a search which has reached a valley of the set where it began may forget all other sets.
 
     light op    An op is light after a set S if it does not raise the live bytes. S with a light op
-                is a valley of S, as no set lies between the two. So a light op that fits within the
-                limit is the only extension of S that is tried.
-    low set     Let the search begin at a set R. Let T be a set after which no op is light, with no
-                more live bytes than any set reached since R. Then T is a valley of R, and the
-                search begins again at T. (Proof: assume that some set between R and T has fewer
-                live bytes than T, and let T' be the largest of those with the fewest. T' can be
-                reached within the limit, as live bytes are submodular: by the ops of T', in the
-                order in which the search came to T. The search does reach T': if a light op
+                is a valley of S, as no set lies between the two. So if a light op fits within the
+                limit, it is the only op by which S is extended (one of them, if there are several).
+    low set     Let the search begin at a set R. Let T be a set after which no op that fits is
+                light, with no more live bytes than any set reached since R. Then T is a valley of
+                R, and the search begins again at T. (Proof: assume that some set between R and T
+                has fewer live bytes than T, and let T' be the largest of those with the fewest. T'
+                can be reached within the limit, as live bytes are submodular: by the ops of T', in
+                the order in which the search came to T. The search does reach T': if a light op
                 extends a set within T', then T' and T contain the op, since otherwise it would be
                 light after T' or T too. T' is on an earlier level than T, so T has no more live
                 bytes than T', which contradicts the assumption.)
@@ -56,7 +57,8 @@ from roam.solvers.order.progress import Phase
 from roam.solvers.order.tables import Ints
 from roam.solvers.work import Units
 
-# results of `search`: an order fits; proven that none does; ended without knowing which
+# results of `search`: an order fits; no set is left to extend, which proves that no order fits (if
+# any op may run at any level); ended without knowing which
 FOUND, NONE, GAVE_UP = 0, 1, 2
 
 
@@ -87,21 +89,25 @@ def search(
     """Searches for an order within `most` bytes, from one end of the phase.
 
     Level n of the search holds the sets of n ops that have run. A step tries one op after one set.
+    Counts live bytes as if every op wrote over all dying buffers that it may ever write over.
 
     Args:
         phase: the phase, as seen from the end at which the search begins.
         most: the limit on live bytes.
         width: limit on the sets of one level that are extended.
-        steps: limit on the steps.
+        steps: limit on the steps; checked after each level, so the last level may exceed it.
         first: by op, the first level at which it may run; not below that of an op it waits for.
-        last: by op, the last level at which it may run. An op may run later than that only if other
-            ready ops are overdue too: of those, the one with the lowest last level runs first.
+        last: by op, the level at which it runs at the latest, if it is ready and no other op is
+            overdue. The ready op with the lowest last level, of those whose last level is reached,
+            is the only one by which a set is extended.
 
     Returns:
-        FOUND, NONE (no order that respects `first` and `last` keeps within the limit) or GAVE_UP;
-        the order found, beginning at the end of the phase where the search begins; the fewest bytes
-        that would have been alive while one of the ops that did not fit within the limit ran; the
-        number of steps.
+        FOUND, NONE (no set was left to extend) or GAVE_UP; the order found, beginning at the end of
+        the phase where the search begins (empty unless FOUND); the fewest bytes that would have
+        been alive while one of the ops that did not fit within the limit ran (NEVER if all fitted);
+        the number of steps. NONE proves that no order keeps within the limit if `first` and `last`
+        allow every op every level. If not, NONE proves nothing, not even about orders that respect
+        them: a light op is tried alone, although another op may be the only one in time.
     """
     n = len(phase.own)
     now = first_level(phase)

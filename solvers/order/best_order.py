@@ -6,6 +6,7 @@
                       minimum cuts        ┐ only if peak       a higher bound
                       leaf by leaf:       │ and bound still
                         minimum cuts      │ differ             a higher bound
+                        a short bisection │                    a better order, a higher bound
                         a first descent   │                    a better order
                         wider beams       │                    a better order, a higher bound
                         windows           │                    a better order
@@ -13,9 +14,9 @@
                         CP-SAT            │                    a better order, a higher bound
                         a long bisection  ┘                    a better order, a higher bound
 
-A phase is one segment until `leaf_search.py` cuts it into leaves, which are segments that no
-further key point divides. The order of the step is the orders of all segments, one after another.
-`tree.py` shows the segments as a tree.
+A phase is one segment until `leaf_search.py` cuts it, at moments with few live bytes, into leaves:
+segments that are ordered one by one. The order of the step is the orders of all segments, one after
+another. `tree.py` shows the segments as a tree.
 
 The phases are ordered one by one, because the bytes alive between two phases do not depend on the
 order of either phase. The phase with the highest peak is ordered first. A lower bound on the peak
@@ -92,7 +93,8 @@ def best_order(
             all if left out.
 
     Returns:
-        The order, its peak and the lower bound. `Answer.work` is the number of orders compared.
+        The order, its peak and the lower bound. `Answer.work` is the number of orders compared: one
+        for each greedy rule, each bisection and each search of leaves.
     """
     best = _Orders(problem, must_live_bound(problem), work or Work(), searches or Searches())
     phases = range(fixed, len(problem.phases))
@@ -137,7 +139,7 @@ class _Orders:
         return [i for segment in self.segments[phase] for i in segment.ops]
 
     def curve(self, order: list[OpId]) -> list[int]:
-        """Returns the live curve of an order of all ops."""
+        """Returns the live curve of an order of all ops, in bytes. Adds to the work done."""
         self.work.spend(A_MEASURED_USE * self.uses)
         return live_curve(self.problem, order, find_reuse(self.problem, order))
 
@@ -168,7 +170,8 @@ class _Orders:
     def settle(self, phase: int) -> None:
         """Searches for an order of a phase with a lower peak, and a higher bound, by bisection.
 
-        The bisection is a short one: it may use the share HASTY of the usual limit on ops run.
+        The bisection is a short one: for each limit on live bytes that it tries, it may use the
+        share HASTY of the usual limit on ops run.
         """
         peak_of, bound = partial(self.peak, phase), self.bound.value
         order = self.order(phase)
@@ -185,7 +188,11 @@ class _Orders:
         return self.peaks[phase] > self.bound.value
 
     def raise_bound(self) -> None:
-        """Raises the lower bound by minimum cuts: searches end when a peak has come down to it."""
+        """Raises the lower bound by minimum cuts, if they prove a higher one.
+
+        The higher the bound, the sooner searches end: when the peak has come down to it. A cut that
+        proves the same bound as a search replaces the proof.
+        """
         order = self.whole()
         curve = self.curve(order)
         with self.work.share(CUTS_SHARE):
@@ -193,9 +200,10 @@ class _Orders:
         self.bound = Bound(found.bound, found.found)
 
     def search_leaves(self, phase: int) -> None:
-        """Cuts the phase into leaves, and searches each leaf for a better order and a higher bound.
+        """Cuts the phase into leaves, and searches leaves for better orders and a higher bound.
 
-        A leaf is a segment between key points of the phase, and is ordered by itself.
+        A leaf is a segment between key points of the phase, and is ordered by itself. Does nothing
+        if no work is left.
         """
         if self.work.is_over():
             return

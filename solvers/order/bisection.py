@@ -1,4 +1,4 @@
-"""Finds the lowest peak of a phase, between a lower bound and a known order's peak, by bisection.
+"""Searches for the lowest peak of a phase, between a bound and a known order's peak, by bisection.
 
 Asks `valleys` a sequence of questions: is there an order whose live bytes keep within a limit?
 
@@ -7,9 +7,12 @@ Asks `valleys` a sequence of questions: is there an order whose live bytes keep 
            to the lowest limit that
            this "no" does not rule out
 
-If every question is answered, bound and peak meet, and the order is optimal. If the search cannot
-answer a question, it asks whether an order is better than the best one by a byte or more: a "no"
-proves that the best order is optimal. The second question without an answer ends the bisection.
+If every question is answered, bound and peak meet, and the order is optimal. If `valleys` cannot
+answer a question, the next one is whether an order is better than the best one by a byte or more: a
+"no" proves that the best order is optimal. The second question without an answer ends the
+bisection, and so does the first one if its limit is hardly below the peak (WORTH). The bisection
+also ends after QUESTIONS questions, if no work is left, or if the measured peak of an order found
+is above the limit (`bracket.py`).
 """
 
 from __future__ import annotations
@@ -22,14 +25,14 @@ from roam.solvers.order.bracket import Bracket
 from roam.solvers.order.valleys import Kept, keeps_within
 from roam.solvers.work import Work
 
-# number of tries with the lower bound as the limit, after the first; later limits halve the gap
+# number of answers after which the next limit is the lower bound again; later limits halve the gap
 JUMPS = 3
 # limit on ops run to decide whether an order fits in N bytes: RUNS, plus RUNS_AN_OP per op
 RUNS, RUNS_AN_OP = 20_000, 120
-HASTY = 0.2  # share of the usual limit on ops run that a first, short bisection may use
+HASTY = 0.2  # share of the usual limit on ops run for each question of a first, short bisection
 # limit on the questions "does an order keep within this limit?" of one bisection
 QUESTIONS = 40
-WORTH = 1e-3  # least relative gap between peak and bound that is worth another search
+WORTH = 1e-3  # least relative gap between the peak and a limit, or bound, worth another search
 
 
 def settle(
@@ -51,14 +54,17 @@ def settle(
         phase: the index of the phase.
         order: the best known order of the phase.
         peak_of: returns the measured peak of an order of the phase, in bytes.
-        bound: a proven lower bound on the peak, in bytes.
+        bound: a proven lower bound on the peak, in bytes, or any peak that is low enough.
         work: limits the work and the time of the search; no limit if left out.
         effort: the share of the usual limit on ops run that may be used for each limit tried.
+            Without effect if `ask` is given.
         ask: called with a limit in bytes, answers whether an order keeps within it, as
             `valleys.keeps_within` does. That function is asked if `ask` is left out.
 
     Returns:
-        The best order, its peak and the highest bound. `Answer.work` is the number of ops run.
+        The best order, its peak, and the highest bound proven, or `bound` if none is higher.
+        `Answer.work` is the sum of those of all answers, which is the number of ops run without
+        `ask`.
     """
     work = work or Work()
     known = Bracket(order, peak_of, bound)

@@ -37,8 +37,12 @@ class Bracket:
     def learn(self, answer: Answer[list[OpId] | None]) -> bool:
         """Takes in the answer whether an order keeps within the limit `answer.value`.
 
-        Returns False if the peak of the order found is above that limit, because the search counted
-        on in-place writes that the order does not allow. Lower limits are not worth trying then.
+        Keeps the order found if its measured peak is the lowest so far. If no order fits, raises
+        the bound, up to the peak at most.
+
+        Returns False if the measured peak of the order found is above the limit, because the search
+        counted on in-place writes that the order does not allow. Lower limits are not worth trying
+        then.
         """
         if answer.found is not None:
             reached = self.peak_of(answer.found)

@@ -21,11 +21,11 @@ def program_order(problem: Problem, phase: int) -> Order:
 
 
 def demand(problem: Problem, phase: int) -> Order:
-    """Returns an order in which every op runs late: just before an op that waits for it.
+    """Returns an order in which ops run late: only when an op that needs them is the next to run.
 
     Goes in program order through the ops of the phase for which no other op of the phase waits.
     Before each of these, runs all ops that it waits for, directly or not, and that have not run
-    yet. So an op does not run until its results are needed, and they do not live long.
+    yet, depth first. So an op does not run until its results are needed, and they do not live long.
     """
     inside = set(problem.phases[phase])
     done: set[OpId] = set()
@@ -49,7 +49,8 @@ def demand(problem: Problem, phase: int) -> Order:
 def free_early(problem: Problem, phase: int) -> Order:
     """Returns program order, except that ops that free more bytes than they make run early.
 
-    Such an op runs as soon as all ops that it waits for have run.
+    Such an op runs as soon as all ops that it waits for have run. Of several, the first in program
+    order runs first.
     """
     return _whole(_FreesFirst(problem, phase))
 
@@ -57,8 +58,9 @@ def free_early(problem: Problem, phase: int) -> Order:
 def least_peak_first(problem: Problem, phase: int) -> Order:
     """Returns the order that always runs the ready op after which the fewest bytes are alive.
 
-    This is the greedy rule of LESCEA (as described in ROAM, arXiv 2310.19295, section 2) and of
-    Inductor's "least peak memory first".
+    Of several, runs the op that needs the fewest bytes while it runs. This is the greedy rule of
+    LESCEA (`baselines/lescea.py`), with another tie-break. Inductor's "least peak memory first"
+    also looks at the peak so far (`baselines/inductor.py`).
     """
     return _whole(_LeastFirst(problem, phase))
 

@@ -58,7 +58,8 @@ Time = int  # number of ops of the phase that have run
 class Curve(NamedTuple):
     """The live bytes of an order of a phase, if every op could use all its in-place pairs.
 
-    An in-place pair is a result and a dying buffer that the result may be written over.
+    An in-place pair is a result and a dying buffer that the result may be written over. Some pairs
+    may need another order, so the measured live bytes can be higher while an op runs.
 
     Attributes:
         during: item t is the bytes alive while the op at time t runs.
@@ -128,7 +129,8 @@ class Cutter:
 
         Returns:
             How many ops of the order have run at each key point, in ascending order. The first item
-            is 0, the last item is the number of all ops.
+            is 0, the last item is the number of all ops. No other items if the whole order keeps
+            within the bound. A key point counts as not safe if no work is left to decide.
         """
         n = len(order)
         during, after = curve_of(self.problem, self.phase, order)
@@ -153,7 +155,8 @@ class Cutter:
         """Returns whether all other ops can wait for the first `t` ops of an order at no cost.
 
         If so, any order can be changed so that all other ops wait, and none of them then runs with
-        more bytes alive. This is the condition *first* of the module's docstring.
+        more bytes alive. This is the condition *first* of the module's docstring. Returns False too
+        if no work is left to decide.
 
         Args:
             places: the ops of a known order, each by its index in program order.
@@ -173,7 +176,7 @@ class Cutter:
 
         If so, any order can be changed so that these `t` ops run first, and none of them then runs
         with more bytes alive. This is the condition *last* of the module's docstring. The arguments
-        are those of `is_first`.
+        are those of `is_first`. Returns False too if no work is left to decide.
         """
         before, later = places[:t], set(places[t:])
         network = self.network

@@ -1,12 +1,13 @@
 """Measures an order that one move has changed, without looking at the users of every buffer again.
 
-    time      0  1  2  3  4  5      b, which u, v and w use, dies at w, its last user. A move of one
-    order     a  u  v  w  x  y      op changes the order of that op and of others, but never the
-                 └──┴──┘ b          order of two others: only buffers that a moved op uses may get
-                                    another last user.
+    time      0  1  2  3  4  5      b, which u, v and w use, dies at w, its last user. A move takes
+    order     a  u  v  w  x  y      some ops past others. The moved ops keep their order, and so do
+                 └──┴──┘ b          the others: only buffers that a moved op uses may get another
+                                    last user.
 
 So the bytes that die at each op are kept, and a move updates them for the buffers of the ops that
-moved. Measuring one op at one time is then two additions, however many buffers the op uses.
+moved. Measuring one op at one time then takes a few additions, however many buffers the op uses.
+Only the users of buffers that its results may be written over are still looked at.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ class LastUses(NamedTuple):
 
     Attributes:
         user: by buffer, the op that uses it last.
-        frees: by op, the bytes of the buffers that die just after it.
-        changed: the buffers whose last user the present move has changed, as a list with room.
-        before: by index in `changed`, the last user of that buffer before the move.
+        frees: by op, the bytes of the buffers that die just after it, its unused results included.
+        changed: the buffers whose last user the present move has changed. Only the first items
+            count, as many as `renew` says; the rest is room for larger moves.
+        before: by index in `changed`, the last user of that buffer before the change.
     """
 
     user: Ints
@@ -37,7 +39,10 @@ class LastUses(NamedTuple):
 
 @compiled
 def last_uses(phase: Tables, time: Ints) -> LastUses:
-    """Finds the last user of each buffer. `time` is, by op, the time at which it runs."""
+    """Finds the last user of each buffer, and the bytes that die at each op; no move is recorded.
+
+    `time` is, by op, the time at which it runs.
+    """
     buffers = len(phase.size)
     user, frees = np.empty(buffers, np.int64), phase.unused.copy()
     for b in range(buffers):
@@ -65,7 +70,7 @@ def renew(phase: Tables, time: Ints, uses: LastUses, moved: Ints, later: bool) -
         time: by op, the time at which it runs after the move.
         uses: the last users before the move; updated. Records each change, so that `restore` can
             undo it.
-        moved: the ops that moved past others.
+        moved: the ops that moved past others, all in the same direction.
         later: whether they run later than before the move, or sooner.
 
     Returns:

@@ -30,7 +30,11 @@ STEPS = 200_000
 
 
 def lazy(problem: Problem, phase: int) -> Order:
-    """Returns the order with the lowest peak that `schedule` makes under several limits."""
+    """Returns the order with the lowest peak that `schedule` makes under several limits.
+
+    The first schedule has no limit. Each further limit is halfway between the highest limit refused
+    and the lowest peak so far (bisection). Tries at most PROBES of them, fewer in a large phase.
+    """
     found = schedule(problem, phase)
     assert found is not None  # without a limit, `schedule` always finds an order
     order, peak = found
@@ -67,5 +71,5 @@ class _Lazy(RankedSchedule):
         return bool(after) and min(after) > 1
 
     def ranked_anew(self, i: OpId) -> Sequence[OpId]:
-        """Returns the ops that `i` waits for. Only one has not run, and it is no longer early."""
+        """Returns the ops that `i` waits for. The only one that has not run is no longer early."""
         return self.problem.predecessors[i]

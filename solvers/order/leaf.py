@@ -17,8 +17,8 @@ and the same in-place pairs (a result and a dying buffer that the result may be 
 search for an order of a phase can be given a leaf: it orders the phase `INSIDE` of `Leaf.problem`.
 
 A buffer that is alive throughout and in no in-place pair is not listed: one constant counts the
-bytes of all such buffers. Equal segments of different layers differ in that constant only, so
-`Leaf.key` leaves it out.
+bytes of all such buffers. Equal segments of different layers differ only in that constant, and in
+names and costs. So `Leaf.key` leaves these out.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Leaf:
         problem: the entry op, which makes the buffers alive when the segment begins; the ops of
             the segment in program order; the exit op, which reads the buffers alive at the end.
         ops: the segment's ops, by their ids in the step, in program order.
-        constant: the bytes of the buffers that are alive throughout, whatever the order.
+        constant: the bytes of the buffers that are alive throughout, whatever the order, and that
+            `problem` does not list one by one. One buffer of this size stands for them.
     """
 
     problem: Problem
@@ -54,9 +55,11 @@ class Leaf:
 
     @cached_property
     def key(self) -> Hashable:
-        """A value that is equal for two segments that differ only in names and in constant bytes.
+        """A value that is equal for segments that differ only in names, costs and constant bytes.
 
-        Two segments that differ in the program order of their ops may have different values.
+        So an order of one of them, by op ids of the leaf, is an order of the others, with the same
+        peak but for the constant. Two segments that differ in the program order of their ops
+        may have different values.
         """
         buffers = [(b.transient, b.align, b.kept) for b in self.problem.buffers]
         ops = [(op.reads, op.creates, op.over, op.scratch, op.after) for op in self.problem.ops]
@@ -77,7 +80,10 @@ class Leaf:
         return max(curve[1:-1])
 
     def whole(self, order: Sequence[OpId]) -> tuple[list[OpId], list[int]]:
-        """Returns an order of the segment's ops between entry and exit op, and its live curve."""
+        """Returns the entry op, the ops of `order` and the exit op in a row, and their live curve.
+
+        All ops are given by their ids in the leaf. The live curve is in bytes.
+        """
         ops = [0, *order, len(self.ops) + 1]
         return ops, live_curve(self.problem, ops, find_reuse(self.problem, ops))
 
@@ -97,7 +103,7 @@ def cut_out(
         ops: the ops of the segment, in any order. Each op that one of them waits for is in the
             segment too, or has run when the segment begins.
         ran: the ops of the phase that have run when the segment begins.
-        live: the bytes alive when the segment begins; computed if left out.
+        live: the transient bytes alive when the segment begins; computed if left out.
     """
     return _Cutting(problem, phase, sorted(ops), ran).leaf(live)
 
@@ -142,8 +148,8 @@ class _Cutting:
     def counts(self, b: BufferId) -> bool:
         """Returns whether the leaf lists a buffer that an op of the segment uses or makes.
 
-        The leaf lists a buffer with bytes on the device that is made in the segment, may die in it,
-        or may be written over in it.
+        The leaf lists a buffer that is made in the segment, dies in it, or may be written over in
+        some order. It lists no buffer without transient bytes, such as the user's own.
         """
         if not self.problem.buffers[b].transient:
             return False
@@ -170,7 +176,8 @@ class _Cutting:
     def op(self, k: int) -> Op:
         """Returns the op at index k of `ops` as an op of the leaf.
 
-        Its field `after` lists the leaf's ids of all ops in the segment that it waits for.
+        Its field `after` lists the leaf's ids of all ops in the segment that it waits for. So the
+        buffers that the op changes can be listed as reads, without changing what it waits for.
         """
         number, op = self.number, self.problem.ops[self.ops[k]]
         reads = dict.fromkeys((*op.reads, *op.mutates))
@@ -190,8 +197,8 @@ class _Cutting:
 def _takeable(problem: Problem, i: OpId) -> list[tuple[BufferId, BufferId]]:
     """Returns the pairs (result, dying buffer) of an op that some order may use in place.
 
-    The result is then written over the dying buffer. Pairs of buffers without device bytes are left
-    out.
+    The result is then written over the dying buffer. Pairs of buffers without transient bytes, such
+    as buffers in host memory, are left out.
     """
     return [
         (new, old)

@@ -1,7 +1,7 @@
 """Decides by CP-SAT whether a phase has an order within a limit on live bytes.
 
-Used for small leaves (segments as Problems of their own) that no other search has settled. For each
-op and each step, one Boolean says whether the op has run before the step:
+Used for small leaves (segments as Problems of their own) that the searches before it have not
+settled. For each op and each step, one Boolean says whether the op has run before the step:
 
     step        0  1  2  3
     ran[a]      0  1  1  1      a runs at step 0       each op runs once            (`add_steps`)
@@ -17,7 +17,8 @@ the deterministic time of the usual program, both to find orders and to prove th
 (in 26 of 27 cases).
 
 Counts live bytes as if every op wrote over all dying buffers that it may ever write over. So the
-answer "no" also holds without such reuse.
+answer "no" also holds without such reuse. But the peak of an order that is found may be above the
+limit, and has to be measured.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class Limits:
     """Which phases CP-SAT is asked about, and for how long.
 
     Attributes:
-        variables: limit on the Booleans of a program: one for each op and each step at which the
-            op may run, and one for each buffer and each step. A larger program is not built.
+        variables: limit on the Booleans of a program, as `variables` estimates their number. A
+            larger program is not built.
         seconds: limit on CP-SAT's deterministic time for one question, in seconds.
     """
 
@@ -73,9 +74,9 @@ def keeps_within(
         limits: which phases are searched, and for how long; the defaults if left out.
 
     Returns:
-        FITS with the order; DOES_NOT_FIT with the lower bound `most + 1`; or UNKNOWN, which a phase
-        with too large a program gets without a search. `Answer.work` is the deterministic time of
-        CP-SAT in milliseconds.
+        FITS with the order; DOES_NOT_FIT with the lower bound `most + 1`; or UNKNOWN. The answer is
+        UNKNOWN without a search if the program is too large, or if no work or time is left.
+        `Answer.work` is the deterministic time of CP-SAT in milliseconds.
     """
     work, limits = work or Work(), limits or Limits()
     seen = Phase(problem, phase)
@@ -121,7 +122,7 @@ def _reached(neighbours: Sequence[Sequence[Place]], order: Iterable[Place]) -> l
     By op, `neighbours` lists its predecessors (or its successors). `order` lists all ops so that
     each op comes after its neighbours.
     """
-    masks = [0] * len(neighbours)  # bit p is set if p is reached: sets of ops take seconds
+    masks = [0] * len(neighbours)  # bit p is set if p is reached: Python's sets would take seconds
     for k in order:
         for p in neighbours[k]:
             masks[k] |= masks[p] | 1 << p
@@ -129,7 +130,11 @@ def _reached(neighbours: Sequence[Sequence[Place]], order: Iterable[Place]) -> l
 
 
 def variables(phase: Phase) -> int:
-    """Returns about how many Booleans the CP-SAT program of a phase has."""
+    """Returns about how many Booleans the CP-SAT program of a phase has.
+
+    Counts one for each op and each step at which the op may run. For each buffer that may die in
+    the phase, counts as many as for that of its users which may run at the most steps.
+    """
     steps = [len(window) for window in windows(phase)]
     closers = phase.closers.values()
     return sum(steps) + sum(max(map(steps.__getitem__, of)) for of in closers)
@@ -168,7 +173,7 @@ class Program:
 
 
 def add_steps(program: Program) -> None:
-    """Adds constraints: one op runs at each step, and an op that has run before a step stays so."""
+    """Adds constraints: one op runs at each step, and an op counts as run at all later steps."""
     for ran in program.ran:
         for t in range(len(ran) - 1):
             program.implies(ran[t], ran[t + 1])
@@ -185,7 +190,10 @@ def add_waits(program: Program) -> None:
 
 
 def add_buffers(program: Program) -> None:
-    """Adds constraints: a buffer is alive if its maker has run and one of its users has not."""
+    """Adds constraints: a buffer is alive if its maker has run and one of its users has not.
+
+    A buffer that outlives the phase is alive as soon as its maker has run. Fills `program.alive`.
+    """
     phase, model = program.phase, program.model
     for b in dict.fromkeys([*phase.openers, *phase.closers]):
         made = program.ran[phase.openers[b][0]] if b in phase.openers else None
@@ -220,7 +228,7 @@ def add_limit(program: Program, most: int) -> None:
 
 
 def add_hint(program: Program, order: Sequence[Place]) -> None:
-    """Gives CP-SAT an order from which its search starts."""
+    """Gives CP-SAT an order from which its search starts. Ops are given by index in the phase."""
     for step, k in enumerate(order):
         for t, ran in enumerate(program.ran[k]):
             if ran is not program.no and ran is not program.yes:

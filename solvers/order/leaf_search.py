@@ -11,15 +11,15 @@
 A leaf is a segment between two safe key points (moments at which a cut of the phase does not lose
 the best order), as a Problem of its own (`leaf.py`). The peak of the phase is the highest peak of a
 leaf. A lower bound of a leaf is a lower bound of the step. So only leaves with a peak above the
-bound need a better order. Nor does a leaf have to get below the peak of a leaf that the same search
-has failed to lower to the bound. The nearer the order's peak and the bound are, the more of the
-order keeps within the bound, and the smaller are the leaves.
+bound need a better order. Nor does a leaf have to get below the peak of a leaf on which the same
+search has failed. The nearer the order's peak and the bound are, the more of the order keeps within
+the bound, and the smaller are the leaves.
 
 The descent comes before the beams, since it takes little work and often finds the best order. A
 beam then has only to prove that there is no better one.
 
-Leaves that differ only in names and constant bytes (`Leaf.key`), such as those of the layers of a
-transformer, are solved once.
+Leaves that differ only in names, costs and constant bytes (`Leaf.key`), such as those of the layers
+of a transformer, are solved once.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ LAST_SHARE = 0.2
 @dataclass(frozen=True)
 class Searches:
     """Which searches may be used if the first, short exact search does not find the best order.
+
+    Minimum cuts and exact searches of leaves are always used.
 
     Attributes:
         tree: whether the phase is cut at safe key points; if not, the whole phase is one leaf.
@@ -150,7 +152,10 @@ class _LeafSearch:
         best: by `Leaf.key`, the best order found, by op ids of the leaf, and the search's name.
         bounds: by `Leaf.key`, the leaf's lower bound, in bytes above its constant.
         stages: the searches, in the order in which they are tried on a leaf.
-        failed: by `Leaf.key`, how many searches have not lowered the leaf's peak to their target.
+        failed: by `Leaf.key`, how many of `stages` are done with: the last of them did not lower
+            the leaf's peak to its target.
+        reused: how many times a leaf was given the order found for an equal leaf.
+        searched: the number of searches so far, each of one leaf.
     """
 
     def __init__(
@@ -175,8 +180,9 @@ class _LeafSearch:
         self.reused = self.searched = 0
 
     def run(self, order: list[OpId], bound: int) -> tuple[list[_Placed], int]:
-        """Searches leaf after leaf, until the peak has come down to the bound or no search is left.
+        """Searches leaf after leaf, until the peak has come down to the bound.
 
+        Ends earlier if the leaf with the highest peak has no search left, or if no work is left.
         Once the gap between peak and bound is no more than the share WORTH, the searches together
         may spend only the share LAST_SHARE of the remaining work.
 
@@ -189,7 +195,8 @@ class _LeafSearch:
     def narrow(self, leaves: list[_Placed], bound: int, worth: float) -> tuple[list[_Placed], int]:
         """Searches leaf after leaf, until the relative gap of peak and bound is at most `worth`.
 
-        Ends earlier if no search or no work is left. Returns the leaves and the bound of the step.
+        Ends earlier if the leaf with the highest peak has no search left, or if no work is left.
+        Returns the leaves and the bound of the step.
         """
         while True:
             top = max(leaves, key=lambda placed: (placed.peak, self.stage(placed)))
@@ -214,16 +221,17 @@ class _LeafSearch:
                 leaves = self.cut(order, bound)
 
     def stage(self, placed: _Placed) -> int:
-        """Returns the index in `stages` of the next search to try on a leaf."""
+        """Returns the index in `stages` of the next search to try on a leaf; its length if none."""
         share = len(placed.leaf.ops) / len(self.solver)
         tried = 1 if share > ALMOST_ALL else 0  # the whole phase has had a short exact search
         return max(tried, self.failed.get(placed.leaf.key, 0))
 
     def cut(self, order: list[OpId], bound: int) -> list[_Placed]:
-        """Cuts an order of the phase into leaves, at its safe key points, and shares known orders.
+        """Cuts an order of the phase into leaves, at its safe key points.
 
         A cut at a safe key point does not lose the best order. Without a cutter, the phase is one
-        leaf.
+        leaf. Each leaf has its part of `order`, or the best order found for an equal leaf if that
+        has a lower peak.
         """
         self.work.spend(A_CUTTING * len(order))
         times = [0, len(order)]
@@ -296,8 +304,9 @@ class _LeafSearch:
         return self.bisect(top, target, 1.0)
 
     def bisect(self, top: _Placed, bound: int, effort: float) -> int:
-        """Searches a leaf by bisection, with the share `effort` of the usual limit on ops run.
+        """Searches a leaf by bisection.
 
+        For each limit that it tries, it may use the share `effort` of the usual limit on ops run.
         `bound` is a number of bytes that the peak need not get below. Returns the lower bound
         proven if it is higher, else `bound`.
         """
@@ -318,7 +327,7 @@ class _LeafSearch:
         return found.bound
 
     def offer(self, placed: _Placed, name: str, order: list[OpId]) -> None:
-        """Keeps an order of a leaf if its peak is the lowest so far.
+        """Keeps an order of a leaf if its peak is the lowest so far, for equal leaves too.
 
         `name` is the name of the search that found the order.
         """

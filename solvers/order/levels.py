@@ -2,9 +2,11 @@
 
 net, Net         the phase as arrays
 first_level      the set without ops
+raises, takes    the bytes that an op adds to the live bytes; the bytes alive while it runs
+most_late        the ready op that has to run next, if there is one
 extend           lists the sets of the next level, each once: a hash table finds those that are
                  listed already
-run              makes the sets that are kept of that list
+run              makes those sets of the list that the search keeps
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ class Net(NamedTuple):
     Attributes:
         mirrored: whether the search runs from the end of the phase to its start.
         start: bytes alive when the search begins.
-        own: by op, the bytes that it adds while it runs.
+        own: by op, the bytes that it adds, while it runs, to those alive just before it in the
+            phase.
         size: by buffer, its size in bytes.
         before, after: by op, the ops that have to run before it, or after it, in the search.
         opens, closes: by op, the buffers that it opens, or closes.
@@ -154,7 +157,9 @@ def extend(
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], Ints, Words, int, int]:
     """Finds the sets of ops of the next level. Extends each set of the level `now` by one op.
 
-    Lists a set once, even if several extensions lead to it.
+    Tries every ready op that may run at this level. If a ready op has reached its last level, tries
+    only that op. If an op that fits does not raise the live bytes, extends the set by that op only
+    (the first one found). Lists a set once, even if several extensions lead to it.
 
     Args:
         phase: the phase, as seen from the end at which the search begins.
@@ -162,12 +167,13 @@ def extend(
         most: the limit on live bytes.
         level: the number of ops in each set of `now`.
         first: by op, the first level at which it may run.
-        last: by op, the last level at which it may run, unless other overdue ops come first.
+        last: by op, the level from which on it is overdue, if it is ready (`most_late`).
 
     Returns:
         By set of the next level, the index in `now` of the set that it extends; the op by which it
         does; its live bytes; its hash. Then the fewest bytes that would have been alive while one
-        of the ops that did not fit within the limit ran; and the number of ops tried.
+        of the ops that did not fit within the limit ran (NEVER if all fitted); and the number of
+        ops tried.
     """
     n, words = len(phase.own), now.ran.shape[1]
     room = 256

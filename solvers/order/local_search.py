@@ -1,9 +1,12 @@
 """Local search: improves the order of a phase if the exact search does not find the best one.
 
-    peak ── limit 1 % below ── anneal ──┬── limit met: the next limit is 1 % below the new peak
+    peak ── limit 1 % below ── anneal ──┬── limit met: the next limit is as far below the new peak
       ^                                 └── not met: the next limit is half as far below the peak
       │                                               │
-      └── shaken by a short, hot annealing ───────────┘ after many annealings without success
+      └── shaken by a short, hot annealing ───────────┘ after many annealings without a lower peak
+
+A limit is at least 0.1 % below the peak, but never below the bound at which the search ends. The
+descent from a shaken order begins with 1 % again.
 
 In wide, irregular graphs the exact search (`valleys.py`) ends without an answer, because there are
 too many sets of ops to search. But an order that differs from a known order by a single move is
@@ -33,9 +36,10 @@ class Effort:
 
     Attributes:
         work_an_op: limit on the steps of one annealing, per op of the phase. A step measures one op
-            at one time, or looks at one user of a buffer.
+            at one time, or looks at one user of a buffer. A move takes `annealing.A_MOVE` further
+            steps.
         in_vain: number of annealings in a row without a lower peak after which a descent ends.
-        kicks: the number of descents after the first one. Each starts from the best order, changed
+        kicks: limit on the descents after the first one. Each starts from the best order, changed
             by a short, hot annealing.
     """
 
@@ -46,12 +50,13 @@ class Effort:
 
 # first and least distance of an annealing's limit below the peak, as a share of the peak
 STEP, LEAST_STEP = 0.01, 0.001
-# two pairs (first, last) temperature of an annealing, in mean buffer sizes; a failure switches pair
+# two pairs (first, last) temperature of an annealing, in mean buffer sizes: the first pair is used
+# after a lower peak was found, and after a failure the pair that was not used last
 HEATS = ((0.5, 0.02), (0.5, 0.1))
 SHAKEN = 4.0  # temperature of the short annealing that perturbs an order, in mean buffer sizes
 # limit on live bytes in the annealing that perturbs an order, as a share of the peak
 SHAKEN_LIMIT = 0.9
-# number of steps per op of the phase in the annealing that perturbs an order
+# limit on the steps, per op of the phase, of the annealing that perturbs an order
 SHAKEN_WORK = 1_000
 A_STEP: Units = 10  # units of work of one step of the annealing; measured
 
@@ -76,8 +81,9 @@ def local_search(
             if left out.
 
     Returns:
-        The best order, its peak, and the bound as it was given. `Answer.work` is the number of
-        annealings.
+        The best order, its peak, and the bound as it was given. So the status OPTIMAL is a proof
+        only if the caller has proven the bound. `Answer.work` is the number of annealings, with
+        those that only measure or shake an order.
     """
     ops = problem.phases[phase]
     place = {i: k for k, i in enumerate(ops)}
@@ -125,8 +131,8 @@ class _Search:
     def descend(self, order: Ints) -> _Found:
         """Anneals again and again, each time with a limit below the lowest peak found so far.
 
-        Ends when `effort.in_vain` annealings in a row have found no lower peak. Returns the best
-        order.
+        Ends when `effort.in_vain` annealings in a row have found no lower peak, when the peak has
+        come down to the bound, or when no work is left. Returns the best order.
         """
         with self.work.uncounted():  # the first call of a process compiles the annealing
             # an annealing with a work limit of 0 only measures `order`

@@ -11,7 +11,8 @@ from roam.core.problem import BufferId, Home, OpId, Problem
 class PhaseMemory:
     """Tracks how many ops have yet to use each buffer, and which buffers an op would free.
 
-    Starts at the beginning of a phase: every op of earlier phases has run.
+    Starts at the beginning of a phase: every op of earlier phases has run. Counts the bytes of
+    buffers in every tier, not only on the device: it serves rules of thumb.
     """
 
     def __init__(self, problem: Problem, phase: int) -> None:
@@ -25,9 +26,9 @@ class PhaseMemory:
         """Returns two numbers of bytes that a ready op adds: after it has run, and while it runs.
 
         Both are relative to the bytes alive just before the op. While it runs, the op adds its
-        results and its scratch space, less one result if that is written over a dying buffer. After
-        it has run, the op adds its results that are used or kept, less the buffers that die with
-        it.
+        results and its scratch space, less one result if that is written over a dying buffer (only
+        the first such pair counts). After it has run, the op adds its results that are used or
+        kept, less the buffers that die with it. May be below 0.
         """
         problem = self.problem
         op = problem.ops[i]
@@ -51,7 +52,10 @@ class PhaseMemory:
         return buffer.home is not Home.USER and not buffer.kept
 
     def run(self, i: OpId) -> list[OpId]:
-        """Counts an op as having run. Returns the ops whose `effect` this may have changed."""
+        """Counts an op as having run. Returns the ops whose `effect` this may have changed.
+
+        These are the users of each buffer that only one op has yet to use; an op may come twice.
+        """
         touched: list[OpId] = []
         for b in _used(self.problem, i):
             self.left[b] -= 1

@@ -1,4 +1,4 @@
-"""Holds the state of the exact search: which ops of a phase have run, how many bytes are alive."""
+"""Holds the state of `segment_search`: which ops of a phase have run, how many bytes are alive."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class Phase:
         ops: the ids of the ops, in program order.
         size: by buffer, its size in bytes.
         before: by op, the ops that have to run before it in the search.
-        after: by op, the ops that can run only after it in the search.
+        after: by op, the ops that can run only after it in the search. `before` and `after` list
+            what an op waits for itself, and not what these ops wait for.
         openers: by buffer, the ops of the phase that open it.
         closers: by buffer, the ops of the phase that close it.
         opens: by op, the buffers that it opens.
@@ -86,11 +87,12 @@ class State:
         waits: by op, how many of the ops that have to run before it have not run yet.
         opened: by buffer, how many of its openers have run.
         left: by buffer, how many of its closers have not run.
-        ready: ops that may run next, because `waits` is 0.
+        ready: ops that may run next: `waits` is 0, and they are not blocked.
         light: the ready ops that do not raise the live bytes.
         idle: the ready ops that raise the live bytes, and take no more bytes while they run than
             are alive after them; empty in a mirrored search.
-        blocked: ops that the search from the other end of the phase has run; this one must not.
+        blocked: ops that the search from the other end of the phase has fixed; this search must not
+            run them.
     """
 
     def __init__(self, phase: Phase) -> None:
@@ -109,7 +111,7 @@ class State:
                 self.weigh([k])
 
     def net(self, k: Place) -> int:
-        """Returns the bytes that running a ready op would add to the live bytes: may be below 0."""
+        """Returns by how many bytes a ready op raises the live bytes; below 0 if it lowers them."""
         size, net = self.phase.size, 0
         for b in self.phase.opens[k]:
             if not self.opened[b]:

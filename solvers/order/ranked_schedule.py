@@ -38,6 +38,10 @@ class RankedSchedule(ABC):
 
     Attributes:
         waiting: by op of the phase, how many of the ops that it waits for have not run.
+        version: by op, the number of entries pushed for it; -1 if it has run.
+        ready: the heap of (rank, op, version) of the ops to be run.
+        above: the heap of the ops that would go above the limit, by the bytes that they add.
+        live, peak: bytes alive now, and the most so far, beyond those at the start of the phase.
     """
 
     def __init__(self, problem: Problem, phase: int, limit: float = inf) -> None:
@@ -58,14 +62,14 @@ class RankedSchedule(ABC):
 
         Args:
             i: the op.
-            net: the bytes that it adds to the live bytes.
+            net: the bytes by which the live bytes are higher after it; may be below 0.
             transient: the bytes that it adds while it runs.
         """
 
     def ranked_anew(self, i: OpId) -> Sequence[OpId]:
-        """Returns the ops whose rank may change at the moment when `i` waits for only one op more.
+        """Returns the ops whose rank may change when `i` has come to wait for only one op more.
 
-        No rank does by default.
+        By default there are none.
         """
         return ()
 

@@ -13,7 +13,7 @@ class Segment:
 
     Attributes:
         phase: the index of the phase.
-        ops: in the order in which they run.
+        ops: the ids of the ops, in the order in which they run.
         solver: the name of the search that found the order; several are joined by " + ".
         bound: a lower bound, in bytes, on the peak of every order of these ops between the same two
             key points; 0 if none was computed.

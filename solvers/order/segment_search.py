@@ -42,7 +42,7 @@ class _Reached:
         ops: the ops that the set has and its parent has not, in an order within the limit.
         parent: the set that was extended to this one; None for the root of the tree.
         children: the sets that were made by extending this one.
-        known: the ops of the set that have not yet run when the search of the tree begins.
+        known: the ops of the set, without those that had run when the search of this tree began.
         waiting: whether the search has yet to extend the set.
         gone: whether the set was removed from the tree.
     """
@@ -139,6 +139,8 @@ class Side:
     """The search from one end of a phase, with the ops whose order it has fixed.
 
     Attributes:
+        phase: the phase, as seen from this end.
+        state: which ops have run. Between two calls of `walk`, these are the fixed ops.
         most: the limit on live bytes.
         work: ends the search at its deadline; the units of `work` are not looked at.
         order: the fixed ops, beginning with the op nearest to this end of the phase.
@@ -159,10 +161,11 @@ class Side:
     def walk(self, patience: int, runs: float) -> Crossed:
         """Searches from valley to valley, and fixes the ops on the way to each valley.
 
-        A valley is a set of ops after which few bytes are alive (`valleys.py`). Returns GAVE_UP
-        after running more than `patience` ops without reaching the next valley, or more than `runs`
-        ops in all, or at the deadline. A further call then starts again from the last valley
-        reached.
+        A valley is a set of ops after which few bytes are alive (`valleys.py`). Returns ALL if all
+        ops of the phase have their place, and NO if no order keeps within the limit. Returns
+        GAVE_UP after running more than `patience` ops without reaching the next valley, or more
+        than `runs` ops in this call, or at the deadline. A further call then starts again from the
+        last valley reached.
         """
         last = self.runs + runs
         self.order += self.descend()
@@ -207,8 +210,9 @@ class Side:
     def descend(self) -> list[Place]:
         """Runs ready ops that do not raise the live bytes, as long as one fits within the limit.
 
-        Returns the ops run. No choice is lost: after each of these ops, the set of all ops that
-        have run is a valley (no set on the way to it has fewer live bytes).
+        Of several, runs the first in program order. Returns the ops run. No choice is lost: after
+        each of these ops, the set of all ops that have run is a valley (no set on the way to it has
+        fewer live bytes).
         """
         ran: list[Place] = []
         while fits := [k for k in self.state.light if self.has_room(k)]:
@@ -224,7 +228,7 @@ class Side:
         live bytes than the set that it extends, `leave_for_valley` drops sets that the search may
         forget. The search has reached a valley if only one set is left to extend, or if all ops of
         the phase have run. The search ends without a valley if no set is left to extend (no order
-        keeps within the limit), or if `gives_up` returns True.
+        keeps within the limit), or if `gives_up` returns True. Undoes all ops that it runs.
         """
         root = _Reached(self.state.live, ())
         tree = _Tree(root)
@@ -276,7 +280,7 @@ class Side:
             yield from ((k,) for k in sorted(state.ready))
 
     def last_but_for(self, k: Place) -> list[set[Place]]:
-        """Returns sets of idle ops, each of which alone keeps op `k` from freeing some buffer.
+        """Returns one set of idle ops for each buffer that only they keep op `k` from freeing.
 
         Idle ops only add bytes, and may wait. Op `k` would free the buffer if all idle ops of the
         set had run before it.

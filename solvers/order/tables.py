@@ -1,8 +1,8 @@
 """Holds one phase of a Problem as arrays, for searches that measure millions of orders.
 
 Ops are numbered by their place in the phase (program order). Buffers are numbered anew: only
-buffers that die in the phase are listed. A list of lists is stored as two arrays: its rows, one
-after another, and the index at which each row starts:
+buffers that an op of the phase uses last are listed. Bytes are transient bytes. A list of lists is
+stored as two arrays: its rows, one after another, and the index at which each row starts:
 
     users of buffer b = users[users_at[b] : users_at[b + 1]]
 """
@@ -185,8 +185,8 @@ def dies(phase: Tables, buffer: int, time: Ints, t: int) -> bool:
 def written_over(phase: Tables, k: int, time: Ints, t: int) -> int:
     """Returns the bytes that op `k` saves at time t by writing results over buffers that die at t.
 
-    Goes through the op's pairs of a result and a buffer in the order in which they are listed. Uses
-    each result and each buffer at most once, as `core.lifetime.find_reuse` does.
+    Goes through the op's first MOST_PAIRS pairs of a result and a buffer in the order in which they
+    are listed. Uses each result and each buffer at most once, as `core.lifetime.find_reuse` does.
     """
     saved = 0
     taken = 0  # bit n is set if the op's pair number n was chosen

@@ -2,9 +2,9 @@
 
     live        ╱╲    ╱╲╱╲
     bytes     ╱    ╲╱      ╲   ╱╲        A key point is a moment with few live bytes: a local
-            ╱               ╲╱    ╲      minimum. The phase is divided at those minima that no
-           A        B            C  D    earlier minimum is below, or no later one: A, B, C, D.
-              AB      BC        CD       Segment BC has a minimum of its own: two segments in it.
+            ╱               ╲╱    ╲      minimum. The phase, from A to D, is divided at those minima
+           A        B        C     D     that no earlier minimum is below, or no later one: B, C.
+              AB        BC      CD       Segment BC has a minimum of its own: two segments in it.
 
 No set of ops between the two peaks beside a local minimum has fewer live bytes than the minimum
 (`key_points.py`). The tree shows one order, and can be made of any order, such as that of a saved
@@ -59,7 +59,7 @@ def tree(
         ops         op ids in the order in which they run
         start       the time of its first op
         entry, exit bytes alive before its first op, and after its last op
-        peak        the most bytes alive while one of its ops runs
+        peak        the most bytes alive while one of its ops runs, as measured in this order
         bound       lower bound in bytes on the peak of every order of its ops, between the same two
                     key points
         solver      the name of the search that ordered it; "" if unknown
@@ -75,7 +75,7 @@ def tree(
         order: all ops, in the order in which they run.
         segments: the planner's segments of this order, if known; those of each phase in a row.
         bound: a proven lower bound on the peak of the step, in bytes.
-        depth: the greatest number of edges from the root to a node.
+        depth: limit on the number of edges from the root to a node; the phases are always there.
         work: limits the work and the time of the searches for bounds; no limit if left out. Once
             it is spent, the bound of a segment is the bytes that must be alive in any order.
     """
@@ -101,7 +101,7 @@ def walk(graph: nx.DiGraph) -> list[OpId]:
 
 
 class _Growing:
-    """A tree of segments under construction: one phase after another is added."""
+    """A tree of segments under construction: phase after phase, then the step, then the mirrors."""
 
     def __init__(self, problem: Problem, order: Sequence[OpId], depth: float, work: Work) -> None:
         self.problem, self.order, self.depth, self.work = problem, order, depth, work
@@ -132,8 +132,9 @@ class _Growing:
     ) -> None:
         """Divides a node at the key points within it, and each of its parts again, down to `depth`.
 
-        A key point is a moment with few live bytes. `after` is the live bytes of the phase by time,
-        and `times` the times of the node's ops.
+        A key point is a moment with few live bytes. `after` is the live bytes of the phase by the
+        number of its ops that have run. `times` is the times of the node's ops, counted from the
+        start of the phase. The parts get the name `solver`.
         """
         points = key_times(after, times)
         if not points or len(node) >= self.depth:
@@ -210,7 +211,8 @@ class _Growing:
     def pair(self) -> None:
         """Finds the mirror of each segment right below a phase, and of each phase without parts.
 
-        The mirror is the node of a later phase that reads most of the bytes that the segment saves.
+        The mirror is the node of a later phase that reads the most bytes of the tensors that the
+        segment saves.
         """
         of_op: dict[OpId, Node] = {}
         for phase in self.graph.successors(STEP):
@@ -244,7 +246,7 @@ def key_times(after: Sequence[int], times: range) -> list[Time]:
     """Returns the key points at which a segment is divided into the segments of the next level.
 
     These are the local minima of the live bytes that no earlier minimum in the segment is below,
-    and those that no later one is below.
+    and those that no later one is below. The segment's ends are not among them.
 
     Args:
         after: by time, the bytes alive before the op that runs then; the last item is of the end.
@@ -256,7 +258,7 @@ def key_times(after: Sequence[int], times: range) -> list[Time]:
 
 
 def _records(after: Sequence[int], times: Sequence[Time]) -> Iterator[Time]:
-    """Yields each of `times` at which no more bytes are alive than at all of `times` before it."""
+    """Yields each of `times` at which no more bytes are alive than at any of `times` before it."""
     least: float = inf
     for t in times:
         if after[t] <= least:

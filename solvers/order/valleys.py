@@ -41,7 +41,7 @@ from roam.solvers.order.segment_search import Crossed, Side
 from roam.solvers.work import Units, Work
 
 # FIRST: limit on ops run from a valley (few live bytes) to the next, before the search pauses
-# MORE: factor on FIRST each time neither search, from the start or the end, has fixed an op
+# MORE: factor on this limit whenever both searches, from the start and the end, are stuck
 FIRST, MORE = 1_000, 4
 # units of work to run one op in the exact search; measured: 5 to 15 microseconds
 A_RUN: Units = 10_000
@@ -54,7 +54,8 @@ def keeps_within(
 ) -> Kept:
     """Searches for an order of a phase that keeps within `most` bytes.
 
-    Counts live bytes as if every op wrote over all dying buffers that it may ever write over.
+    Counts live bytes as if every op wrote over all dying buffers that it may ever write over. So
+    the measured peak of the order found may be above `most`.
 
     Args:
         problem: the Problem whose phase is ordered.
@@ -78,15 +79,16 @@ def meet(ends: Sequence[Phase], most: int, runs: int, work: Work, patience: int 
     search pauses if it has run `patience` ops without reaching its next valley, and the search from
     the other end goes on. There may be fewer sets to search from that end. The paused search, when
     its turn comes again, leaves out the ops that the other search has fixed, so it may have fewer
-    sets too. If both searches pause without having fixed an op, `patience` grows by the factor
-    MORE.
+    sets too. Both are stuck if each has paused with the same `patience`, and the later one has
+    fixed no op in its turn: then `patience` grows by the factor MORE.
 
     Args:
         ends: the phase for a search from its start, and the phase for a search from its end.
         most: the limit on live bytes.
         runs: limit on the ops that both searches run; when it is reached, the answer is UNKNOWN.
         work: limits the work and the time of the searches too; the work done is added to it.
-        patience: limit on the ops that a search runs from one valley to the next before it pauses.
+        patience: first limit on the ops that a search runs from one valley to the next before it
+            pauses.
 
     Returns:
         FITS with the order, DOES_NOT_FIT with a lower bound on the peak, or UNKNOWN, as

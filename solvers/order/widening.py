@@ -9,10 +9,15 @@ live bytes below the peak of the best order so far:
                                                        unknown       the next step is half as long
                                                        does not fit  the bound rises
 
+After an answer, a step is at most half of the gap between bound and peak. It is never shorter than
+the share `Beams.worth` of the peak. Within twice that length of the bound, the limit is one byte
+below the peak.
+
 A narrow beam, which searches few sets of ops, soon finds good orders. A wide beam proves that there
 are no better ones. So beams of one width after another are used, from the narrowest to the widest.
 The narrowest beam begins with the bound as its limit, each wider one with the shortest step. A
-wider beam takes over if a beam cannot answer for the shortest step.
+wider beam takes over if a beam cannot answer for the shortest step, or if the measured peak of an
+order found is above the limit.
 """
 
 from __future__ import annotations
@@ -41,7 +46,7 @@ class Beams:
         both: largest width with which beams search from both ends of the phase. Wider beams search
             only from the end from which a search has last given an answer; from the end of the
             phase if none has.
-        tries: limit on the steps of one search. A step tries one op after one set.
+        tries: limit on the steps of one search, from one end. A step tries one op after one set.
         worth: the shortest distance of a limit on live bytes below the peak, as a share of the
             peak.
     """
@@ -60,13 +65,15 @@ class BeamSearch:
     Attributes:
         ends: the phase as seen from its end and from its start. The end whose search has last given
             an answer comes first.
-        tries: limit on the steps of one search. A step tries one op after one set.
+        tries: limit on the steps of one search, from one end. A step tries one op after one set.
+        ops: the ids of the ops of the phase, in program order.
+        first, last: by op, the first and the last level at which it may run, for
+            `beam_search.search`: any level, so that the answer "no" is a proof.
     """
 
     def __init__(self, problem: Problem, phase: int, tries: int = NEVER) -> None:
         self.tries = tries
         self.ops = problem.phases[phase]
-        # by op, the first level of a search at which it may run: every op may run at every level
         self.first = np.zeros(len(self.ops), np.int64)
         self.last = self.first + len(self.ops)
         self.ends = both_ends(problem, phase)
@@ -75,6 +82,9 @@ class BeamSearch:
         self, most: int, width: int, work: Work, *, both: bool = True
     ) -> Answer[list[OpId] | None]:
         """Searches for an order of the phase that keeps within `most` bytes.
+
+        Counts live bytes as if every op wrote over all dying buffers that it may ever write over.
+        So the measured peak of the order found may be above `most`.
 
         Args:
             most: the limit on live bytes.
@@ -120,13 +130,13 @@ def widen(
         phase: the index of the phase.
         order: the best known order of the phase.
         peak_of: returns the measured peak of an order of the phase, in bytes.
-        bound: a proven lower bound on the peak, in bytes.
+        bound: a proven lower bound on the peak, in bytes, or any peak that is low enough.
         work: limits the work and the time of the search; no limit if left out.
         beams: how wide the beams are, and how long they search; the defaults if left out.
 
     Returns:
-        The best order, its peak and the highest bound. `Answer.work` is the number of steps, each
-        of which tries one op after one set.
+        The best order, its peak, and the highest bound proven, or `bound` if none is higher.
+        `Answer.work` is the number of steps, each of which tries one op after one set.
     """
     work, beams = work or Work(), beams or Beams()
     with work.uncounted():  # the first call of a process compiles the search

@@ -6,6 +6,8 @@
            ╲╱  ╵      ╲╱                    stay in their places. A beam (`beam_search.py`)
                └ window ┘                   searches for an order within the limit.
 
+One search moves ops in all windows of the order. If it finds no order, that proves nothing.
+
 This is a large neighbourhood search. A longer reach lets more ops move, and so needs a wider beam
 (more sets of ops searched). The search goes through a list of pairs of reach and width, the ladder:
 to the next pair after a failure, back to the pair before after a success. Outside of the windows
@@ -78,21 +80,23 @@ def search_windows(
     work: Work | None = None,
     ladder: Ladder = LADDER,
 ) -> Answer[list[OpId]]:
-    """Searches for an order of a phase with a lower peak than the given one, window by window.
+    """Searches for an order of a phase with a lower peak, by moving the ops in windows of an order.
 
-    A window is the times around moments with more live bytes than a limit below the peak.
+    A window is the times around moments with more live bytes than a limit below the peak. Ends when
+    the peak has come down to `bound`, after a failure with the last pair of reach and width, or
+    when no work is left.
 
     Args:
         problem: the Problem whose phase is ordered.
         phase: the index of the phase.
         order: the ops of the phase, in an order that respects their precedences.
-        bound: a peak in bytes. The search ends if it finds an order with a peak no higher.
+        bound: a peak in bytes that is low enough.
         work: limits the work and the time of the search; no limit if left out.
         ladder: how far ops may move, how wide the beams are, and how far limits are below the peak.
 
     Returns:
-        The best order, its peak, and the bound as it was given. `Answer.work` is the number of
-        beam searches.
+        The best order, its peak, and the bound as it was given. So the status OPTIMAL is a proof
+        only if the caller has proven the bound. `Answer.work` is the number of beam searches.
     """
     ops, work = problem.phases[phase], work or Work()
     if not ops:
@@ -123,14 +127,14 @@ class Windows:
         self.searched = 0
 
     def improve(self, order: Ints, bound: int) -> tuple[int, Ints]:
-        """Searches for an order with a lower peak than the given one, window by window.
+        """Searches for an order with a lower peak than the given one, by moving ops in its windows.
 
         Args:
             order: by time, the op that runs then (its index in program order).
             bound: a peak in bytes. The search ends if it finds an order with a peak no higher.
 
         Returns:
-            The lowest peak in bytes, and the order with that peak.
+            The lowest peak in bytes, and the order with that peak: the given one if none is better.
         """
         during = self.during(order)
         peak, step, rung = int(during.max()), self.ladder.first, 0
@@ -151,8 +155,9 @@ class Windows:
     def within(self, order: Ints, above: NDArray[np.bool_], limit: int, rung: Rung) -> Ints | None:
         """Searches for an order within `limit` bytes by moving ops in the windows of a known order.
 
-        Counts live bytes as if every op wrote over all dying buffers that it may ever write over.
-        Returns None if the search finds no such order.
+        Searches from the end of the phase first, then from its start. Counts live bytes as if every
+        op wrote over all dying buffers that it may ever write over, so the measured peak of the
+        order may be above the limit. Returns None if the search finds no such order.
 
         Args:
             order: the known order: by time, the op that runs then.
@@ -176,6 +181,9 @@ class Windows:
 
 def allowed(order: Ints, above: NDArray[np.bool_], reach: int) -> tuple[Ints, Ints]:
     """Returns by op the first and the last time at which it may run in a search of windows.
+
+    An op that is not ready at its last time, or not the most overdue one, runs later
+    (`beam_search.search`).
 
     Args:
         order: by time, the op that runs then.
