@@ -1,7 +1,7 @@
 """The three orders among which Inductor chooses (torch/_inductor/memory.py, torch 2.13).
 
-All three rules count only the bytes of buffers. They ignore the scratch space of ops, and do not
-write a result over a dying buffer.
+The rules count only the bytes of buffers (`bfs` counts none at all). They ignore the scratch space
+of ops, and do not write a result over a dying buffer.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ def lpmf(problem: Problem, phase: int) -> list[OpId]:
 
     An op is ready if its predecessors have run. Of the ready ops that do not raise the peak so far,
     runs the op after which the fewest bytes are alive. If every ready op raises the peak, runs the
-    op that raises it least. The peak begins as the bytes alive at the start of the phase, or at its
-    end if more bytes are alive at the end.
+    op that raises it least. The peak begins as the bytes alive at the start of the phase, or as the
+    bytes that the phase leaves alive at its end, if these are more.
     """
     state = ListSchedule(problem, phase)
     live = _at_start(problem, phase)
@@ -44,7 +44,8 @@ def bfs(problem: Problem, phase: int) -> list[OpId]:
     """Returns a breadth-first order: always runs the ready op whose predecessors ran earliest.
 
     An op is ready if its predecessors have run. Compares ready ops by the sorted times at which
-    their predecessors in the phase ran, beginning with the earliest time.
+    their predecessors in the phase ran, beginning with the earliest time; of equal ops, runs the
+    first in program order.
     """
     state = ListSchedule(problem, phase)
     place: dict[OpId, int] = {}
@@ -67,8 +68,8 @@ def bfs(problem: Problem, phase: int) -> list[OpId]:
 def dfs(problem: Problem, phase: int) -> list[OpId]:
     """Returns a depth-first order.
 
-    Visits ops that touch few bytes first. Before an op runs, visits its predecessors that have not
-    run, and runs them with all ops that they wait for.
+    Visits the ops that touch the fewest bytes (make, read or change) first. Before an op runs,
+    visits its predecessors that have not run, and runs them with all ops that they wait for.
     """
     inside = set(problem.phases[phase])
     rank = {i: (_touched(problem, i), i) for i in inside}

@@ -17,7 +17,7 @@ class ListSchedule:
         users_left: by buffer, the ops of this and later phases that use the buffer and have not
             run.
         made: by op, the bytes of the buffers that the op creates.
-        freed: by op, the bytes that the op would free if it ran now.
+        freed: by op, the bytes that the op would free if it ran now, its unused results included.
     """
 
     def __init__(self, problem: Problem, phase: int) -> None:

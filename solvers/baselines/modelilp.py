@@ -91,7 +91,8 @@ class Part:
 def modelilp(problem: Problem, phase: int, seconds: float = 10.0) -> list[OpId]:
     """Returns the best order of a phase that the solver finds in `seconds` seconds.
 
-    Returns program order if the integer program is too large, or if no order is found in time.
+    The time to build the integer program is not counted. Returns program order if the program is
+    too large, or if no order is found in time.
     """
     part = Part(problem, problem.phases[phase], range(_first(problem, phase)))
     return solve(part, seconds).found
@@ -113,9 +114,10 @@ def solve(part: Part, seconds: float, workers: int = 2) -> Answer[list[OpId]]:
         workers: the number of the solver's threads.
 
     Returns:
-        The best order found, its peak and a lower bound on the peak, in bytes. The order is program
-        order if the part is too large, if `seconds` is 0 or less, or if the solver finds no order.
-        `Answer.work` counts branches of the solver's search tree.
+        The best order found, its peak and a lower bound on the peak, in bytes. `Answer.work` counts
+        branches of the solver's search tree. Without a solution, returns program order, with MOST
+        for the peak and 0 for the bound: if the part has fewer than two ops or is too large, if
+        `seconds` is 0 or less, or if the solver finds no order.
     """
     as_it_is = Answer(list(part.ops), MOST, 0, Outcome.FEASIBLE, 0)
     if len(part.ops) < 2:
@@ -139,6 +141,12 @@ class _Ilp:
 
     Each method that is named after a rule, such as `one_op_at_a_time`, adds constraints that
     enforce the rule.
+
+    Attributes:
+        runs: the variable C (see the module's docstring) of each op and timestep at which the op
+            may run.
+        held: the variable P of each buffer and timestep, also of the time after the last op.
+        peak: the variable that is minimized, in units of UNIT bytes.
     """
 
     def __init__(self, part: Part) -> None:

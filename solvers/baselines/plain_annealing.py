@@ -24,10 +24,12 @@ HOT, COLD = 0.5, 0.005  # first and last temperature, as multiples of the mean s
 
 
 def plain_annealing(problem: Problem, phase: int, seconds: float) -> list[OpId]:
-    """Returns the best order of a phase found in `seconds` seconds, starting from program order.
+    """Returns the best order of a phase found in about `seconds` seconds, from program order on.
 
-    The seconds are CPU time, so that the search takes as many steps on a busy machine as on an idle
-    one.
+    The seconds are CPU time of the process, so that the search takes as many steps on a busy
+    machine as on an idle one. The first call of a process also spends them on compilation. The time
+    is looked at after every MOVES moves per op, so a large phase takes longer. With 0 seconds,
+    returns program order.
     """
     arrays = tables(problem, phase)
     ops = problem.phases[phase]
@@ -60,7 +62,7 @@ def wander(
         seed: the seed of the random numbers; positive.
 
     Returns:
-        The lowest peak in bytes, the order with that peak, and the last order that was accepted.
+        The lowest peak in bytes, the order with that peak, and `order`, the last order accepted.
     """
     n = len(order)
     random = np.array([seed], np.uint64)

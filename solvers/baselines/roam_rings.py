@@ -8,8 +8,8 @@ order, the forward segment saves the same tensors for the backward segment. So t
 ring are solved separately.
 
 A branch is the ops that lead to one gradient, weight update or running statistic and to nothing
-else. The spine of a phase is its ops outside of branches. A branch runs in the first segment in
-which all its inputs exist. The paper has no such rule for weight updates.
+else. The spine of a phase is its ops outside of branches. Each op of a branch runs in the first
+segment in which all its inputs exist. The paper has no such rule for weight updates.
 
 A segment of more than NODES ops is cut into pieces of program order; there is no tree of tasks as
 in the paper. Each piece is solved by MODeL's integer program (`modelilp.py`), in an equal share

@@ -3,7 +3,8 @@
 When an op begins, some set of other ops has run. The set contains all ancestors of the op, none of
 its descendants, and with each op in the set also the predecessors of that op. A buffer is alive
 then if an op in the set made it and an op outside the set reads it. Of all possible sets, take one
-that leaves the fewest bytes alive: no order runs the op with fewer bytes alive.
+that leaves the fewest bytes alive: no order runs the op with fewer bytes alive. While it runs, the
+op's own bytes are added (`own_bytes`).
 
         ran before            │  runs later            A set is a border through the graph. It lies
     ancestors ── a ─ 12 MiB ──│── b ── descendants     between the op's ancestors and descendants.
@@ -39,7 +40,7 @@ A_CUT, AN_ARC = 100_000, 60
 
 
 class Cuts:
-    """Computes the fewest bytes that can be alive while an op of a Problem runs, over all orders.
+    """Proves lower bounds on the bytes alive while an op of a Problem runs, in every order.
 
     Builds the flow network of a phase when an op of the phase is first asked about, and keeps it.
     """
@@ -51,7 +52,11 @@ class Cuts:
         self.networks: dict[int, Network] = {}
 
     def bound(self, op: OpId) -> int:
-        """Returns the fewest transient bytes that can be alive while `op` runs, over all orders."""
+        """Returns a lower bound on the transient bytes alive while `op` runs, in every order.
+
+        Takes the fewest bytes that can be alive just before `op`, and adds the op's own bytes as if
+        it wrote over all dying buffers that it may ever write over.
+        """
         network = self.network(self.problem.ops[op].phase)
         return network.cheapest(self.place[op]) + own_bytes(self.problem, op)
 
@@ -82,7 +87,18 @@ class Network:
     """A flow network of a phase: ops are nodes, and buffers are arcs from their maker to a reader.
 
     Nodes 0 and 1 are the source and the sink, and node k + 2 is the op at index k of the phase's
-    program order. A buffer that several ops read has one more node.
+    program order. A buffer that several ops of the phase read has one more node.
+
+    A buffer that an earlier phase made starts at the source. A buffer that a later phase reads or
+    the user keeps ends at the sink. Only buffers with transient bytes have arcs.
+
+    Attributes:
+        ops: the ids of the ops of the phase, in program order. All else gives ops by index in it.
+        place: by op id, its index in `ops`.
+        unbounded: a capacity in bytes that no minimum cut contains.
+        before, after: by op, the ops of the phase that it waits for, or that wait for it.
+        tails, heads, capacities: by arc, its two nodes, and its capacity in bytes.
+        nodes: the number of nodes.
     """
 
     def __init__(self, problem: Problem, phase: int, unbounded: int) -> None:
@@ -175,9 +191,10 @@ class Network:
             later: ops on the side of those that run later, by their index too.
 
         Returns:
-            The bytes of the buffers across the cut; by node, BEFORE or AFTER if the arguments put
-            it on that side, and otherwise the node's own number; the solved maximum flow between
-            the nodes that may lie on either side, or None if the arguments alone decide the bytes.
+            The bytes of the buffers across the minimum cut; by node, BEFORE or AFTER if the
+            arguments put it on that side, and otherwise the node's own number; the solved maximum
+            flow between the nodes that may lie on either side, or None if the arguments alone
+            decide the bytes.
         """
         side = np.arange(self.nodes, dtype=np.int32)
         side[np.fromiter(ran, np.int64) + 2] = BEFORE
@@ -207,7 +224,8 @@ def own_bytes(problem: Problem, i: OpId) -> int:
     """Returns the bytes that op `i` adds, while it runs, to those alive just before it begins.
 
     These are its results and its scratch space, less the results that it may write over dying
-    buffers. Every such result is subtracted, as if the order let all these buffers die at the op.
+    buffers, as if the order let all these buffers die at the op. If these results outnumber these
+    buffers of the same size, subtracts only as many results as there are buffers.
     """
     op = problem.ops[i]
     made: dict[int, set[BufferId]] = {}
@@ -232,9 +250,9 @@ def cut_bound(
 
     The minimum cut of an op bounds the bytes alive while the op runs, in every order. So the bound
     is never above the live bytes of that op in the known order `order`. The ops with the most live
-    bytes in that order are tried first, until no op left can prove a higher bound. If `known` was
-    proven by a search, at least one op is tried: a cut that proves the same bound is the better
-    proof, because it can be checked without the search.
+    bytes in that order are tried first, until no op left can prove a higher bound, or no work is
+    left. If `known` was proven by a search, the first op is tried in any case: a cut that proves
+    the same bound is the better proof, because it can be checked without the search.
 
     Args:
         problem: the Problem whose orders are bounded.

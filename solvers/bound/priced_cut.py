@@ -19,10 +19,10 @@ reads. The minimum is a minimum cut of a network with two nodes for each op and 
     x ──∞────> x of each predecessor
     z of the maker ──price·size──> buffer ──∞──> z of each reader
 
-The bound is concave in the price, and Newton's method finds the best price. At an infinite price it
-is a bound on bytes: if the budget is exceeded at k's moment even if copies cost nothing, then no
-schedule keeps the budget. The bounds hold for all schedules that `roam.core.edits.Recompute` can
-make, and for others.
+The bound is concave in the price, and Newton's method finds the best price (unless it takes more
+than PRICES steps: every price proves a bound). At an infinite price it is a bound on bytes: if the
+budget is exceeded at k's moment even if copies cost nothing, then no schedule keeps the budget. The
+bounds hold for all schedules that `roam.core.edits.Recompute` can make, and for others.
 
 A copy may read and make less than the op, for example if dropout reads the mask of its first run
 (`Form`). Then the copy needs less, and a buffer that only the first run makes is alive until its
@@ -87,7 +87,8 @@ class TimeBound:
 
     Attributes:
         seconds: the bound; inf if no schedule keeps the budget.
-        op: the op at whose first run the bound is proven; None for the trivial bound 0.
+        op: the op at whose first run the bound is proven; None for the trivial bound 0, and if the
+            buffers that the user keeps exceed the budget at the end.
         price: the price that proves the bound, in seconds for each byte; inf if no schedule keeps
             the budget.
         moments: the states that the search found at that op, the cheapest in seconds first.
@@ -107,6 +108,11 @@ class PricedCuts:
         forms: by op that may be recomputed, the form of its copies. If left out, the copy of an op
             does all that the op does (`as_they_are`).
         in_order: whether to bound only schedules whose first runs are in program order.
+
+    Attributes:
+        net: the flow network of the Problem.
+        costs, total: by op, the seconds of its copy; their sum.
+        step: the seconds that every cost is a whole multiple of, if all are whole numbers; else 0.
     """
 
     def __init__(
@@ -115,7 +121,6 @@ class PricedCuts:
         self.problem, self.in_order = problem, in_order
         self.net = PricedNetwork(problem, as_they_are(problem) if forms is None else forms)
         self.costs, self.total = self.net.costs, sum(self.net.costs, Fraction(0))
-        # seconds that all costs are whole multiples of; 0 if costs are no integers
         whole = all(cost.denominator == 1 for cost in self.costs)
         self.step = gcd(*(int(cost) for cost in self.costs)) if whole else 0
 
@@ -132,6 +137,8 @@ class PricedCuts:
 
     def extra(self, op: OpId, budget: Bytes) -> TimeBound:
         """Returns a lower bound on the extra time, proven at the moment when `op` first runs.
+
+        The bound is inf if at this moment even copies that cost nothing cannot keep the budget.
 
         Args:
             op: the op.
@@ -162,11 +169,12 @@ class PricedCuts:
         return TimeBound(self._rounded(best), op, float(best_price), tuple(hints))
 
     def within(self, op: OpId, seconds: Seconds) -> tuple[Moment, ...]:
-        """Returns the states that a search for the fewest live bytes found, the cheapest first.
+        """Searches for the state with the fewest live bytes whose copies take at most `seconds`.
 
-        In some of these states the copies take at most `seconds`, in the others they take longer.
-        No price has a best state between the two groups, so a search cannot come nearer to
-        `seconds` by further cuts.
+        Returns all states that it found, the cheapest in seconds first. In some of them the copies
+        take at most `seconds`, in the others, if any, they take longer. No price has a best state
+        between the two groups, so further cuts come no nearer to `seconds` (unless the search ended
+        at PRICES states).
 
         Args:
             op: the states are those just before the first run of this op.
@@ -215,7 +223,8 @@ class PricedCuts:
     def _sides(self, op: OpId) -> NDArray[np.int32]:
         """Returns for every node BEFORE or AFTER if `op` alone decides its side, else its number.
 
-        All ops of earlier phases have run, and none of a later phase has.
+        All ops of earlier phases have run, and none of a later phase has. With `in_order`, exactly
+        the ops before `op` in program order have run.
         """
         ops, phase = self.problem.ops, self.problem.ops[op].phase
         if self.in_order:
@@ -249,7 +258,11 @@ class PricedCuts:
         return (flow - Fraction(per_byte) * room) / Fraction(scale), found
 
     def own(self, op: OpId) -> Bytes:
-        """Returns the bytes of the buffers that `op` reads and makes, and its scratch space."""
+        """Returns the transient bytes that are alive while `op` runs in any state.
+
+        These are the buffers that it reads, changes and makes, and its scratch space, less the
+        results that it may write over dying buffers.
+        """
         return self._inputs(op) + own_bytes(self.problem, op)
 
     def _inputs(self, op: OpId) -> Bytes:
@@ -269,7 +282,8 @@ class PricedCuts:
             a_byte: capacity of one byte.
 
         Returns:
-            The capacity of the cut, with every arc rounded down to a whole number; the state.
+            The capacity of the cut, with every arc rounded down to a whole number (`_whole`); the
+            state.
         """
         again = _whole(self.net.seconds, a_second or 0.0)
         if a_second is None:
@@ -310,7 +324,7 @@ class PricedCuts:
 
 
 def _whole(weights: NDArray[np.float64], factor: float) -> NDArray[np.int64]:
-    """Returns weights times a factor as whole numbers, rounded down."""
+    """Returns weights times a factor as whole numbers, rounded down, or lower by 1; at least 0."""
     product: NDArray[np.int64] = np.floor(weights * factor).astype(np.int64)
     # a product may be rounded up in its last bit, unless the factor is 1
     return product if factor == 1 else np.maximum(product - 1, 0)

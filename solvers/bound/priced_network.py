@@ -1,4 +1,7 @@
-"""Builds the network whose minimum cut is the cheapest state of a step before an op's first run."""
+"""Builds the network whose minimum cut is the cheapest state of a step before an op's first run.
+
+`priced_cut` draws the network, and puts a price on bytes.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,14 @@ class PricedNetwork:
     Attributes:
         problem: the Problem.
         forms: by op that may be recomputed, the form of its copies.
-        costs: by op, the seconds of its copy, exactly.
+        costs: by op, the seconds of its copy as an exact fraction; of the op itself if it cannot be
+            recomputed.
         ran, over: by op, the nodes x and z of `priced_cut`: the op ran; the op does not run again.
             An op that cannot be recomputed has one node for both.
         nodes: the number of nodes, source and sink included.
         tails, heads: by arc, its two nodes.
         seconds, bytes: by arc, its cost, in one of the two units; 0 in the other.
+        sizes: the sum of `bytes`.
         limits: by arc, `NEVER` if no cut may contain it, else 0.
         reads: by op, the nodes of the buffers that it reads in its first run.
         made: (buffer, op) -> the node of the buffer with the contents that this op wrote.
@@ -95,7 +100,8 @@ class PricedNetwork:
     ) -> None:
         """Adds a node for a buffer with the contents that `writer` leaves for `readers`.
 
-        kept: whether the user gets the buffer in the end.
+        Adds nothing for a buffer without transient bytes, or if nobody reads these contents. `kept`
+        says whether the user gets the buffer in the end.
         """
         size = self.problem.buffers[b].transient
         if writer is None or not size or not (readers or kept):

@@ -24,7 +24,8 @@ def time_bound(
     """Searches for the op whose first run proves the highest lower bound on the extra time.
 
     Tries first the ops with the most live bytes in a known order. Skips ops that are within the
-    budget in that order, because they prove nothing.
+    budget in that order, because they prove nothing. Tries no op if the buffers that the user keeps
+    exceed the budget: then no schedule keeps it.
 
     Args:
         problem: the Problem.
@@ -34,7 +35,7 @@ def time_bound(
         work: limits the work and the time of the search; no limit if left out.
         forms: by op that may be recomputed, the form of its copies. If left out, the copy of an op
             does all that the op does (`form.as_they_are`).
-        enough: a bound that ends the search.
+        enough: a bound in seconds that is high enough: the search ends when it has proven it.
 
     Returns:
         The highest bound found; `seconds` is inf if the budget is proven to be infeasible.
@@ -60,7 +61,11 @@ def least_bytes(
     work: Work | None = None,
     forms: Mapping[OpId, Form] | None = None,
 ) -> Bytes:
-    """Returns a lower bound on the transient bytes of every schedule, however much it recomputes.
+    """Returns a lower bound on the peak of every schedule, however much it recomputes.
+
+    The bound is in transient bytes: the most that the cuts prove at one op, or that one op needs
+    for itself, or that the user keeps. Tries first the ops with the most live bytes in a known
+    order.
 
     Args:
         problem: the Problem.
