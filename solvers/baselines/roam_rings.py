@@ -57,7 +57,8 @@ def segments(problem: Problem, phase: int) -> list[list[OpId]]:
 
     A branch is the ops that lead to one gradient, weight update or running statistic, and to
     nothing else. A key point is an op that is an ancestor or descendant of every other op outside
-    of branches. The segments, and the ops in each segment, are in program order.
+    of branches. An op of a branch belongs to the last of the segments of its predecessors. The
+    segments, and the ops in each segment, are in program order.
     """
     ops = problem.phases[phase]
     spine = _spine(problem, phase)

@@ -30,10 +30,11 @@ SMALL = 1 << 18
 
 
 def gather(problem: Problem, order: Sequence[OpId], sharing: Container[OpId]) -> list[OpId]:
-    """Moves ops in `sharing` next to each other, and returns the new order.
+    """Moves ops in `sharing` next to each other if the peak allows it, and returns the new order.
 
     `sharing` holds the ops that can run in one call together if they are neighbours. No op leaves
-    its phase. Returns a copy of `order` if all the moves together would raise the peak.
+    its phase or runs before an op that it waits for. Returns a copy of `order` if all the moves
+    together would raise the peak.
     """
     earlier = _join(problem, order, sharing, backwards=False)
     later = _join(problem, earlier, sharing, backwards=True)

@@ -9,9 +9,9 @@ Only the ops between the old and the new time of X are measured again. At every 
 ops have run as without the move, so the same bytes are alive. The cost of an order is the number of
 bytes by which its live curve exceeds the limit, summed over all times. A small share of the live
 bytes at each time is added, so that the cost also tells apart orders that differ only below the
-limit. A move that lowers the cost is accepted, any other one with a probability that falls with the
-temperature. Most moves aim at a buffer that is alive at a time with more live bytes than the limit:
-its maker moves to a later time, or its last user to an earlier time.
+limit. A move that does not raise the cost is accepted, any other one with a probability that falls
+with the temperature. Most moves aim at a buffer that is alive at a time with more live bytes than
+the limit: its maker moves to a later time, or its last user to an earlier time.
 """
 
 from __future__ import annotations

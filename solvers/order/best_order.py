@@ -16,7 +16,8 @@
 
 A phase is one segment until `leaf_search.py` cuts it, at moments with few live bytes, into leaves:
 segments that are ordered one by one. The order of the step is the orders of all segments, one after
-another. `tree.py` shows the segments as a tree.
+another. `tree.py` shows the segments as a tree. `order/__init__.py` lists the files of all these
+searches.
 
 The phases are ordered one by one, because the bytes alive between two phases do not depend on the
 order of either phase. The phase with the highest peak is ordered first. A lower bound on the peak

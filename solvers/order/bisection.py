@@ -10,9 +10,9 @@ Asks `valleys` a sequence of questions: is there an order whose live bytes keep 
 If every question is answered, bound and peak meet, and the order is optimal. If `valleys` cannot
 answer a question, the next one is whether an order is better than the best one by a byte or more: a
 "no" proves that the best order is optimal. The second question without an answer ends the
-bisection, and so does the first one if its limit is hardly below the peak (WORTH). The bisection
-also ends after QUESTIONS questions, if no work is left, or if the measured peak of an order found
-is above the limit (`bracket.py`).
+bisection, and so does the first one if its limit is within the share WORTH of the peak. The
+bisection also ends after QUESTIONS questions, if no work is left, or if the measured peak of an
+order found is above the limit (`bracket.py`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from roam.solvers.order.bracket import Bracket
 from roam.solvers.order.valleys import Kept, keeps_within
 from roam.solvers.work import Work
 
-# number of answers after which the next limit is the lower bound again; later limits halve the gap
+# after each of the first JUMPS answers the next limit is the bound; later limits halve the gap
 JUMPS = 3
 # limit on ops run to decide whether an order fits in N bytes: RUNS, plus RUNS_AN_OP per op
 RUNS, RUNS_AN_OP = 20_000, 120
@@ -63,8 +63,8 @@ def settle(
 
     Returns:
         The best order, its peak, and the highest bound proven, or `bound` if none is higher.
-        `Answer.work` is the sum of those of all answers, which is the number of ops run without
-        `ask`.
+        If `bound` is not proven and no higher one is, the status OPTIMAL is no proof. `Answer.work`
+        is the sum over all answers: the number of ops run, unless `ask` counts something else.
     """
     work = work or Work()
     known = Bracket(order, peak_of, bound)

@@ -21,7 +21,7 @@ def program_order(problem: Problem, phase: int) -> Order:
 
 
 def demand(problem: Problem, phase: int) -> Order:
-    """Returns an order in which ops run late: only when an op that needs them is the next to run.
+    """Returns an order in which ops run late: shortly before an op that needs them.
 
     Goes in program order through the ops of the phase for which no other op of the phase waits.
     Before each of these, runs all ops that it waits for, directly or not, and that have not run

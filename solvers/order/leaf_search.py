@@ -15,8 +15,10 @@ bound need a better order. Nor does a leaf have to get below the peak of a leaf 
 search has failed. The nearer the order's peak and the bound are, the more of the order keeps within
 the bound, and the smaller are the leaves.
 
-The descent comes before the beams, since it takes little work and often finds the best order. A
-beam then has only to prove that there is no better one.
+A descent is a series of annealings (`local_search.py`). A beam searches sets of ops
+(`beam_search.py`). Windows are the times around the highest live bytes (`windows.py`). The descent
+comes before the beams, since it takes little work and often finds the best order. A beam then has
+only to prove that there is no better one.
 
 Leaves that differ only in names, costs and constant bytes (`Leaf.key`), such as those of the layers
 of a transformer, are solved once.

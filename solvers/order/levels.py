@@ -157,9 +157,10 @@ def extend(
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], Ints, Words, int, int]:
     """Finds the sets of ops of the next level. Extends each set of the level `now` by one op.
 
-    Tries every ready op that may run at this level. If a ready op has reached its last level, tries
-    only that op. If an op that fits does not raise the live bytes, extends the set by that op only
-    (the first one found). Lists a set once, even if several extensions lead to it.
+    Tries every ready op that may run at this level. If ready ops have reached their last level,
+    tries only the one with the lowest last level. If an op that fits does not raise the live bytes,
+    extends the set by that op only (the first one found). Lists a set once, even if several
+    extensions lead to it.
 
     Args:
         phase: the phase, as seen from the end at which the search begins.

@@ -66,8 +66,8 @@ def tree(
         mirror      of a segment right below a phase, or of a phase without segments: the node of a
                     later phase that reads the most bytes of the tensors that the segment saves;
                     None if it saves nothing, and for all other nodes
-        like        the first node that differs from this one only in names and constant bytes; None
-                    if this node is the first
+        like        the first node that differs from this one only in names, costs and constant
+                    bytes; None if this node is the first
         constant    the bytes of buffers that are alive throughout, whatever the order of its ops
 
     Args:

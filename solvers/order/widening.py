@@ -136,7 +136,8 @@ def widen(
 
     Returns:
         The best order, its peak, and the highest bound proven, or `bound` if none is higher.
-        `Answer.work` is the number of steps, each of which tries one op after one set.
+        If `bound` is not proven and no higher one is, the status OPTIMAL is no proof. `Answer.work`
+        is the number of steps, each of which tries one op after one set.
     """
     work, beams = work or Work(), beams or Beams()
     with work.uncounted():  # the first call of a process compiles the search
