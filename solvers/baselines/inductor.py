@@ -99,7 +99,7 @@ def _touched(problem: Problem, i: OpId) -> int:
 
 
 def _at_start(problem: Problem, phase: int) -> int:
-    """Returns the bytes alive at the start of a phase that this phase or a later phase frees."""
+    """Returns the bytes alive at the start of a phase that die in this phase or a later one."""
     first = problem.phases[phase][0] if problem.phases[phase] else 0
     return sum(
         buffer.size

@@ -30,9 +30,10 @@ SEVERAL = -1
 
 
 def roam_rings(problem: Problem, phase: int, seconds: float = 10.0) -> list[OpId]:
-    """Returns an order of a phase, after ordering each segment by integer programs.
+    """Returns an order of a phase, in which an integer program has ordered each piece of a segment.
 
-    Takes about `seconds` seconds, plus the time to build the last integer program.
+    The pieces run in the order in which `segments` lists their ops. Takes about `seconds` seconds,
+    plus the time to build the last integer program.
     """
     deadline = time.monotonic() + seconds
     first = problem.phases[phase][0] if problem.phases[phase] else 0

@@ -74,7 +74,8 @@ class Least(NamedTuple):
     """A set of ops of a phase that leaves the fewest bytes alive, as `Network.least` finds it.
 
     Attributes:
-        live: the transient bytes alive when exactly these ops of the phase have run.
+        live: the transient bytes alive when all earlier phases have run, and exactly these ops of
+            the phase.
         ran: the ops of the set, each by its index in the program order of the phase. If several
             sets leave the fewest bytes alive, this is the smallest of them.
     """

@@ -61,7 +61,10 @@ class PricedNetwork:
         self.sizes = sum(sizes)
 
     def _arc(self, tail: int, head: int, seconds: float | None = None, size: Bytes = 0) -> None:
-        """Adds an arc that costs seconds or bytes; without a cost, one that no cut may contain."""
+        """Adds an arc that costs seconds or bytes; without a cost, one that no cut may contain.
+
+        Adds no arc from a node to itself: an op that cannot be recomputed has one node for both.
+        """
         if tail != head:
             never = NEVER if seconds is None and not size else 0
             self._arcs.append((tail, head, seconds or 0.0, size, never))

@@ -148,8 +148,9 @@ def propose(
 ) -> tuple[int, int]:
     """Draws a random move: returns an op and the time to which it should move.
 
-    Returns an op with its present time if no move is found. `user` is, by buffer, the op that uses
-    it last, and `high` a time at which more bytes are alive than the limit.
+    AIMED of 4 moves aim at a buffer alive at time `high`. The others shift an op near `high` by up
+    to REACH places. Returns an op with its present time if no move is found. `user` is, by buffer,
+    the op that uses it last, and `high` a time at which more bytes are alive than the limit.
     """
     n = len(order)
     if below(random, 4) < AIMED:

@@ -52,7 +52,8 @@ class Ordered:
     """An order of a Problem, the searches that found it, and the proof of the lower bound.
 
     Attributes:
-        segments: all ops in the order in which they run; each phase is one or several segments.
+        segments: the segments of all phases, in the order in which they run. Together they have all
+            ops; each phase is one or several segments.
         proof: the proof of the lower bound on the peak of every order.
         reused: how many times a segment was given the order found for an equal segment.
     """
@@ -116,6 +117,15 @@ class _Orders:
     """The best order of each phase found so far, as segments, with its peak.
 
     Each phase starts as one segment, in program order.
+
+    Attributes:
+        bound: the highest lower bound on the peak of the step so far, with its proof.
+        segments: by phase, the segments of its best order.
+        peaks: by phase, the peak of its best order, in bytes.
+        times: by phase, the times at which it runs, as a slice of an order of all ops.
+        uses: the number of ops, dependencies and buffer uses, for the units of work.
+        offered: the number of orders compared so far.
+        reused: how many times a segment was given the order found for an equal segment.
     """
 
     def __init__(self, problem: Problem, bound: Bound, work: Work, searches: Searches) -> None:

@@ -66,6 +66,7 @@ class _Lazy(RankedSchedule):
         """Returns whether a ready op is early: no op of the phase can use its results yet.
 
         That is so if ops of the phase wait for the op, and each of these waits for another op too.
+        An op for which no op of the phase waits is not early.
         """
         after = [self.waiting[s] for s in self.problem.successors[i] if s in self.waiting]
         return bool(after) and min(after) > 1

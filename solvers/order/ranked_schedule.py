@@ -76,7 +76,8 @@ class RankedSchedule(ABC):
     def run(self) -> tuple[Order, int] | None:
         """Runs the whole phase. Returns the order and its peak, in bytes beyond those at the start.
 
-        Returns None if there is a moment at which every ready op would go above the limit.
+        Returns None if there is a moment at which every ready op would go above the limit. Can be
+        called only once.
         """
         for first, n in self.waiting.items():
             if n == 0:

@@ -31,7 +31,8 @@ class Tables(NamedTuple):
     Attributes:
         start: bytes alive when the phase begins.
         makes: by op, the bytes that it creates.
-        unused: by op, the bytes that it creates and no op reads.
+        unused: by op, the bytes of those results that no op uses and the user does not keep. They
+            die just after the op, and are not among the buffers listed.
         scratch: by op, the bytes that it allocates for itself while it runs.
         size: by buffer, its size in bytes.
         maker: by buffer, the op that creates it; EARLIER if that op belongs to an earlier phase.
