@@ -27,15 +27,17 @@ def plain_annealing(problem: Problem, phase: int, seconds: float) -> list[OpId]:
     """Returns the best order of a phase found in about `seconds` seconds, from program order on.
 
     The seconds are CPU time of the process, so that the search takes as many steps on a busy
-    machine as on an idle one. The first call of a process also spends them on compilation. The time
-    is looked at after every MOVES moves per op, so a large phase takes longer. With 0 seconds,
-    returns program order.
+    machine as on an idle one, without those of compiling it. The time is looked at after every
+    MOVES moves per op, so a large phase takes longer. With 0 seconds, returns program order.
     """
-    arrays = tables(problem, phase)
     ops = problem.phases[phase]
+    if not ops:
+        return []
+    arrays = tables(problem, phase)
     order = best_order = np.arange(len(ops))
     best: float = inf
-    mean = float(arrays.size.mean()) if len(arrays.size) else 1.0
+    mean = max(1.0, float(arrays.size.mean())) if len(arrays.size) else 1.0
+    wander(arrays, order.copy(), 0, 1.0, 1)  # the first call of a process compiles it
     start = time.process_time()
     seed, spent = 1, 0.0
     while spent < seconds:

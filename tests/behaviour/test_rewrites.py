@@ -113,6 +113,18 @@ def test_another_rewrite_is_another_graph_to_the_caches(lowering: str) -> None:
         torch.testing.assert_close(found, expected(by_hand))
 
 
+def test_the_users_own_passes_run_first_be_they_functions_or_a_list() -> None:
+    """torch takes both, and caches nothing then. roam called the list, and asked for a key."""
+    seen: list[str] = []
+    first = [lambda graph: seen.append("a"), lambda graph: seen.append("b")]
+    net = fx.symbolic_trace(nn.ReLU())
+    for given in (first, first[0]):
+        ours = JointRewrites((), given, print)
+        ours(net.graph)
+        assert ours.uuid() is None
+    assert seen == ["a", "b", "a"]
+
+
 def test_a_rewrite_of_a_notebook_is_not_cached() -> None:
     """Its code is in no file, so that a change of it would find the old kernels."""
     made = type("Made", (AbsForRelu,), {"__module__": "a notebook"})()

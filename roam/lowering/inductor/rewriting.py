@@ -10,7 +10,7 @@ from typing import Any, Self
 from torch import fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
-from roam.lowering.inductor.user_passes import cache_key, users_own
+from roam.lowering.inductor.user_passes import cache_key, passes, users_own
 from roam.passes.pipeline import Failed, Pass, run, working
 from roam.passes.rewrites.saved import SavedRewrite, ShrinkSaved
 
@@ -36,8 +36,8 @@ class JointRewrites(CustomGraphPass):
         self.rewrites, self.first, self.failed = rewrites, first, failed
 
     def __call__(self, graph: fx.Graph) -> None:
-        if self.first is not None:
-            self.first(graph)
+        for users in passes(self.first):
+            users(graph)
         module = graph.owning_module
         assert module is not None
         _, ran = working(self.rewrites, module, self.failed)  # tried on a copy

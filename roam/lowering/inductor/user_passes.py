@@ -25,18 +25,26 @@ def users_own(option: str, ours: type[Any]) -> Any:
     return found.first if isinstance(found, ours) else found
 
 
+def passes(first: Any) -> tuple[Any, ...]:
+    """Returns the user's passes of an option as a tuple: torch takes one, or a list of them."""
+    if first is None:
+        return ()
+    return tuple(first) if isinstance(first, (list, tuple)) else (first,)
+
+
 def cache_key(first: Any, files: Iterable[str], *options: Any) -> Any:
     """Returns a key for Inductor's caches: the code and options of roam's pass and the user's.
 
     Args:
-        first: the user's pass, or None.
+        first: the user's pass, a list of passes, or None.
         files: the source files of roam's pass.
         options: all that roam's pass depends on, with a `repr` that is the same in every process.
 
     Returns:
         The key, or None if the user's pass has none: then Inductor caches nothing.
     """
-    theirs = () if first is None else first.uuid()
-    if theirs is None:
+    # a plain function is a pass, too, but has no key
+    theirs = tuple(each.uuid() if hasattr(each, "uuid") else None for each in passes(first))
+    if None in theirs:
         return None
     return get_hash_for_files(tuple(sorted(files))) + repr((*options, theirs)).encode()

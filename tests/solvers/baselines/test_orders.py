@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 
 from roam.core.lifetime import live_curve
-from roam.core.problem import OpId, Problem
+from roam.core.problem import Buffer, Kind, Op, OpId, Problem
 from roam.core.text import parse_problem
 from roam.solvers.baselines import HEURISTICS, PROGRAMS
+from roam.solvers.baselines.plain_annealing import plain_annealing
 from tests.core.strategies import graph, problems
 
 every_heuristic = pytest.mark.parametrize("name", HEURISTICS)
@@ -127,3 +128,17 @@ def test_lescea_does_one_side_after_the_other() -> None:
     problem = graph("wide")
     peak = max(live_curve(problem, HEURISTICS["lescea"](problem, 0), {}))
     assert peak == 102  # program order: 201
+
+
+def test_annealing_takes_phases_without_ops_and_buffers_without_bytes() -> None:
+    buffers = (Buffer("t", 0), Buffer("out", 5, Kind.OUTPUT))
+    ops = (
+        Op("a", creates=(0,)),
+        Op("b", reads=(0,)),
+        Op("d", scratch=10),
+        Op("c", creates=(1,)),
+        Op("late", phase=2),
+    )
+    problem = Problem("p", buffers, ops)
+    assert plain_annealing(problem, 1, 0.05) == []
+    assert sorted(plain_annealing(problem, 0, 0.05)) == [0, 1, 2, 3]
