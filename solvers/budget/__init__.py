@@ -7,12 +7,13 @@ For a training step, in which copies of the forward's ops run in the backward:
     hull           chooses copies by minimum cuts
     copy_reach     finds the copies that the CP-SAT program may choose
     retention      the CP-SAT program: the buffers kept from segment to segment, and the copies
-    choose         chooses by cuts first and by the program next, until the budget is kept
+    choose         chooses by cuts; by the program if the cuts find nothing good enough
     lowest_peak    chooses the copies that lower the peak most in a given time
     pareto         finds several trade-offs between memory and time
     proof          proves lower bounds on the added time and on the bytes
 
-For any graph, in which ops may run in any order and any number of times:
+For graphs in which each op makes one result and changes no buffer. The ops may run in any order,
+and each any number of times:
 
     sequence_search       searches for the cheapest schedule within a budget
     sequence_annealing    local search over sequences of runs, used by `sequence_search`

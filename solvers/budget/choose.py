@@ -1,13 +1,20 @@
 """Chooses the copies that keep a step within a limit, at the least cost.
 
 Chooses by minimum cuts first (hull.py). If they find nothing, or a choice that may cost noticeably
-more than necessary, a CP-SAT program (retention.py) is solved again and again:
+more than necessary, a CP-SAT program (retention.py) is solved again and again, unless the cuts have
+proven that no choice fits:
 
-program ── solve ── choice ── live curve of the step with the copies ── within the limit? done
-   ^                                        │
-   └── a row for each segment's worst ──────┘  If the program's live bytes at such a moment are
-       moment above the limit                  below the true ones, its row gets the difference as
-                                               extra bytes.
+program ── solve ── choice ── live curve of the step with the copies ── within the limit?
+   ^ ^                                      │ no                            │ yes
+   │ └── a row for each segment's worst ────┘  If the program's live bytes  │
+   │     moment above the limit                at such a moment are below   │ proven the cheapest:
+   │                                           the true ones, its row gets  │ done
+   │                                           the difference as extra      │
+   └── a row that asks for a cheaper choice    bytes.                       │ not proven
+                       └────────────────────────────────────────────────────┘
+
+The program also ends when the rounds or CP-SAT's time are used up. The cheapest choice that fits is
+returned.
 """
 
 from __future__ import annotations
@@ -30,17 +37,20 @@ class Limits:
     """Limits on the search.
 
     Attributes:
-        reach: limit on the ops from the first to the last copy of a chain, in the forward.
-        rounds: limit on the solutions of the CP-SAT program.
+        reach: limit on the ops of the forward from the first to the last op of a chain of copies,
+            if CP-SAT searches among all copies.
+        rounds: limit on the solutions of one CP-SAT program.
         seconds: limit on CP-SAT's deterministic time for one solution.
-        all_seconds: limit on CP-SAT's deterministic time for all solutions of one program; 0 turns
-            CP-SAT off. The last solution may exceed the limit by up to `seconds`.
-        halvings: how many times the search for the smallest peak halves an interval.
+        all_seconds: limit on CP-SAT's deterministic time for all solutions of one program, or of
+            both programs that lower the peak; 0 turns CP-SAT off. The last solution may exceed the
+            limit by up to `seconds`.
+        halvings: how many times the search for the smallest peak halves an interval of peaks.
         trials: limit on the copies whose removal is tried at the end.
-        gap: a solution of CP-SAT is good enough if it costs at most this share more than the best
-            solution of its program.
+        gap: CP-SAT takes a solution for the best one of its program if the solution is within this
+            share of the bound that CP-SAT has proven.
         worth: a choice is good enough if its seconds exceed the lower bound by at most this share
-            of the step's seconds. If not, CP-SAT searches among the copies of the cuts.
+            of the step's seconds. If not, CP-SAT searches among the copies of the cuts. CP-SAT also
+            takes a solution for the best one if it is that near to CP-SAT's bound.
         much: as `worth`; if exceeded, CP-SAT also searches among all copies, which takes far
             longer.
     """
@@ -62,7 +72,13 @@ QUICK = Limits(all_seconds=0.0, trials=40)
 
 @dataclass(frozen=True)
 class Chosen:
-    """The copies, the step's peak with them in program order, and whether that fits the limit."""
+    """A choice of copies for a limit.
+
+    Attributes:
+        copies: the copies.
+        peak: the peak of the step with the copies, in program order.
+        fits: whether the peak is within the limit; always true if no limit was given.
+    """
 
     copies: Copies
     peak: Bytes
@@ -72,8 +88,10 @@ class Chosen:
 def choose(step: Step, limit: Bytes, limits: Limits | None = None) -> Chosen:
     """Searches for the cheapest copies that keep the step's live bytes within `limit`.
 
+    The live bytes are those of program order.
+
     Returns:
-        The copies; if no choice that fits is found, the choice with the lowest peak.
+        The cheapest choice found that fits; if none is found, the one with the lowest peak found.
     """
     limits = limits or Limits()
     hull = Hull(step, limit)
@@ -96,10 +114,11 @@ def choose(step: Step, limit: Bytes, limits: Limits | None = None) -> Chosen:
 
 
 def trimmed(found: Curve, limit: Bytes, trials: int, enough: Seconds = 0.0) -> Curve:
-    """Returns the choice without those of its copies that the limit does not need.
+    """Removes copies that the limit does not need, and returns the choice that is left.
 
-    Tries to remove one copy after another, the most expensive first, up to `trials` times or until
-    the choice costs `enough` or less.
+    Tries to remove each copy once, the most expensive first. Ends after `trials` copies, or when
+    the choice costs `enough` seconds or less. A removal is kept if it saves seconds and the peak
+    stays within the limit.
     """
     step = found.copies.step
     by_cost = sorted(found.copies.placed, key=lambda p: (-step.forms[p.op].cost, p.op, p.segment))
@@ -113,7 +132,7 @@ def trimmed(found: Curve, limit: Bytes, trials: int, enough: Seconds = 0.0) -> C
 
 
 def smallest_peak(step: Step, limits: Limits | None = None) -> Chosen:
-    """Searches for the copies with the lowest peak, and for cheaper ones with the same peak."""
+    """Searches for the copies with the lowest peak, then for cheaper ones with no higher peak."""
     limits = limits or Limits()
     low = _smallest(step, limits)
     hull = Hull(step, low.peak)
@@ -124,7 +143,11 @@ def smallest_peak(step: Step, limits: Limits | None = None) -> Chosen:
 
 
 def _smallest(step: Step, limits: Limits, enough: Bytes = 0) -> Curve:
-    """Searches for the choice with the lowest peak. Stops at a peak of `enough` bytes or fewer."""
+    """Searches for the choice with the lowest peak.
+
+    Makes cuts for limits that halve an interval of peaks. Returns early if a cut reaches a peak of
+    at most `enough` bytes. Then CP-SAT lowers the peak, as far as its time allows.
+    """
     low = Curve.of(Copies.of(step, frozenset()))
     too_low, copies = 0, low.copies.choice
     for _ in range(limits.halvings):
@@ -144,13 +167,21 @@ def _smallest(step: Step, limits: Limits, enough: Bytes = 0) -> Curve:
 
 
 class _Search:
-    """A search by the CP-SAT program, with the solutions so far and the corrections of its rows.
+    """A search by one CP-SAT program. Call `cheapest` or `descend`, once.
 
     Args:
         step: the step.
         limits: limits on the search.
         hint: a choice to begin with.
         among: the only copies that may be chosen; None for all within `Limits.reach`.
+
+    Attributes:
+        hint: the choice that CP-SAT tries first: the one given, then the latest solution.
+        program: the program, with a row for each moment that was above the limit.
+        extra: by moment with a row, the bytes by which the program counts too few there.
+        left: what is left of `Limits.all_seconds`.
+        seen: the live curve without copies. Its worst moments get the first rows.
+        low: the choice found with the lowest peak.
     """
 
     def __init__(self, step: Step, limits: Limits, hint: Choice, among: Choice | None) -> None:
@@ -159,7 +190,7 @@ class _Search:
         self.program = Program(Reach(step, reach, among))
         self.extra: dict[Moment, Bytes] = {}
         self.left = self.limits.all_seconds
-        self.is_proven = False  # whether the latest solution is optimal for the program
+        self.is_proven = False  # latest solution is the program's best, up to `gap` or `worth`
         self.seen = self.low = Curve.of(Copies.of(step, frozenset()))
 
     def cheapest(self, limit: Bytes) -> Curve | None:
@@ -189,7 +220,10 @@ class _Search:
         return best
 
     def descend(self) -> None:
-        """Lowers `low.peak` as far as the program can."""
+        """Lowers `low.peak`, until the true peak is no higher than that of the program's solution.
+
+        Ends earlier if CP-SAT finds no solution, or if the rounds or CP-SAT's time are used up.
+        """
         for moment, _ in self._worst(self.seen, 0):
             self._add(moment, 0)
         self.program.model.minimize(self.program.most)
@@ -238,9 +272,9 @@ class _Search:
             self._add(moment, max(0, missing, self.extra.get(moment, 0)))
 
     def _worst(self, curve: Curve, limit: Bytes) -> Iterator[tuple[Moment, Bytes]]:
-        """Yields the worst moment of the forward and of each segment, if it is above the limit.
+        """Yields (moment, live bytes) for the worst moment of the forward and of each segment.
 
-        A moment comes with its live bytes.
+        Leaves out moments within the limit.
         """
         worst: dict[int, tuple[Bytes, Moment]] = {}
         place = {(p.op, p.segment): p.before for p in curve.copies.placed}

@@ -1,16 +1,16 @@
 """Defines choices of copies: ops of the forward that run again in segments of the backward.
 
 The backward is cut into segments. A *choice* is a set of pairs (op, segment): the op runs again in
-this segment. Each run makes a new *version* of the op's results. A reader uses the newest version
-that is made in the reader's segment or before it:
+this segment. Each run makes a new *version* of the op's results. A reader in the backward, an op or
+a copy, uses the newest version that is made in the reader's segment or in an earlier one:
 
     segment         forward      0           1           2
     op a            a                        a~1                    choice {(a, 1)}
     readers of a    f            r                       s          r reads a, s reads a~1
 
-So an op may have several copies, each near its readers. A copy runs just before the first op that
-reads it. If this op is in a later segment, the copy is moved to that segment. The choice decides
-which op reads a version last, and so how long the version lives.
+So an op may have several copies, each near its readers. A copy runs just before its first reader.
+If this reader is in a later segment, the copy is moved to that segment. A copy that nothing reads
+is dropped. The choice decides which op reads a version last, and so how long the version lives.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ Choice = frozenset[Copy]
 
 
 def usual_forms(problem: Problem, boundary: OpId) -> dict[OpId, Form]:
-    """Returns the forms of the forward's ops that may run again unchanged.
+    """Returns the forms of the ops before `boundary` (the forward's) that may run again unchanged.
 
-    Leaves out ops with effects or random numbers, ops that change a buffer, and ops that read a
-    buffer which a later op of the forward changes. An op may read a buffer that only the backward
-    changes, such as a parameter that a fold updates: its copy must run before the op in
-    `Step.latest`.
+    Leaves out ops with effects or random numbers, ops that change a buffer or make none, and ops
+    that read a buffer which a later op of the forward changes. Keeps ops that read a buffer which
+    only the backward changes, such as a parameter that a fold updates. The copy of such an op must
+    run before the op in `Step.latest`.
     """
     changed = _changes(problem)
     return {
@@ -67,8 +67,8 @@ class Step:
         boundary: the first op of the backward.
         forms: for each op that may be recomputed, its form: what its copy reads and makes.
         starts: the first op of each segment of the backward, beginning with `boundary`.
-        smallest: a buffer of fewer bytes is always kept.
-        pinned: buffers that are kept whatever their size.
+        smallest: a result of fewer bytes is never recomputed.
+        pinned: results that are never recomputed, whatever their size.
     """
 
     problem: Problem
@@ -79,11 +79,11 @@ class Step:
     pinned: Collection[BufferId] = ()
 
     def segment(self, op: OpId) -> int:
-        """Returns the segment of an op of the backward."""
+        """Returns the index of the segment in which an op of the backward lies."""
         return bisect_right(self.starts, op) - 1
 
     def end(self, segment: int) -> OpId:
-        """Returns the op after the last op of a segment."""
+        """Returns the first op after a segment; the number of ops if it is the last segment."""
         more = segment + 1 < len(self.starts)
         return self.starts[segment + 1] if more else len(self.problem.ops)
 
@@ -95,7 +95,7 @@ class Step:
 
     @cached_property
     def droppable(self) -> frozenset[BufferId]:
-        """The buffers of the forward that need not be kept for the backward."""
+        """The results of the forward that need not stay alive, since copies can make them again."""
         found = {b for form in self.forms.values() for b in form.creates}
         return frozenset(b for b in found if self._may_drop(b))
 
@@ -107,10 +107,10 @@ class Step:
 
     @cached_property
     def latest(self) -> Mapping[OpId, OpId]:
-        """For each op with a form, the op of the backward before which its copy must run.
+        """By op with a form, the op of the backward before which a copy must run.
 
-        It is the first one that changes a buffer that the copy reads; the number of ops if none
-        does.
+        This is the first op of the backward that changes a buffer which the copy reads; the number
+        of ops if none does. `Copies` does not check it.
         """
         changed = _changes(self.problem)
         last = len(self.problem.ops)
@@ -120,7 +120,7 @@ class Step:
         }
 
     def makers(self) -> Mapping[BufferId, OpId]:
-        """Returns the ops that make the droppable buffers."""
+        """Returns, by droppable buffer, the op that makes it."""
         made = self.problem.maker
         return {b: i for b in self.droppable if (i := made[b]) is not None}
 
@@ -148,7 +148,7 @@ class Copies:
         step: the step.
         placed: the copies, in the order in which they run.
         version: (reader, buffer) -> the segment of the copy whose version the reader uses. The
-            reader is an op of the backward or a copy. It has no entry if it uses the original.
+            reader is an op of the backward or a copy. A reader of the original has no entry.
     """
 
     step: Step
@@ -198,7 +198,7 @@ class Copies:
         return frozenset((p.op, p.segment) for p in self.placed)
 
     def edited(self) -> tuple[Problem, list[Copy | OpId]]:
-        """Returns the Problem with the copies, and for each of its ops the copy or the op it is."""
+        """Returns the Problem with the copies; and for each of its ops, the copy or old op it is."""
         problem = self.step.problem
         buffers: list[Buffer] = list(problem.buffers)
         ids: dict[tuple[BufferId, int], BufferId] = {}
@@ -255,12 +255,18 @@ class Copies:
         return Problem(problem.name, self._sorted_out(buffers, ops), tuple(ops)), what
 
     def _gate(self, place: Mapping[OpId, OpId]) -> tuple[OpId, ...]:
-        """Returns the ops that every copy waits for: the op that makes the tangents, if any."""
+        """Returns the ops that every copy waits for: the op that makes the tangents, if any.
+
+        This is the backward's first op, if it reads and changes nothing.
+        """
         first = self.step.problem.ops[self.step.boundary]
         return () if first.reads or first.mutates else (place[self.step.boundary],)
 
     def _sorted_out(self, buffers: list[Buffer], ops: Sequence[Op]) -> tuple[Buffer, ...]:
-        """Returns the buffers with their kinds corrected: saved if a later phase uses them."""
+        """Returns the buffers, with SAVED and TEMPORARY assigned anew; other kinds stay.
+
+        A buffer is SAVED if an op of a later phase than its maker's uses it.
+        """
         made_in = {b: op.phase for op in ops for b in op.creates}
         crossing = {b for op in ops for b in op.touches if made_in.get(b, op.phase) < op.phase}
         kinds = {True: Kind.SAVED, False: Kind.TEMPORARY}
@@ -279,8 +285,8 @@ class Curve:
 
     Attributes:
         copies: the copies.
-        what: by time, the op or the copy that runs.
-        live: by time, the live bytes.
+        what: by time, the copy that runs, or the op (its id in the step without copies).
+        live: by time, the transient bytes alive.
     """
 
     copies: Copies

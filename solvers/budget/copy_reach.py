@@ -3,9 +3,9 @@
     forward      a ──── b ──── c            b reads a, c reads b; from a to c at most `reach` ops
     segment k    a~ ─── b~ ─── c~ ─── r     a chain: the op r reads c~, c~ reads b~, b~ reads a~
 
-A chain of copies ends with a copy whose result an op of the segment reads (*direct*). The ops of a
-chain lie within `reach` ops of the forward. So the CP-SAT program (`retention`) stays small: no
-chain starts at the other end of the model.
+A chain of copies ends with a copy whose result an op of the segment reads (*direct*). The first and
+the last op of a chain are at most `reach` ops apart in the forward. So the CP-SAT program
+(`retention`) stays small: no chain starts at the other end of the model.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ class Reach:
 
     Attributes:
         step: the step.
-        ops: the limit `reach` on the ops of the forward that a chain of copies spans.
+        ops: the limit `reach`: how far apart the first and the last op of a chain may be.
         among: the only copies that may be chosen; None for all within reach.
         readers: (droppable buffer, segment) -> the ops of the segment that read the buffer.
-        earliest, latest: for each copy, the first and the last op of the backward before which it
-            may run. The two may differ if copies read the copy's results.
+        earliest, latest: by copy within reach, the first and the last op of its segment before
+            which it may run. The two may differ if copies read the copy's results: the choice
+            decides which of these copies run.
         consumers: for each droppable buffer, the ops of the forward whose copies read it.
         direct: the copies whose results are read by an op of their segment, and not only by copies.
     """
@@ -86,7 +87,7 @@ class Reach:
         return found
 
     def readers_again(self, i: OpId, k: int) -> list[OpId]:
-        """Returns the ops whose copies in segment k read the results of op i."""
+        """Returns the ops whose copies in segment k read a copy of op i, if both are chosen."""
         own = [b for b in self.step.forms[i].creates if b in self.step.droppable]
         readers = {c for b in own for c in self.consumers.get(b, ())}
         return [c for c in sorted(readers) if (c, k) in self.earliest]

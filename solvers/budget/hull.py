@@ -2,16 +2,17 @@
 
 Given a price in seconds for each byte that is alive at the worst moment, a minimum cut finds the
 cheapest choice of copies (solvers/bound/priced_cut.py). Rising prices give a few choices, the
-corners of the hull: at this moment no other choice takes less time and fewer bytes. All equal
-layers change at the same price, so that the limit usually lies between two corners: one choice
-takes too many bytes, and the other takes more seconds than necessary. So the two are mixed: one
-part of the step follows the one choice, and the rest follows the other.
+corners of the hull: at this moment no other choice takes both less time and fewer bytes. Layers
+that are equal are recomputed from the same price on. So the limit usually lies between two corners:
+the cheap choice takes too many bytes, and the dear choice takes more seconds than necessary. A
+bisection mixes the two: one part of the copies is that of the dear choice, the rest is that of the
+cheap one.
 
     seconds                               copies      c0 c1 c2 c3 │ c4 c5 c6 c7
        │  ·                                           dear choice │ cheap choice
        │     ·  dear
-       │        x  mixed                  the smallest part of the dear choice with which the step
-       │            ·  cheap              is within the limit
+       │        x  mixed                  as small a part of the dear choice as the bisection finds
+       │            ·  cheap              to keep the step within the limit
        └──────┼────────── bytes
             limit
 """
@@ -32,7 +33,7 @@ MOMENTS = 6  # limit on the moments at which cuts are made
 
 @dataclass
 class Hull:
-    """The choices of copies that cuts find for a limit.
+    """The choices of copies that cuts and mixtures find for a limit.
 
     Attributes:
         step: the step.
@@ -41,7 +42,7 @@ class Hull:
         lowest: the choice found with the lowest peak.
         least: a lower bound on the seconds of any choice that fits, if the step's ops keep their
             program order; inf if no choice can fit.
-        corners: all choices found, with their live curves.
+        corners: all choices tried, mixtures too, with their live curves.
     """
 
     step: Step
@@ -59,13 +60,19 @@ class Hull:
                 self._mix(corner)
 
     def copies(self) -> Choice:
-        """Returns the copies in the best choice or in a cheaper one; all found if none fits."""
+        """Returns all copies of the choices that cost at most as much as the best one.
+
+        If no choice fits, returns the copies of all choices tried.
+        """
         most = None if self.best is None else self.best.copies.cost
         some = (c for c, x in self.corners.items() if most is None or x.copies.cost <= most)
         return frozenset().union(*some)
 
     def _cut(self) -> None:
-        """Makes cuts until a choice fits, each at the worst moment of the lowest choice so far."""
+        """Makes cuts at the worst moment of the lowest choice so far, until a choice fits.
+
+        Ends also if the worst moment has had its cuts already, or after MOMENTS moments.
+        """
         cuts = PricedCuts(self.step.problem, droppable_forms(self.step), in_order=True)
         asked: set[OpId] = set()
         while self.best is None and len(asked) < MOMENTS:
@@ -82,7 +89,7 @@ class Hull:
                 self._curve(choice | low.copies.choice)
 
     def _curve(self, choice: Choice) -> Curve:
-        """Computes the live curve of a choice, and keeps the choice if it is best or lowest."""
+        """Returns the live curve of a choice. Updates `best`, `lowest` and `corners`."""
         if choice not in self.corners:
             found = self.corners[choice] = Curve.of(Copies.of(self.step, choice))
             if len(self.corners) == 1 or found.peak < self.lowest.peak:
@@ -94,7 +101,9 @@ class Hull:
     def _mix(self, cheap: Curve) -> None:
         """Mixes the best choice with a cheaper one that does not fit.
 
-        Searches for the smallest part of the step that has to follow the best choice.
+        Bisects for the smallest part of the best choice with which the mixture fits, from the first
+        copy on and from the last copy on. Does nothing if no choice fits, or if `cheap` costs no
+        less than the best one.
         """
         dear = self.best
         if dear is None or cheap.copies.cost >= dear.copies.cost:
@@ -124,19 +133,22 @@ def droppable_forms(step: Step) -> dict[OpId, Form]:
 
 
 def cheaper(known: Curve | None, found: Curve | None) -> Curve | None:
-    """Returns the choice that costs less, the known one if they cost the same."""
+    """Returns the choice that costs less, `known` if they cost the same; None if both are None."""
     both = (c for c in (known, found) if c is not None)
     return min(both, key=lambda c: c.copies.cost, default=None)
 
 
 def op_at_peak(curve: Curve) -> OpId:
-    """Returns the op that runs at the peak. If a copy runs then, returns the next op after it."""
+    """Returns the op that runs when the peak is first reached; if a copy runs, the next op."""
     time = max(range(len(curve.live)), key=curve.live.__getitem__)
     return next(w for w in curve.what[time:] if not isinstance(w, tuple))
 
 
 def ways(copies: Choice) -> Iterator[list[Copy]]:
-    """Yields the copies in the order in which they run, and in the opposite one."""
+    """Yields two lists of the copies: sorted by segment and op, and the reverse of that.
+
+    This is nearly the order in which they run: inside a segment, their readers decide it.
+    """
     ordered = sorted(copies, key=lambda c: (c[1], c[0]))
     yield ordered
     yield ordered[::-1]
@@ -145,10 +157,12 @@ def ways(copies: Choice) -> Iterator[list[Copy]]:
 def placed(step: Step, again: frozenset[OpId], moment: OpId) -> Choice:
     """Returns the choice in which each op of `again` runs again once, before its first reader.
 
+    Leaves out ops without a form, and ops whose droppable results nothing reads from `moment` on.
+
     Args:
         step: the step.
-        again: ops of the forward.
-        moment: the op before which the cut was made. Earlier readers need no copy.
+        again: the ops that a cut wants to run again.
+        moment: the op before which the cut was made. Earlier readers use the original results.
     """
     segments: dict[OpId, int] = {}
     for i in sorted(again & step.forms.keys(), reverse=True):

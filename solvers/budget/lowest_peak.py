@@ -3,8 +3,8 @@
 bytes at the worst moment
    │ x  no copies
    │    x                             x: choices by minimum cuts at this moment, for several
-   │       x ┆                           prices. A choice beyond the limit is mixed with one
-   │         ┆   x                       within it, as in hull.py.
+   │       x ┆                           prices. A choice beyond the limit on seconds is
+   │         ┆   x                       mixed with one within it, much as in hull.py.
    └─────────┴──────── seconds
           limit
 """
@@ -45,7 +45,8 @@ class _Search:
     Attributes:
         step: the step.
         seconds: limit on the time of the copies together.
-        left: how many ops the live curves still to be computed may have together.
+        left: how many ops the live curves still to be computed may have together, copies not
+            counted.
         curves: by choice, its live curve.
     """
 
@@ -67,7 +68,11 @@ class _Search:
         return best if best is none else trimmed(best, best.peak, trials)
 
     def better(self, best: Curve, cuts: PricedCuts, worst: OpId) -> Curve:
-        """Returns the lowest of the best choice so far and those that cuts at `worst` find."""
+        """Returns the choice with the lowest peak of those that it tries; the known one if none is.
+
+        Tries the choices that cuts at op `worst` find, each alone and together with the copies of
+        `best`, the best choice so far. Mixes some of them with the lowest choice within the limit.
+        """
         known = best.copies.choice
         choices = [placed(self.step, m.again, worst) for m in cuts.within(worst, self.seconds)]
         cheap, dear = [known], list[Choice]()
@@ -88,7 +93,11 @@ class _Search:
         return best
 
     def mixed(self, dear: Choice, cheap: Choice) -> Curve:
-        """Returns the lowest mixture of two choices with as much of `dear` as time allows."""
+        """Returns the choice with the lowest peak: `cheap`, or a mixture of `dear` and `cheap`.
+
+        Bisects for the largest part of `dear` that the limit on seconds allows, from the first copy
+        on and from the last copy on.
+        """
         best = self.curve(cheap)
         for ordered in ways(dear | cheap):
             low, high = 0, len(ordered)
@@ -102,7 +111,7 @@ class _Search:
         return best
 
     def curve(self, choice: Choice) -> Curve:
-        """Returns the live curve of a choice. If no work is left, returns that of no copies."""
+        """Returns the live curve of a choice; that of no copies if no work is left for it."""
         if choice not in self.curves:
             if self.left <= 0:
                 return self.curves[frozenset()]
@@ -117,13 +126,13 @@ def peak_without(
     """Returns the peak if some buffers were alive only while an op uses them.
 
     This is a quick lower bound on the peak of this order with any copies of the ops that make these
-    buffers.
+    buffers. What the copies read and their scratch space are not counted.
 
     Args:
         problem: the step.
         order: an order of its ops.
-        reuse: which buffers are written over others in this order.
-        dropped: the buffers.
+        reuse: maps each buffer that is written over a dying buffer to that dying buffer.
+        dropped: the buffers, each made by an op.
     """
     change = np.zeros(len(order) + 1, np.int64)
     used = np.zeros(len(order), np.int64)
@@ -148,7 +157,7 @@ def least_with_copies(problem: Problem, again: Collection[OpId]) -> Bytes:
 
     Args:
         problem: the step.
-        again: the ops that may be recomputed, unchanged.
+        again: the ops that may be recomputed, unchanged. Ops that must not run twice are ignored.
     """
     order = range(len(problem.ops))
     curve = live_curve(problem, order, find_reuse(problem, order))
@@ -158,7 +167,9 @@ def least_with_copies(problem: Problem, again: Collection[OpId]) -> Bytes:
 
 
 def saved_buffers(problem: Problem, boundary: OpId) -> list[BufferId]:
-    """Returns the buffers that the forward makes for the backward.
+    """Returns the buffers that the forward makes and the backward uses.
+
+    Leaves out the buffers that the user holds to the end of the step.
 
     boundary: the first op of the backward, in program order.
     """

@@ -18,7 +18,7 @@ class Point:
     """One choice of copies.
 
     Attributes:
-        peak: live bytes at the worst moment, before the layout.
+        peak: transient bytes alive at the worst moment of program order, before the layout.
         seconds: the time of the copies together.
         bound: a lower bound on the seconds added by any schedule within `peak` bytes.
         copies: the number of copies.
@@ -33,7 +33,8 @@ class Point:
 def pareto(step: Step, n: int) -> tuple[Point, ...]:
     """Returns up to `n` points, from the smallest peak found to the peak without copies.
 
-    No point has both a higher peak and a higher cost than another one.
+    Each point has a higher peak and a lower cost than the point before it. The choices are found by
+    cuts, without CP-SAT. `n` = 1 gives the smallest peak only.
     """
     whole = Curve.of(Copies.of(step, frozenset()))
     low = smallest_peak(step, QUICK)
@@ -50,7 +51,7 @@ def pareto(step: Step, n: int) -> tuple[Point, ...]:
 
 
 class _Bounds:
-    """Bounds on the extra time, at the worst moments of a step without copies."""
+    """Proves lower bounds on the extra time, at the MOMENTS worst ops of a step without copies."""
 
     def __init__(self, step: Step, whole: Curve) -> None:
         self.cuts = PricedCuts(step.problem, all_forms(step))

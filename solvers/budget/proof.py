@@ -22,15 +22,15 @@ def extra_time_bound(
 ) -> Seconds:
     """Returns a lower bound on the seconds that recomputation adds to keep a limit.
 
-    Returns inf if recomputation cannot keep the limit. The bound holds for all orders, for any
-    number of copies, and for copies of any op.
+    Returns inf if it is proven that recomputation cannot keep the limit. The bound holds for all
+    orders, for any number of copies, and for copies of any op that may run again.
 
     Args:
         step: the step.
         plan: a plan of the step without copies.
         limit: transient bytes that no moment may exceed.
-        seconds: how much work the search may do.
-        enough: a bound that ends the search.
+        seconds: about how long the search may take.
+        enough: the search ends when the bound reaches this number of seconds.
     """
     curve = live_curve(step.problem, plan.order, plan.reuse)
     work = Work.worth(seconds)
@@ -44,7 +44,7 @@ def least_needed(step: Step, plan: Plan, seconds: Seconds) -> Bytes:
     Args:
         step: the step.
         plan: a plan of the step without copies.
-        seconds: how much work the search may do.
+        seconds: about how long the search may take.
     """
     curve = live_curve(step.problem, plan.order, plan.reuse)
     return least_bytes(step.problem, plan.order, curve, Work.worth(seconds), all_forms(step))
@@ -65,9 +65,10 @@ def least_at_once(step: Step) -> Bytes:
 def all_forms(step: Step) -> Mapping[OpId, Form]:
     """Returns the forms in which ops may be recomputed: unchanged, or in the form of `step`.
 
-    An op for which both are allowed gets a form that needs no more than either of them. For
-    example, batch norm, unchanged, reads running statistics, which are changed by then; in the form
-    of the step it does not read them.
+    An op for which both are allowed gets a form that reads only what both read, makes what either
+    makes, and takes the shorter of both times. So bounds for this form hold for both. For example,
+    batch norm, unchanged, reads running statistics, which are changed by then; in the form of the
+    step it does not read them.
     """
     forms = dict(step.forms)
     for i, form in as_they_are(step.problem).items():

@@ -12,11 +12,11 @@ and the constraints are
     again[i, k]                   for each b that i reads, kept[b, k] or again[maker of b, k]
     kept[b, k + 1]                only if kept[b, k] or again[maker of b, k]
     again[i, k]                   only if an op or a copy of segment k reads what it makes
-    minimize                      the seconds of all `again`
+    minimize                      the seconds of all `again`, or the bytes at the worst moment
 
 A *moment* is the time at which an op or a copy runs. The caller adds the limit on live bytes moment
-by moment. Inside a segment a copy runs just before its first reader. If that is another copy, its
-place depends on the choice: see `_stands`.
+by moment, and sets what to minimize. Inside a segment a copy runs just before its first reader. If
+the first reader is another copy, the place of both depends on the choice: see `_stands`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,16 @@ class Row:
 
 
 class Program:
-    """The variables and constraints of the program. `add_row` limits the bytes at a moment."""
+    """The variables and constraints of the program. `add_row` limits the bytes at a moment.
+
+    Attributes:
+        again, kept: the variables of the module's docstring.
+        makers: by droppable buffer, the op that makes it.
+        until: by droppable buffer, the last segment in which it may be read.
+        rows: by moment with a constraint, its live bytes.
+        stands: what `_stands` has returned if it is no variable of `again`.
+        most: a variable, no less than the live bytes at any moment with a constraint.
+    """
 
     def __init__(self, reach: Reach) -> None:
         self.reach, self.step = reach, reach.step
@@ -131,7 +140,10 @@ class Program:
 
     @cached_property
     def between(self) -> NDArray[np.int64]:
-        """By op, the bytes of buffers that are alive before and after it and are not droppable."""
+        """By op, the bytes alive just before it runs, without droppable buffers.
+
+        Only buffers count that were made before, and that the op itself or a later one uses.
+        """
         problem = self.step.problem
         change = np.zeros(len(problem.ops) + 2, np.int64)
         for b, i in enumerate(problem.maker):
@@ -146,7 +158,7 @@ class Program:
         return found
 
     def row(self, moment: Moment) -> Row:
-        """Returns the live bytes at a moment."""
+        """Returns the live bytes at a moment, as a sum of terms that depend on the choice."""
         p, i = moment
         if p < self.step.boundary:
             return self._forward_row(p)
@@ -168,7 +180,8 @@ class Program:
 
     def _forward_row(self, p: OpId) -> Row:
         problem = self.step.problem
-        # p may overwrite a buffer that it reads, unless the backward reads the buffer later
+        # a buffer that p uses is alive whatever the choice, unless p may write its result over it:
+        # then it stays alive beside the result only if it is kept for the backward
         over = {old for new, old in problem.ops[p].over if can_take(problem, new, old)}
         last = self.last_forward
         kept = [b for b in sorted(self.makers) if last[b] < p or (last[b] == p and b in over)]
@@ -185,8 +198,8 @@ class Program:
     def _term(self, b: BufferId, k: int, moment: Moment) -> Term | None:
         """Returns the term of a buffer at a moment of segment k; None if it is never alive then.
 
-        The buffer is alive if it was kept or made before the moment, and is read at the moment or
-        later: by an op or a copy of this segment, or in a later segment.
+        The buffer is alive if it was kept, or made by the end of the moment, and is read at the
+        moment or later: by an op or a copy of this segment, or in a later segment.
         """
         if self.until[b] < k:
             return None
@@ -213,10 +226,11 @@ class Program:
         return Term(self.step.problem.buffers[b].transient, clauses) if clauses else None
 
     def _stands(self, i: OpId, k: int, p: OpId) -> Literal | None:
-        """Returns a literal that is true if the copy of op i in segment k runs before op p has run.
+        """Returns a literal: the copy of op i in segment k is chosen and runs before op p does.
 
-        The copy then runs just before p or an earlier op, because a copy runs just before its first
-        reader. Returns None if the copy cannot run so early.
+        A copy runs just before its first reader. So the literal is true if that reader is p or an
+        earlier op of the segment, or a copy for which the same literal is true. Returns None if the
+        copy cannot run so early.
         """
         again, reach = self.again.get((i, k)), self.reach
         if again is None or reach.earliest[i, k] > p:
@@ -235,7 +249,10 @@ class Program:
         return self.stands[i, k, p]
 
     def add_row(self, moment: Moment, extra: Bytes = 0) -> None:
-        """Adds a constraint: the live bytes at a moment, plus `extra`, are at most `most`."""
+        """Adds a constraint: the live bytes at a moment, plus `extra`, are at most `most`.
+
+        An earlier constraint for the same moment stays.
+        """
         row = self.rows.setdefault(moment, self.row(moment))
         alive: list[Literal] = []
         sizes: list[Bytes] = []

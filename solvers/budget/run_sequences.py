@@ -3,8 +3,9 @@
     sequence     a b c a' d        d reads the latest run of a before it: a', not a
     live         a is alive until c reads it, a' until d does
 
-Compiled, for `sequence_annealing`. A sequence is measured whole after each change: that takes some
-microseconds in graphs of some hundred ops.
+The functions are compiled, for `sequence_annealing`. A sequence is measured whole after each
+change, which takes some microseconds in graphs of some hundred ops. In-place reuse and scratch
+space do not count, and a result that nothing reads later is freed, even one that the user keeps.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ TRIES = 12  # random draws to find a run whose result is alive at a given time
 
 
 class Graph(NamedTuple):
-    """Ops with one result each, and the ops that each reads.
+    """Ops with one result each, and for each op the ops whose results it reads.
 
     Attributes:
         size: by op, bytes of its result as a share of the limit.
         cost: by op, its time as a multiple of the mean time of an op.
-        reads_at, reads: the ops that op v reads are reads[reads_at[v]:reads_at[v + 1]].
+        reads_at, reads: op v reads the results of the ops reads[reads_at[v]:reads_at[v + 1]].
     """
 
     size: Floats
@@ -44,13 +45,13 @@ class Graph(NamedTuple):
 def measure(
     graph: Graph, runs: Ints, count: int, latest: Ints, end: Ints, live: Floats
 ) -> tuple[bool, float, float, float]:
-    """Measures a sequence.
+    """Measures the extra time and the live bytes of a sequence, if it can run.
 
     Args:
         graph: the ops.
         runs: runs[:count] is the sequence of ops.
-        count: its length.
-        latest: scratch, by op.
+        count: the length of the sequence.
+        latest: working memory, by op.
         end: by time, set to the time at which the result of the run is last read, or to the time of
             the run if its result is not read.
         live: by time, set to the live bytes, as a share of the limit.
@@ -58,7 +59,8 @@ def measure(
     Returns:
         Whether the results that each run reads are made before it; the extra time, as a multiple of
         the mean cost of an op; the bytes above the limit, summed over time, as a multiple of the
-        limit; the peak, as a multiple of the limit. The last three are 0 if the first is False.
+        limit; the peak, as a multiple of the limit. The last three are 0 if the first is False, and
+        `end` and `live` are then of no use.
     """
     latest[:] = -1
     time = -float(len(graph.size))
@@ -90,7 +92,10 @@ def measure(
 
 @compiled
 def alive_at(end: Ints, t: int, random: Words) -> int:
-    """Draws a run before time t whose result is alive at t and read later; -1 if none is found."""
+    """Draws a run before time t whose result is read after t. Returns its time.
+
+    Returns -1 if TRIES draws find none.
+    """
     for _ in range(TRIES):
         s = below(random, t) if t > 0 else 0
         if s < t and end[s] > t:
@@ -147,8 +152,9 @@ def collect(graph: Graph, runs: Ints, end: Ints, place: int, chain: Ints) -> int
     """Completes a chain of ops to copy at time `place`, which begins as the single op chain[0].
 
     Adds the ops whose results the chain reads and that are no longer alive at `place`, up to
-    LONGEST ops. Then sorts the chain by the ops' numbers, which is an order in which they can run.
-    Returns the length of the chain.
+    LONGEST ops in all. A result that does not get into the chain lives longer instead. Then sorts
+    the chain by the ops' numbers, which is an order in which they can run. Returns the length of
+    the chain. Every op that the chain reads must have run before `place`.
     """
     links, k = 1, 0
     while k < links:
@@ -178,7 +184,8 @@ def listed(chain: Ints, links: int, u: int) -> bool:
 def reachable(graph: Graph, runs: Ints, s: int, target: int) -> int:
     """Returns the time nearest to `target` to which the run at time s can move.
 
-    The run must not pass a reader of its result, nor a run whose result it reads.
+    The run must not pass a reader of its result, nor a run whose result it reads, nor another run
+    of its op.
     """
     v = runs[s]
     t = s

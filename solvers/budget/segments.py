@@ -1,8 +1,8 @@
 """Cuts the backward into segments at moments with few temporary bytes, mostly between two layers.
 
-    temporary    ╱╲  ╱╲    ╱╲       Equally many ops in each segment would put the cuts at certain
-    bytes       ╱  ╲╱  ╲╱╲╱  ╲      places. Each cut is at the lowest moment near one of these
-                    │    │          places.
+    temporary    ╱╲  ╱╲    ╱╲       Segments of equally many ops would put the cuts at certain
+    bytes       ╱  ╲╱  ╲╱╲╱  ╲      places. Each cut is at the moment with the fewest temporary
+                    │    │          bytes near one of these places.
 
 A segment should contain the backward of one part of the model. Then the copies in a segment are
 near their readers, and their results are soon freed.
@@ -28,7 +28,7 @@ def cut_backward(
     Args:
         problem: forward and backward.
         boundary: the first op of the backward.
-        ops: about how many ops a segment has.
+        ops: about how many ops a segment has; more if there would be more than `most` segments.
         most: the largest number of segments.
     """
     number = len(problem.ops) - boundary
@@ -44,7 +44,10 @@ def cut_backward(
 
 
 def temporary_bytes(problem: Problem, boundary: OpId) -> NDArray[np.int64]:
-    """Returns, by op, the bytes that the backward made before the op and frees after it."""
+    """Returns, by op, the bytes that the backward made before the op and frees after it or later.
+
+    Leaves out what the user holds to the end of the step.
+    """
     change = np.zeros(len(problem.ops) + 1, np.int64)
     maker = problem.maker
     for b, (lower, upper) in enumerate(lifetimes(problem, range(len(problem.ops)))):

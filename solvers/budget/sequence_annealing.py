@@ -1,9 +1,10 @@
 """Simulated annealing over sequences of op runs, in which an op may run several times.
 
 The energy of a sequence is the extra time of its copies, in mean costs of an op, plus a penalty for
-the bytes above the limit, summed over time. A move adds a copy of an op before a reader of it,
-removes a copy, or moves a run to another time. Most moves aim at a time above the limit.
-`run_sequences` has a picture of a sequence.
+the bytes above the limit, summed over time. A move adds a copy of an op before a reader of its
+result, alone or with copies of ops that it needs; or it removes one run of an op that runs several
+times; or it moves a run to another time. Most moves aim at a time above the limit. `run_sequences`
+has a picture of a sequence.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Heat(NamedTuple):
 
     Attributes:
         hot, cold: the first and the last temperature.
-        penalty: the energy, at one time, of live bytes that exceed the limit by the limit itself.
+        penalty: the energy of each time, for each multiple of the limit by which its live bytes
+            exceed the limit.
     """
 
     hot: float
@@ -56,13 +58,13 @@ def anneal(
         graph: the ops.
         start: a sequence in which every run comes after the runs whose results it reads.
         heat: the temperatures and the penalty.
-        work: limit on the runs and reads measured.
+        work: limit on the runs and reads measured. The last move may exceed it.
         seed: the seed of the random numbers; positive.
 
     Returns:
-        The extra time of the best sequence within the limit, in mean costs (inf if none was found);
-        this sequence; the lowest peak of any sequence, as a share of the limit; that sequence; the
-        runs and reads measured.
+        The extra time of the cheapest sequence found within the limit, in mean costs (inf if none
+        was found); this sequence, or `start`; the lowest peak of all sequences found, as a multiple
+        of the limit; the sequence with this peak; the runs and reads measured.
     """
     n = len(graph.size)
     most = 4 * n + len(start)

@@ -2,11 +2,15 @@
 
     given order, best order ── within the budget? ── yes: no extra time, the best there is
              │ no
-             anneal from each (`sequence_annealing.py`) ── the best so far ── anneal again, cooler
-             │                                                  └── needless copies dropped
-             time bound, least bytes (`solvers/bound/priced_cut.py`)
+             lower bounds on bytes and time (`solvers/bound/time_bound.py`): does nothing fit? ends
+             │
+             far above the budget: lower the peak stair by stair
+             │
+             anneal from each order (`sequence_annealing.py`), then from the best sequence again
+             and again, until its extra time is the bound or the work is spent; copies that turn
+             out to be needless are dropped on the way
 
-Each op of the Problem makes one buffer and reads buffers of other ops. No op changes a buffer.
+Each op of the Problem makes one buffer. No op changes a buffer or has to run exactly once.
 """
 
 from __future__ import annotations
@@ -47,7 +51,7 @@ class Schedule:
 
     Attributes:
         runs: ops in the order in which they run; an op may run several times.
-        peak: bytes alive at the worst moment.
+        peak: bytes alive at the worst moment, without in-place reuse and scratch space.
         extra_time: seconds of the copies.
         bound: seconds that the copies of any schedule within the budget take at least.
     """
@@ -68,19 +72,21 @@ def schedule(problem: Problem, budget: int, work: Work | None = None) -> Schedul
 
     Raises:
         BudgetError: no schedule keeps the budget, or none was found.
-        UnplannableError: an op has no result, or several, or changes one.
+        UnplannableError: an op has no result or several, changes a buffer, or must run just once.
     """
     work = work or Work.worth(SECONDS)
     return _Search(problem, budget, work).run()
 
 
 class _Search:
-    """The best sequences so far.
+    """The search for one Problem, with the best sequences so far.
 
     Attributes:
-        extra, runs: the extra time of the best sequence within the budget, in mean costs of an op;
-            the sequence.
-        low, low_runs: the lowest peak of any sequence, as a share of the budget; the sequence.
+        extra, runs: the extra time of the cheapest sequence within the budget, in mean costs of an
+            op (inf until there is one); the sequence.
+        low, low_runs: the lowest peak of any sequence, as a multiple of the budget; the sequence.
+        given, curve: the program order, and its live curve in bytes.
+        graph: the ops for `measure` and `anneal`, with sizes as multiples of the budget.
     """
 
     def __init__(self, problem: Problem, budget: int, work: Work) -> None:
@@ -149,6 +155,8 @@ class _Search:
     def _climb_down(self, most: int) -> None:
         """Lowers the peak of the lowest sequence stair by stair, until it is within the budget.
 
+        Ends earlier if even the smallest stair fails, or if the work is spent.
+
         If the peak is far above the budget, a single annealing does not reach the budget: it ends
         with a sequence that is a little above the budget at nearly all times.
         """
@@ -179,7 +187,10 @@ class _Search:
             self._offer(found)
 
     def _offer(self, runs: Ints) -> None:
-        """Removes copies that a sequence does not need, and keeps it if it is the best so far."""
+        """Compares a sequence with the lowest one and with the cheapest one within the budget.
+
+        Before the second comparison, removes the copies without which it still fits.
+        """
         fits, extra, low = self._measure(runs)
         if low < self.low:
             self.low, self.low_runs = low, runs
@@ -200,14 +211,20 @@ class _Search:
             self.extra, self.runs = extra, runs
 
     def _measure(self, runs: Ints) -> tuple[bool, float, float]:
-        """Returns whether a sequence fits, its extra time, its peak as a share of the budget."""
+        """Returns whether a sequence is valid and fits, its extra time, and its peak.
+
+        The time is in mean costs of an op, the peak a multiple of the budget; inf if not valid.
+        """
         valid, extra, above, peak = _measured(self.graph, runs)
         if len(runs) == len(self.given):
             extra = 0.0
         return valid and above <= 0, max(extra, 0.0), peak if valid else inf
 
     def _bound(self, order: list[OpId]) -> float:
-        """Returns a lower bound on the extra time, by the moments above the budget in `order`."""
+        """Returns a lower bound on the extra time, in seconds; inf if nothing keeps the budget.
+
+        Tries the ops at which `order` is above the budget.
+        """
         curve = live_curve(self.problem, order, {})
         with self.work.share(BOUND_SHARE):
             return time_bound(self.problem, order, curve, self.budget, self.work).seconds
