@@ -198,7 +198,7 @@ class Copies:
         return frozenset((p.op, p.segment) for p in self.placed)
 
     def edited(self) -> tuple[Problem, list[Copy | OpId]]:
-        """Returns the Problem with the copies; and for each of its ops, the copy or old op it is."""
+        """Returns the Problem with the copies; and by op of it, the copy or old op that it is."""
         problem = self.step.problem
         buffers: list[Buffer] = list(problem.buffers)
         ids: dict[tuple[BufferId, int], BufferId] = {}

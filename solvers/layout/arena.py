@@ -8,7 +8,8 @@ phase go into the gaps of the stack. If they fit into no gap, they go above the 
 blocks of the phase.
 
 A block is held while any buffer in it is alive, and meanwhile its empty part is wasted. If the
-waste would raise the peak above its limit, buffers are taken out of the arena (`eviction.py`).
+waste would raise the peak above its limit, buffers are taken out of the arena (`eviction.py`). An
+arena that is kept between steps (`hold`) is one block; no buffer is taken out of it.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ def lay_out(
     """Searches for a layout with few allocations in a step and a peak of at most `limit` bytes.
 
     Every block is an allocation, and so is every buffer that could lie in the arena but does not.
-    Returns a layout without offsets if no attempt keeps within the limit.
+    The search ends at a layout that leaves out no buffer and does not raise the peak. Otherwise it
+    returns the layout with the fewest allocations that keeps within the limit; if none saves
+    allocations, a layout without offsets.
 
     Args:
         problem: the step.
@@ -124,7 +127,9 @@ class Arena:
 
     Attributes:
         placed: the slots with their addresses.
-        edges: the addresses of the stack's two ends, and the addresses at which it is cut, sorted.
+        edges: the addresses of the stack's two ends, and the addresses at which it is cut, sorted;
+            [0] if no buffer is saved.
+        crosses: whether any buffer is saved for the backward.
 
     Raises:
         TimeoutError: the work is spent before all slots are placed.
@@ -154,8 +159,12 @@ class Arena:
     def stack(self, crossing: Sequence[Slot], cuts: int) -> list[int]:
         """Stacks the saved buffers, and cuts the stack into about `cuts` pieces.
 
+        Cuts only below a buffer whose address is a multiple of every alignment in the stack, so
+        that each block can begin there.
+
         Returns:
-            The addresses of the stack's two ends, and those at which it is cut, sorted.
+            The addresses of the stack's two ends, and those at which it is cut, sorted; [0] if
+            there are no saved buffers.
         """
         starts: list[int] = []
         top = 0

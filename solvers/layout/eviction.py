@@ -10,11 +10,12 @@ block that wastes most at that time. There are three ways to lower the waste of 
 
     every buffer that is alive at that time leaves    then the block is not held at that time
     every buffer that is dead at that time leaves     then the block spans its live buffers only
-    every buffer in the upper part of the block       then the block is lower, and its waste is
-    leaves                                            within the limit
+    every buffer that reaches into the upper part     then the block is lower by as much as the
+    of the block leaves (if all are dead then)        limit is exceeded
 
-`evict` chooses the way on which the fewest buffers leave the arena. A buffer outside of the arena
-takes only its own size while it is alive. So if no buffer is left in the arena, nothing is wasted.
+`evict` chooses the way on which the fewest buffers leave the arena; if there are several, the one
+on which the fewest bytes leave. A buffer outside of the arena takes only its own size while it is
+alive. So if no buffer is left in the arena, nothing is wasted.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def evict(
     limit: int,
     work: Work,
 ) -> list[Placed]:
-    """Returns the buffers that stay in the arena, with their addresses.
+    """Returns the buffers that stay in the arena, at their old addresses.
 
     With these buffers in the arena, live and wasted bytes together are within `limit` at every
     time. No buffer stays if the live bytes alone exceed the limit.
@@ -81,12 +82,16 @@ class _Waste:
     A section is a part of the arena that becomes one block. It is held while at least one of its
     buffers is alive, and wastes the bytes in which no buffer is alive.
 
+    Args:
+        room: by time, the limit on live and wasted bytes together, minus the live bytes.
+
     Attributes:
         table: the placed buffers.
         sections: the sections in which the placed buffers lie.
         members: the indices of the buffers in `table`, one section after another.
         first: by section, the index in `members` of its first buffer; then the number of buffers.
-        excess: by time, the bytes by which live and wasted bytes together exceed the limit.
+        excess: by time, the bytes by which live and wasted bytes together exceed the limit;
+            negative if they are below it.
     """
 
     def __init__(self, table: Table, sections: Sections, room: Ints) -> None:
@@ -135,8 +140,9 @@ class _Waste:
     def leaving(self, work: Work) -> Ints:
         """Returns the indices in `table` of buffers that leave the arena, to lower the waste.
 
-        Lowers the waste of each section at most once. So live and wasted bytes together may still
-        exceed the limit at some time.
+        Chooses buffers of each section at most once, and then counts the section's waste as gone.
+        So live and wasted bytes together may still exceed the limit at some time, and `evict` asks
+        again with the buffers that are left. Returns early if the work is spent.
         """
         leaving = [np.zeros(0, np.int64)]
         waiting = np.ones(len(self.sections.size), bool)
@@ -159,7 +165,8 @@ class _Waste:
 
         Compares three sets: the section's buffers that are alive at t, its buffers that are dead at
         t, and its buffers that reach into its top `need` bytes. The last set is considered only if
-        all its buffers are dead at t. Returns the set with the fewest buffers.
+        all its buffers are dead at t. Returns the set with the fewest buffers; if there are
+        several, the one with the fewest bytes.
         """
         inside = self.inside(section)
         some = self.table.only(inside)

@@ -31,7 +31,8 @@ class Rect(NamedTuple):
         upper: the time after the last one at which the buffer is alive.
         size: the size of the buffer, in bytes.
         align: the address of the buffer must be a multiple of this number of bytes.
-        fixed: the address that the buffer must have; None if a packing may choose one.
+        fixed: the address that the buffer must have; None if a packing may choose one. `place`
+            ignores it: its parameter `fixed` lists such rectangles.
     """
 
     lower: int
@@ -49,7 +50,7 @@ class Fit:
         name: the name of the rule, for reports.
         first: returns the rank of a rectangle; the rectangle of the lowest rank is placed first.
         tightest: whether a rectangle takes the smallest gap into which it fits, instead of the gap
-            at the lowest address.
+            at the lowest address. The space above all taken addresses is the last resort.
     """
 
     name: str
@@ -95,7 +96,7 @@ def place(
     """Places rectangles by a greedy rule. Returns the offset of each rectangle in bytes.
 
     Args:
-        rects: the rectangles to place.
+        rects: the rectangles to place; what their fields `fixed` say is ignored.
         fit: the greedy rule.
         fixed: (rectangle, address) of further rectangles, which are placed already.
         walls: addresses that no rectangle of `rects` may cross.

@@ -2,7 +2,7 @@
 
 A lowering chooses one of two placements:
 
-InArena        all buffers of the step lie in one arena
+InArena        all buffers that may lie in an arena lie in one, as far as the peak allows
 SavedBlocks    only saved tensors lie in blocks; every other buffer is an allocation of its own
 """
 
@@ -44,7 +44,7 @@ class Placement(Protocol):
     def place(
         self, problem: Problem, order: Sequence[OpId], reuse: Over, limit: int, work: Work
     ) -> Layout:
-        """Returns a layout whose peak is at most `limit` bytes."""
+        """Returns a layout whose peak is at most `limit` bytes, or one that places no buffer."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class SavedBlocks:
 
     Attributes:
         held: by time, an upper bound on the bytes that the generated code holds while an op runs,
-            including dead buffers that it has not freed. Has entries only for the first phases,
-            whose order is fixed.
+            including dead buffers that it has not freed. Has entries only for the ops of the first
+            phases, whose code exists already. Empty if no code exists.
         blocking: the largest size of a block, and the gap to leave above a saved tensor.
         sharing: ops that Inductor can generate as one function together with neighbouring ops.
     """

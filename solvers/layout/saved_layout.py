@@ -62,7 +62,8 @@ def stack_saved(
 ) -> Layout:
     """Returns the layout of saved buffers for which a caching allocator reserves the fewest bytes.
 
-    Places nothing if all saved buffers together are smaller than WORTH.
+    Tries the numbers of pieces in CUTS, and no blocks, until the work is spent. Leaves out buffers
+    larger than the largest block. Places nothing if the others together are smaller than WORTH.
 
     Args:
         problem: the step.
@@ -115,7 +116,9 @@ def simulate(
     offsets: dict[BufferId, int],
     blocks: Sequence[Block],
 ) -> int:
-    """Returns the bytes that a caching allocator reserves for a step and its persistent buffers.
+    """Returns the bytes that a caching allocator reserves for a step and the user's buffers.
+
+    The step runs twice, with the user's buffers allocated before.
 
     Args:
         problem: the step.

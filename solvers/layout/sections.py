@@ -55,8 +55,9 @@ class Sections(NamedTuple):
         piece: by section, the index of the piece of addresses in which it lies.
         lower: by section, the first time at which one of its buffers is alive.
         upper: by section, the time after the last time at which one of its buffers is alive.
-        offset: by section, its lowest address.
-        size: by section, its size in bytes.
+        offset: by section, its lowest address: that of its lowest buffer, rounded down to a
+            multiple of the largest alignment among its buffers.
+        size: by section, the bytes from `offset` to the end of its highest buffer.
         of: by placed buffer, the index of its section.
     """
 

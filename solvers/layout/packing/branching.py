@@ -9,11 +9,12 @@ is the lowest address that any item of the section can have, of those not placed
                              is one choice for each item that fits and may be the next in section s.
                              The last choice is to waste space: no item lies on the floor of s.
 
-Any packing can be changed so that every item rests on another item or on address 0, without getting
-higher. Such a packing agrees with one of these choices, so the search is complete. Whether a
-partial packing can be completed depends only on its skyline (its top edge) and on the items that
-are not placed. The search remembers these two for every partial packing that failed. It branches at
-the section with the fewest choices.
+Any packing can be changed so that every item rests on another item or on address 0, or as near to
+it as its alignment and the fixed items allow, without getting higher. Such a packing agrees with
+one of these choices, so the search is complete. Whether a partial packing can be completed depends
+only on its skyline (its top edge) and on the items that are not placed. The search stores a hash of
+these two for partial packings that failed, in a table of limited size. It branches at the section
+with the fewest choices.
 """
 
 from __future__ import annotations
@@ -102,8 +103,9 @@ def list_choices(
     """Lists the items that may be placed next in section s, in the order in which to try them.
 
     A niche is a row of sections with equal floors; its walls are the sections beside it, with
-    higher floors. First come items that fill the niche from wall to wall, or whose top is level
-    with a wall beside them. All other items follow by rank.
+    higher floors. An item comes the sooner, the more of these hold: it fills the niche from wall to
+    wall, its top is level with the left wall beside it, its top is level with the right wall beside
+    it. Items for which equally many hold come by rank.
 
     Args:
         items: the items.
@@ -147,8 +149,9 @@ def list_choices(
 def waste_to(items: Items, sky: Skyline, s: int) -> int:
     """Returns the lowest address above the floor of section s at which an item of s might lie.
 
-    Such an item rests on the top of another section that it covers, or on an item that is yet to be
-    placed beside s. Returns NEVER if there is no such address.
+    Section s has to lie in a niche, like those that `choose_section` returns. Such an item rests on
+    the top of another section that it covers, or on an item that is yet to be placed beside s.
+    Returns NEVER if there is no such address.
     """
     best = NEVER
     for i in range(items.cover_start[s], items.cover_start[s + 1]):

@@ -6,11 +6,12 @@
         |______c_______|d_|
 
 Rectangles without a place wait, and the one of the largest area comes next. If it fits into no gap
-below the target, it goes where the rectangles that it overlaps cost least. Their cost is their
-area's square root, times a penalty: 1, and 1 more each time that the rectangle has found no gap.
-So a rectangle that is hard to place is pushed off less and less. This is guided ejection search
-(Nagata and Bräysy 2009, for vehicle routes). The search ends when all rectangles are placed, or its
-steps are spent. Then a packing as low as the target may still exist.
+below the target, it goes where the rectangles that it overlaps cost least together. A rectangle
+costs the square root of its area (size × lifetime), times a penalty: 1, and 1 more each time that
+it has found no gap itself. So a rectangle that is hard to place is pushed off less and less. This
+is guided ejection search (Nagata and Bräysy 2009, for vehicle routes). The search ends when all
+rectangles are placed, when fixed rectangles leave no address to the next one, or when its steps are
+spent. If it has not placed all, a packing as low as the target may still exist.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ PLACING = 20  # steps counted for placing one rectangle, besides one for each it
 class Ejection:
     """Lowers packings of the same rectangles again and again.
 
+    Each call of `lower` goes on with the distance to the target (`fall`, a share of the height)
+    and the random numbers at which the last one ended.
+
     Args:
         rects: the rectangles.
         granule: the number of bytes of which the height of the lowest packing is a multiple.
@@ -65,9 +69,10 @@ class Ejection:
 
         Args:
             offsets: by rectangle, its offset in bytes.
-            goal: a height in bytes. The search ends if the packing is no higher.
+            goal: a height in bytes, no lower than the top of any fixed rectangle. The search ends
+                if the packing is no higher.
             units: about how many units of work the search may do.
-            work: limits the search, too.
+            work: limits the search, too, by its units and its deadline. Gets the units spent.
         """
         best = np.array(offsets, np.int64)[self.kept]
         top = self.height(best)
@@ -100,6 +105,7 @@ def eject(items: Shapes, offset: Ints, target: int, steps: int, seed: int) -> tu
     Args:
         items: the rectangles, all of more than 0 bytes.
         offset: by rectangle, its offset in the known packing; changed to that in the packing found.
+            If no packing is found, the offsets are changed, but are no packing.
         target: the height to keep within, in bytes. No fixed rectangle reaches above it.
         steps: limit on the steps. A step looks at one placed rectangle.
         seed: the seed of the random numbers; positive.
@@ -143,9 +149,9 @@ def eject(items: Shapes, offset: Ints, target: int, steps: int, seed: int) -> tu
 
 @compiled
 def take_heaviest(items: Shapes, waiting: Ints, left: int) -> tuple[int, int]:
-    """Takes the rectangle of the largest area from waiting[:left].
+    """Takes the rectangle of the largest area (size × lifetime) from waiting[:left].
 
-    Returns the number of those that still wait, and the rectangle.
+    Returns the number of rectangles that still wait, and the index of the rectangle taken.
     """
     best = 0
     for j in range(1, left):
@@ -160,7 +166,9 @@ def take_heaviest(items: Shapes, waiting: Ints, left: int) -> tuple[int, int]:
 def tightest_gap(items: Shapes, beside: Row, count: int, i: int, target: int, random: Words) -> int:
     """Returns an address for rectangle i in the smallest gap below the target that holds it.
 
-    The address is at the gap's lower or upper end, at random. Returns NOWHERE if there is no gap.
+    The gaps are between the first `count` rectangles of `beside`: the placed ones that are alive
+    together with rectangle i (`neighbours`). The address is at the gap's lower or upper end, at
+    random, as near as the alignment allows. Returns NOWHERE if there is no gap.
     """
     size, align = items.size[i], items.align[i]
     least = target + 1
@@ -181,10 +189,11 @@ def tightest_gap(items: Shapes, beside: Row, count: int, i: int, target: int, ra
 def cheapest(
     items: Shapes, beside: Row, count: int, i: int, target: int, penalty: Floats, random: Words
 ) -> tuple[int, int]:
-    """Finds the address at which the rectangles that rectangle i overlaps cost least.
+    """Finds the address at which the rectangles that rectangle i overlaps cost least together.
 
     Tries the addresses at which rectangle i touches the top or the bottom of a neighbour, address
-    0, and the address at which its top is at the target.
+    0, and the address at which its top is at the target, or the nearest aligned ones. The
+    neighbours are the first `count` rectangles of `beside` (`neighbours`).
 
     Returns:
         One of the best addresses, at random, or NOWHERE if a fixed rectangle is in the way

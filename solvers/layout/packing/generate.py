@@ -1,7 +1,7 @@
 """Generates random packing instances, by cutting a strip into rectangles that fill it.
 
 So the height of the lowest packing is known: it is that of the strip. After `spoil` has removed
-some of the rectangles' area, the height of the lowest packing is known only roughly.
+some of the rectangles' area, the height of the strip is only an upper bound on it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ def cut_strip(
 
     The rectangles fill the strip. Repeatedly draws a rectangle, with a probability proportional to
     its area, and cuts it. A cut divides the rectangle in two, at a time or at an address, or into a
-    pinwheel: five rectangles around a centre, which no straight cut separates.
+    pinwheel: four rectangles around a fifth, which no straight cut separates. Returns fewer than n
+    rectangles if all are too small to be cut.
 
     Args:
         n: the most rectangles.
         time: the length of the strip, as a number of times.
-        strip: the height of the strip, in bytes.
+        strip: the height of the strip, in bytes; at least `grain`. Rounded down to a multiple of
+            `grain`.
         seed: the seed of the random numbers.
         grain: the number of bytes of which the sizes of all rectangles are multiples.
-        pinwheels: the share of the cuts that make a pinwheel.
+        pinwheels: the share of the cuts that make a pinwheel, if the rectangle is large enough.
     """
     draw = random.Random(seed)
     cut = [(0, time, 0, strip // grain)]
@@ -62,7 +64,8 @@ def cut_strip(
 def spoil(rects: Sequence[Rect], share: float, seed: int) -> list[Rect]:
     """Makes some rectangles lower in bytes or shorter in time, or removes them.
 
-    The rectangles that are left no longer fill the strip from which they were cut.
+    The rectangles that are left no longer fill the strip from which they were cut, and their sizes
+    need not be multiples of `grain`.
 
     Args:
         rects: the rectangles.

@@ -2,9 +2,10 @@
 
 The skyline is the top edge of the rectangles placed so far. Its lines are horizontal.
 
-address    ______            the best rectangle that fits between the ends of the lowest
-   ^      |      |____       line is placed on it; if none fits, the line rises to its
-   |  ____|           |__    lower neighbour, and the space below is wasted
+address    ______            of the rectangles that fit between the ends of the lowest line,
+   ^      |      |____       the one of the highest worth (area, say) is placed on it; if none
+   |  ____|           |__    fits, the line rises to its lower neighbour, and the space below
+                             is wasted
 """
 
 from __future__ import annotations

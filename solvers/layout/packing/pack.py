@@ -1,23 +1,24 @@
 """Packs rectangles, from cheap to exact methods: greedy fits, then sweeps and a search.
 
     for each part, beginning with the part of the highest load:
-    1. greedy fits
+    1. greedy fits                          also on the lowest line of the skyline (`lines.py`)
     2. sweeps, from either end of time      if little space is wasted at the lower bound
     3. ejection                             ┐ in turns, with growing budgets of nodes and
-       search for a packing as high as      │ new orders of the items
-       the lower bound                      │
+       search for a packing as high as      │ new orders of the items; wider sweeps after
+       the lower bound                      │ the first two searches
        ejection                             │
        search for a packing a step lower    │
        than the best one                    ┘
-    each part is finished as soon as its height is the lower bound
+    each part is finished as soon as it is no higher than the lower bound or a part before
 
 A part is the rectangles between two times at which none is alive. A sweep (`sweep.py`) goes through
 time once and guesses how beginning rectangles take the addresses of ending ones. The search is
 branch and bound (`search.py`). It answers a question about a capacity: do the rectangles fit into
-so many bytes? To find the lowest packing, the search is asked in turns about two capacities. If the
-rectangles are proven not to fit into the lower bound, the lower bound rises. If they fit into a
-height below that of the best packing so far, the best height drops. At the end, both meet. Large
-parts end before that: there ejection (`ejection.py`), a local search, lowers the packing.
+so many bytes? If the caller gives a capacity, each search is about that one, without ejection. To
+find the lowest packing, the search is asked in turns about two capacities. If the rectangles are
+proven not to fit into the lower bound, the lower bound rises. If they fit into a height below that
+of the best packing so far, the best height drops. At the end, both meet. Large parts end before
+that: there ejection (`ejection.py`), a local search, lowers the packing.
 """
 
 from __future__ import annotations
@@ -80,14 +81,15 @@ def pack(
     Args:
         rects: the rectangles to pack.
         capacity: the greatest height that the packing may have, in bytes; None for no such limit.
-        work: limits the search; only the first greedy fit may exceed it. Unlimited if left out.
+        work: limits the search; only the first greedy fit of each part may exceed it, and a search
+            the deadline. Unlimited if left out.
         node_limit: limit on the nodes of all sweeps and branch and bound searches together.
         names: the names of the rectangles, for error messages.
 
     Returns:
         A valid packing, its height, and a lower bound on the height of every packing, in bytes. If
-        the status is not FITS, the packing may be higher than the capacity. `Answer.work` counts
-        the nodes of sweeps and searches.
+        a capacity is given and the status is not FITS, the packing is higher than the capacity.
+        `Answer.work` counts the nodes of sweeps and searches.
 
     Raises:
         OffsetError: a fixed offset is negative or not aligned.
@@ -144,9 +146,11 @@ class _Packer:
     """Packs one part: the rectangles between two times at which no rectangle is alive.
 
     Attributes:
-        capacity: the greatest height that the part may have, in bytes; None to find its lowest
-            packing.
+        capacity: the greatest height that the part may have, in bytes; None for the lowest packing.
         enough: the height of the highest part packed before. This part need not be lower.
+        offsets, height, method: the best packing so far, in bytes, and what found it.
+        lower_bound: a proven lower bound on the height of every packing of the part.
+        nodes: the nodes of sweeps and searches so far.
     """
 
     def __init__(
@@ -169,7 +173,7 @@ class _Packer:
         self.height = height(rects, self.offsets)
 
     def greedy(self) -> tuple[list[int], str]:
-        """Returns the offsets of the lowest greedy packing, and the name of its greedy rule."""
+        """Returns the offsets of the lowest greedy packing, or the first within the goal; its rule."""
         best: list[int] | None = None
         for name, placed in self.candidates():
             found = [r.fixed or 0 for r in self.rects]
@@ -194,10 +198,7 @@ class _Packer:
 
     @property
     def goal(self) -> int:
-        """The height at which the search ends: the capacity, or without a capacity the lower bound.
-
-        Without a capacity, the goal is `enough` if `enough` is above the lower bound.
-        """
+        """The height at which the search ends: the capacity, else the lower bound or `enough`."""
         if self.capacity is None:
             return max(self.lower_bound, self.enough)
         return self.capacity
@@ -248,14 +249,16 @@ class _Packer:
         )
 
     def search(self) -> None:
-        """Searches by branch and bound for a packing of the part that is as low as the goal.
+        """Searches in turns by branch and bound for a packing that is as low as the goal.
 
-        If no capacity is given, each turn begins with as much work on ejection as its search may
-        spend, and every second turn searches for a packing that is `step` bytes lower
-        than the best packing so far. If that turn finds no such packing and proves nothing, `step`
-        is halved. Ends when the height reaches the goal, when that is proven impossible, or when
-        work or nodes run out. Looks at the clock only between turns: the longest turn takes about
-        as long as all turns before it.
+        Without a capacity, each turn begins with as much work on ejection as its search may spend,
+        and every second search is for a packing `step` bytes lower than the best one so far. If it
+        neither finds one nor proves that there is none, `step` is halved. A proof raises the lower
+        bound, and with it the goal. Wider sweeps follow the first two searches.
+
+        Ends when the height reaches the goal, when the capacity is proven too small, or when work
+        or nodes run out. A search does not look at the clock. The longest one takes about as long
+        as all turns before it.
         """
         cover = touches(self.rects)
         if self.work.left < cover * A_TABLE_TOUCH:

@@ -16,9 +16,11 @@ Floats = NDArray[np.float64]
 
 
 class Shapes(NamedTuple):
-    """The rectangles to pack, by index. Sizes and alignments are in bytes.
+    """The rectangles to pack, as arrays by index.
 
     Attributes:
+        lower, upper: a rectangle is alive during times [lower, upper).
+        size, align: its size in bytes; its address has to be a multiple of `align` bytes.
         held: whether the rectangle has a fixed offset.
         weight: the square root of size × lifetime.
     """
@@ -40,13 +42,13 @@ def shapes(rects: Sequence[Rect]) -> Shapes:
 
 
 class Row(NamedTuple):
-    """Placed rectangles, by rising address. Arrays with room: functions get the number in use.
+    """Placed rectangles, by rising address. The arrays are longer than the number of rectangles.
 
     Attributes:
-        which: their indices.
-        lower, upper: their times.
-        bottom, top: their addresses, from `bottom` up to `top`.
-        cover: the running maximum of `top`; filled in by `neighbours` only.
+        which: the indices of the rectangles in `Shapes`.
+        lower, upper: each is alive during times [lower, upper).
+        bottom, top: each takes the addresses [bottom, top).
+        cover: the highest `top` up to and including this rectangle; set by `neighbours` only.
     """
 
     which: Ints
@@ -67,7 +69,8 @@ def empty_row(n: int) -> Row:
 def neighbours(items: Shapes, row: Row, placed: int, i: int, beside: Row) -> int:
     """Lists in `beside` the placed rectangles that are alive together with rectangle i.
 
-    The placed rectangles are the first `placed` ones of `row`. Returns how many are listed.
+    The placed rectangles are the first `placed` ones of `row`. Returns how many are listed. Sets
+    all fields of `beside` but `lower` and `upper`.
     """
     lower, upper = items.lower[i], items.upper[i]
     count = 0
@@ -83,7 +86,7 @@ def neighbours(items: Shapes, row: Row, placed: int, i: int, beside: Row) -> int
 
 @compiled
 def remove(row: Row, placed: int, b: int) -> int:
-    """Removes rectangle b from the first `placed` of `row`. Returns how many are left."""
+    """Removes rectangle b, one of the first `placed` of `row`. Returns how many are left."""
     at = 0
     while row.which[at] != b:
         at += 1
@@ -94,7 +97,7 @@ def remove(row: Row, placed: int, b: int) -> int:
 
 @compiled
 def insert(row: Row, placed: int, items: Shapes, b: int, address: int) -> int:
-    """Inserts rectangle b among the first `placed` of `row`, by address. Returns their number."""
+    """Inserts rectangle b among the first `placed` of `row`, by address. Returns the new number."""
     j = placed
     while j > 0 and row.bottom[j - 1] > address:
         shift(row, j, j - 1)

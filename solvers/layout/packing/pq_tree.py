@@ -154,9 +154,9 @@ def _rebuilt(
 def _free_row(node: Tree, some: int) -> tuple[list[Tree], list[Tree]] | None:
     """Arranges the children of a free node so that the leaves of the set `some` are consecutive.
 
-    The children of a free node may be permuted.
-    Returns a list of the children that have no leaf of the set, and a row of subtrees made from all
-    other children. Returns None if the leaves of the set cannot be consecutive.
+    The children of a free node may be permuted. Returns a list of the children that have no leaf of
+    the set, and a row of subtrees made from all other children. Returns None if the leaves of the
+    set cannot be consecutive.
     """
     empty, full, partial = _sorted(node, some)
     if len(partial) > 2:

@@ -38,7 +38,14 @@ def restarts() -> Iterator[int]:
 
 
 class Searcher:
-    """Runs branch and bound searches on one part, with tables kept from one search to the next."""
+    """Runs branch and bound searches on one part, with tables kept from one search to the next.
+
+    Attributes:
+        items, kept: the rectangles of more than 0 bytes as arrays, and their indices in `rects`.
+        failed, reasons: the table of failed states, see `search`.
+        found: by item, its offset in the last packing found.
+        shortest: the nodes of the shortest search: the unit of `restarts`.
+    """
 
     def __init__(self, rects: Sequence[Rect]) -> None:
         self.rects = rects
@@ -54,8 +61,10 @@ class Searcher:
     def ask(self, capacity: int, nodes: int, turn: int) -> tuple[int, int]:
         """Searches for a packing within `capacity` bytes, with at most `nodes` nodes.
 
-        The number `turn` chooses the order in which items are tried. Returns the outcome (FITS,
-        DOES_NOT_FIT or UNKNOWN) and the number of nodes used.
+        The number `turn` chooses the order in which items are tried: that of an entry of RANKS,
+        with random noise once all entries have been used. Returns the outcome (FITS, DOES_NOT_FIT
+        or UNKNOWN) and the number of nodes used. If the outcome is FITS, `offsets` returns the
+        packing.
         """
         noise = 0.0 if turn < len(RANKS) else NOISE
         by_size, by_time = RANKS[turn % len(RANKS)]

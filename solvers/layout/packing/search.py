@@ -7,7 +7,7 @@ from MiniMalloc's in three ways:
 
 1. It branches on the next item in the section of time with the fewest choices (`branching.py`).
    MiniMalloc branches on all buffers by offset.
-2. It remembers the partial packings that failed.
+2. It remembers partial packings that failed, by a hash of 64 bits, in a table of limited size.
 3. A failure names the sections of time whose heights prove the failure. The search goes back past
    all choices that changed none of these sections (conflict-directed backjumping, Prosser 1993).
 """
@@ -77,8 +77,8 @@ def search(
         rank: by item, its rank; items of low rank are tried first.
         node_limit: limit on the nodes of the search tree, after which the search returns UNKNOWN.
         failed: a hash table of failed states, filled in by the search; its length is a power of
-            two. A state is the floors of sections and the items in them that are not placed. A
-            later search for the same items may use the table again.
+            two. A state is the capacity, the floors of sections and the items in them that are not
+            placed. A later search for the same items may use the table again.
         reasons: by row of `failed`, the set of sections of time whose heights prove the failure.
         offsets: by item, its offset in bytes; filled in if a packing is found.
 

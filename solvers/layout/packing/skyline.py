@@ -8,13 +8,13 @@ of which the same items are alive:
       |     ____|    |        height   by section: the top of the placed items
       |    |    |    |__      floor    by section: the lowest address that an item of it can have,
       |____|____|____|__|_             among the items that are not placed
-        s=0   1    2   3      lowest   by item: the lowest address that it can have: no item is
-                                       placed below an item that was placed before it
+        s=0   1    2   3      lowest   by item: the lowest address that it can have above the placed
+                                       items
 
 Placing an item can only raise heights, floors and lowest addresses. A trail stores their old values
-for `undo`. `raise_floor` detects failures: in every section it piles up the items that are not
-placed, each no lower than its lowest address. If the pile exceeds the capacity, the partial packing
-cannot be completed within the capacity.
+for `undo`. `raise_floor` detects failures: in every section that a change may concern, it piles up
+the items that are not placed, each no lower than its lowest address. If the pile exceeds the
+capacity, the partial packing cannot be completed within the capacity.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ NEVER = 2**62  # value in place of an address, if no address is possible
 class Items(NamedTuple):
     """The items (rectangles to place), sorted by the first section of time that each covers.
 
-    An item covers the sections [lower, upper). Sizes, alignments and fixed offsets are in bytes.
+    An item covers the sections [lower, upper). Sizes, alignments and fixed offsets are in bytes; an
+    item without a fixed offset has NOWHERE.
     """
 
     lower: Ints
@@ -53,6 +54,11 @@ class Items(NamedTuple):
 
 
 class Skyline(NamedTuple):
+    """The state of a partial packing, in bytes. The picture above says what most fields are.
+
+    `offset` is, by item, its offset if it is placed, else NOWHERE.
+    """
+
     height: Ints
     floor: Ints
     load: Ints  # by section: the bytes of the section's items that are not placed
@@ -67,9 +73,9 @@ class Scratch(NamedTuple):
 
 @compiled
 def lift(items: Items, b: int, address: int) -> int:
-    """Returns the lowest offset, from `address` on, at which item `b` overlaps no fixed item.
+    """Returns the lowest aligned offset, from `address` on, at which `b` overlaps no fixed item.
 
-    Returns NEVER if item `b` has a fixed offset below `address`.
+    If item `b` has a fixed offset, returns that offset, or NEVER if it is below `address`.
     """
     if items.fixed[b] != NOWHERE:
         return items.fixed[b] if address <= items.fixed[b] else NEVER
@@ -151,7 +157,8 @@ def raise_floor(
             added to the set `scratch.words`.
 
     Returns:
-        The new length of the trail, and whether the items that are not placed may still fit.
+        The new length of the trail, and whether the items that are not placed may still fit. If
+        they cannot, the skyline is updated only in part, and has to be restored by `undo`.
     """
     height = sky.height[left]
     low, high = left, right
@@ -189,7 +196,7 @@ def _pile(items: Items, sky: Skyline, capacity: int, s: int, scratch: Scratch) -
     lowest if the items are in the order of these addresses, as jobs with release dates on one
     machine. Returns NEVER if the pile exceeds the capacity. The items above the pile's last gap
     prove that: for each of these items, the section that keeps the item from lying lower is added
-    to the set `scratch.words`.
+    to the set `scratch.words`. Returns 0 if all items of the section are placed.
     """
     stack = scratch.stack
     k = 0

@@ -109,11 +109,11 @@ def sweep(
 
     Args:
         rects: the rectangles, all with sizes above 0.
-        capacity: the bytes that the packing must keep within.
+        capacity: the bytes that the packing must keep within; at least the highest load.
         beam: limit on the partial packings that are kept at one time.
         node_limit: limit on the nodes, after which the sweep returns None. A node continues one
             partial packing from one time to the next.
-        work: limits the search; unlimited if left out.
+        work: limits the search, which returns None when the work is spent; unlimited if left out.
 
     Returns:
         The offsets in bytes, or None if no packing is found; and the number of nodes.
@@ -152,10 +152,10 @@ def sweep(
 def holes(rects: Sequence[Rect], capacity: int, work: Work | None = None) -> list[Rect]:
     """Returns holes: rectangles whose sizes add up to the capacity minus the load at each time.
 
-    The load is the bytes of the given rectangles that are alive. If the load falls at some time, a
-    hole begins. If the load rises, holes end whose total size is the rise. If no holes have that
-    total size, the largest holes end, until they have at least that total size. The excess begins
-    as a new hole.
+    The load is the bytes of the given rectangles that are alive; it must not exceed the capacity.
+    If the load falls at some time, a hole begins. If the load rises, holes end whose total size is
+    the rise. If none of the first SUBSETS sets of holes have that total size, the largest holes
+    end, until they have at least that total size. The excess begins as a new hole.
 
     Raises:
         TimeoutError: the work is spent before all holes are found.
@@ -283,7 +283,7 @@ class _Groups:
         """Yields groups: ending parts and beginning rectangles, whose total sizes are equal.
 
         A part is ending rectangles that are consecutive in every possible order of addresses.
-        Groups with fewer parts come first.
+        Groups with fewer parts come first. No group has all parts or all beginning rectangles.
         """
         ends: dict[int, int] = {}
         for i, b in enumerate(born):
