@@ -7,11 +7,12 @@ timeline    computes when each transfer begins and ends on a link to the tier an
 contenders  rules from the literature that choose buffers
 swaps       a search for a better choice of buffers
 choose      chooses the transfers that lower the peak and stall no op
-moved       adds transfers to a step as ops
-bound       lower bounds on the peak and on the time of any transfers
+moved       adds transfers to a step as ops, and simulates how long ops wait for them
+bound       lower bounds on the peak, and on the time of any mix of transfers and copies of ops
 
 Buffers that stay in a tier between steps, such as optimizers' states:
 
-loads       finds loads, each for one op, and leaves them out of the problem for other searches
+loads       finds these buffers, each loaded for one op, and leaves their transfers out of the
+            problem for other searches
 prefetch    starts each load early enough, if memory allows
 """

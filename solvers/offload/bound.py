@@ -1,16 +1,16 @@
 """Proves lower bounds for transfers: on the peak without a stall, and on the time of any mix.
 
 The bound on the peak is for one order of ops. While an op runs, from second s to second e, let y be
-the bytes of each movable buffer that are absent from the device. Memory is freed and taken between
-ops only. So in any schedule, even if it cuts buffers into parts, the absent bytes of a buffer were
-written after the buffer was made and before s, and will be read after e and before the buffer is
-used. So for every time a and every time u
+the bytes of each movable buffer (movable.py) that are absent from the device. Memory is freed and
+taken between ops only. So in any schedule, even if it cuts buffers into parts, the absent bytes of
+a buffer were written after the buffer was made and before s, and will be read after e and before
+the buffer is used. So for every time a and every time u
 
     sum of y over buffers made at a or later      <= write rate * (s - a)
     sum of y over buffers used again by u         <= read rate * (u - e)
 
-The sets of buffers in each family of constraints are nested. So the largest sum of y that a family
-allows is a minimum over k, the number of buffers that are absent as a whole:
+The sets of buffers in each of the two families of constraints are nested. So the largest sum of y
+that a family allows is a minimum over k, the number of buffers that are absent as a whole:
 
     most = min over k of  sizes of the k first made  +  write rate * (s - made of the next one)
 
@@ -31,7 +31,13 @@ HALVINGS = 6  # steps of the bisection in `mixed_time_bound`; each halves the er
 
 
 def least_live(step: Timed, movable: Sequence[Movable], link: Link) -> Bytes:
-    """Returns a lower bound, in bytes, on the peak with any transfers that stall no op."""
+    """Returns a lower bound, in bytes, on the peak with any transfers that stall no op.
+
+    Args:
+        step: the step, in the order in which it will run.
+        movable: the buffers that may move, in the order in which they are made.
+        link: the rates of the link to the tier; its delay is ignored.
+    """
     starts, live = step.starts, step.live
     size = np.array([m.size for m in movable], np.float64)
     made = np.array([starts[m.made + 1] for m in movable])
@@ -78,8 +84,8 @@ def mixed_time_bound(
 
     With these bytes absent, the copies only have to keep a limit that is higher by as many bytes.
     So x extra seconds are not enough if recomputation alone needs more than x for the limit that is
-    higher by the bytes that may be absent in a step of `seconds + x`. Halving finds the largest
-    such x.
+    higher by the bytes that may be absent in a step of `seconds + x`. A bisection between 0 and
+    `found`, of HALVINGS steps, approaches the largest such x from below.
 
     Args:
         recomputing: takes a limit in bytes; returns a lower bound on the seconds that copies need

@@ -3,7 +3,7 @@
 Each rule of contenders.py proposes a choice of buffers, and a search for swaps improves the best of
 them. From each choice, buffers are removed that need not move for the same peak, because writing
 wears out a disk. The choices are simulated in the order of their peaks, or of the bytes that move
-if peaks are equal. The first one that stalls no op is returned.
+if peaks are equal. The first choice that stalls no op is returned, or none if each would.
 """
 
 from __future__ import annotations
@@ -30,13 +30,16 @@ def choose_moves(
 ) -> list[Transfer]:
     """Returns transfers that stall no op, in the order in which the buffers are made.
 
+    Returns none if all choices stall an op, or if none lowers the peak. Stalls for other transfers
+    of the step, such as loads of states, do not count.
+
     Args:
         step: the step, in the order in which it will run.
         movable: the buffers that may leave.
         link: the rates of the link to the tier.
         limit: a peak, in bytes, that need not be lowered further; 0 for the lowest possible.
-        caution: factor on the duration of transfers. Below 1, more buffers can leave, and ops will
-            wait for them.
+        caution: factor on the duration of transfers in all plans and simulations here. Below 1,
+            more buffers can leave, and ops will wait for them.
     """
     careful = link.slower(caution)
     proposed = [rule(step, movable, careful) for rule in RULES.values()]
@@ -55,9 +58,10 @@ def choose_moves(
 
 
 def _needed(step: Timed, moved: Sequence[Movable], link: Link, limit: Bytes) -> list[Transfer]:
-    """Returns the transfers of these buffers, without those that do not lower the peak.
+    """Returns the transfers of these buffers, without those that the peak does not need.
 
-    Tries to remove the buffers first that are away for the shortest time.
+    Removes a buffer if the peak then stays at most what it is now, or within `limit`. Tries each
+    buffer once, those first that are away for the fewest ops.
     """
     kept, found = list(moved), transfers(step, moved, link)
     aim = max(limit, peak_with(step, found))

@@ -6,9 +6,10 @@ prefix            SSDTrain: the buffers made before some moment move (arXiv 2408
                   solve_num_adaptive_keep_layers)
 largest_first     torchtitan's sac_and_offload: adds buffers, the largest first, if no op stalls
 most_benefit      TERAIO (arXiv 2506.06472, algorithm 1): adds the buffer that saves most byte
-                  seconds above an aim for each second of the link
+                  seconds above an aim for each second of the link, if no op stalls
 
-`prefix` may stall ops. `first_made` is `prefix` without the buffers that would stall an op.
+`prefix` may stall ops. The rule that is compared is `first_made`: `prefix` without the buffers that
+would stall an op. Whether an op stalls is told by `timeline.late`, without a simulation.
 """
 
 from __future__ import annotations
@@ -43,11 +44,12 @@ def largest_first(step: Timed, movable: Sequence[Movable], link: Link) -> Moved:
 
 
 def most_benefit(step: Timed, movable: Sequence[Movable], link: Link) -> Moved:
-    """Returns the buffers chosen by benefit for each second on the link, the largest first.
+    """Returns the buffers chosen by benefit for each second on the link, the largest benefit first.
 
-    The aim is the lower bound on the peak of all schedules. The benefit of a buffer, in byte
-    seconds, is the reduction of the live bytes above the aim, integrated over the time for which
-    the buffer is away.
+    The aim is a lower bound on the peak with any transfers that stall no op. The benefit of a
+    buffer, in byte seconds, is the reduction of the live bytes above the aim, integrated over the
+    time for which the buffer would be away if it were alone on the link. It is computed anew after
+    each choice. A buffer that would stall an op is skipped. Ends when no buffer has a benefit.
     """
     aim = least_live(step, movable, link)
     seconds = np.diff(step.starts)
@@ -101,10 +103,7 @@ def prefix(step: Timed, scopes: Sequence[Sequence[Movable]], link: Link) -> Move
 
 
 def first_made(step: Timed, movable: Sequence[Movable], link: Link) -> Moved:
-    """Returns what `prefix` chooses one by one, without the buffers that would stall an op.
-
-    Each buffer is a scope of its own.
-    """
+    """Returns what `prefix` chooses if each buffer is a scope, without those that stall an op."""
     return last_made_stays(step, prefix(step, [[m] for m in movable], link), link)
 
 
@@ -117,7 +116,7 @@ RULES: Mapping[str, Rule] = {
 
 
 def _added(step: Timed, found: Iterable[Movable], link: Link) -> Moved:
-    """Returns the buffers of `found` that, added one after another, stall no op."""
+    """Adds the buffers of `found` one after another. Returns those with which no op stalled."""
     moved: Moved = []
     for m in found:
         moved = _with(step, moved, m, link)

@@ -74,9 +74,10 @@ class Bare:
         return [number[i] for i in order if i in number]
 
     def proof(self, proof: Proof) -> Proof:
-        """Returns a proof for the bare problem as one for the full problem.
+        """Returns a proof for the bare problem as one for the full problem, where op ids differ.
 
-        It holds there, because at each op at least as many bytes are alive in the full problem.
+        The proof holds there, because at each op at least as many bytes are alive in the full
+        problem.
         """
         match proof:
             case MustLive(op):
@@ -120,7 +121,11 @@ def without_loads(problem: Problem) -> Bare | None:
 
 
 def find_loads(problem: Problem) -> list[Load]:
-    """Returns the loads of a problem. Returns none if several ops use one loaded buffer."""
+    """Returns the loads of a problem.
+
+    Returns none at all if any loaded buffer has no user or several, has not one wait, or is stored
+    by other than two ops (start and wait).
+    """
     found: list[Load] = []
     for b, maker in enumerate(problem.maker):
         if maker is None or problem.ops[maker].lane is not Lane.COPY_IN:

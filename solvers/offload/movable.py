@@ -57,8 +57,9 @@ class Timed:
     Attributes:
         problem: a forward and its backward.
         boundary: the first op of the backward.
-        starts: the second at which each op starts, and the second at which the last op ends.
-        live: bytes alive while each op runs.
+        starts: the second at which each op starts, and the second at which the last op ends. No op
+            waits for a transfer.
+        live: transient bytes alive while each op runs, if no buffer leaves.
         elsewhere: names of the ops of transfers that use another link.
     """
 
@@ -101,8 +102,8 @@ class Timed:
     ) -> list[Movable]:
         """Returns the buffers that may leave, in the order in which they are made and written.
 
-        Leaves out buffers that the user has or gets, buffers that an op changes later, and buffers
-        smaller than `smallest`.
+        They are made by the forward and used by the backward. Leaves out buffers that the user has
+        or gets, buffers that an op changes, and buffers smaller than `smallest`.
 
         Args:
             smallest: size in bytes of the smallest buffer that may leave.

@@ -13,9 +13,12 @@ from roam.solvers.simulate.step import simulate
 
 
 def with_transfers(step: Timed, found: Sequence[Transfer], tier: Tier = Tier.FILE) -> Problem:
-    """Returns the step with transfers as ops: a start and a wait, at the places of each transfer.
+    """Returns the step with transfers as ops: a start and a wait for each write and each read.
 
-    If several reads start before the same op, the one needed first starts first.
+    A write starts when its buffer is made; its wait and the start of the read are where the
+    transfer says. If several reads start before the same op, the one needed first starts first.
+
+    found: the transfers; none of them is `late`.
     """
     problem = step.problem
     names = [op.name for op in problem.ops]
@@ -33,6 +36,9 @@ def with_transfers(step: Timed, found: Sequence[Transfer], tier: Tier = Tier.FIL
 
 
 def stall_with(step: Timed, found: Sequence[Transfer], link: Link) -> Seconds:
-    """Returns the seconds for which ops wait for transfers, by a simulation of the step."""
+    """Returns the seconds for which ops wait for transfers, by a simulation of the step.
+
+    Counts `found`, and the transfers that are in the step already, except `step.elsewhere`.
+    """
     problem = with_transfers(step, found)
     return simulate(problem, range(len(problem.ops)), link, step.elsewhere).stall

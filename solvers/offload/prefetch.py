@@ -5,8 +5,9 @@
     writes                      [m ][v ]         as early as possible; waited for when they end
     memory   [................................)
 
-A load takes memory from the start of its read to the wait for its write. If that exceeds the limit
-on live bytes, the read starts later or the wait comes earlier, and an op waits for the transfer.
+A load takes memory from the start of its read to the wait for its write. The limit on live bytes is
+the peak with each transfer right beside its op. If a load exceeds the limit, its read starts later
+or the wait comes earlier, and an op may have to wait for the transfer.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from roam.solvers.offload.timeline import Link, ends, starts
 
 
 def prefetch(problem: Problem, bare: Bare, order: Sequence[OpId], link: Link) -> list[OpId]:
-    """Returns an order with transfers started early and waited for late, and no higher peak.
+    """Returns an order of the full problem, with loads started early and stores waited for late.
+
+    The peak is no higher than that of `bare.with_loads(order)`.
 
     Args:
         problem: the full problem.
-        bare: the problem without the transfers.
+        bare: the problem without the transfers of its loads.
         order: an order of the bare problem.
         link: the rates of the link to the tier.
     """

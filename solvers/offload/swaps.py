@@ -34,7 +34,8 @@ def swapped(
     """Returns a choice that stalls no op, with a peak no higher than that of `moved`.
 
     Accepts each choice that stalls no op and whose `Merit` is no worse. Of two choices with the
-    same peak, the sum of squares prefers the one with fewer moments near the peak.
+    same peak, the sum of squares prefers the one with fewer moments near the peak. Ends after TRIES
+    choices at most, or when the peak is near `limit` or its lower bound.
 
     Args:
         step: the step, in the order in which it will run.

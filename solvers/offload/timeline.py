@@ -1,8 +1,9 @@
 """Computes when transfers begin and end on a link that has one queue for writes and one for reads.
 
 Writes run as early as possible, in the order in which the buffers are made. Reads run as late as
-possible, in the order in which the buffers are needed. This leaves the fewest bytes on the device
-at every moment, if no transfer may be cut into parts.
+possible, in the order in which the buffers are needed. With these orders, no other times leave
+fewer bytes on the device at any moment, if no transfer may be cut into parts. Here the two queues
+never slow each other, even if the link is half duplex: only `simulate.step` counts that.
 
     writes   [a ][b  ][c ]
     ops      ----------------|------------------
@@ -57,7 +58,8 @@ class Transfer:
             after all of them.
         start: the op before which the read starts.
         written: second at which the write ends.
-        reading: second at which the read starts.
+        reading: last second at which the read may start, so that its buffer and those needed later
+            are back in time. It may be too early to be possible: see `is_late`.
     """
 
     moved: Movable
@@ -83,8 +85,8 @@ class Candidates:
 
     Attributes:
         size: the sizes in bytes.
-        last, next: the ops of `Movable`.
-        made, used: seconds at which a buffer is made, and at which the backward first uses it.
+        last, next: the last op of the forward and the first op of the backward that use a buffer.
+        made, used: seconds at which the op that makes a buffer ends, and at which `next` starts.
     """
 
     size: NDArray[np.int64]
@@ -113,8 +115,8 @@ class Candidates:
     def placed(self, step: Timed, link: Link) -> Places:
         """Returns the transfers if all of these buffers move, and no others.
 
-        No read starts before the backward begins, or before its write has ended. So a read may end
-        too late for the op that needs it: see `is_late`.
+        No read starts before the backward begins. If a read had to, or had to start before its
+        write has ended, its transfer is late: see `is_late`.
         """
         first = step.starts[step.boundary]
         written = ends(self.made, link.delay + self.size / link.write)
@@ -127,7 +129,7 @@ class Candidates:
         return Places(wait, start, written, reading)
 
     def live(self, step: Timed, places: Places) -> NDArray[np.int64]:
-        """Returns the bytes alive while each op runs, if these buffers leave and come back."""
+        """Returns the bytes alive while each op runs, if the buffers are away as `places` says."""
         return _live(step, self.size, places.wait, places.start)
 
 
@@ -165,7 +167,11 @@ def transfers(step: Timed, moved: Sequence[Movable], link: Link) -> list[Transfe
 
 
 def is_late(step: Timed, found: Places | Transfer) -> NDArray[np.bool_]:
-    """Returns whether a transfer would stall an op: its buffer is needed before it can be back."""
+    """Returns, by transfer, whether it would stall an op.
+
+    It would if its read has to start before the backward begins, before its write has ended, or
+    before the write is waited for.
+    """
     first = step.starts[step.boundary]
     late = found.reading < np.maximum(first, found.written)
     return np.logical_or(late, np.greater_equal(found.wait, found.start))
@@ -177,7 +183,7 @@ def late(step: Timed, found: Sequence[Transfer]) -> list[Transfer]:
 
 
 def live_with(step: Timed, found: Sequence[Transfer]) -> NDArray[np.int64]:
-    """Returns the bytes alive while each op runs, if these buffers leave and come back."""
+    """Returns the bytes alive while each op runs, if these transfers take place."""
     rows = [(t.moved.size, t.wait, t.start) for t in found]
     return _live(step, *np.array(rows, np.int64).reshape(-1, 3).T)
 
@@ -189,7 +195,10 @@ def peak_with(step: Timed, found: Sequence[Transfer]) -> Bytes:
 def _live(
     step: Timed, size: NDArray[np.int64], wait: NDArray[np.int64], start: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Returns the bytes alive while each op runs, if each buffer is away from `wait` to `start`."""
+    """Returns the bytes alive while each op runs, if each buffer is away from `wait` to `start`.
+
+    A buffer whose `start` is not after its `wait` is never away.
+    """
     away = wait < start
     change = np.zeros(len(step.live) + 1, np.int64)
     np.subtract.at(change, wait[away], size[away])

@@ -69,7 +69,10 @@ class CachingAllocator:
         self._free: dict[int, Chunk] = {}
 
     def malloc(self, size: int) -> Chunk | None:
-        """Returns a block of at least `size` bytes. Returns None for 0 bytes."""
+        """Returns a block of at least `size` bytes, in a new segment if no free block is as large.
+
+        Returns None for 0 bytes.
+        """
         if size == 0:
             return None
         model = self.model
@@ -167,7 +170,7 @@ def requests(
     """Returns the requests that a planned step makes to the allocator.
 
     Each block is one request, and so is each buffer outside of the blocks, and the scratch space of
-    each op.
+    each op. Buffers that are written over one another are one request.
 
     Args:
         problem: the step.
@@ -184,9 +187,10 @@ def requests(
 def reserved(spans: Iterable[Span], persistent: Iterable[int] = (), steps: int = 2) -> int:
     """Returns the bytes that the allocator has reserved after steps that make the same requests.
 
-    At each time, requests that end are freed before requests that begin are made. Requests that
-    begin at one time are made in the given order. The second step finds the free blocks that the
-    first step left in the cache, and may reserve more.
+    Every request of a step is freed by the end of the step. At each time, requests that end are
+    freed before requests that begin are made. Requests that begin at one time are made in the given
+    order. The second step finds the free blocks that the first step left in the cache, and may
+    reserve more.
 
     Args:
         spans: the requests of one step.

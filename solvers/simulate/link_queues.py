@@ -20,7 +20,10 @@ Job = int  # number of a transfer, in the order in which they were queued
 
 @dataclass
 class _UnderWay:
-    """The job that a direction is serving. Its end moves if the other direction gets busy."""
+    """The job that a direction is serving, and the second at which it will end.
+
+    On a half duplex link, the end moves if the other direction gets busy or idle.
+    """
 
     job: Job
     end: Seconds
@@ -46,7 +49,10 @@ class LinkQueues:
     _under_way: dict[Lane, _UnderWay] = field(default_factory=dict)
 
     def put(self, lane: Lane, seconds: Seconds, now: Seconds) -> Job:
-        """Queues a job that takes `seconds` on an idle link. `now` must not decrease over calls."""
+        """Queues a job that takes `seconds` on an idle link, and returns its number.
+
+        `now` must not decrease over calls, nor be before a second that `wait` has returned.
+        """
         self._advance(now)
         job, self._jobs = self._jobs, self._jobs + 1
         self._queued[lane].append((job, seconds))
@@ -55,7 +61,10 @@ class LinkQueues:
         return job
 
     def wait(self, job: Job) -> Seconds:
-        """Returns the second at which a job ends, if no job is queued before that second."""
+        """Returns the second at which a job ends, if no job is queued before that second.
+
+        The link moves on to that second: see `put`.
+        """
         while job not in self.end:
             self._finish_first()
         return self.end[job]

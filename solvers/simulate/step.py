@@ -57,7 +57,7 @@ class Timeline:
     Attributes:
         begin: the second at which each op of the order begins; a wait begins when it blocks.
         end: the second at which each op of the order ends.
-        live: bytes alive on the device while each op runs.
+        live: transient bytes alive on the device while each op runs.
         transfers: the transfers, in the order of their starts.
     """
 
@@ -78,13 +78,21 @@ class Timeline:
 
     @property
     def peak(self) -> Bytes:
-        """The bytes alive on the device at the worst moment."""
+        """The transient bytes alive on the device at the worst moment."""
         return int(self.live.max(initial=0))
 
 
 @dataclass
 class _Started:
-    """A transfer whose start ran, and the seconds for which its wait blocked."""
+    """A transfer whose start ran.
+
+    Attributes:
+        job: its number on the link.
+        op: its start.
+        size: the bytes that it moves.
+        queued: the second at which its start ran.
+        stall: the seconds for which the wait for it blocked; None until the wait runs.
+    """
 
     job: int
     op: Op
@@ -108,7 +116,8 @@ def simulate(
         problem: a step, with or without transfers.
         order: an order of its ops.
         link: the rates of the link to the tier.
-        elsewhere: names of the ops of transfers that use another link. They take no time here.
+        elsewhere: names of the ops of transfers that use another link. They neither use this link
+            nor block; they only take their own cost.
 
     Raises:
         UnpairedTransferError: a wait comes before its start, or one of the two is missing.

@@ -173,7 +173,7 @@ class _Packer:
         self.height = height(rects, self.offsets)
 
     def greedy(self) -> tuple[list[int], str]:
-        """Returns the offsets of the lowest greedy packing, or the first within the goal; its rule."""
+        """Returns offsets and rule of the first greedy packing within the goal, else the lowest."""
         best: list[int] | None = None
         for name, placed in self.candidates():
             found = [r.fixed or 0 for r in self.rects]
