@@ -178,7 +178,7 @@ class _Search:
     Attributes:
         hint: the choice that CP-SAT tries first: the one given, then the latest solution.
         program: the program, with a row for each moment that was above the limit.
-        extra: by moment with a row, the bytes by which the program counts too few there.
+        extra: by moment with a row, the bytes added because the program counted too few there.
         left: what is left of `Limits.all_seconds`.
         seen: the live curve without copies. Its worst moments get the first rows.
         low: the choice found with the lowest peak.
@@ -194,6 +194,7 @@ class _Search:
         self.seen = self.low = Curve.of(Copies.of(step, frozenset()))
 
     def cheapest(self, limit: Bytes) -> Curve | None:
+        """Returns the cheapest choice found whose peak is within `limit`; None if none is found."""
         if self.low.peak <= limit:
             return self.low
         for moment, _ in self._worst(self.seen, limit):

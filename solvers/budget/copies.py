@@ -67,8 +67,8 @@ class Step:
         boundary: the first op of the backward.
         forms: for each op that may be recomputed, its form: what its copy reads and makes.
         starts: the first op of each segment of the backward, beginning with `boundary`.
-        smallest: a result of fewer bytes is never recomputed.
-        pinned: results that are never recomputed, whatever their size.
+        smallest: a result of fewer bytes is not droppable.
+        pinned: results that are not droppable, whatever their size.
     """
 
     problem: Problem

@@ -68,10 +68,11 @@ class _Search:
         return best if best is none else trimmed(best, best.peak, trials)
 
     def better(self, best: Curve, cuts: PricedCuts, worst: OpId) -> Curve:
-        """Returns the choice with the lowest peak of those that it tries; the known one if none is.
+        """Returns the choice with the lowest peak: `best`, or one that is found here.
 
         Tries the choices that cuts at op `worst` find, each alone and together with the copies of
-        `best`, the best choice so far. Mixes some of them with the lowest choice within the limit.
+        `best`, the best choice so far. Mixes some of them with the lowest choice within the limit
+        on seconds.
         """
         known = best.copies.choice
         choices = [placed(self.step, m.again, worst) for m in cuts.within(worst, self.seconds)]

@@ -65,7 +65,7 @@ class Program:
         makers: by droppable buffer, the op that makes it.
         until: by droppable buffer, the last segment in which it may be read.
         rows: by moment with a constraint, its live bytes.
-        stands: what `_stands` has returned if it is no variable of `again`.
+        stands: the variables that `_stands` has added, by its arguments.
         most: a variable, no less than the live bytes at any moment with a constraint.
     """
 
@@ -180,8 +180,8 @@ class Program:
 
     def _forward_row(self, p: OpId) -> Row:
         problem = self.step.problem
-        # a buffer that p uses is alive whatever the choice, unless p may write its result over it:
-        # then it stays alive beside the result only if it is kept for the backward
+        # a buffer that p is the last to use is alive whatever the choice, unless p may write its
+        # result over it: then it is alive beside the result only if it is kept for the backward
         over = {old for new, old in problem.ops[p].over if can_take(problem, new, old)}
         last = self.last_forward
         kept = [b for b in sorted(self.makers) if last[b] < p or (last[b] == p and b in over)]

@@ -187,9 +187,10 @@ class _Search:
             self._offer(found)
 
     def _offer(self, runs: Ints) -> None:
-        """Compares a sequence with the lowest one and with the cheapest one within the budget.
+        """Keeps a sequence if its peak is the lowest so far.
 
-        Before the second comparison, removes the copies without which it still fits.
+        If it is within the budget, also removes the copies without which it still fits, and keeps
+        what is left if it is the cheapest so far.
         """
         fits, extra, low = self._measure(runs)
         if low < self.low:

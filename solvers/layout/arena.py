@@ -53,6 +53,7 @@ class Layout:
 
     @property
     def cost(self) -> tuple[int, int, int]:
+        """What `lay_out` lowers: the allocations, then the buffers left out, then the peak."""
         return len(self.blocks) + self.left, self.left, self.peak
 
 
@@ -71,9 +72,9 @@ def lay_out(
     """Searches for a layout with few allocations in a step and a peak of at most `limit` bytes.
 
     Every block is an allocation, and so is every buffer that could lie in the arena but does not.
-    The search ends at a layout that leaves out no buffer and does not raise the peak. Otherwise it
-    returns the layout with the fewest allocations that keeps within the limit; if none saves
-    allocations, a layout without offsets.
+    The search ends at a layout that leaves out no buffer and does not raise the peak. Otherwise,
+    of the layouts tried that keep within the limit, returns the one with the fewest allocations; if
+    none of them saves allocations, a layout without offsets.
 
     Args:
         problem: the step.
@@ -159,8 +160,8 @@ class Arena:
     def stack(self, crossing: Sequence[Slot], cuts: int) -> list[int]:
         """Stacks the saved buffers, and cuts the stack into about `cuts` pieces.
 
-        Cuts only below a buffer whose address is a multiple of every alignment in the stack, so
-        that each block can begin there.
+        Cuts only below a buffer whose address is a multiple of the largest alignment, so that a
+        block can begin there.
 
         Returns:
             The addresses of the stack's two ends, and those at which it is cut, sorted; [0] if

@@ -10,8 +10,8 @@ block that wastes most at that time. There are three ways to lower the waste of 
 
     every buffer that is alive at that time leaves    then the block is not held at that time
     every buffer that is dead at that time leaves     then the block spans its live buffers only
-    every buffer that reaches into the upper part     then the block is lower by as much as the
-    of the block leaves (if all are dead then)        limit is exceeded
+    every buffer that reaches into the upper part     then the block is lower by the bytes above
+    of the block leaves (if all are dead then)        the limit, or more
 
 `evict` chooses the way on which the fewest buffers leave the arena; if there are several, the one
 on which the fewest bytes leave. A buffer outside of the arena takes only its own size while it is

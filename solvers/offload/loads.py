@@ -123,8 +123,8 @@ def without_loads(problem: Problem) -> Bare | None:
 def find_loads(problem: Problem) -> list[Load]:
     """Returns the loads of a problem.
 
-    Returns none at all if any loaded buffer has no user or several, has not one wait, or is stored
-    by other than two ops (start and wait).
+    Returns none at all if a loaded buffer is used by no op or several ops that compute, if its
+    transfer has not exactly one wait, or if it is stored by other than two ops (start and wait).
     """
     found: list[Load] = []
     for b, maker in enumerate(problem.maker):

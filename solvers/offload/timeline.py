@@ -169,8 +169,8 @@ def transfers(step: Timed, moved: Sequence[Movable], link: Link) -> list[Transfe
 def is_late(step: Timed, found: Places | Transfer) -> NDArray[np.bool_]:
     """Returns, by transfer, whether it would stall an op.
 
-    It would if its read has to start before the backward begins, before its write has ended, or
-    before the write is waited for.
+    It would if its read has to start before the backward begins or before its write has ended, or
+    if the op `start` is not after the op `wait`.
     """
     first = step.starts[step.boundary]
     late = found.reading < np.maximum(first, found.written)

@@ -24,6 +24,8 @@ OPTIONAL = ("alignment", "offset")
 
 @dataclass(frozen=True)
 class Instance:
+    """The rectangles to pack, and the name of each, in the order of the file."""
+
     names: tuple[str, ...]
     rects: tuple[Rect, ...]
 

@@ -81,8 +81,8 @@ def pack(
     Args:
         rects: the rectangles to pack.
         capacity: the greatest height that the packing may have, in bytes; None for no such limit.
-        work: limits the search; only the first greedy fit of each part may exceed it, and a search
-            the deadline. Unlimited if left out.
+        work: limits the search; unlimited if left out. The first greedy fit of each part may exceed
+            it. A branch and bound search may go on beyond its deadline.
         node_limit: limit on the nodes of all sweeps and branch and bound searches together.
         names: the names of the rectangles, for error messages.
 

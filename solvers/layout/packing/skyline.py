@@ -54,7 +54,7 @@ class Items(NamedTuple):
 
 
 class Skyline(NamedTuple):
-    """The state of a partial packing, in bytes. The picture above says what most fields are.
+    """The state of a partial packing, in bytes. See the picture of this module.
 
     `offset` is, by item, its offset if it is placed, else NOWHERE.
     """

@@ -109,7 +109,7 @@ def sweep(
 
     Args:
         rects: the rectangles, all with sizes above 0.
-        capacity: the bytes that the packing must keep within; at least the highest load.
+        capacity: the bytes that the packing must keep within. No more may be alive at any time.
         beam: limit on the partial packings that are kept at one time.
         node_limit: limit on the nodes, after which the sweep returns None. A node continues one
             partial packing from one time to the next.
