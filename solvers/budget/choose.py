@@ -203,8 +203,9 @@ class _Search:
         program.model.add(program.most <= limit)
         program.model.minimize(program.seconds())
         best: Curve | None = None
+        worth = self.limits.worth * self.step.seconds / NANOSECOND
         for _ in range(self.limits.rounds):
-            solver = self._solve()
+            solver = self._solve(worth)
             if solver is None:
                 break
             found = self._found(solver)
@@ -246,7 +247,12 @@ class _Search:
         self.hint = found.copies.choice
         return found
 
-    def _solve(self) -> cp_model.CpSolver | None:
+    def _solve(self, worth: float = 0.0) -> cp_model.CpSolver | None:
+        """Runs CP-SAT. Returns it with a solution, or None.
+
+        worth: how far from the best, in the unit of the objective, a solution may be at which it
+            ends: nanoseconds or bytes.
+        """
         if self.left <= 0:
             return None
         self.program.hint(self.hint)
@@ -255,7 +261,7 @@ class _Search:
         solver.parameters.random_seed = 1
         solver.parameters.linearization_level = 2  # at lower levels CP-SAT's bound is 0
         solver.parameters.relative_gap_limit = self.limits.gap
-        solver.parameters.absolute_gap_limit = self.limits.worth * self.step.seconds / NANOSECOND
+        solver.parameters.absolute_gap_limit = worth
         solver.parameters.max_deterministic_time = self.limits.seconds
         status = solver.solve(self.program.model)
         self.left -= solver.response_proto.deterministic_time

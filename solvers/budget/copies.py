@@ -110,7 +110,7 @@ class Step:
         """By op with a form, the op of the backward before which a copy must run.
 
         This is the first op of the backward that changes a buffer which the copy reads; the number
-        of ops if none does. `Copies` does not check it.
+        of ops if none does.
         """
         changed = _changes(self.problem)
         last = len(self.problem.ops)
@@ -142,7 +142,10 @@ class Placed:
 
 @dataclass
 class Copies:
-    """The copies of a choice, without those that no op reads.
+    """The copies of a choice, without those that no op reads or that would run too late.
+
+    A copy would run too late if a buffer that it reads has been changed (`Step.latest`): its
+    readers use the original.
 
     Attributes:
         step: the step.
@@ -178,8 +181,9 @@ class Copies:
         found = Copies(step)
         for i in sorted(segments, reverse=True):
             for asked in segments[i]:
-                if readers := wanted.get((i, asked)):
-                    before = min(at for _, _, at in readers)
+                readers = wanted.get((i, asked), [])
+                before = min((at for _, _, at in readers), default=None)
+                if before is not None and before <= step.latest[i]:
                     k = step.segment(before)
                     found.placed.append(Placed(i, k, before))
                     found.version |= {(reader, b): k for reader, b, _ in readers}

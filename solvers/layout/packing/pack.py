@@ -217,9 +217,10 @@ class _Packer:
         """
         kept = [i for i, r in enumerate(self.rects) if r.size]
         ahead = [self.rects[i] for i in kept]
+        goal = self.goal // self.granule * self.granule  # else a gap could break the alignments
         for rects in (ahead, [r._replace(lower=-r.upper, upper=-r.lower) for r in ahead]):
             limit = self.node_limit - self.nodes
-            found, nodes = sweep(rects, self.goal, beam, node_limit=limit, work=self.work)
+            found, nodes = sweep(rects, goal, beam, node_limit=limit, work=self.work)
             self.nodes += nodes
             if found is not None:
                 self.offsets, self.method = [0] * len(self.rects), "sweep"

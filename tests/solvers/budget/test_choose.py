@@ -136,6 +136,10 @@ def test_what_a_fold_changes_is_read_before_the_fold_only() -> None:
     assert step.latest[0] == 2
     found = smallest_peak(step)
     assert all(p.segment == 0 for p in found.copies.placed)
+    # a segment that begins before the fold: the copy would run behind it, and read what is changed
+    wide = replace(step, starts=(1, 2))
+    assert Copies.of(wide, frozenset({(0, 1)})).placed == []
+    assert [p.before for p in Copies.of(wide, frozenset({(0, 0)})).placed] == [1]
 
 
 @settings(max_examples=25, deadline=None)

@@ -305,3 +305,15 @@ def test_a_clash_of_fixed_offsets_is_named() -> None:
     rects = [Rect(0, 2, 6, fixed=0), Rect(0, 9, 1), Rect(1, 3, 5, fixed=4)]
     with pytest.raises(OverlapError, match="'low' and 'high' overlap at time 1"):
         pack(rects, names=["low", "free", "high"])
+
+
+def test_a_capacity_that_is_no_multiple_of_the_alignment() -> None:
+    """What a sweep may leave empty came to lie at the bottom, and offsets were multiples of 2."""
+    generator = random.Random(1)
+    rects = []
+    for _ in range(60):
+        start = generator.randrange(0, 40)
+        rects.append(Rect(start, start + generator.randrange(8, 30), 64 * generator.randrange(1, 9), 64))
+    lowest = pack(rects).value
+    for more in (2, 10, 62):
+        assert pack(rects, lowest + more).value <= lowest + more
