@@ -6,29 +6,31 @@
     muon, scion, galore, adam_mini
     adam, blocks, fused,           building blocks of rules: Adam's formulas, cutting tensors into
     factored, orthogonal,          blocks, torch's fused kernels, factored second moments, the
-    eight_bit, eight_bit_adam      Newton-Schulz iteration, 8-bit states and Adam on them, formulas
-    elements, means                that run as one kernel, means of squares
-    max_norm                       clips gradients while they are folded
+    eight_bit, eight_bit_adam      Newton-Schulz iteration, 8-bit states and Adam on them
+    elements, means                formulas that run as one kernel, means of squares
+    max_norm                       clips gradients while they are folded, or the update in step()
     scratch                        measures the bytes that a rule allocates, on zeros
     slim_rules, snr                choose the second moments that SlimAdamA averages: by a table, or
                                    by measuring
     folding                        FoldingOptimizer: counts micro-batches and calls the rules;
     updates                        carries out their folds and updates
-    row_blocks                     counts the blocks of gradients that come in blocks of rows
-    ruled                          derives the constructor's arguments from a rule
+    row_blocks                     counts, and joins if needed, gradients that come in blocks of
+                                   rows
+    ruled                          derives the constructor's arguments from a rule, and tells plans
+                                   what a fold needs
     ownership, hooks, groups,      find the parameters of an optimizer and the rule of each; hooks
     group_rules                    pass it the gradients that no compiled graph has folded
     handle, in_options,            let torch.compile's options name an optimizer without keeping the
     compile_options                optimizer alive
-    changed_values                 fits states to values of groups that change
+    changed_values                 tells whether states still fit the values of their group
     ranks, early_sends             combine states over the ranks of data-parallel training
     notices, clipping,             warnings and errors for training code that expects gradients to
     data_parallel, refusals        be there after the backward
     states, state_dicts            make state tensors, and save, load and copy them
     stored_states                  keeps large states in a file between steps
 
-Other packages of roam use `FoldingOptimizer`, `OptimizerHandle` and `owner_of` (which optimizer
-folds the gradient of a parameter). To write an optimizer of your own, write a rule and a
+Other packages of roam mostly use `FoldingOptimizer`, `OptimizerHandle` and `owner_of` (which
+optimizer folds the gradient of a parameter). To write an optimizer of your own, write a rule and a
 FoldingOptimizer that names it: `fold` shows one.
 """
 

@@ -1,4 +1,4 @@
-"""Fits the states of parameters to values of their group that have changed.
+"""Tells whether states still fit when values of their group change. `ruled` then changes states:
 
     momentum 0 -> 0.9     needs a state that is not there: the parameter begins anew, at step 0
     momentum 0.9 -> 0     drops the state
@@ -18,13 +18,14 @@ from torch import Tensor
 from roam.core.errors import HyperparameterError
 from roam.optim.fold import FoldRule, StateSpec
 
-NUMBERS = ("lr", "betas", "eps")  # values of groups that change no bytes, whatever their type
+NUMBERS = ("lr", "betas", "eps")  # values of groups whose size decides on no state
 
 
 def footprint(rule: FoldRule) -> tuple[Any, ...]:
-    """Returns those values of a rule on which its states and its scratch space may depend.
+    """Returns the rule's class, and of its values what states and scratch space may depend on.
 
-    A float is represented by its type and by whether it is 0: a momentum of 0 has no state.
+    A float is represented by its type and by whether it is 0: a momentum of 0 has no state. A
+    tensor, and a value of NUMBERS, is represented by its type.
     """
     return type(rule), *(_bytes_of(f.name, getattr(rule, f.name)) for f in fields(rule))
 

@@ -24,8 +24,9 @@ log = logging.getLogger("roam")
 def keep_options_as(changed: Callable[[Any], Any]) -> None:
     """Makes every later `torch.compile` keep `changed(options)` instead of the user's options.
 
-    If this version of torch has no `_TorchCompileWrapper`, the class that keeps the options, logs a
-    warning and changes nothing.
+    Calls with the backend "inductor" are not affected: their options cannot name an optimizer. If
+    this version of torch has no `_TorchCompileWrapper`, the class that keeps the options of all
+    other backends, logs a warning and changes nothing.
     """
     wrapper: Any = getattr(torch, "_TorchCompileWrapper", None)
     if wrapper is None:

@@ -7,9 +7,10 @@
 
     release (N = 1): update, all of it at once, as soon as the gradient is complete
 
-A rule handles one parameter, and is a frozen dataclass. Its fields are the values of the
-parameter's group (lr, betas, ...): a group that changes gets another rule. `FoldRule` updates at
-once; an `AccumulatingRule` also folds the gradients of several micro-batches one by one.
+A rule is a frozen dataclass. Its fields are the values of a group (lr, betas, ...), for all
+parameters of the group alike unless `of_parameter` names a field: a group that changes gets another
+rule. `FoldRule` updates at once; an `AccumulatingRule` can also fold the gradients of several
+micro-batches one by one.
 
 FoldingOptimizer provides all else: constructors, hooks, graphs, the count of micro-batches, state
 dicts, states in files, plans, and the bytes that an update allocates (`scratch` measures them).
@@ -87,7 +88,7 @@ class StateSpec:
     def make(self, param: Tensor) -> Tensor:
         """Returns this state tensor as it starts, on the parameter's device.
 
-        If the state tensor has the parameter's shape, it gets the parameter's strides too.
+        A state tensor of the parameter's shape gets the parameter's strides, without gaps.
         """
         if self.shape == tuple(param.shape):
             made = torch.zeros_like(param, dtype=self.dtype, memory_format=torch.preserve_format)
@@ -107,7 +108,8 @@ class Turn(NamedTuple):
     Attributes:
         step: the number of the parameter's update that the gradient is for, from 1.
         micro_batch: the number of the gradient in its mini-batch, from 0.
-        scale: 1 / N, if the mini-batch has N micro-batches.
+        scale: 1 / N, if the mini-batch has N micro-batches; 1 if the gradient is already the mean
+            of a whole mini-batch.
     """
 
     step: int
@@ -128,14 +130,15 @@ class Update(NamedTuple):
 class FoldRule(ABC):
     """A rule by which an optimizer absorbs one gradient. Its fields are the values of a group.
 
-    The methods change tensors in place and are called under `torch.no_grad()`. They must not turn a
-    tensor's values into Python numbers (`.item()`): plans run them on tensors without values.
+    The methods change tensors in place and are called under `torch.no_grad()`. They must not turn
+    values of parameters, gradients or states into Python numbers (`.item()`): plans run the methods
+    on tensors without values. A learning rate that is a tensor may be turned into a number.
 
     Attributes:
         of_parameter: names of the fields that differ between the parameters of a group. The
-            optimizer's `facts` returns their values for one parameter. They have default values.
-        folds_with: names of the values that `decay` and `fold` read; `update` and `apply` may read
-            all values.
+            optimizer's `facts` returns their values for one parameter. These fields have defaults.
+        folds_with: names of the values that `decay`, `look` and `fold` read, and so the backward
+            in mode "accumulate"; `update` and `apply` may read all values.
     """
 
     of_parameter: ClassVar[tuple[str, ...]] = ()
@@ -146,15 +149,16 @@ class FoldRule(ABC):
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        """Returns the values that a group has if the user gives none."""
+        """Returns, by name, the values that a group has if the user gives none."""
         return dict(_defaults(cls))
 
     @property
     def elementwise(self) -> bool:
-        """Whether the update of an element depends only on this element of the gradient and states.
+        """Whether the update of an element depends only on this element of the tensors.
 
         Only such a rule can update complex parameters, of which it gets real views of shape
-        `[..., 2]`, and parameters whose parts lie on several ranks (DTensor).
+        `[..., 2]`, and parameters whose parts lie on several ranks (DTensor). AdamA's
+        `update_clip`, a mean over all elements, is let pass here, and excluded by `by_rows`.
         """
         return False
 
@@ -166,7 +170,10 @@ class FoldRule(ABC):
         return self.elementwise
 
     def states_of_rows(self, state: State, rows: slice) -> State:
-        """Returns the parts of a parameter's state tensors that belong to some rows."""
+        """Returns the parts of a parameter's state tensors that belong to some rows.
+
+        States that the optimizer adds, such as the step count, are returned whole.
+        """
         return {name: t if name in OF_OPTIMIZER else t[rows] for name, t in state.items()}
 
     @property
@@ -176,9 +183,9 @@ class FoldRule(ABC):
 
     @abstractmethod
     def state(self, param: Tensor) -> tuple[StateSpec, ...]:
-        """Returns what state tensors a parameter needs.
+        """Returns the specs of the state tensors that a parameter needs, without "step".
 
-        Must look only at the shape and dtype of `param`, which may be a fake or meta tensor.
+        Must look only at shape, strides and dtype of `param`, which may be a fake or meta tensor.
 
         Raises:
             HyperparameterError: the rule cannot update a parameter of this shape.
@@ -188,18 +195,18 @@ class FoldRule(ABC):
     def update(self, state: State, param: Tensor, grad: Tensor, step: int) -> None:
         """Updates a parameter by the whole gradient of a mini-batch.
 
-        Must bump the parameter's version counter, so that autograd detects an op that reads the
-        parameter after the update but needs the old value.
+        Must bump the parameter's version counter, as torch's in-place operators do, so that
+        autograd detects an op that reads the parameter afterwards but needs the old value.
 
         Args:
             state: the parameter's state, and "step", the tensor that counts its updates.
             param: the parameter.
-            grad: the gradient, which may lie in another layout and must not be changed.
+            grad: the gradient, which may have other strides and must not be changed.
             step: the number of this update, from 1.
         """
 
     def release(self, updates: Sequence[Update]) -> None:
-        """Updates several parameters of one group, each as `update` does."""
+        """Updates several parameters that have this rule, each as `update` does."""
         for state, param, grad, step in updates:
             self.update(state, param, grad, step)
 
@@ -212,10 +219,11 @@ class FoldRule(ABC):
 
 @dataclass(frozen=True)
 class AccumulatingRule(FoldRule):
-    """A rule that can fold the gradients of N micro-batches one by one, and keeps none of them.
+    """A rule that can fold N micro-batches' gradients one by one, unless `release_only` says no.
 
     Attributes:
-        has_momentum: whether the rule has `squared_momentum` and `shortened`, for clipping.
+        has_momentum: whether the rule has `squared_momentum` and `shortened`, for `max_norm` in
+            mode "accumulate".
     """
 
     has_momentum: ClassVar[bool] = False
@@ -229,7 +237,7 @@ class AccumulatingRule(FoldRule):
         return {}
 
     def multiply(self, state: State, name: str, factor: float) -> None:
-        """Multiplies a state tensor of `over_ranks`, in place."""
+        """Multiplies the numbers in a state tensor of `over_ranks`, in place."""
         state[name].mul_(factor)
 
     def decoded(self, state: State, name: str) -> Tensor:
@@ -242,18 +250,23 @@ class AccumulatingRule(FoldRule):
     def encode(self, state: State, name: str, numbers: Tensor, step: int) -> None:
         """Stores the numbers that `decoded` returned, after the ranks have combined them.
 
-        Every rank must store the same values. May overwrite `numbers`. If the state tensor holds no
-        codes, `numbers` is the state tensor itself.
+        Every rank must store the same codes. May overwrite `numbers`. If the state tensor holds no
+        codes, `numbers` is the state tensor itself, and nothing is left to store.
+
+        step: the number of the update, from 1.
         """
 
     def squared_momentum(self, state: State, step: int) -> Tensor:
-        """Returns the squared norm of the running mean of gradients, its bias corrected."""
+        """Returns the squared norm of the running mean of gradients, bias corrected, a scalar.
+
+        step: the number of the update that is to come, from 1.
+        """
         raise NotImplementedError
 
     def shortened(self, factor: float) -> AccumulatingRule:
         """Returns a rule whose `apply` moves the parameter `factor` times as far by the momentum.
 
-        A decoupled weight decay stays the same.
+        A decoupled weight decay stays the same. `factor` is between 0 and 1.
         """
         raise NotImplementedError
 
@@ -275,7 +288,10 @@ class AccumulatingRule(FoldRule):
 
     @abstractmethod
     def fold(self, state: State, param: Tensor, grad: Tensor, at: Turn) -> None:
-        """Adds the gradient of one micro-batch, times `at.scale`, to the state."""
+        """Adds the gradient of one micro-batch, times `at.scale`, to the state.
+
+        Sums of squares may take another factor, such as `at.scale` squared in AdamA.
+        """
 
     @abstractmethod
     def apply(self, state: State, param: Tensor, step: int) -> None:

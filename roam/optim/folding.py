@@ -7,7 +7,8 @@ Gradients come from three sources:
     by hand    param.grad, found in step() ──────┘
 
 The hook of a parameter is also called after a compiled backward. If the graph has folded the
-gradient, the hook then finds none.
+gradient, the hook then finds none. If the gradient is not complete (`waits`), the hook leaves it in
+`.grad`.
 """
 
 from __future__ import annotations
@@ -46,12 +47,13 @@ class FoldingOptimizer(RuledOptimizer):
     """A torch.optim.Optimizer that absorbs each gradient as soon as it is complete.
 
     Learning rate, betas, step counts and state are looked up when a gradient comes, so all of them
-    may change between steps. `.grad` is None after a backward. If `step()` finds a gradient in
-    `.grad`, because the user put it there or the parameter was frozen before, that gradient counts
-    as the sum of the whole mini-batch. Optimizers of different parameters are independent, in
-    threads too. Hooks, compiled graphs and options do not keep the optimizer alive.
+    may change between steps. `.grad` is None after a backward, unless the gradient has to wait
+    there (`waits`). If `step()` finds another gradient in `.grad`, because the user put it there or
+    the parameter was frozen before, that gradient counts as the sum of the whole mini-batch.
+    Optimizers of different parameters are independent, in threads too. Hooks, compiled graphs and
+    options do not keep the optimizer alive.
 
-    Between step() and the next backward, values and parameters of `param_groups` may be changed.
+    Before the first backward of a mini-batch, values and parameters of `param_groups` may change.
     The first gradient of an added parameter may stay in `.grad` until step() absorbs it; its later
     gradients are absorbed in the backward. A change between a backward and its step() gets a
     LateChangeWarning: the gradients that the backward absorbed stay absorbed.
@@ -60,7 +62,7 @@ class FoldingOptimizer(RuledOptimizer):
     def __init__(self, params: ParamsT, *args: Any, **values: Any) -> None:
         # function that tells whether a gradient has to stay in .grad; None if no gradient has to
         self.more_to_come: Callable[[Tensor], bool] | None = None
-        self.mini_batches = 0  # number of mini-batches that have ended
+        self.mini_batches = 0  # number of mini-batches that have ended or were dropped
         self._folded: dict[Tensor, int] = {}  # parameter -> count of folds in this mini-batch
         self._blocks = RowBlocks()
         self._incomplete: set[Tensor] = set()  # parameters whose gradient has to stay in .grad
@@ -76,17 +78,23 @@ class FoldingOptimizer(RuledOptimizer):
     def absorb(self, param: Tensor, grad: Tensor) -> None:
         """Folds a parameter's complete gradient of one micro-batch. The caller may then free it.
 
+        Adds the gradient to `.grad` instead if the user has removed the parameter from the groups.
+
         Raises:
             SecondBackwardError: the parameter has had all its gradients of this mini-batch.
             SparseGradientError: the gradient is sparse.
             DataParallelError: DistributedDataParallel wraps a parameter.
+            HyperparameterError, MidBatchError: as `look_at_groups`; or states are in a file, and
+                there are several ranks.
+            TransferError: a state could not be read from its file, or written to it.
         """
         self.absorb_all([(param, grad)])
 
     def waits(self, param: Tensor) -> bool:
         """Returns whether a parameter's gradient has to stay in `.grad`, and not be folded yet.
 
-        For example, another backward may be about to add to the gradient.
+        For example, another backward may be about to add to the gradient. Remembers the parameter
+        for `absorb_held`.
         """
         waits = self.more_to_come is not None and self.more_to_come(param)
         if waits:
@@ -96,9 +104,10 @@ class FoldingOptimizer(RuledOptimizer):
         return waits
 
     def absorb_held(self) -> None:
-        """Folds the gradients that had to stay in `.grad` (see `waits`), after a micro-batch.
+        """Folds the gradients that had to stay in `.grad` (`waits`), each as one micro-batch's.
 
-        Does nothing in mode "release".
+        Called before the next forward, and by step(). Does nothing in mode "release": there a later
+        backward or step() absorbs them.
         """
         if not self.writes_parameters:
             while self._incomplete:
@@ -134,9 +143,11 @@ class FoldingOptimizer(RuledOptimizer):
 
     @torch.no_grad()
     def absorb_rows(self, param: Tensor, grad: Tensor, start: int) -> None:
-        """Folds the gradient of some rows of a parameter whose rule has `by_rows`.
+        """Folds the gradient of some rows of a parameter.
 
         The whole gradient counts as folded when the caller has passed each row once, in any order.
+        If the gradient can no longer be folded by rows (`_begin_rows`), its blocks are collected in
+        memory, and folded when they are complete.
 
         Args:
             param: the parameter.
@@ -144,7 +155,9 @@ class FoldingOptimizer(RuledOptimizer):
             start: the first of these rows.
 
         Raises:
-            SecondBackwardError: the parameter has had all its gradients of this mini-batch.
+            SecondBackwardError: these rows have come already, or the parameter has had all its
+                gradients of this mini-batch.
+            HyperparameterError, MidBatchError, TransferError: as `absorb`.
         """
         blocks = self._blocks
         if blocks.has(param, start):
@@ -169,10 +182,11 @@ class FoldingOptimizer(RuledOptimizer):
             self._send_complete()
 
     def _begin_rows(self, param: Tensor) -> None:
-        """Prepares for the first rows of a gradient.
+        """Prepares for the first rows of a gradient: decides whether its blocks have to be joined.
 
-        Since the backward was compiled, the parameter may have left the optimizer, or its rule may
-        need the whole gradient, for clipping. Then its blocks are put together again.
+        Since the backward was compiled, the parameter may have left the optimizer, its rule may
+        need the whole gradient, for clipping, or its states may have gone to a file. Then the
+        blocks are put together again. Otherwise raises SecondBackwardError if there is no room.
         """
         if not self._folded:
             self._begin()
@@ -227,7 +241,7 @@ class FoldingOptimizer(RuledOptimizer):
         self._send_complete()
 
     def _send_complete(self) -> None:
-        """Sends states whose mini-batch is complete to the other ranks, if they are large."""
+        """Sends large states whose last gradient is folded to the other ranks (`early_sends`)."""
         if self._early is not None:
             folded, most = self._folded, self.micro_batches
             self._early.go_on(self, lambda param: folded.get(param) == most)
@@ -242,17 +256,20 @@ class FoldingOptimizer(RuledOptimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Ends the mini-batch. In mode "accumulate", updates the parameters.
 
-        In mode "release" the backward has updated them. Does nothing if no backward has run.
+        In mode "release" the backward has updated them. In both modes, gradients found in `.grad`
+        are absorbed first. Without any gradient, no parameter changes. Within `deferred`, all this
+        is postponed to the end of the context.
 
         Args:
             closure: called first, with gradients on, as in torch.optim: it may run a backward.
 
         Returns:
-            What the closure returns.
+            What the closure returns; None without one.
 
         Raises:
             MicroBatchError: some micro-batches of the mini-batch have not run.
             LostParameterError: a newer optimizer has taken over a parameter.
+            SecondBackwardError: a parameter with folded gradients has one in `.grad` too.
         """
         result = None
         if closure is not None:
@@ -266,7 +283,10 @@ class FoldingOptimizer(RuledOptimizer):
         return result
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Resets every `.grad` as torch does. A gradient that was folded has left None there."""
+        """Resets every `.grad` as torch does. A gradient that was folded has left None there.
+
+        Does nothing within `deferred`.
+        """
         # does nothing while traced: parameters read from param_groups would become constants
         if self._deferred:
             return
@@ -279,7 +299,8 @@ class FoldingOptimizer(RuledOptimizer):
 
         In mode "accumulate", the gradients that the graph left in `.grad` are folded first at the
         end of the context, as hooks would have done. Otherwise step() would take each of these
-        gradients for the sum of a whole mini-batch.
+        gradients for the sum of a whole mini-batch. If the context ends by an exception, nothing
+        is folded and no postponed step() runs.
         """
         self.look_at_groups()
         self._deferred = True
@@ -347,14 +368,22 @@ class FoldingOptimizer(RuledOptimizer):
         super()._own_again()
 
     def _begin(self) -> None:
-        """Begins a mini-batch: looks for edits of the groups, and for other ranks that train."""
+        """Begins a mini-batch: looks for edits of the groups, and for other ranks that train.
+
+        Remembers the values that the backward uses, to warn in step() if they have changed by then.
+        Runs before every gradient until the first one of the mini-batch is folded.
+        """
         self.look_at_groups()
         params = () if isinstance(self.ranks, Ranks) else self._members.places.keys()
         self._notices.look_for_ranks(self.holds, params)
         self._notices.begin(self._members, self._used)
 
     def _absorb_the_rest(self) -> None:
-        """Absorbs each gradient found in `.grad` as the sum of a whole mini-batch."""
+        """Absorbs each gradient found in `.grad` as the sum of a whole mini-batch.
+
+        Raises:
+            SecondBackwardError: the parameter has folded gradients already.
+        """
         n = self.micro_batches
         for param in self._members:
             if (grad := param.grad) is not None:
@@ -362,7 +391,10 @@ class FoldingOptimizer(RuledOptimizer):
                 param.grad = None
 
     def _forget(self) -> None:
-        """Forgets which gradients were folded: the next gradient begins a new mini-batch."""
+        """Forgets which gradients were folded: the next gradient begins a new mini-batch.
+
+        Waits for states that are being sent to other ranks.
+        """
         if self._early is not None:
             self._early.finish()  # if the mini-batch is dropped
         self._folded.clear()
@@ -372,7 +404,10 @@ class FoldingOptimizer(RuledOptimizer):
         self.mini_batches += 1
 
     def _combined(self) -> list[Tensor]:
-        """Returns the parameters to update, with their states combined over the ranks."""
+        """Combines states over the ranks. Returns the parameters to update.
+
+        Without other ranks, these are the parameters with folded gradients.
+        """
         if self._early is None:
             return [*self._folded]
         params = [param for param in self._members if param not in self._lost]

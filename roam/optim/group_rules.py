@@ -16,7 +16,7 @@ from roam.optim.fold import FoldRule, Group
 RULE = "rule"  # the key of a group's value that names another optimizer's rule
 # values that a group with another rule takes from the constructor too, if it has none of its own
 SHARED = ("lr", "weight_decay")
-named: dict[str, type[FoldRule]] = {}  # the rules that a group may name: by optimizer
+named: dict[str, type[FoldRule]] = {}  # rules, by the name of their optimizer's class
 
 
 class GroupRules:
@@ -32,7 +32,12 @@ class GroupRules:
         self._known: dict[tuple[int, Any], tuple[type[FoldRule], list[Any], FoldRule]] = {}
 
     def kind(self, group: Group) -> type[FoldRule]:
-        """Returns the class of the group's rule. Raises HyperparameterError for an unknown name."""
+        """Returns the class of the group's rule.
+
+        Raises:
+            HyperparameterError: the group names an unknown rule, or one with `of_parameter`, whose
+                facts only its own optimizer knows.
+        """
         if (name := group.get(RULE)) is None:
             return self._own
         found = named.get(name)
@@ -46,11 +51,15 @@ class GroupRules:
         return tuple(self.kind(group).defaults())
 
     def folds_with(self, group: Group) -> tuple[str, ...]:
-        """Returns the names of the values that the rule's folds read."""
+        """Returns the names of the values that the backward reads in mode "accumulate"."""
         return self.kind(group).folds_with
 
     def fill(self, group: MutableMapping[str, Any]) -> None:
-        """Adds the values that the group lacks."""
+        """Adds the values that the group lacks: the constructor's, or else the rule's defaults.
+
+        If the group names another rule, only SHARED values are the constructor's, and values that
+        its rule does not have are removed.
+        """
         kind = self.kind(group)
         own = kind is self._own
         given = {n: v for n, v in self._given.items() if own or n in SHARED}
@@ -66,11 +75,13 @@ class GroupRules:
         accept: Callable[[FoldRule], None],
         facts: tuple[Any, ...] = (),
     ) -> FoldRule:
-        """Returns the rule of a group's parameters. Adds values that the group lacks.
+        """Returns the rule of a group's parameters: the same object until a value changes.
+
+        Adds values that the group lacks.
 
         Args:
             group: the group.
-            accept: raises an error for a rule that the optimizer cannot follow.
+            accept: called for a new rule; raises an error if the optimizer cannot follow the rule.
             facts: the values of the rule's fields `of_parameter`; empty for their defaults.
 
         Raises:
@@ -98,9 +109,9 @@ class GroupRules:
         return kind(**values, **dict(zip(kind.of_parameter, facts, strict=False)))
 
     def like(self, rule: FoldRule, facts: tuple[Any, ...]) -> FoldRule:
-        """Returns a rule with the values of another, for a parameter with these `facts`."""
+        """Returns a copy of `rule` with `facts` as the values of its fields `of_parameter`."""
         return replace(rule, **dict(zip(rule.of_parameter, facts, strict=False)))
 
     def forget(self) -> None:
-        """Forgets the rules of groups that may be gone."""
+        """Forgets all rules: they are known by the id() of a group, which may be gone."""
         self._known.clear()

@@ -24,6 +24,11 @@ class Place(NamedTuple):
 class Members:
     """The parameters of all groups, as they were when this object was made.
 
+    Iterates over the parameters, in the order of the groups.
+
+    Attributes:
+        places: by parameter, its group and its index there.
+
     Raises:
         HyperparameterError: a parameter is in two groups.
     """
@@ -74,7 +79,7 @@ class Members:
 
 
 class FoldedValues:
-    """The values of each group (lr, betas, ...) that the folds of a mini-batch use."""
+    """The values of each group (lr, betas, ...) that the backwards of a mini-batch use."""
 
     def __init__(self) -> None:
         self._kept: list[tuple[Group, tuple[str, ...], tuple[Any, ...]]] = []
@@ -112,7 +117,8 @@ def _differing(names: Sequence[str], kept: Sequence[Any], group: Group) -> set[s
 class _KeptTensor:
     """Remembers the value of a tensor, such as a learning rate, which may change in place.
 
-    An object of this class equals (==) only itself, so that `FoldedValues` compares it by `same`.
+    An object of this class equals (==) only itself. So the quick comparison of all values in
+    `FoldedValues.are_as_noted` fails, and `same` compares the tensors.
     """
 
     def __init__(self, tensor: Tensor) -> None:

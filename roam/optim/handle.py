@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class OptimizerHandle:
     """Stands for an optimizer without keeping it alive.
 
-    Calling the handle returns the optimizer, or None if it was deleted. A deep copy of options
-    that name an optimizer contains its handle. Using the handle as an optimizer raises
-    OptimizerCopyError.
+    Calling the handle returns the optimizer, or None if the optimizer was deleted or the handle
+    comes from a pickle. A deep copy of options that name an optimizer contains its handle. Using
+    the handle as an optimizer, such as `handle.step`, raises OptimizerCopyError.
     """
 
     def __init__(self, optimizer: FoldingOptimizer | None = None) -> None:

@@ -44,10 +44,12 @@ def owners() -> list[Absorber]:
 
 
 def epoch() -> object:
-    """Returns an object that is replaced whenever any parameter gets, changes or loses its owner.
+    """Returns an object that is replaced whenever what is known of folds may be obsolete.
 
-    An epoch is the time until the next replacement. An owner keeps its parameters alive, so within
-    an epoch the id() of a parameter with an owner is not reused.
+    That is so if any parameter gets, changes or loses its owner, and if an owner's folds may need
+    other bytes: its values changed, or its states were loaded or moved to a file. An epoch is the
+    time until the next replacement. An owner keeps its parameters alive, so within an epoch the
+    id() of a parameter with an owner is not reused.
     """
     return _epoch
 
@@ -68,6 +70,9 @@ class Hooks:
 
     The hooks do not keep the optimizer alive. When the optimizer is deleted, its hooks are removed
     and its parameters have no owner.
+
+    Attributes:
+        optimizer: a weak reference to the optimizer.
     """
 
     def __init__(self, optimizer: Absorber) -> None:
@@ -80,7 +85,7 @@ class Hooks:
         """Makes this optimizer the parameter's owner, which folds its gradients.
 
         Takes the parameter from an older optimizer that owns it. That happens, for example, if a
-        notebook's cell that makes an optimizer is run again.
+        notebook's cell that makes an optimizer is run again. `add_missing` adds the hook.
         """
         owner, optimizer = owner_of(param), self.optimizer()
         if owner is not None and owner is not optimizer:
@@ -105,8 +110,9 @@ class Hooks:
     def add(self, param: Tensor) -> None:
         """Adds the parameter's hook, which passes each complete gradient to the optimizer.
 
-        If a compiled graph has folded the gradient and returned None for it, torch calls the hook
-        all the same, with None in `.grad`.
+        The hook takes the gradient out of `.grad`, unless the optimizer `waits` for more of it. If
+        a compiled graph has folded the gradient and returned None for it, torch calls the hook all
+        the same, with None in `.grad`.
         """
         reference = self.optimizer
 

@@ -17,7 +17,7 @@ named: weakref.WeakSet[FoldingOptimizer] = weakref.WeakSet()
 def with_handle(options: Any) -> Any:
     """Returns a copy of the options with a handle (weak reference) for the folding optimizer.
 
-    Returns `options` itself if it names no folding optimizer.
+    Adds the optimizer to `named`. Returns `options` itself if it names no folding optimizer.
     """
     optimizer = options.get("optimizer") if isinstance(options, dict) else None
     if not isinstance(optimizer, FoldingOptimizer):

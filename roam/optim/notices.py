@@ -1,6 +1,6 @@
 """Warns about training code that does not work as intended if gradients are folded.
 
-Each kind of warning is shown once for each optimizer.
+Each kind of warning is shown once for each optimizer. DistributedDataParallel gets an error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NOT_THE_USERS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent
 
 
 class Notices:
-    """The warnings of one optimizer, each shown once."""
+    """The warnings of one optimizer, each kind shown once."""
 
     def __init__(self, optimizer: str) -> None:
         self._optimizer = optimizer  # name of the optimizer's class
@@ -73,10 +73,12 @@ class Notices:
 
         Args:
             holds: returns whether the optimizer folds a parameter's gradient.
-            params: all parameters of the optimizer.
+            params: all parameters of the optimizer; none if it combines states over the ranks, and
+                so needs no sum of gradients.
 
         Raises:
-            DataParallelError: DistributedDataParallel wraps one of the parameters.
+            DataParallelError: DistributedDataParallel wraps a parameter that `holds` is true for,
+                with any number of ranks.
         """
         if self._looked_for_ranks or not (count := ranks()):
             return

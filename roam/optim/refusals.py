@@ -1,4 +1,7 @@
-"""Texts of the optimizers' errors and warnings, which tell the user what to do instead."""
+"""Makes the optimizers' errors and warnings, whose texts tell the user what to do instead.
+
+The functions return the errors and warnings; their callers raise and show them.
+"""
 
 from __future__ import annotations
 

@@ -29,16 +29,19 @@ ROWS_AT_ONCE: Bytes = 16 << 20  # size of a block of rows; matrix products of sm
 
 
 class RuledOptimizer(StatefulOptimizer):
-    """An optimizer whose constructor takes the values of its rule, and those for all rules.
+    """An optimizer whose constructor takes the values of its rule, and those of every optimizer.
 
-    The values for all rules are `mode`, `micro_batches`, `max_norm`, `clip_by` and `process_group`.
+    The latter are `mode`, `micro_batches`, `max_norm`, `clip_by` and `process_group`.
 
     Attributes:
-        ranks: the processes that train the model.
+        ranks: the ranks of `process_group`, which train one model; `Alone` without a group.
     """
 
     def __init_subclass__(cls, **how: Any) -> None:
-        """Derives the constructor's arguments from the rule, and lets groups name the rule."""
+        """If the class has a rule of its own, sets the constructor's signature by it.
+
+        Groups may then name the rule, by the name of this class.
+        """
         super().__init_subclass__(**how)
         if "rule" in vars(cls):
             named[cls.__name__] = cls.rule
@@ -71,7 +74,10 @@ class RuledOptimizer(StatefulOptimizer):
 
     @property
     def max_norm(self) -> float | None:
-        """The limit on the norm of gradients; None if gradients are not clipped."""
+        """The limit on the norm of gradients, of momentum in mode "accumulate"; None for no limit.
+
+        Setting it raises MidBatchError if gradients were folded since the last step().
+        """
         return self._clipping.limit
 
     @max_norm.setter
@@ -86,7 +92,10 @@ class RuledOptimizer(StatefulOptimizer):
 
     @property
     def micro_batches(self) -> int:
-        """The number of backwards in a mini-batch."""
+        """The number of backwards in a mini-batch; 1 in mode "release".
+
+        Setting it raises MidBatchError if gradients were folded since the last step().
+        """
         return self._micro_batches
 
     @micro_batches.setter
@@ -109,7 +118,7 @@ class RuledOptimizer(StatefulOptimizer):
     def scratch(self, param: Tensor, grad: Tensor) -> int:
         """Returns the most bytes that absorbing this gradient allocates at a time.
 
-        The tensors may be fake.
+        Includes the clipped copy of the gradient, but no states. The tensors may be fake.
         """
         rule, releases = self.rule_of(param), self.writes_parameters
         copy = grad.numel() * grad.itemsize if releases and self.max_norm else 0
@@ -135,8 +144,10 @@ class RuledOptimizer(StatefulOptimizer):
         Fits the states of a group's parameters to values that have changed (`changed_values`).
 
         Raises:
-            HyperparameterError: a value is out of its range, or would give states another shape.
-            MidBatchError: states would have to change, although gradients are folded into them.
+            HyperparameterError: a value is out of its range, or would give states another shape or
+                dtype; or what OwningOptimizer.look_at_groups refuses.
+            MidBatchError: in mode "accumulate", states would have to change, although gradients
+                are folded into them.
         """
         super().look_at_groups()
         followed: dict[int, tuple[Group, FoldRule]] = {}
@@ -150,7 +161,11 @@ class RuledOptimizer(StatefulOptimizer):
     def _fit_states(self, group: dict[str, Any], before: FoldRule | None) -> None:
         """Fits the states of a group's parameters to the values of the group.
 
-        before: the rule that the states were made for; None if unknown.
+        A parameter that lacks a state, or has a rule of another class now, loses all its states:
+        its next gradient counts as its first. Only a missing norm is added to the others. States
+        that are no longer needed are dropped.
+
+        before: the rule that the states were made for; None if unknown, and nothing is dropped.
         """
         anew = before is not None and self._rules.kind(group) is not type(before)
         # (parameter, names of its missing states, names of its obsolete states)
@@ -198,7 +213,7 @@ class RuledOptimizer(StatefulOptimizer):
         return not clips and not is_sharded(param) and self.rule_of(param).by_rows(param)
 
     def _row_folds(self, param: Tensor, grad: Tensor) -> RowFolds | None:
-        """Returns the blocks of rows by which a gradient may be folded; None if only whole.
+        """Returns the blocks of rows by which a gradient may be folded; None if it is folded whole.
 
         A gradient that is too small for two blocks is folded whole.
         """
@@ -220,14 +235,18 @@ class RuledOptimizer(StatefulOptimizer):
         super()._own_again()
 
     def _between_batches(self, what: str) -> None:
-        """Raises MidBatchError if gradients were folded since the last `step()`."""
+        """Raises MidBatchError if gradients were folded since the last `step()`.
+
+        what: names what was tried, for the message.
+        """
         raise NotImplementedError
 
 
 def signature(rule: type[FoldRule]) -> inspect.Signature:
     """Returns the arguments of an optimizer's constructor.
 
-    These are the parameters to train, the values of the rule, and keyword arguments for all rules.
+    These are the parameters to train, the values of the rule, and the keyword arguments that every
+    optimizer has.
     """
     either, word = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     values = rule.defaults().items()

@@ -1,10 +1,10 @@
 """Finds the bytes that a rule allocates to absorb a gradient, by running the rule once on zeros.
 
-    parameters on the CPU,
+    parameters on the CPU, and meta tensors,
     of up to WHOLE elements    the measured peak
     larger ones                the peak on fake tensors of the parameter's shape, plus the
-                               difference that a measurement at a smaller shape shows: a kernel may
-                               need work space, or replace several ops and their results
+                               difference (measured - fake) at a smaller shape: a kernel may need
+                               work space, or replace several ops and their results
     on other devices           the peak on fake tensors
 
 A rule that works on elements, block by block, takes the same bytes at every size above a block. A
@@ -26,11 +26,11 @@ from roam.optim.fold import STEP, AccumulatingRule, FoldRule, StateSpec, Turn, U
 from roam.runtime.allocations import fake_peak, measured_peak
 from roam.runtime.isolation import aside, settings
 
-# elements of the largest parameter that is made to measure: some blocks of a CPU, and 16 MiB each
-# of the parameter, its gradient and its states
+# elements of the largest parameter that is made for a measurement: some blocks of a CPU, and 16 MiB
+# in float32 each for the parameter, its gradient and each state
 WHOLE = 2**22
-# bytes that numbers take if an operator wants them as tensors. They count for nothing, because a
-# fold without scratch space can be carried out together with others
+# a peak of at most this many bytes counts as 0: operators that want numbers as tensors allocate so
+# much, and a fold without scratch space can be carried out together with others
 SCALARS: Bytes = 128
 
 _known: dict[Any, Bytes] = {}
@@ -51,7 +51,7 @@ class Layout(NamedTuple):
         return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=device).zero_()
 
     def within(self, shape: tuple[int, ...]) -> Layout:
-        """Returns a layout of this shape, with its dimensions in the same order and no gaps."""
+        """Returns a layout of this shape without gaps, its dimensions ordered in memory as here."""
         step, stride = 1, [0] * len(shape)
         for i in sorted(range(len(shape)), key=self.stride.__getitem__):
             stride[i] = step
@@ -60,12 +60,15 @@ class Layout(NamedTuple):
 
 
 def scratch(rule: FoldRule, param: Tensor, grad: Tensor, *, releases: bool) -> Bytes:
-    """Returns the most bytes that absorbing a gradient allocates at a time.
+    """Returns the most bytes that absorbing a gradient allocates at a time, beside the states.
+
+    Runs the rule once for each kind of parameter and gradient, and remembers the result.
 
     Args:
         rule: the rule of the parameter.
-        param, grad: the parameter and the gradient, real or fake.
-        releases: whether the parameter is updated at once. If not, the gradient is only folded.
+        param, grad: the parameter and the gradient, real or fake; only their layouts are read.
+        releases: whether the parameter is updated at once. If not, the gradient is only folded, and
+            the update in step() does not count.
     """
     specs = rule.state(param)
     device = "cpu" if param.device.type == "meta" else str(param.device)
@@ -114,7 +117,10 @@ def _fake(rule: FoldRule, param: Layout, grad: Layout, *, device: str, releases:
 def _operands(
     param: Layout, grad: Layout, specs: tuple[StateSpec, ...], device: str
 ) -> list[Tensor]:
-    """Returns a parameter, its gradient, states and step, with real views of complex ones."""
+    """Returns a parameter, its gradient, states as they start, and step; views complex as real.
+
+    Parameter and gradient are zeros.
+    """
     own = param.zeros(device)
     found = [own, grad.zeros(device), *(spec.make(own) for spec in specs), STEP.make(own).cpu()]
     return [torch.view_as_real(t) if t.is_complex() else t for t in found]
@@ -123,7 +129,7 @@ def _operands(
 def _absorbing(
     rule: FoldRule, param: Layout, releases: bool
 ) -> tuple[Callable[..., None], tuple[StateSpec, ...]]:
-    """Returns a function that absorbs a gradient, and the states that its rule needs.
+    """Returns a function that absorbs a gradient, and the specs of the states that it takes.
 
     The function takes the tensors that `_operands` returns.
     """

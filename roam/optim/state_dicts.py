@@ -20,7 +20,10 @@ REFUSED = ("amsgrad", "maximize")  # options of AdamW that no fold rule has
 
 
 def check_fits(state_dict: StateDict, wanted: Iterable[tuple[str, tuple[StateSpec, ...]]]) -> None:
-    """Raises StateMismatchError if a state dict does not have the state that the parameters need.
+    """Raises StateMismatchError if a state dict does not fit the parameters.
+
+    So it is if a state tensor is missing or has another shape, or if an option of REFUSED is on. A
+    parameter without any state in the state dict fits: it begins anew.
 
     Args:
         state_dict: the state dict.
@@ -52,7 +55,7 @@ def of_members(state: StateOf, members: Container[Tensor]) -> StateOf:
 
 
 def saved_states(state_dict: StateDict, params: Iterable[Tensor]) -> dict[Tensor, dict[str, Any]]:
-    """Returns the states in a state dict by parameter.
+    """Returns the states in a state dict by parameter; {} for a parameter that has none there.
 
     Args:
         state_dict: the state dict.
@@ -69,6 +72,9 @@ def fit_loaded(
     specs: Sequence[StateSpec],
 ) -> None:
     """Gives loaded tensors the strides and dtypes of `specs`, and moves the step count to the CPU.
+
+    A tensor whose dtype torch has changed is copied from `saved`, because the change lost digits.
+    A missing step count becomes 1, and a missing norm of the last gradient 0.
 
     Args:
         param: the parameter.
@@ -92,7 +98,10 @@ def fit_loaded(
 
 
 def copied_attributes(optimizer: Optimizer) -> dict[str, Any]:
-    """Returns the optimizer's attributes that its copy gets: no step hooks, as in torch.optim."""
+    """Returns the optimizer's attributes that its copy gets: all but NOT_COPIED and step hooks.
+
+    torch.optim copies no step hooks either.
+    """
     return {
         name: attribute
         for name, attribute in vars(optimizer).items()

@@ -56,18 +56,20 @@ class StatefulOptimizer(OwningOptimizer):
         return issue(self.state_of(param)[state])
 
     def keep_states_in(self, to: OffloadTo | str) -> None:
-        """Keeps large state tensors in a file of a folder between steps, from now on.
+        """Moves large state tensors to a file of a folder, and keeps them there between steps.
 
+        States that are made later go there too. A second call with the same folder does nothing.
         The option `offload={"states": to}` of a compiled graph does the same.
 
         Args:
-            to: the folder. States below its `smallest` bytes, and those on accelerators or in parts
-                on several ranks (DTensor), stay in memory.
+            to: the folder. States below its `smallest` bytes, and those on accelerators, in parts
+                on several ranks (DTensor) or with gaps in memory, stay in memory.
 
         Raises:
-            OptionError: the optimizer has another folder.
+            OptionError: the optimizer has another folder, or another `smallest`.
             TierError: the folder cannot hold the file.
             TierFullError: the disk has no room for the states of all parameters.
+            TransferError: the disk fails.
         """
         if not self._stored.keep_in(to := OffloadTo.parse(to)):
             return
@@ -82,7 +84,8 @@ class StatefulOptimizer(OwningOptimizer):
     def state_dict(self) -> StateDict:
         """Returns the state dict as torch does, without parameters that have left the groups.
 
-        States that lie in a file are read into new tensors, which the optimizer does not share.
+        States that lie in a file are read into new tensors, which the optimizer does not share. It
+        shares all others. Raises TransferError if a state does not come back as it was sent.
         """
         self.look_at_groups()
         everything = self.state
@@ -102,6 +105,8 @@ class StatefulOptimizer(OwningOptimizer):
 
         Raises:
             StateMismatchError: the state dict lacks state tensors that the parameters need.
+            ValueError: its groups have other numbers of parameters.
+            TierFullError, TransferError: the disk is full, or fails.
         """
         self.look_at_groups()
         check_fits(state_dict, [*self._wanted(state_dict)])
@@ -120,7 +125,7 @@ class StatefulOptimizer(OwningOptimizer):
             )
 
     def _wanted(self, state_dict: StateDict) -> Iterator[tuple[str, tuple[StateSpec, ...]]]:
-        """Yields each parameter's name and the states that it will need after loading a state dict.
+        """Yields each parameter's name, and the specs of its states after loading a state dict.
 
         These may depend on the group's values in the state dict: a momentum of 0 has no buffer.
         """

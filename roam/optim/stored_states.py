@@ -2,9 +2,10 @@
 
     optimizer.state[p]   {"exp_avg": StoredTensor, "exp_avg_sq": StoredTensor, "step": tensor}
 
-A graph that folds a gradient loads the tensors as planned and passes them to the fold. A hook or
-`step()` loads them here, one parameter at a time. A tensor that starts as zeros is not read before
-it was first written.
+A graph that folds a gradient loads the tensors as planned and passes them to the fold. For a hook,
+and for gradients that `step()` finds, `lent` loads them, one parameter at a time. For its updates
+`step()` loads them by `fetch` and `arrived`, two parameters at a time, and only to read them. A
+tensor that starts as zeros is not read before it was first written.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from roam.runtime.tier_settings import Verify
 
 
 class StoredStates:
-    """The folder of one optimizer's state tensors, if it has one.
+    """The folder of one optimizer's state tensors, if it has one, and the writes under way there.
 
     Attributes:
         to: the folder, and how small a tensor may be; None if all states are in memory.
@@ -41,8 +42,10 @@ class StoredStates:
     def keep_in(self, to: OffloadTo) -> bool:
         """Sets the folder of states that are made from now on. Returns False if it is set already.
 
+        Also sets how bytes that come back from this folder are verified, for all who use it.
+
         Raises:
-            OptionError: the optimizer has another folder.
+            OptionError: the optimizer has another folder, or another least size.
             TierError: the folder cannot hold the file.
         """
         if self.to is not None:
@@ -89,6 +92,7 @@ class StoredStates:
 
         Raises:
             TierFullError: the disk is full.
+            TransferError: the disk fails.
         """
         if (made := self._stored_zeros(name, param, spec)) is None:
             return spec.make(param)
@@ -131,13 +135,17 @@ class StoredStates:
     ) -> Iterator[dict[str, Tensor]]:
         """A context in which the states of a parameter are in memory and may be changed.
 
-        States are still being written to the file after the context. Before the states of the next
-        parameter are read, these writes must end, so that at most the states of two parameters are
-        in memory.
+        States that were read here are still being written to the file after the context. These
+        writes must end before the next context reads states, so that states read here are in memory
+        for one parameter at a time. If the context ends by an exception, nothing is written, and
+        the states stay in memory.
 
         Args:
             state: the states; at least one of them lies in the file.
             loaded: by name, states that a graph has loaded and will write back.
+
+        Yields:
+            All states of the parameter, by name, in memory.
 
         Raises:
             TransferError: a state does not come back as it was sent, or could not be written.
@@ -159,7 +167,7 @@ class StoredStates:
             self._writing.pop().settle()
 
     def forget(self) -> None:
-        """Forgets the writes under way, because their states are no longer needed."""
+        """Forgets the writes under way without waiting: their states are no longer needed."""
         self._writing.clear()
 
 
@@ -169,7 +177,9 @@ def is_stored(state: Mapping[str, Any]) -> bool:
 
 
 def fetch(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Starts to read the states of a parameter that lie in a file. Returns them by name.
+    """Starts to read the states of a parameter that lie in a file.
+
+    Returns the tensors to read into, by name. Only after `arrived` do they hold the states.
 
     Raises:
         TransferError: a read cannot be started.
@@ -192,5 +202,8 @@ def arrived(state: Mapping[str, Any], fetched: Mapping[str, Tensor]) -> dict[str
 
 
 def in_memory(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns all states of a parameter in memory. Reads those that lie in a file."""
+    """Returns all states of a parameter in memory. Reads those that lie in a file.
+
+    Raises TransferError if a state does not come back as it was sent.
+    """
     return {name: x.load() if isinstance(x, StoredTensor) else x for name, x in state.items()}

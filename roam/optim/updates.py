@@ -29,7 +29,7 @@ class Release(NamedTuple):
 
 
 def release(updates: Sequence[Release], *, counted: bool = False) -> None:
-    """Updates parameters by complete gradients. Calls each rule once.
+    """Counts updates in "step", and carries them out. Calls each rule once, with all its updates.
 
     counted: whether the step counts include these updates already. A gradient that is folded in
         several blocks of rows counts once, with its first block.
@@ -49,14 +49,18 @@ def fold(
 ) -> None:
     """Folds one of the N gradients that a rank has of a parameter in a mini-batch.
 
-    Does not count the update: `apply_all` does so at the end of the mini-batch.
+    Decays the state before the first of them. Does not count the update: `apply_all` does so at the
+    end of the mini-batch.
 
     Args:
         update: the gradient.
         name: returns the name of a parameter.
         seen: how many of the N gradients were folded before.
-        scale: 1 / N.
+        scale: 1 / N; 1 for a gradient that is the mean of all N.
         ranks: the processes that fold gradients of the mini-batch.
+
+    Raises:
+        HyperparameterError: the rule cannot accumulate.
     """
     rule = accumulating(update.rule)
     found = _update(update)
@@ -84,7 +88,8 @@ def combine(
 ) -> list[Tensor]:
     """Combines the states of a mini-batch over the ranks. Returns the parameters to update.
 
-    The parameters to update are those with a gradient on any rank.
+    The parameters to update are those with a gradient on any rank. If one has none on this rank,
+    its state is decayed here, as the first fold would have done. All ranks must call this function.
 
     Args:
         early: the states that this rank has sent already.
@@ -122,7 +127,7 @@ def _store(rule: AccumulatingRule, update: Update, name: str, numbers: Tensor) -
 
 
 def _decay(rule: AccumulatingRule, update: Update, ranks: Alone | Ranks) -> None:
-    """Decays a state at the start of a mini-batch."""
+    """Decays a state at the start of a mini-batch, and prepares sums of squares for `combine`."""
     rule.decay(update.state, update.param, update.step + 1)
     if ranks.before_squares != 1:
         for name, over in rule.over_ranks.items():
@@ -136,9 +141,10 @@ def apply_all(
     states: Sequence[dict[str, Any]],
     params: Sequence[Tensor],
 ) -> None:
-    """Updates parameters at the end of a mini-batch.
+    """Updates parameters at the end of a mini-batch, in mode "accumulate".
 
-    While one parameter is updated, reads the states of the next one that lie in a file.
+    While one parameter is updated, reads the states of the next one that lie in a file. Writes no
+    state back to the file: changes that `apply` makes to such a state are lost.
     """
     factor = _shortening(clipping, rules, states)
     fetched = fetch(states[0]) if states else {}
@@ -168,7 +174,10 @@ def _apply(rule: FoldRule, state: dict[str, Any], param: Tensor, factor: float) 
 def _shortening(
     max_norm: MaxNorm, rules: Sequence[FoldRule], states: Sequence[Mapping[str, Any]]
 ) -> float:
-    """Returns the factor on all updates of a mini-batch by which max_norm limits the momentum."""
+    """Returns the factor on all updates of a mini-batch by which max_norm limits the momentum.
+
+    The factor is at most 1, and is 1 without a limit.
+    """
     if max_norm.limit is None:
         return 1.0
     squares = 0.0
@@ -186,7 +195,10 @@ def accumulating(rule: FoldRule) -> AccumulatingRule:
 
 
 def _update(release: Release) -> Update:
-    """Returns the arguments of `FoldRule.update`, with real views of complex tensors."""
+    """Returns the arguments of `FoldRule.update`, with real views of complex tensors.
+
+    Its `step` is the count of updates as the state has it now.
+    """
     _, state, param, grad = release
     step = int(state["step"])
     if param.is_complex():
