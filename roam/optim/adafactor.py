@@ -79,16 +79,19 @@ class Adafactor(FoldingOptimizer):
     """torch.optim.Adafactor (arXiv 1804.04235).
 
         v = r c / mean(r),   u = g / √v,   u /= max(1, RMS(u) / d)
-        p -= max(ε2, RMS(p)) min(lr, 1/√t) u
+        p -= max(ε2, RMS(p)) min(lr, 1/√t) u + lr λ p
 
-    r and c are running means of g² over columns and rows, with β2 = 1 - t^beta2_decay. The states
-    have one value for each row and column, so they take next to no memory. Only mode "release".
+    r and c are running means of g² over columns and rows, with β2 = 1 - t^beta2_decay. In place of
+    √v stands ε1 if it is larger. The states of a matrix have one value for each row and column, so
+    they take next to no memory. A vector has v itself. Only mode "release".
 
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.
-        lr, beta2_decay, eps, d, weight_decay: as in torch.optim.Adafactor. (The Adafactor of the
-            library transformers places ε1 elsewhere, and has other default values.)
+        lr, beta2_decay, eps, d, weight_decay: as in torch.optim.Adafactor. `eps` is (ε1, ε2), and
+            ε1 = None takes the eps of the parameter's dtype. (The Adafactor of the library
+            transformers places ε1 elsewhere, and has other default values.)
         mode: "release".
+        max_norm, clip_by: as in AdamA.
 
     Raises:
         HyperparameterError: a value is out of its range, or the mode is not "release".

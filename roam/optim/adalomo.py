@@ -51,13 +51,14 @@ class AdaLomo(FoldingOptimizer):
         p -= lr max(ε2, RMS(p)) (u + λ p)
 
     r and c are running means of g² + ε1 over columns and rows, with β2 = 1 - t^decay_rate. The
-    states have one value for each row and column, so they take next to no memory. Only mode
-    "release".
+    states of a matrix have one value for each row and column, so they take next to no memory. A
+    vector has v itself. Only mode "release".
 
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.
         lr, eps, clip_threshold, decay_rate, weight_decay: as in the authors' package, lomo-optim.
         mode: "release".
+        max_norm, clip_by: as in AdamA.
 
     Raises:
         HyperparameterError: a value is out of its range, or the mode is not "release".

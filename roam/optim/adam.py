@@ -1,6 +1,8 @@
 """Defines what the rules of Adam and its variants share: their values, and formulas of the update.
 
 p -= lr m / (1 - β1^t) / (√(v / (1 - β2^t)) + ε)        (arXiv 1412.6980, algorithm 1)
+
+Each rule adds its own weight decay.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from roam.optim.fold import AccumulatingRule, are_rates
 
 @dataclass(frozen=True)
 class AdamRule(AccumulatingRule):
-    """A rule with Adam's values."""
+    """A rule with Adam's values, and checks of their ranges. Subclasses say how it updates."""
 
     lr: float | Tensor = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
@@ -31,7 +33,7 @@ class AdamRule(AccumulatingRule):
         )
 
     def corrections(self, step: int) -> tuple[float, float]:
-        """Returns the bias corrections of m and v at update number `step`, counted from 1."""
+        """Returns the divisors of m and v that correct their bias at update `step`, from 1."""
         beta1, beta2 = self.betas
         return 1 - float(beta1) ** step, 1 - float(beta2) ** step
 

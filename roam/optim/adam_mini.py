@@ -42,6 +42,10 @@ def mini_rules(model: nn.Module, heads: int) -> dict[str, Shared]:
         norms, biases                          none
         others of two or more dimensions       all
 
+    Queries and keys are found by their modules' names, such as "q_proj". Their rows are cut into
+    `heads` parts, keys with fewer heads too. If the rows cannot be cut so, or if one layer computes
+    queries, keys and values together, the layer counts among the other linear layers.
+
     Args:
         model: the transformer. The role of a weight is found by the type and name of its module.
         heads: the number of attention heads.
@@ -64,7 +68,10 @@ def _shared(owner: Owner, heads: int) -> Shared:
 
 @dataclass(frozen=True)
 class AdamMiniRule(SlimRule):
-    """SlimAdamA's rule, in which the rows of a head may share a second moment."""
+    """SlimAdamA's rule, in which the rows of a head may share a second moment.
+
+    heads: as in `Shared`; if not 0, states and gradient are viewed as a matrix with a row a head.
+    """
 
     heads: int = 0
 
@@ -127,7 +134,7 @@ class AdamMini(SlimAdamA):
     Args:
         params: named parameters, `model.named_parameters()`, or groups of those.
         rules: by name of a parameter, which elements share a second moment:
-            `mini_rules(model, heads)`.
+            `mini_rules(model, heads)`. A parameter without a rule is treated as in AdamA.
         lr, betas, ...: as in AdamA.
 
     Raises:

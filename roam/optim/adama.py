@@ -20,7 +20,10 @@ from roam.optim.fused import FusedRule
 
 @dataclass(frozen=True)
 class AdamARule(AdamRule, FusedRule):
-    """AdamA's rule: folds a gradient into two moments of the parameter's shape and dtype."""
+    """AdamA's rule: folds a gradient into two moments of the parameter's shape.
+
+    The moments have the parameter's dtype, or are codes of 8 bits if `state_dtype` is "int8".
+    """
 
     update_clip: float | None = None
     batch_invariant: bool = False
@@ -140,14 +143,15 @@ class AdamARule(AdamRule, FusedRule):
     ) -> Tensor:
         """Returns the divisor that limits an update: max(1, RMS(update) / limit).
 
-        The divisor is a scalar on the parameter's device. m below is Adam's first moment.
+        The divisor is a scalar on the parameter's device. The update has no weight decay and no
+        learning rate in it. m below is Adam's first moment.
 
         Args:
             squares: the sum over all elements of (m / denominator)², where m has no bias
                 correction.
             param: the parameter.
             correction1: the bias correction of m.
-            limit: the RMS that it may have, `update_clip`.
+            limit: the RMS that the update may have, `update_clip`.
         """
         rms = (squares / max(param.numel(), 1)) ** 0.5 / correction1
         longer = torch.as_tensor(rms / limit, device=param.device)
@@ -169,7 +173,10 @@ class AdamARule(AdamRule, FusedRule):
         eight_bit_adam.turn(state, param, at, folded=(grad, shares), move=move)
 
     def _move(self, state: State, param: Tensor, step: int) -> eight_bit_adam.Move:
-        """Returns how 8-bit moments move the parameter at update number `step`."""
+        """Returns the numbers with which 8-bit moments update the parameter, at update `step`.
+
+        With `update_clip`, reads the moments.
+        """
         correction1, correction2 = self.corrections(step)
         lr = float(self.lr)
         move = eight_bit_adam.Move(
@@ -250,22 +257,25 @@ class AdamA(FoldingOptimizer):
             gradients are mostly noise, a step is up to √N times shorter. v, and thereby the best
             learning rate, depend on the size of the micro-batches and not on their number.
         update_clip: d, or None. Divides the update of each parameter by max(1, RMS(update) / d).
-            The update is what the learning rate multiplies (AdaFactor, arXiv 1804.04235,
-            section 6; StableAdamW, arXiv 2304.13013). d = 1 is usual. Rules out the fused kernel.
+            The update is what the learning rate multiplies, without the weight decay (AdaFactor,
+            arXiv 1804.04235, section 6; StableAdamW, arXiv 2304.13013). d = 1 is usual. Rules out
+            the fused kernel, and folding by rows.
         state_dtype: None for moments of the parameter's dtype; "int8" for moments of 8 bits an
-            element (`eight_bit`), 2.1 bytes a parameter. Codes are rounded at random.
+            element (`eight_bit`), both together 2.1 bytes a parameter. Codes are rounded at random.
         weight_remainder: with "int8", keeps 8 bits more of each bfloat16 weight, so that small
-            updates are not lost: 3 bytes in place of a float32 copy's 2 + 4.
-        max_norm: the norm that gradients may have, or None; `clip_by` says whose norm counts in
-            mode "release": that of all gradients of the "previous step", or that of each "tensor".
-            In mode "accumulate" it is the momentum's (`max_norm`).
-        process_group: of torch.distributed; None to train alone. In mode "accumulate", each of M
+            updates are not lost: 3 bytes a weight, where a bfloat16 weight and a float32 copy
+            take 6. Other weights are kept as they are.
+        max_norm, clip_by: the norm that gradients may have, or None; `clip_by` says whose norm
+            counts in mode "release": that of all gradients of the "previous step", or that of each
+            "tensor". In mode "accumulate" the momentum's norm counts, and the update is scaled
+            (`max_norm`).
+        process_group: of torch.distributed; None to train alone. Needs mode "accumulate": each of M
             ranks folds the gradients of its own micro-batches, and step() combines m and v: the
             result is that of one process with N·M micro-batches. Do not use
             DistributedDataParallel beside it.
 
     Raises:
-        HyperparameterError: a value is out of its range.
+        HyperparameterError: a value is out of its range, or does not go with the mode.
         RanksDifferError: the ranks of `process_group` do not begin with the same parameters.
     """
 
@@ -278,8 +288,9 @@ class AdamW(FoldingOptimizer):
         m = β1 m + (1-β1) g,  v = β2 v + (1-β2) g²,  p -= lr (m̂ / (√v̂ + ε) + λ p)
 
     Two states for each element: 8 bytes a parameter in float32. Mode "release" gives the same bits
-    as torch's fused kernel. Mode "accumulate" differs from AdamW: v is a sum of squares. `AdamA`
-    explains this and the arguments.
+    as torch's fused kernel, which it calls unless a value such as `update_clip` rules that out.
+    Mode "accumulate" differs from AdamW: v is a sum of squares. `AdamA` explains this and the
+    arguments.
     """
 
     rule = AdamARule

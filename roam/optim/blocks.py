@@ -66,8 +66,9 @@ def flat(*tensors: Tensor) -> list[Tensor]:
 def row_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Cuts the tensors along their first dimension, and yields the pieces one after another.
 
-    Tensors with one row, which all pieces share, are not cut. The first tensor decides how many
-    rows a piece has: about a block, and at least one.
+    Tensors with another number of rows than the first, such as one row that all pieces share, are
+    not cut. A piece has at least one row of the first tensor, and otherwise at most `block_size`
+    elements of it.
     """
     first = tensors[0]
     rows = max(1, block_size(first) // max(1, first[:1].numel()))

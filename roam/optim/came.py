@@ -68,14 +68,15 @@ class CAME(FoldingOptimizer):
         u = g / √v,   u /= max(1, RMS(u) / clip_threshold),   m = β1 m + (1-β1) u
         s = β3 s + (1-β3) ((u - m)² + ε2),   p -= lr (m / √s + λ p)
 
-    v is the running mean of g² + ε1, with β2. The states are one value for each element, m, and two
-    for each row and each column: 4 bytes a parameter in float32. Vectors have no s. Only mode
-    "release".
+    v is the running mean of g² + ε1, with β2. The states of a matrix are one value for each
+    element, m, and two for each row and each column: 4 bytes a parameter in float32. A vector has m
+    and v for each element, and no s: p -= lr (m + λ p). Only mode "release".
 
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.
         lr, eps, clip_threshold, betas, weight_decay: as in the authors' package, came-pytorch.
         mode: "release".
+        max_norm, clip_by: as in AdamA.
 
     Raises:
         HyperparameterError: a value is out of its range, or the mode is not "release".

@@ -33,7 +33,10 @@ CLIP_NORM = inspect.unwrap(clip_grad_norm_).__code__
 
 
 def watch() -> None:
-    """Makes torch's clipping functions notify roam's optimizers at each later call."""
+    """Makes torch's clipping functions notify roam's optimizers at each later call.
+
+    This stays so for the rest of the process. Calling `watch` again changes nothing.
+    """
     for function in (clip_grads_with_norm_, clip_grad_value_):
         _watch(function, "parameters", _tell_owners)
     _watch(get_total_norm, "tensors", _tell_all)

@@ -40,11 +40,12 @@ def is_sharded(param: Tensor) -> bool:
 
 
 def nobody_sums(params: Collection[Tensor]) -> bool:
-    """Returns whether a gradient is certainly folded before anything sums it over the ranks.
+    """Returns whether some gradient is folded before anything known here sums it over the ranks.
 
-    Two things may sum a gradient: fully_shard (FSDP2), which does so before the hooks of its
-    parameters run, and a hook that the user has registered (Tensor.register_hook). Returns False if
-    any parameter is sharded.
+    Two things are known: fully_shard (FSDP2), which sums before the hooks of its parameters run,
+    and a hook that the user has registered (Tensor.register_hook), whatever that does. Returns
+    False if any parameter is sharded. Frozen parameters do not count. A sum that the model itself
+    computes in its backward is not seen.
     """
     if any(map(is_sharded, params)):
         return False

@@ -8,8 +8,9 @@ some ranks only. So all ranks send large states in one fixed order. A state is s
 state itself, and all states before it in this order, have had their last fold. step() finds the
 largest number of states that any rank has sent, and every rank sends as many.
 
-A large state is sent without a copy. Small states are copied into one tensor, and codes of 8 bits
-are decoded: these are sent by step(), because plans of the backward count no bytes for the copies.
+A large state is sent without a copy, if it is contiguous. Small states are copied into one tensor,
+and codes of 8 bits are decoded: these are sent by step(), because plans of the backward count no
+bytes for the copies. So are the states of complex parameters.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class EarlySends:
     Attributes:
         ranks: starts the communication with the other ranks.
         order: the states that may be sent early, in the same order on all ranks; None until the
-            first gradient of the mini-batch is complete.
+            first gradient of the mini-batch is folded.
         sent: how many states of `order` are sent.
     """
 
@@ -71,7 +72,7 @@ class EarlySends:
         return set(order[:most])
 
     def finish(self) -> None:
-        """Waits until all ranks have combined the states sent, and resets this object.
+        """Waits until the states sent are combined over all ranks, and resets this object.
 
         The next mini-batch begins with no state sent.
         """

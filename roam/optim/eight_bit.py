@@ -1,28 +1,29 @@
 """Keeps states in 8 bits an element, and weights in 16 + 8, after FlashOptim (arXiv 2602.23349).
 
-    first moment m     int8     127 √(m / s), with m's sign           s: the largest |m| of 64
+    first moment m     int8     127 √(|m| / s), with m's sign         s: the largest |m| of 64
     second moment v    uint8    255 √(v / s²)                         s: the largest √v of 64
     weight θ           bfloat16 θ', and int8 127 (θ - θ') / (2^-8 |θ'|)
 
-The roots make the steps of a code finer near 0. 64 elements share a scale s, which is in float32.
-To decay the elements, only the scale is multiplied, so the decay is exact. Codes are rounded at
-random: an addend smaller than a step of the code, such as the gradient of one micro-batch, counts
-on average. The code of a v above 0 is at least 1, because Adam divides by √v. So v is never read as
-much too small, but an element whose √v is below 1/255 of the largest of its 64 is read as too
-large, and its parameter takes shorter steps than with AdamW.
+The roots make the steps of a code finer near 0. 64 elements that follow each other in memory share
+a scale s, which is in float32. To decay the elements, only the scale is multiplied, so that no code
+is rounded again. Codes of moments are rounded at random: an addend smaller than a step of the
+code, such as the gradient of one micro-batch, counts on average. The remainder of a weight is
+rounded to the nearest code. The code of v is at least 1, because Adam divides by √v. So v is never
+read as much too small, but an element whose √v is below 1/255 of the largest of its 64 is read as
+too large, and its parameter takes shorter steps than with AdamW.
 
 FlashOptim codes m by x / (1 + |x|) instead of a root. Here a root is used because, on a CPU, a
 division takes as long as twenty additions. FlashOptim's unit for the remainder is the distance from
 θ' to the next bfloat16. That unit is at most twice as fine as 2^-8 |θ'|, and would have to be read
 off the bits of θ'.
 
-The random numbers are a Weyl sequence, frac(φ i + offset), computed anew in each turn. So there is
-no generator whose state would have to be saved.
+The random numbers are a Weyl sequence, frac(φ i + offset), computed anew in each turn (a pass over
+the elements, `eight_bit_adam`). So there is no generator whose state would have to be saved.
 
-All functions take tensors of shape [..., groups, elements of a group] and scales of shape
-[..., groups, 1]. They return new tensors and change none, so that they can be compiled into one
-kernel (`one_pass`). Constants are literals or local names, because globals would become arguments
-of the kernel.
+The functions that read and make codes, and `noise`, take tensors of shape
+[..., groups, elements of a group] and scales of shape [..., groups, 1]. They return new tensors and
+change none, so that they can be compiled into one kernel (`one_pass`). Their constants are literals
+or local names, because globals would become arguments of the kernel.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from roam.optim.blocks import alike, block_size
 from roam.optim.fold import State, StateSpec, Turn
 
 GROUP = 64  # elements that share a scale, which adds 4 / 64 bytes to each
-APART = 7919  # distance of two turns in the Weyl sequence, a prime number of elements
+APART = 7919  # distance of two steps in the Weyl sequence, a prime number of elements
 
 
 def signed(name: str, param: Tensor) -> tuple[StateSpec, ...]:
@@ -66,7 +67,10 @@ def ends_in_rows(param: Tensor) -> bool:
 
 
 def scales_of_rows(state: State, name: str, rows: slice) -> Tensor:
-    """Returns the scales of some rows of a moment whose groups end in its rows."""
+    """Returns the scales of some rows of a moment, each row of which is whole groups.
+
+    `ends_in_rows` tells whether a parameter has such moments.
+    """
     codes = state[name]
     each = codes[0].numel() // GROUP
     return state[f"{name}_scale"][rows.start * each : rows.stop * each]
@@ -79,7 +83,7 @@ def read_signed(codes: Tensor, scale: Tensor) -> Tensor:
 
 
 def signed_codes(m: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the codes of a first moment, and their scales."""
+    """Returns the codes of a first moment, rounded up or down by `noise`, and their scales."""
     sizes = m.abs()
     scale = sizes.amax(-1, keepdim=True)
     root = (sizes * (127**2 / scale.clamp(min=1e-34))).sqrt()  # 1 / 1e-34 is finite
@@ -95,7 +99,11 @@ def read_square(codes: Tensor, scale: Tensor) -> Tensor:
 
 
 def root_codes(v: Tensor, root: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the codes of the second moment v, and their scales. `root` is √v."""
+    """Returns the codes of the second moment v, and their scales.
+
+    root: √v.
+    noise: numbers in [0, 1), which decide whether a code is rounded up or down.
+    """
     scale = v.amax(-1, keepdim=True).sqrt()
     y = root * (255 / scale.clamp(min=1e-36))
     return (y + noise).floor().clamp(1, 255).to(torch.uint8), scale
@@ -133,17 +141,17 @@ def noise(like: Tensor, offset: Tensor) -> Tensor:
 
 
 def offset(at: Turn, start: int) -> int:
-    """Returns 2^32 times the random number of one element.
+    """Returns 2^32 times the random number of one element, which differs between successive turns.
 
-    The number differs between one turn and the next.
-
-    start: the index of the element in the parameter.
+    Args:
+        at: tells when the turn happens.
+        start: the index of the element in the parameter, in the order of memory.
     """
     return (start + APART * (at.step + 31 * at.micro_batch)) * 0x9E3779B9 % 2**32
 
 
 class Part(NamedTuple):
-    """A range of a parameter's elements, in the order of memory, in several tensors.
+    """A range of a parameter's elements, in the order of memory, in each of several tensors.
 
     Attributes:
         tensors: each of shape [..., groups, elements of a group], with size 1 in the dimensions in
@@ -158,13 +166,17 @@ class Part(NamedTuple):
 
 
 def parts(tensors: Sequence[Tensor], scales: Sequence[Tensor], most: int) -> Iterator[Part]:
-    """Cuts tensors into parts of whole groups. A part has views of the tensors, not copies.
+    """Cuts tensors into parts of whole groups, the last of which may have fewer than 64 elements.
+
+    A part has views of the tensors. Only values that elements share may be copies, so that changes
+    of these are lost.
 
     Args:
         tensors: tensors of the parameter's shape. In some dimensions they may have size 1, if all
             elements share a value. The first is the parameter, or has its shape and strides.
         scales: one value for each group, flat.
-        most: limit on the elements of a part; a part has at least one row of whole groups.
+        most: limit on the elements of a part. It is exceeded if one row, or the fewest rows that
+            are whole groups together, have more.
 
     Raises:
         HyperparameterError: the parameter has gaps in memory.

@@ -1,11 +1,14 @@
 """Carries out AdamA's and SlimAdamA's folds and updates on moments of 8 bits an element.
 
 A turn is one pass over the elements: it decodes the moments, adds a gradient, updates the
-parameter, and encodes the moments again:
+parameter, and encodes the moments again if a gradient was added:
 
     turn(folded=..., move=...)      mode "release"; the moments are rounded after the update
     turn(folded=...)                mode "accumulate", for each micro-batch
     turn(move=...)                  mode "accumulate", at the end of a mini-batch
+
+With `update_clip`, mode "release" takes the last two: its limit needs the new moments. SlimAdamA's
+averaged second moments are not coded, and `turn` adds the gradient to them before its pass.
 """
 
 from __future__ import annotations
@@ -35,7 +38,12 @@ class Shares(NamedTuple):
 class Move(NamedTuple):
     """The numbers of an update by moments m and v: p = kept p + rate m / ((root √v + eps) longer).
 
-    `longer` is a scalar tensor, the divisor of `update_clip`; None for 1.
+    Attributes:
+        kept: what the weight decay leaves of p, 1 - lr λ.
+        rate: -lr, divided by the bias correction of m.
+        root: 1 / √(bias correction of v).
+        eps: Adam's ε.
+        longer: the divisor of `update_clip`, a scalar tensor; None for 1.
     """
 
     kept: float
@@ -48,7 +56,7 @@ class Move(NamedTuple):
 def states(
     param: Tensor, *, remainder: bool, second: StateSpec | None = None
 ) -> tuple[StateSpec, ...]:
-    """Returns the states of a parameter.
+    """Returns the specs of a parameter's states.
 
     Args:
         param: the parameter.
@@ -144,7 +152,7 @@ def turn(
 
 
 def squared_momentum(state: State) -> Tensor:
-    """Returns the sum of the squared elements of the first moment."""
+    """Returns the sum of the squared elements of the first moment, a scalar."""
     codes = state["exp_avg"]
     total = torch.zeros((), dtype=torch.float32, device=codes.device)
     for part in eight_bit.parts([codes], [state["exp_avg_scale"]], block_size(codes)):
@@ -153,7 +161,10 @@ def squared_momentum(state: State) -> Tensor:
 
 
 def squares(state: State, param: Tensor, move: Move) -> Tensor:
-    """Returns the sum of the squared elements of the update, without m's bias correction."""
+    """Returns the sum of (m / (root √v + eps))² over all elements, a scalar.
+
+    This is the update without learning rate, weight decay and m's bias correction.
+    """
     total = torch.zeros((), dtype=torch.float32, device=param.device)
     for _, (codes, scale, second, second_scale, *_) in _parts(state, None, None, block_size(param)):
         v = second if second_scale is None else eight_bit.read_square(second, second_scale)
@@ -168,7 +179,7 @@ Arguments = tuple[Any, ...]  # the first arguments of `_turn`
 def _parts(
     state: State, grad: Tensor | None, param: Tensor | None, most: int
 ) -> Iterator[tuple[int, Arguments]]:
-    """Yields, for each part, the index of its first element and the tensors that `_turn` takes.
+    """Yields, for each part, the index of its first element and the first arguments of `_turn`.
 
     Args:
         state: the parameter's state.
@@ -210,7 +221,7 @@ def _turn(
     numbers: Tensor,
     offset: Tensor,
 ) -> None:
-    """Carries out a turn on one part.
+    """Carries out a turn on one part, in place. Changes the moments only if there is a gradient.
 
     Args:
         codes, scale: the first moment.

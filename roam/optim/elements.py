@@ -17,7 +17,7 @@ from torch import Tensor
 from roam.optim.blocks import alike, flat
 from roam.runtime.one_pass import OnePass
 
-ROW = 64  # elements: a kernel is made for rows of one length, of any number
+ROW = 64  # elements in a row: a kernel is made for one length of rows, and any number of rows
 
 
 def update(formula: OnePass, numbers: tuple[float, ...], param: Tensor, *others: Tensor) -> bool:
@@ -60,14 +60,15 @@ def matrix_update(
     [n, m / ROW, ROW], a value for each row [n, 1, 1], one for each column [1, m / ROW, ROW].
 
     Args:
-        formula: takes these tensors, and the numbers as a float32 tensor. Without a kernel it would
-            make tensors as large as the matrix.
-        numbers: its numbers.
-        changed: a matrix, [n, m].
+        formula: takes these tensors, and the numbers as a float32 tensor. It may change the tensors
+            in place. Without a kernel it would make tensors as large as the matrix.
+        numbers: the numbers that the formula takes, such as a learning rate.
+        changed: a matrix, [n, m]. Its version counter is bumped, and those of `others` are not.
         others: matrices of its shape, values of rows, [n, 1], and of columns, [1, m].
 
     Returns:
-        False if there is no kernel for these tensors. Then nothing has changed.
+        False if there is no kernel for these tensors: they are not all contiguous and float32, or
+        small, or m is no multiple of ROW, or the compiler fails. Then nothing has changed.
     """
     tensors = (changed.detach(), *others)
     views = in_rows(*tensors) if _are_wide(tensors) and changed.dim() == 2 else None

@@ -25,7 +25,8 @@ from roam.runtime.one_pass import OnePass
 class FactoredRule(FoldRule):
     """A rule with factored second moments, in at least float32.
 
-    With β2 near 1, a running mean changes by less than bfloat16 can resolve.
+    In bfloat16 they would stand still: with β2 near 1, a running mean changes by less than bfloat16
+    can resolve.
     """
 
     @property
@@ -33,7 +34,7 @@ class FactoredRule(FoldRule):
         return "it squares the whole gradient of a mini-batch"
 
     def moments(self, name: str, param: Tensor) -> tuple[StateSpec, ...]:
-        """Returns the states of the second moments that are called `name`."""
+        """Returns the specs of the second moments called `name`: a row and a column, or one."""
         dtype = wide(param.dtype)
         if param.dim() < 2:
             return (StateSpec.like(name, param, dtype),)
@@ -45,7 +46,10 @@ class FactoredRule(FoldRule):
 
 
 def absorb(state: State, name: str, grad: Tensor, weight: float, floor: float = 0.0) -> None:
-    """Moves second moments towards g² + floor, by `weight` (1 - β2)."""
+    """Changes second moments v, in place, to (1 - weight) v + weight (g² + floor).
+
+    weight: 1 - β2.
+    """
     if grad.dim() < 2:
         state[name].mul_(1 - weight).addcmul_(grad, grad, value=weight).add_(floor * weight)
         return
@@ -81,7 +85,7 @@ def scaled(
         name: the name of the second moments.
         grad: g.
         others: tensors of the shape of g.
-        floor: v is at least floor², and mean(r) at least floor.
+        floor: least value of √v here, and of mean(r). The states are not changed.
     """
     if grad.dim() < 2:
         whole = grad.reshape(-1), state[name].reshape(-1), *(t.view(-1) for t in others)
@@ -107,7 +111,10 @@ def too_long(squares: Tensor, count: int, limit: float) -> Tensor:
 
 
 def sum_of_squares(pieces: Iterator[tuple[Tensor, ...]], like: Tensor) -> Tensor:
-    """Returns the sum of the squared elements of the first tensors of all pieces."""
+    """Returns the sum of the squared elements of the first tensors of all pieces, a scalar.
+
+    like: a tensor that has the device of the result, and its dtype if that is at least float32.
+    """
     total = squared_sum(like.new_zeros(()))
     for piece, *_ in pieces:
         total += squared_sum(piece)
@@ -115,5 +122,5 @@ def sum_of_squares(pieces: Iterator[tuple[Tensor, ...]], like: Tensor) -> Tensor
 
 
 def rms(x: Tensor) -> Tensor:
-    """Returns the root of the mean square of the elements of x, a scalar."""
+    """Returns the root of the mean square of the elements of x, a scalar of at least float32."""
     return (squared_sum(x) / max(1, x.numel())).sqrt_()

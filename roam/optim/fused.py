@@ -18,7 +18,10 @@ DTYPES = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16}
 
 @dataclass(frozen=True)
 class FusedRule(AccumulatingRule):
-    """A rule with a fused kernel: updates give the same bits as torch's with `fused=True`."""
+    """A rule with a fused kernel: releases give the same bits as torch's with `fused=True`.
+
+    Only if `has_fused` says so; otherwise `update` computes them by formulas.
+    """
 
     @abstractmethod
     def fused(self, updates: Sequence[Update]) -> None:

@@ -16,7 +16,10 @@ from roam.optim.folding import FoldingOptimizer
 
 @dataclass(frozen=True)
 class GaLoreRule(AdamRule):
-    """GaLore's rule (arXiv 2403.03507, algorithm 2); AdamW's for parameters it cannot project."""
+    """GaLore's rule (arXiv 2403.03507, algorithm 2); AdamW's for parameters it cannot project.
+
+    sums: whether a state keeps the sum of the micro-batches' gradients, as mode "accumulate" needs.
+    """
 
     weight_decay: float = 0.0
     rank: int = 128
@@ -59,7 +62,8 @@ class GaLoreRule(AdamRule):
     def look(self, state: State, param: Tensor, grad: Tensor, step: int) -> tuple[str, ...]:
         """Sets the subspace to a gradient's largest directions, every `update_proj_gap` steps.
 
-        The directions are the gradient's first `rank` singular vectors.
+        The directions are the gradient's first `rank` singular vectors. They are first set at
+        step 1. At the steps between, and for parameters that are not projected, does nothing.
         """
         if not self.projects(param) or (step - 1) % self.update_proj_gap:
             return ()
@@ -114,14 +118,16 @@ class GaLore(FoldingOptimizer):
     """GaLore (arXiv 2403.03507): Adam on R = Pᵀ g, and p -= lr scale P Adam(R), for matrices.
 
     P holds the first `rank` singular vectors of g, those of the smaller dimension, and is computed
-    anew every `update_proj_gap` steps. m and v stay as they are then, as in the authors' code. The
-    states of an n x m matrix (n ≤ m) have r (n + 2m) elements in float32, where r is `rank`.
-    Vectors, convolutions, and matrices with at most `rank` rows or columns follow AdamW. Embeddings
-    are matrices here. Their SVD takes long, so give them a group with `"rule": "AdamW"`.
+    anew every `update_proj_gap` steps. m and v stay as they are then, as in the authors' code. If a
+    matrix has more rows than columns, R = g P, and P is applied on the right. The states of an
+    n x m matrix (n ≤ m) have r (n + 2m) elements in float32, where r is `rank`. Vectors,
+    convolutions, and matrices with at most `rank` rows or columns follow AdamW, without `scale`.
+    Embeddings are matrices here. Their SVD takes long, so give them a group with `"rule": "AdamW"`.
 
     Mode "accumulate" is exact for a given P: it keeps the sum of the micro-batches' R (r m further
     elements), and v squares the sum as in Adam. A new P is computed from the gradient of the first
-    micro-batch, on several ranks from that of rank 0. The ranks send each new P, and the sums.
+    micro-batch, on several ranks from that of rank 0. Rank 0 sends each new P, and every rank its
+    sums.
 
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.

@@ -89,7 +89,7 @@ class Lion(FoldingOptimizer):
     One state for each element: 4 bytes a parameter in float32, half of AdamW's. Use a learning
     rate 3 to 10 times smaller than AdamW's, and a weight decay larger by the same factor.
 
-    Mode "release" is exact. Mode "accumulate" is exact too, and needs β1 = β2.
+    Mode "release" is exact. Mode "accumulate" needs β1 = β2, and is exact then.
 
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.

@@ -1,16 +1,18 @@
-"""Clips gradients by a norm while they are folded.
+"""Clips gradients by a norm while they are folded, or the update at the end of a mini-batch.
 
 Clipping by the norm of all gradients of a step is impossible here: when that norm is known, all of
-them have been folded. Instead each gradient is multiplied by c = min(1, max_norm / norm), where
+them have been folded. Instead c = min(1, max_norm / norm) multiplies each gradient before its fold
+in mode "release", and the update of each parameter in mode "accumulate", where
 
     mode, clip_by              the norm is that of
     release, "previous step"   all gradients of the previous step; the first step is not clipped
     release, "tensor"          the gradient itself
-    accumulate                 the momentum of all parameters, corrected for bias: a running mean of
-                               the mini-batches' gradients. If β1 = 0, and in the first step, it is
-                               the mini-batch's gradient. c multiplies the update.
+    accumulate                 the momentum of all parameters to update, corrected for bias: a
+                               running mean of the mini-batches' gradients. If β1 = 0, and in the
+                               first step, it is the mini-batch's gradient. `clip_by` is not read.
 
-The norms of the previous step are kept in the parameters' states, so that a checkpoint has them.
+The norms of the previous step, before clipping, are kept in the parameters' states, so that a
+checkpoint has them.
 """
 
 from __future__ import annotations
@@ -57,10 +59,11 @@ class MaxNorm:
         return (StateSpec(GRAD_NORM, (), torch.float32),) if kept else ()
 
     def of_last_step(self, states: Iterable[State]) -> Tensor:
-        """Returns c for the previous step, from the norms that `clipped` stored in `states`.
+        """Returns c by the norm of the previous step's gradients, which `clipped` stored by tensor.
 
-        Zeroes the norms, so that those of parameters without a gradient in this step, such as of
-        experts that get no token, do not count for the next one.
+        Call once a step, before the first `clipped`. Zeroes the norms, so that those of parameters
+        without a gradient in this step, such as of experts that get no token, do not count for the
+        next one.
         """
         own = [state[GRAD_NORM] for state in states if GRAD_NORM in state]
         norms = [norm.to("cpu", copy=True) for norm in own]
@@ -75,9 +78,9 @@ class MaxNorm:
         return (self.limit / (norm + LEAST)).clamp_(max=1)
 
     def clipped(self, state: State, grad: Tensor, of_last_step: Tensor) -> Tensor:
-        """Returns a copy of a gradient multiplied by c.
+        """Returns a copy of a gradient multiplied by c, in mode "release".
 
-        Stores the gradient's norm in the state if `by` is "previous step".
+        Stores the norm of the unclipped gradient in the state if `by` is "previous step".
 
         Args:
             state: the parameter's state.

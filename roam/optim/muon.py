@@ -102,11 +102,11 @@ class Muon(FoldingOptimizer):
     each element, b: 4 bytes a parameter in float32, half of AdamW's. Mode "release" is torch's
     Muon. Mode "accumulate" is exact, and needs nesterov=False: b is linear in g.
 
-    Muon is for matrices that map features to features. Parameters in groups that name no rule are
-    split in two groups:
+    Muon is for matrices that map features to features. The constructor splits each group that names
+    no rule in two (a group added later is not split: without a rule it is Muon's):
 
-        "Muon"    two dimensions, and no name that tells of an embedding or a head
-                  (`model.named_parameters()` lets them have names)
+        "Muon"    two dimensions, and no name that tells of an embedding or a head: give it
+                  `model.named_parameters()`, as without names all matrices come here
         "AdamW"   all others, with `lr` and `weight_decay` from here and AdamW's own betas and eps
 
     `print(optimizer)` shows which are which. Groups may decide for themselves:
@@ -138,7 +138,7 @@ class Muon(FoldingOptimizer):
 
 
 def split(params: ParamsT) -> Iterable[dict[str, Any]]:
-    """Yields groups for matrices and for all other parameters.
+    """Yields for each group one with its matrices and one with its other parameters, if there are.
 
     A group that names its rule stays as it is.
     """
@@ -156,7 +156,11 @@ def split(params: ParamsT) -> Iterable[dict[str, Any]]:
 
 
 def is_matrix(param: Tensor | tuple[str, Tensor]) -> bool:
-    """Returns whether a parameter, named or not, maps features to features."""
+    """Returns whether a parameter is a matrix that maps features to features, as far as is known.
+
+    A matrix whose name tells of an embedding or a head does not. One without a name counts as if it
+    did.
+    """
     name, tensor = param if isinstance(param, tuple) else ("", param)
     return tensor.dim() == 2 and NO_MATRICES.search(_holder(name)) is None
 

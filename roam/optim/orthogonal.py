@@ -1,7 +1,8 @@
 """Makes the singular values of a matrix nearly equal, by a Newton-Schulz iteration.
 
 Keller Jordan's quintic iteration, https://kellerjordan.github.io/posts/muon/: with
-(a, b, c) = (3.4445, -4.7750, 2.0315), singular values end between about 0.7 and 1.2.
+(a, b, c) = (3.4445, -4.7750, 2.0315), singular values end between about 0.7 and 1.2. Those below
+1/700 of the matrix's norm end smaller: five iterations enlarge them by at most 3.4445⁵ = 485.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ def orthogonalized(
 ) -> Tensor:
     """Returns a matrix with the singular vectors of `matrix` and singular values near 1.
 
-    Computes in bfloat16, as torch.optim.Muon does, and returns bfloat16. Leaves `matrix` as it is.
+    Tiny singular values stay smaller, and 0 stays 0. Computes in bfloat16, as torch.optim.Muon
+    does, and returns bfloat16. Leaves `matrix` as it is.
 
     Args:
         matrix: the matrix, [n, m].
         steps: the number of iterations.
         coefficients: (a, b, c). An iteration replaces a singular value x by a x + b x³ + c x⁵.
-        eps: least divisor of the matrix, which is divided by its norm first.
+        eps: the matrix is first divided by its Frobenius norm, or by eps if that is larger.
     """
     a, b, c = coefficients
     x = matrix.to(torch.bfloat16, copy=True)

@@ -27,7 +27,8 @@ class OwningOptimizer(Optimizer):
     """A torch.optim.Optimizer whose parameters have hooks, which pass it their gradients.
 
     The user may edit `param_groups`, and add and remove parameters. `look_at_groups` detects such
-    edits, and adds and removes hooks accordingly.
+    edits, claims the new parameters, and removes the hooks of those that left. Hooks of new
+    parameters are added by `hook_up` and `add_param_group`.
 
     Attributes:
         rule: the class of the rule by which gradients are folded.
@@ -101,7 +102,10 @@ class OwningOptimizer(Optimizer):
         """Called for each new rule of a group. Raises HyperparameterError to refuse it."""
 
     def facts(self, param: Tensor) -> tuple[Any, ...]:
-        """Returns the fields `of_parameter` of the parameter's rule."""
+        """Returns the values of the fields `of_parameter` of the parameter's rule, in their order.
+
+        Empty if the rule has no such fields, or for their defaults.
+        """
         return ()
 
     def rule_of(self, param: Tensor) -> FoldRule:
@@ -111,8 +115,11 @@ class OwningOptimizer(Optimizer):
     def look_at_groups(self) -> None:
         """Claims the parameters that are new in `param_groups`, and gives up those that left it.
 
+        Does nothing if the groups have the same parameters as before.
+
         Raises:
-            HyperparameterError: a value of a group is out of its range.
+            HyperparameterError: a value of a group is out of its range, a parameter is in two
+                groups, or a new parameter does not fit its rule.
         """
         before = self._members
         if before.are_in(self.param_groups):
@@ -180,7 +187,10 @@ class OwningOptimizer(Optimizer):
         self._hooks.add_missing()
 
     def lose(self, param: Tensor) -> None:
-        """Stops folding a parameter's gradients, because a newer optimizer has claimed it."""
+        """Stops folding a parameter's gradients, because a newer optimizer has claimed it.
+
+        From then on, step() of this optimizer raises LostParameterError.
+        """
         self._lost.add(param)
         self._hooks.remove(param)
 

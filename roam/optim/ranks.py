@@ -11,8 +11,9 @@ gives the squares of gradients divided by N·M. To leave the state's value from 
 as it was, every rank first multiplies that value by M (M·β2 in the paper): M ranks sum it to M²
 times the value.
 
-A mini-batch sends each state tensor once, large ones while the last backward runs (`early_sends`).
-To sum the gradients instead would send N times as many elements as the parameters have.
+A mini-batch sends each state tensor that folds change once, large ones while the last backward runs
+(`early_sends`). To sum each gradient before its fold instead would send N times as many elements as
+the parameters have.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from roam.optim.fold import OverRanks
 
 SMALL: Bytes = MIB  # tensors below this size are copied into buckets and sent together
 BUCKET: Bytes = 25 * MIB  # size at which a bucket is sent, as in DistributedDataParallel
-AHEAD = 4  # all_reduces that run at a time
+AHEAD = 4  # all_reduces of `Ranks.combine` that run at a time
 
 
 # numbers the objects of `Ranks`, for keys: every rank makes them in the same order
@@ -82,9 +83,9 @@ class Ranks:
     def __init__(self, group: dist.ProcessGroup) -> None:
         self.group, self.size = group, dist.get_world_size(group)
         self.sent, self.small = 0, SMALL
-        # A group for the message with the number of states that a rank has sent. Collectives of one
-        # group are matched by their order, and ranks have sent different numbers of states by then:
-        # in the group of the states, a rank would take the message for a state.
+        # A group for the message of `agree`. Collectives of one group are matched by their order,
+        # and ranks have sent different numbers of states by then: in the group of the states, a
+        # rank would take the message for a state.
         self._control = dist.new_group(
             dist.get_process_group_ranks(group), use_local_synchronization=True
         )
@@ -96,6 +97,8 @@ class Ranks:
 
     def check_alike(self, named: Iterable[tuple[str, Tensor]]) -> None:
         """Raises RanksDifferError if the ranks do not begin with the same parameters.
+
+        Compares names, shapes, dtypes and values. All ranks must call this function.
 
         named: (name, parameter) for all parameters, in the order of the groups.
         """
@@ -126,7 +129,7 @@ class Ranks:
         return float(self.size)
 
     def take(self, state: Tensor, key: str) -> None:
-        """Overwrites a state tensor by that of rank 0.
+        """Overwrites a state tensor by that of rank 0. Waits until rank 0 has sent it.
 
         Sends the tensor through the process group's store and not by a collective: a parameter may
         have a gradient on some ranks only, and the others would not take part.
@@ -175,9 +178,10 @@ class Ranks:
         return [bool(each) for each in anywhere], most
 
     def combine(self, parts: Iterable[Part]) -> None:
-        """Combines states over the ranks, in place.
+        """Combines states over the ranks, in place, and calls `done` of each part.
 
-        Takes the next part only when it can be sent, so that few codes are decoded at a time.
+        Takes further parts only when less than AHEAD messages are under way, so that few codes are
+        decoded at a time. All ranks must call this function.
 
         Args:
             parts: the states, in the same order on all ranks.
@@ -191,7 +195,11 @@ class Ranks:
             wait()
 
     def start(self, bucket: Sequence[Part]) -> Callable[[], None]:
-        """Starts to combine states in one message. Returns a function that waits for the end."""
+        """Starts to combine states in one message.
+
+        Returns a function that waits for the message, and then writes the combined values into
+        `numbers` of each part and calls its `done`.
+        """
         sent = _joined([part.numbers for part in bucket])
         self.sent += sent.numel()
         work = dist.all_reduce(sent, group=self.group, async_op=True)
@@ -223,6 +231,8 @@ def _bytes(tensor: Tensor) -> NDArray[np.uint8]:
 
 def _buckets(parts: Iterable[Part], small: Bytes) -> Iterator[list[Part]]:
     """Yields the states to send in one message: a large one, or small ones of a dtype and device.
+
+    Small ones are collected until they have BUCKET bytes; the rest comes last.
 
     small: bytes of the smallest tensor that counts as large.
     """

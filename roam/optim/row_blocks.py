@@ -1,4 +1,4 @@
-"""Keeps count of gradients that come one block of rows after another."""
+"""Keeps count of gradients that come one block of rows after another, and joins some of them."""
 
 from __future__ import annotations
 
@@ -31,11 +31,16 @@ class RowBlocks:
         return start in self._came.get(param, ())
 
     def join(self, param: Tensor) -> None:
-        """Makes `add` put the blocks of a gradient together in `joined`. Call before the first."""
+        """Makes `add` copy the blocks of a gradient into one tensor of `joined`.
+
+        Call before the first block. The caller takes the complete gradient out of `joined`.
+        """
         self.joined[param] = torch.empty_like(param)
 
     def add(self, param: Tensor, grad: Tensor, start: int) -> bool:
         """Records that a block has come. Returns whether the gradient is complete now.
+
+        A complete gradient is forgotten, and the next block begins another one.
 
         Args:
             param: the parameter.

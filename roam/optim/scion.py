@@ -88,7 +88,10 @@ class Scion(FoldingOptimizer):
 
         "Spectral"   √(n/m) NS(d) for n x m matrices (see Muon)    "Auto" takes it for matrices,
         "BiasRMS"    d / RMS(d)                                    and this for vectors
-        "Sign"       sign(d) / m, for the last layer and embeddings
+        "Sign"       sign(d) / m, for the last layer and embeddings; m: size of the last dimension
+
+    The weight of a convolution is a matrix here: n and m are its output and input channels, and its
+    "Spectral" step is also divided by the number of places in the window.
 
     `unconstrained=True` leaves out the factor 1 - lr. One state for each element, d: 4 bytes a
     parameter in float32. Both modes are exact: d is linear in g, and no gradient is kept.

@@ -16,7 +16,10 @@ from roam.optim.fused import FusedRule
 
 @dataclass(frozen=True)
 class SGDRule(FusedRule):
-    """SGD's rule: each gradient is added to the momentum."""
+    """SGD's rule: each gradient is added to the momentum, or moves the parameter if there is none.
+
+    Has no momentum state while `momentum` is 0.
+    """
 
     lr: float | Tensor = 1e-3
     momentum: float = 0.0
@@ -112,18 +115,24 @@ class SGDRule(FusedRule):
             )
 
     def _share(self, step: int) -> float:
-        """Returns the factor on a gradient added to the momentum: 1 at step 1, as in torch."""
+        """Returns the factor on a gradient added to the momentum: 1 - τ; 1 at step 1, as in torch.
+
+        τ is the dampening.
+        """
         return 1 - self.dampening if step > 1 else 1.0
 
 
 class SGD(FoldingOptimizer):
-    """torch.optim.SGD: b = μ b + (1-τ) (g + λ p),  p -= lr b.
+    """torch.optim.SGD: b = μ b + (1-τ) (g + λ p),  p -= lr b; nesterov: p -= lr (g + λ p + μ b).
 
-    One state for each element, the momentum b: 4 bytes a parameter in float32, and none if μ = 0.
+    μ is `momentum`, τ `dampening`, which does not count in the first step, and λ `weight_decay`, an
+    L2 penalty as in torch. One state for each element, the momentum b: 4 bytes a parameter in
+    float32, and none if μ = 0.
 
-    Mode "release" gives the same bits as torch's fused kernel. Mode "accumulate" is exact: b is
-    linear in g, so that it takes the gradients of the micro-batches one by one. It needs a
-    momentum, and nesterov=False. `weight_decay` is an L2 penalty, as in torch.
+    Mode "release" gives the same bits as torch's fused kernel, which it calls in float32 and
+    float64; in half precision it computes by formulas. Mode "accumulate" is exact: b is linear in
+    g, so that it takes the gradients of the micro-batches one by one. It needs a momentum, and
+    nesterov=False.
 
     The momentum of a group may change to 0 and back. At 0 the state b is dropped. If it rises from
     0, b begins with the next gradient, as in torch.

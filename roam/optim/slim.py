@@ -22,7 +22,10 @@ from roam.optim.slim_rules import SlimRules, plain_name
 
 @dataclass(frozen=True)
 class SlimRule(AdamARule):
-    """AdamA's rule with a second moment v that has size 1 in the averaged dimensions."""
+    """AdamA's rule with a second moment v that has size 1 in the averaged dimensions.
+
+    dims: the averaged dimensions; empty for AdamA's rule itself.
+    """
 
     dims: tuple[int, ...] = ()
 
@@ -82,8 +85,9 @@ class SlimAdamA(FoldingOptimizer):
 
         v = β2 v + (1-β2) mean_K(g²)        g: the gradient, K: the dimensions to average over
 
-    **`clip_grad_norm_` clips nothing here**, as in AdamA; use `max_norm`. A state dict loads
-    only into a SlimAdamA with the same rules.
+    A row is averaged if K is dimension 1, a column if K is 0. **`clip_grad_norm_` clips nothing
+    here**, as in AdamA; use `max_norm`. A state dict loads only into a SlimAdamA with the same
+    rules.
 
     Args:
         params: named parameters, `model.named_parameters()`, or groups of those.
@@ -93,7 +97,8 @@ class SlimAdamA(FoldingOptimizer):
         lr, betas, ...: as in AdamA.
 
     Raises:
-        HyperparameterError: a value is out of its range, or the rules do not fit the parameters.
+        HyperparameterError: a value is out of its range, the rules do not fit the parameters, or a
+            parameter has no name.
     """
 
     rule = SlimRule

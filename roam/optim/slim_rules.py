@@ -76,7 +76,12 @@ class MeanRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SlimRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The rules of a model, by parameter name. Printing them shows which parameters matched."""
+    """The rules of a model. Printing them shows which parameters matched.
+
+    Attributes:
+        source: "static" from a table of names (`static_rules`), "snr" from a measurement.
+        rules: the rule of each parameter, by its name.
+    """
 
     source: Literal["static", "snr"]
     rules: dict[str, MeanRule]
@@ -103,7 +108,10 @@ class SlimRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise RulesFileError(f"{file}: {error}") from None
 
     def __str__(self) -> str:
-        """Returns a table of the rules. Parameters that differ only by layer share a line."""
+        """Returns a table of the rules.
+
+        Parameters that differ only by layer share a line, and all norms and vectors do.
+        """
         small = [r for r in self.rules.values() if r.role in ("norm", "vector")]
         count = sum(r.numel[0] for r in small)
         return "\n".join(
@@ -144,7 +152,7 @@ class Owner(NamedTuple):
 def owners(model: nn.Module) -> dict[str, Owner]:
     """Returns which module holds each parameter, and by which attribute.
 
-    The keys are the parameters' names in `model.named_parameters()`.
+    The keys are the parameters' names in `model.named_parameters()`, as `plain_name` returns them.
     """
     modules = dict(model.named_modules())
     found = {}

@@ -36,7 +36,11 @@ CEILING = 1e9  # limit on signal-to-noise ratios; above it, rounding is the only
 
 
 class SnrMeasurement:
-    """Measures signal-to-noise ratios after steps of an optimizer, until `stop` is called."""
+    """Measures signal-to-noise ratios after steps of an optimizer, until `stop` is called.
+
+    Counts the steps from its creation. Parameters whose second moment has another shape than the
+    parameter, because it is averaged already, are left out.
+    """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
         self._owners = owners(model)
@@ -93,14 +97,15 @@ def _second_moments(state: Mapping[str, Any]) -> Tensor | None:
 
 
 def is_due(step: int) -> bool:
-    """Returns whether the SlimAdam paper measures after `step`, counted from 1."""
+    """Returns whether to measure after `step`, counted from 1, as the SlimAdam paper does."""
     return step == 1 or step % (100 if step <= 1000 else 1000) == 0
 
 
 def candidates(shape: Dims) -> list[Dims]:
-    """Returns the sets of dimensions over which a mean may be taken: fan-out, fan-in, and both.
+    """Returns the sets of dimensions over which a mean may be taken.
 
-    Returns no set for vectors. Leaves out sets of dimensions over which a mean saves nothing.
+    These are the first, all others, and all; in nn.Linear fan-out, fan-in, and both. Returns no set
+    for vectors. Leaves out sets of dimensions over which a mean saves nothing.
     """
     if len(shape) < 2:
         return []
@@ -111,7 +116,8 @@ def candidates(shape: Dims) -> list[Dims]:
 def snr(v: Tensor, dims: Dims) -> float:
     """Returns the signal-to-noise ratio of the second moments v over the dimensions `dims`.
 
-    Leaves out means of v that are 0, because their elements have had no gradient yet.
+    Leaves out means of v that are 0, because their elements have had no gradient yet. Returns 0 if
+    all are. A ratio counts as at most CEILING.
     """
     wide = v.double()  # fourth powers of small gradients underflow in float32
     variance, mean = torch.var_mean(wide, dims, correction=0)
