@@ -45,7 +45,7 @@ class AdaLomoRule(FactoredRule):
 
 
 class AdaLomo(FoldingOptimizer):
-    """AdaLomo (arXiv 2310.10195): its normalized update of one matrix at a time.
+    """AdaLomo (arXiv 2310.10195): Adafactor's second moments, in steps limited for each tensor.
 
         v = r c / mean(r),   u = g / √v,   u /= max(1, RMS(u) / clip_threshold)
         p -= lr max(ε2, RMS(p)) (u + λ p)

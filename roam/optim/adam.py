@@ -17,7 +17,7 @@ from roam.optim.fold import AccumulatingRule, are_rates
 
 @dataclass(frozen=True)
 class AdamRule(AccumulatingRule):
-    """A rule with Adam's values, and checks of their ranges. Subclasses say how it updates."""
+    """A rule with Adam's values, and checks of their ranges. Subclasses define the update."""
 
     lr: float | Tensor = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)

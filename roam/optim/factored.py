@@ -85,7 +85,8 @@ def scaled(
         name: the name of the second moments.
         grad: g.
         others: tensors of the shape of g.
-        floor: least value of √v here, and of mean(r). The states are not changed.
+        floor: least value of √v here, and of mean(r). The states are not changed. With floor 0, r c
+            may underflow to 0 in a matrix, which gives NaN where g is 0.
     """
     if grad.dim() < 2:
         whole = grad.reshape(-1), state[name].reshape(-1), *(t.view(-1) for t in others)

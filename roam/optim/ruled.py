@@ -40,7 +40,7 @@ class RuledOptimizer(StatefulOptimizer):
     def __init_subclass__(cls, **how: Any) -> None:
         """If the class has a rule of its own, sets the constructor's signature by it.
 
-        Groups may then name the rule, by the name of this class.
+        Groups may then name the rule, by the name of this class (but see `GroupRules.kind`).
         """
         super().__init_subclass__(**how)
         if "rule" in vars(cls):

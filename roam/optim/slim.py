@@ -81,7 +81,7 @@ class SlimRule(AdamARule):
 
 
 class SlimAdamA(FoldingOptimizer):
-    """AdamA that keeps, for most parameters, one second moment for a whole row or column.
+    """AdamA that keeps, for parameters with a rule, one second moment for a whole row or column.
 
         v = β2 v + (1-β2) mean_K(g²)        g: the gradient, K: the dimensions to average over
 

@@ -65,6 +65,9 @@ class StoredStates:
     ) -> StoredState | None:
         """Returns the facts that plans need about a state tensor in the folder; None if in memory.
 
+        In memory are all states without a folder, and else those that are too small, on an
+        accelerator, in parts on several ranks, or with gaps.
+
         Args:
             param: the parameter, which may be fake.
             spec: the state tensor.

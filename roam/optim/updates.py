@@ -29,7 +29,7 @@ class Release(NamedTuple):
 
 
 def release(updates: Sequence[Release], *, counted: bool = False) -> None:
-    """Counts updates in "step", and carries them out. Calls each rule once, with all its updates.
+    """Counts updates in "step", unless `counted`, and carries them out. Calls each rule once.
 
     counted: whether the step counts include these updates already. A gradient that is folded in
         several blocks of rows counts once, with its first block.
