@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from roam.optim import elements
-from roam.optim.factored import FactoredRule, absorb, rms, scaled, sum_of_squares, too_long
+from roam.optim.factored import FactoredRule, absorb, rms, roots, scaled, sum_of_squares, too_long
 from roam.optim.fold import State, StateSpec
 from roam.optim.folding import FoldingOptimizer
 from roam.runtime.one_pass import OnePass
@@ -44,10 +44,10 @@ class AdafactorRule(FactoredRule):
         rate, kept = min(lr, 1 / math.sqrt(step)), 1 - lr * self.weight_decay
         absorb(moments, "v", grad, step**self.beta2_decay)
         if param.dim() == 2 and floor > 0:
-            row, col = moments["v_row"], moments["v_col"]
-            longer = row.div(row.mean(dim=0).clamp_(min=floor)).rsqrt_(), col.rsqrt()
+            longer = roots(moments["v_row"], moments["v_col"], floor)
             numbers = 1 / floor, self.eps[1], rate, self.d, kept
-            if elements.matrix_update(UPDATE, numbers, param, *longer, grad):
+            if elements.matrix_update(UPDATE, numbers, param.detach(), *longer, grad):
+                torch.autograd.graph.increment_version([param])  # it cannot see a kernel's writes
                 return
         alpha = rms(param).clamp_(min=self.eps[1]) * rate
         squares = sum_of_squares(scaled(moments, "v", grad, floor=floor), param)

@@ -103,6 +103,10 @@ class AdamARule(AdamRule, FusedRule):
         """
         return scale if self.batch_invariant else scale * scale
 
+    @property
+    def applied(self) -> frozenset[str]:
+        return frozenset({"remainder"} if self.weight_remainder else ())
+
     def apply(self, state: State, param: Tensor, step: int) -> None:
         if self.state_dtype == "int8":
             eight_bit_adam.turn(

@@ -52,9 +52,9 @@ def update(formula: OnePass, numbers: tuple[float, ...], param: Tensor, *others:
 
 
 def matrix_update(
-    formula: OnePass, numbers: tuple[float, ...], changed: Tensor, *others: Tensor
+    formula: OnePass, numbers: tuple[float, ...], matrix: Tensor, *others: Tensor
 ) -> bool:
-    """Updates a matrix by a formula of its elements, of its rows and of its columns, in few passes.
+    """Updates tensors by a formula of the elements, rows and columns of a matrix, in few passes.
 
     Cuts the columns into ROW, so that one kernel serves all matrices: [n, m] becomes
     [n, m / ROW, ROW], a value for each row [n, 1, 1], one for each column [1, m / ROW, ROW].
@@ -63,23 +63,23 @@ def matrix_update(
         formula: takes these tensors, and the numbers as a float32 tensor. It may change the tensors
             in place. Without a kernel it would make tensors as large as the matrix.
         numbers: the numbers that the formula takes, such as a learning rate.
-        changed: a matrix, [n, m]. Its version counter is bumped, and those of `others` are not.
+        matrix: a matrix, [n, m].
         others: matrices of its shape, values of rows, [n, 1], and of columns, [1, m].
 
     Returns:
         False if there is no kernel for these tensors: they are not all contiguous and float32, or
         small, or m is no multiple of ROW, or the compiler fails. Then nothing has changed.
+        If True, the caller has to bump the version counters of what the formula changes.
     """
-    tensors = (changed.detach(), *others)
-    views = in_rows(*tensors) if _are_wide(tensors) and changed.dim() == 2 else None
+    tensors = (matrix, *others)
+    views = in_rows(*tensors) if _are_wide(tensors) and matrix.dim() == 2 else None
     if views is None:
         return False
-    given = torch.tensor(numbers, dtype=torch.float32, device=changed.device)
+    given = torch.tensor(numbers, dtype=torch.float32, device=matrix.device)
     kernel = formula.kernel(*views, given)
     if kernel is None:
         return False
     kernel(*views, given)
-    torch.autograd.graph.increment_version([changed])  # autograd cannot see a kernel's writes
     return True
 
 

@@ -85,8 +85,7 @@ def scaled(
         name: the name of the second moments.
         grad: g.
         others: tensors of the shape of g.
-        floor: least value of √v here, and of mean(r). The states are not changed. With floor 0, r c
-            may underflow to 0 in a matrix, which gives NaN where g is 0.
+        floor: least value of √v here, and of mean(r). The states are not changed.
     """
     if grad.dim() < 2:
         whole = grad.reshape(-1), state[name].reshape(-1), *(t.view(-1) for t in others)
@@ -94,10 +93,22 @@ def scaled(
             yield (v.clamp(min=floor * floor).rsqrt_().mul_(g), *rest)
         return
     row, col = state[f"{name}_row"], state[f"{name}_col"]
+    for g, r, c, *rest in row_blocks(grad, *roots(row, col, floor), *others):
+        u = r * c
+        if floor:
+            u.clamp_(max=1 / floor)
+        yield (u.mul_(g), *rest)
+
+
+def roots(row: Tensor, col: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    """Returns the factors of 1 / √v, for rows and for columns.
+
+    In this form a zero gradient stays zero: r c would underflow, and 0 / √0 is not a number.
+
+    floor: the least value of mean(r).
+    """
     mean = row.mean(dim=-2, keepdim=True).clamp_(min=floor)
-    for g, r, c, middle, *rest in row_blocks(grad, row, col, mean, *others):
-        v = (r * c).div_(middle).clamp_(min=floor * floor)
-        yield (v.rsqrt_().mul_(g), *rest)
+    return row.div(mean).rsqrt_(), col.rsqrt()
 
 
 def too_long(squares: Tensor, count: int, limit: float) -> Tensor:

@@ -229,6 +229,11 @@ class AccumulatingRule(FoldRule):
     has_momentum: ClassVar[bool] = False
 
     @property
+    def applied(self) -> frozenset[str]:
+        """The names of the state tensors that `apply` changes. Those in a file are stored again."""
+        return frozenset()
+
+    @property
     def over_ranks(self) -> dict[str, OverRanks]:
         """How several ranks combine each state tensor that folds change, by name (see `ranks`).
 

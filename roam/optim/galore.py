@@ -79,6 +79,10 @@ class GaLoreRule(AdamRule):
     def apply(self, state: State, param: Tensor, step: int) -> None:
         self._adam(state, param, state["sum"], step)
 
+    @property
+    def applied(self) -> frozenset[str]:
+        return frozenset({"exp_avg", "exp_avg_sq"})
+
     def update(self, state: State, param: Tensor, grad: Tensor, step: int) -> None:
         self.look(state, param, grad, step)
         self._adam(state, param, self._inside(state, param, grad), step)

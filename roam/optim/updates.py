@@ -143,15 +143,17 @@ def apply_all(
 ) -> None:
     """Updates parameters at the end of a mini-batch, in mode "accumulate".
 
-    While one parameter is updated, reads the states of the next one that lie in a file. Writes no
-    state back to the file: changes that `apply` makes to such a state are lost.
+    While one parameter is updated, reads the states of the next one that lie in a file. Stores
+    those that the update changes (`AccumulatingRule.applied`).
     """
     factor = _shortening(clipping, rules, states)
     fetched = fetch(states[0]) if states else {}
     for i, (rule, state, param) in enumerate(zip(rules, states, params, strict=True)):
-        found = arrived(state, fetched)
+        here, found = fetched, arrived(state, fetched)
         fetched = fetch(states[i + 1]) if i + 1 < len(states) else {}
         _apply(rule, found, param, factor)
+        for name in sorted(accumulating(rule).applied & here.keys()):
+            state[name].store(here[name])
 
 
 def _apply(rule: FoldRule, state: dict[str, Any], param: Tensor, factor: float) -> None:

@@ -100,3 +100,13 @@ def test_mean_squares(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     found = mean_square(x, shape)
     assert found.dtype is torch.float32
     assert torch.allclose(found, x.double().square().mean(dims, keepdim=True).float(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [optim.Adafactor, optim.AdaLomo, optim.CAME])
+def test_a_gradient_of_zeros_is_a_number(make: Any) -> None:
+    """r c underflowed to 0 in AdaLomo and CAME, and 0 / √0 spread to the whole parameter."""
+    param = nn.Parameter(torch.ones(4, 4))
+    optimizer = make([param])
+    optimizer.absorb(param, torch.zeros(4, 4))
+    optimizer.step()
+    assert torch.isfinite(param).all()

@@ -74,6 +74,32 @@ def test_states_in_a_file_have_the_same_bits(name: str, tmp_path: Path) -> None:
         assert any(isinstance(x, StoredTensor) for s in there.state.values() for x in s.values())
 
 
+SUMMED = [name for name, case in CASES.items() if case.summed is not None]
+
+
+@pytest.mark.parametrize("name", [*SUMMED, "GaLore", "AdamW, 8 bits"])
+def test_states_in_a_file_that_a_mini_batch_ends_with(name: str, tmp_path: Path) -> None:
+    """What the update of a mini-batch changes is written back: GaLore's moments, remainders."""
+    case = CASES[name]
+    how = {**(case.summed or {}), "mode": "accumulate", "micro_batches": 2}
+    dtype = torch.bfloat16 if "8 bits" in name else torch.float32
+    there, _, stored, _ = pairs(case, dtype, **how)
+    here, _, mine, _ = pairs(case, dtype, **how)
+    there.keep_states_in(roam.OffloadTo(str(on_disk(tmp_path)), write=1e9, smallest=32))
+    for step in range(6):
+        for params, optimizer in ((stored, there), (mine, here)):
+            generator = torch.Generator().manual_seed(step)
+            for p in params:
+                optimizer.absorb(p, torch.randn(p.shape, generator=generator).to(p.dtype))
+            if step % 2:
+                optimizer.step()
+    assert all(map(torch.equal, stored, mine))
+    for p, q in zip(stored, mine, strict=True):
+        for key, x in there.state[p].items():
+            value = x.load() if isinstance(x, StoredTensor) else x
+            assert torch.equal(value, here.state[q][key]), key
+
+
 @pytest.mark.parametrize("name", ["SGD", "SGD, nesterov", "Adafactor", "Muon"])
 def test_a_run_of_torchs_is_taken_up_and_given_back(name: str) -> None:
     case = CASES[name]
