@@ -14,6 +14,7 @@ from roam.passes.rewrites.drop_clones import DropClones
 from roam.passes.rewrites.recompute import Recompute
 from roam.passes.rewrites.saved import SavedRewrite, ShrinkSaved
 from roam.passes.rewrites.split import Split
+from roam.passes.rewrites.sums_of_broadcasts import SumsOfBroadcasts
 
 # They always run, and keep every bit of the results. What only ATen's kernels get, Inductor does by
 # itself, or, of cross entropy, has no operator left when it sees a graph.
@@ -30,7 +31,10 @@ EXACT: dict[str, tuple[Pass, ...]] = {
 
 # They add up in another order than the graph does, so they do not run if the option "split" is
 # False, nor on ATen's kernels, whose promise is eager's bits.
-REORDERING: dict[str, tuple[Pass, ...]] = {"aten": (), "inductor": (AccumulateGradients(),)}
+REORDERING: dict[str, tuple[Pass, ...]] = {
+    "aten": (),
+    "inductor": (SumsOfBroadcasts(), AccumulateGradients()),
+}
 
 # What the option "split" chooses. None, the default: heads of language models with Inductor's
 # kernels, and nothing with ATen's, since sums over blocks run in another order.

@@ -68,7 +68,7 @@ class Moment:
     """A state of the ops just before an op runs for the first time, as a cut found it.
 
     Attributes:
-        seconds: the time that the ops of `again` take together.
+        seconds: the time that the copies of the ops of `again` take together.
         live: transient bytes alive while the op runs.
         again: the ops that ran before and run again later. Their results are not worth keeping at
             this moment, which is a hint for searches.

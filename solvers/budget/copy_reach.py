@@ -27,9 +27,10 @@ class Reach:
         ops: the limit `reach`: how far apart the first and the last op of a chain may be.
         among: the only copies that may be chosen; None for all within reach.
         readers: (droppable buffer, segment) -> the ops of the segment that read the buffer.
-        earliest, latest: by copy within reach, the first and the last op of its segment before
-            which it may run. The two may differ if copies read the copy's results: the choice
-            decides which of these copies run.
+        earliest, latest: by copy within reach, the first and the last op of its segment that may be
+            its first reader, before which it runs. The two may differ if copies read the copy's
+            results: the choice decides which of these copies run. No copy runs after
+            `Step.latest`.
         consumers: for each droppable buffer, the ops of the forward whose copies read it.
         direct: the copies whose results are read by an op of their segment, and not only by copies.
     """
@@ -80,9 +81,10 @@ class Reach:
                             last.append(self.latest[j, k])
                             if origin[j, k] - i <= self.ops:
                                 origins.append(origin[j, k])
-                if origins:
+                if origins and min(at) <= step.latest[i]:
                     found[i, k], origin[i, k] = min(at), min(origins)
-                    self.latest[i, k] = max(last) if direct is None else direct
+                    until = max(last) if direct is None else direct
+                    self.latest[i, k] = min(until, step.latest[i])
                     self.direct |= set() if direct is None else {(i, k)}
         return found
 

@@ -30,7 +30,7 @@ from roam.solvers.budget.sequence_annealing import Heat, anneal
 from roam.solvers.order.best_order import best_order
 from roam.solvers.work import Units, Work
 
-ORDER_SHARE = 0.25  # part of the work for the search for the best order without copies
+ORDER_SHARE = 0.25  # part of the remaining work for the search for the best order without copies
 BOUND_SHARE = 0.2  # part of the remaining work for the bound
 SECONDS = 6.0  # seconds' worth of work if the caller sets no limit
 A_RUN: Units = 2  # units of work to measure one run or read of a sequence; measured

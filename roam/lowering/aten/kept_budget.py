@@ -100,7 +100,7 @@ class KeptBudget:
         outputs: int | None,
         problem_of: Callable[[Parts], Problem],
     ) -> Share:
-        """Returns the bytes that a plan takes, and the bytes that the budget leaves to it.
+        """Returns the bytes that a plan takes, and those that it and all beside it may take.
 
         The limit is the one of now, or the one of when the graph was compiled if that is higher
         and the budget is no total.

@@ -45,7 +45,11 @@ def blocking(graph: GraphLowering) -> Blocking:
 
 
 def is_own(buffer: Any) -> bool:
-    """Returns whether the generated code allocates a buffer in memory of its own."""
+    """Returns whether the generated code allocates a buffer that has memory in memory of its own.
+
+    Memory for communication is not its own. Of results without memory, such as views and results
+    that are written over an input, the answer means nothing.
+    """
     return buffer.should_allocate() and not isinstance(buffer.layout, ir.CommBufferLayout)
 
 

@@ -11,7 +11,7 @@
        than the best one                    ┘
     each part is finished as soon as it is no higher than the lower bound or a part before
 
-A part is the rectangles between two times at which none is alive. A sweep (`sweep.py`) goes through
+A part is the rectangles between two times that none spans. A sweep (`sweep.py`) goes through
 time once and guesses how beginning rectangles take the addresses of ending ones. The search is
 branch and bound (`search.py`). It answers a question about a capacity: do the rectangles fit into
 so many bytes? If the caller gives a capacity, each search is about that one, without ejection. To
@@ -61,7 +61,7 @@ NARROW, WIDE = (1, 4, 16), (64, 256)
 class Packing:
     """The offset of every rectangle in bytes, and the method that packed the highest part.
 
-    A part is the rectangles between two times at which no rectangle is alive.
+    A part is the rectangles between two times that no rectangle spans.
     """
 
     offsets: tuple[int, ...]
@@ -121,7 +121,7 @@ def pack(
 
 
 def _parts(rects: Sequence[Rect]) -> list[list[int]]:
-    """Cuts the rectangles into parts, at the times at which no rectangle is alive.
+    """Cuts the rectangles into parts, at the times that no rectangle spans.
 
     Each part is a list of indices into `rects`.
     """
@@ -143,7 +143,7 @@ def _within(capacity: int, top: int, lower_bound: int) -> Outcome:
 
 
 class _Packer:
-    """Packs one part: the rectangles between two times at which no rectangle is alive.
+    """Packs one part: the rectangles between two times that no rectangle spans.
 
     Attributes:
         capacity: the greatest height that the part may have, in bytes; None for the lowest packing.

@@ -1,6 +1,6 @@
 """Runs branch and bound searches on one part again and again, in new orders of its items.
 
-A part is the rectangles between two times at which no rectangle is alive.
+A part is the rectangles between two times that no rectangle spans.
 """
 
 from __future__ import annotations
