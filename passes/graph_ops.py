@@ -60,6 +60,12 @@ def facts(near: fx.Node, val: Any) -> dict[str, Any]:
     return {k: v for k, v in near.meta.items() if k not in ABOUT_THE_VALUE} | {"val": val}
 
 
+def offers(node: fx.Node) -> tuple[str, ...]:
+    """Returns what options would do to a node's value, a sentence each. See OFFERS."""
+    found: tuple[str, ...] = node.meta.get(OFFERS, ())
+    return found
+
+
 def add_op(
     near: fx.Node, target: Any, *args: Any, name: str | None = None, **kwargs: Any
 ) -> fx.Node:

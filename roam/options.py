@@ -121,7 +121,7 @@ class Options:
         return ExactRecompute(pointwise, smallest_norm=large)
 
     def offering(self, lowering: str, split: Pass) -> Options:
-        """Returns the options with a note at each op of what else the user could ask for.
+        """Returns these options with a pass that notes which others would keep tensors smaller.
 
         Args:
             lowering: the name of the lowering that is planned.

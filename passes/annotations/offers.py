@@ -4,13 +4,14 @@
                  │                         │
                  └───────── saved ─────────┘      y: wta-crs would save 3 MiB in place of 10
 
-A plan passes the notes on to those who look at it. Nothing in the graph changes.
+Whoever reads the graph copies the notes into the plan's origins, and the plan's page shows them.
+Nothing in the graph changes.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx
@@ -18,10 +19,11 @@ from torch import fx
 from roam.core.errors import RewriteError
 from roam.core.sizes import show_size
 from roam.passes.geometry import nbytes
-from roam.passes.graph_ops import OFFERS
+from roam.passes.graph_ops import OFFERS, offers
 from roam.passes.pipeline import Pass, copied
 from roam.passes.rewrites.saved import ExactRecompute, SavedRewrite
 from roam.passes.rewrites.saved.choice import Choice
+from roam.passes.rewrites.saved.exact import Chain
 from roam.passes.rewrites.saved.tensors import SavedTensor, saved_tensors
 
 SMALLEST = 2**20  # bytes of a tensor of which it is said that it could exist in blocks
@@ -49,15 +51,22 @@ class NoteOffers:
         saved = saved_tensors(module.graph)
         if not saved:
             return 0  # no step of training
+        chains = self.recompute.chains(saved)
         for rewrite in self.rewrites:
-            self._note_smaller(rewrite, saved)
+            self._note_smaller(rewrite, saved, chains)
         if self.split is not None:
             self._note_blocks(self.split, module)
         return 0
 
-    def _note_smaller(self, rewrite: SavedRewrite, saved: Sequence[SavedTensor]) -> None:
+    def _note_smaller(
+        self,
+        rewrite: SavedRewrite,
+        saved: Sequence[SavedTensor],
+        chains: Mapping[fx.Node, Chain],
+    ) -> None:
+        """Notes which tensors a rewrite alone would keep smaller. chains: how others are remade."""
         try:
-            choice = Choice((rewrite,), saved, self.recompute.chains(saved))
+            choice = Choice((rewrite,), saved, chains)
         except RewriteError:
             log.debug("%s is not offered, it fails", rewrite.name, exc_info=True)
             return
@@ -76,12 +85,6 @@ class NoteOffers:
         for node in module.graph.nodes:
             if node.name not in left and (nbytes(node) or 0) >= SMALLEST:
                 _note(node, IN_BLOCKS)
-
-
-def offers(node: fx.Node) -> tuple[str, ...]:
-    """Returns the sentences that `NoteOffers` noted at a node."""
-    found: tuple[str, ...] = node.meta.get(OFFERS, ())
-    return found
 
 
 def _note(node: fx.Node, sentence: str) -> None:

@@ -27,7 +27,7 @@ WIDE = (torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class SumsOfBroadcasts:
-    """Adds up the broadcast operand of an addition by a product, and the other one by a sum."""
+    """Replaces each sum of s + b by m s + the sum of b. Returns how many it replaced."""
 
     name: str = "sums_of_broadcasts"
 
@@ -48,10 +48,10 @@ class SumsOfBroadcasts:
 
 
 def _operands(total: fx.Node) -> tuple[fx.Node, fx.Node, int] | None:
-    """Returns what is broadcast in a sum, what is added to it, and how often it is added up.
+    """Returns s, b and m of the picture, if an op is the sum on its left; None if not.
 
-    None if the op is no such sum, over dimensions that stay, with size 1, and in which an operand
-    is broadcast. In half precision each of the new ops would round.
+    The sum has to keep its dimensions, as dimensions of size 1, and s has to be broadcast in just
+    these. Sums in half precision are left alone, since each of the new ops would round.
     """
     added: Any = total.args[0]
     plain = not total.kwargs and total.args[2:] == (True,) and not added.kwargs

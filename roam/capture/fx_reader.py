@@ -146,8 +146,8 @@ class FxReader:
             align = machine.of(tensor.device.type).alignment
             home = Home.EXTERNAL if size == 0 and home is Home.ARENA else home
             b = self.build.add_buffer(name, size, kind, home, align=align, where=module_path(node))
-            self.origins.note_tensor(self.build.buffers[b].name, tensor.dtype, tensor.shape)
-            self.origins.note_offers(self.build.buffers[b].name, node)
+            own = self.build.buffers[b].name
+            self.origins.note_buffer(own, tensor.dtype, tensor.shape, node)
             self.buffer_of[key], self.device_of[b] = b, tensor.device
         return self.buffer_of[key]
 

@@ -13,7 +13,7 @@ from torch import fx
 
 from roam.capture.user_code import LIBRARIES
 from roam.core.origins import NO_ORIGINS, Origins
-from roam.passes.annotations.offers import offers
+from roam.passes.graph_ops import offers
 
 # a frame of the stack that dynamo records for a node: file, number, function, and its text
 _FRAME = re.compile(r'File "(.+?)", line (\d+), in (\S+)\n\s*(.*)')
@@ -43,13 +43,18 @@ class OriginNotes:
         self.calls[name] = tuple(dict.fromkeys(_called(n) for n in nodes))
         self.note_op(name, nodes)
 
-    def note_tensor(self, name: str, dtype: torch.dtype, shape: Iterable[object]) -> None:
-        """Notes dtype and shape of a buffer. Sizes that are symbols stay symbols."""
+    def note_buffer(
+        self, name: str, dtype: torch.dtype, shape: Iterable[object], maker: fx.Node | None
+    ) -> None:
+        """Notes of a buffer the dtype, the shape, and which options would keep it smaller.
+
+        Args:
+            name: the buffer's name.
+            dtype, shape: of the tensor that is made in it. Sizes that are symbols stay symbols.
+            maker: the node whose value that is; None if unknown.
+        """
         sizes = ", ".join(map(str, shape))
         self.tensors[f"{str(dtype).removeprefix('torch.')}[{sizes}]"].append(name)
-
-    def note_offers(self, name: str, maker: fx.Node | None) -> None:
-        """Notes which options would keep a buffer smaller, as its maker's node says."""
         for sentence in () if maker is None else offers(maker):
             self.offers[sentence].append(name)
 

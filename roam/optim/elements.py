@@ -9,13 +9,13 @@ where there is no compiler, a rule has the same formulas as eager operators, blo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from roam.optim.blocks import alike, flat
-from roam.runtime.one_pass import OnePass
+from roam.runtime.one_pass import LARGE, OnePass
 
 ROW = 64  # elements in a row: a kernel is made for one length of rows, and any number of rows
 
@@ -35,16 +35,13 @@ def update(formula: OnePass, numbers: tuple[float, ...], param: Tensor, *others:
         is no kernel for them. Then nothing has changed.
     """
     tensors = (param.detach(), *others)
-    if not _are_wide(tensors) or not alike(*tensors):
+    if not _may_pay(tensors) or not alike(*tensors):
         return False
     given = torch.tensor(numbers, dtype=torch.float32, device=param.device)
     pieces = flat(*tensors)
     whole = param.numel() - param.numel() % ROW
-    rows = [t[:whole].view(-1, ROW) for t in pieces]
-    kernel = formula.kernel(*rows, given)
-    if kernel is None:
+    if not formula.by_kernel(*(t[:whole].view(-1, ROW) for t in pieces), given):
         return False
-    kernel(*rows, given)
     if whole < param.numel():
         formula.formula(*(t[whole:] for t in pieces), given)
     torch.autograd.graph.increment_version([param])  # autograd cannot see a kernel's writes
@@ -72,15 +69,11 @@ def matrix_update(
         If True, the caller has to bump the version counters of what the formula changes.
     """
     tensors = (matrix, *others)
-    views = in_rows(*tensors) if _are_wide(tensors) and matrix.dim() == 2 else None
+    views = in_rows(*tensors) if _may_pay(tensors) and matrix.dim() == 2 else None
     if views is None:
         return False
     given = torch.tensor(numbers, dtype=torch.float32, device=matrix.device)
-    kernel = formula.kernel(*views, given)
-    if kernel is None:
-        return False
-    kernel(*views, given)
-    return True
+    return formula.by_kernel(*views, given)
 
 
 def in_rows(matrix: Tensor, *others: Tensor) -> list[Tensor] | None:
@@ -95,5 +88,9 @@ def in_rows(matrix: Tensor, *others: Tensor) -> list[Tensor] | None:
     return [t.view(len(t), -1, ROW if t.shape[1] > 1 else 1) for t in tensors]
 
 
-def _are_wide(tensors: Iterable[Tensor]) -> bool:
-    return all(t.dtype is torch.float32 for t in tensors)
+def _may_pay(tensors: Sequence[Tensor]) -> bool:
+    """Returns whether there may be a kernel, before anything is made for it.
+
+    Most parameters of a model are small.
+    """
+    return tensors[0].numel() >= LARGE and all(t.dtype is torch.float32 for t in tensors)

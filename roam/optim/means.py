@@ -22,9 +22,7 @@ def mean_square(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     found = torch.zeros(shape, dtype=wide(x.dtype), device=x.device)
     if dims in KERNELS and x.dim() == 2 and found.dtype is torch.float32:
         views = in_rows(x, found)
-        kernel = None if views is None else KERNELS[dims].kernel(*views)
-        if kernel is not None and views is not None:
-            kernel(*views)
+        if views is not None and KERNELS[dims].by_kernel(*views):
             return found
     rows = max(1, block_size(x) // max(1, x[:1].numel()))
     for start in range(0, x.shape[0], rows):

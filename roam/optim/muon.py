@@ -158,8 +158,8 @@ def split(params: ParamsT) -> Iterable[dict[str, Any]]:
 def is_matrix(param: Tensor | tuple[str, Tensor]) -> bool:
     """Returns whether a parameter is a matrix that maps features to features, as far as is known.
 
-    A matrix whose name tells of an embedding or a head does not. One without a name counts as if it
-    did.
+    A matrix whose name tells of an embedding or a head does not. A matrix without a name is taken
+    for one that does.
     """
     name, tensor = param if isinstance(param, tuple) else ("", param)
     return tensor.dim() == 2 and NO_MATRICES.search(_holder(name)) is None

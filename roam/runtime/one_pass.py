@@ -56,7 +56,15 @@ class OnePass:
 
     def __call__(self, *tensors: Tensor | None) -> None:
         """Changes the tensors by the formula: large ones by a kernel, if there is one."""
-        (self.kernel(*tensors) or self.formula)(*tensors)
+        if not self.by_kernel(*tensors):
+            self.formula(*tensors)
+
+    def by_kernel(self, *tensors: Tensor | None) -> bool:
+        """Changes the tensors by a kernel, if there is one. Returns whether there is."""
+        kernel = self.kernel(*tensors)
+        if kernel is not None:
+            kernel(*tensors)
+        return kernel is not None
 
     def kernel(self, *tensors: Tensor | None) -> Formula | None:
         """Returns a kernel for tensors like these, which it changes; None if there is none.

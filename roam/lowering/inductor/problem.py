@@ -309,8 +309,8 @@ class _Reader:
             )
             self.buffer_of[name] = b
             shape = buffer.maybe_get_size() or ()
-            self.origins.note_tensor(self.build.buffers[b].name, buffer.get_dtype(), shape)
-            self.origins.note_offers(self.build.buffers[b].name, buffer.get_origin_node())
+            own, maker = self.build.buffers[b].name, buffer.get_origin_node()
+            self.origins.note_buffer(own, buffer.get_dtype(), shape, maker)
 
     def keep(self, outputs: Sequence[str | None]) -> dict[str, BufferId]:
         """Marks the graph's results, saved tensors included, as alive to the end of the graph.
