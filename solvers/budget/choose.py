@@ -250,8 +250,8 @@ class _Search:
     def _solve(self, worth: float = 0.0) -> cp_model.CpSolver | None:
         """Runs CP-SAT. Returns it with a solution, or None.
 
-        worth: how far from the best, in the unit of the objective, a solution may be at which it
-            ends: nanoseconds or bytes.
+        worth: CP-SAT ends at a solution that is at most this far above its own bound, in the unit
+            of the objective: nanoseconds in `cheapest`, bytes in `descend`.
         """
         if self.left <= 0:
             return None
