@@ -30,6 +30,7 @@ from roam.passes.gradient_release import RunFolds
 
 if TYPE_CHECKING:
     from roam.capture.usual_costs import Costs
+    from roam.optim.formula import BoundFormula
 
 Boxed = Callable[[list[Any]], Sequence[Any]]  # code that takes and empties a list of inputs
 
@@ -81,6 +82,21 @@ class Driver(Protocol):
             args: the inputs of the forward.
             problem: the Problem of this graph.
         """
+        ...
+
+
+class Folding(RunFolds, Protocol):
+    """The folds of one run, by calls of their optimizers or by kernels of the graph itself."""
+
+    def formulas(self) -> Mapping[int, BoundFormula] | None:
+        """Returns, by index of the graph's input, formulas by which the graph can fold itself.
+
+        Returns None if one of the folds can only be carried out by a call.
+        """
+        ...
+
+    def count_folds(self) -> None:
+        """Counts all folds, before the graph runs that carries them out by `formulas`."""
         ...
 
 
@@ -173,7 +189,7 @@ class Kernels(Protocol):
         """
         ...
 
-    def backward(self, planned: Any, args: list[Any], run: RunFolds | None) -> Sequence[Any]:
+    def backward(self, planned: Any, args: list[Any], run: Folding | None) -> Sequence[Any]:
         """Runs a backward as planned.
 
         Args:

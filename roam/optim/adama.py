@@ -15,6 +15,7 @@ from roam.optim.adam import AdamRule
 from roam.optim.blocks import blocks, squared_sum
 from roam.optim.fold import OverRanks, State, StateSpec, Turn, Update
 from roam.optim.folding import FoldingOptimizer
+from roam.optim.formula import Formula
 from roam.optim.fused import FusedRule
 
 
@@ -161,6 +162,29 @@ class AdamARule(AdamRule, FusedRule):
         longer = torch.as_tensor(rms / limit, device=param.device)
         return torch.clamp(longer, min=1)
 
+    def update_in_graph(self, param: Tensor, step: int) -> Formula | None:
+        if self.prefers_formulas:
+            return None
+        lr, (beta1, beta2) = float(self.lr), self.betas
+        correction1, correction2 = self.corrections(step)
+        numbers = (
+            1 - lr * self.weight_decay,
+            1 - beta1,
+            beta2,
+            1 - beta2,
+            math.sqrt(correction2),
+            self.eps,
+            lr / correction1,
+        )
+        return Formula(update_in_graph, ("exp_avg", "exp_avg_sq"), numbers)
+
+    def fold_in_graph(self, param: Tensor, at: Turn) -> Formula | None:
+        if self.state_dtype is not None:
+            return None
+        beta1, beta2 = self.betas if at.micro_batch == 0 else (1.0, 1.0)
+        shares = (1 - self.betas[0]) * at.scale, (1 - self.betas[1]) * self.square_scale(at.scale)
+        return Formula(fold_in_graph, ("exp_avg", "exp_avg_sq"), (beta1, beta2, *shares))
+
     @property
     def prefers_formulas(self) -> bool:
         return self.update_clip is not None or self.state_dtype is not None
@@ -213,6 +237,37 @@ class AdamARule(AdamRule, FusedRule):
             amsgrad=False,
             maximize=False,
         )
+
+
+def update_in_graph(p: Tensor, g: Tensor, m: Tensor, v: Tensor, numbers: Tensor) -> None:
+    """Updates a parameter in the order of PyTorch's fused kernel. v may have averaged dimensions.
+
+    numbers: 1 - lr λ, 1 - β1, β2, 1 - β2, √(1 - β2^t), ε, lr / (1 - β1^t).
+    """
+    kept, now, held, new, root, eps, rate = numbers.unbind()
+    g = g.to(m.dtype)
+    p.mul_(kept)
+    m.add_((g - m) * now)
+    v.mul_(held).add_(_squares(g, v) * new)
+    p.sub_(rate * m / (v.sqrt() / root + eps))
+
+
+def fold_in_graph(p: Tensor, g: Tensor, m: Tensor, v: Tensor, numbers: Tensor) -> None:
+    """Folds a gradient. numbers: on m, on v, on g in m, and on g² in v. v as in `update_in_graph`.
+
+    The factors on m and v are 1 but for a mini-batch's first gradient.
+    """
+    decay1, decay2, share1, share2 = numbers.unbind()
+    g = g.to(m.dtype)
+    m.mul_(decay1).add_(g * share1)
+    v.mul_(decay2).add_(_squares(g, v) * share2)
+
+
+def _squares(g: Tensor, v: Tensor) -> Tensor:
+    """Returns g², or its means over the dimensions in which v has size 1, in v's dtype."""
+    squares = g.to(torch.promote_types(g.dtype, v.dtype)).square()
+    dims = [d for d in range(g.dim()) if v.shape[d] != g.shape[d]]
+    return squares.mean(dims, keepdim=True) if dims else squares
 
 
 class AdamA(FoldingOptimizer):

@@ -50,6 +50,7 @@ import torch
 from torch import Tensor
 
 from roam.core.errors import HyperparameterError
+from roam.optim.formula import Formula
 
 State = Mapping[str, Tensor]  # a parameter's state tensors, by StateSpec.name
 OverRanks = Literal["mean", "squares"]  # how `ranks` combines a state tensor
@@ -205,6 +206,14 @@ class FoldRule(ABC):
             step: the number of this update, from 1.
         """
 
+    def update_in_graph(self, param: Tensor, step: int) -> Formula | None:
+        """Returns `update` as operators of a graph; None if it can only be carried out by Python.
+
+        param: its shape and dtype count, and no values.
+        step: the number of the update, from 1.
+        """
+        return None
+
     def release(self, updates: Sequence[Update]) -> None:
         """Updates several parameters that have this rule, each as `update` does."""
         for state, param, grad, step in updates:
@@ -297,6 +306,13 @@ class AccumulatingRule(FoldRule):
 
         Sums of squares may take another factor, such as `at.scale` squared in AdamA.
         """
+
+    def fold_in_graph(self, param: Tensor, at: Turn) -> Formula | None:
+        """Returns `fold`, and for the first micro-batch `decay` before it, as operators of a graph.
+
+        Returns None if they can only be carried out by Python. `look` is not in it.
+        """
+        return None
 
     @abstractmethod
     def apply(self, state: State, param: Tensor, step: int) -> None:

@@ -26,6 +26,7 @@ from roam.optim import refusals
 from roam.optim.clipping import watch
 from roam.optim.early_sends import EarlySends
 from roam.optim.fold import State
+from roam.optim.formula import BoundFormula
 from roam.optim.notices import Notices
 from roam.optim.ranks import Ranks
 from roam.optim.row_blocks import RowBlocks
@@ -34,7 +35,9 @@ from roam.optim.stored_states import is_stored
 from roam.optim.updates import (
     Release,
     apply_all,
+    bound,
     combine,
+    count,
     fold,
     of_rows,
     release,
@@ -180,6 +183,40 @@ class FoldingOptimizer(RuledOptimizer):
         if complete:
             self._folded[param] = seen + 1
             self._send_complete()
+
+    def formulas(self, params: Sequence[Tensor]) -> list[BoundFormula] | None:
+        """Returns formulas by which a graph can fold the next gradients of some parameters itself.
+
+        The caller calls `count_folds` before the graph runs. Returns None if one of the folds can
+        only be carried out by Python.
+
+        Raises:
+            HyperparameterError, MidBatchError: as `absorb`.
+        """
+        if not self._folded:
+            self._begin()
+        if self._may_differ:
+            self.look_at_groups()
+        clips = self.writes_parameters and self.max_norm is not None
+        alone = not isinstance(self.ranks, Ranks)
+        if clips or not alone or any(p not in self._members.places for p in params):
+            return None
+        scale = None if self.writes_parameters else 1 / self.micro_batches
+        found = [
+            bound(self.rule_of(p), self.state_of(p), p, self._folded.get(p, 0), scale)
+            for p in params
+        ]
+        whole = [each for each in found if each is not None]
+        return whole if len(whole) == len(found) else None
+
+    @torch.no_grad()
+    def count_folds(self, params: Sequence[Tensor]) -> None:
+        """Counts a fold of each parameter's gradient, which a graph makes by `formulas`."""
+        for param in params:
+            self._folded[param] = self._folded.get(param, 0) + 1
+        if self.writes_parameters:
+            count([self.state_of(param) for param in params])
+            torch.autograd.graph.increment_version(params)  # autograd sees no writes of a graph
 
     def _begin_rows(self, param: Tensor) -> None:
         """Prepares for the first rows of a gradient: decides whether its blocks have to be joined.

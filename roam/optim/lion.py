@@ -10,6 +10,7 @@ from roam.optim import elements
 from roam.optim.blocks import blocks
 from roam.optim.fold import AccumulatingRule, OverRanks, State, StateSpec, Turn, are_rates
 from roam.optim.folding import FoldingOptimizer
+from roam.optim.formula import Formula, add_in_graph
 from roam.runtime.one_pass import OnePass
 
 
@@ -59,10 +60,21 @@ class LionRule(AccumulatingRule):
         for p, m in blocks(param, state["exp_avg"]):
             p.mul_(1 - lr * self.weight_decay).add_(m.sign(), alpha=-lr)
 
+    def _numbers(self) -> tuple[float, ...]:
+        """Returns the numbers that `_update` takes."""
+        lr, (beta1, beta2) = float(self.lr), self.betas
+        return 1 - lr * self.weight_decay, lr, 1 - beta1, 1 - beta2
+
+    def update_in_graph(self, param: Tensor, step: int) -> Formula:
+        return Formula(_update, ("exp_avg",), self._numbers())
+
+    def fold_in_graph(self, param: Tensor, at: Turn) -> Formula:
+        decay = self.betas[1] if at.micro_batch == 0 else 1.0
+        return Formula(add_in_graph, ("exp_avg",), (decay, at.scale * (1 - self.betas[1])))
+
     def update(self, state: State, param: Tensor, grad: Tensor, step: int) -> None:
         lr, (beta1, beta2) = float(self.lr), self.betas
-        numbers = 1 - lr * self.weight_decay, lr, 1 - beta1, 1 - beta2
-        if elements.update(UPDATE, numbers, param, grad, state["exp_avg"]):
+        if elements.update(UPDATE, self._numbers(), param, grad, state["exp_avg"]):
             return
         for p, g, m in blocks(param, grad, state["exp_avg"]):
             sign = m.lerp(g, 1 - beta1).sign_()

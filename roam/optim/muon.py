@@ -15,6 +15,7 @@ from roam.core.errors import HyperparameterError
 from roam.optim.blocks import row_blocks
 from roam.optim.fold import AccumulatingRule, OverRanks, State, StateSpec, Turn
 from roam.optim.folding import FoldingOptimizer
+from roam.optim.formula import Formula, add_in_graph
 from roam.optim.group_rules import RULE
 from roam.optim.orthogonal import COEFFICIENTS, orthogonalized
 
@@ -82,14 +83,48 @@ class MuonRule(AccumulatingRule):
         buffer = state["momentum_buffer"].lerp_(grad, 1 - self.momentum)
         self._move(param, grad.lerp(buffer, self.momentum) if self.nesterov else buffer)
 
+    def update_in_graph(self, param: Tensor, step: int) -> Formula:
+        lr = float(self.lr)
+        change = _Update(self.nesterov, self.ns_steps, self.ns_coefficients, self.eps)
+        numbers = 1 - self.momentum, 1 - lr * self.weight_decay, lr * self._ratio(param)
+        return Formula(change, ("momentum_buffer",), numbers)
+
+    def fold_in_graph(self, param: Tensor, at: Turn) -> Formula:
+        decay = self.momentum if at.micro_batch == 0 else 1.0
+        return Formula(
+            add_in_graph, ("momentum_buffer",), (decay, (1 - self.momentum) * at.scale)
+        )
+
     def _move(self, param: Tensor, direction: Tensor) -> None:
-        lr, (n, m) = float(self.lr), param.shape
+        lr = float(self.lr)
         o = orthogonalized(direction, self.ns_steps, self.ns_coefficients, self.eps)
-        matches = self.adjust_lr_fn == "match_rms_adamw"
-        ratio = 0.2 * math.sqrt(max(n, m)) if matches else math.sqrt(max(1, n / max(1, m)))
         param.mul_(1 - lr * self.weight_decay)
         for p, part in row_blocks(param, o):
-            p.add_(part, alpha=-lr * ratio)
+            p.add_(part, alpha=-lr * self._ratio(param))
+
+    def _ratio(self, param: Tensor) -> float:
+        """Returns the factor on the learning rate for a parameter of this shape."""
+        n, m = param.shape
+        matches = self.adjust_lr_fn == "match_rms_adamw"
+        return 0.2 * math.sqrt(max(n, m)) if matches else math.sqrt(max(1, n / max(1, m)))
+
+
+@dataclass(frozen=True)
+class _Update:
+    """Updates a matrix and its momentum. The fields are those of `MuonRule`."""
+
+    nesterov: bool
+    ns_steps: int
+    ns_coefficients: tuple[float, float, float]
+    eps: float
+
+    def __call__(self, p: Tensor, g: Tensor, b: Tensor, numbers: Tensor) -> None:
+        """numbers: 1 - μ, 1 - lr λ, and the learning rate times its factor for the shape."""
+        new, kept, rate = numbers.unbind()
+        b.add_((g - b) * new)
+        direction = b - (b - g) * new if self.nesterov else b
+        o = orthogonalized(direction, self.ns_steps, self.ns_coefficients, self.eps)
+        p.mul_(kept).sub_(o.to(p.dtype) * rate)
 
 
 class Muon(FoldingOptimizer):

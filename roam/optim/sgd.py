@@ -11,6 +11,7 @@ from torch import Tensor
 from roam.optim.blocks import blocks, squared_sum
 from roam.optim.fold import OverRanks, State, StateSpec, Turn, Update
 from roam.optim.folding import FoldingOptimizer
+from roam.optim.formula import Formula
 from roam.optim.fused import FusedRule
 
 
@@ -80,6 +81,17 @@ class SGDRule(FusedRule):
                 b.mul_(self.momentum).add_(whole)
                 p.add_(whole.add_(b, alpha=self.momentum), alpha=-lr)
 
+    def update_in_graph(self, param: Tensor, step: int) -> Formula:
+        if not self.momentum:
+            return Formula(_plain, (), (self.weight_decay, float(self.lr)))
+        numbers = self.weight_decay, self.momentum, self._share(step), float(self.lr)
+        return Formula(_nesterov if self.nesterov else _heavy_ball, ("momentum_buffer",), numbers)
+
+    def fold_in_graph(self, param: Tensor, at: Turn) -> Formula:
+        share = self._share(at.step)
+        decay = (self.momentum, self.weight_decay * share) if at.micro_batch == 0 else (1.0, 0.0)
+        return Formula(_fold, ("momentum_buffer",), (*decay, at.scale * share))
+
     has_momentum = True
 
     def squared_momentum(self, state: State, step: int) -> Tensor:
@@ -120,6 +132,33 @@ class SGDRule(FusedRule):
         τ is the dampening.
         """
         return 1 - self.dampening if step > 1 else 1.0
+
+
+def _plain(p: Tensor, g: Tensor, numbers: Tensor) -> None:
+    """Updates a parameter without momentum. numbers: λ, lr."""
+    decay, lr = numbers.unbind()
+    p.sub_(lr * (g + p * decay))
+
+
+def _heavy_ball(p: Tensor, g: Tensor, b: Tensor, numbers: Tensor) -> None:
+    """Updates a parameter and its momentum. numbers: λ, μ, 1 - τ, lr."""
+    decay, held, share, lr = numbers.unbind()
+    b.mul_(held).add_((g + p * decay) * share)
+    p.sub_(lr * b)
+
+
+def _nesterov(p: Tensor, g: Tensor, b: Tensor, numbers: Tensor) -> None:
+    """Updates a parameter and its momentum, with nesterov=True. numbers: as in `_heavy_ball`."""
+    decay, held, share, lr = numbers.unbind()
+    whole = g + p * decay
+    b.mul_(held).add_(whole * share)
+    p.sub_(lr * (whole + b * held))
+
+
+def _fold(p: Tensor, g: Tensor, b: Tensor, numbers: Tensor) -> None:
+    """Folds a gradient. numbers: on the momentum, on the parameter in it, on the gradient in it."""
+    held, decay, share = numbers.unbind()
+    b.mul_(held).add_(p * decay).add_(g * share)
 
 
 class SGD(FoldingOptimizer):

@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from roam.optim import refusals
 from roam.optim.early_sends import EarlySends, Owner
-from roam.optim.fold import STEP, AccumulatingRule, FoldRule, Turn, Update
+from roam.optim.fold import STEP, AccumulatingRule, FoldRule, State, Turn, Update
+from roam.optim.formula import BoundFormula
 from roam.optim.max_norm import MaxNorm
 from roam.optim.ranks import Alone, Part, Ranks
-from roam.optim.stored_states import arrived, fetch, in_memory
+from roam.optim.stored_states import arrived, fetch, in_memory, is_stored
 
 ONE = torch.ones((), dtype=STEP.dtype)
 
@@ -35,13 +37,45 @@ def release(updates: Sequence[Release], *, counted: bool = False) -> None:
         several blocks of rows counts once, with its first block.
     """
     if not counted:
-        # adds the tensor ONE: a Python number would become a new tensor for each step count
-        torch._foreach_add_([update.state["step"] for update in updates], ONE, alpha=1.0)
+        count([update.state for update in updates])
     by_rule: dict[int, tuple[FoldRule, list[Update]]] = {}
     for update in updates:
         by_rule.setdefault(id(update.rule), (update.rule, []))[1].append(_update(update))
     for rule, together in by_rule.values():
         rule.release(together)
+
+
+def count(states: Sequence[State]) -> None:
+    """Counts an update of each parameter, given their states."""
+    # adds the tensor ONE: a Python number would become a new tensor for each step count
+    torch._foreach_add_([state["step"] for state in states], ONE, alpha=1.0)
+
+
+def bound(
+    rule: FoldRule, state: dict[str, Tensor], param: Tensor, seen: int, scale: float | None
+) -> BoundFormula | None:
+    """Returns the formula by which a graph folds the next gradient of a parameter.
+
+    Args:
+        rule, state, param: the parameter, its rule and its state.
+        seen: how many gradients of the mini-batch were folded before.
+        scale: 1 / N, if the mini-batch has N micro-batches; None to update the parameter at once.
+
+    Returns:
+        None if the fold can only be carried out by Python: the rule has no formula, states lie in a
+        file, or the parameter is complex or a subclass such as DTensor.
+    """
+    if is_stored(state) or param.is_complex() or type(param) not in (Tensor, Parameter):
+        return None
+    step = int(state["step"]) + 1
+    if scale is None:
+        found = rule.update_in_graph(param, step)
+    else:
+        found = accumulating(rule).fold_in_graph(param, Turn(step, seen, scale))
+    if found is None:
+        return None
+    change, names, numbers = found
+    return BoundFormula(change, numbers, param, names, tuple(state[name] for name in names))
 
 
 def fold(

@@ -20,6 +20,7 @@ from torch.nn import Parameter
 
 from roam.core.folds import Folds
 from roam.optim.folding import NOTHING, FoldingOptimizer
+from roam.optim.formula import BoundFormula
 from roam.optim.hooks import epoch
 from roam.step.graph_optimizers import Needs, Used
 from roam.step.pending_forwards import Claims
@@ -148,6 +149,14 @@ class Ticket:
         """Folds the gradient of rows, from `start`, of the parameter that is an input."""
         self._optimizer.absorb_rows(self.folded[index], gradient, start)
 
+    def formulas(self) -> dict[int, BoundFormula] | None:
+        """Returns, by input of the graph, its formula; None if Python has to fold."""
+        found = self._optimizer.formulas([*self.folded.values()])
+        return None if found is None else dict(zip(self.folded, found, strict=True))
+
+    def count_folds(self) -> None:
+        self._optimizer.count_folds([*self.folded.values()])
+
     def stored(self, index: int, state: str) -> Tensor:
         """Returns the ticket of a state that lies in a tier, of the parameter that is an input."""
         return self._optimizer.ticket(self.folded[index], state)
@@ -233,6 +242,24 @@ class Tickets:
     def absorb_rows(self, index: int, gradient: Tensor, start: int) -> None:
         """Folds the gradient of rows, from `start`, of an input of the graph."""
         self._of(index).absorb_rows(index, gradient, start)
+
+    def formulas(self) -> Mapping[int, BoundFormula] | None:
+        """Returns, by input of the graph, the formulas by which it folds gradients itself.
+
+        Returns None if Python has to carry out one of the folds.
+        """
+        found: dict[int, BoundFormula] = {}
+        for ticket in self.tickets:
+            own = ticket.formulas()
+            if own is None:
+                return None
+            found |= own
+        return found
+
+    def count_folds(self) -> None:
+        """Counts all folds, before the graph runs that carries them out by `formulas`."""
+        for ticket in self.tickets:
+            ticket.count_folds()
 
     def stored(self, index: int, state: str) -> Tensor:
         """Returns the ticket of a state that lies in a tier, of the parameter that is an input."""

@@ -43,9 +43,8 @@ from roam.lowering.aten.plain import mark_boxed, plain
 from roam.lowering.aten.rewriting import TRUTHS, rewritten_alone, rewritten_joint
 from roam.lowering.aten.shared_budget import SharedBudget
 from roam.lowering.budget_error import no_plan
-from roam.lowering.protocol import Boxed, Driver
+from roam.lowering.protocol import Boxed, Driver, Folding
 from roam.passes.geometry import has_symbolic_inputs
-from roam.passes.gradient_release import RunFolds
 from roam.passes.pipeline import rewritten
 from roam.passes.save_bases import SaveBases
 from roam.runtime.blocks import BlockPool
@@ -230,7 +229,7 @@ class AtenKernels(EditedGraph):
             return RETAINED
         return None if planned.reused.owns_blocks(args) else HELD
 
-    def backward(self, planned: Lowered, args: list[Any], run: RunFolds | None) -> Sequence[Any]:
+    def backward(self, planned: Lowered, args: list[Any], run: Folding | None) -> Sequence[Any]:
         assert planned.backward is not None
         # adds to `held` the tangents that other code keeps alive; later plans will not reuse them
         self.held |= planned.reused.copy_shared(args)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import fx
 from torch._guards import CompileContext, TracingContext, compile_context, tracing
@@ -14,10 +14,22 @@ from torch._guards import CompileContext, TracingContext, compile_context, traci
 from roam.capture.step_outputs import gradient_values, gradients_of, releases
 from roam.core.folds import Folds
 from roam.lowering.inductor.folds import lower_folds
+from roam.lowering.inductor.graph_folds import Formulas, Inputs, put_in
 from roam.lowering.protocol import Boxed
 from roam.passes.fold_rows import FoldRows
 from roam.passes.gradient_release import GradientRelease
 from roam.passes.pipeline import copied, rewritten
+
+
+class InGraph(NamedTuple):
+    """A backward that folds gradients by its own kernels, and the inputs that it takes for that."""
+
+    code: Boxed
+    added: Inputs
+
+    def __call__(self, args: list[Any], formulas: Formulas) -> Sequence[Any]:
+        args += self.added.of(formulas)  # in place: the code frees inputs by emptying the list
+        return self.code(args)
 
 
 @dataclass
@@ -34,6 +46,8 @@ class Backwards:
         tracing: torch's TracingContext when compile_fx ran, restored to compile the backward.
         compiling: torch's CompileContext when compile_fx ran, restored to compile the backward.
         compiled: the compiled backwards, each by the gradients that it folds.
+        in_graph: those that call no optimizer, by the gradients and the kinds of their formulas;
+            None where an optimizer has to be called.
         lock: held while a backward is compiled.
         gradients: by index of an input of the forward, the index of the output of the backward
             that is its gradient.
@@ -49,6 +63,7 @@ class Backwards:
     tracing: TracingContext | None = field(default_factory=TracingContext.try_get)
     compiling: CompileContext | None = field(default_factory=CompileContext.try_get)
     compiled: dict[Folds, Boxed] = field(default_factory=dict)
+    in_graph: dict[object, InGraph | None] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -56,23 +71,49 @@ class Backwards:
         self.gradient_values = gradient_values(self.gm.graph, self.gradients)
 
     def compiled_for(self, folds: Folds) -> Boxed:
+        """Returns the backward that folds these gradients by calls of their optimizers."""
         with self.lock:
             if folds not in self.compiled:
-                self.compiled[folds] = self.compile(folds)
+                gm = self.releasing(folds)
+                if self.splits:
+                    gm = rewritten((FoldRows(),), gm)
+                lower_folds(gm)
+                self.compiled[folds] = self.compile(gm, self.inputs, self.how)
         return self.compiled[folds]
 
-    def compile(self, folds: Folds) -> Boxed:
+    def compiled_with(self, folds: Folds, formulas: Formulas) -> InGraph | None:
+        """Returns the backward that folds these gradients by its own kernels (`graph_folds`).
+
+        Returns None if it has to call the optimizers.
+        """
+        key = folds, tuple(formula.kind for formula in formulas.values())
+        with self.lock:
+            if key not in self.in_graph:
+                self.in_graph[key] = self.compile_with(folds, formulas)
+        return self.in_graph[key]
+
+    def compile_with(self, folds: Folds, formulas: Formulas) -> InGraph | None:
+        gm = self.releasing(folds)
+        added = put_in(gm, formulas)
+        if added is None:
+            return None
+        first = len(self.inputs)
+        fixed = [*self.how.get("static_input_idxs", ()), *range(first, first + added.fixed)]
+        how = self.how | {"static_input_idxs": fixed}
+        return InGraph(self.compile(gm, (*self.inputs, *added.values), how), added)
+
+    def releasing(self, folds: Folds) -> fx.GraphModule:
+        """Returns a backward whose graph folds these gradients."""
         gm = copied(self.gm)  # because Inductor changes the graphs that it compiles
-        if folds:
-            # Inductor's kernels load no states from a file: the optimizer does, inside the fold
-            folds = tuple((i, needs.all_in_memory()) for i, needs in folds)
-            GradientRelease(releases(folds, self.given, self.gradients))(gm)
-            if self.splits:
-                gm = rewritten((FoldRows(),), gm)
-            lower_folds(gm)
+        # Inductor's kernels load no states from a file: the optimizer does, inside the fold
+        folds = tuple((i, needs.all_in_memory()) for i, needs in folds)
+        GradientRelease(releases(folds, self.given, self.gradients))(gm)
+        return gm
+
+    def compile(self, gm: fx.GraphModule, inputs: Sequence[Any], how: dict[str, Any]) -> Boxed:
         with ExitStack() as stack:
             stack.enter_context(tracing(self.tracing))
             if self.compiling is not None:
                 stack.enter_context(compile_context(self.compiling))
-            compiled: Boxed = self.compile_one(gm, self.inputs, self.how)
+            compiled: Boxed = self.compile_one(gm, inputs, how)
             return compiled

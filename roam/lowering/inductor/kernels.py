@@ -25,6 +25,7 @@ from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.exc import InductorError
 from torch._inductor.graph import GraphLowering
+from torch._inductor.utils import BoxedBool
 
 from roam.capture.graph_names import DynamoGraph
 from roam.capture.step_outputs import own_saved
@@ -36,14 +37,14 @@ from roam.lowering.inductor import add_mm  # noqa: F401  # Inductor's tables get
 from roam.lowering.inductor.backwards import Backwards
 from roam.lowering.inductor.block_order import blocks_in_turn
 from roam.lowering.inductor.folds import absorbing
+from roam.lowering.inductor.graph_folds import without_python
 from roam.lowering.inductor.notes import LOWERING, Note, compiling, find
 from roam.lowering.inductor.order import How, Nodes, OneGraph, PlannedOrder, first_saved
 from roam.lowering.inductor.partition import partition
 from roam.lowering.inductor.problem import Read
 from roam.lowering.inductor.rewriting import joint_pass
-from roam.lowering.protocol import Driver, Reports
+from roam.lowering.protocol import Driver, Folding, Reports
 from roam.options import Options
-from roam.passes.gradient_release import RunFolds
 from roam.passes.rewrites.saved import ShrinkSaved, Told
 from roam.passes.rewrites.table import rewrites
 
@@ -167,8 +168,6 @@ class InductorKernels:
                 saved=self.saved,
                 look=None if self.watch is None else self.watch.joint,
             ),
-            # no CUDA graphs, because a replayed CUDA graph would call no optimizer
-            **({"triton.cudagraphs": False} if self.is_driven else {}),
             "_post_fusion_custom_pass": order,
             **blocks_in_turn(late=self.saved is not None),
             # turns off reorderings by Inductor that run after roam's pass and would undo its order
@@ -217,8 +216,12 @@ class InductorKernels:
         runs = plain(gm) if one.is_backward else None  # made before compiling, which changes `gm`
         look = None if self.watch is None else self.watch.fused
         order = PlannedOrder(self.how, one, self.unplanned, look)
+        settings = self.settings(order)
+        if one.folds:  # a replayed CUDA graph would call no optimizer
+            settings["triton.cudagraphs"] = False
+            how = how | {"cudagraphs": BoxedBool(False)}
         try:
-            with config.patch(self.settings(order)), compiling():
+            with config.patch(settings), compiling():
                 compiled = self.generate(gm, example_inputs, how)
         except InductorError as error:
             if runs is None:
@@ -285,13 +288,24 @@ class InductorKernels:
     def refusal(self, planned: Folds, args: list[Any], *, retained: bool) -> str | None:
         return RETAINED if planned and retained else None
 
-    def backward(self, planned: Folds, args: list[Any], run: RunFolds | None) -> Sequence[Any]:
+    def backward(self, planned: Folds, args: list[Any], run: Folding | None) -> Sequence[Any]:
         assert self.backwards is not None
-        code = self.backwards.compiled_for(planned)
         if run is None:
-            return code(args)
+            return self.backwards.compiled_for(planned)(args)
+        formulas = run.formulas() if self.without_python else None
+        if formulas is not None:
+            in_graph = self.backwards.compiled_with(planned, formulas)
+            if in_graph is not None:
+                run.count_folds()
+                return in_graph(args, formulas)
+        code = self.backwards.compiled_for(planned)
         with absorbing(run):
             return code(args)
+
+    @property
+    def without_python(self) -> bool:
+        """Whether Inductor runs the kernels without Python, so that folds have to be kernels."""
+        return without_python(mode_options(self.options.mode))
 
     @property
     def may_be_replaced(self) -> bool:

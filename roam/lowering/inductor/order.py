@@ -26,6 +26,7 @@ from torch.utils._ordered_set import OrderedSet
 from roam.capture.graph_names import DynamoGraph
 from roam.core.problem import Kind
 from roam.lowering.inductor.folds import call_together, may_be_overwritten
+from roam.lowering.inductor.graph_folds import ADDED, Added
 from roam.lowering.inductor.notes import Note
 from roam.lowering.inductor.problem import Labels, Read, read
 from roam.lowering.inductor.saved_code import blocking, keep_to_plan, leave_open
@@ -82,7 +83,8 @@ class OneGraph:
         outputs: the names of its results in the FX graph; None for a result that is no node.
         saved: positions of the results that go to the backward; empty for a backward.
         folds: the gradients that the graph folds into an optimizer's state.
-        labels: by name of an input of a forward, the user's name of that input and its kind.
+        labels: by name of an input of a forward, the user's name of that input and its kind; of a
+            backward, of the inputs that its own kernels fold gradients into (`graph_folds`).
         forward: the planned forward of a backward. None for a forward, or if a backward's forward
             is unknown.
     """
@@ -116,7 +118,7 @@ class OneGraph:
             outputs,
             frozenset(range(first, len(outputs))),
             _folds(gm),
-            {} if is_backward else _labels(gm, graph),
+            _folded_into(gm, forward) if is_backward else _labels(gm, graph),
             forward if is_backward else None,
         )
 
@@ -281,6 +283,18 @@ def _labels(gm: fx.GraphModule, graph: DynamoGraph) -> Labels:
         given: (name or given, Kind.PARAMETER if i in graph.parameters else Kind.INPUT)
         for i, (given, name) in enumerate(zip(inputs, names, strict=False))
     }
+
+
+def _folded_into(gm: fx.GraphModule, forward: Read | None) -> Labels:
+    """Returns names and kinds of the inputs that `graph_folds` has added to a backward."""
+    found: dict[str, tuple[str, Kind]] = {}
+    for node in gm.graph.find_nodes(op="placeholder"):
+        added: Added | None = node.meta.get(ADDED)
+        if added is not None:
+            known = None if forward is None else forward.named.get(added.parameter)
+            user = added.parameter if forward is None or known is None else forward.problem.buffers[known].name
+            found[node.name] = (".".join(filter(None, (user, added.state))), added.kind)
+    return found
 
 
 def _folds(gm: fx.GraphModule) -> FoldsInGraph:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import fx
 from torch._inductor import ir
 from torch._inductor.scheduler import BaseSchedulerNode
 
 from roam.capture.node_facts import runs_once
+from roam.lowering.inductor.graph_folds import FOLDED, Folded
 from roam.passes import gradient_release
 from roam.passes.gradient_release import Release
 from roam.passes.graph_ops import module_path
@@ -30,6 +32,12 @@ def release_of(node: BaseSchedulerNode) -> Release | None:
     """Returns the `Release` of a node: the gradient that it folds into an optimizer, or None."""
     called = origin(node.node) if node.is_extern() else None
     return None if called is None else called.meta.get(gradient_release.META)
+
+
+def folded_in(node: BaseSchedulerNode) -> list[Folded]:
+    """Returns the gradients that a kernel folds by writing an optimizer's state (`graph_folds`)."""
+    writes = (n for n in sources(node) if n.target is torch.ops.aten.copy_.default)
+    return list(dict.fromkeys(n.meta[FOLDED] for n in writes if FOLDED in n.meta))
 
 
 def must_run_once(node: BaseSchedulerNode) -> bool:

@@ -30,13 +30,15 @@ from roam.capture.node_facts import block_suffix
 from roam.capture.origins import OriginNotes
 from roam.capture.scratch_probe import Scratch
 from roam.core import machine
-from roam.core.build import ProblemBuilder
+from roam.core.build import FOLD, ProblemBuilder
 from roam.core.origins import NO_ORIGINS, Origins
 from roam.core.problem import BufferId, Home, Kind, Lane, OpId, Problem
+from roam.lowering.inductor.graph_folds import name_of
 from roam.lowering.inductor.in_place import WITHOUT_MEMORY, written_over
 from roam.lowering.inductor.inner_buffers import is_removed
 from roam.lowering.inductor.origins import (
     block_of,
+    folded_in,
     module_of,
     must_run_once,
     release_of,
@@ -45,7 +47,6 @@ from roam.lowering.inductor.origins import (
 from roam.lowering.inductor.saved_code import is_own, is_placeable
 from roam.lowering.inductor.scheduler_buffers import root, storage_bytes, tuple_parts
 from roam.lowering.inductor.scratch import scratch
-from roam.passes.gradient_release import Release
 
 if TYPE_CHECKING:
     from roam.capture.op_costs import Cost
@@ -151,6 +152,8 @@ class _Reader:
         op_of: by node, the op made from it.
         last_collective: the last op that communicates with other ranks; these keep their order.
         placeable: whether saved tensors may lie in blocks.
+        makers: the FX nodes that buffers were made from, by name.
+        fold_names: names of the ops that fold gradients by kernels of the graph.
     """
 
     graph: GraphLowering
@@ -166,6 +169,8 @@ class _Reader:
     # by name of one part of a tuple of results, the names of all its parts (names from `root`)
     tuple_of: dict[str, list[str]] = field(default_factory=dict)
     op_of: dict[BaseSchedulerNode, int] = field(default_factory=dict)
+    makers: dict[BufferId, str] = field(default_factory=dict)
+    fold_names: set[str] = field(default_factory=set)
     last_collective: OpId | None = None
     estimated: list[str] = field(default_factory=list)
     estimated_costs: list[str] = field(default_factory=list)
@@ -193,7 +198,7 @@ class _Reader:
             label, kind = self.labels.get(name, (name, Kind.INPUT))
             if name in known:
                 b = known[name]
-            elif not self.graph.is_backward or name.startswith("primals_"):
+            elif not self.graph.is_backward or name in self.labels or name.startswith("primals_"):
                 b = self.build.add_buffer(label, storage_bytes(self.graph, found), kind, Home.USER)
             else:
                 b = self.build.add_buffer(name, storage_bytes(self.graph, found))
@@ -226,7 +231,7 @@ class _Reader:
         release = release_of(node)
         if release is not None:
             self.op_of[node] = self.build.add_fold(
-                self.owner(release),
+                self.parameter(release.index),
                 [*used],
                 release.state,
                 mutates=[*changes],
@@ -240,7 +245,7 @@ class _Reader:
             return
         made = range(known, len(buffers))
         own = self.scratch.get(node.get_name(), Scratch(0))
-        named = self.phase * "backward " + node.get_name() + block_suffix(block_of(node))
+        named = self.name_of(node, [b for b in used if b < known])
         if own.estimated:
             self.estimated.append(named)
         self.op_of[node] = self.build.add_op(
@@ -260,6 +265,23 @@ class _Reader:
             self.last_collective = self.op_of[node]
         self.note_cost(node, cost)
         self.origins.note_kernel(self.build.ops[self.op_of[node]].name, sources(node))
+
+    def name_of(self, node: BaseSchedulerNode, reads: Sequence[BufferId]) -> str:
+        """Returns a name for the op of a kernel, and notes gradients that the kernel folds.
+
+        A kernel that folds a gradient (`graph_folds`) has the name of a fold, unless another has it
+        already.
+
+        reads: the buffers that the kernel reads.
+        """
+        for folded in folded_in(node):
+            for b in reads:
+                if self.makers.get(b) == folded.gradient:
+                    self.build.change(b, kind=Kind.RELEASED)
+        names = [FOLD + self.parameter(folded.index) for folded in folded_in(node)]
+        free = next((name for name in names if name not in self.fold_names), None)
+        self.fold_names |= set(names)
+        return free or self.phase * "backward " + node.get_name() + block_suffix(block_of(node))
 
     def note_cost(self, node: BaseSchedulerNode, cost: Cost | None) -> None:
         if cost is not None and cost.estimated:
@@ -288,9 +310,9 @@ class _Reader:
                     pairs |= {(made_here, b): None for b in found if made_here is not None}
         return tuple(pairs)
 
-    def owner(self, release: Release) -> str:
-        """Returns the name of the parameter whose gradient a fold absorbs into the optimizer."""
-        name = f"primals_{release.index + 1}"  # AOTAutograd's name of the input
+    def parameter(self, index: int) -> str:
+        """Returns the name of the parameter that is an input of the forward."""
+        name = name_of(index)
         b = None if self.forward is None else self.forward.named.get(name)
         return name if b is None else self.build.buffers[b].name
 
@@ -310,6 +332,8 @@ class _Reader:
             self.buffer_of[name] = b
             shape = buffer.maybe_get_size() or ()
             own, maker = self.build.buffers[b].name, buffer.get_origin_node()
+            if maker is not None:
+                self.makers[b] = maker.name
             self.origins.note_buffer(own, buffer.get_dtype(), shape, maker)
 
     def keep(self, outputs: Sequence[str | None]) -> dict[str, BufferId]:

@@ -1,0 +1,212 @@
+"""Puts folds into a backward as operators, so that no Python runs between its kernels.
+
+    fold(mm, 2)             m1 = m + (mm - m) · numbers[0, 1]   ...   copy_(m, m1), copy_(p, p1)
+
+    inputs of the graph     those that it had ── parameters that were none ── states ── numbers
+
+A CUDA graph is captured once and replayed without Python, and the code of Inductor's C++ wrapper is
+one function. Folds that are calls of an optimizer (`lowering.inductor.folds`) break both. A rule
+that has a formula (`optim.formula`) is traced here instead, and Inductor makes kernels of it, which
+may be fused with what makes the gradient. `numbers` has a row for each fold, and is filled anew
+before each run. In the FX graph all writes are at the end; the planner decides when they run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx
+from torch._inductor import config
+from torch._inductor.decomposition import select_decomp_table
+from torch.func import functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from roam.core.problem import Kind
+from roam.passes.geometry import same_layout, storage_key, value
+from roam.passes.gradient_release import META, WHERE, Release
+
+if TYPE_CHECKING:
+    from roam.optim.formula import BoundFormula
+
+FOLDED = "roam_folded"  # on the operators of a fold: a `Folded`
+ADDED = "roam_added"  # on the inputs that folds add: an `Added`
+aten = torch.ops.aten
+Formulas = Mapping[int, "BoundFormula"]  # by index of the graph's input that is the parameter
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Tells which fold an operator belongs to.
+
+    Attributes:
+        index: position of the parameter among the inputs of the forward.
+        gradient: name of the gradient's node.
+    """
+
+    index: int
+    gradient: str
+
+
+@dataclass(frozen=True)
+class Added:
+    """Describes an input that folds add to a backward.
+
+    Attributes:
+        parameter: AOTAutograd's name of the parameter among the inputs of the forward; "" for the
+            numbers.
+        state: the name of the state, or of the numbers; "" for the parameter itself.
+        kind: of the buffer.
+    """
+
+    parameter: str
+    state: str
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs that folds add to a backward, behind its own.
+
+    Attributes:
+        parameters: the folds whose parameter is added, by its index among the forward's inputs.
+        folds: all folds, by the parameter's index; each adds its states.
+        values: fake values of all added inputs.
+    """
+
+    parameters: tuple[int, ...]
+    folds: tuple[int, ...]
+    values: tuple[Any, ...]
+
+    @property
+    def fixed(self) -> int:
+        """How many of the added inputs lie at the same addresses in every run: all but the last."""
+        return len(self.values) - 1
+
+    def of(self, formulas: Formulas) -> list[Tensor]:
+        """Returns the added inputs of one run."""
+        params = [formulas[i].param for i in self.parameters]
+        states = [state for i in self.folds for state in formulas[i].states]
+        return [*params, *states, _numbers([formulas[i] for i in self.folds])]
+
+
+def without_python(asked: Mapping[str, Any]) -> bool:
+    """Returns whether Inductor will run its kernels without Python: in CUDA graphs, or from C++.
+
+    asked: Inductor's settings for a graph, beside those in force.
+    """
+    cuda_graphs = asked.get("triton.cudagraphs", config.triton.cudagraphs)
+    return bool(cuda_graphs or asked.get("cpp_wrapper", config.cpp_wrapper))
+
+
+def name_of(index: int) -> str:
+    """Returns AOTAutograd's name of an input of the forward."""
+    return f"primals_{index + 1}"
+
+
+def put_in(gm: fx.GraphModule, formulas: Formulas) -> Inputs | None:
+    """Replaces each fold of a gradient by the operators of its formula.
+
+    Returns the inputs that this adds. Returns None, and changes nothing, if Python has to carry out
+    a fold: an input of the graph shares the parameter's memory and is not the parameter, so that
+    Inductor could not tell which reads come before the write; or not all gradients are folded; or
+    the parameters lie on several devices.
+    """
+    graph = gm.graph
+    given = graph.find_nodes(op="placeholder")
+    folds = {node.meta[META].index: node for node in graph.nodes if META in node.meta}
+    known = {i: _inputs_in(given, node.meta[META].parameter) for i, node in folds.items()}
+    devices = {formula.param.device for formula in formulas.values()}
+    unclear = any(
+        len(nodes) > 1 or not all(same_layout(value(n), folds[i].meta[META].parameter) for n in nodes)
+        for i, nodes in known.items()
+    )
+    if unclear or folds.keys() != formulas.keys() or len(devices) != 1:
+        return None
+    adder = _Adder(gm, next(iter(folds.values())).meta[META].parameter)
+    missing = tuple(i for i, nodes in known.items() if not nodes)
+    for i in missing:
+        fake = folds[i].meta[META].parameter
+        known[i] = [adder.add(name_of(i), fake, Added(name_of(i), "", Kind.PARAMETER))]
+    states: dict[int, list[fx.Node]] = {}
+    for i in folds:
+        named = zip(formulas[i].names, formulas[i].states, strict=True)
+        states[i] = [adder.like(s, Added(name_of(i), name, Kind.STATE)) for name, s in named]
+    table = _numbers([formulas[i] for i in folds])
+    numbers = adder.like(table, Added("", "numbers of folds", Kind.INPUT))
+    for row, (i, fold) in enumerate(folds.items()):
+        own = [known[i][0], fold.args[2], *states[i], numbers]
+        _inline(fold, formulas[i], row, own)
+    gm.recompile()
+    return Inputs(missing, tuple(folds), tuple(map(value, adder.added)))
+
+
+def _inputs_in(given: Sequence[fx.Node], parameter: Tensor) -> list[fx.Node]:
+    """Returns the inputs of a graph that lie in the memory of a parameter."""
+    found = [node for node in given if isinstance(value(node), Tensor)]
+    return [node for node in found if storage_key(value(node)) == storage_key(parameter)]
+
+
+class _Adder:
+    """Adds inputs to a graph, behind those that it has.
+
+    added: the new inputs, in order.
+    """
+
+    def __init__(self, gm: fx.GraphModule, fake: Any) -> None:
+        self.graph = gm.graph
+        self.mode = fake.fake_mode
+        self.added: list[fx.Node] = []
+        self.last = self.graph.find_nodes(op="placeholder")[-1]
+
+    def like(self, tensor: Tensor, added: Added) -> fx.Node:
+        """Adds an input for a tensor of this size and dtype."""
+        how: Any = {"dtype": tensor.dtype, "device": tensor.device}
+        with self.mode:
+            fake = torch.empty_strided(tensor.shape, tensor.stride(), **how)
+        return self.add(f"folded_{len(self.added)}", fake, added)
+
+    def add(self, name: str, fake: Tensor, added: Added) -> fx.Node:
+        with self.graph.inserting_after(self.last):
+            self.last = self.graph.placeholder(name)
+        self.last.meta |= {"val": fake, ADDED: added}
+        self.added.append(self.last)
+        return self.last
+
+
+def _inline(fold: fx.Node, formula: BoundFormula, row: int, inputs: Sequence[fx.Node]) -> None:
+    """Replaces the node of a fold by the operators of its formula, at the end of the graph.
+
+    inputs: parameter, gradient, states, and the table of numbers, of which the fold has a row.
+    """
+    length = len(formula.numbers)
+
+    def change(*tensors: Tensor) -> None:
+        *own, table = tensors
+        formula.change(*own, table[row, :length])
+
+    values = [value(node) for node in inputs]
+    release: Release = fold.meta[META]
+    with release.parameter.fake_mode:  # type: ignore[attr-defined]
+        traced = make_fx(functionalize(change), decomposition_table=select_decomp_table())(*values)
+    graph = fold.graph
+    names = dict(zip(traced.graph.find_nodes(op="placeholder"), inputs, strict=True))
+    about = {k: fold.meta[k] for k in WHERE if k in fold.meta}
+    about[FOLDED] = Folded(release.index, inputs[1].name)
+    with graph.inserting_before(graph.output_node()):
+        graph.graph_copy(traced.graph, names)
+    for node in names.values():
+        if node not in inputs:
+            node.meta |= about
+    graph.erase_node(fold)
+
+
+def _numbers(formulas: Sequence[BoundFormula]) -> Tensor:
+    """Returns the numbers of all folds, a row for each, on the device of the parameters."""
+    exact = any(formula.param.dtype is torch.float64 for formula in formulas)
+    most = max(len(formula.numbers) for formula in formulas)
+    rows = [(*f.numbers, *(0.0 for _ in range(most - len(f.numbers)))) for f in formulas]
+    table = torch.tensor(rows, dtype=torch.float64 if exact else torch.float32)
+    return table.to(formulas[0].param.device, non_blocking=True)

@@ -1,0 +1,70 @@
+"""Defines a formula: what a rule does with one gradient, as operators that a graph can contain.
+
+    fold by Python    roam::fold ──► optimizer ──► rule.update(state, param, grad, step)
+
+    fold in a graph   numbers of this step ──┐
+                      param, grad, state ────┴──► operators of `change` ──► param, state
+
+A graph is captured once and runs in every step, so that nothing of a step may be a constant in it.
+All that changes from step to step, such as a learning rate or a bias correction, is a number that
+the graph reads from a tensor. Python computes these numbers before the graph runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+# change(param, grad, *states, numbers): changes param and states in place
+Change = Callable[..., None]
+
+
+class Formula(NamedTuple):
+    """What a rule does with the gradient of one parameter in one step.
+
+    Attributes:
+        change: changes the parameter and the states in place, given the parameter, its gradient,
+            the states in the order of `states`, and the numbers as a tensor of dimension 1. It
+            calls nothing but operators, takes no value out of a tensor, and is equal in all steps:
+            a function of a module, or an object that compares by its values.
+        states: names of the state tensors.
+        numbers: of this step.
+    """
+
+    change: Change
+    states: tuple[str, ...]
+    numbers: tuple[float, ...]
+
+
+class BoundFormula(NamedTuple):
+    """A formula with the tensors that it changes.
+
+    Attributes:
+        change, numbers: as in `Formula`.
+        param: the parameter.
+        names: of the states.
+        states: the state tensors.
+    """
+
+    change: Change
+    numbers: tuple[float, ...]
+    param: Tensor
+    names: tuple[str, ...]
+    states: tuple[Tensor, ...]
+
+    @property
+    def kind(self) -> object:
+        """All that a graph with this formula depends on: the operators, and how tensors lie."""
+        return self.change, len(self.numbers), tuple(map(_layout, (self.param, *self.states)))
+
+
+def _layout(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
+def add_in_graph(p: Tensor, g: Tensor, sum_: Tensor, numbers: Tensor) -> None:
+    """Adds a gradient to a decayed sum of gradients. numbers: on the sum, and on the gradient."""
+    decay, share = numbers.unbind()
+    sum_.mul_(decay).add_(g * share)
