@@ -14,11 +14,11 @@ after the update, read the same values as in eager (`roam/capture/captured_step.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import update_wrapper
 from types import FunctionType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx
@@ -37,8 +37,10 @@ from roam.core.errors import (
 )
 from roam.core.folds import Folds
 from roam.core.problem import Problem
-from roam.lowering.aten.whole_step import WholeStepKernels
+from roam.lowering.aten.whole_step import AtenWholeStep
+from roam.lowering.protocol import Driver, Folding
 from roam.optim.folding import FoldingOptimizer
+from roam.optim.formula import BoundFormula
 from roam.options import Options
 from roam.step.graph_optimizers import Needs, Used, needs_of
 from roam.step.pending_forwards import Claims
@@ -60,7 +62,9 @@ def compile_step(
             `optimizer.step()`. Its results must not need a gradient (`loss.detach()`).
         optimizer: one of roam.optim. In mode "accumulate" the update itself, which frees nothing,
             happens after the graph.
-        options: as for the backend.
+        options: as for the backend, but that the lowering is "aten" if none is given. With
+            "inductor" and mode="reduce-overhead", the step is one call of compiled code, if the
+            optimizer has formulas (roam/optim/README.md), and a CUDA graph on a GPU.
 
     Raises:
         OptionError: an option is unknown or has a wrong value.
@@ -68,11 +72,13 @@ def compile_step(
     given: dict[str, Any] = {"lowering": "aten", **options, "optimizer": optimizer}
     chosen = Options.parse(given, None)
     given["optimizer"] = chosen.optimizer  # a handle
-    if chosen.optimizer is None or chosen.lowering == "inductor":
+    if chosen.optimizer is None:
         raise OptionError(
-            "compile_step needs one of roam.optim's optimizers and runs ATen's kernels: for others "
+            "compile_step needs one of roam.optim's optimizers: for others "
             'torch.compile(model, backend="roam", options=...)'
         )
+    if chosen.lowering == "inductor" and chosen.budget is not None:
+        raise OptionError("compile_step keeps a budget with ATen's kernels: leave lowering out")
 
     whole = torch.compile(with_own_cache(train_step), backend=_Backend(chosen), fullgraph=True)
     parts = torch.compile(train_step, backend="roam", options=given)
@@ -112,10 +118,20 @@ class _Backend:
         graph = DynamoGraph.of(gm, example_inputs)
         options = agreed(self.options, graph, gm, example_inputs)
         gradients = place_updates(gm, optimizer)
-        kernels = WholeStepKernels(graph, options, RunningReports(graph.compile_id))
-        kernels.gradients = gradients
+        kernels = _kernels(graph, options, gradients)
         step = _WholeStep(kernels, optimizer.writes_parameters, needs_of(self.options))
         return kernels.compile(gm, example_inputs, step)
+
+
+def _kernels(graph: DynamoGraph, options: Options, gradients: dict[int, int]) -> _Kernels:
+    reports = RunningReports(graph.compile_id)
+    if options.lowering == "inductor":
+        from roam.lowering.inductor.whole_step import InductorWholeStep  # takes a second to import
+
+        return InductorWholeStep(graph, options, reports, may_fold=True, gradients=gradients)
+    kernels = AtenWholeStep(graph, options, reports)
+    kernels.gradients = gradients
+    return kernels
 
 
 class _CompiledStep:
@@ -158,6 +174,30 @@ class _CompiledStep:
         warnings.warn(text, UnplannedWarning, stacklevel=3)
 
 
+class _Kernels(Protocol):
+    """What compiles and runs a step of one graph."""
+
+    @property
+    def gradients(self) -> Mapping[int, int]:
+        """By input that is a parameter, the output that is its gradient."""
+        ...
+
+    @property
+    def gradient_values(self) -> Mapping[int, Any]: ...
+
+    def compile(
+        self, gm: fx.GraphModule, example_inputs: Sequence[Any], driver: Driver
+    ) -> Callable[..., Any]: ...
+
+    def plan(self, args: Sequence[Any], folds: Folds) -> Any: ...
+
+    def folds(self, planned: Any) -> bool: ...
+
+    def run(self, planned: Any, args: list[Any], run: Folding) -> Sequence[Any]:
+        """Runs the step by its plan; without a plan, and folding nothing, if `planned` is None."""
+        ...
+
+
 @dataclass
 class _WholeStep:
     """Runs the one graph of a step.
@@ -167,7 +207,7 @@ class _WholeStep:
         needs: returns what a plan has to know of a fold.
     """
 
-    kernels: WholeStepKernels
+    kernels: _Kernels
     updates: bool
     needs: Needs
 
@@ -178,17 +218,14 @@ class _WholeStep:
             if (optimizer := used.optimizer()) is not None:
                 owners |= {i: (optimizer, args[i]) for i in used.ids}
                 folds += used.folds
-        lowered = self.kernels.plan(args, tuple(sorted(folds)))
-        if self.updates and (lowered is None or owners.keys() != self.kernels.gradients.keys()):
+        planned = self.kernels.plan(args, tuple(sorted(folds)))
+        if self.updates and (planned is None or owners.keys() != self.kernels.gradients.keys()):
             raise WholeStepError("its updates cannot be made in its graph")
-        if lowered is None:
-            return self.kernels.plain_forward(args)
-        if lowered.folds:
-            for optimizer in {o for o, _ in owners.values()}:
-                own = [p for o, p in owners.values() if o is optimizer]
-                Claims.of(optimizer).note_folded(optimizer, own)
-            args.append(_RunFolds(owners))
-        return lowered.forward(args)
+        run = _RunFolds(owners)
+        if planned is not None and self.kernels.folds(planned):
+            for optimizer, own in run.by_optimizer():
+                Claims.of(optimizer).note_folded(optimizer, [*own.values()])
+        return self.kernels.run(planned, args, run)
 
     def expected_folds(self, args: Sequence[Any]) -> Folds:
         used = Used.of(args, self.kernels.gradient_values, self.needs)
@@ -209,6 +246,24 @@ class _RunFolds:
     """
 
     owners: Mapping[int, tuple[FoldingOptimizer, Parameter]]
+
+    def by_optimizer(self) -> Iterator[tuple[FoldingOptimizer, dict[int, Parameter]]]:
+        """Yields each optimizer and, by input, its parameters."""
+        for optimizer in {o: None for o, _ in self.owners.values()}:
+            yield optimizer, {i: p for i, (o, p) in self.owners.items() if o is optimizer}
+
+    def formulas(self) -> dict[int, BoundFormula] | None:
+        found: dict[int, BoundFormula] = {}
+        for optimizer, own in self.by_optimizer():
+            formulas = optimizer.formulas([*own.values()])
+            if formulas is None:
+                return None
+            found |= zip(own, formulas, strict=True)
+        return found
+
+    def count_folds(self) -> None:
+        for optimizer, own in self.by_optimizer():
+            optimizer.count_folds([*own.values()])
 
     def absorb(self, gradients: Sequence[tuple[int, Tensor]]) -> None:
         for i, gradient in gradients:

@@ -13,6 +13,7 @@ from roam.optim.blocks import blocks, row_blocks
 from roam.optim.factored import rms
 from roam.optim.fold import AccumulatingRule, OverRanks, State, StateSpec, Turn
 from roam.optim.folding import FoldingOptimizer
+from roam.optim.formula import Formula, add_in_graph
 from roam.optim.orthogonal import orthogonalized
 
 Norm = Literal["Auto", "Spectral", "Sign", "BiasRMS"]
@@ -52,6 +53,10 @@ class ScionRule(AccumulatingRule):
 
     def fold(self, state: State, param: Tensor, grad: Tensor, at: Turn) -> None:
         state["momentum_buffer"].add_(grad, alpha=self.momentum * at.scale)
+
+    def fold_in_graph(self, param: Tensor, at: Turn) -> Formula:
+        decay = 1 - self.momentum if at.micro_batch == 0 else 1.0
+        return Formula(add_in_graph, ("momentum_buffer",), (decay, self.momentum * at.scale))
 
     def apply(self, state: State, param: Tensor, step: int) -> None:
         lr, d = float(self.lr), state["momentum_buffer"]

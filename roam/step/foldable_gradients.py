@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from roam.core.folds import Folds
-from roam.optim.folding import NOTHING, FoldingOptimizer
+from roam.optim.absorbing import NOTHING
+from roam.optim.folding import FoldingOptimizer
 from roam.optim.formula import BoundFormula
 from roam.optim.hooks import epoch
 from roam.step.graph_optimizers import Needs, Used

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import fx
@@ -10,13 +11,14 @@ from roam.capture.step_outputs import gradient_values
 from roam.core.errors import UnplannableError, WholeStepError
 from roam.core.folds import Folds
 from roam.lowering.aten.kernels import AtenKernels
+from roam.lowering.aten.lowered import Lowered
 from roam.lowering.aten.partitioned_graph import Parts
-from roam.passes.gradient_release import UPDATED
+from roam.passes.gradient_release import UPDATED, RunFolds
 from roam.passes.pipeline import rewritten
 from roam.passes.rewrites.constant_tangents import ConstantTangents
 
 
-class WholeStepKernels(AtenKernels):
+class AtenWholeStep(AtenKernels):
     """A step that was captured as one graph: its ops, and folds of gradients into an optimizer.
 
     AOTAutograd sees no backward in it: the backward's ops are ordinary ops of the one graph.
@@ -39,6 +41,14 @@ class WholeStepKernels(AtenKernels):
 
     def partition(self, *_: Any, **__: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
         raise WholeStepError("the step changes or returns something that needs a gradient")
+
+    def run(self, planned: Lowered | None, args: list[Any], run: RunFolds) -> Sequence[Any]:
+        """Runs the step as planned; without a plan, and folding nothing, if there is none."""
+        if planned is None:
+            return self.plain_forward(args)
+        if planned.folds:
+            args.append(run)
+        return planned.forward(args)
 
     def graphs(self, folds: Folds, parts: Parts | None = None) -> list[fx.GraphModule]:
         found = super().graphs(folds, parts)

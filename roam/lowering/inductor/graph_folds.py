@@ -52,16 +52,15 @@ class Folded:
 
 @dataclass(frozen=True)
 class Added:
-    """Describes an input that folds add to a backward.
+    """Describes an input that folds add to a backward and that is there before and after it.
 
     Attributes:
-        parameter: AOTAutograd's name of the parameter among the inputs of the forward; "" for the
-            numbers.
-        state: the name of the state, or of the numbers; "" for the parameter itself.
+        parameter: position of the parameter among the inputs of the forward.
+        state: the name of the state; "" for the parameter itself.
         kind: of the buffer.
     """
 
-    parameter: str
+    parameter: int
     state: str
     kind: Kind
 
@@ -120,7 +119,8 @@ def put_in(gm: fx.GraphModule, formulas: Formulas) -> Inputs | None:
     known = {i: _inputs_in(given, node.meta[META].parameter) for i, node in folds.items()}
     devices = {formula.param.device for formula in formulas.values()}
     unclear = any(
-        len(nodes) > 1 or not all(same_layout(value(n), folds[i].meta[META].parameter) for n in nodes)
+        len(nodes) > 1
+        or not all(same_layout(value(n), folds[i].meta[META].parameter) for n in nodes)
         for i, nodes in known.items()
     )
     if unclear or folds.keys() != formulas.keys() or len(devices) != 1:
@@ -129,13 +129,16 @@ def put_in(gm: fx.GraphModule, formulas: Formulas) -> Inputs | None:
     missing = tuple(i for i, nodes in known.items() if not nodes)
     for i in missing:
         fake = folds[i].meta[META].parameter
-        known[i] = [adder.add(name_of(i), fake, Added(name_of(i), "", Kind.PARAMETER))]
+        known[i] = [adder.add(name_of(i), fake, Added(i, "", Kind.PARAMETER))]
     states: dict[int, list[fx.Node]] = {}
     for i in folds:
         named = zip(formulas[i].names, formulas[i].states, strict=True)
-        states[i] = [adder.like(s, Added(name_of(i), name, Kind.STATE)) for name, s in named]
+        states[i] = [
+            adder.like(f"fold_{i}_{name}", state, Added(i, name, Kind.STATE))
+            for name, state in named
+        ]
     table = _numbers([formulas[i] for i in folds])
-    numbers = adder.like(table, Added("", "numbers of folds", Kind.INPUT))
+    numbers = adder.like("fold_numbers", table)
     for row, (i, fold) in enumerate(folds.items()):
         own = [known[i][0], fold.args[2], *states[i], numbers]
         _inline(fold, formulas[i], row, own)
@@ -161,17 +164,17 @@ class _Adder:
         self.added: list[fx.Node] = []
         self.last = self.graph.find_nodes(op="placeholder")[-1]
 
-    def like(self, tensor: Tensor, added: Added) -> fx.Node:
+    def like(self, name: str, tensor: Tensor, added: Added | None = None) -> fx.Node:
         """Adds an input for a tensor of this size and dtype."""
         how: Any = {"dtype": tensor.dtype, "device": tensor.device}
         with self.mode:
             fake = torch.empty_strided(tensor.shape, tensor.stride(), **how)
-        return self.add(f"folded_{len(self.added)}", fake, added)
+        return self.add(name, fake, added)
 
-    def add(self, name: str, fake: Tensor, added: Added) -> fx.Node:
+    def add(self, name: str, fake: Tensor, added: Added | None) -> fx.Node:
         with self.graph.inserting_after(self.last):
             self.last = self.graph.placeholder(name)
-        self.last.meta |= {"val": fake, ADDED: added}
+        self.last.meta |= {"val": fake} if added is None else {"val": fake, ADDED: added}
         self.added.append(self.last)
         return self.last
 

@@ -28,14 +28,14 @@ from torch._inductor.graph import GraphLowering
 from torch._inductor.utils import BoxedBool
 
 from roam.capture.graph_names import DynamoGraph
-from roam.capture.step_outputs import own_saved
+from roam.capture.step_outputs import gradients_of, own_saved
 from roam.core.folds import Folds
 from roam.inspect.record import GraphRecord
 from roam.inspect.shrunk import ShrunkSaved
 from roam.lowering.aten.plain import mark_boxed, plain
 from roam.lowering.inductor import add_mm  # noqa: F401  # Inductor's tables get the op
-from roam.lowering.inductor.backwards import Backwards
 from roam.lowering.inductor.block_order import blocks_in_turn
+from roam.lowering.inductor.folding_graph import FoldingGraph
 from roam.lowering.inductor.folds import absorbing
 from roam.lowering.inductor.graph_folds import without_python
 from roam.lowering.inductor.notes import LOWERING, Note, compiling, find
@@ -104,7 +104,7 @@ class InductorKernels:
     forward_read: Read | None = None
     forward_code: Callable[..., Any] | None = None
     given: tuple[Any, ...] = ()
-    backwards: Backwards | None = None
+    backwards: FoldingGraph | None = None
     saved: tuple[str, ...] | None = None
     watch: Watch | None = None
     told: Told = field(default_factory=Told)
@@ -186,13 +186,14 @@ class InductorKernels:
         if not self.is_driven:
             return self.compile_one(gm, example_inputs, how)
         if how.get("is_backward"):
-            self.backwards = Backwards(
+            self.backwards = FoldingGraph(
                 self.compile_one,
                 self.given,
                 gm,
                 tuple(example_inputs),
                 how,
                 bool(self.options.split),
+                gradients_of(gm.graph),
             )
             return mark_boxed(driver.backward)
         self.given = tuple(n.meta.get("val") for n in gm.graph.find_nodes(op="placeholder"))
@@ -292,13 +293,18 @@ class InductorKernels:
         assert self.backwards is not None
         if run is None:
             return self.backwards.compiled_for(planned)(args)
-        formulas = run.formulas() if self.without_python else None
-        if formulas is not None:
-            in_graph = self.backwards.compiled_with(planned, formulas)
-            if in_graph is not None:
-                run.count_folds()
-                return in_graph(args, formulas)
-        code = self.backwards.compiled_for(planned)
+        return self.run_folding(self.backwards, planned, args, run)
+
+    def run_folding(
+        self, graph: FoldingGraph, planned: Folds, args: list[Any], run: Folding
+    ) -> Sequence[Any]:
+        """Runs a graph that folds gradients: by its own kernels if Python must not run in it."""
+        formulas = run.formulas() if planned and self.without_python else None
+        in_graph = None if formulas is None else graph.compiled_with(planned, formulas)
+        if formulas is not None and in_graph is not None:
+            run.count_folds()
+            return in_graph(args, formulas)
+        code = graph.compiled_for(planned)
         with absorbing(run):
             return code(args)
 

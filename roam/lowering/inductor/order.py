@@ -118,7 +118,7 @@ class OneGraph:
             outputs,
             frozenset(range(first, len(outputs))),
             _folds(gm),
-            _folded_into(gm, forward) if is_backward else _labels(gm, graph),
+            _labels(gm, graph, is_backward=is_backward),
             forward if is_backward else None,
         )
 
@@ -276,25 +276,21 @@ def first_saved(gm: fx.GraphModule) -> int:
     return len(_outputs(gm)) if known is None else known.num_forward
 
 
-def _labels(gm: fx.GraphModule, graph: DynamoGraph) -> Labels:
-    inputs = [n.name for n in gm.graph.find_nodes(op="placeholder")]
+def _labels(gm: fx.GraphModule, graph: DynamoGraph, *, is_backward: bool) -> Labels:
+    """Returns the user's names and the kinds of inputs; of a backward, of those that folds add."""
+    inputs = gm.graph.find_nodes(op="placeholder")
     names = (*graph.inputs, *("" for _ in inputs))
-    return {
-        given: (name or given, Kind.PARAMETER if i in graph.parameters else Kind.INPUT)
+    own = {
+        given.name: (name or given.name, Kind.PARAMETER if i in graph.parameters else Kind.INPUT)
         for i, (given, name) in enumerate(zip(inputs, names, strict=False))
+        if not is_backward
     }
-
-
-def _folded_into(gm: fx.GraphModule, forward: Read | None) -> Labels:
-    """Returns names and kinds of the inputs that `graph_folds` has added to a backward."""
-    found: dict[str, tuple[str, Kind]] = {}
-    for node in gm.graph.find_nodes(op="placeholder"):
+    for node in inputs:
         added: Added | None = node.meta.get(ADDED)
         if added is not None:
-            known = None if forward is None else forward.named.get(added.parameter)
-            user = added.parameter if forward is None or known is None else forward.problem.buffers[known].name
-            found[node.name] = (".".join(filter(None, (user, added.state))), added.kind)
-    return found
+            parameter = graph.inputs[added.parameter]
+            own[node.name] = ".".join(filter(None, (parameter, added.state))), added.kind
+    return own
 
 
 def _folds(gm: fx.GraphModule) -> FoldsInGraph:

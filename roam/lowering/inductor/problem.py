@@ -311,9 +311,12 @@ class _Reader:
         return tuple(pairs)
 
     def parameter(self, index: int) -> str:
-        """Returns the name of the parameter that is an input of the forward."""
+        """Returns the name of the parameter that is an input of the forward, or of a whole step."""
         name = name_of(index)
-        b = None if self.forward is None else self.forward.named.get(name)
+        if not self.graph.is_backward:
+            b = self.inputs.get([*self.graph.graph_inputs][index])
+        else:
+            b = None if self.forward is None else self.forward.named.get(name)
         return name if b is None else self.build.buffers[b].name
 
     def add_root(self, name: str, node: BaseSchedulerNode) -> None:

@@ -16,7 +16,7 @@ import roam
 from roam.bench.batches import Batch
 from roam.bench.zoo import TINY, loss
 from roam.lowering.inductor import folds
-from roam.optim import AdamA, folding
+from roam.optim import AdamA, absorbing
 from roam.optim.updates import Release, release
 from tests.helpers import assert_equal, folding_step, measured_as_planned, random
 
@@ -32,7 +32,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         calls.append(len(updates))
         release(updates)
 
-    monkeypatch.setattr(folding, "release", counted)
+    monkeypatch.setattr(absorbing, "release", counted)
     return calls
 
 

@@ -1,4 +1,4 @@
-"""Compiles the backward of a forward once for each set of gradients that it folds."""
+"""Compiles a graph that makes gradients once for each set of gradients that it folds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import fx
 from torch._guards import CompileContext, TracingContext, compile_context, tracing
 
-from roam.capture.step_outputs import gradient_values, gradients_of, releases
+from roam.capture.step_outputs import gradient_values, releases
 from roam.core.folds import Folds
 from roam.lowering.inductor.folds import lower_folds
 from roam.lowering.inductor.graph_folds import Formulas, Inputs, put_in
@@ -22,7 +22,7 @@ from roam.passes.pipeline import copied, rewritten
 
 
 class InGraph(NamedTuple):
-    """A backward that folds gradients by its own kernels, and the inputs that it takes for that."""
+    """Code that folds gradients by its own kernels, and the inputs that it takes for that."""
 
     code: Boxed
     added: Inputs
@@ -33,25 +33,26 @@ class InGraph(NamedTuple):
 
 
 @dataclass
-class Backwards:
-    """The backward of one forward, compiled once for each set of gradients that it folds.
+class FoldingGraph:
+    """A graph with a backward in it, compiled once for each set of gradients that it folds.
+
+    It is the backward of one forward, or a whole step.
 
     Attributes:
         compile_one: compiles a graph, given with example inputs and `how`; returns its callable.
-        given: the fake values of the forward's inputs.
-        gm: the backward without folds.
-        inputs: example inputs of the backward, as compile_fx gave them.
-        how: the keyword arguments that compile_fx passed with the backward.
+        given: the fake values of the inputs of the forward, or of the whole step.
+        gm: the graph without folds.
+        inputs: example inputs of the graph, as compile_fx gave them.
+        how: the keyword arguments that compile_fx passed with the graph.
         splits: whether large gradients may be made and folded one block of rows at a time.
-        tracing: torch's TracingContext when compile_fx ran, restored to compile the backward.
-        compiling: torch's CompileContext when compile_fx ran, restored to compile the backward.
-        compiled: the compiled backwards, each by the gradients that it folds.
+        gradients: by index in `given`, the index of the output of the graph that is its gradient.
+        tracing: torch's TracingContext when compile_fx ran, restored to compile the graph.
+        compiling: torch's CompileContext when compile_fx ran, restored to compile the graph.
+        compiled: the compiled versions, each by the gradients that it folds.
         in_graph: those that call no optimizer, by the gradients and the kinds of their formulas;
             None where an optimizer has to be called.
-        lock: held while a backward is compiled.
-        gradients: by index of an input of the forward, the index of the output of the backward
-            that is its gradient.
-        gradient_values: by index of an input of the forward, the fake value of its gradient.
+        lock: held while a version is compiled.
+        gradient_values: by index in `given`, the fake value of its gradient.
     """
 
     compile_one: Callable[[fx.GraphModule, Sequence[Any], dict[str, Any]], Any]
@@ -60,6 +61,7 @@ class Backwards:
     inputs: tuple[Any, ...]
     how: dict[str, Any]
     splits: bool
+    gradients: dict[int, int]
     tracing: TracingContext | None = field(default_factory=TracingContext.try_get)
     compiling: CompileContext | None = field(default_factory=CompileContext.try_get)
     compiled: dict[Folds, Boxed] = field(default_factory=dict)
@@ -67,11 +69,10 @@ class Backwards:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self.gradients = gradients_of(self.gm.graph)
         self.gradient_values = gradient_values(self.gm.graph, self.gradients)
 
     def compiled_for(self, folds: Folds) -> Boxed:
-        """Returns the backward that folds these gradients by calls of their optimizers."""
+        """Returns the version that folds these gradients by calls of their optimizers."""
         with self.lock:
             if folds not in self.compiled:
                 gm = self.releasing(folds)
@@ -82,7 +83,7 @@ class Backwards:
         return self.compiled[folds]
 
     def compiled_with(self, folds: Folds, formulas: Formulas) -> InGraph | None:
-        """Returns the backward that folds these gradients by its own kernels (`graph_folds`).
+        """Returns the version that folds these gradients by its own kernels (`graph_folds`).
 
         Returns None if it has to call the optimizers.
         """
@@ -103,7 +104,7 @@ class Backwards:
         return InGraph(self.compile(gm, (*self.inputs, *added.values), how), added)
 
     def releasing(self, folds: Folds) -> fx.GraphModule:
-        """Returns a backward whose graph folds these gradients."""
+        """Returns a copy of the graph that folds these gradients."""
         gm = copied(self.gm)  # because Inductor changes the graphs that it compiles
         # Inductor's kernels load no states from a file: the optimizer does, inside the fold
         folds = tuple((i, needs.all_in_memory()) for i, needs in folds)

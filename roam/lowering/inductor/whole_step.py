@@ -1,0 +1,87 @@
+"""Compiles a step that was captured as one graph, its backward and folds included, with Inductor.
+
+    dynamo's graph ── AOTAutograd ── one graph without a backward of its own
+                                       │ at the first run, when the folds are known
+                                       └ gradient release ── fuse ── plan ── one callable
+
+If Inductor runs kernels without Python (`graph_folds.without_python`), folds that have a formula
+are kernels too, and the whole step is one call of compiled code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+from torch._inductor.exc import InductorError
+
+from roam.capture.step_outputs import gradient_values
+from roam.core.errors import WholeStepError
+from roam.core.folds import Folds
+from roam.lowering.aten.plain import mark_boxed
+from roam.lowering.inductor.folding_graph import FoldingGraph
+from roam.lowering.inductor.kernels import InductorKernels
+from roam.lowering.protocol import Driver, Folding
+from roam.passes.gradient_release import UPDATED
+
+aten = torch.ops.aten
+
+
+@dataclass
+class InductorWholeStep(InductorKernels):
+    """A step that was captured as one graph.
+
+    Attributes:
+        gradients: by input that is a parameter, the output that is its gradient.
+        step: the graph, in all its compiled versions; None before it is captured.
+    """
+
+    gradients: Mapping[int, int] = field(default_factory=dict)
+    step: FoldingGraph | None = None
+
+    @property
+    def gradient_values(self) -> Mapping[int, Any]:
+        assert self.step is not None
+        return gradient_values(self.step.gm.graph, self.gradients)
+
+    def compile_inner(
+        self, driver: Driver, gm: fx.GraphModule, example_inputs: Sequence[Any], **how: Any
+    ) -> Any:
+        if not how.get("is_inference"):
+            raise WholeStepError("the step changes or returns something that needs a gradient")
+        if any(_is_used(n) for n in gm.graph.find_nodes(op="call_function", target=UPDATED)):
+            raise WholeStepError("a parameter is used after its update")
+        given = tuple(n.meta.get("val") for n in gm.graph.find_nodes(op="placeholder"))
+        inputs, splits = tuple(example_inputs), bool(self.options.split)
+        self.step = FoldingGraph(
+            self.compile_one, given, gm, inputs, how, splits, dict(self.gradients)
+        )
+        return mark_boxed(driver.forward)
+
+    def compile_one(
+        self, gm: fx.GraphModule, example_inputs: Sequence[Any], how: dict[str, Any]
+    ) -> Any:
+        if gm.graph.find_nodes(op="call_function", target=UPDATED):
+            raise WholeStepError("a parameter is needed as it was before its update and after it")
+        return super().compile_one(gm, example_inputs, how)
+
+    def run(self, planned: Folds, args: list[Any], run: Folding) -> Sequence[Any]:
+        """Runs the step.
+
+        Raises:
+            WholeStepError: Inductor cannot compile the step. Nothing has run then.
+        """
+        assert self.step is not None
+        try:
+            return self.run_folding(self.step, planned, args, run)
+        except InductorError as error:
+            raise WholeStepError(f"Inductor cannot compile it: {error}") from error
+
+
+def _is_used(updated: fx.Node) -> bool:
+    """Returns whether an op reads a parameter after its update, but for writing it back."""
+    readers = [user for user in updated.users if user.target is not aten.copy_.default]
+    return any(user.target is not aten.copy.default or _is_used(user) for user in readers)

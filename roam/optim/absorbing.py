@@ -1,0 +1,281 @@
+"""Defines an optimizer that absorbs gradients by a rule when they are complete, and counts them.
+
+Gradients come from three sources:
+
+    eager      AccumulateGrad ──► hook ──────────┐
+    compiled   an op of the backward graph ──────┼──► absorb(param, grad) ──► rule
+    by hand    param.grad, found in step() ──────┘
+
+The hook of a parameter is also called after a compiled backward. If the graph has folded the
+gradient, the hook then finds none. If the gradient is not complete (`waits`), the hook leaves it in
+`.grad`. A graph may also carry out the rule itself (`formulas`), and tell how many gradients it
+folds (`count_folds`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from roam.core.errors import SecondBackwardError
+from roam.optim import refusals
+from roam.optim.clipping import watch
+from roam.optim.early_sends import EarlySends
+from roam.optim.fold import State
+from roam.optim.formula import BoundFormula
+from roam.optim.notices import Notices
+from roam.optim.ranks import Ranks
+from roam.optim.row_blocks import RowBlocks
+from roam.optim.ruled import RuledOptimizer
+from roam.optim.stored_states import is_stored
+from roam.optim.updates import Release, bound, count, fold, of_rows, release
+
+NOTHING: State = {}
+
+
+class AbsorbingOptimizer(RuledOptimizer):
+    """The part of a `FoldingOptimizer` that absorbs gradients, up to the end of a mini-batch."""
+
+    def __init__(self, params: ParamsT, *args: Any, **values: Any) -> None:
+        # function that tells whether a gradient has to stay in .grad; None if no gradient has to
+        self.more_to_come: Callable[[Tensor], bool] | None = None
+        self.mini_batches = 0  # number of mini-batches that have ended or were dropped
+        self._folded: dict[Tensor, int] = {}  # parameter -> count of folds in this mini-batch
+        self._blocks = RowBlocks()
+        self._incomplete: set[Tensor] = set()  # parameters whose gradient has to stay in .grad
+        self._notices = Notices(type(self).__name__)
+        self._factor: Tensor | None = None  # factor of max_norm on gradients; None if unknown
+        self._deferred = False
+        # one True for each postponed step(); a list, because a traced step() can set no attribute
+        self._due: list[bool] = []
+        super().__init__(params, *args, **values)
+        self._early = EarlySends(self.ranks) if isinstance(self.ranks, Ranks) else None
+        watch()
+
+    def absorb(self, param: Tensor, grad: Tensor) -> None:
+        """Folds a parameter's complete gradient of one micro-batch. The caller may then free it.
+
+        Adds the gradient to `.grad` instead if the user has removed the parameter from the groups.
+
+        Raises:
+            SecondBackwardError: the parameter has had all its gradients of this mini-batch.
+            SparseGradientError: the gradient is sparse.
+            DataParallelError: DistributedDataParallel wraps a parameter.
+            HyperparameterError, MidBatchError: as `look_at_groups`; or states are in a file, and
+                there are several ranks.
+            TransferError: a state could not be read from its file, or written to it.
+        """
+        self.absorb_all([(param, grad)])
+
+    def waits(self, param: Tensor) -> bool:
+        """Returns whether a parameter's gradient has to stay in `.grad`, and not be folded yet.
+
+        For example, another backward may be about to add to the gradient. Remembers the parameter
+        for `absorb_held`.
+        """
+        waits = self.more_to_come is not None and self.more_to_come(param)
+        if waits:
+            self._incomplete.add(param)
+        else:
+            self._incomplete.discard(param)
+        return waits
+
+    def absorb_held(self) -> None:
+        """Folds the gradients that had to stay in `.grad` (`waits`), each as one micro-batch's.
+
+        Called before the next forward, and by step(). Does nothing in mode "release": there a later
+        backward or step() absorbs them.
+        """
+        if not self.writes_parameters:
+            while self._incomplete:
+                param = self._incomplete.pop()
+                if (grad := param.grad) is not None:
+                    param.grad = None
+                    self.absorb(param, grad)
+
+    def check_room(self, params: Iterable[Tensor]) -> None:
+        """Raises SecondBackwardError if a parameter has had all its gradients of the mini-batch."""
+        most = self.micro_batches
+        for param in params if self._folded else ():
+            if self._folded.get(param, 0) >= most:
+                raise self._second_backward(param)
+
+    def _second_backward(self, param: Tensor) -> SecondBackwardError:
+        name = self._members.name(param)
+        return refusals.second_backward(name, self.micro_batches, self.writes_parameters)
+
+    def absorb_all(
+        self, gradients: Sequence[tuple[Tensor, Tensor]], loaded: State = NOTHING
+    ) -> None:
+        """Folds several (parameter, gradient) pairs as `absorb` does, in fewer kernel calls.
+
+        loaded: by name, state tensors that the graph has read from a file and will write back. If
+            there are any, `gradients` has one pair only.
+        """
+        if not self._folded:
+            self._begin()
+        # a backward runs under no_grad already, and entering no_grad takes as long as some folds
+        with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
+            self._absorb(gradients, 1 / self.micro_batches, 1, loaded)
+
+    @torch.no_grad()
+    def absorb_rows(self, param: Tensor, grad: Tensor, start: int) -> None:
+        """Folds the gradient of some rows of a parameter.
+
+        The whole gradient counts as folded when the caller has passed each row once, in any order.
+        If the gradient can no longer be folded by rows (`_begin_rows`), its blocks are collected in
+        memory, and folded when they are complete.
+
+        Args:
+            param: the parameter.
+            grad: the gradient of rows [start, start + len(grad)), slices of dimension 0.
+            start: the first of these rows.
+
+        Raises:
+            SecondBackwardError: these rows have come already, or the parameter has had all its
+                gradients of this mini-batch.
+            HyperparameterError, MidBatchError, TransferError: as `absorb`.
+        """
+        blocks = self._blocks
+        if blocks.has(param, start):
+            raise self._second_backward(param)
+        begun = blocks.has_begun(param)
+        if not begun:
+            self._begin_rows(param)
+        complete = blocks.add(param, grad, start)
+        if param in blocks.joined:
+            if complete:
+                self.absorb(param, blocks.joined.pop(param))
+            return
+        seen = self._folded.get(param, 0)
+        whole = Release(self.rule_of(param), self.state_of(param), param, grad)
+        update = of_rows(whole, start)
+        if self.writes_parameters:
+            release([update], counted=begun)
+        else:
+            fold(update, self._members.name, seen, 1 / self.micro_batches, self.ranks)
+        if complete:
+            self._folded[param] = seen + 1
+            self._send_complete()
+
+    def formulas(self, params: Sequence[Tensor]) -> list[BoundFormula] | None:
+        """Returns formulas by which a graph can fold the next gradients of some parameters itself.
+
+        The caller calls `count_folds` before the graph runs. Returns None if one of the folds can
+        only be carried out by Python.
+
+        Raises:
+            HyperparameterError, MidBatchError: as `absorb`.
+        """
+        if not self._folded:
+            self._begin()
+        if self._may_differ:
+            self.look_at_groups()
+        clips = self.writes_parameters and self.max_norm is not None
+        alone = not isinstance(self.ranks, Ranks)
+        if clips or not alone or any(p not in self._members.places for p in params):
+            return None
+        scale = None if self.writes_parameters else 1 / self.micro_batches
+        found = [
+            bound(self.rule_of(p), self.state_of(p), p, self._folded.get(p, 0), scale)
+            for p in params
+        ]
+        whole = [each for each in found if each is not None]
+        return whole if len(whole) == len(found) else None
+
+    @torch.no_grad()
+    def count_folds(self, params: Sequence[Tensor]) -> None:
+        """Counts a fold of each parameter's gradient, which a graph makes by `formulas`."""
+        for param in params:
+            self._folded[param] = self._folded.get(param, 0) + 1
+        if self.writes_parameters:
+            count([self.state_of(param) for param in params])
+            torch.autograd.graph.increment_version(params)  # autograd sees no writes of a graph
+
+    def _begin_rows(self, param: Tensor) -> None:
+        """Prepares for the first rows of a gradient: decides whether its blocks have to be joined.
+
+        Since the backward was compiled, the parameter may have left the optimizer, its rule may
+        need the whole gradient, for clipping, or its states may have gone to a file. Then the
+        blocks are put together again. Otherwise raises SecondBackwardError if there is no room.
+        """
+        if not self._folded:
+            self._begin()
+        if self._may_differ:
+            self.look_at_groups()
+        held = param in self._members.places
+        if not held or is_stored(self.state_of(param)) or not self.works_by_rows(param):
+            self._blocks.join(param)
+        else:
+            self.check_room([param])
+
+    def _absorb(
+        self,
+        gradients: Sequence[tuple[Tensor, Tensor]],
+        scale: float,
+        micro_batches: int,
+        loaded: State = NOTHING,
+    ) -> None:
+        releases, most = self.writes_parameters, self.micro_batches
+        places, folded, name = self._members.places, self._folded, self._members.name
+        together: list[Release] = []
+        for param, grad in gradients:
+            if param not in places:  # the user removed the parameter after the forward
+                param.grad = grad.clone() if param.grad is None else param.grad + grad
+                continue
+            seen = folded.get(param, 0)
+            if seen + micro_batches > most:
+                raise self._second_backward(param)
+            if grad.layout is not torch.strided:
+                raise refusals.sparse(self._members.name(param), type(self).__name__)
+            rule = self.rule_of(param)
+            if self._may_differ:  # a group's values have changed since its states were made
+                self.look_at_groups()
+            state = self.state_of(param)
+            if is_stored(state):
+                if self._early is not None:
+                    raise refusals.ranks_stored()
+                with self._stored.lent(state, loaded) as lent:
+                    folded[param] = seen + micro_batches
+                    if releases:
+                        release([Release(rule, lent, param, self._clipped(lent, grad))])
+                    else:
+                        fold(Release(rule, lent, param, grad), name, seen, scale, self.ranks)
+                continue
+            folded[param] = seen + micro_batches
+            if releases:
+                together.append(Release(rule, state, param, self._clipped(state, grad)))
+            else:
+                fold(Release(rule, state, param, grad), name, seen, scale, self.ranks)
+        if together:
+            release(together)
+        self._send_complete()
+
+    def _send_complete(self) -> None:
+        """Sends large states whose last gradient is folded to the other ranks (`early_sends`)."""
+        if self._early is not None:
+            folded, most = self._folded, self.micro_batches
+            self._early.go_on(self, lambda param: folded.get(param) == most)
+
+    def _clipped(self, state: dict[str, Tensor], grad: Tensor) -> Tensor:
+        if self.max_norm is None:
+            return grad
+        if self._factor is None:
+            self._factor = self._clipping.of_last_step(self.state.values())
+        return self._clipping.clipped(state, grad, self._factor)
+
+    def _begin(self) -> None:
+        """Begins a mini-batch: looks for edits of the groups, and for other ranks that train.
+
+        Remembers the values that the backward uses, to warn in step() if they have changed by then.
+        Runs before every gradient until the first one of the mini-batch is folded.
+        """
+        self.look_at_groups()
+        params = () if isinstance(self.ranks, Ranks) else self._members.places.keys()
+        self._notices.look_for_ranks(self.holds, params)
+        self._notices.begin(self._members, self._used)
