@@ -16,9 +16,11 @@ scheduler calls it with the fused nodes of a graph, and gets them back in a plan
     costs                                   estimates the seconds of kernels
     partition                               changes what the forward saves for the backward
     user_passes                             keeps the user's own passes of Inductor at work
-    backwards                               compiles a backward for each set of folds
-    folds                                   adds ops to a backward that absorb gradients into an
-                                            optimizer's state
+    folding_graph                           compiles a backward for each set of folds
+    folds                                   adds ops to a backward that call optimizers, which
+                                            absorb gradients into their state
+    graph_folds                             makes folds kernels of the backward, for CUDA graphs
+    whole_step                              compiles a step that was captured as one graph
     saved_code                              changes the generated code that allocates saved tensors
     shared_functions                        decides which nodes share a C++ function
     notes                                   writes plans into code, for Inductor's caches

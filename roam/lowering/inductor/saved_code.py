@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import sympy
-from torch._inductor import ir
+from torch._inductor import config, ir
 from torch._inductor.codegen.wrapper import AllocateLine, FreeIfNotReusedLine, FreeLine
 from torch._inductor.graph import GraphLowering
 
@@ -28,11 +28,13 @@ from roam.runtime import saved_stack
 def is_placeable(graph: GraphLowering) -> bool:
     """Returns whether saved tensors can be placed in blocks.
 
-    That takes a wrapper in Python, one device and static sizes.
+    That takes a wrapper in Python that runs in every step, so no CUDA graph, one device and static
+    sizes.
     """
     numbers = (n for n in graph.graph_inputs.values() if isinstance(n, sympy.Expr))
     dynamic = any(n.free_symbols for n in numbers)
-    return not (dynamic or graph.cpp_wrapper or len(graph.device_types) > 1)
+    replayed = config.triton.cudagraphs and graph.device_types != {"cpu"}
+    return not (dynamic or replayed or graph.cpp_wrapper or len(graph.device_types) > 1)
 
 
 def blocking(graph: GraphLowering) -> Blocking:
