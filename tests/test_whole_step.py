@@ -216,5 +216,6 @@ def test_bad_options() -> None:
         roam.compile_step(lambda: None, torch.optim.SGD(model.parameters()))
     with pytest.raises(OptionError, match="needs one of roam"):
         roam.compile_step(lambda: None, None)  # type: ignore[arg-type]
+    how = {"lowering": "inductor", "budget": "1GiB"}
     with pytest.raises(OptionError, match="ATen"):
-        roam.compile_step(lambda: None, AdamA(model.parameters()), lowering="inductor")
+        roam.compile_step(lambda: None, AdamA(model.parameters()), **how)
