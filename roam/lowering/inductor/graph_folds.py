@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 FOLDED = "roam_folded"  # on the operators of a fold: a `Folded`
 ADDED = "roam_added"  # on the inputs that folds add: an `Added`
+NUMBERS = "fold_numbers"  # the input that holds the numbers of one run
 aten = torch.ops.aten
 Formulas = Mapping[int, "BoundFormula"]  # by index of the graph's input that is the parameter
 
@@ -138,7 +139,7 @@ def put_in(gm: fx.GraphModule, formulas: Formulas) -> Inputs | None:
             for name, state in named
         ]
     table = _numbers([formulas[i] for i in folds])
-    numbers = adder.like("fold_numbers", table)
+    numbers = adder.like(NUMBERS, table)
     for row, (i, fold) in enumerate(folds.items()):
         own = [known[i][0], fold.args[2], *states[i], numbers]
         _inline(fold, formulas[i], row, own)

@@ -33,7 +33,7 @@ from roam.core import machine
 from roam.core.build import FOLD, ProblemBuilder
 from roam.core.origins import NO_ORIGINS, Origins
 from roam.core.problem import BufferId, Home, Kind, Lane, OpId, Problem
-from roam.lowering.inductor.graph_folds import name_of
+from roam.lowering.inductor.graph_folds import NUMBERS, name_of
 from roam.lowering.inductor.in_place import WITHOUT_MEMORY, written_over
 from roam.lowering.inductor.inner_buffers import is_removed
 from roam.lowering.inductor.origins import (
@@ -189,7 +189,10 @@ class _Reader:
         self.placeable = is_placeable(self.graph)
 
     def add_inputs(self) -> None:
-        """Adds the inputs of the graph. The inputs of a backward are saved tensors and tangents."""
+        """Adds the inputs of the graph. Those of a backward are saved tensors and tangents.
+
+        The numbers of folds are made for one run, and freed after the last fold.
+        """
         known = {} if self.forward is None else self.forward.named
         made: list[BufferId] = []
         for name, found in self.graph.graph_inputs.items():
@@ -198,7 +201,9 @@ class _Reader:
             label, kind = self.labels.get(name, (name, Kind.INPUT))
             if name in known:
                 b = known[name]
-            elif not self.graph.is_backward or name in self.labels or name.startswith("primals_"):
+            elif name != NUMBERS and (
+                not self.graph.is_backward or name in self.labels or name.startswith("primals_")
+            ):
                 b = self.build.add_buffer(label, storage_bytes(self.graph, found), kind, Home.USER)
             else:
                 b = self.build.add_buffer(name, storage_bytes(self.graph, found))
