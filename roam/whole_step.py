@@ -51,7 +51,9 @@ from roam.step.reports import RunningReports
 def compile_step(
     train_step: Callable[..., Any], optimizer: FoldingOptimizer, **options: Any
 ) -> Callable[..., Any]:
-    """Compiles a training step as one graph, with the same bits as the backend alone.
+    """Compiles a training step as one graph.
+
+    With ATen's kernels the results have the same bits as with the backend alone.
 
     If torch cannot trace the step, or the step does things that one graph cannot do in the same
     order (changes a learning rate, reads the optimizer's state, updates a parameter twice), warns
@@ -67,7 +69,8 @@ def compile_step(
             optimizer has formulas (roam/optim/README.md), and a CUDA graph on a GPU.
 
     Raises:
-        OptionError: an option is unknown or has a wrong value.
+        OptionError: an option is unknown or has a wrong value, `optimizer` is none of roam.optim,
+            or a budget is asked for with Inductor's kernels.
     """
     given: dict[str, Any] = {"lowering": "aten", **options, "optimizer": optimizer}
     chosen = Options.parse(given, None)

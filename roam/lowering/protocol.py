@@ -86,7 +86,7 @@ class Driver(Protocol):
 
 
 class Folding(RunFolds, Protocol):
-    """The folds of one run, by calls of their optimizers or by kernels of the graph itself."""
+    """The folds of one run, carried out by calls of the optimizers or by kernels of the graph."""
 
     def formulas(self) -> Mapping[int, BoundFormula] | None:
         """Returns, by index of the graph's input, formulas by which the graph can fold itself.
@@ -96,7 +96,7 @@ class Folding(RunFolds, Protocol):
         ...
 
     def count_folds(self) -> None:
-        """Counts all folds, before the graph runs that carries them out by `formulas`."""
+        """Counts all folds. To be called just before the graph carries them out by `formulas`."""
         ...
 
 

@@ -8,8 +8,8 @@ Gradients come from three sources:
 
 The hook of a parameter is also called after a compiled backward. If the graph has folded the
 gradient, the hook then finds none. If the gradient is not complete (`waits`), the hook leaves it in
-`.grad`. A graph may also carry out the rule itself (`formulas`), and tell how many gradients it
-folds (`count_folds`).
+`.grad`. A graph may also carry out the rule by kernels of its own (`formulas`). Then no gradient
+reaches `absorb`, and the caller of the graph counts the folds (`count_folds`).
 """
 
 from __future__ import annotations
@@ -166,8 +166,8 @@ class AbsorbingOptimizer(RuledOptimizer):
     def formulas(self, params: Sequence[Tensor]) -> list[BoundFormula] | None:
         """Returns formulas by which a graph can fold the next gradients of some parameters itself.
 
-        The caller calls `count_folds` before the graph runs. Returns None if one of the folds can
-        only be carried out by Python.
+        There is one for each parameter, in their order. The caller has to call `count_folds` before
+        the graph runs. Returns None if one of the folds can only be carried out by Python.
 
         Raises:
             HyperparameterError, MidBatchError: as `absorb`.
@@ -190,7 +190,11 @@ class AbsorbingOptimizer(RuledOptimizer):
 
     @torch.no_grad()
     def count_folds(self, params: Sequence[Tensor]) -> None:
-        """Counts a fold of each parameter's gradient, which a graph makes by `formulas`."""
+        """Counts one gradient of each parameter as folded, just before a graph folds it itself.
+
+        The graph folds by `formulas`. In mode "release", also counts the updates in "step", and
+        bumps the version counters of the parameters.
+        """
         for param in params:
             self._folded[param] = self._folded.get(param, 0) + 1
         if self.writes_parameters:

@@ -240,7 +240,9 @@ class AdamARule(AdamRule, FusedRule):
 
 
 def update_in_graph(p: Tensor, g: Tensor, m: Tensor, v: Tensor, numbers: Tensor) -> None:
-    """Updates a parameter in the order of PyTorch's fused kernel. v may have averaged dimensions.
+    """Updates a parameter, by the operations of PyTorch's fused kernel in their order.
+
+    v has size 1 in the dimensions over which it is averaged, if there are any.
 
     numbers: 1 - lr λ, 1 - β1, β2, 1 - β2, √(1 - β2^t), ε, lr / (1 - β1^t).
     """
@@ -253,9 +255,10 @@ def update_in_graph(p: Tensor, g: Tensor, m: Tensor, v: Tensor, numbers: Tensor)
 
 
 def fold_in_graph(p: Tensor, g: Tensor, m: Tensor, v: Tensor, numbers: Tensor) -> None:
-    """Folds a gradient. numbers: on m, on v, on g in m, and on g² in v. v as in `update_in_graph`.
+    """Folds a gradient into m and v. v may be averaged, as in `update_in_graph`.
 
-    The factors on m and v are 1 but for a mini-batch's first gradient.
+    numbers: the factors on m, on v, on g in m, and on g² in v. The first two are 1, except for the
+        first gradient of a mini-batch.
     """
     decay1, decay2, share1, share2 = numbers.unbind()
     g = g.to(m.dtype)

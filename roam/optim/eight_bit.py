@@ -40,7 +40,8 @@ from roam.optim.blocks import alike, block_size
 from roam.optim.fold import State, StateSpec, Turn
 
 GROUP = 64  # elements that share a scale, which adds 4 / 64 bytes to each
-APART = 7919  # distance of two steps in the Weyl sequence, a prime number of elements
+# elements, a prime number, by which each step of the optimizer shifts the random numbers (`offset`)
+APART = 7919
 
 
 def signed(name: str, param: Tensor) -> tuple[StateSpec, ...]:

@@ -1,6 +1,9 @@
 """Defines second moments stored as a value for each row and a value for each column.
 
-    v ≈ r c / mean(r)          r: means of g² over the columns, c: over the rows (arXiv 1804.04235)
+    v ≈ r c / mean(r)          (arXiv 1804.04235)
+
+r has a value for each row: the running mean, over the steps, of the mean of g² over the columns. c
+has a value for each column: the same with rows and columns exchanged.
 
 A tensor of more than two dimensions is a batch of matrices, which are its last two dimensions. A
 tensor of fewer than two has a second moment for each element. Adafactor, AdaLomo and CAME use these
@@ -47,6 +50,8 @@ class FactoredRule(FoldRule):
 
 def absorb(state: State, name: str, grad: Tensor, weight: float, floor: float = 0.0) -> None:
     """Changes second moments v, in place, to (1 - weight) v + weight (g² + floor).
+
+    Of a matrix, changes r and c so, with the means of g² over the columns and over the rows.
 
     weight: 1 - β2.
     """

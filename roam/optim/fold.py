@@ -209,8 +209,11 @@ class FoldRule(ABC):
     def update_in_graph(self, param: Tensor, step: int) -> Formula | None:
         """Returns `update` as operators of a graph; None if it can only be carried out by Python.
 
-        param: its shape and dtype count, and no values.
-        step: the number of the update, from 1.
+        A subclass that overrides `update` has to override this method, too.
+
+        Args:
+            param: the parameter. Only its shape and dtype may be read.
+            step: the number of the update, from 1.
         """
         return None
 
@@ -310,7 +313,8 @@ class AccumulatingRule(FoldRule):
     def fold_in_graph(self, param: Tensor, at: Turn) -> Formula | None:
         """Returns `fold`, and for the first micro-batch `decay` before it, as operators of a graph.
 
-        Returns None if they can only be carried out by Python. `look` is not in it.
+        Returns None if they can only be carried out by Python, as by a rule that has `look`: no
+        graph calls that. A subclass that overrides `fold` or `decay` has to override this, too.
         """
         return None
 

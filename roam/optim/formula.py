@@ -5,9 +5,9 @@
     fold in a graph   numbers of this step ──┐
                       param, grad, state ────┴──► operators of `change` ──► param, state
 
-A graph is captured once and runs in every step, so that nothing of a step may be a constant in it.
-All that changes from step to step, such as a learning rate or a bias correction, is a number that
-the graph reads from a tensor. Python computes these numbers before the graph runs.
+A graph is captured once and runs in every step. So whatever changes from step to step, such as a
+learning rate or a bias correction, must not be a constant in it: it is a number that the graph
+reads from a tensor. Python computes these numbers before the graph runs.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ class Formula(NamedTuple):
     Attributes:
         change: changes the parameter and the states in place, given the parameter, its gradient,
             the states in the order of `states`, and the numbers as a tensor of dimension 1. It
-            calls nothing but operators, takes no value out of a tensor, and is equal in all steps:
-            a function of a module, or an object that compares by its values.
+            calls nothing but operators, and reads no value of a tensor into Python. It compares
+            equal in all steps, and is hashable, because compiled graphs are found by it: a
+            function of a module, or a frozen dataclass.
         states: names of the state tensors.
-        numbers: of this step.
+        numbers: the numbers of this step.
     """
 
     change: Change
@@ -44,8 +45,8 @@ class BoundFormula(NamedTuple):
     Attributes:
         change, numbers: as in `Formula`.
         param: the parameter.
-        names: of the states.
-        states: the state tensors.
+        names: the names of the states.
+        states: the state tensors, in the order of `names`.
     """
 
     change: Change
@@ -56,7 +57,7 @@ class BoundFormula(NamedTuple):
 
     @property
     def kind(self) -> object:
-        """All that a graph with this formula depends on: the operators, and how tensors lie."""
+        """All that a graph with this formula depends on: operators, and layouts of tensors."""
         return self.change, len(self.numbers), tuple(map(_layout, (self.param, *self.states)))
 
 
@@ -65,6 +66,9 @@ def _layout(tensor: Tensor) -> tuple[object, ...]:
 
 
 def add_in_graph(p: Tensor, g: Tensor, sum_: Tensor, numbers: Tensor) -> None:
-    """Adds a gradient to a decayed sum of gradients. numbers: on the sum, and on the gradient."""
+    """Adds a gradient to a sum of gradients, which decays.
+
+    numbers: the factors on the sum and on the gradient.
+    """
     decay, share = numbers.unbind()
     sum_.mul_(decay).add_(g * share)

@@ -69,14 +69,15 @@ class RuledOptimizer(StatefulOptimizer):
 
     @property
     def mode(self) -> Mode:
-        """Mode "release": a gradient updates its parameter at once. "accumulate": step() does."""
+        """The mode: "release" (a gradient updates its parameter at once) or "accumulate" (step())."""
         return self._mode
 
     @property
     def max_norm(self) -> float | None:
-        """The limit on the norm of gradients, of momentum in mode "accumulate"; None for no limit.
+        """The limit on the norm of gradients, or of momentum if the mode is "accumulate".
 
-        Setting it raises MidBatchError if gradients were folded since the last step().
+        None for no limit. Setting it raises MidBatchError if gradients were folded since the last
+        step().
         """
         return self._clipping.limit
 

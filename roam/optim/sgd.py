@@ -156,7 +156,10 @@ def _nesterov(p: Tensor, g: Tensor, b: Tensor, numbers: Tensor) -> None:
 
 
 def _fold(p: Tensor, g: Tensor, b: Tensor, numbers: Tensor) -> None:
-    """Folds a gradient. numbers: on the momentum, on the parameter in it, on the gradient in it."""
+    """Folds a gradient into the momentum.
+
+    numbers: the factors on the momentum, and on the parameter and the gradient added to it.
+    """
     held, decay, share = numbers.unbind()
     b.mul_(held).add_(p * decay).add_(g * share)
 

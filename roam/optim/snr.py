@@ -59,7 +59,7 @@ class SnrMeasurement:
         of norms, of vectors and of matrices without an SNR above 1 are not averaged.
 
         Raises:
-            OptimizerError: no step has been measured yet.
+            OptimizerError: no second moment of a matrix has been measured yet.
         """
         if not self._found:
             raise OptimizerError("nothing was measured yet: the first measurement is after step 1")

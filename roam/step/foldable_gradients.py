@@ -258,7 +258,7 @@ class Tickets:
         return found
 
     def count_folds(self) -> None:
-        """Counts all folds, before the graph runs that carries them out by `formulas`."""
+        """Counts all folds. To be called just before the graph carries them out by `formulas`."""
         for ticket in self.tickets:
             ticket.count_folds()
 

@@ -86,11 +86,10 @@ class TimeBound:
     """A lower bound on the seconds that recomputing adds to any schedule within a budget.
 
     Attributes:
-        seconds: the bound; inf if no schedule keeps the budget.
+        seconds: the bound; inf if it is proven that no schedule keeps the budget.
         op: the op at whose first run the bound is proven; None for the trivial bound 0, and if the
             buffers that the user keeps exceed the budget at the end.
-        price: the price that proves the bound, in seconds for each byte; inf if no schedule keeps
-            the budget.
+        price: the price that proves the bound, in seconds for each byte; inf if `seconds` is inf.
         moments: the states that the search found at that op, the cheapest in seconds first.
     """
 

@@ -113,7 +113,7 @@ def lay_out(
 
 
 class Arena:
-    """One attempt at a layout: stacks the saved buffers, then fits in the arena's other buffers.
+    """One attempt at a layout: stacks the saved buffers, then places the others around the stack.
 
     Args:
         chosen: the slots to place in the arena. A slot is one buffer, or buffers that are written
@@ -123,7 +123,8 @@ class Arena:
         cuts: the number of pieces into which the stack is cut. There are more pieces if `blocking`
             limits the size of a block.
         fit: the greedy rule for the buffers that are not saved.
-        blocking: the largest size of a block, and the gap to leave above a saved buffer.
+        blocking: the size above which a block is cut if it can be, and the gap to leave above a
+            saved buffer of whole pages.
         work: limits the attempt; unlimited if left out.
 
     Attributes:

@@ -52,8 +52,8 @@ class Fitted:
     Attributes:
         joint: the graph with the copies and transfers; as it was if it needs none.
         limit: the limit on the plan's peak, in transient bytes. The plan may exceed it if the
-            budget is a share ("60%") and other graphs follow: the share is one of the whole step's
-            bytes, which are not known yet. The backward checks the budget again.
+            budget is a share ("60%") and other graphs follow: it is a share of the bytes of the
+            whole step, which are not known yet. The backward checks the budget again.
         beside: transient bytes that other graphs held when this graph was compiled.
         plan: the plan of `joint`.
         recomputed: what the copies cost and save.

@@ -24,7 +24,9 @@ TRUTHS = (TRIED, RealLayouts(trials.layouts))
 def rewritten_joint(
     joint: fx.GraphModule, options: Options, told: Told, *, folds: bool
 ) -> fx.GraphModule:
-    """Returns a graph of a forward and its backward after all rewrites.
+    """Applies all rewrites to a graph of a forward and its backward. Returns the new graph.
+
+    Also corrects the graph's fake values (`TRUTHS`).
 
     Args:
         joint: the graph, which stays as it is.
@@ -50,9 +52,10 @@ def rewritten_joint(
 
 
 def rewritten_alone(gm: fx.GraphModule, options: Options, told: Told) -> fx.GraphModule:
-    """Returns a graph that has no backward after those rewrites that need none.
+    """Rewrites a graph that has no backward. Returns the new graph.
 
-    These are the user's own rewrites, except those of saved tensors, and `DropClones`.
+    Applies only rewrites that work without a backward: the user's own, except those of saved
+    tensors, and `DropClones`. Corrects the graph's fake values first (`TRUTHS`).
     """
     asked = (r for r in options.rewrites if not isinstance(r, SavedRewrite))
     passes: tuple[Pass, ...] = (*asked, DropClones())

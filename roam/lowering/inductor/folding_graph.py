@@ -48,9 +48,9 @@ class FoldingGraph:
         gradients: by index in `given`, the index of the output of the graph that is its gradient.
         tracing: torch's TracingContext when compile_fx ran, restored to compile the graph.
         compiling: torch's CompileContext when compile_fx ran, restored to compile the graph.
-        compiled: the compiled versions, each by the gradients that it folds.
-        in_graph: those that call no optimizer, by the gradients and the kinds of their formulas;
-            None where an optimizer has to be called.
+        compiled: the versions that call the optimizers, each by the gradients that it folds.
+        in_graph: the versions that call no optimizer, by the gradients that they fold and the
+            kinds of the formulas, in their order; None if the optimizers have to be called.
         lock: held while a version is compiled.
         gradient_values: by index in `given`, the fake value of its gradient.
     """
@@ -85,7 +85,7 @@ class FoldingGraph:
     def compiled_with(self, folds: Folds, formulas: Formulas) -> InGraph | None:
         """Returns the version that folds these gradients by its own kernels (`graph_folds`).
 
-        Returns None if it has to call the optimizers.
+        Returns None if the optimizers have to be called.
         """
         key = folds, tuple(formula.kind for formula in formulas.values())
         with self.lock:

@@ -2,13 +2,13 @@
 
     fold(mm, 2)             m1 = m + (mm - m) · numbers[0, 1]   ...   copy_(m, m1), copy_(p, p1)
 
-    inputs of the graph     those that it had ── parameters that were none ── states ── numbers
+    inputs of the graph     its own ── parameters that were no inputs ── states ── numbers
 
 A CUDA graph is captured once and replayed without Python, and the code of Inductor's C++ wrapper is
-one function. Folds that are calls of an optimizer (`lowering.inductor.folds`) break both. A rule
-that has a formula (`optim.formula`) is traced here instead, and Inductor makes kernels of it, which
-may be fused with what makes the gradient. `numbers` has a row for each fold, and is filled anew
-before each run. In the FX graph all writes are at the end; the planner decides when they run.
+one function. Folds that are calls of an optimizer (`lowering.inductor.folds`) allow neither. So if
+a rule has a formula (`optim.formula`), it is traced here, and Inductor makes kernels of it, which
+it may fuse with the kernels that make the gradient. `numbers` is a tensor with a row for each fold,
+made anew for each run. In the FX graph all folds are at the end; the planner decides when they run.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from roam.passes.gradient_release import META, WHERE, Release
 if TYPE_CHECKING:
     from roam.optim.formula import BoundFormula
 
-FOLDED = "roam_folded"  # on the operators of a fold: a `Folded`
-ADDED = "roam_added"  # on the inputs that folds add: an `Added`
+FOLDED = "roam_folded"  # key of `meta` of the operators of a fold: a `Folded`
+ADDED = "roam_added"  # key of `meta` of the parameters and states that become inputs: an `Added`
 NUMBERS = "fold_numbers"  # the input that holds the numbers of one run
 aten = torch.ops.aten
 Formulas = Mapping[int, "BoundFormula"]  # by index of the graph's input that is the parameter
@@ -43,7 +43,7 @@ class Folded:
     """Tells which fold an operator belongs to.
 
     Attributes:
-        index: position of the parameter among the inputs of the forward.
+        index: position of the parameter among the inputs of the forward, or of a whole step.
         gradient: name of the gradient's node.
     """
 
@@ -53,12 +53,12 @@ class Folded:
 
 @dataclass(frozen=True)
 class Added:
-    """Describes an input that folds add to a backward and that is there before and after it.
+    """Describes a parameter or a state that becomes an input of the graph that folds.
 
     Attributes:
-        parameter: position of the parameter among the inputs of the forward.
+        parameter: position of the parameter among the inputs of the forward, or of a whole step.
         state: the name of the state; "" for the parameter itself.
-        kind: of the buffer.
+        kind: the kind of the input's buffer in the Problem.
     """
 
     parameter: int
@@ -68,12 +68,14 @@ class Added:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs that folds add to a backward, behind its own.
+    """The inputs that folds add to a graph, behind its own: parameters, states, and the numbers.
+
+    A parameter is given by its index among the inputs of the forward, or of a whole step.
 
     Attributes:
-        parameters: the folds whose parameter is added, by its index among the forward's inputs.
-        folds: all folds, by the parameter's index; each adds its states.
-        values: fake values of all added inputs.
+        parameters: the parameters that become inputs because they were none.
+        folds: the parameters whose gradients are folded. All states of each become inputs.
+        values: fake values of all added inputs, in their order.
     """
 
     parameters: tuple[int, ...]
@@ -82,7 +84,7 @@ class Inputs:
 
     @property
     def fixed(self) -> int:
-        """How many of the added inputs lie at the same addresses in every run: all but the last."""
+        """How many of the added inputs keep their addresses in all runs: all but the numbers."""
         return len(self.values) - 1
 
     def of(self, formulas: Formulas) -> list[Tensor]:
@@ -95,7 +97,7 @@ class Inputs:
 def without_python(asked: Mapping[str, Any]) -> bool:
     """Returns whether Inductor will run its kernels without Python: in CUDA graphs, or from C++.
 
-    asked: Inductor's settings for a graph, beside those in force.
+    asked: settings of Inductor for one graph. They override those in force in this thread.
     """
     cuda_graphs = asked.get("triton.cudagraphs", config.triton.cudagraphs)
     return bool(cuda_graphs or asked.get("cpp_wrapper", config.cpp_wrapper))
@@ -109,10 +111,12 @@ def name_of(index: int) -> str:
 def put_in(gm: fx.GraphModule, formulas: Formulas) -> Inputs | None:
     """Replaces each fold of a gradient by the operators of its formula.
 
-    Returns the inputs that this adds. Returns None, and changes nothing, if Python has to carry out
-    a fold: an input of the graph shares the parameter's memory and is not the parameter, so that
-    Inductor could not tell which reads come before the write; or not all gradients are folded; or
-    the parameters lie on several devices.
+    Returns the inputs that this adds. Returns None, and changes nothing, if Python has to fold:
+
+        - an input of the graph shares a parameter's memory and is not the parameter itself, or two
+          inputs are the parameter: Inductor could not tell which reads come before the write
+        - the graph does not fold exactly the gradients that have formulas
+        - the parameters lie on several devices
     """
     graph = gm.graph
     given = graph.find_nodes(op="placeholder")
@@ -183,7 +187,11 @@ class _Adder:
 def _inline(fold: fx.Node, formula: BoundFormula, row: int, inputs: Sequence[fx.Node]) -> None:
     """Replaces the node of a fold by the operators of its formula, at the end of the graph.
 
-    inputs: parameter, gradient, states, and the table of numbers, of which the fold has a row.
+    Args:
+        fold: the node.
+        formula: the formula of the fold.
+        row: the fold's row in the table of numbers.
+        inputs: the nodes of the parameter, of the gradient, of the states, and of the table.
     """
     length = len(formula.numbers)
 

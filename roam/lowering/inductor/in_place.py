@@ -64,9 +64,10 @@ def could_overwrite(graph: GraphLowering, part: SchedulerNode, buffer: Any) -> b
 
 
 def _fits_into(made: Any, buffer: Any) -> bool:
-    """Returns whether an output may lie where a buffer that is read lies.
+    """Returns whether an output may be written over a buffer that the kernel reads.
 
-    The buffer has memory, is on the output's device, and has its type and about its size.
+    The buffer must have memory that a kernel made or that the graph may overwrite. It must have the
+    output's device and dtype, and the output must fill at least 95 % of it.
     """
     if buffer.node is None or isinstance(buffer.defining_op, NopKernelSchedulerNode):
         return False

@@ -205,13 +205,13 @@ class InductorKernels:
     def compile_one(
         self, gm: fx.GraphModule, example_inputs: Sequence[Any], how: dict[str, Any]
     ) -> Any:
-        """Compiles the forward or the backward in a planned order, and returns its callable.
+        """Compiles a forward, a backward or a whole step in a planned order; returns its callable.
 
         Also reports the plan. If Inductor cannot compile a backward, warns (`refused`), and returns
         a callable that runs ATen's own operators without a plan.
 
         Raises:
-            InductorError: Inductor cannot compile a forward.
+            InductorError: Inductor cannot compile a forward or a whole step.
         """
         one = OneGraph.of(gm, self.graph, self.forward_read, how)
         runs = plain(gm) if one.is_backward else None  # made before compiling, which changes `gm`
@@ -298,7 +298,10 @@ class InductorKernels:
     def run_folding(
         self, graph: FoldingGraph, planned: Folds, args: list[Any], run: Folding
     ) -> Sequence[Any]:
-        """Runs a graph that folds gradients: by its own kernels if Python must not run in it."""
+        """Runs a graph and its folds: by the graph's own kernels, or by calls of the optimizers.
+
+        The former if Inductor runs kernels without Python, and if all folds have formulas.
+        """
         formulas = run.formulas() if planned and self.without_python else None
         in_graph = None if formulas is None else graph.compiled_with(planned, formulas)
         if formulas is not None and in_graph is not None:

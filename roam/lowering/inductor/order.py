@@ -83,8 +83,8 @@ class OneGraph:
         outputs: the names of its results in the FX graph; None for a result that is no node.
         saved: positions of the results that go to the backward; empty for a backward.
         folds: the gradients that the graph folds into an optimizer's state.
-        labels: by name of an input of a forward, the user's name of that input and its kind; of a
-            backward, of the inputs that its own kernels fold gradients into (`graph_folds`).
+        labels: by name of an input, the user's name of that input and its kind. Of a backward, only
+            for the parameters and states that become its inputs by folds (`graph_folds`).
         forward: the planned forward of a backward. None for a forward, or if a backward's forward
             is unknown.
     """
@@ -277,7 +277,7 @@ def first_saved(gm: fx.GraphModule) -> int:
 
 
 def _labels(gm: fx.GraphModule, graph: DynamoGraph, *, is_backward: bool) -> Labels:
-    """Returns the user's names and the kinds of inputs; of a backward, of those that folds add."""
+    """Returns the user's names and the kinds of inputs, as `OneGraph.labels` tells."""
     inputs = gm.graph.find_nodes(op="placeholder")
     names = (*graph.inputs, *("" for _ in inputs))
     own = {

@@ -35,7 +35,10 @@ def release_of(node: BaseSchedulerNode) -> Release | None:
 
 
 def folded_in(node: BaseSchedulerNode) -> list[Folded]:
-    """Returns the gradients that a kernel folds by writing an optimizer's state (`graph_folds`)."""
+    """Returns the folds that a kernel carries out: it writes their states or parameters.
+
+    Only folds that are operators of the graph count (`graph_folds`), not calls of an optimizer.
+    """
     writes = (n for n in sources(node) if n.target is torch.ops.aten.copy_.default)
     return list(dict.fromkeys(n.meta[FOLDED] for n in writes if FOLDED in n.meta))
 

@@ -152,8 +152,8 @@ class _Reader:
         op_of: by node, the op made from it.
         last_collective: the last op that communicates with other ranks; these keep their order.
         placeable: whether saved tensors may lie in blocks.
-        makers: the FX nodes that buffers were made from, by name.
-        fold_names: names of the ops that fold gradients by kernels of the graph.
+        makers: by buffer, the name of the FX node that it was made from.
+        fold_names: the names of folds, carried out by kernels of the graph, that ops have so far.
     """
 
     graph: GraphLowering
@@ -191,7 +191,8 @@ class _Reader:
     def add_inputs(self) -> None:
         """Adds the inputs of the graph. Those of a backward are saved tensors and tangents.
 
-        The numbers of folds are made for one run, and freed after the last fold.
+        The numbers of folds (`graph_folds`) are made for one run, and freed after the last fold, so
+        they are no buffer of the user's, in whole steps either.
         """
         known = {} if self.forward is None else self.forward.named
         made: list[BufferId] = []
@@ -272,10 +273,11 @@ class _Reader:
         self.origins.note_kernel(self.build.ops[self.op_of[node]].name, sources(node))
 
     def name_of(self, node: BaseSchedulerNode, reads: Sequence[BufferId]) -> str:
-        """Returns a name for the op of a kernel, and notes gradients that the kernel folds.
+        """Returns a name for the op of a kernel, and marks the gradients that the kernel folds.
 
-        A kernel that folds a gradient (`graph_folds`) has the name of a fold, unless another has it
-        already.
+        A kernel that folds gradients (`graph_folds`) gets the name of one of these folds. If other
+        kernels have all these names, because a fold takes several kernels, the op gets the kernel's
+        own name, as all other ops do.
 
         reads: the buffers that the kernel reads.
         """

@@ -133,11 +133,14 @@ class SavedChoice:
         return Step(problem, self.boundary, forms, starts, smallest, frozenset(tagged | inputs))
 
     def _reads(self, i: OpId, made: Sequence[BufferId]) -> tuple[BufferId, ...] | None:
-        """Returns the buffers that a recomputed op reads; None if it must not be recomputed.
+        """Returns the buffers that a copy of an op reads; None if the op is not to be recomputed.
+
+        An op is not to be recomputed if the backward must not compute one of the nodes (`fixed`),
+        or if that would call a further extern kernel, whose result is in no known buffer.
 
         Args:
             i: the op.
-            made: the buffers of its results.
+            made: the buffers of its results, as far as they stand for values (`wanted`).
         """
         own = {n for b in made for n in self.wanted[b]}
         inside = needed_for(own, lambda n: n in own or not self._is_held(n, i))

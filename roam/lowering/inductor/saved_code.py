@@ -28,8 +28,8 @@ from roam.runtime import saved_stack
 def is_placeable(graph: GraphLowering) -> bool:
     """Returns whether saved tensors can be placed in blocks.
 
-    That takes a wrapper in Python that runs in every step, so no CUDA graph, one device and static
-    sizes.
+    That takes one device, static sizes, and a wrapper in Python that runs in every step. So neither
+    C++ wrappers nor CUDA graphs place them.
     """
     numbers = (n for n in graph.graph_inputs.values() if isinstance(n, sympy.Expr))
     dynamic = any(n.free_symbols for n in numbers)

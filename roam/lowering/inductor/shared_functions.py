@@ -108,10 +108,15 @@ def functions(
 
 
 def generate(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode], shared: Functions) -> None:
-    """Makes Inductor generate the functions in `shared` for the nodes of a graph, in their order.
+    """Makes Inductor generate the functions in `shared` for the nodes of a graph.
 
-    Also gives Inductor the planned bytes, by which Inductor decides whether to hold dead buffers
-    for reuse.
+    Inductor ends a function earlier if it would get too many arguments. Also passes the planned
+    bytes to Inductor, which compares them with its limit before it holds dead buffers for reuse.
+
+    Args:
+        graph: the graph as Inductor compiles it.
+        nodes: the nodes of the graph, in the planned order.
+        shared: the division of `nodes` into functions.
     """
     backends = (_cpp(graph, node) for node in nodes)
     for backend in {b for b in backends if b is not None}:

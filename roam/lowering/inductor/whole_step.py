@@ -5,7 +5,7 @@
                                        └ gradient release ── fuse ── plan ── one callable
 
 If Inductor runs kernels without Python (`graph_folds.without_python`), folds that have a formula
-are kernels too, and the whole step is one call of compiled code.
+are kernels too: if all of them have one, the whole step is one call of compiled code.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ class InductorWholeStep(InductorKernels):
         return super().compile_one(gm, example_inputs, how)
 
     def run(self, planned: Folds, args: list[Any], run: Folding) -> Sequence[Any]:
-        """Runs the step.
+        """Runs the step. The first run with a set of folds compiles it.
 
         Raises:
-            WholeStepError: Inductor cannot compile the step. Nothing has run then.
+            WholeStepError: the step cannot be compiled. Nothing has run then.
         """
         assert self.step is not None
         try:
@@ -82,6 +82,6 @@ class InductorWholeStep(InductorKernels):
 
 
 def _is_used(updated: fx.Node) -> bool:
-    """Returns whether an op reads a parameter after its update, but for writing it back."""
+    """Returns whether an op reads a parameter after its update, other than to write it back."""
     readers = [user for user in updated.users if user.target is not aten.copy_.default]
     return any(user.target is not aten.copy.default or _is_used(user) for user in readers)

@@ -41,7 +41,8 @@ def read_csv(text: str) -> Instance:
     offset. Sizes, alignments and offsets are in bytes.
 
     Raises:
-        FileFormatError: the text has another format. The message names the line.
+        FileFormatError: the text has another format, or no buffer; or its times, or all sizes
+            together, go beyond 2^62. In the last case the message names no line.
     """
     rows = csv.reader(io.StringIO(text), strict=True)
     try:
