@@ -69,7 +69,7 @@ class RuledOptimizer(StatefulOptimizer):
 
     @property
     def mode(self) -> Mode:
-        """The mode: "release" (a gradient updates its parameter at once) or "accumulate" (step())."""
+        """What updates a parameter: "release", its gradient, at once; "accumulate", step()."""
         return self._mode
 
     @property
