@@ -6,8 +6,8 @@ memory. Blocks do not raise the peak. (Gaps between the tensors in a block, used
 may raise the peak by a thousandth, but never by more than the planned order lowers it.) Blocks are
 used from the second step on, because the forward is compiled before its backward is known. Tensors
 that are not saved for the backward are allocations of their own. So are saved tensors if shapes are
-dynamic, if a graph has several devices or uses cpp_wrapper, or if two backwards of one forward were
-planned with different blocks.
+dynamic, if a graph has several devices, uses cpp_wrapper or runs as a CUDA graph, or if two
+backwards of one forward were planned with different blocks.
 
 Only this package uses private names of Inductor. It was tested with the versions of torch in
 TESTED. With another version roam warns once and folds no gradients into the optimizer inside the
