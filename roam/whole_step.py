@@ -38,6 +38,7 @@ from roam.core.errors import (
 from roam.core.folds import Folds
 from roam.core.problem import Problem
 from roam.lowering.aten.whole_step import AtenWholeStep
+from roam.lowering.inductor.entry import may_fold
 from roam.lowering.protocol import Driver, Folding
 from roam.optim.folding import FoldingOptimizer
 from roam.optim.formula import BoundFormula
@@ -131,6 +132,8 @@ def _kernels(graph: DynamoGraph, options: Options, gradients: dict[int, int]) ->
     if options.lowering == "inductor":
         from roam.lowering.inductor.whole_step import InductorWholeStep  # takes a second to import
 
+        if not may_fold(options):
+            raise WholeStepError("Inductor's kernels fold no gradients with this version of torch")
         return InductorWholeStep(graph, options, reports, may_fold=True, gradients=gradients)
     kernels = AtenWholeStep(graph, options, reports)
     kernels.gradients = gradients

@@ -39,15 +39,22 @@ class ProblemBuilder:
         self._buffer_names = {b.name for b in self.buffers}
         self._op_names = {o.name for o in self.ops}
 
-    def begin_phase(self, phase: int, given: Sequence[BufferId] | None = None) -> None:
-        """Starts a phase. given: what autograd makes before it: one first op creates them.
+    def begin_phase(
+        self, phase: int, given: Sequence[BufferId] | None = None, name: str = "tangents"
+    ) -> None:
+        """Starts a phase.
 
         Autograd makes the gradients of the outputs before a backward begins, zeros included for an
         output that nobody differentiated.
+
+        Args:
+            phase: the number of the phase.
+            given: what is made before it: one first op creates them.
+            name: of that op.
         """
         self._phase, self._waits_for = phase, ()
         if given is not None:
-            self._waits_for = (self.add_op("tangents", creates=given),)
+            self._waits_for = (self.add_op(name, creates=given),)
 
     def add_buffer(
         self,

@@ -96,7 +96,7 @@ class Folding(RunFolds, Protocol):
         ...
 
     def count_folds(self) -> None:
-        """Counts all folds. To be called just before the graph carries them out by `formulas`."""
+        """Counts all folds. To be called once the graph has carried them out by `formulas`."""
         ...
 
 

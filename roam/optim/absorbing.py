@@ -166,31 +166,33 @@ class AbsorbingOptimizer(RuledOptimizer):
     def formulas(self, params: Sequence[Tensor]) -> list[BoundFormula] | None:
         """Returns formulas by which a graph can fold the next gradients of some parameters itself.
 
-        There is one for each parameter, in their order. The caller has to call `count_folds` before
-        the graph runs. Returns None if one of the folds can only be carried out by Python.
+        There is one for each parameter, in their order. The caller has to call `count_folds` once
+        the graph has run. Returns None if one of the folds can only be carried out by Python.
 
         Raises:
-            HyperparameterError, MidBatchError: as `absorb`.
+            SecondBackwardError, HyperparameterError, MidBatchError: as `absorb`.
         """
         if not self._folded:
             self._begin()
-        if self._may_differ:
-            self.look_at_groups()
+        self.check_room(params)
         clips = self.writes_parameters and self.max_norm is not None
         alone = not isinstance(self.ranks, Ranks)
         if clips or not alone or any(p not in self._members.places for p in params):
             return None
+        rules = [self.rule_of(p) for p in params]
+        if self._may_differ:  # a group's values have changed since its states were made
+            self.look_at_groups()
         scale = None if self.writes_parameters else 1 / self.micro_batches
         found = [
-            bound(self.rule_of(p), self.state_of(p), p, self._folded.get(p, 0), scale)
-            for p in params
+            bound(rule, self.state_of(p), p, self._folded.get(p, 0), scale)
+            for rule, p in zip(rules, params, strict=True)
         ]
         whole = [each for each in found if each is not None]
         return whole if len(whole) == len(found) else None
 
     @torch.no_grad()
     def count_folds(self, params: Sequence[Tensor]) -> None:
-        """Counts one gradient of each parameter as folded, just before a graph folds it itself.
+        """Counts one gradient of each parameter as folded, once a graph has folded it itself.
 
         The graph folds by `formulas`. In mode "release", also counts the updates in "step", and
         bumps the version counters of the parameters.

@@ -13,6 +13,7 @@ from torch.optim.optimizer import ParamsT
 
 from roam.core.errors import HyperparameterError
 from roam.optim.fold import State, StateSpec, Turn
+from roam.optim.formula import Formula
 from roam.optim.slim import SlimAdamA, SlimRule
 from roam.optim.slim_rules import Owner, fan_in_of, is_norm, owners, plain_name
 
@@ -114,6 +115,12 @@ class AdamMiniRule(SlimRule):
         self.decay(state, param, step)
         self.fold(state, param, grad, Turn(step, 0, 1.0))
         self.apply(state, param, step)
+
+    def update_in_graph(self, param: Tensor, step: int) -> Formula | None:
+        return None if self.heads else super().update_in_graph(param, step)
+
+    def fold_in_graph(self, param: Tensor, at: Turn) -> Formula | None:
+        return None if self.heads else super().fold_in_graph(param, at)
 
     def _by_head(self, tensor: Tensor) -> Tensor:
         return tensor.view(self.heads, -1)

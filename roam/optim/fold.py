@@ -100,6 +100,11 @@ class StateSpec:
 
 STEP = StateSpec("step", (), torch.float32)  # a tensor on the CPU that counts a parameter's updates
 GRAD_NORM = "grad_norm"  # the norm of a parameter's last gradient, if gradients are clipped by it
+# by name of a method that returns a formula, the methods that the formula stands for
+FORMULAS = {
+    "update_in_graph": ("update", "decay", "look", "fold", "apply"),
+    "fold_in_graph": ("decay", "look", "fold"),
+}
 OF_OPTIMIZER = frozenset({STEP.name, GRAD_NORM})  # states that the optimizer adds to the rule's
 
 
@@ -144,6 +149,14 @@ class FoldRule(ABC):
 
     of_parameter: ClassVar[tuple[str, ...]] = ()
     folds_with: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **how: Any) -> None:
+        """Takes from a class that changes what an update does the formula that it inherits."""
+        super().__init_subclass__(**how)
+        for formula, methods in FORMULAS.items():
+            own = vars(cls)
+            if formula not in own and any(method in own for method in methods):
+                setattr(cls, formula, lambda self, param, when: None)
 
     def __post_init__(self) -> None:  # noqa: B027 (a rule without values has none to check)
         """Raises HyperparameterError if a value is out of its range."""
@@ -209,7 +222,8 @@ class FoldRule(ABC):
     def update_in_graph(self, param: Tensor, step: int) -> Formula | None:
         """Returns `update` as operators of a graph; None if it can only be carried out by Python.
 
-        A subclass that overrides `update` has to override this method, too.
+        A subclass that overrides `update`, `decay`, `fold` or `apply` has none unless it overrides
+        this method, too.
 
         Args:
             param: the parameter. Only its shape and dtype may be read.
@@ -314,7 +328,8 @@ class AccumulatingRule(FoldRule):
         """Returns `fold`, and for the first micro-batch `decay` before it, as operators of a graph.
 
         Returns None if they can only be carried out by Python, as by a rule that has `look`: no
-        graph calls that. A subclass that overrides `fold` or `decay` has to override this, too.
+        graph calls that. A subclass that overrides `decay`, `look` or `fold` has none unless it
+        overrides this method, too.
         """
         return None
 

@@ -137,20 +137,20 @@ class SGDRule(FusedRule):
 def _plain(p: Tensor, g: Tensor, numbers: Tensor) -> None:
     """Updates a parameter without momentum. numbers: λ, lr."""
     decay, lr = numbers.unbind()
-    p.sub_(lr * (g + p * decay))
+    p.sub_(lr * (g + _penalty(p, decay)))
 
 
 def _heavy_ball(p: Tensor, g: Tensor, b: Tensor, numbers: Tensor) -> None:
     """Updates a parameter and its momentum. numbers: λ, μ, 1 - τ, lr."""
     decay, held, share, lr = numbers.unbind()
-    b.mul_(held).add_((g + p * decay) * share)
+    b.mul_(held).add_((g + _penalty(p, decay)) * share)
     p.sub_(lr * b)
 
 
 def _nesterov(p: Tensor, g: Tensor, b: Tensor, numbers: Tensor) -> None:
     """Updates a parameter and its momentum, with nesterov=True. numbers: as in `_heavy_ball`."""
     decay, held, share, lr = numbers.unbind()
-    whole = g + p * decay
+    whole = g + _penalty(p, decay)
     b.mul_(held).add_(whole * share)
     p.sub_(lr * (whole + b * held))
 
@@ -161,7 +161,12 @@ def _fold(p: Tensor, g: Tensor, b: Tensor, numbers: Tensor) -> None:
     numbers: the factors on the momentum, and on the parameter and the gradient added to it.
     """
     held, decay, share = numbers.unbind()
-    b.mul_(held).add_(p * decay).add_(g * share)
+    b.mul_(held).add_(_penalty(p, decay)).add_(g * share)
+
+
+def _penalty(p: Tensor, decay: Tensor) -> Tensor:
+    """Returns p times `decay`; zeros if that is 0, where infinite elements would become NaN."""
+    return torch.where(decay == 0, torch.zeros_like(p), p * decay)
 
 
 class SGD(FoldingOptimizer):

@@ -16,6 +16,7 @@ from roam.optim.blocks import wide
 from roam.optim.data_parallel import is_sharded
 from roam.optim.fold import FoldRule, State, StateSpec, Turn, Update
 from roam.optim.folding import FoldingOptimizer
+from roam.optim.formula import Formula
 from roam.optim.means import mean_square
 from roam.optim.slim_rules import SlimRules, plain_name
 
@@ -72,6 +73,12 @@ class SlimRule(AdamARule):
             divisor *= self.clip(squares, param, correction1, self.update_clip)
         param.mul_(1 - lr * self.weight_decay)
         param.addcdiv_(m, divisor, value=-lr / correction1)
+
+    def update_in_graph(self, param: Tensor, step: int) -> Formula | None:
+        return super().update_in_graph(param, step)  # it averages where v does
+
+    def fold_in_graph(self, param: Tensor, at: Turn) -> Formula | None:
+        return super().fold_in_graph(param, at)
 
     def release(self, updates: Sequence[Update]) -> None:
         if self.dims:  # no fused kernel averages

@@ -11,7 +11,7 @@ hooks fold the sums, as they do for every gradient that no graph folds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -250,7 +250,7 @@ class Tickets:
         Returns None if Python has to carry out one of the folds.
         """
         found: dict[int, BoundFormula] = {}
-        for ticket in self.tickets:
+        for ticket in self._folding():
             own = ticket.formulas()
             if own is None:
                 return None
@@ -258,9 +258,13 @@ class Tickets:
         return found
 
     def count_folds(self) -> None:
-        """Counts all folds. To be called just before the graph carries them out by `formulas`."""
-        for ticket in self.tickets:
+        """Counts all folds. To be called once the graph has carried them out by `formulas`."""
+        for ticket in self._folding():
             ticket.count_folds()
+
+    def _folding(self) -> Iterator[Ticket]:
+        """Yields the tickets whose gradients are folded; a hook may leave an optimizer none."""
+        return (ticket for ticket in self.tickets if ticket.folded)
 
     def stored(self, index: int, state: str) -> Tensor:
         """Returns the ticket of a state that lies in a tier, of the parameter that is an input."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,8 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from roam import optim
-from roam.optim import AdamA, SlimAdamA
+from roam.core.errors import SecondBackwardError
+from roam.optim import AdamA, AdamMini, SlimAdamA
+from roam.optim.adam_mini import Shared
+from roam.optim.fold import State, Turn
 from roam.optim.folding import FoldingOptimizer
+from roam.optim.sgd import SGDRule
 from tests.optim.cases import CASES, groups_of, parameters
 
 STEPS = 3
@@ -91,6 +97,42 @@ def test_the_others_need_python(name: str) -> None:
     optimizer = case.make(groups_of(case, params), **case.values)
     assert optimizer.formulas(params) is None
     assert not any(optimizer.state[p]["step"] for p in params)
+
+
+def test_a_rule_that_changes_what_another_does_has_not_its_formula() -> None:
+    """AdamMini's heads: the formula of its base class would average over the whole matrix."""
+    heads = nn.Parameter(torch.zeros(8, 4))
+    plain = nn.Parameter(torch.zeros(8, 4))
+    rules = {"heads": Shared((1,), 2), "plain": Shared((1,))}
+    named = [("heads", heads), ("plain", plain)]
+    for mode in ("release", "accumulate"):
+        optimizer = AdamMini(named, rules, mode=mode)
+        assert optimizer.formulas([heads]) is None
+        assert optimizer.formulas([plain]) is not None
+
+    @dataclass(frozen=True)
+    class Backwards(SGDRule):
+        def fold(self, state: State, param: Tensor, grad: Tensor, at: Turn) -> None:
+            super().fold(state, param, -grad, at)
+
+    rule = Backwards(momentum=0.9)
+    assert rule.fold_in_graph(plain, Turn(1, 0, 1.0)) is None
+    assert rule.update_in_graph(plain, 1) is None
+
+
+def test_no_penalty_is_none_of_infinite_weights() -> None:
+    masked = nn.Parameter(torch.tensor([-math.inf, 1.0]))
+    for values in ({}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}):
+        by_formulas(optim.SGD([masked], **values), [masked], [torch.zeros(2)])
+        assert masked.tolist() == [-math.inf, 1.0]
+
+
+def test_what_was_folded_once_has_no_second_formula() -> None:
+    params = [nn.Parameter(torch.zeros(3))]
+    optimizer = AdamA(params)
+    by_formulas(optimizer, params, [torch.ones(3)])
+    with pytest.raises(SecondBackwardError):
+        optimizer.formulas(params)
 
 
 def test_what_needs_python_with_any_rule() -> None:

@@ -28,7 +28,7 @@ class InGraph(NamedTuple):
     added: Inputs
 
     def __call__(self, args: list[Any], formulas: Formulas) -> Sequence[Any]:
-        args += self.added.of(formulas)  # in place: the code frees inputs by emptying the list
+        self.added.put(formulas, args)  # in place: the code frees inputs by emptying the list
         return self.code(args)
 
 
@@ -50,7 +50,7 @@ class FoldingGraph:
         compiling: torch's CompileContext when compile_fx ran, restored to compile the graph.
         compiled: the versions that call the optimizers, each by the gradients that it folds.
         in_graph: the versions that call no optimizer, by the gradients that they fold and the
-            kinds of the formulas, in their order; None if the optimizers have to be called.
+            kinds of their formulas; None if the optimizers have to be called.
         lock: held while a version is compiled.
         gradient_values: by index in `given`, the fake value of its gradient.
     """
@@ -87,7 +87,7 @@ class FoldingGraph:
 
         Returns None if the optimizers have to be called.
         """
-        key = folds, tuple(formula.kind for formula in formulas.values())
+        key = folds, frozenset((i, formula.kind) for i, formula in formulas.items())
         with self.lock:
             if key not in self.in_graph:
                 self.in_graph[key] = self.compile_with(folds, formulas)
@@ -98,9 +98,8 @@ class FoldingGraph:
         added = put_in(gm, formulas)
         if added is None:
             return None
-        first = len(self.inputs)
-        fixed = [*self.how.get("static_input_idxs", ()), *range(first, first + added.fixed)]
-        how = self.how | {"static_input_idxs": fixed}
+        fixed = {*self.how.get("static_input_idxs", ()), *added.fixed(len(self.inputs))}
+        how = self.how | {"static_input_idxs": sorted(fixed)}
         return InGraph(self.compile(gm, (*self.inputs, *added.values), how), added)
 
     def releasing(self, folds: Folds) -> fx.GraphModule:

@@ -73,25 +73,36 @@ class Inputs:
     A parameter is given by its index among the inputs of the forward, or of a whole step.
 
     Attributes:
+        places: the places of the parameters that were inputs before, by parameter.
         parameters: the parameters that become inputs because they were none.
         folds: the parameters whose gradients are folded. All states of each become inputs.
         values: fake values of all added inputs, in their order.
     """
 
+    places: Mapping[int, int]
     parameters: tuple[int, ...]
     folds: tuple[int, ...]
     values: tuple[Any, ...]
 
-    @property
-    def fixed(self) -> int:
-        """How many of the added inputs keep their addresses in all runs: all but the numbers."""
-        return len(self.values) - 1
+    def fixed(self, before: int) -> list[int]:
+        """Returns the places of inputs that keep their addresses in all runs.
 
-    def of(self, formulas: Formulas) -> list[Tensor]:
-        """Returns the added inputs of one run."""
-        params = [formulas[i].param for i in self.parameters]
-        states = [state for i in self.folds for state in formulas[i].states]
-        return [*params, *states, _numbers([formulas[i] for i in self.folds])]
+        These are parameters and states. before: how many inputs the graph had.
+        """
+        added = range(before, before + len(self.values) - 1)  # all but the numbers
+        return [*self.places.values(), *added]
+
+    def put(self, formulas: Formulas, args: list[Any]) -> None:
+        """Adds the inputs to those of one run, in place.
+
+        Where a parameter was an input, puts the parameter itself: a hook on saved tensors may have
+        put a copy there.
+        """
+        for i, place in self.places.items():
+            args[place] = formulas[i].param
+        args += [formulas[i].param for i in self.parameters]
+        args += [state for i in self.folds for state in formulas[i].states]
+        args.append(_numbers([formulas[i] for i in self.folds]))
 
 
 def without_python(asked: Mapping[str, Any]) -> bool:
@@ -130,6 +141,7 @@ def put_in(gm: fx.GraphModule, formulas: Formulas) -> Inputs | None:
     )
     if unclear or folds.keys() != formulas.keys() or len(devices) != 1:
         return None
+    places = {i: given.index(node) for i, nodes in known.items() for node in nodes}
     adder = _Adder(gm, next(iter(folds.values())).meta[META].parameter)
     missing = tuple(i for i, nodes in known.items() if not nodes)
     for i in missing:
@@ -148,7 +160,7 @@ def put_in(gm: fx.GraphModule, formulas: Formulas) -> Inputs | None:
         own = [known[i][0], fold.args[2], *states[i], numbers]
         _inline(fold, formulas[i], row, own)
     gm.recompile()
-    return Inputs(missing, tuple(folds), tuple(map(value, adder.added)))
+    return Inputs(places, missing, tuple(folds), tuple(map(value, adder.added)))
 
 
 def _inputs_in(given: Sequence[fx.Node], parameter: Tensor) -> list[fx.Node]:

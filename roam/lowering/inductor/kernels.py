@@ -305,8 +305,9 @@ class InductorKernels:
         formulas = run.formulas() if planned and self.without_python else None
         in_graph = None if formulas is None else graph.compiled_with(planned, formulas)
         if formulas is not None and in_graph is not None:
+            results = in_graph(args, formulas)
             run.count_folds()
-            return in_graph(args, formulas)
+            return results
         code = graph.compiled_for(planned)
         with absorbing(run):
             return code(args)

@@ -210,7 +210,8 @@ class _Reader:
                 b = self.build.add_buffer(name, storage_bytes(self.graph, found))
                 made.append(b)
             self.inputs[name] = self.buffer_of[name] = b
-        self.build.begin_phase(self.phase, made or None)
+        given = "tangents" if self.graph.is_backward else "numbers"  # of folds
+        self.build.begin_phase(self.phase, made or None, given)
 
     def add_op(self, node: BaseSchedulerNode) -> None:
         buffers = self.build.buffers

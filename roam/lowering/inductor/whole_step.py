@@ -18,7 +18,6 @@ import torch
 from torch import fx
 from torch._inductor.exc import InductorError
 
-from roam.capture.step_outputs import gradient_values
 from roam.core.errors import WholeStepError
 from roam.core.folds import Folds
 from roam.lowering.aten.plain import mark_boxed
@@ -45,7 +44,7 @@ class InductorWholeStep(InductorKernels):
     @property
     def gradient_values(self) -> Mapping[int, Any]:
         assert self.step is not None
-        return gradient_values(self.step.gm.graph, self.gradients)
+        return self.step.gradient_values
 
     def compile_inner(
         self, driver: Driver, gm: fx.GraphModule, example_inputs: Sequence[Any], **how: Any

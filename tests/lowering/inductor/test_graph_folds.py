@@ -192,6 +192,35 @@ def test_the_plan_has_these_folds_and_is_true(way: Callable[..., Step]) -> None:
     assert {"0.weight.exp_avg", "0.weight.exp_avg_sq"} <= states
 
 
+@pytest.mark.slow
+def test_the_parameter_is_updated_and_not_a_copy_that_was_saved() -> None:
+    def copied(t: Tensor) -> Tensor:
+        return t.clone()
+
+    model = nn.Sequential(nn.Linear(16, 4), nn.Tanh(), nn.Linear(4, 4))  # saves a weight
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = AdamA(model.parameters())
+    run = torch.compile(model, backend="roam", options={"optimizer": optimizer, **GRAPHED})
+    with torch.autograd.graph.saved_tensors_hooks(copied, lambda t: t):
+        loss = run(random(8, 16)).square().mean()
+    loss.backward()
+    for p, old in zip(model.parameters(), before, strict=True):
+        assert not torch.equal(p, old)
+
+
+@pytest.mark.slow
+def test_an_optimizer_of_a_graph_may_have_nothing_to_fold() -> None:
+    first, second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+    folding, waiting = AdamA(first.parameters()), roam.optim.SGD(second.parameters(), lr=0.1)
+    second.weight.register_hook(lambda grad: grad)
+    options = {"optimizer": folding, **GRAPHED}
+    run = torch.compile(nn.Sequential(first, second), backend="roam", options=options)
+    run(random(8, 4)).square().mean().backward()
+    for optimizer in (folding, waiting):
+        optimizer.step()
+        assert [s["step"].item() for s in optimizer.state.values()] == [1]
+
+
 def test_a_weight_that_is_used_after_its_update_is_left_to_parts() -> None:
     model = net()
     optimizer = AdamA(model.parameters())
