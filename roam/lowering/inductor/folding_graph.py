@@ -95,7 +95,7 @@ class FoldingGraph:
 
     def compile_with(self, folds: Folds, formulas: Formulas) -> InGraph | None:
         gm = self.releasing(folds)
-        added = put_in(gm, formulas)
+        added = put_in(gm, self.inputs, formulas)
         if added is None:
             return None
         fixed = {*self.how.get("static_input_idxs", ()), *added.fixed(len(self.inputs))}

@@ -30,7 +30,7 @@ from torch import Tensor, fx
 from torch._inductor.graph import GraphLowering
 from torch._inductor.scheduler import BaseSchedulerNode
 
-from roam.lowering.inductor.origins import release_of
+from roam.lowering.inductor.origins import folded_in, release_of
 from roam.passes.geometry import storage_key, value
 from roam.passes.gradient_release import META, Release, RunFolds
 
@@ -130,7 +130,9 @@ def may_be_overwritten(graph: GraphLowering) -> None:
 
 
 def _is_fold(node: object) -> bool:
-    return isinstance(node, BaseSchedulerNode) and release_of(node) is not None
+    if not isinstance(node, BaseSchedulerNode):
+        return False
+    return release_of(node) is not None or bool(folded_in(node))
 
 
 def lower_folds(gm: fx.GraphModule) -> None:

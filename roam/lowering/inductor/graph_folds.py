@@ -114,13 +114,10 @@ def without_python(asked: Mapping[str, Any]) -> bool:
     return bool(cuda_graphs or asked.get("cpp_wrapper", config.cpp_wrapper))
 
 
-def name_of(index: int) -> str:
-    """Returns AOTAutograd's name of an input of the forward."""
-    return f"primals_{index + 1}"
-
-
-def put_in(gm: fx.GraphModule, formulas: Formulas) -> Inputs | None:
+def put_in(gm: fx.GraphModule, inputs: Sequence[Any], formulas: Formulas) -> Inputs | None:
     """Replaces each fold of a gradient by the operators of its formula.
+
+    inputs: example inputs of the graph, as compile_fx gave them.
 
     Returns the inputs that this adds. Returns None, and changes nothing, if Python has to fold:
 
@@ -132,21 +129,17 @@ def put_in(gm: fx.GraphModule, formulas: Formulas) -> Inputs | None:
     graph = gm.graph
     given = graph.find_nodes(op="placeholder")
     folds = {node.meta[META].index: node for node in graph.nodes if META in node.meta}
-    known = {i: _inputs_in(given, node.meta[META].parameter) for i, node in folds.items()}
+    fakes = {i: node.meta[META].parameter for i, node in folds.items()}
+    found = {i: _places_of(fake, given, inputs) for i, fake in fakes.items()}
     devices = {formula.param.device for formula in formulas.values()}
-    unclear = any(
-        len(nodes) > 1
-        or not all(same_layout(value(n), folds[i].meta[META].parameter) for n in nodes)
-        for i, nodes in known.items()
-    )
-    if unclear or folds.keys() != formulas.keys() or len(devices) != 1:
+    if None in found.values() or folds.keys() != formulas.keys() or len(devices) != 1:
         return None
-    places = {i: given.index(node) for i, nodes in known.items() for node in nodes}
-    adder = _Adder(gm, next(iter(folds.values())).meta[META].parameter)
-    missing = tuple(i for i, nodes in known.items() if not nodes)
+    places = {i: place for i, own in found.items() for place in own or ()}
+    missing = tuple(i for i in folds if i not in places)
+    adder = _Adder(gm, next(iter(fakes.values())))
+    known = {i: given[place] for i, place in places.items()}
     for i in missing:
-        fake = folds[i].meta[META].parameter
-        known[i] = [adder.add(name_of(i), fake, Added(i, "", Kind.PARAMETER))]
+        known[i] = adder.add(f"fold_{i}_parameter", fakes[i], Added(i, "", Kind.PARAMETER))
     states: dict[int, list[fx.Node]] = {}
     for i in folds:
         named = zip(formulas[i].names, formulas[i].states, strict=True)
@@ -157,16 +150,32 @@ def put_in(gm: fx.GraphModule, formulas: Formulas) -> Inputs | None:
     table = _numbers([formulas[i] for i in folds])
     numbers = adder.like(NUMBERS, table)
     for row, (i, fold) in enumerate(folds.items()):
-        own = [known[i][0], fold.args[2], *states[i], numbers]
+        own = [known[i], fold.args[2], *states[i], numbers]
         _inline(fold, formulas[i], row, own)
     gm.recompile()
     return Inputs(places, missing, tuple(folds), tuple(map(value, adder.added)))
 
 
-def _inputs_in(given: Sequence[fx.Node], parameter: Tensor) -> list[fx.Node]:
-    """Returns the inputs of a graph that lie in the memory of a parameter."""
-    found = [node for node in given if isinstance(value(node), Tensor)]
-    return [node for node in found if storage_key(value(node)) == storage_key(parameter)]
+def _places_of(
+    parameter: Tensor, given: Sequence[fx.Node], inputs: Sequence[Any]
+) -> list[int] | None:
+    """Returns the place of a parameter among the inputs of a graph; none if it is no input.
+
+    Inductor's forward may have saved a copy in its place, with the strides that its convolutions
+    prefer: the example input shows that, and the graph does not. Such a copy is no parameter.
+
+    Returns None if the parameter is two inputs, or if an input is another view of its memory.
+    """
+    found: list[int] = []
+    for place, (node, example) in enumerate(zip(given, inputs, strict=True)):
+        fake = value(node)
+        if not isinstance(fake, Tensor) or storage_key(fake) != storage_key(parameter):
+            continue
+        if found or not same_layout(fake, parameter):
+            return None
+        if same_layout(example, parameter):
+            found.append(place)
+    return found
 
 
 class _Adder:

@@ -71,11 +71,14 @@ def _is_local(graph: GraphLowering, name: str, node: OuterLoopFusedSchedulerNode
     for index, size in reversed(maker._body.var_ranges.items()):
         in_turn += stride * index
         stride *= size
+    inside = OrderedSet(node.get_nodes())  # a user outside, even one that only waits, needs memory
     return (
         buffer.node.get_layout().is_contiguous()
         and maker._body.get_write_expr(name) == in_turn
         and all(
-            isinstance(user.node, SchedulerNode) and user.node._body.get_read_expr(name) == in_turn
+            isinstance(user.node, SchedulerNode)
+            and user.node in inside
+            and user.node._body.get_read_expr(name) == in_turn
             for user in buffer.users
         )
     )

@@ -281,7 +281,10 @@ def _labels(gm: fx.GraphModule, graph: DynamoGraph, *, is_backward: bool) -> Lab
     inputs = gm.graph.find_nodes(op="placeholder")
     names = (*graph.inputs, *("" for _ in inputs))
     own = {
-        given.name: (name or given.name, Kind.PARAMETER if i in graph.parameters else Kind.INPUT)
+        str(given.target): (
+            name or given.name,
+            Kind.PARAMETER if i in graph.parameters else Kind.INPUT,
+        )
         for i, (given, name) in enumerate(zip(inputs, names, strict=False))
         if not is_backward
     }
@@ -289,7 +292,7 @@ def _labels(gm: fx.GraphModule, graph: DynamoGraph, *, is_backward: bool) -> Lab
         added: Added | None = node.meta.get(ADDED)
         if added is not None:
             parameter = graph.inputs[added.parameter]
-            own[node.name] = ".".join(filter(None, (parameter, added.state))), added.kind
+            own[str(node.target)] = ".".join(filter(None, (parameter, added.state))), added.kind
     return own
 
 

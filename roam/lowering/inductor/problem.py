@@ -33,7 +33,7 @@ from roam.core import machine
 from roam.core.build import FOLD, ProblemBuilder
 from roam.core.origins import NO_ORIGINS, Origins
 from roam.core.problem import BufferId, Home, Kind, Lane, OpId, Problem
-from roam.lowering.inductor.graph_folds import NUMBERS, name_of
+from roam.lowering.inductor.graph_folds import NUMBERS
 from roam.lowering.inductor.in_place import WITHOUT_MEMORY, written_over
 from roam.lowering.inductor.inner_buffers import is_removed
 from roam.lowering.inductor.origins import (
@@ -195,6 +195,7 @@ class _Reader:
         they are no buffer of the user's, in whole steps either.
         """
         known = {} if self.forward is None else self.forward.named
+        users = {b.name: i for i, b in enumerate(self.build.buffers) if b.home is Home.USER}
         made: list[BufferId] = []
         for name, found in self.graph.graph_inputs.items():
             if not isinstance(found, ir.TensorBox):
@@ -202,6 +203,8 @@ class _Reader:
             label, kind = self.labels.get(name, (name, Kind.INPUT))
             if name in known:
                 b = known[name]
+            elif kind is Kind.PARAMETER and label in users:
+                b = users[label]  # an input of the forward, which a fold adds to the backward
             elif name != NUMBERS and (
                 not self.graph.is_backward or name in self.labels or name.startswith("primals_")
             ):
@@ -320,7 +323,7 @@ class _Reader:
 
     def parameter(self, index: int) -> str:
         """Returns the name of the parameter that is an input of the forward, or of a whole step."""
-        name = name_of(index)
+        name = f"primals_{index + 1}"  # AOTAutograd's name of the input
         if not self.graph.is_backward:
             b = self.inputs.get([*self.graph.graph_inputs][index])
         else:

@@ -192,6 +192,20 @@ def test_the_plan_has_these_folds_and_is_true(way: Callable[..., Step]) -> None:
     assert {"0.weight.exp_avg", "0.weight.exp_avg_sq"} <= states
 
 
+def test_a_copy_that_convolutions_prefer_is_not_the_parameter() -> None:
+    """Inductor's forward saves weights of convolutions in channels_last, under their own names."""
+    trained = []
+    for options in ({}, GRAPHED):
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d(4, 4, 3, bias=False))
+        step = dropped_in(model, AdamA(model.parameters(), lr=1e-2), random(2, 3, 8, 8), **options)
+        for _ in range(2):
+            step()
+        trained.append([*model.parameters()])
+    torch.testing.assert_close(*trained, rtol=0, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_the_parameter_is_updated_and_not_a_copy_that_was_saved() -> None:
     def copied(t: Tensor) -> Tensor:
