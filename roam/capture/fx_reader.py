@@ -37,6 +37,7 @@ from roam.capture.node_facts import (
     runs_once,
 )
 from roam.capture.origins import OriginNotes
+from roam.capture.step_outputs import is_loss_gradient
 from roam.capture.symbolic_sizes import Numbers
 from roam.core import machine
 from roam.core.build import ProblemBuilder
@@ -119,9 +120,11 @@ class FxReader:
         """
         known = len(self.build.buffers)
         for i, node in enumerate(graph.find_nodes(op="placeholder")):
-            kind = Kind.TANGENT if i in self.held else Kind.TEMPORARY
             for tensor in tensors(node):
-                self.add_buffer(node, node.name, tensor, kind, Home.EXTERNAL)
+                b = self.add_buffer(node, node.name, tensor, Kind.TEMPORARY, Home.EXTERNAL)
+                held = i in self.held or is_loss_gradient(self.numbers(tensor.numel()))
+                if held and b >= known:  # no saved tensor, which has a buffer already
+                    self.build.keep(b, Kind.TANGENT)
         made = tuple(range(known, len(self.build.buffers)))
         self.build.begin_phase(phase, made)
         self.nodes.append(None)

@@ -1,4 +1,4 @@
-"""Finds gradients, and tensors that only the backward needs, in the results of a step's graphs."""
+"""Tells what inputs and results of a step's graphs are: gradients, saved tensors."""
 
 from __future__ import annotations
 
@@ -27,6 +27,15 @@ def own_saved(forward: fx.Graph, outputs: int | None) -> int | None:
         if isinstance(found, torch.Tensor) and storage_key(found) not in known:
             return i
     return None
+
+
+def is_loss_gradient(elements: int) -> bool:
+    """Returns whether a tangent of so many elements is taken for the gradient of the loss.
+
+    `loss.backward()` makes that gradient, a one, and holds it until the whole backward has run.
+    Other tangents, the gradients of other outputs, are freed after their last use.
+    """
+    return elements == 1
 
 
 def gradients_of(backward: fx.Graph) -> dict[int, int]:

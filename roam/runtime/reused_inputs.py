@@ -34,7 +34,7 @@ class ReusedInputs:
     Attributes:
         blocks: for every block of the arena, the saved tensors that lie in it.
         overwritten: inputs outside the arena that the result of an op is written over.
-        dying: tangents of more than one element that the plan frees after their last use.
+        dying: tangents that the plan frees after their last use.
     """
 
     blocks: tuple[tuple[int, ...], ...] = ()

@@ -97,7 +97,7 @@ def _reused_inputs(
     return ReusedInputs(
         blocks=tuple(map(tuple, blocks.values())),
         overwritten=frozenset(i for i, b in buffers.items() if b in outside),
-        dying=frozenset(i for i, b in buffers.items() if b in tangents and given[i].numel() != 1),
+        dying=frozenset(i for i, b in buffers.items() if b in tangents),
     )
 
 

@@ -29,6 +29,7 @@ from torch._inductor.utils import contains_collective, contains_wait
 from roam.capture.node_facts import block_suffix
 from roam.capture.origins import OriginNotes
 from roam.capture.scratch_probe import Scratch
+from roam.capture.step_outputs import is_loss_gradient
 from roam.core import machine
 from roam.core.build import FOLD, ProblemBuilder
 from roam.core.origins import NO_ORIGINS, Origins
@@ -211,6 +212,8 @@ class _Reader:
                 b = self.build.add_buffer(label, storage_bytes(self.graph, found), kind, Home.USER)
             else:
                 b = self.build.add_buffer(name, storage_bytes(self.graph, found))
+                if name.startswith("tangents") and is_loss_gradient(found.get_numel()):
+                    self.build.keep(b, Kind.TANGENT)
                 made.append(b)
             self.inputs[name] = self.buffer_of[name] = b
         given = "tangents" if self.graph.is_backward else "numbers"  # of folds
