@@ -36,7 +36,7 @@ from roam.core.origins import NO_ORIGINS, Origins
 from roam.core.problem import BufferId, Home, Kind, Lane, OpId, Problem
 from roam.lowering.inductor.graph_folds import NUMBERS
 from roam.lowering.inductor.in_place import WITHOUT_MEMORY, written_over
-from roam.lowering.inductor.inner_buffers import is_removed
+from roam.lowering.inductor.inner_buffers import is_link, is_removed
 from roam.lowering.inductor.origins import (
     block_of,
     folded_in,
@@ -307,21 +307,30 @@ class _Reader:
         Returns pairs (result, buffer that the result may overwrite), for `Op.over`.
 
         If the result of a part may overwrite a buffer that an earlier part of the same node made,
-        the result and that buffer become one buffer of the Problem.
+        the result and that buffer become one buffer of the Problem. So do a result and the links
+        (`is_link`) before it in a chain of in-place updates.
         """
         known = len(self.build.buffers)
         pairs: dict[tuple[BufferId, BufferId], None] = {}
+        links: dict[str, tuple[list[str], list[BufferId]]] = {}  # the chain to a link, its start
         for part in node.get_nodes():
             for made, dying in written_over(self.graph, node, part):
                 name = made.get_name()
+                chain: list[str] = []
                 found = [self.buffer_of[d] for d in dying if d in self.buffer_of]
+                if not found:
+                    chain, found = next((links[d] for d in dying if d in links), ([], []))
+                if is_removed(self.graph, name, node):
+                    if found and is_link(self.graph, name, node):
+                        links[name] = [*chain, name], found
+                    continue
                 inside = next((b for b in found if b >= known), None)
-                if inside is not None and not is_removed(self.graph, name, node):
+                if inside is not None:
                     self.buffer_of[name] = inside
                 else:
                     self.add_root(name, node)
-                    made_here = self.buffer_of.get(name)
-                    pairs |= {(made_here, b): None for b in found if made_here is not None}
+                    pairs |= {(self.buffer_of[name], b): None for b in found}
+                self.buffer_of |= dict.fromkeys(chain, self.buffer_of[name])
         return tuple(pairs)
 
     def parameter(self, index: int) -> str:

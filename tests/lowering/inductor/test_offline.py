@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from typer.testing import CliRunner
 
 import roam
@@ -52,6 +53,24 @@ def test_graph_breaks_and_inference() -> None:
     assert len(found.planned) == 3  # before the break, after it, and the loss
     # though at run time the last graph's backward is compiled first
     assert [what_counts(plan) for _, plan in found.planned] == ran()
+
+
+def test_a_chain_of_updates_in_place_ends_where_it_began() -> None:
+    """A kernel of two nodes writes the gradient over the logits; what lies between is no buffer."""
+    labels = torch.zeros(64, dtype=torch.int64)
+
+    def loss(logits: Tensor) -> Tensor:
+        capped = torch.tanh(logits / 30) * 30
+        return torch.nn.functional.cross_entropy(capped.view(64, 32), labels)
+
+    model = torch.nn.Linear(8, 32, bias=False)
+    found = roam.plan(model, random(4, 16, 8), loss=loss, lowering="inductor")
+    [(problem, plan)] = found.planned
+    size = 64 * 32 * torch.float32.itemsize
+    logits, *_ = (b for b, buffer in enumerate(problem.buffers) if buffer.size == size)
+    assert [dying for dying in plan.reuse.values() if problem.buffers[dying].size == size] == [
+        logits
+    ]
 
 
 def test_nothing_is_left_behind() -> None:
