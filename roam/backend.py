@@ -14,6 +14,7 @@ from typing import Any
 from torch import fx
 from torch._dynamo.exc import ShortenTraceback
 
+from roam.capture import traced_values
 from roam.capture.graph_names import DynamoGraph
 from roam.core.errors import OptionError
 from roam.lowering.protocol import Lowering
@@ -55,4 +56,6 @@ def roam(
         kernels = lowering.kernels(graph, chosen, reports)
         return CompiledGraph.of(gm, example_inputs, graph.name, kernels, needs_of(chosen))
 
-    return first_to_compile(chosen, graph.name, example_inputs, compile_by)
+    compiled = first_to_compile(chosen, graph.name, example_inputs, compile_by)
+    traced_values.detach(gm)
+    return compiled

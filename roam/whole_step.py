@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import Parameter
 
+from roam.capture import traced_values
 from roam.capture.captured_step import place_updates
 from roam.capture.graph_names import DynamoGraph
 from roam.capture.whole_program import TRACING_ERRORS, can_trace_backward, one_graph
@@ -124,7 +125,9 @@ class _Backend:
         gradients = place_updates(gm, optimizer)
         kernels = _kernels(graph, options, gradients)
         step = _WholeStep(kernels, optimizer.writes_parameters, needs_of(self.options))
-        return kernels.compile(gm, example_inputs, step)
+        compiled = kernels.compile(gm, example_inputs, step)
+        traced_values.detach(gm)
+        return compiled
 
 
 def _kernels(graph: DynamoGraph, options: Options, gradients: dict[int, int]) -> _Kernels:

@@ -11,6 +11,7 @@ Read `fx_problem` first, then `fx_reader`, which draws what becomes of each node
     op_costs, cost_table         seconds of ops on this machine: measured, and kept on disk,
     roofline, rates, usual_costs or estimated
     tier_rates, free_memory      rates of a disk; bytes that a device has free
+    traced_values                frees what dynamo's fake values keep alive
     fake_copies                  copies models without their data, for offline plans
     whole_program, captured_step read programs that call `backward()` themselves
 """
