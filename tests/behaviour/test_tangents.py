@@ -218,6 +218,21 @@ def test_a_tangent_that_is_held_is_planned_to_stay() -> None:
     assert b in find_reuse(freed, range(len(freed.ops))).values()
 
 
+def test_the_gradient_of_the_loss_stays_and_nothing_else_is_left() -> None:
+    """What `backward()` holds is planned to the byte, and compiling leaves no byte behind."""
+    w, x = nn.Parameter(torch.randn(64, 256)), torch.randn(4, 64)
+    run = unfused(lambda x: (x @ w * 0.5).tanh().sum())
+
+    def step() -> None:
+        run(x).backward()
+        w.grad = None
+
+    found = roam.measure_peak(step, warm_up=step)
+    [(problem, plan)] = roam.report().step.planned
+    assert [b.size for b in problem.buffers if b.kind is Kind.TANGENT] == [w.itemsize]
+    assert (found.peak, found.held) == (plan.peak, 0)
+
+
 @pytest.mark.parametrize("arena", [2**60, 0])
 def test_saved_tensors_that_a_hook_keeps_stay_as_they_are(
     arena: int, monkeypatch: pytest.MonkeyPatch
