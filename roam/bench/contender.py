@@ -38,14 +38,17 @@ def run(entry: str, contender: str, *, steps: int = 5, device: str = "cpu") -> R
         entry, contender, device: what ran.
         measured: peak of one training step, in transient bytes: gradients and memory that is kept
             between steps included.
-        kept: bytes kept between steps.
+        kept: bytes kept between steps, except what compiling left.
+        left: bytes that the first step left: constants of the program, which a plan counts as
+            persistent, and an arena that is kept between steps.
         loop: as `measured`, for the user's whole loop: a step and an update by torch's AdamW, whose
             state is made before.
         seconds, median_seconds: of every timed step, and their median.
         first_seconds: of the first step, compilation included, under the profiler.
         resident: peak resident bytes of the process, compilation and profiler included.
         loss: of the last step.
-        And for roam the keys of `planned`.
+        And for roam the keys of `planned`, and, if all graphs are planned,
+        above: `measured` less what is planned, in bytes.
 
     Raises:
         ContenderError: the process failed.
@@ -149,9 +152,9 @@ def measure(entry: str, contender: str, steps: int, device: str) -> Result:
 
     trainer = Trainer(entry, contender, device)
     first: list[float] = []
-    memory = measure_peak(
-        trainer.timed_step, device, warm_up=lambda: first.append(trainer.timed_step()[0])
-    )
+    compiled = measure_peak(lambda: first.append(trainer.timed_step()[0]), device)
+    roam.release()  # so that the measured steps allocate an arena that is kept, and it counts
+    memory = measure_peak(trainer.timed_step, device, warm_up=trainer.timed_step)
     timed = [trainer.timed_step() for _ in range(steps)]
     optimizer = torch.optim.AdamW(trainer.model.parameters())
     trainer.step(optimizer.step)  # makes the optimizer's state
@@ -159,8 +162,7 @@ def measure(entry: str, contender: str, steps: int, device: str) -> Result:
     def iteration() -> float:
         return trainer.step(optimizer.step)
 
-    if contender == "roam keep":
-        roam.release()  # so that the measured iteration allocates the arena, and it counts
+    roam.release()
     loop = measure_peak(iteration, device, warm_up=trainer.step)
     result: Result = {
         "entry": entry,
@@ -168,6 +170,7 @@ def measure(entry: str, contender: str, steps: int, device: str) -> Result:
         "device": device,
         "measured": memory.peak,
         "kept": memory.held,
+        "left": compiled.held,
         "loop": loop.peak,
         "seconds": [seconds for seconds, _ in timed],
         "median_seconds": statistics.median(seconds for seconds, _ in timed),
@@ -175,7 +178,12 @@ def measure(entry: str, contender: str, steps: int, device: str) -> Result:
         "resident": resident_peak(),
         "loss": timed[-1][1],
     }
-    return result | planned() if contender in OPTIONS else result
+    if contender not in OPTIONS:
+        return result
+    found = planned()
+    if "planned" in found and not found["unplanned"]:
+        found["above"] = memory.peak - found["planned"]
+    return result | found
 
 
 def planned() -> Result:

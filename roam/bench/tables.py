@@ -154,6 +154,7 @@ _ROAM = {
     "graphs": ("graphs", "d"),
     "planned": ("planned", "MiB"),
     "measured": ("measured", "MiB"),
+    "above, B": ("above", "d"),
     "bound": ("bound", "MiB"),
     "gap": ("gap", ".2%"),
     "arena": ("arena", "MiB"),
