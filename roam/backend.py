@@ -57,5 +57,5 @@ def roam(
         return CompiledGraph.of(gm, example_inputs, graph.name, kernels, needs_of(chosen))
 
     compiled = first_to_compile(chosen, graph.name, example_inputs, compile_by)
-    traced_values.detach(gm)
+    traced_values.free(gm)
     return compiled

@@ -126,7 +126,7 @@ class _Backend:
         kernels = _kernels(graph, options, gradients)
         step = _WholeStep(kernels, optimizer.writes_parameters, needs_of(self.options))
         compiled = kernels.compile(gm, example_inputs, step)
-        traced_values.detach(gm)
+        traced_values.free(gm)
         return compiled
 
 
