@@ -36,37 +36,24 @@ def is_removed(graph: GraphLowering, name: str, node: BaseSchedulerNode) -> bool
         return False
     if not isinstance(node, OuterLoopFusedSchedulerNode):
         return True
-    own = _own_loops(graph, name, node)
+    maker = graph.scheduler.name_to_buf[name].defining_op
+    loops = node.get_outer_nodes()
+    own = next((n for n in loops if maker in n.get_nodes()), None)
     return own is not None and (_dies_in(graph, name, own) or _is_local(graph, name, node))
 
 
-def is_link(graph: GraphLowering, name: str, node: BaseSchedulerNode) -> bool:
-    """Returns whether a removed buffer passes on the place of the buffer that it may overwrite.
+def is_link(node: BaseSchedulerNode) -> bool:
+    """Returns whether a node's removed buffers pass on the place of what they may overwrite.
 
     The in-place updates of nodes that share all their loops form chains. A buffer in the middle of
     a chain has no memory of its own, but what overwrites it overwrites what it overwrote:
 
         a[i] = f(x[i]); b[i] = g(a[i])         a over x, b over a: b lies where x was
 
-    A local array of a kernel with shared outer loops is in no chain.
-
-    Args:
-        graph: the graph that Inductor compiles.
-        name: the buffer's name in the scheduler; `is_removed` is true for it.
-        node: the kernel.
+    Of nodes that share only their outer loops, a removed buffer may be a local array, which is in
+    no chain. So none of their buffers counts as a link, and a plan may be too high, never too low.
     """
-    if isinstance(node, OuterLoopFusedSchedulerNode):
-        own = _own_loops(graph, name, node)
-        return own is not None and _dies_in(graph, name, own)
-    return True
-
-
-def _own_loops(
-    graph: GraphLowering, name: str, node: OuterLoopFusedSchedulerNode
-) -> BaseSchedulerNode | None:
-    """Returns the loops, of those with shared outer loops, that write a buffer."""
-    maker = graph.scheduler.name_to_buf[name].defining_op
-    return next((n for n in node.get_outer_nodes() if maker in n.get_nodes()), None)
+    return not (node.is_extern() or isinstance(node, OuterLoopFusedSchedulerNode))
 
 
 def _dies_in(graph: GraphLowering, name: str, node: BaseSchedulerNode) -> bool:

@@ -321,7 +321,7 @@ class _Reader:
                 if not found:
                     chain, found = next((links[d] for d in dying if d in links), ([], []))
                 if is_removed(self.graph, name, node):
-                    if found and is_link(self.graph, name, node):
+                    if found and is_link(node):
                         links[name] = [*chain, name], found
                     continue
                 inside = next((b for b in found if b >= known), None)
