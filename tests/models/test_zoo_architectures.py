@@ -23,6 +23,7 @@ CORE = [
 ]
 AOT_SUMS_OTHERWISE = {"llama", "qwen2", "qwen3", "mixtral", "mamba"}
 STEPS = 3
+NUMBERS = 16  # bytes of the numbers of one op, which ATen's kernels make tensors of
 Trace = list[dict[str, Tensor]]
 
 
@@ -82,7 +83,7 @@ def test_training(entry: Entry) -> None:
         (graph,) = report.graphs
         assert graph.plan is not None
         measured = roam.measure_peak(step).peak
-        assert abs(graph.plan.peak - measured) <= 0.01 * measured
+        assert abs(graph.plan.peak - measured) <= NUMBERS
         assert graph.plan.fragmentation < 0.01
 
 
