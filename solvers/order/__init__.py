@@ -19,8 +19,9 @@ peaks.
                     beams: the width is the most sets of one size that the search extends. `levels`
                     extends the sets by one op, `op_sets` keeps them as bits
     windows         asks `beam_search` about the times around the highest live bytes of an order
-    local_search    improves an order by many runs of `annealing`, which measures orders on the
-                    arrays of `tables`; `last_uses` measures what one move has changed
+    local_search    improves an order by many runs of `annealing`, on the arrays of `tables`.
+                    `present_order` holds the order, `moves` computes what one move would change,
+                    and `handing_over` which op is then the last to use a buffer
     leaf_cpsat      asks CP-SAT whether a small leaf has an order within a number of bytes
     tree            the segments of an order as a tree: what `roam show --tree` prints
     adjacent_calls  moves ops next to each other that can run in one call, such as small folds (ops

@@ -5,13 +5,15 @@ A move takes one op, X, to another time, together with the ops that have to stay
     later      a X b c d e      X goes behind d, with c, which waits for X:     a b d X c e
     sooner     a b c d X e      X goes before b, with c, for which X waits:     a c X b d e
 
-Only the ops between the old and the new time of X are measured again. At every other time the same
-ops have run as without the move, so the same bytes are alive. The cost of an order is the number of
-bytes by which its live curve exceeds the limit, summed over all times. A small share of the live
-bytes at each time is added, so that the cost also tells apart orders that differ only below the
-limit. A move that does not raise the cost is accepted, any other one with a probability that falls
-with the temperature. Most moves aim at a buffer that is alive at a time with more live bytes than
-the limit: its maker moves to a later time, or its last user to an earlier time.
+Only the live bytes between the old and the new time of X change (`moves.py` computes them). At
+every other time the same ops have run as without the move, so the same bytes are alive.
+
+The cost of an order is the number of bytes by which its live curve exceeds the limit, summed over
+all times. A small share of the live bytes at each time is added, so that the cost also tells apart
+orders that differ only below the limit. A move that does not raise the cost is accepted, any other
+one with a probability that falls with the temperature. Most moves aim at a buffer that is alive at
+a time with more live bytes than the limit: its maker moves to a later time, or its last user to an
+earlier time.
 """
 
 from __future__ import annotations
@@ -19,23 +21,25 @@ from __future__ import annotations
 import numpy as np
 
 from roam.solvers.jit import compiled
-from roam.solvers.order.last_uses import last_uses, remeasure, renew, restore
-from roam.solvers.order.tables import EARLIER, Ints, Tables, measured
+from roam.solvers.order.handing_over import room_for
+from roam.solvers.order.moves import make, try_move, undo
+from roam.solvers.order.present_order import Present, present
+from roam.solvers.order.tables import EARLIER, Ints, Tables
 from roam.solvers.xorshift import below, uniform
 from roam.solvers.zobrist import Words
 
 REACH = 40  # limit on the places in the order by which a random move shifts an op
-FARTHEST = 4 * REACH  # limit on the times that a move measures again; longer moves are not tried
+FARTHEST = 4 * REACH  # limit on the times between the old and the new time of an op
 # a move that aims to lower the live bytes at a time goes 0 to BEYOND - 1 places past that time
 BEYOND = 8
 AIMED = 3  # number of moves out of 4 that aim at a buffer alive while too many bytes are
 TRIES = 50  # limit on the random draws to find a buffer that is alive at a given time
 SLOPE = 0.01  # share of the live bytes of each time that is added to the cost of an order
-STEADY = 64  # number of moves between two changes of the temperature
-# the peak of an accepted order is computed only if at most NEARLY times have too many live bytes
-NEARLY = 3
-# steps counted for drawing a move and deciding on it, besides the steps that measure it; measured
-A_MOVE = 90
+# number of moves between two changes of the temperature, and between two looks at the peak
+STEADY = 64
+# steps counted for drawing a move and deciding on it, besides those that `anneal` lists; measured
+A_MOVE = 60
+TIMES = 8  # times between which one step of a move adds up the live bytes; measured
 
 
 @compiled
@@ -44,77 +48,72 @@ def anneal(
 ) -> tuple[int, Ints, int]:
     """Searches for an order that keeps within `limit` bytes, by simulated annealing.
 
-    Ends as soon as it has such an order, or when `work` is spent.
+    Ends as soon as it has such an order, or when `work` is spent. Every STEADY moves, and at the
+    end, the present order is kept if its peak is the lowest so far.
 
     Args:
         phase: the ops and buffers of the phase.
         order: by time, the op that runs then (its index in program order). Changed to the last
             order that the annealing accepted.
         limit: the live bytes that the order should keep within.
-        work: limit on the steps. A step measures one op at one time, or looks at one user of a
-            buffer; a move takes A_MOVE further steps.
+        work: limit on the steps. A step looks at one dependency or at one user of a buffer, adds up
+            TIMES times, or changes the order at one time; a move takes A_MOVE further steps.
         hot: the temperature at the beginning, in bytes.
         cold: the temperature at the end, in bytes.
         seed: the seed of the random numbers; positive.
 
     Returns:
-        The lowest peak found, in bytes; the order with that peak; the number of steps. Compares the
-        order given and those accepted orders that exceed the limit at no more than NEARLY times.
+        The lowest peak found, in bytes; the order with that peak; the number of steps.
     """
     n = len(order)
     random = np.array([seed], np.uint64)
-    time, during, after = measured(phase, order)
-    uses = last_uses(phase, time)
-    trial, trial_during, trial_after = order.copy(), during.copy(), after.copy()
-    moved = np.zeros(n, np.int64)  # by op, the number of the last move that it was part of
+    now, room = present(phase, order), room_for(phase)
+    during = now.during
     best, best_order = during.max(), order.copy()
     above, place = np.empty(n, np.int64), np.full(n, -1, np.int64)
     # number of times with too many live bytes, listed in above[:count]; place[t]: t's index or -1
     count = 0
     for t in range(n):
         count = list_time(above, place, count, t, during[t] > limit)
-    done = move = 0
+    done = number = 0
     temperature = hot
     while count > 0 and done < work:
-        move += 1
+        number += 1
         done += A_MOVE
-        if move % STEADY == 1:
+        if number % STEADY == 1:
             temperature = hot * (cold / hot) ** (done / work)
-        k, target = propose(phase, order, time, uses.user, above[below(random, count)], random)
-        source = time[k]
-        first, last = min(source, target), max(source, target) + 1
-        if target == source or last - first > FARTHEST:
+            best, best_order = better(now, above[:count], limit, best, best_order)
+        k, target = propose(phase, now, above[below(random, count)], random)
+        if target == now.time[k] or abs(target - now.time[k]) >= FARTHEST:
             continue
-        if target > source:
-            start, end = move_later(phase, order, trial, first, last, moved, move)
-        else:
-            start, end = move_sooner(phase, order, trial, first, last, moved, move)
-        done += last - first
-        if end - start == last - first:
+        tried = try_move(phase, now, room, number, k, target, limit)
+        done += tried.looked
+        if tried.moving == 0:
             continue
-        for t in range(first, last):
-            time[trial[t]] = t
-        if first > 0:
-            trial_after[first - 1] = after[first - 1]
-        changes, looked = renew(phase, time, uses, trial[start:end], target > source)
-        done += looked
-        remeasure(phase, trial, time, uses, first, last, trial_during, trial_after)
-        cost = compare(during, trial_during, first, last, limit)
+        done += (tried.last - tried.first) // TIMES
+        cost = tried.excess + SLOPE * tried.live
         if cost <= 0 or uniform(random) < np.exp(-cost / temperature):
-            for t in range(first, last):
-                order[t], during[t], after[t] = trial[t], trial_during[t], trial_after[t]
+            make(now, room, tried)
+            done += tried.last - tried.first
+            for t in range(tried.first, tried.last):
                 count = list_time(above, place, count, t, during[t] > limit)
-            if count <= NEARLY:
-                peak = limit if count else during.max()
-                for j in range(count):
-                    peak = max(peak, during[above[j]])
-                if peak < best:
-                    best, best_order = peak, order.copy()
         else:
-            restore(phase, uses, changes)
-            for t in range(first, last):
-                time[order[t]], trial[t] = t, order[t]
+            undo(phase, now, room, tried)
+    best, best_order = better(now, above[:count], limit, best, best_order)
     return best, best_order, done
+
+
+@compiled
+def better(now: Present, above: Ints, limit: int, best: int, best_order: Ints) -> tuple[int, Ints]:
+    """Returns the lower of two peaks, in bytes, and its order: the order `now` or the best so far.
+
+    `best` is the peak of `best_order`. `above` lists the times at which the order `now` has more
+    than `limit` bytes alive.
+    """
+    peak = limit if len(above) else now.during.max()
+    for t in above:
+        peak = max(peak, now.during[t])
+    return (peak, now.order.copy()) if peak < best else (best, best_order)
 
 
 @compiled
@@ -143,15 +142,14 @@ def list_time(above: Ints, place: Ints, count: int, t: int, listed: bool) -> int
 
 
 @compiled
-def propose(
-    phase: Tables, order: Ints, time: Ints, user: Ints, high: int, random: Words
-) -> tuple[int, int]:
+def propose(phase: Tables, now: Present, high: int, random: Words) -> tuple[int, int]:
     """Draws a random move: returns an op and the time to which it should move.
 
-    AIMED of 4 moves aim at a buffer alive at time `high`. The others shift an op near `high` by up
-    to REACH places. Returns an op with its present time if no move is found. `user` is, by buffer,
-    the op that uses it last, and `high` a time at which more bytes are alive than the limit.
+    At time `high` more bytes are alive than the limit. AIMED of 4 moves aim at a buffer alive then.
+    The others shift an op near `high` by up to REACH places. Returns an op with its present time if
+    no move is found.
     """
+    order, time, user = now.order, now.time, now.user
     n = len(order)
     if below(random, 4) < AIMED:
         buffer = alive_at(phase, time, user, high, random)
@@ -194,85 +192,6 @@ def alive_at(phase: Tables, time: Ints, user: Ints, t: int, random: Words) -> in
         if made and time[user[b]] >= t:
             return b
     return -1
-
-
-@compiled
-def move_later(
-    phase: Tables, order: Ints, trial: Ints, first: int, last: int, moved: Ints, move: int
-) -> tuple[int, int]:
-    """Moves the op at time `first` to the end of [first, last), with the ops that wait for it.
-
-    The ops that move keep their order, and so do the others. Writes the new order of these times to
-    trial[first:last]. Sets moved[op] to the number `move` for each op that moves, and for each op
-    that waits for a moved op, at these times or later.
-
-    Returns:
-        start and end: the ops that move are trial[start:end]. If all ops at these times move, the
-        order is the old one.
-    """
-    moved[order[first]] = move
-    free = first
-    for t in range(first, last):
-        k = order[t]
-        if moved[k] == move:
-            for j in range(phase.after_at[k], phase.after_at[k + 1]):
-                moved[phase.after[j]] = move
-        else:
-            trial[free] = k
-            free += 1
-    start = free
-    for t in range(first, last):
-        if moved[order[t]] == move:
-            trial[free] = order[t]
-            free += 1
-    return start, last
-
-
-@compiled
-def move_sooner(
-    phase: Tables, order: Ints, trial: Ints, first: int, last: int, moved: Ints, move: int
-) -> tuple[int, int]:
-    """Moves the op at time `last - 1` to the start of [first, last), with the ops it waits for.
-
-    The ops that move keep their order, and so do the others. Writes the new order of these times to
-    trial[first:last]. Sets moved[op] to the number `move` for each op that moves, and for each op
-    that a moved op waits for, at these times or earlier.
-
-    Returns:
-        start and end: the ops that move are trial[start:end]. If all ops at these times move, the
-        order is the old one.
-    """
-    moved[order[last - 1]] = move
-    free = last - 1
-    for t in range(last - 1, first - 1, -1):
-        k = order[t]
-        if moved[k] == move:
-            for j in range(phase.before_at[k], phase.before_at[k + 1]):
-                moved[phase.before[j]] = move
-        else:
-            trial[free] = k
-            free -= 1
-    end = free + 1
-    for t in range(last - 1, first - 1, -1):
-        if moved[order[t]] == move:
-            trial[free] = order[t]
-            free -= 1
-    return first, end
-
-
-@compiled
-def compare(during: Ints, trial: Ints, first: int, last: int, limit: int) -> float:
-    """Returns by how much the cost of a trial order exceeds that of the present order.
-
-    The cost of an order is the bytes above `limit`, plus SLOPE times the live bytes, summed over
-    time. By time, `trial` and `during` are the live bytes of the trial order and of the present
-    order. They differ only at the times [first, last).
-    """
-    cost = 0.0
-    for t in range(first, last):
-        cost += SLOPE * (trial[t] - during[t])
-        cost += max(trial[t] - limit, 0) - max(during[t] - limit, 0)
-    return cost
 
 
 @compiled

@@ -1,12 +1,13 @@
 """Local search: improves the order of a phase if the exact search does not find the best one.
 
-    peak ── limit 1 % below ── anneal ──┬── limit met: the next limit is as far below the new peak
-      ^                                 └── not met: the next limit is half as far below the peak
-      │                                               │
-      └── shaken by a short, hot annealing ───────────┘ after many annealings without a lower peak
+    peak ── limit below it ── anneal ──┬── limit met: the next limit is as far below the new peak
+      ^                                └── not met: the next limit is nearer to the peak, or far
+      │                                    from it again after the nearest one; and the next
+      │                                    annealing is hot if this one was cool
+      └── shaken by a short, hot annealing ──── after many annealings without a lower peak
 
-A limit is at least 0.1 % below the peak, but never below the bound at which the search ends. The
-descent from a shaken order begins with 1 % again.
+A limit is never below the bound at which the search ends. A far limit lowers the whole order, a
+near one its highest times.
 
 In wide, irregular graphs the exact search (`valleys.py`) ends without an answer, because there are
 too many sets of ops to search. But an order that differs from a known order by a single move is
@@ -35,9 +36,7 @@ class Effort:
     found so far.
 
     Attributes:
-        work_an_op: limit on the steps of one annealing, per op of the phase. A step measures one op
-            at one time, or looks at one user of a buffer. A move takes `annealing.A_MOVE` further
-            steps.
+        work_an_op: limit on the steps of one annealing, per op of the phase (`annealing.anneal`).
         in_vain: number of annealings in a row without a lower peak after which a descent ends.
         kicks: limit on the descents after the first one. Each starts from the best order, changed
             by a short, hot annealing.
@@ -48,17 +47,18 @@ class Effort:
     kicks: int = 6
 
 
-# first and least distance of an annealing's limit below the peak, as a share of the peak
-STEP, LEAST_STEP = 0.01, 0.001
+# distances of an annealing's limit below the peak, as shares of the peak: the next one is used if
+# the limit was not met
+STEPS = (0.01, 0.005, 0.002, 0.001)
 # two pairs (first, last) temperature of an annealing, in mean buffer sizes: the first pair is used
 # after a lower peak was found, and after a failure the pair that was not used last
-HEATS = ((0.5, 0.02), (0.5, 0.1))
+HEATS = ((0.5, 0.02), (8.0, 0.2))
 SHAKEN = 4.0  # temperature of the short annealing that perturbs an order, in mean buffer sizes
 # limit on live bytes in the annealing that perturbs an order, as a share of the peak
 SHAKEN_LIMIT = 0.9
 # limit on the steps, per op of the phase, of the annealing that perturbs an order
 SHAKEN_WORK = 1_000
-A_STEP: Units = 10  # units of work of one step of the annealing; measured
+A_STEP: Units = 16  # units of work of one step of the annealing; measured
 
 
 def local_search(
@@ -137,18 +137,17 @@ class _Search:
         with self.work.uncounted():  # the first call of a process compiles the annealing
             # an annealing with a work limit of 0 only measures `order`
             best = self.anneal(order, self.bound, 0, HEATS[0])
-        in_vain, step = 0, STEP
+        in_vain = step = 0
         while best.peak > self.bound and in_vain < self.effort.in_vain:
             if self.work.is_over():
                 break
-            limit = max(self.bound, int(best.peak * (1 - step)))
+            limit = max(self.bound, int(best.peak * (1 - STEPS[step % len(STEPS)])))
             heat = HEATS[in_vain % len(HEATS)]
             found = self.anneal(best.order, limit, self.effort.work_an_op, heat)
             in_vain += 1
             if found.peak < best.peak:
                 best, in_vain = found, 0
-            if found.peak > limit:
-                step = max(step / 2, LEAST_STEP)
+            step += found.peak > limit
         return best
 
     def shaken(self, best: _Found) -> Ints:

@@ -33,22 +33,26 @@ class Tables(NamedTuple):
         makes: by op, the bytes that it creates.
         unused: by op, the bytes of those results that no op uses and the user does not keep. They
             die just after the op, and are not among the buffers listed.
+        stays: by op, the bytes of those results that are alive until the phase ends. They are not
+            among the buffers listed.
         scratch: by op, the bytes that it allocates for itself while it runs.
         size: by buffer, its size in bytes.
         maker: by buffer, the op that creates it; EARLIER if that op belongs to an earlier phase.
         users: by buffer, the ops that read or change it.
         uses: by op, the buffers that it reads or changes.
+        made: by op, the buffers that it creates.
         over_made, over_dying: by op, pairs of a result (`over_made`, numbered as in the Problem)
             and a dying buffer that the result may be written over (`over_dying`).
         before: by op, the ops of the phase that it waits for.
         after: by op, the ops of the phase that wait for it.
-        users_at, uses_at, over_at, before_at, after_at: the index at which the row of each buffer
-            or op starts in the array of that name.
+        users_at, uses_at, made_at, over_at, before_at, after_at: the index at which the row of each
+            buffer or op starts in the array of that name.
     """
 
     start: int
     makes: Ints
     unused: Ints
+    stays: Ints
     scratch: Ints
     size: Ints
     maker: Ints
@@ -56,6 +60,8 @@ class Tables(NamedTuple):
     users: Ints
     uses_at: Ints
     uses: Ints
+    made_at: Ints
+    made: Ints
     over_at: Ints
     over_made: Ints
     over_dying: Ints
@@ -83,10 +89,19 @@ def tables(problem: Problem, phase: int) -> Tables:
         if inside and not outlives:
             number[b] = len(users)
             users.append(inside)
+    size = np.array([problem.buffers[b].transient for b in number], np.int64)
+    maker = np.array([_maker(problem, b, place) for b in number], np.int64)
+    makes = np.array([_made(problem, i) for i in ops], np.int64)
+    unused = np.array([_unused(problem, i) for i in ops], np.int64)
     uses: list[list[int]] = [[] for _ in ops]
+    made: list[list[int]] = [[] for _ in ops]
+    stays = makes - unused
     for b, inside in enumerate(users):
         for k in inside:
             uses[k].append(b)
+        if maker[b] != EARLIER:
+            made[maker[b]].append(b)
+            stays[maker[b]] -= size[b]
     pairs = [
         [(n, o) for n, o in problem.ops[i].over if can_take(problem, n, o) and o in number]
         for i in ops
@@ -95,13 +110,15 @@ def tables(problem: Problem, phase: int) -> Tables:
     _, over_dying = rows([[number[dying] for _, dying in row] for row in pairs])
     return Tables(
         start,
-        np.array([_made(problem, i) for i in ops], np.int64),
-        np.array([_unused(problem, i) for i in ops], np.int64),
+        makes,
+        unused,
+        stays,
         np.array([problem.ops[i].scratch for i in ops], np.int64),
-        np.array([problem.buffers[b].transient for b in number], np.int64),
-        np.array([_maker(problem, b, place) for b in number], np.int64),
+        size,
+        maker,
         *rows(users),
         *rows(uses),
+        *rows(made),
         over_at,
         over_made,
         over_dying,
@@ -186,16 +203,29 @@ def dies(phase: Tables, buffer: int, time: Ints, t: int) -> bool:
 def written_over(phase: Tables, k: int, time: Ints, t: int) -> int:
     """Returns the bytes that op `k` saves at time t by writing results over buffers that die at t.
 
-    Goes through the op's first MOST_PAIRS pairs of a result and a buffer in the order in which they
-    are listed. Uses each result and each buffer at most once, as `core.lifetime.find_reuse` does.
+    Only the op's first MOST_PAIRS pairs of a result and a buffer count.
+    """
+    dying = 0
+    first = phase.over_at[k]
+    for j in range(first, min(phase.over_at[k + 1], first + MOST_PAIRS)):
+        if dies(phase, phase.over_dying[j], time, t):
+            dying |= 1 << (j - first)
+    return pairs_save(phase, k, dying)
+
+
+@compiled
+def pairs_save(phase: Tables, k: int, dying: int) -> int:
+    """Returns the bytes of those results of op k that are written over dying buffers.
+
+    Bit n of `dying` is set if the buffer of the op's pair number n dies at the op. Takes the pairs
+    in the order in which they are listed. Uses each result and each buffer at most once, as
+    `core.lifetime.find_reuse` does.
     """
     saved = 0
     taken = 0  # bit n is set if the op's pair number n was chosen
     first = phase.over_at[k]
     for j in range(first, min(phase.over_at[k + 1], first + MOST_PAIRS)):
-        if not dies(phase, phase.over_dying[j], time, t):
-            continue
-        free = True
+        free = dying >> (j - first) & 1 == 1
         for i in range(first, j):
             same = (
                 phase.over_made[i] == phase.over_made[j]

@@ -14,7 +14,8 @@ from roam.core.lifetime import find_reuse, live_curve, live_peak
 from roam.core.problem import Buffer, Home, Kind, Op, OpId, Problem
 from roam.solvers.answer import Outcome
 from roam.solvers.jit import COMPILED
-from roam.solvers.order import annealing
+from roam.solvers.order import annealing, handing_over, moves, present_order
+from roam.solvers.order import tables as tables_module
 from roam.solvers.order.greedy import CANDIDATES
 from roam.solvers.order.local_search import Effort, local_search
 from roam.solvers.order.tables import measure, measured, tables
@@ -150,8 +151,9 @@ def test_compiled_and_interpreted_agree(monkeypatch: pytest.MonkeyPatch) -> None
     problem = layered_graph(20, width=0.27, seed=1)
     arrays, order = tables(problem, 0), np.arange(len(problem.ops))
     compiled = annealing.anneal(arrays, order.copy(), 0, 20_000, 500.0, 20.0, 7)
-    for name, function in list(vars(annealing).items()):
-        if hasattr(function, "py_func"):
-            monkeypatch.setattr(annealing, name, function.py_func)
+    for module in (annealing, handing_over, moves, present_order, tables_module):
+        for name, function in list(vars(module).items()):
+            if hasattr(function, "py_func"):
+                monkeypatch.setattr(module, name, function.py_func)
     peak, found, work = annealing.anneal(arrays, order.copy(), 0, 20_000, 500.0, 20.0, 7)
     assert (peak, found.tolist(), work) == (compiled[0], compiled[1].tolist(), compiled[2])

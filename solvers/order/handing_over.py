@@ -1,0 +1,170 @@
+"""Finds the last users of buffers after a move, and when the move lets more or fewer bytes live.
+
+The ops that a move takes past others are its *group* (`moves.py`); the others *stay*. A buffer that
+no op of the group makes or uses is alive at the same ops before and after the move. Any other one
+is alive at a few ops more, or fewer, which follow one another in the order:
+
+    the buffer             if the group moves later           if it moves sooner, to time `first`
+    made by the group      dead until the group makes it      alive from `first` on
+    last used by the       alive until the group has run      dies at its last user that stays, if
+    group                                                     one runs after `first`
+    last used in between   alive until the group has run      no change
+
+So the live bytes change by a sum of such stretches, whose two ends are noted in an array over time.
+
+The small functions here take arrays, and no tuple of arrays: numba would count the references of
+all its arrays at each call, which took half of the time of a move.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from roam.solvers.jit import compiled
+from roam.solvers.order.present_order import Present, hand_over
+from roam.solvers.order.tables import EARLIER, Ints, Tables
+
+# limit on the ops of a group; of larger ones, less than 2 in 100 moves were accepted, measured
+MOST_OPS = 8
+
+
+class Room(NamedTuple):
+    """Arrays for the move that is tried at present.
+
+    Attributes:
+        moved: by op, the number of the last move whose group it was in. A group that was given up
+            because it became too large counts.
+        group: the ops of the group, in the order in which they run.
+        inside: by index in `group`, the bytes alive while the op runs after the move.
+        ends: by time, the bytes by which the change of the live bytes is higher than at the time
+            before. All 0 between two moves.
+        staying: by time, the bytes alive after the move while the op runs that ran then before.
+        buffers, users: the buffers whose last user has changed, and their last user before.
+        ops, saved: ops whose bytes written over dying buffers have changed, and these bytes before.
+    """
+
+    moved: Ints
+    group: Ints
+    inside: Ints
+    ends: Ints
+    staying: Ints
+    buffers: Ints
+    users: Ints
+    ops: Ints
+    saved: Ints
+
+
+@compiled
+def room_for(phase: Tables) -> Room:
+    n, most = len(phase.makes), len(phase.uses) + 1
+    return Room(
+        np.zeros(n, np.int64),
+        np.empty(MOST_OPS, np.int64),
+        np.empty(MOST_OPS, np.int64),
+        np.zeros(n + 1, np.int64),
+        np.empty(n, np.int64),
+        np.empty(most, np.int64),
+        np.empty(most, np.int64),
+        np.empty(2 * most, np.int64),
+        np.empty(2 * most, np.int64),
+    )
+
+
+@compiled
+def move_later(
+    phase: Tables, now: Present, room: Room, number: int, count: int, last: int
+) -> tuple[int, int]:
+    """Hands buffers over to the ops that use them last if the group moves to just before `last`.
+
+    Notes at which times more or fewer bytes are alive. Returns the number of buffers handed over,
+    and that of the buffer uses looked at.
+    """
+    time, user, size = now.time, now.user, phase.size
+    moved, ends = room.moved, room.ends
+    handed = looked = 0
+    for i in range(count - 1, -1, -1):  # the last op of the group that uses a buffer comes first
+        k = room.group[i]
+        t = time[k]
+        add(ends, t + 1, last, -phase.stays[k])
+        for j in range(phase.made_at[k], phase.made_at[k + 1]):
+            b = phase.made[j]
+            add(ends, t + 1, min(time[user[b]] + 1, last), -size[b])
+        looked += phase.uses_at[k + 1] - phase.uses_at[k]
+        for j in range(phase.uses_at[k], phase.uses_at[k + 1]):
+            b = phase.uses[j]
+            dies_at = user[b]
+            if time[dies_at] >= last or is_moved(moved, number, phase.maker[b]):
+                continue
+            if not is_moved(moved, number, dies_at):
+                add(ends, time[dies_at] + 1, last, size[b])
+                room.buffers[handed], room.users[handed] = b, dies_at
+                handed += 1
+                hand_over(phase, now, b, k)
+            elif dies_at == k:
+                add(ends, t + 1, last, size[b])
+    return handed, looked
+
+
+@compiled
+def move_sooner(
+    phase: Tables, now: Present, room: Room, number: int, count: int, first: int
+) -> tuple[int, int]:
+    """Hands buffers over to the ops that use them last if the group moves to time `first`.
+
+    Notes and returns the same as `move_later`.
+    """
+    time, user, size = now.time, now.user, phase.size
+    moved, ends = room.moved, room.ends
+    handed = looked = 0
+    for i in range(count):  # an op that makes a buffer comes before its users
+        k = room.group[i]
+        t = time[k]
+        add(ends, first, t, phase.stays[k])
+        for j in range(phase.made_at[k], phase.made_at[k + 1]):
+            b = phase.made[j]
+            if (
+                not is_moved(moved, number, user[b])
+                or last_staying(phase, time, moved, number, b) >= first
+            ):
+                add(ends, first, t, size[b])
+        looked += phase.uses_at[k + 1] - phase.uses_at[k]
+        for j in range(phase.uses_at[k], phase.uses_at[k + 1]):
+            b = phase.uses[j]
+            if user[b] != k:
+                continue
+            looked += phase.users_at[b + 1] - phase.users_at[b]
+            dies, maker = last_staying(phase, time, moved, number, b), phase.maker[b]
+            if dies >= first:
+                add(ends, dies + 1, t, -size[b])
+                room.buffers[handed], room.users[handed] = b, k
+                handed += 1
+                hand_over(phase, now, b, now.order[dies])
+            else:
+                add(ends, time[maker] + 1 if is_moved(moved, number, maker) else first, t, -size[b])
+    return handed, looked
+
+
+@compiled
+def is_moved(moved: Ints, number: int, k: int) -> bool:
+    """Returns whether op k belongs to the group of the move `number`; not if it is EARLIER."""
+    return k != EARLIER and moved[k] == number
+
+
+@compiled
+def last_staying(phase: Tables, time: Ints, moved: Ints, number: int, b: int) -> int:
+    """Returns the time of the last user of buffer b that is not in the group; -1 if none is."""
+    last = -1
+    for j in range(phase.users_at[b], phase.users_at[b + 1]):
+        k = phase.users[j]
+        if moved[k] != number:
+            last = max(last, time[k])
+    return last
+
+
+@compiled
+def add(ends: Ints, start: int, end: int, size: int) -> None:
+    """Notes that `size` bytes more are alive while the ops run that stay at times [start, end)."""
+    ends[start] += size
+    ends[end] -= size
