@@ -84,6 +84,7 @@ class State:
 
     Attributes:
         live: live bytes now.
+        weighed: how many times `net` has weighed an op. Most of the time of a search goes into it.
         waits: by op, how many of the ops that have to run before it have not run yet.
         opened: by buffer, how many of its openers have run.
         left: by buffer, how many of its closers have not run.
@@ -98,6 +99,7 @@ class State:
     def __init__(self, phase: Phase) -> None:
         self.phase = phase
         self.live = phase.start
+        self.weighed = 0
         self.waits = [len(before) for before in phase.before]
         self.opened = dict.fromkeys(phase.openers, 0)
         self.left = {b: len(closers) for b, closers in phase.closers.items()}
@@ -112,6 +114,7 @@ class State:
 
     def net(self, k: Place) -> int:
         """Returns by how many bytes a ready op raises the live bytes; below 0 if it lowers them."""
+        self.weighed += 1
         size, net = self.phase.size, 0
         for b in self.phase.opens[k]:
             if not self.opened[b]:

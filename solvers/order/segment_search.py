@@ -27,7 +27,11 @@ from ortools.graph.python.max_flow import SimpleMaxFlow
 
 from roam.core.problem import OpId
 from roam.solvers.order.progress import Phase, Place, State
-from roam.solvers.work import Work
+from roam.solvers.work import Units, Work
+
+# units of work to weigh one op as the next one, with all that a search does in between. Most of the
+# time goes into it, and in wide graphs an op that is run makes the search weigh more ops; measured
+A_WEIGHING: Units = 2_000
 
 
 @dataclass(eq=False)
@@ -142,7 +146,7 @@ class Side:
         phase: the phase, as seen from this end.
         state: which ops have run. Between two calls of `walk`, these are the fixed ops.
         most: the limit on live bytes.
-        work: ends the search at its deadline; the units of `work` are not looked at.
+        work: limits the work and the time of the search; the work done is added to it.
         order: the fixed ops, beginning with the op nearest to this end of the phase.
         refused: of all ops that did not fit within the limit, the fewest bytes that would have been
             alive while one of them ran; inf if every op fitted.
@@ -157,6 +161,7 @@ class Side:
         self.refused: float = inf
         self.runs = 0
         self.limit: float = 0
+        self.paid: Units = 0  # units of work that `spend` has added so far
 
     def walk(self, patience: int, runs: float) -> Crossed:
         """Searches from valley to valley, and fixes the ops on the way to each valley.
@@ -164,8 +169,8 @@ class Side:
         A valley is a set of ops after which few bytes are alive (`valleys.py`). Returns ALL if all
         ops of the phase have their place, and NO if no order keeps within the limit. Returns
         GAVE_UP after running more than `patience` ops without reaching the next valley, or more
-        than `runs` ops in this call, or at the deadline. A further call then starts again from the
-        last valley reached.
+        than `runs` ops in this call, or if no work is left. A further call then starts again from
+        the last valley reached.
         """
         last = self.runs + runs
         self.order += self.descend()
@@ -187,7 +192,14 @@ class Side:
         return [self.phase.ops[k] for k in self.order]
 
     def gives_up(self) -> bool:
-        return self.runs > self.limit or self.work.is_late()
+        self.spend()
+        return self.runs > self.limit or self.work.is_over()
+
+    def spend(self) -> None:
+        """Adds the work done since the last call to `work`."""
+        done = A_WEIGHING * self.state.weighed
+        self.work.spend(done - self.paid)
+        self.paid = done
 
     def is_all(self, more: int) -> bool:
         return len(self.order) + more + len(self.state.blocked) == len(self.phase.ops)

@@ -38,13 +38,11 @@ from roam.core.problem import OpId, Problem
 from roam.solvers.answer import Answer, Outcome
 from roam.solvers.order.progress import Phase
 from roam.solvers.order.segment_search import Crossed, Side
-from roam.solvers.work import Units, Work
+from roam.solvers.work import Work
 
 # FIRST: limit on ops run from a valley (few live bytes) to the next, before the search pauses
 # MORE: factor on this limit whenever both searches, from the start and the end, are stuck
 FIRST, MORE = 1_000, 4
-# units of work to run one op in the exact search; measured: 5 to 15 microseconds
-A_RUN: Units = 10_000
 
 Kept = Answer[list[OpId] | None]
 
@@ -94,24 +92,19 @@ def meet(ends: Sequence[Phase], most: int, runs: int, work: Work, patience: int 
         FITS with the order, DOES_NOT_FIT with a lower bound on the peak, or UNKNOWN, as
         `keeps_within` does.
     """
-    found = _meet(ends, most, work.steps(A_RUN, runs), work, patience)
-    work.spend(found.work * A_RUN)
-    return found
-
-
-def _meet(ends: Sequence[Phase], most: int, runs: float, work: Work, patience: int) -> Kept:
     sides = [Side(phase, most, work) for phase in ends]
     stopped = spent = 0
     for side in cycle(sides):
         before = len(side.order), side.runs
         crossed = side.walk(patience, runs - spent)
+        side.spend()
         spent += side.runs - before[1]
         if crossed is Crossed.NO:
             needed = int(min(s.refused for s in sides))
             return Answer(None, most, needed, Outcome.DOES_NOT_FIT, spent)
         if crossed is Crossed.ALL:
             break
-        if spent > runs or work.is_late():
+        if spent > runs or work.is_over():
             return Answer(None, most, 0, Outcome.UNKNOWN, spent)
         for other in sides:
             if other is not side:
