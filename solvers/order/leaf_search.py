@@ -48,8 +48,10 @@ from roam.solvers.work import Units, Work
 A_CUTTING: Units = 60_000
 # share of the phase's ops above which a leaf skips the short exact search: the phase has had it
 ALMOST_ALL = 0.8
-# share of the remaining work for one local search
-LOCAL_SHARE = 0.3
+# share of the remaining work for a first descent of local search
+DESCENT_SHARE = 0.3
+# share of the remaining work for all of local search: what is searched later seldom finds more
+LOCAL_SHARE = 0.8
 # share of the remaining work for one search of windows: the times around the highest live bytes
 WINDOWS_SHARE = 0.3
 # share of the remaining work for one series of wider and wider beams (searches of sets of ops)
@@ -281,13 +283,13 @@ class _LeafSearch:
         return found.bound
 
     def descend(self, top: _Placed, target: int) -> int:
-        return self.anneal(top, target, Effort(kicks=0))
+        return self.anneal(top, target, Effort(kicks=0), DESCENT_SHARE)
 
     def search_locally(self, top: _Placed, target: int) -> int:
-        return self.anneal(top, target, Effort())
+        return self.anneal(top, target, Effort(), LOCAL_SHARE)
 
-    def anneal(self, top: _Placed, target: int, effort: Effort) -> int:
-        with self.work.share(LOCAL_SHARE):
+    def anneal(self, top: _Placed, target: int, effort: Effort, share: float) -> int:
+        with self.work.share(share):
             found = local_search(top.leaf.problem, INSIDE, top.order, target, effort, self.work)
         self.offer(top, "local search", found.found)
         return target

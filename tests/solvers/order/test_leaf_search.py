@@ -82,7 +82,7 @@ def test_wide_cells_are_settled_one_by_one() -> None:
     problem = in_series([layered_graph(80, width=0.5, seed=seed) for seed in (1, 2, 3)])
     few = Searches(windows=False, beams=False, cp_sat=False)
     cut, uncut = (
-        best_order(problem, Work(14 * 10**8), searches=replace(few, tree=tree))
+        best_order(problem, Work(17 * 10**8), searches=replace(few, tree=tree))
         for tree in (True, False)
     )
     assert len(cut.found.segments) == 3
