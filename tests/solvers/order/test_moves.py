@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roam.bench.layered import layered_graph
@@ -44,6 +44,7 @@ def check_moves(phase: Tables, seed: int, moves: int) -> int:
     return made
 
 
+@settings(max_examples=50)
 @given(st.one_of(problems(max_ops=9), dense_problems(max_ops=7)), st.integers(0, 99))
 def test_a_move_changes_what_measuring_the_new_order_finds(problem: Problem, seed: int) -> None:
     for phase, ops in enumerate(problem.phases):
