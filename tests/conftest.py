@@ -71,6 +71,18 @@ def _freeze() -> None:
         gc.freeze()
 
 
+WHOLE_SUITE = 1000  # tests: so many need every search
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Compiles this worker's share of the searches before the tests of a run of the whole suite."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and len(session.items) > WHOLE_SUITE:
+        from tests.compiled_searches import compile_share
+
+        compile_share(worker)
+
+
 settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
@@ -88,14 +100,14 @@ def _afresh() -> Iterator[None]:
 
 
 @pytest.fixture
-def shared_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def shared_kernels() -> Iterator[None]:
     """The C++ kernels that Inductor compiles are kept, by their sources; graphs are not.
 
+    Inductor's own cache keeps them, so that another checkout compiles only what it changed.
     One thread: several add up what scatters into one place, an embedding's gradient, in any order.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(ROOT / ".pytest_cache" / "inductor"))
     with (
         torch._inductor.config.patch(fx_graph_cache=False),
         torch._functorch.config.patch(enable_autograd_cache=False),

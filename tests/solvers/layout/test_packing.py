@@ -27,36 +27,38 @@ from roam.solvers.layout.packing.lines import area, on_the_lowest_line
 from roam.solvers.layout.packing.pack import A_TABLE_TOUCH, Packing, _Packer, pack
 from roam.solvers.layout.packing.sweep import holes, sweep
 from roam.solvers.work import Work
-from tests.solvers.layout.rectangles import rectangles
+from tests.solvers.layout.rectangles import KNOTS, crowd, rectangles
 
 MINIMALLOC = Path(__file__).parents[2] / "instances" / "minimalloc"
 CAPACITY = 2**20
 
 
 def brute_force(rects: list[Rect], capacity: int) -> bool:
-    """Whether everything fits: every offset of every rectangle, in turn."""
-    rects = sorted((r for r in rects if r.size), key=lambda r: (r.fixed is None, -r.size))
-    offsets: list[int] = []
+    """Whether everything fits: every offset of every rectangle, in turn.
 
-    def clear(r: Rect, o: int) -> bool:
-        return all(
-            r.upper <= q.lower or q.upper <= r.lower or o + r.size <= p or p + q.size <= o
-            for q, p in zip(rects, offsets, strict=False)
+    The rectangle with the fewest offsets left comes next.
+    """
+
+    def clear(r: Rect, o: int, placed: Rect, at: int) -> bool:
+        apart = r.upper <= placed.lower or placed.upper <= r.lower
+        return apart or o + r.size <= at or at + placed.size <= o
+
+    def fits(left: list[tuple[Rect, list[int]]]) -> bool:
+        if not left:
+            return True
+        rect, offsets = min(left, key=lambda each: len(each[1]))
+        rest = [each for each in left if each[0] is not rect]
+        return any(
+            fits([(r, [o for o in there if clear(r, o, rect, at)]) for r, there in rest])
+            for at in offsets
         )
 
-    def rest() -> bool:
-        if len(offsets) == len(rects):
-            return True
-        r = rects[len(offsets)]
-        for o in range(0, capacity - r.size + 1, r.align) if r.fixed is None else [r.fixed]:
-            if o + r.size <= capacity and clear(r, o):
-                offsets.append(o)
-                if rest():
-                    return True
-                offsets.pop()
-        return False
-
-    return rest()
+    left = []
+    for lower, upper, size, align, fixed in (r for r in rects if r.size):
+        offsets = range(0, capacity - size + 1, align) if fixed is None else [fixed]
+        rect = Rect(lower, upper, size)  # an object of its own
+        left.append((rect, [o for o in offsets if o + size <= capacity]))
+    return fits(left)
 
 
 def assert_lowest(rects: list[Rect], packing: Answer[Packing]) -> None:
@@ -195,22 +197,6 @@ def test_fixed_offsets_that_contradict_themselves() -> None:
         pack([Rect(0, 2, 10, 64, 8)])
 
 
-def crowd(seed: int) -> list[Rect]:
-    """8 to 25 rectangles drawn at random, as many as stay below a height."""
-    draw = np.random.default_rng(seed)
-    n, times, largest = (int(draw.integers(*r)) for r in ((8, 26), (5, 16), (3, 12)))
-    load, limit = np.zeros(times, int), draw.integers(6, 24)
-    rects: list[Rect] = []
-    for _ in range(6 * n):
-        lower = int(draw.integers(0, times))
-        upper = min(times, lower + 1 + int(draw.exponential(2.5)))
-        size = int(draw.integers(1, largest))
-        if load[lower:upper].max() + size <= limit and len(rects) < n:
-            load[lower:upper] += size
-            rects.append(Rect(lower, upper, size))
-    return rects
-
-
 def fits_by_cp_sat(rects: list[Rect], capacity: int) -> bool:
     model = cp_model.CpModel()
     times, addresses = [], []
@@ -224,9 +210,6 @@ def fits_by_cp_sat(rects: list[Rect], capacity: int) -> bool:
     status = solver.solve(model)
     assert status in (cp_model.OPTIMAL, cp_model.FEASIBLE, cp_model.INFEASIBLE)
     return status != cp_model.INFEASIBLE
-
-
-KNOTS = (1679, 4089, 4411, 4808, 5515, 6612, 9233, 11280)  # crowds that need more than their load
 
 
 @pytest.mark.parametrize("seed", [*KNOTS, *range(8)])
