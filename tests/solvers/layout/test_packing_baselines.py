@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
+
 import pytest
 from hypothesis import given, settings
 
@@ -47,5 +50,12 @@ def test_llfb_lifts_the_lowest_line_where_nothing_fits() -> None:
 
 
 def test_inductor_nests_places_as_deep_as_there_are_buffers() -> None:
-    stairs = [Rect(i, 10_000 - i, 2000 - i) for i in range(400)]
-    assert height(stairs, BASELINES["Inductor"](stairs)) == max_load(stairs)
+    """Deeper than Python may call, with a limit that leaves room for half of the buffers."""
+    stairs = [Rect(i, 10_000 - i, 2000 - i) for i in range(160)]
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + len(stairs) // 2)
+    try:
+        offsets = BASELINES["Inductor"](stairs)
+    finally:
+        sys.setrecursionlimit(limit)
+    assert height(stairs, offsets) == max_load(stairs)
