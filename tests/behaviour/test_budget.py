@@ -93,7 +93,7 @@ def test_no_more_runs_again_than_without_a_budget_if_the_step_fits() -> None:
 
 def test_a_larger_budget_costs_no_more() -> None:
     seconds = []
-    for share in (60, 70, 80, 90, 100):
+    for share in (60, 80, 100):
         trained(blocks, rows(), budget=f"{share}%")
         seconds.append(roam.report().step.extra_time)
     assert seconds == sorted(seconds, reverse=True)
@@ -126,7 +126,7 @@ def test_the_extra_time_is_above_its_bound() -> None:
 def test_every_point_of_the_trade_off_is_a_budget_that_can_be_kept() -> None:
     model, x, loss = blocks(), rows(), lambda y: y.square().mean()
     step = roam.plan(model, x, loss=loss, lowering="aten")
-    points = step.pareto(4)
+    points = step.pareto(3)
     assert points[0].peak < points[-1].peak == step.peak
     for point in points[:-1]:
         kept = roam.plan(model, x, loss=loss, lowering="aten", budget=point.peak + step.persistent)

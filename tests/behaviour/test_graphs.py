@@ -54,6 +54,18 @@ def test_a_graph_break() -> None:
     check(calls(broken, (8, 8), (8, 8)), random(5, 8), planned=2)
 
 
+def test_a_view_of_a_temporary_is_changed_by_the_next_graph() -> None:
+    """As masks are in the features of speech models."""
+
+    def masked(a: Tensor, b: Tensor, fill: Tensor, x: Tensor) -> Tensor:
+        y = (x @ a).transpose(0, 1)
+        torch._dynamo.graph_break()
+        y[x[0] > 0] = fill
+        return (y.transpose(0, 1) @ b).sin()
+
+    check(calls(masked, (8, 8), (8, 8), (5,)), random(5, 8), planned=2)
+
+
 def test_a_print_in_the_middle(capsys: pytest.CaptureFixture[str]) -> None:
     def talking(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
         y = (x @ a).relu()

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,11 @@ def trained(
     return found + snapshot([*model.parameters(), *model.buffers()]), peak
 
 
+@cache
+def without_budget() -> StepPlan:
+    return roam.plan(Loss(pair), rows(), lowering="inductor")
+
+
 def planned(share: int) -> StepPlan:
     return roam.plan(Loss(pair), rows(), lowering="inductor", budget=f"{share}%")
 
@@ -119,7 +125,7 @@ def test_as_close_to_float64_as_without() -> None:
 
 
 def test_a_size_is_of_all_that_there_is() -> None:
-    without = roam.plan(Loss(pair), rows(), lowering="inductor")
+    without = without_budget()
     budget = without.total - without.peak // 4
     found = roam.plan(Loss(pair), rows(), lowering="inductor", budget=budget)
     assert found.total <= budget < without.total
@@ -174,7 +180,7 @@ def test_the_plan_saves_less_and_says_what_runs_again_by_module() -> None:
     assert all("model" in m.module for m in graph.recomputed.modules if m.ops)
     assert graph.recomputed.saved > 0
     assert "run again" in str(step.explain())
-    assert saved(step) < saved(roam.plan(Loss(pair), rows(), lowering="inductor"))
+    assert saved(step) < saved(without_budget())
 
 
 def test_dynamic_sizes_go_to_aten_s_kernels() -> None:

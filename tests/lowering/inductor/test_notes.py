@@ -17,7 +17,7 @@ from roam.optim import AdamA
 from tests.helpers import fused, mlp, random
 
 STEPS = """
-import json, torch, roam, roam.solvers.layout.saved_layout as solver
+import json, os, torch, roam, roam.solvers.layout.saved_layout as solver
 from torch._dynamo.utils import counters
 from roam.optim import AdamA
 
@@ -48,12 +48,19 @@ def step(folded):
         "inside": inside,
     }
 
-print(json.dumps([step(False), step(True)]))
+# two processes, one after the other, that have nothing but modules from this one
+for _ in range(2):
+    child = os.fork()
+    if not child:
+        print(json.dumps([step(False), step(True)]), flush=True)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        raise SystemExit(1)
 """
 
 
-def steps(cache: Path, wrapper: str) -> list[dict[str, Any]]:
-    """Of a process of its own: two steps that fold no gradients, and two that do."""
+def steps(cache: Path, wrapper: str) -> list[list[dict[str, Any]]]:
+    """Of each of two processes: two steps that fold no gradients, and two that do."""
     done = subprocess.run(
         [sys.executable, "-c", STEPS],
         env={
@@ -66,8 +73,7 @@ def steps(cache: Path, wrapper: str) -> list[dict[str, Any]]:
         text=True,
         check=True,
     )
-    found: list[dict[str, Any]] = json.loads(done.stdout)
-    return found
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.mark.parametrize("wrapper", ["Python", pytest.param("C++", marks=pytest.mark.slow)])
@@ -77,7 +83,7 @@ def test_a_second_process_finds_the_plans(tmp_path: Path, wrapper: str) -> None:
     A forward saves in blocks once its backward is there: from the second step on, or where the
     cache has both from the first. C++ wrappers save by themselves.
     """
-    first, second = steps(tmp_path, wrapper), steps(tmp_path, wrapper)
+    first, second = steps(tmp_path, wrapper)
     assert [s["hits"] for s in second] == [1, 0]
     assert second[1]["graphs"] == 2
     for before, now, folds in zip(first, second, (0, 4), strict=True):

@@ -58,7 +58,7 @@ programs = st.tuples(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(programs)
 def test_a_random_group_in_blocks_is_the_same_in_one_piece(
     program: tuple[list[str], str, int, int, int],
