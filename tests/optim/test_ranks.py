@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch.optim import AdamW, Optimizer
 from roam.core.errors import DataParallelError, HyperparameterError, UnsummedWarning
 from roam.optim import AdamA, SlimAdamA
 from tests.helpers import unfused
+from tests.optim.folds_on_ranks import combine_states
 from tests.optim.reference import backward, batches, mlp
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="no torch.distributed")
@@ -87,6 +89,7 @@ def same(found: list[Tensor], expected: list[Tensor]) -> None:
 
 def check(rank: int, meeting: str) -> None:
     torch.set_num_threads(1)
+    gc.freeze()  # each optimizer looks through all objects for models that wrap its parameters
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=RANKS)
     expected = trained(lambda params, lr: AdamW(params, lr=lr, fused=True), summing_step)
     with warnings.catch_warnings():
@@ -104,9 +107,13 @@ def check(rank: int, meeting: str) -> None:
     with pytest.warns(UnsummedWarning, match=r"2 ranks.*fully_shard.*register_hook") as caught:
         trained(AdamA, summing_step)
     assert len(caught) == 1
+    combine_states()
     dist.destroy_process_group()
 
 
 def test_two_ranks(tmp_path: Path) -> None:
-    """All in one meeting of two processes, which take their time to start."""
+    """All in one meeting of two processes, which take their time to start.
+
+    Also what folds_on_ranks.py checks: gradients folded on each rank, and states combined.
+    """
     mp.spawn(check, (f"file://{tmp_path / 'meeting'}",), nprocs=RANKS)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from roam.core.errors import (
@@ -23,7 +22,6 @@ from roam.optim import SGD, AdamA, AdamMini, GaLore, Lion, Muon, Scion, SlimAdam
 from roam.optim.adam_mini import Shared
 from tests.helpers import unfused
 
-pytestmark = pytest.mark.skipif(not dist.is_available(), reason="no torch.distributed")
 RANKS, STEPS = 2, 3
 LARGE = 100  # bytes: weights are sent in the backward, and biases after it
 MINI = {"2.weight": Shared((1,), heads=2), "0.weight": Shared((1,))}
@@ -110,9 +108,12 @@ def elements(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def check(rank: int, meeting: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=RANKS)
+def combine_states() -> None:
+    """Checks all of it in a group of two processes, of which starting takes long: test_ranks.py's.
+
+    The last check leaves the ranks without an answer of each other.
+    """
+    gc.freeze()  # what was imported since the meeting began
     for name, make in RULES.items():
         for n in (1, 4) if name == "AdamA" else (2,):
             early: list[int] = []
@@ -130,7 +131,6 @@ def check(rank: int, meeting: str) -> None:
         codes(lambda p, name=name, **how: RULES[name](p, state_dtype="int8", **how))
     refuses()
     stops()
-    dist.destroy_process_group()
 
 
 def codes(make: Callable[..., Any]) -> None:
@@ -175,7 +175,3 @@ def stops() -> None:
 def folded(model: nn.Module, group: Any) -> Any:
     optimizer = AdamA(named(model), mode="accumulate", process_group=group)
     return optimizer, unfused(model, optimizer=optimizer)
-
-
-def test_two_ranks_train_as_one_process_with_all_micro_batches(tmp_path: Path) -> None:
-    mp.spawn(check, (f"file://{tmp_path / 'meeting'}",), nprocs=RANKS)
