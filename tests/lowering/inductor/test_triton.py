@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 from torch._inductor import config
 from torch._inductor.async_compile import AsyncCompile
@@ -20,7 +21,20 @@ from torch._inductor.codecache import PyCodeCache
 from torch.utils import _triton
 
 import roam
+from roam.bench import compilers
 from roam.bench.compiled_worker import Trainer
+from tests.behaviour.small_nets import Block, rows
+
+
+class Net(nn.Module):
+    """Two blocks, with their loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(Block(), Block())
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"loss": self.blocks(x).square().mean()}
 
 
 class StandsStill:
@@ -60,7 +74,8 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def test_planned_is_measured(kernels: list[str], contender: str) -> None:
     """Inductor keeps freed buffers for later ones: only where the plan leaves room for it."""
     torch._dynamo.reset()
-    trainer = Trainer.of("bert", contender)
+    torch.manual_seed(0)
+    trainer = Trainer(Net(), {"x": rows()}, compilers.find(contender))
     trainer.step()
     measured = roam.measure_peak(trainer.step).peak
     [(_, plan)] = roam.report().step.planned
