@@ -20,8 +20,10 @@ from tests.optim.reference import (
     backward,
     batches,
     both_modes,
+    loss,
     mlp,
     same_parameters,
+    schedule,
     train,
     twin,
 )
@@ -150,45 +152,48 @@ def test_state_of_something_else_is_refused(wrong: str) -> None:
     assert not optimizer.state
 
 
-RESUME = """
-import sys, torch
-from roam.optim import AdamA
-from tests.optim.reference import ACCUMULATE, batches, loss, mlp, schedule
-
-def run(how, part, file):
-    model = mlp(seed=0 if part != "second" else 9)
-    optimizer = AdamA(model.parameters(), lr=1e-2, **how)
-    rate, n = schedule(optimizer), optimizer.micro_batches
-    first, last = {"whole": (0, 12), "first": (0, 6), "second": (6, 12)}[part]
-    if part == "second":
-        for target, state in zip((model, optimizer, rate), torch.load(file)):
-            target.load_state_dict(state)
-    for i, x in enumerate(batches(12 * n)[first * n : last * n], 1):
-        found = loss(model, x)
-        found.backward()
-        print(len(how), "whole" if part == "whole" else "parts", found.item().hex())
-        if i % n == 0:
-            optimizer.step(); rate.step()
-    if part == "first":
-        torch.save((model.state_dict(), optimizer.state_dict(), rate.state_dict()), file)
-
-for how in ({}, ACCUMULATE):
-    for part in sys.argv[2:]:
-        run(how, part, f"{sys.argv[1]}-{len(how)}")
-"""
+def resume(file: str, *parts: str) -> None:
+    """Trains the whole of a run or its parts, the second of them from a file; prints the losses."""
+    for how in ({}, ACCUMULATE):
+        for part in parts:
+            model = mlp(seed=9 if part == "second" else 0)
+            optimizer = AdamA(model.parameters(), lr=1e-2, **how)
+            rate, n = schedule(optimizer), optimizer.micro_batches
+            first, last = {"whole": (0, 12), "first": (0, 6), "second": (6, 12)}[part]
+            there = f"{file}-{len(how)}"
+            if part == "second":
+                states = torch.load(there)
+                for target, state in zip((model, optimizer, rate), states, strict=True):
+                    target.load_state_dict(state)
+            for i, x in enumerate(batches(12 * n)[first * n : last * n], 1):
+                found = loss(model, x)
+                found.backward()
+                print(len(how), "whole" if part == "whole" else "parts", found.item().hex())
+                if i % n == 0:
+                    optimizer.step()
+                    rate.step()
+            if part == "first":
+                kept = (model.state_dict(), optimizer.state_dict(), rate.state_dict())
+                torch.save(kept, there)
 
 
-def test_resuming_in_a_new_process_changes_nothing(tmp_path: Path) -> None:
-    """Both modes in each process, of which starting takes the longest."""
+RESUME = "import sys; from tests.optim.test_state_dict import resume; resume(*sys.argv[1:])"
+
+
+def test_resuming_in_a_new_process_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The new process goes on in both modes: starting it takes the longest."""
+    file = str(tmp_path / "checkpoint")
+    resume(file, "whole", "first")
+    done = subprocess.run(
+        [sys.executable, "-c", RESUME, file, "second"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
     found: dict[tuple[str, str], list[str]] = {}
-    for parts in (["whole", "first"], ["second"]):
-        done = subprocess.run(
-            [sys.executable, "-c", RESUME, str(tmp_path / "checkpoint"), *parts],
-            cwd=ROOT, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        for line in done.stdout.splitlines():
-            mode, part, number = line.split()
-            found.setdefault((mode, part), []).append(number)
+    for line in (capsys.readouterr().out + done.stdout).splitlines():
+        mode, part, number = line.split()
+        found.setdefault((mode, part), []).append(number)
     for how in ({}, ACCUMULATE):
         whole = found[str(len(how)), "whole"]
         assert found[str(len(how)), "parts"] == whole
