@@ -168,7 +168,9 @@ def resume(file: str, *parts: str) -> None:
             for i, x in enumerate(batches(12 * n)[first * n : last * n], 1):
                 found = loss(model, x)
                 found.backward()
-                print(len(how), "whole" if part == "whole" else "parts", found.item().hex())
+                print(
+                    len(how), "whole" if part == "whole" else "parts", float(found.detach()).hex()
+                )
                 if i % n == 0:
                     optimizer.step()
                     rate.step()
