@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -108,7 +108,11 @@ def test_what_dynamic_shapes_take() -> None:
 
 
 def folds_as_adamw_does(
-    ours: nn.Module, dynamic: bool, *batches: Tensor, loss: Callable[[Tensor], Tensor]
+    ours: nn.Module,
+    dynamic: bool,
+    *batches: Tensor,
+    loss: Callable[[Tensor], Tensor],
+    same: Callable[[Iterable[Tensor], Iterable[Tensor]], None] = assert_equal,
 ) -> None:
     """A step a batch: every gradient is folded, and the weights are those of Inductor and AdamW."""
     theirs = copy.deepcopy(ours)
@@ -123,11 +127,15 @@ def folds_as_adamw_does(
             loss(run(batch)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
-    assert_equal(ours.parameters(), theirs.parameters())
+    same(ours.parameters(), theirs.parameters())
     folds = [
         op for g in roam.report().graphs if g.problem for op in g.problem.ops if "fold" in op.name
     ]
     assert len(folds) == len(list(ours.parameters()))
+
+
+def close(found: Iterable[Tensor], expected: Iterable[Tensor]) -> None:
+    torch.testing.assert_close(list(found), list(expected), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("dynamic", [pytest.param(False, marks=pytest.mark.slow), True])
@@ -214,9 +222,14 @@ def test_inductors_settings(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_folds_with_inductors_settings(settings: dict[str, Any], dynamic: bool) -> None:
     torch.manual_seed(0)
-    batches = random(4, 64, 8), random(6 if dynamic else 4, 64, 8)
+    batches = [random(4, 64, 8), random(6 if dynamic else 4, 64, 8)]
+    # Folds that are kernels of the graph round otherwise than torch's fused AdamW. In float64,
+    # because the keys' bias has no gradient but rounding, which Adam divides by its own size.
+    in_graph = settings.keys() & {"triton.cudagraphs", "cpp_wrapper"}
+    same = close if in_graph else assert_equal
+    model, batches = Attention().double(), [batch.double() for batch in batches]
     with config.patch(settings):
-        folds_as_adamw_does(Attention(), dynamic, *batches, loss=lambda out: out.square().mean())
+        folds_as_adamw_does(model, dynamic, *batches, loss=lambda x: x.square().mean(), same=same)
 
 
 @pytest.mark.slow
