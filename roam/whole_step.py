@@ -40,11 +40,10 @@ from roam.core.folds import Folds
 from roam.core.problem import Problem
 from roam.lowering.aten.whole_step import AtenWholeStep
 from roam.lowering.inductor.entry import may_fold
-from roam.lowering.protocol import Driver, Folding
+from roam.lowering.protocol import Folding, Kernels
 from roam.optim.folding import FoldingOptimizer
-from roam.optim.formula import BoundFormula
 from roam.options import Options
-from roam.step.graph_optimizers import Needs, Used, needs_of
+from roam.step.graph_optimizers import FoldsOfOptimizers, Needs, Used, needs_of
 from roam.step.pending_forwards import Claims
 from roam.step.rank_agreement import agreed
 from roam.step.reports import RunningReports
@@ -183,24 +182,13 @@ class _CompiledStep:
         warnings.warn(text, UnplannedWarning, stacklevel=3)
 
 
-class _Kernels(Protocol):
+class _Kernels(Kernels, Protocol):
     """What compiles and runs a step of one graph."""
 
     @property
     def gradients(self) -> Mapping[int, int]:
         """By input that is a parameter, the output that is its gradient."""
         ...
-
-    @property
-    def gradient_values(self) -> Mapping[int, Any]: ...
-
-    def compile(
-        self, gm: fx.GraphModule, example_inputs: Sequence[Any], driver: Driver
-    ) -> Callable[..., Any]: ...
-
-    def plan(self, args: Sequence[Any], folds: Folds) -> Any: ...
-
-    def folds(self, planned: Any) -> bool: ...
 
     def run(self, planned: Any, args: list[Any], run: Folding) -> Sequence[Any]:
         """Runs the step by its plan; without a plan, and folding nothing, if `planned` is None."""
@@ -248,7 +236,7 @@ class _WholeStep:
 
 
 @dataclass(frozen=True)
-class _RunFolds:
+class _RunFolds(FoldsOfOptimizers):
     """The folds of one run of a whole step.
 
     owners: by index of an input that is a parameter, its optimizer and the parameter.
@@ -256,23 +244,9 @@ class _RunFolds:
 
     owners: Mapping[int, tuple[FoldingOptimizer, Parameter]]
 
-    def by_optimizer(self) -> Iterator[tuple[FoldingOptimizer, dict[int, Parameter]]]:
-        """Yields each optimizer and, by input, its parameters."""
+    def by_optimizer(self) -> Iterator[tuple[FoldingOptimizer, Mapping[int, Parameter]]]:
         for optimizer in {o: None for o, _ in self.owners.values()}:
             yield optimizer, {i: p for i, (o, p) in self.owners.items() if o is optimizer}
-
-    def formulas(self) -> dict[int, BoundFormula] | None:
-        found: dict[int, BoundFormula] = {}
-        for optimizer, own in self.by_optimizer():
-            formulas = optimizer.formulas([*own.values()])
-            if formulas is None:
-                return None
-            found |= zip(own, formulas, strict=True)
-        return found
-
-    def count_folds(self) -> None:
-        for optimizer, own in self.by_optimizer():
-            optimizer.count_folds([*own.values()])
 
     def absorb(self, gradients: Sequence[tuple[int, Tensor]]) -> None:
         for i, gradient in gradients:

@@ -21,9 +21,8 @@ from torch.nn import Parameter
 from roam.core.folds import Folds
 from roam.optim.absorbing import NOTHING
 from roam.optim.folding import FoldingOptimizer
-from roam.optim.formula import BoundFormula
 from roam.optim.hooks import epoch
-from roam.step.graph_optimizers import Needs, Used
+from roam.step.graph_optimizers import FoldsOfOptimizers, Needs, Used
 from roam.step.pending_forwards import Claims
 from roam.step.running_backward import NO_TASK, current_task, retained
 
@@ -144,33 +143,26 @@ class Ticket:
         states: those of the only parameter that the graph has loaded, by name.
         """
         pairs = [(self.folded[i], gradient) for i, gradient in gradients]
-        self._optimizer.absorb_all(pairs, states)
+        self.optimizer.absorb_all(pairs, states)
 
     def absorb_rows(self, index: int, gradient: Tensor, start: int) -> None:
         """Folds the gradient of rows, from `start`, of the parameter that is an input."""
-        self._optimizer.absorb_rows(self.folded[index], gradient, start)
-
-    def formulas(self) -> dict[int, BoundFormula] | None:
-        """Returns, by input of the graph, its formula; None if Python has to fold."""
-        found = self._optimizer.formulas([*self.folded.values()])
-        return None if found is None else dict(zip(self.folded, found, strict=True))
-
-    def count_folds(self) -> None:
-        self._optimizer.count_folds([*self.folded.values()])
+        self.optimizer.absorb_rows(self.folded[index], gradient, start)
 
     def stored(self, index: int, state: str) -> Tensor:
         """Returns the ticket of a state that lies in a tier, of the parameter that is an input."""
-        return self._optimizer.ticket(self.folded[index], state)
+        return self.optimizer.ticket(self.folded[index], state)
 
     @property
-    def _optimizer(self) -> FoldingOptimizer:
+    def optimizer(self) -> FoldingOptimizer:
+        """The ticket's optimizer, which must still exist."""
         optimizer = self.used.optimizer()
         assert optimizer is not None, "the backward has asked for objections"
         return optimizer
 
 
 @dataclass(eq=False)
-class Tickets:
+class Tickets(FoldsOfOptimizers):
     """The tickets of one forward that ran, one for each optimizer, and the plan that it ran by."""
 
     tickets: tuple[Ticket, ...]
@@ -244,27 +236,10 @@ class Tickets:
         """Folds the gradient of rows, from `start`, of an input of the graph."""
         self._of(index).absorb_rows(index, gradient, start)
 
-    def formulas(self) -> Mapping[int, BoundFormula] | None:
-        """Returns, by input of the graph, the formulas by which it folds gradients itself.
-
-        Returns None if Python has to carry out one of the folds.
-        """
-        found: dict[int, BoundFormula] = {}
-        for ticket in self._folding():
-            own = ticket.formulas()
-            if own is None:
-                return None
-            found |= own
-        return found
-
-    def count_folds(self) -> None:
-        """Counts all folds. To be called once the graph has carried them out by `formulas`."""
-        for ticket in self._folding():
-            ticket.count_folds()
-
-    def _folding(self) -> Iterator[Ticket]:
-        """Yields the tickets whose gradients are folded; a hook may leave an optimizer none."""
-        return (ticket for ticket in self.tickets if ticket.folded)
+    def by_optimizer(self) -> Iterator[tuple[FoldingOptimizer, Mapping[int, Parameter]]]:
+        for ticket in self.tickets:
+            if ticket.folded:  # a hook of the user's may leave an optimizer nothing to fold
+                yield ticket.optimizer, ticket.folded
 
     def stored(self, index: int, state: str) -> Tensor:
         """Returns the ticket of a state that lies in a tier, of the parameter that is an input."""

@@ -8,8 +8,9 @@ plan depends only on the bytes that the folds need.
 from __future__ import annotations
 
 import weakref
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.nn import Parameter
 
 from roam.core.folds import FoldNeeds, Folds
 from roam.optim.folding import FoldingOptimizer
+from roam.optim.formula import BoundFormula
 from roam.optim.hooks import epoch, owner_of, owners
 from roam.options import Options
 
@@ -107,6 +109,32 @@ class Used:
             )
             for optimizer, at in found.items()
         )
+
+
+class FoldsOfOptimizers(ABC):
+    """The folds of one run, by optimizer, as far as the graph's own kernels carry them out."""
+
+    @abstractmethod
+    def by_optimizer(self) -> Iterator[tuple[FoldingOptimizer, Mapping[int, Parameter]]]:
+        """Yields each optimizer that folds gradients and, by input of the graph, its parameters."""
+
+    def formulas(self) -> dict[int, BoundFormula] | None:
+        """Returns, by input of the graph, the formulas by which it folds gradients itself.
+
+        Returns None if Python has to carry out one of the folds.
+        """
+        found: dict[int, BoundFormula] = {}
+        for optimizer, own in self.by_optimizer():
+            formulas = optimizer.formulas([*own.values()])
+            if formulas is None:
+                return None
+            found |= zip(own, formulas, strict=True)
+        return found
+
+    def count_folds(self) -> None:
+        """Counts all folds. To be called once the graph has carried them out by `formulas`."""
+        for optimizer, own in self.by_optimizer():
+            optimizer.count_folds([*own.values()])
 
 
 def _twice(ids: Iterable[int]) -> frozenset[int]:
