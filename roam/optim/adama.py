@@ -181,9 +181,10 @@ class AdamARule(AdamRule, FusedRule):
     def fold_in_graph(self, param: Tensor, at: Turn) -> Formula | None:
         if self.state_dtype is not None:
             return None
-        beta1, beta2 = self.betas if at.micro_batch == 0 else (1.0, 1.0)
-        shares = (1 - self.betas[0]) * at.scale, (1 - self.betas[1]) * self.square_scale(at.scale)
-        return Formula(fold_in_graph, ("exp_avg", "exp_avg_sq"), (beta1, beta2, *shares))
+        beta1, beta2 = self.betas
+        shares = (1 - beta1) * at.scale, (1 - beta2) * self.square_scale(at.scale)
+        numbers = at.once(beta1), at.once(beta2), *shares
+        return Formula(fold_in_graph, ("exp_avg", "exp_avg_sq"), numbers)
 
     @property
     def prefers_formulas(self) -> bool:

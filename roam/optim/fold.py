@@ -122,6 +122,10 @@ class Turn(NamedTuple):
     micro_batch: int
     scale: float
 
+    def once(self, factor: float) -> float:
+        """Returns a factor that decays a state once a mini-batch: 1 but for the first gradient."""
+        return factor if self.micro_batch == 0 else 1.0
+
 
 class Update(NamedTuple):
     """The arguments of one parameter's `FoldRule.update`."""

@@ -69,8 +69,8 @@ class LionRule(AccumulatingRule):
         return Formula(_update, ("exp_avg",), self._numbers())
 
     def fold_in_graph(self, param: Tensor, at: Turn) -> Formula:
-        decay = self.betas[1] if at.micro_batch == 0 else 1.0
-        return Formula(add_in_graph, ("exp_avg",), (decay, at.scale * (1 - self.betas[1])))
+        numbers = at.once(self.betas[1]), at.scale * (1 - self.betas[1])
+        return Formula(add_in_graph, ("exp_avg",), numbers)
 
     def update(self, state: State, param: Tensor, grad: Tensor, step: int) -> None:
         lr, (beta1, beta2) = float(self.lr), self.betas

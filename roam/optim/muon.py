@@ -90,8 +90,8 @@ class MuonRule(AccumulatingRule):
         return Formula(change, ("momentum_buffer",), numbers)
 
     def fold_in_graph(self, param: Tensor, at: Turn) -> Formula:
-        decay = self.momentum if at.micro_batch == 0 else 1.0
-        return Formula(add_in_graph, ("momentum_buffer",), (decay, (1 - self.momentum) * at.scale))
+        numbers = at.once(self.momentum), (1 - self.momentum) * at.scale
+        return Formula(add_in_graph, ("momentum_buffer",), numbers)
 
     def _move(self, param: Tensor, direction: Tensor) -> None:
         lr = float(self.lr)

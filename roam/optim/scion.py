@@ -55,8 +55,8 @@ class ScionRule(AccumulatingRule):
         state["momentum_buffer"].add_(grad, alpha=self.momentum * at.scale)
 
     def fold_in_graph(self, param: Tensor, at: Turn) -> Formula:
-        decay = 1 - self.momentum if at.micro_batch == 0 else 1.0
-        return Formula(add_in_graph, ("momentum_buffer",), (decay, self.momentum * at.scale))
+        numbers = at.once(1 - self.momentum), self.momentum * at.scale
+        return Formula(add_in_graph, ("momentum_buffer",), numbers)
 
     def apply(self, state: State, param: Tensor, step: int) -> None:
         lr, d = float(self.lr), state["momentum_buffer"]

@@ -89,8 +89,9 @@ class SGDRule(FusedRule):
 
     def fold_in_graph(self, param: Tensor, at: Turn) -> Formula:
         share = self._share(at.step)
-        decay = (self.momentum, self.weight_decay * share) if at.micro_batch == 0 else (1.0, 0.0)
-        return Formula(_fold, ("momentum_buffer",), (*decay, at.scale * share))
+        penalty = self.weight_decay * share if at.micro_batch == 0 else 0.0
+        numbers = at.once(self.momentum), penalty, at.scale * share
+        return Formula(_fold, ("momentum_buffer",), numbers)
 
     has_momentum = True
 
