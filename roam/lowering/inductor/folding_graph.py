@@ -1,4 +1,4 @@
-"""Compiles a graph that makes gradients once for each set of gradients that it folds."""
+"""Compiles a graph that makes gradients: once for each set of gradients that it folds."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ class FoldingGraph:
         with self.lock:
             if folds not in self.compiled:
                 gm = self.releasing(folds)
-                if self.splits:
-                    gm = rewritten((FoldRows(),), gm)
-                lower_folds(gm)
+                if folds:
+                    gm = rewritten((FoldRows(),), gm) if self.splits else gm
+                    lower_folds(gm)
                 self.compiled[folds] = self.compile(gm, self.inputs, self.how)
         return self.compiled[folds]
 
@@ -105,9 +105,10 @@ class FoldingGraph:
     def releasing(self, folds: Folds) -> fx.GraphModule:
         """Returns a copy of the graph that folds these gradients."""
         gm = copied(self.gm)  # because Inductor changes the graphs that it compiles
-        # Inductor's kernels load no states from a file: the optimizer does, inside the fold
-        folds = tuple((i, needs.all_in_memory()) for i, needs in folds)
-        GradientRelease(releases(folds, self.given, self.gradients))(gm)
+        if folds:
+            # Inductor's kernels load no states from a file: the optimizer does, inside the fold
+            folds = tuple((i, needs.all_in_memory()) for i, needs in folds)
+            GradientRelease(releases(folds, self.given, self.gradients))(gm)
         return gm
 
     def compile(self, gm: fx.GraphModule, inputs: Sequence[Any], how: dict[str, Any]) -> Boxed:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 FOLDED = "roam_folded"  # key of `meta` of the operators of a fold: a `Folded`
 ADDED = "roam_added"  # key of `meta` of the parameters and states that become inputs: an `Added`
 NUMBERS = "fold_numbers"  # the input that holds the numbers of one run
-aten = torch.ops.aten
 Formulas = Mapping[int, "BoundFormula"]  # by index of the graph's input that is the parameter
 
 
@@ -159,7 +158,7 @@ def put_in(gm: fx.GraphModule, inputs: Sequence[Any], formulas: Formulas) -> Inp
 def _places_of(
     parameter: Tensor, given: Sequence[fx.Node], inputs: Sequence[Any]
 ) -> list[int] | None:
-    """Returns the place of a parameter among the inputs of a graph; none if it is no input.
+    """Returns the place of a parameter among the inputs of a graph; [] if it is no input.
 
     Inductor's forward may have saved a copy in its place, with the strides that its convolutions
     prefer: the example input shows that, and the graph does not. Such a copy is no parameter.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch._inductor
@@ -186,21 +186,31 @@ class InductorKernels:
         if not self.is_driven:
             return self.compile_one(gm, example_inputs, how)
         if how.get("is_backward"):
-            self.backwards = FoldingGraph(
-                self.compile_one,
-                self.given,
-                gm,
-                tuple(example_inputs),
-                how,
-                bool(self.options.split),
-                gradients_of(gm.graph),
-            )
+            self.backwards = self.folding_graph(gm, example_inputs, how, gradients_of(gm.graph))
             return mark_boxed(driver.backward)
-        self.given = tuple(n.meta.get("val") for n in gm.graph.find_nodes(op="placeholder"))
+        self.take_inputs(gm)
         if not how.get("is_inference"):
             self.own_saved = own_saved(gm.graph, first_saved(gm))
         self.forward_code = self.compile_one(gm, example_inputs, how)
         return mark_boxed(driver.forward)
+
+    def take_inputs(self, gm: fx.GraphModule) -> None:
+        """Keeps the fake values of the inputs of a forward, or of a whole step."""
+        self.given = tuple(n.meta.get("val") for n in gm.graph.find_nodes(op="placeholder"))
+
+    def folding_graph(
+        self,
+        gm: fx.GraphModule,
+        example_inputs: Sequence[Any],
+        how: dict[str, Any],
+        gradients: Mapping[int, int],
+    ) -> FoldingGraph:
+        """Returns a graph that makes gradients, to be compiled when it is known which it folds.
+
+        gradients: by input of the forward, or of the whole step, the output that is its gradient.
+        """
+        inputs, splits = tuple(example_inputs), bool(self.options.split)
+        return FoldingGraph(self.compile_one, self.given, gm, inputs, how, splits, dict(gradients))
 
     def compile_one(
         self, gm: fx.GraphModule, example_inputs: Sequence[Any], how: dict[str, Any]
@@ -312,7 +322,7 @@ class InductorKernels:
         with absorbing(run):
             return code(args)
 
-    @property
+    @cached_property
     def without_python(self) -> bool:
         """Whether Inductor runs the kernels without Python, so that folds have to be kernels."""
         return without_python(mode_options(self.options.mode))

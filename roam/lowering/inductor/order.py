@@ -280,15 +280,11 @@ def _labels(gm: fx.GraphModule, graph: DynamoGraph, *, is_backward: bool) -> Lab
     """Returns the user's names and the kinds of inputs, as `OneGraph.labels` tells."""
     inputs = gm.graph.find_nodes(op="placeholder")
     names = (*graph.inputs, *("" for _ in inputs))
-    own = {
-        str(given.target): (
-            name or given.name,
-            Kind.PARAMETER if i in graph.parameters else Kind.INPUT,
-        )
-        for i, (given, name) in enumerate(zip(inputs, names, strict=False))
-        if not is_backward
-    }
-    for node in inputs:
+    own: dict[str, tuple[str, Kind]] = {}
+    for i, (node, name) in enumerate(zip(inputs, names, strict=False)):
+        kind = Kind.PARAMETER if i in graph.parameters else Kind.INPUT
+        if not is_backward:
+            own[str(node.target)] = name or node.name, kind
         added: Added | None = node.meta.get(ADDED)
         if added is not None:
             parameter = graph.inputs[added.parameter]

@@ -53,11 +53,8 @@ class InductorWholeStep(InductorKernels):
             raise WholeStepError("the step changes or returns something that needs a gradient")
         if any(_is_used(n) for n in gm.graph.find_nodes(op="call_function", target=UPDATED)):
             raise WholeStepError("a parameter is used after its update")
-        given = tuple(n.meta.get("val") for n in gm.graph.find_nodes(op="placeholder"))
-        inputs, splits = tuple(example_inputs), bool(self.options.split)
-        self.step = FoldingGraph(
-            self.compile_one, given, gm, inputs, how, splits, dict(self.gradients)
-        )
+        self.take_inputs(gm)
+        self.step = self.folding_graph(gm, example_inputs, how, self.gradients)
         return mark_boxed(driver.forward)
 
     def compile_one(
