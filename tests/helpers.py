@@ -116,6 +116,21 @@ def folding_step(loss: Callable[..., Tensor], model: nn.Module, *given: Any) -> 
     return step
 
 
+def averaging(
+    model: nn.Sequential, optimizer: AdamA, average: Tensor, share: float
+) -> Callable[[Tensor], Tensor]:
+    """A step of training that then moves a running average to the first layer's weight."""
+
+    def train_step(x: Tensor) -> Tensor:
+        loss = model(x).square().mean()
+        loss.backward()
+        optimizer.step()
+        average.lerp_(model[0].weight.detach(), share)
+        return loss.detach()
+
+    return train_step
+
+
 def measured_as_planned(step: Callable[[], None]) -> Plan:
     """The plan of the only graph, which a step takes as much as, within 1 %."""
     measured = roam.measure_peak(step, warm_up=step).peak

@@ -15,7 +15,7 @@ from roam.bench.zoo import TINY, loss_of
 from roam.core.errors import OptionError, UnplannedWarning
 from roam.core.problem import Kind
 from roam.optim import AdamA
-from tests.helpers import assert_equal, mlp, random, real_models, unfused
+from tests.helpers import assert_equal, averaging, mlp, random, real_models, unfused
 
 STEPS = 20
 Batch = dict[str, Any]
@@ -71,15 +71,7 @@ def test_the_whole_step_equals_dropping_in(name: str) -> None:
 def test_planned_is_measured() -> None:
     model = nn.Sequential(nn.Linear(256, 1024), nn.GELU(), nn.Linear(1024, 256))
     optimizer = AdamA(model.named_parameters())
-    average = torch.zeros(1024, 256)
-
-    def train_step(x: Tensor) -> Tensor:
-        loss = model(x).square().mean()
-        loss.backward()
-        optimizer.step()
-        average.lerp_(model[0].weight.detach(), 0.1)
-        return loss.detach()
-
+    train_step = averaging(model, optimizer, torch.zeros(1024, 256), 0.1)
     step = roam.compile_step(train_step, optimizer)
     x = random(32, 256)
     step(x)

@@ -18,7 +18,7 @@ from roam.core.problem import Kind
 from roam.lowering.inductor import kernels
 from roam.optim import AdamA, absorbing
 from roam.optim.folding import FoldingOptimizer
-from tests.helpers import assert_equal, random
+from tests.helpers import assert_equal, averaging, random
 
 pytestmark = pytest.mark.usefixtures("shared_kernels")
 GRAPHED = {"mode": "reduce-overhead"}
@@ -239,14 +239,7 @@ def test_a_weight_that_is_used_after_its_update_is_left_to_parts() -> None:
     model = net()
     optimizer = AdamA(model.parameters())
     average = torch.zeros(4, 16)
-
-    def train(x: Tensor) -> Tensor:
-        loss = model(x).square().mean()
-        loss.backward()
-        optimizer.step()
-        average.lerp_(model[0].weight.detach(), 0.5)
-        return loss.detach()
-
+    train = averaging(model, optimizer, average, 0.5)
     compiled = roam.compile_step(train, optimizer, lowering="inductor", **GRAPHED)
     with pytest.warns(roam.UnplannedWarning, match="used after its update"):
         compiled(random(8, 16))
