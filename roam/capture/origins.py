@@ -46,12 +46,12 @@ class OriginNotes:
     def note_buffer(
         self, name: str, dtype: torch.dtype, shape: Iterable[object], maker: fx.Node | None
     ) -> None:
-        """Notes of a buffer the dtype, the shape, and which options would keep it smaller.
+        """Notes dtype and shape of the tensor in a buffer, and which options would keep it smaller.
 
         Args:
             name: the buffer's name.
-            dtype, shape: of the tensor that is made in it. Sizes that are symbols stay symbols.
-            maker: the node whose value that is; None if unknown.
+            dtype, shape: of the tensor. Sizes that are symbols stay symbols.
+            maker: the node that makes the tensor; None if unknown.
         """
         sizes = ", ".join(map(str, shape))
         self.tensors[f"{str(dtype).removeprefix('torch.')}[{sizes}]"].append(name)

@@ -58,6 +58,7 @@ class Room(NamedTuple):
 
 @compiled
 def room_for(phase: Tables) -> Room:
+    """Returns arrays that are large enough for any move in a phase."""
     n, most = len(phase.makes), len(phase.uses) + 1
     return Room(
         np.zeros(n, np.int64),

@@ -122,8 +122,11 @@ def gather(
 
 @compiled
 def save_again(phase: Tables, now: Present, room: Room, number: int, handed: int) -> int:
-    """Updates the bytes that results written over dying buffers save, after buffers were handed
-    over. Returns the number of changes."""
+    """Computes anew the bytes that ops save by writing results over dying buffers.
+
+    Only ops that were, or have become, the last user of one of the `handed` buffers are looked at.
+    Returns the number of ops that save other bytes now.
+    """
     count = 0
     for c in range(handed):
         for k in (room.users[c], now.user[room.buffers[c]]):

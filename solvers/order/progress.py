@@ -84,7 +84,7 @@ class State:
 
     Attributes:
         live: live bytes now.
-        weighed: how many times `net` has weighed an op. Most of the time of a search goes into it.
+        weighed: how many times `net` was called, where a search spends most of its time.
         waits: by op, how many of the ops that have to run before it have not run yet.
         opened: by buffer, how many of its openers have run.
         left: by buffer, how many of its closers have not run.
