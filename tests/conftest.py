@@ -38,6 +38,7 @@ import roam
 from roam.core import machine
 from roam.passes.rewrites.recompute import Recompute
 from roam.passes.rewrites.table import EXACT
+from tests import kernels_together
 from tests.helpers import CpuWith
 
 ROOT = Path(__file__).parents[1]
@@ -51,6 +52,7 @@ os.environ["NUMBA_CACHE_DIR"] = str(ROOT / ".pytest_cache" / CACHE)
 COSTS = tempfile.TemporaryDirectory(prefix="roam-tests-")
 os.environ["ROAM_CACHE_DIR"] = COSTS.name
 
+kernels_together.take_over()
 # After each compilation dynamo empties the processor's caches, to time its guards for a log line.
 torch._dynamo.guards.profile_guard_manager = lambda *_: 0.0
 # pytest listens to loggers that do not propagate: torch would write out every graph for this one

@@ -26,6 +26,7 @@ import torch._functorch.config
 import torch._inductor.config
 
 import roam
+from tests import kernels_together
 from tests.helpers import compiler, fused, unfused
 from tests.models.architectures import NAMES
 from tests.models.training import EagerError, Example, Trace, different
@@ -124,6 +125,7 @@ def _child(names: list[str], lowering: str, layers: int) -> None:
     # a graph is compiled every time; its C++ kernels, which are Inductor's, once
     torch._inductor.config.fx_graph_cache = False
     torch._functorch.config.enable_autograd_cache = False
+    kernels_together.take_over()
     for name in names:
         row = {"model": name, "lowering": lowering, **compare(name, lowering, layers)}
         print("ROW" + json.dumps(row), flush=True)
