@@ -6,6 +6,7 @@ The oracles say what a word means in the plainest way, whatever that costs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache, lru_cache
 from itertools import product
 from pathlib import Path
 from typing import TypeVar
@@ -39,8 +40,8 @@ def problems(draw: st.DrawFn, max_ops: int = 7) -> Problem:
     ops: list[Op] = []
     last_forward = draw(st.integers(0, max_ops))
     for i in range(draw(st.integers(1, max_ops))):
-        there = list(range(len(buffers)))
-        reads = draw(_some(there, at_most=3))
+        there = range(len(buffers))
+        reads = draw(_some(there, 3))
         creates = tuple(range(len(buffers), len(buffers) + draw(st.integers(0, 2))))
         buffers += [_made_buffer(draw, b) for b in creates]
         ops.append(
@@ -48,13 +49,13 @@ def problems(draw: st.DrawFn, max_ops: int = 7) -> Problem:
                 name=f"op{i}",
                 reads=reads,
                 creates=creates,
-                mutates=draw(_some(there, at_most=1)),
-                over=draw(_some(list(product(creates, reads)), at_most=4)),
-                scratch=draw(st.sampled_from((0, 0, 7, 90))),
+                mutates=draw(_some(there, 1)),
+                over=draw(_some(tuple(product(creates, reads)), 4)),
+                scratch=draw(_one_of(0, 0, 7, 90)),
                 phase=int(i > last_forward),
-                cost=draw(st.sampled_from((0.0, 1e-6, 0.25))),
-                after=draw(_some(list(range(i)), at_most=1)),
-                where=draw(st.sampled_from(("", "net.0"))),
+                cost=draw(_one_of(0.0, 1e-6, 0.25)),
+                after=draw(_some(range(i), 1)),
+                where=draw(_one_of("", "net.0")),
             )
         )
     return Problem("random", tuple(buffers), tuple(ops))
@@ -63,18 +64,18 @@ def problems(draw: st.DrawFn, max_ops: int = 7) -> Problem:
 @st.composite
 def dense_problems(draw: st.DrawFn, max_ops: int = 8) -> Problem:
     """One phase after what saved for it, in which much is read more than once and some is kept."""
-    sizes = st.sampled_from((0, 1, 5, 10, 10, 20, 25))
+    sizes = _one_of(0, 1, 5, 10, 10, 20, 25)
     buffers = [Buffer(f"saved{n}", draw(sizes)) for n in range(draw(st.integers(1, 4)))]
     ops = [Op("forward", creates=tuple(range(len(buffers))))]
     for i in range(draw(st.integers(4, max_ops))):
-        there = list(range(len(buffers)))
-        reads = draw(_some(there[-4:] if draw(st.booleans()) else there, at_most=3))
-        creates = tuple(range(len(buffers), len(buffers) + draw(st.sampled_from((0, 1, 1, 1, 2)))))
-        kept = draw(st.sampled_from((False, False, False, True)))
+        there = range(len(buffers))
+        reads = draw(_some(there[-4:] if draw(st.booleans()) else there, 3))
+        creates = tuple(range(len(buffers), len(buffers) + draw(_one_of(0, 1, 1, 1, 2))))
+        kept = draw(_one_of(False, False, False, True))
         home = Home.EXTERNAL if kept else Home.ARENA
         kind = Kind.GRADIENT if kept else Kind.TEMPORARY
         buffers += [Buffer(f"b{b}", draw(sizes), kind, home) for b in creates]
-        scratch = draw(st.sampled_from((0, 0, 0, 3, 15)))
+        scratch = draw(_one_of(0, 0, 0, 3, 15))
         ops.append(Op(f"op{i}", reads, creates, scratch=scratch, phase=1))
     return Problem("dense", tuple(buffers), tuple(ops))
 
@@ -105,7 +106,7 @@ def orders(draw: st.DrawFn, problem: Problem) -> tuple[OpId, ...]:
     """One valid order."""
     order: list[OpId] = []
     while len(order) < len(problem.ops):
-        order.append(draw(st.sampled_from(ready(problem, order))))
+        order.append(draw(_one_of(*ready(problem, order))))
     return tuple(order)
 
 
@@ -207,38 +208,49 @@ def _edit(draw: st.DrawFn, problem: Problem) -> list[AnyEdit]:
     if not used:
         return []
     copied = bool(copyable) and draw(st.booleans())
-    b = draw(st.sampled_from(copyable if copied else used))
+    b = draw(_one_of(*(copyable if copied else used)))
     users = tuple(problem.ops[i].name for i in problem.users[b])
-    some = st.lists(st.sampled_from(users), min_size=1, unique=True).map(tuple)
-    anywhere = st.sampled_from(["", "", *(op.name for op in problem.ops)])
+    some = _some(users, len(users), at_least=1)
+    anywhere = _one_of("", "", *(op.name for op in problem.ops))
     maker = problem.maker[b]
     if copied and maker is not None:
         return [Recompute(problem.ops[maker].name, draw(some), draw(anywhere))]
     readers = users if maker is None else draw(some)
     loads = (Load(readers, draw(anywhere), draw(anywhere)),)
-    tier = draw(st.sampled_from((Tier.HOST, Tier.FILE)))
+    tier = draw(_one_of(Tier.HOST, Tier.FILE))
     name = problem.buffers[b].name
     return [Offload(name, tier, loads, draw(anywhere), draw(anywhere))]
 
 
 def _user_buffer(draw: st.DrawFn, n: int) -> Buffer:
-    kind = draw(st.sampled_from((Kind.PARAMETER, Kind.INPUT, Kind.STATE)))
-    return Buffer(f"b{n}", draw(st.sampled_from((0, 64, 1000))), kind, Home.USER)
+    kind = draw(_one_of(Kind.PARAMETER, Kind.INPUT, Kind.STATE))
+    return Buffer(f"b{n}", draw(_one_of(0, 64, 1000)), kind, Home.USER)
 
 
 def _made_buffer(draw: st.DrawFn, n: int) -> Buffer:
-    kinds = (Kind.TEMPORARY, Kind.TEMPORARY, Kind.SAVED, Kind.GRADIENT, Kind.OUTPUT)
+    kinds = _one_of(Kind.TEMPORARY, Kind.TEMPORARY, Kind.SAVED, Kind.GRADIENT, Kind.OUTPUT)
     return Buffer(
         name=f"b{n}",
-        size=draw(st.sampled_from((64, 64, 100, 1, 0))),
-        kind=draw(st.sampled_from(kinds)),
-        home=draw(st.sampled_from((Home.ARENA, Home.ARENA, Home.EXTERNAL))),
-        align=draw(st.sampled_from((64, 64, 16, 1))),
-        where=draw(st.sampled_from(("", "net.1"))),
+        size=draw(_one_of(64, 64, 100, 1, 0)),
+        kind=draw(kinds),
+        home=draw(_one_of(Home.ARENA, Home.ARENA, Home.EXTERNAL)),
+        align=draw(_one_of(64, 64, 16, 1)),
+        where=draw(_one_of("", "net.1")),
     )
 
 
-def _some(of: list[T], at_most: int) -> st.SearchStrategy[tuple[T, ...]]:
+# hypothesis takes longer to make and to check these strategies than to draw from them
+
+
+@lru_cache(maxsize=None, typed=True)  # 0 is not False
+def _one_of(*values: T) -> st.SearchStrategy[T]:
+    return st.sampled_from(values)
+
+
+@cache
+def _some(of: Sequence[T], at_most: int, at_least: int = 0) -> st.SearchStrategy[tuple[T, ...]]:
+    """Different ones of `of`, in any order; none if there are none."""
     if not of:
         return st.just(())
-    return st.lists(st.sampled_from(of), unique=True, max_size=at_most).map(tuple)
+    one = st.sampled_from(of)
+    return st.lists(one, unique=True, min_size=at_least, max_size=at_most).map(tuple)
