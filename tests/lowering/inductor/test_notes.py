@@ -17,9 +17,13 @@ from roam.optim import AdamA
 from tests.helpers import fused, mlp, random
 
 STEPS = """
-import json, os, torch, roam, roam.solvers.layout.saved_layout as solver
+import json, os, sys, torch, roam, roam.solvers.layout.saved_layout as solver
 from torch._dynamo.utils import counters
+from torch._inductor import compile_fx, cpu_vec_isa
 from roam.optim import AdamA
+
+cpu_vec_isa.pick_vec_isa()  # compiles several programs, which the usual cache may have
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = sys.argv[1]
 
 # so small a model has no segment to save: whatever may lie in a block does
 solver.simulate, solver.WORTH = lambda *given: (-len(given[3]), len(given[4])), 0
@@ -62,11 +66,10 @@ for _ in range(2):
 def steps(cache: Path, wrapper: str) -> list[list[dict[str, Any]]]:
     """Of each of two processes: two steps that fold no gradients, and two that do."""
     done = subprocess.run(
-        [sys.executable, "-c", STEPS],
+        [sys.executable, "-c", STEPS, str(cache)],
         env={
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parents[3]),
-            "TORCHINDUCTOR_CACHE_DIR": str(cache),
             "TORCHINDUCTOR_CPP_WRAPPER": str(int(wrapper == "C++")),
         },
         capture_output=True,
