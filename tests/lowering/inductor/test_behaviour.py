@@ -31,15 +31,13 @@ from tests.helpers import (
 pytestmark = pytest.mark.usefixtures("shared_kernels")
 
 
+# Batches of this many rows, so that the same nets have the same kernels in all tests: each takes
+# a second to compile. mlp() has them wherever it is trained on Inductor's kernels.
+ROWS = 5
+
+
 def deep() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(8, 64),
-        nn.GELU(),
-        nn.LayerNorm(64),
-        nn.Linear(64, 64),
-        nn.GELU(),
-        nn.Linear(64, 4),
-    )
+    return nn.Sequential(nn.Linear(8, 64), nn.GELU(), nn.LayerNorm(64), nn.Linear(64, 4))
 
 
 class Broken(nn.Module):
@@ -141,7 +139,7 @@ def close(found: Iterable[Tensor], expected: Iterable[Tensor]) -> None:
 @pytest.mark.parametrize("dynamic", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_folds_across_a_graph_break(dynamic: bool) -> None:
     torch.manual_seed(0)
-    batches = random(3, 8), random(5 if dynamic else 3, 8)
+    batches = random(ROWS, 8), random(ROWS + 2 if dynamic else ROWS, 8)
     folds_as_adamw_does(Broken(), dynamic, *batches, loss=lambda out: out.square().sum())
     assert_counts(planned=2)
 
@@ -151,11 +149,11 @@ def test_a_graph_break_and_inference() -> None:
         model = Broken()
         run = compile_(model)
         with torch.no_grad():
-            yield run(random(6, 8))
+            yield run(random(ROWS, 8))
         model.eval()
-        yield from train(lambda: model, (random(6, 8),), lambda _: run)
+        yield from train(lambda: model, (random(ROWS, 8),), lambda _: run)
         with torch.inference_mode():
-            yield run(random(6, 8)).clone()
+            yield run(random(ROWS, 8)).clone()
 
     same_as_inductor(scenario, planned=6)
 
@@ -166,7 +164,7 @@ def test_a_reset_plans_the_same_again() -> None:
     for _ in range(2):
         torch._dynamo.reset()
         roam.reset_report()
-        fused(deep())(random(5, 8)).sum().backward()
+        fused(deep())(random(ROWS, 8)).sum().backward()
         [graph] = roam.report().graphs
         assert graph.problem is not None
         assert graph.plan is not None
@@ -263,7 +261,7 @@ def test_retain_graph() -> None:
         model = deep()
         run = compile_(model)
         for _ in range(2):
-            yield from backward_twice(run(random(5, 8)).square().sum())
+            yield from backward_twice(run(random(ROWS, 8)).square().sum())
             yield from grads(model)
 
     same_as_inductor(scenario)
@@ -272,7 +270,7 @@ def test_retain_graph() -> None:
 def test_a_double_backward_raises_as_inductors_does() -> None:
     def scenario(compile_: Compile) -> Iterator[Any]:
         model = deep()
-        x = random(5, 8).requires_grad_()
+        x = random(ROWS, 8).requires_grad_()
         loss = compile_(model)(x).square().sum()
         with pytest.raises(RuntimeError) as caught:
             torch.autograd.grad(loss, x, create_graph=True)[0].sum().backward()
@@ -282,7 +280,7 @@ def test_a_double_backward_raises_as_inductors_does() -> None:
 
 
 def test_two_models_in_two_threads() -> None:
-    x = random(6, 8)
+    x = random(ROWS, 8)
 
     def training(run: Any, model: nn.Module) -> list[Any]:
         seen = []

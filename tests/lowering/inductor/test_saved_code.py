@@ -35,7 +35,7 @@ from tests.helpers import (
     snapshot,
     total,
 )
-from tests.lowering.inductor.test_behaviour import backward_twice, deep, sizes
+from tests.lowering.inductor.test_behaviour import ROWS, backward_twice, deep, sizes
 from tests.lowering.inductor.test_order import gradients
 from tests.solvers.layout.test_saved_layout import saving
 
@@ -188,8 +188,8 @@ def test_tensors_of_a_block_are_counted_apart() -> None:
     """A write to one is no write to the others: autograd would refuse to run."""
     model = deep()
     run = fused(model)
-    run(random(5, 8)).sum().backward()
-    out = run(random(5, 8))
+    run(random(ROWS, 8)).sum().backward()
+    out = run(random(ROWS, 8))
     inside = [t for t in saved(out) if getattr(t.untyped_storage(), "is_roam_block", False)]
     assert len(inside) > 1
     assert len({t.untyped_storage().data_ptr() for t in inside}) < len(inside)
@@ -210,16 +210,16 @@ def test_pending_forwards_and_hooks() -> None:
         model = deep()
         run = compile_(model)
         for _ in range(2):
-            first, second = run(random(5, 8)), run(random(5, 8) + 1)
+            first, second = run(random(ROWS, 8)), run(random(ROWS, 8) + 1)
             total(first).backward()  # type: ignore[no-untyped-call]
             yield from grads(model)
             total(second).backward()  # type: ignore[no-untyped-call]
             yield from grads(model)
             with torch.autograd.graph.saved_tensors_hooks(moved, moved):
-                out = run(random(5, 8))
+                out = run(random(ROWS, 8))
             total(out).backward()  # type: ignore[no-untyped-call]
             yield from grads(model)
-        yield from backward_twice(run(random(5, 8)).square().sum())
+        yield from backward_twice(run(random(ROWS, 8)).square().sum())
         yield from grads(model)
 
     same_as_inductor(scenario)
@@ -227,7 +227,7 @@ def test_pending_forwards_and_hooks() -> None:
 
 
 def test_two_threads() -> None:
-    model, x = deep(), random(6, 8)
+    model, x = deep(), random(ROWS, 8)
     run = fused(model)
     run(x).sum().backward()
     model.zero_grad()
@@ -318,7 +318,7 @@ def test_a_result_that_is_saved_as_well_is_the_users() -> None:
 )
 def test_inductors_settings(settings: dict[str, Any]) -> None:
     with config.patch(settings):
-        same_as_inductor(sizes(6, 6))
+        same_as_inductor(sizes(ROWS, ROWS))
     assert bool(plans()[0].blocks) is not settings.get("cpp_wrapper", False)
 
 
