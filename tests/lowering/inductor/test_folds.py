@@ -44,9 +44,7 @@ def qwen() -> tuple[nn.Module, Batch]:
 class Layers(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            *(nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8)) for _ in range(3))
-        )
+        self.layers = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(6)))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return {"loss": self.layers(x).square().mean()}
