@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 import roam
-from roam.bench.zoo import TINY, Entry, loss
+from roam.bench.batches import Batch
+from roam.bench.zoo import TINY, loss
 from roam.core.errors import OptionError, UnplannedWarning
 from roam.lowering.inductor import entry, order
 from roam.optim import AdamA
-from tests.helpers import assert_counts, fused, mlp, random
-from tests.models.test_zoo_architectures import CORE, entries
+from tests.helpers import assert_counts, fused, mlp, random, some_slow
+from tests.models.test_zoo_architectures import CORE
 
 pytestmark = pytest.mark.usefixtures("shared_kernels")
 
@@ -40,19 +41,40 @@ def shared(model: nn.Module) -> set[str]:
     return {n for n, p in model.named_parameters() if sum(p is other for other in every) > 1}
 
 
-def shallow(entry: Entry) -> Entry:
-    return replace(entry, config={**entry.config, "n_layer": 1})
+class Tied(nn.Module):
+    """A head that is the embedding, as gpt2's, with fewer kernels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(64, 16), nn.Linear(16, 64, bias=False)
+        self.head.weight = self.embed.weight
+        self.layer = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
+
+    def forward(self, ids: Tensor) -> dict[str, Tensor]:
+        hidden = self.embed(ids)
+        logits = self.head(hidden + self.layer(hidden))
+        return {"loss": nn.functional.cross_entropy(logits, ids)}
 
 
-@pytest.mark.parametrize(
-    "entry", [pytest.param(shallow(TINY["gpt2"]), id="gpt2, one layer"), *entries((), CORE)]
-)
-def test_a_step(entry: Entry) -> None:
+def tied() -> tuple[nn.Module, Batch]:
+    torch.manual_seed(0)
+    return Tied(), {"ids": torch.arange(24) * 5 % 64}
+
+
+def of_zoo(name: str) -> tuple[nn.Module, Batch]:
+    return TINY[name].build().eval(), TINY[name].batch()
+
+
+STEPS = {"tied": tied, **{name: partial(of_zoo, name) for name in CORE}}
+
+
+@pytest.mark.parametrize("build", some_slow(STEPS, ["tied"]))
+def test_a_step(build: Callable[[], tuple[nn.Module, Batch]]) -> None:
     """Inductor's bits, so its error from float64 too; never above its peak; as planned.
 
     The gradient of a weight that is used more than once is a sum in another order.
     """
-    model, batch = entry.build().eval(), entry.batch()
+    model, batch = build()
 
     def measured(step: Callable[..., Tensor]) -> tuple[dict[str, Tensor], int]:
         def run() -> None:
