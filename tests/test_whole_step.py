@@ -17,7 +17,7 @@ from roam.core.problem import Kind
 from roam.optim import AdamA
 from tests.helpers import assert_equal, averaging, mlp, random, real_models, unfused
 
-STEPS = 20
+STEPS = 5
 Batch = dict[str, Any]
 
 
