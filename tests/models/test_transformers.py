@@ -24,13 +24,20 @@ TELLING = {
     "HiggsAudioV2ForConditionalGeneration": "thirteen graphs",
     "FSMTForConditionalGeneration": "an encoder and a decoder in graphs of their own",
     "ResNetForImageClassification": "convolutions, and statistics that the forward changes",
-    "NllbMoeForConditionalGeneration": "experts of which some see no token",
+    "NllbMoeForConditionalGeneration": "experts of which some see no token, and six graphs",
+    "FNetForMaskedLM": "Fourier transforms of complex numbers",
+    "SqueezeBertForMaskedLM": "grouped convolutions of length one for the linear layers",
+    "BloomForCausalLM": "biases that grow with the distance, and no positions",
+    "XLNetLMHeadModel": "relative positions, shifted within a matrix",
 }
 # most of a minute for each on a slow machine; smaller ones of their kinds run every time
 LARGE = {
     "WavLMForCTC": "test_graphs.py::test_a_view_of_a_temporary_is_changed_by_the_next_graph",
-    "HiggsAudioV2ForConditionalGeneration": "seven graphs are YosoForMaskedLM's",
-    "MraForMaskedLM": "so are its gathers, and test_ops.py::test_gather_and_scatter",
+    "LongformerForMaskedLM": "test_trials.py::test_a_false_fake_value_is_corrected...",
+    "YosoForMaskedLM": "six graphs are NllbMoe's, and sums llama's in test_zoo_architectures.py",
+    "ResNetForImageClassification": "test_zoo_architectures.py::test_training[resnet]",
+    "HiggsAudioV2ForConditionalGeneration": "six graphs are NllbMoe's",
+    "MraForMaskedLM": "six graphs are NllbMoe's; gathers: test_ops.py::test_gather_and_scatter",
     "XLMWithLMHeadModel": "test_graphs.py::test_a_decision_by_data",
 }
 GOOD = (
