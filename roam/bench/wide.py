@@ -203,6 +203,6 @@ def compile_searches() -> None:
     beams would settle is left to annealing once.
     """
     problem = layered_graph(250, width=WIDTHS[250])
-    for searches in (Searches(), Searches(windows=False, beams=False)):
+    for searches in (Searches(), Searches(beams=False)):
         best_order(problem, Work.worth(1.0), searches=searches)
     plain_annealing(problem, 0, 0.0)

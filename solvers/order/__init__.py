@@ -18,7 +18,6 @@ peaks.
     widening        asks `beam_search`, a compiled search of sets of ops, with wider and wider
                     beams: the width is the most sets of one size that the search extends. `levels`
                     extends the sets by one op, `op_sets` keeps them as bits
-    windows         asks `beam_search` about the times around the highest live bytes of an order
     local_search    improves an order by many runs of `annealing`, on the arrays of `tables`.
                     `present_order` holds the order, `moves` computes what one move would change,
                     and `handing_over` which op is then the last to use a buffer

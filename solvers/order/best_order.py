@@ -9,7 +9,6 @@
                         a short bisection │                    a better order, a higher bound
                         a first descent   │                    a better order
                         wider beams       │                    a better order, a higher bound
-                        windows           │                    a better order
                         local search      │                    a better order
                         CP-SAT            │                    a better order, a higher bound
                         a long bisection  ┘                    a better order, a higher bound

@@ -5,7 +5,7 @@
     │                                   v
     └── lower peak, higher bound <── the next search of the leaf with the highest peak:
                                      minimum cuts and a short exact search; a first descent of
-                                     local search; beams; windows; all of local search; CP-SAT;
+                                     local search; beams; all of local search; CP-SAT;
                                      a long exact search
 
 A leaf is a segment between two safe key points (moments at which a cut of the phase does not lose
@@ -16,9 +16,8 @@ search has failed. The nearer the order's peak and the bound are, the more of th
 the bound, and the smaller are the leaves.
 
 A descent is a series of annealings (`local_search.py`). A beam searches sets of ops
-(`beam_search.py`). Windows are the times around the highest live bytes (`windows.py`). The descent
-comes before the beams, since it takes little work and often finds the best order. A beam then has
-only to prove that there is no better one.
+(`beam_search.py`). The descent comes before the beams, since it takes little work and often finds
+the best order. A beam then has only to prove that there is no better one.
 
 Leaves that differ only in names, costs and constant bytes (`Leaf.key`), such as those of the layers
 of a transformer, are solved once.
@@ -41,19 +40,17 @@ from roam.solvers.order.leaf import INSIDE, Leaf, cut_out
 from roam.solvers.order.local_search import Effort, local_search
 from roam.solvers.order.segment import Segment
 from roam.solvers.order.widening import widen
-from roam.solvers.order.windows import search_windows
 from roam.solvers.work import Units, Work
 
 # units of work per op of a phase to cut it into leaves and to measure their peaks; measured
 A_CUTTING: Units = 60_000
 # share of the phase's ops above which a leaf skips the short exact search: the phase has had it
 ALMOST_ALL = 0.8
-# share of the remaining work for a first descent of local search
-DESCENT_SHARE = 0.3
+# the first descent of local search: longer than those that follow a kick, and alone
+FIRST_DESCENT = Effort(in_vain=16, kicks=0)
+DESCENT_SHARE = 0.3  # share of the remaining work for it
 # share of the remaining work for all of local search: what is searched later seldom finds more
 LOCAL_SHARE = 0.8
-# share of the remaining work for one search of windows: the times around the highest live bytes
-WINDOWS_SHARE = 0.3
 # share of the remaining work for one series of wider and wider beams (searches of sets of ops)
 BEAMS_SHARE = 0.4
 CUTS_SHARE = 0.1  # share of the remaining work that one series of minimum cuts may spend
@@ -69,14 +66,12 @@ class Searches:
 
     Attributes:
         tree: whether the phase is cut at safe key points; if not, the whole phase is one leaf.
-        windows: whether to search the times around the highest live bytes of the best order.
         beams: whether to search sets of ops with wider and wider beams.
         local_search: whether to use simulated annealing.
         cp_sat: whether to ask CP-SAT about leaves that are small enough.
     """
 
     tree: bool = True
-    windows: bool = True
     beams: bool = True
     local_search: bool = True
     cp_sat: bool = True
@@ -174,7 +169,6 @@ class _LeafSearch:
             (self.search_briefly, True),
             (self.descend, searches.local_search),
             (self.search_beams, searches.beams),
-            (self.search_windows, searches.windows),
             (self.search_locally, searches.local_search),
             (self.ask_cp_sat, searches.cp_sat),
             (self.search_long, True),
@@ -269,12 +263,6 @@ class _LeafSearch:
     def search_briefly(self, top: _Placed, target: int) -> int:
         return self.bisect(top, self.cut_bound(top, target), HASTY)
 
-    def search_windows(self, top: _Placed, target: int) -> int:
-        with self.work.share(WINDOWS_SHARE):
-            found = search_windows(top.leaf.problem, INSIDE, top.order, target, self.work)
-        self.offer(top, "windows", found.found)
-        return target
-
     def search_beams(self, top: _Placed, target: int) -> int:
         leaf = top.leaf
         with self.work.share(BEAMS_SHARE):
@@ -283,7 +271,7 @@ class _LeafSearch:
         return found.bound
 
     def descend(self, top: _Placed, target: int) -> int:
-        return self.anneal(top, target, Effort(kicks=0), DESCENT_SHARE)
+        return self.anneal(top, target, FIRST_DESCENT, DESCENT_SHARE)
 
     def search_locally(self, top: _Placed, target: int) -> int:
         return self.anneal(top, target, Effort(), LOCAL_SHARE)

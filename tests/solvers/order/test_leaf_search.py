@@ -80,7 +80,7 @@ def in_series(cells: list[Problem]) -> Problem:
 def test_wide_cells_are_settled_one_by_one() -> None:
     """As a whole the phase is too wide for the valley search and annealing, with the same work."""
     problem = in_series([layered_graph(80, width=0.5, seed=seed) for seed in (1, 2, 3)])
-    few = Searches(windows=False, beams=False, cp_sat=False)
+    few = Searches(beams=False, cp_sat=False)
     cut, uncut = (
         best_order(problem, Work(17 * 10**8), searches=replace(few, tree=tree))
         for tree in (True, False)
