@@ -26,15 +26,15 @@ other X, the op runs after the same set as in σ, or after T instead of a set X 
 
 Both conditions hold if few bytes are alive at T. They also hold if every op outside of T waits for
 all of T, as at the key points of ROAM (arXiv 2310.19295, section 4). A minimum cut for every x and
-for every t decides (`solvers/bound/min_cut.py`). T is safe if both conditions hold. If the known
-order runs T's ops within a proven lower bound, the condition *first* suffices, because T's ops may
-run in that order. If the known order runs all other ops within the bound, *last* suffices.
+for every t decides (`solvers/bound/min_cut.py`). T is safe if both conditions hold. For limits not
+below an *aim*, less suffices: *first*, if the known order runs T's ops within the aim, because T's
+ops may run in that order; *last*, if it runs all other ops within the aim.
 
-So if some order keeps within a limit that is not below the bound, then an order that passes through
-T keeps within that limit too. The same holds for all safe key points of one known order together:
+So if some order keeps within a limit that is not below the aim, then an order that passes through T
+keeps within that limit too. The same holds for all safe key points of one known order together:
 move the ops of the smallest T to the front first, then those of the next larger T, and so on. No
 move undoes those before it. Hence a lower bound of a segment between two safe key points, as a
-Problem of its own, is a lower bound of the step.
+Problem of its own, is a lower bound of the step if it is above the aim.
 
 Candidates for T are the sets at the local minima of the live bytes of a known order. No set between
 the two peaks beside a local minimum has fewer live bytes than the minimum. Each op on the way down
@@ -115,26 +115,26 @@ class Cutter:
         self.network = Network(problem, phase, 1 + sum(b.transient for b in problem.buffers))
         self.cost = A_CUT + AN_ARC * len(self.network.tails)
 
-    def cut(self, order: Sequence[OpId], bound: int) -> list[Time]:
+    def cut(self, order: Sequence[OpId], aim: int) -> list[Time]:
         """Returns the safe key points among the local minima of an order's live bytes.
 
-        The beginning of the order, up to the first op that needs more bytes than the bound, is cut
+        The beginning of the order, up to the first op that needs more bytes than the aim, is cut
         only at its last safe key point. The end of the order, after the last such op, is cut only
-        at its first safe key point: nothing can be gained in a part that keeps within the bound.
+        at its first safe key point: nothing can be gained in a part that keeps within the aim.
 
         Args:
             order: a known order of the phase.
-            bound: a proven lower bound on the peak of the step, in bytes. The higher it is,
-                the longer are the beginning and the end of the order that keep within it.
+            aim: the least number of bytes within which an order is wanted. The higher it is, the
+                longer are the beginning and the end of the known order that keep within it.
 
         Returns:
             How many ops of the order have run at each key point, in ascending order. The first item
             is 0, the last item is the number of all ops. No other items if the whole order keeps
-            within the bound. A key point counts as not safe if no work is left to decide.
+            within the aim. A key point counts as not safe if no work is left to decide.
         """
         n = len(order)
         during, after = curve_of(self.problem, self.phase, order)
-        above = [t for t in range(n) if during[t] > bound]
+        above = [t for t in range(n) if during[t] > aim]
         if not above:
             return [0, n]
         times = local_minima(after)

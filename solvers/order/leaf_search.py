@@ -10,10 +10,20 @@
 
 A leaf is a segment between two safe key points (moments at which a cut of the phase does not lose
 the best order), as a Problem of its own (`leaf.py`). The peak of the phase is the highest peak of a
-leaf. A lower bound of a leaf is a lower bound of the step. So only leaves with a peak above the
-bound need a better order. Nor does a leaf have to get below the peak of a leaf on which the same
-search has failed. The nearer the order's peak and the bound are, the more of the order keeps within
-the bound, and the smaller are the leaves.
+leaf. So only leaves with a peak above the bound need a better order. Nor does a leaf have to get
+below the peak of a leaf on which the same search has failed.
+
+The phase is cut for an *aim*, a number of bytes: a lower bound of a leaf that is above the aim is a
+lower bound of the step. What keeps within the aim, before the first op that does not and after the
+last, is not in a leaf that is searched:
+
+    peak ┄┄┄┄┄┄┄┄┄┄┄┄╱╲┄┄┄┄┄┄┄┄┄    the nearer the aim is to the peak, the smaller is the leaf
+    aim  ┄┄┄╱╲┄┄┄┄┄┄╱┄┄╲┄┄┄┄┄┄┄┄    around it, and the sooner a search of all its orders ends;
+    live  _╱  ╲____╱    ╲___╱╲_     the lower the aim, the lower a peak one search may find
+                  │ leaf │
+
+So the aim is the bound at first, for quick searches that find good orders, then a little below the
+peak, and at last one byte below it.
 
 A descent is a series of annealings (`local_search.py`). A beam searches sets of ops
 (`beam_search.py`). The descent comes before the beams, since it takes little work and often finds
@@ -56,6 +66,8 @@ BEAMS_SHARE = 0.4
 CUTS_SHARE = 0.1  # share of the remaining work that one series of minimum cuts may spend
 # share of the remaining work for all searches after the gap has come down to WORTH
 LAST_SHARE = 0.2
+QUICK = 2  # how many of the searches are tried on leaves whose aim is the bound
+FAR = 1.0  # a step as long as the peak
 
 
 @dataclass(frozen=True)
@@ -186,25 +198,38 @@ class _LeafSearch:
 
         Returns the leaves, with their orders, and the lower bound of the step.
         """
-        leaves, bound = self.narrow(self.cut(order, bound), bound, WORTH)
+        leaves, bound = self.narrow(order, bound, FAR, QUICK)
+        leaves, bound = self.narrow(_joined(leaves), bound, WORTH, len(self.stages))
         with self.work.share(LAST_SHARE):
-            return self.narrow(leaves, bound, 0.0)
+            return self.narrow(_joined(leaves), bound, 0.0, len(self.stages))
 
-    def narrow(self, leaves: list[_Placed], bound: int, worth: float) -> tuple[list[_Placed], int]:
-        """Searches leaf after leaf, until the relative gap of peak and bound is at most `worth`.
+    def narrow(
+        self, order: list[OpId], bound: int, step: float, stages: int
+    ) -> tuple[list[_Placed], int]:
+        """Searches leaf after leaf, until the gap between peak and bound is no more than a step.
 
-        Ends earlier if the leaf with the highest peak has no search left, or if no work is left.
-        Returns the leaves and the bound of the step.
+        Ends earlier if the gap is no more than the share WORTH, if the leaf with the highest peak
+        has no search left, or if no work is left.
+
+        Args:
+            order: the best known order of the phase.
+            bound: a proven lower bound on the peak of the step, in bytes.
+            step: how far below the peak the aim is, as a share of the peak; one byte if 0.
+            stages: how many of the searches are tried.
+
+        Returns:
+            The leaves, with their orders, and the lower bound of the step.
         """
+        leaves, aim = self.cut(order, bound, step)
         while True:
             top = max(leaves, key=lambda placed: (placed.peak, self.stage(placed)))
             stage = self.stage(top)
-            enough = top.peak <= bound * (1 + worth)
-            if enough or stage == len(self.stages) or self.work.is_over():
+            enough = top.peak <= bound * (1 + min(step, WORTH))
+            if enough or stage >= stages or self.work.is_over():
                 return leaves, bound
             self.searched += 1
             stuck = (p.peak for p in leaves if self.stage(p) > stage)
-            target = max([bound, *stuck])
+            target = max([aim, *stuck])
             known = _joined(leaves)
             proven = self.stages[stage](top, target)
             if proven > target:
@@ -216,7 +241,7 @@ class _LeafSearch:
             order = _joined(leaves)
             # the same order and bound would be cut in the same way, at the same cost
             if (order != known or proven > target) and max(p.peak for p in leaves) > bound:
-                leaves = self.cut(order, bound)
+                leaves, aim = self.cut(order, bound, step)
 
     def stage(self, placed: _Placed) -> int:
         """Returns the index in `stages` of the next search to try on a leaf; its length if none."""
@@ -224,24 +249,30 @@ class _LeafSearch:
         tried = 1 if share > ALMOST_ALL else 0  # the whole phase has had a short exact search
         return max(tried, self.failed.get(placed.leaf.key, 0))
 
-    def cut(self, order: list[OpId], bound: int) -> list[_Placed]:
-        """Cuts an order of the phase into leaves, at its safe key points.
+    def cut(self, order: list[OpId], bound: int, step: float) -> tuple[list[_Placed], int]:
+        """Cuts an order of the phase into leaves, at the key points that are safe for an aim.
 
-        A cut at a safe key point does not lose the best order. Without a cutter, the phase is one
-        leaf. Each leaf has its part of `order`, or the best order found for an equal leaf if that
-        has a lower peak.
+        The aim is `step` below the order's peak, but not below the bound. If some order keeps
+        within a limit that is not below the aim, then so does one that passes through all these key
+        points. Without a cutter, the phase is one leaf.
+
+        Returns the leaves and the aim, in bytes. Each leaf has its part of `order`, or the best
+        order found for an equal leaf if that has a lower peak.
         """
         self.work.spend(A_CUTTING * len(order))
+        whole = cut_out(self.problem, self.phase, order, set())
+        peak = whole.peak(whole.from_step(order))
+        aim = max(bound, min(peak - 1, int(peak * (1 - step))))
         times = [0, len(order)]
         if self.cutter is not None:
             with self.work.share(CUTS_SHARE):
-                times = self.cutter.cut(order, bound)
+                times = self.cutter.cut(order, aim)
         leaves = []
         for a, b in pairwise(times):
             leaf = cut_out(self.problem, self.phase, order[a:b], set(order[:a]))
             leaves.append(_Placed(leaf, leaf.from_step(order[a:b])))
         self.share(leaves)
-        return leaves
+        return leaves, aim
 
     def share(self, leaves: Iterable[_Placed]) -> None:
         """Gives each leaf the best order found for an equal leaf, if that has a lower peak."""
