@@ -199,9 +199,11 @@ class _LeafSearch:
         Returns the leaves, with their orders, and the lower bound of the step.
         """
         leaves, bound = self.narrow(order, bound, FAR, QUICK)
-        leaves, bound = self.narrow(_joined(leaves), bound, WORTH, len(self.stages))
-        with self.work.share(LAST_SHARE):
-            return self.narrow(_joined(leaves), bound, 0.0, len(self.stages))
+        for step, share in ((WORTH, 1.0), (0.0, LAST_SHARE)):
+            if max(placed.peak for placed in leaves) > bound:
+                with self.work.share(share):
+                    leaves, bound = self.narrow(_joined(leaves), bound, step, len(self.stages))
+        return leaves, bound
 
     def narrow(
         self, order: list[OpId], bound: int, step: float, stages: int
