@@ -107,6 +107,7 @@ class Ticket:
         if current_task() == NO_TASK:
             optimizer.absorb_held()
         if not findable:
+            Claims.of(optimizer).unmarked.update(used.all_ids)
             return Ticket(used, {}, frozenset(), findable, optimizer.mini_batches)
         claims = Claims.of(optimizer)
         free, ids = {i: args[i] for i in used.ids}, used.all_ids

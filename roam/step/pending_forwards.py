@@ -48,10 +48,13 @@ class Claims:
     Attributes:
         shared: ids of parameters whose gradient was once a sum of several gradients. No graph folds
             the gradients of these parameters again. The optimizer keeps the parameters alive.
+        unmarked: ids of parameters of graphs that save only tensors which the user has too. A
+            ticket lies on a tensor that is the graph's own, so these graphs' backwards find none.
     """
 
     def __init__(self, optimizer: FoldingOptimizer) -> None:
         self.shared: set[int] = set()
+        self.unmarked: set[int] = set()
         self._optimizer = weakref.ref(optimizer)
         self._tickets: weakref.WeakSet[Ticket] = weakref.WeakSet()
         self._lock = threading.Lock()
@@ -83,7 +86,7 @@ class Claims:
         optimizer.hook_up()
         held = {id(p) for _, p in optimizer.named()}
         with self._lock:
-            for known in (self._noted, self.shared, self._ever_folded):
+            for known in (self._noted, self.shared, self.unmarked, self._ever_folded):
                 known &= held
             self._leaves = {i: leaf for i, leaf in self._leaves.items() if i in held}
             for parameter in (p for p in parameters if id(p) not in self._noted):
@@ -150,6 +153,8 @@ class Claims:
                 yield name, "a hook of yours gets its gradient first"
             elif id(p) not in self._noted:
                 yield name, "no compiled graph has a gradient of it"
+            elif id(p) not in self._ever_folded and id(p) in self.unmarked:
+                yield name, "its graph saves only its inputs and outputs, which are yours"
             elif id(p) not in self._ever_folded:
                 yield name, "no backward has run by its plan yet"
 

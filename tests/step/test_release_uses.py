@@ -268,6 +268,20 @@ def test_a_group_may_stay_unfolded() -> None:
     assert dict(Claims.of(optimizer).unfolded(optimizer)) == {}
 
 
+def test_a_graph_that_saves_nothing_of_its_own_is_named() -> None:
+    """Its backward cannot tell which forward it belongs to; the optimizer folds by its hooks."""
+    torch.manual_seed(0)
+    reference = nn.Sequential(nn.Linear(8, 2), nn.Tanh())  # saves its input and its result
+    model = copy.deepcopy(reference)
+    steps(reference, eager_kernels(reference), adamw(reference))
+    torch._dynamo.reset()
+    optimizer = adama(model)
+    steps(model, unfused(model, optimizer=optimizer), optimizer)
+    assert_same(reference, model)
+    why = "its graph saves only its inputs and outputs, which are yours"
+    assert dict(Claims.of(optimizer).unfolded(optimizer)) == {"0.weight": why, "0.bias": why}
+
+
 def test_unfolded_is_said_of_a_group() -> None:
     with pytest.raises(HyperparameterError, match="unfolded"):
         AdamA([{"params": mlp().parameters(), "unfolded": ["0.weight"]}])
