@@ -18,7 +18,7 @@ from roam.bench.tables import write_rows
 from roam.bench.wide import compile_searches, nearest, order
 from roam.core.atomic_write import check_writable
 from roam.core.problem import Problem
-from roam.solvers.order.leaf_search import Searches
+from roam.solvers.order.leaf_stages import Searches
 
 ALL = "all"
 

@@ -30,7 +30,7 @@ from roam.core.node_link import read_node_link
 from roam.core.problem import Problem
 from roam.solvers.baselines.plain_annealing import plain_annealing
 from roam.solvers.order.best_order import best_order
-from roam.solvers.order.leaf_search import Searches
+from roam.solvers.order.leaf_stages import Searches
 from roam.solvers.work import Work
 
 # ops of a random graph -> its `width`; a graph of another size has the width of the nearest

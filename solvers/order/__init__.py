@@ -13,8 +13,9 @@ peaks.
                     lead from one valley to the next; `progress` holds the state of the search
     bracket         keeps the best order, its peak and the bound, for `bisection` and `widening`
     leaf_search     improves the leaf with the highest peak first, and copies its order to equal
-                    leaves. `key_points` proves where a phase may be cut; `leaf` makes a leaf a
-                    Problem of its own; `segment` holds an ordered leaf in the result
+                    leaves; `leaf_stages` has the searches that it tries on a leaf. `key_points`
+                    proves where a phase may be cut; `leaf` makes a leaf a Problem of its own;
+                    `segment` holds an ordered leaf in the result
     widening        asks `beam_search`, a compiled search of sets of ops, with wider and wider
                     beams: the width is the most sets of one size that the search extends. `levels`
                     extends the sets by one op, `op_sets` keeps them as bits

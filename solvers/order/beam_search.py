@@ -57,8 +57,8 @@ from roam.solvers.order.progress import Phase
 from roam.solvers.order.tables import Ints
 from roam.solvers.work import Units
 
-# results of `search`: an order fits; no set is left to extend, which proves that no order fits (if
-# any op may run at any level); ended without knowing which
+# results of `search`: an order fits; no set is left to extend, which proves that no order fits;
+# ended without knowing which
 FOUND, NONE, GAVE_UP = 0, 1, 2
 A_LEVEL = 20  # steps counted for a level, besides the ops tried: 2 to 5 microseconds, measured
 
@@ -78,15 +78,12 @@ def both_ends(problem: Problem, phase: int) -> list[Net]:
     Also calls `search` once, since the first call of a process compiles it.
     """
     ends = [net(Phase(problem, phase, mirrored=m)) for m in (True, False)]
-    nothing = np.zeros(len(problem.phases[phase]), np.int64)
-    search(ends[0], 0, 1, 0, nothing, nothing)
+    search(ends[0], 0, 1, 0)
     return ends
 
 
 @compiled
-def search(
-    phase: Net, most: int, width: int, steps: int, first: Ints, last: Ints
-) -> tuple[int, Ints, int, int]:
+def search(phase: Net, most: int, width: int, steps: int) -> tuple[int, Ints, int, int]:
     """Searches for an order within `most` bytes, from one end of the phase.
 
     Level n of the search holds the sets of n ops that have run. A step tries one op after one set,
@@ -98,18 +95,12 @@ def search(
         most: the limit on live bytes.
         width: limit on the sets of one level that are extended.
         steps: limit on the steps; checked after each level, so the last level may exceed it.
-        first: by op, the first level at which it may run; not below that of an op it waits for.
-        last: by op, the level at which it runs at the latest, if it is ready and no other op is
-            overdue. The ready op with the lowest last level, of those whose last level is reached,
-            is the only one by which a set is extended.
 
     Returns:
         FOUND, NONE (no set was left to extend) or GAVE_UP; the order found, beginning at the end of
         the phase where the search begins (empty unless FOUND); the fewest bytes that would have
         been alive while one of the ops that did not fit within the limit ran (NEVER if all fitted);
-        the number of steps. NONE proves that no order keeps within the limit if `first` and `last`
-        allow every op every level. If not, NONE proves nothing, not even about orders that respect
-        them: a light op is tried alone, although another op may be the only one in time.
+        the number of steps. NONE proves that no order keeps within the limit.
     """
     n = len(phase.own)
     now = first_level(phase)
@@ -120,7 +111,7 @@ def search(
     exact = True
     needed, done = NEVER, 0
     for level in range(n):
-        parent, op, live, hashes, refused, tried = extend(phase, now, most, level, first, last)
+        parent, op, live, hashes, refused, tried = extend(phase, now, most)
         needed, done = min(needed, refused), done + tried + A_LEVEL
         if len(parent) == 0 or done > steps:
             how = NONE if exact and len(parent) == 0 else GAVE_UP

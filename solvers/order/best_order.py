@@ -37,7 +37,8 @@ from roam.solvers.answer import Answer, minimized
 from roam.solvers.bound.min_cut import cut_bound
 from roam.solvers.order.bisection import HASTY, settle
 from roam.solvers.order.greedy import CANDIDATES, program_order
-from roam.solvers.order.leaf_search import CUTS_SHARE, Searches, search_leaves
+from roam.solvers.order.leaf_search import search_leaves
+from roam.solvers.order.leaf_stages import CUTS_SHARE, Searches
 from roam.solvers.order.segment import Segment
 from roam.solvers.work import Work
 

@@ -3,10 +3,8 @@
     ┌─> cut at safe key points ──> equal leaves take the best order found for one of them
     │      (key_points.py)              │
     │                                   v
-    └── lower peak, higher bound <── the next search of the leaf with the highest peak:
-                                     minimum cuts and a short exact search; a first descent of
-                                     local search; beams; all of local search; CP-SAT;
-                                     a long exact search
+    └── lower peak, higher bound <── the next search of the leaf with the highest peak
+                                         (leaf_stages.py)
 
 A leaf is a segment between two safe key points (moments at which a cut of the phase does not lose
 the best order), as a Problem of its own (`leaf.py`). The peak of the phase is the highest peak of a
@@ -25,10 +23,6 @@ last, is not in a leaf that is searched:
 So the aim is the bound at first, for quick searches that find good orders, then a little below the
 peak, and at last one byte below it.
 
-A descent is a series of annealings (`local_search.py`). A beam searches sets of ops
-(`beam_search.py`). The descent comes before the beams, since it takes little work and often finds
-the best order. A beam then has only to prove that there is no better one.
-
 Leaves that differ only in names, costs and constant bytes (`Leaf.key`), such as those of the layers
 of a transformer, are solved once.
 """
@@ -36,57 +30,26 @@ of a transformer, are solved once.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 from roam.core.problem import OpId, Problem
-from roam.core.proof import UNKNOWN, Bound
 from roam.solvers.answer import Answer, minimized
-from roam.solvers.bound.min_cut import cut_bound
-from roam.solvers.order import leaf_cpsat
-from roam.solvers.order.bisection import HASTY, WORTH, settle
+from roam.solvers.order.bisection import WORTH
 from roam.solvers.order.key_points import Cutter
-from roam.solvers.order.leaf import INSIDE, Leaf, cut_out
-from roam.solvers.order.local_search import Effort, local_search
+from roam.solvers.order.leaf import cut_out
+from roam.solvers.order.leaf_stages import CUTS_SHARE, Placed, Searches, Stage, wanted_stages
 from roam.solvers.order.segment import Segment
-from roam.solvers.order.widening import widen
 from roam.solvers.work import Units, Work
 
 # units of work per op of a phase to cut it into leaves and to measure their peaks; measured
 A_CUTTING: Units = 60_000
 # share of the phase's ops above which a leaf skips the short exact search: the phase has had it
 ALMOST_ALL = 0.8
-# the first descent of local search: longer than those that follow a kick, and alone
-FIRST_DESCENT = Effort(in_vain=16, kicks=0)
-DESCENT_SHARE = 0.3  # share of the remaining work for it
-# share of the remaining work for all of local search: what is searched later seldom finds more
-LOCAL_SHARE = 0.8
-# share of the remaining work for one series of wider and wider beams (searches of sets of ops)
-BEAMS_SHARE = 0.4
-CUTS_SHARE = 0.1  # share of the remaining work that one series of minimum cuts may spend
 # share of the remaining work for all searches after the gap has come down to WORTH
 LAST_SHARE = 0.2
 QUICK = 2  # how many of the searches are tried on leaves whose aim is the bound
 FAR = 1.0  # a step as long as the peak
-
-
-@dataclass(frozen=True)
-class Searches:
-    """Which searches may be used if the first, short exact search does not find the best order.
-
-    Minimum cuts and exact searches of leaves are always used.
-
-    Attributes:
-        tree: whether the phase is cut at safe key points; if not, the whole phase is one leaf.
-        beams: whether to search sets of ops with wider and wider beams.
-        local_search: whether to use simulated annealing.
-        cp_sat: whether to ask CP-SAT about leaves that are small enough.
-    """
-
-    tree: bool = True
-    beams: bool = True
-    local_search: bool = True
-    cp_sat: bool = True
 
 
 @dataclass(frozen=True)
@@ -100,28 +63,6 @@ class Leaves:
 
     segments: tuple[Segment, ...]
     reused: int
-
-
-@dataclass
-class _Placed:
-    """A leaf and the best order found for it so far.
-
-    Attributes:
-        leaf: a segment as a Problem of its own.
-        order: the best order of the segment's ops, by their ids in the leaf.
-        peak: the peak of that order, in bytes.
-    """
-
-    leaf: Leaf
-    order: list[OpId]
-    peak: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.peak = self.leaf.peak(self.order)
-
-    @property
-    def ops(self) -> list[OpId]:
-        return self.leaf.to_step(self.order)
 
 
 def search_leaves(
@@ -172,24 +113,16 @@ class _LeafSearch:
     def __init__(
         self, problem: Problem, phase: int, segment: Segment, work: Work, searches: Searches
     ) -> None:
-        self.problem, self.phase, self.work, self.searches = problem, phase, work, searches
+        self.problem, self.phase, self.work = problem, phase, work
         self.cutter = Cutter(problem, phase, work) if searches.tree else None
         self.solver = dict.fromkeys(segment.ops, segment.solver)
         self.best: dict[Hashable, tuple[list[OpId], str]] = {}
         self.bounds: dict[Hashable, int] = {}
-        stages = (
-            (self.search_briefly, True),
-            (self.descend, searches.local_search),
-            (self.search_beams, searches.beams),
-            (self.search_locally, searches.local_search),
-            (self.ask_cp_sat, searches.cp_sat),
-            (self.search_long, True),
-        )
-        self.stages = [search for search, wanted in stages if wanted]
+        self.stages = wanted_stages(searches)
         self.failed: dict[Hashable, int] = {}
         self.reused = self.searched = 0
 
-    def run(self, order: list[OpId], bound: int) -> tuple[list[_Placed], int]:
+    def run(self, order: list[OpId], bound: int) -> tuple[list[Placed], int]:
         """Searches leaf after leaf, until the peak has come down to the bound.
 
         Ends earlier if the leaf with the highest peak has no search left, or if no work is left.
@@ -207,7 +140,7 @@ class _LeafSearch:
 
     def narrow(
         self, order: list[OpId], bound: int, step: float, stages: int
-    ) -> tuple[list[_Placed], int]:
+    ) -> tuple[list[Placed], int]:
         """Searches leaf after leaf, until the gap between peak and bound is no more than a step.
 
         Ends earlier if the gap is no more than the share WORTH, if the leaf with the highest peak
@@ -233,7 +166,7 @@ class _LeafSearch:
             stuck = (p.peak for p in leaves if self.stage(p) > stage)
             target = max([aim, *stuck])
             known = _joined(leaves)
-            proven = self.stages[stage](top, target)
+            proven = self.search(self.stages[stage], top, target)
             if proven > target:
                 bound = proven
                 self.bounds[top.leaf.key] = proven - top.leaf.constant
@@ -245,13 +178,24 @@ class _LeafSearch:
             if (order != known or proven > target) and max(p.peak for p in leaves) > bound:
                 leaves, aim = self.cut(order, bound, step)
 
-    def stage(self, placed: _Placed) -> int:
+    def search(self, stage: Stage, top: Placed, target: int) -> int:
+        """Searches one leaf, and keeps the order found if its peak is lower than the known one's.
+
+        Returns the lower bound on the peak of the step that the search has proven, if that is above
+        `target`; else `target`, which need not be a bound.
+        """
+        with self.work.share(stage.share):
+            answer = stage.search(top, target, self.work)
+        self.offer(top, stage.name, answer.found)
+        return answer.bound
+
+    def stage(self, placed: Placed) -> int:
         """Returns the index in `stages` of the next search to try on a leaf; its length if none."""
         share = len(placed.leaf.ops) / len(self.solver)
         tried = 1 if share > ALMOST_ALL else 0  # the whole phase has had a short exact search
         return max(tried, self.failed.get(placed.leaf.key, 0))
 
-    def cut(self, order: list[OpId], bound: int, step: float) -> tuple[list[_Placed], int]:
+    def cut(self, order: list[OpId], bound: int, step: float) -> tuple[list[Placed], int]:
         """Cuts an order of the phase into leaves, at the key points that are safe for an aim.
 
         The aim is `step` below the order's peak, but not below the bound. If some order keeps
@@ -272,11 +216,11 @@ class _LeafSearch:
         leaves = []
         for a, b in pairwise(times):
             leaf = cut_out(self.problem, self.phase, order[a:b], set(order[:a]))
-            leaves.append(_Placed(leaf, leaf.from_step(order[a:b])))
+            leaves.append(Placed(leaf, leaf.from_step(order[a:b])))
         self.share(leaves)
         return leaves, aim
 
-    def share(self, leaves: Iterable[_Placed]) -> None:
+    def share(self, leaves: Iterable[Placed]) -> None:
         """Gives each leaf the best order found for an equal leaf, if that has a lower peak."""
         for placed in leaves:
             if (known := self.best.get(placed.leaf.key)) is None:
@@ -287,71 +231,7 @@ class _LeafSearch:
                 self.solver.update(dict.fromkeys(placed.leaf.ops, solver))
                 self.reused += 1
 
-    # The methods of `stages` and those that they call follow. A stage searches for an order of the
-    # leaf `top` that keeps within `target` bytes, and keeps the order found if its peak is lower
-    # than that of the known order. If a stage proves a lower bound above `target` on the peak of
-    # the training step, it returns that bound. Otherwise it returns `target`, which need not be a
-    # bound.
-
-    def search_briefly(self, top: _Placed, target: int) -> int:
-        return self.bisect(top, self.cut_bound(top, target), HASTY)
-
-    def search_beams(self, top: _Placed, target: int) -> int:
-        leaf = top.leaf
-        with self.work.share(BEAMS_SHARE):
-            found = widen(leaf.problem, INSIDE, top.order, leaf.peak, target, self.work)
-        self.offer(top, "beams", found.found)
-        return found.bound
-
-    def descend(self, top: _Placed, target: int) -> int:
-        return self.anneal(top, target, FIRST_DESCENT, DESCENT_SHARE)
-
-    def search_locally(self, top: _Placed, target: int) -> int:
-        return self.anneal(top, target, Effort(), LOCAL_SHARE)
-
-    def anneal(self, top: _Placed, target: int, effort: Effort, share: float) -> int:
-        with self.work.share(share):
-            found = local_search(top.leaf.problem, INSIDE, top.order, target, effort, self.work)
-        self.offer(top, "local search", found.found)
-        return target
-
-    def ask_cp_sat(self, top: _Placed, target: int) -> int:
-        leaf = top.leaf
-
-        def ask(most: int) -> Answer[list[OpId] | None]:
-            return leaf_cpsat.keeps_within(leaf.problem, INSIDE, most, top.order, self.work)
-
-        answer = settle(leaf.problem, INSIDE, top.order, leaf.peak, target, self.work, ask=ask)
-        self.offer(top, "CP-SAT", answer.found)
-        return answer.bound
-
-    def search_long(self, top: _Placed, target: int) -> int:
-        return self.bisect(top, target, 1.0)
-
-    def bisect(self, top: _Placed, bound: int, effort: float) -> int:
-        """Searches a leaf by bisection.
-
-        For each limit that it tries, it may use the share `effort` of the usual limit on ops run.
-        `bound` is a number of bytes that the peak need not get below. Returns the lower bound
-        proven if it is higher, else `bound`.
-        """
-        leaf = top.leaf
-        answer = settle(leaf.problem, INSIDE, top.order, leaf.peak, bound, self.work, effort)
-        self.offer(top, "valleys", answer.found)
-        return answer.bound
-
-    def cut_bound(self, top: _Placed, known: int) -> int:
-        """Returns the highest lower bound of a leaf that minimum cuts prove, or `known` if higher.
-
-        The cuts of a leaf can prove more than cuts at the same ops of the step: only the sets of
-        ops count that contain all ops before the leaf and none after the leaf.
-        """
-        order, curve = top.leaf.whole(top.order)
-        with self.work.share(CUTS_SHARE):
-            found = cut_bound(top.leaf.problem, order, curve, Bound(known, UNKNOWN), self.work)
-        return found.bound
-
-    def offer(self, placed: _Placed, name: str, order: list[OpId]) -> None:
+    def offer(self, placed: Placed, name: str, order: list[OpId]) -> None:
         """Keeps an order of a leaf if its peak is the lowest so far, for equal leaves too.
 
         `name` is the name of the search that found the order.
@@ -362,7 +242,7 @@ class _LeafSearch:
             self.best[placed.leaf.key] = order, name
             self.solver.update(dict.fromkeys(placed.leaf.ops, name))
 
-    def segment(self, placed: _Placed) -> Segment:
+    def segment(self, placed: Placed) -> Segment:
         solvers = dict.fromkeys(self.solver[i] for i in placed.ops)
         bound = self.bounds.get(placed.leaf.key, -placed.leaf.constant)
         return Segment(
@@ -370,5 +250,5 @@ class _LeafSearch:
         )
 
 
-def _joined(leaves: Iterable[_Placed]) -> list[OpId]:
+def _joined(leaves: Iterable[Placed]) -> list[OpId]:
     return [i for placed in leaves for i in placed.ops]

@@ -153,22 +153,17 @@ def takes(phase: Net, live: int, change: int, k: int) -> int:
 
 @compiled
 def extend(
-    phase: Net, now: Level, most: int, level: int, first: Ints, last: Ints
+    phase: Net, now: Level, most: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], Ints, Words, int, int]:
     """Finds the sets of ops of the next level. Extends each set of the level `now` by one op.
 
-    Tries every ready op that may run at this level. If ready ops have reached their last level,
-    tries only the one with the lowest last level. If an op that fits does not raise the live bytes,
-    extends the set by that op only (the first one found). Lists a set once, even if several
-    extensions lead to it.
+    Tries every ready op. If an op that fits does not raise the live bytes, extends the set by that
+    op only (the first one found). Lists a set once, even if several extensions lead to it.
 
     Args:
         phase: the phase, as seen from the end at which the search begins.
         now: the sets of the present level.
         most: the limit on live bytes.
-        level: the number of ops in each set of `now`.
-        first: by op, the first level at which it may run.
-        last: by op, the level from which on it is overdue, if it is ready (`most_late`).
 
     Returns:
         By set of the next level, the index in `now` of the set that it extends; the op by which it
@@ -187,14 +182,11 @@ def extend(
     for at in range(len(now.live)):
         choices = 0
         light = False
-        late = most_late(now.ready[at], level, last)
         for w in range(words):
             left = now.ready[at, w]
             while left != np.uint64(0) and not light:
                 k = WORD * w + lowest_bit(left)
                 left &= left - np.uint64(1)
-                if (late >= 0 and k != late) or first[k] > level:
-                    continue
                 tried += 1
                 more = raises(phase, now.ran[at], k)
                 bytes_taken = takes(phase, now.live[at], more, k)
@@ -233,24 +225,6 @@ def extend(
                 live[count], hashes[count] = now.live[at] + change[c], hashed
                 count += 1
     return parent[:count], op[:count], live[:count], hashes[:count], needed, tried
-
-
-@compiled
-def most_late(ready: Words, level: int, last: Ints) -> int:
-    """Returns the ready op with the lowest last level, of those whose last level is reached.
-
-    A level is a number of ops that have run. By op, `last` is the last level at which the op should
-    run. Returns -1 if no ready op has reached its last level.
-    """
-    late = -1
-    for w in range(len(ready)):
-        left = ready[w]
-        while left != np.uint64(0):
-            k = WORD * w + lowest_bit(left)
-            left &= left - np.uint64(1)
-            if last[k] <= level and (late < 0 or last[k] < last[late]):
-                late = k
-    return late
 
 
 @compiled

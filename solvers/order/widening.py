@@ -25,8 +25,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from roam.core.problem import OpId, Problem
 from roam.solvers.answer import Answer, Outcome, minimized
 from roam.solvers.order.beam_search import FOUND, NONE, a_step, both_ends, search
@@ -67,15 +65,11 @@ class BeamSearch:
             an answer comes first.
         tries: limit on the steps of one search, from one end. A step tries one op after one set.
         ops: the ids of the ops of the phase, in program order.
-        first, last: by op, the first and the last level at which it may run, for
-            `beam_search.search`: any level, so that the answer "no" is a proof.
     """
 
     def __init__(self, problem: Problem, phase: int, tries: int = NEVER) -> None:
         self.tries = tries
         self.ops = problem.phases[phase]
-        self.first = np.zeros(len(self.ops), np.int64)
-        self.last = self.first + len(self.ops)
         self.ends = both_ends(problem, phase)
 
     def keeps_within(
@@ -101,7 +95,7 @@ class BeamSearch:
         cost, tried = a_step(len(self.ops)), 0
         for end in list(self.ends if both else self.ends[:1]):
             steps = int(work.steps(cost, self.tries))
-            how, found, needed, done = search(end, most, width, steps, self.first, self.last)
+            how, found, needed, done = search(end, most, width, steps)
             work.spend(done * cost)
             tried += done
             if how in (FOUND, NONE):

@@ -26,8 +26,7 @@ WIDE = 10**6
 
 
 def search(seen: Net, most: int, width: int, steps: int) -> tuple[int, Ints, int, int]:
-    first = np.zeros(len(seen.own), np.int64)
-    return beam_search.search(seen, most, width, steps, first, first + len(first))
+    return beam_search.search(seen, most, width, steps)
 
 
 @settings(max_examples=50)

@@ -12,7 +12,8 @@ from roam.core.lifetime import find_reuse, live_curve, live_peak
 from roam.core.problem import Buffer, Op, Problem
 from roam.solvers.answer import Answer, Outcome
 from roam.solvers.order.best_order import best_order
-from roam.solvers.order.leaf_search import Leaves, Searches, search_leaves
+from roam.solvers.order.leaf_search import Leaves, search_leaves
+from roam.solvers.order.leaf_stages import Searches
 from roam.solvers.order.segment import Segment
 from roam.solvers.work import Work
 from tests.core.strategies import dense_problems, problems

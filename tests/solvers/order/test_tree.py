@@ -14,7 +14,7 @@ from roam.core.lifetime import find_reuse, live_curve, live_peak
 from roam.core.problem import Buffer, Kind, Op, Problem
 from roam.solvers.order.best_order import best_order
 from roam.solvers.order.leaf import INSIDE, cut_out
-from roam.solvers.order.leaf_search import Searches
+from roam.solvers.order.leaf_stages import Searches
 from roam.solvers.order.tree import STEP, Node, key_times, leaves, tree, walk
 from roam.solvers.work import Work
 from tests.core.strategies import dense_problems, orders, problems

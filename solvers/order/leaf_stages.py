@@ -1,0 +1,153 @@
+"""The searches that `leaf_search.py` tries on a leaf, one after another.
+
+    minimum cuts and a short exact search     a better order, a higher bound
+    a first descent of local search           a better order
+    wider and wider beams                     a better order, a higher bound
+    all of local search                       a better order
+    CP-SAT, where the leaf is small enough    a better order, a higher bound
+    a long exact search                       a better order, a higher bound
+
+A descent is a series of annealings (`local_search.py`). A beam searches sets of ops
+(`beam_search.py`). The descent comes before the beams, since it takes little work and often finds
+the best order. A beam then has only to prove that there is no better one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from roam.core.problem import OpId
+from roam.core.proof import UNKNOWN, Bound
+from roam.solvers.answer import Answer
+from roam.solvers.bound.min_cut import cut_bound
+from roam.solvers.order import leaf_cpsat
+from roam.solvers.order.bisection import HASTY, settle
+from roam.solvers.order.leaf import INSIDE, Leaf
+from roam.solvers.order.local_search import Effort, local_search
+from roam.solvers.order.widening import widen
+from roam.solvers.work import Work
+
+CUTS_SHARE = 0.1  # share of the remaining work that one series of minimum cuts may spend
+# the first descent of local search: longer than those that follow a kick, and alone
+FIRST_DESCENT = Effort(in_vain=16, kicks=0)
+
+
+@dataclass(frozen=True)
+class Searches:
+    """Which searches may be used if the first, short exact search does not find the best order.
+
+    Minimum cuts and exact searches of leaves are always used.
+
+    Attributes:
+        tree: whether the phase is cut at safe key points; if not, the whole phase is one leaf.
+        beams: whether to search sets of ops with wider and wider beams.
+        local_search: whether to use simulated annealing.
+        cp_sat: whether to ask CP-SAT about leaves that are small enough.
+    """
+
+    tree: bool = True
+    beams: bool = True
+    local_search: bool = True
+    cp_sat: bool = True
+
+
+@dataclass
+class Placed:
+    """A leaf and the best order found for it so far.
+
+    Attributes:
+        leaf: a segment as a Problem of its own.
+        order: the best order of the segment's ops, by their ids in the leaf.
+        peak: the peak of that order, in bytes.
+    """
+
+    leaf: Leaf
+    order: list[OpId]
+    peak: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.peak = self.leaf.peak(self.order)
+
+    @property
+    def ops(self) -> list[OpId]:
+        return self.leaf.to_step(self.order)
+
+
+class Stage(NamedTuple):
+    """A search of one leaf.
+
+    Attributes:
+        name: what a plan says of an order that it found.
+        search: searches for an order of the leaf that keeps within a number of bytes, its target.
+            Returns the best order, and the lower bound proven on the leaf's peak if that is above
+            the target; else the target, which need not be a bound.
+        share: of the remaining work that it may spend.
+        wanted: whether `Searches` allow it.
+    """
+
+    name: str
+    search: Callable[[Placed, int, Work], Answer[list[OpId]]]
+    share: float = 1.0
+    wanted: Callable[[Searches], bool] = lambda _: True
+
+
+def search_briefly(top: Placed, target: int, work: Work) -> Answer[list[OpId]]:
+    return bisect(top, cut_leaf(top, target, work), work, HASTY)
+
+
+def cut_leaf(top: Placed, known: int, work: Work) -> int:
+    """Returns the highest lower bound of a leaf that minimum cuts prove, or `known` if higher.
+
+    The cuts of a leaf can prove more than cuts at the same ops of the step: only the sets of ops
+    count that contain all ops before the leaf and none after the leaf.
+    """
+    order, curve = top.leaf.whole(top.order)
+    with work.share(CUTS_SHARE):
+        return cut_bound(top.leaf.problem, order, curve, Bound(known, UNKNOWN), work).bound
+
+
+def bisect(top: Placed, target: int, work: Work, effort: float = 1.0) -> Answer[list[OpId]]:
+    """Searches a leaf exactly, for one limit on live bytes after another.
+
+    effort: the share of the usual limit on ops run that it may use for each limit.
+    """
+    return settle(top.leaf.problem, INSIDE, top.order, top.leaf.peak, target, work, effort)
+
+
+def search_beams(top: Placed, target: int, work: Work) -> Answer[list[OpId]]:
+    return widen(top.leaf.problem, INSIDE, top.order, top.leaf.peak, target, work)
+
+
+def descend(top: Placed, target: int, work: Work) -> Answer[list[OpId]]:
+    return local_search(top.leaf.problem, INSIDE, top.order, target, FIRST_DESCENT, work)
+
+
+def search_locally(top: Placed, target: int, work: Work) -> Answer[list[OpId]]:
+    return local_search(top.leaf.problem, INSIDE, top.order, target, work=work)
+
+
+def ask_cp_sat(top: Placed, target: int, work: Work) -> Answer[list[OpId]]:
+    leaf = top.leaf
+
+    def ask(most: int) -> Answer[list[OpId] | None]:
+        return leaf_cpsat.keeps_within(leaf.problem, INSIDE, most, top.order, work)
+
+    return settle(leaf.problem, INSIDE, top.order, leaf.peak, target, work, ask=ask)
+
+
+STAGES = (
+    Stage("valleys", search_briefly),
+    Stage("local search", descend, 0.3, lambda searches: searches.local_search),
+    Stage("beams", search_beams, 0.4, lambda searches: searches.beams),
+    # what is searched later seldom finds more
+    Stage("local search", search_locally, 0.8, lambda searches: searches.local_search),
+    Stage("CP-SAT", ask_cp_sat, wanted=lambda searches: searches.cp_sat),
+    Stage("valleys", bisect),
+)
+
+
+def wanted_stages(searches: Searches) -> list[Stage]:
+    """Returns the stages that may be used, in the order in which they are tried on a leaf."""
+    return [stage for stage in STAGES if stage.wanted(searches)]
