@@ -93,6 +93,13 @@ def test_wide_cells_are_settled_one_by_one() -> None:
     assert uncut.bound < cut.bound
 
 
+def test_an_order_is_proven_where_it_is_above_an_aim() -> None:
+    """Cut for the bound alone, the leaf is too large, and with the same work a gap of 6 % stays."""
+    answer = best_order(layered_graph(300, width=0.43, seed=5), Work(10**9))
+    assert answer.status is Outcome.OPTIMAL
+    assert answer.bound == 84930
+
+
 def test_without_local_search_only_the_exact_search_finds_orders() -> None:
     problem = in_series([layered_graph(80, width=0.5, seed=seed) for seed in (1, 2, 3)])
     answer = best_order(problem, Work(10**9), searches=Searches(local_search=False))
