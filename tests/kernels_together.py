@@ -12,7 +12,7 @@ the same options.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,17 +38,15 @@ class Programs(CppPythonBindingsCodeCache):
 
 
 class Kernel:
-    """A kernel that is compiled when the first of its graph is asked for.
+    """A kernel that is compiled with the others of its graph, by `load_together`.
 
     Attributes:
-        graph: the kernels of the graph, this one among them.
         name: of its namespace, its Python module and that module's only function.
         source: of its function and of its Python module.
     """
 
-    def __init__(self, graph: list[Kernel], argtypes: list[str], source: str) -> None:
+    def __init__(self, argtypes: list[str], source: str) -> None:
         said = "\n".join([command_line(), *argtypes, source])
-        self.graph = graph
         self.name = "k" + sha256(said.encode()).hexdigest()[:32]
         arguments = ", ".join(
             f"parse_arg<{kind.removeprefix('const ')}>(args, {i})"
@@ -65,9 +63,8 @@ class Kernel:
     def file(self) -> Path:
         return Path(cache_dir(), "kernels_together", self.name + ".so")
 
-    def result(self) -> Function:
-        """Returns the compiled function."""
-        compile_together({k.name: k for k in self.graph if not k.file.exists()})
+    def load(self) -> Function:
+        """Returns the function, which has been compiled."""
         loading = type("Loading", (CppPythonBindingsCodeCache,), {"entry_function": self.name})
         module = loading._load_library_inner(str(self.file), self.name)
         return getattr(module, self.name)  # type: ignore[no-any-return]
@@ -81,10 +78,15 @@ def command_line() -> str:
     return CppBuilder(name="o", sources="i", BuildOption=options).get_command_line()
 
 
-def compile_together(kernels: dict[str, Kernel]) -> None:
-    """Compiles the kernels, by name, into one file, which is linked to under each name."""
-    if not kernels:
-        return
+def load_together(kernels: Sequence[Kernel]) -> list[Function]:
+    """Returns the functions of a graph's kernels, and compiles those that the cache has not."""
+    if missing := {kernel.name: kernel for kernel in kernels if not kernel.file.exists()}:
+        compile_together(missing)
+    return [kernel.load() for kernel in kernels]
+
+
+def compile_together(kernels: Mapping[str, Kernel]) -> None:
+    """Compiles the kernels, by name, into one file, to which a link of each name leads."""
     lines = [line for kernel in kernels.values() for line in kernel.source.splitlines()]
     includes = dict.fromkeys(line for line in lines if line.lstrip().startswith("#include"))
     spaces = [namespace(name, kernel.source) for name, kernel in kernels.items()]
@@ -114,14 +116,14 @@ def take_over() -> None:
     """Makes Inductor compile the kernels of a graph together, in this process."""
     wait = AsyncCompile.wait
 
-    def add(compiling: AsyncCompile, argtypes: list[str], source: str) -> Kernel:
-        graph: list[Kernel] = vars(compiling).setdefault("kernels_together", [])
-        graph.append(Kernel(graph, argtypes, source))
-        return graph[-1]
+    def put_off(_: AsyncCompile, argtypes: list[str], source: str) -> Kernel:
+        return Kernel(argtypes, source)
 
     def finish(compiling: AsyncCompile, scope: dict[str, Any]) -> None:
-        scope |= {name: x.result() for name, x in scope.items() if isinstance(x, Kernel)}
+        """Called at the end of a graph's code, whose names, kernels among them, are the scope."""
+        kernels = {name: x for name, x in scope.items() if isinstance(x, Kernel)}
+        scope |= zip(kernels, load_together([*kernels.values()]), strict=True)
         wait(compiling, scope)
 
-    AsyncCompile.cpp_pybinding = add
+    AsyncCompile.cpp_pybinding = put_off
     AsyncCompile.wait = finish

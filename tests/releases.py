@@ -42,7 +42,7 @@ def beside_adamw(
     model = copy.deepcopy(reference)
     steps(reference, compiled(reference), adamw(reference))
     torch._dynamo.reset()
-    return reference, model, AdamA(model.parameters(), lr=1e-2)
+    return reference, model, adama(model)
 
 
 def trained(make: Make, **how: object) -> tuple[nn.Module, nn.Module]:

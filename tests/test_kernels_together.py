@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import torch
 
-from tests.kernels_together import Kernel
+from tests.kernels_together import Kernel, load_together
 
 
 def test_two_kernels_are_one_program() -> None:
     """Both are called `kernel` in their sources, and use a helper of the same name."""
-    graph: list[Kernel] = []
+    kernels = []
     for value in (2, 3):
         source = f"""
             #include <cmath>
             static float helper(float x) {{ return std::pow(x, {value}.0f); }}
             extern "C" void kernel(const float* x, float* y) {{ y[0] = helper(x[0]); }}
         """
-        graph.append(Kernel(graph, ["const float*", "float*"], source))
-    square, cube = (kernel.result() for kernel in graph)
+        kernels.append(Kernel(["const float*", "float*"], source))
+    square, cube = load_together(kernels)
     x, y = torch.tensor([5.0]), torch.zeros(2)
     square(x, y[:1])
     cube(x, y[1:])
     assert y.tolist() == [25.0, 125.0]
-    assert graph[0].file != graph[1].file
-    assert graph[0].file.resolve() == graph[1].file.resolve()
+    assert kernels[0].file != kernels[1].file
+    assert kernels[0].file.resolve() == kernels[1].file.resolve()

@@ -39,6 +39,8 @@ SHARED = "a parameter is used several times, or outside of the graph: gradients 
 PENDING = "a forward that used the same parameters has not had its backward yet"
 HOOKED = "a hook, registered since the forward, gets a gradient first"
 UNSEEN = "the backward was not called from Python: who else uses the parameters cannot be told"
+UNMARKED = "its graph saves only its inputs and outputs, which are yours"
+NOT_YET = "no backward has run by its plan yet"
 ELSEWHERE = "a gradient is not the optimizer's: autograd.grad wants it, or .grad holds one already"
 
 
@@ -153,10 +155,8 @@ class Claims:
                 yield name, "a hook of yours gets its gradient first"
             elif id(p) not in self._noted:
                 yield name, "no compiled graph has a gradient of it"
-            elif id(p) not in self._ever_folded and id(p) in self.unmarked:
-                yield name, "its graph saves only its inputs and outputs, which are yours"
             elif id(p) not in self._ever_folded:
-                yield name, "no backward has run by its plan yet"
+                yield name, UNMARKED if id(p) in self.unmarked else NOT_YET
 
     def objection(self, ticket: Ticket, optimizer: FoldingOptimizer) -> str | None:
         """Returns why the running backward may not fold gradients; None if they are complete.

@@ -91,9 +91,8 @@ def search_leaves(
     """
     search = _LeafSearch(problem, phase, segment, work or Work(), searches or Searches())
     leaves, bound = search.run(list(segment.ops), bound)
-    peak = max(placed.peak for placed in leaves)
     segments = tuple(search.segment(placed) for placed in leaves)
-    return minimized(Leaves(segments, search.reused), peak, bound, search.searched)
+    return minimized(Leaves(segments, search.reused), _peak(leaves), bound, search.searched)
 
 
 class _LeafSearch:
@@ -131,15 +130,17 @@ class _LeafSearch:
 
         Returns the leaves, with their orders, and the lower bound of the step.
         """
-        leaves, bound = self.narrow(order, bound, FAR, QUICK)
+        whole = cut_out(self.problem, self.phase, order, set())
+        leaves = [Placed(whole, whole.from_step(order))]
+        leaves, bound = self.narrow(leaves, bound, FAR, QUICK)
         for step, share in ((WORTH, 1.0), (0.0, LAST_SHARE)):
-            if max(placed.peak for placed in leaves) > bound:
+            if _peak(leaves) > bound:
                 with self.work.share(share):
-                    leaves, bound = self.narrow(_joined(leaves), bound, step, len(self.stages))
+                    leaves, bound = self.narrow(leaves, bound, step, len(self.stages))
         return leaves, bound
 
     def narrow(
-        self, order: list[OpId], bound: int, step: float, stages: int
+        self, leaves: list[Placed], bound: int, step: float, stages: int
     ) -> tuple[list[Placed], int]:
         """Searches leaf after leaf, until the gap between peak and bound is no more than a step.
 
@@ -147,15 +148,15 @@ class _LeafSearch:
         has no search left, or if no work is left.
 
         Args:
-            order: the best known order of the phase.
+            leaves: the phase, in its best known order.
             bound: a proven lower bound on the peak of the step, in bytes.
             step: how far below the peak the aim is, as a share of the peak; one byte if 0.
             stages: how many of the searches are tried.
 
         Returns:
-            The leaves, with their orders, and the lower bound of the step.
+            The phase as it was cut last, in its best order, and the lower bound of the step.
         """
-        leaves, aim = self.cut(order, bound, step)
+        leaves, aim = self.cut(leaves, bound, step)
         while True:
             top = max(leaves, key=lambda placed: (placed.peak, self.stage(placed)))
             stage = self.stage(top)
@@ -173,10 +174,9 @@ class _LeafSearch:
             if top.peak > max(target, bound):
                 self.failed[top.leaf.key] = stage + 1
             self.share(leaves)
-            order = _joined(leaves)
             # the same order and bound would be cut in the same way, at the same cost
-            if (order != known or proven > target) and max(p.peak for p in leaves) > bound:
-                leaves, aim = self.cut(order, bound, step)
+            if (_joined(leaves) != known or proven > target) and _peak(leaves) > bound:
+                leaves, aim = self.cut(leaves, bound, step)
 
     def search(self, stage: Stage, top: Placed, target: int) -> int:
         """Searches one leaf, and keeps the order found if its peak is lower than the known one's.
@@ -195,19 +195,18 @@ class _LeafSearch:
         tried = 1 if share > ALMOST_ALL else 0  # the whole phase has had a short exact search
         return max(tried, self.failed.get(placed.leaf.key, 0))
 
-    def cut(self, order: list[OpId], bound: int, step: float) -> tuple[list[Placed], int]:
-        """Cuts an order of the phase into leaves, at the key points that are safe for an aim.
+    def cut(self, known: list[Placed], bound: int, step: float) -> tuple[list[Placed], int]:
+        """Cuts the order of the known leaves anew, at the key points that are safe for an aim.
 
         The aim is `step` below the order's peak, but not below the bound. If some order keeps
         within a limit that is not below the aim, then so does one that passes through all these key
         points. Without a cutter, the phase is one leaf.
 
-        Returns the leaves and the aim, in bytes. Each leaf has its part of `order`, or the best
-        order found for an equal leaf if that has a lower peak.
+        Returns the leaves and the aim, in bytes. Each leaf has its part of the known order, or the
+        best order found for an equal leaf if that has a lower peak.
         """
+        order, peak = _joined(known), _peak(known)
         self.work.spend(A_CUTTING * len(order))
-        whole = cut_out(self.problem, self.phase, order, set())
-        peak = whole.peak(whole.from_step(order))
         aim = max(bound, min(peak - 1, int(peak * (1 - step))))
         times = [0, len(order)]
         if self.cutter is not None:
@@ -252,3 +251,7 @@ class _LeafSearch:
 
 def _joined(leaves: Iterable[Placed]) -> list[OpId]:
     return [i for placed in leaves for i in placed.ops]
+
+
+def _peak(leaves: Iterable[Placed]) -> int:
+    return max(placed.peak for placed in leaves)

@@ -22,6 +22,7 @@ from tests.releases import (
     adama,
     adamw,
     assert_same,
+    beside_adamw,
     eager_kernels,
     folds,
     problem,
@@ -270,12 +271,7 @@ def test_a_group_may_stay_unfolded() -> None:
 
 def test_a_graph_that_saves_nothing_of_its_own_is_named() -> None:
     """Its backward cannot tell which forward it belongs to; the optimizer folds by its hooks."""
-    torch.manual_seed(0)
-    reference = nn.Sequential(nn.Linear(8, 2), nn.Tanh())  # saves its input and its result
-    model = copy.deepcopy(reference)
-    steps(reference, eager_kernels(reference), adamw(reference))
-    torch._dynamo.reset()
-    optimizer = adama(model)
+    reference, model, optimizer = beside_adamw(lambda: nn.Sequential(nn.Linear(8, 2), nn.Tanh()))
     steps(model, unfused(model, optimizer=optimizer), optimizer)
     assert_same(reference, model)
     why = "its graph saves only its inputs and outputs, which are yours"
