@@ -52,7 +52,8 @@ os.environ["NUMBA_CACHE_DIR"] = str(ROOT / ".pytest_cache" / CACHE)
 COSTS = tempfile.TemporaryDirectory(prefix="roam-tests-")
 os.environ["ROAM_CACHE_DIR"] = COSTS.name
 
-kernels_together.take_over()
+kernels_together.take_over()  # alone each takes a second, most of it for torch's headers
+
 # After each compilation dynamo empties the processor's caches, to time its guards for a log line.
 torch._dynamo.guards.profile_guard_manager = lambda *_: 0.0
 # pytest listens to loggers that do not propagate: torch would write out every graph for this one

@@ -123,7 +123,10 @@ class Turn(NamedTuple):
     scale: float
 
     def once(self, factor: float) -> float:
-        """Returns a factor that decays a state once a mini-batch: 1 but for the first gradient."""
+        """Returns the factor for the first micro-batch and 1 for the others.
+
+        So a state that is multiplied by it decays once a mini-batch.
+        """
         return factor if self.micro_batch == 0 else 1.0
 
 

@@ -112,7 +112,10 @@ class Used:
 
 
 class FoldsOfOptimizers(ABC):
-    """The folds of one run, by optimizer, as far as the graph's own kernels carry them out."""
+    """The folds of one run of a graph, for those that its own kernels carry out.
+
+    A subclass knows which optimizer folds which gradients.
+    """
 
     @abstractmethod
     def by_optimizer(self) -> Iterator[tuple[FoldingOptimizer, Mapping[int, Parameter]]]:

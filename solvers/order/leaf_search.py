@@ -48,8 +48,8 @@ A_CUTTING: Units = 60_000
 ALMOST_ALL = 0.8
 # share of the remaining work for all searches after the gap has come down to WORTH
 LAST_SHARE = 0.2
-QUICK = 2  # how many of the searches are tried on leaves whose aim is the bound
-FAR = 1.0  # a step as long as the peak
+FAR = 1.0  # a step from the peak to 0, so that the aim is the bound
+QUICK = 2  # how many of the searches are tried on leaves that are cut for the bound
 
 
 @dataclass(frozen=True)

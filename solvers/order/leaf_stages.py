@@ -139,10 +139,10 @@ def ask_cp_sat(top: Placed, target: int, work: Work) -> Answer[list[OpId]]:
 
 STAGES = (
     Stage("valleys", search_briefly),
-    Stage("local search", descend, 0.3, lambda searches: searches.local_search),
-    Stage("beams", search_beams, 0.4, lambda searches: searches.beams),
-    # what is searched later seldom finds more
-    Stage("local search", search_locally, 0.8, lambda searches: searches.local_search),
+    Stage("local search", descend, share=0.3, wanted=lambda searches: searches.local_search),
+    Stage("beams", search_beams, share=0.4, wanted=lambda searches: searches.beams),
+    # most of what is left: the searches after it seldom find more
+    Stage("local search", search_locally, share=0.8, wanted=lambda searches: searches.local_search),
     Stage("CP-SAT", ask_cp_sat, wanted=lambda searches: searches.cp_sat),
     Stage("valleys", bisect),
 )

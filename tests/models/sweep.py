@@ -97,7 +97,7 @@ def _raised(example: Example, lowering: str, error: Exception) -> Row:
 def _against_float64(example: Example) -> Row:
     """The largest errors of roam's and of Inductor's training without random ops.
 
-    Against eager in float64, or in float32 for a model that an op of it keeps there.
+    Against eager in float64, or in float32 if an op of the model knows no float64.
     """
 
     def train(compile_: Callable[[Any], Any], dtype: torch.dtype | None = None) -> Trace:

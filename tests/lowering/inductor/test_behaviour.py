@@ -31,8 +31,7 @@ from tests.helpers import (
 pytestmark = pytest.mark.usefixtures("shared_kernels")
 
 
-# Batches of this many rows, so that the same nets have the same kernels in all tests: each takes
-# a second to compile. mlp() has them wherever it is trained on Inductor's kernels.
+# rows of a batch: a net that is trained on as many in all tests has its kernels compiled once
 ROWS = 5
 
 

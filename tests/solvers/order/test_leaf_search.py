@@ -93,7 +93,7 @@ def test_wide_cells_are_settled_one_by_one() -> None:
     assert uncut.bound < cut.bound
 
 
-def test_an_order_is_proven_where_it_is_above_an_aim() -> None:
+def test_only_what_is_above_the_aim_is_searched() -> None:
     """Cut for the bound alone, the leaf is too large, and with the same work a gap of 6 % stays."""
     answer = best_order(layered_graph(300, width=0.43, seed=5), Work(10**9))
     assert answer.status is Outcome.OPTIMAL
