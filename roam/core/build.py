@@ -40,7 +40,11 @@ class ProblemBuilder:
         self._op_names = {o.name for o in self.ops}
 
     def begin_phase(
-        self, phase: int, given: Sequence[BufferId] | None = None, name: str = "tangents"
+        self,
+        phase: int,
+        given: Sequence[BufferId] | None = None,
+        name: str = "tangents",
+        reads: Sequence[BufferId] = (),
     ) -> None:
         """Starts a phase.
 
@@ -51,10 +55,11 @@ class ProblemBuilder:
             phase: the number of the phase.
             given: what is made before it: one first op creates them.
             name: of that op.
+            reads: what no later op of the phase reads: it lives until that op.
         """
         self._phase, self._waits_for = phase, ()
         if given is not None:
-            self._waits_for = (self.add_op(name, creates=given),)
+            self._waits_for = (self.add_op(name, reads=reads, creates=given),)
 
     def add_buffer(
         self,

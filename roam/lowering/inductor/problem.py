@@ -46,7 +46,7 @@ from roam.lowering.inductor.origins import (
     sources,
 )
 from roam.lowering.inductor.saved_code import is_own, is_placeable
-from roam.lowering.inductor.scheduler_buffers import root, storage_bytes, tuple_parts
+from roam.lowering.inductor.scheduler_buffers import root, storage_bytes, tuple_parts, unread_inputs
 from roam.lowering.inductor.scratch import scratch
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def read(
         UnplannableError: a size depends on data.
     """
     reader = _Reader(graph, forward, scratch(graph, nodes), labels or {}, costs or {})
-    reader.add_inputs()
+    reader.add_inputs(unread_inputs(graph, nodes))
     first = len(reader.build.ops)
     for node in nodes:
         reader.add_op(node)
@@ -189,11 +189,14 @@ class _Reader:
         self.phase = int(self.graph.is_backward)
         self.placeable = is_placeable(self.graph)
 
-    def add_inputs(self) -> None:
+    def add_inputs(self, unread: Sequence[str]) -> None:
         """Adds the inputs of the graph. Those of a backward are saved tensors and tangents.
 
         The numbers of folds (`graph_folds`) are made for one run, and freed after the last fold, so
         they are no buffer of the user's, in whole steps either.
+
+        unread: names of inputs that no node uses. A backward frees them before its first node
+            (`saved_code.free_unread`).
         """
         known = {} if self.forward is None else self.forward.named
         users = {b.name: i for i, b in enumerate(self.build.buffers) if b.home is Home.USER}
@@ -217,7 +220,9 @@ class _Reader:
                 made.append(b)
             self.inputs[name] = self.buffer_of[name] = b
         given = "tangents" if self.graph.is_backward else "numbers"  # of folds
-        self.build.begin_phase(self.phase, made or None, given)
+        freed = [b for b in map(self.inputs.get, unread) if b is not None and b not in made]
+        reads = [b for b in freed if self.build.buffers[b].home is not Home.USER]
+        self.build.begin_phase(self.phase, made or None, given, reads)
 
     def add_op(self, node: BaseSchedulerNode) -> None:
         buffers = self.build.buffers

@@ -2,7 +2,8 @@
 
 forward     looks up where to put each saved tensor (see `runtime/saved_stack`)
 backward    frees each saved tensor as planned. Inductor might reuse the tensor's memory for a later
-            buffer of the same size instead, which would keep the whole block alive
+            buffer of the same size instead, which would keep the whole block alive. And it would
+            hold a saved tensor that no kernel reads to the end
 
 A block is one allocation for several tensors. If a result could overwrite one of several buffers
 that no later kernel reads, the code overwrites the buffer that the plan chose.
@@ -10,7 +11,7 @@ that no later kernel reads, the code overwrites the buffer that the plan chose.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sympy
@@ -129,6 +130,13 @@ def keep_to_plan(graph: GraphLowering, at: Mapping[str, BufferId], plan: Plan) -
 
     wrapper.can_reuse = can_write_over
     wrapper.memory_plan_reuse = memory_plan_reuse
+
+
+def free_unread(graph: GraphLowering, unread: Sequence[str]) -> None:
+    """Makes a backward's code free these inputs, which no node uses, before its first node."""
+    inputs: Mapping[str, Any] = graph.graph_inputs
+    for name in unread if graph.is_backward else ():
+        graph.wrapper_code.codegen_free(inputs[name].data.data)
 
 
 def _first(wrapper: Any, name: str) -> str:

@@ -9,6 +9,7 @@ buf3 = (buf4, buf5)          tuple parts: buf4, buf5, which an extern kernel mak
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch._inductor import ir
@@ -42,6 +43,17 @@ def tuple_parts(graph: GraphLowering, node: BaseSchedulerNode) -> list[str]:
                 found += [root(graph, b.get_name()) for b in parts]
                 pending += [b for b in parts if isinstance(b.node.layout, ir.MultiOutputLayout)]
     return found
+
+
+def unread_inputs(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> list[str]:
+    """Returns the names of a graph's input tensors that no node uses, and that it does not return.
+
+    The backward of an average pooling takes the pooled tensor for its shape only, for one.
+    """
+    used = {root(graph, name) for node in nodes for name in node.used_or_aliased_buffer_names()}
+    used |= {root(graph, name) for name in graph.get_output_names()}
+    tensors = (n for n, found in graph.graph_inputs.items() if isinstance(found, ir.TensorBox))
+    return [name for name in tensors if name not in used]
 
 
 def storage_bytes(graph: GraphLowering, node: Any) -> int:
