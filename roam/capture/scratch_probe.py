@@ -37,6 +37,7 @@ from roam.capture.op_calls import (
     Family,
     Limits,
     Operand,
+    congruent,
     families,
     may_run_alone,
 )
@@ -56,6 +57,7 @@ AT_ONCE = 2**21  # bytes of operands and results up to which a call is run witho
 ESTIMATED = 2**24  # bytes of operands and results of the largest call that an estimate runs
 CURVED = Fraction(1, 20)  # second difference over first from which on growth counts as quadratic
 ROUNDED = Fraction(5, 4)  # how far above n²'s that ratio may be, as kernels round sizes up
+FAR = 4  # a size that tells steps from growth is this many times the largest one of an estimate
 BLOCK = 64  # the sizes of an estimate differ by multiples of this, as kernels work in blocks
 
 
@@ -159,7 +161,8 @@ class _Curve:
 
     Scratch space is a constant (blocks for each thread), or a copy of an operand, or a product of
     sizes of several operands (a convolution's columns). So in each size it is constant, linear or
-    quadratic.
+    quadratic. If a kernel's blocks depend on the size, it grows in steps beside, which three sizes
+    near each other cannot tell from growth: then a size further off is measured.
     """
 
     family: Family
@@ -180,8 +183,16 @@ class _Curve:
         if not points:
             return Fraction(self.at(at))
         (i, sizes), *rest = points.items()
-        values = [self.extrapolated(_with(at, {i: n}), dict(rest)) for n in sizes]
-        return _extrapolated(sizes, values, self.family.full[i])
+        full = self.family.full[i]
+
+        def value(n: int) -> Fraction:
+            return self.extrapolated(_with(at, {i: n}), dict(rest))
+
+        values = [value(n) for n in sizes]
+        if _grows_in_steps(sizes, values):
+            far = congruent(full, FAR * sizes[2])
+            return _on_a_line((sizes[2], values[2]), (far, value(far)), full)
+        return _extrapolated(sizes, values, full)
 
     def at(self, limits: Limits) -> int:
         if limits not in self.measured:
@@ -209,11 +220,29 @@ def _extrapolated(sizes: Sequence[int], values: Sequence[Fraction], at: int) -> 
     growth, bend = c - b, (c - b) - (b - a)
     if c <= a:
         return max(values)  # does not grow with the size: the kernel's choices decide
-    # the most that n² bends; a kernel whose blocks depend on the size grows in steps that bend more
-    most = ROUNDED * Fraction(2 * apart, 2 * sizes[2] - apart)
-    if abs(bend) <= CURVED * abs(growth) or abs(bend) > most * abs(growth):
+    if abs(bend) <= CURVED * abs(growth):
         return c + (c - a) / 2 * steps
     return c + growth * steps + bend * steps * (steps + 1) / 2
+
+
+def _grows_in_steps(sizes: Sequence[int], values: Sequence[Fraction]) -> bool:
+    """Returns whether three values grow with the size, but neither on a line nor on a parabola.
+
+    So does the scratch space of a kernel whose blocks depend on the size.
+    """
+    a, b, c = values
+    apart = sizes[1] - sizes[0]
+    growth, bend = c - b, (c - b) - (b - a)
+    most = ROUNDED * Fraction(2 * apart, 2 * sizes[2] - apart)  # what n² bends
+    return c > a and abs(bend) > max(most, CURVED) * abs(growth)
+
+
+def _on_a_line(near: tuple[int, Fraction], far: tuple[int, Fraction], at: int) -> Fraction:
+    """Returns the value at `at` of the line through two points (size, value) if it rises."""
+    (n, value), (m, more) = near, far
+    if more <= value or n == m:
+        return max(value, more)
+    return more + (more - value) / (m - n) * (at - m)
 
 
 def _run(call: Call) -> int:

@@ -137,13 +137,41 @@ def test_what_is_estimated_is_what_would_be_measured(name: str) -> None:
     assert estimated.nbytes == measured.nbytes
 
 
-def test_steps_of_a_kernels_blocks_are_no_curve() -> None:
-    """A bfloat16 product grew by 36, then by 319 KB: a parabola made 190 MiB of its 3."""
+STEPS = {
+    # sizes and bytes: a parabola made 190 MiB of 3
+    "a large step": ((6945, 8097, 9249), (3_049_216, 3_086_080, 3_405_568)),
+    # a line made 36 MB of 0.4 at 128,256
+    "steps that get larger": ((1408, 1600, 1792), (303_232, 335_488, 410_752)),
+    "a step back": ((2224, 2544, 2864), (253_504, 351_616, 307_264)),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_of_a_kernels_blocks_are_no_growth(name: str) -> None:
+    """Of bfloat16 products: what they allocate does not grow in the long run."""
+    sizes, bytes_ = STEPS[name]
+    assert scratch_probe._grows_in_steps(sizes, [Fraction(n) for n in bytes_])
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_growth_is_told_from_steps(power: int) -> None:
     sizes = 6945, 8097, 9249
-    steps = [Fraction(n) for n in (3_049_216, 3_086_080, 3_405_568)]
-    assert scratch_probe._extrapolated(sizes, steps, 50_257) < 2**24
-    squares = [Fraction(n * n) for n in sizes]
-    assert scratch_probe._extrapolated(sizes, squares, 50_257) == 50_257**2
+    grown = [Fraction(n**power) for n in sizes]
+    assert not scratch_probe._grows_in_steps(sizes, grown)
+    assert scratch_probe._extrapolated(sizes, grown, 50_257) == 50_257**power
+
+
+def test_a_bfloat16_product_is_estimated_by_a_size_further_off() -> None:
+    """The gradient of a head's weight, 512 rows of 128,256 words, was planned with 36 MB."""
+    with FakeTensorMode():
+        rows, width, words = 512, 2048, 32_064
+        gradient = torch.empty(rows, words, dtype=torch.bfloat16).t()
+        given = call(torch.ops.aten.mm.default, gradient, images(rows, width).bfloat16())
+    needed = 2 * words * width
+    measured = scratch_probe._measure(given, needed)
+    estimated = scratch_probe._scratch(given, needed, read=0)
+    assert estimated.estimated
+    assert estimated.nbytes <= measured + 2**20
 
 
 def test_a_call_that_reads_much_and_writes_little_is_measured() -> None:
