@@ -82,9 +82,9 @@ class Notices:
         """
         if self._looked_for_ranks or not (count := ranks()):
             return
-        self._looked_for_ranks = True
         if in_data_parallel(holds):
             raise refusals.data_parallel(self._optimizer)
+        self._looked_for_ranks = True
         if count > 1 and nobody_sums(params):
             self._show(refusals.unsummed(self._optimizer, count))
 

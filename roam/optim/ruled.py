@@ -84,12 +84,17 @@ class RuledOptimizer(StatefulOptimizer):
     @max_norm.setter
     def max_norm(self, limit: float | None) -> None:
         self._between_batches("changing max_norm")
-        self._clipping = MaxNorm(limit, self._clipping.by)
+        before, self._clipping = self._clipping, MaxNorm(limit, self._clipping.by)
         for state in self.state.values() if limit is None else ():
             state.pop(GRAD_NORM, None)
         self._followed.clear()  # the states of all groups may differ
         self._rules.forget()
-        self.look_at_groups()
+        try:
+            self.look_at_groups()
+        except HyperparameterError:  # a rule cannot clip: the limit stays as it was
+            self._clipping = before
+            self._rules.forget()
+            raise
 
     @property
     def micro_batches(self) -> int:

@@ -197,13 +197,16 @@ def _apply(rule: FoldRule, state: dict[str, Any], param: Tensor, factor: float) 
         rule: the parameter's rule.
         state: the parameter's state, in memory.
         param: the parameter.
-        factor: shortens the move that the momentum makes, from 0 to 1.
+        factor: shortens the move that the momentum makes, from 0 to 1. At 0, for a momentum of
+            infinite norm, the parameter stays as it is.
     """
     found = accumulating(rule)
     state["step"] += 1
+    if factor == 0:
+        return
     if param.is_complex():
         param, state = torch.view_as_real(param), _real(state)
-    found = found.shortened(factor) if 0 < factor < 1 else found
+    found = found.shortened(factor) if factor < 1 else found
     found.apply(state, param, int(state["step"]))
 
 

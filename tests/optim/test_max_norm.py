@@ -88,6 +88,15 @@ def test_accumulation_clips_by_the_momentum(how: dict[str, Any]) -> None:
         assert torch.allclose(p - kept, factor * (q - kept), rtol=0.03, atol=1e-4)
 
 
+def test_a_momentum_of_infinite_norm_moves_nothing() -> None:
+    """Its factor is 0, which was taken for no limit."""
+    param = nn.Parameter(torch.ones(2))
+    optimizer = optim.SGD([param], lr=1.0, momentum=0.9, mode="accumulate", max_norm=1.0)
+    optimizer.absorb(param, torch.tensor([3e20, 4e20]))  # whose squares are infinite in float32
+    optimizer.step()
+    assert torch.equal(param, torch.ones(2))
+
+
 @pytest.mark.parametrize("dampening", [0.0, 0.9])
 def test_the_norm_of_a_momentum_is_that_of_the_gradients_in_it(dampening: float) -> None:
     """The same gradient again and again has its own norm, however much of it a step adds.
@@ -138,6 +147,18 @@ def test_what_cannot_clip_says_so() -> None:
         optim.AdamW(parameters(), max_norm=0.0)
     with pytest.raises(HyperparameterError, match="clip_by='step'"):
         optim.AdamW(parameters(), max_norm=1.0, clip_by="step")
+
+
+def test_a_refused_limit_is_not_kept() -> None:
+    """It was, so that all later folds were refused, too."""
+    param = nn.Parameter(torch.ones(2))
+    optimizer = optim.Lion([param], mode="accumulate", betas=(0.9, 0.9))
+    with pytest.raises(HyperparameterError, match="LionRule"):
+        optimizer.max_norm = 1.0
+    assert optimizer.max_norm is None
+    optimizer.absorb(param, torch.ones(2))
+    optimizer.step()
+    assert (param < 1).all()
 
 
 @pytest.mark.usefixtures("everything_placed")

@@ -174,8 +174,9 @@ def test_distributed_data_parallel() -> None:
     model = mlp()
     optimizer = AdamA(model.parameters())
     wrapped = DistributedDataParallel(model)
-    with pytest.raises(DataParallelError, match="AdamW"):
-        backward(wrapped, batches(1)[0])
+    for _ in range(2):  # the second backward ran, and every rank trained by itself
+        with pytest.raises(DataParallelError, match="AdamW"):
+            backward(wrapped, batches(1)[0])
     assert not optimizer.state
 
 
