@@ -15,6 +15,7 @@ the same on every machine.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -247,20 +248,30 @@ class _Search:
 
         if peak <= limit and own <= theirs.peak(0):
             return best
-        program, by_plan = self.searches.graphs(self.room)
         tried = [] if best is None else [best]
+        for found in self._below(limit, theirs):
+            if is_low(found):
+                return found
+            tried.append(found)
+        lowest = min(tried, key=self.peak_of)
+        return lowest if self.peak_of(lowest) < self.peak else None
+
+    def _below(self, limit: Bytes, theirs: Partitioned) -> Iterator[Best]:
+        """Yields choices whose peaks may be low enough, as `as_low_as` tries them.
+
+        Args:
+            limit: aot_eager's peak, `room` included.
+            theirs: the graph as aot_eager runs it.
+        """
+        program, by_plan = self.searches.graphs(self.room)
         roomy = partial(self.searches.planned, room=self.room)
         if (found := search(by_plan, limit, roomy, QUICK)) is not None:
-            tried.append(replace(found, plan=self.searches.planned(found.joint)))
+            yield replace(found, plan=self.searches.planned(found.joint))
         for graph in (by_plan, program):
-            if tried and is_low(tried[-1]):
-                return tried[-1]
             names = [None if n is None else n.name for n in graph.captured.nodes[: graph.boundary]]
             again = frozenset(i for i, name in enumerate(names) if name in theirs.again)
             choice = placed(graph.step, again, graph.step.boundary)
-            tried.append(self.planned(graph, Copies.of(graph.step, choice)))
-        lowest = min(tried, key=self.peak_of)
-        return lowest if self.peak_of(lowest) < self.peak else None
+            yield self.planned(graph, Copies.of(graph.step, choice))
 
     def planned(self, graph: BudgetGraph, copies: Copies) -> Best:
         """Adds copies to the joint graph of `graph` and plans the result, without `room`."""
