@@ -162,7 +162,8 @@ class _Curve:
     Scratch space is a constant (blocks for each thread), or a copy of an operand, or a product of
     sizes of several operands (a convolution's columns). So in each size it is constant, linear or
     quadratic. If a kernel's blocks depend on the size, it grows in steps beside, which three sizes
-    near each other cannot tell from growth: then a size further off is measured.
+    near each other cannot tell from growth. So a size further off is measured if the values lie on
+    no curve, or grow by less than a copy of any operand would.
     """
 
     family: Family
@@ -189,10 +190,23 @@ class _Curve:
             return self.extrapolated(_with(at, {i: n}), dict(rest))
 
         values = [value(n) for n in sizes]
-        if _grows_in_steps(sizes, values):
+        others = {j: self.family.full[j] for j, _ in rest}
+        least = self.least_copied(*(_with(at, {**others, i: n}) for n in sizes[1:]))
+        if _grows_in_steps(sizes, values) or 0 < values[2] - values[1] < least:
             far = congruent(full, FAR * sizes[2])
             return _on_a_line((sizes[2], values[2]), (far, value(far)), full)
         return _extrapolated(sizes, values, full)
+
+    def least_copied(self, before: Limits, after: Limits) -> int:
+        """Returns by how many bytes the operand or result that grows least grows; 0 if none does.
+
+        A copy of any of them grows by at least as much.
+        """
+        smaller, larger = (self.family.at(limits) for limits in (before, after))
+        pairs = zip(
+            (*smaller.operands, *smaller.results), (*larger.operands, *larger.results), strict=True
+        )
+        return min((more for a, b in pairs if (more := b.nbytes - a.nbytes) > 0), default=0)
 
     def at(self, limits: Limits) -> int:
         if limits not in self.measured:
