@@ -55,7 +55,7 @@ def ways_out(problem: Problem, others: Beside | None = None, *, offloads: bool =
     """Returns a sentence for errors that lists what would lower the memory of a step.
 
     Args:
-        problem: the Problem of a graph of the step.
+        problem: the Problem of a graph of the step, whose gradients and outputs are looked at.
         others: the bytes that other graphs take; None if unknown.
         offloads: whether the options already let tensors move to a tier. If not, the sentence
             names the option that does.

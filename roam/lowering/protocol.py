@@ -36,14 +36,15 @@ Boxed = Callable[[list[Any]], Sequence[Any]]  # code that takes and empties a li
 
 
 class Reports(Protocol):
-    """Records whether a graph was planned."""
+    """Records, for each graph, its plan or the reason why it has none."""
 
     def planned(self, graph: GraphRecord, instead_of: GraphRecord | None = None) -> None:
         """Records that a graph was planned.
 
         Args:
             graph: the record with the plan.
-            instead_of: an older record to remove, whose plan no step will run again.
+            instead_of: an older record to remove, whose plan no step will run again; None if there
+                is none.
         """
         ...
 
@@ -76,7 +77,7 @@ class Driver(Protocol):
         ...
 
     def beside(self, args: Sequence[Any], problem: Problem) -> Beside:
-        """Returns the bytes that other graphs of the step take now, as this graph's forward begins.
+        """Returns the bytes that other graphs of the step take, as this graph's forward begins.
 
         Args:
             args: the inputs of the forward.
@@ -89,14 +90,15 @@ class Folding(RunFolds, Protocol):
     """The folds of one run, carried out by calls of the optimizers or by kernels of the graph."""
 
     def formulas(self) -> Mapping[int, BoundFormula] | None:
-        """Returns, by index of the graph's input, formulas by which the graph can fold itself.
+        """Returns the formulas by which the graph can fold gradients by its own kernels.
 
-        Returns None if one of the folds can only be carried out by a call.
+        They are listed by the index of the parameter among the graph's inputs. Returns None if one
+        of the folds can only be carried out by a call of its optimizer.
         """
         ...
 
     def count_folds(self) -> None:
-        """Counts all folds. To be called once the graph has carried them out by `formulas`."""
+        """Counts all folds of the run. Must be called after the graph carried them out itself."""
         ...
 
 
@@ -105,11 +107,11 @@ class Kernels(Protocol):
 
     Attributes:
         gradient_values: by index of a graph input, its gradient as a fake tensor; empty if the
-            graph has no backward.
+            graph computes no gradients.
         own_saved: position of an output of the forward that goes to its backward and not to the
             user; None if there is no such output, or no backward.
-        without_plan: the end of the warning about a backward that did not run as planned: what
-            happened instead, such as "this backward ran unplanned".
+        without_plan: the end of the warning about a backward that did not run as planned. Tells
+            what happened instead, such as "this backward ran unplanned".
     """
 
     own_saved: int | None
@@ -171,7 +173,7 @@ class Kernels(Protocol):
     def found(self, args: Sequence[Any]) -> Any:
         """Returns the plan of the forward that saved the tensors in `args`, a backward's inputs.
 
-        Looks only at plans that fold no gradients. Returns None if no plan fits.
+        Looks only at plans that fold no gradients. Returns None if no plan is for these inputs.
         """
         ...
 
@@ -236,7 +238,8 @@ class Lowering(Protocol):
 
     Attributes:
         name: the value of the option "lowering" that asks for it.
-        refusals: what `Kernels.compile` raises if the lowering cannot compile a graph.
+        refusals: the exceptions that `Kernels.compile` raises if the lowering cannot compile a
+            graph; empty if it compiles every graph.
     """
 
     name: str
@@ -270,6 +273,6 @@ class Lowering(Protocol):
             reports: records plans and failures.
             stands_for: the device that is planned for, if this torch was built without that device;
                 else None.
-            costs: tells how long ops take; None if that is unknown.
+            costs: finds the seconds that ops take; None if that is unknown.
         """
         ...

@@ -27,9 +27,9 @@ def lowering(name: str) -> Lowering:
 def candidates(options: Options, devices: Collection[torch.device]) -> Iterator[Lowering]:
     """Yields the lowerings to try, in the order of LOWERINGS.
 
-    Begins with the lowering that the user named; without a name, with the first lowering. Skips
-    lowerings that do not work on these devices, and logs a warning why. If a lowering cannot
-    compile the graph, even one that the user named, the caller tries the next one.
+    Begins with the lowering that the user named; if the user named none, with the first lowering.
+    Skips lowerings that do not work on these devices, and logs a warning why. If a lowering cannot
+    compile the graph, even the one that the user named, the caller tries the next one.
     """
     names = list(LOWERINGS)
     first = 0 if options.lowering is None else names.index(options.lowering)
@@ -44,7 +44,7 @@ def candidates(options: Options, devices: Collection[torch.device]) -> Iterator[
 
 @cache
 def say_missing(what: str) -> None:
-    """Logs a warning with what a lowering lacks. Logs each text only once in a process."""
+    """Logs a warning that tells what Inductor's lowering lacks, once in a process for each text."""
     log.warning(
         "%s: graphs run ATen's own kernels instead of Inductor's (%s)",
         what,
@@ -64,7 +64,9 @@ def first_to_compile(
     `compile_by` pass, such as BudgetError.
 
     Args:
+        options: the user's options, which may name a lowering.
         name: the name of the graph, for the warning.
+        example_inputs: the graph's inputs. The lowering has to work on their devices.
         compile_by: compiles the graph; raises one of the lowering's `refusals` if it cannot.
     """
     devices = {t.device for t in example_inputs if isinstance(t, torch.Tensor)}

@@ -26,7 +26,7 @@ def tell(graph: GraphRecord, compile_id: CompileId | None) -> None:
     """Logs a plan, adds it to torch's trace, and warns if other ranks may have other plans.
 
     Args:
-        graph: the record with the plan.
+        graph: the record of the graph, with its plan.
         compile_id: dynamo's identifier of the graph.
     """
     _warn_if_ranks_differ(graph)

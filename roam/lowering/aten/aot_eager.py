@@ -5,10 +5,10 @@ what Inductor would fuse. No op writes over its input, and every op allocates it
 
     `at_least`      a lower bound on the peak: a minimum cut at the worst moment, as if the
                     partitioner recomputed whatever it may
-    `AotEager`      runs the partitioner: what it does recompute, and the peak
+    `AotEager`      runs the partitioner, and so finds the ops that it recomputes, and the peak
 
-To partition takes as long as to compile a small model (networkx searches for the cut), so it is
-done only if the lower bound is below the peak of the plan that roam has so far.
+The partitioner takes as long as compiling a small model (networkx searches for the cut). So it runs
+only if the lower bound is below the peak of the plan that roam has so far.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Partitioned:
     again: Collection[str]
 
     def peak(self, room: Bytes) -> Bytes:
-        """Returns the peak of program order, in transient bytes, with no result over an input.
+        """Returns the peak in program order, in transient bytes, if every op allocates its results.
 
         room: bytes that other graphs take between this graph's forward and its backward. They are
             counted beside the tensors saved for the backward (`with_room`).
@@ -62,7 +62,7 @@ class AotEager:
     """Partitions one graph as aot_eager does.
 
     Attributes:
-        joint: the graph as AOTAutograd made it, without roam's rewrites. It stays as it is.
+        joint: the graph as AOTAutograd made it, without roam's rewrites. Only copies of it change.
         truths: passes that correct the fake values of the graph's nodes.
         inputs: the inputs of the joint graph, for the partitioner.
         how: the keyword arguments for the partitioner.
@@ -79,7 +79,7 @@ class AotEager:
         """Partitions the graph as aot_eager does.
 
         Raises:
-            UnplannableError: the sizes of the graph's tensors are unknown.
+            UnplannableError: the graph cannot be planned; for example, a size depends on data.
         """
         graph = rewritten(self.truths, copied(self.joint))
         forward, backward = min_cut_rematerialization_partition(graph, self.inputs, **self.how)

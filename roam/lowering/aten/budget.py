@@ -8,11 +8,11 @@
 If the user gave a tier, `mix` chooses transfers too. The graphs of a model are compiled one by one
 and share the budget. The transient bytes left to a graph are
 
-    for "60%"      that share of what this graph and the graphs before it would take without a
-                   budget, less what the graphs before it hold
+    for "60%"      that share of the sum of this graph's peak and the bytes that the graphs before
+                   it would hold, both without a budget; less what the graphs before it hold
     for "12GiB"    that size, less all parameters, states and inputs, and less what the graphs
                    before it hold
-    for "auto"     what is free on the device now, less a margin
+    for "auto"     the bytes that are free on the device when the graph is compiled, less a margin
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class Fitted:
     """A joint graph whose plan is within a budget (but see `limit`).
 
     Attributes:
-        joint: the graph with the copies and transfers; as it was if it needs none.
-        limit: the limit on the plan's peak, in transient bytes. The plan may exceed it if the
-            budget is a share ("60%") and other graphs follow: it is a share of the bytes of the
-            whole step, which are not known yet. The backward checks the budget again.
+        joint: the graph with the copies and transfers; unchanged if it needs none.
+        limit: the limit on the plan's peak, in transient bytes. The plan may exceed the limit if
+            the budget is a share ("60%") and other graphs follow. Then the bytes of the whole step,
+            of which the budget is a share, are not known yet, and the backward checks again.
         beside: transient bytes that other graphs held when this graph was compiled.
         plan: the plan of `joint`.
-        recomputed: what the copies cost and save.
+        recomputed: what the copies cost and save, for reports.
         unlimited: the bytes that the graph takes without copies and transfers.
         moved: the graph's transfers; None if nothing moves.
     """
@@ -89,17 +89,19 @@ def fit(
         budget: the user's budget.
         trial: partitions a graph and reads the Problem off the parts. May change the graph.
         settings: how to plan.
-        costs: estimates the seconds of ops that the graph does not have; None if no cost is wanted.
-        beside: returns what other graphs of the step take.
+        costs: estimates the seconds of ops that the graph does not have, such as those that make a
+            dropout's result anew from its mask; None if no cost is wanted.
+        beside: takes the Problem of the graph; returns the bytes that other graphs take.
         others_follow: whether other graphs may run between the forward and the backward of this
             one. Nothing is known of them yet, so this graph saves few bytes for its backward
-            (`Searches.beside_others`). If the budget is a share and this graph alone cannot keep
-            it, the graph takes as little as it can; its backward checks the budget again.
+            (`Searches.beside_others`). If the budget is a share and no plan found keeps it, no
+            error is raised here: the graph takes few bytes, and its backward checks the budget.
         mover: moves tensors to a tier; None if nothing may move.
 
     Raises:
-        BudgetError: no copies and transfers were found with which the plan is within the budget.
-        UnplannableError: the sizes of the graph's tensors are unknown.
+        BudgetError: no copies and transfers were found with which the plan is within the budget,
+            or the budget is less than the persistent bytes.
+        UnplannableError: the graph cannot be planned; for example, a size depends on data.
     """
     renew_views(joint.graph)
     captured = trial(copied(joint))
@@ -131,7 +133,7 @@ def fit(
     later = others_follow and budget.of is Of.SHARE
     if mix is None or (mix.plan.peak > limit and not later):
         raise _refusal(mixes, budget, limit, name, others)
-    # without costs of ops there is no bound on the extra time
+    # without costs of ops, no bound on the extra time is proven, except that it is at least 0
     bound = mixes.bound(limit, mix.extra) if seconds else 0.0
     modules = () if mix.copies is None else by_module(mix.copies)
     told = replace(told, bound=bound, modules=modules)
@@ -139,9 +141,11 @@ def fit(
 
 
 def _refusal(mixes: Mixes, budget: Budget, limit: Bytes, name: str, others: Beside) -> BudgetError:
-    """Returns the error for a budget that was not kept: the smallest total found, and a bound.
+    """Returns the error for a budget that no plan found keeps.
 
-    The total is the peak and the persistent bytes. The bound is what no plan goes below.
+    Its text states the smallest total found, and a lower bound on the total of any plan with copies
+    and, if there is a tier, transfers. A total is the sum of a plan's peak, the graph's persistent
+    bytes, and all bytes of the graphs that ran before this one.
     """
     problem = mixes.search.captured.problem
     persistent = problem.persistent + others.now + others.persistent

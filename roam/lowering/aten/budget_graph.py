@@ -42,7 +42,8 @@ class BudgetGraph:
         joint: the graph.
         captured: the Problem of the forward and backward that were partitioned from `joint`; the
             node of each op, and the buffers of its results.
-        costs: estimates the seconds of ops that the graph does not have; None if no cost is wanted.
+        costs: estimates the seconds of ops that the graph does not have, such as those that make a
+            dropout's result anew from its mask; None if no cost is wanted.
         peak: the peak of a plan without a budget, in bytes. Tensors that are tiny beside it are
             always kept.
     """
@@ -55,8 +56,8 @@ class BudgetGraph:
     def node(self, op: OpId, nodes: dict[str, fx.Node]) -> fx.Node | None:
         """Returns the joint graph's node of an op.
 
-        Returns None if the op has none: the op that makes the tangents, a fold, or an op that the
-        backward runs again by itself, such as those of the user's checkpoint().
+        Returns None if the op has none. Such ops are the op that makes the tangents, folds, and ops
+        of the backward that run an op of the forward again, as the user's checkpoint() makes them.
 
         nodes: the nodes of the joint graph, or of a copy of it, by name.
         """
@@ -84,7 +85,8 @@ class BudgetGraph:
 
         Each such op has a form: what a copy of the op reads, creates and costs. Some buffers are
         pinned, that is, kept for the backward anyway: those that the user's checkpoint() decides
-        on, and those that an op of the backward without a node of the joint graph uses.
+        on, and those that an op of the backward without a node of the joint graph uses. If no op
+        of the step has a cost, a copy costs A_BYTE for each byte that it reads or makes.
         """
         problem, boundary = self.captured.problem, self.boundary
         nodes = {n.name: n for n in self.joint.graph.nodes}
@@ -161,14 +163,16 @@ class BudgetGraph:
 def _places(
     copies: Copies, known: Callable[[OpId], fx.Node], graph: fx.Graph
 ) -> dict[Copy, fx.Node]:
-    """Returns, by copy, the node before which the copy is inserted: its first reader in the graph.
+    """Returns, by copy, the node of the joint graph's backward before which the copy is inserted.
 
-    The copies are in the order of these nodes. The joint graph may have another order than the
-    backward that was partitioned from it.
+    This node is the copy's first reader. If a reader is a copy itself, the node before which that
+    copy is inserted counts in its place. First is meant in the order of the joint graph, which may
+    differ from the order of the backward that was partitioned from it. The dict lists the copies in
+    the order of their nodes.
 
     Args:
         copies: the choice of copies.
-        known: returns the node of an op.
+        known: returns the node of an op in `graph`.
         graph: the joint graph.
     """
     position = {node: n for n, node in enumerate(graph.nodes)}
@@ -179,7 +183,7 @@ def _places(
         i = made[b]
         assert i is not None
         readers[i, k].append(reader)
-    # the readers of a copy have their place already: copies of later ops, or ops of the backward
+    # a copy is read by copies of later ops, which have their node by now, and by the backward's ops
     for i, k in sorted(readers, reverse=True):
         nodes = (before[r] if isinstance(r, tuple) else known(r) for r in readers[i, k])
         before[i, k] = min(nodes, key=position.__getitem__)
@@ -187,7 +191,7 @@ def _places(
 
 
 def by_module(copies: Copies) -> tuple[Again, ...]:
-    """Returns, by module of the model, what runs again: the most seconds first.
+    """Returns what runs again, one entry for each module of the model, the most seconds first.
 
     For each module: how many of its ops run again, their seconds, and the bytes of its tensors that
     are no longer saved for the backward.

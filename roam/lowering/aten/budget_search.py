@@ -1,8 +1,9 @@
 """Searches for the copies that keep a joint graph within a limit, and plans each choice of copies.
 
-A choice (of copies) is made by the live bytes in program order. The peak of its plan differs: the
-planned order is mostly better, and the layout may waste bytes. So the limit of the next choice is
-raised or lowered by the difference.
+A choice (of copies) is made so that the live bytes in program order are within a limit. The peak of
+the plan that is then made differs from the peak in program order: the planned order is mostly
+better, and the layout may waste bytes. So the next choice is made for a limit that is raised or
+lowered by as many bytes as the plan was below or above the limit that it has to keep.
 """
 
 from __future__ import annotations
@@ -23,20 +24,21 @@ from roam.lowering.aten.footprint import Unlimited
 from roam.passes.pipeline import copied
 from roam.planner import Choice, Copies, Limits, choose, smallest_peak
 
-ROUNDS = 5  # limit on the choices that are planned
-# A graph that other graphs follow may save 1 / OTHERS of a budget in bytes for its backward. How
-# many graphs follow is not known.
+ROUNDS = 5  # limit on the choices that one search plans
+# A graph that other graphs follow may save at most limit / OTHERS bytes for its backward, unless
+# the budget is a share ("60%"). How many graphs follow is not known.
 OTHERS = 8
-SLACK = 0.02  # share of the limit that a plan may leave unused before another choice is tried
+SLACK = 0.02  # a search ends with a plan that leaves at most this share of the limit unused
+# partitions a joint graph, which may change it, and reads the Problem off the two parts
 Trial = Callable[[fx.GraphModule], Captured]
 Planner = Callable[[fx.GraphModule], Plan]  # plans a joint graph without changing it
 
-Graphs = tuple[BudgetGraph, BudgetGraph]  # one graph in program order, and in the planned order
+Graphs = tuple[BudgetGraph, BudgetGraph]  # a graph in program order, the same in planned order
 
 
 @dataclass(frozen=True)
 class Best:
-    """A choice that a search returns, with its plan.
+    """A choice of copies that a search returns, with its plan.
 
     Attributes:
         joint: the joint graph with the copies.
@@ -51,11 +53,11 @@ class Best:
 
 @dataclass(frozen=True)
 class _Found:
-    """A choice that was planned in this process.
+    """A choice of copies that was planned in this process.
 
     Attributes:
-        graph: which of `Graphs` the choice was made for.
-        peak: the peak of the choice's plan, in bytes.
+        graph: for which of the two `Graphs` the choice was made: 0 or 1.
+        peak: the peak of the choice's plan in bytes, the search's `room` counted.
         choice: the copies.
     """
 
@@ -78,7 +80,8 @@ class Searches:
         first: the plan of `captured`.
         trial: partitions a graph and reads the Problem off the parts. May change the graph.
         plan_of: plans a Problem.
-        costs: estimates the seconds of ops that the graph does not have; None if no cost is wanted.
+        costs: estimates the seconds of ops that the graph does not have, such as those that make a
+            dropout's result anew from its mask; None if no cost is wanted.
         plans: by fingerprint of a Problem, the plan that was made of it.
         captures: by graph with copies, its Problem.
         known: by room, what `graphs` returned.
@@ -97,8 +100,8 @@ class Searches:
     def graphs(self, room: Bytes) -> Graphs:
         """Returns the graph twice: in program order, and in the order of the first plan.
 
-        Copies are searched for in both, because in the planned order the peak may be lower before
-        any copy is added.
+        The second is searched if the first gives no copies that keep the limit, because in planned
+        order the peak may be lower before any copy is added.
 
         room: the bytes that other graphs are assumed to need, counted on top of this graph's.
         """
@@ -112,7 +115,7 @@ class Searches:
         return self.known[room]
 
     def planned(self, edited: fx.GraphModule, room: Bytes = 0) -> Plan:
-        """Returns the plan of a joint graph with copies, `room` counted. Plans each graph once."""
+        """Returns the plan of a joint graph with copies, `room` counted. Makes each plan once."""
         if edited not in self.captures:
             self.captures[edited] = self.trial(copied(edited))
         problem = with_room(self.captures[edited], room).problem
@@ -132,9 +135,10 @@ class Searches:
         return best if best is None or not room else replace(best, plan=self.planned(best.joint))
 
     def smallest(self, room: Bytes = 0) -> Best:
-        """Returns the choice whose live bytes have the lowest peak that is found, at any cost.
+        """Returns the choice found with the lowest peak of live bytes, at any cost.
 
-        Searches in the order of the first plan only. The plan in the result may have another peak.
+        The live bytes are those in the order of the plan without copies, `room` counted. The plan
+        in the result has an order of its own and counts no room, so its peak may differ.
         """
         graph = self.graphs(room)[1]
         low = smallest_peak(graph.step).copies
@@ -144,15 +148,21 @@ class Searches:
     def beside_others(self, budget: Budget, limit: Bytes, unlimited: Unlimited) -> Best:
         """Returns a choice for a graph, if other graphs run between its forward and its backward.
 
-        `unlimited` tells what the graph saves without a budget. Searches with one aim after
+        The bytes that the graph saves are those that its forward leaves for its backward. Of these
+        it should save no more than its allowance: limit / OTHERS or, if the budget is a share
+        ("60%"), this share of what the graph saves without a budget. Searches with one aim after
         another, until a choice is found:
 
-        1. The graph's peak is within the limit, and it saves no more than its part: 1 / OTHERS of a
-           budget in bytes, or the budget's share of what the graph saves without a budget.
+        1. The graph's peak is within the limit, and it saves no more than its allowance.
         2. If the budget is a share: the graph's peak is within the limit, whatever it saves.
-        3. If the budget is a share: the graph saves no more than its part, and its peak is no
+        3. If the budget is a share: the graph saves no more than its allowance, and its peak is no
            higher than the smallest found.
         4. The graph saves as little as possible, even if its peak is above the limit.
+
+        Args:
+            budget: the user's budget.
+            limit: the limit on the graph's peak, in transient bytes.
+            unlimited: the bytes that the graph takes and saves without a budget.
         """
         shares = budget.of is Of.SHARE
         saved = int(budget.amount * unlimited.left) if shares else limit // OTHERS
@@ -171,12 +181,13 @@ _FOUND: dict[str, list[_Found]] = {}  # fingerprint of a Problem without copies 
 def _cheapest(graphs: Graphs, key: str, limit: Bytes, planned: Planner) -> Best | None:
     """Returns the cheapest choice within the limit, found now or earlier in this process.
 
-    Searches the second of `graphs` only if nothing is found for the first.
+    Searches the second of `graphs` only if nothing is found for the first. Returns None if nothing
+    is found.
 
     Args:
         graphs: the graph in two orders, without copies.
         key: the fingerprint of the Problem without copies.
-        limit: bytes.
+        limit: the limit on the peak of the choice's plan, in bytes.
         planned: plans a graph with copies.
     """
     known = _FOUND.setdefault(key, [])
@@ -201,13 +212,14 @@ def search(
     """Returns the cheapest of up to ROUNDS choices whose plan is within the limit; None if none is.
 
     Chooses for `limit` first, and then for a limit that is lower or higher by as much as the peak
-    of the last plan was too high or too low.
+    of the last plan was too high or too low. Ends early with a plan that leaves at most SLACK of
+    `limit` unused.
 
     Args:
         graph: the graph without copies.
-        limit: bytes.
+        limit: the limit on the peak of the choice's plan, in bytes.
         planned: plans a graph with copies.
-        limits: limits on the search for each choice.
+        limits: limits on the search for each choice; the defaults if None.
     """
     best: Best | None = None
     target, relaxed = limit, False

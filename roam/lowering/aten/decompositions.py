@@ -18,9 +18,12 @@ def parts(node: fx.Node) -> fx.Graph | None:
 
     The graph has a placeholder for each of `node.all_input_nodes`.
 
-    Returns None if the op has effects or is random, if an operand is not a single tensor of known
-    sizes, or if PyTorch has no decomposition of the op, or one that only calls the op again or that
-    needs more than calls of ops (constants).
+    Returns None in these cases:
+
+    - The op changes an argument, is random, or is a collective.
+    - An operand is not a single tensor whose shape consists of numbers.
+    - PyTorch has no decomposition of the op.
+    - The decomposition calls the op itself, or needs constants, which are no calls of ops.
     """
     operands = node.all_input_nodes
     if not is_pure(node) or node.target not in _table() or not all(map(_is_known, operands)):
@@ -46,6 +49,6 @@ def _table() -> dict[Any, Any]:
 
 
 def _is_known(node: fx.Node) -> bool:
-    """Returns whether a node returns a single tensor, whose sizes are numbers."""
+    """Returns whether a node returns a single tensor whose shape consists of numbers."""
     found = value(node)
     return isinstance(found, Tensor) and all(isinstance(n, int) for n in found.shape)

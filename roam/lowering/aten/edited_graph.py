@@ -49,10 +49,10 @@ class Read:
     Attributes:
         folds: the gradients that the first run was expected to fold.
         parts: forward and backward without folds; None without a backward.
-        roots: the graphs that were read, with their folds.
+        roots: the graphs that were read: `parts` with the ops that fold.
         captured: the Problem of `roots`.
         measured: by node, its scratch space.
-        costs: by node, its cost.
+        costs: by node, its cost; empty if no costs were wanted.
     """
 
     folds: Folds
@@ -63,7 +63,7 @@ class Read:
     costs: dict[fx.Node, Cost]
 
     def is_of(self, folds: Folds, numbers: Numbers) -> bool:
-        """Returns whether a run has the same folds, and no symbolic sizes."""
+        """Returns whether a run has the folds of this object, and no symbolic sizes."""
         return self.folds == folds and not numbers.symbols
 
 
@@ -77,11 +77,11 @@ class EditedGraph(PartitionedGraph):
         example_inputs: the inputs that the graph is compiled with; empty afterwards.
         kept: chooses the edits that keep the user's budget; None without a budget.
         offload: chooses transfers to the user's tier (a folder); None without a tier.
-        searches: whether to choose ops to recompute even without a budget. False for a graph that
-            is captured and not planned.
+        searches: whether ops to recompute may be chosen without a budget. False for a graph whose
+            Problem is read but never planned.
         free: chooses ops to recompute without a budget; None if none are to be chosen.
-        early: what was read off the chosen graph while `free` chose; None from the first run on,
-            whether the run could use it or not, or if `free` is None.
+        early: what was read off the chosen graph while `free` chose. None if `free` is None, and
+            from the first run on, whether the run could use it or not.
         joint: the joint graph of a step that is planned offline without a budget or tier; else
             None.
         seen: the speed of the graph and the tier, measured in steps that ran by an earlier plan;
@@ -102,7 +102,8 @@ class EditedGraph(PartitionedGraph):
     def prepare_edits(self, driver: Driver, example_inputs: Sequence[Any]) -> None:
         """Decides by the options which kinds of edits are made, before the graph is compiled.
 
-        Also decides whether costs of ops are measured, and where states of optimizers lie.
+        Also decides whether costs of ops are measured, and in which tier the optimizers' states
+        lie, if in any.
 
         Args:
             driver: knows which gradients a run will fold, and what other graphs hold.
@@ -131,7 +132,7 @@ class EditedGraph(PartitionedGraph):
 
     @property
     def watch(self) -> StepWatch | None:
-        """Compares the measured transfers of steps with the plan; None without transfers."""
+        """Compares the times of steps with the plan; None if nothing moves or no step will run."""
         return None if self.offload is None else self.offload.watch
 
     def forget_inputs(self) -> None:
@@ -154,7 +155,7 @@ class EditedGraph(PartitionedGraph):
             other: partitions as aot_eager would; None if aot_eager cannot run the graph.
 
         Raises:
-            BudgetError: the budget cannot be kept, or sizes of the graph's tensors are unknown.
+            BudgetError: no plan found keeps the budget, or the graph cannot be planned.
             TierError: the tier has no room.
         """
         if self.kept is None and self.offload is None:
@@ -185,6 +186,8 @@ class EditedGraph(PartitionedGraph):
     ) -> fx.GraphModule:
         """Returns the graph with the copies that are chosen without a budget (`FreeRecompute`).
 
+        Sets `early` to what was read off this graph.
+
         Args:
             joint: a graph of a forward and its backward.
             free: chooses the copies.
@@ -205,7 +208,7 @@ class EditedGraph(PartitionedGraph):
     def _tried(
         self, joint: fx.GraphModule, take: Callable[[fx.GraphModule], None], *, priced: bool = True
     ) -> Read:
-        """Partitions a joint graph, adds the folds of its first run, and reads off its Problem.
+        """Partitions a joint graph, adds the folds that its first run will need, and reads it.
 
         Args:
             joint: a graph of a forward and its backward.
@@ -254,8 +257,9 @@ class EditedGraph(PartitionedGraph):
     def again(self, captured: Captured, found: Plan) -> Step | None:
         """Returns the planned step and the ops that may run again, for a later search for copies.
 
-        Its program order is the order of the plan `found`. Returns None unless the step is planned
-        offline without a budget or tier: only such a plan can be asked what a budget would cost.
+        The program order of the step returned is the order of the plan `found`. Returns None unless
+        the step is planned offline without a budget or tier: only such a plan can be asked later
+        what a budget would cost.
         """
         if self.joint is None:
             return None

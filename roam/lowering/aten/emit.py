@@ -102,7 +102,7 @@ def _reused_inputs(
 
 
 def alive_until_here(*tensors: torch.Tensor) -> None:
-    """Does nothing. A call keeps tensors alive that a collective reads."""
+    """Does nothing. Called after the wait for a collective, it keeps the tensors sent alive."""
 
 
 class _Emitter:
@@ -117,9 +117,8 @@ class _Emitter:
         graph: the new graph.
         new: by node of the old graph, what stands for it in the new graph: a node, a tuple of nodes
             (several results), or a number (a symbolic size, now known).
-        blocks: by index of a block in the plan, a node of the new graph whose tensor lies in the
-            block.
-        saved: the inputs of a backward that lie in blocks; empty for a forward.
+        blocks: by a block's index in the plan, a node of the new graph whose tensor lies in it.
+        saved: the places of a backward's inputs that lie in blocks; empty for a forward.
         absorb: the placeholder of the object that absorbs gradients into the optimizer's state
             (`gradient_release.RunFolds`), an input that `emit` adds. None if the phase folds none.
         made_at: by buffer of this phase, the position in the plan's order of the op that creates
@@ -154,7 +153,7 @@ class _Emitter:
         return self.graph
 
     def find_blocks(self) -> None:
-        """Finds each block of the forward, by a saved tensor that lies in it. Fills `saved`."""
+        """Finds the blocks that the forward left, by saved tensors. Fills `saved` and `blocks`."""
         found: list[SavedAt] = []
         for i, node in enumerate(self.old.find_nodes(op="placeholder")):
             tensor = value(node)
@@ -176,9 +175,10 @@ class _Emitter:
                 self.blocks[k] = self.graph.call_function(how, (block.size, self.captured.device))
 
     def put_back(self, pool: BlockPool) -> None:
-        """Emits calls, after the phase's last op, that return to the pool the blocks that end here.
+        """Emits calls, after the phase's last op, that return blocks to the pool.
 
-        A block that the forward makes and the backward reads is returned by the backward.
+        A block is returned in the phase in which its planned life ends: in the backward, if the
+        backward reads a tensor in it.
         """
         for k, block in enumerate(self.plan.blocks):
             if k in self.blocks and block.upper <= self.times.stop:
@@ -221,11 +221,11 @@ class _Emitter:
         self.new[node] = tuple(outs) if isinstance(value(node), (tuple, list)) else outs[0]
 
     def destination(self, node: fx.Node, b: BufferId, result: torch.Tensor) -> fx.Node:
-        """Returns the new graph's node of the tensor that an op writes a result to.
+        """Emits the tensor that an op writes a result to. Returns its node in the new graph.
 
-        A result may reuse the memory of a dying input, one that no later op reads. If the graph
-        returns such a result, the result is a new tensor on that memory, because the input may be a
-        view, and autograd refuses in-place changes of views.
+        By the plan, the tensor lies in a block, in an allocation of its own, or is a dying input,
+        which no later op reads. If the graph returns a result over a dying input, the result is a
+        new tensor there (`twin`): the input may be a view, and autograd refuses writes to views.
 
         Args:
             node: the op, in the old graph.

@@ -42,7 +42,7 @@ class Unlimited:
 class Footprint:
     """The bytes that a plan takes, and where its saved tensors, outputs and gradients are passed.
 
-    The positions are those of the tensors among the results and inputs of the two graphs.
+    Positions are indices among the results or inputs of the forward's or the backward's graph.
 
     Attributes:
         persistent: bytes of parameters, states and inputs.
@@ -54,7 +54,7 @@ class Footprint:
         gradients: positions, among the backward's results, of the gradients. `saved`, `outputs` and
             `gradients` list only tensors that the graph allocates.
         given: positions, among the backward's inputs, of the tensors that the forward made.
-        tangents: positions, among the backward's inputs, of the gradients of the outputs.
+        tangents: positions, among the backward's inputs, of the gradients of the forward's outputs.
     """
 
     persistent: Bytes
@@ -112,7 +112,7 @@ class Share:
 
 
 def _made(captured: Captured, graph: fx.Graph) -> Iterator[int]:
-    """Yields the positions of those results of a graph that are tensors in memory of its own.
+    """Yields the positions of the results of a graph that lie in memory allocated by the graph.
 
     Leaves out results that are inputs or views of them.
     """
@@ -126,7 +126,11 @@ def _made(captured: Captured, graph: fx.Graph) -> Iterator[int]:
 
 
 def _given(captured: Captured, phase: int) -> Iterator[int]:
-    """Yields the positions of the backward's inputs that are made by ops of a phase."""
+    """Yields the positions of the backward's inputs that ops of a phase make.
+
+    Ops of phase 0 make the saved tensors. The first op of phase 1, which is no op of the graph,
+    makes the tangents: the gradients of the forward's outputs.
+    """
     problem = captured.problem
     inputs = () if captured.backward is None else captured.backward.find_nodes(op="placeholder")
     for i, node in enumerate(inputs):
@@ -137,7 +141,7 @@ def _given(captured: Captured, phase: int) -> Iterator[int]:
 
 
 def _unplanned(problem: Problem, left: Bytes) -> Bytes:
-    """Returns the peak of a backward in program order, if every op allocates its results.
+    """Returns the peak of a backward in program order, in bytes, if every op allocates its results.
 
     No gradient is folded, so each stays alive to the end of the backward. Saved tensors do, too.
 
@@ -146,7 +150,7 @@ def _unplanned(problem: Problem, left: Bytes) -> Bytes:
     half = turn(problem)
     early = [b for op in problem.ops[:half] for b in op.creates]
     curve = live_curve(problem, range(len(problem.ops)), {}, early)[half:]
-    folded = [0] * len(curve)  # bytes of gradients after their planned folds
+    folded = [0] * len(curve)  # at each time: bytes of gradients that the plan has folded by then
     for b, buffer in enumerate(problem.buffers):
         if buffer.kind is Kind.GRADIENT and not buffer.kept and problem.users[b]:
             for t in range(problem.users[b][-1] + 1 - half, len(curve)):

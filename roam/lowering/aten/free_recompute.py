@@ -8,8 +8,8 @@
 
 PyTorch's `aot_eager` runs the same operators in program order, but its partitioner recomputes what
 Inductor would fuse. So aot_eager may take less than a plan that saves everything; roam should not
-take more than aot_eager. Costs are those on a usual machine (`UsualCosts`), so that the choice is
-the same on every machine.
+take more than aot_eager. Costs are estimates for one usual machine (`UsualCosts`), so that the
+choice is the same on every machine.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ from roam.planner import (
 
 log = logging.getLogger("roam")
 
-SHARE = 0.005  # part of the step's time that copies may take: too short to be measured
-DECIDING: Seconds = 1.0  # limit on planning work for each candidate, while they are compared
+SHARE = 0.005  # part of the step's time that all copies may take: too short to be measured
+DECIDING: Seconds = 1.0  # limit on the planning work for each candidate, while they are compared
 
 
 @dataclass
@@ -79,7 +79,8 @@ class FreeRecompute:
     ) -> tuple[fx.GraphModule, str | None]:
         """Returns the graph with the chosen copies, and the fingerprint of its Problem.
 
-        If the graph cannot be planned or the choice fails, returns it unchanged, and None.
+        Sets `plan` and `recomputed`. If the graph cannot be planned, returns it unchanged, and None
+        as the fingerprint. So it does, with a warning in the log, if the choice fails.
 
         Args:
             joint: a graph of a forward and its backward.
@@ -107,7 +108,10 @@ class FreeRecompute:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """A joint graph, perhaps with copies, its plan, and what the copies cost and save."""
+    """A joint graph, perhaps with copies, and its plan.
+
+    `recomputed` is what the copies cost and save; None if there are no copies.
+    """
 
     joint: fx.GraphModule
     plan: Plan
@@ -125,11 +129,16 @@ def _choose(
 ) -> _Chosen:
     """Returns the graph with the chosen copies, its plan, and what the copies cost and save.
 
-    alone: whether no other graph runs between the forward and the backward of this one. If one
-        does, the bytes that the forward leaves for the backward count most, because they are held
-        while the other graph runs.
-
-    The other arguments are those of `FreeRecompute.cheapened`, and fields of `FreeRecompute`.
+    Args:
+        joint: a graph of a forward and its backward.
+        trial: partitions a graph and reads the Problem off the parts. May change the graph.
+        other: partitions as aot_eager would; None if aot_eager cannot run the graph.
+        settings: how to plan, while candidates are compared.
+        smallest: tensors of fewer bytes are recomputed only if the peak would else be above
+            aot_eager's.
+        alone: whether no other graph runs between the forward and the backward of this one. If one
+            does, the bytes that the forward leaves for the backward count most, because they are
+            held while the other graph runs.
     """
     renew_views(joint.graph)
     captured = trial(copied(joint))
@@ -212,10 +221,10 @@ class _Search:
         return self.searches.planned(best.joint, self.room).peak if self.room else best.plan.peak
 
     def at_no_price(self) -> Best | None:
-        """Searches for the choice with the lowest peak whose copies take at most SHARE of the step.
+        """Searches for copies that lower the peak most and take at most SHARE of the step's time.
 
-        Copies no tensor of fewer than `smallest` bytes. Returns None if no copies are found, or if
-        they lower the peak by fewer than `smallest` bytes.
+        Recomputes no tensor of fewer than `smallest` bytes. Returns None if no copies are found, or
+        if they lower the peak by fewer than `smallest` bytes.
         """
         _, graph = self.searches.graphs(self.room)
         seconds = SHARE * graph.step.seconds
@@ -230,10 +239,10 @@ class _Search:
     def as_low_as(self, theirs: Partitioned, best: Best | None) -> Best | None:
         """Searches for a choice whose peak is at most aot_eager's, with `room` and without it.
 
-        Tries in turn `best`, the cheapest choice that a quick search finds, and choices that
-        recompute what aot_eager does. Returns the first choice with at most aot_eager's peak. If
-        there is none, returns the choice with the lowest peak, or None if that is no lower than
-        the peak without copies.
+        Tries in turn: `best`; the cheapest choice that a quick search finds; the ops that aot_eager
+        recomputes, first in planned order, then in program order. Returns the first choice with at
+        most aot_eager's peak. If there is none, returns the choice with the lowest peak, or None if
+        that is no lower than the peak without copies.
 
         Args:
             theirs: the graph as aot_eager runs it.
@@ -280,7 +289,7 @@ class _Search:
 
 
 def priced(captured: Captured, costs: UsualCosts) -> Captured:
-    """Returns `captured` with the costs of ops on a usual machine."""
+    """Returns `captured` with its ops' costs as estimated for a usual machine, if that is known."""
     graphs = [captured.forward, *([] if captured.backward is None else [captured.backward])]
     known = costs.of(graphs, captured.numbers)
     ops = tuple(

@@ -37,10 +37,10 @@ class KeptBudget:
         budget: the user's budget.
         driver: knows which gradients a run will fold, and what other graphs hold.
         settings: how to plan.
-        fit: the edited graph and its plan; None before the graph is compiled, and if it has no
-            backward.
+        fit: the edited graph and its plan; None before the graph is compiled, and if the graph has
+            no backward.
         uncopied: the forward and the backward without copies, kept if the sizes are dynamic; None
-            if they are fixed.
+            if the sizes are fixed.
     """
 
     graph: DynamoGraph
@@ -67,7 +67,7 @@ class KeptBudget:
         costs: Costs | None,
         mover: Mover | None,
     ) -> fx.GraphModule:
-        """Returns the joint graph with the transfers and copies that keep the budget.
+        """Returns the joint graph with the transfers and copies that keep the budget. Sets `fit`.
 
         Args:
             joint: a graph of a forward and its backward.
@@ -77,7 +77,7 @@ class KeptBudget:
             mover: moves tensors to a tier; None if nothing may move.
 
         Raises:
-            BudgetError: the budget cannot be kept, or sizes of the graph's tensors are unknown.
+            BudgetError: no plan found keeps the budget, or the graph cannot be planned.
         """
         name, follow = self.graph.name, self.graph.others_follow
 
@@ -102,8 +102,8 @@ class KeptBudget:
     ) -> Share:
         """Returns the bytes that a plan takes, and those that it and all beside it may take.
 
-        The limit is the one of now, or the one of when the graph was compiled if that is higher
-        and the budget is no total.
+        The limit is computed from what is held now. If the budget is no total ("12GiB"), the limit
+        found when the graph was compiled counts instead if it is higher.
 
         Args:
             args: the inputs of the forward.
@@ -113,9 +113,10 @@ class KeptBudget:
             problem_of: reads a Problem off a forward and a backward, with the sizes of `args`.
 
         Raises:
-            BudgetError: the plan takes more than the budget leaves. A share ("60%") raises nothing
-                here if other graphs follow, since the backward checks it again, or if the graph
-                has no backward, since a share does not limit such a graph.
+            BudgetError: the plan takes more than the budget leaves, or the persistent bytes alone
+                do. For a share ("60%") nothing is raised here if other graphs follow, since the
+                backward checks it again, or if the graph has no backward, since a share does not
+                limit such a graph.
         """
         problem, budget, fitted = captured.problem, self.budget, self.fit
         if fitted is not None and fitted.plan is found:

@@ -30,7 +30,7 @@ class KeptOffload:
     Attributes:
         tier: the tier.
         settings: how to plan.
-        runs: whether the step will run, so that the tier needs room for its tensors.
+        runs: whether the step will run, so that the tier needs room for the tensors that move.
         out: the graph with transfers, its plan included; None if nothing moves.
         watch: compares the times of steps with the plan; None if nothing moves or no step runs.
     """
@@ -56,7 +56,7 @@ class KeptOffload:
         Returns the graph as it is if there are none, or if the graph cannot be planned.
 
         Raises:
-            TierFullError: the tier has no room for the tensors.
+            TierError: the folder cannot hold the tensors; TierFullError if the disk is full.
         """
         renew_views(joint.graph)
         try:
@@ -70,7 +70,7 @@ class KeptOffload:
         return joint if self.out is None else self.out.joint
 
     def mover(self, joint: fx.GraphModule, trial: Trial) -> Mover | None:
-        """Returns an object that adds transfers to a graph; None if its sizes are dynamic.
+        """Returns an object that adds transfers to graphs; None if `joint` has dynamic sizes.
 
         trial: partitions a graph and reads the Problem off the parts.
         """
@@ -78,12 +78,12 @@ class KeptOffload:
         return None if sized else Mover(self.tier, trial, self.settings)
 
     def keep(self, out: MovedOut | None) -> None:
-        """Keeps `out`, the graph with the chosen transfers, and reserves its room in the tier.
+        """Keeps the graph with the chosen transfers, and reserves their room if steps will run.
 
-        `out` is None if nothing moves.
+        `out` is the graph with its transfers; None if nothing moves.
 
         Raises:
-            TierFullError: the tier has no room for the tensors.
+            TierError: the folder cannot hold the tensors; TierFullError if the disk is full.
         """
         self.out = out
         if out is not None and self.runs:

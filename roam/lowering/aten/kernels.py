@@ -56,7 +56,7 @@ RETAINED = "a backward with retain_graph=True or create_graph=True keeps what th
 MOVED = "the saved tensors are not where the forward left them (saved tensor hooks)"
 HELD = "saved tensor hooks keep a saved tensor, which the plan overwrites"
 
-# limit on the new plans for one graph: if steps still differ from the third, plans do not help
+# limit on the new plans for one graph: if steps still differ from the last, one more does not help
 REPLANS = 3
 
 # key of a plan: (values of the forward's inputs that are whole numbers, folds of the backward)
@@ -76,8 +76,8 @@ class AtenKernels(EditedGraph):
         plans: by `Call` key and the value of `held` at the time, the plan; None if planning failed.
         latest: by `Call` key, the record, for reports, of the latest plan for this key.
         lock: held while a plan is made.
-        replans: how many times the graph was compiled anew, because the times of its steps differed
-            from the plan.
+        replans: how many times the graph was compiled anew because the times of its steps differed
+            from the planned times.
     """
 
     without_plan = "this backward ran unplanned"
@@ -197,7 +197,7 @@ class AtenKernels(EditedGraph):
 
     @property
     def shared(self) -> SharedBudget | None:
-        """Runs the graph, each time only if the budget allows it; None without a budget."""
+        """Runs the graph if the budget allows the run, else raises; None without a budget."""
         kept = self.kept
         return None if kept is None else SharedBudget(self.graph, kept.budget, self.trains)
 
@@ -209,9 +209,9 @@ class AtenKernels(EditedGraph):
         """Returns the plan of the forward that saved the tensors in `args`, a backward's inputs.
 
         Looks only at plans that fold no gradients, because the step driver remembers which plan
-        with folds a forward ran by. Recognizes the plan by the sizes of the tensors. Of several
-        plans for these sizes, returns the latest in whose blocks the tensors lie, or just the
-        latest. Returns None if no plan is for these sizes.
+        with folds a forward ran by. Recognizes the plan by the shapes of the inputs. Of several
+        plans for these shapes, returns the latest in whose blocks the tensors lie; if there is
+        none, the latest. Returns None if no plan is for these shapes.
         """
         plans = [p for p in reversed([*self.plans.values()]) if p is not None and not p.folds]
         fit = [p for p in plans if p.is_for(args)]
@@ -327,7 +327,7 @@ class AtenKernels(EditedGraph):
         return lowered
 
     def unplanned_problem(self, args: Sequence[Any], folds: Folds) -> Captured:
-        """Reads off the Problem that `plan` would plan, but without scratch space and costs."""
+        """Returns the Problem that `plan` would plan, but without scratch space and costs."""
         return self.captured(self.graphs(folds), self.numbers(args), {}, {})
 
 

@@ -1,4 +1,4 @@
-"""A plan as two callables, forward and backward, with checks of the backward's inputs."""
+"""Defines a plan that can run: a forward, a backward, and checks of the backward's inputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from roam.runtime.reused_inputs import ReusedInputs
 
 @dataclass(frozen=True)
 class SavedAt:
-    """The place in a block (one allocation for several tensors) of a saved tensor.
+    """The place of a saved tensor in a block (one allocation for several tensors).
 
     The forward puts the tensor there, and the backward expects it there.
 
@@ -42,11 +42,12 @@ class Lowered:
         backward: runs the backward; None if there is none.
         saved: the places of the backward's inputs that lie in blocks; together the blocks are the
             arena.
-        sizes: for each of the backward's inputs, its size as `size_of` returns it.
+        sizes: for each of the backward's inputs, its shape, or what else `size_of` returns for it.
         reused: the backward's inputs that the backward overwrites or frees.
-        folds: whether the last phase folds gradients (absorbs them into the optimizer's state). If
-            so, this phase's callable takes one more input, a `gradient_release.RunFolds`.
-        share: what the plan takes of a budget; None without a budget.
+        folds: whether the last phase (the backward; the forward if there is no backward) folds
+            gradients, that is, absorbs them into the optimizer's state. If so, this phase's
+            callable takes one more input, a `gradient_release.RunFolds`.
+        share: the bytes that the plan takes, and those that it may take; None without a budget.
     """
 
     forward: Boxed
@@ -58,7 +59,7 @@ class Lowered:
     share: Share | None = None
 
     def is_for(self, args: Sequence[Any]) -> bool:
-        """Returns whether these inputs of the backward have the sizes that were planned for."""
+        """Returns whether these inputs of the backward have the shapes that were planned for."""
         return all(size_of(a) == size for a, size in zip(args, self.sizes, strict=True))
 
     def finds_its_arena(self, args: Sequence[Any]) -> bool:

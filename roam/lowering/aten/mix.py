@@ -33,7 +33,7 @@ from roam.planner import (
 # Transfers are chosen as if the tier were faster by these factors. The larger the factor, the more
 # tensors move and the longer ops wait. With the last factor, every tensor can move.
 SPEEDS = (1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 1e6)
-PROVING: Seconds = 2.0  # planning work of the search for a lower bound
+PROVING: Seconds = 2.0  # limit on the work of each search for a lower bound
 ROUNDS = 3  # limit on the values of `above` that `Mixes._copies_first` tries
 WORTH = 0.002  # part of the step's seconds: if the extra time is shorter, the search ends
 CLOSE = 0.001  # part of the step's seconds: a bound this close to the time found is good enough
@@ -82,9 +82,10 @@ class Mixes:
         """Searches for the mix within a limit that takes the least extra time.
 
         Returns the cheapest mix found; None if none is found. If transfers that stall no op keep
-        the limit by themselves, returns them. Else tries copies alone, then both kinds of mixes;
-        the search ends as soon as the extra time is at most WORTH of the step's time. If all fail,
-        returns the mix with the smallest peak (`smallest`), if that keeps the limit.
+        the limit by themselves, returns them. Else tries copies alone, then mixes whose copies are
+        chosen first, then mixes whose transfers are chosen first. The search ends as soon as the
+        extra time is at most WORTH of the step's time. If all fail, returns the mix with the
+        smallest peak (`smallest`), if that keeps the limit.
 
         limit: the limit on the peak, in transient bytes.
         """
@@ -102,10 +103,10 @@ class Mixes:
         return best
 
     def _copies_first(self, limit: Bytes, best: Mix | None, moved: MovedOut | None) -> Mix | None:
-        """Returns `best`, or a cheaper mix, whose copies are chosen before its transfers.
+        """Searches for a mix cheaper than `best` by choosing copies before transfers.
 
-        The copies lower the peak to a limit `above`, and transfers without a stall lower it
-        further:
+        Returns the cheapest mix that keeps the limit; `best` if no cheaper one is found. The copies
+        lower the peak to a limit `above`, and transfers without a stall lower it further:
 
             first.peak ──── copies ──── above ──── transfers ──── limit
 
@@ -134,11 +135,13 @@ class Mixes:
         return best
 
     def _moves_first(self, limit: Bytes, best: Mix | None, moved: MovedOut | None) -> Mix | None:
-        """Returns `best`, or a cheaper mix, whose transfers are chosen before its copies.
+        """Searches for a mix cheaper than `best` by choosing transfers before copies.
 
-        Tries more and more transfers, in the order of SPEEDS. Once there is a mix, stops at the
-        first speed above 1 at which no transfers lower the peak, or their stalls alone take as long
-        as the best mix. Stops, too, if the transfers change nothing, or if they need no copies.
+        Returns the cheapest mix that keeps the limit; `best` if no cheaper one is found. Tries more
+        and more transfers, in the order of SPEEDS. Once there is a mix, stops at the first speed
+        above 1 at which no transfers lower the peak, or their stalls alone take as long as the best
+        mix. Stops, too, if a speed gives the plan of the last one, or if the transfers keep the
+        limit without copies.
 
         moved: the graph with transfers that stall no op; None if there are none.
         """
@@ -159,9 +162,9 @@ class Mixes:
         return best
 
     def _with_moves(self, mix: Mix, limit: Bytes) -> Mix:
-        """Returns a mix of copies with transfers added that lower its peak and stall no op.
+        """Adds to a mix of copies transfers that lower its peak and stall no op.
 
-        Returns the mix as it is if there are no such transfers.
+        Returns the new mix; `mix` itself if there are no such transfers.
         """
         assert self.mover is not None
         out = self.mover.moved(mix.joint, mix.captured, mix.plan, limit)
@@ -203,16 +206,16 @@ class Mixes:
 
     @property
     def least(self) -> Bytes:
-        """A lower bound, in transient bytes, on the peak with any copies and transfers."""
+        """A lower bound, in transient bytes, on the peak with any copies and allowed transfers."""
         step = self.search.graphs(0)[0].step
         if self.mover is not None:
             return least_at_once(step)
         return least_needed(step, self.search.first, PROVING)
 
     def bound(self, limit: Bytes, found: Seconds) -> Seconds:
-        """Returns a lower bound on the extra seconds that it takes to keep the limit.
+        """Returns a lower bound on the extra seconds of any mix that keeps the limit, in any order.
 
-        found: the extra seconds of a mix that keeps the limit.
+        found: the extra seconds of a known mix that keeps the limit.
         """
         step, first = self.search.graphs(0)[0].step, self.search.first
         enough = found - CLOSE * self.seconds
@@ -236,7 +239,10 @@ class Mixes:
         )
 
     def _beside(self, out: MovedOut | None) -> Searches:
-        """Returns a search for copies of the graph with transfers `out`, None for no transfers."""
+        """Returns a search for copies to add to `out`, the graph with transfers.
+
+        If `out` is None, returns the search for copies of the graph without transfers.
+        """
         if out is None:
             return self.search
         assert self.mover is not None
@@ -250,9 +256,9 @@ class Mixes:
         )
 
     def _moved(self, limit: Bytes, speed: float = 1.0, too_long: Seconds = inf) -> MovedOut | None:
-        """Returns the graph with transfers, as `Mover.moved` returns it; None without a mover.
+        """Returns the graph without copies, with transfers that lower its peak; None without any.
 
-        See there for `limit`, `speed` and `too_long`.
+        Returns None, too, if there is no mover. The arguments are those of `Mover.moved`.
         """
         if self.mover is None:
             return None
@@ -260,9 +266,9 @@ class Mixes:
         return self.mover.moved(search.joint, search.captured, search.first, *how)
 
     def _within(self, out: MovedOut, limit: Bytes) -> Mix | None:
-        """Returns a mix of these transfers with copies that keep the limit; None if none is found.
+        """Adds copies to the graph with transfers `out` until the limit is kept.
 
-        Adds no copies if the transfers alone keep the limit.
+        Adds none if the transfers alone keep it. Returns None if no copies are found that do.
         """
         if out.plan.peak <= limit:
             return Mix(out.joint, out.captured, out.plan, out.stalled, None, out)
@@ -281,6 +287,6 @@ class Mixes:
 
 
 def _cheaper(one: Mix | None, other: Mix | None) -> Mix | None:
-    """Returns the mix that takes less extra time, `one` if both take the same."""
+    """Returns the mix with less extra time, `one` if both take the same; None if both are None."""
     found = [mix for mix in (one, other) if mix is not None]
     return min(found, key=lambda mix: mix.extra, default=None)

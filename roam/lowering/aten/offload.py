@@ -4,10 +4,10 @@ joint graph ──► partition, capture, plan ──► choose transfers for th
      ^                                          │               (solvers/offload)
      └── add them (passes/move_to_tier) ◄───────┘
 
-Saved tensors are what the forward keeps for the backward. A transfer writes one to the tier (a
-folder) once it is made, frees it on the device after the write and its last use in the forward, and
-reads it back before the backward uses it. With less memory to hold, another order may be better, so
-a few rounds are tried.
+Saved tensors are what the forward keeps for the backward. A transfer writes a saved tensor to the
+tier (a folder) once the tensor is made, frees it on the device after the write and its last use in
+the forward, and reads it back before the backward uses it. If tensors move, another order of the
+ops may be better. So a few rounds are tried, each for the order that the round before planned.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class MovedOut:
         joint: the graph.
         captured: the Problem of `joint`.
         plan: the plan of `captured`.
-        told: the transfers, for reports.
+        told: which tensors move, and the stalls, for reports.
         nbytes: bytes of the tier that the tensors of one forward need.
         expected: the planned times of a step.
         bare: seconds for which ops would wait without these transfers, namely for the loads of an
@@ -145,8 +145,8 @@ class Mover:
     ) -> MovedOut | None:
         """Returns the graph with transfers that lower its peak; None if none are found.
 
-        At most ROUNDS rounds choose transfers, each for the order that the last round planned. The
-        best round counts.
+        At most ROUNDS rounds choose transfers, each for the order that the round before planned.
+        Returns the result of the round with the lowest peak.
 
         Args:
             joint: a graph of a forward and its backward.
@@ -195,7 +195,7 @@ class Mover:
     ) -> _Round | None:
         """Returns the graph with the transfers that are chosen for its order, and its new plan.
 
-        Returns None if no tensor can move, or if ops would wait for `too_long` seconds.
+        Returns None if no tensor can move, or if ops would wait for `too_long` seconds or more.
 
         Args:
             graph: the graph, in the order for which transfers are chosen.
@@ -233,9 +233,9 @@ class Mover:
     def plan_of(self, problem: Problem, order: Sequence[OpId] | None = None) -> Plan:
         """Returns a plan with a peak no higher, and stalls no longer, than the given order's.
 
-        The order search knows nothing of time. If ops would wait longer in the order that it finds,
-        because a transfer is too close to the op that needs it, the plan keeps the given order. The
-        plan's order is one of the ops of `problem`, whatever `order` is.
+        The order search knows nothing of seconds. If ops would wait longer for transfers in the
+        order that it finds, because a transfer is too close to the op that needs it, the plan keeps
+        the given order. The order in the plan lists ops by their indices in `problem`.
 
         Args:
             problem: a Problem with transfers.

@@ -37,7 +37,7 @@ ANNOTATIONS = (TRIED, OutVariants(trials.writes_into), InPlace(trials.writes_ove
 
 @dataclass
 class PartitionedGraph:
-    """A captured graph with its backward.
+    """A captured graph, as its forward and, if it has one, its backward.
 
     Attributes:
         graph: what dynamo tells of the captured graph: its name, inputs and parameters.
@@ -48,8 +48,8 @@ class PartitionedGraph:
         costs: finds the seconds of ops; None if no cost is wanted, as for a step that will run
             without a budget or a tier.
         states: the tier where the optimizers' states lie between steps; None if in memory.
-        own_saved: position of an output of the forward that goes to the backward only; see
-            `protocol.Kernels`.
+        own_saved: position of an output of the forward that goes to the backward and not to the
+            user; None if there is none.
         gradients: by index of an input of the forward, the index of the output of the backward
             that is its gradient.
         gradient_values: by index of an input of the forward, the fake value of its gradient.
@@ -57,8 +57,9 @@ class PartitionedGraph:
             has no backward, so that all outputs are the user's.
         forward_graph: the forward; None before the graph is compiled.
         backward_graph: the backward; None if there is none.
-        held: indices among the backward's inputs of the tangents that code outside of the graph was
-            seen to keep alive. A later plan does not count on freeing these tangents.
+        held: indices, among the backward's inputs, of the tangents (the gradients of the outputs)
+            that code outside of the graph was seen to keep alive. A later plan does not count on
+            freeing these tangents.
         told: which saved tensors the rewrites keep smaller and which rewrites failed, for reports.
     """
 
@@ -100,9 +101,17 @@ class PartitionedGraph:
     def read(
         self, roots: Sequence[fx.GraphModule], numbers: Numbers, *, priced: bool = True
     ) -> tuple[Captured, dict[fx.Node, Scratch], dict[fx.Node, Cost]]:
-        """Returns the Problem of the graphs, and the scratch space and the costs of their ops.
+        """Reads the Problem of the graphs, with the scratch space and the costs of their ops.
 
-        priced: whether to find the costs, too. The costs are empty if not, or if `costs` is None.
+        Args:
+            roots: the forward, and the backward if there is one.
+            numbers: the value of every symbolic size.
+            priced: whether to find the costs, too.
+
+        Returns:
+            The Problem, with the graphs.
+            The scratch space of each op, by node.
+            The cost of each op, by node; empty if not `priced`, or if `costs` is None.
         """
         measured = self.scratch(roots, numbers)
         known = self.costs if priced else None
@@ -119,9 +128,11 @@ class PartitionedGraph:
         """Returns the graphs to plan: the forward and, if there is one, the backward.
 
         Adds to the last of these graphs the ops that fold gradients into the optimizer's state, if
-        `folds` lists any. Also notes in all nodes how they may write their results (ANNOTATIONS).
+        `folds` lists any. Also notes on all nodes how they may write their results (ANNOTATIONS).
 
-        parts: the forward and the backward to use; those of this object if left out.
+        Args:
+            folds: the gradients to fold.
+            parts: the forward and the backward to use; those of this object if left out.
         """
         forward, backward = parts or (self.forward_graph, self.backward_graph)
         assert forward is not None

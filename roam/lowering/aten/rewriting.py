@@ -24,15 +24,16 @@ TRUTHS = (TRIED, RealLayouts(trials.layouts))
 def rewritten_joint(
     joint: fx.GraphModule, options: Options, told: Told, *, folds: bool
 ) -> fx.GraphModule:
-    """Applies all rewrites to a graph of a forward and its backward. Returns the new graph.
+    """Rewrites a graph of a forward and its backward. Returns the new graph.
 
-    Also corrects the graph's fake values (`TRUTHS`).
+    Applies the rewrites that always run and those that the options ask for. Also corrects the
+    graph's fake values (`TRUTHS`).
 
     Args:
         joint: the graph, which stays as it is.
-        options: the user's options, which name rewrites.
-        told: records which saved tensors the rewrites keep smaller, and which rewrites fail. Those
-            that fail are left out.
+        options: the user's options, some of which ask for rewrites.
+        told: records which saved tensors the rewrites keep smaller, and which rewrites fail. The
+            rewrites that fail are left out.
         folds: whether an optimizer may absorb gradients in the backward.
     """
     passes = rewrites(
@@ -54,8 +55,9 @@ def rewritten_joint(
 def rewritten_alone(gm: fx.GraphModule, options: Options, told: Told) -> fx.GraphModule:
     """Rewrites a graph that has no backward. Returns the new graph.
 
-    Applies only rewrites that work without a backward: the user's own, except those of saved
-    tensors, and `DropClones`. Corrects the graph's fake values first (`TRUTHS`).
+    Applies only rewrites that work without a backward: `DropClones`, and the rewrites that the
+    options ask for, except those of saved tensors. Corrects the graph's fake values first
+    (`TRUTHS`). Rewrites that fail are recorded in `told` and left out.
     """
     asked = (r for r in options.rewrites if not isinstance(r, SavedRewrite))
     passes: tuple[Pass, ...] = (*asked, DropClones())

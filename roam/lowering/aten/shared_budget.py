@@ -8,7 +8,8 @@ each run first looks at what is held now, and raises BudgetError if a sum is abo
                its backward's peak + what others hold           <= budget
     backward   its peak + what others hold                      <= budget
                what its forward took, with all beside it        <= budget
-               with retain_graph=True or saved tensor hooks: the peak without the plan
+               (its peak is the one without the plan if retain_graph=True or saved tensor hooks
+               forbid the plan)
 
 The fourth sum matters if the budget is a share and other graphs follow (`SharedBudget.deferred`):
 then the limit is not known before the backward, and a forward raises nothing.
@@ -54,7 +55,7 @@ class SharedBudget:
 
     @property
     def limits(self) -> bool:
-        """Whether forwards are checked at all."""
+        """Whether forwards are checked: always, unless the budget is a share and nothing trains."""
         return self.trains or self.budget.of is not Of.SHARE
 
     @property
@@ -111,8 +112,8 @@ class SharedBudget:
         """Runs the backward without a plan, for which every op allocates its results.
 
         Args:
-            plans: the plans by which the forward may have run. The one that takes most is assumed
-                if no saved tensor is marked with its run.
+            plans: the plans by which the forward may have run, at least one. If the forward's run
+                is not found, the plan whose backward takes most without a plan is assumed.
             args: the inputs.
             why: the reason why the backward cannot run as planned.
             backward: runs the backward without a plan.
@@ -134,8 +135,8 @@ class SharedBudget:
     def _run_of(self, share: Share, args: Sequence[Any]) -> Run | None:
         """Returns the run whose forward saved the tensors in `args`, the backward's inputs.
 
-        If no mark is left on them, returns the graph's latest run that waits for its backward; None
-        if there is none.
+        If these tensors have no mark left, returns the graph's latest run that waits for its
+        backward; None if there is none. `share` tells which of the inputs the forward made.
         """
         return run_of(self.graph.name, (args[i] for i in share.footprint.given))
 
@@ -152,8 +153,9 @@ class SharedBudget:
     ) -> Bytes:
         """Returns the transient bytes that a run takes together with what is held beside it.
 
-        Returns no less than what the run's forward took (`Run.taken`). Also updates the limits of
-        pending runs.
+        Returns no less than what the run's forward took (`Run.taken`). Unless the budget is a
+        total, also raises the limits of the run and of all pending runs (`Run.most`) to the largest
+        of them.
 
         Args:
             run: the run.
@@ -161,8 +163,8 @@ class SharedBudget:
             need: transient bytes of the run alone.
             without: transient bytes of the run alone, if the graph had no budget.
             doing: names what runs, for the error.
-            earlier: whether to count outputs and gradients left from earlier steps, which counts
-                only for a budget that is a total.
+            earlier: whether to count outputs and gradients left from earlier steps. They never
+                count unless the budget is a total.
             late: whether the backward runs, so that all graphs of the step are known.
 
         Raises:
@@ -192,6 +194,8 @@ class SharedBudget:
 
     def _most(self, run: Run, beside: Beside, without: Bytes) -> Bytes:
         """Returns the transient bytes that the run and all held beside it may take together.
+
+        For the budget "auto", returns the limit found so far (`Run.most`).
 
         without: transient bytes of the run alone, if the graph had no budget.
         """

@@ -17,11 +17,11 @@ from roam.core.machine import MIB, Bytes, Seconds
 from roam.runtime.file_tier import FileTier
 from roam.runtime.tier_settings import Traffic
 
-TOLERANCE = 0.1  # relative difference between the times of steps and the plan that is accepted
+TOLERANCE = 0.1  # the plan is kept if steps differ from it by at most this share of its time
 STEPS = 5  # steps whose median is compared: a single step may have run beside other work
 FIRST = 1  # steps left out at the start, because they touch their memory for the first time
-# factor on `caution` for the plan after one whose ops waited for transfers: the measured rates are
-# means, and some transfers take longer than at the mean rate
+# factor on `caution` for the next plan, if ops waited longer for transfers than planned: the
+# measured rates are means, and some transfers take longer than at the mean rate
 MORE_CAUTION = 1.25
 TELLING: Bytes = 16 * MIB  # bytes to be transferred in these steps before a rate counts
 
@@ -48,7 +48,7 @@ class Expected:
     """The planned times of a step.
 
     Attributes:
-        costs: the sum of the costs of its ops, in seconds.
+        costs: the sum of the costs of the step's ops, in seconds.
         ops: seconds that the ops take according to the plan, stalls not included.
         stall: seconds for which ops wait for transfers.
         keeps: whether tensors stay on the device because there is no time to move them.
@@ -86,10 +86,10 @@ class _Seen:
 
 @dataclass
 class StepWatch:
-    """Watches the steps of one graph.
+    """Measures the steps of one graph.
 
-    Leaves out the first FIRST steps, and steps in which several forwards ran before a backward.
-    Remembers the last STEPS steps.
+    Leaves out the first FIRST steps, and steps in which several forwards, or none, ran before a
+    backward. Remembers the last STEPS steps.
 
     Attributes:
         tier: the tier that the graph's tensors move to.
@@ -123,11 +123,12 @@ class StepWatch:
         self._steps = [*self._steps, forwards[0].plus(self._since(begin))][-STEPS:]
 
     def news(self) -> Measured | None:
-        """Returns the speed measured in the last steps, if they differ from the plan; else None.
+        """Returns the speed measured in the last steps, if these differ from the plan; else None.
 
-        They differ if ops waited longer or shorter than planned by more than TOLERANCE of the
-        step's planned time. They also differ if tensors stayed on the device for lack of time to
-        move them, and ops took longer than planned by more than TOLERANCE.
+        The steps differ if ops waited longer or shorter than planned by more than TOLERANCE of the
+        step's planned time. They also differ if the plan keeps tensors on the device for lack of
+        time to move them, and ops took longer than planned by more than TOLERANCE. The medians of
+        the steps' times count.
 
         Returns None, too, before STEPS steps were recorded, and between a forward and its backward.
         """

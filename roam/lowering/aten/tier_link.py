@@ -21,7 +21,7 @@ from roam.planner import CAUTION, Link, Timed, Timeline, find_loads, simulate
 from roam.runtime.file_tier import file_tier, tiers
 from roam.runtime.tier_settings import Verify
 
-LEAST = 1e-6  # least part of a link's rate that loads of states leave to saved tensors
+LEAST = 1e-6  # part of a link's rate that loads of states leave to saved tensors at the least
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,14 @@ class FileTier:
         return replace(self, link=replace(self.link, read=left))
 
     def simulated(self, problem: Problem, order: Sequence[OpId]) -> Timeline:
-        """Returns when the ops and transfers of an order would begin and end, by a simulation."""
+        """Simulates an order. Returns when its ops and transfers begin and end, in seconds."""
         step = self.timed(problem, 0)
         return simulate(step.problem, order, self.link, step.elsewhere)
 
     def timed(self, problem: Problem, boundary: OpId) -> Timed:
         """Returns a step in program order with the times of its ops, for the choice of transfers.
 
-        Transfers to another folder are marked as `elsewhere`: they do not use this link.
+        Transfers to another folder are listed in `Timed.elsewhere`: they do not use this link.
 
         boundary: the first op of the backward.
         """
@@ -147,8 +147,8 @@ class FileTier:
 def _moved_so_far() -> list[str]:
     """Returns a line about each folder that was written to in this process.
 
-    The line tells the bytes moved so far, how long ops waited for them, and the bytes written a day
-    at this rate. The time between steps counts too.
+    The line tells the bytes moved so far, how long ops waited for them, and the bytes written in a
+    day at the mean rate so far. The time between steps counts too.
     """
     found = []
     for tier in tiers():

@@ -58,8 +58,8 @@ def order_with_transfers(
 ) -> list[OpId]:
     """Returns an order of a step with transfers: program order, with each transfer where planned.
 
-    A write starts right after the op that makes the tensor. The other three moments are those of
-    the `Transfer`.
+    A write starts right after the op that makes the tensor. The wait for it, the start of the read
+    and the wait for the read are where the `Transfer` has them.
 
     Args:
         problem: the step without transfers.
@@ -106,7 +106,8 @@ class Places:
         Args:
             transfer: the transfer, in ops.
             source: the node of the buffer.
-            offset: where the buffer's bytes go, in bytes from the start of the graph's file region.
+            offset: where the buffer's bytes go in the tier, in bytes from the start of the region
+                of the file that holds one forward's tensors.
         """
         moved, boundary = transfer.moved, self.graph.boundary
         before = self._first(range(transfer.start, moved.next + 1))

@@ -21,7 +21,7 @@ from roam.passes.rewrites.constant_tangents import ConstantTangents
 class AtenWholeStep(AtenKernels):
     """A step that was captured as one graph: its ops, and folds of gradients into an optimizer.
 
-    AOTAutograd sees no backward in it: the backward's ops are ordinary ops of the one graph.
+    AOTAutograd sees no backward in this graph: the backward's ops are ordinary ops of it.
     """
 
     def take_forward(self, gm: fx.GraphModule) -> None:
@@ -43,7 +43,13 @@ class AtenWholeStep(AtenKernels):
         raise WholeStepError("the step changes or returns something that needs a gradient")
 
     def run(self, planned: Lowered | None, args: list[Any], run: RunFolds) -> Sequence[Any]:
-        """Runs the step as planned; without a plan, and folding nothing, if there is none."""
+        """Runs the step as planned. If `planned` is None, runs it without a plan and folds nothing.
+
+        Args:
+            planned: the plan of the step.
+            args: the inputs; emptied.
+            run: gets the gradients that the plan folds.
+        """
         if planned is None:
             return self.plain_forward(args)
         if planned.folds:
