@@ -15,7 +15,7 @@ from roam.runtime.held_memory import Held, Run, persistent
 
 
 def beside_now(graph: str, args: Sequence[Any], problem: Problem) -> Beside:
-    """Returns the bytes that other graphs of the running step take now.
+    """Returns the bytes that other graphs of the running step take as a graph begins to run.
 
     Leaves out outputs and gradients that are left from earlier steps.
 

@@ -116,13 +116,14 @@ def _runs(node: fx.Node) -> bool:
 def _recomputable(joint: fx.GraphModule) -> set[str]:
     """Returns the names of the forward's nodes that the partitioner may recompute.
 
-    The partitioner recomputes only ops in its own list, such as pointwise ops. It keeps a result
-    that an op of the backward reads, itself or through views, if the two ops cannot be fused.
+    The partitioner recomputes only ops in its own list, such as pointwise ops. If an op of the
+    backward reads a result, directly or through views, and cannot be fused with the op that made
+    the result, the partitioner keeps the result.
     """
     types = get_default_op_list()
 
     def is_materialized(node: fx.Node) -> bool:
-        names = [node]  # the node and its views
+        names = [node]  # the node, then the views of it that are found
         for name in names:
             for user in name.users:
                 fuses = types.is_fusible(name) and types.is_fusible(user)

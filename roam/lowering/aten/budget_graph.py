@@ -56,8 +56,8 @@ class BudgetGraph:
     def node(self, op: OpId, nodes: dict[str, fx.Node]) -> fx.Node | None:
         """Returns the joint graph's node of an op.
 
-        Returns None if the op has none. Such ops are the op that makes the tangents, folds, and ops
-        of the backward that run an op of the forward again, as the user's checkpoint() makes them.
+        Returns None if the op has none: if it makes the tangents, if it is a fold, or if it is an
+        op of the backward that runs an op of the forward again, as the user's checkpoint() asks.
 
         nodes: the nodes of the joint graph, or of a copy of it, by name.
         """
@@ -135,7 +135,7 @@ class BudgetGraph:
         return found[0].seconds if found else 0.0
 
     def edited(self, copies: Copies) -> fx.GraphModule:
-        """Returns a copy of the joint graph in which the chosen ops run again in the backward."""
+        """Returns a new joint graph, with `copies` in its backward. `joint` stays as it is."""
         edited = copied(self.joint)
         nodes = {n.name: n for n in edited.graph.nodes}
         problem = self.captured.problem
@@ -165,10 +165,10 @@ def _places(
 ) -> dict[Copy, fx.Node]:
     """Returns, by copy, the node of the joint graph's backward before which the copy is inserted.
 
-    This node is the copy's first reader. If a reader is a copy itself, the node before which that
-    copy is inserted counts in its place. First is meant in the order of the joint graph, which may
-    differ from the order of the backward that was partitioned from it. The dict lists the copies in
-    the order of their nodes.
+    This node is the copy's first reader, in the order of the joint graph. (The backward that was
+    partitioned from it may have another order.) If a reader is a copy itself, the node before which
+    that copy is inserted counts in its place. The result lists the copies in the order of their
+    nodes.
 
     Args:
         copies: the choice of copies.

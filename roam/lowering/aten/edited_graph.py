@@ -44,7 +44,7 @@ from roam.planner import Step, plan
 class Read:
     """The Problem and the costs of a graph's first run, read while the graph was compiled.
 
-    If the first run is as expected (`EditedGraph.early_read`), it uses them and reads nothing anew.
+    If the first run is as expected (`EditedGraph.early_read`), that run reads nothing anew.
 
     Attributes:
         folds: the gradients that the first run was expected to fold.
@@ -208,7 +208,7 @@ class EditedGraph(PartitionedGraph):
     def _tried(
         self, joint: fx.GraphModule, take: Callable[[fx.GraphModule], None], *, priced: bool = True
     ) -> Read:
-        """Partitions a joint graph, adds the folds that its first run will need, and reads it.
+        """Partitions a joint graph, adds the folds of its first run, and reads the Problem off it.
 
         Args:
             joint: a graph of a forward and its backward.
@@ -226,8 +226,8 @@ class EditedGraph(PartitionedGraph):
         """Returns the `Read` made while compiling if it holds for this run, else None.
 
         It does not hold if the run has other folds or symbolic sizes, if other code keeps tangents
-        alive (`held`), or if costs were read and are not wanted, or the reverse. The first call
-        sets `early` to None, so later calls return None.
+        alive (`held`), if costs were read and are not wanted, or if they are wanted and were not
+        read. The first call sets `early` to None, so later calls return None.
         """
         early, self.early = self.early, None
         if early is None or self.held or not early.is_of(folds, numbers):

@@ -85,7 +85,7 @@ def _reused_inputs(
         captured: the Problem and the graphs that it was read from.
         plan: the plan of the Problem.
         given: the fake values of the backward's inputs.
-        saved: the inputs of the backward that lie in blocks (allocations for several tensors).
+        saved: the places of the backward's inputs that lie in blocks, the plan's allocations.
     """
     blocks: dict[int, list[int]] = {}
     for at in saved:

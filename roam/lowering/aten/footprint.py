@@ -24,7 +24,7 @@ class Unlimited:
     Attributes:
         peak: bytes at the worst moment.
         left: bytes that the forward leaves alive for the backward.
-        unplanned: the peak of the backward if it runs without the plan (see `Footprint`).
+        unplanned: the peak of the backward if it runs without the plan and folds no gradient.
     """
 
     peak: Bytes
@@ -150,7 +150,9 @@ def _unplanned(problem: Problem, left: Bytes) -> Bytes:
     half = turn(problem)
     early = [b for op in problem.ops[:half] for b in op.creates]
     curve = live_curve(problem, range(len(problem.ops)), {}, early)[half:]
-    folded = [0] * len(curve)  # at each time: bytes of gradients that the plan has folded by then
+    folded = [0] * len(
+        curve
+    )  # by time: bytes of gradients that a planned backward would have folded
     for b, buffer in enumerate(problem.buffers):
         if buffer.kind is Kind.GRADIENT and not buffer.kept and problem.users[b]:
             for t in range(problem.users[b][-1] + 1 - half, len(curve)):

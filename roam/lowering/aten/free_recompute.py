@@ -59,7 +59,7 @@ class FreeRecompute:
     """Chooses the ops that one graph recomputes without a budget, when the graph is compiled.
 
     Attributes:
-        graph: the graph.
+        graph: what dynamo tells of the graph: its name, and whether other graphs follow.
         settings: how to plan.
         smallest: tensors of fewer bytes are recomputed only if the peak would else be above
             aot_eager's.
@@ -79,8 +79,8 @@ class FreeRecompute:
     ) -> tuple[fx.GraphModule, str | None]:
         """Returns the graph with the chosen copies, and the fingerprint of its Problem.
 
-        Sets `plan` and `recomputed`. If the graph cannot be planned, returns it unchanged, and None
-        as the fingerprint. So it does, with a warning in the log, if the choice fails.
+        Sets `plan` and `recomputed`. Returns the graph unchanged, and None as the fingerprint, if
+        the graph cannot be planned, or if choosing fails, which is logged as a warning.
 
         Args:
             joint: a graph of a forward and its backward.
@@ -128,6 +128,8 @@ def _choose(
     alone: bool,
 ) -> _Chosen:
     """Returns the graph with the chosen copies, its plan, and what the copies cost and save.
+
+    If no copies are worth it, the graph returned is `joint`.
 
     Args:
         joint: a graph of a forward and its backward.

@@ -33,7 +33,7 @@ class KeptBudget:
     """The budget of a graph, and the edited graph that keeps it.
 
     Attributes:
-        graph: the graph.
+        graph: what dynamo tells of the graph: its name, and whether other graphs follow.
         budget: the user's budget.
         driver: knows which gradients a run will fold, and what other graphs hold.
         settings: how to plan.
@@ -56,7 +56,7 @@ class KeptBudget:
 
     @property
     def plan(self) -> Plan | None:
-        """The plan that was made, within the budget, when the graph was compiled."""
+        """The plan of `fit`, made when the graph was compiled; None if there is none."""
         return None if self.fit is None else self.fit.plan
 
     def fitted(

@@ -47,7 +47,7 @@ class KeptOffload:
 
     @property
     def plan(self) -> Plan | None:
-        """The plan of the graph with transfers."""
+        """The plan of the graph with transfers; None if nothing moves."""
         return None if self.out is None else self.out.plan
 
     def without_budget(self, joint: fx.GraphModule, trial: Trial) -> fx.GraphModule:
@@ -78,9 +78,9 @@ class KeptOffload:
         return None if sized else Mover(self.tier, trial, self.settings)
 
     def keep(self, out: MovedOut | None) -> None:
-        """Keeps the graph with the chosen transfers, and reserves their room if steps will run.
+        """Keeps the graph with the chosen transfers, which `out` is; None if nothing moves.
 
-        `out` is the graph with its transfers; None if nothing moves.
+        If steps will run, reserves room in the tier for the tensors, and sets `watch`.
 
         Raises:
             TierError: the folder cannot hold the tensors; TierFullError if the disk is full.

@@ -6,8 +6,8 @@
 
 Capture reads the Problem off the two graphs. It waits for the first call, because only then every
 size is a number. A graph is planned once for each combination of its sizes and of the gradients
-that its backward folds. If the plan was made while edits were chosen (`edited_graph`), and it is of
-the same Problem, the first call uses this plan.
+that its backward folds. If a plan of the same Problem was made while edits were chosen
+(`edited_graph`), the first call uses that plan.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class AtenKernels(EditedGraph):
     Attributes:
         captured_forward: runs the forward without a plan.
         captured_backward: runs the backward without a plan.
-        plans: by `Call` key and the value of `held` at the time, the plan; None if planning failed.
+        plans: by `Call` key and value of `held` when it was made, the plan; None if planning failed.
         latest: by `Call` key, the record, for reports, of the latest plan for this key.
         lock: held while a plan is made.
         replans: how many times the graph was compiled anew because the times of its steps differed

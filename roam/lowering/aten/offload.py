@@ -46,7 +46,7 @@ from roam.planner import (
 from roam.runtime import transfer_ops as transfer_ops  # registers the transfer ops
 from roam.runtime.tier_file import whole_pages
 
-ROUNDS = 3  # limit on the rounds: each chooses transfers for the order planned in the last round
+ROUNDS = 3  # limit on the rounds, each of which chooses transfers for the order planned before it
 AT_ONCE = Link(1e18, 1e18)  # a link on which every transfer takes next to no time
 ROUNDING: Seconds = 1e-9  # stalls that differ by less are equal, but for rounding errors
 WORTH = 0.01  # part of the peak: if a round lowers the peak by less, it is the last round
@@ -263,7 +263,7 @@ def _in_order(joint: fx.GraphModule, captured: Captured, order: Sequence[OpId]) 
 
 
 def _without(problem: Problem, found: _Round) -> list[OpId]:
-    """Returns the order of a round's plan without its transfers, as an order of `problem`.
+    """Returns the order of a round's plan, without the transfers, as an order of `problem`.
 
     problem: the step without transfers. Its ops are found by their names.
     """

@@ -178,6 +178,9 @@ class PartitionedGraph:
             numbers: the value of every symbolic size.
             measured: by node, the scratch space that was measured, in bytes.
             costs: by node, its cost in seconds.
+
+        Raises:
+            UnplannableError: a node cannot be planned; for example, its size depends on data.
         """
         names = zip(self.placeholders, self.graph.inputs, strict=False)
         known = self.graph.parameters

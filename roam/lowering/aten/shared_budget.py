@@ -43,7 +43,7 @@ class SharedBudget:
     """Runs the forwards and backwards of one graph, each only if it keeps the budget.
 
     Attributes:
-        graph: the graph.
+        graph: what dynamo tells of the graph: its name, and whether other graphs follow.
         budget: the user's budget.
         trains: whether the graph has a backward. A budget that is a share does not limit a graph
             without one: it is a share of what a training step takes.
@@ -55,7 +55,7 @@ class SharedBudget:
 
     @property
     def limits(self) -> bool:
-        """Whether forwards are checked: always, unless the budget is a share and nothing trains."""
+        """Whether forwards are checked: not if the budget is a share and there is no backward."""
         return self.trains or self.budget.of is not Of.SHARE
 
     @property
@@ -71,8 +71,8 @@ class SharedBudget:
         """Runs the forward as planned, and marks the tensors that it leaves alive.
 
         Raises:
-            BudgetError: the forward, or later its backward, would take more than the budget
-                together with what is held now. Not raised if `deferred`, or if not `limits`.
+            BudgetError: together with what is held now, the forward, or later its backward, would
+                take more than the budget. Not raised if `deferred`, or if not `limits`.
         """
         share, footprint = _share(planned), _share(planned).footprint
         run = Run(self.graph.name, share, without=share.unlimited.left, most=share.most or 0)
@@ -93,8 +93,8 @@ class SharedBudget:
         """Runs the backward as planned, and marks the gradients that it leaves alive.
 
         Raises:
-            BudgetError: the backward would take more than the budget together with what is held
-                now, or its forward took more.
+            BudgetError: together with what is held now, the backward would take more than the
+                budget, or its forward took more.
         """
         share = _share(planned)
         assert planned.backward is not None

@@ -50,8 +50,8 @@ class Expected:
     Attributes:
         costs: the sum of the costs of the step's ops, in seconds.
         ops: seconds that the ops take according to the plan, stalls not included.
-        stall: seconds for which ops wait for transfers.
-        keeps: whether tensors stay on the device because there is no time to move them.
+        stall: seconds for which ops wait for transfers according to the plan.
+        keeps: whether the plan keeps tensors on the device because there is no time to move them.
         caution: factor on the duration of transfers that the plan used.
     """
 
@@ -64,7 +64,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class _Seen:
-    """The time of one step, or of a part of it, and its traffic to the tier and back."""
+    """The time of one step, or of a part of it, and its traffic to the tier (out) and back."""
 
     seconds: Seconds = 0.0
     out: Traffic = field(default_factory=Traffic)

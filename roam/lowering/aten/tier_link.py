@@ -130,6 +130,7 @@ class FileTier:
 
         Raises:
             TierError: the folder cannot hold a file for the tensors.
+            TransferError: the disk fails while it is measured.
         """
         write, read = asked.write, asked.read or asked.write
         if seen is not None:
