@@ -73,7 +73,7 @@ class AtenKernels(EditedGraph):
     Attributes:
         captured_forward: runs the forward without a plan.
         captured_backward: runs the backward without a plan.
-        plans: by `Call` key and value of `held` when it was made, the plan; None if planning failed.
+        plans: by `Call` key and value of `held`, the plan made for them; None if planning failed.
         latest: by `Call` key, the record, for reports, of the latest plan for this key.
         lock: held while a plan is made.
         replans: how many times the graph was compiled anew because the times of its steps differed
