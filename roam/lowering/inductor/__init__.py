@@ -3,8 +3,9 @@
     dynamo's graph ── compile_fx ──┬── forward ─────────── scheduler ── order ── code
     (entry)                        └── backward ── folds ── scheduler ── order ── code
 
-Read `entry` first, then `kernels`, which compiles one captured graph, then `order`: Inductor's
-scheduler calls it with the fused nodes of a graph, and gets them back in a planned order.
+Read `entry` first, then `kernels`, which compiles one captured graph, then `order`. Inductor's
+scheduler calls `order.PlannedOrder` with the fused nodes of a graph, and gets them back in the
+planned order.
 
     problem                                 turns the fused nodes into a Problem for the planner
     scheduler_buffers, in_place,            find facts about memory that the Problem needs
@@ -15,7 +16,7 @@ scheduler calls it with the fused nodes of a graph, and gets them back in a plan
     origins                                 finds the FX nodes that a scheduler node is made from
     costs                                   estimates the seconds of kernels
     partition                               changes what the forward saves for the backward
-    user_passes                             keeps the user's own passes of Inductor at work
+    user_passes                             keeps the user's own Inductor passes working
     folding_graph                           compiles a backward for each set of folds
     folds                                   adds ops to a backward that call optimizers, which
                                             absorb gradients into their state
@@ -26,6 +27,7 @@ scheduler calls it with the fused nodes of a graph, and gets them back in a plan
     notes                                   writes plans into code, for Inductor's caches
     offline                                 plans without generating code
     budget_kernels, budget                  keep a graph within a byte budget
-    saved_choice, trial                     choose what the forward saves for that, and try it
-    needs                                   tells quickly whether Inductor works on a device
+    saved_choice, trial                     choose what the forward saves within the budget, and
+                                            plan the kernels of a choice to learn its peak
+    needs                                   finds what Inductor lacks to work on a device
 """

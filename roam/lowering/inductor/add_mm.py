@@ -1,11 +1,13 @@
 """Lowers `roam::add_mm(acc, a, b)`, which adds a matrix product to an accumulator.
 
     nothing reads acc, or a view of it, later         extern_kernels.addmm(acc, a, b, out=acc)
-    acc is read later, or is an input of the graph,   Inductor's own lowering of aten.addmm
-    or elements of acc share memory (expanded)
+    acc, or a view of it, is read later               Inductor's own lowering of aten.addmm
+    acc is an input of the graph (or a view of one)
+    that the graph does not have to change
+    elements of acc share memory (expanded)
 
-Inductor's pass `reinplace` decides between the two for each op in its table of ops that have a form
-that works in place. Importing this module adds the op to that table.
+Inductor's pass `reinplace` decides which of the two applies. It looks at the ops in its table
+`inplaceable_ops`. Importing this module adds `roam::add_mm` to that table.
 """
 
 from __future__ import annotations
@@ -36,7 +38,10 @@ inplaceable_ops[add_mm.OP] = InplaceableOp(add_mm.IN_PLACE, 0, extra_check=_is_a
 
 
 class AddMm(ir.ExternKernel):
-    """A call of addmm that writes over its first input. It has no buffer of its own."""
+    """An extern kernel that calls addmm and writes the result over its first input.
+
+    Inductor allocates no memory for this node: its result lies in the memory of the first input.
+    """
 
     def __init__(self, acc: Any, a: Any, b: Any) -> None:
         super().__init__(
@@ -63,7 +68,7 @@ class AddMm(ir.ExternKernel):
     def codegen(self, wrapper: Any) -> None:
         given: Any = self.inputs
         inputs = [each.codegen_reference() for each in given]
-        factors = ["1.0", "1.0"] if V.graph.cpp_wrapper else []  # C++ has no default values
+        factors = ["1.0", "1.0"] if V.graph.cpp_wrapper else []  # beta, alpha: no defaults in C++
         device = self.get_device_or_error().type
         wrapper._generate_extern_kernel_out_helper(
             self.get_kernel_name(), inputs[0], None, [*inputs, *factors], device
@@ -72,8 +77,9 @@ class AddMm(ir.ExternKernel):
 
 @register_lowering(add_mm.IN_PLACE, type_promotion_kind=None)
 def _in_place(acc: Any, a: Any, b: Any) -> Any:
-    # Inductor may have planned to compute acc where it is read, without memory. Realizing gives it
-    # memory, in a copy; the product is added to the copy, which is then the result.
+    # acc may have no memory so far, because Inductor computes some values only where they are read.
+    # Realizing stores acc in a buffer (a view without strides of its own, in a copy). The product
+    # is added to that buffer, which then is the result.
     changed = ir.ExternKernel.realize_input(acc)
     factors = (ir.ExternKernel.require_stride1(ir.ExternKernel.realize_input(x)) for x in (a, b))
     AddMm(changed, *factors)

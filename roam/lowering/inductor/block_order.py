@@ -6,9 +6,9 @@ A rewrite splits a group of ops, such as those of the logits and the loss, into 
                                       ┊           no kernel is fused from ops of both, and
     block 2                           mm ── ...   the first block is freed before the second
 
-Without the dependency Inductor fuses ops of all blocks that read the same tensor, such as the
-number of labels that count, and all blocks would exist at once. The dependency only orders the
-blocks: it keeps no buffer alive.
+Without the dependency Inductor would fuse ops of all blocks that read the same tensor, such as the
+number of labels that the loss does not ignore. Then all blocks would exist at once. The dependency
+only orders the blocks: it keeps no buffer alive.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def blocks_in_turn(*, late: bool = False) -> dict[str, Any]:
     Returns an empty dict if this version of torch has no pass that runs before fusion.
 
     Args:
-        late: whether recomputed nodes of a backward keep their places, too (`_run_again`).
+        late: whether the pass also keeps recomputed nodes of a backward from running early
+            (`_run_again`).
     """
     if not hasattr(config, OPTION):
         return {}
@@ -46,12 +47,13 @@ def blocks_in_turn(*, late: bool = False) -> dict[str, Any]:
 class BlocksInTurn(Pass):  # type: ignore[misc]
     """Adds dependencies to the nodes of a graph, before Inductor fuses them.
 
-    They order the blocks of each split group. Inside a block they let the gradient overwrite what
-    it is computed from (`readers_first`).
+    The dependencies order the blocks of each split group. Inside a block they let the gradient
+    overwrite the tensor that it is computed from (`readers_first`).
 
     Attributes:
-        first: the user's own pass, which runs before this one.
-        late: whether recomputed nodes of a backward keep their places, too (`_run_again`).
+        first: the user's own pass, which runs before this one; None if there is none.
+        late: whether to add dependencies, too, that keep recomputed nodes of a backward from
+            running early (`_run_again`).
     """
 
     def __init__(self, first: Any, late: bool = False) -> None:
@@ -74,6 +76,8 @@ class BlocksInTurn(Pass):  # type: ignore[misc]
 def _ordered(nodes: list[BaseSchedulerNode], added: Sequence[Pair]) -> list[BaseSchedulerNode]:
     """Adds dependencies to the nodes, and returns the nodes in an order that respects them.
 
+    Returns `nodes` as they are if `added` is empty.
+
     added: pairs (node, node that it waits for).
     """
     if not added:
@@ -88,12 +92,12 @@ def _ordered(nodes: list[BaseSchedulerNode], added: Sequence[Pair]) -> list[Base
 
 
 def _run_again(nodes: Sequence[BaseSchedulerNode]) -> Iterator[Pair]:
-    """Yields dependencies that keep each recomputed node of a backward at its place.
+    """Yields dependencies that keep the recomputed nodes of a backward from running early.
 
-    A recomputed node is one that depends on no tangent but comes after a node that does. It is made
-    to wait for the last such node before it. So it is not fused with nodes that are recomputed for
-    another layer: a fused kernel would hold the tensors of both layers. Yields nothing for a
-    forward, which has no tangents.
+    A recomputed node depends on no tangent, but comes in the list `nodes` after a node that does.
+    It gets to wait for the nearest node before it in the list that depends on a tangent. So it is
+    not fused with nodes that are recomputed for another layer: a fused kernel would hold the
+    tensors of both layers. Yields nothing for a forward, which has no tangents.
     """
     tangents = {name for name in V.graph.graph_inputs if name.startswith("tangents")}
     late: set[str] = set()
@@ -107,7 +111,7 @@ def _run_again(nodes: Sequence[BaseSchedulerNode]) -> Iterator[Pair]:
             yield node, last
 
 
-Blocks = dict[int, list[BaseSchedulerNode]]  # by the number of a block, its nodes
+Blocks = dict[int, list[BaseSchedulerNode]]  # of one group: by the number of a block, its nodes
 
 
 def _by_group(nodes: Sequence[BaseSchedulerNode]) -> dict[int | str, Blocks]:
@@ -120,11 +124,15 @@ def _by_group(nodes: Sequence[BaseSchedulerNode]) -> dict[int | str, Blocks]:
 
 
 def _missing(blocks: Blocks) -> Iterator[Pair]:
-    """Yields the missing dependencies: (a first node of a block, a last node of the block before).
+    """Yields dependencies that make each block wait for the block with the number before its own.
 
-    Yields nothing if a block already depends on a later block, through ops that several blocks
-    share: a further dependency could then close a circle. Blocks without a block just before them
-    wait for nothing.
+    Each is a pair (node, node that it waits for). The first is a node that depends on no other node
+    of its block, the second a node on which no other node of the block before depends. If there is
+    no block with the number before, the block waits for nothing. Yields nothing if a block already
+    depends on a later block, through ops that several blocks share: a further dependency could then
+    close a cycle.
+
+    blocks: the blocks of one split group.
     """
     names = {k: {n.get_name() for n in nodes} for k, nodes in blocks.items()}
     for k, nodes in blocks.items():

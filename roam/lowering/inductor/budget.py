@@ -3,16 +3,18 @@
 A value is a result of an op of the joint graph. The backward recomputes values that it needs and
 the forward does not save.
 
-    try the graph as without a budget, and without values that are cheap to recompute
+    try the graph as without a budget, and with values recomputed that are cheap to recompute
          │
          v          Problem of the kernels ── choose (solvers/budget) ── values to save
     within the limit? done       ^                                          │ try them
                                  └─────────── above the limit ◄─────────────┘
 
 To try is to let Inductor fuse kernels and to plan them, without generating code (`trial`). Inductor
-fuses recomputed ops with other ops of the backward, so the peak of a choice is not the predicted
-one. If it is above the limit, the next choice is made on the Problem that was tried, and saves
-less. After ROUNDS choices, those with the lowest predicted peaks are tried, at any cost.
+fuses recomputed ops with other ops of the backward, so the peak of a trial differs from the
+predicted peak of the choice. If the peak of a trial is above the limit, the next choice is made on
+the Problem of this trial, and saves less. If no such choice is predicted to fit, the next choice is
+made on the best Problem of the trials at the top, for a lower limit. After ROUNDS choices, those
+with the lowest predicted peaks are tried, at any cost.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from roam.lowering.inductor.saved_choice import SavedChoice, by_module
 from roam.lowering.inductor.trial import Trials, Tried
 from roam.planner import Chosen, choose, smallest_peak
 
-ROUNDS = 4  # limit on the choices that are tried
+ROUNDS = 4  # limit on the choices that are tried before those with the lowest predicted peaks
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ _FOUND: dict[object, list[Fitted]] = {}  # `_Search.key` -> the choices found in
 def fit(trials: Trials, budget: Budget, device: torch.device) -> Fitted:
     """Returns the values that a graph saves to keep the budget, at the least cost found.
 
-    Also considers what was found earlier in this process for the same graph and other budgets.
+    If the graph is above the budget, also considers what was found earlier in this process for the
+    same graph and other budgets.
 
     Args:
         trials: tries choices of saved values.
@@ -85,14 +88,15 @@ def fit(trials: Trials, budget: Budget, device: torch.device) -> Fitted:
         device: the device whose free bytes count.
 
     Raises:
-        BudgetError: no choice was found whose plan is within the budget.
-        UnplannableError: the graph has no plan.
-        InductorError: Inductor cannot compile the graph.
+        BudgetError: no choice was found whose plan is within the budget, or the persistent bytes
+            alone are above it.
+        UnplannableError: the graph has no plan, or Inductor cannot compile its backward.
+        InductorError: Inductor cannot compile the forward.
     """
     stock = trials.of(None)
     problem, peak = stock.problem, stock.plan.peak
     if stock.joint is None and budget.of is Of.SHARE:
-        limit = peak  # a share cannot limit a graph without a backward
+        limit = peak  # nothing can be recomputed without a backward, so a share is no limit
     else:
         try:
             limit = budget.transient(problem.persistent, peak, free_bytes(device))
@@ -105,7 +109,7 @@ def fit(trials: Trials, budget: Budget, device: torch.device) -> Fitted:
     found = search.cheapest()
     if found is not None:
         known.append(_fitted(search, found, budget))
-    within = [f for f in known if f.peak <= limit]  # also those for smaller budgets
+    within = [f for f in known if f.peak <= limit]  # also earlier ones, for smaller budgets
     if not within:
         raise _refusal(search, budget)
     best = min(within, key=lambda f: f.recomputed.seconds)
@@ -129,8 +133,8 @@ class _Search:
         stock: the graph as it was tried without a budget.
         limit: the limit on the peak, in transient bytes.
         lowest: of the graphs tried so far, the one with the lowest peak.
-        best: of those within the limit, the one that recomputes for the fewest seconds; None if
-            there is none.
+        best: of the graphs tried whose peak is within the limit, the one that recomputes for the
+            fewest seconds; None if there is none.
     """
 
     def __init__(self, trials: Trials, stock: Tried, limit: Bytes) -> None:
@@ -140,21 +144,21 @@ class _Search:
 
     @property
     def key(self) -> object:
-        """Identifies the graph that a choice is for: by its Problem and its nodes' names."""
+        """Identifies the graph: by its Problem and the names of the nodes of its joint graph."""
         joint = self.stock.joint
         names = () if joint is None else tuple(n.name for n in joint.graph.nodes)
         return self.stock.problem.fingerprint, names
 
     def cheapest(self) -> Tried | None:
-        """Returns the cheapest choice found; None if none is within the limit.
+        """Returns the trial of the cheapest choice found; None if none is within the limit.
 
         Tries values of the option "recompute" first. If none of these is within the limit, tries
-        choices of saved values, until the first one is.
+        choices of saved values, and returns the first one that is within the limit.
         """
         cheap = self.tried("cheap", None)
         bases = [cheap, self.stock]
         if cheap.plan.peak >= self.stock.plan.peak:
-            # recomputing raised the peak, as one kernel may recompute for many layers
+            # cheap recomputation did not lower the peak: one kernel may recompute for many layers
             bases.append(self.tried(False, None))
         if self.best is not None:
             return self.best
@@ -176,8 +180,8 @@ class _Search:
     def descend(self, bases: Sequence[Tried]) -> None:
         """Tries the choices with the lowest predicted peaks, at any cost, until one fits.
 
-        Makes one choice from each base: from the lowest trial so far, and from those in `bases`.
-        Leaves out a choice whose predicted peak is no lower than the lowest so far.
+        Makes one choice from each of these trials: the one with the lowest peak so far, and those
+        in `bases`. Leaves out a choice whose predicted peak is not below the lowest peak so far.
         """
         for base in dict.fromkeys((self.lowest, *bases)):
             if base.joint is not None and self.best is None:
@@ -187,12 +191,14 @@ class _Search:
                     self.tried(base.recompute, graph.saved(low.copies))
 
     def candidate(self, base: Tried, target: Bytes) -> _Candidate | None:
-        """Returns the next choice: `base`, which was tried, with fewer saved values.
+        """Returns the next choice to try: what `base` saves, less some values.
 
         Returns None if `base` has no backward.
 
-        target: the limit on the predicted peak, in bytes. If no choice keeps it, the choice with
-            the lowest predicted peak is returned, and `chosen.fits` is False.
+        Args:
+            base: a trial.
+            target: the limit on the predicted peak, in bytes. If no choice found keeps it, the
+                choice with the lowest predicted peak is returned, and `chosen.fits` is False.
         """
         if base.joint is None:
             return None
@@ -200,7 +206,7 @@ class _Search:
         return _Candidate(graph, choose(graph.step, target))
 
     def tried(self, recompute: str | bool | None, saved: tuple[str, ...] | None) -> Tried:
-        """Tries a choice, and notes it in `lowest` and `best` if it is better."""
+        """Returns the trial of a choice, and notes it in `lowest` and `best` if it is better."""
         found = self.trials.of(recompute, saved)
         self.lowest = min(self.lowest, found, key=lambda t: t.plan.peak)
         within = found.plan.peak <= self.limit
@@ -214,7 +220,7 @@ class _Search:
 
 
 def _refusal(search: _Search, budget: Budget) -> BudgetError:
-    """Returns the error for a budget that cannot be kept, with the smallest total found."""
+    """Returns the error for a budget that no choice found keeps; tells the smallest total found."""
     problem = search.stock.problem
     persistent = problem.persistent
     smallest = search.lowest.plan.peak + persistent

@@ -27,10 +27,11 @@ from roam.lowering.protocol import Driver
 
 @dataclass
 class BudgetKernels(InductorKernels):
-    """A captured graph whose plan is within a budget.
+    """Compiles and runs a captured graph whose plan is within a byte budget.
 
     Attributes:
-        fit: the values that the graph saves to keep the budget; None before they are chosen.
+        fit: the values that the forward saves so that the graph keeps the budget; None before they
+            are chosen.
     """
 
     fit: Fitted | None = None
@@ -42,9 +43,10 @@ class BudgetKernels(InductorKernels):
 
         Raises:
             BudgetError: no choice of saved values was found that keeps the budget.
-            UnplannableError: sizes are dynamic, or the graph has no plan. The next lowering keeps
-                the budget in its own way.
-            InductorError: Inductor cannot compile the graph. The next lowering tries.
+            UnplannableError: sizes are dynamic, the graph has no plan, or Inductor cannot compile
+                its backward. The caller then tries the next lowering, which keeps the budget in its
+                own way.
+            InductorError: Inductor cannot compile the forward. The caller tries the next lowering.
         """
         budget = self.options.budget
         assert budget is not None
@@ -54,8 +56,8 @@ class BudgetKernels(InductorKernels):
         def folds(compiled: InductorKernels) -> Folds:
             """Returns the gradients that the graph will fold, given the kernels of a trial.
 
-            The driver asks this object which gradients there are, but its backward does not exist
-            yet. So this object borrows the trial's backward while the driver asks.
+            The driver asks these BudgetKernels which gradients there are, but they have no backward
+            yet. So they borrow the backward of the trial while the driver asks.
             """
             self.own_saved, self.backwards = compiled.own_saved, compiled.backwards
             try:
@@ -68,7 +70,7 @@ class BudgetKernels(InductorKernels):
         self.fit = fit(Trials(gm, example_inputs, *seen), budget, _device(example_inputs))
         self.options = replace(self.options, recompute=self.fit.recompute)
         self.saved = self.fit.saved
-        # the record of code from AOTAutograd's cache would lack the recomputed ops
+        # if code came from AOTAutograd's cache, its record would not list the recomputed ops
         with functorch_config.patch({"enable_autograd_cache": False}):
             return super().compile(gm, example_inputs, driver)
 
@@ -76,8 +78,8 @@ class BudgetKernels(InductorKernels):
         """Keeps or reports a plan (`InductorKernels.take`).
 
         Raises:
-            BudgetError: there is no plan, or its peak is above the limit, as with folds that the
-                choice did not expect.
+            BudgetError: there is no plan, or its peak is above the limit, for example because other
+                gradients are folded than the choice expected.
         """
         assert self.fit is not None
         name, limit = self.graph.name, self.fit.limit

@@ -2,15 +2,20 @@
 
 kernel                 how its seconds are found
 ---------------------  -------------------------------------------------------------------------
-extern kernel          the cost of its operator, on operands laid out as Inductor lays them out
+extern kernel          the cost of its operator, measured or estimated, on operands laid out as
+                       Inductor lays them out. If the operator is unknown or cannot be run alone, an
+                       estimate as for a fused kernel
 fused kernel           an estimate: the time to move the bytes that the kernel reads and writes.
-                       Inductor counts the bytes, and the bandwidth is measured. (Inductor's own
-                       estimate of the time is 0 on a CPU)
-template (of Triton    an estimate: as for a fused kernel, or the time of its matrix products at
-or C++)                the rate of operations that was measured, whichever is longer
+                       Inductor counts the bytes. (Inductor's own estimate of the time is 0 on a
+                       CPU)
+template (of Triton    an estimate: as for a fused kernel, or the time of its matrix products,
+or C++)                whichever is longer
 fold of a gradient     an estimate: the time to move the gradient, the optimizer's state and the
 into an optimizer      parameter
 part of a tuple, nop   no cost
+
+The rates behind the estimates (bytes and operations a second) are measured on this machine, or are
+those of a usual or a described machine (`costs`).
 """
 
 from __future__ import annotations
@@ -34,14 +39,16 @@ from roam.passes.gradient_release import META
 def kernel_costs(
     graph: GraphLowering, nodes: Sequence[BaseSchedulerNode], costs: Costs
 ) -> dict[str, Cost]:
-    """Returns the cost in seconds of each node that is a kernel, by its name in the scheduler.
+    """Returns the cost in seconds of each node that is a kernel, by the node's name.
 
-    Leaves out nodes that cost nothing.
+    Leaves out nodes that cost nothing, and nodes whose cost is unknown because their device is not
+    in this machine.
 
     Args:
         graph: the graph that Inductor compiles.
-        nodes: its fused nodes.
-        costs: finds the costs of operators, measured or estimated, and of given traffic.
+        nodes: the fused nodes of the graph.
+        costs: finds the costs of operators, measured or estimated, and estimates the time of given
+            numbers of bytes and operations.
     """
     calls, names = extern_calls(graph, nodes)
     found = {names[call]: cost for call, cost in costs.of([calls], Numbers()).items()}

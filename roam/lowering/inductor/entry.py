@@ -5,14 +5,15 @@ in blocks (allocations for several tensors) if a caching allocator would otherwi
 memory. Blocks do not raise the peak. (Gaps between the tensors in a block, used on the CPU only,
 may raise the peak by a thousandth, but never by more than the planned order lowers it.) Blocks are
 used from the second step on, because the forward is compiled before its backward is known. Tensors
-that are not saved for the backward are allocations of their own. So are saved tensors if shapes are
-dynamic, if a graph has several devices, uses cpp_wrapper or runs as a CUDA graph, or if two
-backwards of one forward were planned with different blocks.
+that are not saved for the backward are allocations of their own. Saved tensors are allocations of
+their own if shapes are dynamic, if a graph has several devices, uses cpp_wrapper or runs as a CUDA
+graph, or if two backwards of one forward were planned with different blocks.
 
-Only this package uses private names of Inductor. It was tested with the versions of torch in
-TESTED. With another version roam warns once and folds no gradients into the optimizer inside the
-backward. A graph that roam cannot plan runs in Inductor's own order. A graph that Inductor cannot
-compile runs ATen's kernels. So does, with a byte budget, a graph that cannot be planned.
+At run time, only this package uses private names of Inductor. The package was tested with the
+versions of torch in TESTED. With another version roam warns once and folds no gradients into the
+optimizer inside the backward. A graph that roam cannot plan runs in Inductor's own order; with a
+byte budget, it runs ATen's kernels instead. A graph that Inductor cannot compile runs ATen's
+kernels.
 """
 
 from __future__ import annotations

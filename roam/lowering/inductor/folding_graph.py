@@ -22,21 +22,26 @@ from roam.passes.pipeline import copied, rewritten
 
 
 class InGraph(NamedTuple):
-    """Code that folds gradients by its own kernels, and the inputs that it takes for that."""
+    """Compiled code that folds gradients by its own kernels.
+
+    Attributes:
+        code: takes the graph's inputs and those in `added`.
+        added: the inputs that the folds added to the graph.
+    """
 
     code: Boxed
     added: Inputs
 
     def __call__(self, args: list[Any], formulas: Formulas) -> Sequence[Any]:
-        self.added.put(formulas, args)  # in place: the code frees inputs by emptying the list
+        self.added.put(formulas, args)  # changes the list, which the code empties to free inputs
         return self.code(args)
 
 
 @dataclass
 class FoldingGraph:
-    """A graph with a backward in it, compiled once for each set of gradients that it folds.
+    """A graph that makes gradients, compiled once for each set of gradients that it folds.
 
-    It is the backward of one forward, or a whole step.
+    The graph is the backward of one forward, or a whole step.
 
     Attributes:
         compile_one: compiles a graph, given with example inputs and `how`; returns its callable.
@@ -48,9 +53,9 @@ class FoldingGraph:
         gradients: by index in `given`, the index of the output of the graph that is its gradient.
         tracing: torch's TracingContext when compile_fx ran, restored to compile the graph.
         compiling: torch's CompileContext when compile_fx ran, restored to compile the graph.
-        compiled: the versions that call the optimizers, each by the gradients that it folds.
-        in_graph: the versions that call no optimizer, by the gradients that they fold and the
-            kinds of their formulas; None if the optimizers have to be called.
+        compiled: by folded gradients, the version whose folds are calls of the optimizers.
+        in_graph: by folded gradients and the kinds of their formulas, the version whose folds are
+            kernels; None in its place if the optimizers have to be called.
         lock: held while a version is compiled.
         gradient_values: by index in `given`, the fake value of its gradient.
     """
@@ -72,7 +77,10 @@ class FoldingGraph:
         self.gradient_values = gradient_values(self.gm.graph, self.gradients)
 
     def compiled_for(self, folds: Folds) -> Boxed:
-        """Returns the version that folds these gradients by calls of their optimizers."""
+        """Returns the version that folds these gradients by calls of their optimizers.
+
+        Compiles it if it does not exist yet. If `folds` is empty, it returns all gradients.
+        """
         with self.lock:
             if folds not in self.compiled:
                 gm = self.releasing(folds)
@@ -85,7 +93,7 @@ class FoldingGraph:
     def compiled_with(self, folds: Folds, formulas: Formulas) -> InGraph | None:
         """Returns the version that folds these gradients by its own kernels (`graph_folds`).
 
-        Returns None if the optimizers have to be called.
+        Compiles it if it does not exist yet. Returns None if the optimizers have to be called.
         """
         key = folds, frozenset((i, formula.kind) for i, formula in formulas.items())
         with self.lock:
@@ -103,10 +111,10 @@ class FoldingGraph:
         return InGraph(self.compile(gm, (*self.inputs, *added.values), how), added)
 
     def releasing(self, folds: Folds) -> fx.GraphModule:
-        """Returns a copy of the graph that folds these gradients."""
+        """Returns a copy of the graph, with an op for the fold of each of these gradients."""
         gm = copied(self.gm)  # because Inductor changes the graphs that it compiles
         if folds:
-            # Inductor's kernels load no states from a file: the optimizer does, inside the fold
+            # no kernel of Inductor loads states from a tier: the optimizer loads them in the fold
             folds = tuple((i, needs.all_in_memory()) for i, needs in folds)
             GradientRelease(releases(folds, self.given, self.gradients))(gm)
         return gm

@@ -2,13 +2,16 @@
 
     mm ── buf7 ── roam::fold([primals_3], buf7, 2) ── del buf7
 
-The arguments are the parameter, its gradient, and the parameter's index among the graph's inputs.
-`roam::fold` declares that it changes those inputs of the graph that share the parameter's memory,
-so that Inductor runs the fold after all ops that read these inputs. Which optimizer absorbs the
-gradient is found at run time, in a record that the forward leaves of its parameters' optimizers
-(a ticket, see `roam.step.foldable_gradients`). In the FX graph all folds are at the end, so that
-they break no pattern that Inductor matches; the planner decides when they run. Folds without
-scratch space that the planner puts next to each other become one call of the optimizer:
+The first argument lists the inputs of the graph that share the parameter's memory. The list is
+empty if the fold does not change the parameter. `roam::fold` declares that it changes these inputs,
+so that Inductor runs the fold after all ops that read them. The other arguments are the gradient,
+and the parameter's index among the inputs of the forward (or of a whole step).
+
+Which optimizer absorbs the gradient is found at run time, in a record that the forward leaves of
+its parameters' optimizers (a ticket, see `roam.step.foldable_gradients`). In the FX graph all folds
+are at the end, so that they break no pattern that Inductor matches; the planner decides when they
+run. Folds without scratch space that the planner puts next to each other become one call of the
+optimizer:
 
     fold_later([primals_3], buf7, 2)       keeps the gradient
     fold_now([primals_5], buf9, 4)         absorbs both gradients, buf7 and buf9
@@ -92,7 +95,7 @@ def call_together(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> N
     Each such op absorbs a gradient into an optimizer's state. Of several folds in succession, the
     last one calls `fold_now`, which absorbs the gradients of all of them. A fold with scratch space
     absorbs its gradient alone: its scratch space was planned for a time when the gradients of the
-    other folds are freed. Does nothing if the generated code is C++.
+    folds before it have been freed. Does nothing if the wrapper is generated in C++.
 
     Args:
         graph: the graph whose code is generated next.
@@ -110,17 +113,17 @@ def call_together(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> N
 
 
 def _whole(release: Release | None) -> Release | None:
-    """Returns the fold of a whole gradient; None if a block is folded, or nothing."""
+    """Returns `release` if it folds a whole gradient; else None, as for a block of rows."""
     return None if release is None or release.in_block else release
 
 
 def may_be_overwritten(graph: GraphLowering) -> None:
     """Lets kernels overwrite buffers that were computed from a parameter before its fold runs.
 
-    Inductor counts a fold as a weak reader of what was computed from the parameter, so that the
-    fold runs after the readers of the parameter. The planned order sees to that. A fold reads none
-    of these buffers, but weak readers that are still to run would forbid kernels to write their
-    results over them.
+    Inductor counts a fold as a weak reader of all buffers that were computed from the parameter, so
+    that the fold runs after the readers of the parameter. The planned order keeps to that by
+    itself. A fold reads none of these buffers, but a weak reader that has not run yet would keep
+    other kernels from writing their results over them. So folds are removed from the readers.
 
     Args:
         graph: the graph whose order is planned next: its nodes are fused.

@@ -4,11 +4,15 @@
 
     inputs of the graph     its own ── parameters that were no inputs ── states ── numbers
 
+In the picture, mm is the gradient, p the parameter, and m a state of the optimizer.
+
 A CUDA graph is captured once and replayed without Python, and the code of Inductor's C++ wrapper is
 one function. Folds that are calls of an optimizer (`lowering.inductor.folds`) allow neither. So if
-a rule has a formula (`optim.formula`), it is traced here, and Inductor makes kernels of it, which
-it may fuse with the kernels that make the gradient. `numbers` is a tensor with a row for each fold,
-made anew for each run. In the FX graph all folds are at the end; the planner decides when they run.
+all fold rules have a formula (`optim.formula`), the formulas are traced here. Inductor makes
+kernels of them, and may fuse these with the kernels that make the gradients. `numbers` is a tensor
+with a row for each fold: the numbers that change from step to step, such as the learning rate. It
+is made anew for each run. In the FX graph all folds are at the end; the planner decides when they
+run.
 """
 
 from __future__ import annotations
@@ -33,8 +37,9 @@ if TYPE_CHECKING:
 
 FOLDED = "roam_folded"  # key of `meta` of the operators of a fold: a `Folded`
 ADDED = "roam_added"  # key of `meta` of the parameters and states that become inputs: an `Added`
-NUMBERS = "fold_numbers"  # the input that holds the numbers of one run
-Formulas = Mapping[int, "BoundFormula"]  # by index of the graph's input that is the parameter
+NUMBERS = "fold_numbers"  # name of the input that holds the numbers of all folds in one run
+# by index of the parameter among the inputs of the forward, or of a whole step
+Formulas = Mapping[int, "BoundFormula"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Folded:
 
 @dataclass(frozen=True)
 class Added:
-    """Describes a parameter or a state that becomes an input of the graph that folds.
+    """Describes a parameter or a state that becomes an input of the graph, because a fold needs it.
 
     Attributes:
         parameter: position of the parameter among the inputs of the forward, or of a whole step.
@@ -72,10 +77,10 @@ class Inputs:
     A parameter is given by its index among the inputs of the forward, or of a whole step.
 
     Attributes:
-        places: the places of the parameters that were inputs before, by parameter.
+        places: by parameter that was an input of the graph before, its position there.
         parameters: the parameters that become inputs because they were none.
         folds: the parameters whose gradients are folded. All states of each become inputs.
-        values: fake values of all added inputs, in their order.
+        values: fake values of all added inputs, in their order; the numbers are the last.
     """
 
     places: Mapping[int, int]
@@ -84,18 +89,20 @@ class Inputs:
     values: tuple[Any, ...]
 
     def fixed(self, before: int) -> list[int]:
-        """Returns the places of inputs that keep their addresses in all runs.
+        """Returns the positions of the inputs that keep their addresses in all runs.
 
-        These are parameters and states. before: how many inputs the graph had.
+        These are parameters and states.
+
+        before: how many inputs the graph had before the folds added theirs.
         """
         added = range(before, before + len(self.values) - 1)  # all but the numbers
         return [*self.places.values(), *added]
 
     def put(self, formulas: Formulas, args: list[Any]) -> None:
-        """Adds the inputs to those of one run, in place.
+        """Appends the added inputs to `args`, the inputs of one run of the graph.
 
-        Where a parameter was an input, puts the parameter itself: a hook on saved tensors may have
-        put a copy there.
+        Also replaces each input that is a parameter by the parameter itself, because a hook on
+        saved tensors may have put a copy there.
         """
         for i, place in self.places.items():
             args[place] = formulas[i].param
@@ -158,12 +165,14 @@ def put_in(gm: fx.GraphModule, inputs: Sequence[Any], formulas: Formulas) -> Inp
 def _places_of(
     parameter: Tensor, given: Sequence[fx.Node], inputs: Sequence[Any]
 ) -> list[int] | None:
-    """Returns the place of a parameter among the inputs of a graph; [] if it is no input.
+    """Returns the position of a parameter among the inputs of a graph, in a list.
 
-    Inductor's forward may have saved a copy in its place, with the strides that its convolutions
-    prefer: the example input shows that, and the graph does not. Such a copy is no parameter.
+    The list is empty if the parameter is no input. Returns None if the parameter is two inputs, or
+    if an input is another view of its memory.
 
-    Returns None if the parameter is two inputs, or if an input is another view of its memory.
+    Inductor's forward may have saved a copy instead of the parameter, with the strides that
+    convolutions prefer. The example input shows that, and the graph does not. Such a copy is not
+    the parameter.
     """
     found: list[int] = []
     for place, (node, example) in enumerate(zip(given, inputs, strict=True)):
@@ -180,7 +189,10 @@ def _places_of(
 class _Adder:
     """Adds inputs to a graph, behind those that it has.
 
-    added: the new inputs, in order.
+    Attributes:
+        mode: the fake mode of the graph's values.
+        added: the nodes of the new inputs, in order.
+        last: the node of the graph's last input.
     """
 
     def __init__(self, gm: fx.GraphModule, fake: Any) -> None:
@@ -190,7 +202,7 @@ class _Adder:
         self.last = self.graph.find_nodes(op="placeholder")[-1]
 
     def like(self, name: str, tensor: Tensor, added: Added | None = None) -> fx.Node:
-        """Adds an input for a tensor of this size and dtype."""
+        """Adds an input for a tensor of this shape, layout and dtype. Returns its node."""
         how: Any = {"dtype": tensor.dtype, "device": tensor.device}
         with self.mode:
             fake = torch.empty_strided(tensor.shape, tensor.stride(), **how)
@@ -236,7 +248,10 @@ def _inline(fold: fx.Node, formula: BoundFormula, row: int, inputs: Sequence[fx.
 
 
 def _numbers(formulas: Sequence[BoundFormula]) -> Tensor:
-    """Returns the numbers of all folds, a row for each, on the device of the parameters."""
+    """Returns the numbers of all folds as a matrix on the device of the parameters.
+
+    It has a row for each fold. Shorter rows end in zeros.
+    """
     exact = any(formula.param.dtype is torch.float64 for formula in formulas)
     most = max(len(formula.numbers) for formula in formulas)
     rows = [(*f.numbers, *(0.0 for _ in range(most - len(f.numbers)))) for f in formulas]

@@ -1,8 +1,8 @@
 """Finds the inputs that a kernel's outputs may overwrite, if the kernel is their last reader.
 
 Inductor decides about in-place updates while it generates code, when it knows the order of the
-kernels (`BaseSchedulerNode.decide_inplace_update`). This module repeats those conditions of this
-method that do not depend on the order.
+kernels (`BaseSchedulerNode.decide_inplace_update`). This module repeats the conditions of this
+method that do not depend on the order, but for those on streams and on communication buffers.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ def written_over(
 ) -> Iterator[tuple[Any, list[str]]]:
     """Yields pairs (output of `part`, names of the buffers that this output may overwrite).
 
-    Leaves out outputs without memory of their own. Yields nothing if Inductor does not generate the
-    code of `part`, as for extern kernels. The list of names may be empty.
+    Leaves out outputs without memory of their own. The list of names may be empty. Yields nothing
+    if Inductor does not generate the code of `part` (an extern kernel), or generates no in-place
+    updates.
 
     Args:
         graph: the graph that Inductor compiles.
@@ -51,7 +52,9 @@ def _replaceable(
 
 
 def could_overwrite(graph: GraphLowering, part: SchedulerNode, buffer: Any) -> bool:
-    """Returns whether an output of a node could overwrite a buffer once its other readers have run.
+    """Returns whether an output of a node could overwrite a buffer after its other readers ran.
+
+    Its other readers are all nodes that use the buffer, but for `part`.
 
     Args:
         graph: the graph that Inductor compiles.
@@ -87,14 +90,15 @@ def _reuses(graph: GraphLowering, node: SchedulerNode) -> bool:
 
 
 def _only_use(node: BaseSchedulerNode, part: SchedulerNode, buffer: Any) -> bool:
-    """Returns whether a part of a kernel is the last reader of a buffer.
+    """Returns whether a part of a kernel is the last reader of a buffer, and may overwrite it.
 
     If an earlier kernel made the buffer, assumes that all other kernels that read the buffer have
     run. If this kernel made the buffer, other kernels that read it are later readers.
 
-    An op that changes a graph input counts, as in Inductor, as a weak reader of each buffer that
-    was computed from the input. Unless that op runs before the part, the part may not overwrite
-    such a buffer. Folds are no longer among these readers (`folds.may_be_overwritten`).
+    An op that changes a tensor in place counts, as in Inductor, as a weak reader of each buffer
+    that was computed from this tensor before. Unless the op runs before the part, the part may not
+    overwrite such a buffer. Folds are not among these readers (`folds.may_be_overwritten` has
+    removed them).
 
     Args:
         node: the kernel, a fused node.
@@ -109,7 +113,11 @@ def _only_use(node: BaseSchedulerNode, part: SchedulerNode, buffer: Any) -> bool
 
 
 def _one_index(node: BaseSchedulerNode, buffer: Any) -> bool:
-    """Returns whether all reads and writes of the buffer in the kernel use one index expression."""
+    """Returns whether the ops of the kernel that read the buffer use one index expression for it.
+
+    Looks at all reads and writes of the buffer by these ops. As in Inductor, the write of the op
+    that makes the buffer does not count.
+    """
     inside = [u.node for u in buffer.users if u.node in node.get_nodes()]
     deps = {d for n in inside for d in n.read_writes.reads_and_writes()}
     return len({d for d in deps if d.name == buffer.get_name()}) <= 1

@@ -1,14 +1,14 @@
 """Finds the buffers that exist only inside a kernel. Inductor allocates no memory for them.
 
-Fused nodes that share all their loops: a buffer that only these nodes use needs no memory.
+If fused nodes share all their loops, a buffer that only these nodes use needs no memory:
 
     for row:
         a = ...
         b = f(a)
 
-Fused nodes that share only their outer loops: a buffer between them has memory, unless it is
-written and read by one and the same simple index. Then it is a local array as large as the inner
-loop.
+If fused nodes share only their outer loops, a buffer that passes from one inner loop to another has
+memory, unless it is written and read element after element as it lies in memory. Then it is a local
+array as large as the inner loop:
 
     for row:
         for x: a[x] = ...
@@ -43,15 +43,16 @@ def is_removed(graph: GraphLowering, name: str, node: BaseSchedulerNode) -> bool
 
 
 def is_link(node: BaseSchedulerNode) -> bool:
-    """Returns whether a node's removed buffers pass on the place of what they may overwrite.
+    """Returns whether the removed buffers of a node may be links of a chain of in-place updates.
 
     The in-place updates of nodes that share all their loops form chains. A buffer in the middle of
-    a chain has no memory of its own, but what overwrites it overwrites what it overwrote:
+    a chain (a link) has no memory of its own, but the end of the chain overwrites the start:
 
         a[i] = f(x[i]); b[i] = g(a[i])         a over x, b over a: b lies where x was
 
-    Of nodes that share only their outer loops, a removed buffer may be a local array, which is in
-    no chain. So none of their buffers counts as a link, and a plan may be too high, never too low.
+    If nodes share only their outer loops, a removed buffer may be a local array, which is in no
+    chain. So none of their buffers counts as a link. This may make the planned peak too high, but
+    never too low.
     """
     return not (node.is_extern() or isinstance(node, OuterLoopFusedSchedulerNode))
 
@@ -64,8 +65,8 @@ def _dies_in(graph: GraphLowering, name: str, node: BaseSchedulerNode) -> bool:
 def _is_local(graph: GraphLowering, name: str, node: OuterLoopFusedSchedulerNode) -> bool:
     """Returns whether a buffer becomes a local array of a kernel with shared outer loops.
 
-    Such a buffer is written and read by one simple index: element after element in memory. Assumes
-    that Inductor does share these loops. The conditions are those of
+    Such a buffer is used by this kernel only, and written and read element after element as it lies
+    in memory. Assumes that Inductor does share these loops. The conditions are those of
     `CppScheduling.codegen_outer_loop_node`.
 
     Args:
@@ -85,7 +86,8 @@ def _is_local(graph: GraphLowering, name: str, node: OuterLoopFusedSchedulerNode
     for index, size in reversed(maker._body.var_ranges.items()):
         in_turn += stride * index
         stride *= size
-    inside = OrderedSet(node.get_nodes())  # a user outside, even one that only waits, needs memory
+    # a user outside of the kernel makes memory necessary, even if it only waits for the buffer
+    inside = OrderedSet(node.get_nodes())
     return (
         buffer.node.get_layout().is_contiguous()
         and maker._body.get_write_expr(name) == in_turn
@@ -99,7 +101,7 @@ def _is_local(graph: GraphLowering, name: str, node: OuterLoopFusedSchedulerNode
 
 
 def _ranges(node: BaseSchedulerNode) -> tuple[object, ...]:
-    """Returns the sizes of a node's loops, the loops of its reduction last."""
+    """Returns how often each loop of a node runs; the loops of a reduction, if any, are last."""
     widest = max(node.get_nodes(), key=lambda n: n.is_reduction())
     group, reduction = widest.group[1]
     return (*group, *reduction)

@@ -21,8 +21,8 @@ DEVICES = ("cpu", "cuda", "xpu")
 def unknown_names() -> str | None:
     """Returns a message if this torch lacks a private name of Inductor that roam imports.
 
-    Returns None if it lacks none. Imports this lowering's modules to find out, which takes a second
-    the first time.
+    Returns None if no such name is missing. Imports this lowering's modules to find out, which
+    takes a second the first time.
     """
     try:
         import_module("roam.lowering.inductor.kernels")

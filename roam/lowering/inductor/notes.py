@@ -45,11 +45,12 @@ class Note(msgspec.Struct, frozen=True):
         saved: the buffers of a forward's results that go to the backward only.
         held: for each op of a forward, in planned order, an upper bound on the bytes that its
             generated code holds while the op runs; empty if `complete`.
-        forward: the key of the forward whose order was fixed when its backward was planned
-            (`How.key`); "" if the note is not of a backward, or its forward is unknown.
+        forward: the key of the forward (`How.key`) that a backward was planned with; "" if the
+            graph is not a backward, or if its forward is unknown.
         estimated: names of the ops whose scratch space is extrapolated from smaller sizes.
         estimated_costs: names of the ops whose cost is an estimate.
-        origins: operators and lines of the kernels, and shapes.
+        origins: operators and lines of the user's code that ops were made from, and the dtypes and
+            shapes of buffers.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Note(msgspec.Struct, frozen=True):
         return f"__import__('{__name__}', fromlist=['']).loaded(r'{text}')"
 
     def as_first_phase(self) -> Read:
-        """Returns the forward as the first phase of a Problem, to which its backward can be added.
+        """Returns the forward as the first phase of a Problem. Its backward can be added to that.
 
         The ops of the forward are in the order of its generated code. A result of an op may
         overwrite only the buffer that the result overwrites in this code.
@@ -137,8 +138,9 @@ def loaded(text: str) -> None:
     """Adds the plan that is written into generated code to `roam.report()`, and logs it.
 
     Generated modules call this function when they are imported, with the plan as `text` (a note).
-    For the code of a backward, also registers where its forward is to put saved tensors from now
-    on. Does not report or log in the context `compiling`, or if the backward is yet to be planned.
+    For the code of a backward, also registers where the code of its forward puts saved tensors from
+    now on. Does not report or log in the context `compiling`, or if the plan is not complete: the
+    backward is planned later.
     """
     note = _decode(text)
     if note.forward:
