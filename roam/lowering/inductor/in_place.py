@@ -52,9 +52,7 @@ def _replaceable(
 
 
 def could_overwrite(graph: GraphLowering, part: SchedulerNode, buffer: Any) -> bool:
-    """Returns whether an output of a node could overwrite a buffer after its other readers ran.
-
-    Its other readers are all nodes that use the buffer, but for `part`.
+    """Returns whether a node could write an output over a buffer once all other readers have run.
 
     Args:
         graph: the graph that Inductor compiles.

@@ -55,7 +55,7 @@ RETAINED = "a backward with retain_graph=True or create_graph=True needs its gra
 
 
 class Watch(Protocol):
-    """Is called with the graphs of a compilation: the joint graph, and the fused nodes.
+    """Gets the graphs of a compilation: the joint graph, and the fused nodes of its two parts.
 
     The joint graph is forward and backward in one. Fused nodes are Inductor's: each is a kernel.
     """
@@ -74,22 +74,22 @@ class Watch(Protocol):
 
 @dataclass
 class InductorKernels:
-    """A captured graph whose forward and backward Inductor compiles.
+    """Compiles and runs a captured graph: a forward, and the backward if there is one.
 
     Attributes:
         graph: what dynamo tells of the captured graph: its name, inputs and parameters.
         may_fold: whether backwards may fold gradients (absorb them into an optimizer's state).
         costs: tells how long kernels take, for reports and for choices within a budget; None for a
             step that will run.
-        own_saved: see `protocol.Kernels`.
+        own_saved: position of a saved tensor in the forward's results, or None (see `protocol`).
         forward_read: the planned forward, the first phase of the plan of each backward; None if the
             forward is not planned.
-        forward_code: the compiled forward; None before it is compiled.
-        given: the fake values of the forward's inputs.
-        backwards: the backward in all its compiled versions; None if the graph has no backward.
+        forward_code: the compiled forward; None if the step driver does not run the graph.
+        given: the fake values of the forward's inputs; empty if the driver does not run the graph.
+        backwards: the compiled versions of the backward; None without one, or without the driver.
         saved: names of the values that the forward saves, if a byte budget decided that; else None.
-        watch: called with the joint graph, and with the fused nodes of each compiled graph; None
-            if no trial needs them.
+        watch: gets the joint graph, and the fused nodes of each compiled graph; None if nothing
+            needs them.
         told: which saved tensors the rewrites keep smaller and which rewrites failed, for reports.
     """
 
@@ -126,7 +126,7 @@ class InductorKernels:
     def how(self) -> How:
         return How(self.graph, self.options.planning_seconds, self.may_fold, self.costs)
 
-    # ---- compiling: called by Inductor ----
+    # ---- compiling: `compile` calls compile_fx, which calls `compile_inner` for each graph ----
 
     def compile(
         self, gm: fx.GraphModule, example_inputs: Sequence[Any], driver: Driver
@@ -146,7 +146,7 @@ class InductorKernels:
         return compiled
 
     def settings(self, order: PlannedOrder) -> dict[str, Any]:
-        """Returns Inductor's settings for this graph: the user's mode, and roam's passes."""
+        """Returns Inductor's settings for this graph: the user's mode, `order`, other passes."""
         asked = rewrites(
             LOWERING,
             self.options.rewrites,
@@ -170,7 +170,7 @@ class InductorKernels:
             ),
             "_post_fusion_custom_pass": order,
             **blocks_in_turn(late=self.saved is not None),
-            # turns off reorderings by Inductor that run after roam's pass and would undo its order
+            # off: reorderings by Inductor that run after `order`, and would undo the planned order
             "reorder_for_peak_memory": False,
             "triton.reorder_for_reducing_graph_partitions": False,
         }
@@ -180,8 +180,8 @@ class InductorKernels:
     ) -> Any:
         """Compiles the forward or the backward. compile_fx calls this once for each of them.
 
-        If the step driver runs the graph, returns callables that call the driver, and keeps the
-        backward, to be compiled when it first runs.
+        Returns the callable of the compiled graph. If the step driver runs the graph, returns one
+        that calls the driver, and only keeps a backward, which is compiled when it first runs.
         """
         if not self.is_driven:
             return self.compile_one(gm, example_inputs, how)
@@ -207,7 +207,7 @@ class InductorKernels:
     ) -> FoldingGraph:
         """Returns a graph that makes gradients, to be compiled when it is known which it folds.
 
-        gradients: by input of the forward, or of the whole step, the output that is its gradient.
+        gradients: by index in `self.given`, the index of the output of `gm` that is its gradient.
         """
         inputs, splits = tuple(example_inputs), bool(self.options.split)
         return FoldingGraph(self.compile_one, self.given, gm, inputs, how, splits, dict(gradients))
@@ -217,8 +217,8 @@ class InductorKernels:
     ) -> Any:
         """Compiles a forward, a backward or a whole step in a planned order; returns its callable.
 
-        Also reports the plan. If Inductor cannot compile a backward, warns (`refused`), and returns
-        a callable that runs ATen's own operators without a plan.
+        Also reports the plan. If Inductor cannot compile a backward, calls `refused`, which warns
+        or raises, and returns a callable that runs ATen's own operators without a plan.
 
         Raises:
             InductorError: Inductor cannot compile a forward or a whole step.
@@ -236,7 +236,7 @@ class InductorKernels:
                 compiled = self.generate(gm, example_inputs, how)
         except InductorError as error:
             if runs is None:
-                raise  # the next lowering may compile the forward and backward
+                raise  # the next lowering may compile the graph
             self.refused(error)
             return mark_boxed(runs)
         self.take(order.note or find(getattr(compiled, "source_code", None) or ""), one)
@@ -310,7 +310,7 @@ class InductorKernels:
     ) -> Sequence[Any]:
         """Runs a graph and its folds: by the graph's own kernels, or by calls of the optimizers.
 
-        The former if Inductor runs kernels without Python, and if all folds have formulas.
+        Uses kernels if Inductor runs them without Python and `graph_folds` can express all folds.
         """
         formulas = run.formulas() if planned and self.without_python else None
         in_graph = None if formulas is None else graph.compiled_with(planned, formulas)
@@ -324,12 +324,12 @@ class InductorKernels:
 
     @cached_property
     def without_python(self) -> bool:
-        """Whether Inductor runs the kernels without Python, so that folds have to be kernels."""
+        """Whether Inductor runs the kernels without Python, so that folds should be kernels."""
         return without_python(mode_options(self.options.mode))
 
     @property
     def may_be_replaced(self) -> bool:
-        return False  # no plan here depends on times
+        return False  # only plans with transfers are compared with the seconds of real steps
 
     def successor(self) -> None:
         return None

@@ -37,7 +37,7 @@ class OfflineInductorKernels(InductorKernels):
     never runs.
 
     Attributes:
-        captured_forward: runs the forward with ATen's operators.
+        captured_forward: runs the forward with ATen's operators; None before `compile`.
     """
 
     captured_forward: Boxed | None = None

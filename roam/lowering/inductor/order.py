@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 # base class of scheduler passes; torch 2.11 lacks it, and pickles a pass to compute cache keys
 Pass: Any = getattr(custom_graph_pass, "CustomSchedulerPass", object)
 Nodes = list[BaseSchedulerNode]
-# for each fold of a gradient: (input's index, (name, bytes) of each state tensor, scratch bytes)
+# of each fold: (parameter's index in the forward's inputs, (name, bytes) of its states, scratch)
 FoldsInGraph = tuple[tuple[int, tuple[tuple[str, int], ...], int], ...]
 ROOT = Path(__file__).parents[2]
 FOLDERS = [Path(at) for at, *_ in os.walk(ROOT, followlinks=True)]
@@ -81,11 +81,11 @@ class OneGraph:
     Attributes:
         is_backward: whether the graph is a backward.
         is_inference: whether the graph is a forward that has no backward.
-        outputs: the names of its results in the FX graph; None for a result that is no node.
+        outputs: the names of the results in the FX graph; None for a result that is no node.
         saved: positions of the results that go to the backward; empty for a backward.
         folds: the gradients that the graph folds into an optimizer's state.
-        labels: by name of an input, the user's name of that input and its kind. Of a backward, only
-            for the parameters and states that become its inputs by folds (`graph_folds`).
+        labels: by name of an input, the user's name of that input and its kind. For a backward,
+            only the parameters and states that become inputs because of folds (`graph_folds`).
         forward: the planned forward of a backward. None for a forward, or if a backward's forward
             is unknown.
     """

@@ -35,7 +35,7 @@ def release_of(node: BaseSchedulerNode) -> Release | None:
 
 
 def folded_in(node: BaseSchedulerNode) -> list[Folded]:
-    """Returns the folds that a kernel carries out: it writes their states or parameters.
+    """Returns the folds that a kernel carries out at least in part: it writes a state or parameter.
 
     Only folds that are operators of the graph count (`graph_folds`), not calls of an optimizer.
     """
@@ -71,9 +71,10 @@ def module_of(node: BaseSchedulerNode) -> str:
 
 
 def block_of(node: BaseSchedulerNode) -> Label | None:
-    """Returns the block that a node belongs to; None if it belongs to none or to several.
+    """Returns the label (group, block) of a node; None if it belongs to no block or to several.
 
-    A rewrite runs some groups of ops in blocks of rows, one block after the other.
+    A rewrite runs some groups of ops in blocks of rows, one block after the other. The group is a
+    number, or a name if a gradient is folded in blocks. The block is a number from 0.
     """
     labels = {n.meta[META] for n in sources(node) if META in n.meta}
     return next(iter(labels)) if len(labels) == 1 else None

@@ -3,7 +3,7 @@
 Inductor's partitioner sorts the nodes of the joint graph into those that the forward needs, those
 that only the backward can run, and the rest (unclaimed). It chooses the saved values by a minimum
 cut, and then makes a forward and a backward of the joint graph. roam edits the sorting and the
-choice. All else stays Inductor's, users' checkpoints included.
+choice. Inductor does all else as without roam, and keeps to the user's checkpoints.
 """
 
 from __future__ import annotations
@@ -59,20 +59,22 @@ def partition(
 class Partitioner(CustomPartitionerFn):
     """Partitions as Inductor does, or as the user's own partitioner does, with two changes.
 
-    1. What rewrites marked as IN_FORWARD runs in the forward. By itself Inductor moves ops that no
-       result of the forward needs to the backward, and saves whatever is smallest. A rewrite marks
+    1. Nodes that rewrites marked as IN_FORWARD run in the forward. By itself Inductor may run nodes
+       that no result of the forward needs in the backward, and saves whatever is smallest. Rewrites
+       mark
 
-       - gradients that it made computable in the forward, by splitting a group of ops (the loss,
+       - gradients that a split made computable in the forward. It splits a group of ops (the loss,
          its gradient and their neighbours) into blocks of rows. Otherwise the gradients of all
          logits might be saved, whole again.
-       - what is to be saved in place of a larger tensor.
+       - values that are to be saved in place of a larger tensor.
 
-    2. The forward saves less if `recompute` says so, or just what `saved` names.
+    2. The forward saves just the values in `saved`. If that is None, it saves what Inductor chose,
+       less what `recompute` drops.
 
     Attributes:
         recompute: chooses values not to save; None to save what Inductor saves.
         first: the user's own partitioner, or None.
-        saved: the names of the values to save, a choice for a byte budget; None without one.
+        saved: the names of the values to save, if a byte budget decided that; else None.
         look: called with the joint graph and the saved values; None if no trial needs them.
     """
 
@@ -189,8 +191,8 @@ def written(graph: fx.Graph) -> list[fx.Node]:
     """Returns the inputs that may be written to in a step, such as running statistics.
 
     Some are written by AOTAutograd, after the compiled forward has returned their new values, and
-    some by an op of the graph that changes tensors. All inputs of such an op are returned, and
-    inputs without a description.
+    some by an op of the graph that changes a tensor. To be safe, also returns all other graph
+    inputs that such an op takes, and all inputs without AOTAutograd's description.
     """
     results = graph.output_node().meta.get("desc", ())
     written = {r.mutated_input for r in results if isinstance(r, InputMutationAOTOutput)}
@@ -200,7 +202,7 @@ def written(graph: fx.Graph) -> list[fx.Node]:
         if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
         for source in node.all_input_nodes
     }
-    # an input without a description may be one of those that are written to
+    # an input without a description may be written to
     return [
         n
         for n in graph.find_nodes(op="placeholder")

@@ -2,7 +2,7 @@
 
     in the scheduler                      in the Problem
     ------------------------------------  --------------------------------------------------
-    graph input                           a buffer of the user's, or saved by the forward
+    graph input                           a buffer of the user's, saved by the forward, or a tangent
     fused node, extern kernel             an op
     buffer with memory of its own         a buffer, made by the first op that touches it
     buffer that lives within one kernel   nothing: the code generation removes it
@@ -105,7 +105,7 @@ def read(
         outputs: the names of the results in the FX graph; None for a result that is no node.
         saved: positions of the results that go to the backward.
         forward: the planned forward of a backward, if it is known; its ops keep their order.
-        labels: by name of an input of a forward, the user's name of that input and its kind.
+        labels: by name of an input, the user's name of that input and its kind (`OneGraph.labels`).
         costs: by name of a node, its cost in seconds; nodes that are left out cost nothing.
 
     Raises:
@@ -151,10 +151,10 @@ class _Reader:
         scratch: by name of an extern kernel, its scratch space.
         inputs: by name of an input of the graph, its buffer.
         op_of: by node, the op made from it.
-        last_collective: the last op that communicates with other ranks; these keep their order.
+        last_collective: the latest op that communicates with other ranks; such ops stay in order.
         placeable: whether saved tensors may lie in blocks.
         makers: by buffer, the name of the FX node that it was made from.
-        fold_names: the names of folds, carried out by kernels of the graph, that ops have so far.
+        fold_names: names of the folds that kernels of the graph have carried out so far.
     """
 
     graph: GraphLowering
@@ -192,8 +192,8 @@ class _Reader:
     def add_inputs(self, unread: Sequence[str]) -> None:
         """Adds the inputs of the graph. Those of a backward are saved tensors and tangents.
 
-        The numbers of folds (`graph_folds`) are made for one run, and freed after the last fold, so
-        they are no buffer of the user's, in whole steps either.
+        The input with the numbers of folds (`graph_folds`) is made for one run, and freed after the
+        last fold, so it is no buffer of the user's, even in a whole step.
 
         unread: names of inputs that no node uses. A backward frees them before its first node
             (`saved_code.free_unread`).
@@ -219,7 +219,7 @@ class _Reader:
                     self.build.keep(b, Kind.TANGENT)
                 made.append(b)
             self.inputs[name] = self.buffer_of[name] = b
-        given = "tangents" if self.graph.is_backward else "numbers"  # of folds
+        given = "tangents" if self.graph.is_backward else "numbers"  # name of the op that makes them
         freed = [b for b in map(self.inputs.get, unread) if b is not None and b not in made]
         reads = [b for b in freed if self.build.buffers[b].home is not Home.USER]
         self.build.begin_phase(self.phase, made or None, given, reads)
@@ -231,7 +231,7 @@ class _Reader:
         touched = [root(self.graph, n) for n in sorted(node.used_or_aliased_buffer_names())]
         parts = tuple_parts(self.graph, node)
         self.tuple_of |= dict.fromkeys(parts, parts)
-        # the op takes a part out of a tuple, which keeps all its parts alive
+        # this op takes one part out of a tuple: until it has run, the tuple holds all its parts
         if isinstance(node.node, ir.MultiOutput):
             touched += [other for name in touched for other in self.tuple_of.get(name, ())]
         for name in (*touched, *parts):
@@ -285,11 +285,11 @@ class _Reader:
         self.origins.note_kernel(self.build.ops[self.op_of[node]].name, sources(node))
 
     def name_of(self, node: BaseSchedulerNode, reads: Sequence[BufferId]) -> str:
-        """Returns a name for the op of a kernel, and marks the gradients that the kernel folds.
+        """Returns a name for the op of a kernel. Marks the gradients that it folds as released.
 
-        A kernel that folds gradients (`graph_folds`) gets the name of one of these folds. If other
-        kernels have all these names, because a fold takes several kernels, the op gets the kernel's
-        own name, as all other ops do.
+        A kernel that folds gradients (`graph_folds`) gets the name of one of these folds. The op
+        gets the kernel's own name, as all other ops do, if earlier kernels carried out parts of all
+        these folds.
 
         reads: the buffers that the kernel reads.
         """
@@ -307,7 +307,7 @@ class _Reader:
             self.estimated_costs.append(self.build.ops[self.op_of[node]].name)
 
     def add_results(self, node: BaseSchedulerNode) -> Pairs:
-        """Adds the buffers that the parts of a fused node write.
+        """Adds the buffers that the parts of a node make, if Inductor generates its code.
 
         Returns pairs (result, buffer that the result may overwrite), for `Op.over`.
 
@@ -317,7 +317,7 @@ class _Reader:
         """
         known = len(self.build.buffers)
         pairs: dict[tuple[BufferId, BufferId], None] = {}
-        links: dict[str, tuple[list[str], list[BufferId]]] = {}  # the chain to a link, its start
+        links: dict[str, tuple[list[str], list[BufferId]]] = {}  # of a link: its chain, start
         for part in node.get_nodes():
             for made, dying in written_over(self.graph, node, part):
                 name = made.get_name()
@@ -339,7 +339,7 @@ class _Reader:
         return tuple(pairs)
 
     def parameter(self, index: int) -> str:
-        """Returns the name of the parameter that is an input of the forward, or of a whole step."""
+        """Returns the name of the parameter at an index of the forward's (whole step's) inputs."""
         name = f"primals_{index + 1}"  # AOTAutograd's name of the input
         if not self.graph.is_backward:
             b = self.inputs.get([*self.graph.graph_inputs][index])
@@ -368,7 +368,7 @@ class _Reader:
             self.origins.note_buffer(own, buffer.get_dtype(), shape, maker)
 
     def keep(self, outputs: Sequence[str | None]) -> dict[str, BufferId]:
-        """Marks the graph's results, saved tensors included, as alive to the end of the graph.
+        """Marks the graph's results, saved tensors included, as alive when the graph ends.
 
         Returns the buffer of each result, by the result's name in the FX graph.
         """

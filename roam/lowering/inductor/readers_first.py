@@ -3,9 +3,10 @@
     logits ──┬── loss of each row: reads one element of the row, that of the label
              └── gradient of the logits: reads each element where it writes one
 
-Inductor lets the gradient overwrite the logits if all else that reads them has run. The loss may
-not be in the same kernel: the element that it reads might be overwritten already. Inductor would
-fuse the two, since both read the logits.
+Inductor lets the gradient overwrite the logits if all other readers of the logits have run. The
+loss must not be in the kernel of the gradient: the element that the loss reads might be overwritten
+already. But Inductor would fuse the two, since both read the logits. So the gradient is made to
+wait for the loss.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def readers_first(block: Iterable[BaseSchedulerNode]) -> Iterator[list[Pair]]:
 
     The node may overwrite the buffer if every reader runs in an earlier kernel. The caller must add
     the dependencies of one list (each node waits for its reader) before it asks for the next list.
-    Each list is found with the earlier dependencies in place, so that they never form a cycle.
+    Each list takes account of the dependencies added before, so that all of them form no cycle.
 
     Args:
         block: the nodes of one block, not fused yet.

@@ -18,7 +18,8 @@ from roam.passes.rewrites.saved import SavedRewrite, ShrinkSaved
 def joint_pass(rewrites: Sequence[Pass], failed: Failed) -> dict[str, Any]:
     """Returns the Inductor setting that runs the rewrites after the user's own joint pass.
 
-    Returns an empty dict if there are no rewrites. `failed` gets each rewrite that fails.
+    Returns an empty dict if there are no rewrites. `failed` is called with the name and the error
+    of each rewrite that fails.
     """
     if not rewrites:
         return {}
@@ -27,7 +28,7 @@ def joint_pass(rewrites: Sequence[Pass], failed: Failed) -> dict[str, Any]:
 
 
 class JointRewrites(CustomGraphPass):
-    """Runs the user's own pass, if any, and then those of roam's rewrites that do not fail.
+    """Runs the user's own passes, if any, and then those of roam's rewrites that do not fail.
 
     Runs the rewrites on a copy of the graph first, to find those that fail.
     """
@@ -44,7 +45,7 @@ class JointRewrites(CustomGraphPass):
         run(ran, module)
 
     def __deepcopy__(self, memo: object) -> Self:
-        """Returns the pass itself, because Inductor copies settings and `failed` must be told."""
+        """Returns the pass itself: Inductor copies settings, and `failed` must not be copied."""
         return self
 
     def uuid(self) -> Any:

@@ -2,15 +2,16 @@
 
 The choice is made on the Problem of the kernels, because only after fusion it is known which
 tensors take memory. But what is saved is decided on the joint graph, before fusion. So each buffer
-of the forward is identified with FX values (results of ops of the joint graph) that it holds. To
-recompute a buffer means to recompute the FX ops from values in the buffers of other kernels to the
-value in this buffer:
+of the forward is identified with the FX values in it (results of ops of the joint graph). To
+recompute a buffer is to recompute the FX ops that lead from values in the buffers of other kernels
+to the value in this buffer:
 
     kernels     mm ── buf3 ── gelu and sum ── buf4, buf5
     FX          mm = buf3 ── erf ── mul ── mul_1 = buf4
                               └── sum = buf5               recompute buf4: erf, mul, mul_1 of buf3
 
-A value that is not saved is recomputed once, by the first kernel of the backward that reads it.
+A value that is not saved is recomputed once, just before the first kernel of the backward that
+reads it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from roam.passes.rewrites.split import META
 from roam.passes.rewrites.split.blocks import IN_FORWARD
 from roam.planner import Copies, Form, Step
 
-ALWAYS_KEPT = 2_000  # a tensor of less than 1 / 2,000 of the peak is always kept
+ALWAYS_KEPT = 2_000  # a tensor of less than 1 / 2,000 of the peak is not dropped
 SEEDED = (  # random ops that give the same numbers when recomputed: they read a saved seed
     inductor_prims.lookup_seed,
     inductor_prims.random,
@@ -49,11 +50,11 @@ SEEDED = (  # random ops that give the same numbers when recomputed: they read a
 
 @dataclass(frozen=True)
 class SavedChoice:
-    """Finds the kernels of the forward that may be recomputed, and what that saves.
+    """Finds the kernels of the forward that may be recomputed, and the values to save for a choice.
 
     Attributes:
-        tried: the graph, with its Problem and plan.
-        joint: the joint graph that was partitioned.
+        tried: a trial of the graph, with its Problem and plan.
+        joint: the joint graph of this trial.
     """
 
     tried: Tried
@@ -78,8 +79,8 @@ class SavedChoice:
     def wanted(self) -> Mapping[BufferId, tuple[fx.Node, ...]]:
         """By buffer that a kernel of the forward makes, the values that the buffer stands for.
 
-        These are its values that the trial saved, or the first one if none was saved. They are
-        computed if the buffer is recomputed.
+        These are the values in the buffer that the trial saved, or the first value if none was
+        saved. They are computed if the buffer is recomputed.
         """
         found: dict[BufferId, tuple[fx.Node, ...]] = {}
         saved = set(self.joint.saved)
@@ -106,7 +107,7 @@ class SavedChoice:
         They have effects or are random (`runs_only_once`), read an input that the step changes, or
         run in the backward anyway.
         """
-        changed = set(written(self.joint.graph))  # are different in the backward
+        changed = set(written(self.joint.graph))  # hold other numbers in the backward
         once = {
             n for n in self.joint.graph.nodes if runs_only_once(n) or changed & {*n.all_input_nodes}
         }
@@ -116,7 +117,8 @@ class SavedChoice:
     def step(self) -> Step:
         """The step, and for each op that may be recomputed, what its copy reads and makes (`Form`).
 
-        A copy is as expensive as the op. Tensors of the user's checkpoint() stay as they are.
+        A copy is taken to cost as much as the op. What the user's checkpoint() saves stays saved,
+        and what it recomputes is read by no copy.
         """
         problem = self.problem
         tagged = {b for n, b in self.buffer_of.items() if n.meta.get("recompute") is not None}
@@ -135,19 +137,20 @@ class SavedChoice:
     def _reads(self, i: OpId, made: Sequence[BufferId]) -> tuple[BufferId, ...] | None:
         """Returns the buffers that a copy of an op reads; None if the op is not to be recomputed.
 
-        An op is not to be recomputed if the backward must not compute one of the nodes (`fixed`),
-        or if that would call a further extern kernel, whose result is in no known buffer.
+        To recompute an op takes FX nodes. The op is not to be recomputed if the backward must not
+        compute one of these (`fixed`), or if they call a further extern kernel, whose result is in
+        no known buffer.
 
         Args:
             i: the op.
-            made: the buffers of its results, as far as they stand for values (`wanted`).
+            made: the buffers of the op's results, as far as they stand for values (`wanted`).
         """
         own = {n for b in made for n in self.wanted[b]}
         inside = needed_for(own, lambda n: n in own or not self._is_held(n, i))
         if inside & self.fixed or any(n.op != "call_function" for n in inside):
             return None
         if sum(map(is_extern, inside)) > (i in self.tried.externs):
-            return None  # these ops call another extern kernel, whose result is in no known buffer
+            return None  # a further extern kernel
         reads = {n for node in inside for n in node.all_input_nodes} - inside
         return tuple(sorted({self.buffer_of[n] for n in reads if n in self.buffer_of}))
 
@@ -161,8 +164,8 @@ class SavedChoice:
     def saved(self, copies: Copies) -> tuple[str, ...]:
         """Returns the names of the values to save so that the ops of a choice are recomputed.
 
-        These are the values saved so far, without those in buffers that the choice drops, and with
-        those that the recomputed ops read. In the order of the joint graph.
+        These are the values that the trial saved, without those in buffers that the choice drops,
+        and with those that the recomputed ops read. Their order is that of the joint graph.
         """
         again = {p.op for p in copies.placed}
         droppable = copies.step.droppable
@@ -184,8 +187,9 @@ class SavedChoice:
 def runs_only_once(node: fx.Node) -> bool:
     """Returns whether an op must not be recomputed: it has effects, or draws new random numbers.
 
-    Also true for ops that may do either (users' own), for ops that a rewrite split into blocks or
-    marked for the forward, and for ops whose recomputation the user's checkpoint() decides.
+    Also returns True for users' own ops, which may do either, for ops that a rewrite split into
+    blocks or marked for the forward, and for ops whose recomputation the user's checkpoint()
+    decides.
     """
     if node.op != "call_function" or node.target is operator.getitem:
         return False
@@ -199,7 +203,7 @@ def runs_only_once(node: fx.Node) -> bool:
 
 
 def is_extern(node: fx.Node) -> bool:
-    """Returns whether Inductor calls an op's own kernel, instead of fusing it with others."""
+    """Returns whether Inductor calls the kernel of an op, instead of fusing the op with others."""
     target: Any = node.target
     if target is operator.getitem or is_view(node):
         return False
@@ -211,15 +215,16 @@ _COMPUTE_INTENSIVE = get_default_op_list().compute_intensive_ops
 
 
 def by_module(stock: Tried, final: Tried) -> tuple[Again, ...]:
-    """Returns, by module of the model, what runs again because of a budget: most seconds first.
+    """Returns, for each module of the model, what runs again because of a budget.
 
-    For each module: the number of kernels that run again, their seconds, and the bytes of its
-    tensors that the forward no longer saves. The seconds are those of the forward's kernels. Fused
-    with other ops of the backward, the same ops take less.
+    These are the number of kernels that run again, their seconds, and the bytes of the module's
+    tensors that the forward no longer saves. Modules with more seconds come first. The seconds are
+    those of the forward's kernels. Fused with other ops of the backward, the same ops may take
+    less.
 
     Args:
-        stock: the graph without a budget. What its backward recomputes does not count.
-        final: the graph with the choice.
+        stock: the trial without a budget. What its backward recomputes does not count.
+        final: the trial of the choice.
     """
     ops: dict[str, list[float]] = defaultdict(list)
     if stock.joint is not None and final.joint is not None:

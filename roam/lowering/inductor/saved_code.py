@@ -1,9 +1,10 @@
 """Changes the code that Inductor generates, so that saved tensors can lie in blocks, as planned.
 
 forward     looks up where to put each saved tensor (see `runtime/saved_stack`)
-backward    frees each saved tensor as planned. Inductor might reuse the tensor's memory for a later
-            buffer of the same size instead, which would keep the whole block alive. And it would
-            hold a saved tensor that no kernel reads to the end
+backward    frees each saved tensor after its last use; at the start, if no kernel reads the tensor.
+            By itself Inductor might keep the tensor's memory for a later buffer of the same size,
+            which would keep the whole block alive. It would hold a tensor that no kernel reads to
+            the end
 
 A block is one allocation for several tensors. If a result could overwrite one of several buffers
 that no later kernel reads, the code overwrites the buffer that the plan chose.
@@ -48,10 +49,10 @@ def blocking(graph: GraphLowering) -> Blocking:
 
 
 def is_own(buffer: Any) -> bool:
-    """Returns whether the generated code allocates a buffer that has memory in memory of its own.
+    """Returns whether the generated code allocates a buffer like any other, by itself.
 
-    Memory for communication is not its own. Of results without memory, such as views and results
-    that are written over an input, the answer means nothing.
+    Returns False for a buffer in memory for communication between ranks. The answer means nothing
+    for results without memory of their own, such as views and results written over an input.
     """
     return buffer.should_allocate() and not isinstance(buffer.layout, ir.CommBufferLayout)
 
@@ -59,7 +60,7 @@ def is_own(buffer: Any) -> bool:
 def leave_open(graph: GraphLowering, key: str, problem: Problem) -> None:
     """Makes a forward's code look up where to put its saved tensors, each time the code runs.
 
-    Before the backward is compiled, each of them is an allocation of its own.
+    Before the backward is compiled, each saved tensor is an allocation of its own.
 
     Args:
         graph: the forward as Inductor compiles it.
@@ -96,13 +97,13 @@ def keep_to_plan(graph: GraphLowering, at: Mapping[str, BufferId], plan: Plan) -
     """Makes the generated code reuse memory as planned, so that blocks are freed as planned.
 
     A buffer in a block is overwritten only as planned, and freed after its last use, never kept for
-    reuse.
+    reuse. A result that the plan writes over an input overwrites no other input.
 
     If a kernel is the last reader of two inputs of equal size, Inductor might overwrite one input,
     and the plan the other. Then the result may lie in a block that the plan has freed by that time,
     and keep the whole block alive, or may lie outside of the block that the plan puts it in.
-    Inductor might also overwrite a buffer that the same kernel has just made, and so allocate that
-    buffer needlessly.
+    Inductor might also overwrite a buffer that the same kernel has just made instead of the input,
+    and so allocate that buffer needlessly.
 
     Args:
         graph: the graph as Inductor compiles it.
@@ -133,14 +134,17 @@ def keep_to_plan(graph: GraphLowering, at: Mapping[str, BufferId], plan: Plan) -
 
 
 def free_unread(graph: GraphLowering, unread: Sequence[str]) -> None:
-    """Makes a backward's code free these inputs, which no node uses, before its first node."""
+    """Makes a backward's code free some inputs before its first node; does nothing to a forward.
+
+    unread: the names of the inputs, which no node uses.
+    """
     inputs: Mapping[str, Any] = graph.graph_inputs
     for name in unread if graph.is_backward else ():
         graph.wrapper_code.codegen_free(inputs[name].data.data)
 
 
 def _first(wrapper: Any, name: str) -> str:
-    """Returns the name of the buffer whose allocation `name` uses: itself, or one it overwrites."""
+    """Returns the name of the buffer whose allocation `name` uses: itself, or one it reuses."""
     while name in wrapper.reuses:
         name = wrapper.reuses[name]
     return name

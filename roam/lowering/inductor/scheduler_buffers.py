@@ -21,7 +21,10 @@ from roam.core.errors import UnplannableError
 
 
 def root(graph: GraphLowering, name: str) -> str:
-    """Returns the name of the buffer in whose memory a view, or a mutated buffer, lies."""
+    """Returns the name of the buffer in whose memory a view, or a mutated buffer, lies.
+
+    Returns `name` if the buffer has memory of its own.
+    """
     name = graph.scheduler.mutation_real_name.get(name, name)
     buffer = graph.name_to_buffer.get(name)
     aliased = [] if buffer is None else buffer.get_inputs_that_alias_output()
@@ -31,8 +34,8 @@ def root(graph: GraphLowering, name: str) -> str:
 def tuple_parts(graph: GraphLowering, node: BaseSchedulerNode) -> list[str]:
     """Returns the names of the buffers of the tensors in an extern kernel's tuple of results.
 
-    The names are those that `root` returns. A tuple in the tuple is looked into. Leaves out results
-    that no other node takes out of the tuple. Returns an empty list for other nodes.
+    The names are those that `root` returns. Includes the tensors of tuples inside the tuple. Leaves
+    out results that no other node takes out of the tuple. Returns an empty list for other nodes.
     """
     found: list[str] = []
     pending = [b for b in node.get_outputs() if isinstance(b.node.layout, ir.MultiOutputLayout)]
@@ -48,7 +51,7 @@ def tuple_parts(graph: GraphLowering, node: BaseSchedulerNode) -> list[str]:
 def unread_inputs(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> list[str]:
     """Returns the names of a graph's input tensors that no node uses, and that it does not return.
 
-    The backward of an average pooling takes the pooled tensor for its shape only, for one.
+    For example, the backward of an average pooling takes the pooled tensor only for its shape.
     """
     used = {root(graph, name) for node in nodes for name in node.used_or_aliased_buffer_names()}
     used |= {root(graph, name) for name in graph.get_output_names()}

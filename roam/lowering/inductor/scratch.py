@@ -1,8 +1,8 @@
 """Measures the scratch space of extern kernels: the bytes that they allocate for themselves.
 
-`probe` runs the operator of each kernel once, on inputs laid out as Inductor lays them out, or on
-smaller ones if that would take too long. `extern_calls` returns the calls of these operators, which
-`costs` uses too.
+Only kernels on the CPU are measured. `probe` runs the operator of each kernel once, on inputs laid
+out as Inductor lays them out, or on several smaller inputs if that would take too much time or
+memory. `extern_calls` returns the calls of these operators; the module `costs` uses it, too.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ MEASURED_AS: dict[Any, Any] = {add_mm.IN_PLACE: torch.ops.aten.addmm.default}
 def scratch(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> dict[str, Scratch]:
     """Returns the scratch space of the extern kernels among the nodes, by the node's name.
 
-    Leaves out kernels with an input on another device than the CPU, and those that cannot be
-    measured (`extern_calls`).
+    Leaves out kernels with an input on another device than the CPU, and kernels whose operator is
+    unknown or cannot be run alone.
     """
     on_cpu = [n for n in nodes if n.is_extern() and _on_cpu(n.node)]
     calls, names = extern_calls(graph, on_cpu)
@@ -44,7 +44,7 @@ def extern_calls(
     """Returns a graph with the operator calls that extern kernels make.
 
     Also returns, for each call, the kernel's name in the scheduler. Leaves out kernels whose
-    operator is unknown or cannot be measured.
+    operator is unknown or cannot be run alone.
     """
 
     def hint(size: Any) -> int:
@@ -63,7 +63,8 @@ def extern_calls(
 def _call(calls: fx.Graph, kernel: Any, hint: Hint) -> fx.Node | None:
     """Adds the operator call of an extern kernel to `calls`, on inputs with the kernel's layouts.
 
-    Returns the call; None if its operator is unknown or cannot be measured.
+    Returns the call; None if its operator is unknown or cannot be run alone, or if it takes other
+    tensors than the kernel.
     """
     called = None if isinstance(kernel, ir.MultiOutput) else origin(kernel)
     if called is None:

@@ -84,8 +84,9 @@ def functions(
         plan: the plan.
         nodes: the nodes of the graph: the last ops of the plan, in the plan's order.
         sharing: the ops that may share a function.
-        complete: whether no backward is compiled after this graph. If one is, `most` leaves the
-            room below the peak to the blocks of saved tensors in the backward's plan.
+        complete: whether no backward is compiled after this graph. If one is, `most` is only the
+            highest value of `held` so far, not the peak: the rest of the room below the peak is
+            left to the blocks of saved tensors in the backward's plan.
     """
     curve = plan.committed(problem)
     dying = [0] * (len(curve) + 1)
@@ -110,8 +111,9 @@ def functions(
 def generate(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode], shared: Functions) -> None:
     """Makes Inductor generate the functions in `shared` for the nodes of a graph.
 
-    Inductor ends a function earlier if it would get too many arguments. Also passes the planned
-    bytes to Inductor, which compares them with its limit before it holds dead buffers for reuse.
+    Inductor still ends a function earlier if it would get too many arguments. Also replaces
+    Inductor's estimates of held bytes and of the peak by the planned numbers. Inductor compares the
+    two before it holds a dead buffer for reuse.
 
     Args:
         graph: the graph as Inductor compiles it.
@@ -140,6 +142,8 @@ def _tell_the_room(wrapper: Any, shared: Functions) -> None:
     def memory_plan_reuse() -> None:
         if config.allow_buffer_reuse and shared.most:
             full = max(shared.most)
+            # Inductor has one limit for all nodes, `full`: `taken` leaves as much room below it as
+            # `held` leaves below `most`
             levels = zip(shared.most, shared.held, strict=True)
             taken = [full - (most - held) for most, held in levels]
             wrapper.estimate_peak.overall_peak_memory = full

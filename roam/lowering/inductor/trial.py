@@ -91,8 +91,9 @@ class Tried:
         problem: the Problem of both phases, of the kernels that Inductor would generate.
         plan: the plan of `problem`.
         joint: the joint graph; None if the graph has no backward.
-        values: by buffer of the forward, the names of FX values that it holds: for an input or
-            result of the forward all names, for others the value that Inductor made it for.
+        values: by buffer of the forward, the names of FX values that it holds. If the buffer is an
+            input or result of the forward, these are all such names; else just the name of the
+            value that Inductor made the buffer for.
         externs: the ops of the forward that are extern kernels or templates.
     """
 
@@ -151,7 +152,7 @@ def _made(graph: GraphLowering, read: Read) -> dict[BufferId, tuple[str, ...]]:
 
 @dataclass
 class _Found:
-    """Keeps the plan that a trial reports (`Reports`). Raises OfflineError if it has no plan."""
+    """Keeps the plan that a trial reports (`Reports`). Raises OfflineError if there is none."""
 
     record: GraphRecord | None = None
 
@@ -169,7 +170,7 @@ class Trials:
     Attributes:
         gm: the graph, which no trial changes.
         inputs: the graph's example inputs.
-        graph: the names of the graph and its inputs.
+        graph: what dynamo tells of the graph: its name, inputs and parameters.
         options: the user's options; `of` replaces "budget" and "recompute".
         may_fold: whether the graph's backward may fold gradients.
         driver: is passed to `compile`, but runs nothing.

@@ -33,7 +33,7 @@ def passes(first: Any) -> tuple[Any, ...]:
 
 
 def cache_key(first: Any, files: Iterable[str], *options: Any) -> Any:
-    """Returns a key for Inductor's caches: the code and options of roam's pass and the user's.
+    """Returns a key for Inductor's caches: code and options of roam's pass and the user's passes.
 
     Args:
         first: the user's pass, a list of passes, or None.
@@ -43,7 +43,7 @@ def cache_key(first: Any, files: Iterable[str], *options: Any) -> Any:
     Returns:
         The key, or None if the user's pass has none: then Inductor caches nothing.
     """
-    # a plain function is a pass, too, but has no key
+    # a plain function may be a pass, too, but has no key
     theirs = tuple(each.uuid() if hasattr(each, "uuid") else None for each in passes(first))
     if None in theirs:
         return None

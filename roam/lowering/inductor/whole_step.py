@@ -4,8 +4,8 @@
                                        │ at the first run, when the folds are known
                                        └ gradient release ── fuse ── plan ── one callable
 
-If Inductor runs kernels without Python (`graph_folds.without_python`), folds that have a formula
-are kernels too: if all of them have one, the whole step is one call of compiled code.
+If Inductor runs kernels without Python (`graph_folds.without_python`) and all folds have a formula,
+the folds are kernels too, and the whole step is one call of compiled code.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ aten = torch.ops.aten
 
 @dataclass
 class InductorWholeStep(InductorKernels):
-    """A step that was captured as one graph.
+    """Compiles and runs, with Inductor's kernels, a training step that was captured as one graph.
 
     Attributes:
-        gradients: by input that is a parameter, the output that is its gradient.
-        step: the graph, in all its compiled versions; None before it is captured.
+        gradients: by index of an input that is a parameter, the index of the output that is its
+            gradient.
+        step: the graph as AOTAutograd traced it, with a compiled version for each set of folds;
+            None before `compile` is called.
     """
 
     gradients: Mapping[int, int] = field(default_factory=dict)
@@ -65,7 +67,7 @@ class InductorWholeStep(InductorKernels):
         return super().compile_one(gm, example_inputs, how)
 
     def run(self, planned: Folds, args: list[Any], run: Folding) -> Sequence[Any]:
-        """Runs the step. The first run with a set of folds compiles it.
+        """Runs the step, and returns its results. The first run with a set of folds compiles it.
 
         Raises:
             WholeStepError: the step cannot be compiled. Nothing has run then.
