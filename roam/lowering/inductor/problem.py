@@ -219,7 +219,7 @@ class _Reader:
                     self.build.keep(b, Kind.TANGENT)
                 made.append(b)
             self.inputs[name] = self.buffer_of[name] = b
-        given = "tangents" if self.graph.is_backward else "numbers"  # name of the op that makes them
+        given = "tangents" if self.graph.is_backward else "numbers"  # op that makes these
         freed = [b for b in map(self.inputs.get, unread) if b is not None and b not in made]
         reads = [b for b in freed if self.build.buffers[b].home is not Home.USER]
         self.build.begin_phase(self.phase, made or None, given, reads)
