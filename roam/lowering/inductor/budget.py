@@ -13,8 +13,8 @@ To try is to let Inductor fuse kernels and to plan them, without generating code
 fuses recomputed ops with other ops of the backward, so the peak of a trial differs from the
 predicted peak of the choice. If the peak of a trial is above the limit, the next choice is made on
 the Problem of this trial, and saves less. If no such choice is predicted to fit, the next choice is
-made on the best Problem of the trials at the top, for a lower limit. After ROUNDS choices, those
-with the lowest predicted peaks are tried, at any cost.
+made on the Problem of the lowest peak among the trials at the top, for a lower limit. After ROUNDS
+choices, those with the lowest predicted peaks are tried, at any cost.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 kernel                 how its seconds are found
 ---------------------  -------------------------------------------------------------------------
 extern kernel          the cost of its operator, measured or estimated, on operands laid out as
-                       Inductor lays them out. If the operator is unknown or cannot be run alone, an
-                       estimate as for a fused kernel
+                       Inductor lays them out. If the operator is unknown, or one that is never
+                       run to be measured (`extern_calls`), an estimate as for a fused kernel
 fused kernel           an estimate: the time to move the bytes that the kernel reads and writes.
                        Inductor counts the bytes. (Inductor's own estimate of the time is 0 on a
                        CPU)

@@ -79,7 +79,7 @@ class FoldingGraph:
     def compiled_for(self, folds: Folds) -> Boxed:
         """Returns the version that folds these gradients by calls of their optimizers.
 
-        Compiles it if it does not exist yet. If `folds` is empty, it returns all gradients.
+        Compiles it if it does not exist yet. Without folds, the version returns all gradients.
         """
         with self.lock:
             if folds not in self.compiled:

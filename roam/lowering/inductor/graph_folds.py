@@ -167,8 +167,8 @@ def _places_of(
 ) -> list[int] | None:
     """Returns the position of a parameter among the inputs of a graph, in a list.
 
-    The list is empty if the parameter is no input. Returns None if the parameter is two inputs, or
-    if an input is another view of its memory.
+    The list is empty if the parameter is no input. Returns None if two inputs are the parameter, or
+    if an input is another view of the parameter's memory.
 
     Inductor's forward may have saved a copy instead of the parameter, with the strides that
     convolutions prefer. The example input shows that, and the graph does not. Such a copy is not

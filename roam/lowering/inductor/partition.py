@@ -59,9 +59,9 @@ def partition(
 class Partitioner(CustomPartitionerFn):
     """Partitions as Inductor does, or as the user's own partitioner does, with two changes.
 
-    1. Nodes that rewrites marked as IN_FORWARD run in the forward. By itself Inductor may run nodes
-       that no result of the forward needs in the backward, and saves whatever is smallest. Rewrites
-       mark
+    1. Nodes that rewrites marked as IN_FORWARD run in the forward. By itself Inductor may leave
+       nodes to the backward if no result of the forward needs them, and saves whatever is smallest.
+       Rewrites mark
 
        - gradients that a split made computable in the forward. It splits a group of ops (the loss,
          its gradient and their neighbours) into blocks of rows. Otherwise the gradients of all

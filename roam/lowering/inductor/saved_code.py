@@ -49,10 +49,11 @@ def blocking(graph: GraphLowering) -> Blocking:
 
 
 def is_own(buffer: Any) -> bool:
-    """Returns whether the generated code allocates a buffer like any other, by itself.
+    """Returns whether the generated code makes a buffer by a plain allocation of its own.
 
-    Returns False for a buffer in memory for communication between ranks. The answer means nothing
-    for results without memory of their own, such as views and results written over an input.
+    Only such a buffer may lie in a block. Returns False for a buffer in memory for communication
+    between ranks. The answer means nothing for results without memory of their own, such as views
+    and results written over an input.
     """
     return buffer.should_allocate() and not isinstance(buffer.layout, ir.CommBufferLayout)
 

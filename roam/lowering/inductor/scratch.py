@@ -22,7 +22,7 @@ from roam.capture.symbolic_sizes import Numbers
 from roam.lowering.inductor.origins import origin
 from roam.passes import add_mm
 
-Hint = Callable[[Any], int]
+Hint = Callable[[Any], int]  # returns the value that a size had when the graph was traced
 # operators of roam's own, and the ATen operators measured in their place: they run the same kernel
 MEASURED_AS: dict[Any, Any] = {add_mm.IN_PLACE: torch.ops.aten.addmm.default}
 
@@ -30,8 +30,8 @@ MEASURED_AS: dict[Any, Any] = {add_mm.IN_PLACE: torch.ops.aten.addmm.default}
 def scratch(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> dict[str, Scratch]:
     """Returns the scratch space of the extern kernels among the nodes, by the node's name.
 
-    Leaves out kernels with an input on another device than the CPU, and kernels whose operator is
-    unknown or cannot be run alone.
+    Leaves out kernels with an input on another device than the CPU, and kernels that `extern_calls`
+    leaves out.
     """
     on_cpu = [n for n in nodes if n.is_extern() and _on_cpu(n.node)]
     calls, names = extern_calls(graph, on_cpu)
@@ -44,7 +44,7 @@ def extern_calls(
     """Returns a graph with the operator calls that extern kernels make.
 
     Also returns, for each call, the kernel's name in the scheduler. Leaves out kernels whose
-    operator is unknown or cannot be run alone.
+    operator is unknown, is the user's own, is pointwise, or cannot be run alone.
     """
 
     def hint(size: Any) -> int:
@@ -63,8 +63,8 @@ def extern_calls(
 def _call(calls: fx.Graph, kernel: Any, hint: Hint) -> fx.Node | None:
     """Adds the operator call of an extern kernel to `calls`, on inputs with the kernel's layouts.
 
-    Returns the call; None if its operator is unknown or cannot be run alone, or if it takes other
-    tensors than the kernel.
+    Returns the call; None if its operator is unknown or is not measured (`is_measured`), or if the
+    kernel does not take the same tensors as the operator.
     """
     called = None if isinstance(kernel, ir.MultiOutput) else origin(kernel)
     if called is None:
