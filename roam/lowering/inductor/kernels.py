@@ -146,7 +146,7 @@ class InductorKernels:
         return compiled
 
     def settings(self, order: PlannedOrder) -> dict[str, Any]:
-        """Returns Inductor's settings: those of the user's mode, `order`, and roam's other passes."""
+        """Returns Inductor's settings: those of the mode, `order`, and roam's other passes."""
         asked = rewrites(
             LOWERING,
             self.options.rewrites,
