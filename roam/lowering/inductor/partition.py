@@ -63,13 +63,13 @@ class Partitioner(CustomPartitionerFn):
        nodes to the backward if no result of the forward needs them, and saves whatever is smallest.
        Rewrites mark
 
-       - gradients that a split made computable in the forward. It splits a group of ops (the loss,
-         its gradient and their neighbours) into blocks of rows. Otherwise the gradients of all
-         logits might be saved, whole again.
+       - gradients that a split made computable in the forward. A split cuts a group of ops (the
+         loss, its gradient and their neighbours) into blocks of rows. Without the mark, the
+         gradients of all logits might be saved, whole again.
        - values that are to be saved in place of a larger tensor.
 
     2. The forward saves just the values in `saved`. If that is None, it saves what Inductor chose,
-       less what `recompute` drops.
+       from which `recompute` drops values that are cheap to recompute.
 
     Attributes:
         recompute: chooses values not to save; None to save what Inductor saves.

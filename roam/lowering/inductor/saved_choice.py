@@ -137,9 +137,9 @@ class SavedChoice:
     def _reads(self, i: OpId, made: Sequence[BufferId]) -> tuple[BufferId, ...] | None:
         """Returns the buffers that a copy of an op reads; None if the op is not to be recomputed.
 
-        To recompute an op takes FX nodes. The op is not to be recomputed if the backward must not
-        compute one of these (`fixed`), or if they call a further extern kernel, whose result is in
-        no known buffer.
+        To recompute an op is to recompute some FX nodes. The op is not to be recomputed if one of
+        these nodes must not be (`fixed`), or if they call a further extern kernel, whose result is
+        in no known buffer.
 
         Args:
             i: the op.
