@@ -6,7 +6,7 @@ above the bound, `leaf_search` cuts the phase into leaves, and improves the leav
 peaks.
 
     greedy          makes first orders by simple rules, one of which is in `lazy_schedule`.
-                    `ranked_schedule` runs the ready op of the lowest rank again and again,
+                    `ranked_schedule` runs the ready op with the lowest rank again and again,
                     `phase_memory` counts the bytes that an op makes and frees
     bisection       asks `valleys` again and again whether an order keeps within a number of bytes
     valleys         answers that question by an exact search. `segment_search` finds the ops that
@@ -17,8 +17,9 @@ peaks.
                     proves where a phase may be cut; `leaf` makes a leaf a Problem of its own;
                     `segment` holds an ordered leaf in the result
     widening        asks `beam_search`, a compiled search of sets of ops, with wider and wider
-                    beams: the width is the most sets of one size that the search extends. `levels`
-                    extends the sets by one op, `op_sets` keeps them as bits
+                    beams: of the sets with equally many ops, the search extends only so many as
+                    the beam is wide. `levels` extends the sets by one op, `op_sets` keeps them as
+                    bits
     local_search    improves an order by many runs of `annealing`, on the arrays of `tables`.
                     `present_order` holds the order, `moves` computes what one move would change,
                     and `handing_over` which op is then the last to use a buffer
@@ -27,8 +28,9 @@ peaks.
     adjacent_calls  moves ops next to each other that can run in one call, such as small folds (ops
                     that absorb a gradient into the optimizer's state)
 
-A *valley* is a set of ops after which no more bytes are alive than after any set on the way to it.
-The sets between two valleys are a *hill* (`valleys` draws both). A *key point* is a moment with few
+A *valley* is a set of ops after which no more bytes are alive than after any set through which the
+search came to it from the valley before. The sets between two valleys are a *hill* (`valleys` draws
+both). A *key point* is a moment with few
 live bytes, and a *segment* is the ops between two key points. A *leaf* is a segment that is ordered
 by itself, as a Problem of its own: both its key points are *safe*, so that the cuts there do not
 lose the best order.

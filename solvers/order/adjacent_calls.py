@@ -72,7 +72,8 @@ def _join(
     peak = max(curve, default=0)
     room = {i: peak - live for i, live in zip(order, curve, strict=True)}
     joined: list[OpId] = []
-    # index in `joined` just behind the latest run (neighbouring ops in `sharing`) of this phase
+    # index in `joined` just behind the latest run (neighbouring ops in `sharing`) of this phase;
+    # None if `joined` has no run of this phase yet
     end: int | None = None
     phase = None
     for (in_phase, shares), ops in groupby(
@@ -111,8 +112,8 @@ def _held(problem: Problem, run: Sequence[OpId], beyond: Set[OpId], *, backwards
 
     A run is neighbouring ops that can run in one call. Counts the bytes of the buffers that the run
     makes or uses, and that no op beyond the run's new place makes or uses. Leaves out the user's
-    buffers, and if the run moves later, also those that are kept: they do not live longer then.
-    The bound does not hold if the move takes away an in-place write.
+    buffers, and the run's scratch space. If the run moves later, leaves out the kept buffers too:
+    they do not live longer then. The bound does not hold if the move takes away an in-place write.
 
     Args:
         problem: the Problem that is ordered.

@@ -10,10 +10,10 @@ every other time the same ops have run as without the move, so the same bytes ar
 
 The cost of an order is the number of bytes by which its live curve exceeds the limit, summed over
 all times. A small share of the live bytes at each time is added, so that the cost also tells apart
-orders that differ only below the limit. A move that does not raise the cost is accepted, any other
-one with a probability that falls with the temperature. Most moves aim at a buffer that is alive at
-a time with more live bytes than the limit: its maker moves to a later time, or its last user to an
-earlier time.
+orders that differ only below the limit. A move that does not raise the cost is accepted. A move
+that raises the cost is accepted with a probability that is lower, the more the cost rises and the
+lower the temperature is. Most moves aim at a buffer that is alive at a time with more live bytes
+than the limit: its maker moves to a later time, or its last user to an earlier time.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ from roam.solvers.xorshift import below, uniform
 from roam.solvers.zobrist import Words
 
 REACH = 40  # limit on the places in the order by which a random move shifts an op
-FARTHEST = 4 * REACH  # limit on the times between the old and the new time of an op
+FARTHEST = 4 * REACH  # a move that shifts an op by this many places, or more, is not tried
 # a move that aims to lower the live bytes at a time goes 0 to BEYOND - 1 places past that time
 BEYOND = 8
-AIMED = 3  # number of moves out of 4 that aim at a buffer alive while too many bytes are
+AIMED = 3  # how many of 4 moves aim at a buffer that is alive at a time with too many live bytes
 TRIES = 50  # limit on the random draws to find a buffer that is alive at a given time
 SLOPE = 0.01  # share of the live bytes of each time that is added to the cost of an order
 # number of moves between two changes of the temperature, and between two looks at the peak
 STEADY = 64
-# steps counted for drawing a move and deciding on it, besides those that `anneal` lists; measured
+# steps counted to draw a move and to decide on it, besides the other steps that `work` of `anneal`
+# limits; measured
 A_MOVE = 60
-TIMES = 8  # times between which one step of a move adds up the live bytes; measured
+TIMES = 8  # at how many times of the order one step adds up the live bytes; measured
 
 
 @compiled
@@ -57,13 +58,16 @@ def anneal(
             order that the annealing accepted.
         limit: the live bytes that the order should keep within.
         work: limit on the steps. A step looks at one dependency or at one user of a buffer, adds up
-            TIMES times, or changes the order at one time; a move takes A_MOVE further steps.
+            the live bytes at TIMES times, or changes the order at one time. A move takes A_MOVE
+            further steps.
         hot: the temperature at the beginning, in bytes.
         cold: the temperature at the end, in bytes.
         seed: the seed of the random numbers; positive.
 
     Returns:
-        The lowest peak found, in bytes; the order with that peak; the number of steps.
+        best: the lowest peak found, in bytes.
+        best_order: the order with that peak.
+        done: the number of steps.
     """
     n = len(order)
     random = np.array([seed], np.uint64)
@@ -71,7 +75,7 @@ def anneal(
     during = now.during
     best, best_order = during.max(), order.copy()
     above, place = np.empty(n, np.int64), np.full(n, -1, np.int64)
-    # number of times with too many live bytes, listed in above[:count]; place[t]: t's index or -1
+    # above[:count] lists the times with too many live bytes; place[t] is t's index in it, or -1
     count = 0
     for t in range(n):
         count = list_time(above, place, count, t, during[t] > limit)

@@ -6,12 +6,11 @@
                   └── {b} ──┘   {b,d} ── ...      holds it once.
 
 If a level has more sets than the width of the beam, only those with the fewest live bytes are
-extended (a beam search). As long as no set is left out, and any op may run at any level, the search
-is exact: if it comes to a level without sets before all ops have run, no order keeps within the
-limit.
+extended (a beam search). As long as no level is wider than the beam, the search is exact: if it
+comes to a level without sets before all ops have run, no order keeps within the limit.
 
 Two rules make the levels small. Both follow from `valleys.py`. A valley of a set S is a set that
-contains S and leaves no more bytes alive than S and than every set between both. `valleys.py`
+contains S and leaves no more bytes alive than S and than every set between the two. `valleys.py`
 proves that a search which has reached a valley of the set where it began may forget all other sets.
 
     light op    An op is light after a set S if it does not raise the live bytes. S with a light op
@@ -30,8 +29,8 @@ proves that a search which has reached a valley of the set where it began may fo
 Like `valleys`, the search runs from the start of the phase or, mirrored, from its end. Like
 `valleys`, it counts live bytes as if every op wrote over all dying buffers that it may ever write
 over, so the caller has to measure the order found. The search is compiled and tries millions of ops
-a second, which pays in wide, irregular graphs. It does not know the rule of `segment_search.py` for
-ops that only add bytes, and may wait.
+a second, which pays in wide, irregular graphs. It does not use the rule of `segment_search.py` that
+an op which only adds bytes can wait.
 """
 
 from __future__ import annotations
@@ -97,14 +96,17 @@ def search(phase: Net, most: int, width: int, steps: int) -> tuple[int, Ints, in
         steps: limit on the steps; checked after each level, so the last level may exceed it.
 
     Returns:
-        FOUND, NONE (no set was left to extend) or GAVE_UP; the order found, beginning at the end of
-        the phase where the search begins (empty unless FOUND); the fewest bytes that would have
-        been alive while one of the ops that did not fit within the limit ran (NEVER if all fitted);
-        the number of steps. NONE proves that no order keeps within the limit.
+        how: FOUND, NONE or GAVE_UP. NONE proves that no order keeps within the limit: no set was
+            left to extend, and none had been left out.
+        order: the order found, beginning at the end of the phase where the search begins; empty
+            unless FOUND.
+        needed: the fewest bytes that would have been alive while one of the ops that did not fit
+            within the limit ran; NEVER if all fitted. A lower bound on the peak if `how` is NONE.
+        done: the number of steps.
     """
     n = len(phase.own)
     now = first_level(phase)
-    # by level, the index in `parents` and `ops` at which the sets of the level begin
+    # by level, the index in `parents` and `ops` at which the sets that extend its sets begin
     trail_at = np.zeros(n + 1, np.int64)
     parents, ops = np.empty(1024, np.int32), np.empty(1024, np.int32)
     floor = phase.start
@@ -148,7 +150,7 @@ def search(phase: Net, most: int, width: int, steps: int) -> tuple[int, Ints, in
 
 @compiled
 def lowest(live: Ints, width: int) -> Ints:
-    """Returns the indices of the `width` lowest items of `live`; of equal items, the earliest."""
+    """Returns the indices of the `width` lowest items of `live`; of equal items, the first ones."""
     low, high = live.min(), live.max()
     # finds the least number of bytes that at least `width` items of `live` do not exceed
     while low < high:
@@ -175,10 +177,10 @@ def lowest(live: Ints, width: int) -> Ints:
 
 @compiled
 def low_set(phase: Net, level: Level, floor: int, most: int) -> int:
-    """Returns the index of a set with at most `floor` live bytes after which no op is light.
+    """Returns the index in `level` of a set with at most `floor` live bytes and without a light op.
 
-    An op is light if it does not raise the live bytes and fits within `most` bytes. Returns -1 if
-    the level has no such set.
+    An op is light after a set if it does not raise the live bytes and fits within `most` bytes.
+    Returns -1 if the level has no such set.
     """
     for at in range(len(level.live)):
         if level.live[at] > floor:

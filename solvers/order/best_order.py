@@ -123,7 +123,7 @@ class _Orders:
         segments: by phase, the segments of its best order.
         peaks: by phase, the peak of its best order, in bytes.
         times: by phase, the times at which it runs, as a slice of an order of all ops.
-        uses: the number of ops, dependencies and buffer uses, for the units of work.
+        uses: how many ops, dependencies and buffer uses there are in all; work is counted per use.
         offered: the number of orders compared so far.
         reused: how many times a segment was given the order found for an equal segment.
     """
@@ -201,8 +201,8 @@ class _Orders:
     def raise_bound(self) -> None:
         """Raises the lower bound by minimum cuts, if they prove a higher one.
 
-        The higher the bound, the sooner searches end: when the peak has come down to it. A cut that
-        proves the same bound as a search replaces the proof.
+        The higher the bound, the sooner searches end: when the peak has come down to it. If the
+        present bound was proven by a search, a cut that proves the same bound becomes its proof.
         """
         order = self.whole()
         curve = self.curve(order)

@@ -8,11 +8,11 @@ Asks `valleys` a sequence of questions: is there an order whose live bytes keep 
            this "no" does not rule out
 
 If every question is answered, bound and peak meet, and the order is optimal. If `valleys` cannot
-answer a question, the next one is whether an order is better than the best one by a byte or more: a
-"no" proves that the best order is optimal. The second question without an answer ends the
-bisection, and so does the first one if its limit is within the share WORTH of the peak. The
-bisection also ends after QUESTIONS questions, if no work is left, or if the measured peak of an
-order found is above the limit (`bracket.py`).
+answer a question, the next question is whether an order has a lower peak than the best order so
+far, by a byte or more: a "no" proves that the best order is optimal. The second question without an
+answer ends the bisection. So does the first one if the distance of its limit from the peak is at
+most the share WORTH of the peak. The bisection also ends after QUESTIONS questions, if no work is
+left, or if the measured peak of an order found is above the limit (`bracket.py`).
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from roam.solvers.order.bracket import Bracket
 from roam.solvers.order.valleys import Kept, keeps_within
 from roam.solvers.work import Work
 
-# after each of the first JUMPS answers the next limit is the bound; later limits halve the gap
+# if one of the first JUMPS questions is answered, the next limit is the bound; after later answers,
+# the next limit is halfway between bound and peak
 JUMPS = 3
-# limit on ops run to decide whether an order fits in N bytes: RUNS, plus RUNS_AN_OP per op
+# limit on the ops that `valleys` runs for one question: RUNS, plus RUNS_AN_OP per op of the phase
 RUNS, RUNS_AN_OP = 20_000, 120
-HASTY = 0.2  # share of the usual limit on ops run for each question of a first, short bisection
+HASTY = 0.2  # share of that limit which each question of a first, short bisection may use
 # limit on the questions "does an order keep within this limit?" of one bisection
 QUESTIONS = 40
-WORTH = 1e-3  # least relative gap between the peak and a limit, or bound, worth another search
+# share of the peak: if a limit, or the bound, is as near to the peak, no further search is worth it
+WORTH = 1e-3
 
 
 def settle(
@@ -56,8 +58,8 @@ def settle(
         peak_of: returns the measured peak of an order of the phase, in bytes.
         bound: a proven lower bound on the peak, in bytes, or any peak that is low enough.
         work: limits the work and the time of the search; no limit if left out.
-        effort: the share of the usual limit on ops run that may be used for each limit tried.
-            Without effect if `ask` is given.
+        effort: the share of the usual limit on ops run that each question may use. Without effect
+            if `ask` is given.
         ask: called with a limit in bytes, answers whether an order keeps within it, as
             `valleys.keeps_within` does. That function is asked if `ask` is left out.
 

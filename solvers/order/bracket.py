@@ -1,4 +1,4 @@
-"""Keeps the best order of a phase and a lower bound, while limits between them are tried.
+"""Keeps the best order of a phase and a lower bound, while limits between bound and peak are tried.
 
 bound ─────────────── limit ─────────────── peak
   │                     │
@@ -22,7 +22,7 @@ class Bracket:
     Attributes:
         best: the best order.
         peak_of: returns the measured peak of an order of the phase, in bytes.
-        bound: the proven lower bound, in bytes.
+        bound: a lower bound, in bytes. Proven if its first value is, or if `learn` has raised it.
         peak: the peak of the best order, in bytes.
     """
 
@@ -42,7 +42,7 @@ class Bracket:
 
         Returns False if the measured peak of the order found is above the limit, because the search
         counted on in-place writes that the order does not allow. Lower limits are not worth trying
-        then.
+        then. Returns True after any other answer, also after UNKNOWN.
         """
         if answer.found is not None:
             reached = self.peak_of(answer.found)

@@ -49,8 +49,8 @@ def demand(problem: Problem, phase: int) -> Order:
 def free_early(problem: Problem, phase: int) -> Order:
     """Returns program order, except that ops that free more bytes than they make run early.
 
-    Such an op runs as soon as all ops that it waits for have run. Of several, the first in program
-    order runs first.
+    Such an op runs as soon as all ops that it waits for have run. Of several such ops, the first in
+    program order runs first.
     """
     return _whole(_FreesFirst(problem, phase))
 
@@ -58,9 +58,9 @@ def free_early(problem: Problem, phase: int) -> Order:
 def least_peak_first(problem: Problem, phase: int) -> Order:
     """Returns the order that always runs the ready op after which the fewest bytes are alive.
 
-    Of several, runs the op that needs the fewest bytes while it runs. This is the greedy rule of
-    LESCEA (`baselines/lescea.py`), with another tie-break. Inductor's "least peak memory first"
-    also looks at the peak so far (`baselines/inductor.py`).
+    Of several such ops, runs the one that needs the fewest bytes while it runs. This is the greedy
+    rule of LESCEA (`baselines/lescea.py`), with another tie-break. Inductor's "least peak memory
+    first" also looks at the peak so far (`baselines/inductor.py`).
     """
     return _whole(_LeastFirst(problem, phase))
 
@@ -76,7 +76,7 @@ class _LeastFirst(RankedSchedule):
 
 
 def _whole(schedule: RankedSchedule) -> Order:
-    """Returns the order of a schedule without a limit."""
+    """Runs a greedy schedule that has no limit on live bytes to its end. Returns its order."""
     found = schedule.run()
     assert found is not None, "without a limit, some ready op can always run"
     return found[0]

@@ -1,19 +1,22 @@
 """Finds the last users of buffers after a move, and when the move lets more or fewer bytes live.
 
 The ops that a move takes past others are its *group* (`moves.py`); the others *stay*. A buffer that
-no op of the group makes or uses is alive at the same ops before and after the move. Any other one
-is alive at a few ops more, or fewer, which follow one another in the order:
+no op of the group makes or uses is alive at the same ops before and after the move. Any other
+buffer is alive at a few ops more, or fewer, which follow one another in the order:
 
     the buffer             if the group moves later           if it moves sooner, to time `first`
     made by the group      dead until the group makes it      alive from `first` on
     last used by the       alive until the group has run      dies at its last user that stays, if
-    group                                                     one runs after `first`
-    last used in between   alive until the group has run      no change
+    group                                                     that runs at `first` or later; dies in
+                                                              the group if not
+    used by the group,     alive until the group has run      no change
+    last used in between
 
-So the live bytes change by a sum of such stretches, whose two ends are noted in an array over time.
+`add` notes the two ends of each such stretch of ops in an array by time. The running sum of this
+array is the change of the live bytes.
 
-The small functions here take arrays, and no tuple of arrays: numba would count the references of
-all its arrays at each call, which took half of the time of a move.
+`is_moved` and `add` take arrays, and no tuple of arrays: numba would count the references of all
+its arrays at each call, which took half of the time of a move.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from roam.solvers.jit import compiled
 from roam.solvers.order.present_order import Present, hand_over
 from roam.solvers.order.tables import EARLIER, Ints, Tables
 
-# limit on the ops of a group; of larger ones, less than 2 in 100 moves were accepted, measured
+# limit on the ops of a group: of the moves of larger groups, less than 2 in 100 were accepted
 MOST_OPS = 8
 
 
@@ -40,9 +43,12 @@ class Room(NamedTuple):
         inside: by index in `group`, the bytes alive while the op runs after the move.
         ends: by time, the bytes by which the change of the live bytes is higher than at the time
             before. All 0 between two moves.
-        staying: by time, the bytes alive after the move while the op runs that ran then before.
-        buffers, users: the buffers whose last user has changed, and their last user before.
-        ops, saved: ops whose bytes written over dying buffers have changed, and these bytes before.
+        staying: by the time before the move of an op that stays, the bytes alive while this op runs
+            after the move.
+        buffers, users: the buffers whose last user the move changes, and for each of them its last
+            user before the move.
+        ops, saved: the ops that save other bytes after the move by writing results over dying
+            buffers, and for each of them the bytes that it saved before.
     """
 
     moved: Ints
@@ -79,8 +85,13 @@ def move_later(
 ) -> tuple[int, int]:
     """Hands buffers over to the ops that use them last if the group moves to just before `last`.
 
-    Notes at which times more or fewer bytes are alive. Returns the number of buffers handed over,
-    and that of the buffer uses looked at.
+    Notes in `room.ends` at which times more or fewer bytes are alive, and in `room.buffers` and
+    `room.users` which buffers were handed over. `number` is the number of the move, `count` that of
+    the ops in the group, and `last` a time.
+
+    Returns:
+        handed: the number of buffers handed over.
+        looked: the number of buffer uses looked at.
     """
     time, user, size = now.time, now.user, phase.size
     moved, ends = room.moved, room.ends
@@ -149,13 +160,13 @@ def move_sooner(
 
 @compiled
 def is_moved(moved: Ints, number: int, k: int) -> bool:
-    """Returns whether op k belongs to the group of the move `number`; not if it is EARLIER."""
+    """Returns whether op k is in the group of the move `number`; False if k is EARLIER."""
     return k != EARLIER and moved[k] == number
 
 
 @compiled
 def last_staying(phase: Tables, time: Ints, moved: Ints, number: int, b: int) -> int:
-    """Returns the time of the last user of buffer b that is not in the group; -1 if none is."""
+    """Returns the time of the last user of buffer b outside the group; -1 if all are inside."""
     last = -1
     for j in range(phase.users_at[b], phase.users_at[b + 1]):
         k = phase.users[j]
@@ -166,6 +177,9 @@ def last_staying(phase: Tables, time: Ints, moved: Ints, number: int, b: int) ->
 
 @compiled
 def add(ends: Ints, start: int, end: int, size: int) -> None:
-    """Notes that `size` bytes more are alive while the ops run that stay at times [start, end)."""
+    """Notes in `ends` that the move adds `size` live bytes at the ops of times [start, end).
+
+    These are times before the move. What is noted counts only for ops that stay.
+    """
     ends[start] += size
     ends[end] -= size

@@ -12,8 +12,8 @@ has. Live bytes of sets are submodular:
     live(X ∩ T) + live(X ∪ T) <= live(X) + live(T)
 
 So an op of T runs with no more bytes alive than in σ if live(T) <= live(X ∪ T), and any other op if
-live(T) <= live(X ∩ T). Only sets X that neither lie in T nor contain T have to be checked: for all
-other X, the op runs after the same set as in σ, or after T instead of a set X within T.
+live(T) <= live(X ∩ T). Nothing changes for an op of T if X lies in T, nor for another op if X
+contains T. So these conditions have to be checked:
 
     first   live(T) <= live(Y) for all sets Y = X ∩ T, if an op outside of T could run after X.
             These are the sets Y within T that contain all ancestors of some op x, where x is an op
@@ -104,10 +104,9 @@ def local_minima(after: Sequence[int]) -> list[Time]:
 
 
 class Cutter:
-    """Finds safe key points of one phase: moments at which the phase may be cut.
+    """Finds safe key points of one phase: moments at which a cut does not lose the best order.
 
-    Cutting a phase at a safe key point does not lose the best order. Keeps the flow network of the
-    phase, whose minimum cuts decide which key points are safe.
+    Keeps the flow network of the phase, whose minimum cuts decide which key points are safe.
     """
 
     def __init__(self, problem: Problem, phase: int, work: Work | None = None) -> None:
@@ -124,8 +123,9 @@ class Cutter:
 
         Args:
             order: a known order of the phase.
-            aim: the least number of bytes within which an order is wanted. The higher it is, the
-                longer are the beginning and the end of the known order that keep within it.
+            aim: the lowest limit on live bytes for which the cuts must not lose an order. The
+                higher the aim, the longer are the beginning and the end of the known order that
+                keep within it.
 
         Returns:
             How many ops of the order have run at each key point, in ascending order. The first item
@@ -189,8 +189,9 @@ class Cutter:
     def is_least(self, live: int, ran: Iterable[Place], later: Iterable[Place]) -> bool:
         """Returns whether every set of ops with `ran` and without `later` leaves >= `live` bytes.
 
-        A set leaves the bytes that are alive when exactly its ops have run. Ops are given by their
-        index in program order. Returns False if no work is left to find out.
+        A set leaves the bytes that are alive when exactly its ops of the phase have run, and all
+        earlier phases. Ops are given by their index in program order. Returns False if no work is
+        left to find out.
         """
         if self.work.is_over():
             return False

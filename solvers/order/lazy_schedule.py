@@ -65,12 +65,12 @@ class _Lazy(RankedSchedule):
     def is_early(self, i: OpId) -> bool:
         """Returns whether a ready op is early: no op of the phase can use its results yet.
 
-        That is so if ops of the phase wait for the op, and each of these waits for another op too.
-        An op for which no op of the phase waits is not early.
+        That is so if ops of the phase wait for the op, and each of these waits for a further op
+        that has not run. An op for which no op of the phase waits is not early.
         """
         after = [self.waiting[s] for s in self.problem.successors[i] if s in self.waiting]
         return bool(after) and min(after) > 1
 
     def ranked_anew(self, i: OpId) -> Sequence[OpId]:
-        """Returns the ops that `i` waits for. The only one that has not run is no longer early."""
+        """Returns the ops that `i` waits for. The only one that has yet to run is early no more."""
         return self.problem.predecessors[i]

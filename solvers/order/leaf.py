@@ -6,11 +6,11 @@
        └── alive throughout, as one constant buffer ────────────────────────┘
 
 A segment is the ops between two sets A and B of the ops of a phase: A has run when the segment
-begins, and B has run when it ends. With each op, a set contains all ops that this op waits for. The
-order of the segment's ops decides nothing outside of the segment: whatever the order, the same
-buffers are alive when exactly A has run, and when exactly B has run. So the peak of an order that
-passes through both sets is the highest peak of its segments, and each segment can be ordered by
-itself.
+begins, and B has run when it ends. With each of their ops, both sets contain all ops that this op
+waits for. The order of the segment's ops decides nothing outside of the segment: whatever the
+order, the same buffers are alive when exactly A has run, and when exactly B has run. So the peak of
+an order that passes through both sets is the highest peak of its segments, and each segment can be
+ordered by itself.
 
 A leaf has the same live bytes as the step at every moment of the segment, the same scratch spaces,
 and the same in-place pairs (a result and a dying buffer that the result may be written over). Every
@@ -32,8 +32,8 @@ from msgspec.structs import replace
 from roam.core.lifetime import can_take, find_reuse, live_curve
 from roam.core.problem import Buffer, BufferId, Op, OpId, Problem
 
-# indices of the three phases of the Problem that is made of a leaf (some ops of one phase): one op
-# that makes the buffers alive before them, the leaf's ops, one op that uses the buffers alive after
+# indices of the three phases of a leaf's Problem: one op that makes the buffers alive when the
+# segment begins; the segment's ops; one op that reads the buffers alive when the segment ends
 ENTRY, INSIDE, EXIT = 0, 1, 2
 
 
@@ -149,7 +149,7 @@ class _Cutting:
         """Returns whether the leaf lists a buffer that an op of the segment uses or makes.
 
         The leaf lists a buffer that is made in the segment, dies in it, or may be written over in
-        some order. It lists no buffer without transient bytes, such as the user's own.
+        some order. The leaf lists no buffer without transient bytes, such as the user's own.
         """
         if not self.problem.buffers[b].transient:
             return False
@@ -195,10 +195,9 @@ class _Cutting:
 
 
 def _takeable(problem: Problem, i: OpId) -> list[tuple[BufferId, BufferId]]:
-    """Returns the pairs (result, dying buffer) of an op that some order may use in place.
+    """Returns the pairs of an op's result and a dying buffer that some order may write it over.
 
-    The result is then written over the dying buffer. Pairs of buffers without transient bytes, such
-    as buffers in host memory, are left out.
+    Pairs of buffers without transient bytes, such as buffers in host memory, are left out.
     """
     return [
         (new, old)

@@ -1,6 +1,6 @@
 """Decides by CP-SAT whether a phase has an order within a limit on live bytes.
 
-Used for small leaves (segments as Problems of their own) that the searches before it have not
+Used for small leaves (segments as Problems of their own) that the searches tried earlier have not
 settled. For each op and each step, one Boolean says whether the op has run before the step:
 
     step        0  1  2  3
@@ -33,7 +33,7 @@ from roam.solvers.answer import Answer, Outcome
 from roam.solvers.order.progress import Phase, Place
 from roam.solvers.work import UNITS_A_SECOND, Work
 
-# by step, whether an op has run or a buffer is alive before it: variables and constants
+# by step, whether an op has run, or a buffer is alive, before the step: variables and constants
 Literals = list[cp_model.IntVar]
 
 
@@ -65,13 +65,17 @@ def keeps_within(
 ) -> Answer[list[OpId] | None]:
     """Searches by CP-SAT for an order of a phase that keeps within `most` bytes.
 
+    Counts live bytes as if every op wrote over all dying buffers that it may ever write over. So
+    the measured peak of the order found may be above `most`.
+
     Args:
         problem: the Problem whose phase is ordered.
         phase: the index of the phase.
         most: the limit on live bytes.
         hint: an order of the phase from which the search starts.
         work: limits the work and the time of the search; no limit if left out.
-        limits: which phases are searched, and for how long; the defaults if left out.
+        limits: the limits on the Booleans of the program and on CP-SAT's time; the defaults if left
+            out.
 
     Returns:
         FITS with the order; DOES_NOT_FIT with the lower bound `most + 1`; or UNKNOWN. The answer is
@@ -133,7 +137,7 @@ def variables(phase: Phase) -> int:
     """Returns about how many Booleans the CP-SAT program of a phase has.
 
     Counts one for each op and each step at which the op may run. For each buffer that may die in
-    the phase, counts as many as for that of its users which may run at the most steps.
+    the phase, counts the steps at which one of its users may run, the user with the most steps.
     """
     steps = [len(window) for window in windows(phase)]
     closers = phase.closers.values()
@@ -214,7 +218,7 @@ def add_buffers(program: Program) -> None:
 
 
 def add_limit(program: Program, most: int) -> None:
-    """Adds constraints: at each step, the live bytes and the op's own bytes keep within `most`."""
+    """Adds constraints: at each step, the live bytes and the op's own bytes add up to <= `most`."""
     phase, ran = program.phase, program.ran
     # buffers alive at the phase's start that may die in it: counted by `alive`, not by `constant`
     counted = [b for b in phase.closers if b not in phase.openers]

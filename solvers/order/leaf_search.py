@@ -12,8 +12,9 @@ leaf. So only leaves with a peak above the bound need a better order. Nor does a
 below the peak of a leaf on which the same search has failed.
 
 The phase is cut for an *aim*, a number of bytes: a lower bound of a leaf that is above the aim is a
-lower bound of the step. What keeps within the aim, before the first op that does not and after the
-last, is not in a leaf that is searched:
+lower bound of the step. Two parts of the order keep within the aim, and are not searched. One ends
+at the last safe key point before the first op that needs more bytes than the aim. The other begins
+at the first safe key point after the last such op:
 
     peak ┄┄┄┄┄┄┄┄┄┄┄┄╱╲┄┄┄┄┄┄┄┄┄    the nearer the aim is to the peak, the smaller is the leaf
     aim  ┄┄┄╱╲┄┄┄┄┄┄╱┄┄╲┄┄┄┄┄┄┄┄    around it, and the sooner a search of all its orders ends;
@@ -23,8 +24,8 @@ last, is not in a leaf that is searched:
 So the aim is the bound at first, for quick searches that find good orders, then a little below the
 peak, and at last one byte below it.
 
-Leaves that differ only in names, costs and constant bytes (`Leaf.key`), such as those of the layers
-of a transformer, are solved once.
+Leaves of equal `Leaf.key` differ only in names, costs and the bytes of buffers that are alive
+throughout. An order found for one of them, such as for one layer of a transformer, serves them all.
 """
 
 from __future__ import annotations
@@ -46,10 +47,10 @@ from roam.solvers.work import Units, Work
 A_CUTTING: Units = 60_000
 # share of the phase's ops above which a leaf skips the short exact search: the phase has had it
 ALMOST_ALL = 0.8
-# share of the remaining work for all searches after the gap has come down to WORTH
+# share of the remaining work for all searches once peak and bound differ by at most the share WORTH
 LAST_SHARE = 0.2
 FAR = 1.0  # a step from the peak to 0, so that the aim is the bound
-QUICK = 2  # how many of the searches are tried on leaves that are cut for the bound
+QUICK = 2  # how many of the searches, from the first on, are tried while the aim is the bound
 
 
 @dataclass(frozen=True)
@@ -142,16 +143,17 @@ class _LeafSearch:
     def narrow(
         self, leaves: list[Placed], bound: int, step: float, stages: int
     ) -> tuple[list[Placed], int]:
-        """Searches leaf after leaf, until the gap between peak and bound is no more than a step.
+        """Searches leaf after leaf, until the peak is near the bound.
 
-        Ends earlier if the gap is no more than the share WORTH, if the leaf with the highest peak
-        has no search left, or if no work is left.
+        That is so if the peak exceeds the bound by at most the share WORTH of the bound, or by at
+        most the share `step` if that is less. Ends earlier if the leaf with the highest peak has no
+        search left, or if no work is left.
 
         Args:
             leaves: the phase, in its best known order.
             bound: a proven lower bound on the peak of the step, in bytes.
             step: how far below the peak the aim is, as a share of the peak; one byte if 0.
-            stages: how many of the searches are tried.
+            stages: how many of the searches, from the first on, may be tried on a leaf.
 
         Returns:
             The phase as it was cut last, in its best order, and the lower bound of the step.
@@ -190,7 +192,7 @@ class _LeafSearch:
         return answer.bound
 
     def stage(self, placed: Placed) -> int:
-        """Returns the index in `stages` of the next search to try on a leaf; its length if none."""
+        """Returns the index in `stages` of the next search of a leaf; if none, their number."""
         share = len(placed.leaf.ops) / len(self.solver)
         tried = 1 if share > ALMOST_ALL else 0  # the whole phase has had a short exact search
         return max(tried, self.failed.get(placed.leaf.key, 0))
@@ -198,9 +200,10 @@ class _LeafSearch:
     def cut(self, known: list[Placed], bound: int, step: float) -> tuple[list[Placed], int]:
         """Cuts the order of the known leaves anew, at the key points that are safe for an aim.
 
-        The aim is `step` below the order's peak, but not below the bound. If some order keeps
-        within a limit that is not below the aim, then so does one that passes through all these key
-        points. Without a cutter, the phase is one leaf.
+        The aim is below the order's peak by the share `step` of it, or by one byte if that is more,
+        but not below the bound. If some order keeps within a limit that is not below the aim, then
+        so does an order that passes through all these key points. Without a cutter (`Searches.tree`
+        is False), the phase is one leaf.
 
         Returns the leaves and the aim, in bytes. Each leaf has its part of the known order, or the
         best order found for an equal leaf if that has a lower peak.

@@ -4,7 +4,7 @@
     a first descent of local search           a better order
     wider and wider beams                     a better order, a higher bound
     all of local search                       a better order
-    CP-SAT, where the leaf is small enough    a better order, a higher bound
+    CP-SAT, if the leaf is small enough       a better order, a higher bound
     a long exact search                       a better order, a higher bound
 
 A descent is a series of annealings (`local_search.py`). A beam searches sets of ops
@@ -30,7 +30,8 @@ from roam.solvers.order.widening import widen
 from roam.solvers.work import Work
 
 CUTS_SHARE = 0.1  # share of the remaining work that one series of minimum cuts may spend
-# the first descent of local search: longer than those that follow a kick, and alone
+# the effort of the first descent: it ends after more annealings in vain than the descents of a
+# whole local search, and no further descents follow it
 FIRST_DESCENT = Effort(in_vain=16, kicks=0)
 
 
@@ -79,12 +80,12 @@ class Stage(NamedTuple):
     """A search of one leaf.
 
     Attributes:
-        name: what a plan says of an order that it found.
+        name: the name by which a plan mentions the search if it found the order.
         search: searches for an order of the leaf that keeps within a number of bytes, its target.
             Returns the best order, and the lower bound proven on the leaf's peak if that is above
             the target; else the target, which need not be a bound.
-        share: of the remaining work that it may spend.
-        wanted: whether `Searches` allow it.
+        share: the share of the remaining work that the search may spend.
+        wanted: returns whether the given `Searches` allow this search.
     """
 
     name: str
@@ -109,9 +110,10 @@ def cut_leaf(top: Placed, known: int, work: Work) -> int:
 
 
 def bisect(top: Placed, target: int, work: Work, effort: float = 1.0) -> Answer[list[OpId]]:
-    """Searches a leaf exactly, for one limit on live bytes after another.
+    """Searches exactly for an order of a leaf within a limit, for one limit after another.
 
-    effort: the share of the usual limit on ops run that it may use for each limit.
+    `effort` is the share of the usual limit on ops run that the search may use for each limit on
+    live bytes. Returns what `Stage.search` does.
     """
     return settle(top.leaf.problem, INSIDE, top.order, top.leaf.peak, target, work, effort)
 

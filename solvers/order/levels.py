@@ -2,8 +2,7 @@
 
 net, Net         the phase as arrays
 first_level      the set without ops
-raises, takes    the bytes that an op adds to the live bytes; the bytes alive while it runs
-most_late        the ready op that has to run next, if there is one
+raises, takes    the bytes by which an op raises the live bytes; the bytes alive while it runs
 extend           lists the sets of the next level, each once: a hash table finds those that are
                  listed already
 run              makes those sets of the list that the search keeps
@@ -28,16 +27,18 @@ NEVER = 1 << 62  # a number above every limit, in bytes or in steps
 class Net(NamedTuple):
     """The ops and buffers of a phase as arrays, for a search from one end of the phase.
 
-    The arrays have the names of the lists in `progress.Phase`. A buffer is alive in the search from
-    its first opener to its last closer. Only buffers that an op of the phase opens or closes are
-    listed. They are numbered anew, from 0. A list of lists is stored as two arrays: row k of
-    `before` is `before[before_at[k] : before_at[k + 1]]`, and so for all others.
+    The arrays have the names of the lists in `progress.Phase`. In a search from the start, the op
+    that makes a buffer opens it, and its users close it; in a search from the end, the other way
+    round. A buffer is alive in the search from its first opener to its last closer. Only buffers
+    that an op of the phase opens or closes are listed. They are numbered anew, from 0. A list of
+    lists is stored as two arrays: row k of `before` is `before[before_at[k] : before_at[k + 1]]`,
+    and so for all others.
 
     Attributes:
         mirrored: whether the search runs from the end of the phase to its start.
         start: bytes alive when the search begins.
         own: by op, the bytes that it adds, while it runs, to those alive just before it in the
-            phase.
+            order of the phase, also if the search is mirrored.
         size: by buffer, its size in bytes.
         before, after: by op, the ops that have to run before it, or after it, in the search.
         opens, closes: by op, the buffers that it opens, or closes.
@@ -166,10 +167,13 @@ def extend(
         most: the limit on live bytes.
 
     Returns:
-        By set of the next level, the index in `now` of the set that it extends; the op by which it
-        does; its live bytes; its hash. Then the fewest bytes that would have been alive while one
-        of the ops that did not fit within the limit ran (NEVER if all fitted); and the number of
-        ops tried.
+        parent: by set of the next level, the index in `now` of the set that it extends.
+        op: by set of the next level, the op that it has more than its parent.
+        live: by set of the next level, the live bytes when its ops have run.
+        hashes: by set of the next level, its hash.
+        needed: the fewest bytes that would have been alive while one of the ops that did not fit
+            within the limit ran; NEVER if all fitted.
+        tried: the number of ops tried.
     """
     n, words = len(phase.own), now.ran.shape[1]
     room = 256

@@ -2,12 +2,12 @@
 
     peak ── limit below it ── anneal ──┬── limit met: the next limit is as far below the new peak
       ^                                └── not met: the next limit is nearer to the peak, or far
-      │                                    from it again after the nearest one; and the next
-      │                                    annealing is hot if this one was cool
+      │                                    from it again after the nearest one. If the peak is no
+      │                                    lower, the next annealing is hot if this one was cool
       └── shaken by a short, hot annealing ──── after some annealings without a lower peak
 
-A limit is never below the bound at which the search ends. A far limit lowers the whole order, a
-near one its highest times.
+A limit is never below the bound at which the search ends. A limit far below the peak makes the
+annealing lower the live bytes at many times of the order, a near limit only at the highest ones.
 
 In wide, irregular graphs the exact search (`valleys.py`) ends without an answer, because there are
 too many sets of ops to search. But an order that differs from a known order by a single move is
@@ -39,9 +39,10 @@ class Effort:
         work_an_op: limit on the steps of one annealing, per op of the phase (`annealing.anneal`).
         in_vain: number of annealings in a row without a lower peak after which a descent ends.
         kicks: limit on the descents after the first one. Each starts from the best order, changed
-            by a short, hot annealing. Many short descents from orders of which little is left find
-            more than a few long ones from near the best: on a graph of 2,000 ops they got below the
-            known peak 10 times in 20, the long ones, three times as long each, 3 times in 10.
+            by a short, hot annealing. Many short descents from strongly changed orders find more
+            than a few long descents from orders near the best: on a graph of 2,000 ops, short ones
+            got below the known peak 10 times in 20; long ones, which took three times as long
+            each, 3 times in 10.
     """
 
     work_an_op: int = 5_000
@@ -85,9 +86,9 @@ def local_search(
             if left out.
 
     Returns:
-        The best order, its peak, and the bound as it was given. So the status OPTIMAL is a proof
-        only if the caller has proven the bound. `Answer.work` is the number of annealings, with
-        those that only measure or shake an order.
+        The best order, its peak (0 if the phase has no ops), and the bound as it was given. So the
+        status OPTIMAL is a proof only if the caller has proven the bound. `Answer.work` is the
+        number of annealings, including those that only measure or shake an order.
     """
     ops = problem.phases[phase]
     place = {i: k for k, i in enumerate(ops)}
@@ -159,7 +160,7 @@ class _Search:
         """Returns the order at which a short, hot annealing of the best order ends.
 
         A new descent from this order likely leads to another local minimum than that of the best
-        order. heat: the temperature, in mean buffer sizes.
+        order. `heat` is the temperature, in mean buffer sizes.
         """
         self.seed += 1
         order, heat = best.order.copy(), heat * self.mean

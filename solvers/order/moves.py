@@ -5,8 +5,8 @@
                                     their order, and so do the others, which *stay*.
 
 `handing_over.py` notes at which times the move changes the bytes alive while the ops run that stay.
-Adding up these notes gives the change at each time, without looking at the ops that stay. Few moves
-are accepted: only then the order is changed.
+Adding up these notes gives the change at each time, without looking at the ops that stay. The order
+itself is changed only if the annealing accepts the move, and few moves are accepted.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Tried(NamedTuple):
         later: whether the group moves later.
         first, last: the times [first, last) are those whose ops change their place.
         moving: the number of ops in the group; 0 if the move is not possible.
-        handed: how many buffers have another last user.
-        resaved: how many changes there are of bytes written over dying buffers.
+        handed: how many buffers have another last user after the move.
+        resaved: how many ops save other bytes after the move by writing over dying buffers.
         excess: by how many bytes the sum, over time, of the live bytes above the limit rises.
         live: by how many bytes the sum, over time, of the live bytes rises.
         looked: the number of dependencies and buffer uses looked at.
@@ -57,7 +57,8 @@ def try_move(
     """Computes what changes if op k moves to time `target`. Follow it up with `make` or `undo`.
 
     Afterwards the last users, and the bytes freed and saved by each op, are those after the move,
-    and all else in `now` is as before the move.
+    and all else in `now` is as before the move. If the move is not possible (`Tried.moving` is 0),
+    nothing in `now` changes, and neither call must follow.
 
     Args:
         phase: the ops and buffers.
@@ -88,10 +89,11 @@ def try_move(
 def gather(
     phase: Tables, time: Ints, room: Room, number: int, k: int, target: int
 ) -> tuple[int, int]:
-    """Writes the group to `room.group`: op k, and what has to move with it, to time `target`.
+    """Writes the group to `room.group`: op k, and what has to move with it to time `target`.
 
-    Returns the number of its ops, 0 if they are more than MOST_OPS, and that of the dependencies
-    looked at.
+    Returns:
+        count: the number of ops in the group; 0 if there are more than MOST_OPS.
+        looked: the number of dependencies looked at.
     """
     later = target > time[k]
     at, beside = (phase.after_at, phase.after) if later else (phase.before_at, phase.before)
@@ -124,8 +126,8 @@ def gather(
 def save_again(phase: Tables, now: Present, room: Room, number: int, handed: int) -> int:
     """Computes anew the bytes that ops save by writing results over dying buffers.
 
-    Only ops that were, or have become, the last user of one of the `handed` buffers are looked at.
-    Returns the number of ops that save other bytes now.
+    Looks only at ops that were, or have become, the last user of one of the buffers handed over
+    (`room.buffers[:handed]`). Returns the number of ops that save other bytes now.
     """
     count = 0
     for c in range(handed):
@@ -148,7 +150,8 @@ def measure_group(
 ) -> None:
     """Computes the live bytes while the ops of the group run after the move.
 
-    `live` is the bytes alive after the last of them if they move later, before the first if sooner.
+    `live` is the bytes alive after the last of these ops if they move later, and the bytes alive
+    before the first of them if they move sooner.
     """
     if later:
         for i in range(count):
@@ -165,8 +168,11 @@ def add_up(
 ) -> tuple[int, int]:
     """Computes the live bytes while the ops that stay run after the move, and clears `room.ends`.
 
-    Returns by how many bytes the sum over time of the live bytes above `limit` rises, and by how
-    many the sum of all live bytes.
+    Writes these live bytes to `room.staying`.
+
+    Returns:
+        excess: by how many bytes the sum, over time, of the live bytes above `limit` rises.
+        total: by how many bytes the sum, over time, of the live bytes rises.
     """
     during, ends = now.during, room.ends
     excess = total = change = 0

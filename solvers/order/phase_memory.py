@@ -12,7 +12,7 @@ class PhaseMemory:
     """Tracks how many ops have yet to use each buffer, and which buffers an op would free.
 
     Starts at the beginning of a phase: every op of earlier phases has run. Counts the bytes of
-    buffers in every tier, not only on the device: it serves rules of thumb.
+    buffers in every tier, not only on the device, which is exact enough for greedy rules.
     """
 
     def __init__(self, problem: Problem, phase: int) -> None:
@@ -28,7 +28,7 @@ class PhaseMemory:
         Both are relative to the bytes alive just before the op. While it runs, the op adds its
         results and its scratch space, less one result if that is written over a dying buffer (only
         the first such pair counts). After it has run, the op adds its results that are used or
-        kept, less the buffers that die with it. May be below 0.
+        kept, less the buffers that die with it. This number may be below 0.
         """
         problem = self.problem
         op = problem.ops[i]

@@ -32,7 +32,7 @@ class Present(NamedTuple):
 
 @compiled
 def present(phase: Tables, order: Ints) -> Present:
-    """Measures an order: `order` is, by time, the op that runs then, and is not copied."""
+    """Measures an order: by time, the op that runs then. The result keeps `order`, not a copy."""
     time, during, _ = measured(phase, order)
     user, frees = np.empty(len(phase.size), np.int64), phase.unused.copy()
     for b in range(len(user)):
@@ -52,7 +52,8 @@ def present(phase: Tables, order: Ints) -> Present:
 def saves(phase: Tables, user: Ints, k: int) -> int:
     """Returns the bytes that op k saves by writing results over dying buffers.
 
-    `user` is, by buffer, the op that uses it last. The same as `tables.written_over`.
+    `user` is, by buffer, the op that uses it last. `tables.written_over` computes the same bytes
+    from the time of each op.
     """
     dying = 0
     first = phase.over_at[k]
@@ -64,7 +65,7 @@ def saves(phase: Tables, user: Ints, k: int) -> int:
 
 @compiled
 def live_before(phase: Tables, now: Present, t: int) -> int:
-    """Returns the bytes alive just before the op at time t runs; t may be the time of the end."""
+    """Returns the bytes alive just before time t, from 0 to the number of ops: the phase's end."""
     if t == 0:
         return phase.start
     k = now.order[t - 1]

@@ -24,13 +24,15 @@ class Phase:
         size: by buffer, its size in bytes.
         before: by op, the ops that have to run before it in the search.
         after: by op, the ops that can run only after it in the search. `before` and `after` list
-            what an op waits for itself, and not what these ops wait for.
-        openers: by buffer, the ops of the phase that open it.
-        closers: by buffer, the ops of the phase that close it.
+            direct dependencies only.
+        openers: by buffer, the ops of the phase that open it. Has no entry for a buffer that is
+            alive when the search begins.
+        closers: by buffer, the ops of the phase that close it. Has no entry for a buffer that is
+            alive when the search ends.
         opens: by op, the buffers that it opens.
         closes: by op, the buffers that it closes.
         own: by op, the bytes that it adds, while it runs, to those alive just before it in the
-            phase.
+            order of the phase, also if the search is mirrored.
         start: bytes alive when the search begins: at the start of the phase, or if mirrored, at
             its end.
     """

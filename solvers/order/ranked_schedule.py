@@ -51,7 +51,8 @@ class RankedSchedule(ABC):
         inside = set(ops)
         self.waiting = {i: sum(p in inside for p in problem.predecessors[i]) for i in ops}
         self.version: dict[OpId, int] = {}
-        self.effect: dict[OpId, tuple[int, int]] = {}  # of `PhaseMemory`, at the latest push
+        # by op, what `PhaseMemory.effect` returned when the op was last pushed
+        self.effect: dict[OpId, tuple[int, int]] = {}
         self.ready: list[tuple[Rank, OpId, int]] = []
         self.above: list[tuple[int, Rank, OpId, int]] = []
         self.live = self.peak = 0
@@ -101,7 +102,7 @@ class RankedSchedule(ABC):
         heapq.heappush(self.ready, (self.rank(i, *self.effect[i]), i, self.version[i]))
 
     def pop(self) -> OpId | None:
-        """Takes an op off the heap: of those that keep within the limit, that of the lowest rank.
+        """Takes the op with the lowest rank of those that keep within the limit off the heap.
 
         Returns None if no ready op keeps within the limit. Ops that would go above the limit wait
         in the heap `above`, until enough bytes are free.

@@ -29,8 +29,8 @@ from roam.core.problem import OpId
 from roam.solvers.order.progress import Phase, Place, State
 from roam.solvers.work import Units, Work
 
-# units of work to weigh one op as the next one, with all that a search does in between. Most of the
-# time goes into it, and in wide graphs an op that is run makes the search weigh more ops; measured
+# units of work for one call of `State.net`, with all that a search does between two calls. Calls
+# are counted, and not ops run, since an op that is run causes more calls in wide graphs; measured
 A_WEIGHING: Units = 2_000
 
 
@@ -135,7 +135,7 @@ class Crossed(Enum):
     # every op of the phase has its place, fixed by this search or by that from the other end
     ALL = auto()
     NO = auto()  # proven: no order of the phase keeps within the limit on live bytes
-    # no answer yet: limit on the ops run, or deadline, reached; `walk` may be called again
+    # no answer yet: the limit on ops run, work or time is reached; `walk` may be called again
     GAVE_UP = auto()
 
 
@@ -292,10 +292,10 @@ class Side:
             yield from ((k,) for k in sorted(state.ready))
 
     def last_but_for(self, k: Place) -> list[set[Place]]:
-        """Returns one set of idle ops for each buffer that only they keep op `k` from freeing.
+        """Returns, for each buffer that only idle ops keep op `k` from freeing, these idle ops.
 
         Idle ops only add bytes, and may wait. Op `k` would free the buffer if all idle ops of the
-        set had run before it.
+        set had run before `k`.
         """
         found = []
         for b in self.phase.closes[k]:

@@ -1,8 +1,8 @@
 """Holds one phase of a Problem as arrays, for searches that measure millions of orders.
 
 Ops are numbered by their place in the phase (program order). Buffers are numbered anew: only
-buffers that an op of the phase uses last are listed. Bytes are transient bytes. A list of lists is
-stored as two arrays: its rows, one after another, and the index at which each row starts:
+buffers whose last user is an op of the phase are listed. Bytes are transient bytes. A list of lists
+is stored as two arrays: its rows, one after another, and the index at which each row starts:
 
     users of buffer b = users[users_at[b] : users_at[b + 1]]
 """
@@ -30,7 +30,7 @@ class Tables(NamedTuple):
 
     Attributes:
         start: bytes alive when the phase begins.
-        makes: by op, the bytes that it creates.
+        makes: by op, the bytes of all buffers that it creates.
         unused: by op, the bytes of those results that no op uses and the user does not keep. They
             die just after the op, and are not among the buffers listed.
         stays: by op, the bytes of those results that are alive until the phase ends. They are not
@@ -39,8 +39,8 @@ class Tables(NamedTuple):
         size: by buffer, its size in bytes.
         maker: by buffer, the op that creates it; EARLIER if that op belongs to an earlier phase.
         users: by buffer, the ops that read or change it.
-        uses: by op, the buffers that it reads or changes.
-        made: by op, the buffers that it creates.
+        uses: by op, the listed buffers that it reads or changes.
+        made: by op, the listed buffers that it creates.
         over_made, over_dying: by op, pairs of a result (`over_made`, numbered as in the Problem)
             and a dying buffer that the result may be written over (`over_dying`).
         before: by op, the ops of the phase that it waits for.

@@ -134,7 +134,7 @@ class _Growing:
 
         A key point is a moment with few live bytes. `after` is the live bytes of the phase by the
         number of its ops that have run. `times` is the times of the node's ops, counted from the
-        start of the phase. The parts get the name `solver`.
+        start of the phase. `solver` is the name of the search that ordered the parts.
         """
         points = key_times(after, times)
         if not points or len(node) >= self.depth:
@@ -258,7 +258,11 @@ def key_times(after: Sequence[int], times: range) -> list[Time]:
 
 
 def _records(after: Sequence[int], times: Sequence[Time]) -> Iterator[Time]:
-    """Yields each of `times` at which no more bytes are alive than at any of `times` before it."""
+    """Yields the running minima of the live bytes, in the order of the list `times`.
+
+    These are the times at which no more bytes are alive than at each time listed before. The list
+    may run backwards in time. `after` has the live bytes by time.
+    """
     least: float = inf
     for t in times:
         if after[t] <= least:

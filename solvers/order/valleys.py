@@ -14,7 +14,7 @@ and forget all others. That loses nothing, because the live bytes of sets of ops
 some order of the ops that follow S keeps within K, then so does this order: the ops of T first, and
 then all other ops as in the given order. (Let σ be the set of ops that the given order has run at
 some time. Then live(T ∪ σ) ≤ live(T) + live(σ) - live(T ∩ σ) ≤ live(σ), since T ∩ σ lies between S
-and T.) If the search ends without reaching a valley, no order keeps within K.
+and T.) If no set is left to search, and no valley was reached, no order keeps within K.
 
 This generalises the valleys of Liu for trees (1987), and of Abdel-Wahab and Kameda for
 series-parallel graphs (1978), to any graph. The time is exponential only in the width of single

@@ -10,8 +10,8 @@ live bytes below the peak of the best order so far:
                                                        does not fit  the bound rises
 
 After an answer, a step is at most half of the gap between bound and peak. It is never shorter than
-the share `Beams.worth` of the peak. Within twice that length of the bound, the limit is one byte
-below the peak.
+the share `Beams.worth` of the peak. If the gap is at most twice that shortest step, the limit is
+one byte below the peak.
 
 A narrow beam, which searches few sets of ops, soon finds good orders. A wide beam proves that there
 are no better ones. So beams of one width after another are used, from the narrowest to the widest.
@@ -46,7 +46,8 @@ class Beams:
             phase if none has.
         tries: limit on the steps of one search, from one end. A step tries one op after one set.
         worth: the shortest distance of a limit on live bytes below the peak, as a share of the
-            peak.
+            peak. If the gap between bound and peak is at most twice this distance, the limit is one
+            byte below the peak.
     """
 
     widths: tuple[int, ...] = (100, 1_000, 10_000, 100_000)
