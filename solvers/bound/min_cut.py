@@ -2,9 +2,9 @@
 
 When an op begins, some set of other ops has run. The set contains all ancestors of the op, none of
 its descendants, and with each op in the set also the predecessors of that op. A buffer is alive
-then if an op in the set made it and an op outside the set reads it. Of all possible sets, take one
-that leaves the fewest bytes alive: no order runs the op with fewer bytes alive. While it runs, the
-op's own bytes are added (`own_bytes`).
+then if an op in the set made it, and an op outside the set reads it or the user keeps it. Of all
+possible sets, take one that leaves the fewest bytes alive: no order runs the op with fewer bytes
+alive. While the op runs, its own bytes are added (`own_bytes`).
 
         ran before            │  runs later            A set is a border through the graph. It lies
     ancestors ── a ─ 12 MiB ──│── b ── descendants     between the op's ancestors and descendants.
@@ -14,7 +14,7 @@ op's own bytes are added (`own_bytes`).
 The ops and their buffers are the nodes and the arcs of a flow network, and a set is a cut of the
 network. So maximum flow finds the set that leaves the fewest bytes alive (Picard 1976 on closures).
 The bound of `roam.core.bounds` is weaker: it counts only the buffers that are alive for every set.
-If each set leaves one of two buffers alive, but not always the same one, it counts neither.
+If each set leaves one of two buffers alive, but not always the same one, that bound counts neither.
 """
 
 from __future__ import annotations
@@ -94,9 +94,11 @@ class Network:
     the user keeps ends at the sink. Only buffers with transient bytes have arcs.
 
     Attributes:
-        ops: the ids of the ops of the phase, in program order. All else gives ops by index in it.
+        ops: the ids of the ops of the phase, in program order. All other attributes and all methods
+            give ops by their index in this list.
         place: by op id, its index in `ops`.
-        unbounded: a capacity in bytes that no minimum cut contains.
+        unbounded: the capacity, in bytes, of an arc that must not be in a minimum cut: it is larger
+            than all buffers together.
         before, after: by op, the ops of the phase that it waits for, or that wait for it.
         tails, heads, capacities: by arc, its two nodes, and its capacity in bytes.
         nodes: the number of nodes.
@@ -192,10 +194,11 @@ class Network:
             later: ops on the side of those that run later, by their index too.
 
         Returns:
-            The bytes of the buffers across the minimum cut; by node, BEFORE or AFTER if the
-            arguments put it on that side, and otherwise the node's own number; the solved maximum
-            flow between the nodes that may lie on either side, or None if the arguments alone
-            decide the bytes.
+            live: the bytes of the buffers across the minimum cut.
+            side: by node, BEFORE or AFTER if the arguments put the node on that side; else the
+                node's own number.
+            flow: the solved maximum flow between the nodes that may lie on either side; None if the
+                arguments alone decide the bytes.
         """
         side = np.arange(self.nodes, dtype=np.int32)
         side[np.fromiter(ran, np.int64) + 2] = BEFORE

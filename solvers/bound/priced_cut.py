@@ -111,7 +111,7 @@ class PricedCuts:
     Attributes:
         net: the flow network of the Problem.
         costs, total: by op, the seconds of its copy; their sum.
-        step: the seconds that every cost is a whole multiple of, if all are whole numbers; else 0.
+        step: if all costs are whole seconds, the most seconds that divide each of them; else 0.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ class PricedCuts:
     ) -> tuple[Bytes, Moment]:
         """Returns a lower bound on the bytes alive when `op` first runs, and the state found.
 
-        `again` is 0 if ops may be recomputed at no cost, and None if none may be recomputed.
+        `again` is 0 if ops may be recomputed at no cost. If it is None, no op may be recomputed.
         """
         a_byte = min(1.0, CAPACITY / max(1, self.net.sizes))
         flow, found = self._cut(sides, op, again, a_byte)
@@ -220,10 +220,10 @@ class PricedCuts:
         return rounded if Fraction(rounded) <= seconds else float(np.nextafter(rounded, 0))
 
     def _sides(self, op: OpId) -> NDArray[np.int32]:
-        """Returns for every node BEFORE or AFTER if `op` alone decides its side, else its number.
+        """Returns by node BEFORE or AFTER if `op` alone decides its side, else the node's number.
 
-        All ops of earlier phases have run, and none of a later phase has. With `in_order`, exactly
-        the ops before `op` in program order have run.
+        The side is LEFT_OUT for buffers that `op` reads or changes. Earlier phases have run, later
+        phases have not. With `in_order`, exactly the ops before `op` in program order have run.
         """
         ops, phase = self.problem.ops, self.problem.ops[op].phase
         if self.in_order:

@@ -33,7 +33,7 @@ class PricedNetwork:
         seconds, bytes: by arc, its cost, in one of the two units; 0 in the other.
         sizes: the sum of `bytes`.
         limits: by arc, `NEVER` if no cut may contain it, else 0.
-        reads: by op, the nodes of the buffers that it reads in its first run.
+        reads: by op, the nodes of the buffers that it reads or changes in its first run.
         made: (buffer, op) -> the node of the buffer with the contents that this op wrote.
     """
 
@@ -63,7 +63,8 @@ class PricedNetwork:
     def _arc(self, tail: int, head: int, seconds: float | None = None, size: Bytes = 0) -> None:
         """Adds an arc that costs seconds or bytes; without a cost, one that no cut may contain.
 
-        Adds no arc from a node to itself: an op that cannot be recomputed has one node for both.
+        Adds no arc from a node to itself, such as from x to z of an op that cannot be recomputed:
+        one node stands for both.
         """
         if tail != head:
             never = NEVER if seconds is None and not size else 0
@@ -103,8 +104,8 @@ class PricedNetwork:
     ) -> None:
         """Adds a node for a buffer with the contents that `writer` leaves for `readers`.
 
-        Adds nothing for a buffer without transient bytes, or if nobody reads these contents. `kept`
-        says whether the user gets the buffer in the end.
+        Adds nothing if the buffer has no transient bytes or was there before the step (`writer` is
+        None), or if nobody reads these contents. `kept` says whether the user keeps them.
         """
         size = self.problem.buffers[b].transient
         if writer is None or not size or not (readers or kept):
@@ -121,9 +122,10 @@ class PricedNetwork:
             self._arc(node, AFTER)
 
     def written_by(self, writer: OpId, b: BufferId) -> int:
-        """Returns the node whose side of the cut tells whether buffer `b` is written for good.
+        """Returns the node whose side of the cut tells whether `writer` has written `b` for good.
 
-        If the copy of `writer` writes `b` too, that is the node `over`, else the node `ran`.
+        That is so if the op has run, and no later copy of it writes `b`. If its copy writes `b` at
+        all, this is the node `over`, else the node `ran`.
         """
         form = self.forms.get(writer)
         return self.over[writer] if form is None or b in form.creates else self.ran[writer]
@@ -131,7 +133,8 @@ class PricedNetwork:
     def _read_until(self, reader: OpId, b: BufferId) -> int:
         """Returns the node whose side of the cut tells whether `reader` has read `b` for good.
 
-        If the copy of `reader` reads `b` too, that is the node `over`, else the node `ran`.
+        That is so if the op has run, and no later copy of it reads `b`. If its copy reads `b` at
+        all, this is the node `over`, else the node `ran`.
         """
         form = self.forms.get(reader)
         return self.over[reader] if form is None or b in form.reads else self.ran[reader]

@@ -1,4 +1,10 @@
-"""Searches for the op whose first run proves the highest bounds: on extra time, and on bytes."""
+"""Proves lower bounds for all schedules that may recompute ops: on extra time, and on the peak.
+
+Every schedule runs each op for a first time. At that moment, minimum cuts bound the time that
+recomputing must add within a budget, and the bytes that must be alive (`priced_cut`). Both
+functions first try the ops with the most live bytes in a known order, and return the highest bound
+that they find.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +27,11 @@ def time_bound(
     forms: Mapping[OpId, Form] | None = None,
     enough: Seconds = inf,
 ) -> TimeBound:
-    """Searches for the op whose first run proves the highest lower bound on the extra time.
+    """Searches for the highest lower bound on the extra time that the first run of one op proves.
 
-    Tries first the ops with the most live bytes in a known order. Skips ops that are within the
-    budget in that order, because they prove nothing. Tries no op if the buffers that the user keeps
-    exceed the budget: then no schedule keeps it.
+    Tries first the ops with the most live bytes in a known order. Skips ops whose live bytes in
+    that order are within the budget, because they prove nothing. Tries no op if the buffers that
+    the user keeps exceed the budget: then no schedule keeps within the budget.
 
     Args:
         problem: the Problem.
@@ -38,7 +44,8 @@ def time_bound(
         enough: a bound in seconds that is high enough: the search ends when it has proven it.
 
     Returns:
-        The highest bound found; `seconds` is inf if the budget is proven to be infeasible.
+        The highest bound found. Its `seconds` are inf if it is proven that no schedule keeps within
+        the budget, and 0 if no op proves more.
     """
     work, cuts, best = work or Work(), PricedCuts(problem, forms), TimeBound(0.0)
     kept = sum(b.transient for b in problem.buffers if b.kept)
