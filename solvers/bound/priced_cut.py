@@ -1,4 +1,4 @@
-"""Proves lower bounds on the time that recomputing adds, and on the bytes it can save.
+"""Proves lower bounds on the time that recomputing adds, and on the peak that it can reach.
 
 Consider the moment just before an op k runs for the first time, in any schedule, with any order and
 any number of copies. Every other op is in one of three states:
@@ -19,9 +19,9 @@ reads. The minimum is a minimum cut of a network with two nodes for each op and 
     x ──∞────> x of each predecessor
     z of the maker ──price·size──> buffer ──∞──> z of each reader
 
-The bound is concave in the price, and Newton's method finds the best price (unless it takes more
-than PRICES steps: every price proves a bound). At an infinite price it is a bound on bytes: if the
-budget is exceeded at k's moment even if copies cost nothing, then no schedule keeps the budget. The
+The bound is concave in the price, and Newton's method finds the best price (or, if it would take
+more than PRICES steps, a good one: every price proves a bound). An infinite price bounds bytes: if
+the budget is exceeded at k's moment even if copies cost nothing, no schedule keeps the budget. The
 bounds hold for all schedules that `roam.core.edits.Recompute` can make, and for others.
 
 A copy may read and make less than the op, for example if dropout reads the mask of its first run
@@ -130,7 +130,7 @@ class PricedCuts:
     def least(self, op: OpId) -> Bytes:
         """Returns a lower bound on the transient bytes alive when `op` first runs.
 
-        The bound holds for any order and any copies, whatever they cost.
+        The bound holds for any copies. With `in_order`, only if first runs are in program order.
         """
         return self._fewest(self._sides(op), op, again=0.0)[0]
 
@@ -202,7 +202,7 @@ class PricedCuts:
     ) -> tuple[Bytes, Moment]:
         """Returns a lower bound on the bytes alive when `op` first runs, and the state found.
 
-        `again` is 0 if ops may be recomputed at no cost. If it is None, no op may be recomputed.
+        `again` is 0 if ops may be recomputed at no cost. None: state and bound without any copies.
         """
         a_byte = min(1.0, CAPACITY / max(1, self.net.sizes))
         flow, found = self._cut(sides, op, again, a_byte)
@@ -211,8 +211,8 @@ class PricedCuts:
     def _rounded(self, seconds: Fraction) -> Seconds:
         """Returns the bound as a float.
 
-        If all costs are whole multiples of a unit, rounds up to the next multiple, because every
-        sum of costs is one. Otherwise rounds down.
+        If all costs are multiples of `step` seconds, rounds up to the next multiple, because every
+        sum of costs is a multiple too. If `step` is 0, rounds down.
         """
         if self.step:
             return float(-(-seconds // self.step) * self.step)

@@ -28,10 +28,9 @@ peaks.
     adjacent_calls  moves ops next to each other that can run in one call, such as small folds (ops
                     that absorb a gradient into the optimizer's state)
 
-A *valley* is a set of ops after which no more bytes are alive than after any set through which the
-search came to it from the valley before. The sets between two valleys are a *hill* (`valleys` draws
-both). A *key point* is a moment with few
-live bytes, and a *segment* is the ops between two key points. A *leaf* is a segment that is ordered
-by itself, as a Problem of its own: both its key points are *safe*, so that the cuts there do not
-lose the best order.
+A *valley* after a set S of ops is a set that contains S, and after which no more bytes are alive
+than after S and after every set between the two. The sets between two valleys are a *hill*
+(`valleys` draws both). A *key point* is a moment with few live bytes, and a *segment* is the ops
+between two key points. A *leaf* is a segment that is ordered by itself, as a Problem of its own:
+both its key points are *safe*, so that the cuts there do not lose the best order.
 """

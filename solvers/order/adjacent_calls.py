@@ -112,8 +112,9 @@ def _held(problem: Problem, run: Sequence[OpId], beyond: Set[OpId], *, backwards
 
     A run is neighbouring ops that can run in one call. Counts the bytes of the buffers that the run
     makes or uses, and that no op beyond the run's new place makes or uses. Leaves out the user's
-    buffers, and the run's scratch space. If the run moves later, leaves out the kept buffers too:
-    they do not live longer then. The bound does not hold if the move takes away an in-place write.
+    buffers, and if the run moves later, the kept buffers too, which do not live longer then. The
+    caller has to add the run's scratch space. The bound does not hold if the move takes away an
+    in-place write.
 
     Args:
         problem: the Problem that is ordered.

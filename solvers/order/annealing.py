@@ -37,8 +37,8 @@ TRIES = 50  # limit on the random draws to find a buffer that is alive at a give
 SLOPE = 0.01  # share of the live bytes of each time that is added to the cost of an order
 # number of moves between two changes of the temperature, and between two looks at the peak
 STEADY = 64
-# steps counted to draw a move and to decide on it, besides the other steps that `work` of `anneal`
-# limits; measured
+# steps counted to draw a move and to decide on it; measured. All other steps of a move are counted
+# one by one (`anneal`)
 A_MOVE = 60
 TIMES = 8  # at how many times of the order one step adds up the live bytes; measured
 

@@ -7,9 +7,9 @@
                       leaf by leaf:       │ and bound still
                         minimum cuts      │ differ             a higher bound
                         a short bisection │                    a better order, a higher bound
-                        a first descent   │                    a better order
+                        a short annealing │                    a better order
                         wider beams       │                    a better order, a higher bound
-                        local search      │                    a better order
+                        a long annealing  │                    a better order
                         CP-SAT            │                    a better order, a higher bound
                         a long bisection  ┘                    a better order, a higher bound
 

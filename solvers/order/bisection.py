@@ -30,7 +30,7 @@ from roam.solvers.work import Work
 JUMPS = 3
 # limit on the ops that `valleys` runs for one question: RUNS, plus RUNS_AN_OP per op of the phase
 RUNS, RUNS_AN_OP = 20_000, 120
-HASTY = 0.2  # share of that limit which each question of a first, short bisection may use
+HASTY = 0.2  # factor on RUNS and on RUNS_AN_OP in a first, short bisection
 # limit on the questions "does an order keep within this limit?" of one bisection
 QUESTIONS = 40
 # share of the peak: if a limit, or the bound, is as near to the peak, no further search is worth it

@@ -195,9 +195,10 @@ class _Cutting:
 
 
 def _takeable(problem: Problem, i: OpId) -> list[tuple[BufferId, BufferId]]:
-    """Returns the pairs of an op's result and a dying buffer that some order may write it over.
+    """Returns the in-place pairs (result, dying buffer) of an op that some order may use.
 
-    Pairs of buffers without transient bytes, such as buffers in host memory, are left out.
+    If an order uses a pair, the result is written over the dying buffer. Pairs of buffers without
+    transient bytes, such as buffers in host memory, are left out.
     """
     return [
         (new, old)

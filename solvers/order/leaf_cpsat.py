@@ -137,7 +137,7 @@ def variables(phase: Phase) -> int:
     """Returns about how many Booleans the CP-SAT program of a phase has.
 
     Counts one for each op and each step at which the op may run. For each buffer that may die in
-    the phase, counts the steps at which one of its users may run, the user with the most steps.
+    the phase, counts the steps at which a user of it may run: of the user with the most such steps.
     """
     steps = [len(window) for window in windows(phase)]
     closers = phase.closers.values()
@@ -218,7 +218,7 @@ def add_buffers(program: Program) -> None:
 
 
 def add_limit(program: Program, most: int) -> None:
-    """Adds constraints: at each step, the live bytes and the op's own bytes add up to <= `most`."""
+    """Adds constraints: at each step, live bytes plus the op's own bytes are at most `most`."""
     phase, ran = program.phase, program.ran
     # buffers alive at the phase's start that may die in it: counted by `alive`, not by `constant`
     counted = [b for b in phase.closers if b not in phase.openers]

@@ -181,7 +181,7 @@ class _LeafSearch:
                 leaves, aim = self.cut(leaves, bound, step)
 
     def search(self, stage: Stage, top: Placed, target: int) -> int:
-        """Searches one leaf, and keeps the order found if its peak is lower than the known one's.
+        """Searches one leaf, and keeps the order found if it has a lower peak than the known order.
 
         Returns the lower bound on the peak of the step that the search has proven, if that is above
         `target`; else `target`, which need not be a bound.
@@ -192,7 +192,7 @@ class _LeafSearch:
         return answer.bound
 
     def stage(self, placed: Placed) -> int:
-        """Returns the index in `stages` of the next search of a leaf; if none, their number."""
+        """Returns the index in `stages` of a leaf's next search; `len(stages)` if none is left."""
         share = len(placed.leaf.ops) / len(self.solver)
         tried = 1 if share > ALMOST_ALL else 0  # the whole phase has had a short exact search
         return max(tried, self.failed.get(placed.leaf.key, 0))

@@ -58,7 +58,7 @@ def try_move(
 
     Afterwards the last users, and the bytes freed and saved by each op, are those after the move,
     and all else in `now` is as before the move. If the move is not possible (`Tried.moving` is 0),
-    nothing in `now` changes, and neither call must follow.
+    nothing in `now` changes, and there is nothing to follow up.
 
     Args:
         phase: the ops and buffers.

@@ -32,7 +32,10 @@ class Present(NamedTuple):
 
 @compiled
 def present(phase: Tables, order: Ints) -> Present:
-    """Measures an order: by time, the op that runs then. The result keeps `order`, not a copy."""
+    """Measures an order. `order` has, by time, the op that runs then.
+
+    The result holds the array `order` itself, not a copy.
+    """
     time, during, _ = measured(phase, order)
     user, frees = np.empty(len(phase.size), np.int64), phase.unused.copy()
     for b in range(len(user)):
@@ -65,7 +68,7 @@ def saves(phase: Tables, user: Ints, k: int) -> int:
 
 @compiled
 def live_before(phase: Tables, now: Present, t: int) -> int:
-    """Returns the bytes alive just before time t, from 0 to the number of ops: the phase's end."""
+    """Returns the bytes alive just before time t. The phase ends at time `len(now.order)`."""
     if t == 0:
         return phase.start
     k = now.order[t - 1]

@@ -102,7 +102,7 @@ class RankedSchedule(ABC):
         heapq.heappush(self.ready, (self.rank(i, *self.effect[i]), i, self.version[i]))
 
     def pop(self) -> OpId | None:
-        """Takes the op with the lowest rank of those that keep within the limit off the heap.
+        """Takes off the heap, of the ready ops that keep within the limit, the one of lowest rank.
 
         Returns None if no ready op keeps within the limit. Ops that would go above the limit wait
         in the heap `above`, until enough bytes are free.

@@ -292,7 +292,7 @@ class Side:
             yield from ((k,) for k in sorted(state.ready))
 
     def last_but_for(self, k: Place) -> list[set[Place]]:
-        """Returns, for each buffer that only idle ops keep op `k` from freeing, these idle ops.
+        """Returns a set of idle ops for each buffer that only these ops keep op `k` from freeing.
 
         Idle ops only add bytes, and may wait. Op `k` would free the buffer if all idle ops of the
         set had run before `k`.

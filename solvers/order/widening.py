@@ -1,8 +1,8 @@
 """Improves the order and the bound of a phase with a wide graph by wider and wider beams.
 
-A beam searches sets of ops for an order that keeps within a limit (`beam_search.py`). It extends
-only a limited number of sets of each size, its width. The *step* is the distance of the limit on
-live bytes below the peak of the best order so far:
+A beam searches sets of ops for an order that keeps within a limit (`beam_search.py`). Of the sets
+with equally many ops, it extends only a limited number: its width. The *step* is the distance of
+the limit on live bytes below the peak of the best order so far:
 
     bound ───────────────────── limit ──── peak        fits          the peak falls, the next step
                                   │<─ step ─>│                       is twice as long
@@ -44,7 +44,8 @@ class Beams:
         both: largest width with which beams search from both ends of the phase. Wider beams search
             only from the end from which a search has last given an answer; from the end of the
             phase if none has.
-        tries: limit on the steps of one search, from one end. A step tries one op after one set.
+        tries: limit on the steps of one search, from one end: a step for each op tried after a set,
+            and some for each level.
         worth: the shortest distance of a limit on live bytes below the peak, as a share of the
             peak. If the gap between bound and peak is at most twice this distance, the limit is one
             byte below the peak.
@@ -59,12 +60,12 @@ class Beams:
 class BeamSearch:
     """Asks whether a phase has an order within a limit on live bytes, by beams from both ends.
 
-    A beam searches sets of ops. It extends only a limited number of sets of each size.
+    A beam searches sets of ops. Of those with equally many ops, it extends only a limited number.
 
     Attributes:
         ends: the phase as seen from its end and from its start. The end whose search has last given
             an answer comes first.
-        tries: limit on the steps of one search, from one end. A step tries one op after one set.
+        tries: limit on the steps of one search, from one end (`beam_search.search`).
         ops: the ids of the ops of the phase, in program order.
     """
 
@@ -85,13 +86,13 @@ class BeamSearch:
             most: the limit on live bytes.
             width: limit on the sets with equally many ops that the search extends.
             work: limits the work and the time of the search.
-            both: whether to search from both ends of the phase, or only from that which comes first
-                in `ends`.
+            both: whether to search from both ends of the phase, or only from the end that comes
+                first in `ends`.
 
         Returns:
             FITS with the order; DOES_NOT_FIT with a lower bound above `most` on the peak of every
-            order; or UNKNOWN. `Answer.work` is the number of steps, each of which tries one op
-            after one set.
+            order; or UNKNOWN. `Answer.work` is the number of steps: one for each op tried after a
+            set, and some for each number of ops in a set (`beam_search.search`).
         """
         cost, tried = a_step(len(self.ops)), 0
         for end in list(self.ends if both else self.ends[:1]):
@@ -132,7 +133,7 @@ def widen(
     Returns:
         The best order, its peak, and the highest bound proven, or `bound` if none is higher.
         If `bound` is not proven and no higher one is, the status OPTIMAL is no proof. `Answer.work`
-        is the number of steps, each of which tries one op after one set.
+        is the number of steps of all searches (`beam_search.search`).
     """
     work, beams = work or Work(), beams or Beams()
     with work.uncounted():  # the first call of a process compiles the search
