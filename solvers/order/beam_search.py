@@ -87,7 +87,8 @@ def search(phase: Net, most: int, width: int, steps: int) -> tuple[int, Ints, in
 
     Level n of the search holds the sets of n ops that have run. A step tries one op after one set,
     and a level takes A_LEVEL further steps. Counts live bytes as if every op wrote over all dying
-    buffers that it may ever write over.
+    buffers that it may ever write over. So the measured peak of the order found may be above
+    `most`.
 
     Args:
         phase: the phase, as seen from the end at which the search begins.

@@ -35,7 +35,7 @@ class Bracket:
         self.peak = self.peak_of(self.best)
 
     def learn(self, answer: Answer[list[OpId] | None]) -> bool:
-        """Takes in the answer whether an order keeps within the limit `answer.value`.
+        """Takes in the answer of a search for an order that keeps within `answer.value` bytes.
 
         Keeps the order found if its measured peak is the lowest so far. If no order fits, raises
         the bound, up to the peak at most.

@@ -49,7 +49,8 @@ A_CUTTING: Units = 60_000
 ALMOST_ALL = 0.8
 # share of the remaining work for all searches once peak and bound differ by at most the share WORTH
 LAST_SHARE = 0.2
-FAR = 1.0  # a step from the peak to 0, so that the aim is the bound
+# how far the aim is below the peak, as a share of the peak: down to 0, so that the bound is the aim
+FAR = 1.0
 QUICK = 2  # how many of the searches, from the first on, are tried while the aim is the bound
 
 
@@ -104,8 +105,8 @@ class _LeafSearch:
         best: by `Leaf.key`, the best order found, by op ids of the leaf, and the search's name.
         bounds: by `Leaf.key`, the leaf's lower bound, in bytes above its constant.
         stages: the searches, in the order in which they are tried on a leaf.
-        failed: by `Leaf.key`, how many of `stages` are done with: the last of them did not lower
-            the leaf's peak to its target.
+        failed: by `Leaf.key`, how many of `stages`, from the first on, are not tried again: the
+            last of them did not lower the leaf's peak to its target.
         reused: how many times a leaf was given the order found for an equal leaf.
         searched: the number of searches so far, each of one leaf.
     """
