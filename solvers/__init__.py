@@ -9,8 +9,8 @@
     baselines/  the orders of other planners
 
 The package is imported as `roam.solvers`; an import under another name raises ImportError. Most
-searches return an `Answer` (`answer.py`). `Work`, a count of steps, limits how long they may go on
-(`work.py`).
+searches for orders, packings and bounds return an `Answer` (`answer.py`). `Work` limits how long
+searches go on, by counted units of work and a deadline (`work.py`).
 """
 
 if __name__ != "roam.solvers":

@@ -22,7 +22,7 @@ class Outcome(StrEnum):
     FEASIBLE = "FEASIBLE"  # an order or packing was found, but not proven to be the best
     FITS = "FITS"  # found an order or a packing that takes no more bytes than allowed
     DOES_NOT_FIT = "DOES_NOT_FIT"  # proven: every order, or packing, takes too many bytes
-    UNKNOWN = "UNKNOWN"  # the search was cut short: it found nothing that fits, and proved nothing
+    UNKNOWN = "UNKNOWN"  # found nothing that fits, and did not prove that nothing does
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,10 @@ class Answer(Generic[T]):
     Attributes:
         found: what the search found: an order, a packing or a proof; None if it found nothing.
         value: the peak of the order found or the height of the packing found, in bytes. A search
-            that only decides whether an order keeps within a limit returns that limit.
+            that only decides whether an order keeps within a limit returns that limit, whatever it
+            finds.
         bound: a proven lower bound on the peak of every order, or on the height of every packing,
-            in bytes; 0 if nothing was proven.
+            in bytes; 0 if no bound was proven.
         status: how the search ended.
         work: the number of steps that the search took. The docstring of each search says what its
             steps are, such as ops run.

@@ -16,7 +16,7 @@ class Form:
 
     Attributes:
         reads: the buffers that the copy reads.
-        creates: the results of the op that the copy makes.
+        creates: those results of the op that the copy makes anew.
         scratch: the bytes that the copy allocates and frees while it runs.
         cost: the seconds that the copy takes.
         over: pairs (result, buffer that the result may be written over).

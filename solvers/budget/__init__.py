@@ -1,4 +1,4 @@
-"""Meets a byte budget: chooses the ops to recompute at the least cost, and proves lower bounds.
+"""Keeps steps within a byte budget: chooses the ops to recompute, and proves lower bounds.
 
 For a training step, in which copies of the forward's ops run in the backward:
 
@@ -7,8 +7,8 @@ For a training step, in which copies of the forward's ops run in the backward:
     hull           chooses copies by minimum cuts
     copy_reach     finds the copies that the CP-SAT program may choose
     retention      the CP-SAT program: the buffers kept from segment to segment, and the copies
-    choose         chooses by cuts; by the program if the cuts find nothing good enough
-    lowest_peak    chooses the copies that lower the peak most in a given time
+    choose         chooses copies by cuts, then by the program if the cuts find none good enough
+    lowest_peak    chooses the copies that lower the peak most and take at most a given time
     pareto         finds several trade-offs between memory and time
     proof          proves lower bounds on the added time and on the bytes
 

@@ -1,8 +1,8 @@
-"""Chooses the copies that keep a step within a limit, at the least cost.
+"""Searches for the copies that keep a step's live bytes within a limit, at the least cost.
 
-Chooses by minimum cuts first (hull.py). If they find nothing, or a choice that may cost noticeably
-more than necessary, a CP-SAT program (retention.py) is solved again and again, unless the cuts have
-proven that no choice fits:
+Chooses by minimum cuts first (hull.py), which may prove that no choice fits. Otherwise, if the cuts
+find nothing, or a choice that may cost noticeably more than necessary, a CP-SAT program
+(retention.py) is solved again and again:
 
 program ── solve ── choice ── live curve of the step with the copies ── within the limit?
    ^ ^                                      │ no                            │ yes
@@ -13,8 +13,8 @@ program ── solve ── choice ── live curve of the step with the copies
    └── a row that asks for a cheaper choice    bytes.                       │ not proven
                        └────────────────────────────────────────────────────┘
 
-The program also ends when the rounds or CP-SAT's time are used up. The cheapest choice that fits is
-returned.
+The search also ends when CP-SAT finds no solution, or when the rounds or CP-SAT's time are used up.
+The cheapest choice found that fits is returned.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ class Limits:
     """Limits on the search.
 
     Attributes:
-        reach: limit on the ops of the forward from the first to the last op of a chain of copies,
-            if CP-SAT searches among all copies.
-        rounds: limit on the solutions of one CP-SAT program.
+        reach: how many ops apart, in the forward, the first and the last op of a chain may be, if
+            CP-SAT searches among all copies. In a chain, each copy reads the copy before it.
+        rounds: limit on how often one CP-SAT program is solved.
         seconds: limit on CP-SAT's deterministic time for one solution.
-        all_seconds: limit on CP-SAT's deterministic time for all solutions of one program, or of
-            both programs that lower the peak; 0 turns CP-SAT off. The last solution may exceed the
-            limit by up to `seconds`.
-        halvings: how many times the search for the smallest peak halves an interval of peaks.
+        all_seconds: limit on CP-SAT's deterministic time for all solutions of one program; in the
+            search for the lowest peak, of its two programs together. The last solution may exceed
+            the limit by up to `seconds`. 0 turns CP-SAT off.
+        halvings: how many times the search for the lowest peak halves an interval of peaks.
         trials: limit on the copies whose removal is tried at the end.
         gap: CP-SAT takes a solution for the best one of its program if the solution is within this
             share of the bound that CP-SAT has proven.
         worth: a choice is good enough if its seconds exceed the lower bound by at most this share
             of the step's seconds. If not, CP-SAT searches among the copies of the cuts. CP-SAT also
             takes a solution for the best one if it is that near to CP-SAT's bound.
-        much: as `worth`; if exceeded, CP-SAT also searches among all copies, which takes far
-            longer.
+        much: a larger share, used as `worth`: if a choice exceeds the bound by more, CP-SAT
+            searches among all copies, which takes far longer.
     """
 
     reach: int = 96
@@ -91,7 +91,8 @@ def choose(step: Step, limit: Bytes, limits: Limits | None = None) -> Chosen:
     The live bytes are those of program order.
 
     Returns:
-        The cheapest choice found that fits; if none is found, the one with the lowest peak found.
+        The cheapest choice found that fits. If none is found, the choice with the lowest peak
+        found, with `fits` set to False: that does not prove that no choice fits.
     """
     limits = limits or Limits()
     hull = Hull(step, limit)
@@ -132,7 +133,7 @@ def trimmed(found: Curve, limit: Bytes, trials: int, enough: Seconds = 0.0) -> C
 
 
 def smallest_peak(step: Step, limits: Limits | None = None) -> Chosen:
-    """Searches for the copies with the lowest peak, then for cheaper ones with no higher peak."""
+    """Searches for the choice with the lowest peak, then for a cheaper one with no higher peak."""
     limits = limits or Limits()
     low = _smallest(step, limits)
     hull = Hull(step, low.peak)
@@ -177,8 +178,9 @@ class _Search:
 
     Attributes:
         hint: the choice that CP-SAT tries first: the one given, then the latest solution.
-        program: the program, with a row for each moment that was above the limit.
-        extra: by moment with a row, the bytes added because the program counted too few there.
+        program: the CP-SAT program. It has a row, which limits the live bytes, for each moment at
+            which a choice was above the limit.
+        extra: by moment with a row, the bytes added to the row because the program counted too few.
         left: what is left of `Limits.all_seconds`.
         seen: the live curve without copies. Its worst moments get the first rows.
         low: the choice found with the lowest peak.
@@ -222,9 +224,10 @@ class _Search:
         return best
 
     def descend(self) -> None:
-        """Lowers `low.peak`, until the true peak is no higher than that of the program's solution.
+        """Searches for the choice with the lowest peak, and keeps it in `low`.
 
-        Ends earlier if CP-SAT finds no solution, or if the rounds or CP-SAT's time are used up.
+        Ends when the true peak of a solution is no higher than the program says. Ends earlier if
+        CP-SAT finds no solution, or if the rounds or CP-SAT's time are used up.
         """
         for moment, _ in self._worst(self.seen, 0):
             self._add(moment, 0)
@@ -248,7 +251,7 @@ class _Search:
         return found
 
     def _solve(self, worth: float = 0.0) -> cp_model.CpSolver | None:
-        """Runs CP-SAT. Returns it with a solution, or None.
+        """Solves the program. Returns the solver; None if it has no solution or no time is left.
 
         worth: CP-SAT ends at a solution that is at most this far above its own bound, in the unit
             of the objective: nanoseconds in `cheapest`, bytes in `descend`.

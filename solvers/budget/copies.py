@@ -67,8 +67,8 @@ class Step:
         boundary: the first op of the backward.
         forms: for each op that may be recomputed, its form: what its copy reads and makes.
         starts: the first op of each segment of the backward, beginning with `boundary`.
-        smallest: a result of fewer bytes is not droppable.
-        pinned: results that are not droppable, whatever their size.
+        smallest: a result of fewer bytes is not `droppable`.
+        pinned: results that are not `droppable`, whatever their size.
     """
 
     problem: Problem
@@ -89,7 +89,7 @@ class Step:
 
     @cached_property
     def seconds(self) -> Seconds:
-        """The time of the step without copies; if unknown, the time of one copy of each op."""
+        """The time of the step without copies; if its ops have no costs, that of all `forms`."""
         known = sum(op.cost for op in self.problem.ops)
         return known or sum(form.cost for form in self.forms.values())
 
@@ -142,10 +142,10 @@ class Placed:
 
 @dataclass
 class Copies:
-    """The copies of a choice, without those that no op reads or that would run too late.
+    """The copies of a choice, without those that nothing reads or that would run too late.
 
-    A copy would run too late if a buffer that it reads has been changed (`Step.latest`): its
-    readers use the original.
+    A copy would run too late if a buffer that it reads has been changed by then (`Step.latest`).
+    The ops that would read this copy use the original results.
 
     Attributes:
         step: the step.
@@ -202,7 +202,7 @@ class Copies:
         return frozenset((p.op, p.segment) for p in self.placed)
 
     def edited(self) -> tuple[Problem, list[Copy | OpId]]:
-        """Returns the Problem with the copies; and by op of it, the copy or old op that it is."""
+        """Returns the Problem with the copies, and by op of it, which copy or old op the op is."""
         problem = self.step.problem
         buffers: list[Buffer] = list(problem.buffers)
         ids: dict[tuple[BufferId, int], BufferId] = {}
@@ -261,7 +261,7 @@ class Copies:
     def _gate(self, place: Mapping[OpId, OpId]) -> tuple[OpId, ...]:
         """Returns the ops that every copy waits for: the op that makes the tangents, if any.
 
-        This is the backward's first op, if it reads and changes nothing.
+        This is the backward's first op, if it reads and changes nothing. Returns its new id.
         """
         first = self.step.problem.ops[self.step.boundary]
         return () if first.reads or first.mutates else (place[self.step.boundary],)
@@ -289,7 +289,7 @@ class Curve:
 
     Attributes:
         copies: the copies.
-        what: by time, the copy that runs, or the op (its id in the step without copies).
+        what: by time, the copy that runs, or the id that the op has in the step without copies.
         live: by time, the transient bytes alive.
     """
 

@@ -3,9 +3,9 @@
     forward      a ──── b ──── c            b reads a, c reads b; from a to c at most `reach` ops
     segment k    a~ ─── b~ ─── c~ ─── r     a chain: the op r reads c~, c~ reads b~, b~ reads a~
 
-A chain of copies ends with a copy whose result an op of the segment reads (*direct*). The first and
-the last op of a chain are at most `reach` ops apart in the forward. So the CP-SAT program
-(`retention`) stays small: no chain starts at the other end of the model.
+A chain of copies ends with a copy whose result an op of the segment reads. Such a copy is *direct*.
+The first and the last op of a chain are at most `reach` ops apart in the forward. So the CP-SAT
+program (`retention`) stays small: no chain starts at the other end of the model.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ from roam.solvers.budget.copies import Choice, Copy, Step
 class Reach:
     """Finds the copies that a step may have, and the places at which each may run.
 
+    A chain of copies, in which each copy reads the one before it, is within reach if its first and
+    its last op are at most `ops` ops apart in the forward.
+
     Attributes:
         step: the step.
-        ops: the limit `reach`: how far apart the first and the last op of a chain may be.
+        ops: the limit on the length of a chain.
         among: the only copies that may be chosen; None for all within reach.
         readers: (droppable buffer, segment) -> the ops of the segment that read the buffer.
-        earliest, latest: by copy within reach, the first and the last op of its segment that may be
-            its first reader, before which it runs. The two may differ if copies read the copy's
-            results: the choice decides which of these copies run. No copy runs after
-            `Step.latest`.
+        earliest, latest: by copy within reach, the first and the last op of its segment just before
+            which the copy may run. The two may differ if the first reader of its results is another
+            copy: the choice decides which of these readers run. No copy runs after `Step.latest`.
         consumers: for each droppable buffer, the ops of the forward whose copies read it.
         direct: the copies whose results are read by an op of their segment, and not only by copies.
     """

@@ -1,12 +1,12 @@
 """Chooses copies by minimum cuts at the worst moment, and mixes two choices into one that fits.
 
-Given a price in seconds for each byte that is alive at the worst moment, a minimum cut finds the
-cheapest choice of copies (solvers/bound/priced_cut.py). Rising prices give a few choices, the
-corners of the hull: at this moment no other choice takes both less time and fewer bytes. Layers
-that are equal are recomputed from the same price on. So the limit usually lies between two corners:
-the cheap choice takes too many bytes, and the dear choice takes more seconds than necessary. A
-bisection mixes the two: one part of the copies is that of the dear choice, the rest is that of the
-cheap one.
+Let every byte that is alive at the worst moment have a price in seconds. A minimum cut finds the
+choice of copies with the least sum of the copies' seconds and the price of the bytes alive
+(solvers/bound/priced_cut.py). Rising prices give a few choices, the corners of the hull: no other
+choice takes both less time and fewer bytes at this moment. Layers that are equal are recomputed
+from the same price on. So the limit usually lies between two corners: the cheap choice takes too
+many bytes, and the dear choice takes more seconds than necessary. A bisection mixes the two: one
+part of the copies is that of the dear choice, the rest is that of the cheap one.
 
     seconds                               copies      c0 c1 c2 c3 │ c4 c5 c6 c7
        │  ·                                           dear choice │ cheap choice
@@ -33,7 +33,10 @@ MOMENTS = 6  # limit on the moments at which cuts are made
 
 @dataclass
 class Hull:
-    """The choices of copies that cuts and mixtures find for a limit.
+    """Searches, when it is made, for cheap choices of copies that keep a step within a limit.
+
+    A choice is a set of copies. Choices come from minimum cuts at the worst moment, and from mixing
+    two choices: some copies of one that fits, the rest from a cheaper one that does not fit.
 
     Attributes:
         step: the step.
@@ -41,8 +44,8 @@ class Hull:
         best: the cheapest choice found that fits; None if none is found.
         lowest: the choice found with the lowest peak.
         least: a lower bound on the seconds of any choice that fits, if the step's ops keep their
-            program order; inf if no choice can fit.
-        corners: all choices tried, mixtures too, with their live curves.
+            program order; inf if it is proven that no choice fits.
+        corners: all choices tried, mixed ones too, with their live curves.
     """
 
     step: Step
@@ -60,7 +63,7 @@ class Hull:
                 self._mix(corner)
 
     def copies(self) -> Choice:
-        """Returns all copies of the choices that cost at most as much as the best one.
+        """Returns the copies of all choices tried that cost at most as much as `best`, united.
 
         If no choice fits, returns the copies of all choices tried.
         """
@@ -69,9 +72,9 @@ class Hull:
         return frozenset().union(*some)
 
     def _cut(self) -> None:
-        """Makes cuts at the worst moment of the lowest choice so far, until a choice fits.
+        """Makes cuts at the worst moment of the choice with the lowest peak, until a choice fits.
 
-        Ends also if the worst moment has had its cuts already, or after MOMENTS moments.
+        Ends also if this moment has had its cuts already, or after MOMENTS moments.
         """
         cuts = PricedCuts(self.step.problem, droppable_forms(self.step), in_order=True)
         asked: set[OpId] = set()
@@ -101,9 +104,9 @@ class Hull:
     def _mix(self, cheap: Curve) -> None:
         """Mixes the best choice with a cheaper one that does not fit.
 
-        Bisects for the smallest part of the best choice with which the mixture fits, from the first
-        copy on and from the last copy on. Does nothing if no choice fits, or if `cheap` costs no
-        less than the best one.
+        Bisects for the smallest part of the best choice with which the mixture fits. This part
+        begins at the first copy in one bisection, and at the last copy in another (`ways`). Does
+        nothing if no choice fits, or if `cheap` costs no less than the best choice.
         """
         dear = self.best
         if dear is None or cheap.copies.cost >= dear.copies.cost:
@@ -139,7 +142,7 @@ def cheaper(known: Curve | None, found: Curve | None) -> Curve | None:
 
 
 def op_at_peak(curve: Curve) -> OpId:
-    """Returns the op that runs when the peak is first reached; if a copy runs, the next op."""
+    """Returns the op that runs when the peak is first reached; if a copy runs, the op after it."""
     time = max(range(len(curve.live)), key=curve.live.__getitem__)
     return next(w for w in curve.what[time:] if not isinstance(w, tuple))
 
@@ -147,7 +150,8 @@ def op_at_peak(curve: Curve) -> OpId:
 def ways(copies: Choice) -> Iterator[list[Copy]]:
     """Yields two lists of the copies: sorted by segment and op, and the reverse of that.
 
-    This is nearly the order in which they run: inside a segment, their readers decide it.
+    In the first list the copies are nearly in the order in which they run. Inside a segment their
+    readers decide this order.
     """
     ordered = sorted(copies, key=lambda c: (c[1], c[0]))
     yield ordered
@@ -157,7 +161,8 @@ def ways(copies: Choice) -> Iterator[list[Copy]]:
 def placed(step: Step, again: frozenset[OpId], moment: OpId) -> Choice:
     """Returns the choice in which each op of `again` runs again once, before its first reader.
 
-    Leaves out ops without a form, and ops whose droppable results nothing reads from `moment` on.
+    Leaves out ops without a form, and ops whose droppable results no op from `moment` on and no
+    copy reads.
 
     Args:
         step: the step.

@@ -33,7 +33,7 @@ CURVES = 400_000  # limit on the ops in all live curves together: 40 curves of 1
 def lowest_peak(step: Step, seconds: Seconds) -> Copies:
     """Searches for the copies that lower the peak most and take at most `seconds` together.
 
-    Returns no copies if none found lower the peak.
+    Returns no copies if the search finds none that lower the peak.
     """
     return _Search(step, seconds).found().copies
 
@@ -45,8 +45,8 @@ class _Search:
     Attributes:
         step: the step.
         seconds: limit on the time of the copies together.
-        left: how many ops the live curves still to be computed may have together, copies not
-            counted.
+        left: the limit on the ops in all live curves that are still to be computed together, copies
+            not counted. Each curve takes as many as the step has ops.
         curves: by choice, its live curve.
     """
 
@@ -68,11 +68,11 @@ class _Search:
         return best if best is none else trimmed(best, best.peak, trials)
 
     def better(self, best: Curve, cuts: PricedCuts, worst: OpId) -> Curve:
-        """Returns the choice with the lowest peak: `best`, or one that is found here.
+        """Returns the choice with the lowest peak: `best`, or a better one that is found here.
 
         Tries the choices that cuts at op `worst` find, each alone and together with the copies of
-        `best`, the best choice so far. Mixes some of them with the lowest choice within the limit
-        on seconds.
+        `best`, the best choice so far. Mixes some of these choices with the one that has the lowest
+        peak of all within the limit on seconds.
         """
         known = best.copies.choice
         choices = [placed(self.step, m.again, worst) for m in cuts.within(worst, self.seconds)]
@@ -83,7 +83,7 @@ class _Search:
                 (cheap if cost <= self.seconds else dear).append(some)
         found = [self.curve(choice) for choice in cheap]
         best = min(found, key=lambda c: c.peak)
-        # the first two beyond the limit; a choice comes before its union with the known copies
+        # the first two beyond the limit on seconds; a choice comes before its union with `known`
         mixable = dear[:2]
         if best.copies.choice == known:
             # each whole choice within the limit raises the peak elsewhere; a part of it may not
@@ -96,8 +96,8 @@ class _Search:
     def mixed(self, dear: Choice, cheap: Choice) -> Curve:
         """Returns the choice with the lowest peak: `cheap`, or a mixture of `dear` and `cheap`.
 
-        Bisects for the largest part of `dear` that the limit on seconds allows, from the first copy
-        on and from the last copy on.
+        Bisects for the largest part of `dear` that the limit on seconds allows. This part begins
+        at the first copy in one bisection, and at the last copy in another (`ways`).
         """
         best = self.curve(cheap)
         for ordered in ways(dear | cheap):
@@ -112,7 +112,7 @@ class _Search:
         return best
 
     def curve(self, choice: Choice) -> Curve:
-        """Returns the live curve of a choice; that of no copies if no work is left for it."""
+        """Returns the live curve of a choice; the curve without copies if `left` is used up."""
         if choice not in self.curves:
             if self.left <= 0:
                 return self.curves[frozenset()]
@@ -124,7 +124,7 @@ class _Search:
 def peak_without(
     problem: Problem, order: Sequence[OpId], reuse: Reuse, dropped: Collection[BufferId]
 ) -> Bytes:
-    """Returns the peak if some buffers were alive only while an op uses them.
+    """Returns the peak that an order would have if some buffers lived only while an op uses them.
 
     This is a quick lower bound on the peak of this order with any copies of the ops that make these
     buffers. What the copies read and their scratch space are not counted.

@@ -10,7 +10,7 @@ from roam.solvers.budget.choose import QUICK, choose, smallest_peak
 from roam.solvers.budget.copies import Copies, Curve, Step
 from roam.solvers.budget.proof import all_forms
 
-MOMENTS = 3  # moments at which a bound is computed
+MOMENTS = 3  # limit on the ops at which bounds on the extra time are proven
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Point:
 
 
 def pareto(step: Step, n: int) -> tuple[Point, ...]:
-    """Returns up to `n` points, from the smallest peak found to the peak without copies.
+    """Returns up to `n` points, from the lowest peak found to the peak without copies.
 
     Each point has a higher peak and a lower cost than the point before it. The choices are found by
-    cuts, without CP-SAT. `n` = 1 gives the smallest peak only.
+    cuts, without CP-SAT. `n` = 1 gives the point with the lowest peak only.
     """
     whole = Curve.of(Copies.of(step, frozenset()))
     low = smallest_peak(step, QUICK)
@@ -51,7 +51,10 @@ def pareto(step: Step, n: int) -> tuple[Point, ...]:
 
 
 class _Bounds:
-    """Proves lower bounds on the extra time, at the MOMENTS worst ops of a step without copies."""
+    """Proves lower bounds on the extra time, which hold for schedules with any copies.
+
+    Tries the MOMENTS ops at which the step without copies has the most live bytes.
+    """
 
     def __init__(self, step: Step, whole: Curve) -> None:
         self.cuts = PricedCuts(step.problem, all_forms(step))

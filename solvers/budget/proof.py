@@ -1,4 +1,4 @@
-"""Proves lower bounds on the time that recomputation adds to a step, and on the bytes it needs."""
+"""Proves lower bounds on the time that recomputation adds, and on the bytes that a step needs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def extra_time_bound(
 
     Args:
         step: the step.
-        plan: a plan of the step without copies.
+        plan: a plan of the step without copies; its live curve says at which ops to look first.
         limit: transient bytes that no moment may exceed.
         seconds: about how long the search may take.
         enough: the search ends when the bound reaches this number of seconds.
@@ -43,7 +43,7 @@ def least_needed(step: Step, plan: Plan, seconds: Seconds) -> Bytes:
 
     Args:
         step: the step.
-        plan: a plan of the step without copies.
+        plan: a plan of the step without copies; its live curve says at which ops to look first.
         seconds: about how long the search may take.
     """
     curve = live_curve(step.problem, plan.order, plan.reuse)
@@ -63,12 +63,13 @@ def least_at_once(step: Step) -> Bytes:
 
 
 def all_forms(step: Step) -> Mapping[OpId, Form]:
-    """Returns the forms in which ops may be recomputed: unchanged, or in the form of `step`.
+    """Returns, by op that may be recomputed, the form of its copy for lower bounds.
 
-    An op for which both are allowed gets a form that reads only what both read, makes what either
-    makes, and takes the shorter of both times. So bounds for this form hold for both. For example,
-    batch norm, unchanged, reads running statistics, which are changed by then; in the form of the
-    step it does not read them.
+    An op may be recomputed unchanged, or in its form in `step.forms`. If both are allowed, the form
+    returned reads only what both read, makes what either makes, and takes the shorter of both
+    times. So bounds for this form hold for both. For example, a copy of batch norm, unchanged,
+    reads running statistics, which are changed by then; in the form of the step it does not read
+    them.
     """
     forms = dict(step.forms)
     for i, form in as_they_are(step.problem).items():

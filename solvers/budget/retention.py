@@ -1,7 +1,7 @@
 """Defines the CP-SAT program: which buffers are kept between segments, and which ops run again.
 
 In Checkmate (arXiv 1910.02653) each op is a stage. Here the forward is one stage, and each segment
-of the backward is one. The variables are Booleans:
+of the backward is one. The variables are Booleans, for each buffer b that a copy can make again:
 
     kept[b, k]    buffer b is alive when segment k begins
     again[i, k]   op i runs again in segment k
@@ -63,9 +63,9 @@ class Program:
     Attributes:
         again, kept: the variables of the module's docstring.
         makers: by droppable buffer, the op that makes it.
-        until: by droppable buffer, the last segment in which it may be read.
-        rows: by moment with a constraint, its live bytes.
-        stands: the variables that `_stands` has added, by its arguments.
+        until: by droppable buffer, the last segment in which the buffer may be read.
+        rows: by moment with a constraint, the live bytes at the moment.
+        stands: the variables that `_stands` has added, by the arguments of the call.
         most: a variable, no less than the live bytes at any moment with a constraint.
     """
 
@@ -142,7 +142,7 @@ class Program:
     def between(self) -> NDArray[np.int64]:
         """By op, the bytes alive just before it runs, without droppable buffers.
 
-        Only buffers count that were made before, and that the op itself or a later one uses.
+        Only buffers count that an earlier op made, and that this op or a later one uses.
         """
         problem = self.step.problem
         change = np.zeros(len(problem.ops) + 2, np.int64)
@@ -180,8 +180,8 @@ class Program:
 
     def _forward_row(self, p: OpId) -> Row:
         problem = self.step.problem
-        # a buffer that p is the last to use is alive whatever the choice, unless p may write its
-        # result over it: then it is alive beside the result only if it is kept for the backward
+        # alive at p only if kept for the backward: buffers that the forward uses before p only, and
+        # buffers that p is the last op of the forward to use and may write a result over
         over = {old for new, old in problem.ops[p].over if can_take(problem, new, old)}
         last = self.last_forward
         kept = [b for b in sorted(self.makers) if last[b] < p or (last[b] == p and b in over)]
@@ -198,8 +198,8 @@ class Program:
     def _term(self, b: BufferId, k: int, moment: Moment) -> Term | None:
         """Returns the term of a buffer at a moment of segment k; None if it is never alive then.
 
-        The buffer is alive if it was kept, or made by the end of the moment, and is read at the
-        moment or later: by an op or a copy of this segment, or in a later segment.
+        The buffer is alive if it was kept or a copy has made it by the end of the moment, and if
+        it is also read at the moment or later: by an op or a copy of this segment, or later on.
         """
         if self.until[b] < k:
             return None
@@ -271,7 +271,7 @@ class Program:
             sizes.append(term.size)
         self.model.add(base + cp_model.LinearExpr.weighted_sum(alive, sizes) <= self.most)
 
-    # ---- asking ----
+    # ---- objective and hint ----
 
     def seconds(self) -> cp_model.LinearExprT:
         costs = [round(self.step.forms[i].cost / NANOSECOND) for i, _ in self.again]

@@ -30,7 +30,7 @@ class Graph(NamedTuple):
     """Ops with one result each, and for each op the ops whose results it reads.
 
     Attributes:
-        size: by op, bytes of its result as a share of the limit.
+        size: by op, the bytes of its result, as a share of the limit on live bytes.
         cost: by op, its time as a multiple of the mean time of an op.
         reads_at, reads: op v reads the results of the ops reads[reads_at[v]:reads_at[v + 1]].
     """
@@ -48,19 +48,20 @@ def measure(
     """Measures the extra time and the live bytes of a sequence, if it can run.
 
     Args:
-        graph: the ops.
+        graph: the ops. Their sizes are shares of the limit on live bytes.
         runs: runs[:count] is the sequence of ops.
         count: the length of the sequence.
         latest: working memory, by op.
         end: by time, set to the time at which the result of the run is last read, or to the time of
             the run if its result is not read.
-        live: by time, set to the live bytes, as a share of the limit.
+        live: by time, set to the live bytes, as a share of the limit. Longer than `count`.
 
     Returns:
-        Whether the results that each run reads are made before it; the extra time, as a multiple of
-        the mean cost of an op; the bytes above the limit, summed over time, as a multiple of the
-        limit; the peak, as a multiple of the limit. The last three are 0 if the first is False, and
-        `end` and `live` are then of no use.
+        valid: whether the results that each run reads are made before the run. If not, the other
+            results are 0, and `end` and `live` are of no use.
+        time: the extra time, as a multiple of the mean cost of an op.
+        above: the live bytes above the limit, summed over time, as a multiple of the limit.
+        peak: the peak, as a multiple of the limit.
     """
     latest[:] = -1
     time = -float(len(graph.size))
@@ -105,7 +106,7 @@ def alive_at(end: Ints, t: int, random: Words) -> int:
 
 @compiled
 def shift(runs: Ints, source: int, target: int) -> None:
-    """Moves the run at time `source` to time `target`; the runs in between close up."""
+    """Moves the run at time `source` to time `target`. Shifts each run in between by one time."""
     v = runs[source]
     if source < target:
         for t in range(source, target):
@@ -149,12 +150,12 @@ def next_reader(graph: Graph, runs: Ints, v: int, first: int, last: int) -> int:
 
 @compiled
 def collect(graph: Graph, runs: Ints, end: Ints, place: int, chain: Ints) -> int:
-    """Completes a chain of ops to copy at time `place`, which begins as the single op chain[0].
+    """Completes a chain of ops to copy at time `place`. Returns the length of the chain.
 
-    Adds the ops whose results the chain reads and that are no longer alive at `place`, up to
-    LONGEST ops in all. A result that does not get into the chain lives longer instead. Then sorts
-    the chain by the ops' numbers, which is an order in which they can run. Returns the length of
-    the chain. Every op that the chain reads must have run before `place`.
+    The chain given is the single op chain[0]. Adds the ops whose results the chain reads and whose
+    results are no longer alive at `place`, up to LONGEST ops in all. If an op does not get into the
+    chain, its earlier result lives longer instead. Then sorts the chain by the ops' numbers, which
+    is an order in which they can run. Every op that the chain reads must have run before `place`.
     """
     links, k = 1, 0
     while k < links:

@@ -44,9 +44,9 @@ def cut_backward(
 
 
 def temporary_bytes(problem: Problem, boundary: OpId) -> NDArray[np.int64]:
-    """Returns, by op, the bytes that the backward made before the op and frees after it or later.
+    """Returns, by op, the bytes of buffers that the backward made before the op and still needs.
 
-    Leaves out what the user holds to the end of the step.
+    This op or a later one uses them. Leaves out what the user holds to the end of the step.
     """
     change = np.zeros(len(problem.ops) + 1, np.int64)
     maker = problem.maker

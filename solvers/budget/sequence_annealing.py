@@ -1,10 +1,10 @@
 """Simulated annealing over sequences of op runs, in which an op may run several times.
 
 The energy of a sequence is the extra time of its copies, in mean costs of an op, plus a penalty for
-the bytes above the limit, summed over time. A move adds a copy of an op before a reader of its
-result, alone or with copies of ops that it needs; or it removes one run of an op that runs several
-times; or it moves a run to another time. Most moves aim at a time above the limit. `run_sequences`
-has a picture of a sequence.
+the live bytes above the limit, summed over time. There are three kinds of moves. One adds a copy of
+an op before a reader of its result, alone or with copies of ops whose results that copy needs. One
+removes one run of an op that runs several times. One moves a run to another time. Most moves aim at
+a time at which the live bytes exceed the limit. `run_sequences` has a picture of a sequence.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from roam.solvers.xorshift import below, uniform
 
 ADD, REMOVE, MOVE = 0, 1, 2
 NEAR = 30  # limit on the places by which a random move shifts a run
-BEYOND = 6  # limit on the places beyond the aimed time to which a move may put a run
+BEYOND = 6  # a move puts a run fewer than this many places beyond the time that it aims at
 
 
 class Heat(NamedTuple):
@@ -39,8 +39,8 @@ class Heat(NamedTuple):
 
     Attributes:
         hot, cold: the first and the last temperature.
-        penalty: the energy of each time, for each multiple of the limit by which its live bytes
-            exceed the limit.
+        penalty: the energy that a time adds if its live bytes exceed the limit, per multiple of the
+            limit by which they exceed it.
     """
 
     hot: float
@@ -52,19 +52,26 @@ class Heat(NamedTuple):
 def anneal(
     graph: Graph, start: Ints, heat: Heat, work: int, seed: int
 ) -> tuple[float, Ints, float, Ints, int]:
-    """Searches for the cheapest sequence within the limit.
+    """Searches for the cheapest sequence of op runs whose peak is within the limit on live bytes.
+
+    `graph` gives all sizes as shares of this limit.
 
     Args:
         graph: the ops.
-        start: a sequence in which every run comes after the runs whose results it reads.
+        start: the first sequence. Runs every op at least once, and every run comes after the runs
+            whose results it reads.
         heat: the temperatures and the penalty.
-        work: limit on the runs and reads measured. The last move may exceed it.
+        work: limit on the effort. Each attempted move counts 20. Each sequence measured counts its
+            length plus the number of reads in the graph. The last move may exceed the limit.
         seed: the seed of the random numbers; positive.
 
     Returns:
-        The extra time of the cheapest sequence found within the limit, in mean costs (inf if none
-        was found); this sequence, or `start`; the lowest peak of all sequences found, as a multiple
-        of the limit; the sequence with this peak; the runs and reads measured.
+        extra: the extra time of the cheapest sequence found within the limit, in mean costs of an
+            op; inf if none was found.
+        cheapest: this sequence; `start` if none was found.
+        peak: the lowest peak of all sequences found, as a multiple of the limit.
+        lowest: the sequence with this peak.
+        done: the effort spent, counted as in `work`.
     """
     n = len(graph.size)
     most = 4 * n + len(start)
@@ -134,7 +141,7 @@ def anneal(
                     continue
                 if below(random, 2):
                     target = min(t + below(random, BEYOND), count - 1)
-                else:  # the last reader goes before t
+                else:  # move the last reader of the run's result to t or a little before
                     s = end[s]
                     target = max(t - below(random, BEYOND), 0)
             else:

@@ -1,9 +1,9 @@
-"""Finds the cheapest schedule of a Problem within a budget, copies of ops among its runs.
+"""Searches for the cheapest schedule of a Problem within a budget. Ops may run several times.
 
     given order, best order ── within the budget? ── yes: no extra time, the best there is
              │ no
-             lower bounds on bytes and time (`solvers/bound/time_bound.py`): does nothing fit? ends
-             │
+             lower bounds on bytes and time (`solvers/bound/time_bound.py`) ── does one prove that
+             │ no                                        nothing fits? ── yes: raises BudgetError
              far above the budget: lower the peak stair by stair
              │
              anneal from each order (`sequence_annealing.py`), then from the best sequence again
@@ -33,7 +33,7 @@ from roam.solvers.work import Units, Work
 ORDER_SHARE = 0.25  # part of the remaining work for the search for the best order without copies
 BOUND_SHARE = 0.2  # part of the remaining work for the bound
 SECONDS = 6.0  # seconds' worth of work if the caller sets no limit
-A_RUN: Units = 2  # units of work to measure one run or read of a sequence; measured
+A_RUN: Units = 2  # units of work for each unit in which `anneal` counts its effort; measured
 # the first annealings begin at every start, later ones at the best sequence
 FIRST = (Heat(2.0, 0.02, 70.0), Heat(5.0, 0.05, 200.0))
 LATER = (Heat(1.0, 0.01, 100.0), Heat(3.0, 0.03, 200.0), Heat(0.5, 0.005, 100.0))
@@ -42,7 +42,7 @@ LATER = (Heat(1.0, 0.01, 100.0), Heat(3.0, 0.03, 200.0), Heat(0.5, 0.005, 100.0)
 FAR = 1.03
 STAIR, LEAST_STAIR = 0.02, 0.001  # the first and the smallest of these shares
 STAIRS_SHARE = 0.6  # part of the remaining work for all stairs
-LEAST_ROUND, MOST_ROUND = 10**6, 5 * 10**8  # limits on the runs and reads of one annealing
+LEAST_ROUND, MOST_ROUND = 10**6, 5 * 10**8  # limits on the effort of one annealing, by `anneal`
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class Schedule:
 
     Attributes:
         runs: ops in the order in which they run; an op may run several times.
-        peak: bytes alive at the worst moment, without in-place reuse and scratch space.
+        peak: bytes alive at the worst moment; scratch space is not counted, and no result is
+            written over a dying buffer.
         extra_time: seconds of the copies.
         bound: seconds that the copies of any schedule within the budget take at least.
     """
@@ -66,7 +67,7 @@ def schedule(problem: Problem, budget: int, work: Work | None = None) -> Schedul
     """Searches for the schedule with the least extra time within a budget.
 
     Args:
-        problem: ops with one result each, in the given order.
+        problem: ops with one result each.
         budget: limit on the live bytes at any moment.
         work: limits the work of all searches together; worth SECONDS if left out.
 
@@ -82,10 +83,13 @@ class _Search:
     """The search for one Problem, with the best sequences so far.
 
     Attributes:
-        extra, runs: the extra time of the cheapest sequence within the budget, in mean costs of an
-            op (inf until there is one); the sequence.
-        low, low_runs: the lowest peak of any sequence, as a multiple of the budget; the sequence.
-        given, curve: the program order, and its live curve in bytes.
+        extra: the extra time of the cheapest sequence found within the budget, in mean costs of an
+            op; inf until one is found.
+        runs: this sequence; the program order until one is found.
+        low: the lowest peak of any sequence found, as a multiple of the budget.
+        low_runs: the sequence with this peak.
+        given: the program order.
+        curve: the live curve of `given`, in bytes, without in-place reuse.
         graph: the ops for `measure` and `anneal`, with sizes as multiples of the budget.
     """
 
@@ -153,9 +157,10 @@ class _Search:
         return self.work.is_over() or self.extra * self.unit <= bound * (1 + 1e-9)
 
     def _climb_down(self, most: int) -> None:
-        """Lowers the peak of the lowest sequence stair by stair, until it is within the budget.
+        """Lowers `low`, stair by stair, until this lowest peak is within the budget.
 
-        Ends earlier if even the smallest stair fails, or if the work is spent.
+        Each stair is an annealing of at most `most` units of effort, with a limit a little below
+        `low`. Ends earlier if even the smallest stair fails, or if the work is spent.
 
         If the peak is far above the budget, a single annealing does not reach the budget: it ends
         with a sequence that is a little above the budget at nearly all times.
@@ -187,10 +192,10 @@ class _Search:
             self._offer(found)
 
     def _offer(self, runs: Ints) -> None:
-        """Keeps a sequence if its peak is the lowest so far.
+        """Keeps a sequence as `low_runs` if its peak is the lowest so far.
 
-        If it is within the budget, also removes the copies without which it still fits, and keeps
-        what is left if it is the cheapest so far.
+        If the sequence is within the budget, also removes copies without which it still fits, and
+        keeps what is left as `runs` if that is the cheapest so far.
         """
         fits, extra, low = self._measure(runs)
         if low < self.low:
@@ -214,7 +219,8 @@ class _Search:
     def _measure(self, runs: Ints) -> tuple[bool, float, float]:
         """Returns whether a sequence is valid and fits, its extra time, and its peak.
 
-        The time is in mean costs of an op, the peak a multiple of the budget; inf if not valid.
+        The time is in mean costs of an op. The peak is a multiple of the budget; inf if the
+        sequence is not valid.
         """
         valid, extra, above, peak = _measured(self.graph, runs)
         if len(runs) == len(self.given):
@@ -222,9 +228,10 @@ class _Search:
         return valid and above <= 0, max(extra, 0.0), peak if valid else inf
 
     def _bound(self, order: list[OpId]) -> float:
-        """Returns a lower bound on the extra time, in seconds; inf if nothing keeps the budget.
+        """Returns a lower bound on the extra time, in seconds, of any schedule within the budget.
 
-        Tries the ops at which `order` is above the budget.
+        Returns inf if it is proven that no schedule keeps the budget. Tries the ops at which
+        `order` is above the budget.
         """
         curve = live_curve(self.problem, order, {})
         with self.work.share(BOUND_SHARE):
@@ -251,7 +258,7 @@ class _Search:
 
 
 def _measured(graph: Graph, runs: Ints) -> tuple[bool, float, float, float]:
-    """Measures a sequence as `measure` does, in scratch arrays of its own."""
+    """Returns what `measure` returns. Makes the arrays that `measure` works in."""
     count = len(runs)
     latest, end = np.zeros(len(graph.size), np.int64), np.zeros(count + 1, np.int64)
     live: Floats = np.zeros(count + 2)

@@ -8,7 +8,7 @@ phase go into the gaps of the stack. If they fit into no gap, they go above the 
 blocks of the phase.
 
 A block is held while any buffer in it is alive, and meanwhile its empty part is wasted. If the
-waste would raise the peak above its limit, buffers are taken out of the arena (`eviction.py`). An
+waste would raise the peak above a limit, buffers are taken out of the arena (`eviction.py`). An
 arena that is kept between steps (`hold`) is one block; no buffer is taken out of it.
 """
 
@@ -39,7 +39,7 @@ class Layout:
     Attributes:
         offsets: by buffer in the arena, its offset in bytes.
         blocks: the allocations behind the arena.
-        peak: the peak of the step with this layout, in bytes.
+        peak: the peak of the step with this layout, in bytes; wasted bytes count.
         method: the name of the rule that found the layout.
         left: the number of buffers that could lie in the arena but do not. Buffers that are written
             over one another count as one.
@@ -53,7 +53,7 @@ class Layout:
 
     @property
     def cost(self) -> tuple[int, int, int]:
-        """What `lay_out` lowers: the allocations, then the buffers left out, then the peak."""
+        """What `lay_out` minimizes: the allocations, then the buffers left out, then the peak."""
         return len(self.blocks) + self.left, self.left, self.peak
 
 
@@ -73,8 +73,8 @@ def lay_out(
 
     Every block is an allocation, and so is every buffer that could lie in the arena but does not.
     The search ends at a layout that leaves out no buffer and does not raise the peak. Otherwise,
-    of the layouts tried that keep within the limit, returns the one with the fewest allocations; if
-    none of them saves allocations, a layout without offsets.
+    of the layouts tried that keep within the limit, returns the one with the fewest allocations. If
+    each of them takes more allocations than no arena does, returns a layout without offsets.
 
     Args:
         problem: the step.

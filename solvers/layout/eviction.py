@@ -15,7 +15,8 @@ block that wastes most at that time. There are three ways to lower the waste of 
 
 `evict` chooses the way on which the fewest buffers leave the arena; if there are several, the one
 on which the fewest bytes leave. A buffer outside of the arena takes only its own size while it is
-alive. So if no buffer is left in the arena, nothing is wasted.
+alive. So if no buffer is left in the arena, nothing is wasted. Buffers that are written over one
+another (a slot) count as one buffer here, and leave together.
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ class _Waste:
         np.subtract.at(change, table.lower, sizes)
         np.add.at(change, table.upper, sizes)
         self.excess = _Worst(change.cumsum()[:-1] - room)
-        # `begins`: by section, its first time, plus `span` for each piece of addresses below it
+        # `begins`: by section, its first time, plus `span` for each piece of addresses below the
+        # section; ascending, so that `held` can search it
         self.pieces, self.span = int(sections.piece[-1]) + 1, len(room) + 1
         self.begins = sections.lower + sections.piece * self.span
 

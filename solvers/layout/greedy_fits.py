@@ -32,7 +32,7 @@ class Rect(NamedTuple):
         size: the size of the buffer, in bytes.
         align: the address of the buffer must be a multiple of this number of bytes.
         fixed: the address that the buffer must have; None if a packing may choose one. `place`
-            ignores it: its parameter `fixed` lists such rectangles.
+            ignores this field: its parameter `fixed` lists the rectangles with a given address.
     """
 
     lower: int
@@ -48,7 +48,7 @@ class Fit:
 
     Attributes:
         name: the name of the rule, for reports.
-        first: returns the rank of a rectangle; the rectangle of the lowest rank is placed first.
+        first: returns the rank of a rectangle. Rectangles are placed in the order of their ranks.
         tightest: whether a rectangle takes the smallest gap into which it fits, instead of the gap
             at the lowest address. The space above all taken addresses is the last resort.
     """

@@ -62,7 +62,8 @@ class Occupied:
     def nodes(self, lower: int, upper: int) -> Nodes:
         """Returns the tree nodes that the lifetime [lower, upper) covers wholly, and in part.
 
-        Of the nodes covered wholly, returns only those whose parent is not covered wholly.
+        Of the nodes covered wholly, returns only those whose parent is not covered wholly. Both
+        times must be among the `moments` given when the object was made.
         """
         whole: list[Node] = []
         part: list[Node] = []

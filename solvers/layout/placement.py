@@ -49,7 +49,7 @@ class Placement(Protocol):
 
 @dataclass(frozen=True)
 class InArena:
-    """Places every buffer that may lie in the arena, unless that would raise the peak too much.
+    """Places all buffers that may lie in the arena, as far as the limit on the peak allows.
 
     Attributes:
         hold: whether the arena is one block that is kept from step to step.
@@ -78,8 +78,8 @@ class SavedBlocks:
 
     Attributes:
         held: by time, an upper bound on the bytes that the generated code holds while an op runs,
-            including dead buffers that it has not freed. Has entries only for the ops of the first
-            phases, whose code exists already. Empty if no code exists.
+            including dead buffers that it has not freed. Has entries only for the times of the
+            phases whose code exists already. Empty if no code exists.
         blocking: the largest size of a block, and the gap to leave above a saved tensor.
         sharing: ops that Inductor can generate as one function together with neighbouring ops.
     """

@@ -62,8 +62,9 @@ def stack_saved(
 ) -> Layout:
     """Returns the layout of saved buffers for which a caching allocator reserves the fewest bytes.
 
-    Tries the numbers of pieces in CUTS, and no blocks, until the work is spent. Leaves out buffers
-    larger than the largest block. Places nothing if the others together are smaller than WORTH.
+    Tries no blocks, and then the numbers of pieces in CUTS, until the work is spent. Leaves out
+    buffers larger than the largest block. Places nothing if all other saved buffers together are
+    smaller than WORTH.
 
     Args:
         problem: the step.
@@ -71,6 +72,7 @@ def stack_saved(
         reuse: maps each buffer that is written over a dying buffer to that dying buffer.
         held: by time of the forward, the bytes that are allocated while an op runs if there are no
             blocks. They may be more than the live bytes. Times of the backward have no entries.
+            Empty if only live bytes are allocated.
         limit: the highest peak that the layout may have, in bytes.
         blocking: the largest size of a block, and the gap to leave above a saved buffer.
         work: limits the search. An attempt at a layout is dropped if it is not finished when the

@@ -24,10 +24,10 @@ Placed = tuple[Slot, int]  # (slot: a buffer, or buffers written over one anothe
 
 
 class Table(NamedTuple):
-    """Placed buffers as arrays, with an entry for each buffer.
+    """Slots and their addresses as arrays. A slot is a buffer, or a chain written over one another.
 
-    Buffer k lies at addresses [bottom[k], top[k]) during times [lower[k], upper[k]). Its address
-    has to be a multiple of align[k] bytes.
+    Slot k lies at addresses [bottom[k], top[k]) during times [lower[k], upper[k]). Its address has
+    to be a multiple of align[k] bytes.
     """
 
     lower: Ints
@@ -37,7 +37,7 @@ class Table(NamedTuple):
     align: Ints
 
     def only(self, kept: Mask | Ints) -> Table:
-        """Returns a table of the buffers that `kept` selects, by a mask or by their indices."""
+        """Returns a table of the slots that `kept` selects, by a mask or by their indices."""
         return Table(*(column[kept] for column in self))
 
 
@@ -53,12 +53,12 @@ class Sections(NamedTuple):
 
     Attributes:
         piece: by section, the index of the piece of addresses in which it lies.
-        lower: by section, the first time at which one of its buffers is alive.
-        upper: by section, the time after the last time at which one of its buffers is alive.
-        offset: by section, its lowest address: that of its lowest buffer, rounded down to a
-            multiple of the largest alignment among its buffers.
-        size: by section, the bytes from `offset` to the end of its highest buffer.
-        of: by placed buffer, the index of its section.
+        lower: by section, the first time at which one of its slots is alive.
+        upper: by section, the time after the last time at which one of its slots is alive.
+        offset: by section, its lowest address: that of its lowest slot, rounded down to a multiple
+            of the largest alignment among its slots.
+        size: by section, the bytes from `offset` to the end of its highest slot.
+        of: by entry of the table of placed slots, the index of the slot's section.
     """
 
     piece: Ints
@@ -74,10 +74,10 @@ class Sections(NamedTuple):
 
 
 def cut_into_sections(table: Table, edges: Sequence[int]) -> Sections:
-    """Returns the sections of placed buffers. A section becomes one block of memory.
+    """Returns the sections of placed slots. A section becomes one block of memory.
 
     Args:
-        table: the placed buffers.
+        table: the placed slots.
         edges: the lowest address of each piece of addresses, in ascending order. A piece ends where
             the next piece begins; the last piece has no upper end.
     """
