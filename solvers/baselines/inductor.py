@@ -99,7 +99,10 @@ def _touched(problem: Problem, i: OpId) -> int:
 
 
 def _at_start(problem: Problem, phase: int) -> int:
-    """Returns the bytes alive at the start of a phase that die in this phase or a later one."""
+    """Returns the bytes alive at the start of a phase that an op of it or of a later phase uses.
+
+    Leaves out persistent buffers, and buffers that the user keeps.
+    """
     first = problem.phases[phase][0] if problem.phases[phase] else 0
     return sum(
         buffer.size

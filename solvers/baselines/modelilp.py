@@ -106,7 +106,7 @@ def solve(part: Part, seconds: float, workers: int = 2) -> Answer[list[OpId]]:
     """Searches for the order with the lowest peak of a part of a phase.
 
     The peak and the bound returned are those of the integer program, which rounds sizes up and
-    writes no result over a dying buffer.
+    writes no result over a dying buffer. So the true lowest peak may be below the bound.
 
     Args:
         part: the ops to order.
@@ -115,9 +115,9 @@ def solve(part: Part, seconds: float, workers: int = 2) -> Answer[list[OpId]]:
 
     Returns:
         The best order found, its peak and a lower bound on the peak, in bytes. `Answer.work` counts
-        branches of the solver's search tree. Without a solution, returns program order, with MOST
-        for the peak and 0 for the bound: if the part has fewer than two ops or is too large, if
-        `seconds` is 0 or less, or if the solver finds no order.
+        branches of the solver's search tree. Returns program order, with MOST for the peak and 0
+        for the bound, if the solver finds no order, or does not run: if the part is too large or
+        has fewer than two ops (the status is OPTIMAL then), or if `seconds` is 0 or less.
     """
     as_it_is = Answer(list(part.ops), MOST, 0, Outcome.FEASIBLE, 0)
     if len(part.ops) < 2:
@@ -206,7 +206,7 @@ class _Ilp:
     def order_holds(self) -> None:
         """Makes each op run after those of its predecessors that create no buffer that it uses.
 
-        It runs after all other predecessors since the buffers that it uses must be held then.
+        `what_is_used_is_held` makes it run after its other predecessors.
         """
         for i in self.part.ops:
             op = self.problem.ops[i]

@@ -27,8 +27,9 @@ def plain_annealing(problem: Problem, phase: int, seconds: float) -> list[OpId]:
     """Returns the best order of a phase found in about `seconds` seconds, from program order on.
 
     The seconds are CPU time of the process, so that the search takes as many steps on a busy
-    machine as on an idle one, without those of compiling it. The time is looked at after every
-    MOVES moves per op, so a large phase takes longer. With 0 seconds, returns program order.
+    machine as on an idle one. The time to compile the search is not counted. The clock is read
+    after every MOVES moves per op, so a large phase takes longer. With 0 seconds, returns program
+    order.
     """
     ops = problem.phases[phase]
     if not ops:
@@ -64,7 +65,9 @@ def wander(
         seed: the seed of the random numbers; positive.
 
     Returns:
-        The lowest peak in bytes, the order with that peak, and `order`, the last order accepted.
+        best: the lowest peak found, in bytes.
+        best_order: the order with this peak.
+        order: the array `order`, with the last order accepted.
     """
     n = len(order)
     random = np.array([seed], np.uint64)

@@ -32,8 +32,9 @@ SEVERAL = -1
 def roam_rings(problem: Problem, phase: int, seconds: float = 10.0) -> list[OpId]:
     """Returns an order of a phase, in which an integer program has ordered each piece of a segment.
 
-    The pieces run in the order in which `segments` lists their ops. Takes about `seconds` seconds,
-    plus the time to build the last integer program.
+    The pieces run in the order in which `segments` lists their ops. A piece stays in program order
+    if the integer program finds no order of it in its share of the time. Takes about `seconds`
+    seconds, plus the time to build the last integer program.
     """
     deadline = time.monotonic() + seconds
     first = problem.phases[phase][0] if problem.phases[phase] else 0

@@ -12,9 +12,10 @@ the buffer is used. So for every time a and every time u
 The sets of buffers in each of the two families of constraints are nested. So the largest sum of y
 that a family allows is a minimum over k, the number of buffers that are absent as a whole:
 
-    most = min over k of  sizes of the k first made  +  write rate * (s - made of the next one)
+    most = min over k of  sizes of the k made first  +  write rate * (s - end of the next one's op)
 
-and likewise for reads. While the op runs, at least `live - most` bytes are on the device.
+where the next one is the buffer made after these k. The same holds for reads. While the op runs, at
+least `live - most` bytes are on the device.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ HALVINGS = 6  # steps of the bisection in `mixed_time_bound`; each halves the er
 
 def least_live(step: Timed, movable: Sequence[Movable], link: Link) -> Bytes:
     """Returns a lower bound, in bytes, on the peak with any transfers that stall no op.
+
+    The bound holds for the order of `step` only.
 
     Args:
         step: the step, in the order in which it will run.
@@ -61,7 +64,7 @@ def _most(sizes: np.ndarray, room: np.ndarray) -> float:
     """Returns the largest sum that nested constraints allow.
 
     The sum is at most the sizes of the first k buffers plus `room[k]`, for every k, and at most all
-    sizes together.
+    sizes together; 0 without buffers.
     """
     before = np.concatenate([[0.0], np.cumsum(sizes)])
     return float(min(before[-1], (before[:-1] + room).min(initial=before[-1])))
@@ -83,9 +86,10 @@ def mixed_time_bound(
         min(write * t, read * (T - t))  <=  T * write * read / (write + read)
 
     With these bytes absent, the copies only have to keep a limit that is higher by as many bytes.
-    So x extra seconds are not enough if recomputation alone needs more than x for the limit that is
-    higher by the bytes that may be absent in a step of `seconds + x`. A bisection between 0 and
-    `found`, of HALVINGS steps, approaches the largest such x from below.
+    Let a be the bytes that may be absent in a step of `seconds + x`. If recomputation alone needs
+    more than x seconds to keep `limit + a`, then x extra seconds are not enough. A bisection
+    between 0 and `found`, of HALVINGS steps, approaches the largest such x from below. Returns 0 if
+    even x = 0 is not proven to be too short.
 
     Args:
         recomputing: takes a limit in bytes; returns a lower bound on the seconds that copies need

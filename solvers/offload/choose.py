@@ -2,8 +2,9 @@
 
 Each rule of contenders.py proposes a choice of buffers, and a search for swaps improves the best of
 them. From each choice, buffers are removed that need not move for the same peak, because writing
-wears out a disk. The choices are simulated in the order of their peaks, or of the bytes that move
-if peaks are equal. The first choice that stalls no op is returned, or none if each would.
+wears out a disk. The choices are simulated in the order of their peaks; of equal peaks, the choice
+that moves the fewest bytes comes first. The first choice that stalls no op is returned; no
+transfers are if every choice stalls an op.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def choose_moves(
 ) -> list[Transfer]:
     """Returns transfers that stall no op, in the order in which the buffers are made.
 
-    Returns none if all choices stall an op, or if none lowers the peak. Stalls for other transfers
-    of the step, such as loads of states, do not count.
+    Returns an empty list if all choices stall an op, or if none lowers the peak. Stalls for other
+    transfers of the step, such as loads of states, do not count.
 
     Args:
         step: the step, in the order in which it will run.

@@ -9,7 +9,7 @@ most_benefit      TERAIO (arXiv 2506.06472, algorithm 1): adds the buffer that s
                   seconds above an aim for each second of the link, if no op stalls
 
 `prefix` may stall ops. The rule that is compared is `first_made`: `prefix` without the buffers that
-would stall an op. Whether an op stalls is told by `timeline.late`, without a simulation.
+would stall an op. `timeline.late` tells whether an op would stall, without a simulation.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def most_benefit(step: Timed, movable: Sequence[Movable], link: Link) -> Moved:
 
 
 def prefix(step: Timed, scopes: Sequence[Sequence[Movable]], link: Link) -> Moved:
-    """Returns the buffers of all scopes before the first scope that SSDTrain would keep.
+    """Returns the buffers of all scopes before the first one that SSDTrain keeps on the device.
 
     Let scope j make s[j] bytes in f[j] seconds of the forward, and let the forward take F seconds.
     The first scope k that is kept is the first one with
@@ -87,8 +87,8 @@ def prefix(step: Timed, scopes: Sequence[Sequence[Movable]], link: Link) -> Move
 
     Args:
         step: the step.
-        scopes: the buffers that may leave, grouped by layer or one by one, in the order in which
-            they are made.
+        scopes: the buffers that may leave, in the order in which they are made. A scope has the
+            buffers of one layer, or a single buffer.
         link: the rates of the link to the tier.
     """
     forward = float(step.starts[step.boundary])
@@ -116,7 +116,7 @@ RULES: Mapping[str, Rule] = {
 
 
 def _added(step: Timed, found: Iterable[Movable], link: Link) -> Moved:
-    """Adds the buffers of `found` one after another. Returns those with which no op stalled."""
+    """Adds the buffers of `found` in turn, each only if no op stalls then. Returns those added."""
     moved: Moved = []
     for m in found:
         moved = _with(step, moved, m, link)

@@ -29,9 +29,9 @@ class Load:
     Attributes:
         buffer: the loaded buffer, on the device.
         user: the only op that uses the buffer.
-        loading: the start of the transfer to the device, and the wait for this transfer.
-        storing: the start of the transfer back, and the wait for it; empty if the op does not
-            change the buffer.
+        loading: two ops: the start of the transfer to the device, and the wait for this transfer.
+        storing: two ops: the start of the transfer back, and the wait for this transfer; empty if
+            `user` does not change the buffer.
     """
 
     buffer: BufferId
@@ -55,7 +55,7 @@ class Bare:
     loads: Mapping[OpId, tuple[Load, ...]]
 
     def with_loads(self, order: Sequence[OpId]) -> list[OpId]:
-        """Returns an order of the full problem: an order of the bare one with transfers added.
+        """Turns an order of the bare problem into an order of the full one: adds the transfers.
 
         Each transfer is right beside the op that uses its buffer.
         """
@@ -69,15 +69,15 @@ class Bare:
         return found
 
     def without_loads(self, order: Sequence[OpId]) -> list[OpId]:
-        """Returns an order of the full problem as one of the bare problem, without transfers."""
+        """Turns an order of the full problem into one of the bare problem: drops the transfers."""
         number = {i: k for k, i in enumerate(self.ops)}
         return [number[i] for i in order if i in number]
 
     def proof(self, proof: Proof) -> Proof:
-        """Returns a proof for the bare problem as one for the full problem, where op ids differ.
+        """Turns a proof of a lower bound for the bare problem into one for the full problem.
 
-        The proof holds there, because at each op at least as many bytes are alive in the full
-        problem.
+        Changes the op id in it. The bound holds for the full problem too, because at each op at
+        least as many bytes are alive there.
         """
         match proof:
             case MustLive(op):
@@ -88,7 +88,7 @@ class Bare:
 
 
 def without_loads(problem: Problem) -> Bare | None:
-    """Returns the problem without the transfers of its loads; None if it has none."""
+    """Returns the problem without the transfers of its loads; None if it has no loads."""
     loads = find_loads(problem)
     if not loads:
         return None
@@ -123,8 +123,9 @@ def without_loads(problem: Problem) -> Bare | None:
 def find_loads(problem: Problem) -> list[Load]:
     """Returns the loads of a problem.
 
-    Returns none at all if a loaded buffer is used by no op or several ops that compute, if its
-    transfer has not exactly one wait, or if it is stored by other than two ops (start and wait).
+    Returns no loads at all if a loaded buffer is not used by exactly one op that computes, if its
+    transfer to the device does not have exactly one wait, or if the buffer is stored by other ops
+    than one start and one wait.
     """
     found: list[Load] = []
     for b, maker in enumerate(problem.maker):

@@ -42,7 +42,7 @@ class Movable:
 
     @property
     def turn(self) -> tuple[int, ...]:
-        """Sort key for the order of writes.
+        """The key by which buffers are sorted into the order in which they are written.
 
         Buffers are written in the order of the ops that make them. Of the buffers of one op, the
         one that the backward needs last is written first.
@@ -76,7 +76,7 @@ class Timed:
         slower: float = 1.0,
         without: Collection[BufferId] = (),
     ) -> Timed:
-        """Returns the step of a Problem.
+        """Returns a Problem with the times of its ops and its live bytes.
 
         Args:
             problem: a forward and its backward.

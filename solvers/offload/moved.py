@@ -15,8 +15,9 @@ from roam.solvers.simulate.step import simulate
 def with_transfers(step: Timed, found: Sequence[Transfer], tier: Tier = Tier.FILE) -> Problem:
     """Returns the step with transfers as ops: a start and a wait for each write and each read.
 
-    A write starts when its buffer is made; its wait and the start of the read are where the
-    transfer says. If several reads start before the same op, the one needed first starts first.
+    A write starts when its buffer is made. The wait for the write and the start of the read come
+    just before the ops that the `Transfer` names. If several reads start before the same op, the
+    read of the buffer that is needed first comes first.
 
     found: the transfers; none of them is `late`.
     """

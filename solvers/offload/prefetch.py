@@ -1,4 +1,4 @@
-"""Moves the transfers of loads away from the ops that use them, so that other ops run meanwhile.
+"""Moves transfers of loads away from the ops that use the buffers: other ops run meanwhile.
 
     reads    [m ][v ]                    as late as possible, but in time for the fold
     ops      ------------- fold ---------------
@@ -6,8 +6,9 @@
     memory   [................................)
 
 A load takes memory from the start of its read to the wait for its write. The limit on live bytes is
-the peak with each transfer right beside its op. If a load exceeds the limit, its read starts later
-or the wait comes earlier, and an op may have to wait for the transfer.
+the peak with each transfer right beside its op. If the bytes of a load would exceed the limit, its
+read starts later, or the wait for its write comes earlier. Then an op may have to wait for the
+transfer.
 """
 
 from __future__ import annotations
@@ -50,8 +51,9 @@ def prefetch(problem: Problem, bare: Bare, order: Sequence[OpId], link: Link) ->
     reads_begin = starts(begins[uses][::-1], (link.delay + sizes / link.read)[::-1])[::-1]
     writes_end = ends(begins[uses + 1], link.delay + sizes / link.write)
 
-    reads: dict[int, list[OpId]] = defaultdict(list)  # place in the bare order -> starts
-    waits: dict[int, list[OpId]] = defaultdict(list)  # place -> waits for writes
+    # place in the bare order -> starts of reads, and waits for writes, just before the op there
+    reads: dict[int, list[OpId]] = defaultdict(list)
+    waits: dict[int, list[OpId]] = defaultdict(list)
     earliest = latest = 0
     for load, use, size, reading, written in zip(
         loads, uses.tolist(), sizes.tolist(), reads_begin, writes_end, strict=True
@@ -79,12 +81,18 @@ def prefetch(problem: Problem, bare: Bare, order: Sequence[OpId], link: Link) ->
 
 
 def _from(live: NDArray[np.int64], start: int, use: int, size: Bytes, limit: Bytes) -> int:
-    """Returns the first place from `start` on from which `size` more bytes fit until `use`."""
+    """Returns the least place p >= `start` such that `size` more bytes fit at p to `use` - 1.
+
+    Bytes fit at a place if they and the live bytes there are within `limit` together.
+    """
     full = np.flatnonzero(live[start:use] + size > limit)
     return start + int(full[-1]) + 1 if full.size else start
 
 
 def _until(live: NDArray[np.int64], first: int, end: int, size: Bytes, limit: Bytes) -> int:
-    """Returns the last place up to `end` until which `size` more bytes fit from `first` on."""
+    """Returns the largest place p <= `end` such that `size` more bytes fit at `first` to p - 1.
+
+    Bytes fit at a place if they and the live bytes there are within `limit` together.
+    """
     full = np.flatnonzero(live[first:end] + size > limit)
     return first + int(full[0]) if full.size else end

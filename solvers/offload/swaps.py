@@ -19,9 +19,11 @@ from roam.solvers.offload.timeline import Candidates, Link, is_late
 
 TRIES = 20_000  # limit on the choices tried, each of which takes a tenth of a millisecond
 TRIES_A_PAIR = 5  # limit on the choices tried for each pair of buffers
-MOST = 6  # limit on the buffers that change sides in a step of the search
+MOST = 6  # limit on the buffers that one step of the search flips
 NEAR = 0.005  # the search ends if the peak exceeds its lower bound by at most this share
-Merit = tuple[Bytes, float]  # the peak; the squares of the live bytes above the aim, summed
+# the peak; the squares of the live bytes above an aim, summed over time. Less is better. The aim is
+# the limit that `swapped` gets, or a lower bound on the peak if that is larger
+Merit = tuple[Bytes, float]
 
 
 def swapped(
@@ -35,7 +37,7 @@ def swapped(
 
     Accepts each choice that stalls no op and whose `Merit` is no worse. Of two choices with the
     same peak, the sum of squares prefers the one with fewer moments near the peak. Ends after TRIES
-    choices at most, or when the peak is near `limit` or its lower bound.
+    choices at most, or when the peak is near `limit` or near a lower bound on the peak.
 
     Args:
         step: the step, in the order in which it will run.

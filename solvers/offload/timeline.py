@@ -58,8 +58,8 @@ class Transfer:
             after all of them.
         start: the op before which the read starts.
         written: second at which the write ends.
-        reading: last second at which the read may start, so that its buffer and those needed later
-            are back in time. It may be too early to be possible: see `is_late`.
+        reading: the last second at which the read may start, so that its buffer and those needed
+            later are back in time. This second may be too early to be possible: see `is_late`.
     """
 
     moved: Movable
@@ -84,9 +84,11 @@ class Candidates:
     """Buffers that may leave, in the order in which they are made, as arrays.
 
     Attributes:
-        size: the sizes in bytes.
-        last, next: the last op of the forward and the first op of the backward that use a buffer.
-        made, used: seconds at which the op that makes a buffer ends, and at which `next` starts.
+        size: by buffer, its size in bytes.
+        last: by buffer, the last op of the forward that uses it; the op that makes it if none does.
+        next: by buffer, the first op of the backward that uses it.
+        made: by buffer, the second at which the op that makes it ends.
+        used: by buffer, the second at which its op in `next` starts.
     """
 
     size: NDArray[np.int64]
@@ -115,8 +117,8 @@ class Candidates:
     def placed(self, step: Timed, link: Link) -> Places:
         """Returns the transfers if all of these buffers move, and no others.
 
-        No read starts before the backward begins. If a read had to, or had to start before its
-        write has ended, its transfer is late: see `is_late`.
+        No read starts before the backward begins. If a read had to start before that, or before its
+        write has ended, to be in time, then `is_late` returns True for the transfer.
         """
         first = step.starts[step.boundary]
         written = ends(self.made, link.delay + self.size / link.write)
@@ -134,7 +136,7 @@ class Candidates:
 
 
 def ends(ready: NDArray[np.float64], took: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the seconds at which the jobs of a queue end.
+    """Returns the seconds at which the jobs of a queue end. All arrays list them as they run.
 
     A job begins at its second in `ready`, or when the job before it ends if that is later.
 
@@ -149,17 +151,20 @@ def ends(ready: NDArray[np.float64], took: NDArray[np.float64]) -> NDArray[np.fl
 def starts(due: NDArray[np.float64], took: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns the seconds at which the jobs of a queue start, if each starts as late as possible.
 
-    This is `ends` with time reversed.
+    This is `ends` with time reversed: all arrays list the job that runs last first.
 
     Args:
-        due: by job, the second at which it must have ended. The job that runs last is first.
+        due: by job, the second at which it must have ended.
         took: by job, how many seconds it takes.
     """
     return -ends(-due, took)
 
 
 def transfers(step: Timed, moved: Sequence[Movable], link: Link) -> list[Transfer]:
-    """Returns the transfers of these buffers, in the order in which they are made."""
+    """Returns the transfers if all of `moved` move, in the same order.
+
+    The buffers of `moved` must be in the order in which they are made.
+    """
     found = Candidates.of(step, moved).placed(step, link)
     columns = (found.wait, found.start, found.written, found.reading)
     rows = zip(moved, *(column.tolist() for column in columns), strict=True)
@@ -169,8 +174,8 @@ def transfers(step: Timed, moved: Sequence[Movable], link: Link) -> list[Transfe
 def is_late(step: Timed, found: Places | Transfer) -> NDArray[np.bool_]:
     """Returns, by transfer, whether it would stall an op.
 
-    It would if its read has to start before the backward begins or before its write has ended, or
-    if the op `start` is not after the op `wait`.
+    A transfer would stall an op if its read has to start before the backward begins or before its
+    write has ended, or if the op `start` is not after the op `wait`.
     """
     first = step.starts[step.boundary]
     late = found.reading < np.maximum(first, found.written)
@@ -183,7 +188,7 @@ def late(step: Timed, found: Sequence[Transfer]) -> list[Transfer]:
 
 
 def live_with(step: Timed, found: Sequence[Transfer]) -> NDArray[np.int64]:
-    """Returns the bytes alive while each op runs, if these transfers take place."""
+    """Returns the bytes alive on the device while each op runs, if these transfers take place."""
     rows = [(t.moved.size, t.wait, t.start) for t in found]
     return _live(step, *np.array(rows, np.int64).reshape(-1, 3).T)
 

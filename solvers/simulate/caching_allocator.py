@@ -64,7 +64,8 @@ class CachingAllocator:
         self.model = model
         self.reserved = self.allocated = 0
         self.peak_reserved = self.peak_allocated = 0
-        # sorted (size, address) of free blocks: at True for small requests, at False for large ones
+        # sorted (size, address) of free blocks: at True of the pool for small requests, at False of
+        # the pool for large ones; `_free` has the same blocks by address
         self._pools: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
         self._free: dict[int, Chunk] = {}
 

@@ -63,7 +63,7 @@ class LinkQueues:
     def wait(self, job: Job) -> Seconds:
         """Returns the second at which a job ends, if no job is queued before that second.
 
-        The link moves on to that second: see `put`.
+        The link moves on to that second, so `put` takes no earlier time from then on.
         """
         while job not in self.end:
             self._finish_first()

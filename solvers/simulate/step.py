@@ -88,7 +88,7 @@ class _Started:
 
     Attributes:
         job: its number on the link.
-        op: its start.
+        op: the op that starts it.
         size: the bytes that it moves.
         queued: the second at which its start ran.
         stall: the seconds for which the wait for it blocked; None until the wait runs.
