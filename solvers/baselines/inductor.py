@@ -1,4 +1,4 @@
-"""The three orders among which Inductor chooses (torch/_inductor/memory.py, torch 2.13).
+"""Computes the three orders among which Inductor chooses (torch/_inductor/memory.py, torch 2.13).
 
 The rules count only the bytes of buffers (`bfs` counts none at all). They ignore the scratch space
 of ops, and do not write a result over a dying buffer.

@@ -23,7 +23,8 @@ def extra_time_bound(
     """Returns a lower bound on the seconds that recomputation adds to keep a limit.
 
     Returns inf if it is proven that recomputation cannot keep the limit. The bound holds for all
-    orders, for any number of copies, and for copies of any op that may run again.
+    orders, for any number of copies, and for copies of any op that may run again. It does not hold
+    for schedules with transfers.
 
     Args:
         step: the step.
@@ -39,7 +40,9 @@ def extra_time_bound(
 
 
 def least_needed(step: Step, plan: Plan, seconds: Seconds) -> Bytes:
-    """Returns a lower bound on the transient bytes of a step, however much it recomputes.
+    """Returns a lower bound on the peak of a step, in transient bytes, however much it recomputes.
+
+    The bound does not hold for schedules with transfers.
 
     Args:
         step: the step.
@@ -51,7 +54,7 @@ def least_needed(step: Step, plan: Plan, seconds: Seconds) -> Bytes:
 
 
 def least_at_once(step: Step) -> Bytes:
-    """Returns a lower bound on the transient bytes of a step with any copies and any transfers.
+    """Returns a lower bound on the peak of a step with any copies and any transfers, in bytes.
 
     The bound is the largest number of bytes that one op needs while it runs, or the bytes that the
     step leaves at its end, if these are more.

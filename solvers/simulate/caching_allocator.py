@@ -37,8 +37,8 @@ class Chunk:
         size: the size of the block, in bytes.
         small: whether the block belongs to the pool of small requests.
         free: whether no request holds the block.
-        below: the block before this block in the segment; None for the first block.
-        above: the block after this block in the segment; None for the last block.
+        below: the next block at lower addresses in the segment; None for the lowest block.
+        above: the next block at higher addresses in the segment; None for the highest block.
     """
 
     address: int

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from roam.core.machine import Seconds
 from roam.core.problem import Lane
 
-Job = int  # number of a transfer, in the order in which they were queued
+Job = int  # number of a transfer: transfers are numbered in the order in which they are queued
 
 
 @dataclass

@@ -55,8 +55,9 @@ class Timeline:
     """The times of an order's ops and of their transfers.
 
     Attributes:
-        begin: the second at which each op of the order begins; a wait begins when it blocks.
-        end: the second at which each op of the order ends.
+        begin: by place in the order, the second at which the op begins. A wait begins when it
+            blocks.
+        end: by place in the order, the second at which the op ends.
         live: transient bytes alive on the device while each op runs.
         transfers: the transfers, in the order of their starts.
     """

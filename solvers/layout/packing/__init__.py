@@ -1,4 +1,4 @@
-"""Exact packing: finds offsets for buffers such that the arena is as low as possible, with a proof.
+"""Packs buffers: searches for the lowest arena that holds them, and for a proof that none is lower.
 
 A buffer is a rectangle: its sides are its lifetime and its size. Read `pack` first: it draws in
 which order it tries the methods. `lines` and `sweep` are heuristics beside the greedy fits

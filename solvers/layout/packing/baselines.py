@@ -1,8 +1,8 @@
 """The packing algorithms of compilers and frameworks, to compare roam's packing with.
 
-Each is a function from rectangles (buffers with their lifetimes and sizes) to their offsets in
-bytes, written after the source code or the paper that the function's docstring names. All ignore
-fixed offsets, and `inductor` also ignores alignments.
+Each algorithm is a function from rectangles (buffers with their lifetimes and sizes) to their
+offsets in bytes, written after the source code or the paper that the function's docstring names.
+All ignore fixed offsets, and `inductor` also ignores alignments.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ from roam.solvers.zobrist import Words
 def is_choice(items: Items, sky: Skyline, b: int, floor: int) -> bool:
     """Returns whether item `b` may be placed next at address `floor`.
 
-    It may if it is not placed yet and its lowest possible address is `floor`. Of equal items, only
-    the first item that is not placed is a choice, so that the search does not try all of them.
+    The item may if it is not placed yet and its lowest possible address is `floor`. Of equal items,
+    only the first one that is not placed is a choice, so that the search does not try all of them.
     """
     twin = items.twin[b]
     return (

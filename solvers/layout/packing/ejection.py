@@ -65,12 +65,12 @@ class Ejection:
         self.seed = 0
 
     def lower(self, offsets: Sequence[int], goal: int, units: Units, work: Work) -> list[int]:
-        """Returns a packing that is lower than the given one, or the given one if none is found.
+        """Returns a packing that is lower than `offsets`; `offsets` as they are if none is found.
 
         Args:
-            offsets: by rectangle, its offset in bytes.
+            offsets: the packing given: by rectangle, its offset in bytes.
             goal: a height in bytes, no lower than the top of any fixed rectangle. The search ends
-                if the packing is no higher.
+                when the packing is no higher than this.
             units: about how many units of work the search may do.
             work: limits the search, too, by its units and its deadline. Gets the units spent.
         """

@@ -1,7 +1,7 @@
 """Generates random packing instances, by cutting a strip into rectangles that fill it.
 
 So the height of the lowest packing is known: it is that of the strip. After `spoil` has removed
-some of the rectangles' area, the height of the strip is only an upper bound on it.
+some of the rectangles' area, the height of the strip is only an upper bound on that height.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from roam.solvers.layout.greedy_fits import Rect
 
 GRAIN = 64  # unit of sizes, in bytes: the size of every rectangle is a multiple of it
-PINWHEELS = 0.2  # share of the cuts that make a pinwheel: five rectangles around a centre
+PINWHEELS = 0.2  # share of the cuts that make a pinwheel: four rectangles around a fifth one
 
 
 def cut_strip(
@@ -62,14 +62,14 @@ def cut_strip(
 
 
 def spoil(rects: Sequence[Rect], share: float, seed: int) -> list[Rect]:
-    """Makes some rectangles lower in bytes or shorter in time, or removes them.
+    """Shrinks some rectangles in bytes or in time, or removes them. Returns all that are left.
 
     The rectangles that are left no longer fill the strip from which they were cut, and their sizes
     need not be multiples of `grain`.
 
     Args:
         rects: the rectangles.
-        share: the share of them to spoil. They are drawn at random.
+        share: the share of the rectangles to spoil. The spoiled ones are drawn at random.
         seed: the seed of the random numbers.
     """
     draw = random.Random(seed)

@@ -9,7 +9,7 @@
        ejection                             │
        search for a packing a step lower    │
        than the best one                    ┘
-    each part is finished as soon as it is no higher than the lower bound or a part before
+    each part is finished as soon as it is no higher than its lower bound or a part packed before
 
 A part is the rectangles between two times that none spans. A sweep (`sweep.py`) goes through
 time once and guesses how beginning rectangles take the addresses of ending ones. The search is
@@ -147,8 +147,8 @@ class _Packer:
 
     Attributes:
         capacity: the greatest height that the part may have, in bytes; None for the lowest packing.
-        enough: the height of the highest part packed before. This part need not be lower.
-        offsets, height, method: the best packing so far, in bytes, and what found it.
+        enough: the height of the highest part packed before; the part packed here may be as high.
+        offsets, height, method: the best packing so far, its height, and the name of its method.
         lower_bound: a proven lower bound on the height of every packing of the part.
         nodes: the nodes of sweeps and searches so far.
     """
@@ -173,7 +173,7 @@ class _Packer:
         self.height = height(rects, self.offsets)
 
     def greedy(self) -> tuple[list[int], str]:
-        """Returns offsets and rule of the first greedy packing within the goal, else the lowest."""
+        """Returns the first greedy packing within the goal, or the lowest one, and its rule."""
         best: list[int] | None = None
         for name, placed in self.candidates():
             found = [r.fixed or 0 for r in self.rects]
@@ -253,9 +253,9 @@ class _Packer:
         """Searches in turns by branch and bound for a packing that is as low as the goal.
 
         Without a capacity, each turn begins with as much work on ejection as its search may spend,
-        and every second search is for a packing `step` bytes lower than the best one so far. If it
-        neither finds one nor proves that there is none, `step` is halved. A proof raises the lower
-        bound, and with it the goal. Wider sweeps follow the first two searches.
+        and every second search is for a packing `step` bytes lower than the best one so far. If
+        this search neither finds one nor proves that there is none, `step` is halved. A proof
+        raises the lower bound, and with it the goal. Wider sweeps follow the first two searches.
 
         Ends when the height reaches the goal, when the capacity is proven too small, or when work
         or nodes run out. A search does not look at the clock. The longest one takes about as long

@@ -19,8 +19,9 @@ class Shapes(NamedTuple):
     """The rectangles to pack, as arrays by index.
 
     Attributes:
-        lower, upper: a rectangle is alive during times [lower, upper).
-        size, align: its size in bytes; its address has to be a multiple of `align` bytes.
+        lower, upper: the rectangle is alive during times [lower, upper).
+        size: the size of the rectangle, in bytes.
+        align: the address of the rectangle has to be a multiple of this number of bytes.
         held: whether the rectangle has a fixed offset.
         weight: the square root of size × lifetime.
     """
@@ -46,8 +47,8 @@ class Row(NamedTuple):
 
     Attributes:
         which: the indices of the rectangles in `Shapes`.
-        lower, upper: each is alive during times [lower, upper).
-        bottom, top: each takes the addresses [bottom, top).
+        lower, upper: the rectangle is alive during times [lower, upper).
+        bottom, top: the rectangle takes the addresses [bottom, top).
         cover: the highest `top` up to and including this rectangle; set by `neighbours` only.
     """
 

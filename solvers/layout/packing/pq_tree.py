@@ -22,7 +22,7 @@ class Tree(NamedTuple):
         kind: a hash of the orders that the tree represents. Orders that only swap leaves of equal
             kind count as the same order.
         children: the subtrees; empty for a leaf.
-        ordered: whether the children may only be reversed, not permuted.
+        ordered: whether the children may only be reversed, not permuted. False for two children.
         freedom: the natural logarithm of the number of orders that the tree represents.
     """
 
@@ -55,7 +55,10 @@ def leaf(i: int, kind: int) -> Tree:
 
 
 def join(children: Sequence[Tree], *, ordered: bool = False) -> Tree:
-    """Returns a tree with the given trees as its children. Returns a single tree unchanged."""
+    """Returns a tree with the given trees as its children. Returns a single tree unchanged.
+
+    If there are two children, `ordered` changes nothing: reversing them is permuting them.
+    """
     if len(children) == 1:
         return children[0]
     ordered = ordered and len(children) > 2
