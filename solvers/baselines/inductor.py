@@ -99,7 +99,7 @@ def _touched(problem: Problem, i: OpId) -> int:
 
 
 def _at_start(problem: Problem, phase: int) -> int:
-    """Returns the bytes alive at the start of a phase that an op of it or of a later phase uses.
+    """Returns the bytes alive at the start of a phase that an op of this or a later phase uses.
 
     Leaves out persistent buffers, and buffers that the user keeps.
     """

@@ -115,9 +115,10 @@ def solve(part: Part, seconds: float, workers: int = 2) -> Answer[list[OpId]]:
 
     Returns:
         The best order found, its peak and a lower bound on the peak, in bytes. `Answer.work` counts
-        branches of the solver's search tree. Returns program order, with MOST for the peak and 0
-        for the bound, if the solver finds no order, or does not run: if the part is too large or
-        has fewer than two ops (the status is OPTIMAL then), or if `seconds` is 0 or less.
+        branches of the solver's search tree. If the solver finds no order or does not run, returns
+        program order, with MOST for the peak and 0 for the bound. The solver does not run if the
+        part is too large or has fewer than two ops (the status is OPTIMAL then), or if `seconds`
+        is 0 or less.
     """
     as_it_is = Answer(list(part.ops), MOST, 0, Outcome.FEASIBLE, 0)
     if len(part.ops) < 2:
@@ -206,7 +207,7 @@ class _Ilp:
     def order_holds(self) -> None:
         """Makes each op run after those of its predecessors that create no buffer that it uses.
 
-        `what_is_used_is_held` makes it run after its other predecessors.
+        `what_is_used_is_held` makes the op run after its other predecessors.
         """
         for i in self.part.ops:
             op = self.problem.ops[i]

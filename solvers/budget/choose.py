@@ -48,11 +48,11 @@ class Limits:
         trials: limit on the copies whose removal is tried at the end.
         gap: CP-SAT takes a solution for the best one of its program if the solution is within this
             share of the bound that CP-SAT has proven.
-        worth: a choice is good enough if its seconds exceed the lower bound by at most this share
-            of the step's seconds. If not, CP-SAT searches among the copies of the cuts. CP-SAT also
-            takes a solution for the best one if it is that near to CP-SAT's bound.
-        much: a larger share, used as `worth`: if a choice exceeds the bound by more, CP-SAT
-            searches among all copies, which takes far longer.
+        worth: a choice is good enough if its seconds exceed a lower bound for every choice by no
+            more than this share of the step's seconds. If not, CP-SAT searches among the copies of
+            the cuts. CP-SAT also takes a solution for the best one if it is that near to its bound.
+        much: a larger share of the step's seconds. If a choice exceeds the lower bound by more,
+            CP-SAT searches among all copies, which takes far longer.
     """
 
     reach: int = 96

@@ -89,7 +89,7 @@ class Step:
 
     @cached_property
     def seconds(self) -> Seconds:
-        """The time of the step without copies; if its ops have no costs, that of all `forms`."""
+        """The time of the step without copies; of a copy of each form if the ops have no costs."""
         known = sum(op.cost for op in self.problem.ops)
         return known or sum(form.cost for form in self.forms.values())
 

@@ -27,7 +27,7 @@ class Reach:
 
     Attributes:
         step: the step.
-        ops: the limit on the length of a chain.
+        ops: the limit on the length of a chain, in ops of the forward.
         among: the only copies that may be chosen; None for all within reach.
         readers: (droppable buffer, segment) -> the ops of the segment that read the buffer.
         earliest, latest: by copy within reach, the first and the last op of its segment just before

@@ -63,9 +63,9 @@ class Hull:
                 self._mix(corner)
 
     def copies(self) -> Choice:
-        """Returns the copies of all choices tried that cost at most as much as `best`, united.
+        """Returns the union of all choices tried that cost at most as much as `best`.
 
-        If no choice fits, returns the copies of all choices tried.
+        If no choice fits, returns the union of all choices tried.
         """
         most = None if self.best is None else self.best.copies.cost
         some = (c for c, x in self.corners.items() if most is None or x.copies.cost <= most)
@@ -142,7 +142,7 @@ def cheaper(known: Curve | None, found: Curve | None) -> Curve | None:
 
 
 def op_at_peak(curve: Curve) -> OpId:
-    """Returns the op that runs when the peak is first reached; if a copy runs, the op after it."""
+    """Returns the op that runs when the peak is first reached; the next op if a copy runs then."""
     time = max(range(len(curve.live)), key=curve.live.__getitem__)
     return next(w for w in curve.what[time:] if not isinstance(w, tuple))
 
@@ -161,8 +161,8 @@ def ways(copies: Choice) -> Iterator[list[Copy]]:
 def placed(step: Step, again: frozenset[OpId], moment: OpId) -> Choice:
     """Returns the choice in which each op of `again` runs again once, before its first reader.
 
-    Leaves out ops without a form, and ops whose droppable results no op from `moment` on and no
-    copy reads.
+    Leaves out ops without a form, and ops whose droppable results are read neither by an op of the
+    backward from `moment` on nor by a copy.
 
     Args:
         step: the step.

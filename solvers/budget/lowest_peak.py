@@ -45,8 +45,8 @@ class _Search:
     Attributes:
         step: the step.
         seconds: limit on the time of the copies together.
-        left: the limit on the ops in all live curves that are still to be computed together, copies
-            not counted. Each curve takes as many as the step has ops.
+        left: the limit on the ops in the live curves that are still to be computed, summed over
+            these curves. Copies do not count.
         curves: by choice, its live curve.
     """
 

@@ -180,8 +180,8 @@ class Program:
 
     def _forward_row(self, p: OpId) -> Row:
         problem = self.step.problem
-        # alive at p only if kept for the backward: buffers that the forward uses before p only, and
-        # buffers that p is the last op of the forward to use and may write a result over
+        # alive at p only if kept for the backward: buffers that the forward last uses before p, and
+        # buffers that it last uses at p and over which p may write a result
         over = {old for new, old in problem.ops[p].over if can_take(problem, new, old)}
         last = self.last_forward
         kept = [b for b in sorted(self.makers) if last[b] < p or (last[b] == p and b in over)]
@@ -199,7 +199,7 @@ class Program:
         """Returns the term of a buffer at a moment of segment k; None if it is never alive then.
 
         The buffer is alive if it was kept or a copy has made it by the end of the moment, and if
-        it is also read at the moment or later: by an op or a copy of this segment, or later on.
+        it is read at the moment or later: by an op or a copy of this segment, or in a later one.
         """
         if self.until[b] < k:
             return None

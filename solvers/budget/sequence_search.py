@@ -2,8 +2,8 @@
 
     given order, best order ── within the budget? ── yes: no extra time, the best there is
              │ no
-             lower bounds on bytes and time (`solvers/bound/time_bound.py`) ── does one prove that
-             │ no                                        nothing fits? ── yes: raises BudgetError
+             lower bounds on bytes and time (`solvers/bound/time_bound.py`)
+             │      └── one proves that nothing fits: raises BudgetError
              far above the budget: lower the peak stair by stair
              │
              anneal from each order (`sequence_annealing.py`), then from the best sequence again
@@ -42,7 +42,8 @@ LATER = (Heat(1.0, 0.01, 100.0), Heat(3.0, 0.03, 200.0), Heat(0.5, 0.005, 100.0)
 FAR = 1.03
 STAIR, LEAST_STAIR = 0.02, 0.001  # the first and the smallest of these shares
 STAIRS_SHARE = 0.6  # part of the remaining work for all stairs
-LEAST_ROUND, MOST_ROUND = 10**6, 5 * 10**8  # limits on the effort of one annealing, by `anneal`
+# limits on the effort of one annealing, as `anneal` counts it
+LEAST_ROUND, MOST_ROUND = 10**6, 5 * 10**8
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,7 @@ class _Search:
 
 
 def _measured(graph: Graph, runs: Ints) -> tuple[bool, float, float, float]:
-    """Returns what `measure` returns. Makes the arrays that `measure` works in."""
+    """Calls `measure` for a sequence, with working arrays of its own. Returns what it returns."""
     count = len(runs)
     latest, end = np.zeros(len(graph.size), np.int64), np.zeros(count + 1, np.int64)
     live: Floats = np.zeros(count + 2)

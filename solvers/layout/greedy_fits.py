@@ -48,7 +48,7 @@ class Fit:
 
     Attributes:
         name: the name of the rule, for reports.
-        first: returns the rank of a rectangle. Rectangles are placed in the order of their ranks.
+        first: returns the rank of a rectangle. Rectangles are placed by rank, the lowest first.
         tightest: whether a rectangle takes the smallest gap into which it fits, instead of the gap
             at the lowest address. The space above all taken addresses is the last resort.
     """

@@ -24,10 +24,11 @@ Placed = tuple[Slot, int]  # (slot: a buffer, or buffers written over one anothe
 
 
 class Table(NamedTuple):
-    """Slots and their addresses as arrays. A slot is a buffer, or a chain written over one another.
+    """Slots and their addresses, as arrays.
 
-    Slot k lies at addresses [bottom[k], top[k]) during times [lower[k], upper[k]). Its address has
-    to be a multiple of align[k] bytes.
+    A slot is one buffer, or a chain of buffers that are written over one another. Slot k lies at
+    addresses [bottom[k], top[k]) during times [lower[k], upper[k]). Its address has to be a
+    multiple of align[k] bytes.
     """
 
     lower: Ints

@@ -89,7 +89,7 @@ def mixed_time_bound(
     Let a be the bytes that may be absent in a step of `seconds + x`. If recomputation alone needs
     more than x seconds to keep `limit + a`, then x extra seconds are not enough. A bisection
     between 0 and `found`, of HALVINGS steps, approaches the largest such x from below. Returns 0 if
-    even x = 0 is not proven to be too short.
+    not even x = 0 is proven to be too short.
 
     Args:
         recomputing: takes a limit in bytes; returns a lower bound on the seconds that copies need

@@ -3,8 +3,8 @@
 Each rule of contenders.py proposes a choice of buffers, and a search for swaps improves the best of
 them. From each choice, buffers are removed that need not move for the same peak, because writing
 wears out a disk. The choices are simulated in the order of their peaks; of equal peaks, the choice
-that moves the fewest bytes comes first. The first choice that stalls no op is returned; no
-transfers are if every choice stalls an op.
+that moves the fewest bytes comes first. The first choice that stalls no op is returned. If every
+choice stalls an op, no buffer moves.
 """
 
 from __future__ import annotations

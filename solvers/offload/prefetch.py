@@ -81,7 +81,7 @@ def prefetch(problem: Problem, bare: Bare, order: Sequence[OpId], link: Link) ->
 
 
 def _from(live: NDArray[np.int64], start: int, use: int, size: Bytes, limit: Bytes) -> int:
-    """Returns the least place p >= `start` such that `size` more bytes fit at p to `use` - 1.
+    """Returns the least p >= `start` such that `size` more bytes fit at the places p to `use` - 1.
 
     Bytes fit at a place if they and the live bytes there are within `limit` together.
     """
@@ -90,7 +90,7 @@ def _from(live: NDArray[np.int64], start: int, use: int, size: Bytes, limit: Byt
 
 
 def _until(live: NDArray[np.int64], first: int, end: int, size: Bytes, limit: Bytes) -> int:
-    """Returns the largest place p <= `end` such that `size` more bytes fit at `first` to p - 1.
+    """Returns the largest p <= `end` such that `size` more bytes fit at places `first` to p - 1.
 
     Bytes fit at a place if they and the live bytes there are within `limit` together.
     """
