@@ -158,7 +158,7 @@ class Program:
         return found
 
     def row(self, moment: Moment) -> Row:
-        """Returns the live bytes at a moment, as a sum of terms that depend on the choice."""
+        """Returns the live bytes at a moment: a base, and terms that depend on the choice."""
         p, i = moment
         if p < self.step.boundary:
             return self._forward_row(p)

@@ -61,7 +61,7 @@ def least_live(step: Timed, movable: Sequence[Movable], link: Link) -> Bytes:
 
 
 def _most(sizes: np.ndarray, room: np.ndarray) -> float:
-    """Returns the largest sum that nested constraints allow.
+    """Returns the largest sum of absent bytes that nested constraints allow.
 
     The sum is at most the sizes of the first k buffers plus `room[k]`, for every k, and at most all
     sizes together; 0 without buffers.

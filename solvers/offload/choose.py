@@ -59,10 +59,10 @@ def choose_moves(
 
 
 def _needed(step: Timed, moved: Sequence[Movable], link: Link, limit: Bytes) -> list[Transfer]:
-    """Returns the transfers of these buffers, without those that the peak does not need.
+    """Returns the transfers of the buffers in `moved`, without those that the peak does not need.
 
-    Removes a buffer if the peak then stays at most what it is now, or within `limit`. Tries each
-    buffer once, those first that are away for the fewest ops.
+    A buffer stays on the device if the peak then is no higher than if all of `moved` move, or is
+    within `limit`. Tries each buffer once, first those that are away for the fewest ops.
     """
     kept, found = list(moved), transfers(step, moved, link)
     aim = max(limit, peak_with(step, found))

@@ -39,7 +39,7 @@ def last_made_stays(step: Timed, movable: Sequence[Movable], link: Link) -> Move
 
 
 def largest_first(step: Timed, movable: Sequence[Movable], link: Link) -> Moved:
-    """Returns the buffers chosen by size: the largest first, each if no op stalls with it."""
+    """Returns the buffers chosen by size: tries the largest first, skips each that stalls an op."""
     return _added(step, sorted(movable, key=lambda m: (-m.size, m.made)), link)
 
 

@@ -57,8 +57,8 @@ class Timed:
     Attributes:
         problem: a forward and its backward.
         boundary: the first op of the backward.
-        starts: the second at which each op starts, and the second at which the last op ends. No op
-            waits for a transfer.
+        starts: the second at which each op starts, and the second at which the last op ends, if no
+            op waits for a transfer.
         live: transient bytes alive while each op runs, if no buffer leaves.
         elsewhere: names of the ops of transfers that use another link.
     """
@@ -76,7 +76,7 @@ class Timed:
         slower: float = 1.0,
         without: Collection[BufferId] = (),
     ) -> Timed:
-        """Returns a Problem with the times of its ops and its live bytes.
+        """Computes the times of a Problem's ops and its live bytes, in program order.
 
         Args:
             problem: a forward and its backward.

@@ -39,7 +39,8 @@ def with_transfers(step: Timed, found: Sequence[Transfer], tier: Tier = Tier.FIL
 def stall_with(step: Timed, found: Sequence[Transfer], link: Link) -> Seconds:
     """Returns the seconds for which ops wait for transfers, by a simulation of the step.
 
-    Counts `found`, and the transfers that are in the step already, except `step.elsewhere`.
+    Counts the waits for `found`, and for the transfers that are in the step already, except those
+    in `step.elsewhere`.
     """
     problem = with_transfers(step, found)
     return simulate(problem, range(len(problem.ops)), link, step.elsewhere).stall

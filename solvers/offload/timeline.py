@@ -175,7 +175,7 @@ def is_late(step: Timed, found: Places | Transfer) -> NDArray[np.bool_]:
     """Returns, by transfer, whether it would stall an op.
 
     A transfer would stall an op if its read has to start before the backward begins or before its
-    write has ended, or if the op `start` is not after the op `wait`.
+    write has ended, or if its op `start` is not after its op `wait` (see `Transfer`).
     """
     first = step.starts[step.boundary]
     late = found.reading < np.maximum(first, found.written)
