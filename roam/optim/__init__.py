@@ -7,19 +7,22 @@
     adam, blocks, fused,           building blocks of rules: Adam's formulas, cutting tensors into
     factored, orthogonal,          blocks, torch's fused kernels, factored second moments, the
     eight_bit, eight_bit_adam      Newton-Schulz iteration, 8-bit states and Adam on them
+    formula                        what a rule does with a gradient, as operators of a graph
     elements, means                formulas that run as one kernel, means of squares
     max_norm                       clips gradients while they are folded, or the update in step()
     scratch                        measures the bytes that a rule allocates, on zeros
     slim_rules, snr                choose the second moments that SlimAdamA averages: by a table, or
                                    by measuring
-    folding                        FoldingOptimizer: counts micro-batches and calls the rules;
-    updates                        carries out their folds and updates
-    row_blocks                     counts, and joins if needed, gradients that come in blocks of
-                                   rows
+    folding, absorbing             FoldingOptimizer: absorbs gradients, counts micro-batches, and
+                                   calls the rules
+    updates                        carries out the folds and updates of the rules
+    row_blocks                     counts the blocks of rows in which a gradient comes, and joins
+                                   them if needed
     ruled                          derives the constructor's arguments from a rule, and tells plans
                                    what a fold needs
-    ownership, hooks, groups,      find the parameters of an optimizer and the rule of each; hooks
-    group_rules                    pass it the gradients that no compiled graph has folded
+    ownership, hooks, groups,      find the parameters of an optimizer and the rule of each. Hooks
+    group_rules                    pass the gradients that no compiled graph has folded to the
+                                   optimizer
     handle, in_options,            let torch.compile's options name an optimizer without keeping the
     compile_options                optimizer alive
     changed_values                 tells whether states still fit the values of their group

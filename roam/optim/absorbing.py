@@ -1,15 +1,16 @@
-"""Defines an optimizer that absorbs gradients by a rule when they are complete, and counts them.
+"""Defines an optimizer that folds each complete gradient by a rule, and counts the folds.
 
 Gradients come from three sources:
 
-    eager      AccumulateGrad ──► hook ──────────┐
-    compiled   an op of the backward graph ──────┼──► absorb(param, grad) ──► rule
-    by hand    param.grad, found in step() ──────┘
+    eager      AccumulateGrad ──► hook ────────┬──► absorb(param, grad) ────┐
+    compiled   an op of the backward graph ────┘    of one micro-batch      ├──► rule
+    by hand    param.grad, found in step() ────────► sum of the mini-batch ─┘
 
 The hook of a parameter is also called after a compiled backward. If the graph has folded the
 gradient, the hook then finds none. If the gradient is not complete (`waits`), the hook leaves it in
-`.grad`. A graph may also carry out the rule by kernels of its own (`formulas`). Then no gradient
-reaches `absorb`, and the caller of the graph counts the folds (`count_folds`).
+`.grad`: `absorb_held`, a later backward or step() folds it. A graph may also carry out the rule by
+kernels of its own (`formulas`). Then no gradient reaches `absorb`, and the caller of the graph
+counts the folds (`count_folds`).
 """
 
 from __future__ import annotations
@@ -39,18 +40,19 @@ NOTHING: State = {}
 
 
 class AbsorbingOptimizer(RuledOptimizer):
-    """The part of a `FoldingOptimizer` that absorbs gradients, up to the end of a mini-batch."""
+    """The part of `FoldingOptimizer` that absorbs gradients. `FoldingOptimizer` adds step()."""
 
     def __init__(self, params: ParamsT, *args: Any, **values: Any) -> None:
-        # function that tells whether a gradient has to stay in .grad; None if no gradient has to
+        # returns whether the gradient of a parameter has to stay in .grad; None: no gradient has to
         self.more_to_come: Callable[[Tensor], bool] | None = None
         self.mini_batches = 0  # number of mini-batches that have ended or were dropped
         self._folded: dict[Tensor, int] = {}  # parameter -> count of folds in this mini-batch
         self._blocks = RowBlocks()
         self._incomplete: set[Tensor] = set()  # parameters whose gradient has to stay in .grad
         self._notices = Notices(type(self).__name__)
-        self._factor: Tensor | None = None  # factor of max_norm on gradients; None if unknown
-        self._deferred = False
+        # factor by which max_norm clips the gradients of this mini-batch; None until first needed
+        self._factor: Tensor | None = None
+        self._deferred = False  # whether step() is postponed (`FoldingOptimizer.deferred`)
         # one True for each postponed step(); a list, because a traced step() can set no attribute
         self._due: list[bool] = []
         super().__init__(params, *args, **values)
@@ -66,8 +68,9 @@ class AbsorbingOptimizer(RuledOptimizer):
             SecondBackwardError: the parameter has had all its gradients of this mini-batch.
             SparseGradientError: the gradient is sparse.
             DataParallelError: DistributedDataParallel wraps a parameter.
-            HyperparameterError, MidBatchError: as `look_at_groups`; or states are in a file, and
-                there are several ranks.
+            HyperparameterError: as `look_at_groups`; or a state of the parameter lies in a file,
+                and the optimizer has a process group.
+            MidBatchError: as `look_at_groups`.
             TransferError: a state could not be read from its file, or written to it.
         """
         self.absorb_all([(param, grad)])
@@ -86,10 +89,10 @@ class AbsorbingOptimizer(RuledOptimizer):
         return waits
 
     def absorb_held(self) -> None:
-        """Folds the gradients that had to stay in `.grad` (`waits`), each as one micro-batch's.
+        """Folds the gradients that had to stay in `.grad` (`waits`). Raises what `absorb` raises.
 
-        Called before the next forward, and by step(). Does nothing in mode "release": there a later
-        backward or step() absorbs them.
+        Each counts as the gradient of one micro-batch. Called before the next forward, and by
+        step(). Does nothing in mode "release": there a later backward or step() absorbs them.
         """
         if not self.writes_parameters:
             while self._incomplete:
@@ -114,8 +117,8 @@ class AbsorbingOptimizer(RuledOptimizer):
     ) -> None:
         """Folds several (parameter, gradient) pairs as `absorb` does, in fewer kernel calls.
 
-        loaded: by name, state tensors that the graph has read from a file and will write back. If
-            there are any, `gradients` has one pair only.
+        loaded: by name, state tensors that a compiled graph has read from a file and will write
+            back. If there are any, `gradients` has one pair only.
         """
         if not self._folded:
             self._begin()
@@ -129,7 +132,7 @@ class AbsorbingOptimizer(RuledOptimizer):
 
         The whole gradient counts as folded when the caller has passed each row once, in any order.
         If the gradient can no longer be folded by rows (`_begin_rows`), its blocks are collected in
-        memory, and folded when they are complete.
+        memory, and the whole gradient is folded when all of them have come.
 
         Args:
             param: the parameter.
@@ -139,7 +142,7 @@ class AbsorbingOptimizer(RuledOptimizer):
         Raises:
             SecondBackwardError: these rows have come already, or the parameter has had all its
                 gradients of this mini-batch.
-            HyperparameterError, MidBatchError, TransferError: as `absorb`.
+            DataParallelError, HyperparameterError, MidBatchError, TransferError: as `absorb`.
         """
         blocks = self._blocks
         if blocks.has(param, start):
@@ -164,13 +167,16 @@ class AbsorbingOptimizer(RuledOptimizer):
             self._send_complete()
 
     def formulas(self, params: Sequence[Tensor]) -> list[BoundFormula] | None:
-        """Returns formulas by which a graph can fold the next gradients of some parameters itself.
+        """Returns formulas by which a graph can itself fold the next gradients of some parameters.
 
-        There is one for each parameter, in their order. The caller has to call `count_folds` once
-        the graph has run. Returns None if one of the folds can only be carried out by Python.
+        The caller has to call `count_folds` once the graph has run.
+
+        Returns:
+            A formula for each parameter, in their order; None if Python has to carry out one of the
+            folds, such as with clipping, on several ranks, or by a rule without formulas.
 
         Raises:
-            SecondBackwardError, HyperparameterError, MidBatchError: as `absorb`.
+            SecondBackwardError, DataParallelError, HyperparameterError, MidBatchError: as `absorb`.
         """
         if not self._folded:
             self._begin()
@@ -192,10 +198,10 @@ class AbsorbingOptimizer(RuledOptimizer):
 
     @torch.no_grad()
     def count_folds(self, params: Sequence[Tensor]) -> None:
-        """Counts one gradient of each parameter as folded, once a graph has folded it itself.
+        """Counts one gradient of each parameter as folded, after a graph has run its `formulas`.
 
-        The graph folds by `formulas`. In mode "release", also counts the updates in "step", and
-        bumps the version counters of the parameters.
+        In mode "release", also counts an update in each parameter's state tensor "step", and bumps
+        the parameter's version counter.
         """
         for param in params:
             self._folded[param] = self._folded.get(param, 0) + 1
@@ -206,9 +212,10 @@ class AbsorbingOptimizer(RuledOptimizer):
     def _begin_rows(self, param: Tensor) -> None:
         """Prepares for the first rows of a gradient: decides whether its blocks have to be joined.
 
-        Since the backward was compiled, the parameter may have left the optimizer, its rule may
-        need the whole gradient, for clipping, or its states may have gone to a file. Then the
-        blocks are put together again. Otherwise raises SecondBackwardError if there is no room.
+        They have to if, since the backward was compiled, the parameter has left the optimizer, its
+        states were moved to a file, or its fold has come to need the whole gradient, as clipping
+        does. Otherwise raises SecondBackwardError if the parameter has had all its gradients of the
+        mini-batch.
         """
         if not self._folded:
             self._begin()
@@ -263,7 +270,7 @@ class AbsorbingOptimizer(RuledOptimizer):
         self._send_complete()
 
     def _send_complete(self) -> None:
-        """Sends large states whose last gradient is folded to the other ranks (`early_sends`)."""
+        """Sends large states to the other ranks, if all gradients are folded in (`early_sends`)."""
         if self._early is not None:
             folded, most = self._folded, self.micro_batches
             self._early.go_on(self, lambda param: folded.get(param) == most)
@@ -276,10 +283,15 @@ class AbsorbingOptimizer(RuledOptimizer):
         return self._clipping.clipped(state, grad, self._factor)
 
     def _begin(self) -> None:
-        """Begins a mini-batch: looks for edits of the groups, and for other ranks that train.
+        """Begins a mini-batch: fits the states to edited groups, and looks for ranks that train.
 
-        Remembers the values that the backward uses, to warn in step() if they have changed by then.
-        Runs before every gradient until the first one of the mini-batch is folded.
+        Remembers the values that the backward uses: step() warns if they have changed by then.
+        Warns if several ranks train and nothing sums their gradients before they are folded. Runs
+        before every gradient until the first one of the mini-batch is folded.
+
+        Raises:
+            HyperparameterError, MidBatchError: as `look_at_groups`.
+            DataParallelError: DistributedDataParallel wraps a parameter.
         """
         self.look_at_groups()
         params = () if isinstance(self.ranks, Ranks) else self._members.places.keys()

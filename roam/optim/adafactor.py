@@ -47,7 +47,8 @@ class AdafactorRule(FactoredRule):
             longer = roots(moments["v_row"], moments["v_col"], floor)
             numbers = 1 / floor, self.eps[1], rate, self.d, kept
             if elements.matrix_update(UPDATE, numbers, param.detach(), *longer, grad):
-                torch.autograd.graph.increment_version([param])  # it cannot see a kernel's writes
+                # autograd cannot see a kernel's writes
+                torch.autograd.graph.increment_version([param])
                 return
         alpha = rms(param).clamp_(min=self.eps[1]) * rate
         squares = sum_of_squares(scaled(moments, "v", grad, floor=floor), param)
@@ -59,10 +60,11 @@ class AdafactorRule(FactoredRule):
 
 
 def _update(p: Tensor, row: Tensor, col: Tensor, g: Tensor, numbers: Tensor) -> None:
-    """Updates a matrix; `elements.matrix_update` tells the shapes.
+    """Updates the matrix p by its gradient g. `elements.matrix_update` tells the shapes.
 
-    row, col: the two factors of 1 / √v.
-    numbers: the most that 1 / √v may be, ε2, min(lr, 1/√t), d, and 1 - lr λ.
+    row, col: tensors whose product is 1 / √v (`factored.roots`).
+    numbers: the limit on 1 / √v, ε2, min(lr, 1/√t), d, and 1 - lr λ, in this order. The symbols are
+        those of `Adafactor`.
     """
     limit, least, rate, d, kept = numbers.unbind()
     u = g * torch.minimum(row * col, limit)
@@ -72,18 +74,20 @@ def _update(p: Tensor, row: Tensor, col: Tensor, g: Tensor, numbers: Tensor) -> 
 
 
 UPDATE = OnePass(_update)
-NAMES = {"v": "variance", "v_row": "row_var", "v_col": "col_var"}  # torch's names of the states
+# names of the states within this file -> their names in the optimizer's state, which are torch's
+NAMES = {"v": "variance", "v_row": "row_var", "v_col": "col_var"}
 
 
 class Adafactor(FoldingOptimizer):
-    """torch.optim.Adafactor (arXiv 1804.04235).
+    """Adafactor, as torch.optim.Adafactor, with each gradient folded (arXiv 1804.04235).
 
         v = r c / mean(r),   u = g / √v,   u /= max(1, RMS(u) / d)
         p -= max(ε2, RMS(p)) min(lr, 1/√t) u + lr λ p
 
-    r and c are running means of g² over columns and rows, with β2 = 1 - t^beta2_decay. In place of
-    √v stands ε1 if it is larger. The states of a matrix have one value for each row and column, so
-    they take next to no memory. A vector has v itself. Only mode "release".
+    g is the gradient, t the number of the step, and λ the weight decay. r and c are running means
+    of g² over columns and over rows, with β2 = 1 - t^beta2_decay. ε1 takes the place of √v where √v
+    is smaller. The states of a matrix have one value for each row and column, so they take next to
+    no memory. A vector has v itself, with one value for each element. Only mode "release".
 
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.

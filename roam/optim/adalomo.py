@@ -1,4 +1,4 @@
-"""Defines AdaLomo: Adafactor's second moments in the backward (arXiv 2310.10195)."""
+"""Defines AdaLomo: updates in the backward, by Adafactor's second moments (arXiv 2310.10195)."""
 
 from __future__ import annotations
 
@@ -50,13 +50,15 @@ class AdaLomo(FoldingOptimizer):
         v = r c / mean(r),   u = g / √v,   u /= max(1, RMS(u) / clip_threshold)
         p -= lr max(ε2, RMS(p)) (u + λ p)
 
-    r and c are running means of g² + ε1 over columns and rows, with β2 = 1 - t^decay_rate. The
-    states of a matrix have one value for each row and column, so they take next to no memory. A
-    vector has v itself. Only mode "release".
+    g is the gradient, t the number of the step, and λ the weight decay. r and c are running means
+    of g² + ε1 over columns and over rows, with β2 = 1 - t^decay_rate. The states of a matrix have
+    one value for each row and column, so they take next to no memory. A vector has v itself, with
+    one value for each element. Only mode "release".
 
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.
         lr, eps, clip_threshold, decay_rate, weight_decay: as in the authors' package, lomo-optim.
+            `eps` is (ε1, ε2).
         mode: "release".
         max_norm, clip_by: as in AdamA.
 

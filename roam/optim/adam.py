@@ -1,4 +1,4 @@
-"""Defines what the rules of Adam and its variants share: their values, and formulas of the update.
+"""Defines what the rules of Adam and its variants share: their values, and parts of the update.
 
 p -= lr m / (1 - β1^t) / (√(v / (1 - β2^t)) + ε)        (arXiv 1412.6980, algorithm 1)
 
@@ -33,7 +33,7 @@ class AdamRule(AccumulatingRule):
         )
 
     def corrections(self, step: int) -> tuple[float, float]:
-        """Returns the divisors of m and v that correct their bias at update `step`, from 1."""
+        """Returns the divisors of m and v that correct their bias. Updates `step` count from 1."""
         beta1, beta2 = self.betas
         return 1 - float(beta1) ** step, 1 - float(beta2) ** step
 

@@ -38,18 +38,22 @@ def mini_rules(model: nn.Module, heads: int) -> dict[str, Shared]:
 
         weights of                             elements that share a second moment
         queries and keys                       those of an attention head
-        other linear layers, the model's head  those of an output
+        other linear layers, the output layer  those of an output
         embeddings                             those of a token
         norms, biases                          none
         others of two or more dimensions       all
 
     Queries and keys are found by their modules' names, such as "q_proj". Their rows are cut into
-    `heads` parts, keys with fewer heads too. If the rows cannot be cut so, or if one layer computes
-    queries, keys and values together, the layer counts among the other linear layers.
+    `heads` equal parts, even if keys have fewer heads than queries. A layer counts among the other
+    linear layers if its number of rows is no multiple of `heads`, or if it computes queries, keys
+    and values together.
 
     Args:
         model: the transformer. The role of a weight is found by the type and name of its module.
         heads: the number of attention heads.
+
+    Returns:
+        By name of a parameter, which of its elements share a second moment.
     """
     return {name: _shared(owner, heads) for name, owner in owners(model).items()}
 
@@ -71,7 +75,8 @@ def _shared(owner: Owner, heads: int) -> Shared:
 class AdamMiniRule(SlimRule):
     """SlimAdamA's rule, in which the rows of a head may share a second moment.
 
-    heads: as in `Shared`; if not 0, states and gradient are viewed as a matrix with a row a head.
+    heads: as in `Shared`. If it is not 0, `fold` and `apply` view the gradient, the parameter and
+        its states as matrices with one row for each head.
     """
 
     heads: int = 0
@@ -135,8 +140,9 @@ class AdamMini(SlimAdamA):
 
         m = β1 m + (1-β1) g,   v_b = β2 v_b + (1-β2) mean_b(g²),   p -= lr (m̂ / (√v̂_b + ε) + λ p)
 
-    The states take 4 bytes a parameter in float32, half of AdamW's: m has a value for each element,
-    v has few values. In mode "accumulate" m is exact, and v is a sum of squares as in AdamA.
+    b: a block, the elements that share a second moment v_b. The states take 4 bytes an element in
+    float32, half of AdamW's: m has a value for each element, v has few values. In mode "accumulate"
+    m is as in Adam, and v is a sum of squares as in AdamA.
 
     Args:
         params: named parameters, `model.named_parameters()`, or groups of those.
@@ -145,7 +151,8 @@ class AdamMini(SlimAdamA):
         lr, betas, ...: as in AdamA.
 
     Raises:
-        HyperparameterError: a value is out of its range, or the rules do not fit the parameters.
+        HyperparameterError: a value is out of its range, the rules do not fit the parameters, or a
+            parameter has no name.
     """
 
     rule = AdamMiniRule

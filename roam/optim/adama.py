@@ -47,7 +47,7 @@ class AdamARule(AdamRule, FusedRule):
 
     def by_rows(self, param: Tensor) -> bool:
         whole_groups = self.state_dtype is None or eight_bit.ends_in_rows(param)
-        return whole_groups and self.update_clip is None  # which clips by a mean of all elements
+        return whole_groups and self.update_clip is None  # update_clip needs all elements
 
     def states_of_rows(self, state: State, rows: slice) -> State:
         found = dict(super().states_of_rows(state, rows))
@@ -204,7 +204,7 @@ class AdamARule(AdamRule, FusedRule):
     def _move(self, state: State, param: Tensor, step: int) -> eight_bit_adam.Move:
         """Returns the numbers with which 8-bit moments update the parameter, at update `step`.
 
-        With `update_clip`, reads the moments.
+        If `update_clip` is set, reads all moments to compute the divisor `longer`.
         """
         correction1, correction2 = self.corrections(step)
         lr = float(self.lr)
@@ -241,7 +241,7 @@ class AdamARule(AdamRule, FusedRule):
 
 
 def update_in_graph(p: Tensor, g: Tensor, m: Tensor, v: Tensor, numbers: Tensor) -> None:
-    """Updates a parameter, by the operations of PyTorch's fused kernel in their order.
+    """Updates a parameter by the operations of PyTorch's fused AdamW kernel, in their order.
 
     v has size 1 in the dimensions over which it is averaged, if there are any.
 
@@ -268,7 +268,7 @@ def fold_in_graph(p: Tensor, g: Tensor, m: Tensor, v: Tensor, numbers: Tensor) -
 
 
 def _squares(g: Tensor, v: Tensor) -> Tensor:
-    """Returns g², or its means over the dimensions in which v has size 1, in v's dtype."""
+    """Returns g², averaged over the dimensions in which only v has size 1, in the wider dtype."""
     squares = g.to(torch.promote_types(g.dtype, v.dtype)).square()
     dims = [d for d in range(g.dim()) if v.shape[d] != g.shape[d]]
     return squares.mean(dims, keepdim=True) if dims else squares
@@ -282,13 +282,14 @@ class AdamA(FoldingOptimizer):
     Within `roam.compile_step` `clip_grad_norm_` does clip: there the gradients wait for it.
     GradScaler and DistributedDataParallel need the gradients too, and raise an error: train in
     bfloat16, and use fully_shard (FSDP2) or a hook that sums gradients (Tensor.register_hook) on
-    several ranks. Code that sums gradients after the backward finds none, and gets a warning.
+    several ranks. Code that sums gradients after the backward finds none, and on several ranks
+    the optimizer warns.
 
     A folded gradient cannot be taken back. `zero_grad()` has nothing to do, and a loss of NaN has
     to be detected before its backward.
 
-    AdamA and AdamW have the same state tensors, with the same names, so each loads a state dict of
-    the other. `state_dict()` raises MidBatchError in the middle of a mini-batch.
+    Without `state_dtype`, AdamA has the state tensors of torch.optim.AdamW, with the same names, so
+    each loads a state dict of the other. `state_dict()` raises MidBatchError within a mini-batch.
 
     Args:
         params: parameters, groups of them, or `model.named_parameters()`, which lets errors name
@@ -324,17 +325,17 @@ class AdamA(FoldingOptimizer):
             arXiv 1804.04235, section 6; StableAdamW, arXiv 2304.13013). d = 1 is usual. Rules out
             the fused kernel, and folding by rows.
         state_dtype: None for moments of the parameter's dtype; "int8" for moments of 8 bits an
-            element (`eight_bit`), both together 2.1 bytes a parameter. Codes are rounded at random.
+            element (`eight_bit`), both together 2.1 bytes an element. Codes are rounded at random.
         weight_remainder: with "int8", keeps 8 bits more of each bfloat16 weight, so that small
             updates are not lost: 3 bytes a weight, where a bfloat16 weight and a float32 copy
             take 6. Other weights are kept as they are.
         max_norm, clip_by: the norm that gradients may have, or None; `clip_by` says whose norm
             counts in mode "release": that of all gradients of the "previous step", or that of each
             "tensor". In mode "accumulate" the momentum's norm counts, and the update is scaled
-            (`max_norm`).
-        process_group: of torch.distributed; None to train alone. Needs mode "accumulate": each of M
-            ranks folds the gradients of its own micro-batches, and step() combines m and v: the
-            result is that of one process with N·M micro-batches. Do not use
+            (module `max_norm`).
+        process_group: of torch.distributed; None to train alone. Needs mode "accumulate". Each of M
+            ranks folds the gradients of its own micro-batches, and step() combines m and v over the
+            ranks. The result is that of one process with N·M micro-batches. Do not use
             DistributedDataParallel beside it.
 
     Raises:
@@ -346,14 +347,14 @@ class AdamA(FoldingOptimizer):
 
 
 class AdamW(FoldingOptimizer):
-    """torch.optim.AdamW (arXiv 1711.05101) with each gradient folded. Another name of AdamA.
+    """torch.optim.AdamW (arXiv 1711.05101) with each gradient folded. It works as AdamA does.
 
         m = β1 m + (1-β1) g,  v = β2 v + (1-β2) g²,  p -= lr (m̂ / (√v̂ + ε) + λ p)
 
-    Two states for each element: 8 bytes a parameter in float32. Mode "release" gives the same bits
+    Two states for each element: 8 bytes an element in float32. Mode "release" gives the same bits
     as torch's fused kernel, which it calls unless a value such as `update_clip` rules that out.
-    Mode "accumulate" differs from AdamW: v is a sum of squares. `AdamA` explains this and the
-    arguments.
+    Mode "accumulate" differs from torch.optim.AdamW: v is a sum of squares. `AdamA` explains this
+    and the arguments.
     """
 
     rule = AdamARule

@@ -11,10 +11,10 @@ from roam.core import machine
 
 
 def block_size(tensor: Tensor) -> int:
-    """Returns how many elements an update processes at a time, to bound the bytes it allocates.
+    """Returns how many elements an update processes at a time, which limits what it allocates.
 
-    On a CPU, this many elements fit into the cache. On a GPU, they are enough to be worth a kernel
-    launch.
+    The number depends on the device of `tensor`. On a CPU, so many elements fit into the cache. On
+    a GPU, they are enough to be worth a kernel launch.
     """
     return machine.of(tensor.device.type).fold_elements
 
@@ -66,9 +66,9 @@ def flat(*tensors: Tensor) -> list[Tensor]:
 def row_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Cuts the tensors along their first dimension, and yields the pieces one after another.
 
-    Tensors with another number of rows than the first, such as one row that all pieces share, are
-    not cut. A piece has at least one row of the first tensor, and otherwise at most `block_size`
-    elements of it.
+    A tensor with another number of rows than the first, such as a single row, is not cut: every
+    piece has it whole. A piece has at least one row of the first tensor, and otherwise at most
+    `block_size` elements of it.
     """
     first = tensors[0]
     rows = max(1, block_size(first) // max(1, first[:1].numel()))

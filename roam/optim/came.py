@@ -1,4 +1,4 @@
-"""Defines CAME: Adafactor with a momentum that its own confidence scales (arXiv 2307.02047)."""
+"""Defines CAME: Adafactor with a momentum that is scaled by its confidence (arXiv 2307.02047)."""
 
 from __future__ import annotations
 
@@ -68,13 +68,15 @@ class CAME(FoldingOptimizer):
         u = g / √v,   u /= max(1, RMS(u) / clip_threshold),   m = β1 m + (1-β1) u
         s = β3 s + (1-β3) ((u - m)² + ε2),   p -= lr (m / √s + λ p)
 
-    v is the running mean of g² + ε1, with β2. The states of a matrix are one value for each
-    element, m, and two for each row and each column: 4 bytes a parameter in float32. A vector has m
-    and v for each element, and no s: p -= lr (m + λ p). Only mode "release".
+    g is the gradient, λ the weight decay, and v the running mean of g² + ε1, with β2. The states of
+    a matrix are one value for each element, m, and two for each row and each column: about 4 bytes
+    an element in float32. A vector has m and v for each element, and no s: p -= lr (m + λ p). Only
+    mode "release".
 
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.
         lr, eps, clip_threshold, betas, weight_decay: as in the authors' package, came-pytorch.
+            `eps` is (ε1, ε2), and `betas` is (β1, β2, β3).
         mode: "release".
         max_norm, clip_by: as in AdamA.
 

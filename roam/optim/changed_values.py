@@ -1,10 +1,12 @@
-"""Tells whether states still fit when values of their group change. `ruled` then changes states:
+"""Finds out whether states still fit after values of their group have changed.
+
+If they do not, `ruled` changes the states, or refuses the values:
 
     momentum 0 -> 0.9     needs a state that is not there: the parameter begins anew, at step 0
     momentum 0.9 -> 0     drops the state
     rank 128 -> 64        refused: the state has another shape
 
-Most changes, such as those of learning rates, need no other states: `footprint` stays the same.
+Most changes, such as of a learning rate, need no other states: `footprint` stays the same.
 """
 
 from __future__ import annotations
@@ -18,14 +20,16 @@ from torch import Tensor
 from roam.core.errors import HyperparameterError
 from roam.optim.fold import FoldRule, StateSpec
 
-NUMBERS = ("lr", "betas", "eps")  # values of groups whose size decides on no state
+# values of a group that never decide, except by their type, which states or scratch a rule needs
+NUMBERS = ("lr", "betas", "eps")
 
 
 def footprint(rule: FoldRule) -> tuple[Any, ...]:
-    """Returns the rule's class, and of its values what states and scratch space may depend on.
+    """Returns the rule's class, and what of its values its states and scratch may depend on.
 
-    A float is represented by its type and by whether it is 0: a momentum of 0 has no state. A
-    tensor, and a value of NUMBERS, is represented by its type.
+    A tensor, and a value of NUMBERS, is represented by its type. Any other float is represented by
+    its type and by whether it is 0: a momentum of 0 has no state. All other values represent
+    themselves.
     """
     return type(rule), *(_bytes_of(f.name, getattr(rule, f.name)) for f in fields(rule))
 
@@ -41,10 +45,10 @@ def lacking(state: Mapping[str, Any], specs: Sequence[StateSpec]) -> set[str]:
 
     Args:
         state: the states that the parameter has.
-        specs: those that it needs.
+        specs: the states that it needs.
 
     Raises:
-        HyperparameterError: a state would have another shape or dtype.
+        HyperparameterError: a state that the parameter has needs another shape or dtype.
     """
     for spec in specs:
         found = state.get(spec.name)

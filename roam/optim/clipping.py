@@ -1,17 +1,18 @@
-"""Detects calls of torch's functions that clip or measure gradients which were folded before.
+"""Notifies roam's optimizers if torch's functions clip or measure gradients that were folded.
 
-Reading `.grad` cannot be detected, so this module watches calls of torch's own functions. Each of
-these functions is a wrapper that turns gradients off: a closure of `torch.nn.utils.clip_grad` that
-holds the wrapped function in a cell.
+A folded gradient is no longer in `.grad`, so these functions would miss it without a word. Reading
+`.grad` cannot be detected. So `watch` makes torch's functions notify the optimizers
+(`asked_for_gradient`), which then warn.
 
-    clip_grad_norm_ ──► _no_grad_wrapper ──[cell]──► clip_grad_norm_
-                                              │
-                        clip_grads_with_norm_ ┘ ... and so the others
+Each of these functions is a closure of `torch.nn.utils.clip_grad` that turns gradients off. It
+holds the function that does the work in a cell. `watch` replaces what the cell holds:
 
-`watch` replaces the contents of the cells of `clip_grads_with_norm_`, `clip_grad_value_` and
-`get_total_norm`. These functions stay the same objects, so it does not matter who imported them,
-and when. `clip_grad_norm_`, which accelerate, Lightning and the Trainer use, is not changed: it
-calls `clip_grads_with_norm_`.
+    before    clip_grads_with_norm_ ──[cell]──► inner function
+    after     clip_grads_with_norm_ ──[cell]──► watched ──► inner function
+
+It does so for `clip_grads_with_norm_`, `clip_grad_value_` and `get_total_norm`. The closures stay
+the same objects, so it does not matter who imported them, and when. `clip_grad_norm_`, which
+accelerate, Lightning and the Trainer use, is not changed: it calls `clip_grads_with_norm_`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ CLIP_NORM = inspect.unwrap(clip_grad_norm_).__code__
 
 
 def watch() -> None:
-    """Makes torch's clipping functions notify roam's optimizers at each later call.
+    """Makes torch's functions that clip or measure gradients notify roam's optimizers when called.
 
     This stays so for the rest of the process. Calling `watch` again changes nothing.
     """
@@ -76,7 +77,7 @@ def _tell_all(gradients: Sequence[Tensor]) -> None:
     `clip_grad_norm_`: that also calls `clip_grads_with_norm_`, which notifies the optimizers that
     own the parameters.
     """
-    caller = sys._getframe(3)  # the caller of _no_grad_wrapper, which called `watched`
+    caller = sys._getframe(3)  # called torch's wrapper, which called `watched`, which called this
     if not gradients and caller.f_code is not CLIP_NORM:
         for owner in owners():
             owner.asked_for_gradient(None)

@@ -1,12 +1,12 @@
 """Makes dynamo keep other options than those that the user passed to `torch.compile`.
 
-    torch.compile ── wrapper of the backend's name, options ──┬── dynamo's list of backends
-                                                              └── caches of compiled functions
+    torch.compile ── wrapper of backend and options ──┬── dynamo's list of backends
+                                                      └── caches of compiled functions
 
-These two keep the wrapper alive until dynamo is reset. An optimizer in the wrapper's options would
-outlive its deletion by the user, with its parameters and moments, and go on folding gradients. The
-options are changed when the wrapper is made, not when the backend is called: dynamo calls the
-backend only to compile a graph, which may never happen.
+The list and the caches keep the wrapper alive until dynamo is reset. An optimizer in the wrapper's
+options would outlive its deletion by the user, with its parameters and moments, and go on folding
+gradients. The options are changed when the wrapper is made, not when the backend is called: dynamo
+calls the backend only to compile a graph, which may never happen.
 """
 
 from __future__ import annotations

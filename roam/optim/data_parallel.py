@@ -43,9 +43,11 @@ def nobody_sums(params: Collection[Tensor]) -> bool:
     """Returns whether some gradient is folded before anything known here sums it over the ranks.
 
     Two things are known: fully_shard (FSDP2), which sums before the hooks of its parameters run,
-    and a hook that the user has registered (Tensor.register_hook), whatever that does. Returns
+    and a hook that the user has registered (Tensor.register_hook), which is taken to sum. Returns
     False if any parameter is sharded. Frozen parameters do not count. A sum that the model itself
     computes in its backward is not seen.
+
+    params: all parameters of an optimizer.
     """
     if any(map(is_sharded, params)):
         return False

@@ -8,9 +8,9 @@ some ranks only. So all ranks send large states in one fixed order. A state is s
 state itself, and all states before it in this order, have had their last fold. step() finds the
 largest number of states that any rank has sent, and every rank sends as many.
 
-A large state is sent without a copy, if it is contiguous. Small states are copied into one tensor,
-and codes of 8 bits are decoded: these are sent by step(), because plans of the backward count no
-bytes for the copies. So are the states of complex parameters.
+A large state is sent without a copy, if it is contiguous. step() sends all others: small states,
+which are copied into one tensor, and codes of 8 bits, which are decoded. Plans of the backward
+count no bytes for these copies. step() also sends the states of complex parameters.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 from roam.optim.fold import AccumulatingRule, FoldRule, State
 from roam.optim.ranks import Part, Ranks
 
-Entry = tuple[Tensor, str]  # a parameter, and the name of a state
+Entry = tuple[Tensor, str]  # a parameter, and the name of one of its states
 
 
 class Owner(Protocol):
@@ -54,11 +54,11 @@ class EarlySends:
     _waits: list[Callable[[], None]] = field(default_factory=list)
 
     def go_on(self, owner: Owner, complete: Callable[[Tensor], bool]) -> None:
-        """Sends the next states of `order`, up to the first one that is not complete.
+        """Sends the next states of `order`, and stops before the first one that is not complete.
 
         Args:
             owner: the optimizer.
-            complete: returns whether all gradients of a parameter are folded.
+            complete: returns whether all gradients of a parameter in this mini-batch are folded.
         """
         order = self.ordered(owner)
         while self.sent < len(order) and complete(order[self.sent][0]):
@@ -84,7 +84,7 @@ class EarlySends:
     def ordered(self, owner: Owner) -> list[Entry]:
         if self.order is None:
             entries = (entry for _, param in owner.named() for entry in self._early(owner, param))
-            self.order = [*entries][::-1]  # about the order in which folds end
+            self.order = [*entries][::-1]  # about the order in which a backward ends their folds
         return self.order
 
     def _early(self, owner: Owner, param: Tensor) -> Iterator[Entry]:

@@ -1,29 +1,31 @@
 """Keeps states in 8 bits an element, and weights in 16 + 8, after FlashOptim (arXiv 2602.23349).
 
-    first moment m     int8     127 √(|m| / s), with m's sign         s: the largest |m| of 64
-    second moment v    uint8    255 √(v / s²)                         s: the largest √v of 64
+    first moment m     int8     127 √(|m| / s), with m's sign      s: the largest |m| of 64 elements
+    second moment v    uint8    255 √(v / s²)                      s: the largest √v of 64 elements
     weight θ           bfloat16 θ', and int8 127 (θ - θ') / (2^-8 |θ'|)
 
 The roots make the steps of a code finer near 0. 64 elements that follow each other in memory share
 a scale s, which is in float32. To decay the elements, only the scale is multiplied, so that no code
 is rounded again. Codes of moments are rounded at random: an addend smaller than a step of the
-code, such as the gradient of one micro-batch, counts on average. The remainder of a weight is
-rounded to the nearest code. The code of v is at least 1, because Adam divides by √v. So v is never
-read as much too small, but an element whose √v is below 1/255 of the largest of its 64 is read as
-too large, and its parameter takes shorter steps than with AdamW.
+code, such as the gradient of one micro-batch, counts on average. The remainder of a weight, the
+int8 code above, is rounded to the nearest code. The code of v is at least 1, because Adam divides
+by √v. So v is never read as much too small. But if the √v of an element is below s / 255, it is
+read as too large, and this element of the parameter takes shorter steps than with AdamW.
 
 FlashOptim codes m by x / (1 + |x|) instead of a root. Here a root is used because, on a CPU, a
 division takes as long as twenty additions. FlashOptim's unit for the remainder is the distance from
 θ' to the next bfloat16. That unit is at most twice as fine as 2^-8 |θ'|, and would have to be read
 off the bits of θ'.
 
-The random numbers are a Weyl sequence, frac(φ i + offset), computed anew in each turn (a pass over
-the elements, `eight_bit_adam`). So there is no generator whose state would have to be saved.
+The random number of element i is frac(φ i + offset), a Weyl sequence. It is computed anew in each
+turn (a pass over the elements, `eight_bit_adam`), with another offset. So there is no generator
+whose state would have to be saved.
 
 The functions that read and make codes, and `noise`, take tensors of shape
-[..., groups, elements of a group] and scales of shape [..., groups, 1]. They return new tensors and
-change none, so that they can be compiled into one kernel (`one_pass`). Their constants are literals
-or local names, because globals would become arguments of the kernel.
+[..., groups, elements of a group] and scales of shape [..., groups, 1]. A group is the elements
+that share a scale. The functions return new tensors and change none, so that they can be compiled
+into one kernel (`one_pass`). Their constants are literals or local names, because globals would
+become arguments of the kernel.
 """
 
 from __future__ import annotations
@@ -39,8 +41,8 @@ from roam.core.errors import HyperparameterError
 from roam.optim.blocks import alike, block_size
 from roam.optim.fold import State, StateSpec, Turn
 
-GROUP = 64  # elements that share a scale, which adds 4 / 64 bytes to each
-# elements, a prime number, by which each step of the optimizer shifts the random numbers (`offset`)
+GROUP = 64  # elements that share a scale, which takes 4 / 64 bytes an element
+# each step of the optimizer shifts the random numbers by so many elements, a prime (`offset`)
 APART = 7919
 
 
@@ -63,14 +65,14 @@ def scales(name: str, param: Tensor) -> StateSpec:
 
 
 def ends_in_rows(param: Tensor) -> bool:
-    """Returns whether each row of a parameter, a slice of dimension 0, has groups of its own."""
+    """Returns whether each row of a parameter, a slice of dimension 0, consists of whole groups."""
     return param.dim() > 1 and param.is_contiguous() and param[0].numel() % GROUP == 0
 
 
 def scales_of_rows(state: State, name: str, rows: slice) -> Tensor:
-    """Returns the scales of some rows of a moment, each row of which is whole groups.
+    """Returns a view of the scales of some rows of a moment.
 
-    `ends_in_rows` tells whether a parameter has such moments.
+    Each row has to consist of whole groups: `ends_in_rows` is true for the parameter.
     """
     codes = state[name]
     each = codes[0].numel() // GROUP
@@ -87,7 +89,7 @@ def signed_codes(m: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the codes of a first moment, rounded up or down by `noise`, and their scales."""
     sizes = m.abs()
     scale = sizes.amax(-1, keepdim=True)
-    root = (sizes * (127**2 / scale.clamp(min=1e-34))).sqrt()  # 1 / 1e-34 is finite
+    root = (sizes * (127**2 / scale.clamp(min=1e-34))).sqrt()  # 127² / 1e-34 is finite
     # near 127, root + noise may be rounded to 128
     y = (torch.where(m < 0, -root, root) + noise).floor()
     return y.clamp(-127, 127).to(torch.int8), scale
@@ -132,7 +134,7 @@ def noise(like: Tensor, offset: Tensor) -> Tensor:
         offset: the random number of the first element, times 2^32: what the function `offset`
             returns, as a scalar tensor.
     """
-    golden, word = 0x9E3779B9, 0x100000000  # 2^32 frac(φ), φ the golden ratio; 2^32
+    golden, word = 0x9E3779B9, 0x100000000  # 2^32 frac(φ), with φ the golden ratio, and 2^32
     *shape, count = like.shape
     groups = torch.arange(like.numel() // max(1, count), device=like.device).view(*shape, 1)
     first = ((groups * (64 * golden % word) + offset) & (word - 1)).to(torch.float32) * (1 / word)
@@ -142,7 +144,7 @@ def noise(like: Tensor, offset: Tensor) -> Tensor:
 
 
 def offset(at: Turn, start: int) -> int:
-    """Returns 2^32 times the random number of one element, which differs between successive turns.
+    """Returns 2^32 times the random number of one element, another number in each turn.
 
     Args:
         at: tells when the turn happens.
@@ -155,10 +157,10 @@ class Part(NamedTuple):
     """A range of a parameter's elements, in the order of memory, in each of several tensors.
 
     Attributes:
-        tensors: each of shape [..., groups, elements of a group], with size 1 in the dimensions in
-            which all elements share a value.
-        scales: each of shape [..., groups, 1].
-        start: the index of the first element in the parameter.
+        tensors: the range of each tensor, of shape [..., groups, elements of a group], with size 1
+            in the dimensions in which all elements share a value.
+        scales: their scales, of shape [..., groups, 1].
+        start: the index of the first element of the range in the parameter.
     """
 
     tensors: list[Tensor]
@@ -167,20 +169,21 @@ class Part(NamedTuple):
 
 
 def parts(tensors: Sequence[Tensor], scales: Sequence[Tensor], most: int) -> Iterator[Part]:
-    """Cuts tensors into parts of whole groups, the last of which may have fewer than 64 elements.
+    """Cuts tensors into parts of whole groups. The last group may have fewer than 64 elements.
 
-    A part has views of the tensors. Only values that elements share may be copies, so that changes
-    of these are lost.
+    A part has views of the tensors. Only values that several elements share may be copies: changes
+    of the copies are lost.
 
     Args:
         tensors: tensors of the parameter's shape. In some dimensions they may have size 1, if all
             elements share a value. The first is the parameter, or has its shape and strides.
-        scales: one value for each group, flat.
+        scales: tensors of one dimension, with one value for each group.
         most: limit on the elements of a part. It is exceeded if one row, or the fewest rows that
             are whole groups together, have more.
 
     Raises:
-        HyperparameterError: the parameter has gaps in memory.
+        HyperparameterError: the parameter has gaps in memory, or a tensor of its shape has other
+            strides.
     """
     first = tensors[0]
     if not alike(first, *(t for t in tensors if t.shape == first.shape)):
@@ -220,7 +223,7 @@ def _grouped(laid: list[Tensor], scales: list[Tensor], start: int) -> Iterator[P
 
 
 def like_codes(grad: Tensor, codes: Tensor) -> Tensor:
-    """Returns the gradient with the strides of `codes`: itself, or a copy if its strides differ."""
+    """Returns the gradient, or a copy with the strides of `codes` if the gradient's differ."""
     if alike(codes, grad):
         return grad
     return torch.empty_like(codes, dtype=grad.dtype).copy_(grad)

@@ -1,14 +1,15 @@
 """Carries out AdamA's and SlimAdamA's folds and updates on moments of 8 bits an element.
 
-A turn is one pass over the elements: it decodes the moments, adds a gradient, updates the
-parameter, and encodes the moments again if a gradient was added:
+A turn is one pass over the elements. It decodes the moments, adds a gradient if there is one,
+updates the parameter if asked to, and encodes the moments again if a gradient was added:
 
     turn(folded=..., move=...)      mode "release"; the moments are rounded after the update
     turn(folded=...)                mode "accumulate", for each micro-batch
     turn(move=...)                  mode "accumulate", at the end of a mini-batch
 
-With `update_clip`, mode "release" takes the last two: its limit needs the new moments. SlimAdamA's
-averaged second moments are not coded, and `turn` adds the gradient to them before its pass.
+With `update_clip`, mode "release" takes the last two turns, one after the other, because the limit
+on the update needs the new moments. SlimAdamA's averaged second moments are not coded: `turn` adds
+the means of the squared gradient to them before its pass.
 """
 
 from __future__ import annotations
@@ -60,8 +61,9 @@ def states(
 
     Args:
         param: the parameter.
-        remainder: whether to keep 8 further bits of its elements, if they are bfloat16.
-        second: the second moment, if it is averaged and so not coded; None if it is coded.
+        remainder: whether to keep 8 further bits of the parameter's elements, if they are bfloat16.
+        second: the spec of the second moment, if it is averaged and so not coded; None if it is
+            coded.
     """
     v = eight_bit.unsigned("exp_avg_sq", param) if second is None else (second,)
     more = remainder and param.dtype is torch.bfloat16
@@ -70,7 +72,7 @@ def states(
 
 
 def decay(state: State, beta1: float, beta2: float) -> None:
-    """Multiplies the moments by β1 and β2, coded ones by multiplying their scales, exactly."""
+    """Multiplies the moments by β1 and β2. Of coded ones only the scales change, and no code."""
     state["exp_avg_scale"].mul_(beta1)
     if (root := state.get("exp_avg_sq_scale")) is not None:
         root.mul_(beta2**0.5)
@@ -79,7 +81,7 @@ def decay(state: State, beta1: float, beta2: float) -> None:
 
 
 def multiply(state: State, name: str, factor: float) -> None:
-    """Multiplies a coded moment exactly: multiplies its scales, which for v are scales of √v."""
+    """Multiplies a coded moment by multiplying its scales, which for v are scales of √v."""
     state[f"{name}_scale"].mul_(factor if name == "exp_avg" else factor**0.5)
 
 
@@ -97,6 +99,9 @@ def encode(state: State, name: str, numbers: Tensor, step: int) -> None:
     """Stores `numbers` as the codes of a moment.
 
     The random numbers of the rounding depend only on `step`, so all ranks store the same codes.
+
+    numbers: the values of the moment, in float32, with the strides of its codes.
+    step: the number of the update, from 1.
     """
     at = Turn(step, AFTER_ALL, 1.0)
     for part in _pairs(state, name, numbers):
@@ -163,7 +168,7 @@ def squared_momentum(state: State) -> Tensor:
 def squares(state: State, param: Tensor, move: Move) -> Tensor:
     """Returns the sum of (m / (root √v + eps))² over all elements, a scalar.
 
-    This is the update without learning rate, weight decay and m's bias correction.
+    The fraction is an element's update without learning rate, weight decay and m's bias correction.
     """
     total = torch.zeros((), dtype=torch.float32, device=param.device)
     for _, (codes, scale, second, second_scale, *_) in _parts(state, None, None, block_size(param)):
@@ -173,13 +178,13 @@ def squares(state: State, param: Tensor, move: Move) -> Tensor:
     return total
 
 
-Arguments = tuple[Any, ...]  # the first arguments of `_turn`
+Arguments = tuple[Any, ...]  # the arguments of `_turn` up to `remainder`
 
 
 def _parts(
     state: State, grad: Tensor | None, param: Tensor | None, most: int
 ) -> Iterator[tuple[int, Arguments]]:
-    """Yields, for each part, the index of its first element and the first arguments of `_turn`.
+    """Yields, for each part, the index of its first element and the `Arguments` of `_turn`.
 
     Args:
         state: the parameter's state.
@@ -202,7 +207,10 @@ def _is_coded(state: State) -> bool:
 
 
 def _numbers(shares: Shares, move: Move | None, device: torch.device) -> Tensor:
-    """Returns the numbers of a turn as a tensor: Python numbers would be constants of a kernel."""
+    """Returns the numbers of a turn as a tensor: Python numbers would be constants of a kernel.
+
+    They are the two shares, kept, rate / longer, root and eps, as in `Shares` and `Move`.
+    """
     kept, rate, root, eps, longer = move or Move(1.0, 0.0, 1.0, 1.0)
     found = torch.tensor([*shares, kept, rate, root, eps], dtype=torch.float32, device=device)
     if longer is not None:

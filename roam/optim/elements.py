@@ -3,8 +3,9 @@
 tensors, flat    [------------- rows of ROW elements -------------][rest]
                   by the formula's kernel, which allocates nothing  by eager operators
 
-Only float32 tensors on which a kernel pays are updated here (`OnePass.kernel`). For all others, and
-where there is no compiler, a rule has the same formulas as eager operators, block by block.
+Only float32 tensors are updated here, and only if they are large enough for a kernel to pay off
+(`OnePass.kernel`). For all others, and if there is no compiler, a rule computes the same formulas
+by eager operators, block by block.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ def update(formula: OnePass, numbers: tuple[float, ...], param: Tensor, *others:
     """Updates a parameter by a formula of its elements and of those of other tensors.
 
     Args:
-        formula: takes the tensors in rows, [n, ROW], or what is left of them, and the numbers as a
-            float32 tensor.
-        numbers: its numbers.
+        formula: changes the tensors in place. It takes them as rows, of shape [n, ROW], then the
+            elements left over, in one dimension; each time also the numbers, as a float32 tensor.
+        numbers: the numbers that the formula takes, such as a learning rate.
         param: the parameter.
         others: the gradient and states.
 
     Returns:
-        False if the tensors are not all in float32 and `alike` (in shape and strides), or if there
-        is no kernel for them. Then nothing has changed.
+        True if the parameter is updated. False if the tensors are small, not all in float32 or not
+        `alike` (in shape and strides), or if there is no kernel for them. Then nothing has changed.
     """
     tensors = (param.detach(), *others)
     if not _may_pay(tensors) or not alike(*tensors):
@@ -53,8 +54,8 @@ def matrix_update(
 ) -> bool:
     """Updates tensors by a formula of the elements, rows and columns of a matrix, in few passes.
 
-    Cuts the columns into ROW, so that one kernel serves all matrices: [n, m] becomes
-    [n, m / ROW, ROW], a value for each row [n, 1, 1], one for each column [1, m / ROW, ROW].
+    Cuts each row into pieces of ROW elements, so that one kernel serves all matrices. A matrix
+    [n, m] becomes [n, m / ROW, ROW], values of rows [n, 1, 1], of columns [1, m / ROW, ROW].
 
     Args:
         formula: takes these tensors, and the numbers as a float32 tensor. It may change the tensors
@@ -64,9 +65,10 @@ def matrix_update(
         others: matrices of its shape, values of rows, [n, 1], and of columns, [1, m].
 
     Returns:
-        False if there is no kernel for these tensors: they are not all contiguous and float32, or
-        small, or m is no multiple of ROW, or the compiler fails. Then nothing has changed.
-        If True, the caller has to bump the version counters of what the formula changes.
+        True if the formula has run. Then the caller has to bump the version counters of the tensors
+        that it changes. False if there is no kernel for these tensors: they are not all contiguous
+        and float32, or small, or m is no multiple of ROW, or the compiler fails. Then nothing has
+        changed.
     """
     tensors = (matrix, *others)
     views = in_rows(*tensors) if _may_pay(tensors) and matrix.dim() == 2 else None
@@ -79,8 +81,8 @@ def matrix_update(
 def in_rows(matrix: Tensor, *others: Tensor) -> list[Tensor] | None:
     """Returns a matrix, and values of its rows and columns, in the views that `matrix_update` uses.
 
-    None if they cannot be cut: the number of columns is no multiple of ROW, or elements are not in
-    the usual order in memory.
+    Returns None if they cannot be cut: the number of columns is no multiple of ROW, or a tensor is
+    not contiguous.
     """
     tensors = (matrix, *others)
     if matrix.shape[1] % ROW or not all(t.is_contiguous() for t in tensors):
@@ -89,8 +91,8 @@ def in_rows(matrix: Tensor, *others: Tensor) -> list[Tensor] | None:
 
 
 def _may_pay(tensors: Sequence[Tensor]) -> bool:
-    """Returns whether there may be a kernel, before anything is made for it.
+    """Returns whether there may be a kernel for the tensors: they are large, and all float32.
 
-    Most parameters of a model are small.
+    This check is cheap and comes first, because most parameters of a model are small.
     """
     return tensors[0].numel() >= LARGE and all(t.dtype is torch.float32 for t in tensors)

@@ -28,8 +28,8 @@ from roam.runtime.one_pass import OnePass
 class FactoredRule(FoldRule):
     """A rule with factored second moments, in at least float32.
 
-    In bfloat16 they would stand still: with β2 near 1, a running mean changes by less than bfloat16
-    can resolve.
+    In bfloat16 the second moments would stand still: with β2 near 1, a running mean changes by less
+    than bfloat16 can resolve.
     """
 
     @property
@@ -37,7 +37,11 @@ class FactoredRule(FoldRule):
         return "it squares the whole gradient of a mini-batch"
 
     def moments(self, name: str, param: Tensor) -> tuple[StateSpec, ...]:
-        """Returns the specs of the second moments called `name`: a row and a column, or one."""
+        """Returns the specs of the second moments called `name`.
+
+        These are `name`_row and `name`_col; only `name` if the parameter has fewer than two
+        dimensions.
+        """
         dtype = wide(param.dtype)
         if param.dim() < 2:
             return (StateSpec.like(name, param, dtype),)
@@ -51,8 +55,10 @@ class FactoredRule(FoldRule):
 def absorb(state: State, name: str, grad: Tensor, weight: float, floor: float = 0.0) -> None:
     """Changes second moments v, in place, to (1 - weight) v + weight (g² + floor).
 
-    Of a matrix, changes r and c so, with the means of g² over the columns and over the rows.
+    For a matrix, changes r and c in the same way, with the means of g² over the columns and over
+    the rows in place of g².
 
+    name: the name of the second moments in the state.
     weight: 1 - β2.
     """
     if grad.dim() < 2:
@@ -68,7 +74,7 @@ def absorb(state: State, name: str, grad: Tensor, weight: float, floor: float = 
 
 
 def _absorb(g: Tensor, row: Tensor, col: Tensor, numbers: Tensor) -> None:
-    """Moves the moments of a matrix as `absorb` does; `elements.matrix_update` tells the shapes."""
+    """Changes r and c of a matrix as `absorb` does. `elements.matrix_update` tells the shapes."""
     weight, floor = numbers.unbind()
     square = g * g
     for found, dims in ((row, (1, 2)), (col, (0,))):
@@ -90,7 +96,7 @@ def scaled(
         name: the name of the second moments.
         grad: g.
         others: tensors of the shape of g.
-        floor: least value of √v here, and of mean(r). The states are not changed.
+        floor: smaller values of √v, and of mean(r), are replaced by it. The states are not changed.
     """
     if grad.dim() < 2:
         whole = grad.reshape(-1), state[name].reshape(-1), *(t.view(-1) for t in others)
@@ -106,10 +112,12 @@ def scaled(
 
 
 def roots(row: Tensor, col: Tensor, floor: float) -> tuple[Tensor, Tensor]:
-    """Returns the factors of 1 / √v, for rows and for columns.
+    """Returns √(mean(r) / r), with a value for each row, and 1 / √c, with one for each column.
 
-    In this form a zero gradient stays zero: r c would underflow, and 0 / √0 is not a number.
+    Their product is 1 / √v. It is computed from these two factors because r c may underflow to 0.
+    Then g / √(r c) of a zero gradient would be 0 / 0, which is not a number.
 
+    row, col: r and c.
     floor: the least value of mean(r).
     """
     mean = row.mean(dim=-2, keepdim=True).clamp_(min=floor)
@@ -128,9 +136,10 @@ def too_long(squares: Tensor, count: int, limit: float) -> Tensor:
 
 
 def sum_of_squares(pieces: Iterator[tuple[Tensor, ...]], like: Tensor) -> Tensor:
-    """Returns the sum of the squared elements of the first tensors of all pieces, a scalar.
+    """Returns the sum of the squares of all elements of the first tensor of each piece, a scalar.
 
-    like: a tensor that has the device of the result, and its dtype if that is at least float32.
+    The result lies on the device of `like`. It has the dtype of `like`; float32 if that has fewer
+    digits.
     """
     total = squared_sum(like.new_zeros(()))
     for piece, *_ in pieces:

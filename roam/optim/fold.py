@@ -7,10 +7,10 @@
 
     release (N = 1): update, all of it at once, as soon as the gradient is complete
 
-A rule is a frozen dataclass. Its fields are the values of a group (lr, betas, ...), for all
-parameters of the group alike unless `of_parameter` names a field: a group that changes gets another
-rule. `FoldRule` updates at once; an `AccumulatingRule` can also fold the gradients of several
-micro-batches one by one.
+A rule is a frozen dataclass. Its fields are the values of a group (lr, betas, ...). Only the fields
+in `of_parameter` differ between the parameters of a group. If a value of the group changes, the
+group gets another rule. A `FoldRule` updates the parameter at once; an `AccumulatingRule` can also
+fold the gradients of several micro-batches one by one.
 
 FoldingOptimizer provides all else: constructors, hooks, graphs, the count of micro-batches, state
 dicts, states in files, plans, and the bytes that an update allocates (`scratch` measures them).
@@ -99,7 +99,7 @@ class StateSpec:
 
 
 STEP = StateSpec("step", (), torch.float32)  # a tensor on the CPU that counts a parameter's updates
-GRAD_NORM = "grad_norm"  # the norm of a parameter's last gradient, if gradients are clipped by it
+GRAD_NORM = "grad_norm"  # state: the norm of a parameter's last gradient, for `max_norm`
 # by name of a method that returns a formula, the methods that the formula stands for
 FORMULAS = {
     "update_in_graph": ("update", "decay", "look", "fold", "apply"),
@@ -158,7 +158,7 @@ class FoldRule(ABC):
     folds_with: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **how: Any) -> None:
-        """Takes from a class that changes what an update does the formula that it inherits."""
+        """Drops the inherited formulas of methods that the class overrides (see `FORMULAS`)."""
         super().__init_subclass__(**how)
         for formula, methods in FORMULAS.items():
             own = vars(cls)
@@ -178,8 +178,8 @@ class FoldRule(ABC):
         """Whether the update of an element depends only on this element of the tensors.
 
         Only such a rule can update complex parameters, of which it gets real views of shape
-        `[..., 2]`, and parameters whose parts lie on several ranks (DTensor). AdamA's
-        `update_clip`, a mean over all elements, is let pass here, and excluded by `by_rows`.
+        `[..., 2]`, and parameters whose parts lie on several ranks (DTensor). True for AdamA even
+        with `update_clip`, which needs a mean over all elements; `by_rows` returns False then.
         """
         return False
 
@@ -229,8 +229,8 @@ class FoldRule(ABC):
     def update_in_graph(self, param: Tensor, step: int) -> Formula | None:
         """Returns `update` as operators of a graph; None if it can only be carried out by Python.
 
-        A subclass that overrides `update`, `decay`, `fold` or `apply` has none unless it overrides
-        this method, too.
+        A subclass that overrides `update`, `decay`, `look`, `fold` or `apply` has none unless it
+        overrides this method, too.
 
         Args:
             param: the parameter. Only its shape and dtype may be read.
@@ -263,7 +263,7 @@ class AccumulatingRule(FoldRule):
 
     @property
     def applied(self) -> frozenset[str]:
-        """The names of the state tensors that `apply` changes. Those in a file are stored again."""
+        """The names of the state tensors that `apply` changes: those in a file are written back."""
         return frozenset()
 
     @property
@@ -320,7 +320,7 @@ class AccumulatingRule(FoldRule):
         """Looks at the first gradient of a mini-batch, after `decay` and before its fold.
 
         Returns:
-            The names of the state tensors that it sets. On several ranks, all take rank 0's.
+            The names of the state tensors that it sets. All ranks take those of rank 0.
         """
         return ()
 
@@ -342,7 +342,7 @@ class AccumulatingRule(FoldRule):
 
     @abstractmethod
     def apply(self, state: State, param: Tensor, step: int) -> None:
-        """Updates the parameter, with all gradients of the mini-batch folded in."""
+        """Updates the parameter by its state, after all gradients of the mini-batch are folded."""
 
     def update(self, state: State, param: Tensor, grad: Tensor, step: int) -> None:
         self.decay(state, param, step)

@@ -26,7 +26,7 @@ class FoldingOptimizer(AbsorbingOptimizer):
     Learning rate, betas, step counts and state are looked up when a gradient comes, so all of them
     may change between steps. `.grad` is None after a backward, unless the gradient has to wait
     there (`waits`). If `step()` finds another gradient in `.grad`, because the user put it there or
-    the parameter was frozen before, that gradient counts as the sum of the whole mini-batch.
+    the parameter has no hook yet, that gradient counts as the sum of the whole mini-batch.
     Optimizers of different parameters are independent, in threads too. Hooks, compiled graphs and
     options do not keep the optimizer alive.
 
@@ -53,6 +53,7 @@ class FoldingOptimizer(AbsorbingOptimizer):
             MicroBatchError: some micro-batches of the mini-batch have not run.
             LostParameterError: a newer optimizer has taken over a parameter.
             SecondBackwardError: a parameter with folded gradients has one in `.grad` too.
+            OptimizerError, TransferError: as `absorb`.
         """
         result = None
         if closure is not None:
@@ -168,7 +169,7 @@ class FoldingOptimizer(AbsorbingOptimizer):
         Waits for states that are being sent to other ranks.
         """
         if self._early is not None:
-            self._early.finish()  # if the mini-batch is dropped
+            self._early.finish()  # only a dropped mini-batch has states that are still being sent
         self._folded.clear()
         self._blocks.clear()
         self._incomplete.clear()
@@ -178,7 +179,10 @@ class FoldingOptimizer(AbsorbingOptimizer):
     def _combined(self) -> list[Tensor]:
         """Combines states over the ranks. Returns the parameters to update.
 
-        Without other ranks, these are the parameters with folded gradients.
+        These are the parameters with folded gradients, on any rank if there are several.
+
+        Raises:
+            HyperparameterError: there are several ranks, and a state lies in a file.
         """
         if self._early is None:
             return [*self._folded]

@@ -66,7 +66,7 @@ def _layout(tensor: Tensor) -> tuple[object, ...]:
 
 
 def add_in_graph(p: Tensor, g: Tensor, sum_: Tensor, numbers: Tensor) -> None:
-    """Adds a gradient to a sum of gradients, which decays.
+    """Decays a sum of gradients, and adds a gradient to it, in place.
 
     numbers: the factors on the sum and on the gradient.
     """

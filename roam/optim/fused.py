@@ -18,9 +18,10 @@ DTYPES = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16}
 
 @dataclass(frozen=True)
 class FusedRule(AccumulatingRule):
-    """A rule with a fused kernel: releases give the same bits as torch's with `fused=True`.
+    """A rule with a fused kernel: `release` gives the same bits as torch's with `fused=True`.
 
-    Only if `has_fused` says so; otherwise `update` computes them by formulas.
+    This holds if `has_fused` returns True, and if the states have the parameter's shape and
+    strides. Otherwise `update` computes the update by formulas.
     """
 
     @abstractmethod
