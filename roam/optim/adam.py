@@ -33,7 +33,7 @@ class AdamRule(AccumulatingRule):
         )
 
     def corrections(self, step: int) -> tuple[float, float]:
-        """Returns the divisors of m and v that correct their bias. Updates `step` count from 1."""
+        """Returns the divisors that correct the bias of m and v at update `step`; 1 is the first."""
         beta1, beta2 = self.betas
         return 1 - float(beta1) ** step, 1 - float(beta2) ** step
 

@@ -316,7 +316,7 @@ class AdamA(FoldingOptimizer):
             as they do early in training, a step is up to √N times as long as Adam's: use a longer
             warm-up. If these gradients cancel, the step is shorter than Adam's.
         micro_batches: N. May be changed between two mini-batches.
-        batch_invariant: multiplies the v above by N, so that it averages the squares of the
+        batch_invariant: multiplies the addends of v by N, so that v averages the squares of the
             micro-batches' gradients (arXiv 2402.18824). Then no step is longer than Adam's; if the
             gradients are mostly noise, a step is up to √N times shorter. v, and thereby the best
             learning rate, depend on the size of the micro-batches and not on their number.
@@ -329,10 +329,10 @@ class AdamA(FoldingOptimizer):
         weight_remainder: with "int8", keeps 8 bits more of each bfloat16 weight, so that small
             updates are not lost: 3 bytes a weight, where a bfloat16 weight and a float32 copy
             take 6. Other weights are kept as they are.
-        max_norm, clip_by: the norm that gradients may have, or None; `clip_by` says whose norm
+        max_norm, clip_by: the limit on the norm of gradients, or None. `clip_by` says which norm
             counts in mode "release": that of all gradients of the "previous step", or that of each
-            "tensor". In mode "accumulate" the momentum's norm counts, and the update is scaled
-            (module `max_norm`).
+            gradient ("tensor"). In mode "accumulate" the norm of the momentum counts, and the
+            update is scaled (module `max_norm`).
         process_group: of torch.distributed; None to train alone. Needs mode "accumulate". Each of M
             ranks folds the gradients of its own micro-batches, and step() combines m and v over the
             ranks. The result is that of one process with N·M micro-batches. Do not use

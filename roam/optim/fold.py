@@ -150,8 +150,8 @@ class FoldRule(ABC):
     Attributes:
         of_parameter: names of the fields that differ between the parameters of a group. The
             optimizer's `facts` returns their values for one parameter. These fields have defaults.
-        folds_with: names of the values that `decay`, `look` and `fold` read, and so the backward
-            in mode "accumulate"; `update` and `apply` may read all values.
+        folds_with: names of the values that `decay`, `look` and `fold` read. So the backward reads
+            no others in mode "accumulate". `update` and `apply` may read all values.
     """
 
     of_parameter: ClassVar[tuple[str, ...]] = ()
@@ -222,7 +222,7 @@ class FoldRule(ABC):
         Args:
             state: the parameter's state, and "step", the tensor that counts its updates.
             param: the parameter.
-            grad: the gradient, which may have other strides and must not be changed.
+            grad: the gradient. Must not be changed. Its strides may not be the parameter's.
             step: the number of this update, from 1.
         """
 
