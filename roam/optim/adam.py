@@ -33,7 +33,7 @@ class AdamRule(AccumulatingRule):
         )
 
     def corrections(self, step: int) -> tuple[float, float]:
-        """Returns the divisors that correct the bias of m and v at update `step`; 1 is the first."""
+        """Returns the divisors that correct the bias of m and v at update `step`, from 1."""
         beta1, beta2 = self.betas
         return 1 - float(beta1) ** step, 1 - float(beta2) ** step
 
