@@ -282,8 +282,7 @@ class AdamA(FoldingOptimizer):
     Within `roam.compile_step` `clip_grad_norm_` does clip: there the gradients wait for it.
     GradScaler and DistributedDataParallel need the gradients too, and raise an error: train in
     bfloat16, and use fully_shard (FSDP2) or a hook that sums gradients (Tensor.register_hook) on
-    several ranks. Code that sums gradients after the backward finds none, and on several ranks
-    the optimizer warns.
+    several ranks. Code that sums them after the backward finds none; the optimizer warns of that.
 
     A folded gradient cannot be taken back. `zero_grad()` has nothing to do, and a loss of NaN has
     to be detected before its backward.
