@@ -4,8 +4,9 @@
     options that dynamo keeps:        {"optimizer": handle}
     what the handle refers to:        handle  ── weakly ──►  opt  ──►  parameters, moments
 
-All handles are equal. Dynamo reuses a compiled graph only if the options are equal. It may reuse
-the graph with any optimizer: a graph looks up the optimizers of its parameters each time it runs.
+All handles are equal, because dynamo reuses a compiled graph only if the options are equal. Dynamo
+may reuse the graph with any optimizer: a graph looks up the optimizers of its parameters each time
+it runs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Defines Lion: the sign of an interpolated momentum (arXiv 2302.06675)."""
+"""Defines Lion, which moves parameters by the sign of a momentum (arXiv 2302.06675)."""
 
 from __future__ import annotations
 
@@ -85,7 +85,10 @@ class LionRule(AccumulatingRule):
 
 
 def _update(p: Tensor, g: Tensor, m: Tensor, numbers: Tensor) -> None:
-    """Updates elements of a parameter and its momentum. numbers: 1 - lr λ, lr, 1 - β1, 1 - β2."""
+    """Updates elements of a parameter p and of its momentum m by a gradient g.
+
+    numbers: 1 - lr λ, lr, 1 - β1, 1 - β2, where λ is the weight decay.
+    """
     kept, rate, now, later = numbers.unbind()
     apart = g - m
     p.mul_(kept).sub_((m + apart * now).sign_().mul_(rate))
@@ -98,10 +101,11 @@ UPDATE = OnePass(_update)
 class Lion(FoldingOptimizer):
     """Lion (arXiv 2302.06675): u = sign(β1 m + (1-β1) g),  p -= lr (u + λ p),  m = β2 m + (1-β2) g.
 
-    One state for each element: 4 bytes a parameter in float32, half of AdamW's. Use a learning
-    rate 3 to 10 times smaller than AdamW's, and a weight decay larger by the same factor.
+    g is the gradient, m the momentum, and λ `weight_decay`. One state for each element, m: 4 bytes
+    a parameter in float32, half of AdamW's. Use a learning rate 3 to 10 times smaller than AdamW's,
+    and a weight decay larger by the same factor.
 
-    Mode "release" is exact. Mode "accumulate" needs β1 = β2, and is exact then.
+    Mode "release" is Lion exactly. Mode "accumulate" needs β1 = β2, and is exact then.
 
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.

@@ -1,6 +1,6 @@
 """Warns about training code that does not work as intended if gradients are folded.
 
-Each kind of warning is shown once for each optimizer. DistributedDataParallel gets an error.
+Each kind of warning is shown once for each optimizer. DistributedDataParallel leads to an error.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Notices:
 
         Args:
             members: the groups with their parameters.
-            names: returns the names of a group's values, such as "lr".
+            names: returns the names of those values of a group that the folds use, such as "lr".
         """
         self._members = members
         self._values.note(members.groups, names)
@@ -67,7 +67,7 @@ class Notices:
         self._show(refusals.clipping(self._optimizer))
 
     def look_for_ranks(self, holds: Callable[[Tensor], bool], params: Collection[Tensor]) -> None:
-        """Warns if several ranks train and nothing sums their gradients before they are folded.
+        """Warns if several ranks train and nothing known sums their gradients before the folds.
 
         Checks once, in the first mini-batch after torch.distributed was initialized.
 
@@ -78,7 +78,7 @@ class Notices:
 
         Raises:
             DataParallelError: DistributedDataParallel wraps a parameter that `holds` is true for,
-                with any number of ranks.
+                even if there is only one rank.
         """
         if self._looked_for_ranks or not (count := ranks()):
             return

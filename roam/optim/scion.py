@@ -1,4 +1,4 @@
-"""Defines Scion: steps of one norm, whatever the gradient's length (arXiv 2502.07529)."""
+"""Defines Scion, whose steps have one length, whatever the gradient's (arXiv 2502.07529)."""
 
 from __future__ import annotations
 
@@ -89,10 +89,12 @@ EPS = 1e-8  # added to the root mean square by which a vector is divided
 class Scion(FoldingOptimizer):
     """Scion (arXiv 2502.07529): d = (1-α) d + α g,  p = (1 - lr) p - lr scale LMO(d).
 
-    LMO(d) is the step of length 1 that goes the farthest along d, by a norm:
+    g is the gradient, d its running mean. Of all steps of length 1, LMO(d) goes the farthest along
+    d. The option `norm` selects the norm by which the length is measured, and so LMO(d):
 
-        "Spectral"   √(n/m) NS(d) for n x m matrices (see Muon)    "Auto" takes it for matrices,
-        "BiasRMS"    d / RMS(d)                                    and this for vectors
+        "Spectral"   √(n/m) NS(d) for n x m matrices, NS as in Muon
+        "BiasRMS"    d / RMS(d)
+        "Auto"       "BiasRMS" for vectors, "Spectral" for all others
         "Sign"       sign(d) / m, for the last layer and embeddings; m: size of the last dimension
 
     The weight of a convolution is a matrix here: n and m are its output and input channels, and its
@@ -106,12 +108,13 @@ class Scion(FoldingOptimizer):
             embeddings a group with `"norm": "Sign"` and a larger scale (the authors': 3000; 50 for
             the others).
         lr, norm, scale, unconstrained: as in the authors' package, scion.
-        momentum: α, as in the authors' package: the share of the new gradient.
+        momentum: α, the share of the new gradient in d, as in the authors' package.
         mode, micro_batches, process_group: as in AdamA.
         max_norm, clip_by: as in AdamA, but only in mode "release".
 
     Raises:
-        HyperparameterError: a value is out of its range, or does not go with the mode.
+        HyperparameterError: a value is out of its range, or does not go with the mode; or
+            `norm="Spectral"` is given for a vector.
     """
 
     rule = ScionRule

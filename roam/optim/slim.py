@@ -25,7 +25,7 @@ from roam.optim.slim_rules import SlimRules, plain_name
 class SlimRule(AdamARule):
     """AdamA's rule with a second moment v that has size 1 in the averaged dimensions.
 
-    dims: the averaged dimensions; empty for AdamA's rule itself.
+    dims: the dimensions over which v is averaged; empty for AdamA's rule itself.
     """
 
     dims: tuple[int, ...] = ()
@@ -43,7 +43,7 @@ class SlimRule(AdamARule):
         if not self.dims:
             return super().state(param)
         shape = tuple(1 if d in self.dims else n for d, n in enumerate(param.shape))
-        if self.state_dtype == "int8":  # an averaged v has few elements, and is not coded
+        if self.state_dtype == "int8":  # an averaged v is small, and not stored as 8-bit codes
             v = StateSpec("exp_avg_sq", shape, wide(param.dtype))
             return eight_bit_adam.states(param, remainder=self.weight_remainder, second=v)
         m, v = super().state(param)
@@ -74,8 +74,10 @@ class SlimRule(AdamARule):
         param.mul_(1 - lr * self.weight_decay)
         param.addcdiv_(m, divisor, value=-lr / correction1)
 
+    # the inherited formulas average g² as the shape of v says; they are named here, because a class
+    # that overrides `fold` inherits no formula otherwise (`FoldRule.__init_subclass__`)
     def update_in_graph(self, param: Tensor, step: int) -> Formula | None:
-        return super().update_in_graph(param, step)  # it averages where v does
+        return super().update_in_graph(param, step)
 
     def fold_in_graph(self, param: Tensor, at: Turn) -> Formula | None:
         return super().fold_in_graph(param, at)
@@ -92,9 +94,9 @@ class SlimAdamA(FoldingOptimizer):
 
         v = β2 v + (1-β2) mean_K(g²)        g: the gradient, K: the dimensions to average over
 
-    A row is averaged if K is dimension 1, a column if K is 0. **`clip_grad_norm_` clips nothing
-    here**, as in AdamA; use `max_norm`. A state dict loads only into a SlimAdamA with the same
-    rules.
+    In a matrix, each row has one second moment if K is dimension 1, and each column if K is
+    dimension 0. **`clip_grad_norm_` clips nothing here**, as in AdamA; use `max_norm`. A state dict
+    loads only into an optimizer that averages over the same dimensions.
 
     Args:
         params: named parameters, `model.named_parameters()`, or groups of those.
@@ -104,8 +106,8 @@ class SlimAdamA(FoldingOptimizer):
         lr, betas, ...: as in AdamA.
 
     Raises:
-        HyperparameterError: a value is out of its range, the rules do not fit the parameters, or a
-            parameter has no name.
+        HyperparameterError: a value is out of its range, the rules do not fit the parameters, a
+            parameter has no name, or one with a rule lies in parts on several ranks (DTensor).
     """
 
     rule = SlimRule

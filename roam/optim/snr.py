@@ -1,14 +1,16 @@
-"""Measures by their signal-to-noise ratio which second moments may be averaged.
+"""Measures, by signal-to-noise ratios, which second moments of a model may be averaged.
 
 The method is that of SlimAdam (arXiv 2503.01843, section 3):
 
     SNR_K(v) = E_K'[ (E_K v)² / Var_K v ]
 
     v: the second moments of a parameter    K: the dimensions to average over    K': all others
+    E, Var: mean and variance over these dimensions
 
 If the ratio is above 1, the mean over K represents the second moments well enough. The ratio
 is measured during an ordinary training run, at step 1, every 100 steps up to step 1000 and every
-1000 steps after that. The mean of these measurements decides.
+1000 steps after that. Each parameter gets the K whose mean ratio over all measurements is highest,
+if that is above 1.
 
     measurement = SnrMeasurement(model, optimizer)      # an AdamA, or torch's AdamW
     ...                                                 # train
@@ -32,14 +34,19 @@ from roam.optim.eight_bit_adam import decoded
 from roam.optim.slim_rules import Dims, MeanRule, SlimRules, is_norm, owners
 from roam.runtime.stored_tensor import StoredTensor
 
-CEILING = 1e9  # limit on signal-to-noise ratios; above it, rounding is the only noise
+CEILING = 1e9  # the highest ratio that is counted; above it, rounding is the only noise
 
 
 class SnrMeasurement:
-    """Measures signal-to-noise ratios after steps of an optimizer, until `stop` is called.
+    """Measures signal-to-noise ratios after some steps of an optimizer, until `stop` is called.
 
-    Counts the steps from its creation. Parameters whose second moment has another shape than the
-    parameter, because it is averaged already, are left out.
+    The steps are counted from the creation of this object; `is_due` tells which are measured.
+    Leaves out parameters that have no second moment, or one of another shape than the parameter,
+    because it is averaged already.
+
+    Args:
+        model: the model, which gives the parameters their names.
+        optimizer: trains the model. Keeps second moments in its state, as "exp_avg_sq".
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
@@ -55,11 +62,12 @@ class SnrMeasurement:
     def rules(self) -> SlimRules:
         """Returns rules that average second moments as the signal-to-noise ratios (SNR) suggest.
 
-        The second moments of a matrix are averaged over the dimensions with the highest SNR. Those
-        of norms, of vectors and of matrices without an SNR above 1 are not averaged.
+        The second moments of a parameter are averaged over the dimensions with the highest mean
+        SNR, if this is above 1. Those of norms, of vectors, and of parameters that were not
+        measured, are not averaged.
 
         Raises:
-            OptimizerError: no second moment of a matrix has been measured yet.
+            OptimizerError: nothing has been measured yet.
         """
         if not self._found:
             raise OptimizerError("nothing was measured yet: the first measurement is after step 1")
@@ -90,7 +98,10 @@ class SnrMeasurement:
 
 
 def _second_moments(state: Mapping[str, Any]) -> Tensor | None:
-    """Returns v, decoded if the state has it in 8 bits and loaded if it lies in a file."""
+    """Returns the second moments in a parameter's state as numbers in memory; None without any.
+
+    Decodes them if the state has them as codes of 8 bits, and loads them if they lie in a file.
+    """
     own = {k: t for k, t in state.items() if k.startswith("exp_avg_sq")}
     here = {k: t.load() if isinstance(t, StoredTensor) else t for k, t in own.items()}
     return decoded(here, "exp_avg_sq") if is_code(here, "exp_avg_sq") else here.get("exp_avg_sq")
@@ -102,10 +113,10 @@ def is_due(step: int) -> bool:
 
 
 def candidates(shape: Dims) -> list[Dims]:
-    """Returns the sets of dimensions over which a mean may be taken.
+    """Returns the sets of dimensions over which second moments of this shape may be averaged.
 
-    These are the first, all others, and all; in nn.Linear fan-out, fan-in, and both. Returns no set
-    for vectors. Leaves out sets of dimensions over which a mean saves nothing.
+    These are the first dimension, all others, and all; in nn.Linear fan-out, fan-in, and both.
+    Returns no set for vectors. Leaves out a set if the mean has as many elements as the whole.
     """
     if len(shape) < 2:
         return []
@@ -116,8 +127,9 @@ def candidates(shape: Dims) -> list[Dims]:
 def snr(v: Tensor, dims: Dims) -> float:
     """Returns the signal-to-noise ratio of the second moments v over the dimensions `dims`.
 
-    Leaves out means of v that are 0, because their elements have had no gradient yet. Returns 0 if
-    all are. A ratio counts as at most CEILING.
+    Takes the mean and the variance of v over `dims`, and averages the ratios mean² / variance. A
+    ratio counts as at most CEILING. Leaves out ratios with a mean of 0: these elements have had no
+    gradient yet. Returns 0 if no ratio is left.
     """
     wide = v.double()  # fourth powers of small gradients underflow in float32
     variance, mean = torch.var_mean(wide, dims, correction=0)

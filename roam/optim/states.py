@@ -29,7 +29,10 @@ class StatefulOptimizer(OwningOptimizer):
         super().__init__(params, defaults)
 
     def spec(self, param: Tensor) -> tuple[StateSpec, ...]:
-        """Returns the specs of a parameter's state tensors, even if they are not allocated yet."""
+        """Returns the specs of a parameter's state tensors and of its count of updates, "step".
+
+        The state tensors need not be allocated yet.
+        """
         return (*self.states_of(param), STEP)
 
     def states_of(self, param: Tensor) -> tuple[StateSpec, ...]:
@@ -37,9 +40,13 @@ class StatefulOptimizer(OwningOptimizer):
         return self.rule_of(param).state(param)
 
     def state_of(self, param: Tensor) -> dict[str, Any]:
-        """Returns the state tensors of a parameter. The first call allocates them.
+        """Returns the state tensors of a parameter, by name. The first call allocates them.
 
-        Those that lie in a file are `StoredTensor`s.
+        State tensors that lie in a file are `StoredTensor`s.
+
+        Raises:
+            TierFullError, TransferError: state tensors go to a file, and the disk is full, or
+                fails.
         """
         state: dict[str, Any] = self.state[param]
         if not state:
@@ -49,9 +56,10 @@ class StatefulOptimizer(OwningOptimizer):
         return state
 
     def ticket(self, param: Tensor, state: str) -> Tensor:
-        """Returns a tensor by which ops of a graph refer to a state tensor that lies in a file.
+        """Returns a ticket for a state tensor that lies in a file.
 
-        Such a tensor is a ticket (`roam.runtime.tickets`).
+        A ticket is a tensor of one number, by which ops of a graph refer to the state tensor
+        (`roam.runtime.tickets`). `state` is the name of the state tensor, such as "exp_avg".
         """
         return issue(self.state_of(param)[state])
 
@@ -62,11 +70,13 @@ class StatefulOptimizer(OwningOptimizer):
         The option `offload={"states": to}` of a compiled graph does the same.
 
         Args:
-            to: the folder. States below its `smallest` bytes, and those on accelerators, in parts
-                on several ranks (DTensor) or with gaps in memory, stay in memory.
+            to: the folder: a path, or an `OffloadTo`. State tensors smaller than
+                `OffloadTo.smallest` (1 MiB for a path) stay in memory. So do state tensors on
+                accelerators, in parts on several ranks (DTensor), or with gaps in memory.
 
         Raises:
-            OptionError: the optimizer has another folder, or another `smallest`.
+            OptionError: the optimizer has another folder, or another `smallest`; or `to` names no
+                folder.
             TierError: the folder cannot hold the file.
             TierFullError: the disk has no room for the states of all parameters.
             TransferError: the disk fails.
@@ -79,13 +89,17 @@ class StatefulOptimizer(OwningOptimizer):
             self._stored.move(
                 self._members.name(param), param, self.rule_of(param).state(param), state
             )
-        begin_epoch()  # what `needs` returned earlier is obsolete
+        begin_epoch()  # what `needs` told plans earlier is obsolete
 
     def state_dict(self) -> StateDict:
         """Returns the state dict as torch does, without parameters that have left the groups.
 
-        States that lie in a file are read into new tensors, which the optimizer does not share. It
-        shares all others. Raises TransferError if a state does not come back as it was sent.
+        The tensors in it are those of the optimizer, except for states that lie in a file: these
+        are read into new tensors.
+
+        Raises:
+            TransferError: a state does not come back from the file as it was sent.
+            HyperparameterError: the user's edits of the groups are refused.
         """
         self.look_at_groups()
         everything = self.state
@@ -104,8 +118,11 @@ class StatefulOptimizer(OwningOptimizer):
         States that are to lie in a file are written there.
 
         Raises:
-            StateMismatchError: the state dict lacks state tensors that the parameters need.
-            ValueError: its groups have other numbers of parameters.
+            StateMismatchError: a state tensor that a parameter needs is missing or has another
+                shape, or the state dict is of an optimizer with amsgrad or maximize.
+            ValueError: the state dict has another number of groups, or other numbers of parameters
+                in them.
+            HyperparameterError: a value in its groups is out of its range.
             TierFullError, TransferError: the disk is full, or fails.
         """
         self.look_at_groups()
@@ -116,7 +133,7 @@ class StatefulOptimizer(OwningOptimizer):
         self._rules.forget()
         for group in self.param_groups:
             self._rules.fill(group)
-        begin_epoch()  # what `needs` returned earlier is obsolete
+        begin_epoch()  # what `needs` told plans earlier is obsolete
         saved = saved_states(state_dict, self._members)
         for param, state in self.state.items():
             fit_loaded(param, state, saved[param], self.states_of(param))
@@ -127,7 +144,8 @@ class StatefulOptimizer(OwningOptimizer):
     def _wanted(self, state_dict: StateDict) -> Iterator[tuple[str, tuple[StateSpec, ...]]]:
         """Yields each parameter's name, and the specs of its states after loading a state dict.
 
-        These may depend on the group's values in the state dict: a momentum of 0 has no buffer.
+        The specs may depend on the group's values in the state dict: SGD with a momentum of 0, for
+        example, has no state for it.
         """
         loaded = iter(state_dict["param_groups"])
         for group in self.param_groups:

@@ -2,10 +2,15 @@
 
     optimizer.state[p]   {"exp_avg": StoredTensor, "exp_avg_sq": StoredTensor, "step": tensor}
 
-A graph that folds a gradient loads the tensors as planned and passes them to the fold. For a hook,
-and for gradients that `step()` finds, `lent` loads them, one parameter at a time. For its updates
-`step()` loads them by `fetch` and `arrived`, two parameters at a time, and only to read them. A
-tensor that starts as zeros is not read before it was first written.
+These tensors are in memory only while they are used:
+
+    fold in a compiled graph          the graph loads and stores them as planned
+    fold by a hook, or in step() of   `lent` loads and stores them, one parameter at a time
+    a gradient found in .grad
+    update in step()                  `fetch` and `arrived` load them, two parameters at a time;
+                                      step() stores those that the update changes
+
+A tensor that starts as zeros is not read from the file before it was first written.
 """
 
 from __future__ import annotations
@@ -32,7 +37,8 @@ class StoredStates:
     """The folder of one optimizer's state tensors, if it has one, and the writes under way there.
 
     Attributes:
-        to: the folder, and how small a tensor may be; None if all states are in memory.
+        to: the folder, and the bytes of the smallest tensor that goes there; None if all states
+            are in memory.
     """
 
     def __init__(self) -> None:
@@ -42,10 +48,11 @@ class StoredStates:
     def keep_in(self, to: OffloadTo) -> bool:
         """Sets the folder of states that are made from now on. Returns False if it is set already.
 
-        Also sets how bytes that come back from this folder are verified, for all who use it.
+        Also sets how bytes that come back from this folder are verified, for all tensors in it,
+        those of other optimizers too.
 
         Raises:
-            OptionError: the optimizer has another folder, or another least size.
+            OptionError: the optimizer has another folder, or another `smallest`.
             TierError: the folder cannot hold the file.
         """
         if self.to is not None:
@@ -65,12 +72,13 @@ class StoredStates:
     ) -> StoredState | None:
         """Returns the facts that plans need about a state tensor in the folder; None if in memory.
 
-        In memory are all states without a folder, and else those that are too small, on an
-        accelerator, in parts on several ranks, or with gaps.
+        Without a folder, all states are in memory. With a folder, a state stays in memory if it is
+        smaller than `to.smallest`, on an accelerator, in parts on several ranks (DTensor), or has
+        gaps.
 
         Args:
             param: the parameter, which may be fake.
-            spec: the state tensor.
+            spec: describes the state tensor.
             to: the folder that is planned for; None for the optimizer's folder.
         """
         to = to or self.to
@@ -91,7 +99,7 @@ class StoredStates:
         Args:
             name: the name of the parameter.
             param: the parameter.
-            spec: the state tensor.
+            spec: describes the state tensor.
 
         Raises:
             TierFullError: the disk is full.
@@ -104,7 +112,7 @@ class StoredStates:
         return made
 
     def _stored_zeros(self, name: str, param: Tensor, spec: StateSpec) -> StoredTensor | None:
-        """Returns a state tensor in the folder; None if it is not to be there."""
+        """Returns a new state tensor of zeros in the folder; None if it is to stay in memory."""
         found = self.stored(param, spec)
         if found is None or self.to is None:
             return None
@@ -118,7 +126,9 @@ class StoredStates:
         specs: tuple[StateSpec, ...],
         state: MutableMapping[str, Any],
     ) -> None:
-        """Moves those state tensors of a parameter to the folder that are large enough for it.
+        """Moves those state tensors of a parameter to the folder that may lie there (`stored`).
+
+        Replaces them in `state` by `StoredTensor`s.
 
         Raises:
             TierFullError: the disk is full.
@@ -138,10 +148,10 @@ class StoredStates:
     ) -> Iterator[dict[str, Tensor]]:
         """A context in which the states of a parameter are in memory and may be changed.
 
-        States that were read here are still being written to the file after the context. These
-        writes must end before the next context reads states, so that states read here are in memory
-        for one parameter at a time. If the context ends by an exception, nothing is written, and
-        the states stay in memory.
+        Reads the states that are not in `loaded`. When the context ends, starts to write these
+        states to the file. The next context waits for the writes before it reads, so that states
+        read here are in memory for one parameter at a time. If the context ends by an exception,
+        nothing is written, and the states stay in memory.
 
         Args:
             state: the states; at least one of them lies in the file.
@@ -175,14 +185,15 @@ class StoredStates:
 
 
 def is_stored(state: Mapping[str, Any]) -> bool:
-    """Returns whether a state tensor of a parameter lies in a file."""
+    """Returns whether any state tensor of a parameter lies in a file."""
     return any(isinstance(x, StoredTensor) for x in state.values())
 
 
 def fetch(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """Starts to read the states of a parameter that lie in a file.
 
-    Returns the tensors to read into, by name. Only after `arrived` do they hold the states.
+    Returns, by name, the tensors that the states are read into. They hold the states only after
+    `arrived`.
 
     Raises:
         TransferError: a read cannot be started.
@@ -194,7 +205,11 @@ def fetch(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def arrived(state: Mapping[str, Any], fetched: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Waits for the states that were fetched. Returns all states of the parameter, in memory.
+    """Waits for the states that `fetch` reads. Returns all states of the parameter, in memory.
+
+    Args:
+        state: the parameter's states.
+        fetched: what `fetch` returned for them.
 
     Raises:
         TransferError: a state does not come back as it was sent.
