@@ -18,7 +18,8 @@ from roam.optim.folding import FoldingOptimizer
 class GaLoreRule(AdamRule):
     """GaLore's rule (arXiv 2403.03507, algorithm 2); AdamW's for parameters it cannot project.
 
-    sums: whether a state keeps the sum of the micro-batches' gradients, as mode "accumulate" needs.
+    sums: whether there is a state for the sum of the micro-batches' projected gradients, which mode
+        "accumulate" needs.
     """
 
     weight_decay: float = 0.0
@@ -64,6 +65,9 @@ class GaLoreRule(AdamRule):
 
         The directions are the gradient's first `rank` singular vectors. They are first set at
         step 1. At the steps between, and for parameters that are not projected, does nothing.
+
+        Returns:
+            ("projector",) if the subspace was set; otherwise ().
         """
         if not self.projects(param) or (step - 1) % self.update_proj_gap:
             return ()
@@ -88,7 +92,10 @@ class GaLoreRule(AdamRule):
         self._adam(state, param, self._inside(state, param, grad), step)
 
     def _inside(self, state: State, param: Tensor, grad: Tensor) -> Tensor:
-        """Returns the gradient's coordinates in the subspace, R; the gradient if not projected."""
+        """Returns R, the gradient's coordinates in the subspace.
+
+        Returns the gradient itself if the parameter is not projected.
+        """
         if not self.projects(param):
             return grad
         p, (n, m) = state["projector"], param.shape
@@ -121,17 +128,18 @@ class GaLoreRule(AdamRule):
 class GaLore(FoldingOptimizer):
     """GaLore (arXiv 2403.03507): Adam on R = Pᵀ g, and p -= lr scale P Adam(R), for matrices.
 
-    P holds the first `rank` singular vectors of g, those of the smaller dimension, and is computed
-    anew every `update_proj_gap` steps. m and v stay as they are then, as in the authors' code. If a
-    matrix has more rows than columns, R = g P, and P is applied on the right. The states of an
-    n x m matrix (n ≤ m) have r (n + 2m) elements in float32, where r is `rank`. Vectors,
-    convolutions, and matrices with at most `rank` rows or columns follow AdamW, without `scale`.
-    Embeddings are matrices here. Their SVD takes long, so give them a group with `"rule": "AdamW"`.
+    P holds the first `rank` singular vectors of the gradient g, those of the smaller dimension, and
+    is computed anew every `update_proj_gap` steps. Adam's moments m and v stay as they are then, as
+    in the authors' code. If a matrix has more rows than columns, R = g P, and p -= lr scale
+    Adam(R) Pᵀ. The states of an n x m matrix (n ≤ m) have r (n + 2m) elements in float32, where r
+    is `rank`. Vectors, convolutions, and matrices with at most `rank` rows or columns follow AdamW,
+    without `scale`. Embeddings are matrices here. Their SVD takes long, so give them a group with
+    `"rule": "AdamW"`.
 
     Mode "accumulate" is exact for a given P: it keeps the sum of the micro-batches' R (r m further
     elements), and v squares the sum as in Adam. A new P is computed from the gradient of the first
-    micro-batch, on several ranks from that of rank 0. Rank 0 sends each new P, and every rank its
-    sums.
+    micro-batch. With a `process_group`, all processes take the P that rank 0 computes from its own
+    gradient, and average their sums of R.
 
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.

@@ -14,7 +14,7 @@ from roam.core.errors import HyperparameterError
 from roam.optim.fold import FoldRule, Group
 
 RULE = "rule"  # the key of a group's value that names another optimizer's rule
-# values that a group with another rule takes from the constructor too, if it has none of its own
+# values that a group takes from the constructor even if it names another optimizer's rule
 SHARED = ("lr", "weight_decay")
 named: dict[str, type[FoldRule]] = {}  # rules, by the name of their optimizer's class
 
@@ -35,8 +35,8 @@ class GroupRules:
         """Returns the class of the group's rule.
 
         Raises:
-            HyperparameterError: the group names an unknown rule, or one with `of_parameter`, whose
-                facts only its own optimizer knows.
+            HyperparameterError: the group names an unknown rule, or one with fields `of_parameter`,
+                whose values only its own optimizer knows.
         """
         if (name := group.get(RULE)) is None:
             return self._own
@@ -51,14 +51,17 @@ class GroupRules:
         return tuple(self.kind(group).defaults())
 
     def folds_with(self, group: Group) -> tuple[str, ...]:
-        """Returns the names of the values that the backward reads in mode "accumulate"."""
+        """Returns the names of the group's values that the backward reads in mode "accumulate"."""
         return self.kind(group).folds_with
 
     def fill(self, group: MutableMapping[str, Any]) -> None:
-        """Adds the values that the group lacks: the constructor's, or else the rule's defaults.
+        """Adds to a group the values that it lacks: the constructor's, or else its rule's defaults.
 
-        If the group names another rule, only SHARED values are the constructor's, and values that
-        its rule does not have are removed.
+        If the group names another optimizer's rule, takes only SHARED values from the constructor,
+        and removes values that this rule does not have.
+
+        Raises:
+            HyperparameterError: as `kind`.
         """
         kind = self.kind(group)
         own = kind is self._own
@@ -85,8 +88,8 @@ class GroupRules:
             facts: the values of the rule's fields `of_parameter`; empty for their defaults.
 
         Raises:
-            HyperparameterError: a value is out of its range, or the optimizer cannot follow the
-                rule.
+            HyperparameterError: a value is out of its range, the optimizer cannot follow the rule,
+                or as `kind`.
         """
         kind = self.kind(group)
         try:
@@ -103,7 +106,15 @@ class GroupRules:
         return rule
 
     def made(self, group: Group, facts: tuple[Any, ...] = ()) -> FoldRule:
-        """Returns a new rule with the values of `group`, which need not be in the optimizer."""
+        """Returns a new rule with the values of `group`, which need not be in the optimizer.
+
+        Args:
+            group: the values. None may be missing.
+            facts: as in `of`.
+
+        Raises:
+            HyperparameterError: a value is out of its range, or as `kind`.
+        """
         kind = self.kind(group)
         values = {name: group[name] for name in kind.defaults()}
         return kind(**values, **dict(zip(kind.of_parameter, facts, strict=False)))
@@ -113,5 +124,5 @@ class GroupRules:
         return replace(rule, **dict(zip(rule.of_parameter, facts, strict=False)))
 
     def forget(self) -> None:
-        """Forgets all rules: they are known by the id() of a group, which may be gone."""
+        """Forgets all rules: they are found by the id() of a group, which a new group may reuse."""
         self._known.clear()

@@ -79,7 +79,11 @@ class Members:
 
 
 class FoldedValues:
-    """The values of each group (lr, betas, ...) that the backwards of a mini-batch use."""
+    """Remembers values of param groups (lr, betas, ...), to tell later which of them have changed.
+
+    `note` remembers the values that the backwards of a mini-batch use. The backwards themselves
+    read the groups, not this object.
+    """
 
     def __init__(self) -> None:
         self._kept: list[tuple[Group, tuple[str, ...], tuple[Any, ...]]] = []
@@ -99,11 +103,12 @@ class FoldedValues:
         )
 
     def changed(self, noted: Group, now: Group) -> set[str]:
-        """Returns the names of the values that have changed since `note` for a group's parameters.
+        """Returns the names of the values that have changed since `note` for some parameters.
 
         Args:
-            noted: a group that was passed to `note`, which remembered its values.
-            now: the group that these parameters are in now, which may be another group.
+            noted: the group that the parameters were in, one of those passed to `note`.
+            now: the group that the parameters are in now, the same or another one. A value that it
+                lacks has changed.
         """
         [(names, kept)] = [(names, kept) for g, names, kept in self._kept if g is noted]
         return _differing(names, kept, now)
@@ -117,8 +122,8 @@ def _differing(names: Sequence[str], kept: Sequence[Any], group: Group) -> set[s
 class _KeptTensor:
     """Remembers the value of a tensor, such as a learning rate, which may change in place.
 
-    An object of this class equals (==) only itself. So the quick comparison of all values in
-    `FoldedValues.are_as_noted` fails, and `same` compares the tensors.
+    An object of this class equals (==) only itself, never a tensor. So the quick comparison of all
+    values in `FoldedValues.are_as_noted` fails, and `same` compares the tensors.
     """
 
     def __init__(self, tensor: Tensor) -> None:

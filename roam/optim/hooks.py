@@ -44,12 +44,13 @@ def owners() -> list[Absorber]:
 
 
 def epoch() -> object:
-    """Returns an object that is replaced whenever what is known of folds may be obsolete.
+    """Returns an object that is replaced whenever facts about folds may be obsolete.
 
-    That is so if any parameter gets, changes or loses its owner, and if an owner's folds may need
-    other bytes: its values changed, or its states were loaded or moved to a file. An epoch is the
-    time until the next replacement. An owner keeps its parameters alive, so within an epoch the
-    id() of a parameter with an owner is not reused.
+    While `epoch()` returns the same object, a caller may rely on facts that it has remembered. The
+    object is replaced if any parameter gets, changes or loses its owner, and if an owner's folds
+    may need other bytes: its values changed, or its states were loaded or moved to a file. An epoch
+    is the time until the next replacement. An owner keeps its parameters alive, so within an epoch
+    the id() of a parameter with an owner is not reused.
     """
     return _epoch
 
@@ -116,7 +117,7 @@ class Hooks:
         """
         reference = self.optimizer
 
-        # hides the hook from dynamo, which would compile it as a part of a compiled train_step
+        # hides `fold` from dynamo, which would compile it as a part of a compiled train_step
         @torch.compiler.disable  # type: ignore[untyped-decorator]
         def fold(param: Tensor, grad: Tensor) -> None:
             optimizer = reference()

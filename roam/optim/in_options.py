@@ -1,6 +1,6 @@
-"""Replaces the optimizer in the options of a `torch.compile` by a handle, a weak reference.
+"""Replaces the optimizer in the options of `torch.compile` by a handle, a weak reference.
 
-Remembers, without keeping them alive, all optimizers that were named in options.
+Remembers all optimizers that options have named, without keeping the optimizers alive.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from roam.optim.folding import FoldingOptimizer
 
-# the optimizers that the options of some torch.compile name
+# the optimizers that were named in options of torch.compile
 named: weakref.WeakSet[FoldingOptimizer] = weakref.WeakSet()
 
 

@@ -1,4 +1,4 @@
-"""Computes means of squares over rows or columns, of which second moments are made."""
+"""Computes means of squares over rows or columns, for second moments that are averaged."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from roam.runtime.one_pass import OnePass
 def mean_square(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Returns the mean of x² over the dimensions that have size 1 in `shape` but not in x.
 
-    Computes in at least float32. Large matrices are read by a kernel; other tensors are squared a
-    few rows at a time, because x² as a whole would take as much memory as x.
+    The result has the shape `shape` and at least float32. Large matrices are read by a compiled
+    kernel, if there is one. Other tensors are squared a few rows at a time, because x² as a whole
+    would take as much memory as x.
     """
     dims = tuple(d for d in range(x.dim()) if shape[d] != x.shape[d])
     found = torch.zeros(shape, dtype=wide(x.dtype), device=x.device)
@@ -32,13 +33,21 @@ def mean_square(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _over_columns(x: Tensor, found: Tensor) -> None:
-    """Writes the mean square of each row. x: [n, m / ROW, ROW]; found: [n, 1, 1]."""
+    """Writes the mean square of each row of a matrix x into `found`.
+
+    The columns are cut as in `elements.matrix_update`. x: [n, m / ROW, ROW]; found: [n, 1, 1].
+    """
     found.copy_(x.to(found.dtype).square().mean((1, 2), keepdim=True))
 
 
 def _over_rows(x: Tensor, found: Tensor) -> None:
-    """Writes the mean square of each column. x: [n, m / ROW, ROW]; found: [1, m / ROW, ROW]."""
+    """Writes the mean square of each column of a matrix x into `found`.
+
+    The columns are cut as in `elements.matrix_update`. x: [n, m / ROW, ROW]; found:
+    [1, m / ROW, ROW].
+    """
     found.copy_(x.to(found.dtype).square().mean((0,), keepdim=True))
 
 
-KERNELS = {(0,): OnePass(_over_rows), (1,): OnePass(_over_columns)}  # by the dimensions
+# by the dimensions of a matrix over which the mean is taken
+KERNELS = {(0,): OnePass(_over_rows), (1,): OnePass(_over_columns)}

@@ -20,7 +20,7 @@ from roam.optim.group_rules import RULE
 from roam.optim.orthogonal import COEFFICIENTS, orthogonalized
 
 Adjust = Literal["original", "match_rms_adamw"]
-# names of modules that look up or score tokens, whose matrices Muon is not for
+# matches names of modules that look up or score tokens: Muon is not for their matrices
 NO_MATRICES = re.compile(
     r"(^|_)emb|^w[tp]e$|(^|_)heads?$|^classifier$|^score$|^shared$|^relative_attention_bias$"
 )
@@ -109,7 +109,7 @@ class MuonRule(AccumulatingRule):
 
 @dataclass(frozen=True)
 class _Update:
-    """Updates a matrix and its momentum. The fields are those of `MuonRule`."""
+    """Updates a matrix and its momentum, by operators of a graph. The fields are `MuonRule`'s."""
 
     nesterov: bool
     ns_steps: int
@@ -117,7 +117,11 @@ class _Update:
     eps: float
 
     def __call__(self, p: Tensor, g: Tensor, b: Tensor, numbers: Tensor) -> None:
-        """numbers: 1 - μ, 1 - lr λ, and the learning rate times its factor for the shape."""
+        """Updates a matrix p and its momentum b by a gradient g.
+
+        numbers: 1 - μ, 1 - lr λ, and the learning rate times its factor for the shape. μ is the
+            momentum's decay rate, λ the weight decay.
+        """
         new, kept, rate = numbers.unbind()
         b.add_((g - b) * new)
         direction = b - (b - g) * new if self.nesterov else b
@@ -131,16 +135,17 @@ class Muon(FoldingOptimizer):
         b = μ b + (1-μ) g,   u = μ b + (1-μ) g with nesterov, else b
         p -= lr (√max(1, n/m) NS(u) + λ p),   adjust_lr_fn="match_rms_adamw": 0.2 √max(n, m) NS(u)
 
-    NS makes the singular values of an n x m matrix nearly equal (`orthogonalized`). One state for
-    each element, b: 4 bytes a parameter in float32, half of AdamW's. Mode "release" is torch's
-    Muon. Mode "accumulate" is exact, and needs nesterov=False: b is linear in g.
+    g is the gradient, μ `momentum` and λ `weight_decay`. NS makes the singular values of an n x m
+    matrix nearly equal (`orthogonalized`). One state for each element, b: 4 bytes a parameter in
+    float32, half of AdamW's. Mode "release" is torch's Muon. Mode "accumulate" is exact, because b
+    is linear in g, and needs nesterov=False.
 
     Muon is for matrices that map features to features. The constructor splits each group that names
     no rule in two (a group added later is not split: without a rule it is Muon's):
 
-        "Muon"    two dimensions, and no name that tells of an embedding or a head: give it
-                  `model.named_parameters()`, as without names all matrices come here
-        "AdamW"   all others, with `lr` and `weight_decay` from here and AdamW's own betas and eps
+        "Muon"    parameters of two dimensions whose name does not tell of an embedding or a head.
+                  Without names all matrices come here, so pass `model.named_parameters()`
+        "AdamW"   all others, with Muon's `lr` and `weight_decay`, and AdamW's default betas and eps
 
     `print(optimizer)` shows which are which. Groups may decide for themselves:
     `{"params": [...], "rule": "AdamW", "lr": 3e-4, "betas": (0.9, 0.95)}`.
@@ -153,7 +158,8 @@ class Muon(FoldingOptimizer):
         max_norm, clip_by: as in AdamA, but only in mode "release".
 
     Raises:
-        HyperparameterError: a value is out of its range, or does not go with the mode.
+        HyperparameterError: a value is out of its range, or does not go with the mode; or a group
+            with the rule "Muon" has a parameter that is no matrix.
     """
 
     rule = MuonRule
@@ -162,7 +168,7 @@ class Muon(FoldingOptimizer):
         super().__init__([*split(params)], *args, **values)
 
     def __repr__(self) -> str:
-        """Returns the groups as torch shows them, and the parameters that each rule has."""
+        """Returns the groups as torch shows them, and the rule and the parameters of each."""
         lines = [super().__repr__()]
         for group in self.param_groups:
             names = [self._members.name(p) for p in group["params"]]
@@ -171,9 +177,9 @@ class Muon(FoldingOptimizer):
 
 
 def split(params: ParamsT) -> Iterable[dict[str, Any]]:
-    """Yields for each group one with its matrices and one with its other parameters, if there are.
+    """Splits each group into one for Muon, with its matrices, and one for AdamW, with the rest.
 
-    A group that names its rule stays as it is.
+    Yields those groups that are not empty. A group that names its rule is yielded as it is.
     """
     given: list[Any] = [*params]
     for group in given if given and isinstance(given[0], dict) else [{"params": given}]:
@@ -191,8 +197,8 @@ def split(params: ParamsT) -> Iterable[dict[str, Any]]:
 def is_matrix(param: Tensor | tuple[str, Tensor]) -> bool:
     """Returns whether a parameter is a matrix that maps features to features, as far as is known.
 
-    A matrix whose name tells of an embedding or a head does not. A matrix without a name is taken
-    for one that does.
+    A matrix whose name tells of an embedding or a head does not map features to features. A matrix
+    without a name is assumed to.
     """
     name, tensor = param if isinstance(param, tuple) else ("", param)
     return tensor.dim() == 2 and NO_MATRICES.search(_holder(name)) is None
@@ -201,8 +207,8 @@ def is_matrix(param: Tensor | tuple[str, Tensor]) -> bool:
 def _holder(name: str) -> str:
     """Returns the name of the module that holds a parameter: "up" for "blocks.0.up.weight".
 
-    A member of a list has the name of the list: "heads" for "heads.1.weight". A parameter of the
-    model itself has its own: "head" for "head".
+    For a member of a list, returns the name of the list: "heads" for "heads.1.weight". For a
+    parameter of the model itself, returns the parameter's own name: "head" for "head".
     """
     *modules, own = name.split(".")
     return next((m for m in reversed(modules) if not m.isdigit()), own)

@@ -31,7 +31,7 @@ class OwningOptimizer(Optimizer):
     parameters are added by `hook_up` and `add_param_group`.
 
     Attributes:
-        rule: the class of the rule by which gradients are folded.
+        rule: the class of the rule by which gradients are folded, in groups that name no other.
     """
 
     rule: ClassVar[type[FoldRule]]
@@ -104,12 +104,18 @@ class OwningOptimizer(Optimizer):
     def facts(self, param: Tensor) -> tuple[Any, ...]:
         """Returns the values of the fields `of_parameter` of the parameter's rule, in their order.
 
-        Empty if the rule has no such fields, or for their defaults.
+        Returns () if the rule has no such fields, or if they have their default values.
         """
         return ()
 
     def rule_of(self, param: Tensor) -> FoldRule:
-        """Returns the parameter's rule, with the values that its group has now."""
+        """Returns the parameter's rule, with the values that its group has now.
+
+        Raises:
+            HyperparameterError: a value is out of its range, or the optimizer cannot follow the
+                rule.
+            KeyError: the parameter is in no group.
+        """
         return self._rule(self._members.places[param].group, self.facts(param))
 
     def look_at_groups(self) -> None:
@@ -147,17 +153,17 @@ class OwningOptimizer(Optimizer):
         self._rule(group)
 
     def _rule(self, group: dict[str, Any], facts: tuple[Any, ...] = ()) -> FoldRule:
-        """Returns the rule of a group, and of the parameters in it with these `facts`.
+        """Returns the rule of those parameters of a group for which `self.facts` returns `facts`.
 
         Raises:
-            HyperparameterError: a value is out of its range, or the optimizer cannot follow the
-                rule. Names the group.
+            HyperparameterError: a value is out of its range or has a wrong type, or the optimizer
+                cannot follow the rule. The message names the group.
         """
         try:
             return self._rules.of(group, self.accept, facts)
         except HyperparameterError as error:
             raise HyperparameterError(f"{self._group_name(group)}: {error}") from None
-        except TypeError as error:  # of a comparison: a tuple where a number has to be
+        except TypeError as error:  # a check compared a value of a wrong type, such as a tuple
             raise HyperparameterError(f"{self._group_name(group)}, a value: {error}") from error
 
     def _group_name(self, group: Group) -> str:
@@ -178,7 +184,7 @@ class OwningOptimizer(Optimizer):
             raise HyperparameterError(f"{name}: {error}") from None
 
     def _own_again(self) -> None:
-        """Claims the parameters of a copied optimizer and adds hooks: the last step of a copy."""
+        """Makes this optimizer, a new copy, the owner of its parameters, and adds hooks."""
         self._rules = GroupRules(self.rule, self.defaults)
         self._hooks = Hooks(self)
         for param in self._members:
@@ -196,7 +202,7 @@ class OwningOptimizer(Optimizer):
 
     @property
     def handle(self) -> OptimizerHandle:
-        """The handle that replaces the optimizer in the options of `torch.compile`.
+        """The handle (weak reference) that replaces the optimizer in options of `torch.compile`.
 
         A wrapper of the optimizer, such as Lightning's, has the handle of the optimizer itself.
         """

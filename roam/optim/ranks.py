@@ -11,9 +11,9 @@ gives the squares of gradients divided by N·M. To leave the state's value from 
 as it was, every rank first multiplies that value by M (M·β2 in the paper): M ranks sum it to M²
 times the value.
 
-A mini-batch sends each state tensor that folds change once, large ones while the last backward runs
-(`early_sends`). To sum each gradient before its fold instead would send N times as many elements as
-the parameters have.
+In each mini-batch, a rank sends each state tensor that folds have changed: once, and large ones
+while the last backward runs (`early_sends`). To sum each gradient before its fold instead would
+send N times as many elements as the parameters have.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ BUCKET: Bytes = 25 * MIB  # size at which a bucket is sent, as in DistributedDat
 AHEAD = 4  # all_reduces of `Ranks.combine` that run at a time
 
 
-# numbers the objects of `Ranks`, for keys: every rank makes them in the same order
+# numbers the objects of `Ranks`, for the keys of `Ranks.take`; the numbers are the same on all
+# ranks, because every rank makes these objects in the same order
 _numbers = itertools.count()
 
 
@@ -47,7 +48,7 @@ class Part(NamedTuple):
 
     Attributes:
         numbers: the state tensor, or its decoded values if it holds codes.
-        over: how the ranks combine it.
+        over: how the ranks combine it: "mean" or "squares" (a sum of squares).
         done: called with `numbers` after they are combined.
     """
 
@@ -129,10 +130,10 @@ class Ranks:
         return float(self.size)
 
     def take(self, state: Tensor, key: str) -> None:
-        """Overwrites a state tensor by that of rank 0. Waits until rank 0 has sent it.
+        """Overwrites a state tensor by that of rank 0. Rank 0 sends it, and all others wait for it.
 
-        Sends the tensor through the process group's store and not by a collective: a parameter may
-        have a gradient on some ranks only, and the others would not take part.
+        The tensor goes through the process group's store and not by a collective: a parameter may
+        have a gradient on some ranks only, and the other ranks would not take part.
 
         Args:
             state: the tensor.
@@ -170,7 +171,8 @@ class Ranks:
             device: the device of the message.
 
         Returns:
-            By parameter, whether it has a gradient on any rank; the largest `sent` of any rank.
+            anywhere: by parameter, whether it has a gradient on any rank.
+            most: the largest `sent` of all ranks.
         """
         found = torch.tensor([*map(int, folded), sent], dtype=torch.int32, device=device)
         dist.all_reduce(found, dist.ReduceOp.MAX, self._control)
@@ -180,11 +182,12 @@ class Ranks:
     def combine(self, parts: Iterable[Part]) -> None:
         """Combines states over the ranks, in place, and calls `done` of each part.
 
-        Takes further parts only when less than AHEAD messages are under way, so that few codes are
-        decoded at a time. All ranks must call this function.
+        Takes further parts only when less than AHEAD messages are under way, so that few decoded
+        copies of states are in memory at a time. All ranks must call this function.
 
         Args:
-            parts: the states, in the same order on all ranks.
+            parts: the states, in the same order on all ranks. May decode each one when it is
+                taken.
         """
         waits: list[Callable[[], None]] = []
         for bucket in _buckets(parts, self.small):
@@ -230,9 +233,9 @@ def _bytes(tensor: Tensor) -> NDArray[np.uint8]:
 
 
 def _buckets(parts: Iterable[Part], small: Bytes) -> Iterator[list[Part]]:
-    """Yields the states to send in one message: a large one, or small ones of a dtype and device.
+    """Groups states into messages: a large one alone, small ones of one dtype and device together.
 
-    Small ones are collected until they have BUCKET bytes; the rest comes last.
+    Yields a message of small states as soon as they have BUCKET bytes, and the rest at the end.
 
     small: bytes of the smallest tensor that counts as large.
     """

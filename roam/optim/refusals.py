@@ -52,11 +52,11 @@ def data_parallel(optimizer: str) -> DataParallelError:
 
 
 def release_only(rule: str, reason: str) -> HyperparameterError:
-    """Returns the error that a rule cannot accumulate.
+    """Returns the error for a rule that cannot accumulate.
 
     Args:
         rule: the name of the rule's class.
-        reason: why it cannot.
+        reason: why the rule cannot accumulate.
     """
     return HyperparameterError(
         f"{rule} cannot accumulate: {reason}. Use mode='release', with larger batches or, for "
@@ -65,11 +65,11 @@ def release_only(rule: str, reason: str) -> HyperparameterError:
 
 
 def other_states(parameter: str, reason: object) -> HyperparameterError:
-    """Returns the error that changed values of a group do not fit the states of its parameters.
+    """Returns the error for changed values of a group that do not fit a parameter's states.
 
     Args:
-        parameter: the names of the group and the parameter.
-        reason: what does not fit.
+        parameter: the names of the group and of the parameter, as one text.
+        reason: which state does not fit, and why.
     """
     return HyperparameterError(
         f"{parameter}: with the values that this group has now, {reason}. Set the values back; or "
@@ -151,7 +151,7 @@ def lost(parameter: str) -> LostParameterError:
 
 
 def late_change(optimizer: str, names: Iterable[str], left: Collection[str]) -> LateChangeWarning:
-    """Returns the warning that groups were edited between a backward and its step().
+    """Returns the warning for groups that were edited between a backward and its step().
 
     Args:
         optimizer: the name of the optimizer's class.

@@ -10,13 +10,13 @@ class RowBlocks:
     """The blocks of gradients that are not complete yet, of one optimizer.
 
     Attributes:
-        joined: by parameter, its gradient so far, if the blocks are put together again because the
-            rule needs them all at once.
+        joined: by parameter, a tensor of the whole gradient, into which `add` copies the blocks.
+            Only for gradients that cannot be folded by rows (`join`).
     """
 
     def __init__(self) -> None:
         self.joined: dict[Tensor, Tensor] = {}
-        # parameter -> the blocks that have come: first row and number of rows
+        # parameter -> for each block that has come, its first row -> its number of rows
         self._came: dict[Tensor, dict[int, int]] = {}
 
     def __bool__(self) -> bool:
@@ -40,7 +40,7 @@ class RowBlocks:
     def add(self, param: Tensor, grad: Tensor, start: int) -> bool:
         """Records that a block has come. Returns whether the gradient is complete now.
 
-        A complete gradient is forgotten, and the next block begins another one.
+        A complete gradient is no longer counted: the next block begins another gradient.
 
         Args:
             param: the parameter.

@@ -25,13 +25,15 @@ from roam.optim.scratch import scratch
 from roam.optim.states import StatefulOptimizer
 
 Mode = Literal["release", "accumulate"]
-ROWS_AT_ONCE: Bytes = 16 << 20  # size of a block of rows; matrix products of smaller ones are slow
+# bytes of the gradient that a block of rows has; matrix products of smaller blocks are slow
+ROWS_AT_ONCE: Bytes = 16 << 20
 
 
 class RuledOptimizer(StatefulOptimizer):
-    """An optimizer whose constructor takes the values of its rule, and those of every optimizer.
+    """An optimizer whose constructor takes the values of its rule.
 
-    The latter are `mode`, `micro_batches`, `max_norm`, `clip_by` and `process_group`.
+    It also takes the arguments that all these optimizers have: `mode`, `micro_batches`, `max_norm`,
+    `clip_by` and `process_group`.
 
     Attributes:
         ranks: the ranks of `process_group`, which train one model; `Alone` without a group.
@@ -40,7 +42,8 @@ class RuledOptimizer(StatefulOptimizer):
     def __init_subclass__(cls, **how: Any) -> None:
         """If the class has a rule of its own, sets the constructor's signature by it.
 
-        Groups may then name the rule, by the name of this class (but see `GroupRules.kind`).
+        Groups of other optimizers may then name the rule by the name of this class, unless the rule
+        has fields `of_parameter`.
         """
         super().__init_subclass__(**how)
         if "rule" in vars(cls):
@@ -62,22 +65,31 @@ class RuledOptimizer(StatefulOptimizer):
         self._clipping = MaxNorm(defaults.pop("max_norm"), defaults.pop("clip_by"))
         # id of a group -> (the group, the rule that its states were made for)
         self._followed: dict[int, tuple[Group, FoldRule]] = {}
-        self._may_differ = False  # whether a rule was made after states were fitted to the rules
+        # whether a rule was made since the states were last fitted to the rules
+        self._may_differ = False
         self.micro_batches = micro_batches
         super().__init__(params, defaults)
         self.ranks.check_alike(self.named())
 
     @property
     def mode(self) -> Mode:
-        """What updates a parameter: "release", its gradient, at once; "accumulate", step()."""
+        """The mode, which says when a parameter is updated:
+
+        "release"      as soon as its gradient is complete
+        "accumulate"   in step(), by all gradients that were folded in the mini-batch
+        """
         return self._mode
 
     @property
     def max_norm(self) -> float | None:
         """The limit on the norm of gradients, or of momentum if the mode is "accumulate".
 
-        None for no limit. Setting it raises MidBatchError if gradients were folded since the last
-        step().
+        None for no limit.
+
+        Raises:
+            HyperparameterError: it is set, and is not positive, or the mode is "accumulate" and a
+                rule has no momentum.
+            MidBatchError: it is set, and gradients were folded since the last step().
         """
         return self._clipping.limit
 
@@ -100,7 +112,10 @@ class RuledOptimizer(StatefulOptimizer):
     def micro_batches(self) -> int:
         """The number of backwards in a mini-batch; 1 in mode "release".
 
-        Setting it raises MidBatchError if gradients were folded since the last step().
+        Raises:
+            HyperparameterError: it is set, and is no whole number of at least 1, or is not 1 in
+                mode "release".
+            MidBatchError: it is set, and gradients were folded since the last step().
         """
         return self._micro_batches
 
@@ -122,9 +137,9 @@ class RuledOptimizer(StatefulOptimizer):
         return self.mode == "release"
 
     def scratch(self, param: Tensor, grad: Tensor) -> int:
-        """Returns the most bytes that absorbing this gradient allocates at a time.
+        """Returns the most bytes that absorbing a parameter's gradient allocates at a time.
 
-        Includes the clipped copy of the gradient, but no states. The tensors may be fake.
+        Counts the clipped copy of the gradient, but no states. The tensors may be fake.
         """
         rule, releases = self.rule_of(param), self.writes_parameters
         copy = grad.numel() * grad.itemsize if releases and self.max_norm else 0
@@ -145,9 +160,9 @@ class RuledOptimizer(StatefulOptimizer):
         self._may_differ = True
 
     def look_at_groups(self) -> None:
-        """Looks for edits of `param_groups`: of the parameters in them, and of their values.
+        """Looks for edits of `param_groups`: of the parameters in the groups, and of their values.
 
-        Fits the states of a group's parameters to values that have changed (`changed_values`).
+        If values have changed, fits the states of the group's parameters to them (`_fit_states`).
 
         Raises:
             HyperparameterError: a value is out of its range, or would give states another shape or
@@ -168,10 +183,19 @@ class RuledOptimizer(StatefulOptimizer):
         """Fits the states of a group's parameters to the values of the group.
 
         A parameter that lacks a state, or has a rule of another class now, loses all its states:
-        its next gradient counts as its first. Only a missing norm is added to the others. States
-        that are no longer needed are dropped.
+        its next gradient counts as its first. If the parameter lacks only the norm of its last
+        gradient (GRAD_NORM), it gets a norm of 0 and keeps its other states. States that are no
+        longer needed are dropped.
 
-        before: the rule that the states were made for; None if unknown, and nothing is dropped.
+        Args:
+            group: the group.
+            before: the rule that the states were made for; None if unknown: then unneeded states
+                stay.
+
+        Raises:
+            HyperparameterError: a state would get another shape or dtype.
+            MidBatchError: in mode "accumulate", states would have to change, although gradients
+                are folded into them.
         """
         anew = before is not None and self._rules.kind(group) is not type(before)
         # (parameter, names of its missing states, names of its obsolete states)
@@ -200,17 +224,20 @@ class RuledOptimizer(StatefulOptimizer):
                 del state[name]
             if state and more:
                 state[GRAD_NORM] = torch.zeros((), dtype=torch.float32, device=param.device)
-        begin_epoch()  # what `needs` returned earlier is obsolete
+        begin_epoch()  # what `needs` told plans earlier is obsolete
 
     def needs(self, param: Tensor, grad: Tensor, to: OffloadTo | None = None) -> FoldNeeds:
-        """Returns the facts about the fold of a gradient that plans need. The tensors may be fake.
+        """Returns what plans have to know about the fold of a parameter's gradient.
 
-        to: plan as if the states were in this folder; None for where they are.
+        Args:
+            param, grad: the parameter and the gradient; both may be fake.
+            to: the folder in which the states are assumed to be; None for where they are now.
         """
         specs = [(spec, self._stored.stored(param, spec, to)) for spec in self.spec(param)]
         here = tuple((spec.name, spec.bytes) for spec, stored in specs if stored is None)
         stored = tuple(found for _, found in specs if found is not None)
-        by_rows = None if stored else self._row_folds(param, grad)  # stored: loaded whole
+        # states in a file are loaded whole, so the gradient is not folded by rows
+        by_rows = None if stored else self._row_folds(param, grad)
         return FoldNeeds(here, self.scratch(param, grad), self.writes_parameters, stored, by_rows)
 
     def works_by_rows(self, param: Tensor) -> bool:
@@ -221,7 +248,8 @@ class RuledOptimizer(StatefulOptimizer):
     def _row_folds(self, param: Tensor, grad: Tensor) -> RowFolds | None:
         """Returns the blocks of rows by which a gradient may be folded; None if it is folded whole.
 
-        A gradient that is too small for two blocks is folded whole.
+        A gradient is folded whole if it is too small for two blocks, or if rows cannot be absorbed
+        one after another (`works_by_rows`).
         """
         rule, releases = self.rule_of(param), self.writes_parameters
         size = grad.numel() * grad.itemsize
@@ -243,16 +271,16 @@ class RuledOptimizer(StatefulOptimizer):
     def _between_batches(self, what: str) -> None:
         """Raises MidBatchError if gradients were folded since the last `step()`.
 
-        what: names what was tried, for the message.
+        what: the caller's action, for the message, such as "changing max_norm".
         """
         raise NotImplementedError
 
 
 def signature(rule: type[FoldRule]) -> inspect.Signature:
-    """Returns the arguments of an optimizer's constructor.
+    """Returns the signature of the constructor of an optimizer with this rule.
 
-    These are the parameters to train, the values of the rule, and the keyword arguments that every
-    optimizer has.
+    The arguments are the parameters to train, the values of the rule, and the keyword arguments
+    that every optimizer has.
     """
     either, word = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     values = rule.defaults().items()

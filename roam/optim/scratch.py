@@ -1,4 +1,4 @@
-"""Finds the bytes that a rule allocates to absorb a gradient, by running the rule once on zeros.
+"""Finds the most bytes that a rule allocates at a time to absorb a gradient: runs it on zeros.
 
     parameters on the CPU, and meta tensors,
     of up to WHOLE elements    the measured peak
@@ -7,8 +7,9 @@
                                work space, or replace several ops and their results
     on other devices           the peak on fake tensors
 
-A rule that works on elements, block by block, takes the same bytes at every size above a block. A
-rule with a matrix product or an SVD does not; measuring spares a formula for each.
+A rule that works on elements, block by block, allocates the same bytes for all parameters that are
+larger than a block. A rule with a matrix product or an SVD does not. Because this module measures,
+no rule needs a formula for its bytes.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from roam.optim.fold import STEP, AccumulatingRule, FoldRule, StateSpec, Turn, U
 from roam.runtime.allocations import fake_peak, measured_peak
 from roam.runtime.isolation import aside, settings
 
-# elements of the largest parameter that is made for a measurement: some blocks of a CPU, and 16 MiB
-# in float32 each for the parameter, its gradient and each state
+# elements of the largest parameter that is made for a measurement: several of the blocks that a CPU
+# updates at a time, and 16 MiB in float32 each for the parameter, its gradient and each state
 WHOLE = 2**22
-# a peak of at most this many bytes counts as 0: operators that want numbers as tensors allocate so
-# much, and a fold without scratch space can be carried out together with others
+# a peak of at most this many bytes counts as 0. Operators that make tensors of numbers allocate so
+# much, and only folds with 0 bytes of scratch space are carried out together
 SCALARS: Bytes = 128
 
 _known: dict[Any, Bytes] = {}
@@ -51,7 +52,10 @@ class Layout(NamedTuple):
         return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=device).zero_()
 
     def within(self, shape: tuple[int, ...]) -> Layout:
-        """Returns a layout of this shape without gaps, its dimensions ordered in memory as here."""
+        """Returns the layout of a smaller tensor, without gaps.
+
+        `shape` is its shape. Its dimensions have the same order in memory as those of this layout.
+        """
         step, stride = 1, [0] * len(shape)
         for i in sorted(range(len(shape)), key=self.stride.__getitem__):
             stride[i] = step
@@ -62,13 +66,14 @@ class Layout(NamedTuple):
 def scratch(rule: FoldRule, param: Tensor, grad: Tensor, *, releases: bool) -> Bytes:
     """Returns the most bytes that absorbing a gradient allocates at a time, beside the states.
 
-    Runs the rule once for each kind of parameter and gradient, and remembers the result.
+    Returns 0 for up to SCALARS bytes. Runs the rule for each kind of parameter and gradient only
+    once, and remembers the result.
 
     Args:
         rule: the rule of the parameter.
         param, grad: the parameter and the gradient, real or fake; only their layouts are read.
-        releases: whether the parameter is updated at once. If not, the gradient is only folded, and
-            the update in step() does not count.
+        releases: whether absorbing the gradient updates the parameter, too. If not, the gradient is
+            only folded, and the bytes of the update in step() do not count.
     """
     specs = rule.state(param)
     device = "cpu" if param.device.type == "meta" else str(param.device)
@@ -117,9 +122,9 @@ def _fake(rule: FoldRule, param: Layout, grad: Layout, *, device: str, releases:
 def _operands(
     param: Layout, grad: Layout, specs: tuple[StateSpec, ...], device: str
 ) -> list[Tensor]:
-    """Returns a parameter, its gradient, states as they start, and step; views complex as real.
+    """Returns the tensors that absorbing a gradient takes, complex ones as real views.
 
-    Parameter and gradient are zeros.
+    These are a parameter and a gradient of zeros, the states as they start, and the step count.
     """
     own = param.zeros(device)
     found = [own, grad.zeros(device), *(spec.make(own) for spec in specs), STEP.make(own).cpu()]
@@ -131,7 +136,7 @@ def _absorbing(
 ) -> tuple[Callable[..., None], tuple[StateSpec, ...]]:
     """Returns a function that absorbs a gradient, and the specs of the states that it takes.
 
-    The function takes the tensors that `_operands` returns.
+    The arguments of the function are the tensors that `_operands` returns.
     """
     specs = rule.state(param.zeros("meta"))
     names = [spec.name for spec in (*specs, STEP)]

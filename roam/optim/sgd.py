@@ -17,9 +17,11 @@ from roam.optim.fused import FusedRule
 
 @dataclass(frozen=True)
 class SGDRule(FusedRule):
-    """SGD's rule: each gradient is added to the momentum, or moves the parameter if there is none.
+    """The rule by which SGD folds gradients.
 
-    Has no momentum state while `momentum` is 0.
+    With momentum, each gradient is added to the momentum, which moves the parameter. With
+    `nesterov`, the gradient also moves the parameter itself. If `momentum` is 0, there is no state,
+    and only the gradient moves the parameter.
     """
 
     lr: float | Tensor = 1e-3
@@ -59,7 +61,7 @@ class SGDRule(FusedRule):
 
     def decay(self, state: State, param: Tensor, step: int) -> None:
         buffer = state["momentum_buffer"].mul_(self.momentum)
-        if self.weight_decay:  # an L2 penalty is a part of the gradient
+        if self.weight_decay:  # adds λp once a mini-batch, as a part of the gradient (L2 penalty)
             buffer.add_(param, alpha=self.weight_decay * self._share(step))
 
     def fold(self, state: State, param: Tensor, grad: Tensor, at: Turn) -> None:
@@ -128,21 +130,24 @@ class SGDRule(FusedRule):
             )
 
     def _share(self, step: int) -> float:
-        """Returns the factor on a gradient added to the momentum: 1 - τ; 1 at step 1, as in torch.
+        """Returns the factor on a gradient that is added to the momentum, as in torch.
 
-        τ is the dampening.
+        The factor is 1 at step 1, and later 1 - τ, where τ is the dampening.
         """
         return 1 - self.dampening if step > 1 else 1.0
 
 
 def _plain(p: Tensor, g: Tensor, numbers: Tensor) -> None:
-    """Updates a parameter without momentum. numbers: λ, lr."""
+    """Updates a parameter p without momentum by a gradient g. numbers: λ (weight decay), lr."""
     decay, lr = numbers.unbind()
     p.sub_(lr * (g + _penalty(p, decay)))
 
 
 def _heavy_ball(p: Tensor, g: Tensor, b: Tensor, numbers: Tensor) -> None:
-    """Updates a parameter and its momentum. numbers: λ, μ, 1 - τ, lr."""
+    """Updates a parameter p and its momentum b by a gradient g.
+
+    numbers: λ (weight decay), μ (momentum), 1 - τ (what dampening leaves of g), lr.
+    """
     decay, held, share, lr = numbers.unbind()
     b.mul_(held).add_((g + _penalty(p, decay)) * share)
     p.sub_(lr * b)
@@ -157,16 +162,16 @@ def _nesterov(p: Tensor, g: Tensor, b: Tensor, numbers: Tensor) -> None:
 
 
 def _fold(p: Tensor, g: Tensor, b: Tensor, numbers: Tensor) -> None:
-    """Folds a gradient into the momentum.
+    """Folds a gradient g into the momentum b. Adds the L2 penalty of the parameter p.
 
-    numbers: the factors on the momentum, and on the parameter and the gradient added to it.
+    numbers: the factors on b, on p and on g, whose sum is the new b.
     """
     held, decay, share = numbers.unbind()
     b.mul_(held).add_(_penalty(p, decay)).add_(g * share)
 
 
 def _penalty(p: Tensor, decay: Tensor) -> Tensor:
-    """Returns p times `decay`; zeros if that is 0, where infinite elements would become NaN."""
+    """Returns p times `decay`. If `decay` is 0, returns zeros: infinity times 0 would be NaN."""
     return torch.where(decay == 0, torch.zeros_like(p), p * decay)
 
 
@@ -179,11 +184,11 @@ class SGD(FoldingOptimizer):
 
     Mode "release" gives the same bits as torch's fused kernel, which it calls in float32 and
     float64; in half precision it computes by formulas. Mode "accumulate" is exact: b is linear in
-    g, so that it takes the gradients of the micro-batches one by one. It needs a momentum, and
-    nesterov=False.
+    g, so that the gradients of the micro-batches can be added to it one by one. This mode needs a
+    momentum, and nesterov=False.
 
-    The momentum of a group may change to 0 and back. At 0 the state b is dropped. If it rises from
-    0, b begins with the next gradient, as in torch.
+    The momentum of a group may change to 0 and back. At 0 the state b is dropped. If the momentum
+    rises from 0, b begins with the next gradient, as in torch.
 
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.

@@ -27,7 +27,8 @@ from roam.core.errors import RulesFileError
 Side = Literal["fan-in", "fan-out"]
 Dims = tuple[int, ...]
 
-# rules as (role, side that is averaged, pattern of a linear module's path); the first match counts
+# (role, side over which the mean is taken, pattern that the end of a linear module's path matches);
+# the first match counts
 ROLES: tuple[tuple[str, Side, str], ...] = (
     ("query, key", "fan-in", r"(to_|w)?(q|k|query|key)(_proj|_lin)?"),
     ("query, key, value", "fan-in", r"(c_attn|[qQ]kv(_proj)?|W[qQ]kv|query_key_value)"),
@@ -56,8 +57,8 @@ class MeanRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         dims: dimensions over which the second moment is averaged; empty if it is not averaged.
         role: what the parameter was taken for, such as "MLP" or "norm".
         shape: the shape of the parameter.
-        snr: measured signal-to-noise ratios, each by the candidate for `dims` ("0", "1", "0,1");
-            empty if not measured.
+        snr: the measured signal-to-noise ratio of each candidate for `dims`; candidates are written
+            "0", "1" or "0,1". Empty if not measured.
     """
 
     dims: Dims
@@ -96,12 +97,17 @@ class SlimRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return 1 - sum(slim for _, slim in sizes) / max(1, sum(full for full, _ in sizes))
 
     def save(self, file: Path) -> None:
-        """Writes the rules to a file, as JSON."""
+        """Writes the rules to a file, as JSON. Raises FileWriteError if it cannot be written."""
         write_file(file, msgspec.json.format(msgspec.json.encode(self)) + b"\n")
 
     @staticmethod
     def load(file: Path) -> SlimRules:
-        """Reads rules from a file that `save` wrote. Raises RulesFileError for other files."""
+        """Reads rules from a file that `save` wrote.
+
+        Raises:
+            RulesFileError: the file holds something else.
+            OSError: the file cannot be read.
+        """
         try:
             return msgspec.json.decode(file.read_bytes(), type=SlimRules)
         except msgspec.DecodeError as error:
@@ -110,7 +116,8 @@ class SlimRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __str__(self) -> str:
         """Returns a table of the rules.
 
-        Parameters that differ only by layer share a line, and all norms and vectors do.
+        Parameters whose rules and names differ only by the number of the layer share a line. All
+        norms and vectors share another.
         """
         small = [r for r in self.rules.values() if r.role in ("norm", "vector")]
         count = sum(r.numel[0] for r in small)
@@ -127,8 +134,9 @@ class SlimRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def static_rules(model: nn.Module) -> SlimRules:
     """Returns SlimAdam's rules for a transformer, chosen by each module's type and name.
 
-    A tied parameter has its first name, as in `model.named_parameters()`. A parameter that matches
-    no rule keeps its full second moment, with the role "no match".
+    The keys of `SlimRules.rules` are the names in `model.named_parameters()`, where a parameter that
+    several modules share has its first name. A parameter that matches no rule keeps its full second
+    moment, with the role "no match".
     """
     return SlimRules("static", {name: _static(owner) for name, owner in owners(model).items()})
 
@@ -201,7 +209,8 @@ def fan_in_of(owner: Owner) -> int | None:
 def _linear_path(owner: Owner) -> str:
     """Returns the module's path with a leading dot, to match with the patterns in ROLES.
 
-    `in_proj_weight` of nn.MultiheadAttention gets a path as if it were the weight of a module.
+    For `in_proj_weight` of nn.MultiheadAttention, returns a path as if it were the weight of a
+    module named "in_proj".
     """
     own = ".in_proj" if owner.attribute == "in_proj_weight" else ""
     return f".{owner.path}{own}"

@@ -14,20 +14,23 @@ from roam.core.errors import StateMismatchError
 from roam.optim.fold import GRAD_NORM, STEP, StateSpec
 
 StateOf = defaultdict[Tensor, dict[str, Any]]
-# attributes of an optimizer that a copy does not get (`step` is one if a scheduler wrapped it)
+# attributes of an optimizer that a copy does not get. `step` is an attribute of the optimizer, and
+# not only of its class, if a scheduler has wrapped it
 NOT_COPIED = frozenset({"more_to_come", "_hooks", "_rules", "step"})
-REFUSED = ("amsgrad", "maximize")  # options of AdamW that no fold rule has
+# options of torch.optim's optimizers (AdamW, SGD, ...) that no fold rule has
+REFUSED = ("amsgrad", "maximize")
 
 
 def check_fits(state_dict: StateDict, wanted: Iterable[tuple[str, tuple[StateSpec, ...]]]) -> None:
     """Raises StateMismatchError if a state dict does not fit the parameters.
 
-    So it is if a state tensor is missing or has another shape, or if an option of REFUSED is on. A
-    parameter without any state in the state dict fits: it begins anew.
+    It does not fit if a state tensor is missing or has another shape, or if an option of REFUSED is
+    on. A parameter without any state in the state dict fits: it begins anew.
 
     Args:
         state_dict: the state dict.
-        wanted: the name and the state tensors of each parameter, in the order of the groups.
+        wanted: the name of each parameter and the specs of the states that it needs, in the order
+            of the groups.
     """
     groups = state_dict["param_groups"]
     for option in REFUSED:
@@ -71,18 +74,18 @@ def fit_loaded(
     saved: Mapping[str, Any],
     specs: Sequence[StateSpec],
 ) -> None:
-    """Gives loaded tensors the strides and dtypes of `specs`, and moves the step count to the CPU.
+    """Gives loaded states the strides and dtypes of `specs`, and moves the step count to the CPU.
 
     A tensor whose dtype torch has changed is copied from `saved`, because the change lost digits.
     A missing step count becomes 1, and a missing norm of the last gradient 0.
 
     Args:
         param: the parameter.
-        state: its states, which torch has cast to the parameter's dtype.
-        saved: its states as they were saved.
+        state: the parameter's states, which torch has cast to its dtype. Changed in place.
+        saved: the parameter's states as they were saved.
         specs: the specs that the states must fit.
     """
-    # some of torch's optimizers count no updates; with a state there was at least one
+    # some of torch's optimizers count no updates; a parameter with a state had at least one
     step = torch.as_tensor(state.get("step", 1.0))
     state["step"] = step.to("cpu", STEP.dtype, copy=True)
     for spec in specs:

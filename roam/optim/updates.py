@@ -31,10 +31,11 @@ class Release(NamedTuple):
 
 
 def release(updates: Sequence[Release], *, counted: bool = False) -> None:
-    """Counts updates in "step", unless `counted`, and carries them out. Calls each rule once.
+    """Updates parameters by their gradients, with one call of each rule for all its parameters.
 
-    counted: whether the step counts include these updates already. A gradient that is folded in
-        several blocks of rows counts once, with its first block.
+    counted: whether the step counts ("step" in the states) include these updates already. If not,
+        counts them first. A gradient that is folded in several blocks of rows counts once, with its
+        first block.
     """
     if not counted:
         count([update.state for update in updates])
@@ -46,7 +47,7 @@ def release(updates: Sequence[Release], *, counted: bool = False) -> None:
 
 
 def count(states: Sequence[State]) -> None:
-    """Counts an update of each parameter, given their states."""
+    """Adds 1 to the step count of each parameter, "step" in its state."""
     # adds the tensor ONE: a Python number would become a new tensor for each step count
     torch._foreach_add_([state["step"] for state in states], ONE, alpha=1.0)
 
@@ -64,6 +65,9 @@ def bound(
     Returns:
         None if the fold can only be carried out by Python: the rule has no formula, states lie in a
         file, or the parameter is complex or a subclass such as DTensor.
+
+    Raises:
+        HyperparameterError: `scale` is given, and the rule cannot accumulate.
     """
     if is_stored(state) or param.is_complex() or type(param) not in (Tensor, Parameter):
         return None
@@ -83,8 +87,9 @@ def fold(
 ) -> None:
     """Folds one of the N gradients that a rank has of a parameter in a mini-batch.
 
-    Decays the state before the first of them. Does not count the update: `apply_all` does so at the
-    end of the mini-batch.
+    Before the first of the N gradients, decays the state, and takes the states that the rule sets
+    by this gradient (`AccumulatingRule.look`) from rank 0. Does not count the update: `apply_all`
+    does so at the end of the mini-batch.
 
     Args:
         update: the gradient.
@@ -95,6 +100,7 @@ def fold(
 
     Raises:
         HyperparameterError: the rule cannot accumulate.
+        RanksDifferError: rank 0 does not send a state that all ranks take from it.
     """
     rule = accumulating(update.rule)
     found = _update(update)
@@ -106,11 +112,13 @@ def fold(
 
 
 def of_rows(update: Release, start: int) -> Release:
-    """Returns the update of some rows, slices of dimension 0 of the parameter.
+    """Returns the update of some rows of a parameter, as that of a parameter of its own.
+
+    Rows are slices of dimension 0. The tensors returned are views.
 
     Args:
-        update: the parameter and its state, whole, and the gradient of the rows.
-        start: the first row.
+        update: the whole parameter and its whole state, but the gradient of these rows only.
+        start: the first of the rows.
     """
     rule, state, param, grad = update
     here = slice(start, start + len(grad))
@@ -122,8 +130,9 @@ def combine(
 ) -> list[Tensor]:
     """Combines the states of a mini-batch over the ranks. Returns the parameters to update.
 
-    The parameters to update are those with a gradient on any rank. If one has none on this rank,
-    its state is decayed here, as the first fold would have done. All ranks must call this function.
+    The parameters to update are those with a gradient on any rank. If such a parameter has no
+    gradient on this rank, decays its state, as the first fold would have done. All ranks must call
+    this function.
 
     Args:
         early: the states that this rank has sent already.
@@ -161,7 +170,10 @@ def _store(rule: AccumulatingRule, update: Update, name: str, numbers: Tensor) -
 
 
 def _decay(rule: AccumulatingRule, update: Update, ranks: Alone | Ranks) -> None:
-    """Decays a state at the start of a mini-batch, and prepares sums of squares for `combine`."""
+    """Decays a state at the start of a mini-batch, and prepares sums of squares for `combine`.
+
+    On M ranks, multiplies the sums of squares by M (`Ranks.before_squares`).
+    """
     rule.decay(update.state, update.param, update.step + 1)
     if ranks.before_squares != 1:
         for name, over in rule.over_ranks.items():
@@ -177,8 +189,16 @@ def apply_all(
 ) -> None:
     """Updates parameters at the end of a mini-batch, in mode "accumulate".
 
-    While one parameter is updated, reads the states of the next one that lie in a file. Stores
-    those that the update changes (`AccumulatingRule.applied`).
+    Counts the updates in the states' "step". Reads states that lie in a file while the parameter
+    before is updated. Stores those that the update changes (`AccumulatingRule.applied`).
+
+    Args:
+        clipping: may limit the momentum, and so the updates.
+        rules, states, params: for each parameter to update, its rule, its state, and itself.
+
+    Raises:
+        HyperparameterError: a rule cannot accumulate.
+        TransferError: a state does not come back as it was sent, or could not be written.
     """
     factor = _shortening(clipping, rules, states)
     fetched = fetch(states[0]) if states else {}
@@ -197,8 +217,8 @@ def _apply(rule: FoldRule, state: dict[str, Any], param: Tensor, factor: float) 
         rule: the parameter's rule.
         state: the parameter's state, in memory.
         param: the parameter.
-        factor: shortens the move that the momentum makes, from 0 to 1. At 0, for a momentum of
-            infinite norm, the parameter stays as it is.
+        factor: multiplies the move that the momentum makes, from 0 to 1. If it is 0, for a momentum
+            of infinite norm, the parameter stays as it is, without weight decay too.
     """
     found = accumulating(rule)
     state["step"] += 1
@@ -213,9 +233,10 @@ def _apply(rule: FoldRule, state: dict[str, Any], param: Tensor, factor: float) 
 def _shortening(
     max_norm: MaxNorm, rules: Sequence[FoldRule], states: Sequence[Mapping[str, Any]]
 ) -> float:
-    """Returns the factor on all updates of a mini-batch by which max_norm limits the momentum.
+    """Returns the factor on all updates of a mini-batch that keeps the momentum within max_norm.
 
-    The factor is at most 1, and is 1 without a limit.
+    The norm is that of the momentum of all parameters to update. The factor is at most 1, and is 1
+    without a limit.
     """
     if max_norm.limit is None:
         return 1.0
@@ -236,7 +257,7 @@ def accumulating(rule: FoldRule) -> AccumulatingRule:
 def _update(release: Release) -> Update:
     """Returns the arguments of `FoldRule.update`, with real views of complex tensors.
 
-    Its `step` is the count of updates as the state has it now.
+    `Update.step` is the step count as the state has it now.
     """
     _, state, param, grad = release
     step = int(state["step"])
