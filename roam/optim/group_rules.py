@@ -61,7 +61,7 @@ class GroupRules:
         and removes values that this rule does not have.
 
         Raises:
-            HyperparameterError: as `kind`.
+            HyperparameterError: `kind` refuses the rule that the group names.
         """
         kind = self.kind(group)
         own = kind is self._own
@@ -89,7 +89,7 @@ class GroupRules:
 
         Raises:
             HyperparameterError: a value is out of its range, the optimizer cannot follow the rule,
-                or as `kind`.
+                or `kind` refuses the rule that the group names.
         """
         kind = self.kind(group)
         try:
@@ -113,7 +113,8 @@ class GroupRules:
             facts: as in `of`.
 
         Raises:
-            HyperparameterError: a value is out of its range, or as `kind`.
+            HyperparameterError: a value is out of its range, or `kind` refuses the rule that the
+                group names.
         """
         kind = self.kind(group)
         values = {name: group[name] for name in kind.defaults()}

@@ -48,9 +48,9 @@ def epoch() -> object:
 
     While `epoch()` returns the same object, a caller may rely on facts that it has remembered. The
     object is replaced if any parameter gets, changes or loses its owner, and if an owner's folds
-    may need other bytes: its values changed, or its states were loaded or moved to a file. An epoch
-    is the time until the next replacement. An owner keeps its parameters alive, so within an epoch
-    the id() of a parameter with an owner is not reused.
+    may need other bytes: values of its groups changed, or its states were loaded or moved to a
+    file. An epoch is the time until the next replacement. An owner keeps its parameters alive, so
+    within an epoch the id() of a parameter with an owner is not reused.
     """
     return _epoch
 

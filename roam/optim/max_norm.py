@@ -79,9 +79,9 @@ class MaxNorm:
         return self.factor(torch.stack(norms).square().sum().sqrt() if norms else torch.zeros(()))
 
     def factor(self, norm: Tensor) -> Tensor:
-        """Returns the clipping factor for a norm, a scalar: min(1, limit / norm); 1 without a limit.
+        """Returns the clipping factor for a norm, a scalar: min(1, limit / (norm + LEAST)).
 
-        LEAST is added to the norm.
+        Returns 1 without a limit.
         """
         if self.limit is None:
             return torch.ones_like(norm)

@@ -186,8 +186,8 @@ class Ranks:
         copies of states are in memory at a time. All ranks must call this function.
 
         Args:
-            parts: the states, in the same order on all ranks. May decode each one when it is
-                taken.
+            parts: the states, in the same order on all ranks. An iterator may decode a state only
+                when it yields it.
         """
         waits: list[Callable[[], None]] = []
         for bucket in _buckets(parts, self.small):

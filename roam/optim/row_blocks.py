@@ -1,4 +1,4 @@
-"""Keeps count of gradients that come one block of rows after another, and joins some of them."""
+"""Tells when a gradient that comes in blocks of rows is complete, and joins blocks if needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class RowBlocks:
 
     def __init__(self) -> None:
         self.joined: dict[Tensor, Tensor] = {}
-        # parameter -> for each block that has come, its first row -> its number of rows
+        # by parameter, the blocks that have come: first row -> number of rows
         self._came: dict[Tensor, dict[int, int]] = {}
 
     def __bool__(self) -> bool:

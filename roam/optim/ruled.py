@@ -193,7 +193,8 @@ class RuledOptimizer(StatefulOptimizer):
                 stay.
 
         Raises:
-            HyperparameterError: a state would get another shape or dtype.
+            HyperparameterError: a state would get another shape or dtype, or a parameter does not
+                fit its rule.
             MidBatchError: in mode "accumulate", states would have to change, although gradients
                 are folded into them.
         """

@@ -1,4 +1,4 @@
-"""Defines Scion, whose steps have one length, whatever the gradient's (arXiv 2502.07529)."""
+"""Defines Scion, whose steps are equally long, however long the gradient is (arXiv 2502.07529)."""
 
 from __future__ import annotations
 

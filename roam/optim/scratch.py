@@ -52,9 +52,9 @@ class Layout(NamedTuple):
         return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=device).zero_()
 
     def within(self, shape: tuple[int, ...]) -> Layout:
-        """Returns the layout of a smaller tensor, without gaps.
+        """Returns the layout, without gaps, of a tensor of another shape.
 
-        `shape` is its shape. Its dimensions have the same order in memory as those of this layout.
+        Its dimensions have the same order in memory as those of this layout.
         """
         step, stride = 1, [0] * len(shape)
         for i in sorted(range(len(shape)), key=self.stride.__getitem__):

@@ -146,7 +146,7 @@ def _plain(p: Tensor, g: Tensor, numbers: Tensor) -> None:
 def _heavy_ball(p: Tensor, g: Tensor, b: Tensor, numbers: Tensor) -> None:
     """Updates a parameter p and its momentum b by a gradient g.
 
-    numbers: λ (weight decay), μ (momentum), 1 - τ (what dampening leaves of g), lr.
+    numbers: λ (weight decay), μ (momentum), the factor on a gradient added to b, lr.
     """
     decay, held, share, lr = numbers.unbind()
     b.mul_(held).add_((g + _penalty(p, decay)) * share)

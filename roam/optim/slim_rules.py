@@ -134,9 +134,8 @@ class SlimRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def static_rules(model: nn.Module) -> SlimRules:
     """Returns SlimAdam's rules for a transformer, chosen by each module's type and name.
 
-    The keys of `SlimRules.rules` are the names in `model.named_parameters()`, where a parameter that
-    several modules share has its first name. A parameter that matches no rule keeps its full second
-    moment, with the role "no match".
+    A parameter that several modules share goes by its first name, as in `model.named_parameters()`.
+    A parameter that matches no rule keeps its full second moment, with the role "no match".
     """
     return SlimRules("static", {name: _static(owner) for name, owner in owners(model).items()})
 

@@ -99,7 +99,7 @@ class StatefulOptimizer(OwningOptimizer):
 
         Raises:
             TransferError: a state does not come back from the file as it was sent.
-            HyperparameterError: the user's edits of the groups are refused.
+            HyperparameterError, MidBatchError: as `look_at_groups`.
         """
         self.look_at_groups()
         everything = self.state

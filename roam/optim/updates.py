@@ -87,9 +87,9 @@ def fold(
 ) -> None:
     """Folds one of the N gradients that a rank has of a parameter in a mini-batch.
 
-    Before the first of the N gradients, decays the state, and takes the states that the rule sets
-    by this gradient (`AccumulatingRule.look`) from rank 0. Does not count the update: `apply_all`
-    does so at the end of the mini-batch.
+    Before the first of the N gradients, decays the state, and lets the rule set states by this
+    gradient (`AccumulatingRule.look`); several ranks take these states from rank 0. Does not count
+    the update: `apply_all` does so at the end of the mini-batch.
 
     Args:
         update: the gradient.
