@@ -40,7 +40,7 @@ class GaLoreRule(AdamRule):
         )
 
     def projects(self, param: Tensor) -> bool:
-        """Returns whether the parameter is a matrix with more rows and columns than the rank."""
+        """Returns whether the parameter is a matrix with more than `rank` rows and columns."""
         return param.dim() == 2 and min(param.shape) > self.rank
 
     def state(self, param: Tensor) -> tuple[StateSpec, ...]:

@@ -27,7 +27,7 @@ class Members:
     Iterates over the parameters, in the order of the groups.
 
     Attributes:
-        places: by parameter, its group and its index there.
+        places: by parameter, its group and its index in the group's `params`.
 
     Raises:
         HyperparameterError: a parameter is in two groups.

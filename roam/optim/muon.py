@@ -1,4 +1,4 @@
-"""Defines Muon: momentum whose singular values are made equal, for matrices."""
+"""Defines Muon, which moves a matrix by its momentum with singular values made nearly equal."""
 
 from __future__ import annotations
 

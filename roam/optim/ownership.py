@@ -119,9 +119,10 @@ class OwningOptimizer(Optimizer):
         return self._rule(self._members.places[param].group, self.facts(param))
 
     def look_at_groups(self) -> None:
-        """Claims the parameters that are new in `param_groups`, and gives up those that left it.
+        """Claims the parameters that are new in `param_groups`, and gives up those that left them.
 
-        Does nothing if the groups have the same parameters as before.
+        To claim a parameter is to become the one optimizer that folds its gradients. Does nothing
+        if the groups have the same parameters as before.
 
         Raises:
             HyperparameterError: a value of a group is out of its range, a parameter is in two

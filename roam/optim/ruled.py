@@ -99,7 +99,7 @@ class RuledOptimizer(StatefulOptimizer):
         before, self._clipping = self._clipping, MaxNorm(limit, self._clipping.by)
         for state in self.state.values() if limit is None else ():
             state.pop(GRAD_NORM, None)
-        self._followed.clear()  # the states of all groups may differ
+        self._followed.clear()  # parameters of all groups may need other states now
         self._rules.forget()
         try:
             self.look_at_groups()

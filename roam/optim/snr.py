@@ -108,7 +108,10 @@ def _second_moments(state: Mapping[str, Any]) -> Tensor | None:
 
 
 def is_due(step: int) -> bool:
-    """Returns whether to measure after `step`, counted from 1, as the SlimAdam paper does."""
+    """Returns whether to measure after `step`, counted from 1, as the SlimAdam paper does.
+
+    That is at step 1, every 100 steps up to step 1000, and every 1000 steps after that.
+    """
     return step == 1 or step % (100 if step <= 1000 else 1000) == 0
 
 

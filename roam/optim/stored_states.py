@@ -90,7 +90,7 @@ class StoredStates:
         return StoredState(spec.name, spec.bytes, tuple(made.shape), made.stride(), made.dtype)
 
     def room(self, param: Tensor, specs: tuple[StateSpec, ...]) -> Bytes:
-        """Returns the bytes of the state tensors of a parameter that are in the folder."""
+        """Returns the bytes of the state tensors of a parameter that are to lie in the folder."""
         return sum(spec.bytes for spec in specs if self.stored(param, spec) is not None)
 
     def make(self, name: str, param: Tensor, spec: StateSpec) -> Tensor | StoredTensor:
