@@ -13,7 +13,12 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 
 class Absorber(Protocol):
-    """The methods of an optimizer that hooks call. `OwningOptimizer` describes them."""
+    """The methods of an optimizer that owns parameters, as other code calls them.
+
+    `absorb` and `waits` are called by its hooks, `lose` by the hooks of a newer optimizer,
+    `look_at_groups` by the step driver, and `asked_for_gradient` when the user clips gradients.
+    `OwningOptimizer` describes them.
+    """
 
     def absorb(self, param: Tensor, grad: Tensor) -> None: ...
 

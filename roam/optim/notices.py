@@ -43,7 +43,10 @@ class Notices:
         self._values.note(members.groups, names)
 
     def end(self, folded: Collection[Tensor], now: Members) -> None:
-        """Warns if a group was edited between the folds of this mini-batch and its `step()`.
+        """Warns if what this mini-batch's folds relied on was edited before its `step()`.
+
+        That is so if a value that the folds used, such as "lr", has changed in the group of a
+        parameter with a folded gradient, or if such a parameter has left the groups.
 
         Args:
             folded: the parameters with folded gradients.

@@ -46,14 +46,15 @@ class StoredStates:
         self._writing: list[StoredTensor] = []
 
     def keep_in(self, to: OffloadTo) -> bool:
-        """Sets the folder of states that are made from now on. Returns False if it is set already.
+        """Sets the folder of states that are made from now on. Returns whether it was unset before.
 
-        Also sets how bytes that come back from this folder are verified, for all tensors in it,
-        those of other optimizers too.
+        If it was unset, also sets how bytes read back from this folder are verified, from now on
+        and for everything in the folder, other optimizers' states too. If it was set already,
+        changes nothing: another `verify` is ignored.
 
         Raises:
             OptionError: the optimizer has another folder, or another `smallest`.
-            TierError: the folder cannot hold the file.
+            TierError: tensors cannot be kept in the folder: it is missing, or in memory, say.
         """
         if self.to is not None:
             if (self.to.folder, self.to.smallest) != (to.folder, to.smallest):

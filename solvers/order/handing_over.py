@@ -125,7 +125,21 @@ def move_sooner(
 ) -> tuple[int, int]:
     """Hands buffers over to the ops that use them last if the group moves to time `first`.
 
-    Notes and returns the same as `move_later`.
+    The group is the ops that the move takes past others.
+
+    Args:
+        phase: the ops and buffers.
+        now: the present order. Changes its `user` and `frees`.
+        room: arrays for the move, with the group. In `ends` it notes at which times more or fewer
+            bytes are alive, and in `buffers` and `users` which buffers were handed over, and the
+            last user that each of them had before.
+        number: the number of the move, which marks the ops of the group in `room.moved`.
+        count: the number of ops in the group.
+        first: the time at which the group begins after the move.
+
+    Returns:
+        handed: the number of buffers handed over.
+        looked: the number of buffer uses looked at.
     """
     time, user, size = now.time, now.user, phase.size
     moved, ends = room.moved, room.ends

@@ -77,7 +77,8 @@ def search_leaves(
 ) -> Answer[Leaves]:
     """Searches for an order of a phase with a lower peak, and for a higher bound, leaf by leaf.
 
-    A leaf is a segment between safe key points, and is ordered by itself.
+    A leaf is a segment between two safe key points, and is ordered by itself. A key point is safe
+    if a cut of the phase there does not lose the best order.
 
     Args:
         problem: the Problem whose phase is ordered.

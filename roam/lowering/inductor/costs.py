@@ -14,8 +14,8 @@ fold of a gradient     an estimate: the time to move the gradient, the optimizer
 into an optimizer      parameter
 part of a tuple, nop   no cost
 
-The rates behind the estimates (bytes and operations a second) are measured on this machine, or are
-those of a usual or a described machine (`costs`).
+The rates behind the estimates (bytes and operations a second) are measured on this machine. If
+`roam.plan` was given another `machine`, they are those of that machine's description.
 """
 
 from __future__ import annotations

@@ -82,7 +82,8 @@ LOWERING: Lowering = InductorLowering()
 def may_fold(options: Options) -> bool:
     """Returns whether backwards may fold gradients (absorb them into an optimizer's state).
 
-    They may if the options name an optimizer and this version of torch was tested.
+    They may if the options name an optimizer and this lowering was tested with this version of
+    torch. Warns, once a process, if it was not tested, even if there is no optimizer.
     """
     known = is_tested(".".join(torch.__version__.split(".")[:2]))
     return known and options.optimizer is not None

@@ -152,7 +152,10 @@ def _made(graph: GraphLowering, read: Read) -> dict[BufferId, tuple[str, ...]]:
 
 @dataclass
 class _Found:
-    """Keeps the plan that a trial reports (`Reports`). Raises OfflineError if there is none."""
+    """Receives the reports of a trial (`Reports`), and keeps the plan as `record`.
+
+    `record` is None until a plan is reported. `unplanned` raises OfflineError.
+    """
 
     record: GraphRecord | None = None
 

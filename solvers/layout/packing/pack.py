@@ -53,7 +53,8 @@ A_NODE, A_TOUCH, A_TABLE_TOUCH = 10_000, 10, 100
 # sweeps are tried only if a packing as high as the goal would leave at most this share of its area
 # (bytes × time) empty
 WASTE = 0.1
-# beam widths of sweeps: NARROW before the branch and bound searches, WIDE after the first two
+# beam widths of sweeps: those of NARROW are tried, in turn, before the branch and bound searches,
+# and those of WIDE one after each of the first two branch and bound searches
 NARROW, WIDE = (1, 4, 16), (64, 256)
 
 
