@@ -18,15 +18,16 @@ def matrices(request: pytest.FixtureRequest) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def test_both_forms(matrices: tuple[Tensor, Tensor, Tensor]) -> None:
+    """torch's result is contiguous always: on some processors the last bits depend on that."""
     acc, a, b = matrices
     before = acc.clone()
     expected = torch.addmm(acc, a, b)
     result = add_mm.OP(acc, a, b)
-    assert torch.equal(result, expected)
+    torch.testing.assert_close(result, expected)
     assert result.stride() == acc.stride()
     assert torch.equal(acc, before)
     assert add_mm.IN_PLACE(acc, a, b) is acc
-    assert torch.equal(acc, expected)
+    assert torch.equal(acc, result)
 
 
 def test_into_given_memory(matrices: tuple[Tensor, Tensor, Tensor]) -> None:
