@@ -42,8 +42,8 @@ class RuledOptimizer(StatefulOptimizer):
     def __init_subclass__(cls, **how: Any) -> None:
         """If the class has a rule of its own, sets the constructor's signature by it.
 
-        Groups of other optimizers may then name the rule by the name of this class, unless the rule
-        has fields `of_parameter`.
+        Groups of other optimizers may then name the rule by the name of this class, unless some of
+        its fields differ between the parameters of a group (`FoldRule.of_parameter`).
         """
         super().__init_subclass__(**how)
         if "rule" in vars(cls):
@@ -96,17 +96,14 @@ class RuledOptimizer(StatefulOptimizer):
     @max_norm.setter
     def max_norm(self, limit: float | None) -> None:
         self._between_batches("changing max_norm")
-        before, self._clipping = self._clipping, MaxNorm(limit, self._clipping.by)
+        clipping = MaxNorm(limit, self._clipping.by)
+        for group in self.param_groups:
+            self._refuse_unclipped(self._rule(group), clipping)
+        self._clipping = clipping
         for state in self.state.values() if limit is None else ():
             state.pop(GRAD_NORM, None)
         self._followed.clear()  # parameters of all groups may need other states now
-        self._rules.forget()
-        try:
-            self.look_at_groups()
-        except HyperparameterError:  # a rule cannot clip: the limit stays as it was
-            self._clipping = before
-            self._rules.forget()
-            raise
+        self.look_at_groups()
 
     @property
     def micro_batches(self) -> int:
@@ -151,13 +148,17 @@ class RuledOptimizer(StatefulOptimizer):
     def accept(self, rule: FoldRule) -> None:
         if self.mode == "accumulate" and rule.release_only:
             raise refusals.release_only(type(rule).__name__, rule.release_only)
-        clips = self.mode == "accumulate" and self.max_norm is not None
-        if clips and not (isinstance(rule, AccumulatingRule) and rule.has_momentum):
-            raise refusals.unclipped(type(rule).__name__)
+        self._refuse_unclipped(rule, self._clipping)
         combines = isinstance(rule, AccumulatingRule) and rule.over_ranks
         if isinstance(self.ranks, Ranks) and not combines:
             raise refusals.alone(type(rule).__name__)
         self._may_differ = True
+
+    def _refuse_unclipped(self, rule: FoldRule, clipping: MaxNorm) -> None:
+        """Raises HyperparameterError if a limit cannot hold for a rule, for lack of a momentum."""
+        clips = self.mode == "accumulate" and clipping.limit is not None
+        if clips and not (isinstance(rule, AccumulatingRule) and rule.has_momentum):
+            raise refusals.unclipped(type(rule).__name__)
 
     def look_at_groups(self) -> None:
         """Looks for edits of `param_groups`: of the parameters in the groups, and of their values.
