@@ -53,9 +53,11 @@ class ProblemBuilder:
 
         Args:
             phase: the number of the phase.
-            given: what is made before it: one first op creates them.
-            name: of that op.
-            reads: what no later op of the phase reads: it lives until that op.
+            given: the buffers that exist when the phase begins: a first op of its own creates them.
+                None for no such op.
+            name: of the first op.
+            reads: buffers of earlier phases that this op reads, because no later op does: they die
+                with it. Needs `given`.
         """
         self._phase, self._waits_for = phase, ()
         if given is not None:

@@ -30,7 +30,6 @@ from roam.lowering.inductor.graph_folds import ADDED, Added
 from roam.lowering.inductor.notes import Note
 from roam.lowering.inductor.problem import Labels, Read, read
 from roam.lowering.inductor.saved_code import blocking, free_unread, keep_to_plan, leave_open
-from roam.lowering.inductor.scheduler_buffers import unread_inputs
 from roam.lowering.inductor.shared_functions import functions, generate, sharing
 from roam.passes import gradient_release
 from roam.planner import SavedBlocks, Settings, plan
@@ -198,7 +197,7 @@ def planned_order(
         first = note.as_first_phase()
         leave_open(graph, how.key(first), first.problem)
     keep_to_plan(graph, found.at, planned)
-    free_unread(graph, unread_inputs(graph, nodes))
+    free_unread(graph, found.unread)
     call_together(graph, ordered)
     if look is not None:
         look(graph, found, ordered, one)

@@ -72,6 +72,7 @@ class Read:
         estimated: names of the ops whose scratch space is extrapolated from smaller sizes.
         estimated_costs: names of the ops whose cost is an estimate.
         origins: operators and lines of the kernels, and shapes.
+        unread: names of the graph's inputs that no node uses.
     """
 
     problem: Problem
@@ -84,6 +85,7 @@ class Read:
     estimated: tuple[str, ...] = ()
     estimated_costs: tuple[str, ...] = ()
     origins: Origins = NO_ORIGINS
+    unread: tuple[str, ...] = ()
 
 
 def read(
@@ -112,7 +114,8 @@ def read(
         UnplannableError: a size depends on data.
     """
     reader = _Reader(graph, forward, scratch(graph, nodes), labels or {}, costs or {})
-    reader.add_inputs(unread_inputs(graph, nodes))
+    unread = unread_inputs(graph, nodes)
+    reader.add_inputs(unread)
     first = len(reader.build.ops)
     for node in nodes:
         reader.add_op(node)
@@ -129,6 +132,7 @@ def read(
         estimated=tuple(reader.estimated),
         estimated_costs=tuple(reader.estimated_costs),
         origins=reader.origins.origins(),
+        unread=unread,
     )
 
 
@@ -220,8 +224,8 @@ class _Reader:
                 made.append(b)
             self.inputs[name] = self.buffer_of[name] = b
         given = "tangents" if self.graph.is_backward else "numbers"  # op that makes these
-        freed = [b for b in map(self.inputs.get, unread) if b is not None and b not in made]
-        reads = [b for b in freed if self.build.buffers[b].home is not Home.USER]
+        saved = (known[name] for name in unread if name in known)
+        reads = [b for b in saved if self.build.buffers[b].home is not Home.USER]
         self.build.begin_phase(self.phase, made or None, given, reads)
 
     def add_op(self, node: BaseSchedulerNode) -> None:

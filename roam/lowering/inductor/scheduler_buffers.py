@@ -48,7 +48,7 @@ def tuple_parts(graph: GraphLowering, node: BaseSchedulerNode) -> list[str]:
     return found
 
 
-def unread_inputs(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> list[str]:
+def unread_inputs(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> tuple[str, ...]:
     """Returns the names of a graph's input tensors that no node uses, and that it does not return.
 
     For example, the backward of an average pooling takes the pooled tensor only for its shape.
@@ -56,7 +56,7 @@ def unread_inputs(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> l
     used = {root(graph, name) for node in nodes for name in node.used_or_aliased_buffer_names()}
     used |= {root(graph, name) for name in graph.get_output_names()}
     tensors = (n for n, found in graph.graph_inputs.items() if isinstance(found, ir.TensorBox))
-    return [name for name in tensors if name not in used]
+    return tuple(name for name in tensors if name not in used)
 
 
 def storage_bytes(graph: GraphLowering, node: Any) -> int:
