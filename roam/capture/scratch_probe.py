@@ -190,17 +190,22 @@ class _Curve:
             return self.extrapolated(_with(at, {i: n}), dict(rest))
 
         values = [value(n) for n in sizes]
-        others = {j: self.family.full[j] for j, _ in rest}
-        least = self.least_copied(*(_with(at, {**others, i: n}) for n in sizes[1:]))
-        if _grows_in_steps(sizes, values) or 0 < values[2] - values[1] < least:
+        whole = _with(at, {j: self.family.full[j] for j, _ in rest})
+        before, after = (_with(whole, {i: n}) for n in sizes[1:])
+        growth = values[2] - values[1]
+        if _grows_in_steps(sizes, values) or 0 < growth < self.least_copied(before, after):
             far = congruent(full, FAR * sizes[2])
             return _on_a_line((sizes[2], values[2]), (far, value(far)), full)
         return _extrapolated(sizes, values, full)
 
     def least_copied(self, before: Limits, after: Limits) -> int:
-        """Returns by how many bytes the operand or result that grows least grows; 0 if none does.
+        """Returns the smallest growth, in bytes, of an operand or a result from limits to others.
 
-        A copy of any of them grows by at least as much.
+        Returns 0 if none grows. A copy of an operand or result that grows adds at least as much to
+        the scratch space.
+
+        Args:
+            before, after: the limits.
         """
         smaller, larger = (self.family.at(limits) for limits in (before, after))
         pairs = zip(
@@ -252,7 +257,10 @@ def _grows_in_steps(sizes: Sequence[int], values: Sequence[Fraction]) -> bool:
 
 
 def _on_a_line(near: tuple[int, Fraction], far: tuple[int, Fraction], at: int) -> Fraction:
-    """Returns the value at `at` of the line through two points (size, value) if it rises."""
+    """Returns the value at `at` of the line through two points (size, value).
+
+    Returns the larger of the two values if the line does not rise.
+    """
     (n, value), (m, more) = near, far
     if more <= value or n == m:
         return max(value, more)

@@ -268,11 +268,10 @@ class _Search:
         return lowest if self.peak_of(lowest) < self.peak else None
 
     def _below(self, limit: Bytes, theirs: Partitioned) -> Iterator[Best]:
-        """Yields choices whose peaks may be low enough, as `as_low_as` tries them.
+        """Yields the choices that `as_low_as` tries, in turn, if `best` is not low enough.
 
-        Args:
-            limit: aot_eager's peak, `room` included.
-            theirs: the graph as aot_eager runs it.
+        limit: aot_eager's peak, `room` included.
+        theirs: the graph as aot_eager runs it.
         """
         program, by_plan = self.searches.graphs(self.room)
         roomy = partial(self.searches.planned, room=self.room)
