@@ -17,6 +17,7 @@ from tests.behaviour.small_nets import Block, Loss, rows
 from tests.helpers import snapshot, unfused
 
 Make = Callable[[nn.Module], FoldingOptimizer]
+A_MATRIX = 2**13  # bytes: states of matrices have at least so many, those of biases fewer
 SMALLEST = 256  # bytes: matrices and the biases of the inner layers are stored, others are not
 MAKES: dict[str, Make] = {
     "AdamA": lambda m: AdamA(m.named_parameters(), lr=1e-3),

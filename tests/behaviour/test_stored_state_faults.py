@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from roam.core.errors import TierFullError, TransferError
 from roam.runtime.stored_tensor import StoredTensor
 from tests.behaviour.small_nets import rows
-from tests.behaviour.stored_training import Training, to
+from tests.behaviour.stored_training import A_MATRIX, Training, to
 from tests.helpers import snapshot
 from tests.runtime.faults import Fault, FaultyCalls, fail_as
 
@@ -40,7 +40,8 @@ def test_a_state_that_does_not_come_back_is_named_and_its_parameter_unchanged(
     training.steps(2)
     saved = training.optimizer.state_dict()
     before = dict(zip(*_named(training.model), strict=True))
-    calls.arm("read", 4, fault)
+    # states are not read in the same order in every run, so only those of matrices count
+    calls.arm("read", 4, fault, smallest=A_MATRIX)
     with pytest.raises(TransferError, match=r"model\.\d\.\w+\.weight\.exp_avg") as raised:
         training.run(rows()).backward()
     name = raised.value.tensor.partition(".exp_avg")[0]

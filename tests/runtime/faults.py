@@ -44,17 +44,21 @@ class FaultyCalls(SystemCalls):
         direct: whether files can be opened for direct transfers.
 
     Attributes:
-        calls: how many there were of each kind, since `arm`.
+        calls: how many there were of each kind, since `arm`; of at least as many bytes as it names.
     """
 
     def __init__(self, *, direct: bool = True) -> None:
         self._direct = direct
         self.calls = {"write": 0, "read": 0}
+        self._smallest = {"write": 0, "read": 0}
         self._faults: dict[tuple[str, int], Fault] = {}
 
-    def arm(self, kind: str, n: int, fault: Fault) -> None:
-        """Lets the n-th of the calls from now on go wrong, counted from 0."""
-        self.calls[kind] = 0
+    def arm(self, kind: str, n: int, fault: Fault, *, smallest: Bytes = 0) -> None:
+        """Lets the n-th of the calls from now on go wrong, counted from 0.
+
+        smallest: only calls that move at least so many bytes count.
+        """
+        self.calls[kind], self._smallest[kind] = 0, smallest
         self._faults[kind, n] = fault
 
     def disarm(self) -> None:
@@ -82,6 +86,8 @@ class FaultyCalls(SystemCalls):
         )
 
     def _call(self, kind: str, data: memoryview, move: Callable[[memoryview], Bytes]) -> Bytes:
+        if len(data) < self._smallest[kind]:
+            return move(data)
         number = self.calls[kind]
         self.calls[kind] += 1
         match self._faults.pop((kind, number), None):
