@@ -1,4 +1,4 @@
-"""Finds the bytes that other graphs hold when a graph begins to run, for a budget of a whole step.
+"""Finds the bytes that other graphs hold when a graph begins to run: all graphs share one budget.
 
 Only graphs of the aten lowering with a budget mark what they hold (`roam.runtime.held_memory`), so
 only these graphs count.
@@ -17,6 +17,7 @@ from roam.runtime.held_memory import Held, Run, persistent
 def beside_now(graph: str, args: Sequence[Any], problem: Problem) -> Beside:
     """Returns the bytes that other graphs of the running step take as a graph begins to run.
 
+    These are what they hold now, what they would hold without a budget, and their persistent bytes.
     Leaves out outputs and gradients that are left from earlier steps.
 
     Args:

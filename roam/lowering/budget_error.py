@@ -22,7 +22,7 @@ class CompileBudgetError(ShortenTraceback, BudgetError):
 
     @staticmethod
     def of(error: BudgetError) -> CompileBudgetError:
-        """Returns the error with the same text and figures, as one that dynamo passes on."""
+        """Returns an error with the same text and figures, which dynamo passes to the user."""
         figures = {"budget": error.budget, "found": error.found, "least": error.least}
         return CompileBudgetError(str(error), **figures)
 

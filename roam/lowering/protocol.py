@@ -65,7 +65,7 @@ class Reports(Protocol):
 class Driver(Protocol):
     """Runs a compiled graph: the forward for the user's program, the backward for autograd.
 
-    Both take a list of inputs, which they may empty, and return the results.
+    `forward` and `backward` take a list of inputs, which they may empty, and return the results.
     """
 
     def forward(self, args: list[Any]) -> Sequence[Any]: ...
@@ -87,7 +87,10 @@ class Driver(Protocol):
 
 
 class Folding(RunFolds, Protocol):
-    """The folds of one run, carried out by calls of the optimizers or by kernels of the graph."""
+    """The folds of one run of a graph: gradients that are absorbed into the optimizers' states.
+
+    They are carried out by calls of the optimizers, or by the graph's own kernels (`formulas`).
+    """
 
     def formulas(self) -> Mapping[int, BoundFormula] | None:
         """Returns the formulas by which the graph can fold gradients by its own kernels.
@@ -98,7 +101,7 @@ class Folding(RunFolds, Protocol):
         ...
 
     def count_folds(self) -> None:
-        """Counts all folds of the run. Must be called after the graph carried them out itself."""
+        """Counts all folds of the run. Must be called once the graph's own kernels did them."""
         ...
 
 
@@ -108,8 +111,8 @@ class Kernels(Protocol):
     Attributes:
         gradient_values: by index of a graph input, its gradient as a fake tensor; empty if the
             graph computes no gradients.
-        own_saved: position of an output of the forward that goes to its backward and not to the
-            user; None if there is no such output, or no backward.
+        own_saved: position, among the forward's outputs, of a tensor saved for the backward that
+            shares no memory with the user's tensors; None if there is none, or no backward.
         without_plan: the end of the warning about a backward that did not run as planned. Tells
             what happened instead, such as "this backward ran unplanned".
     """
@@ -119,7 +122,10 @@ class Kernels(Protocol):
 
     @property
     def may_be_replaced(self) -> bool:
-        """Whether `successor` may return new kernels."""
+        """Whether runs of this graph may lead to compiling it anew, with other kernels.
+
+        If so, `successor` has to be called before each run.
+        """
         ...
 
     @property
@@ -207,8 +213,8 @@ class Kernels(Protocol):
     def successor(self) -> Kernels | None:
         """Returns kernels with which to compile the graph anew; None to go on with these.
 
-        The graph is compiled anew if steps show that the plan depends on wrong times. The new
-        kernels plan with the times of these steps.
+        The graph is compiled anew if measured steps show that the plan relies on wrong seconds: of
+        the ops, or of the transfers. The new kernels plan with the seconds measured.
         """
         ...
 

@@ -25,11 +25,11 @@ def lowering(name: str) -> Lowering:
 
 
 def candidates(options: Options, devices: Collection[torch.device]) -> Iterator[Lowering]:
-    """Yields the lowerings to try, in the order of LOWERINGS.
+    """Yields the lowerings to try: those of LOWERINGS, from the one that the user named on.
 
-    Begins with the lowering that the user named; if the user named none, with the first lowering.
-    Skips lowerings that do not work on these devices, and logs a warning why. If a lowering cannot
-    compile the graph, even the one that the user named, the caller tries the next one.
+    Begins with the first of LOWERINGS if the user named none. Skips a lowering that does not work
+    on these devices, and logs a warning that says why. If a lowering cannot compile the graph, even
+    the one that the user named, the caller tries the next one.
     """
     names = list(LOWERINGS)
     first = 0 if options.lowering is None else names.index(options.lowering)
@@ -44,7 +44,10 @@ def candidates(options: Options, devices: Collection[torch.device]) -> Iterator[
 
 @cache
 def say_missing(what: str) -> None:
-    """Logs a warning that tells what Inductor's lowering lacks, once in a process for each text."""
+    """Logs a warning that Inductor's lowering cannot be used, once in a process for each `what`.
+
+    `what` tells what it lacks, such as a compiler.
+    """
     log.warning(
         "%s: graphs run ATen's own kernels instead of Inductor's (%s)",
         what,

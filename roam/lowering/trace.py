@@ -27,7 +27,7 @@ def tell(graph: GraphRecord, compile_id: CompileId | None) -> None:
 
     Args:
         graph: the record of the graph, with its plan.
-        compile_id: dynamo's identifier of the graph.
+        compile_id: dynamo's identifier of the graph; None if there is none.
     """
     _warn_if_ranks_differ(graph)
     log.info("%s", graph)

@@ -91,8 +91,8 @@ def at_least(joint: fx.GraphModule, captured: Captured) -> Bytes:
     """Returns a lower bound, in transient bytes, on aot_eager's peak for a graph.
 
     The bound is proven at one moment of program order: the one with the most live bytes if nothing
-    is recomputed. Returns 0, no bound, if the user's checkpoints or settings of torch's partitioner
-    also decide what is recomputed.
+    is recomputed. Returns 0, which is no bound, if the user's checkpoint(), or changed settings of
+    torch's partitioner, also decide what is recomputed.
 
     Args:
         joint: a graph of a forward and its backward.
@@ -116,9 +116,9 @@ def _runs(node: fx.Node) -> bool:
 def _recomputable(joint: fx.GraphModule) -> set[str]:
     """Returns the names of the forward's nodes that the partitioner may recompute.
 
-    The partitioner recomputes only ops in its own list, such as pointwise ops. If an op of the
-    backward reads a result, directly or through views, and cannot be fused with the op that made
-    the result, the partitioner keeps the result.
+    The partitioner recomputes only ops in its own list, such as pointwise ops. It keeps a result
+    that an op of the backward reads, directly or through views, if this op and the op or view that
+    it reads cannot be fused.
     """
     types = get_default_op_list()
 

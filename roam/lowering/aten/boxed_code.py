@@ -1,4 +1,7 @@
-"""Generates code that empties its list of inputs, to free each input after its last use."""
+"""Generates functions that take their inputs in a list and empty it.
+
+So the caller's list keeps no input alive, and the function frees each input after its last use.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ from roam.lowering.protocol import Boxed
 
 
 class BoxedCode(CodeGen):
-    """Generates functions that take a list of inputs and empty it.
+    """Generates functions that take a list of inputs and first of all empty it.
 
-    Afterwards the caller's list keeps no input alive, so the function can free each input after the
+    Then the caller's list keeps no input alive, so the function can free each input after the
     input's last use.
     """
 

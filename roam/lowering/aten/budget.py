@@ -8,11 +8,12 @@
 If the user gave a tier, `mix` chooses transfers too. The graphs of a model are compiled one by one
 and share the budget. The transient bytes left to a graph are
 
-    for "60%"      that share of the sum of this graph's peak and the bytes that the graphs before
-                   it would hold, both without a budget; less what the graphs before it hold
-    for "12GiB"    that size, less all parameters, states and inputs, and less what the graphs
-                   before it hold
-    for "auto"     the bytes that are free on the device when the graph is compiled, less a margin
+    for "60%"      that share of the sum of this graph's peak and the bytes that the graphs that ran
+                   before it would hold, both without a budget; less what those graphs hold
+    for "12GiB"    that size, less all parameters, states and inputs, and less what the graphs that
+                   ran before it hold
+    for "auto"     the bytes that are free on the device when the graph is compiled (if several
+                   ranks train, on the one with the fewest), less a margin
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from roam.passes.geometry import renew_views
 from roam.passes.pipeline import copied
 from roam.planner import Settings, plan
 
-AsideOf = Callable[[Problem], Beside]  # Problem of a graph -> what other graphs take beside it
+AsideOf = Callable[[Problem], Beside]  # Problem of a graph -> bytes that other graphs take
 
 
 @dataclass(frozen=True)

@@ -30,22 +30,21 @@ from roam.passes.replays import replay_of
 from roam.passes.save_bases import SaveBases
 from roam.planner import Copies, Copy, Form, Step, cut_backward, usual_forms
 
-ALWAYS_KEPT = 20_000  # a tensor of less than 1 / 20,000 of the peak is always kept
+ALWAYS_KEPT = 20_000  # a tensor of less than 1 / 20,000 of the peak is never recomputed
 A_BYTE: Seconds = 1e-10  # cost of a byte read or written, if the costs of ops are unknown
 
 
 @dataclass(frozen=True)
 class BudgetGraph:
-    """A joint graph, and the Problem of its parts.
+    """A joint graph, and the Problem of the forward and backward that it is partitioned into.
 
     Attributes:
         joint: the graph.
-        captured: the Problem of the forward and backward that were partitioned from `joint`; the
-            node of each op, and the buffers of its results.
+        captured: the Problem, the node of each op, and the buffers of its results.
         costs: estimates the seconds of ops that the graph does not have, such as those that make a
             dropout's result anew from its mask; None if no cost is wanted.
         peak: the peak of a plan without a budget, in bytes. Tensors that are tiny beside it are
-            always kept.
+            never recomputed.
     """
 
     joint: fx.GraphModule
@@ -83,10 +82,11 @@ class BudgetGraph:
     def step(self) -> Step:
         """The step, and the ops of the forward that may be recomputed.
 
-        Each such op has a form: what a copy of the op reads, creates and costs. Some buffers are
-        pinned, that is, kept for the backward anyway: those that the user's checkpoint() decides
-        on, and those that an op of the backward without a node of the joint graph uses. If no op
-        of the step has a cost, a copy costs A_BYTE for each byte that it reads or makes.
+        Each of these ops has a form: what a copy of the op reads, creates and costs. Some buffers
+        are pinned, which means that no copy may make them anew: results of ops that the user's
+        checkpoint() tags, and buffers that an op of the backward without a node in the joint graph
+        uses. If no op of the step has a cost, a copy costs A_BYTE for each byte that it reads or
+        makes.
         """
         problem, boundary = self.captured.problem, self.boundary
         nodes = {n.name: n for n in self.joint.graph.nodes}
@@ -116,7 +116,7 @@ class BudgetGraph:
                 forms[i] = usual[i]
         saved = {b for op in problem.ops[boundary:] for b in op.touches}
         for i in [i for i, form in forms.items() if {*form.reads} & (pinned - saved)]:
-            del forms[i]  # would make ops of the user's checkpoint() run again, too
+            del forms[i]  # its copy would read pinned results that the backward does not have
         if not any(op.cost for op in problem.ops):
             for i, form in forms.items():
                 traffic = sum(problem.buffers[b].size for b in (*form.reads, *form.creates))
@@ -183,7 +183,8 @@ def _places(
         i = made[b]
         assert i is not None
         readers[i, k].append(reader)
-    # a copy is read by copies of later ops, which have their node by now, and by the backward's ops
+    # from the last op to the first: a copy is read by ops of the backward, and by copies of later
+    # ops, which are in `before` by then
     for i, k in sorted(readers, reverse=True):
         nodes = (before[r] if isinstance(r, tuple) else known(r) for r in readers[i, k])
         before[i, k] = min(nodes, key=position.__getitem__)

@@ -24,7 +24,7 @@ from roam.lowering.aten.footprint import Unlimited
 from roam.passes.pipeline import copied
 from roam.planner import Choice, Copies, Limits, choose, smallest_peak
 
-ROUNDS = 5  # limit on the choices that one search plans
+ROUNDS = 5  # limit on the choices of copies that one search plans
 # A graph that other graphs follow may save at most limit / OTHERS bytes for its backward, unless
 # the budget is a share ("60%"). How many graphs follow is not known.
 OTHERS = 8
@@ -56,8 +56,9 @@ class _Found:
     """A choice of copies that was planned in this process.
 
     Attributes:
-        graph: for which of the two `Graphs` the choice was made: 0 or 1.
-        peak: the peak of the choice's plan in bytes, the search's `room` counted.
+        graph: 0 if the choice was made for the graph in program order, 1 if in planned order.
+        peak: the peak of the choice's plan in bytes, with the bytes counted that the search assumed
+            for other graphs.
         choice: the copies.
     """
 
@@ -115,7 +116,10 @@ class Searches:
         return self.known[room]
 
     def planned(self, edited: fx.GraphModule, room: Bytes = 0) -> Plan:
-        """Returns the plan of a joint graph with copies, `room` counted. Makes each plan once."""
+        """Returns the plan of a joint graph with copies. Makes each plan once.
+
+        room: the bytes that other graphs are assumed to need, counted on top of this graph's.
+        """
         if edited not in self.captures:
             self.captures[edited] = self.trial(copied(edited))
         problem = with_room(self.captures[edited], room).problem
@@ -124,10 +128,13 @@ class Searches:
         return self.plans[problem.fingerprint]
 
     def cheapest(self, limit: Bytes, room: Bytes = 0) -> Best | None:
-        """Returns the cheapest choice found whose peak, with `room` counted, is within `limit`.
+        """Returns the cheapest choice found whose peak is within `limit`; None if none is found.
 
-        The plan in the result is one without room, so its peak may be far lower. Returns None if no
-        choice is found.
+        The peak counts `room`. The plan in the result does not, so its peak may be far lower.
+
+        Args:
+            limit: the limit on the peak, in bytes.
+            room: the bytes that other graphs are assumed to need, on top of this graph's.
         """
         graphs = self.graphs(room)
         key = graphs[0].captured.problem.fingerprint
@@ -137,8 +144,11 @@ class Searches:
     def smallest(self, room: Bytes = 0) -> Best:
         """Returns the choice found with the lowest peak of live bytes, at any cost.
 
-        The live bytes are those in the order of the plan without copies, `room` counted. The plan
-        in the result has an order of its own and counts no room, so its peak may differ.
+        The live bytes are those in the order of the plan without copies, with `room` added between
+        forward and backward. The plan in the result has an order of its own and counts no room, so
+        its peak may differ.
+
+        room: the bytes that other graphs are assumed to need, on top of this graph's.
         """
         graph = self.graphs(room)[1]
         low = smallest_peak(graph.step).copies
@@ -175,7 +185,8 @@ class Searches:
         return best or self.smallest(self.first.peak)
 
 
-_FOUND: dict[str, list[_Found]] = {}  # fingerprint of a Problem without copies -> its choices
+# fingerprint of a Problem without copies -> the choices of copies planned for it in this process
+_FOUND: dict[str, list[_Found]] = {}
 
 
 def _cheapest(graphs: Graphs, key: str, limit: Bytes, planned: Planner) -> Best | None:
@@ -213,7 +224,7 @@ def search(
 
     Chooses for `limit` first, and then for a limit that is lower or higher by as much as the peak
     of the last plan was too high or too low. Ends early with a plan that leaves at most SLACK of
-    `limit` unused.
+    `limit` unused, or if no other limit promises a cheaper choice that fits.
 
     Args:
         graph: the graph without copies.

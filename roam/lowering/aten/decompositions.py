@@ -20,7 +20,8 @@ def parts(node: fx.Node) -> fx.Graph | None:
 
     Returns None in these cases:
 
-    - The op changes an argument, is random, or is a collective.
+    - The node calls no operator of torch, or one that changes an argument, draws random numbers,
+      or is a collective.
     - An operand is not a single tensor whose shape consists of numbers.
     - PyTorch has no decomposition of the op.
     - The decomposition calls the op itself, or needs constants, which are no calls of ops.

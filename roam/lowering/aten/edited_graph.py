@@ -3,7 +3,7 @@
 The joint graph is forward and backward in one. An edit adds copies of ops, so that the backward
 recomputes what the forward need not save, or transfers of saved tensors to a folder and back.
 
-the user gave         edits of the joint graph
+the user gave         edits of the joint graph                                   chosen by
 a tier                tensors move to the tier and back                          KeptOffload
 a budget              ops are recomputed, and tensors move to a tier if there
                       is one, until the budget is kept                           KeptBudget
@@ -48,8 +48,8 @@ class Read:
 
     Attributes:
         folds: the gradients that the first run was expected to fold.
-        parts: forward and backward without folds; None without a backward.
-        roots: the graphs that were read: `parts` with the ops that fold.
+        parts: forward and backward, without ops that fold gradients; None without a backward.
+        roots: the graphs that were read: forward and backward with the ops that fold gradients.
         captured: the Problem of `roots`.
         measured: by node, its scratch space.
         costs: by node, its cost; empty if no costs were wanted.
@@ -80,8 +80,8 @@ class EditedGraph(PartitionedGraph):
         searches: whether ops to recompute may be chosen without a budget. False for a graph whose
             Problem is read but never planned.
         free: chooses ops to recompute without a budget; None if none are to be chosen.
-        early: what was read off the chosen graph while `free` chose. None if `free` is None, and
-            from the first run on, whether the run could use it or not.
+        early: what was read off the graph that `free` chose, for the first run. None if there is
+            no `free`, if it could not choose, and from the first run on, used or not.
         joint: the joint graph of a step that is planned offline without a budget or tier; else
             None.
         seen: the speed of the graph and the tier, measured in steps that ran by an earlier plan;
@@ -102,8 +102,8 @@ class EditedGraph(PartitionedGraph):
     def prepare_edits(self, driver: Driver, example_inputs: Sequence[Any]) -> None:
         """Decides by the options which kinds of edits are made, before the graph is compiled.
 
-        Also decides whether costs of ops are measured, and in which tier the optimizers' states
-        lie, if in any.
+        Also decides in which tier the optimizers' states lie, if in any, and then has the costs of
+        ops measured.
 
         Args:
             driver: knows which gradients a run will fold, and what other graphs hold.
@@ -111,13 +111,14 @@ class EditedGraph(PartitionedGraph):
 
         Raises:
             TierError: the user's tier cannot be used.
+            TransferError: the disk of the tier fails while its rates are measured.
         """
         self.driver, self.example_inputs = driver, example_inputs
         self.runs = self.costs is None and self.stands_for is None
         if (folder := self.options.states) is not None:
             self.states = FileTier.of(folder)
             if self.runs:
-                self.costs = OpCosts(measure=True)  # to fetch each state early enough
+                self.costs = OpCosts(measure=True)  # tells how early to fetch each state
         if (budget := self.options.budget) is not None:
             self.kept = KeptBudget(self.graph, budget, driver, self.settings)
         if (asked := self.options.activations) is not None:
@@ -132,7 +133,7 @@ class EditedGraph(PartitionedGraph):
 
     @property
     def watch(self) -> StepWatch | None:
-        """Compares the times of steps with the plan; None if nothing moves or no step will run."""
+        """Compares measured steps with the plan; None if nothing moves or no step will run."""
         return None if self.offload is None else self.offload.watch
 
     def forget_inputs(self) -> None:
@@ -186,7 +187,7 @@ class EditedGraph(PartitionedGraph):
     ) -> fx.GraphModule:
         """Returns the graph with the copies that are chosen without a budget (`FreeRecompute`).
 
-        Sets `early` to what was read off this graph.
+        Sets `early` to what was read off this graph; to None if choosing failed.
 
         Args:
             joint: a graph of a forward and its backward.

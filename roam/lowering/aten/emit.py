@@ -102,7 +102,7 @@ def _reused_inputs(
 
 
 def alive_until_here(*tensors: torch.Tensor) -> None:
-    """Does nothing. Called after the wait for a collective, it keeps the tensors sent alive."""
+    """Does nothing. A call after a collective's wait keeps the tensors sent alive until then."""
 
 
 class _Emitter:
@@ -153,7 +153,7 @@ class _Emitter:
         return self.graph
 
     def find_blocks(self) -> None:
-        """Finds the blocks that the forward left, by saved tensors. Fills `saved` and `blocks`."""
+        """Fills `saved` and `blocks` with the blocks in which inputs of the backward lie."""
         found: list[SavedAt] = []
         for i, node in enumerate(self.old.find_nodes(op="placeholder")):
             tensor = value(node)
@@ -207,7 +207,7 @@ class _Emitter:
         if variant is None or by_itself:
             self.new[node] = self.graph.node_copy(node, self.value)
             self.unpack(node)
-            if is_wait(node):  # one more use, as the code drops a tensor after its last use
+            if is_wait(node):  # uses what is sent once more: the code would drop it earlier
                 sent = [self.value(n) for n in being_sent(node)]
                 self.graph.call_function(alive_until_here, tuple(sent))
             return
@@ -268,7 +268,7 @@ class _Emitter:
         """Returns the node of the new graph that stands for a node of the old graph.
 
         Emits views and parts of tuples when they are first needed. Returns a number in place of a
-        symbolic size.
+        symbolic size, and a tuple of nodes for an op whose results have a node each.
         """
         if node in self.new:
             return self.new[node]
@@ -284,7 +284,7 @@ class _Emitter:
         return self.new[node]
 
     def with_run_folds(self, node: fx.Node) -> fx.Node:
-        """Emits a copy of a call with its first argument replaced by `absorb`."""
+        """Emits the call of a fold, or of a state for it, on `absorb`, which does the folds."""
         _, *rest = fx.map_arg(node.args, self.value)
         return self.graph.call_function(node.target, (self.absorb, *rest))  # type: ignore[arg-type]
 

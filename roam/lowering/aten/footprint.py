@@ -150,7 +150,7 @@ def _unplanned(problem: Problem, left: Bytes) -> Bytes:
     half = turn(problem)
     early = [b for op in problem.ops[:half] for b in op.creates]
     curve = live_curve(problem, range(len(problem.ops)), {}, early)[half:]
-    folded = [0] * len(curve)  # by time: bytes of gradients that the plan would have folded
+    folded = [0] * len(curve)  # by time: bytes of gradients that folds would have freed by then
     for b, buffer in enumerate(problem.buffers):
         if buffer.kind is Kind.GRADIENT and not buffer.kept and problem.users[b]:
             for t in range(problem.users[b][-1] + 1 - half, len(curve)):

@@ -2,9 +2,9 @@
 
     joint graph ── partition, capture, plan ── may copies lower the peak?
                                                   │ yes
-                  copies of large tensors, within SHARE of the step's time ── plan
+              copies of large tensors, in a small SHARE of the step's time ── plan
                                                   │ peak above aot_eager's?
-                        the cheapest copies within aot_eager's peak, or aot_eager's own ── plan
+                the cheapest copies within aot_eager's peak, or those of aot_eager ── plan
 
 PyTorch's `aot_eager` runs the same operators in program order, but its partitioner recomputes what
 Inductor would fuse. So aot_eager may take less than a plan that saves everything; roam should not
@@ -50,7 +50,7 @@ from roam.planner import (
 
 log = logging.getLogger("roam")
 
-SHARE = 0.005  # part of the step's time that all copies may take: too short to be measured
+SHARE = 0.005  # part of the step's time that all copies together may take: too short to measure
 DECIDING: Seconds = 1.0  # limit on the planning work for each candidate, while they are compared
 
 
@@ -63,8 +63,8 @@ class FreeRecompute:
         settings: how to plan.
         smallest: tensors of fewer bytes are recomputed only if the peak would else be above
             aot_eager's.
-        plan: the plan of the chosen graph; None before the choice, and if planning with all the
-            user's seconds might find a better plan.
+        plan: the plan of the chosen graph; None before the choice, if choosing failed, and if
+            planning with all the user's seconds might find a better plan.
         recomputed: what the chosen copies cost and save; None if there are no copies.
     """
 
@@ -214,12 +214,12 @@ class _Search:
 
     @cached_property
     def peak(self) -> Bytes:
-        """The peak without copies, with the room for other graphs added."""
+        """The peak without copies, with the bytes that other graphs need (`room`) counted."""
         roomy = with_room(self.captured, self.room).problem
         return plan(roomy, self.settings).peak if self.room else self.first.peak
 
     def peak_of(self, best: Best) -> Bytes:
-        """Returns the peak of a choice, with the room for other graphs added."""
+        """Returns the peak of a choice, with the bytes that other graphs need (`room`) counted."""
         return self.searches.planned(best.joint, self.room).peak if self.room else best.plan.peak
 
     def at_no_price(self) -> Best | None:
@@ -239,7 +239,7 @@ class _Search:
         return found if self.peak - self.peak_of(found) >= self.smallest else None
 
     def as_low_as(self, theirs: Partitioned, best: Best | None) -> Best | None:
-        """Searches for a choice whose peak is at most aot_eager's, with `room` and without it.
+        """Searches for a choice whose peak is at most aot_eager's, with other graphs and without.
 
         Tries in turn: `best`; the cheapest choice that a quick search finds; the ops that aot_eager
         recomputes, first in planned order, then in program order. Returns the first choice with at
@@ -268,10 +268,10 @@ class _Search:
         return lowest if self.peak_of(lowest) < self.peak else None
 
     def _below(self, limit: Bytes, theirs: Partitioned) -> Iterator[Best]:
-        """Yields the choices that `as_low_as` tries, in turn, if `best` is not low enough.
+        """Yields up to three choices: the cheapest found within `limit`, then aot_eager's copies.
 
-        limit: aot_eager's peak, `room` included.
-        theirs: the graph as aot_eager runs it.
+        limit: aot_eager's peak, with the bytes that other graphs need (`room`) counted.
+        theirs: the graph as aot_eager runs it. Its copies are tried in planned and program order.
         """
         program, by_plan = self.searches.graphs(self.room)
         roomy = partial(self.searches.planned, room=self.room)
@@ -284,13 +284,13 @@ class _Search:
             yield self.planned(graph, Copies.of(graph.step, choice))
 
     def planned(self, graph: BudgetGraph, copies: Copies) -> Best:
-        """Adds copies to the joint graph of `graph` and plans the result, without `room`."""
+        """Adds copies to the joint graph of `graph`. Plans the result as if it ran alone."""
         edited = graph.edited(copies)
         return Best(edited, self.searches.planned(edited), copies)
 
 
 def priced(captured: Captured, costs: UsualCosts) -> Captured:
-    """Returns `captured` with its ops' costs as estimated for a usual machine, if that is known."""
+    """Returns `captured` with the costs of a usual machine, for the ops that have an estimate."""
     graphs = [captured.forward, *([] if captured.backward is None else [captured.backward])]
     known = costs.of(graphs, captured.numbers)
     ops = tuple(

@@ -102,8 +102,8 @@ class KeptBudget:
     ) -> Share:
         """Returns the bytes that a plan takes, and those that it and all beside it may take.
 
-        The limit is computed from what is held now. If the budget is no total ("12GiB"), the limit
-        found when the graph was compiled counts instead if it is higher.
+        The limit is computed from what is held now. Unless the budget is a total ("12GiB"), the
+        limit found when the graph was compiled counts instead if it is at least as high.
 
         Args:
             args: the inputs of the forward.

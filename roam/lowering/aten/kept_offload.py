@@ -72,15 +72,15 @@ class KeptOffload:
     def mover(self, joint: fx.GraphModule, trial: Trial) -> Mover | None:
         """Returns an object that adds transfers to graphs; None if `joint` has dynamic sizes.
 
-        trial: partitions a graph and reads the Problem off the parts.
+        trial: partitions a graph and reads the Problem off the parts. May change the graph.
         """
         sized = has_symbolic_inputs(joint.graph)
         return None if sized else Mover(self.tier, trial, self.settings)
 
     def keep(self, out: MovedOut | None) -> None:
-        """Keeps the graph with the chosen transfers, which `out` is; None if nothing moves.
+        """Stores the graph with the chosen transfers, or None if nothing moves, in `self.out`.
 
-        If steps will run, reserves room in the tier for the tensors, and sets `watch`.
+        If tensors move and steps will run, also reserves room in the tier, and sets `watch`.
 
         Raises:
             TierError: the folder cannot hold the tensors; TierFullError if the disk is full.

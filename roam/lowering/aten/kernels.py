@@ -1,4 +1,4 @@
-"""Compiles and runs one captured graph with ATen's kernels. Its first forward makes planned code.
+"""Compiles and runs one captured graph with ATen's kernels. The first forward plans the graph.
 
     joint graph ── rewrites ── edits ── partition ──┬── forward graph ──┐
                                                     └── backward graph ─┴── first call: capture,
@@ -56,7 +56,7 @@ RETAINED = "a backward with retain_graph=True or create_graph=True keeps what th
 MOVED = "the saved tensors are not where the forward left them (saved tensor hooks)"
 HELD = "saved tensor hooks keep a saved tensor, which the plan overwrites"
 
-# limit on the new plans for one graph: if steps still differ from the last, one more does not help
+# how often one graph may be planned anew because its steps took longer or shorter than planned
 REPLANS = 3
 
 # key of a plan: (values of the forward's inputs that are whole numbers, folds of the backward)
@@ -73,11 +73,11 @@ class AtenKernels(EditedGraph):
     Attributes:
         captured_forward: runs the forward without a plan.
         captured_backward: runs the backward without a plan.
-        plans: by `Call` key and value of `held`, the plan made for them; None if planning failed.
+        plans: by `Call` key and tangents that other code keeps, the plan; None if planning failed.
         latest: by `Call` key, the record, for reports, of the latest plan for this key.
         lock: held while a plan is made.
-        replans: how many times the graph was compiled anew because the times of its steps differed
-            from the planned times.
+        replans: how many times the graph was compiled anew because its steps took longer or
+            shorter than planned.
     """
 
     without_plan = "this backward ran unplanned"
@@ -93,7 +93,7 @@ class AtenKernels(EditedGraph):
     def trains(self) -> bool:
         return self.backward_graph is not None
 
-    # ---- compiling: AOTAutograd partitions the graph ----
+    # ---- compiling: AOTAutograd traces the graph, and calls `partition` ----
 
     def compile(
         self, gm: fx.GraphModule, example_inputs: Sequence[Any], driver: Driver

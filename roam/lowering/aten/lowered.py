@@ -59,11 +59,11 @@ class Lowered:
     share: Share | None = None
 
     def is_for(self, args: Sequence[Any]) -> bool:
-        """Returns whether these inputs of the backward have the shapes that were planned for."""
+        """Returns whether `args`, inputs of the backward, have the shapes that were planned for."""
         return all(size_of(a) == size for a, size in zip(args, self.sizes, strict=True))
 
     def finds_its_arena(self, args: Sequence[Any]) -> bool:
-        """Returns whether the saved tensors lie in blocks of the planned sizes, as planned.
+        """Returns whether the saved tensors in `args` lie in blocks, at their planned offsets.
 
         Returns False if saved tensor hooks have moved them, or if the forward ran without a plan or
         by a plan that puts them elsewhere. Returns True if the plan puts none of them in a block.

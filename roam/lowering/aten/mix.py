@@ -36,7 +36,7 @@ SPEEDS = (1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 1e6)
 PROVING: Seconds = 2.0  # limit on the work of each search for a lower bound
 ROUNDS = 3  # limit on the values of `above` that `Mixes._copies_first` tries
 WORTH = 0.002  # part of the step's seconds: if the extra time is shorter, the search ends
-CLOSE = 0.001  # part of the step's seconds: a bound this close to the time found is good enough
+CLOSE = 0.001  # part of the step's seconds: proofs end with a bound this close to the time found
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ class Mixes:
 
         Tries up to ROUNDS values of `above`. The first guess assumes that transfers lower the peak
         by as much as they do without copies. Each further guess assumes that they lower it by as
-        much as they did after the last guess.
+        much as they did after the last guess. A guess outside the interval still in question is
+        replaced by its middle.
 
         moved: the graph with transfers that stall no op, and no copies; None if there are none.
         """
@@ -138,10 +139,10 @@ class Mixes:
         """Searches for a mix cheaper than `best` by choosing transfers before copies.
 
         Returns the cheapest mix that keeps the limit; `best` if no cheaper one is found. Tries more
-        and more transfers, in the order of SPEEDS. Once there is a mix, stops at the first speed
-        above 1 at which no transfers lower the peak, or their stalls alone take as long as the best
-        mix. Stops, too, if a speed gives the plan of the last one, or if the transfers keep the
-        limit without copies.
+        and more transfers: those chosen as if the tier were faster by each of SPEEDS. Once there is
+        a mix, stops at the first speed above 1 at which no transfers lower the peak, or their
+        stalls alone take as long as the best mix. Stops, too, if a speed gives the same plan as the
+        speed before, or if the transfers keep the limit without copies.
 
         moved: the graph with transfers that stall no op; None if there are none.
         """
@@ -162,7 +163,7 @@ class Mixes:
         return best
 
     def _with_moves(self, mix: Mix, limit: Bytes) -> Mix:
-        """Adds to a mix of copies transfers that lower its peak and stall no op.
+        """Adds transfers to a mix of copies. They lower its peak towards `limit` and stall no op.
 
         Returns the new mix; `mix` itself if there are no such transfers.
         """
@@ -206,7 +207,7 @@ class Mixes:
 
     @property
     def least(self) -> Bytes:
-        """A lower bound, in transient bytes, on the peak with any copies and allowed transfers."""
+        """A lower bound, in bytes, on the peak with any copies and, if allowed, any transfers."""
         step = self.search.graphs(0)[0].step
         if self.mover is not None:
             return least_at_once(step)
@@ -258,7 +259,9 @@ class Mixes:
     def _moved(self, limit: Bytes, speed: float = 1.0, too_long: Seconds = inf) -> MovedOut | None:
         """Returns the graph without copies, with transfers that lower its peak; None without any.
 
-        Returns None, too, if there is no mover. The arguments are those of `Mover.moved`.
+        limit: a peak, in bytes, that need not be lowered further.
+        speed: transfers are chosen as if the tier were faster by this factor.
+        too_long: transfers for which ops would wait for this many seconds or more are not made.
         """
         if self.mover is None:
             return None
@@ -268,7 +271,7 @@ class Mixes:
     def _within(self, out: MovedOut, limit: Bytes) -> Mix | None:
         """Adds copies to the graph with transfers `out` until the limit is kept.
 
-        Adds none if the transfers alone keep it. Returns None if no copies are found that do.
+        Adds none if the transfers alone keep it. Returns None if no copies are found that keep it.
         """
         if out.plan.peak <= limit:
             return Mix(out.joint, out.captured, out.plan, out.stalled, None, out)
@@ -278,7 +281,7 @@ class Mixes:
 
     @staticmethod
     def _mix(search: Searches, found: Best, out: MovedOut | None) -> Mix:
-        """Returns the copies `found` and transfers `out` as a mix, with the extra time of both."""
+        """Returns copies `found` by `search`, and transfers `out` if any, as one mix."""
         extra, captured = found.copies.cost, search.captures[found.joint]
         if out is not None:
             out = replace(out, joint=found.joint, captured=captured, plan=found.plan).timed()

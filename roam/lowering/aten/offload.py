@@ -92,7 +92,10 @@ class MovedOut:
         return Unlimited.of(self.captured.problem, self.plan).left
 
     def timed(self) -> MovedOut:
-        """Returns a copy of this object with the times of its plan, found by a simulation."""
+        """Returns a copy of this object with the seconds of ops and stalls that its plan has.
+
+        A simulation of the plan finds them. They go to `expected` and `told`.
+        """
         line = self.tier.simulated(self.captured.problem, self.plan.order)
         costs = sum(op.cost for op in self.captured.problem.ops)
         ops, stall = line.seconds - line.stall, line.stall
@@ -200,7 +203,9 @@ class Mover:
         Args:
             graph: the graph, in the order for which transfers are chosen.
             link: the rates of the tier that are left to saved tensors.
-            limit, speed, too_long: as for `moved`.
+            limit: a peak, in bytes, that need not be lowered further; 0 for the lowest possible.
+            speed: transfers are chosen as if the tier were faster by this factor.
+            too_long: a number of seconds, by the costs of ops.
         """
         tier, problem = self.tier, graph.captured.problem
         step = tier.timed(problem, graph.boundary)
@@ -258,7 +263,7 @@ class Mover:
 
 
 def _in_order(joint: fx.GraphModule, captured: Captured, order: Sequence[OpId]) -> BudgetGraph:
-    """Returns the graph, with `order` as the program order of its Problem."""
+    """Returns the graph for choosing transfers, with `order` as program order of its Problem."""
     return BudgetGraph(joint, reordered(captured, order), None, 0)
 
 

@@ -48,8 +48,8 @@ class PartitionedGraph:
         costs: finds the seconds of ops; None if no cost is wanted, as for a step that will run
             without a budget or a tier.
         states: the tier where the optimizers' states lie between steps; None if in memory.
-        own_saved: position of an output of the forward that goes to the backward and not to the
-            user; None if there is none.
+        own_saved: position, among the forward's outputs, of a tensor saved for the backward that
+            shares no memory with the user's tensors; None if there is none.
         gradients: by index of an input of the forward, the index of the output of the backward
             that is its gradient.
         gradient_values: by index of an input of the forward, the fake value of its gradient.

@@ -23,7 +23,10 @@ def plain(gm: fx.GraphModule) -> Boxed:
 
 
 def mark_boxed(run: Boxed) -> Boxed:
-    """Returns `run`, marked so that AOTAutograd passes the inputs in a list that it may empty."""
+    """Returns a function that calls `run`, with a mark that makes AOTAutograd pass a list.
+
+    `run` gets the inputs in this list, and may empty it.
+    """
 
     def call(args: list[Any]) -> Sequence[Any]:
         return run(args)

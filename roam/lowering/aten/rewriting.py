@@ -17,7 +17,7 @@ from roam.passes.rewrites.split import Split, SplitComposites
 from roam.passes.rewrites.table import rewrites
 
 # Run before any pass that relies on strides: RealLayouts corrects the strides of fake values, by
-# what operators returned when TRIED ran each of them once.
+# what operators returned when TRIED ran each distinct call once.
 TRUTHS = (TRIED, RealLayouts(trials.layouts))
 
 
@@ -48,7 +48,7 @@ def rewritten_joint(
     if not any(isinstance(p, (Split, ShrinkSaved)) for p in passes):
         return rewritten(passes, rewritten(TRUTHS, joint), told.failed)
     passes = tuple(SplitComposites(p, parts) if isinstance(p, Split) else p for p in passes)
-    # corrects fake values once more, because these rewrites add ops
+    # corrects fake values once more, because Split and ShrinkSaved add ops
     return rewritten(TRUTHS, rewritten(passes, rewritten(TRUTHS, joint), told.failed))
 
 

@@ -8,8 +8,8 @@ each run first looks at what is held now, and raises BudgetError if a sum is abo
                its backward's peak + what others hold           <= budget
     backward   its peak + what others hold                      <= budget
                what its forward took, with all beside it        <= budget
-               (its peak is the one without the plan if retain_graph=True or saved tensor hooks
-               forbid the plan)
+               (its peak is that of a backward without the plan if retain_graph=True or saved
+               tensor hooks forbid the plan)
 
 The fourth sum matters if the budget is a share and other graphs follow (`SharedBudget.deferred`):
 then the limit is not known before the backward, and a forward raises nothing.
@@ -68,11 +68,12 @@ class SharedBudget:
         return self.budget.of is Of.SHARE and self.graph.others_follow
 
     def forward(self, planned: Lowered, args: list[Any]) -> Sequence[Any]:
-        """Runs the forward as planned, and marks the tensors that it leaves alive.
+        """Runs the forward as planned. Marks the tensors that it leaves alive as held by this run.
 
         Raises:
             BudgetError: together with what is held now, the forward, or later its backward, would
-                take more than the budget. Not raised if `deferred`, or if not `limits`.
+                take more than the budget. Not raised if the budget is a share ("60%") and other
+                graphs follow, or the graph has no backward.
         """
         share, footprint = _share(planned), _share(planned).footprint
         run = Run(self.graph.name, share, without=share.unlimited.left, most=share.most or 0)
@@ -90,7 +91,7 @@ class SharedBudget:
         return results
 
     def backward(self, planned: Lowered, args: list[Any]) -> Sequence[Any]:
-        """Runs the backward as planned, and marks the gradients that it leaves alive.
+        """Runs the backward as planned. Marks the gradients that it leaves as held by its run.
 
         Raises:
             BudgetError: together with what is held now, the backward would take more than the
@@ -109,17 +110,20 @@ class SharedBudget:
     def plain_backward(
         self, plans: Sequence[Lowered], args: list[Any], why: str, backward: Boxed
     ) -> Sequence[Any]:
-        """Runs the backward without a plan, for which every op allocates its results.
+        """Runs the backward without a plan, so that every op allocates its results.
+
+        Marks the gradients that it leaves alive as held by its run.
 
         Args:
             plans: the plans by which the forward may have run, at least one. If the forward's run
                 is not found, the plan whose backward takes most without a plan is assumed.
-            args: the inputs.
+            args: the inputs of the backward.
             why: the reason why the backward cannot run as planned.
             backward: runs the backward without a plan.
 
         Raises:
-            BudgetError: as for `backward`.
+            BudgetError: together with what is held now, the backward without a plan would take
+                more than the budget, or its forward took more.
         """
         share = max(map(_share, plans), key=lambda s: s.footprint.unplanned)
         run = self._run_of(share, args)
@@ -158,17 +162,18 @@ class SharedBudget:
         of them.
 
         Args:
-            run: the run.
-            args: the run's inputs.
-            need: transient bytes of the run alone.
-            without: transient bytes of the run alone, if the graph had no budget.
+            run: the run: a forward, and the backward that follows it.
+            args: the inputs of the forward or backward that is about to run.
+            need: transient bytes of this forward or backward alone.
+            without: transient bytes that it would take alone if the graph had no budget.
             doing: names what runs, for the error.
             earlier: whether to count outputs and gradients left from earlier steps. They never
                 count unless the budget is a total.
             late: whether the backward runs, so that all graphs of the step are known.
 
         Raises:
-            BudgetError: the budget allows fewer bytes. A forward raises nothing if `deferred`.
+            BudgetError: the budget allows fewer bytes. Not raised for a forward if only backwards
+                raise (`deferred`).
         """
         held = Held.beside(run, earlier=earlier and self.budget.of is Of.TOTAL)
         tangents = run.share.footprint.tangents if late else ()
@@ -195,7 +200,8 @@ class SharedBudget:
     def _most(self, run: Run, beside: Beside, without: Bytes) -> Bytes:
         """Returns the transient bytes that the run and all held beside it may take together.
 
-        For the budget "auto", returns the limit found so far (`Run.most`).
+        For the budget "auto", returns the limit known so far (`Run.most`); for a share ("60%"), no
+        less than that limit.
 
         without: transient bytes of the run alone, if the graph had no budget.
         """

@@ -1,4 +1,4 @@
-"""Compares the times of steps with the plan of their transfers, and tells when to plan anew.
+"""Compares the seconds of steps with the plan of their transfers, and tells when to plan anew.
 
 A plan of transfers depends on how long ops take and on how fast the tier is. Both may be wrong,
 because they were measured beside other work or because the machine is busy now. Then ops wait for
@@ -17,13 +17,13 @@ from roam.core.machine import MIB, Bytes, Seconds
 from roam.runtime.file_tier import FileTier
 from roam.runtime.tier_settings import Traffic
 
-TOLERANCE = 0.1  # the plan is kept if steps differ from it by at most this share of its time
+TOLERANCE = 0.1  # the plan is kept if steps differ from it by at most this share of planned time
 STEPS = 5  # steps whose median is compared: a single step may have run beside other work
 FIRST = 1  # steps left out at the start, because they touch their memory for the first time
-# factor on `caution` for the next plan, if ops waited longer for transfers than planned: the
-# measured rates are means, and some transfers take longer than at the mean rate
+# If ops waited longer for transfers than planned, the next plan assumes durations of transfers that
+# are longer by this factor: measured rates are means, and some transfers are slower than the mean.
 MORE_CAUTION = 1.25
-TELLING: Bytes = 16 * MIB  # bytes to be transferred in these steps before a rate counts
+TELLING: Bytes = 16 * MIB  # bytes that the steps must write (read) for the measured rate to count
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Expected:
-    """The planned times of a step.
+    """The seconds of a step as planned.
 
     Attributes:
         costs: the sum of the costs of the step's ops, in seconds.
@@ -64,7 +64,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class _Seen:
-    """The time of one step, or of a part of it, and its traffic to the tier (out) and back."""
+    """The seconds of one step, or of a part of it, and its traffic to the tier (out) and back."""
 
     seconds: Seconds = 0.0
     out: Traffic = field(default_factory=Traffic)
@@ -104,14 +104,18 @@ class StepWatch:
 
     @contextmanager
     def forward(self) -> Iterator[None]:
-        """A context for a forward: records its time and traffic, if it raises nothing."""
+        """A context for a forward: records its seconds and traffic, if it raises nothing."""
         begin = self._now()
         yield
         self._forward.append(self._since(begin))
 
     @contextmanager
     def backward(self) -> Iterator[None]:
-        """A context for a backward: records a step, with the times and traffic of both phases."""
+        """A context for a backward: records a step, with the seconds and traffic of both phases.
+
+        Records nothing if the backward raises, if several forwards or none ran since the last
+        backward, and for the first FIRST steps.
+        """
         begin = self._now()
         yield
         forwards, self._forward = self._forward, []

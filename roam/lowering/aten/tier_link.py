@@ -21,7 +21,7 @@ from roam.planner import CAUTION, Link, Timed, Timeline, find_loads, simulate
 from roam.runtime.file_tier import file_tier, tiers
 from roam.runtime.tier_settings import Verify
 
-LEAST = 1e-6  # part of a link's rate that loads of states leave to saved tensors at the least
+LEAST = 1e-6  # part of the read rate that saved tensors get even if loads of states need it all
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ class FileTier:
     states: bool = True
 
     def reserve(self, nbytes: Bytes) -> None:
-        """Makes room in the folder's file for the tensors of one more forward.
+        """Makes room in the folder's file for the tensors of one more forward, of `nbytes` bytes.
+
+        Also sets how bytes read back from this folder are verified, from now on (`verify`).
 
         Raises:
             TierError: the folder cannot hold the file, or the disk is full.
@@ -61,9 +63,9 @@ class FileTier:
     def beside_loads(self, problem: Problem) -> FileTier:
         """Returns the folder with the read rate that loads of states leave to saved tensors.
 
-        The loads (reads of optimizers' states) use the link for a part of the backward's time. The
-        read rate is lowered by that part, as if the loads were spread evenly over the backward.
-        Returns this object if no states lie in the folder.
+        The loads (reads of optimizers' states) use the link for a part of the backward's time, or
+        of the step's if it is one graph. The read rate is lowered by that part, as if the loads
+        were spread evenly over this time. Returns this object if no states lie in the folder.
         """
         if not self.states:
             return self
@@ -123,8 +125,10 @@ class FileTier:
     def of(asked: OffloadTo, seen: Measured | None = None) -> FileTier:
         """Returns the tier of a folder. Measures the rates that the user has not stated.
 
-        If the user states only the rate of writing, it counts for reading too.
+        If the user states only the rate of writing, it counts for reading too. A measured rate
+        counts only up to the pace to which the folder's transfers are limited.
 
+        asked: the folder, as the user gave it.
         seen: what was measured in steps; None if nothing was. Its rates take precedence over the
             user's.
 
@@ -148,8 +152,8 @@ class FileTier:
 def _moved_so_far() -> list[str]:
     """Returns a line about each folder that was written to in this process.
 
-    The line tells the bytes moved so far, how long ops waited for them, and the bytes written in a
-    day at the mean rate so far. The time between steps counts too.
+    The line tells the bytes moved so far, how long ops waited for them, and the bytes that would be
+    written in a day at the mean rate so far, which counts the time between steps too.
     """
     found = []
     for tier in tiers():

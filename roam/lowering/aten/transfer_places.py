@@ -64,7 +64,8 @@ def order_with_transfers(
     Args:
         problem: the step without transfers.
         moved: the step with transfers; the order returned is one of its ops.
-        taken: the transfers, and the nodes of their buffers; at least one.
+        taken: the transfers, with the nodes of their buffers; at least one. The op that opens the
+            region of the file runs right after the buffer of the first of them is made.
     """
     before: dict[OpId, list[str]] = defaultdict(list)
     behind: dict[OpId, list[str]] = defaultdict(list)
@@ -76,7 +77,8 @@ def order_with_transfers(
     for transfer, node in taken:
         out, back = names(node)
         behind[transfer.moved.made].append(f"{out}.start")
-        # a wait that no node of the backward can precede is an op of the forward, and must stay one
+        # the wait for the write is an op of the forward if no node of the backward must run before
+        # it: then it must stay in the forward
         phase = moved.ops[index[f"{out}.wait"]].phase
         last = starts[phase + 1] if phase + 1 < len(starts) else transfer.wait
         before[min(transfer.wait, last)].append(f"{out}.wait")
@@ -104,7 +106,7 @@ class Places:
         says when the read has to start.
 
         Args:
-            transfer: the transfer, in ops.
+            transfer: the transfer, whose four moments are ops of the graph's Problem.
             source: the node of the buffer.
             offset: where the buffer's bytes go in the tier, in bytes from the start of the region
                 of the file that holds one forward's tensors.
