@@ -22,7 +22,7 @@ class CompileBudgetError(ShortenTraceback, BudgetError):
 
     @staticmethod
     def of(error: BudgetError) -> CompileBudgetError:
-        """Returns an error with the same text and figures, which dynamo passes to the user."""
+        """Returns an error with the same text and figures, which reaches the user unwrapped."""
         figures = {"budget": error.budget, "found": error.found, "least": error.least}
         return CompileBudgetError(str(error), **figures)
 

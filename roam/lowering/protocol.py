@@ -101,7 +101,7 @@ class Folding(RunFolds, Protocol):
         ...
 
     def count_folds(self) -> None:
-        """Counts all folds of the run. Must be called once the graph's own kernels did them."""
+        """Counts all folds of the run in the optimizers, after the graph's own kernels did them."""
         ...
 
 
@@ -213,8 +213,8 @@ class Kernels(Protocol):
     def successor(self) -> Kernels | None:
         """Returns kernels with which to compile the graph anew; None to go on with these.
 
-        The graph is compiled anew if measured steps show that the plan relies on wrong seconds: of
-        the ops, or of the transfers. The new kernels plan with the seconds measured.
+        The graph is compiled anew if measured steps show that the plan relies on wrong durations of
+        ops or transfers. The new kernels plan with the durations measured.
         """
         ...
 

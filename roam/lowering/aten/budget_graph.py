@@ -55,8 +55,9 @@ class BudgetGraph:
     def node(self, op: OpId, nodes: dict[str, fx.Node]) -> fx.Node | None:
         """Returns the joint graph's node of an op.
 
-        Returns None if the op has none: if it makes the tangents, if it is a fold, or if it is an
-        op of the backward that runs an op of the forward again, as the user's checkpoint() asks.
+        Returns None if the op has none: if it makes the tangents (the gradients of the outputs), if
+        it is a fold, or if it is an op of the backward that runs an op of the forward again, as the
+        user's checkpoint() asks.
 
         nodes: the nodes of the joint graph, or of a copy of it, by name.
         """
@@ -227,7 +228,8 @@ def reordered(captured: Captured, order: Sequence[OpId]) -> Captured:
 def with_room(captured: Captured, room: Bytes) -> Captured:
     """Returns `captured`, as if other graphs took `room` bytes between forward and backward.
 
-    The bytes are counted as scratch space of the backward's first op, which makes the tangents.
+    The bytes are counted as scratch space of the backward's first op, which makes the tangents, the
+    gradients of the forward's outputs.
     """
     if not room:
         return captured

@@ -85,7 +85,7 @@ class Searches:
             dropout's result anew from its mask; None if no cost is wanted.
         plans: by fingerprint of a Problem, the plan that was made of it.
         captures: by graph with copies, its Problem.
-        known: by room, what `graphs` returned.
+        known: by room, the graph in program order and in planned order.
     """
 
     joint: fx.GraphModule
@@ -99,10 +99,10 @@ class Searches:
     known: dict[Bytes, Graphs] = field(default_factory=dict, init=False)
 
     def graphs(self, room: Bytes) -> Graphs:
-        """Returns the graph twice: in program order, and in the order of the first plan.
+        """Returns the graph twice: in program order, and in the order of its plan without copies.
 
-        The second is searched if the first gives no copies that keep the limit, because in planned
-        order the peak may be lower before any copy is added.
+        Copies are searched for in planned order if program order gives none that keep the limit:
+        in planned order, the peak may be lower before any copy is added.
 
         room: the bytes that other graphs are assumed to need, counted on top of this graph's.
         """

@@ -102,8 +102,8 @@ class EditedGraph(PartitionedGraph):
     def prepare_edits(self, driver: Driver, example_inputs: Sequence[Any]) -> None:
         """Decides by the options which kinds of edits are made, before the graph is compiled.
 
-        Also decides in which tier the optimizers' states lie, if in any, and then has the costs of
-        ops measured.
+        Also decides in which tier the optimizers' states lie. If they lie in one and the step will
+        run, has the costs of ops measured.
 
         Args:
             driver: knows which gradients a run will fold, and what other graphs hold.

@@ -153,7 +153,7 @@ class _Emitter:
         return self.graph
 
     def find_blocks(self) -> None:
-        """Fills `saved` and `blocks` with the blocks in which inputs of the backward lie."""
+        """Notes the backward's inputs that lie in blocks (`saved`), and their blocks (`blocks`)."""
         found: list[SavedAt] = []
         for i, node in enumerate(self.old.find_nodes(op="placeholder")):
             tensor = value(node)
@@ -207,7 +207,7 @@ class _Emitter:
         if variant is None or by_itself:
             self.new[node] = self.graph.node_copy(node, self.value)
             self.unpack(node)
-            if is_wait(node):  # uses what is sent once more: the code would drop it earlier
+            if is_wait(node):  # one more use of what is sent: else it is dropped before the wait
                 sent = [self.value(n) for n in being_sent(node)]
                 self.graph.call_function(alive_until_here, tuple(sent))
             return
@@ -284,7 +284,7 @@ class _Emitter:
         return self.new[node]
 
     def with_run_folds(self, node: fx.Node) -> fx.Node:
-        """Emits the call of a fold, or of a state for it, on `absorb`, which does the folds."""
+        """Emits the call that does a fold or gets its state, on `absorb`, the object that folds."""
         _, *rest = fx.map_arg(node.args, self.value)
         return self.graph.call_function(node.target, (self.absorb, *rest))  # type: ignore[arg-type]
 

@@ -239,7 +239,7 @@ class _Search:
         return found if self.peak - self.peak_of(found) >= self.smallest else None
 
     def as_low_as(self, theirs: Partitioned, best: Best | None) -> Best | None:
-        """Searches for a choice whose peak is at most aot_eager's, with other graphs and without.
+        """Searches for a choice whose peak is at most aot_eager's, beside other graphs and alone.
 
         Tries in turn: `best`; the cheapest choice that a quick search finds; the ops that aot_eager
         recomputes, first in planned order, then in program order. Returns the first choice with at
@@ -284,7 +284,7 @@ class _Search:
             yield self.planned(graph, Copies.of(graph.step, choice))
 
     def planned(self, graph: BudgetGraph, copies: Copies) -> Best:
-        """Adds copies to the joint graph of `graph`. Plans the result as if it ran alone."""
+        """Adds copies to the joint graph of `graph`. Plans the result as if no other graph ran."""
         edited = graph.edited(copies)
         return Best(edited, self.searches.planned(edited), copies)
 

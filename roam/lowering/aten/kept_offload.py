@@ -32,7 +32,7 @@ class KeptOffload:
         settings: how to plan.
         runs: whether the step will run, so that the tier needs room for the tensors that move.
         out: the graph with transfers, its plan included; None if nothing moves.
-        watch: compares the times of steps with the plan; None if nothing moves or no step runs.
+        watch: compares measured steps with the plan; None if nothing moves or no step runs.
     """
 
     tier: FileTier

@@ -56,7 +56,8 @@ RETAINED = "a backward with retain_graph=True or create_graph=True keeps what th
 MOVED = "the saved tensors are not where the forward left them (saved tensor hooks)"
 HELD = "saved tensor hooks keep a saved tensor, which the plan overwrites"
 
-# how often one graph may be planned anew because its steps took longer or shorter than planned
+# how often one graph may be planned anew because measured steps differ from its plan: if they still
+# do after so many plans, one more does not help
 REPLANS = 3
 
 # key of a plan: (values of the forward's inputs that are whole numbers, folds of the backward)
@@ -76,8 +77,7 @@ class AtenKernels(EditedGraph):
         plans: by `Call` key and tangents that other code keeps, the plan; None if planning failed.
         latest: by `Call` key, the record, for reports, of the latest plan for this key.
         lock: held while a plan is made.
-        replans: how many times the graph was compiled anew because its steps took longer or
-            shorter than planned.
+        replans: how often the graph was compiled anew because measured steps differed from a plan.
     """
 
     without_plan = "this backward ran unplanned"

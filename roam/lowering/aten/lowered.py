@@ -63,7 +63,7 @@ class Lowered:
         return all(size_of(a) == size for a, size in zip(args, self.sizes, strict=True))
 
     def finds_its_arena(self, args: Sequence[Any]) -> bool:
-        """Returns whether the saved tensors in `args` lie in blocks, at their planned offsets.
+        """Returns whether saved tensors in `args` lie in blocks of the planned sizes, as planned.
 
         Returns False if saved tensor hooks have moved them, or if the forward ran without a plan or
         by a plan that puts them elsewhere. Returns True if the plan puts none of them in a block.

@@ -214,7 +214,7 @@ class Mixes:
         return least_needed(step, self.search.first, PROVING)
 
     def bound(self, limit: Bytes, found: Seconds) -> Seconds:
-        """Returns a lower bound on the extra seconds of any mix that keeps the limit, in any order.
+        """Returns a lower bound on the extra seconds of any mix within the limit, in any op order.
 
         found: the extra seconds of a known mix that keeps the limit.
         """

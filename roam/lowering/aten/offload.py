@@ -63,7 +63,7 @@ class MovedOut:
         plan: the plan of `captured`.
         told: which tensors move, and the stalls, for reports.
         nbytes: bytes of the tier that the tensors of one forward need.
-        expected: the planned times of a step.
+        expected: the seconds of a step as planned.
         bare: seconds for which ops would wait without these transfers, namely for the loads of an
             optimizer's states.
     """
@@ -205,7 +205,7 @@ class Mover:
             link: the rates of the tier that are left to saved tensors.
             limit: a peak, in bytes, that need not be lowered further; 0 for the lowest possible.
             speed: transfers are chosen as if the tier were faster by this factor.
-            too_long: a number of seconds, by the costs of ops.
+            too_long: the limit on this wait, in seconds by the costs of ops.
         """
         tier, problem = self.tier, graph.captured.problem
         step = tier.timed(problem, graph.boundary)

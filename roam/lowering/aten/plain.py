@@ -23,9 +23,9 @@ def plain(gm: fx.GraphModule) -> Boxed:
 
 
 def mark_boxed(run: Boxed) -> Boxed:
-    """Returns a function that calls `run`, with a mark that makes AOTAutograd pass a list.
+    """Returns a function that calls `run`, marked so that AOTAutograd passes the inputs in a list.
 
-    `run` gets the inputs in this list, and may empty it.
+    `run` may empty this list.
     """
 
     def call(args: list[Any]) -> Sequence[Any]:

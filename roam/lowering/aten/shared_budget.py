@@ -139,8 +139,9 @@ class SharedBudget:
     def _run_of(self, share: Share, args: Sequence[Any]) -> Run | None:
         """Returns the run whose forward saved the tensors in `args`, the backward's inputs.
 
-        If these tensors have no mark left, returns the graph's latest run that waits for its
-        backward; None if there is none. `share` tells which of the inputs the forward made.
+        A mark on these tensors names the run. If no mark is left, returns the graph's latest run
+        that waits for its backward; None if there is none. `share` tells which inputs the forward
+        made.
         """
         return run_of(self.graph.name, (args[i] for i in share.footprint.given))
 

@@ -93,7 +93,7 @@ class StepWatch:
 
     Attributes:
         tier: the tier that the graph's tensors move to.
-        expected: the planned times of a step.
+        expected: the seconds of a step as planned.
     """
 
     tier: FileTier

@@ -82,7 +82,7 @@ class FileTier:
         return simulate(step.problem, order, self.link, step.elsewhere)
 
     def timed(self, problem: Problem, boundary: OpId) -> Timed:
-        """Returns a step in program order with the times of its ops, for the choice of transfers.
+        """Returns a step in program order with the seconds of its ops, for choosing transfers.
 
         Transfers to another folder are listed in `Timed.elsewhere`: they do not use this link.
 
