@@ -11,10 +11,11 @@ planned order.
     scheduler_buffers, in_place,            find facts about memory that the Problem needs
     inner_buffers, scratch
     rewriting                               runs rewrites on the joint graph
-    add_mm                                  lowers an op that adds a product to a buffer in place
+    add_mm                                  lowers an op that adds a matrix product to a buffer, in
+                                            place if possible
     block_order, readers_first              order ops that a rewrite split into blocks of rows
     origins                                 finds the FX nodes that a scheduler node is made from
-    costs                                   estimates the seconds of kernels
+    costs                                   finds the seconds of kernels, measured or estimated
     partition                               changes what the forward saves for the backward
     user_passes                             keeps the user's own Inductor passes working
     folding_graph                           compiles a backward for each set of folds
@@ -22,7 +23,8 @@ planned order.
                                             absorb gradients into their state
     graph_folds                             makes folds kernels of the backward, for CUDA graphs
     whole_step                              compiles a step that was captured as one graph
-    saved_code                              changes the generated code that allocates saved tensors
+    saved_code                              changes the generated code that allocates and frees
+                                            saved tensors
     shared_functions                        decides which nodes share a C++ function
     notes                                   writes plans into code, for Inductor's caches
     offline                                 plans without generating code

@@ -1,12 +1,16 @@
-"""Lowers `roam::add_mm(acc, a, b)`, which adds a matrix product to an accumulator.
+"""Lowers `roam::add_mm(acc, a, b)`, which returns acc + a @ b, in one of two ways.
 
-    nothing reads acc, or a view of it, later         extern_kernels.addmm(acc, a, b, out=acc)
-    acc, or a view of it, is read later               Inductor's own lowering of aten.addmm
-    acc is an input of the graph (or a view of one)
-    that the graph does not have to change
-    elements of acc share memory (expanded)
+    written over acc     extern_kernels.addmm(acc, a, b, out=acc)
+    in a new buffer      Inductor's own lowering of aten.addmm
 
-Inductor's pass `reinplace` decides which of the two applies. It looks at the ops in its table
+The result gets a new buffer if one of these is true:
+
+    - a later op reads acc, or a view of it
+    - acc is an input of the graph, or a view of one, and the graph does not write the result back
+      to this input
+    - elements of acc share memory, as in an expanded tensor
+
+Inductor's pass `reinplace` decides between the two. It considers the ops in Inductor's table
 `inplaceable_ops`. Importing this module adds `roam::add_mm` to that table.
 """
 
@@ -29,7 +33,12 @@ aten = torch.ops.aten
 
 
 def _is_apart(call: fx.Node) -> bool:
-    """Returns whether all elements of the accumulator lie apart, unlike in an expanded tensor."""
+    """Returns whether each element of the accumulator has memory of its own.
+
+    The elements of an expanded tensor share memory.
+
+    call: a call of `roam::add_mm`. Its first argument is the accumulator.
+    """
     acc = call.args[0]
     return isinstance(acc, fx.Node) and has_distinct_elements(value(acc))
 
@@ -38,9 +47,9 @@ inplaceable_ops[add_mm.OP] = InplaceableOp(add_mm.IN_PLACE, 0, extra_check=_is_a
 
 
 class AddMm(ir.ExternKernel):
-    """An extern kernel that calls addmm and writes the result over its first input.
+    """An extern kernel that adds a @ b to its first input, in place, by a call of addmm.
 
-    Inductor allocates no memory for this node: its result lies in the memory of the first input.
+    Inductor allocates no memory for this node: the result lies in the memory of the first input.
     """
 
     def __init__(self, acc: Any, a: Any, b: Any) -> None:
@@ -78,8 +87,8 @@ class AddMm(ir.ExternKernel):
 @register_lowering(add_mm.IN_PLACE, type_promotion_kind=None)
 def _in_place(acc: Any, a: Any, b: Any) -> Any:
     # acc may have no memory so far, because Inductor computes some values only where they are read.
-    # Realizing stores acc in a buffer (a view without strides of its own, in a copy). The product
-    # is added to that buffer, which then is the result.
+    # Realizing stores acc in a buffer. It copies acc if acc is a view that no strides describe. The
+    # product is added to the buffer, or to the copy, which then is the result.
     changed = ir.ExternKernel.realize_input(acc)
     factors = (ir.ExternKernel.require_stride1(ir.ExternKernel.realize_input(x)) for x in (a, b))
     AddMm(changed, *factors)

@@ -7,8 +7,11 @@ A rewrite splits a group of ops, such as those of the logits and the loss, into 
     block 2                           mm ── ...   the first block is freed before the second
 
 Without the dependency Inductor would fuse ops of all blocks that read the same tensor, such as the
-number of labels that the loss does not ignore. Then all blocks would exist at once. The dependency
-only orders the blocks: it keeps no buffer alive.
+number of labels that the loss does not ignore. Then the tensors of all blocks would be alive at
+once. The dependency only orders the blocks: it keeps no buffer alive.
+
+Under a byte budget, the same pass adds dependencies that keep the recomputed nodes of a backward
+from running long before the gradients that need them.
 """
 
 from __future__ import annotations
@@ -36,8 +39,8 @@ def blocks_in_turn(*, late: bool = False) -> dict[str, Any]:
     Returns an empty dict if this version of torch has no pass that runs before fusion.
 
     Args:
-        late: whether the pass also keeps recomputed nodes of a backward from running early
-            (`_run_again`).
+        late: whether the pass also makes the recomputed nodes of a backward wait for gradients, so
+            that they do not run long before they are needed.
     """
     if not hasattr(config, OPTION):
         return {}
@@ -47,13 +50,13 @@ def blocks_in_turn(*, late: bool = False) -> dict[str, Any]:
 class BlocksInTurn(Pass):  # type: ignore[misc]
     """Adds dependencies to the nodes of a graph, before Inductor fuses them.
 
-    The dependencies order the blocks of each split group. Inside a block they let the gradient
-    overwrite the tensor that it is computed from (`readers_first`).
+    The dependencies order the blocks of each split group. Inside a block they let a gradient
+    overwrite the tensor that it is computed from, such as the logits (`readers_first`).
 
     Attributes:
         first: the user's own pass, which runs before this one; None if there is none.
-        late: whether to add dependencies, too, that keep recomputed nodes of a backward from
-            running early (`_run_again`).
+        late: whether the recomputed nodes of a backward also have to wait for gradients, so that
+            they do not run long before they are needed.
     """
 
     def __init__(self, first: Any, late: bool = False) -> None:
@@ -92,12 +95,13 @@ def _ordered(nodes: list[BaseSchedulerNode], added: Sequence[Pair]) -> list[Base
 
 
 def _run_again(nodes: Sequence[BaseSchedulerNode]) -> Iterator[Pair]:
-    """Yields dependencies that keep the recomputed nodes of a backward from running early.
+    """Yields dependencies that keep recomputed nodes of a backward from running too early.
 
-    A recomputed node depends on no tangent, but comes in the list `nodes` after a node that does.
-    It gets to wait for the nearest node before it in the list that depends on a tangent. So it is
-    not fused with nodes that are recomputed for another layer: a fused kernel would hold the
-    tensors of both layers. Yields nothing for a forward, which has no tangents.
+    Each is a pair (node, node that it waits for). A recomputed node depends on no tangent, but
+    comes in the list `nodes` after a node that does. It has to wait for the nearest node before it
+    in the list that depends on a tangent. So it is not fused with nodes that are recomputed for
+    another layer: a fused kernel would hold the tensors of both layers. Yields nothing for a
+    forward, which has no tangents.
     """
     tangents = {name for name in V.graph.graph_inputs if name.startswith("tangents")}
     late: set[str] = set()
@@ -111,7 +115,7 @@ def _run_again(nodes: Sequence[BaseSchedulerNode]) -> Iterator[Pair]:
             yield node, last
 
 
-Blocks = dict[int, list[BaseSchedulerNode]]  # of one group: by the number of a block, its nodes
+Blocks = dict[int, list[BaseSchedulerNode]]  # of a split group: the nodes of each block, by number
 
 
 def _by_group(nodes: Sequence[BaseSchedulerNode]) -> dict[int | str, Blocks]:
@@ -126,11 +130,11 @@ def _by_group(nodes: Sequence[BaseSchedulerNode]) -> dict[int | str, Blocks]:
 def _missing(blocks: Blocks) -> Iterator[Pair]:
     """Yields dependencies that make each block wait for the block with the number before its own.
 
-    Each is a pair (node, node that it waits for). The first is a node that depends on no other node
-    of its block, the second a node on which no other node of the block before depends. If there is
-    no block with the number before, the block waits for nothing. Yields nothing if a block already
-    depends on a later block, through ops that several blocks share: a further dependency could then
-    close a cycle.
+    Each is a pair (node, node that it waits for). The first depends on no other node of its block.
+    The second is a node of the previous block, and no other node of that block depends on it. A
+    block without a previous block waits for nothing. Yields nothing if a block already depends on a
+    later block, through ops that several blocks share: a further dependency could then close a
+    cycle.
 
     blocks: the blocks of one split group.
     """

@@ -13,8 +13,10 @@ To try is to let Inductor fuse kernels and to plan them, without generating code
 fuses recomputed ops with other ops of the backward, so the peak of a trial differs from the
 predicted peak of the choice. If the peak of a trial is above the limit, the next choice is made on
 the Problem of this trial, and saves less. If no such choice is predicted to fit, the next choice is
-made on the Problem of the lowest peak among the trials at the top, for a lower limit. After ROUNDS
-choices, those with the lowest predicted peaks are tried, at any cost.
+made on the Problem of one of the first trials (the top of the picture), the one with the lowest
+peak, for a lower limit. It is lowered by the bytes by which the trials of all earlier choices were
+above it. After ROUNDS choices, the search tries the choices with the lowest predicted peaks,
+however long their recomputation takes.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from roam.lowering.inductor.saved_choice import SavedChoice, by_module
 from roam.lowering.inductor.trial import Trials, Tried
 from roam.planner import Chosen, choose, smallest_peak
 
-ROUNDS = 4  # limit on the choices that are tried before those with the lowest predicted peaks
+ROUNDS = 4  # choices tried at most, before the search tries those with the lowest predicted peaks
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Fitted:
         recompute: the value of the option "recompute" with which the graph is compiled.
         saved: names of the values that the forward saves; None to let `recompute` decide.
         limit: the most transient bytes that the plan may take.
-        peak: the peak of the plan in the trial, in transient bytes.
+        peak: the peak of the plan in the trial of these values, in transient bytes.
         recomputed: what the recomputed ops cost and save, for reports.
     """
 
@@ -73,11 +75,12 @@ class _Candidate:
         return self.graph.saved(self.chosen.copies)
 
 
-_FOUND: dict[object, list[Fitted]] = {}  # `_Search.key` -> the choices found in this process
+# by graph (`_Search.key`): the choices with which it kept some budget earlier in this process
+_FOUND: dict[object, list[Fitted]] = {}
 
 
 def fit(trials: Trials, budget: Budget, device: torch.device) -> Fitted:
-    """Returns the values that a graph saves to keep the budget, at the least cost found.
+    """Returns the values that a graph saves to keep the budget, with the least recomputation found.
 
     If the graph is above the budget, also considers what was found earlier in this process for the
     same graph and other budgets.
@@ -85,7 +88,7 @@ def fit(trials: Trials, budget: Budget, device: torch.device) -> Fitted:
     Args:
         trials: tries choices of saved values.
         budget: the user's budget.
-        device: the device whose free bytes count.
+        device: the device whose free bytes limit the peak if the budget is "auto".
 
     Raises:
         BudgetError: no choice was found whose plan is within the budget, or the persistent bytes
@@ -96,7 +99,8 @@ def fit(trials: Trials, budget: Budget, device: torch.device) -> Fitted:
     stock = trials.of(None)
     problem, peak = stock.problem, stock.plan.peak
     if stock.joint is None and budget.of is Of.SHARE:
-        limit = peak  # nothing can be recomputed without a backward, so a share is no limit
+        # a budget such as "80%" of the peak is no limit: without a backward nothing is recomputed
+        limit = peak
     else:
         try:
             limit = budget.transient(problem.persistent, peak, free_bytes(device))
@@ -109,7 +113,7 @@ def fit(trials: Trials, budget: Budget, device: torch.device) -> Fitted:
     found = search.cheapest()
     if found is not None:
         known.append(_fitted(search, found, budget))
-    within = [f for f in known if f.peak <= limit]  # also earlier ones, for smaller budgets
+    within = [f for f in known if f.peak <= limit]  # also choices found for an earlier budget
     if not within:
         raise _refusal(search, budget)
     best = min(within, key=lambda f: f.recomputed.seconds)
@@ -126,15 +130,15 @@ def _fitted(search: _Search, found: Tried, budget: Budget) -> Fitted:
 
 
 class _Search:
-    """A search for the cheapest choice within a limit.
+    """A search for the cheapest choice of values to save with which a plan is within a limit.
 
     Attributes:
         trials: tries choices of saved values.
-        stock: the graph as it was tried without a budget.
+        stock: the trial of the graph without a budget.
         limit: the limit on the peak, in transient bytes.
-        lowest: of the graphs tried so far, the one with the lowest peak.
-        best: of the graphs tried whose peak is within the limit, the one that recomputes for the
-            fewest seconds; None if there is none.
+        lowest: the trial with the lowest peak so far.
+        best: of the trials so far whose peak is within the limit, the one that recomputes for the
+            fewest seconds; None if no trial was within the limit.
     """
 
     def __init__(self, trials: Trials, stock: Tried, limit: Bytes) -> None:
@@ -158,7 +162,8 @@ class _Search:
         cheap = self.tried("cheap", None)
         bases = [cheap, self.stock]
         if cheap.plan.peak >= self.stock.plan.peak:
-            # cheap recomputation did not lower the peak: one kernel may recompute for many layers
+            # recomputing cheap values did not lower the peak: one kernel may recompute for many
+            # layers at once. So also try to recompute nothing
             bases.append(self.tried(False, None))
         if self.best is not None:
             return self.best
@@ -178,10 +183,11 @@ class _Search:
         return self.best
 
     def descend(self, bases: Sequence[Tried]) -> None:
-        """Tries the choices with the lowest predicted peaks, at any cost, until one fits.
+        """Tries choices with the lowest predicted peaks until one is within the limit.
 
-        Makes one choice from each of these trials: the one with the lowest peak so far, and those
-        in `bases`. Leaves out a choice whose predicted peak is not below the lowest peak so far.
+        Does not limit the seconds of recomputation. Makes one choice from each of these trials: the
+        one with the lowest peak so far, and those in `bases`. Leaves out a choice whose predicted
+        peak is not below the lowest peak so far.
         """
         for base in dict.fromkeys((self.lowest, *bases)):
             if base.joint is not None and self.best is None:
@@ -191,12 +197,12 @@ class _Search:
                     self.tried(base.recompute, graph.saved(low.copies))
 
     def candidate(self, base: Tried, target: Bytes) -> _Candidate | None:
-        """Returns the next choice to try: what `base` saves, less some values.
+        """Returns the next choice to try: some values that `base` saves are recomputed instead.
 
         Returns None if `base` has no backward.
 
         Args:
-            base: a trial.
+            base: the trial on whose Problem the choice is made.
             target: the limit on the predicted peak, in bytes. If no choice found keeps it, the
                 choice with the lowest predicted peak is returned, and `chosen.fits` is False.
         """
@@ -206,7 +212,12 @@ class _Search:
         return _Candidate(graph, choose(graph.step, target))
 
     def tried(self, recompute: str | bool | None, saved: tuple[str, ...] | None) -> Tried:
-        """Returns the trial of a choice, and notes it in `lowest` and `best` if it is better."""
+        """Returns the trial of a choice, and notes it in `lowest` and `best` if it is better.
+
+        Args:
+            recompute: the value of the option "recompute".
+            saved: names of the values that the forward saves; None to let `recompute` decide.
+        """
         found = self.trials.of(recompute, saved)
         self.lowest = min(self.lowest, found, key=lambda t: t.plan.peak)
         within = found.plan.peak <= self.limit
@@ -220,7 +231,10 @@ class _Search:
 
 
 def _refusal(search: _Search, budget: Budget) -> BudgetError:
-    """Returns the error for a budget that no choice found keeps; tells the smallest total found."""
+    """Returns the error for a budget that no choice found keeps.
+
+    Its message tells the smallest total bytes found, and the bytes that are needed in any case.
+    """
     problem = search.stock.problem
     persistent = problem.persistent
     smallest = search.lowest.plan.peak + persistent

@@ -42,7 +42,8 @@ class BudgetKernels(InductorKernels):
         """Chooses the values to save, and compiles the graph.
 
         Raises:
-            BudgetError: no choice of saved values was found that keeps the budget.
+            BudgetError: no choice of saved values was found that keeps the budget, or the graph, as
+                compiled, has no plan that keeps it.
             UnplannableError: sizes are dynamic, the graph has no plan, or Inductor cannot compile
                 its backward. The caller then tries the next lowering, which keeps the budget in its
                 own way.
@@ -54,10 +55,12 @@ class BudgetKernels(InductorKernels):
             raise UnplannableError("a budget with sizes that are not fixed (dynamic=False)")
 
         def folds(compiled: InductorKernels) -> Folds:
-            """Returns the gradients that the graph will fold, given the kernels of a trial.
+            """Returns the gradients that the graph will fold.
 
             The driver asks these BudgetKernels which gradients there are, but they have no backward
-            yet. So they borrow the backward of the trial while the driver asks.
+            yet. So they borrow the backward of a trial while the driver asks.
+
+            compiled: the kernels of the trial.
             """
             self.own_saved, self.backwards = compiled.own_saved, compiled.backwards
             try:
@@ -70,12 +73,16 @@ class BudgetKernels(InductorKernels):
         self.fit = fit(Trials(gm, example_inputs, *seen), budget, _device(example_inputs))
         self.options = replace(self.options, recompute=self.fit.recompute)
         self.saved = self.fit.saved
-        # if code came from AOTAutograd's cache, its record would not list the recomputed ops
+        # off, because reports on code from AOTAutograd's cache do not list the recomputed ops
         with functorch_config.patch({"enable_autograd_cache": False}):
             return super().compile(gm, example_inputs, driver)
 
     def take(self, note: Note | None, one: OneGraph) -> None:
-        """Keeps or reports a plan (`InductorKernels.take`).
+        """Reports a complete plan. Keeps the plan of a forward whose backward is yet to be planned.
+
+        Args:
+            note: the plan, made now or found in cached code; None if planning failed.
+            one: the graph that was compiled.
 
         Raises:
             BudgetError: there is no plan, or its peak is above the limit, for example because other
@@ -107,7 +114,7 @@ class BudgetKernels(InductorKernels):
 
 @dataclass
 class OfflineBudgetKernels(BudgetKernels, OfflineInductorKernels):
-    """A captured graph that is planned offline within a budget. Generates no code."""
+    """Plans a captured graph within a byte budget, and never runs it. Generates no code."""
 
 
 def _is_dynamic(given: Any) -> bool:

@@ -1,13 +1,14 @@
 """The `inductor` lowering: Inductor fuses nodes and generates kernels, roam orders the kernels.
 
-Partitioning, fusion, in-place reuse and the caches are Inductor's. roam also places saved tensors
-in blocks (allocations for several tensors) if a caching allocator would otherwise reserve more
-memory. Blocks do not raise the peak. (Gaps between the tensors in a block, used on the CPU only,
-may raise the peak by a thousandth, but never by more than the planned order lowers it.) Blocks are
-used from the second step on, because the forward is compiled before its backward is known. Tensors
-that are not saved for the backward are allocations of their own. Saved tensors are allocations of
-their own if shapes are dynamic, if a graph has several devices, uses cpp_wrapper or runs as a CUDA
-graph, or if two backwards of one forward were planned with different blocks.
+Fusion, in-place reuse and the caches are Inductor's. So is partitioning, but roam may change which
+tensors the forward saves. roam also places saved tensors in blocks (allocations for several
+tensors) if a caching allocator would otherwise reserve more memory. Blocks do not raise the peak.
+(Gaps between the tensors in a block, used on the CPU only, may raise the peak by a thousandth, but
+never by more than the planned order lowers it.) Blocks are used from the second step on, because
+the forward is compiled before its backward is known. Tensors that are not saved for the backward
+are allocations of their own. Saved tensors are allocations of their own if shapes are dynamic, if a
+graph has several devices, uses cpp_wrapper or runs as a CUDA graph, or if two backwards of one
+forward were planned with different blocks.
 
 At run time, only this package uses private names of Inductor. The package was tested with the
 versions of torch in TESTED. With another version roam warns once and folds no gradients into the

@@ -25,7 +25,7 @@ class InGraph(NamedTuple):
     """Compiled code that folds gradients by its own kernels.
 
     Attributes:
-        code: takes the graph's inputs and those in `added`.
+        code: runs the graph. Takes a list of the graph's inputs, followed by those in `added`.
         added: the inputs that the folds added to the graph.
     """
 
@@ -33,7 +33,8 @@ class InGraph(NamedTuple):
     added: Inputs
 
     def __call__(self, args: list[Any], formulas: Formulas) -> Sequence[Any]:
-        self.added.put(formulas, args)  # changes the list, which the code empties to free inputs
+        # extends the caller's list, no copy of it: `code` empties the list, which frees the inputs
+        self.added.put(formulas, args)
         return self.code(args)
 
 
@@ -50,14 +51,15 @@ class FoldingGraph:
         inputs: example inputs of the graph, as compile_fx gave them.
         how: the keyword arguments that compile_fx passed with the graph.
         splits: whether large gradients may be made and folded one block of rows at a time.
-        gradients: by index in `given`, the index of the output of the graph that is its gradient.
+        gradients: by index of an input in `given`, the index of the output of the graph that is the
+            gradient of this input.
         tracing: torch's TracingContext when compile_fx ran, restored to compile the graph.
         compiling: torch's CompileContext when compile_fx ran, restored to compile the graph.
         compiled: by folded gradients, the version whose folds are calls of the optimizers.
         in_graph: by folded gradients and the kinds of their formulas, the version whose folds are
             kernels; None in its place if the optimizers have to be called.
         lock: held while a version is compiled.
-        gradient_values: by index in `given`, the fake value of its gradient.
+        gradient_values: by index of an input in `given`, the fake value of its gradient.
     """
 
     compile_one: Callable[[fx.GraphModule, Sequence[Any], dict[str, Any]], Any]
@@ -94,6 +96,10 @@ class FoldingGraph:
         """Returns the version that folds these gradients by its own kernels (`graph_folds`).
 
         Compiles it if it does not exist yet. Returns None if the optimizers have to be called.
+
+        Args:
+            folds: the gradients.
+            formulas: by index of a parameter in `given`, the operators that carry out its fold.
         """
         key = folds, frozenset((i, formula.kind) for i, formula in formulas.items())
         with self.lock:

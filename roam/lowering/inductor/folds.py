@@ -54,18 +54,37 @@ _running = threading.local()
 
 
 def fold_later(parameter: Sequence[Tensor], gradient: Tensor, index: int) -> None:
-    """Keeps a gradient for this thread's next call of `fold_now`, which absorbs it too."""
+    """Keeps a gradient for this thread's next call of `fold_now`, which absorbs it too.
+
+    Args:
+        parameter: tensors that the fold may change, listed for Inductor. Not used here.
+        gradient: the gradient.
+        index: the parameter's index among the inputs of the forward, or of a whole step.
+    """
     _running.waiting.append((index, gradient))
 
 
 def fold_now(parameter: Sequence[Tensor], gradient: Tensor, index: int) -> None:
-    """Absorbs a gradient, and those that this thread has kept, into the optimizer's state."""
+    """Absorbs a gradient, and those kept by `fold_later`, into the optimizer's state.
+
+    Args:
+        parameter: tensors that the fold may change, listed for Inductor. Not used here.
+        gradient: the gradient.
+        index: the parameter's index among the inputs of the forward, or of a whole step.
+    """
     gradients, _running.waiting = [*_running.waiting, (index, gradient)], []
     _running.folds.absorb(gradients)
 
 
 def fold_rows_now(parameter: Sequence[Tensor], gradient: Tensor, index: int, start: int) -> None:
-    """Absorbs the gradient of a block of rows, which begins at row `start`."""
+    """Absorbs the gradient of a block of a parameter's rows into the optimizer's state.
+
+    Args:
+        parameter: tensors that the fold may change, listed for Inductor. Not used here.
+        gradient: the gradient of the block.
+        index: the parameter's index among the inputs of the forward, or of a whole step.
+        start: the first row of the block.
+    """
     _running.folds.absorb_rows(index, gradient, start)
 
 
@@ -113,17 +132,18 @@ def call_together(graph: GraphLowering, nodes: Sequence[BaseSchedulerNode]) -> N
 
 
 def _whole(release: Release | None) -> Release | None:
-    """Returns `release` if it folds a whole gradient; else None, as for a block of rows."""
+    """Returns `release`; None if it folds only a block of a gradient's rows."""
     return None if release is None or release.in_block else release
 
 
 def may_be_overwritten(graph: GraphLowering) -> None:
-    """Lets kernels overwrite buffers that were computed from a parameter before its fold runs.
+    """Lets kernels overwrite buffers that were computed from a parameter whose fold has yet to run.
 
-    Inductor counts a fold as a weak reader of all buffers that were computed from the parameter, so
-    that the fold runs after the readers of the parameter. The planned order keeps to that by
-    itself. A fold reads none of these buffers, but a weak reader that has not run yet would keep
-    other kernels from writing their results over them. So folds are removed from the readers.
+    Inductor counts a fold as a weak reader of all buffers that were computed from the parameter.
+    That is, the fold reads none of them, but has to run after their makers, which read the
+    parameter. The planned order keeps to that by itself. But a weak reader that has not run yet
+    would keep other kernels from writing their results over such a buffer. So folds are removed
+    from the readers.
 
     Args:
         graph: the graph whose order is planned next: its nodes are fused.
@@ -139,9 +159,10 @@ def _is_fold(node: object) -> bool:
 
 
 def lower_folds(gm: fx.GraphModule) -> None:
-    """Replaces each fold of a gradient by an op `roam::fold`, which Inductor can compile.
+    """Replaces each fold of a gradient by an op that Inductor can compile.
 
-    Puts the new ops at the end of the graph.
+    This op is `roam::fold`, or `roam::fold_rows` for the fold of a block of rows. Puts the new ops
+    at the end of the graph.
     """
     graph = gm.graph
     # by key of a storage (`storage_key`): the graph inputs that lie in the storage

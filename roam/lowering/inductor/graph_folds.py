@@ -35,10 +35,12 @@ from roam.passes.gradient_release import META, WHERE, Release
 if TYPE_CHECKING:
     from roam.optim.formula import BoundFormula
 
-FOLDED = "roam_folded"  # key of `meta` of the operators of a fold: a `Folded`
-ADDED = "roam_added"  # key of `meta` of the parameters and states that become inputs: an `Added`
+# keys of `node.meta`
+FOLDED = "roam_folded"  # on an operator of a fold; the value is a `Folded`
+ADDED = "roam_added"  # on a parameter or state that a fold made an input; the value is an `Added`
 NUMBERS = "fold_numbers"  # name of the input that holds the numbers of all folds in one run
-# by index of the parameter among the inputs of the forward, or of a whole step
+# what each fold computes, by the index of its parameter among the inputs of the forward, or of a
+# whole step
 Formulas = Mapping[int, "BoundFormula"]
 
 
@@ -48,7 +50,7 @@ class Folded:
 
     Attributes:
         index: position of the parameter among the inputs of the forward, or of a whole step.
-        gradient: name of the gradient's node.
+        gradient: name of the gradient's FX node.
     """
 
     index: int
@@ -123,14 +125,17 @@ def without_python(asked: Mapping[str, Any]) -> bool:
 def put_in(gm: fx.GraphModule, inputs: Sequence[Any], formulas: Formulas) -> Inputs | None:
     """Replaces each fold of a gradient by the operators of its formula.
 
-    inputs: example inputs of the graph, as compile_fx gave them.
-
     Returns the inputs that this adds. Returns None, and changes nothing, if Python has to fold:
 
         - an input of the graph shares a parameter's memory and is not the parameter itself, or two
           inputs are the parameter: Inductor could not tell which reads come before the write
         - the graph does not fold exactly the gradients that have formulas
         - the parameters lie on several devices
+
+    Args:
+        gm: a backward or a whole step, with an op for each fold.
+        inputs: example inputs of the graph, as compile_fx gave them.
+        formulas: the formulas of the folds.
     """
     graph = gm.graph
     given = graph.find_nodes(op="placeholder")
@@ -173,6 +178,11 @@ def _places_of(
     Inductor's forward may have saved a copy instead of the parameter, with the strides that
     convolutions prefer. The example input shows that, and the graph does not. Such a copy is not
     the parameter.
+
+    Args:
+        parameter: the parameter's fake value.
+        given: the nodes of the graph's inputs.
+        inputs: the example input of each node in `given`.
     """
     found: list[int] = []
     for place, (node, example) in enumerate(zip(given, inputs, strict=True)):
@@ -202,7 +212,16 @@ class _Adder:
         self.last = self.graph.find_nodes(op="placeholder")[-1]
 
     def like(self, name: str, tensor: Tensor, added: Added | None = None) -> fx.Node:
-        """Adds an input for a tensor of this shape, layout and dtype. Returns its node."""
+        """Adds an input for a tensor like `tensor`: of its shape, strides, dtype and device.
+
+        Args:
+            name: the name of the input.
+            tensor: the tensor. Its values do not matter.
+            added: tells which parameter or state the input is; None for the numbers of folds.
+
+        Returns:
+            The node of the input.
+        """
         how: Any = {"dtype": tensor.dtype, "device": tensor.device}
         with self.mode:
             fake = torch.empty_strided(tensor.shape, tensor.stride(), **how)
@@ -248,9 +267,9 @@ def _inline(fold: fx.Node, formula: BoundFormula, row: int, inputs: Sequence[fx.
 
 
 def _numbers(formulas: Sequence[BoundFormula]) -> Tensor:
-    """Returns the numbers of all folds as a matrix on the device of the parameters.
+    """Returns a matrix of the numbers on which folds depend in this step, such as learning rates.
 
-    It has a row for each fold. Shorter rows end in zeros.
+    It has a row for each fold, and lies on the device of the parameters. Shorter rows end in zeros.
     """
     exact = any(formula.param.dtype is torch.float64 for formula in formulas)
     most = max(len(formula.numbers) for formula in formulas)

@@ -1,8 +1,9 @@
 """Finds the inputs that a kernel's outputs may overwrite, if the kernel is their last reader.
 
 Inductor decides about in-place updates while it generates code, when it knows the order of the
-kernels (`BaseSchedulerNode.decide_inplace_update`). This module repeats the conditions of this
-method that do not depend on the order, but for those on streams and on communication buffers.
+kernels (`BaseSchedulerNode.decide_inplace_update`). This module repeats those conditions of that
+method that do not depend on the order. It leaves out the conditions on streams and on communication
+buffers.
 """
 
 from __future__ import annotations
@@ -67,8 +68,10 @@ def could_overwrite(graph: GraphLowering, part: SchedulerNode, buffer: Any) -> b
 def _fits_into(made: Any, buffer: Any) -> bool:
     """Returns whether an output may be written over a buffer that the kernel reads.
 
-    The buffer must have memory that a kernel made or that the graph may overwrite. It must have the
-    output's device and dtype, and the output must fill at least 95 % of it.
+    The buffer must have memory that a kernel made, or be an input that the graph may overwrite. It
+    must have the output's device and dtype, and the output must fill at least 95 % of it.
+
+    made: the output, a buffer of the scheduler, as `buffer` is.
     """
     if buffer.node is None or isinstance(buffer.defining_op, NopKernelSchedulerNode):
         return False
