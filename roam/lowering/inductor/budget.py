@@ -148,7 +148,7 @@ class _Search:
 
     @property
     def key(self) -> object:
-        """Identifies the graph: by its Problem and the names of the nodes of its joint graph."""
+        """A key for the graph: its Problem, and the names of the nodes of its joint graph."""
         joint = self.stock.joint
         names = () if joint is None else tuple(n.name for n in joint.graph.nodes)
         return self.stock.problem.fingerprint, names
@@ -156,8 +156,8 @@ class _Search:
     def cheapest(self) -> Tried | None:
         """Returns the trial of the cheapest choice found; None if none is within the limit.
 
-        Tries values of the option "recompute" first. If none of these is within the limit, tries
-        choices of saved values, and returns the first one that is within the limit.
+        Tries values of the option "recompute" first. If no trial of these is within the limit,
+        tries choices of saved values, and returns the first trial that is within the limit.
         """
         cheap = self.tried("cheap", None)
         bases = [cheap, self.stock]

@@ -45,8 +45,9 @@ def is_removed(graph: GraphLowering, name: str, node: BaseSchedulerNode) -> bool
 def is_link(node: BaseSchedulerNode) -> bool:
     """Returns whether the removed buffers of a node may be links of a chain of in-place updates.
 
-    The in-place updates of nodes that share all their loops form chains. A buffer in the middle of
-    a chain (a link) has no memory of its own, but the end of the chain overwrites the start:
+    A removed buffer exists only inside the node's kernel, and has no memory of its own. The
+    in-place updates of nodes that share all their loops form chains. A removed buffer in the middle
+    of a chain is a link: the end of the chain overwrites the start.
 
         a[i] = f(x[i]); b[i] = g(a[i])         a over x, b over a: b lies where x was
 

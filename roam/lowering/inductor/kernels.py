@@ -33,7 +33,7 @@ from roam.core.folds import Folds
 from roam.inspect.record import GraphRecord
 from roam.inspect.shrunk import ShrunkSaved
 from roam.lowering.aten.plain import mark_boxed, plain
-from roam.lowering.inductor import add_mm  # noqa: F401  # Inductor's tables get the op
+from roam.lowering.inductor import add_mm  # noqa: F401  # adds its op to Inductor's tables
 from roam.lowering.inductor.block_order import blocks_in_turn
 from roam.lowering.inductor.folding_graph import FoldingGraph
 from roam.lowering.inductor.folds import absorbing
@@ -67,7 +67,7 @@ class Watch(Protocol):
     def fused(self, graph: GraphLowering, read: Read, nodes: Nodes, one: OneGraph) -> None:
         """Gets a forward or a backward, its Problem, and its fused nodes in the planned order.
 
-        `one` tells whether it is a forward or a backward, and what else planning knows of it.
+        `one` describes the graph: whether it is a backward, what it saves and folds, and so on.
         """
         ...
 
@@ -81,15 +81,15 @@ class InductorKernels:
         may_fold: whether backwards may fold gradients (absorb them into an optimizer's state).
         costs: tells how long kernels take, for reports and for choices within a budget; None for a
             step that will run.
-        own_saved: position of a saved tensor in the forward's results, or None (see `protocol`).
+        own_saved: position in the forward's results of a tensor that only the backward gets; None
+            if there is no such tensor.
         forward_read: the planned forward, the first phase of the plan of each backward; None if the
             forward is not planned.
         forward_code: the compiled forward; None if the step driver does not run the graph.
         given: the fake values of the forward's inputs; empty if the driver does not run the graph.
-        backwards: the compiled versions of the backward; None without one, or without the driver.
+        backwards: the versions of the backward; None if there is no backward, or no driver runs it.
         saved: names of the values that the forward saves, if a byte budget decided that; else None.
-        watch: gets the joint graph, and the fused nodes of each compiled graph; None if nothing
-            needs them.
+        watch: gets the joint graph, and the fused nodes of each graph compiled; None to skip this.
         told: which saved tensors the rewrites keep smaller and which rewrites failed, for reports.
     """
 
@@ -146,7 +146,7 @@ class InductorKernels:
         return compiled
 
     def settings(self, order: PlannedOrder) -> dict[str, Any]:
-        """Returns Inductor's settings: those of the mode, `order`, and roam's other passes."""
+        """Returns Inductor's settings: the user's mode, and roam's passes, among them `order`."""
         asked = rewrites(
             LOWERING,
             self.options.rewrites,
@@ -181,7 +181,7 @@ class InductorKernels:
         """Compiles the forward or the backward. compile_fx calls this once for each of them.
 
         Returns the callable of the compiled graph. If the step driver runs the graph, returns one
-        that calls the driver, and only keeps a backward, which is compiled when it first runs.
+        that calls the driver. Then a backward is only kept, and compiled when it first runs.
         """
         if not self.is_driven:
             return self.compile_one(gm, example_inputs, how)
@@ -207,7 +207,7 @@ class InductorKernels:
     ) -> FoldingGraph:
         """Returns a graph that makes gradients, to be compiled when it is known which it folds.
 
-        gradients: by index in `self.given`, the index of the output of `gm` that is its gradient.
+        gradients: by an input's index in `given`, the index of its gradient among `gm`'s outputs.
         """
         inputs, splits = tuple(example_inputs), bool(self.options.split)
         return FoldingGraph(self.compile_one, self.given, gm, inputs, how, splits, dict(gradients))
@@ -308,9 +308,10 @@ class InductorKernels:
     def run_folding(
         self, graph: FoldingGraph, planned: Folds, args: list[Any], run: Folding
     ) -> Sequence[Any]:
-        """Runs a graph and its folds: by the graph's own kernels, or by calls of the optimizers.
+        """Runs a graph that folds the gradients in `planned`, and returns its results.
 
-        Uses kernels if Inductor runs them without Python and `graph_folds` can express all folds.
+        Its own kernels fold if Inductor runs them without Python and `graph_folds` can express all
+        folds. Otherwise the graph calls the optimizers, through `run`.
         """
         formulas = run.formulas() if planned and self.without_python else None
         in_graph = None if formulas is None else graph.compiled_with(planned, formulas)
@@ -329,7 +330,7 @@ class InductorKernels:
 
     @property
     def may_be_replaced(self) -> bool:
-        return False  # only plans with transfers are compared with the seconds of real steps
+        return False  # only plans with transfers are replaced, if their times prove to be wrong
 
     def successor(self) -> None:
         return None
@@ -339,5 +340,5 @@ class InductorKernels:
 
 
 def mode_options(mode: str | None) -> dict[str, Any]:
-    """Returns Inductor's settings for a mode of `torch.compile`."""
+    """Returns Inductor's settings for a mode of `torch.compile`; none if `mode` is None."""
     return {} if mode is None else torch._inductor.list_mode_options(mode)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 # base class of scheduler passes; torch 2.11 lacks it, and pickles a pass to compute cache keys
 Pass: Any = getattr(custom_graph_pass, "CustomSchedulerPass", object)
 Nodes = list[BaseSchedulerNode]
-# of each fold: (parameter's index in the forward's inputs, (name, bytes) of its states, scratch)
+# for each fold: (parameter's index in forward's inputs, (name, bytes) of states, scratch bytes)
 FoldsInGraph = tuple[tuple[int, tuple[tuple[str, int], ...], int], ...]
 ROOT = Path(__file__).parents[2]
 FOLDERS = [Path(at) for at, *_ in os.walk(ROOT, followlinks=True)]
@@ -54,7 +54,7 @@ class How:
 
     Attributes:
         graph: the captured graph, with the user's names of its inputs.
-        seconds: how long planning may take, as `Settings.seconds`.
+        seconds: limits the work of planning, to about what an ordinary machine does in this time.
         may_fold: whether backwards may fold gradients (absorb them into an optimizer's state).
         costs: tells how long kernels take, for reports and for choices within a budget; None if
             that is not wanted. No plan depends on these costs.
@@ -129,10 +129,7 @@ class OneGraph:
 
     @property
     def depends_on(self) -> object:
-        """The facts in this description that the plan depends on, for cache keys.
-
-        They are equal in every process.
-        """
+        """The facts that the graph's plan depends on, for cache keys. Equal in every process."""
         read = self.forward
         forward = None if read is None else (read.problem.fingerprint, sorted(read.named.items()))
         return self.outputs, sorted(self.saved), self.folds, sorted(self.labels.items()), forward
@@ -214,7 +211,7 @@ class PlannedOrder(Pass):  # type: ignore[misc]
     Attributes:
         how: the settings of the captured graph.
         one: the graph that is compiled now; None while AOTAutograd computes keys for its cache.
-        failed: called with the error if planning fails; None if `one` is.
+        failed: called with the error if planning fails; None if `one` is None.
         look: called with the graph, its Problem, its nodes in the planned order, and `one`; None to
             call nothing.
         note: the plan as it was put into the generated code; None before that, or if planning
@@ -254,7 +251,7 @@ class PlannedOrder(Pass):  # type: ignore[misc]
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles the uuid only, because the caches pickle settings just to compute their keys.
 
-        Unpickled, it is bytes and no pass.
+        What is unpickled is these bytes, not a pass.
         """
         return bytes, (self.uuid(),)
 
@@ -278,7 +275,10 @@ def first_saved(gm: fx.GraphModule) -> int:
 
 
 def _labels(gm: fx.GraphModule, graph: DynamoGraph, *, is_backward: bool) -> Labels:
-    """Returns the user's names and the kinds of inputs, as `OneGraph.labels` tells."""
+    """Returns, by name of an input, the user's name of that input and its kind.
+
+    For a backward, returns only the parameters and states that folds made its inputs.
+    """
     inputs = gm.graph.find_nodes(op="placeholder")
     names = (*graph.inputs, *("" for _ in inputs))
     own: dict[str, tuple[str, Kind]] = {}

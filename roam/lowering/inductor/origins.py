@@ -35,9 +35,10 @@ def release_of(node: BaseSchedulerNode) -> Release | None:
 
 
 def folded_in(node: BaseSchedulerNode) -> list[Folded]:
-    """Returns the folds that a kernel carries out at least in part: it writes a state or parameter.
+    """Returns the folds that a kernel carries out, wholly or in part.
 
-    Only folds that are operators of the graph count (`graph_folds`), not calls of an optimizer.
+    A kernel carries out part of a fold if it writes the parameter or a state. Folds that are calls
+    of an optimizer do not count, only those that are operators of the graph (`graph_folds`).
     """
     writes = (n for n in sources(node) if n.target is torch.ops.aten.copy_.default)
     return list(dict.fromkeys(n.meta[FOLDED] for n in writes if FOLDED in n.meta))

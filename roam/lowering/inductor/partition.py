@@ -48,7 +48,8 @@ def partition(
         recompute: chooses values not to save; None to save what Inductor saves.
         splits: whether a rewrite may have marked nodes for the forward (IN_FORWARD).
         saved: the names of the values to save, if that is decided already; else None.
-        look: called with the joint graph and the saved values; None if no trial needs them.
+        look: called with the joint graph, how many of its outputs are the forward's, and the saved
+            values; None to call nothing.
     """
     if recompute is None and saved is None and look is None and not splits:
         return {}
@@ -75,7 +76,8 @@ class Partitioner(CustomPartitionerFn):
         recompute: chooses values not to save; None to save what Inductor saves.
         first: the user's own partitioner, or None.
         saved: the names of the values to save, if a byte budget decided that; else None.
-        look: called with the joint graph and the saved values; None if no trial needs them.
+        look: called with the joint graph, how many of its outputs are the forward's, and the saved
+            values; None to call nothing.
     """
 
     def __init__(
@@ -117,7 +119,7 @@ class Partitioner(CustomPartitionerFn):
         return found
 
     def __deepcopy__(self, memo: object) -> Self:
-        """Returns the partitioner itself: Inductor copies settings, and `look` is one object."""
+        """Returns the partitioner itself: Inductor copies settings, and must not copy `look`."""
         return self
 
     def uuid(self) -> Any:
@@ -132,8 +134,8 @@ class Partitioner(CustomPartitionerFn):
 def with_split_groups(graph: fx.Graph, info: NodeInfo) -> NodeInfo:
     """Returns the partitioner's sorting of nodes, with all marked nodes required by the forward.
 
-    The marked nodes are those with IN_FORWARD in their meta (see `Partitioner`). All that they
-    depend on is required too. Moves only nodes that the partitioner left unclaimed.
+    Rewrites mark nodes that have to run in the forward, by IN_FORWARD in their meta. All that these
+    nodes depend on is required too. Moves only nodes that the partitioner left unclaimed.
 
     Args:
         graph: the joint graph.
@@ -155,7 +157,9 @@ def _recomputable(info: Any) -> set[fx.Node]:
     """Returns the nodes that the backward can compute without a tangent.
 
     These are the nodes that the forward needs, and the unclaimed ones. Leaves out nodes that must
-    run in the forward only: those that change a tensor, or that are tagged so.
+    run in the forward only: those that change a tensor there, or that AOTAutograd tagged so.
+
+    info: the partitioner's sorting of the joint graph's nodes.
     """
     either = (*info.required_fw_nodes, *info.unclaimed_nodes)
     return {n for n in either if not partitioners._must_be_in_forward(n)}

@@ -71,7 +71,8 @@ class Read:
         at: by name in the scheduler, the Problem's buffer of each buffer with memory of its own.
         estimated: names of the ops whose scratch space is extrapolated from smaller sizes.
         estimated_costs: names of the ops whose cost is an estimate.
-        origins: operators and lines of the kernels, and shapes.
+        origins: operators and lines of the user's code that ops were made from, and the dtypes and
+            shapes of buffers.
         unread: names of the graph's inputs that no node uses.
     """
 
@@ -149,7 +150,7 @@ def _only_saved(
 
 @dataclass
 class _Reader:
-    """Makes buffers and ops of the inputs and fused nodes of one graph. See `read`.
+    """Makes buffers and ops of the inputs and fused nodes of one graph, for `read`.
 
     Attributes:
         scratch: by name of an extern kernel, its scratch space.
@@ -169,9 +170,9 @@ class _Reader:
     build: ProblemBuilder = field(init=False)
     origins: OriginNotes = field(init=False)
     inputs: dict[str, BufferId] = field(default_factory=dict)
-    # the Problem's buffers, by the name that `root` returns
+    # by name of a buffer in the scheduler that is no view (see `root`): the Problem's buffer
     buffer_of: dict[str, BufferId] = field(default_factory=dict)
-    # by name of one part of a tuple of results, the names of all its parts (names from `root`)
+    # by name in the scheduler of one tensor in a tuple of results: the names of all tensors in it
     tuple_of: dict[str, list[str]] = field(default_factory=dict)
     op_of: dict[BaseSchedulerNode, int] = field(default_factory=dict)
     makers: dict[BufferId, str] = field(default_factory=dict)
@@ -199,8 +200,7 @@ class _Reader:
         The input with the numbers of folds (`graph_folds`) is made for one run, and freed after the
         last fold, so it is no buffer of the user's, even in a whole step.
 
-        unread: names of inputs that no node uses. A backward frees them before its first node
-            (`saved_code.free_unread`).
+        unread: names of inputs that no node uses. A backward frees them before its first node.
         """
         known = {} if self.forward is None else self.forward.named
         users = {b.name: i for i, b in enumerate(self.build.buffers) if b.home is Home.USER}
@@ -212,7 +212,7 @@ class _Reader:
             if name in known:
                 b = known[name]
             elif kind is Kind.PARAMETER and label in users:
-                b = users[label]  # an input of the forward, which a fold adds to the backward
+                b = users[label]  # the forward's input, which a fold made one of the backward too
             elif name != NUMBERS and (
                 not self.graph.is_backward or name in self.labels or name.startswith("primals_")
             ):
@@ -223,7 +223,7 @@ class _Reader:
                     self.build.keep(b, Kind.TANGENT)
                 made.append(b)
             self.inputs[name] = self.buffer_of[name] = b
-        given = "tangents" if self.graph.is_backward else "numbers"  # op that makes these
+        given = "tangents" if self.graph.is_backward else "numbers"  # name of op that makes `made`
         saved = (known[name] for name in unread if name in known)
         reads = [b for b in saved if self.build.buffers[b].home is not Home.USER]
         self.build.begin_phase(self.phase, made or None, given, reads)
@@ -235,7 +235,7 @@ class _Reader:
         touched = [root(self.graph, n) for n in sorted(node.used_or_aliased_buffer_names())]
         parts = tuple_parts(self.graph, node)
         self.tuple_of |= dict.fromkeys(parts, parts)
-        # this op takes one part out of a tuple: until it has run, the tuple holds all its parts
+        # a MultiOutput takes one tensor out of a tuple, which holds all its tensors until then
         if isinstance(node.node, ir.MultiOutput):
             touched += [other for name in touched for other in self.tuple_of.get(name, ())]
         for name in (*touched, *parts):
@@ -291,9 +291,8 @@ class _Reader:
     def name_of(self, node: BaseSchedulerNode, reads: Sequence[BufferId]) -> str:
         """Returns a name for the op of a kernel. Marks the gradients that it folds as released.
 
-        A kernel that folds gradients (`graph_folds`) gets the name of one of these folds. The op
-        gets the kernel's own name, as all other ops do, if earlier kernels carried out parts of all
-        these folds.
+        The name is that of a fold of the kernel's (`graph_folds`) of which no earlier kernel has
+        carried out a part. If there is no such fold, it is the kernel's own name.
 
         reads: the buffers that the kernel reads.
         """
@@ -311,17 +310,18 @@ class _Reader:
             self.estimated_costs.append(self.build.ops[self.op_of[node]].name)
 
     def add_results(self, node: BaseSchedulerNode) -> Pairs:
-        """Adds the buffers that the parts of a node make, if Inductor generates its code.
+        """Adds the buffers that the parts of a node make, if Inductor generates the node's code.
 
         Returns pairs (result, buffer that the result may overwrite), for `Op.over`.
 
         If the result of a part may overwrite a buffer that an earlier part of the same node made,
-        the result and that buffer become one buffer of the Problem. So do a result and the links
-        (`is_link`) before it in a chain of in-place updates.
+        the result and that buffer become one buffer of the Problem. So do a result and the buffers
+        without memory before it in a chain of in-place updates (links, see `is_link`).
         """
         known = len(self.build.buffers)
         pairs: dict[tuple[BufferId, BufferId], None] = {}
-        links: dict[str, tuple[list[str], list[BufferId]]] = {}  # of a link: its chain, start
+        # by name of a link: the names in its chain so far, and what the chain's end may overwrite
+        links: dict[str, tuple[list[str], list[BufferId]]] = {}
         for part in node.get_nodes():
             for made, dying in written_over(self.graph, node, part):
                 name = made.get_name()
@@ -343,7 +343,7 @@ class _Reader:
         return tuple(pairs)
 
     def parameter(self, index: int) -> str:
-        """Returns the name of the parameter at an index of the forward's (whole step's) inputs."""
+        """Returns the user's name of the parameter that is input `index` of the forward or step."""
         name = f"primals_{index + 1}"  # AOTAutograd's name of the input
         if not self.graph.is_backward:
             b = self.inputs.get([*self.graph.graph_inputs][index])
@@ -374,7 +374,7 @@ class _Reader:
     def keep(self, outputs: Sequence[str | None]) -> dict[str, BufferId]:
         """Marks the graph's results, saved tensors included, as alive when the graph ends.
 
-        Returns the buffer of each result, by the result's name in the FX graph.
+        Returns the buffer of each result, by the result's name in the FX graph (in `outputs`).
         """
         found: dict[str, BufferId] = {}
         kind = Kind.OUTPUT if self.phase == 0 else Kind.GRADIENT

@@ -62,7 +62,7 @@ class SavedChoice:
 
     @cached_property
     def problem(self) -> Problem:
-        """The Problem, with the planned order as its program order."""
+        """The Problem of the trial, with the planned order as its program order."""
         return self.tried.problem.in_order(self.tried.plan.order)
 
     @cached_property
@@ -79,8 +79,8 @@ class SavedChoice:
     def wanted(self) -> Mapping[BufferId, tuple[fx.Node, ...]]:
         """By buffer that a kernel of the forward makes, the values that the buffer stands for.
 
-        These are the values in the buffer that the trial saved, or the first value if none was
-        saved. They are computed if the buffer is recomputed.
+        These are the values in the buffer that the trial's forward saves. If it saves none of them,
+        it is the first value in the buffer. If the buffer is recomputed, these values are computed.
         """
         found: dict[BufferId, tuple[fx.Node, ...]] = {}
         saved = set(self.joint.saved)
@@ -102,12 +102,13 @@ class SavedChoice:
 
     @cached_property
     def fixed(self) -> set[fx.Node]:
-        """The nodes that the backward must not compute again.
+        """The FX nodes that the backward must not compute again.
 
         They have effects or are random (`runs_only_once`), read an input that the step changes, or
         run in the backward anyway.
         """
-        changed = set(written(self.joint.graph))  # hold other numbers in the backward
+        # inputs that the step changes may hold other numbers in the backward than in the forward
+        changed = set(written(self.joint.graph))
         once = {
             n for n in self.joint.graph.nodes if runs_only_once(n) or changed & {*n.all_input_nodes}
         }
@@ -117,8 +118,8 @@ class SavedChoice:
     def step(self) -> Step:
         """The step, and for each op that may be recomputed, what its copy reads and makes (`Form`).
 
-        A copy is taken to cost as much as the op. What the user's checkpoint() saves stays saved,
-        and what it recomputes is read by no copy.
+        A copy is taken to cost as much as the op. A value that the user's checkpoint() saves stays
+        saved. A value that checkpoint() recomputes is read by no copy.
         """
         problem = self.problem
         tagged = {b for n, b in self.buffer_of.items() if n.meta.get("recompute") is not None}
@@ -138,8 +139,8 @@ class SavedChoice:
         """Returns the buffers that a copy of an op reads; None if the op is not to be recomputed.
 
         To recompute an op is to recompute some FX nodes. The op is not to be recomputed if one of
-        these nodes must not be (`fixed`), or if they call a further extern kernel, whose result is
-        in no known buffer.
+        these nodes must not be (`fixed`). Nor is it if they need an extern kernel besides the one
+        that the op may be: in which buffer that kernel's result lies is unknown.
 
         Args:
             i: the op.
@@ -150,7 +151,7 @@ class SavedChoice:
         if inside & self.fixed or any(n.op != "call_function" for n in inside):
             return None
         if sum(map(is_extern, inside)) > (i in self.tried.externs):
-            return None  # a further extern kernel
+            return None  # a copy would need an extern kernel besides the op's own
         reads = {n for node in inside for n in node.all_input_nodes} - inside
         return tuple(sorted({self.buffer_of[n] for n in reads if n in self.buffer_of}))
 
@@ -164,8 +165,9 @@ class SavedChoice:
     def saved(self, copies: Copies) -> tuple[str, ...]:
         """Returns the names of the values to save so that the ops of a choice are recomputed.
 
-        These are the values that the trial saved, without those in buffers that the choice drops,
-        and with those that the recomputed ops read. Their order is that of the joint graph.
+        These are the values that the trial saved, without those in buffers that need not be kept
+        because copies make them anew, and with those that copies read. Their order is that of the
+        joint graph.
         """
         again = {p.op for p in copies.placed}
         droppable = copies.step.droppable
@@ -203,7 +205,7 @@ def runs_only_once(node: fx.Node) -> bool:
 
 
 def is_extern(node: fx.Node) -> bool:
-    """Returns whether Inductor calls the kernel of an op, instead of fusing the op with others."""
+    """Returns whether Inductor calls an existing kernel for an op, instead of generating one."""
     target: Any = node.target
     if target is operator.getitem or is_view(node):
         return False

@@ -40,7 +40,7 @@ def is_placeable(graph: GraphLowering) -> bool:
 
 
 def blocking(graph: GraphLowering) -> Blocking:
-    """Returns what the graph's device demands: the largest block, and the gaps inside blocks.
+    """Returns what the graph's device asks of blocks: their largest size, and gaps inside them.
 
     Returns `ANY` (no demands) if the graph has several devices, because such a graph has no blocks.
     """
@@ -145,7 +145,10 @@ def free_unread(graph: GraphLowering, unread: Sequence[str]) -> None:
 
 
 def _first(wrapper: Any, name: str) -> str:
-    """Returns the name of the buffer whose allocation `name` uses: itself, or one it reuses."""
+    """Returns the buffer whose allocation the buffer `name` uses: `name`, or the one it reuses.
+
+    Buffers are given by their names.
+    """
     while name in wrapper.reuses:
         name = wrapper.reuses[name]
     return name

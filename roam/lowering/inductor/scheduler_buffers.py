@@ -34,8 +34,9 @@ def root(graph: GraphLowering, name: str) -> str:
 def tuple_parts(graph: GraphLowering, node: BaseSchedulerNode) -> list[str]:
     """Returns the names of the buffers of the tensors in an extern kernel's tuple of results.
 
-    The names are those that `root` returns. Includes the tensors of tuples inside the tuple. Leaves
-    out results that no other node takes out of the tuple. Returns an empty list for other nodes.
+    A tensor that is a view has the name of the buffer in whose memory it lies. Includes the tensors
+    of tuples inside the tuple. Leaves out results that no other node takes out of the tuple.
+    Returns an empty list if the node returns no tuple.
     """
     found: list[str] = []
     pending = [b for b in node.get_outputs() if isinstance(b.node.layout, ir.MultiOutputLayout)]

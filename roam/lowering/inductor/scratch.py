@@ -44,7 +44,8 @@ def extern_calls(
     """Returns a graph with the operator calls that extern kernels make.
 
     Also returns, for each call, the kernel's name in the scheduler. Leaves out kernels whose
-    operator is unknown, is the user's own, is pointwise, or cannot be run alone.
+    operator is unknown, is the user's own, is pointwise, or must not be called with arbitrary
+    values.
     """
 
     def hint(size: Any) -> int:

@@ -42,10 +42,10 @@ class Functions:
 
     Attributes:
         ends: names of the nodes that end a function.
-        held: by position of a node, the bytes held while the node runs: of buffers that are alive,
-            or that are dead but freed only at the end of the node's function.
-        most: by position of a node, the limit on the bytes that the code may hold while the node
-            runs, dead buffers that Inductor keeps for reuse included.
+        held: by position of a node in the planned order, the bytes held while the node runs: of
+            buffers that are alive, or that are dead but freed only at the end of the function.
+        most: by position of a node in the planned order, the limit on the bytes that the code may
+            hold while the node runs, dead buffers that Inductor keeps for reuse included.
     """
 
     ends: frozenset[str]
@@ -84,8 +84,8 @@ def functions(
         plan: the plan.
         nodes: the nodes of the graph: the last ops of the plan, in the plan's order.
         sharing: the ops that may share a function.
-        complete: whether no backward is compiled after this graph. If one is, `most` is only the
-            highest value of `held` so far, not the peak: the rest of the room below the peak is
+        complete: whether no backward is compiled after this graph. If False, `Functions.most` is
+            not the peak, but the highest value of `held` up to the node: the room up to the peak is
             left to the blocks of saved tensors in the backward's plan.
     """
     curve = plan.committed(problem)

@@ -112,8 +112,8 @@ class _Watch:
 
     Attributes:
         seen: the joint graph; None if the graph has no backward.
-        values: see `Tried`.
-        externs: see `Tried`.
+        values: by buffer of the forward, the names of FX values that it holds.
+        externs: the ops of the forward that are extern kernels or templates.
     """
 
     seen: Joint | None = None
@@ -177,7 +177,8 @@ class Trials:
         options: the user's options; `of` replaces "budget" and "recompute".
         may_fold: whether the graph's backward may fold gradients.
         driver: is passed to `compile`, but runs nothing.
-        folds: returns the gradients that the first backward of the compiled graph will fold.
+        folds: returns the gradients that the graph's first backward will fold, given the kernels of
+            a trial.
         costs: finds the seconds of kernels.
     """
 
@@ -223,7 +224,10 @@ class Trials:
 
 
 def _copy(gm: fx.GraphModule) -> fx.GraphModule:
-    """Returns a copy of dynamo's graph, with the sources of its inputs, which fx does not copy."""
+    """Returns a copy of dynamo's graph, with what dynamo noted of the sources of its inputs.
+
+    These notes are attributes (SOURCES) that fx does not copy.
+    """
     made = copied(gm)
     made.meta = dict(gm.meta)
     inputs = (m.graph.find_nodes(op="placeholder") for m in (gm, made))

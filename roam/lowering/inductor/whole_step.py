@@ -80,6 +80,9 @@ class InductorWholeStep(InductorKernels):
 
 
 def _is_used(updated: fx.Node) -> bool:
-    """Returns whether an op reads a parameter after its update, other than to write it back."""
+    """Returns whether an op reads a parameter after its update, other than to write it back.
+
+    updated: the node that returns the updated parameter.
+    """
     readers = [user for user in updated.users if user.target is not aten.copy_.default]
     return any(user.target is not aten.copy.default or _is_used(user) for user in readers)
