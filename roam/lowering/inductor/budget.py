@@ -226,7 +226,7 @@ class _Search:
         return found
 
     def seconds(self, tried: Tried) -> Seconds:
-        """Returns the seconds of the kernels that run again only because of the budget."""
+        """Returns the seconds of the kernels that, in a trial, run again because of the budget."""
         return sum(m.seconds for m in by_module(self.stock, tried))
 
 

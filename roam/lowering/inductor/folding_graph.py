@@ -33,7 +33,7 @@ class InGraph(NamedTuple):
     added: Inputs
 
     def __call__(self, args: list[Any], formulas: Formulas) -> Sequence[Any]:
-        # extends the caller's list, no copy of it: `code` empties the list, which frees the inputs
+        # extends the caller's list itself, because `code` empties this list to free the inputs
         self.added.put(formulas, args)
         return self.code(args)
 

@@ -105,6 +105,8 @@ class Inputs:
 
         Also replaces each input that is a parameter by the parameter itself, because a hook on
         saved tensors may have put a copy there.
+
+        formulas: the formulas of the folds, with the parameters and states of this run.
         """
         for i, place in self.places.items():
             args[place] = formulas[i].param

@@ -81,8 +81,7 @@ class InductorKernels:
         may_fold: whether backwards may fold gradients (absorb them into an optimizer's state).
         costs: tells how long kernels take, for reports and for choices within a budget; None for a
             step that will run.
-        own_saved: position in the forward's results of a tensor that only the backward gets; None
-            if there is no such tensor.
+        own_saved: index of a result of the forward that only the backward gets; None without one.
         forward_read: the planned forward, the first phase of the plan of each backward; None if the
             forward is not planned.
         forward_code: the compiled forward; None if the step driver does not run the graph.
@@ -146,7 +145,7 @@ class InductorKernels:
         return compiled
 
     def settings(self, order: PlannedOrder) -> dict[str, Any]:
-        """Returns Inductor's settings: the user's mode, and roam's passes, among them `order`."""
+        """Returns settings for Inductor: of the user's mode, and roam's passes with `order`."""
         asked = rewrites(
             LOWERING,
             self.options.rewrites,
@@ -207,7 +206,7 @@ class InductorKernels:
     ) -> FoldingGraph:
         """Returns a graph that makes gradients, to be compiled when it is known which it folds.
 
-        gradients: by an input's index in `given`, the index of its gradient among `gm`'s outputs.
+        gradients: by an input's index in `self.given`, its gradient's index among `gm`'s outputs.
         """
         inputs, splits = tuple(example_inputs), bool(self.options.split)
         return FoldingGraph(self.compile_one, self.given, gm, inputs, how, splits, dict(gradients))

@@ -66,7 +66,7 @@ class OfflineInductorKernels(InductorKernels):
             raise
 
     def plan(self, args: Sequence[Any], folds: Folds) -> Folds:
-        """Plans the backward by compiling it now, because it will never run. Returns `folds`."""
+        """Plans the backward by compiling it now: no run of it will do so. Returns `folds`."""
         if self.backwards is not None:
             self.backwards.compiled_for(folds)
         return folds

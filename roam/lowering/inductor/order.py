@@ -129,7 +129,7 @@ class OneGraph:
 
     @property
     def depends_on(self) -> object:
-        """The facts that the graph's plan depends on, for cache keys. Equal in every process."""
+        """The attributes on which the plan depends, for cache keys: equal in every process."""
         read = self.forward
         forward = None if read is None else (read.problem.fingerprint, sorted(read.named.items()))
         return self.outputs, sorted(self.saved), self.folds, sorted(self.labels.items()), forward

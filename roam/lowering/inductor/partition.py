@@ -206,7 +206,7 @@ def written(graph: fx.Graph) -> list[fx.Node]:
         if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
         for source in node.all_input_nodes
     }
-    # an input without a description may be written to
+    # an input without AOTAutograd's description may be written to, too
     return [
         n
         for n in graph.find_nodes(op="placeholder")

@@ -212,7 +212,7 @@ class _Reader:
             if name in known:
                 b = known[name]
             elif kind is Kind.PARAMETER and label in users:
-                b = users[label]  # the forward's input, which a fold made one of the backward too
+                b = users[label]  # an input of the forward; a fold made it one of the backward, too
             elif name != NUMBERS and (
                 not self.graph.is_backward or name in self.labels or name.startswith("primals_")
             ):
@@ -291,8 +291,8 @@ class _Reader:
     def name_of(self, node: BaseSchedulerNode, reads: Sequence[BufferId]) -> str:
         """Returns a name for the op of a kernel. Marks the gradients that it folds as released.
 
-        The name is that of a fold of the kernel's (`graph_folds`) of which no earlier kernel has
-        carried out a part. If there is no such fold, it is the kernel's own name.
+        The op is named after a fold (`graph_folds`) that the kernel carries out and that no earlier
+        kernel has begun. If there is none, it has the kernel's own name.
 
         reads: the buffers that the kernel reads.
         """
@@ -343,7 +343,7 @@ class _Reader:
         return tuple(pairs)
 
     def parameter(self, index: int) -> str:
-        """Returns the user's name of the parameter that is input `index` of the forward or step."""
+        """Returns the user's name of a parameter: input `index` of the forward or whole step."""
         name = f"primals_{index + 1}"  # AOTAutograd's name of the input
         if not self.graph.is_backward:
             b = self.inputs.get([*self.graph.graph_inputs][index])

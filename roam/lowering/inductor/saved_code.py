@@ -3,8 +3,8 @@
 forward     looks up where to put each saved tensor (see `runtime/saved_stack`)
 backward    frees each saved tensor after its last use; at the start, if no kernel reads the tensor.
             By itself Inductor might keep the tensor's memory for a later buffer of the same size,
-            which would keep the whole block alive. It would hold a tensor that no kernel reads to
-            the end
+            which would keep the whole block alive. And Inductor would hold a tensor that no kernel
+            reads to the end of the backward
 
 A block is one allocation for several tensors. If a result could overwrite one of several buffers
 that no later kernel reads, the code overwrites the buffer that the plan chose.
