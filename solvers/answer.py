@@ -1,4 +1,4 @@
-"""Defines the result of a search: the order or packing found, its bytes, and a proven bound."""
+"""Defines the result of a search: what it found, the peak or height in bytes, and a bound."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class Answer(Generic[T]):
             that only decides whether an order keeps within a limit returns that limit, whatever it
             finds.
         bound: a proven lower bound on the peak of every order, or on the height of every packing,
-            in bytes; 0 if no bound was proven.
+            in bytes; 0 if no bound was proven. If the caller gave the search a number of bytes as
+            its bound, and the search proves no higher bound, it returns that number, proven or not.
         status: how the search ended.
         work: the number of steps that the search took. The docstring of each search says what its
             steps are, such as ops run.
@@ -52,6 +53,12 @@ def minimized(found: T, value: int, bound: int, work: int) -> Answer[T]:
     """Returns the answer of a search for the order with the lowest peak, or for the lowest packing.
 
     The answer's status is OPTIMAL if `value` is at most `bound`, and FEASIBLE otherwise.
+
+    Args:
+        found: the order, packing or proof that the search found.
+        value: the peak of the order, or the height of the packing, in bytes.
+        bound: a lower bound on the peak of every order, or the height of every packing, in bytes.
+        work: the number of steps that the search took.
     """
     status = Outcome.OPTIMAL if value <= bound else Outcome.FEASIBLE
     return Answer(found, value, bound, status, work)

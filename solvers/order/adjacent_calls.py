@@ -43,7 +43,7 @@ def gather(problem: Problem, order: Sequence[OpId], sharing: Container[OpId]) ->
 
 
 def small_folds(problem: Problem) -> frozenset[OpId]:
-    """Returns the folds that absorb at most SMALL bytes of gradients and allocate nothing.
+    """Returns the folds that absorb at most SMALL bytes (256 KiB) and allocate nothing.
 
     A fold is an op that absorbs a gradient into the optimizer's state. Folds with scratch space are
     left out: several folds in one call would allocate all their scratch space at once.
@@ -63,17 +63,18 @@ def _join(
 ) -> list[OpId]:
     """Returns `order` with each run moved to the end of the run before it, if that is allowed.
 
-    A run is a maximal sequence of neighbouring ops of a phase that are in `sharing`. A move is
-    allowed if every op still runs after all ops that it waits for, and the live bytes, as `_held`
-    estimates them, stay within the peak of `order`. With `backwards`, moves each run to the start
-    of the run after it instead.
+    `sharing` holds the ops that can run in one call together if they are neighbours. A run is a
+    maximal sequence of neighbouring ops of a phase that are in `sharing`. A move is allowed if
+    every op still runs after all ops that it waits for, and the live bytes, estimated from above
+    (`_held`), stay within the peak of `order`. With `backwards`, moves each run to the start of
+    the run after it instead.
     """
     curve = live_curve(problem, order, find_reuse(problem, order))
     peak = max(curve, default=0)
     room = {i: peak - live for i, live in zip(order, curve, strict=True)}
     joined: list[OpId] = []
-    # index in `joined` just behind the latest run (neighbouring ops in `sharing`) of this phase;
-    # None if `joined` has no run of this phase yet
+    # index in `joined` just behind the last run (neighbouring ops in `sharing`) that `joined` has
+    # of this phase; None if it has none yet
     end: int | None = None
     phase = None
     for (in_phase, shares), ops in groupby(
@@ -97,11 +98,11 @@ def _join(
 def _is_free(
     problem: Problem, run: Sequence[OpId], between: Sequence[OpId], *, backwards: bool
 ) -> bool:
-    """Returns whether the ops of a run may move across the ops in `between`.
+    """Returns whether the ops of `run`, which are neighbours, may move across the ops in `between`.
 
-    Without `backwards`, the run moves to before these ops: it may if no op of the run waits for an
-    op in `between`. With `backwards`, the run moves to behind these ops: it may if no op in
-    `between` waits for an op of the run.
+    Without `backwards`, the run moves to before the ops in `between`. It may do so if no op of the
+    run waits for an op in `between`. With `backwards`, the run moves to behind these ops. It may do
+    so if no op in `between` waits for an op of the run.
     """
     waits_for = problem.successors if backwards else problem.predecessors
     return set(between).isdisjoint(p for i in run for p in waits_for[i])

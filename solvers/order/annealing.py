@@ -28,19 +28,20 @@ from roam.solvers.order.tables import EARLIER, Ints, Tables
 from roam.solvers.xorshift import below, uniform
 from roam.solvers.zobrist import Words
 
-REACH = 40  # limit on the places in the order by which a random move shifts an op
+REACH = 40  # limit on the places in the order by which a move that aims at no buffer shifts an op
 FARTHEST = 4 * REACH  # a move that shifts an op by this many places, or more, is not tried
-# a move that aims to lower the live bytes at a time goes 0 to BEYOND - 1 places past that time
+# a move that aims to lower the live bytes at a time takes its op 0 to BEYOND - 1 places past it
 BEYOND = 8
 AIMED = 3  # how many of 4 moves aim at a buffer that is alive at a time with too many live bytes
 TRIES = 50  # limit on the random draws to find a buffer that is alive at a given time
 SLOPE = 0.01  # share of the live bytes of each time that is added to the cost of an order
-# number of moves between two changes of the temperature, and between two looks at the peak
+# number of moves between two changes of the temperature, and between two checks whether the present
+# order has the lowest peak so far
 STEADY = 64
-# steps counted to draw a move and to decide on it; measured. All other steps of a move are counted
-# one by one (`anneal`)
+# drawing a move and deciding on it count as so many steps; measured. All other steps of a move are
+# counted one by one (`anneal`)
 A_MOVE = 60
-TIMES = 8  # at how many times of the order one step adds up the live bytes; measured
+TIMES = 8  # adding up the live bytes at so many times of the order counts as one step; measured
 
 
 @compiled
@@ -149,8 +150,9 @@ def list_time(above: Ints, place: Ints, count: int, t: int, listed: bool) -> int
 def propose(phase: Tables, now: Present, high: int, random: Words) -> tuple[int, int]:
     """Draws a random move: returns an op and the time to which it should move.
 
-    At time `high` more bytes are alive than the limit. AIMED of 4 moves aim at a buffer alive then.
-    The others shift an op near `high` by up to REACH places. Returns an op with its present time if
+    At time `high` more bytes are alive than the limit. AIMED of 4 moves aim at a buffer alive then:
+    its maker moves later, or its last user sooner. The others take an op that runs at most REACH
+    places from `high`, and shift it by up to REACH places. Returns an op with its present time if
     no move is found.
     """
     order, time, user = now.order, now.time, now.user
@@ -171,8 +173,17 @@ def aim(
 ) -> tuple[int, int]:
     """Draws a random move after which a buffer may be dead at time `high`.
 
-    Returns an op and the time to which it should move: the op that makes the buffer and a time from
-    `high` on, or `last`, the op that uses the buffer last, and a time up to `high`.
+    Args:
+        phase: the ops and buffers.
+        time: by op, the time at which it runs.
+        buffer: the buffer, which is alive at time `high`.
+        last: the op that uses the buffer last.
+        high: a time with too many live bytes.
+        random: the state of the random number generator; changed.
+
+    Returns:
+        An op and the time to which it should move: the op that makes the buffer and a time from
+        `high` on, or `last` and a time up to `high`.
     """
     n = len(time)
     maker = phase.maker[buffer]
@@ -187,7 +198,8 @@ def aim(
 def alive_at(phase: Tables, time: Ints, user: Ints, t: int, random: Words) -> int:
     """Draws at random a buffer that is alive at time t. Returns -1 if TRIES draws find none.
 
-    Draws only from the buffers that die in the phase: `Tables` lists no others.
+    Draws only from the buffers that die in the phase: `Tables` lists no others. `time` has, by op,
+    the time at which it runs, and `user`, by buffer, the op that uses it last.
     """
     buffers = len(phase.size)
     for _ in range(TRIES if buffers else 0):

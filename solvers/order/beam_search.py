@@ -72,7 +72,7 @@ def a_step(ops: int) -> Units:
 
 
 def both_ends(problem: Problem, phase: int) -> list[Net]:
-    """Returns a phase as seen from its end and from its start, for `search`.
+    """Returns a phase as arrays, as seen from its end and from its start, for `search`.
 
     Also calls `search` once, since the first call of a process compiles it.
     """
@@ -107,7 +107,7 @@ def search(phase: Net, most: int, width: int, steps: int) -> tuple[int, Ints, in
     """
     n = len(phase.own)
     now = first_level(phase)
-    # by level, the index in `parents` and `ops` at which the sets that extend its sets begin
+    # by level, the index in `parents` and `ops` of the first set of the next level
     trail_at = np.zeros(n + 1, np.int64)
     parents, ops = np.empty(1024, np.int32), np.empty(1024, np.int32)
     floor = phase.start

@@ -71,7 +71,7 @@ class Ordered:
     def method(self) -> str:
         """The names of the searches that found the order.
 
-        " + " joins the names of one phase, " / " the phases.
+        " + " joins the names of searches of one phase, " / " joins the phases.
         """
         found: dict[int, list[str]] = {}
         for segment in self.segments:
@@ -191,7 +191,7 @@ class _Orders:
         self.offer(phase, "valleys", found.found)
 
     def raise_to(self, bound: int, phase: int) -> None:
-        """Sets the lower bound to `bound`, proven by a search of the phase, if that is higher."""
+        """Raises the lower bound to `bound`, proven by a search of the phase, if it is lower."""
         if bound > self.bound.value:
             self.bound = Bound(bound, Search(phase))
 
@@ -213,8 +213,8 @@ class _Orders:
     def search_leaves(self, phase: int) -> None:
         """Cuts the phase into leaves, and searches leaves for better orders and a higher bound.
 
-        A leaf is a segment between key points of the phase, and is ordered by itself. Does nothing
-        if no work is left.
+        A leaf is a segment between key points of the phase, and is ordered by itself. Replaces the
+        segments of the phase by its leaves. Does nothing if no work is left.
         """
         if self.work.is_over():
             return

@@ -1,6 +1,7 @@
 """Searches for the lowest peak of a phase, between a bound and a known order's peak, by bisection.
 
-Asks `valleys` a sequence of questions: is there an order whose live bytes keep within a limit?
+Asks `valleys` a sequence of questions: is there an order whose live bytes keep within a limit? The
+first limit is the bound.
 
     bound ──┬──── limit ──── ... ───────┬── peak of the best order so far
            no: raises the bound        yes: a better order, which lowers the peak
@@ -25,15 +26,17 @@ from roam.solvers.order.bracket import Bracket
 from roam.solvers.order.valleys import Kept, keeps_within
 from roam.solvers.work import Work
 
-# if one of the first JUMPS questions is answered, the next limit is the bound; after later answers,
-# the next limit is halfway between bound and peak
+# a question asks whether an order keeps within a limit. If one of the first JUMPS questions is
+# answered, the next limit is the bound; after later answers it is halfway between bound and peak
 JUMPS = 3
-# limit on the ops that `valleys` runs for one question: RUNS, plus RUNS_AN_OP per op of the phase
+# limit on the ops that `valleys` runs to find out whether an order keeps within a number of bytes:
+# RUNS, plus RUNS_AN_OP per op of the phase
 RUNS, RUNS_AN_OP = 20_000, 120
 HASTY = 0.2  # factor on RUNS and on RUNS_AN_OP in a first, short bisection
 # limit on the questions "does an order keep within this limit?" of one bisection
 QUESTIONS = 40
-# share of the peak: if a limit, or the bound, is as near to the peak, no further search is worth it
+# share of the peak: no further search is worth it if the bound, or a limit that `valleys` could not
+# decide on, is at most so far below the peak
 WORTH = 1e-3
 
 

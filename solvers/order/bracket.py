@@ -1,4 +1,4 @@
-"""Keeps the best order of a phase and a lower bound, while limits between bound and peak are tried.
+"""Keeps the best order of a phase and a lower bound, while a search tries limits on live bytes.
 
 bound ─────────────── limit ─────────────── peak
   │                     │

@@ -58,7 +58,8 @@ def free_early(problem: Problem, phase: int) -> Order:
 def least_peak_first(problem: Problem, phase: int) -> Order:
     """Returns the order that always runs the ready op after which the fewest bytes are alive.
 
-    Of several such ops, runs the one that needs the fewest bytes while it runs. This is the greedy
+    An op is ready if all ops that it waits for have run. Of several ready ops after which equally
+    few bytes are alive, runs the one that needs the fewest bytes while it runs. This is the greedy
     rule of LESCEA (`baselines/lescea.py`), with another tie-break. Inductor's "least peak memory
     first" also looks at the peak so far (`baselines/inductor.py`).
     """

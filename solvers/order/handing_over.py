@@ -38,13 +38,14 @@ class Room(NamedTuple):
 
     Attributes:
         moved: by op, the number of the last move whose group it was in. A group that was given up
-            because it became too large counts.
+            because it became too large counts too. A group is the ops that a move takes past
+            others.
         group: the ops of the group, in the order in which they run.
         inside: by index in `group`, the bytes alive while the op runs after the move.
         ends: by time, the bytes by which the change of the live bytes is higher than at the time
             before. All 0 between two moves.
-        staying: by the time before the move of an op that stays, the bytes alive while this op runs
-            after the move.
+        staying: by the time before the move of an op outside the group, the bytes alive while this
+            op runs after the move.
         buffers, users: the buffers whose last user the move changes, and for each of them its last
             user before the move.
         ops, saved: the ops that save other bytes after the move by writing results over dying
@@ -83,20 +84,28 @@ def room_for(phase: Tables) -> Room:
 def move_later(
     phase: Tables, now: Present, room: Room, number: int, count: int, last: int
 ) -> tuple[int, int]:
-    """Hands buffers over to the ops that use them last if the group moves to just before `last`.
+    """Updates the last user of each buffer as if the group moved later, to just before time `last`.
 
-    Notes in `room.ends` at which times more or fewer bytes are alive, and in `room.buffers` and
-    `room.users` which buffers were handed over. `number` is the number of the move, `count` that of
-    the ops in the group, and `last` a time.
+    The group is the ops that the move takes past others.
+
+    Args:
+        phase: the ops and buffers.
+        now: the present order. Changes its `user` and `frees`.
+        room: arrays for the move, with the group. In `ends` it notes at which times more or fewer
+            bytes are alive. In `buffers` and `users` it notes which buffers get another last user,
+            and the last user that each of them had before.
+        number: the number of the move, which marks the ops of the group in `room.moved`.
+        count: the number of ops in the group.
+        last: after the move, the group runs at the times [last - count, last).
 
     Returns:
-        handed: the number of buffers handed over.
+        handed: the number of buffers that get another last user.
         looked: the number of buffer uses looked at.
     """
     time, user, size = now.time, now.user, phase.size
     moved, ends = room.moved, room.ends
     handed = looked = 0
-    for i in range(count - 1, -1, -1):  # the last op of the group that uses a buffer comes first
+    for i in range(count - 1, -1, -1):  # backwards: so the last op that uses a buffer comes first
         k = room.group[i]
         t = time[k]
         add(ends, t + 1, last, -phase.stays[k])
@@ -123,7 +132,7 @@ def move_later(
 def move_sooner(
     phase: Tables, now: Present, room: Room, number: int, count: int, first: int
 ) -> tuple[int, int]:
-    """Hands buffers over to the ops that use them last if the group moves to time `first`.
+    """Updates the last user of each buffer as if the group moved sooner, to time `first`.
 
     The group is the ops that the move takes past others.
 
@@ -131,20 +140,20 @@ def move_sooner(
         phase: the ops and buffers.
         now: the present order. Changes its `user` and `frees`.
         room: arrays for the move, with the group. In `ends` it notes at which times more or fewer
-            bytes are alive, and in `buffers` and `users` which buffers were handed over, and the
-            last user that each of them had before.
+            bytes are alive. In `buffers` and `users` it notes which buffers get another last user,
+            and the last user that each of them had before.
         number: the number of the move, which marks the ops of the group in `room.moved`.
         count: the number of ops in the group.
-        first: the time at which the group begins after the move.
+        first: after the move, the group runs at the times [first, first + count).
 
     Returns:
-        handed: the number of buffers handed over.
+        handed: the number of buffers that get another last user.
         looked: the number of buffer uses looked at.
     """
     time, user, size = now.time, now.user, phase.size
     moved, ends = room.moved, room.ends
     handed = looked = 0
-    for i in range(count):  # an op that makes a buffer comes before its users
+    for i in range(count):  # forwards: the op that makes a buffer comes before its users
         k = room.group[i]
         t = time[k]
         add(ends, first, t, phase.stays[k])
@@ -174,13 +183,20 @@ def move_sooner(
 
 @compiled
 def is_moved(moved: Ints, number: int, k: int) -> bool:
-    """Returns whether op k is in the group of the move `number`; False if k is EARLIER."""
+    """Returns whether the move `number` takes op k past others. `moved` is `Room.moved`.
+
+    Returns False if k is EARLIER, which stands for any op of an earlier phase.
+    """
     return k != EARLIER and moved[k] == number
 
 
 @compiled
 def last_staying(phase: Tables, time: Ints, moved: Ints, number: int, b: int) -> int:
-    """Returns the time of the last user of buffer b outside the group; -1 if all are inside."""
+    """Returns the time of the last user of buffer b that the move `number` does not take along.
+
+    `time` has, by op, its time before the move, and `moved` is `Room.moved`. Returns -1 if the move
+    takes all users of the buffer past other ops.
+    """
     last = -1
     for j in range(phase.users_at[b], phase.users_at[b + 1]):
         k = phase.users[j]
@@ -191,9 +207,10 @@ def last_staying(phase: Tables, time: Ints, moved: Ints, number: int, b: int) ->
 
 @compiled
 def add(ends: Ints, start: int, end: int, size: int) -> None:
-    """Notes in `ends` that the move adds `size` live bytes at the ops of times [start, end).
+    """Notes in `ends` that a move adds `size` live bytes at the times [start, end).
 
-    These are times before the move. What is noted counts only for ops that stay.
+    The running sum of `ends` is the change of the live bytes. The times are those before the move.
+    At the times of ops that the move takes past others, the sum has no meaning.
     """
     ends[start] += size
     ends[end] -= size

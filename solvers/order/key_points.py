@@ -117,6 +117,9 @@ class Cutter:
     def cut(self, order: Sequence[OpId], aim: int) -> list[Time]:
         """Returns the safe key points among the local minima of an order's live bytes.
 
+        A key point is safe if every order that keeps within a limit not below `aim` can be changed,
+        within the limit, to run the ops that have run at the key point before all others.
+
         The beginning of the order, up to the first op that needs more bytes than the aim, is cut
         only at its last safe key point. The end of the order, after the last such op, is cut only
         at its first safe key point: nothing can be gained in a part that keeps within the aim.
@@ -175,8 +178,13 @@ class Cutter:
         """Returns whether the first `t` ops of an order can run before all others at no cost.
 
         If so, any order can be changed so that these `t` ops run first, and none of them then runs
-        with more bytes alive. This is the condition *last* of the module's docstring. The arguments
-        are those of `is_first`. Returns False too if no work is left to decide.
+        with more bytes alive. This is the condition *last* of the module's docstring. Returns False
+        too if no work is left to decide.
+
+        Args:
+            places: the ops of a known order, each by its index in program order.
+            t: how many ops of the order have run at the key point.
+            live: the bytes alive then.
         """
         before, later = places[:t], set(places[t:])
         network = self.network
@@ -189,9 +197,9 @@ class Cutter:
     def is_least(self, live: int, ran: Iterable[Place], later: Iterable[Place]) -> bool:
         """Returns whether every set of ops with `ran` and without `later` leaves >= `live` bytes.
 
-        A set leaves the bytes that are alive when exactly its ops of the phase have run, and all
-        earlier phases. Ops are given by their index in program order. Returns False if no work is
-        left to find out.
+        A set leaves the bytes that are alive when, of the phase, exactly its ops have run, and all
+        ops of earlier phases. With each op, a set contains all ops that the op waits for. Ops are
+        given by their index in program order. Returns False if no work is left to find out.
         """
         if self.work.is_over():
             return False

@@ -12,7 +12,7 @@ There are two exceptions:
 
     g ──── dx ───┐
                  ├── mul          the tanh of a layer is early until the dx of its layer has run
-    y ──── tanh ─┘
+    y ──── tanh ─┘                g: the gradient that arrives, y: a saved tensor
 """
 
 from __future__ import annotations
@@ -72,5 +72,9 @@ class _Lazy(RankedSchedule):
         return bool(after) and min(after) > 1
 
     def ranked_anew(self, i: OpId) -> Sequence[OpId]:
-        """Returns the ops that `i` waits for. The only one that has yet to run is early no more."""
+        """Returns the ops that `i` waits for.
+
+        Called when all but one of these ops have run. The last one is early no more, since `i` can
+        use its results as soon as it has run.
+        """
         return self.problem.predecessors[i]

@@ -55,11 +55,11 @@ class Leaf:
 
     @cached_property
     def key(self) -> Hashable:
-        """A value that is equal for segments that differ only in names, costs and constant bytes.
+        """A value that is equal for segments that differ only in names, costs and `constant`.
 
         So an order of one of them, by op ids of the leaf, is an order of the others, with the same
-        peak but for the constant. Two segments that differ in the program order of their ops
-        may have different values.
+        peak but for the difference of `constant` (bytes alive throughout). Two segments that differ
+        in the program order of their ops may have different values.
         """
         buffers = [(b.transient, b.align, b.kept) for b in self.problem.buffers]
         ops = [(op.reads, op.creates, op.over, op.scratch, op.after) for op in self.problem.ops]
@@ -174,7 +174,7 @@ class _Cutting:
         )
 
     def op(self, k: int) -> Op:
-        """Returns the op at index k of `ops` as an op of the leaf.
+        """Returns op number k of the segment, in program order from 0, as an op of the leaf.
 
         Its field `after` lists the leaf's ids of all ops in the segment that it waits for. So the
         buffers that the op changes can be listed as reads, without changing what it waits for.

@@ -114,7 +114,10 @@ def keeps_within(
 
 
 def windows(phase: Phase) -> list[range]:
-    """Returns by op the steps at which it may run: after its ancestors, before its descendants."""
+    """Returns, by op, the steps at which it may run: after its ancestors, before its descendants.
+
+    The op of step t is the one that runs after t other ops.
+    """
     n = len(phase.ops)
     before, after = _reached(phase.before, range(n)), _reached(phase.after, reversed(range(n)))
     return [range(before[k], n - after[k]) for k in range(n)]
@@ -218,7 +221,7 @@ def add_buffers(program: Program) -> None:
 
 
 def add_limit(program: Program, most: int) -> None:
-    """Adds constraints: at each step, live bytes plus the op's own bytes are at most `most`."""
+    """Adds constraints: at most `most` bytes are alive while the op of each step runs."""
     phase, ran = program.phase, program.ran
     # buffers alive at the phase's start that may die in it: counted by `alive`, not by `constant`
     counted = [b for b in phase.closers if b not in phase.openers]

@@ -1,4 +1,4 @@
-"""Orders a phase leaf by leaf: cuts it at safe key points, and improves the highest leaf first.
+"""Orders a phase leaf by leaf: cuts it, and improves the leaf with the highest peak first.
 
     ┌─> cut at safe key points ──> equal leaves take the best order found for one of them
     │      (key_points.py)              │
@@ -47,9 +47,10 @@ from roam.solvers.work import Units, Work
 A_CUTTING: Units = 60_000
 # share of the phase's ops above which a leaf skips the short exact search: the phase has had it
 ALMOST_ALL = 0.8
-# share of the remaining work for all searches once peak and bound differ by at most the share WORTH
+# share of the remaining work for the last searches, whose aim is one byte below the peak
 LAST_SHARE = 0.2
-# how far the aim is below the peak, as a share of the peak: down to 0, so that the bound is the aim
+# how far the first aim is below the peak, as a share of the peak: down to 0. As no aim is below the
+# bound, the bound is the first aim
 FAR = 1.0
 QUICK = 2  # how many of the searches, from the first on, are tried while the aim is the bound
 
@@ -104,10 +105,10 @@ class _LeafSearch:
     Attributes:
         solver: by op, the name of the search that found its place in the order.
         best: by `Leaf.key`, the best order found, by op ids of the leaf, and the search's name.
-        bounds: by `Leaf.key`, the leaf's lower bound, in bytes above its constant.
+        bounds: by `Leaf.key`, the leaf's lower bound, without the bytes of `Leaf.constant`.
         stages: the searches, in the order in which they are tried on a leaf.
         failed: by `Leaf.key`, how many of `stages`, from the first on, are not tried again: the
-            last of them did not lower the leaf's peak to its target.
+            last of these did not lower the leaf's peak to the bytes at which it should have ended.
         reused: how many times a leaf was given the order found for an equal leaf.
         searched: the number of searches so far, each of one leaf.
     """
@@ -127,9 +128,11 @@ class _LeafSearch:
     def run(self, order: list[OpId], bound: int) -> tuple[list[Placed], int]:
         """Searches leaf after leaf, until the peak has come down to the bound.
 
-        Ends earlier if the leaf with the highest peak has no search left, or if no work is left.
-        Once the gap between peak and bound is no more than the share WORTH, the searches together
-        may spend only the share LAST_SHARE of the remaining work.
+        Searches in three rounds. The phase is cut for an aim of its own in each: the bound, then a
+        little below the peak (the share WORTH of it), then one byte below it. Parts of the order
+        that keep within the aim are not searched. The first round uses only the first QUICK
+        searches. The last one may spend only the share LAST_SHARE of the remaining work. A round
+        ends earlier if the leaf with the highest peak has no search left, or if no work is left.
 
         Returns the leaves, with their orders, and the lower bound of the step.
         """
@@ -154,7 +157,8 @@ class _LeafSearch:
         Args:
             leaves: the phase, in its best known order.
             bound: a proven lower bound on the peak of the step, in bytes.
-            step: how far below the peak the aim is, as a share of the peak; one byte if 0.
+            step: the phase is cut for an aim, which is so far below the peak, as a share of the
+                peak; one byte if 0. Parts of the order that keep within the aim are not searched.
             stages: how many of the searches, from the first on, may be tried on a leaf.
 
         Returns:
@@ -178,15 +182,17 @@ class _LeafSearch:
             if top.peak > max(target, bound):
                 self.failed[top.leaf.key] = stage + 1
             self.share(leaves)
-            # the same order and bound would be cut in the same way, at the same cost
+            # if neither order nor bound has changed, the next cut would give the same leaves
             if (_joined(leaves) != known or proven > target) and _peak(leaves) > bound:
                 leaves, aim = self.cut(leaves, bound, step)
 
     def search(self, stage: Stage, top: Placed, target: int) -> int:
         """Searches one leaf, and keeps the order found if it has a lower peak than the known order.
 
-        Returns the lower bound on the peak of the step that the search has proven, if that is above
-        `target`; else `target`, which need not be a bound.
+        `stage` is the search to use, `top` the leaf, and `target` the bytes at which the search
+        ends: the leaf's peak need not be lower. Returns the lower bound on the peak of the step
+        that the search has proven, if that is above `target`; else `target`, which need not be a
+        bound.
         """
         with self.work.share(stage.share):
             answer = stage.search(top, target, self.work)

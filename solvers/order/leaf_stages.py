@@ -1,4 +1,4 @@
-"""The searches that `leaf_search.py` tries on a leaf, one after another.
+"""The searches that `leaf_search.py` tries, one after another, on a leaf: a segment of a phase.
 
     minimum cuts and a short exact search     a better order, a higher bound
     a first descent of local search           a better order
@@ -39,10 +39,12 @@ FIRST_DESCENT = Effort(in_vain=16, kicks=0)
 class Searches:
     """Which searches may be used if the first, short exact search does not find the best order.
 
-    Minimum cuts and exact searches of leaves are always used.
+    A phase is cut into leaves, which are segments that are ordered one by one. Minimum cuts and
+    exact searches of leaves are always used.
 
     Attributes:
-        tree: whether the phase is cut at safe key points; if not, the whole phase is one leaf.
+        tree: whether the phase is cut at moments at which a cut does not lose the best order (safe
+            key points); if not, the whole phase is one leaf.
         beams: whether to search sets of ops with wider and wider beams.
         local_search: whether to use simulated annealing.
         cp_sat: whether to ask CP-SAT about leaves that are small enough.
@@ -77,13 +79,14 @@ class Placed:
 
 
 class Stage(NamedTuple):
-    """A search of one leaf.
+    """A search of one leaf, which is a segment as a Problem of its own.
 
     Attributes:
         name: the name by which a plan mentions the search if it found the order.
-        search: searches for an order of the leaf that keeps within a number of bytes, its target.
-            Returns the best order, and the lower bound proven on the leaf's peak if that is above
-            the target; else the target, which need not be a bound.
+        search: called with the leaf and its best known order, a target in bytes, and a limit on the
+            work. Searches for an order whose peak is at most the target. Returns the best order,
+            and the lower bound proven on the leaf's peak if that is above the target; else the
+            target, which need not be a bound.
         share: the share of the remaining work that the search may spend.
         wanted: returns whether the given `Searches` allow this search.
     """
@@ -99,10 +102,11 @@ def search_briefly(top: Placed, target: int, work: Work) -> Answer[list[OpId]]:
 
 
 def cut_leaf(top: Placed, known: int, work: Work) -> int:
-    """Returns the highest lower bound of a leaf that minimum cuts prove, or `known` if higher.
+    """Returns the highest lower bound that minimum cuts prove on the peak of a leaf, in bytes.
 
-    The cuts of a leaf can prove more than cuts at the same ops of the step: only the sets of ops
-    count that contain all ops before the leaf and none after the leaf.
+    A leaf is a segment as a Problem of its own. Returns `known` if no cut proves more. The cuts of
+    a leaf can prove more than cuts at the same ops of the step: only the sets of ops count that
+    contain all ops before the leaf and none after the leaf.
     """
     order, curve = top.leaf.whole(top.order)
     with work.share(CUTS_SHARE):
@@ -110,10 +114,18 @@ def cut_leaf(top: Placed, known: int, work: Work) -> int:
 
 
 def bisect(top: Placed, target: int, work: Work, effort: float = 1.0) -> Answer[list[OpId]]:
-    """Searches exactly for an order of a leaf within a limit, for one limit after another.
+    """Searches exactly for an order of a leaf that keeps within a limit, one limit after another.
 
-    `effort` is the share of the usual limit on ops run that the search may use for each limit on
-    live bytes. Returns what `Stage.search` does.
+    Args:
+        top: the leaf (a segment as a Problem of its own) and its best known order.
+        target: the peak at which the search ends, in bytes.
+        work: limits the work and the time of the search.
+        effort: the share of the usual limit on ops run that the search may use for each limit on
+            live bytes.
+
+    Returns:
+        The best order, its peak, and the lower bound proven on the leaf's peak if that is above
+        `target`; else `target`, which need not be a bound.
     """
     return settle(top.leaf.problem, INSIDE, top.order, top.leaf.peak, target, work, effort)
 
@@ -143,7 +155,7 @@ STAGES = (
     Stage("valleys", search_briefly),
     Stage("local search", descend, share=0.3, wanted=lambda searches: searches.local_search),
     Stage("beams", search_beams, share=0.4, wanted=lambda searches: searches.beams),
-    # most of what is left: the searches after it seldom find more
+    # may spend most of the work left, as the searches after this one seldom find better orders
     Stage("local search", search_locally, share=0.8, wanted=lambda searches: searches.local_search),
     Stage("CP-SAT", ask_cp_sat, wanted=lambda searches: searches.cp_sat),
     Stage("valleys", bisect),
@@ -151,5 +163,8 @@ STAGES = (
 
 
 def wanted_stages(searches: Searches) -> list[Stage]:
-    """Returns the stages that may be used, in the order in which they are tried on a leaf."""
+    """Returns the stages that `searches` allows, in the order in which they are tried on a leaf.
+
+    A stage is a search of one leaf, with its share of the work.
+    """
     return [stage for stage in STAGES if stage.wanted(searches)]

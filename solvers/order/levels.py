@@ -5,7 +5,7 @@ first_level      the set without ops
 raises, takes    the bytes by which an op raises the live bytes; the bytes alive while it runs
 extend           lists the sets of the next level, each once: a hash table finds those that are
                  listed already
-run              makes those sets of the list that the search keeps
+run              makes a level of those sets of the list that the search keeps
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ def first_level(phase: Net) -> Level:
 def raises(phase: Net, ran: Words, k: int) -> int:
     """Returns by how many bytes op k raises the live bytes if it runs after the ops of `ran`.
 
-    Negative if the op lowers the live bytes.
+    `ran` has a bit for each op of the phase. Returns a negative number if op k lowers the live
+    bytes.
     """
     change = 0
     for j in range(phase.opens_at[k], phase.opens_at[k + 1]):
@@ -170,7 +171,7 @@ def extend(
         parent: by set of the next level, the index in `now` of the set that it extends.
         op: by set of the next level, the op that it has more than its parent.
         live: by set of the next level, the live bytes when its ops have run.
-        hashes: by set of the next level, its hash.
+        hashes: by set of the next level, the exclusive or of one random word for each of its ops.
         needed: the fewest bytes that would have been alive while one of the ops that did not fit
             within the limit ran; NEVER if all fitted.
         tried: the number of ops tried.
@@ -234,7 +235,7 @@ def extend(
 @compiled
 def grown(array, room):  # type: ignore[no-untyped-def]
     new = np.empty(room, array.dtype)
-    for i in range(len(array)):  # numba would take ten seconds to compile a slice
+    for i in range(len(array)):  # `new[:n] = array` would take numba ten seconds to compile
         new[i] = array[i]
     return new
 

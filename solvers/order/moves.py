@@ -28,9 +28,11 @@ from roam.solvers.order.tables import Ints, Tables
 class Tried(NamedTuple):
     """A move that was tried, but not made.
 
+    A move takes a group of ops past other ops, to an earlier or a later time.
+
     Attributes:
         later: whether the group moves later.
-        first, last: the times [first, last) are those whose ops change their place.
+        first, last: only ops that run at the times [first, last) change their place.
         moving: the number of ops in the group; 0 if the move is not possible.
         handed: how many buffers have another last user after the move.
         resaved: how many ops save other bytes after the move by writing over dying buffers.
@@ -56,17 +58,19 @@ def try_move(
 ) -> Tried:
     """Computes what changes if op k moves to time `target`. Follow it up with `make` or `undo`.
 
-    Afterwards the last users, and the bytes freed and saved by each op, are those after the move,
-    and all else in `now` is as before the move. If the move is not possible (`Tried.moving` is 0),
-    nothing in `now` changes, and there is nothing to follow up.
+    The ops that have to stay before or after op k move with it. Afterwards the last users in `now`,
+    and the bytes freed and saved by each op, are those after the move, and all else in `now` is as
+    before the move. The move is not possible (`Tried.moving` is 0) if more than MOST_OPS ops would
+    move, or if they would pass no other op. Then nothing in `now` changes, and there is nothing to
+    follow up.
 
     Args:
         phase: the ops and buffers.
         now: the present order.
         room: arrays for the move.
         number: the number of the move; higher than that of every move before.
-        k: the op that moves, with those that have to stay before or after it.
-        target: the time to which it moves, other than its present time.
+        k: the op to move.
+        target: the time to which op k moves, other than its present time.
         limit: the limit on live bytes.
     """
     later = target > now.time[k]
@@ -89,10 +93,15 @@ def try_move(
 def gather(
     phase: Tables, time: Ints, room: Room, number: int, k: int, target: int
 ) -> tuple[int, int]:
-    """Writes the group to `room.group`: op k, and what has to move with it to time `target`.
+    """Writes to `room.group` op k and the ops that have to move with it to time `target`.
+
+    These are the ops that wait for op k, directly or not, and run at `target` or before; if op k
+    moves sooner, the ops for which it waits that run at `target` or later. They are listed in the
+    order in which they run, and `room.moved` has `number` for each of them. `time` has, by op, the
+    time at which it runs now.
 
     Returns:
-        count: the number of ops in the group; 0 if there are more than MOST_OPS.
+        count: the number of ops written; 0 if there are more than MOST_OPS.
         looked: the number of dependencies looked at.
     """
     later = target > time[k]
@@ -126,8 +135,10 @@ def gather(
 def save_again(phase: Tables, now: Present, room: Room, number: int, handed: int) -> int:
     """Computes anew the bytes that ops save by writing results over dying buffers.
 
-    Looks only at ops that were, or have become, the last user of one of the buffers handed over
-    (`room.buffers[:handed]`). Returns the number of ops that save other bytes now.
+    Looks only at ops that were, or have become, the last user of a buffer whose last user the move
+    `number` changes (`room.buffers[:handed]`). Changes `now.saved`, and notes the old values in
+    `room.saved`. For ops that the move does not take past others, notes in `room.ends` what they
+    save more or less. Returns the number of ops that save other bytes now.
     """
     count = 0
     for c in range(handed):
@@ -148,10 +159,11 @@ def save_again(phase: Tables, now: Present, room: Room, number: int, handed: int
 def measure_group(
     phase: Tables, now: Present, room: Room, count: int, live: int, later: bool
 ) -> None:
-    """Computes the live bytes while the ops of the group run after the move.
+    """Computes the live bytes while the ops that a move takes past others run after the move.
 
-    `live` is the bytes alive after the last of these ops if they move later, and the bytes alive
-    before the first of them if they move sooner.
+    Writes them to `room.inside`. The ops are `room.group[:count]`. `live` is the bytes alive after
+    the last of these ops if they move later, and the bytes alive before the first of them if they
+    move sooner.
     """
     if later:
         for i in range(count):
@@ -166,9 +178,11 @@ def measure_group(
 def add_up(
     now: Present, room: Room, count: int, first: int, last: int, limit: int
 ) -> tuple[int, int]:
-    """Computes the live bytes while the ops that stay run after the move, and clears `room.ends`.
+    """Adds up what a move changes in the live bytes at the times [first, last).
 
-    Writes these live bytes to `room.staying`.
+    Writes to `room.staying` the bytes alive, after the move, while each op runs that the move does
+    not take past others. Sets `room.ends` to 0. `room.group[:count]` are the ops that the move
+    takes past others.
 
     Returns:
         excess: by how many bytes the sum, over time, of the live bytes above `limit` rises.
@@ -200,7 +214,7 @@ def add_up(
 
 @compiled
 def make(now: Present, room: Room, tried: Tried) -> None:
-    """Changes the order and its live bytes as `try_move` has computed them."""
+    """Makes the move `tried`: changes the order `now` and its live bytes as `try_move` computed."""
     order, time, during, group = now.order, now.time, now.during, room.group
     count, first, last = tried.moving, tried.first, tried.last
     step = 1 if tried.later else -1
@@ -221,7 +235,7 @@ def make(now: Present, room: Room, tried: Tried) -> None:
 
 @compiled
 def undo(phase: Tables, now: Present, room: Room, tried: Tried) -> None:
-    """Undoes what `try_move` has changed in `now`."""
+    """Restores what `try_move` has changed in `now`: last users, and the bytes freed and saved."""
     for c in range(tried.handed - 1, -1, -1):
         hand_over(phase, now, room.buffers[c], room.users[c])
     for c in range(tried.resaved - 1, -1, -1):

@@ -27,7 +27,7 @@ class PhaseMemory:
 
         Both are relative to the bytes alive just before the op. While it runs, the op adds its
         results and its scratch space, less one result if that is written over a dying buffer (only
-        the first such pair counts). After it has run, the op adds its results that are used or
+        one result counts). After it has run, the op adds its results that are used or
         kept, less the buffers that die with it. This number may be below 0.
         """
         problem = self.problem
@@ -54,7 +54,8 @@ class PhaseMemory:
     def run(self, i: OpId) -> list[OpId]:
         """Counts an op as having run. Returns the ops whose `effect` this may have changed.
 
-        These are the users of each buffer that only one op has yet to use; an op may come twice.
+        These are all users of each buffer that only one op has yet to use now. An op may be listed
+        twice.
         """
         touched: list[OpId] = []
         for b in _used(self.problem, i):

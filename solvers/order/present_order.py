@@ -32,8 +32,9 @@ class Present(NamedTuple):
 
 @compiled
 def present(phase: Tables, order: Ints) -> Present:
-    """Measures an order. `order` has, by time, the op that runs then.
+    """Measures an order: its live bytes, and the last user of each buffer.
 
+    `order` has, by time, the op that runs then.
     The result holds the array `order` itself, not a copy.
     """
     time, during, _ = measured(phase, order)
@@ -55,8 +56,8 @@ def present(phase: Tables, order: Ints) -> Present:
 def saves(phase: Tables, user: Ints, k: int) -> int:
     """Returns the bytes that op k saves by writing results over dying buffers.
 
-    `user` is, by buffer, the op that uses it last. `tables.written_over` computes the same bytes
-    from the time of each op.
+    `user` has, by buffer, the op that uses it last. `tables.written_over` computes the same bytes
+    from the times at which the ops run.
     """
     dying = 0
     first = phase.over_at[k]
@@ -68,7 +69,10 @@ def saves(phase: Tables, user: Ints, k: int) -> int:
 
 @compiled
 def live_before(phase: Tables, now: Present, t: int) -> int:
-    """Returns the bytes alive just before time t. The phase ends at time `len(now.order)`."""
+    """Returns the bytes alive just before the op at time t runs.
+
+    If t is `len(now.order)`, returns the bytes alive at the end of the phase.
+    """
     if t == 0:
         return phase.start
     k = now.order[t - 1]
@@ -77,7 +81,7 @@ def live_before(phase: Tables, now: Present, t: int) -> int:
 
 @compiled
 def hand_over(phase: Tables, now: Present, b: int, new: int) -> None:
-    """Makes op `new` the last user of buffer b."""
+    """Makes op `new` the last user of buffer b: changes `now.user` and `now.frees`."""
     now.frees[now.user[b]] -= phase.size[b]
     now.frees[new] += phase.size[b]
     now.user[b] = new

@@ -51,7 +51,7 @@ class RankedSchedule(ABC):
         inside = set(ops)
         self.waiting = {i: sum(p in inside for p in problem.predecessors[i]) for i in ops}
         self.version: dict[OpId, int] = {}
-        # by op, what `PhaseMemory.effect` returned when the op was last pushed
+        # by op, the bytes that it adds after it has run, and while it runs, as of its last push
         self.effect: dict[OpId, tuple[int, int]] = {}
         self.ready: list[tuple[Rank, OpId, int]] = []
         self.above: list[tuple[int, Rank, OpId, int]] = []
@@ -59,7 +59,7 @@ class RankedSchedule(ABC):
 
     @abstractmethod
     def rank(self, i: OpId, net: int, transient: int) -> Rank:
-        """Returns the rank of a ready op.
+        """Returns the rank of a ready op. The op with the lowest rank runs first.
 
         Args:
             i: the op.

@@ -80,7 +80,7 @@ class _Tree:
     """The search tree: sets of ops that can run within the limit on live bytes.
 
     A set is added only if it is not in the tree. A set that was removed from the tree may be added
-    again, if the search reaches it on another way.
+    again, if the search reaches it by another way.
 
     Attributes:
         size: how many sets of the tree the search has yet to extend.
@@ -96,7 +96,7 @@ class _Tree:
     def take(self) -> _Reached | None:
         """Returns the set to extend next: the one with the fewest live bytes of those not extended.
 
-        Returns None if all sets have been extended or removed.
+        The set then counts as extended. Returns None if all sets have been extended or removed.
         """
         while self.heap:
             _, _, found = heapq.heappop(self.heap)
@@ -132,7 +132,7 @@ class _Tree:
 class Crossed(Enum):
     """How `Side.walk` ended."""
 
-    # every op of the phase has its place, fixed by this search or by that from the other end
+    # every op of the phase has its place, fixed by this search or by the one from the other end
     ALL = auto()
     NO = auto()  # proven: no order of the phase keeps within the limit on live bytes
     # no answer yet: the limit on ops run, work or time is reached; `walk` may be called again
@@ -184,7 +184,7 @@ class Side:
         return Crossed.ALL
 
     def block(self, ops: Iterable[Place]) -> None:
-        """Keeps this search from running ops that the search from the other end has fixed."""
+        """Keeps this search from running `ops`, which the search from the other end has fixed."""
         self.state.block(ops)
 
     @property
@@ -196,7 +196,7 @@ class Side:
         return self.runs > self.limit or self.work.is_over()
 
     def spend(self) -> None:
-        """Adds the work done since the last call to `work`."""
+        """Adds to `self.work` the units of work done since `spend` was last called."""
         done = A_WEIGHING * self.state.weighed
         self.work.spend(done - self.paid)
         self.paid = done
@@ -236,11 +236,11 @@ class Side:
         """Returns the ops that lead to the next valley, or None if the search does not reach one.
 
         A valley is a set of ops after which no more bytes are alive than after any set on the way
-        to it. Extends the reached set with the fewest live bytes first. If an extension has no more
-        live bytes than the set that it extends, `leave_for_valley` drops sets that the search may
-        forget. The search has reached a valley if only one set is left to extend, or if all ops of
-        the phase have run. The search ends without a valley if no set is left to extend (no order
-        keeps within the limit), or if `gives_up` returns True. Undoes all ops that it runs.
+        to it. Extends, of the sets reached, the one with the fewest live bytes. If an extension has
+        no more live bytes than the set that it extends, `leave_for_valley` drops sets that the
+        search may forget. The search has reached a valley if only one set is left to extend, or if
+        all ops of the phase have run. It ends without a valley if no set is left to extend (no
+        order keeps within the limit), or if its limit is reached. Undoes all ops that it runs.
         """
         root = _Reached(self.state.live, ())
         tree = _Tree(root)
@@ -292,10 +292,10 @@ class Side:
             yield from ((k,) for k in sorted(state.ready))
 
     def last_but_for(self, k: Place) -> list[set[Place]]:
-        """Returns a set of idle ops for each buffer that only these ops keep op `k` from freeing.
+        """Returns, for each buffer that op `k` would free but for idle ops, the set of these ops.
 
-        Idle ops only add bytes, and may wait. Op `k` would free the buffer if all idle ops of the
-        set had run before `k`.
+        Idle ops are ready, only add bytes, and may wait. Op `k` would free the buffer if all idle
+        ops of the set had run before `k`.
         """
         found = []
         for b in self.phase.closes[k]:

@@ -38,7 +38,7 @@ class Tables(NamedTuple):
         scratch: by op, the bytes that it allocates for itself while it runs.
         size: by buffer, its size in bytes.
         maker: by buffer, the op that creates it; EARLIER if that op belongs to an earlier phase.
-        users: by buffer, the ops that read or change it.
+        users: by buffer, the ops of the phase that read or change it.
         uses: by op, the listed buffers that it reads or changes.
         made: by op, the listed buffers that it creates.
         over_made, over_dying: by op, pairs of a result (`over_made`, numbered as in the Problem)
@@ -181,7 +181,13 @@ def measure(
 
 @compiled
 def measured(phase: Tables, order: Ints) -> tuple[Ints, Ints, Ints]:
-    """Measures a whole order. Returns the arrays `time`, `during` and `after` of `measure`."""
+    """Measures an order of the whole phase. `order` has, by time, the op that runs then.
+
+    Returns:
+        time: by op, the time at which it runs.
+        during: by time, the bytes alive while its op runs.
+        after: by time, the bytes alive just after its op.
+    """
     n = len(order)
     time, during, after = np.empty(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
     for t in range(n):
@@ -192,7 +198,10 @@ def measured(phase: Tables, order: Ints) -> tuple[Ints, Ints, Ints]:
 
 @compiled
 def dies(phase: Tables, buffer: int, time: Ints, t: int) -> bool:
-    """Returns whether no op that uses a buffer runs after time t."""
+    """Returns whether no op that uses a buffer runs after time t.
+
+    `time` has, by op, the time at which it runs.
+    """
     for j in range(phase.users_at[buffer], phase.users_at[buffer + 1]):
         if time[phase.users[j]] > t:
             return False
@@ -201,9 +210,10 @@ def dies(phase: Tables, buffer: int, time: Ints, t: int) -> bool:
 
 @compiled
 def written_over(phase: Tables, k: int, time: Ints, t: int) -> int:
-    """Returns the bytes that op `k` saves at time t by writing results over buffers that die at t.
+    """Returns the bytes that op k, at time t, saves by writing results over buffers that die at t.
 
-    Only the op's first MOST_PAIRS pairs of a result and a buffer count.
+    Only the op's first MOST_PAIRS pairs of a result and a buffer count. `time` has, by op, the time
+    at which it runs.
     """
     dying = 0
     first = phase.over_at[k]
@@ -217,12 +227,13 @@ def written_over(phase: Tables, k: int, time: Ints, t: int) -> int:
 def pairs_save(phase: Tables, k: int, dying: int) -> int:
     """Returns the bytes of those results of op k that are written over dying buffers.
 
-    Bit n of `dying` is set if the buffer of the op's pair number n dies at the op. Takes the pairs
-    in the order in which they are listed. Uses each result and each buffer at most once, as
-    `core.lifetime.find_reuse` does.
+    The op's pairs are those of `phase.over_made` and `phase.over_dying`: a result, and a buffer
+    that it may be written over. Bit n of `dying` is set if the buffer of pair n dies at the op.
+    Takes the pairs in the order in which they are listed. Uses each result and each buffer at most
+    once, as `core.lifetime.find_reuse` does.
     """
     saved = 0
-    taken = 0  # bit n is set if the op's pair number n was chosen
+    taken = 0  # bit n is set if the result of pair n is written over the buffer of pair n
     first = phase.over_at[k]
     for j in range(first, min(phase.over_at[k + 1], first + MOST_PAIRS)):
         free = dying >> (j - first) & 1 == 1

@@ -39,7 +39,8 @@ from roam.solvers.work import Work
 # path from the root: index of a phase, of a segment in it, of a segment in that one, ...
 Node = tuple[int, ...]
 STEP: Node = ()  # the root of the tree
-# share of the usual limit on ops run, for the bound of one segment: a tree has many segments
+# share of the usual limit on ops run that the search for the bound of one segment may use: a tree
+# has many segments
 EFFORT = 0.05
 
 
@@ -101,7 +102,10 @@ def walk(graph: nx.DiGraph) -> list[OpId]:
 
 
 class _Growing:
-    """A tree of segments under construction: phase after phase, then the step, then the mirrors."""
+    """A tree of segments under construction: phase after phase, then the step, then the mirrors.
+
+    The mirror of a segment is the segment of a later phase that reads the most bytes it saves.
+    """
 
     def __init__(self, problem: Problem, order: Sequence[OpId], depth: float, work: Work) -> None:
         self.problem, self.order, self.depth, self.work = problem, order, depth, work
@@ -152,7 +156,12 @@ class _Growing:
         solver: str,
         bound: int = 0,
     ) -> None:
-        """Adds a node for the ops that run at `times`, counted from the first op of the phase."""
+        """Adds a node for the ops that run at `times`, counted from the first op of the phase.
+
+        `after` is the live bytes of the phase by the number of its ops that have run. `solver` is
+        the name of the search that ordered the ops. `bound` is a known lower bound on their peak,
+        in bytes; 0 if none is known.
+        """
         start = self.problem.spans[phase].start
         whole = range(start + times.start, start + times.stop)
         ops = tuple(self.order[t] for t in whole)

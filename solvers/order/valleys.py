@@ -40,7 +40,8 @@ from roam.solvers.order.progress import Phase
 from roam.solvers.order.segment_search import Crossed, Side
 from roam.solvers.work import Work
 
-# FIRST: limit on ops run from a valley (few live bytes) to the next, before the search pauses
+# FIRST: limit on the ops that a search runs from one valley (a set of ops after which few bytes are
+# alive) to the next, before it pauses
 # MORE: factor on this limit whenever both searches, from the start and the end, are stuck
 FIRST, MORE = 1_000, 4
 
@@ -89,8 +90,8 @@ def meet(ends: Sequence[Phase], most: int, runs: int, work: Work, patience: int 
             pauses.
 
     Returns:
-        FITS with the order, DOES_NOT_FIT with a lower bound on the peak, or UNKNOWN, as
-        `keeps_within` does.
+        FITS with the order; DOES_NOT_FIT with a lower bound above `most` on the peak of every
+        order; or UNKNOWN. `Answer.work` is the number of ops run.
     """
     sides = [Side(phase, most, work) for phase in ends]
     stopped = spent = 0

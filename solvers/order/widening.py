@@ -133,7 +133,8 @@ def widen(
     Returns:
         The best order, its peak, and the highest bound proven, or `bound` if none is higher.
         If `bound` is not proven and no higher one is, the status OPTIMAL is no proof. `Answer.work`
-        is the number of steps of all searches (`beam_search.search`).
+        is the number of steps of all searches: one for each op tried after a set of ops, and some
+        for each number of ops in a set (`beam_search.search`).
     """
     work, beams = work or Work(), beams or Beams()
     with work.uncounted():  # the first call of a process compiles the search
