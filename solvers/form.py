@@ -34,5 +34,5 @@ class Form:
 
 
 def as_they_are(problem: Problem) -> dict[OpId, Form]:
-    """Returns, for each op that may be copied, the `Form` of a copy that does all that it does."""
+    """Returns, for each op that may be copied, the `Form` of a copy that does all the op does."""
     return {i: Form.of(op) for i, op in enumerate(problem.ops) if op.may_be_copied}

@@ -25,7 +25,7 @@ from itertools import groupby
 from roam.core.lifetime import find_reuse, live_curve, live_peak
 from roam.core.problem import Home, Kind, OpId, Problem
 
-# limit on the gradient bytes of a fold that is worth running in one call with other folds
+# limit on the bytes of the gradients of a fold that is worth running in one call with other folds
 SMALL = 1 << 18
 
 
@@ -43,7 +43,7 @@ def gather(problem: Problem, order: Sequence[OpId], sharing: Container[OpId]) ->
 
 
 def small_folds(problem: Problem) -> frozenset[OpId]:
-    """Returns the folds that absorb at most SMALL bytes (256 KiB) and allocate nothing.
+    """Returns the folds whose gradients have at most SMALL bytes, and that allocate nothing.
 
     A fold is an op that absorbs a gradient into the optimizer's state. Folds with scratch space are
     left out: several folds in one call would allocate all their scratch space at once.

@@ -183,9 +183,10 @@ def move_sooner(
 
 @compiled
 def is_moved(moved: Ints, number: int, k: int) -> bool:
-    """Returns whether the move `number` takes op k past others. `moved` is `Room.moved`.
+    """Returns whether the move `number` takes op k past others.
 
-    Returns False if k is EARLIER, which stands for any op of an earlier phase.
+    `moved` has, by op, the number of the last move that took it past others. Returns False if k is
+    EARLIER, which stands for any op of an earlier phase.
     """
     return k != EARLIER and moved[k] == number
 
@@ -194,8 +195,8 @@ def is_moved(moved: Ints, number: int, k: int) -> bool:
 def last_staying(phase: Tables, time: Ints, moved: Ints, number: int, b: int) -> int:
     """Returns the time of the last user of buffer b that the move `number` does not take along.
 
-    `time` has, by op, its time before the move, and `moved` is `Room.moved`. Returns -1 if the move
-    takes all users of the buffer past other ops.
+    `time` has, by op, its time before the move, and `moved` the number of the last move that took
+    the op past others. Returns -1 if the move takes all users of the buffer past other ops.
     """
     last = -1
     for j in range(phase.users_at[b], phase.users_at[b + 1]):

@@ -47,12 +47,14 @@ from roam.solvers.work import Units, Work
 A_CUTTING: Units = 60_000
 # share of the phase's ops above which a leaf skips the short exact search: the phase has had it
 ALMOST_ALL = 0.8
-# share of the remaining work for the last searches, whose aim is one byte below the peak
+# the phase is cut for an aim in bytes: parts of the order that keep within it are not searched
+# LAST_SHARE: share of the remaining work for all searches while the aim is one byte below the peak
+# FAR: how far the first aim is below the peak, as a share of the peak: down to 0. No aim is below
+#     the bound, so the bound is the first aim
+# QUICK: how many of the searches of a leaf, from the first on, are tried with the first aim
 LAST_SHARE = 0.2
-# how far the first aim is below the peak, as a share of the peak: down to 0. As no aim is below the
-# bound, the bound is the first aim
 FAR = 1.0
-QUICK = 2  # how many of the searches, from the first on, are tried while the aim is the bound
+QUICK = 2
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class _LeafSearch:
         bounds: by `Leaf.key`, the leaf's lower bound, without the bytes of `Leaf.constant`.
         stages: the searches, in the order in which they are tried on a leaf.
         failed: by `Leaf.key`, how many of `stages`, from the first on, are not tried again: the
-            last of these did not lower the leaf's peak to the bytes at which it should have ended.
+            last of these ended before the leaf's peak had come down to its target, in bytes.
         reused: how many times a leaf was given the order found for an equal leaf.
         searched: the number of searches so far, each of one leaf.
     """

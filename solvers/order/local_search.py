@@ -36,7 +36,8 @@ class Effort:
     found so far.
 
     Attributes:
-        work_an_op: limit on the steps of one annealing, per op of the phase (`annealing.anneal`).
+        work_an_op: limit on the steps of one annealing, per op of the phase. A step looks at one
+            dependency or one use of a buffer, for example (`annealing.anneal`).
         in_vain: number of annealings in a row without a lower peak after which a descent ends.
         kicks: limit on the descents after the first one. Each starts from the best order, changed
             by a short, hot annealing. Many short descents from strongly changed orders find more
@@ -50,8 +51,8 @@ class Effort:
     kicks: int = 24
 
 
-# distances of an annealing's limit below the peak, as shares of the peak: the next one is used if
-# the limit was not met
+# distances of an annealing's limit below the peak, as shares of the peak: the next distance is used
+# if the limit was not met, and after the last one the first again
 STEPS = (0.01, 0.005, 0.002, 0.001)
 # two pairs (first, last) temperature of an annealing, in mean buffer sizes: the first pair is used
 # after a lower peak was found, and after a failure the pair that was not used last
@@ -135,10 +136,11 @@ class _Search:
         return _Found(int(peak), found)
 
     def descend(self, order: Ints) -> _Found:
-        """Anneals again and again, each time with a limit below the lowest peak found so far.
+        """Anneals the best order again and again, each time with a limit below its peak.
 
-        Ends when `effort.in_vain` annealings in a row have found no lower peak, when the peak has
-        come down to the bound, or when no work is left. Returns the best order.
+        Begins with `order`. Ends when `effort.in_vain` annealings in a row have found no lower
+        peak, when the peak has come down to the bound, or when no work is left. Returns the best
+        order and its peak.
         """
         with self.work.uncounted():  # the first call of a process compiles the annealing
             # an annealing with a work limit of 0 only measures `order`

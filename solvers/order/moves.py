@@ -95,10 +95,10 @@ def gather(
 ) -> tuple[int, int]:
     """Writes to `room.group` op k and the ops that have to move with it to time `target`.
 
-    These are the ops that wait for op k, directly or not, and run at `target` or before; if op k
-    moves sooner, the ops for which it waits that run at `target` or later. They are listed in the
-    order in which they run, and `room.moved` has `number` for each of them. `time` has, by op, the
-    time at which it runs now.
+    If op k moves later, these are the ops that wait for it, directly or not, and run at `target` or
+    before. If it moves sooner, these are the ops that it waits for and that run at `target` or
+    later. Lists them in the order in which they run, and sets `room.moved` to `number` for each of
+    them. `time` has, by op, the time at which it runs now.
 
     Returns:
         count: the number of ops written; 0 if there are more than MOST_OPS.
