@@ -74,7 +74,7 @@ def a_step(ops: int) -> Units:
 def both_ends(problem: Problem, phase: int) -> list[Net]:
     """Returns a phase as arrays, as seen from its end and from its start, for `search`.
 
-    Also calls `search` once, since the first call of a process compiles it.
+    Also calls `search` once, which compiles it if this process has not done so yet.
     """
     ends = [net(Phase(problem, phase, mirrored=m)) for m in (True, False)]
     search(ends[0], 0, 1, 0)

@@ -11,10 +11,10 @@ settled. For each op and each step, one Boolean says whether the op has run befo
 
 An op can only run after all its ancestors and before all its descendants. Their numbers limit the
 steps at which it may run. At earlier and later steps its Booleans are constant. The usual program
-has a start time for each op, an interval for each buffer and a cumulative constraint. On random
-layered graphs of 20 to 120 ops, the program of this module took between a fifth and four fifths of
-the deterministic time of the usual program, both to find orders and to prove that there are none
-(in 26 of 27 cases).
+for scheduling has a start time for each op, an interval for each buffer and a cumulative
+constraint. On random layered graphs of 20 to 120 ops, in 26 of 27 cases, the program of this module
+took between a fifth and four fifths of the deterministic time of the usual program, both to find
+orders and to prove that there are none.
 
 Counts live bytes as if every op wrote over all dying buffers that it may ever write over. So the
 answer "no" also holds without such reuse. But the peak of an order that is found may be above the
@@ -124,7 +124,7 @@ def windows(phase: Phase) -> list[range]:
 
 
 def _reached(neighbours: Sequence[Sequence[Place]], order: Iterable[Place]) -> list[int]:
-    """Returns by op how many ops it reaches over one or several steps of `neighbours`.
+    """Returns, by op, how many ops it reaches over one or several steps of `neighbours`.
 
     By op, `neighbours` lists its predecessors (or its successors). `order` lists all ops so that
     each op comes after its neighbours.

@@ -244,9 +244,9 @@ class _LeafSearch:
                 self.reused += 1
 
     def offer(self, placed: Placed, name: str, order: list[OpId]) -> None:
-        """Keeps an order of a leaf if its peak is the lowest so far, for equal leaves too.
+        """Keeps an order for a leaf, and for equal leaves, if its peak is the lowest so far.
 
-        `name` is the name of the search that found the order.
+        `name` is the name of the search that found the order. `order` has op ids of the leaf.
         """
         peak = placed.leaf.peak(order)
         if peak < placed.peak:

@@ -1,4 +1,4 @@
-"""Holds the order that the annealing changes, with all that a move needs to know of it."""
+"""Holds the order that the annealing changes, its live bytes, and the last users of buffers."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ class _Tree:
 
 
 class Crossed(Enum):
-    """How `Side.walk` ended."""
+    """How `Side.walk`, a search from one end of a phase, ended."""
 
     # every op of the phase has its place, fixed by this search or by the one from the other end
     ALL = auto()

@@ -46,7 +46,7 @@ class Tables(NamedTuple):
         before: by op, the ops of the phase that it waits for.
         after: by op, the ops of the phase that wait for it.
         users_at, uses_at, made_at, over_at, before_at, after_at: the index at which the row of each
-            buffer or op starts in the array of that name.
+            buffer or op starts in the array of that name (`over_made` and `over_dying` for over).
     """
 
     start: int
