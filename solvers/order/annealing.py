@@ -212,5 +212,5 @@ def alive_at(phase: Tables, time: Ints, user: Ints, t: int, random: Words) -> in
 
 @compiled
 def within(t: int, n: int) -> int:
-    """Returns the time nearest to t with 0 <= time < n."""
+    """Returns the time nearest to t in an order of n ops: 0 <= time < n."""
     return min(max(t, 0), n - 1)

@@ -191,7 +191,7 @@ class _Orders:
         self.offer(phase, "valleys", found.found)
 
     def raise_to(self, bound: int, phase: int) -> None:
-        """Raises the lower bound to `bound`, proven by a search of the phase, if it is lower."""
+        """Sets the lower bound to `bound`, proven by a search of the phase, if that raises it."""
         if bound > self.bound.value:
             self.bound = Bound(bound, Search(phase))
 

@@ -40,9 +40,9 @@ class Bracket:
         Keeps the order found if its measured peak is the lowest so far. If no order fits, raises
         the bound, up to the peak at most.
 
-        Returns False if the measured peak of the order found is above the limit, because the search
-        counted on in-place writes that the order does not allow. Lower limits are not worth trying
-        then. Returns True after any other answer, also after UNKNOWN.
+        Returns False if the measured peak of the order found is above `answer.value`, because the
+        search counted on in-place writes that the order does not allow. Lower limits are not worth
+        trying then. Returns True after any other answer, also after UNKNOWN.
         """
         if answer.found is not None:
             reached = self.peak_of(answer.found)

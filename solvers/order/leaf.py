@@ -156,7 +156,7 @@ class _Cutting:
         return self.problem.maker[b] in self.place or b in self.dying or not self.outlives(b)
 
     def is_alive(self, b: BufferId) -> bool:
-        """Returns whether a buffer is alive when the segment begins."""
+        """Returns whether a buffer that an op makes is alive when the segment begins."""
         made_by = self.problem.maker[b]
         if made_by is None or not self.has_run(made_by):
             return False

@@ -26,9 +26,9 @@ class PhaseMemory:
         """Returns two numbers of bytes that a ready op adds: after it has run, and while it runs.
 
         Both are relative to the bytes alive just before the op. While it runs, the op adds its
-        results and its scratch space, less one result if that is written over a dying buffer (only
-        one result counts). After it has run, the op adds its results that are used or
-        kept, less the buffers that die with it. This number may be below 0.
+        results and its scratch space, less at most one result that may be written over a dying
+        buffer. After it has run, the op adds its results that are used or kept, less the buffers
+        that die with it. This number may be below 0.
         """
         problem = self.problem
         op = problem.ops[i]

@@ -65,7 +65,8 @@ class BeamSearch:
     Attributes:
         ends: the phase as seen from its end and from its start. The end whose search has last given
             an answer comes first.
-        tries: limit on the steps of one search, from one end (`beam_search.search`).
+        tries: limit on the steps of one search, from one end: a step for each op tried after a set,
+            and some for each number of ops in a set (`beam_search.search`).
         ops: the ids of the ops of the phase, in program order.
     """
 
