@@ -2,8 +2,8 @@
 
 Each planner is a function `(problem, phase) -> the ops of the phase, in order`. The planners in
 HEURISTICS are fast. The planners in PROGRAMS solve integer programs, and take a time limit in
-seconds for each phase. `plain_annealing` is a further baseline, of no other planner, to compare
-roam's own annealing with.
+seconds for each phase. `plain_annealing` is in neither table: no other planner uses it, and roam's
+own annealing is compared with it.
 """
 
 from __future__ import annotations

@@ -66,10 +66,10 @@ def bfs(problem: Problem, phase: int) -> list[OpId]:
 
 
 def dfs(problem: Problem, phase: int) -> list[OpId]:
-    """Returns a depth-first order.
+    """Returns a depth-first order: before an op runs, all ops that it waits for are run.
 
-    Visits the ops that touch the fewest bytes (make, read or change) first. Before an op runs,
-    visits its predecessors that have not run, and runs them with all ops that they wait for.
+    Goes through the ops by the bytes that they touch (make, read or change), the fewest first. The
+    predecessors of an op that have not run yet are gone through in the same way.
     """
     inside = set(problem.phases[phase])
     rank = {i: (_touched(problem, i), i) for i in inside}

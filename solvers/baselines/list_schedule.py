@@ -1,4 +1,7 @@
-"""List scheduling for greedy baselines: tracks the ready ops and the bytes that each would free."""
+"""List scheduling for greedy baselines: tracks the ready ops and the bytes that each would free.
+
+An op is ready if its predecessors have run.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ class ListSchedule:
         users_left: by buffer, the ops of this and later phases that use the buffer and have not
             run.
         made: by op, the bytes of the buffers that the op creates.
-        freed: by op, the bytes that the op would free if it ran now, its unused results included.
+        freed: by op, the bytes that the op would free if it ran now: of the buffers that no other
+            op still has to use, and of its own results if no op uses them.
     """
 
     def __init__(self, problem: Problem, phase: int) -> None:

@@ -72,7 +72,7 @@ class Part:
 
     @cached_property
     def buffers(self) -> list[BufferId]:
-        """The buffers that the ops create, read or change, without persistent buffers."""
+        """The buffers that the part's ops create, read or change, without persistent buffers."""
         used = dict.fromkeys(b for i in self.ops for b in self.problem.ops[i].touches)
         return [b for b in used if self.problem.buffers[b].home is not Home.USER]
 
@@ -117,8 +117,8 @@ def solve(part: Part, seconds: float, workers: int = 2) -> Answer[list[OpId]]:
         The best order found, its peak and a lower bound on the peak, in bytes. `Answer.work` counts
         branches of the solver's search tree. If the solver finds no order or does not run, returns
         program order, with MOST for the peak and 0 for the bound. The solver does not run if the
-        part is too large or has fewer than two ops (the status is OPTIMAL then), or if `seconds`
-        is 0 or less.
+        part has fewer than two ops (only then, the status is OPTIMAL), if the integer program would
+        have more than LARGEST variables, or if `seconds` is 0 or less.
     """
     as_it_is = Answer(list(part.ops), MOST, 0, Outcome.FEASIBLE, 0)
     if len(part.ops) < 2:
@@ -144,10 +144,12 @@ class _Ilp:
     enforce the rule.
 
     Attributes:
-        runs: the variable C (see the module's docstring) of each op and timestep at which the op
-            may run.
-        held: the variable P of each buffer and timestep, also of the time after the last op.
-        peak: the variable that is minimized, in units of UNIT bytes.
+        runs: (op, timestep) -> the variable that is 1 if the op runs then. Contains only the
+            timesteps at which the op may run.
+        held: (buffer, timestep) -> the variable that is 1 if the buffer was created before this
+            timestep and is still held. Contains also the timestep after the last op.
+        peak: the variable that is minimized: the most bytes at one timestep, in units of UNIT
+            bytes.
     """
 
     def __init__(self, part: Part) -> None:

@@ -2,9 +2,9 @@
 
 It moves one op at a time, to a random place in the order, and minimizes the peak. Roam's annealing
 moves several ops together, aims most moves at buffers that are alive while too many bytes are, and
-searches for an order whose live bytes keep within a given limit. The two share only the arrays, the
-code that measures an order, and the random numbers. Roam's annealing is of use only if it finds
-lower peaks than this plain annealing.
+searches for an order whose live bytes keep within a given limit. The two share only the arrays that
+describe a phase, the code that measures an order, and the random numbers. Roam's annealing is of
+use only if it finds lower peaks than this plain annealing.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ HOT, COLD = 0.5, 0.005  # first and last temperature, as multiples of the mean s
 
 
 def plain_annealing(problem: Problem, phase: int, seconds: float) -> list[OpId]:
-    """Returns the best order of a phase found in about `seconds` seconds, from program order on.
+    """Returns the best order of a phase that annealing finds in about `seconds` seconds.
 
-    The seconds are CPU time of the process, so that the search takes as many steps on a busy
-    machine as on an idle one. The time to compile the search is not counted. The clock is read
-    after every MOVES moves per op, so a large phase takes longer. With 0 seconds, returns program
-    order.
+    The search starts from program order. The seconds are CPU time of the process, so that the
+    search takes as many steps on a busy machine as on an idle one. The time to compile the search
+    is not counted. The clock is read after every MOVES moves per op, so a large phase takes longer.
+    With 0 seconds, returns program order.
     """
     ops = problem.phases[phase]
     if not ops:
@@ -57,7 +57,7 @@ def wander(
     """Moves single ops at random, at one temperature.
 
     Args:
-        phase: the ops and buffers.
+        phase: the ops and buffers of the phase, as arrays.
         order: by time, the op that runs then (its place in program order). Changed to the last
             order that was accepted.
         moves: how many moves to try.
@@ -99,7 +99,10 @@ def wander(
 
 @compiled
 def shift(order: Ints, time: Ints, source: int, target: int) -> None:
-    """Moves the op at time `source` to time `target`. Shifts each op in between by one time."""
+    """Moves the op at time `source` to time `target`. Shifts each op in between by one time.
+
+    `order` is, by time, the op that runs then; `time` is, by op, the time at which the op runs.
+    """
     k = order[source]
     step = 1 if target > source else -1
     for t in range(source, target, step):

@@ -11,10 +11,10 @@ A branch is the ops that lead to one gradient, weight update or running statisti
 else. The spine of a phase is its ops outside of branches. Each op of a branch runs in the first
 segment in which all its inputs exist. The paper has no such rule for weight updates.
 
-A segment of more than NODES ops is cut into pieces of program order; there is no tree of tasks as
-in the paper. Each piece is solved by MODeL's integer program (`modelilp.py`), in an equal share
-of the time that is left. Written from the paper's description: the authors solve other integer
-programs, with another solver.
+A segment of more ops than the limit NODES is cut, in program order, into pieces within the limit;
+there is no tree of tasks as in the paper. Each piece is solved by MODeL's integer program
+(`modelilp.py`), in an equal share of the time that is left. Written from the paper's description:
+the authors solve other integer programs, with another solver.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ from roam.core.problem import Home, Kind, OpId, Problem
 from roam.solvers.baselines.modelilp import Part, solve
 
 NODES = 60  # limit on the ops of one integer program
-# value of `leads_to` for an op that leads to no gradient, update or statistic, or to more than one
+# in `_spine`, stands in place of the op that ends a branch, for an op that belongs to no branch: it
+# leads to no gradient, weight update or running statistic, or to more than one
 SEVERAL = -1
 
 
 def roam_rings(problem: Problem, phase: int, seconds: float = 10.0) -> list[OpId]:
-    """Returns an order of a phase, in which an integer program has ordered each piece of a segment.
+    """Returns an order of a phase, cut into pieces each of which an integer program has ordered.
 
-    The pieces run in the order in which `segments` lists their ops. A piece stays in program order
-    if the integer program finds no order of it in its share of the time. Takes about `seconds`
-    seconds, plus the time to build the last integer program.
+    A piece is at most NODES ops that follow one another in a segment. The pieces run in the order
+    in which `segments` lists their ops. A piece stays in program order if the integer program finds
+    no order of it in its share of the time. Takes about `seconds` seconds, plus the time to build
+    the last integer program.
     """
     deadline = time.monotonic() + seconds
     first = problem.phases[phase][0] if problem.phases[phase] else 0
