@@ -71,11 +71,13 @@ class Cuts:
 
 
 class Least(NamedTuple):
-    """A set of ops of a phase that leaves the fewest bytes alive, as `Network.least` finds it.
+    """The set of ops of a phase that leaves the fewest bytes alive.
+
+    Some ops were given that the set has to contain, and some that it must not contain. A set leaves
+    the bytes that are alive when exactly its ops, and all earlier phases, have run.
 
     Attributes:
-        live: the transient bytes alive when all earlier phases have run, and exactly these ops of
-            the phase.
+        live: the transient bytes that the set leaves alive.
         ran: the ops of the set, each by its index in the program order of the phase. If several
             sets leave the fewest bytes alive, this is the smallest of them.
     """
@@ -216,11 +218,17 @@ class Network:
         return certain + int(flow.optimal_flow()), side, flow
 
     def ancestors(self, k: int) -> set[int]:
-        """Returns the ops that run before op `k` in every order, by index in program order."""
+        """Returns the ops of the phase that run before op `k` in every order.
+
+        All ops are given by their index in the program order of the phase.
+        """
         return reached(k, self.before) - {k}
 
     def descendants(self, k: int) -> set[int]:
-        """Returns the ops that run after op `k` in every order, by index in program order."""
+        """Returns the ops of the phase that run after op `k` in every order.
+
+        All ops are given by their index in the program order of the phase.
+        """
         return reached(k, self.after) - {k}
 
 
@@ -228,8 +236,9 @@ def own_bytes(problem: Problem, i: OpId) -> int:
     """Returns the bytes that op `i` adds, while it runs, to those alive just before it begins.
 
     These are its results and its scratch space, less the results that it may write over dying
-    buffers, as if the order let all these buffers die at the op. If these results outnumber these
-    buffers of the same size, subtracts only as many results as there are buffers.
+    buffers, as if the order let all these buffers die at the op. A buffer is written over by only
+    one result of the same size: if there are fewer such buffers than results, the other results
+    are counted.
     """
     op = problem.ops[i]
     made: dict[int, set[BufferId]] = {}

@@ -7,7 +7,8 @@ any number of copies. Every other op is in one of three states:
     over             x = 1, z = 1      it ran, and does not run later
     runs again       x = 1, z = 0      it ran, and runs later: adds its time at least once
 
-A buffer is alive at that moment if its maker is over and a reader of the buffer runs later. So
+A buffer is alive at that moment if its maker is over, and a reader of the buffer runs later or the
+user keeps the buffer. So
 
     extra time ≥ min over (x, z) of [ Σ cost·x·(1 - z) + price·live(x, z) ] - price·(budget - own)
 
@@ -90,7 +91,7 @@ class TimeBound:
         op: the op at whose first run the bound is proven; None for the trivial bound 0, and if the
             buffers that the user keeps exceed the budget at the end.
         price: the price that proves the bound, in seconds for each byte; inf if `seconds` is inf.
-        moments: the states that the search found at that op, the cheapest in seconds first.
+        moments: the states of other ops found at its first run, the cheapest in seconds first.
     """
 
     seconds: Seconds
@@ -111,7 +112,7 @@ class PricedCuts:
     Attributes:
         net: the flow network of the Problem.
         costs, total: by op, the seconds of its copy; their sum.
-        step: if all costs are whole seconds, the most seconds that divide each of them; else 0.
+        step: the greatest common divisor of all costs if they are whole seconds; else 0.
     """
 
     def __init__(
@@ -124,13 +125,13 @@ class PricedCuts:
         self.step = gcd(*(int(cost) for cost in self.costs)) if whole else 0
 
     def cost(self) -> Units:
-        """Returns the units of work (about a nanosecond each) of one cut."""
+        """Returns the units of work (about a nanosecond each) of one minimum cut of the network."""
         return A_CUT + AN_ARC * len(self.net.tails)
 
     def least(self, op: OpId) -> Bytes:
         """Returns a lower bound on the transient bytes alive when `op` first runs.
 
-        The bound holds for any copies. With `in_order`, only if first runs are in program order.
+        The bound holds for any copies; with `self.in_order`, for first runs in program order only.
         """
         return self._fewest(self._sides(op), op, again=0.0)[0]
 
@@ -138,10 +139,7 @@ class PricedCuts:
         """Returns a lower bound on the extra time, proven at the moment when `op` first runs.
 
         The bound is inf if at this moment even copies that cost nothing cannot keep the budget.
-
-        Args:
-            op: the op.
-            budget: transient bytes that no moment of the schedule may exceed.
+        `budget` is the transient bytes that no moment of the schedule may exceed.
         """
         sides = self._sides(op)
         _, cheap = self._fewest(sides, op, again=None)
@@ -149,7 +147,7 @@ class PricedCuts:
         if least > budget:
             return TimeBound(inf, op, inf, (dear,))
         moments, best, best_price = {cheap, dear}, Fraction(0), Fraction(0)
-        # one state on each side of the budget: the next price makes their costs equal
+        # `cheap` exceeds the budget, `dear` keeps it: at the next price, both cost the same
         while cheap.live > budget >= dear.live and len(moments) < PRICES:
             price = (dear.seconds - cheap.seconds) / (cheap.live - dear.live)
             if price <= 0:
@@ -170,10 +168,10 @@ class PricedCuts:
     def within(self, op: OpId, seconds: Seconds) -> tuple[Moment, ...]:
         """Searches for the state with the fewest live bytes whose copies take at most `seconds`.
 
-        Returns all states that it found, the cheapest in seconds first. In some of them the copies
-        take at most `seconds`, in the others, if any, they take longer. No price has a best state
-        between the two groups, so further cuts come no nearer to `seconds` (unless the search ended
-        at PRICES states).
+        A cut finds the best state at one price for each byte. Returns all states found, the
+        cheapest in seconds first: some whose copies take at most `seconds`, then perhaps some whose
+        copies take longer. No price has a best state between these two kinds, so further cuts come
+        no nearer to `seconds` (unless the search ended at PRICES states).
 
         Args:
             op: the states are those just before the first run of this op.
@@ -202,7 +200,8 @@ class PricedCuts:
     ) -> tuple[Bytes, Moment]:
         """Returns a lower bound on the bytes alive when `op` first runs, and the state found.
 
-        `again` is 0 if ops may be recomputed at no cost. None: state and bound without any copies.
+        `sides` is what `_sides(op)` returns. `again` is 0 if ops may be recomputed at no cost, None
+        if they may not be recomputed.
         """
         a_byte = min(1.0, CAPACITY / max(1, self.net.sizes))
         flow, found = self._cut(sides, op, again, a_byte)
@@ -220,10 +219,12 @@ class PricedCuts:
         return rounded if Fraction(rounded) <= seconds else float(np.nextafter(rounded, 0))
 
     def _sides(self, op: OpId) -> NDArray[np.int32]:
-        """Returns by node BEFORE or AFTER if `op` alone decides its side, else the node's number.
+        """Returns, by node of the network, its side of the cut just before `op` first runs.
 
-        The side is LEFT_OUT for buffers that `op` reads or changes. Earlier phases have run, later
-        phases have not. With `in_order`, exactly the ops before `op` in program order have run.
+        It is BEFORE or AFTER if `op` alone decides it: its ancestors and earlier phases have run,
+        `op`, its descendants and later phases have not. With `self.in_order`, exactly the ops
+        before `op` in program order have run. It is LEFT_OUT for a buffer that `op` reads or
+        changes, and the node's own number if the cut decides.
         """
         ops, phase = self.problem.ops, self.problem.ops[op].phase
         if self.in_order:
@@ -247,7 +248,7 @@ class PricedCuts:
     ) -> tuple[Fraction, Moment]:
         """Returns a lower bound on the extra seconds, proven at a price, and the state of its cut.
 
-        The bound is a fraction, free of rounding errors of floats.
+        `price` is in seconds for each byte. The bound is free of rounding errors of floats.
         """
         scale = CAPACITY / float(self.total + price * self.net.sizes)
         per_byte = float(price) * scale
@@ -275,14 +276,13 @@ class PricedCuts:
         """Finds the state that costs least, by a minimum cut.
 
         Args:
-            sides: what `_sides` returns.
+            sides: by node, BEFORE, AFTER or LEFT_OUT, or its own number if the cut decides.
             op: the op that runs next.
-            a_second: capacity of one second of cost; None if no op may be recomputed.
-            a_byte: capacity of one byte.
+            a_second: an arc's capacity for each second; None if no op may be recomputed.
+            a_byte: an arc's capacity for each byte.
 
         Returns:
-            The capacity of the cut, with every arc rounded down to a whole number (`_whole`); the
-            state.
+            The capacity of the cut, every arc's being rounded down by `_whole`; the state.
         """
         again = _whole(self.net.seconds, a_second or 0.0)
         if a_second is None:
@@ -323,7 +323,7 @@ class PricedCuts:
 
 
 def _whole(weights: NDArray[np.float64], factor: float) -> NDArray[np.int64]:
-    """Returns weights times a factor as whole numbers, rounded down, or lower by 1; at least 0."""
+    """Returns weights × factor, rounded down, and less 1 unless `factor` is 1; at least 0."""
     product: NDArray[np.int64] = np.floor(weights * factor).astype(np.int64)
     # a product may be rounded up in its last bit, unless the factor is 1
     return product if factor == 1 else np.maximum(product - 1, 0)

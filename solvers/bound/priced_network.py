@@ -1,6 +1,8 @@
 """Builds the network whose minimum cut is the cheapest state of a step before an op's first run.
 
-`priced_cut` draws the network, and puts a price on bytes.
+A state says which ops have run, and which of these run again. It costs the seconds of the ops that
+run again, and a price for each live byte. The docstring of `priced_cut` draws the network, and the
+functions there choose the price.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ class PricedNetwork:
         forms: by op that may be recomputed, the form of its copies.
         costs: by op, the seconds of its copy as an exact fraction; of the op itself if it cannot be
             recomputed.
-        ran, over: by op, the nodes x and z of `priced_cut`: the op ran; the op does not run again.
-            An op that cannot be recomputed has one node for both.
+        ran, over: by op, its nodes x and z in the drawing of `priced_cut`. Node x is on the side of
+            the source if the op ran, and z if it ran and does not run again. An op that cannot be
+            recomputed has one node for both.
         nodes: the number of nodes, source and sink included.
         tails, heads: by arc, its two nodes.
         seconds, bytes: by arc, its cost, in one of the two units; 0 in the other.
@@ -104,8 +107,9 @@ class PricedNetwork:
     ) -> None:
         """Adds a node for a buffer with the contents that `writer` leaves for `readers`.
 
-        Adds nothing if the buffer has no transient bytes or was there before the step (`writer` is
-        None), or if nobody reads these contents. `kept` says whether the user keeps them.
+        `kept` says whether the user keeps these contents. Adds nothing if no op reads them and the
+        user does not keep them, if the buffer was there before the step (`writer` is None), or if
+        it has no transient bytes.
         """
         size = self.problem.buffers[b].transient
         if writer is None or not size or not (readers or kept):

@@ -1,9 +1,9 @@
 """Proves lower bounds for all schedules that may recompute ops: on extra time, and on the peak.
 
 Every schedule runs each op for a first time. At that moment, minimum cuts bound the time that
-recomputing must add within a budget, and the bytes that must be alive (`priced_cut`). Both
-functions first try the ops with the most live bytes in a known order, and return the highest bound
-that they find.
+recomputing must add within a budget, and the bytes that must be alive (`priced_cut`). `time_bound`
+and `least_bytes` try one op after another, those with the most live bytes in a known order first,
+and return the highest bound that they find.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ def time_bound(
     forms: Mapping[OpId, Form] | None = None,
     enough: Seconds = inf,
 ) -> TimeBound:
-    """Searches for the highest lower bound on the extra time that the first run of one op proves.
+    """Searches for the highest lower bound on the time that recomputing adds within a budget.
 
+    Each bound is proven by what must hold when one op runs for the first time (`PricedCuts.extra`).
     Tries first the ops with the most live bytes in a known order. Skips ops whose live bytes in
     that order are within the budget, because they prove nothing. Tries no op if the buffers that
     the user keeps exceed the budget: then no schedule keeps within the budget.
@@ -70,9 +71,9 @@ def least_bytes(
 ) -> Bytes:
     """Returns a lower bound on the peak of every schedule, however much it recomputes.
 
-    The bound is in transient bytes: the most that the cuts prove at one op, or that one op needs
-    for itself, or that the user keeps. Tries first the ops with the most live bytes in a known
-    order.
+    The bound, in transient bytes, is the highest of three: the most bytes that a minimum cut proves
+    to be alive at the first run of an op, the most bytes that an op needs for itself, and all bytes
+    that the user keeps. Tries first the ops with the most live bytes in a known order.
 
     Args:
         problem: the Problem.
