@@ -221,9 +221,9 @@ class PricedCuts:
     def _sides(self, op: OpId) -> NDArray[np.int32]:
         """Returns, by node of the network, its side of the cut just before `op` first runs.
 
-        It is BEFORE or AFTER if `op` alone decides it: its ancestors and earlier phases have run,
-        `op`, its descendants and later phases have not. With `self.in_order`, exactly the ops
-        before `op` in program order have run. It is LEFT_OUT for a buffer that `op` reads or
+        It is BEFORE (has run) or AFTER if `op` alone decides it: its ancestors and earlier phases
+        have run, `op`, its descendants and later phases have not. With `self.in_order`, exactly the
+        ops before `op` in program order have run. It is LEFT_OUT for a buffer that `op` reads or
         changes, and the node's own number if the cut decides.
         """
         ops, phase = self.problem.ops, self.problem.ops[op].phase
@@ -282,7 +282,7 @@ class PricedCuts:
             a_byte: an arc's capacity for each byte.
 
         Returns:
-            The capacity of the cut, every arc's being rounded down by `_whole`; the state.
+            The capacity of the cut, with arcs' capacities rounded down (`_whole`); the state found.
         """
         again = _whole(self.net.seconds, a_second or 0.0)
         if a_second is None:

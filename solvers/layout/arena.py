@@ -9,7 +9,8 @@ blocks of the phase.
 
 A block is held while any buffer in it is alive, and meanwhile its empty part is wasted. If the
 waste would raise the peak above a limit, buffers are taken out of the arena (`eviction.py`). An
-arena that is kept between steps (`hold`) is one block; no buffer is taken out of it.
+arena that is kept between steps (`hold`) is one block if any tensor is saved; no buffer is taken
+out of it.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Layout:
 
     @property
     def cost(self) -> tuple[int, int, int]:
-        """What `lay_out` minimizes: the allocations, then the buffers left out, then the peak."""
+        """What `lay_out` minimizes: the number of allocations, then `left`, then the peak."""
         return len(self.blocks) + self.left, self.left, self.peak
 
 
@@ -72,9 +73,10 @@ def lay_out(
     """Searches for a layout with few allocations in a step and a peak of at most `limit` bytes.
 
     Every block is an allocation, and so is every buffer that could lie in the arena but does not.
-    The search ends at a layout that leaves out no buffer and does not raise the peak. Otherwise,
-    of the layouts tried that keep within the limit, returns the one with the fewest allocations. If
-    each of them takes more allocations than no arena does, returns a layout without offsets.
+    The search ends at a layout that leaves out no buffer and has the peak of the live bytes alone.
+    Otherwise, of the layouts tried that keep within the limit, returns the one with the fewest
+    allocations. If there is none, or if each takes more allocations than a step without an arena,
+    returns a layout without offsets.
 
     Args:
         problem: the step.
@@ -196,7 +198,11 @@ class Arena:
         return self.cut(table_of(placed)).blocks()
 
     def cut(self, table: Table) -> Sections:
-        """Returns the sections of placed buffers. A section becomes one block of the arena."""
+        """Returns the sections of placed buffers. A section becomes one block of the arena.
+
+        It holds the buffers of one piece of addresses (a piece of the stack, or all addresses above
+        the stack) during a period in which at least one of these buffers is alive.
+        """
         return cut_into_sections(table, self.edges)
 
     def one_block(self) -> tuple[Block, ...]:

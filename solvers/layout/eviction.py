@@ -10,8 +10,8 @@ block that wastes most at that time. There are three ways to lower the waste of 
 
     every buffer that is alive at that time leaves    then the block is not held at that time
     every buffer that is dead at that time leaves     then the block spans its live buffers only
-    every buffer that reaches into the upper part     then the block is lower by the bytes above
-    of the block leaves (if all are dead then)        the limit, or more
+    every buffer that reaches into the upper part     then the block is lower by at least the bytes
+    of the block leaves (if all are dead then)        by which the limit is exceeded
 
 `evict` chooses the way on which the fewest buffers leave the arena; if there are several, the one
 on which the fewest bytes leave. A buffer outside of the arena takes only its own size while it is
@@ -90,7 +90,8 @@ class _Waste:
         table: the placed buffers.
         sections: the sections in which the placed buffers lie.
         members: the indices of the buffers in `table`, one section after another.
-        first: by section, the index in `members` of its first buffer; then the number of buffers.
+        first: by section, the index in `members` of its first buffer; the last entry is the number
+            of all buffers.
         excess: by time, the bytes by which live and wasted bytes together exceed the limit;
             negative if they are below it.
     """
@@ -117,7 +118,10 @@ class _Waste:
         return self.members[self.first[section] : self.first[section + 1]]
 
     def held(self, t: int) -> Ints:
-        """Returns the sections held at time t: at most one in each piece of addresses."""
+        """Returns the indices of the sections held at time t.
+
+        The addresses of an arena are cut into pieces. In each piece, at most one section is held.
+        """
         pieces = np.arange(self.pieces)
         found = np.searchsorted(self.begins, t + pieces * self.span, side="right") - 1
         return found[(self.sections.piece[found] == pieces) & (self.sections.upper[found] > t)]
@@ -129,7 +133,7 @@ class _Waste:
         return int(self.sections.size[section] - (some.top - some.bottom)[alive].sum())
 
     def curve(self, section: int) -> Ints:
-        """Returns the bytes that a section wastes at each time at which the section is held."""
+        """Returns the bytes that a section wastes at each time from its first to its last one."""
         start, end = self.sections.lower[section], self.sections.upper[section]
         some = self.table.only(self.inside(section))
         change = np.zeros(end - start + 1, np.int64)
@@ -166,9 +170,10 @@ class _Waste:
         """Returns buffers (indices in `table`) that leave a section to lower its waste at time t.
 
         Compares three sets: the section's buffers that are alive at t, its buffers that are dead at
-        t, and its buffers that reach into its top `need` bytes. The last set is considered only if
-        all its buffers are dead at t. Returns the set with the fewest buffers; if there are
-        several, the one with the fewest bytes.
+        t, and its buffers that reach into its top `need` bytes: live and wasted bytes exceed the
+        limit by so many at t. The last set is considered only if all its buffers are dead at t.
+        Returns the set with the fewest buffers; if there are several, the one with the fewest
+        bytes. An empty set is never returned.
         """
         inside = self.inside(section)
         some = self.table.only(inside)

@@ -90,7 +90,11 @@ class Occupied:
         return whole, part
 
     def take(self, nodes: Nodes, bottom: int, top: int) -> None:
-        """Marks the addresses [bottom, top) as taken during the lifetime that covers `nodes`."""
+        """Marks the addresses [bottom, top) as taken during a lifetime.
+
+        `nodes` are the tree nodes that the lifetime covers wholly and in part, as the method
+        `nodes` returns them.
+        """
         if bottom == top:
             return
         whole, part = nodes
@@ -104,7 +108,8 @@ class Occupied:
     def taken(self, nodes: Nodes) -> list[Span]:
         """Returns (bottom, top) of the spans of addresses taken at some time of a lifetime.
 
-        The spans are sorted by their bottoms, and may overlap. `nodes` are the lifetime's nodes.
+        The spans are sorted by their bottoms, and may overlap. `nodes` are the tree nodes that the
+        lifetime covers wholly and in part, as the method `nodes` returns them.
         """
         whole, part = nodes
         spans: list[Span] = []
@@ -118,7 +123,10 @@ class Occupied:
 
 
 def _unite(borders: Borders, bottom: int, top: int) -> None:
-    """Adds the addresses [bottom, top) to the set of addresses `borders`."""
+    """Adds the addresses [bottom, top) to a set of addresses.
+
+    The set is stored in `borders` as the sorted bottoms and tops of its spans.
+    """
     i, j = bisect_left(borders, bottom), bisect_right(borders, top)
     # an odd i (or j) means that `bottom` (or `top`) lies in an old span and is no border of its own
     borders[i:j] = ([] if i % 2 else [bottom]) + ([] if j % 2 else [top])

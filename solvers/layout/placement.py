@@ -44,7 +44,10 @@ class Placement(Protocol):
     def place(
         self, problem: Problem, order: Sequence[OpId], reuse: Over, limit: int, work: Work
     ) -> Layout:
-        """Returns a layout whose peak is at most `limit` bytes, or one that places no buffer."""
+        """Returns a layout whose peak is at most `limit` bytes, or one that places no buffer.
+
+        `reuse` maps each buffer that is written over a dying buffer to that dying buffer.
+        """
 
 
 @dataclass(frozen=True)

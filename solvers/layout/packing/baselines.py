@@ -99,7 +99,8 @@ def inductor(rects: Sequence[Rect]) -> Offsets:
 
     Of buffers of equal size the longest-lived comes first. Buffers that are never alive together
     share a span of addresses. If a buffer is smaller than the span in which it is placed, the span
-    is cut in two. A buffer that no span can take gets a new span above all others.
+    is cut in two. If it is larger, only the topmost span can grow to take it. A buffer that no span
+    can take gets a new span above all others.
     """
     pool = _Place(0)
     offsets = [0] * len(rects)

@@ -9,12 +9,12 @@ is the lowest address that any item of the section can have, of those not placed
                              is one choice for each item that fits and may be the next in section s.
                              The last choice is to waste space: no item lies on the floor of s.
 
-Any packing can be changed so that every item rests on another item or on address 0, or as near to
-it as its alignment and the fixed items allow, without getting higher. Such a packing agrees with
-one of these choices, so the search is complete. Whether a partial packing can be completed depends
-only on its skyline (its top edge) and on the items that are not placed. The search stores a hash of
-these two for partial packings that failed, in a table of limited size. It branches at the section
-with the fewest choices.
+Any packing can be changed, without getting higher, so that every item rests on another item or on
+address 0, or is as near to resting as its alignment and the fixed items allow. Such a packing
+agrees with one of these choices, so the search is complete. Whether a partial packing can be
+completed depends only on its skyline (its top edge) and on the items that are not placed. The
+search stores a hash of these two for partial packings that failed, in a table of limited size. It
+branches at the section with the fewest choices.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ from roam.solvers.zobrist import Words
 def is_choice(items: Items, sky: Skyline, b: int, floor: int) -> bool:
     """Returns whether item `b` may be placed next at address `floor`.
 
-    The item may if it is not placed yet and its lowest possible address is `floor`. Of equal items,
-    only the first one that is not placed is a choice, so that the search does not try all of them.
+    The item may if it is not placed yet and the lowest address that it can have above the placed
+    items is `floor`. Of equal items, only the first that is not placed may be placed next, so that
+    the search does not try all of them.
     """
     twin = items.twin[b]
     return (
@@ -57,13 +58,15 @@ def choose_section(
 ) -> tuple[int, int, int]:
     """Finds the section of time with the fewest choices among all niches of the sections [lo, hi).
 
-    A niche is a row of sections with equal floors between sections with higher floors. A choice is
-    an item that may be placed next. To waste the space on the floor counts as half a choice. Of
-    sections with equally many choices, returns the section with the lowest floor.
+    The floor of a section is the lowest address that any of its items can have that are not placed.
+    A niche is a row of sections with equal floors. The sections beside it, if any, have higher
+    floors. A choice is an item that may be placed next. To waste the space on the floor, if that is
+    possible, counts as half a choice. Of sections with equally many choices, returns the section
+    with the lowest floor.
 
     Args:
         items: the items.
-        sky: the skyline.
+        sky: the skyline, which is the state of the partial packing.
         capacity: the height that the packing must keep within, in bytes.
         lo: the first section to look at.
         hi: the section after the last one to look at.
@@ -102,6 +105,7 @@ def list_choices(
 ) -> int:
     """Lists the items that may be placed next in section s, in the order in which to try them.
 
+    The floor of a section is the lowest address that any of its items can have that are not placed.
     A niche is a row of sections with equal floors; its walls are the sections beside it, with
     higher floors. An item comes the sooner, the more of these hold: it fills the niche from wall to
     wall, its top is level with the left wall beside it, its top is level with the right wall beside
@@ -109,7 +113,7 @@ def list_choices(
 
     Args:
         items: the items.
-        sky: the skyline.
+        sky: the skyline, which is the state of the partial packing.
         s: a section of the niche.
         left: the first section of the niche.
         right: the section after the niche.
@@ -149,9 +153,10 @@ def list_choices(
 def waste_to(items: Items, sky: Skyline, s: int) -> int:
     """Returns the lowest address above the floor of section s at which an item of s might lie.
 
-    Section s has to lie in a niche, like those that `choose_section` returns. Such an item rests on
-    the top of another section that it covers, or on an item that is yet to be placed beside s.
-    Returns NEVER if there is no such address.
+    The floor of a section is the lowest address that any of its items can have that are not placed.
+    Section s has to lie in a niche: a row of sections with equal floors, beside which the floors
+    are higher. An item above the floor of s rests on the top of another section that it covers, or
+    on an item that is yet to be placed beside s. Returns NEVER if there is no such address.
     """
     best = NEVER
     for i in range(items.cover_start[s], items.cover_start[s + 1]):
@@ -172,8 +177,9 @@ def waste_to(items: Items, sky: Skyline, s: int) -> int:
 def explain_choices(items: Items, sky: Skyline, capacity: int, s: int, words: Words) -> None:
     """Adds to the set `words` the sections whose heights rule out all choices but those tried.
 
-    A choice is to place an item next in section s, or to waste the space on the floor of s. The
-    search tries the items of `list_choices`, and to waste space if the items of s then still fit.
+    The height of a section is the top of its placed items. A choice is to place an item next in
+    section s, or to waste the space on the floor of s. The search tries the items that
+    `list_choices` returns, and to waste space if the items of s then still fit below `capacity`.
     """
     mark(words, s)
     left, right = s, s + 1  # [left, right): sections of the items that can lie on the floor of s

@@ -11,7 +11,7 @@ costs the square root of its area (size × lifetime), times a penalty: 1, and 1 
 it has found no gap itself. So a rectangle that is hard to place is pushed off less and less. This
 is guided ejection search (Nagata and Bräysy 2009, for vehicle routes). The search ends when all
 rectangles are placed, when fixed rectangles leave no address to the next one, or when its steps are
-spent. If it has not placed all, a packing as low as the target may still exist.
+spent. If the search has not placed all, a packing as low as the target may still exist.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from roam.solvers.work import Units, Work
 from roam.solvers.xorshift import below
 from roam.solvers.zobrist import Words
 
-# distance of the first target below the height of the packing, as a share of the height. The share
-# halves after a failure. It doubles after a success, but only up to its first value.
+# distance of the first target (height to reach) below the height of the packing, as a share of the
+# height. The share halves after a failure. It doubles after a success, but only up to FIRST_FALL.
 FIRST_FALL = 0.01
 STEPS = 200_000  # limit on the steps towards one target, per rectangle
 # units of work of one step, which looks at one placed rectangle, and of one search; measured
@@ -50,8 +50,9 @@ PLACING = 20  # steps counted for placing one rectangle, besides one for each it
 class Ejection:
     """Lowers packings of the same rectangles again and again.
 
-    Each call of `lower` goes on with the distance to the target (`fall`, a share of the height)
-    and the random numbers at which the last one ended.
+    A search aims at a target: a height some bytes below that of the packing. Each call of `lower`
+    begins with the distance to the target (`fall`, a share of the height) and the random seed at
+    which the call before it ended.
 
     Args:
         rects: the rectangles.
@@ -149,9 +150,10 @@ def eject(items: Shapes, offset: Ints, target: int, steps: int, seed: int) -> tu
 
 @compiled
 def take_heaviest(items: Shapes, waiting: Ints, left: int) -> tuple[int, int]:
-    """Takes the rectangle of the largest area (size × lifetime) from waiting[:left].
+    """Takes the rectangle of the largest area (size × lifetime) from `waiting`.
 
-    Returns the number of rectangles that still wait, and the index of the rectangle taken.
+    The indices of the rectangles that wait are waiting[:left]. Returns the number of rectangles
+    that still wait, and the index of the rectangle taken.
     """
     best = 0
     for j in range(1, left):
@@ -168,7 +170,8 @@ def tightest_gap(items: Shapes, beside: Row, count: int, i: int, target: int, ra
 
     The gaps are between the first `count` rectangles of `beside`: the placed ones that are alive
     together with rectangle i (`neighbours`). The address is at the gap's lower or upper end, at
-    random, as near as the alignment allows. Returns NOWHERE if there is no gap.
+    random, as near as the alignment allows. Returns NOWHERE if there is no gap. `random` is the
+    state of the random numbers, which drawing changes.
     """
     size, align = items.size[i], items.align[i]
     least = target + 1
@@ -191,9 +194,19 @@ def cheapest(
 ) -> tuple[int, int]:
     """Finds the address at which the rectangles that rectangle i overlaps cost least together.
 
-    Tries the addresses at which rectangle i touches the top or the bottom of a neighbour, address
-    0, and the address at which its top is at the target, or the nearest aligned ones. The
-    neighbours are the first `count` rectangles of `beside` (`neighbours`).
+    A rectangle costs its penalty times the square root of its area; a fixed one must not be
+    overlapped. Tries the addresses at which rectangle i touches the top or the bottom of a
+    neighbour, address 0, and the address at which its top is at the target, or the nearest aligned
+    ones. The neighbours are the placed rectangles that are alive together with rectangle i.
+
+    Args:
+        items: the rectangles.
+        beside: the neighbours, by rising address: its first `count` rectangles.
+        count: the number of neighbours.
+        i: the index of the rectangle to place.
+        target: the height to keep within, in bytes.
+        penalty: by rectangle, its penalty: 1, and 1 more each time that it found no gap.
+        random: the state of the random numbers, which drawing changes.
 
     Returns:
         One of the best addresses, at random, or NOWHERE if a fixed rectangle is in the way

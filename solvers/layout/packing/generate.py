@@ -64,8 +64,8 @@ def cut_strip(
 def spoil(rects: Sequence[Rect], share: float, seed: int) -> list[Rect]:
     """Shrinks some rectangles in bytes or in time, or removes them. Returns all that are left.
 
-    The rectangles that are left no longer fill the strip from which they were cut, and their sizes
-    need not be multiples of `grain`.
+    The rectangles that are left no longer fill the strip from which `cut_strip` cut them, and their
+    sizes need not be multiples of its `grain`.
 
     Args:
         rects: the rectangles.

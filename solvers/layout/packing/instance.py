@@ -24,13 +24,14 @@ OPTIONAL = ("alignment", "offset")
 
 @dataclass(frozen=True)
 class Instance:
-    """The rectangles to pack, and the name of each, in the order of the file."""
+    """The rectangles to pack, and the name of each, in the order in which the CSV lists them."""
 
     names: tuple[str, ...]
     rects: tuple[Rect, ...]
 
 
-LARGEST = 2**62  # limit on every time, and on the sum of all sizes: avoids overflow of 64 bits
+# limit on every time, and on the sum of all sizes, alignments and offsets, so that 64 bits suffice
+LARGEST = 2**62
 
 
 def read_csv(text: str) -> Instance:
@@ -41,8 +42,9 @@ def read_csv(text: str) -> Instance:
     offset. Sizes, alignments and offsets are in bytes.
 
     Raises:
-        FileFormatError: the text has another format, or no buffer; or its times, or all sizes
-            together, go beyond 2^62. In the last case the message names no line.
+        FileFormatError: the text has another format, or no buffer. The message names the line. Also
+            raised, without a line, if a time, or the sum of all sizes, alignments and fixed
+            offsets, is beyond 2^62.
     """
     rows = csv.reader(io.StringIO(text), strict=True)
     try:
@@ -143,7 +145,8 @@ def load_changes(rects: Sequence[Rect]) -> list[tuple[int, int]]:
 def granule(rects: Sequence[Rect]) -> int:
     """Returns the greatest common divisor, in bytes, of all sizes, alignments and fixed offsets.
 
-    The height of the lowest packing is a multiple of this number of bytes.
+    Leaves out alignments of 1, which allow every address. The height of the lowest packing is a
+    multiple of this number of bytes.
     """
     return gcd(*(r.size for r in rects), *(r.align for r in rects if r.align > 1),
                *(r.fixed for r in rects if r.fixed is not None)) or 1  # fmt: skip
@@ -154,9 +157,10 @@ def check_packing(
 ) -> None:
     """Raises an error, which names the buffers, if the offsets are not a valid packing.
 
-    The check is simple on purpose, and independent of all packing algorithms. It goes through time
-    with a list of the live rectangles, sorted by address. The rectangles in the list do not
-    overlap, so a new rectangle can only overlap its two neighbours in the list.
+    If `names` is left out, calls them "buffer 0" and so on. The check is simple on purpose, and
+    independent of all packing algorithms. It goes through time with a list of the live rectangles,
+    sorted by address. The rectangles in the list do not overlap, so a new rectangle can only
+    overlap its two neighbours in the list.
 
     Raises:
         OffsetError: an offset is negative, not aligned, or not the rectangle's fixed offset.

@@ -2,10 +2,10 @@
 
     for each part, beginning with the part of the highest load:
     1. greedy fits                          also on the lowest line of the skyline (`lines.py`)
-    2. sweeps, from either end of time      if little space is wasted at the lower bound
+    2. sweeps, from either end of time      if little space is wasted at the height aimed at
     3. ejection                             ┐ in turns, with growing budgets of nodes and
-       search for a packing as high as      │ new orders of the items; wider sweeps after
-       the lower bound                      │ the first two searches
+       search for a packing as high as      │ new orders of the items; a wider sweep after
+       the lower bound                      │ each of the first two searches
        ejection                             │
        search for a packing a step lower    │
        than the best one                    ┘
@@ -50,8 +50,8 @@ from roam.solvers.work import Units, Work
 # one node of the search: A_NODE + A_TOUCH × pairs
 # the tables that the search builds once: A_TABLE_TOUCH × pairs
 A_NODE, A_TOUCH, A_TABLE_TOUCH = 10_000, 10, 100
-# sweeps are tried only if a packing as high as the goal would leave at most this share of its area
-# (bytes × time) empty
+# sweeps are tried only if a packing as high as the search aims at (`goal`) would leave at most this
+# share of its area (bytes × time) empty
 WASTE = 0.1
 # beam widths of sweeps: those of NARROW are tried, in turn, before the branch and bound searches,
 # and those of WIDE one after each of the first two branch and bound searches
@@ -83,7 +83,7 @@ def pack(
         rects: the rectangles to pack.
         capacity: the greatest height that the packing may have, in bytes; None for no such limit.
         work: limits the search; unlimited if left out. The first greedy fit of each part may exceed
-            it. A branch and bound search may go on beyond its deadline.
+            it. A branch and bound search may go on beyond the deadline of `work`.
         node_limit: limit on the nodes of all sweeps and branch and bound searches together.
         names: the names of the rectangles, for error messages.
 
@@ -174,7 +174,7 @@ class _Packer:
         self.height = height(rects, self.offsets)
 
     def greedy(self) -> tuple[list[int], str]:
-        """Returns the first greedy packing within the goal, or the lowest one, and its rule."""
+        """Returns the first greedy packing no higher than `goal`, else the lowest; and its rule."""
         best: list[int] | None = None
         for name, placed in self.candidates():
             found = [r.fixed or 0 for r in self.rects]
@@ -199,7 +199,7 @@ class _Packer:
 
     @property
     def goal(self) -> int:
-        """The height at which the search ends: the capacity, else the lower bound or `enough`."""
+        """The height at which the search ends: the capacity, else max(lower_bound, enough)."""
         if self.capacity is None:
             return max(self.lower_bound, self.enough)
         return self.capacity
@@ -212,7 +212,7 @@ class _Packer:
             self.search()
 
     def sweep(self, beam: int) -> None:
-        """Searches for a packing within the goal by a sweep (`sweep.py`) with the given beam width.
+        """Searches by a sweep (`sweep.py`) of this beam width for a packing no higher than `goal`.
 
         If the sweep forwards in time fails, sweeps backwards in time.
         """
@@ -256,11 +256,10 @@ class _Packer:
         Without a capacity, each turn begins with as much work on ejection as its search may spend,
         and every second search is for a packing `step` bytes lower than the best one so far. If
         this search neither finds one nor proves that there is none, `step` is halved. A proof
-        raises the lower bound, and with it the goal. Wider sweeps follow the first two searches.
-
-        Ends when the height reaches the goal, when the capacity is proven too small, or when work
-        or nodes run out. A search does not look at the clock. The longest one takes about as long
-        as all turns before it.
+        raises the lower bound, and with it the goal. A wider sweep follows each of the first two
+        searches if `sweepable`. Ends when the height reaches the goal, when the capacity is proven
+        too small, or when work or nodes run out. A search does not look at the clock, but after the
+        first turn its limit on nodes is no higher than that of all searches before it together.
         """
         cover = touches(self.rects)
         if self.work.left < cover * A_TABLE_TOUCH:

@@ -43,13 +43,15 @@ def shapes(rects: Sequence[Rect]) -> Shapes:
 
 
 class Row(NamedTuple):
-    """Placed rectangles, by rising address. The arrays are longer than the number of rectangles.
+    """Placed rectangles, by rising address, as arrays.
+
+    The arrays may be longer than the number of rectangles. Functions get this number by itself.
 
     Attributes:
         which: the indices of the rectangles in `Shapes`.
         lower, upper: the rectangle is alive during times [lower, upper).
         bottom, top: the rectangle takes the addresses [bottom, top).
-        cover: the highest `top` up to and including this rectangle; set by `neighbours` only.
+        cover: the highest `top` of this rectangle and all before it; set by `neighbours` only.
     """
 
     which: Ints
@@ -87,7 +89,7 @@ def neighbours(items: Shapes, row: Row, placed: int, i: int, beside: Row) -> int
 
 @compiled
 def remove(row: Row, placed: int, b: int) -> int:
-    """Removes rectangle b, one of the first `placed` of `row`. Returns how many are left."""
+    """Removes rectangle b, one of the first `placed` of `row`. Returns how many are left in it."""
     at = 0
     while row.which[at] != b:
         at += 1
@@ -98,7 +100,10 @@ def remove(row: Row, placed: int, b: int) -> int:
 
 @compiled
 def insert(row: Row, placed: int, items: Shapes, b: int, address: int) -> int:
-    """Inserts rectangle b among the first `placed` of `row`, by address. Returns the new number."""
+    """Inserts rectangle b at `address` among the first `placed` rectangles of `row`.
+
+    Returns the new number of placed rectangles.
+    """
     j = placed
     while j > 0 and row.bottom[j - 1] > address:
         shift(row, j, j - 1)

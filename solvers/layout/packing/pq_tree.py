@@ -40,8 +40,8 @@ class Gathered(NamedTuple):
         tree: the tree after the replacement.
         run: the replaced leaves, as a row of consecutive subtrees.
         beside: a leaf next to the first subtree of `run`; None if `run` may be reversed.
-        chance: the natural logarithm of a share: that of the orders in which the set was
-            consecutive, among all orders of the tree before the replacement.
+        chance: the natural logarithm of a share: of all orders of the tree before the replacement,
+            that of the orders in which the set is consecutive.
     """
 
     tree: Tree
@@ -55,9 +55,10 @@ def leaf(i: int, kind: int) -> Tree:
 
 
 def join(children: Sequence[Tree], *, ordered: bool = False) -> Tree:
-    """Returns a tree with the given trees as its children. Returns a single tree unchanged.
+    """Returns a tree with the given trees as its children. If only one is given, returns that one.
 
-    If there are two children, `ordered` changes nothing: reversing them is permuting them.
+    `ordered` says whether the children may only be reversed, not permuted. For two children it
+    changes nothing: reversing them is permuting them.
     """
     if len(children) == 1:
         return children[0]
@@ -85,7 +86,7 @@ def frontier(tree: Tree) -> Iterator[int]:
 def runs(tree: Tree, some: int) -> list[int]:
     """Cuts the set `some` of leaves into sets that are consecutive in every order of the tree.
 
-    The sets are as large as possible.
+    The sets are as large as possible. In a set of leaves, bit i is leaf i.
     """
     found: list[int] = []
     stack = [tree]

@@ -25,9 +25,10 @@ NOISE = 0.3
 
 
 def restarts() -> Iterator[int]:
-    """Yields the restart sequence of Luby, Sinclair and Zuckerman (1993), 1 1 2 1 1 2 4 ...
+    """Yields the length of each search, as a multiple of the length of the shortest search.
 
-    Yields each term of the sequence several times: once for every entry of RANKS.
+    Follows the restart sequence of Luby, Sinclair and Zuckerman (1993), 1 1 2 1 1 2 4 ... Yields
+    each term several times: once for every entry of RANKS, that is for every order of the items.
     """
     for i in count(1):
         k = i
@@ -42,9 +43,10 @@ class Searcher:
 
     Attributes:
         items, kept: the rectangles of more than 0 bytes as arrays, and their indices in `rects`.
-        failed, reasons: the table of failed states, see `search`.
+        failed: a hash table of the states of partial packings that are proven to fail.
+        reasons: by row of `failed`, the set of sections of time whose heights prove the failure.
         found: by item, its offset in the last packing found.
-        shortest: the nodes of the shortest search: the unit of `restarts`.
+        shortest: the limit on the nodes of the shortest search: the unit of `restarts`.
     """
 
     def __init__(self, rects: Sequence[Rect]) -> None:
@@ -61,10 +63,10 @@ class Searcher:
     def ask(self, capacity: int, nodes: int, turn: int) -> tuple[int, int]:
         """Searches for a packing within `capacity` bytes, with at most `nodes` nodes.
 
-        The number `turn` chooses the order in which items are tried: that of an entry of RANKS,
-        with random noise once all entries have been used. Returns the outcome (FITS, DOES_NOT_FIT
-        or UNKNOWN) and the number of nodes used. If the outcome is FITS, `offsets` returns the
-        packing.
+        The number `turn`, from 0 on, chooses the order in which items are tried: that of an entry
+        of RANKS (exponents of size and lifetime), with random noise once all entries have been
+        used. Returns the outcome (FITS, DOES_NOT_FIT or UNKNOWN) and the number of nodes used. If
+        the outcome is FITS, `offsets` returns the packing.
         """
         noise = 0.0 if turn < len(RANKS) else NOISE
         by_size, by_time = RANKS[turn % len(RANKS)]

@@ -35,8 +35,9 @@ NEVER = 2**62  # value in place of an address, if no address is possible
 class Items(NamedTuple):
     """The items (rectangles to place), sorted by the first section of time that each covers.
 
-    An item covers the sections [lower, upper). Sizes, alignments and fixed offsets are in bytes; an
-    item without a fixed offset has NOWHERE.
+    A section is a period in which the same items are alive. An item covers the sections [lower,
+    upper). Sizes, alignments and fixed offsets are in bytes; if an item has no fixed offset, its
+    entry of `fixed` is NOWHERE.
     """
 
     lower: Ints
@@ -54,14 +55,21 @@ class Items(NamedTuple):
 
 
 class Skyline(NamedTuple):
-    """The state of a partial packing, in bytes. See the picture of this module.
+    """The state of a partial packing, in bytes.
 
-    `offset` is, by item, its offset if it is placed, else NOWHERE.
+    A section is a period in which the same items are alive.
+
+    Attributes:
+        height: by section, the top of its placed items.
+        floor: by section, the lowest address that any of its items can have that are not placed.
+        load: by section, the bytes of its items that are not placed.
+        offset: by item, its offset if it is placed, else NOWHERE.
+        lowest: by item, the lowest address that it can have above the placed items.
     """
 
     height: Ints
     floor: Ints
-    load: Ints  # by section: the bytes of the section's items that are not placed
+    load: Ints
     offset: Ints
     lowest: Ints
 
@@ -126,7 +134,7 @@ def mark(words: Words, s: int) -> None:
 def blame(items: Items, sky: Skyline, b: int, words: Words) -> None:
     """Adds to the set `words` the highest of the sections that item `b` covers.
 
-    It is the section that keeps item `b` from lying lower.
+    This section, whose placed items reach up highest, keeps item `b` from lying lower.
     """
     best = items.lower[b]
     for s in range(items.lower[b] + 1, items.upper[b]):
@@ -263,7 +271,7 @@ def place(items: Items, sky: Skyline, b: int, trail: Ints, top: int) -> int:
 
 @compiled
 def waste(sky: Skyline, s: int, height: int, trail: Ints, top: int) -> int:
-    """Raises the height and the floor of section s to `height`.
+    """Raises the height and the floor of section s to `height`, so that no item lies below it.
 
     Returns the new length of the trail (old values of the skyline, for `undo`).
     """

@@ -109,7 +109,7 @@ def sweep(
 
     Args:
         rects: the rectangles, all with sizes above 0.
-        capacity: the bytes that the packing must keep within. No more may be alive at any time.
+        capacity: the bytes that the packing must keep within. At no time are more bytes alive.
         beam: limit on the partial packings that are kept at one time.
         node_limit: limit on the nodes, after which the sweep returns None. A node continues one
             partial packing from one time to the next.
@@ -215,9 +215,9 @@ class _Groups:
     def replaced(
         self, way: _Way, dead: Sequence[int], born: Sequence[int], limit: int
     ) -> list[_Way]:
-        """Returns continuations of a partial packing over one time.
+        """Continues a partial packing over the next time. Returns several continuations.
 
-        On each of them, the rectangles that end are replaced by those that begin.
+        In each of them, the rectangles that end are replaced by those that begin, in other groups.
 
         Args:
             way: the partial packing of all rectangles that began before.
@@ -301,7 +301,7 @@ class _Groups:
 
 @lru_cache(maxsize=1)  # one entry: all partial packings ask for the same sizes at one time
 def _by_sum(sizes: tuple[int, ...]) -> dict[int, list[tuple[int, int]]]:
-    """Returns, by sum of sizes, the subsets of that sum: (number of members, members as bits)."""
+    """Returns, by sum, the subsets of `sizes`: (number of members, members: bit i is size i)."""
     found: dict[int, list[tuple[int, int]]] = {}
     for n, some, total in _subsets(sizes):
         found.setdefault(total, []).append((n, some))
@@ -311,7 +311,7 @@ def _by_sum(sizes: tuple[int, ...]) -> dict[int, list[tuple[int, int]]]:
 def _subsets(sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
     """Yields up to SUBSETS subsets of the sizes: (number of members, members as bits, their sum).
 
-    Subsets with fewer members come first.
+    Subsets with fewer members come first. Bit i of the members is the i-th size.
     """
     one = [(1 << i, size) for i, size in enumerate(sizes)]
     every = (some for n in range(1, len(sizes) + 1) for some in combinations(one, n))
