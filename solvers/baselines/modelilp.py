@@ -91,8 +91,8 @@ class Part:
 def modelilp(problem: Problem, phase: int, seconds: float = 10.0) -> list[OpId]:
     """Returns the best order of a phase that the solver finds in `seconds` seconds.
 
-    The time to build the integer program is not counted. Returns program order if the program is
-    too large, or if no order is found in time.
+    The time to build the integer program is not counted. Returns program order if the integer
+    program is too large, or if no order is found in time.
     """
     part = Part(problem, problem.phases[phase], range(_first(problem, phase)))
     return solve(part, seconds).found
@@ -117,8 +117,9 @@ def solve(part: Part, seconds: float, workers: int = 2) -> Answer[list[OpId]]:
         The best order found, its peak and a lower bound on the peak, in bytes. `Answer.work` counts
         branches of the solver's search tree. If the solver finds no order or does not run, returns
         program order, with MOST for the peak and 0 for the bound. The solver does not run if the
-        part has fewer than two ops (only then, the status is OPTIMAL), if the integer program would
-        have more than LARGEST variables, or if `seconds` is 0 or less.
+        part has fewer than two ops, if the integer program would have more than LARGEST variables,
+        or if `seconds` is 0 or less. With fewer than two ops, the status is OPTIMAL; otherwise,
+        program order without a search is FEASIBLE.
     """
     as_it_is = Answer(list(part.ops), MOST, 0, Outcome.FEASIBLE, 0)
     if len(part.ops) < 2:

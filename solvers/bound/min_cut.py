@@ -93,7 +93,9 @@ class Network:
     program order. A buffer that several ops of the phase read has one more node.
 
     A buffer that an earlier phase made starts at the source. A buffer that a later phase reads or
-    the user keeps ends at the sink. Only buffers with transient bytes have arcs.
+    the user keeps ends at the sink. Only buffers with transient bytes have arcs. An arc of the
+    capacity `unbounded` leads from each op to each of its predecessors, so that an op is on the
+    source's side of a cut (has run) only if its predecessors are.
 
     Attributes:
         ops: the ids of the ops of the phase, in program order. All other attributes and all methods

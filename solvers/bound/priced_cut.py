@@ -111,7 +111,7 @@ class PricedCuts:
 
     Attributes:
         net: the flow network of the Problem.
-        costs, total: by op, the seconds of its copy; their sum.
+        costs, total: by op, the seconds of its copy (of the op, if it has none); their sum.
         step: the greatest common divisor of all costs if they are whole seconds; else 0.
     """
 

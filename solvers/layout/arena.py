@@ -54,7 +54,7 @@ class Layout:
 
     @property
     def cost(self) -> tuple[int, int, int]:
-        """What `lay_out` minimizes: the number of allocations, then `left`, then the peak."""
+        """What `lay_out` minimizes: the allocations, then the buffers left out, then the peak."""
         return len(self.blocks) + self.left, self.left, self.peak
 
 

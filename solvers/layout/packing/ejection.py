@@ -108,7 +108,8 @@ def eject(items: Shapes, offset: Ints, target: int, steps: int, seed: int) -> tu
         offset: by rectangle, its offset in the known packing; changed to that in the packing found.
             If no packing is found, the offsets are changed, but are no packing.
         target: the height to keep within, in bytes. No fixed rectangle reaches above it.
-        steps: limit on the steps. A step looks at one placed rectangle.
+        steps: limit on the steps. A step looks at one placed rectangle; to place a rectangle counts
+            as PLACING steps more. The last placing may exceed the limit.
         seed: the seed of the random numbers; positive.
 
     Returns:

@@ -218,7 +218,8 @@ class _Packer:
         """
         kept = [i for i, r in enumerate(self.rects) if r.size]
         ahead = [self.rects[i] for i in kept]
-        goal = self.goal // self.granule * self.granule  # else a gap could break the alignments
+        # a multiple of the granule, which divides all sizes: else a hole could break the alignments
+        goal = self.goal // self.granule * self.granule
         for rects in (ahead, [r._replace(lower=-r.upper, upper=-r.lower) for r in ahead]):
             limit = self.node_limit - self.nodes
             found, nodes = sweep(rects, goal, beam, node_limit=limit, work=self.work)

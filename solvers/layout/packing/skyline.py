@@ -271,7 +271,7 @@ def place(items: Items, sky: Skyline, b: int, trail: Ints, top: int) -> int:
 
 @compiled
 def waste(sky: Skyline, s: int, height: int, trail: Ints, top: int) -> int:
-    """Raises the height and the floor of section s to `height`, so that no item lies below it.
+    """Raises the height and the floor of section s to `height`: no other item can lie below it.
 
     Returns the new length of the trail (old values of the skyline, for `undo`).
     """

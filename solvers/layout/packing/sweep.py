@@ -215,9 +215,9 @@ class _Groups:
     def replaced(
         self, way: _Way, dead: Sequence[int], born: Sequence[int], limit: int
     ) -> list[_Way]:
-        """Continues a partial packing over the next time. Returns several continuations.
+        """Returns continuations of a partial packing: ways to pack one time more.
 
-        In each of them, the rectangles that end are replaced by those that begin, in other groups.
+        In each, the rectangles that end are replaced by those that begin, in different groups.
 
         Args:
             way: the partial packing of all rectangles that began before.
@@ -301,7 +301,7 @@ class _Groups:
 
 @lru_cache(maxsize=1)  # one entry: all partial packings ask for the same sizes at one time
 def _by_sum(sizes: tuple[int, ...]) -> dict[int, list[tuple[int, int]]]:
-    """Returns, by sum, the subsets of `sizes`: (number of members, members: bit i is size i)."""
+    """Returns, by sum, up to SUBSETS subsets of `sizes`: (number of members, members as bits)."""
     found: dict[int, list[tuple[int, int]]] = {}
     for n, some, total in _subsets(sizes):
         found.setdefault(total, []).append((n, some))
