@@ -221,10 +221,10 @@ class PricedCuts:
     def _sides(self, op: OpId) -> NDArray[np.int32]:
         """Returns, by node of the network, its side of the cut just before `op` first runs.
 
-        It is BEFORE (has run) or AFTER if `op` alone decides it: its ancestors and earlier phases
-        have run, `op`, its descendants and later phases have not. With `self.in_order`, exactly the
-        ops before `op` in program order have run. It is LEFT_OUT for a buffer that `op` reads or
-        changes, and the node's own number if the cut decides.
+        The side is BEFORE (has run) or AFTER if `op` alone decides it: the ancestors of `op` and
+        earlier phases have run; `op`, its descendants and later phases have not. With
+        `self.in_order`, exactly the ops before `op` in program order have run. The side is LEFT_OUT
+        for a buffer that `op` reads or changes, and the node's own number if the cut decides.
         """
         ops, phase = self.problem.ops, self.problem.ops[op].phase
         if self.in_order:
@@ -258,7 +258,7 @@ class PricedCuts:
         return (flow - Fraction(per_byte) * room) / Fraction(scale), found
 
     def own(self, op: OpId) -> Bytes:
-        """Returns the transient bytes that are alive while `op` runs in any state.
+        """Returns the transient bytes that are alive while `op` runs, whatever else is alive.
 
         These are the buffers that it reads, changes and makes, and its scratch space, less the
         results that it may write over dying buffers.
@@ -304,7 +304,7 @@ class PricedCuts:
         return through, self._moment(inside[sides], op)
 
     def _moment(self, inside: NDArray[np.bool_], op: OpId) -> Moment:
-        """Returns the state of a cut. `inside` tells which nodes are on the source's side."""
+        """Returns the state of ops at a cut. `inside` tells which nodes are on the source's side."""
         ran = inside[self.net.ran]
         over = inside[self.net.over]
         again = [int(i) for i in np.flatnonzero(ran & ~over)]

@@ -50,8 +50,8 @@ from roam.solvers.work import Units, Work
 # one node of the search: A_NODE + A_TOUCH × pairs
 # the tables that the search builds once: A_TABLE_TOUCH × pairs
 A_NODE, A_TOUCH, A_TABLE_TOUCH = 10_000, 10, 100
-# sweeps are tried only if a packing as high as the search aims at (`goal`) would leave at most this
-# share of its area (bytes × time) empty
+# sweeps are tried only if a packing of the height aimed at (`goal`) would leave at most this share
+# of its area (bytes × time) empty
 WASTE = 0.1
 # beam widths of sweeps: those of NARROW are tried, in turn, before the branch and bound searches,
 # and those of WIDE one after each of the first two branch and bound searches

@@ -45,7 +45,7 @@ def shapes(rects: Sequence[Rect]) -> Shapes:
 class Row(NamedTuple):
     """Placed rectangles, by rising address, as arrays.
 
-    The arrays may be longer than the number of rectangles. Functions get this number by itself.
+    The arrays may be longer than the number of rectangles, which functions get as a parameter.
 
     Attributes:
         which: the indices of the rectangles in `Shapes`.
@@ -89,7 +89,7 @@ def neighbours(items: Shapes, row: Row, placed: int, i: int, beside: Row) -> int
 
 @compiled
 def remove(row: Row, placed: int, b: int) -> int:
-    """Removes rectangle b, one of the first `placed` of `row`. Returns how many are left in it."""
+    """Removes rectangle b, one of the first `placed` in `row`. Returns the new number of them."""
     at = 0
     while row.which[at] != b:
         at += 1

@@ -112,7 +112,8 @@ def runs(tree: Tree, some: int) -> list[int]:
 def gather(tree: Tree, some: int, new: Tree) -> Gathered | None:
     """Makes the set `some` of leaves of `tree` consecutive, and replaces it by the tree `new`.
 
-    Returns None if the set is consecutive in no order of `tree`.
+    Returns the new tree and how it was made. Returns None if the set is consecutive in no order of
+    `tree`.
     """
     path: list[tuple[Tree, int]] = []
     node = tree

@@ -258,7 +258,11 @@ def undo(items: Items, sky: Skyline, trail: Ints, top: int, down_to: int) -> int
 
 @compiled
 def place(items: Items, sky: Skyline, b: int, trail: Ints, top: int) -> int:
-    """Places item `b` at its lowest address. Returns the new length of the trail (old values)."""
+    """Places item `b` at its lowest address, and raises the sections that it covers to its top.
+
+    Returns the new length of the trail (old values of the skyline, for `undo`). The caller updates
+    the other floors and lowest addresses by `raise_floor`.
+    """
     sections, n = len(sky.floor), len(sky.offset)
     sky.offset[b] = sky.lowest[b]
     trail[top, 0] = 2 * sections + n + b

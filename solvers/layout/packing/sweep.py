@@ -40,7 +40,7 @@ SUBSETS = 4096
 # limit on the guesses how to group ending with beginning rectangles, per partial packing to return
 TRIES = 16
 # A group is rectangles that end at one time, and rectangles of the same total size that begin then.
-# PAIRS: limit on the groups scored at one time; GROUPS: limit on the groups kept of these
+# Per partial packing and time, PAIRS limits the groups scored, and GROUPS those kept of them.
 PAIRS, GROUPS = 4096, 64
 # units of work to continue one partial packing from one time to the next; measured: 40 to 400 µs
 A_WAY = 100_000
