@@ -304,7 +304,7 @@ class PricedCuts:
         return through, self._moment(inside[sides], op)
 
     def _moment(self, inside: NDArray[np.bool_], op: OpId) -> Moment:
-        """Returns the state of ops at a cut. `inside` tells which nodes are on the source's side."""
+        """Returns the ops' state at a cut. `inside` tells which nodes are on the source's side."""
         ran = inside[self.net.ran]
         over = inside[self.net.over]
         again = [int(i) for i in np.flatnonzero(ran & ~over)]
