@@ -83,8 +83,9 @@ def lay_out(
         order: all ops, in the order in which they run.
         reuse: maps each buffer that is written over a dying buffer to that dying buffer.
         limit: the highest peak that the layout may have, in bytes.
-        hold: whether the arena is one block that is kept between steps. Such an arena contains all
-            buffers that may lie in an arena, or none if the peak would then exceed the limit.
+        hold: whether the arena is kept between steps, as one block if any tensor is saved. Such an
+            arena contains all buffers that may lie in an arena, or none if the peak would then
+            exceed the limit.
         work: limits the search. An attempt at a layout is dropped if it is not finished when the
             work is spent. Unlimited if left out.
     """

@@ -55,7 +55,7 @@ class InArena:
     """Places all buffers that may lie in the arena, as far as the limit on the peak allows.
 
     Attributes:
-        hold: whether the arena is one block that is kept from step to step.
+        hold: whether the arena is kept from step to step, as one block if any tensor is saved.
     """
 
     hold: bool = False

@@ -259,8 +259,8 @@ class _Packer:
         this search neither finds one nor proves that there is none, `step` is halved. A proof
         raises the lower bound, and with it the goal. A wider sweep follows each of the first two
         searches if `sweepable`. Ends when the height reaches the goal, when the capacity is proven
-        too small, or when work or nodes run out. A search does not look at the clock, but after the
-        first turn its limit on nodes is no higher than that of all searches before it together.
+        too small, or when work or nodes run out. A search does not look at the clock, but each one
+        except the first has a node limit of at most the sum of the limits before it.
         """
         cover = touches(self.rects)
         if self.work.left < cover * A_TABLE_TOUCH:

@@ -25,7 +25,7 @@ NOISE = 0.3
 
 
 def restarts() -> Iterator[int]:
-    """Yields the length of each search, as a multiple of the length of the shortest search.
+    """Yields the node limit of each search, as a multiple of that of the shortest search.
 
     Follows the restart sequence of Luby, Sinclair and Zuckerman (1993), 1 1 2 1 1 2 4 ... Yields
     each term several times: once for every entry of RANKS, that is for every order of the items.
