@@ -40,17 +40,17 @@ class Limits:
         reach: how many ops apart, in the forward, the first and the last op of a chain may be, if
             CP-SAT searches among all copies. In a chain, each copy reads the copy before it.
         rounds: limit on how often one CP-SAT program is solved.
-        seconds: limit on CP-SAT's deterministic time for one solution.
-        all_seconds: limit on CP-SAT's deterministic time for all solutions of one program; in the
-            search for the lowest peak, of its two programs together. The last solution may exceed
-            the limit by up to `seconds`. 0 turns CP-SAT off.
-        halvings: how many times the search for the lowest peak halves an interval of peaks.
-        trials: limit on the copies whose removal is tried at the end.
+        seconds: limit on CP-SAT's deterministic time (its measure of work), each time it solves.
+        all_seconds: limit on this time for one program, however often it is solved; in the search
+            for the lowest peak, for its two programs together. The last solving may exceed the
+            limit by up to `seconds`. 0 turns CP-SAT off.
+        halvings: steps of the bisection by minimum cuts that looks for the lowest peak.
+        trials: limit on the copies of the choice found whose removal is tried.
         gap: CP-SAT takes a solution for the best one of its program if the solution is within this
             share of the bound that CP-SAT has proven.
         worth: a choice is good enough if its seconds exceed a lower bound for every choice by no
-            more than this share of the step's seconds. If not, CP-SAT searches among the copies of
-            the cuts. CP-SAT also takes a solution for the best one if it is that near to its bound.
+            more than this share of the step's seconds. If not, CP-SAT searches among the copies
+            that cuts chose. It takes a solution so near to its own bound for the best one, too.
         much: a larger share of the step's seconds. If a choice exceeds the lower bound by more,
             CP-SAT searches among all copies, which takes far longer.
     """
@@ -66,18 +66,18 @@ class Limits:
     much: float = 0.01
 
 
-# without CP-SAT: a choice takes a second and not a minute
+# turns CP-SAT off: a search then takes a second and not a minute
 QUICK = Limits(all_seconds=0.0, trials=40)
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A choice of copies for a limit.
+    """The choice of copies that a search returns.
 
     Attributes:
         copies: the copies.
         peak: the peak of the step with the copies, in program order.
-        fits: whether the peak is within the limit; always true if no limit was given.
+        fits: whether the peak is within the search's limit; always true if it had no limit.
     """
 
     copies: Copies
@@ -100,7 +100,7 @@ def choose(step: Step, limit: Bytes, limits: Limits | None = None) -> Chosen:
     enough = hull.least + limits.worth * step.seconds
     for among, worth in ((hull.copies(), limits.worth), (None, limits.much)):
         most = inf if best is None else best.copies.cost
-        # false if no choice can fit: `least` is inf then
+        # false if it is proven that no choice fits: `least` is inf then
         if limits.all_seconds and most > hull.least + worth * step.seconds:
             start = hull.lowest if best is None else best
             search = _Search(step, limits, start.copies.choice, among)
@@ -117,9 +117,9 @@ def choose(step: Step, limit: Bytes, limits: Limits | None = None) -> Chosen:
 def trimmed(found: Curve, limit: Bytes, trials: int, enough: Seconds = 0.0) -> Curve:
     """Removes copies that the limit does not need, and returns the choice that is left.
 
-    Tries to remove each copy once, the most expensive first. Ends after `trials` copies, or when
-    the choice costs `enough` seconds or less. A removal is kept if it saves seconds and the peak
-    stays within the limit.
+    Tries to remove each copy of `found` once, the most expensive first. Ends after `trials` copies,
+    or when the choice costs `enough` seconds or less. A removal is kept if it saves seconds and the
+    peak stays within the limit.
     """
     step = found.copies.step
     by_cost = sorted(found.copies.placed, key=lambda p: (-step.forms[p.op].cost, p.op, p.segment))
@@ -133,7 +133,7 @@ def trimmed(found: Curve, limit: Bytes, trials: int, enough: Seconds = 0.0) -> C
 
 
 def smallest_peak(step: Step, limits: Limits | None = None) -> Chosen:
-    """Searches for the choice with the lowest peak, then for a cheaper one with no higher peak."""
+    """Searches for the copies with the lowest peak, then for cheaper ones with no higher peak."""
     limits = limits or Limits()
     low = _smallest(step, limits)
     hull = Hull(step, low.peak)
@@ -144,10 +144,10 @@ def smallest_peak(step: Step, limits: Limits | None = None) -> Chosen:
 
 
 def _smallest(step: Step, limits: Limits, enough: Bytes = 0) -> Curve:
-    """Searches for the choice with the lowest peak.
+    """Searches for the choice of copies with the lowest peak.
 
-    Makes cuts for limits that halve an interval of peaks. Returns early if a cut reaches a peak of
-    at most `enough` bytes. Then CP-SAT lowers the peak, as far as its time allows.
+    First bisects for the lowest limit that choices by minimum cuts keep. Returns early if a choice
+    has a peak of at most `enough` bytes. Then CP-SAT lowers the peak, as far as its time allows.
     """
     low = Curve.of(Copies.of(step, frozenset()))
     too_low, copies = 0, low.copies.choice
@@ -284,7 +284,7 @@ class _Search:
     def _worst(self, curve: Curve, limit: Bytes) -> Iterator[tuple[Moment, Bytes]]:
         """Yields (moment, live bytes) for the worst moment of the forward and of each segment.
 
-        Leaves out moments within the limit.
+        Leaves out the forward, or a segment, if its live bytes are within `limit` at all moments.
         """
         worst: dict[int, tuple[Bytes, Moment]] = {}
         place = {(p.op, p.segment): p.before for p in curve.copies.placed}

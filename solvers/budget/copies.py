@@ -33,12 +33,12 @@ Choice = frozenset[Copy]
 
 
 def usual_forms(problem: Problem, boundary: OpId) -> dict[OpId, Form]:
-    """Returns the forms of the ops before `boundary` (the forward's) that may run again unchanged.
+    """Returns, by op of the forward that may run again unchanged, what its copy reads and makes.
 
-    Leaves out ops with effects or random numbers, ops that change a buffer or make none, and ops
-    that read a buffer which a later op of the forward changes. Keeps ops that read a buffer which
-    only the backward changes, such as a parameter that a fold updates. The copy of such an op must
-    run before the op in `Step.latest`.
+    The forward is the ops before `boundary`. Leaves out ops with effects or random numbers, ops
+    that change a buffer or make none, and ops that read a buffer which a later op of the forward
+    changes. Keeps ops that read a buffer which only the backward changes, such as a parameter that
+    a fold updates. The copy of such an op must run before the buffer changes (`Step.latest`).
     """
     changed = _changes(problem)
     return {
@@ -67,7 +67,7 @@ class Step:
         boundary: the first op of the backward.
         forms: for each op that may be recomputed, its form: what its copy reads and makes.
         starts: the first op of each segment of the backward, beginning with `boundary`.
-        smallest: a result of fewer bytes is not `droppable`.
+        smallest: results of fewer bytes are not `droppable`: they stay alive until the backward.
         pinned: results that are not `droppable`, whatever their size.
     """
 
@@ -89,7 +89,7 @@ class Step:
 
     @cached_property
     def seconds(self) -> Seconds:
-        """The time of the step without copies; of a copy of each form if the ops have no costs."""
+        """The time of the step without copies; of a copy by each form if the ops have no costs."""
         known = sum(op.cost for op in self.problem.ops)
         return known or sum(form.cost for form in self.forms.values())
 
@@ -107,7 +107,7 @@ class Step:
 
     @cached_property
     def latest(self) -> Mapping[OpId, OpId]:
-        """By op with a form, the op of the backward before which a copy must run.
+        """By op that may be recomputed, the op of the backward before which its copy must run.
 
         This is the first op of the backward that changes a buffer which the copy reads; the number
         of ops if none does.
@@ -202,7 +202,7 @@ class Copies:
         return frozenset((p.op, p.segment) for p in self.placed)
 
     def edited(self) -> tuple[Problem, list[Copy | OpId]]:
-        """Returns the Problem with the copies, and by op of it, which copy or old op the op is."""
+        """Returns the Problem with the copies, and by op of it, which copy it is, or its old id."""
         problem = self.step.problem
         buffers: list[Buffer] = list(problem.buffers)
         ids: dict[tuple[BufferId, int], BufferId] = {}
@@ -259,9 +259,9 @@ class Copies:
         return Problem(problem.name, self._sorted_out(buffers, ops), tuple(ops)), what
 
     def _gate(self, place: Mapping[OpId, OpId]) -> tuple[OpId, ...]:
-        """Returns the ops that every copy waits for: the op that makes the tangents, if any.
+        """Returns what every copy waits for: the op that makes the tangents, if there is one.
 
-        This is the backward's first op, if it reads and changes nothing. Returns its new id.
+        It is the backward's first op, if that reads and changes nothing. `place`: old id -> new id.
         """
         first = self.step.problem.ops[self.step.boundary]
         return () if first.reads or first.mutates else (place[self.step.boundary],)

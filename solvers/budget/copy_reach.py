@@ -27,12 +27,14 @@ class Reach:
 
     Attributes:
         step: the step.
-        ops: the limit on the length of a chain, in ops of the forward.
+        ops: limit on how many ops of the forward lie from the first to the last op of a chain.
         among: the only copies that may be chosen; None for all within reach.
-        readers: (droppable buffer, segment) -> the ops of the segment that read the buffer.
+        readers: (droppable buffer, segment) -> the ops of the segment that read the buffer. A
+            buffer is droppable if copies can make it again (`Step.droppable`).
         earliest, latest: by copy within reach, the first and the last op of its segment just before
             which the copy may run. The two may differ if the first reader of its results is another
-            copy: the choice decides which of these readers run. No copy runs after `Step.latest`.
+            copy: the choice decides which of these readers run. No copy runs later than just
+            before its op in `Step.latest`, which changes a buffer that the copy reads.
         consumers: for each droppable buffer, the ops of the forward whose copies read it.
         direct: the copies whose results are read by an op of their segment, and not only by copies.
     """
@@ -78,7 +80,8 @@ class Reach:
                 last = []
                 for b in own:
                     for j in self.consumers.get(b, ()):
-                        if (j, k) in found:  # (j, k) reads the copy of i, also beyond reach
+                        # the copy (j, k), if chosen, reads that of i, even in too long a chain
+                        if (j, k) in found:
                             at.append(found[j, k])
                             last.append(self.latest[j, k])
                             if origin[j, k] - i <= self.ops:
@@ -91,7 +94,10 @@ class Reach:
         return found
 
     def readers_again(self, i: OpId, k: int) -> list[OpId]:
-        """Returns the ops whose copies in segment k read a copy of op i, if both are chosen."""
+        """Returns the ops whose copies in segment k read op i's copy there, if both are chosen.
+
+        Leaves out ops whose copy in segment k is not within reach.
+        """
         own = [b for b in self.step.forms[i].creates if b in self.step.droppable]
         readers = {c for b in own for c in self.consumers.get(b, ())}
         return [c for c in sorted(readers) if (c, k) in self.earliest]

@@ -72,9 +72,9 @@ class Hull:
         return frozenset().union(*some)
 
     def _cut(self) -> None:
-        """Makes cuts at the worst moment of the choice with the lowest peak, until a choice fits.
+        """Makes minimum cuts at the worst moment of the choice in `lowest`, until a choice fits.
 
-        Ends also if this moment has had its cuts already, or after MOMENTS moments.
+        Ends also if cuts were made at this moment already, or after MOMENTS moments.
         """
         cuts = PricedCuts(self.step.problem, droppable_forms(self.step), in_order=True)
         asked: set[OpId] = set()
@@ -104,9 +104,10 @@ class Hull:
     def _mix(self, cheap: Curve) -> None:
         """Mixes the best choice with a cheaper one that does not fit.
 
-        Bisects for the smallest part of the best choice with which the mixture fits. This part
-        begins at the first copy in one bisection, and at the last copy in another (`ways`). Does
-        nothing if no choice fits, or if `cheap` costs no less than the best choice.
+        Bisects for the smallest part of the best choice with which the mixture fits. Copies are
+        sorted by segment and op: this part begins at the first copy in one bisection, and at the
+        last copy in another (`ways`). Does nothing if no choice fits, or if `cheap` costs no less
+        than the best choice.
         """
         dear = self.best
         if dear is None or cheap.copies.cost >= dear.copies.cost:
@@ -124,9 +125,10 @@ class Hull:
 
 
 def droppable_forms(step: Step) -> dict[OpId, Form]:
-    """Returns, by op, the form of a copy that makes only the op's droppable results.
+    """Returns, by op, what a copy reads and makes if it makes only the op's droppable results.
 
-    Leaves out ops without a droppable result: their copies would save no bytes.
+    A result is droppable if it need not stay alive, since copies can make it again. Leaves out ops
+    without a droppable result: their copies would save no bytes.
     """
     found = {}
     for i, form in step.forms.items():
@@ -161,13 +163,14 @@ def ways(copies: Choice) -> Iterator[list[Copy]]:
 def placed(step: Step, again: frozenset[OpId], moment: OpId) -> Choice:
     """Returns the choice in which each op of `again` runs again once, before its first reader.
 
-    Leaves out ops without a form, and ops whose droppable results are read neither by an op of the
-    backward from `moment` on nor by a copy.
+    Leaves out ops that may not be recomputed. Also leaves out ops whose results, as far as copies
+    make them, are read neither by an op of the backward from `moment` on nor by a copy.
 
     Args:
         step: the step.
-        again: the ops that a cut wants to run again.
-        moment: the op before which the cut was made. Earlier readers use the original results.
+        again: the ops that a minimum cut has run again.
+        moment: the cut decides what is alive just before this op. Readers that run earlier use the
+            original results.
     """
     segments: dict[OpId, int] = {}
     for i in sorted(again & step.forms.keys(), reverse=True):

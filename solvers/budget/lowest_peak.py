@@ -4,8 +4,8 @@ bytes at the worst moment
    │ x  no copies
    │    x                             x: choices by minimum cuts at this moment, for several
    │       x ┆                           prices. A choice beyond the limit on seconds is
-   │         ┆   x                       mixed with one within it, much as in hull.py.
-   └─────────┴──────── seconds
+   │         ┆   x                       mixed with one within it: some copies are those of
+   └─────────┴──────── seconds           the one, the rest those of the other.
           limit
 """
 
@@ -26,7 +26,7 @@ from roam.solvers.budget.hull import droppable_forms, op_at_peak, placed, ways
 from roam.solvers.form import as_they_are
 
 MOMENTS = 6  # limit on the moments at which cuts are made
-TRIALS = 40  # limit on the copies whose removal is tried at the end
+TRIALS = 40  # limit on the copies whose removal is tried at the end of the search
 CURVES = 400_000  # limit on the ops in all live curves together: 40 curves of 10,000 ops
 
 
@@ -45,8 +45,8 @@ class _Search:
     Attributes:
         step: the step.
         seconds: limit on the time of the copies together.
-        left: the limit on the ops in the live curves that are still to be computed, summed over
-            these curves. Copies do not count.
+        left: a live curve is computed only if this is above 0. Each curve reduces it by the number
+            of ops in the step, without copies.
         curves: by choice, its live curve.
     """
 
@@ -83,7 +83,8 @@ class _Search:
                 (cheap if cost <= self.seconds else dear).append(some)
         found = [self.curve(choice) for choice in cheap]
         best = min(found, key=lambda c: c.peak)
-        # the first two beyond the limit on seconds; a choice comes before its union with `known`
+        # the first two that exceed the limit on seconds: `choices` begins with the cheapest, and
+        # each choice comes before its union with `known`
         mixable = dear[:2]
         if best.copies.choice == known:
             # each whole choice within the limit raises the peak elsewhere; a part of it may not
@@ -96,8 +97,9 @@ class _Search:
     def mixed(self, dear: Choice, cheap: Choice) -> Curve:
         """Returns the choice with the lowest peak: `cheap`, or a mixture of `dear` and `cheap`.
 
-        Bisects for the largest part of `dear` that the limit on seconds allows. This part begins
-        at the first copy in one bisection, and at the last copy in another (`ways`).
+        Bisects for the largest part of `dear` that the limit on seconds allows; the rest is that of
+        `cheap`. Copies are sorted by segment and op: the part of `dear` begins at the first copy in
+        one bisection, and at the last copy in another (`ways`).
         """
         best = self.curve(cheap)
         for ordered in ways(dear | cheap):

@@ -70,8 +70,8 @@ def all_forms(step: Step) -> Mapping[OpId, Form]:
 
     An op may be recomputed unchanged, or in its form in `step.forms`. If both are allowed, the form
     returned reads only what both read, makes what either makes, and takes the shorter of both
-    times. So bounds for this form hold for both. For example, a copy of batch norm, unchanged,
-    reads running statistics, which are changed by then; in the form of the step it does not read
+    times. So bounds for this form hold for both. For example, an unchanged copy of batch norm reads
+    the running statistics, which the op itself has changed; its form in `step.forms` does not read
     them.
     """
     forms = dict(step.forms)

@@ -1,7 +1,7 @@
 """Defines the CP-SAT program: which buffers are kept between segments, and which ops run again.
 
-In Checkmate (arXiv 1910.02653) each op is a stage. Here the forward is one stage, and each segment
-of the backward is one. The variables are Booleans, for each buffer b that a copy can make again:
+The program is that of Checkmate (arXiv 1910.02653), with segments of the backward in place of its
+stages. The variables are Booleans, for each buffer b that a copy can make again:
 
     kept[b, k]    buffer b is alive when segment k begins
     again[i, k]   op i runs again in segment k
@@ -12,11 +12,10 @@ and the constraints are
     again[i, k]                   for each b that i reads, kept[b, k] or again[maker of b, k]
     kept[b, k + 1]                only if kept[b, k] or again[maker of b, k]
     again[i, k]                   only if an op or a copy of segment k reads what it makes
-    minimize                      the seconds of all `again`, or the bytes at the worst moment
 
-A *moment* is the time at which an op or a copy runs. The caller adds the limit on live bytes moment
-by moment, and sets what to minimize. Inside a segment a copy runs just before its first reader. If
-the first reader is another copy, the place of both depends on the choice: see `_stands`.
+At a *moment* an op or a copy runs. The caller limits the live bytes moment by moment, and minimizes
+the copies' seconds or the bytes at the worst moment. Inside a segment a copy runs just before its
+first reader. If this is another copy, the places of both depend on the choice.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from roam.core.problem import BufferId, OpId
 from roam.solvers.budget.copies import Choice, Copy
 from roam.solvers.budget.copy_reach import Reach
 
-Moment = tuple[OpId, OpId]  # (op p, i): the copy of i in front of p; (p, AT): p itself
+Moment = tuple[OpId, OpId]  # (p, i): the copy of op i in front of op p runs; (p, AT): op p runs
 AT = 1 << 40
 Literal = Any  # a Boolean variable of CP-SAT or its negation; ortools has a type for each
 NANOSECOND = 1e-9
@@ -43,7 +42,7 @@ NANOSECOND = 1e-9
 
 @dataclass(frozen=True)
 class Term:
-    """Bytes that are alive at a moment if all literals of at least one clause are true."""
+    """`size` bytes, which are alive at a moment if all literals of any one clause are true."""
 
     size: Bytes
     clauses: tuple[tuple[Literal, ...], ...]
@@ -61,11 +60,12 @@ class Program:
     """The variables and constraints of the program. `add_row` limits the bytes at a moment.
 
     Attributes:
-        again, kept: the variables of the module's docstring.
-        makers: by droppable buffer, the op that makes it.
+        again: (op, segment) -> a variable: the op runs again in the segment.
+        kept: (buffer, segment) -> a variable: the buffer is alive when the segment begins.
+        makers: by droppable buffer (copies can make it again), the op that makes it.
         until: by droppable buffer, the last segment in which the buffer may be read.
         rows: by moment with a constraint, the live bytes at the moment.
-        stands: the variables that `_stands` has added, by the arguments of the call.
+        stands: (i, k, p) -> a variable: the copy of op i in segment k runs before op p.
         most: a variable, no less than the live bytes at any moment with a constraint.
     """
 
@@ -142,7 +142,7 @@ class Program:
     def between(self) -> NDArray[np.int64]:
         """By op, the bytes alive just before it runs, without droppable buffers.
 
-        Only buffers count that an earlier op made, and that this op or a later one uses.
+        Counts buffers that an earlier op made and that this op, a later op or the user still needs.
         """
         problem = self.step.problem
         change = np.zeros(len(problem.ops) + 2, np.int64)
@@ -196,10 +196,10 @@ class Program:
         return Row(self.curve[p] - saved, tuple(terms))
 
     def _term(self, b: BufferId, k: int, moment: Moment) -> Term | None:
-        """Returns the term of a buffer at a moment of segment k; None if it is never alive then.
+        """Returns the bytes of buffer b at a moment of segment k; None if it is never alive then.
 
-        The buffer is alive if it was kept or a copy has made it by the end of the moment, and if
-        it is read at the moment or later: by an op or a copy of this segment, or in a later one.
+        It is alive if it was kept until segment k or a copy has made it by the end of the moment,
+        and if an op or a copy of segment k at this moment or later, or a later segment, reads it.
         """
         if self.until[b] < k:
             return None
@@ -249,7 +249,7 @@ class Program:
         return self.stands[i, k, p]
 
     def add_row(self, moment: Moment, extra: Bytes = 0) -> None:
-        """Adds a constraint: the live bytes at a moment, plus `extra`, are at most `most`.
+        """Adds a constraint: the live bytes at a moment, plus `extra`, are at most `self.most`.
 
         An earlier constraint for the same moment stays.
         """
@@ -284,10 +284,10 @@ class Program:
 
 
 def _up_to(moment: Moment, i: OpId) -> OpId:
-    """Returns the last op q such that a copy of op i that runs just before q has run by a moment.
+    """Returns the last op q for which a copy of op i that stands just before q has run by a moment.
 
-    Copies that run just before the same op run in the order of their ops. The copy that runs at the
-    moment itself counts as having run.
+    Copies that stand just before the same op run in the order of their ops. A copy that runs at the
+    moment itself has run by then.
     """
     p, now = moment
     return p if i <= now else p - 1

@@ -22,8 +22,8 @@ from roam.solvers.zobrist import Words
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-LONGEST = 8  # limit on the ops of a chain that is copied together
-TRIES = 12  # random draws to find a run whose result is alive at a given time
+LONGEST = 8  # limit on the ops that one move copies together, as a chain
+TRIES = 12  # limit on random draws in search of a run whose result is alive at a given time
 
 
 class Graph(NamedTuple):
@@ -95,7 +95,8 @@ def measure(
 def alive_at(end: Ints, t: int, random: Words) -> int:
     """Draws a run before time t whose result is read after t. Returns its time.
 
-    Returns -1 if TRIES draws find none.
+    `end` has, by time, the time at which the result of the run is last read. Returns -1 if TRIES
+    draws find none.
     """
     for _ in range(TRIES):
         s = below(random, t) if t > 0 else 0
@@ -150,12 +151,13 @@ def next_reader(graph: Graph, runs: Ints, v: int, first: int, last: int) -> int:
 
 @compiled
 def collect(graph: Graph, runs: Ints, end: Ints, place: int, chain: Ints) -> int:
-    """Completes a chain of ops to copy at time `place`. Returns the length of the chain.
+    """Completes a chain: ops that are to be copied together at time `place`. Returns its length.
 
-    The chain given is the single op chain[0]. Adds the ops whose results the chain reads and whose
-    results are no longer alive at `place`, up to LONGEST ops in all. If an op does not get into the
-    chain, its earlier result lives longer instead. Then sorts the chain by the ops' numbers, which
-    is an order in which they can run. Every op that the chain reads must have run before `place`.
+    At first the chain has one op, chain[0]. Adds each op whose result an op of the chain reads, if
+    this result is no longer alive at `place`, up to LONGEST ops in all. If an op does not get into
+    the chain, its earlier result lives longer instead. Then sorts the chain by the ops' numbers,
+    which is an order in which they can run. Every op that the chain reads must have run before
+    `place`. `end` has, by time, the time at which the result of the run is last read.
     """
     links, k = 1, 0
     while k < links:

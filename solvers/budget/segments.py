@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from roam.core.lifetime import lifetimes
 from roam.core.problem import OpId, Problem
 
-OPS = 8  # ops in a segment, about
-MOST = 26  # limit on the segments: the CP-SAT program grows with them
+OPS = 8  # about how many ops a segment has
+MOST = 26  # limit on the number of segments: the CP-SAT program grows with it
 
 
 def cut_backward(
@@ -46,7 +46,8 @@ def cut_backward(
 def temporary_bytes(problem: Problem, boundary: OpId) -> NDArray[np.int64]:
     """Returns, by op, the bytes of buffers that the backward made before the op and still needs.
 
-    This op or a later one uses them. Leaves out what the user holds to the end of the step.
+    That is, the op itself or a later op uses the buffers. Leaves out buffers that the user holds to
+    the end of the step.
     """
     change = np.zeros(len(problem.ops) + 1, np.int64)
     maker = problem.maker

@@ -30,7 +30,7 @@ from roam.solvers.jit import compiled
 from roam.solvers.xorshift import below, uniform
 
 ADD, REMOVE, MOVE = 0, 1, 2
-NEAR = 30  # limit on the places by which a random move shifts a run
+NEAR = 30  # limit on the places by which a move in a random direction shifts a run
 BEYOND = 6  # a move puts a run fewer than this many places beyond the time that it aims at
 
 
@@ -39,8 +39,8 @@ class Heat(NamedTuple):
 
     Attributes:
         hot, cold: the first and the last temperature.
-        penalty: the energy that a time adds if its live bytes exceed the limit, per multiple of the
-            limit by which they exceed it.
+        penalty: each time at which the live bytes exceed the limit adds this number, multiplied by
+            the excess, to the energy. The excess is given as a share of the limit.
     """
 
     hot: float
@@ -61,8 +61,9 @@ def anneal(
         start: the first sequence. Runs every op at least once, and every run comes after the runs
             whose results it reads.
         heat: the temperatures and the penalty.
-        work: limit on the effort. Each attempted move counts 20. Each sequence measured counts its
-            length plus the number of reads in the graph. The last move may exceed the limit.
+        work: limit on the effort. Each attempted move counts 20, and a move whose sequence is
+            measured also the sequence's length and the number of reads in the graph. The last move
+            may exceed the limit.
         seed: the seed of the random numbers; positive.
 
     Returns:

@@ -4,7 +4,8 @@
              │ no
              lower bounds on bytes and time (`solvers/bound/time_bound.py`)
              │      └── one proves that nothing fits: raises BudgetError
-             far above the budget: lower the peak stair by stair
+             far above the budget: anneal with a limit a little below the lowest peak found,
+             │                     again and again, until that peak is within the budget
              │
              anneal from each order (`sequence_annealing.py`), then from the best sequence again
              and again, until its extra time is the bound or the work is spent; copies that turn
@@ -31,10 +32,12 @@ from roam.solvers.order.best_order import best_order
 from roam.solvers.work import Units, Work
 
 ORDER_SHARE = 0.25  # part of the remaining work for the search for the best order without copies
-BOUND_SHARE = 0.2  # part of the remaining work for the bound
+BOUND_SHARE = 0.2  # part of the remaining work for the lower bound on the extra time
 SECONDS = 6.0  # seconds' worth of work if the caller sets no limit
 A_RUN: Units = 2  # units of work for each unit in which `anneal` counts its effort; measured
-# the first annealings begin at every start, later ones at the best sequence
+# temperatures and penalties of the annealings. Each of FIRST begins once at each of the first
+# sequences (program order, best order, result of the stairs). Then those of LATER take turns, and
+# begin at the best sequence found so far
 FIRST = (Heat(2.0, 0.02, 70.0), Heat(5.0, 0.05, 200.0))
 LATER = (Heat(1.0, 0.01, 100.0), Heat(3.0, 0.03, 200.0), Heat(0.5, 0.005, 100.0))
 # If the lowest peak is above FAR x budget, the search first lowers it by annealings with one limit
@@ -70,10 +73,10 @@ def schedule(problem: Problem, budget: int, work: Work | None = None) -> Schedul
     Args:
         problem: ops with one result each.
         budget: limit on the live bytes at any moment.
-        work: limits the work of all searches together; worth SECONDS if left out.
+        work: limits the work of all searches together; what SECONDS seconds allow if left out.
 
     Raises:
-        BudgetError: no schedule keeps the budget, or none was found.
+        BudgetError: it is proven that no schedule keeps the budget, or none was found.
         UnplannableError: an op has no result or several, changes a buffer, or must run just once.
     """
     work = work or Work.worth(SECONDS)
@@ -158,7 +161,7 @@ class _Search:
         return self.work.is_over() or self.extra * self.unit <= bound * (1 + 1e-9)
 
     def _climb_down(self, most: int) -> None:
-        """Lowers `low`, stair by stair, until this lowest peak is within the budget.
+        """Lowers `low`, the lowest peak found, stair by stair, until it is within the budget.
 
         Each stair is an annealing of at most `most` units of effort, with a limit a little below
         `low`. Ends earlier if even the smallest stair fails, or if the work is spent.
