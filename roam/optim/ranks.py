@@ -4,12 +4,12 @@
     rank 1    N folds into m, v ──┼── all_reduce of m, v ── step
     rank 2    N folds into m, v ──┘
 
-The result is that of one process with N·M micro-batches, for M ranks (AdamA, arXiv 2305.19982,
-section 3.3). A state that is linear in the gradients is averaged over the ranks. A state that is a
-sum of squares, each of a gradient divided by N, is summed over the ranks and divided by M²: this
-gives the squares of gradients divided by N·M. To leave the state's value from before the mini-batch
-as it was, every rank first multiplies that value by M (M·β2 in the paper): M ranks sum it to M²
-times the value.
+The result of M ranks with N micro-batches each is that of one process with N·M micro-batches
+(AdamA, arXiv 2305.19982, section 3.3; m and v are AdamA's states). A state that is linear in the
+gradients is averaged over the ranks. A state that is a sum of squares, each of a gradient divided
+by N, is summed over the ranks and divided by M²: this gives the squares of gradients divided by
+N·M. To leave the state's value from before the mini-batch as it was, every rank first multiplies
+that value by M (M·β2 in the paper): M ranks sum it to M² times the value.
 
 In each mini-batch, a rank sends each state tensor that folds have changed: once, and large ones
 while the last backward runs (`early_sends`). To sum each gradient before its fold instead would
@@ -47,9 +47,9 @@ class Part(NamedTuple):
     """A state tensor that the ranks combine.
 
     Attributes:
-        numbers: the state tensor, or its decoded values if it holds codes.
+        numbers: the state tensor, or its decoded values if it holds 8-bit codes.
         over: how the ranks combine it: "mean" or "squares" (a sum of squares).
-        done: called with `numbers` after they are combined.
+        done: called with `numbers` after they are combined, to store what was decoded.
     """
 
     numbers: Tensor
@@ -123,7 +123,7 @@ class Ranks:
 
     @property
     def before_squares(self) -> float:
-        """M, the factor on a sum of squares before the first fold of a mini-batch.
+        """M, by which each rank multiplies a sum of squares before a mini-batch's first fold.
 
         `combine` sums the results of the M ranks and divides by M², so that the factor cancels.
         """
@@ -164,6 +164,9 @@ class Ranks:
         self, folded: Sequence[bool], sent: int, device: torch.device
     ) -> tuple[list[bool], int]:
         """Agrees with the other ranks on the parameters to update and the states sent early.
+
+        A state is sent early if it is sent while the last backward of the mini-batch runs. All
+        ranks must call this function.
 
         Args:
             folded: by parameter, in the order of the groups, whether it has a gradient here.
@@ -227,7 +230,7 @@ def _digest(param: Tensor) -> str:
 
 
 def _bytes(tensor: Tensor) -> NDArray[np.uint8]:
-    """Returns the bytes of the elements, in CPU memory."""
+    """Returns the bytes of the tensor's elements, in CPU memory."""
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return flat.numpy()
 
@@ -253,7 +256,7 @@ def _buckets(parts: Iterable[Part], small: Bytes) -> Iterator[list[Part]]:
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    """Returns the tensor to send: the only tensor, or a contiguous copy of all tensors."""
+    """Returns the tensor to send: a single contiguous tensor itself, else a copy of all in one."""
     [first, *others] = tensors
     if not others and first.is_contiguous():
         return first

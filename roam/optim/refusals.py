@@ -52,11 +52,11 @@ def data_parallel(optimizer: str) -> DataParallelError:
 
 
 def release_only(rule: str, reason: str) -> HyperparameterError:
-    """Returns the error for a rule that cannot accumulate.
+    """Returns the error for a rule that cannot fold several gradients before it updates.
 
     Args:
         rule: the name of the rule's class.
-        reason: why the rule cannot accumulate.
+        reason: why the rule works in mode "release" only.
     """
     return HyperparameterError(
         f"{rule} cannot accumulate: {reason}. Use mode='release', with larger batches or, for "

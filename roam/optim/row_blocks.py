@@ -20,14 +20,14 @@ class RowBlocks:
         self._came: dict[Tensor, dict[int, int]] = {}
 
     def __bool__(self) -> bool:
-        """Whether a gradient has begun and is not complete."""
+        """Whether blocks of any gradient have come, and others of its blocks have not."""
         return bool(self._came)
 
     def has_begun(self, param: Tensor) -> bool:
         return param in self._came
 
     def has(self, param: Tensor, start: int) -> bool:
-        """Returns whether the block that begins at row `start` has come."""
+        """Returns whether the gradient's block that begins at row `start` has come."""
         return start in self._came.get(param, ())
 
     def join(self, param: Tensor) -> None:

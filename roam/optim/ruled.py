@@ -30,7 +30,7 @@ ROWS_AT_ONCE: Bytes = 16 << 20
 
 
 class RuledOptimizer(StatefulOptimizer):
-    """An optimizer whose constructor takes the values of its rule.
+    """An optimizer whose constructor takes the values of its rule, such as lr and betas.
 
     It also takes the arguments that all these optimizers have: `mode`, `micro_batches`, `max_norm`,
     `clip_by` and `process_group`.
@@ -42,8 +42,8 @@ class RuledOptimizer(StatefulOptimizer):
     def __init_subclass__(cls, **how: Any) -> None:
         """If the class has a rule of its own, sets the constructor's signature by it.
 
-        Groups of other optimizers may then name the rule by the name of this class, unless some of
-        its fields differ between the parameters of a group (`FoldRule.of_parameter`).
+        Param groups of other optimizers may then name the rule by the name of this class, unless
+        the rule has fields that differ between a group's parameters (`FoldRule.of_parameter`).
         """
         super().__init_subclass__(**how)
         if "rule" in vars(cls):
@@ -155,7 +155,7 @@ class RuledOptimizer(StatefulOptimizer):
         self._may_differ = True
 
     def _refuse_unclipped(self, rule: FoldRule, clipping: MaxNorm) -> None:
-        """Raises HyperparameterError if a limit cannot hold for a rule, for lack of a momentum."""
+        """Raises HyperparameterError if max_norm has no momentum to limit, in mode "accumulate"."""
         clips = self.mode == "accumulate" and clipping.limit is not None
         if clips and not (isinstance(rule, AccumulatingRule) and rule.has_momentum):
             raise refusals.unclipped(type(rule).__name__)
@@ -167,7 +167,7 @@ class RuledOptimizer(StatefulOptimizer):
 
         Raises:
             HyperparameterError: a value is out of its range, or would give states another shape or
-                dtype; or what OwningOptimizer.look_at_groups refuses.
+                dtype; a parameter is in two groups, or a new one does not fit its rule.
             MidBatchError: in mode "accumulate", states would have to change, although gradients
                 are folded into them.
         """
@@ -200,7 +200,7 @@ class RuledOptimizer(StatefulOptimizer):
                 are folded into them.
         """
         anew = before is not None and self._rules.kind(group) is not type(before)
-        # (parameter, names of its missing states, names of its obsolete states)
+        # (parameter, names of its missing states, names of the states that it no longer needs)
         changes: list[tuple[Tensor, set[str], set[str]]] = []
         for param in group["params"]:
             name = self._members.name(param)
@@ -229,7 +229,7 @@ class RuledOptimizer(StatefulOptimizer):
         begin_epoch()  # what `needs` told plans earlier is obsolete
 
     def needs(self, param: Tensor, grad: Tensor, to: OffloadTo | None = None) -> FoldNeeds:
-        """Returns what plans have to know about the fold of a parameter's gradient.
+        """Returns the states, the scratch space and the row blocks of a fold, for memory plans.
 
         Args:
             param, grad: the parameter and the gradient; both may be fake.
@@ -263,7 +263,7 @@ class RuledOptimizer(StatefulOptimizer):
         return RowFolds(rows, scratch(rule, param[:rows], grad[:rows], releases=releases))
 
     def _used(self, group: Group) -> tuple[str, ...]:
-        """Returns the names of the group's values that the backward uses."""
+        """Returns the names of the group's values that the backward uses, such as "betas"."""
         return self._rules.names(group) if self.writes_parameters else self._rules.folds_with(group)
 
     def _own_again(self) -> None:

@@ -21,7 +21,7 @@ Norm = Literal["Auto", "Spectral", "Sign", "BiasRMS"]
 
 @dataclass(frozen=True)
 class ScionRule(AccumulatingRule):
-    """Scion's rule (arXiv 2502.07529, algorithms 1 and 2)."""
+    """The rule by which Scion folds and updates (arXiv 2502.07529, algorithms 1 and 2)."""
 
     lr: float | Tensor = 1e-3
     momentum: float = 0.1
@@ -83,7 +83,7 @@ class ScionRule(AccumulatingRule):
                 p.add_(part / length, alpha=reach)
 
 
-EPS = 1e-8  # added to the root mean square by which a vector is divided
+EPS = 1e-8  # added to the root mean square by which the momentum is divided ("BiasRMS")
 
 
 class Scion(FoldingOptimizer):
@@ -92,7 +92,7 @@ class Scion(FoldingOptimizer):
     g is the gradient, d its running mean. Of all steps of length 1, LMO(d) goes the farthest along
     d. The option `norm` selects the norm by which the length is measured, and so LMO(d):
 
-        "Spectral"   √(n/m) NS(d) for n x m matrices, NS as in Muon
+        "Spectral"   √(n/m) NS(d) for n x m matrices; NS (Newton-Schulz) orthogonalizes, as in Muon
         "BiasRMS"    d / RMS(d)
         "Auto"       "BiasRMS" for vectors, "Spectral" for all others
         "Sign"       sign(d) / m, for the last layer and embeddings; m: size of the last dimension

@@ -30,8 +30,8 @@ from roam.runtime.isolation import aside, settings
 # elements of the largest parameter that is made for a measurement: several of the blocks that a CPU
 # updates at a time, and 16 MiB in float32 each for the parameter, its gradient and each state
 WHOLE = 2**22
-# a peak of at most this many bytes counts as 0. Operators that make tensors of numbers allocate so
-# much, and only folds with 0 bytes of scratch space are carried out together
+# a peak of at most this many bytes counts as 0. Operators that make a 0-dim tensor of a Python
+# number allocate so much, and only folds with 0 bytes of scratch space are carried out together
 SCALARS: Bytes = 128
 
 _known: dict[Any, Bytes] = {}
@@ -66,8 +66,8 @@ class Layout(NamedTuple):
 def scratch(rule: FoldRule, param: Tensor, grad: Tensor, *, releases: bool) -> Bytes:
     """Returns the most bytes that absorbing a gradient allocates at a time, beside the states.
 
-    Returns 0 for up to SCALARS bytes. Runs the rule for each kind of parameter and gradient only
-    once, and remembers the result.
+    Returns 0 if these are at most SCALARS bytes. Runs the rule only once for parameters and
+    gradients with the same layouts, and remembers the result.
 
     Args:
         rule: the rule of the parameter.

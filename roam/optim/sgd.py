@@ -146,7 +146,7 @@ def _plain(p: Tensor, g: Tensor, numbers: Tensor) -> None:
 def _heavy_ball(p: Tensor, g: Tensor, b: Tensor, numbers: Tensor) -> None:
     """Updates a parameter p and its momentum b by a gradient g.
 
-    numbers: λ (weight decay), μ (momentum), the factor on a gradient added to b, lr.
+    numbers: λ (weight decay), μ (momentum), the factor on g + λ p when it is added to b, lr.
     """
     decay, held, share, lr = numbers.unbind()
     b.mul_(held).add_((g + _penalty(p, decay)) * share)
@@ -154,7 +154,10 @@ def _heavy_ball(p: Tensor, g: Tensor, b: Tensor, numbers: Tensor) -> None:
 
 
 def _nesterov(p: Tensor, g: Tensor, b: Tensor, numbers: Tensor) -> None:
-    """Updates a parameter and its momentum, with nesterov=True. numbers: as in `_heavy_ball`."""
+    """Updates a parameter p and its momentum b by a gradient g, with nesterov=True.
+
+    numbers: λ (weight decay), μ (momentum), the factor on g + λ p when it is added to b, lr.
+    """
     decay, held, share, lr = numbers.unbind()
     whole = g + _penalty(p, decay)
     b.mul_(held).add_(whole * share)

@@ -83,7 +83,7 @@ class SlimRule(AdamARule):
         return super().fold_in_graph(param, at)
 
     def release(self, updates: Sequence[Update]) -> None:
-        if self.dims:  # no fused kernel averages
+        if self.dims:  # no fused kernel averages second moments
             FoldRule.release(self, updates)
         else:
             super().release(updates)

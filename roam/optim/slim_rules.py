@@ -57,8 +57,8 @@ class MeanRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         dims: dimensions over which the second moment is averaged; empty if it is not averaged.
         role: what the parameter was taken for, such as "MLP" or "norm".
         shape: the shape of the parameter.
-        snr: the measured signal-to-noise ratio of each candidate for `dims`; candidates are written
-            "0", "1" or "0,1". Empty if not measured.
+        snr: the measured signal-to-noise ratio of each candidate for `dims`; a candidate is written
+            as its dimensions with commas, such as "0,1". Empty if not measured.
     """
 
     dims: Dims
@@ -135,7 +135,7 @@ def static_rules(model: nn.Module) -> SlimRules:
     """Returns SlimAdam's rules for a transformer, chosen by each module's type and name.
 
     A parameter that several modules share goes by its first name, as in `model.named_parameters()`.
-    A parameter that matches no rule keeps its full second moment, with the role "no match".
+    A parameter that matches no type and no name keeps its full second moment (role "no match").
     """
     return SlimRules("static", {name: _static(owner) for name, owner in owners(model).items()})
 
@@ -198,7 +198,11 @@ def _static(owner: Owner) -> MeanRule:
 
 
 def fan_in_of(owner: Owner) -> int | None:
-    """Returns the dimension of the inputs in a linear module's weight; None for other modules."""
+    """Returns the dimension of the inputs in a linear module's weight; None for other modules.
+
+    Linear weights are those of nn.Linear and of transformers' Conv1D, and `in_proj_weight` of
+    nn.MultiheadAttention.
+    """
     if isinstance(owner.module, nn.Linear) or owner.attribute == "in_proj_weight":
         return 1
     # the Conv1D of the library transformers has weights of shape [inputs, outputs]

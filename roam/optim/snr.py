@@ -119,7 +119,7 @@ def candidates(shape: Dims) -> list[Dims]:
     """Returns the sets of dimensions over which second moments of this shape may be averaged.
 
     These are the first dimension, all others, and all; in nn.Linear fan-out, fan-in, and both.
-    Returns no set for vectors. Leaves out a set if the mean has as many elements as the whole.
+    Returns no set for vectors and scalars. Leaves out a set of dimensions that all have size 1.
     """
     if len(shape) < 2:
         return []

@@ -24,8 +24,8 @@ REFUSED = ("amsgrad", "maximize")
 def check_fits(state_dict: StateDict, wanted: Iterable[tuple[str, tuple[StateSpec, ...]]]) -> None:
     """Raises StateMismatchError if a state dict does not fit the parameters.
 
-    It does not fit if a state tensor is missing or has another shape, or if an option of REFUSED is
-    on. A parameter without any state in the state dict fits: it begins anew.
+    It does not fit if a state tensor is missing or has another shape, or if it is of an optimizer
+    with amsgrad=True or maximize=True. A parameter without any state in it fits, and begins anew.
 
     Args:
         state_dict: the state dict.
@@ -49,7 +49,7 @@ def check_fits(state_dict: StateDict, wanted: Iterable[tuple[str, tuple[StateSpe
 
 
 def of_members(state: StateOf, members: Container[Tensor]) -> StateOf:
-    """Returns the state of the parameters in `members` only.
+    """Returns an optimizer's state without that of parameters which are not in `members`.
 
     torch keeps the state of a parameter that has left the groups, but Optimizer.state_dict fails on
     such a state.
@@ -81,7 +81,8 @@ def fit_loaded(
 
     Args:
         param: the parameter.
-        state: the parameter's states, which torch has cast to its dtype. Changed in place.
+        state: the parameter's states, which torch has cast to the parameter's dtype. Changed in
+            place.
         saved: the parameter's states as they were saved.
         specs: the specs that the states must fit.
     """
@@ -101,9 +102,10 @@ def fit_loaded(
 
 
 def copied_attributes(optimizer: Optimizer) -> dict[str, Any]:
-    """Returns the optimizer's attributes that its copy gets: all but NOT_COPIED and step hooks.
+    """Returns, by name, the attributes of an optimizer that its copy gets.
 
-    torch.optim copies no step hooks either.
+    Leaves out the attributes in NOT_COPIED, such as the gradient hooks, and step hooks, which
+    torch.optim does not copy either.
     """
     return {
         name: attribute

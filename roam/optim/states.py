@@ -40,7 +40,9 @@ class StatefulOptimizer(OwningOptimizer):
         return self.rule_of(param).state(param)
 
     def state_of(self, param: Tensor) -> dict[str, Any]:
-        """Returns the state tensors of a parameter, by name. The first call allocates them.
+        """Returns the state tensors and the step count of a parameter, by name.
+
+        The first call for a parameter allocates them.
 
         State tensors that lie in a file are `StoredTensor`s.
 
@@ -99,7 +101,7 @@ class StatefulOptimizer(OwningOptimizer):
 
         Raises:
             TransferError: a state does not come back from the file as it was sent.
-            HyperparameterError, MidBatchError: as `look_at_groups`.
+            HyperparameterError, MidBatchError: an edit of the groups is refused (`look_at_groups`).
         """
         self.look_at_groups()
         everything = self.state
@@ -122,7 +124,8 @@ class StatefulOptimizer(OwningOptimizer):
                 shape, or the state dict is of an optimizer with amsgrad or maximize.
             ValueError: the state dict has another number of groups, or other numbers of parameters
                 in them.
-            HyperparameterError: a value in its groups is out of its range.
+            HyperparameterError: a value in the groups of the state dict is out of its range.
+            HyperparameterError, MidBatchError: an edit of the groups is refused (`look_at_groups`).
             TierFullError, TransferError: the disk is full, or fails.
         """
         self.look_at_groups()

@@ -54,7 +54,8 @@ class StoredStates:
 
         Raises:
             OptionError: the optimizer has another folder, or another `smallest`.
-            TierError: tensors cannot be kept in the folder: it is missing, or in memory, say.
+            TierError: tensors cannot be kept in the folder: it is missing, for example, or lies in
+                memory.
         """
         if self.to is not None:
             if (self.to.folder, self.to.smallest) != (to.folder, to.smallest):
@@ -113,7 +114,7 @@ class StoredStates:
         return made
 
     def _stored_zeros(self, name: str, param: Tensor, spec: StateSpec) -> StoredTensor | None:
-        """Returns a new state tensor of zeros in the folder; None if it is to stay in memory."""
+        """Returns a new state tensor of zeros in the folder; None if it has to be in memory."""
         found = self.stored(param, spec)
         if found is None or self.to is None:
             return None

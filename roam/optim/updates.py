@@ -1,4 +1,8 @@
-"""Carries out releases, folds and updates by the rules of the parameters."""
+"""Carries out the rules of parameters: releases, folds and updates.
+
+A release updates a parameter by a gradient at once (mode "release"). In mode "accumulate", folds
+absorb gradients into the state, and an update of the parameter follows at the end of a mini-batch.
+"""
 
 from __future__ import annotations
 
@@ -112,9 +116,10 @@ def fold(
 
 
 def of_rows(update: Release, start: int) -> Release:
-    """Returns the update of some rows of a parameter, as that of a parameter of its own.
+    """Returns an update of some rows of a parameter, as if they were a parameter of their own.
 
-    Rows are slices of dimension 0. The tensors returned are views.
+    Rows are slices of dimension 0. The parameter and the states returned are views; a state that
+    has no rows, such as the step count, is returned whole.
 
     Args:
         update: the whole parameter and its whole state, but the gradient of these rows only.
@@ -172,7 +177,7 @@ def _store(rule: AccumulatingRule, update: Update, name: str, numbers: Tensor) -
 def _decay(rule: AccumulatingRule, update: Update, ranks: Alone | Ranks) -> None:
     """Decays a state at the start of a mini-batch, and prepares sums of squares for `combine`.
 
-    On M ranks, multiplies the sums of squares by M (`Ranks.before_squares`).
+    On M ranks, multiplies the sums of squares by M, because M ranks sum them and divide by M².
     """
     rule.decay(update.state, update.param, update.step + 1)
     if ranks.before_squares != 1:
@@ -189,8 +194,9 @@ def apply_all(
 ) -> None:
     """Updates parameters at the end of a mini-batch, in mode "accumulate".
 
-    Counts the updates in the states' "step". Reads states that lie in a file while the parameter
-    before is updated. Stores those that the update changes (`AccumulatingRule.applied`).
+    Counts the updates in the states' "step". If states lie in a file, reads those of a parameter
+    while the one before it in `params` is updated, and stores the states that the update has
+    changed (`AccumulatingRule.applied`).
 
     Args:
         clipping: may limit the momentum, and so the updates.
@@ -248,7 +254,7 @@ def _shortening(
 
 
 def accumulating(rule: FoldRule) -> AccumulatingRule:
-    """Returns the rule. Raises HyperparameterError if it cannot accumulate."""
+    """Returns the rule. Raises HyperparameterError if it is no AccumulatingRule."""
     if not isinstance(rule, AccumulatingRule):
         raise refusals.release_only(type(rule).__name__, rule.release_only)
     return rule

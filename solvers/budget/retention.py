@@ -1,7 +1,7 @@
 """Defines the CP-SAT program: which buffers are kept between segments, and which ops run again.
 
-The program is that of Checkmate (arXiv 1910.02653), with segments of the backward in place of its
-stages. The variables are Booleans, for each buffer b that a copy can make again:
+The program is that of Checkmate (arXiv 1910.02653), with segments of the backward instead of ops.
+The variables are Booleans, for each buffer b that a copy can make again:
 
     kept[b, k]    buffer b is alive when segment k begins
     again[i, k]   op i runs again in segment k

@@ -14,8 +14,8 @@ that a family allows is a minimum over k, the number of buffers that are absent 
 
     most = min over k of  sizes of the k made first  +  write rate * (s - end of the next one's op)
 
-where the next one is the buffer made after these k. The same holds for reads. While the op runs, at
-least `live - most` bytes are on the device.
+where the next one is the buffer made after these k. The same holds for reads. If `live` bytes are
+alive without transfers while the op runs, at least `live - most` of them are on the device.
 """
 
 from __future__ import annotations
@@ -61,10 +61,11 @@ def least_live(step: Timed, movable: Sequence[Movable], link: Link) -> Bytes:
 
 
 def _most(sizes: np.ndarray, room: np.ndarray) -> float:
-    """Returns the largest sum of absent bytes that nested constraints allow.
+    """Returns the largest sum of absent bytes that the limits in `room` allow.
 
-    The sum is at most the sizes of the first k buffers plus `room[k]`, for every k, and at most all
-    sizes together; 0 without buffers.
+    For every k, buffer k and those after it are absent with at most `room[k]` bytes together. So
+    the sum is at most the sizes of the first k buffers plus `room[k]`, and at most all sizes
+    together; 0 without buffers.
     """
     before = np.concatenate([[0.0], np.cumsum(sizes)])
     return float(min(before[-1], (before[:-1] + room).min(initial=before[-1])))
@@ -81,7 +82,7 @@ def mixed_time_bound(
     """Returns a lower bound on the extra seconds of any mix of copies and transfers, in any order.
 
     At second t of a step of T seconds, the absent bytes were written before t and are read after t.
-    So their number is at most
+    So the number of absent bytes is at most
 
         min(write * t, read * (T - t))  <=  T * write * read / (write + read)
 

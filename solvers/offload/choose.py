@@ -1,10 +1,10 @@
 """Chooses the transfers that lower the peak and stall no op.
 
-Each rule of contenders.py proposes a choice of buffers, and a search for swaps improves the best of
-them. From each choice, buffers are removed that need not move for the same peak, because writing
-wears out a disk. The choices are simulated in the order of their peaks; of equal peaks, the choice
-that moves the fewest bytes comes first. The first choice that stalls no op is returned. If every
-choice stalls an op, no buffer moves.
+Each rule of contenders.py proposes a choice of buffers, and a local search (swaps.py) improves the
+best of them. From each choice, buffers are removed that need not move for the same peak, because
+writing wears out a disk. The choices are simulated in the order of their peaks; of equal peaks, the
+choice that moves the fewest bytes comes first. The first choice that stalls no op is returned. If
+every choice stalls an op, no buffer moves.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ def choose_moves(
 ) -> list[Transfer]:
     """Returns transfers that stall no op, in the order in which the buffers are made.
 
-    Returns an empty list if all choices stall an op, or if none lowers the peak. Stalls for other
-    transfers of the step, such as loads of states, do not count.
+    Returns an empty list if all choices stall an op, if none lowers the peak, or if the peak is
+    within `limit` without transfers. Stalls for transfers that are in the step already, such as
+    loads of states, do not count.
 
     Args:
         step: the step, in the order in which it will run.
@@ -50,7 +51,7 @@ def choose_moves(
         return max(peak, limit), sum(m.size for m in moved)
 
     proposed.append(swapped(step, movable, min(proposed, key=merit), careful, limit))
-    bare = stall_with(step, (), careful)  # stall of other transfers: loads of states
+    bare = stall_with(step, (), careful)  # for transfers that are in the step already
     for moved in sorted(proposed, key=merit):
         found = _needed(step, moved, careful, limit)
         if stall_with(step, found, careful) <= bare + ROUNDING * step.seconds:

@@ -5,8 +5,8 @@ last_made_stays   all buffers move; while an op would stall, the buffer made las
 prefix            SSDTrain: the buffers made before some moment move (arXiv 2408.10013; its code's
                   solve_num_adaptive_keep_layers)
 largest_first     torchtitan's sac_and_offload: adds buffers, the largest first, if no op stalls
-most_benefit      TERAIO (arXiv 2506.06472, algorithm 1): adds the buffer that saves most byte
-                  seconds above an aim for each second of the link, if no op stalls
+most_benefit      TERAIO (arXiv 2506.06472, algorithm 1): adds the buffer that, for each second on
+                  the link, saves most byte seconds above a peak to aim at, if no op stalls
 
 `prefix` may stall ops. The rule that is compared is `first_made`: `prefix` without the buffers that
 would stall an op. `timeline.late` tells whether an op would stall, without a simulation.
@@ -82,8 +82,9 @@ def prefix(step: Timed, scopes: Sequence[Sequence[Movable]], link: Link) -> Move
 
         s[0] + ... + s[k-1] + 2 s[k]  >  write rate * (3 F - 2 (f[0] + ... + f[k-1]))
 
-    The rule assumes that the backward takes twice as long as the forward, and that only one read
-    takes any time.
+    On the left are the bytes that the link moves before the backward of scope k: it writes scopes 0
+    to k and reads scope k. The rule leaves out the reads of later scopes, reads at the write rate,
+    and assumes that the backward takes twice as long as the forward.
 
     Args:
         step: the step.

@@ -42,12 +42,12 @@ class Load:
 
 @dataclass(frozen=True)
 class Bare:
-    """A problem without the transfers of its loads.
+    """A problem without the transfers of its loads; the full problem is the one with them.
 
     Attributes:
         problem: the bare problem. An op that uses a load has the loaded bytes as scratch space.
-        ops: by op of the bare problem, the op of the full problem.
-        loads: by op of the full problem, the loads of this op.
+        ops: by op of the bare problem, its id in the full problem.
+        loads: by op of the full problem that uses loads, these loads.
     """
 
     problem: Problem
@@ -76,8 +76,8 @@ class Bare:
     def proof(self, proof: Proof) -> Proof:
         """Turns a proof of a lower bound for the bare problem into one for the full problem.
 
-        Changes the op id in it. The bound holds for the full problem too, because at each op at
-        least as many bytes are alive there.
+        Changes the op id in the proof, if it has one. The bound holds for the full problem too: at
+        least as many bytes are alive at each op in the full problem as in the bare one.
         """
         match proof:
             case MustLive(op):

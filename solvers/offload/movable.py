@@ -60,7 +60,8 @@ class Timed:
         starts: the second at which each op starts, and the second at which the last op ends, if no
             op waits for a transfer.
         live: transient bytes alive while each op runs, if no buffer leaves.
-        elsewhere: names of the ops of transfers that use another link.
+        elsewhere: names of the ops of those transfers in `problem` that use another link than the
+            buffers that leave.
     """
 
     problem: Problem
@@ -103,7 +104,7 @@ class Timed:
         """Returns the buffers that may leave, in the order in which they are made and written.
 
         They are made by the forward and used by the backward. Leaves out buffers that the user has
-        or gets, buffers that an op changes, and buffers smaller than `smallest`.
+        or gets, that are not on the device, that an op changes, or that are below `smallest`.
 
         Args:
             smallest: size in bytes of the smallest buffer that may leave.

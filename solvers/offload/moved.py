@@ -1,4 +1,4 @@
-"""Adds transfers to a step as ops, for simulators and pictures."""
+"""Adds transfers to a step as ops, and simulates how long ops wait for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def with_transfers(step: Timed, found: Sequence[Transfer], tier: Tier = Tier.FIL
     just before the ops that the `Transfer` names. If several reads start before the same op, the
     read of the buffer that is needed first comes first.
 
-    found: the transfers; none of them is `late`.
+    found: the transfers, none of which would stall an op (`timeline.late`).
     """
     problem = step.problem
     names = [op.name for op in problem.ops]

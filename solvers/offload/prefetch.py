@@ -1,5 +1,7 @@
 """Moves transfers of loads away from the ops that use the buffers: other ops run meanwhile.
 
+A load is a buffer that is in a tier until one op uses it, such as the states m and v of a fold:
+
     reads    [m ][v ]                    as late as possible, but in time for the fold
     ops      ------------- fold ---------------
     writes                      [m ][v ]         as early as possible; waited for when they end
@@ -27,13 +29,14 @@ from roam.solvers.offload.timeline import Link, ends, starts
 
 
 def prefetch(problem: Problem, bare: Bare, order: Sequence[OpId], link: Link) -> list[OpId]:
-    """Returns an order of the full problem, with loads started early and stores waited for late.
+    """Returns an order of `problem`, with loads started early and stores waited for late.
 
-    The peak is no higher than that of `bare.with_loads(order)`.
+    The peak is no higher than with each transfer right beside the op that uses its buffer
+    (`bare.with_loads`).
 
     Args:
-        problem: the full problem.
-        bare: the problem without the transfers of its loads.
+        problem: the problem with the transfers of its loads.
+        bare: the problem without them.
         order: an order of the bare problem.
         link: the rates of the link to the tier.
     """
@@ -83,7 +86,8 @@ def prefetch(problem: Problem, bare: Bare, order: Sequence[OpId], link: Link) ->
 def _from(live: NDArray[np.int64], start: int, use: int, size: Bytes, limit: Bytes) -> int:
     """Returns the least p >= `start` such that `size` more bytes fit at the places p to `use` - 1.
 
-    Bytes fit at a place if they and the live bytes there are within `limit` together.
+    Bytes fit at a place of the order if they and `live` bytes there are within `limit` together.
+    Returns `use` if they do not fit at place `use` - 1.
     """
     full = np.flatnonzero(live[start:use] + size > limit)
     return start + int(full[-1]) + 1 if full.size else start
@@ -92,7 +96,8 @@ def _from(live: NDArray[np.int64], start: int, use: int, size: Bytes, limit: Byt
 def _until(live: NDArray[np.int64], first: int, end: int, size: Bytes, limit: Bytes) -> int:
     """Returns the largest p <= `end` such that `size` more bytes fit at places `first` to p - 1.
 
-    Bytes fit at a place if they and the live bytes there are within `limit` together.
+    Bytes fit at a place of the order if they and `live` bytes there are within `limit` together.
+    Returns `first` if they do not fit at place `first`.
     """
     full = np.flatnonzero(live[first:end] + size > limit)
     return first + int(full[0]) if full.size else end

@@ -18,9 +18,9 @@ from roam.solvers.offload.movable import Movable, Timed
 from roam.solvers.offload.timeline import Candidates, Link, is_late
 
 TRIES = 20_000  # limit on the choices tried, each of which takes a tenth of a millisecond
-TRIES_A_PAIR = 5  # limit on the choices tried for each pair of buffers
+TRIES_A_PAIR = 5  # times the square of the number of buffers: another limit on the choices tried
 MOST = 6  # limit on the buffers that one step of the search flips
-NEAR = 0.005  # the search ends if the peak exceeds its lower bound by at most this share
+NEAR = 0.005  # the search ends if the peak exceeds the aim by at most this share
 # the peak; the squares of the live bytes above an aim, summed over time. Less is better. The aim is
 # the limit that `swapped` gets, or a lower bound on the peak if that is larger
 Merit = tuple[Bytes, float]
@@ -33,11 +33,13 @@ def swapped(
     link: Link,
     limit: Bytes = 0,
 ) -> list[Movable]:
-    """Returns a choice that stalls no op, with a peak no higher than that of `moved`.
+    """Returns a choice of buffers that stalls no op, with a peak no higher than that of `moved`.
 
-    Accepts each choice that stalls no op and whose `Merit` is no worse. Of two choices with the
-    same peak, the sum of squares prefers the one with fewer moments near the peak. Ends after TRIES
-    choices at most, or when the peak is near `limit` or near a lower bound on the peak.
+    Tries random changes of the present choice, and takes each that stalls no op and is no worse. Of
+    two choices with the same peak, the better one has the smaller sum of squares of live bytes
+    above an aim: fewer moments near the peak. Ends after TRIES choices at most, or when the peak is
+    near this aim, which is `limit` or, if that is larger, a lower bound on the peak. If there are
+    few buffers, fewer choices are tried.
 
     Args:
         step: the step, in the order in which it will run.
@@ -69,7 +71,10 @@ def swapped(
 def _merit(
     step: Timed, candidates: Candidates, chosen: NDArray[np.bool_], link: Link, aim: Bytes
 ) -> Merit | None:
-    """Returns the merit of a choice, of which less is better; None if it stalls an op."""
+    """Returns the peak of a choice, and its squared live bytes above `aim`, summed over time.
+
+    Returns None if the choice stalls an op.
+    """
     moved = candidates.some(chosen)
     places = moved.placed(step, link)
     if is_late(step, places).any():

@@ -44,7 +44,7 @@ class Link:
         return Link(self.write / factor, self.read / factor, self.delay * factor, self.duplex)
 
     def seconds(self, lane: Lane, size: Bytes) -> Seconds:
-        """Returns how long a transfer in the direction of a copy lane takes on an idle link."""
+        """Returns how long a transfer takes on an idle link: a write if `lane` is COPY_OUT."""
         return self.delay + size / (self.write if lane is Lane.COPY_OUT else self.read)
 
 
@@ -59,7 +59,8 @@ class Transfer:
         start: the op before which the read starts.
         written: second at which the write ends.
         reading: the last second at which the read may start, so that its buffer and those needed
-            later are back in time. This second may be too early to be possible: see `is_late`.
+            later are back in time. If this second is before the write ends or before the backward
+            begins, the transfer would stall an op (`is_late`).
     """
 
     moved: Movable
@@ -71,7 +72,14 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Places:
-    """The transfers of several buffers: the fields of `Transfer` as arrays, one entry a buffer."""
+    """The transfers of several buffers: arrays with one entry a buffer.
+
+    Attributes:
+        wait: the op before which the write is waited for; the number of ops if it ends after all.
+        start: the op before which the read starts.
+        written: second at which the write ends.
+        reading: the last second at which the read may start, to be back in time (`Transfer`).
+    """
 
     wait: NDArray[np.int64]
     start: NDArray[np.int64]
@@ -136,9 +144,10 @@ class Candidates:
 
 
 def ends(ready: NDArray[np.float64], took: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the seconds at which the jobs of a queue end. All arrays list them as they run.
+    """Returns the seconds at which the jobs of a queue end.
 
-    A job begins at its second in `ready`, or when the job before it ends if that is later.
+    All arrays list the jobs in the order in which they run. A job begins at its second in `ready`,
+    or when the job before it ends if that is later.
 
     Args:
         ready: by job, the second from which on it may begin.
@@ -175,7 +184,8 @@ def is_late(step: Timed, found: Places | Transfer) -> NDArray[np.bool_]:
     """Returns, by transfer, whether it would stall an op.
 
     A transfer would stall an op if its read has to start before the backward begins or before its
-    write has ended, or if its op `start` is not after its op `wait` (see `Transfer`).
+    write has ended. It would also stall an op if the op before which the read starts does not come
+    after the op before which the write is waited for.
     """
     first = step.starts[step.boundary]
     late = found.reading < np.maximum(first, found.written)
@@ -202,7 +212,8 @@ def _live(
 ) -> NDArray[np.int64]:
     """Returns the bytes alive while each op runs, if each buffer is away from `wait` to `start`.
 
-    A buffer whose `start` is not after its `wait` is never away.
+    `size`, `wait` and `start` have one entry a buffer; the latter two are ops. A buffer whose
+    `start` is not after its `wait` is never away.
     """
     away = wait < start
     change = np.zeros(len(step.live) + 1, np.int64)

@@ -55,8 +55,8 @@ class Timeline:
     """The times of an order's ops and of their transfers.
 
     Attributes:
-        begin: by place in the order, the second at which the op begins. A wait begins when it
-            blocks.
+        begin: by place in the order, the second at which the op begins. An op that waits for a
+            transfer begins before its stall.
         end: by place in the order, the second at which the op ends.
         live: transient bytes alive on the device while each op runs.
         transfers: the transfers, in the order of their starts.
@@ -74,7 +74,7 @@ class Timeline:
 
     @property
     def stall(self) -> Seconds:
-        """The seconds for which all waits blocked."""
+        """The seconds for which waits blocked, summed over all transfers."""
         return sum(t.stall for t in self.transfers)
 
     @property
