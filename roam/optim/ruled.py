@@ -161,9 +161,9 @@ class RuledOptimizer(StatefulOptimizer):
             raise refusals.unclipped(type(rule).__name__)
 
     def look_at_groups(self) -> None:
-        """Looks for edits of `param_groups`: of the parameters in the groups, and of their values.
+        """Claims parameters that are new in `param_groups`, and gives up those that left them.
 
-        If values have changed, fits the states of the group's parameters to them (`_fit_states`).
+        If values of a group have changed, fits its parameters' states to them (`_fit_states`).
 
         Raises:
             HyperparameterError: a value is out of its range, or would give states another shape or

@@ -55,7 +55,8 @@ class MeanRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         dims: dimensions over which the second moment is averaged; empty if it is not averaged.
-        role: what the parameter was taken for, such as "MLP" or "norm".
+        role: what the parameter was taken for, such as "MLP" or "norm"; "measured" if `dims` come
+            from a measurement.
         shape: the shape of the parameter.
         snr: the measured signal-to-noise ratio of each candidate for `dims`; a candidate is written
             as its dimensions with commas, such as "0,1". Empty if not measured.

@@ -2,7 +2,7 @@
 
 Chooses by minimum cuts first (hull.py), which may prove that no choice fits. Otherwise, if the cuts
 find nothing, or a choice that may cost noticeably more than necessary, a CP-SAT program
-(retention.py) is solved again and again:
+(retention.py) is solved again and again, each time with more rows (linear constraints):
 
 program ── solve ── choice ── live curve of the step with the copies ── within the limit?
    ^ ^                                      │ no                            │ yes

@@ -89,7 +89,7 @@ class Step:
 
     @cached_property
     def seconds(self) -> Seconds:
-        """The time of the step without copies; of a copy by each form if the ops have no costs."""
+        """The cost of all ops together; if that is 0, of one copy of each op in `forms`."""
         known = sum(op.cost for op in self.problem.ops)
         return known or sum(form.cost for form in self.forms.values())
 
@@ -202,7 +202,7 @@ class Copies:
         return frozenset((p.op, p.segment) for p in self.placed)
 
     def edited(self) -> tuple[Problem, list[Copy | OpId]]:
-        """Returns the Problem with the copies, and by op of it, which copy it is, or its old id."""
+        """Returns the Problem with the copies, and for each of its ops the copy or the old op."""
         problem = self.step.problem
         buffers: list[Buffer] = list(problem.buffers)
         ids: dict[tuple[BufferId, int], BufferId] = {}

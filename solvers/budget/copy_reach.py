@@ -27,7 +27,7 @@ class Reach:
 
     Attributes:
         step: the step.
-        ops: limit on how many ops of the forward lie from the first to the last op of a chain.
+        ops: limit on the distance from the first to the last op of a chain, in ops of the forward.
         among: the only copies that may be chosen; None for all within reach.
         readers: (droppable buffer, segment) -> the ops of the segment that read the buffer. A
             buffer is droppable if copies can make it again (`Step.droppable`).

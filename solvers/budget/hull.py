@@ -163,8 +163,9 @@ def ways(copies: Choice) -> Iterator[list[Copy]]:
 def placed(step: Step, again: frozenset[OpId], moment: OpId) -> Choice:
     """Returns the choice in which each op of `again` runs again once, before its first reader.
 
-    Leaves out ops that may not be recomputed. Also leaves out ops whose results, as far as copies
-    make them, are read neither by an op of the backward from `moment` on nor by a copy.
+    Leaves out ops that may not be recomputed. Also leaves out ops whose droppable results (those
+    that need not stay alive) are read neither by an op of the backward from `moment` on nor by a
+    copy.
 
     Args:
         step: the step.

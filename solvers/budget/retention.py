@@ -122,7 +122,7 @@ class Program:
 
     @cached_property
     def curve(self) -> list[int]:
-        """Live bytes without copies, in program order."""
+        """By op, the live bytes while it runs in the step without copies, in program order."""
         order = range(len(self.step.problem.ops))
         return live_curve(self.step.problem, order, find_reuse(self.step.problem, order))
 
@@ -196,7 +196,7 @@ class Program:
         return Row(self.curve[p] - saved, tuple(terms))
 
     def _term(self, b: BufferId, k: int, moment: Moment) -> Term | None:
-        """Returns the bytes of buffer b at a moment of segment k; None if it is never alive then.
+        """Returns the term of buffer b for a moment of segment k; None if b is never alive then.
 
         It is alive if it was kept until segment k or a copy has made it by the end of the moment,
         and if an op or a copy of segment k at this moment or later, or a later segment, reads it.
@@ -206,7 +206,7 @@ class Program:
         p, i = moment
         later = self.kept.get((b, k + 1))
         reads = self.reach.readers.get((b, k), [])
-        read_late = any(r >= p for r in reads)  # r = p: p runs at the moment, or next
+        read_late = any(r >= p for r in reads)  # op p runs at this moment or after this copy
         there = [self.kept[b, k]]
         if (made := self._stands(self.makers[b], k, _up_to(moment, self.makers[b]))) is not None:
             there.append(made)

@@ -106,7 +106,7 @@ def anneal(
         draw = below(random, 8)
         new, kind, v, place = count, MOVE, -1, -1
         done += 20
-        if draw < 2:  # add a copy of a run that is alive at t, before its next reader
+        if draw < 2:  # copy an op whose result is alive at t, before the result's next reader
             s = alive_at(end, t, random)
             if s < 0 or count + LONGEST > most:
                 continue

@@ -262,7 +262,11 @@ class _Search:
 
 
 def _measured(graph: Graph, runs: Ints) -> tuple[bool, float, float, float]:
-    """Calls `measure` for a sequence, with working arrays of its own. Returns what it returns."""
+    """Calls `measure` for a sequence, and makes its working arrays.
+
+    Returns whether the sequence can run, its extra time, the live bytes above the limit, summed
+    over time, and its peak.
+    """
     count = len(runs)
     latest, end = np.zeros(len(graph.size), np.int64), np.zeros(count + 1, np.int64)
     live: Floats = np.zeros(count + 2)
